@@ -1,0 +1,50 @@
+"""The seam to whoever runs the core: a terminal, a ComfyUI node, a test.
+
+The core never prints. It tells an `Events` object what it does and asks it three things: whether to stop, whether
+the host can make room on the device, and nothing else. `Events` itself ignores everything, so it is both the
+interface and the silent implementation; a host overrides the methods it cares for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .errors import Stopped
+
+
+class Events:
+    """Receives progress. All methods are called from the thread that called the core, never concurrently."""
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """A new stage begins, for example "encode video"; `total` counts its units of work where known."""
+
+    def progress(self, done: int, total: int, text: str = "") -> None:
+        """`done` of `total` units of the current stage are finished; `text` names the one at hand."""
+
+    def step(self, metrics: dict[str, Any]) -> None:
+        """One optimizer step is done. `metrics` is the row written to metrics.jsonl: plain numbers, str and None."""
+
+    def sample(self, path: Path, info: dict[str, Any]) -> None:
+        """A sample was written: `path` is an mp4 or png; `info` holds prompt, seed, step, strength."""
+
+    def saved(self, kind: str, path: Path) -> None:
+        """A file worth knowing was written; `kind` is "lora", "state", "chart" or "report"."""
+
+    def message(self, text: str, level: str = "info") -> None:
+        """A sentence for the user; `level` is "info" or "warning"."""
+
+    def should_stop(self) -> bool:
+        """True once the user has asked to stop. Polled between units of work, at least once a micro-step."""
+        return False
+
+    def make_room(self, needed: int, device: Any) -> None:
+        """Asked before `needed` bytes are put on `device`: the host may unload what it holds there."""
+
+    def holding(self, owner: Any, needed: int, device: Any) -> None:
+        """`owner` (anything with `to(device)`) now keeps `needed` bytes on `device`; 0 bytes: it no longer does."""
+
+    def check_stop(self) -> None:
+        """Raise `Stopped` if the user asked to stop. For stages whose finished units are already on disk."""
+        if self.should_stop():
+            raise Stopped("Stopped on request. Finished items are kept; run again to go on.")

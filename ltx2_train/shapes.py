@@ -1,0 +1,81 @@
+"""Sizes of clips and latents as named types, and the two roundings every part must agree on.
+
+The video VAE maps F x H x W pixels to (F-1)/8+1 x H/32 x W/32 latents of 128 channels; so F is 8n+1 and H, W are
+multiples of 32. The audio VAE gives 25 latents of 8 channels x 16 bins a second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TEMPORAL_FACTOR = 8
+SPATIAL_FACTOR = 32
+VIDEO_CHANNELS = 128
+AUDIO_CHANNELS = 8
+AUDIO_BINS = 16
+AUDIO_LATENTS_PER_SECOND = 25.0
+
+
+def floor_frames(frames: int) -> int:
+    """The largest 8n+1 that is not above `frames`; 0 where there is none."""
+    return (frames - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1 if frames > 0 else 0
+
+
+def floor_side(pixels: int) -> int:
+    """The largest multiple of 32 that is not above `pixels`."""
+    return pixels // SPATIAL_FACTOR * SPATIAL_FACTOR
+
+
+@dataclass(frozen=True)
+class VideoShape:
+    """A clip in pixels. `frames` is 8n+1, `height` and `width` are multiples of 32, `fps` frames a second."""
+
+    frames: int
+    height: int
+    width: int
+    fps: float = 25.0
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.fps
+
+    def latent(self) -> LatentShape:
+        return LatentShape(
+            (self.frames - 1) // TEMPORAL_FACTOR + 1, self.height // SPATIAL_FACTOR, self.width // SPATIAL_FACTOR
+        )
+
+
+@dataclass(frozen=True)
+class LatentShape:
+    """A clip in latents: [channels, frames, height, width]; one token each."""
+
+    frames: int
+    height: int
+    width: int
+    channels: int = VIDEO_CHANNELS
+
+    @property
+    def tokens(self) -> int:
+        return self.frames * self.height * self.width
+
+    def video(self, fps: float = 25.0) -> VideoShape:
+        return VideoShape(
+            (self.frames - 1) * TEMPORAL_FACTOR + 1, self.height * SPATIAL_FACTOR, self.width * SPATIAL_FACTOR, fps
+        )
+
+
+@dataclass(frozen=True)
+class AudioLatentShape:
+    """A sound in latents: [channels, steps, bins]; one token a step."""
+
+    steps: int
+    channels: int = AUDIO_CHANNELS
+    bins: int = AUDIO_BINS
+
+    @property
+    def tokens(self) -> int:
+        return self.steps
+
+    @property
+    def seconds(self) -> float:
+        return self.steps / AUDIO_LATENTS_PER_SECOND
