@@ -1,0 +1,254 @@
+"""Reads a safetensors file one tensor at a time, straight into the memory of the new tensor.
+
+A safetensors file is an 8-byte little-endian length, that many bytes of JSON (name -> dtype, shape, data_offsets, and
+`__metadata__`, a table of strings), then the data. Opening a file reads the header only, so looking at a 40 GB file
+takes milliseconds.
+
+No memory map: pages of a mapped file count as resident memory of the process, so a loaded model would show up twice
+until the system takes them back, and on Windows a mapped file cannot be replaced. `seek` and `readinto` fill the new
+tensor directly; the peak is the model and one tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from ..errors import CheckpointError
+
+# bits of one element
+_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
+    "C64": 64,
+}  # fmt: skip
+_TORCH_NAMES = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu", "I16": "int16", "U16": "uint16", "F16": "float16", "BF16": "bfloat16", "I32": "int32",
+    "U32": "uint32", "F32": "float32", "I64": "int64", "U64": "uint64", "F64": "float64", "C64": "complex64",
+}  # fmt: skip
+
+_LONGEST_HEADER = 100_000_000  # the format's own limit
+_CHUNK = 1 << 30  # one system call returns at most about 2 GiB
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a file: `dtype` in the file's own words ("BF16", "F8_E4M3"), its shape and size in bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    offset: int  # from the start of the file
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Raises CheckpointError for a format this torch cannot hold, such as 4-bit floats."""
+        dtype = getattr(torch, _TORCH_NAMES.get(self.dtype, ""), None)
+        if dtype is None:
+            raise CheckpointError(
+                f"Tensors of type {self.dtype} cannot be read by torch {torch.__version__}. "
+                "Use the bf16 or fp8 version of this file."
+            )
+        return dtype
+
+
+class TensorFile:
+    """A safetensors file. `metadata` holds its strings, `config` the parsed JSON of metadata["config"] or None.
+
+    Raises CheckpointError where the file is missing, damaged, still downloading, or something else than safetensors.
+    Use it in a `with` block or call `close()`; the handle opens with the first read. Threads may share a reader.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.bytes_read = 0  # of tensor data so far
+        self._handle: Any = None
+        self._lock = threading.Lock()
+        header, data_start, self.size = _read_header(self.path)
+        metadata = header.pop("__metadata__", None) or {}
+        if not isinstance(metadata, dict):
+            raise _damaged(self.path, self.size, "its metadata is not a table")
+        self.metadata: dict[str, str] = {str(key): str(value) for key, value in metadata.items()}
+        self.tensors: dict[str, TensorInfo] = _parse_tensors(self.path, header, data_start, self.size)
+        self.config: dict[str, Any] | None = _parse_config(self.metadata.get("config"))
+
+    def read(self, name: str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The tensor `name`, on `device`, in `dtype` (None: as stored)."""
+        info = self._info(name)
+        tensor = torch.empty(info.shape, dtype=info.torch_dtype)
+        if info.nbytes:
+            # numpy knows neither bf16 nor fp8; bytes are bytes
+            raw = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+            self._fill(name, info.offset, raw)
+        tensor = tensor.to(device)
+        return tensor if dtype is None else tensor.to(dtype)
+
+    def read_bytes(self, name: str, start: int = 0, count: int | None = None) -> bytes:
+        """At most `count` raw bytes of tensor `name`, from byte `start` of it."""
+        info = self._info(name)
+        start = min(start, info.nbytes)
+        count = info.nbytes - start if count is None else min(count, info.nbytes - start)
+        buffer = bytearray(count)
+        self._fill(name, info.offset + start, memoryview(buffer))
+        return bytes(buffer)
+
+    def close(self) -> None:
+        """Let go of the file; a later read opens it again."""
+        with self._lock:
+            if self._handle is not None:
+                self._handle.close()
+                self._handle = None
+
+    def __enter__(self) -> TensorFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def _info(self, name: str) -> TensorInfo:
+        info = self.tensors.get(name)
+        if info is None:
+            raise CheckpointError(f"{self.path.name} has no tensor named {name}.")
+        return info
+
+    def _fill(self, name: str, offset: int, target: memoryview) -> None:
+        with self._lock:
+            try:
+                if self._handle is None:
+                    self._handle = open(self.path, "rb", buffering=0)
+                self._handle.seek(offset)
+                done = 0
+                while done < len(target):
+                    count = self._handle.readinto(target[done : done + _CHUNK])
+                    if not count:
+                        raise CheckpointError(
+                            f"{self.path} ended while {name} was read: it changed since it was opened. "
+                            "Wait until the download or copy has finished, then try again."
+                        )
+                    done += count
+            except OSError as error:
+                raise CheckpointError(f"Could not read {name} from {self.path}: {error.strerror or error}.") from error
+            self.bytes_read += len(target)
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
+    """The parsed header, where the data starts, and the size of the file."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            if len(start) < 8:
+                raise _damaged(path, size, "a safetensors file has more")
+            if not 2 <= length <= _LONGEST_HEADER:
+                # only now: the first bytes of a sound file are a number and may look like anything
+                _refuse_other_formats(path, start, size)
+                raise CheckpointError(
+                    f"{path} is not a safetensors file: its first bytes are {start!r}. "
+                    "Choose a .safetensors checkpoint of LTX-2 or LTX-2.3."
+                )
+            if 8 + length > size:
+                raise _damaged(path, size, f"its header alone needs {_human(8 + length)}")
+            text = file.read(length)
+    except IsADirectoryError:
+        raise CheckpointError(f"{path} is a folder; a single .safetensors file is expected.") from None
+    except OSError as error:
+        # Windows says "permission denied" for a folder
+        reason = "it is a folder" if path.is_dir() else (error.strerror or str(error))
+        raise CheckpointError(f"Could not open {path}: {reason}. Check the path.") from None
+    try:
+        header = json.loads(text)
+    except ValueError:
+        raise _damaged(path, size, "its header is not readable") from None
+    if not isinstance(header, dict):
+        raise _damaged(path, size, "its header is not a table of tensors")
+    return header, 8 + length, size
+
+
+def _refuse_other_formats(path: Path, start: bytes, size: int) -> None:
+    if start[:4] == b"GGUF":
+        raise CheckpointError(
+            f"{path.name} is a GGUF file. GGUF weights cannot be trained on. Use the bf16 or fp8 .safetensors "
+            "checkpoint; the quantization setting makes it small in memory."
+        )
+    if start[:4] == b"PK\x03\x04" or start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise CheckpointError(
+            f"{path.name} is a pickle file (.ckpt, .pt, .bin). Loading one can run foreign code, so it is not read. "
+            "Use the .safetensors version."
+        )
+    if start[:8] == b"version " and size < 1024:
+        raise CheckpointError(
+            f"{path.name} is a Git LFS pointer of {size} bytes, not the weights. Download the file itself "
+            "(git lfs pull, or the download button)."
+        )
+    if start.lstrip()[:1] == b"<":
+        raise CheckpointError(
+            f"{path.name} is a web page, not weights: the download was answered with an error or a login page. "
+            "Download it again."
+        )
+
+
+def _parse_tensors(path: Path, header: Mapping[str, Any], data_start: int, size: int) -> dict[str, TensorInfo]:
+    tensors: dict[str, TensorInfo] = {}
+    for name, entry in header.items():
+        try:
+            dtype = str(entry["dtype"])
+            shape = tuple(int(length) for length in entry["shape"])
+            begin, end = (int(offset) for offset in entry["data_offsets"])
+        except (KeyError, TypeError, ValueError):
+            raise _damaged(path, size, f"the entry of {name} is not readable") from None
+        if dtype not in _BITS:
+            raise CheckpointError(
+                f"{path.name} stores {name} as {dtype}, a type this program does not know. Use the bf16 or fp8 version."
+            )
+        if any(length < 0 for length in shape) or not 0 <= begin <= end:
+            raise _damaged(path, size, f"the entry of {name} is out of range")
+        if (math.prod(shape) * _BITS[dtype] + 7) // 8 != end - begin:
+            raise _damaged(path, size, f"{name} says {dtype} {list(shape)} but has {end - begin} bytes")
+        tensors[name] = TensorInfo(dtype, shape, end - begin, data_start + begin)
+    reached, last = data_start, ""
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
+        if info.offset < reached:
+            raise _damaged(path, size, f"{name} overlaps {last}")
+        reached, last = info.offset + info.nbytes, name
+    if reached > size:
+        raise _damaged(path, size, f"its header promises {_human(reached)}")
+    return tensors
+
+
+def _parse_config(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        config = json.loads(text)
+    except ValueError:
+        return None
+    return config if isinstance(config, dict) else None
+
+
+def _damaged(path: Path, size: int, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is damaged or still downloading: it has {_human(size)}, but {reason}. "
+        "Wait for the download to finish, or download it again."
+    )
+
+
+def _human(count: int) -> str:
+    return f"{count:,} bytes" if count < 10_000_000 else f"{count / 1e9:.2f} GB ({count:,} bytes)"
