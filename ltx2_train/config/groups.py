@@ -1,0 +1,362 @@
+"""The groups of settings of a run, and the tree they form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from ..data.encode import CacheSettings
+from ..errors import ConfigError
+from ..lora.inject import LoraSettings
+from ..models.tiling import TileSettings
+from ..objective.flow import LossSettings
+from ..objective.sigmas import SigmaSettings
+from ..optim import OptimizerSettings, ScheduleSettings
+from ..settings import Settings
+from ..shapes import floor_frames, floor_side
+
+
+class RunSettings(Settings):
+    """What the run is called and where its files go."""
+
+    name: str = Field(
+        "my_lora",
+        min_length=1,
+        max_length=120,
+        pattern=r"^[^/\\:*?\"<>|\x00-\x1f]+$",
+        description="Name of the run: its folder and its LoRA files are called so.",
+        json_schema_extra={"seed": "output_name"},
+    )
+    folder: Path | None = Field(
+        None,
+        description="Folder that holds the runs; `runs` beside the run file if not set.",
+        json_schema_extra={"seed": "output_dir"},
+    )
+    if_exists: Literal["continue", "new", "error"] = Field(
+        "continue",
+        description="What to do when a run of this name exists: go on with it, start another with a number "
+        "appended, or stop with an error.",
+    )
+    export_folder: Path | None = Field(
+        None, description="Folder where each saved LoRA is placed as well, for example a `loras` folder of ComfyUI."
+    )
+
+    @model_validator(mode="after")
+    def _plain_name(self) -> RunSettings:
+        if self.name.strip(" .") != self.name or not self.name.strip("."):
+            raise ValueError("name must not begin or end with a space or a dot")
+        return self
+
+
+class ModelSettings(Settings):
+    """The frozen base: which files, which half of the model, at what precision, on which device."""
+
+    checkpoint: Path | None = Field(
+        None,
+        description="LTX-2 or LTX-2.3 checkpoint (one .safetensors file, the dev one).",
+        json_schema_extra={"seed": "ltx2_checkpoint"},
+    )
+    text_encoder: Path | None = Field(
+        None,
+        description="Gemma 3 12B: a Hugging Face folder, or the single .safetensors file that ComfyUI uses.",
+        json_schema_extra={"seed": ["gemma_root", "gemma_safetensors"]},
+    )
+    text_projection: Path | None = Field(
+        None,
+        description="Another checkpoint to take the text projection and the connectors from.",
+        json_schema_extra={"seed": "ltx2_text_encoder_checkpoint", "advanced": True},
+    )
+    mode: Literal["video"] = Field(
+        "video", description="What is trained: video.", json_schema_extra={"seed": "ltx2_mode"}
+    )
+    precision: Literal["bf16", "fp16", "fp32"] = Field(
+        "bf16",
+        description="Number format of the frozen base and of the activations. LoRA weights are always fp32.",
+        json_schema_extra={"seed": "mixed_precision"},
+    )
+    version: Literal["auto", "2.0", "2.3"] = Field(
+        "auto",
+        description="Model version; auto reads it from the checkpoint. Decides version-dependent defaults.",
+        json_schema_extra={"seed": "ltx_version", "advanced": True},
+    )
+    version_check: Literal["off", "warn", "error"] = Field(
+        "warn",
+        description="What to do when `version` and the checkpoint disagree.",
+        json_schema_extra={"seed": "ltx_version_check_mode", "advanced": True},
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...", json_schema_extra={"advanced": True})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seed_values(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            values = dict(values)
+            if values.get("precision") == "no":  # the community trainer's word for no mixed precision
+                values["precision"] = "fp32"
+            if values.get("mode") == "v":
+                values["mode"] = "video"
+        return values
+
+
+class DataSettings(Settings):
+    """Where the dataset is described, and how it is fed."""
+
+    config: Path | None = Field(
+        None,
+        description="Dataset file (TOML) that lists folders, captions and sizes.",
+        json_schema_extra={"seed": "dataset_config"},
+    )
+    prefetch: int = Field(
+        2,
+        ge=0,
+        le=64,
+        description="Batches read ahead by a thread; 0 reads in the training thread.",
+        json_schema_extra={"seed": "max_data_loader_n_workers", "advanced": True},
+    )
+
+
+class TrainSettings(Settings):
+    """The length of the run, its step, and what it leaves behind."""
+
+    steps: int = Field(
+        2000, ge=1, le=10_000_000, description="Optimizer steps.", json_schema_extra={"seed": "max_train_steps"}
+    )
+    epochs: int | None = Field(
+        None,
+        ge=1,
+        description="Passes over the data, instead of steps.",
+        json_schema_extra={"seed": "max_train_epochs", "advanced": True},
+    )
+    learning_rate: float = Field(
+        1e-4,
+        gt=0,
+        le=1,
+        description="Learning rate at the top of the schedule.",
+        json_schema_extra={"seed": "learning_rate"},
+    )
+    accumulation: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Batches whose gradients are averaged into one step.",
+        json_schema_extra={"seed": "gradient_accumulation_steps", "advanced": True},
+    )
+    clip_norm: float = Field(
+        1.0,
+        ge=0,
+        description="Largest norm of the gradient; 0 switches clipping off.",
+        json_schema_extra={"seed": "max_grad_norm", "advanced": True},
+    )
+    seed: int = Field(
+        42,
+        ge=0,
+        le=2**63 - 1,
+        description="Seed of noise, timesteps, data order and LoRA weights.",
+        json_schema_extra={"seed": "seed"},
+    )
+    first_frame_probability: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of clips whose first frame is given instead of learned, so that the LoRA also works "
+        "for image-to-video.",
+        json_schema_extra={"seed": "ltx2_first_frame_conditioning_p"},
+    )
+    save_every: int = Field(
+        250,
+        ge=0,
+        description="Steps between saved LoRAs and states; 0 saves at the end only.",
+        json_schema_extra={"seed": ["save_every_n_steps"]},
+    )
+    keep_states: int = Field(
+        4,
+        ge=1,
+        description="How many of the newest states to keep; every LoRA is kept.",
+        json_schema_extra={"seed": "save_last_n_steps_state", "advanced": True},
+    )
+    keep_loras: int = Field(
+        0,
+        ge=0,
+        description="How many of the newest LoRAs to keep; 0 keeps all.",
+        json_schema_extra={"seed": "save_last_n_steps", "advanced": True},
+    )
+    state: Literal["full", "minimal", "off"] = Field(
+        "full",
+        description="What a saved state holds: full = everything, for a resume equal to an unbroken run; minimal = "
+        "LoRA and place, the optimizer starts afresh; off = only a stop or the end saves.",
+        json_schema_extra={"advanced": True},
+    )
+    save_precision: Literal["bf16", "fp16", "fp32"] = Field(
+        "bf16",
+        description="Number format of the saved LoRA files.",
+        json_schema_extra={"seed": "save_precision", "advanced": True},
+    )
+    on_nan: Literal["skip", "stop"] = Field(
+        "skip",
+        description="What a loss or gradient that is not finite does: the batch is named and left out, or the run "
+        "saves and stops. Five in a row always stop.",
+        json_schema_extra={"advanced": True},
+    )
+    comment: str = Field(
+        "",
+        max_length=2000,
+        description="A note kept in the LoRA's metadata.",
+        json_schema_extra={"seed": "training_comment", "advanced": True},
+    )
+
+
+class MemorySettings(Settings):
+    """What is traded for memory."""
+
+    gradient_checkpointing: bool = Field(
+        True,
+        description="Recompute each block in the backward pass instead of keeping its activations.",
+        json_schema_extra={"seed": "gradient_checkpointing"},
+    )
+    context_gb: float = Field(
+        4.0,
+        ge=0,
+        description="RAM for the text contexts of all captions; above it they go to a file of the run.",
+        json_schema_extra={"unit": "GB", "advanced": True},
+    )
+
+
+class SampleSettings(Settings):
+    """Samples drawn while training and by the sample command."""
+
+    every: int = Field(
+        250,
+        ge=0,
+        description="Steps between samples; 0 draws none while training.",
+        json_schema_extra={"seed": "sample_every_n_steps"},
+    )
+    at_start: bool = Field(
+        True,
+        description="Draw one before the first step, to compare with.",
+        json_schema_extra={"seed": "sample_at_first", "advanced": True},
+    )
+    prompts: Path | list[str] | None = Field(
+        None,
+        description="Prompts: a text file with one a line, or a list. Not set: the first two captions of the dataset.",
+        json_schema_extra={"seed": "sample_prompts"},
+    )
+    negative_prompt: str = Field(
+        "",
+        description="What the sample should not show; used when guidance is above 1.",
+        json_schema_extra={"advanced": True},
+    )
+    width: int = Field(
+        768,
+        ge=32,
+        le=8192,
+        description="Width; rounded down to a multiple of 32.",
+        json_schema_extra={"unit": "pixels", "seed": "width"},
+    )
+    height: int = Field(
+        512,
+        ge=32,
+        le=8192,
+        description="Height; rounded down to a multiple of 32.",
+        json_schema_extra={"unit": "pixels", "seed": "height"},
+    )
+    frames: int = Field(
+        49,
+        ge=1,
+        le=1025,
+        description="Frames; rounded down to 8n+1. 1 draws an image.",
+        json_schema_extra={"seed": "sample_num_frames"},
+    )
+    fps: float = Field(25.0, gt=0, le=240, description="Frames a second.", json_schema_extra={"advanced": True})
+    steps: int = Field(30, ge=1, le=1000, description="Denoising steps.")
+    guidance: float = Field(4.0, ge=0, le=50, description="Classifier-free guidance; 1 switches it off.")
+    stg: float = Field(
+        1.0,
+        ge=0,
+        le=20,
+        description="Spatio-temporal guidance; 0 switches it off and saves a third of the time.",
+        json_schema_extra={"advanced": True},
+    )
+    stg_block: int | None = Field(
+        None,
+        ge=0,
+        description="Block whose self-attention is skipped for it; not set: 29 of LTX-2, 28 of LTX-2.3.",
+        json_schema_extra={"advanced": True},
+    )
+    rescale: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="How far guided predictions are scaled back to the spread of the unguided one.",
+        json_schema_extra={"advanced": True},
+    )
+    seed: int = Field(42, ge=0, le=2**63 - 1, description="Seed of the starting noise.")
+    strength: float = Field(
+        1.0, ge=-10, le=10, description="Strength of the LoRA.", json_schema_extra={"advanced": True}
+    )
+    shift_tokens: Literal["official", "latent"] = Field(
+        "official",
+        description="Token count that shapes the schedule: official = always 4096, as the official pipelines; latent = "
+        "the sample's own, as ComfyUI's LTXVScheduler.",
+        json_schema_extra={"advanced": True},
+    )
+    tiles: TileSettings = Field(
+        TileSettings(spatial_tile=512, temporal_tile=64),
+        description="Tiles of the decoder, which bound its memory.",
+        json_schema_extra={"advanced": True},
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _round(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            values = dict(values)
+            for key, floor in (("width", floor_side), ("height", floor_side), ("frames", floor_frames)):
+                if isinstance(values.get(key), int) and values[key] >= (1 if key == "frames" else 32):
+                    values[key] = floor(values[key])
+        return values
+
+
+class RunConfig(Settings):
+    """Everything a run is made of."""
+
+    run: RunSettings = RunSettings()
+    model: ModelSettings = ModelSettings()
+    data: DataSettings = DataSettings()
+    cache: CacheSettings = CacheSettings()
+    lora: LoraSettings = LoraSettings()
+    objective: SigmaSettings = SigmaSettings()
+    loss: LossSettings = LossSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    train: TrainSettings = TrainSettings()
+    memory: MemorySettings = MemorySettings()
+    sample: SampleSettings = SampleSettings()
+
+    def to_toml(self) -> str:
+        """The whole tree as TOML; unset values are left out."""
+        import tomli_w
+
+        return tomli_w.dumps(plain_toml(self.model_dump(mode="json")))
+
+    def need(self, dotted: str) -> Path:
+        """The path at `dotted`; ConfigError where it is not set or does not exist."""
+        group, key = dotted.split(".")
+        value = getattr(getattr(self, group), key)
+        if value is None:
+            help_text = type(getattr(self, group)).model_fields[key].description
+            raise ConfigError(f"{dotted} is not set. {help_text} Put it into the run file or pass --set {dotted}=PATH.")
+        if not value.exists():
+            raise ConfigError(f"{dotted}: {value} does not exist. Correct the path in the run file.")
+        return value
+
+
+def plain_toml(value: Any) -> Any:
+    """`value` without what TOML cannot say: unset values are dropped."""
+    if isinstance(value, Mapping):
+        return {key: plain_toml(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, (list, tuple)):
+        return [plain_toml(inner) for inner in value]
+    return value

@@ -1,0 +1,143 @@
+"""The numbers of a run: one JSON row a step, and a chart of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import RunError
+from ..files import atomic, write_text
+
+SMOOTHING = 0.95
+
+
+def clean_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with every number that is not finite replaced by None, which JSON can carry."""
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+
+
+class MetricsLog:
+    """Appends rows to metrics.jsonl. On opening, rows after `step` are dropped: that part is run again."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        self.rows = [row for row in read_rows(path) if row["step"] <= step]
+        if path.exists():
+            write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        self._file: IO[str] = open(path, "a", encoding="utf-8")
+
+    def append(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Write one row and return it as written. Raises RunError on a full disk."""
+        cleaned = clean_row(row)
+        try:
+            self._file.write(json.dumps(cleaned, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise RunError(f"Could not write {self.path}: {error.strerror or error}. Free some space.") from error
+        self.rows.append(cleaned)
+        return cleaned
+
+    def close(self) -> None:
+        """Close the file; the rows stay."""
+        try:
+            self._file.close()
+        except OSError:  # a full disk shows again when the buffer is flushed; the error was raised already
+            pass
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file; a line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+    return rows
+
+
+def smooth(values: Sequence[float | None], factor: float = SMOOTHING) -> list[float | None]:
+    """Exponential moving average without the bias towards its start (as Adam's); gaps stay gaps."""
+    out: list[float | None] = []
+    average = weight = 0.0
+    for value in values:
+        if value is None:
+            out.append(out[-1] if out else None)
+            continue
+        average = factor * average + (1 - factor) * value
+        weight = factor * weight + (1 - factor)
+        out.append(average / weight)
+    return out
+
+
+def draw_chart(
+    rows: Sequence[Mapping[str, Any]], path: Path, title: str = "", size: tuple[int, int] = (960, 480)
+) -> Path:
+    """Draw the loss of each step as dots and its moving average as a line; PNG."""
+    with atomic(path) as temporary:
+        chart_image(rows, title, size).save(temporary, format="PNG")
+    return path
+
+
+def chart_image(rows: Sequence[Mapping[str, Any]], title: str = "", size: tuple[int, int] = (960, 480)) -> Any:
+    """The chart as a PIL image, for a file or for a preview in a host."""
+    from PIL import Image, ImageDraw
+
+    scale = 2  # drawn at twice the size and reduced, which smooths the lines
+    width, height = size[0] * scale, size[1] * scale
+    image = Image.new("RGB", (width, height), "#ffffff")
+    draw = ImageDraw.Draw(image)
+    font = _font(14 * scale)
+    left, right, top, bottom = 64 * scale, width - 20 * scale, 44 * scale, height - 44 * scale
+    points = [(int(row["step"]), row.get("loss")) for row in rows]
+    values = sorted(value for _, value in points if value is not None)
+    draw.text((left, 12 * scale), title or "loss", fill="#222222", font=font)
+    if not values:
+        draw.text((left, top + 20 * scale), "no finite loss yet", fill="#888888", font=font)
+        return image.resize(size, Image.Resampling.LANCZOS)
+    # single spikes must not flatten the rest: the axis ends at the 99th percentile
+    high, low = values[min(len(values) - 1, int(len(values) * 0.99))], values[0]
+    margin = max((high - low) * 0.08, abs(high) * 0.02, 1e-6)
+    high, low = high + margin, max(0.0, low - margin)
+    first, last = points[0][0], max(points[-1][0], points[0][0] + 1)
+
+    def place(step: float, value: float) -> tuple[float, float]:
+        x = left + (right - left) * (step - first) / (last - first)
+        y = bottom - (bottom - top) * (min(max(value, low), high) - low) / (high - low)
+        return x, y
+
+    for index in range(5):
+        value = low + (high - low) * index / 4
+        y = place(first, value)[1]
+        draw.line([(left, y), (right, y)], fill="#e4e4e4", width=scale)
+        draw.text((left - 8 * scale, y), f"{value:.3g}", fill="#555555", font=font, anchor="rm")
+    for index in range(6):
+        step = first + (last - first) * index / 5
+        x = place(step, low)[0]
+        draw.text((x, bottom + 8 * scale), f"{round(step)}", fill="#555555", font=font, anchor="ma")
+    draw.text((right, bottom + 26 * scale), "step", fill="#555555", font=font, anchor="ra")
+    for step, value in points:
+        if value is not None:
+            x, y = place(step, value)
+            draw.ellipse([x - 2 * scale, y - 2 * scale, x + 2 * scale, y + 2 * scale], fill="#a9c4ea")
+    averages = smooth([value for _, value in points])
+    line = [place(points[index][0], value) for index, value in enumerate(averages) if value is not None]
+    if len(line) > 1:
+        draw.line(line, fill="#1f5fbf", width=3 * scale, joint="curve")
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _font(size: int) -> Any:
+    from PIL import ImageFont
+
+    try:
+        return ImageFont.load_default(size)
+    except (TypeError, OSError):  # a Pillow without FreeType has one bitmap font only
+        return ImageFont.load_default()

@@ -1,0 +1,104 @@
+"""Everything a run needs to go on where it stopped, in one safetensors file written in one move.
+
+A state holds the LoRA, the optimizer, the schedule, the random generators and the place in the data. Tensors are
+stored as tensors; the nested dictionaries around them are JSON in the metadata with the tensors' names in their
+place. There is no pickle, so a state from a stranger is only data.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, RunError
+from ..files import write_tensors
+from ..weights.reader import TensorFile
+
+FORMAT = "ltx2_train_state_1"
+_TENSOR, _PAIRS, _TUPLE = "__tensor__", "__pairs__", "__tuple__"
+
+
+def save_state(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write nested dictionaries of tensors, numbers, strings, lists and None. Raises RunError on a full disk."""
+    tensors: dict[str, Tensor] = {}
+    tree = _pack(content, "", tensors)
+    write_tensors(path, tensors, {"format": FORMAT, "tree": json.dumps(tree)})
+    return path
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """What `save_state` wrote; tensors on the CPU. Raises RunError where the file is damaged or not a state."""
+    try:
+        with TensorFile(path) as file:
+            if file.metadata.get("format") != FORMAT:
+                raise RunError(f"{path} is not a training state of this program ({FORMAT}).")
+            tensors = {name: file.read(name) for name in file.tensors}
+            return _unpack(json.loads(file.metadata["tree"]), tensors)
+    except (CheckpointError, OSError, KeyError, ValueError) as error:
+        raise RunError(f"The state {path} cannot be read: {error}. Delete it to go on from an older one.") from error
+
+
+def state_name(step: int) -> str:
+    """File name of the state after `step` steps; sorts by step."""
+    return f"state_{step:08d}.safetensors"
+
+
+def list_states(folder: Path) -> list[tuple[int, Path]]:
+    """(step, path) of the states in `folder`, oldest first."""
+    found = []
+    for path in folder.glob("state_*.safetensors"):
+        if match := re.fullmatch(r"state_(\d+)\.safetensors", path.name):
+            found.append((int(match[1]), path))
+    return sorted(found)
+
+
+def random_state() -> dict[str, Tensor]:
+    """The generators that torch itself draws from (dropout); our own are seeded anew from the step's number."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_random_state(state: Mapping[str, Tensor]) -> None:
+    """Undo everything drawn since `random_state`."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {_TENSOR: name}
+    if isinstance(value, Mapping):
+        # JSON knows only string keys; optimizers number their parameters
+        if all(isinstance(key, str) for key in value):
+            return {key: _pack(inner, f"{name}.{key}" if name else key, tensors) for key, inner in value.items()}
+        return {_PAIRS: [[key, _pack(inner, f"{name}.{key}", tensors)] for key, inner in value.items()]}
+    if isinstance(value, tuple):
+        return {_TUPLE: [_pack(inner, f"{name}.{index}", tensors) for index, inner in enumerate(value)]}
+    if isinstance(value, list):
+        return [_pack(inner, f"{name}.{index}", tensors) for index, inner in enumerate(value)]
+    assert value is None or isinstance(value, (bool, int, float, str)), f"{name}: cannot save a {type(value).__name__}"
+    return value
+
+
+def _unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(tree, list):
+        return [_unpack(inner, tensors) for inner in tree]
+    if isinstance(tree, dict):
+        if _TENSOR in tree:
+            return tensors[tree[_TENSOR]]
+        if _PAIRS in tree:
+            return {key: _unpack(inner, tensors) for key, inner in tree[_PAIRS]}
+        if _TUPLE in tree:
+            return tuple(_unpack(inner, tensors) for inner in tree[_TUPLE])
+        return {key: _unpack(inner, tensors) for key, inner in tree.items()}
+    return tree
