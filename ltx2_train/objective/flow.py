@@ -1,0 +1,131 @@
+"""Rectified flow: what the model is shown, what it should answer, and how the answer is judged.
+
+    x_sigma = (1 - sigma) * x0 + sigma * noise        velocity = d x / d sigma = noise - x0
+
+Everything here is float32: the noise level that mixes and the one the model is told are the same number, and a loss
+is never rounded to the model's format. Losses stay unreduced until the mask is applied, per sample, so that a short
+clip counts as much as a long one.
+
+Clean tokens (the given first frame of image-to-video training) get noise level 0 and take no part in the loss.
+
+Liu et al. 2022, "Flow Straight and Fast"; Lipman et al. 2022, "Flow Matching for Generative Modeling".
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from ..settings import Settings
+from ..shapes import LatentShape
+
+
+class LossSettings(Settings):
+    """How the prediction is compared with its target."""
+
+    type: Literal["mse", "mae", "huber"] = Field(
+        "mse",
+        description="mse = squared error; mae = absolute error, less moved by outliers; huber = squared near zero, "
+        "absolute beyond huber_delta.",
+        json_schema_extra={"seed": "loss_type", "advanced": True},
+    )
+    huber_delta: float = Field(
+        1.0,
+        gt=0,
+        le=1000,
+        description="Error at which huber goes from squared to absolute.",
+        json_schema_extra={"seed": "huber_delta", "advanced": True},
+    )
+    video_weight: float = Field(
+        1.0,
+        ge=0,
+        le=1000,
+        description="Weight of the video loss.",
+        json_schema_extra={"seed": "video_loss_weight", "advanced": True},
+    )
+    audio_weight: float = Field(
+        1.0,
+        ge=0,
+        le=1000,
+        description="Weight of the audio loss; lower it where sound is learned at the cost of the picture.",
+        json_schema_extra={"seed": "audio_loss_weight", "advanced": True},
+    )
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _other_names(cls, value: object) -> object:
+        return {"l1": "mae", "l2": "mse", "smooth_l1": "huber"}.get(value, value) if isinstance(value, str) else value
+
+
+def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """Mix data [B, ...] and noise of the same shape at `sigma` [B] or [B, T]; fp32."""
+    sigma = _spread(sigma, x0)
+    return (1 - sigma) * x0.float() + sigma * noise.float()
+
+
+def velocity(x0: Tensor, noise: Tensor) -> Tensor:
+    """The target of the model: noise - data, fp32."""
+    return noise.float() - x0.float()
+
+
+def to_x0(x: Tensor, prediction: Tensor, sigma: Tensor) -> Tensor:
+    """The data that a velocity `prediction` at `x` and `sigma` ([B] or [B, T]) points to, fp32."""
+    return x.float() - _spread(sigma, x) * prediction.float()
+
+
+def element_loss(prediction: Tensor, target: Tensor, settings: LossSettings) -> Tensor:
+    """The loss of each element, fp32, in the shape of the inputs.
+
+    huber is 0.5 d^2 / delta inside delta and |d| - 0.5 delta outside, so it joins smoothly and has slope 1 outside.
+    """
+    difference = prediction.float() - target.float()
+    if settings.type == "mse":
+        return difference.square()
+    size = difference.abs()
+    if settings.type == "mae":
+        return size
+    delta = settings.huber_delta
+    return torch.where(size < delta, 0.5 * difference.square() / delta, size - 0.5 * delta)
+
+
+def masked_mean(loss: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean of `loss` [B, T, C] per sample over the tokens where `mask` [B, T] is nonzero (None: all); fp32 [B].
+
+    A sample without any such token gives zero, with zero gradient: it has nothing to learn from.
+    """
+    loss = loss.float()
+    if mask is None:
+        return loss.flatten(1).mean(dim=1)
+    keep = mask.to(device=loss.device, dtype=torch.bool)
+    # where, not a product: zero times an inf that nobody reads would be nan
+    per_token = torch.where(keep, loss.mean(dim=2), 0.0)
+    return per_token.sum(dim=1) / keep.sum(dim=1).clamp(min=1)
+
+
+def draw_first_frame(batch: int, probability: float, generator: torch.Generator) -> Tensor:
+    """One coin a sample, bool [B] on the CPU: is this sample given its first frame?"""
+    return torch.rand(batch, generator=generator) < probability
+
+
+def first_frame_tokens(shape: LatentShape, given: Tensor) -> Tensor:
+    """The clean tokens, bool [B, T]: those of the first latent frame of the samples that `given` [B] names.
+
+    A clip of one latent frame keeps all its tokens noisy: with none left to learn from it would be a lost sample.
+    """
+    first = torch.zeros(shape.tokens, dtype=torch.bool, device=given.device)
+    if shape.frames > 1:
+        first[: shape.height * shape.width] = True
+    return given.bool()[:, None] & first
+
+
+def token_sigmas(sigma: Tensor, clean: Tensor) -> Tensor:
+    """Noise level per token, [B, T]: zero where `clean` [B, T], else the sample's `sigma` [B]."""
+    return torch.where(clean.to(sigma.device), 0.0, sigma[:, None])
+
+
+def _spread(sigma: Tensor, like: Tensor) -> Tensor:
+    sigma = sigma.to(device=like.device, dtype=torch.float32)
+    return sigma.reshape(*sigma.shape, *([1] * (like.ndim - sigma.ndim)))

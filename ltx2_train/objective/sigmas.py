@@ -1,0 +1,171 @@
+"""Which noise level a training sample gets.
+
+sigma runs from 0 (data) to 1 (noise). With n target tokens, shift(n) is the line through (1024, 0.95) and
+(4096, 2.05), and z = shift + std * normal:
+
+    legacy      sigma = sigmoid(z)
+    stretched   y = (sigmoid(z) - sigmoid(z_low)) / (sigmoid(z_high) - sigmoid(z_low)), where z_low and z_high are the
+                0.5 % and 99.9 % points of z; y below eps is mirrored at eps, what leaves [0, 1] is clamped; a share of
+                the samples is drawn from U(eps, 1) instead, so that low noise keeps being seen at high shifts
+    uniform     sigma = U(0, 1)
+
+Last, sigma is squeezed into [min_timestep, max_timestep] / 1000 by an affine map (no rejection).
+
+LTX-2.0 was trained with the first form, LTX-2.3 with the second. The line is extended beyond its two points, as the
+model's own trainer does; only audio-only training clamps it. The stretched form is computed from the upper tail,
+1 - sigmoid(z) = sigmoid(-z), in float64: the usual form divides zero by zero in float32 at some 90 000 tokens.
+
+Logit-normal sampling: Esser et al. 2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis".
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor
+
+from ..settings import Settings
+
+BASE_TOKENS, BASE_SHIFT = 1024, 0.95
+HIGH_TOKENS, HIGH_SHIFT = 4096, 2.05
+
+# Quantiles of the standard normal at 0.5 % and 99.9 %.
+LOW_POINT, HIGH_POINT = -2.5758, 3.0902
+
+# At a shift of 80 the upper tail is e^-80: float64 still resolves it, and no float32 result changes any more.
+SHIFT_LIMIT = 80.0
+
+# The largest float32 below 1: pure noise up to rounding, while 1 - sigma stays positive.
+SIGMA_LIMIT = 1.0 - 2.0**-24
+
+
+class SigmaSettings(Settings):
+    """How noise levels are drawn."""
+
+    sampling: Literal["shifted_logit_normal", "uniform"] = Field(
+        "shifted_logit_normal",
+        description="Distribution of the noise levels: shifted_logit_normal follows the length of the clip, uniform "
+        "draws all levels alike.",
+        json_schema_extra={"seed": "timestep_sampling", "advanced": True},
+    )
+    mode: Literal["auto", "legacy", "stretched"] = Field(
+        "auto",
+        description="Form of the shifted logit-normal: auto = legacy for LTX-2.0, stretched for LTX-2.3.",
+        json_schema_extra={"seed": "shifted_logit_mode", "advanced": True},
+    )
+    shift: float | None = Field(
+        None,
+        ge=-20,
+        le=20,
+        description="Shift of the logit-normal. Not set: computed from the number of latent tokens. Lower trains more "
+        "on fine detail, higher more on composition and motion.",
+        json_schema_extra={"seed": "shifted_logit_shift", "advanced": True},
+    )
+    std: float = Field(
+        1.0,
+        ge=0.01,
+        le=10,
+        description="Spread of the logit-normal.",
+        json_schema_extra={"seed": "logit_std", "advanced": True},
+    )
+    eps: float = Field(
+        1e-3,
+        ge=0,
+        le=0.499,
+        description="Stretched form: levels below this are mirrored to above it; also the lowest uniform level.",
+        json_schema_extra={"seed": "shifted_logit_eps", "advanced": True},
+    )
+    uniform_prob: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Stretched form: share of samples that get a uniform level instead.",
+        json_schema_extra={"seed": "shifted_logit_uniform_prob", "advanced": True},
+    )
+    min_timestep: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        description="Lowest noise level, of 1000; all levels are squeezed into the range.",
+        json_schema_extra={"seed": "min_timestep", "advanced": True},
+    )
+    max_timestep: float = Field(
+        1000.0,
+        ge=0,
+        le=1000,
+        description="Highest noise level, of 1000.",
+        json_schema_extra={"seed": "max_timestep", "advanced": True},
+    )
+
+    @field_validator("sampling", mode="before")
+    @classmethod
+    def _sigma_means_shifted(cls, value: object) -> object:
+        # The community trainer's default, "sigma", runs its shifted logit-normal.
+        return "shifted_logit_normal" if value == "sigma" else value
+
+    @model_validator(mode="after")
+    def _range_is_ordered(self) -> SigmaSettings:
+        if self.min_timestep > self.max_timestep:
+            raise ValueError(
+                f"min_timestep ({self.min_timestep:g}) is above max_timestep ({self.max_timestep:g}); swap them or "
+                "lower min_timestep"
+            )
+        return self
+
+
+def shift_for(tokens: int, clamp: bool = False) -> float:
+    """The shift of a clip of `tokens` latent tokens; `clamp` keeps it between the two anchors (audio-only)."""
+    slope = (HIGH_SHIFT - BASE_SHIFT) / (HIGH_TOKENS - BASE_TOKENS)
+    shift = BASE_SHIFT + (tokens - BASE_TOKENS) * slope
+    return min(max(shift, BASE_SHIFT), HIGH_SHIFT) if clamp else shift
+
+
+def resolve_mode(mode: str, version: str | None) -> Literal["legacy", "stretched"]:
+    """The form to use for a checkpoint of `version`; "auto" is legacy for "2.0" and stretched for all others."""
+    if mode == "legacy" or (mode == "auto" and version == "2.0"):
+        return "legacy"
+    return "stretched"
+
+
+def sample_sigmas(
+    settings: SigmaSettings,
+    batch: int,
+    tokens: int,
+    version: str | None,
+    generator: torch.Generator,
+    audio_only: bool = False,
+) -> Tensor:
+    """Draw one noise level per sample: fp32 [B] on the CPU, each in [min_timestep, max_timestep] / 1000 and below 1.
+
+    `tokens` counts the video tokens of one sample, without references and without audio; in audio-only training it is
+    the virtual count. `generator` is a CPU generator; it advances by the same amount whatever the settings are, so
+    that runs that differ in them see the same data and noise.
+    """
+    normal = torch.randn(batch, generator=generator, dtype=torch.float64)
+    uniform = torch.rand(batch, generator=generator, dtype=torch.float64)
+    coin = torch.rand(batch, generator=generator, dtype=torch.float64)
+
+    if settings.sampling == "uniform":
+        sigma = uniform
+    else:
+        shift = shift_for(tokens, clamp=audio_only) if settings.shift is None else settings.shift
+        shift = min(max(shift, -SHIFT_LIMIT), SHIFT_LIMIT)
+        if resolve_mode(settings.mode, version) == "legacy":
+            sigma = torch.sigmoid(shift + settings.std * normal)
+        else:
+            sigma = _stretched(normal, shift, settings.std, settings.eps)
+            sigma = torch.where(coin < settings.uniform_prob, settings.eps + (1 - settings.eps) * uniform, sigma)
+
+    low, high = settings.min_timestep / 1000, settings.max_timestep / 1000
+    return (low + sigma * (high - low)).clamp(0.0, SIGMA_LIMIT).to(torch.float32)
+
+
+def _stretched(normal: Tensor, shift: float, std: float, eps: float) -> Tensor:
+    # Tails 1 - sigmoid: large ones first, so that all three differences below are of like-sized numbers.
+    tail = torch.sigmoid(-(shift + std * normal))
+    ends = torch.tensor([shift + std * LOW_POINT, shift + std * HIGH_POINT], dtype=torch.float64)
+    tail_low, tail_high = torch.sigmoid(-ends)
+    y = (tail_low - tail) / (tail_low - tail_high)
+    return torch.where(y < eps, 2 * eps - y, y).clamp(0.0, 1.0)

@@ -1,0 +1,152 @@
+"""Optimizers by name.
+
+A new one is a function `(groups, settings, lr, device) -> Optimizer` added to OPTIMIZERS and its name to the literal
+of OptimizerSettings.name. Settings that an optimizer does not know are refused by name, never dropped.
+
+AdamW: Loshchilov and Hutter 2019. 8-bit state: Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization";
+it keeps about 2 instead of 8 bytes a parameter, and small tensors (below 4096 values) in full.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch.optim import Optimizer
+
+from ..errors import ConfigError
+from ..registry import Registry, nearest
+from ..settings import Settings
+
+Groups = Iterable[dict[str, Any]] | Iterable[torch.Tensor]
+Builder = Callable[[list[Any], "OptimizerSettings", float, torch.device], Optimizer]
+
+OPTIMIZERS: Registry[Builder] = Registry("optimizer")
+
+
+class OptimizerSettings(Settings):
+    """Which optimizer, and its numbers; the learning rate belongs to the training settings."""
+
+    name: Literal["auto", "adamw", "adamw8bit"] = Field(
+        "auto",
+        description="Optimizer: auto = adamw8bit where bitsandbytes and CUDA are present, else adamw.",
+        json_schema_extra={"seed": "optimizer_type", "advanced": True},
+    )
+    betas: tuple[float, float] = Field(
+        (0.9, 0.999),
+        description="Decay of the running mean of the gradient and of its square.",
+        json_schema_extra={"advanced": True},
+    )
+    eps: float = Field(
+        1e-8, gt=0, le=1, description="Added to the denominator of the update.", json_schema_extra={"advanced": True}
+    )
+    weight_decay: float = Field(
+        0.01,
+        ge=0,
+        le=10,
+        description="Share of each weight, times the learning rate, that a step takes away.",
+        json_schema_extra={"advanced": True},
+    )
+    args: dict[str, Any] = Field(
+        default_factory=dict,
+        description='Further arguments of the optimizer, as a table or as a list of "name=value".',
+        json_schema_extra={"seed": "optimizer_args", "advanced": True},
+    )
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _any_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("betas")
+    @classmethod
+    def _betas_below_one(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError("each must be at least 0 and below 1, for example [0.9, 0.999]")
+        return value
+
+    @field_validator("args", mode="before")
+    @classmethod
+    def _pairs(cls, value: object) -> object:
+        if not isinstance(value, (list, tuple)):
+            return value
+        table: dict[str, Any] = {}
+        for item in value:
+            name, sign, text = str(item).partition("=")
+            if not sign or not name.strip():
+                raise ValueError(f'{item!r} is not of the form "name=value"')
+            table[name.strip()] = _literal(text.strip())
+        return table
+
+
+def build_optimizer(
+    groups: Groups, settings: OptimizerSettings, lr: float, device: torch.device | str
+) -> tuple[Optimizer, str]:
+    """The optimizer over `groups` (tensors, or tables with "params" and optionally "lr") and a note on the choice.
+
+    `device` is where the parameters live. The note is a sentence for the user. Raises ConfigError where the
+    optimizer's library is missing or an argument is unknown.
+    """
+    device = torch.device(device)
+    name, note = settings.name, f"Optimizer {settings.name}."
+    if name == "auto":
+        missing = "the device is not CUDA" if device.type != "cuda" else "bitsandbytes is not installed"
+        if device.type == "cuda" and _has_bitsandbytes():
+            name, note = "adamw8bit", "Optimizer adamw8bit (auto: bitsandbytes and CUDA are present)."
+        else:
+            name, note = "adamw", f"Optimizer adamw (auto: no 8-bit state, since {missing})."
+    return OPTIMIZERS.get(name)(list(groups), settings, lr, device), note
+
+
+def _adamw(groups: list[Any], settings: OptimizerSettings, lr: float, device: torch.device) -> Optimizer:
+    extra = {} if device.type != "cuda" or settings.args else {"fused": True}
+    return _construct(torch.optim.AdamW, groups, settings, lr, extra)
+
+
+def _adamw8bit(groups: list[Any], settings: OptimizerSettings, lr: float, device: torch.device) -> Optimizer:
+    if not _has_bitsandbytes():
+        raise ConfigError(
+            "optimizer.name = adamw8bit needs the package bitsandbytes, which is not installed. Install it with "
+            "`pip install bitsandbytes` or choose adamw."
+        )
+    import bitsandbytes
+
+    return _construct(bitsandbytes.optim.AdamW8bit, groups, settings, lr, {})
+
+
+def _construct(
+    kind: type[Optimizer], groups: list[Any], settings: OptimizerSettings, lr: float, extra: dict[str, Any]
+) -> Optimizer:
+    known = [name for name in inspect.signature(kind.__init__).parameters if name not in ("self", "params", "lr")]
+    for name in settings.args:
+        if name not in known:
+            near = nearest(name, known) or known
+            raise ConfigError(
+                f"optimizer.args: {kind.__name__} has no argument {name!r}. Known: {', '.join(near)}. Remove it or "
+                "correct its name."
+            )
+    numbers = {"betas": settings.betas, "eps": settings.eps, "weight_decay": settings.weight_decay}
+    try:
+        return kind(groups, lr=lr, **{**extra, **numbers, **settings.args})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optimizer.args: {kind.__name__} refused {settings.args}: {error}.") from error
+
+
+def _has_bitsandbytes() -> bool:
+    return importlib.util.find_spec("bitsandbytes") is not None
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+OPTIMIZERS.add("adamw", _adamw)
+OPTIMIZERS.add("adamw8bit", _adamw8bit)

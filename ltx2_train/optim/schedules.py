@@ -1,0 +1,103 @@
+"""Learning rate over the steps of a run.
+
+Steps are counted from 0; T is their number, W the number of warm-up steps, m = min_lr_ratio. The factor on the
+learning rate while step s is taken:
+
+    warm-up, s < W         (s + 1) / W                              the first step moves, step W-1 has the full rate
+    constant               1, and no warm-up
+    constant_with_warmup   1
+    linear                 m + (1 - m) * (T - s) / (T - W)          full at s = W, m right after the last step
+    cosine                 m + (1 - m) * (1 + cos(pi * (s - W) / (T - W))) / 2
+    s >= T                 as at s = T
+
+A schedule is a function of the step alone, so its state is the step count, and a run that is prolonged follows the
+longer schedule from where it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+from pydantic import Field
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from ..registry import Registry
+from ..settings import Settings
+
+# (share of the way from the end of the warm-up to the end of the run, 0..1) -> factor between 1 and 0
+Decay = Callable[[float], float]
+
+SCHEDULES: Registry[Decay] = Registry("schedule")
+
+
+class ScheduleSettings(Settings):
+    """The course of the learning rate."""
+
+    name: Literal["constant", "constant_with_warmup", "linear", "cosine"] = Field(
+        "linear",
+        description="Course of the learning rate after the warm-up: constant, or falling along a line or a cosine.",
+        json_schema_extra={"seed": "lr_scheduler"},
+    )
+    warmup: float = Field(
+        0.05,
+        ge=0,
+        description="Warm-up: a number of steps, or below 1 a share of all steps. `constant` has none.",
+        json_schema_extra={"seed": "lr_warmup_steps", "unit": "steps or share", "advanced": True},
+    )
+    min_lr_ratio: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the learning rate at which linear and cosine end.",
+        json_schema_extra={"seed": "lr_scheduler_min_lr_ratio", "advanced": True},
+    )
+
+
+def warmup_steps(settings: ScheduleSettings, total_steps: int) -> int:
+    """The number of warm-up steps of a run of `total_steps`; at most all of them."""
+    if settings.name == "constant":
+        return 0
+    steps = settings.warmup * total_steps if settings.warmup < 1 else settings.warmup
+    return min(round(steps), total_steps)
+
+
+def build_schedule(optimizer: Optimizer, settings: ScheduleSettings, total_steps: int) -> LambdaLR:
+    """The schedule on `optimizer`: call its step() after each optimizer step. Each group keeps its own top rate."""
+    factor = partial(
+        _factor,
+        decay=SCHEDULES.get(settings.name),
+        warmup=warmup_steps(settings, total_steps),
+        total=total_steps,
+        floor=settings.min_lr_ratio,
+    )
+    # a plain function: LambdaLR would store the attributes of any other callable in its state
+    return LambdaLR(optimizer, lambda step: factor(step))
+
+
+def _factor(step: int, decay: Decay, warmup: int, total: int, floor: float) -> float:
+    if step < warmup:
+        return (step + 1) / warmup
+    way = (step - warmup) / (total - warmup) if total > warmup else 1.0
+    return floor + (1 - floor) * decay(min(way, 1.0))
+
+
+def _flat(way: float) -> float:
+    return 1.0
+
+
+def _line(way: float) -> float:
+    return 1.0 - way
+
+
+def _cosine(way: float) -> float:
+    return (1.0 + math.cos(math.pi * way)) / 2
+
+
+SCHEDULES.add("constant", _flat)
+SCHEDULES.add("constant_with_warmup", _flat)
+SCHEDULES.add("linear", _line)
+SCHEDULES.add("cosine", _cosine)

@@ -1,0 +1,161 @@
+"""What every optimizer must keep: its formula, its state through a file, and a resume equal to an unbroken run."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from ltx2_train.errors import ConfigError, RunError
+from ltx2_train.optim import OPTIMIZERS, OptimizerSettings, build_optimizer, pack_state, unpack_state
+from ltx2_train.settings import parse
+
+NAMES = [pytest.param(name, id=name) for name in OPTIMIZERS]
+
+
+def parameters(seed=0, sizes=((64, 96), (7,))):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.nn.Parameter(torch.randn(*size, generator=generator)) for size in sizes]
+
+
+def gradients(step, params):
+    generator = torch.Generator().manual_seed(1000 + step)
+    for param in params:
+        param.grad = torch.randn(param.shape, generator=generator)
+
+
+def advance(optimizer, params, first, last):
+    for step in range(first, last):
+        gradients(step, params)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def make(name, params, lr=1e-2, **settings):
+    if name == "adamw8bit":
+        pytest.importorskip("bitsandbytes")
+    return build_optimizer(params, OptimizerSettings(name=name, **settings), lr, "cpu")[0]
+
+
+def adamw_by_hand(weights, grads, lr, beta1, beta2, eps, decay):
+    m, v = np.zeros_like(weights), np.zeros_like(weights)
+    for t, g in enumerate(grads, start=1):
+        weights = weights * (1 - lr * decay)
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g * g
+        weights = weights - lr * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps)
+    return weights
+
+
+# block-wise 8-bit state errs by a few percent of a step
+@pytest.mark.parametrize(("name", "tolerance"), [("adamw", 1e-5), ("adamw8bit", 2e-2)])
+def test_steps_equal_the_closed_form(name, tolerance):
+    params = parameters()
+    start = [p.detach().double().numpy().copy() for p in params]
+    grads = [[], []]
+    optimizer = make(name, params, lr=1e-2, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
+    for step in range(5):
+        gradients(step, params)
+        for history, param in zip(grads, params, strict=True):
+            history.append(param.grad.double().numpy().copy())
+        optimizer.step()
+    for param, weights, history in zip(params, start, grads, strict=True):
+        expected = adamw_by_hand(weights, history, 1e-2, 0.8, 0.95, 1e-6, 0.1)
+        moved = np.abs(expected - weights).mean()
+        assert np.abs(param.detach().double().numpy() - expected).mean() < tolerance * moved
+
+
+def test_8bit_state_is_really_8bit_for_large_tensors():
+    params = parameters()
+    optimizer = make("adamw8bit", params)
+    advance(optimizer, params, 0, 1)
+    assert optimizer.state[params[0]]["state1"].dtype == torch.uint8
+    assert optimizer.state[params[1]]["state1"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_resume_through_a_file_equals_an_unbroken_run(name):
+    whole = parameters()
+    advance(make(name, whole), whole, 0, 6)
+
+    first = parameters()
+    optimizer = make(name, first)
+    advance(optimizer, first, 0, 3)
+    tensors, text = pack_state(optimizer)
+    stored = load(save(tensors))  # refuses shared or strided tensors
+    json.loads(text)
+
+    second = [torch.nn.Parameter(p.detach().clone()) for p in first]
+    resumed = make(name, second)
+    unpack_state(resumed, stored, text)
+    advance(resumed, second, 3, 6)
+    for a, b in zip(whole, second, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_packing_copies_so_that_later_steps_do_not_change_it(name):
+    params = parameters()
+    optimizer = make(name, params)
+    advance(optimizer, params, 0, 1)
+    tensors, _ = pack_state(optimizer)
+    before = {key: value.clone() for key, value in tensors.items()}
+    advance(optimizer, params, 1, 2)
+    assert all(torch.equal(before[key], tensors[key]) for key in before)
+
+
+def test_state_of_other_parameters_or_another_optimizer_is_refused():
+    params = parameters()
+    optimizer = make("adamw", params)
+    advance(optimizer, params, 0, 1)
+    tensors, text = pack_state(optimizer)
+    with pytest.raises(RunError, match="groups of"):
+        unpack_state(make("adamw", parameters()[:1]), tensors, text)
+    with pytest.raises(RunError, match="does not fit"):
+        unpack_state(make("adamw", parameters()), {}, text)
+
+
+def test_groups_keep_their_own_rates():
+    a, b = parameters()
+    optimizer, _ = build_optimizer(
+        [{"params": [a], "lr": 0.5}, {"params": [b]}], OptimizerSettings(name="adamw"), 0.1, "cpu"
+    )
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.1]
+
+
+def test_auto_takes_plain_adamw_without_cuda_and_says_why():
+    optimizer, note = build_optimizer(parameters(), OptimizerSettings(), 1e-4, "cpu")
+    assert type(optimizer) is torch.optim.AdamW
+    assert "not CUDA" in note
+    group = optimizer.param_groups[0]
+    assert (group["betas"], group["eps"], group["weight_decay"], group["lr"]) == ((0.9, 0.999), 1e-8, 0.01, 1e-4)
+
+
+def test_missing_bitsandbytes_names_the_pip_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ConfigError, match="pip install bitsandbytes"):
+        build_optimizer(parameters(), OptimizerSettings(name="adamw8bit"), 1e-4, "cpu")
+
+
+def test_arguments_come_as_table_or_as_pairs_and_unknown_ones_are_named():
+    settings = OptimizerSettings(name="AdamW", args=["amsgrad=True", "eps=1e-5"])
+    assert settings.args == {"amsgrad": True, "eps": 1e-5}
+    group = build_optimizer(parameters(), settings, 1e-4, "cpu")[0].param_groups[0]
+    assert group["amsgrad"] is True
+    assert group["eps"] == 1e-5
+    with pytest.raises(ConfigError, match="no argument 'amsgra'.*amsgrad"):
+        build_optimizer(parameters(), OptimizerSettings(name="adamw", args={"amsgra": True}), 1e-4, "cpu")
+    with pytest.raises(ConfigError, match="name=value"):
+        parse(OptimizerSettings, {"args": ["amsgrad"]}, "run.toml")
+
+
+def test_every_name_of_the_setting_is_in_the_table():
+    choices = OptimizerSettings.model_fields["name"].annotation.__args__
+    assert set(choices) - {"auto"} == set(OPTIMIZERS)
+
+
+def test_wrong_betas_are_refused():
+    with pytest.raises(ConfigError, match="betas"):
+        parse(OptimizerSettings, {"betas": [0.9, 1.0]}, "run.toml")
