@@ -1,0 +1,56 @@
+"""Which size a picture is trained at.
+
+A bucket is a width x height, both multiples of 32, of about the area of the configured resolution. A picture goes to
+the bucket whose aspect ratio is nearest to its own, is scaled until it covers the bucket, and is cropped around its
+centre. Caching and training ask the same selector, so what was cached is what is batched.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..shapes import SPATIAL_FACTOR, floor_side
+
+
+def bucket_sizes(width: int, height: int) -> list[tuple[int, int]]:
+    """All buckets (width, height) of the area of `width` x `height`, sorted.
+
+    Widths run in steps of 32 from half the side of the square of that area to that side; each is paired with the
+    tallest height that keeps the area, and added turned by 90 degrees as well.
+    """
+    area = width * height
+    side = math.isqrt(area)
+    smallest = max(SPATIAL_FACTOR, floor_side(side // 2))
+    sizes: set[tuple[int, int]] = set()
+    for short in range(smallest, side + SPATIAL_FACTOR, SPATIAL_FACTOR):
+        long = floor_side(area // short)
+        if long > 0:
+            sizes.update({(short, long), (long, short)})
+    return sorted(sizes)
+
+
+@dataclass(frozen=True)
+class BucketSelector:
+    """Chooses the size of a picture. `resolution` is (width, height); with `enabled` off it is everybody's size."""
+
+    resolution: tuple[int, int]
+    enabled: bool = False
+    no_upscale: bool = False
+
+    def choose(self, width: int, height: int) -> tuple[int, int]:
+        """The (width, height) that a picture of `width` x `height` pixels is trained at."""
+        if not self.enabled:
+            return self.resolution
+        if self.no_upscale and width * height <= self.resolution[0] * self.resolution[1]:
+            return max(SPATIAL_FACTOR, floor_side(width)), max(SPATIAL_FACTOR, floor_side(height))
+        aspect = width / height
+        return min(bucket_sizes(*self.resolution), key=lambda size: abs(size[0] / size[1] - aspect))
+
+
+def cover(width: int, height: int, target: tuple[int, int]) -> tuple[int, int, int, int]:
+    """How to make `width` x `height` cover `target`: scaled width and height, then left and top of the centre crop."""
+    scale = max(target[0] / width, target[1] / height)
+    scaled_w = max(target[0], round(width * scale))
+    scaled_h = max(target[1], round(height * scale))
+    return scaled_w, scaled_h, (scaled_w - target[0]) // 2, (scaled_h - target[1]) // 2

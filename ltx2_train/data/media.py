@@ -1,0 +1,283 @@
+"""Media files -> exact frames.
+
+`probe_media` reads the packets of a file without decoding them (but for one frame), so that the number of frames and
+the time of each are facts and not what a header claims. `read_frames` decodes chosen frames, seeking to the key frame
+before the first and stopping after the last, and scales each one straight to its size in one call of swscale: what is
+in memory is the clip that was asked for and nothing else. Decoders hand frames out in the order of presentation.
+
+Frames are turned by the rotation in the metadata, stretched by the pixel aspect ratio and made 8-bit RGB;
+transparency is laid over black.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import DataError
+from .buckets import cover
+from .images import IMAGE_SUFFIXES, image_header, read_image
+
+VIDEO_SUFFIXES = frozenset((".mp4", ".webm", ".avi", ".mkv", ".mov", ".flv", ".wmv", ".m4v", ".mpg", ".mpeg"))
+# Containers whose timestamps do not follow the order of presentation; their frames are counted instead.
+COUNTED_FORMATS = frozenset(("avi",))
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+MISSING_SHARE = 0.1
+MISSING_END_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What a file holds. `width` x `height` is the picture as shown: turned, with square pixels."""
+
+    path: Path
+    kind: Literal["image", "video"]
+    frames: int
+    width: int
+    height: int
+    fps: float | None = None
+    duration: float = 0.0
+    rotation: int = 0
+    pixel_format: str = ""
+    has_alpha: bool = False
+    has_audio: bool = False
+    times: tuple[float, ...] = field(default=(0.0,), repr=False)
+    stamps: tuple[int, ...] | None = field(default=None, repr=False)  # None: frames are found by counting
+
+
+def probe_media(path: Path | str) -> MediaInfo:
+    """Read what `path` holds. Raises DataError that names the file and the reason where it is of no use."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist or is not a file.", path)
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty (0 bytes).", path)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        width, height, mode, alpha = image_header(path)
+        return MediaInfo(path, "image", 1, width, height, pixel_format=mode, has_alpha=alpha)
+    with _opened(path) as (container, stream):
+        return _probe_video(path, container, stream)
+
+
+def read_frames(
+    media: MediaInfo | Path | str, picks: Sequence[int] | None = None, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Decode the source frames `picks` (ascending, repeats allowed; default all) as uint8 [F, H, W, 3].
+
+    `size` is (width, height): frames are scaled until they cover it and cropped around the centre; default: as shown.
+    Raises DataError where the file cannot be decoded up to the last pick.
+    """
+    info = media if isinstance(media, MediaInfo) else probe_media(media)
+    picks = range(info.frames) if picks is None else picks
+    size = (info.width, info.height) if size is None else size
+    assert len(picks), "nothing to read"
+    assert 0 <= picks[0] <= picks[-1] < info.frames, (info.path, info.frames)
+    if info.kind == "image":
+        return np.repeat(read_image(info.path, size)[None], len(picks), axis=0)
+    clip = np.empty((len(picks), size[1], size[0], 3), np.uint8)
+    with _opened(info.path) as (container, stream):
+        _fill(clip, info, picks, container, stream)
+    return clip
+
+
+def _fill(clip: np.ndarray, info: MediaInfo, picks: Sequence[int], container: Any, stream: Any) -> None:
+    convert = _Converter((info.width, info.height), (clip.shape[2], clip.shape[1]), info.rotation, info.has_alpha)
+    counted = info.stamps is None
+    wanted = list(picks) if counted else [info.stamps[pick] for pick in picks]
+    if not counted and info.times[picks[0]] - info.times[0] > 1.0:
+        container.seek(wanted[0], stream=stream, backward=True, any_frame=False)
+    done = substituted = 0
+    for index, frame in enumerate(_decoded(container, stream, info.has_alpha)):
+        at = index if counted else frame.pts
+        if at is None or at < wanted[done]:
+            continue
+        # A frame that the decoder left out (a clip cut without re-encoding begins with some) is replaced by the next.
+        substituted += at != wanted[done]
+        convert(frame, clip[done])
+        done += 1
+        while done < len(wanted) and wanted[done] <= at:
+            substituted += wanted[done] != at
+            clip[done] = clip[done - 1]
+            done += 1
+        if done == len(wanted):
+            break
+    if done and len(wanted) - done <= max(1, MISSING_SHARE * len(wanted)):
+        substituted += len(wanted) - done
+        clip[done:] = clip[done - 1]
+        done = len(wanted)
+    if done < len(wanted) or substituted > max(1, MISSING_SHARE * len(wanted)):
+        raise DataError(
+            f"{info.path}: only {done - substituted if done == len(wanted) else done} of {len(wanted)} frames from "
+            f"{info.times[picks[0]]:.2f} s on can be decoded. The file is damaged or cut short; "
+            "export it again or remove it.",
+            info.path,
+        )
+
+
+class _Converter:
+    """Turns decoded frames into upright RGB of one size, with one swscale context for the whole clip."""
+
+    def __init__(self, shown: tuple[int, int], size: tuple[int, int], rotation: int, alpha: bool) -> None:
+        from av.video.reformatter import Interpolation, VideoReformatter
+
+        scaled_w, scaled_h, self.left, self.top = cover(*shown, size)
+        self.size = size
+        self.turns = rotation // 90 % 4
+        self.width, self.height = (scaled_h, scaled_w) if self.turns % 2 else (scaled_w, scaled_h)
+        self.alpha = alpha
+        self.reformatter = VideoReformatter()
+        self.method = Interpolation.AREA if scaled_w <= shown[0] else Interpolation.LANCZOS
+
+    def __call__(self, frame: Any, out: np.ndarray) -> None:
+        if self.alpha:
+            frame = _over_black(frame)
+        frame = self.reformatter.reformat(
+            frame, width=self.width, height=self.height, format="rgb24", interpolation=self.method
+        )
+        plane = frame.planes[0]
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: self.height, : self.width * 3]
+        picture = rows.reshape(self.height, self.width, 3)
+        if self.turns:
+            picture = np.rot90(picture, self.turns)
+        width, height = self.size
+        out[...] = picture[self.top : self.top + height, self.left : self.left + width]
+
+
+def _over_black(frame: Any) -> Any:
+    import av
+
+    rgba = frame.to_ndarray(format="rgba")
+    colour = rgba[..., :3].astype(np.uint16) * rgba[..., 3:].astype(np.uint16)
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray((colour + 127) // 255, dtype=np.uint8), format="rgb24")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """The container of `path` and its first video stream; FFmpeg's errors become DataError."""
+    import av
+
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            if not container.streams.video:
+                raise DataError(f"{path} has no video stream.", path)
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            yield container, stream
+    except av.error.FFmpegError as error:
+        reason = error.strerror or str(error)
+        raise DataError(
+            f"{path} cannot be read: {reason}. The file is damaged, cut short or not a video; "
+            "export it again or remove it.",
+            path,
+        ) from error
+
+
+def _decoded(container: Any, stream: Any, alpha: bool) -> Iterator[Any]:
+    """Frames in the order of presentation."""
+    decoder = _alpha_decoder(stream) if alpha else None
+    if decoder is None:
+        yield from container.decode(stream)
+        return
+    for packet in container.demux(stream):
+        yield from decoder.decode(packet if packet.size else None)
+
+
+def _alpha_decoder(stream: Any) -> Any:
+    """FFmpeg's own VP8 and VP9 decoders drop the alpha channel of WebM; libvpx keeps it. None where not needed."""
+    import av
+
+    name = ALPHA_DECODERS.get(stream.codec_context.name)
+    tags = {key.lower(): value for key, value in stream.metadata.items()}
+    if name is None or tags.get("alpha_mode") != "1" or name not in av.codecs_available:
+        return None
+    decoder = av.CodecContext.create(name, "r")
+    decoder.extradata = stream.codec_context.extradata
+    return decoder
+
+
+def _probe_video(path: Path, container: Any, stream: Any) -> MediaInfo:
+    alpha_decoder = _alpha_decoder(stream)
+    stamps: list[int] = []
+    missing_stamp = False
+    packets = 0
+    ends = [0.0]
+    first = None
+    for packet in container.demux():
+        if packet.stream is stream and first is None:
+            # A damaged first packet is no reason to give up: the decoder may catch on at the next.
+            first = next(iter(packet.decode()), None)
+        if not packet.size:
+            continue
+        if packet.pts is not None:
+            ends.append(float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if packet.stream is not stream or packet.is_discard:
+            continue
+        packets += 1
+        if packet.pts is None:
+            missing_stamp = True
+        else:
+            stamps.append(packet.pts)
+    if first is None:
+        raise DataError(f"{path}: not one frame can be decoded. Export it again or remove it.", path)
+    _refuse_truncated(path, container, stream, packets, max(ends))
+
+    stamps.sort()
+    counted = missing_stamp or len(set(stamps)) < packets or _is_counted(container)
+    rate = _rate(stream, stamps)
+    times = [i / rate for i in range(packets)] if counted else [float(s * stream.time_base) for s in stamps]
+    step = float(np.median(np.diff(times))) if packets > 1 else 1.0 / rate
+    rotation = round(getattr(first, "rotation", 0) / 90) * 90 % 360
+    ratio = stream.sample_aspect_ratio or Fraction(1)
+    width, height = max(1, round(first.width * (ratio if 0.1 < ratio < 10 else 1))), first.height
+    if rotation % 180:
+        width, height = height, width
+    return MediaInfo(
+        path=path,
+        kind="video",
+        frames=packets,
+        width=width,
+        height=height,
+        fps=rate,
+        duration=times[-1] - times[0] + step,
+        rotation=rotation,
+        pixel_format=first.format.name,
+        has_alpha=alpha_decoder is not None or any(part.is_alpha for part in first.format.components),
+        has_audio=bool(container.streams.audio),
+        times=tuple(times),
+        stamps=None if counted else tuple(stamps),
+    )
+
+
+def _refuse_truncated(path: Path, container: Any, stream: Any, packets: int, end: float) -> None:
+    declared = stream.frames
+    promised = (container.duration or 0) / 1_000_000 + (container.start_time or 0) / 1_000_000
+    short_of_frames = declared and packets < declared - max(2, 0.02 * declared)
+    short_of_time = promised and end < promised - max(MISSING_END_SECONDS, 0.05 * promised)
+    if short_of_frames or short_of_time:
+        what = f"{packets} of {declared} frames" if short_of_frames else f"{end:.1f} of {promised:.1f} seconds"
+        raise DataError(
+            f"{path} is cut short: it holds {what}. Copy or export it again, or remove it.",
+            path,
+        )
+
+
+def _is_counted(container: Any) -> bool:
+    return bool(COUNTED_FORMATS & set(container.format.name.split(",")))
+
+
+def _rate(stream: Any, stamps: Sequence[int]) -> float:
+    for rate in (stream.average_rate, stream.base_rate):
+        if rate and 0 < rate <= 1000 and math.isfinite(rate):
+            return float(rate)
+    if len(stamps) > 1:
+        span = float((stamps[-1] - stamps[0]) * stream.time_base)
+        if span > 0:
+            return (len(stamps) - 1) / span
+    return 25.0

