@@ -1,0 +1,266 @@
+"""Gemma 3 as a Gemma3TextModel of transformers, and its tokenizer.
+
+Only the text tower is built. What no shape shows (rotary bases, window) comes from the folder's config.json, or is
+Gemma-3-12B's, the one encoder that LTX-2 and LTX-2.3 were trained with.
+
+The module is made on the meta device and filled tensor by tensor, so memory holds the model once. Non-persistent
+buffers (rotary frequencies, the embedding's scale) have other names in every release of transformers: they are copied
+from a two-layer twin that is built for real, whatever they are called. FP8 linears stay FP8 and are upcast one at a
+time where they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ..errors import CheckpointError
+from ..files import digest
+from .gemma_files import FP8, SCALES, SPIECE, USABLE, GemmaFiles
+
+TOKEN_LIMIT = 1024  # the models were trained with captions cut here
+
+_PATTERN = 6  # every sixth layer attends globally
+
+
+def gemma_config(files: GemmaFiles) -> Any:
+    """The Gemma3TextConfig of transformers. Written in the older words, which 4.57 and 5.x both read."""
+    from transformers import Gemma3TextConfig
+
+    shape, options = files.shape, files.options
+    rope = options.get("rope_parameters") or {}  # 5.x groups the rotary values by kind of layer
+    whole, local = rope.get("full_attention") or {}, rope.get("sliding_attention") or {}
+    scaling = options.get("rope_scaling")
+    if scaling is None and whole.get("rope_type", "default") != "default":
+        scaling = {key: value for key, value in whole.items() if key != "rope_theta"}
+    if scaling is None and not rope and "rope_scaling" not in options:
+        scaling = {"rope_type": "linear", "factor": 8.0}
+    pattern = int(options.get("sliding_window_pattern") or options.get("_sliding_window_pattern") or _PATTERN)
+    kinds = options.get("layer_types") or [
+        "full_attention" if (layer + 1) % pattern == 0 else "sliding_attention" for layer in range(shape.layers)
+    ]
+    return Gemma3TextConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        query_pre_attn_scalar=options.get("query_pre_attn_scalar") or shape.head_dim,
+        rms_norm_eps=options.get("rms_norm_eps") or 1e-6,
+        hidden_activation=options.get("hidden_activation") or "gelu_pytorch_tanh",
+        max_position_embeddings=options.get("max_position_embeddings") or 131072,
+        rope_theta=options.get("rope_theta") or whole.get("rope_theta") or 1_000_000.0,
+        rope_local_base_freq=options.get("rope_local_base_freq") or local.get("rope_theta") or 10_000.0,
+        rope_scaling=scaling,
+        sliding_window=options.get("sliding_window") or 1024,
+        layer_types=list(kinds),
+        use_cache=False,
+    )
+
+
+def load_gemma(
+    files: GemmaFiles,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Any:
+    """A frozen Gemma3TextModel that computes in `dtype` on `device`. `on_progress(bytes done, bytes total)`."""
+    from transformers import Gemma3TextModel
+
+    config = gemma_config(files)
+    with torch.device("meta"):
+        model = Gemma3TextModel(config)
+    _copy_buffers(model, config, Gemma3TextModel, device)
+    done, total = 0, files.nbytes
+    for name in files.tensors:
+        if not name.endswith(".weight"):
+            continue
+        owner = model.get_submodule(name.removesuffix(".weight"))
+        keep = files.info(name).dtype in FP8 and torch.device(device).type != "mps"  # Apple's GPU knows no fp8
+        if keep and isinstance(owner, nn.Linear):
+            stored = Fp8Linear(files.read(name, device), _scale(files, name, device))
+            model.set_submodule(name.removesuffix(".weight"), stored)
+        elif keep and isinstance(owner, nn.Embedding):
+            scale = _scale(files, name, device)
+            factor = torch.tensor(files.shape.hidden**0.5).to(dtype)  # rounded to the weights' type, as published
+            stored = Fp8Embedding(files.read(name, device), scale, factor.item(), dtype)
+            model.set_submodule(name.removesuffix(".weight"), stored)
+        else:
+            owner.weight = nn.Parameter(_plain(files, name, device, dtype), requires_grad=False)
+        done += files.info(name).nbytes
+        if on_progress is not None:
+            on_progress(done, total)
+    left = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
+    assert not left, f"not filled: {left[:3]}"
+    return model.requires_grad_(False).eval()
+
+
+class Fp8Linear(nn.Module):
+    """A linear whose weight stays as stored; its scale (one, or one a row) multiplies the result."""
+
+    def __init__(self, weight: torch.Tensor, scale: torch.Tensor | None) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = functional.linear(x, self.weight.to(x.dtype))
+        return y if self.scale is None else (y * self.scale).to(x.dtype)
+
+
+class Fp8Embedding(nn.Module):
+    """Gemma's embedding, scaled by the root of its width, with only the rows in use upcast."""
+
+    def __init__(self, weight: torch.Tensor, scale: torch.Tensor | None, factor: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("scale", scale)
+        self.factor = factor
+        self.dtype = dtype
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        # indexing fp8 is not implemented everywhere; bytes are bytes
+        rows = self.weight.view(torch.uint8)[ids].view(self.weight.dtype).float()
+        if self.scale is not None:
+            rows = rows * (self.scale if self.scale.numel() == 1 else self.scale[ids].unsqueeze(-1))
+        return rows.to(self.dtype) * self.factor
+
+
+# --- tokenizer -------------------------------------------------------------------------------------------------------
+
+
+class Tokenizer:
+    """Text to ids: stripped, the begin token first, no end token, cut at TOKEN_LIMIT.
+
+    A folder's tokenizer.json is read by the tokenizers library, everything else by sentencepiece; both give the same.
+    """
+
+    def __init__(self, split: Callable[[str], list[int]], begin: int) -> None:
+        self._split = split
+        self.begin = begin
+
+    def ids(self, text: str, limit: int = TOKEN_LIMIT) -> list[int]:
+        """The ids of `text`, at least one and at most `limit`."""
+        return [self.begin, *self._split(text.strip())][:limit]
+
+
+def load_tokenizer(files: GemmaFiles) -> Tokenizer:
+    """The tokenizer that lies with the weights. Raises CheckpointError where there is none."""
+    if not files.path.is_dir():
+        if SPIECE not in files.files[0]:
+            raise CheckpointError(
+                f"The text encoder file {files.path.name} has no tokenizer (the tensor {SPIECE} is missing). "
+                f"A single file must bring its own; a raw part of a Hugging Face download does not. {USABLE}"
+            )
+        return _sentencepiece(files.files[0].read_bytes(SPIECE), files.path.name)
+    if (files.path / "tokenizer.json").is_file():
+        from tokenizers import Tokenizer as Fast
+
+        try:
+            fast = Fast.from_file(str(files.path / "tokenizer.json"))
+        except Exception as error:  # the library raises plain Exception
+            raise CheckpointError(
+                f"{files.path / 'tokenizer.json'} cannot be read: {error}. Download it again."
+            ) from None
+        fast.no_truncation()
+        fast.no_padding()
+        begin = fast.token_to_id("<bos>")
+        if begin is None:
+            raise CheckpointError(f"{files.path / 'tokenizer.json'} has no <bos> token: it is not Gemma's. {USABLE}")
+        return Tokenizer(lambda text: fast.encode(text, add_special_tokens=False).ids, begin)
+    if (files.path / "tokenizer.model").is_file():
+        return _sentencepiece((files.path / "tokenizer.model").read_bytes(), "tokenizer.model")
+    raise CheckpointError(
+        f"The text encoder folder {files.path} has neither tokenizer.json nor tokenizer.model. "
+        "Download one of them from the same repository into the folder."
+    )
+
+
+def _sentencepiece(proto: bytes, name: str) -> Tokenizer:
+    import sentencepiece
+
+    try:
+        pieces = sentencepiece.SentencePieceProcessor(model_proto=proto)
+    except RuntimeError as error:
+        raise CheckpointError(f"The tokenizer in {name} cannot be read: {error}. Download the file again.") from None
+    if pieces.bos_id() < 0:
+        raise CheckpointError(f"The tokenizer in {name} has no begin token: it is not Gemma's. {USABLE}")
+    return Tokenizer(pieces.encode, pieces.bos_id())
+
+
+def tokenizer_digest(files: GemmaFiles) -> str:
+    """Identifies the tokenizer by its bytes."""
+    if not files.path.is_dir():
+        return digest(files.files[0].read_bytes(SPIECE)) if SPIECE in files.files[0] else ""
+    present = [files.path / name for name in ("tokenizer.json", "tokenizer.model")]
+    return next((digest(file.read_bytes()) for file in present if file.is_file()), "")
+
+
+# --- filling the module ----------------------------------------------------------------------------------------------
+
+
+def _copy_buffers(model: nn.Module, config: Any, kind: type[nn.Module], device: torch.device | str) -> None:
+    """Give `model` the non-persistent buffers of a small twin with the same width and rotary values."""
+    values = config.to_dict()
+    values.update(
+        num_hidden_layers=2,
+        layer_types=["sliding_attention", "full_attention"],
+        vocab_size=8,
+        intermediate_size=8,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+    )
+    with torch.random.fork_rng(devices=[]):  # its random weights must not move the caller's random numbers
+        twin = kind(type(config).from_dict(values))
+    for name, buffer in twin.named_buffers():
+        owner, _, leaf = name.rpartition(".")
+        model.get_submodule(owner)._buffers[leaf] = buffer.to(device)
+
+
+def _scale(files: GemmaFiles, name: str, device: torch.device | str) -> torch.Tensor | None:
+    """The scale of an FP8 weight: a scalar, one value a row, or None where the weight is a plain cast."""
+    layer = name.removesuffix("weight")
+    for suffix in SCALES:
+        if f"{layer}{suffix}" in files.tensors:
+            scale = files.read(f"{layer}{suffix}", device, torch.float32)
+            rows = files.info(name).shape[0]
+            if scale.numel() == 1:
+                return scale.reshape(())
+            if scale.numel() == rows:
+                return scale.reshape(rows)
+            raise CheckpointError(
+                f"The text encoder {files.path.name} has block scales ({layer}{suffix} {list(scale.shape)}), "
+                f"which cannot be used. {USABLE}"
+            )
+    return None
+
+
+def _plain(files: GemmaFiles, name: str, device: torch.device | str, dtype: torch.dtype) -> torch.Tensor:
+    if files.info(name).dtype not in FP8:
+        return files.read(name, device, dtype)
+    weight, scale = files.read(name, "cpu", torch.float32), _scale(files, name, "cpu")
+    if scale is not None:
+        weight = weight * (scale if scale.ndim == 0 else scale.unsqueeze(-1))
+    return weight.to(device, dtype)
+
+
+def fingerprint_parts(files: GemmaFiles) -> Iterator[str | bytes]:
+    """What tells one text tower from another: names, shapes and types of its tensors, and the bytes of a few."""
+    for name in sorted(files.tensors):
+        info = files.info(name)
+        yield f"{name} {info.dtype} {list(info.shape)}"
+    middle, last = files.shape.layers // 2, files.shape.layers - 1
+    for name in ("norm.weight", *(f"layers.{i}.input_layernorm.weight" for i in (0, middle, last))):
+        file, stored = files.tensors[name]
+        yield file.read_bytes(stored, 0, 65536)
+    for name in ("embed_tokens.weight", *(f"layers.{i}.self_attn.q_proj.weight" for i in (0, middle, last))):
+        file, stored = files.tensors[name]
+        size = files.info(name).nbytes
+        yield file.read_bytes(stored, size // 2, 4096)
+    yield tokenizer_digest(files)

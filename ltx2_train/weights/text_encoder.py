@@ -1,0 +1,283 @@
+"""Captions to text features: Gemma, its tokenizer and the checkpoint's text projection as one object.
+
+A caption is stripped, begins with the begin token, has no end token and is cut at 1024 tokens. Captions of a batch
+are padded at the end: Gemma attends backwards only, so padding behind a caption changes nothing in front of it, no
+mask is needed, and short captions cost little. The result equals the published way (padding on the left up to 1024),
+because features are taken over valid tokens only.
+
+With `stream`, the weights stay in RAM and each layer is brought to the device while it works: any card can encode with
+the bf16 file, and nothing is left on the card between calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import CheckpointError, OutOfMemory
+from ..events import Events
+from ..files import digest
+from ..models.text import FeatureExtractor, TextFeatures
+from .gemma import Tokenizer, fingerprint_parts, load_gemma, load_tokenizer
+from .gemma_files import FP8, USABLE, GemmaFiles, open_gemma
+from .reader import TensorFile
+
+_PROJECTION = "text_embedding_projection."
+
+
+@dataclass(frozen=True)
+class TextEncoderInfo:
+    """What the headers of a text encoder and a checkpoint tell."""
+
+    hidden: int
+    layers: int
+    columns: int
+    version: str  # "2.0" or "2.3", by the projection
+    nbytes: int  # of Gemma and the projection as stored
+
+
+def check_text_encoder(text_encoder: Path | str, checkpoint: Path | str) -> TextEncoderInfo:
+    """Whether `text_encoder` fits the text projection in `checkpoint`; reads headers only.
+
+    Raises CheckpointError that states both sizes, or what is missing, and what to choose.
+    """
+    with open_gemma(text_encoder) as gemma, TensorFile(checkpoint) as source:
+        extractor, names = _projection(source)
+        _check_fit(gemma, extractor, source)
+        load_tokenizer(gemma)
+        return TextEncoderInfo(
+            hidden=gemma.shape.hidden,
+            layers=gemma.shape.layers,
+            columns=extractor.columns,
+            version="2.3" if extractor.is_v23 else "2.0",
+            nbytes=gemma.nbytes + sum(source.tensors[name].nbytes for name in names.values()),
+        )
+
+
+def text_encoder_fingerprint(text_encoder: Path | str, checkpoint: Path | str) -> str:
+    """Identifies the text path by its tensors and tokenizer; copies of the files have the same. Loads no weights."""
+    with open_gemma(text_encoder) as gemma, TensorFile(checkpoint) as source:
+        return _fingerprint(gemma, source)
+
+
+class TextEncoder:
+    """Encodes captions; made by `TextEncoder.load`."""
+
+    def __init__(
+        self,
+        gemma: nn.Module,
+        tokenizer: Tokenizer,
+        extractor: FeatureExtractor,
+        device: torch.device,
+        fingerprint: str,
+        stream: bool = False,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.fingerprint = fingerprint
+        self.device = device
+        self.stream = stream
+        self._gemma: Any = gemma
+        self._extractor: FeatureExtractor | None = extractor
+        if stream:
+            for module in (*self._gemma.layers, self._gemma.norm, extractor):
+                _visit_device(module, device)
+
+    @classmethod
+    def load(
+        cls,
+        text_encoder: Path | str,
+        checkpoint: Path | str,
+        dtype: torch.dtype = torch.bfloat16,
+        device: torch.device | str = "cpu",
+        on_progress: Callable[[int, int], None] | None = None,
+        *,
+        stream: bool = False,
+    ) -> TextEncoder:
+        """Gemma from a folder or a file, the text projection from `checkpoint`, computing in `dtype` on `device`.
+
+        `on_progress(bytes done, bytes total)`. Raises CheckpointError before any weight is read where the two do not
+        fit or the tokenizer is missing, OutOfMemory where the device is too small.
+        """
+        device = torch.device(device)
+        home = torch.device("cpu") if stream else device
+        try:
+            with open_gemma(text_encoder) as files, TensorFile(checkpoint) as source:
+                with torch.device("meta"):
+                    extractor, names = _projection(source)
+                _check_fit(files, extractor, source)
+                tokenizer = load_tokenizer(files)
+                fingerprint = _fingerprint(files, source)
+                _fill_projection(extractor, names, source, home, dtype)
+                gemma = load_gemma(files, dtype, home, on_progress)
+        except torch.OutOfMemoryError as error:
+            raise _too_small(device) from error
+        if stream:
+            for name, buffer in gemma.named_buffers():
+                if not name.startswith(("layers.", "embed_tokens.")):
+                    buffer.data = buffer.data.to(device)  # the rotary frequencies: a few kilobytes
+        return cls(gemma, tokenizer, extractor, device, fingerprint, stream)
+
+    @torch.inference_mode()
+    def encode(self, captions: Sequence[str], batch_size: int = 1, events: Events | None = None) -> list[TextFeatures]:
+        """The features of each caption, on the CPU in the encoder's dtype; equal captions are computed once.
+
+        Captions of like length share a batch. Asks `events` whether to stop before each batch.
+        """
+        if self._gemma is None or self._extractor is None:
+            raise RuntimeError("This text encoder has been closed.")
+        events = events or Events()
+        ids = {caption: self.tokenizer.ids(caption) for caption in captions}
+        order = sorted(ids, key=lambda caption: len(ids[caption]))
+        done: dict[str, TextFeatures] = {}
+        for start in range(0, len(order), max(1, batch_size)):
+            events.check_stop()
+            batch = order[start : start + max(1, batch_size)]
+            try:
+                found = self._features([ids[caption] for caption in batch])
+            except torch.OutOfMemoryError as error:
+                raise _too_small(self.device) from error
+            for caption, features in zip(batch, found, strict=True):
+                _check_finite(features, caption)
+                done[caption] = features.to("cpu")
+            events.progress(len(done), len(order), batch[-1][:60])
+        return [done[caption] for caption in captions]
+
+    def hidden_states(self, ids: Sequence[Sequence[int]]) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """All hidden states of `ids`, padded at the end, and the mask [B, T] of valid tokens.
+
+        They are the embeddings and the output of every layer, the last one after the final norm.
+        """
+        longest = max(len(row) for row in ids)
+        padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in ids])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids], device=self.device)
+        embed = self._gemma.embed_tokens
+        # streamed: two gigabytes of embeddings stay where they are, only the rows in use travel
+        embedded = embed(padded if self.stream else padded.to(self.device)).to(self.device)
+        states = self._gemma(inputs_embeds=embedded, output_hidden_states=True, use_cache=False).hidden_states
+        count = len(self._gemma.layers) + 1
+        if states is None or len(states) != count:
+            import transformers
+
+            raise CheckpointError(
+                f"transformers {transformers.__version__} returned {len(states or ())} hidden states instead of "
+                f"{count}. Install transformers 4.57 or a released 5.x."
+            )
+        return states, mask
+
+    def close(self) -> None:
+        """Free the weights; the object cannot encode any more."""
+        self._gemma = None
+        self._extractor = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def __enter__(self) -> TextEncoder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _features(self, ids: Sequence[Sequence[int]]) -> list[TextFeatures]:
+        states, mask = self.hidden_states(ids)
+        assert self._extractor is not None
+        return self._extractor(states, mask)
+
+
+# --- the projection in the checkpoint --------------------------------------------------------------------------------
+
+
+def _projection(source: TensorFile) -> tuple[FeatureExtractor, dict[str, str]]:
+    """The extractor that fits the checkpoint's tensors, and its parameters' names in the file."""
+    names = {name.rpartition(_PROJECTION)[2]: name for name in source.tensors if "aggregate_embed." in name}
+    with torch.device("meta"):
+        try:
+            extractor = FeatureExtractor.from_shapes({name: source.tensors[at].shape for name, at in names.items()})
+        except CheckpointError as error:
+            raise CheckpointError(f"{source.path.name}: {error}") from None
+    missing = sorted(name for name, _ in extractor.named_parameters() if name not in names)
+    if missing:
+        raise CheckpointError(
+            f"{source.path.name} has an incomplete text projection: {_PROJECTION}{missing[0]} is missing. "
+            "Download the checkpoint again, or name another one for the text projection."
+        )
+    return extractor, names
+
+
+def _check_fit(gemma: GemmaFiles, extractor: FeatureExtractor, source: TensorFile) -> None:
+    shape = gemma.shape
+    if shape.columns == extractor.columns:
+        return
+    raise CheckpointError(
+        f"The text encoder {gemma.path.name} does not fit {source.path.name}: it gives {shape.layers + 1} states of "
+        f"{shape.hidden} values, {shape.columns} in all, and the checkpoint's text projection takes "
+        f"{extractor.columns}. LTX-2 and LTX-2.3 need Gemma 3 12B (49 x 3840 = 188160). {USABLE}"
+    )
+
+
+def _fill_projection(
+    extractor: FeatureExtractor, names: dict[str, str], source: TensorFile, device: torch.device, dtype: torch.dtype
+) -> None:
+    for name, _ in list(extractor.named_parameters()):
+        at = names[name]
+        if source.tensors[at].dtype in FP8:
+            value = source.read(at, "cpu", torch.float32)
+            for scale in (f"{at}_scale", f"{at.removesuffix('weight')}scale_weight"):
+                if scale in source:
+                    value = value * source.read(scale, "cpu", torch.float32).reshape(-1, *[1] * (value.ndim - 1))
+            value = value.to(device, dtype)
+        else:
+            value = source.read(at, device, dtype)
+        owner, _, leaf = name.rpartition(".")
+        setattr(extractor.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
+    extractor.requires_grad_(False).eval()
+
+
+def _fingerprint(gemma: GemmaFiles, source: TensorFile) -> str:
+    _, names = _projection(source)
+    parts: list[str | bytes] = ["text encoder 1", *fingerprint_parts(gemma)]
+    for name in sorted(names):
+        info = source.tensors[names[name]]
+        parts += [f"{name} {info.dtype} {list(info.shape)}", source.read_bytes(names[name], info.nbytes // 2, 4096)]
+    return digest(*parts)
+
+
+# --- device ----------------------------------------------------------------------------------------------------------
+
+
+def _visit_device(module: nn.Module, device: torch.device) -> None:
+    """Have `module` on `device` while its forward runs; the original in RAM is kept and never copied back."""
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def bring(_: nn.Module, __: Any) -> None:
+        for tensor in (*module.parameters(), *module.buffers()):
+            kept.append((tensor, tensor.data))
+            tensor.data = tensor.data.to(device, non_blocking=True)
+
+    def release(*_: Any) -> None:
+        for tensor, original in kept:
+            tensor.data = original
+        kept.clear()
+
+    module.register_forward_pre_hook(bring)
+    module.register_forward_hook(release, always_call=True)
+
+
+def _check_finite(features: TextFeatures, caption: str) -> None:
+    if all(torch.isfinite(part).all() for part in {features.video, features.audio}):
+        return
+    raise CheckpointError(
+        f"The text encoder gave values that are not numbers for the caption {caption[:80]!r}. "
+        "Use bf16 or fp32 instead of fp16, or download the text encoder again: the file may be damaged."
+    )
+
+
+def _too_small(device: torch.device) -> OutOfMemory:
+    return OutOfMemory(
+        f"The text encoder does not fit into the memory of {device}. Stream its weights from RAM, use a smaller "
+        "batch, choose an fp8 text encoder file, or encode on the CPU."
+    )
