@@ -1,0 +1,194 @@
+"""The `ltx2-train` command: each subcommand is a thin call of a public function.
+
+Exit codes: 0 done, 1 error, 2 wrong usage or settings, 130 stopped by the user with everything saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..errors import ConfigError, Stopped, TrainerError
+from .console import ConsoleEvents, duration
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if not hasattr(args, "call"):
+        (args.group if hasattr(args, "group") else parser).print_help(sys.stderr)
+        return 2
+    events = ConsoleEvents()
+    try:
+        events.catch_interrupt()
+    except ValueError:  # not in the main thread, where a test may be
+        pass
+    try:
+        return args.call(args, events) or 0
+    except Stopped as stop:
+        events.finish()
+        print(stop, file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        events.finish()
+        print("Left at once. The next run goes on from the last saved state.", file=sys.stderr)
+        return 130
+    except TrainerError as error:
+        events.finish()
+        if args.debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    except Exception as error:
+        events.finish()
+        if args.debug:
+            traceback.print_exc()
+        print(f"error: {type(error).__name__}: {error}\nRun again with --debug for the details.", file=sys.stderr)
+        return 1
+    finally:
+        events.finish()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ltx2-train",
+        description="Train LoRAs for LTX-2 and LTX-2.3.",
+        epilog="Start with: ltx2-train demo --out demo",
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def add(name: str, call: Callable, text: str, to=commands, **more) -> argparse.ArgumentParser:
+        sub = to.add_parser(name, help=text, description=text, parents=[common], **more)
+        sub.set_defaults(call=call)
+        return sub
+
+    def add_run_file(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("run", type=Path, metavar="RUN.toml", help="run file; `config --defaults` prints one")
+        sub.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="SECTION.KEY=VALUE",
+            help="override a setting, for example --set train.steps=500; may be repeated",
+        )
+
+    demo = add("demo", _demo, "Train a tiny model on one clip, from nothing to a LoRA and samples, in minutes.")
+    demo.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for everything the demo leaves")
+    demo.add_argument("--media", type=Path, metavar="FILE", help="a clip of yours; one is drawn if not given")
+    demo.add_argument("--steps", type=int, default=None, metavar="N", help="training steps (default: 240)")
+
+    check = add("probe", _probe, "Say what a weight file is, and whether it can be trained on.")
+    check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument("--json", action="store_true", help="print JSON")
+
+    cache = commands.add_parser("cache", help="Encode a dataset ahead of training.", description="Encode a dataset.")
+    cache.set_defaults(group=cache)
+    actions = cache.add_subparsers(title="commands", metavar="COMMAND")
+    build = add("build", _cache_build, "Encode the clips and captions of a run; what is fresh is kept.", actions)
+    add_run_file(build)
+
+    add_run_file(add("train", _train, "Train the LoRA that a run file describes, or go on where it stopped."))
+
+    draw = add("sample", _sample, "Draw samples with a LoRA.")
+    add_run_file(draw)
+    draw.add_argument("--lora", type=Path, metavar="FILE", help="LoRA file; the base alone if not given")
+    draw.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the samples")
+    draw.add_argument("--prompt", action="append", metavar="TEXT", help="prompt with options (--w --h --f ...)")
+    draw.add_argument(
+        "--strength", type=float, action="append", metavar="X", help="strength of the LoRA; may be repeated"
+    )
+
+    lora = commands.add_parser("lora", help="Look at LoRA files.", description="Look at LoRA files.")
+    lora.set_defaults(group=lora)
+    tools = lora.add_subparsers(title="commands", metavar="COMMAND")
+    look = add("inspect", _inspect, "Print what a LoRA holds: rank, modules, norms per branch, metadata.", tools)
+    look.add_argument("file", type=Path, metavar="FILE")
+    look.add_argument("--json", action="store_true", help="print JSON")
+
+    small = add("tiny", _tiny, "Write a tiny checkpoint and text encoder in the real file formats.")
+    small.add_argument("--version", choices=["2.0", "2.3"], default="2.3", help="model version (default: 2.3)")
+    small.add_argument("--out", type=Path, required=True, metavar="DIR")
+    small.add_argument("--seed", type=int, default=0, help="seed of the weights (default: 0)")
+
+    config = add("config", _config, "Print settings.")
+    what = config.add_mutually_exclusive_group(required=True)
+    what.add_argument("--defaults", action="store_true", help="the whole tree with help, as a TOML file")
+    what.add_argument("--run", type=Path, metavar="RUN.toml", help="the resolved settings of a run file")
+    return parser
+
+
+def _demo(args: argparse.Namespace, events: ConsoleEvents) -> None:
+    from .demo import DEFAULT_STEPS, run_demo
+
+    report = run_demo(args.out, events, media=args.media, steps=args.steps or DEFAULT_STEPS)
+    events.finish()
+    print(report)
+
+
+def _probe(args: argparse.Namespace, events: ConsoleEvents) -> int:
+    from ..weights.probe import probe
+
+    info = probe(args.file)
+    print(json.dumps(info.to_json(), indent=1) if args.json else info.text())
+    return 0 if info.trainable else 1
+
+
+def _cache_build(args: argparse.Namespace, events: ConsoleEvents) -> None:
+    from ..config import load_run
+    from ..training.caches import build_caches
+
+    report = build_caches(load_run(args.run, args.set), events)
+    events.finish()
+    print(report.summary())
+
+
+def _train(args: argparse.Namespace, events: ConsoleEvents) -> None:
+    from ..config import load_run
+    from ..training.loop import train
+
+    result = train(load_run(args.run, args.set), events)
+    events.finish()
+    print(result.summary)
+
+
+def _sample(args: argparse.Namespace, events: ConsoleEvents) -> None:
+    from ..config import load_run
+    from ..sampling.sample import sample
+
+    files = sample(
+        load_run(args.run, args.set), args.lora, args.out, events, prompts=args.prompt, strengths=args.strength or [1.0]
+    )
+    events.finish()
+    for file in files:
+        print(file.path)
+
+
+def _inspect(args: argparse.Namespace, events: ConsoleEvents) -> None:
+    from ..lora.report import inspect_lora
+
+    report = inspect_lora(args.file)
+    print(json.dumps(report.to_json(), indent=1) if args.json else report.text())
+
+
+def _tiny(args: argparse.Namespace, events: ConsoleEvents) -> None:
+    from ..weights.tiny import make_tiny
+
+    files = make_tiny(args.out, version=args.version, seed=args.seed, events=events)
+    events.finish()
+    print(f"checkpoint    {files.checkpoint}\ntext encoder  {files.text_encoder}\nGemma folder  {files.gemma_folder}")
+
+
+def _config(args: argparse.Namespace, events: ConsoleEvents) -> None:
+    from ..config import describe_defaults, load_run
+
+    print((describe_defaults() if args.defaults else load_run(args.run).to_toml()).rstrip())
+
+
+__all__ = ["ConsoleEvents", "duration", "main"]

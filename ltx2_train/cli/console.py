@@ -1,0 +1,105 @@
+"""Progress in a terminal: one line that is rewritten, or a line now and then where the output is a file."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..events import Events
+
+
+class ConsoleEvents(Events):
+    """Prints stages, progress with time left, losses and messages to `stream`; Ctrl-C asks for a stop."""
+
+    def __init__(self, stream: TextIO | None = None, every: float = 5.0) -> None:
+        self.stream = stream or sys.stderr
+        self.live = self.stream.isatty()
+        self.every = 0.1 if self.live else every
+        self.stop = threading.Event()
+        self._stage, self._begun, self._shown, self._open = "", time.monotonic(), 0.0, False
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        if name != self._stage:
+            self._line(f"-- {name}" + (f" ({total})" if total and total < 10**6 else ""))
+        self._stage, self._begun, self._shown = name, time.monotonic(), 0.0
+
+    def progress(self, done: int, total: int, text: str = "") -> None:
+        now = time.monotonic()
+        if now - self._shown < self.every and done < total:
+            return
+        self._shown = now
+        spent = now - self._begun
+        left = f", {duration(spent / done * (total - done))} left" if 0 < done < total and spent > 1 else ""
+        count = f"{done}/{total}" if total < 10**6 else f"{done / max(total, 1):.0%}"
+        self._rewrite(f"   {count} {text}{left}")
+
+    def step(self, metrics: dict[str, Any]) -> None:
+        now = time.monotonic()
+        last = metrics["step"] == metrics["total"]
+        if now - self._shown < self.every and not last:
+            return
+        self._shown = now
+        loss = "not finite" if metrics["loss"] is None else f"{metrics['loss']:.4f}"
+        self._rewrite(
+            f"   step {metrics['step']}/{metrics['total']}  loss {loss}  lr {metrics['lr']:.2e}  "
+            f"{metrics['seconds']:.2f} s/step  {duration(metrics['eta'])} left"
+        )
+
+    def sample(self, path: Path, info: dict[str, Any]) -> None:
+        self._line(f"   sample: {path}")
+
+    def saved(self, kind: str, path: Path) -> None:
+        if kind in ("lora", "export"):
+            self._line(f"   {kind}: {path}")
+
+    def message(self, text: str, level: str = "info") -> None:
+        self._line(("warning: " if level == "warning" else "   ") + text)
+
+    def should_stop(self) -> bool:
+        return self.stop.is_set()
+
+    def catch_interrupt(self) -> None:
+        """Make the first Ctrl-C a request to stop, and the second one leave at once."""
+
+        def handler(number: int, frame: Any) -> None:
+            if self.stop.is_set():
+                raise KeyboardInterrupt
+            self.stop.set()
+            self._line("stopping after this step; press Ctrl-C again to leave at once")
+
+        signal.signal(signal.SIGINT, handler)
+        signal.signal(signal.SIGTERM, handler)
+
+    def finish(self) -> None:
+        """End an open progress line."""
+        if self._open:
+            self.stream.write("\n")
+            self._open = False
+            self.stream.flush()
+
+    def _line(self, text: str) -> None:
+        self.finish()
+        self.stream.write(text + "\n")
+        self.stream.flush()
+
+    def _rewrite(self, text: str) -> None:
+        if self.live:
+            self.stream.write("\r\x1b[2K" + text[:150])
+            self._open = True
+            self.stream.flush()
+        else:
+            self._line(text)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,44 @@
+"""Which device and which number format a run uses."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+
+from .errors import ConfigError, OutOfMemory
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; auto takes CUDA, then MPS, then the CPU. Raises ConfigError where it is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"model.device: {name!r} cannot be used ({reason}). Use auto, cpu or cuda.") from None
+    return device
+
+
+def release(device: torch.device) -> None:
+    """Give memory of dropped models back to the system, so that the next one finds it."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def out_of_memory(error: BaseException, doing: str) -> OutOfMemory | None:
+    """An error in the user's words where `error` means that the device is full."""
+    if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
+        return OutOfMemory(
+            f"The device ran out of memory while {doing}. Make the clips shorter (target_frames) or smaller "
+            "(resolution) in the dataset, switch memory.gradient_checkpointing on, lower lora.rank, or close what else "
+            "uses the card."
+        )
+    return None

@@ -1,0 +1,54 @@
+"""Text features of sample prompts: from a small cache of their own, else by Gemma.
+
+Prompts are cached by content, so reordering or editing a prompt file never mixes them up. Building the caches of a
+dataset fills this one too, so that training need not load the text encoder at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ..data.text_cache import read_text_cache, write_compact
+from ..device import release
+from ..errors import CacheError
+from ..events import Events
+from ..files import digest
+from ..models.text import TextFeatures
+from ..weights.text_encoder import TextEncoder, text_fingerprint
+
+
+def prompt_features(
+    texts: Sequence[str], folder: Path, encoder: Path, projection: Path, device: torch.device, events: Events
+) -> dict[str, TextFeatures]:
+    """Features of each of `texts`, on the CPU; the text encoder is loaded only where one is not in `folder` yet."""
+    fingerprint = text_fingerprint(encoder, projection)
+    paths = {text: folder / f"prompt_{digest(text, fingerprint)}_ltx2_te_compact.safetensors" for text in texts}
+    found: dict[str, TextFeatures] = {}
+    for text, path in paths.items():
+        if path.exists():
+            try:
+                found[text] = read_text_cache(path)
+            except CacheError:
+                continue  # damaged: made again below
+    missing = [text for text in paths if text not in found]
+    if missing:
+        events.stage("encode prompts", len(missing))
+        gemma = TextEncoder.load(encoder, projection, encoder_dtype(device), device)
+        try:
+            for done, text in enumerate(missing):
+                events.check_stop()
+                found[text] = gemma.encode([text])[0]
+                write_compact(paths[text], found[text], text, fingerprint)
+                events.progress(done + 1, len(missing), text[:60])
+        finally:
+            gemma.close()
+            release(device)
+    return {text: found[text] for text in texts}
+
+
+def encoder_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where a card does the work; a CPU is faster and exacter in fp32."""
+    return torch.float32 if device.type == "cpu" else torch.bfloat16

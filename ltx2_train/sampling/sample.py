@@ -1,0 +1,107 @@
+"""Draw samples with a LoRA file, outside a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ..config import RunConfig
+from ..data.dataset import DatasetConfig
+from ..device import DTYPES, pick_device, release
+from ..errors import ConfigError, DataError
+from ..events import Events
+from ..lora.file import load_lora_state
+from ..lora.inject import inject_file
+from ..models.video_vae import VideoVAE
+from ..weights.load import load_connectors, load_transformer, load_video_vae
+from ..weights.probe import require_trainable
+from ..weights.text_encoder import check_text_encoder
+from .prompt_text import prompt_features
+from .prompts import read_prompts
+from .render import Renderer, SampleFile
+
+
+def sample(
+    run: RunConfig,
+    lora: Path | None,
+    out: Path,
+    events: Events | None = None,
+    *,
+    prompts: Sequence[str] | None = None,
+    strengths: Sequence[float] = (1.0,),
+) -> list[SampleFile]:
+    """Draw the prompts of `run` (or `prompts`) once per strength of the LoRA into `out`.
+
+    Without a LoRA the base alone is drawn. Strength 0 is exactly the base. Where the run names no prompts, the first
+    two captions of its dataset are taken. Raises TrainerError.
+    """
+    events = events or Events()
+    checkpoint, encoder = run.need("model.checkpoint"), run.need("model.text_encoder")
+    projection = run.model.text_projection or checkpoint
+    events.stage("check")
+    info = require_trainable(checkpoint, run.model.version, run.model.version_check, events)
+    version = info.version if run.model.version == "auto" else run.model.version
+    check_text_encoder(encoder, projection)
+    settings = run.sample if prompts is None else run.sample.model_copy(update={"prompts": list(prompts)})
+    wanted = read_prompts(settings, [] if settings.prompts is not None else _first_captions(run))
+    if not wanted:
+        raise ConfigError("There is no prompt to draw. Set sample.prompts, or pass --prompt.")
+    device, dtype = pick_device(run.model.device), DTYPES[run.model.precision]
+    state = None if lora is None else load_lora_state(lora)
+
+    texts = list(dict.fromkeys(text for prompt in wanted for text in (prompt.text, prompt.negative)))
+    features = prompt_features(texts, prompt_folder(run, out), encoder, projection, device, events)
+    connectors = load_connectors(projection, run.model.mode, dtype, device)
+    with torch.no_grad():
+        contexts = {text: connectors([found.to(device, dtype)])[0][0].cpu() for text, found in features.items()}
+    del connectors
+    release(device)
+
+    events.make_room(checkpoint.stat().st_size, device)
+    events.stage("load the transformer")
+    model = load_transformer(checkpoint, run.model.mode, dtype, device)
+    events.holding(model, sum(parameter.nbytes for parameter in model.parameters()), device)
+
+    def open_vae(encoder: bool, decoder: bool) -> VideoVAE:
+        vae_dtype = DTYPES[run.cache.vae_dtype]
+        return load_video_vae(checkpoint, encoder=encoder, decoder=decoder, dtype=vae_dtype, device=device)
+
+    try:
+        loras = None if state is None else inject_file(model, state)
+        renderer = Renderer(model, contexts, open_vae, settings, version, device, events)
+        files: list[SampleFile] = []
+        for strength in strengths:
+            if loras is not None:
+                loras.set_strength(strength)
+            label = "base" if loras is None else f"{lora.stem}_x{strength:g}"  # type: ignore[union-attr]
+            files += renderer.draw(
+                wanted,
+                lambda index, prompt, label=label: out / f"{label}_p{index + 1:02d}_s{prompt.seed}",
+                {"lora": None if lora is None else lora.name, "strength": strength},
+            )
+        return files
+    finally:
+        events.holding(model, 0, device)
+        del model
+        release(device)
+
+
+def prompt_folder(run: RunConfig, fallback: Path) -> Path:
+    """Where features of prompts are cached: beside the first dataset's caches, else beside the samples."""
+    if run.data.config is not None and run.data.config.exists():
+        return DatasetConfig.read(run.data.config).datasets[0].cache_folder / "prompts"
+    return fallback / "prompts"
+
+
+def _first_captions(run: RunConfig) -> list[str]:
+    from ..data.plan import plan_dataset
+
+    if run.data.config is None:
+        return []
+    try:
+        plan = plan_dataset(DatasetConfig.read(run.need("data.config")), Events())
+    except DataError as error:
+        raise ConfigError(f"sample.prompts is not set and the dataset gives no captions: {error}") from None
+    return list(dict.fromkeys(item.caption for item in plan.items))[:2]

@@ -1,0 +1,198 @@
+"""The training loop: step, and once in a while save and sample; whatever ends it, the state is on disk.
+
+A step is the mean of `accumulation` micro-batches. All its random numbers come from the run's seed and the step's own
+number, so a resumed run draws what an unbroken one would have drawn. A loss or gradient that is not finite never
+reaches the weights: the batch is named and left out, and five in a row end the run.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import RunConfig
+from ..data.loader import Batch, stream_batches
+from ..device import out_of_memory
+from ..errors import Stopped, TrainerError
+from ..events import Events
+from .saving import save, save_after_error
+from .setup import Run, check, check_settings, load
+from .step import training_step
+
+MAX_BAD_STEPS = 5
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run leaves: its folder, its last LoRA and how far it got."""
+
+    folder: Path
+    lora: Path
+    step: int
+    total: int
+    summary: str
+
+
+def train(config: RunConfig, events: Events | None = None) -> RunResult:
+    """Train, or go on training, the run that `config` describes.
+
+    Raises Stopped once everything is saved when the user asked to stop, and TrainerError for what the user can mend.
+    """
+    events = events or Events()
+    check_settings(config)
+    checked = check(config, events)
+    try:
+        if (lora := checked.finished_lora()) is not None:
+            text = f"Finished before: {checked.total} steps. Raise train.steps to go on. LoRA: {lora}"
+            return RunResult(checked.folder.path, lora, checked.total, checked.total, text)
+        try:
+            run = load(checked, events)
+        except (RuntimeError, MemoryError) as error:
+            raise out_of_memory(error, "loading the model") or error from error
+        try:
+            return _loop(run, events)
+        finally:
+            run.close()
+    finally:
+        checked.folder.close()
+
+
+def _loop(run: Run, events: Events) -> RunResult:
+    settings, started, first = run.config, time.monotonic(), run.step
+    lora: Path | None = None
+    clean = True  # false while the weights are being changed: a state written then would mix two steps
+    batches = stream_batches(run.data, run.order, run.place, settings.data.prefetch)
+    bad = 0
+    try:
+        if run.step == 0 and settings.sample.every and settings.sample.at_start:
+            _draw(run)
+        events.stage("train", run.total)
+        run.folder.write_manifest("running", run.step, total=run.total)
+        while run.step < run.total:
+            begun = time.monotonic()
+            terms, names, place = _micro_steps(run, batches, events)
+            run.scaler.unscale_(run.optimizer)
+            limit = settings.train.clip_norm or math.inf
+            norm = float(torch.nn.utils.clip_grad_norm_(run.loras.parameters(), limit))
+            finite = math.isfinite(terms["loss"]) and math.isfinite(norm)
+            clean = False
+            if finite:
+                run.scaler.step(run.optimizer)
+            run.scaler.update()
+            run.schedule.step()
+            run.optimizer.zero_grad(set_to_none=True)
+            run.step, run.place = run.step + 1, place
+            clean = True
+            row = {
+                "step": run.step,
+                **terms,
+                "loss_audio": None,
+                "lr": run.schedule.get_last_lr()[0],
+                "grad_norm": norm,
+                "seconds": time.monotonic() - begun,
+                "epoch": place[0],
+                "skipped": None if finite else names,
+            }
+            bad = 0 if finite else bad + 1
+            row = run.log.append(row)
+            events.step({**row, "total": run.total, "eta": _eta(run, started, first)})
+            if not finite:
+                _report_bad(run, names, bad, events)
+            last = run.step == run.total
+            if last or (settings.train.save_every and run.step % settings.train.save_every == 0):
+                lora = save(run, events, "finished" if last else "running", final=last)
+            if settings.sample.every and (last or run.step % settings.sample.every == 0):
+                _draw(run)
+                events.stage("train", run.total)
+        if lora is None:  # the run had finished before
+            lora = save(run, events, "finished", final=True)
+        seconds = time.monotonic() - started
+        done = run.step - first
+        summary = f"{run.step} of {run.total} steps done ({done} in {_clock(seconds)}). LoRA: {lora}"
+        return RunResult(run.folder.path, lora, run.step, run.total, summary)
+    except BaseException as error:
+        full = out_of_memory(error, f"training step {run.step + 1}") if isinstance(error, Exception) else None
+        if clean:
+            kept = save_after_error(
+                run, events, "stopped" if isinstance(error, (Stopped, KeyboardInterrupt)) else "failed"
+            )
+        else:
+            kept = "The last saved state is kept."
+        if isinstance(error, Stopped):
+            raise Stopped(f"Stopped after step {run.step} of {run.total}. {kept} Run again to go on.") from None
+        if full is not None:
+            raise type(full)(f"{full} {kept}") from error
+        raise
+    finally:
+        batches.close()
+
+
+def _micro_steps(
+    run: Run, batches: Iterator[tuple[Batch, tuple[int, int]]], events: Events
+) -> tuple[dict[str, Any], list[str], tuple[int, int]]:
+    """Gradients of one step. Returns its mean terms, the names of its clips and the place after it."""
+    count = run.config.train.accumulation
+    loss = video = sigma = 0.0
+    names: list[str] = []
+    place = run.place
+    run.model.train()
+    for micro in range(count):
+        if events.should_stop():
+            raise Stopped
+        batch, place = next(batches)
+        context = run.contexts.batch([sample.text_path for sample in batch.samples], run.device)
+        terms = training_step(
+            run.model, batch, context, run.config, run.version, _generator(run.config.train.seed, run.step, micro)
+        )
+        mean = terms.loss.mean()
+        run.scaler.scale(mean / count).backward()
+        loss += float(mean.detach()) / count
+        video += float(terms.video.mean()) / count
+        sigma += float(terms.sigma.mean()) / count
+        names += [sample.key for sample in batch.samples]
+    return {"loss": loss, "loss_video": video, "sigma": sigma}, names, place
+
+
+def _generator(seed: int, step: int, micro: int) -> torch.Generator:
+    """Randomness of one micro-step, a function of its number alone."""
+    mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + micro * 0x94D049BB133111EB) & (2**63 - 1)
+    return torch.Generator().manual_seed(mixed)
+
+
+def _report_bad(run: Run, names: list[str], bad: int, events: Events) -> None:
+    listed = ", ".join(names[:4])
+    text = f"Step {run.step}: the loss or its gradient is not finite; the batch was left out ({listed})."
+    if run.config.train.on_nan == "stop" or bad >= MAX_BAD_STEPS:
+        why = "train.on_nan is 'stop'" if bad < MAX_BAD_STEPS else f"{bad} steps in a row were not finite"
+        raise TrainerError(
+            f"{text} The run ends because {why}. Lower train.learning_rate, or look at these clips and their caches."
+        )
+    events.message(text, "warning")
+
+
+def _draw(run: Run) -> None:
+    """Draw the samples of this step; one that fails is reported and left out."""
+    run.model.eval()
+    run.renderer.draw(
+        run.prompts,
+        lambda index, prompt: run.folder.samples / f"step_{run.step:06d}_p{index + 1:02d}_s{prompt.seed}",
+        {"step": run.step, "run": run.folder.path.name, "strength": 1.0},
+        tolerant=True,
+    )
+
+
+def _eta(run: Run, started: float, first: int) -> float:
+    """Seconds left, from the steps of this session only; the first includes warm-up and counts less and less."""
+    done = run.step - first
+    return (time.monotonic() - started) / max(done, 1) * (run.total - run.step)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"

@@ -1,0 +1,287 @@
+"""From settings to a run that is ready for its first step.
+
+The order is fixed. Everything that can be wrong is found from headers and small files before a big one is read; the
+connectors run and leave before the transformer arrives; the LoRA is put round the linears last, and a saved state is
+laid over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import RunConfig
+from ..data.dataset import DatasetConfig
+from ..data.loader import BatchOrder, FullText, TrainingSet
+from ..device import DTYPES, pick_device, release
+from ..errors import ConfigError, DataError, RunError
+from ..events import Events
+from ..files import digest
+from ..lora.file import load_lora_state
+from ..lora.inject import LoraSet, inject
+from ..models.transformer import LTXTransformer
+from ..models.video_vae import VideoVAE
+from ..optim import build_optimizer, build_schedule
+from ..sampling.prompt_text import prompt_features
+from ..sampling.prompts import Prompt, read_prompts
+from ..sampling.render import Renderer
+from ..version import VERSION
+from ..weights.fingerprint import part_fingerprint
+from ..weights.load import load_connectors, load_transformer, load_video_vae
+from ..weights.probe import require_trainable
+from ..weights.reader import TensorFile
+from ..weights.text_encoder import check_text_encoder, text_fingerprint
+from .contexts import ContextStore
+from .metrics import MetricsLog
+from .run_folder import RunFolder, open_run, save_text
+from .state import list_states, load_state, restore_random_state
+
+
+@dataclass
+class Run:
+    """A run that can take steps. `step` steps are done; `place` (epoch, batch) is where the data goes on."""
+
+    config: RunConfig
+    folder: RunFolder
+    version: str
+    device: torch.device
+    model: LTXTransformer
+    loras: LoraSet
+    optimizer: torch.optim.Optimizer
+    schedule: Any
+    scaler: torch.amp.GradScaler
+    data: TrainingSet
+    order: BatchOrder
+    contexts: ContextStore
+    renderer: Renderer
+    prompts: list[Prompt]
+    base: dict[str, str]
+    total: int
+    checkpoint_shapes: Mapping[str, tuple[int, ...]]
+    step: int = 0
+    place: tuple[int, int] = (0, 0)
+    log: MetricsLog | None = None
+
+    def close(self) -> None:
+        """Free files and memory; the folder can be opened by another run then."""
+        if self.log is not None:
+            self.log.close()
+        self.contexts.close()
+        self.folder.close()
+        self.renderer.events.holding(self.model, 0, self.device)
+        release(self.device)
+
+
+@dataclass
+class Checked:
+    """A run whose inputs have been found good, from headers and small files; its folder is open."""
+
+    config: RunConfig
+    folder: RunFolder
+    checkpoint: Path
+    encoder: Path
+    projection: Path
+    version: str
+    device: torch.device
+    data: TrainingSet
+    order: BatchOrder
+    prompts: list[Prompt]
+    base: dict[str, str]
+    total: int
+    text_print: str
+
+    def finished_lora(self) -> Path | None:
+        """The LoRA of a run that has taken all its steps already, so that nothing need be loaded."""
+        manifest = self.folder.manifest
+        lora = self.folder.loras / str(manifest.get("lora") or "-")
+        done = manifest.get("status") == "finished" and manifest.get("step", 0) >= self.total
+        return lora if done and lora.exists() else None
+
+
+def check(config: RunConfig, events: Events) -> Checked:
+    """Find everything that can be wrong before a big file is read, and open the run folder."""
+    events.stage("check")
+    checkpoint = config.need("model.checkpoint")
+    encoder = config.need("model.text_encoder")
+    projection = config.model.text_projection or checkpoint
+    device = pick_device(config.model.device)
+    info = require_trainable(checkpoint, config.model.version, config.model.version_check, events)
+    version = info.version if config.model.version == "auto" else config.model.version
+    check_text_encoder(encoder, projection)
+    text_print = text_fingerprint(encoder, projection)
+    dataset = DatasetConfig.read(config.need("data.config"))
+    data = TrainingSet.open(dataset, part_fingerprint(checkpoint, "video_vae"), text_print, config.cache, events)
+    prompts = read_prompts(config.sample, _captions(data)) if config.sample.every else []
+    order = BatchOrder(data.samples, config.train.seed)
+    total = config.train.steps
+    if config.train.epochs is not None:
+        total = config.train.epochs * -(-order.batches_per_epoch // config.train.accumulation)
+    base = {"file": checkpoint.name, "fingerprint": part_fingerprint(checkpoint, "transformer"), "version": version}
+    folder = open_run(config.run, _identity(config, base, data))
+    try:
+        save_text(folder, "run.toml", config.to_toml())
+        save_text(folder, "dataset.toml", dataset.to_toml())
+    except BaseException:
+        folder.close()
+        raise
+    return Checked(
+        config, folder, checkpoint, encoder, projection, version, device, data, order, prompts, base, total, text_print
+    )
+
+
+def load(checked: Checked, events: Events) -> Run:
+    """Load the model, put the LoRA round it, and lay the newest state over both where the run has one."""
+    config, folder, device, checkpoint = checked.config, checked.folder, checked.device, checked.checkpoint
+    dtype = DTYPES[config.model.precision]
+    contexts = ContextStore(folder.path / "contexts.bin", int(config.memory.context_gb * 2**30))
+    _fill_contexts(contexts, checked, events)
+    with TensorFile(checkpoint) as file:
+        shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
+    size = checkpoint.stat().st_size
+    events.make_room(size, device)
+    events.stage("load the transformer")
+    model = load_transformer(
+        checkpoint, config.model.mode, dtype, device, on_progress=lambda done, all_, name: _loading(events, done, all_)
+    )
+    events.holding(model, sum(parameter.nbytes for parameter in model.parameters()), device)
+    model.set_recompute(None if config.memory.gradient_checkpointing else 0)
+    loras = inject(model, config.lora, torch.Generator().manual_seed(config.train.seed))
+    if config.lora.weights is not None:
+        loras.load(load_lora_state(config.lora.weights))
+        events.message(f"Starting from the LoRA {config.lora.weights.name}.")
+    groups = [{"params": list(loras.parameters())}]
+    optimizer, note = build_optimizer(groups, config.optimizer, config.train.learning_rate, device)
+    if note:
+        events.message(note)
+
+    def open_vae(encoder: bool, decoder: bool) -> VideoVAE:
+        vae_dtype = DTYPES[config.cache.vae_dtype]
+        return load_video_vae(checkpoint, encoder=encoder, decoder=decoder, dtype=vae_dtype, device=device)
+
+    run = Run(
+        config=config,
+        folder=folder,
+        version=checked.version,
+        device=device,
+        model=model,
+        loras=loras,
+        optimizer=optimizer,
+        schedule=build_schedule(optimizer, config.schedule, checked.total),
+        scaler=torch.amp.GradScaler(device.type, enabled=config.model.precision == "fp16" and device.type == "cuda"),
+        data=checked.data,
+        order=checked.order,
+        contexts=contexts,
+        renderer=Renderer(model, contexts, open_vae, config.sample, checked.version, device, events),
+        prompts=checked.prompts,
+        base=checked.base,
+        total=checked.total,
+        checkpoint_shapes=shapes,
+    )
+    _resume(run, events)
+    run.log = MetricsLog(folder.metrics, run.step)
+    return run
+
+
+def _resume(run: Run, events: Events) -> None:
+    """Lay the newest readable state over the run; a damaged one is passed over with a warning."""
+    for step, path in reversed(list_states(run.folder.states)):
+        try:
+            state = load_state(path)
+        except RunError as error:
+            events.message(str(error), "warning")
+            continue
+        for name, layer in run.loras.layers.items():
+            with torch.no_grad():
+                layer.lora_A.copy_(state["lora"][name]["A"])
+                layer.lora_B.copy_(state["lora"][name]["B"])
+        if state.get("optimizer") is not None:
+            run.optimizer.load_state_dict(state["optimizer"])
+            run.scaler.load_state_dict(state["scaler"])
+        else:
+            events.message("The state holds no optimizer (train.state is minimal): it starts afresh.", "warning")
+        run.schedule.load_state_dict(state["schedule"])
+        restore_random_state(state["random"])
+        run.step, run.place = step, (state["place"][0], state["place"][1])
+        events.message(f"Continuing {run.folder.path.name} after step {step} of {run.total}.")
+        return
+
+
+def _fill_contexts(contexts: ContextStore, checked: Checked, events: Events) -> None:
+    """Run the connectors over every caption and prompt, once; Gemma only where a prompt is not cached yet."""
+    config, device, data = checked.config, checked.device, checked.data
+    dtype = DTYPES[config.model.precision]
+    texts = list(dict.fromkeys(text for prompt in checked.prompts for text in (prompt.text, prompt.negative)))
+    prompts = prompt_features(texts, data, checked.encoder, checked.projection, checked.text_print, device, events)
+    samples = {sample.text_path: sample for sample in data.samples}
+    total = len(samples) + len(prompts)
+    events.stage("prepare captions", total)
+    connectors = load_connectors(checked.projection, config.model.mode, dtype, device)
+
+    for done, key in enumerate([*samples, *prompts]):
+        events.check_stop()
+        text = data.load_text(samples[key]) if isinstance(key, Path) else prompts[key]
+        if isinstance(text, FullText):
+            contexts.add(key, text.video_context.to(dtype))
+        else:
+            with torch.no_grad():
+                contexts.add(key, connectors([text.to(device, dtype)])[0][0])
+        events.progress(done + 1, total)
+    del connectors
+    release(device)
+
+
+def _identity(config: RunConfig, base: Mapping[str, str], data: TrainingSet) -> dict[str, str]:
+    """What must agree for a saved state to make sense, in the words of the settings."""
+    samples = [f"{sample.key} {sample.shape} {sample.repeats}" for sample in data.samples]
+    return {
+        "model.checkpoint": f"{base['file']} ({base['fingerprint'][:8]})",
+        "model.mode": config.model.mode,
+        "model.precision": config.model.precision,
+        "dataset": f"{len(samples)} clips ({digest(*samples)[:8]})",
+        "lora.rank": str(config.lora.rank),
+        "lora.alpha": str(config.lora.alpha if config.lora.alpha is not None else config.lora.rank),
+        "lora targets": digest(
+            config.lora.target, *config.lora.include_patterns or [], "-", *config.lora.exclude_patterns or []
+        )[:8],  # fmt: skip
+        "train.learning_rate": str(config.train.learning_rate),
+        "train.accumulation": str(config.train.accumulation),
+        "train.seed": str(config.train.seed),
+        "optimizer.name": config.optimizer.name,
+        "schedule.name": config.schedule.name,
+    }
+
+
+def lora_metadata(run: Run) -> dict[str, Any]:
+    """What a saved LoRA says of itself: names and hashes, never a path."""
+    return {
+        "base": run.base,
+        "settings": run.config,
+        "step": run.step,
+        "name": run.config.run.name,
+        "program": f"ltx2_train {VERSION}",
+    }
+
+
+def _captions(data: TrainingSet) -> list[str]:
+    captions = list(dict.fromkeys(sample.caption for sample in data.samples))
+    if not captions:
+        raise DataError("The dataset has no captions to train on.")
+    return captions[:2]
+
+
+def _loading(events: Events, done: int, total: int) -> None:
+    events.progress(done, total, f"{done / 2**30:.1f} of {total / 2**30:.1f} GB")
+    events.check_stop()
+
+
+def check_settings(config: RunConfig) -> None:
+    """Cross-checks between groups that need no file. Raises ConfigError."""
+    if config.sample.every and config.sample.every > config.train.steps and not config.sample.at_start:
+        raise ConfigError(
+            f"sample.every is {config.sample.every} but the run has {config.train.steps} steps and sample.at_start is "
+            "off, so no sample would be drawn. Lower sample.every or set it to 0."
+        )
