@@ -1,8 +1,7 @@
-"""Optimizers, learning-rate schedules, and their state as plain tensors and JSON."""
+"""Optimizers and learning-rate schedules by name."""
 
 from .optimizers import OPTIMIZERS, OptimizerSettings, build_optimizer
 from .schedules import SCHEDULES, ScheduleSettings, build_schedule, warmup_steps
-from .state import pack_state, unpack_state
 
 __all__ = [
     "OPTIMIZERS",
@@ -11,7 +10,5 @@ __all__ = [
     "ScheduleSettings",
     "build_optimizer",
     "build_schedule",
-    "pack_state",
-    "unpack_state",
     "warmup_steps",
 ]

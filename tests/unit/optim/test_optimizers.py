@@ -1,15 +1,14 @@
-"""What every optimizer must keep: its formula, its state through a file, and a resume equal to an unbroken run."""
+"""What every optimizer must keep: its formula, and a resume equal to an unbroken run."""
 
-import json
+import copy
 import sys
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load, save
 
-from ltx2_train.errors import ConfigError, RunError
-from ltx2_train.optim import OPTIMIZERS, OptimizerSettings, build_optimizer, pack_state, unpack_state
+from ltx2_train.errors import ConfigError
+from ltx2_train.optim import OPTIMIZERS, OptimizerSettings, build_optimizer
 from ltx2_train.settings import parse
 
 NAMES = [pytest.param(name, id=name) for name in OPTIMIZERS]
@@ -31,6 +30,18 @@ def advance(optimizer, params, first, last):
         gradients(step, params)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+
+
+def leaves(value):
+    """Walk a state; it must hold nothing that JSON and safetensors could not."""
+    if isinstance(value, dict):
+        for inner in value.values():
+            leaves(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            leaves(inner)
+    else:
+        assert value is None or isinstance(value, (bool, int, float, str, torch.Tensor)), type(value)
 
 
 def make(name, params, lr=1e-2, **settings):
@@ -76,45 +87,22 @@ def test_8bit_state_is_really_8bit_for_large_tensors():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_resume_through_a_file_equals_an_unbroken_run(name):
+def test_resume_from_the_state_equals_an_unbroken_run(name):
     whole = parameters()
     advance(make(name, whole), whole, 0, 6)
 
     first = parameters()
     optimizer = make(name, first)
     advance(optimizer, first, 0, 3)
-    tensors, text = pack_state(optimizer)
-    stored = load(save(tensors))  # refuses shared or strided tensors
-    json.loads(text)
+    state = copy.deepcopy(optimizer.state_dict())
+    leaves(state)
 
     second = [torch.nn.Parameter(p.detach().clone()) for p in first]
     resumed = make(name, second)
-    unpack_state(resumed, stored, text)
+    resumed.load_state_dict(state)
     advance(resumed, second, 3, 6)
     for a, b in zip(whole, second, strict=True):
         assert torch.equal(a, b)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_packing_copies_so_that_later_steps_do_not_change_it(name):
-    params = parameters()
-    optimizer = make(name, params)
-    advance(optimizer, params, 0, 1)
-    tensors, _ = pack_state(optimizer)
-    before = {key: value.clone() for key, value in tensors.items()}
-    advance(optimizer, params, 1, 2)
-    assert all(torch.equal(before[key], tensors[key]) for key in before)
-
-
-def test_state_of_other_parameters_or_another_optimizer_is_refused():
-    params = parameters()
-    optimizer = make("adamw", params)
-    advance(optimizer, params, 0, 1)
-    tensors, text = pack_state(optimizer)
-    with pytest.raises(RunError, match="groups of"):
-        unpack_state(make("adamw", parameters()[:1]), tensors, text)
-    with pytest.raises(RunError, match="does not fit"):
-        unpack_state(make("adamw", parameters()), {}, text)
 
 
 def test_groups_keep_their_own_rates():
