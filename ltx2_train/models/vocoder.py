@@ -4,7 +4,7 @@
 Both are a stack of stages; a stage is a transposed convolution that raises the rate and halves the width, and then the
 mean of three residual blocks with different kernels:
 
-    mel [B, 2, T, 64] -> [B, 128, T], channel s * 64 + bin -> conv -> stages -> activation -> conv -> [B, 2, T * prod(rates)]
+    mel [B, 2, T, 64] -> [B, 128, T], channel s * 64 + bin -> conv -> stages -> activation -> conv -> [B, 2, T * rates]
 
 HiFi-GAN takes a leaky ReLU of slope 0.1 before each stage and, as the original does, of 0.01 at the end; BigVGAN has
 anti-aliased SnakeBeta in the blocks and at the end. The first generator ends in tanh (2.0) or is cut to [-1, 1] (2.3).
@@ -157,14 +157,12 @@ def _extension(section: Any) -> ExtensionConfig:
     if missing:
         raise CheckpointError(f"The checkpoint's config lacks {', '.join(missing)} in vocoder.bwe. {_WHAT_TO_DO}")
     extension = ExtensionConfig(generator, *(section[name] for name in names))
-    if (
-        extension.input_rate * extension.ratio != extension.output_rate
-        or generator.factor != extension.hop * extension.ratio
-    ):
+    needed = extension.hop * extension.output_rate / extension.input_rate
+    if extension.output_rate % extension.input_rate or generator.factor != needed:
         raise CheckpointError(
             f"The checkpoint's bandwidth extension does not fit together: from {extension.input_rate} to "
-            f"{extension.output_rate} Hz with {extension.hop} samples a row, its upsample_rates {list(generator.rates)} "
-            f"are to multiply to {extension.hop * extension.output_rate / extension.input_rate:g}. {_WHAT_TO_DO}"
+            f"{extension.output_rate} Hz, a whole multiple, with {extension.hop} samples a row, its upsample_rates "
+            f"{list(generator.rates)} are to multiply to {needed:g}. {_WHAT_TO_DO}"
         )
     return extension
 
