@@ -12,7 +12,7 @@ Paper: LTX-Video, arXiv 2501.00103.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -200,18 +200,45 @@ class VideoDecoder(nn.Module):
             self.last_time_embedder = TimeEmbedding(2 * width)
             self.last_scale_shift_table = nn.Parameter(torch.zeros(2, width))
 
-    def forward(
-        self, latents: Tensor, stream: Stream | None = None, generator: torch.Generator | None = None
-    ) -> Tensor:
-        stream = stream or Stream()
+    def forward(self, latents: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return torch.cat(list(self.pieces(latents, Stream(), True, None, generator)), dim=2)
+
+    def pieces(
+        self,
+        latents: Tensor,
+        stream: Stream,
+        last: bool,
+        limit: int | None,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Tensor]:
+        """Yield the frames that are ready after the next latents of a clip; `last` says that none follow.
+
+        No layer is given more frames at once than `limit` latents stand for. Without that the last piece would push
+        everything the early layers held back through the widest grids in one go.
+        """
         timestep = None
         if self.conditioned:
             timestep = self.timestep_scale_multiplier.float() * DECODE_TIMESTEP
             timestep = timestep.to(latents.device).expand(latents.shape[0])
 
-        x = self.conv_in(latents, stream)
-        for block in self.up_blocks:
-            x = block(x, stream, timestep, generator) if isinstance(block, ResStage) else block(x, stream)
+        def run(start: int, x: Tensor, last: bool, limit: int | None) -> Iterator[Tensor]:
+            stream.last = last
+            for index in range(start, len(self.up_blocks)):
+                block = self.up_blocks[index]
+                x = block(x, stream, timestep, generator) if isinstance(block, ResStage) else block(x, stream)
+                if limit is not None and isinstance(block, Upsample):
+                    limit *= block.stride[0]
+                    parts = x.split(limit, dim=2) if x.shape[2] else (x,)
+                    del x
+                    for number, part in enumerate(parts, start=1):
+                        yield from run(index + 1, part, last and number == len(parts), limit)
+                    return
+            yield self._head(x, timestep, stream)
+
+        stream.last = last
+        yield from run(0, self.conv_in(latents, stream), last, limit)
+
+    def _head(self, x: Tensor, timestep: Tensor | None, stream: Stream) -> Tensor:
         x = pixel_norm(x)
         if timestep is not None:
             shift, scale = modulation(self.last_scale_shift_table, self.last_time_embedder(timestep))
@@ -266,23 +293,32 @@ class VideoVAE(nn.Module):
         `generator` draws the noise of decoders that want some; without one the same noise is drawn each time.
         """
         self.check_latents(latents)
-        return self.decode_piece(self.add_decode_noise(latents, generator), Stream(), generator)
+        latents = self.add_decode_noise(latents, generator)
+        return torch.cat(list(self.decode_pieces(latents, Stream(), generator=generator)), dim=2)
 
     def encode_piece(self, pixels: Tensor, stream: Stream) -> Tensor:
-        """Latents of the next frames of a clip: 8n+1 frames first, then 8n each."""
+        """Latents of the next frames of a clip: 8n+1 frames first, then 8n each, with one `stream` for all."""
         assert self.encoder is not None, "the VAE was built without its encoder"
         weight = self.encoder.conv_in.conv.weight
         return self.per_channel_statistics.normalize(self.encoder(pixels.to(weight), stream))
 
-    def decode_piece(self, latents: Tensor, stream: Stream, generator: torch.Generator | None = None) -> Tensor:
-        """Those frames that are ready after the next latents of a clip; the last piece gives all that are left.
+    def decode_pieces(
+        self,
+        latents: Tensor,
+        stream: Stream,
+        last: bool = True,
+        limit: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Tensor]:
+        """Yield pixels of a clip as they become ready after its next `latents`; `last` says that none follow.
 
-        `latents` have been through `add_decode_noise`.
+        The decoder looks ahead, so early pieces may yield no frames. `latents` have been through `add_decode_noise`.
+        `limit` bounds the memory: no layer is given more frames at once than that many latents stand for.
         """
         assert self.decoder is not None, "the VAE was built without its decoder"
         weight = self.decoder.conv_in.conv.weight
-        x = self.per_channel_statistics.unnormalize(latents.to(weight.device))
-        return self.decoder(x.to(weight), stream, generator)
+        x = self.per_channel_statistics.unnormalize(latents.to(weight.device)).to(weight)
+        yield from self.decoder.pieces(x, stream, last, limit, generator)
 
     def add_decode_noise(self, latents: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The little noise that a time step conditioned decoder expects; other decoders' latents are left alone."""
