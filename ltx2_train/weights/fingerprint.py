@@ -1,0 +1,51 @@
+"""A short text that says which weights a part of a checkpoint has, without reading them all.
+
+Names, shapes and types of the part's tensors, every byte of its small statistics, and the first bytes of a few tensors
+spread evenly over the part. Independent of where the file lies, when it was written, the order of its tensors and of
+all other parts: a copy, or a file with a quantized transformer, has the same VAE and text fingerprints.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import CheckpointError
+from ..files import digest
+from . import keys
+from .reader import TensorFile
+
+_SAMPLED = 4
+_BYTES = 4096
+
+
+def part_fingerprint(path: Path | str, part: str) -> str:
+    """The fingerprint of `part`: "transformer", "video_vae", "audio_vae" or "text".
+
+    Raises CheckpointError where the file does not hold that part.
+    """
+    owners = keys.FINGERPRINTS[part]
+    with TensorFile(path) as file:
+        prefix = keys.transformer_prefix(file.tensors) if part == "transformer" else None
+        if prefix is not None and prefix != keys.TRANSFORMER:
+            names = sorted(file.tensors)
+        else:
+            names = sorted(name for name in file.tensors if keys.part_of(name) in owners and name not in keys.UNUSED)
+        if not names:
+            raise CheckpointError(
+                f"{file.path.name} holds no {part.replace('_', ' ')}. Use the full single-file checkpoint."
+            )
+        pieces: list[str | bytes] = ["1"]  # the version of this recipe
+        for name in names:
+            info = file.tensors[name]
+            pieces += [name, info.dtype, str(info.shape)]
+        for name in names:
+            if "per_channel_statistics." in name:
+                pieces.append(file.read_bytes(name))
+        for name in _spread(names):
+            pieces.append(file.read_bytes(name, 0, _BYTES))
+    return digest(*pieces)
+
+
+def _spread(names: list[str]) -> list[str]:
+    count = min(_SAMPLED, len(names))
+    return [names[index * (len(names) - 1) // max(1, count - 1)] for index in range(count)]

@@ -1,0 +1,298 @@
+"""Files to modules: build on the meta device, then let each tensor arrive once.
+
+A module built on the meta device has shapes and no memory. Each tensor is read, sent to its device, cast there and put
+in place before the next one is read, in the order of the file. So RAM and device memory hold the model and one tensor.
+
+Tensors of quantized files are turned back into numbers on arrival, w = q * scale. `on_linear` is where a linear can be
+stored in another way instead: it is called with each linear as soon as its last tensor is in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import CheckpointError, OutOfMemory
+from ..models.audio_vae import AudioVAE, AudioVAEConfig
+from ..models.text import TextConnectors
+from ..models.transformer import LTXTransformer, TransformerConfig
+from ..models.video_vae import VideoVAE, VideoVAEConfig
+from ..models.vocoder import ExtendedVocoder, Vocoder, VocoderConfig, build_vocoder
+from . import keys
+from .probe import describe
+from .published import published_config
+from .reader import TensorFile
+
+Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, name; may raise Stopped
+OnLinear = Callable[[str, nn.Linear], "nn.Module | None"]
+
+_LISTED = 10
+_SCALES = (".weight_scale", ".scale_weight")
+_QUANTIZED = ("F8_E4M3", "F8_E5M2", "I8")
+
+
+def load_transformer(
+    path: Path | str,
+    mode: str = "video",
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+    on_progress: Progress | None = None,
+    on_linear: OnLinear | None = None,
+) -> LTXTransformer:
+    """The frozen transformer for `mode` ("video", "audio" or "av"); tensors of an absent modality are not read.
+
+    `on_linear(path, linear)` may return a module that takes the place of a linear that has just arrived.
+    """
+    with TensorFile(path) as file:
+        config = TransformerConfig.from_checkpoint(section(file, "transformer"))
+        with torch.device("meta"):
+            model = LTXTransformer(config, mode)
+        prefix = keys.transformer_prefix(file.tensors) or keys.TRANSFORMER
+
+        def owned(name: str) -> bool:
+            return "embeddings_connector." not in name and keys.in_mode(name, mode)
+
+        materialise(model, file, prefix, "transformer", dtype, device, owned, on_progress, on_linear)
+    return model
+
+
+def load_connectors(
+    path: Path | str,
+    mode: str = "video",
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+    on_progress: Progress | None = None,
+) -> TextConnectors:
+    """The frozen text connectors of the streams that `mode` uses."""
+    with TensorFile(path) as file:
+        with torch.device("meta"):
+            model = TextConnectors(section(file, "transformer"), mode)
+        wanted = tuple(
+            name[len(keys.TRANSFORMER) :]
+            for name, stream in zip(keys.CONNECTORS, ("video", "audio"), strict=True)
+            if mode in (stream, "av")
+        )
+        materialise(
+            model,
+            file,
+            keys.TRANSFORMER,
+            "text connectors",
+            dtype,
+            device,
+            lambda name: name.startswith(wanted),
+            on_progress,
+        )
+    return model
+
+
+def load_video_vae(
+    path: Path | str,
+    encoder: bool = True,
+    decoder: bool = True,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+    on_progress: Progress | None = None,
+) -> VideoVAE:
+    """The frozen video VAE; a half that is not asked for is not read."""
+    with TensorFile(path) as file:
+        names = [name for name in file.tensors if name.startswith(keys.VIDEO_VAE)]
+        config = VideoVAEConfig.from_checkpoint(section(file, "vae"), names)
+        with torch.device("meta"):
+            model = VideoVAE(config, encoder=encoder, decoder=decoder)
+        materialise(model, file, keys.VIDEO_VAE, "video VAE", dtype, device, _halves(encoder, decoder), on_progress)
+    return model
+
+
+def load_audio_vae(
+    path: Path | str,
+    encoder: bool = True,
+    decoder: bool = True,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    on_progress: Progress | None = None,
+) -> AudioVAE:
+    """The frozen audio VAE, in float32 unless told otherwise; a half that is not asked for is not read."""
+    with TensorFile(path) as file:
+        config = AudioVAEConfig.from_checkpoint(section(file, "audio_vae"))
+        with torch.device("meta"):
+            model = AudioVAE(config, encoder=encoder, decoder=decoder)
+        materialise(model, file, keys.AUDIO_VAE, "audio VAE", dtype, device, _halves(encoder, decoder), on_progress)
+    return model
+
+
+def load_vocoder(
+    path: Path | str,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    on_progress: Progress | None = None,
+) -> Vocoder | ExtendedVocoder:
+    """The frozen vocoder, in float32 unless told otherwise."""
+    with TensorFile(path) as file:
+        config = VocoderConfig.from_checkpoint(section(file, "vocoder"))
+        with torch.device("meta"):
+            model = build_vocoder(config)
+        materialise(model, file, keys.VOCODER, "vocoder", dtype, device, None, on_progress)
+    return model
+
+
+def section(file: TensorFile, name: str) -> Mapping[str, Any]:
+    """Section `name` of the header's configuration.
+
+    A repack without any configuration gets that of the published files, as long as it is a full-size LTX-2.
+    Raises CheckpointError where there is none.
+    """
+    found = (file.config or {}).get(name)
+    if isinstance(found, Mapping) and found:
+        return found
+    if not file.config:
+        info = describe(file)
+        if info.kind == "ltx2" and info.trainable and info.version is not None:
+            return published_config(info.version)[name]
+        if info.problems:
+            raise CheckpointError("\n".join(info.problems))
+    raise CheckpointError(
+        f"{file.path.name} has no section {name} in its header configuration (metadata `config`), so this part cannot "
+        "be built. Use an original LTX-2 or LTX-2.3 checkpoint, or a repack that kept its header."
+    )
+
+
+def materialise(
+    module: nn.Module,
+    file: TensorFile,
+    prefix: str,
+    what: str,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    owned: Callable[[str], bool] | None = None,
+    on_progress: Progress | None = None,
+    on_linear: OnLinear | None = None,
+) -> None:
+    """Fill `module`, built on the meta device, with the tensors `prefix + its own names`; freeze it, set it to eval.
+
+    Parameters become `dtype`; buffers are tables and keep the precision they are stored in. `owned(name without
+    prefix)` says which tensors under `prefix` must find a place. Raises CheckpointError where one is missing, left over
+    or of another shape, OutOfMemory where the device is full.
+    """
+    device = torch.device(device)
+    wanted = module.state_dict()
+    _check_names(file, prefix, what, wanted, owned)
+    parameters = {name for name, _ in module.named_parameters()}
+    order = sorted(wanted, key=lambda name: file.tensors[prefix + name].offset)
+    total = sum(file.tensors[prefix + name].nbytes for name in order)
+    waiting = _waiting(wanted) if on_linear else {}
+    done = 0
+    try:
+        for name in order:
+            tensor = _arrive(file, prefix + name, device, dtype if name in parameters else None)
+            _place(module, name, tensor, name in parameters)
+            done += file.tensors[prefix + name].nbytes
+            del tensor
+            if on_linear:
+                _offer(module, name.rpartition(".")[0], waiting, on_linear)
+            if on_progress is not None:
+                on_progress(done, total, name)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(
+            f"{device} ran out of memory while the {what} was loaded ({done / 1e9:.1f} of {total / 1e9:.1f} GB). "
+            "Choose a smaller quantization, let more blocks stay in RAM, or close what else uses the device."
+        ) from error
+    left = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
+    assert not left, f"computed buffers were lost on the meta device: {left}"
+    module.requires_grad_(False).eval()
+
+
+def _arrive(file: TensorFile, name: str, device: torch.device, dtype: torch.dtype | None) -> torch.Tensor:
+    info = file.tensors[name]
+    tensor = file.read(name, device)
+    if info.dtype in _QUANTIZED:
+        layer = name[: -len(".weight")] if name.endswith(".weight") else name
+        scale = next((layer + ending for ending in _SCALES if layer + ending in file), None)
+        tensor = tensor.float()
+        if scale is not None:
+            factor = file.read(scale, device).float()
+            # one scale for all, or one a row
+            rows = factor.numel() > 1
+            tensor = tensor.mul_(factor.reshape(-1, *[1] * (tensor.ndim - 1)) if rows else factor.reshape(()))
+    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+
+def _place(module: nn.Module, name: str, tensor: torch.Tensor, parameter: bool) -> None:
+    path, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(path)
+    if parameter:
+        owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+    else:
+        owner._buffers[leaf] = tensor
+
+
+def _waiting(names: Iterable[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name in names:
+        path = name.rpartition(".")[0]
+        counts[path] = counts.get(path, 0) + 1
+    return counts
+
+
+def _offer(module: nn.Module, path: str, waiting: dict[str, int], on_linear: OnLinear) -> None:
+    waiting[path] -= 1
+    layer = module.get_submodule(path)
+    if waiting[path] or not isinstance(layer, nn.Linear):
+        return
+    replacement = on_linear(path, layer)
+    if replacement is not None:
+        parent, _, leaf = path.rpartition(".")
+        setattr(module.get_submodule(parent), leaf, replacement)
+
+
+def _halves(encoder: bool, decoder: bool) -> Callable[[str], bool]:
+    starts = (*(("encoder.",) if encoder else ()), *(("decoder.",) if decoder else ()))
+    return lambda name: bool(starts) and name.startswith(starts)
+
+
+def _check_names(
+    file: TensorFile,
+    prefix: str,
+    what: str,
+    wanted: Mapping[str, torch.Tensor],
+    owned: Callable[[str], bool] | None,
+) -> None:
+    missing = [name for name in wanted if prefix + name not in file]
+    misfits = []
+    for name, tensor in wanted.items():
+        info = file.tensors.get(prefix + name)
+        if info is not None and info.shape != tuple(tensor.shape):
+            misfits.append(f"{name} is {list(info.shape)}, expected {list(tensor.shape)}")
+    extra = [
+        name[len(prefix) :]
+        for name in file.tensors
+        if name.startswith(prefix)
+        and name[len(prefix) :] not in wanted
+        and name not in keys.UNUSED
+        and not keys.is_quantization(name)
+        and (owned is None or owned(name[len(prefix) :]))
+    ]
+    if not (missing or misfits or extra):
+        return
+    lines = [f"The {what} cannot be loaded from {file.path.name}: its tensors are not those that are expected."]
+    for title, names in (("missing", missing), ("of another shape", misfits), ("left over", extra)):
+        if names:
+            more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+            lines.append(f"  {len(names)} {title}: {', '.join(names[:_LISTED])}{more}")
+    lines.append(_likely_cause(file, len(missing) == len(wanted), what))
+    raise CheckpointError("\n".join(lines))
+
+
+def _likely_cause(file: TensorFile, nothing: bool, what: str) -> str:
+    info = describe(file)
+    if info.problems and info.kind != "part":
+        return " ".join(info.problems)
+    if nothing:
+        return f"The file holds no {what}: it is a part of a checkpoint. Use the full single-file checkpoint."
+    return (
+        "The header configuration (metadata `config`) and the tensors do not belong together: the file is of another "
+        "version, was repacked with a foreign header, or lacks a part. Use an original LTX-2 or LTX-2.3 checkpoint."
+    )

@@ -1,0 +1,408 @@
+"""What a weight file is, found in its header alone, in milliseconds, before anything is loaded.
+
+Tensor names and shapes say what the file can do; its metadata says what it claims. Version, both ways:
+
+    tensors    2.3 has `transformer_blocks.0.prompt_scale_shift_table`, 2.0 has not; 2.5 is 2.3 less the biases of `ff`
+    metadata   config.transformer.cross_attention_adaln, else `model_version`
+
+The tensors are believed; a contradiction is noted. What cannot be trained on is named, with what to use in its place.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+from ..events import Events
+from . import keys
+from .reader import TensorFile, TensorInfo
+
+WANTED = "Use a full checkpoint of LTX-2 or LTX-2.3 (for example ltx-2.3-22b-dev.safetensors)."
+
+_PLAIN = {"BF16": "bf16", "F16": "fp16", "F32": "fp32", "F8_E4M3": "fp8_e4m3", "F8_E5M2": "fp8_e5m2", "I8": "int8"}
+_NAMES = {
+    "transformer": "transformer",
+    "connectors": "text connectors",
+    "text_projection": "text projection",
+    "video_vae_encoder": "video VAE encoder",
+    "video_vae_decoder": "video VAE decoder",
+    "audio_vae": "audio VAE",
+    "vocoder": "vocoder",
+}
+_NEEDED = ("transformer", "connectors", "text_projection", "video_vae_encoder")
+# a repack without any metadata can be built from the published configuration if it has the published widths
+_PUBLISHED_WIDTHS = (4096, 2048)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Size of one part of a file; the scales of quantized weights count as bytes only."""
+
+    tensors: int
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a weight file is.
+
+    `kind`: "ltx2" (2.0 and 2.3), "ltx2.5", "ltxv" (LTX-Video), "part", "lora", "upsampler", "text_encoder", "gguf",
+    "other" (another family, named in `family`) or "unknown". `version`: "2.0", "2.3" or None. `precision` is that of
+    most of the transformer's bytes. `problems` hinder training, `warnings` do not; each is a sentence with its remedy.
+    """
+
+    path: Path
+    kind: str
+    version: str | None = None
+    family: str = ""
+    parts: dict[str, Part] = field(default_factory=dict)
+    parameters: int = 0
+    bytes: int = 0
+    precision: str = ""
+    blocks: int = 0
+    distilled: bool = False
+    model_version: str = ""
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def trainable(self) -> bool:
+        return not self.problems
+
+    @property
+    def quantized(self) -> bool:
+        return self.precision.startswith(("fp8", "int8", "nvfp4", "mxfp8", "4-bit"))
+
+    @property
+    def fit(self) -> dict[str, str]:
+        """The same as sentences for a reader."""
+        lines = {"file": f"{self.path.name}, {self.bytes / 1e9:.2f} GB", "kind": _kind_sentence(self)}
+        if self.parameters:
+            lines["size"] = f"{_billions(self.parameters)} parameters, mostly {self.precision or 'of mixed types'}."
+        if self.parts:
+            lines["parts"] = (
+                ", ".join(
+                    f"{_NAMES[name]} {_billions(part.parameters)}"
+                    for name, part in self.parts.items()
+                    if name in _NAMES
+                )
+                + "."
+            )
+        lines["training"] = "Can be trained on." if self.trainable else " ".join(self.problems)
+        if self.warnings:
+            lines["note"] = " ".join(self.warnings)
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON, with `trainable` and `fit`."""
+        value = asdict(self)
+        value["path"] = str(self.path)
+        return value | {"trainable": self.trainable, "quantized": self.quantized, "fit": self.fit}
+
+
+def probe(path: Path | str) -> CheckpointInfo:
+    """Look at the header of `path`. Raises CheckpointError where the file is missing, damaged or not a weight file."""
+    path = Path(path)
+    if _is_gguf(path):
+        return CheckpointInfo(
+            path,
+            "gguf",
+            bytes=path.stat().st_size,
+            precision="gguf",
+            problems=[
+                f"{path.name} is a GGUF file; its weights are packed for inference and cannot be trained on. "
+                "Use the bf16 or fp8 .safetensors checkpoint; the quantization setting makes it small in memory."
+            ],
+        )
+    with TensorFile(path) as file:
+        return describe(file)
+
+
+def describe(file: TensorFile) -> CheckpointInfo:
+    """`probe` for a file that is open already."""
+    path, tensors = file.path, file.tensors
+    weights = {name: info for name, info in tensors.items() if not keys.is_quantization(name)}
+    facts: dict[str, Any] = {
+        "path": path,
+        "bytes": file.size,
+        "parameters": sum(info.elements for info in weights.values()),
+        "model_version": file.metadata.get("model_version", ""),
+        "distilled": _is_distilled(file),
+    }
+    parts = _parts(tensors)
+    prefix = keys.transformer_prefix(tensors)
+    inside = {} if prefix is None else _under(tensors, prefix)
+    facts["precision"] = _precision(inside or tensors, file.metadata)
+
+    other = _other_kind(file, prefix, inside, parts)
+    if other is not None:
+        kind, family, sentence = other
+        return CheckpointInfo(kind=kind, family=family, parts=parts, problems=[f"{path.name} {sentence}"], **facts)
+
+    version = _version_of_tensors(inside)
+    facts |= {
+        "version": version,
+        "parts": parts,
+        "blocks": len({name.split(".")[1] for name in inside if name.startswith("transformer_blocks.")}),
+    }
+    missing = [part for part in _NEEDED if part not in parts]
+    if missing:
+        lacking = ", ".join(_NAMES[part] for part in missing)
+        found = ", ".join(_NAMES[part] for part in parts if part in _NAMES) or "transformer"
+        return CheckpointInfo(
+            kind="part",
+            family="the transformer alone" if prefix != keys.TRANSFORMER or found == "transformer" else "",
+            problems=[f"{path.name} is only a part of a checkpoint: it has {found} but lacks {lacking}. {WANTED}"],
+            **facts,
+        )
+    problems, warnings = _judge(file, version, inside, facts["precision"], facts["distilled"], parts)
+    return CheckpointInfo(kind="ltx2", family="LTX-2", problems=problems, warnings=warnings, **facts)
+
+
+def require_trainable(
+    path: Path | str, expected_version: str = "auto", check: str = "warn", events: Events | None = None
+) -> CheckpointInfo:
+    """Probe `path` and raise CheckpointError unless it can be trained on.
+
+    `expected_version` is "auto", "2.0" or "2.3"; where the file is another, `check` says what happens: "off" nothing,
+    "warn" a message, "error" a CheckpointError. Warnings go to `events`.
+    """
+    assert check in ("off", "warn", "error"), check
+    events = events or Events()
+    info = probe(path)
+    if info.problems:
+        raise CheckpointError("\n".join(info.problems))
+    if expected_version != "auto" and expected_version != info.version and check != "off":
+        text = (
+            f"{info.path.name} is LTX-{info.version}, but ltx_version says {expected_version}. "
+            f'Set ltx_version to "auto" or "{info.version}", or choose an LTX-{expected_version} checkpoint.'
+        )
+        if check == "error":
+            raise CheckpointError(text)
+        events.message(text + f" Going on as LTX-{info.version}.", "warning")
+    for text in info.warnings:
+        events.message(text, "warning")
+    return info
+
+
+def _judge(
+    file: TensorFile,
+    version: str,
+    inside: Mapping[str, TensorInfo],
+    precision: str,
+    distilled: bool,
+    parts: Mapping[str, Part],
+) -> tuple[list[str], list[str]]:
+    name, problems, warnings = file.path.name, [], []
+    claimed = _version_of_metadata(file)
+    if not (file.config or {}).get("transformer"):
+        width = inside["patchify_proj.weight"].shape[0]
+        if width in _PUBLISHED_WIDTHS:
+            warnings.append(
+                f"{name} has lost its header configuration (metadata `config`); that of the published LTX-{version} "
+                "is used. ComfyUI may build it wrongly: prefer the original file."
+            )
+        else:
+            problems.append(
+                f"{name} has no header configuration (metadata `config`) and its width {width} is not that of a "
+                f"published model, so it cannot be built. {WANTED}"
+            )
+    elif claimed is not None and claimed != version:
+        problems.append(
+            f"{name} contradicts itself: its metadata say LTX-{claimed}, its tensors are those of LTX-{version}. "
+            "It was repacked with the header of another file. Download the original."
+        )
+    if precision in ("nvfp4", "mxfp8", "4-bit"):
+        problems.append(
+            f"{name} is stored as {precision}, which this program cannot read. Use the bf16 or fp8 checkpoint; the "
+            "quantization setting makes it small in memory."
+        )
+    if distilled:
+        warnings.append(
+            f"{name} is a distilled model. A LoRA trained on it tends to undo the distillation and fits the "
+            "undistilled model badly. Train on the dev checkpoint and use the distilled one for sampling."
+        )
+    silent = [part for part in ("audio_vae", "vocoder") if part not in parts]
+    if silent:
+        warnings.append(
+            f"{name} has no {' and no '.join(_NAMES[part] for part in silent)}: only video can be trained or sampled."
+        )
+    if "video_vae_decoder" not in parts:
+        warnings.append(f"{name} has no video VAE decoder: samples cannot be made during training.")
+    return problems, warnings
+
+
+def _other_kind(
+    file: TensorFile, prefix: str | None, inside: Mapping[str, TensorInfo], parts: Mapping[str, Part]
+) -> tuple[str, str, str] | None:
+    """(kind, family, sentence after the file name) for everything that is not LTX-2 with a transformer; else None."""
+    names = file.tensors
+    if not names:
+        return "unknown", "", f"holds no tensors. {WANTED}"
+    marked = sum(any(mark in name for mark in keys.LORA_MARKS) for name in names)
+    if marked * 4 >= len(names):
+        return "lora", "a LoRA", f"is a LoRA, not a model: it only changes one. As the base: {_lower(WANTED)}"
+    if prefix is not None:
+        if "audio_adaln_single.linear.weight" not in inside:
+            width = inside["patchify_proj.weight"].shape[0]
+            size = {2048: " 2B", 4096: " 13B"}.get(width, "")
+            return "ltxv", f"LTX-Video{size}", f"is LTX-Video{size}, the predecessor without sound. {WANTED}"
+        if _is_25(file, inside):
+            return (
+                "ltx2.5",
+                "LTX-2.5",
+                f"is LTX-2.5, which this trainer does not support yet. {WANTED}",
+            )
+        return None
+    if all(any(mark in name for name in names) for mark in keys.DIFFUSERS_TRANSFORMER):
+        return (
+            "part",
+            "a diffusers transformer",
+            f"is the transformer of a diffusers folder, with other tensor names. {WANTED}",
+        )
+    if all(any(mark in name for name in names) for mark in keys.UPSAMPLER_MARKS):
+        return "upsampler", "a latent upsampler", f"is a latent upsampler, not the model. {WANTED}"
+    for family, mark in keys.TEXT_ENCODERS:
+        if any(mark in name for name in names):
+            return (
+                "text_encoder",
+                family,
+                f"is a text encoder ({family}). Choose it as text encoder; as checkpoint: {_lower(WANTED)}",
+            )
+    for family, marks in keys.OTHER_FAMILIES:
+        if all(any(mark in name for name in names) for mark in marks):
+            return "other", family, f"is of another model family: {family}. {WANTED}"
+    found = [_NAMES[part] for part in parts if part in _NAMES] or _bare_parts(names)
+    if found:
+        return "part", "", f"is only a part of a checkpoint: {', '.join(found)}, without the transformer. {WANTED}"
+    first = ", ".join(list(names)[:3])
+    return "unknown", "", f"is not a model this trainer knows (its tensors begin with {first}). {WANTED}"
+
+
+def _bare_parts(names: Mapping[str, TensorInfo]) -> list[str]:
+    """Parts in a file of their own, without their prefix."""
+    found = []
+    if "per_channel_statistics.mean-of-means" in names:
+        kernel = next((info.shape for name, info in names.items() if name.endswith("conv_in.conv.weight")), ())
+        found.append("audio VAE" if len(kernel) == 4 else "video VAE")
+    if any("transformer_1d_blocks.0." in name for name in names):
+        found.append("text connectors")
+    if any(name.endswith("aggregate_embed.weight") for name in names):
+        found.append("text projection")
+    if "conv_pre.weight" in names or "vocoder.conv_pre.weight" in names:
+        found.append("vocoder")
+    return found
+
+
+def _parts(tensors: Mapping[str, TensorInfo]) -> dict[str, Part]:
+    counts: dict[str, list[int]] = {}
+    for name, info in tensors.items():
+        part = keys.part_of(name)
+        if part is None:
+            continue
+        entry = counts.setdefault(part, [0, 0, 0])
+        entry[2] += info.nbytes
+        if not keys.is_quantization(name):
+            entry[0] += 1
+            entry[1] += info.elements
+    return {part: Part(*counts[part]) for part in keys.PARTS if part in counts}
+
+
+def _under(tensors: Mapping[str, TensorInfo], prefix: str) -> dict[str, TensorInfo]:
+    return {
+        name[len(prefix) :]: info
+        for name, info in tensors.items()
+        if name.startswith(prefix) and not name.startswith(keys.CONNECTORS) and "embeddings_connector." not in name
+    }
+
+
+def _version_of_tensors(inside: Mapping[str, TensorInfo]) -> str:
+    return "2.3" if "transformer_blocks.0.prompt_scale_shift_table" in inside else "2.0"
+
+
+def _version_of_metadata(file: TensorFile) -> str | None:
+    transformer = (file.config or {}).get("transformer")
+    if isinstance(transformer, dict) and transformer.get("_class_name", "AVTransformer3DModel").startswith("AV"):
+        return "2.3" if transformer.get("cross_attention_adaln", False) else "2.0"
+    stated = file.metadata.get("model_version", "")
+    return next((version for version in ("2.3", "2.0") if stated.startswith(version)), None)
+
+
+def _is_25(file: TensorFile, inside: Mapping[str, TensorInfo]) -> bool:
+    transformer = (file.config or {}).get("transformer")
+    return (
+        file.metadata.get("model_version", "").startswith("2.5")
+        or "keyframes_abs_pos_embedding" in inside
+        or (isinstance(transformer, dict) and transformer.get("ff_bias") is False)
+        or (
+            "transformer_blocks.0.ff.net.0.proj.weight" in inside
+            and "transformer_blocks.0.ff.net.0.proj.bias" not in inside
+        )
+    )
+
+
+def _is_distilled(file: TensorFile) -> bool:
+    # the configuration is long and none of its keys speaks of it; short texts are titles and notes
+    texts = [text for key, text in file.metadata.items() if len(text) < 500 and "lora" not in key.lower()]
+    return any("distill" in text.lower() for text in (file.path.name, *texts))
+
+
+def _precision(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> str:
+    """How most bytes are stored; a quantized format wins from a tenth of the bytes on, since blocks are left out."""
+    bytes_of: Counter[str] = Counter()
+    scaled = False
+    for name, info in tensors.items():
+        if keys.is_quantization(name):
+            continue
+        kind = _PLAIN.get(info.dtype, info.dtype.lower())
+        if name.endswith(".weight"):
+            layer = name[: -len(".weight")]
+            if info.dtype in ("U8", "F4") and f"{layer}.weight_scale_2" in tensors:
+                kind = "nvfp4"
+            elif f"{layer}.weight_scale" in tensors or f"{layer}.scale_weight" in tensors:
+                scaled = True
+                scale = tensors.get(f"{layer}.weight_scale")
+                if info.dtype.startswith("F8") and scale is not None and scale.dtype in ("U8", "F8_E8M0"):
+                    kind = "mxfp8"
+            elif info.dtype in ("U8", "F4"):
+                kind = "4-bit"
+        bytes_of[kind] += info.nbytes
+    total = sum(bytes_of.values())
+    if not total:
+        return ""
+    small = [(count, kind) for kind, count in bytes_of.items() if kind not in ("bf16", "fp16", "fp32", "f64")]
+    if small and max(small)[0] * 10 >= total:
+        kind = max(small)[1]
+        return f"{kind}_scaled" if scaled and kind in ("fp8_e4m3", "fp8_e5m2", "int8") else kind
+    return max((count, kind) for kind, count in bytes_of.items())[1]
+
+
+def _is_gguf(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) == b"GGUF"
+    except OSError:
+        return False
+
+
+def _kind_sentence(info: CheckpointInfo) -> str:
+    if info.kind == "ltx2":
+        return f"LTX-{info.version}{', distilled' if info.distilled else ''}, {info.blocks} blocks."
+    return {
+        "part": "A part of an LTX-2 checkpoint.",
+        "gguf": "A GGUF file.",
+        "unknown": "Unknown.",
+    }.get(info.kind, f"{info.family[:1].upper()}{info.family[1:]}.")
+
+
+def _billions(count: int) -> str:
+    return f"{count / 1e9:.2f} B" if count >= 1e8 else f"{count / 1e6:.2f} M"
+
+
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
