@@ -27,7 +27,8 @@ from torch import nn
 from torch.nn import functional
 
 from ..errors import CheckpointError
-from .rope import Rope, rope_table, rotate
+from .attention import Attention
+from .rope import Rope, rope_table
 
 _EPSILON = 1e-6
 
@@ -236,38 +237,12 @@ class _Block(nn.Module):
     def __init__(self, width: int, heads: int, gated: bool) -> None:
         super().__init__()
         self.width = width
-        self.attn1 = _Attention(width, heads, gated)
+        self.attn1 = Attention(width, width, heads, width // heads, gated, _EPSILON)
         self.ff = _FeedForward(width)
 
     def forward(self, x: torch.Tensor, rope: Rope) -> torch.Tensor:
-        x = x + self.attn1(functional.rms_norm(x, (self.width,), eps=_EPSILON), rope)
+        x = x + self.attn1(functional.rms_norm(x, (self.width,), eps=_EPSILON), rope=rope)
         return x + self.ff(functional.rms_norm(x, (self.width,), eps=_EPSILON))
-
-
-class _Attention(nn.Module):
-    """Self-attention; queries and keys are normalised over the full width, then rotated."""
-
-    def __init__(self, width: int, heads: int, gated: bool) -> None:
-        super().__init__()
-        self.heads = heads
-        self.to_q = nn.Linear(width, width)
-        self.to_k = nn.Linear(width, width)
-        self.to_v = nn.Linear(width, width)
-        self.q_norm = nn.RMSNorm(width, eps=_EPSILON)
-        self.k_norm = nn.RMSNorm(width, eps=_EPSILON)
-        self.to_gate_logits = nn.Linear(width, heads) if gated else None
-        self.to_out = nn.Sequential(nn.Linear(width, width))
-
-    def forward(self, x: torch.Tensor, rope: Rope) -> torch.Tensor:
-        split = (self.heads, x.shape[-1] // self.heads)
-        q = rotate(self.q_norm(self.to_q(x)).unflatten(-1, split), rope)
-        k = rotate(self.k_norm(self.to_k(x)).unflatten(-1, split), rope)
-        v = self.to_v(x).unflatten(-1, split)
-        y = functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        y = y.transpose(1, 2)  # [B, N, H, K]
-        if self.to_gate_logits is not None:
-            y = y * (2 * torch.sigmoid(self.to_gate_logits(x))).unsqueeze(-1)
-        return self.to_out(y.flatten(2))
 
 
 class _FeedForward(nn.Module):

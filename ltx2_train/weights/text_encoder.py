@@ -28,6 +28,7 @@ from .gemma_files import FP8, USABLE, GemmaFiles, open_gemma
 from .reader import TensorFile
 
 _PROJECTION = "text_embedding_projection."
+_ACTIVATIONS = 3 << 29  # 1.5 GB: 1024 tokens x 188160 values as states and packed, and the largest layer at work
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def check_text_encoder(text_encoder: Path | str, checkpoint: Path | str) -> Text
         )
 
 
-def text_encoder_fingerprint(text_encoder: Path | str, checkpoint: Path | str) -> str:
+def text_fingerprint(text_encoder: Path | str, checkpoint: Path | str) -> str:
     """Identifies the text path by its tensors and tokenizer; copies of the files have the same. Loads no weights."""
     with open_gemma(text_encoder) as gemma, TensorFile(checkpoint) as source:
         return _fingerprint(gemma, source)
@@ -96,15 +97,15 @@ class TextEncoder:
         device: torch.device | str = "cpu",
         on_progress: Callable[[int, int], None] | None = None,
         *,
-        stream: bool = False,
+        stream: bool | None = None,
     ) -> TextEncoder:
         """Gemma from a folder or a file, the text projection from `checkpoint`, computing in `dtype` on `device`.
 
-        `on_progress(bytes done, bytes total)`. Raises CheckpointError before any weight is read where the two do not
-        fit or the tokenizer is missing, OutOfMemory where the device is too small.
+        `on_progress(bytes done, bytes total)`. `stream` keeps the weights in RAM and brings a layer at a time; None does
+        so where a CUDA device has too little free memory. Raises CheckpointError before any weight is read where the
+        two files do not fit each other or the tokenizer is missing, OutOfMemory where the device is too small.
         """
         device = torch.device(device)
-        home = torch.device("cpu") if stream else device
         try:
             with open_gemma(text_encoder) as files, TensorFile(checkpoint) as source:
                 with torch.device("meta"):
@@ -112,6 +113,9 @@ class TextEncoder:
                 _check_fit(files, extractor, source)
                 tokenizer = load_tokenizer(files)
                 fingerprint = _fingerprint(files, source)
+                if stream is None:
+                    stream = not _fits(files, extractor, dtype, device)
+                home = torch.device("cpu") if stream else device
                 _fill_projection(extractor, names, source, home, dtype)
                 gemma = load_gemma(files, dtype, home, on_progress)
         except torch.OutOfMemoryError as error:
@@ -122,7 +126,7 @@ class TextEncoder:
                     buffer.data = buffer.data.to(device)  # the rotary frequencies: a few kilobytes
         return cls(gemma, tokenizer, extractor, device, fingerprint, stream)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, captions: Sequence[str], batch_size: int = 1, events: Events | None = None) -> list[TextFeatures]:
         """The features of each caption, on the CPU in the encoder's dtype; equal captions are computed once.
 
@@ -247,6 +251,17 @@ def _fingerprint(gemma: GemmaFiles, source: TensorFile) -> str:
 
 
 # --- device ----------------------------------------------------------------------------------------------------------
+
+
+def _fits(files: GemmaFiles, extractor: FeatureExtractor, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the weights and the activations of one caption fit into what is free on `device`."""
+    if device.type != "cuda":
+        return True
+    size = torch.finfo(dtype).bits // 8
+    infos = [files.info(name) for name in files.tensors]
+    weights = sum(info.nbytes if info.dtype in FP8 else info.elements * size for info in infos)
+    weights += sum(parameter.numel() for parameter in extractor.parameters()) * size
+    return weights + _ACTIVATIONS < torch.cuda.mem_get_info(device)[0]
 
 
 def _visit_device(module: nn.Module, device: torch.device) -> None:
