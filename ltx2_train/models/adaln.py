@@ -1,0 +1,87 @@
+"""Timesteps to modulation: the sinusoid, the embedding network and the rows the blocks add their tables to.
+
+A clip has one noise level, or two where some tokens are given clean; so the network runs once per distinct timestep
+and tokens look their row up, instead of once per token. Shift, scale and gate values are float32 from the network's
+last product on, whatever the weights are stored in: a scale near zero loses its digits when rounded beside a one.
+
+Shape letters: B batch, T tokens, D width, R distinct timesteps, n rows a timestep.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from .norms import wide
+
+SINUSOID = 256
+
+
+class Rows(NamedTuple):
+    """Modulation rows [R, n, D]; `index` [B, T] names each token's row, None means one row a sample (R = B)."""
+
+    values: Tensor
+    index: Tensor | None
+
+    def plus(self, table: Tensor) -> Rows:
+        """The same with a block's table [n, D] added."""
+        return Rows(self.values + wide(table), self.index)
+
+
+class TimestepEmbedder(nn.Module):
+    """Sinusoid -> linear -> SiLU -> linear."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(SINUSOID, width)
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(silu(self.linear_1(x)))
+
+
+class Embedding(nn.Module):
+    """The level of names between an AdaLN and its embedder."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.timestep_embedder = TimestepEmbedder(width)
+
+
+class AdaLN(nn.Module):
+    """Timesteps in 0..1000 to `count` rows of modulation."""
+
+    def __init__(self, width: int, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.emb = Embedding(width)
+        self.linear = nn.Linear(width, count * width)
+
+    def forward(self, timesteps: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """[R] -> rows [R, count, D] and the embedding [R, D] they are made from, both at least float32."""
+        embedded = self.emb.timestep_embedder(sinusoid(timesteps).to(dtype))
+        rows = self.linear(silu(embedded)).unflatten(1, (self.count, -1))
+        return wide(rows), wide(embedded)
+
+
+def sinusoid(timesteps: Tensor) -> Tensor:
+    """[R] -> [R, 256]: cosines first, then sines, of timesteps * 10000^(-i/128), in float32."""
+    half = SINUSOID // 2
+    frequencies = torch.exp(torch.arange(half, device=timesteps.device) * (-math.log(10000.0) / half))
+    angles = timesteps.float().unsqueeze(1) * frequencies
+    return torch.cat((angles.cos(), angles.sin()), dim=1)
+
+
+def distinct(timesteps: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The distinct values [R] of timesteps [B, T] or [B, 1] and each token's index [B, T].
+
+    Where a sample's tokens all share one the index is None and R = B.
+    """
+    if timesteps.shape[1] == 1 or timesteps.stride(1) == 0:
+        return timesteps[:, 0], None
+    values, index = torch.unique(timesteps, return_inverse=True)
+    return values, index

@@ -1,0 +1,73 @@
+"""Multi-head attention as LTX-2 has it: biased projections, RMS-normalized and rotated queries and keys, gated heads.
+
+    q, k = R n(W x) * w ;   out = W_o ( 2 sigmoid(gate(x)) * softmax(q k^T / sqrt(K) + mask) v )
+
+The norm of q and k runs over all heads together, not each head. The gate (2.3 only) is one number a head and query,
+read from the same input as the query. A skipped attention passes v through instead (spatio-temporal guidance).
+
+Shape letters: B batch, T query tokens, S key tokens, D width, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from .norms import rotated_norm
+from .rope import Rope
+
+
+class NormWeight(nn.Module):
+    """Holds the weight of a q or k norm under the checkpoint's name."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+
+class Attention(nn.Module):
+    """One attention; `context` supplies keys and values, the input itself where it is None."""
+
+    def __init__(self, width: int, context_width: int, heads: int, head_width: int, gated: bool, eps: float) -> None:
+        super().__init__()
+        inner = heads * head_width
+        self.heads, self.eps = heads, eps
+        self.q_norm = NormWeight(inner)
+        self.k_norm = NormWeight(inner)
+        self.to_q = nn.Linear(width, inner)
+        self.to_k = nn.Linear(context_width, inner)
+        self.to_v = nn.Linear(context_width, inner)
+        if gated:
+            self.to_gate_logits = nn.Linear(width, heads)
+        self.to_out = nn.ModuleList([nn.Linear(inner, width)])
+        self.gated = gated
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        rope: Rope | None = None,
+        context_rope: Rope | None = None,
+        mask: Tensor | None = None,
+        skip: bool = False,
+    ) -> Tensor:
+        """[B, T, D], [B, S, D'] -> [B, T, D]. `mask` is additive, broadcastable to [B, H, T, S]."""
+        source = x if context is None else context
+        v = self.to_v(source)
+        if skip:
+            out = v
+        else:
+            q = rotated_norm(self.to_q(x), self.q_norm.weight, rope, self.heads, self.eps)
+            k = rotated_norm(
+                self.to_k(source), self.k_norm.weight, rope if context is None else context_rope, self.heads, self.eps
+            )
+            out = scaled_dot_product_attention(self._split(q), self._split(k), self._split(v), attn_mask=mask)
+            out = out.transpose(1, 2).flatten(2)
+        if self.gated:
+            gates = torch.sigmoid(self.to_gate_logits(x)) * 2  # [B, T, H]
+            out = (out.unflatten(2, (self.heads, -1)) * gates.unsqueeze(-1)).flatten(2)
+        return self.to_out[0](out)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)

@@ -1,0 +1,224 @@
+"""One block of the audio-video transformer: what it does to the video stream, the audio stream, and between them.
+
+In this order, n being the RMS norm without a weight:
+ 1. video self-attention    x += gate * attn1(n(x) modulated)
+ 2. video text attention    x += gate * attn2(n(x) modulated, context modulated)      2.0: no modulation, no gate
+ 3. the same two for audio
+ 4. audio to video and video to audio, both from the streams as they are after step 3
+ 5. video feed-forward, audio feed-forward
+
+The feed-forward comes last, so when a block is run again for its gradient the value of the second linear is not
+needed; `replay` leaves it out and defers the whole sublayer (see recompute.py).
+
+Shape letters: B batch, T tokens, S context tokens, D width, R distinct timesteps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+from .adaln import Rows
+from .attention import Attention
+from .norms import gated_sum, modulated_norm, rows_of, wide
+from .recompute import deferred, trainable, unread
+from .rope import Rope
+
+if TYPE_CHECKING:
+    from .config import TransformerConfig
+
+FEED_FORWARD_TOKENS = 512
+BASE_ROWS, TEXT_ROWS = 6, 3
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What is constant over the blocks for one modality."""
+
+    ada: Rows
+    embedded: Rows
+    context: Tensor
+    context_mask: Tensor | None
+    attention_mask: Tensor | None
+    rope: Rope
+    enabled: bool
+    prompt: Rows | None = None
+    cross: Rows | None = None
+    cross_gate: Rows | None = None
+    cross_rope: Rope | None = None
+
+    def tensors(self) -> list[Tensor | None]:
+        """Those that may need a gradient, when the layers that make them are trained."""
+        rows = (self.ada, self.prompt, self.cross, self.cross_gate)
+        return [self.context, *(None if r is None else r.values for r in rows)]
+
+    def with_tensors(self, tensors: Iterator[Tensor | None]) -> Stream:
+        """The same with the next five of `tensors` in their places."""
+        found = {"context": next(tensors)}
+        for name in ("ada", "prompt", "cross", "cross_gate"):
+            values, rows = next(tensors), getattr(self, name)
+            found[name] = None if rows is None else Rows(values, rows.index)
+        return replace(self, **found)
+
+
+@dataclass(frozen=True)
+class SkipLayers:
+    """Blocks whose attention is left out in one call, by index: a set, or "all".
+
+    `video_self` and `audio_self` pass the values through unattended (spatio-temporal guidance); `a2v` and `v2a` drop
+    that direction between the modalities (modality isolation).
+    """
+
+    video_self: Iterable[int] | str | None = None
+    audio_self: Iterable[int] | str | None = None
+    a2v: Iterable[int] | str | None = None
+    v2a: Iterable[int] | str | None = None
+
+    def at(self, block: int) -> frozenset[str]:
+        """Names of the attentions that block number `block` skips."""
+        return frozenset(field.name for field in fields(self) if _chosen(getattr(self, field.name), block))
+
+
+class Projection(nn.Module):
+    """The first linear of a feed-forward, under the checkpoint's name."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, inner)
+
+
+class FeedForward(nn.Module):
+    """Linear to four times the width, GELU (tanh form), linear back."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.net = nn.ModuleList([Projection(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width)])
+
+    def forward(self, x: Tensor, value_unread: bool = False) -> Tensor:
+        hidden = gelu(self.net[0].proj(x), approximate="tanh")
+        return unread(self.net[2], hidden) if value_unread else self.net[2](hidden)
+
+
+class Block(nn.Module):
+    """One transformer block with the modules of the modalities in `mode`."""
+
+    def __init__(self, config: TransformerConfig, mode: str) -> None:
+        super().__init__()
+        self.eps, self.text_modulated = config.norm_eps, config.cross_attention_adaln
+        rows = BASE_ROWS + (TEXT_ROWS if self.text_modulated else 0)
+        for name, prefix, side in (("video", "", config.video), ("audio", "audio_", config.audio)):
+            if mode not in (name, "av"):
+                continue
+            self_attention = Attention(side.width, side.width, side.heads, side.head_width, config.gated, self.eps)
+            text_attention = Attention(
+                side.width, side.context_width, side.heads, side.head_width, config.gated, self.eps
+            )
+            setattr(self, f"{prefix}attn1", self_attention)
+            setattr(self, f"{prefix}attn2", text_attention)
+            setattr(self, f"{prefix}ff", FeedForward(side.width))
+            setattr(self, f"{prefix}scale_shift_table", nn.Parameter(torch.zeros(rows, side.width)))
+            if self.text_modulated:
+                setattr(self, f"{prefix}prompt_scale_shift_table", nn.Parameter(torch.zeros(2, side.width)))
+        if mode == "av":
+            v, a = config.video, config.audio
+            # both directions attend in the audio width
+            self.audio_to_video_attn = Attention(v.width, a.width, a.heads, a.head_width, config.gated, self.eps)
+            self.video_to_audio_attn = Attention(a.width, v.width, a.heads, a.head_width, config.gated, self.eps)
+            self.scale_shift_table_a2v_ca_video = nn.Parameter(torch.zeros(5, v.width))
+            self.scale_shift_table_a2v_ca_audio = nn.Parameter(torch.zeros(5, a.width))
+
+    def forward(
+        self,
+        vx: Tensor | None,
+        ax: Tensor | None,
+        video: Stream | None,
+        audio: Stream | None,
+        skip: frozenset[str] = frozenset(),
+        replay: bool = False,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Update the streams [B, T, D] that are there and enabled. In a replay the values returned are stand-ins."""
+        run_video = video is not None and video.enabled
+        run_audio = audio is not None and audio.enabled
+        if run_video:
+            vx = self._attend(vx, video, "", "video_self" in skip)
+        if run_audio:
+            ax = self._attend(ax, audio, "audio_", "audio_self" in skip)
+        if video is not None and audio is not None:
+            before = vx, ax
+            if run_video and "a2v" not in skip:
+                vx = self._cross(vx, before[1], video, audio, "video", 0)
+            if run_audio and "v2a" not in skip:
+                ax = self._cross(ax, before[0], audio, video, "audio", 2)
+        if run_video:
+            vx = self._feed_forward(vx, video, "", replay)
+        if run_audio:
+            ax = self._feed_forward(ax, audio, "audio_", replay)
+        return vx, ax
+
+    def _attend(self, x: Tensor, stream: Stream, prefix: str, skip: bool) -> Tensor:
+        """Self-attention, then attention to the text."""
+        rows, index = stream.ada.plus(getattr(self, f"{prefix}scale_shift_table"))
+        shift, scale, gate = rows[:, 0], rows[:, 1], rows[:, 2]
+        normal = modulated_norm(x, scale, shift, index, self.eps)
+        attention = getattr(self, f"{prefix}attn1")
+        out = attention(normal, rope=stream.rope, mask=stream.attention_mask, skip=skip)
+        x = gated_sum(x, out, gate, index)
+        del normal, out
+
+        attention, context = getattr(self, f"{prefix}attn2"), stream.context
+        if not self.text_modulated:
+            none = torch.zeros_like(gate[:1]).expand_as(gate)
+            return x + attention(modulated_norm(x, none, none, index, self.eps), context, mask=stream.context_mask)
+        prompt = stream.prompt.plus(getattr(self, f"{prefix}prompt_scale_shift_table")).values
+        context = modulated(context, prompt[:, 1], prompt[:, 0])
+        normal = modulated_norm(x, rows[:, 7], rows[:, 6], index, self.eps)
+        return gated_sum(x, attention(normal, context, mask=stream.context_mask), rows[:, 8], index)
+
+    def _cross(self, x: Tensor, other: Tensor, own: Stream, its: Stream, side: str, first: int) -> Tensor:
+        """`x` attends to the other modality; `first` is the first of the direction's two rows (scale, then shift)."""
+        other_side = "audio" if side == "video" else "video"
+        table = getattr(self, f"scale_shift_table_a2v_ca_{side}")
+        its_table = getattr(self, f"scale_shift_table_a2v_ca_{other_side}")
+        rows, index = own.cross.plus(table[:4])
+        its_rows, its_index = its.cross.plus(its_table[:4])
+        query = modulated_norm(x, rows[:, first], rows[:, first + 1], index, self.eps)
+        source = modulated_norm(other, its_rows[:, first], its_rows[:, first + 1], its_index, self.eps)
+        attention = self.audio_to_video_attn if side == "video" else self.video_to_audio_attn
+        out = attention(query, source, rope=own.cross_rope, context_rope=its.cross_rope)
+        gate, gate_index = own.cross_gate.plus(table[4:])
+        return gated_sum(x, out, gate[:, 0], gate_index)
+
+    def _feed_forward(self, x: Tensor, stream: Stream, prefix: str, replay: bool) -> Tensor:
+        rows, index = stream.ada.plus(getattr(self, f"{prefix}scale_shift_table"))
+        shift, scale, gate = rows[:, 3], rows[:, 4], rows[:, 5]
+        ff = getattr(self, f"{prefix}ff")
+        # a gate that is trained needs the value it multiplies
+        value_unread = replay and not gate.requires_grad
+
+        def run(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, part: slice) -> Tensor:
+            own = None if index is None else index[:, part]
+            return gated_sum(x, ff(modulated_norm(x, scale, shift, own, self.eps), value_unread), gate, own)
+
+        if replay:
+            return deferred(run, x, (shift, scale, gate), trainable(ff), FEED_FORWARD_TOKENS)
+        if torch.is_grad_enabled():
+            return run(x, shift, scale, gate, slice(None))
+        out = torch.empty_like(x)
+        for start in range(0, x.shape[1], FEED_FORWARD_TOKENS):
+            part = slice(start, start + FEED_FORWARD_TOKENS)
+            out[:, part] = run(x[:, part], shift, scale, gate, part)
+        return out
+
+
+def modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """x * (1 + scale) + shift for one row a sample: [B, S, D], [B, D], [B, D], computed in at least float32."""
+    return torch.addcmul(rows_of(shift, None), wide(x), rows_of(scale + 1, None)).to(x.dtype)
+
+
+def _chosen(blocks: Iterable[int] | str | None, block: int) -> bool:
+    return blocks is not None and (blocks == "all" or block in blocks)

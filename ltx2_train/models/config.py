@@ -1,0 +1,157 @@
+"""The transformer's part of a checkpoint's embedded config.
+
+Files carry many keys that never vary; those that would change the computation if they did are checked, not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import CheckpointError
+
+# what this model computes; a file that says otherwise is of another family
+FIXED: dict[str, Any] = {
+    "activation_fn": "gelu-approximate",
+    "attention_bias": True,
+    "av_cross_ada_norm": True,
+    "double_self_attention": False,
+    "ff_bias": True,
+    "norm_elementwise_affine": False,
+    "only_cross_attention": False,
+    "positional_embedding_type": "rope",
+    "qk_norm": "rms_norm",
+    "share_ff": False,
+    "standardization_norm": "rms_norm",
+    "use_audio_video_cross_attention": True,
+    "use_keyframes_abs_pos_embedding": False,
+    "use_middle_indices_grid": True,
+}
+NEEDED = ("num_layers", "num_attention_heads", "attention_head_dim")
+
+
+@dataclass(frozen=True)
+class Side:
+    """The sizes of one modality's stream."""
+
+    heads: int
+    head_width: int
+    context_width: int
+    in_channels: int
+    out_channels: int
+    max_pos: tuple[float, ...]
+
+    @property
+    def width(self) -> int:
+        return self.heads * self.head_width
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes and variants, named as in the checkpoint's `config.transformer`. The defaults are those of LTX-2.3."""
+
+    num_layers: int = 48
+    num_attention_heads: int = 32
+    attention_head_dim: int = 128
+    in_channels: int = 128
+    out_channels: int = 128
+    cross_attention_dim: int = 4096
+    audio_num_attention_heads: int = 32
+    audio_attention_head_dim: int = 64
+    audio_in_channels: int = 128
+    audio_out_channels: int = 128
+    audio_cross_attention_dim: int = 2048
+    caption_channels: int = 3840
+    norm_eps: float = 1e-6
+    positional_embedding_theta: float = 10000.0
+    positional_embedding_max_pos: tuple[float, ...] = (20, 2048, 2048)
+    audio_positional_embedding_max_pos: tuple[float, ...] = (20,)
+    timestep_scale_multiplier: float = 1000.0
+    av_ca_timestep_scale_multiplier: float = 1000.0
+    rope_type: str = "split"
+    frequencies_precision: str = "float64"
+    cross_attention_adaln: bool = True
+    apply_gated_attention: bool = True
+    caption_proj_before_connector: bool = True
+
+    @classmethod
+    def from_checkpoint(cls, section: Mapping[str, Any]) -> TransformerConfig:
+        """Read `config.transformer`. Keys we do not know are ignored.
+
+        Raises CheckpointError where a needed key is missing or the file describes another network.
+        """
+        missing = [key for key in NEEDED if key not in section]
+        if missing:
+            raise CheckpointError(
+                f"The checkpoint's embedded config lacks {', '.join(missing)} in its transformer section. "
+                "Expected an LTX-2 or LTX-2.3 checkpoint with its metadata; use the original file."
+            )
+        for key, expected in FIXED.items():
+            if key in section and section[key] != expected:
+                raise CheckpointError(
+                    f"The checkpoint's embedded config says {key} = {section[key]!r}; LTX-2 and LTX-2.3 have "
+                    f"{expected!r}. This is another model family, which cannot be trained here; choose an LTX-2 file."
+                )
+        # files older than 2.3 do not mention the variants that 2.3 brought
+        values: dict[str, Any] = dict.fromkeys(
+            ("cross_attention_adaln", "apply_gated_attention", "caption_proj_before_connector"), False
+        )
+        for name in cls.__dataclass_fields__:
+            if section.get(name) is not None:
+                value = section[name]
+                values[name] = tuple(value) if isinstance(value, list) else value
+        config = cls(**values)
+        config.check()
+        return config
+
+    def check(self) -> None:
+        """Raise CheckpointError where sizes contradict each other."""
+        if self.rope_type not in ("split", "interleaved"):
+            raise CheckpointError(
+                f"The checkpoint's rope_type is {self.rope_type!r}; expected split or interleaved. Use an LTX-2 file."
+            )
+        if self.num_attention_heads != self.audio_num_attention_heads:
+            raise CheckpointError(
+                f"The checkpoint has {self.num_attention_heads} video heads and {self.audio_num_attention_heads} audio "
+                "heads; LTX-2 has as many of each. Use an LTX-2 file."
+            )
+        for width in (self.attention_head_dim, self.audio_attention_head_dim):
+            if width % 2:
+                raise CheckpointError(f"The checkpoint's attention head width is {width}; expected an even number.")
+
+    @property
+    def is_v23(self) -> bool:
+        """True for LTX-2.3: the text attention is modulated."""
+        return self.cross_attention_adaln
+
+    @property
+    def gated(self) -> bool:
+        return self.apply_gated_attention
+
+    @property
+    def projects_captions(self) -> bool:
+        """True for LTX-2.0: the transformer itself projects the text features to its width."""
+        return not self.caption_proj_before_connector
+
+    @property
+    def video(self) -> Side:
+        return Side(
+            self.num_attention_heads,
+            self.attention_head_dim,
+            self.cross_attention_dim,
+            self.in_channels,
+            self.out_channels,
+            tuple(self.positional_embedding_max_pos),
+        )
+
+    @property
+    def audio(self) -> Side:
+        return Side(
+            self.audio_num_attention_heads,
+            self.audio_attention_head_dim,
+            self.audio_cross_attention_dim,
+            self.audio_in_channels,
+            self.audio_out_channels,
+            tuple(self.audio_positional_embedding_max_pos),
+        )

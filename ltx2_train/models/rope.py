@@ -1,0 +1,83 @@
+"""Rotary position embedding over several axes.
+
+    angle[t, k, axis] = (2 * middle(t, axis) / max_pos[axis] - 1) * theta^(k/(K-1)) * pi/2,   K = width // (2 * axes)
+
+The angles of one token are laid out frequency-major, axis-minor, and padded in front with zeros (no rotation) to
+width/2; so the pad falls into the first head and every head has frequencies of its own. "split" rotates the first half
+of a head against its second half, "interleaved" even against odd features; the angles are the same.
+
+Frequencies are computed in float64 and rounded once to float32, as the weights were trained; the angles, sines and
+cosines are float32. RoPE: Su et al. 2021, arXiv:2104.09864.
+
+Shape letters: B batch, T tokens, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Rope(NamedTuple):
+    """Cosines and sines [B, T, H, K/2] in float32, and how the features are paired."""
+
+    cos: Tensor
+    sin: Tensor
+    interleaved: bool
+
+    def part(self, tokens: slice) -> Rope:
+        """The rows of some tokens."""
+        return Rope(self.cos[:, tokens], self.sin[:, tokens], self.interleaved)
+
+
+def rope_table(
+    positions: Tensor,
+    width: int,
+    heads: int,
+    max_pos: Sequence[float],
+    theta: float = 10000.0,
+    interleaved: bool = False,
+    double: bool = True,
+) -> Rope:
+    """The rotations of `positions` [B, axes, T, 2] for `heads` heads that together are `width` wide."""
+    if positions.shape[0] > 1 and positions.stride(0) == 0:
+        positions = positions[:1]  # one table serves a batch of equal clips
+    axes = positions.shape[1]
+    assert axes == len(max_pos), (axes, max_pos)
+    middle = positions.float().mean(dim=-1)  # [B, axes, T]
+    fraction = torch.stack([middle[:, axis] / max_pos[axis] for axis in range(axes)], dim=-1)  # [B, T, axes]
+    frequencies = _frequencies(width // (2 * axes), theta, double).to(positions.device)
+    angles = ((fraction * 2 - 1).unsqueeze(-2) * frequencies.unsqueeze(-1)).flatten(2)  # [B, T, K*axes]
+    angles = torch.nn.functional.pad(angles, (width // 2 - angles.shape[-1], 0))
+    angles = angles.unflatten(2, (heads, width // (2 * heads)))
+    return Rope(angles.cos(), angles.sin(), interleaved)
+
+
+def rotate(x: Tensor, rope: Rope, out: Tensor | None = None, backward: bool = False) -> Tensor:
+    """Rotate `x` [B, T, H, K] into `out`; `backward` rotates the other way, which is the gradient.
+
+    `out` must not overlap `x`. Not differentiable by autograd: callers are autograd functions themselves.
+    """
+    cos, sin, sign = rope.cos, rope.sin, -1 if backward else 1
+    out = torch.empty_like(x) if out is None else out
+    (a, b), (ra, rb) = _halves(x, rope.interleaved), _halves(out, rope.interleaved)
+    torch.mul(a, cos, out=ra).addcmul_(b, sin, value=-sign)
+    torch.mul(b, cos, out=rb).addcmul_(a, sin, value=sign)
+    return out
+
+
+def _halves(x: Tensor, interleaved: bool) -> tuple[Tensor, Tensor]:
+    if interleaved:
+        return x[..., 0::2], x[..., 1::2]
+    half = x.shape[-1] // 2
+    return x[..., :half], x[..., half:]
+
+
+def _frequencies(count: int, theta: float, double: bool) -> Tensor:
+    dtype = torch.float64 if double else torch.float32
+    exponents = torch.linspace(0.0, 1.0, count, dtype=dtype) if count > 1 else torch.zeros(count, dtype=dtype)
+    return (torch.pow(torch.tensor(theta, dtype=dtype), exponents) * (math.pi / 2)).float()

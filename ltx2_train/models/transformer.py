@@ -1,0 +1,260 @@
+"""The LTX-2 audio-video diffusion transformer (19B) and its 2.3 successor (22B), for training adapters on it.
+
+It predicts velocities (noise minus data) of video tokens, audio tokens, or both at once. Module names are those of
+the original checkpoints, so their keys load after the prefix `model.diffusion_model.` is cut off. A modality that the
+mode leaves out has no modules and costs nothing.
+
+Timestep of the attention between modalities: shift and scale follow a token's own timestep, the gate follows the
+noise level of the other modality ("how much of the other can be trusted"). The first public code used other rules;
+this is the one its authors later named as the intended one. All agree where everything has one noise level.
+
+LTX-2: HaCohen et al. 2026, arXiv:2601.03233.
+
+Shape letters: B batch, T tokens, S context tokens, C latent channels, D width, R distinct timesteps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, layer_norm
+
+from .adaln import AdaLN, Rows, distinct
+from .blocks import BASE_ROWS, TEXT_ROWS, Block, SkipLayers, Stream
+from .config import Side, TransformerConfig
+from .norms import rows_of
+from .recompute import recomputed, trainable
+from .rope import rope_table
+
+__all__ = ["LTXTransformer", "Modality", "Output", "SkipLayers", "TransformerConfig"]
+
+MODES = ("video", "audio", "av")
+
+
+@dataclass(frozen=True)
+class Modality:
+    """The input of one modality.
+
+    `timesteps` are per token, in 0..1; None means `sigma` for all of them. `context_mask` keeps where it is not zero;
+    None keeps all. `attention_mask` weighs whom a token attends to, from 0 (not at all) to 1. A modality that is not
+    `enabled` is seen by the other one and left as it is.
+    """
+
+    latent: Tensor  # [B, T, C]
+    sigma: Tensor  # [B] float32
+    timesteps: Tensor | None  # [B, T] or [B, 1] float32
+    positions: Tensor  # [B or 1, axes, T, 2] float32
+    context: Tensor  # [B, S, D]
+    context_mask: Tensor | None = None  # [B, S]
+    attention_mask: Tensor | None = None  # [B, T, T]
+    enabled: bool = True
+
+    @property
+    def token_timesteps(self) -> Tensor:
+        """[B, T] or [B, 1]."""
+        return self.sigma.unsqueeze(1) if self.timesteps is None else self.timesteps
+
+
+@dataclass(frozen=True)
+class Output:
+    """Velocities [B, T, C] of the modalities given, and the kept hidden states [B, T, D] by name."""
+
+    video: Tensor | None
+    audio: Tensor | None
+    hidden: dict[str, Tensor] = field(default_factory=dict)
+
+
+class CaptionProjection(nn.Module):
+    """Text features to a stream's context width (2.0 only)."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(channels, width)
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(gelu(self.linear_1(x), approximate="tanh"))
+
+
+class LTXTransformer(nn.Module):
+    """The transformer with the modules of `mode`: "video", "audio" or "av".
+
+    `recompute` is the number of leading blocks that keep only their input for backward; all of them at first.
+    """
+
+    def __init__(self, config: TransformerConfig, mode: str = "av") -> None:
+        super().__init__()
+        assert mode in MODES, mode
+        self.config, self.mode = config, mode
+        self.recompute = config.num_layers
+        self.has_video, self.has_audio = mode != "audio", mode != "video"
+        rows = BASE_ROWS + (TEXT_ROWS if config.cross_attention_adaln else 0)
+        if self.has_video:
+            self._add_side("", config.video, rows)
+        if self.has_audio:
+            self._add_side("audio_", config.audio, rows)
+        if mode == "av":
+            self.av_ca_video_scale_shift_adaln_single = AdaLN(config.video.width, 4)
+            self.av_ca_audio_scale_shift_adaln_single = AdaLN(config.audio.width, 4)
+            self.av_ca_a2v_gate_adaln_single = AdaLN(config.video.width, 1)
+            self.av_ca_v2a_gate_adaln_single = AdaLN(config.audio.width, 1)
+        self.transformer_blocks = nn.ModuleList(Block(config, mode) for _ in range(config.num_layers))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype the streams are computed in."""
+        return (self.scale_shift_table if self.has_video else self.audio_scale_shift_table).dtype
+
+    def set_recompute(self, blocks: int | None) -> None:
+        """Recompute the first `blocks` blocks in backward; None means all."""
+        self.recompute = self.config.num_layers if blocks is None else blocks
+
+    def forward(
+        self,
+        video: Modality | None,
+        audio: Modality | None,
+        *,
+        skip: SkipLayers | None = None,
+        keep_hidden: Collection[str] = (),
+    ) -> Output:
+        """Velocities of the modalities given. `keep_hidden` names streams after blocks: "video.12", "audio.0"."""
+        assert video is not None or audio is not None, "no modality given"
+        assert video is None or self.has_video, f"video given to a model of mode {self.mode}"
+        assert audio is None or self.has_audio, f"audio given to a model of mode {self.mode}"
+        v = None if video is None else self._stream("", self.config.video, video, audio)
+        a = None if audio is None else self._stream("audio_", self.config.audio, audio, video)
+        vx = None if video is None else self.patchify_proj(video.latent.to(self.dtype))
+        ax = None if audio is None else self.audio_patchify_proj(audio.latent.to(self.dtype))
+        hidden: dict[str, Tensor] = {}
+        for number, block in enumerate(self.transformer_blocks):
+            left_out = frozenset() if skip is None else skip.at(number)
+            if torch.is_grad_enabled() and number < self.recompute:
+                vx, ax = self._recomputed(block, vx, ax, v, a, left_out)
+            else:
+                vx, ax = block(vx, ax, v, a, left_out)
+            for name, x in ((f"video.{number}", vx), (f"audio.{number}", ax)):
+                if name in keep_hidden:
+                    assert x is not None, f"{name} is to be kept, but the modality was not given"
+                    hidden[name] = x
+        assert len(hidden) == len(set(keep_hidden)), f"unknown names in keep_hidden: {set(keep_hidden) - set(hidden)}"
+        return Output(
+            None if v is None else self._velocity("", vx, v),
+            None if a is None else self._velocity("audio_", ax, a),
+            hidden,
+        )
+
+    def cross_timesteps(self, own: Modality, other: Modality) -> tuple[Tensor, Tensor]:
+        """Timesteps [B, T] or [B, 1] that scale and shift `own` between the modalities, and those that gate it."""
+        return own.token_timesteps, other.sigma.unsqueeze(1)
+
+    def _add_side(self, prefix: str, side: Side, rows: int) -> None:
+        setattr(self, f"{prefix}patchify_proj", nn.Linear(side.in_channels, side.width))
+        if self.config.projects_captions:
+            projection = CaptionProjection(self.config.caption_channels, side.width)
+            setattr(self, f"{prefix}caption_projection", projection)
+        setattr(self, f"{prefix}adaln_single", AdaLN(side.width, rows))
+        if self.config.cross_attention_adaln:
+            setattr(self, f"{prefix}prompt_adaln_single", AdaLN(side.width, 2))
+        setattr(self, f"{prefix}scale_shift_table", nn.Parameter(torch.zeros(2, side.width)))
+        setattr(self, f"{prefix}proj_out", nn.Linear(side.width, side.out_channels))
+
+    def _stream(self, prefix: str, side: Side, own: Modality, other: Modality | None) -> Stream:
+        """Everything about one modality that the blocks share, computed once."""
+        config = self.config
+        context = own.context.to(self.dtype)
+        if config.projects_captions:
+            context = getattr(self, f"{prefix}caption_projection")(context)
+        ada, embedded = self._rows(f"{prefix}adaln_single", own.token_timesteps)
+        prompt = cross = cross_gate = cross_rope = None
+        if config.cross_attention_adaln:
+            prompt, _ = self._rows(f"{prefix}prompt_adaln_single", own.sigma.unsqueeze(1))
+        if other is not None:
+            name, direction = ("audio", "v2a") if prefix else ("video", "a2v")
+            shifted, gated = self.cross_timesteps(own, other)
+            factor = config.av_ca_timestep_scale_multiplier / config.timestep_scale_multiplier
+            cross, _ = self._rows(f"av_ca_{name}_scale_shift_adaln_single", shifted)
+            cross_gate, _ = self._rows(f"av_ca_{direction}_gate_adaln_single", gated * factor)
+            # the attention between modalities rotates by time alone, in the audio width
+            longest = max(config.video.max_pos[0], config.audio.max_pos[0])
+            cross_rope = self._rope(own.positions[:, :1], config.audio_cross_attention_dim, side.heads, (longest,))
+        return Stream(
+            ada=ada,
+            embedded=embedded,
+            context=context,
+            context_mask=text_mask(own.context_mask, self.dtype),
+            attention_mask=token_mask(own.attention_mask, self.dtype),
+            rope=self._rope(own.positions, side.width, side.heads, side.max_pos),
+            enabled=own.enabled,
+            prompt=prompt,
+            cross=cross,
+            cross_gate=cross_gate,
+            cross_rope=cross_rope,
+        )
+
+    def _rows(self, name: str, timesteps: Tensor) -> tuple[Rows, Rows]:
+        values, index = distinct(timesteps)
+        rows, embedded = getattr(self, name)(values.float() * self.config.timestep_scale_multiplier, self.dtype)
+        return Rows(rows, index), Rows(embedded, index)
+
+    def _rope(self, positions: Tensor, width: int, heads: int, max_pos: tuple[float, ...]):
+        config = self.config
+        return rope_table(
+            positions,
+            width,
+            heads,
+            max_pos,
+            config.positional_embedding_theta,
+            interleaved=config.rope_type == "interleaved",
+            double=config.frequencies_precision == "float64",
+        )
+
+    def _recomputed(
+        self,
+        block: Block,
+        vx: Tensor | None,
+        ax: Tensor | None,
+        video: Stream | None,
+        audio: Stream | None,
+        skip: frozenset[str],
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The block, keeping only what goes into it. A stream that the block leaves alone goes around it."""
+        streams = (video, audio)
+        changed = [stream is not None and stream.enabled for stream in streams]
+        inputs = [vx, ax, *(t for stream in streams if stream is not None for t in stream.tensors())]
+
+        def run(vx: Tensor | None, ax: Tensor | None, *rest: Tensor | None, replay: bool) -> tuple[Tensor, ...]:
+            tensors = iter(rest)
+            v, a = (None if stream is None else stream.with_tensors(tensors) for stream in streams)
+            out = block(vx, ax, v, a, skip, replay)
+            return tuple(x for x, new in zip(out, changed, strict=True) if new)
+
+        found = iter(recomputed(run, inputs, trainable(block)))
+        return tuple(next(found) if new else x for x, new in zip((vx, ax), changed, strict=True))
+
+    def _velocity(self, prefix: str, x: Tensor, stream: Stream) -> Tensor:
+        rows, index = stream.embedded
+        shift, scale = (rows + row for row in getattr(self, f"{prefix}scale_shift_table").to(rows.dtype))
+        normal = layer_norm(x, x.shape[-1:], eps=self.config.norm_eps)
+        moved = (normal * rows_of(scale + 1, index) + rows_of(shift, index)).to(x.dtype)
+        return getattr(self, f"{prefix}proj_out")(moved)
+
+
+def text_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Keep/drop [B, S] to an additive mask [B, 1, 1, S]; None where everything is kept, which is the fast path."""
+    if mask is None or bool(mask.all()):
+        return None
+    dropped = mask == 0
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(dropped, torch.finfo(dtype).min)[
+        :, None, None
+    ]
+
+
+def token_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Weights [B, T, T] in 0..1 to an additive mask [B, 1, T, T]: their logarithm, and the lowest number for 0."""
+    if mask is None:
+        return None
+    logarithm = mask.float().clamp(min=torch.finfo(torch.float32).tiny).log()
+    return torch.where(mask > 0, logarithm.to(dtype), torch.finfo(dtype).min).unsqueeze(1)
