@@ -28,6 +28,7 @@ from torch.nn import functional
 
 from ..errors import CheckpointError
 from .attention import Attention
+from .blocks import FeedForward
 from .rope import Rope, rope_table
 
 _EPSILON = 1e-6
@@ -238,24 +239,8 @@ class _Block(nn.Module):
         super().__init__()
         self.width = width
         self.attn1 = Attention(width, width, heads, width // heads, gated, _EPSILON)
-        self.ff = _FeedForward(width)
+        self.ff = FeedForward(width)
 
     def forward(self, x: torch.Tensor, rope: Rope) -> torch.Tensor:
         x = x + self.attn1(functional.rms_norm(x, (self.width,), eps=_EPSILON), rope=rope)
         return x + self.ff(functional.rms_norm(x, (self.width,), eps=_EPSILON))
-
-
-class _FeedForward(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        # the published names are net.0.proj and net.2
-        self.net = nn.ModuleList([_Projection(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width)])
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.net[2](functional.gelu(self.net[0].proj(x), approximate="tanh"))
-
-
-class _Projection(nn.Module):
-    def __init__(self, width: int, out: int) -> None:
-        super().__init__()
-        self.proj = nn.Linear(width, out)

@@ -21,6 +21,7 @@ from torch.nn import functional
 from ..errors import CheckpointError
 from ..files import digest
 from .gemma_files import FP8, SCALES, SPIECE, USABLE, GemmaFiles
+from .load import OnLinear, Progress
 
 TOKEN_LIMIT = 1024  # the models were trained with captions cut here
 
@@ -68,9 +69,14 @@ def load_gemma(
     files: GemmaFiles,
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
+    on_linear: OnLinear | None = None,
 ) -> Any:
-    """A frozen Gemma3TextModel that computes in `dtype` on `device`. `on_progress(bytes done, bytes total)`."""
+    """A frozen Gemma3TextModel that computes in `dtype` on `device`.
+
+    `on_linear(path, linear)` may return a module that takes the place of a layer's linear that has just arrived; FP8
+    weights are then turned into numbers first.
+    """
     from transformers import Gemma3TextModel
 
     config = gemma_config(files)
@@ -81,21 +87,24 @@ def load_gemma(
     for name in files.tensors:
         if not name.endswith(".weight"):
             continue
-        owner = model.get_submodule(name.removesuffix(".weight"))
+        path = name.removesuffix(".weight")
+        owner = model.get_submodule(path)
         keep = files.info(name).dtype in FP8 and torch.device(device).type != "mps"  # Apple's GPU knows no fp8
-        if keep and isinstance(owner, nn.Linear):
-            stored = Fp8Linear(files.read(name, device), _scale(files, name, device))
-            model.set_submodule(name.removesuffix(".weight"), stored)
+        if keep and on_linear is None and isinstance(owner, nn.Linear):
+            model.set_submodule(path, Fp8Linear(files.read(name, device), _scale(files, name, device)))
         elif keep and isinstance(owner, nn.Embedding):
             scale = _scale(files, name, device)
             factor = torch.tensor(files.shape.hidden**0.5).to(dtype)  # rounded to the weights' type, as published
             stored = Fp8Embedding(files.read(name, device), scale, factor.item(), dtype)
-            model.set_submodule(name.removesuffix(".weight"), stored)
+            model.set_submodule(path, stored)
         else:
             owner.weight = nn.Parameter(_plain(files, name, device, dtype), requires_grad=False)
+            replacement = on_linear(path, owner) if on_linear is not None and isinstance(owner, nn.Linear) else None
+            if replacement is not None:
+                model.set_submodule(path, replacement)
         done += files.info(name).nbytes
         if on_progress is not None:
-            on_progress(done, total)
+            on_progress(done, total, name)
     left = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
     assert not left, f"not filled: {left[:3]}"
     return model.requires_grad_(False).eval()

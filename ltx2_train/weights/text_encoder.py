@@ -11,7 +11,7 @@ the bf16 file, and nothing is left on the card between calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from ..files import digest
 from ..models.text import FeatureExtractor, TextFeatures
 from .gemma import Tokenizer, fingerprint_parts, load_gemma, load_tokenizer
 from .gemma_files import FP8, USABLE, GemmaFiles, open_gemma
+from .load import OnLinear, Progress, materialise
 from .reader import TensorFile
 
 _PROJECTION = "text_embedding_projection."
@@ -48,7 +49,7 @@ def check_text_encoder(text_encoder: Path | str, checkpoint: Path | str) -> Text
     Raises CheckpointError that states both sizes, or what is missing, and what to choose.
     """
     with open_gemma(text_encoder) as gemma, TensorFile(checkpoint) as source:
-        extractor, names = _projection(source)
+        extractor, prefix = _projection(source)
         _check_fit(gemma, extractor, source)
         load_tokenizer(gemma)
         return TextEncoderInfo(
@@ -56,7 +57,7 @@ def check_text_encoder(text_encoder: Path | str, checkpoint: Path | str) -> Text
             layers=gemma.shape.layers,
             columns=extractor.columns,
             version="2.3" if extractor.is_v23 else "2.0",
-            nbytes=gemma.nbytes + sum(source.tensors[name].nbytes for name in names.values()),
+            nbytes=gemma.nbytes + sum(source.tensors[name].nbytes for name in source.tensors if _is_projection(name)),
         )
 
 
@@ -95,29 +96,30 @@ class TextEncoder:
         checkpoint: Path | str,
         dtype: torch.dtype = torch.bfloat16,
         device: torch.device | str = "cpu",
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: Progress | None = None,
+        on_linear: OnLinear | None = None,
         *,
         stream: bool | None = None,
     ) -> TextEncoder:
         """Gemma from a folder or a file, the text projection from `checkpoint`, computing in `dtype` on `device`.
 
-        `on_progress(bytes done, bytes total)`. `stream` keeps the weights in RAM and brings a layer at a time; None does
-        so where a CUDA device has too little free memory. Raises CheckpointError before any weight is read where the
-        two files do not fit each other or the tokenizer is missing, OutOfMemory where the device is too small.
+        `on_linear(path, linear)` may return another module for a linear of Gemma. `stream` keeps the weights in RAM and
+        brings one layer at a time; None does so where a CUDA device has too little free memory. Raises CheckpointError
+        before any weight is read where the files do not fit each other or the tokenizer is missing, OutOfMemory where
+        the device is too small.
         """
         device = torch.device(device)
         try:
             with open_gemma(text_encoder) as files, TensorFile(checkpoint) as source:
-                with torch.device("meta"):
-                    extractor, names = _projection(source)
+                extractor, prefix = _projection(source)
                 _check_fit(files, extractor, source)
                 tokenizer = load_tokenizer(files)
                 fingerprint = _fingerprint(files, source)
                 if stream is None:
-                    stream = not _fits(files, extractor, dtype, device)
+                    stream = on_linear is None and not _fits(files, extractor, dtype, device)
                 home = torch.device("cpu") if stream else device
-                _fill_projection(extractor, names, source, home, dtype)
-                gemma = load_gemma(files, dtype, home, on_progress)
+                materialise(extractor, source, prefix, "text projection", dtype, home, _is_projection)
+                gemma = load_gemma(files, dtype, home, on_progress, on_linear)
         except torch.OutOfMemoryError as error:
             raise _too_small(device) from error
         if stream:
@@ -195,21 +197,20 @@ class TextEncoder:
 # --- the projection in the checkpoint --------------------------------------------------------------------------------
 
 
-def _projection(source: TensorFile) -> tuple[FeatureExtractor, dict[str, str]]:
-    """The extractor that fits the checkpoint's tensors, and its parameters' names in the file."""
-    names = {name.rpartition(_PROJECTION)[2]: name for name in source.tensors if "aggregate_embed." in name}
+def _is_projection(name: str) -> bool:
+    return "aggregate_embed." in name
+
+
+def _projection(source: TensorFile) -> tuple[FeatureExtractor, str]:
+    """An empty extractor that fits the checkpoint's tensors, and what stands before its names in the file."""
+    found = [name for name in source.tensors if _is_projection(name)]
+    prefix = found[0][: found[0].rfind(_PROJECTION) + len(_PROJECTION)] if found and _PROJECTION in found[0] else ""
+    shapes = {name[len(prefix) :]: source.tensors[name].shape for name in found if name.startswith(prefix)}
     with torch.device("meta"):
         try:
-            extractor = FeatureExtractor.from_shapes({name: source.tensors[at].shape for name, at in names.items()})
+            return FeatureExtractor.from_shapes(shapes), prefix
         except CheckpointError as error:
             raise CheckpointError(f"{source.path.name}: {error}") from None
-    missing = sorted(name for name, _ in extractor.named_parameters() if name not in names)
-    if missing:
-        raise CheckpointError(
-            f"{source.path.name} has an incomplete text projection: {_PROJECTION}{missing[0]} is missing. "
-            "Download the checkpoint again, or name another one for the text projection."
-        )
-    return extractor, names
 
 
 def _check_fit(gemma: GemmaFiles, extractor: FeatureExtractor, source: TensorFile) -> None:
@@ -223,30 +224,12 @@ def _check_fit(gemma: GemmaFiles, extractor: FeatureExtractor, source: TensorFil
     )
 
 
-def _fill_projection(
-    extractor: FeatureExtractor, names: dict[str, str], source: TensorFile, device: torch.device, dtype: torch.dtype
-) -> None:
-    for name, _ in list(extractor.named_parameters()):
-        at = names[name]
-        if source.tensors[at].dtype in FP8:
-            value = source.read(at, "cpu", torch.float32)
-            for scale in (f"{at}_scale", f"{at.removesuffix('weight')}scale_weight"):
-                if scale in source:
-                    value = value * source.read(scale, "cpu", torch.float32).reshape(-1, *[1] * (value.ndim - 1))
-            value = value.to(device, dtype)
-        else:
-            value = source.read(at, device, dtype)
-        owner, _, leaf = name.rpartition(".")
-        setattr(extractor.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
-    extractor.requires_grad_(False).eval()
-
-
 def _fingerprint(gemma: GemmaFiles, source: TensorFile) -> str:
-    _, names = _projection(source)
+    extractor, prefix = _projection(source)
     parts: list[str | bytes] = ["text encoder 1", *fingerprint_parts(gemma)]
-    for name in sorted(names):
-        info = source.tensors[names[name]]
-        parts += [f"{name} {info.dtype} {list(info.shape)}", source.read_bytes(names[name], info.nbytes // 2, 4096)]
+    for name in sorted(name for name, _ in extractor.named_parameters() if prefix + name in source):
+        info = source.tensors[prefix + name]
+        parts += [f"{name} {info.dtype} {list(info.shape)}", source.read_bytes(prefix + name, info.nbytes // 2, 4096)]
     return digest(*parts)
 
 

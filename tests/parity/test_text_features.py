@@ -1,4 +1,4 @@
-"""The feature extractor and the connectors equal ltx-core (one left-padded sample at a time) and diffusers (batched)."""
+"""Feature extractor and connectors equal ltx-core (one left-padded sample at a time) and diffusers (batched)."""
 
 import pytest
 import torch
