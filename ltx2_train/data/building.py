@@ -1,0 +1,158 @@
+"""What filling latent and text caches share: the settings, the report, opening a model for a while, failures.
+
+Files that could not be encoded are remembered beside the caches, so that training leaves them out, as caching did,
+instead of asking for their caches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from ..events import Events
+from ..files import write_json
+from ..models.tiling import TileSettings
+from ..settings import Settings
+from .caches import TextForm
+from .listing import Skipped
+from .plan import Item, Plan
+
+Precision = Literal["bf16", "fp16", "fp32"]
+FAILURES = "ltx2_failed.json"
+
+
+class CacheSettings(Settings):
+    """What is stored in the caches, and how it is computed."""
+
+    vae_dtype: Precision = Field(
+        "bf16", description="Precision the video VAE computes in.", json_schema_extra={"seed": "vae_dtype"}
+    )
+    latents_dtype: Precision = Field(
+        "bf16", description="Precision latents are stored in.", json_schema_extra={"advanced": True}
+    )
+    text_form: Literal["compact", "full"] = Field(
+        "compact",
+        description="Store captions before the text connectors, without padding (a few MB at most; the connectors run "
+        "in training), or after them as the community trainer does (8 to 15 MB).",
+        json_schema_extra={"advanced": True},
+    )
+    text_dtype: Precision = Field(
+        "bf16", description="Precision text is stored in.", json_schema_extra={"advanced": True}
+    )
+    skip_existing: bool = Field(
+        True,
+        description="Keep caches that still fit their source, settings and checkpoint. Off: make all again.",
+        json_schema_extra={"seed": "skip_existing", "advanced": True},
+    )
+    tiles: TileSettings = TileSettings()
+
+
+@dataclass
+class CacheReport:
+    """What filling a kind of cache ("latents" or "text") came to. `stale` of the `made` ones replaced an old file."""
+
+    kind: str
+    made: int = 0
+    kept: int = 0
+    stale: int = 0
+    failed: list[Skipped] = field(default_factory=list)
+    seconds: float = 0.0
+    bytes: int = 0
+
+    def summary(self) -> str:
+        """A line for people, and one for each file that failed."""
+        mended = f" ({self.stale} were stale)" if self.stale else ""
+        lines = [
+            f"{self.kind}: {self.made} made{mended}, {self.kept} kept, {len(self.failed)} failed; "
+            f"{self.bytes / 1e6:.1f} MB written in {self.seconds:.1f} s"
+        ]
+        lines += [f"  {failure.path.name}: {failure.reason}" for failure in self.failed]
+        return "\n".join(lines)
+
+
+def latent_settings(plan: Plan, item: Item, settings: CacheSettings) -> dict[str, Any]:
+    """All that changes the latents of `item` besides its source and the VAE; by the names a user knows."""
+    shape, entry = item.shape, plan.settings_of(item)
+    made: dict[str, Any] = {
+        "latents": [shape.frames, shape.height, shape.width],
+        "resolution": f"{item.width}x{item.height}",
+        "vae_dtype": settings.vae_dtype,
+        "latents_dtype": settings.latents_dtype,
+    }
+    if item.source.media.kind == "video":
+        made |= {"window": item.window.token, "target_fps": entry.target_fps, "source_fps": entry.source_fps}
+    tiles = settings.tiles
+    # chunk_size is left out: the result does not depend on it.
+    for axis in ("spatial", "temporal"):
+        size = getattr(tiles, f"{axis}_tile")
+        made[f"{axis}_tile"] = None if size is None else [size, getattr(tiles, f"{axis}_overlap")]
+    return made
+
+
+def text_settings(form: TextForm, settings: CacheSettings) -> dict[str, Any]:
+    """All that changes a text cache besides caption and weights."""
+    return {"text_form": form, "text_dtype": settings.text_dtype}
+
+
+@contextlib.contextmanager
+def open_model(opener: Callable[[], Any], device: torch.device | str | None) -> Iterator[Any]:
+    """A model that is let go at the end, however that comes; moved to `device` unless None."""
+    model = opener()
+    try:
+        if device is not None and hasattr(model, "to"):
+            model.to(device)
+        yield model
+    finally:
+        close = getattr(model, "close", None)
+        if close is not None:
+            close()
+        elif device is not None and hasattr(model, "to") and torch.device(device).type != "cpu":
+            # The caller may still hold a reference; its memory on the device is given back in any case.
+            model.to("cpu")
+        del model
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def note_failure(report: CacheReport, failure: Skipped, events: Events) -> None:
+    if failure not in report.failed:
+        report.failed.append(failure)
+        events.message(f"{failure.path.name} is left out: {failure.reason}", "warning")
+
+
+def _failures(folder: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError):
+        table = json.loads((folder / FAILURES).read_text(encoding="utf-8"))
+        if isinstance(table, dict):
+            return table
+    return {}
+
+
+def record_failure(item: Item, reason: str) -> None:
+    with contextlib.suppress(OSError):
+        stat = item.source.path.stat()
+        table = _failures(item.source.folder)
+        table[item.latent_path.name] = {"reason": reason, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        write_json(item.source.folder / FAILURES, table)
+
+
+def failed_before(item: Item) -> str | None:
+    """Why `item` could not be encoded the last time, if its source is still the same."""
+    known = _failures(item.source.folder).get(item.latent_path.name)
+    if not isinstance(known, dict):
+        return None
+    try:
+        stat = item.source.path.stat()
+    except OSError:
+        return None
+    same = known.get("size") == stat.st_size and known.get("mtime_ns") == stat.st_mtime_ns
+    return str(known.get("reason")) if same else None

@@ -1,0 +1,237 @@
+"""Cache files: names, keys, metadata, and whether one still fits what it was made from.
+
+Names and keys are those of the community trainer, whose files can be read as well (theirs carry no fingerprints, so
+only their shapes can be checked):
+
+    {stem}_{start:05d}-{count:03d}_{W:04d}x{H:04d}_ltx2.safetensors   a window of a video, W x H as cached
+    {stem}_{W:04d}x{H:04d}_ltx2.safetensors                           an image, W x H as in the file
+        latents_{F}x{H}x{W}_{dtype}         [128, F, H, W] in latents, normalised
+    {stem}_ltx2_te.safetensors                                        text, after the connectors
+        video_prompt_embeds_{dtype} [N, D]  audio_prompt_embeds_{dtype} [N, D']  prompt_attention_mask [N]
+    {stem}_ltx2_te_compact.safetensors                                text, before the connectors and without padding
+        video_features_{dtype} [T, D]       audio_features_{dtype} [T, D'], absent where it is the same tensor
+
+What a file was made from is written as text into its metadata: `source` (size, time and hash of the medium),
+`settings` (all that changes the content), `checkpoint` and `encoder` (fingerprints of weights). A stale file is found
+by comparing them, and the reason names what differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ..errors import CacheError, CheckpointError
+from ..shapes import LatentShape
+from ..weights.reader import TensorFile
+
+FORMAT_VERSION = "1"
+ARCHITECTURE = "ltx2"
+LATENT_SUFFIX = "_ltx2.safetensors"
+TEXT_SUFFIX = "_ltx2_te.safetensors"
+COMPACT_SUFFIX = "_ltx2_te_compact.safetensors"
+TextForm = Literal["compact", "full"]
+
+DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+    "float32": torch.float32,
+    "fp32": torch.float32,
+}
+MEND = "Run `ltx2-train cache build RUN.toml` (in ComfyUI: the Prepare Dataset node) to make it again."
+
+_LATENTS = re.compile(r"latents_(\d+)x(\d+)x(\d+)_(\w+)")
+
+
+def video_cache_name(stem: str, start: int, count: int, width: int, height: int) -> str:
+    """The file of `count` frames from `start`; `width` x `height` is the bucket."""
+    return f"{stem}_{start:05d}-{count:03d}_{width:04d}x{height:04d}{LATENT_SUFFIX}"
+
+
+def image_cache_name(stem: str, width: int, height: int) -> str:
+    """The file of an image; `width` x `height` is its own size, not the bucket's."""
+    return f"{stem}_{width:04d}x{height:04d}{LATENT_SUFFIX}"
+
+
+def text_cache_name(stem: str, form: TextForm) -> str:
+    """The file of a caption in the given form."""
+    return stem + (COMPACT_SUFFIX if form == "compact" else TEXT_SUFFIX)
+
+
+def dtype_token(dtype: torch.dtype) -> str:
+    """How keys spell a dtype: torch's own name."""
+    return str(dtype).removeprefix("torch.")
+
+
+def latent_key(shape: LatentShape, dtype: torch.dtype) -> str:
+    """The key of latents of `shape`."""
+    return f"latents_{shape.frames}x{shape.height}x{shape.width}_{dtype_token(dtype)}"
+
+
+# --- what a cache was made from --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Short texts that stand for weights: the part of the checkpoint that was used, and the text encoder.
+
+    An empty one is not known and therefore not compared.
+    """
+
+    checkpoint: str = ""
+    encoder: str = ""
+
+
+def source_record(path: Path) -> dict[str, Any]:
+    """Size, modification time and content hash of a medium, as written into metadata."""
+    stat = path.stat()
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": _sha256(path)}
+
+
+def source_change(record: Mapping[str, Any], path: Path) -> str | None:
+    """Why `path` is not what `record` says, or None. The content is read only where nothing but the time differs."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None  # training goes on without its sources; what is gone has not changed
+    if stat.st_size != record.get("size"):
+        return f"{path.name} changed ({record.get('size')} -> {stat.st_size} bytes)"
+    if stat.st_mtime_ns != record.get("mtime_ns") and _sha256(path) != record.get("sha256"):
+        return f"{path.name} changed (same size, other content)"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    sha = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+class CacheFile:
+    """An open cache: its metadata and keys; tensors are read when asked for. Raises CacheError where it is damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise CacheError(f"The cache {path} is missing. {MEND}", path)
+        try:
+            self._file = TensorFile(path)
+        except CheckpointError as error:
+            raise self._damaged(str(error)) from error
+        self.metadata = self._file.metadata
+        self.keys = list(self._file.tensors)
+
+    def _damaged(self, reason: str) -> CacheError:
+        return CacheError(f"The cache {self.path} is damaged: {reason.split('. ')[0]}. Delete it. {MEND}", self.path)
+
+    def find(self, prefix: str) -> str | None:
+        """The key `prefix` + dtype, whichever dtype it is stored in and however that is spelt."""
+        return next((key for key in self.keys if key.startswith(prefix) and key[len(prefix) :] in DTYPES), None)
+
+    def latent_shape(self) -> LatentShape:
+        """The size of the latents inside. Raises CacheError where there are none, or not of the size the key says."""
+        for key in self.keys:
+            found = _LATENTS.fullmatch(key)
+            if found and found[4] in DTYPES:
+                frames, height, width = (int(part) for part in found.groups()[:3])
+                shape = tuple(self._file.tensors[key].shape)
+                if shape[1:] != (frames, height, width):
+                    raise self._damaged(f"{key} has shape {list(shape)}")
+                return LatentShape(frames, height, width, shape[0])
+        raise self._damaged("it holds no latents")
+
+    def latents(self) -> torch.Tensor:
+        """[C, F, H, W] in float32."""
+        shape = self.latent_shape()
+        prefix = f"latents_{shape.frames}x{shape.height}x{shape.width}_"
+        return self.tensor(next(key for key in self.keys if key.startswith(prefix)), torch.float32)
+
+    def tensor(self, key: str, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The tensor `key`. Raises CacheError where it is damaged or holds NaN or infinities."""
+        try:
+            tensor = self._file.read(key, dtype=dtype)
+        except CheckpointError as error:
+            raise self._damaged(str(error)) from error
+        finally:
+            self._file.close()
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise self._damaged(f"{key} holds numbers that are not finite")
+        return tensor
+
+    @property
+    def fingerprinted(self) -> bool:
+        """Whether this program made the file, so that its origin can be checked."""
+        return "settings" in self.metadata
+
+    def record(self, key: str) -> dict[str, Any]:
+        """A table stored as JSON in the metadata; empty where absent or unreadable."""
+        try:
+            value = json.loads(self.metadata.get(key, "{}"))
+        except ValueError:
+            return {}
+        return value if isinstance(value, dict) else {}
+
+
+# --- stale or not ----------------------------------------------------------------------------------------------------
+
+
+def stale_latents(file: CacheFile, source: Path, settings: Mapping[str, Any], checkpoint: str) -> str | None:
+    """Why the latents in `file` must be made again, or None. `checkpoint` "" is not compared."""
+    if not file.fingerprinted:
+        return _foreign(file, settings)
+    if file.metadata.get("format_version") != FORMAT_VERSION:
+        return f"it is of cache format {file.metadata.get('format_version')}, this program writes {FORMAT_VERSION}"
+    if checkpoint and file.metadata.get("checkpoint") != checkpoint:
+        return "it was made with another VAE"
+    change = source_change(file.record("source"), source)
+    return change or _difference(file.record("settings"), settings)
+
+
+def stale_text(file: CacheFile, caption: str, settings: Mapping[str, Any], weights: Fingerprints) -> str | None:
+    """Why the text in `file` must be made again, or None."""
+    stored = file.metadata.get("caption", file.metadata.get("caption1"))
+    if stored is not None and stored != caption:
+        return "the caption (or trigger word) changed"
+    if not file.fingerprinted:
+        return None
+    if file.metadata.get("format_version") != FORMAT_VERSION:
+        return f"it is of cache format {file.metadata.get('format_version')}, this program writes {FORMAT_VERSION}"
+    if weights.checkpoint and file.metadata.get("checkpoint") != weights.checkpoint:
+        return "it was made with the text weights of another checkpoint"
+    if weights.encoder and file.metadata.get("encoder") != weights.encoder:
+        return "it was made with another text encoder"
+    return _difference(file.record("settings"), settings)
+
+
+def _foreign(file: CacheFile, settings: Mapping[str, Any]) -> str | None:
+    shape = file.latent_shape()
+    wanted = tuple(settings["latents"])
+    found = (shape.frames, shape.height, shape.width)
+    return None if found == wanted else f"its latents are {_by(found)}, {_by(wanted)} are needed"
+
+
+def _by(numbers: Sequence[int]) -> str:
+    return "x".join(str(number) for number in numbers)
+
+
+def _difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    changed = [key for key in wanted if stored.get(key) != json.loads(json.dumps(wanted[key]))]
+    if not changed:
+        return None
+    key = changed[0]
+    more = f" and {', '.join(changed[1:])}" if len(changed) > 1 else ""
+    return f"{key} changed ({stored.get(key)} -> {wanted[key]}){more}"

@@ -1,0 +1,197 @@
+"""Captions -> text caches, in the compact form (before the connectors) or the full one (after them)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from ..errors import CacheError, DataError
+from ..events import Events
+from ..files import write_tensors
+from . import caches
+from .building import CacheReport, CacheSettings, note_failure, open_model, text_settings
+from .caches import ARCHITECTURE, DTYPES, FORMAT_VERSION, CacheFile, Fingerprints
+from .listing import Skipped
+from .plan import Plan, Source
+
+if TYPE_CHECKING:
+    from ..models.text import TextConnectors, TextFeatures
+
+
+class Encoder(Protocol):
+    """What `encode_text` needs of a text encoder."""
+
+    def encode(self, captions: list[str]) -> Sequence[TextFeatures]: ...
+
+
+def encode_text(
+    plan: Plan,
+    open_encoder: Callable[[], Encoder],
+    fingerprints: Fingerprints,
+    settings: CacheSettings,
+    events: Events | None = None,
+    open_connectors: Callable[[], TextConnectors] | None = None,
+    device: torch.device | str = "cpu",
+) -> CacheReport:
+    """Cache the captions of `plan`, each distinct one encoded once.
+
+    The full form needs `open_connectors`. There the text encoder first writes compact files, is closed, and the
+    connectors turn those into full ones; so both are never in memory together, and a stop loses nothing.
+    """
+    events = events or Events()
+    report, started = CacheReport("text"), time.monotonic()
+    form = settings.text_form
+    assert form == "compact" or open_connectors is not None, "the full form needs the connectors"
+    todo: list[Source] = []
+    for source in plan.sources:
+        missing, reason = _text_state(source, form, fingerprints, settings)
+        if missing or reason:
+            todo.append(source)
+            report.stale += not missing
+            if reason and not missing and settings.skip_existing:
+                events.message(f"{source.text_path(form).name} is made again: {reason}")
+        else:
+            report.kept += 1
+    if form == "compact":
+        _encode_captions(todo, open_encoder, fingerprints, settings, events, report)
+    elif todo:
+        assert open_connectors is not None
+        rough = [s for s in todo if any(_text_state(s, "compact", fingerprints, settings))]
+        passing = [s.text_path("compact") for s in rough if not s.text_path("compact").is_file()]
+        scratch = CacheReport("text")
+        _encode_captions(rough, open_encoder, fingerprints, settings, events, scratch)
+        report.failed += scratch.failed
+        lost = {failure.path for failure in scratch.failed}
+        ready = [source for source in todo if source.path not in lost]
+        _connect(ready, open_connectors, fingerprints, settings, events, report, device)
+        for path in passing:
+            path.unlink(missing_ok=True)
+    report.seconds = time.monotonic() - started
+    if plan.items and not report.made + report.kept:
+        raise DataError("Not one caption could be encoded.\n" + report.summary(), report.failed[0].path)
+    return report
+
+
+def _text_state(
+    source: Source, form: caches.TextForm, weights: Fingerprints, settings: CacheSettings
+) -> tuple[bool, str | None]:
+    path = source.text_path(form)
+    if not path.is_file():
+        return True, "missing"
+    if not settings.skip_existing:
+        return False, "skip_existing is off"
+    try:
+        return False, caches.stale_text(CacheFile(path), source.caption, text_settings(form, settings), weights)
+    except CacheError:
+        return False, "damaged"
+
+
+def _encode_captions(
+    todo: Sequence[Source],
+    open_encoder: Callable[[], Encoder],
+    weights: Fingerprints,
+    settings: CacheSettings,
+    events: Events,
+    report: CacheReport,
+) -> None:
+    if not todo:
+        return
+    by_caption: dict[str, list[Source]] = {}
+    for source in todo:
+        by_caption.setdefault(source.caption, []).append(source)
+    events.stage("encode text", len(by_caption))
+    with open_model(open_encoder, None) as encoder:
+        for done, (caption, sources) in enumerate(by_caption.items(), 1):
+            events.check_stop()
+            try:
+                features = encoder.encode([caption])[0]
+            except DataError as error:
+                for source in sources:
+                    note_failure(report, Skipped(source.path, str(error)), events)
+            else:
+                for source in sources:
+                    tensors = compact_tensors(features, DTYPES[settings.text_dtype])
+                    report.bytes += _write_text(source, "compact", tensors, weights, settings)
+                    report.made += 1
+            events.progress(done, len(by_caption), sources[0].path.name)
+
+
+def _connect(
+    todo: Sequence[Source],
+    open_connectors: Callable[[], TextConnectors],
+    weights: Fingerprints,
+    settings: CacheSettings,
+    events: Events,
+    report: CacheReport,
+    device: torch.device | str,
+) -> None:
+    if not todo:
+        return
+    events.stage("connect text", len(todo))
+    dtype = DTYPES[settings.text_dtype]
+    with open_model(open_connectors, device) as connectors:
+        first = next(connectors.parameters())
+        for done, source in enumerate(todo, 1):
+            events.check_stop()
+            try:
+                features = read_compact(CacheFile(source.text_path("compact")))
+            except CacheError as error:
+                note_failure(report, Skipped(source.path, str(error)), events)
+                continue
+            with torch.no_grad():
+                video, audio = connectors([features.to(first.device, first.dtype)])
+            tensors = {}
+            if video is not None:
+                tensors[f"video_prompt_embeds_{caches.dtype_token(dtype)}"] = video[0].to(dtype)
+            if audio is not None:
+                tensors[f"audio_prompt_embeds_{caches.dtype_token(dtype)}"] = audio[0].to(dtype)
+            length = next(iter(tensors.values())).shape[0]
+            tensors["prompt_attention_mask"] = torch.ones(length, dtype=torch.int64)
+            report.bytes += _write_text(source, "full", tensors, weights, settings)
+            report.made += 1
+            events.progress(done, len(todo), source.path.name)
+
+
+def compact_tensors(features: TextFeatures, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The tensors of a compact text cache; both streams share one where they are the same tensor."""
+    token = caches.dtype_token(dtype)
+    tensors = {f"video_features_{token}": features.video.to(dtype)}
+    if features.audio is not features.video:
+        tensors[f"audio_features_{token}"] = features.audio.to(dtype)
+    return tensors
+
+
+def read_compact(file: CacheFile) -> TextFeatures:
+    """The features in a compact text cache, as stored."""
+    from ..models.text import TextFeatures
+
+    video_key, audio_key = file.find("video_features_"), file.find("audio_features_")
+    if video_key is None:
+        raise CacheError(f"{file.path} is not a compact text cache: it holds {', '.join(file.keys)}.", file.path)
+    video = file.tensor(video_key)
+    return TextFeatures(video, video if audio_key is None else file.tensor(audio_key))
+
+
+def _write_text(
+    source: Source,
+    form: caches.TextForm,
+    tensors: dict[str, torch.Tensor],
+    weights: Fingerprints,
+    settings: CacheSettings,
+) -> int:
+    path = source.text_path(form)
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "architecture": ARCHITECTURE,
+        "caption": source.caption,
+        "caption1": source.caption,  # where the community trainer looks for it
+        "settings": json.dumps(text_settings(form, settings)),
+        "checkpoint": weights.checkpoint,
+        "encoder": weights.encoder,
+    }
+    write_tensors(path, tensors, metadata)
+    return path.stat().st_size

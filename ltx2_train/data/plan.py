@@ -1,0 +1,266 @@
+"""From a dataset file to the list of everything that will be cached and trained on.
+
+Planning reads directories, captions and the headers and timestamps of media; it loads no model and takes seconds. What
+cannot be used is listed with its reason, and a dataset of which nothing is left is an error that says what was found.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import DataError
+from ..events import Events
+from ..shapes import LatentShape, VideoShape
+from . import frames as timing
+from .buckets import BucketSelector
+from .caches import LATENT_SUFFIX, TextForm, image_cache_name, text_cache_name, video_cache_name
+from .dataset import DatasetConfig, DatasetSettings
+from .listing import SHOWN_AT_MOST, Candidate, Skipped, find_media, nothing_left, with_captions
+from .media import MediaInfo, probe_media
+
+IMAGE_FPS = 25.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """A medium with its caption. `stem` names its caches; `picks` maps output frames to source frames."""
+
+    media: MediaInfo
+    caption: str
+    stem: str
+    folder: Path  # of the caches
+    timeline: timing.Timeline
+    notes: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        return self.media.path
+
+    def text_path(self, form: TextForm) -> Path:
+        """Where the cache of the caption belongs."""
+        return self.folder / text_cache_name(self.stem, form)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One training sample: a window of a medium at its bucket. `dataset` counts within training or validation."""
+
+    source: Source
+    window: timing.Window
+    width: int
+    height: int
+    dataset: int
+    validation: bool = False
+
+    @property
+    def key(self) -> str:
+        """A name unique within the plan."""
+        part = "validation" if self.validation else "train"
+        return f"{part}/{self.dataset}/{self.latent_path.name.removesuffix(LATENT_SUFFIX)}"
+
+    @property
+    def caption(self) -> str:
+        return self.source.caption
+
+    @property
+    def fps(self) -> float:
+        """The rate that the model is told."""
+        return self.source.timeline.fps
+
+    @property
+    def picks(self) -> list[int]:
+        """The source frames of the window; past the end the last one is repeated."""
+        all_picks = self.source.timeline.picks
+        last = len(all_picks) - 1
+        return [
+            all_picks[min(index, last)] for index in range(self.window.start, self.window.start + self.window.count)
+        ]
+
+    @property
+    def shape(self) -> LatentShape:
+        return VideoShape(self.window.count, self.height, self.width).latent()
+
+    @property
+    def latent_path(self) -> Path:
+        media = self.source.media
+        if media.kind == "image":
+            name = image_cache_name(self.source.stem, media.width, media.height)
+        else:
+            window = self.window
+            name = video_cache_name(self.source.stem, window.start, window.count, self.width, self.height)
+        return self.source.folder / name
+
+    @property
+    def text_key(self) -> tuple[Path, str]:
+        """Equal for items that share their text cache."""
+        return self.source.folder, self.source.stem
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a dataset file comes to."""
+
+    config: DatasetConfig
+    items: tuple[Item, ...]
+    skipped: tuple[Skipped, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def sources(self) -> list[Source]:
+        """The media in use, each once."""
+        return list({item.text_key: item.source for item in self.items}.values())
+
+    def settings_of(self, item: Item) -> DatasetSettings:
+        """The dataset entry that `item` belongs to."""
+        entries = self.config.validation_datasets if item.validation else self.config.datasets
+        return entries[item.dataset]
+
+    def leftovers(self) -> list[Path]:
+        """Latent caches in the cache folders that no item uses; nothing deletes them."""
+        used = {item.latent_path for item in self.items}
+        folders = {entry.caches for _, entry in self.config.named()}
+        found = (path for folder in folders if folder.is_dir() for path in folder.glob(f"*{LATENT_SUFFIX}"))
+        return sorted(path for path in found if path not in used)
+
+    def summary(self) -> str:
+        """A few lines for people: how many samples of which size, and what is left out."""
+        training = [item for item in self.items if not item.validation]
+        lines = [f"{len(training)} samples from {len({item.text_key for item in training})} files"]
+        if len(training) < len(self.items):
+            lines[0] += f", {len(self.items) - len(training)} samples for validation"
+        sizes = Counter((item.width, item.height, item.window.count) for item in self.items)
+        lines += [f"  {w} x {h}, {count} frames: {number}" for (w, h, count), number in sorted(sizes.items())]
+        lines += [f"  left out {skip.path.name}: {skip.reason}" for skip in self.skipped]
+        return "\n".join(lines)
+
+
+def plan_dataset(config: DatasetConfig, events: Events | None = None) -> Plan:
+    """Find, check and cut all media of `config`.
+
+    Messages go to `events`, those about frame rates in the words of the community trainer. Raises DataError where a
+    dataset has nothing to offer: folder missing or empty, no captions, all clips too short or unreadable.
+    """
+    events = events or Events()
+    items: list[Item] = []
+    skipped: list[Skipped] = []
+    warnings: list[str] = []
+    for validation, entries in ((False, config.datasets), (True, config.validation_datasets)):
+        for index, entry in enumerate(entries):
+            name = f"{'validation_datasets' if validation else 'datasets'}[{index}]"
+            found, left_out = _plan_one(name, entry, index, validation, events, warnings)
+            items += found
+            skipped += left_out
+    for warning in warnings:
+        events.message(warning, "warning")
+    if skipped:
+        shown = "; ".join(f"{skip.path.name}: {skip.reason}" for skip in skipped[:SHOWN_AT_MOST])
+        more = f"; and {len(skipped) - SHOWN_AT_MOST} more" if len(skipped) > SHOWN_AT_MOST else ""
+        events.message(f"{len(skipped)} files are left out. {shown}{more}", "warning")
+    return Plan(config, tuple(items), tuple(skipped), tuple(warnings))
+
+
+@dataclass
+class _Cutter:
+    """Turns a probed medium into items, by the settings of its dataset."""
+
+    settings: DatasetSettings
+    index: int
+    validation: bool
+    targets: tuple[int, ...]
+    buckets: BucketSelector = field(init=False)
+
+    def __post_init__(self) -> None:
+        entry = self.settings
+        self.buckets = BucketSelector(entry.resolution, entry.enable_bucket, entry.bucket_no_upscale)
+
+    def cut(self, media: MediaInfo, caption: str, stem: str) -> tuple[list[Item], str | None]:
+        """The items of a medium; none and the reason where it is too short."""
+        entry = self.settings
+        if media.kind == "image":
+            line = timing.Timeline((0,), IMAGE_FPS, entry.target_fps, False)
+            cut = [timing.Window(0, 1)]
+        else:
+            assert media.fps is not None
+            line = timing.timeline(media.path.name, media.times, media.fps, entry.target_fps, entry.source_fps)
+            cut, reason = self._windows(line)
+            if reason:
+                return [], f"{reason} ({media.frames} frames at {line.source_fps:.2f} fps in the file)"
+        notes = list(line.notes)
+        if media.has_alpha:
+            notes.append(f"{media.path.name} has transparency; it is laid over black")
+        source = Source(media, caption, stem, entry.caches, line, tuple(notes))
+        width, height = self.buckets.choose(media.width, media.height)
+        return [Item(source, window, width, height, self.index, self.validation) for window in cut], None
+
+    def _windows(self, line: timing.Timeline) -> tuple[list[timing.Window], str | None]:
+        entry = self.settings
+        rate = f"{line.frames} frames at {entry.target_fps:g} fps"
+        if line.frames < entry.min_frames:
+            return [], f"too short: {rate}, min_frames is {entry.min_frames}"
+        cut = timing.windows(
+            line.frames,
+            self.targets,
+            entry.frame_extraction,
+            stride=entry.frame_stride,
+            samples=entry.frame_sample,
+            max_frames=entry.max_frames,
+            pad=entry.pad_short == "pad",
+        )
+        if cut:
+            return cut, None
+        reason = f"too short: {rate}, the shortest of target_frames is {min(self.targets)}"
+        close = min(self.targets) - line.frames <= timing.PAD_LIMIT
+        return [], reason + ('; pad_short = "pad" would keep it' if close and entry.pad_short == "skip" else "")
+
+
+def _plan_one(
+    name: str, entry: DatasetSettings, index: int, validation: bool, events: Events, warnings: list[str]
+) -> tuple[list[Item], list[Skipped]]:
+    targets, notes = timing.floor_targets(entry.target_frames)
+    if entry.kind == "video" and entry.frame_extraction != "full":
+        warnings += [f"{name}: {note}" for note in notes]
+        if "target_frames" not in entry.model_fields_set and targets == (1,):
+            warnings.append(
+                f"{name}: target_frames is not set, so one frame of each video is used. For motion give lengths, "
+                "for example target_frames = [49]."
+            )
+    candidates, skipped = find_media(name, entry)
+    ready = with_captions(entry, candidates, skipped, warnings)
+    if not ready:
+        raise DataError(nothing_left(name, entry, len(candidates), skipped), entry.source)
+
+    cutter = _Cutter(entry, index, validation, targets)
+    items: list[Item] = []
+    events.stage(f"read {name}", len(ready))
+    workers = min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers, thread_name_prefix="probe") as pool:
+        try:
+            for done, (candidate, media) in enumerate(zip(ready, pool.map(_probe, ready), strict=True), 1):
+                events.check_stop()
+                if isinstance(media, DataError):
+                    skipped.append(Skipped(candidate.path, str(media)))
+                else:
+                    found, reason = cutter.cut(media, candidate.caption or "", candidate.stem)
+                    items += found
+                    if reason:
+                        skipped.append(Skipped(candidate.path, reason))
+                    for note in found[0].source.notes if found else ():
+                        events.message(note)
+                events.progress(done, len(ready), candidate.path.name)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if not items:
+        raise DataError(nothing_left(name, entry, len(candidates), skipped), entry.source)
+    return items, skipped
+
+
+def _probe(candidate: Candidate) -> MediaInfo | DataError:
+    try:
+        return probe_media(candidate.path)
+    except DataError as error:
+        return error
