@@ -1,0 +1,254 @@
+"""Puts LoRA around the linears of a model and keeps them together as one set.
+
+A layer keeps the dotted path at which it stands in the model, which is the checkpoint's own name; nothing is ever
+rebuilt from a flattened name.
+
+Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from ..errors import ConfigError, RunError
+from ..settings import Settings
+from .layer import LoRALinear
+from .targets import BRANCHES, branch_of, candidates, count_branches, select
+
+if TYPE_CHECKING:
+    from .file import LoraFile
+
+log = logging.getLogger(__name__)
+
+
+class LoraSettings(Settings):
+    """Size and place of the LoRA."""
+
+    rank: int = Field(
+        32,
+        ge=1,
+        le=1024,
+        description="Rank: how much a LoRA can hold. 16 to 64 is usual; the file grows with it.",
+        json_schema_extra={"seed": "network_dim"},
+    )
+    alpha: float | None = Field(
+        None,
+        ge=0,
+        le=65536,
+        description="Scale of the LoRA: it works at alpha / rank. Not set, or 0: the rank, so a scale of 1.",
+        json_schema_extra={"seed": "network_alpha", "advanced": True},
+    )
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of a LoRA layer's inputs that is dropped in training.",
+        json_schema_extra={"seed": "network_dropout", "advanced": True},
+    )
+    target: Literal["auto", "t2v", "v2v", "audio", "audio_ref_only_ic", "full"] = Field(
+        "auto",
+        description="Layers to train: t2v = attention; v2v = attention and feed-forward; audio = the audio layers; "
+        "audio_ref_only_ic = audio and its exchange with video; full = all but the attention gates. auto = t2v, or "
+        "audio where only audio is trained.",
+        json_schema_extra={"seed": "lora_target_preset"},
+    )
+    include_patterns: list[str] = Field(
+        default_factory=list,
+        description="Regular expressions; each must match the whole dotted name of a layer. They replace the preset.",
+        json_schema_extra={"seed": "include_patterns", "advanced": True},
+    )
+    exclude_patterns: list[str] = Field(
+        default_factory=list,
+        description="Regular expressions of layers to leave out; what include_patterns name stays.",
+        json_schema_extra={"seed": "exclude_patterns", "advanced": True},
+    )
+    target_modules: list[str] = Field(
+        default_factory=list,
+        description='Ends of layer names, such as "attn1.to_q", as the official trainer lists them. They replace the '
+        "preset.",
+        json_schema_extra={"seed": "target_modules", "advanced": True},
+    )
+    weights: Path | None = Field(
+        None,
+        description="A LoRA file of the same rank to start from.",
+        json_schema_extra={"seed": "network_weights", "advanced": True},
+    )
+
+    @property
+    def effective_alpha(self) -> float:
+        """alpha, or the rank where it is not set."""
+        return float(self.alpha or self.rank)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What came of loading a file: module paths that were filled, that the file lacks, and that the model lacks."""
+
+    filled: list[str]
+    untouched: list[str]
+    unknown: list[str]
+
+
+class LoraSet:
+    """The LoRA layers of one model: `layers` by dotted path, in the model's order."""
+
+    def __init__(self, model: nn.Module, layers: dict[str, LoRALinear], settings: LoraSettings) -> None:
+        self.model = model
+        self.layers = layers
+        self.settings = settings
+        self.rank = settings.rank
+        self.alpha = settings.effective_alpha
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank, which multiplies B @ A at strength 1."""
+        return self.alpha / self.rank
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """A and B of every layer."""
+        for layer in self.layers.values():
+            yield layer.lora_A
+            yield layer.lora_B
+
+    def branches(self) -> dict[str, int]:
+        """Number of layers in each branch of the model."""
+        return count_branches(self.layers)
+
+    def describe(self) -> str:
+        """One sentence for the user."""
+        number = sum(parameter.numel() for parameter in self.parameters())
+        counts = ", ".join(f"{count} {branch}" for branch, count in self.branches().items())
+        size = f"LoRA of rank {self.rank} (alpha {self.alpha:g})"
+        return f"{size} on {len(self.layers)} layers ({counts}), {number:,} numbers."
+
+    def set_strength(self, strength: float) -> None:
+        """Scale of all layers; 0 gives exactly the model without LoRA."""
+        for layer in self.layers.values():
+            layer.strength = float(strength)
+
+    def norms(self) -> dict[str, float]:
+        """Frobenius norm of the weight change alpha / rank * B @ A, per branch, at strength 1."""
+        return branch_norms({path: (layer.lora_A, layer.lora_B) for path, layer in self.layers.items()}, self.scale)
+
+    def load(self, file: LoraFile) -> Loaded:
+        """Fill the layers from a file so that they change the model as the file does, whatever its alpha.
+
+        Layers that the file lacks stay as they are, so that a video LoRA can start an audio-video run. Raises
+        ConfigError where the rank or a shape differs, or where the file and this set share no layer.
+        """
+        entries, unknown = file.match(self.layers)
+        if not entries:
+            raise ConfigError(
+                f"{file.path.name} has no layer in common with lora.target = {self.settings.target}. It holds "
+                f"{file.describe()}. Choose the target it was trained with, or another file."
+            )
+        for path, entry in entries.items():
+            layer = self.layers[path]
+            if entry.rank != self.rank:
+                raise ConfigError(
+                    f"{file.path.name} has rank {entry.rank}, but lora.rank is {self.rank}. Set lora.rank to "
+                    f"{entry.rank}, or start from another file."
+                )
+            if entry.down.shape != layer.lora_A.shape or entry.up.shape != layer.lora_B.shape:
+                raise ConfigError(
+                    f"{file.path.name} is for another model: {path} has {entry.down.shape[1]} inputs and "
+                    f"{entry.up.shape[0]} outputs there, {layer.lora_A.shape[1]} and {layer.lora_B.shape[0]} here."
+                )
+        with torch.no_grad():
+            for path, entry in entries.items():
+                layer = self.layers[path]
+                layer.lora_A.copy_(entry.down)
+                layer.lora_B.copy_(entry.up.float() * (entry.scale / self.scale))
+        untouched = [path for path in self.layers if path not in entries]
+        if unknown or untouched:
+            log.warning(
+                "%s: %d layers loaded, %d of the file are not trained here, %d trained here are not in the file",
+                file.path.name, len(entries), len(unknown), len(untouched),
+            )  # fmt: skip
+        return Loaded(list(entries), untouched, unknown)
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """All that a resume equal to an unbroken run needs, by dotted path: A, B in full precision, dropout draws."""
+        return {
+            path: {"A": layer.lora_A.detach(), "B": layer.lora_B.detach(), "dropout_draws": layer.dropout_draws}
+            for path, layer in self.layers.items()
+        }
+
+    def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Undo everything since `state`. Raises RunError where it is of other layers or another rank."""
+        if set(state) != set(self.layers):
+            raise RunError(
+                f"The saved state has {len(state)} LoRA layers, this run has {len(self.layers)}, and they are not the "
+                "same. Resume with the lora settings that the run began with."
+            )
+        for path, layer in self.layers.items():
+            if state[path]["A"].shape != layer.lora_A.shape or state[path]["B"].shape != layer.lora_B.shape:
+                raise RunError(
+                    f"The saved state has rank {state[path]['A'].shape[0]}, this run has {self.rank}. Resume with the "
+                    "lora.rank that the run began with."
+                )
+        with torch.no_grad():
+            for path, layer in self.layers.items():
+                layer.lora_A.copy_(state[path]["A"])
+                layer.lora_B.copy_(state[path]["B"])
+                layer.dropout_draws = int(state[path]["dropout_draws"])
+
+    def remove(self) -> None:
+        """Put the original linears back; the set is empty afterwards."""
+        for path, layer in self.layers.items():
+            _put(self.model, path, layer.base)
+        self.layers = {}
+
+
+def inject(
+    model: nn.Module, settings: LoraSettings, generator: torch.Generator, dtype: torch.dtype = torch.float32
+) -> LoraSet:
+    """Wrap the chosen linears of `model` in LoRA whose weights are kept in `dtype`.
+
+    `generator` is a CPU generator; the layers draw from it in the model's order. Raises ConfigError where the
+    settings choose no layer.
+    """
+    assert not any(isinstance(module, LoRALinear) for module in model.modules()), "the model has a LoRA already"
+    chosen = select(
+        candidates(model),
+        settings.target,
+        settings.include_patterns,
+        settings.exclude_patterns,
+        settings.target_modules,
+    )
+    layers: dict[str, LoRALinear] = {}
+    for path in chosen:
+        base = model.get_submodule(path)
+        layer = LoRALinear(base, settings.rank, settings.effective_alpha, settings.dropout, dtype, generator)
+        _put(model, path, layer)
+        layers[path] = layer
+    return LoraSet(model, layers, settings)
+
+
+def branch_norms(pairs: dict[str, tuple[torch.Tensor, torch.Tensor]], scale: float = 1.0) -> dict[str, float]:
+    """Frobenius norm of scale * B @ A over the layers of each branch; (A [r, in], B [out, r]) by dotted path.
+
+    ||B A||^2 = sum(B^T B * A A^T), so the product is never formed.
+    """
+    squares: dict[str, list[torch.Tensor]] = {}
+    for path, (down, up) in pairs.items():
+        a, b = down.detach().float(), up.detach().float()
+        squares.setdefault(branch_of(path), []).append(((b.T @ b) * (a @ a.T)).sum())
+    return {
+        branch: scale * float(torch.stack(squares[branch]).sum().clamp(min=0).sqrt())
+        for branch in BRANCHES
+        if branch in squares
+    }
+
+
+def _put(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)

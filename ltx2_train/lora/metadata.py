@@ -1,0 +1,126 @@
+"""What a LoRA file says of itself: strings only, names and hashes, never a path.
+
+Three vocabularies, for three kinds of reader: plain names that this program reads back; the `ss_` names of the
+community trainers, which LoRA browsers show; the few `modelspec` names that ComfyUI's and others' model lists know.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path, PureWindowsPath
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from .inject import LoraSet
+
+FORMAT_VERSION = "1"
+
+# "/home/...", "~/...", "C:\..." or "\\server\..."
+_ABSOLUTE = re.compile(r"(~?/|[A-Za-z]:[\\/]|\\\\)\S")
+
+# community name -> dotted path of the setting; what is absent from the settings is left out
+SS_NAMES = {
+    "ss_learning_rate": "train.learning_rate",
+    "ss_max_train_steps": "train.steps",
+    "ss_gradient_accumulation_steps": "train.accumulation",
+    "ss_max_grad_norm": "train.clip",
+    "ss_seed": "train.seed",
+    "ss_training_comment": "train.comment",
+    "ss_gradient_checkpointing": "memory.gradient_checkpointing",
+    "ss_mixed_precision": "model.precision",
+    "ss_ltx2_mode": "model.mode",
+    "ss_network_dropout": "lora.dropout",
+    "ss_lora_target_preset": "lora.target",
+    "ss_optimizer": "optimizer.name",
+    "ss_lr_scheduler": "schedule.name",
+    "ss_lr_warmup_steps": "schedule.warmup",
+    "ss_timestep_sampling": "objective.sampling",
+    "ss_shifted_logit_mode": "objective.mode",
+    "ss_shifted_logit_eps": "objective.eps",
+    "ss_shifted_logit_uniform_prob": "objective.uniform_prob",
+    "ss_logit_std": "objective.std",
+    "ss_loss_type": "loss.type",
+}
+
+
+def describe_run(about: Mapping[str, Any], lora_set: LoraSet) -> dict[str, str]:
+    """The metadata of a LoRA file.
+
+    `about` may hold: base {"file", "fingerprint", "version"}, settings (a tree of settings), step, name, program,
+    trigger, date. Any other entry is written under its own name, for example reference_downscale_factor.
+    """
+    about = dict(about)
+    base = dict(about.pop("base", None) or {})
+    settings = without_paths(about.pop("settings", None) or {})
+    version = str(base.get("version") or about.pop("version", "") or "")
+    name = str(about.pop("name", "") or _at(settings, "run.name") or "")
+    step, trigger, date = about.pop("step", None), about.pop("trigger", None), about.pop("date", None)
+    branches = lora_set.branches()
+
+    text = {
+        "format_version": FORMAT_VERSION,
+        "rank": str(lora_set.rank),
+        "alpha": f"{lora_set.alpha:g}",
+        "alpha_folded": "true",
+        "base": file_name(base.get("file")),
+        "base_fingerprint": base.get("fingerprint"),
+        "version": version,
+        "name": name,
+        "step": step,
+        "trigger": trigger,
+        "program": about.pop("program", None),
+        "layers": json.dumps(branches),
+        "settings": json.dumps(settings, sort_keys=True, ensure_ascii=False) if settings else None,
+        "ss_network_module": "ltx2_train.lora",
+        "ss_network_dim": lora_set.rank,
+        "ss_network_alpha": f"{lora_set.alpha:g}",
+        "ss_base_model_version": "ltx2_v1",
+        "ss_ltx_version": version,
+        "ss_sd_model_name": file_name(base.get("file")),
+        "ss_output_name": name,
+        "ss_steps": step,
+        "ss_network_args": "{}",
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"ltx-{version or '2'}/lora",
+        "modelspec.implementation": "https://github.com/Lightricks/LTX-2",
+        "modelspec.title": name,
+        "modelspec.trigger_phrase": trigger,
+        "modelspec.date": date,
+        **{key: _at(settings, dotted) for key, dotted in SS_NAMES.items()},
+        **without_paths(about),
+    }
+    return {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in text.items()
+        if value not in (None, "")
+    }
+
+
+def without_paths(value: Any) -> Any:
+    """`value` as plain data, with every path shortened to its last part."""
+    if isinstance(value, BaseModel):
+        value = {name: getattr(value, name) for name in type(value).model_fields}
+    if isinstance(value, Mapping):
+        return {str(key): without_paths(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, (list, tuple)):
+        return [without_paths(inner) for inner in value]
+    if isinstance(value, Path) or (isinstance(value, str) and _ABSOLUTE.match(value)):
+        return file_name(value)
+    return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
+
+
+def file_name(path: Any) -> str:
+    """The last part of a path of any system; an empty string for nothing."""
+    return PureWindowsPath(str(path)).name if path else ""
+
+
+def _at(settings: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        if not isinstance(settings, Mapping) or part not in settings:
+            return None
+        settings = settings[part]
+    return settings

@@ -1,0 +1,130 @@
+"""The order of the packages: who may import whom, and which libraries are never imported by merely loading the pack."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = [
+    {"errors", "shapes", "version"},
+    {"registry", "events", "files", "device"},
+    {"settings"},
+    {"models", "quant", "offload", "objective", "optim"},
+    {"weights"},
+    {"lora", "data"},
+    {"config"},
+    {"sampling"},
+    {"training"},
+    {""},  # ltx2_train/__init__.py, the public functions
+    {"cli"},
+    {"__main__"},
+    {"nodes"},
+]
+ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
+OPTIONAL = {
+    "transformers",
+    "av",
+    "bitsandbytes",
+    "sentencepiece",
+    "matplotlib",
+    "torchaudio",
+    "scenedetect",
+    "accelerate",
+}
+COMFY = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "server", "nodes", "execution"}
+COMFY_DOOR = "nodes/host.py"
+
+
+def imports(tree):
+    """(node, level, dotted module, at module level) of every import; `from . import a` counts as one of a."""
+    inside = {
+        id(n) for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef)) for n in ast.walk(f)
+    }
+    typing = {
+        id(n)
+        for i in ast.walk(tree)
+        if isinstance(i, ast.If) and "TYPE_CHECKING" in ast.dump(i.test)
+        for n in ast.walk(i)
+    }
+    for node in ast.walk(tree):
+        top = id(node) not in inside and id(node) not in typing
+        if isinstance(node, ast.Import):
+            yield from ((node, 0, alias.name, top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node, node.level, node.module, top
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node, node.level, alias.name, top) for alias in node.names)
+
+
+def violations(path, text):
+    """Sentences on what the file at `path` (relative, with slashes) may not import."""
+    parts = path.split("/")
+    package = "nodes" if parts[0] == "nodes" else Path(parts[1]).stem.replace("__init__", "")
+    found = [] if package in ROW_OF else [f"{path}: {package} is in no row of the table"]
+    for node, level, module, top in imports(ast.parse(text)):
+        first, at = module.split(".")[0], f"{path}:{node.lineno}: "
+        if level == 0:
+            if first in {"ltx2_train", "nodes"} or (first in COMFY and path != COMFY_DOOR):
+                found.append(f"{at}{module} must not be imported here")
+            elif first in OPTIONAL and top:
+                found.append(f"{at}{first} must be imported where it is used")
+            continue
+        target = [*parts[: len(parts) - level], *module.split("."), ""]
+        other = "nodes" if target[0] == "nodes" else target[1]
+        if other not in ROW_OF:  # a name from ltx2_train/__init__.py itself, or a module that is in no row
+            other = "" if ROW_OF.get(package, 0) > ROW_OF[""] else other
+        if other not in ROW_OF:
+            found.append(f"{at}{module} is in no row of the table")
+        elif other != package and ROW_OF[other] >= ROW_OF.get(package, -1):
+            found.append(f"{at}{package or 'ltx2_train'} must not import {other or 'ltx2_train'}")
+    return found
+
+
+SOURCES = sorted(p.relative_to(ROOT).as_posix() for top in ("ltx2_train", "nodes") for p in (ROOT / top).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_imports_follow_the_table(path):
+    assert violations(path, (ROOT / path).read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "fault"),
+    [
+        ("ltx2_train/models/a.py", "from ..weights import reader", "models must not import weights"),
+        ("ltx2_train/models/a.py", "from ..optim import x", "models must not import optim"),
+        ("ltx2_train/lora/a.py", "def f():\n    from ..data.plan import x", "lora must not import data"),
+        ("ltx2_train/errors.py", "from .files import x", "errors must not import files"),
+        ("ltx2_train/lora/a.py", "import ltx2_train.errors", "must not be imported here"),
+        ("nodes/a.py", "from ltx2_train import probe", "must not be imported here"),
+        ("ltx2_train/data/a.py", "import comfy.utils", "must not be imported here"),
+        ("nodes/a.py", "import folder_paths", "must not be imported here"),
+        ("ltx2_train/optim/a.py", "import bitsandbytes", "where it is used"),
+        ("ltx2_train/optim/a.py", "try:\n    import av\nexcept ImportError:\n    av = None", "where it is used"),
+        ("ltx2_train/extra.py", "", "is in no row"),
+        ("ltx2_train/training/a.py", "from ..surprise import x", "is in no row"),
+        ("ltx2_train/training/a.py", "from ..cli import x", "training must not import cli"),
+        ("ltx2_train/training/a.py", "from ...nodes import x", "training must not import nodes"),
+    ],
+)
+def test_planted_faults_are_caught(path, text, fault):
+    assert any(fault in sentence for sentence in violations(path, text))
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        (
+            "ltx2_train/lora/a.py",
+            "from ..models.blocks import x\nfrom .b import y\nfrom . import c\nfrom ..errors import z",
+        ),
+        ("ltx2_train/optim/a.py", "def f():\n    import bitsandbytes"),
+        ("ltx2_train/__init__.py", "from .training import train\nfrom .errors import x"),
+        ("ltx2_train/cli.py", "from . import train\nfrom .config import x"),
+        ("nodes/a.py", "from ..ltx2_train import probe\nfrom . import host\nfrom .host import io"),
+        ("nodes/host.py", "import folder_paths\nfrom comfy_api.latest import io"),
+    ],
+)
+def test_what_is_allowed_passes(path, text):
+    assert violations(path, text) == []
