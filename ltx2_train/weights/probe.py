@@ -81,7 +81,7 @@ class CheckpointInfo:
     @property
     def fit(self) -> dict[str, str]:
         """The same as sentences for a reader."""
-        lines = {"file": f"{self.path.name}, {self.bytes / 1e9:.2f} GB", "kind": _kind_sentence(self)}
+        lines = {"file": f"{self.path.name}, {_size(self.bytes)}", "kind": _kind_sentence(self)}
         if self.parameters:
             lines["size"] = f"{_billions(self.parameters)} parameters, mostly {self.precision or 'of mixed types'}."
         if self.parts:
@@ -402,6 +402,10 @@ def _kind_sentence(info: CheckpointInfo) -> str:
 
 def _billions(count: int) -> str:
     return f"{count / 1e9:.2f} B" if count >= 1e8 else f"{count / 1e6:.2f} M"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
 
 
 def _lower(sentence: str) -> str:

@@ -39,7 +39,8 @@ _NEAR, _FAR = 0.75, 0.25  # linear interpolation halfway between cells
 
 def fill_video_vae(vae: VideoVAE, generator: torch.Generator) -> None:
     """Give every weight and the statistics of `vae` a value. `vae` is in float32 and has the blocks of `tiny`."""
-    assert vae.encoder is not None and vae.decoder is not None
+    assert vae.encoder is not None
+    assert vae.decoder is not None
     with torch.no_grad():
         for name, parameter in vae.named_parameters():
             if name.endswith("bias"):
