@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import codecs
+
+import pytest
+
+from ltx2_train.data.captions import read_caption, with_trigger
+from ltx2_train.errors import DataError
+
+TEXT = "a caf\u00e9 at night"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        TEXT.encode("utf-8"),
+        codecs.BOM_UTF8 + TEXT.encode("utf-8"),
+        codecs.BOM_UTF16_LE + TEXT.encode("utf-16-le"),
+        codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be"),
+    ],
+)
+def test_unicode_is_read_without_a_warning(tmp_path, data):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"" + data)
+    assert read_caption(path) == (TEXT, None)
+
+
+def test_latin_1_is_read_with_a_warning(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(TEXT.encode("latin-1"))
+    text, warning = read_caption(path)
+    assert text == TEXT
+    assert "a.txt" in warning
+    assert "UTF-8" in warning
+
+
+def test_white_space_and_line_breaks_become_single_spaces(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("  one\r\n two \n")
+    assert read_caption(path)[0] == "one two"
+
+
+def test_missing_caption(tmp_path):
+    with pytest.raises(DataError, match=r"a\.txt"):
+        read_caption(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("a dog runs", "sks, a dog runs"),
+        ("a SKS, dog runs", "a SKS, dog runs"),
+        ("a sksy dog", "sks, a sksy dog"),
+    ],
+)
+def test_trigger_word_is_added_once(caption, expected):
+    assert with_trigger(caption, "sks") == expected
+    assert with_trigger(expected, "sks") == expected
+
+
+def test_no_trigger_leaves_the_caption():
+    assert with_trigger("a dog", "") == "a dog"
