@@ -1,0 +1,29 @@
+"""The ComfyUI nodes. A new node is a class in its own file and one line in NODES."""
+
+from __future__ import annotations
+
+from . import host
+from .data import LoadTrainingClips, PrepareDataset
+from .model import LoadBaseModel
+from .sample import SampleLoRA
+from .train import TrainLoRA
+
+NODES = [
+    LoadBaseModel,
+    LoadTrainingClips,
+    PrepareDataset,
+    TrainLoRA,
+    SampleLoRA,
+]
+
+
+class Extension(host.ComfyExtension):
+    async def on_load(self) -> None:
+        host.add_routes()
+
+    async def get_node_list(self) -> list[type]:
+        return NODES
+
+
+async def comfy_entrypoint() -> Extension:
+    return Extension()

@@ -1,0 +1,67 @@
+"""What travels along the wires between the nodes: paths and settings, never weights.
+
+Whoever needs a model loads it from its handle and lets it go again, so nothing stays on the card between two nodes and
+ComfyUI's cache of outputs costs nothing. ComfyUI prints every input of a node that fails, hence the short texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .host import io
+
+Model = io.Custom("LTX2T_MODEL")
+Dataset = io.Custom("LTX2T_DATASET")
+Prepared = io.Custom("LTX2T_PREPARED")
+Run = io.Custom("LTX2T_RUN")
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base that was probed: `tables` is the `model` group of the settings, `label` says what it is."""
+
+    tables: Mapping[str, Any]
+    label: str
+
+    def __repr__(self) -> str:
+        return f"<{self.label}>"
+
+
+@dataclass(frozen=True)
+class ClipFolder:
+    """A folder of clips: `entries` are `[[datasets]]` tables without size and caches, `count` its media files."""
+
+    folder: Path
+    entries: tuple[Mapping[str, Any], ...]
+    count: int
+
+    def __repr__(self) -> str:
+        return f"<{self.count} clips in {self.folder.name}>"
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """A dataset with its caches: the dataset file, and the settings the caches were made with."""
+
+    config: Path
+    tables: Mapping[str, Any]
+    summary: str = field(default="", compare=False)
+
+    def __repr__(self) -> str:
+        return f"<dataset {self.config.parent.name}>"
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A trained run: its folder, its newest LoRA and the settings it was trained with."""
+
+    folder: Path
+    lora: Path
+    step: int
+    tables: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return f"<run {self.folder.name}, step {self.step}>"

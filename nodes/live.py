@@ -1,0 +1,202 @@
+"""What a node shows of the work it is doing: stage, step, time left, the curve of the loss, the newest sample.
+
+One `LiveView` follows one node. Its `payload` holds the whole view, so a page that was reloaded, or a second one, is
+complete with the next message; its `picture` is the same for clients without our page.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..ltx2_train.training.metrics import chart_image, read_rows, smooth
+
+CURVE_POINTS = 120
+KEPT_ROWS = 4096
+MEDIAN_OF = 50
+
+
+class LiveView:
+    """The view of one node; `clock` gives seconds and is replaced in tests."""
+
+    def __init__(self, node: str, title: str = "", clock: Any = time.monotonic) -> None:
+        self.node = node
+        self.title = title
+        self.stage = ""
+        self.text = ""
+        self.state = "running"
+        self.done = 0
+        self.total: int | None = None
+        self.message = ""
+        self.metrics: dict[str, Any] = {}
+        self.memory: dict[str, Any] = {}
+        self.sample: dict[str, Any] | None = None
+        self.sample_file: Path | None = None
+        self._clock = clock
+        self._began = clock()
+        self._seconds: deque[float] = deque(maxlen=MEDIAN_OF)
+        self._rows: list[dict[str, Any]] = []
+        self._every = 1
+
+    def load(self, metrics: Path) -> None:
+        """Take up the curve of an earlier part of the run, so that it goes on where it ended."""
+        self._rows = []
+        self._every = 1
+        for row in read_rows(metrics):
+            self._keep(row)
+
+    def begin(self, stage: str, total: int | None) -> None:
+        self.stage, self.total, self.done, self.text = stage, total, 0, ""
+
+    def progress(self, done: int, total: int, text: str = "") -> None:
+        self.done, self.total, self.text = done, total, text
+
+    def step(self, metrics: Mapping[str, Any]) -> None:
+        """Take in the row of one training step."""
+        self.metrics = dict(metrics)
+        step = metrics.get("step")
+        if isinstance(step, int):
+            self.done, self.total = step, metrics.get("total", self.total)
+        if self._rows and isinstance(step, int) and step <= self._rows[-1]["step"]:  # a resume dropped what came after
+            self._rows = [row for row in self._rows if row["step"] < step]
+        self._keep(metrics)
+        seconds = metrics.get("seconds")
+        if isinstance(seconds, (int, float)) and math.isfinite(seconds):
+            self._seconds.append(float(seconds))
+
+    def seconds_a_step(self) -> float | None:
+        return statistics.median(self._seconds) if self._seconds else None
+
+    def seconds_left(self) -> float | None:
+        """Steps left at the median pace of the newest ones; samples and saves are not in it."""
+        pace, step = self.seconds_a_step(), self.metrics.get("step")
+        if pace is None or self.total is None or not isinstance(step, int):
+            return None
+        return max(0, self.total - step) * pace
+
+    def curve(self) -> list[list[float | None]]:
+        """Up to CURVE_POINTS entries [step, loss, smoothed loss], evenly thinned."""
+        losses = [row["loss"] for row in self._rows]
+        smoothed = smooth(losses)
+        stride = max(1, math.ceil(len(losses) / CURVE_POINTS))
+        picked = list(range(len(losses) - 1, -1, -stride))[::-1]
+        return [[self._rows[i]["step"], losses[i], smoothed[i]] for i in picked]
+
+    def status_line(self) -> str:
+        """One line of text: what is done, how far it is, how long it takes."""
+        count = f" {self.done}/{self.total}" if self.total else ""
+        parts = [f"{self.stage}{count}".strip()]
+        if self.text:
+            parts.append(self.text)
+        loss = self.metrics.get("loss")
+        if isinstance(loss, (int, float)):
+            parts.append(f"loss {loss:.4f}")
+        if (pace := self.seconds_a_step()) is not None and self.metrics:
+            parts.append(f"{pace:.2f} s/step")
+        if (left := self.seconds_left()) is not None and left > 0:
+            parts.append(f"{duration(left)} left")
+        return " | ".join(part for part in parts if part)
+
+    def payload(self) -> dict[str, Any]:
+        """The view as plain values."""
+        pace, left = self.seconds_a_step(), self.seconds_left()
+        return {
+            "node": self.node,
+            "title": self.title,
+            "state": self.state,
+            "stage": self.stage,
+            "text": self.text,
+            "done": self.done,
+            "total": self.total,
+            "step": self.metrics.get("step"),
+            "loss": self.metrics.get("loss"),
+            "lr": self.metrics.get("lr"),
+            "seconds_a_step": pace,
+            "seconds_left": left,
+            "elapsed": self._clock() - self._began,
+            "memory": self.memory,
+            "message": self.message,
+            "sample": self.sample,
+            "curve": self.curve(),
+        }
+
+    def picture(self, size: tuple[int, int] = (480, 240)) -> Any:
+        """The chart of the loss with the newest sample beside it, as a PIL image."""
+        from PIL import Image, ImageOps
+
+        frame = None if self.sample_file is None else first_frame(self.sample_file)
+        if frame is None and not self._rows:
+            return None
+        chart = chart_image(self._rows, self.status_line(), size) if self._rows else None
+        if frame is None:
+            return chart
+        frame = ImageOps.contain(frame, (size[0], size[1]))
+        if chart is None:
+            return frame
+        joined = Image.new("RGB", (chart.width + frame.width, size[1]), "#ffffff")
+        joined.paste(chart, (0, 0))
+        joined.paste(frame, (chart.width, (size[1] - frame.height) // 2))
+        return joined
+
+    def _keep(self, row: Mapping[str, Any]) -> None:
+        step = row.get("step")
+        if not isinstance(step, int) or step % self._every:
+            return
+        loss = row.get("loss")
+        finite = isinstance(loss, (int, float)) and math.isfinite(loss)
+        self._rows.append({"step": step, "loss": float(loss) if finite else None})
+        if len(self._rows) > KEPT_ROWS:  # a long run keeps its whole curve, at half the detail
+            self._every *= 2
+            self._rows = [kept for kept in self._rows if kept["step"] % self._every == 0]
+
+
+def json_safe(value: Any) -> Any:
+    """`value` as JSON can carry it: numbers that are not finite become None, everything unknown its text.
+
+    ComfyUI's server ends where a message cannot be encoded, so all that is sent goes through here.
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): json_safe(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [json_safe(inner) for inner in value]
+    item = getattr(value, "item", None)  # numpy and torch scalars
+    if callable(item) and getattr(value, "ndim", 0) == 0:
+        return json_safe(item())
+    return str(value)
+
+
+def first_frame(path: Path) -> Any:
+    """The first picture of a video or image file as a PIL image; None where it cannot be read."""
+    try:
+        if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"):
+            from PIL import Image
+
+            with Image.open(path) as image:
+                return image.convert("RGB")
+        import av
+
+        with av.open(str(path)) as container:
+            for frame in container.decode(video=0):
+                return frame.to_image()
+    except Exception:  # a preview is a courtesy: whatever is wrong with the file must not end a run
+        return None
+    return None
+
+
+def duration(seconds: float) -> str:
+    """`seconds` as people say it: 45 s, 12 min, 2 h 05 min."""
+    if seconds < 90:
+        return f"{round(seconds)} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,91 @@
+"""Load LTX-2 Base Model: choose the base, and learn at once whether it can be trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..ltx2_train import RunConfig
+from ..ltx2_train.weights.probe import require_trainable
+from ..ltx2_train.weights.text_encoder import check_text_encoder
+from . import handles, host
+from .host import io
+from .widgets import Form, Setting, merged
+
+FORM = Form(
+    RunConfig,
+    visible=[Setting("model.precision")],
+    advanced=[
+        Setting("model.version"),
+        Setting("model.version_check"),
+        Setting("model.device"),
+    ],
+)
+SAME_CHECKPOINT = "the checkpoint itself"
+
+
+class LoadBaseModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2T_LoadBaseModel",
+            display_name="Load LTX-2 Base Model",
+            category="LTX-2 training",
+            description="Chooses the LTX-2 or LTX-2.3 checkpoint to train on and its text encoder. Reads headers only; "
+            "the weights are loaded when a later node needs them.",
+            search_aliases=["ltx", "ltxv", "lora", "train", "finetune", "checkpoint", "gemma"],
+            inputs=[
+                io.Combo.Input(
+                    "checkpoint",
+                    options=host.checkpoint_names(),
+                    tooltip="LTX-2 or LTX-2.3 checkpoint: the dev file, not a distilled one. Files of "
+                    "models/checkpoints and models/diffusion_models are listed; press R after adding one.",
+                ),
+                io.Combo.Input(
+                    "text_encoder",
+                    options=host.text_encoder_names(),
+                    tooltip="Gemma 3 12B: the single file that ComfyUI uses, or a Hugging Face folder, in "
+                    "models/text_encoders.",
+                ),
+                *FORM.visible_inputs(),
+                io.Combo.Input(
+                    "text_projection",
+                    options=[SAME_CHECKPOINT, *host.checkpoint_names()],
+                    default=SAME_CHECKPOINT,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Another checkpoint to take the text projection and the connectors from, for a base that "
+                    "lacks them.",
+                ),
+                *FORM.advanced_inputs(),
+            ],
+            outputs=[handles.Model.Output("model", display_name="model")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: str, text_encoder: str, **settings: Any) -> Any:
+        paths = [host.checkpoint_path(checkpoint), host.text_encoder_path(text_encoder)]
+        return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+
+    @classmethod
+    @FORM.fill
+    def execute(
+        cls, checkpoint: str, text_encoder: str, text_projection: str = SAME_CHECKPOINT, **settings: Any
+    ) -> io.NodeOutput:
+        with host.training_job():
+            files = {
+                "checkpoint": str(host.checkpoint_path(checkpoint)),
+                "text_encoder": str(host.text_encoder_path(text_encoder)),
+            }
+            if text_projection != SAME_CHECKPOINT:
+                files["text_projection"] = str(host.checkpoint_path(text_projection))
+            tables = merged(FORM.tables(settings), {"model": files})["model"]
+            events = host.ComfyEvents(cls.hidden.unique_id)
+            info = require_trainable(
+                files["checkpoint"], tables.get("version", "auto"), tables.get("version_check", "warn"), events
+            )
+            check_text_encoder(Path(files["text_encoder"]), Path(files.get("text_projection", files["checkpoint"])))
+            label = f"LTX {info.version}, {info.precision}"
+            events.finish("finished", label)
+            return io.NodeOutput(handles.BaseModel(tables, label))

@@ -1,0 +1,142 @@
+"""Train LoRA: the run itself. Pressing Run again goes on where it stopped; a finished run is left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..ltx2_train import RunConfig, make_run, train
+from ..ltx2_train.errors import TrainerError
+from ..ltx2_train.files import digest, write_tensors
+from ..ltx2_train.training.run_folder import read_manifest
+from . import handles, host
+from .host import io
+from .widgets import Form, Setting, merged
+
+FORM = Form(
+    RunConfig,
+    visible=[
+        Setting("run.name", "run_name"),
+        Setting("train.steps"),
+        Setting("lora.rank"),
+        Setting("train.learning_rate"),
+        Setting("train.seed", "train_seed", extra={"control_after_generate": False}),
+        Setting("sample.every", "sample_every"),
+        Setting("sample.prompts", "sample_prompts", extra={"placeholder": "One prompt a line. Empty: two captions."}),
+        Setting("run.if_exists", "if_exists"),
+    ],
+    advanced=[
+        Setting("lora.alpha", unset=0),
+        Setting("lora.dropout"),
+        Setting("lora.target"),
+        Setting("train.save_every"),
+        Setting("train.keep_states"),
+        Setting("train.keep_loras"),
+        Setting("train.accumulation"),
+        Setting("train.clip_norm"),
+        Setting("train.first_frame_probability"),
+        Setting("optimizer.name", "optimizer"),
+        Setting("optimizer.weight_decay"),
+        Setting("schedule.name", "scheduler"),
+        Setting("schedule.warmup"),
+        Setting("memory.gradient_checkpointing"),
+        Setting("train.state"),
+        Setting("train.save_precision"),
+        Setting("sample.at_start", "sample_at_start"),
+        Setting("sample.width", "sample_width", step=32),
+        Setting("sample.height", "sample_height", step=32),
+        Setting("sample.frames", "sample_frames", step=8),
+        Setting("sample.steps", "sample_steps"),
+        Setting("sample.guidance", "sample_guidance"),
+        Setting("sample.negative_prompt", extra={"multiline": True}),
+        Setting("sample.seed", "sample_seed", extra={"control_after_generate": False}),
+        Setting("train.comment", extra={"multiline": True}),
+    ],
+)
+
+_finished: set[Path] = set()
+_generation: dict[Path, int] = {}
+
+
+class TrainLoRA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2T_TrainLoRA",
+            display_name="Train LoRA",
+            category="LTX-2 training",
+            description="Trains a LoRA and places it in ComfyUI's loras folder. Stopping saves; running again goes on "
+            "where it stopped; a finished run is extended by raising the steps.",
+            search_aliases=["lora", "train", "finetune", "training", "ltx"],
+            is_output_node=True,
+            inputs=[
+                handles.Prepared.Input("prepared", tooltip="The dataset of Prepare Dataset."),
+                *FORM.visible_inputs(),
+                io.LoraModel.Input(
+                    "start_lora",
+                    optional=True,
+                    tooltip="A LoRA to start from instead of an empty one; of the same rank.",
+                ),
+                *FORM.advanced_inputs(),
+            ],
+            outputs=[
+                io.LoraModel.Output("lora", display_name="lora", tooltip="The trained LoRA, for Load LoRA Model."),
+                handles.Run.Output("run", display_name="run"),
+                io.String.Output("path", display_name="path", tooltip="Path of the LoRA file."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, run_name: str, **settings: Any) -> Any:
+        # A run that this process finished and whose folder is not finished any more (deleted, or lengthened from a
+        # terminal) has to be looked at again; an interrupted node runs again in any case.
+        folder = host.runs_folder() / run_name
+        if folder in _finished and not _is_finished(folder):
+            _finished.discard(folder)
+            _generation[folder] = _generation.get(folder, 0) + 1
+        return _generation.get(folder, 0)
+
+    @classmethod
+    @FORM.fill
+    def execute(
+        cls, prepared: handles.PreparedDataset, start_lora: dict[str, Any] | None = None, **settings: Any
+    ) -> io.NodeOutput:
+        with host.training_job():
+            places = {"run": {"folder": str(host.runs_folder()), "export_folder": str(host.loras_folder())}}
+            tables = merged(prepared.tables, FORM.tables(settings), places)
+            if start_lora is not None:
+                tables = merged(tables, {"lora": {"weights": str(_as_file(start_lora))}})
+            run = make_run(tables, host.runs_folder())
+            events = host.ComfyEvents(cls.hidden.unique_id, run.run.name, widget=True)
+            events.view.load(host.runs_folder() / run.run.name / "metrics.jsonl")
+            try:
+                result = train(run, events)
+            except TrainerError as error:
+                events.finish("failed", str(error))
+                raise
+            finally:
+                events.close()
+            events.finish("finished", result.summary)
+            _finished.add(result.folder)
+            finished = handles.FinishedRun(result.folder, result.lora, result.step, tables)
+            return io.NodeOutput(
+                host.read_lora(result.lora), finished, str(result.lora), ui={"ltx2_train": [events.shown()]}
+            )
+
+
+def _is_finished(folder: Path) -> bool:
+    try:
+        manifest = read_manifest(folder)
+    except TrainerError:
+        return False
+    return manifest is not None and manifest.get("status") == "finished"
+
+
+def _as_file(tensors: dict[str, Any]) -> Path:
+    """The LoRA on the wire as a file, named by what is in it, since the core starts from files."""
+    sizes = [f"{name} {tuple(tensor.shape)} {tensor.float().sum().item()}" for name, tensor in sorted(tensors.items())]
+    path = host.runs_folder() / "start_loras" / f"{digest(*sizes)}.safetensors"
+    if not path.exists():
+        write_tensors(path, tensors)
+    return path

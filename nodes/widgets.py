@@ -1,0 +1,317 @@
+"""Settings fields -> ComfyUI widgets, and widget values -> the tables the core reads.
+
+A setting is defined once, as a pydantic field. `Form` lists which settings a node shows, under which names; type,
+default, bounds, choices and tooltip of each widget are read from the field. A setting that may be unset is shown with
+a value that means so: an empty text, the choice "not set", or the number just below the smallest legal one.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from .host import io
+
+NOT_SET = "not set"
+LARGEST_INT = 2**31 - 1
+LARGEST_FLOAT = 1e6
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One widget: the dotted path of its setting, and what the node shows otherwise than the setting says.
+
+    `default` is for a node that suggests another value than a bare run file (a size, a name); `unset` is the number
+    that means "not set", where the setting has one of its own; `item` makes the widget stand for one entry of
+    a setting that is a row of numbers, as the width of a resolution; `extra` goes to the widget as it is, for example
+    `multiline=True`.
+    """
+
+    path: str
+    name: str = ""
+    label: str = ""
+    default: Any = None
+    unset: float | None = None
+    step: float | None = None
+    item: int | None = None
+    extra: Mapping[str, Any] | None = None
+
+    @property
+    def id(self) -> str:
+        return self.name or self.path.rsplit(".", 1)[-1]
+
+
+class Form:
+    """The settings a node shows: `visible` ones always, `advanced` ones folded away and optional."""
+
+    def __init__(self, kind: type[BaseModel], visible: Iterable[Setting], advanced: Iterable[Setting] = ()) -> None:
+        self.kind = kind
+        self.visible = tuple(visible)
+        self.advanced = tuple(advanced)
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        return self.visible + self.advanced
+
+    def visible_inputs(self) -> list[Any]:
+        return [widget(self.kind, setting) for setting in self.visible]
+
+    def advanced_inputs(self) -> list[Any]:
+        return [widget(self.kind, setting, advanced=True) for setting in self.advanced]
+
+    def defaults(self) -> dict[str, Any]:
+        """What the advanced widgets hold when nobody touches them, by widget name."""
+        return {setting.id: shown_default(shown_field(self.kind, setting), setting) for setting in self.advanced}
+
+    def fill(self, execute: F) -> F:
+        """Decorate an `execute` that takes `**settings`: its signature gets the advanced widgets with their defaults.
+
+        So a call that gives only the visible widgets is the same call as one from the page.
+        """
+        defaults = self.defaults()
+
+        @functools.wraps(execute)
+        def filled(*args: Any, **given: Any) -> Any:
+            return execute(*args, **{**defaults, **given})
+
+        signature = inspect.signature(execute)
+        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        own += [inspect.Parameter(setting.id, keyword) for setting in self.visible]
+        own += [inspect.Parameter(name, keyword, default=value) for name, value in defaults.items()]
+        filled.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
+        return filled  # type: ignore[return-value]
+
+    def tables(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The widget values as nested tables of settings; unset ones are left out."""
+        tables: dict[str, Any] = {}
+        for setting in self.settings:
+            field = shown_field(self.kind, setting)
+            value = value_of(field, setting, values[setting.id])
+            if value is None:
+                continue
+            *groups, last = setting.path.split(".")
+            table = tables
+            for group in groups:
+                table = table.setdefault(group, {})
+            if setting.item is None:
+                table[last] = value
+            else:
+                table[last] = [*table.get(last, []), value]
+        return tables
+
+
+def merged(*tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables joined; a later one wins."""
+    out: dict[str, Any] = {}
+    for table in tables:
+        for key, value in table.items():
+            out[key] = merged(out.get(key) or {}, value) if isinstance(value, Mapping) else value
+    return out
+
+
+def field_at(kind: type[BaseModel], path: str) -> FieldInfo:
+    """The field at a dotted path."""
+    *groups, last = path.split(".")
+    for group in groups:
+        inner = kind.model_fields[group].annotation
+        assert isinstance(inner, type), f"{path}: {group} is not a group"
+        assert issubclass(inner, BaseModel), f"{path}: {group} is not a group"
+        kind = inner
+    return kind.model_fields[last]
+
+
+def shown_field(kind: type[BaseModel], setting: Setting) -> FieldInfo:
+    """The field a widget shows; for one entry of a row of numbers, a field of that entry."""
+    field = field_at(kind, setting.path)
+    if setting.item is None:
+        return field
+    types = get_args(field.annotation)
+    row = field.get_default(call_default_factory=True)
+    return FieldInfo(
+        annotation=types[min(setting.item, len(types) - 1)] if types[-1] is not Ellipsis else types[0],
+        default=row[min(setting.item, len(row) - 1)],
+        description=field.description,
+        json_schema_extra=field.json_schema_extra,
+    )
+
+
+def widget(kind: type[BaseModel], setting: Setting, advanced: bool = False) -> Any:
+    """The input that shows `setting`."""
+    field = shown_field(kind, setting)
+    inner, optional = _unwrap(field.annotation)
+    options: dict[str, Any] = {"tooltip": tooltip(field, setting), "default": shown_default(field, setting)}
+    if setting.label:
+        options["display_name"] = setting.label
+    if advanced:
+        options |= {"optional": True, "advanced": True}
+    options |= setting.extra or {}
+    if get_origin(inner) is Literal:
+        choices = [str(choice) for choice in get_args(inner)]
+        return io.Combo.Input(setting.id, options=[NOT_SET, *choices] if optional else choices, **options)
+    if inner is bool:
+        return io.Boolean.Input(setting.id, **options)
+    if inner is int:
+        low, high = bounds(field, setting)
+        options.setdefault("min", int(low) if low is not None else -LARGEST_INT)
+        options.setdefault("max", int(high) if high is not None else LARGEST_INT)
+        if setting.step:
+            options["step"] = int(setting.step)
+        return io.Int.Input(setting.id, **options)
+    if inner is float:
+        low, high = bounds(field, setting)
+        step = setting.step or _step(field.default)
+        options.setdefault("min", float(low) if low is not None else -LARGEST_FLOAT)
+        options.setdefault("max", float(high) if high is not None else LARGEST_FLOAT)
+        options |= {"step": step, "round": step}
+        return io.Float.Input(setting.id, **options)
+    if _is_list(inner) and str in _item_types(inner):
+        options.setdefault("multiline", True)
+    return io.String.Input(setting.id, **options)
+
+
+def shown_default(field: FieldInfo, setting: Setting) -> Any:
+    """What the widget holds before anyone touches it."""
+    inner, _ = _unwrap(field.annotation)
+    value = setting.default if setting.default is not None else field.get_default(call_default_factory=True)
+    if get_origin(inner) is Literal:
+        return NOT_SET if value is None else str(value)
+    if inner in (int, float):
+        if value is None:
+            return unset_number(field, setting)
+        return float(value) if inner is float else value
+    if inner is bool:
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, (list, tuple)):
+        return ("\n" if str in _item_types(inner) else ", ").join(str(item) for item in value)
+    return str(value)
+
+
+def value_of(field: FieldInfo, setting: Setting, shown: Any) -> Any:
+    """What the setting gets for the widget value `shown`; None where it is to be left unset."""
+    inner, optional = _unwrap(field.annotation)
+    if get_origin(inner) is Literal:
+        if optional and shown == NOT_SET:
+            return None
+        by_text = {str(choice): choice for choice in get_args(inner)}
+        return by_text.get(str(shown), shown)
+    if inner in (int, float):
+        return None if optional and shown == unset_number(field, setting) else shown
+    if inner is bool:
+        return shown
+    text = str(shown).strip()
+    if _is_list(inner):
+        if str in _item_types(inner):
+            return [line.strip() for line in text.splitlines() if line.strip()] or None
+        return [_number(part) for part in text.replace(";", ",").split(",") if part.strip()] or None
+    return text if text or not optional else None
+
+
+def bounds(field: FieldInfo, setting: Setting) -> tuple[float | None, float | None]:
+    """Smallest and largest value of the widget; an unset number lies just below the smallest legal one."""
+    low = high = None
+    inner, optional = _unwrap(field.annotation)
+    for rule in field.metadata:
+        if (value := getattr(rule, "ge", None)) is not None:
+            low = value
+        if (value := getattr(rule, "gt", None)) is not None:
+            low = value + 1 if inner is int else value + _step(field.default)
+        if (value := getattr(rule, "le", None)) is not None:
+            high = value
+        if (value := getattr(rule, "lt", None)) is not None:
+            high = value - 1 if inner is int else value - _step(field.default)
+    if optional:
+        low = unset_number(field, setting)
+    return low, high
+
+
+def tooltip(field: FieldInfo, setting: Setting) -> str:
+    """The help of the field with its unit and bounds."""
+    text = (field.description or "").strip()
+    inner, optional = _unwrap(field.annotation)
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    notes = [str(extra["unit"])] if "unit" in extra else []
+    if inner in (int, float):
+        low, high = (_plain(rule_value) for rule_value in _legal(field))
+        if low and high and len(high) <= 10:
+            notes.append(f"{low} to {high}")
+        elif low:
+            notes.append(f"{low} or more")
+        if optional:
+            notes.append(f"{unset_number(field, setting):g} = not set")
+    elif optional and get_origin(inner) is not Literal and not (_is_list(inner) and "ot set" in text):
+        notes.append("empty = not set")
+    return f"{text} ({'; '.join(notes)})" if notes else text
+
+
+def _legal(field: FieldInfo) -> tuple[float | None, float | None]:
+    low = high = None
+    for rule in field.metadata:
+        low = next((v for v in (getattr(rule, "ge", None), getattr(rule, "gt", None)) if v is not None), low)
+        high = next((v for v in (getattr(rule, "le", None), getattr(rule, "lt", None)) if v is not None), high)
+    return low, high
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def unset_number(field: FieldInfo, setting: Setting) -> float:
+    """The number that means "not set": the setting's own, else 0 where 0 is not legal, else -1."""
+    if setting.unset is not None:
+        return setting.unset
+    low = None
+    strict = False
+    for rule in field.metadata:
+        if getattr(rule, "ge", None) is not None:
+            low = rule.ge
+        if getattr(rule, "gt", None) is not None:
+            low, strict = rule.gt, True
+    return 0 if low is not None and (low > 0 or (strict and low == 0)) else -1
+
+
+def _step(default: Any) -> float:
+    """A step that shows three digits of the default; the page would show 0.0001 as 0.0 without one."""
+    if not isinstance(default, (int, float)) or default == 0 or abs(default) >= 0.1:
+        return 0.01
+    return float(f"1e{math.floor(math.log10(abs(default))) - 2}")
+
+
+def _number(text: str) -> Any:
+    text = text.strip()
+    try:
+        return int(text)
+    except ValueError:
+        try:
+            return float(text)
+        except ValueError:
+            return text  # the core names the setting and what it expects
+
+
+def _unwrap(annotation: Any) -> tuple[Any, bool]:
+    """The type inside Optional, and whether None is legal; of a list or path the list, which text can say as well."""
+    if get_origin(annotation) not in (Union, UnionType):
+        return annotation, False
+    parts = [part for part in get_args(annotation) if part is not type(None)]
+    optional = len(parts) < len(get_args(annotation))
+    return next((part for part in parts if _is_list(part)), parts[0]), optional
+
+
+def _is_list(kind: Any) -> bool:
+    return get_origin(kind) in (list, tuple)
+
+
+def _item_types(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if _is_list(kind) else ()

@@ -1,0 +1,194 @@
+"""What the page hears of a job, and what the job hears of ComfyUI."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fake_comfy import InterruptProcessingException
+from PIL import Image
+
+
+class Clock:
+    """A clock that tests move by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def row(step, loss=1.0, seconds=0.5, **more):
+    return {"step": step, "loss": loss, "seconds": seconds, "lr": 1e-4, **more}
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def events(nodes, clock):
+    return nodes.host.ComfyEvents("7", "my_lora", widget=True, clock=clock)
+
+
+def test_json_safe_leaves_nothing_json_cannot_carry(nodes):
+    value = {
+        "nan": float("nan"),
+        "inf": np.float64("inf"),
+        "np": np.float32(0.5),
+        "tensor": torch.tensor(2.0),
+        "path": Path("a") / "b",
+        "list": [1, (2, float("-inf"))],
+        3: True,
+    }
+    safe = nodes.live.json_safe(value)
+    assert json.loads(json.dumps(safe, allow_nan=False)) == safe
+    assert safe["nan"] is safe["inf"] is safe["list"][1][1] is None
+    assert (safe["np"], safe["tensor"], safe["3"]) == (0.5, 2.0, True)
+    assert isinstance(safe["path"], str)
+
+
+def test_at_most_two_messages_a_second_are_sent(events, comfy, clock):
+    events.stage("train", 100)
+    comfy.sent.clear()
+    for step in range(1, 21):  # two seconds of ten steps each
+        clock.now += 0.1
+        events.step(row(step))
+    assert 3 <= len(comfy.events("ltx2_train.step")) <= 4
+    assert all(sid is None for _, _, sid in comfy.sent)
+
+
+def test_a_loss_that_is_not_finite_is_sent_as_nothing(events, comfy, clock):
+    events.stage("train", 10)
+    clock.now += 1
+    events.step(row(1, loss=float("nan")))
+    shown = comfy.events("ltx2_train.step")[-1]
+    assert shown["loss"] is None
+    assert shown["curve"] == [[1, None, None]]
+
+
+def test_the_view_has_pace_time_left_and_curve(events, comfy, clock):
+    events.stage("train", 50)
+    for step in range(1, 11):
+        clock.now += 1
+        events.step(row(step, loss=1 / step, seconds=2.0, total=50))
+    shown = comfy.events("ltx2_train.step")[-1]
+    assert (shown["step"], shown["done"], shown["total"]) == (10, 10, 50)
+    assert shown["seconds_a_step"] == 2.0
+    assert shown["seconds_left"] == 80.0
+    assert [point[0] for point in shown["curve"]] == list(range(1, 11))
+    assert comfy.progress[-1][:3] == ("7", 10.0, 50.0)
+
+
+def test_a_long_run_keeps_its_whole_curve_in_few_points(nodes):
+    view = nodes.live.LiveView("7")
+    for step in range(1, 20_001):
+        view.step(row(step))
+    curve = view.curve()
+    assert 60 <= len(curve) <= 120
+    assert curve[0][0] < 600
+    assert curve[-1][0] > 19_900
+    assert len(json.dumps(view.payload())) < 20_000
+
+
+def test_steps_that_are_run_again_after_a_resume_replace_the_old_ones(nodes, tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text("".join(json.dumps(row(step)) + "\n" for step in range(1, 6)) + '{"step": 6, "lo')
+    view = nodes.live.LiveView("7")
+    view.load(metrics)
+    view.step(row(4, loss=0.25))
+    assert [point[:2] for point in view.curve()] == [[1, 1.0], [2, 1.0], [3, 1.0], [4, 0.25]]
+
+
+def test_a_sample_is_sent_with_the_address_the_page_loads_it_from(events, comfy):
+    path = comfy.folder("output", "ltx2_runs", "my_lora", "samples") / "step_000002_p01_s42.png"
+    Image.new("RGB", (32, 32), "red").save(path)
+    events.sample(path, {"prompt": "a fox", "seed": 42, "step": 2})
+    sent = comfy.events("ltx2_train.sample")[-1]
+    expected = {"filename": path.name, "subfolder": "ltx2_runs/my_lora/samples", "type": "output"}
+    assert sent["sample"]["file"] == expected
+    assert comfy.events("ltx2_train.step")[-1]["sample"]["prompt"] == "a fox"
+
+
+def test_a_client_without_our_page_gets_picture_and_text(events, comfy, clock):
+    path = comfy.folder("output") / "sample.png"
+    Image.new("RGB", (64, 32), "#ff0000").save(path)
+    events.stage("train", 10)
+    events.step(row(1))
+    events.sample(path, {})
+    clock.now += 10
+    events.step(row(2))
+    kind, picture, _ = comfy.progress[-1][3]
+    assert kind == "JPEG"
+    assert picture.getpixel((picture.width - 10, picture.height // 2)) == (255, 0, 0)
+    assert comfy.texts[-1][1].startswith("train 2/10 | loss 1.0000 | 0.50 s/step")
+
+
+def test_our_page_draws_for_itself(nodes, events, comfy, clock):
+    nodes.host.add_routes()
+    request = types.SimpleNamespace(query={"client": "tab"})
+    asyncio.run(comfy.routes["/ltx2_train/live"](request))
+    events.stage("train", 10)
+    clock.now += 10
+    events.step(row(1))
+    assert comfy.texts == []
+    assert all(image is None for *_, image in comfy.progress)
+    assert comfy.events("ltx2_train.step")
+
+
+def test_a_page_opened_in_the_middle_gets_the_whole_view(nodes, events, comfy, clock):
+    nodes.host.add_routes()
+    events.stage("train", 10)
+    events.step(row(3, loss=float("inf")))
+    response = asyncio.run(comfy.routes["/ltx2_train/live"](types.SimpleNamespace(query={})))
+    view = json.loads(response.text)["7"]
+    assert (view["title"], view["step"], view["loss"]) == ("my_lora", 3, None)
+
+
+def test_an_interrupt_is_seen_but_left_for_the_end(events, comfy):
+    assert events.should_stop() is False
+    comfy.interrupted = True
+    events.stage("train", 10)
+    events.step(row(1))
+    assert events.should_stop() is True
+    assert events.should_stop() is True
+    assert comfy.polls_that_consume == 0
+
+
+def test_a_stop_is_reported_as_an_interrupt_after_the_core_has_saved(nodes, comfy):
+    comfy.interrupted = True
+    saved = []
+
+    @nodes.host.training_job()
+    def core():
+        saved.append(comfy.polls_that_consume)
+        raise nodes.host.Stopped("Stopped after step 3 of 9.")
+
+    with pytest.raises(InterruptProcessingException):
+        core()
+    assert saved == [0]
+    assert comfy.interrupted is False
+
+
+def test_a_user_error_reaches_the_node_as_its_plain_sentence(nodes):
+    with pytest.raises(RuntimeError) as caught, nodes.host.training_job():
+        raise nodes.host.TrainerError("The folder is empty. Choose another.")
+    assert str(caught.value) == "The folder is empty. Choose another."
+    assert type(caught.value) is RuntimeError
+    assert caught.value.__suppress_context__
+
+
+def test_a_job_trains_although_nodes_run_in_inference_mode(nodes):
+    with torch.inference_mode():
+        with nodes.host.training_job():
+            weight = torch.ones(2, requires_grad=True)
+            (weight * 3).sum().backward()
+        assert torch.is_inference_mode_enabled()
+    assert weight.grad.tolist() == [3.0, 3.0]

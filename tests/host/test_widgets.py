@@ -1,0 +1,115 @@
+"""Widgets are read off settings fields, and their values go back into tables."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from pydantic import BaseModel, Field
+
+
+class Inner(BaseModel):
+    count: int = Field(5, ge=1, le=9, description="How many.", json_schema_extra={"unit": "frames"})
+    rate: float = Field(1e-4, gt=0, le=1, description="How fast.")
+    alpha: float | None = Field(None, gt=0, description="Share.")
+    block: int | None = Field(None, ge=0, description="Which block.")
+    kind: Literal["a", "b"] = Field("b", description="Which kind.")
+    mood: Literal["x"] | None = Field(None, description="Which mood.")
+    on: bool = Field(True, description="Whether.")
+    place: Path | None = Field(None, description="Where.")
+    lines: Path | list[str] | None = Field(None, description="Lines.")
+    size: tuple[int, int] = Field((960, 544), description="Width and height.")
+    lengths: tuple[int, ...] = Field((1,), description="Lengths.")
+
+
+class Tree(BaseModel):
+    inner: Inner = Inner()
+
+
+@pytest.fixture
+def widgets(nodes):
+    return nodes.widgets
+
+
+def make(widgets, name, **options):
+    return widgets.widget(Tree, widgets.Setting(f"inner.{name}", **options))
+
+
+def test_a_number_carries_default_bounds_unit_and_help(widgets):
+    shown = make(widgets, "count")
+    assert (shown.io_type, shown.id, shown.default, shown.min, shown.max) == ("INT", "count", 5, 1, 9)
+    assert shown.tooltip == "How many. (frames; 1 to 9)"
+
+
+def test_a_small_float_gets_a_step_that_shows_it(widgets):
+    shown = make(widgets, "rate")
+    assert shown.step == pytest.approx(1e-6)
+    assert 0 < shown.min <= 1e-6
+    assert f"{shown.default:.{6}f}" == "0.000100"
+
+
+@pytest.mark.parametrize(("name", "unset"), [("alpha", 0), ("block", -1)])
+def test_an_optional_number_shows_unset_below_its_smallest_legal_value(widgets, name, unset):
+    setting = widgets.Setting(f"inner.{name}")
+    shown = widgets.widget(Tree, setting)
+    assert shown.default == shown.min == unset
+    assert f"{unset} = not set" in shown.tooltip
+    form = widgets.Form(Tree, [setting])
+    assert form.tables({name: unset}) == {}
+    assert form.tables({name: 3}) == {"inner": {name: 3}}
+
+
+def test_choices_become_a_combo_and_unset_is_one_of_them(widgets):
+    assert make(widgets, "kind").options["options"] == ["a", "b"]
+    assert make(widgets, "kind").default == "b"
+    assert make(widgets, "mood").options["options"] == ["not set", "x"]
+    form = widgets.Form(Tree, [widgets.Setting("inner.kind"), widgets.Setting("inner.mood")])
+    assert form.tables({"kind": "a", "mood": "not set"}) == {"inner": {"kind": "a"}}
+
+
+def test_an_empty_text_leaves_a_path_and_a_list_unset(widgets):
+    form = widgets.Form(Tree, [widgets.Setting("inner.place"), widgets.Setting("inner.lines")])
+    assert form.tables({"place": " ", "lines": "\n"}) == {}
+    assert form.tables({"place": "/x", "lines": "one\n\n two "}) == {"inner": {"place": "/x", "lines": ["one", "two"]}}
+
+
+def test_items_of_a_row_of_numbers_are_widgets_of_their_own(widgets):
+    form = widgets.Form(
+        Tree,
+        [
+            widgets.Setting("inner.size", "width", item=0, step=32, extra={"min": 32}),
+            widgets.Setting("inner.size", "height", item=1),
+            widgets.Setting("inner.lengths", "frames", item=0, default=49),
+        ],
+    )
+    width, height, frames = form.visible_inputs()
+    assert (width.default, width.min, width.step) == (960, 32, 32)
+    assert (height.default, frames.default, frames.io_type) == (544, 49, "INT")
+    assert form.tables({"width": 64, "height": 96, "frames": 9}) == {"inner": {"size": [64, 96], "lengths": [9]}}
+
+
+def test_a_row_of_numbers_can_be_written_as_text(widgets):
+    shown = make(widgets, "lengths")
+    assert (shown.io_type, shown.default) == ("STRING", "1")
+    form = widgets.Form(Tree, [widgets.Setting("inner.lengths")])
+    assert form.tables({"lengths": "25, 49"}) == {"inner": {"lengths": [25, 49]}}
+
+
+def test_advanced_widgets_are_optional_with_their_default_in_the_signature(widgets):
+    form = widgets.Form(
+        Tree, [widgets.Setting("inner.count")], [widgets.Setting("inner.kind"), widgets.Setting("inner.on")]
+    )
+    assert all(shown.optional and shown.advanced for shown in form.advanced_inputs())
+
+    @form.fill
+    def execute(model, **settings):
+        return model, settings
+
+    parameters = inspect.signature(execute).parameters
+    assert list(parameters) == ["model", "count", "kind", "on"]
+    assert (parameters["kind"].default, parameters["on"].default) == ("b", True)
+    assert parameters["count"].default is inspect.Parameter.empty
+    assert execute("m", count=1) == ("m", {"count": 1, "kind": "b", "on": True})
+    assert execute("m", count=1, on=False)[1]["on"] is False

@@ -1,0 +1,153 @@
+// The live view inside a Train LoRA node: stage, progress, loss, newest sample. Builds DOM, knows nothing of ComfyUI.
+
+import { drawCurve } from "./curve.mjs"
+import { duration, gigabytes, number, pace, sampleCaption } from "./format.mjs"
+
+export const HEIGHT = 208
+
+const STYLE = `
+.ltx2-live { box-sizing: border-box; width: 100%; height: 100%; min-height: ${HEIGHT}px; display: flex; flex-direction: column; gap: 6px;
+  padding: 8px; font: 12px/1.35 system-ui, sans-serif; color: var(--input-text, #ddd); background: var(--comfy-input-bg, #222);
+  border: 1px solid var(--border-color, #444); border-radius: 8px; overflow: hidden; }
+.ltx2-live .row { display: flex; align-items: center; gap: 8px; min-width: 0; white-space: nowrap; }
+.ltx2-live .chip { padding: 1px 8px; border-radius: 9px; background: #3b6fb5; color: #fff; font-weight: 600; }
+.ltx2-live[data-state=finished] .chip { background: #2f7d4f; }
+.ltx2-live[data-state=stopped] .chip { background: #8a6d1f; }
+.ltx2-live[data-state=failed] .chip { background: #a13a3a; }
+.ltx2-live[data-state=idle] .chip { background: #555; }
+.ltx2-live .count { font-variant-numeric: tabular-nums; }
+.ltx2-live .quiet { color: var(--descrip-text, #999); overflow: hidden; text-overflow: ellipsis; }
+.ltx2-live .push { margin-left: auto; }
+.ltx2-live .bar { height: 4px; border-radius: 2px; background: var(--border-color, #444); overflow: hidden; flex: none; }
+.ltx2-live .bar > i { display: block; height: 100%; width: 0; background: #3b6fb5; transition: width .3s; }
+.ltx2-live .middle { display: flex; gap: 8px; flex: 1; min-height: 0; }
+.ltx2-live .sample { flex: 0 0 46%; min-width: 0; display: flex; align-items: center; justify-content: center; background: #0006; border-radius: 6px; overflow: hidden; }
+.ltx2-live .sample:empty { display: none; }
+.ltx2-live .sample > * { width: 100%; height: 100%; object-fit: contain; }
+.ltx2-live .chart { position: relative; flex: 1; min-width: 0; }
+.ltx2-live canvas { position: absolute; inset: 0; width: 100%; height: 100%; }
+.ltx2-live .chart .label { position: absolute; right: 6px; top: 2px; font-variant-numeric: tabular-nums; }
+.ltx2-live .chart .empty { position: absolute; inset: 0; display: flex; align-items: center; justify-content: center; text-align: center; white-space: normal; }
+.ltx2-live button { font: inherit; color: inherit; background: transparent; border: 1px solid var(--border-color, #666); border-radius: 6px; padding: 1px 8px; cursor: pointer; }
+.ltx2-live button:hover { background: #fff2; }
+.ltx2-live [hidden] { display: none !important; }
+`
+
+const STATES = { idle: "ready", running: "", finished: "finished", stopped: "stopped", failed: "failed" }
+
+export class LiveView {
+  // `addressOf(file)` makes the address of a file of the output folder; `stop()` asks the host to stop.
+  constructor({ addressOf, stop }) {
+    this.addressOf = addressOf
+    if (!document.getElementById("ltx2-live-style")) {
+      const style = document.createElement("style")
+      style.id = "ltx2-live-style"
+      style.textContent = STYLE
+      document.head.append(style)
+    }
+    this.element = tag("div", "ltx2-live")
+    this.chip = tag("span", "chip")
+    this.count = tag("span", "count")
+    this.left = tag("span", "quiet push")
+    this.fill = tag("i")
+    this.sample = tag("div", "sample")
+    this.canvas = tag("canvas")
+    this.label = tag("span", "label quiet")
+    this.empty = tag("span", "empty quiet")
+    this.note = tag("span", "quiet")
+    this.stop = tag("button", "push")
+    this.stop.textContent = "Stop and save"
+    this.stop.title = "Finish the step at hand, save, and end. Run again to go on."
+    this.stop.addEventListener("click", () => {
+      this.stop.disabled = true
+      stop()
+    })
+    const chart = tag("div", "chart")
+    chart.append(this.canvas, this.label, this.empty)
+    this.element.append(
+      row(this.chip, this.count, this.left),
+      wrap("bar", this.fill),
+      wrap("middle", this.sample, chart),
+      row(this.note, this.stop)
+    )
+    // a canvas has no size until the node is laid out
+    this.observer = new ResizeObserver(() => this.redraw())
+    this.observer.observe(this.canvas)
+    this.show({ state: "idle", curve: [] })
+  }
+
+  show(view) {
+    this.view = view
+    const running = view.state === "running"
+    this.element.dataset.state = view.state
+    this.chip.textContent = STATES[view.state] || view.stage || "starting"
+    const total = view.step != null && view.stage === "train" ? `step ${view.step}/${view.total ?? "?"}` : view.total ? `${view.done}/${view.total}` : ""
+    this.count.textContent = running ? total : view.step != null ? `step ${view.step}` : ""
+    const times = [pace(view.seconds_a_step), view.seconds_left > 0 ? `${duration(view.seconds_left)} left` : ""]
+    this.left.textContent = running ? times.filter(Boolean).join(", ") : ""
+    const share = view.state === "finished" ? 1 : view.total ? Math.min(1, view.done / view.total) : 0
+    this.fill.style.width = `${(share * 100).toFixed(1)}%`
+    this.note.textContent = this.#note(view, running)
+    this.note.title = view.message || ""
+    this.stop.hidden = !running
+    if (!running) this.stop.disabled = false
+    if (view.sample) this.showSample(view.sample)
+    this.redraw()
+  }
+
+  showSample(sample) {
+    if (!sample.file) return
+    const address = this.addressOf(sample.file)
+    if (this.address !== address) {
+      this.address = address
+      const still = /\.(png|jpe?g|webp)$/i.test(sample.file.filename)
+      const media = tag(still ? "img" : "video")
+      if (!still) Object.assign(media, { muted: true, loop: true, autoplay: true, playsInline: true })
+      media.src = address
+      this.sample.replaceChildren(media)
+    }
+    this.sample.title = sampleCaption(sample)
+  }
+
+  redraw() {
+    const points = this.view.curve || []
+    const colors = { grid: "#8884", dots: "#7aa7e088", line: "#4c8fe6" }
+    const drawn = this.canvas.clientWidth > 0 && drawCurve(this.canvas, points, colors)
+    this.label.textContent = points.length ? `loss ${number(lastSmooth(points))}` : ""
+    this.empty.textContent = drawn || points.length ? "" : this.view.state === "idle" ? "Loss and samples appear here." : "No loss yet."
+  }
+
+  remove() {
+    this.observer.disconnect()
+    this.sample.replaceChildren() // ends the download of a playing video
+  }
+
+  #note(view, running) {
+    const parts = []
+    if (running && view.text) parts.push(view.text)
+    if (running && view.memory?.total) parts.push(`VRAM ${gigabytes(view.memory.used)} of ${gigabytes(view.memory.total)} GB`)
+    if (view.message) parts.push(view.message)
+    return parts.join("  ")
+  }
+}
+
+function lastSmooth(points) {
+  for (let i = points.length - 1; i >= 0; i--) if (points[i][2] != null) return points[i][2]
+  return null
+}
+
+function tag(name, className = "") {
+  const element = document.createElement(name)
+  if (className) element.className = className
+  return element
+}
+
+function wrap(className, ...children) {
+  const element = tag("div", className)
+  element.append(...children)
+  return element
+}
+
+function row(...children) {
+  return wrap("row", ...children)
+}
