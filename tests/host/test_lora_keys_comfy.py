@@ -1,0 +1,124 @@
+"""ComfyUI's own key map, asked about a LoRA file of ours: every key is taken, and the change it makes is ours.
+
+ComfyUI says nothing but a line in its log about a key that it does not know, so a LoRA with wrong names "works"
+without any effect. Runs in a process of its own, since ComfyUI claims the names of its modules.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ltx2_train.lora.file import save_lora, verify_saved
+from ltx2_train.lora.inject import LoraSettings, inject
+from ltx2_train.models.transformer import LTXTransformer, TransformerConfig
+
+pytestmark = [
+    pytest.mark.comfy,
+    pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH names no ComfyUI work tree"),
+]
+
+SIZES = {
+    "num_layers": 2,
+    "num_attention_heads": 2,
+    "attention_head_dim": 8,
+    "audio_num_attention_heads": 2,
+    "audio_attention_head_dim": 4,
+    "cross_attention_dim": 16,
+    "audio_cross_attention_dim": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "audio_in_channels": 128,
+    "audio_out_channels": 128,
+    "caption_channels": 12,
+    "positional_embedding_max_pos": [20, 2048, 2048],
+    "audio_positional_embedding_max_pos": [20],
+    "rope_type": "split",
+    "frequencies_precision": "float64",
+    "timestep_scale_multiplier": 1000,
+    "av_ca_timestep_scale_multiplier": 1000.0,
+    "use_middle_indices_grid": True,
+    "causal_temporal_positioning": True,
+}
+NEWER = {
+    "apply_gated_attention": True,
+    "cross_attention_adaln": True,
+    "caption_proj_before_connector": True,
+    "caption_projection_first_linear": False,
+    "caption_projection_second_linear": False,
+    "caption_proj_input_norm": False,
+}
+
+ASK_COMFYUI = """
+import json, sys
+root, lora_path, config, out = sys.argv[1:5]
+sys.argv = sys.argv[:1]
+sys.path.insert(0, root)
+import comfy.options
+from comfy.cli_args import args
+args.cpu = True
+import torch
+import comfy.lora, comfy.supported_models, comfy.utils
+from safetensors.torch import save_file
+
+family = comfy.supported_models.LTXAV({"image_model": "ltxav", **json.loads(config)})
+family.set_inference_dtype(torch.float32, None)
+model = family.get_model({}, device="meta")
+lora = comfy.utils.load_torch_file(lora_path, safe_load=True)
+patches = comfy.lora.load_lora(lora, comfy.lora.model_lora_keys_unet(model, {}))
+shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+used = set().union(*(patch.loaded_keys for patch in patches.values()))
+changes = {}
+for key, patch in patches.items():
+    weight = torch.zeros(shapes[key])
+    changes[key] = comfy.lora.calculate_weight([(1.0, patch, 1.0, None, None)], weight, key).contiguous()
+save_file(changes, out)
+print(json.dumps({"unused": sorted(set(lora) - used), "weights": sorted(shapes)}))
+"""
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.3"])
+def test_comfyui_takes_every_key_and_makes_the_same_change(tmp_path, version):
+    section = {**SIZES, **(NEWER if version == "2.3" else {})}
+    model = LTXTransformer(TransformerConfig.from_checkpoint(section), "av")
+    generator = torch.Generator().manual_seed(0)
+    # the gates too, so that every linear of a block is asked for
+    loras = inject(model, LoraSettings(rank=3, alpha=6, include_patterns=[".*"]), generator)
+    with torch.no_grad():
+        for layer in loras.layers.values():
+            layer.lora_B.normal_(generator=generator)
+    path = tmp_path / "lora.safetensors"
+    save_lora(path, loras, {}, "fp32")
+
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            ASK_COMFYUI,
+            os.environ["COMFYUI_PATH"],
+            str(path),
+            json.dumps(section),
+            str(tmp_path / "out"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    answer = json.loads(done.stdout.splitlines()[-1])
+    changes = load_file(Path(tmp_path / "out"))
+    assert answer["unused"] == []
+    assert "lora key not loaded" not in done.stderr + done.stdout
+    assert set(changes) == {f"diffusion_model.{name}.weight" for name in loras.layers}
+    for name, layer in loras.layers.items():
+        assert torch.allclose(changes[f"diffusion_model.{name}.weight"], layer.delta(), atol=1e-5), name
+
+    # our own check after saving, with the names that ComfyUI's model has
+    verify_saved(path, {f"model.{key}": tuple(changes[key].shape) for key in changes}, trained=True)
