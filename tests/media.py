@@ -88,9 +88,9 @@ def write_video(
     return path
 
 
-def write_captioned(path: Path, clip: np.ndarray, caption: str = "a square moves", **options: object) -> Path:
+def write_captioned(path: Path, clip: np.ndarray, caption: str = "a square moves", fps: float = 25) -> Path:
     """`write_video` plus a caption file beside it."""
-    write_video(path, clip, **options)  # type: ignore[arg-type]
+    write_video(path, clip, fps)
     path.with_suffix(".txt").write_text(caption, encoding="utf-8")
     return path
 

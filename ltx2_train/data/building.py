@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -27,6 +27,7 @@ from .plan import Item, Plan
 
 Precision = Literal["bf16", "fp16", "fp32"]
 FAILURES = "ltx2_failed.json"
+Model = TypeVar("Model")
 
 
 class CacheSettings(Settings):
@@ -82,7 +83,6 @@ def latent_settings(plan: Plan, item: Item, settings: CacheSettings) -> dict[str
     """All that changes the latents of `item` besides its source and the VAE; by the names a user knows."""
     shape, entry = item.shape, plan.settings_of(item)
     made: dict[str, Any] = {
-        "latents": [shape.frames, shape.height, shape.width],
         "resolution": f"{item.width}x{item.height}",
         "vae_dtype": settings.vae_dtype,
         "latents_dtype": settings.latents_dtype,
@@ -94,6 +94,7 @@ def latent_settings(plan: Plan, item: Item, settings: CacheSettings) -> dict[str
     for axis in ("spatial", "temporal"):
         size = getattr(tiles, f"{axis}_tile")
         made[f"{axis}_tile"] = None if size is None else [size, getattr(tiles, f"{axis}_overlap")]
+    made["latents"] = [shape.frames, shape.height, shape.width]
     return made
 
 
@@ -102,24 +103,20 @@ def text_settings(form: TextForm, settings: CacheSettings) -> dict[str, Any]:
     return {"text_form": form, "text_dtype": settings.text_dtype}
 
 
-@contextlib.contextmanager
-def open_model(opener: Callable[[], Any], device: torch.device | str | None) -> Iterator[Any]:
-    """A model that is let go at the end, however that comes; moved to `device` unless None."""
+def with_model(opener: Callable[[], Model], work: Callable[[Model], None], device: torch.device | str | None) -> None:
+    """Open a model, move it to `device` unless None, `work` with it, and let it go, however that ends."""
     model = opener()
     try:
-        if device is not None and hasattr(model, "to"):
+        if device is not None and isinstance(model, torch.nn.Module):
             model.to(device)
-        yield model
+        work(model)
     finally:
         close = getattr(model, "close", None)
         if close is not None:
             close()
-        elif device is not None and hasattr(model, "to") and torch.device(device).type != "cpu":
-            # The caller may still hold a reference; its memory on the device is given back in any case.
-            model.to("cpu")
         del model
-        gc.collect()
         if torch.cuda.is_available():
+            gc.collect()
             torch.cuda.empty_cache()
 
 

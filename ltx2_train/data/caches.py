@@ -18,6 +18,7 @@ by comparing them, and the reason names what differs.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -94,7 +95,11 @@ class Fingerprints:
 def source_record(path: Path) -> dict[str, Any]:
     """Size, modification time and content hash of a medium, as written into metadata."""
     stat = path.stat()
-    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": _sha256(path)}
+    return {
+        "size": stat.st_size,
+        "mtime_ns": stat.st_mtime_ns,
+        "sha256": _sha256(path, stat.st_size, stat.st_mtime_ns),
+    }
 
 
 def source_change(record: Mapping[str, Any], path: Path) -> str | None:
@@ -105,12 +110,16 @@ def source_change(record: Mapping[str, Any], path: Path) -> str | None:
         return None  # training goes on without its sources; what is gone has not changed
     if stat.st_size != record.get("size"):
         return f"{path.name} changed ({record.get('size')} -> {stat.st_size} bytes)"
-    if stat.st_mtime_ns != record.get("mtime_ns") and _sha256(path) != record.get("sha256"):
+    if stat.st_mtime_ns != record.get("mtime_ns") and _sha256(path, stat.st_size, stat.st_mtime_ns) != record.get(
+        "sha256"
+    ):
         return f"{path.name} changed (same size, other content)"
     return None
 
 
-def _sha256(path: Path) -> str:
+@functools.lru_cache(maxsize=256)
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    # Size and time are part of what is remembered; a source with many windows is read once.
     sha = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

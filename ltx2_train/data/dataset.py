@@ -64,6 +64,18 @@ class SharedSettings(Settings):
         description="Clips with fewer frames (at the target rate) are left out.",
         json_schema_extra={"unit": "frames", "advanced": True},
     )
+    min_seconds: float | None = Field(
+        None,
+        ge=0,
+        description="Shorter videos are left out. Default: no limit.",
+        json_schema_extra={"unit": "s", "advanced": True},
+    )
+    max_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="Longer videos are left out. Default: no limit.",
+        json_schema_extra={"unit": "s", "advanced": True},
+    )
     pad_short: Literal["skip", "pad"] = Field(
         "skip",
         description="A clip at most 8 frames too short for every target: left out, or its last frame repeated.",

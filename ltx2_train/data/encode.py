@@ -21,7 +21,7 @@ from ..events import Events
 from ..files import write_tensors
 from ..models.tiling import TileSettings, encode_tiled
 from . import caches
-from .building import CacheReport, CacheSettings, latent_settings, note_failure, open_model, record_failure
+from .building import CacheReport, CacheSettings, latent_settings, note_failure, record_failure, with_model
 from .caches import ARCHITECTURE, DTYPES, FORMAT_VERSION, CacheFile
 from .encode_text import encode_text
 from .listing import Skipped
@@ -61,7 +61,8 @@ def encode_latents(
             report.kept += 1
     if todo:
         events.stage("encode video", len(todo))
-        with open_model(open_vae, device) as vae:
+
+        def work(vae: VideoVAE) -> None:
             for done, (item, clip) in enumerate(_decoded_ahead(todo, events), 1):
                 try:
                     if isinstance(clip, DataError):
@@ -74,6 +75,8 @@ def encode_latents(
                 except torch.OutOfMemoryError as error:
                     raise _too_large(item, settings.tiles) from error
                 events.progress(done, len(todo), item.latent_path.name)
+
+        with_model(open_vae, work, device)
     report.seconds = time.monotonic() - started
     if plan.items and not report.made + report.kept:
         raise DataError("Not one clip could be encoded.\n" + report.summary(), report.failed[0].path)

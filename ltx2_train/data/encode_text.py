@@ -13,7 +13,7 @@ from ..errors import CacheError, DataError
 from ..events import Events
 from ..files import write_tensors
 from . import caches
-from .building import CacheReport, CacheSettings, note_failure, open_model, text_settings
+from .building import CacheReport, CacheSettings, note_failure, text_settings, with_model
 from .caches import ARCHITECTURE, DTYPES, FORMAT_VERSION, CacheFile, Fingerprints
 from .listing import Skipped
 from .plan import Plan, Source
@@ -104,7 +104,8 @@ def _encode_captions(
     for source in todo:
         by_caption.setdefault(source.caption, []).append(source)
     events.stage("encode text", len(by_caption))
-    with open_model(open_encoder, None) as encoder:
+
+    def work(encoder: Encoder) -> None:
         for done, (caption, sources) in enumerate(by_caption.items(), 1):
             events.check_stop()
             try:
@@ -113,11 +114,13 @@ def _encode_captions(
                 for source in sources:
                     note_failure(report, Skipped(source.path, str(error)), events)
             else:
+                tensors = compact_tensors(features, DTYPES[settings.text_dtype])
                 for source in sources:
-                    tensors = compact_tensors(features, DTYPES[settings.text_dtype])
                     report.bytes += _write_text(source, "compact", tensors, weights, settings)
                     report.made += 1
             events.progress(done, len(by_caption), sources[0].path.name)
+
+    with_model(open_encoder, work, None)
 
 
 def _connect(
@@ -133,7 +136,8 @@ def _connect(
         return
     events.stage("connect text", len(todo))
     dtype = DTYPES[settings.text_dtype]
-    with open_model(open_connectors, device) as connectors:
+
+    def work(connectors: TextConnectors) -> None:
         first = next(connectors.parameters())
         for done, source in enumerate(todo, 1):
             events.check_stop()
@@ -144,16 +148,21 @@ def _connect(
                 continue
             with torch.no_grad():
                 video, audio = connectors([features.to(first.device, first.dtype)])
-            tensors = {}
-            if video is not None:
-                tensors[f"video_prompt_embeds_{caches.dtype_token(dtype)}"] = video[0].to(dtype)
-            if audio is not None:
-                tensors[f"audio_prompt_embeds_{caches.dtype_token(dtype)}"] = audio[0].to(dtype)
-            length = next(iter(tensors.values())).shape[0]
-            tensors["prompt_attention_mask"] = torch.ones(length, dtype=torch.int64)
-            report.bytes += _write_text(source, "full", tensors, weights, settings)
+            report.bytes += _write_text(source, "full", full_tensors(video, audio, dtype), weights, settings)
             report.made += 1
             events.progress(done, len(todo), source.path.name)
+
+    with_model(open_connectors, work, device)
+
+
+def full_tensors(video: torch.Tensor | None, audio: torch.Tensor | None, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The tensors of a full text cache from contexts [1, N, D]; the connectors leave nothing to be masked."""
+    token = caches.dtype_token(dtype)
+    contexts = {f"video_prompt_embeds_{token}": video, f"audio_prompt_embeds_{token}": audio}
+    tensors = {key: context[0].to(dtype) for key, context in contexts.items() if context is not None}
+    length = next(iter(tensors.values())).shape[0]
+    tensors["prompt_attention_mask"] = torch.ones(length, dtype=torch.int64)
+    return tensors
 
 
 def compact_tensors(features: TextFeatures, dtype: torch.dtype) -> dict[str, torch.Tensor]:

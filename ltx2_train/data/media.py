@@ -208,7 +208,8 @@ def _probe_video(path: Path, container: Any, stream: Any) -> MediaInfo:
     missing_stamp = False
     packets = 0
     ends = [0.0]
-    first = None
+    first = first_key = None
+    waiting = 0
     for packet in container.demux():
         if packet.stream is stream and first is None:
             # A damaged first packet is no reason to give up: the decoder may catch on at the next.
@@ -220,6 +221,8 @@ def _probe_video(path: Path, container: Any, stream: Any) -> MediaInfo:
         if packet.stream is not stream or packet.is_discard:
             continue
         packets += 1
+        if first_key is None and packet.is_keyframe:
+            first_key, waiting = packet.pts, packets - 1
         if packet.pts is None:
             missing_stamp = True
         else:
@@ -228,7 +231,9 @@ def _probe_video(path: Path, container: Any, stream: Any) -> MediaInfo:
         raise DataError(f"{path}: not one frame can be decoded. Export it again or remove it.", path)
     _refuse_truncated(path, container, stream, packets, max(ends))
 
-    stamps.sort()
+    # A clip that was cut without re-encoding begins with frames that need a key frame before them; none comes out.
+    stamps = sorted(stamp for stamp in stamps if first_key is None or stamp >= first_key)
+    packets = packets - waiting if missing_stamp else len(stamps)
     counted = missing_stamp or len(set(stamps)) < packets or _is_counted(container)
     rate = _rate(stream, stamps)
     times = [i / rate for i in range(packets)] if counted else [float(s * stream.time_base) for s in stamps]

@@ -184,7 +184,11 @@ class _Cutter:
             line = timing.Timeline((0,), IMAGE_FPS, entry.target_fps, False)
             cut = [timing.Window(0, 1)]
         else:
+            if entry.kind == "image":
+                return [], "it is a video; list it in video_jsonl_file"
             assert media.fps is not None
+            if reason := self._seconds(media.duration):
+                return [], reason
             line = timing.timeline(media.path.name, media.times, media.fps, entry.target_fps, entry.source_fps)
             cut, reason = self._windows(line)
             if reason:
@@ -195,6 +199,14 @@ class _Cutter:
         source = Source(media, caption, stem, entry.caches, line, tuple(notes))
         width, height = self.buckets.choose(media.width, media.height)
         return [Item(source, window, width, height, self.index, self.validation) for window in cut], None
+
+    def _seconds(self, duration: float) -> str | None:
+        entry = self.settings
+        if entry.min_seconds is not None and duration < entry.min_seconds - 1e-3:
+            return f"too short: {duration:.2f} s, min_seconds is {entry.min_seconds:g}"
+        if entry.max_seconds is not None and duration > entry.max_seconds + 1e-3:
+            return f"too long: {duration:.2f} s, max_seconds is {entry.max_seconds:g}"
+        return None
 
     def _windows(self, line: timing.Timeline) -> tuple[list[timing.Window], str | None]:
         entry = self.settings

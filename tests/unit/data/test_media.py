@@ -303,3 +303,43 @@ def test_truncated_image_is_named(tmp_path):
 def test_pixel_aspect_of_written_clip(tmp_path):
     path = write_video(tmp_path / "wide.mp4", moving_square(3, 64, 48), aspect=Fraction(4, 3))
     assert (probe_media(path).width, probe_media(path).height) == (85, 48)
+
+
+def _without_first_packets(source, target, count):
+    import av
+
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = old.streams.video[0]
+        copy = new.add_stream_from_template(stream)
+        for number, packet in enumerate(old.demux(stream)):
+            if packet.dts is not None and number >= count:
+                packet.stream = copy
+                new.mux(packet)
+    return target
+
+
+def test_a_clip_cut_without_reencoding_begins_at_its_first_key_frame(tmp_path):
+    whole = write_video(tmp_path / "whole.mkv", grey_levels(24), options={"g": "8", "preset": "medium", "bf": "2"})
+    path = _without_first_packets(whole, tmp_path / "cut.mkv", 3)
+    info = probe_media(path)
+    assert info.frames == 16
+    assert numbers(read_frames(info)) == list(range(8, 24))
+
+
+def test_damage_in_the_middle_is_an_error_or_shows_the_right_number_of_frames(tmp_path):
+    path = write_video(tmp_path / "hurt.mp4", moving_square(60, 96, 64), options={"g": "60"})
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 3000] = bytes(3000)
+    path.write_bytes(bytes(data))
+    try:
+        frames = read_frames(path)
+    except DataError as error:
+        assert "hurt.mp4" in str(error)
+    else:
+        assert len(frames) == 60
+
+
+def test_full_range_video_is_not_stretched(tmp_path):
+    path = write_video(tmp_path / "full.mp4", grey_levels(6, step=50), pixel_format="yuvj420p")
+    np.testing.assert_allclose(read_frames(path)[:, 24, 32, 0], np.arange(6) * 50, atol=3)
