@@ -13,6 +13,7 @@ Liu et al. 2022, "Flow Straight and Fast"; Lipman et al. 2022, "Flow Matching fo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -71,11 +72,6 @@ def velocity(x0: Tensor, noise: Tensor) -> Tensor:
     return noise.float() - x0.float()
 
 
-def to_x0(x: Tensor, prediction: Tensor, sigma: Tensor) -> Tensor:
-    """The data that a velocity `prediction` at `x` and `sigma` ([B] or [B, T]) points to, fp32."""
-    return x.float() - _spread(sigma, x) * prediction.float()
-
-
 def element_loss(prediction: Tensor, target: Tensor, settings: LossSettings) -> Tensor:
     """The loss of each element, fp32, in the shape of the inputs.
 
@@ -105,9 +101,12 @@ def masked_mean(loss: Tensor, mask: Tensor | None = None) -> Tensor:
     return per_token.sum(dim=1) / keep.sum(dim=1).clamp(min=1)
 
 
-def draw_first_frame(batch: int, probability: float, generator: torch.Generator) -> Tensor:
-    """One coin a sample, bool [B] on the CPU: is this sample given its first frame?"""
-    return torch.rand(batch, generator=generator) < probability
+def draw_first_frame(chances: Sequence[float], generator: torch.Generator) -> Tensor:
+    """One coin a sample with its own chance, bool [B] on the CPU: is this sample given its first frame?
+
+    The coins are drawn whatever the chances are, so that they do not shift the numbers that come after.
+    """
+    return torch.rand(len(chances), generator=generator) < torch.tensor(chances)
 
 
 def first_frame_tokens(shape: LatentShape, given: Tensor) -> Tensor:
