@@ -76,13 +76,13 @@ class LoRALinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.strength == 0.0:
             return self.base(x)
-        return self._apply(x, value=True)
+        return self._with_low_rank(x, value=True)
 
     def unread(self, x: Tensor) -> Tensor:
         """A stand-in for `self(x)` whose gradient is right and whose value nobody may read; saves both products."""
-        return self.forward(x) if self.strength == 0.0 else self._apply(x, value=False)
+        return self.forward(x) if self.strength == 0.0 else self._with_low_rank(x, value=False)
 
-    def _apply(self, x: Tensor, value: bool) -> Tensor:
+    def _with_low_rank(self, x: Tensor, value: bool) -> Tensor:
         mask = self._mask(x) if self.dropout > 0 and self.training else None
         plain = type(self.base) is nn.Linear
         if plain:
