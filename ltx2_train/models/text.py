@@ -89,13 +89,11 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, states: Sequence[torch.Tensor], mask: torch.Tensor) -> list[TextFeatures]:
         """`states`: L tensors [B, T, D]; `mask` [B, T], nonzero where a token is valid, on whichever side."""
-        return [
-            self._one([state[sample][valid] for state in states]) for sample, valid in enumerate(mask.bool().unbind(0))
-        ]
+        return [self._one(states, sample, valid) for sample, valid in enumerate(mask.bool().unbind(0))]
 
-    def _one(self, states: Sequence[torch.Tensor]) -> TextFeatures:
+    def _one(self, states: Sequence[torch.Tensor], sample: int, valid: torch.Tensor) -> TextFeatures:
         head = self.video_aggregate_embed if self.is_v23 else self.aggregate_embed
-        tokens, hidden = states[0].shape
+        tokens, hidden = int(valid.sum()), states[0].shape[-1]
         if hidden * len(states) != self.columns:
             raise CheckpointError(
                 f"The text encoder gives {len(states)} x {hidden} = {len(states) * hidden} values a token, "
@@ -104,7 +102,8 @@ class FeatureExtractor(nn.Module):
         # at full size this is 188160 columns: the only large tensor, filled state by state
         packed = torch.empty(tokens, hidden, len(states), dtype=head.weight.dtype, device=states[0].device)
         for column, state in enumerate(states):
-            packed[:, :, column] = _per_token(state.float()) if self.is_v23 else _per_state(state.float())
+            rows = state[sample][valid].float()
+            packed[:, :, column] = _per_token(rows) if self.is_v23 else _per_state(rows)
         flat = packed.view(tokens, self.columns)
         if not self.is_v23:
             video = head(flat)

@@ -208,9 +208,16 @@ def _projection(source: TensorFile) -> tuple[FeatureExtractor, str]:
     shapes = {name[len(prefix) :]: source.tensors[name].shape for name in found if name.startswith(prefix)}
     with torch.device("meta"):
         try:
-            return FeatureExtractor.from_shapes(shapes), prefix
+            extractor = FeatureExtractor.from_shapes(shapes)
         except CheckpointError as error:
             raise CheckpointError(f"{source.path.name}: {error}") from None
+    missing = [prefix + name for name, _ in extractor.named_parameters() if name not in shapes]
+    if missing:
+        raise CheckpointError(
+            f"{source.path.name} has an incomplete text projection: {missing[0]} is missing. Download the checkpoint "
+            "again, or name another one for the text projection."
+        )
+    return extractor, prefix
 
 
 def _check_fit(gemma: GemmaFiles, extractor: FeatureExtractor, source: TensorFile) -> None:
@@ -227,7 +234,7 @@ def _check_fit(gemma: GemmaFiles, extractor: FeatureExtractor, source: TensorFil
 def _fingerprint(gemma: GemmaFiles, source: TensorFile) -> str:
     extractor, prefix = _projection(source)
     parts: list[str | bytes] = ["text encoder 1", *fingerprint_parts(gemma)]
-    for name in sorted(name for name, _ in extractor.named_parameters() if prefix + name in source):
+    for name in sorted(name for name, _ in extractor.named_parameters()):
         info = source.tensors[prefix + name]
         parts += [f"{name} {info.dtype} {list(info.shape)}", source.read_bytes(prefix + name, info.nbytes // 2, 4096)]
     return digest(*parts)

@@ -88,6 +88,13 @@ def test_a_checkpoint_without_text_projection_says_so(tiny, tmp_path):
         check_text_encoder(tiny[0], path)
 
 
+def test_an_incomplete_text_projection_is_found_by_the_check(tiny, checkpoint):
+    name = "text_embedding_projection.audio_aggregate_embed.bias"
+    _change(checkpoint, lambda tensors: {n: t for n, t in tensors.items() if n != name})
+    with pytest.raises(CheckpointError, match=f"{name} is missing"):
+        check_text_encoder(tiny[0], checkpoint)
+
+
 def test_a_projection_file_of_its_own_serves_too(tiny, encoder, tmp_path):
     bare = _checkpoint(tmp_path / "projection.safetensors", prefix="")
     (one,), (other,) = encoder.encode(["a fox"]), TextEncoder.load(tiny[0], bare, torch.float32).encode(["a fox"])
