@@ -7,7 +7,9 @@ learning rate while step s is taken:
     constant               1, and no warm-up
     constant_with_warmup   1
     linear                 m + (1 - m) * (T - s) / (T - W)          full at s = W, m right after the last step
+    polynomial             m + (1 - m) * ((T - s) / (T - W)) ^ power
     cosine                 m + (1 - m) * (1 + cos(pi * (s - W) / (T - W))) / 2
+    cosine_with_restarts   the same over each of `cycles` equal parts of what follows the warm-up
     s >= T                 as at s = T
 
 A schedule is a function of the step alone, so its state is the step count, and a run that is prolonged follows the
@@ -18,7 +20,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Literal
 
 from pydantic import Field
@@ -28,8 +29,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from ..registry import Registry
 from ..settings import Settings
 
-# (share of the way from the end of the warm-up to the end of the run, 0..1) -> factor between 1 and 0
-Decay = Callable[[float], float]
+# (share of the way from the end of the warm-up to the end of the run, 0..1; settings) -> factor between 1 and 0
+Decay = Callable[[float, "ScheduleSettings"], float]
 
 SCHEDULES: Registry[Decay] = Registry("schedule")
 
@@ -37,9 +38,10 @@ SCHEDULES: Registry[Decay] = Registry("schedule")
 class ScheduleSettings(Settings):
     """The course of the learning rate."""
 
-    name: Literal["constant", "constant_with_warmup", "linear", "cosine"] = Field(
+    name: Literal["constant", "constant_with_warmup", "linear", "polynomial", "cosine", "cosine_with_restarts"] = Field(
         "linear",
-        description="Course of the learning rate after the warm-up: constant, or falling along a line or a cosine.",
+        description="Course of the learning rate after the warm-up: constant, or falling along a line, a power of it, "
+        "or a cosine.",
         json_schema_extra={"seed": "lr_scheduler"},
     )
     warmup: float = Field(
@@ -52,8 +54,22 @@ class ScheduleSettings(Settings):
         0.0,
         ge=0,
         le=1,
-        description="Share of the learning rate at which linear and cosine end.",
+        description="Share of the learning rate at which a falling schedule ends.",
         json_schema_extra={"seed": "lr_scheduler_min_lr_ratio", "advanced": True},
+    )
+    cycles: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="Number of falls of cosine_with_restarts.",
+        json_schema_extra={"seed": "lr_scheduler_num_cycles", "advanced": True},
+    )
+    power: float = Field(
+        1.0,
+        gt=0,
+        le=100,
+        description="Exponent of polynomial; 1 is a line.",
+        json_schema_extra={"seed": "lr_scheduler_power", "advanced": True},
     )
 
 
@@ -67,37 +83,41 @@ def warmup_steps(settings: ScheduleSettings, total_steps: int) -> int:
 
 def build_schedule(optimizer: Optimizer, settings: ScheduleSettings, total_steps: int) -> LambdaLR:
     """The schedule on `optimizer`: call its step() after each optimizer step. Each group keeps its own top rate."""
-    factor = partial(
-        _factor,
-        decay=SCHEDULES.get(settings.name),
-        warmup=warmup_steps(settings, total_steps),
-        total=total_steps,
-        floor=settings.min_lr_ratio,
-    )
+    decay, warmup = SCHEDULES.get(settings.name), warmup_steps(settings, total_steps)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        way = (step - warmup) / (total_steps - warmup) if total_steps > warmup else 1.0
+        return settings.min_lr_ratio + (1 - settings.min_lr_ratio) * decay(min(way, 1.0), settings)
+
     # a plain function: LambdaLR would store the attributes of any other callable in its state
-    return LambdaLR(optimizer, lambda step: factor(step))
+    return LambdaLR(optimizer, factor)
 
 
-def _factor(step: int, decay: Decay, warmup: int, total: int, floor: float) -> float:
-    if step < warmup:
-        return (step + 1) / warmup
-    way = (step - warmup) / (total - warmup) if total > warmup else 1.0
-    return floor + (1 - floor) * decay(min(way, 1.0))
-
-
-def _flat(way: float) -> float:
+def _flat(way: float, settings: ScheduleSettings) -> float:
     return 1.0
 
 
-def _line(way: float) -> float:
+def _line(way: float, settings: ScheduleSettings) -> float:
     return 1.0 - way
 
 
-def _cosine(way: float) -> float:
+def _power(way: float, settings: ScheduleSettings) -> float:
+    return (1.0 - way) ** settings.power
+
+
+def _cosine(way: float, settings: ScheduleSettings) -> float:
     return (1.0 + math.cos(math.pi * way)) / 2
+
+
+def _restarts(way: float, settings: ScheduleSettings) -> float:
+    return _cosine(way * settings.cycles % 1.0 if way < 1.0 else 1.0, settings)
 
 
 SCHEDULES.add("constant", _flat)
 SCHEDULES.add("constant_with_warmup", _flat)
 SCHEDULES.add("linear", _line)
+SCHEDULES.add("polynomial", _power)
 SCHEDULES.add("cosine", _cosine)
+SCHEDULES.add("cosine_with_restarts", _restarts)

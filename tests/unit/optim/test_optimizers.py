@@ -1,6 +1,7 @@
 """What every optimizer must keep: its formula, and a resume equal to an unbroken run."""
 
 import copy
+import importlib.util
 import sys
 
 import numpy as np
@@ -147,3 +148,14 @@ def test_every_name_of_the_setting_is_in_the_table():
 def test_wrong_betas_are_refused():
     with pytest.raises(ConfigError, match="betas"):
         parse(OptimizerSettings, {"betas": [0.9, 1.0]}, "run.toml")
+
+
+def test_auto_takes_8bit_state_with_cuda_and_bitsandbytes_and_says_so(monkeypatch):
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    optimizer, note = build_optimizer(parameters(), OptimizerSettings(), 1e-4, "cuda")
+    assert type(optimizer) is bitsandbytes.optim.AdamW8bit
+    assert "auto" in note
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    optimizer, note = build_optimizer(parameters(), OptimizerSettings(), 1e-4, "cuda")
+    assert type(optimizer) is torch.optim.AdamW
+    assert "bitsandbytes is not installed" in note

@@ -42,6 +42,18 @@ def test_cosine_is_half_way_in_the_middle_and_ends_at_the_floor():
         assert seen[step] == pytest.approx(2.0 * (0.1 + 0.9 * (1 + math.cos(math.pi * step / 100)) / 2))
 
 
+def test_polynomial_is_a_power_of_the_line():
+    seen = rates(11, total=10, name="polynomial", warmup=0, power=2)
+    assert seen == pytest.approx([2.0 * ((10 - s) / 10) ** 2 for s in range(11)])
+
+
+def test_restarts_begin_each_cycle_at_the_top_and_end_at_the_floor():
+    seen = rates(42, total=40, name="cosine_with_restarts", warmup=0, cycles=2, min_lr_ratio=0.5)
+    assert seen[:20] == pytest.approx([2.0 * (0.5 + 0.25 * (1 + math.cos(math.pi * s / 20))) for s in range(20)])
+    assert seen[20:40] == pytest.approx(seen[:20])
+    assert seen[40:] == pytest.approx([1.0, 1.0])
+
+
 def test_floor_holds_for_linear():
     seen = rates(11, total=10, name="linear", warmup=0, min_lr_ratio=0.5)
     assert seen[0] == 2.0
