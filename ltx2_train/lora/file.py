@@ -85,7 +85,16 @@ class LoraFile:
         return f"{len(self.entries)} layers ({counts})" if counts else f"{len(self.entries)} layers"
 
     def match(self, modules: Iterable[str]) -> tuple[dict[str, Entry], list[str]]:
-        """The entries by the names of `modules`, and the names in the file that are none of them."""
+        """The entries by the names of `modules`, and the names in the file that are none of them.
+
+        Raises ConfigError where the file is more than a plain LoRA: half of it would change the model otherwise.
+        """
+        for what, names in (("cannot be used", self.other_keys), ("lacks its other half", self.unpaired)):
+            if names:
+                raise ConfigError(
+                    f"{self.path.name} is not a plain LoRA: {names[0]} {what}. Choose a LoRA without DoRA, LoHa, LoKr "
+                    "or full weights."
+                )
         modules = list(modules)
         spelled = {name: name for name in modules}
         for name in modules:

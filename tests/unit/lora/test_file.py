@@ -122,6 +122,15 @@ def test_a_lora_of_another_size_is_refused(make_set, tmp_path):
         make_set().load(load_lora_state(tmp_path / "y.safetensors"))
 
 
+@pytest.mark.parametrize("ending", ["dora_scale", "diff", "lora_A.weight"])
+def test_more_or_less_than_a_plain_lora_is_no_start(make_set, tmp_path, ending):
+    save_lora(tmp_path / "x.safetensors", make_set(), ABOUT)
+    extra = {f"diffusion_model.transformer_blocks.0.attn1.to_gate_logits.{ending}": torch.ones(3, 2)}
+    save_file({**load_file(tmp_path / "x.safetensors"), **extra}, tmp_path / "y.safetensors")
+    with pytest.raises(ConfigError, match="not a plain LoRA.*to_gate_logits"):
+        make_set().load(load_lora_state(tmp_path / "y.safetensors"))
+
+
 def test_metadata_is_strings_without_any_path(make_set, tmp_path):
     class Inner(Settings):
         rank: int = 3
