@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..files import write_tensors
 from ..weights.reader import TensorFile
 from .inject import LoraSet
