@@ -29,6 +29,10 @@ VIDEO_SUFFIXES = frozenset((".mp4", ".webm", ".avi", ".mkv", ".mov", ".flv", ".w
 # Containers whose timestamps do not follow the order of presentation; their frames are counted instead.
 COUNTED_FORMATS = frozenset(("avi",))
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+# RGB has no matrix, but older PyAV looks at the file's one (BT.709, ...) only if another is named for the result, and
+# then takes the range for the narrow one unless told.
+RGB_MATRIX = "itu601"
+FULL_RANGE = 2
 MISSING_SHARE = 0.1
 MISSING_END_SECONDS = 0.5
 
@@ -139,7 +143,12 @@ class _Converter:
         if self.alpha:
             frame = _over_black(frame)
         frame = self.reformatter.reformat(
-            frame, width=self.width, height=self.height, format="rgb24", interpolation=self.method
+            frame,
+            width=self.width,
+            height=self.height,
+            format="rgb24",
+            interpolation=self.method,
+            **_colours(frame),
         )
         plane = frame.planes[0]
         rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: self.height, : self.width * 3]
@@ -150,10 +159,15 @@ class _Converter:
         out[...] = picture[self.top : self.top + height, self.left : self.left + width]
 
 
+def _colours(frame: Any) -> dict[str, Any]:
+    full = frame.color_range == FULL_RANGE or frame.format.name.startswith("yuvj")
+    return {"dst_colorspace": RGB_MATRIX, "src_color_range": "JPEG" if full else "MPEG"}
+
+
 def _over_black(frame: Any) -> Any:
     import av
 
-    rgba = frame.to_ndarray(format="rgba")
+    rgba = frame.reformat(format="rgba", **_colours(frame)).to_ndarray()
     colour = rgba[..., :3].astype(np.uint16) * rgba[..., 3:].astype(np.uint16)
     return av.VideoFrame.from_ndarray(np.ascontiguousarray((colour + 127) // 255, dtype=np.uint8), format="rgb24")
 
@@ -180,13 +194,19 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def _decoded(container: Any, stream: Any, alpha: bool) -> Iterator[Any]:
-    """Frames in the order of presentation."""
-    decoder = _alpha_decoder(stream) if alpha else None
-    if decoder is None:
-        yield from container.decode(stream)
-        return
+    """Frames in the order of presentation. Packets that make no sense are passed over; whoever asks counts frames."""
+    decoder = (_alpha_decoder(stream) if alpha else None) or stream.codec_context
     for packet in container.demux(stream):
-        yield from decoder.decode(packet if packet.size else None)
+        yield from _decode(decoder, packet)
+
+
+def _decode(decoder: Any, packet: Any) -> list[Any]:
+    import av
+
+    try:
+        return decoder.decode(packet if packet.size else None)
+    except av.error.InvalidDataError:
+        return []
 
 
 def _alpha_decoder(stream: Any) -> Any:
@@ -212,8 +232,7 @@ def _probe_video(path: Path, container: Any, stream: Any) -> MediaInfo:
     waiting = 0
     for packet in container.demux():
         if packet.stream is stream and first is None:
-            # A damaged first packet is no reason to give up: the decoder may catch on at the next.
-            first = next(iter(packet.decode()), None)
+            first = next(iter(_decode(stream.codec_context, packet)), None)
         if not packet.size:
             continue
         if packet.pts is not None:

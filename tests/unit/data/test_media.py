@@ -308,19 +308,21 @@ def test_pixel_aspect_of_written_clip(tmp_path):
 def _without_first_packets(source, target, count):
     import av
 
+    if int(av.__version__.split(".")[0]) < 15:
+        pytest.skip("this PyAV empties packets that are muxed while they are read")
     with av.open(str(source)) as old, av.open(str(target), "w") as new:
         stream = old.streams.video[0]
         copy = new.add_stream_from_template(stream)
         for number, packet in enumerate(old.demux(stream)):
-            if packet.dts is not None and number >= count:
+            if packet.size and number >= count:
                 packet.stream = copy
                 new.mux(packet)
     return target
 
 
 def test_a_clip_cut_without_reencoding_begins_at_its_first_key_frame(tmp_path):
-    whole = write_video(tmp_path / "whole.mkv", grey_levels(24), options={"g": "8", "preset": "medium", "bf": "2"})
-    path = _without_first_packets(whole, tmp_path / "cut.mkv", 3)
+    whole = write_video(tmp_path / "whole.mp4", grey_levels(24), options={"g": "8", "preset": "medium", "bf": "2"})
+    path = _without_first_packets(whole, tmp_path / "cut.mp4", 3)
     info = probe_media(path)
     assert info.frames == 16
     assert numbers(read_frames(info)) == list(range(8, 24))
@@ -332,12 +334,12 @@ def test_damage_in_the_middle_is_an_error_or_shows_the_right_number_of_frames(tm
     middle = len(data) // 2
     data[middle : middle + 3000] = bytes(3000)
     path.write_bytes(bytes(data))
+    outcome = ""
     try:
-        frames = read_frames(path)
+        outcome = f"{len(read_frames(path))} frames"
     except DataError as error:
-        assert "hurt.mp4" in str(error)
-    else:
-        assert len(frames) == 60
+        outcome = str(error)
+    assert outcome == "60 frames" or "hurt.mp4" in outcome
 
 
 def test_full_range_video_is_not_stretched(tmp_path):
