@@ -10,7 +10,7 @@ from .version import VERSION as __version__
 
 _HOME = {
     "CacheError": "errors",
-    "CacheReport": "data.encode",
+    "CachesReport": "training.caches",
     "CheckpointError": "errors",
     "CheckpointInfo": "weights.probe",
     "ConfigError": "errors",

@@ -79,6 +79,8 @@ def _toml_line(key: str, default: Any) -> str:
 
     if default is None:
         return f"# {key} ="
+    if default == {}:
+        return f"{key} = {{}}"
     if isinstance(default, BaseModel):
         default = default.model_dump(mode="json")
     return tomli_w.dumps({key: plain_toml(default) if not isinstance(default, Path) else str(default)}).strip()

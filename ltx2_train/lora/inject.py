@@ -204,7 +204,7 @@ class LoraSet:
     def remove(self) -> None:
         """Put the original linears back; the set is empty afterwards."""
         for path, layer in self.layers.items():
-            _put(self.model, path, layer.base)
+            place(self.model, path, layer.base)
         self.layers = {}
 
 
@@ -228,7 +228,7 @@ def inject(
     for path in chosen:
         base = model.get_submodule(path)
         layer = LoRALinear(base, settings.rank, settings.effective_alpha, settings.dropout, dtype, generator)
-        _put(model, path, layer)
+        place(model, path, layer)
         layers[path] = layer
     return LoraSet(model, layers, settings)
 
@@ -249,6 +249,7 @@ def branch_norms(pairs: dict[str, tuple[torch.Tensor, torch.Tensor]], scale: flo
     }
 
 
-def _put(model: nn.Module, path: str, module: nn.Module) -> None:
+def place(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put `module` where `path` points to in `model`."""
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module)

@@ -57,7 +57,7 @@ class LoraReport:
         return "\n".join(lines)
 
 
-def inspect(path: Path | str) -> LoraReport:
+def inspect_lora(path: Path | str) -> LoraReport:
     """Read a LoRA file and say what is in it. Raises CheckpointError where it is no LoRA or damaged."""
     path = Path(path)
     file = load_lora_state(path)

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 
-from ..data.text_cache import read_text_cache, write_compact
+from ..data.caches import ARCHITECTURE, COMPACT_SUFFIX, FORMAT_VERSION, CacheFile
+from ..data.encode_text import compact_tensors, read_compact
 from ..device import release
 from ..errors import CacheError
 from ..events import Events
-from ..files import digest
+from ..files import digest, write_tensors
 from ..models.text import TextFeatures
 from ..weights.text_encoder import TextEncoder, text_fingerprint
 
@@ -25,23 +26,26 @@ def prompt_features(
 ) -> dict[str, TextFeatures]:
     """Features of each of `texts`, on the CPU; the text encoder is loaded only where one is not in `folder` yet."""
     fingerprint = text_fingerprint(encoder, projection)
-    paths = {text: folder / f"prompt_{digest(text, fingerprint)}_ltx2_te_compact.safetensors" for text in texts}
+    paths = {text: folder / f"prompt_{digest(text, fingerprint)}{COMPACT_SUFFIX}" for text in texts}
     found: dict[str, TextFeatures] = {}
     for text, path in paths.items():
         if path.exists():
             try:
-                found[text] = read_text_cache(path)
+                found[text] = read_compact(CacheFile(path))
             except CacheError:
                 continue  # damaged: made again below
     missing = [text for text in paths if text not in found]
     if missing:
-        events.stage("encode prompts", len(missing))
+        events.stage("load the text encoder")
+        events.make_room(encoder_bytes(encoder), device)
         gemma = TextEncoder.load(encoder, projection, encoder_dtype(device), device)
         try:
+            events.stage("encode prompts", len(missing))
             for done, text in enumerate(missing):
                 events.check_stop()
                 found[text] = gemma.encode([text])[0]
-                write_compact(paths[text], found[text], text, fingerprint)
+                metadata = {"format_version": FORMAT_VERSION, "architecture": ARCHITECTURE, "caption": text}
+                write_tensors(paths[text], compact_tensors(found[text], encoder_dtype(device)), metadata)
                 events.progress(done + 1, len(missing), text[:60])
         finally:
             gemma.close()
@@ -52,3 +56,10 @@ def prompt_features(
 def encoder_dtype(device: torch.device) -> torch.dtype:
     """bf16 where a card does the work; a CPU is faster and exacter in fp32."""
     return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def encoder_bytes(encoder: Path) -> int:
+    """Size on disk of a text encoder, which is about what it takes on the device."""
+    if encoder.is_file():
+        return encoder.stat().st_size
+    return sum(path.stat().st_size for path in encoder.glob("*.safetensors"))

@@ -109,6 +109,13 @@ def parse_prompt(line: str, settings: SampleSettings, base: Path = Path("."), pl
     )
 
 
+def prompt_texts(prompts: Sequence[Prompt]) -> list[str]:
+    """Every text that has to be encoded to draw `prompts`, once."""
+    texts = (text for prompt in prompts for text in ((prompt.text, prompt.negative) if prompt.guidance != 1 else
+                                                     (prompt.text,)))  # fmt: skip
+    return list(dict.fromkeys(texts))
+
+
 def _number(name: str, word: str) -> float:
     try:
         value = _NUMBERS[name](word)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..config import SampleSettings
-from ..data.media import fit_frame, read_image
+from ..data.images import read_image
 from ..errors import Stopped, TrainerError
 from ..events import Events
 from ..models.tiling import decode_frames
@@ -113,7 +113,7 @@ class Renderer:
         firsts: dict[Path | None, Tensor] = {}
         with torch.no_grad():
             for path, shape in wanted.items():
-                pixels = torch.from_numpy(fit_frame(read_image(path), shape.width, shape.height))
+                pixels = torch.from_numpy(read_image(path, (shape.width, shape.height)))
                 frame = pixels.permute(2, 0, 1)[None, :, None].float() / 127.5 - 1  # [1, 3, 1, H, W]
                 weight = next(vae.parameters())
                 firsts[path] = vae.encode(frame.to(weight.device, weight.dtype)).float().cpu()

@@ -12,14 +12,14 @@ from ..data.dataset import DatasetConfig
 from ..device import DTYPES, pick_device, release
 from ..errors import ConfigError, DataError
 from ..events import Events
+from ..lora.apply import apply_file
 from ..lora.file import load_lora_state
-from ..lora.inject import inject_file
 from ..models.video_vae import VideoVAE
 from ..weights.load import load_connectors, load_transformer, load_video_vae
 from ..weights.probe import require_trainable
 from ..weights.text_encoder import check_text_encoder
 from .prompt_text import prompt_features
-from .prompts import read_prompts
+from .prompts import prompt_texts, read_prompts
 from .render import Renderer, SampleFile
 
 
@@ -51,8 +51,8 @@ def sample(
     device, dtype = pick_device(run.model.device), DTYPES[run.model.precision]
     state = None if lora is None else load_lora_state(lora)
 
-    texts = list(dict.fromkeys(text for prompt in wanted for text in (prompt.text, prompt.negative)))
-    features = prompt_features(texts, prompt_folder(run, out), encoder, projection, device, events)
+    folder = out / "prompts" if run.data.config is None else prompt_folder(run)
+    features = prompt_features(prompt_texts(wanted), folder, encoder, projection, device, events)
     connectors = load_connectors(projection, run.model.mode, dtype, device)
     with torch.no_grad():
         contexts = {text: connectors([found.to(device, dtype)])[0][0].cpu() for text, found in features.items()}
@@ -69,13 +69,13 @@ def sample(
         return load_video_vae(checkpoint, encoder=encoder, decoder=decoder, dtype=vae_dtype, device=device)
 
     try:
-        loras = None if state is None else inject_file(model, state)
+        loras = None if state is None else apply_file(model, state)
         renderer = Renderer(model, contexts, open_vae, settings, version, device, events)
         files: list[SampleFile] = []
         for strength in strengths:
             if loras is not None:
                 loras.set_strength(strength)
-            label = "base" if loras is None else f"{lora.stem}_x{strength:g}"  # type: ignore[union-attr]
+            label = "base" if loras is None else f"{lora.stem}_x{strength:g}"
             files += renderer.draw(
                 wanted,
                 lambda index, prompt, label=label: out / f"{label}_p{index + 1:02d}_s{prompt.seed}",
@@ -88,11 +88,9 @@ def sample(
         release(device)
 
 
-def prompt_folder(run: RunConfig, fallback: Path) -> Path:
-    """Where features of prompts are cached: beside the first dataset's caches, else beside the samples."""
-    if run.data.config is not None and run.data.config.exists():
-        return DatasetConfig.read(run.data.config).datasets[0].cache_folder / "prompts"
-    return fallback / "prompts"
+def prompt_folder(run: RunConfig) -> Path:
+    """Where features of prompts are cached: in the cache folder of the first dataset."""
+    return DatasetConfig.read(run.need("data.config")).datasets[0].caches / "prompts"
 
 
 def _first_captions(run: RunConfig) -> list[str]:

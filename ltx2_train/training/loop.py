@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 
 from ..config import RunConfig
-from ..data.loader import Batch, stream_batches
+from ..data.batches import Batches
 from ..device import out_of_memory
 from ..errors import Stopped, TrainerError
 from ..events import Events
@@ -67,7 +66,7 @@ def _loop(run: Run, events: Events) -> RunResult:
     settings, started, first = run.config, time.monotonic(), run.step
     lora: Path | None = None
     clean = True  # false while the weights are being changed: a state written then would mix two steps
-    batches = stream_batches(run.data, run.order, run.place, settings.data.prefetch)
+    batches = Batches(run.data, run.order, run.place, settings.data.prefetch)
     bad = 0
     try:
         if run.step == 0 and settings.sample.every and settings.sample.at_start:
@@ -133,9 +132,7 @@ def _loop(run: Run, events: Events) -> RunResult:
         batches.close()
 
 
-def _micro_steps(
-    run: Run, batches: Iterator[tuple[Batch, tuple[int, int]]], events: Events
-) -> tuple[dict[str, Any], list[str], tuple[int, int]]:
+def _micro_steps(run: Run, batches: Batches, events: Events) -> tuple[dict[str, Any], list[str], tuple[int, int]]:
     """Gradients of one step. Returns its mean terms, the names of its clips and the place after it."""
     count = run.config.train.accumulation
     loss = video = sigma = 0.0
@@ -145,7 +142,8 @@ def _micro_steps(
     for micro in range(count):
         if events.should_stop():
             raise Stopped
-        batch, place = next(batches)
+        batch = next(batches)
+        place = run.order.following(batch.epoch, batch.index)
         context = run.contexts.batch([sample.text_path for sample in batch.samples], run.device)
         terms = training_step(
             run.model, batch, context, run.config, run.version, _generator(run.config.train.seed, run.step, micro)

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 
 from ..config import RunConfig
+from ..data.batches import BatchOrder
+from ..data.caches import Fingerprints
 from ..data.dataset import DatasetConfig
-from ..data.loader import BatchOrder, FullText, TrainingSet
+from ..data.loader import FullText, TrainingSet
 from ..device import DTYPES, pick_device, release
 from ..errors import ConfigError, DataError, RunError
 from ..events import Events
@@ -27,8 +29,9 @@ from ..models.transformer import LTXTransformer
 from ..models.video_vae import VideoVAE
 from ..optim import build_optimizer, build_schedule
 from ..sampling.prompt_text import prompt_features
-from ..sampling.prompts import Prompt, read_prompts
+from ..sampling.prompts import Prompt, prompt_texts, read_prompts
 from ..sampling.render import Renderer
+from ..sampling.sample import prompt_folder
 from ..version import VERSION
 from ..weights.fingerprint import part_fingerprint
 from ..weights.load import load_connectors, load_transformer, load_video_vae
@@ -92,7 +95,6 @@ class Checked:
     prompts: list[Prompt]
     base: dict[str, str]
     total: int
-    text_print: str
 
     def finished_lora(self) -> Path | None:
         """The LoRA of a run that has taken all its steps already, so that nothing need be loaded."""
@@ -112,14 +114,14 @@ def check(config: RunConfig, events: Events) -> Checked:
     info = require_trainable(checkpoint, config.model.version, config.model.version_check, events)
     version = info.version if config.model.version == "auto" else config.model.version
     check_text_encoder(encoder, projection)
-    text_print = text_fingerprint(encoder, projection)
     dataset = DatasetConfig.read(config.need("data.config"))
-    data = TrainingSet.open(dataset, part_fingerprint(checkpoint, "video_vae"), text_print, config.cache, events)
+    vae_print, text_prints = part_fingerprint(checkpoint, "video_vae"), text_fingerprints(encoder, projection)
+    data = TrainingSet.open(dataset, vae_print, text_prints, config.cache, events)
     prompts = read_prompts(config.sample, _captions(data)) if config.sample.every else []
-    order = BatchOrder(data.samples, config.train.seed)
+    order = BatchOrder(data.samples, data.batch_sizes, config.train.seed)
     total = config.train.steps
     if config.train.epochs is not None:
-        total = config.train.epochs * -(-order.batches_per_epoch // config.train.accumulation)
+        total = config.train.epochs * -(-len(order) // config.train.accumulation)
     base = {"file": checkpoint.name, "fingerprint": part_fingerprint(checkpoint, "transformer"), "version": version}
     folder = open_run(config.run, _identity(config, base, data))
     try:
@@ -128,9 +130,7 @@ def check(config: RunConfig, events: Events) -> Checked:
     except BaseException:
         folder.close()
         raise
-    return Checked(
-        config, folder, checkpoint, encoder, projection, version, device, data, order, prompts, base, total, text_print
-    )
+    return Checked(config, folder, checkpoint, encoder, projection, version, device, data, order, prompts, base, total)
 
 
 def load(checked: Checked, events: Events) -> Run:
@@ -198,6 +198,7 @@ def _resume(run: Run, events: Events) -> None:
             with torch.no_grad():
                 layer.lora_A.copy_(state["lora"][name]["A"])
                 layer.lora_B.copy_(state["lora"][name]["B"])
+            layer.dropout_draws = state["lora"][name]["draws"]
         if state.get("optimizer") is not None:
             run.optimizer.load_state_dict(state["optimizer"])
             run.scaler.load_state_dict(state["scaler"])
@@ -214,8 +215,9 @@ def _fill_contexts(contexts: ContextStore, checked: Checked, events: Events) -> 
     """Run the connectors over every caption and prompt, once; Gemma only where a prompt is not cached yet."""
     config, device, data = checked.config, checked.device, checked.data
     dtype = DTYPES[config.model.precision]
-    texts = list(dict.fromkeys(text for prompt in checked.prompts for text in (prompt.text, prompt.negative)))
-    prompts = prompt_features(texts, data, checked.encoder, checked.projection, checked.text_print, device, events)
+    texts = prompt_texts(checked.prompts)
+    folder = prompt_folder(config) if texts else checked.folder.path
+    prompts = prompt_features(texts, folder, checked.encoder, checked.projection, device, events)
     samples = {sample.text_path: sample for sample in data.samples}
     total = len(samples) + len(prompts)
     events.stage("prepare captions", total)
@@ -236,7 +238,7 @@ def _fill_contexts(contexts: ContextStore, checked: Checked, events: Events) -> 
 
 def _identity(config: RunConfig, base: Mapping[str, str], data: TrainingSet) -> dict[str, str]:
     """What must agree for a saved state to make sense, in the words of the settings."""
-    samples = [f"{sample.key} {sample.shape} {sample.repeats}" for sample in data.samples]
+    samples = [f"{sample.key} {sample.shape} {sample.repeats} {sample.fps:g}" for sample in data.samples]
     return {
         "model.checkpoint": f"{base['file']} ({base['fingerprint'][:8]})",
         "model.mode": config.model.mode,
@@ -253,6 +255,11 @@ def _identity(config: RunConfig, base: Mapping[str, str], data: TrainingSet) -> 
         "optimizer.name": config.optimizer.name,
         "schedule.name": config.schedule.name,
     }
+
+
+def text_fingerprints(encoder: Path, projection: Path) -> Fingerprints:
+    """What text caches are made from: the projection's checkpoint part and the text encoder."""
+    return Fingerprints(part_fingerprint(projection, "text"), text_fingerprint(encoder, projection))
 
 
 def lora_metadata(run: Run) -> dict[str, Any]:

@@ -14,11 +14,19 @@ import torch
 from torch import Tensor
 
 from ..config import RunConfig
-from ..data.loader import Batch
+from ..data.batches import Batch
 from ..models.patchify import video_tokens
 from ..models.positions import video_positions
 from ..models.transformer import LTXTransformer, Modality
-from ..objective.flow import add_noise, element_loss, masked_mean, velocity
+from ..objective.flow import (
+    add_noise,
+    draw_first_frame,
+    element_loss,
+    first_frame_tokens,
+    masked_mean,
+    token_sigmas,
+    velocity,
+)
 from ..objective.sigmas import sample_sigmas
 from ..shapes import LatentShape
 
@@ -47,9 +55,11 @@ def training_step(
     clean = video_tokens(batch.latents.to(device=device, dtype=torch.float32))  # [B, T, C]
     noise = video_tokens(torch.randn(batch.latents.shape, generator=generator).to(device))
     sigma = sample_sigmas(run.objective, count, shape.tokens, version, generator).to(device)
-    given = _given_first_frames(batch, run.train.first_frame_probability, shape, generator).to(device)  # [B, T]
+    default = run.train.first_frame_probability
+    chances = [default if s.first_frame_probability is None else s.first_frame_probability for s in batch.samples]
+    given = first_frame_tokens(shape, draw_first_frame(chances, generator)).to(device)  # [B, T]
     noisy = torch.where(given[..., None], clean, add_noise(clean, noise, sigma))
-    timesteps = torch.where(given, 0.0, sigma[:, None]) if bool(given.any()) else None
+    timesteps = token_sigmas(sigma, given) if bool(given.any()) else None
     video = Modality(
         latent=noisy.to(dtype),
         sigma=sigma,
@@ -62,16 +72,3 @@ def training_step(
     losses = masked_mean(errors, None if timesteps is None else ~given)  # [B]
     weights = [run.loss.video_weight if s.video_loss_weight is None else s.video_loss_weight for s in batch.samples]
     return StepTerms(losses * torch.tensor(weights, device=device), losses.detach(), sigma.detach())
-
-
-def _given_first_frames(batch: Batch, probability: float, shape: LatentShape, generator: torch.Generator) -> Tensor:
-    """Mask [B, T], true for tokens that are given. The coins are always drawn, so settings do not shift the noise."""
-    coins = torch.rand(len(batch.samples), generator=generator)
-    chances = [
-        probability if sample.first_frame_probability is None else sample.first_frame_probability
-        for sample in batch.samples
-    ]
-    given = torch.zeros(len(batch.samples), shape.tokens, dtype=torch.bool)
-    if shape.frames > 1:  # an image that was given would leave nothing to learn
-        given[coins < torch.tensor(chances), : shape.height * shape.width] = True
-    return given

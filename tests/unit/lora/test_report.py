@@ -7,14 +7,14 @@ import torch
 from safetensors.torch import save_file
 
 from ltx2_train.lora.file import save_lora
-from ltx2_train.lora.report import inspect
+from ltx2_train.lora.report import inspect_lora
 
 
 def test_report_names_rank_base_and_norm_of_each_branch(make_set, tmp_path):
     loras = make_set(rank=3, alpha=6, target="full")
     about = {"base": {"file": "ltx.safetensors", "fingerprint": "ab", "version": "2.3"}, "step": 7, "trigger": "ohwx"}
     save_lora(tmp_path / "x.safetensors", loras, about, "fp32")
-    report = inspect(tmp_path / "x.safetensors")
+    report = inspect_lora(tmp_path / "x.safetensors")
     assert (report.ranks, report.alpha, report.step, report.version) == ([3], 6.0, 7, "2.3")
     assert set(report.modules) == set(loras.layers)
     assert report.branches == loras.branches()
@@ -34,7 +34,7 @@ def test_flat_names_are_counted_by_branch_and_flagged_where_comfyui_ignores_them
         f"{name}.alpha": torch.tensor(1.0),
     }
     save_file(tensors, tmp_path / "x.safetensors")
-    report = inspect(tmp_path / "x.safetensors")
+    report = inspect_lora(tmp_path / "x.safetensors")
     assert report.branches == {"a2v": 1}
     assert report.norms["a2v"] == pytest.approx(0.5 * torch.full((4, 3), 2.0).norm().item())
     assert any("ComfyUI does not load it" in problem for problem in report.problems)
@@ -51,7 +51,7 @@ def test_faults_are_named(tmp_path):
         "diffusion_model.transformer_blocks.0.attn1.to_q.dora_scale": torch.ones(1),
     }
     save_file(tensors, tmp_path / "x.safetensors")
-    report = inspect(tmp_path / "x.safetensors")
+    report = inspect_lora(tmp_path / "x.safetensors")
     text = " ".join(report.problems)
     for part in ("not finite", "Every B is zero", "different ranks: 2, 5", "other half", "dora_scale"):
         assert part in text

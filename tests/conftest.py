@@ -1,0 +1,96 @@
+"""Fixtures that many tests share: tiny checkpoints in the real format, and a run on one drawn clip."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory):
+    """A tiny LTX-2.3 checkpoint with its Gemma; read only."""
+    from ltx2_train.weights.tiny import make_tiny
+
+    return make_tiny(tmp_path_factory.mktemp("tiny23"), version="2.3")
+
+
+@pytest.fixture(scope="session")
+def tiny20(tmp_path_factory: pytest.TempPathFactory):
+    """A tiny LTX-2.0 checkpoint with its Gemma; read only."""
+    from ltx2_train.weights.tiny import make_tiny
+
+    return make_tiny(tmp_path_factory.mktemp("tiny20"), version="2.0")
+
+
+@pytest.fixture(scope="session")
+def drawn_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip of 40 frames with motion and a tone; read only."""
+    from ltx2_train.cli.demo import draw_clip
+
+    return draw_clip(tmp_path_factory.mktemp("clip") / "clip.mp4")
+
+
+RUN = """\
+[run]
+name = "r"
+[model]
+checkpoint = '{checkpoint}'
+text_encoder = '{encoder}'
+precision = "fp32"
+device = "cpu"
+[data]
+config = "dataset.toml"
+[cache]
+vae_dtype = "fp32"
+latents_dtype = "fp32"
+[lora]
+rank = 4
+[train]
+steps = 6
+learning_rate = 1e-3
+save_every = 0
+[sample]
+every = 0
+width = 64
+height = 64
+frames = 9
+steps = 2
+guidance = 1.0
+stg = 0.0
+"""
+
+DATASET = """\
+[general]
+resolution = [64, 64]
+target_frames = [9]
+frame_extraction = "uniform"
+frame_sample = 3
+[[datasets]]
+video_directory = "clips"
+cache_directory = "cache"
+"""
+
+
+@pytest.fixture(scope="session")
+def cached_folder(tiny, drawn_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with run.toml, dataset.toml, one clip (three windows) and its caches; read only, see `run_file`."""
+    from ltx2_train import build_caches, load_run
+
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "clips").mkdir()
+    shutil.copy2(drawn_clip, folder / "clips" / "clip.mp4")
+    (folder / "clips" / "clip.txt").write_text("a red ball bounces")
+    (folder / "dataset.toml").write_text(DATASET)
+    (folder / "run.toml").write_text(RUN.format(checkpoint=tiny.checkpoint, encoder=tiny.text_encoder))
+    build_caches(load_run(folder / "run.toml"))
+    return folder
+
+
+@pytest.fixture
+def run_file(cached_folder: Path, tmp_path: Path) -> Path:
+    """A run file of its own for one test, with clip and caches in place."""
+    shutil.copytree(cached_folder, tmp_path / "work")
+    return tmp_path / "work" / "run.toml"

@@ -1,0 +1,94 @@
+"""One tree of settings: read, overridden, aliased, refused and written."""
+
+from pathlib import Path
+
+import pytest
+
+from ltx2_train.config import aliases, describe_defaults, load_run, make_run, walk
+from ltx2_train.config.read import tomllib
+from ltx2_train.errors import ConfigError
+
+
+def test_paths_are_relative_to_the_run_file(tmp_path):
+    (tmp_path / "run.toml").write_text('[model]\ncheckpoint = "m/x.safetensors"\n[data]\nconfig = "d.toml"\n')
+    run = load_run(tmp_path / "run.toml")
+    assert run.model.checkpoint == tmp_path / "m" / "x.safetensors"
+    assert run.data.config == tmp_path / "d.toml"
+    assert run.run.folder == tmp_path / "runs"
+
+
+def test_set_overrides_win_and_keep_their_type(tmp_path):
+    (tmp_path / "run.toml").write_text("[train]\nsteps = 5\n")
+    run = load_run(tmp_path / "run.toml", ["train.steps=7", "run.name=a b", "train.learning_rate=2e-4"])
+    assert (run.train.steps, run.run.name, run.train.learning_rate) == (7, "a b", 2e-4)
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ({"train": {"stpes": 5}}, r"train\.stpes: unknown setting\. Did you mean steps"),
+        ({"trian": {"steps": 5}}, "trian: unknown setting. Did you mean train"),
+        ({"lora": {"rank": 0}}, r"lora\.rank"),
+        ({"train": {"learning_rate": "fast"}}, r"train\.learning_rate.*fast"),
+        ({"sample": {"tiles": {"spatial_tile": 100}}}, r"sample\.tiles"),
+        ({"lora": 5}, r"lora must be a table"),
+        ({"run": {"name": "a/b"}}, r"run\.name"),
+    ],
+)
+def test_wrong_settings_name_their_path(table, says):
+    with pytest.raises(ConfigError, match=says):
+        make_run(table)
+
+
+def test_whole_numbers_are_fine_for_floats():
+    assert make_run({"sample": {"guidance": 3, "fps": 24}}).sample.fps == 24.0
+
+
+def test_flags_of_the_community_trainer_are_understood():
+    run = make_run(
+        {
+            "network_dim": 16,
+            "train": {"max_train_steps": 700},
+            "anything": {"ltx2_checkpoint": "a.safetensors", "mixed_precision": "no"},
+        },
+        "/base",
+    )
+    assert (run.lora.rank, run.train.steps, run.model.precision) == (16, 700, "fp32")
+    assert run.model.checkpoint == Path("/base/a.safetensors")
+
+
+def test_a_setting_given_under_two_names_is_refused():
+    with pytest.raises(ConfigError, match="same setting"):
+        make_run({"lora": {"rank": 8}, "network_dim": 16})
+
+
+def test_the_defaults_shown_are_the_defaults():
+    assert make_run(tomllib.loads(describe_defaults())) == make_run({})
+
+
+def test_every_setting_has_help():
+    assert [dotted for dotted, field in walk() if not field.description] == []
+
+
+def test_aliases_point_at_settings_and_are_unique():
+    known = {dotted for dotted, _ in walk()}
+    assert set(aliases().values()) <= known
+
+
+def test_the_written_tree_reads_back_equal(tmp_path):
+    run = make_run({"lora": {"rank": 8}, "model": {"checkpoint": "x.safetensors"}}, tmp_path)
+    assert make_run(tomllib.loads(run.to_toml()), "/elsewhere") == run
+
+
+def test_broken_toml_names_the_file(tmp_path):
+    (tmp_path / "run.toml").write_text('[model]\ncheckpoint = "C:\\models\\x"\n')
+    with pytest.raises(ConfigError, match=r"run\.toml.*backslash"):
+        load_run(tmp_path / "run.toml")
+
+
+def test_a_path_that_is_not_there_names_the_setting(tmp_path):
+    run = make_run({"model": {"checkpoint": "nowhere.safetensors"}}, tmp_path)
+    with pytest.raises(ConfigError, match=r"model\.checkpoint.*does not exist"):
+        run.need("model.checkpoint")
+    with pytest.raises(ConfigError, match=r"model\.text_encoder is not set"):
+        run.need("model.text_encoder")

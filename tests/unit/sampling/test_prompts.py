@@ -1,0 +1,63 @@
+"""Prompt lines say what they mean, whatever word they begin with."""
+
+import pytest
+from PIL import Image
+
+from ltx2_train.config import SampleSettings
+from ltx2_train.errors import ConfigError
+from ltx2_train.sampling.prompts import parse_prompt, read_prompts
+
+SETTINGS = SampleSettings(width=768, height=512, frames=49, negative_prompt="ugly")
+
+
+def test_a_plain_line_takes_the_settings():
+    prompt = parse_prompt("I saw n dogs -- really", SETTINGS)
+    assert prompt.text == "I saw n dogs -- really"
+    assert (prompt.shape.width, prompt.shape.height, prompt.shape.frames) == (768, 512, 49)
+    assert prompt.negative == "ugly"
+
+
+def test_options_follow_the_prompt():
+    prompt = parse_prompt("A fox --w 640 --h 333 --f 30 --d 7 --s 12 --g 2.5 --r 24 --n low quality, blur", SETTINGS)
+    assert prompt.text == "A fox"
+    assert (prompt.shape.width, prompt.shape.height, prompt.shape.frames, prompt.shape.fps) == (640, 320, 25, 24)
+    assert (prompt.seed, prompt.steps, prompt.guidance) == (7, 12, 2.5)
+    assert prompt.negative == "low quality, blur"
+
+
+def test_options_may_stand_before_the_prompt():
+    prompt = parse_prompt("--w 256 --d 3 A cat sleeps", SETTINGS)
+    assert (prompt.text, prompt.shape.width, prompt.seed) == ("A cat sleeps", 256, 3)
+
+
+def test_a_caption_is_all_prompt():
+    assert parse_prompt("odd --w 5 caption", SETTINGS, plain=True).text == "odd --w 5 caption"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [("A --w x", "number"), ("A --w 8", "32"), ("A --zz 1", "not known"), ("A --i no.png", "no such image")],
+)
+def test_wrong_options_are_named(line, says):
+    with pytest.raises(ConfigError, match=says):
+        parse_prompt(line, SETTINGS)
+
+
+def test_a_file_gives_one_prompt_a_line_and_resolves_images(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "p.txt").write_text("# note\nA fox --i a.png\n\nA hen\n", encoding="utf-8")
+    prompts = read_prompts(SampleSettings(prompts=tmp_path / "p.txt"))
+    assert [prompt.text for prompt in prompts] == ["A fox", "A hen"]
+    assert prompts[0].image == tmp_path / "a.png"
+
+
+def test_an_error_in_a_file_names_the_line(tmp_path):
+    (tmp_path / "p.txt").write_text("A fox\nA hen --f 9x\n")
+    with pytest.raises(ConfigError, match=r"p\.txt, line 2"):
+        read_prompts(SampleSettings(prompts=tmp_path / "p.txt"))
+
+
+def test_an_empty_file_is_an_error(tmp_path):
+    (tmp_path / "p.txt").write_text("# nothing\n")
+    with pytest.raises(ConfigError, match="no prompt"):
+        read_prompts(SampleSettings(prompts=tmp_path / "p.txt"))

@@ -1,0 +1,52 @@
+"""Rows survive a kill, never hold NaN, and the chart shows what they say."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ltx2_train.training.metrics import MetricsLog, draw_chart, read_rows, smooth
+
+
+def test_rows_after_the_saved_step_go_on_resume(tmp_path):
+    log = MetricsLog(tmp_path / "m.jsonl", 0)
+    for step in range(1, 6):
+        log.append({"step": step, "loss": float(step)})
+    log.close()
+    log = MetricsLog(tmp_path / "m.jsonl", 3)
+    log.append({"step": 4, "loss": 40.0})
+    log.close()
+    assert [(row["step"], row["loss"]) for row in read_rows(tmp_path / "m.jsonl")] == [(1, 1), (2, 2), (3, 3), (4, 40)]
+
+
+def test_numbers_that_json_cannot_carry_become_null(tmp_path):
+    log = MetricsLog(tmp_path / "m.jsonl", 0)
+    row = log.append({"step": 1, "loss": float("nan"), "grad_norm": float("inf"), "lr": 1e-4})
+    log.close()
+    assert row == {"step": 1, "loss": None, "grad_norm": None, "lr": 1e-4}
+    assert "NaN" not in (tmp_path / "m.jsonl").read_text()
+
+
+def test_a_line_cut_short_is_left_out(tmp_path):
+    (tmp_path / "m.jsonl").write_text(json.dumps({"step": 1, "loss": 1.0}) + '\n{"step": 2, "lo')
+    assert [row["step"] for row in read_rows(tmp_path / "m.jsonl")] == [1]
+
+
+def test_smoothing_has_no_bias_and_keeps_gaps():
+    assert smooth([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
+    assert smooth([None, 1.0, None]) == [None, pytest.approx(1.0), pytest.approx(1.0)]
+
+
+def test_the_chart_shows_a_falling_line(tmp_path):
+    rows = [{"step": step, "loss": 2.0 - step / 100} for step in range(1, 101)]
+    path = draw_chart(rows, tmp_path / "loss.png", "run")
+    blue = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    line = (blue[..., 2] > 150) & (blue[..., 0] < 90)
+    columns = np.flatnonzero(line.any(0))
+    heights = [np.flatnonzero(line[:, column]).mean() for column in (columns[5], columns[-5])]
+    assert heights[1] > heights[0] + 100  # image rows grow downwards
+
+
+def test_a_chart_without_a_finite_loss_is_still_drawn(tmp_path):
+    assert draw_chart([{"step": 1, "loss": None}], tmp_path / "loss.png").exists()

@@ -1,0 +1,55 @@
+"""A state comes back as it was, and a damaged one says so."""
+
+import pytest
+import torch
+
+from ltx2_train.errors import RunError
+from ltx2_train.training.state import (
+    list_states,
+    load_state,
+    random_state,
+    restore_random_state,
+    save_state,
+    state_name,
+)
+
+
+def test_nested_content_comes_back_equal(tmp_path):
+    content = {
+        "step": 7,
+        "place": [1, 2],
+        "optimizer": {
+            "state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.randn(2, 3)}, 1: {}},
+            "param_groups": [{"lr": 1e-4, "betas": (0.9, 0.999), "foreach": None, "params": [0, 1]}],
+        },
+        "bytes": torch.arange(5, dtype=torch.uint8),
+    }
+    path = save_state(tmp_path / state_name(7), content)
+    back = load_state(path)
+    assert back["place"] == [1, 2]
+    assert list(back["optimizer"]["state"]) == [0, 1]
+    assert back["optimizer"]["param_groups"] == content["optimizer"]["param_groups"]
+    assert isinstance(back["optimizer"]["param_groups"][0]["betas"], tuple)
+    assert torch.equal(back["optimizer"]["state"][0]["exp_avg"], content["optimizer"]["state"][0]["exp_avg"])
+    assert torch.equal(back["bytes"], content["bytes"])
+
+
+def test_states_are_listed_by_step(tmp_path):
+    for step in (250, 30, 1000):
+        save_state(tmp_path / state_name(step), {"step": step})
+    (tmp_path / "state_x.safetensors").write_bytes(b"")
+    assert [step for step, _ in list_states(tmp_path)] == [30, 250, 1000]
+
+
+def test_a_cut_off_state_is_refused_with_its_name(tmp_path):
+    path = save_state(tmp_path / state_name(1), {"a": torch.zeros(1000)})
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(RunError, match="state_00000001"):
+        load_state(path)
+
+
+def test_the_generator_goes_on_where_it_was(tmp_path):
+    saved = save_state(tmp_path / "s.safetensors", {"random": random_state()})
+    first = torch.rand(3)
+    restore_random_state(load_state(saved)["random"])
+    assert torch.equal(torch.rand(3), first)
