@@ -98,7 +98,7 @@ def source_record(path: Path) -> dict[str, Any]:
     return {
         "size": stat.st_size,
         "mtime_ns": stat.st_mtime_ns,
-        "sha256": _sha256(path, stat.st_size, stat.st_mtime_ns),
+        "sha256": content_hash(path, stat.st_size, stat.st_mtime_ns),
     }
 
 
@@ -110,7 +110,7 @@ def source_change(record: Mapping[str, Any], path: Path) -> str | None:
         return None  # training goes on without its sources; what is gone has not changed
     if stat.st_size != record.get("size"):
         return f"{path.name} changed ({record.get('size')} -> {stat.st_size} bytes)"
-    if stat.st_mtime_ns != record.get("mtime_ns") and _sha256(path, stat.st_size, stat.st_mtime_ns) != record.get(
+    if stat.st_mtime_ns != record.get("mtime_ns") and content_hash(path, stat.st_size, stat.st_mtime_ns) != record.get(
         "sha256"
     ):
         return f"{path.name} changed (same size, other content)"
@@ -118,8 +118,8 @@ def source_change(record: Mapping[str, Any], path: Path) -> str | None:
 
 
 @functools.lru_cache(maxsize=256)
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    # Size and time are part of what is remembered; a source with many windows is read once.
+def content_hash(path: Path, size: int, mtime_ns: int) -> str:
+    """SHA-256 of a file. Size and time tell one version from the next, so a source with many windows is read once."""
     sha = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

@@ -17,7 +17,7 @@ from ..events import Events
 from ..shapes import LatentShape, VideoShape
 from . import frames as timing
 from .buckets import BucketSelector
-from .caches import LATENT_SUFFIX, TextForm, image_cache_name, text_cache_name, video_cache_name
+from .caches import LATENT_SUFFIX, TextForm, content_hash, image_cache_name, text_cache_name, video_cache_name
 from .dataset import DatasetConfig, DatasetSettings
 from .listing import SHOWN_AT_MOST, Candidate, Skipped, find_media, nothing_left, with_captions
 from .media import MediaInfo, probe_media
@@ -268,7 +268,24 @@ def _plan_one(
             raise
     if not items:
         raise DataError(nothing_left(name, entry, len(candidates), skipped), entry.source)
+    warnings += [f"{name}: {note}" for note in _twins(items)]
     return items, skipped
+
+
+def _twins(items: list[Item]) -> list[str]:
+    """A sentence for each file that is a copy of another."""
+    by_size: dict[int, dict[Path, int]] = {}
+    for path in {item.source.path: None for item in items}:
+        stat = path.stat()
+        by_size.setdefault(stat.st_size, {})[path] = stat.st_mtime_ns
+    notes = []
+    for size, group in by_size.items():
+        first: dict[str, Path] = {}
+        for path, mtime_ns in group.items() if len(group) > 1 else ():
+            other = first.setdefault(content_hash(path, size, mtime_ns), path)
+            if other is not path:
+                notes.append(f"{path.name} is a copy of {other.name}; both are used. Use num_repeats to repeat a clip.")
+    return notes
 
 
 def _probe(candidate: Candidate) -> MediaInfo | DataError:

@@ -243,6 +243,17 @@ def test_shortest_and_longest_seconds(tmp_path):
     assert "too long: 2.00 s" in refused(plan)["c.mp4"]
 
 
+def test_copies_are_mentioned(tmp_path):
+    write_image(tmp_path / "a" / "one.png")
+    write_image(tmp_path / "a" / "other.png", 90, 60)
+    (tmp_path / "a" / "two.png").write_bytes((tmp_path / "a" / "one.png").read_bytes())
+    (tmp_path / "a" / "two.txt").write_text("the same")
+    plan = plan_dataset(config(tmp_path, {"image_directory": "a"}))
+    assert len(plan.items) == 3
+    (warning,) = plan.warnings
+    assert "two.png is a copy of one.png" in warning
+
+
 def test_a_video_in_a_list_of_images_is_pointed_out(tmp_path):
     write_video(tmp_path / "a.mp4", moving_square(9, 64, 64))
     write_image(tmp_path / "b.png")
