@@ -41,8 +41,8 @@ _TRANSFORMER: dict[str, Any] = {
     "attention_head_dim": 40,
     "cross_attention_dim": 160,
     "audio_num_attention_heads": 4,
-    "audio_attention_head_dim": 32,
-    "audio_cross_attention_dim": 128,
+    "audio_attention_head_dim": 36,
+    "audio_cross_attention_dim": 144,
     "caption_channels": HIDDEN,
     "connector_num_layers": 2,
 }
@@ -52,7 +52,7 @@ _CONNECTORS: dict[str, dict[str, Any]] = {
         "connector_num_attention_heads": 4,
         "connector_attention_head_dim": 40,
         "audio_connector_num_attention_heads": 4,
-        "audio_connector_attention_head_dim": 32,
+        "audio_connector_attention_head_dim": 36,
     },
 }
 # Widths stay at 128 in the encoder (the latent's), halve from 64 to 8 in the decoder.
@@ -65,7 +65,7 @@ _ENCODER_BLOCKS = [
 ]
 _DECODER_BASE = 8
 _AUDIO_SIZES = {"ch_mult": [1, 1, 1], "num_res_blocks": 1}
-_VOCODER_WIDTHS = {"2.0": 64, "2.3": 128, "bwe": 64}
+_VOCODER_WIDTHS = {"2.0": 64, "2.3": 64, "bwe": 64}
 
 
 @dataclass(frozen=True)
@@ -125,16 +125,16 @@ def tiny_tensors(version: str, seed: int = 0) -> dict[str, Tensor]:
     section = config["transformer"]
     generator = torch.Generator().manual_seed(seed)
 
+    video_vae = VideoVAE(VideoVAEConfig.from_checkpoint(config["vae"]))
+    covariance = fill_video_vae(video_vae, generator)
     transformer = LTXTransformer(TransformerConfig.from_checkpoint(section), "av")
-    fill_transformer(transformer, generator)
+    fill_transformer(transformer, covariance, generator)
     connectors = TextConnectors(section, "av")
     fill_linears(connectors, generator)
     columns = HIDDEN * (LAYERS + 1)
     widths = (HIDDEN, None) if version == "2.0" else (_width(section, ""), _width(section, "audio_"))
     projection = FeatureExtractor(columns, *widths)
     fill_linears(projection, generator)
-    video_vae = VideoVAE(VideoVAEConfig.from_checkpoint(config["vae"]))
-    fill_video_vae(video_vae, generator)
     audio_vae = AudioVAE(AudioVAEConfig.from_checkpoint(config["audio_vae"]))
     _fill_audio_vae(audio_vae, generator)
     vocoder = build_vocoder(VocoderConfig.from_checkpoint(config["vocoder"]))

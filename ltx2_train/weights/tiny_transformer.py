@@ -1,13 +1,16 @@
 """Weights by construction for the transformer of a tiny checkpoint: a base that is a weak denoiser, not noise.
 
-Were latents normal with unit variance, the best velocity that a token alone can tell would be
+Were the latents of a token normal with covariance U diag(L) U', the best velocity that the token alone can tell would
+be, along each axis,
 
-    v(x_t, s) = (2 s - 1) / ((1 - s)^2 + s^2) x_t
+    v(x_t, s) = (s - (1 - s) L) / ((1 - s)^2 L + s^2) x_t
 
-and that is what the base does: `patchify_proj` and `proj_out` are an orthonormal matrix and its transpose, and the
-timestep embedding, fitted by least squares, scales the last norm by that factor. A large constant direction, which
-`proj_out` does not see, keeps the norms from hiding how long a token is. Blocks add little to the stream, but their
-gates are open, so a LoRA on them learns at once what the base does not know: neighbours, other channels, the text.
+and that is what the base does, with the covariance of synthetic moving pictures. `patchify_proj` turns latents to
+their axes and lays axes of like variance side by side; `proj_out` turns them back; in between, the last norm's scale
+is the factor above, for which the timestep embedding is fitted by least squares. Its shift is the same embedding, so
+each group of channels is made orthogonal to equal numbers and never sees it. A large constant in the channels that are
+left keeps the norms from hiding how long a token is. Blocks add little to the stream, but their gates are open, so a
+LoRA on them learns at once what the base does not know: neighbours, other channels, the clip at hand.
 """
 
 from __future__ import annotations
@@ -21,12 +24,14 @@ from ..models.adaln import AdaLN, sinusoid
 from ..models.attention import Attention
 from ..models.transformer import LTXTransformer
 
-_OUT = 0.2  # size of what a branch of a block adds
-_GATE = 0.5
+_OUT = 0.05  # size of what a branch of a block adds
+_GATE = 1.0
 _SHARPNESS = 1.3  # of attention
+_LEAST = 0.02  # variance
+_SIGMAS = torch.linspace(0, 1, 401)
 
 
-def fill_transformer(model: LTXTransformer, generator: torch.Generator) -> None:
+def fill_transformer(model: LTXTransformer, video_covariance: Tensor, generator: torch.Generator) -> None:
     """Give every weight of `model`, built for "av" in float32, a value."""
     with torch.no_grad():
         fill_linears(model, generator)
@@ -47,8 +52,8 @@ def fill_transformer(model: LTXTransformer, generator: torch.Generator) -> None:
                 ff.net[2].weight.mul_(_OUT)
             for side in ("video", "audio"):
                 getattr(block, f"scale_shift_table_a2v_ca_{side}")[4] += _GATE
-        for prefix in ("", "audio_"):
-            _fill_ends(model, prefix, generator)
+        _fill_ends(model, "", video_covariance, generator)
+        _fill_ends(model, "audio_", torch.eye(model.config.audio_in_channels), generator)
 
 
 def fill_linears(module: nn.Module, generator: torch.Generator) -> None:
@@ -76,37 +81,56 @@ def _fill_attention(attention: Attention, generator: torch.Generator) -> None:
         attention.to_gate_logits.weight.mul_(0.3)
 
 
-def _fill_ends(model: LTXTransformer, prefix: str, generator: torch.Generator) -> None:
+def _fill_ends(model: LTXTransformer, prefix: str, covariance: Tensor, generator: torch.Generator) -> None:
     patchify, out = getattr(model, f"{prefix}patchify_proj"), getattr(model, f"{prefix}proj_out")
     width, channels = patchify.weight.shape
-    start = torch.randn(width, min(width, channels + 2), generator=generator)
-    start[:, 0] = 1.0
-    frame = torch.linalg.qr(start).Q
-    # The norm before proj_out takes off the mean, so the code avoids that direction where there is room.
-    free = width >= channels + 2
-    code = frame[:, 1 : channels + 1] if free else frame
-    constant = math.sqrt(2 * channels) if free else 0.0
+    variances, axes = torch.linalg.eigh(covariance)
+    axes = axes * torch.sign(axes.gather(0, axes.abs().argmax(0, keepdim=True)))
+    groups = _groups(variances.clamp(min=_LEAST), width)
+    code = torch.zeros(width, channels)
+    factors = torch.zeros(width, len(_SIGMAS))
+    constant = math.sqrt(2 * channels)
+    energy = torch.stack([(1 - _SIGMAS).square() * variances.sum(), channels * _SIGMAS.square()]).sum(0)
+    spread = torch.sqrt((energy + constant**2) / width)
+    gain = float(spread.mean())
+    place = taken = 0
+    for size in groups:
+        rows, members = slice(place, place + size + 1), slice(taken, taken + size)
+        # orthonormal and orthogonal to equal numbers, which the shift of the last norm adds
+        start = torch.randn(size + 1, size + 1, generator=generator)
+        start[:, 0] = 1.0
+        code[rows] = torch.linalg.qr(start).Q[:, 1:] @ axes[:, members].T
+        variance = variances[members].clamp(min=_LEAST).mean()
+        kept = (1 - _SIGMAS).square() * variance + _SIGMAS.square()
+        factors[rows] = (_SIGMAS - (1 - _SIGMAS) * variance) / kept * spread / gain
+        place, taken = place + size + 1, taken + size
     patchify.weight.copy_(code)
-    patchify.bias.copy_(frame[:, -1] * constant)
-    gain = math.sqrt((channels + constant**2) / width)
+    patchify.bias.zero_()
+    patchify.bias[place:] = constant / math.sqrt(width - place)
+    patchify.bias[place::2] *= -1.0
     out.weight.copy_(code.T * gain)
     out.bias.zero_()
 
-    def factor(sigma: Tensor) -> Tensor:
-        energy = (1 - sigma).square() + sigma.square()
-        spread = torch.sqrt((channels * energy + constant**2) / width)
-        return (2 * sigma - 1) / energy * spread / gain
-
     embedder = getattr(model, f"{prefix}adaln_single").emb.timestep_embedder
-    sigma = torch.linspace(0, 1, 401)
-    hidden = nn.functional.silu(embedder.linear_1(sinusoid(sigma * model.config.timestep_scale_multiplier)))
-    inputs = torch.cat([hidden, torch.ones(len(sigma), 1)], dim=1).double()
-    ridge = torch.eye(inputs.shape[1], dtype=torch.float64) * 1e-2
-    row = torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ factor(sigma).double()).float()
-    embedder.linear_2.weight.mul_(0.05).add_(row[:-1])
-    embedder.linear_2.bias.mul_(0.0).add_(row[-1])
+    hidden = nn.functional.silu(embedder.linear_1(sinusoid(_SIGMAS * model.config.timestep_scale_multiplier)))
+    inputs = torch.cat([hidden, torch.ones(len(_SIGMAS), 1)], dim=1).double()
+    ridge = torch.eye(inputs.shape[1], dtype=torch.float64) * 1e-3
+    solution = torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ factors.T.double()).float()
+    embedder.linear_2.weight.mul_(0.05).add_(solution[:-1].T)
+    embedder.linear_2.bias.copy_(solution[-1])
     # the embedding is added to both rows: the scale is 1 + table + embedding
     getattr(model, f"{prefix}scale_shift_table")[1] -= 1.0
+
+
+def _groups(variances: Tensor, width: int) -> list[int]:
+    """Sizes of groups of channels with like variances; each needs a place of its own beside its channels'."""
+    channels = len(variances)
+    sizes, start = [], 0
+    for index in range(1, channels):
+        if variances[index] > 1.5 * variances[start] and len(sizes) < (width - channels) // 2:
+            sizes.append(index - start)
+            start = index
+    return [*sizes, channels - start]
 
 
 def _normal(like: Tensor, deviation: float, generator: torch.Generator) -> Tensor:

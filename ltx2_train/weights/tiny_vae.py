@@ -2,14 +2,14 @@
 
 A random VAE would make every demo a picture of noise, and training one takes minutes. But the layers can carry a plain
 linear code: a latent stands for 8 frames of 32 x 32 pixels, which the encoder's own pooling reduces to 96 numbers, the
-means of 3 colours x 2 times x 4 x 4 cells of 8 pixels. Written v, with mean m and principal axes U (variances L) over
+means of 3 colours x 2 times x 4 x 4 cells of 8 pixels. Written v, with mean m and the first 64 principal axes U over
 synthetic moving pictures:
 
-    latent = R diag(L^-1/4) U' (v - m)       R: 64 orthonormal columns in 128 channels
-    v      = m + U diag(L^1/4) R' latent     then spread over the pixels again, interpolated
+    latent = R U' (v - m)        R: 64 orthonormal columns in 128 channels
+    v      = m + U R' latent     then spread over the pixels again, interpolated
 
-L^-1/4 is half of a whitening: channels have the same variance and are correlated, as real latents are, so there is
-something to learn about them. What stands in the way of a linear code, and how it is passed:
+R mixes, so that all channels have about the same variance and are correlated, as real latents are; there is something
+to learn about them. What stands in the way of a linear code, and how it is passed:
 
  - residual blocks: their last convolution is nearly zero;
  - PixelNorm and SiLU before `conv_out`. Encoder: cells have a large constant added, around which SiLU is nearly
@@ -34,11 +34,15 @@ _FIRST_CELL = 32  # channels below hold what the pooling leaves
 _OFFSET = 3.0
 _CONSTANT = 16.0
 _NOISE = 0.003
+POWER = 0.5
 _NEAR, _FAR = 0.75, 0.25  # linear interpolation halfway between cells
 
 
-def fill_video_vae(vae: VideoVAE, generator: torch.Generator) -> None:
-    """Give every weight and the statistics of `vae` a value. `vae` is in float32 and has the blocks of `tiny`."""
+def fill_video_vae(vae: VideoVAE, generator: torch.Generator) -> Tensor:
+    """Give every weight and the statistics of `vae` a value. `vae` is in float32 and has the blocks of `tiny`.
+
+    Returns the covariance [128, 128] of normalised latents of moving pictures.
+    """
     assert vae.encoder is not None
     assert vae.decoder is not None
     with torch.no_grad():
@@ -51,9 +55,10 @@ def fill_video_vae(vae: VideoVAE, generator: torch.Generator) -> None:
                 gain = 1.0 if "conv1" in name else _NOISE
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * gain / math.sqrt(fan_in))
         pictures = moving_pictures(48, generator)
-        code, columns, inverse, mean = _code(pictures, generator)
-        _fill_encoder(vae, pictures, code)
-        _fill_decoder(vae, columns @ inverse, mean)
+        code, inverse, mean = _code(pictures, generator)
+        latents = _fill_encoder(vae, pictures, code)
+        _fill_decoder(vae, inverse, mean)
+        return latents.T @ latents / len(latents)
 
 
 def moving_pictures(count: int, generator: torch.Generator) -> Tensor:
@@ -85,17 +90,16 @@ def moving_pictures(count: int, generator: torch.Generator) -> Tensor:
     return picture
 
 
-def _code(pictures: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The linear code: latent = code (v - mean), v = columns inverse latent + mean, as matrices over cells."""
+def _code(pictures: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """The linear code as a matrix [128, 96], its inverse on the axes kept, and the mean of the cells."""
     cells = _cells(pictures)
     mean = cells.mean(0)
-    variance, axes = torch.linalg.eigh((cells - mean).T @ (cells - mean) / len(cells))
-    variance, axes = variance.flip(0)[:MODES], axes.flip(1)[:, :MODES]
+    _, axes = torch.linalg.eigh((cells - mean).T @ (cells - mean))
+    axes = axes.flip(1)[:, :MODES]
     # axes have no sign of their own; fix it, so that a seed means one file
     axes = axes * torch.sign(axes.gather(0, axes.abs().argmax(0, keepdim=True)))
-    spread = variance.clamp(min=1e-3 * float(variance[0])).pow(0.25)
     rotation = torch.linalg.qr(torch.randn(128, MODES, generator=generator)).Q
-    return rotation @ (axes / spread).T, axes, spread[:, None] * rotation.T, mean
+    return rotation @ axes.T, axes @ rotation.T, mean
 
 
 def _cells(pictures: Tensor) -> Tensor:
@@ -105,7 +109,8 @@ def _cells(pictures: Tensor) -> Tensor:
     return x.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(-1, _CELLS)
 
 
-def _fill_encoder(vae: VideoVAE, pictures: Tensor, code: Tensor) -> None:
+def _fill_encoder(vae: VideoVAE, pictures: Tensor, code: Tensor) -> Tensor:
+    """Returns the normalised latents of `pictures`, one a row."""
     encoder = vae.encoder
     assert encoder is not None
     downs = [block for block in encoder.down_blocks if isinstance(block, Downsample)]
@@ -139,6 +144,7 @@ def _fill_encoder(vae: VideoVAE, pictures: Tensor, code: Tensor) -> None:
     latents = features @ stored.T + encoder.conv_out.conv.bias[:128].bfloat16().float()
     vae.per_channel_statistics.get_buffer("mean-of-means").copy_(latents.mean(0))
     vae.per_channel_statistics.get_buffer("std-of-means").copy_(latents.std(0))
+    return (latents - latents.mean(0)) / latents.std(0)
 
 
 def _tail(pictures: Tensor) -> Tensor:
