@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..ltx2_train import RunConfig, make_run, train
-from ..ltx2_train.errors import TrainerError
+from ..ltx2_train.errors import Stopped, TrainerError
 from ..ltx2_train.files import digest, write_tensors
 from ..ltx2_train.training.run_folder import read_manifest
 from . import handles, host
@@ -19,7 +19,7 @@ FORM = Form(
         Setting("run.name", "run_name"),
         Setting("train.steps"),
         Setting("lora.rank"),
-        Setting("train.learning_rate"),
+        Setting("train.learning_rate", step=1e-7),
         Setting("train.seed", "train_seed", extra={"control_after_generate": False}),
         Setting("sample.every", "sample_every"),
         Setting("sample.prompts", "sample_prompts", extra={"placeholder": "One prompt a line. Empty: two captions."}),
@@ -113,7 +113,7 @@ class TrainLoRA(io.ComfyNode):
             try:
                 result = train(run, events)
             except TrainerError as error:
-                events.finish("failed", str(error))
+                events.finish("stopped" if isinstance(error, Stopped) else "failed", str(error))
                 raise
             finally:
                 events.close()

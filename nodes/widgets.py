@@ -187,9 +187,8 @@ def shown_default(field: FieldInfo, setting: Setting) -> Any:
     if get_origin(inner) is Literal:
         return NOT_SET if value is None else str(value)
     if inner in (int, float):
-        if value is None:
-            return unset_number(field, setting)
-        return float(value) if inner is float else value
+        value = unset_number(field, setting) if value is None else value
+        return float(value) if inner is float else int(value)
     if inner is bool:
         return value
     if value is None:
@@ -227,7 +226,7 @@ def bounds(field: FieldInfo, setting: Setting) -> tuple[float | None, float | No
         if (value := getattr(rule, "ge", None)) is not None:
             low = value
         if (value := getattr(rule, "gt", None)) is not None:
-            low = value + 1 if inner is int else value + _step(field.default)
+            low = value + 1 if inner is int else value + (setting.step or _step(field.default))
         if (value := getattr(rule, "le", None)) is not None:
             high = value
         if (value := getattr(rule, "lt", None)) is not None:

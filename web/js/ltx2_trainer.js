@@ -5,6 +5,7 @@ import { app } from "../../../scripts/app.js"
 import { viewQuery } from "./format.mjs"
 import { HEIGHT, LiveView } from "./live_view.mjs"
 
+const OURS = "LTX2T_"
 const NODE = "LTX2T_TrainLoRA"
 const views = new Map() // node -> LiveView
 
@@ -26,11 +27,53 @@ async function feedAll() {
   if (response.ok) for (const state of Object.values(await response.json())) feed(state)
 }
 
+// Classic nodes show every widget, so the advanced ones are folded here, with a button to unfold them. Nodes 2.0 does
+// both by itself; there nothing is hidden and the button is left out.
+const folds = new Map() // node -> whether its advanced widgets are folded
+
+function addFold(node) {
+  if (!node.widgets?.some((widget) => widget.options?.advanced)) return
+  const toggle = () => {
+    folds.set(node, !folds.get(node))
+    applyFold(node)
+  }
+  const button = node.addWidget("button", "settings", null, toggle, { serialize: false, canvasOnly: true })
+  button.serialize = false
+  folds.set(node, true)
+  onRemoved(node, () => folds.delete(node))
+  applyFold(node)
+}
+
+function applyFold(node) {
+  const classic = !window.LiteGraph.vueNodesMode
+  const folded = folds.get(node)
+  for (const widget of node.widgets) {
+    if (widget.options?.advanced) widget.hidden = classic && folded
+    if (widget.name === "settings") widget.label = folded ? "show advanced settings" : "hide advanced settings"
+  }
+  if (classic) fit(node)
+}
+
+function onRemoved(node, forget) {
+  const removed = node.onRemoved
+  node.onRemoved = function () {
+    forget()
+    return removed?.apply(this, arguments)
+  }
+}
+
+function fit(node, least = 0) {
+  const [width, height] = node.computeSize()
+  node.setSize([Math.max(width, least, node.size[0]), height + (views.has(node) ? 8 : 0)])
+  node.setDirtyCanvas(true, true)
+}
+
 app.registerExtension({
   name: "ltx2_trainer.live",
 
   setup() {
     api.addEventListener("ltx2_train.step", (event) => feed(event.detail))
+    app.ui.settings.addEventListener("Comfy.VueNodes.Enabled.change", () => setTimeout(() => [...folds.keys()].forEach(applyFold)))
     for (const name of ["execution_start", "reconnected"]) api.addEventListener(name, feedAll)
     for (const name of ["execution_interrupted", "execution_error"]) {
       api.addEventListener(name, (event) => {
@@ -45,7 +88,9 @@ app.registerExtension({
   },
 
   nodeCreated(node) {
-    if (node.comfyClass !== NODE) return
+    if (!node.comfyClass?.startsWith(OURS)) return
+    addFold(node)
+    if (node.comfyClass !== NODE) return fit(node, 300)
     const view = new LiveView({
       addressOf: (file) => api.apiURL(viewQuery(file)),
       stop: () => api.interrupt(),
@@ -57,21 +102,17 @@ app.registerExtension({
     })
     widget.serialize = false
     views.set(node, view)
-    const removed = node.onRemoved
-    node.onRemoved = function () {
+    onRemoved(node, () => {
       views.delete(node)
       view.remove()
-      return removed?.apply(this, arguments)
-    }
+    })
     const executed = node.onExecuted
     node.onExecuted = function (output) {
       const state = output?.ltx2_train?.[0]
       if (state) view.show(state)
       return executed?.apply(this, arguments)
     }
-    // The widget came after the size was set: without this it hangs out of the node until the next resize.
-    const [width, height] = node.computeSize()
-    node.setSize([Math.max(width, 360, node.size[0]), Math.max(height, node.size[1])])
+    fit(node, 380) // the widget came after the size was set: it would hang out of the node until the next resize
   },
 
   afterConfigureGraph() {

@@ -1,0 +1,228 @@
+"""The five nodes one after the other on the pretended ComfyUI: a clip becomes a LoRA becomes a video."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import fake_comfy
+import pytest
+import torch
+from fake_comfy import InterruptProcessingException
+
+SIZE = {"width": 64, "height": 64, "frames": 9, "frame_extraction": "head", "buckets": False}
+RUN = {
+    "steps": 3,
+    "rank": 2,
+    "learning_rate": 1e-3,
+    "train_seed": 7,
+    "sample_every": 0,
+    "sample_prompts": "a ball",
+    "if_exists": "continue",
+}
+SMALL = {"sample_width": 64, "sample_height": 64, "sample_frames": 9, "sample_steps": 2, "sample_guidance": 1.0}
+DRAW = {"strength": 1.0, "width": 64, "height": 64, "frames": 9, "steps": 2, "guidance": 1.0, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def comfy(tmp_path_factory, tiny, drawn_clip: Path):
+    """One pretended ComfyUI for the whole file, so that the caches are made once; each test has a run of its own."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        fake = fake_comfy.install(monkeypatch, tmp_path_factory.mktemp("comfy"))
+        folder = fake.folder("input", "ball")
+        shutil.copy2(drawn_clip, folder / "clip.mp4")
+        (folder / "clip.txt").write_text("a red ball bounces")
+        link(tiny.checkpoint, fake.folder("models", "checkpoints") / "tiny.safetensors")
+        link(tiny.text_encoder, fake.folder("models", "text_encoders") / "gemma.safetensors")
+        yield fake
+
+
+@pytest.fixture
+def chain(nodes, comfy):
+    """Runs the chain up to a node and gives that node's outputs."""
+    comfy.sent.clear()
+
+    class Chain:
+        def base(self, checkpoint="tiny.safetensors"):
+            return nodes.LoadBaseModel.execute(
+                checkpoint=checkpoint, text_encoder="gemma.safetensors", precision="fp32", device="cpu"
+            ).args
+
+        def clips(self, **more):
+            given = {"folder": "ball", "path": "", "trigger_word": "ohwx", "fps": 25.0, **more}
+            return nodes.LoadTrainingClips.execute(**given).args
+
+        def prepared(self, **more):
+            return nodes.PrepareDataset.execute(model=self.base()[0], dataset=self.clips()[0], **{**SIZE, **more}).args
+
+        def trained(self, run_name, **more):
+            settings = {**RUN, **SMALL, "run_name": run_name, **more}
+            return nodes.TrainLoRA.execute(prepared=self.prepared()[0], **settings)
+
+    # as in ComfyUI, where nodes run in inference mode
+    with torch.inference_mode():
+        yield Chain()
+
+
+def link(source: Path, target: Path) -> None:
+    try:
+        target.symlink_to(source)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def test_the_base_is_described_and_nothing_is_loaded(chain):
+    (model,) = chain.base()
+    assert repr(model).startswith("<LTX 2.3")
+    assert set(model.tables) >= {"checkpoint", "text_encoder", "precision"}
+
+
+def test_a_file_that_is_no_base_is_refused_in_plain_words(comfy, chain):
+    models = comfy.folder("models")
+    link(models / "text_encoders" / "gemma.safetensors", models / "checkpoints" / "wrong.safetensors")
+    with pytest.raises(RuntimeError, match="wrong.safetensors"):
+        chain.base("wrong.safetensors")
+
+
+def test_clips_are_counted_and_a_wrong_folder_says_what_to_do(chain, comfy):
+    clips = comfy.folder("input", "ball")
+    dataset, count = chain.clips()
+    assert (count, repr(dataset)) == (1, "<1 clips in ball>")
+    assert chain.clips(folder="(folder from the path below)", path=f'"{clips}"')[1] == 1
+    with pytest.raises(RuntimeError, match="Its sub-folders do: choose one of them"):
+        chain.clips(folder="", path=str(comfy.folder("input")))
+    with pytest.raises(RuntimeError, match="does not exist"):
+        chain.clips(path=str(clips / "nowhere"))
+    with pytest.raises(RuntimeError, match="No folder is chosen"):
+        chain.clips(folder="(folder from the path below)")
+
+
+def test_a_changed_caption_or_a_new_clip_is_noticed(nodes, comfy, drawn_clip):
+    clips = comfy.folder("input", "changing")
+    shutil.copy2(drawn_clip, clips / "clip.mp4")
+    (clips / "clip.txt").write_text("a red ball")
+
+    def mark():
+        return nodes.LoadTrainingClips.fingerprint_inputs(folder="changing", path="")
+
+    before = mark()
+    assert mark() == before
+    (clips / "clip.txt").write_text("a blue ball bounces twice")
+    changed = mark()
+    assert changed != before
+    shutil.copy2(clips / "clip.mp4", clips / "another.mp4")
+    assert mark() not in (before, changed)
+    missing = nodes.LoadTrainingClips.fingerprint_inputs(folder="gone", path="")
+    assert math.isnan(missing)
+
+
+def test_preparing_twice_keeps_the_caches(comfy, chain):
+    clips = comfy.folder("input", "ball")
+    prepared, summary = chain.prepared(name="twice")
+    assert "1 made" in summary
+    assert prepared.config.is_relative_to(comfy.folder("output", "ltx2_runs", "datasets"))
+    assert sorted(path.name for path in clips.iterdir()) == ["clip.mp4", "clip.txt"], "media are only read"
+    again, summary = chain.prepared(name="twice")
+    assert again == prepared
+    assert "0 made" in summary
+    assert "1 kept" in summary
+
+
+def test_deleted_caches_are_noticed(nodes, chain):
+    mark = nodes.PrepareDataset.fingerprint_inputs()
+    prepared, _ = chain.prepared(name="twice")
+    assert nodes.PrepareDataset.fingerprint_inputs() == mark
+    prepared.config.unlink()
+    assert nodes.PrepareDataset.fingerprint_inputs() != mark
+
+
+def test_a_run_leaves_a_lora_where_comfyui_lists_it(chain, comfy):
+    lora, run, path = chain.trained("first", sample_every=3).args
+    assert all(not tensor.is_cuda and not tensor.requires_grad for tensor in lora.values())
+    assert all(name.startswith("diffusion_model.") for name in lora)
+    assert (run.step, repr(run)) == (3, "<run first, step 3>")
+    assert Path(path).is_file()
+    listed = [file.name for file in comfy.folder("models", "loras").rglob("*.safetensors")]
+    assert Path(path).name in listed
+    shown = comfy.events("ltx2_train.step")
+    assert shown[-1]["state"] == "finished"
+    assert [point[0] for point in shown[-1]["curve"]] == [1, 2, 3]
+    sample = comfy.events("ltx2_train.sample")[-1]["sample"]
+    assert sample["file"]["subfolder"] == "ltx2_runs/first/samples"
+    assert (comfy.folder("output") / sample["file"]["subfolder"] / sample["file"]["filename"]).is_file()
+
+
+def test_a_stop_saves_and_the_next_press_goes_on(nodes, comfy, chain, monkeypatch):
+    plain = nodes.host.ComfyEvents.step
+
+    def stopping(self, metrics):
+        plain(self, metrics)
+        comfy.interrupted = metrics["step"] == 2
+
+    monkeypatch.setattr(nodes.host.ComfyEvents, "step", stopping)
+    with pytest.raises(InterruptProcessingException):
+        chain.trained("stopped", steps=4)
+    monkeypatch.setattr(nodes.host.ComfyEvents, "step", plain)
+    manifest = json.loads((comfy.folder("output", "ltx2_runs", "stopped") / "manifest.json").read_text())
+    assert (manifest["status"], manifest["step"]) == ("stopped", 2)
+    assert nodes.host._views["7"].payload()["state"] == "stopped"
+
+    result = chain.trained("stopped", steps=4)
+    assert result.args[1].step == 4
+    rows = (comfy.folder("output", "ltx2_runs", "stopped") / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [1, 2, 3, 4]
+    assert [point[0] for point in result.ui["ltx2_train"][0]["curve"]] == [1, 2, 3, 4]
+
+
+def test_a_finished_run_is_left_alone_until_its_folder_changes(nodes, chain):
+    def mark():
+        return nodes.TrainLoRA.fingerprint_inputs(run_name="done")
+
+    before = mark()
+    first = chain.trained("done").args
+    assert mark() == before, "a second press is answered from ComfyUI's cache"
+    state = sorted((path.name, path.stat().st_mtime_ns) for path in first[1].folder.rglob("*.safetensors"))
+    again = chain.trained("done").args
+    assert again[1].step == 3
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in first[1].folder.rglob("*.safetensors")) == state
+    shutil.rmtree(first[1].folder)
+    assert mark() != before
+
+
+def test_other_settings_under_the_same_name_are_refused(chain):
+    chain.trained("other", steps=1)
+    with pytest.raises(RuntimeError, match="lora.rank"):
+        chain.trained("other", steps=1, rank=4)
+
+
+def test_a_lora_on_the_wire_is_started_from(chain):
+    lora = chain.trained("given", steps=1, train_seed=99).args[0]
+    continued = chain.trained("started", start_lora=lora, steps=1).args[0]
+    fresh = chain.trained("fresh", steps=1).args[0]
+    name = next(key for key in lora if key.endswith("lora_A.weight"))
+    near = (continued[name].float() - lora[name].float()).abs().mean()
+    assert near < (fresh[name].float() - lora[name].float()).abs().mean() / 5
+
+
+def test_the_lora_draws_a_video_and_strength_zero_is_the_base(nodes, chain):
+    run = chain.trained("drawn", learning_rate=0.05).args[1]
+
+    def draw(**more):
+        return nodes.SampleLoRA.execute(prompt="a ball", run=run, **{**DRAW, **more})
+
+    result = draw()
+    video, path = result.args
+    assert video.file == path
+    assert result.ui["images"][0] == {"filename": Path(path).name, "subfolder": "ltx2_samples/drawn", "type": "output"}
+    other = draw(strength=0.0).args[1]
+    assert other != path
+    base = nodes.SampleLoRA.execute(prompt="a ball", model=chain.base()[0], **DRAW).args[1]
+    assert nodes.live.first_frame(Path(base)).tobytes() == nodes.live.first_frame(Path(other)).tobytes()
+    assert nodes.live.first_frame(Path(path)).tobytes() != nodes.live.first_frame(Path(other)).tobytes()
+
+
+def test_sampling_without_anything_to_sample_with_says_so(nodes):
+    with pytest.raises(RuntimeError, match="connect `run`"):
+        nodes.SampleLoRA.execute(prompt="a ball", **DRAW)

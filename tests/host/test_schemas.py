@@ -1,0 +1,165 @@
+"""What the nodes look like: ids, sockets, widgets. The order of widgets is a file format: workflows store positions."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import fake_comfy
+import pytest
+
+ROOT = Path(fake_comfy.ROOT)
+WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+
+# Append at the end of a node only: a saved workflow gives its values by position.
+WIDGETS = {
+    "LTX2T_LoadBaseModel": "checkpoint text_encoder precision | text_projection version version_check device",
+    "LTX2T_LoadTrainingClips": "folder path trigger_word fps | caption_extension repeats recursive source_fps",
+    "LTX2T_PrepareDataset": "width height frames frame_extraction buckets | name bucket_no_upscale frame_stride "
+    "frame_sample max_frames min_frames pad_short batch_size spatial_tile temporal_tile vae_dtype text_form "
+    "skip_existing",
+    "LTX2T_TrainLoRA": "run_name steps rank learning_rate train_seed sample_every sample_prompts if_exists | alpha "
+    "dropout target save_every keep_states keep_loras accumulation clip_norm first_frame_probability optimizer "
+    "weight_decay scheduler warmup gradient_checkpointing state save_precision sample_at_start sample_width "
+    "sample_height sample_frames sample_steps sample_guidance negative_prompt sample_seed comment",
+    "LTX2T_SampleLoRA": "prompt strength width height frames steps guidance seed | lora_path negative_prompt fps stg "
+    "stg_block rescale shift_tokens",
+}
+SOCKETS = {
+    "LTX2T_LoadBaseModel": ([], ["LTX2T_MODEL"]),
+    "LTX2T_LoadTrainingClips": ([], ["LTX2T_DATASET", "INT"]),
+    "LTX2T_PrepareDataset": (["LTX2T_MODEL", "LTX2T_DATASET"], ["LTX2T_PREPARED", "STRING"]),
+    "LTX2T_TrainLoRA": (["LTX2T_PREPARED", "LORA_MODEL"], ["LORA_MODEL", "LTX2T_RUN", "STRING"]),
+    "LTX2T_SampleLoRA": (["LTX2T_RUN", "LTX2T_MODEL"], ["VIDEO", "STRING"]),
+}
+IDS = list(WIDGETS)
+
+
+@pytest.fixture
+def schemas(nodes):
+    return {node.define_schema().node_id: (node, node.define_schema()) for node in nodes.NODES}
+
+
+def widgets_of(schema):
+    return [shown for shown in schema.inputs if shown.io_type in WIDGET_TYPES]
+
+
+def advanced(shown):
+    return bool(shown.options.get("advanced"))
+
+
+def test_the_nodes_are_these(schemas):
+    assert list(schemas) == [
+        "LTX2T_LoadBaseModel",
+        "LTX2T_LoadTrainingClips",
+        "LTX2T_PrepareDataset",
+        "LTX2T_TrainLoRA",
+        "LTX2T_SampleLoRA",
+    ]
+
+
+@pytest.mark.parametrize("node_id", IDS)
+def test_widgets_keep_their_order(schemas, node_id):
+    shown = widgets_of(schemas[node_id][1])
+    visible = [widget.id for widget in shown if not advanced(widget)]
+    folded = [widget.id for widget in shown if advanced(widget)]
+    assert " ".join([*visible, "|", *folded]) == WIDGETS[node_id]
+    assert [widget.id for widget in shown] == visible + folded, "advanced widgets come last"
+
+
+@pytest.mark.parametrize("node_id", IDS)
+def test_at_most_eight_widgets_are_visible(schemas, node_id):
+    assert sum(not advanced(widget) for widget in widgets_of(schemas[node_id][1])) <= 8
+
+
+@pytest.mark.parametrize("node_id", IDS)
+def test_sockets_have_their_types(schemas, node_id):
+    schema = schemas[node_id][1]
+    inputs = [shown.io_type for shown in schema.inputs if shown.io_type not in WIDGET_TYPES]
+    assert (inputs, [shown.io_type for shown in schema.outputs]) == SOCKETS[node_id]
+
+
+@pytest.mark.parametrize("node_id", IDS)
+def test_every_input_explains_itself(schemas, node_id):
+    for shown in schemas[node_id][1].inputs:
+        assert shown.options.get("tooltip", "").strip(), f"{node_id}.{shown.id} has no tooltip"
+
+
+@pytest.mark.parametrize("node_id", IDS)
+def test_a_call_with_the_visible_widgets_alone_is_complete(schemas, node_id):
+    node, schema = schemas[node_id]
+    parameters = inspect.signature(node.execute).parameters
+    assert set(parameters) == {shown.id for shown in schema.inputs}
+    for shown in schema.inputs:
+        if advanced(shown):
+            assert shown.optional, f"{shown.id}: ComfyUI refuses a prompt without it"
+            assert parameters[shown.id].default == shown.default, shown.id
+        elif shown.optional:
+            assert parameters[shown.id].default is None, shown.id
+
+
+@pytest.mark.parametrize("node_id", IDS)
+def test_no_seed_changes_by_itself(schemas, node_id):
+    # ComfyUI gives an INT named seed or noise_seed a control that is set to randomize, and every press would train anew
+    for shown in widgets_of(schemas[node_id][1]):
+        if shown.id in ("seed", "noise_seed"):
+            assert shown.control_after_generate == "fixed"
+        elif "seed" in shown.id:
+            assert not shown.control_after_generate
+
+
+@pytest.mark.parametrize("node_id", IDS)
+def test_nodes_can_be_found_and_have_a_help_page(schemas, node_id):
+    schema = schemas[node_id][1]
+    assert schema.category == "LTX-2 training"
+    assert schema.display_name
+    assert schema.description
+    assert schema.search_aliases
+    page = (ROOT / "web" / "docs" / f"{node_id}.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# {schema.display_name}\n")
+    for shown in schema.inputs:
+        if not advanced(shown):
+            assert shown.id in page, f"{node_id}.md does not speak of {shown.id}"
+
+
+def forms(nodes):
+    return [
+        nodes.model.FORM,
+        nodes.data.CLIPS,
+        nodes.data.SHAPE,
+        nodes.data.CACHES,
+        nodes.train.FORM,
+        nodes.sample.FORM,
+    ]
+
+
+def test_widgets_show_what_the_settings_say(nodes):
+    for form in forms(nodes):
+        for setting in form.settings:
+            field = nodes.widgets.shown_field(form.kind, setting)
+            shown = nodes.widgets.widget(form.kind, setting)
+            assert shown.tooltip.startswith(field.description)
+            given = nodes.widgets.value_of(field, setting, shown.default)
+            if setting.default is None:
+                assert (given or None) == (field.default or None), setting.path
+
+
+def test_untouched_widgets_give_the_settings_their_own_defaults(nodes):
+    from_nothing = nodes.train.make_run({})
+    for form in (nodes.model.FORM, nodes.data.CACHES, nodes.train.FORM, nodes.sample.FORM):
+        shown = {s.id: nodes.widgets.shown_default(nodes.widgets.shown_field(form.kind, s), s) for s in form.settings}
+        assert nodes.train.make_run(form.tables(shown)) == from_nothing
+
+
+def test_comfyui_is_imported_in_one_place_only():
+    for path in (ROOT / "nodes").rglob("*.py"):
+        if path.name != "host.py":
+            source = path.read_text(encoding="utf-8")
+            for name in ("comfy", "folder_paths", "server", "execution"):
+                assert f"import {name}" not in source, path
+                assert f"from {name}" not in source, path
+
+
+def test_only_one_script_runs_by_itself():
+    # ComfyUI runs every .js of the web folder; helpers are .mjs
+    assert [path.name for path in (ROOT / "web").rglob("*.js")] == ["ltx2_trainer.js"]
