@@ -281,7 +281,7 @@ def _blended_in_space(
 ) -> Iterator[Tensor]:
     """Decode the latents of `pieces` and yield the whole picture's frames [B,3,n,H,W], float32 on the CPU.
 
-    All tiles go through the clip side by side, each with its own stream, so they yield the same frames in turn.
+    Each tile has its own stream and is done with a piece before the next tile begins it.
     """
     rows, columns = grid
     cells = [(row, column, Stream()) for row in rows for column in columns]
@@ -292,22 +292,23 @@ def _blended_in_space(
         row, column, stream = cell
         tile = latents[:, :, start:stop, row.start : row.stop, column.start : column.stop]
         for frames in vae.decode_pieces(tile, stream, stop == pieces[-1][1], limit, generator):
-            yield frames.cpu().float()
+            if frames.shape[2]:
+                yield frames.cpu()
         one_more()
 
     for start, stop in pieces:
-        for together in zip(*(frames_of(cell, start, stop) for cell in cells), strict=True):
-            if not together[0].shape[2]:
-                continue
-            if len(cells) == 1:
-                yield together[0]
-                continue
+        if len(cells) == 1:
+            yield from (frames.float() for frames in frames_of(cells[0], start, stop))
+            continue
+        # All tiles look ahead equally far, so they have the same frames ready.
+        ready = [list(frames_of(cell, start, stop)) for cell in cells]
+        for together in zip(*ready, strict=True):
             blended = torch.zeros(*together[0].shape[:3], height, width)
             weights = torch.zeros(height, width)
             for (row, column, _), frames in zip(cells, together, strict=True):
                 weight = _outer(row.weights(SPATIAL_FACTOR), column.weights(SPATIAL_FACTOR))
                 where = tuple(slice(span.start * SPATIAL_FACTOR, span.stop * SPATIAL_FACTOR) for span in (row, column))
-                blended[(..., *where)] += frames * weight
+                blended[(..., *where)] += frames.float() * weight
                 weights[where] += weight
             yield blended / weights
 

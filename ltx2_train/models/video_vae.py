@@ -233,7 +233,9 @@ class VideoDecoder(nn.Module):
                     for number, part in enumerate(parts, start=1):
                         yield from run(index + 1, part, last and number == len(parts), limit)
                     return
-            yield self._head(x, timestep, stream)
+            # A generator that waits keeps its variables: let that be the pixels, not the widest grid.
+            x = self._head(x, timestep, stream)
+            yield x
 
         stream.last = last
         yield from run(0, self.conv_in(latents, stream), last, limit)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from video_vae_sizes import SECTIONS, apart, clip, fill, latent_clip, section_23, tiny_vae
 
 from ltx2_train.errors import ConfigError, DataError
@@ -70,6 +74,44 @@ def test_chunks_bound_the_frames_that_any_layer_sees():
     assert sum(seen) == 89
     # a chunk's frames and those that conv_out itself had to hold back
     assert max(seen) <= 16 + 1
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors made inside it that are alive at the same time."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes, self.peak = {}, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.sizes:
+                storage = tensor.untyped_storage()
+                self.sizes[storage._cdata] = storage.nbytes()
+                weakref.finalize(storage, self.sizes.pop, storage._cdata)
+                self.peak = max(self.peak, sum(self.sizes.values()))
+        return out
+
+
+@pytest.mark.parametrize("name", ["2.0", "2.3"])
+def test_chunks_need_less_memory_than_the_whole_clip(name):
+    vae = tiny_vae(name)
+    pixels, z = clip(97, 64, 64), latent_clip(25, 2, 2)
+
+    def encode_peak(tiles):
+        with LiveBytes() as live:
+            encode_tiled(vae, pixels, tiles)
+        return live.peak
+
+    def decode_peak(tiles):
+        with LiveBytes() as live:
+            for _ in decode_frames(vae, z, tiles):
+                pass
+        return live.peak
+
+    assert encode_peak(TileSettings(chunk_size=8)) < 0.5 * encode_peak(OFF)  # both count the pixels too
+    assert decode_peak(TileSettings(chunk_size=8)) < 0.2 * decode_peak(OFF)
 
 
 @pytest.mark.parametrize("name", SECTIONS)
