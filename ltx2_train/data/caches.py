@@ -213,7 +213,7 @@ def stale_latents(file: CacheFile, source: Path, settings: Mapping[str, Any], ch
 def stale_text(file: CacheFile, caption: str, settings: Mapping[str, Any], weights: Fingerprints) -> str | None:
     """Why the text in `file` must be made again, or None."""
     stored = file.metadata.get("caption", file.metadata.get("caption1"))
-    if stored is not None and stored != caption:
+    if stored is not None and " ".join(stored.split()) != caption:
         return "the caption (or trigger word) changed"
     if not file.fingerprinted:
         return None

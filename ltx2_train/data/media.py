@@ -66,7 +66,7 @@ def probe_media(path: Path | str) -> MediaInfo:
     if path.suffix.lower() in IMAGE_SUFFIXES:
         width, height, mode, alpha = image_header(path)
         return MediaInfo(path, "image", 1, width, height, pixel_format=mode, has_alpha=alpha)
-    with _opened(path) as (container, stream):
+    with _opened(path, threads=False) as (container, stream):
         return _probe_video(path, container, stream)
 
 
@@ -173,16 +173,18 @@ def _over_black(frame: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """The container of `path` and its first video stream; FFmpeg's errors become DataError."""
+def _opened(path: Path, threads: bool = True) -> Iterator[tuple[Any, Any]]:
+    """The container of `path` and its main video stream; FFmpeg's errors become DataError."""
     import av
 
     try:
         with av.open(str(path), metadata_errors="replace") as container:
-            if not container.streams.video:
+            stream = container.streams.best("video")
+            if stream is None:
                 raise DataError(f"{path} has no video stream.", path)
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
+            if stream.codec_context is None:
+                raise DataError(f"{path} is in a codec that this FFmpeg cannot decode. Convert it to H.264.", path)
+            stream.thread_type = "AUTO" if threads else "NONE"
             yield container, stream
     except av.error.FFmpegError as error:
         reason = error.strerror or str(error)

@@ -6,6 +6,7 @@ cannot be used is listed with its reason, and a dataset of which nothing is left
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -290,6 +291,15 @@ def _twins(items: list[Item]) -> list[str]:
 
 def _probe(candidate: Candidate) -> MediaInfo | DataError:
     try:
-        return probe_media(candidate.path)
+        stat = candidate.path.stat()
+        return _probe_once(candidate.path, stat.st_size, stat.st_mtime_ns)
+    except OSError:
+        return DataError(f"{candidate.path} does not exist or cannot be opened.", candidate.path)
     except DataError as error:
         return error
+
+
+@functools.lru_cache(maxsize=512)
+def _probe_once(path: Path, size: int, mtime_ns: int) -> MediaInfo:
+    # Caching, training and sampling in one process each plan; the media are read once.
+    return probe_media(path)

@@ -241,6 +241,22 @@ def test_damaged_caches_are_made_again(dataset, tmp_path):
     assert build(dataset())[3] == []
 
 
+def test_at_most_one_clip_is_decoded_ahead(dataset, monkeypatch):
+    from ltx2_train.data import encode
+
+    real, started, encoded = encode.read_frames, [], []
+    monkeypatch.setattr(encode, "read_frames", lambda *arguments: started.append(1) or real(*arguments))
+
+    class Watching(PoolingVAE):
+        def encode_piece(self, pixels, stream):
+            assert len(started) <= len(encoded) + 2
+            encoded.append(1)
+            return super().encode_piece(pixels, stream)
+
+    report = encode_latents(plan_dataset(dataset()), Watching, "v", CacheSettings())
+    assert report.made == len(started) == 4
+
+
 def test_one_bad_file_is_named_and_left_out(dataset, monkeypatch, tmp_path):
     from ltx2_train.data import encode
 
