@@ -26,8 +26,8 @@ from ..training.caches import build_caches
 from ..training.loop import train
 from ..training.metrics import read_rows
 from ..training.run_folder import read_manifest
+from ..training.setup import text_fingerprints
 from ..weights.fingerprint import part_fingerprint
-from ..weights.text_encoder import text_fingerprint
 from ..weights.tiny import make_tiny
 
 DEFAULT_STEPS = 240
@@ -235,7 +235,7 @@ def _distances(config, files, events: Events) -> dict[float, float]:
     data = TrainingSet.open(
         DatasetConfig.read(config.need("data.config")),
         part_fingerprint(checkpoint, "video_vae"),
-        text_fingerprint(encoder, checkpoint),
+        text_fingerprints(encoder, checkpoint),
         config.cache,
         events,
     )

@@ -11,14 +11,12 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 from ..device import DTYPES
 from ..errors import TrainerError
 from ..events import Events
 from ..files import atomic, write_json
 from ..lora.file import save_lora, verify_saved
-from ..lora.layer import LoRALinear
 from .metrics import draw_chart
 from .run_folder import rotate
 from .setup import Run, lora_metadata
@@ -83,7 +81,7 @@ def _save_state(run: Run) -> Path:
         {
             "step": run.step,
             "place": list(run.place),
-            "lora": {name: _layer_state(layer) for name, layer in run.loras.layers.items()},
+            "lora": run.loras.state(),
             "optimizer": run.optimizer.state_dict() if full else None,
             "scaler": run.scaler.state_dict() if full else None,
             "schedule": run.schedule.state_dict(),
@@ -92,10 +90,6 @@ def _save_state(run: Run) -> Path:
     )
     rotate(run.folder.states, run.config.train.keep_states)
     return path
-
-
-def _layer_state(layer: LoRALinear) -> dict[str, Any]:
-    return {"A": layer.lora_A, "B": layer.lora_B, "draws": layer.dropout_draws}
 
 
 def _prune(folder: Path, name: str, keep: int) -> None:

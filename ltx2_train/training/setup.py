@@ -64,6 +64,7 @@ class Run:
     prompts: list[Prompt]
     base: dict[str, str]
     total: int
+    trigger: str
     checkpoint_shapes: Mapping[str, tuple[int, ...]]
     step: int = 0
     place: tuple[int, int] = (0, 0)
@@ -94,6 +95,7 @@ class Checked:
     order: BatchOrder
     prompts: list[Prompt]
     base: dict[str, str]
+    trigger: str
     total: int
 
     def finished_lora(self) -> Path | None:
@@ -123,6 +125,7 @@ def check(config: RunConfig, events: Events) -> Checked:
     if config.train.epochs is not None:
         total = config.train.epochs * -(-len(order) // config.train.accumulation)
     base = {"file": checkpoint.name, "fingerprint": part_fingerprint(checkpoint, "transformer"), "version": version}
+    trigger = ", ".join(dict.fromkeys(entry.trigger_word for entry in dataset.datasets if entry.trigger_word))
     folder = open_run(config.run, _identity(config, base, data))
     try:
         save_text(folder, "run.toml", config.to_toml())
@@ -130,7 +133,9 @@ def check(config: RunConfig, events: Events) -> Checked:
     except BaseException:
         folder.close()
         raise
-    return Checked(config, folder, checkpoint, encoder, projection, version, device, data, order, prompts, base, total)
+    return Checked(
+        config, folder, checkpoint, encoder, projection, version, device, data, order, prompts, base, trigger, total
+    )
 
 
 def load(checked: Checked, events: Events) -> Run:
@@ -179,6 +184,7 @@ def load(checked: Checked, events: Events) -> Run:
         prompts=checked.prompts,
         base=checked.base,
         total=checked.total,
+        trigger=checked.trigger,
         checkpoint_shapes=shapes,
     )
     _resume(run, events)
@@ -194,11 +200,7 @@ def _resume(run: Run, events: Events) -> None:
         except RunError as error:
             events.message(str(error), "warning")
             continue
-        for name, layer in run.loras.layers.items():
-            with torch.no_grad():
-                layer.lora_A.copy_(state["lora"][name]["A"])
-                layer.lora_B.copy_(state["lora"][name]["B"])
-            layer.dropout_draws = state["lora"][name]["draws"]
+        run.loras.restore(state["lora"])
         if state.get("optimizer") is not None:
             run.optimizer.load_state_dict(state["optimizer"])
             run.scaler.load_state_dict(state["scaler"])
@@ -247,8 +249,11 @@ def _identity(config: RunConfig, base: Mapping[str, str], data: TrainingSet) -> 
         "lora.rank": str(config.lora.rank),
         "lora.alpha": str(config.lora.alpha if config.lora.alpha is not None else config.lora.rank),
         "lora targets": digest(
-            config.lora.target, *config.lora.include_patterns or [], "-", *config.lora.exclude_patterns or []
-        )[:8],  # fmt: skip
+            config.lora.target,
+            *("-", *config.lora.include_patterns),
+            *("-", *config.lora.exclude_patterns),
+            *("-", *config.lora.target_modules),
+        )[:8],
         "train.learning_rate": str(config.train.learning_rate),
         "train.accumulation": str(config.train.accumulation),
         "train.seed": str(config.train.seed),
@@ -268,6 +273,7 @@ def lora_metadata(run: Run) -> dict[str, Any]:
         "base": run.base,
         "settings": run.config,
         "step": run.step,
+        "trigger": run.trigger,
         "name": run.config.run.name,
         "program": f"ltx2_train {VERSION}",
     }

@@ -27,7 +27,7 @@ _TENSOR, _PAIRS, _TUPLE = "__tensor__", "__pairs__", "__tuple__"
 def save_state(path: Path, content: Mapping[str, Any]) -> Path:
     """Write nested dictionaries of tensors, numbers, strings, lists and None. Raises RunError on a full disk."""
     tensors: dict[str, Tensor] = {}
-    tree = _pack(content, "", tensors)
+    tree = _pack(content, "", tensors, {})
     write_tensors(path, tensors, {"format": FORMAT, "tree": json.dumps(tree)})
     return path
 
@@ -73,19 +73,21 @@ def restore_random_state(state: Mapping[str, Tensor]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+def _pack(value: Any, name: str, tensors: dict[str, Tensor], names: dict[int, str]) -> Any:
     if isinstance(value, Tensor):
-        tensors[name] = value
-        return {_TENSOR: name}
+        # bitsandbytes shares lookup tables between parameters; a safetensors file holds each memory once
+        known = names.setdefault(id(value), name)
+        tensors[known] = value
+        return {_TENSOR: known}
     if isinstance(value, Mapping):
         # JSON knows only string keys; optimizers number their parameters
         if all(isinstance(key, str) for key in value):
-            return {key: _pack(inner, f"{name}.{key}" if name else key, tensors) for key, inner in value.items()}
-        return {_PAIRS: [[key, _pack(inner, f"{name}.{key}", tensors)] for key, inner in value.items()]}
+            return {key: _pack(inner, f"{name}.{key}" if name else key, tensors, names) for key, inner in value.items()}
+        return {_PAIRS: [[key, _pack(inner, f"{name}.{key}", tensors, names)] for key, inner in value.items()]}
     if isinstance(value, tuple):
-        return {_TUPLE: [_pack(inner, f"{name}.{index}", tensors) for index, inner in enumerate(value)]}
+        return {_TUPLE: [_pack(inner, f"{name}.{index}", tensors, names) for index, inner in enumerate(value)]}
     if isinstance(value, list):
-        return [_pack(inner, f"{name}.{index}", tensors) for index, inner in enumerate(value)]
+        return [_pack(inner, f"{name}.{index}", tensors, names) for index, inner in enumerate(value)]
     assert value is None or isinstance(value, (bool, int, float, str)), f"{name}: cannot save a {type(value).__name__}"
     return value
 
