@@ -51,7 +51,8 @@ def load_transformer(
         config = TransformerConfig.from_checkpoint(section(file, "transformer"))
         with torch.device("meta"):
             model = LTXTransformer(config, mode)
-        prefix = keys.transformer_prefix(file.tensors) or keys.TRANSFORMER
+        prefix = keys.transformer_prefix(file.tensors)
+        prefix = keys.TRANSFORMER if prefix is None else prefix
 
         def owned(name: str) -> bool:
             return "embeddings_connector." not in name and keys.in_mode(name, mode)

@@ -150,13 +150,16 @@ def describe(file: TensorFile) -> CheckpointInfo:
         "parts": parts,
         "blocks": len({name.split(".")[1] for name in inside if name.startswith("transformer_blocks.")}),
     }
+    if "transformer" not in parts:
+        count = sum(info.elements for info in inside.values())
+        parts["transformer"] = Part(len(inside), count, sum(info.nbytes for info in inside.values()))
     missing = [part for part in _NEEDED if part not in parts]
     if missing:
         lacking = ", ".join(_NAMES[part] for part in missing)
-        found = ", ".join(_NAMES[part] for part in parts if part in _NAMES) or "transformer"
+        found = ", ".join(_NAMES[part] for part in parts if part in _NAMES)
         return CheckpointInfo(
             kind="part",
-            family="the transformer alone" if prefix != keys.TRANSFORMER or found == "transformer" else "",
+            family="the transformer alone" if len(parts) == 1 else "",
             problems=[f"{path.name} is only a part of a checkpoint: it has {found} but lacks {lacking}. {WANTED}"],
             **facts,
         )

@@ -1,0 +1,90 @@
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ltx2_train.errors import CheckpointError
+from ltx2_train.weights import keys
+from ltx2_train.weights.fingerprint import part_fingerprint
+from ltx2_train.weights.reader import TensorFile
+
+PARTS = ("transformer", "video_vae", "audio_vae", "text")
+
+
+@pytest.fixture(scope="module")
+def contents(tiny):
+    with TensorFile(tiny.checkpoint) as file:
+        return load_file(tiny.checkpoint), dict(file.metadata)
+
+
+def prints(path):
+    return {part: part_fingerprint(path, part) for part in PARTS}
+
+
+def changed(path, contents, edit):
+    tensors = dict(contents[0])
+    edit(tensors)
+    save_file(tensors, path, metadata=contents[1])
+    return prints(path)
+
+
+def test_a_copy_has_the_same_fingerprints_whatever_its_name_and_header(tiny, contents, tmp_path):
+    shutil.copy(tiny.checkpoint, tmp_path / "copy.safetensors")
+    assert prints(tmp_path / "copy.safetensors") == prints(tiny.checkpoint)
+    save_file(dict(reversed(contents[0].items())), tmp_path / "again.safetensors")
+    assert prints(tmp_path / "again.safetensors") == prints(tiny.checkpoint)
+
+
+def test_quantizing_the_transformer_changes_only_its_own(tiny, contents, tmp_path):
+    def quantize(tensors):
+        for name in [name for name in tensors if name.startswith(f"{keys.TRANSFORMER}transformer_blocks.1.attn1.to_")]:
+            if name.endswith("weight"):
+                tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+                tensors[f"{name}_scale"] = torch.tensor(1.0)
+
+    before, after = prints(tiny.checkpoint), changed(tmp_path / "q.safetensors", contents, quantize)
+    assert {part for part in PARTS if before[part] != after[part]} == {"transformer"}
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("vae.per_channel_statistics.std-of-means", "video_vae"),
+        ("vae.decoder.conv_in.conv.bias", "video_vae"),
+        ("audio_vae.per_channel_statistics.mean-of-means", "audio_vae"),
+        ("text_embedding_projection.audio_aggregate_embed.bias", "text"),
+    ],
+)
+def test_other_numbers_are_noticed_in_their_part(tiny, contents, tmp_path, name, part):
+    def edit(tensors):
+        tensors[name] = tensors[name] + 1
+
+    before, after = prints(tiny.checkpoint), changed(tmp_path / "e.safetensors", contents, edit)
+    assert {one for one in PARTS if before[one] != after[one]} == {part}
+
+
+def test_the_versions_differ_in_every_part(tiny, tiny20):
+    new, old = prints(tiny.checkpoint), prints(tiny20.checkpoint)
+    assert all(new[part] != old[part] for part in PARTS)
+
+
+def test_little_is_read(tiny, monkeypatch):
+    sizes = []
+    original = TensorFile.read_bytes
+
+    def spy(self, *args):
+        data = original(self, *args)
+        sizes.append(len(data))
+        return data
+
+    monkeypatch.setattr(TensorFile, "read_bytes", spy)
+    part_fingerprint(tiny.checkpoint, "transformer")
+    assert 0 < sum(sizes) <= 4 * 4096
+
+
+def test_a_missing_part_is_named(contents, tmp_path):
+    tensors = {name: tensor for name, tensor in contents[0].items() if not name.startswith("audio_vae.")}
+    save_file(tensors, tmp_path / "x.safetensors", metadata=contents[1])
+    with pytest.raises(CheckpointError, match="holds no audio vae"):
+        part_fingerprint(tmp_path / "x.safetensors", "audio_vae")
