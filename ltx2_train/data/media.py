@@ -33,6 +33,8 @@ ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # then takes the range for the narrow one unless told.
 RGB_MATRIX = "itu601"
 FULL_RANGE = 2
+OVER_BLACK = "has transparency; it is laid over black"
+HDR_TRANSFERS = (16, 18)  # PQ and HLG, by their numbers in H.273
 MISSING_SHARE = 0.1
 MISSING_END_SECONDS = 0.5
 
@@ -52,6 +54,7 @@ class MediaInfo:
     pixel_format: str = ""
     has_alpha: bool = False
     has_audio: bool = False
+    remarks: tuple[str, ...] = ()  # what a user should know: "is interlaced; ..."
     times: tuple[float, ...] = field(default=(0.0,), repr=False)
     stamps: tuple[int, ...] | None = field(default=None, repr=False)  # None: frames are found by counting
 
@@ -65,7 +68,8 @@ def probe_media(path: Path | str) -> MediaInfo:
         raise DataError(f"{path} is empty (0 bytes).", path)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         width, height, mode, alpha = image_header(path)
-        return MediaInfo(path, "image", 1, width, height, pixel_format=mode, has_alpha=alpha)
+        remarks = (OVER_BLACK,) if alpha else ()
+        return MediaInfo(path, "image", 1, width, height, pixel_format=mode, has_alpha=alpha, remarks=remarks)
     with _opened(path, threads=False) as (container, stream):
         return _probe_video(path, container, stream)
 
@@ -264,6 +268,7 @@ def _probe_video(path: Path, container: Any, stream: Any) -> MediaInfo:
     width, height = max(1, round(first.width * (ratio if 0.1 < ratio < 10 else 1))), first.height
     if rotation % 180:
         width, height = height, width
+    has_alpha = alpha_decoder is not None or any(part.is_alpha for part in first.format.components)
     return MediaInfo(
         path=path,
         kind="video",
@@ -274,11 +279,21 @@ def _probe_video(path: Path, container: Any, stream: Any) -> MediaInfo:
         duration=times[-1] - times[0] + step,
         rotation=rotation,
         pixel_format=first.format.name,
-        has_alpha=alpha_decoder is not None or any(part.is_alpha for part in first.format.components),
+        has_alpha=has_alpha,
         has_audio=bool(container.streams.audio),
+        remarks=_remarks(first, has_alpha),
         times=tuple(times),
         stamps=None if counted else tuple(stamps),
     )
+
+
+def _remarks(frame: Any, has_alpha: bool) -> tuple[str, ...]:
+    found = [OVER_BLACK] if has_alpha else []
+    if int(getattr(frame, "color_trc", None) or 0) in HDR_TRANSFERS:
+        found.append("is HDR, and its colours will look flat; convert it to SDR (BT.709) first")
+    if frame.interlaced_frame:
+        found.append("is interlaced, and motion will show combs; deinterlace it first")
+    return tuple(found)
 
 
 def _refuse_truncated(path: Path, container: Any, stream: Any, packets: int, end: float) -> None:

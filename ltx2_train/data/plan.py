@@ -35,7 +35,6 @@ class Source:
     stem: str
     folder: Path  # of the caches
     timeline: timing.Timeline
-    notes: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -194,10 +193,7 @@ class _Cutter:
             cut, reason = self._windows(line)
             if reason:
                 return [], f"{reason} ({media.frames} frames at {line.source_fps:.2f} fps in the file)"
-        notes = list(line.notes)
-        if media.has_alpha:
-            notes.append(f"{media.path.name} has transparency; it is laid over black")
-        source = Source(media, caption, stem, entry.caches, line, tuple(notes))
+        source = Source(media, caption, stem, entry.caches, line)
         width, height = self.buckets.choose(media.width, media.height)
         return [Item(source, window, width, height, self.index, self.validation) for window in cut], None
 
@@ -261,8 +257,9 @@ def _plan_one(
                     items += found
                     if reason:
                         skipped.append(Skipped(candidate.path, reason))
-                    for note in found[0].source.notes if found else ():
+                    for note in found[0].source.timeline.notes if found else ():
                         events.message(note)
+                    warnings += [f"{media.path.name} {remark}" for remark in media.remarks if found]
                 events.progress(done, len(ready), candidate.path.name)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import types
 
 import pytest
 from media import grey_levels, moving_square, real_clip, truncate, write_captioned, write_image, write_video
@@ -222,6 +223,18 @@ def test_stop_is_heard(tmp_path):
     events.should_stop = lambda: True
     with pytest.raises(Stopped):
         plan_dataset(config(tmp_path, {"image_directory": "a"}), events)
+
+
+def test_interlaced_and_hdr_videos_are_mentioned(tmp_path, monkeypatch):
+    from ltx2_train.data import media
+
+    remarks = media._remarks(types.SimpleNamespace(color_trc=16, interlaced_frame=True), has_alpha=False)
+    assert len(remarks) == 2
+    monkeypatch.setattr(media, "_remarks", lambda frame, alpha: remarks)
+    write_captioned(tmp_path / "clips" / "tv.mp4", moving_square(9, 64, 64))
+    plan = plan_dataset(one_video(tmp_path, target_frames=[9]))
+    assert any(text.startswith("tv.mp4 is HDR") for text in plan.warnings)
+    assert any(text.startswith("tv.mp4 is interlaced") for text in plan.warnings)
 
 
 def test_transparency_is_mentioned(tmp_path):
