@@ -1,0 +1,135 @@
+"""The pack in a real ComfyUI: the API twin of the first workflow, on a tiny base and a drawn clip."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from comfy_server import ROOT, ComfyServer, error_of, executed_nodes, messages_of, why_not
+
+pytestmark = [pytest.mark.comfy, pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
+
+TWIN = ROOT / "example_workflows" / "api" / "01_first_lora.json"
+SMALL = {
+    "LTX2T_LoadBaseModel": {
+        "checkpoint": "tiny.safetensors",
+        "text_encoder": "gemma.safetensors",
+        "precision": "fp32",
+    },
+    "LTX2T_PrepareDataset": {"width": 64, "height": 64, "frames": 9},
+    "LTX2T_TrainLoRA": {"steps": 4, "rank": 2, "sample_every": 2, "sample_prompts": "ohwx --w 64 --h 64 --f 9 --s 2"},
+    "LTX2T_SampleLoRA": {"width": 64, "height": 64, "frames": 9, "steps": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, tiny, drawn_clip: Path):
+    base = tmp_path_factory.mktemp("comfyui")
+    for source, place in (
+        (tiny.checkpoint, "models/checkpoints/tiny.safetensors"),
+        (tiny.text_encoder, "models/text_encoders/gemma.safetensors"),
+        (drawn_clip, "input/ball/clip.mp4"),
+    ):
+        (base / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, base / place)
+    (base / "input/ball/clip.txt").write_text("a red ball bounces")
+    with ComfyServer(base) as running:
+        yield running
+
+
+@pytest.fixture
+def prompt(server):
+    """The twin with small numbers; `prompt(run_name, NodeId={...})` changes more."""
+
+    def small(run_name, **more):
+        twin = copy.deepcopy(json.loads(TWIN.read_text(encoding="utf-8")))
+        for node in twin.values():
+            kind = node["class_type"]
+            node["inputs"] |= SMALL.get(kind, {}) | more.get(kind, {})
+            if kind == "LTX2T_LoadTrainingClips":
+                node["inputs"] |= {"folder": "ball"}
+            if kind == "LTX2T_TrainLoRA":
+                node["inputs"] |= {"run_name": run_name}
+        return twin
+
+    return small
+
+
+def test_the_pack_loads_without_a_word_of_complaint(server):
+    log = server.log.read_text(errors="replace")
+    for sign in ("IMPORT FAILED", "Cannot import", "Error while calling comfy_entrypoint"):
+        assert sign not in log
+    for node in ("LoadBaseModel", "LoadTrainingClips", "PrepareDataset", "TrainLoRA", "SampleLoRA"):
+        assert f"LTX2T_{node}" in server.get(f"/object_info/LTX2T_{node}")
+
+
+def test_the_twin_trains_and_draws(server, prompt):
+    entry = server.run(prompt("first"))
+    output = server.base / "output"
+
+    name = "first.safetensors"
+    assert any(listed.endswith(name) for listed in server.get("/models/loras")), "the LoRA is not in ComfyUI's list"
+    (shown,) = [out["images"][0] for out in entry["outputs"].values() if "images" in out]
+    assert (output / shown["subfolder"] / shown["filename"]).stat().st_size > 500
+    (view,) = [out["ltx2_train"][0] for out in entry["outputs"].values() if "ltx2_train" in out]
+    assert (view["state"], view["step"]) == ("finished", 4)
+    rows = (output / "ltx2_runs/first/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [1, 2, 3, 4]
+    assert len(list((output / "ltx2_runs/first/samples").glob("*.mp4"))) == 3  # before the first step, then two
+
+    again = server.run(prompt("first"))
+    assert executed_nodes(again) == set(), "a second press has nothing to do"
+
+
+def test_a_finished_run_is_extended_by_raising_the_steps(server, prompt):
+    server.run(prompt("longer", LTX2T_TrainLoRA={"steps": 2, "sample_every": 0}))
+    server.run(prompt("longer", LTX2T_TrainLoRA={"steps": 3, "sample_every": 0}))
+    rows = (server.base / "output/ltx2_runs/longer/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [1, 2, 3]
+
+
+def test_an_interrupt_saves_and_the_next_press_goes_on(server, prompt):
+    long = prompt("stopped", LTX2T_TrainLoRA={"steps": 2000, "sample_every": 0})
+    metrics = server.base / "output/ltx2_runs/stopped/metrics.jsonl"
+    number = server.queue(long)
+    server.wait(lambda: metrics.exists() and metrics.read_text().count("\n") >= 3, 120, "three steps")
+    live = next(view for view in server.get("/ltx2_train/live").values() if view["title"] == "stopped")
+    assert (live["state"], live["stage"], live["total"]) == ("running", "train", 2000)
+    server.post("/interrupt", {})
+    entry = server.history(number)
+    assert messages_of(entry)[-1] == "execution_interrupted"
+
+    manifest = json.loads((metrics.parent / "manifest.json").read_text())
+    saved = manifest["step"]
+    assert manifest["status"] == "stopped"
+    assert saved >= 3
+    assert list((metrics.parent / "states").iterdir())
+
+    server.run(prompt("stopped", LTX2T_TrainLoRA={"steps": saved + 2, "sample_every": 0}))
+    steps = [json.loads(row)["step"] for row in metrics.read_text().splitlines()]
+    assert steps == list(range(1, saved + 3)), "no step is repeated, none is left out"
+
+
+def test_the_lora_goes_on_into_comfyui_s_own_nodes(server, prompt):
+    graph = prompt("onward", LTX2T_TrainLoRA={"steps": 1, "sample_every": 0})
+    train = next(key for key, node in graph.items() if node["class_type"] == "LTX2T_TrainLoRA")
+    draw = next(key for key, node in graph.items() if node["class_type"] == "LTX2T_SampleLoRA")
+    graph["90"] = {"class_type": "SaveLoRA", "inputs": {"lora": [train, 0], "prefix": "loras/onward"}}
+    graph["91"] = {
+        "class_type": "SaveVideo",
+        "inputs": {"video": [draw, 0], "filename_prefix": "drawn", "format": "auto", "codec": "auto"},
+    }
+    server.run(graph)
+    assert list((server.base / "output/loras").glob("onward*.safetensors"))
+    assert list((server.base / "output").glob("drawn*.mp4"))
+
+
+def test_a_mistake_is_told_in_one_plain_sentence(server, prompt):
+    wrong = prompt("wrong", LTX2T_LoadTrainingClips={"path": str(server.base / "nowhere")})
+    entry = server.history(server.queue(wrong))
+    assert entry["status"]["status_str"] == "error"
+    assert error_of(entry).startswith("The folder ")
+    assert "does not exist" in error_of(entry)

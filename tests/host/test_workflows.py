@@ -1,0 +1,102 @@
+"""The example workflows speak of nodes, widgets and sockets that exist, and their API twins say the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import fake_comfy
+import pytest
+
+FOLDER = Path(fake_comfy.ROOT) / "example_workflows"
+WORKFLOWS = sorted(FOLDER.glob("*.json"))
+WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+NOTES = {"Note", "MarkdownNote"}
+
+
+@pytest.fixture
+def schemas(nodes):
+    return {node.define_schema().node_id: node.define_schema() for node in nodes.NODES}
+
+
+def widgets_of(schema):
+    """Widgets in the order in which a workflow stores their values; a seed is followed by its control."""
+    for shown in schema.inputs:
+        if shown.io_type in WIDGET_TYPES:
+            yield shown.id, shown
+            if shown.options.get("control_after_generate"):
+                yield f"{shown.id}.control", None
+
+
+def values_of(node, schema):
+    ids = [name for name, _ in widgets_of(schema)]
+    assert len(node["widgets_values"]) == len(ids), (node["type"], ids)
+    return dict(zip(ids, node["widgets_values"], strict=True))
+
+
+def test_there_is_a_workflow_to_begin_with():
+    assert [path.name for path in WORKFLOWS][0] == "01_first_lora.json"
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_uses_our_nodes_alone_and_says_what_to_do(path, schemas):
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    types = [node["type"] for node in workflow["nodes"]]
+    assert set(types) - NOTES <= set(schemas)
+    assert any(kind in NOTES for kind in types)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_each_value_stands_in_its_widget(path, schemas):
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    for node in workflow["nodes"]:
+        if node["type"] in NOTES:
+            continue
+        schema = schemas[node["type"]]
+        values = values_of(node, schema)
+        for name, shown in widgets_of(schema):
+            value = values[name]
+            if shown is None:
+                assert value == "fixed", "a seed that changes would train anew at each press"
+            elif shown.io_type == "COMBO" and name not in ("checkpoint", "text_encoder"):
+                assert value in shown.options["options"], (node["type"], name)
+            elif shown.io_type in ("INT", "FLOAT"):
+                assert shown.min <= value <= shown.max, (node["type"], name)
+            elif shown.io_type == "BOOLEAN":
+                assert isinstance(value, bool), (node["type"], name)
+            elif shown.io_type == "STRING":
+                assert isinstance(value, str), (node["type"], name)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_links_join_sockets_of_one_type(path, schemas):
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    for number, source, source_slot, target, target_slot, kind in workflow["links"]:
+        out, into = nodes[source]["outputs"][source_slot], nodes[target]["inputs"][target_slot]
+        assert out["type"] == into["type"] == kind
+        assert number in out["links"]
+        assert into["link"] == number
+        assert schemas[nodes[source]["type"]].outputs[source_slot].io_type == kind
+        assert into["name"] in {shown.id for shown in schemas[nodes[target]["type"]].inputs}
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_the_api_twin_says_the_same_in_visible_widgets_alone(path, schemas):
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    twin = json.loads((FOLDER / "api" / path.name).read_text(encoding="utf-8"))
+    origin = {number: (str(source), slot) for number, source, slot, *_ in workflow["links"]}
+    ours = {str(node["id"]): node for node in workflow["nodes"] if node["type"] not in NOTES}
+    assert set(twin) == set(ours)
+    for number, node in ours.items():
+        schema = schemas[node["type"]]
+        stored = values_of(node, schema)
+        expected = {
+            name: stored[name] for name, shown in widgets_of(schema) if shown and not shown.options.get("advanced")
+        }
+        expected |= {slot["name"]: list(origin[slot["link"]]) for slot in node["inputs"] if slot["link"] is not None}
+        assert twin[number]["inputs"] == expected
+        assert twin[number]["class_type"] == node["type"]
+        for name, shown in widgets_of(schema):
+            if shown and shown.options.get("advanced"):
+                assert stored[name] == shown.default, f"{name} would differ between page and API"
