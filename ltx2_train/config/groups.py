@@ -303,7 +303,7 @@ class SampleSettings(Settings):
         json_schema_extra={"advanced": True},
     )
     tiles: TileSettings = Field(
-        TileSettings(spatial_tile=512, temporal_tile=64),
+        TileSettings(spatial_tile=512, chunk_size=32),
         description="Tiles of the decoder, which bound its memory.",
         json_schema_extra={"advanced": True},
     )

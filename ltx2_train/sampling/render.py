@@ -141,7 +141,7 @@ class Renderer:
                         "guidance": prompt.guidance,
                         **info,
                     }
-                    frames = decode_frames(vae, latents[None].to(weight.device, weight.dtype), self.settings.tiles)
+                    frames = decode_frames(vae, latents[None].to(weight.device), self.settings.tiles)
                     path = name(index, prompt)
                     if prompt.shape.frames == 1:
                         path = write_image(path.with_name(path.name + ".png"), next(_single(frames)), about)

@@ -97,7 +97,7 @@ def test_the_real_model_steps_as_ltx_core_does(version, tiny, tiny20):
     shape = LatentShape(3, 2, 4)
     generator = torch.Generator().manual_seed(2)
     noise = torch.randn(1, 128, 3, 2, 4, generator=generator)
-    width = ours.config.context_width
+    width = ours.config.cross_attention_dim if version == "2.3" else ours.config.caption_channels
     context = torch.randn(1, 16, width, generator=generator)
     sigmas = torch.tensor([0.8, 0.6])
     mine = denoise(ours, noise, sigmas, context, fps=25.0)
