@@ -28,6 +28,8 @@ from .images import IMAGE_SUFFIXES, image_header, read_image
 VIDEO_SUFFIXES = frozenset((".mp4", ".webm", ".avi", ".mkv", ".mov", ".flv", ".wmv", ".m4v", ".mpg", ".mpeg"))
 # Containers whose timestamps do not follow the order of presentation; their frames are counted instead.
 COUNTED_FORMATS = frozenset(("avi",))
+# Containers whose header states a duration; elsewhere it is guessed from the bit rate.
+TIMED_FORMATS = frozenset(("mov", "mp4", "matroska", "webm", "avi", "flv", "asf"))
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # RGB has no matrix, but older PyAV looks at the file's one (BT.709, ...) only if another is named for the result, and
 # then takes the range for the narrow one unless told.
@@ -243,23 +245,25 @@ def _probe_video(path: Path, container: Any, stream: Any) -> MediaInfo:
             continue
         if packet.pts is not None:
             ends.append(float((packet.pts + (packet.duration or 0)) * packet.time_base))
-        if packet.stream is not stream or packet.is_discard:
+        if packet.stream is not stream:
+            continue
+        if first_key is None and packet.is_keyframe:
+            first_key, waiting = packet.pts, packets
+        if packet.is_discard:  # trimmed away by an edit list; decoded for the sake of others, but never shown
             continue
         packets += 1
-        if first_key is None and packet.is_keyframe:
-            first_key, waiting = packet.pts, packets - 1
         if packet.pts is None:
             missing_stamp = True
         else:
             stamps.append(packet.pts)
     if first is None:
         raise DataError(f"{path}: not one frame can be decoded. Export it again or remove it.", path)
-    _refuse_truncated(path, container, stream, packets, max(ends))
+    _refuse_truncated(path, container, max(ends))
 
     # A clip that was cut without re-encoding begins with frames that need a key frame before them; none comes out.
     stamps = sorted(stamp for stamp in stamps if first_key is None or stamp >= first_key)
     packets = packets - waiting if missing_stamp else len(stamps)
-    counted = missing_stamp or len(set(stamps)) < packets or _is_counted(container)
+    counted = missing_stamp or len(set(stamps)) < packets or _is_one_of(container, COUNTED_FORMATS)
     rate = _rate(stream, stamps)
     times = [i / rate for i in range(packets)] if counted else [float(s * stream.time_base) for s in stamps]
     step = float(np.median(np.diff(times))) if packets > 1 else 1.0 / rate
@@ -296,21 +300,21 @@ def _remarks(frame: Any, has_alpha: bool) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _refuse_truncated(path: Path, container: Any, stream: Any, packets: int, end: float) -> None:
-    declared = stream.frames
-    promised = (container.duration or 0) / 1_000_000 + (container.start_time or 0) / 1_000_000
-    short_of_frames = declared and packets < declared - max(2, 0.02 * declared)
-    short_of_time = promised and end < promised - max(MISSING_END_SECONDS, 0.05 * promised)
-    if short_of_frames or short_of_time:
-        what = f"{packets} of {declared} frames" if short_of_frames else f"{end:.1f} of {promised:.1f} seconds"
+def _refuse_truncated(path: Path, container: Any, end: float) -> None:
+    # The number of frames in the header is no measure: a clip trimmed on a phone still counts what was cut away.
+    if not _is_one_of(container, TIMED_FORMATS):
+        return
+    promised = (container.duration or 0) / 1_000_000 + max(0, container.start_time or 0) / 1_000_000
+    if end < promised - max(MISSING_END_SECONDS, 0.05 * promised):
         raise DataError(
-            f"{path} is cut short: it holds {what}. Copy or export it again, or remove it.",
+            f"{path} is cut short: it holds {end:.1f} of {promised:.1f} seconds. "
+            "Copy or export it again, or remove it.",
             path,
         )
 
 
-def _is_counted(container: Any) -> bool:
-    return bool(COUNTED_FORMATS & set(container.format.name.split(",")))
+def _is_one_of(container: Any, formats: frozenset[str]) -> bool:
+    return bool(formats & set(container.format.name.split(",")))
 
 
 def _rate(stream: Any, stamps: Sequence[int]) -> float:

@@ -305,24 +305,34 @@ def test_pixel_aspect_of_written_clip(tmp_path):
     assert (probe_media(path).width, probe_media(path).height) == (85, 48)
 
 
-def _without_first_packets(source, target, count):
+def _copied(source, target, first=0, earlier=0.0):
+    """Copy the packets of `source` from number `first` on, with times `earlier` by that many seconds."""
     import av
 
     if int(av.__version__.split(".")[0]) < 15:
-        pytest.skip("this PyAV empties packets that are muxed while they are read")
-    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        pytest.skip("this PyAV writes copied packets empty")
+    with av.open(str(source)) as old, av.open(str(target), "w", options={"avoid_negative_ts": "disabled"}) as new:
         stream = old.streams.video[0]
         copy = new.add_stream_from_template(stream)
-        for number, packet in enumerate(old.demux(stream)):
-            if packet.size and number >= count:
-                packet.stream = copy
-                new.mux(packet)
+        shift = round(earlier / stream.time_base)
+        for packet in [packet for packet in old.demux(stream) if packet.size][first:]:
+            packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, copy
+            new.mux(packet)
     return target
+
+
+def test_what_a_phone_trimmed_away_is_not_shown(tmp_path):
+    whole = write_video(tmp_path / "whole.mp4", grey_levels(24), options={"g": "8", "preset": "medium", "bf": "2"})
+    # Times below zero are stored with an edit list that hides them.
+    path = _copied(whole, tmp_path / "trimmed.mp4", earlier=5 / 25)
+    info = probe_media(path)
+    assert info.frames == 19
+    assert numbers(read_frames(info)) == list(range(5, 24))
 
 
 def test_a_clip_cut_without_reencoding_begins_at_its_first_key_frame(tmp_path):
     whole = write_video(tmp_path / "whole.mp4", grey_levels(24), options={"g": "8", "preset": "medium", "bf": "2"})
-    path = _without_first_packets(whole, tmp_path / "cut.mp4", 3)
+    path = _copied(whole, tmp_path / "cut.mp4", first=3)
     info = probe_media(path)
     assert info.frames == 16
     assert numbers(read_frames(info)) == list(range(8, 24))
