@@ -28,7 +28,7 @@ from .images import IMAGE_SUFFIXES, image_header, read_image
 VIDEO_SUFFIXES = frozenset((".mp4", ".webm", ".avi", ".mkv", ".mov", ".flv", ".wmv", ".m4v", ".mpg", ".mpeg"))
 # Containers whose timestamps do not follow the order of presentation; their frames are counted instead.
 COUNTED_FORMATS = frozenset(("avi",))
-# Containers whose header states a duration; elsewhere it is guessed from the bit rate.
+# Containers with a header that states the duration, and an index; elsewhere both are guessed from the bit rate.
 TIMED_FORMATS = frozenset(("mov", "mp4", "matroska", "webm", "avi", "flv", "asf"))
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # RGB has no matrix, but older PyAV looks at the file's one (BT.709, ...) only if another is named for the result, and
@@ -37,6 +37,7 @@ RGB_MATRIX = "itu601"
 FULL_RANGE = 2
 OVER_BLACK = "has transparency; it is laid over black"
 HDR_TRANSFERS = (16, 18)  # PQ and HLG, by their numbers in H.273
+REORDERED = 17
 MISSING_SHARE = 0.1
 MISSING_END_SECONDS = 0.5
 
@@ -59,6 +60,7 @@ class MediaInfo:
     remarks: tuple[str, ...] = ()  # what a user should know: "is interlaced; ..."
     times: tuple[float, ...] = field(default=(0.0,), repr=False)
     stamps: tuple[int, ...] | None = field(default=None, repr=False)  # None: frames are found by counting
+    seekable: bool = False
 
 
 def probe_media(path: Path | str) -> MediaInfo:
@@ -92,43 +94,49 @@ def read_frames(
     if info.kind == "image":
         return np.repeat(read_image(info.path, size)[None], len(picks), axis=0)
     clip = np.empty((len(picks), size[1], size[0], 3), np.uint8)
-    with _opened(info.path) as (container, stream):
-        _fill(clip, info, picks, container, stream)
+    exact = 0
+    if info.seekable and info.times[picks[0]] - info.times[0] > 1.0:
+        with _opened(info.path) as (container, stream):
+            # Files are searched by the time of decoding, which runs ahead of the time shown by as much as reordering.
+            before = info.stamps[max(0, picks[0] - REORDERED)] if info.stamps else 0
+            container.seek(before, stream=stream, backward=True, any_frame=False)
+            exact = _fill(clip, info, picks, container, stream)
+    if exact < len(picks):  # not sought, or what was found there is not all of it: from the start
+        with _opened(info.path) as (container, stream):
+            exact = _fill(clip, info, picks, container, stream)
+    if len(picks) - exact > max(1, MISSING_SHARE * len(picks)):
+        raise DataError(
+            f"{info.path}: only {exact} of {len(picks)} frames from {info.times[picks[0]]:.2f} s on can be decoded. "
+            "The file is damaged or cut short; export it again or remove it.",
+            info.path,
+        )
     return clip
 
 
-def _fill(clip: np.ndarray, info: MediaInfo, picks: Sequence[int], container: Any, stream: Any) -> None:
+def _fill(clip: np.ndarray, info: MediaInfo, picks: Sequence[int], container: Any, stream: Any) -> int:
+    """Fill `clip` and return how many of its frames are the ones that were picked.
+
+    A frame that the decoder left out is replaced by the next one, or the last where there is none.
+    """
     convert = _Converter((info.width, info.height), (clip.shape[2], clip.shape[1]), info.rotation, info.has_alpha)
-    counted = info.stamps is None
-    wanted = list(picks) if counted else [info.stamps[pick] for pick in picks]
-    if not counted and info.times[picks[0]] - info.times[0] > 1.0:
-        container.seek(wanted[0], stream=stream, backward=True, any_frame=False)
-    done = substituted = 0
+    wanted = list(picks) if info.stamps is None else [info.stamps[pick] for pick in picks]
+    done = exact = 0
     for index, frame in enumerate(_decoded(container, stream, info.has_alpha)):
-        at = index if counted else frame.pts
+        at = index if info.stamps is None else frame.pts
         if at is None or at < wanted[done]:
             continue
-        # A frame that the decoder left out (a clip cut without re-encoding begins with some) is replaced by the next.
-        substituted += at != wanted[done]
         convert(frame, clip[done])
-        done += 1
+        first = done
         while done < len(wanted) and wanted[done] <= at:
-            substituted += wanted[done] != at
-            clip[done] = clip[done - 1]
+            exact += wanted[done] == at
+            if done > first:
+                clip[done] = clip[first]
             done += 1
         if done == len(wanted):
             break
-    if done and len(wanted) - done <= max(1, MISSING_SHARE * len(wanted)):
-        substituted += len(wanted) - done
+    if done:
         clip[done:] = clip[done - 1]
-        done = len(wanted)
-    if done < len(wanted) or substituted > max(1, MISSING_SHARE * len(wanted)):
-        raise DataError(
-            f"{info.path}: only {done - substituted if done == len(wanted) else done} of {len(wanted)} frames from "
-            f"{info.times[picks[0]]:.2f} s on can be decoded. The file is damaged or cut short; "
-            "export it again or remove it.",
-            info.path,
-        )
+    return exact
 
 
 class _Converter:
@@ -288,6 +296,7 @@ def _probe_video(path: Path, container: Any, stream: Any) -> MediaInfo:
         remarks=_remarks(first, has_alpha),
         times=tuple(times),
         stamps=None if counted else tuple(stamps),
+        seekable=not counted and _is_one_of(container, TIMED_FORMATS),
     )
 
 

@@ -40,13 +40,24 @@ def test_every_frame_in_order_of_presentation(tmp_path, name, codec):
     assert numbers(read_frames(info)) == list(range(25))
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
-def test_picks_in_the_middle_are_those_of_a_full_decode(tmp_path, name):
-    path = write_video(tmp_path / name, moving_square(80, 64, 48), options={"g": "10", "bf": "2", "preset": "medium"})
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("a.mp4", "libx264", {"g": "10", "bf": "3", "preset": "medium"}),
+        ("a.mkv", "libx264", {"g": "10", "bf": "3", "preset": "medium"}),
+        ("open.mov", "libx264", {"g": "30", "bf": "3", "preset": "medium", "x264-params": "open-gop=1"}),
+        ("a.mpg", "mpeg2video", {"g": "12", "bf": "2"}),
+        ("a.avi", "mpeg4", {"g": "12", "bf": "2"}),
+        ("a.wmv", "wmv2", {"g": "12"}),
+    ],
+)
+def test_picks_anywhere_are_those_of_a_full_decode(tmp_path, name, codec, options):
+    path = write_video(tmp_path / name, moving_square(70, 64, 48), codec=codec, options=options)
     info = probe_media(path)
     everything = read_frames(info)
-    picks = [43, 43, 44, 47, 52, 53]
-    np.testing.assert_array_equal(read_frames(info, picks), everything[picks])
+    for start in range(28, 66):
+        picks = [start, start, start + 1, start + 4]
+        np.testing.assert_array_equal(read_frames(info, picks), everything[picks])
 
 
 def test_head_stops_decoding_when_it_has_enough(tmp_path, monkeypatch):
@@ -80,7 +91,7 @@ def test_a_seek_avoids_decoding_what_comes_before(tmp_path, monkeypatch):
 
     monkeypatch.setattr(media, "_decoded", counting)
     read_frames(info, [185, 186])
-    assert len(seen) <= 12
+    assert len(seen) < 50
 
 
 def test_cover_then_centre_crop(tmp_path):
