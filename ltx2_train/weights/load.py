@@ -215,7 +215,11 @@ def _arrive(file: TensorFile, name: str, device: torch.device, dtype: torch.dtyp
         tensor = tensor.float()
         if scale is not None:
             factor = file.read(scale, device).float()
-            # one scale for all, or one a row
+            if factor.numel() not in (1, tensor.shape[0]):
+                raise CheckpointError(
+                    f"{file.path.name} stores {name} with {factor.numel()} scales for {tensor.shape[0]} rows, a block "
+                    "format this program cannot read. Use the bf16 checkpoint, or fp8 with one scale a tensor."
+                )
             rows = factor.numel() > 1
             tensor = tensor.mul_(factor.reshape(-1, *[1] * (tensor.ndim - 1)) if rows else factor.reshape(()))
     return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor

@@ -18,6 +18,7 @@ from ltx2_train.weights.load import (
     load_vocoder,
     materialise,
 )
+from ltx2_train.weights.probe import probe
 from ltx2_train.weights.reader import TensorFile
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -108,6 +109,30 @@ def test_fp8_weights_are_multiplied_by_their_scale(tmp_path, rows, ending):
         materialise(module, file, "p.", "toy", torch.float32)
     assert torch.allclose(module.body[0].weight, weight, atol=float(weight.abs().max()) * 0.07)
     assert torch.equal(module.body[0].weight, packed.float() * (scale[:, None] if rows else scale))
+
+
+def test_block_scales_are_refused(tmp_path):
+    tensors = {f"p.{name}": torch.zeros(tensor.shape) for name, tensor in Toy().state_dict().items()}
+    tensors |= {"p.body.0.weight": torch.zeros(6, 4).to(torch.float8_e4m3fn), "p.body.0.weight_scale": torch.ones(3)}
+    save_file(tensors, tmp_path / "f.safetensors")
+    with TensorFile(tmp_path / "f.safetensors") as file, pytest.raises(CheckpointError, match="3 scales for 6 rows"):
+        materialise(meta(), file, "p.", "toy", torch.float32)
+
+
+def test_an_fp8_checkpoint_becomes_the_model_it_was_made_from(contents, tiny, tmp_path):
+    tensors = dict(contents[0])
+    for name, tensor in contents[0].items():
+        if ".transformer_blocks." in name and name.endswith(".weight") and tensor.ndim == 2:
+            scale = tensor.float().abs().max() / 448
+            tensors[name] = (tensor.float() / scale).to(torch.float8_e4m3fn)
+            tensors[f"{name}_scale"] = scale
+            tensors[name.replace(".weight", ".input_scale")] = torch.tensor(1.0)
+    save_file(tensors, tmp_path / "fp8.safetensors", metadata=contents[1])
+    assert probe(tmp_path / "fp8.safetensors").precision == "fp8_e4m3_scaled"
+    packed = load_transformer(tmp_path / "fp8.safetensors", "av", torch.float32).state_dict()
+    plain = load_transformer(tiny.checkpoint, "av", torch.float32).state_dict()
+    for name, tensor in plain.items():
+        assert (packed[name] - tensor).norm() <= 0.05 * tensor.norm(), name
 
 
 def test_missing_extra_and_misshapen_tensors_are_listed(toy, tmp_path):
@@ -234,6 +259,7 @@ PEAK = """
 import sys, torch
 sys.path.insert(0, sys.argv[2])
 from ltx2_train.weights.load import materialise
+from ltx2_train.weights.probe import probe
 from ltx2_train.weights.reader import TensorFile
 
 def resident(key):
