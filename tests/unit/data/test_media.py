@@ -202,6 +202,20 @@ def test_colours_follow_the_matrix_of_the_file(tmp_path, matrix):
     np.testing.assert_allclose(read_frames(path).astype(int), clip, atol=4)
 
 
+@pytest.mark.parametrize("size", [(64, 64), (32, 32), (128, 128)])
+def test_colours_are_exact_at_every_size(tmp_path, size):
+    # 8-bit limited range stores about 1.16 levels a step, so half of that and a rounding is what may differ.
+    path = write_video(tmp_path / "a.mkv", _patches(), codec="ffv1", pixel_format="yuv420p")
+    error = read_frames(path, size=size)[:, size[1] // 2, size[0] // 2].astype(float) - _patches()[:, 32, 32]
+    assert abs(error.mean()) < 0.3, "no darker and no lighter"
+    assert np.abs(error).max() < 3
+
+
+def _patches() -> np.ndarray:
+    colours = np.random.default_rng(0).integers(40, 220, (30, 1, 1, 3), dtype=np.uint8)
+    return np.broadcast_to(colours, (30, 64, 64, 3)).copy()
+
+
 def test_truncated_file_is_named(tmp_path):
     path = truncate(write_video(tmp_path / "cut.mp4", moving_square(60, 96, 64)), 0.5)
     with pytest.raises(DataError, match="cut.mp4") as caught:
