@@ -182,8 +182,8 @@ def require_trainable(
         raise CheckpointError("\n".join(info.problems))
     if expected_version != "auto" and expected_version != info.version and check != "off":
         text = (
-            f"{info.path.name} is LTX-{info.version}, but ltx_version says {expected_version}. "
-            f'Set ltx_version to "auto" or "{info.version}", or choose an LTX-{expected_version} checkpoint.'
+            f"{info.path.name} is LTX-{info.version}, but model.version says {expected_version}. "
+            f'Set model.version to "auto" or "{info.version}", or choose an LTX-{expected_version} checkpoint.'
         )
         if check == "error":
             raise CheckpointError(text)
