@@ -98,6 +98,10 @@ class CheckpointInfo:
             lines["note"] = " ".join(self.warnings)
         return lines
 
+    def text(self) -> str:
+        """`fit` as lines for a terminal."""
+        return "\n".join(f"{name:<9} {line}" for name, line in self.fit.items())
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON, with `trainable` and `fit`."""
         value = asdict(self)
@@ -116,7 +120,7 @@ def probe(path: Path | str) -> CheckpointInfo:
             precision="gguf",
             problems=[
                 f"{path.name} is a GGUF file; its weights are packed for inference and cannot be trained on. "
-                "Use the bf16 or fp8 .safetensors checkpoint; the quantization setting makes it small in memory."
+                "Use the bf16 or fp8 .safetensors checkpoint."
             ],
         )
     with TensorFile(path) as file:
@@ -222,8 +226,7 @@ def _judge(
         )
     if precision in ("nvfp4", "mxfp8", "4-bit"):
         problems.append(
-            f"{name} is stored as {precision}, which this program cannot read. Use the bf16 or fp8 checkpoint; the "
-            "quantization setting makes it small in memory."
+            f"{name} is stored as {precision}, which this program cannot read. Use the bf16 or fp8 checkpoint."
         )
     if distilled:
         warnings.append(

@@ -214,7 +214,10 @@ def test_probe_says_what_a_file_is(tiny, capsys):
     assert main(["probe", str(tiny.checkpoint), "--json"]) == 0
     info = json.loads(capsys.readouterr().out)
     assert info["version"] == "2.3"
+    assert main(["probe", str(tiny.checkpoint)]) == 0
+    assert "LTX-2.3" in capsys.readouterr().out
     assert main(["probe", str(tiny.text_encoder)]) == 1
+    assert "text encoder" in capsys.readouterr().out
 
 
 def test_usage_errors_exit_with_2(capsys):
