@@ -205,7 +205,11 @@ class PrepareDataset(io.ComfyNode):
             finally:
                 events.close()
             summary = report.summary()
-            events.finish("finished", summary)
+            parts = (f"{part.kind}: {part.made} made, {part.kept} kept" for part in (report.latents, report.text))
+            failed = len(report.latents.failed) + len(report.text.failed) + len(report.left_out)
+            events.finish(
+                "finished", " | ".join([*parts, *([f"{failed} not usable, see the summary"] if failed else [])])
+            )
             _made[str(cls.hidden.unique_id)] = config
             return io.NodeOutput(handles.PreparedDataset(config, tables, summary), summary)
 

@@ -238,7 +238,7 @@ class ComfyEvents(Events):
 
     def message(self, text: str, level: str = "info") -> None:
         logger.log(logging.WARNING if level == "warning" else logging.INFO, "%s", text)
-        self.view.message = text
+        self.view.say(text, level == "warning")
         self._show(now=level == "warning")
 
     def finish(self, state: str, text: str) -> None:

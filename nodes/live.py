@@ -33,6 +33,7 @@ class LiveView:
         self.done = 0
         self.total: int | None = None
         self.message = ""
+        self.warned = False
         self.metrics: dict[str, Any] = {}
         self.memory: dict[str, Any] = {}
         self.sample: dict[str, Any] | None = None
@@ -52,6 +53,13 @@ class LiveView:
 
     def begin(self, stage: str, total: int | None) -> None:
         self.stage, self.total, self.done, self.text = stage, total, 0, ""
+        if not self.warned:  # a warning stays in view to the end
+            self.message = ""
+
+    def say(self, text: str, warning: bool = False) -> None:
+        """Show a sentence: a warning in place of anything, anything else unless there is a warning."""
+        if warning or not self.warned:
+            self.message, self.warned = text, warning
 
     def progress(self, done: int, total: int, text: str = "") -> None:
         self.done, self.total, self.text = done, total, text

@@ -117,7 +117,7 @@ class TrainLoRA(io.ComfyNode):
                 raise
             finally:
                 events.close()
-            events.finish("finished", result.summary)
+            events.finish("finished", "The LoRA is in ComfyUI's loras folder. Raise steps to extend.")
             _finished.add(result.folder)
             finished = handles.FinishedRun(result.folder, result.lora, result.step, tables)
             return io.NodeOutput(

@@ -32,7 +32,6 @@ async function feedAll() {
 const folds = new Map() // node -> whether its advanced widgets are folded
 
 function addFold(node) {
-  if (!node.widgets?.some((widget) => widget.options?.advanced)) return
   const toggle = () => {
     folds.set(node, !folds.get(node))
     applyFold(node)
@@ -41,17 +40,19 @@ function addFold(node) {
   button.serialize = false
   folds.set(node, true)
   onRemoved(node, () => folds.delete(node))
-  applyFold(node)
+}
+
+function hideAdvanced(node, hidden) {
+  for (const widget of node.widgets) if (widget.options?.advanced) widget.hidden = hidden
 }
 
 function applyFold(node) {
-  const classic = !window.LiteGraph.vueNodesMode
   const folded = folds.get(node)
-  for (const widget of node.widgets) {
-    if (widget.options?.advanced) widget.hidden = classic && folded
-    if (widget.name === "settings") widget.label = folded ? "show advanced settings" : "hide advanced settings"
-  }
-  if (classic) fit(node)
+  hideAdvanced(node, folded)
+  fit(node) // in both kinds of node the folded size is the one to begin with
+  if (window.LiteGraph.vueNodesMode) hideAdvanced(node, false)
+  const button = node.widgets.find((widget) => widget.name === "settings")
+  button.label = folded ? "show advanced settings" : "hide advanced settings"
 }
 
 function onRemoved(node, forget) {
@@ -62,9 +63,46 @@ function onRemoved(node, forget) {
   }
 }
 
-function fit(node, least = 0) {
+function fit(node) {
   const [width, height] = node.computeSize()
+  const least = views.has(node) ? 380 : 300
   node.setSize([Math.max(width, least, node.size[0]), height + (views.has(node) ? 8 : 0)])
+  node.setDirtyCanvas(true, true)
+}
+
+function addView(node) {
+  const view = new LiveView({
+    addressOf: (file) => api.apiURL(viewQuery(file)),
+    stop: () => api.interrupt(),
+  })
+  const widget = node.addDOMWidget("live", "ltx2_train_live", view.element, {
+    serialize: false,
+    hideOnZoom: false,
+    getMinHeight: () => HEIGHT,
+  })
+  widget.serialize = false
+  views.set(node, view)
+  onRemoved(node, () => {
+    views.delete(node)
+    view.remove()
+  })
+}
+
+function afterExecuted(node) {
+  const executed = node.onExecuted
+  node.onExecuted = function (output) {
+    const state = output?.ltx2_train?.[0]
+    if (state) views.get(node)?.show(state)
+    const result = executed?.apply(this, arguments)
+    // a preview gets its size once it is loaded, and would hang out of a classic node
+    if (output?.images && !window.LiteGraph.vueNodesMode) for (const wait of [300, 1500]) setTimeout(() => grow(node), wait)
+    return result
+  }
+}
+
+function grow(node) {
+  const [, height] = node.computeSize()
+  if (height > node.size[1]) node.setSize([node.size[0], height])
   node.setDirtyCanvas(true, true)
 }
 
@@ -73,7 +111,11 @@ app.registerExtension({
 
   setup() {
     api.addEventListener("ltx2_train.step", (event) => feed(event.detail))
-    app.ui.settings.addEventListener("Comfy.VueNodes.Enabled.change", () => setTimeout(() => [...folds.keys()].forEach(applyFold)))
+    app.ui.settings.addEventListener("Comfy.VueNodes.Enabled.change", () =>
+      setTimeout(() => {
+        for (const [node, folded] of folds) hideAdvanced(node, folded && !window.LiteGraph.vueNodesMode)
+      })
+    )
     for (const name of ["execution_start", "reconnected"]) api.addEventListener(name, feedAll)
     for (const name of ["execution_interrupted", "execution_error"]) {
       api.addEventListener(name, (event) => {
@@ -90,29 +132,9 @@ app.registerExtension({
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith(OURS)) return
     addFold(node)
-    if (node.comfyClass !== NODE) return fit(node, 300)
-    const view = new LiveView({
-      addressOf: (file) => api.apiURL(viewQuery(file)),
-      stop: () => api.interrupt(),
-    })
-    const widget = node.addDOMWidget("live", "ltx2_train_live", view.element, {
-      serialize: false,
-      hideOnZoom: false,
-      getMinHeight: () => HEIGHT,
-    })
-    widget.serialize = false
-    views.set(node, view)
-    onRemoved(node, () => {
-      views.delete(node)
-      view.remove()
-    })
-    const executed = node.onExecuted
-    node.onExecuted = function (output) {
-      const state = output?.ltx2_train?.[0]
-      if (state) view.show(state)
-      return executed?.apply(this, arguments)
-    }
-    fit(node, 380) // the widget came after the size was set: it would hang out of the node until the next resize
+    if (node.comfyClass === NODE) addView(node)
+    afterExecuted(node)
+    applyFold(node)
   },
 
   afterConfigureGraph() {

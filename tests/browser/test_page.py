@@ -1,0 +1,165 @@
+"""The first workflow in the real page, with classic nodes and with Nodes 2.0."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from comfy_server import ROOT
+
+WORKFLOW = (ROOT / "example_workflows" / "01_first_lora.json").read_text(encoding="utf-8")
+SMALL = {
+    "LTX2T_LoadBaseModel": {"precision": "fp32"},
+    "LTX2T_LoadTrainingClips": {"folder": "ball"},
+    "LTX2T_PrepareDataset": {"width": 64, "height": 64, "frames": 9},
+    "LTX2T_TrainLoRA": {"rank": 2, "sample_prompts": "ohwx --w 64 --h 64 --f 9 --s 2"},
+    "LTX2T_SampleLoRA": {"width": 64, "height": 64, "frames": 9, "steps": 2},
+}
+SET = """(values) => {
+  for (const node of app.graph.nodes)
+    for (const [name, value] of Object.entries(values[node.type] ?? {}))
+      node.widgets.find((widget) => widget.name === name).value = value
+}"""
+# how many pixels of the chart have the colour of the line
+INK = """() => {
+  const canvas = document.querySelector(".ltx2-live canvas")
+  const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data
+  let count = 0
+  for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 200 && data[i + 2] > data[i] + 60) count++
+  return count
+}"""
+
+
+@pytest.fixture
+def opened(page):
+    page.evaluate("async (text) => await app.loadGraphData(JSON.parse(text))", WORKFLOW)
+    page.locator(".ltx2-live").wait_for()
+    page.evaluate(
+        "() => { app.canvas.ds.scale = 0.9; app.canvas.ds.offset = [60, 60]; app.canvas.setDirty(true, true) }"
+    )
+    page.wait_for_timeout(500)
+    return page
+
+
+def run(page, **train):
+    page.evaluate(SET, {**SMALL, "LTX2T_TrainLoRA": {**SMALL["LTX2T_TrainLoRA"], **train}})
+    page.evaluate("() => app.queuePrompt(0, 1)")
+
+
+def state(page):
+    return page.locator(".ltx2-live").get_attribute("data-state")
+
+
+def wait_for_state(page, wanted, seconds=240):
+    page.wait_for_function(
+        "(wanted) => document.querySelector('.ltx2-live')?.dataset.state === wanted", arg=wanted, timeout=seconds * 1000
+    )
+
+
+def test_the_workflow_opens_whole_and_comes_out_as_its_twin(opened):
+    types = opened.evaluate("() => app.graph.nodes.map((node) => node.type)")
+    assert sorted(types) == sorted(node["type"] for node in json.loads(WORKFLOW)["nodes"])
+    assert (
+        opened.evaluate("() => app.graph.nodes.filter((node) => node.has_errors || !node.widgets?.length).length") == 0
+    )
+
+    prompt = opened.evaluate("async () => (await app.graphToPrompt()).output")
+    twin = json.loads((ROOT / "example_workflows/api/01_first_lora.json").read_text(encoding="utf-8"))
+    for number, node in twin.items():
+        assert prompt[number]["inputs"].items() >= node["inputs"].items()
+    saved = opened.evaluate("() => app.graph.serialize()")
+    stored = {node["id"]: node["widgets_values"] for node in json.loads(WORKFLOW)["nodes"]}
+    assert {node["id"]: node["widgets_values"] for node in saved["nodes"]} == stored, "our own widgets are not stored"
+
+
+def test_the_live_view_lies_inside_its_node(opened):
+    assert state(opened) == "idle"
+    inside = opened.evaluate("""() => {
+      const node = app.graph.nodes.find((node) => node.type === "LTX2T_TrainLoRA")
+      const box = document.querySelector(".ltx2-live").getBoundingClientRect()
+      const scale = app.canvas.ds.scale
+      const [x, y] = app.canvas.ds.convertOffsetToCanvas(node.pos)
+      const slack = 12
+      const frame = document.querySelector(`[data-node-id="${node.id}"]`)?.getBoundingClientRect()
+      const bottom = frame ? frame.bottom : app.canvas.canvas.getBoundingClientRect().top + y + node.size[1] * scale
+      return { fits: box.bottom <= bottom + slack, width: box.width, height: box.height }
+    }""")
+    assert inside["fits"], inside
+    assert inside["width"] > 250
+    assert inside["height"] > 150
+
+
+def test_advanced_widgets_are_folded_at_first(opened):
+    if opened.renderer == "classic":
+        hidden = (
+            "() => app.graph.nodes.find((n) => n.type === 'LTX2T_TrainLoRA').widgets.filter((w) => w.hidden).length"
+        )
+        assert opened.evaluate(hidden) > 10
+        opened.evaluate("""() => {
+          const node = app.graph.nodes.find((n) => n.type === "LTX2T_TrainLoRA")
+          node.widgets.find((widget) => widget.name === "settings").callback()
+        }""")
+        assert opened.evaluate(hidden) == 0
+    else:
+        node = opened.locator("[data-node-id='5']")
+        assert node.get_by_text("save_every").count() == 0
+        node.get_by_text("Show advanced inputs").click()
+        node.get_by_text("save_every").first.wait_for()
+
+
+def test_a_run_is_shown_as_it_goes_and_after_a_reload(opened, tmp_path):
+    name = f"page_{opened.renderer.replace(' ', '_').replace('.', '')}"
+    run(opened, run_name=name, steps=6, sample_every=3)
+    wait_for_state(opened, "running")
+    wait_for_state(opened, "finished")
+    view = opened.locator(".ltx2-live")
+    assert "step 6" in view.inner_text()
+    assert "loss" in view.inner_text()
+    assert opened.evaluate(INK) > 100, "no curve"
+    opened.wait_for_function("() => document.querySelector('.ltx2-live video')?.readyState >= 2")
+    opened.wait_for_function("() => !app.ui.lastQueueSize", timeout=120_000)
+    opened.wait_for_timeout(1500)
+    picture = tmp_path / f"{name}.png"
+    opened.screenshot(path=picture)
+    assert picture.stat().st_size > 20_000
+
+    graph = opened.evaluate("() => JSON.stringify(app.graph.serialize())")
+    opened.reload()
+    opened.wait_for_function("() => window.app?.graph && window.LiteGraph?.registered_node_types['LTX2T_TrainLoRA']")
+    opened.evaluate("async (text) => await app.loadGraphData(JSON.parse(text))", graph)
+    wait_for_state(opened, "finished", 20)
+    assert "step 6" in opened.locator(".ltx2-live").inner_text()
+
+
+def test_stop_and_save_in_the_node_saves_and_stops(opened, server):
+    name = f"stop_{opened.renderer.replace(' ', '_').replace('.', '')}"
+    run(opened, run_name=name, steps=5000, sample_every=0)
+    opened.wait_for_function(
+        "() => /step [3-9]/.test(document.querySelector('.ltx2-live')?.innerText)", timeout=240_000
+    )
+    opened.get_by_text("Stop and save").click()
+    wait_for_state(opened, "stopped", 60)
+    manifest = json.loads((server.base / "output/ltx2_runs" / name / "manifest.json").read_text())
+    assert manifest["status"] == "stopped"
+    assert manifest["step"] >= 3
+
+
+def test_another_workflow_with_the_same_node_numbers_stays_untouched(opened, server):
+    name = f"elsewhere_{opened.renderer.replace(' ', '_').replace('.', '')}"
+    prompt = opened.evaluate("async () => (await app.graphToPrompt()).output")
+    for node in prompt.values():
+        node["inputs"] |= SMALL.get(node["class_type"], {})
+        if node["class_type"] == "LTX2T_TrainLoRA":
+            node["inputs"] |= {"run_name": name, "steps": 2, "sample_every": 0}
+    server.run(prompt)
+    opened.wait_for_timeout(500)
+    assert state(opened) == "idle"
+
+
+def test_the_help_page_is_shown(opened, server):
+    for node in ("LoadBaseModel", "LoadTrainingClips", "PrepareDataset", "TrainLoRA", "SampleLoRA"):
+        answer = opened.request.get(f"{server.url}/extensions/ltx2_trainer/docs/LTX2T_{node}.md")
+        assert answer.ok
+    opened.evaluate("() => app.canvas.selectNode(app.graph.nodes.find((n) => n.type === 'LTX2T_TrainLoRA'))")
+    opened.locator("[data-testid='info-button']").first.click()
+    opened.get_by_text("Stop, go on, extend").first.wait_for(timeout=10_000)
