@@ -1,0 +1,47 @@
+"""Progress is readable in a file as well as in a terminal."""
+
+import io
+
+import pytest
+
+from ltx2_train.cli.console import ConsoleEvents, duration
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3, "3 s"), (75, "1 min 15 s"), (7260, "2 h 01 min"), (-1, "0 s")])
+def test_durations_are_said_as_people_say_them(seconds, text):
+    assert duration(seconds) == text
+
+
+def row(step, loss=0.5):
+    return {"step": step, "total": 100, "loss": loss, "lr": 1e-4, "seconds": 0.1, "eta": 60.0}
+
+
+def test_a_file_gets_the_first_and_last_step_and_one_now_and_then():
+    stream = io.StringIO()
+    events = ConsoleEvents(stream, every=3600)
+    events.stage("train", 100)
+    for step in range(1, 101):
+        events.step(row(step))
+    lines = stream.getvalue().splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("   step")] == ["1/100", "100/100"]
+    assert "1 min 00 s left" in lines[1]
+
+
+def test_a_terminal_line_is_rewritten_and_closed():
+    stream = Terminal()
+    events = ConsoleEvents(stream)
+    events.step(row(1))
+    events.message("careful", "warning")
+    assert stream.getvalue().startswith("\r")
+    assert "\nwarning: careful\n" in stream.getvalue()
+
+
+def test_a_loss_that_is_not_finite_is_said_so():
+    stream = io.StringIO()
+    ConsoleEvents(stream, every=0).step(row(1, None))
+    assert "not finite" in stream.getvalue()

@@ -1,0 +1,64 @@
+"""What others may rely on, pinned."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import ltx2_train
+from ltx2_train.config.read import tomllib
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_public_names_are_these():
+    assert ltx2_train.__all__ == [
+        "__version__",
+        "CacheError",
+        "CachesReport",
+        "CheckpointError",
+        "CheckpointInfo",
+        "ConfigError",
+        "DataError",
+        "DatasetConfig",
+        "Events",
+        "LoraReport",
+        "OutOfMemory",
+        "RunConfig",
+        "RunError",
+        "RunResult",
+        "SampleFile",
+        "Stopped",
+        "TinyFiles",
+        "TrainerError",
+        "build_caches",
+        "inspect_lora",
+        "load_run",
+        "make_run",
+        "make_tiny",
+        "probe",
+        "sample",
+        "train",
+    ]
+
+
+def test_every_public_name_is_there():
+    for name in ltx2_train.__all__:
+        assert getattr(ltx2_train, name) is not None
+
+
+def test_the_version_is_said_once_in_two_places():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == ltx2_train.__version__
+
+
+def test_help_loads_no_torch():
+    code = "import sys\nfrom ltx2_train.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_python_dash_m_is_the_command():
+    importlib.import_module("ltx2_train.__main__")
+    done = subprocess.run([sys.executable, "-m", "ltx2_train", "config"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
