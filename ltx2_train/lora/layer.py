@@ -115,13 +115,13 @@ class _LowRank(torch.autograd.Function):
         ctx.save_for_backward(x, small, weight, a, b, mask)
         if not value:
             return x.new_empty(()).expand(*x.shape[:-1], b.shape[0])
-        out = linear(x, weight, bias) if weight is not None else y
-        flat = torch.addmm(
-            out.reshape(-1, out.shape[-1]),
-            small.reshape(-1, b.shape[1]).to(out.dtype),
-            b.to(out.dtype).t(),
-            alpha=ctx.scale,
-        )
+        small2, b2 = small.reshape(-1, b.shape[1]), b.to(small.dtype).t()
+        if weight is not None:
+            out = linear(x, weight, bias)  # ours, so the sum may go into it
+            flat = out.view(-1, out.shape[-1]).addmm_(small2, b2, alpha=ctx.scale)
+        else:
+            out = y
+            flat = torch.addmm(y.reshape(-1, y.shape[-1]), small2.to(y.dtype), b2.to(y.dtype), alpha=ctx.scale)
         return flat.view(out.shape)
 
     @staticmethod

@@ -10,11 +10,15 @@ Shape letters: B batch, T query tokens, S key tokens, D width, H heads, K head w
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from .norms import rotated_norm
+from .recompute import Remade
 from .rope import Rope
 
 
@@ -51,23 +55,35 @@ class Attention(nn.Module):
         context_rope: Rope | None = None,
         mask: Tensor | None = None,
         skip: bool = False,
+        remade: Remade | None = None,
     ) -> Tensor:
-        """[B, T, D], [B, S, D'] -> [B, T, D]. `mask` is additive, broadcastable to [B, H, T, S]."""
+        """[B, T, D], [B, S, D'] -> [B, T, D]. `mask` is additive, broadcastable to [B, H, T, S].
+
+        `remade` is told which intermediates need not be kept for backward.
+        """
+        note = _plainly if remade is None else remade.note
         source = x if context is None else context
         v = self.to_v(source)
         if skip:
             out = v
         else:
-            q = rotated_norm(self.to_q(x), self.q_norm.weight, rope, self.heads, self.eps)
-            k = rotated_norm(
-                self.to_k(source), self.k_norm.weight, rope if context is None else context_rope, self.heads, self.eps
-            )
+            its_rope = rope if context is None else context_rope
+            q = note(rotated_norm, self.to_q(x), self.q_norm.weight, rope, self.heads, self.eps)
+            k = note(rotated_norm, self.to_k(source), self.k_norm.weight, its_rope, self.heads, self.eps)
             out = scaled_dot_product_attention(self._split(q), self._split(k), self._split(v), attn_mask=mask)
             out = out.transpose(1, 2).flatten(2)
         if self.gated:
-            gates = torch.sigmoid(self.to_gate_logits(x)) * 2  # [B, T, H]
-            out = (out.unflatten(2, (self.heads, -1)) * gates.unsqueeze(-1)).flatten(2)
+            out = note(_gate, out, torch.sigmoid(self.to_gate_logits(x)) * 2)
         return self.to_out[0](out)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+def _gate(x: Tensor, gates: Tensor) -> Tensor:
+    """[B, T, D] times one number a head: [B, T, H]."""
+    return (x.unflatten(2, (gates.shape[2], -1)) * gates.unsqueeze(-1)).flatten(2)
+
+
+def _plainly(make: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    return make(*arguments)

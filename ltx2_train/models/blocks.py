@@ -25,14 +25,14 @@ from torch.nn.functional import gelu
 
 from .adaln import Rows
 from .attention import Attention
-from .norms import gated_sum, modulated_norm, rows_of, wide
-from .recompute import deferred, trainable, unread
+from .norms import gated_sum, modulated_norm, plain_norm, rows_of, wide
+from .recompute import Remade, deferred, trainable, unread_gelu
 from .rope import Rope
 
 if TYPE_CHECKING:
     from .config import TransformerConfig
 
-FEED_FORWARD_TOKENS = 512
+FEED_FORWARD_TOKENS = 256
 BASE_ROWS, TEXT_ROWS = 6, 3
 
 
@@ -100,8 +100,8 @@ class FeedForward(nn.Module):
         self.net = nn.ModuleList([Projection(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width)])
 
     def forward(self, x: Tensor, value_unread: bool = False) -> Tensor:
-        hidden = gelu(self.net[0].proj(x), approximate="tanh")
-        return unread(self.net[2], hidden) if value_unread else self.net[2](hidden)
+        hidden = self.net[0].proj(x)
+        return unread_gelu(self.net[2], hidden) if value_unread else self.net[2](gelu(hidden, approximate="tanh"))
 
 
 class Block(nn.Module):
@@ -164,20 +164,23 @@ class Block(nn.Module):
         """Self-attention, then attention to the text."""
         rows, index = stream.ada.plus(getattr(self, f"{prefix}scale_shift_table"))
         shift, scale, gate = rows[:, 0], rows[:, 1], rows[:, 2]
-        normal = modulated_norm(x, scale, shift, index, self.eps)
         attention = getattr(self, f"{prefix}attn1")
-        out = attention(normal, rope=stream.rope, mask=stream.attention_mask, skip=skip)
+        with Remade() as remade:
+            normal = remade.note(modulated_norm, x, scale, shift, index, self.eps)
+            out = attention(normal, rope=stream.rope, mask=stream.attention_mask, skip=skip, remade=remade)
         x = gated_sum(x, out, gate, index)
         del normal, out
 
         attention, context = getattr(self, f"{prefix}attn2"), stream.context
-        if not self.text_modulated:
-            none = torch.zeros_like(gate[:1]).expand_as(gate)
-            return x + attention(modulated_norm(x, none, none, index, self.eps), context, mask=stream.context_mask)
-        prompt = stream.prompt.plus(getattr(self, f"{prefix}prompt_scale_shift_table")).values
-        context = modulated(context, prompt[:, 1], prompt[:, 0])
-        normal = modulated_norm(x, rows[:, 7], rows[:, 6], index, self.eps)
-        return gated_sum(x, attention(normal, context, mask=stream.context_mask), rows[:, 8], index)
+        with Remade() as remade:
+            if not self.text_modulated:
+                normal = remade.note(plain_norm, x, self.eps)
+                return x + attention(normal, context, mask=stream.context_mask, remade=remade)
+            prompt = stream.prompt.plus(getattr(self, f"{prefix}prompt_scale_shift_table")).values
+            context = remade.note(modulated, context, prompt[:, 1], prompt[:, 0])
+            normal = remade.note(modulated_norm, x, rows[:, 7], rows[:, 6], index, self.eps)
+            out = attention(normal, context, mask=stream.context_mask, remade=remade)
+        return gated_sum(x, out, rows[:, 8], index)
 
     def _cross(self, x: Tensor, other: Tensor, own: Stream, its: Stream, side: str, first: int) -> Tensor:
         """`x` attends to the other modality; `first` is the first of the direction's two rows (scale, then shift)."""
@@ -186,10 +189,12 @@ class Block(nn.Module):
         its_table = getattr(self, f"scale_shift_table_a2v_ca_{other_side}")
         rows, index = own.cross.plus(table[:4])
         its_rows, its_index = its.cross.plus(its_table[:4])
-        query = modulated_norm(x, rows[:, first], rows[:, first + 1], index, self.eps)
-        source = modulated_norm(other, its_rows[:, first], its_rows[:, first + 1], its_index, self.eps)
+        scale, shift, its_scale, its_shift = (r[:, i] for r in (rows, its_rows) for i in (first, first + 1))
         attention = self.audio_to_video_attn if side == "video" else self.video_to_audio_attn
-        out = attention(query, source, rope=own.cross_rope, context_rope=its.cross_rope)
+        with Remade() as remade:
+            query = remade.note(modulated_norm, x, scale, shift, index, self.eps)
+            source = remade.note(modulated_norm, other, its_scale, its_shift, its_index, self.eps)
+            out = attention(query, source, rope=own.cross_rope, context_rope=its.cross_rope, remade=remade)
         gate, gate_index = own.cross_gate.plus(table[4:])
         return gated_sum(x, out, gate[:, 0], gate_index)
 
@@ -202,7 +207,8 @@ class Block(nn.Module):
 
         def run(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, part: slice) -> Tensor:
             own = None if index is None else index[:, part]
-            return gated_sum(x, ff(modulated_norm(x, scale, shift, own, self.eps), value_unread), gate, own)
+            y = ff(modulated_norm(x, scale, shift, own, self.eps), value_unread)
+            return gated_sum(x, y, gate, own, unread=value_unread)
 
         if replay:
             return deferred(run, x, (shift, scale, gate), trainable(ff), FEED_FORWARD_TOKENS)

@@ -35,9 +35,18 @@ def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, index: Tensor | None
     return _ModulatedNorm.apply(x, scale, shift, index, eps)
 
 
-def gated_sum(x: Tensor, y: Tensor, gate: Tensor, index: Tensor | None) -> Tensor:
-    """x + gate * y in the dtype of `x` [B, T, D]; `gate` [R, D] and `index` as in `modulated_norm`."""
-    return _GatedSum.apply(x, y, gate, index)
+def plain_norm(x: Tensor, eps: float) -> Tensor:
+    """n(x) in the dtype of `x` [B, T, D]."""
+    none = x.new_zeros(1, x.shape[2], dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+    return _ModulatedNorm.apply(x, none, none, None, eps)
+
+
+def gated_sum(x: Tensor, y: Tensor, gate: Tensor, index: Tensor | None, unread: bool = False) -> Tensor:
+    """x + gate * y in the dtype of `x` [B, T, D]; `gate` [R, D] and `index` as in `modulated_norm`.
+
+    `unread` promises that nobody reads the value, only its gradient is wanted; nothing is computed then.
+    """
+    return _GatedSum.apply(x, y, gate, index, unread)
 
 
 def rotated_norm(x: Tensor, weight: Tensor, rope: Rope | None, heads: int, eps: float) -> Tensor:
@@ -68,37 +77,42 @@ class _ModulatedNorm(torch.autograd.Function):
     def forward(ctx, x, scale, shift, index, eps):
         out = torch.empty_like(x)
         factor = scale + 1
+        size = _inverse_size(x, eps)
         for part in slices(x):
-            normal, _ = _normalize(wide(x[:, part]), eps)
-            out[:, part] = torch.addcmul(rows_of(shift, index, part), normal, rows_of(factor, index, part))
-        ctx.save_for_backward(x, factor, index)
-        ctx.eps = eps
+            normal = wide(x[:, part]) * size[:, part]
+            moved, own, rows = out[:, part], rows_of(shift, index, part), rows_of(factor, index, part)
+            if moved.dtype == normal.dtype:
+                torch.addcmul(own, normal, rows, out=moved)
+            else:
+                moved.copy_(torch.addcmul(own, normal, rows, out=normal))
+        ctx.save_for_backward(x, size, factor, index)
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        x, factor, index = ctx.saved_tensors
+        x, size, factor, index = ctx.saved_tensors
         want_x, want_scale, want_shift = ctx.needs_input_grad[:3]
         grad_x = torch.empty_like(x) if want_x else None
         grad_scale = torch.zeros_like(factor) if want_scale else None
         grad_shift = torch.zeros_like(factor) if want_shift else None
         for part in slices(x):
-            normal, r = _normalize(wide(x[:, part]), ctx.eps)
-            g = wide(grad[:, part])
+            own, r, g = wide(x[:, part]), size[:, part], wide(grad[:, part])
             if want_scale:
-                _add_rows(grad_scale, g * normal, index, part)
+                _add_rows(grad_scale, g * own * r, index, part)
             if want_shift:
                 _add_rows(grad_shift, g, index, part)
             if want_x:
-                grad_x[:, part] = _norm_gradient(g * rows_of(factor, index, part), normal, r)
+                _norm_gradient(g * rows_of(factor, index, part), own, r, out=grad_x[:, part])
         return grad_x, grad_scale, grad_shift, None, None
 
 
 class _GatedSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, y, gate, index):
+    def forward(ctx, x, y, gate, index, unread):
         gate = gate.to(x.dtype)
         ctx.save_for_backward(y if ctx.needs_input_grad[2] else None, gate, index)
+        if unread:
+            return x.new_empty(()).expand(x.shape)
         if index is None:
             return torch.addcmul(x, y, gate.unsqueeze(1))
         out = torch.empty_like(x)
@@ -118,7 +132,7 @@ class _GatedSum(torch.autograd.Function):
             grad_gate = torch.zeros_like(gate, dtype=wide(gate).dtype)
             for part in slices(grad):
                 _add_rows(grad_gate, wide(grad[:, part]) * wide(y[:, part]), index, part)
-        return grad, grad_y, grad_gate, None
+        return grad, grad_y, grad_gate, None, None
 
 
 class _RotatedNorm(torch.autograd.Function):
@@ -126,48 +140,52 @@ class _RotatedNorm(torch.autograd.Function):
     def forward(ctx, x, weight, rope, heads, eps):
         out = torch.empty_like(x)
         factor = wide(weight)
+        size = _inverse_size(x, eps)
         for part in slices(x):
-            normal = _normalize(wide(x[:, part]), eps)[0].mul_(factor)
+            normal = (wide(x[:, part]) * size[:, part]).mul_(factor)
             if rope is None:
                 out[:, part] = normal
             elif out.dtype == normal.dtype:
                 rotate(_heads(normal, heads), rope.part(part), out=_heads(out[:, part], heads))
             else:
                 out[:, part] = rotate(_heads(normal, heads), rope.part(part)).flatten(2)
-        ctx.save_for_backward(x, weight)
-        ctx.rope, ctx.heads, ctx.eps = rope, heads, eps
+        ctx.save_for_backward(x, size, weight)
+        ctx.rope, ctx.heads = rope, heads
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        x, weight = ctx.saved_tensors
+        x, size, weight = ctx.saved_tensors
         want_x, want_weight = ctx.needs_input_grad[:2]
         factor = wide(weight)
         grad_x = torch.empty_like(x) if want_x else None
         grad_weight = torch.zeros_like(factor) if want_weight else None
         for part in slices(x):
-            normal, r = _normalize(wide(x[:, part]), ctx.eps)
-            g = wide(grad[:, part])
+            own, r, g = wide(x[:, part]), size[:, part], wide(grad[:, part])
             if ctx.rope is not None:
                 g = rotate(_heads(g, ctx.heads), ctx.rope.part(part), backward=True).flatten(2)
             if want_weight:
-                grad_weight += (g * normal).sum((0, 1))
+                grad_weight += (g * own * r).sum((0, 1))
             if want_x:
-                grad_x[:, part] = _norm_gradient(g * factor, normal, r)
+                _norm_gradient(g * factor, own, r, out=grad_x[:, part])
         return grad_x, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
 
 
-def _normalize(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """n(x) and r [.., 1]; a fresh tensor the caller may overwrite."""
-    size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    r = (size * size).div_(x.shape[-1]).add_(eps).rsqrt_()
-    return x * r, r
+def _inverse_size(x: Tensor, eps: float) -> Tensor:
+    """r [B, T, 1] in at least float32."""
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
+    return size.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
-def _norm_gradient(g: Tensor, normal: Tensor, r: Tensor) -> Tensor:
-    """dx for the gradient `g` of n(x). `normal` is overwritten; it is ours and nobody reads it afterwards."""
-    dot = torch.linalg.vecdot(g, normal).unsqueeze(-1).div_(-g.shape[-1])
-    return torch.addcmul(g, normal, dot, out=normal).mul_(r)
+def _norm_gradient(g: Tensor, x: Tensor, r: Tensor, out: Tensor) -> None:
+    """r * g - x * r^3 * mean(g * x), for the gradient `g` of n(x), into `out`. `g` is overwritten; it is ours."""
+    share = torch.linalg.vecdot(g, x).unsqueeze(-1).mul_(r).mul_(r).mul_(r).div_(-x.shape[-1])
+    g.mul_(r)
+    if out.dtype == g.dtype:
+        torch.addcmul(g, x, share, out=out)
+    else:
+        out.copy_(g.addcmul_(x, share))
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:

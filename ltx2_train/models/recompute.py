@@ -1,4 +1,7 @@
-"""Activation recomputing: run a piece of the network without keeping anything, run it again in backward.
+"""Activation recomputing: what backward can work out again is not kept.
+
+`recomputed` runs a piece of the network without keeping anything and runs it again in backward. `Remade` is the small
+change: a tensor that is cheap to make from one that is kept anyway is kept as that recipe.
 
 Own code rather than torch.utils.checkpoint, for three savings that the library cannot know of:
  - the second run is told so (`replay=True`) and leaves out products whose value nobody reads;
@@ -17,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import gelu
 
 Run = Callable[..., tuple[Tensor, ...]]
 
@@ -40,20 +44,84 @@ def deferred(
     return _Deferred.apply(run, step, len(others), x, *others, *parameters)
 
 
-def unread(linear: nn.Module, x: Tensor) -> Tensor:
-    """A stand-in for `linear(x)` that has its gradient but not its value, where `linear` knows how; else `linear(x)`.
+def unread_gelu(linear: nn.Module, hidden: Tensor) -> Tensor:
+    """A stand-in for `linear(gelu(hidden))` that has its gradient; where `linear` allows, it has not its value.
 
-    A module offers this by a method `unread(x)`; a plain frozen linear needs none.
+    A module offers this by a method `unread(x)`; a plain frozen linear needs none, and no GELU either.
     """
     if type(linear) is nn.Linear and not linear.weight.requires_grad:
-        return _UnreadLinear.apply(x, linear.weight)
-    method = getattr(linear, "unread", None)
-    return linear(x) if method is None else method(x)
+        return _UnreadGelu.apply(hidden, linear.weight)
+    return getattr(linear, "unread", linear)(gelu(hidden, approximate="tanh"))
 
 
 def trainable(module: nn.Module) -> list[Tensor]:
     """The parameters of `module` that want a gradient."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+class Remade:
+    """While entered, tensors that were noted are kept for backward as a recipe instead of as values.
+
+    Autograd asks before it keeps a tensor; one that was noted is answered with how to make it again. Which operation
+    keeps it, a library's or our own, makes no difference, and neither does a view of it in another shape.
+    """
+
+    def __init__(self) -> None:
+        self._recipes: list[_Recipe] = []
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
+
+    def note(self, make: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """`make(*arguments)`, a fresh contiguous tensor, noted; `arguments` live until backward."""
+        value = make(*arguments)
+        if value.requires_grad:
+            self._recipes.append(_Recipe(value, make, arguments))
+        return value
+
+    def __enter__(self) -> Remade:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._hooks.__exit__(*error)
+        for recipe in self._recipes:
+            recipe.value = None  # held so far lest its memory is given to another tensor
+        self._recipes.clear()
+
+    def _pack(self, tensor: Tensor) -> Any:
+        for recipe in self._recipes:
+            value = recipe.value
+            if tensor.data_ptr() == value.data_ptr() and tensor.numel() == value.numel():
+                recipe.keepers += 1
+                return recipe, tensor.shape, tensor.stride()
+        return tensor
+
+    @staticmethod
+    def _unpack(packed: Any) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        recipe, shape, stride = packed
+        return recipe.again().as_strided(shape, stride)
+
+
+class _Recipe:
+    """How to make one tensor. Made once in a backward pass, whoever asks first, and let go after the last asked."""
+
+    def __init__(self, value: Tensor, make: Callable[..., Tensor], arguments: tuple[Any, ...]) -> None:
+        self.value: Tensor | None = value
+        self.make = make
+        self.arguments = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments)
+        self.keepers = 0
+        self.asked = 0
+
+    def again(self) -> Tensor:
+        value = self.value
+        if value is None:
+            with torch.no_grad():
+                value = self.make(*self.arguments)
+        self.asked += 1
+        last = self.asked % self.keepers == 0
+        self.value = None if last else value
+        return value
 
 
 class _Recomputed(torch.autograd.Function):
@@ -97,16 +165,18 @@ class _Deferred(torch.autograd.Function):
         return None, None, None, grad_x, *total
 
 
-class _UnreadLinear(torch.autograd.Function):
+class _UnreadGelu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(weight)
-        return x.new_empty(()).expand(*x.shape[:-1], weight.shape[0])
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(hidden, weight)
+        return hidden.new_empty(()).expand(*hidden.shape[:-1], weight.shape[0])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        (weight,) = ctx.saved_tensors
-        return grad.to(weight.dtype) @ weight, None
+        hidden, weight = ctx.saved_tensors
+        # two-dimensional, since a product over a batch dimension is slower
+        inner = (grad.reshape(-1, grad.shape[-1]).to(weight.dtype) @ weight).view(hidden.shape)
+        return torch.ops.aten.gelu_backward(inner, hidden, approximate="tanh"), None
 
 
 def _leaves(tensors: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Tensor | None]:
