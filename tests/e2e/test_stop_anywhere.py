@@ -1,0 +1,59 @@
+"""A stop asked for in any stage ends it cleanly, and the next run goes on to the end."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from ltx2_train import Events, Stopped, build_caches, load_run, train
+
+STAGES = [
+    "check",
+    "read datasets[0]",
+    "encode video",
+    "encode text",
+    "load the text encoder",
+    "encode prompts",
+    "check caches",
+    "prepare captions",
+    "load the transformer",
+    "sample",
+    "train",
+]
+
+
+class StopIn(Events):
+    """Asks for a stop from the moment a stage begins; keeps the names of all stages."""
+
+    def __init__(self, name: str | None) -> None:
+        self.name, self.seen, self.asked = name, [], False
+
+    def stage(self, name, total=None):
+        self.seen.append(name)
+        self.asked = self.asked or name == self.name
+
+    def should_stop(self):
+        return self.asked
+
+
+def whole(run, events):
+    build_caches(run, events)
+    return train(run, events)
+
+
+def test_these_are_all_the_stages(run_file):
+    shutil.rmtree(run_file.parent / "cache")
+    events = StopIn(None)
+    whole(load_run(run_file, ["sample.every=3"]), events)
+    assert set(events.seen) == set(STAGES)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stop_in_any_stage_leaves_nothing_half_written(run_file, stage):
+    shutil.rmtree(run_file.parent / "cache")
+    run = load_run(run_file, ["sample.every=3"])
+    with pytest.raises(Stopped):
+        whole(run, StopIn(stage))
+    assert not list(run_file.parent.rglob("*.part"))
+    assert whole(run, Events()).step == 6
