@@ -27,7 +27,7 @@ SS_NAMES = {
     "ss_learning_rate": "train.learning_rate",
     "ss_max_train_steps": "train.steps",
     "ss_gradient_accumulation_steps": "train.accumulation",
-    "ss_max_grad_norm": "train.clip",
+    "ss_max_grad_norm": "train.clip_norm",
     "ss_seed": "train.seed",
     "ss_training_comment": "train.comment",
     "ss_gradient_checkpointing": "memory.gradient_checkpointing",

@@ -92,3 +92,9 @@ def test_a_path_that_is_not_there_names_the_setting(tmp_path):
         run.need("model.checkpoint")
     with pytest.raises(ConfigError, match=r"model\.text_encoder is not set"):
         run.need("model.text_encoder")
+
+
+def test_the_names_in_lora_metadata_are_settings():
+    from ltx2_train.lora.metadata import SS_NAMES
+
+    assert set(SS_NAMES.values()) <= {dotted for dotted, _ in walk()}
