@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,7 +26,7 @@ def walk(kind: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple[
 def describe_defaults() -> str:
     """The settings tree as a commented TOML file: help, bounds and default of each."""
     lines: list[str] = []
-    group_seen = ""
+    group_seen, defaults = "", RunConfig()
     for dotted, field in walk():
         group, key = dotted.rsplit(".", 1)
         if group != group_seen:
@@ -47,7 +48,7 @@ def describe_defaults() -> str:
             if part
         )
         lines.append(f"# {note}")
-        lines.append(_toml_line(key, field.get_default(call_default_factory=True)))
+        lines.append(_toml_line(key, reduce(getattr, dotted.split("."), defaults)))
     return "\n".join(lines).strip() + "\n"
 
 
