@@ -1,12 +1,13 @@
 """The settings of a run: one tree, read from TOML, from `--set` and from nodes alike.
 
-Each group is owned by the component that reads it; this package nests them (groups.py), reads them (read.py) and
+Each group is owned by the component that reads it; this package nests them (groups.py, train.py), reads them (read.py) and
 shows them (describe.py).
 """
 
 from .describe import aliases, describe_defaults, walk
-from .groups import MemorySettings, ModelSettings, RunConfig, RunSettings, SampleSettings, TrainSettings
+from .groups import MemorySettings, ModelSettings, RunConfig, RunSettings, SampleSettings
 from .read import load_run, make_run, read_toml
+from .train import TrainSettings
 
 __all__ = [
     "MemorySettings",

@@ -17,6 +17,7 @@ from ..objective.sigmas import SigmaSettings
 from ..optim import OptimizerSettings, ScheduleSettings
 from ..settings import Settings
 from ..shapes import floor_frames, floor_side
+from .train import TrainSettings
 
 
 class RunSettings(Settings):
@@ -69,8 +70,10 @@ class ModelSettings(Settings):
         description="Another checkpoint to take the text projection and the connectors from.",
         json_schema_extra={"seed": "ltx2_text_encoder_checkpoint", "advanced": True},
     )
-    mode: Literal["video"] = Field(
-        "video", description="What is trained: video.", json_schema_extra={"seed": "ltx2_mode"}
+    mode: Literal["video", "av", "audio"] = Field(
+        "video",
+        description="What is trained: video; av = video with its sound; audio = sound alone. Also v, av and a.",
+        json_schema_extra={"seed": ["ltx2_mode", "ltx_mode"]},
     )
     precision: Literal["bf16", "fp16", "fp32"] = Field(
         "bf16",
@@ -96,8 +99,8 @@ class ModelSettings(Settings):
             values = dict(values)
             if values.get("precision") == "no":  # the community trainer's word for no mixed precision
                 values["precision"] = "fp32"
-            if values.get("mode") == "v":
-                values["mode"] = "video"
+            if isinstance(values.get("mode"), str):
+                values["mode"] = {"v": "video", "a": "audio", "va": "av"}.get(values["mode"], values["mode"])
         return values
 
 
@@ -115,96 +118,6 @@ class DataSettings(Settings):
         le=64,
         description="Batches read ahead by a thread; 0 reads in the training thread.",
         json_schema_extra={"seed": "max_data_loader_n_workers", "advanced": True},
-    )
-
-
-class TrainSettings(Settings):
-    """The length of the run, its step, and what it leaves behind."""
-
-    steps: int = Field(
-        2000, ge=1, le=10_000_000, description="Optimizer steps.", json_schema_extra={"seed": "max_train_steps"}
-    )
-    epochs: int | None = Field(
-        None,
-        ge=1,
-        description="Passes over the data, instead of steps.",
-        json_schema_extra={"seed": "max_train_epochs", "advanced": True},
-    )
-    learning_rate: float = Field(
-        1e-4,
-        gt=0,
-        le=1,
-        description="Learning rate at the top of the schedule.",
-        json_schema_extra={"seed": "learning_rate"},
-    )
-    accumulation: int = Field(
-        1,
-        ge=1,
-        le=1024,
-        description="Batches whose gradients are averaged into one step.",
-        json_schema_extra={"seed": "gradient_accumulation_steps", "advanced": True},
-    )
-    clip_norm: float = Field(
-        1.0,
-        ge=0,
-        description="Largest norm of the gradient; 0 switches clipping off.",
-        json_schema_extra={"seed": "max_grad_norm", "advanced": True},
-    )
-    seed: int = Field(
-        42,
-        ge=0,
-        le=2**63 - 1,
-        description="Seed of noise, timesteps, data order and LoRA weights.",
-        json_schema_extra={"seed": "seed"},
-    )
-    first_frame_probability: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="Share of clips whose first frame is given instead of learned, so that the LoRA also works "
-        "for image-to-video.",
-        json_schema_extra={"seed": "ltx2_first_frame_conditioning_p"},
-    )
-    save_every: int = Field(
-        250,
-        ge=0,
-        description="Steps between saved LoRAs and states; 0 saves at the end only.",
-        json_schema_extra={"seed": ["save_every_n_steps"]},
-    )
-    keep_states: int = Field(
-        4,
-        ge=1,
-        description="How many of the newest states to keep; every LoRA is kept.",
-        json_schema_extra={"seed": "save_last_n_steps_state", "advanced": True},
-    )
-    keep_loras: int = Field(
-        0,
-        ge=0,
-        description="How many of the newest LoRAs to keep; 0 keeps all.",
-        json_schema_extra={"seed": "save_last_n_steps", "advanced": True},
-    )
-    state: Literal["full", "minimal", "off"] = Field(
-        "full",
-        description="What a saved state holds: full = everything, for a resume equal to an unbroken run; minimal = "
-        "LoRA and place, the optimizer starts afresh; off = only a stop or the end saves.",
-        json_schema_extra={"advanced": True},
-    )
-    save_precision: Literal["bf16", "fp16", "fp32"] = Field(
-        "bf16",
-        description="Number format of the saved LoRA files.",
-        json_schema_extra={"seed": "save_precision", "advanced": True},
-    )
-    on_nan: Literal["skip", "stop"] = Field(
-        "skip",
-        description="What a loss or gradient that is not finite does: the batch is named and left out, or the run "
-        "saves and stops. Five in a row always stop.",
-        json_schema_extra={"advanced": True},
-    )
-    comment: str = Field(
-        "",
-        max_length=2000,
-        description="A note kept in the LoRA's metadata.",
-        json_schema_extra={"seed": "training_comment", "advanced": True},
     )
 
 
@@ -296,6 +209,12 @@ class SampleSettings(Settings):
     strength: float = Field(
         1.0, ge=-10, le=10, description="Strength of the LoRA.", json_schema_extra={"advanced": True}
     )
+    audio: Literal["merge", "separate", "off"] = Field(
+        "merge",
+        description="Sound of samples in the modes av and audio: merge = inside the mp4; separate = in a file beside "
+        "it; off = none.",
+        json_schema_extra={"seed": "sample_merge_audio", "advanced": True},
+    )
     shift_tokens: Literal["official", "latent"] = Field(
         "official",
         description="Token count that shapes the schedule: official = always 4096, as the official pipelines; latent = "
@@ -313,6 +232,8 @@ class SampleSettings(Settings):
     def _round(cls, values: Any) -> Any:
         if isinstance(values, Mapping):
             values = dict(values)
+            if isinstance(values.get("audio"), bool):  # the community trainer's switch
+                values["audio"] = "merge" if values["audio"] else "separate"
             for key, floor in (("width", floor_side), ("height", floor_side), ("frames", floor_frames)):
                 if isinstance(values.get(key), int) and values[key] >= (1 if key == "frames" else 32):
                     values[key] = floor(values[key])

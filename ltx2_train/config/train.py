@@ -1,0 +1,164 @@
+"""The settings of the training loop itself."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from ..settings import Settings
+
+
+class TrainSettings(Settings):
+    """The length of the run, its step, and what it leaves behind."""
+
+    steps: int = Field(
+        2000, ge=1, le=10_000_000, description="Optimizer steps.", json_schema_extra={"seed": "max_train_steps"}
+    )
+    epochs: int | None = Field(
+        None,
+        ge=1,
+        description="Passes over the data, instead of steps.",
+        json_schema_extra={"seed": "max_train_epochs", "advanced": True},
+    )
+    learning_rate: float = Field(
+        1e-4,
+        gt=0,
+        le=1,
+        description="Learning rate at the top of the schedule.",
+        json_schema_extra={"seed": "learning_rate"},
+    )
+    audio_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Learning rate of the audio layers of the LoRA; not set: as the others.",
+        json_schema_extra={"seed": "audio_lr", "advanced": True},
+    )
+    lr_args: dict[str, float] = Field(
+        default_factory=dict,
+        description='Learning rates by pattern, as a table or a list of "pattern=rate": a regular expression that is '
+        "searched in the name of the layer; the first that is found counts, before audio_learning_rate.",
+        json_schema_extra={"seed": "lr_args", "advanced": True},
+    )
+    loraplus_ratio: float | None = Field(
+        None,
+        ge=0.01,
+        le=1000,
+        description="LoRA+: how many times faster the B half of each layer learns than the A half; 16 is usual.",
+        json_schema_extra={"seed": "loraplus_lr_ratio", "advanced": True},
+    )
+    accumulation: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Batches whose gradients are averaged into one step.",
+        json_schema_extra={"seed": "gradient_accumulation_steps", "advanced": True},
+    )
+    clip_norm: float = Field(
+        1.0,
+        ge=0,
+        description="Largest norm of the gradient; 0 switches clipping off.",
+        json_schema_extra={"seed": "max_grad_norm", "advanced": True},
+    )
+    seed: int = Field(
+        42,
+        ge=0,
+        le=2**63 - 1,
+        description="Seed of noise, timesteps, data order and LoRA weights.",
+        json_schema_extra={"seed": "seed"},
+    )
+    first_frame_probability: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of clips whose first frame is given instead of learned, so that the LoRA also works "
+        "for image-to-video.",
+        json_schema_extra={"seed": "ltx2_first_frame_conditioning_p"},
+    )
+    caption_dropout: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Share of samples that are trained without their caption, which keeps guidance working.",
+        json_schema_extra={"seed": "caption_dropout_rate"},
+    )
+    caption_dropout_with: Literal["empty", "zeros"] = Field(
+        "empty",
+        description="What stands in for a dropped caption: empty = the encoded empty prompt, which samplers use as "
+        "the negative one; zeros = no text at all, as the community trainer.",
+        json_schema_extra={"seed": "caption_dropout_technique", "advanced": True},
+    )
+    norms_every: int = Field(
+        50,
+        ge=0,
+        description="Steps between measurements of how far each part of the LoRA has moved; 0 measures never.",
+        json_schema_extra={"advanced": True},
+    )
+    save_every: int = Field(
+        250,
+        ge=0,
+        description="Steps between saved LoRAs and states; 0 saves at the end only.",
+        json_schema_extra={"seed": ["save_every_n_steps"]},
+    )
+    keep_states: int = Field(
+        4,
+        ge=1,
+        description="How many of the newest states to keep; every LoRA is kept.",
+        json_schema_extra={"seed": "save_last_n_steps_state", "advanced": True},
+    )
+    keep_loras: int = Field(
+        0,
+        ge=0,
+        description="How many of the newest LoRAs to keep; 0 keeps all.",
+        json_schema_extra={"seed": "save_last_n_steps", "advanced": True},
+    )
+    state: Literal["full", "minimal", "off"] = Field(
+        "full",
+        description="What a saved state holds: full = everything, for a resume equal to an unbroken run; minimal = "
+        "LoRA and place, the optimizer starts afresh; off = only a stop or the end saves.",
+        json_schema_extra={"advanced": True},
+    )
+    save_precision: Literal["bf16", "fp16", "fp32"] = Field(
+        "bf16",
+        description="Number format of the saved LoRA files.",
+        json_schema_extra={"seed": "save_precision", "advanced": True},
+    )
+    on_nan: Literal["skip", "stop"] = Field(
+        "skip",
+        description="What a loss or gradient that is not finite does: the batch is named and left out, or the run "
+        "saves and stops. Five in a row always stop.",
+        json_schema_extra={"advanced": True},
+    )
+    comment: str = Field(
+        "",
+        max_length=2000,
+        description="A note kept in the LoRA's metadata.",
+        json_schema_extra={"seed": "training_comment", "advanced": True},
+    )
+
+    @field_validator("lr_args", mode="before")
+    @classmethod
+    def _pairs(cls, value: object) -> object:
+        if isinstance(value, (list, tuple)):
+            table = {}
+            for item in value:
+                pattern, sign, rate = str(item).rpartition("=")
+                if not sign or not pattern.strip():
+                    raise ValueError(f'{item!r} is not of the form "pattern=rate"')
+                table[pattern.strip()] = rate.strip()
+            return table
+        return value
+
+    @field_validator("lr_args")
+    @classmethod
+    def _usable(cls, value: dict[str, float]) -> dict[str, float]:
+        for pattern, rate in value.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+            if not 0 < rate <= 1:
+                raise ValueError(f"{pattern!r}: a learning rate is above 0 and at most 1, not {rate:g}")
+        return value
