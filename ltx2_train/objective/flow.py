@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..settings import Settings
 from ..shapes import LatentShape
+from .audio_balance import BalanceSettings
 
 
 class LossSettings(Settings):
@@ -54,6 +55,7 @@ class LossSettings(Settings):
         description="Weight of the audio loss; lower it where sound is learned at the cost of the picture.",
         json_schema_extra={"seed": "audio_loss_weight", "advanced": True},
     )
+    balance: BalanceSettings = BalanceSettings()
 
     @field_validator("type", mode="before")
     @classmethod

@@ -20,6 +20,7 @@ Logit-normal sampling: Esser et al. 2024, "Scaling Rectified Flow Transformers f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -132,7 +133,7 @@ def resolve_mode(mode: str, version: str | None) -> Literal["legacy", "stretched
 def sample_sigmas(
     settings: SigmaSettings,
     batch: int,
-    tokens: int,
+    tokens: int | Sequence[int],
     version: str | None,
     generator: torch.Generator,
     audio_only: bool = False,
@@ -140,8 +141,8 @@ def sample_sigmas(
     """Draw one noise level per sample: fp32 [B] on the CPU, each in [min_timestep, max_timestep] / 1000 and below 1.
 
     `tokens` counts the video tokens of one sample, without references and without audio; in audio-only training it is
-    the virtual count. `generator` is a CPU generator; it advances by the same amount whatever the settings are, so
-    that runs that differ in them see the same data and noise.
+    the virtual count, one a sample where their lengths differ. `generator` is a CPU generator; it advances by the same
+    amount whatever the settings are, so that runs that differ in them see the same data and noise.
     """
     normal = torch.randn(batch, generator=generator, dtype=torch.float64)
     uniform = torch.rand(batch, generator=generator, dtype=torch.float64)
@@ -150,22 +151,32 @@ def sample_sigmas(
     if settings.sampling == "uniform":
         sigma = uniform
     else:
-        shift = shift_for(tokens, clamp=audio_only) if settings.shift is None else settings.shift
-        shift = min(max(shift, -SHIFT_LIMIT), SHIFT_LIMIT)
+        counts = [tokens] if isinstance(tokens, int) else list(tokens)
+        assert len(counts) in (1, batch), (counts, batch)
+        shifts = [shift_for(count, audio_only) if settings.shift is None else settings.shift for count in counts]
+        shift = torch.tensor(shifts, dtype=torch.float64).clamp(-SHIFT_LIMIT, SHIFT_LIMIT)  # [1] or [B]
         if resolve_mode(settings.mode, version) == "legacy":
             sigma = torch.sigmoid(shift + settings.std * normal)
         else:
             sigma = _stretched(normal, shift, settings.std, settings.eps)
             sigma = torch.where(coin < settings.uniform_prob, settings.eps + (1 - settings.eps) * uniform, sigma)
 
+    return _squeeze(sigma, settings)
+
+
+def sample_audio_sigmas(settings: SigmaSettings, batch: int, generator: torch.Generator) -> Tensor:
+    """Noise levels of sound that has its own: uniform over the range, without a shift; fp32 [B] on the CPU."""
+    return _squeeze(torch.rand(batch, generator=generator, dtype=torch.float64), settings)
+
+
+def _squeeze(sigma: Tensor, settings: SigmaSettings) -> Tensor:
     low, high = settings.min_timestep / 1000, settings.max_timestep / 1000
     return (low + sigma * (high - low)).clamp(0.0, SIGMA_LIMIT).to(torch.float32)
 
 
-def _stretched(normal: Tensor, shift: float, std: float, eps: float) -> Tensor:
+def _stretched(normal: Tensor, shift: Tensor, std: float, eps: float) -> Tensor:
     # Tails 1 - sigmoid: large ones first, so that all three differences below are of like-sized numbers.
     tail = torch.sigmoid(-(shift + std * normal))
-    ends = torch.tensor([shift + std * LOW_POINT, shift + std * HIGH_POINT], dtype=torch.float64)
-    tail_low, tail_high = torch.sigmoid(-ends)
+    tail_low, tail_high = torch.sigmoid(-(shift + std * LOW_POINT)), torch.sigmoid(-(shift + std * HIGH_POINT))
     y = (tail_low - tail) / (tail_low - tail_high)
     return torch.where(y < eps, 2 * eps - y, y).clamp(0.0, 1.0)

@@ -1,5 +1,6 @@
 """Optimizers and learning-rate schedules by name."""
 
+from .groups import describe_groups, parameter_groups
 from .optimizers import OPTIMIZERS, OptimizerSettings, build_optimizer
 from .schedules import SCHEDULES, ScheduleSettings, build_schedule, warmup_steps
 
@@ -10,5 +11,7 @@ __all__ = [
     "ScheduleSettings",
     "build_optimizer",
     "build_schedule",
+    "describe_groups",
+    "parameter_groups",
     "warmup_steps",
 ]
