@@ -215,6 +215,16 @@ class SampleSettings(Settings):
         "it; off = none.",
         json_schema_extra={"seed": "sample_merge_audio", "advanced": True},
     )
+    audio_format: Literal["wav", "flac"] = Field(
+        "wav",
+        description="File of a sound that is not inside an mp4: wav or flac, both 16 bits.",
+        json_schema_extra={"advanced": True},
+    )
+    spectrogram: bool = Field(
+        True,
+        description="In the modes av and audio: a picture of the sound beside it, loudness by time and pitch.",
+        json_schema_extra={"advanced": True},
+    )
     shift_tokens: Literal["official", "latent"] = Field(
         "official",
         description="Token count that shapes the schedule: official = always 4096, as the official pipelines; latent = "
