@@ -26,7 +26,7 @@ class Events:
         """One optimizer step is done. `metrics` is the row written to metrics.jsonl: plain numbers, str and None."""
 
     def sample(self, path: Path, info: dict[str, Any]) -> None:
-        """A sample was written: `path` is an mp4 or png; `info` holds prompt, seed, step, strength."""
+        """A sample was written: `path` is an mp4, png, wav or flac; `info` holds prompt, seed, step, strength."""
 
     def saved(self, kind: str, path: Path) -> None:
         """A file worth knowing was written; `kind` is "lora", "state", "chart" or "report"."""

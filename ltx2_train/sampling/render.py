@@ -1,10 +1,14 @@
-"""Prompts to files: draw the latents of all of them, then decode them, one model on the device at a time."""
+"""Prompts to files: draw the latents of all of them, then decode them, one model on the device at a time.
+
+The sound is decoded before the pictures, since a few megabytes of waveform can wait and minutes of frames cannot. An
+image has no sound: one frame is drawn by the video side alone.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +23,12 @@ from ..events import Events
 from ..models.tiling import decode_frames
 from ..models.transformer import LTXTransformer
 from ..models.video_vae import VideoVAE
-from .denoise import Guidance, denoise
+from .denoise import Guidance, Pair, denoise
 from .prompts import Prompt
 from .schedule import ANCHOR_TOKENS, sampling_sigmas
+from .sound import SoundParts, decode_mel, decode_wave, sound_shape
+from .sound_file import write_sound
+from .spectrogram import draw_spectrogram
 from .video_file import write_image, write_video
 
 logger = logging.getLogger(__name__)
@@ -32,29 +39,54 @@ STG_BLOCKS = {"2.0": 29, "2.3": 28}
 
 @dataclass(frozen=True)
 class SampleFile:
-    """A sample on disk: an mp4, or a png where it has one frame. `latents` [128, F, H, W] are normalised."""
+    """A sample on disk: an mp4, a png where it has one frame, or a wav or flac where it is sound alone.
+
+    `latents` [128, F, H, W] and `audio_latents` [8, T, 16] are normalised; None where there is no such modality.
+    `audio_path` is the file that holds the sound: `path` itself, or the one beside it.
+    """
 
     path: Path
     prompt: Prompt
-    latents: Tensor = field(repr=False)
+    latents: Tensor | None = field(repr=False)
     info: dict[str, Any]
+    audio_latents: Tensor | None = field(default=None, repr=False)
+    audio_path: Path | None = None
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A waveform [2, N] in [-1, 1] at `rate` Hz."""
+
+    wave: Tensor
+    rate: int
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The latents of prompt number `index`, on the CPU."""
+
+    index: int
+    prompt: Prompt
+    latents: Pair
 
 
 @dataclass(frozen=True)
 class Renderer:
     """Everything that stays the same from sample to sample.
 
-    `open_vae(encoder, decoder)` loads the video VAE when it is needed. `contexts` has the text context [S, D] of every
-    prompt and negative prompt that will be asked for.
+    `open_vae(encoder, decoder)` loads the video VAE when it is needed, `sound` the models of the sound; it may be left
+    out for a model without the audio side. `contexts(text)` gives the text contexts [S, D] of a prompt or negative
+    prompt, for video and for audio; None for a side the model lacks.
     """
 
     model: LTXTransformer
-    contexts: Mapping[str, Tensor]
+    contexts: Callable[[str], tuple[Tensor | None, Tensor | None]]
     open_vae: Callable[[bool, bool], VideoVAE]
     settings: SampleSettings
     version: str
     device: torch.device
     events: Events
+    sound: SoundParts | None = None
 
     def draw(
         self,
@@ -68,21 +100,21 @@ class Renderer:
         `tolerant`: a prompt that fails is reported and left out instead of ending the call; a stop always ends it.
         """
         firsts = self._first_frames(prompts)
-        drawn: list[tuple[int, Prompt, Tensor]] = []
+        drawn: list[Drawn] = []
         self.events.stage("sample", sum(prompt.steps for prompt in prompts))
         done = 0
         for index, prompt in enumerate(prompts):
-            with self._failures(prompt, tolerant):
-                drawn.append((index, prompt, self._latents(prompt, firsts.get(prompt.image), done, prompts)))
+            with self._failures(_named(prompt), tolerant):
+                drawn.append(Drawn(index, prompt, self._latents(prompt, firsts.get(prompt.image), done, prompts)))
             done += prompt.steps
         return self._decode(drawn, name, dict(info or {}), tolerant) if drawn else []
 
-    def _latents(self, prompt: Prompt, first: Tensor | None, done: int, prompts: Sequence[Prompt]) -> Tensor:
+    def _latents(self, prompt: Prompt, first: Tensor | None, done: int, prompts: Sequence[Prompt]) -> Pair:
         total = sum(other.steps for other in prompts)
-        shape = prompt.shape.latent()
-        generator = torch.Generator().manual_seed(prompt.seed)
-        noise = torch.randn(1, shape.channels, shape.frames, shape.height, shape.width, generator=generator)
-        tokens = shape.tokens if self.settings.shift_tokens == "latent" else ANCHOR_TOKENS
+        noise = self._noise(prompt)
+        tokens = ANCHOR_TOKENS
+        if self.settings.shift_tokens == "latent":
+            tokens = prompt.shape.latent().tokens if noise.video is not None else noise.audio.shape[2]
         layers = len(self.model.transformer_blocks)
         block = self.settings.stg_block
         if block is None:
@@ -93,21 +125,43 @@ class Renderer:
             self.events.progress(done + step, total, f"denoising {step}/{steps}")
             self.events.check_stop()
 
-        return denoise(
+        drawn = denoise(
             self.model,
-            noise.to(self.device),
+            Pair(*(None if part is None else part.to(self.device) for part in noise)),
             sampling_sigmas(prompt.steps, tokens),
-            self.contexts[prompt.text][None].to(self.device),
+            self._context(prompt.text, noise),
             fps=prompt.shape.fps,
-            negative=self.contexts[prompt.negative][None].to(self.device) if prompt.guidance != 1 else None,
+            negative=self._context(prompt.negative, noise) if prompt.guidance != 1 else None,
             guidance=Guidance(prompt.guidance, self.settings.stg, min(block, layers - 1), self.settings.rescale),
             first_frame=first,
             on_step=on_step,
-        )[0].cpu()
+        )
+        return Pair(*(None if part is None else part[0].cpu() for part in drawn))
+
+    def _noise(self, prompt: Prompt) -> Pair:
+        """The starting noise, on the CPU."""
+        # the picture's comes first, so that a seed starts from the same picture with sound and without
+        generator = torch.Generator().manual_seed(prompt.seed)
+        video = audio = None
+        if self.model.has_video:
+            shape = prompt.shape.latent()
+            video = torch.randn(1, shape.channels, shape.frames, shape.height, shape.width, generator=generator)
+        if self.model.has_audio and not (self.model.has_video and prompt.shape.frames == 1):
+            shape = sound_shape(prompt.shape)
+            audio = torch.randn(1, shape.channels, shape.steps, shape.bins, generator=generator)
+        return Pair(video, audio)
+
+    def _context(self, text: str, noise: Pair) -> Pair:
+        """The contexts [1, S, D] of what is drawn."""
+        found = self.contexts(text)
+        return Pair(*(None if n is None else c[None].to(self.device) for n, c in zip(noise, found, strict=True)))
 
     def _first_frames(self, prompts: Sequence[Prompt]) -> dict[Path | None, Tensor]:
         wanted = {prompt.image: prompt.shape for prompt in prompts if prompt.image is not None}
         if not wanted:
+            return {}
+        if not self.model.has_video:
+            self.events.message("Sound alone is drawn: the first frames of the prompts (--i) are left out.", "warning")
             return {}
         vae = self.open_vae(True, False)
         firsts: dict[Path | None, Tensor] = {}
@@ -120,37 +174,77 @@ class Renderer:
         return firsts
 
     def _decode(
-        self, drawn: list[tuple[int, Prompt, Tensor]], name: Callable[[int, Prompt], Path], info: dict[str, Any],
-        tolerant: bool,
-    ) -> list[SampleFile]:  # fmt: skip
+        self, drawn: list[Drawn], name: Callable[[int, Prompt], Path], info: dict[str, Any], tolerant: bool
+    ) -> list[SampleFile]:
         files: list[SampleFile] = []
         with self._transformer_aside():
-            vae = self.open_vae(False, True)
-            weight = next(vae.parameters())
-            for count, (index, prompt, latents) in enumerate(drawn):
+            sounds: dict[int, Sound] = {}
+            with self._failures("sound of the samples", tolerant):
+                sounds = self._sounds(drawn, tolerant)
+            vae = self.open_vae(False, True) if any(one.latents.video is not None for one in drawn) else None
+            for count, one in enumerate(drawn):
                 self.events.progress(count, len(drawn), "decoding")
                 self.events.check_stop()
-                with self._failures(prompt, tolerant), torch.no_grad():
-                    if not bool(torch.isfinite(latents).all()):
-                        raise TrainerError("the latents are not finite; the LoRA or the settings have diverged")
-                    about = {
-                        "prompt": prompt.text,
-                        "negative": prompt.negative,
-                        "seed": prompt.seed,
-                        "steps": prompt.steps,
-                        "guidance": prompt.guidance,
-                        **info,
-                    }
-                    frames = decode_frames(vae, latents[None].to(weight.device), self.settings.tiles)
-                    path = name(index, prompt)
-                    if prompt.shape.frames == 1:
-                        path = write_image(path.with_name(path.name + ".png"), next(_single(frames)), about)
-                    else:
-                        path = write_video(path.with_name(path.name + ".mp4"), _single(frames), prompt.shape.fps, about)
-                    files.append(SampleFile(path, prompt, latents, about))
-                    self.events.sample(path, about)
+                with self._failures(_named(one.prompt), tolerant), torch.no_grad():
+                    sound = sounds.get(one.index)
+                    if vae is None and sound is None:
+                        continue  # said already: its sound could not be decoded
+                    path = name(one.index, one.prompt)
+                    files.append(self._write(one, path, sound, vae, {**_about(one.prompt), **info}))
+                    self.events.sample(files[-1].path, files[-1].info)
             del vae
         return files
+
+    def _sounds(self, drawn: Sequence[Drawn], tolerant: bool) -> dict[int, Sound]:
+        """The sounds of `drawn` by index: all through the audio VAE, then all through the vocoder."""
+        wanted = [one for one in drawn if one.latents.audio is not None]
+        if not wanted or self.sound is None or (self.settings.audio == "off" and self.model.has_video):
+            return {}
+        mels: dict[int, Tensor] = {}
+        sounds: dict[int, Sound] = {}
+        vae = self.sound.open_decoder()
+        for one in wanted:
+            self.events.check_stop()
+            with self._failures(_named(one.prompt, "sound"), tolerant):
+                mels[one.index] = decode_mel(vae, one.latents.audio)
+        del vae
+        vocoder = self.sound.open_vocoder()
+        for one in wanted:
+            self.events.progress(len(sounds), len(wanted), "decoding the sound")
+            self.events.check_stop()
+            if one.index in mels:
+                with self._failures(_named(one.prompt, "sound"), tolerant):
+                    wave = decode_wave(vocoder, mels[one.index], one.prompt.shape.seconds)
+                    sounds[one.index] = Sound(wave, vocoder.sample_rate)
+        return sounds
+
+    def _write(
+        self, one: Drawn, stem: Path, sound: Sound | None, vae: VideoVAE | None, about: dict[str, Any]
+    ) -> SampleFile:
+        """Decode and write one sample, with its sound inside or beside it; `stem` is the path without its ending."""
+        video, merge = one.latents.video, self.settings.audio == "merge"
+        if video is not None and not bool(torch.isfinite(video).all()):
+            raise TrainerError("the latents are not finite; the LoRA or the settings have diverged")
+        path = audio_path = None
+        if sound is not None:
+            if vae is None or not merge:
+                audio_path = _ending(stem, f".{self.settings.audio_format}")
+                write_sound(audio_path, sound.wave, sound.rate, about)
+            if self.settings.spectrogram:
+                draw_spectrogram(_ending(stem, ".sound.png"), sound.wave, sound.rate, one.prompt.text)
+        if vae is None:
+            path = audio_path
+        else:
+            weight = next(vae.parameters())
+            frames = _single(decode_frames(vae, video[None].to(weight.device), self.settings.tiles))
+            if one.prompt.shape.frames == 1:
+                path = write_image(_ending(stem, ".png"), next(frames), about)
+            elif sound is not None and merge:
+                fps = one.prompt.shape.fps
+                path = audio_path = write_video(_ending(stem, ".mp4"), frames, fps, about, sound.wave, sound.rate)
+            else:
+                path = write_video(_ending(stem, ".mp4"), frames, one.prompt.shape.fps, about)
+        return SampleFile(path, one.prompt, video, about, one.latents.audio, audio_path)
 
     @contextlib.contextmanager
     def _transformer_aside(self) -> Iterator[None]:
@@ -168,7 +262,7 @@ class Renderer:
                 self.model.to(self.device)
 
     @contextlib.contextmanager
-    def _failures(self, prompt: Prompt, tolerant: bool) -> Iterator[None]:
+    def _failures(self, what: str, tolerant: bool) -> Iterator[None]:
         try:
             yield
         except Stopped:
@@ -177,10 +271,30 @@ class Renderer:
             if not tolerant:
                 raise
             logger.debug("sample failed", exc_info=True)
-            self.events.message(f"The sample of {prompt.text[:60]!r} failed and is left out: {error}", "warning")
+            self.events.message(f"The {what} failed and is left out: {error}", "warning")
 
 
-def _single(chunks: Any) -> Iterator[Any]:
+def _about(prompt: Prompt) -> dict[str, Any]:
+    """What a sample's file says of itself."""
+    return {
+        "prompt": prompt.text,
+        "negative": prompt.negative,
+        "seed": prompt.seed,
+        "steps": prompt.steps,
+        "guidance": prompt.guidance,
+    }
+
+
+def _named(prompt: Prompt, what: str = "sample") -> str:
+    return f"{what} of {prompt.text[:60]!r}"
+
+
+def _ending(stem: Path, ending: str) -> Path:
+    # not with_suffix: a name may hold dots, as a strength of 0.5 does
+    return stem.with_name(stem.name + ending)
+
+
+def _single(chunks: Iterable[Any]) -> Iterator[Any]:
     """Frames [H, W, 3] as numpy arrays out of blocks [n, H, W, 3]."""
     for chunk in chunks:
         for frame in chunk:

@@ -21,6 +21,7 @@ from ..weights.text_encoder import check_text_encoder
 from .prompt_text import prompt_features
 from .prompts import prompt_texts, read_prompts
 from .render import Renderer, SampleFile
+from .sound import SoundParts
 
 
 def sample(
@@ -34,8 +35,9 @@ def sample(
 ) -> list[SampleFile]:
     """Draw the prompts of `run` (or `prompts`) once per strength of the LoRA into `out`.
 
-    Without a LoRA the base alone is drawn. Strength 0 is exactly the base. Where the run names no prompts, the first
-    two captions of its dataset are taken. Raises TrainerError.
+    Without a LoRA the base alone is drawn. Strength 0 is exactly the base. Each strength gets the same seeds, so that
+    the files beside each other differ by the LoRA alone. The run's mode decides what is drawn: video, av or audio.
+    Where the run names no prompts, the first two captions of its dataset are taken. Raises TrainerError.
     """
     events = events or Events()
     checkpoint, encoder = run.need("model.checkpoint"), run.need("model.text_encoder")
@@ -55,7 +57,12 @@ def sample(
     features = prompt_features(prompt_texts(wanted), folder, encoder, projection, device, events)
     connectors = load_connectors(projection, run.model.mode, dtype, device)
     with torch.no_grad():
-        contexts = {text: connectors([found.to(device, dtype)])[0][0].cpu() for text, found in features.items()}
+        contexts = {
+            text: tuple(
+                None if context is None else context[0].cpu() for context in connectors([one.to(device, dtype)])
+            )
+            for text, one in features.items()
+        }
     del connectors
     release(device)
 
@@ -70,7 +77,8 @@ def sample(
 
     try:
         loras = None if state is None else apply_file(model, state)
-        renderer = Renderer(model, contexts, open_vae, settings, version, device, events)
+        sound = SoundParts(checkpoint, device) if model.has_audio else None
+        renderer = Renderer(model, contexts.__getitem__, open_vae, settings, version, device, events, sound)
         files: list[SampleFile] = []
         for strength in strengths:
             if loras is not None:

@@ -1,4 +1,4 @@
-"""Writing frames as an mp4 (H.264, plays everywhere) or, for a single frame, as a PNG."""
+"""Writing frames as an mp4 (H.264 and AAC, plays everywhere) or, for a single frame, as a PNG."""
 
 from __future__ import annotations
 
@@ -9,27 +9,57 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ..files import atomic
+from .sound_file import audio_frames
+
+AAC_BLOCK = 1024
+AAC_BIT_RATE = 192_000
 
 
-def write_video(path: Path, frames: Iterable[np.ndarray], fps: float, info: dict[str, Any] | None = None) -> Path:
-    """Write uint8 frames [H, W, 3] as mp4; `info` goes into its comment as JSON. Sizes are even (multiples of 32)."""
+def write_video(
+    path: Path,
+    frames: Iterable[np.ndarray],
+    fps: float,
+    info: dict[str, Any] | None = None,
+    sound: Tensor | None = None,
+    rate: int = 0,
+) -> Path:
+    """Write uint8 frames [H, W, 3] as mp4; `info` goes into its comment as JSON. Sizes are even (multiples of 32).
+
+    `sound` [2, N] in [-1, 1] at `rate` Hz becomes its sound track.
+    """
     import av
 
     with atomic(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         container.metadata["comment"] = json.dumps(info or {}, ensure_ascii=False)
-        stream = None
-        for frame in frames:
+        stream = track = None
+        waiting = iter(())
+        for number, frame in enumerate(frames):
             if stream is None:
                 stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
                 stream.height, stream.width = frame.shape[:2]
                 stream.pix_fmt = "yuv420p"
                 stream.options = {"crf": "16", "preset": "veryfast"}
+                if sound is not None:  # every stream is made before the first packet
+                    track = container.add_stream("aac", rate=rate)
+                    track.codec_context.layout = "stereo"
+                    track.codec_context.bit_rate = AAC_BIT_RATE
+                    waiting = audio_frames(sound.float().numpy(), rate, "fltp", AAC_BLOCK)
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             container.mux(stream.encode(picture))
+            # the sound goes beside its picture, so that the file can be played while it is read
+            for block in waiting:
+                container.mux(track.encode(block))
+                if block.pts + AAC_BLOCK > (number + 1) / fps * rate:
+                    break
         assert stream is not None, "no frames to write"
-        container.mux(stream.encode())
+        for block in waiting:
+            container.mux(track.encode(block))
+        if track is not None:
+            container.mux(track.encode(None))
+        container.mux(stream.encode(None))
     return path
 
 

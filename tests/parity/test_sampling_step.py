@@ -6,25 +6,32 @@ from ltx_core.components.diffusion_steps import EulerDiffusionStep
 from ltx_core.components.schedulers import LTX2Scheduler
 from ltx_core.utils import to_denoised
 
-from ltx2_train.models.patchify import video_tokens
-from ltx2_train.models.transformer import LTXTransformer, TransformerConfig
-from ltx2_train.sampling.denoise import Guidance, denoise, guide
+from ltx2_train.models.patchify import audio_tokens, video_tokens
+from ltx2_train.models.transformer import LTXTransformer, Output, TransformerConfig
+from ltx2_train.sampling.denoise import Guidance, Pair, denoise, guide
 from ltx2_train.sampling.schedule import sampling_sigmas
-from ltx2_train.shapes import LatentShape
+from ltx2_train.shapes import AudioLatentShape, LatentShape
 
 
 class Velocity(torch.nn.Module):
-    """Stands for the transformer: a fixed velocity that depends on the text and on the skipped block."""
+    """Stands for the transformer: fixed velocities that depend on the text and on the skipped blocks."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list = []
 
     def forward(self, video, audio, *, skip=None, keep_hidden=()):
-        self.seen.append(video)
-        level = video.sigma[:, None, None] if video.timesteps is None else video.timesteps[..., None]
-        value = torch.sin(3 * video.latent) * (1 + level) + video.context.mean() + (0.1 if skip else 0.0)
-        return type("Output", (), {"video": value})()
+        self.seen.append((video, audio))
+        left_out = frozenset() if skip is None else skip.at(0)
+        return Output(
+            None if video is None else self.velocity(video, 0.1 if "video_self" in left_out else 0.0),
+            None if audio is None else self.velocity(audio, -0.2 if "audio_self" in left_out else 0.0),
+        )
+
+    @staticmethod
+    def velocity(given, extra):
+        level = given.sigma[:, None, None] if given.timesteps is None else given.timesteps[..., None]
+        return torch.sin(3 * given.latent) * (1 + level) + given.context.mean() + extra
 
 
 @pytest.mark.parametrize("steps", [1, 4, 30])
@@ -35,37 +42,54 @@ def test_schedule_equals_ltx_core(steps):
     assert torch.allclose(ours, theirs, atol=1e-6)
 
 
-def test_a_step_with_guidance_equals_ltx_core():
+def test_a_step_with_guidance_equals_ltx_core_for_each_modality():
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(1, 8, 3, 2, 2, generator=generator)
-    text, negative = torch.full((1, 4, 6), 0.3), torch.full((1, 4, 6), -0.2)
+    noise = Pair(torch.randn(1, 8, 3, 2, 2, generator=generator), torch.randn(1, 8, 5, 16, generator=generator))
+    text = Pair(torch.full((1, 4, 6), 0.3), torch.full((1, 4, 6), 0.1))
+    negative = Pair(torch.full((1, 4, 6), -0.2), torch.full((1, 4, 6), 0.4))
     sigmas = torch.tensor([0.9, 0.7])
-    model = Velocity()
-    ours = denoise(model, noise, sigmas, text, fps=25, negative=negative, guidance=Guidance(cfg=3.0, stg=1.0))
+    guidance = Guidance(cfg=3.0, stg=1.0)
+    ours = denoise(Velocity(), noise, sigmas, text, fps=25, negative=negative, guidance=guidance)
 
-    x = video_tokens(noise)
-    level = torch.full((1, 1, 1), 0.9)
+    def theirs(x, text, negative, extra):
+        level = torch.full((1, 1, 1), 0.9)
 
-    def x0(context, extra):
-        velocity = torch.sin(3 * x) * (1 + level) + context.mean() + extra
-        return to_denoised(x, velocity, level)
+        def x0(context, extra):
+            velocity = torch.sin(3 * x) * (1 + level) + context.mean() + extra
+            return to_denoised(x, velocity, level)
 
-    cond, uncond, skipped = x0(text, 0.0), x0(negative, 0.0), x0(text, 0.1)
-    guided = cond + 2.0 * (cond - uncond) + 1.0 * (cond - skipped)
-    theirs = EulerDiffusionStep().step(x, guided, sigmas, 0)
-    assert torch.allclose(video_tokens(ours), theirs, atol=1e-4)
+        cond, uncond, skipped = x0(text, 0.0), x0(negative, 0.0), x0(text, extra)
+        guided = cond + 2.0 * (cond - uncond) + 1.0 * (cond - skipped)
+        return EulerDiffusionStep().step(x, guided, sigmas, 0)
+
+    video = theirs(video_tokens(noise.video), text.video, negative.video, 0.1)
+    audio = theirs(audio_tokens(noise.audio), text.audio, negative.audio, -0.2)
+    assert torch.allclose(video_tokens(ours.video), video, atol=1e-4)
+    assert torch.allclose(audio_tokens(ours.audio), audio, atol=1e-4)
 
 
 def test_a_given_first_frame_stays_and_has_timestep_zero():
-    noise = torch.randn(1, 8, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    noise = Pair(torch.randn(1, 8, 3, 2, 2, generator=generator), torch.randn(1, 8, 5, 16, generator=generator))
     first = torch.full((1, 8, 1, 2, 2), 0.25)
-    model = Velocity()
-    out = denoise(model, noise, sampling_sigmas(5), torch.zeros(1, 4, 6), fps=25, first_frame=first)
-    assert torch.equal(out[:, :, :1], first)
-    assert not torch.allclose(out[:, :, 1:], noise[:, :, 1:])
-    for step, video in enumerate(model.seen):
+    model, text = Velocity(), torch.zeros(1, 4, 6)
+    out = denoise(model, noise, sampling_sigmas(5), Pair(text, text), fps=25, first_frame=first)
+    assert torch.equal(out.video[:, :, :1], first)
+    assert not torch.allclose(out.video[:, :, 1:], noise.video[:, :, 1:])
+    for step, (video, audio) in enumerate(model.seen):
         assert torch.equal(video.timesteps[:, :4], torch.zeros(1, 4)), step
         assert (video.timesteps[:, 4:] == video.sigma).all()
+        assert audio.timesteps is None  # no part of the sound is given
+        assert torch.equal(audio.sigma, video.sigma)
+
+
+def test_sound_alone_gives_the_model_no_video():
+    noise = Pair(None, torch.randn(1, 8, 5, 16, generator=torch.Generator().manual_seed(1)))
+    model = Velocity()
+    out = denoise(model, noise, sampling_sigmas(3), Pair(None, torch.zeros(1, 4, 6)), fps=25)
+    assert out.video is None
+    assert out.audio.shape == noise.audio.shape
+    assert [video for video, _ in model.seen] == [None, None, None]
 
 
 def test_rescale_keeps_the_spread_of_the_unguided_prediction():
@@ -75,7 +99,8 @@ def test_rescale_keeps_the_spread_of_the_unguided_prediction():
 
 
 @pytest.mark.parametrize("version", ["2.0", "2.3"])
-def test_the_real_model_steps_as_ltx_core_does(version, tiny, tiny20):
+@pytest.mark.parametrize("mode", ["video", "av"])
+def test_the_real_model_steps_as_ltx_core_does(mode, version, tiny, tiny20):
     from ltx_core.loader.single_gpu_model_builder import SingleGPUModelBuilder
     from ltx_core.model.transformer.modality import Modality
     from ltx_core.model.transformer.model_configurator import (
@@ -83,33 +108,45 @@ def test_the_real_model_steps_as_ltx_core_does(version, tiny, tiny20):
         LTXModelConfigurator,
     )
 
-    from ltx2_train.models.positions import video_positions
+    from ltx2_train.models.positions import audio_positions, video_positions
     from ltx2_train.weights.load import load_transformer
 
     path = (tiny if version == "2.3" else tiny20).checkpoint
-    ours = load_transformer(path, "video", torch.float32)
+    ours = load_transformer(path, mode, torch.float32)
     assert isinstance(ours, LTXTransformer)
     assert isinstance(ours.config, TransformerConfig)
     theirs = SingleGPUModelBuilder(
         model_path=str(path), model_class_configurator=LTXModelConfigurator,
         model_sd_ops=LTXV_MODEL_COMFY_RENAMING_MAP,
     ).build(device=torch.device("cpu"), dtype=torch.float32)  # fmt: skip
-    shape = LatentShape(3, 2, 4)
     generator = torch.Generator().manual_seed(2)
-    noise = torch.randn(1, 128, 3, 2, 4, generator=generator)
-    width = ours.config.cross_attention_dim if version == "2.3" else ours.config.caption_channels
-    context = torch.randn(1, 16, width, generator=generator)
-    sigmas = torch.tensor([0.8, 0.6])
+    config = ours.config
+    shape, steps = LatentShape(3, 2, 4), AudioLatentShape(17)
+    noise = Pair(torch.randn(1, 128, 3, 2, 4, generator=generator), torch.randn(1, 8, 17, 16, generator=generator))
+    widths = [config.caption_channels] * 2 if version == "2.0" else [config.video.width, config.audio.width]
+    context = Pair(*(torch.randn(1, 16, width, generator=generator) for width in widths))
+    if mode == "video":
+        noise, context = Pair(noise.video), Pair(context.video)
+    sigmas, level = torch.tensor([0.8, 0.6]), torch.tensor([0.8])
     mine = denoise(ours, noise, sigmas, context, fps=25.0)
-    x = video_tokens(noise)
-    level = torch.tensor([0.8])
-    velocity, _ = theirs(
-        video=Modality(
-            enabled=True, latent=x, sigma=level, timesteps=level[:, None].expand(1, shape.tokens),
-            positions=video_positions(shape, 25.0, "cpu"), context=context, context_mask=None,
-        ),
-        audio=None,
+
+    def modality(x, positions, text):
+        timesteps = level[:, None].expand(1, x.shape[1])
+        return Modality(
+            enabled=True, latent=x, sigma=level, timesteps=timesteps, positions=positions, context=text,
+            context_mask=None,
+        )  # fmt: skip
+
+    def stepped(x, velocity):
+        return EulerDiffusionStep().step(x, to_denoised(x, velocity, level[:, None, None]), sigmas, 0)
+
+    x = video_tokens(noise.video)
+    a = None if mode == "video" else audio_tokens(noise.audio)
+    velocity, heard = theirs(
+        video=modality(x, video_positions(shape, 25.0, "cpu"), context.video),
+        audio=None if a is None else modality(a, audio_positions(steps, "cpu"), context.audio),
         perturbations=None,
-    )  # fmt: skip
-    expected = EulerDiffusionStep().step(x, to_denoised(x, velocity, level[:, None, None]), sigmas, 0)
-    assert torch.allclose(video_tokens(mine), expected, atol=1e-4, rtol=1e-4)
+    )
+    assert torch.allclose(video_tokens(mine.video), stepped(x, velocity), atol=1e-4, rtol=1e-4)
+    if a is not None:
+        assert torch.allclose(audio_tokens(mine.audio), stepped(a, heard), atol=1e-4, rtol=1e-4)
