@@ -39,6 +39,14 @@ class CacheSettings(Settings):
     latents_dtype: Precision = Field(
         "bf16", description="Precision latents are stored in.", json_schema_extra={"advanced": True}
     )
+    audio_vae_dtype: Precision = Field(
+        "fp32", description="Precision the audio VAE computes in.", json_schema_extra={"advanced": True}
+    )
+    audio_latents_dtype: Precision = Field(
+        "fp16",
+        description="Precision the latents of sound are stored in.",
+        json_schema_extra={"seed": "ltx2_audio_dtype", "advanced": True},
+    )
     text_form: Literal["compact", "full"] = Field(
         "compact",
         description="Store captions before the text connectors, without padding (a few MB at most; the connectors run "
@@ -58,7 +66,10 @@ class CacheSettings(Settings):
 
 @dataclass
 class CacheReport:
-    """What filling a kind of cache ("latents" or "text") came to. `stale` of the `made` ones replaced an old file."""
+    """What filling a kind of cache came to: "latents", "sound" or "text".
+
+    `stale` of the `made` ones replaced an old file. `notes` are sentences on what was noticed and is no failure.
+    """
 
     kind: str
     made: int = 0
@@ -67,6 +78,7 @@ class CacheReport:
     failed: list[Skipped] = field(default_factory=list)
     seconds: float = 0.0
     bytes: int = 0
+    notes: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
         """A line for people, and one for each file that failed."""
@@ -76,6 +88,7 @@ class CacheReport:
             f"{self.bytes / 1e6:.1f} MB written in {self.seconds:.1f} s"
         ]
         lines += [f"  {failure.path.name}: {failure.reason}" for failure in self.failed]
+        lines += [f"  {note}" for note in self.notes]
         return "\n".join(lines)
 
 
@@ -96,6 +109,32 @@ def latent_settings(plan: Plan, item: Item, settings: CacheSettings) -> dict[str
         made[f"{axis}_tile"] = None if size is None else [size, getattr(tiles, f"{axis}_overlap")]
     made["latents"] = [shape.frames, shape.height, shape.width]
     return made
+
+
+def sound_settings(plan: Plan, item: Item, settings: CacheSettings) -> dict[str, Any]:
+    """All that changes the sound of `item` besides its source and the audio VAE; by the names a user knows."""
+    sound = item.sound
+    assert sound is not None, item.key
+    return {
+        "sound_file": sound.path.name,
+        "sound_window": [round(sound.start, 6), round(sound.seconds, 6)],
+        "sound_length": round(sound.length, 6),
+        "audio_normalize": plan.settings_of(item).audio_normalize,
+        "audio_vae_dtype": settings.audio_vae_dtype,
+        "audio_latents_dtype": settings.audio_latents_dtype,
+    }
+
+
+def reference_settings(plan: Plan, item: Item, settings: CacheSettings) -> dict[str, Any]:
+    """All that changes the reference sound of `item` besides its source and the audio VAE."""
+    entry = plan.settings_of(item)
+    return {
+        "reference_file": item.reference_audio.name if item.reference_audio else None,
+        "reference_audio_max_seconds": entry.reference_audio_max_seconds,
+        "audio_normalize": entry.audio_normalize,
+        "audio_vae_dtype": settings.audio_vae_dtype,
+        "audio_latents_dtype": settings.audio_latents_dtype,
+    }
 
 
 def text_settings(form: TextForm, settings: CacheSettings) -> dict[str, Any]:
@@ -134,22 +173,30 @@ def _failures(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def record_failure(item: Item, reason: str) -> None:
+def record_failure(item: Item, reason: str, name: str | None = None, source: Path | None = None) -> None:
+    """Remember that the cache `name` of `item` (default: its latents) cannot be made from `source` as it is now."""
     with contextlib.suppress(OSError):
-        stat = item.source.path.stat()
+        stat = (source or item.source.path).stat()
         table = _failures(item.source.folder)
-        table[item.latent_path.name] = {"reason": reason, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        table[name or item.latent_path.name] = {"reason": reason, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
         write_json(item.source.folder / FAILURES, table)
 
 
-def failed_before(item: Item) -> str | None:
-    """Why `item` could not be encoded the last time, if its source is still the same."""
-    known = _failures(item.source.folder).get(item.latent_path.name)
+def failed_before(item: Item, name: str | None = None, source: Path | None = None) -> str | None:
+    """Why the cache `name` of `item` (default: its latents) could not be made last time, if `source` is the same."""
+    known = _failures(item.source.folder).get(name or item.latent_path.name)
     if not isinstance(known, dict):
         return None
     try:
-        stat = item.source.path.stat()
+        stat = (source or item.source.path).stat()
     except OSError:
         return None
     same = known.get("size") == stat.st_size and known.get("mtime_ns") == stat.st_mtime_ns
     return str(known.get("reason")) if same else None
+
+
+def sound_failed_before(item: Item) -> str | None:
+    """Why the sound of `item` could not be encoded the last time, if its file is still the same."""
+    if item.sound is None or item.audio_path is None:
+        return None
+    return failed_before(item, item.audio_path.name, item.sound.path)

@@ -6,10 +6,16 @@ only their shapes can be checked):
     {stem}_{start:05d}-{count:03d}_{W:04d}x{H:04d}_ltx2.safetensors   a window of a video, W x H as cached
     {stem}_{W:04d}x{H:04d}_ltx2.safetensors                           an image, W x H as in the file
         latents_{F}x{H}x{W}_{dtype}         [128, F, H, W] in latents, normalised
+    {same base}_ltx2_audio.safetensors                                the sound of that window, or of a recording
+        audio_latents_{T}x{bins}x{C}_{dtype} [C, T, bins], normalised      audio_lengths_int32 (steps that count)
     {stem}_ltx2_te.safetensors                                        text, after the connectors
         video_prompt_embeds_{dtype} [N, D]  audio_prompt_embeds_{dtype} [N, D']  prompt_attention_mask [N]
     {stem}_ltx2_te_compact.safetensors                                text, before the connectors and without padding
         video_features_{dtype} [T, D]       audio_features_{dtype} [T, D'], absent where it is the same tensor
+
+Beside a recording without video there lies, for that trainer, a file of one zero latent with the size of an imagined
+video (`ltx2_virtual_num_frames_int32`, `..._height_int32`, `..._width_int32`). A dtype in a key may be spelt both ways,
+"float16" or "fp16"; sound is written with the short one.
 
 What a file was made from is written as text into its metadata: `source` (size, time and hash of the medium),
 `settings` (all that changes the content), `checkpoint` and `encoder` (fingerprints of weights). A stale file is found
@@ -30,12 +36,15 @@ from typing import Any, Literal
 import torch
 
 from ..errors import CacheError, CheckpointError
-from ..shapes import LatentShape
+from ..shapes import AudioLatentShape, LatentShape
 from ..weights.reader import TensorFile
 
 FORMAT_VERSION = "1"
 ARCHITECTURE = "ltx2"
 LATENT_SUFFIX = "_ltx2.safetensors"
+AUDIO_SUFFIX = "_ltx2_audio.safetensors"
+AUDIO_LENGTH_KEY = "audio_lengths_int32"
+VIRTUAL_KEYS = ("ltx2_virtual_num_frames_int32", "ltx2_virtual_height_int32", "ltx2_virtual_width_int32")
 TEXT_SUFFIX = "_ltx2_te.safetensors"
 COMPACT_SUFFIX = "_ltx2_te_compact.safetensors"
 TextForm = Literal["compact", "full"]
@@ -51,6 +60,8 @@ DTYPES = {
 MEND = "Run `ltx2-train cache build RUN.toml` (in ComfyUI: the Prepare Dataset node) to make it again."
 
 _LATENTS = re.compile(r"latents_(\d+)x(\d+)x(\d+)_(\w+)")
+_AUDIO = re.compile(r"audio_latents_(\d+)x(\d+)x(\d+)_(\w+)")
+_SHORT = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
 def video_cache_name(stem: str, start: int, count: int, width: int, height: int) -> str:
@@ -61,6 +72,11 @@ def video_cache_name(stem: str, start: int, count: int, width: int, height: int)
 def image_cache_name(stem: str, width: int, height: int) -> str:
     """The file of an image; `width` x `height` is its own size, not the bucket's."""
     return f"{stem}_{width:04d}x{height:04d}{LATENT_SUFFIX}"
+
+
+def audio_cache_name(latent_name: str) -> str:
+    """The file of the sound that belongs to the latents in `latent_name`."""
+    return latent_name.removesuffix(LATENT_SUFFIX) + AUDIO_SUFFIX
 
 
 def text_cache_name(stem: str, form: TextForm) -> str:
@@ -76,6 +92,11 @@ def dtype_token(dtype: torch.dtype) -> str:
 def latent_key(shape: LatentShape, dtype: torch.dtype) -> str:
     """The key of latents of `shape`."""
     return f"latents_{shape.frames}x{shape.height}x{shape.width}_{dtype_token(dtype)}"
+
+
+def audio_key(shape: AudioLatentShape, dtype: torch.dtype) -> str:
+    """The key of sound latents of `shape`."""
+    return f"audio_latents_{shape.steps}x{shape.bins}x{shape.channels}_{_SHORT[dtype]}"
 
 
 # --- what a cache was made from --------------------------------------------------------------------------------------
@@ -169,6 +190,36 @@ class CacheFile:
         prefix = f"latents_{shape.frames}x{shape.height}x{shape.width}_"
         return self.tensor(next(key for key in self.keys if key.startswith(prefix)), torch.float32)
 
+    def audio_shape(self) -> AudioLatentShape:
+        """The size of the sound inside. Raises CacheError where there is none, or not of the size the key says."""
+        key, shape = self._audio()
+        if tuple(self._file.tensors[key].shape) != (shape.channels, shape.steps, shape.bins):
+            raise self._damaged(f"{key} has shape {list(self._file.tensors[key].shape)}")
+        return shape
+
+    def audio_latents(self) -> torch.Tensor:
+        """[C, T, bins] in float32, normalised."""
+        self.audio_shape()
+        return self.tensor(self._audio()[0], torch.float32)
+
+    def audio_steps(self) -> int:
+        """How many of the latents, from the first, are sound; the rest is padding. All where the file does not say."""
+        steps = self.audio_shape().steps
+        if AUDIO_LENGTH_KEY not in self.keys:
+            return steps
+        said = int(self.tensor(AUDIO_LENGTH_KEY).reshape(-1)[0])
+        if not 0 < said <= steps:
+            raise self._damaged(f"{AUDIO_LENGTH_KEY} is {said} for {steps} latents")
+        return said
+
+    def _audio(self) -> tuple[str, AudioLatentShape]:
+        for key in self.keys:
+            found = _AUDIO.fullmatch(key)
+            if found and found[4] in DTYPES:
+                steps, bins, channels = (int(part) for part in found.groups()[:3])
+                return key, AudioLatentShape(steps, channels, bins)
+        raise self._damaged("it holds no sound")
+
     def tensor(self, key: str, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The tensor `key`. Raises CacheError where it is damaged or holds NaN or infinities."""
         try:
@@ -208,6 +259,17 @@ def stale_latents(file: CacheFile, source: Path, settings: Mapping[str, Any], ch
         return "it was made with another VAE"
     change = source_change(file.record("source"), source)
     return change or _difference(file.record("settings"), settings)
+
+
+def stale_sound(file: CacheFile, source: Path, settings: Mapping[str, Any], checkpoint: str) -> str | None:
+    """Why the sound in `file` must be made again, or None; `source` is the file it was read from."""
+    if not file.fingerprinted:
+        return None
+    if file.metadata.get("format_version") != FORMAT_VERSION:
+        return f"it is of cache format {file.metadata.get('format_version')}, this program writes {FORMAT_VERSION}"
+    if checkpoint and file.metadata.get("checkpoint") != checkpoint:
+        return "it was made with another audio VAE"
+    return _difference(file.record("settings"), settings) or source_change(file.record("source"), source)
 
 
 def stale_text(file: CacheFile, caption: str, settings: Mapping[str, Any], weights: Fingerprints) -> str | None:

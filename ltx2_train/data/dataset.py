@@ -17,11 +17,27 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from ..errors import ConfigError, DataError
 from ..settings import Settings, parse
 from ..shapes import SPATIAL_FACTOR
+from .sound_settings import SoundSettings
 
-SOURCE_KEYS = ("image_directory", "image_jsonl_file", "video_directory", "video_jsonl_file")
+SOURCE_KEYS = (
+    "image_directory",
+    "image_jsonl_file",
+    "video_directory",
+    "video_jsonl_file",
+    "audio_directory",
+    "audio_jsonl_file",
+)
+FOLDER_KEYS = (
+    "cache_directory",
+    "audio_files_directory",
+    "reference_audio_directory",
+    "reference_audio_cache_directory",
+)
+REFERENCE_AUDIO_FOLDER = "reference_audio"
+MediaKind = Literal["image", "video", "audio"]
 
 
-class SharedSettings(Settings):
+class SharedSettings(SoundSettings):
     """What `[general]` and every dataset may say."""
 
     caption_extension: str = Field(".txt", description="Ending of the caption file beside each medium.")
@@ -98,12 +114,12 @@ class SharedSettings(Settings):
         None, ge=0, description="Weight of the video loss for this dataset; default: the run's setting."
     )
 
-    @field_validator("caption_extension")
+    @field_validator("caption_extension", "audio_extension")
     @classmethod
     def _with_dot(cls, value: str) -> str:
         value = value.strip()
         if not value:
-            raise ValueError("must name an ending such as '.txt'")
+            raise ValueError("must name an ending such as '.txt' or '.wav'")
         return value if value.startswith(".") else "." + value
 
     @field_validator("resolution", mode="before")
@@ -137,14 +153,25 @@ class DatasetSettings(SharedSettings):
     image_directory: Path | None = Field(None, description="Folder of images, each with its caption beside it.")
     image_jsonl_file: Path | None = Field(None, description="List of images: one {image_path, caption} a line.")
     video_directory: Path | None = Field(None, description="Folder of videos, each with its caption beside it.")
-    video_jsonl_file: Path | None = Field(None, description="List of videos: one {video_path, caption} a line.")
+    video_jsonl_file: Path | None = Field(
+        None, description="List of videos: one {video_path, caption} a line, and audio_path where sound is apart."
+    )
+    audio_directory: Path | None = Field(None, description="Folder of sounds, each with its caption beside it.")
+    audio_jsonl_file: Path | None = Field(None, description="List of sounds: one {audio_path, caption} a line.")
+    reference_audio_directory: Path | None = Field(
+        None,
+        description="Folder of reference sounds, one for each video or sound of the same name.",
+        json_schema_extra={"advanced": True},
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> DatasetSettings:
         given = [key for key in SOURCE_KEYS if getattr(self, key) is not None]
         if len(given) != 1:
             what = f"has {' and '.join(given)}" if given else "names no media"
-            raise ValueError(f"this dataset {what}; give exactly one of {', '.join(SOURCE_KEYS)}")
+            apart = {key.split("_")[0] for key in given} == {"video", "audio"}
+            hint = '. For videos whose sound is in files of their own set audio_source = "audio_files"' if apart else ""
+            raise ValueError(f"this dataset {what}; give exactly one of {', '.join(SOURCE_KEYS)}{hint}")
         return self
 
     @property
@@ -157,13 +184,24 @@ class DatasetSettings(SharedSettings):
         return getattr(self, self.source_key)
 
     @property
-    def kind(self) -> Literal["image", "video"]:
-        return "image" if self.source_key.startswith("image") else "video"
+    def kind(self) -> MediaKind:
+        kind = self.source_key.split("_")[0]
+        return "audio" if kind == "audio" else "image" if kind == "image" else "video"
+
+    @property
+    def noun(self) -> str:
+        """What its media are called where a person reads it."""
+        return "sound files" if self.kind == "audio" else f"{self.kind}s"
 
     @property
     def caches(self) -> Path:
         """The folder of the caches: `cache_directory`, or the media folder itself."""
         return self.cache_directory if self.cache_directory is not None else self.source
+
+    @property
+    def reference_audio_caches(self) -> Path:
+        """The folder of the cached reference sounds."""
+        return self.reference_audio_cache_directory or self.caches / REFERENCE_AUDIO_FOLDER
 
 
 class DatasetConfig(Settings):
@@ -200,13 +238,17 @@ class DatasetConfig(Settings):
                 )
             if dataset.cache_directory is None and dataset.source_key.endswith("jsonl_file"):
                 raise ValueError(f"{name}.cache_directory: needs a folder, since the media come from a list")
-            folder = dataset.caches.expanduser().absolute()
-            if folder in owners:
-                raise ValueError(
-                    f"{name} and {owners[folder]} share the cache folder {dataset.caches}. "
-                    "Give each dataset a cache_directory of its own"
-                )
-            owners[folder] = name
+            folders = {"cache_directory": dataset.caches}
+            if dataset.reference_audio_directory is not None:
+                folders["reference_audio_cache_directory"] = dataset.reference_audio_caches
+            for key, path in folders.items():
+                folder = path.expanduser().absolute()
+                if folder in owners:
+                    raise ValueError(
+                        f"{name} and {owners[folder]} share the cache folder {path}. "
+                        f"Give each dataset a {key} of its own"
+                    )
+                owners[folder] = name
         return self
 
     def named(self) -> list[tuple[str, DatasetSettings]]:
@@ -248,7 +290,7 @@ class DatasetConfig(Settings):
 
 def _absolute(settings: Any, folder: Path) -> Any:
     update = {}
-    for key in ("cache_directory", *SOURCE_KEYS):
+    for key in (*FOLDER_KEYS, *SOURCE_KEYS):
         value = getattr(settings, key, None)
         if value is not None:
             update[key] = folder / value.expanduser()

@@ -50,7 +50,8 @@ def encode_latents(
     events = events or Events()
     report, started = CacheReport("latents"), time.monotonic()
     todo: list[Item] = []
-    for item in plan.items:
+    pictured = [item for item in plan.items if item.kind != "audio"]
+    for item in pictured:
         missing, reason = _latents_state(plan, item, vae_fingerprint, settings)
         if missing or reason:
             todo.append(item)
@@ -78,7 +79,7 @@ def encode_latents(
 
         with_model(open_vae, work, device)
     report.seconds = time.monotonic() - started
-    if plan.items and not report.made + report.kept:
+    if pictured and not report.made + report.kept:
         raise DataError("Not one clip could be encoded.\n" + report.summary(), report.failed[0].path)
     return report
 

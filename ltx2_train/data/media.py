@@ -48,7 +48,7 @@ class MediaInfo:
     """What a file holds. `width` x `height` is the picture as shown: turned, with square pixels."""
 
     path: Path
-    kind: Literal["image", "video"]
+    kind: Literal["image", "video", "audio"]
     frames: int
     width: int
     height: int

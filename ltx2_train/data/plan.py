@@ -6,6 +6,7 @@ cannot be used is listed with its reason, and a dataset of which nothing is left
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections import Counter
@@ -18,10 +19,21 @@ from ..events import Events
 from ..shapes import LatentShape, VideoShape
 from . import frames as timing
 from .buckets import BucketSelector
-from .caches import LATENT_SUFFIX, TextForm, content_hash, image_cache_name, text_cache_name, video_cache_name
-from .dataset import DatasetConfig, DatasetSettings
-from .listing import SHOWN_AT_MOST, Candidate, Skipped, find_media, nothing_left, with_captions
+from .caches import (
+    AUDIO_SUFFIX,
+    LATENT_SUFFIX,
+    TextForm,
+    audio_cache_name,
+    content_hash,
+    image_cache_name,
+    text_cache_name,
+    video_cache_name,
+)
+from .dataset import DatasetConfig, DatasetSettings, MediaKind
+from .listing import SHOWN_AT_MOST, Candidate, Skipped, SoundFinder, find_media, nothing_left, with_captions
 from .media import MediaInfo, probe_media
+from .sound import AUDIO_SUFFIXES
+from .sound_plan import SoundWindow, clip_sound, probe_recording, recording_parts, virtual_shape
 
 IMAGE_FPS = 25.0
 
@@ -47,7 +59,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Item:
-    """One training sample: a window of a medium at its bucket. `dataset` counts within training or validation."""
+    """One training sample: a window of a medium at its bucket. `dataset` counts within training or validation.
+
+    `sound` is None where there is none; `silence` then says why, if it is a video. Of a recording ("audio"), `window`
+    counts frames of the imagined video, and `virtual` is its size.
+    """
 
     source: Source
     window: timing.Window
@@ -55,6 +71,15 @@ class Item:
     height: int
     dataset: int
     validation: bool = False
+    sound: SoundWindow | None = None
+    silence: str = ""
+    virtual: LatentShape | None = None
+    reference_audio: Path | None = None  # the file
+    reference_folder: Path | None = None  # of its cache
+
+    @property
+    def kind(self) -> MediaKind:
+        return self.source.media.kind
 
     @property
     def key(self) -> str:
@@ -82,6 +107,8 @@ class Item:
 
     @property
     def shape(self) -> LatentShape:
+        if self.virtual is not None:
+            return self.virtual
         return VideoShape(self.window.count, self.height, self.width).latent()
 
     @property
@@ -89,10 +116,24 @@ class Item:
         media = self.source.media
         if media.kind == "image":
             name = image_cache_name(self.source.stem, media.width, media.height)
+        elif media.kind == "audio" and self.sound is not None and self.sound.seconds == media.duration:
+            name = image_cache_name(self.source.stem, self.width, self.height)
         else:
             window = self.window
             name = video_cache_name(self.source.stem, window.start, window.count, self.width, self.height)
         return self.source.folder / name
+
+    @property
+    def audio_path(self) -> Path | None:
+        """Where the cache of the sound belongs; None where there is no sound."""
+        return None if self.sound is None else self.latent_path.with_name(audio_cache_name(self.latent_path.name))
+
+    @property
+    def reference_audio_path(self) -> Path | None:
+        """Where the cache of the reference sound belongs; None where there is none."""
+        if self.reference_audio is None or self.reference_folder is None:
+            return None
+        return self.reference_folder / audio_cache_name(self.latent_path.name)
 
     @property
     def text_key(self) -> tuple[Path, str]:
@@ -120,10 +161,11 @@ class Plan:
         return entries[item.dataset]
 
     def leftovers(self) -> list[Path]:
-        """Latent caches in the cache folders that no item uses; nothing deletes them."""
-        used = {item.latent_path for item in self.items}
+        """Caches of latents and sound in the cache folders that no item uses; nothing deletes them."""
+        used = {path for item in self.items for path in (item.latent_path, item.audio_path)}
         folders = {entry.caches for _, entry in self.config.named()}
-        found = (path for folder in folders if folder.is_dir() for path in folder.glob(f"*{LATENT_SUFFIX}"))
+        kinds = (f"*{LATENT_SUFFIX}", f"*{AUDIO_SUFFIX}")
+        found = (path for folder in folders if folder.is_dir() for kind in kinds for path in folder.glob(kind))
         return sorted(path for path in found if path not in used)
 
     def summary(self) -> str:
@@ -132,8 +174,14 @@ class Plan:
         lines = [f"{len(training)} samples from {len({item.text_key for item in training})} files"]
         if len(training) < len(self.items):
             lines[0] += f", {len(self.items) - len(training)} samples for validation"
-        sizes = Counter((item.width, item.height, item.window.count) for item in self.items)
+        pictured = [item for item in self.items if item.kind != "audio"]
+        sizes = Counter((item.width, item.height, item.window.count) for item in pictured)
         lines += [f"  {w} x {h}, {count} frames: {number}" for (w, h, count), number in sorted(sizes.items())]
+        if recordings := [item.sound.length for item in self.items if item.kind == "audio" and item.sound]:
+            lines.append(
+                f"  sound alone, {min(recordings):.1f} to {max(recordings):.1f} s, {sum(recordings):.0f} s in all: "
+                f"{len(recordings)}"
+            )
         lines += [f"  left out {skip.path.name}: {skip.reason}" for skip in self.skipped]
         return "\n".join(lines)
 
@@ -172,13 +220,17 @@ class _Cutter:
     validation: bool
     targets: tuple[int, ...]
     buckets: BucketSelector = field(init=False)
+    sounds: SoundFinder = field(init=False)
 
     def __post_init__(self) -> None:
         entry = self.settings
+        self.sounds = SoundFinder(entry)
         self.buckets = BucketSelector(entry.resolution, entry.enable_bucket, entry.bucket_no_upscale)
 
-    def cut(self, media: MediaInfo, caption: str, stem: str) -> tuple[list[Item], str | None]:
+    def cut(self, media: MediaInfo, candidate: Candidate) -> tuple[list[Item], str | None]:
         """The items of a medium; none and the reason where it is too short."""
+        if media.kind == "audio":
+            return self._cut_recording(media, candidate)
         entry = self.settings
         if media.kind == "image":
             line = timing.Timeline((0,), IMAGE_FPS, entry.target_fps, False)
@@ -193,9 +245,59 @@ class _Cutter:
             cut, reason = self._windows(line)
             if reason:
                 return [], f"{reason} ({media.frames} frames at {line.source_fps:.2f} fps in the file)"
-        source = Source(media, caption, stem, entry.caches, line)
+        source = Source(media, candidate.caption or "", candidate.stem, entry.caches, line)
         width, height = self.buckets.choose(media.width, media.height)
-        return [Item(source, window, width, height, self.index, self.validation) for window in cut], None
+        apart, silence = self._sound_of(media, candidate)
+        overridden = entry.source_fps is not None
+        items = []
+        for window in cut:
+            sound = None if silence else clip_sound(media, line, window, overridden, apart)
+            item = Item(source, window, width, height, self.index, self.validation, sound, silence)
+            items.append(self._with_reference(item, candidate))
+        return items, None
+
+    def _sound_of(self, media: MediaInfo, candidate: Candidate) -> tuple[Path | None, str]:
+        """The file with the sound of a medium (None: itself), and why it has none."""
+        if media.kind == "image":
+            return None, "a picture has no sound"
+        if self.settings.audio_source == "none":
+            return None, "audio_source is none"
+        if self.settings.audio_source == "audio_files" or candidate.sound is not None:
+            return self.sounds.apart(candidate)
+        return None, "" if media.has_audio else "the file has no sound"
+
+    def _cut_recording(self, media: MediaInfo, candidate: Candidate) -> tuple[list[Item], str | None]:
+        entry = self.settings
+        if entry.kind != "audio":
+            return [], "it is sound alone; list it in audio_jsonl_file"
+        if not entry.speech_segments and (reason := self._seconds(media.duration)):
+            return [], reason
+        try:
+            parts = recording_parts(media.path, media.duration, entry)
+        except DataError as error:
+            return [], str(error)
+        if not parts or media.duration <= 0:
+            return [], (
+                f"no spoken segment of {entry.speech_min_seconds:g} to {entry.speech_max_seconds:g} s in "
+                f"{media.duration:.1f} s; lower speech_min_seconds, or turn speech_segments off"
+            )
+        fps = entry.audio_only_target_fps
+        line = timing.Timeline((0,), fps, fps, False)
+        source = Source(media, candidate.caption or "", candidate.stem, entry.caches, line)
+        items = []
+        for start, seconds in parts:
+            window = timing.Window(int(start * fps), max(1, round(seconds * fps)))
+            item = Item(source, window, *entry.resolution, self.index, self.validation)
+            sound = SoundWindow(media.path, start, seconds, seconds)
+            item = dataclasses.replace(item, sound=sound, virtual=virtual_shape(entry, seconds))
+            items.append(self._with_reference(item, candidate))
+        return items, None
+
+    def _with_reference(self, item: Item, candidate: Candidate) -> Item:
+        if self.settings.reference_audio_directory is None:
+            return item
+        found = self.sounds.reference(candidate)
+        return dataclasses.replace(item, reference_audio=found, reference_folder=self.settings.reference_audio_caches)
 
     def _seconds(self, duration: float) -> str | None:
         entry = self.settings
@@ -253,7 +355,7 @@ def _plan_one(
                 if isinstance(media, DataError):
                     skipped.append(Skipped(candidate.path, str(media)))
                 else:
-                    found, reason = cutter.cut(media, candidate.caption or "", candidate.stem)
+                    found, reason = cutter.cut(media, candidate)
                     items += found
                     if reason:
                         skipped.append(Skipped(candidate.path, reason))
@@ -266,7 +368,7 @@ def _plan_one(
             raise
     if not items:
         raise DataError(nothing_left(name, entry, len(candidates), skipped), entry.source)
-    warnings += [f"{name}: {note}" for note in _twins(items)]
+    warnings += [f"{name}: {note}" for note in (*_twins(items), *_without_reference(entry, items))]
     return items, skipped
 
 
@@ -286,6 +388,19 @@ def _twins(items: list[Item]) -> list[str]:
     return notes
 
 
+def _without_reference(entry: DatasetSettings, items: list[Item]) -> list[str]:
+    """A sentence where media lack the reference sound that their dataset promises."""
+    if entry.reference_audio_directory is None:
+        return []
+    lacking = list(dict.fromkeys(item.source.path.name for item in items if item.reference_audio is None))
+    if not lacking:
+        return []
+    return [
+        f"{len(lacking)} files have no reference sound of their name in {entry.reference_audio_directory}: "
+        f"{', '.join(lacking[:SHOWN_AT_MOST])}{' ...' if len(lacking) > SHOWN_AT_MOST else ''}"
+    ]
+
+
 def _probe(candidate: Candidate) -> MediaInfo | DataError:
     try:
         stat = candidate.path.stat()
@@ -299,4 +414,4 @@ def _probe(candidate: Candidate) -> MediaInfo | DataError:
 @functools.lru_cache(maxsize=512)
 def _probe_once(path: Path, size: int, mtime_ns: int) -> MediaInfo:
     # Caching, training and sampling in one process each plan; the media are read once.
-    return probe_media(path)
+    return probe_recording(path) if path.suffix.lower() in AUDIO_SUFFIXES else probe_media(path)
