@@ -105,12 +105,28 @@ def _parser() -> argparse.ArgumentParser:
         "--strength", type=float, action="append", metavar="X", help="strength of the LoRA; may be repeated"
     )
 
-    lora = commands.add_parser("lora", help="Look at LoRA files.", description="Look at LoRA files.")
+    about = "Look at LoRA files and take them apart."
+    lora = commands.add_parser("lora", help=about, description=about)
     lora.set_defaults(group=lora)
     tools = lora.add_subparsers(title="commands", metavar="COMMAND")
     look = add("inspect", _inspect, "Print what a LoRA holds: rank, modules, norms per branch, metadata.", tools)
     look.add_argument("file", type=Path, metavar="FILE")
     look.add_argument("--json", action="store_true", help="print JSON")
+    for name, what in (
+        ("keep", "Write a LoRA with only some branches of another: --branch audio keeps the voice."),
+        ("drop", "Write a LoRA without some branches of another: --branch video takes the looks away."),
+    ):
+        part = add(name, _branches, what, tools)
+        part.set_defaults(action=name)
+        part.add_argument("file", type=Path, metavar="FILE")
+        part.add_argument(
+            "--branch",
+            action="append",
+            required=True,
+            metavar="NAME",
+            help="video, audio, a2v (video that listens), v2a (sound that looks), cross (both); may be repeated",
+        )
+        part.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
 
     small = add("tiny", _tiny, "Write a tiny checkpoint and text encoder in the real file formats.")
     small.add_argument("--version", choices=["2.0", "2.3"], default="2.3", help="model version (default: 2.3)")
@@ -175,6 +191,13 @@ def _inspect(args: argparse.Namespace, events: ConsoleEvents) -> None:
 
     report = inspect_lora(args.file)
     print(json.dumps(report.to_json(), indent=1) if args.json else report.text())
+
+
+def _branches(args: argparse.Namespace, events: ConsoleEvents) -> None:
+    from ..lora.branches import drop_branches, keep_branches
+
+    rewrite = {"keep": keep_branches, "drop": drop_branches}[args.action]
+    print(rewrite(args.file, args.branch, args.out).text())
 
 
 def _tiny(args: argparse.Namespace, events: ConsoleEvents) -> None:

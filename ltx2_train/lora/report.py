@@ -11,7 +11,7 @@ import torch
 
 from .file import LoraFile, load_lora_state
 from .inject import branch_norms
-from .targets import branch_of, count_branches
+from .targets import branch_of, count_branches, dotted
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ def inspect_lora(path: Path | str) -> LoraReport:
     """Read a LoRA file and say what is in it. Raises CheckpointError where it is no LoRA or damaged."""
     path = Path(path)
     file = load_lora_state(path)
-    named = {_dotted(name): name for name in file.entries}
+    named = {dotted(name): name for name in file.entries}
     scaled = {
-        dotted: (file.entries[name].down, file.entries[name].up * file.entries[name].scale)
-        for dotted, name in named.items()
+        path: (file.entries[name].down, file.entries[name].up * file.entries[name].scale)
+        for path, name in named.items()
     }
     meta = file.metadata
     step = meta.get("step") or meta.get("ss_steps") or ""
@@ -110,26 +110,3 @@ def _problems(file: LoraFile, modules: list[str]) -> list[str]:
         count = sum(branch_of(module) == "other" for module in modules)
         problems.append(f"{count} layers lie outside the known parts of the transformer blocks.")
     return problems
-
-
-def _dotted(name: str) -> str:
-    """A name with underscores for dots, respelled as far as the branch can be told from it."""
-    if "." in name:
-        return name
-    head, found, rest = name.partition("transformer_blocks_")
-    block, _, layer = rest.partition("_")
-    if not found or not block.isdigit():
-        return name
-    for part in (
-        "audio_to_video_attn",
-        "video_to_audio_attn",
-        "audio_attn1",
-        "audio_attn2",
-        "audio_ff",
-        "attn1",
-        "attn2",
-        "ff",
-    ):
-        if layer.startswith(f"{part}_"):
-            return f"transformer_blocks.{block}.{part}.{layer[len(part) + 1 :]}"
-    return name

@@ -64,6 +64,20 @@ def branch_of(path: str) -> str:
     return _BRANCH_OF.get(parts[at], "other") if at < len(parts) else "other"
 
 
+def dotted(name: str) -> str:
+    """A name with underscores for dots, respelled as far as the branch can be told from it."""
+    if "." in name:
+        return name
+    head, found, rest = name.partition("transformer_blocks_")
+    block, _, layer = rest.partition("_")
+    if not found or not block.isdigit():
+        return name
+    for part in _BRANCH_OF:
+        if layer.startswith(f"{part}_"):
+            return f"transformer_blocks.{block}.{part}.{layer[len(part) + 1 :]}"
+    return name
+
+
 def count_branches(paths: Iterable[str]) -> dict[str, int]:
     """How many of `paths` lie in each branch; branches without any are left out."""
     counts = Counter(branch_of(path) for path in paths)

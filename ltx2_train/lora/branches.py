@@ -1,0 +1,114 @@
+"""Take a LoRA apart by branch: keep the voice and drop the looks, or the other way round.
+
+A LoRA of picture and sound is a sum of independent changes to single layers, so a part of it is a LoRA as well. The
+tensors that stay are copied bit for bit under the keys they had; the metadata says what was taken out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ConfigError
+from ..files import write_tensors
+from ..registry import nearest
+from ..weights.reader import TensorFile
+from .file import load_lora_state
+from .targets import BRANCHES, branch_of, count_branches, dotted
+
+CROSS = "cross"
+NAMES = ("video", "audio", "a2v", "v2a", CROSS)
+REMOVED = "branches_removed"
+# hashes of the whole file, which no longer hold
+_HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
+
+
+@dataclass(frozen=True)
+class BranchReport:
+    """What became of a LoRA file: layers that stayed in `path`, and those taken out, by branch."""
+
+    path: Path
+    kept: dict[str, int]
+    removed: dict[str, int]
+
+    def text(self) -> str:
+        """Two lines for a terminal."""
+        return f"{self.path.name}: kept {_counts(self.kept)}; removed {_counts(self.removed)}"
+
+
+def keep_branches(path: Path | str, branches: Collection[str], out: Path | str) -> BranchReport:
+    """Write to `out` the layers of the LoRA at `path` that lie in `branches`: video, audio, a2v, v2a; cross is the
+    last two.
+
+    Raises ConfigError where nothing would be left or `out` is `path`, CheckpointError where `path` is no LoRA.
+    """
+    wanted = _resolve(branches)
+    return _rewrite(Path(path), wanted, Path(out), f"no layer of {_listed(wanted)}")
+
+
+def drop_branches(path: Path | str, branches: Collection[str], out: Path | str) -> BranchReport:
+    """Write to `out` the LoRA at `path` without `branches`, as keep_branches does."""
+    unwanted = _resolve(branches)
+    return _rewrite(Path(path), set(BRANCHES) - unwanted, Path(out), f"nothing but {_listed(unwanted)}")
+
+
+def _rewrite(path: Path, wanted: Collection[str], out: Path, why_empty: str) -> BranchReport:
+    entries = load_lora_state(path).entries  # refuses what is no LoRA
+    if out.exists() and os.path.samefile(path, out):
+        raise ConfigError(f"{out.name} would be written over itself. Choose another file to write to.")
+    named = [dotted(name) for name in entries]
+    kept = count_branches(name for name in named if branch_of(name) in wanted)
+    removed = count_branches(name for name in named if branch_of(name) not in wanted)
+    if not kept:
+        raise ConfigError(
+            f"{path.name} holds {why_empty}, so the new file would be empty. It holds {_counts(removed)}."
+        )
+    with TensorFile(path) as file:
+        tensors = {key: file.read(key) for key in file.tensors if branch_of(_path_of(key)) in wanted}
+        metadata = _metadata(file.metadata, kept, removed)
+    write_tensors(out, tensors, metadata)
+    return BranchReport(out, kept, removed)
+
+
+def _path_of(key: str) -> str:
+    """The dotted path behind a key of any spelling; what follows the layer's name does no harm."""
+    head, _, rest = key.partition(".")
+    return key if "transformer_blocks" in key.split(".") else dotted(head) + f".{rest}"
+
+
+def _metadata(metadata: Mapping[str, str], kept: Mapping[str, int], removed: Mapping[str, int]) -> dict[str, str]:
+    before: Counter[str] = Counter()
+    try:
+        before.update({str(name): int(count) for name, count in json.loads(metadata.get(REMOVED, "{}")).items()})
+    except (ValueError, TypeError, AttributeError):
+        pass  # not ours
+    before.update(removed)
+    told = {key: value for key, value in metadata.items() if key not in _HASHES}
+    return told | {"layers": json.dumps(dict(kept)), REMOVED: json.dumps(dict(before))}
+
+
+def _resolve(branches: Collection[str]) -> set[str]:
+    wanted: set[str] = set()
+    for name in branches:
+        if name not in NAMES:
+            close = nearest(name, NAMES)
+            raise ConfigError(
+                f"{name!r} is no branch of a LoRA. Branches: {', '.join(NAMES)} (a2v and v2a together)."
+                + (f" Did you mean {close[0]}?" if close else "")
+            )
+        wanted.update(("a2v", "v2a") if name == CROSS else (name,))
+    if not wanted:
+        raise ConfigError(f"No branch was named. Choose from {', '.join(NAMES)}.")
+    return wanted
+
+
+def _listed(branches: Collection[str]) -> str:
+    return ", ".join(branch for branch in BRANCHES if branch in branches)
+
+
+def _counts(layers: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {branch}" for branch, count in layers.items()) or "nothing"

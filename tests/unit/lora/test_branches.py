@@ -1,0 +1,115 @@
+"""A LoRA taken apart by branch: what stays is untouched, what goes is said."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from ltx2_train.cli import main
+from ltx2_train.errors import CheckpointError, ConfigError
+from ltx2_train.lora.branches import drop_branches, keep_branches
+from ltx2_train.lora.file import load_lora_state, save_lora
+from ltx2_train.lora.report import inspect_lora
+
+OF_A_BLOCK = {"video": 10, "audio": 10, "a2v": 4, "v2a": 4}  # linears that the preset v2v names
+
+
+@pytest.fixture
+def lora(make_set, tmp_path):
+    path = tmp_path / "whole.safetensors"
+    about = {"base": {"file": "base.safetensors", "version": "2.3"}, "step": 7, "trigger": "bunny"}
+    save_lora(path, make_set(target="v2v"), about)
+    return path
+
+
+def stored(path):
+    with safe_open(path, "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "names", "stay"),
+    [
+        (keep_branches, ["audio"], {"audio"}),
+        (keep_branches, ["audio", "v2a"], {"audio", "v2a"}),
+        (keep_branches, ["cross"], {"a2v", "v2a"}),
+        (drop_branches, ["video"], {"audio", "a2v", "v2a"}),
+        (drop_branches, ["cross"], {"video", "audio"}),
+    ],
+)
+def test_what_stays_is_bit_for_bit_what_it_was(lora, tmp_path, rewrite, names, stay):
+    out = tmp_path / "new" / "part.safetensors"
+    report = rewrite(lora, names, out)
+    whole, _ = stored(lora)
+    part, metadata = stored(out)
+    assert part.keys() < whole.keys()
+    assert all(torch.equal(tensor, whole[key]) and tensor.dtype == whole[key].dtype for key, tensor in part.items())
+    looked = inspect_lora(out)
+    assert looked.problems == []
+    assert set(looked.branches) == stay
+    assert report.kept == looked.branches == {name: 2 * count for name, count in OF_A_BLOCK.items() if name in stay}
+    removed = {name: 2 * count for name, count in OF_A_BLOCK.items() if name not in stay}
+    assert report.removed == removed == json.loads(metadata["branches_removed"])
+    assert json.loads(metadata["layers"]) == looked.branches
+    assert (looked.trigger, looked.step, looked.base) == ("bunny", 7, "base.safetensors")
+
+
+def test_a_part_of_a_part_remembers_all_that_was_taken_out(lora, tmp_path):
+    drop_branches(lora, ["video"], tmp_path / "a.safetensors")
+    drop_branches(tmp_path / "a.safetensors", ["cross"], tmp_path / "b.safetensors")
+    removed = json.loads(stored(tmp_path / "b.safetensors")[1]["branches_removed"])
+    assert removed == {"video": 20, "a2v": 8, "v2a": 8}
+
+
+def test_other_spellings_keep_their_keys_and_alphas_and_lose_stale_hashes(tmp_path):
+    flat = "lora_unet_transformer_blocks_0_"
+    tensors = {}
+    for layer in ("attn1_to_q", "audio_attn1_to_q", "audio_ff_net_2", "audio_to_video_attn_to_k"):
+        tensors[f"{flat}{layer}.lora_down.weight"] = torch.ones(2, 4)
+        tensors[f"{flat}{layer}.lora_up.weight"] = torch.ones(4, 2)
+        tensors[f"{flat}{layer}.alpha"] = torch.tensor(1.0)
+    save_file(tensors, tmp_path / "in.safetensors", {"sshs_model_hash": "abc", "branches_removed": "not ours"})
+    keep_branches(tmp_path / "in.safetensors", {"audio"}, tmp_path / "out.safetensors")
+    part, metadata = stored(tmp_path / "out.safetensors")
+    kept = [f"{flat}{layer}" for layer in ("audio_attn1_to_q", "audio_ff_net_2")]
+    assert set(part) == {f"{name}.{end}" for name in kept for end in ("lora_down.weight", "lora_up.weight", "alpha")}
+    assert "sshs_model_hash" not in metadata
+    assert json.loads(metadata["branches_removed"]) == {"video": 1, "a2v": 1}
+
+
+def test_an_empty_result_is_refused_and_nothing_is_written(lora, tmp_path):
+    out = tmp_path / "out.safetensors"
+    with pytest.raises(ConfigError, match=r"nothing but video, audio, a2v, v2a.*20 video"):
+        drop_branches(lora, ["video", "audio", "cross"], out)
+    keep_branches(lora, ["video"], tmp_path / "video.safetensors")
+    with pytest.raises(ConfigError, match="no layer of audio"):
+        keep_branches(tmp_path / "video.safetensors", ["audio"], out)
+    assert not out.exists()
+
+
+def test_a_wrong_name_no_name_or_the_same_file_are_refused(lora, tmp_path):
+    before = lora.read_bytes()
+    with pytest.raises(ConfigError, match="'audo' is no branch.*Did you mean audio"):
+        keep_branches(lora, ["audo"], tmp_path / "out.safetensors")
+    with pytest.raises(ConfigError, match="No branch was named"):
+        keep_branches(lora, [], tmp_path / "out.safetensors")
+    with pytest.raises(ConfigError, match="written over itself"):
+        keep_branches(lora, ["audio"], lora)
+    assert lora.read_bytes() == before
+    save_file({"x": torch.zeros(1)}, tmp_path / "no.safetensors")
+    with pytest.raises(CheckpointError, match="not a LoRA"):
+        keep_branches(tmp_path / "no.safetensors", ["audio"], tmp_path / "out.safetensors")
+
+
+def test_the_command_line_keeps_and_drops(lora, tmp_path, capsys):
+    out = tmp_path / "voice.safetensors"
+    assert main(["lora", "keep", str(lora), "--branch", "audio", "--out", str(out)]) == 0
+    assert "kept 20 audio; removed 20 video, 8 a2v, 8 v2a" in capsys.readouterr().out
+    assert set(load_lora_state(out).describe().split(" (")[1].rstrip(")").split()) == {"20", "audio"}
+    options = ["--branch", "a2v", "--branch", "v2a", "--out", str(out)]
+    assert main(["lora", "drop", str(lora), *options]) == 0
+    assert inspect_lora(out).branches == {"video": 20, "audio": 20}
+    assert main(["lora", "drop", str(lora), "--branch", "sound", "--out", str(out)]) == 2
+    assert "no branch of a LoRA" in capsys.readouterr().err
