@@ -3,6 +3,18 @@
 The order of an epoch depends on the seed and the epoch alone, so a run continues from (epoch, index) with the batches
 it would have seen. A batch holds samples of one dataset, one shape and one frame rate, since those are stacked, and a
 dataset may set its own loss weight. Reading is done by one thread: ComfyUI must not be re-imported by child processes.
+
+Sounds of one picture are as long as it, up to a step; the shorter ones are filled up and masked, and so is a silent
+clip among clips with sound, unless its dataset keeps them apart. Sounds without a picture form batches of their own,
+by length n in latent steps, of which d are one interval:
+
+    pad        key = max(1, round(n / d)) d: filled up to the longest of the batch and masked
+    truncate   key = floor(n / d) d, or n itself where that is zero: cut to the key, nothing is filled up
+
+Two settings move batches with sound within the epoch, which never changes how often a sample is seen. With
+`min_batches` each window of as many batches as a step has holds that many with sound or, if there are more of them, an
+even share; windows run on across epochs as steps do, so what the end of one leaves open the start of the next fills.
+With `batch_probability` a coin chooses between both kinds as long as there are both.
 """
 
 from __future__ import annotations
@@ -11,44 +23,79 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from .loader import FullText, Sample, TrainingSet
-
-if TYPE_CHECKING:
-    from ..models.text import TextFeatures
+from ..errors import ConfigError
+from ..objective.audio import AudioSettings
+from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, AUDIO_LATENTS_PER_SECOND
+from .loader import Sample, SoundBuckets, TrainingSet
 
 _POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`latents` [B, 128, F, H, W] in float32, one text a sample, and the place (epoch, index) in the order."""
+    """`latents` [B, 128, F, H, W] and `audio` [B, 8, T, 16] in float32, each None where the batch has none of it.
 
-    latents: torch.Tensor
-    texts: list[TextFeatures | FullText]
+    `audio_mask` [B, T] is true where there is sound and false where it was filled up or the clip is silent. `epoch`
+    and `index` are the place in the order.
+    """
+
+    latents: torch.Tensor | None
     samples: list[Sample]
     fps: float
     epoch: int
     index: int
+    audio: torch.Tensor | None = None
+    audio_mask: torch.Tensor | None = None
+
+    @property
+    def has_video(self) -> bool:
+        return self.latents is not None
+
+    @property
+    def has_audio(self) -> bool:
+        return self.audio is not None
+
+
+def sound_key(steps: int, buckets: SoundBuckets) -> int:
+    """The length, in latent steps, under which a sound of `steps` is grouped; with truncate it is cut to it."""
+    interval = max(1, round(buckets.interval * AUDIO_LATENTS_PER_SECOND))
+    if buckets.strategy == "truncate":
+        return steps // interval * interval or steps
+    return max(1, int(steps / interval + 0.5)) * interval
 
 
 class BatchOrder:
-    """The batches of every epoch, as tuples of positions in `samples`. `batch_sizes` has one entry a dataset."""
+    """The batches of every epoch, as tuples of positions in `samples`.
 
-    def __init__(self, samples: Sequence[Sample], batch_sizes: Sequence[int] | int, seed: int) -> None:
+    `batch_sizes` and `buckets` have one entry a dataset; `accumulation` batches make a step. Raises ConfigError where
+    `audio` asks for batches with sound that cannot be had.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        batch_sizes: Sequence[int] | int,
+        seed: int,
+        buckets: Sequence[SoundBuckets] = (),
+        audio: AudioSettings | None = None,
+        accumulation: int = 1,
+    ) -> None:
         assert samples, "no samples to order"
         self.samples = samples
         self.seed = seed
+        self.audio, self.accumulation = audio or AudioSettings(), accumulation
         self._buckets: dict[tuple[Any, ...], list[int]] = {}
         self._sizes: dict[tuple[Any, ...], int] = {}
         for position, sample in enumerate(samples):
-            key = (sample.dataset, sample.shape, sample.fps)
+            key = _key(sample, buckets[sample.dataset] if buckets else SoundBuckets())
             self._buckets.setdefault(key, []).extend([position] * sample.repeats)
             self._sizes[key] = batch_sizes if isinstance(batch_sizes, int) else batch_sizes[sample.dataset]
         self.length = sum(-(-len(bucket) // self._sizes[key]) for key, bucket in self._buckets.items())
+        self._check()
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -62,7 +109,65 @@ class BatchOrder:
             order = [bucket[i] for i in torch.randperm(len(bucket), generator=generator).tolist()]
             size = self._sizes[key]
             batches += [tuple(order[start : start + size]) for start in range(0, len(order), size)]
-        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+        batches = _shuffled(batches, generator)
+        if not self.audio.min_batches and self.audio.batch_probability is None:
+            return batches
+        sound = [batch for batch in batches if self.with_sound(batch)]
+        rest = [batch for batch in batches if not self.with_sound(batch)]
+        if self.audio.batch_probability is not None:
+            return _by_coin(sound, rest, self.audio.batch_probability, generator)
+        return self._by_window(sound, rest, epoch * self.length, generator)
+
+    def with_sound(self, batch: Sequence[int]) -> bool:
+        """Whether any sample of `batch` has sound."""
+        return any(self.samples[position].audio_steps for position in batch)
+
+    def share_of_sound(self, epoch: int = 0) -> float:
+        """Share of the batches of `epoch` that carry sound."""
+        return sum(map(self.with_sound, self.epoch(epoch))) / self.length
+
+    def describe_sound(self) -> str:
+        """A line for people on how much of an epoch carries sound, and what to do where that is little."""
+        carrying = sum(map(self.with_sound, self.epoch(0)))
+        text = f"Sound: {carrying} of {self.length} batches of an epoch carry it ({carrying / self.length:.0%})."
+        wanted = -(-self.length * self.audio.min_batches // self.accumulation)
+        if carrying < wanted:
+            return (
+                f"{text} audio.min_batches = {self.audio.min_batches} with train.accumulation = {self.accumulation} "
+                f"takes {wanted}, so the last steps of an epoch go without. Raise num_repeats where there is sound."
+            )
+        if 0 < carrying < 0.3 * self.length:
+            return f"{text} 30 to 50 % is usual for a voice; num_repeats of the datasets with sound raises it."
+        return text
+
+    def _check(self) -> None:
+        wanted = self.audio.min_batches
+        if wanted > self.accumulation:
+            raise ConfigError(
+                f"audio.min_batches is {wanted}, but a step has only {self.accumulation} batches "
+                "(train.accumulation). Lower the one or raise the other."
+            )
+        if wanted and not any(sample.audio_steps for sample in self.samples):
+            raise ConfigError(
+                f"audio.min_batches is {wanted}, but not one sample has sound. Set it to 0, or choose clips with sound "
+                "and model.mode = av."
+            )
+
+    def _by_window(
+        self, sound: list[tuple[int, ...]], rest: list[tuple[int, ...]], before: int, generator: torch.Generator
+    ) -> list[tuple[int, ...]]:
+        """Both kinds in order of use, window by window; `before` batches were taken in earlier epochs."""
+        result: list[tuple[int, ...]] = []
+        while sound or rest:
+            left, done = len(sound) + len(rest), (before + len(result)) % self.accumulation
+            size = min(self.accumulation - done, left)
+            # an open start makes up for all that the last epoch may lack; an open end counts on the next to do so
+            quota = self.audio.min_batches - (0 if done else self.accumulation - size)
+            take = min(len(sound), max(min(quota, size), len(sound) * size // left))
+            take = max(take, size - len(rest))
+            window, sound, rest = sound[:take] + rest[: size - take], sound[take:], rest[size - take :]
+            result += _shuffled(window, generator)
+        return result
 
     def following(self, epoch: int, index: int) -> tuple[int, int]:
         """The place after (epoch, index)."""
@@ -78,10 +183,53 @@ class BatchOrder:
 
 
 def load_batch(dataset: TrainingSet, samples: Sequence[Sample], epoch: int = 0, index: int = 0) -> Batch:
-    """Read the caches of `samples`, which share shape and frame rate."""
-    latents = torch.stack([dataset.load_latents(sample) for sample in samples])
-    texts = [dataset.load_text(sample) for sample in samples]
-    return Batch(latents, texts, list(samples), samples[0].fps, epoch, index)
+    """Read the caches of `samples`, which share dataset, shape and frame rate."""
+    latents = None
+    if samples[0].kind != "audio":
+        latents = torch.stack([dataset.load_latents(sample) for sample in samples])
+    audio, mask = _load_audio(dataset, samples)
+    return Batch(latents, list(samples), samples[0].fps, epoch, index, audio, mask)
+
+
+def _load_audio(
+    dataset: TrainingSet, samples: Sequence[Sample]
+) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
+    buckets = dataset.buckets[samples[0].dataset] if dataset.buckets else SoundBuckets()
+    lengths = [sample.audio_steps for sample in samples]
+    if samples[0].kind == "audio" and buckets.strategy == "truncate":
+        lengths = [min(length, sound_key(length, buckets)) for length in lengths]
+    if not any(lengths):
+        return None, None
+    audio = torch.zeros(len(samples), AUDIO_CHANNELS, max(lengths), AUDIO_BINS)
+    for row, (sample, length) in enumerate(zip(samples, lengths, strict=True)):
+        if length:
+            audio[row, :, :length] = dataset.load_audio(sample)[:, :length]
+    return audio, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+
+
+def _key(sample: Sample, buckets: SoundBuckets) -> tuple[Any, ...]:
+    """Equal for samples that may share a batch."""
+    if sample.kind == "audio":
+        return sample.dataset, sound_key(sample.audio_steps, buckets)
+    key = (sample.dataset, sample.shape, sample.fps)
+    return (*key, sample.audio_steps > 0) if buckets.separate else key
+
+
+def _shuffled(batches: list[tuple[int, ...]], generator: torch.Generator) -> list[tuple[int, ...]]:
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def _by_coin(
+    sound: list[tuple[int, ...]], rest: list[tuple[int, ...]], probability: float, generator: torch.Generator
+) -> list[tuple[int, ...]]:
+    """Both kinds in one row: a coin a place while there are both, then what is left."""
+    coins = (torch.rand(len(sound) + len(rest), generator=generator) < probability).tolist()
+    kinds, used, result = (rest, sound), [0, 0], []
+    for heads in coins:
+        kind = heads if used[heads] < len(kinds[heads]) else not heads
+        result.append(kinds[kind][used[kind]])
+        used[kind] += 1
+    return result
 
 
 class Batches:

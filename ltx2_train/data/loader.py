@@ -8,17 +8,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from ..errors import CacheError, DataError
 from ..events import Events
-from ..shapes import LatentShape
+from ..objective.audio import AudioSettings, virtual_shape
+from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, LatentShape
 from . import caches
-from .building import CacheSettings, failed_before, latent_settings, text_settings
+from .building import (
+    CacheSettings,
+    failed_before,
+    latent_settings,
+    sound_failed_before,
+    sound_settings,
+    text_settings,
+)
 from .caches import CacheFile, Fingerprints
-from .dataset import DatasetConfig
+from .dataset import DatasetConfig, DatasetSettings
 from .encode_text import read_compact
 from .listing import SHOWN_AT_MOST
 from .plan import Item, Plan, plan_dataset
@@ -27,9 +35,35 @@ if TYPE_CHECKING:
     from ..models.text import TextFeatures
 
 
+Mode = Literal["video", "av", "audio"]
+
+
+@dataclass(frozen=True)
+class SoundBuckets:
+    """How sounds of several lengths become batches; one of these for each dataset. `interval` is in seconds."""
+
+    strategy: Literal["pad", "truncate"] = "pad"
+    interval: float = 2.0
+    separate: bool = False
+
+    @classmethod
+    def of(cls, entry: DatasetSettings, run: AudioSettings) -> SoundBuckets:
+        """What the run says, else what the dataset says."""
+        return cls(
+            entry.audio_bucket_strategy if run.bucket_strategy is None else run.bucket_strategy,
+            entry.audio_bucket_interval if run.bucket_interval is None else run.bucket_interval,
+            entry.separate_audio_buckets if run.separate_buckets is None else run.separate_buckets,
+        )
+
+
 @dataclass(frozen=True)
 class Sample:
-    """One cached clip and its caption. `dataset` counts within its list; the optional values override the run's."""
+    """One cached clip and its caption. `dataset` counts within its list; the optional values override the run's.
+
+    `kind` is what is trained of it: "audio" has no picture, be it a recording or, in mode audio, the sound of a clip;
+    its `shape` then is that of an imagined video, which the noise levels follow. `audio_steps` counts the latents of
+    its sound, 0 for none.
+    """
 
     key: str
     shape: LatentShape
@@ -41,6 +75,10 @@ class Sample:
     repeats: int = 1
     first_frame_probability: float | None = None
     video_loss_weight: float | None = None
+    kind: Literal["video", "image", "audio"] = "video"
+    audio_path: Path | None = None
+    audio_steps: int = 0
+    audio_loss_weight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +97,8 @@ class TrainingSet:
     samples: tuple[Sample, ...]
     validation: tuple[Sample, ...]
     batch_sizes: tuple[int, ...]
+    buckets: tuple[SoundBuckets, ...] = ()
+    mode: Mode = "video"
 
     @classmethod
     def open(
@@ -69,18 +109,22 @@ class TrainingSet:
         settings: CacheSettings | None = None,
         events: Events | None = None,
         plan: Plan | None = None,
+        mode: Mode = "video",
+        audio_fingerprint: str = "",
+        audio: AudioSettings | None = None,
     ) -> TrainingSet:
         """Check every cache of `config`; `plan` spares planning it again.
 
-        Fingerprints that are empty are not compared; a text fingerprint given as str is the checkpoint's. Raises
-        CacheError that lists what is missing or stale and why.
+        Mode video takes no notice of sound, audio takes only what has sound, av takes all. Fingerprints that are
+        empty are not compared; a text fingerprint given as str is the checkpoint's. Raises CacheError that lists what
+        is missing or stale and why.
         """
-        events = events or Events()
+        events, audio = events or Events(), audio or AudioSettings()
         settings = settings or CacheSettings()
         if isinstance(text_fingerprint, str):
             text_fingerprint = Fingerprints(checkpoint=text_fingerprint)
         plan = plan or plan_dataset(config, _WarningsOnly(events))
-        checker = _Checker(plan, vae_fingerprint, text_fingerprint, settings, events)
+        checker = _Checker(plan, vae_fingerprint, text_fingerprint, settings, events, mode, audio_fingerprint, audio)
         events.stage("check caches", len(plan.items))
         found: tuple[list[Sample], list[Sample]] = ([], [])
         for done, item in enumerate(plan.items, 1):
@@ -90,13 +134,19 @@ class TrainingSet:
             events.progress(done, len(plan.items), item.latent_path.name)
         checker.finish(len(plan.items))
         if not found[0]:
-            raise CacheError("Not one sample for training is left. " + caches.MEND)
+            raise checker.nothing_left()
         sizes = tuple(entry.batch_size for entry in plan.config.datasets)
-        return cls(tuple(found[0]), tuple(found[1]), sizes)
+        buckets = tuple(SoundBuckets.of(entry, audio) for entry in plan.config.datasets)
+        return cls(tuple(found[0]), tuple(found[1]), sizes, buckets, mode)
 
     def load_latents(self, sample: Sample) -> torch.Tensor:
         """[128, F, H, W] in float32, normalised. Raises CacheError where the file is damaged."""
         return CacheFile(sample.latent_path).latents()
+
+    def load_audio(self, sample: Sample) -> torch.Tensor:
+        """[8, T, 16] in float32, normalised; T is `audio_steps`. Raises CacheError where the file is damaged."""
+        assert sample.audio_path is not None, sample.key
+        return CacheFile(sample.audio_path).audio_latents()[:, : sample.audio_steps]
 
     def load_text(self, sample: Sample) -> TextFeatures | FullText:
         """The caption, in the form it is cached in. Raises CacheError where the file is damaged."""
@@ -141,25 +191,53 @@ class _WarningsOnly(Events):
 
 class _Checker:
     def __init__(
-        self, plan: Plan, vae_fingerprint: str, weights: Fingerprints, settings: CacheSettings, events: Events
+        self,
+        plan: Plan,
+        vae_fingerprint: str,
+        weights: Fingerprints,
+        settings: CacheSettings,
+        events: Events,
+        mode: Mode,
+        audio_fingerprint: str,
+        audio: AudioSettings,
     ) -> None:
         self.plan, self.vae_fingerprint, self.weights = plan, vae_fingerprint, weights
         self.settings, self.events = settings, events
+        self.mode, self.audio_fingerprint, self.audio = mode, audio_fingerprint, audio
         self.problems: dict[Path, str] = {}
         self.left_out: dict[Path, str] = {}
+        self.mute: dict[Path, str] = {}
+        self.unfit = 0
         self.foreign = 0
         self._texts: dict[tuple[Path, str], Path | None] = {}
 
     def sample(self, item: Item) -> Sample | None:
-        """The sample of `item`, or None with the reason noted."""
-        if not item.latent_path.is_file() and (reason := failed_before(item)):
-            self.left_out[item.source.path] = reason
+        """The sample of `item`, or None where the mode has no use for it or with the reason noted."""
+        entry, kind = self.plan.settings_of(item), item.source.media.kind
+        if self.mode == "video" and kind == "audio":
+            self.unfit += 1
             return None
-        shape = self._latents(item)
+        if kind != "audio" and self.mode != "audio" and not item.latent_path.is_file():
+            if reason := failed_before(item):
+                self.left_out[item.source.path] = reason
+                return None
+        steps = 0 if self.mode == "video" else self._sound(item)
+        if steps == 0 and (kind == "audio" or self.mode == "audio"):
+            if item.source.path in self.mute:
+                self.left_out[item.source.path] = self.mute.pop(item.source.path)
+            else:
+                self.unfit += 1
+            return None
+        if kind == "audio" or self.mode == "audio":
+            resolution = self.audio.sequence_resolution
+            if resolution is None:
+                resolution = entry.audio_only_sequence_resolution
+            shape, kind = virtual_shape(item.shape, resolution), "audio"
+        else:
+            shape = self._latents(item)
         text_path = self._text(item)
-        if shape is None or text_path is None:
+        if shape is None or text_path is None or steps is None:
             return None
-        entry = self.plan.settings_of(item)
         return Sample(
             key=item.key,
             shape=shape,
@@ -171,7 +249,36 @@ class _Checker:
             repeats=entry.num_repeats,
             first_frame_probability=entry.first_frame_probability,
             video_loss_weight=entry.video_loss_weight,
+            kind=kind,
+            audio_path=item.audio_path if steps else None,
+            audio_steps=steps,
+            audio_loss_weight=entry.audio_loss_weight,
         )
+
+    def _sound(self, item: Item) -> int | None:
+        """Latent steps of the sound of `item`, 0 where it has none; None with the reason noted."""
+        if item.sound is None:
+            return 0
+        path = item.audio_path
+        assert path is not None, item.key
+        if not path.is_file() and (reason := sound_failed_before(item)):
+            self.mute[item.source.path] = reason
+            return 0
+        try:
+            file = CacheFile(path)
+            found, steps = file.audio_shape(), file.audio_steps()
+        except CacheError as error:
+            self.problems[path] = "missing" if not path.is_file() else _without_mend(error)
+            return None
+        if (found.channels, found.bins) != (AUDIO_CHANNELS, AUDIO_BINS):
+            self.problems[path] = f"its sound has {found.channels} channels of {found.bins} bins, not 8 of 16"
+            return None
+        wanted = sound_settings(self.plan, item, self.settings)
+        if reason := caches.stale_sound(file, item.sound.path, wanted, self.audio_fingerprint):
+            self.problems[path] = reason
+            return None
+        self.foreign += not file.fingerprinted
+        return steps
 
     def _latents(self, item: Item) -> LatentShape | None:
         path = item.latent_path
@@ -203,6 +310,9 @@ class _Checker:
             try:
                 file = CacheFile(path)
                 reason = caches.stale_text(file, item.caption, text_settings(form, self.settings), self.weights)
+                if reason is None and form == "full" and self.mode != "video":
+                    spoken = file.find("audio_prompt_embeds_") is not None
+                    reason = None if spoken else "it was made for video alone and holds no text for sound; delete it"
             except CacheError as error:
                 reason = _without_mend(error)
             if reason is None:
@@ -229,12 +339,29 @@ class _Checker:
             )
         for path, reason in self.left_out.items():
             self.events.message(f"{path.name} is left out, as when it was cached: {reason}", "warning")
+        for path, reason in self.mute.items():
+            self.events.message(f"{path.name} is trained without its sound, as when it was cached: {reason}", "warning")
+        if self.unfit:
+            what = "have no picture and" if self.mode == "video" else "have no sound and"
+            self.events.message(f"{self.unfit} samples {what} are not used in mode {self.mode}.")
         if self.foreign:
             self.events.message(
                 f"{self.foreign} caches were made by another program and carry no fingerprints; "
                 "only their shapes can be checked. Be sure that they belong to this checkpoint.",
                 "warning",
             )
+
+    def nothing_left(self) -> CacheError:
+        """The error where no sample for training remains."""
+        if self.unfit == len(self.plan.items) and self.mode == "video":
+            return CacheError(
+                "The datasets hold sound alone, which model.mode = video does not train. Set it to audio."
+            )
+        if self.unfit:
+            return CacheError(
+                "Not one sample with sound is left. Add clips or recordings that have sound, or set model.mode = video."
+            )
+        return CacheError("Not one sample for training is left. " + caches.MEND)
 
 
 def _without_mend(error: DataError) -> str:

@@ -96,12 +96,12 @@ class AudioSettings(Settings):
         description="Sounds whose lengths differ by less go into one batch; not set: as each dataset says.",
         json_schema_extra={"seed": "audio_bucket_interval", "unit": "s", "advanced": True},
     )
-    sequence_resolution: int = Field(
-        64,
+    sequence_resolution: int | None = Field(
+        None,
         ge=0,
         le=8192,
         description="Side of the picture that stands in for the missing one when the noise levels of mode audio are "
-        "drawn; 0 takes that of the dataset.",
+        "drawn; 0 takes the size of the dataset. Not set: as each dataset says.",
         json_schema_extra={"seed": "audio_only_sequence_resolution", "unit": "pixels", "advanced": True},
     )
 
@@ -109,17 +109,25 @@ class AudioSettings(Settings):
     def _consistent(self) -> AudioSettings:
         if self.min_batches and self.batch_probability is not None:
             raise ValueError("min_batches and batch_probability are both set; each decides the order alone, keep one")
-        if 0 < self.sequence_resolution < SPATIAL_FACTOR:
+        if self.sequence_resolution is not None and 0 < self.sequence_resolution < SPATIAL_FACTOR:
             raise ValueError(f"sequence_resolution is {self.sequence_resolution}; use 0, or at least {SPATIAL_FACTOR}")
         return self
 
 
-def virtual_tokens(shape: LatentShape, sequence_resolution: int) -> int:
-    """Tokens that a sound counts as where there is no picture: its frames times those of the stand-in square."""
+def virtual_shape(shape: LatentShape, sequence_resolution: int) -> LatentShape:
+    """What a sound counts as where there is no picture: its frames, each a square of `sequence_resolution` pixels.
+
+    0 keeps the size of `shape`.
+    """
     if sequence_resolution == 0:
-        return shape.tokens
+        return shape
     side = max(1, sequence_resolution // SPATIAL_FACTOR)
-    return shape.frames * side * side
+    return LatentShape(shape.frames, side, side)
+
+
+def virtual_tokens(shape: LatentShape, sequence_resolution: int | None) -> int:
+    """Tokens of `virtual_shape`; None takes `shape` as it is."""
+    return shape.tokens if sequence_resolution is None else virtual_shape(shape, sequence_resolution).tokens
 
 
 def audio_steps(frames: int, fps: float) -> int:
