@@ -58,8 +58,15 @@ def write_video(
     rotation: int = 0,
     options: dict[str, str] | None = None,
     aspect: Fraction | None = None,
+    sound: np.ndarray | None = None,
+    sound_rate: int = 48000,
+    sound_codec: str = "aac",
+    sound_delay: float = 0.0,
 ) -> Path:
-    """Encode uint8 [F, H, W, 3 or 4]; `times` (seconds) makes the frame rate vary; returns `path`."""
+    """Encode uint8 [F, H, W, 3 or 4]; `times` (seconds) makes the frame rate vary; returns `path`.
+
+    `sound` [C, N] begins `sound_delay` seconds after the first frame.
+    """
     import av
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +84,8 @@ def write_video(
             stream.codec_context.sample_aspect_ratio = aspect
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
+        if sound is not None:
+            heard = container.add_stream(sound_codec, rate=sound_rate, layout=LAYOUTS[len(sound)])
         for index, picture in enumerate(clip):
             frame = av.VideoFrame.from_ndarray(
                 np.ascontiguousarray(picture), format="rgba" if clip.shape[-1] == 4 else "rgb24"
@@ -87,7 +96,52 @@ def write_video(
                 frame.pts, frame.time_base = round(times[index] * 1000), Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+        if sound is not None:
+            _encode_sound(container, heard, sound, sound_rate, round(sound_delay * sound_rate))
     return path
+
+
+def tone(seconds: float, hz: float = 440.0, rate: int = 48000, channels: int = 1, level: float = 0.5) -> np.ndarray:
+    """float32 [C, N]: a sine, the same on every channel."""
+    wave = level * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)
+    return np.repeat(wave.astype(np.float32)[None], channels, axis=0)
+
+
+def pitch(samples: np.ndarray, rate: int) -> float:
+    """Hz of the strongest part of [C, N] or [N], to about 0.01 Hz; the ends are left out."""
+    wave = samples[0] if samples.ndim == 2 else samples
+    wave = wave[len(wave) // 10 : -len(wave) // 10]
+    size = 1 << 21
+    return float(np.abs(np.fft.rfft(wave * np.hanning(len(wave)), size)).argmax() * rate / size)
+
+
+LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
+
+
+def write_sound(
+    path: Path, samples: np.ndarray, rate: int = 48000, codec: str = "pcm_f32le", caption: str | None = None
+) -> Path:
+    """Encode float32 [C, N] and, unless None, its caption; returns `path`."""
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout=LAYOUTS[len(samples)])
+        _encode_sound(container, stream, samples, rate, 0)
+    if caption is not None:
+        path.with_suffix(".txt").write_text(caption, encoding="utf-8")
+    return path
+
+
+def _encode_sound(container, stream, samples: np.ndarray, rate: int, offset: int) -> None:
+    import av
+
+    for start in range(0, samples.shape[1], 1024):
+        block = np.ascontiguousarray(samples[:, start : start + 1024], dtype=np.float32)
+        frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=LAYOUTS[len(samples)])
+        frame.sample_rate, frame.pts, frame.time_base = rate, start + offset, Fraction(1, rate)
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
 
 
 def write_captioned(path: Path, clip: np.ndarray, caption: str = "a square moves", fps: float = 25) -> Path:
