@@ -1,6 +1,6 @@
 """The settings of a run: one tree, read from TOML, from `--set` and from nodes alike.
 
-Each group is owned by the component that reads it; this package nests them (groups.py, train.py), reads them (read.py) and
+Each group is owned by the component that reads it; this package nests them (groups.py), reads them (read.py) and
 shows them (describe.py).
 """
 

@@ -12,6 +12,7 @@ from ..data.encode import CacheSettings
 from ..errors import ConfigError
 from ..lora.inject import LoraSettings
 from ..models.tiling import TileSettings
+from ..objective.audio import AudioSettings
 from ..objective.flow import LossSettings
 from ..objective.sigmas import SigmaSettings
 from ..optim import OptimizerSettings, ScheduleSettings
@@ -260,6 +261,7 @@ class RunConfig(Settings):
     lora: LoraSettings = LoraSettings()
     objective: SigmaSettings = SigmaSettings()
     loss: LossSettings = LossSettings()
+    audio: AudioSettings = AudioSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     train: TrainSettings = TrainSettings()

@@ -1,4 +1,7 @@
-"""Build the caches of a dataset: latents, then captions and sample prompts, one big model on the device at a time."""
+"""Build the caches of a dataset, one big model on the device at a time.
+
+Latents of the pictures, latents of the sound, captions, then the sample prompts.
+"""
 
 from __future__ import annotations
 
@@ -7,34 +10,41 @@ from dataclasses import dataclass
 from ..config import RunConfig
 from ..data.dataset import DatasetConfig
 from ..data.encode import CacheReport, encode_latents, encode_text
+from ..data.encode_sound import encode_sound
 from ..data.plan import plan_dataset
 from ..device import DTYPES, pick_device
 from ..errors import CheckpointError
 from ..events import Events
+from ..models.audio_vae import AudioVAE
 from ..models.text import TextConnectors
 from ..models.video_vae import VideoVAE
 from ..sampling.prompt_text import encoder_bytes, encoder_dtype, prompt_features
-from ..sampling.prompts import prompt_texts, read_prompts
+from ..sampling.prompts import read_prompts
 from ..sampling.sample import prompt_folder
 from ..weights.fingerprint import part_fingerprint
-from ..weights.load import load_connectors, load_video_vae
+from ..weights.load import load_audio_vae, load_connectors, load_video_vae
 from ..weights.probe import require_trainable
 from ..weights.text_encoder import TextEncoder, check_text_encoder
-from .setup import text_fingerprints
+from .setup import needed_texts, text_fingerprints
+from .sound import require_sound
 
 
 @dataclass(frozen=True)
 class CachesReport:
-    """What was made of latents and captions, and what was left out and why."""
+    """What was made of pictures, captions and sound (None where the mode has none), what was left out and why."""
 
-    latents: CacheReport
+    latents: CacheReport | None
     text: CacheReport
     left_out: list[str]
+    sound: CacheReport | None = None
 
     def summary(self) -> str:
         """Some lines for people."""
         return "\n".join(
-            [self.latents.summary(), self.text.summary(), *(f"left out: {line}" for line in self.left_out)]
+            [
+                *(report.summary() for report in (self.latents, self.sound, self.text) if report is not None),
+                *(f"left out: {line}" for line in self.left_out),
+            ]
         )
 
 
@@ -45,7 +55,9 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
     checkpoint, encoder = run.need("model.checkpoint"), run.need("model.text_encoder")
     projection = run.model.text_projection or checkpoint
     info = require_trainable(checkpoint, run.model.version, run.model.version_check, events)
-    if "video_vae_encoder" not in info.parts:
+    require_sound(info, run)
+    mode = run.model.mode
+    if mode != "audio" and "video_vae_encoder" not in info.parts:
         raise CheckpointError(f"{checkpoint.name} holds no video VAE (vae.encoder). Choose the full checkpoint file.")
     check_text_encoder(encoder, projection)
     dataset = DatasetConfig.read(run.need("data.config"))
@@ -56,6 +68,10 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
         events.make_room(2 * sum(part.bytes for name, part in info.parts.items() if "video_vae" in name), device)
         return load_video_vae(checkpoint, decoder=False, dtype=DTYPES[run.cache.vae_dtype], device=device)
 
+    def open_audio_vae() -> AudioVAE:
+        events.make_room(info.parts["audio_vae"].bytes, device)
+        return load_audio_vae(checkpoint, decoder=False, dtype=DTYPES[run.cache.audio_vae_dtype], device=device)
+
     def open_encoder() -> TextEncoder:
         events.make_room(encoder_bytes(encoder), device)
         return TextEncoder.load(encoder, projection, encoder_dtype(device), device)
@@ -63,12 +79,17 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
     def open_connectors() -> TextConnectors:
         return load_connectors(projection, "av", encoder_dtype(device), device)
 
-    latents = encode_latents(plan, open_vae, part_fingerprint(checkpoint, "video_vae"), run.cache, events, device)
+    latents = sound = None
+    if mode != "audio":
+        latents = encode_latents(plan, open_vae, part_fingerprint(checkpoint, "video_vae"), run.cache, events, device)
+    if mode != "video":
+        audio_print = part_fingerprint(checkpoint, "audio_vae")
+        sound = encode_sound(plan, open_audio_vae, audio_print, run.cache, events, device)
     text = encode_text(
         plan, open_encoder, text_fingerprints(encoder, projection), run.cache, events, open_connectors, device
     )
-    if run.sample.every:
-        captions = list(dict.fromkeys(item.caption for item in plan.items))[:2]
-        prompts = read_prompts(run.sample, captions)
-        prompt_features(prompt_texts(prompts), prompt_folder(run), encoder, projection, device, events)
-    return CachesReport(latents, text, [f"{skipped.path.name}: {skipped.reason}" for skipped in plan.skipped])
+    captions = list(dict.fromkeys(item.caption for item in plan.items))[:2]
+    texts = needed_texts(run, read_prompts(run.sample, captions) if run.sample.every else [])
+    if texts:
+        prompt_features(texts, prompt_folder(run), encoder, projection, device, events)
+    return CachesReport(latents, text, [f"{skipped.path.name}: {skipped.reason}" for skipped in plan.skipped], sound)

@@ -16,15 +16,18 @@ from typing import Any
 import torch
 
 from ..config import RunConfig
-from ..data.batches import Batches
+from ..data.batches import Batch, Batches
 from ..device import out_of_memory
 from ..errors import Stopped, TrainerError
 from ..events import Events
+from .contexts import streams_of
 from .saving import save, save_after_error
 from .setup import Run, check, check_settings, load
 from .step import training_step
+from .watch import norm_row
 
 MAX_BAD_STEPS = 5
+DROPOUT_COINS = 1  # purpose of a generator: noise is purpose 0, and must not shift when captions are dropped
 
 
 @dataclass(frozen=True)
@@ -88,21 +91,25 @@ def _loop(run: Run, events: Events) -> RunResult:
             run.optimizer.zero_grad(set_to_none=True)
             run.step, run.place = run.step + 1, place
             clean = True
+            if run.sound is not None:
+                run.sound.keep()
+            every = settings.train.norms_every
             row = {
                 "step": run.step,
                 **terms,
-                "loss_audio": None,
-                "lr": run.schedule.get_last_lr()[0],
+                **run.rates(),
                 "grad_norm": norm,
                 "seconds": time.monotonic() - begun,
                 "epoch": place[0],
                 "skipped": None if finite else names,
+                **(norm_row(run.loras) if every and run.step % every == 0 else {}),
             }
             bad = 0 if finite else bad + 1
             row = run.log.append(row)
             events.step({**row, "total": run.total, "eta": _eta(run, started, first)})
             if not finite:
                 _report_bad(run, names, bad, events)
+            run.watch.step(heard=terms["loss_audio"] is not None)
             last = run.step == run.total
             if last or (settings.train.save_every and run.step % settings.train.save_every == 0):
                 lora = save(run, events, "finished" if last else "running", final=last)
@@ -134,8 +141,8 @@ def _loop(run: Run, events: Events) -> RunResult:
 
 def _micro_steps(run: Run, batches: Batches, events: Events) -> tuple[dict[str, Any], list[str], tuple[int, int]]:
     """Gradients of one step. Returns its mean terms, the names of its clips and the place after it."""
-    count = run.config.train.accumulation
-    loss = video = sigma = 0.0
+    count, seed = run.config.train.accumulation, run.config.train.seed
+    found: dict[str, list[float]] = {}
     names: list[str] = []
     place = run.place
     run.model.train()
@@ -144,23 +151,46 @@ def _micro_steps(run: Run, batches: Batches, events: Events) -> tuple[dict[str, 
             raise Stopped
         batch = next(batches)
         place = run.order.following(batch.epoch, batch.index)
-        context = run.contexts.batch([sample.text_path for sample in batch.samples], run.device)
+        contexts = _contexts(run, batch, _generator(seed, run.step, micro, DROPOUT_COINS))
         terms = training_step(
-            run.model, batch, context, run.config, run.version, _generator(run.config.train.seed, run.step, micro)
+            run.model, batch, contexts, run.config, run.version, _generator(seed, run.step, micro), run.sound
         )
         mean = terms.loss.mean()
         run.scaler.scale(mean / count).backward()
-        loss += float(mean.detach()) / count
-        video += float(terms.video.mean()) / count
-        sigma += float(terms.sigma.mean()) / count
+        numbers = {
+            "loss": mean.detach(),
+            "loss_video": terms.video,
+            "loss_audio": terms.audio,
+            "sigma": terms.sigma,
+            "sigma_audio": terms.audio_sigma,
+            "audio_weight": terms.audio_weight,
+        }
+        for name, value in numbers.items():
+            if value is not None:
+                found.setdefault(name, []).append(float(value.mean()) if isinstance(value, torch.Tensor) else value)
         names += [sample.key for sample in batch.samples]
-    return {"loss": loss, "loss_video": video, "sigma": sigma}, names, place
+        if run.sound is not None and (text := run.sound.watch(batch)):
+            events.message(text, "warning")
+    # a stream that some batches of the step lack is averaged over those that have it
+    terms_of_step = {name: sum(values) / len(values) for name, values in found.items()}
+    return {"loss_video": None, "loss_audio": None} | terms_of_step, names, place
 
 
-def _generator(seed: int, step: int, micro: int) -> torch.Generator:
-    """Randomness of one micro-step, a function of its number alone."""
-    mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + micro * 0x94D049BB133111EB) & (2**63 - 1)
-    return torch.Generator().manual_seed(mixed)
+def _contexts(run: Run, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Text contexts [B, S, D] of each stream; captions that a coin drops give way to the stand-in, in all streams."""
+    settings = run.config.train
+    dropped = (torch.rand(len(batch.samples), generator=generator) < settings.caption_dropout).tolist()
+    keys = [sample.text_path for sample in batch.samples]
+    return {
+        stream: run.contexts.batch(keys, stream, run.device, dropped, settings.caption_dropout_with)
+        for stream in streams_of(run.config.model.mode)
+    }
+
+
+def _generator(seed: int, step: int, micro: int, purpose: int = 0) -> torch.Generator:
+    """Randomness of one micro-step, a function of its number alone; each purpose has its own."""
+    mixed = seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + micro * 0x94D049BB133111EB
+    return torch.Generator().manual_seed((mixed + purpose * 0xD6E8FEB86659FD93) & (2**63 - 1))
 
 
 def _report_bad(run: Run, names: list[str], bad: int, events: Events) -> None:

@@ -86,6 +86,7 @@ def _save_state(run: Run) -> Path:
             "scaler": run.scaler.state_dict() if full else None,
             "schedule": run.schedule.state_dict(),
             "random": random_state(),
+            "sound": None if run.sound is None else {**run.sound.state_dict(), "watch": run.watch.state_dict()},
         },
     )
     rotate(run.folder.states, run.config.train.keep_states)

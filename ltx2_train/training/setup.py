@@ -7,7 +7,7 @@ laid over it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,32 +16,36 @@ import torch
 
 from ..config import RunConfig
 from ..data.batches import BatchOrder
-from ..data.caches import Fingerprints
+from ..data.caches import MEND, Fingerprints
 from ..data.dataset import DatasetConfig
 from ..data.loader import FullText, TrainingSet
 from ..device import DTYPES, pick_device, release
-from ..errors import ConfigError, DataError, RunError
+from ..errors import CacheError, ConfigError, DataError, RunError
 from ..events import Events
 from ..files import digest
 from ..lora.file import load_lora_state
 from ..lora.inject import LoraSet, inject
+from ..lora.targets import branch_of
 from ..models.transformer import LTXTransformer
 from ..models.video_vae import VideoVAE
-from ..optim import build_optimizer, build_schedule
+from ..optim import build_optimizer, build_schedule, describe_groups, parameter_groups
 from ..sampling.prompt_text import prompt_features
 from ..sampling.prompts import Prompt, prompt_texts, read_prompts
 from ..sampling.render import Renderer
 from ..sampling.sample import prompt_folder
+from ..sampling.sound import SoundParts
 from ..version import VERSION
 from ..weights.fingerprint import part_fingerprint
 from ..weights.load import load_connectors, load_transformer, load_video_vae
 from ..weights.probe import require_trainable
 from ..weights.reader import TensorFile
 from ..weights.text_encoder import check_text_encoder, text_fingerprint
-from .contexts import ContextStore
+from .contexts import EMPTY_PROMPT, ContextStore, streams_of
 from .metrics import MetricsLog
 from .run_folder import RunFolder, open_run, save_text
+from .sound import Sound, open_sound, require_sound
 from .state import list_states, load_state, restore_random_state
+from .watch import SoundWatch, describe_mix, require_heard, warn_of_captions
 
 
 @dataclass
@@ -66,9 +70,22 @@ class Run:
     total: int
     trigger: str
     checkpoint_shapes: Mapping[str, tuple[int, ...]]
+    sound: Sound | None
+    watch: SoundWatch
     step: int = 0
     place: tuple[int, int] = (0, 0)
     log: MetricsLog | None = None
+
+    def rates(self) -> dict[str, float | None]:
+        """The learning rates now: that of the first layer, and that of the first audio layer where there is one."""
+        rates = self.schedule.get_last_lr()
+        audio = {id(layer.lora_A) for path, layer in self.loras.layers.items() if branch_of(path) == "audio"}
+        of_audio = [
+            rate
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True)
+            if any(id(parameter) in audio for parameter in group["params"])
+        ]
+        return {"lr": rates[0], "lr_audio": of_audio[0] if of_audio else None}
 
     def close(self) -> None:
         """Free files and memory; the folder can be opened by another run then."""
@@ -115,12 +132,27 @@ def check(config: RunConfig, events: Events) -> Checked:
     device = pick_device(config.model.device)
     info = require_trainable(checkpoint, config.model.version, config.model.version_check, events)
     version = info.version if config.model.version == "auto" else config.model.version
+    require_sound(info, config)
     check_text_encoder(encoder, projection)
     dataset = DatasetConfig.read(config.need("data.config"))
-    vae_print, text_prints = part_fingerprint(checkpoint, "video_vae"), text_fingerprints(encoder, projection)
-    data = TrainingSet.open(dataset, vae_print, text_prints, config.cache, events)
+    mode = config.model.mode
+    data = TrainingSet.open(
+        dataset,
+        part_fingerprint(checkpoint, "video_vae") if mode != "audio" else "",
+        text_fingerprints(encoder, projection),
+        config.cache,
+        events,
+        mode=mode,
+        audio_fingerprint=part_fingerprint(checkpoint, "audio_vae") if mode != "video" else "",
+        audio=config.audio,
+    )
     prompts = read_prompts(config.sample, _captions(data)) if config.sample.every else []
-    order = BatchOrder(data.samples, data.batch_sizes, config.train.seed)
+    warn_of_captions(data.samples, events)
+    require_heard(data.samples, mode)
+    order = BatchOrder(
+        data.samples, data.batch_sizes, config.train.seed, data.buckets, config.audio, config.train.accumulation
+    )
+    describe_mix(order, mode, config.audio.silence_regularizer, events)
     total = config.train.steps
     if config.train.epochs is not None:
         total = config.train.epochs * -(-len(order) // config.train.accumulation)
@@ -144,6 +176,7 @@ def load(checked: Checked, events: Events) -> Run:
     dtype = DTYPES[config.model.precision]
     contexts = ContextStore(folder.path / "contexts.bin", int(config.memory.context_gb * 2**30))
     _fill_contexts(contexts, checked, events)
+    sound = open_sound(config, checkpoint, device)
     with TensorFile(checkpoint) as file:
         shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
     size = checkpoint.stat().st_size
@@ -158,7 +191,17 @@ def load(checked: Checked, events: Events) -> Run:
     if config.lora.weights is not None:
         loras.load(load_lora_state(config.lora.weights))
         events.message(f"Starting from the LoRA {config.lora.weights.name}.")
-    groups = [{"params": list(loras.parameters())}]
+    groups, notes = parameter_groups(
+        [(path, layer.lora_A, layer.lora_B) for path, layer in loras.layers.items()],
+        config.train.learning_rate,
+        config.train.audio_learning_rate,
+        config.train.lr_args,
+        config.train.loraplus_ratio,
+    )
+    for text in notes:
+        events.message(text, "warning")
+    if len(groups) > 1:
+        events.message(describe_groups(groups))
     optimizer, note = build_optimizer(groups, config.optimizer, config.train.learning_rate, device)
     if note:
         events.message(note)
@@ -167,6 +210,7 @@ def load(checked: Checked, events: Events) -> Run:
         vae_dtype = DTYPES[config.cache.vae_dtype]
         return load_video_vae(checkpoint, encoder=encoder, decoder=decoder, dtype=vae_dtype, device=device)
 
+    parts = SoundParts(checkpoint, device) if model.has_audio else None
     run = Run(
         config=config,
         folder=folder,
@@ -180,12 +224,14 @@ def load(checked: Checked, events: Events) -> Run:
         data=checked.data,
         order=checked.order,
         contexts=contexts,
-        renderer=Renderer(model, contexts, open_vae, config.sample, checked.version, device, events),
+        renderer=Renderer(model, contexts.pair, open_vae, config.sample, checked.version, device, events, sound=parts),
         prompts=checked.prompts,
         base=checked.base,
         total=checked.total,
         trigger=checked.trigger,
         checkpoint_shapes=shapes,
+        sound=sound,
+        watch=SoundWatch(loras, config.model.mode, events),
     )
     _resume(run, events)
     run.log = MetricsLog(folder.metrics, run.step)
@@ -208,6 +254,9 @@ def _resume(run: Run, events: Events) -> None:
             events.message("The state holds no optimizer (train.state is minimal): it starts afresh.", "warning")
         run.schedule.load_state_dict(state["schedule"])
         restore_random_state(state["random"])
+        if run.sound is not None and state.get("sound") is not None:
+            run.sound.load_state_dict(state["sound"])
+            run.watch.load_state_dict(state["sound"]["watch"])
         run.step, run.place = step, (state["place"][0], state["place"][1])
         events.message(f"Continuing {run.folder.path.name} after step {step} of {run.total}.")
         return
@@ -216,8 +265,8 @@ def _resume(run: Run, events: Events) -> None:
 def _fill_contexts(contexts: ContextStore, checked: Checked, events: Events) -> None:
     """Run the connectors over every caption and prompt, once; Gemma only where a prompt is not cached yet."""
     config, device, data = checked.config, checked.device, checked.data
-    dtype = DTYPES[config.model.precision]
-    texts = prompt_texts(checked.prompts)
+    dtype, streams = DTYPES[config.model.precision], streams_of(config.model.mode)
+    texts = needed_texts(config, checked.prompts)
     folder = prompt_folder(config) if texts else checked.folder.path
     prompts = prompt_features(texts, folder, checked.encoder, checked.projection, device, events)
     samples = {sample.text_path: sample for sample in data.samples}
@@ -229,18 +278,47 @@ def _fill_contexts(contexts: ContextStore, checked: Checked, events: Events) -> 
         events.check_stop()
         text = data.load_text(samples[key]) if isinstance(key, Path) else prompts[key]
         if isinstance(text, FullText):
-            contexts.add(key, text.video_context.to(dtype))
+            found = {"video": text.video_context, "audio": text.audio_context}
         else:
             with torch.no_grad():
-                contexts.add(key, connectors([text.to(device, dtype)])[0][0])
+                pair = connectors([text.to(device, dtype)])
+            found = {
+                stream: None if one is None else one[0] for stream, one in zip(("video", "audio"), pair, strict=True)
+            }
+        for stream in streams:
+            if found[stream] is None:
+                raise CacheError(
+                    f"{key} holds the caption for {' and '.join(name for name in found if found[name] is not None)} "
+                    f"alone, and model.mode is {config.model.mode}. {MEND}",
+                    key,
+                )
+            contexts.add(key, stream, found[stream].to(dtype))
         events.progress(done + 1, total)
     del connectors
     release(device)
 
 
+def needed_texts(config: RunConfig, prompts: Sequence[Prompt]) -> list[str]:
+    """What has to be encoded besides the captions: sample prompts, and the stand-in for dropped captions."""
+    texts = prompt_texts(prompts)
+    if config.train.caption_dropout > 0 and config.train.caption_dropout_with == "empty":
+        texts.append(EMPTY_PROMPT)
+    return list(dict.fromkeys(texts))
+
+
 def _identity(config: RunConfig, base: Mapping[str, str], data: TrainingSet) -> dict[str, str]:
     """What must agree for a saved state to make sense, in the words of the settings."""
     samples = [f"{sample.key} {sample.shape} {sample.repeats} {sample.fps:g}" for sample in data.samples]
+    more: dict[str, str] = {}
+    if config.model.mode != "video":
+        samples = [f"{text} {sample.audio_steps}" for text, sample in zip(samples, data.samples, strict=True)]
+        more = {
+            "audio.independent_timestep": str(config.audio.independent_timestep),
+            "loss.balance.mode": config.loss.balance.mode,
+        }
+    rates = (config.train.audio_learning_rate, config.train.lr_args, config.train.loraplus_ratio)
+    if any(rates):
+        more["train: rates of parts"] = digest(str(rates))[:8]
     return {
         "model.checkpoint": f"{base['file']} ({base['fingerprint'][:8]})",
         "model.mode": config.model.mode,
@@ -259,6 +337,7 @@ def _identity(config: RunConfig, base: Mapping[str, str], data: TrainingSet) -> 
         "train.seed": str(config.train.seed),
         "optimizer.name": config.optimizer.name,
         "schedule.name": config.schedule.name,
+        **more,
     }
 
 

@@ -4,10 +4,17 @@
 
 (rectified flow, arXiv 2209.03003, in the form of arXiv 2403.03206). Per sample, a coin may give the first latent frame:
 its tokens stay clean, have timestep 0 and do not count in the loss. The result is not reduced: one value a sample.
+
+Sound shares the noise level of its video unless audio.independent_timestep asks for another. Everything of the video
+is drawn before anything of the sound, so a clip gets the same noise in every mode. A sample never sees the padding of
+another: clips are run in groups of one length of sound, those without sound through the video half alone, and padded
+steps of sounds without video are hidden from the attention. So each sample's loss is what it would be in a batch of
+its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +22,10 @@ from torch import Tensor
 
 from ..config import RunConfig
 from ..data.batches import Batch
-from ..models.patchify import video_tokens
-from ..models.positions import video_positions
+from ..models.patchify import audio_tokens, video_tokens
+from ..models.positions import audio_positions, video_positions
 from ..models.transformer import LTXTransformer, Modality
+from ..objective.audio_balance import sample_weights
 from ..objective.flow import (
     add_noise,
     draw_first_frame,
@@ -27,48 +35,203 @@ from ..objective.flow import (
     token_sigmas,
     velocity,
 )
-from ..objective.sigmas import sample_sigmas
-from ..shapes import LatentShape
+from ..objective.sigmas import sample_audio_sigmas, sample_sigmas
+from ..shapes import AudioLatentShape, LatentShape
+from .sound import Sound
 
 
 @dataclass(frozen=True)
 class StepTerms:
-    """What one micro-batch says: `loss` [B] carries the gradient, the rest is for the record."""
+    """What one micro-batch says: `loss` [B] carries the gradient, the rest is for the record.
+
+    `video` and `audio` are unweighted losses of the samples that have a picture or a sound; None where none has.
+    """
 
     loss: Tensor
-    video: Tensor
+    video: Tensor | None
+    audio: Tensor | None
     sigma: Tensor
+    audio_sigma: Tensor | None = None
+    audio_weight: float | None = None
+
+
+@dataclass(frozen=True)
+class _Noised:
+    """One stream of a batch: tokens [B, T, C] in float32, and which of them [B, T] are learned (None: all)."""
+
+    clean: Tensor
+    noise: Tensor
+    sigma: Tensor
+    positions: Tensor
+    given: Tensor | None = None
+    learned: Tensor | None = None
+
+    def part(self, rows: Tensor | None, tokens: int | None = None) -> _Noised:
+        """The samples `rows`, and of them the first `tokens`."""
+
+        def cut(value: Tensor | None) -> Tensor | None:
+            return None if value is None else (value if rows is None else value[rows])[:, :tokens]
+
+        return _Noised(
+            clean=cut(self.clean),
+            noise=cut(self.noise),
+            sigma=self.sigma if rows is None else self.sigma[rows],
+            positions=self.positions[:, :, :tokens],
+            given=cut(self.given),
+            learned=cut(self.learned),
+        )
+
+    def modality(self, context: Tensor) -> Modality:
+        noisy, timesteps = add_noise(self.clean, self.noise, self.sigma), None
+        if self.given is not None:
+            noisy, timesteps = torch.where(self.given[..., None], self.clean, noisy), None
+            if bool(self.given.any()):
+                timesteps = token_sigmas(self.sigma, self.given)
+        hidden = None
+        if self.learned is not None and not bool(self.learned.all()):  # padding, which nobody may listen to
+            hidden = self.learned[:, None, :].expand(-1, self.learned.shape[1], -1).float()
+        return Modality(
+            latent=noisy.to(context.dtype),
+            sigma=self.sigma,
+            timesteps=timesteps,
+            positions=self.positions,
+            context=context,
+            attention_mask=hidden,
+        )
+
+    def losses(self, predicted: Tensor, run: RunConfig) -> Tensor:
+        """[B]: the mean over what is learned."""
+        learned = self.learned
+        if self.given is not None and bool(self.given.any()):
+            learned = ~self.given
+        return masked_mean(element_loss(predicted, velocity(self.clean, self.noise), run.loss), learned)
 
 
 def training_step(
     model: LTXTransformer,
     batch: Batch,
-    context: Tensor,
+    contexts: Mapping[str, Tensor],
     run: RunConfig,
     version: str,
     generator: torch.Generator,
+    sound: Sound | None = None,
 ) -> StepTerms:
-    """Forward pass and loss of `batch` with text `context` [B, S, D]; random numbers come from `generator` (CPU)."""
-    device, dtype = context.device, context.dtype
+    """Forward pass and loss of `batch` with the text contexts [B, S, D] of its streams.
+
+    Random numbers come from `generator` (CPU). `sound` is what the run keeps about sound, None in mode video.
+    """
+    any_context = next(iter(contexts.values()))
+    device, count = any_context.device, len(batch.samples)
+    video = _video(batch, run, version, generator, device) if batch.has_video and model.has_video else None
+    audio, lengths, real = None, [0] * count, [False] * count
+    if model.has_audio and sound is not None:
+        latents, lengths, real = sound.latents(batch)
+        if latents is not None:
+            audio = _audio(batch, latents, lengths, video, run, version, generator, device)
+    video_losses: list[Tensor] = []
+    audio_losses: list[Tensor] = []
+    order: list[int] = []
+    for rows, steps in _groups(lengths, with_video=video is not None):
+        chosen = None if len(rows) == count else torch.tensor(rows, device=device)
+        v = None if video is None else video.part(chosen)
+        a = None if audio is None or not steps else audio.part(chosen, steps)
+        out = model(
+            None if v is None else v.modality(_rows(contexts["video"], chosen)),
+            None if a is None else a.modality(_rows(contexts["audio"], chosen)),
+        )
+        zeros = torch.zeros(len(rows), device=device)
+        video_losses.append(zeros if v is None else v.losses(out.video, run))
+        audio_losses.append(zeros if a is None else a.losses(out.audio, run))
+        order += rows
+    back = torch.tensor(order, device=device).argsort() if len(video_losses) > 1 else None
+    video_loss = _joined(video_losses, back) if video is not None else None
+    audio_loss = _joined(audio_losses, back) if audio is not None else None
+    return _terms(batch, run, sound, video, audio, video_loss, audio_loss, real)
+
+
+def _video(batch: Batch, run: RunConfig, version: str, generator: torch.Generator, device: torch.device) -> _Noised:
     shape = LatentShape(*batch.latents.shape[2:])
-    count = batch.latents.shape[0]
     clean = video_tokens(batch.latents.to(device=device, dtype=torch.float32))  # [B, T, C]
     noise = video_tokens(torch.randn(batch.latents.shape, generator=generator).to(device))
-    sigma = sample_sigmas(run.objective, count, shape.tokens, version, generator).to(device)
+    sigma = sample_sigmas(run.objective, len(batch.samples), shape.tokens, version, generator).to(device)
     default = run.train.first_frame_probability
     chances = [default if s.first_frame_probability is None else s.first_frame_probability for s in batch.samples]
     given = first_frame_tokens(shape, draw_first_frame(chances, generator)).to(device)  # [B, T]
-    noisy = torch.where(given[..., None], clean, add_noise(clean, noise, sigma))
-    timesteps = token_sigmas(sigma, given) if bool(given.any()) else None
-    video = Modality(
-        latent=noisy.to(dtype),
-        sigma=sigma,
-        timesteps=timesteps,
-        positions=video_positions(shape, batch.fps, device),
-        context=context,
+    return _Noised(clean, noise, sigma, video_positions(shape, batch.fps, device), given=given)
+
+
+def _audio(
+    batch: Batch,
+    latents: Tensor,
+    lengths: Sequence[int],
+    video: _Noised | None,
+    run: RunConfig,
+    version: str,
+    generator: torch.Generator,
+    device: torch.device,
+) -> _Noised:
+    clean = audio_tokens(latents.to(device=device, dtype=torch.float32))  # [B, T, C]
+    noise = audio_tokens(torch.randn(latents.shape, generator=generator).to(device))
+    if run.audio.independent_timestep:
+        sigma = sample_audio_sigmas(run.objective, len(batch.samples), generator).to(device)
+    elif video is not None:
+        sigma = video.sigma
+    else:
+        # each sound has its own length, hence its own shift
+        tokens = [sample.shape.tokens for sample in batch.samples]
+        sigma = sample_sigmas(run.objective, len(tokens), tokens, version, generator, audio_only=True).to(device)
+    learned = torch.arange(clean.shape[1])[None] < torch.tensor(lengths)[:, None]  # [B, T]
+    positions = audio_positions(AudioLatentShape(clean.shape[1]), device)
+    return _Noised(clean, noise, sigma, positions, learned=learned.to(device))
+
+
+def _groups(lengths: Sequence[int], with_video: bool) -> Iterator[tuple[list[int], int | None]]:
+    """Positions of the samples that go through the model together, and their number of steps of sound."""
+    if not with_video:
+        yield list(range(len(lengths))), max(lengths)
+        return
+    for steps in sorted(set(lengths)):
+        yield [index for index, length in enumerate(lengths) if length == steps], steps
+
+
+def _rows(context: Tensor, rows: Tensor | None) -> Tensor:
+    return context if rows is None else context[rows]
+
+
+def _joined(parts: list[Tensor], back: Tensor | None) -> Tensor:
+    return parts[0] if back is None else torch.cat(parts)[back]
+
+
+def _terms(
+    batch: Batch,
+    run: RunConfig,
+    sound: Sound | None,
+    video: _Noised | None,
+    audio: _Noised | None,
+    video_loss: Tensor | None,
+    audio_loss: Tensor | None,
+    real: Sequence[bool],
+) -> StepTerms:
+    """Weigh the losses of both streams and add them up."""
+    loss, found, weight = None, None, None
+    if video_loss is not None:
+        weights = sample_weights(run.loss.video_weight, [sample.video_loss_weight for sample in batch.samples])
+        loss = video_loss * torch.tensor(weights, device=video_loss.device)
+    if audio_loss is not None and any(real):
+        found = audio_loss.detach()[torch.tensor(real, device=audio_loss.device)]
+    if sound is not None:
+        weight = sound.weight(batch, None if video_loss is None else video_loss.detach(), found)
+        if audio_loss is not None:
+            parts = [weight if has else weight * sound.silence_weight for has in real]
+            weighted = audio_loss * torch.tensor(parts, device=audio_loss.device)
+            loss = weighted if loss is None else loss + weighted
+    assert loss is not None, "a batch has neither picture nor sound"
+    leading = video if video is not None else audio
+    return StepTerms(
+        loss=loss,
+        video=None if video_loss is None else video_loss.detach(),
+        audio=found,
+        sigma=leading.sigma.detach(),
+        audio_sigma=None if audio is None else audio.sigma.detach(),
+        audio_weight=weight if found is not None else None,
     )
-    predicted = model(video, None).video
-    errors = element_loss(predicted, velocity(clean, noise), run.loss)
-    losses = masked_mean(errors, None if timesteps is None else ~given)  # [B]
-    weights = [run.loss.video_weight if s.video_loss_weight is None else s.video_loss_weight for s in batch.samples]
-    return StepTerms(losses * torch.tensor(weights, device=device), losses.detach(), sigma.detach())

@@ -1,0 +1,122 @@
+"""Looks at what a run with sound is about to learn, and whether it learns it.
+
+A dataset whose sound could not be read, a target that names no audio layer or a mix with one clip in a hundred that
+can be heard trains without a word of complaint: the loss falls, and the LoRA stays mute. So the mix is told before the
+first step, and after a hundred steps the audio layers must have moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..data.batches import BatchOrder
+from ..data.loader import Sample
+from ..errors import DataError
+from ..events import Events
+from ..lora.inject import LoraSet
+from ..shapes import AUDIO_LATENTS_PER_SECOND
+
+CHECK_AFTER = 100  # steps
+STARVING = 0.05  # share of the batches below which sound is hardly learned
+HEARING = ("audio", "v2a")  # branches of the model that make the sound
+
+
+def norm_row(loras: LoraSet) -> dict[str, float]:
+    """How far each branch of the LoRA has moved the model, as it stands in the metrics: norm_video, norm_audio, ..."""
+    return {f"norm_{branch}": value for branch, value in loras.norms().items()}
+
+
+def require_heard(samples: Sequence[Sample], mode: str) -> None:
+    """Raise DataError where sound is to be trained and not one sample has any."""
+    if mode != "video" and not any(sample.audio_steps for sample in samples):
+        raise DataError(
+            f"model.mode is {mode}, but not one of the {len(samples)} samples has sound. Add clips with sound or a "
+            "dataset with audio_directory, look at what `cache build` said about their sound, or set model.mode to "
+            "video."
+        )
+
+
+def describe_mix(order: BatchOrder, mode: str, can_fill: bool, events: Events) -> None:
+    """Tell how many batches of an epoch carry sound, and warn where they are too few.
+
+    `can_fill`: silence stands in where there is no sound.
+    """
+    if mode == "video":
+        return
+    samples = order.samples
+    heard = [sample for sample in samples if sample.audio_steps]
+    seconds = sum(sample.audio_steps * sample.repeats for sample in heard) / AUDIO_LATENTS_PER_SECOND
+    events.message(f"{order.describe_sound()} {len(heard)} of {len(samples)} samples, {seconds:.1f} s in all.")
+    share = order.share_of_sound()
+    if share < STARVING and not can_fill:
+        events.message(
+            f"Only {share:.1%} of the batches carry sound, so it will hardly be learned. Raise num_repeats of the "
+            f"datasets with sound about {round(0.3 / share)} times, train on fewer silent clips, or set "
+            "loss.balance.mode to inv_freq.",
+            "warning",
+        )
+
+
+def warn_of_captions(samples: Sequence[Sample], events: Events) -> None:
+    """Warn where every file has the same caption: the LoRA cannot tell them apart, and prompts lose their hold."""
+    files = {sample.text_path for sample in samples}
+    captions = {sample.caption for sample in samples}
+    if len(files) > 1 and len(captions) == 1:
+        events.message(
+            f"All {len(files)} files have the same caption ({next(iter(captions))[:60]!r}). The LoRA will answer to "
+            "any prompt with a mean of them; describe each file in its own words.",
+            "warning",
+        )
+
+
+class SoundWatch:
+    """Counts steps with sound and checks, once, that the audio layers of the LoRA move. Save `state_dict`."""
+
+    def __init__(self, loras: LoraSet, mode: str, events: Events) -> None:
+        self._loras, self._mode, self._events = loras, mode, events
+        self._steps = self._heard = 0
+        self._done = mode == "video"
+        self._first = {} if self._done else self._norms()
+        if mode == "av" and not self._first:
+            self._done = True
+            events.message(
+                "The LoRA has no audio layers, so the sound of the clips only informs the picture and is not learned. "
+                "Set lora.target to t2v, v2v, audio or full, or loosen lora.include_patterns and exclude_patterns.",
+                "warning",
+            )
+
+    def step(self, heard: bool) -> None:
+        """Count one optimizer step; `heard` if a batch of it had sound."""
+        if self._done:
+            return
+        self._steps += 1
+        self._heard += heard
+        if self._heard >= CHECK_AFTER:
+            self._done = True
+            if self._norms() == self._first:
+                self._events.message(
+                    f"After {self._heard} steps with sound the audio layers of the LoRA have not moved at all. Look "
+                    "at train.audio_learning_rate, train.lr_args, loss.audio_weight and audio_loss_weight of the "
+                    "datasets: one of them keeps the sound from being learned.",
+                    "warning",
+                )
+        elif self._steps >= CHECK_AFTER and not self._heard:
+            self._done = True
+            self._events.message(
+                f"None of the first {self._steps} steps had a batch with sound. See whether the sound of the clips "
+                "was cached, or raise num_repeats of the datasets that have sound.",
+                "warning",
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers, for a resume."""
+        return {"steps": self._steps, "heard": self._heard, "done": self._done, "first": dict(self._first)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self._steps, self._heard, self._done = int(state["steps"]), int(state["heard"]), bool(state["done"])
+        self._first = {str(branch): float(value) for branch, value in state["first"].items()}
+
+    def _norms(self) -> dict[str, float]:
+        return {branch: value for branch, value in self._loras.norms().items() if branch in HEARING}
