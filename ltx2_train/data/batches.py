@@ -163,7 +163,8 @@ class BatchOrder:
             size = min(self.accumulation - done, left)
             # an open start makes up for all that the last epoch may lack; an open end counts on the next to do so
             quota = self.audio.min_batches - (0 if done else self.accumulation - size)
-            take = min(len(sound), max(min(quota, size), len(sound) * size // left))
+            share = (2 * len(sound) * size + left) // (2 * left)  # rounded, so that no surplus gathers at the end
+            take = min(len(sound), max(min(quota, size), share))
             take = max(take, size - len(rest))
             window, sound, rest = sound[:take] + rest[: size - take], sound[take:], rest[size - take :]
             result += _shuffled(window, generator)

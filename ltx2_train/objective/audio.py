@@ -125,11 +125,6 @@ def virtual_shape(shape: LatentShape, sequence_resolution: int) -> LatentShape:
     return LatentShape(shape.frames, side, side)
 
 
-def virtual_tokens(shape: LatentShape, sequence_resolution: int | None) -> int:
-    """Tokens of `virtual_shape`; None takes `shape` as it is."""
-    return shape.tokens if sequence_resolution is None else virtual_shape(shape, sequence_resolution).tokens
-
-
 def audio_steps(frames: int, fps: float) -> int:
     """Latent steps of the sound of a clip of `frames` pixel frames; at least one."""
     return max(1, round(frames / fps * AUDIO_LATENTS_PER_SECOND))

@@ -21,9 +21,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from ..errors import RunError
 from ..settings import Settings
@@ -98,12 +96,6 @@ class BalanceSettings(Settings):
 def sample_weights(default: float, overrides: Sequence[float | None]) -> list[float]:
     """The weight of each sample: its dataset's, which replaces the run's `default` where it is not None."""
     return [default if weight is None else weight for weight in overrides]
-
-
-def mean_where(values: Tensor, present: Tensor) -> float | None:
-    """Mean of `values` [B] over the samples that `present` [B] names; None where there is none."""
-    count = int(present.sum())
-    return float(torch.where(present, values.detach().float(), 0.0).sum()) / count if count else None
 
 
 class AudioBalance:
