@@ -137,8 +137,8 @@ def _encode_sound(container, stream, samples: np.ndarray, rate: int, offset: int
     import av
 
     for start in range(0, samples.shape[1], 1024):
-        block = np.ascontiguousarray(samples[:, start : start + 1024], dtype=np.float32)
-        frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=LAYOUTS[len(samples)])
+        block = np.ascontiguousarray(samples[:, start : start + 1024].T, dtype=np.float32)
+        frame = av.AudioFrame.from_ndarray(block.reshape(1, -1), format="flt", layout=LAYOUTS[len(samples)])
         frame.sample_rate, frame.pts, frame.time_base = rate, start + offset, Fraction(1, rate)
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))

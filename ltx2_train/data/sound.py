@@ -38,6 +38,7 @@ SEEK_FROM_SECONDS = 5.0
 PREROLL_SECONDS = 1.0
 JITTER_SECONDS = 0.02
 SAME_LENGTH_SECONDS = 0.005
+TAIL_SECONDS = 0.2
 SILENCE_DB = -60.0
 CLIPPED_LEVEL = 0.999
 CLIPPED_SHARE = 1e-3
@@ -45,6 +46,7 @@ NORMAL_PEAK_DB = -7.0
 USUAL_LAYOUTS = {3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 INTEGER_SCALE = {np.dtype(np.uint8): 128.0, np.dtype(np.int16): 32768.0, np.dtype(np.int32): 2147483648.0}
 BLOCK = 8192
+MISCOUNTED_CHANNELS = 8  # PyAV finds more planes than there are
 UNREADABLE = "The file is damaged, cut short or not sound; export it again or remove it."
 
 
@@ -176,7 +178,7 @@ def stretch(samples: np.ndarray, rate: int, factor: float) -> np.ndarray:
 
     wanted = round(samples.shape[1] * factor)
     graph = av.filter.Graph()
-    last = graph.add_abuffer(sample_rate=rate, format="fltp", layout="stereo", time_base=Fraction(1, rate))
+    last = graph.add_abuffer(sample_rate=rate, format="flt", layout="stereo", time_base=Fraction(1, rate))
     source = last
     for tempo in _tempos(1.0 / factor):
         node = graph.add("atempo", f"{tempo:.12f}")
@@ -190,9 +192,11 @@ def stretch(samples: np.ndarray, rate: int, factor: float) -> np.ndarray:
     def drain() -> None:
         with contextlib.suppress(av.error.BlockingIOError, av.error.EOFError):
             while True:
-                pieces.append(sink.pull().to_ndarray())
+                pieces.append(_floats(sink.pull()))  # packed, as atempo makes it
 
-    for frame in _frames(samples, rate, "stereo"):
+    # The filter keeps back its last piece, so there must be something after the end; what it makes of it is cut off.
+    extra = min(samples.shape[1] - 1, round(TAIL_SECONDS * rate))
+    for frame in _frames(np.pad(samples, ((0, 0), (0, extra)), "reflect"), rate, "stereo"):
         source.push(frame)
         drain()
     source.push(None)
@@ -228,7 +232,7 @@ def _tempos(tempo: float) -> Iterator[float]:
 
 
 def _converted(samples: np.ndarray, rate: int, layout: str, target: int) -> np.ndarray:
-    """To stereo at `target` Hz. Planes of float go in, so nothing is scaled down to make room for the sum."""
+    """To stereo at `target` Hz. Floats go in and come out, so nothing is scaled down to make room for the sum."""
     import av
 
     resampler = av.AudioResampler(format="fltp", layout="stereo", rate=target)
@@ -241,8 +245,9 @@ def _frames(samples: np.ndarray, rate: int, layout: str) -> Iterator[Any]:
     import av
 
     for start in range(0, samples.shape[1], BLOCK):
-        block = np.ascontiguousarray(samples[:, start : start + BLOCK], dtype=np.float32)
-        frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
+        block = np.asarray(samples[:, start : start + BLOCK], dtype=np.float32)
+        # Packed, since PyAV miscounts the planes of eight channels.
+        frame = av.AudioFrame.from_ndarray(block.T.reshape(1, -1), format="flt", layout=layout)
         frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
         yield frame
 
@@ -294,6 +299,8 @@ def _decode(decoder: Any, packet: Any) -> list[Any]:
 
 def _floats(frame: Any) -> np.ndarray:
     """[C, N] of a decoded frame in float32, full scale at 1."""
+    if frame.format.is_planar and _channels(frame) >= MISCOUNTED_CHANNELS:
+        frame = _packed(frame)
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, _channels(frame)).T
@@ -302,6 +309,13 @@ def _floats(frame: Any) -> np.ndarray:
         return samples.astype(np.float32)
     middle = 128 if samples.dtype == np.uint8 else 0
     return ((samples.astype(np.float64) - middle) / scale).astype(np.float32)
+
+
+def _packed(frame: Any) -> Any:
+    import av
+
+    (packed,) = av.AudioResampler(frame.format.packed, frame.layout, frame.sample_rate).resample(frame)
+    return packed
 
 
 def _collect(
