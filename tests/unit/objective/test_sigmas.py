@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ltx2_train.errors import ConfigError
-from ltx2_train.objective.sigmas import SigmaSettings, sample_sigmas, shift_for
+from ltx2_train.objective.sigmas import SigmaSettings, sample_audio_sigmas, sample_sigmas, shift_for
 from ltx2_train.settings import parse
 
 DRAWS = 40_000
@@ -145,3 +145,25 @@ def test_settings_accept_the_community_default_and_refuse_a_reversed_range():
         parse(SigmaSettings, {"min_timestep": 700, "max_timestep": 200}, "run.toml")
     with pytest.raises(ConfigError, match="eps"):
         parse(SigmaSettings, {"eps": 0.6}, "run.toml")
+
+
+def test_samples_of_several_lengths_get_the_shift_of_their_own():
+    counts = [576, 4096, 20_000]
+    mixed = draw(counts, batch=3)
+    for row, tokens in enumerate(counts):
+        assert mixed[row] == draw(tokens, batch=3)[row]
+    clamped = draw([4, 1024, 10**6], batch=3, audio_only=True)
+    assert torch.equal(clamped, draw([1024, 1024, 4096], batch=3))
+
+
+def test_sound_with_a_level_of_its_own_gets_a_uniform_one_in_the_range():
+    settings = SigmaSettings(min_timestep=200, max_timestep=600, shift=5.0)
+    sigma = sample_audio_sigmas(settings, DRAWS, torch.Generator().manual_seed(0)).double().numpy()
+    assert sigma.min() >= 0.2 - 1e-6
+    assert sigma.max() <= 0.6 + 1e-6
+    for q in (0.05, 0.25, 0.5, 0.75, 0.95):
+        assert np.quantile(sigma, q) == pytest.approx(0.2 + 0.4 * q, abs=0.005)
+    full = sample_audio_sigmas(SigmaSettings(), DRAWS, torch.Generator().manual_seed(1))
+    assert full.dtype == torch.float32
+    assert 0 <= full.min()
+    assert full.max() < 1
