@@ -4,8 +4,8 @@
     The fox turns its head --i first_frame.png
 
 Options: w width, h height, f frames, r frames a second, d seed, s steps, g (or l) guidance, n negative prompt, i image
-of the first frame. Lines that begin with # are left out. A prompt may begin with any word: only what follows two
-dashes is an option.
+of the first frame. Where sound alone is drawn, f and r say how long it lasts. Lines that begin with # are left out. A
+prompt may begin with any word: only what follows two dashes is an option.
 """
 
 from __future__ import annotations

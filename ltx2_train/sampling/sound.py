@@ -48,8 +48,10 @@ def decode_mel(vae: AudioVAE, latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decode_wave(vocoder: Vocoder | ExtendedVocoder, mel: Tensor, seconds: float) -> Tensor:
-    """mel [2, rows, 64] -> waveform [2, N] in [-1, 1] on the CPU, `seconds` long."""
+    """mel [2, rows, 64] -> waveform [2, N] in [-1, 1] on the CPU, `seconds` long. Raises TrainerError."""
     wave = vocoder(mel[None].to(_device(vocoder)))[0].float().cpu()
+    if not bool(torch.isfinite(wave).all()):
+        raise TrainerError("the decoded sound is not finite; the LoRA or the settings have diverged")
     return fit(wave.clamp(-1, 1), round(seconds * vocoder.sample_rate))
 
 

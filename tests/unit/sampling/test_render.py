@@ -11,7 +11,7 @@ from ltx2_train.events import Events
 from ltx2_train.models.transformer import Output
 from ltx2_train.sampling.prompts import parse_prompt
 from ltx2_train.sampling.render import Renderer
-from ltx2_train.sampling.sound import fit, sound_shape
+from ltx2_train.sampling.sound import decode_wave, fit, sound_shape
 from ltx2_train.shapes import VideoShape
 
 RATE = 16000
@@ -225,6 +225,11 @@ def test_the_sound_has_25_latents_a_second_as_in_the_official_pipelines(frames, 
     assert sound_shape(VideoShape(frames, 64, 64, fps)).steps == steps
     theirs = AudioLatentShape.from_video_pixel_shape(VideoPixelShape(1, frames, 64, 64, fps))
     assert max(1, theirs.frames) == steps
+
+
+def test_a_waveform_that_is_not_finite_is_refused():
+    with pytest.raises(TrainerError, match="decoded sound is not finite"):
+        decode_wave(Voice(), torch.full((2, 5, 64), float("inf")), 0.1)
 
 
 def test_a_waveform_is_cut_or_filled_with_silence():
