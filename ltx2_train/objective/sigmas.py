@@ -100,6 +100,15 @@ class SigmaSettings(Settings):
         json_schema_extra={"seed": "max_timestep", "advanced": True},
     )
 
+    buckets: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="Draw the levels from this many equally likely slices in turn, so that every part of the range is "
+        "seen equally often; 0 draws them independently.",
+        json_schema_extra={"seed": "num_timestep_buckets", "advanced": True},
+    )
+
     @field_validator("sampling", mode="before")
     @classmethod
     def _sigma_means_shifted(cls, value: object) -> object:
@@ -137,16 +146,21 @@ def sample_sigmas(
     version: str | None,
     generator: torch.Generator,
     audio_only: bool = False,
+    turn: int = 0,
 ) -> Tensor:
     """Draw one noise level per sample: fp32 [B] on the CPU, each in [min_timestep, max_timestep] / 1000 and below 1.
 
     `tokens` counts the video tokens of one sample, without references and without audio; in audio-only training it is
     the virtual count, one a sample where their lengths differ. `generator` is a CPU generator; it advances by the same
-    amount whatever the settings are, so that runs that differ in them see the same data and noise.
+    amount whatever the settings are, so that runs that differ in them see the same data and noise. `turn` counts the
+    batches before this one; with settings.buckets it decides which slices of the range are next.
     """
     normal = torch.randn(batch, generator=generator, dtype=torch.float64)
     uniform = torch.rand(batch, generator=generator, dtype=torch.float64)
     coin = torch.rand(batch, generator=generator, dtype=torch.float64)
+    if settings.buckets:
+        uniform = _in_slices(uniform, settings.buckets, turn)
+        normal = torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9))
 
     if settings.sampling == "uniform":
         sigma = uniform
@@ -162,6 +176,15 @@ def sample_sigmas(
             sigma = torch.where(coin < settings.uniform_prob, settings.eps + (1 - settings.eps) * uniform, sigma)
 
     return _squeeze(sigma, settings)
+
+
+def _in_slices(uniform: Tensor, count: int, turn: int) -> Tensor:
+    """`uniform` [B] moved into slices of width 1 / count; each slice has its turn once in `count` samples, shuffled."""
+    places = []
+    for index in range(turn * len(uniform), (turn + 1) * len(uniform)):
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(index // count))
+        places.append(int(order[index % count]))
+    return (torch.tensor(places, dtype=torch.float64) + uniform) / count
 
 
 def sample_audio_sigmas(settings: SigmaSettings, batch: int, generator: torch.Generator) -> Tensor:

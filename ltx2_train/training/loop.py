@@ -153,7 +153,14 @@ def _micro_steps(run: Run, batches: Batches, events: Events) -> tuple[dict[str, 
         place = run.order.following(batch.epoch, batch.index)
         contexts = _contexts(run, batch, _generator(seed, run.step, micro, DROPOUT_COINS))
         terms = training_step(
-            run.model, batch, contexts, run.config, run.version, _generator(seed, run.step, micro), run.sound
+            run.model,
+            batch,
+            contexts,
+            run.config,
+            run.version,
+            _generator(seed, run.step, micro),
+            run.sound,
+            turn=run.step * count + micro,
         )
         mean = terms.loss.mean()
         run.scaler.scale(mean / count).backward()

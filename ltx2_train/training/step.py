@@ -115,19 +115,21 @@ def training_step(
     version: str,
     generator: torch.Generator,
     sound: Sound | None = None,
+    turn: int = 0,
 ) -> StepTerms:
     """Forward pass and loss of `batch` with the text contexts [B, S, D] of its streams.
 
-    Random numbers come from `generator` (CPU). `sound` is what the run keeps about sound, None in mode video.
+    Random numbers come from `generator` (CPU). `sound` is what the run keeps about sound, None in mode video;
+    `turn` counts the batches before this one.
     """
     any_context = next(iter(contexts.values()))
     device, count = any_context.device, len(batch.samples)
-    video = _video(batch, run, version, generator, device) if batch.has_video and model.has_video else None
+    video = _video(batch, run, version, generator, device, turn) if batch.has_video and model.has_video else None
     audio, lengths, real = None, [0] * count, [False] * count
     if model.has_audio and sound is not None:
         latents, lengths, real = sound.latents(batch)
         if latents is not None:
-            audio = _audio(batch, latents, lengths, video, run, version, generator, device)
+            audio = _audio(batch, latents, lengths, video, run, version, generator, device, turn)
     video_losses: list[Tensor] = []
     audio_losses: list[Tensor] = []
     order: list[int] = []
@@ -149,11 +151,13 @@ def training_step(
     return _terms(batch, run, sound, video, audio, video_loss, audio_loss, real)
 
 
-def _video(batch: Batch, run: RunConfig, version: str, generator: torch.Generator, device: torch.device) -> _Noised:
+def _video(
+    batch: Batch, run: RunConfig, version: str, generator: torch.Generator, device: torch.device, turn: int
+) -> _Noised:
     shape = LatentShape(*batch.latents.shape[2:])
     clean = video_tokens(batch.latents.to(device=device, dtype=torch.float32))  # [B, T, C]
     noise = video_tokens(torch.randn(batch.latents.shape, generator=generator).to(device))
-    sigma = sample_sigmas(run.objective, len(batch.samples), shape.tokens, version, generator).to(device)
+    sigma = sample_sigmas(run.objective, len(batch.samples), shape.tokens, version, generator, turn=turn).to(device)
     default = run.train.first_frame_probability
     chances = [default if s.first_frame_probability is None else s.first_frame_probability for s in batch.samples]
     given = first_frame_tokens(shape, draw_first_frame(chances, generator)).to(device)  # [B, T]
@@ -169,6 +173,7 @@ def _audio(
     version: str,
     generator: torch.Generator,
     device: torch.device,
+    turn: int,
 ) -> _Noised:
     clean = audio_tokens(latents.to(device=device, dtype=torch.float32))  # [B, T, C]
     noise = audio_tokens(torch.randn(latents.shape, generator=generator).to(device))
@@ -179,7 +184,7 @@ def _audio(
     else:
         # each sound has its own length, hence its own shift
         tokens = [sample.shape.tokens for sample in batch.samples]
-        sigma = sample_sigmas(run.objective, len(tokens), tokens, version, generator, audio_only=True).to(device)
+        sigma = sample_sigmas(run.objective, len(tokens), tokens, version, generator, True, turn).to(device)
     learned = torch.arange(clean.shape[1])[None] < torch.tensor(lengths)[:, None]  # [B, T]
     positions = audio_positions(AudioLatentShape(clean.shape[1]), device)
     return _Noised(clean, noise, sigma, positions, learned=learned.to(device))

@@ -167,3 +167,29 @@ def test_sound_with_a_level_of_its_own_gets_a_uniform_one_in_the_range():
     assert full.dtype == torch.float32
     assert 0 <= full.min()
     assert full.max() < 1
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "shifted_logit_normal"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_buckets_give_every_slice_its_turn(sampling, batch):
+    count, tokens = 12, 2000
+    settings = SigmaSettings(sampling=sampling, mode="legacy", buckets=count)
+    generator = torch.Generator().manual_seed(3)
+    drawn = torch.cat(
+        [sample_sigmas(settings, batch, tokens, "2.0", generator, turn=turn) for turn in range(24 // batch)]
+    )
+    if sampling == "uniform":
+        shares = drawn.double()
+    else:  # back through the distribution: what share of it lies below each level
+        normal = torch.distributions.Normal(0.0, 1.0)
+        shares = normal.cdf(torch.logit(drawn.double()) - shift_for(tokens))
+    for half in (shares[:count], shares[count:]):
+        assert sorted((half * count).floor().int().tolist()) == list(range(count))
+    assert (shares[:count] * count).floor().tolist() != (shares[count:] * count).floor().tolist()
+
+
+def test_without_buckets_the_turn_changes_nothing():
+    one, other = (
+        sample_sigmas(SigmaSettings(), 4, 500, "2.3", torch.Generator().manual_seed(1), turn=turn) for turn in (0, 9)
+    )
+    assert torch.equal(one, other)
