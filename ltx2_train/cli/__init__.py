@@ -79,9 +79,17 @@ def _parser() -> argparse.ArgumentParser:
             help="override a setting, for example --set train.steps=500; may be repeated",
         )
 
-    demo = add("demo", _demo, "Train a tiny model on one clip, from nothing to a LoRA and samples, in minutes.")
+    demo = add("demo", _demo, "Train a tiny model on one file, from nothing to a LoRA and samples, in minutes.")
     demo.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for everything the demo leaves")
-    demo.add_argument("--media", type=Path, metavar="FILE", help="a clip of yours; one is drawn if not given")
+    demo.add_argument(
+        "--mode",
+        choices=["video", "av", "audio"],
+        default="video",
+        help="what is trained: video (the default), av = video with its sound, audio = sound alone",
+    )
+    demo.add_argument(
+        "--media", type=Path, metavar="FILE", help="a clip of yours, or a sound for --mode audio; drawn if not given"
+    )
     demo.add_argument("--steps", type=int, default=None, metavar="N", help="training steps (default: 240)")
 
     check = add("probe", _probe, "Say what a weight file is, and whether it can be trained on.")
@@ -143,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
 def _demo(args: argparse.Namespace, events: ConsoleEvents) -> None:
     from .demo import DEFAULT_STEPS, run_demo
 
-    report = run_demo(args.out, events, media=args.media, steps=args.steps or DEFAULT_STEPS)
+    report = run_demo(args.out, events, media=args.media, steps=args.steps or DEFAULT_STEPS, mode=args.mode)
     events.finish()
     print(report)
 

@@ -1,38 +1,43 @@
-"""The whole way in minutes: tiny model, one clip, caches, a stop half way, a resume, a LoRA, and samples to compare.
+"""The whole way in minutes: tiny model, one file, caches, a stop half way, a resume, a LoRA, and samples to compare.
 
 Everything goes through the same functions as a real run, with small numbers. What comes out is no art, since the model
 is tiny and random; that the sample with the LoRA lies nearer to the clip than the one without shows that it learned.
+Picture and sound are each judged by themselves.
 """
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
-from fractions import Fraction
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from ..config import load_run
+from ..config import RunConfig, load_run
 from ..data.dataset import DatasetConfig
 from ..data.loader import TrainingSet
 from ..errors import DataError, RunError, Stopped, TrainerError
 from ..events import Events
-from ..files import atomic, write_text
+from ..files import write_text
 from ..lora.report import inspect_lora
+from ..sampling.render import SampleFile
 from ..sampling.sample import sample
 from ..training.caches import build_caches
+from ..training.contexts import streams_of
 from ..training.loop import train
 from ..training.metrics import read_rows
 from ..training.run_folder import read_manifest
 from ..training.setup import text_fingerprints
 from ..weights.fingerprint import part_fingerprint
 from ..weights.tiny import make_tiny
+from .demo_media import FPS, draw_clip, draw_sound
+
+__all__ = ["DEFAULT_STEPS", "draw_clip", "run_demo"]
 
 DEFAULT_STEPS = 240
-WIDTH, HEIGHT, FRAMES, FPS = 256, 160, 25, 25
+WIDTH, HEIGHT, FRAMES = 256, 160, 25
+SOUND_FRAMES = 49  # the sound of the demo without a picture is as long as these
 CAPTION = "A red ball bounces over a green meadow while a blue kite drifts across the sky."
+SOUND = " A music box plays a bright little tune."
 
 RUN = """\
 # Written by `ltx2-train demo`; train it again with: ltx2-train train {name}
@@ -40,6 +45,7 @@ RUN = """\
 name = "demo"
 
 [model]
+mode = "{mode}"
 checkpoint = '{checkpoint}'
 text_encoder = '{encoder}'
 precision = "fp32"
@@ -61,6 +67,7 @@ steps = {steps}
 learning_rate = 2e-3
 save_every = {half}
 first_frame_probability = 0.1
+caption_dropout = 0.0
 
 [sample]
 every = {half}
@@ -85,6 +92,15 @@ cache_directory = "cache"
 target_frames = [{frames}]
 """
 
+SOUND_DATASET = """\
+[general]
+caption_extension = ".txt"
+
+[[datasets]]
+audio_directory = "clips"
+cache_directory = "cache"
+"""
+
 
 class StopAfter(Events):
     """Passes everything on, and asks for a stop after `steps` steps, as a person would with Ctrl-C."""
@@ -102,8 +118,10 @@ class StopAfter(Events):
         return self._reached or self._events.should_stop()
 
 
-def run_demo(out: Path, events: Events, media: Path | None = None, steps: int = DEFAULT_STEPS) -> str:
-    """Run the demo into `out` and return its summary. Raises TrainerError."""
+def run_demo(
+    out: Path, events: Events, media: Path | None = None, steps: int = DEFAULT_STEPS, mode: str = "video"
+) -> str:
+    """Run the demo of `mode` ("video", "av", "audio") into `out` and return its summary. Raises TrainerError."""
     started = time.monotonic()
     if steps < 20:
         raise TrainerError(f"--steps {steps} is too few for the loss to fall; use 20 or more.")
@@ -115,13 +133,13 @@ def run_demo(out: Path, events: Events, media: Path | None = None, steps: int = 
 
     events.stage("make a tiny LTX-2.3 and a tiny Gemma")
     tiny = make_tiny(out / "model", version="2.3", events=events)
-    clip = _take_clip(out / "clips", media)
+    clip = _take_clip(out / "clips", media, mode)
     half = steps // 2
     paths = {"checkpoint": tiny.checkpoint.relative_to(out).as_posix(),
              "encoder": tiny.text_encoder.relative_to(out).as_posix()}  # fmt: skip
-    sizes = {"width": WIDTH, "height": HEIGHT, "frames": FRAMES}
-    write_text(out / "dataset.toml", DATASET.format(**sizes))
-    write_text(out / "run.toml", RUN.format(name="run.toml", steps=steps, half=half, **paths, **sizes))
+    sizes = {"width": WIDTH, "height": HEIGHT, "frames": SOUND_FRAMES if mode == "audio" else FRAMES}
+    write_text(out / "dataset.toml", SOUND_DATASET if mode == "audio" else DATASET.format(**sizes))
+    write_text(out / "run.toml", RUN.format(name="run.toml", mode=mode, steps=steps, half=half, **paths, **sizes))
     config = load_run(out / "run.toml")
     events.check_stop()
 
@@ -135,109 +153,109 @@ def run_demo(out: Path, events: Events, media: Path | None = None, steps: int = 
         events.message(f"{stop}")
     result = train(config, events)
 
-    rows = read_rows(result.folder / "metrics.jsonl")
-    numbers = [row["step"] for row in rows]
-    if numbers != list(range(1, steps + 1)):
-        raise TrainerError("The demo failed: after the resume the steps are not one after the other in metrics.jsonl.")
-    window = max(5, steps // 10)
-    before, after = _mean(rows[:window]), _mean(rows[-window:])
-    if after > 0.8 * before:
-        raise TrainerError(f"The demo failed: the loss did not clearly fall ({before:.3f} -> {after:.3f}).")
-
+    losses = _losses(result.folder / "metrics.jsonl", steps, mode)
     files = sample(config, result.lora, out / "samples", events, strengths=[0.0, 1.0])
-    distance = _distances(config, files, events)
-    if distance[1] >= distance[0]:
-        raise TrainerError(
-            "The demo failed: with the LoRA the sample is not nearer to the clip "
-            f"({distance[0]:.3f} -> {distance[1]:.3f})."
-        )
+    distances = _distances(config, files, events)
+    for stream, (without, with_it) in distances.items():
+        if with_it >= without:
+            raise TrainerError(
+                f"The demo failed: with the LoRA the {stream} of the sample is not nearer to {clip.name} "
+                f"({without:.3f} -> {with_it:.3f})."
+            )
     for name in ("metrics.jsonl", "loss.png"):
         shutil.copyfile(result.folder / name, out / name)
     lora = out / result.lora.name
     shutil.copyfile(result.lora, lora)
     report = inspect_lora(lora)
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
+    made = caches.summary().splitlines()
     return "\n".join(
         [
             "",
             f"Done in {minutes} min {seconds} s. Everything is in {out}",
-            f"  clip          {clip.relative_to(out)}",
-            f"  caches        {caches.summary()}",
+            f"  trained on    {clip.relative_to(out)}",
+            f"  caches        {made[0]}",
+            *(f"                {line}" for line in made[1:]),
             f"  settings      run.toml, dataset.toml; resolved: {(result.folder / 'run.toml').relative_to(out)}",
-            f"  training      {steps} steps, stopped after {half} and resumed at {half + 1}",
-            f"  loss          {before:.3f} -> {after:.3f} (means of the first and last {window} steps); "
-            "metrics.jsonl, loss.png",
+            f"  training      {steps} steps, stopped after {half} and resumed at {half + 1}; metrics.jsonl, loss.png",
+            *(
+                f"  loss          {stream} {before:.3f} -> {after:.3f} "
+                f"(means of the first and last {_window(steps)} steps)"
+                for stream, (before, after) in losses.items()
+            ),
             f"  LoRA          {lora.name}: {len(report.modules)} modules, rank {'/'.join(map(str, report.ranks))}",
             *(f"  strength {file.info['strength']:g}    {file.path.relative_to(out)}" for file in files),
-            "  distance of the sample's latents to the clip's (mean square): "
-            f"{distance[0]:.3f} without the LoRA, {distance[1]:.3f} with it, {1 - distance[1] / distance[0]:.0%} less",
+            f"  distance of the sample's latents to those of {clip.name} (mean square):",
+            *(
+                f"    {stream:<11} {without:.3f} without the LoRA, {with_it:.3f} with it, "
+                f"{1 - with_it / without:.0%} less"
+                for stream, (without, with_it) in distances.items()
+            ),
         ]
     )
 
 
-def draw_clip(path: Path, frames: int = 40, width: int = 320, height: int = 200) -> Path:
-    """Draw a clip with motion and a tone, as mp4 (H.264 and AAC)."""
-    import av
-
-    rate = 48000
-    with atomic(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        video = container.add_stream("libx264", rate=FPS)
-        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
-        video.options = {"crf": "14"}
-        sound = container.add_stream("aac", rate=rate)
-        rows, columns = np.mgrid[0:height, 0:width]
-        for index in range(frames):
-            picture = av.VideoFrame.from_ndarray(_picture(index / FPS, rows, columns), format="rgb24")
-            container.mux(video.encode(picture))
-        container.mux(video.encode())
-        times = np.arange(int(rate * frames / FPS)) / rate
-        wave = (0.3 * np.sin(2 * math.pi * 440 * times)).astype(np.float32)
-        for start in range(0, len(wave), 1024):
-            block = av.AudioFrame.from_ndarray(wave[None, start : start + 1024], format="fltp", layout="mono")
-            block.sample_rate, block.pts, block.time_base = rate, start, Fraction(1, rate)
-            container.mux(sound.encode(block))
-        container.mux(sound.encode())
-    return path
-
-
-def _picture(t: float, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    height, width = rows.shape
-    picture = np.empty((height, width, 3), np.uint8)
-    picture[:] = (120, 190, 235)
-    picture[rows > height * 0.6] = (70, 150, 60)
-    kite_x, kite_y = width * (0.15 + 0.35 * t), height * (0.22 + 0.06 * math.sin(5 * t))
-    kite = abs(columns - kite_x) / 22 + abs(rows - kite_y) / 16 < 1
-    picture[kite] = (30, 50, 200)
-    ball_x, ball_y = width * (0.85 - 0.4 * t), height * (0.75 - 0.4 * abs(math.sin(4 * t)))
-    picture[(columns - ball_x) ** 2 + (rows - ball_y) ** 2 < 26**2] = (215, 40, 40)
-    return picture
-
-
-def _take_clip(folder: Path, media: Path | None) -> Path:
+def _take_clip(folder: Path, media: Path | None, mode: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    if media is None:
-        clip = draw_clip(folder / "clip.mp4")
-    else:
-        clip = folder / media.name
+    caption = {"video": CAPTION, "av": CAPTION + SOUND, "audio": SOUND.strip()}[mode]
+    if media is not None:
+        clip, caption = folder / media.name, f"The {'sound' if mode == 'audio' else 'clip'} of the demo."
         shutil.copyfile(media, clip)
-    write_text(clip.with_suffix(".txt"), CAPTION if media is None else "The clip of the demo.")
+    elif mode == "audio":
+        clip = draw_sound(folder / "tune.wav", SOUND_FRAMES / FPS)
+    else:
+        clip = draw_clip(folder / "clip.mp4")
+    write_text(clip.with_suffix(".txt"), caption)
     return clip
 
 
-def _mean(rows: list[dict]) -> float:
-    losses = [row["loss"] for row in rows if row["loss"] is not None]
-    return sum(losses) / max(1, len(losses))
+def _window(steps: int) -> int:
+    return max(5, steps // 10)
 
 
-def _distances(config, files, events: Events) -> dict[float, float]:
-    """Strength -> mean square distance between the sample's latents and the clip's, over the same prompt and seed."""
-    checkpoint, encoder = config.need("model.checkpoint"), config.need("model.text_encoder")
+def _losses(path: Path, steps: int, mode: str) -> dict[str, tuple[float, float]]:
+    """Mean loss of each stream at the start and at the end. Raises TrainerError where one did not clearly fall."""
+    rows = read_rows(path)
+    if [row["step"] for row in rows] != list(range(1, steps + 1)):
+        raise TrainerError("The demo failed: after the resume the steps are not one after the other in metrics.jsonl.")
+    found = {}
+    for stream in streams_of(mode):
+        values = [row[f"loss_{stream}"] for row in rows]
+        before, after = _mean(values[: _window(steps)]), _mean(values[-_window(steps) :])
+        if after > 0.8 * before:
+            raise TrainerError(
+                f"The demo failed: the {stream} loss did not clearly fall ({before:.3f} -> {after:.3f})."
+            )
+        found[stream] = (before, after)
+    return found
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / max(1, len(known))
+
+
+def _distances(config: RunConfig, files: Sequence[SampleFile], events: Events) -> dict[str, tuple[float, float]]:
+    """Stream -> mean square distance of the sample's latents to the file's, without the LoRA and with it."""
+    checkpoint, encoder, mode = config.need("model.checkpoint"), config.need("model.text_encoder"), config.model.mode
     data = TrainingSet.open(
         DatasetConfig.read(config.need("data.config")),
-        part_fingerprint(checkpoint, "video_vae"),
+        part_fingerprint(checkpoint, "video_vae") if mode != "audio" else "",
         text_fingerprints(encoder, checkpoint),
         config.cache,
         events,
+        mode=mode,
+        audio_fingerprint=part_fingerprint(checkpoint, "audio_vae") if mode != "video" else "",
+        audio=config.audio,
     )
-    clip = data.load_latents(data.samples[0]).float()
-    return {file.info["strength"]: float((file.latents.float() - clip).square().mean()) for file in files}
+    first = data.samples[0]
+    wanted = {"video": data.load_latents(first)} if mode != "audio" else {}
+    if mode != "video":
+        wanted["audio"] = data.load_audio(first)
+    found = {}
+    for stream, latents in wanted.items():
+        drawn = [file.latents if stream == "video" else file.audio_latents for file in files]
+        length = min(latents.shape[1], drawn[0].shape[1])  # both are [C, time, ...]
+        distance = [float((one[:, :length].float() - latents[:, :length]).square().mean()) for one in drawn]
+        found[stream] = (distance[0], distance[1])
+    return found
