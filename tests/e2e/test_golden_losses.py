@@ -53,7 +53,7 @@ def losses_of(version: str) -> list[float]:
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        losses.append(float(terms.loss.mean()))
+        losses.append(float(terms.loss.detach().mean()))
     return losses
 
 
