@@ -230,7 +230,9 @@ class ComfyEvents(Events):
         self.view.sample = {**info, "file": view_address(path)}
         logger.info("sample: %s", path)
         self._pictured = -math.inf
-        self._send("ltx2_train.sample", {"node": self.view.node, "sample": self.view.sample})
+        if self._widget:
+            about = {"node": self.view.node, "title": self.view.title, "sample": self.view.sample}
+            self._send("ltx2_train.sample", about)
         self._show(now=True)
 
     def saved(self, kind: str, path: Path) -> None:

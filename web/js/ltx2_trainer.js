@@ -13,12 +13,19 @@ function runName(node) {
   return node.widgets?.find((widget) => widget.name === "run_name")?.value
 }
 
-// Another workflow may use the same number for another node, so the name of the run has to agree too.
+// The views that a message is meant for. Another workflow may use the same number for another node, so the name of the
+// run has to agree too.
+function viewsOf(message) {
+  return [...views].filter(([node]) => isNode(node, message.node) && message.title === runName(node)).map(([, view]) => view)
+}
+
+// Inside a subgraph the number of a node comes after those of the nodes around it: "3:5".
+function isNode(node, id) {
+  return String(id) === String(node.id) || String(id).endsWith(`:${node.id}`)
+}
+
 function feed(state) {
-  for (const [node, view] of views) {
-    const id = String(node.id)
-    if ((state.node === id || state.node.endsWith(`:${id}`)) && (!state.title || state.title === runName(node))) view.show(state)
-  }
+  for (const view of viewsOf(state)) view.show(state)
 }
 
 // Everything there is, for a page that was opened in the middle; `client` tells the server that this page draws itself.
@@ -48,11 +55,22 @@ function hideAdvanced(node, hidden) {
 
 function applyFold(node) {
   const folded = folds.get(node)
-  hideAdvanced(node, folded)
-  fit(node) // in both kinds of node the folded size is the one to begin with
-  if (window.LiteGraph.vueNodesMode) hideAdvanced(node, false)
+  hideAdvanced(node, folded && !window.LiteGraph.vueNodesMode)
+  fit(node)
   const button = node.widgets.find((widget) => widget.name === "settings")
   button.label = folded ? "show advanced settings" : "hide advanced settings"
+}
+
+// Nodes 2.0 folds the advanced widgets but counts their height: without this each node would open with an empty half.
+function countFolded(node) {
+  const computeSize = node.computeSize
+  node.computeSize = function () {
+    if (!window.LiteGraph.vueNodesMode) return computeSize.apply(this, arguments)
+    hideAdvanced(this, true)
+    const size = computeSize.apply(this, arguments)
+    hideAdvanced(this, false)
+    return size
+  }
 }
 
 function onRemoved(node, forget) {
@@ -111,6 +129,9 @@ app.registerExtension({
 
   setup() {
     api.addEventListener("ltx2_train.step", (event) => feed(event.detail))
+    api.addEventListener("ltx2_train.sample", (event) => {
+      for (const view of viewsOf(event.detail)) view.showSample(event.detail.sample)
+    })
     app.ui.settings.addEventListener("Comfy.VueNodes.Enabled.change", () =>
       setTimeout(() => {
         for (const [node, folded] of folds) hideAdvanced(node, folded && !window.LiteGraph.vueNodesMode)
@@ -120,7 +141,7 @@ app.registerExtension({
     for (const name of ["execution_interrupted", "execution_error"]) {
       api.addEventListener(name, (event) => {
         for (const [node, view] of views) {
-          if (String(node.id) !== String(event.detail.node_id)) continue
+          if (!isNode(node, event.detail.node_id)) continue
           const stopped = name === "execution_interrupted"
           const message = stopped ? "Saved. Run again to go on." : event.detail.exception_message
           view.show({ ...view.view, state: stopped ? "stopped" : "failed", message })
@@ -132,6 +153,7 @@ app.registerExtension({
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith(OURS)) return
     addFold(node)
+    countFolded(node)
     if (node.comfyClass === NODE) addView(node)
     afterExecuted(node)
     applyFold(node)
