@@ -123,3 +123,9 @@ def test_delta_is_the_change_of_the_weight_and_moving_the_layer_works():
     torch.testing.assert_close(layer(x), merged, rtol=1e-5, atol=1e-6)
     assert layer.to(torch.float32).lora_A.dtype == torch.float32
     assert set(layer.state_dict()) == {"lora_A", "lora_B", "base.weight", "base.bias"}
+
+
+def test_a_transposed_input_is_handled_like_a_contiguous_one():
+    layer, _ = make()
+    x = torch.randn(2, 6, 4, dtype=torch.float64, generator=generator(2)).transpose(1, 2)
+    torch.testing.assert_close(layer(x), layer(x.contiguous()))
