@@ -430,7 +430,7 @@ def _handle(owner: Any, needed: int, device: Any) -> Any:
             return 0  # all or nothing: ComfyUI calls detach next
 
         def detach(self, unpatch_all: bool = True) -> Any:
-            if self.held:
+            if unpatch_all and self.held:  # without it, the model is only taken off the list to be put back in front
                 owner.to(self.offload_device)
                 self.held, self.model.device = 0, self.offload_device
             return self.model
