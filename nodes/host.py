@@ -128,7 +128,8 @@ def read_lora(path: Path) -> dict[str, Any]:
     """A LoRA file as the nodes of ComfyUI pass it on: a table of CPU tensors."""
     from safetensors.torch import load_file
 
-    return load_file(str(path))
+    # copies, since a tensor that is read in place keeps the file open, and Windows would refuse to write it again
+    return {name: tensor.clone() for name, tensor in load_file(str(path)).items()}
 
 
 def preview(path: Path) -> dict[str, Any]:

@@ -14,9 +14,13 @@ function runName(node) {
 }
 
 // The views that a message is meant for. Another workflow may use the same number for another node, so the name of the
-// run has to agree too.
+// run has to agree too: with the widget, or with what is shown where the widget was changed meanwhile.
 function viewsOf(message) {
-  return [...views].filter(([node]) => isNode(node, message.node) && message.title === runName(node)).map(([, view]) => view)
+  const found = []
+  for (const [node, view] of views) {
+    if (isNode(node, message.node) && [runName(node), view.view.title].includes(message.title)) found.push(view)
+  }
+  return found
 }
 
 // Inside a subgraph the number of a node comes after those of the nodes around it: "3:5".
@@ -30,8 +34,12 @@ function feed(state) {
 
 // Everything there is, for a page that was opened in the middle; `client` tells the server that this page draws itself.
 async function feedAll() {
-  const response = await api.fetchApi(`/ltx2_train/live?client=${encodeURIComponent(api.clientId ?? "")}`)
-  if (response.ok) for (const state of Object.values(await response.json())) feed(state)
+  try {
+    const response = await api.fetchApi(`/ltx2_train/live?client=${encodeURIComponent(api.clientId ?? "")}`)
+    for (const state of Object.values(await response.json())) feed(state)
+  } catch (error) {
+    console.warn("LTX-2 trainer: the live view is not available", error)
+  }
 }
 
 // Classic nodes show every widget, so the advanced ones are folded here, with a button to unfold them. Nodes 2.0 does
@@ -137,6 +145,8 @@ app.registerExtension({
         for (const [node, folded] of folds) hideAdvanced(node, folded && !window.LiteGraph.vueNodesMode)
       })
     )
+    // with the first status the page has its number, by which the server knows it
+    api.addEventListener("status", feedAll, { once: true })
     for (const name of ["execution_start", "reconnected"]) api.addEventListener(name, feedAll)
     for (const name of ["execution_interrupted", "execution_error"]) {
       api.addEventListener(name, (event) => {
@@ -160,6 +170,6 @@ app.registerExtension({
   },
 
   afterConfigureGraph() {
-    return feedAll().catch((error) => console.warn("LTX-2 trainer: the live view is not available", error))
+    feedAll()
   },
 })
