@@ -148,16 +148,15 @@ app.registerExtension({
     // with the first status the page has its number, by which the server knows it
     api.addEventListener("status", feedAll, { once: true })
     for (const name of ["execution_start", "reconnected"]) api.addEventListener(name, feedAll)
-    for (const name of ["execution_interrupted", "execution_error"]) {
-      api.addEventListener(name, (event) => {
-        for (const [node, view] of views) {
-          if (!isNode(node, event.detail.node_id)) continue
-          const stopped = name === "execution_interrupted"
-          const message = stopped ? "Saved. Run again to go on." : event.detail.exception_message
-          view.show({ ...view.view, state: stopped ? "stopped" : "failed", message })
-        }
-      })
+    // the node says itself how it ended; this is for an end that it could not tell of
+    const ended = (state, message) => (event) => {
+      for (const [node, view] of views) {
+        if (!isNode(node, event.detail.node_id) || view.view.state !== "running") continue
+        view.show({ ...view.view, state, message: message ?? event.detail.exception_message })
+      }
     }
+    api.addEventListener("execution_interrupted", ended("stopped", "Stopped. Run again to go on."))
+    api.addEventListener("execution_error", ended("failed"))
   },
 
   nodeCreated(node) {
