@@ -94,8 +94,12 @@ class LoadTrainingClips(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str, path: str, recursive: bool = False, **settings: Any) -> Any:
+    def fingerprint_inputs(
+        cls, folder: str | None, path: str | None, recursive: bool | None = False, **settings: Any
+    ) -> Any:
         # names, sizes and times of everything inside, so that a changed caption or a new clip is noticed
+        if folder is None or path is None:  # it comes over a wire and is not known yet
+            return math.nan
         root = _folder(folder, path)
         if root is None or not root.is_dir():
             return math.nan

@@ -128,7 +128,8 @@ def read_lora(path: Path) -> dict[str, Any]:
     """A LoRA file as the nodes of ComfyUI pass it on: a table of CPU tensors."""
     from safetensors.torch import load_file
 
-    return load_file(str(path))
+    # copies, since a tensor that is read in place keeps the file open, and Windows would refuse to write it again
+    return {name: tensor.clone() for name, tensor in load_file(str(path)).items()}
 
 
 def preview(path: Path) -> dict[str, Any]:
@@ -230,7 +231,9 @@ class ComfyEvents(Events):
         self.view.sample = {**info, "file": view_address(path)}
         logger.info("sample: %s", path)
         self._pictured = -math.inf
-        self._send("ltx2_train.sample", {"node": self.view.node, "sample": self.view.sample})
+        if self._widget:
+            about = {"node": self.view.node, "title": self.view.title, "sample": self.view.sample}
+            self._send("ltx2_train.sample", about)
         self._show(now=True)
 
     def saved(self, kind: str, path: Path) -> None:
@@ -428,7 +431,7 @@ def _handle(owner: Any, needed: int, device: Any) -> Any:
             return 0  # all or nothing: ComfyUI calls detach next
 
         def detach(self, unpatch_all: bool = True) -> Any:
-            if self.held:
+            if unpatch_all and self.held:  # without it, the model is only taken off the list to be put back in front
                 owner.to(self.offload_device)
                 self.held, self.model.device = 0, self.offload_device
             return self.model

@@ -38,7 +38,7 @@ class LoadBaseModel(io.ComfyNode):
                 io.Combo.Input(
                     "checkpoint",
                     options=host.checkpoint_names(),
-                    tooltip="LTX-2 or LTX-2.3 checkpoint: the dev file, not a distilled one. Files of "
+                    tooltip="LTX-2 or LTX-2.3 checkpoint: the dev file rather than a distilled one. Files of "
                     "models/checkpoints and models/diffusion_models are listed; press R after adding one.",
                 ),
                 io.Combo.Input(

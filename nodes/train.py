@@ -88,9 +88,11 @@ class TrainLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, run_name: str, **settings: Any) -> Any:
+    def fingerprint_inputs(cls, run_name: str | None, **settings: Any) -> Any:
         # A run that this process finished and whose folder is not finished any more (deleted, or lengthened from a
         # terminal) has to be looked at again; an interrupted node runs again in any case.
+        if run_name is None:  # it comes over a wire and is not known yet
+            return None
         folder = host.runs_folder() / run_name
         if folder in _finished and not _is_finished(folder):
             _finished.discard(folder)
@@ -109,10 +111,11 @@ class TrainLoRA(io.ComfyNode):
                 tables = merged(tables, {"lora": {"weights": str(_as_file(start_lora))}})
             run = make_run(tables, host.runs_folder())
             events = host.ComfyEvents(cls.hidden.unique_id, run.run.name, widget=True)
-            events.view.load(host.runs_folder() / run.run.name / "metrics.jsonl")
+            if run.run.if_exists == "continue":
+                events.view.load(host.runs_folder() / run.run.name / "metrics.jsonl")
             try:
                 result = train(run, events)
-            except TrainerError as error:
+            except BaseException as error:
                 events.finish("stopped" if isinstance(error, Stopped) else "failed", str(error))
                 raise
             finally:

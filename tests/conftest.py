@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
-import pytest
+# Tiny models are faster on one thread, and workers that run side by side must not fight for the cores. Set before torch
+# is imported; processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 
 
 @pytest.fixture(scope="session")

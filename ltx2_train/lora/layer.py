@@ -118,7 +118,7 @@ class _LowRank(torch.autograd.Function):
         small2, b2 = small.reshape(-1, b.shape[1]), b.to(small.dtype).t()
         if weight is not None:
             out = linear(x, weight, bias)  # ours, so the sum may go into it
-            flat = out.view(-1, out.shape[-1]).addmm_(small2, b2, alpha=ctx.scale)
+            flat = out.reshape(-1, out.shape[-1]).addmm_(small2, b2, alpha=ctx.scale)
         else:
             out = y
             flat = torch.addmm(y.reshape(-1, y.shape[-1]), small2.to(y.dtype), b2.to(y.dtype), alpha=ctx.scale)

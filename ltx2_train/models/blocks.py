@@ -140,8 +140,12 @@ class Block(nn.Module):
         audio: Stream | None,
         skip: frozenset[str] = frozenset(),
         replay: bool = False,
+        slim: bool = False,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Update the streams [B, T, D] that are there and enabled. In a replay the values returned are stand-ins."""
+        """Update the streams [B, T, D] that are there and enabled.
+
+        In a `replay` the values returned are stand-ins. `slim` keeps nothing of the feed-forward for backward.
+        """
         run_video = video is not None and video.enabled
         run_audio = audio is not None and audio.enabled
         if run_video:
@@ -155,9 +159,9 @@ class Block(nn.Module):
             if run_audio and "v2a" not in skip:
                 ax = self._cross(ax, before[0], audio, video, "audio", 2)
         if run_video:
-            vx = self._feed_forward(vx, video, "", replay)
+            vx = self._feed_forward(vx, video, "", replay, slim)
         if run_audio:
-            ax = self._feed_forward(ax, audio, "audio_", replay)
+            ax = self._feed_forward(ax, audio, "audio_", replay, slim)
         return vx, ax
 
     def _attend(self, x: Tensor, stream: Stream, prefix: str, skip: bool) -> Tensor:
@@ -198,27 +202,20 @@ class Block(nn.Module):
         gate, gate_index = own.cross_gate.plus(table[4:])
         return gated_sum(x, out, gate[:, 0], gate_index)
 
-    def _feed_forward(self, x: Tensor, stream: Stream, prefix: str, replay: bool) -> Tensor:
+    def _feed_forward(self, x: Tensor, stream: Stream, prefix: str, replay: bool, slim: bool) -> Tensor:
         rows, index = stream.ada.plus(getattr(self, f"{prefix}scale_shift_table"))
         shift, scale, gate = rows[:, 3], rows[:, 4], rows[:, 5]
         ff = getattr(self, f"{prefix}ff")
-        # a gate that is trained needs the value it multiplies
-        value_unread = replay and not gate.requires_grad
 
-        def run(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, part: slice) -> Tensor:
+        def run(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, part: slice, unread: bool) -> Tensor:
             own = None if index is None else index[:, part]
-            y = ff(modulated_norm(x, scale, shift, own, self.eps), value_unread)
-            return gated_sum(x, y, gate, own, unread=value_unread)
+            unread = unread and not gate.requires_grad  # a gate that is trained needs the value it multiplies
+            y = ff(modulated_norm(x, scale, shift, own, self.eps), unread)
+            return gated_sum(x, y, gate, own, unread)
 
-        if replay:
-            return deferred(run, x, (shift, scale, gate), trainable(ff), FEED_FORWARD_TOKENS)
-        if torch.is_grad_enabled():
-            return run(x, shift, scale, gate, slice(None))
-        out = torch.empty_like(x)
-        for start in range(0, x.shape[1], FEED_FORWARD_TOKENS):
-            part = slice(start, start + FEED_FORWARD_TOKENS)
-            out[:, part] = run(x[:, part], shift, scale, gate, part)
-        return out
+        if torch.is_grad_enabled() and not (replay or slim):
+            return run(x, shift, scale, gate, slice(None), False)
+        return deferred(run, x, (shift, scale, gate), trainable(ff), FEED_FORWARD_TOKENS, value=not replay)
 
 
 def modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

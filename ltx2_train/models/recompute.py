@@ -34,14 +34,19 @@ def recomputed(run: Run, tensors: Sequence[Tensor | None], parameters: Sequence[
 
 
 def deferred(
-    run: Callable[..., Tensor], x: Tensor, others: Sequence[Tensor | None], parameters: Sequence[Tensor], step: int
+    run: Callable[..., Tensor],
+    x: Tensor,
+    others: Sequence[Tensor | None],
+    parameters: Sequence[Tensor],
+    step: int,
+    value: bool,
 ) -> Tensor:
-    """A stand-in for `run(x, *others, part=slice(None))` [B, T, D] that has its gradient but not its value.
+    """`run(x[:, part], *others, part=part, unread=...)` over slices of `step` tokens of x [B, T, D], keeping x only.
 
-    Backward calls `run(x[:, part], *others, part=part)` for slices of `step` tokens. The result's storage is one
-    number: nothing may read it.
+    Backward runs each slice again, with `unread=True`: only the gradient of what `run` returns matters then. Without
+    `value` the forward pass runs nothing: the result is a stand-in of one number that nobody may read.
     """
-    return _Deferred.apply(run, step, len(others), x, *others, *parameters)
+    return _Deferred.apply(run, step, value, len(others), x, *others, *parameters)
 
 
 def unread_gelu(linear: nn.Module, hidden: Tensor) -> Tensor:
@@ -142,27 +147,31 @@ class _Recomputed(torch.autograd.Function):
 
 class _Deferred(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, run: Any, step: int, count: int, x: Tensor, *others: Tensor | None) -> Tensor:
+    def forward(ctx: Any, run: Any, step: int, value: bool, count: int, x: Tensor, *others: Tensor | None) -> Tensor:
         ctx.run, ctx.step, ctx.parameters = run, step, others[count:]
         ctx.save_for_backward(x, *others[:count])
-        return x.new_empty(()).expand(x.shape)
+        if not value:
+            return x.new_empty(()).expand(x.shape)
+        out = torch.empty_like(x)
+        for part in _parts(x, step):
+            out[:, part] = run(x[:, part], *others[:count], part=part, unread=False)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        x, *others = _leaves(ctx.saved_tensors, ctx.needs_input_grad[3:])
+        x, *others = _leaves(ctx.saved_tensors, ctx.needs_input_grad[4:])
         wanted = [*others, *ctx.parameters]
         grad_x = torch.empty_like(x) if x.requires_grad else None
         total: list[Tensor | None] = [None] * len(wanted)
-        for start in range(0, x.shape[1], ctx.step):
-            part = slice(start, min(start + ctx.step, x.shape[1]))
+        for part in _parts(x, ctx.step):
             piece = x.detach()[:, part].requires_grad_(x.requires_grad)
             with torch.enable_grad():
-                out = ctx.run(piece, *others, part=part)
+                out = ctx.run(piece, *others, part=part, unread=True)
             first, *rest = _gradients((out,), (grad[:, part],), [piece, *wanted])
             if grad_x is not None and first is not None:
                 grad_x[:, part] = first
             total = [b if a is None else a if b is None else a + b for a, b in zip(total, rest, strict=True)]
-        return None, None, None, grad_x, *total
+        return None, None, None, None, grad_x, *total
 
 
 class _UnreadGelu(torch.autograd.Function):
@@ -177,6 +186,10 @@ class _UnreadGelu(torch.autograd.Function):
         # two-dimensional, since a product over a batch dimension is slower
         inner = (grad.reshape(-1, grad.shape[-1]).to(weight.dtype) @ weight).view(hidden.shape)
         return torch.ops.aten.gelu_backward(inner, hidden, approximate="tanh"), None
+
+
+def _parts(x: Tensor, step: int) -> list[slice]:
+    return [slice(start, min(start + step, x.shape[1])) for start in range(0, x.shape[1], step)]
 
 
 def _leaves(tensors: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Tensor | None]:

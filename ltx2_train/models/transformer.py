@@ -82,7 +82,7 @@ class CaptionProjection(nn.Module):
 class LTXTransformer(nn.Module):
     """The transformer with the modules of `mode`: "video", "audio" or "av".
 
-    `recompute` is the number of leading blocks that keep only their input for backward; all of them at first.
+    `recompute` is the number of leading blocks that are worked out again in backward; all of them at first.
     """
 
     def __init__(self, config: TransformerConfig, mode: str = "av") -> None:
@@ -131,10 +131,12 @@ class LTXTransformer(nn.Module):
         hidden: dict[str, Tensor] = {}
         for number, block in enumerate(self.transformer_blocks):
             left_out = frozenset() if skip is None else skip.at(number)
-            if torch.is_grad_enabled() and number < self.recompute:
+            saving = torch.is_grad_enabled() and number < self.recompute
+            if saving and number + 1 < len(self.transformer_blocks):
                 vx, ax = self._recomputed(block, vx, ax, v, a, left_out)
             else:
-                vx, ax = block(vx, ax, v, a, left_out)
+                # backward begins at the last block: what it keeps would be there again at once, at the same peak
+                vx, ax = block(vx, ax, v, a, left_out, slim=saving)
             for name, x in ((f"video.{number}", vx), (f"audio.{number}", ax)):
                 if name in keep_hidden:
                     assert x is not None, f"{name} is to be kept, but the modality was not given"

@@ -15,6 +15,9 @@ ARGUMENTS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
+# the page opens a workflow of its own at first, and would put it over one that a test loads before
+READY = """() => window.app?.extensionManager?.workflow?.activeWorkflow?.isLoaded
+  && window.LiteGraph?.registered_node_types["LTX2T_TrainLoRA"]"""
 # what ComfyUI's own page asks for and does not find in a fresh folder
 HARMLESS = ("user.css", "userdata", "comfy.templates.json", "/docs/", "favicon")
 
@@ -83,7 +86,8 @@ def page(request, server, browser):
     )
     page.renderer = request.param
     page.goto(server.url)
-    page.wait_for_function("() => window.app?.graph && window.LiteGraph?.registered_node_types['LTX2T_TrainLoRA']")
+    page.settle = lambda: page.wait_for_function(READY)
+    page.settle()
     yield page
     page.close()
     assert page.wrong == []

@@ -125,7 +125,7 @@ def test_a_run_is_shown_as_it_goes_and_after_a_reload(opened, tmp_path):
 
     graph = opened.evaluate("() => JSON.stringify(app.graph.serialize())")
     opened.reload()
-    opened.wait_for_function("() => window.app?.graph && window.LiteGraph?.registered_node_types['LTX2T_TrainLoRA']")
+    opened.settle()
     opened.evaluate("async (text) => await app.loadGraphData(JSON.parse(text))", graph)
     wait_for_state(opened, "finished", 20)
     assert "step 6" in opened.locator(".ltx2-live").inner_text()

@@ -298,13 +298,3 @@ def test_an_image_can_be_the_first_frame(run_file):
     files = sample(load_run(run_file, ["sample.prompts=prompts.txt"]), None, run_file.parent / "drawn")
     plain = sample(load_run(run_file, ["sample.seed=5"]), None, run_file.parent / "drawn", prompts=["a ball"])
     assert not torch.equal(files[0].latents[:, :1], plain[0].latents[:, :1])
-
-
-def test_losses_are_the_golden_ones(run_file):
-    """Changed arithmetic shows here. Where it is meant, replace the file by what the failure prints."""
-    result = train(load_run(run_file, ["train.steps=6"]))
-    losses = [row["loss"] for row in read_rows(result.folder / "metrics.jsonl")]
-    golden = Path(__file__).with_name("golden_losses.txt")
-    text = "\n".join(f"{loss:.5f}" for loss in losses) + "\n"
-    expected = [float(line) for line in golden.read_text().split()]
-    assert losses == pytest.approx(expected, rel=2e-3), f"{golden.name}:\n{text}"

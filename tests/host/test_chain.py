@@ -114,6 +114,7 @@ def test_a_changed_caption_or_a_new_clip_is_noticed(nodes, comfy, drawn_clip):
     assert changed != before
     shutil.copy2(clips / "clip.mp4", clips / "another.mp4")
     assert mark() not in (before, changed)
+    assert math.isnan(nodes.LoadTrainingClips.fingerprint_inputs(folder="changing", path=None)), "it comes over a wire"
     missing = nodes.LoadTrainingClips.fingerprint_inputs(folder="gone", path="")
     assert math.isnan(missing)
 
@@ -206,21 +207,28 @@ def test_a_lora_on_the_wire_is_started_from(chain):
     assert near < (fresh[name].float() - lora[name].float()).abs().mean() / 5
 
 
-def test_the_lora_draws_a_video_and_strength_zero_is_the_base(nodes, chain):
+def test_the_lora_draws_a_video_and_strength_zero_is_the_base(nodes, chain, monkeypatch):
     run = chain.trained("drawn", learning_rate=0.05).args[1]
+    latents = {}
+    plain = nodes.sample.sample
 
-    def draw(**more):
-        return nodes.SampleLoRA.execute(prompt="a ball", run=run, **{**DRAW, **more})
+    def kept(*args, **options):
+        files = plain(*args, **options)
+        latents[len(latents)] = files[0].latents
+        return files
 
-    result = draw()
+    monkeypatch.setattr(nodes.sample, "sample", kept)
+    result = nodes.SampleLoRA.execute(prompt="a ball", run=run, **DRAW)
     video, path = result.args
     assert video.file == path
     assert result.ui["images"][0] == {"filename": Path(path).name, "subfolder": "ltx2_samples/drawn", "type": "output"}
-    other = draw(strength=0.0).args[1]
+    other = nodes.SampleLoRA.execute(prompt="a ball", run=run, **{**DRAW, "strength": 0.0}).args[1]
     assert other != path
-    base = nodes.SampleLoRA.execute(prompt="a ball", model=chain.base()[0], **DRAW).args[1]
-    assert nodes.live.first_frame(Path(base)).tobytes() == nodes.live.first_frame(Path(other)).tobytes()
-    assert nodes.live.first_frame(Path(path)).tobytes() != nodes.live.first_frame(Path(other)).tobytes()
+    assert Path(path).is_file(), "a later sample leaves the file of an earlier one alone"
+    nodes.SampleLoRA.execute(prompt="a ball", model=chain.base()[0], **DRAW)
+    # a busy CPU sums in another order now and then, hence not bit by bit
+    torch.testing.assert_close(latents[2], latents[1], rtol=0, atol=1e-4)
+    assert (latents[0] - latents[1]).abs().mean() > 1e-3
 
 
 def test_sampling_without_anything_to_sample_with_says_so(nodes):

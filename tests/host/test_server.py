@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("aiohttp", reason="aiohttp comes with ComfyUI")
+import aiohttp
 from comfy_server import ROOT, ComfyServer, error_of, executed_nodes, messages_of, why_not
 
 pytestmark = [pytest.mark.comfy, pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
@@ -125,6 +129,44 @@ def test_the_lora_goes_on_into_comfyui_s_own_nodes(server, prompt):
     server.run(graph)
     assert list((server.base / "output/loras").glob("onward*.safetensors"))
     assert list((server.base / "output").glob("drawn*.mp4"))
+
+
+def test_a_folder_made_after_the_start_is_listed(server):
+    (server.base / "input/late/deep").mkdir(parents=True)
+    folders = server.get("/object_info/LTX2T_LoadTrainingClips")["LTX2T_LoadTrainingClips"]["input"]["required"][
+        "folder"
+    ]
+    assert {"ball", "late", "late/deep"} <= set(folders[1]["options"])
+
+
+def test_a_client_without_our_page_gets_pictures_and_text(server, prompt):
+    frames = asyncio.run(watch(server, prompt("watched", LTX2T_TrainLoRA={"steps": 3, "sample_every": 3})))
+    kinds = {int.from_bytes(frame[:4], "big") for frame in frames if isinstance(frame, bytes)}
+    assert {3, 4} <= kinds, "text and preview with metadata"
+    texts = [frame[4:].decode(errors="replace") for frame in frames if isinstance(frame, bytes) and frame[3] == 3]
+    assert any("loss" in text and "s/step" in text for text in texts)
+    picture = next(frame for frame in frames if isinstance(frame, bytes) and frame[3] == 4)
+    about = int.from_bytes(picture[4:8], "big")
+    assert picture[8 + about :][:2] == b"\xff\xd8", "a JPEG"
+    told = [json.loads(frame, parse_constant=pytest.fail) for frame in frames if isinstance(frame, str)]
+    steps = [message["data"] for message in told if message["type"] == "ltx2_train.step"]
+    assert steps[-1]["state"] == "finished"
+
+
+async def watch(server, prompt):
+    """Everything the socket says while `prompt` runs."""
+    frames = []
+    async with aiohttp.ClientSession() as session, session.ws_connect(f"{server.url}/ws?clientId=watcher") as socket:
+        await socket.send_json({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
+        async with session.post(f"{server.url}/prompt", json={"prompt": prompt, "client_id": "watcher"}) as answer:
+            assert answer.status == 200, await answer.text()
+        while True:
+            message = await socket.receive(timeout=120)
+            frames.append(message.data)
+            if isinstance(message.data, str):
+                told = json.loads(message.data)
+                if told["type"] == "executing" and told["data"]["node"] is None:
+                    return frames
 
 
 def test_a_mistake_is_told_in_one_plain_sentence(server, prompt):

@@ -1,11 +1,10 @@
 """The transformer written down a second time: plain functions over a state dict, in float64, one token row at a time.
 
 Nothing is shared with the package: no module, no rotary table, no grouping of timesteps, no fused norm. Attention is a
-matrix product and a softmax; the timestep network runs for every single token. Only the angles of the timestep wave and
 matrix product and a softmax; the timestep network runs for every single token. Only the angles of the timestep wave
 and of the rotation are rounded to float32, as the network was trained (they reach 16000, so that is part of the
-function). It follows the rule for the attention
-between modalities that the package follows: a token's own timestep scales and shifts, the other's sigma gates.
+function). The rule for the attention between modalities is the package's: a token's own timestep scales and shifts,
+the other's sigma gates.
 """
 
 from __future__ import annotations

@@ -13,18 +13,33 @@ function runName(node) {
   return node.widgets?.find((widget) => widget.name === "run_name")?.value
 }
 
-// Another workflow may use the same number for another node, so the name of the run has to agree too.
-function feed(state) {
+// The views that a message is meant for. Another workflow may use the same number for another node, so the name of the
+// run has to agree too: with the widget, or with what is shown where the widget was changed meanwhile.
+function viewsOf(message) {
+  const found = []
   for (const [node, view] of views) {
-    const id = String(node.id)
-    if ((state.node === id || state.node.endsWith(`:${id}`)) && (!state.title || state.title === runName(node))) view.show(state)
+    if (isNode(node, message.node) && [runName(node), view.view.title].includes(message.title)) found.push(view)
   }
+  return found
+}
+
+// Inside a subgraph the number of a node comes after those of the nodes around it: "3:5".
+function isNode(node, id) {
+  return String(id) === String(node.id) || String(id).endsWith(`:${node.id}`)
+}
+
+function feed(state) {
+  for (const view of viewsOf(state)) view.show(state)
 }
 
 // Everything there is, for a page that was opened in the middle; `client` tells the server that this page draws itself.
 async function feedAll() {
-  const response = await api.fetchApi(`/ltx2_train/live?client=${encodeURIComponent(api.clientId ?? "")}`)
-  if (response.ok) for (const state of Object.values(await response.json())) feed(state)
+  try {
+    const response = await api.fetchApi(`/ltx2_train/live?client=${encodeURIComponent(api.clientId ?? "")}`)
+    for (const state of Object.values(await response.json())) feed(state)
+  } catch (error) {
+    console.warn("LTX-2 trainer: the live view is not available", error)
+  }
 }
 
 // Classic nodes show every widget, so the advanced ones are folded here, with a button to unfold them. Nodes 2.0 does
@@ -48,11 +63,22 @@ function hideAdvanced(node, hidden) {
 
 function applyFold(node) {
   const folded = folds.get(node)
-  hideAdvanced(node, folded)
-  fit(node) // in both kinds of node the folded size is the one to begin with
-  if (window.LiteGraph.vueNodesMode) hideAdvanced(node, false)
+  hideAdvanced(node, folded && !window.LiteGraph.vueNodesMode)
+  fit(node)
   const button = node.widgets.find((widget) => widget.name === "settings")
   button.label = folded ? "show advanced settings" : "hide advanced settings"
+}
+
+// Nodes 2.0 folds the advanced widgets but counts their height: without this each node would open with an empty half.
+function countFolded(node) {
+  const computeSize = node.computeSize
+  node.computeSize = function () {
+    if (!window.LiteGraph.vueNodesMode) return computeSize.apply(this, arguments)
+    hideAdvanced(this, true)
+    const size = computeSize.apply(this, arguments)
+    hideAdvanced(this, false)
+    return size
+  }
 }
 
 function onRemoved(node, forget) {
@@ -111,33 +137,38 @@ app.registerExtension({
 
   setup() {
     api.addEventListener("ltx2_train.step", (event) => feed(event.detail))
+    api.addEventListener("ltx2_train.sample", (event) => {
+      for (const view of viewsOf(event.detail)) view.showSample(event.detail.sample)
+    })
     app.ui.settings.addEventListener("Comfy.VueNodes.Enabled.change", () =>
       setTimeout(() => {
         for (const [node, folded] of folds) hideAdvanced(node, folded && !window.LiteGraph.vueNodesMode)
       })
     )
+    // with the first status the page has its number, by which the server knows it
+    api.addEventListener("status", feedAll, { once: true })
     for (const name of ["execution_start", "reconnected"]) api.addEventListener(name, feedAll)
-    for (const name of ["execution_interrupted", "execution_error"]) {
-      api.addEventListener(name, (event) => {
-        for (const [node, view] of views) {
-          if (String(node.id) !== String(event.detail.node_id)) continue
-          const stopped = name === "execution_interrupted"
-          const message = stopped ? "Saved. Run again to go on." : event.detail.exception_message
-          view.show({ ...view.view, state: stopped ? "stopped" : "failed", message })
-        }
-      })
+    // the node says itself how it ended; this is for an end that it could not tell of
+    const ended = (state, message) => (event) => {
+      for (const [node, view] of views) {
+        if (!isNode(node, event.detail.node_id) || view.view.state !== "running") continue
+        view.show({ ...view.view, state, message: message ?? event.detail.exception_message })
+      }
     }
+    api.addEventListener("execution_interrupted", ended("stopped", "Stopped. Run again to go on."))
+    api.addEventListener("execution_error", ended("failed"))
   },
 
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith(OURS)) return
     addFold(node)
+    countFolded(node)
     if (node.comfyClass === NODE) addView(node)
     afterExecuted(node)
     applyFold(node)
   },
 
   afterConfigureGraph() {
-    return feedAll().catch((error) => console.warn("LTX-2 trainer: the live view is not available", error))
+    feedAll()
   },
 })

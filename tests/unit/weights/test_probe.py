@@ -211,7 +211,9 @@ def test_ltx_2_5_is_named_as_not_supported(contents, tmp_path):
 def test_another_version_than_expected(tiny, check):
     heard = Heard()
     if check == "error":
-        with pytest.raises(CheckpointError, match='is LTX-2.3, but model.version says 2.0. Set model.version to "auto"'):
+        with pytest.raises(
+            CheckpointError, match='is LTX-2.3, but model.version says 2.0. Set model.version to "auto"'
+        ):
             require_trainable(tiny.checkpoint, "2.0", check, heard)
     else:
         assert require_trainable(tiny.checkpoint, "2.0", check, heard).version == "2.3"

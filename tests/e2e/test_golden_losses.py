@@ -1,0 +1,66 @@
+"""The losses of a few steps, frozen: changed arithmetic shows here first.
+
+Weights, latents and text are drawn from generators, so that neither a media codec nor a linear-algebra library has a
+say. Where a change is meant, replace the file by what the failure prints, and say in the commit why.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ltx2_train.config import make_run
+from ltx2_train.data.batches import Batch
+from ltx2_train.data.loader import Sample
+from ltx2_train.lora.inject import inject
+from ltx2_train.models.transformer import LTXTransformer, TransformerConfig
+from ltx2_train.optim import build_optimizer, build_schedule
+from ltx2_train.shapes import LatentShape
+from ltx2_train.training.step import training_step
+from ltx2_train.weights.tiny import tiny_config
+
+STEPS = 8
+
+
+def random(*shape: int, seed: int, scale: float = 1.0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def losses_of(version: str) -> list[float]:
+    config = TransformerConfig.from_checkpoint(tiny_config(version)["transformer"])
+    model = LTXTransformer(config, "video").eval().requires_grad_(False)
+    for index, (name, parameter) in enumerate(model.named_parameters()):
+        scale = 0.05 if parameter.ndim > 1 else 0.02
+        parameter.copy_(random(*parameter.shape, seed=index, scale=scale) + float(name.endswith("_norm.weight")))
+    run = make_run({"train": {"learning_rate": 3e-3, "seed": 7, "clip_norm": 1.0}, "lora": {"rank": 4}})
+    loras = inject(model, run.lora, torch.Generator().manual_seed(run.train.seed))
+    optimizer, _ = build_optimizer([{"params": list(loras.parameters())}], run.optimizer, 3e-3, "cpu")
+    schedule = build_schedule(optimizer, run.schedule, STEPS)
+    model.train()
+    shape = LatentShape(3, 2, 4)
+    samples = [Sample(name, shape, 25.0, name, Path(name), Path(name)) for name in "ab"]
+    latents = random(2, 128, 3, 2, 4, seed=1000)
+    width = config.cross_attention_dim if config.is_v23 else config.caption_channels
+    context = random(2, 16, width, seed=1001)
+    losses = []
+    for step in range(STEPS):
+        batch = Batch(latents, [], samples, 25.0, 0, step)
+        terms = training_step(model, batch, context, run, version, torch.Generator().manual_seed(step))
+        terms.loss.mean().backward()
+        torch.nn.utils.clip_grad_norm_(loras.parameters(), run.train.clip_norm)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(float(terms.loss.detach().mean()))
+    return losses
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.3"])
+def test_losses_are_the_golden_ones(version):
+    losses = losses_of(version)
+    golden = Path(__file__).with_name(f"golden_losses_{version}.txt")
+    expected = [float(line) for line in golden.read_text().split()]
+    printed = "\n".join(f"{loss:.6f}" for loss in losses)
+    assert losses == pytest.approx(expected, rel=1e-4), f"{golden.name} would be:\n{printed}\n"

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import gelu
+
+from ltx2_train.models.recompute import Remade, deferred, recomputed, unread_gelu
+
+
+def numbers(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).requires_grad_()
+
+
+def test_recomputed_has_the_gradients_of_the_plain_run_for_inputs_and_parameters():
+    x, y, w = numbers(3, 4), numbers(3, 4, seed=1), numbers(4, 4, seed=2)
+    calls = []
+
+    def run(x, y, replay):
+        calls.append(replay)
+        return (x @ w).tanh() * y, x + y
+
+    plain = torch.autograd.grad(sum(t.square().sum() for t in run(x, y, False)), [x, y, w])
+    calls.clear()
+    ours = torch.autograd.grad(sum(t.square().sum() for t in recomputed(run, [x, y], [w])), [x, y, w])
+    assert calls == [False, True]
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_deferred_has_the_gradients_of_the_plain_run_slice_by_slice(value):
+    x, scale, w = numbers(2, 7, 4), numbers(4, seed=1), numbers(4, 4, seed=2)
+    parts = []
+
+    def run(x, scale, part, unread):
+        parts.append((part.start, unread))
+        return x + gelu(x * scale @ w)
+
+    weights = numbers(2, 7, 4, seed=3).detach()
+    expected = run(x, scale, slice(None), False)
+    plain = torch.autograd.grad((expected * weights).sum(), [x, scale, w])
+    parts.clear()
+    out = deferred(run, x, [scale], [w], 3, value)
+    assert [p for p, _ in parts] == ([0, 3, 6] if value else [])
+    if value:
+        torch.testing.assert_close(out, expected)
+    ours = torch.autograd.grad(out, [x, scale, w], weights)
+    assert [p for p in parts if p[1]] == [(0, True), (3, True), (6, True)]
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_unread_gelu_has_the_gradient_of_the_linear_after_the_gelu():
+    layer = nn.Linear(6, 4).double().requires_grad_(False)
+    h, weights = numbers(2, 3, 6), numbers(2, 3, 4, seed=1).detach()
+    (expected,) = torch.autograd.grad(layer(gelu(h, approximate="tanh")), h, weights)
+    out = unread_gelu(layer, h)
+    assert out.shape == (2, 3, 4)
+    assert out.untyped_storage().nbytes() == 8
+    torch.testing.assert_close(torch.autograd.grad(out, h, weights)[0], expected)
+
+
+def test_unread_gelu_runs_a_layer_that_it_cannot_leave_out():
+    trained = nn.Linear(6, 4).double()
+    h = numbers(2, 3, 6)
+    torch.testing.assert_close(unread_gelu(trained, h), trained(gelu(h, approximate="tanh")))
+
+
+def test_a_noted_tensor_is_made_again_once_for_all_that_kept_it():
+    x, w = numbers(5, 4), numbers(4, 4, seed=1)
+    made = []
+
+    def make(x):
+        made.append(1)
+        return x.sin()
+
+    def loss(note):
+        y = note(make, x)
+        return (y @ w).square().sum() + (y.view(4, 5) * w[:, :1]).sum()
+
+    plain = torch.autograd.grad(loss(lambda f, *a: f(*a)), [x, w])
+    made.clear()
+    with Remade() as remade:
+        value = loss(remade.note)
+    for _ in range(2):  # the graph may be walked again
+        ours = torch.autograd.grad(value, [x, w], retain_graph=True)
+        for a, b in zip(ours, plain, strict=True):
+            torch.testing.assert_close(a, b)
+    assert len(made) == 3

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from parity.oracles_transformer import adapt, build, inputs, loss_of, section
+
+from ltx2_train.errors import CheckpointError
+from ltx2_train.models.adaln import distinct
+from ltx2_train.models.transformer import LTXTransformer, TransformerConfig, text_mask
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.3"])
+def test_one_modality_has_none_of_the_others_parameters_and_both_make_up_the_whole(version):
+    names = {mode: set(build(version, mode).state_dict()) for mode in ("video", "audio", "av")}
+    other = ("audio", "av_ca", "a2v", "v2a", "video_to")
+    assert not [n for n in names["video"] if any(word in n for word in other)]
+    assert all("audio" in n for n in names["audio"])
+    assert not [n for n in names["audio"] if "av_ca" in n or "a2v" in n or "to_video" in n or "to_audio" in n]
+    assert names["video"] | names["audio"] < names["av"]
+    assert len(names["av"]) == {"2.0": 198, "2.3": 230}[version]
+
+
+def test_full_sizes_have_the_published_number_of_tensors_and_parameters():
+    full = {"2.3": (4186, 18_988_838_144), "2.0": (3510, 18_876_174_592)}
+    for version, (tensors, count) in full.items():
+        v23 = version == "2.3"
+        with torch.device("meta"):
+            config = TransformerConfig(
+                cross_attention_adaln=v23, apply_gated_attention=v23, caption_proj_before_connector=v23
+            )
+            parameters = list(LTXTransformer(config).parameters())
+        assert (len(parameters), sum(p.numel() for p in parameters)) == (tensors, count)
+
+
+def test_recomputing_does_not_change_the_gradients():
+    grads = []
+    for blocks in (0, 2, None):
+        model = build("2.3", num_layers=3)
+        layers = adapt(model, "attn")
+        model.set_recompute(blocks)
+        batch = inputs("2.3", per_token=True)
+        loss_of(model(batch.video, batch.audio)).backward()
+        grads.append([layer.lora_A.grad for layer in layers.values()])
+    for other in grads[1:]:
+        for a, b in zip(grads[0], other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_meets_the_same_mask_when_recomputed():
+    grads = []
+    for blocks in (0, None):
+        model = build("2.3", num_layers=3)
+        layers = adapt(model, "attn1")
+        for seed, layer in enumerate(layers.values()):
+            layer.dropout, layer.dropout_seed = 0.5, seed
+        model.set_recompute(blocks)
+        batch = inputs("2.3")
+        loss_of(model(batch.video, None)).backward()
+        assert {x.dropout_draws for p, x in layers.items() if "audio" not in p} == {1}
+        grads.append([x.lora_A.grad for p, x in layers.items() if "audio" not in p])
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_timesteps_are_embedded_once_for_each_distinct_one():
+    values, index = distinct(torch.tensor([[0.0, 0.7, 0.7], [0.0, 0.2, 0.2]]))
+    torch.testing.assert_close(values[index], torch.tensor([[0.0, 0.7, 0.7], [0.0, 0.2, 0.2]]))
+    assert values.numel() == 3
+    assert distinct(torch.tensor([[0.5], [0.6]]).expand(2, 9))[1] is None
+
+
+def test_a_mask_that_keeps_everything_is_no_mask():
+    assert text_mask(torch.ones(2, 4), torch.float32) is None
+    mask = text_mask(torch.tensor([[1, 0]]), torch.bfloat16)
+    assert mask.shape == (1, 1, 1, 2)
+    assert mask.flatten().tolist() == [0.0, torch.finfo(torch.bfloat16).min]
+
+
+def test_a_hidden_state_that_does_not_exist_is_our_own_mistake():
+    batch = inputs("2.3")
+    with pytest.raises(AssertionError, match=r"video\.7"):
+        build("2.3", "video")(batch.video, None, keep_hidden=["video.7"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"qk_norm": "layer_norm"}, "qk_norm"),
+        ({"use_keyframes_abs_pos_embedding": True}, "another model family"),
+        ({"rope_type": "spiral"}, "spiral"),
+        ({"audio_num_attention_heads": 4}, "heads"),
+        ({"attention_head_dim": 7}, "even"),
+    ],
+)
+def test_another_networks_config_is_refused_by_name(changes, word):
+    with pytest.raises(CheckpointError, match=word):
+        TransformerConfig.from_checkpoint(section("2.3", **changes))
+
+
+def test_a_config_without_sizes_is_refused_and_unknown_keys_are_ignored():
+    table = section("2.3")
+    del table["num_layers"]
+    with pytest.raises(CheckpointError, match="num_layers"):
+        TransformerConfig.from_checkpoint(table)
+    assert TransformerConfig.from_checkpoint(section("2.0", news=1)).is_v23 is False
