@@ -46,8 +46,8 @@ def losses_of(version: str) -> list[float]:
     context = random(2, 16, width, seed=1001)
     losses = []
     for step in range(STEPS):
-        batch = Batch(latents, [], samples, 25.0, 0, step)
-        terms = training_step(model, batch, context, run, version, torch.Generator().manual_seed(step))
+        batch = Batch(latents, samples, 25.0, 0, step)
+        terms = training_step(model, batch, {"video": context}, run, version, torch.Generator().manual_seed(step))
         terms.loss.mean().backward()
         torch.nn.utils.clip_grad_norm_(loras.parameters(), run.train.clip_norm)
         optimizer.step()
