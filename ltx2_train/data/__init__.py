@@ -4,5 +4,7 @@ dataset    the dataset file             plan       which windows of which media,
 listing    files and captions           media      exact frames of a video, images a picture
 frames     frame rates and windows      buckets    sizes
 caches     names, keys, staleness       encode     filling the caches (encode_text: captions)
+sound      sound as the VAE wants it    sound_plan which seconds of which sound belong to a sample
+speech     spoken segments              sound_media exact samples of a sound file (encode_sound: caches)
 loader     checked samples              batches    order, and reading ahead
 """

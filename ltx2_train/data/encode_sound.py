@@ -10,6 +10,7 @@ a latent beyond that (the mel spectrogram has a last row centred on the very end
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,7 @@ from .building import (
 from .caches import ARCHITECTURE, AUDIO_LENGTH_KEY, DTYPES, FORMAT_VERSION, VIRTUAL_KEYS, CacheFile
 from .listing import SHOWN_AT_MOST, Skipped
 from .plan import Item, Plan
-from .sound import Prepared, prepare, read_sound
+from .sound import Prepared, Sound, prepare, read_sound
 
 if TYPE_CHECKING:
     from ..models.audio_vae import AudioVAE
@@ -176,18 +177,20 @@ def _read(plan: Plan, job: _Job, rate: int) -> Prepared:
         sound = read_sound(job.source)
         limit = entry.reference_audio_max_seconds
         length = sound.samples.shape[1] / sound.rate
-        if limit is not None and limit < length:
-            sound = read_sound(job.source, 0.0, limit)
-            length = sound.samples.shape[1] / sound.rate
-        return prepare(sound, length, rate, entry.audio_normalize)
+        length = length if limit is None else min(limit, length)
+        return prepare(_first(sound, length), length, rate, entry.audio_normalize)
     assert window is not None
     if job.item.kind == "audio" and window.start == 0 and not entry.speech_segments:
         # The header of a compressed file may be off by a little: what is there is what counts.
         sound = read_sound(job.source)
         length = min(window.length, sound.samples.shape[1] / sound.rate)
-        return prepare(read_sound(job.source, 0.0, length), length, rate, entry.audio_normalize)
+        return prepare(_first(sound, length), length, rate, entry.audio_normalize)
     sound = read_sound(job.source, window.start, window.seconds, window.of_clip)
     return prepare(sound, window.length, rate, entry.audio_normalize)
+
+
+def _first(sound: Sound, seconds: float) -> Sound:
+    return dataclasses.replace(sound, samples=sound.samples[:, : max(1, round(seconds * sound.rate))])
 
 
 def _write(

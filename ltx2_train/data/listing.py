@@ -13,7 +13,7 @@ from .captions import read_caption, with_trigger
 from .dataset import DatasetSettings
 from .images import IMAGE_SUFFIXES
 from .media import VIDEO_SUFFIXES
-from .sound import AUDIO_SUFFIXES
+from .sound_media import AUDIO_SUFFIXES
 
 SHOWN_AT_MOST = 5
 SUFFIXES = {"image": IMAGE_SUFFIXES, "video": VIDEO_SUFFIXES, "audio": AUDIO_SUFFIXES}

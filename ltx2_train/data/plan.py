@@ -32,7 +32,7 @@ from .caches import (
 from .dataset import DatasetConfig, DatasetSettings, MediaKind
 from .listing import SHOWN_AT_MOST, Candidate, Skipped, SoundFinder, find_media, nothing_left, with_captions
 from .media import MediaInfo, probe_media
-from .sound import AUDIO_SUFFIXES
+from .sound_media import AUDIO_SUFFIXES
 from .sound_plan import SoundWindow, clip_sound, probe_recording, recording_parts, virtual_shape
 
 IMAGE_FPS = 25.0

@@ -21,8 +21,8 @@ from ..shapes import AUDIO_LATENTS_PER_SECOND, SPATIAL_FACTOR, LatentShape, Vide
 from .dataset import DatasetSettings
 from .frames import Timeline, Window
 from .media import MediaInfo
-from .sound import probe_sound, read_sound
-from .speech import spoken_segments
+from .sound_media import probe_sound, sound_levels
+from .speech import STEPS_PER_SECOND, spoken_segments
 
 LONG_SECONDS = 60.0
 
@@ -94,8 +94,7 @@ def recording_parts(path: Path, duration: float, entry: DatasetSettings) -> list
 def _segments(
     path: Path, size: int, mtime_ns: int, limits: tuple[float, float, float]
 ) -> tuple[tuple[float, float], ...]:
-    sound = read_sound(path)
-    return tuple(spoken_segments(sound.samples, sound.rate, *limits))
+    return tuple(spoken_segments(sound_levels(path, STEPS_PER_SECOND), *limits))
 
 
 def virtual_side(entry: DatasetSettings) -> tuple[int, int]:

@@ -1,9 +1,9 @@
 """Cutting a long recording into spoken segments, at its pauses.
 
-The level is measured in steps of 20 ms. A step is quiet below a threshold set between the noise floor (10th percentile)
-and the loud parts (95th) of the recording, so neither a quiet nor a noisy one needs a setting. Quiet of at least
-`pause` seconds separates phrases. Phrases are joined while the whole stays within `longest`; a phrase that is longer is
-cut at its quietest step. What is shorter than `shortest` is left out. The file itself is never changed.
+Works on levels in steps of 20 ms (`sound.sound_levels`). A step is quiet below a threshold set between the noise floor
+(10th percentile) and the loud parts (95th) of the recording, so neither a quiet nor a noisy one needs a setting. Quiet
+of at least `pause` seconds separates phrases. Phrases are joined while the whole stays within `longest`; a phrase that
+is longer is cut at its quietest step. What is shorter than `shortest` is left out. The file itself is never changed.
 """
 
 from __future__ import annotations
@@ -12,26 +12,18 @@ import math
 
 import numpy as np
 
-STEP_SECONDS = 0.02
+STEPS_PER_SECOND = 50
+STEP_SECONDS = 1 / STEPS_PER_SECOND
 MARGIN_SECONDS = 0.1
 QUIETEST_DB = -60.0
 FLOOR_SHARE = 0.35  # of the way from the noise floor to the loud parts
 
 
-def levels(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Level in dB of each step of [C, N], at least -100."""
-    step = max(1, round(STEP_SECONDS * rate))
-    power = np.square(samples, dtype=np.float64).mean(axis=0)
-    count = len(power) // step
-    steps = power[: count * step].reshape(count, step).mean(axis=1)
-    return 10 * np.log10(np.maximum(steps, 1e-10))
+def spoken_segments(loud: np.ndarray, shortest: float, longest: float, pause: float) -> list[tuple[float, float]]:
+    """(start, seconds) of each segment, in order; none overlap, none is outside `shortest`..`longest`.
 
-
-def spoken_segments(
-    samples: np.ndarray, rate: int, shortest: float, longest: float, pause: float
-) -> list[tuple[float, float]]:
-    """(start, seconds) of each segment of [C, N], in order; none overlap, none is outside `shortest`..`longest`."""
-    loud = levels(samples, rate)
+    `loud` is the level of each step in dB.
+    """
     if not len(loud):
         return []
     floor, top = np.percentile(loud, 10), np.percentile(loud, 95)

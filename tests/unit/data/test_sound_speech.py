@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from media import write_sound
 
-from ltx2_train.data.speech import levels, spoken_segments
+from ltx2_train.data import speech
+from ltx2_train.data.sound import sound_levels
+from ltx2_train.data.speech import STEPS_PER_SECOND
 
 RATE = 16000
 
@@ -17,9 +20,24 @@ def recording(spoken, seconds, floor=1e-3, level=0.2, seed=0):
     return wave * gain
 
 
-def test_levels_are_in_db():
-    wave = np.full((2, RATE), 0.1, np.float32)
-    assert levels(wave, RATE) == pytest.approx(np.full(50, -20.0), abs=1e-3)
+def spoken_segments(wave, rate, *limits):
+    step = rate // STEPS_PER_SECOND
+    count = wave.shape[1] // step
+    power = np.square(wave[:, : count * step]).mean(axis=0).reshape(count, step).mean(axis=1) if count else np.zeros(0)
+    return speech.spoken_segments(10 * np.log10(np.maximum(power, 1e-10)), *limits)
+
+
+@pytest.mark.parametrize(
+    ("rate", "codec", "ending"), [(16000, "pcm_f32le", "wav"), (11025, "pcm_s16le", "wav"), (44100, "flac", "flac")]
+)
+def test_levels_of_a_file(tmp_path, rate, codec, ending):
+    wave = np.full((2, rate * 30), 0.1, np.float32)
+    wave[:, rate * 20 : rate * 21] = 0.01
+    loud = sound_levels(write_sound(tmp_path / f"a.{ending}", wave, rate, codec), STEPS_PER_SECOND)
+    assert len(loud) == 1500
+    expected = np.full(1500, -20.0)
+    expected[1000:1050] = -40
+    np.testing.assert_allclose(loud, expected, atol=0.1)
 
 
 @pytest.mark.parametrize("floor", [1e-5, 1e-3, 2e-2])

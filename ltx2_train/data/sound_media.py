@@ -1,0 +1,258 @@
+"""Sound files -> the exact samples of a window.
+
+Decoded as they are: float32, every channel, the rate of the file. Samples are placed by the timestamps of packets, so
+that sound and picture of a clip stay together whatever delay, gap or edit list the file has. Where timestamps are
+coarse (a millisecond in Matroska) they place the first frame only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+
+AUDIO_SUFFIXES = frozenset(
+    (".wav", ".flac", ".mp3", ".ogg", ".m4a", ".aac", ".opus", ".wma", ".aif", ".aiff", ".mka", ".oga")
+)
+# Formats whose index leads to the right place; elsewhere reading starts at the beginning.
+SOUGHT_FORMATS = frozenset(("mov", "mp4", "matroska", "webm", "wav"))
+SEEK_FROM_SECONDS = 5.0
+PREROLL_SECONDS = 1.0
+INTEGER_SCALE = {np.dtype(np.uint8): 128.0, np.dtype(np.int16): 32768.0, np.dtype(np.int32): 2147483648.0}
+MISCOUNTED_CHANNELS = 8  # PyAV finds more planes than there are
+UNREADABLE = "The file is damaged, cut short or not sound; export it again or remove it."
+JITTER_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class SoundInfo:
+    """What the sound of a file is like. `duration` is what its packets hold, in seconds."""
+
+    path: Path
+    rate: int
+    channels: int
+    layout: str
+    duration: float
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Decoded samples [C, N] in float32. `missing` of them were not in the file, `broken` were NaN or infinite."""
+
+    samples: np.ndarray = field(repr=False)
+    rate: int
+    layout: str
+    missing: int = 0
+    broken: int = 0
+    damaged: int = 0  # packets that could not be decoded
+
+
+def probe_sound(path: Path | str) -> SoundInfo:
+    """Read what `path` holds without decoding more than its first frame. Raises DataError."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist or is not a file.", path)
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty (0 bytes).", path)
+    with _opened(path) as (container, stream):
+        first, begin, end = None, math.inf, 0.0
+        for packet in container.demux(stream):
+            if first is None:
+                first = next(iter(_decode(stream.codec_context, packet)), None)
+            if packet.size and packet.pts is not None and not packet.is_discard:
+                begin = min(begin, float(packet.pts * packet.time_base))
+                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if first is None:
+            raise DataError(f"{path}: not one sample of sound can be decoded. {UNREADABLE}", path)
+        if end <= max(0.0, begin):  # raw streams without timestamps
+            end, begin = float(container.duration or 0) / 1e6, 0.0
+        duration = end - max(begin, _origin(container))
+        return SoundInfo(path, first.sample_rate, _channels(first), first.layout.name, max(0.0, duration))
+
+
+def read_sound(path: Path | str, start: float = 0.0, seconds: float | None = None, of_clip: bool = False) -> Sound:
+    """Decode `seconds` from `start` on (default: all); what the file does not hold there is silence, and counted.
+
+    `start` counts from the beginning of the file's sound, or with `of_clip` on the clock of the container, which is
+    that of its video. Raises DataError where there is no sound in that window.
+    """
+    path = Path(path)
+    if start > SEEK_FROM_SECONDS:
+        with _opened(path) as (container, stream):
+            origin = 0.0 if of_clip else _origin(container)
+            if SOUGHT_FORMATS & set(container.format.name.split(",")):
+                container.seek(int((start + origin - PREROLL_SECONDS) * 1e6), backward=True, any_frame=False)
+                sound = _collect(path, container, stream, start + origin, seconds, sought=True)
+                if sound is not None:
+                    return sound
+    with _opened(path) as (container, stream):
+        origin = 0.0 if of_clip else _origin(container)
+        sound = _collect(path, container, stream, start + origin, seconds, sought=False)
+        assert sound is not None
+        return sound
+
+
+def sound_levels(path: Path, steps_per_second: int) -> np.ndarray:
+    """Level in dB of each step of a whole file, at least -100; the samples are never in memory together."""
+    power = np.zeros(0)
+    counts = np.zeros(0)
+    with _opened(path) as (container, stream):
+        for at, frame, _ in _placed(path, container, stream, -math.inf):
+            block = np.nan_to_num(as_floats(frame), posinf=0.0, neginf=0.0)
+            places = at - round(_origin(container) * frame.sample_rate) + np.arange(block.shape[1])
+            steps = places * steps_per_second // frame.sample_rate
+            inside = steps >= 0
+            if not inside.any():
+                continue
+            need = int(steps[-1]) + 1
+            if need > len(power):
+                more = max(need, 2 * len(power)) - len(power)
+                power, counts = np.pad(power, (0, more)), np.pad(counts, (0, more))
+            base = int(steps[inside][0])
+            loud = np.square(block, dtype=np.float64).mean(axis=0)[inside]
+            sums = np.bincount(steps[inside] - base, loud)
+            power[base : base + len(sums)] += sums
+            counts[base : base + len(sums)] += np.bincount(steps[inside] - base)
+    last = int(np.flatnonzero(counts)[-1]) + 1 if counts.any() else 0
+    return 10 * np.log10(np.maximum(power[:last] / np.maximum(counts[:last], 1), 1e-10))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    import av
+
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            stream = container.streams.best("audio")
+            if stream is None:
+                raise DataError(f"{path} has no sound.", path)
+            if stream.codec_context is None:
+                raise DataError(f"{path}: its sound is in a codec that this FFmpeg cannot decode. Convert it.", path)
+            yield container, stream
+    except (av.error.FFmpegError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"The sound of {path} cannot be read: {reason}. {UNREADABLE}", path) from error
+
+
+def _origin(container: Any) -> float:
+    return float(container.start_time or 0) / 1e6
+
+
+def _channels(frame: Any) -> int:
+    return frame.layout.nb_channels
+
+
+def _decode(decoder: Any, packet: Any) -> list[Any]:
+    import av
+
+    try:
+        return decoder.decode(packet if packet.size else None)
+    except av.error.InvalidDataError:
+        return []
+
+
+def as_floats(frame: Any) -> np.ndarray:
+    """[C, N] of a decoded frame in float32, full scale at 1."""
+    if frame.format.is_planar and _channels(frame) >= MISCOUNTED_CHANNELS:
+        frame = _packed(frame)
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, _channels(frame)).T
+    scale = INTEGER_SCALE.get(samples.dtype)
+    if scale is None:
+        return samples.astype(np.float32)
+    middle = 128 if samples.dtype == np.uint8 else 0
+    return ((samples.astype(np.float64) - middle) / scale).astype(np.float32)
+
+
+def _packed(frame: Any) -> Any:
+    import av
+
+    (packed,) = av.AudioResampler(frame.format.packed, frame.layout, frame.sample_rate).resample(frame)
+    return packed
+
+
+def _placed(path: Path, container: Any, stream: Any, start: float) -> Iterator[tuple[int, Any, int]]:
+    """First sample on the container's clock, frame, damaged packets so far; what ends before `start` may lack."""
+    kind: tuple[int, int] | None = None
+    position, damaged = None, 0
+    for packet in container.demux(stream):
+        # Frames lean on the few before them, hence a second is decoded that nobody hears.
+        if position is None and packet.size and packet.pts is not None and packet.duration:
+            if float((packet.pts + packet.duration) * packet.time_base) < start - PREROLL_SECONDS:
+                continue
+        frames = _decode(stream.codec_context, packet)
+        damaged += not frames and bool(packet.size) and position is not None and not packet.is_discard
+        for frame in frames:
+            rate = frame.sample_rate
+            kind = kind or (rate, _channels(frame))
+            if (rate, _channels(frame)) != kind:
+                raise DataError(
+                    f"{path}: its sound changes from {kind[1]} channels at {kind[0]} Hz to {_channels(frame)} at "
+                    f"{rate} Hz on the way. Export it again.",
+                    path,
+                )
+            at = (position or 0) if frame.pts is None else round(frame.pts * frame.time_base * rate)
+            if position is not None and abs(at - position) < JITTER_SECONDS * rate:
+                at = position
+            position = at + frame.samples
+            yield at, frame, damaged
+
+
+def _collect(
+    path: Path, container: Any, stream: Any, start: float, seconds: float | None, sought: bool
+) -> Sound | None:
+    """The samples of a window. None where seeking went past its start."""
+    parts: list[tuple[int, np.ndarray]] = []
+    kind: tuple[int, int, str] | None = None
+    first, stop, lost = 0, math.inf, 0
+    for at, frame, damaged in _placed(path, container, stream, start):
+        if kind is None:
+            kind = frame.sample_rate, _channels(frame), frame.layout.name
+            first = round(start * kind[0])
+            stop = math.inf if seconds is None else first + max(1, round(seconds * kind[0]))
+            if sought and (frame.pts is None or at > first):
+                return None
+        lost = damaged
+        if at + frame.samples > first and at < stop:
+            parts.append((at, as_floats(frame)))
+        if at + frame.samples >= stop:
+            break
+    return None if sought and not parts else _joined(path, parts, first, stop, kind, start, lost)
+
+
+def _joined(
+    path: Path,
+    parts: Sequence[tuple[int, np.ndarray]],
+    first: int,
+    stop: float,
+    kind: tuple[int, int, str] | None,
+    start: float,
+    damaged: int,
+) -> Sound:
+    if kind is None and start <= 0:
+        raise DataError(f"{path} has no samples. {UNREADABLE}", path)
+    if kind is None or not parts:
+        raise DataError(f"{path} has no sound from {start:.2f} s on. Use a shorter clip, or longer sound.", path)
+    rate, channels, layout = kind
+    end = int(min(stop, max(at + block.shape[1] for at, block in parts)))
+    count = end - first if math.isinf(stop) else int(stop) - first
+    samples = np.zeros((channels, count), np.float32)
+    there = np.zeros(count, bool)
+    for at, block in parts:
+        left, right = max(at, first), min(at + block.shape[1], first + count)
+        if right > left:
+            samples[:, left - first : right - first] = block[:, left - at : right - at]
+            there[left - first : right - first] = True
+    bad = ~np.isfinite(samples)
+    broken = int(bad.sum())
+    if broken:
+        samples[bad] = 0.0
+    return Sound(samples, rate, layout, int(count - there.sum()), broken, damaged)
