@@ -154,8 +154,21 @@ class SampleSettings(Settings):
     )
     prompts: Path | list[str] | None = Field(
         None,
-        description="Prompts: a text file with one a line, or a list. Not set: the first two captions of the dataset.",
+        description="Prompts: a text file with one a line, a JSON or TOML library, or a list. Not set: the first two "
+        "captions of the dataset.",
         json_schema_extra={"seed": "sample_prompts"},
+    )
+    validation_clips: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Clips of the dataset's validation_datasets to draw as well: caption, size and length of each.",
+        json_schema_extra={"advanced": True},
+    )
+    validation_first_frame: bool = Field(
+        True,
+        description="Give each of them its first frame: image-to-video on clips never trained on.",
+        json_schema_extra={"advanced": True},
     )
     negative_prompt: str = Field(
         "",

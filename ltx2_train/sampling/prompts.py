@@ -3,6 +3,8 @@
     A red fox runs through snow --w 768 --h 512 --f 49 --d 7 --s 30 --g 4 --n blurry, low quality
     The fox turns its head --i first_frame.png
 
+or a library of them in JSON or TOML, see read_library.
+
 Options: w width, h height, f frames, r frames a second, d seed, s steps, g (or l) guidance, n negative prompt, i image
 of the first frame. Where sound alone is drawn, f and r say how long it lasts. Lines that begin with # are left out. A
 prompt may begin with any word: only what follows two dashes is an option.
@@ -10,12 +12,16 @@ prompt may begin with any word: only what follows two dashes is an option.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..config import SampleSettings
+from ..config.read import tomllib
+from ..data.loader import Sample
 from ..errors import ConfigError
 from ..shapes import VideoShape, floor_frames, floor_side
 
@@ -31,12 +37,18 @@ class Prompt:
     steps: int
     guidance: float
     image: Path | None = None
+    clip: Path | None = None  # cached latents whose first frame is given
 
 
 _OPTION = re.compile(r"(?:^|\s)--(?=[A-Za-z]+(?:\s|$))")
 _NUMBERS = {"w": int, "h": int, "f": int, "r": float, "d": int, "s": int, "g": float, "l": float}
 _NAMES = {
     "w": "width", "h": "height", "f": "frames", "r": "fps", "d": "seed", "s": "steps", "g": "guidance", "l": "guidance"
+}  # fmt: skip
+# how libraries spell the options
+_LONG = {
+    "width": "w", "height": "h", "frame_count": "f", "frames": "f", "fps": "r", "seed": "d", "sample_steps": "s",
+    "steps": "s", "guidance_scale": "g", "guidance": "g", "cfg_scale": "l", "negative_prompt": "n", "image_path": "i",
 }  # fmt: skip
 _LIMITS = {"w": (32, 8192), "h": (32, 8192), "f": (1, 1025), "r": (0.1, 240), "d": (0, 2**63 - 1), "s": (1, 1000)}
 
@@ -46,26 +58,85 @@ def read_prompts(settings: SampleSettings, fallback: Sequence[str] = ()) -> list
     source = settings.prompts
     if source is None:
         return [parse_prompt(text, settings, plain=True) for text in fallback]
-    if isinstance(source, Path):
-        try:
-            lines = source.read_text(encoding="utf-8-sig").splitlines()
-        except OSError as error:
-            raise ConfigError(f"sample.prompts: cannot read {source}: {error.strerror or error}.") from None
-        except UnicodeDecodeError:
-            raise ConfigError(f"sample.prompts: {source} is not UTF-8 text. Save it as UTF-8.") from None
-        base, name = source.parent, source.name
+    if not isinstance(source, Path):
+        return _parsed("sample.prompts", list(source), settings, Path("."))
+    try:
+        text = source.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"sample.prompts: cannot read {source}: {error.strerror or error}.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"sample.prompts: {source} is not UTF-8 text. Save it as UTF-8.") from None
+    if source.suffix.lower() in (".json", ".toml"):
+        entries = read_library(source.name, text, source.suffix.lower())
     else:
-        lines, base, name = list(source), Path("."), "sample.prompts"
+        entries = text.splitlines()
+    return _parsed(source.name, entries, settings, source.parent)
+
+
+def read_library(name: str, text: str, suffix: str) -> list[str | dict[str, Any]]:
+    """The entries of a prompt library: lines, or tables of options. Raises ConfigError.
+
+    JSON: {"name": "prompt", ...}, or a list of prompts or tables. TOML: the table [prompt], whose values hold for each
+    table of its list `subset`; that is the community trainer's form.
+    """
+    try:
+        library = json.loads(text) if suffix == ".json" else tomllib.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} is not valid {suffix[1:].upper()}: {error}.") from None
+    if suffix == ".toml":
+        shared = library.get("prompt", library)
+        if not isinstance(shared, dict):
+            raise ConfigError(f"{name}: expected a table [prompt].")
+        common = {key: value for key, value in shared.items() if key != "subset"}
+        entries = [{**common, **entry} for entry in shared.get("subset", [{}])]
+    elif isinstance(library, dict):
+        entries = list(library.values())
+    else:
+        entries = library
+    if not isinstance(entries, list) or not all(isinstance(entry, (str, dict)) for entry in entries):
+        raise ConfigError(f"{name}: expected prompts, or tables with a prompt and its options.")
+    return entries
+
+
+def validation_prompts(samples: Sequence[Sample], settings: SampleSettings) -> list[Prompt]:
+    """Prompts of the first clips of the validation datasets, each at the clip's own size, length and rate."""
+    clips = [sample for sample in samples if sample.kind != "audio"][: settings.validation_clips]
+    return [
+        replace(
+            parse_prompt(sample.caption, settings, plain=True),
+            shape=sample.shape.video(sample.fps),
+            clip=sample.latent_path if settings.validation_first_frame and sample.shape.frames > 1 else None,
+        )
+        for sample in clips
+    ]
+
+
+def _parsed(name: str, entries: Sequence[str | dict[str, Any]], settings: SampleSettings, base: Path) -> list[Prompt]:
     prompts = []
-    for number, line in enumerate(lines, 1):
-        if line.strip() and not line.lstrip().startswith("#"):
-            try:
-                prompts.append(parse_prompt(line, settings, base))
-            except ConfigError as error:
-                raise ConfigError(f"{name}, line {number}: {error}") from None
+    for number, entry in enumerate(entries, 1):
+        try:
+            if isinstance(entry, dict):
+                prompts.append(parse_prompt(_line_of(entry), settings, base))
+            elif entry.strip() and not entry.lstrip().startswith("#"):
+                prompts.append(parse_prompt(entry, settings, base))
+        except ConfigError as error:
+            raise ConfigError(f"{name}, line {number}: {error}") from None
     if not prompts:
         raise ConfigError(f"{name}: no prompt found. Write one a line.")
     return prompts
+
+
+def _line_of(entry: dict[str, Any]) -> str:
+    """A table of options as a prompt line."""
+    if not isinstance(entry.get("prompt"), str):
+        raise ConfigError(f"{entry}: needs a prompt.")
+    line = entry["prompt"]
+    for key, value in entry.items():
+        if key not in ("prompt", "enum"):  # the community trainer numbers its prompts with enum
+            if key not in _LONG:
+                raise ConfigError(f"{key} is not known. Known: {', '.join(_LONG)}.")
+            line += f" --{_LONG[key]} {value}"
+    return line
 
 
 def parse_prompt(line: str, settings: SampleSettings, base: Path = Path("."), plain: bool = False) -> Prompt:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..config import SampleSettings
+from ..data.caches import CacheFile
 from ..data.images import read_image
 from ..errors import Stopped, TrainerError
 from ..events import Events
@@ -105,7 +106,7 @@ class Renderer:
         done = 0
         for index, prompt in enumerate(prompts):
             with self._failures(_named(prompt), tolerant):
-                drawn.append(Drawn(index, prompt, self._latents(prompt, firsts.get(prompt.image), done, prompts)))
+                drawn.append(Drawn(index, prompt, self._latents(prompt, firsts.get(prompt), done, prompts)))
             done += prompt.steps
         return self._decode(drawn, name, dict(info or {}), tolerant) if drawn else []
 
@@ -156,21 +157,25 @@ class Renderer:
         found = self.contexts(text)
         return Pair(*(None if n is None else c[None].to(self.device) for n, c in zip(noise, found, strict=True)))
 
-    def _first_frames(self, prompts: Sequence[Prompt]) -> dict[Path | None, Tensor]:
-        wanted = {prompt.image: prompt.shape for prompt in prompts if prompt.image is not None}
-        if not wanted:
-            return {}
+    def _first_frames(self, prompts: Sequence[Prompt]) -> dict[Prompt, Tensor]:
+        """Latents [1, 128, 1, H, W] of the frame that each of `prompts` begins with, for those that have one."""
+        firsts: dict[Prompt, Tensor] = {}
+        pictures = [prompt for prompt in prompts if prompt.image is not None]
+        if not pictures and not any(prompt.clip for prompt in prompts):
+            return firsts
         if not self.model.has_video:
             self.events.message("Sound alone is drawn: the first frames of the prompts (--i) are left out.", "warning")
-            return {}
-        vae = self.open_vae(True, False)
-        firsts: dict[Path | None, Tensor] = {}
-        with torch.no_grad():
-            for path, shape in wanted.items():
-                pixels = torch.from_numpy(read_image(path, (shape.width, shape.height)))
-                frame = pixels.permute(2, 0, 1)[None, :, None].float() / 127.5 - 1  # [1, 3, 1, H, W]
-                weight = next(vae.parameters())
-                firsts[path] = vae.encode(frame.to(weight.device, weight.dtype)).float().cpu()
+            return firsts
+        for prompt in prompts:
+            if prompt.clip is not None:
+                firsts[prompt] = CacheFile(prompt.clip).latents()[None, :, :1]
+        vae = self.open_vae(True, False) if pictures else None
+        for prompt in pictures:
+            pixels = torch.from_numpy(read_image(prompt.image, (prompt.shape.width, prompt.shape.height)))
+            frame = pixels.permute(2, 0, 1)[None, :, None].float() / 127.5 - 1  # [1, 3, 1, H, W]
+            weight = next(vae.parameters())
+            with torch.no_grad():
+                firsts[prompt] = vae.encode(frame.to(weight.device, weight.dtype)).float().cpu()
         return firsts
 
     def _decode(

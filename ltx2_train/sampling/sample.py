@@ -16,8 +16,7 @@ from ..lora.apply import apply_file
 from ..lora.file import load_lora_state
 from ..models.video_vae import VideoVAE
 from ..weights.load import load_connectors, load_transformer, load_video_vae
-from ..weights.probe import require_trainable
-from ..weights.text_encoder import check_text_encoder
+from .base import Base
 from .prompt_text import prompt_features
 from .prompts import prompt_texts, read_prompts
 from .render import Renderer, SampleFile
@@ -40,12 +39,9 @@ def sample(
     Where the run names no prompts, the first two captions of its dataset are taken. Raises TrainerError.
     """
     events = events or Events()
-    checkpoint, encoder = run.need("model.checkpoint"), run.need("model.text_encoder")
-    projection = run.model.text_projection or checkpoint
     events.stage("check")
-    info = require_trainable(checkpoint, run.model.version, run.model.version_check, events)
-    version = info.version if run.model.version == "auto" else run.model.version
-    check_text_encoder(encoder, projection)
+    base = Base.find(run, events)
+    checkpoint, encoder, projection, version = base.checkpoint, base.encoder, base.projection, base.version
     settings = run.sample if prompts is None else run.sample.model_copy(update={"prompts": list(prompts)})
     wanted = read_prompts(settings, [] if settings.prompts is not None else _first_captions(run))
     if not wanted:

@@ -67,6 +67,7 @@ class CheckpointInfo:
     blocks: int = 0
     distilled: bool = False
     model_version: str = ""
+    missing: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -164,6 +165,7 @@ def describe(file: TensorFile) -> CheckpointInfo:
         return CheckpointInfo(
             kind="part",
             family="the transformer alone" if len(parts) == 1 else "",
+            missing=missing,
             problems=[f"{path.name} is only a part of a checkpoint: it has {found} but lacks {lacking}. {WANTED}"],
             **facts,
         )
@@ -172,17 +174,23 @@ def describe(file: TensorFile) -> CheckpointInfo:
 
 
 def require_trainable(
-    path: Path | str, expected_version: str = "auto", check: str = "warn", events: Events | None = None
+    path: Path | str,
+    expected_version: str = "auto",
+    check: str = "warn",
+    events: Events | None = None,
+    text_elsewhere: bool = False,
 ) -> CheckpointInfo:
     """Probe `path` and raise CheckpointError unless it can be trained on.
 
     `expected_version` is "auto", "2.0" or "2.3"; where the file is another, `check` says what happens: "off" nothing,
-    "warn" a message, "error" a CheckpointError. Warnings go to `events`.
+    "warn" a message, "error" a CheckpointError. Warnings go to `events`. `text_elsewhere`: the text projection and the
+    connectors come from another checkpoint and may be missing here.
     """
     assert check in ("off", "warn", "error"), check
     events = events or Events()
     info = probe(path)
-    if info.problems:
+    lacks_text_only = bool(info.missing) and set(info.missing) <= {"connectors", "text_projection"}
+    if info.problems and not (text_elsewhere and lacks_text_only):
         raise CheckpointError("\n".join(info.problems))
     if expected_version != "auto" and expected_version != info.version and check != "off":
         text = (

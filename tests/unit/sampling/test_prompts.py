@@ -61,3 +61,41 @@ def test_an_empty_file_is_an_error(tmp_path):
     (tmp_path / "p.txt").write_text("# nothing\n")
     with pytest.raises(ConfigError, match="no prompt"):
         read_prompts(SampleSettings(prompts=tmp_path / "p.txt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.json", '{"fox": "A fox --d 3", "hen": "A hen"}'),
+        ("p.json", '["A fox --d 3", {"prompt": "A hen"}]'),
+        ("p.json", '[{"prompt": "A fox", "seed": 3}, {"prompt": "A hen", "enum": 1}]'),
+        (
+            "p.toml",
+            "[prompt]\nwidth = 768\n"
+            '[[prompt.subset]]\nprompt = "A fox"\nseed = 3\n[[prompt.subset]]\nprompt = "A hen"\n',
+        ),
+    ],
+)
+def test_libraries_are_read(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    prompts = read_prompts(SampleSettings(prompts=tmp_path / name, seed=1))
+    assert [(prompt.text, prompt.seed, prompt.shape.width) for prompt in prompts] == [
+        ("A fox", 3, 768),
+        ("A hen", 1, 768),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("p.json", "{", "not valid JSON"),
+        ("p.json", "[3]", "expected prompts"),
+        ("p.json", '[{"seed": 3}]', "needs a prompt"),
+        ("p.json", '[{"prompt": "x", "sede": 3}]', "sede is not known"),
+        ("p.toml", "prompt = 3", r"\[prompt\]"),
+    ],
+)
+def test_a_wrong_library_says_what_is_wrong(tmp_path, name, text, says):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        read_prompts(SampleSettings(prompts=tmp_path / name))

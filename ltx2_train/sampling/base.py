@@ -1,0 +1,35 @@
+"""The base of a run, found good from headers alone: what caching, training and sampling all begin with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import RunConfig
+from ..events import Events
+from ..weights.probe import CheckpointInfo, require_trainable
+from ..weights.text_encoder import check_text_encoder
+
+
+@dataclass(frozen=True)
+class Base:
+    """The files of a run: `projection` has the text projection and the connectors, most often the checkpoint itself."""
+
+    checkpoint: Path
+    encoder: Path
+    projection: Path
+    info: CheckpointInfo
+    version: str
+
+    @classmethod
+    def find(cls, run: RunConfig, events: Events) -> Base:
+        """Check the files that `run` names against each other. Raises ConfigError and CheckpointError in seconds."""
+        checkpoint, encoder = run.need("model.checkpoint"), run.need("model.text_encoder")
+        other = None if run.model.text_projection is None else run.need("model.text_projection")
+        info = require_trainable(
+            checkpoint, run.model.version, run.model.version_check, events, text_elsewhere=other is not None
+        )
+        check_text_encoder(encoder, other or checkpoint)
+        assert info.version is not None, "a checkpoint that can be trained on has a version"
+        version = info.version if run.model.version == "auto" else run.model.version
+        return cls(checkpoint, encoder, other or checkpoint, info, version)
