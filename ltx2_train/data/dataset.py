@@ -83,13 +83,13 @@ class SharedSettings(SoundSettings):
     min_seconds: float | None = Field(
         None,
         ge=0,
-        description="Shorter videos are left out. Default: no limit.",
+        description="Shorter videos and recordings are left out. Default: no limit.",
         json_schema_extra={"unit": "s", "advanced": True},
     )
     max_seconds: float | None = Field(
         None,
         gt=0,
-        description="Longer videos are left out. Default: no limit.",
+        description="Longer videos, and recordings that are not cut, are left out. Default: no limit.",
         json_schema_extra={"unit": "s", "advanced": True},
     )
     pad_short: Literal["skip", "pad"] = Field(

@@ -141,7 +141,7 @@ def with_captions(
                 warnings.append(warning)
         if not candidate.caption:
             where = beside.name if beside is not None else "its line in the list"
-            skipped.append(Skipped(candidate.path, f"empty caption: write what is to be seen into {where}"))
+            skipped.append(Skipped(candidate.path, f"empty caption: write what is to be seen or heard into {where}"))
             continue
         candidate.caption = with_trigger(candidate.caption, entry.trigger_word)
         ready.append(candidate)
@@ -183,7 +183,8 @@ class SoundFinder:
             for ending in endings:
                 if ending in found:
                     return found[ending], ""
-        return None, f"no {candidate.path.stem}{entry.audio_extension} in {folder}; add it, or correct audio_source"
+        key = "audio_source" if entry.audio_files_directory is None else "audio_files_directory"
+        return None, f"no {candidate.path.stem}{entry.audio_extension} in {folder}; add it, or correct {key}"
 
     def reference(self, candidate: Candidate) -> Path | None:
         """The reference sound of a medium, or None."""
