@@ -98,3 +98,26 @@ def run_file(cached_folder: Path, tmp_path: Path) -> Path:
     """A run file of its own for one test, with clip and caches in place."""
     shutil.copytree(cached_folder, tmp_path / "work")
     return tmp_path / "work" / "run.toml"
+
+
+@pytest.fixture(scope="session")
+def cached_sound_folder(tiny, drawn_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `cached_folder`, for the mode av: the caches hold the sound too; read only, see `sound_run_file`."""
+    from ltx2_train import build_caches, load_run
+
+    folder = tmp_path_factory.mktemp("sound_run")
+    (folder / "clips").mkdir()
+    shutil.copy2(drawn_clip, folder / "clips" / "clip.mp4")
+    (folder / "clips" / "clip.txt").write_text("a red ball bounces to a tune")
+    (folder / "dataset.toml").write_text(DATASET)
+    text = RUN.format(checkpoint=tiny.checkpoint, encoder=tiny.text_encoder)
+    (folder / "run.toml").write_text(text.replace("[model]\n", '[model]\nmode = "av"\n'))
+    build_caches(load_run(folder / "run.toml"))
+    return folder
+
+
+@pytest.fixture
+def sound_run_file(cached_sound_folder: Path, tmp_path: Path) -> Path:
+    """A run file of mode av of its own for one test, with clip and caches in place."""
+    shutil.copytree(cached_sound_folder, tmp_path / "work")
+    return tmp_path / "work" / "run.toml"

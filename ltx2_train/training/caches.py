@@ -18,13 +18,13 @@ from ..events import Events
 from ..models.audio_vae import AudioVAE
 from ..models.text import TextConnectors
 from ..models.video_vae import VideoVAE
+from ..sampling.base import Base
 from ..sampling.prompt_text import encoder_bytes, encoder_dtype, prompt_features
 from ..sampling.prompts import read_prompts
 from ..sampling.sample import prompt_folder
 from ..weights.fingerprint import part_fingerprint
 from ..weights.load import load_audio_vae, load_connectors, load_video_vae
-from ..weights.probe import require_trainable
-from ..weights.text_encoder import TextEncoder, check_text_encoder
+from ..weights.text_encoder import TextEncoder
 from .setup import needed_texts, text_fingerprints
 from .sound import require_sound
 
@@ -52,14 +52,12 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
     """Encode what is missing or stale of the dataset of `run`. Raises TrainerError; finished items are always kept."""
     events = events or Events()
     events.stage("check")
-    checkpoint, encoder = run.need("model.checkpoint"), run.need("model.text_encoder")
-    projection = run.model.text_projection or checkpoint
-    info = require_trainable(checkpoint, run.model.version, run.model.version_check, events)
+    base = Base.find(run, events)
+    checkpoint, encoder, projection, info = base.checkpoint, base.encoder, base.projection, base.info
     require_sound(info, run)
     mode = run.model.mode
     if mode != "audio" and "video_vae_encoder" not in info.parts:
         raise CheckpointError(f"{checkpoint.name} holds no video VAE (vae.encoder). Choose the full checkpoint file.")
-    check_text_encoder(encoder, projection)
     dataset = DatasetConfig.read(run.need("data.config"))
     device = pick_device(run.model.device)
     plan = plan_dataset(dataset, events)
@@ -88,8 +86,10 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
     text = encode_text(
         plan, open_encoder, text_fingerprints(encoder, projection), run.cache, events, open_connectors, device
     )
-    captions = list(dict.fromkeys(item.caption for item in plan.items))[:2]
-    texts = needed_texts(run, read_prompts(run.sample, captions) if run.sample.every else [])
+    captions = list(dict.fromkeys(item.caption for item in plan.items if not item.validation))[:2]
+    texts = needed_texts(run, read_prompts(run.sample, captions) if run.sample.wanted else [])
+    if run.sample.wanted and run.sample.validation_clips:
+        texts = list(dict.fromkeys([*texts, *(item.caption for item in plan.items if item.validation)]))
     if texts:
         prompt_features(texts, prompt_folder(run), encoder, projection, device, events)
     return CachesReport(latents, text, [f"{skipped.path.name}: {skipped.reason}" for skipped in plan.skipped], sound)

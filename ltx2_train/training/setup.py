@@ -29,17 +29,17 @@ from ..lora.targets import branch_of
 from ..models.transformer import LTXTransformer
 from ..models.video_vae import VideoVAE
 from ..optim import build_optimizer, build_schedule, describe_groups, parameter_groups
+from ..sampling.base import Base
 from ..sampling.prompt_text import prompt_features
-from ..sampling.prompts import Prompt, prompt_texts, read_prompts
+from ..sampling.prompts import Prompt, prompt_texts, read_prompts, validation_prompts
 from ..sampling.render import Renderer
 from ..sampling.sample import prompt_folder
 from ..sampling.sound import SoundParts
 from ..version import VERSION
 from ..weights.fingerprint import part_fingerprint
 from ..weights.load import load_connectors, load_transformer, load_video_vae
-from ..weights.probe import require_trainable
 from ..weights.reader import TensorFile
-from ..weights.text_encoder import check_text_encoder, text_fingerprint
+from ..weights.text_encoder import text_fingerprint
 from .contexts import EMPTY_PROMPT, ContextStore, streams_of
 from .metrics import MetricsLog
 from .run_folder import RunFolder, open_run, save_text
@@ -126,14 +126,10 @@ class Checked:
 def check(config: RunConfig, events: Events) -> Checked:
     """Find everything that can be wrong before a big file is read, and open the run folder."""
     events.stage("check")
-    checkpoint = config.need("model.checkpoint")
-    encoder = config.need("model.text_encoder")
-    projection = config.model.text_projection or checkpoint
+    files = Base.find(config, events)
+    checkpoint, encoder, projection, version = files.checkpoint, files.encoder, files.projection, files.version
     device = pick_device(config.model.device)
-    info = require_trainable(checkpoint, config.model.version, config.model.version_check, events)
-    version = info.version if config.model.version == "auto" else config.model.version
-    require_sound(info, config)
-    check_text_encoder(encoder, projection)
+    require_sound(files.info, config)
     dataset = DatasetConfig.read(config.need("data.config"))
     mode = config.model.mode
     data = TrainingSet.open(
@@ -146,7 +142,9 @@ def check(config: RunConfig, events: Events) -> Checked:
         audio_fingerprint=part_fingerprint(checkpoint, "audio_vae") if mode != "video" else "",
         audio=config.audio,
     )
-    prompts = read_prompts(config.sample, _captions(data)) if config.sample.every else []
+    prompts: list[Prompt] = []
+    if config.sample.wanted:
+        prompts = read_prompts(config.sample, _captions(data)) + validation_prompts(data.validation, config.sample)
     warn_of_captions(data.samples, events)
     require_heard(data.samples, mode)
     order = BatchOrder(

@@ -20,6 +20,7 @@ from ..shapes import AUDIO_LATENTS_PER_SECOND
 CHECK_AFTER = 100  # steps
 STARVING = 0.05  # share of the batches below which sound is hardly learned
 HEARING = ("audio", "v2a")  # branches of the model that make the sound
+STILL = 1e-6, 1e-4  # a branch that moved less than this, or than this share of what moved most, has not moved
 
 
 def norm_row(loras: LoraSet) -> dict[str, float]:
@@ -77,8 +78,8 @@ class SoundWatch:
         self._loras, self._mode, self._events = loras, mode, events
         self._steps = self._heard = 0
         self._done = mode == "video"
-        self._first = {} if self._done else self._norms()
-        if mode == "av" and not self._first:
+        self._first = {} if self._done else loras.norms()
+        if mode == "av" and not any(branch in HEARING for branch in self._first):
             self._done = True
             events.message(
                 "The LoRA has no audio layers, so the sound of the clips only informs the picture and is not learned. "
@@ -94,7 +95,7 @@ class SoundWatch:
         self._heard += heard
         if self._heard >= CHECK_AFTER:
             self._done = True
-            if self._norms() == self._first:
+            if not self._moved():
                 self._events.message(
                     f"After {self._heard} steps with sound the audio layers of the LoRA have not moved at all. Look "
                     "at train.audio_learning_rate, train.lr_args, loss.audio_weight and audio_loss_weight of the "
@@ -118,5 +119,7 @@ class SoundWatch:
         self._steps, self._heard, self._done = int(state["steps"]), int(state["heard"]), bool(state["done"])
         self._first = {str(branch): float(value) for branch, value in state["first"].items()}
 
-    def _norms(self) -> dict[str, float]:
-        return {branch: value for branch, value in self._loras.norms().items() if branch in HEARING}
+    def _moved(self) -> bool:
+        way = {branch: abs(value - self._first.get(branch, 0.0)) for branch, value in self._loras.norms().items()}
+        heard = max((value for branch, value in way.items() if branch in HEARING), default=0.0)
+        return heard > max(STILL[0], STILL[1] * max(way.values()))

@@ -1,0 +1,182 @@
+"""A batch's losses: each sample's own, whatever lies beside it; and nothing is computed for a stream that is absent."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ltx2_train.config import make_run
+from ltx2_train.data.batches import Batch
+from ltx2_train.data.loader import Sample
+from ltx2_train.shapes import LatentShape
+from ltx2_train.training.sound import Sound, encode_silence
+from ltx2_train.training.step import training_step
+from ltx2_train.weights.load import load_audio_vae, load_transformer
+
+SHAPE = LatentShape(2, 2, 2)
+
+
+@pytest.fixture(scope="module")
+def models(tiny):
+    return {mode: load_transformer(tiny.checkpoint, mode, torch.float32) for mode in ("video", "av", "audio")}
+
+
+def make_sample(name: str, kind: str = "video", steps: int = 0) -> Sample:
+    return Sample(name, SHAPE, 25.0, "", Path(name), Path(name), kind=kind, audio_steps=steps)
+
+
+def make_batch(lengths: list[int], picture: bool = True, longest: int | None = None, seed: int = 0) -> Batch:
+    """A batch of clips, or of recordings, with sounds of `lengths` steps; what is filled up holds nonsense."""
+    generator = torch.Generator().manual_seed(seed)
+    count, longest = len(lengths), max(lengths) if longest is None else longest
+    latents = torch.randn(count, 128, SHAPE.frames, SHAPE.height, SHAPE.width, generator=generator)
+    audio = torch.randn(count, 8, longest, 16, generator=generator) if longest else None
+    mask = None if audio is None else torch.arange(longest)[None] < torch.tensor(lengths)[:, None]
+    samples = [make_sample(str(i), "video" if picture else "audio", n) for i, n in enumerate(lengths)]
+    return Batch(latents if picture else None, samples, 25.0, 0, 0, audio, mask)
+
+
+def losses(models, batch: Batch, mode: str = "av", silence=None, **settings):
+    run = make_run({"model": {"mode": mode}, **settings})
+    model = models[mode]
+    generator = torch.Generator().manual_seed(5)
+    count = len(batch.samples)
+    widths = {"video": model.config.cross_attention_dim, "audio": model.config.audio_cross_attention_dim}
+    if not model.config.projects_captions:
+        widths = {"video": model.config.video.width, "audio": model.config.audio.width}
+    contexts = {
+        stream: torch.randn(1, 8, widths[stream], generator=generator).expand(count, -1, -1)
+        for stream in (("video", "audio") if mode == "av" else (mode,))
+    }
+    sound = None if mode == "video" else Sound(run, silence)
+    return training_step(model, batch, contexts, run, "2.3", torch.Generator().manual_seed(1), sound)
+
+
+def with_noise_in(batch: Batch, where: torch.Tensor) -> Batch:
+    """The batch with other numbers in its sound where `where` [B, T] is true."""
+    other = torch.where(where[:, None, :, None], torch.full_like(batch.audio, 7.0), batch.audio)
+    return Batch(batch.latents, batch.samples, batch.fps, 0, 0, other, batch.audio_mask)
+
+
+@pytest.mark.parametrize("picture", [True, False])
+def test_what_fills_up_a_sound_changes_no_loss(models, picture):
+    batch = make_batch([6, 4, 6], picture)
+    terms, changed = losses(models, batch), losses(models, with_noise_in(batch, ~batch.audio_mask))
+    assert torch.allclose(terms.loss, changed.loss, atol=1e-5)
+    assert terms.audio.shape == (3,)
+
+
+def test_a_silent_clip_in_a_batch_is_what_it_is_in_video_mode(models):
+    batch = make_batch([6, 0, 6])
+    both, alone = losses(models, batch), losses(models, batch, "video")
+    av_only = load_losses_without_sound(models, batch)
+    assert torch.allclose(both.video[1], av_only.video[1], atol=1e-5)
+    assert torch.allclose(av_only.video, alone.video, atol=1e-5)
+    assert both.audio.shape == (2,)
+    assert torch.allclose(both.loss[1], both.video[1])
+
+
+def load_losses_without_sound(models, batch):
+    return losses(models, Batch(batch.latents, batch.samples, batch.fps, 0, 0))
+
+
+def test_losses_come_back_in_the_order_of_the_samples(models):
+    batch = make_batch([6, 0, 4])
+    terms = losses(models, batch)
+    louder = losses(models, with_noise_in(batch, torch.tensor([[False], [False], [True]]).expand(3, 6)))
+    changed = (terms.loss - louder.loss).abs() > 1e-4
+    assert changed.tolist() == [False, False, True]
+
+
+def test_the_picture_gets_the_same_noise_with_sound_and_without(models):
+    batch = make_batch([6, 6])
+    with_sound, without = losses(models, batch), losses(models, batch, "video")
+    assert torch.equal(with_sound.sigma, without.sigma)
+
+
+def test_sound_has_the_noise_level_of_its_picture_or_one_of_its_own(models):
+    batch = make_batch([6, 6])
+    assert torch.equal(*(losses(models, batch).__dict__[name] for name in ("sigma", "audio_sigma")))
+    own = losses(models, batch, audio={"independent_timestep": True})
+    assert not torch.equal(own.sigma, own.audio_sigma)
+    assert torch.equal(own.sigma, losses(models, batch).sigma)
+
+
+def test_weights_of_both_streams_and_of_a_dataset_count(models):
+    batch = make_batch([6])
+    plain = losses(models, batch)
+    assert torch.allclose(plain.loss, plain.video + plain.audio)
+    weighed = losses(models, batch, loss={"video_weight": 0.5, "audio_weight": 3.0})
+    assert torch.allclose(weighed.loss, 0.5 * plain.video + 3 * plain.audio)
+    own = [Sample("0", SHAPE, 25.0, "", Path("0"), Path("0"), audio_steps=6, audio_loss_weight=2.0)]
+    batch = Batch(batch.latents, own, 25.0, 0, 0, batch.audio, batch.audio_mask)
+    assert torch.allclose(losses(models, batch).loss, plain.video + 2 * plain.audio)
+
+
+def test_silence_is_encoded_silence_and_weighs_what_is_set(models, tiny):
+    silence = encode_silence(load_audio_vae(tiny.checkpoint, decoder=False))
+    assert silence.shape == (8, 101, 16)
+    assert torch.allclose(silence[:, 60:], silence[:, 60:61].expand(-1, 41, -1), atol=1e-4)
+    assert silence.abs().max() > 0.01, "silence is not zeros"
+    batch = Batch(make_batch([0]).latents, [make_sample("0")], 25.0, 0, 0)
+    half = losses(models, batch, silence=silence, audio={"silence_regularizer": True, "silence_weight": 0.5})
+    whole = losses(models, batch, silence=silence, audio={"silence_regularizer": True, "silence_weight": 1.0})
+    assert half.audio is None
+    assert torch.allclose(whole.loss - whole.video, 2 * (half.loss - half.video), rtol=1e-5)
+    assert (whole.loss > whole.video).all()
+
+
+def calls(model, work) -> Counter:
+    """How often the modules of each side ran: names with audio_ and the others of the blocks."""
+    counts: Counter = Counter()
+    hooks = []
+    for name, module in model.named_modules():
+        if name and not list(module.children()):
+            side = "audio" if "audio" in name else "video"
+            hooks.append(module.register_forward_pre_hook(lambda *_, side=side: counts.update([side])))
+    try:
+        work()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return counts
+
+
+def flops(work) -> int:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def test_video_mode_has_no_audio_parameter_and_computes_nothing_for_sound(models):
+    assert not [name for name, _ in models["video"].named_parameters() if "audio" in name]
+    batch = make_batch([6])
+    silent = Batch(batch.latents, batch.samples, batch.fps, 0, 0)
+    assert flops(lambda: losses(models, batch, "video")) == flops(lambda: losses(models, silent, "video"))
+
+
+def test_audio_mode_has_no_video_parameter(models):
+    names = [name for name, _ in models["audio"].named_parameters()]
+    assert names
+    assert not [name for name in names if "audio" not in name]
+    assert losses(models, make_batch([6, 4], picture=False), "audio").video is None
+
+
+def test_a_batch_without_sound_costs_an_audio_video_model_what_it_costs_a_video_model(models):
+    batch = make_batch([0, 0], longest=0)
+    ran = calls(models["av"], lambda: losses(models, batch))
+    assert ran["audio"] == 0
+    assert ran["video"] > 0
+    assert flops(lambda: losses(models, batch)) == flops(lambda: losses(models, batch, "video"))
+
+
+def test_a_recording_costs_an_audio_video_model_what_it_costs_an_audio_model(models):
+    batch = make_batch([6, 6], picture=False)
+    ran = calls(models["av"], lambda: losses(models, batch))
+    assert ran["video"] == 0
+    assert ran["audio"] > 0
+    assert flops(lambda: losses(models, batch)) == flops(lambda: losses(models, batch, "audio"))
