@@ -24,7 +24,6 @@ import numpy as np
 
 from .sound_media import (
     AUDIO_SUFFIXES,
-    JITTER_SECONDS,
     Sound,
     SoundInfo,
     as_floats,
@@ -37,6 +36,7 @@ __all__ = ["AUDIO_SUFFIXES", "Prepared", "Sound", "SoundInfo", "prepare", "probe
 
 SAME_LENGTH_SECONDS = 0.005
 TAIL_SECONDS = 0.2
+PADDED_SECONDS = 0.05  # less is missing at the end of many a clip, for sound comes in frames of its own
 SILENCE_DB = -60.0
 CLIPPED_LEVEL = 0.999
 CLIPPED_SHARE = 1e-3
@@ -60,7 +60,7 @@ def prepare(sound: Sound, length: float, rate: int, normalise: bool = False) -> 
         remarks["broken"] = f"{sound.broken} samples are not numbers; they were silenced"
     if sound.damaged:
         remarks["damaged"] = f"{sound.damaged} damaged parts were silenced"
-    if sound.missing > JITTER_SECONDS * sound.rate:
+    if sound.missing > PADDED_SECONDS * sound.rate:
         remarks["padded"] = f"the sound is {sound.missing / sound.rate:.2f} s shorter than the clip; silence was added"
     clipped = clipped_share(sound.samples)
     if clipped > CLIPPED_SHARE:

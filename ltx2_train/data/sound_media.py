@@ -26,6 +26,7 @@ SOUGHT_FORMATS = frozenset(("mov", "mp4", "matroska", "webm", "wav"))
 SEEK_FROM_SECONDS = 5.0
 PREROLL_SECONDS = 1.0
 INTEGER_SCALE = {np.dtype(np.uint8): 128.0, np.dtype(np.int16): 32768.0, np.dtype(np.int32): 2147483648.0}
+READABLE = frozenset(("u8", "s16", "s32", "flt", "dbl"))  # what PyAV makes arrays of
 MISCOUNTED_CHANNELS = 8  # PyAV finds more planes than there are
 UNREADABLE = "The file is damaged, cut short or not sound; export it again or remove it."
 JITTER_SECONDS = 0.02
@@ -136,8 +137,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
             if stream.codec_context is None:
                 raise DataError(f"{path}: its sound is in a codec that this FFmpeg cannot decode. Convert it.", path)
             yield container, stream
-    except (av.error.FFmpegError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except av.error.FFmpegError as error:
+        reason = error.strerror or str(error)
         raise DataError(f"The sound of {path} cannot be read: {reason}. {UNREADABLE}", path) from error
 
 
@@ -160,8 +161,11 @@ def _decode(decoder: Any, packet: Any) -> list[Any]:
 
 def as_floats(frame: Any) -> np.ndarray:
     """[C, N] of a decoded frame in float32, full scale at 1."""
-    if frame.format.is_planar and _channels(frame) >= MISCOUNTED_CHANNELS:
-        frame = _packed(frame)
+    packed = frame.format.packed.name
+    if packed not in READABLE:
+        frame = _packed(frame, "dbl")
+    elif frame.format.is_planar and _channels(frame) >= MISCOUNTED_CHANNELS:
+        frame = _packed(frame, packed)
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, _channels(frame)).T
@@ -172,10 +176,10 @@ def as_floats(frame: Any) -> np.ndarray:
     return ((samples.astype(np.float64) - middle) / scale).astype(np.float32)
 
 
-def _packed(frame: Any) -> Any:
+def _packed(frame: Any, kind: str) -> Any:
     import av
 
-    (packed,) = av.AudioResampler(frame.format.packed, frame.layout, frame.sample_rate).resample(frame)
+    (packed,) = av.AudioResampler(kind, frame.layout, frame.sample_rate).resample(frame)
     return packed
 
 

@@ -9,6 +9,7 @@ from media import moving_square, pitch, real_clip, tone, truncate, write_sound, 
 
 from ltx2_train.data.sound import (
     Sound,
+    as_floats,
     clipped_share,
     exactly,
     prepare,
@@ -144,6 +145,16 @@ def test_eight_channels_in_planes(tmp_path):
     assert sound.samples.shape[0] == 8
     for channel in (0, 1, 2, 4, 5, 6, 7):
         assert pitch(sound.samples[channel], 48000) == pytest.approx(200.0 * (channel + 1), rel=1e-3)
+
+
+def test_kinds_of_samples_that_make_no_array_are_converted(tmp_path):
+    import av
+
+    wave = tone(0.5, channels=2)
+    frame = av.AudioFrame.from_ndarray(wave.T.reshape(1, -1).copy(), format="flt", layout="stereo")
+    frame.sample_rate = 48000
+    (wide,) = av.AudioResampler("s64p", "stereo", 48000).resample(frame)
+    np.testing.assert_allclose(as_floats(wide), wave, atol=1e-6)
 
 
 def test_sound_that_ends_early_is_padded_and_counted(tmp_path):
