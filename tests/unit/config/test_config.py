@@ -57,6 +57,46 @@ def test_flags_of_the_community_trainer_are_understood():
     assert run.model.checkpoint == Path("/base/a.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("given", "mode"), [("v", "video"), ("av", "av"), ("va", "av"), ("a", "audio"), ("audio", "audio")]
+)
+def test_modes_go_by_their_short_names_too(given, mode):
+    assert make_run({"ltx2_mode": given}).model.mode == mode
+
+
+def test_flags_about_sound_are_understood():
+    run = make_run(
+        {
+            "flags": {
+                "audio_lr": 1e-5,
+                "lr_args": ["audio_attn=1e-6", "video_to_audio=5e-6"],
+                "caption_dropout_rate": 0.1,
+                "audio_loss_balance_mode": "ema_mag",
+                "independent_audio_timestep": True,
+                "audio_silence_regularizer": True,
+                "sample_merge_audio": False,
+                "ltx2_audio_dtype": "fp32",
+            }
+        }
+    )
+    assert run.train.audio_learning_rate == 1e-5
+    assert run.train.lr_args == {"audio_attn": 1e-6, "video_to_audio": 5e-6}
+    assert run.train.caption_dropout == 0.1
+    assert run.loss.balance.mode == "ema_mag"
+    assert run.audio.independent_timestep
+    assert run.audio.silence_regularizer
+    assert run.sample.audio == "separate"
+    assert run.cache.audio_latents_dtype == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("rates", "says"), [(["audio_"], "pattern=rate"), ({"(": 1e-4}, "regular expression"), ({"a": 2.0}, "at most 1")]
+)
+def test_learning_rates_by_pattern_are_checked(rates, says):
+    with pytest.raises(ConfigError, match=says):
+        make_run({"train": {"lr_args": rates}})
+
+
 def test_a_setting_given_under_two_names_is_refused():
     with pytest.raises(ConfigError, match="same setting"):
         make_run({"lora": {"rank": 8}, "network_dim": 16})
