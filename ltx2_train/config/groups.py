@@ -147,6 +147,12 @@ class SampleSettings(Settings):
         description="Steps between samples; 0 draws none while training.",
         json_schema_extra={"seed": "sample_every_n_steps"},
     )
+    every_epochs: int = Field(
+        0,
+        ge=0,
+        description="Passes over the data between samples, besides `every`; 0 is off.",
+        json_schema_extra={"seed": "sample_every_n_epochs", "advanced": True},
+    )
     at_start: bool = Field(
         True,
         description="Draw one before the first step, to compare with.",
@@ -250,6 +256,11 @@ class SampleSettings(Settings):
         description="Tiles of the decoder, which bound its memory.",
         json_schema_extra={"advanced": True},
     )
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is drawn while training."""
+        return bool(self.every or self.every_epochs)
 
     @model_validator(mode="before")
     @classmethod

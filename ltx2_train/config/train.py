@@ -102,6 +102,12 @@ class TrainSettings(Settings):
         description="Steps between saved LoRAs and states; 0 saves at the end only.",
         json_schema_extra={"seed": ["save_every_n_steps"]},
     )
+    save_every_epochs: int = Field(
+        0,
+        ge=0,
+        description="Passes over the data between saves, besides save_every; 0 is off.",
+        json_schema_extra={"seed": "save_every_n_epochs", "advanced": True},
+    )
     keep_states: int = Field(
         4,
         ge=1,

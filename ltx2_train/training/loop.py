@@ -72,7 +72,7 @@ def _loop(run: Run, events: Events) -> RunResult:
     batches = Batches(run.data, run.order, run.place, settings.data.prefetch)
     bad = 0
     try:
-        if run.step == 0 and settings.sample.every and settings.sample.at_start:
+        if run.step == 0 and settings.sample.wanted and settings.sample.at_start:
             _draw(run)
         events.stage("train", run.total)
         run.folder.write_manifest("running", run.step, total=run.total)
@@ -89,6 +89,7 @@ def _loop(run: Run, events: Events) -> RunResult:
             run.scaler.update()
             run.schedule.step()
             run.optimizer.zero_grad(set_to_none=True)
+            epoch_ended = place[0] if place[0] > run.place[0] else 0
             run.step, run.place = run.step + 1, place
             clean = True
             if run.sound is not None:
@@ -111,9 +112,10 @@ def _loop(run: Run, events: Events) -> RunResult:
                 _report_bad(run, names, bad, events)
             run.watch.step(heard=terms["loss_audio"] is not None)
             last = run.step == run.total
-            if last or (settings.train.save_every and run.step % settings.train.save_every == 0):
+            if last or _due(run.step, settings.train.save_every, epoch_ended, settings.train.save_every_epochs):
                 lora = save(run, events, "finished" if last else "running", final=last)
-            if settings.sample.every and (last or run.step % settings.sample.every == 0):
+            draw = _due(run.step, settings.sample.every, epoch_ended, settings.sample.every_epochs)
+            if draw or (last and settings.sample.wanted):
                 _draw(run)
                 events.stage("train", run.total)
         if lora is None:  # the run had finished before
@@ -198,6 +200,12 @@ def _generator(seed: int, step: int, micro: int, purpose: int = 0) -> torch.Gene
     """Randomness of one micro-step, a function of its number alone; each purpose has its own."""
     mixed = seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + micro * 0x94D049BB133111EB
     return torch.Generator().manual_seed((mixed + purpose * 0xD6E8FEB86659FD93) & (2**63 - 1))
+
+
+def _due(step: int, every: int, epoch_ended: int, every_epochs: int) -> bool:
+    """Whether step or epoch (0: none ended with this step) is one of every so many."""
+    by_step = bool(every) and step % every == 0
+    return by_step or bool(every_epochs and epoch_ended and epoch_ended % every_epochs == 0)
 
 
 def _report_bad(run: Run, names: list[str], bad: int, events: Events) -> None:

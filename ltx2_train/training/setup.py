@@ -370,7 +370,7 @@ def _loading(events: Events, done: int, total: int) -> None:
 
 def check_settings(config: RunConfig) -> None:
     """Cross-checks between groups that need no file. Raises ConfigError."""
-    if config.sample.every and config.sample.every > config.train.steps and not config.sample.at_start:
+    if not config.sample.every_epochs and config.sample.every > config.train.steps and not config.sample.at_start:
         raise ConfigError(
             f"sample.every is {config.sample.every} but the run has {config.train.steps} steps and sample.at_start is "
             "off, so no sample would be drawn. Lower sample.every or set it to 0."

@@ -134,7 +134,7 @@ def require_sound(info: CheckpointInfo, run: RunConfig) -> None:
     mode = run.model.mode
     if mode == "video":
         return
-    heard = mode == "audio" or (run.sample.every > 0 and run.sample.audio != "off")
+    heard = mode == "audio" or (run.sample.wanted and run.sample.audio != "off")
     needed = {"audio_vae": "audio VAE", "vocoder": "vocoder"} if heard else {"audio_vae": "audio VAE"}
     missing = [name for part, name in needed.items() if part not in info.parts]
     if missing:

@@ -299,3 +299,58 @@ def test_an_image_can_be_the_first_frame(run_file):
     files = sample(load_run(run_file, ["sample.prompts=prompts.txt"]), None, run_file.parent / "drawn")
     plain = sample(load_run(run_file, ["sample.seed=5"]), None, run_file.parent / "drawn", prompts=["a ball"])
     assert not torch.equal(files[0].latents[:, :1], plain[0].latents[:, :1])
+
+
+def test_saves_and_samples_can_be_counted_in_epochs(run_file):
+    more = ["train.steps=7", "train.save_every_epochs=1", "sample.every_epochs=2", "sample.at_start=false"]
+    folder = train(load_run(run_file, more)).folder  # three windows a pass
+    saved = sorted(path.name for path in (folder / "lora").glob("*.safetensors"))
+    assert saved == ["r-step00000003.safetensors", "r-step00000006.safetensors", "r.safetensors"]
+    drawn = sorted(path.name[:11] for path in (folder / "samples").glob("*.mp4"))
+    assert drawn == ["step_000006", "step_000007"]
+
+
+def test_text_in_the_full_form_trains_as_well(run_file):
+    from ltx2_train import build_caches
+
+    compact = train(load_run(run_file, ["run.name=compact"]))
+    more = ["cache.text_form=full", "cache.text_dtype=fp32"]
+    build_caches(load_run(run_file, more))
+    assert (run_file.parent / "cache" / "clip_ltx2_te.safetensors").exists()
+    full = train(load_run(run_file, [*more, "run.name=full"]))
+    losses = [[row["loss"] for row in read_rows(run.folder / "metrics.jsonl")] for run in (full, compact)]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-2)
+
+
+def test_validation_clips_are_drawn_from_their_first_frame(run_file):
+    from ltx2_train import build_caches
+
+    dataset = run_file.parent / "dataset.toml"
+    clips = run_file.parent / "held_out"
+    clips.mkdir()
+    for ending in ("mp4", "txt"):
+        (clips / f"v.{ending}").write_bytes((run_file.parent / "clips" / f"clip.{ending}").read_bytes())
+    dataset.write_text(
+        dataset.read_text()
+        + '\n[[validation_datasets]]\nvideo_directory = "held_out"\ncache_directory = "held_cache"\n'
+    )
+    run = load_run(run_file, ["sample.every=6", "sample.validation_clips=1", "sample.at_start=false"])
+    build_caches(run)
+    folder = train(run).folder
+    assert len(list((folder / "samples").glob("step_000006_p*.mp4"))) == 2
+
+
+def test_the_text_parts_may_lie_in_another_checkpoint(run_file, tiny):
+    from safetensors.torch import load_file, save_file
+
+    from ltx2_train.weights.reader import TensorFile
+
+    bare = run_file.parent / "bare.safetensors"
+    tensors = load_file(tiny.checkpoint)
+    with TensorFile(tiny.checkpoint) as file:
+        kept = {name: value for name, value in tensors.items() if "embeddings_connector" not in name
+                and not name.startswith("text_embedding_projection")}  # fmt: skip
+        save_file(kept, str(bare), file.metadata)
+    with pytest.raises(TrainerError, match="text projection"):
+        train(load_run(run_file, [f"model.checkpoint={bare}"]))
+    assert train(load_run(run_file, [f"model.checkpoint={bare}", f"model.text_projection={tiny.checkpoint}"])).step == 6
