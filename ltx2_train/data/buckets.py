@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..shapes import SPATIAL_FACTOR, floor_side
+from ..shapes import SPATIAL_FACTOR, floor_frames, floor_side
 
 
 def bucket_sizes(width: int, height: int) -> list[tuple[int, int]]:
@@ -28,6 +28,40 @@ def bucket_sizes(width: int, height: int) -> list[tuple[int, int]]:
         if long > 0:
             sizes.update({(short, long), (long, short)})
     return sorted(sizes)
+
+
+@dataclass(frozen=True)
+class ExplicitBuckets:
+    """Sizes that the dataset lists as (width, height, frames), in place of resolution, buckets and target_frames."""
+
+    sizes: tuple[tuple[int, int, int], ...]
+
+    def choose(self, width: int, height: int, frames: int) -> tuple[int, int, int] | None:
+        """The size for a medium of `frames` frames: the longest that it fills, then the nearest shape; None: too short.
+
+        An image (1 frame) takes a size of one frame where one is listed, else the nearest shape of all.
+        """
+        usable = [size for size in self.sizes if size[2] <= frames]
+        if not usable and frames == 1:
+            usable = [(wide, high, 1) for wide, high, _ in self.sizes]
+        longest = max((size[2] for size in usable), default=0)
+        fitting = [size for size in usable if size[2] == longest]
+        return min(fitting, key=lambda size: abs(size[0] / size[1] - width / height), default=None)
+
+
+def parse_bucket(text: str) -> tuple[int, int, int]:
+    """ "768x512x49" as (width, height, frames). Raises ValueError with what is wrong."""
+    parts = text.lower().replace(" ", "").split("x")
+    if len(parts) != 3 or not all(part.isdigit() for part in parts):
+        raise ValueError(f"{text!r} is not of the form WIDTHxHEIGHTxFRAMES, for example 768x512x49")
+    width, height, frames = (int(part) for part in parts)
+    if not width or not height or width % SPATIAL_FACTOR or height % SPATIAL_FACTOR:
+        raise ValueError(f"{text!r}: width and height must be multiples of {SPATIAL_FACTOR}")
+    if frames < 1 or floor_frames(frames) != frames:
+        raise ValueError(
+            f"{text!r}: frames must be 8n+1 (1, 9, 17, 25 ...), {floor_frames(max(frames, 1))} is the next below"
+        )
+    return width, height, frames
 
 
 @dataclass(frozen=True)

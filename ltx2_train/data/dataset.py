@@ -17,6 +17,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from ..errors import ConfigError, DataError
 from ..settings import Settings, parse
 from ..shapes import SPATIAL_FACTOR
+from .buckets import parse_bucket
 from .sound_settings import SoundSettings
 
 SOURCE_KEYS = (
@@ -55,6 +56,12 @@ class SharedSettings(SoundSettings):
     bucket_no_upscale: bool = Field(
         False, description="With buckets: media smaller than the resolution keep their own size."
     )
+    resolution_buckets: tuple[str, ...] = Field(
+        (),
+        description='Sizes as "WIDTHxHEIGHTxFRAMES", for example ["768x512x49", "512x512x97"]: each clip takes the '
+        "longest that it fills, then the nearest shape. They replace resolution, enable_bucket and target_frames.",
+        json_schema_extra={"advanced": True},
+    )
     cache_directory: Path | None = Field(
         None, description="Folder for cached latents and text; one for each dataset. Default: the media folder."
     )
@@ -74,6 +81,12 @@ class SharedSettings(SoundSettings):
         1, ge=1, description="Number of windows of `uniform`.", json_schema_extra={"advanced": True}
     )
     max_frames: int = Field(129, ge=1, description="Longest window of `full`.", json_schema_extra={"unit": "frames"})
+    frame_interval: int = Field(
+        1,
+        ge=1,
+        description="`full`: lengths are rounded down to a multiple of this (plus one), so that clips share lengths.",
+        json_schema_extra={"unit": "frames", "advanced": True},
+    )
     min_frames: int = Field(
         1,
         ge=1,
@@ -121,6 +134,17 @@ class SharedSettings(SoundSettings):
         if not value:
             raise ValueError("must name an ending such as '.txt' or '.wav'")
         return value if value.startswith(".") else "." + value
+
+    @field_validator("resolution_buckets", mode="before")
+    @classmethod
+    def _bucket_list(cls, value: Any) -> Any:
+        # the official trainer's form is one string, "960x544x49;512x512x81"
+        return [part for part in value.split(";") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("resolution_buckets")
+    @classmethod
+    def _bucket_sizes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple("x".join(str(number) for number in parse_bucket(text)) for text in value)
 
     @field_validator("resolution", mode="before")
     @classmethod

@@ -121,14 +121,16 @@ def windows(
     samples: int = 1,
     max_frames: int = 129,
     pad: bool = False,
+    interval: int = 1,
 ) -> list[Window]:
     """The windows that are cut from a clip of `frames` output frames, in order and without duplicates.
 
     `targets` are 8n+1 already. With `pad`, a clip that is at most 8 frames short of the smallest target yields one
-    window of that length. An empty list means the clip is too short.
+    window of that length. `interval` rounds the one window of `full` down. An empty list means the clip is too short.
     """
     if extraction == "full":
-        count = floor_frames(min(frames, max_frames))
+        longest = min(frames, max_frames)
+        count = floor_frames((longest - 1) // interval * interval + 1)
         return [Window(0, count)] if count else []
     found: dict[Window, None] = {}
     for target in targets:

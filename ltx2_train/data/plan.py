@@ -18,7 +18,7 @@ from ..errors import DataError
 from ..events import Events
 from ..shapes import LatentShape, VideoShape
 from . import frames as timing
-from .buckets import BucketSelector
+from .buckets import BucketSelector, ExplicitBuckets, parse_bucket
 from .caches import (
     AUDIO_SUFFIX,
     LATENT_SUFFIX,
@@ -234,7 +234,7 @@ class _Cutter:
         entry = self.settings
         if media.kind == "image":
             line = timing.Timeline((0,), IMAGE_FPS, entry.target_fps, False)
-            cut = [timing.Window(0, 1)]
+            cut, explicit = [timing.Window(0, 1)], self._explicit(media, 1)
         else:
             if entry.kind == "image":
                 return [], "it is a video; list it in video_jsonl_file"
@@ -242,11 +242,12 @@ class _Cutter:
             if reason := self._seconds(media.duration):
                 return [], reason
             line = timing.timeline(media.path.name, media.times, media.fps, entry.target_fps, entry.source_fps)
-            cut, reason = self._windows(line)
+            explicit = self._explicit(media, line.frames)
+            cut, reason = self._windows(line, explicit)
             if reason:
                 return [], f"{reason} ({media.frames} frames at {line.source_fps:.2f} fps in the file)"
         source = Source(media, candidate.caption or "", candidate.stem, entry.caches, line)
-        width, height = self.buckets.choose(media.width, media.height)
+        width, height = explicit[:2] if explicit else self.buckets.choose(media.width, media.height)
         apart, silence = self._sound_of(media, candidate)
         overridden = entry.source_fps is not None
         items = []
@@ -307,19 +308,33 @@ class _Cutter:
             return f"too long: {duration:.2f} s, max_seconds is {entry.max_seconds:g}"
         return None
 
-    def _windows(self, line: timing.Timeline) -> tuple[list[timing.Window], str | None]:
+    def _explicit(self, media: MediaInfo, frames: int) -> tuple[int, int, int] | None:
+        """The listed size for a medium, where the dataset lists sizes and one fits."""
+        sizes = tuple(parse_bucket(text) for text in self.settings.resolution_buckets)
+        return ExplicitBuckets(sizes).choose(media.width, media.height, frames)
+
+    def _windows(
+        self, line: timing.Timeline, explicit: tuple[int, int, int] | None
+    ) -> tuple[list[timing.Window], str | None]:
         entry = self.settings
+        targets, extraction = self.targets, entry.frame_extraction
+        if entry.resolution_buckets:
+            if explicit is None:
+                shortest = min(parse_bucket(text)[2] for text in entry.resolution_buckets)
+                return [], f"too short: {line.frames} frames, the shortest of resolution_buckets is {shortest}"
+            targets, extraction = (explicit[2],), "head" if extraction == "full" else extraction
         rate = f"{line.frames} frames at {entry.target_fps:g} fps"
         if line.frames < entry.min_frames:
             return [], f"too short: {rate}, min_frames is {entry.min_frames}"
         cut = timing.windows(
             line.frames,
-            self.targets,
-            entry.frame_extraction,
+            targets,
+            extraction,
             stride=entry.frame_stride,
             samples=entry.frame_sample,
             max_frames=entry.max_frames,
             pad=entry.pad_short == "pad",
+            interval=entry.frame_interval,
         )
         if cut:
             return cut, None
@@ -334,7 +349,8 @@ def _plan_one(
     targets, notes = timing.floor_targets(entry.target_frames)
     if entry.kind == "video" and entry.frame_extraction != "full":
         warnings += [f"{name}: {note}" for note in notes]
-        if "target_frames" not in entry.model_fields_set and targets == (1,):
+        given = entry.model_fields_set & {"target_frames", "resolution_buckets"}
+        if not given and targets == (1,):
             warnings.append(
                 f"{name}: target_frames is not set, so one frame of each video is used. For motion give lengths, "
                 "for example target_frames = [49]."

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ltx2_train.data.buckets import BucketSelector, bucket_sizes, cover
+from ltx2_train.data.buckets import BucketSelector, ExplicitBuckets, bucket_sizes, cover, parse_bucket
 
 
 def test_sizes_are_multiples_of_32_within_the_area_and_come_in_both_directions():
@@ -43,3 +43,26 @@ def test_cover_leaves_no_gap_and_crops_around_the_centre(picture):
     assert abs((w - 512) - 2 * left) <= 1
     assert abs((h - 288) - 2 * top) <= 1
     assert w == 512 or h == 288
+
+
+@pytest.mark.parametrize(
+    ("medium", "chosen"),
+    [
+        ((1280, 720, 130), (768, 448, 97)),  # the longest it fills, of the nearest shape
+        ((720, 1280, 130), (448, 768, 97)),
+        ((1280, 720, 60), (768, 512, 49)),
+        ((1280, 720, 40), None),
+        ((1000, 1000, 1), (448, 768, 1)),  # no size of one frame is listed: the nearest shape
+    ],
+)
+def test_listed_sizes_are_chosen_by_length_then_shape(medium, chosen):
+    sizes = tuple(parse_bucket(text) for text in ("768x448x97", "448x768x97", "768x512x49"))
+    assert ExplicitBuckets(sizes).choose(*medium) == chosen
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("768x512", "WIDTHxHEIGHTxFRAMES"), ("770x512x9", "multiples of 32"), ("768x512x50", "8n")]
+)
+def test_a_wrong_size_is_explained(text, says):
+    with pytest.raises(ValueError, match=says):
+        parse_bucket(text)
