@@ -280,7 +280,7 @@ def test_a_video_in_a_list_of_images_is_pointed_out(tmp_path):
 def test_listed_sizes_decide_size_and_length(tmp_path):
     clips = tmp_path / "clips"
     for name, frames in (("long", 60), ("short", 20), ("tiny", 5)):
-        write_video(clips / f"{name}.mp4", moving_square(frames))
+        write_video(clips / f"{name}.mp4", moving_square(frames, 128, 96))
         (clips / f"{name}.txt").write_text(name)
     plan = plan_dataset(one_video(tmp_path, resolution_buckets="96x64x49;64x64x17"))
     assert sorted((item.source.stem, item.width, item.height, item.window.count) for item in plan.items) == [
@@ -293,7 +293,7 @@ def test_listed_sizes_decide_size_and_length(tmp_path):
 def test_full_lengths_can_be_rounded_to_an_interval(tmp_path):
     clips = tmp_path / "clips"
     for frames in (46, 50, 60):
-        write_video(clips / f"{frames}.mp4", moving_square(frames))
+        write_video(clips / f"{frames}.mp4", moving_square(frames, 128, 96))
         (clips / f"{frames}.txt").write_text("x")
     plan = plan_dataset(one_video(tmp_path, frame_extraction="full", frame_interval=24))
     assert sorted(item.window.count for item in plan.items) == [25, 49, 49]
