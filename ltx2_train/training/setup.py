@@ -72,6 +72,7 @@ class Run:
     checkpoint_shapes: Mapping[str, tuple[int, ...]]
     sound: Sound | None
     watch: SoundWatch
+    audio_group: int | None
     step: int = 0
     place: tuple[int, int] = (0, 0)
     log: MetricsLog | None = None
@@ -79,13 +80,7 @@ class Run:
     def rates(self) -> dict[str, float | None]:
         """The learning rates now: that of the first layer, and that of the first audio layer where there is one."""
         rates = self.schedule.get_last_lr()
-        audio = {id(layer.lora_A) for path, layer in self.loras.layers.items() if branch_of(path) == "audio"}
-        of_audio = [
-            rate
-            for group, rate in zip(self.optimizer.param_groups, rates, strict=True)
-            if any(id(parameter) in audio for parameter in group["params"])
-        ]
-        return {"lr": rates[0], "lr_audio": of_audio[0] if of_audio else None}
+        return {"lr": rates[0], "lr_audio": None if self.audio_group is None else rates[self.audio_group]}
 
     def close(self) -> None:
         """Free files and memory; the folder can be opened by another run then."""
@@ -230,10 +225,18 @@ def load(checked: Checked, events: Events) -> Run:
         checkpoint_shapes=shapes,
         sound=sound,
         watch=SoundWatch(loras, config.model.mode, events),
+        audio_group=_audio_group(loras, groups),
     )
     _resume(run, events)
     run.log = MetricsLog(folder.metrics, run.step)
     return run
+
+
+def _audio_group(loras: LoraSet, groups: Sequence[Mapping[str, Any]]) -> int | None:
+    """Which of the optimizer's groups holds the first audio layer; None where the LoRA has none."""
+    first = next((layer.lora_A for path, layer in loras.layers.items() if branch_of(path) == "audio"), None)
+    held = (index for index, group in enumerate(groups) if any(one is first for one in group["params"]))
+    return next(held, None) if first is not None else None
 
 
 def _resume(run: Run, events: Events) -> None:

@@ -57,7 +57,11 @@ class StepTerms:
 
 @dataclass(frozen=True)
 class _Noised:
-    """One stream of a batch: tokens [B, T, C] in float32, and which of them [B, T] are learned (None: all)."""
+    """One stream of a batch: tokens [B, T, C] in float32.
+
+    `given` [B, T]: tokens that stay clean, None where no sample has any. `learned` [B, T]: tokens that are no padding,
+    None where there is none. Both are settled on the CPU, so that nothing has to wait for the device.
+    """
 
     clean: Tensor
     noise: Tensor
@@ -66,8 +70,8 @@ class _Noised:
     given: Tensor | None = None
     learned: Tensor | None = None
 
-    def part(self, rows: Tensor | None, tokens: int | None = None) -> _Noised:
-        """The samples `rows`, and of them the first `tokens`."""
+    def part(self, rows: Tensor | None, tokens: int | None = None, even: bool = False) -> _Noised:
+        """The samples `rows`, and of them the first `tokens`; `even` if all of them are that long."""
 
         def cut(value: Tensor | None) -> Tensor | None:
             return None if value is None else (value if rows is None else value[rows])[:, :tokens]
@@ -78,33 +82,29 @@ class _Noised:
             sigma=self.sigma if rows is None else self.sigma[rows],
             positions=self.positions[:, :, :tokens],
             given=cut(self.given),
-            learned=cut(self.learned),
+            learned=None if even else cut(self.learned),
         )
 
     def modality(self, context: Tensor) -> Modality:
-        noisy, timesteps = add_noise(self.clean, self.noise, self.sigma), None
+        noisy, timesteps, weights = add_noise(self.clean, self.noise, self.sigma), None, None
         if self.given is not None:
-            noisy, timesteps = torch.where(self.given[..., None], self.clean, noisy), None
-            if bool(self.given.any()):
-                timesteps = token_sigmas(self.sigma, self.given)
-        hidden = None
-        if self.learned is not None and not bool(self.learned.all()):  # padding, which nobody may listen to
-            hidden = self.learned[:, None, :].expand(-1, self.learned.shape[1], -1).float()
+            noisy = torch.where(self.given[..., None], self.clean, noisy)
+            timesteps = token_sigmas(self.sigma, self.given)
+        if self.learned is not None:  # nobody may listen to padding
+            weights = self.learned[:, None, :].expand(-1, self.learned.shape[1], -1).float()
         return Modality(
             latent=noisy.to(context.dtype),
             sigma=self.sigma,
             timesteps=timesteps,
             positions=self.positions,
             context=context,
-            attention_mask=hidden,
+            attention_mask=weights,
         )
 
     def losses(self, predicted: Tensor, run: RunConfig) -> Tensor:
         """[B]: the mean over what is learned."""
-        learned = self.learned
-        if self.given is not None and bool(self.given.any()):
-            learned = ~self.given
-        return masked_mean(element_loss(predicted, velocity(self.clean, self.noise), run.loss), learned)
+        errors = element_loss(predicted, velocity(self.clean, self.noise), run.loss)
+        return masked_mean(errors, self.learned if self.given is None else ~self.given)
 
 
 def training_step(
@@ -136,7 +136,7 @@ def training_step(
     for rows, steps in _groups(lengths, with_video=video is not None):
         chosen = None if len(rows) == count else torch.tensor(rows, device=device)
         v = None if video is None else video.part(chosen)
-        a = None if audio is None or not steps else audio.part(chosen, steps)
+        a = None if audio is None or not steps else audio.part(chosen, steps, even=video is not None)
         out = model(
             None if v is None else v.modality(_rows(contexts["video"], chosen)),
             None if a is None else a.modality(_rows(contexts["audio"], chosen)),
@@ -160,7 +160,8 @@ def _video(
     sigma = sample_sigmas(run.objective, len(batch.samples), shape.tokens, version, generator, turn=turn).to(device)
     default = run.train.first_frame_probability
     chances = [default if s.first_frame_probability is None else s.first_frame_probability for s in batch.samples]
-    given = first_frame_tokens(shape, draw_first_frame(chances, generator)).to(device)  # [B, T]
+    given = first_frame_tokens(shape, draw_first_frame(chances, generator))  # [B, T]
+    given = given.to(device) if bool(given.any()) else None
     return _Noised(clean, noise, sigma, video_positions(shape, batch.fps, device), given=given)
 
 
@@ -186,8 +187,9 @@ def _audio(
         tokens = [sample.shape.tokens for sample in batch.samples]
         sigma = sample_sigmas(run.objective, len(tokens), tokens, version, generator, True, turn).to(device)
     learned = torch.arange(clean.shape[1])[None] < torch.tensor(lengths)[:, None]  # [B, T]
+    learned = None if bool(learned.all()) else learned.to(device)
     positions = audio_positions(AudioLatentShape(clean.shape[1]), device)
-    return _Noised(clean, noise, sigma, positions, learned=learned.to(device))
+    return _Noised(clean, noise, sigma, positions, learned=learned)
 
 
 def _groups(lengths: Sequence[int], with_video: bool) -> Iterator[tuple[list[int], int | None]]:

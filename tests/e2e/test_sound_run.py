@@ -386,3 +386,15 @@ def test_a_stop_while_sound_is_encoded_leaves_nothing_half_written(sound_run_fil
     assert not list(sound_run_file.parent.rglob("*.part"))
     build_caches(run)
     assert train(run).step == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["av", "audio"])
+def test_the_demo_learns_sound(tmp_path, capsys, mode):
+    from ltx2_train.cli import main
+
+    assert main(["demo", "--mode", mode, "--out", str(tmp_path / "demo")]) == 0
+    said = capsys.readouterr().out
+    assert "loss          audio" in said
+    assert ("loss          video" in said) == (mode == "av")
+    assert list((tmp_path / "demo" / "samples").glob("*.mp4" if mode == "av" else "*.wav"))

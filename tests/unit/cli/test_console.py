@@ -45,3 +45,14 @@ def test_a_loss_that_is_not_finite_is_said_so():
     stream = io.StringIO()
     ConsoleEvents(stream, every=0).step(row(1, None))
     assert "not finite" in stream.getvalue()
+
+
+def test_losses_of_picture_and_sound_are_shown_apart_where_there_are_both():
+    stream = io.StringIO()
+    events = ConsoleEvents(stream, every=0.0)
+    events.stage("train", 100)
+    events.step({**row(1), "loss_video": 0.25, "loss_audio": 0.75})
+    events.step({**row(2), "loss_video": 0.25, "loss_audio": None})
+    first, second = stream.getvalue().splitlines()[1:]
+    assert "(video 0.2500, audio 0.7500)" in first
+    assert "audio" not in second
