@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from . import host
+from .audio import LoadTrainingAudio
+from .branches import KeepBranch
 from .data import LoadTrainingClips, PrepareDataset
 from .model import LoadBaseModel
 from .sample import SampleLoRA
@@ -14,6 +16,8 @@ NODES = [
     PrepareDataset,
     TrainLoRA,
     SampleLoRA,
+    LoadTrainingAudio,
+    KeepBranch,
 ]
 
 

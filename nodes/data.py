@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..ltx2_train import RunConfig, build_caches, make_run
 from ..ltx2_train.data.dataset import DatasetConfig, DatasetSettings
-from ..ltx2_train.data.images import IMAGE_SUFFIXES
-from ..ltx2_train.data.media import VIDEO_SUFFIXES
 from ..ltx2_train.errors import DataError
 from ..ltx2_train.files import digest, write_text
-from . import handles, host
+from . import folders, handles, host
 from .host import io
 from .widgets import Form, Setting
-
-NO_FOLDER = "(folder from the path below)"
 
 CLIPS = Form(
     DatasetSettings,
@@ -26,6 +22,12 @@ CLIPS = Form(
         Setting("num_repeats", "repeats"),
         Setting("recursive"),
         Setting("source_fps"),
+        Setting("audio_source"),
+        Setting("audio_normalize"),
+        Setting("audio_loss_weight"),
+        Setting("audio_bucket_strategy"),
+        Setting("audio_bucket_interval"),
+        Setting("separate_audio_buckets"),
     ],
 )
 
@@ -73,16 +75,7 @@ class LoadTrainingClips(io.ComfyNode):
             "text file of the same name.",
             search_aliases=["dataset", "clips", "videos", "captions", "folder", "lora", "train"],
             inputs=[
-                io.Combo.Input(
-                    "folder",
-                    options=[NO_FOLDER, *host.input_folders()],
-                    tooltip="Folder of clips inside ComfyUI's input folder. Press R after adding one.",
-                ),
-                io.String.Input(
-                    "path",
-                    default="",
-                    tooltip="Folder anywhere on this machine; where given, it is used instead of the one above.",
-                ),
+                *folders.inputs("clips"),
                 *CLIPS.visible_inputs(),
                 *CLIPS.advanced_inputs(),
             ],
@@ -97,56 +90,19 @@ class LoadTrainingClips(io.ComfyNode):
     def fingerprint_inputs(
         cls, folder: str | None, path: str | None, recursive: bool | None = False, **settings: Any
     ) -> Any:
-        # names, sizes and times of everything inside, so that a changed caption or a new clip is noticed
-        if folder is None or path is None:  # it comes over a wire and is not known yet
-            return math.nan
-        root = _folder(folder, path)
-        if root is None or not root.is_dir():
-            return math.nan
-        files = sorted(entry for entry in (root.rglob("*") if recursive else root.glob("*")) if entry.is_file())
-        stats = [(entry, entry.stat()) for entry in files]
-        return digest(*(f"{entry} {stat.st_size} {stat.st_mtime_ns}" for entry, stat in stats))
+        return folders.fingerprint(folder, path, recursive)
 
     @classmethod
     @CLIPS.fill
     def execute(cls, folder: str, path: str, **settings: Any) -> io.NodeOutput:
         with host.training_job():
-            root = _folder(folder, path)
-            if root is None:
-                raise DataError("No folder is chosen. Choose one in `folder`, or write its path into `path`.")
+            root = folders.chosen(folder, path)
             shared = CLIPS.tables(settings)
-            kinds = _media(root, shared["recursive"])
+            kinds = folders.media(root, shared["recursive"], ("video", "image"))
             entries = tuple({f"{kind}_directory": str(root), **shared} for kind in kinds)
             clips = handles.ClipFolder(root, entries, sum(kinds.values()))
-            found = " and ".join(f"{count} {kind}{'s' if count != 1 else ''}" for kind, count in kinds.items())
-            host.ComfyEvents(cls.hidden.unique_id).finish("finished", f"{found} in {root.name}")
+            host.ComfyEvents(cls.hidden.unique_id).finish("finished", f"{folders.told(kinds)} in {root.name}")
             return io.NodeOutput(clips, clips.count)
-
-
-def _folder(folder: str, path: str) -> Path | None:
-    text = path.strip().strip('"')  # Windows copies paths in quotes
-    if text:
-        return Path(text).expanduser()
-    return None if folder == NO_FOLDER else host.input_folder(folder)
-
-
-def _media(root: Path, recursive: bool) -> dict[str, int]:
-    """How many videos and images `root` holds. Raises DataError where it holds none."""
-    if not root.is_dir():
-        raise DataError(f"The folder {root} does not exist. Correct `path`, or choose another in `folder`.", root)
-    files = [entry.suffix.lower() for entry in (root.rglob("*") if recursive else root.iterdir()) if entry.is_file()]
-    counts = {
-        "video": sum(suffix in VIDEO_SUFFIXES for suffix in files),
-        "image": sum(suffix in IMAGE_SUFFIXES for suffix in files),
-    }
-    found = {kind: count for kind, count in counts.items() if count}
-    if not found:
-        below = any(e.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES for e in root.glob("*/*"))
-        hint = (
-            "Its sub-folders do: choose one of them, or switch `recursive` on." if below else "Choose another folder."
-        )
-        raise DataError(f"The folder {root} holds no videos and no images. {hint}", root)
-    return found
 
 
 _made: dict[str, Path] = {}
@@ -177,6 +133,12 @@ class PrepareDataset(io.ComfyNode):
                 ),
                 *SHAPE.advanced_inputs(),
                 *CACHES.advanced_inputs(),
+                handles.Dataset.Input(
+                    "audio",
+                    optional=True,
+                    tooltip="A second dataset to train on together with the first, as the recordings of Load Training "
+                    "Audio.",
+                ),
             ],
             outputs=[
                 handles.Prepared.Output("prepared", display_name="prepared"),
@@ -198,10 +160,17 @@ class PrepareDataset(io.ComfyNode):
     @SHAPE.fill
     @CACHES.fill
     def execute(
-        cls, model: handles.BaseModel, dataset: handles.ClipFolder, name: str = "", **settings: Any
+        cls,
+        model: handles.BaseModel,
+        dataset: handles.ClipFolder,
+        name: str = "",
+        audio: handles.ClipFolder | None = None,
+        **settings: Any,
     ) -> io.NodeOutput:
         with host.training_job():
-            config = _write_dataset(dataset, SHAPE.tables(settings), name)
+            parts = [dataset] if audio is None else [dataset, audio]
+            _need_mode(model.tables.get("mode", "video"), parts)
+            config = _write_dataset(parts, SHAPE.tables(settings), name)
             tables = {"model": model.tables, "data": {"config": str(config)}, **CACHES.tables(settings)}
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
@@ -209,24 +178,42 @@ class PrepareDataset(io.ComfyNode):
             finally:
                 events.close()
             summary = report.summary()
-            parts = (f"{part.kind}: {part.made} made, {part.kept} kept" for part in (report.latents, report.text))
-            failed = len(report.latents.failed) + len(report.text.failed) + len(report.left_out)
+            made = [part for part in (report.latents, report.sound, report.text) if part is not None]
+            told = (f"{part.kind}: {part.made} made, {part.kept} kept" for part in made)
+            failed = sum(len(part.failed) for part in made) + len(report.left_out)
             events.finish(
-                "finished", " | ".join([*parts, *([f"{failed} not usable, see the summary"] if failed else [])])
+                "finished", " | ".join([*told, *([f"{failed} not usable, see the summary"] if failed else [])])
             )
             _made[str(cls.hidden.unique_id)] = config
             return io.NodeOutput(handles.PreparedDataset(config, tables, summary), summary)
 
 
-def _write_dataset(clips: handles.ClipFolder, shape: dict[str, Any], name: str) -> Path:
+def _need_mode(mode: str, parts: Sequence[handles.ClipFolder]) -> None:
+    """Raise DataError where the goal of the base has no use for one of the datasets."""
+    for part in parts:
+        if mode == "video" and all("audio_directory" in entry for entry in part.entries):
+            raise DataError(
+                f"{part.folder.name} holds recordings, but the base is set to train video alone. Set `mode` of Load "
+                "LTX-2 Base Model to av (video with sound) or audio (sound alone)."
+            )
+
+
+def _write_dataset(parts: Sequence[handles.ClipFolder], shape: dict[str, Any], name: str) -> Path:
     """Write the dataset file beside its caches; its name tells settings apart, so that older handles stay good."""
+    clips = parts[0]
     source = digest(str(clips.folder.resolve()), length=8)
     folder = host.runs_folder() / "datasets" / (_plain(name) or f"{_plain(clips.folder.name) or 'clips'}-{source}")
     entries = []
-    for entry in clips.entries:
-        kind = "videos" if "video_directory" in entry else "images"
-        caches = folder / f"{kind}_{float(entry['target_fps']):g}fps"
-        entries.append({**entry, **shape, "cache_directory": str(caches)})
+    for index, part in enumerate(parts):
+        # a second dataset may come from a folder of the same kind
+        mark = f"_{digest(str(part.folder.resolve()), length=8)}" if index else ""
+        for entry in part.entries:
+            if "audio_directory" in entry:
+                caches, more = f"sounds{mark}", {"batch_size": shape["batch_size"]}
+            else:
+                kind = "videos" if "video_directory" in entry else "images"
+                caches, more = f"{kind}_{float(entry['target_fps']):g}fps{mark}", shape
+            entries.append({**entry, **more, "cache_directory": str(folder / caches)})
     text = DatasetConfig.from_table({"datasets": entries}, folder, "Prepare Dataset").to_toml()
     path = folder / f"dataset-{digest(text, length=8)}.toml"
     write_text(path, text)

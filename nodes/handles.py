@@ -32,14 +32,16 @@ class BaseModel:
 
 @dataclass(frozen=True)
 class ClipFolder:
-    """A folder of clips: `entries` are `[[datasets]]` tables without size and caches, `count` its media files."""
+    """A folder of clips or recordings: `entries` are `[[datasets]]` tables without size and caches, `count` its media
+    files, `noun` what they are called."""
 
     folder: Path
     entries: tuple[Mapping[str, Any], ...]
     count: int
+    noun: str = "clips"
 
     def __repr__(self) -> str:
-        return f"<{self.count} clips in {self.folder.name}>"
+        return f"<{self.count} {self.noun} in {self.folder.name}>"
 
 
 @dataclass(frozen=True)

@@ -132,12 +132,25 @@ def read_lora(path: Path) -> dict[str, Any]:
     return {name: tensor.clone() for name, tensor in load_file(str(path)).items()}
 
 
-def preview(path: Path) -> dict[str, Any]:
-    """What a node returns so that the page shows a video or image of the output folder in it."""
+def preview(path: Path, picture: Path | None = None) -> dict[str, Any]:
+    """What a node returns so that the page shows a file of the output folder in it.
+
+    `picture` is shown for a sound, which the page plays in nodes of its own only.
+    """
     address = view_address(path)
     if address is None:
         return {}
+    if path.suffix.lower() in (".wav", ".flac"):
+        seen = None if picture is None else view_address(picture)
+        return {"audio": [address], **({} if seen is None else {"images": [seen], "animated": (False,)})}
     return {"images": [address], "animated": (path.suffix.lower() != ".png",)}
+
+
+def nothing(why: str) -> Any:
+    """For an output that has nothing to give: a node that is connected to it is left out, with this sentence."""
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    return ExecutionBlocker(why)
 
 
 def _names(*kinds: str) -> list[str]:

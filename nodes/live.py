@@ -19,6 +19,7 @@ from ..ltx2_train.training.metrics import chart_image, read_rows, smooth
 CURVE_POINTS = 120
 KEPT_ROWS = 4096
 MEDIAN_OF = 50
+LOSSES = ("loss", "loss_video", "loss_audio")
 
 
 class LiveView:
@@ -87,13 +88,19 @@ class LiveView:
             return None
         return max(0, self.total - step) * pace
 
-    def curve(self) -> list[list[float | None]]:
+    def curve(self, key: str = "loss") -> list[list[float | None]]:
         """Up to CURVE_POINTS entries [step, loss, smoothed loss], evenly thinned."""
-        losses = [row["loss"] for row in self._rows]
+        losses = [row[key] for row in self._rows]
         smoothed = smooth(losses)
         stride = max(1, math.ceil(len(losses) / CURVE_POINTS))
         picked = list(range(len(losses) - 1, -1, -stride))[::-1]
         return [[self._rows[i]["step"], losses[i], smoothed[i]] for i in picked]
+
+    def curves(self) -> dict[str, list[list[float | None]]]:
+        """The curve of the loss; where picture and sound are trained together, one of each."""
+        if all(any(row[key] is not None for row in self._rows) for key in ("loss_video", "loss_audio")):
+            return {"curve": self.curve("loss_video"), "curve_audio": self.curve("loss_audio")}
+        return {"curve": self.curve(), "curve_audio": []}
 
     def status_line(self) -> str:
         """One line of text: what is done, how far it is, how long it takes."""
@@ -103,7 +110,7 @@ class LiveView:
             parts.append(self.text)
         loss = self.metrics.get("loss")
         if isinstance(loss, (int, float)):
-            parts.append(f"loss {loss:.4f}")
+            parts.append(f"loss {loss:.4f}{self._apart()}")
         if (pace := self.seconds_a_step()) is not None and self.metrics:
             parts.append(f"{pace:.2f} s/step")
         if (left := self.seconds_left()) is not None and left > 0:
@@ -130,7 +137,9 @@ class LiveView:
             "memory": self.memory,
             "message": self.message,
             "sample": self.sample,
-            "curve": self.curve(),
+            "loss_video": self.metrics.get("loss_video"),
+            "loss_audio": self.metrics.get("loss_audio"),
+            **self.curves(),
         }
 
     def picture(self, size: tuple[int, int] = (480, 240)) -> Any:
@@ -151,16 +160,23 @@ class LiveView:
         joined.paste(frame, (chart.width, (size[1] - frame.height) // 2))
         return joined
 
+    def _apart(self) -> str:
+        """The losses of picture and sound behind their sum, where there are both."""
+        both = [_finite(self.metrics.get(key)) for key in ("loss_video", "loss_audio")]
+        return "" if None in both else f" (video {both[0]:.4f}, audio {both[1]:.4f})"
+
     def _keep(self, row: Mapping[str, Any]) -> None:
         step = row.get("step")
         if not isinstance(step, int) or step % self._every:
             return
-        loss = row.get("loss")
-        finite = isinstance(loss, (int, float)) and math.isfinite(loss)
-        self._rows.append({"step": step, "loss": float(loss) if finite else None})
+        self._rows.append({"step": step, **{key: _finite(row.get(key)) for key in LOSSES}})
         if len(self._rows) > KEPT_ROWS:  # a long run keeps its whole curve, at half the detail
             self._every *= 2
             self._rows = [kept for kept in self._rows if kept["step"] % self._every == 0]
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def json_safe(value: Any) -> Any:
@@ -185,8 +201,10 @@ def json_safe(value: Any) -> Any:
 
 
 def first_frame(path: Path) -> Any:
-    """The first picture of a video or image file as a PIL image; None where it cannot be read."""
+    """The first picture of a video or image file, or that of a sound, as a PIL image; None where it cannot be read."""
     try:
+        if path.suffix.lower() in (".wav", ".flac"):
+            path = path.with_name(f"{path.stem}.sound.png")
         if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"):
             from PIL import Image
 

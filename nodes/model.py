@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..ltx2_train import RunConfig
+from ..ltx2_train import RunConfig, make_run
+from ..ltx2_train.training.sound import require_sound
 from ..ltx2_train.weights.probe import require_trainable
 from ..ltx2_train.weights.text_encoder import check_text_encoder
 from . import handles, host
 from .host import io
-from .widgets import Form, Setting, merged
+from .widgets import Form, Setting, merged, widget
 
 FORM = Form(
     RunConfig,
@@ -22,6 +23,9 @@ FORM = Form(
     ],
 )
 SAME_CHECKPOINT = "the checkpoint itself"
+# shown, yet after the advanced widgets: it came later, and workflows store values by position
+MODE = Setting("model.mode", extra={"optional": True})
+MODES = {"video": "video", "av": "video and sound", "audio": "sound alone"}
 
 
 class LoadBaseModel(io.ComfyNode):
@@ -58,6 +62,7 @@ class LoadBaseModel(io.ComfyNode):
                     "lacks them.",
                 ),
                 *FORM.advanced_inputs(),
+                widget(RunConfig, MODE),
             ],
             outputs=[handles.Model.Output("model", display_name="model")],
             hidden=[io.Hidden.unique_id],
@@ -71,7 +76,12 @@ class LoadBaseModel(io.ComfyNode):
     @classmethod
     @FORM.fill
     def execute(
-        cls, checkpoint: str, text_encoder: str, text_projection: str = SAME_CHECKPOINT, **settings: Any
+        cls,
+        checkpoint: str,
+        text_encoder: str,
+        text_projection: str = SAME_CHECKPOINT,
+        mode: str = "video",
+        **settings: Any,
     ) -> io.NodeOutput:
         with host.training_job():
             files = {
@@ -80,12 +90,13 @@ class LoadBaseModel(io.ComfyNode):
             }
             if text_projection != SAME_CHECKPOINT:
                 files["text_projection"] = str(host.checkpoint_path(text_projection))
-            tables = merged(FORM.tables(settings), {"model": files})["model"]
+            tables = merged(FORM.tables(settings), {"model": {**files, "mode": mode}})["model"]
             events = host.ComfyEvents(cls.hidden.unique_id)
             info = require_trainable(
                 files["checkpoint"], tables.get("version", "auto"), tables.get("version_check", "warn"), events
             )
             check_text_encoder(Path(files["text_encoder"]), Path(files.get("text_projection", files["checkpoint"])))
-            label = f"LTX {info.version}, {info.precision}"
+            require_sound(info, make_run({"model": tables, "sample": {"audio": "off"}}))
+            label = f"LTX {info.version}, {info.precision}, {MODES[mode]}"
             events.finish("finished", label)
             return io.NodeOutput(handles.BaseModel(tables, label))

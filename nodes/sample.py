@@ -1,13 +1,17 @@
-"""Sample LoRA: draw a video with a trained LoRA, at any strength."""
+"""Sample LoRA: draw a video, with its sound or without, or a sound alone, with a trained LoRA at any strength."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..ltx2_train import RunConfig, make_run, sample
+from ..ltx2_train.data.sound_media import read_sound
 from ..ltx2_train.errors import ConfigError
 from ..ltx2_train.files import digest
+from ..ltx2_train.sampling.render import SampleFile
 from . import handles, host
 from .host import io
 from .widgets import Form, Setting, merged
@@ -30,6 +34,8 @@ FORM = Form(
         Setting("sample.stg_block"),
         Setting("sample.rescale"),
         Setting("sample.shift_tokens"),
+        Setting("sample.audio", "audio_file"),
+        Setting("sample.audio_format"),
     ],
 )
 
@@ -41,9 +47,9 @@ class SampleLoRA(io.ComfyNode):
             node_id="LTX2T_SampleLoRA",
             display_name="Sample LoRA",
             category="LTX-2 training",
-            description="Draws a video with the LoRA of a run, or with a LoRA file on a base. Strength 0 is the base "
-            "alone.",
-            search_aliases=["test", "preview", "compare", "lora", "video", "sample"],
+            description="Draws with the LoRA of a run or with a LoRA file: a video, one with sound, or a sound alone, "
+            "as the base is set to. Strength 0 is the base alone.",
+            search_aliases=["test", "preview", "compare", "lora", "video", "audio", "voice", "sample"],
             is_output_node=True,
             inputs=[
                 handles.Run.Input(
@@ -54,7 +60,7 @@ class SampleLoRA(io.ComfyNode):
                     "prompt",
                     multiline=True,
                     default="",
-                    placeholder="What the video shows, with the trigger word.",
+                    placeholder="What is seen and heard, with the trigger word.",
                     tooltip="What the video shows. Put the trigger word in, if the LoRA was trained with one.",
                 ),
                 *FORM.visible_inputs(),
@@ -70,6 +76,7 @@ class SampleLoRA(io.ComfyNode):
             outputs=[
                 io.Video.Output("video", display_name="video"),
                 io.String.Output("path", display_name="path", tooltip="Path of the file that was written."),
+                io.Audio.Output("audio", display_name="audio", tooltip="The sound, in the modes av and audio."),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -96,14 +103,47 @@ class SampleLoRA(io.ComfyNode):
             out = host.output_folder() / "ltx2_samples" / (run.folder.name if run is not None else "base")
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
-                drawn = sample(config, lora, out, events, prompts=[text], strengths=[config.sample.strength])[0].path
+                drawn = sample(config, lora, out, events, prompts=[text], strengths=[config.sample.strength])[0]
             finally:
                 events.close()
             # a name of its own for every way to draw it: other nodes and the page go on using what they were given
-            mark = digest(text, config.sample.model_dump_json(), str(lora), length=8)
-            path = drawn.replace(drawn.with_name(f"{drawn.stem}_{mark}{drawn.suffix}"))
+            mark = digest(text, config.sample.model_dump_json(), config.model.mode, str(lora), length=8)
+            moved = {file: file.replace(_marked(file, mark)) for file in _files(drawn)}
+            path = moved[drawn.path]
             events.finish("finished", path.name)
-            return io.NodeOutput(host.InputImpl.VideoFromFile(str(path)), str(path), ui=host.preview(path))
+            video = audio = None
+            if drawn.latents is not None:
+                video = host.InputImpl.VideoFromFile(str(path))
+            if drawn.audio_path is not None:
+                audio = _waveform(moved[drawn.audio_path])
+            return io.NodeOutput(
+                video or host.nothing("Sample LoRA drew sound alone, as the base is set to; there is no video."),
+                str(path),
+                audio or host.nothing("Sample LoRA drew no sound. Set `mode` of Load LTX-2 Base Model to av or audio."),
+                ui=host.preview(path, moved.get(_picture_of(drawn.path))),
+            )
+
+
+def _picture_of(path: Path) -> Path:
+    """The picture of the sound, which lies beside the sample."""
+    return path.with_name(f"{path.stem}.sound.png")
+
+
+def _files(drawn: SampleFile) -> list[Path]:
+    """The sample and what belongs to it."""
+    found = {drawn.path, drawn.audio_path or drawn.path, _picture_of(drawn.path)}
+    return [path for path in found if path.is_file()]
+
+
+def _marked(path: Path, mark: str) -> Path:
+    stem, dot, ending = path.name.partition(".sound.") if ".sound." in path.name else path.name.rpartition(".")
+    return path.with_name(f"{stem}_{mark}{dot}{ending}")
+
+
+def _waveform(path: Path) -> dict[str, Any]:
+    """The sound of a file as ComfyUI's nodes pass it on."""
+    sound = read_sound(path)
+    return {"waveform": torch.from_numpy(sound.samples)[None], "sample_rate": sound.rate}
 
 
 def _lora(run: handles.FinishedRun | None, text: str) -> Path | None:

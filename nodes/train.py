@@ -7,11 +7,11 @@ from typing import Any
 
 from ..ltx2_train import RunConfig, make_run, train
 from ..ltx2_train.errors import Stopped, TrainerError
-from ..ltx2_train.files import digest, write_tensors
 from ..ltx2_train.training.run_folder import read_manifest
 from . import handles, host
 from .host import io
 from .widgets import Form, Setting, merged
+from .wire import lora_file
 
 FORM = Form(
     RunConfig,
@@ -51,6 +51,18 @@ FORM = Form(
         Setting("sample.negative_prompt", extra={"multiline": True}),
         Setting("sample.seed", "sample_seed", extra={"control_after_generate": False}),
         Setting("train.comment", extra={"multiline": True}),
+        Setting("train.caption_dropout"),
+        Setting("train.audio_learning_rate", step=1e-7),
+        Setting("train.loraplus_ratio"),
+        Setting("loss.video_weight"),
+        Setting("loss.audio_weight"),
+        Setting("loss.balance.mode", "audio_balance"),
+        Setting("loss.balance.ratio", "audio_balance_ratio"),
+        Setting("audio.independent_timestep", "independent_audio_timestep"),
+        Setting("audio.silence_regularizer", "silence_regularizer"),
+        Setting("audio.supervision", "audio_supervision"),
+        Setting("audio.min_batches", "min_audio_batches"),
+        Setting("sample.audio", "sample_audio"),
     ],
 )
 
@@ -108,7 +120,7 @@ class TrainLoRA(io.ComfyNode):
             places = {"run": {"folder": str(host.runs_folder()), "export_folder": str(host.loras_folder())}}
             tables = merged(prepared.tables, FORM.tables(settings), places)
             if start_lora is not None:
-                tables = merged(tables, {"lora": {"weights": str(_as_file(start_lora))}})
+                tables = merged(tables, {"lora": {"weights": str(lora_file(start_lora))}})
             run = make_run(tables, host.runs_folder())
             events = host.ComfyEvents(cls.hidden.unique_id, run.run.name, widget=True)
             if run.run.if_exists == "continue":
@@ -134,12 +146,3 @@ def _is_finished(folder: Path) -> bool:
     except TrainerError:
         return False
     return manifest is not None and manifest.get("status") == "finished"
-
-
-def _as_file(tensors: dict[str, Any]) -> Path:
-    """The LoRA on the wire as a file, named by what is in it, since the core starts from files."""
-    sizes = [f"{name} {tuple(tensor.shape)} {tensor.float().sum().item()}" for name, tensor in sorted(tensors.items())]
-    path = host.runs_folder() / "start_loras" / f"{digest(*sizes)}.safetensors"
-    if not path.exists():
-        write_tensors(path, tensors)
-    return path

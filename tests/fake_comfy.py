@@ -122,7 +122,7 @@ class Hidden(str, enum.Enum):
 
 def _io() -> types.SimpleNamespace:
     names = {"Int": "INT", "Float": "FLOAT", "String": "STRING", "Boolean": "BOOLEAN", "Combo": "COMBO"}
-    names |= {"Video": "VIDEO", "LoraModel": "LORA_MODEL"}
+    names |= {"Video": "VIDEO", "Audio": "AUDIO", "LoraModel": "LORA_MODEL"}
     return types.SimpleNamespace(
         **{name: _kind(io_type) for name, io_type in names.items()},
         Custom=_kind,
@@ -132,6 +132,11 @@ def _io() -> types.SimpleNamespace:
         ControlAfterGenerate=ControlAfterGenerate,
         Hidden=Hidden,
     )
+
+
+class ExecutionBlocker:
+    def __init__(self, message: str) -> None:
+        self.message = message
 
 
 class VideoFromFile:
@@ -180,6 +185,7 @@ def install(monkeypatch: Any, base: Path) -> FakeComfy:
         update_progress=lambda node, value, total, image=None: fake.progress.append((node, value, total, image))
     )
     module("comfy_execution.progress", get_progress_state=lambda: registry)
+    module("comfy_execution.graph_utils", ExecutionBlocker=ExecutionBlocker)
     module("server", PromptServer=types.SimpleNamespace(instance=_Server(fake)))
     return fake
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from pathlib import Path
 
 import fake_comfy
@@ -11,26 +12,37 @@ import pytest
 ROOT = Path(fake_comfy.ROOT)
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 
-# Append at the end of a node only: a saved workflow gives its values by position.
+# Append at the end of a node only: a saved workflow gives its values by position. Visible widgets, then the advanced
+# ones, then visible ones that came later.
 WIDGETS = {
-    "LTX2T_LoadBaseModel": "checkpoint text_encoder precision | text_projection version version_check device",
-    "LTX2T_LoadTrainingClips": "folder path trigger_word fps | caption_extension repeats recursive source_fps",
+    "LTX2T_LoadBaseModel": "checkpoint text_encoder precision | text_projection version version_check device | mode",
+    "LTX2T_LoadTrainingClips": "folder path trigger_word fps | caption_extension repeats recursive source_fps "
+    "audio_source audio_normalize audio_loss_weight audio_bucket_strategy audio_bucket_interval "
+    "separate_audio_buckets",
     "LTX2T_PrepareDataset": "width height frames frame_extraction buckets | name bucket_no_upscale frame_stride "
     "frame_sample max_frames min_frames pad_short batch_size spatial_tile temporal_tile vae_dtype text_form "
     "skip_existing",
     "LTX2T_TrainLoRA": "run_name steps rank learning_rate train_seed sample_every sample_prompts if_exists | alpha "
     "dropout target save_every keep_states keep_loras accumulation clip_norm first_frame_probability optimizer "
     "weight_decay scheduler warmup gradient_checkpointing state save_precision sample_at_start sample_width "
-    "sample_height sample_frames sample_steps sample_guidance negative_prompt sample_seed comment",
+    "sample_height sample_frames sample_steps sample_guidance negative_prompt sample_seed comment "
+    "caption_dropout audio_learning_rate loraplus_ratio video_weight audio_weight audio_balance audio_balance_ratio "
+    "independent_audio_timestep silence_regularizer audio_supervision min_audio_batches sample_audio",
     "LTX2T_SampleLoRA": "prompt strength width height frames steps guidance seed | lora_path negative_prompt fps stg "
-    "stg_block rescale shift_tokens",
+    "stg_block rescale shift_tokens audio_file audio_format",
+    "LTX2T_LoadTrainingAudio": "folder path speaker_word normalise cut_at_pauses min_seconds max_seconds | "
+    "pause_seconds caption_extension repeats recursive shortest_file longest_file loss_weight bucket_strategy "
+    "bucket_interval",
+    "LTX2T_KeepBranch": "action branches lora_path save_name",
 }
 SOCKETS = {
     "LTX2T_LoadBaseModel": ([], ["LTX2T_MODEL"]),
     "LTX2T_LoadTrainingClips": ([], ["LTX2T_DATASET", "INT"]),
-    "LTX2T_PrepareDataset": (["LTX2T_MODEL", "LTX2T_DATASET"], ["LTX2T_PREPARED", "STRING"]),
+    "LTX2T_PrepareDataset": (["LTX2T_MODEL", "LTX2T_DATASET", "LTX2T_DATASET"], ["LTX2T_PREPARED", "STRING"]),
     "LTX2T_TrainLoRA": (["LTX2T_PREPARED", "LORA_MODEL"], ["LORA_MODEL", "LTX2T_RUN", "STRING"]),
-    "LTX2T_SampleLoRA": (["LTX2T_RUN", "LTX2T_MODEL"], ["VIDEO", "STRING"]),
+    "LTX2T_SampleLoRA": (["LTX2T_RUN", "LTX2T_MODEL"], ["VIDEO", "STRING", "AUDIO"]),
+    "LTX2T_LoadTrainingAudio": ([], ["LTX2T_DATASET", "INT"]),
+    "LTX2T_KeepBranch": (["LORA_MODEL"], ["LORA_MODEL", "STRING", "STRING"]),
 }
 IDS = list(WIDGETS)
 
@@ -55,16 +67,16 @@ def test_the_nodes_are_these(schemas):
         "LTX2T_PrepareDataset",
         "LTX2T_TrainLoRA",
         "LTX2T_SampleLoRA",
+        "LTX2T_LoadTrainingAudio",
+        "LTX2T_KeepBranch",
     ]
 
 
 @pytest.mark.parametrize("node_id", IDS)
 def test_widgets_keep_their_order(schemas, node_id):
     shown = widgets_of(schemas[node_id][1])
-    visible = [widget.id for widget in shown if not advanced(widget)]
-    folded = [widget.id for widget in shown if advanced(widget)]
-    assert " ".join([*visible, "|", *folded]) == WIDGETS[node_id]
-    assert [widget.id for widget in shown] == visible + folded, "advanced widgets come last"
+    runs = [" ".join(widget.id for widget in run) for _, run in itertools.groupby(shown, advanced)]
+    assert " | ".join(runs) == WIDGETS[node_id]
 
 
 @pytest.mark.parametrize("node_id", IDS)
@@ -93,6 +105,8 @@ def test_a_call_with_the_visible_widgets_alone_is_complete(schemas, node_id):
     for shown in schema.inputs:
         if advanced(shown):
             assert shown.optional, f"{shown.id}: ComfyUI refuses a prompt without it"
+            assert parameters[shown.id].default == shown.default, shown.id
+        elif shown.optional and shown in widgets_of(schema):
             assert parameters[shown.id].default == shown.default, shown.id
         elif shown.optional:
             assert parameters[shown.id].default is None, shown.id
@@ -130,6 +144,7 @@ def forms(nodes):
         nodes.data.CACHES,
         nodes.train.FORM,
         nodes.sample.FORM,
+        nodes.audio.FORM,
     ]
 
 

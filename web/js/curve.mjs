@@ -1,6 +1,7 @@
-// The curve of the loss on a canvas. `points` are [step, loss, smoothed loss]; a gap is null.
+// Curves of the loss on a canvas, on one scale. Each has `points` [step, loss, smoothed loss], where a gap is null, and
+// the colors of its `dots` and its `line`.
 
-export function drawCurve(canvas, points, colors) {
+export function drawCurves(canvas, curves, grid) {
   const ratio = window.devicePixelRatio || 1
   const width = Math.max(1, Math.round(canvas.clientWidth * ratio))
   const height = Math.max(1, Math.round(canvas.clientHeight * ratio))
@@ -10,13 +11,13 @@ export function drawCurve(canvas, points, colors) {
   }
   const context = canvas.getContext("2d")
   context.clearRect(0, 0, width, height)
-  const scale = fit(points)
+  const scale = fit(curves.flatMap((curve) => curve.points))
   if (!scale) return false
   const pad = 4 * ratio
   const x = (step) => pad + ((width - 2 * pad) * (step - scale.first)) / Math.max(1, scale.last - scale.first)
   const y = (loss) => height - pad - ((height - 2 * pad) * (clamp(loss, scale) - scale.low)) / (scale.high - scale.low)
 
-  context.strokeStyle = colors.grid
+  context.strokeStyle = grid
   context.lineWidth = ratio
   for (let i = 0; i <= 2; i++) {
     const line = pad + ((height - 2 * pad) * i) / 2
@@ -25,25 +26,29 @@ export function drawCurve(canvas, points, colors) {
     context.lineTo(width - pad, line)
     context.stroke()
   }
-  context.fillStyle = colors.dots
-  for (const [step, loss] of points) {
-    if (loss == null) continue
-    context.beginPath()
-    context.arc(x(step), y(loss), 1.6 * ratio, 0, 2 * Math.PI)
-    context.fill()
+  for (const curve of curves) {
+    context.fillStyle = curve.dots
+    for (const [step, loss] of curve.points) {
+      if (loss == null) continue
+      context.beginPath()
+      context.arc(x(step), y(loss), 1.6 * ratio, 0, 2 * Math.PI)
+      context.fill()
+    }
   }
-  context.strokeStyle = colors.line
   context.lineWidth = 2 * ratio
   context.lineJoin = "round"
-  context.beginPath()
-  let open = false
-  for (const [step, , smooth] of points) {
-    if (smooth == null) continue
-    if (open) context.lineTo(x(step), y(smooth))
-    else context.moveTo(x(step), y(smooth))
-    open = true
+  for (const curve of curves) {
+    context.strokeStyle = curve.line
+    context.beginPath()
+    let open = false
+    for (const [step, , smooth] of curve.points) {
+      if (smooth == null) continue
+      if (open) context.lineTo(x(step), y(smooth))
+      else context.moveTo(x(step), y(smooth))
+      open = true
+    }
+    context.stroke()
   }
-  context.stroke()
   return true
 }
 
@@ -57,7 +62,8 @@ export function fit(points) {
   const margin = Math.max((high - low) * 0.08, Math.abs(high) * 0.01, 1e-9)
   low = Math.max(0, low - margin)
   high += margin
-  return { low, high, first: points[0][0], last: points[points.length - 1][0] }
+  const steps = points.map((point) => point[0])
+  return { low, high, first: Math.min(...steps), last: Math.max(...steps) }
 }
 
 function clamp(value, scale) {

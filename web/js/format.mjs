@@ -29,6 +29,12 @@ export function viewQuery(file) {
   return "/view?" + new URLSearchParams(file).toString()
 }
 
+// The element that shows a file: img, audio or video.
+export function mediaKind(filename) {
+  if (/\.(png|jpe?g|webp)$/i.test(filename)) return "img"
+  return /\.(wav|flac|mp3|ogg)$/i.test(filename) ? "audio" : "video"
+}
+
 // "step 750, seed 42: a fox runs"
 export function sampleCaption(sample) {
   const facts = []

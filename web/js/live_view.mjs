@@ -1,9 +1,12 @@
 // The live view inside a Train LoRA node: stage, progress, loss, newest sample. Builds DOM, knows nothing of ComfyUI.
 
-import { drawCurve } from "./curve.mjs"
-import { duration, gigabytes, number, pace, sampleCaption } from "./format.mjs"
+import { drawCurves } from "./curve.mjs"
+import { duration, gigabytes, mediaKind, number, pace, sampleCaption } from "./format.mjs"
 
 export const HEIGHT = 208
+
+const PICTURE = "#4c8fe6"
+const SOUND = "#e08a2e"
 
 const STYLE = `
 .ltx2-live { box-sizing: border-box; width: 100%; height: 100%; min-height: ${HEIGHT}px; display: flex; flex-direction: column; gap: 6px;
@@ -27,6 +30,8 @@ const STYLE = `
 .ltx2-live .chart { position: relative; flex: 1; min-width: 0; }
 .ltx2-live canvas { position: absolute; inset: 0; width: 100%; height: 100%; }
 .ltx2-live .chart .label { position: absolute; right: 6px; top: 2px; font-variant-numeric: tabular-nums; }
+.ltx2-live .chart .part + .part { margin-left: 8px; }
+.ltx2-live .sample > audio { height: 40px; }
 .ltx2-live .chart .empty { position: absolute; inset: 0; display: flex; align-items: center; justify-content: center; text-align: center; white-space: normal; }
 .ltx2-live button { font: inherit; color: inherit; background: transparent; border: 1px solid var(--border-color, #666); border-radius: 6px; padding: 1px 8px; cursor: pointer; }
 .ltx2-live button:hover { background: #fff2; }
@@ -100,9 +105,11 @@ export class LiveView {
     const address = this.addressOf(sample.file)
     if (this.address !== address) {
       this.address = address
-      const still = /\.(png|jpe?g|webp)$/i.test(sample.file.filename)
-      const media = tag(still ? "img" : "video")
-      if (!still) Object.assign(media, { muted: true, loop: true, autoplay: true, playsInline: true })
+      const kind = mediaKind(sample.file.filename)
+      const media = tag(kind)
+      // a page may play by itself only what is muted; the controls bring the sound
+      if (kind === "video") Object.assign(media, { muted: true, loop: true, autoplay: true, playsInline: true, controls: true })
+      if (kind === "audio") Object.assign(media, { controls: true, preload: "metadata" })
       media.src = address
       this.sample.replaceChildren(media)
     }
@@ -111,9 +118,19 @@ export class LiveView {
 
   redraw() {
     const points = this.view.curve || []
-    const colors = { grid: "#8884", dots: "#7aa7e088", line: "#4c8fe6" }
-    const drawn = this.canvas.clientWidth > 0 && drawCurve(this.canvas, points, colors)
-    this.label.textContent = points.length ? `loss ${number(lastSmooth(points))}` : ""
+    const sound = this.view.curve_audio || []
+    const curves = [{ points, dots: "#7aa7e088", line: PICTURE }]
+    if (sound.length) curves.push({ points: sound, dots: "#e0a05a88", line: SOUND })
+    const drawn = this.canvas.clientWidth > 0 && drawCurves(this.canvas, curves, "#8884")
+    const parts = sound.length ? [["video", points, PICTURE], ["audio", sound, SOUND]] : [["loss", points, ""]]
+    this.label.replaceChildren(
+      ...(points.length ? parts : []).map(([name, curve, color]) => {
+        const part = tag("span", "part")
+        part.textContent = `${name} ${number(lastSmooth(curve))}`
+        part.style.color = color
+        return part
+      })
+    )
     this.empty.textContent = drawn || points.length ? "" : this.view.state === "idle" ? "Loss and samples appear here." : "No loss yet."
   }
 

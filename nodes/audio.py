@@ -1,0 +1,74 @@
+"""Load Training Audio: a folder of recordings, each with what is said in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..ltx2_train.data.dataset import DatasetSettings
+from . import folders, handles, host
+from .host import io
+from .widgets import Form, Setting
+
+FORM = Form(
+    DatasetSettings,
+    visible=[
+        Setting("trigger_word", "speaker_word"),
+        Setting("audio_normalize", "normalise", default=True),
+        Setting("speech_segments", "cut_at_pauses"),
+        Setting("speech_min_seconds", "min_seconds"),
+        Setting("speech_max_seconds", "max_seconds"),
+    ],
+    advanced=[
+        Setting("speech_pause_seconds", "pause_seconds"),
+        Setting("caption_extension"),
+        Setting("num_repeats", "repeats"),
+        Setting("recursive"),
+        Setting("min_seconds", "shortest_file"),
+        Setting("max_seconds", "longest_file"),
+        Setting("audio_loss_weight", "loss_weight"),
+        Setting("audio_bucket_strategy", "bucket_strategy"),
+        Setting("audio_bucket_interval", "bucket_interval"),
+    ],
+)
+
+
+class LoadTrainingAudio(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2T_LoadTrainingAudio",
+            display_name="Load Training Audio",
+            category="LTX-2 training",
+            description="Chooses a folder of recordings to train a voice or a sound on. Each file has its caption "
+            "beside it, in a text file of the same name: what is said, and how.",
+            search_aliases=["dataset", "audio", "voice", "speech", "sound", "recordings", "folder", "lora", "train"],
+            inputs=[
+                *folders.inputs("recordings"),
+                *FORM.visible_inputs(),
+                *FORM.advanced_inputs(),
+            ],
+            outputs=[
+                handles.Dataset.Output("dataset", display_name="dataset"),
+                io.Int.Output("count", display_name="count", tooltip="Number of sound files found."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(
+        cls, folder: str | None, path: str | None, recursive: bool | None = False, **settings: Any
+    ) -> Any:
+        return folders.fingerprint(folder, path, recursive)
+
+    @classmethod
+    @FORM.fill
+    def execute(cls, folder: str, path: str, **settings: Any) -> io.NodeOutput:
+        with host.training_job():
+            root = folders.chosen(folder, path)
+            shared = FORM.tables(settings)
+            count = folders.media(root, shared["recursive"], ("audio",))["audio"]
+            entry = {"audio_directory": str(root), **shared}
+            host.ComfyEvents(cls.hidden.unique_id).finish(
+                "finished", f"{folders.told({'audio': count})} in {root.name}"
+            )
+            return io.NodeOutput(handles.ClipFolder(root, (entry,), count, "recordings"), count)

@@ -1,0 +1,110 @@
+"""Keep or Drop LoRA Branches: take the looks out of a LoRA of picture and sound, or the voice."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from ..ltx2_train.errors import ConfigError
+from ..ltx2_train.files import digest
+from ..ltx2_train.lora.branches import drop_branches, keep_branches
+from . import host
+from .host import io
+from .wire import lora_file
+
+KEEP, DROP = "keep", "drop"
+BRANCHES = ["audio", "video", "cross", "audio, cross", "video, cross", "video, audio", "a2v", "v2a"]
+
+
+class KeepBranch(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2T_KeepBranch",
+            display_name="Keep or Drop LoRA Branches",
+            category="LTX-2 training",
+            description="Takes a LoRA of picture and sound apart: keeps only the voice or only the looks, or drops one "
+            "of them. What stays is not changed.",
+            search_aliases=["lora", "voice", "audio", "video", "split", "extract", "branch", "modality"],
+            is_output_node=True,
+            inputs=[
+                io.LoraModel.Input("lora", optional=True, tooltip="The LoRA of Train LoRA or Load LoRA Model."),
+                io.Combo.Input(
+                    "action", options=[KEEP, DROP], default=KEEP, tooltip="Keep only the branches named, or drop them."
+                ),
+                io.Combo.Input(
+                    "branches",
+                    options=BRANCHES,
+                    default="audio",
+                    tooltip="audio = the sound; video = the picture; cross = what passes between them: a2v, picture "
+                    "that listens, and v2a, sound that looks.",
+                ),
+                io.String.Input(
+                    "lora_path",
+                    default="",
+                    tooltip="LoRA file to take apart, where none is connected; a name in ComfyUI's loras folder will "
+                    "do.",
+                ),
+                io.String.Input(
+                    "save_name",
+                    default="",
+                    tooltip="Name of the new file in ComfyUI's loras folder. Empty: it is only passed on.",
+                ),
+            ],
+            outputs=[
+                io.LoraModel.Output("lora", display_name="lora", tooltip="What is left, for Load LoRA Model."),
+                io.String.Output("report", display_name="report", tooltip="Layers kept and removed, by branch."),
+                io.String.Output("path", display_name="path", tooltip="Path of the new file."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_path: str | None, **settings: Any) -> Any:
+        if not (lora_path or "").strip():
+            return None
+        try:
+            stat = _found(lora_path).stat()
+        except (ConfigError, OSError):
+            return math.nan
+        return [stat.st_size, stat.st_mtime_ns]
+
+    @classmethod
+    def execute(
+        cls,
+        action: str,
+        branches: str,
+        lora_path: str,
+        save_name: str,
+        lora: dict[str, Any] | None = None,
+    ) -> io.NodeOutput:
+        with host.training_job():
+            if lora is None and not lora_path.strip():
+                raise ConfigError("There is no LoRA to take apart: connect `lora`, or write `lora_path`.")
+            source = _found(lora_path) if lora is None else lora_file(lora)
+            out = _target(save_name, source, action, branches)
+            work = keep_branches if action == KEEP else drop_branches
+            report = work(source, [name.strip() for name in branches.split(",")], out)
+            text = report.text()
+            host.ComfyEvents(cls.hidden.unique_id).finish("finished", text)
+            return io.NodeOutput(host.read_lora(report.path), text, str(report.path))
+
+
+def _found(text: str) -> Path:
+    """The file behind a path or a name in the loras folder. Raises ConfigError where there is none."""
+    text = text.strip().strip('"')
+    for path in (Path(text).expanduser(), host.loras_folder() / text, host.loras_folder() / f"{text}.safetensors"):
+        if path.is_file():
+            return path
+    raise ConfigError(f"lora_path: there is no file {text}. Write the path of a LoRA file, or connect `lora`.")
+
+
+def _target(name: str, source: Path, action: str, branches: str) -> Path:
+    name = name.strip().removesuffix(".safetensors").strip(" .")
+    if not name:
+        mark = digest(str(source.resolve()), str(source.stat().st_mtime_ns), action, branches, length=8)
+        return host.runs_folder() / "branches" / f"{source.stem}_{mark}.safetensors"
+    if any(sign in name for sign in '\\:*?"<>|') or ".." in name.split("/") or name.startswith("/"):
+        raise ConfigError(f"save_name: {name!r} cannot be a file name. Use letters, digits, spaces, - and _.")
+    return host.loras_folder() / f"{name}.safetensors"

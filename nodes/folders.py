@@ -1,0 +1,85 @@
+"""The folder that a loader node points at: its widgets, what it holds, and whether it has changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..ltx2_train.data.listing import SUFFIXES
+from ..ltx2_train.errors import DataError
+from ..ltx2_train.files import digest
+from . import host
+from .host import io
+
+NO_FOLDER = "(folder from the path below)"
+NOUNS = {"video": "video", "image": "image", "audio": "recording"}
+LOADERS = {"video": "Load Training Clips", "image": "Load Training Clips", "audio": "Load Training Audio"}
+
+
+def inputs(what: str) -> list[Any]:
+    """The two widgets that say where the media lie; `what` they are, in the plural."""
+    return [
+        io.Combo.Input(
+            "folder",
+            options=[NO_FOLDER, *host.input_folders()],
+            tooltip=f"Folder of {what} inside ComfyUI's input folder. Press R after adding one.",
+        ),
+        io.String.Input(
+            "path",
+            default="",
+            tooltip="Folder anywhere on this machine; where given, it is used instead of the one above.",
+        ),
+    ]
+
+
+def fingerprint(folder: str | None, path: str | None, recursive: bool | None) -> Any:
+    """Names, sizes and times of everything inside, so that a changed caption or a new file is noticed."""
+    if folder is None or path is None:  # it comes over a wire and is not known yet
+        return math.nan
+    root = _folder(folder, path)
+    if root is None or not root.is_dir():
+        return math.nan
+    files = sorted(entry for entry in (root.rglob("*") if recursive else root.glob("*")) if entry.is_file())
+    stats = [(entry, entry.stat()) for entry in files]
+    return digest(*(f"{entry} {stat.st_size} {stat.st_mtime_ns}" for entry, stat in stats))
+
+
+def chosen(folder: str, path: str) -> Path:
+    """The folder the widgets name. Raises DataError where they name none, or one that is not there."""
+    root = _folder(folder, path)
+    if root is None:
+        raise DataError("No folder is chosen. Choose one in `folder`, or write its path into `path`.")
+    if not root.is_dir():
+        raise DataError(f"The folder {root} does not exist. Correct `path`, or choose another in `folder`.", root)
+    return root
+
+
+def media(root: Path, recursive: bool, kinds: Sequence[str]) -> dict[str, int]:
+    """How many media of each of `kinds` `root` holds, those that it holds. Raises DataError where it holds none."""
+    files = [entry.suffix.lower() for entry in (root.rglob("*") if recursive else root.iterdir()) if entry.is_file()]
+    counts = {kind: sum(suffix in SUFFIXES[kind] for suffix in files) for kind in SUFFIXES}
+    if found := {kind: counts[kind] for kind in kinds if counts[kind]}:
+        return found
+    wanted = set().union(*(SUFFIXES[kind] for kind in kinds))
+    other = next((kind for kind, count in counts.items() if count), None)
+    if any(entry.suffix.lower() in wanted for entry in root.glob("*/*")):
+        hint = "Its sub-folders do: choose one of them, or switch `recursive` on."
+    elif other is not None:
+        hint = f"It holds {told({other: counts[other]})}; use {LOADERS[other]} for these."
+    else:
+        hint = "Choose another folder."
+    raise DataError(f"The folder {root} holds {' and '.join(f'no {NOUNS[kind]}s' for kind in kinds)}. {hint}", root)
+
+
+def told(counts: Mapping[str, int]) -> str:
+    """ "3 videos and 1 image"."""
+    return " and ".join(f"{count} {NOUNS[kind]}{'' if count == 1 else 's'}" for kind, count in counts.items())
+
+
+def _folder(folder: str, path: str) -> Path | None:
+    text = path.strip().strip('"')  # Windows copies paths in quotes
+    if text:
+        return Path(text).expanduser()
+    return None if folder == NO_FOLDER else host.input_folder(folder)
