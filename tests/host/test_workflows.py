@@ -12,6 +12,7 @@ FOLDER = Path(fake_comfy.ROOT) / "example_workflows"
 WORKFLOWS = sorted(FOLDER.glob("*.json"))
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 NOTES = {"Note", "MarkdownNote"}
+CORE = {"PreviewAudio": {"audio": "AUDIO"}}  # nodes of ComfyUI itself, with their sockets
 
 
 @pytest.fixture
@@ -34,15 +35,26 @@ def values_of(node, schema):
     return dict(zip(ids, node["widgets_values"], strict=True))
 
 
-def test_there_is_a_workflow_to_begin_with():
-    assert [path.name for path in WORKFLOWS][0] == "01_first_lora.json"
+def test_the_workflows_are_these():
+    names = ["01_first_lora.json", "02_talking_character.json", "03_voice.json"]
+    assert [path.name for path in WORKFLOWS] == names
+    assert sorted(path.name for path in (FOLDER / "api").glob("*.json")) == names
+
+
+def test_the_goal_of_each_workflow_is_set_where_the_base_is_chosen(schemas):
+    goals = {}
+    for path in WORKFLOWS:
+        nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+        (base,) = (node for node in nodes if node["type"] == "LTX2T_LoadBaseModel")
+        goals[path.stem] = values_of(base, schemas[base["type"]])["mode"]
+    assert goals == {"01_first_lora": "video", "02_talking_character": "av", "03_voice": "audio"}
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_workflow_uses_our_nodes_alone_and_says_what_to_do(path, schemas):
     workflow = json.loads(path.read_text(encoding="utf-8"))
     types = [node["type"] for node in workflow["nodes"]]
-    assert set(types) - NOTES <= set(schemas)
+    assert set(types) - NOTES - set(CORE) <= set(schemas)
     assert any(kind in NOTES for kind in types)
 
 
@@ -50,7 +62,7 @@ def test_a_workflow_uses_our_nodes_alone_and_says_what_to_do(path, schemas):
 def test_each_value_stands_in_its_widget(path, schemas):
     workflow = json.loads(path.read_text(encoding="utf-8"))
     for node in workflow["nodes"]:
-        if node["type"] in NOTES:
+        if node["type"] in NOTES | set(CORE):
             continue
         schema = schemas[node["type"]]
         values = values_of(node, schema)
@@ -78,7 +90,8 @@ def test_links_join_sockets_of_one_type(path, schemas):
         assert number in out["links"]
         assert into["link"] == number
         assert schemas[nodes[source]["type"]].outputs[source_slot].io_type == kind
-        assert into["name"] in {shown.id for shown in schemas[nodes[target]["type"]].inputs}
+        kinds = CORE.get(nodes[target]["type"]) or {s.id: s.io_type for s in schemas[nodes[target]["type"]].inputs}
+        assert kinds[into["name"]] == kind
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -89,6 +102,10 @@ def test_the_api_twin_says_the_same_in_visible_widgets_alone(path, schemas):
     ours = {str(node["id"]): node for node in workflow["nodes"] if node["type"] not in NOTES}
     assert set(twin) == set(ours)
     for number, node in ours.items():
+        if node["type"] in CORE:
+            linked = {slot["name"]: list(origin[slot["link"]]) for slot in node["inputs"] if slot["link"] is not None}
+            assert (twin[number]["class_type"], twin[number]["inputs"]) == (node["type"], linked)
+            continue
         schema = schemas[node["type"]]
         stored = values_of(node, schema)
         expected = {
