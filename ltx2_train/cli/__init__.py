@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what is trained: video (the default), av = video with its sound, audio = sound alone",
     )
     demo.add_argument(
-        "--media", type=Path, metavar="FILE", help="a clip of yours, or a sound for --mode audio; drawn if not given"
+        "--media", type=Path, metavar="FILE", help="a clip of yours, or a sound with --mode audio; drawn if not given"
     )
     demo.add_argument("--steps", type=int, default=None, metavar="N", help="training steps (default: 240)")
 
