@@ -219,7 +219,8 @@ def test_the_lora_draws_a_video_and_strength_zero_is_the_base(nodes, chain, monk
 
     monkeypatch.setattr(nodes.sample, "sample", kept)
     result = nodes.SampleLoRA.execute(prompt="a ball", run=run, **DRAW)
-    video, path = result.args
+    video, path, audio = result.args
+    assert "no sound" in audio.message
     assert video.file == path
     assert result.ui["images"][0] == {"filename": Path(path).name, "subfolder": "ltx2_samples/drawn", "type": "output"}
     other = nodes.SampleLoRA.execute(prompt="a ball", run=run, **{**DRAW, "strength": 0.0}).args[1]
