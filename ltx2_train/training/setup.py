@@ -316,6 +316,9 @@ def _identity(config: RunConfig, base: Mapping[str, str], data: TrainingSet) -> 
         more = {
             "audio.independent_timestep": str(config.audio.independent_timestep),
             "loss.balance.mode": config.loss.balance.mode,
+            "batches of sound": digest(
+                str(data.buckets), str(config.audio.min_batches), str(config.audio.batch_probability)
+            )[:8],
         }
     rates = (config.train.audio_learning_rate, config.train.lr_args, config.train.loraplus_ratio)
     if any(rates):
@@ -324,9 +327,9 @@ def _identity(config: RunConfig, base: Mapping[str, str], data: TrainingSet) -> 
         "model.checkpoint": f"{base['file']} ({base['fingerprint'][:8]})",
         "model.mode": config.model.mode,
         "model.precision": config.model.precision,
-        "dataset": f"{len(samples)} clips ({digest(*samples)[:8]})",
+        "dataset": f"{len(samples)} clips ({digest(*samples, str(data.batch_sizes))[:8]})",
         "lora.rank": str(config.lora.rank),
-        "lora.alpha": str(config.lora.alpha if config.lora.alpha is not None else config.lora.rank),
+        "lora.alpha": f"{config.lora.effective_alpha:g}",
         "lora targets": digest(
             config.lora.target,
             *("-", *config.lora.include_patterns),
