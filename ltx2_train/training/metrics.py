@@ -12,6 +12,7 @@ from ..errors import RunError
 from ..files import atomic, write_text
 
 SMOOTHING = 0.95
+COLOURS = (("#a9c4ea", "#1f5fbf"), ("#f0c9a0", "#d0721a"))  # dots and line of each curve
 
 
 def clean_row(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def smooth(values: Sequence[float | None], factor: float = SMOOTHING) -> list[fl
 def draw_chart(
     rows: Sequence[Mapping[str, Any]], path: Path, title: str = "", size: tuple[int, int] = (960, 480)
 ) -> Path:
-    """Draw the loss of each step as dots and its moving average as a line; PNG."""
+    """Draw the loss of each step as dots and its moving average as a line; picture and sound apart, if both; PNG."""
     with atomic(path) as temporary:
         chart_image(rows, title, size).save(temporary, format="PNG")
     return path
@@ -96,9 +97,13 @@ def chart_image(rows: Sequence[Mapping[str, Any]], title: str = "", size: tuple[
     draw = ImageDraw.Draw(image)
     font = _font(14 * scale)
     left, right, top, bottom = 64 * scale, width - 20 * scale, 44 * scale, height - 44 * scale
-    points = [(int(row["step"]), row.get("loss")) for row in rows]
-    values = sorted(value for _, value in points if value is not None)
+    curves = [[(int(row["step"]), row.get(key)) for row in rows] for key in _curves(rows)]
+    values = sorted(value for curve in curves for _, value in curve if value is not None)
     draw.text((left, 12 * scale), title or "loss", fill="#222222", font=font)
+    if len(curves) > 1:
+        for index, name in enumerate(("video", "audio")):
+            place_of_name = (right - (1 - index) * 56 * scale, 12 * scale)
+            draw.text(place_of_name, name, fill=COLOURS[index][1], font=font, anchor="ra")
     if not values:
         draw.text((left, top + 20 * scale), "no finite loss yet", fill="#888888", font=font)
         return image.resize(size, Image.Resampling.LANCZOS)
@@ -106,7 +111,8 @@ def chart_image(rows: Sequence[Mapping[str, Any]], title: str = "", size: tuple[
     high, low = values[min(len(values) - 1, int(len(values) * 0.99))], values[0]
     margin = max((high - low) * 0.08, abs(high) * 0.02, 1e-6)
     high, low = high + margin, max(0.0, low - margin)
-    first, last = points[0][0], max(points[-1][0], points[0][0] + 1)
+    first = curves[0][0][0]
+    last = max(curves[0][-1][0], first + 1)
 
     def place(step: float, value: float) -> tuple[float, float]:
         x = left + (right - left) * (step - first) / (last - first)
@@ -123,15 +129,23 @@ def chart_image(rows: Sequence[Mapping[str, Any]], title: str = "", size: tuple[
         x = place(step, low)[0]
         draw.text((x, bottom + 8 * scale), f"{round(step)}", fill="#555555", font=font, anchor="ma")
     draw.text((right, bottom + 26 * scale), "step", fill="#555555", font=font, anchor="ra")
-    for step, value in points:
-        if value is not None:
-            x, y = place(step, value)
-            draw.ellipse([x - 2 * scale, y - 2 * scale, x + 2 * scale, y + 2 * scale], fill="#a9c4ea")
-    averages = smooth([value for _, value in points])
-    line = [place(points[index][0], value) for index, value in enumerate(averages) if value is not None]
-    if len(line) > 1:
-        draw.line(line, fill="#1f5fbf", width=3 * scale, joint="curve")
+    for curve, (dots, _) in zip(curves, COLOURS, strict=False):
+        for step, value in curve:
+            if value is not None:
+                x, y = place(step, value)
+                draw.ellipse([x - 2 * scale, y - 2 * scale, x + 2 * scale, y + 2 * scale], fill=dots)
+    for curve, (_, colour) in zip(curves, COLOURS, strict=False):
+        averages = smooth([value for _, value in curve])
+        line = [place(curve[index][0], value) for index, value in enumerate(averages) if value is not None]
+        if len(line) > 1:
+            draw.line(line, fill=colour, width=3 * scale, joint="curve")
     return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _curves(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The columns to draw: the loss, or those of picture and sound where a run trains both."""
+    apart = ("loss_video", "loss_audio")
+    return apart if all(any(row.get(key) is not None for row in rows) for key in apart) else ("loss",)
 
 
 def _font(size: int) -> Any:

@@ -157,7 +157,14 @@ def test_another_workflow_with_the_same_node_numbers_stays_untouched(opened, ser
 
 
 def test_the_help_page_is_shown(opened, server):
-    for node in ("LoadBaseModel", "LoadTrainingClips", "PrepareDataset", "TrainLoRA", "SampleLoRA"):
+    for node in (
+        "LoadBaseModel",
+        "LoadTrainingClips",
+        "LoadTrainingAudio",
+        "PrepareDataset",
+        "TrainLoRA",
+        "KeepBranch",
+    ):
         answer = opened.request.get(f"{server.url}/extensions/ltx2_trainer/docs/LTX2T_{node}.md")
         assert answer.ok
     opened.evaluate("() => app.canvas.selectNode(app.graph.nodes.find((n) => n.type === 'LTX2T_TrainLoRA'))")

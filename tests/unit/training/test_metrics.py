@@ -50,3 +50,19 @@ def test_the_chart_shows_a_falling_line(tmp_path):
 
 def test_a_chart_without_a_finite_loss_is_still_drawn(tmp_path):
     assert draw_chart([{"step": 1, "loss": None}], tmp_path / "loss.png").exists()
+
+
+def test_picture_and_sound_are_drawn_apart(tmp_path):
+    from PIL import Image
+
+    def colours(**losses):
+        rows = [{"step": step, "loss": 1.0, **losses} for step in range(1, 40)]
+        with Image.open(draw_chart(rows, tmp_path / "loss.png")) as image:
+            return {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
+
+    blue, orange = (31, 95, 191), (208, 114, 26)
+    assert {blue, orange} <= colours(loss_video=0.5, loss_audio=1.5)
+    for alone in ({}, {"loss_video": 1.0, "loss_audio": None}, {"loss_video": None, "loss_audio": 1.0}):
+        found = colours(**alone)
+        assert blue in found
+        assert orange not in found
