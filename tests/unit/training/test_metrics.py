@@ -53,16 +53,13 @@ def test_a_chart_without_a_finite_loss_is_still_drawn(tmp_path):
 
 
 def test_picture_and_sound_are_drawn_apart(tmp_path):
-    from PIL import Image
-
-    def colours(**losses):
+    def inked(**losses):
+        """Whether the chart has a blue line, and whether it has an orange one."""
         rows = [{"step": step, "loss": 1.0, **losses} for step in range(1, 40)]
-        with Image.open(draw_chart(rows, tmp_path / "loss.png")) as image:
-            return {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
+        pixels = np.asarray(Image.open(draw_chart(rows, tmp_path / "loss.png")).convert("RGB")).astype(int)
+        near = [np.abs(pixels - colour).max(axis=2) < 12 for colour in ((31, 95, 191), (208, 114, 26))]
+        return [bool(found[60:].sum() > 100) for found in near]
 
-    blue, orange = (31, 95, 191), (208, 114, 26)
-    assert {blue, orange} <= colours(loss_video=0.5, loss_audio=1.5)
+    assert inked(loss_video=0.5, loss_audio=1.5) == [True, True]
     for alone in ({}, {"loss_video": 1.0, "loss_audio": None}, {"loss_video": None, "loss_audio": 1.0}):
-        found = colours(**alone)
-        assert blue in found
-        assert orange not in found
+        assert inked(**alone) == [True, False]
