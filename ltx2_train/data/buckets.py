@@ -50,7 +50,7 @@ class ExplicitBuckets:
 
 
 def parse_bucket(text: str) -> tuple[int, int, int]:
-    """ "768x512x49" as (width, height, frames). Raises ValueError with what is wrong."""
+    """A size written as "768x512x49": (width, height, frames). Raises ValueError with what is wrong."""
     parts = text.lower().replace(" ", "").split("x")
     if len(parts) != 3 or not all(part.isdigit() for part in parts):
         raise ValueError(f"{text!r} is not of the form WIDTHxHEIGHTxFRAMES, for example 768x512x49")
