@@ -24,7 +24,13 @@ FORM = Form(
 )
 SAME_CHECKPOINT = "the checkpoint itself"
 # shown, yet after the advanced widgets: it came later, and workflows store values by position
-MODE = Setting("model.mode", extra={"optional": True})
+MODE = Setting(
+    "model.mode",
+    extra={
+        "optional": True,
+        "tooltip": "What is trained and drawn: video; av = video with its sound; audio = sound alone.",
+    },
+)
 MODES = {"video": "video", "av": "video and sound", "audio": "sound alone"}
 
 
