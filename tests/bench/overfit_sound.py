@@ -30,7 +30,7 @@ model = { checkpoint = '%s', text_encoder = '%s', precision = "fp32", device = "
 data = { config = "dataset.toml" }
 cache = { vae_dtype = "fp32", latents_dtype = "fp32" }
 lora = { rank = 64, target = "full" }
-train = { steps = %d, learning_rate = 4e-3, save_every = 0, first_frame_probability = 0.0, caption_dropout = 0.0 }
+train = { steps = %d, learning_rate = 3e-3, save_every = 0, first_frame_probability = 0.0, caption_dropout = 0.0 }
 schedule = { name = "cosine" }
 sample = { every = 0, width = 256, height = 160, frames = 25, steps = 20, guidance = 1.0, stg = 0.0 }
 """
