@@ -20,7 +20,7 @@ from ltx2_train.models.transformer import LTXTransformer, TransformerConfig
 
 pytestmark = [
     pytest.mark.comfy,
-    pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH names no ComfyUI work tree"),
+    pytest.mark.skipif(not os.environ.get("COMFYUI_PATH"), reason="COMFYUI_PATH names no ComfyUI work tree"),
 ]
 
 SIZES = {
