@@ -10,6 +10,9 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from ..offload import settings as memory
+from ..quant import settings as quant
+from ..weights import gemma_settings as gemma
 from .groups import RunConfig, plain_toml
 
 
@@ -60,6 +63,13 @@ def aliases() -> dict[str, str]:
         seed = extra.get("seed")
         for name in [seed] if isinstance(seed, str) else list(seed or []):
             table.setdefault(str(name), dotted)
+    # switches that no one field stands for; the group itself turns them into its own words
+    for group, names in (
+        ("quant", quant.SEED_SWITCHES),
+        ("memory", memory.ATTENTION_SWITCHES),
+        ("gemma", gemma.SEED_SWITCHES),
+    ):
+        table.update({name: f"{group}.{name}" for name in names})
     return table
 
 

@@ -15,9 +15,12 @@ from ..models.tiling import TileSettings
 from ..objective.audio import AudioSettings
 from ..objective.flow import LossSettings
 from ..objective.sigmas import SigmaSettings
+from ..offload.settings import MemorySettings
 from ..optim import OptimizerSettings, ScheduleSettings
+from ..quant.settings import QuantSettings
 from ..settings import Settings
 from ..shapes import floor_frames, floor_side
+from ..weights.gemma_settings import GemmaSettings
 from .train import TrainSettings
 
 
@@ -119,22 +122,6 @@ class DataSettings(Settings):
         le=64,
         description="Batches read ahead by a thread; 0 reads in the training thread.",
         json_schema_extra={"seed": "max_data_loader_n_workers", "advanced": True},
-    )
-
-
-class MemorySettings(Settings):
-    """What is traded for memory."""
-
-    gradient_checkpointing: bool = Field(
-        True,
-        description="Recompute each block in the backward pass instead of keeping its activations.",
-        json_schema_extra={"seed": "gradient_checkpointing"},
-    )
-    context_gb: float = Field(
-        4.0,
-        ge=0,
-        description="RAM for the text contexts of all captions; above it they go to a file of the run.",
-        json_schema_extra={"unit": "GB", "advanced": True},
     )
 
 
@@ -289,7 +276,9 @@ class RunConfig(Settings):
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     train: TrainSettings = TrainSettings()
+    quant: QuantSettings = QuantSettings()
     memory: MemorySettings = MemorySettings()
+    gemma: GemmaSettings = GemmaSettings()
     sample: SampleSettings = SampleSettings()
 
     def to_toml(self) -> str:

@@ -112,7 +112,46 @@ def test_every_setting_has_help():
 
 def test_aliases_point_at_settings_and_are_unique():
     known = {dotted for dotted, _ in walk()}
-    assert set(aliases().values()) <= known
+    switches = {"quant", "memory", "gemma"}  # groups that turn some switches of other trainers into their own words
+    strange = {name: path for name, path in aliases().items() if path not in known}
+    assert all(path == f"{path.split('.')[0]}.{name}" for name, path in strange.items())
+    assert {path.split(".")[0] for path in strange.values()} == switches
+
+
+@pytest.mark.parametrize(
+    ("flags", "setting", "value"),
+    [
+        ({"fp8_base": True, "fp8_scaled": True}, "quant.format", "fp8"),
+        ({"fp8_base": True}, "quant.format", "fp8_cast"),
+        ({"nf4_base": True, "loftq_init": True}, "quant.format", "nf4"),
+        ({"quantization": "int8-quanto"}, "quant.format", "int8"),
+        ({"flash_attn": True}, "memory.attention", "flash2"),
+        ({"sdpa": True}, "memory.attention", "sdpa"),
+        ({"split_attn_target": "none"}, "memory.split_attention", "off"),
+        ({"gemma_load_in_8bit": True}, "gemma.precision", "8bit"),
+        ({"gemma_load_in_4bit": True, "gemma_bnb_4bit_quant_type": "fp4"}, "gemma.precision", "fp4"),
+        ({"gemma_bnb_4bit_disable_double_quant": True}, "gemma.double_quant", False),
+    ],
+)
+def test_switches_of_other_trainers_are_understood(flags, setting, value):
+    group, name = setting.split(".")
+    assert getattr(getattr(make_run(flags), group), name) == value
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        ({"nf4_base": True, "fp8_base": True}, "exclude each other"),
+        ({"fp8_scaled": True}, "needs fp8_base"),
+        ({"loftq_init": True}, 'set quant.format to "nf4"'),
+        ({"quant": {"format": "fp8"}, "nf4_base": True}, "same setting"),
+        ({"gemma_load_in_8bit": True, "gemma_load_in_4bit": True}, "exclude each other"),
+        ({"nf4_base": True, "loftq_init": True, "awq_calibration": True}, "in two ways"),
+    ],
+)
+def test_switches_that_contradict_are_refused(flags, reason):
+    with pytest.raises(ConfigError, match=reason):
+        make_run(flags)
 
 
 def test_the_written_tree_reads_back_equal(tmp_path):

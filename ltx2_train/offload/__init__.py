@@ -1,0 +1,1 @@
+"""Which weights and activations live where, and when they travel."""

@@ -1,0 +1,119 @@
+"""How the frozen base is stored: the settings, and the flags of the community trainer that mean the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from ..settings import Settings
+
+Format = Literal["auto", "none", "fp8", "fp8_cast", "fp8uz", "int8", "int8_rotated", "nf4", "int4", "int2"]
+
+# official trainer's words -> ours
+_QUANTO = {
+    "int8-quanto": "int8",
+    "int4-quanto": "int4",
+    "int2-quanto": "int2",
+    "fp8-quanto": "fp8",
+    "fp8uz-quanto": "fp8uz",
+}
+# switches of the community trainer, which together name one format
+SEED_SWITCHES = ("fp8_base", "fp8_scaled", "nf4_base")
+
+
+class QuantSettings(Settings):
+    """How the weights of the transformer's blocks are stored. Everything else stays as `model.precision` says."""
+
+    format: Format = Field(
+        "auto",
+        description="Storage of the frozen base: none = as model.precision says; fp8 = 8 bits, scaled in blocks of 64; "
+        "int8 = 8 bits, one scale a row; int8_rotated = the same after a rotation that spreads outliers, the closest "
+        "to the original; nf4 = 4 bits; fp8_cast = 8 bits without scales; fp8uz = fp8 of AMD cards; int4, int2 = by "
+        "optimum-quanto. auto = none where it fits the card. A file that is quantized already is kept as it is.",
+        json_schema_extra={"seed": "quantization"},
+    )
+    block_size: Literal[32, 64, 128, 256] = Field(
+        32,
+        description="Values that share one scale in nf4.",
+        json_schema_extra={"seed": "nf4_block_size", "advanced": True},
+    )
+    device: str = Field(
+        "auto",
+        description="Where weights are quantized: auto = on the training device, piece by piece; cpu, cuda, cuda:1 ...",
+        json_schema_extra={"seed": "quantize_device", "advanced": True},
+    )
+    loftq: bool = Field(
+        False,
+        description="nf4: begin with a LoRA that makes up for what quantization loses (LoftQ). The loss of quality is "
+        "taken back out of the saved LoRA, so that it fits the unquantized base.",
+        json_schema_extra={"seed": "loftq_init", "advanced": True},
+    )
+    loftq_iters: int = Field(
+        2,
+        ge=1,
+        le=20,
+        description="Rounds of LoftQ.",
+        json_schema_extra={"seed": "loftq_iters", "advanced": True},
+    )
+    awq: bool = Field(
+        False,
+        description="nf4: scale the inputs of each layer by how strong they are in batches of this dataset before "
+        "quantizing (AWQ), so that the weights that matter lose least.",
+        json_schema_extra={"seed": "awq_calibration", "advanced": True},
+    )
+    awq_alpha: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="Strength of the AWQ scaling; 0 is none.",
+        json_schema_extra={"seed": "awq_alpha", "advanced": True},
+    )
+    awq_batches: int = Field(
+        8,
+        ge=1,
+        le=1024,
+        description="Batches of the dataset that AWQ looks at.",
+        json_schema_extra={"seed": "awq_num_batches", "advanced": True},
+    )
+    matmul: Literal["off", "auto", "on"] = Field(
+        "off",
+        description="Multiply in 8 bits where the card can (int8 and fp8): off = never; auto = where a measurement at "
+        "the start finds it faster forward and back; on = always. It adds a little noise.",
+        json_schema_extra={"advanced": True},
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seed_values(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        values = dict(values)
+        switches = {name: values.pop(name) for name in SEED_SWITCHES if name in values}
+        wrong = [name for name, value in switches.items() if not isinstance(value, bool)]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is a switch: true or false")
+        on = {name for name, value in switches.items() if value}
+        if on and "format" in values:
+            raise ValueError(f"{' and '.join(sorted(on))} and quant.format are the same setting; keep one of them")
+        if "nf4_base" in on and on != {"nf4_base"}:
+            raise ValueError("nf4_base and fp8_base exclude each other; keep one of them")
+        if on == {"fp8_scaled"}:
+            raise ValueError('fp8_scaled needs fp8_base beside it; or write quant.format = "fp8"')
+        if "nf4_base" in on:
+            values["format"] = "nf4"
+        elif on:
+            values["format"] = "fp8" if "fp8_scaled" in on else "fp8_cast"
+        if isinstance(values.get("format"), str):
+            values["format"] = _QUANTO.get(values["format"], values["format"])
+        return values
+
+    @model_validator(mode="after")
+    def _possible(self) -> QuantSettings:
+        for name in ("loftq", "awq"):
+            if getattr(self, name) and self.format not in ("nf4",):
+                raise ValueError(f'{name} is for nf4; set quant.format to "nf4" or switch quant.{name} off')
+        if self.loftq and self.awq:
+            raise ValueError("loftq and awq change the same weights in two ways; switch one of them off")
+        return self

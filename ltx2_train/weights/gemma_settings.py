@@ -1,0 +1,66 @@
+"""How the text encoder is held in memory; it is needed for caching and for new prompts alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from ..settings import Settings
+
+
+class GemmaSettings(Settings):
+    """How Gemma is stored and where it runs while captions are encoded."""
+
+    precision: Literal["stored", "8bit", "nf4", "fp4"] = Field(
+        "stored",
+        description="Storage of Gemma's weights: as stored in the file (bf16, or fp8 kept); 8bit, nf4, fp4 = by "
+        "bitsandbytes, for a smaller card at some loss.",
+        json_schema_extra={"seed": "gemma_bnb_4bit_quant_type", "advanced": True},
+    )
+    double_quant: bool = Field(
+        True,
+        description="Quantize the scales of nf4 and fp4 as well.",
+        json_schema_extra={"advanced": True},
+    )
+    compute_dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        "auto",
+        description="Precision that Gemma computes in; auto: bf16, fp32 on a CPU.",
+        json_schema_extra={"seed": "gemma_bnb_4bit_compute_dtype", "advanced": True},
+    )
+    placement: Literal["auto", "device", "stream", "layers"] = Field(
+        "auto",
+        description="device = all of Gemma on the card; stream = weights in RAM, each layer visits the card; layers = "
+        "each layer is read once and all captions pass it before the next one, for small cards and little RAM; auto = "
+        "device where it fits, else layers.",
+        json_schema_extra={"advanced": True},
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seed_values(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        values = dict(values)
+        eight, four = values.pop("gemma_load_in_8bit", False), values.pop("gemma_load_in_4bit", False)
+        if load := values.pop("load_text_encoder_in_8bit", False):
+            eight = load
+        if values.pop("gemma_bnb_4bit_disable_double_quant", False):
+            values["double_quant"] = False
+        if eight and four:
+            raise ValueError("gemma_load_in_8bit and gemma_load_in_4bit exclude each other; keep one of them")
+        if eight:
+            values["precision"] = "8bit"
+        elif four:
+            values.setdefault("precision", "nf4")
+        return values
+
+
+# switches of the community and the official trainer that the settings above take up
+SEED_SWITCHES = (
+    "gemma_load_in_8bit",
+    "gemma_load_in_4bit",
+    "gemma_bnb_4bit_disable_double_quant",
+    "load_text_encoder_in_8bit",
+)
