@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules by name."""
 
 from .groups import describe_groups, parameter_groups
-from .optimizers import OPTIMIZERS, OptimizerSettings, build_optimizer
+from .optimizers import OPTIMIZERS, OptimizerSettings, build_optimizer, state_aside
 from .schedules import SCHEDULES, ScheduleSettings, build_schedule, warmup_steps
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "build_schedule",
     "describe_groups",
     "parameter_groups",
+    "state_aside",
     "warmup_steps",
 ]

@@ -10,9 +10,10 @@ it keeps about 2 instead of 8 bytes a parameter, and small tensors (below 4096 v
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -101,6 +102,22 @@ def build_optimizer(
         else:
             name, note = "adamw", f"Optimizer adamw (auto: no 8-bit state, since {missing})."
     return OPTIMIZERS.get(name)(list(groups), settings, lr, device), note
+
+
+@contextlib.contextmanager
+def state_aside(optimizer: Optimizer, device: torch.device | str) -> Iterator[None]:
+    """Keep the optimizer's state in RAM while something else needs the memory of `device`."""
+    moved: list[tuple[dict[str, Any], str]] = []
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.device.type != "cpu":
+                state[name] = value.to("cpu")
+                moved.append((state, name))
+    try:
+        yield
+    finally:
+        for state, name in moved:
+            state[name] = state[name].to(device)
 
 
 def _adamw(groups: list[Any], settings: OptimizerSettings, lr: float, device: torch.device) -> Optimizer:

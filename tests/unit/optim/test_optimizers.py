@@ -159,3 +159,35 @@ def test_auto_takes_8bit_state_with_cuda_and_bitsandbytes_and_says_so(monkeypatc
     optimizer, note = build_optimizer(parameters(), OptimizerSettings(), 1e-4, "cuda")
     assert type(optimizer) is torch.optim.AdamW
     assert "bitsandbytes is not installed" in note
+
+
+class Card(torch.Tensor):
+    """A tensor that says it lies on a card, and remembers that it was taken to RAM and back."""
+
+    home = "cuda"
+
+    @property
+    def device(self):
+        return torch.device(self.home)
+
+    def to(self, device):
+        moved = self.as_subclass(Card)
+        moved.home = str(device)
+        return moved
+
+
+def test_state_goes_to_ram_and_comes_back():
+    from ltx2_train.optim import state_aside
+
+    params = parameters()
+    optimizer = make("adamw", params)
+    advance(optimizer, params, 0, 2)
+    state = optimizer.state[params[0]]
+    kept = state["exp_avg"].clone()
+    state["exp_avg"] = state["exp_avg"].as_subclass(Card)
+    with pytest.raises(RuntimeError, match="in between"), state_aside(optimizer, "cuda"):
+        assert state["exp_avg"].home == "cpu"
+        raise RuntimeError("in between")
+    assert state["exp_avg"].home == "cuda"
+    assert torch.equal(state["exp_avg"].as_subclass(torch.Tensor), kept)
+    assert state["step"].device.type == "cpu"  # what lay in RAM stays there
