@@ -1,0 +1,27 @@
+"""Two 4-bit codes a byte: reading them by a table of byte -> pair of values."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def read_pairs(packed: Tensor, code: tuple[float, ...]) -> Tensor:
+    """The values [2 n] in float32 of `packed` uint8 (n bytes, any shape): high half first, each an index of `code`."""
+    table = _pairs if torch.compiler.is_compiling() else _kept_pairs
+    return table(code, packed.device).index_select(0, packed.flatten().int()).flatten()
+
+
+def _pairs(code: tuple[float, ...], device: torch.device) -> Tensor:
+    """[256, 2]: the two values of each byte."""
+    values = torch.tensor(code, device=device)
+    return torch.stack([values.repeat_interleave(16), values.repeat(16)], dim=1)
+
+
+@lru_cache(maxsize=16)
+def _kept_pairs(code: tuple[float, ...], device: torch.device) -> Tensor:
+    """The same; it depends on no weight, so it may be kept."""
+    with torch.inference_mode(False), torch.no_grad():
+        return _pairs(code, device)

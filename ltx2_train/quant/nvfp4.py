@@ -1,0 +1,89 @@
+"""NVFP4 weights as ComfyUI's files bring them; they are read, never written.
+
+    W = e2m1 * block scale * scale
+
+Two e2m1 numbers share a byte, the even element in the high half; 16 neighbouring inputs share a block scale in e4m3fn;
+one float32 number scales the whole weight. The block scales lie in the order the tensor cores want: tiles of 128 rows
+by 4 blocks one after another, and inside a tile row 32 j + i, block k at 16 i + 4 j + k. Rows and inputs may be padded
+to multiples of 16.
+
+Layout of the scales: cuBLAS documentation, "1D block scaling factors layout".
+
+Shape letters: O out, I in.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from .base import QuantLinear, row_parts
+from .codes import read_pairs
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from .settings import QuantSettings
+
+BLOCK = 16
+_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+_TILE_ROWS, _TILE_BLOCKS = 128, 4
+
+
+class KeptNvfp4(QuantLinear):
+    """weight [O, I / 2] uint8; block_scale e4m3fn in tiles; scale one float32.
+
+    `shape` is (O, I) without padding, where the file pads.
+    """
+
+    format: ClassVar[str] = "nvfp4"
+    stored_names: ClassVar[tuple[str, ...]] = ("weight", "block_scale", "scale")
+
+    def __init__(
+        self,
+        weight: Tensor,
+        block_scale: Tensor,
+        scale: Tensor,
+        *,
+        bias: Tensor | None = None,
+        compute_dtype: torch.dtype = torch.bfloat16,
+        shape: tuple[int, int] | None = None,
+    ) -> None:
+        rows, width = weight.shape[0], 2 * weight.shape[1]
+        out, inputs = (rows, width) if shape is None else shape
+        assert weight.dtype == torch.uint8, weight.dtype
+        assert block_scale.dtype == torch.float8_e4m3fn, block_scale.dtype
+        assert width % BLOCK == 0, width
+        assert block_scale.numel() == _tiled_size(rows, width // BLOCK), (weight.shape, block_scale.shape)
+        assert scale.numel() == 1, scale.shape
+        assert out <= rows, (out, rows)
+        assert inputs <= width, (inputs, width)
+        stored = {"weight": weight, "block_scale": block_scale, "scale": scale.detach().float().reshape(1)}
+        super().__init__(inputs, out, stored, bias, compute_dtype)
+
+    @classmethod
+    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: QuantSettings, compute_dtype: torch.dtype) -> Self:
+        raise NotImplementedError("a format of files; nothing is quantized into it")
+
+    def stored_weight(self, dtype: torch.dtype) -> Tensor:
+        rows, width = self.weight.shape[0], 2 * self.weight.shape[1]
+        scales = _untiled(self.block_scale, rows, width // BLOCK).float().mul_(self.scale).unsqueeze(-1)
+        values = torch.empty(self.out_features, self.in_features, dtype=dtype, device=self.weight.device)
+        for part in row_parts(self.out_features, width):
+            found = read_pairs(self.weight[part], _E2M1).view(-1, width // BLOCK, BLOCK)
+            values[part] = found.mul_(scales[part]).view(-1, width)[:, : self.in_features]
+        return values
+
+
+def _tiled_size(rows: int, blocks: int) -> int:
+    return -(-rows // _TILE_ROWS) * _TILE_ROWS * -(-blocks // _TILE_BLOCKS) * _TILE_BLOCKS
+
+
+def _untiled(tiled: Tensor, rows: int, blocks: int) -> Tensor:
+    """Block scales in tiles, of any shape, as [rows, blocks]."""
+    down, across = -(-rows // _TILE_ROWS), -(-blocks // _TILE_BLOCKS)
+    tiles = tiled.reshape(down, across, 32, 4, _TILE_BLOCKS)  # tile row, tile column, i, j, k
+    flat = tiles.permute(0, 3, 2, 1, 4).reshape(down * _TILE_ROWS, across * _TILE_BLOCKS)
+    return flat[:rows, :blocks]

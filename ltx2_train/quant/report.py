@@ -1,0 +1,76 @@
+"""How much each storage format loses, measured on a random weight.
+
+The weight is drawn from N(0, 1) in float32. `mae` is the mean absolute error, `snr_db` ten times the logarithm of the
+weight's energy over the error's, `cosine` the cosine between the two as vectors.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .base import row_parts
+from .formats import FORMATS
+from .loftq import loftq
+from .quanto import Int4
+from .settings import QuantSettings
+
+LOFTQ_RANK = 32
+LOFTQ_ITERATIONS = 2
+
+
+def error_table(size: int = 4096, seed: int = 0, device: torch.device | str = "cpu") -> list[dict[str, Any]]:
+    """A row {"name", "mae", "snr_db", "cosine"} for bf16, each format (nf4 in blocks of 32), and nf4 with LoftQ.
+
+    Formats whose library is not installed have no row.
+    """
+    weight = torch.randn(size, size, generator=torch.Generator().manual_seed(seed)).to(device)
+    return [{"name": name, **_errors(found, weight)} for name, found in _approximations(weight)]
+
+
+def render(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as a table of text."""
+    widest = max(len("format"), *(len(row["name"]) for row in rows))
+    lines = [f"{'format':<{widest}}  {'MAE':>8}  {'SNR dB':>7}  {'cosine':>9}"]
+    for row in rows:
+        lines.append(f"{row['name']:<{widest}}  {row['mae']:>8.4f}  {row['snr_db']:>7.2f}  {row['cosine']:>9.6f}")
+    return "\n".join(lines)
+
+
+def _approximations(weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+    settings = QuantSettings(block_size=32)
+    yield "bf16", weight.bfloat16().float()
+    for name in FORMATS:
+        format = FORMATS.get(name)
+        if issubclass(format, Int4) and importlib.util.find_spec("optimum") is None:
+            continue
+        yield name, format.quantize(weight, None, settings, torch.float32).dequantize()
+        if name == "nf4":
+            module, a, b = loftq(
+                weight,
+                lambda part: FORMATS.get("nf4").quantize(part, None, settings, torch.float32),
+                LOFTQ_RANK,
+                LOFTQ_ITERATIONS,
+            )
+            yield f"nf4 + loftq rank {LOFTQ_RANK}", module.dequantize().addmm_(b, a)
+
+
+def _errors(found: Tensor, weight: Tensor) -> dict[str, float]:
+    """Sums in float64, over parts, so that no second copy of the weight is made."""
+    off = energy = error = found_energy = product = 0.0
+    for part in row_parts(*weight.shape):
+        a, b = found[part].double(), weight[part].double()
+        off += float((a - b).abs().sum())
+        error += float((a - b).square().sum())
+        energy += float(b.square().sum())
+        found_energy += float(a.square().sum())
+        product += float((a * b).sum())
+    return {
+        "mae": off / weight.numel(),
+        "snr_db": float(10 * torch.log10(torch.tensor(energy / error))),
+        "cosine": product / (energy * found_energy) ** 0.5,
+    }

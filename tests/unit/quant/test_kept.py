@@ -1,0 +1,74 @@
+"""Weights that files bring in a low precision already are held as they are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import linear
+
+from ltx2_train.quant.fp8 import KeptFp8
+from ltx2_train.quant.nvfp4 import KeptNvfp4
+
+
+def draw(*shape, seed=0, by=1.0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * by
+
+
+@pytest.mark.parametrize("stored", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("scale", [None, torch.tensor(0.37), torch.tensor([0.37]), draw(24).abs(), draw(24, 1).abs()])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_official_fp8(stored, scale, dtype):
+    weight, bias = draw(24, 40).to(stored), draw(24, seed=1)
+    module = KeptFp8(weight, scale, bias=bias, compute_dtype=dtype)
+    factor = 1.0 if scale is None else scale if scale.dim() == 0 else scale.reshape(-1, 1)
+    expected = (weight.float() * factor).to(dtype)
+    assert torch.equal(module.dequantize(), expected)
+    x = draw(3, 40, seed=2).to(dtype).requires_grad_()
+    y = module(x)
+    assert torch.equal(y, linear(x, expected, bias.to(dtype)))
+    grad = draw(3, 24, seed=3).to(dtype)
+    y.backward(grad)
+    assert torch.equal(x.grad, grad @ expected)
+    assert torch.equal(module.weight.view(torch.uint8), weight.view(torch.uint8))
+    again = KeptFp8(**module.stored(), **({} if scale is not None else {"scale": None}), compute_dtype=dtype)
+    assert torch.equal(again.dequantize(), expected)
+    module.to(torch.bfloat16)
+    assert module.weight.dtype == stored
+    assert scale is None or module.scale.dtype == torch.float32
+    assert module.nbytes == 24 * 40 + (0 if scale is None else 4 * scale.numel())
+
+
+@pytest.mark.parametrize("shape", [(128, 64), (256, 128), (48, 32), (144, 80), (40, 24)])
+def test_nvfp4_reads_what_comfyui_writes(shape):
+    kitchen = pytest.importorskip("comfy_kitchen")
+    weight = draw(*shape, by=0.02)
+    weight[3] = 0
+    scale = weight.abs().amax() / (448.0 * 6.0)
+    padded = any(size % 16 for size in shape)
+    packed, block_scale = kitchen.quantize_nvfp4(weight, scale, pad_16x=padded)
+    expected = kitchen.dequantize_nvfp4(packed, scale, block_scale, torch.float32)[: shape[0], : shape[1]]
+    bias = draw(shape[0], seed=1)
+    module = KeptNvfp4(packed, block_scale, scale, bias=bias, compute_dtype=torch.float32, shape=shape)
+    assert (module.out_features, module.in_features) == shape
+    torch.testing.assert_close(module.dequantize(), expected, rtol=1e-6, atol=0)
+    assert 15 < 10 * torch.log10(weight.square().sum() / (module.dequantize() - weight).square().sum()) < 30
+    x = draw(2, 3, shape[1], seed=2).requires_grad_()
+    y = module(x)
+    assert torch.equal(y, linear(x, module.dequantize(), bias))
+    grad = draw(2, 3, shape[0], seed=3)
+    y.backward(grad)
+    torch.testing.assert_close(x.grad, grad @ module.dequantize())
+    module.to(torch.bfloat16)
+    assert module.dequantize().dtype == torch.bfloat16
+    assert module.block_scale.dtype == torch.float8_e4m3fn
+    assert module.nbytes == packed.nbytes + block_scale.nbytes + 4
+
+
+def test_nvfp4_state_goes_round():
+    weight = torch.randint(256, (32, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    scales = draw(128, 4).abs().to(torch.float8_e4m3fn)
+    module = KeptNvfp4(weight, scales, torch.tensor(0.1))
+    other = KeptNvfp4(torch.zeros_like(weight), torch.zeros(128, 4).to(scales.dtype), torch.tensor(1.0))
+    other.load_state_dict(module.state_dict())
+    assert torch.equal(other.dequantize(), module.dequantize())
+    assert module.dequantize().abs().max() > 0
