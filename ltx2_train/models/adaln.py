@@ -83,5 +83,7 @@ def distinct(timesteps: Tensor) -> tuple[Tensor, Tensor | None]:
     """
     if timesteps.shape[1] == 1 or timesteps.stride(1) == 0:
         return timesteps[:, 0], None
+    if timesteps.device.type == "meta":  # has no values to compare: two, as where the first frame is given clean
+        return timesteps.new_empty(2), torch.empty_like(timesteps, dtype=torch.long)
     values, index = torch.unique(timesteps, return_inverse=True)
     return values, index

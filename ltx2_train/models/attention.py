@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
-from .norms import rotated_norm
-from .recompute import Remade
+from .fused import Fused
+from .kernels import Way, attend
+from .norms import gated_heads, rotated_norm
+from .recompute import Kept, Remade
 from .rope import Rope
 
 
@@ -31,7 +32,10 @@ class NormWeight(nn.Module):
 
 
 class Attention(nn.Module):
-    """One attention; `context` supplies keys and values, the input itself where it is None."""
+    """One attention; `context` supplies keys and values, the input itself where it is None.
+
+    `way` is how it is computed, `fused` what its norms and gates are compiled by; both may be changed at any time.
+    """
 
     def __init__(self, width: int, context_width: int, heads: int, head_width: int, gated: bool, eps: float) -> None:
         super().__init__()
@@ -46,6 +50,8 @@ class Attention(nn.Module):
             self.to_gate_logits = nn.Linear(width, heads)
         self.to_out = nn.ModuleList([nn.Linear(inner, width)])
         self.gated = gated
+        self.way = Way()
+        self.fused: Fused | None = None
 
     def forward(
         self,
@@ -56,33 +62,31 @@ class Attention(nn.Module):
         mask: Tensor | None = None,
         skip: bool = False,
         remade: Remade | None = None,
+        kept: Kept | None = None,
     ) -> Tensor:
         """[B, T, D], [B, S, D'] -> [B, T, D]. `mask` is additive, broadcastable to [B, H, T, S].
 
-        `remade` is told which intermediates need not be kept for backward.
+        `remade` is told which intermediates need not be kept for backward; `kept` is given the linears of keys and
+        values, to keep their results for a second run.
         """
         note = _plainly if remade is None else remade.note
+        product = _plainly if kept is None else kept.value
         source = x if context is None else context
-        v = self.to_v(source)
+        v = product(self.to_v, source)
         if skip:
             out = v
         else:
             its_rope = rope if context is None else context_rope
-            q = note(rotated_norm, self.to_q(x), self.q_norm.weight, rope, self.heads, self.eps)
-            k = note(rotated_norm, self.to_k(source), self.k_norm.weight, its_rope, self.heads, self.eps)
-            out = scaled_dot_product_attention(self._split(q), self._split(k), self._split(v), attn_mask=mask)
-            out = out.transpose(1, 2).flatten(2)
+            q = note(rotated_norm, self.to_q(x), self.q_norm.weight, rope, self.heads, self.eps, self.fused)
+            k = product(self.to_k, source)
+            k = note(rotated_norm, k, self.k_norm.weight, its_rope, self.heads, self.eps, self.fused)
+            out = attend(self._split(q), self._split(k), self._split(v), mask, self.way).flatten(2)
         if self.gated:
-            out = note(_gate, out, torch.sigmoid(self.to_gate_logits(x)) * 2)
+            out = note(gated_heads, out, torch.sigmoid(self.to_gate_logits(x)) * 2, self.fused)
         return self.to_out[0](out)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
-
-
-def _gate(x: Tensor, gates: Tensor) -> Tensor:
-    """[B, T, D] times one number a head: [B, T, H]."""
-    return (x.unflatten(2, (gates.shape[2], -1)) * gates.unsqueeze(-1)).flatten(2)
+        return x.unflatten(2, (self.heads, -1))
 
 
 def _plainly(make: Callable[..., Tensor], *arguments: Any) -> Tensor:

@@ -25,14 +25,17 @@ from torch.nn.functional import gelu
 
 from .adaln import Rows
 from .attention import Attention
-from .norms import gated_sum, modulated_norm, plain_norm, rows_of, wide
-from .recompute import Remade, deferred, trainable, unread_gelu
+from .fused import Fused
+from .norms import device_type, gated_sum, modulated, modulated_norm, plain_norm
+from .recompute import Kept, Remade, deferred, trainable, unread_gelu
 from .rope import Rope
 
 if TYPE_CHECKING:
     from .config import TransformerConfig
 
-FEED_FORWARD_TOKENS = 256
+# Tokens of a feed-forward at a time: what a processor's cache holds; elsewhere as many as fill the device well.
+FEED_FORWARD_TOKENS = {"cpu": 256}
+FEED_FORWARD_TOKENS_ELSEWHERE = 4096
 BASE_ROWS, TEXT_ROWS = 6, 3
 
 
@@ -110,6 +113,8 @@ class Block(nn.Module):
     def __init__(self, config: TransformerConfig, mode: str) -> None:
         super().__init__()
         self.eps, self.text_modulated = config.norm_eps, config.cross_attention_adaln
+        self.ff_chunk = {"": 0, "audio_": 0}  # tokens of a feed-forward at a time, by prefix; 0: by device
+        self.fused: Fused | None = None
         rows = BASE_ROWS + (TEXT_ROWS if self.text_modulated else 0)
         for name, prefix, side in (("video", "", config.video), ("audio", "audio_", config.audio)):
             if mode not in (name, "av"):
@@ -141,17 +146,19 @@ class Block(nn.Module):
         skip: frozenset[str] = frozenset(),
         replay: bool = False,
         slim: bool = False,
+        text_kv: Kept | None = None,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Update the streams [B, T, D] that are there and enabled.
 
         In a `replay` the values returned are stand-ins. `slim` keeps nothing of the feed-forward for backward.
+        `text_kv` keeps keys and values of the text from one run to the next.
         """
         run_video = video is not None and video.enabled
         run_audio = audio is not None and audio.enabled
         if run_video:
-            vx = self._attend(vx, video, "", "video_self" in skip)
+            vx = self._attend(vx, video, "", "video_self" in skip, text_kv)
         if run_audio:
-            ax = self._attend(ax, audio, "audio_", "audio_self" in skip)
+            ax = self._attend(ax, audio, "audio_", "audio_self" in skip, text_kv)
         if video is not None and audio is not None:
             before = vx, ax
             if run_video and "a2v" not in skip:
@@ -164,27 +171,27 @@ class Block(nn.Module):
             ax = self._feed_forward(ax, audio, "audio_", replay, slim)
         return vx, ax
 
-    def _attend(self, x: Tensor, stream: Stream, prefix: str, skip: bool) -> Tensor:
+    def _attend(self, x: Tensor, stream: Stream, prefix: str, skip: bool, text_kv: Kept | None) -> Tensor:
         """Self-attention, then attention to the text."""
         rows, index = stream.ada.plus(getattr(self, f"{prefix}scale_shift_table"))
         shift, scale, gate = rows[:, 0], rows[:, 1], rows[:, 2]
         attention = getattr(self, f"{prefix}attn1")
         with Remade() as remade:
-            normal = remade.note(modulated_norm, x, scale, shift, index, self.eps)
+            normal = remade.note(modulated_norm, x, scale, shift, index, self.eps, self.fused)
             out = attention(normal, rope=stream.rope, mask=stream.attention_mask, skip=skip, remade=remade)
-        x = gated_sum(x, out, gate, index)
+        x = gated_sum(x, out, gate, index, fused=self.fused)
         del normal, out
 
         attention, context = getattr(self, f"{prefix}attn2"), stream.context
         with Remade() as remade:
             if not self.text_modulated:
-                normal = remade.note(plain_norm, x, self.eps)
-                return x + attention(normal, context, mask=stream.context_mask, remade=remade)
+                normal = remade.note(plain_norm, x, self.eps, self.fused)
+                return x + attention(normal, context, mask=stream.context_mask, remade=remade, kept=text_kv)
             prompt = stream.prompt.plus(getattr(self, f"{prefix}prompt_scale_shift_table")).values
-            context = remade.note(modulated, context, prompt[:, 1], prompt[:, 0])
-            normal = remade.note(modulated_norm, x, rows[:, 7], rows[:, 6], index, self.eps)
-            out = attention(normal, context, mask=stream.context_mask, remade=remade)
-        return gated_sum(x, out, rows[:, 8], index)
+            context = remade.note(modulated, context, prompt[:, 1], prompt[:, 0], self.fused)
+            normal = remade.note(modulated_norm, x, rows[:, 7], rows[:, 6], index, self.eps, self.fused)
+            out = attention(normal, context, mask=stream.context_mask, remade=remade, kept=text_kv)
+        return gated_sum(x, out, rows[:, 8], index, fused=self.fused)
 
     def _cross(self, x: Tensor, other: Tensor, own: Stream, its: Stream, side: str, first: int) -> Tensor:
         """`x` attends to the other modality; `first` is the first of the direction's two rows (scale, then shift)."""
@@ -196,11 +203,11 @@ class Block(nn.Module):
         scale, shift, its_scale, its_shift = (r[:, i] for r in (rows, its_rows) for i in (first, first + 1))
         attention = self.audio_to_video_attn if side == "video" else self.video_to_audio_attn
         with Remade() as remade:
-            query = remade.note(modulated_norm, x, scale, shift, index, self.eps)
-            source = remade.note(modulated_norm, other, its_scale, its_shift, its_index, self.eps)
+            query = remade.note(modulated_norm, x, scale, shift, index, self.eps, self.fused)
+            source = remade.note(modulated_norm, other, its_scale, its_shift, its_index, self.eps, self.fused)
             out = attention(query, source, rope=own.cross_rope, context_rope=its.cross_rope, remade=remade)
         gate, gate_index = own.cross_gate.plus(table[4:])
-        return gated_sum(x, out, gate[:, 0], gate_index)
+        return gated_sum(x, out, gate[:, 0], gate_index, fused=self.fused)
 
     def _feed_forward(self, x: Tensor, stream: Stream, prefix: str, replay: bool, slim: bool) -> Tensor:
         rows, index = stream.ada.plus(getattr(self, f"{prefix}scale_shift_table"))
@@ -210,17 +217,13 @@ class Block(nn.Module):
         def run(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, part: slice, unread: bool) -> Tensor:
             own = None if index is None else index[:, part]
             unread = unread and not gate.requires_grad  # a gate that is trained needs the value it multiplies
-            y = ff(modulated_norm(x, scale, shift, own, self.eps), unread)
-            return gated_sum(x, y, gate, own, unread)
+            y = ff(modulated_norm(x, scale, shift, own, self.eps, self.fused), unread)
+            return gated_sum(x, y, gate, own, unread, self.fused)
 
         if torch.is_grad_enabled() and not (replay or slim):
             return run(x, shift, scale, gate, slice(None), False)
-        return deferred(run, x, (shift, scale, gate), trainable(ff), FEED_FORWARD_TOKENS, value=not replay)
-
-
-def modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """x * (1 + scale) + shift for one row a sample: [B, S, D], [B, D], [B, D], computed in at least float32."""
-    return torch.addcmul(rows_of(shift, None), wide(x), rows_of(scale + 1, None)).to(x.dtype)
+        step = self.ff_chunk[prefix] or FEED_FORWARD_TOKENS.get(device_type(x), FEED_FORWARD_TOKENS_ELSEWHERE)
+        return deferred(run, x, (shift, scale, gate), trainable(ff), step, value=not replay)
 
 
 def _chosen(blocks: Iterable[int] | str | None, block: int) -> bool:

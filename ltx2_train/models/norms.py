@@ -8,7 +8,8 @@ backward, these keep x alone (plus one number a token), and compute in float32 w
 g the gradient that reaches n:  dx = r * (g - n * mean(g * n)),  r = 1 / sqrt(mean(x^2) + eps).
 
 The work goes over slices of tokens that fit a processor's cache, so the float32 temporaries stay small; on an
-accelerator one slice is everything, since there launches cost more than memory traffic.
+accelerator one slice is everything, since there launches cost more than memory traffic. Given a `Fused`, each function
+is one compiled pass instead.
 
 RMSNorm: Zhang and Sennrich 2019, arXiv:1910.07467. AdaLN: Peebles and Xie 2022, arXiv:2212.09748.
 
@@ -18,40 +19,66 @@ Shape letters: B batch, T tokens, D width, R distinct rows, H heads, K head widt
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from . import fused as bodies
+from .fused import Fused
 from .rope import Rope, rotate
 
 SLICE_ELEMENTS = 1 << 18
 
+# what tensors on the meta device, which show what a step would need elsewhere, are handled like
+_meta_is = "cuda"
 
-def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, index: Tensor | None, eps: float) -> Tensor:
+
+def modulated_norm(
+    x: Tensor, scale: Tensor, shift: Tensor, index: Tensor | None, eps: float, fused: Fused | None = None
+) -> Tensor:
     """n(x) * (1 + scale) + shift in the dtype of `x` [B, T, D].
 
     `scale` and `shift` are [R, D]: one row a sample where `index` is None (R = B), else row `index[b, t]` for token t.
     """
-    return _ModulatedNorm.apply(x, scale, shift, index, eps)
+    return _ModulatedNorm.apply(x, scale, shift, index, eps, fused)
 
 
-def plain_norm(x: Tensor, eps: float) -> Tensor:
+def plain_norm(x: Tensor, eps: float, fused: Fused | None = None) -> Tensor:
     """n(x) in the dtype of `x` [B, T, D]."""
     none = x.new_zeros(1, x.shape[2], dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
-    return _ModulatedNorm.apply(x, none, none, None, eps)
+    return _ModulatedNorm.apply(x, none, none, None, eps, fused)
 
 
-def gated_sum(x: Tensor, y: Tensor, gate: Tensor, index: Tensor | None, unread: bool = False) -> Tensor:
+def gated_sum(
+    x: Tensor, y: Tensor, gate: Tensor, index: Tensor | None, unread: bool = False, fused: Fused | None = None
+) -> Tensor:
     """x + gate * y in the dtype of `x` [B, T, D]; `gate` [R, D] and `index` as in `modulated_norm`.
 
     `unread` promises that nobody reads the value, only its gradient is wanted; nothing is computed then.
     """
-    return _GatedSum.apply(x, y, gate, index, unread)
+    return _GatedSum.apply(x, y, gate, index, unread, fused)
 
 
-def rotated_norm(x: Tensor, weight: Tensor, rope: Rope | None, heads: int, eps: float) -> Tensor:
+def rotated_norm(
+    x: Tensor, weight: Tensor, rope: Rope | None, heads: int, eps: float, fused: Fused | None = None
+) -> Tensor:
     """The `heads` heads of n(x) * weight, rotated by `rope` where given: [B, T, D] -> [B, T, D]."""
-    return _RotatedNorm.apply(x, weight, rope, heads, eps)
+    return _RotatedNorm.apply(x, weight, rope, heads, eps, fused)
+
+
+def gated_heads(x: Tensor, gates: Tensor, fused: Fused | None = None) -> Tensor:
+    """x [B, T, D] times one number a head: [B, T, H]."""
+    return bodies.gated_heads(x, gates) if fused is None else _GatedHeads.apply(x, gates, fused)
+
+
+def modulated(x: Tensor, scale: Tensor, shift: Tensor, fused: Fused | None = None) -> Tensor:
+    """x * (1 + scale) + shift for one row a sample: [B, S, D], [B, D], [B, D], computed in at least float32."""
+    if fused is not None and not any(t.requires_grad for t in (x, scale, shift)):
+        done = fused(bodies.modulated, x, scale, shift)
+        if done is not None:
+            return done
+    return torch.addcmul(rows_of(shift, None), wide(x), rows_of(scale + 1, None)).to(x.dtype)
 
 
 def wide(x: Tensor) -> Tensor:
@@ -64,24 +91,45 @@ def rows_of(values: Tensor, index: Tensor | None, tokens: slice = slice(None)) -
     return values.unsqueeze(1) if index is None else torch.nn.functional.embedding(index[:, tokens], values)
 
 
+@contextmanager
+def meta_is(device_type: str) -> Iterator[None]:
+    """While entered, tensors on the meta device are sliced as on a device of this type; "cuda" at first."""
+    global _meta_is
+    before, _meta_is = _meta_is, device_type
+    try:
+        yield
+    finally:
+        _meta_is = before
+
+
+def device_type(x: Tensor) -> str:
+    """The type of the device that `x` is on, or stands for."""
+    return _meta_is if x.device.type == "meta" else x.device.type
+
+
 def slices(x: Tensor) -> Iterator[slice]:
     """Slices along dim 1 of `x` [B, T, D] that are worth a pass of their own."""
     tokens = x.shape[1]
-    step = tokens if x.device.type != "cpu" else max(1, SLICE_ELEMENTS // max(1, x.shape[0] * x.shape[2]))
+    step = tokens if device_type(x) != "cpu" else max(1, SLICE_ELEMENTS // max(1, x.shape[0] * x.shape[2]))
     for start in range(0, tokens, max(1, step)):
         yield slice(start, min(start + step, tokens))
 
 
 class _ModulatedNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, scale, shift, index, eps):
-        out = torch.empty_like(x)
+    def forward(ctx, x, scale, shift, index, eps, fused):
         factor = scale + 1
+        ctx.fused = fused
+        done = None if fused is None else fused(bodies.modulated_norm, x, factor, shift, index, eps)
+        if done is not None:
+            ctx.save_for_backward(x, done[1], factor, index)
+            return done[0]
+        out = torch.empty_like(x)
         size = _inverse_size(x, eps)
         for part in slices(x):
-            normal = wide(x[:, part]) * size[:, part]
+            normal = _product(x[:, part], size[:, part])
             moved, own, rows = out[:, part], rows_of(shift, index, part), rows_of(factor, index, part)
-            if moved.dtype == normal.dtype:
+            if _casts_in_place(moved, normal):
                 torch.addcmul(own, normal, rows, out=moved)
             else:
                 moved.copy_(torch.addcmul(own, normal, rows, out=normal))
@@ -92,29 +140,41 @@ class _ModulatedNorm(torch.autograd.Function):
     def backward(ctx, grad):
         x, size, factor, index = ctx.saved_tensors
         want_x, want_scale, want_shift = ctx.needs_input_grad[:3]
-        grad_x = torch.empty_like(x) if want_x else None
+        grad_x = None
+        if ctx.fused is not None and want_x:
+            grad_x = ctx.fused(bodies.modulated_norm_gradient, grad, x, size, factor, index)
+        if grad_x is not None:
+            if not (want_scale or want_shift):
+                return grad_x, None, None, None, None, None
+            want_x = False  # is there already
+        if want_x:
+            grad_x = torch.empty_like(x)
         grad_scale = torch.zeros_like(factor) if want_scale else None
         grad_shift = torch.zeros_like(factor) if want_shift else None
         for part in slices(x):
-            own, r, g = wide(x[:, part]), size[:, part], wide(grad[:, part])
+            own, r = wide(x[:, part]), size[:, part]
             if want_scale:
-                _add_rows(grad_scale, g * own * r, index, part)
+                _add_rows(grad_scale, wide(grad[:, part]) * own * r, index, part)
             if want_shift:
-                _add_rows(grad_shift, g, index, part)
+                _add_rows(grad_shift, wide(grad[:, part]), index, part)
             if want_x:
-                _norm_gradient(g * rows_of(factor, index, part), own, r, out=grad_x[:, part])
-        return grad_x, grad_scale, grad_shift, None, None
+                _norm_gradient(_product(grad[:, part], rows_of(factor, index, part)), own, r, out=grad_x[:, part])
+        return grad_x, grad_scale, grad_shift, None, None, None
 
 
 class _GatedSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, y, gate, index, unread):
+    def forward(ctx, x, y, gate, index, unread, fused):
         gate = gate.to(x.dtype)
+        ctx.fused = fused
         ctx.save_for_backward(y if ctx.needs_input_grad[2] else None, gate, index)
         if unread:
             return x.new_empty(()).expand(x.shape)
         if index is None:
             return torch.addcmul(x, y, gate.unsqueeze(1))
+        done = None if fused is None else fused(bodies.gated_sum, x, y, gate, index)
+        if done is not None:
+            return done
         out = torch.empty_like(x)
         for part in slices(x):
             torch.addcmul(x[:, part], y[:, part], rows_of(gate, index, part), out=out[:, part])
@@ -125,24 +185,37 @@ class _GatedSum(torch.autograd.Function):
         y, gate, index = ctx.saved_tensors
         grad_y = grad_gate = None
         if ctx.needs_input_grad[1]:
-            grad_y = torch.empty_like(grad)
-            for part in slices(grad):
-                torch.mul(grad[:, part], rows_of(gate, index, part), out=grad_y[:, part])
+            if ctx.fused is not None and index is not None:
+                grad_y = ctx.fused(bodies.gated_gradient, grad, gate, index)
+            if grad_y is None:
+                grad_y = torch.empty_like(grad)
+                for part in slices(grad):
+                    torch.mul(grad[:, part], rows_of(gate, index, part), out=grad_y[:, part])
         if ctx.needs_input_grad[2]:
             grad_gate = torch.zeros_like(gate, dtype=wide(gate).dtype)
             for part in slices(grad):
                 _add_rows(grad_gate, wide(grad[:, part]) * wide(y[:, part]), index, part)
-        return grad, grad_y, grad_gate, None, None
+        return grad, grad_y, grad_gate, None, None, None
 
 
 class _RotatedNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, rope, heads, eps):
+    def forward(ctx, x, weight, rope, heads, eps, fused):
+        ctx.rope, ctx.heads, ctx.fused = rope, heads, fused
+        if fused is not None:
+            done = (
+                fused(bodies.weighted_norm, x, weight, eps)
+                if rope is None
+                else fused(bodies.rotated_norm, x, weight, *rope, eps)
+            )
+            if done is not None:
+                ctx.save_for_backward(x, done[1], weight)
+                return done[0]
         out = torch.empty_like(x)
         factor = wide(weight)
         size = _inverse_size(x, eps)
         for part in slices(x):
-            normal = (wide(x[:, part]) * size[:, part]).mul_(factor)
+            normal = _product(x[:, part], size[:, part]).mul_(factor)
             if rope is None:
                 out[:, part] = normal
             elif out.dtype == normal.dtype:
@@ -150,25 +223,49 @@ class _RotatedNorm(torch.autograd.Function):
             else:
                 out[:, part] = rotate(_heads(normal, heads), rope.part(part)).flatten(2)
         ctx.save_for_backward(x, size, weight)
-        ctx.rope, ctx.heads = rope, heads
         return out
 
     @staticmethod
     def backward(ctx, grad):
         x, size, weight = ctx.saved_tensors
         want_x, want_weight = ctx.needs_input_grad[:2]
+        rope, fused = ctx.rope, ctx.fused
+        if fused is not None and want_x and not want_weight:
+            done = (
+                fused(bodies.weighted_norm_gradient, grad, x, size, weight)
+                if rope is None
+                else fused(bodies.rotated_norm_gradient, grad, x, size, weight, *rope)
+            )
+            if done is not None:
+                return done, None, None, None, None, None
         factor = wide(weight)
         grad_x = torch.empty_like(x) if want_x else None
         grad_weight = torch.zeros_like(factor) if want_weight else None
         for part in slices(x):
             own, r, g = wide(x[:, part]), size[:, part], wide(grad[:, part])
-            if ctx.rope is not None:
-                g = rotate(_heads(g, ctx.heads), ctx.rope.part(part), backward=True).flatten(2)
+            if rope is not None:
+                g = rotate(_heads(g, ctx.heads), rope.part(part), backward=True).flatten(2)
             if want_weight:
                 grad_weight += (g * own * r).sum((0, 1))
             if want_x:
-                _norm_gradient(g * factor, own, r, out=grad_x[:, part])
-        return grad_x, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
+                ours = rope is not None or g.dtype != grad.dtype
+                _norm_gradient(g.mul_(factor) if ours else g * factor, own, r, out=grad_x[:, part])
+        return grad_x, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None, None
+
+
+class _GatedHeads(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, gates, fused):
+        ctx.fused = fused
+        ctx.save_for_backward(x, gates)
+        done = fused(bodies.gated_heads, x, gates)
+        return bodies.gated_heads(x, gates) if done is None else done
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, gates = ctx.saved_tensors
+        done = ctx.fused(bodies.gated_heads_gradient, grad, x, gates)
+        return *(bodies.gated_heads_gradient(grad, x, gates) if done is None else done), None
 
 
 def _inverse_size(x: Tensor, eps: float) -> Tensor:
@@ -182,10 +279,22 @@ def _norm_gradient(g: Tensor, x: Tensor, r: Tensor, out: Tensor) -> None:
     """r * g - x * r^3 * mean(g * x), for the gradient `g` of n(x), into `out`. `g` is overwritten; it is ours."""
     share = torch.linalg.vecdot(g, x).unsqueeze(-1).mul_(r).mul_(r).mul_(r).div_(-x.shape[-1])
     g.mul_(r)
-    if out.dtype == g.dtype:
+    if _casts_in_place(out, g):
         torch.addcmul(g, x, share, out=out)
     else:
         out.copy_(g.addcmul_(x, share))
+
+
+def _product(x: Tensor, factor: Tensor) -> Tensor:
+    """x * factor in at least float32, in memory of its own; `factor` is in at least float32."""
+    if x.dtype in (torch.float32, torch.float64) or device_type(x) != "cpu":
+        return x * factor  # an accelerator casts as it reads
+    return x.float().mul_(factor)
+
+
+def _casts_in_place(out: Tensor, value: Tensor) -> bool:
+    """Whether an operation on `value` may write to `out` directly: an accelerator casts as it writes."""
+    return out.dtype == value.dtype or device_type(out) != "cpu"
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:

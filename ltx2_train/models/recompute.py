@@ -15,22 +15,45 @@ Chen et al. 2016, arXiv:1604.06174.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 Run = Callable[..., tuple[Tensor, ...]]
+Scope = Callable[[bool], AbstractContextManager[Any]]
 
 
-def recomputed(run: Run, tensors: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+class Store(Protocol):
+    """Where tensors wait for backward: `put` takes one and answers with what `get` gives an equal one for."""
+
+    def put(self, tensor: Tensor) -> Any: ...
+
+    def get(self, handle: Any) -> Tensor: ...
+
+
+def recomputed(
+    run: Run,
+    tensors: Sequence[Tensor | None],
+    parameters: Sequence[Tensor],
+    scope: Scope | None = None,
+    store: Store | None = None,
+    stored: Collection[int] = (),
+    kept: Kept | None = None,
+) -> tuple[Tensor, ...]:
     """`run(*tensors, replay=...)`, keeping only `tensors` for backward.
 
-    `run` must read nothing that needs a gradient but `tensors` and `parameters`, and must be repeatable.
+    `run` must read nothing that needs a gradient but `tensors` and `parameters`, and must be repeatable. It runs inside
+    `scope(False)`; in backward its second run and the gradients of that lie inside one `scope(True)`. The tensors at
+    the places `stored` are left to `store`, where given. What the first run puts into `kept`, which must be new, the
+    second finds there.
     """
-    return _Recomputed.apply(run, len(tensors), *tensors, *parameters)
+    places = frozenset(stored) if store is not None else frozenset()
+    plan = _Plan(run, scope or _anywhere, store, places, Kept() if kept is None else kept)
+    return _Recomputed.apply(plan, len(tensors), *tensors, *parameters)
 
 
 def deferred(
@@ -47,6 +70,30 @@ def deferred(
     `value` the forward pass runs nothing: the result is a stand-in of one number that nobody may read.
     """
     return _Deferred.apply(run, step, value, len(others), x, *others, *parameters)
+
+
+class Kept:
+    """Values of linears in the first run of a piece, which the second one takes over instead of multiplying again."""
+
+    def __init__(self) -> None:
+        self._values: list[Tensor] = []
+        self._given = False
+
+    def value(self, linear: nn.Module, x: Tensor) -> Tensor:
+        """`linear(x)`. The second run must ask in the same order; its gradients are those of the linear."""
+        if self._given:
+            return _Known.apply(_unread(linear, x), self._values.pop(0))
+        self._values.append(linear(x))
+        return self._values[-1]
+
+    def take(self) -> list[Tensor]:
+        """The values of the first run; they are held no longer here."""
+        values, self._values = self._values, []
+        return values
+
+    def give(self, values: Sequence[Tensor]) -> None:
+        """From now on the values are these."""
+        self._values, self._given = list(values), True
 
 
 def unread_gelu(linear: nn.Module, hidden: Tensor) -> Tensor:
@@ -93,19 +140,19 @@ class Remade:
         self._recipes.clear()
 
     def _pack(self, tensor: Tensor) -> Any:
+        storage = _storage(tensor)
         for recipe in self._recipes:
-            value = recipe.value
-            if tensor.data_ptr() == value.data_ptr() and tensor.numel() == value.numel():
+            if recipe.storage == storage:
                 recipe.keepers += 1
-                return recipe, tensor.shape, tensor.stride()
+                return recipe, tensor.shape, tensor.stride(), tensor.storage_offset()
         return tensor
 
     @staticmethod
     def _unpack(packed: Any) -> Tensor:
         if isinstance(packed, Tensor):
             return packed
-        recipe, shape, stride = packed
-        return recipe.again().as_strided(shape, stride)
+        recipe, *view = packed
+        return recipe.again().as_strided(*view)
 
 
 class _Recipe:
@@ -113,6 +160,7 @@ class _Recipe:
 
     def __init__(self, value: Tensor, make: Callable[..., Tensor], arguments: tuple[Any, ...]) -> None:
         self.value: Tensor | None = value
+        self.storage = _storage(value)
         self.make = make
         self.arguments = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments)
         self.keepers = 0
@@ -129,20 +177,46 @@ class _Recipe:
         return value
 
 
+class _Plan(NamedTuple):
+    """How a piece is run, and where each of its inputs waits: places in `stored` at the store, others with autograd."""
+
+    run: Run
+    scope: Scope
+    store: Store | None
+    stored: frozenset[int]
+    kept: Kept
+
+
 class _Recomputed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, run: Run, count: int, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, plan: _Plan, count: int, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        inputs = tensors[:count]
         ctx.set_materialize_grads(False)
-        ctx.run, ctx.parameters = run, tensors[count:]
-        ctx.save_for_backward(*tensors[:count])
-        return run(*tensors[:count], replay=False)
+        ctx.plan, ctx.count, ctx.parameters = plan, count, tensors[count:]
+        # before the run, so that a copy goes on beside it
+        ctx.handles = {i: plan.store.put(inputs[i]) for i in plan.stored if inputs[i] is not None}
+        with plan.scope(False):
+            outputs = plan.run(*inputs, replay=False)
+        mine = (None if i in plan.stored else x for i, x in enumerate(inputs))
+        # values of the first run go this way too, since autograd lets go of them when backward is done
+        ctx.save_for_backward(*mine, *plan.kept.take())
+        return outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        inputs = _leaves(ctx.saved_tensors, ctx.needs_input_grad[2:])
-        with torch.enable_grad():
-            outputs = ctx.run(*inputs, replay=True)
-        return None, None, *_gradients(outputs, grads, [*inputs, *ctx.parameters])
+        plan, tensors, values = ctx.plan, list(ctx.saved_tensors[: ctx.count]), ctx.saved_tensors[ctx.count :]
+        for place, handle in ctx.handles.items():
+            tensors[place] = plan.store.get(handle)
+        inputs = _leaves(tensors, ctx.needs_input_grad[2:])
+        with plan.scope(True):
+            plan.kept.give(values)
+            with torch.enable_grad():
+                outputs = plan.run(*inputs, replay=True)
+            return None, None, *_gradients(outputs, grads, [*inputs, *ctx.parameters])
+
+
+def _anywhere(backward: bool) -> AbstractContextManager[Any]:
+    return nullcontext()
 
 
 class _Deferred(torch.autograd.Function):
@@ -152,8 +226,11 @@ class _Deferred(torch.autograd.Function):
         ctx.save_for_backward(x, *others[:count])
         if not value:
             return x.new_empty(()).expand(x.shape)
+        parts = _parts(x, step)
+        if len(parts) == 1:
+            return run(x, *others[:count], part=parts[0], unread=False)
         out = torch.empty_like(x)
-        for part in _parts(x, step):
+        for part in parts:
             out[:, part] = run(x[:, part], *others[:count], part=part, unread=False)
         return out
 
@@ -161,9 +238,10 @@ class _Deferred(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, *others = _leaves(ctx.saved_tensors, ctx.needs_input_grad[4:])
         wanted = [*others, *ctx.parameters]
-        grad_x = torch.empty_like(x) if x.requires_grad else None
+        parts = _parts(x, ctx.step)
+        grad_x = torch.empty_like(x) if x.requires_grad and len(parts) > 1 else None
         total: list[Tensor | None] = [None] * len(wanted)
-        for part in _parts(x, ctx.step):
+        for part in parts:
             piece = x.detach()[:, part].requires_grad_(x.requires_grad)
             with torch.enable_grad():
                 out = ctx.run(piece, *others, part=part, unread=True)
@@ -171,7 +249,38 @@ class _Deferred(torch.autograd.Function):
             if grad_x is not None and first is not None:
                 grad_x[:, part] = first
             total = [b if a is None else a if b is None else a + b for a, b in zip(total, rest, strict=True)]
-        return None, None, None, None, grad_x, *total
+        return None, None, None, None, grad_x if len(parts) > 1 else first, *total
+
+
+def _unread(linear: nn.Module, x: Tensor) -> Tensor:
+    """A stand-in for `linear(x)` with its gradients; where `linear` allows, without its product."""
+    if type(linear) is nn.Linear and not linear.weight.requires_grad:
+        return _UnreadLinear.apply(x, linear.weight)
+    return getattr(linear, "unread", linear)(x)
+
+
+class _Known(torch.autograd.Function):
+    """`value`, with the gradient of the stand-in."""
+
+    @staticmethod
+    def forward(ctx: Any, stand_in: Tensor, value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        return grad, None
+
+
+class _UnreadLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return x.new_empty(()).expand(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        (weight,) = ctx.saved_tensors
+        return (grad.reshape(-1, grad.shape[-1]).to(weight.dtype) @ weight).view(*grad.shape[:-1], -1), None
 
 
 class _UnreadGelu(torch.autograd.Function):
@@ -186,6 +295,11 @@ class _UnreadGelu(torch.autograd.Function):
         # two-dimensional, since a product over a batch dimension is slower
         inner = (grad.reshape(-1, grad.shape[-1]).to(weight.dtype) @ weight).view(hidden.shape)
         return torch.ops.aten.gelu_backward(inner, hidden, approximate="tanh"), None
+
+
+def _storage(tensor: Tensor) -> int:
+    """What tells memory apart while it is held. Not the address, which is 0 for everything on the meta device."""
+    return tensor.untyped_storage()._cdata
 
 
 def _parts(x: Tensor, step: int) -> list[slice]:

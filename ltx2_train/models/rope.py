@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -50,7 +51,7 @@ def rope_table(
     assert axes == len(max_pos), (axes, max_pos)
     middle = positions.float().mean(dim=-1)  # [B, axes, T]
     fraction = torch.stack([middle[:, axis] / max_pos[axis] for axis in range(axes)], dim=-1)  # [B, T, axes]
-    frequencies = _frequencies(width // (2 * axes), theta, double).to(positions.device)
+    frequencies = _frequencies(width // (2 * axes), theta, double, positions.device)
     angles = ((fraction * 2 - 1).unsqueeze(-2) * frequencies.unsqueeze(-1)).flatten(2)  # [B, T, K*axes]
     angles = torch.nn.functional.pad(angles, (width // 2 - angles.shape[-1], 0))
     angles = angles.unflatten(2, (heads, width // (2 * heads)))
@@ -77,7 +78,9 @@ def _halves(x: Tensor, interleaved: bool) -> tuple[Tensor, Tensor]:
     return x[..., :half], x[..., half:]
 
 
-def _frequencies(count: int, theta: float, double: bool) -> Tensor:
+@lru_cache(maxsize=16)
+def _frequencies(count: int, theta: float, double: bool, device: torch.device) -> Tensor:
+    # computed on the CPU, so that they have the same digits everywhere; kept, since a card waits for such a copy
     dtype = torch.float64 if double else torch.float32
     exponents = torch.linspace(0.0, 1.0, count, dtype=dtype) if count > 1 else torch.zeros(count, dtype=dtype)
-    return (torch.pow(torch.tensor(theta, dtype=dtype), exponents) * (math.pi / 2)).float()
+    return (torch.pow(torch.tensor(theta, dtype=dtype), exponents) * (math.pi / 2)).float().to(device)

@@ -62,12 +62,23 @@ class FeatureExtractor(nn.Module):
     def __init__(self, columns: int, video_width: int, audio_width: int | None = None) -> None:
         super().__init__()
         self.columns = columns
+        self.hidden = 0  # set by the first use of `column_slices`
         self.is_v23 = audio_width is not None
         if audio_width is None:
             self.aggregate_embed = nn.Linear(columns, video_width, bias=False)
         else:
             self.video_aggregate_embed = nn.Linear(columns, video_width)
             self.audio_aggregate_embed = nn.Linear(columns, audio_width)
+
+    @property
+    def heads(self) -> list[nn.Linear]:
+        """The projections: one for both streams, or one of each."""
+        return [self.video_aggregate_embed, self.audio_aggregate_embed] if self.is_v23 else [self.aggregate_embed]
+
+    def column_slices(self, number: int, states: int, device: torch.device | str) -> list[torch.Tensor]:
+        """What of each projection [width, D] meets state `number` of `states`, in float32 on `device`."""
+        self.hidden = self.columns // states
+        return [head.weight[:, number::states].to(device, torch.float32) for head in self.heads]
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, Sequence[int]]) -> FeatureExtractor:
@@ -111,6 +122,34 @@ class FeatureExtractor(nn.Module):
         return TextFeatures(
             _scaled(flat, self.video_aggregate_embed, hidden), _scaled(flat, self.audio_aggregate_embed, hidden)
         )
+
+
+class PartialFeatures:
+    """One caption's features, added up state by state as they come, so that the states need not be kept.
+
+    Equal to `FeatureExtractor.forward` but for the order of the sum, which is in float32 throughout.
+    """
+
+    def __init__(self, extractor: FeatureExtractor) -> None:
+        self._extractor = extractor
+        self._sums: list[torch.Tensor] | None = None
+
+    def add(self, rows: torch.Tensor, slices: Sequence[torch.Tensor]) -> None:
+        """Take in one state of the valid tokens [T, D]; `slices` are the projections' for it (`column_slices`)."""
+        rows = rows.float()
+        rows = _per_token(rows) if self._extractor.is_v23 else _per_state(rows)
+        parts = [(rows @ part.t()).cpu() for part in slices]
+        self._sums = parts if self._sums is None else [a.add_(b) for a, b in zip(self._sums, parts, strict=True)]
+
+    def finish(self, dtype: torch.dtype) -> TextFeatures:
+        """The features on the CPU, when every state was added."""
+        assert self._sums is not None, "no state was added"
+        heads, out = self._extractor.heads, []
+        for total, head in zip(self._sums, heads, strict=True):
+            if self._extractor.is_v23:
+                total = total * math.sqrt(head.out_features / self._extractor.hidden) + head.bias.float().cpu()
+            out.append(total.to(dtype))
+        return TextFeatures(out[0], out[-1])
 
 
 def _per_state(state: torch.Tensor) -> torch.Tensor:

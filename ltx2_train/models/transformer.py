@@ -16,22 +16,38 @@ Shape letters: B batch, T tokens, S context tokens, C latent channels, D width, 
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm
 
 from .adaln import AdaLN, Rows, distinct
+from .attention import Attention
 from .blocks import BASE_ROWS, TEXT_ROWS, Block, SkipLayers, Stream
 from .config import Side, TransformerConfig
+from .fused import Fused
+from .kernels import QUERIES, SPLITS, find_kernel
 from .norms import rows_of
-from .recompute import recomputed, trainable
+from .recompute import Kept, Store, recomputed, trainable
 from .rope import rope_table
 
 __all__ = ["LTXTransformer", "Modality", "Output", "SkipLayers", "TransformerConfig"]
 
 MODES = ("video", "audio", "av")
+# the words that name each attention of a block, and each feed-forward by its prefix
+ATTENTIONS = {
+    "attn1": ("all", "self", "video"),
+    "audio_attn1": ("all", "self", "audio"),
+    "attn2": ("all", "cross", "text_cross", "video"),
+    "audio_attn2": ("all", "cross", "text_cross", "audio"),
+    "audio_to_video_attn": ("all", "cross", "av_cross"),
+    "video_to_audio_attn": ("all", "cross", "av_cross"),
+}
+FEED_FORWARDS = {"all": ("", "audio_"), "video": ("",), "audio": ("audio_",)}
 
 
 @dataclass(frozen=True)
@@ -67,6 +83,13 @@ class Output:
     hidden: dict[str, Tensor] = field(default_factory=dict)
 
 
+class Residence(Protocol):
+    """Where the weights of the blocks are. A method `resident(number) -> bool`, where there is one, is asked too."""
+
+    def visiting(self, number: int, backward: bool) -> AbstractContextManager[Any]:
+        """Inside, block `number` is on the device that computes."""
+
+
 class CaptionProjection(nn.Module):
     """Text features to a stream's context width (2.0 only)."""
 
@@ -82,14 +105,25 @@ class CaptionProjection(nn.Module):
 class LTXTransformer(nn.Module):
     """The transformer with the modules of `mode`: "video", "audio" or "av".
 
-    `recompute` is the number of leading blocks that are worked out again in backward; all of them at first.
+    `recompute` holds the numbers of the blocks that are worked out again in backward; all of them at first. Of the last
+    block this concerns the feed-forward only.
+
+    `residence` is entered round the work of every block: its forward pass, and in backward once round its second run
+    and the gradients. A block that is not recomputed in training, and the last one, have no second run, so they must be
+    resident. `activations` takes the inputs of recomputed blocks instead of autograd.
+
+    With `keep_text_kv` recomputed blocks keep keys and values of the text, 2 B S D numbers a stream and block, and
+    multiply the text once. Gradients stay exact, for adapters on these linears too.
     """
 
     def __init__(self, config: TransformerConfig, mode: str = "av") -> None:
         super().__init__()
         assert mode in MODES, mode
         self.config, self.mode = config, mode
-        self.recompute = config.num_layers
+        self.recompute = frozenset(range(config.num_layers))
+        self.residence: Residence | None = None
+        self.activations: Store | None = None
+        self.keep_text_kv = False
         self.has_video, self.has_audio = mode != "audio", mode != "video"
         rows = BASE_ROWS + (TEXT_ROWS if config.cross_attention_adaln else 0)
         if self.has_video:
@@ -108,9 +142,68 @@ class LTXTransformer(nn.Module):
         """The dtype the streams are computed in."""
         return (self.scale_shift_table if self.has_video else self.audio_scale_shift_table).dtype
 
-    def set_recompute(self, blocks: int | None) -> None:
-        """Recompute the first `blocks` blocks in backward; None means all."""
-        self.recompute = self.config.num_layers if blocks is None else blocks
+    @property
+    def device(self) -> torch.device:
+        """Where the streams are computed."""
+        return (self.scale_shift_table if self.has_video else self.audio_scale_shift_table).device
+
+    def set_recompute(self, blocks: int | Collection[int] | None) -> None:
+        """Recompute these blocks in backward: None means all, a number the first so many, else exactly those."""
+        count = self.config.num_layers
+        if blocks is None or isinstance(blocks, int):
+            blocks = range(count if blocks is None else min(blocks, count))
+        assert all(0 <= number < count for number in blocks), f"blocks {sorted(blocks)} of a model with {count}"
+        self.recompute = frozenset(blocks)
+
+    def set_attention(self, kernel: str) -> str | None:
+        """Compute attentions without a mask by "sdpa", "flash2" or "flash3" from now on.
+
+        Returns why it is SDPA nevertheless, else None. To be called when the model is on its device.
+        """
+        found, reason = find_kernel(kernel, self.device, self.dtype)
+        for attention in self._attentions("all"):
+            attention.way = attention.way._replace(kernel=found)
+        return reason
+
+    def set_split(self, mode: str = "off", size: int = 0, target: str = "all") -> str | None:
+        """Compute the attentions that `target` names in pieces: "batch" sample by sample, "query" `size` queries at a
+        time (0: 1024); "off" and all others whole. Returns why nothing is split where something was asked for."""
+        assert mode in SPLITS, mode
+        assert size >= 0, size
+        for attention in self._attentions("all"):
+            attention.way = attention.way._replace(split="off")
+        chosen = self._attentions(target)
+        for attention in chosen:
+            attention.way = attention.way._replace(split=mode, queries=size or QUERIES)
+        if mode == "off" or chosen:
+            return None
+        return _absent("split_attention_target", target, "attention", self.mode)
+
+    def set_ff_chunk(self, tokens: int = 0, target: str = "all") -> str | None:
+        """Pass `tokens` at a time through the feed-forwards of `target` ("all", "video", "audio") where they are
+        recomputed or need no gradient. 0, and others, choose by device. Returns why nothing changes, else None."""
+        assert tokens >= 0, tokens
+        prefixes = FEED_FORWARDS[target]
+        for block in self.transformer_blocks:
+            block.ff_chunk = {prefix: tokens if prefix in prefixes else 0 for prefix in block.ff_chunk}
+        there = (self.has_video and "" in prefixes) or (self.has_audio and "audio_" in prefixes)
+        return None if there or tokens == 0 else _absent("ff_chunk_target", target, "feed-forward", self.mode)
+
+    def set_compile(self, on: bool = True) -> str | None:
+        """Compile the pointwise work of the blocks with torch.compile, after a small trial on the model's device.
+
+        Returns why it is not compiled, else None. What fails later is logged once and runs uncompiled from then on.
+        """
+        fused = Fused() if on else None
+        reason = None if fused is None else fused.try_out(self.device, self.dtype)
+        for module in (*self.transformer_blocks, *self._attentions("all")):
+            module.fused = fused if reason is None else None
+        return reason
+
+    def _attentions(self, target: str) -> list[Attention]:
+        names = [name for name, targets in ATTENTIONS.items() if target in targets]
+        assert names, f"no attentions are called {target!r}"
+        return [getattr(block, name) for block in self.transformer_blocks for name in names if hasattr(block, name)]
 
     def forward(
         self,
@@ -131,12 +224,16 @@ class LTXTransformer(nn.Module):
         hidden: dict[str, Tensor] = {}
         for number, block in enumerate(self.transformer_blocks):
             left_out = frozenset() if skip is None else skip.at(number)
-            saving = torch.is_grad_enabled() and number < self.recompute
+            saving = torch.is_grad_enabled() and number in self.recompute
             if saving and number + 1 < len(self.transformer_blocks):
-                vx, ax = self._recomputed(block, vx, ax, v, a, left_out)
+                vx, ax = self._recomputed(number, block, vx, ax, v, a, left_out)
             else:
                 # backward begins at the last block: what it keeps would be there again at once, at the same peak
-                vx, ax = block(vx, ax, v, a, left_out, slim=saving)
+                assert not torch.is_grad_enabled() or self._is_resident(number), (
+                    f"the weights of block {number} come and go, but it is not recomputed in backward, which needs them"
+                )
+                with self._visit(number, False):
+                    vx, ax = block(vx, ax, v, a, left_out, slim=saving)
             for name, x in ((f"video.{number}", vx), (f"audio.{number}", ax)):
                 if name in keep_hidden:
                     assert x is not None, f"{name} is to be kept, but the modality was not given"
@@ -169,16 +266,18 @@ class LTXTransformer(nn.Module):
         context = own.context.to(self.dtype)
         if config.projects_captions:
             context = getattr(self, f"{prefix}caption_projection")(context)
-        ada, embedded = self._rows(f"{prefix}adaln_single", own.token_timesteps)
+        found = distinct(own.token_timesteps)  # once: on a card this waits for its result
+        ada, embedded = self._rows(f"{prefix}adaln_single", *found)
         prompt = cross = cross_gate = cross_rope = None
         if config.cross_attention_adaln:
-            prompt, _ = self._rows(f"{prefix}prompt_adaln_single", own.sigma.unsqueeze(1))
+            prompt, _ = self._rows(f"{prefix}prompt_adaln_single", own.sigma, None)
         if other is not None:
             name, direction = ("audio", "v2a") if prefix else ("video", "a2v")
             shifted, gated = self.cross_timesteps(own, other)
             factor = config.av_ca_timestep_scale_multiplier / config.timestep_scale_multiplier
-            cross, _ = self._rows(f"av_ca_{name}_scale_shift_adaln_single", shifted)
-            cross_gate, _ = self._rows(f"av_ca_{direction}_gate_adaln_single", gated * factor)
+            shifted = found if shifted is own.timesteps else distinct(shifted)
+            cross, _ = self._rows(f"av_ca_{name}_scale_shift_adaln_single", *shifted)
+            cross_gate, _ = self._rows(f"av_ca_{direction}_gate_adaln_single", *distinct(gated * factor))
             # the attention between modalities rotates by time alone, in the audio width
             longest = max(config.video.max_pos[0], config.audio.max_pos[0])
             cross_rope = self._rope(own.positions[:, :1], config.audio_cross_attention_dim, side.heads, (longest,))
@@ -196,8 +295,7 @@ class LTXTransformer(nn.Module):
             cross_rope=cross_rope,
         )
 
-    def _rows(self, name: str, timesteps: Tensor) -> tuple[Rows, Rows]:
-        values, index = distinct(timesteps)
+    def _rows(self, name: str, values: Tensor, index: Tensor | None) -> tuple[Rows, Rows]:
         rows, embedded = getattr(self, name)(values.float() * self.config.timestep_scale_multiplier, self.dtype)
         return Rows(rows, index), Rows(embedded, index)
 
@@ -213,8 +311,16 @@ class LTXTransformer(nn.Module):
             double=config.frequencies_precision == "float64",
         )
 
+    def _visit(self, number: int, backward: bool) -> AbstractContextManager[Any]:
+        return nullcontext() if self.residence is None else self.residence.visiting(number, backward)
+
+    def _is_resident(self, number: int) -> bool:
+        resident = getattr(self.residence, "resident", None)
+        return resident is None or bool(resident(number))
+
     def _recomputed(
         self,
+        number: int,
         block: Block,
         vx: Tensor | None,
         ax: Tensor | None,
@@ -227,13 +333,18 @@ class LTXTransformer(nn.Module):
         changed = [stream is not None and stream.enabled for stream in streams]
         inputs = [vx, ax, *(t for stream in streams if stream is not None for t in stream.tensors())]
 
+        kept = Kept() if self.keep_text_kv else None
+
         def run(vx: Tensor | None, ax: Tensor | None, *rest: Tensor | None, replay: bool) -> tuple[Tensor, ...]:
             tensors = iter(rest)
             v, a = (None if stream is None else stream.with_tensors(tensors) for stream in streams)
-            out = block(vx, ax, v, a, skip, replay)
+            out = block(vx, ax, v, a, skip, replay, text_kv=kept)
             return tuple(x for x, new in zip(out, changed, strict=True) if new)
 
-        found = iter(recomputed(run, inputs, trainable(block)))
+        # a stream that is not changed is the same tensor before every block
+        stored = [place for place, new in enumerate(changed) if new]
+        scope = partial(self._visit, number)
+        found = iter(recomputed(run, inputs, trainable(block), scope, self.activations, stored, kept))
         return tuple(next(found) if new else x for x, new in zip((vx, ax), changed, strict=True))
 
     def _velocity(self, prefix: str, x: Tensor, stream: Stream) -> Tensor:
@@ -244,9 +355,16 @@ class LTXTransformer(nn.Module):
         return getattr(self, f"{prefix}proj_out")(moved)
 
 
+def _absent(setting: str, target: str, what: str, mode: str) -> str:
+    return f"memory.{setting} is {target}, but a model of mode {mode} has no such {what}: nothing is changed by it."
+
+
 def text_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Keep/drop [B, S] to an additive mask [B, 1, 1, S]; None where everything is kept, which is the fast path."""
-    if mask is None or bool(mask.all()):
+    """Keep/drop [B, S] to an additive mask [B, 1, 1, S]; None where everything is kept, which is the fast path.
+
+    On the meta device, which has no values, a mask always counts as one that drops something.
+    """
+    if mask is None or (mask.device.type != "meta" and bool(mask.all())):
         return None
     dropped = mask == 0
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(dropped, torch.finfo(dtype).min)[

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu
 
-from ltx2_train.models.recompute import Remade, deferred, recomputed, unread_gelu
+from ltx2_train.models.recompute import Kept, Remade, deferred, recomputed, unread_gelu
 
 
 def numbers(*shape, seed=0):
@@ -88,3 +88,48 @@ def test_a_noted_tensor_is_made_again_once_for_all_that_kept_it():
         for a, b in zip(ours, plain, strict=True):
             torch.testing.assert_close(a, b)
     assert len(made) == 3
+
+
+class Adapted(nn.Module):
+    """A linear with a trained part, that can leave its value out."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.runs = nn.Parameter(numbers(4, 4, seed=7).detach()), []
+
+    def forward(self, x):
+        self.runs.append("value")
+        return x @ self.weight
+
+    def unread(self, x):
+        self.runs.append("unread")
+        out = x @ self.weight
+        return out - out.detach() + torch.nan  # the gradient, and a value nobody may read
+
+
+@pytest.mark.parametrize("kind", ["frozen", "adapted", "trained"])
+def test_a_kept_value_is_not_computed_again_and_has_the_gradients_of_its_linear(kind):
+    frozen, trained = nn.Linear(4, 4).double().requires_grad_(False), nn.Linear(4, 4).double()
+    layer = {"frozen": frozen, "adapted": Adapted(), "trained": trained}[kind]
+    x, y = numbers(3, 4), numbers(3, 4, seed=1)
+    parameters = [p for p in layer.parameters() if p.requires_grad]
+
+    def piece(x, y, linear):
+        return (linear(x.sin()).tanh() * y,)
+
+    plain = torch.autograd.grad(piece(x, y, layer)[0].square().sum(), [x, y, *parameters])
+    if kind == "adapted":
+        layer.runs.clear()
+    kept = Kept()
+
+    def run(x, y, replay):
+        return piece(x, y, lambda x: kept.value(layer, x))
+
+    loss = recomputed(run, [x, y], parameters, kept=kept)[0].square().sum()
+    for _ in range(2):
+        ours = torch.autograd.grad(loss, [x, y, *parameters], retain_graph=True)
+        for a, b in zip(ours, plain, strict=True):
+            torch.testing.assert_close(a, b)
+    if kind == "adapted":
+        assert layer.runs == ["value", "unread", "unread"]
+    assert kept.take() == []

@@ -103,3 +103,13 @@ def test_a_config_without_sizes_is_refused_and_unknown_keys_are_ignored():
     with pytest.raises(CheckpointError, match="num_layers"):
         TransformerConfig.from_checkpoint(table)
     assert TransformerConfig.from_checkpoint(section("2.0", news=1)).is_v23 is False
+
+
+def test_timesteps_are_told_apart_once_a_stream(monkeypatch):
+    # torch.unique makes a card wait, so every call counts
+    calls, unique = [], torch.unique
+    monkeypatch.setattr(torch, "unique", lambda *a, **k: calls.append(1) or unique(*a, **k))
+    batch = inputs("2.3", per_token=True)
+    with torch.no_grad():
+        build("2.3")(batch.video, batch.audio)
+    assert len(calls) == 2

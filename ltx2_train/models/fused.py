@@ -1,0 +1,154 @@
+"""The pointwise work of a block as pure functions, for torch.compile to make one pass of each.
+
+They are the forward and backward mathematics of norms.py without its slices: compiled, no temporary of the size of x
+exists. Matrix products and attention are not in here, so nothing else is ever traced, and a graph serves every number
+of tokens.
+
+Shape letters: B batch, T tokens, D width, R distinct rows, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+BACKEND = "inductor"
+
+
+class Fused:
+    """Runs the functions of this file compiled, until one fails; then says so once and runs none any more."""
+
+    def __init__(self) -> None:
+        self.failure: str | None = None
+        self._compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+    def __call__(self, body: Callable[..., Any], *arguments: Any) -> Any:
+        """`body(*arguments)` without gradients, or None where that has to be computed in another way."""
+        if self.failure is not None or arguments[0].is_meta:
+            return None
+        try:
+            return self._run(body, arguments)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # compilers and drivers fail in their own ways
+            self.failure = _words(error)
+            logger.warning("torch.compile failed (%s). The run goes on without it.", self.failure)
+            return None
+
+    def try_out(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        """Compile and run one function on a small input. Returns why that does not work, else None."""
+        x, row = torch.ones(1, 4, 16, device=device, dtype=dtype), torch.ones(1, 16, device=device)
+        try:
+            self._run(modulated_norm, (x, row, row, None, 1e-6))
+        except Exception as error:
+            reason = f"torch.compile does not work here ({_words(error)})"
+            return f"memory.compile is on, but {reason}. The run goes on without it."
+        return None
+
+    def _run(self, body: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        compiled = self._compiled.get(body)
+        if compiled is None:
+            compiled = torch.compile(body, dynamic=True, fullgraph=True, backend=BACKEND)
+            self._compiled[body] = compiled
+        # detached, lest one graph is compiled for inputs that need a gradient and another for those that do not
+        plain = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
+        with torch.no_grad():
+            return compiled(*plain)
+
+
+def modulated_norm(x: Tensor, factor: Tensor, shift: Tensor, index: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+    """n(x) * factor + shift [B, T, D], and r [B, T, 1]; `factor` and `shift` [R, D]."""
+    wide = _wide(x)
+    r = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return (wide * r * _rows(factor, index) + _rows(shift, index)).to(x.dtype), r
+
+
+def modulated_norm_gradient(grad: Tensor, x: Tensor, r: Tensor, factor: Tensor, index: Tensor | None) -> Tensor:
+    """The gradient to x of `modulated_norm`."""
+    return _norm_gradient(_wide(grad) * _rows(factor, index), x, r)
+
+
+def gated_sum(x: Tensor, y: Tensor, gate: Tensor, index: Tensor | None) -> Tensor:
+    """x + gate * y, `gate` [R, D]."""
+    return torch.addcmul(x, y, _rows(gate, index))
+
+
+def gated_gradient(grad: Tensor, gate: Tensor, index: Tensor | None) -> Tensor:
+    """The gradient to y of `gated_sum`."""
+    return grad * _rows(gate, index)
+
+
+def rotated_norm(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, eps: float):
+    """The heads of n(x) * weight, rotated, and r; `cos` and `sin` [B or 1, T, H, K/2]."""
+    wide = _wide(x)
+    r = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return _rotate(wide * r * _wide(weight), cos, sin, interleaved).to(x.dtype), r
+
+
+def rotated_norm_gradient(
+    grad: Tensor, x: Tensor, r: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, interleaved: bool
+) -> Tensor:
+    """The gradient to x of `rotated_norm`."""
+    return _norm_gradient(_rotate(_wide(grad), cos, -sin, interleaved) * _wide(weight), x, r)
+
+
+def weighted_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """n(x) * weight, and r."""
+    wide = _wide(x)
+    r = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return (wide * r * _wide(weight)).to(x.dtype), r
+
+
+def weighted_norm_gradient(grad: Tensor, x: Tensor, r: Tensor, weight: Tensor) -> Tensor:
+    """The gradient to x of `weighted_norm`."""
+    return _norm_gradient(_wide(grad) * _wide(weight), x, r)
+
+
+def gated_heads(x: Tensor, gates: Tensor) -> Tensor:
+    """x [B, T, D] times one number a head: [B, T, H]."""
+    return (x.unflatten(2, (gates.shape[2], -1)) * gates.unsqueeze(-1)).flatten(2)
+
+
+def gated_heads_gradient(grad: Tensor, x: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients to x and to the gates of `gated_heads`."""
+    own, g = (t.unflatten(2, (gates.shape[2], -1)) for t in (x, grad))
+    return (g * gates.unsqueeze(-1)).flatten(2), (_wide(g) * _wide(own)).sum(-1).to(gates.dtype)
+
+
+def modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """x * (1 + scale) + shift for one row a sample: [B, S, D], [B, D], [B, D]."""
+    return (_wide(x) * (scale + 1).unsqueeze(1) + shift.unsqueeze(1)).to(x.dtype)
+
+
+def _norm_gradient(g: Tensor, x: Tensor, r: Tensor) -> Tensor:
+    wide = _wide(x)
+    share = (g * wide).mean(-1, keepdim=True) * r * r * r
+    return (g * r - wide * share).to(x.dtype)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    heads = x.unflatten(2, (cos.shape[2], -1))
+    if interleaved:
+        a, b = heads.unflatten(3, (-1, 2)).unbind(4)
+        return torch.stack((a * cos - b * sin, b * cos + a * sin), 4).flatten(2)
+    a, b = heads.chunk(2, 3)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), 3).flatten(2)
+
+
+def _rows(values: Tensor, index: Tensor | None) -> Tensor:
+    return values.unsqueeze(1) if index is None else values[index]
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _words(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
