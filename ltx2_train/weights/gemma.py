@@ -87,27 +87,84 @@ def load_gemma(
     for name in files.tensors:
         if not name.endswith(".weight"):
             continue
-        path = name.removesuffix(".weight")
-        owner = model.get_submodule(path)
-        keep = files.info(name).dtype in FP8 and torch.device(device).type != "mps"  # Apple's GPU knows no fp8
-        if keep and on_linear is None and isinstance(owner, nn.Linear):
-            model.set_submodule(path, Fp8Linear(files.read(name, device), _scale(files, name, device)))
-        elif keep and isinstance(owner, nn.Embedding):
-            scale = _scale(files, name, device)
-            factor = torch.tensor(files.shape.hidden**0.5).to(dtype)  # rounded to the weights' type, as published
-            stored = Fp8Embedding(files.read(name, device), scale, factor.item(), dtype)
-            model.set_submodule(path, stored)
-        else:
-            owner.weight = nn.Parameter(_plain(files, name, device, dtype), requires_grad=False)
-            replacement = on_linear(path, owner) if on_linear is not None and isinstance(owner, nn.Linear) else None
-            if replacement is not None:
-                model.set_submodule(path, replacement)
+        place_weight(model, files, name, name.removesuffix(".weight"), device, dtype, on_linear)
         done += files.info(name).nbytes
         if on_progress is not None:
             on_progress(done, total, name)
     left = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
     assert not left, f"not filled: {left[:3]}"
     return model.requires_grad_(False).eval()
+
+
+def place_weight(
+    model: nn.Module,
+    files: GemmaFiles,
+    name: str,
+    path: str,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    on_linear: OnLinear | None = None,
+) -> None:
+    """Read the tensor `name` into the module at `path` of `model`; fp8 stays fp8 unless `on_linear` wants numbers."""
+    owner = model.get_submodule(path)
+    keep = files.info(name).dtype in FP8 and torch.device(device).type != "mps"  # Apple's GPU knows no fp8
+    if keep and on_linear is None and isinstance(owner, nn.Linear):
+        model.set_submodule(path, Fp8Linear(files.read(name, device), _scale(files, name, device)))
+    elif keep and isinstance(owner, nn.Embedding):
+        scale = _scale(files, name, device)
+        stored = Fp8Embedding(files.read(name, device), scale, embedding_factor(files, dtype), dtype)
+        model.set_submodule(path, stored)
+    else:
+        owner.weight = nn.Parameter(_plain(files, name, device, dtype), requires_grad=False)
+        replacement = on_linear(path, owner) if on_linear is not None and isinstance(owner, nn.Linear) else None
+        if replacement is not None:
+            model.set_submodule(path, replacement)
+
+
+def embedding_factor(files: GemmaFiles, dtype: torch.dtype) -> float:
+    """What Gemma multiplies its embeddings with, rounded to the weights' type as published."""
+    return torch.tensor(files.shape.hidden**0.5).to(dtype).item()
+
+
+def one_layer(files: GemmaFiles, number: int, device: torch.device | str, dtype: torch.dtype) -> nn.Module:
+    """Layer `number` as a Gemma3TextModel of its own, to be called with `inputs_embeds`.
+
+    The last one ends with the final norm, the others with none, as the states of the whole model do.
+    """
+    from transformers import Gemma3TextModel
+
+    config = gemma_config(files)
+    values = config.to_dict()
+    values.update(num_hidden_layers=1, layer_types=[config.layer_types[number]], vocab_size=8)
+    own = type(config).from_dict(values)
+    with torch.device("meta"):
+        model = Gemma3TextModel(own)
+    _copy_buffers(model, config, Gemma3TextModel, device)
+    prefix = f"layers.{number}."
+    for name in files.tensors:
+        if name.startswith(prefix) and name.endswith(".weight"):
+            place_weight(model, files, name, "layers.0." + name[len(prefix) :].removesuffix(".weight"), device, dtype)
+    if number + 1 == files.shape.layers:
+        place_weight(model, files, "norm.weight", "norm", device, dtype)
+    else:
+        model.norm = nn.Identity()
+    return model.requires_grad_(False).eval()
+
+
+def embedding_rows(files: GemmaFiles, ids: list[int], dtype: torch.dtype) -> torch.Tensor:
+    """The scaled embeddings [N, D] of `ids` on the CPU; only these rows are read."""
+    name = "embed_tokens.weight"
+    info, hidden = files.info(name), files.shape.hidden
+    file, stored = files.tensors[name]
+    width = info.nbytes // info.shape[0]
+    raw = bytearray(b"".join(file.read_bytes(stored, row * width, width) for row in ids))
+    rows = torch.frombuffer(raw, dtype=torch.uint8).view(info.torch_dtype).view(len(ids), hidden)
+    if info.dtype in FP8:
+        scale = _scale(files, name, "cpu")
+        rows = rows.float()
+        if scale is not None:
+            rows = rows * (scale if scale.numel() == 1 else scale[torch.tensor(ids)].unsqueeze(-1))
+    return rows.to(dtype) * embedding_factor(files, dtype)
 
 
 class Fp8Linear(nn.Module):

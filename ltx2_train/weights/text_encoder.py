@@ -19,14 +19,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import CheckpointError, OutOfMemory
+from ..device import DTYPES
+from ..errors import CheckpointError, ConfigError, OutOfMemory
 from ..events import Events
 from ..files import digest
 from ..models.text import FeatureExtractor, TextFeatures
 from .gemma import Tokenizer, fingerprint_parts, load_gemma, load_tokenizer
+from .gemma_bnb import bitsandbytes_linear
 from .gemma_files import FP8, USABLE, GemmaFiles, open_gemma
+from .gemma_settings import GemmaSettings
 from .load import OnLinear, Progress, materialise
 from .reader import TensorFile
+from .text_layers import LayeredTextEncoder
 
 _PROJECTION = "text_embedding_projection."
 _ACTIVATIONS = 3 << 29  # 1.5 GB: 1024 tokens x 188160 values as states and packed, and the largest layer at work
@@ -61,10 +65,13 @@ def check_text_encoder(text_encoder: Path | str, checkpoint: Path | str) -> Text
         )
 
 
-def text_fingerprint(text_encoder: Path | str, checkpoint: Path | str) -> str:
-    """Identifies the text path by its tensors and tokenizer; copies of the files have the same. Loads no weights."""
+def text_fingerprint(text_encoder: Path | str, checkpoint: Path | str, settings: GemmaSettings | None = None) -> str:
+    """Identifies the text path by its tensors, tokenizer and precision; copies of the files have the same.
+
+    Loads no weights.
+    """
     with open_gemma(text_encoder) as gemma, TensorFile(checkpoint) as source:
-        return _fingerprint(gemma, source)
+        return _fingerprint(gemma, source, "stored" if settings is None else settings.precision)
 
 
 class TextEncoder:
@@ -100,21 +107,32 @@ class TextEncoder:
         on_linear: OnLinear | None = None,
         *,
         stream: bool | None = None,
-    ) -> TextEncoder:
+        settings: GemmaSettings | None = None,
+    ) -> TextEncoder | LayeredTextEncoder:
         """Gemma from a folder or a file, the text projection from `checkpoint`, computing in `dtype` on `device`.
 
         `on_linear(path, linear)` may return another module for a linear of Gemma. `stream` keeps the weights in RAM and
-        brings one layer at a time; None does so where a CUDA device has too little free memory. Raises CheckpointError
-        before any weight is read where the files do not fit each other or the tokenizer is missing, OutOfMemory where
-        the device is too small.
+        brings one layer at a time; None does so where a CUDA device has too little free memory. `settings` decide
+        instead of both, and may give a LayeredTextEncoder. Raises CheckpointError before any weight is read where the
+        files do not fit each other or the tokenizer is missing, OutOfMemory where the device is too small, ConfigError
+        where `settings` cannot be done.
         """
         device = torch.device(device)
+        placement, precision = "device", "stored"
+        if settings is not None:
+            dtype = DTYPES.get(settings.compute_dtype, dtype)
+            on_linear, precision = bitsandbytes_linear(settings, dtype), settings.precision
+            placement = _placement(settings, text_encoder, checkpoint, dtype, device)
+            stream = placement == "stream"
         try:
             with open_gemma(text_encoder) as files, TensorFile(checkpoint) as source:
                 extractor, prefix = _projection(source)
                 _check_fit(files, extractor, source)
                 tokenizer = load_tokenizer(files)
-                fingerprint = _fingerprint(files, source)
+                fingerprint = _fingerprint(files, source, precision)
+                if placement == "layers":
+                    materialise(extractor, source, prefix, "text projection", dtype, "cpu", _is_projection)
+                    return LayeredTextEncoder(text_encoder, tokenizer, extractor, dtype, device, fingerprint)
                 if stream is None:
                     stream = on_linear is None and not _fits(files, extractor, dtype, device)
                 home = torch.device("cpu") if stream else device
@@ -127,6 +145,10 @@ class TextEncoder:
                 if not name.startswith(("layers.", "embed_tokens.")):
                     buffer.data = buffer.data.to(device)  # the rotary frequencies: a few kilobytes
         return cls(gemma, tokenizer, extractor, device, fingerprint, stream)
+
+    def groups(self, captions: Sequence[str]) -> list[list[str]]:
+        """`captions` in parts to encode one after the other."""
+        return [[caption] for caption in captions]
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str], batch_size: int = 1, events: Events | None = None) -> list[TextFeatures]:
@@ -231,9 +253,11 @@ def _check_fit(gemma: GemmaFiles, extractor: FeatureExtractor, source: TensorFil
     )
 
 
-def _fingerprint(gemma: GemmaFiles, source: TensorFile) -> str:
+def _fingerprint(gemma: GemmaFiles, source: TensorFile, precision: str = "stored") -> str:
     extractor, prefix = _projection(source)
     parts: list[str | bytes] = ["text encoder 1", *fingerprint_parts(gemma)]
+    if precision != "stored":
+        parts.append(precision)
     for name in sorted(name for name, _ in extractor.named_parameters()):
         info = source.tensors[prefix + name]
         parts += [f"{name} {info.dtype} {list(info.shape)}", source.read_bytes(prefix + name, info.nbytes // 2, 4096)]
@@ -252,6 +276,24 @@ def _fits(files: GemmaFiles, extractor: FeatureExtractor, dtype: torch.dtype, de
     weights = sum(info.nbytes if info.dtype in FP8 else info.elements * size for info in infos)
     weights += sum(parameter.numel() for parameter in extractor.parameters()) * size
     return weights + _ACTIVATIONS < torch.cuda.mem_get_info(device)[0]
+
+
+def _placement(
+    settings: GemmaSettings, text_encoder: Path | str, checkpoint: Path | str, dtype: torch.dtype, device: torch.device
+) -> str:
+    """gemma.placement with auto decided by what is free. Raises ConfigError where it does not go with the precision."""
+    if settings.precision != "stored":
+        if settings.placement in ("stream", "layers"):
+            raise ConfigError(
+                f"gemma.placement = {settings.placement} and gemma.precision = {settings.precision} exclude each "
+                "other: with one layer on the card at a time nothing has to be quantized. Set gemma.precision to "
+                "stored, or gemma.placement to device."
+            )
+        return "device"
+    if settings.placement != "auto":
+        return settings.placement
+    with open_gemma(text_encoder) as files, TensorFile(checkpoint) as source:
+        return "device" if _fits(files, _projection(source)[0], dtype, device) else "layers"
 
 
 def _visit_device(module: nn.Module, device: torch.device) -> None:

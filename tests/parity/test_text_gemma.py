@@ -10,6 +10,7 @@ from ltx2_train import files
 from ltx2_train.models.text import FeatureExtractor
 from ltx2_train.weights.gemma import Fp8Linear, load_gemma, load_tokenizer
 from ltx2_train.weights.gemma_files import open_gemma
+from ltx2_train.weights.gemma_settings import GemmaSettings
 from ltx2_train.weights.reader import TensorFile
 from ltx2_train.weights.text_encoder import TextEncoder
 from ltx2_train.weights.tiny_gemma import write_tiny_gemma
@@ -140,6 +141,29 @@ def test_neither_batch_nor_streaming_nor_layout_changes_a_feature(tiny, tmp_path
                 for one, other in zip(encoder.encode(TEXTS, batch_size), expected, strict=True):
                     torch.testing.assert_close(one.video, other.video, rtol=1e-5, atol=1e-5)
                     torch.testing.assert_close(one.audio, other.audio, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.3"])
+def test_one_layer_at_a_time_is_the_whole_model(tiny, tmp_path, version):
+    checkpoint, _ = _checkpoint(tmp_path / "checkpoint.safetensors", version)
+    expected = TextEncoder.load(tiny[0], checkpoint, torch.float32).encode(TEXTS)
+    for path in tiny:
+        layered = TextEncoder.load(path, checkpoint, torch.float32, settings=GemmaSettings(placement="layers"))
+        for one, other in zip(layered.encode(TEXTS), expected, strict=True):
+            torch.testing.assert_close(one.video, other.video, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(one.audio, other.audio, rtol=1e-5, atol=1e-5)
+
+
+def test_in_bf16_one_layer_at_a_time_is_as_near_to_the_truth(tiny, tmp_path):
+    checkpoint, _ = _checkpoint(tmp_path / "checkpoint.safetensors", "2.3")
+    truth = TextEncoder.load(tiny[0], checkpoint, torch.float32).encode(TEXTS)
+    whole = TextEncoder.load(tiny[0], checkpoint, torch.bfloat16).encode(TEXTS)
+    layers = TextEncoder.load(tiny[0], checkpoint, torch.bfloat16, settings=GemmaSettings(placement="layers"))
+    distance = {"whole": 0.0, "layers": 0.0}
+    for exact, one, other in zip(truth, whole, layers.encode(TEXTS), strict=True):
+        distance["whole"] += float((one.video.float() - exact.video).square().sum())
+        distance["layers"] += float((other.video.float() - exact.video).square().sum())
+    assert distance["layers"] < 1.1 * distance["whole"]
 
 
 def _rewrite(source, target, change):

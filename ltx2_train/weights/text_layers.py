@@ -1,0 +1,129 @@
+"""The text encoder one layer at a time: each layer is read once, all captions pass it, then the next takes its place.
+
+On the device there are one layer and the hidden states of a few captions; in RAM the states of all captions and the
+text projection. So any card encodes with the bf16 file at full precision, and no machine ever holds Gemma. The features
+are added up state by state (models/text.py), since 49 states of every caption would be far too much to keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ..errors import OutOfMemory
+from ..events import Events
+from ..models.text import FeatureExtractor, PartialFeatures, TextFeatures
+from .gemma import Tokenizer, embedding_rows, one_layer
+from .gemma_files import open_gemma
+
+BATCH_TOKENS = 4096  # on the device at a time
+GROUP_BYTES = 4 << 30  # RAM for the states and sums of the captions that go through together
+
+
+class LayeredTextEncoder:
+    """Encodes captions together; made by `TextEncoder.load` with gemma.placement = layers."""
+
+    def __init__(
+        self,
+        path: Path | str,
+        tokenizer: Tokenizer,
+        extractor: FeatureExtractor,
+        dtype: torch.dtype,
+        device: torch.device,
+        fingerprint: str,
+    ) -> None:
+        self.tokenizer, self.device, self.fingerprint = tokenizer, device, fingerprint
+        self._path, self._extractor, self._dtype = path, extractor, dtype
+
+    def groups(self, captions: Sequence[str]) -> list[list[str]]:
+        """`captions` in parts that go through the layers together, each as large as RAM should hold."""
+        per_token = self._extractor.columns // 49 * self._dtype.itemsize + sum(
+            4 * head.out_features for head in self._extractor.heads
+        )
+        found: list[list[str]] = [[]]
+        room = GROUP_BYTES
+        for caption in captions:
+            need = len(self.tokenizer.ids(caption)) * per_token
+            if need > room and found[-1]:
+                found.append([])
+                room = GROUP_BYTES
+            found[-1].append(caption)
+            room -= need
+        return found
+
+    @torch.no_grad()
+    def encode(self, captions: Sequence[str], batch_size: int = 1, events: Events | None = None) -> list[TextFeatures]:
+        """The features of each caption, on the CPU. `batch_size` does not count: batches are as large as may be.
+
+        Asks `events` whether to stop before each batch of each layer. Raises OutOfMemory where one layer is too much.
+        """
+        events = events or Events()
+        ids = {caption: self.tokenizer.ids(caption) for caption in captions}
+        sums = {caption: PartialFeatures(self._extractor) for caption in ids}
+        batches = _batches(ids)
+        with open_gemma(self._path) as files:
+            used = sorted({token for row in ids.values() for token in row})
+            place = {token: index for index, token in enumerate(used)}
+            rows = embedding_rows(files, used, self._dtype)
+            states = []
+            for batch in batches:
+                longest = max(len(ids[caption]) for caption in batch)
+                index = [[place[t] for t in ids[c]] + [0] * (longest - len(ids[c])) for c in batch]
+                states.append(rows[torch.tensor(index)])
+            count = files.shape.layers + 1
+            total = files.shape.layers * len(batches)
+            try:
+                self._add(0, count, batches, ids, states, sums)
+                for number in range(files.shape.layers):
+                    layer = one_layer(files, number, self.device, self._dtype)
+                    for done, state in enumerate(states):
+                        events.check_stop()
+                        made = layer(inputs_embeds=state.to(self.device), use_cache=False).last_hidden_state
+                        states[done] = made.cpu()
+                        events.progress(
+                            number * len(batches) + done + 1, total, f"layer {number + 1} of {files.shape.layers}"
+                        )
+                    del layer
+                    self._add(number + 1, count, batches, ids, states, sums)
+            except torch.OutOfMemoryError as error:
+                raise OutOfMemory(
+                    f"One layer of the text encoder does not fit into the memory of {self.device}. Close what else "
+                    "uses the card, or encode on the CPU (model.device = cpu)."
+                ) from error
+        return [sums[caption].finish(self._dtype) for caption in captions]
+
+    def close(self) -> None:
+        """Nothing is kept open; the object can go on encoding."""
+
+    def __enter__(self) -> LayeredTextEncoder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _add(
+        self,
+        number: int,
+        count: int,
+        batches: list[list[str]],
+        ids: dict[str, list[int]],
+        states: list[torch.Tensor],
+        sums: dict[str, PartialFeatures],
+    ) -> None:
+        slices = self._extractor.column_slices(number, count, self.device)
+        for batch, state in zip(batches, states, strict=True):
+            for row, caption in enumerate(batch):
+                sums[caption].add(state[row, : len(ids[caption])].to(self.device), slices)
+
+
+def _batches(ids: dict[str, list[int]]) -> list[list[str]]:
+    """Captions of like length together, of which padding and all fit into BATCH_TOKENS."""
+    found: list[list[str]] = []
+    for caption in sorted(ids, key=lambda one: len(ids[one])):  # the longest of a batch comes last
+        if found and (len(found[-1]) + 1) * len(ids[caption]) <= BATCH_TOKENS:
+            found[-1].append(caption)
+        else:
+            found.append([caption])
+    return found
