@@ -135,8 +135,8 @@ class LoraSet:
             layer.strength = float(strength)
 
     def norms(self) -> dict[str, float]:
-        """Frobenius norm of the weight change alpha / rank * B @ A, per branch, at strength 1."""
-        return branch_norms({path: (layer.lora_A, layer.lora_B) for path, layer in self.layers.items()}, self.scale)
+        """Frobenius norm of the weight change alpha / rank * B @ A, per branch, at strength 1; LoftQ's part is none."""
+        return branch_norms({path: layer.change() for path, layer in self.layers.items()})
 
     def load(self, file: LoraFile) -> Loaded:
         """Fill the layers from a file so that they change the model as the file does, whatever its alpha.

@@ -31,6 +31,10 @@ class LoRALinear(nn.Module):
     `lora_A` is drawn from `generator`. `dropout` acts on the input of the low-rank term while the layer is in
     training mode; its mask depends on a seed drawn from `generator` and on `dropout_draws`, the number of backward
     passes so far, so a recomputed forward meets the same mask. Save `dropout_draws` to resume bit for bit.
+
+    `initial` is set where the base is quantized so that it lacks a low-rank part of the original weight (LoftQ): A0
+    [r0, in] and B0 [out, r0] with base + B0 A0 ~ original, which B A begins with. Strength then weighs what was learned
+    since, alpha / rank * B A - B0 A0, so that 0 is the original model and not the base without its missing part.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class LoRALinear(nn.Module):
         self.in_features, self.out_features = base.in_features, base.out_features
         self.rank, self.alpha, self.dropout = rank, float(alpha), float(dropout)
         self.strength = 1.0
+        self.initial: tuple[Tensor, Tensor] | None = None
         # on the generator's device, so that a seed gives the same numbers wherever the model lies
         bound = 1.0 / math.sqrt(self.in_features)  # kaiming uniform with a = sqrt(5)
         a = torch.empty(rank, self.in_features, dtype=torch.float32, device=_device_of(generator))
@@ -70,17 +75,36 @@ class LoRALinear(nn.Module):
         return self.alpha / self.rank * self.strength
 
     def delta(self) -> Tensor:
-        """The change of the base's weight [O, I] in float32."""
-        return self.scale * (self.lora_B.detach().float() @ self.lora_A.detach().float())
+        """The change of the original weight [O, I] in float32."""
+        a, b = self.change()
+        return self.strength * (b @ a)
+
+    def change(self) -> tuple[Tensor, Tensor]:
+        """Factors A [R, I], B [O, R] in float32 of the change of the original weight at strength 1.
+
+        R is the rank, and where there is an `initial` its rank more: B A = alpha / rank * B A - B0 A0.
+        """
+        a, b = self.lora_A.detach().float(), self.lora_B.detach().float() * (self.alpha / self.rank)
+        if self.initial is None:
+            return a, b
+        a0, b0 = (part.to(a.device, torch.float32) for part in self.initial)
+        return torch.cat([a, a0]), torch.cat([b, -b0], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.strength == 0.0:
-            return self.base(x)
-        return self._with_low_rank(x, value=True)
+            return self._original(x, self.base(x))
+        return self._original(x, self._with_low_rank(x, value=True))
 
     def unread(self, x: Tensor) -> Tensor:
         """A stand-in for `self(x)` whose gradient is right and whose value nobody may read; saves both products."""
-        return self.forward(x) if self.strength == 0.0 else self._with_low_rank(x, value=False)
+        return self.forward(x) if self.strength == 0.0 else self._original(x, self._with_low_rank(x, value=False))
+
+    def _original(self, x: Tensor, y: Tensor) -> Tensor:
+        """`y` and the share of the base's missing part that is not in B A."""
+        if self.initial is None or self.strength == 1.0:
+            return y
+        a0, b0 = (part.to(x.device, x.dtype) for part in self.initial)
+        return y + (1.0 - self.strength) * linear(linear(x, a0), b0)
 
     def _with_low_rank(self, x: Tensor, value: bool) -> Tensor:
         mask = self._mask(x) if self.dropout > 0 and self.training else None
@@ -95,6 +119,8 @@ class LoRALinear(nn.Module):
 
     def _mask(self, x: Tensor) -> Tensor:
         """Which inputs stay, already divided by the chance to stay; [.., I] in the dtype of `x`."""
+        if x.device.type == "meta":  # has no generators
+            return torch.empty_like(x)
         generator = torch.Generator(x.device).manual_seed(self.dropout_seed + self.dropout_draws)
         keep = 1.0 - self.dropout
         mask = torch.empty(x.shape, dtype=x.dtype, device=x.device)

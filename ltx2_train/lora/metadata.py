@@ -47,8 +47,8 @@ SS_NAMES = {
 }
 
 
-def describe_run(about: Mapping[str, Any], lora_set: LoraSet) -> dict[str, str]:
-    """The metadata of a LoRA file.
+def describe_run(about: Mapping[str, Any], lora_set: LoraSet, rank: int | None = None) -> dict[str, str]:
+    """The metadata of a LoRA file; `rank` is that of the file where it is not the set's, and alpha equals it then.
 
     `about` may hold: base {"file", "fingerprint", "version"}, settings (a tree of settings), step, name, program,
     trigger, date. Any other entry is written under its own name, for example reference_downscale_factor.
@@ -60,11 +60,13 @@ def describe_run(about: Mapping[str, Any], lora_set: LoraSet) -> dict[str, str]:
     name = str(about.pop("name", "") or _at(settings, "run.name") or "")
     step, trigger, date = about.pop("step", None), about.pop("trigger", None), about.pop("date", None)
     branches = lora_set.branches()
+    alpha = f"{lora_set.alpha:g}" if rank is None else str(rank)
+    rank = lora_set.rank if rank is None else rank
 
     text = {
         "format_version": FORMAT_VERSION,
-        "rank": str(lora_set.rank),
-        "alpha": f"{lora_set.alpha:g}",
+        "rank": str(rank),
+        "alpha": alpha,
         "alpha_folded": "true",
         "base": file_name(base.get("file")),
         "base_fingerprint": base.get("fingerprint"),
@@ -76,8 +78,8 @@ def describe_run(about: Mapping[str, Any], lora_set: LoraSet) -> dict[str, str]:
         "layers": json.dumps(branches),
         "settings": json.dumps(settings, sort_keys=True, ensure_ascii=False) if settings else None,
         "ss_network_module": "ltx2_train.lora",
-        "ss_network_dim": lora_set.rank,
-        "ss_network_alpha": f"{lora_set.alpha:g}",
+        "ss_network_dim": rank,
+        "ss_network_alpha": alpha,
         "ss_base_model_version": "ltx2_v1",
         "ss_ltx_version": version,
         "ss_sd_model_name": file_name(base.get("file")),

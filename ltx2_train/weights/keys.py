@@ -60,8 +60,11 @@ QUANTIZATION_ENDINGS = (
     ".comfy_quant",
     ".weight_scale_2",
     ".pre_quant_scale",
+    ".nf4_shape",
 )
 QUANTIZATION_MARK = "scaled_fp8"
+# our own files: further stored tensors of a layer, `<layer>.quant_<name>`
+QUANTIZATION_PART = "quant_"
 
 LORA_MARKS = (".lora_A", ".lora_B", ".lora_down", ".lora_up", "lora_unet_", ".hada_w", ".lokr_w", ".dora_scale")
 
@@ -100,7 +103,8 @@ def part_of(name: str) -> str | None:
 
 def is_quantization(name: str) -> bool:
     """Whether `name` is a scale or a mark beside a quantized weight and not a weight itself."""
-    return name.endswith(QUANTIZATION_ENDINGS) or name == QUANTIZATION_MARK or name.endswith(f".{QUANTIZATION_MARK}")
+    leaf = name.rpartition(".")[2]
+    return name.endswith(QUANTIZATION_ENDINGS) or leaf == QUANTIZATION_MARK or leaf.startswith(QUANTIZATION_PART)
 
 
 def transformer_prefix(names: Iterable[str]) -> str | None:

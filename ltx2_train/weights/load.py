@@ -3,8 +3,9 @@
 A module built on the meta device has shapes and no memory. Each tensor is read, sent to its device, cast there and put
 in place before the next one is read, in the order of the file. So RAM and device memory hold the model and one tensor.
 
-Tensors of quantized files are turned back into numbers on arrival, w = q * scale. `on_linear` is where a linear can be
-stored in another way instead: it is called with each linear as soon as its last tensor is in place.
+Linears are quantized as soon as their last tensor is there, on a device of their own choice, and then laid where they
+belong; so a model whose blocks live in RAM never passes through the card as a whole. Linears that a file brings
+quantized are kept as they are. All other tensors of quantized files are turned back into numbers, w = q * scale.
 """
 
 from __future__ import annotations
@@ -22,13 +23,19 @@ from ..models.text import TextConnectors
 from ..models.transformer import LTXTransformer, TransformerConfig
 from ..models.video_vae import VideoVAE, VideoVAEConfig
 from ..models.vocoder import ExtendedVocoder, Vocoder, VocoderConfig, build_vocoder
+from ..quant.base import QuantLinear
+from ..quant.settings import QuantSettings
 from . import keys
+from .loftq import Loftq, read_companion
 from .probe import describe
 from .published import published_config
+from .quantize import Quantizer, eligible, quantizer, settle
 from .reader import TensorFile
+from .stored import USABLE, StoredLinears, check_marks, find_stored, read_stored
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, name; may raise Stopped
 OnLinear = Callable[[str, nn.Linear], "nn.Module | None"]
+Home = Callable[[str], "torch.device | str"]  # module path -> where its finished tensors shall lie
 
 _LISTED = 10
 _SCALES = (".weight_scale", ".scale_weight")
@@ -42,23 +49,52 @@ def load_transformer(
     device: torch.device | str = "cpu",
     on_progress: Progress | None = None,
     on_linear: OnLinear | None = None,
+    quant: QuantSettings | None = None,
+    home: Home | None = None,
+    loftq: Loftq | None = None,
+    activations: Mapping[str, torch.Tensor] | None = None,
+    on_built: Callable[[LTXTransformer], None] | None = None,
 ) -> LTXTransformer:
     """The frozen transformer for `mode` ("video", "audio" or "av"); tensors of an absent modality are not read.
 
-    `on_linear(path, linear)` may return a module that takes the place of a linear that has just arrived.
+    `quant`: the blocks' linears are stored as it says, and kept where the file is quantized already; None makes plain
+    numbers of everything. Work is done on quant.device (auto: `device`), results lie on `home(module path)` (None:
+    `device`). `loftq` says which linears get a LoRA and receives its beginning; `activations` are for quant.awq.
+    `on_linear(path, linear)` may return a module that takes the place of a plain linear that has just arrived.
+    `on_built` is given the model while it is still empty.
+
+    Raises CheckpointError for a file that cannot be read, ConfigError where `quant` does not go with the file.
     """
     with TensorFile(path) as file:
-        config = TransformerConfig.from_checkpoint(section(file, "transformer"))
-        with torch.device("meta"):
-            model = LTXTransformer(config, mode)
+        model = blueprint(file, mode)
+        if on_built is not None:
+            on_built(model)
         prefix = keys.transformer_prefix(file.tensors)
         prefix = keys.TRANSFORMER if prefix is None else prefix
+        found = find_stored(file.tensors, file.metadata)
+        check_marks(file, found.kinds)
+        quantize = None
+        if quant is not None:
+            settings, _ = settle(found, quant, file.path.name)
+            quantize = quantizer(settings, device, dtype, loftq, activations)
+            if quant.loftq and not settings.loftq and loftq is not None:
+                read_companion(path, loftq)
 
         def owned(name: str) -> bool:
             return "embeddings_connector." not in name and keys.in_mode(name, mode)
 
-        materialise(model, file, prefix, "transformer", dtype, device, owned, on_progress, on_linear)
+        materialise(
+            model, file, prefix, "transformer", dtype, device, owned, on_progress, on_linear,
+            found=found, keep=eligible if quant is not None else None, quantize=quantize, home=home,
+        )  # fmt: skip
     return model
+
+
+def blueprint(file: TensorFile, mode: str) -> LTXTransformer:
+    """The transformer of `file` for `mode` on the meta device: all modules, no memory."""
+    config = TransformerConfig.from_checkpoint(section(file, "transformer"))
+    with torch.device("meta"):
+        return LTXTransformer(config, mode)
 
 
 def load_connectors(
@@ -171,29 +207,51 @@ def materialise(
     owned: Callable[[str], bool] | None = None,
     on_progress: Progress | None = None,
     on_linear: OnLinear | None = None,
+    *,
+    found: StoredLinears | None = None,
+    keep: Callable[[str], bool] | None = None,
+    quantize: Quantizer | None = None,
+    home: Home | None = None,
 ) -> None:
     """Fill `module`, built on the meta device, with the tensors `prefix + its own names`; freeze it, set it to eval.
 
     Parameters become `dtype`; buffers are tables and keep the precision they are stored in. `owned(name without
-    prefix)` says which tensors under `prefix` must find a place. Raises CheckpointError where one is missing, left over
-    or of another shape, OutOfMemory where the device is full.
+    prefix)` says which tensors under `prefix` must find a place. `keep(path)`: a linear that the file stores quantized
+    stays so. `quantize` takes the plain linears it wants from its own device, in the dtype of the file. Everything
+    ends on `home(path)`, or `device`.
+
+    Raises CheckpointError where a tensor is missing, left over or of another shape, OutOfMemory where the device is
+    full.
     """
     device = torch.device(device)
+    found = find_stored(file.tensors, file.metadata) if found is None else found
     wanted = module.state_dict()
-    _check_names(file, prefix, what, wanted, owned)
+    _check_names(file, prefix, what, wanted, owned, found)
     parameters = {name for name, _ in module.named_parameters()}
     order = sorted(wanted, key=lambda name: file.tensors[prefix + name].offset)
     total = sum(file.tensors[prefix + name].nbytes for name in order)
-    waiting = _waiting(wanted) if on_linear else {}
+    waiting = _waiting(wanted) if on_linear or quantize else {}
+    stored: set[str] = set()
     done = 0
     try:
         for name in order:
-            tensor = _arrive(file, prefix + name, device, dtype if name in parameters else None)
-            _place(module, name, tensor, name in parameters)
+            path = name.rpartition(".")[0]
+            lies = torch.device(home(path)) if home is not None else device
+            if path in stored:
+                pass  # came together with the other tensors of its layer
+            elif prefix + path in found.kinds:
+                _take_stored(module, file, prefix, path, found, dtype, lies, keep is not None and keep(path))
+                stored.add(path)
+            else:
+                layer = module.get_submodule(path)
+                taken = quantize is not None and isinstance(layer, nn.Linear) and quantize.wants(path)
+                as_stored = name not in parameters or (taken and name.endswith(".weight"))
+                arrived = _arrive(file, prefix + name, quantize.device if taken else lies, None if as_stored else dtype)
+                _place(module, name, arrived, name in parameters)
+                del arrived
+                if waiting:
+                    _offer(module, path, waiting, quantize if taken else on_linear, lies)
             done += file.tensors[prefix + name].nbytes
-            del tensor
-            if on_linear:
-                _offer(module, name.rpartition(".")[0], waiting, on_linear)
             if on_progress is not None:
                 on_progress(done, total, name)
     except torch.OutOfMemoryError as error:
@@ -201,9 +259,42 @@ def materialise(
             f"{device} ran out of memory while the {what} was loaded ({done / 1e9:.1f} of {total / 1e9:.1f} GB). "
             "Choose a smaller quantization, let more blocks stay in RAM, or close what else uses the device."
         ) from error
+    _check_full(module)
+    module.requires_grad_(False).eval()
+
+
+def _check_full(module: nn.Module) -> None:
     left = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
     assert not left, f"computed buffers were lost on the meta device: {left}"
-    module.requires_grad_(False).eval()
+
+
+def _take_stored(
+    module: nn.Module,
+    file: TensorFile,
+    prefix: str,
+    path: str,
+    found: StoredLinears,
+    dtype: torch.dtype,
+    device: torch.device,
+    keep: bool,
+) -> None:
+    """The quantized linear `path` of the file: itself where `keep`, else as numbers in `dtype`."""
+    layer = module.get_submodule(path)
+    name = f"{prefix}{path}.bias"
+    bias = _arrive(file, name, device, dtype) if layer.bias is not None else None
+    shape = (layer.out_features, layer.in_features)
+    made = read_stored(file, prefix + path, found, bias, dtype, device, shape)
+    if (made.out_features, made.in_features) != shape:
+        raise CheckpointError(
+            f"{file.path.name} stores {path} as {made.out_features}x{made.in_features}, expected "
+            f"{shape[0]}x{shape[1]}. Its header belongs to another file. {USABLE}"
+        )
+    if keep:
+        _set(module, path, made)
+        return
+    _place(module, f"{path}.weight", made.dequantize(dtype), True)
+    if bias is not None:
+        _place(module, f"{path}.bias", bias, True)
 
 
 def _arrive(file: TensorFile, name: str, device: torch.device, dtype: torch.dtype | None) -> torch.Tensor:
@@ -242,15 +333,21 @@ def _waiting(names: Iterable[str]) -> dict[str, int]:
     return counts
 
 
-def _offer(module: nn.Module, path: str, waiting: dict[str, int], on_linear: OnLinear) -> None:
+def _offer(
+    module: nn.Module, path: str, waiting: dict[str, int], on_linear: OnLinear | None, lies: torch.device
+) -> None:
     waiting[path] -= 1
     layer = module.get_submodule(path)
-    if waiting[path] or not isinstance(layer, nn.Linear):
+    if on_linear is None or waiting[path] or not isinstance(layer, nn.Linear):
         return
     replacement = on_linear(path, layer)
     if replacement is not None:
-        parent, _, leaf = path.rpartition(".")
-        setattr(module.get_submodule(parent), leaf, replacement)
+        _set(module, path, replacement.to(lies) if isinstance(replacement, QuantLinear) else replacement)
+
+
+def _set(module: nn.Module, path: str, layer: nn.Module) -> None:
+    parent, _, leaf = path.rpartition(".")
+    setattr(module.get_submodule(parent), leaf, layer)
 
 
 def _halves(encoder: bool, decoder: bool) -> Callable[[str], bool]:
@@ -264,12 +361,20 @@ def _check_names(
     what: str,
     wanted: Mapping[str, torch.Tensor],
     owned: Callable[[str], bool] | None,
+    found: StoredLinears,
 ) -> None:
+    layers = [prefix + name.removesuffix(".weight") for name in wanted]
+    unreadable = {found.unreadable[layer] for layer in layers if layer in found.unreadable}
+    if unreadable:
+        raise CheckpointError(
+            f"{file.path.name} stores the {what} as {', '.join(sorted(unreadable))}, which cannot be read. {USABLE}"
+        )
     missing = [name for name in wanted if prefix + name not in file]
     misfits = []
     for name, tensor in wanted.items():
         info = file.tensors.get(prefix + name)
-        if info is not None and info.shape != tuple(tensor.shape):
+        packed = name.endswith(".weight") and prefix + name[: -len(".weight")] in found.kinds
+        if info is not None and not packed and info.shape != tuple(tensor.shape):
             misfits.append(f"{name} is {list(info.shape)}, expected {list(tensor.shape)}")
     extra = [
         name[len(prefix) :]

@@ -20,6 +20,7 @@ from ..errors import CheckpointError
 from ..events import Events
 from . import keys
 from .reader import TensorFile, TensorInfo
+from .stored import PER_BYTE, StoredLinears, find_stored
 
 WANTED = "Use a full checkpoint of LTX-2 or LTX-2.3 (for example ltx-2.3-22b-dev.safetensors)."
 
@@ -53,7 +54,8 @@ class CheckpointInfo:
 
     `kind`: "ltx2" (2.0 and 2.3), "ltx2.5", "ltxv" (LTX-Video), "part", "lora", "upsampler", "text_encoder", "gguf",
     "other" (another family, named in `family`) or "unknown". `version`: "2.0", "2.3" or None. `precision` is that of
-    most of the transformer's bytes. `problems` hinder training, `warnings` do not; each is a sentence with its remedy.
+    most of the transformer's bytes; `quant_format` is the quant.format of a file quantized by this program (or, nf4,
+    the community trainer). `problems` hinder training, `warnings` do not; each is a sentence with its remedy.
     """
 
     path: Path
@@ -64,6 +66,7 @@ class CheckpointInfo:
     parameters: int = 0
     bytes: int = 0
     precision: str = ""
+    quant_format: str = ""
     blocks: int = 0
     distilled: bool = False
     model_version: str = ""
@@ -77,7 +80,7 @@ class CheckpointInfo:
 
     @property
     def quantized(self) -> bool:
-        return self.precision.startswith(("fp8", "int8", "nvfp4", "mxfp8", "4-bit"))
+        return bool(self.quant_format) or self.precision.startswith(("fp8", "int8", "nvfp4", "mxfp8", "4-bit"))
 
     @property
     def fit(self) -> dict[str, str]:
@@ -142,7 +145,11 @@ def describe(file: TensorFile) -> CheckpointInfo:
     parts = _parts(tensors)
     prefix = keys.transformer_prefix(tensors)
     inside = {} if prefix is None else _under(tensors, prefix)
-    facts["precision"] = _precision(inside or tensors, file.metadata)
+    found = find_stored(tensors, file.metadata)
+    facts["quant_format"] = found.format
+    facts["precision"] = found.format or _precision(inside or tensors)
+    if found.kinds and prefix is not None:
+        facts["parameters"] += _packed_parameters(found, tensors, parts)
 
     other = _other_kind(file, prefix, inside, parts)
     if other is not None:
@@ -169,7 +176,7 @@ def describe(file: TensorFile) -> CheckpointInfo:
             problems=[f"{path.name} is only a part of a checkpoint: it has {found} but lacks {lacking}. {WANTED}"],
             **facts,
         )
-    problems, warnings = _judge(file, version, inside, facts["precision"], facts["distilled"], parts)
+    problems, warnings = _judge(file, version, inside, found, facts["distilled"], parts)
     return CheckpointInfo(kind="ltx2", family="LTX-2", problems=problems, warnings=warnings, **facts)
 
 
@@ -209,7 +216,7 @@ def _judge(
     file: TensorFile,
     version: str,
     inside: Mapping[str, TensorInfo],
-    precision: str,
+    found: StoredLinears,
     distilled: bool,
     parts: Mapping[str, Part],
 ) -> tuple[list[str], list[str]]:
@@ -232,9 +239,10 @@ def _judge(
             f"{name} contradicts itself: its metadata say LTX-{claimed}, its tensors are those of LTX-{version}. "
             "It was repacked with the header of another file. Download the original."
         )
-    if precision in ("nvfp4", "mxfp8", "4-bit"):
+    if found.layouts:
         problems.append(
-            f"{name} is stored as {precision}, which this program cannot read. Use the bf16 or fp8 checkpoint."
+            f"{name} is stored as {', '.join(found.layouts)}, which this program cannot read. Use the bf16 or fp8 "
+            "checkpoint."
         )
     if distilled:
         warnings.append(
@@ -366,7 +374,20 @@ def _is_distilled(file: TensorFile) -> bool:
     return any("distill" in text.lower() for text in (file.path.name, *texts))
 
 
-def _precision(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> str:
+def _packed_parameters(found: StoredLinears, tensors: Mapping[str, TensorInfo], parts: dict[str, Part]) -> int:
+    """How many more numbers than stored elements there are in packed weights; added to their parts too."""
+    more: Counter[str] = Counter()
+    for layer, kind in found.kinds.items():
+        name = f"{layer}.weight"
+        more[keys.part_of(name) or ""] += tensors[name].elements * (PER_BYTE.get(kind, 1) - 1)
+    for name, count in more.items():
+        if count and name in parts:
+            part = parts[name]
+            parts[name] = Part(part.tensors, part.parameters + count, part.bytes)
+    return sum(more.values())
+
+
+def _precision(tensors: Mapping[str, TensorInfo]) -> str:
     """How most bytes are stored; a quantized format wins from a tenth of the bytes on, since blocks are left out."""
     bytes_of: Counter[str] = Counter()
     scaled = False

@@ -25,12 +25,12 @@ import torch
 from ..errors import CheckpointError
 
 # bits of one element
-_BITS = {
+BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
     "C64": 64,
 }  # fmt: skip
-_TORCH_NAMES = {
+TORCH_NAMES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
     "F8_E8M0": "float8_e8m0fnu", "I16": "int16", "U16": "uint16", "F16": "float16", "BF16": "bfloat16", "I32": "int32",
     "U32": "uint32", "F32": "float32", "I64": "int64", "U64": "uint64", "F64": "float64", "C64": "complex64",
@@ -56,7 +56,7 @@ class TensorInfo:
     @property
     def torch_dtype(self) -> torch.dtype:
         """Raises CheckpointError for a format this torch cannot hold, such as 4-bit floats."""
-        dtype = getattr(torch, _TORCH_NAMES.get(self.dtype, ""), None)
+        dtype = getattr(torch, TORCH_NAMES.get(self.dtype, ""), None)
         if dtype is None:
             raise CheckpointError(
                 f"Tensors of type {self.dtype} cannot be read by torch {torch.__version__}. "
@@ -214,13 +214,13 @@ def _parse_tensors(path: Path, header: Mapping[str, Any], data_start: int, size:
             begin, end = (int(offset) for offset in entry["data_offsets"])
         except (KeyError, TypeError, ValueError):
             raise _damaged(path, size, f"the entry of {name} is not readable") from None
-        if dtype not in _BITS:
+        if dtype not in BITS:
             raise CheckpointError(
                 f"{path.name} stores {name} as {dtype}, a type this program does not know. Use the bf16 or fp8 version."
             )
         if any(length < 0 for length in shape) or not 0 <= begin <= end:
             raise _damaged(path, size, f"the entry of {name} is out of range")
-        if (math.prod(shape) * _BITS[dtype] + 7) // 8 != end - begin:
+        if (math.prod(shape) * BITS[dtype] + 7) // 8 != end - begin:
             raise _damaged(path, size, f"{name} says {dtype} {list(shape)} but has {end - begin} bytes")
         tensors[name] = TensorInfo(dtype, shape, end - begin, data_start + begin)
     reached, last = data_start, ""

@@ -1,0 +1,72 @@
+"""`ltx2-train quantize`: write a quantized checkpoint, or print what each format loses."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import ConfigError
+from .console import ConsoleEvents
+
+FORMATS = ("nf4", "fp8", "int8", "int8_rotated", "int4", "int2", "fp8_cast", "fp8uz")
+
+
+def add_quantize(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    sub = add(
+        "quantize",
+        run_quantize,
+        "Write a checkpoint with a quantized transformer once, so that each run loads it small; or, with --report, "
+        "print what each format loses.",
+    )
+    sub.add_argument("checkpoint", type=Path, nargs="?", metavar="CHECKPOINT", help="bf16 checkpoint; it is kept")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="file to write (.safetensors)")
+    sub.add_argument("--format", choices=FORMATS, help="how the blocks are stored (quant.format)")
+    sub.add_argument(
+        "--block-size",
+        type=int,
+        choices=[32, 64, 128, 256],
+        default=32,
+        help="nf4: values that share a scale (default: 32)",
+    )
+    sub.add_argument("--device", default="auto", metavar="NAME", help="where to quantize: auto, cpu, cuda ...")
+    sub.add_argument("--loftq", action="store_true", help="nf4: also write the beginning of a LoRA of one rank")
+    sub.add_argument("--rank", type=int, metavar="N", help="that rank, the same as lora.rank in training")
+    sub.add_argument("--report", action="store_true", help="print the error of each format on random weights")
+    sub.add_argument("--size", type=int, default=4096, metavar="N", help="with --report: N x N weights (default: 4096)")
+    sub.add_argument("--json", action="store_true", help="with --report: print JSON")
+
+
+def run_quantize(args: argparse.Namespace, events: ConsoleEvents) -> None:
+    """Carry the command out."""
+    if args.report:
+        _report(args)
+        return
+    missing = [name for name in ("checkpoint", "out", "format") if getattr(args, name) is None]
+    if missing:
+        names = ", ".join({"checkpoint": "CHECKPOINT", "out": "--out", "format": "--format"}[name] for name in missing)
+        raise ConfigError(
+            f"quantize lacks {names}. Example: "
+            "ltx2-train quantize dev.safetensors --out dev-nf4.safetensors --format nf4"
+        )
+    from ..quant.settings import QuantSettings
+    from ..settings import parse
+    from ..weights.quantized_file import quantize_checkpoint
+
+    table = {"format": args.format, "block_size": args.block_size, "device": args.device, "loftq": args.loftq}
+    settings = parse(QuantSettings, table, "quantize")
+    made = quantize_checkpoint(args.checkpoint, args.out, settings, args.rank, events)
+    events.finish()
+    print(made.summary())
+
+
+def _report(args: argparse.Namespace) -> None:
+    from ..device import pick_device
+    from ..quant.report import error_table, render
+
+    if args.size < 64:
+        raise ConfigError(f"--size is {args.size}; a weight smaller than 64 x 64 says nothing. Leave it at 4096.")
+    rows = error_table(args.size, device=pick_device(args.device))
+    print(json.dumps(rows, indent=1) if args.json else render(rows))

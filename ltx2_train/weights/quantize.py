@@ -1,0 +1,182 @@
+"""Which linears are stored in few bits, and turning each into its format the moment it has arrived.
+
+Only the linears inside the transformer's blocks are quantized, and of those not the attention gates, whose few rows
+decide much. Whatever the file brings quantized is kept as it is and never quantized again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, ConfigError
+from ..quant.awq import AwqNf4, channel_scales
+from ..quant.base import QuantLinear
+from ..quant.formats import quantize_linear
+from ..quant.settings import QuantSettings
+from .loftq import Loftq, find_companion
+from .reader import TensorFile
+from .stored import KEPT_FP8, USABLE, StoredLinears, find_stored
+
+log = logging.getLogger(__name__)
+
+BLOCKS = "transformer_blocks"
+_NOT = "to_gate_logits"
+_WORDS = {KEPT_FP8: "fp8", "kept_nvfp4": "nvfp4"}
+
+
+def eligible(path: str) -> bool:
+    """Whether the linear at dotted `path` (with or without a prefix) is one that is quantized."""
+    parts = path.split(".")
+    return BLOCKS in parts and parts[-1] != _NOT
+
+
+def quantized_paths(model: nn.Module) -> list[str]:
+    """Dotted paths of the linears of `model` that a format would store, in the model's order."""
+    return [path for path, module in model.named_modules() if isinstance(module, nn.Linear) and eligible(path)]
+
+
+class Quantizer:
+    """Called with each linear that has arrived; gives the quantized one, on the device the linear is on.
+
+    `device` is where linears have to arrive. With `loftq` the linears it names are made to miss a low-rank part, which
+    is left in `loftq.initial`. `activations` (path -> mean |x| of each input) makes it AWQ.
+    """
+
+    def __init__(
+        self,
+        settings: QuantSettings,
+        format: str,
+        device: torch.device,
+        compute_dtype: torch.dtype,
+        loftq: Loftq | None = None,
+        activations: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.settings, self.format, self.device, self.compute_dtype = settings, format, device, compute_dtype
+        self.loftq, self.activations = loftq, activations
+        self.quantized = 0
+
+    def wants(self, path: str) -> bool:
+        return eligible(path)
+
+    def __call__(self, path: str, linear: nn.Linear) -> QuantLinear | None:
+        if not self.wants(path):
+            return None
+        if self.loftq is not None and path in self.loftq.paths:
+            made = self.loftq.quantize(path, linear, self.settings)
+        elif self.activations is not None:
+            made = self._scaled(path, linear)
+        else:
+            made = quantize_linear(linear, self.format, self.settings)
+        made.compute_dtype = self.compute_dtype
+        if made.bias is not None:  # it passed through the dtype of the weight
+            made.bias.data = linear.bias.detach().to(self.compute_dtype)
+        self.quantized += 1
+        return made
+
+    def _scaled(self, path: str, linear: nn.Linear) -> QuantLinear:
+        if path not in self.activations:
+            raise CheckpointError(
+                f"The AWQ scales lack the layer {path}: they were measured on another model. Delete "
+                "awq_scales.safetensors in the run folder, or switch quant.awq off."
+            )
+        weight = linear.weight.detach()
+        scales = channel_scales(self.activations[path].to(weight.device), self.settings.awq_alpha)
+        bias = None if linear.bias is None else linear.bias.detach()
+        return AwqNf4.quantize_scaled(weight, bias, self.settings, weight.dtype, scales)
+
+
+def quantizer(
+    settings: QuantSettings,
+    device: torch.device | str,
+    compute_dtype: torch.dtype = torch.bfloat16,
+    loftq: Loftq | None = None,
+    activations: Mapping[str, Tensor] | None = None,
+) -> Quantizer | None:
+    """The Quantizer that `settings` ask for, working on quant.device (auto: `device`); None where nothing is to do."""
+    if settings.format in ("auto", "none"):
+        return None
+    if settings.loftq and loftq is None:
+        raise ConfigError(
+            "quant.loftq needs to know the layers of the LoRA; there is none here. Switch quant.loftq off."
+        )
+    if settings.awq and activations is None:
+        raise ConfigError("quant.awq needs measured activations; there are none here. Switch quant.awq off.")
+    where = quant_device(settings, device)
+    return Quantizer(
+        settings,
+        settings.format,
+        where,
+        compute_dtype,
+        loftq if settings.loftq else None,
+        activations if settings.awq else None,
+    )
+
+
+def quant_device(settings: QuantSettings, device: torch.device | str) -> torch.device:
+    """Where weights are quantized. Raises ConfigError where that device is not there."""
+    if settings.device == "auto":
+        return torch.device(device)
+    try:
+        found = torch.device("cuda" if settings.device == "gpu" else settings.device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"quant.device: {settings.device!r} cannot be used ({reason}). Use auto or cpu.") from None
+    return found
+
+
+def check_quant(path: Path | str, settings: QuantSettings, rank: int | None = None) -> str:
+    """What loading `path` with `settings` gives: the format of the blocks, "none", or the words of what is kept.
+
+    Reads the header only, and with `rank` (that of the LoRA) whether LoftQ's companion is there. Raises CheckpointError
+    or ConfigError where the file does not go with the settings.
+    """
+    with TensorFile(path) as file:
+        found = find_stored(file.tensors, file.metadata)
+        words = settle(found, settings, file.path.name)[1]
+    if settings.loftq and found.in_blocks() and rank is not None:
+        find_companion(path, rank)
+    return words
+
+
+def settle(found: StoredLinears, settings: QuantSettings, name: str) -> tuple[QuantSettings, str]:
+    """(settings under which the plain linears of a file are loaded, what its blocks are then stored as).
+
+    Raises CheckpointError for a layout that cannot be read, ConfigError where a quantized file meets settings that
+    would quantize it again.
+    """
+    if found.unreadable:
+        raise CheckpointError(f"{name} is stored as {', '.join(found.layouts)}, which cannot be read. {USABLE}")
+    kinds = set(found.in_blocks().values())
+    asked = settings.format
+    if not kinds:
+        return settings, "none" if asked == "auto" else asked
+    words = " and ".join(sorted(_WORDS.get(kind, kind) for kind in kinds))
+    plain = settings.model_copy(update={"format": "none", "loftq": False, "awq": False})
+    if settings.awq:
+        raise ConfigError(
+            f"{name} is {words} already, and quant.awq needs the full-precision weights. Use the bf16 checkpoint, or "
+            "switch quant.awq off."
+        )
+    same = asked in kinds or (asked == "fp8_cast" and KEPT_FP8 in kinds)
+    if asked in ("auto", "none") or (same and len(kinds) == 1):
+        _same_blocks(found, settings, name)
+        return plain, words
+    remedy = "set quant.format to none (or auto), or use the bf16 checkpoint"
+    if KEPT_FP8 in kinds and asked == "fp8":
+        raise ConfigError(f"The file is fp8 already, and quant.format is fp8 (fp8_scaled): {name}; {remedy}.")
+    raise ConfigError(f"{name} is {words} already and cannot be quantized again to {asked}: {remedy}.")
+
+
+def _same_blocks(found: StoredLinears, settings: QuantSettings, name: str) -> None:
+    asked = settings.block_size if "block_size" in settings.model_fields_set else 0
+    if found.format == "nf4" and asked and found.block_size and asked != found.block_size:
+        raise ConfigError(
+            f"{name} is nf4 in blocks of {found.block_size}, but quant.block_size is {asked}. Set it to "
+            f"{found.block_size}, or quantize the bf16 checkpoint again with blocks of {asked}."
+        )
