@@ -7,4 +7,6 @@ caches     names, keys, staleness       encode     filling the caches (encode_te
 sound      sound as the VAE wants it    sound_plan which seconds of which sound belong to a sample
 speech     spoken segments              sound_media exact samples of a sound file (encode_sound: caches)
 loader     checked samples              batches    order, and reading ahead
+check      what is wrong with a dataset (check_files, check_folder, check_rules, check_report)
+sheet      contact sheets
 """

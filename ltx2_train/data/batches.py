@@ -212,7 +212,7 @@ def _key(sample: Sample, buckets: SoundBuckets) -> tuple[Any, ...]:
     """Equal for samples that may share a batch."""
     if sample.kind == "audio":
         return sample.dataset, sound_key(sample.audio_steps, buckets)
-    key = (sample.dataset, sample.shape, sample.fps)
+    key = (sample.dataset, sample.shape, sample.fps, sample.reference_path is not None)
     return (*key, sample.audio_steps > 0) if buckets.separate else key
 
 

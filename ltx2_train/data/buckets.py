@@ -7,24 +7,29 @@ centre. Caching and training ask the same selector, so what was cached is what i
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
-from ..shapes import SPATIAL_FACTOR, floor_frames, floor_side
+from ..shapes import SPATIAL_FACTOR, floor_frames
+
+MIDDLE = (0.5, 0.5)
 
 
-def bucket_sizes(width: int, height: int) -> list[tuple[int, int]]:
+@functools.lru_cache(maxsize=64)
+def bucket_sizes(width: int, height: int, factor: int = 1) -> list[tuple[int, int]]:
     """All buckets (width, height) of the area of `width` x `height`, sorted.
 
     Widths run in steps of 32 from half the side of the square of that area to that side; each is paired with the
-    tallest height that keeps the area, and added turned by 90 degrees as well.
+    tallest height that keeps the area, and added turned by 90 degrees as well. `factor` makes the steps larger, so that
+    references that many times smaller have whole latents too.
     """
-    area = width * height
+    area, step = width * height, SPATIAL_FACTOR * factor
     side = math.isqrt(area)
-    smallest = max(SPATIAL_FACTOR, floor_side(side // 2))
+    smallest = max(step, side // 2 // step * step)
     sizes: set[tuple[int, int]] = set()
-    for short in range(smallest, side + SPATIAL_FACTOR, SPATIAL_FACTOR):
-        long = floor_side(area // short)
+    for short in range(smallest, side + step, step):
+        long = area // short // step * step
         if long > 0:
             sizes.update({(short, long), (long, short)})
     return sorted(sizes)
@@ -71,20 +76,31 @@ class BucketSelector:
     resolution: tuple[int, int]
     enabled: bool = False
     no_upscale: bool = False
+    factor: int = 1  # sides are multiples of 32 times this
 
     def choose(self, width: int, height: int) -> tuple[int, int]:
         """The (width, height) that a picture of `width` x `height` pixels is trained at."""
         if not self.enabled:
             return self.resolution
         if self.no_upscale and width * height <= self.resolution[0] * self.resolution[1]:
-            return max(SPATIAL_FACTOR, floor_side(width)), max(SPATIAL_FACTOR, floor_side(height))
+            step = SPATIAL_FACTOR * self.factor
+            return max(step, width // step * step), max(step, height // step * step)
         aspect = width / height
-        return min(bucket_sizes(*self.resolution), key=lambda size: abs(size[0] / size[1] - aspect))
+        return min(bucket_sizes(*self.resolution, self.factor), key=lambda size: abs(size[0] / size[1] - aspect))
 
 
-def cover(width: int, height: int, target: tuple[int, int]) -> tuple[int, int, int, int]:
-    """How to make `width` x `height` cover `target`: scaled width and height, then left and top of the centre crop."""
+def cover(
+    width: int, height: int, target: tuple[int, int], centre: tuple[float, float] = MIDDLE
+) -> tuple[int, int, int, int]:
+    """How to make `width` x `height` cover `target`: scaled width and height, then left and top of the crop.
+
+    `centre` is the place that the crop has in its middle, as shares of width and height, as far as the edges allow.
+    """
     scale = max(target[0] / width, target[1] / height)
     scaled_w = max(target[0], round(width * scale))
     scaled_h = max(target[1], round(height * scale))
-    return scaled_w, scaled_h, (scaled_w - target[0]) // 2, (scaled_h - target[1]) // 2
+    if centre == MIDDLE:
+        return scaled_w, scaled_h, (scaled_w - target[0]) // 2, (scaled_h - target[1]) // 2
+    left = round(centre[0] * scaled_w - target[0] / 2)
+    top = round(centre[1] * scaled_h - target[1] / 2)
+    return scaled_w, scaled_h, min(max(0, left), scaled_w - target[0]), min(max(0, top), scaled_h - target[1])

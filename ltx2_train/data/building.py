@@ -21,7 +21,8 @@ from ..events import Events
 from ..files import write_json
 from ..models.tiling import TileSettings
 from ..settings import Settings
-from .caches import TextForm
+from .caches import TextForm, source_stat
+from .dataset import DatasetSettings
 from .listing import Skipped
 from .plan import Item, Plan
 
@@ -61,12 +62,18 @@ class CacheSettings(Settings):
         description="Keep caches that still fit their source, settings and checkpoint. Off: make all again.",
         json_schema_extra={"seed": "skip_existing", "advanced": True},
     )
+    manifest: Path | None = Field(
+        None,
+        description="Where the manifest is written, from which the caches train without their media. Default: "
+        "dataset_manifest.json in the first cache folder.",
+        json_schema_extra={"seed": "save_dataset_manifest", "advanced": True},
+    )
     tiles: TileSettings = TileSettings()
 
 
 @dataclass
 class CacheReport:
-    """What filling a kind of cache came to: "latents", "sound" or "text".
+    """What filling a kind of cache came to: "latents", "sound", "masks" or "text".
 
     `stale` of the `made` ones replaced an old file. `notes` are sentences on what was noticed and is no failure.
     """
@@ -102,13 +109,65 @@ def latent_settings(plan: Plan, item: Item, settings: CacheSettings) -> dict[str
     }
     if item.source.media.kind == "video":
         made |= {"window": item.window.token, "target_fps": entry.target_fps, "source_fps": entry.source_fps}
+        made["crop"] = entry.crop
+    made |= {"flip": item.flipped, "color_jitter": entry.color_jitter}
+    return made | _tiled(settings) | {"latents": [shape.frames, shape.height, shape.width]}
+
+
+def _tiled(settings: CacheSettings) -> dict[str, Any]:
+    made: dict[str, Any] = {}
     tiles = settings.tiles
     # chunk_size is left out: the result does not depend on it.
     for axis in ("spatial", "temporal"):
         size = getattr(tiles, f"{axis}_tile")
         made[f"{axis}_tile"] = None if size is None else [size, getattr(tiles, f"{axis}_overlap")]
-    made["latents"] = [shape.frames, shape.height, shape.width]
     return made
+
+
+def picture_reference_settings(plan: Plan, item: Item, settings: CacheSettings) -> dict[str, Any]:
+    """All that changes the latents of the reference of `item` besides its source and the VAE."""
+    wanted, entry = item.reference, plan.settings_of(item)
+    assert wanted is not None, item.key
+    made = {
+        "reference_file": wanted.path.name,
+        "reference_frames": wanted.frames,
+        "resolution": f"{wanted.width}x{wanted.height}",
+        "vae_dtype": settings.vae_dtype,
+        "latents_dtype": settings.latents_dtype,
+        **_beside(item, entry),
+    }
+    shape = wanted.shape
+    return made | _tiled(settings) | {"latents": [shape.frames, shape.height, shape.width]}
+
+
+def _beside(item: Item, entry: DatasetSettings) -> dict[str, Any]:
+    """What decides which part of a companion goes with `item`."""
+    made: dict[str, Any] = {"target_fps": entry.target_fps, "flip": item.flipped}
+    if item.source.media.kind == "video":
+        made |= {"window": item.window.token, "source_fps": entry.source_fps, "crop": entry.crop}
+    return made
+
+
+def mask_settings(plan: Plan, item: Item) -> dict[str, Any]:
+    """All that changes the mask of `item` besides its source."""
+    shape = item.shape
+    return {
+        "mask_file": item.mask.name if item.mask else None,
+        "resolution": f"{item.width}x{item.height}",
+        **_beside(item, plan.settings_of(item)),
+        "latents": [shape.frames, shape.height, shape.width],
+    }
+
+
+def audio_mask_settings(plan: Plan, item: Item) -> dict[str, Any]:
+    """All that changes the mask of the sound of `item` besides its source."""
+    sound = item.sound
+    assert sound is not None, item.key
+    return {
+        "mask_file": item.audio_mask.name if item.audio_mask else None,
+        "sound_window": [round(sound.start, 6), round(sound.seconds, 6)],
+        "steps": sound.steps,
+    }
 
 
 def sound_settings(plan: Plan, item: Item, settings: CacheSettings) -> dict[str, Any]:
@@ -176,9 +235,9 @@ def _failures(folder: Path) -> dict[str, Any]:
 def record_failure(item: Item, reason: str, name: str | None = None, source: Path | None = None) -> None:
     """Remember that the cache `name` of `item` (default: its latents) cannot be made from `source` as it is now."""
     with contextlib.suppress(OSError):
-        stat = (source or item.source.path).stat()
+        size, mtime_ns = source_stat(source or item.source.path)
         table = _failures(item.source.folder)
-        table[name or item.latent_path.name] = {"reason": reason, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        table[name or item.latent_path.name] = {"reason": reason, "size": size, "mtime_ns": mtime_ns}
         write_json(item.source.folder / FAILURES, table)
 
 
@@ -188,10 +247,10 @@ def failed_before(item: Item, name: str | None = None, source: Path | None = Non
     if not isinstance(known, dict):
         return None
     try:
-        stat = (source or item.source.path).stat()
+        size, mtime_ns = source_stat(source or item.source.path)
     except OSError:
         return None
-    same = known.get("size") == stat.st_size and known.get("mtime_ns") == stat.st_mtime_ns
+    same = known.get("size") == size and known.get("mtime_ns") == mtime_ns
     return str(known.get("reason")) if same else None
 
 

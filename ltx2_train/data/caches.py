@@ -8,10 +8,15 @@ only their shapes can be checked):
         latents_{F}x{H}x{W}_{dtype}         [128, F, H, W] in latents, normalised
     {same base}_ltx2_audio.safetensors                                the sound of that window, or of a recording
         audio_latents_{T}x{bins}x{C}_{dtype} [C, T, bins], normalised      audio_lengths_int32 (steps that count)
+    {same base}_ltx2_mask.safetensors                                 mask [F, H, W] in latents: 1 given, 0 generated
+    {same base}_ltx2_audio_mask.safetensors                           mask [T] of the sound
     {stem}_ltx2_te.safetensors                                        text, after the connectors
         video_prompt_embeds_{dtype} [N, D]  audio_prompt_embeds_{dtype} [N, D']  prompt_attention_mask [N]
     {stem}_ltx2_te_compact.safetensors                                text, before the connectors and without padding
         video_features_{dtype} [T, D]       audio_features_{dtype} [T, D'], absent where it is the same tensor
+
+A mirrored copy has `~flip` behind its stem, and shares text and sound. References lie in a folder of their own, under
+the name of the latents (or the sound) that they belong to.
 
 Beside a recording without video there lies, for that trainer, a file of one zero latent with the size of an imagined
 video (`ltx2_virtual_num_frames_int32`, `..._height_int32`, `..._width_int32`). A dtype in a key may be spelt both ways,
@@ -27,10 +32,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any, Literal
 
 import torch
@@ -40,9 +47,12 @@ from ..shapes import AudioLatentShape, LatentShape
 from ..weights.reader import TensorFile
 
 FORMAT_VERSION = "1"
-ARCHITECTURE = "ltx2"
+ARCHITECTURE = "ltx2_v1"  # as the community trainer calls it
 LATENT_SUFFIX = "_ltx2.safetensors"
 AUDIO_SUFFIX = "_ltx2_audio.safetensors"
+MASK_SUFFIX = "_ltx2_mask.safetensors"
+AUDIO_MASK_SUFFIX = "_ltx2_audio_mask.safetensors"
+MASK_KEY = "mask"
 AUDIO_LENGTH_KEY = "audio_lengths_int32"
 VIRTUAL_KEYS = ("ltx2_virtual_num_frames_int32", "ltx2_virtual_height_int32", "ltx2_virtual_width_int32")
 TEXT_SUFFIX = "_ltx2_te.safetensors"
@@ -58,6 +68,9 @@ DTYPES = {
     "fp32": torch.float32,
 }
 MEND = "Run `ltx2-train cache build RUN.toml` (in ComfyUI: the Prepare Dataset node) to make it again."
+
+# Settings that caches made before they existed do not name, and what they amount to there.
+_BEFORE: dict[str, Any] = {"flip": False, "color_jitter": 0.0, "crop": "center"}
 
 _LATENTS = re.compile(r"latents_(\d+)x(\d+)x(\d+)_(\w+)")
 _AUDIO = re.compile(r"audio_latents_(\d+)x(\d+)x(\d+)_(\w+)")
@@ -77,6 +90,16 @@ def image_cache_name(stem: str, width: int, height: int) -> str:
 def audio_cache_name(latent_name: str) -> str:
     """The file of the sound that belongs to the latents in `latent_name`."""
     return latent_name.removesuffix(LATENT_SUFFIX) + AUDIO_SUFFIX
+
+
+def mask_cache_name(latent_name: str) -> str:
+    """The file of the mask that belongs to the latents in `latent_name`."""
+    return latent_name.removesuffix(LATENT_SUFFIX) + MASK_SUFFIX
+
+
+def audio_mask_cache_name(latent_name: str) -> str:
+    """The file of the mask for the sound that belongs to the latents in `latent_name`."""
+    return latent_name.removesuffix(LATENT_SUFFIX) + AUDIO_MASK_SUFFIX
 
 
 def text_cache_name(stem: str, form: TextForm) -> str:
@@ -113,27 +136,30 @@ class Fingerprints:
     encoder: str = ""
 
 
+def source_stat(path: Path) -> tuple[int, int]:
+    """Size and modification time in ns of a medium; of a folder of frames all sizes together and the newest time."""
+    stat = path.stat()
+    if not S_ISDIR(stat.st_mode):
+        return stat.st_size, stat.st_mtime_ns
+    inside = [entry.stat() for entry in os.scandir(path) if entry.is_file()]
+    return sum(one.st_size for one in inside), max((one.st_mtime_ns for one in inside), default=stat.st_mtime_ns)
+
+
 def source_record(path: Path) -> dict[str, Any]:
     """Size, modification time and content hash of a medium, as written into metadata."""
-    stat = path.stat()
-    return {
-        "size": stat.st_size,
-        "mtime_ns": stat.st_mtime_ns,
-        "sha256": content_hash(path, stat.st_size, stat.st_mtime_ns),
-    }
+    size, mtime_ns = source_stat(path)
+    return {"size": size, "mtime_ns": mtime_ns, "sha256": content_hash(path, size, mtime_ns)}
 
 
 def source_change(record: Mapping[str, Any], path: Path) -> str | None:
     """Why `path` is not what `record` says, or None. The content is read only where nothing but the time differs."""
     try:
-        stat = path.stat()
+        size, mtime_ns = source_stat(path)
     except OSError:
         return None  # training goes on without its sources; what is gone has not changed
-    if stat.st_size != record.get("size"):
-        return f"{path.name} changed ({record.get('size')} -> {stat.st_size} bytes)"
-    if stat.st_mtime_ns != record.get("mtime_ns") and content_hash(path, stat.st_size, stat.st_mtime_ns) != record.get(
-        "sha256"
-    ):
+    if size != record.get("size"):
+        return f"{path.name} changed ({record.get('size')} -> {size} bytes)"
+    if mtime_ns != record.get("mtime_ns") and content_hash(path, size, mtime_ns) != record.get("sha256"):
         return f"{path.name} changed (same size, other content)"
     return None
 
@@ -142,9 +168,13 @@ def source_change(record: Mapping[str, Any], path: Path) -> str | None:
 def content_hash(path: Path, size: int, mtime_ns: int) -> str:
     """SHA-256 of a file. Size and time tell one version from the next, so a source with many windows is read once."""
     sha = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            sha.update(block)
+    folder = path.is_dir()
+    for part in sorted(one for one in path.iterdir() if one.is_file()) if folder else [path]:
+        if folder:
+            sha.update(part.name.encode() + b"\0")
+        with open(part, "rb") as file:
+            while block := file.read(1 << 20):
+                sha.update(block)
     return sha.hexdigest()
 
 
@@ -220,6 +250,12 @@ class CacheFile:
                 return key, AudioLatentShape(steps, channels, bins)
         raise self._damaged("it holds no sound")
 
+    def mask(self) -> torch.Tensor:
+        """The mask inside as bool, whatever numbers it is stored in: true above one half."""
+        if MASK_KEY not in self.keys:
+            raise self._damaged("it holds no mask")
+        return self.tensor(MASK_KEY).float() > 0.5
+
     def tensor(self, key: str, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The tensor `key`. Raises CacheError where it is damaged or holds NaN or infinities."""
         try:
@@ -249,27 +285,29 @@ class CacheFile:
 # --- stale or not ----------------------------------------------------------------------------------------------------
 
 
+def stale_made(
+    file: CacheFile, source: Path, settings: Mapping[str, Any], part: str = "", weights: str = ""
+) -> str | None:
+    """Why `file` must be made again, or None, where it may only be ours. `weights` "" are not compared."""
+    if file.metadata.get("format_version") != FORMAT_VERSION:
+        return f"it is of cache format {file.metadata.get('format_version')}, this program writes {FORMAT_VERSION}"
+    if weights and file.metadata.get("checkpoint") != weights:
+        return f"it was made with another {part}"
+    return source_change(file.record("source"), source) or _difference(file.record("settings"), settings)
+
+
 def stale_latents(file: CacheFile, source: Path, settings: Mapping[str, Any], checkpoint: str) -> str | None:
     """Why the latents in `file` must be made again, or None. `checkpoint` "" is not compared."""
     if not file.fingerprinted:
         return _foreign(file, settings)
-    if file.metadata.get("format_version") != FORMAT_VERSION:
-        return f"it is of cache format {file.metadata.get('format_version')}, this program writes {FORMAT_VERSION}"
-    if checkpoint and file.metadata.get("checkpoint") != checkpoint:
-        return "it was made with another VAE"
-    change = source_change(file.record("source"), source)
-    return change or _difference(file.record("settings"), settings)
+    return stale_made(file, source, settings, "VAE", checkpoint)
 
 
 def stale_sound(file: CacheFile, source: Path, settings: Mapping[str, Any], checkpoint: str) -> str | None:
     """Why the sound in `file` must be made again, or None; `source` is the file it was read from."""
     if not file.fingerprinted:
         return None
-    if file.metadata.get("format_version") != FORMAT_VERSION:
-        return f"it is of cache format {file.metadata.get('format_version')}, this program writes {FORMAT_VERSION}"
-    if checkpoint and file.metadata.get("checkpoint") != checkpoint:
-        return "it was made with another audio VAE"
-    return _difference(file.record("settings"), settings) or source_change(file.record("source"), source)
+    return stale_made(file, source, settings, "audio VAE", checkpoint)
 
 
 def stale_text(file: CacheFile, caption: str, settings: Mapping[str, Any], weights: Fingerprints) -> str | None:
@@ -300,7 +338,7 @@ def _by(numbers: Sequence[int]) -> str:
 
 
 def _difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    changed = [key for key in wanted if stored.get(key) != json.loads(json.dumps(wanted[key]))]
+    changed = [key for key in wanted if stored.get(key, _BEFORE.get(key)) != json.loads(json.dumps(wanted[key]))]
     if not changed:
         return None
     key = changed[0]

@@ -10,226 +10,35 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from ..errors import ConfigError, DataError
 from ..settings import Settings, parse
 from ..shapes import SPATIAL_FACTOR
 from .buckets import parse_bucket
-from .sound_settings import SoundSettings
-
-SOURCE_KEYS = (
-    "image_directory",
-    "image_jsonl_file",
-    "video_directory",
-    "video_jsonl_file",
-    "audio_directory",
-    "audio_jsonl_file",
+from .entry import (
+    FOLDER_KEYS,
+    LIST_KEYS,
+    SOURCE_KEYS,
+    DatasetSettings,
+    MediaKind,
+    SharedSettings,
 )
-FOLDER_KEYS = (
-    "cache_directory",
-    "audio_files_directory",
-    "reference_audio_directory",
-    "reference_audio_cache_directory",
-)
-REFERENCE_AUDIO_FOLDER = "reference_audio"
-MediaKind = Literal["image", "video", "audio"]
+from .foreign_keys import translate
+from .manifest import dataset_table, is_manifest
 
-
-class SharedSettings(SoundSettings):
-    """What `[general]` and every dataset may say."""
-
-    caption_extension: str = Field(".txt", description="Ending of the caption file beside each medium.")
-    trigger_word: str = Field("", description="Word put before each caption that does not contain it.")
-    batch_size: int = Field(1, ge=1, description="Samples in one batch; all of one size.")
-    num_repeats: int = Field(1, ge=1, description="How often each sample is seen in an epoch.")
-    resolution: tuple[int, int] = Field(
-        (960, 544),
-        description="Width and height, or one number for a square. With buckets it is the area that counts.",
-        json_schema_extra={"unit": "pixels"},
-    )
-    enable_bucket: bool = Field(
-        False, description="Keep each medium's shape: choose among sizes of the same area instead of cropping to one."
-    )
-    bucket_no_upscale: bool = Field(
-        False, description="With buckets: media smaller than the resolution keep their own size."
-    )
-    resolution_buckets: tuple[str, ...] = Field(
-        (),
-        description='Sizes as "WIDTHxHEIGHTxFRAMES", for example ["768x512x49", "512x512x97"]: each clip takes the '
-        "longest that it fills, then the nearest shape. They replace resolution, enable_bucket and target_frames.",
-        json_schema_extra={"advanced": True},
-    )
-    cache_directory: Path | None = Field(
-        None, description="Folder for cached latents and text; one for each dataset. Default: the media folder."
-    )
-    recursive: bool = Field(False, description="Also take media from sub-folders.")
-    target_frames: tuple[int, ...] = Field(
-        (1,), description="Clip lengths to cut, each 8n+1.", json_schema_extra={"unit": "frames"}
-    )
-    frame_extraction: Literal["head", "chunk", "slide", "uniform", "full"] = Field(
-        "head",
-        description="Which windows are cut: the start, all in a row, every frame_stride frames, frame_sample evenly "
-        "spread ones, or the whole clip up to max_frames.",
-    )
-    frame_stride: int = Field(
-        1, ge=1, description="Step of `slide`.", json_schema_extra={"unit": "frames", "advanced": True}
-    )
-    frame_sample: int = Field(
-        1, ge=1, description="Number of windows of `uniform`.", json_schema_extra={"advanced": True}
-    )
-    max_frames: int = Field(129, ge=1, description="Longest window of `full`.", json_schema_extra={"unit": "frames"})
-    frame_interval: int = Field(
-        1,
-        ge=1,
-        description="`full`: lengths are rounded down to a multiple of this (plus one), so that clips share lengths.",
-        json_schema_extra={"unit": "frames", "advanced": True},
-    )
-    min_frames: int = Field(
-        1,
-        ge=1,
-        description="Clips with fewer frames (at the target rate) are left out.",
-        json_schema_extra={"unit": "frames", "advanced": True},
-    )
-    min_seconds: float | None = Field(
-        None,
-        ge=0,
-        description="Shorter videos and recordings are left out. Default: no limit.",
-        json_schema_extra={"unit": "s", "advanced": True},
-    )
-    max_seconds: float | None = Field(
-        None,
-        gt=0,
-        description="Longer videos, and recordings that are not cut, are left out. Default: no limit.",
-        json_schema_extra={"unit": "s", "advanced": True},
-    )
-    pad_short: Literal["skip", "pad"] = Field(
-        "skip",
-        description="A clip at most 8 frames too short for every target: left out, or its last frame repeated.",
-        json_schema_extra={"advanced": True},
-    )
-    source_fps: float | None = Field(
-        None,
-        gt=0,
-        le=1000,
-        description="Frame rate of the sources, where the files say a wrong one. Default: detected in each file.",
-        json_schema_extra={"unit": "fps", "advanced": True},
-    )
-    target_fps: float = Field(
-        25.0, gt=0, le=240, description="Frame rate of training.", json_schema_extra={"unit": "fps"}
-    )
-    first_frame_probability: float | None = Field(
-        None, ge=0, le=1, description="How often the first frame is given clean; default: the run's setting."
-    )
-    video_loss_weight: float | None = Field(
-        None, ge=0, description="Weight of the video loss for this dataset; default: the run's setting."
-    )
-
-    @field_validator("caption_extension", "audio_extension")
-    @classmethod
-    def _with_dot(cls, value: str) -> str:
-        value = value.strip()
-        if not value:
-            raise ValueError("must name an ending such as '.txt' or '.wav'")
-        return value if value.startswith(".") else "." + value
-
-    @field_validator("resolution_buckets", mode="before")
-    @classmethod
-    def _bucket_list(cls, value: Any) -> Any:
-        # the official trainer's form is one string, "960x544x49;512x512x81"
-        return [part for part in value.split(";") if part.strip()] if isinstance(value, str) else value
-
-    @field_validator("resolution_buckets")
-    @classmethod
-    def _bucket_sizes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple("x".join(str(number) for number in parse_bucket(text)) for text in value)
-
-    @field_validator("resolution", mode="before")
-    @classmethod
-    def _pair(cls, value: Any) -> Any:
-        return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-    @field_validator("resolution")
-    @classmethod
-    def _large_enough(cls, value: tuple[int, int]) -> tuple[int, int]:
-        if min(value) < SPATIAL_FACTOR or max(value) > 8192:
-            raise ValueError(f"width and height must be between {SPATIAL_FACTOR} and 8192 pixels")
-        return value
-
-    @field_validator("target_frames", mode="before")
-    @classmethod
-    def _list(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
-
-    @field_validator("target_frames")
-    @classmethod
-    def _positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if not value or min(value) < 1:
-            raise ValueError("needs at least one number of frames, each at least 1 (8n+1: 1, 9, 17, 25, ...)")
-        return value
-
-
-class DatasetSettings(SharedSettings):
-    """One `[[datasets]]` entry: exactly one source of media, and what to do with it."""
-
-    image_directory: Path | None = Field(None, description="Folder of images, each with its caption beside it.")
-    image_jsonl_file: Path | None = Field(None, description="List of images: one {image_path, caption} a line.")
-    video_directory: Path | None = Field(None, description="Folder of videos, each with its caption beside it.")
-    video_jsonl_file: Path | None = Field(
-        None, description="List of videos: one {video_path, caption} a line, and audio_path where sound is apart."
-    )
-    audio_directory: Path | None = Field(None, description="Folder of sounds, each with its caption beside it.")
-    audio_jsonl_file: Path | None = Field(None, description="List of sounds: one {audio_path, caption} a line.")
-    reference_audio_directory: Path | None = Field(
-        None,
-        description="Folder of reference sounds, one for each video or sound of the same name.",
-        json_schema_extra={"advanced": True},
-    )
-
-    @model_validator(mode="after")
-    def _one_source(self) -> DatasetSettings:
-        given = [key for key in SOURCE_KEYS if getattr(self, key) is not None]
-        if len(given) != 1:
-            what = f"has {' and '.join(given)}" if given else "names no media"
-            apart = {key.split("_")[0] for key in given} == {"video", "audio"}
-            hint = '. For videos whose sound is in files of their own set audio_source = "audio_files"' if apart else ""
-            raise ValueError(f"this dataset {what}; give exactly one of {', '.join(SOURCE_KEYS)}{hint}")
-        return self
-
-    @property
-    def source_key(self) -> str:
-        return next(key for key in SOURCE_KEYS if getattr(self, key) is not None)
-
-    @property
-    def source(self) -> Path:
-        """The folder or the JSONL file that the media come from."""
-        return getattr(self, self.source_key)
-
-    @property
-    def kind(self) -> MediaKind:
-        kind = self.source_key.split("_")[0]
-        return "audio" if kind == "audio" else "image" if kind == "image" else "video"
-
-    @property
-    def noun(self) -> str:
-        """What its media are called where a person reads it."""
-        return "sound files" if self.kind == "audio" else f"{self.kind}s"
-
-    @property
-    def caches(self) -> Path:
-        """The folder of the caches: `cache_directory`, or the media folder itself."""
-        return self.cache_directory if self.cache_directory is not None else self.source
-
-    @property
-    def reference_audio_caches(self) -> Path:
-        """The folder of the cached reference sounds."""
-        return self.reference_audio_cache_directory or self.caches / REFERENCE_AUDIO_FOLDER
+__all__ = ["DatasetConfig", "DatasetSettings", "MediaKind", "SharedSettings"]
 
 
 class DatasetConfig(Settings):
-    """A whole dataset file. After validation each dataset holds its final values; `general` stays for the record."""
+    """A whole dataset file. After validation each dataset holds its final values; `general` stays for the record.
+
+    `notes` are sentences on keys that were read otherwise than written.
+    """
+
+    _notes: tuple[str, ...] = PrivateAttr(())
 
     general: SharedSettings = Field(default_factory=SharedSettings, description="Values for every dataset.")
     datasets: tuple[DatasetSettings, ...] = Field((), description="What is trained on.")
@@ -253,16 +62,16 @@ class DatasetConfig(Settings):
             raise ValueError("no [[datasets]]: name at least one folder or list of media to train on")
         owners: dict[Path, str] = {}
         for name, dataset in self.named():
-            if not dataset.enable_bucket and any(side % SPATIAL_FACTOR for side in dataset.resolution):
-                w, h = dataset.resolution
-                near = [max(SPATIAL_FACTOR, round(side / SPATIAL_FACTOR) * SPATIAL_FACTOR) for side in (w, h)]
-                raise ValueError(
-                    f"{name}.resolution: {w}x{h} is not a multiple of {SPATIAL_FACTOR} in both directions. "
-                    f"Use [{near[0]}, {near[1]}], or set enable_bucket = true"
-                )
-            if dataset.cache_directory is None and dataset.source_key.endswith("jsonl_file"):
-                raise ValueError(f"{name}.cache_directory: needs a folder, since the media come from a list")
+            if not dataset.from_caches:
+                _check_size(name, dataset)
+            if dataset.cache_directory is None and dataset.source_key in (*LIST_KEYS, "cache_directory"):
+                why = "the media come from a list" if dataset.source_key in LIST_KEYS else "it has nothing else"
+                raise ValueError(f"{name}.cache_directory: needs a folder, since {why}")
+            if dataset.cache_files is not None and not dataset.from_caches:
+                raise ValueError(f"{name}.cache_files: counts only with cache_only = true; set that, or leave it out")
             folders = {"cache_directory": dataset.caches}
+            if dataset.reference_directory is not None:
+                folders["reference_cache_directory"] = dataset.reference_caches
             if dataset.reference_audio_directory is not None:
                 folders["reference_audio_cache_directory"] = dataset.reference_audio_caches
             for key, path in folders.items():
@@ -275,6 +84,10 @@ class DatasetConfig(Settings):
                 owners[folder] = name
         return self
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._notes
+
     def named(self) -> list[tuple[str, DatasetSettings]]:
         """All datasets with their dotted names, those for training first."""
         return [(f"datasets[{i}]", entry) for i, entry in enumerate(self.datasets)] + [
@@ -283,7 +96,7 @@ class DatasetConfig(Settings):
 
     @classmethod
     def read(cls, path: Path | str) -> DatasetConfig:
-        """Read a TOML (or JSON) dataset file; paths in it are relative to its folder.
+        """Read a TOML (or JSON) dataset file, or a manifest; paths in it are relative to its folder.
 
         Raises DataError where the file is missing or not TOML, ConfigError where a setting is wrong.
         """
@@ -293,7 +106,12 @@ class DatasetConfig(Settings):
     @classmethod
     def from_table(cls, table: dict[str, Any], folder: Path, source: str = "dataset") -> DatasetConfig:
         """Validate a table whose relative paths start at `folder`. Raises ConfigError that speaks of `source`."""
+        notes: list[str] = []
+        if is_manifest(table):
+            table, notes = dataset_table(table, source)
+        table, more = translate(table, source)
         config = parse(cls, table, source)
+        config._notes = (*notes, *more)
         parts = {
             key: tuple(_absolute(entry, folder) for entry in getattr(config, key))
             for key in ("datasets", "validation_datasets")
@@ -310,6 +128,26 @@ class DatasetConfig(Settings):
             if entries:
                 table[key] = entries
         return tomli_w.dumps(table)
+
+
+def _check_size(name: str, dataset: DatasetSettings) -> None:
+    """Raise ValueError where the one size of a dataset is none that the VAE, or a smaller reference, can have."""
+    factor = SPATIAL_FACTOR * (dataset.reference_downscale if dataset.reference_directory is not None else 1)
+    for text in dataset.resolution_buckets:
+        if any(side % factor for side in parse_bucket(text)[:2]):
+            raise ValueError(
+                f"{name}.resolution_buckets: {text} has a side that is not a multiple of {factor} "
+                f"(32 x reference_downscale {dataset.reference_downscale})"
+            )
+    if dataset.enable_bucket or not any(side % factor for side in dataset.resolution):
+        return
+    w, h = dataset.resolution
+    near = [max(factor, round(side / factor) * factor) for side in (w, h)]
+    smaller = f" (32 x reference_downscale {dataset.reference_downscale})" if factor != SPATIAL_FACTOR else ""
+    raise ValueError(
+        f"{name}.resolution: {w}x{h} is not a multiple of {factor}{smaller} in both directions. "
+        f"Use [{near[0]}, {near[1]}], or set enable_bucket = true"
+    )
 
 
 def _absolute(settings: Any, folder: Path) -> Any:

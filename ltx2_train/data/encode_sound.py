@@ -53,7 +53,7 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class _Job:
+class SoundJob:
     """A cache to be made: of the item's own sound or of its reference."""
 
     item: Item
@@ -79,8 +79,8 @@ def encode_sound(
     events = events or Events()
     report, started = CacheReport("sound"), time.monotonic()
     todo = []
-    for job in _jobs(plan, settings):
-        missing, reason = _state(job, fingerprint, settings)
+    for job in sound_jobs(plan, settings):
+        missing, reason = sound_state(job, fingerprint, settings)
         if missing or reason:
             todo.append(job)
             report.stale += not missing
@@ -121,16 +121,19 @@ def encode_sound(
     return report
 
 
-def _jobs(plan: Plan, settings: CacheSettings) -> Iterator[_Job]:
+def sound_jobs(plan: Plan, settings: CacheSettings) -> Iterator[SoundJob]:
+    """All sounds that `plan` needs. A mirrored copy is heard as its original is, from the same file."""
     for item in plan.items:
+        if item.flipped:
+            continue
         if item.sound is not None and item.audio_path is not None:
-            yield _Job(item, item.sound.path, item.audio_path, sound_settings(plan, item, settings))
+            yield SoundJob(item, item.sound.path, item.audio_path, sound_settings(plan, item, settings))
         if item.reference_audio is not None and item.reference_audio_path is not None:
             made_from = reference_settings(plan, item, settings)
-            yield _Job(item, item.reference_audio, item.reference_audio_path, made_from, reference=True)
+            yield SoundJob(item, item.reference_audio, item.reference_audio_path, made_from, reference=True)
 
 
-def _state(job: _Job, fingerprint: str, settings: CacheSettings) -> tuple[bool, str | None]:
+def sound_state(job: SoundJob, fingerprint: str, settings: CacheSettings) -> tuple[bool, str | None]:
     """Whether the cache is missing, and why it must be made again (None: it is fresh)."""
     if not job.path.is_file():
         return True, "missing"
@@ -147,11 +150,11 @@ def _state(job: _Job, fingerprint: str, settings: CacheSettings) -> tuple[bool, 
 
 
 def _read_ahead(
-    plan: Plan, jobs: Sequence[_Job], rate: int, events: Events
-) -> Iterator[tuple[_Job, Prepared | DataError]]:
+    plan: Plan, jobs: Sequence[SoundJob], rate: int, events: Events
+) -> Iterator[tuple[SoundJob, Prepared | DataError]]:
     """Sounds in order; while one is being encoded the next is decoded, and no more."""
 
-    def read(job: _Job) -> Prepared | DataError:
+    def read(job: SoundJob) -> Prepared | DataError:
         try:
             return _read(plan, job, rate)
         except DataError as error:
@@ -170,7 +173,7 @@ def _read_ahead(
             coming.cancel()
 
 
-def _read(plan: Plan, job: _Job, rate: int) -> Prepared:
+def _read(plan: Plan, job: SoundJob, rate: int) -> Prepared:
     entry, window = plan.settings_of(job.item), job.item.sound
     if job.reference:
         # A reference is heard as it is: neither the clip's window nor its length is forced upon it.
@@ -194,7 +197,7 @@ def _first(sound: Sound, seconds: float) -> Sound:
 
 
 def _write(
-    job: _Job, sound: Prepared, vae: AudioVAE, fingerprint: str, settings: CacheSettings, device: torch.device | str
+    job: SoundJob, sound: Prepared, vae: AudioVAE, fingerprint: str, settings: CacheSettings, device: torch.device | str
 ) -> int:
     latents = _encode(sound, vae, device).to(DTYPES[settings.audio_latents_dtype]).cpu()
     if not bool(torch.isfinite(latents).all()):
@@ -237,7 +240,7 @@ def _encode(sound: Prepared, vae: AudioVAE, device: torch.device | str) -> torch
         return vae.encode(mel)[0, :, :steps].float()
 
 
-def _write_virtual(job: _Job, metadata: dict[str, str], dtype: torch.dtype) -> int:
+def _write_virtual(job: SoundJob, metadata: dict[str, str], dtype: torch.dtype) -> int:
     """The file of latents of a recording: one zero, and the size of the video that is imagined beside it."""
     shape, path = job.item.shape, job.item.latent_path
     one = LatentShape(1, 1, 1, shape.channels)
@@ -250,14 +253,14 @@ def _write_virtual(job: _Job, metadata: dict[str, str], dtype: torch.dtype) -> i
     return path.stat().st_size
 
 
-def _remember(job: _Job, reason: str) -> None:
+def _remember(job: SoundJob, reason: str) -> None:
     """So that training knows: the clip is silent, the recording is left out."""
     record_failure(job.item, reason, job.path.name, job.source)
     if job.item.kind == "audio":
         record_failure(job.item, reason)
 
 
-def _advice(job: _Job, error: DataError) -> str:
+def _advice(job: SoundJob, error: DataError) -> str:
     if job.reference:
         return f"{error} Its reference sound is missing until then."
     if job.item.kind == "audio":
@@ -282,7 +285,7 @@ def _some(lines: list[str]) -> str:
     return "; ".join(lines[:SHOWN_AT_MOST]) + more
 
 
-def _too_long(job: _Job) -> OutOfMemory:
+def _too_long(job: SoundJob) -> OutOfMemory:
     seconds = job.item.sound.length if job.item.sound is not None and not job.reference else 0.0
     advice = "reference_audio_max_seconds" if job.reference else "speech_segments = true or max_seconds"
     length = f" ({seconds:.0f} s)" if seconds else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -106,21 +106,39 @@ def _encode_captions(
     events.stage("encode text", len(by_caption))
 
     def work(encoder: Encoder) -> None:
-        for done, (caption, sources) in enumerate(by_caption.items(), 1):
+        split = getattr(encoder, "groups", None)
+        done = 0
+        for group in split(list(by_caption)) if split else [[caption] for caption in by_caption]:
             events.check_stop()
-            try:
-                features = encoder.encode([caption])[0]
-            except DataError as error:
-                for source in sources:
-                    note_failure(report, Skipped(source.path, str(error)), events)
-            else:
+            for caption, features in _features(encoder, group, events):
+                done += 1
+                sources = by_caption[caption]
+                if isinstance(features, DataError):
+                    for source in sources:
+                        note_failure(report, Skipped(source.path, str(features)), events)
+                    continue
                 tensors = compact_tensors(features, DTYPES[settings.text_dtype])
                 for source in sources:
                     report.bytes += _write_text(source, "compact", tensors, weights, settings)
                     report.made += 1
-            events.progress(done, len(by_caption), sources[0].path.name)
+                events.progress(done, len(by_caption), sources[0].path.name)
 
     with_model(open_encoder, work, None)
+
+
+def _features(encoder: Encoder, group: Sequence[str], events: Events) -> Iterator[tuple[str, TextFeatures | DataError]]:
+    """The features of each caption of `group`, or why it has none."""
+    if len(group) > 1:
+        try:
+            yield from zip(group, encoder.encode(group, events=events), strict=True)
+            return
+        except DataError:
+            pass  # one of them; which, shows when each is encoded alone
+    for caption in group:
+        try:
+            yield caption, encoder.encode([caption])[0]
+        except DataError as error:
+            yield caption, error
 
 
 def _connect(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from .buckets import cover
+from .buckets import MIDDLE, cover
 
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"))
 ORIENTATION_TAG = 0x0112
@@ -26,14 +26,14 @@ def image_header(path: Path) -> tuple[int, int, str, bool]:
         return width, height, image.mode, _has_alpha(image)
 
 
-def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    """The picture as uint8 [H, W, 3]; with `size` (width, height) scaled to cover it and cropped around its centre."""
+def read_image(path: Path, size: tuple[int, int] | None = None, centre: tuple[float, float] = MIDDLE) -> np.ndarray:
+    """The picture as uint8 [H, W, 3]; with `size` (width, height) scaled to cover it and cropped around `centre`."""
     from PIL import Image, ImageOps
 
     with _opened(path) as image:
         picture = _to_rgb(ImageOps.exif_transpose(image))
         if size is not None and picture.size != tuple(size):
-            scaled_w, scaled_h, left, top = cover(*picture.size, size)
+            scaled_w, scaled_h, left, top = cover(*picture.size, size, centre)
             picture = picture.resize((scaled_w, scaled_h), Image.Resampling.LANCZOS)
             picture = picture.crop((left, top, left + size[0], top + size[1]))
         return np.array(picture)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,9 +10,13 @@ from pathlib import Path
 from ..errors import DataError
 from .captions import read_caption, with_trigger
 from .dataset import DatasetSettings
+from .entry import LIST_KEYS
 from .images import IMAGE_SUFFIXES
+from .listed import Candidate, read_list
 from .media import VIDEO_SUFFIXES
 from .sound_media import AUDIO_SUFFIXES
+
+__all__ = ["SUFFIXES", "Candidate", "Skipped", "find_media", "nothing_left", "with_captions"]
 
 SHOWN_AT_MOST = 5
 SUFFIXES = {"image": IMAGE_SUFFIXES, "video": VIDEO_SUFFIXES, "audio": AUDIO_SUFFIXES}
@@ -27,20 +30,10 @@ class Skipped:
     reason: str
 
 
-@dataclass
-class Candidate:
-    """A medium that was found; `stem` will name its caches."""
-
-    path: Path
-    stem: str
-    caption: str | None = None
-    caption_path: Path | None = None
-    sound: Path | None = None  # named by the list that names the video
-
-
 def find_media(name: str, entry: DatasetSettings) -> tuple[list[Candidate], list[Skipped]]:
     """All media of a dataset in a fixed order. Where two would share their cache files, the first is kept."""
-    found = list(_listed(name, entry) if entry.source_key.endswith("jsonl_file") else _in_folder(name, entry))
+    listed = entry.source_key in LIST_KEYS or entry.source_key == "data_root"
+    found = list(read_list(name, entry) if listed else _in_folder(name, entry))
     owners: dict[str, Path] = {}
     kept, skipped = [], []
     for candidate in found:
@@ -89,39 +82,6 @@ def _empty_folder(name: str, entry: DatasetSettings, listed: list[Path]) -> str:
     return f"{text} Put {entry.noun} there, each with its caption ({entry.caption_extension}), or name another folder."
 
 
-def _listed(name: str, entry: DatasetSettings) -> Iterator[Candidate]:
-    path, key = entry.source, f"{entry.kind}_path"
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
-        raise DataError(f"{name}.{entry.source_key}: {path} {reason}. Check the path.", path) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8: {error}. Save it as UTF-8.", path) from error
-    if not any(line.strip() for line in lines):
-        raise DataError(f"{name}.{entry.source_key}: {path} is empty. Write one JSON object a line.", path)
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error}). Write one object a line.", path) from error
-        if not isinstance(row, dict) or not isinstance(row.get(key), str):
-            raise DataError(f'{path}, line {number}: expected {{"{key}": ..., "caption": ...}}, got {line[:80]}', path)
-        caption = row.get("caption")
-        if caption is not None and not isinstance(caption, str):
-            raise DataError(f"{path}, line {number}: the caption is not text but {caption!r}.", path)
-        media = path.parent / Path(row[key]).expanduser()
-        sound = row.get("audio_path") if entry.kind == "video" else None
-        yield Candidate(
-            media,
-            media.stem,
-            caption=None if caption is None else " ".join(caption.split()),
-            sound=path.parent / Path(sound).expanduser() if isinstance(sound, str) else None,
-        )
-
-
 def with_captions(
     entry: DatasetSettings, candidates: list[Candidate], skipped: list[Skipped], warnings: list[str]
 ) -> list[Candidate]:
@@ -160,54 +120,3 @@ def nothing_left(name: str, entry: DatasetSettings, found: int, skipped: list[Sk
     shown = "\n".join(f"  {skip.path.name}: {skip.reason}" for skip in skipped[:SHOWN_AT_MOST])
     more = f"\n  and {len(skipped) - SHOWN_AT_MOST} more" if len(skipped) > SHOWN_AT_MOST else ""
     return f"{name}: none of the {found} {entry.noun} in {entry.source} can be used.\n{shown}{more}"
-
-
-class SoundFinder:
-    """Finds the sound file that belongs to a medium, by name; a folder is listed once."""
-
-    def __init__(self, entry: DatasetSettings) -> None:
-        self.entry = entry
-        self._listed: dict[Path, dict[str, list[Path]]] = {}
-
-    def apart(self, candidate: Candidate) -> tuple[Path | None, str]:
-        """The file with the sound of a video, or None and why there is none."""
-        if candidate.sound is not None:
-            missing = "" if candidate.sound.is_file() else f"{candidate.sound} is not there; correct its audio_path"
-            return (None if missing else candidate.sound), missing
-        entry = self.entry
-        folder = entry.audio_files_directory or candidate.path.parent
-        explicit = "audio_extension" in entry.model_fields_set
-        endings = [entry.audio_extension.lower()] + ([] if explicit else sorted(AUDIO_SUFFIXES))
-        for place in self._places(folder, candidate):
-            found = {path.suffix.lower(): path for path in self._named(place, candidate.path.stem)}
-            for ending in endings:
-                if ending in found:
-                    return found[ending], ""
-        key = "audio_source" if entry.audio_files_directory is None else "audio_files_directory"
-        return None, f"no {candidate.path.stem}{entry.audio_extension} in {folder}; add it, or correct {key}"
-
-    def reference(self, candidate: Candidate) -> Path | None:
-        """The reference sound of a medium, or None."""
-        folder = self.entry.reference_audio_directory
-        for place in self._places(folder, candidate) if folder is not None else ():
-            named = self._named(place, candidate.path.stem)
-            if found := [path for path in named if path.suffix.lower() in AUDIO_SUFFIXES]:
-                return found[0]
-        return None
-
-    def _places(self, folder: Path, candidate: Candidate) -> list[Path]:
-        """The folder at the same place below `folder` as the medium is below its own, then `folder`."""
-        source, parent = self.entry.source, candidate.path.parent
-        inner = [folder / parent.relative_to(source)] if parent.is_relative_to(source) else []
-        return list(dict.fromkeys([*inner, folder]))
-
-    def _named(self, folder: Path, stem: str) -> list[Path]:
-        """Files of a folder called `stem`, whatever their ending; case counts only where it decides."""
-        if folder not in self._listed:
-            table: dict[str, list[Path]] = {}
-            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-                if path.is_file():
-                    table.setdefault(path.stem.casefold(), []).append(path)
-            self._listed[folder] = table
-        near = self._listed[folder].get(stem.casefold(), [])
-        return [path for path in near if path.stem == stem] or near

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import DataError
-from .buckets import cover
+from .buckets import MIDDLE, cover
 from .images import IMAGE_SUFFIXES, image_header, read_image
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".webm", ".avi", ".mkv", ".mov", ".flv", ".wmv", ".m4v", ".mpg", ".mpeg"))
@@ -80,11 +80,15 @@ def probe_media(path: Path | str) -> MediaInfo:
 
 
 def read_frames(
-    media: MediaInfo | Path | str, picks: Sequence[int] | None = None, size: tuple[int, int] | None = None
+    media: MediaInfo | Path | str,
+    picks: Sequence[int] | None = None,
+    size: tuple[int, int] | None = None,
+    centre: tuple[float, float] = MIDDLE,
 ) -> np.ndarray:
     """Decode the source frames `picks` (ascending, repeats allowed; default all) as uint8 [F, H, W, 3].
 
-    `size` is (width, height): frames are scaled until they cover it and cropped around the centre; default: as shown.
+    `size` is (width, height): frames are scaled until they cover it and cropped around `centre` (shares of width and
+    height; see `buckets.cover`); default: as shown.
     Raises DataError where the file cannot be decoded up to the last pick.
     """
     info = media if isinstance(media, MediaInfo) else probe_media(media)
@@ -93,7 +97,11 @@ def read_frames(
     assert len(picks), "nothing to read"
     assert 0 <= picks[0] <= picks[-1] < info.frames, (info.path, info.frames)
     if info.kind == "image":
-        return np.repeat(read_image(info.path, size)[None], len(picks), axis=0)
+        return np.repeat(read_image(info.path, size, centre)[None], len(picks), axis=0)
+    if info.path.is_dir():
+        from .frame_folder import read_frame_folder
+
+        return read_frame_folder(info, picks, size, centre)
     clip = np.empty((len(picks), size[1], size[0], 3), np.uint8)
     exact = 0
     if info.seekable and info.times[picks[0]] - info.times[0] > 1.0:
@@ -101,10 +109,10 @@ def read_frames(
             # Files are searched by the time of decoding, which runs ahead of the time shown by as much as reordering.
             before = info.stamps[max(0, picks[0] - REORDERED)] if info.stamps else 0
             container.seek(before, stream=stream, backward=True, any_frame=False)
-            exact = _fill(clip, info, picks, container, stream)
+            exact = _fill(clip, info, picks, container, stream, centre)
     if exact < len(picks):  # not sought, or what was found there is not all of it: from the start
         with _opened(info.path) as (container, stream):
-            exact = _fill(clip, info, picks, container, stream)
+            exact = _fill(clip, info, picks, container, stream, centre)
     if len(picks) - exact > max(1, MISSING_SHARE * len(picks)):
         raise DataError(
             f"{info.path}: only {exact} of {len(picks)} frames from {info.times[picks[0]]:.2f} s on can be decoded. "
@@ -114,12 +122,20 @@ def read_frames(
     return clip
 
 
-def _fill(clip: np.ndarray, info: MediaInfo, picks: Sequence[int], container: Any, stream: Any) -> int:
+def _fill(
+    clip: np.ndarray,
+    info: MediaInfo,
+    picks: Sequence[int],
+    container: Any,
+    stream: Any,
+    centre: tuple[float, float],
+) -> int:
     """Fill `clip` and return how many of its frames are the ones that were picked.
 
     A frame that the decoder left out is replaced by the next one, or the last where there is none.
     """
-    convert = _Converter((info.width, info.height), (clip.shape[2], clip.shape[1]), info.rotation, info.has_alpha)
+    size = (clip.shape[2], clip.shape[1])
+    convert = _Converter((info.width, info.height), size, info.rotation, info.has_alpha, centre)
     wanted = list(picks) if info.stamps is None else [info.stamps[pick] for pick in picks]
     done = exact = 0
     for index, frame in enumerate(_decoded(container, stream, info.has_alpha)):
@@ -143,10 +159,17 @@ def _fill(clip: np.ndarray, info: MediaInfo, picks: Sequence[int], container: An
 class _Converter:
     """Turns decoded frames into upright RGB of one size, with one swscale context for the whole clip."""
 
-    def __init__(self, shown: tuple[int, int], size: tuple[int, int], rotation: int, alpha: bool) -> None:
+    def __init__(
+        self,
+        shown: tuple[int, int],
+        size: tuple[int, int],
+        rotation: int,
+        alpha: bool,
+        centre: tuple[float, float] = MIDDLE,
+    ) -> None:
         from av.video.reformatter import Interpolation, VideoReformatter
 
-        scaled_w, scaled_h, self.left, self.top = cover(*shown, size)
+        scaled_w, scaled_h, self.left, self.top = cover(*shown, size, centre)
         self.size = size
         self.turns = rotation // 90 % 4
         self.width, self.height = (scaled_h, scaled_w) if self.turns % 2 else (scaled_w, scaled_h)

@@ -80,20 +80,20 @@ class AudioSettings(Settings):
     )
     separate_buckets: bool | None = Field(
         None,
-        description="Keep clips with and without sound in separate batches; not set: as each dataset says.",
+        description="Keep clips with and without sound in separate batches; counts for datasets that do not say.",
         json_schema_extra={"seed": "separate_audio_buckets", "advanced": True},
     )
     bucket_strategy: Literal["pad", "truncate"] | None = Field(
         None,
         description="Sounds of one batch: pad = fill the shorter ones, outside the loss; truncate = cut all to one "
-        "length. Not set: as each dataset says.",
+        "length. Counts for datasets that do not say.",
         json_schema_extra={"seed": "audio_bucket_strategy", "advanced": True},
     )
     bucket_interval: float | None = Field(
         None,
         gt=0,
         le=3600,
-        description="Sounds whose lengths differ by less go into one batch; not set: as each dataset says.",
+        description="Sounds whose lengths differ by less go into one batch; counts for datasets that do not say.",
         json_schema_extra={"seed": "audio_bucket_interval", "unit": "s", "advanced": True},
     )
     sequence_resolution: int | None = Field(

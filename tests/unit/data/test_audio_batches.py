@@ -341,10 +341,11 @@ def test_noise_levels_of_sound_alone_follow_a_small_imagined_picture(config):
     assert [one.shape for one in wide] == [LatentShape(2, 4, 4), LatentShape(4, 4, 4), LatentShape(5, 4, 4)]
 
 
-def test_the_run_overrules_the_buckets_of_the_datasets(config):
+def test_buckets_of_the_run_count_where_a_dataset_does_not_say(config):
     build(config)
     run = AudioSettings(bucket_strategy="truncate", bucket_interval=1, separate_buckets=True)
-    assert set(opened(config, audio=run).buckets) == {SoundBuckets("truncate", 1.0, True)}
+    found = opened(config, audio=run).buckets
+    assert found == (*(SoundBuckets("truncate", 1.0, True),) * 2, SoundBuckets("truncate", 4.0, True))
 
 
 def test_images_clips_and_recordings_train_in_one_run_without_errors_of_shape(config):

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import json
 import os
-import types
 
 import pytest
 import torch
+from fake_encoders import Connectors, CountingEncoder, PoolingVAE
 from media import moving_square, write_captioned, write_image
 from safetensors import safe_open
-from torch.nn import functional
 
 from ltx2_train.data import caches
 from ltx2_train.data.building import CacheSettings
@@ -21,57 +20,6 @@ from ltx2_train.events import Events
 from ltx2_train.models.text import TextFeatures
 
 WEIGHTS = Fingerprints("ckpt-1", "gemma-1")
-
-
-class PoolingVAE(torch.nn.Module):
-    """Averages 8 frames (the first alone) x 32 x 32 pixels, and repeats the colours up to 128 channels."""
-
-    config = types.SimpleNamespace(latent_channels=128, encodes_in_pieces=True)
-
-    def __init__(self):
-        super().__init__()
-        self.calls = 0
-        self.closed = False
-
-    def encode_piece(self, pixels, stream):
-        self.calls += 1
-        pixels = pixels.float()
-        first = functional.avg_pool3d(pixels[:, :, :1], (1, 32, 32))
-        rest = functional.avg_pool3d(pixels[:, :, 1:], (8, 32, 32)) if pixels.shape[2] > 1 else first[:, :, :0]
-        return torch.cat([first, rest], dim=2).repeat(1, 43, 1, 1, 1)[:, :128]
-
-    def close(self):
-        self.closed = True
-
-
-class CountingEncoder:
-    """Features that depend on the caption; both streams are one tensor where `shared`."""
-
-    def __init__(self, shared=False):
-        self.captions, self.closed, self.shared = [], False, shared
-
-    def encode(self, captions):
-        self.captions += captions
-        made = []
-        for caption in captions:
-            generator = torch.Generator().manual_seed(len(caption))
-            video = torch.randn(len(caption.split()) + 1, 24, generator=generator)
-            made.append(TextFeatures(video, video if self.shared else video[:, :16] * 2))
-        return made
-
-    def close(self):
-        self.closed = True
-
-
-class Connectors(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(1))
-
-    def forward(self, features):
-        (one,) = features
-        pad = 128 - one.tokens
-        return functional.pad(one.video, (0, 0, 0, pad))[None], functional.pad(one.audio, (0, 0, 0, pad))[None]
 
 
 @pytest.fixture
@@ -242,10 +190,10 @@ def test_damaged_caches_are_made_again(dataset, tmp_path):
 
 
 def test_at_most_one_clip_is_decoded_ahead(dataset, monkeypatch):
-    from ltx2_train.data import encode
+    from ltx2_train.data import augment
 
-    real, started, encoded = encode.read_frames, [], []
-    monkeypatch.setattr(encode, "read_frames", lambda *arguments: started.append(1) or real(*arguments))
+    real, started, encoded = augment.read_frames, [], []
+    monkeypatch.setattr(augment, "read_frames", lambda *arguments: started.append(1) or real(*arguments))
 
     class Watching(PoolingVAE):
         def encode_piece(self, pixels, stream):
@@ -258,16 +206,16 @@ def test_at_most_one_clip_is_decoded_ahead(dataset, monkeypatch):
 
 
 def test_one_bad_file_is_named_and_left_out(dataset, monkeypatch, tmp_path):
-    from ltx2_train.data import encode
+    from ltx2_train.data import augment
 
-    real = encode.read_frames
+    real = augment.read_frames
 
     def failing(media, *arguments):
         if media.path.name == "a.mp4":
             raise DataError(f"{media.path}: broken in the middle", media.path)
         return real(media, *arguments)
 
-    monkeypatch.setattr(encode, "read_frames", failing)
+    monkeypatch.setattr(augment, "read_frames", failing)
     _, latents, _, _ = build(dataset())
     assert latents.made == 2
     assert [failure.path.name for failure in latents.failed] == ["a.mp4"], "named once, not once a window"
@@ -275,12 +223,12 @@ def test_one_bad_file_is_named_and_left_out(dataset, monkeypatch, tmp_path):
 
 
 def test_nothing_left_is_an_error(dataset, monkeypatch):
-    from ltx2_train.data import encode
+    from ltx2_train.data import augment
 
     def failing(media, *arguments):
         raise DataError(f"{media.path}: broken", media.path)
 
-    monkeypatch.setattr(encode, "read_frames", failing)
+    monkeypatch.setattr(augment, "read_frames", failing)
     with pytest.raises(DataError, match="Not one clip"):
         build(dataset())
 

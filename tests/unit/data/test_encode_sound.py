@@ -111,7 +111,7 @@ def test_sound_is_cached_under_the_names_that_others_read(mixed):
     assert file.audio_steps() == 17
     assert file.audio_latents().shape == (8, 17, 16)
     assert file.audio_latents().dtype == torch.float32
-    assert file.metadata["architecture"] == "ltx2"
+    assert file.metadata["architecture"] == "ltx2_v1"
     assert json.loads(file.metadata["source"])["size"] == loud.source.path.stat().st_size
     assert CacheFile(hum.audio_path).audio_steps() == 50
     assert [item.audio_path for item in plan.items[1:3]] == [None, None]

@@ -174,16 +174,16 @@ def test_numbers_that_are_not_finite_are_found(config):
 
 
 def test_files_that_failed_when_caching_are_left_out_with_a_warning(config, monkeypatch):
-    from ltx2_train.data import encode
+    from ltx2_train.data import augment
 
-    real = encode.read_frames
+    real = augment.read_frames
 
     def failing(media, *arguments):
         if media.path.name == "b.mp4":
             raise DataError("broken in the middle", media.path)
         return real(media, *arguments)
 
-    monkeypatch.setattr(encode, "read_frames", failing)
+    monkeypatch.setattr(augment, "read_frames", failing)
     build(config)
     messages = []
     events = Events()

@@ -1,0 +1,123 @@
+"""What lies in a media folder besides media: strays, captions without a medium, links that lead nowhere."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .check_report import Finding
+from .dataset import DatasetSettings
+from .listing import SUFFIXES
+
+OURS = frozenset((".safetensors", ".toml", ".json", ".jsonl", ".csv", ".npz"))  # caches, lists and settings
+SYSTEM = frozenset(("thumbs.db", "desktop.ini"))
+REFERENCES = (("reference_directory", ("image", "video")), ("reference_audio_directory", ("audio",)))
+
+
+def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[DatasetSettings]) -> list[Finding]:
+    """Findings on the folder of `entry`; `others` are all entries, some of which may read the same folder."""
+    folder = entry.source
+    if not folder.is_dir():
+        return []
+    kinds = {other.kind for other in others if _same(other.source, folder)}
+    if entry.audio_source == "audio_files":
+        kinds.add("audio")
+    used = set().union(*(SUFFIXES[kind] for kind in kinds))
+    found: list[Finding] = []
+    media: set[Path] = set()
+    captions: list[Path] = []
+    strays: list[tuple[Path, str, str]] = []
+    for path, problem in walk(folder, entry.recursive):
+        ending = path.suffix.lower()
+        if problem:
+            remedy = "Remove the link, or let it point at a file."
+            found.append(Finding("red" if ending in used else "amber", "link", dataset, problem, remedy, path))
+        elif path.is_dir():
+            if not entry.recursive and (count := _media_in(path, SUFFIXES[entry.kind])):
+                reason = f"its {count} {entry.noun} are not used"
+                found.append(Finding("amber", "sub-folder", dataset, reason, "Set recursive = true to use them.", path))
+        elif ending in used:
+            media.add(path.with_suffix(""))
+        elif path.name.lower().endswith(entry.caption_extension.lower()):
+            captions.append(path)
+        elif ending not in OURS and path.name.lower() not in SYSTEM:
+            kind = next((kind for kind, endings in SUFFIXES.items() if ending in endings), None)
+            if kind:
+                media.add(path.with_suffix(""))  # whose caption is no stray
+                article = "an" if kind != "video" else "a"
+                strays.append((path, f"{article} {kind} is not used here", f"Name the folder as {kind}_directory too."))
+            else:
+                strays.append((path, "is not a medium", "Move it elsewhere."))
+    for path in captions:
+        if path.with_name(path.name[: -len(entry.caption_extension)]) not in media:
+            strays.append((path, "is a caption without its medium", "Rename one of the two, or remove it."))
+    found += [Finding("amber", "other-file", dataset, reason, remedy, path) for path, reason, remedy in sorted(strays)]
+    return found
+
+
+def pair_findings(dataset: str, entry: DatasetSettings, targets: Sequence[Path]) -> list[Finding]:
+    """Targets without a reference, and references without a target."""
+    found: list[Finding] = []
+    for key, kinds in REFERENCES:
+        folder = getattr(entry, key, None)
+        if folder is None:
+            continue
+        if not Path(folder).is_dir():
+            found.append(Finding("red", "reference", dataset, f"{key} {folder} is not a folder", "Correct the path."))
+            continue
+        endings = set().union(*(SUFFIXES[kind] for kind in kinds))
+        files = [path for path, problem in walk(Path(folder), True) if not problem and path.suffix.lower() in endings]
+        there = {path.stem.casefold() for path in files}
+        wanted = {path.stem.casefold() for path in targets}
+        for path in targets:
+            if path.stem.casefold() not in there:
+                reason = f"no file of its name in {key} ({Path(folder).name})"
+                found.append(Finding("amber", "reference", dataset, reason, "Add its reference, or remove it.", path))
+        for path in sorted(files):
+            if path.stem.casefold() not in wanted:
+                reason = "is a reference without a target"
+                found.append(Finding("amber", "reference", dataset, reason, "Add the target of its name.", path))
+    return found
+
+
+def walk(folder: Path, recursive: bool) -> Iterator[tuple[Path, str]]:
+    """Every visible entry with what is wrong with it as a link; links to folders are not followed."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        yield folder, f"cannot be opened: {error.strerror}"
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        path = Path(entry.path)
+        if entry.is_symlink():
+            problem = _bad_link(path)
+            yield path, problem
+            continue
+        yield path, ""
+        if recursive and entry.is_dir(follow_symlinks=False):
+            yield from walk(path, True)
+
+
+def _bad_link(path: Path) -> str:
+    try:
+        os.stat(path)
+    except OSError as error:
+        return "is a link that leads to itself" if error.errno == errno.ELOOP else "is a link to a file that is gone"
+    target = path.resolve()
+    return "is a link to a folder that it lies in" if target.is_dir() and target in path.absolute().parents else ""
+
+
+def _media_in(folder: Path, endings: frozenset[str]) -> int:
+    try:
+        return Counter(entry.suffix.lower() in endings for entry in folder.iterdir())[True]
+    except OSError:
+        return 0
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.absolute() == other.absolute()

@@ -1,0 +1,149 @@
+"""What a check found, and how a person or a program reads it: green, amber or red; file, reason, remedy.
+
+Red: the file will not be trained on, or training will not start. Amber: it will be, but a person should look at it;
+rules of thumb are never more than that. Green: nothing to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..shapes import VideoShape
+
+Level = Literal["green", "amber", "red"]
+LEVELS: tuple[Level, ...] = ("green", "amber", "red")
+SHOWN_OF_A_RULE = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to look at. `path` is None where it is about a whole dataset; `rule` is a short fixed name."""
+
+    level: Level
+    rule: str
+    dataset: str
+    reason: str
+    remedy: str = ""
+    path: Path | None = None
+
+    def text(self) -> str:
+        remedy = f" {self.remedy}" if self.remedy else ""
+        return f"{self.path.name if self.path else self.dataset}: {self.reason}.{remedy}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.__dict__, "path": None if self.path is None else str(self.path)}
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """What becomes of one file. `lost_frame` and `lost_clip` are the shares of picture and length not trained on."""
+
+    path: Path
+    dataset: str
+    level: Level
+    samples: int = 0
+    sizes: tuple[VideoShape, ...] = ()  # of its samples
+    lost_frame: float | None = None
+    lost_clip: float | None = None
+    caption: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "path": str(self.path),
+            "dataset": self.dataset,
+            "level": self.level,
+            "samples": self.samples,
+            "sizes": [f"{size.width}x{size.height}x{size.frames}" for size in self.sizes],
+            "lost_frame": _rounded(self.lost_frame),
+            "lost_clip": _rounded(self.lost_clip),
+        }
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """All findings on a dataset file, worst first, and one entry for each file that was found."""
+
+    source: str
+    files: tuple[FileCheck, ...]
+    findings: tuple[Finding, ...]
+    seconds: float = 0.0
+
+    @property
+    def level(self) -> Level:
+        return worst(self.findings)
+
+    @property
+    def ok(self) -> bool:
+        """False where something is red."""
+        return self.level != "red"
+
+    def of(self, path: Path) -> list[Finding]:
+        """The findings on one file."""
+        return [finding for finding in self.findings if finding.path == path]
+
+    def counts(self) -> dict[str, int]:
+        """Files by level."""
+        return {level: sum(file.level == level for file in self.files) for level in LEVELS}
+
+    def text(self) -> str:
+        """For a terminal or a node: the counts, what is lost, then every finding; of one rule at most five files."""
+        counts = self.counts()
+        lines = [
+            f"{self.level.upper()}: {len(self.files)} files, {counts['green']} green, {counts['amber']} amber, "
+            f"{counts['red']} red, {sum(file.samples for file in self.files)} samples ({self.seconds:.1f} s)"
+        ]
+        if lost := _losses(self.files):
+            lines.append(lost)
+        for level in ("red", "amber"):
+            rules: dict[tuple[str, bool], list[Finding]] = {}
+            for finding in self.findings:
+                if finding.level == level:
+                    rules.setdefault((finding.rule, finding.path is None), []).append(finding)
+            for (rule, _), group in rules.items():
+                lines += [f"{level.upper():5}  {rule:16} {finding.text()}" for finding in group[:SHOWN_OF_A_RULE]]
+                if len(group) > SHOWN_OF_A_RULE:
+                    names = ", ".join(
+                        finding.path.name if finding.path else finding.dataset for finding in group[SHOWN_OF_A_RULE:]
+                    )
+                    lines.append(f"{level.upper():5}  {rule:16} and {len(group) - SHOWN_OF_A_RULE} more: {names[:200]}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "source": self.source,
+            "level": self.level,
+            "counts": self.counts(),
+            "lost_frame": _rounded(mean_of([file.lost_frame for file in self.files])),
+            "lost_clip": _rounded(mean_of([file.lost_clip for file in self.files])),
+            "seconds": round(self.seconds, 3),
+            "findings": [finding.to_json() for finding in self.findings],
+            "files": [file.to_json() for file in self.files],
+        }
+
+
+def worst(findings: Sequence[Finding]) -> Level:
+    """The highest level among `findings`; green where there is none."""
+    return max((finding.level for finding in findings), key=LEVELS.index, default="green")
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _losses(files: Sequence[FileCheck]) -> str:
+    parts = []
+    for share, what in (("lost_frame", "of the picture"), ("lost_clip", "of the length")):
+        known = [(getattr(file, share), file.path.name) for file in files if getattr(file, share) is not None]
+        if known:
+            most, name = max(known)
+            mean = sum(value for value, _ in known) / len(known)
+            parts.append(f"{mean:.0%} {what} on average, at most {most:.0%} ({name})")
+    return f"Cut away: {'; '.join(parts)}" if parts else ""
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

@@ -1,0 +1,186 @@
+"""What the trainer sees, for the eyes and ears of a person.
+
+All samples of a dataset as contact sheets; one sample as the very clip that is encoded - its window, crop, rate and
+sound - and, with a run, as the caches give it back through the decoder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import RunConfig
+from ..data.caches import CacheFile
+from ..data.check import check_dataset
+from ..data.check_report import CheckReport
+from ..data.dataset import DatasetConfig
+from ..data.media import read_frames
+from ..data.plan import Item, plan_dataset
+from ..data.sheet import contact_sheets
+from ..data.sound import prepare
+from ..data.sound_media import read_sound
+from ..device import DTYPES, pick_device, release
+from ..errors import CacheError, ConfigError, DataError
+from ..events import Events
+from ..files import write_text
+from ..models.tiling import decode_frames
+from ..weights.load import load_video_vae
+from .base import Base
+from .sound import SoundParts, decode_mel, decode_wave
+from .sound_file import write_sound
+from .video_file import write_image, write_video
+
+SOUND_RATE = 16000  # what the audio VAE of every published base hears
+SHOWN_NAMES = 8
+
+
+@dataclass(frozen=True)
+class PreviewFiles:
+    """What was written: contact sheets, or the clip, its caption and what the caches hold of it."""
+
+    sheets: tuple[Path, ...] = ()
+    clip: Path | None = None
+    caption: Path | None = None
+    decoded: Path | None = None
+    report: CheckReport | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        return [*self.sheets, *(path for path in (self.clip, self.decoded, self.caption) if path is not None)]
+
+
+def preview_dataset(
+    source: Path | str | DatasetConfig,
+    out: Path,
+    item: str | None = None,
+    run: RunConfig | None = None,
+    events: Events | None = None,
+) -> PreviewFiles:
+    """Write what the trainer sees of a dataset into `out`.
+
+    `item` is the name of one sample: its file, with or without ending, or its cache. `run` has its caches decoded too,
+    which takes the VAE of the base. Raises TrainerError.
+    """
+    events = events or Events()
+    config = source if isinstance(source, DatasetConfig) else DatasetConfig.read(source)
+    if item is None:
+        if run is not None:
+            raise ConfigError("Decoding needs --item: name the sample whose caches are to be decoded.")
+        report = check_dataset(config, events=events)
+        return PreviewFiles(tuple(contact_sheets(_usable(config), report, Path(out), events)), report=report)
+    events.stage("read the dataset")
+    found = find_item(_usable(config), item)
+    stem = Path(out) / found.latent_path.stem
+    clip = _write_item(found, stem, config)
+    caption = stem.with_name(stem.name + ".txt")
+    write_text(caption, found.caption + "\n")
+    decoded = None if run is None else _decode_back(found, stem, run, events)
+    return PreviewFiles((), clip, caption, decoded)
+
+
+def find_item(items: Sequence[Item], name: str) -> Item:
+    """The sample called `name`; of a file with several windows the first. Raises DataError that lists near ones."""
+    wanted = Path(name.strip()).name.casefold()
+    for names in (
+        lambda item: (item.latent_path.name, item.latent_path.stem, item.key),
+        lambda item: (item.source.path.name, item.source.path.stem, item.source.stem),
+    ):
+        for item in items:
+            if wanted in {known.casefold() for known in names(item)} or name == item.key:
+                return item
+    known = list(dict.fromkeys(item.source.path.name for item in items))
+    shown = ", ".join(known[:SHOWN_NAMES]) + (" ..." if len(known) > SHOWN_NAMES else "")
+    raise DataError(f"No sample is called {name}. There are: {shown}")
+
+
+def _usable(config: DatasetConfig) -> list[Item]:
+    """All samples, dataset by dataset, since one that cannot be used must not hide the others."""
+    items: list[Item] = []
+    for name, entry in config.named():
+        validation, index = name.startswith("validation"), int(name.split("[")[1].rstrip("]"))
+        one = config.model_copy(update={"datasets": (entry,), "validation_datasets": ()})
+        try:
+            found = plan_dataset(one).items
+        except DataError:
+            continue  # the check says why
+        items += [_numbered(item, index, validation) for item in found]
+    return items
+
+
+def _numbered(item: Item, index: int, validation: bool) -> Item:
+    return dataclasses.replace(item, dataset=index, validation=validation)
+
+
+def _write_item(item: Item, stem: Path, config: DatasetConfig) -> Path:
+    sound = _sound_of(item, config)
+    info = {"caption": item.caption, "source": item.source.path.name}
+    if item.kind == "audio":
+        assert sound is not None
+        return write_sound(_ending(stem, ".wav"), sound, SOUND_RATE, info)
+    frames = read_frames(item.source.media, item.picks, (item.width, item.height))
+    return _write_frames(iter(frames), item, stem, sound, SOUND_RATE, info)
+
+
+def _write_frames(
+    frames: Iterable[np.ndarray], item: Item, stem: Path, sound: Tensor | None, rate: int, info: dict[str, str]
+) -> Path:
+    if item.window.count == 1:
+        return write_image(_ending(stem, ".png"), next(iter(frames)), info)
+    return write_video(_ending(stem, ".mp4"), frames, item.fps, info, sound, rate)
+
+
+def _sound_of(item: Item, config: DatasetConfig) -> Tensor | None:
+    """The sound as the audio VAE is given it: its length in training, stereo, normalised where the dataset says so."""
+    if item.sound is None:
+        return None
+    entry = (config.validation_datasets if item.validation else config.datasets)[item.dataset]
+    part = item.sound
+    sound = read_sound(part.path, part.start, part.seconds, part.of_clip)
+    return torch.from_numpy(prepare(sound, part.length, SOUND_RATE, entry.audio_normalize).samples)
+
+
+def _decode_back(item: Item, stem: Path, run: RunConfig, events: Events) -> Path:
+    """Decode the caches of a sample and write the result beside its clip."""
+    events.stage("decode the caches")
+    checkpoint, device = Base.find(run, events).checkpoint, pick_device(run.model.device)
+    for path in (item.latent_path,) if item.kind != "audio" else (item.audio_path,):
+        if path is None or not path.is_file():
+            raise CacheError(f"{path} is not there. Make the caches first: ltx2-train cache build RUN.toml.", path)
+    sound, rate = None, SOUND_RATE
+    if item.audio_path is not None and item.audio_path.is_file():
+        file, parts = CacheFile(item.audio_path), SoundParts(checkpoint, device)
+        latents = file.audio_latents()[:, : file.audio_steps()]
+        decoder = parts.open_decoder()
+        mel = decode_mel(decoder, latents)
+        del decoder
+        vocoder = parts.open_vocoder()
+        assert item.sound is not None
+        sound, rate = decode_wave(vocoder, mel, item.sound.length), vocoder.sample_rate
+        del vocoder
+        release(device)
+    info = {"caption": item.caption, "source": f"the caches of {item.source.path.name}"}
+    stem = stem.with_name(stem.name + "_decoded")
+    if item.kind == "audio":
+        assert sound is not None
+        return write_sound(_ending(stem, ".wav"), sound, rate, info)
+    vae = load_video_vae(checkpoint, encoder=False, dtype=DTYPES[run.cache.vae_dtype], device=device)
+    weight = next(vae.parameters())
+    latents = CacheFile(item.latent_path).latents()[None].to(weight.device, weight.dtype)
+    with torch.no_grad():
+        chunks = decode_frames(vae, latents, run.sample.tiles)
+        frames = (frame for chunk in chunks for frame in chunk.numpy())
+        path = _write_frames(frames, item, stem, sound, rate, info)
+    del vae
+    release(device)
+    return path
+
+
+def _ending(stem: Path, ending: str) -> Path:
+    # not with_suffix, since names of caches may hold dots
+    return stem.with_name(stem.name + ending)
