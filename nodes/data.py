@@ -169,9 +169,9 @@ class PrepareDataset(io.ComfyNode):
     ) -> io.NodeOutput:
         with host.training_job():
             parts = [dataset] if audio is None else [dataset, audio]
-            _need_mode(model.tables.get("mode", "video"), parts)
+            _need_mode(model.tables["model"].get("mode", "video"), parts)
             config = _write_dataset(parts, SHAPE.tables(settings), name)
-            tables = {"model": model.tables, "data": {"config": str(config)}, **CACHES.tables(settings)}
+            tables = {**model.tables, "data": {"config": str(config)}, **CACHES.tables(settings)}
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
                 report = build_caches(make_run(tables, config.parent), events)

@@ -21,7 +21,7 @@ Run = io.Custom("LTX2T_RUN")
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A base that was probed: `tables` is the `model` group of the settings, `label` says what it is."""
+    """A base that was probed: `tables` are the groups of settings that are its own, `label` says what it is."""
 
     tables: Mapping[str, Any]
     label: str

@@ -8,6 +8,7 @@ from typing import Any
 from ..ltx2_train import RunConfig, make_run
 from ..ltx2_train.training.sound import require_sound
 from ..ltx2_train.weights.probe import require_trainable
+from ..ltx2_train.weights.quantize import check_quant
 from ..ltx2_train.weights.text_encoder import check_text_encoder
 from . import handles, host
 from .host import io
@@ -30,6 +31,15 @@ MODE = Setting(
         "optional": True,
         "tooltip": "What is trained and drawn: video; av = video with its sound; audio = sound alone.",
     },
+)
+STORAGE = Setting("quant.format", "quantization", extra={"optional": True})
+TEXT = Form(
+    RunConfig,
+    visible=[],
+    advanced=[
+        Setting("gemma.precision", "text_encoder_precision"),
+        Setting("gemma.placement", "text_encoder_placement"),
+    ],
 )
 MODES = {"video": "video", "av": "video and sound", "audio": "sound alone"}
 
@@ -69,6 +79,8 @@ class LoadBaseModel(io.ComfyNode):
                 ),
                 *FORM.advanced_inputs(),
                 widget(RunConfig, MODE),
+                widget(RunConfig, STORAGE),
+                *TEXT.advanced_inputs(),
             ],
             outputs=[handles.Model.Output("model", display_name="model")],
             hidden=[io.Hidden.unique_id],
@@ -81,12 +93,14 @@ class LoadBaseModel(io.ComfyNode):
 
     @classmethod
     @FORM.fill
+    @TEXT.fill
     def execute(
         cls,
         checkpoint: str,
         text_encoder: str,
         text_projection: str = SAME_CHECKPOINT,
         mode: str = "video",
+        quantization: str = "auto",
         **settings: Any,
     ) -> io.NodeOutput:
         with host.training_job():
@@ -96,13 +110,19 @@ class LoadBaseModel(io.ComfyNode):
             }
             if text_projection != SAME_CHECKPOINT:
                 files["text_projection"] = str(host.checkpoint_path(text_projection))
-            tables = merged(FORM.tables(settings), {"model": {**files, "mode": mode}})["model"]
+            chosen = {"model": {**files, "mode": mode}, "quant": {"format": quantization}}
+            groups = merged(FORM.tables(settings), TEXT.tables(settings), chosen)
+            tables = groups["model"]
             events = host.ComfyEvents(cls.hidden.unique_id)
             info = require_trainable(
                 files["checkpoint"], tables.get("version", "auto"), tables.get("version_check", "warn"), events
             )
             check_text_encoder(Path(files["text_encoder"]), Path(files.get("text_projection", files["checkpoint"])))
-            require_sound(info, make_run({"model": tables, "sample": {"audio": "off"}}))
+            run = make_run({**groups, "sample": {"audio": "off"}})
+            require_sound(info, run)
+            stored = check_quant(Path(files["checkpoint"]), run.quant)
             label = f"LTX {info.version}, {info.precision}, {MODES[mode]}"
+            if stored not in ("none", info.precision):
+                label += f", trained as {stored}"
             events.finish("finished", label)
-            return io.NodeOutput(handles.BaseModel(tables, label))
+            return io.NodeOutput(handles.BaseModel(groups, label))

@@ -98,7 +98,7 @@ class SampleLoRA(io.ComfyNode):
             if not text:
                 raise ConfigError("The prompt is empty. Write what the video shows.")
             lora = _lora(run, lora_path)
-            base = run.tables if run is not None else {"model": model.tables}
+            base = run.tables if run is not None else model.tables
             config = make_run(merged(base, FORM.tables(settings)), host.runs_folder())
             out = host.output_folder() / "ltx2_samples" / (run.folder.name if run is not None else "base")
             events = host.ComfyEvents(cls.hidden.unique_id)

@@ -10,7 +10,7 @@ from ..ltx2_train.errors import Stopped, TrainerError
 from ..ltx2_train.training.run_folder import read_manifest
 from . import handles, host
 from .host import io
-from .widgets import Form, Setting, merged
+from .widgets import Form, Setting, merged, widget
 from .wire import lora_file
 
 FORM = Form(
@@ -23,9 +23,9 @@ FORM = Form(
         Setting("train.seed", "train_seed", extra={"control_after_generate": False}),
         Setting("sample.every", "sample_every"),
         Setting("sample.prompts", "sample_prompts", extra={"placeholder": "One prompt a line. Empty: two captions."}),
-        Setting("run.if_exists", "if_exists"),
     ],
     advanced=[
+        Setting("run.if_exists", "if_exists"),
         Setting("lora.alpha", unset=0),
         Setting("lora.dropout"),
         Setting("lora.target"),
@@ -63,8 +63,18 @@ FORM = Form(
         Setting("audio.supervision", "audio_supervision"),
         Setting("audio.min_batches", "min_audio_batches"),
         Setting("sample.audio", "sample_audio"),
+        Setting("memory.blocks_to_swap"),
+        Setting("memory.recompute_blocks"),
+        Setting("memory.swap_from"),
+        Setting("memory.ff_chunk"),
+        Setting("memory.attention", "attention_kernel"),
+        Setting("memory.compile"),
+        Setting("memory.optimizer_offload"),
+        Setting("quant.matmul", "low_precision_matmul"),
     ],
 )
+# shown, yet after the advanced widgets: it came later, and workflows store values by position
+MEMORY = Setting("memory.fit", "memory", extra={"optional": True})
 
 _finished: set[Path] = set()
 _generation: dict[Path, int] = {}
@@ -90,6 +100,7 @@ class TrainLoRA(io.ComfyNode):
                     tooltip="A LoRA to start from instead of an empty one; of the same rank.",
                 ),
                 *FORM.advanced_inputs(),
+                widget(RunConfig, MEMORY),
             ],
             outputs=[
                 io.LoraModel.Output("lora", display_name="lora", tooltip="The trained LoRA, for Load LoRA Model."),
@@ -114,11 +125,15 @@ class TrainLoRA(io.ComfyNode):
     @classmethod
     @FORM.fill
     def execute(
-        cls, prepared: handles.PreparedDataset, start_lora: dict[str, Any] | None = None, **settings: Any
+        cls,
+        prepared: handles.PreparedDataset,
+        start_lora: dict[str, Any] | None = None,
+        memory: str = "auto",
+        **settings: Any,
     ) -> io.NodeOutput:
         with host.training_job():
             places = {"run": {"folder": str(host.runs_folder()), "export_folder": str(host.loras_folder())}}
-            tables = merged(prepared.tables, FORM.tables(settings), places)
+            tables = merged(prepared.tables, FORM.tables(settings), {"memory": {"fit": memory}}, places)
             if start_lora is not None:
                 tables = merged(tables, {"lora": {"weights": str(lora_file(start_lora))}})
             run = make_run(tables, host.runs_folder())

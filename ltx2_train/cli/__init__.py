@@ -13,7 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import ConfigError, Stopped, TrainerError
+from . import cache
 from .console import ConsoleEvents, duration
+from .data import add_data_commands
+from .plan import add_plan
+from .quantize import add_quantize
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,11 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", type=Path, metavar="FILE")
     check.add_argument("--json", action="store_true", help="print JSON")
 
-    cache = commands.add_parser("cache", help="Encode a dataset ahead of training.", description="Encode a dataset.")
-    cache.set_defaults(group=cache)
-    actions = cache.add_subparsers(title="commands", metavar="COMMAND")
-    build = add("build", _cache_build, "Encode the clips and captions of a run; what is fresh is kept.", actions)
-    add_run_file(build)
+    add_quantize(add)
+    add_plan(add)
+    cache.add_commands(commands, add, add_run_file)
 
     add_run_file(add("train", _train, "Train the LoRA that a run file describes, or go on where it stopped."))
 
@@ -136,6 +138,8 @@ def _parser() -> argparse.ArgumentParser:
         )
         part.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
 
+    add_data_commands(commands, add)
+
     small = add("tiny", _tiny, "Write a tiny checkpoint and text encoder in the real file formats.")
     small.add_argument("--version", choices=["2.0", "2.3"], default="2.3", help="model version (default: 2.3)")
     small.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -162,15 +166,6 @@ def _probe(args: argparse.Namespace, events: ConsoleEvents) -> int:
     info = probe(args.file)
     print(json.dumps(info.to_json(), indent=1) if args.json else info.text())
     return 0 if info.trainable else 1
-
-
-def _cache_build(args: argparse.Namespace, events: ConsoleEvents) -> None:
-    from ..config import load_run
-    from ..training.caches import build_caches
-
-    report = build_caches(load_run(args.run, args.set), events)
-    events.finish()
-    print(report.summary())
 
 
 def _train(args: argparse.Namespace, events: ConsoleEvents) -> None:

@@ -116,6 +116,12 @@ class DataSettings(Settings):
         description="Dataset file (TOML) that lists folders, captions and sizes.",
         json_schema_extra={"seed": "dataset_config"},
     )
+    manifest: Path | None = Field(
+        None,
+        description="Train from this manifest, as `cache build` writes one, and thus from caches alone; it wins over "
+        "`config`.",
+        json_schema_extra={"seed": "dataset_manifest", "advanced": True},
+    )
     prefetch: int = Field(
         2,
         ge=0,
@@ -286,6 +292,10 @@ class RunConfig(Settings):
         import tomli_w
 
         return tomli_w.dumps(plain_toml(self.model_dump(mode="json")))
+
+    def dataset_file(self) -> Path:
+        """What to train on: `data.manifest`, else `data.config`. Raises ConfigError where neither is there."""
+        return self.need("data.config" if self.data.manifest is None else "data.manifest")
 
     def need(self, dotted: str) -> Path:
         """The path at `dotted`; ConfigError where it is not set or does not exist."""

@@ -18,14 +18,22 @@ from ..errors import CacheError
 from ..events import Events
 from ..files import digest, write_tensors
 from ..models.text import TextFeatures
+from ..weights.gemma_settings import GemmaSettings
 from ..weights.text_encoder import TextEncoder, text_fingerprint
 
 
 def prompt_features(
-    texts: Sequence[str], folder: Path, encoder: Path, projection: Path, device: torch.device, events: Events
+    texts: Sequence[str],
+    folder: Path,
+    encoder: Path,
+    projection: Path,
+    device: torch.device,
+    events: Events,
+    settings: GemmaSettings | None = None,
 ) -> dict[str, TextFeatures]:
     """Features of each of `texts`, on the CPU; the text encoder is loaded only where one is not in `folder` yet."""
-    fingerprint = text_fingerprint(encoder, projection)
+    settings = settings or GemmaSettings()
+    fingerprint = text_fingerprint(encoder, projection, settings)
     paths = {text: folder / f"prompt_{digest(text, fingerprint)}{COMPACT_SUFFIX}" for text in texts}
     found: dict[str, TextFeatures] = {}
     for text, path in paths.items():
@@ -37,16 +45,17 @@ def prompt_features(
     missing = [text for text in paths if text not in found]
     if missing:
         events.stage("load the text encoder")
-        events.make_room(encoder_bytes(encoder), device)
-        gemma = TextEncoder.load(encoder, projection, encoder_dtype(device), device)
+        events.make_room(encoder_bytes(encoder, settings), device)
+        gemma = TextEncoder.load(encoder, projection, encoder_dtype(device), device, settings=settings)
         try:
             events.stage("encode prompts", len(missing))
-            for done, text in enumerate(missing):
+            for group in gemma.groups(missing):
                 events.check_stop()
-                found[text] = gemma.encode([text])[0]
-                metadata = {"format_version": FORMAT_VERSION, "architecture": ARCHITECTURE, "caption": text}
-                write_tensors(paths[text], compact_tensors(found[text], encoder_dtype(device)), metadata)
-                events.progress(done + 1, len(missing), text[:60])
+                for text, features in zip(group, gemma.encode(group, events=events), strict=True):
+                    found[text] = features
+                    metadata = {"format_version": FORMAT_VERSION, "architecture": ARCHITECTURE, "caption": text}
+                    write_tensors(paths[text], compact_tensors(features, encoder_dtype(device)), metadata)
+                    events.progress(sum(one in found for one in missing), len(missing), text[:60])
         finally:
             gemma.close()
             release(device)
@@ -58,8 +67,12 @@ def encoder_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
-def encoder_bytes(encoder: Path) -> int:
-    """Size on disk of a text encoder, which is about what it takes on the device."""
-    if encoder.is_file():
-        return encoder.stat().st_size
-    return sum(path.stat().st_size for path in encoder.glob("*.safetensors"))
+def encoder_bytes(encoder: Path, settings: GemmaSettings | None = None) -> int:
+    """About what a text encoder takes on the device as `settings` have it; its size on disk where it is stored so."""
+    files = [encoder] if encoder.is_file() else list(encoder.glob("*.safetensors"))
+    size = sum(path.stat().st_size for path in files)
+    if settings is None or settings.placement == "device" or settings.precision != "stored":
+        share = {"stored": 1.0, "8bit": 0.55}.get("stored" if settings is None else settings.precision, 0.35)
+        return int(size * share)
+    # auto asks for all of it: what then is free decides between the card and one layer at a time
+    return size if settings.placement == "auto" else size // 16

@@ -34,6 +34,8 @@ from .video_file import write_image, write_video
 
 logger = logging.getLogger(__name__)
 
+DECODE_BYTES = 4 << 30  # on the card for the decoder of the video VAE at work on one tile
+
 # the block whose self-attention the official pipelines skip for spatio-temporal guidance, of 48
 STG_BLOCKS = {"2.0": 29, "2.3": 28}
 
@@ -76,7 +78,8 @@ class Renderer:
     """Everything that stays the same from sample to sample.
 
     `open_vae(encoder, decoder)` loads the video VAE when it is needed, `sound` the models of the sound; it may be left
-    out for a model without the audio side. `contexts(text)` gives the text contexts [S, D] of a prompt or negative
+    out for a model without the audio side. `weights` has `to(device)` for all of the model that is on the device; the
+    model itself, where it is not given. `contexts(text)` gives the text contexts [S, D] of a prompt or negative
     prompt, for video and for audio; None for a side the model lacks.
     """
 
@@ -88,6 +91,7 @@ class Renderer:
     device: torch.device
     events: Events
     sound: SoundParts | None = None
+    weights: Any = None
 
     def draw(
         self,
@@ -254,17 +258,19 @@ class Renderer:
     @contextlib.contextmanager
     def _transformer_aside(self) -> Iterator[None]:
         """Move the transformer to RAM while the VAE works, where the card could not hold both."""
-        size = sum(parameter.nbytes for parameter in self.model.parameters())
-        aside = self.device.type == "cuda" and torch.cuda.mem_get_info(self.device)[0] < 8 * 2**30
+        weights, aside = self.weights or self.model, False
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            aside = torch.cuda.mem_get_info(self.device)[0] < DECODE_BYTES
         if aside:
-            logger.info("moving the transformer (%.1f GB) to RAM while the sample is decoded", size / 2**30)
-            self.model.to("cpu")
+            logger.info("moving the transformer to RAM while the sample is decoded")
+            weights.to("cpu")
             torch.cuda.empty_cache()
         try:
             yield
         finally:
             if aside:
-                self.model.to(self.device)
+                weights.to(self.device)
 
     @contextlib.contextmanager
     def _failures(self, what: str, tolerant: bool) -> Iterator[None]:

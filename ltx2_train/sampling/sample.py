@@ -15,7 +15,8 @@ from ..events import Events
 from ..lora.apply import apply_file
 from ..lora.file import load_lora_state
 from ..models.video_vae import VideoVAE
-from ..weights.load import load_connectors, load_transformer, load_video_vae
+from ..placement import fit_for_sampling, load_placed
+from ..weights.load import load_connectors, load_video_vae
 from .base import Base
 from .prompt_text import prompt_features
 from .prompts import prompt_texts, read_prompts
@@ -49,8 +50,8 @@ def sample(
     device, dtype = pick_device(run.model.device), DTYPES[run.model.precision]
     state = None if lora is None else load_lora_state(lora)
 
-    folder = out / "prompts" if run.data.config is None else prompt_folder(run)
-    features = prompt_features(prompt_texts(wanted), folder, encoder, projection, device, events)
+    folder = out / "prompts" if run.data.config is run.data.manifest is None else prompt_folder(run)
+    features = prompt_features(prompt_texts(wanted), folder, encoder, projection, device, events, run.gemma)
     connectors = load_connectors(projection, run.model.mode, dtype, device)
     with torch.no_grad():
         contexts = {
@@ -64,8 +65,15 @@ def sample(
 
     events.make_room(checkpoint.stat().st_size, device)
     events.stage("load the transformer")
-    model = load_transformer(checkpoint, run.model.mode, dtype, device)
-    events.holding(model, sum(parameter.nbytes for parameter in model.parameters()), device)
+    memory = fit_for_sampling(run, device)
+    if memory.blocks_to_swap:
+        events.message(f"{memory.blocks_to_swap} blocks of the transformer come from RAM when their turn comes.")
+    # a LoRA is of the original weights, whatever helped the base along while it was trained
+    plain = run.quant.model_copy(update={"loftq": False, "awq": False})
+    placed = load_placed(run.model_copy(update={"quant": plain}), memory, device, events, out)
+    model = placed.model
+    for text in placed.work_as(memory):
+        events.message(text)
 
     def open_vae(encoder: bool, decoder: bool) -> VideoVAE:
         vae_dtype = DTYPES[run.cache.vae_dtype]
@@ -73,8 +81,10 @@ def sample(
 
     try:
         loras = None if state is None else apply_file(model, state)
+        placed.adapted()
+        events.holding(placed, placed.device_bytes, device)
         sound = SoundParts(checkpoint, device) if model.has_audio else None
-        renderer = Renderer(model, contexts.__getitem__, open_vae, settings, version, device, events, sound)
+        renderer = Renderer(model, contexts.__getitem__, open_vae, settings, version, device, events, sound, placed)
         files: list[SampleFile] = []
         for strength in strengths:
             if loras is not None:
@@ -87,23 +97,23 @@ def sample(
             )
         return files
     finally:
-        events.holding(model, 0, device)
-        del model
+        events.holding(placed, 0, device)
+        placed.close()
+        del model, placed
         release(device)
 
 
 def prompt_folder(run: RunConfig) -> Path:
     """Where features of prompts are cached: in the cache folder of the first dataset."""
-    return DatasetConfig.read(run.need("data.config")).datasets[0].caches / "prompts"
+    return DatasetConfig.read(run.dataset_file()).datasets[0].caches / "prompts"
 
 
 def _first_captions(run: RunConfig) -> list[str]:
-    from ..data.plan import plan_dataset
+    from ..data.cached import dataset_captions
 
-    if run.data.config is None:
+    if run.data.config is run.data.manifest is None:
         return []
     try:
-        plan = plan_dataset(DatasetConfig.read(run.need("data.config")), Events())
+        return dataset_captions(DatasetConfig.read(run.dataset_file()), Events())[:2]
     except DataError as error:
         raise ConfigError(f"sample.prompts is not set and the dataset gives no captions: {error}") from None
-    return list(dict.fromkeys(item.caption for item in plan.items))[:2]

@@ -1,19 +1,23 @@
 """Build the caches of a dataset, one big model on the device at a time.
 
-Latents of the pictures, latents of the sound, captions, then the sample prompts.
+Latents of pictures and references, of the sound, masks, captions, the sample prompts, and the manifest of it all.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..config import RunConfig
+from ..data.cached import dataset_captions
 from ..data.dataset import DatasetConfig
 from ..data.encode import CacheReport, encode_latents, encode_text
+from ..data.encode_mask import encode_masks
 from ..data.encode_sound import encode_sound
+from ..data.manifest import MANIFEST_NAME, write_manifest
 from ..data.plan import plan_dataset
 from ..device import DTYPES, pick_device
-from ..errors import CheckpointError
+from ..errors import CheckpointError, RunError
 from ..events import Events
 from ..models.audio_vae import AudioVAE
 from ..models.text import TextConnectors
@@ -37,12 +41,18 @@ class CachesReport:
     text: CacheReport
     left_out: list[str]
     sound: CacheReport | None = None
+    masks: CacheReport | None = None
+    manifest: Path | None = None
 
     def summary(self) -> str:
         """Some lines for people."""
         return "\n".join(
             [
-                *(report.summary() for report in (self.latents, self.sound, self.text) if report is not None),
+                *(
+                    report.summary()
+                    for report in (self.latents, self.masks, self.sound, self.text)
+                    if report is not None
+                ),
                 *(f"left out: {line}" for line in self.left_out),
             ]
         )
@@ -58,8 +68,10 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
     mode = run.model.mode
     if mode != "audio" and "video_vae_encoder" not in info.parts:
         raise CheckpointError(f"{checkpoint.name} holds no video VAE (vae.encoder). Choose the full checkpoint file.")
-    dataset = DatasetConfig.read(run.need("data.config"))
+    config = run.need("data.config")
+    dataset = DatasetConfig.read(config)
     device = pick_device(run.model.device)
+    make_folders(dataset)
     plan = plan_dataset(dataset, events)
 
     def open_vae() -> VideoVAE:
@@ -71,25 +83,48 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
         return load_audio_vae(checkpoint, decoder=False, dtype=DTYPES[run.cache.audio_vae_dtype], device=device)
 
     def open_encoder() -> TextEncoder:
-        events.make_room(encoder_bytes(encoder), device)
-        return TextEncoder.load(encoder, projection, encoder_dtype(device), device)
+        events.make_room(encoder_bytes(encoder, run.gemma), device)
+        return TextEncoder.load(encoder, projection, encoder_dtype(device), device, settings=run.gemma)
 
     def open_connectors() -> TextConnectors:
         return load_connectors(projection, "av", encoder_dtype(device), device)
 
-    latents = sound = None
+    latents = sound = masks = None
     if mode != "audio":
         latents = encode_latents(plan, open_vae, part_fingerprint(checkpoint, "video_vae"), run.cache, events, device)
     if mode != "video":
         audio_print = part_fingerprint(checkpoint, "audio_vae")
         sound = encode_sound(plan, open_audio_vae, audio_print, run.cache, events, device)
+    if any(item.mask or item.audio_mask for item in plan.items):
+        masks = encode_masks(plan, run.cache, events)
     text = encode_text(
-        plan, open_encoder, text_fingerprints(encoder, projection), run.cache, events, open_connectors, device
+        plan,
+        open_encoder,
+        text_fingerprints(encoder, projection, run.gemma),
+        run.cache,
+        events,
+        open_connectors,
+        device,
     )
-    captions = list(dict.fromkeys(item.caption for item in plan.items if not item.validation))[:2]
+    captions = dataset_captions(dataset, plan=plan)[:2]
     texts = needed_texts(run, read_prompts(run.sample, captions) if run.sample.wanted else [])
     if run.sample.wanted and run.sample.validation_clips:
         texts = list(dict.fromkeys([*texts, *(item.caption for item in plan.items if item.validation)]))
     if texts:
-        prompt_features(texts, prompt_folder(run), encoder, projection, device, events)
-    return CachesReport(latents, text, [f"{skipped.path.name}: {skipped.reason}" for skipped in plan.skipped], sound)
+        prompt_features(texts, prompt_folder(run), encoder, projection, device, events, run.gemma)
+    manifest = write_manifest(plan, run.cache.manifest or dataset.datasets[0].caches / MANIFEST_NAME, config.name)
+    left_out = [f"{skipped.path.name}: {skipped.reason}" for skipped in plan.skipped]
+    return CachesReport(latents, text, left_out, sound, masks, manifest)
+
+
+def make_folders(dataset: DatasetConfig) -> None:
+    """Make the folders of the caches, so that one that cannot be written is told before hours of work."""
+    for name, entry in dataset.named():
+        try:
+            if not entry.from_caches:
+                entry.caches.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"{name}: the cache folder {entry.caches} cannot be made: {error.strerror or error}. "
+                "Set cache_directory to one that can be written."
+            ) from error

@@ -7,6 +7,7 @@ reaches the weights: the batch is named and left out, and five in a row end the 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ from ..data.batches import Batch, Batches
 from ..device import out_of_memory
 from ..errors import Stopped, TrainerError
 from ..events import Events
+from ..optim import state_aside
 from .contexts import streams_of
+from .plan.trial import OomGuard, Rewound, take_guarded, try_largest
 from .saving import save, save_after_error
 from .setup import Run, check, check_settings, load
 from .step import training_step
@@ -69,16 +72,19 @@ def _loop(run: Run, events: Events) -> RunResult:
     settings, started, first = run.config, time.monotonic(), run.step
     lora: Path | None = None
     clean = True  # false while the weights are being changed: a state written then would mix two steps
-    batches = Batches(run.data, run.order, run.place, settings.data.prefetch)
+    batches = Rewound(Batches(run.data, run.order, run.place, settings.data.prefetch))
     bad = 0
     try:
+        if (trial := try_largest(run, run.plan, run.apply, events)) is not None:
+            run.plan = trial.plan
+        guard = OomGuard(run.plan, run.apply, events, run.device, lambda: save_after_error(run, events, "running"))
         if run.step == 0 and settings.sample.wanted and settings.sample.at_start:
             _draw(run)
         events.stage("train", run.total)
         run.folder.write_manifest("running", run.step, total=run.total)
         while run.step < run.total:
             begun = time.monotonic()
-            terms, names, place = _micro_steps(run, batches, events)
+            terms, names, place = take_guarded(run, batches, guard, lambda: _micro_steps(run, batches, events))
             run.scaler.unscale_(run.optimizer)
             limit = settings.train.clip_norm or math.inf
             norm = float(torch.nn.utils.clip_grad_norm_(run.loras.parameters(), limit))
@@ -141,7 +147,7 @@ def _loop(run: Run, events: Events) -> RunResult:
         batches.close()
 
 
-def _micro_steps(run: Run, batches: Batches, events: Events) -> tuple[dict[str, Any], list[str], tuple[int, int]]:
+def _micro_steps(run: Run, batches: Rewound, events: Events) -> tuple[dict[str, Any], list[str], tuple[int, int]]:
     """Gradients of one step. Returns its mean terms, the names of its clips and the place after it."""
     count, seed = run.config.train.accumulation, run.config.train.seed
     found: dict[str, list[float]] = {}
@@ -222,12 +228,14 @@ def _report_bad(run: Run, names: list[str], bad: int, events: Events) -> None:
 def _draw(run: Run) -> None:
     """Draw the samples of this step; one that fails is reported and left out."""
     run.model.eval()
-    run.renderer.draw(
-        run.prompts,
-        lambda index, prompt: run.folder.samples / f"step_{run.step:06d}_p{index + 1:02d}_s{prompt.seed}",
-        {"step": run.step, "run": run.folder.path.name, "strength": 1.0},
-        tolerant=True,
-    )
+    away = run.config.memory.optimizer_offload
+    with state_aside(run.optimizer, run.device) if away else contextlib.nullcontext():
+        run.renderer.draw(
+            run.prompts,
+            lambda index, prompt: run.folder.samples / f"step_{run.step:06d}_p{index + 1:02d}_s{prompt.seed}",
+            {"step": run.step, "run": run.folder.path.name, "strength": 1.0},
+            tolerant=True,
+        )
 
 
 def _eta(run: Run, started: float, first: int) -> float:

@@ -25,10 +25,12 @@ from ..events import Events
 from ..files import digest
 from ..lora.file import load_lora_state
 from ..lora.inject import LoraSet, inject
+from ..lora.loftq import apply_loftq, loftq_for
 from ..lora.targets import branch_of
 from ..models.transformer import LTXTransformer
 from ..models.video_vae import VideoVAE
 from ..optim import build_optimizer, build_schedule, describe_groups, parameter_groups
+from ..placement import Placed, load_placed, multiply_low
 from ..sampling.base import Base
 from ..sampling.prompt_text import prompt_features
 from ..sampling.prompts import Prompt, prompt_texts, read_prompts, validation_prompts
@@ -37,15 +39,23 @@ from ..sampling.sample import prompt_folder
 from ..sampling.sound import SoundParts
 from ..version import VERSION
 from ..weights.fingerprint import part_fingerprint
-from ..weights.load import load_connectors, load_transformer, load_video_vae
+from ..weights.gemma_settings import GemmaSettings
+from ..weights.load import load_connectors, load_video_vae
+from ..weights.quantize import check_quant
 from ..weights.reader import TensorFile
+from ..weights.stored import weight_shapes
 from ..weights.text_encoder import text_fingerprint
+from .awq import measured_activations
 from .contexts import EMPTY_PROMPT, ContextStore, streams_of
 from .metrics import MetricsLog
+from .plan import Facts, Plan, make_plan, this_machine
+from .plan.work import largest_batch, of_batch
 from .run_folder import RunFolder, open_run, save_text
 from .sound import Sound, open_sound, require_sound
 from .state import list_states, load_state, restore_random_state
 from .watch import SoundWatch, describe_mix, require_heard, warn_of_captions
+
+LOFTQ = "loftq.safetensors"  # in the run folder: what the quantized base lacks, taken out of every saved LoRA
 
 
 @dataclass
@@ -73,6 +83,8 @@ class Run:
     sound: Sound | None
     watch: SoundWatch
     audio_group: int | None
+    placed: Placed
+    plan: Plan
     step: int = 0
     place: tuple[int, int] = (0, 0)
     log: MetricsLog | None = None
@@ -82,13 +94,26 @@ class Run:
         rates = self.schedule.get_last_lr()
         return {"lr": rates[0], "lr_audio": None if self.audio_group is None else rates[self.audio_group]}
 
+    def apply(self, plan: Plan) -> None:
+        """Put another plan for the same base in force, between two steps."""
+        memory = plan.memory_settings(self.config.memory)
+        if plan.blocks_to_swap != self.plan.blocks_to_swap:
+            self.placed.stream(memory)
+            self.placed.adapted()
+        self.placed.work_as(memory)
+        self.model.keep_text_kv = plan.keep_text_kv
+        self.plan = plan
+        plan.save(self.folder.path)
+        self.renderer.events.holding(self.placed, self.placed.device_bytes, self.device)
+
     def close(self) -> None:
         """Free files and memory; the folder can be opened by another run then."""
         if self.log is not None:
             self.log.close()
         self.contexts.close()
         self.folder.close()
-        self.renderer.events.holding(self.model, 0, self.device)
+        self.placed.close()
+        self.renderer.events.holding(self.placed, 0, self.device)
         release(self.device)
 
 
@@ -124,13 +149,14 @@ def check(config: RunConfig, events: Events) -> Checked:
     files = Base.find(config, events)
     checkpoint, encoder, projection, version = files.checkpoint, files.encoder, files.projection, files.version
     device = pick_device(config.model.device)
+    check_quant(checkpoint, config.quant, config.lora.rank)
     require_sound(files.info, config)
-    dataset = DatasetConfig.read(config.need("data.config"))
+    dataset = DatasetConfig.read(config.dataset_file())
     mode = config.model.mode
     data = TrainingSet.open(
         dataset,
         part_fingerprint(checkpoint, "video_vae") if mode != "audio" else "",
-        text_fingerprints(encoder, projection),
+        text_fingerprints(encoder, projection, config.gemma),
         config.cache,
         events,
         mode=mode,
@@ -166,21 +192,37 @@ def check(config: RunConfig, events: Events) -> Checked:
 def load(checked: Checked, events: Events) -> Run:
     """Load the model, put the LoRA round it, and lay the newest state over both where the run has one."""
     config, folder, device, checkpoint = checked.config, checked.folder, checked.device, checked.checkpoint
-    dtype = DTYPES[config.model.precision]
     contexts = ContextStore(folder.path / "contexts.bin", int(config.memory.context_gb * 2**30))
     _fill_contexts(contexts, checked, events)
     sound = open_sound(config, checkpoint, device)
     with TensorFile(checkpoint) as file:
-        shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
-    size = checkpoint.stat().st_size
-    events.make_room(size, device)
+        shapes = weight_shapes(file)
+    plan = plan_run(checked, events)
+    memory, quant = plan.memory_settings(config.memory), plan.quant_settings(config.quant)
+    stored = config.model_copy(update={"quant": quant})
+    loftq = None
+    if quant.loftq:
+        loftq = loftq_for(checkpoint, config.model.mode, config.lora)
+        if (begun := folder.path / LOFTQ).exists():
+            loftq.load(begun)
+    activations = None
+    if quant.awq:
+        activations = measured_activations(checked, stored, contexts, sound, events)
+    events.make_room(int(plan.prediction.vram), device)
     events.stage("load the transformer")
-    model = load_transformer(
-        checkpoint, config.model.mode, dtype, device, on_progress=lambda done, all_, name: _loading(events, done, all_)
-    )
-    events.holding(model, sum(parameter.nbytes for parameter in model.parameters()), device)
-    model.set_recompute(None if config.memory.gradient_checkpointing else 0)
+    placed = load_placed(stored, memory, device, events, folder.path, loftq, activations)
+    model = placed.model
     loras = inject(model, config.lora, torch.Generator().manual_seed(config.train.seed))
+    if loftq is not None:
+        apply_loftq(loras, loftq)
+        loftq.save(folder.path / LOFTQ, {})
+    placed.adapted()
+    model.keep_text_kv = plan.keep_text_kv
+    tokens = of_batch(largest_batch(checked.order), config).video_tokens or 1
+    for text in (*placed.work_as(memory), multiply_low(model, quant.matmul, tokens, device)):
+        if text:
+            events.message(text)
+    events.holding(placed, placed.device_bytes, device)
     if config.lora.weights is not None:
         loras.load(load_lora_state(config.lora.weights))
         events.message(f"Starting from the LoRA {config.lora.weights.name}.")
@@ -217,7 +259,9 @@ def load(checked: Checked, events: Events) -> Run:
         data=checked.data,
         order=checked.order,
         contexts=contexts,
-        renderer=Renderer(model, contexts.pair, open_vae, config.sample, checked.version, device, events, sound=parts),
+        renderer=Renderer(
+            model, contexts.pair, open_vae, config.sample, checked.version, device, events, parts, placed
+        ),
         prompts=checked.prompts,
         base=checked.base,
         total=checked.total,
@@ -226,10 +270,25 @@ def load(checked: Checked, events: Events) -> Run:
         sound=sound,
         watch=SoundWatch(loras, config.model.mode, events),
         audio_group=_audio_group(loras, groups),
+        placed=placed,
+        plan=plan,
     )
     _resume(run, events)
     run.log = MetricsLog(folder.metrics, run.step)
     return run
+
+
+def plan_run(checked: Checked, events: Events) -> Plan:
+    """How the run uses memory; a run that goes on keeps the format of its base. Raises ConfigError if nothing fits."""
+    config, folder, device = checked.config, checked.folder, checked.device
+    captions = len({sample.text_path for sample in checked.data.samples})
+    work = of_batch(largest_batch(checked.order), config, captions)
+    events.make_room(1 << 50, device)  # everything: what is free decides
+    machine = this_machine(device, folder.path)
+    plan = make_plan(config, Facts.read(config, work, device.type), machine, Plan.load(folder.path))
+    events.message(plan.describe())
+    plan.save(folder.path)
+    return plan
 
 
 def _audio_group(loras: LoraSet, groups: Sequence[Mapping[str, Any]]) -> int | None:
@@ -269,7 +328,7 @@ def _fill_contexts(contexts: ContextStore, checked: Checked, events: Events) -> 
     dtype, streams = DTYPES[config.model.precision], streams_of(config.model.mode)
     texts = needed_texts(config, checked.prompts)
     folder = prompt_folder(config) if texts else checked.folder.path
-    prompts = prompt_features(texts, folder, checked.encoder, checked.projection, device, events)
+    prompts = prompt_features(texts, folder, checked.encoder, checked.projection, device, events, config.gemma)
     samples = {sample.text_path: sample for sample in data.samples}
     total = len(samples) + len(prompts)
     events.stage("prepare captions", total)
@@ -320,6 +379,10 @@ def _identity(config: RunConfig, base: Mapping[str, str], data: TrainingSet) -> 
                 str(data.buckets), str(config.audio.min_batches), str(config.audio.batch_probability)
             )[:8],
         }
+    quant = config.quant
+    if quant.loftq or quant.awq or quant.block_size != 32:
+        made = (quant.block_size, quant.loftq, quant.loftq_iters, quant.awq, quant.awq_alpha, quant.awq_batches)
+        more["quant: nf4"] = digest(str(made))[:8]
     rates = (config.train.audio_learning_rate, config.train.lr_args, config.train.loraplus_ratio)
     if any(rates):
         more["train: rates of parts"] = digest(str(rates))[:8]
@@ -345,9 +408,9 @@ def _identity(config: RunConfig, base: Mapping[str, str], data: TrainingSet) -> 
     }
 
 
-def text_fingerprints(encoder: Path, projection: Path) -> Fingerprints:
+def text_fingerprints(encoder: Path, projection: Path, gemma: GemmaSettings | None = None) -> Fingerprints:
     """What text caches are made from: the projection's checkpoint part and the text encoder."""
-    return Fingerprints(part_fingerprint(projection, "text"), text_fingerprint(encoder, projection))
+    return Fingerprints(part_fingerprint(projection, "text"), text_fingerprint(encoder, projection, gemma))
 
 
 def lora_metadata(run: Run) -> dict[str, Any]:

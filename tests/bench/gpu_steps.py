@@ -27,16 +27,18 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ltx2_train.lora.inject import LoraSettings, inject  # noqa: E402
-from ltx2_train.models.positions import audio_positions, video_positions  # noqa: E402
-from ltx2_train.models.transformer import LTXTransformer, Modality, TransformerConfig  # noqa: E402
-from ltx2_train.offload.activations import ActivationStore  # noqa: E402
-from ltx2_train.offload.blocks import BlockStreamer, spread  # noqa: E402
-from ltx2_train.plan.speed import step_flops  # noqa: E402
-from ltx2_train.quant.formats import quantize_linear  # noqa: E402
-from ltx2_train.quant.settings import QuantSettings  # noqa: E402
-from ltx2_train.shapes import AudioLatentShape, VideoShape  # noqa: E402
-from ltx2_train.weights.published import published_config  # noqa: E402
+
+from ltx2_train.lora.inject import LoraSettings, inject
+from ltx2_train.models.positions import audio_positions, video_positions
+from ltx2_train.models.transformer import LTXTransformer, Modality, TransformerConfig
+from ltx2_train.offload.activations import ActivationStore
+from ltx2_train.offload.blocks import BlockStreamer, spread
+from ltx2_train.quant.formats import quantize_linear
+from ltx2_train.quant.settings import QuantSettings
+from ltx2_train.shapes import AudioLatentShape, VideoShape
+from ltx2_train.training.plan.speed import flops, lora_passes
+from ltx2_train.training.plan.work import Workload
+from ltx2_train.weights.published import published_config
 
 TEXT_TOKENS = 1024
 STANDARD = (
@@ -218,15 +220,18 @@ def measure(case: Case, config: TransformerConfig, device: torch.device, steps: 
         synchronize(device)
         if number >= 2:
             times.append(time.perf_counter() - begun)
-    recompute = not case.keep
-    flops = step_flops(config, case.mode, latent.tokens, sounds.steps if case.mode == "av" else 0, recompute)
+    work = Workload(case.mode, latent, sounds.steps if case.mode == "av" else 0, text=TEXT_TOKENS)
+    first = "transformer_blocks.0."
+    sizes = [(n, m.lora_A.numel() + m.lora_B.numel()) for n, m in loras.layers.items()]
+    sizes = [(n[len(first) :], size) for n, size in sizes if n.startswith(first)]
+    operations = flops(config, work, lora_passes(sizes)).total(recomputed=0.0 if case.keep else 1.0)
     seconds = statistics.median(times)
     row = {
         "case": case.name,
         "seconds": round(seconds, 4),
-        "floor": round(flops / rate, 4),
-        "ratio": round(seconds * rate / flops, 2),
-        "tflop": round(flops / 1e12, 1),
+        "floor": round(operations / rate, 4),
+        "ratio": round(seconds * rate / operations, 2),
+        "tflop": round(operations / 1e12, 1),
         "loss": loss,
         "built_s": round(built, 1),
     }
@@ -256,7 +261,9 @@ def main() -> None:
     cases = [Case.read(name) for name in args.cases or STANDARD]
     device = torch.device(args.device)
     if device.type == "cuda":
-        print(torch.cuda.get_device_name(device), f"{torch.cuda.get_device_properties(device).total_memory / 1e9:.0f} GB")
+        print(
+            torch.cuda.get_device_name(device), f"{torch.cuda.get_device_properties(device).total_memory / 1e9:.0f} GB"
+        )
     rate, config = matmul_rate(device, torch.bfloat16), config_of(args.small)
     print(f"torch {torch.__version__}, matmul {rate / 1e12:.1f} TFLOP/s", flush=True)
     rows = []

@@ -83,6 +83,7 @@ def test_a_sample_with_sound_is_one_file_of_both_versions(version, rate, run_of,
 
 
 def test_sound_alone_never_reads_the_video_side(run_of, tmp_path, monkeypatch):
+    import ltx2_train.placement as placement
     import ltx2_train.sampling.sample as module
 
     loaded = []
@@ -91,7 +92,7 @@ def test_sound_alone_never_reads_the_video_side(run_of, tmp_path, monkeypatch):
         loaded.append(load_transformer(*args, **more))
         return loaded[-1]
 
-    monkeypatch.setattr(module, "load_transformer", watched)
+    monkeypatch.setattr(placement, "load_transformer", watched)
     monkeypatch.setattr(module, "load_video_vae", lambda *_, **__: pytest.fail("no picture, no video VAE"))
     found = sample(run_of("audio", "sample.frames=25", "sample.fps=10"), None, tmp_path / "out", prompts=PROMPT)
     assert found[0].latents is None

@@ -76,7 +76,7 @@ def link(source: Path, target: Path) -> None:
 def test_the_base_is_described_and_nothing_is_loaded(chain):
     (model,) = chain.base()
     assert repr(model).startswith("<LTX 2.3")
-    assert set(model.tables) >= {"checkpoint", "text_encoder", "precision"}
+    assert set(model.tables["model"]) >= {"checkpoint", "text_encoder", "precision"}
 
 
 def test_a_file_that_is_no_base_is_refused_in_plain_words(comfy, chain):

@@ -15,19 +15,21 @@ WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 # Append at the end of a node only: a saved workflow gives its values by position. Visible widgets, then the advanced
 # ones, then visible ones that came later.
 WIDGETS = {
-    "LTX2T_LoadBaseModel": "checkpoint text_encoder precision | text_projection version version_check device | mode",
+    "LTX2T_LoadBaseModel": "checkpoint text_encoder precision | text_projection version version_check device | mode "
+    "quantization | text_encoder_precision text_encoder_placement",
     "LTX2T_LoadTrainingClips": "folder path trigger_word fps | caption_extension repeats recursive source_fps "
     "audio_source audio_normalize audio_loss_weight audio_bucket_strategy audio_bucket_interval "
     "separate_audio_buckets",
     "LTX2T_PrepareDataset": "width height frames frame_extraction buckets | name bucket_no_upscale frame_stride "
     "frame_sample max_frames min_frames pad_short batch_size spatial_tile temporal_tile vae_dtype text_form "
     "skip_existing",
-    "LTX2T_TrainLoRA": "run_name steps rank learning_rate train_seed sample_every sample_prompts if_exists | alpha "
+    "LTX2T_TrainLoRA": "run_name steps rank learning_rate train_seed sample_every sample_prompts | if_exists alpha "
     "dropout target save_every keep_states keep_loras accumulation clip_norm first_frame_probability optimizer "
     "weight_decay scheduler warmup gradient_checkpointing state save_precision sample_at_start sample_width "
     "sample_height sample_frames sample_steps sample_guidance negative_prompt sample_seed comment "
     "caption_dropout audio_learning_rate loraplus_ratio video_weight audio_weight audio_balance audio_balance_ratio "
-    "independent_audio_timestep silence_regularizer audio_supervision min_audio_batches sample_audio",
+    "independent_audio_timestep silence_regularizer audio_supervision min_audio_batches sample_audio blocks_to_swap "
+    "recompute_blocks swap_from ff_chunk attention_kernel compile optimizer_offload low_precision_matmul | memory",
     "LTX2T_SampleLoRA": "prompt strength width height frames steps guidance seed | lora_path negative_prompt fps stg "
     "stg_block rescale shift_tokens audio_file audio_format",
     "LTX2T_LoadTrainingAudio": "folder path speaker_word normalise cut_at_pauses min_seconds max_seconds | "
@@ -139,6 +141,7 @@ def test_nodes_can_be_found_and_have_a_help_page(schemas, node_id):
 def forms(nodes):
     return [
         nodes.model.FORM,
+        nodes.model.TEXT,
         nodes.data.CLIPS,
         nodes.data.SHAPE,
         nodes.data.CACHES,

@@ -14,6 +14,7 @@ ROWS = [
     {"weights"},
     {"lora", "data"},
     {"config"},
+    {"placement"},
     {"sampling"},
     {"training"},
     {""},  # ltx2_train/__init__.py, the public functions
@@ -31,6 +32,7 @@ OPTIONAL = {
     "torchaudio",
     "scenedetect",
     "accelerate",
+    "optimum",
 }
 COMFY = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "server", "nodes", "execution"}
 COMFY_DOOR = "nodes/host.py"

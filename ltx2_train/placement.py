@@ -1,0 +1,247 @@
+"""The transformer where it belongs: stored as the settings say, some of its blocks waiting in RAM or in a file.
+
+The model is built empty, and each block goes to its place as soon as it has been read, so neither the card nor the RAM
+ever holds more than is meant to stay there and one block on its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .config import RunConfig
+from .device import DTYPES
+from .events import Events
+from .models.transformer import LTXTransformer
+from .offload.activations import ActivationStore
+from .offload.blocks import BlockStreamer, spread
+from .offload.settings import MemorySettings
+from .offload.source import PackedFile
+from .quant.base import QuantLinear
+from .quant.faster import faster_matmul, has_matmul, set_matmul
+from .weights.keys import in_mode, transformer_prefix
+from .weights.load import load_transformer
+from .weights.loftq import Loftq
+from .weights.reader import TensorFile
+from .weights.stored import find_stored
+
+BLOCKS = "transformer_blocks."
+SAMPLING_BYTES = 4 << 30  # on the card beside the weights while samples are drawn: activations, the decoder
+
+
+class Placed:
+    """A transformer with its weights in their places. `to` moves what is on the device, for hosts that need room."""
+
+    def __init__(self, model: LTXTransformer, device: torch.device, scratch: Path) -> None:
+        self.model, self.device = model, device
+        self.streamer: BlockStreamer | None = None
+        self._scratch = scratch
+        self._source: PackedFile | None = None
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes of weights on the device: resident blocks, everything outside the blocks, and the slots."""
+        here = (t for t in (*self.model.parameters(), *self.model.buffers()) if t.device.type == self.device.type)
+        return sum(t.nbytes for t in here) + (0 if self.streamer is None else self.streamer.slot_bytes)
+
+    def stream(self, memory: MemorySettings) -> None:
+        """Let as many blocks as `memory` says come and go from now on, the others stay. Nothing may be running."""
+        blocks = self.model.transformer_blocks
+        numbers = spread(len(blocks), memory.blocks_to_swap or 0)
+        if self.streamer is not None:
+            assert self._source is None or set(self.streamer.streamed) <= set(numbers), "blocks cannot leave a file"
+            self.streamer.close()
+        self.streamer = self.model.residence = None
+        if not numbers:
+            return
+        if memory.swap_from == "file" and self._source is None:
+            self._source = PackedFile(self._scratch)
+        self.streamer = BlockStreamer(
+            blocks,
+            numbers,
+            self.device,
+            pinned=bool(memory.pinned),
+            ahead=memory.swap_ahead,
+            source=self._source,
+        )
+        self.model.residence = self.streamer
+
+    def admit(self, number: int) -> None:
+        """A block has been read: it goes where it belongs. Does nothing where it is there, or not read yet."""
+        if self.streamer is None or self.streamer.admitted(number):
+            return
+        block = self.model.transformer_blocks[number]
+        if not any(t.is_meta for t in (*block.parameters(), *block.buffers())):
+            self.streamer.admit(number)
+
+    def adapted(self) -> None:
+        """Call it when layers were put round linears: what is trained belongs on the device."""
+        if self.streamer is not None:
+            self.streamer.move_others(self.model)
+
+    def work_as(self, memory: MemorySettings) -> list[str]:
+        """Everything of `memory` but where the weights are. Returns what could not be done, as sentences."""
+        model, count = self.model, len(self.model.transformer_blocks)
+        swapped = set() if self.streamer is None else set(self.streamer.streamed)
+        if not memory.gradient_checkpointing:
+            chosen: set[int] = set()
+        elif memory.recompute_blocks is None:
+            chosen = set(range(count))
+        else:
+            # those that are swapped first, since they must; then from the front: what is kept last is needed first
+            rest = [number for number in range(count) if number not in swapped]
+            chosen = set(rest[: max(0, memory.recompute_blocks - len(swapped))])
+        model.set_recompute(chosen | swapped)
+        store = None
+        if memory.offload_activations:
+            store = ActivationStore(self.device, pinned=bool(memory.pinned))
+        model.activations = store
+        notes = [
+            model.set_attention(memory.attention),
+            model.set_split(memory.split_attention, memory.split_attention_size, memory.split_attention_target),
+            model.set_ff_chunk(memory.ff_chunk, memory.ff_chunk_target),
+            model.set_compile(memory.compile),
+        ]
+        return [*(note for note in notes if note), *([] if self.streamer is None else self.streamer.notes)]
+
+    def to(self, device: torch.device | str) -> None:
+        """Leave the device to others, or come back to it. Blocks that come and go stay where they wait."""
+        away = torch.device(device).type != self.device.type
+        if self.streamer is None:
+            self.model.to(device)
+            return
+        if away:
+            self.streamer.park()
+        self.streamer.move_others(self.model, device)
+        if not away:
+            self.streamer.unpark()
+
+    def close(self) -> None:
+        """Let go of everything; the model cannot be used any more."""
+        if self.streamer is not None:
+            self.streamer.close()
+        if self._source is not None:
+            self._source.close()
+        self.streamer = self._source = self.model.residence = self.model.activations = None
+
+
+def load_placed(
+    config: RunConfig,
+    memory: MemorySettings,
+    device: torch.device,
+    events: Events,
+    scratch: Path,
+    loftq: Loftq | None = None,
+    activations: Mapping[str, Tensor] | None = None,
+) -> Placed:
+    """Read the transformer of `config`, quantize it on arrival and put each block in its place.
+
+    `memory` has every field filled (see the plan). `scratch` is a folder for blocks that wait in a file. `loftq` and
+    `activations` as in load_transformer. Raises CheckpointError, ConfigError, OutOfMemory.
+    """
+    checkpoint = config.need("model.checkpoint")
+    placed: list[Placed] = []
+    last: int | None = None
+
+    def built(model: LTXTransformer) -> None:
+        placed.append(Placed(model, device, scratch))
+        placed[0].stream(memory)
+
+    def home(path: str) -> torch.device:
+        number = _number(path)
+        streamer = placed[0].streamer
+        return torch.device("cpu") if streamer and number is not None and not streamer.resident(number) else device
+
+    def progress(done: int, total: int, name: str) -> None:
+        nonlocal last
+        number = _number(name)
+        if last is not None and number != last:
+            placed[0].admit(last)
+        last = number
+        events.progress(done, total, f"{done / 2**30:.1f} of {total / 2**30:.1f} GB")
+        events.check_stop()
+
+    try:
+        load_transformer(
+            checkpoint,
+            config.model.mode,
+            DTYPES[config.model.precision],
+            device,
+            on_progress=progress,
+            quant=config.quant,
+            home=home,
+            loftq=loftq,
+            activations=activations,
+            on_built=built,
+        )
+        for number in range(len(placed[0].model.transformer_blocks)):
+            placed[0].admit(number)
+    except BaseException:
+        for one in placed:
+            one.close()
+        raise
+    return placed[0]
+
+
+def fit_for_sampling(config: RunConfig, device: torch.device) -> MemorySettings:
+    """Memory settings for drawing samples alone: as many blocks swapped as must be, by what is free on the card now.
+
+    What the user set is kept. Reads the header of the checkpoint only.
+    """
+    memory = config.memory
+    swap = memory.blocks_to_swap
+    if swap is None:
+        swap = 0
+        if device.type == "cuda" and memory.fit != "custom":
+            inside, outside, blocks = _weight_bytes(config)
+            free = torch.cuda.mem_get_info(device)[0] - SAMPLING_BYTES - outside
+            stay = int(free * blocks / max(inside, 1))
+            if stay < blocks:
+                swap = blocks - max(1, stay - max(2, memory.swap_ahead + 1))  # the slots take the room of some blocks
+    changes = {"blocks_to_swap": swap, "pinned": bool(memory.pinned), "offload_activations": False, "compile": False}
+    if memory.swap_from == "auto":
+        changes["swap_from"] = "ram"
+    return memory.model_copy(update=changes)
+
+
+def _weight_bytes(config: RunConfig) -> tuple[float, float, int]:
+    """Bytes of the transformer inside and outside of its blocks as they will be stored, and the number of blocks."""
+    width = DTYPES[config.model.precision].itemsize
+    inside = outside = 0.0
+    numbers = set()
+    with TensorFile(config.need("model.checkpoint")) as file:
+        prefix = transformer_prefix(file.tensors) or ""
+        kept = bool(find_stored(file.tensors, file.metadata).in_blocks())
+        small = {"auto": width, "none": width, "nf4": 0.6, "int4": 0.6, "int2": 0.35}.get(config.quant.format, 1.05)
+        for name, info in file.tensors.items():
+            path = name[len(prefix) :]
+            if not name.startswith(prefix) or "embeddings_connector." in path or not in_mode(path, config.model.mode):
+                continue
+            number = _number(path)
+            if number is None:
+                outside += info.elements * width
+            else:
+                numbers.add(number)
+                inside += info.nbytes if kept else info.elements * small
+    return inside, outside, len(numbers)
+
+
+def multiply_low(model: nn.Module, choice: str, tokens: int, device: torch.device) -> str | None:
+    """Multiply in 8 bits where `choice` (quant.matmul) says so; auto measures on `tokens` rows. A sentence, or None."""
+    found = [module for module in model.modules() if isinstance(module, QuantLinear) and has_matmul(module)]
+    if choice == "off":
+        return None
+    if not found:
+        return f"quant.matmul is {choice}, but the base is not stored in a format that can be multiplied in 8 bits."
+    widest = max(found, key=lambda linear: linear.in_features * linear.out_features)
+    if choice == "auto" and not faster_matmul(widest, tokens, device):
+        return f"Products stay in {widest.compute_dtype}: 8 bits are not faster here for {tokens} tokens."
+    return f"Products in 8 bits in {set_matmul(model, True)} layers."
+
+
+def _number(path: str) -> int | None:
+    """The block that a dotted path belongs to; None outside the blocks."""
+    return int(path.split(".")[1]) if path.startswith(BLOCKS) else None

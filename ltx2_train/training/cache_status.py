@@ -1,0 +1,27 @@
+"""The state of a run's caches against its checkpoint, text encoder and dataset."""
+
+from __future__ import annotations
+
+from ..config import RunConfig
+from ..data.dataset import DatasetConfig
+from ..data.plan import plan_dataset
+from ..data.status import CacheStatus, cache_status
+from ..events import Events
+from ..sampling.base import Base
+from ..weights.fingerprint import part_fingerprint
+from .setup import text_fingerprints
+
+
+def status_of(run: RunConfig, events: Events | None = None) -> CacheStatus:
+    """Compare every cache that `run` needs; reads headers only. Raises TrainerError."""
+    events = events or Events()
+    base, mode = Base.find(run, events), run.model.mode
+    plan = plan_dataset(DatasetConfig.read(run.need("data.config")), events)
+    return cache_status(
+        plan,
+        run.cache,
+        mode,
+        part_fingerprint(base.checkpoint, "video_vae") if mode != "audio" else "",
+        part_fingerprint(base.checkpoint, "audio_vae") if mode != "video" else "",
+        text_fingerprints(base.encoder, base.projection, run.gemma),
+    )

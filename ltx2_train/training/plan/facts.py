@@ -1,0 +1,153 @@
+"""What a plan is made from: the sizes of the model from its header, the settings, and the largest batch."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from ...config import RunConfig
+from ...device import DTYPES
+from ...lora.layer import LoRALinear
+from ...models.transformer import TransformerConfig
+from ...weights.load import section
+from ...weights.published import published_config
+from ...weights.reader import TensorFile
+from ...weights.stored import find_stored
+from ..contexts import streams_of
+from .simulate import StepProfile, context_widths, meta_model, simulate
+from .speed import Flops, flops, lora_passes
+from .work import Workload
+
+KEPT = "kept"  # the format of a file that is quantized already
+# formats of files -> the format of ours that takes as much room
+_LIKE = {"kept_fp8": "fp8_cast", "kept_nvfp4": "nf4"}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of one block and of what is outside of the blocks in one format, and LoRA values of a block."""
+
+    block: int
+    outside: int
+    lora_values: int
+    lora_of: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The model, the run and its largest batch. `stored_as`: how the file stores the linears of its blocks, or "".
+
+    Simulations are kept, so asking again costs nothing.
+    """
+
+    config: TransformerConfig
+    run: RunConfig
+    work: Workload
+    device_type: str = "cuda"
+    stored_as: str = ""
+    checkpoint: str = ""
+    _sizes: dict[str, Sizes] = field(default_factory=dict, repr=False, compare=False)
+    _profiles: dict[tuple[str, int], StepProfile] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def read(cls, run: RunConfig, work: Workload, device_type: str) -> Facts:
+        """From the header of the run's checkpoint; no weights are read. Raises CheckpointError, ConfigError."""
+        path = run.need("model.checkpoint")
+        with TensorFile(path) as file:
+            config = TransformerConfig.from_checkpoint(section(file, "transformer"))
+            kinds = Counter(find_stored(file.tensors, file.metadata).in_blocks().values())
+        stored = kinds.most_common(1)[0][0] if kinds else ""
+        return cls(config, run, work, device_type, _LIKE.get(stored, stored), Path(path).name)
+
+    @classmethod
+    def published(cls, version: str, run: RunConfig, work: Workload) -> Facts:
+        """Of the published full-size model of `version`, on a CUDA card."""
+        config = TransformerConfig.from_checkpoint(published_config(version)["transformer"])
+        return cls(config, run, work, "cuda", checkpoint=f"LTX-{version} as published")
+
+    @property
+    def total(self) -> int:
+        """Number of blocks."""
+        return self.config.num_layers
+
+    def sizes(self, format: str) -> Sizes:
+        """Bytes of weights in `format`."""
+        if format not in self._sizes:
+            self._sizes[format] = _sizes(self.config, self.run, self.stored_format(format))
+        return self._sizes[format]
+
+    def profile(self, format: str, ff_chunk: int = 0) -> StepProfile:
+        """The simulated step."""
+        key = (format, ff_chunk)
+        if key not in self._profiles:
+            self._profiles[key] = simulate(
+                self.config,
+                self.run,
+                self.work,
+                self.stored_format(format),
+                ff_chunk,
+                self.device_type,
+                self._profiles.get((format, 0)),
+            )
+        return self._profiles[key]
+
+    def stored_format(self, format: str) -> str:
+        """`format`, or for "kept" the one that takes as much room as what the file has."""
+        return self.stored_as if format == KEPT else format
+
+    @cached_property
+    def flops(self) -> Flops:
+        return flops(self.config, self.work, self.sizes("none").lora_of)
+
+    @property
+    def lora_values(self) -> int:
+        """Trainable numbers in all blocks."""
+        return self.sizes("none").lora_values * self.total
+
+    @property
+    def moment_bytes(self) -> float:
+        """Bytes of optimizer state for one trainable number."""
+        name = self.run.optimizer.name
+        if name == "auto":
+            there = importlib.util.find_spec("bitsandbytes") is not None
+            name = "adamw8bit" if self.device_type == "cuda" and there else "adamw"
+        return 2.03 if name == "adamw8bit" else 8.0
+
+    @property
+    def text_kv_bytes(self) -> int:
+        """Of the keys and values of the text of one block."""
+        widths = {"video": self.config.video.width, "audio": self.config.audio.width}
+        width = sum(widths[stream] for stream in streams_of(self.work.mode))
+        return 2 * self.work.batch * self.work.text * width * self.itemsize
+
+    @property
+    def context_bytes(self) -> int:
+        """Of the text contexts of one caption."""
+        return self.work.text * sum(context_widths(self.config, self.work.mode).values()) * self.itemsize
+
+    @property
+    def itemsize(self) -> int:
+        return DTYPES[self.run.model.precision].itemsize
+
+    def with_run(self, run: RunConfig) -> Facts:
+        """The same for other settings."""
+        return replace(self, run=run, _sizes={}, _profiles={})
+
+
+def _sizes(config: TransformerConfig, run: RunConfig, format: str) -> Sizes:
+    model, values = meta_model(config, run, format, 1)
+    (block,) = model.transformer_blocks
+    inside = _frozen(block)
+    layers = [(name, m) for name, m in block.named_modules() if isinstance(m, LoRALinear)]
+    passes = lora_passes([(name, m.lora_A.numel() + m.lora_B.numel()) for name, m in layers])
+    return Sizes(inside, _frozen(model) - inside, values, passes)
+
+
+def _frozen(module: torch.nn.Module) -> int:
+    tensors = (*module.parameters(), *module.buffers())
+    return sum(tensor.nbytes for tensor in tensors if not tensor.requires_grad)

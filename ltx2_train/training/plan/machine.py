@@ -1,0 +1,214 @@
+"""What a machine has: free memory of the card and of the system, and how fast it multiplies, copies and sends.
+
+Rates are measured once a process, in about a second. Where there is nothing to measure (a table for cards that are not
+here) those of a usual card of that size stand in: data-sheet bf16 with float32 sums, of which CARD_SHARE is reached.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+GB = 10**9
+GIB = 2**30
+CONTEXT = 0.5 * GB  # of a process that uses CUDA, before its first tensor: an assumption
+# left free on the card, for the screen and what comes up later: the larger of these bytes and this share
+RESERVE, RESERVE_SHARE = 0.3 * GB, 0.02
+RAM_RESERVE = 1.0 * GB
+SIZES = (80, 48, 32, 24, 16, 12, 8)  # of memory.fit
+_USABLE = 0.975  # of what is printed on the box; the rest is the driver's
+CARD_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Rates:
+    """FLOP/s of a matrix product, bytes/s of the card's memory, and bytes/s from pinned RAM, plain RAM and the disk."""
+
+    matmul: float
+    bandwidth: float
+    pinned: float = 25e9
+    pageable: float = 10e9
+    disk: float = 2e9
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Bytes that may be used: `limit` of the device, `ram`, `disk`. `taken` is what others hold of the device."""
+
+    device_type: str
+    name: str
+    limit: float
+    ram: float
+    disk: float
+    rates: Rates
+    taken: float = 0.0
+    total: float = 0.0
+
+
+# size in GB -> a usual card, TFLOP/s, GB/s of its memory, GB/s of its link
+CARDS = {
+    80: ("H100", 790, 3350, 52),
+    48: ("L40S", 362, 864, 25),
+    32: ("RTX 5090", 209.5, 1790, 52),
+    24: ("RTX 4090", 165, 1008, 25),
+    16: ("RTX 4080", 97.5, 717, 25),
+    12: ("RTX 4070 Super", 71, 504, 25),
+    8: ("RTX 4060", 30.2, 272, 12.5),
+}
+
+
+def card(size: int, ram: float, disk: float, free: float | None = None) -> Machine:
+    """A machine with a usual card of `size` GB. `free`: what of it there is at most."""
+    name, matmul, bandwidth, link = CARDS[size]
+    rates = Rates(
+        CARD_SHARE * matmul * 1e12, CARD_SHARE * bandwidth * 1e9, link * 1e9, 0.4 * link * 1e9, source="data sheet"
+    )
+    limit = size_limit(size)
+    return Machine("cuda", name, limit if free is None else min(limit, free), ram, disk, rates, total=size * GIB)
+
+
+def size_limit(size: int) -> float:
+    """Bytes that tensors may fill on a card sold as `size` GB."""
+    total = size * GIB * _USABLE
+    return total - CONTEXT - reserve(total)
+
+
+def reserve(total: float) -> float:
+    """Bytes of a card of `total` that no plan uses."""
+    return max(RESERVE, RESERVE_SHARE * total)
+
+
+def this_machine(device: torch.device, folder: Path, reclaimable: float = 0.0) -> Machine:
+    """The machine at hand. `reclaimable`: bytes on the device that whoever holds them gives back when asked."""
+    ram = max(0.0, available_ram() - RAM_RESERVE)
+    disk = free_disk(folder)
+    rates = measure(device)
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        mine = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free += mine + reclaimable
+        taken = total - free - CONTEXT
+        name = torch.cuda.get_device_name(device)
+        return Machine("cuda", name, free - reserve(total), ram, disk, rates, max(0.0, taken), total)
+    return Machine(device.type, device.type, ram, ram, disk, rates, total=ram)
+
+
+@lru_cache(maxsize=8)
+def measure(device: torch.device) -> Rates:
+    """Rates of this machine, measured with short runs."""
+    cuda = device.type == "cuda"
+    size, dtype = (4096, torch.bfloat16) if cuda else (768, torch.float32)
+    a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    matmul = 2 * size**3 / _seconds(lambda: a @ b, device)
+    source = torch.ones((256 if cuda else 32) << 20, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    bandwidth = 2 * source.numel() / _seconds(lambda: target.copy_(source), device)
+    if not cuda:
+        return Rates(matmul, bandwidth, bandwidth, bandwidth, source="measured")
+    found = []
+    for pinned in (True, False):
+        host = torch.ones(128 << 20, dtype=torch.uint8, pin_memory=pinned)
+        part = target[: host.numel()]
+        found.append(host.numel() / _seconds(lambda h=host, p=part: p.copy_(h, non_blocking=True), device))
+    return Rates(matmul, bandwidth, found[0], found[1], source="measured")
+
+
+def _seconds(run: Callable[[], object], device: torch.device, times: int = 5) -> float:
+    """The quickest of some runs, after one that warms up."""
+    best = float("inf")
+    for _ in range(times + 1):
+        _wait(device)
+        begun = time.perf_counter()
+        run()
+        _wait(device)
+        best = min(best, time.perf_counter() - begun)
+    return max(best, 1e-9)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def available_ram() -> float:
+    """Bytes of RAM that can be had without pushing others out; the limit of a container counts."""
+    return min(_system_ram(), _container_ram())
+
+
+def _system_ram() -> float:
+    if sys.platform == "linux":
+        try:
+            for line in Path("/proc/meminfo").read_text().splitlines():
+                if line.startswith("MemAvailable:"):
+                    return 1024.0 * int(line.split()[1])
+        except (OSError, ValueError, IndexError):
+            pass
+    if sys.platform == "win32":
+        return _windows_ram()
+    if importlib.util.find_spec("psutil") is not None:
+        import psutil
+
+        return float(psutil.virtual_memory().available)
+    try:  # macOS tells no free memory without a library: three quarters of all of it
+        return 0.75 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return float("inf")
+
+
+def _windows_ram() -> float:
+    class Status(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ulong), ("load", ctypes.c_ulong)] + [
+            (name, ctypes.c_ulonglong)
+            for name in ("total", "free", "total_page", "free_page", "total_virtual", "free_virtual", "extended")
+        ]
+
+    status = Status(length=ctypes.sizeof(Status))
+    if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # type: ignore[attr-defined]
+        return float("inf")
+    return float(status.free)
+
+
+def _container_ram() -> float:
+    """What a Linux control group leaves; infinity where there is no limit."""
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            most, now = Path(limit).read_text().strip(), Path(used).read_text().strip()
+            cached = _cgroup_cache(Path(limit).parent)
+            return float(most) - float(now) + cached if most != "max" and float(most) < 1 << 60 else float("inf")
+        except (OSError, ValueError):
+            continue
+    return float("inf")
+
+
+def _cgroup_cache(folder: Path) -> float:
+    """Bytes of files kept in memory, which give way."""
+    for line in (folder / "memory.stat").read_text().splitlines():
+        name, _, value = line.partition(" ")
+        if name in ("inactive_file", "total_inactive_file"):
+            return float(value)
+    return 0.0
+
+
+def free_disk(folder: Path) -> float:
+    """Free bytes where `folder` is or will be."""
+    folder = folder.absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        return float(shutil.disk_usage(folder).free)
+    except OSError:
+        return float("inf")

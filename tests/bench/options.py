@@ -1,0 +1,81 @@
+"""Every memory and speed option, one at a time, beside both peers in one run: step time, live memory, loss.
+
+    python tests/bench/options.py --size small --mode av --dtype bf16
+
+Options that only move weights or activations about must give the first loss of the plain run to the last bit; the last
+column says so. Ratios are to the better peer. Times need a quiet machine; live memory does not depend on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+OPTIONS = {
+    "all exact options on": ["--swap", "LAST", "--act"],
+    "plain": [],
+    "nothing recomputed": ["--no-ckpt"],
+    "text keys and values kept": ["--keep-text"],
+    "half of the blocks swapped": ["--swap", "HALF"],
+    "all but one swapped": ["--swap", "LAST"],
+    "inputs of blocks in RAM": ["--act"],
+    "feed-forward by 64 tokens": ["--ff-chunk", "64"],
+    "compiled": ["--compile"],
+    "fp8": ["--format", "fp8"],
+    "int8": ["--format", "int8"],
+    "int8, multiplied in 8 bits": ["--format", "int8", "--matmul"],
+    "int8_rotated": ["--format", "int8_rotated"],
+    "nf4": ["--format", "nf4"],
+    "nf4, all but one swapped": ["--format", "nf4", "--swap", "LAST"],
+}
+MOVES_ONLY = {
+    "plain", "nothing recomputed", "text keys and values kept", "half of the blocks swapped", "all but one swapped",
+    "inputs of blocks in RAM", "all exact options on",
+}  # fmt: skip
+
+
+def run(script: str, arguments: list[str]) -> dict:
+    done = subprocess.run([sys.executable, str(HERE / script), *arguments], capture_output=True, text=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if not lines:
+        raise SystemExit(f"{script} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
+    return json.loads(lines[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", default="small")
+    parser.add_argument("--mode", default="av")
+    parser.add_argument("--dtype", default="bf16")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--only", nargs="*", choices=list(OPTIONS), help="these options alone")
+    parser.add_argument("--no-peers", action="store_true", help="leave the peers out; ratios are to the plain run")
+    args = parser.parse_args()
+    common = ["--size", args.size, "--mode", args.mode, "--dtype", args.dtype, "--steps", str(args.steps)]
+    blocks = {"tiny": 2, "small": 4, "mid": 8}[args.size]
+    words = {"HALF": str(blocks // 2), "LAST": str(blocks - 1)}
+    peers = [] if args.no_peers else [run(s, common) for s in ("peer_a_diffusers.py", "peer_b_ltxcore.py")]
+    names = [name for name in OPTIONS if not args.only or name in args.only or name == "plain"]
+    rows = {name: run("ours.py", [*common, *(words.get(w, w) for w in OPTIONS[name])]) for name in names}
+    plain = rows["plain"]
+    best = {key: min(row[key] for row in peers or [plain]) for key in ("min_step_s", "step_live_peak_mb")}
+    print("| option | s a step | ratio | live MB | ratio | first loss | as plain |\n|---|---|---|---|---|---|---|")
+    for name, row in [*zip(("diffusers + peft", "ltx-core + peft"), peers, strict=False), *rows.items()]:
+        same = "-"
+        if name in MOVES_ONLY:
+            same = (
+                "equal" if (row["loss_first"], row["loss_last"]) == (plain["loss_first"], plain["loss_last"]) else "NO"
+            )
+        seconds, live = row["min_step_s"], row["step_live_peak_mb"]
+        print(
+            f"| {name} | {seconds:.3f} | {seconds / best['min_step_s']:.2f} | {live} | "
+            f"{live / best['step_live_peak_mb']:.2f} | {row['loss_first']:.6f} | {same} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""`ltx2-train plan` on a tiny run and on the published model."""
+
+from __future__ import annotations
+
+import json
+
+from ltx2_train.cli import main
+
+
+def test_plan_of_a_run_before_anything_is_loaded(run_file, capsys):
+    assert main(["plan", str(run_file)]) == 0
+    out = capsys.readouterr().out
+    assert "64 x 64, 9 frames" in out
+    assert [line.split()[1:3] for line in out.splitlines() if line.startswith("> ")] == [["this", "machine"]]
+    assert all(f"{size} GB" in out for size in (80, 48, 32, 24, 16, 12, 8))
+    assert not (run_file.parent / "runs").exists(), "a look leaves nothing behind"
+
+
+def test_plan_as_json_for_a_size(run_file, capsys):
+    assert main(["plan", str(run_file), "--fit", "12", "--json", "--set", "lora.rank=8"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    chosen = [row for row in value["rows"] if row["chosen"]]
+    assert [row["fit"] for row in chosen] == ["12"]
+    assert chosen[0]["plan"]["choice"]["format"] == "none"
+    assert set(chosen[0]["plan"]["prediction"]) == {"vram", "ram", "disk", "seconds", "parts"}
+
+
+def test_wrong_use_is_said(run_file, capsys):
+    assert main(["plan"]) == 2
+    assert "--published" in capsys.readouterr().err
+    assert main(["plan", "--published", "2.3"]) == 2
+    assert main(["plan", str(run_file), "--bucket", "big"]) == 2
+    assert "512x512x121" in capsys.readouterr().err
+
+
+def test_plan_that_does_not_fit_is_one(capsys):
+    arguments = ["plan", "--published", "2.3", "--bucket", "1920x1088x241", "--fit", "8", "--set", "quant.format=none"]
+    assert main(arguments) == 1
+    out = capsys.readouterr().out
+    assert "does not fit" in out
+    assert "target_frames" in out

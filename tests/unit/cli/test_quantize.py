@@ -1,0 +1,55 @@
+"""`ltx2-train quantize`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import ltx2_train
+from ltx2_train.cli import main
+from ltx2_train.cli.quantize import FORMATS
+from ltx2_train.quant import formats
+from ltx2_train.weights.probe import probe
+
+
+def test_a_checkpoint_is_written_and_described(tiny, tmp_path, capsys):
+    out = tmp_path / "tiny-nf4.safetensors"
+    command = ["quantize", str(tiny.checkpoint), "--out", str(out), "--format", "nf4", "--block-size", "64"]
+    assert main([*command, "--device", "cpu", "--loftq", "--rank", "4"]) == 0
+    text = capsys.readouterr().out
+    assert "linears in nf4" in text
+    assert "tiny-nf4.loftq_r4.safetensors" in text
+    assert probe(out).quant_format == "nf4"
+    assert main(["quantize", str(out), "--out", str(tmp_path / "b.safetensors"), "--format", "fp8"]) == 1
+    assert "is quantized already (nf4)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "lacks CHECKPOINT, --out, --format"),
+        (["x.safetensors", "--out", "y.safetensors"], "lacks --format"),
+        (["x.safetensors", "--out", "y.safetensors", "--format", "fp8", "--loftq", "--rank", "4"], "loftq is for nf4"),
+        (["x.safetensors", "--out", "y.safetensors", "--format", "nf4", "--loftq"], "name it (--rank 32)"),
+        (["--report", "--size", "3"], "--size is 3"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_said(arguments, words, capsys):
+    assert main(["quantize", *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_the_report_is_measured(capsys):
+    assert main(["quantize", "--report", "--json", "--size", "256"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert all(row.keys() == {"name", "mae", "snr_db", "cosine"} for row in rows.values())
+    assert 30 < rows["fp8"]["snr_db"] < 34
+    assert rows["nf4"]["snr_db"] < rows["int8"]["snr_db"] < rows["bf16"]["snr_db"]
+    assert main(["quantize", "--report", "--size", "128"]) == 0
+    assert "SNR" in capsys.readouterr().out
+
+
+def test_every_format_can_be_asked_for():
+    assert sorted(FORMATS) == sorted(formats.FORMATS)
+    assert ltx2_train.quantize_checkpoint.__name__ == "quantize_checkpoint"

@@ -1,0 +1,133 @@
+"""The contact sheets and clips show exactly what the trainer is given."""
+
+from __future__ import annotations
+
+import media
+import numpy as np
+import pytest
+from PIL import Image
+
+from ltx2_train import load_run, preview_dataset
+from ltx2_train.cli import main
+from ltx2_train.data import sheet
+from ltx2_train.data.dataset import DatasetConfig
+from ltx2_train.data.media import read_frames
+from ltx2_train.data.plan import plan_dataset
+from ltx2_train.data.sound_media import probe_sound, read_sound
+from ltx2_train.errors import CacheError, ConfigError, DataError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    media.write_captioned(tmp_path / "clips" / "wide.mp4", media.moving_square(40, 160, 64), "a wide clip")
+    media.write_captioned(tmp_path / "clips" / "name with spaces ä.mp4", media.moving_square(40, 64, 96), "ein Käfer")
+    (tmp_path / "clips" / "broken.mp4").write_text("no video")
+    (tmp_path / "clips" / "broken.txt").write_text("broken")
+    media.write_image(tmp_path / "clips" / "pic.png")
+    media.write_sound(tmp_path / "voice" / "take.wav", media.tone(2), caption='anna says: "hi"')
+    (tmp_path / "ds.toml").write_text(
+        "[general]\nresolution = [64, 64]\nenable_bucket = true\ntarget_frames = [9]\nframe_extraction = 'uniform'\n"
+        "frame_sample = 2\n[[datasets]]\nvideo_directory = 'clips'\ncache_directory = 'c1'\n"
+        "[[datasets]]\nimage_directory = 'clips'\ncache_directory = 'c2'\n[[datasets]]\naudio_directory = 'voice'\n"
+        "[[validation_datasets]]\nvideo_directory = 'nowhere'\n",
+        encoding="utf-8",
+    )
+    return tmp_path
+
+
+def test_every_sample_and_every_file_left_out_has_its_tile(folder):
+    made = preview_dataset(folder / "ds.toml", folder / "out")
+    (path,) = made.sheets
+    page = Image.open(path).convert("RGB")
+    width, height = sheet.TILE
+    columns = 5
+    bars = []
+    for number in range(10):
+        row, column = divmod(number, columns)
+        spot = (sheet.GAP + column * (width + sheet.GAP) + 1, sheet.HEAD + row * (height + sheet.GAP) + 30)
+        bars.append(page.getpixel(spot) if spot[1] < page.height else None)
+    names = {colour: name for name, colour in sheet.COLOURS.items()}
+    # broken.mp4, then four windows of two clips, a picture and a recording
+    assert [names.get(bar) for bar in bars[:7]] == ["red", *(names[bar] for bar in bars[1:7])]
+    assert all(bar in names for bar in bars[:7])
+    assert all(bar not in names for bar in bars[7:])
+    assert not made.report.ok
+
+
+def test_a_tile_shows_the_cropped_frames_of_the_window(folder):
+    config = DatasetConfig.read(folder / "ds.toml")
+    item = plan_dataset(config.model_copy(update={"validation_datasets": ()})).items[-1 - 2]
+    assert item.window.start == 31
+    shown = sheet.source_frames(item, [0, 8])
+    again = read_frames(item.source.media, [31, 39], (item.width, item.height))
+    assert (shown == again).all()
+
+
+def test_many_samples_go_on_to_another_page(folder, monkeypatch):
+    monkeypatch.setattr(sheet, "ROWS", 1)
+    made = preview_dataset(folder / "ds.toml", folder / "out")
+    assert [path.name for path in made.sheets] == ["sheet_01.png", "sheet_02.png"]
+
+
+def test_letters_that_the_font_lacks_do_not_become_boxes(monkeypatch):
+    monkeypatch.setattr(sheet, "FONTS", ())
+    sheet._font.cache_clear()
+    try:
+        assert sheet._shown("K\u00e4fer \u732b") == "Kafer ?"
+    finally:
+        sheet._font.cache_clear()
+
+
+def test_one_sample_is_the_very_clip_with_its_sound(folder):
+    loud = media.tone(1.6, channels=2)
+    media.write_video(folder / "clips" / "heard.mp4", media.moving_square(40, 160, 64), sound=loud)
+    (folder / "clips" / "heard.txt").write_text("a wide clip with a tone")
+    made = preview_dataset(folder / "ds.toml", folder / "out", "heard.mp4")
+    assert made.clip.name == "heard_00000-009_0064x0064_ltx2.mp4"
+    assert made.caption.read_text().strip() == "a wide clip with a tone"
+    config = DatasetConfig.read(folder / "ds.toml").model_copy(update={"validation_datasets": ()})
+    item = next(item for item in plan_dataset(config).items if item.source.path.name == "heard.mp4")
+    wanted = read_frames(item.source.media, item.picks, (item.width, item.height))
+    got = read_frames(made.clip)
+    assert got.shape == wanted.shape
+    assert np.abs(got.astype(int) - wanted).mean() < 4
+    assert probe_sound(made.clip).duration == pytest.approx(9 / 25, abs=0.03)
+    sound = read_sound(made.clip, 0.0, 0.3)
+    assert media.pitch(sound.samples, sound.rate) == pytest.approx(440, abs=3)
+    later = preview_dataset(folder / "ds.toml", folder / "out", "heard_00031-009_0064x0064_ltx2")
+    assert "00031" in later.clip.name
+
+
+def test_a_picture_and_a_recording_have_files_of_their_kind(folder):
+    picture = preview_dataset(folder / "ds.toml", folder / "out", "pic")
+    assert (picture.clip.suffix, Image.open(picture.clip).size) == (".png", (64, 64))
+    voice = preview_dataset(folder / "ds.toml", folder / "out", "take")
+    assert voice.clip.suffix == ".wav"
+    assert probe_sound(voice.clip).duration == pytest.approx(2.0, abs=0.01)
+
+
+def test_a_name_that_is_not_there_is_answered_with_those_that_are(folder):
+    with pytest.raises(DataError, match=r"wide\.mp4"):
+        preview_dataset(folder / "ds.toml", folder / "out", "nothing")
+
+
+def test_the_caches_are_decoded_beside_the_clip(sound_run_file):
+    run = load_run(sound_run_file)
+    folder = sound_run_file.parent
+    with pytest.raises(ConfigError, match="--item"):
+        preview_dataset(folder / "dataset.toml", folder / "out", run=run)
+    made = preview_dataset(folder / "dataset.toml", folder / "out", "clip.mp4", run)
+    assert made.decoded.name == "clip_00000-009_0064x0064_ltx2_decoded.mp4"
+    assert read_frames(made.decoded).shape == read_frames(made.clip).shape == (9, 64, 64, 3)
+    assert probe_sound(made.decoded).duration == pytest.approx(9 / 25, abs=0.03)
+    for path in (folder / "cache").glob("*_ltx2.safetensors"):
+        path.unlink()
+    with pytest.raises(CacheError, match="cache build"):
+        preview_dataset(folder / "dataset.toml", folder / "out", "clip.mp4", run)
+
+
+def test_the_command_prints_what_it_wrote(folder, capsys):
+    assert main(["data", "preview", str(folder / "ds.toml"), "--out", str(folder / "out")]) == 0
+    assert capsys.readouterr().out.strip().endswith("sheet_01.png")
+    assert main(["data", "preview", str(folder / "ds.toml"), "--out", str(folder / "out"), "--item", "wide"]) == 0
+    assert capsys.readouterr().out.strip().splitlines()[0].endswith(".mp4")

@@ -1,0 +1,115 @@
+"""The transformer in its place: who waits where, what moves, what it says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ltx2_train import ConfigError, Events, make_run
+from ltx2_train.lora.inject import LoraSettings, inject
+from ltx2_train.placement import fit_for_sampling, load_placed, multiply_low
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def placed(tiny, tmp_path):
+    made = []
+
+    def make(quant=None, **memory):
+        run = make_run(
+            {
+                "model": {"checkpoint": str(tiny.checkpoint), "mode": "av", "precision": "fp32", "device": "cpu"},
+                "memory": {"fit": "custom", **memory},
+                "quant": {"format": quant or "none"},
+            }
+        )
+        made.append(load_placed(run, run.memory, CPU, Events(), tmp_path / "scratch"))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def test_swapped_blocks_are_spread_and_the_last_one_stays(placed):
+    one = placed(blocks_to_swap=2)
+    assert len(one.streamer.streamed) == 2
+    assert one.streamer.resident(3)
+    assert one.model.residence is one.streamer
+    assert placed().streamer is None
+
+
+def test_a_block_is_admitted_while_the_next_ones_are_not_read_yet(placed, monkeypatch):
+    from ltx2_train.offload.blocks import BlockStreamer
+
+    unread = []
+    real = BlockStreamer.admit
+
+    def admit(self, number):
+        later = self.blocks[number + 1 :]
+        unread.append(sum(any(t.is_meta for t in block.parameters()) for block in later))
+        real(self, number)
+
+    monkeypatch.setattr(BlockStreamer, "admit", admit)
+    placed(blocks_to_swap=3, swap_from="file")
+    assert len(unread) == 3
+    assert max(unread) >= 2  # not all at the end
+
+
+def test_what_is_trained_lies_on_the_device_and_swapped_blocks_are_recomputed(placed):
+    one = placed(blocks_to_swap=2, recompute_blocks=0)
+    loras = inject(one.model, LoraSettings(rank=2), torch.Generator().manual_seed(0))
+    one.adapted()
+    assert all(parameter.device == CPU for parameter in loras.parameters())
+    one.work_as(make_run({"memory": {"fit": "custom", "recompute_blocks": 0}}).memory)
+    assert one.model.recompute == set(one.streamer.streamed)
+    one.work_as(make_run({"memory": {"fit": "custom", "recompute_blocks": 3}}).memory)
+    assert len(one.model.recompute) == 3
+    assert one.model.recompute > set(one.streamer.streamed)
+
+
+def test_more_blocks_can_be_swapped_later(placed):
+    one = placed()
+    before = {name: t.clone() for name, t in one.model.state_dict().items()}
+    one.stream(make_run({"memory": {"fit": "custom", "blocks_to_swap": 1}}).memory)
+    one.stream(make_run({"memory": {"fit": "custom", "blocks_to_swap": 3}}).memory)
+    assert len(one.streamer.streamed) == 3
+    assert all(torch.equal(t, before[name]) for name, t in one.model.state_dict().items())
+
+
+def test_leaving_the_device_and_coming_back_changes_nothing(placed):
+    one = placed(blocks_to_swap=2)
+    before = {name: t.clone() for name, t in one.model.state_dict().items()}
+    one.device = torch.device("meta")  # stands for a card: to("cpu") leaves it
+    one.to("cpu")
+    assert one.streamer.parked
+    one.device = CPU
+    one.to("cpu")
+    assert not one.streamer.parked
+    assert all(torch.equal(t, before[name]) for name, t in one.model.state_dict().items())
+
+
+def test_too_many_blocks_are_refused_before_anything_is_read(placed):
+    with pytest.raises(ConfigError, match="at most 3"):
+        placed(blocks_to_swap=4)
+
+
+def test_what_cannot_be_done_is_said(placed):
+    one = placed()
+    notes = one.work_as(make_run({"memory": {"fit": "custom", "attention": "flash3"}}).memory)
+    assert any("flash" in note.lower() for note in notes)
+    assert multiply_low(one.model, "off", 64, CPU) is None
+    assert "not stored in a format" in multiply_low(one.model, "on", 64, CPU)
+    assert "8 bits in" in multiply_low(placed("int8").model, "on", 64, CPU)
+
+
+def test_sampling_swaps_what_does_not_fit(tiny, monkeypatch):
+    run = make_run({"model": {"checkpoint": str(tiny.checkpoint), "mode": "av"}})
+    assert fit_for_sampling(run, CPU).blocks_to_swap == 0
+    cuda = torch.device("cuda")
+    for free, least, most in ((100 << 30, 0, 0), (4 << 30, 3, 3)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, free))
+        assert least <= fit_for_sampling(run, cuda).blocks_to_swap <= most
+    kept = make_run({"model": {"checkpoint": str(tiny.checkpoint), "mode": "av"}, "memory": {"blocks_to_swap": 1}})
+    assert fit_for_sampling(kept, cuda).blocks_to_swap == 1
