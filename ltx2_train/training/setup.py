@@ -439,6 +439,11 @@ def _loading(events: Events, done: int, total: int) -> None:
 
 def check_settings(config: RunConfig) -> None:
     """Cross-checks between groups that need no file. Raises ConfigError."""
+    if config.quant.loftq and config.lora.dropout:
+        raise ConfigError(
+            f"lora.dropout is {config.lora.dropout:g} and quant.loftq is on: the LoRA then holds a part of the base, "
+            "which must not be dropped. Set lora.dropout to 0, or switch quant.loftq off."
+        )
     if not config.sample.every_epochs and config.sample.every > config.train.steps and not config.sample.at_start:
         raise ConfigError(
             f"sample.every is {config.sample.every} but the run has {config.train.steps} steps and sample.at_start is "

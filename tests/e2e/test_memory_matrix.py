@@ -99,6 +99,7 @@ def test_every_pair_of_choices_trains(row, known, request):
         (["memory.blocks_to_swap=1", "memory.recompute_blocks=0"], "must be recomputed"),
         (["quant.format=fp8", "quant.loftq=true"], "nf4"),
         (["quant.format=nf4", "quant.loftq=true", "quant.awq=true"], "in two ways"),
+        (["quant.format=nf4", "quant.loftq=true", "lora.dropout=0.1"], "must not be dropped"),
     ],
 )
 def test_what_cannot_be_together_is_refused_before_anything_is_loaded(settings, reason, run_file):
