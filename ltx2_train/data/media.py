@@ -156,6 +156,36 @@ def _fill(
     return exact
 
 
+def source_frames(info: MediaInfo, first: int, stop: int) -> Iterator[tuple[int, Any]]:
+    """Decode the frames `first` to `stop` (not included) as PyAV frames, each with its number.
+
+    They are as the file holds them, neither turned nor scaled; transparency is laid over black. What cannot be decoded
+    is left out. Raises DataError where the file cannot be read.
+    """
+    numbers = None if info.stamps is None else {stamp: number for number, stamp in enumerate(info.stamps)}
+    seek = info.seekable and info.stamps is not None and info.times[first] - info.times[0] > 1.0
+    for sought in (True, False) if seek else (False,):
+        with _opened(info.path) as (container, stream):
+            if sought:
+                before = info.stamps[max(0, first - REORDERED)] if info.stamps else 0
+                container.seek(before, stream=stream, backward=True, any_frame=False)
+            begun = False
+            for index, frame in enumerate(_decoded(container, stream, info.has_alpha)):
+                number = index if numbers is None else numbers.get(frame.pts)
+                if number is None or number < first:
+                    continue
+                if number >= stop:
+                    break
+                if sought and not begun and number > first:  # the index led past it
+                    break
+                begun = True
+                shown = _over_black(frame) if info.has_alpha else frame
+                shown.pts, shown.time_base = frame.pts, stream.time_base  # the last frames come without a base
+                yield number, shown
+            if begun:
+                return
+
+
 class _Converter:
     """Turns decoded frames into upright RGB of one size, with one swscale context for the whole clip."""
 
