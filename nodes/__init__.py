@@ -5,8 +5,12 @@ from __future__ import annotations
 from . import host
 from .audio import LoadTrainingAudio
 from .branches import KeepBranch
+from .check import CheckDataset
+from .combine import CombineDatasets
 from .data import LoadTrainingClips, PrepareDataset
+from .lists import DatasetFromLists
 from .model import LoadBaseModel
+from .pairs import LoadTrainingPairs
 from .sample import SampleLoRA
 from .train import TrainLoRA
 
@@ -18,6 +22,10 @@ NODES = [
     SampleLoRA,
     LoadTrainingAudio,
     KeepBranch,
+    CheckDataset,
+    CombineDatasets,
+    LoadTrainingPairs,
+    DatasetFromLists,
 ]
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ..ltx2_train import RunConfig, build_caches, make_run
-from ..ltx2_train.data.dataset import DatasetConfig, DatasetSettings
+from ..ltx2_train.data.dataset import DatasetSettings
 from ..ltx2_train.errors import DataError
 from ..ltx2_train.files import digest, write_text
-from . import folders, handles, host
+from . import entries, folders, handles, host
 from .host import io
+from .made import Made
 from .widgets import Form, Setting
 
 CLIPS = Form(
@@ -99,14 +100,13 @@ class LoadTrainingClips(io.ComfyNode):
             root = folders.chosen(folder, path)
             shared = CLIPS.tables(settings)
             kinds = folders.media(root, shared["recursive"], ("video", "image"))
-            entries = tuple({f"{kind}_directory": str(root), **shared} for kind in kinds)
-            clips = handles.ClipFolder(root, entries, sum(kinds.values()))
+            found = tuple({f"{kind}_directory": str(root), **shared} for kind in kinds)
+            clips = handles.ClipFolder(root, found, sum(kinds.values()))
             host.ComfyEvents(cls.hidden.unique_id).finish("finished", f"{folders.told(kinds)} in {root.name}")
             return io.NodeOutput(clips, clips.count)
 
 
-_made: dict[str, Path] = {}
-_generation: dict[str, int] = {}
+_made = Made()
 
 
 class PrepareDataset(io.ComfyNode):
@@ -149,12 +149,7 @@ class PrepareDataset(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **settings: Any) -> Any:
-        # what this node made before may have been deleted meanwhile: then it has to run again, once
-        node = str(cls.hidden.unique_id)
-        if node in _made and not _made[node].exists():
-            del _made[node]
-            _generation[node] = _generation.get(node, 0) + 1
-        return _generation.get(node, 0)
+        return _made.generation(cls.hidden.unique_id)
 
     @classmethod
     @SHAPE.fill
@@ -184,42 +179,24 @@ class PrepareDataset(io.ComfyNode):
             events.finish(
                 "finished", " | ".join([*told, *([f"{failed} not usable, see the summary"] if failed else [])])
             )
-            _made[str(cls.hidden.unique_id)] = config
+            _made.keep(cls.hidden.unique_id, config)
             return io.NodeOutput(handles.PreparedDataset(config, tables, summary), summary)
 
 
 def _need_mode(mode: str, parts: Sequence[handles.ClipFolder]) -> None:
     """Raise DataError where the goal of the base has no use for one of the datasets."""
-    for part in parts:
-        if mode == "video" and all("audio_directory" in entry for entry in part.entries):
+    for entry in (entry for part in parts for entry in part.entries):
+        if mode == "video" and "audio_directory" in entry:
             raise DataError(
-                f"{part.folder.name} holds recordings, but the base is set to train video alone. Set `mode` of Load "
-                "LTX-2 Base Model to av (video with sound) or audio (sound alone)."
+                f"{entries.media_folder(entry).name} holds recordings, but the base is set to train video alone. Set "
+                "`mode` of Load LTX-2 Base Model to av (video with sound) or audio (sound alone)."
             )
 
 
 def _write_dataset(parts: Sequence[handles.ClipFolder], shape: dict[str, Any], name: str) -> Path:
     """Write the dataset file beside its caches; its name tells settings apart, so that older handles stay good."""
-    clips = parts[0]
-    source = digest(str(clips.folder.resolve()), length=8)
-    folder = host.runs_folder() / "datasets" / (_plain(name) or f"{_plain(clips.folder.name) or 'clips'}-{source}")
-    entries = []
-    for index, part in enumerate(parts):
-        # a second dataset may come from a folder of the same kind
-        mark = f"_{digest(str(part.folder.resolve()), length=8)}" if index else ""
-        for entry in part.entries:
-            if "audio_directory" in entry:
-                caches, more = f"sounds{mark}", {"batch_size": shape["batch_size"]}
-            else:
-                kind = "videos" if "video_directory" in entry else "images"
-                caches, more = f"{kind}_{float(entry['target_fps']):g}fps{mark}", shape
-            entries.append({**entry, **more, "cache_directory": str(folder / caches)})
-    text = DatasetConfig.from_table({"datasets": entries}, folder, "Prepare Dataset").to_toml()
+    folder = entries.dataset_folder(parts[0], name)
+    text = entries.dataset_config(parts, shape, folder, "Prepare Dataset").to_toml()
     path = folder / f"dataset-{digest(text, length=8)}.toml"
     write_text(path, text)
     return path
-
-
-def _plain(name: str) -> str:
-    """`name` as a folder can be called on every system."""
-    return "".join(ch if ch.isalnum() or ch in "-_ ." else "_" for ch in name).strip(" .")

@@ -18,16 +18,16 @@ NOUNS = {"video": "video", "image": "image", "audio": "recording"}
 LOADERS = {"video": "Load Training Clips", "image": "Load Training Clips", "audio": "Load Training Audio"}
 
 
-def inputs(what: str) -> list[Any]:
-    """The two widgets that say where the media lie; `what` they are, in the plural."""
+def inputs(what: str, prefix: str = "") -> list[Any]:
+    """The two widgets that say where the media lie; `what` they are, in the plural. `prefix` begins their names."""
     return [
         io.Combo.Input(
-            "folder",
+            f"{prefix}folder",
             options=[NO_FOLDER, *host.input_folders()],
             tooltip=f"Folder of {what} inside ComfyUI's input folder. Press R after adding one.",
         ),
         io.String.Input(
-            "path",
+            f"{prefix}path",
             default="",
             tooltip="Folder anywhere on this machine; where given, it is used instead of the one above.",
         ),
@@ -46,13 +46,15 @@ def fingerprint(folder: str | None, path: str | None, recursive: bool | None) ->
     return digest(*(f"{entry} {stat.st_size} {stat.st_mtime_ns}" for entry, stat in stats))
 
 
-def chosen(folder: str, path: str) -> Path:
+def chosen(folder: str, path: str, prefix: str = "") -> Path:
     """The folder the widgets name. Raises DataError where they name none, or one that is not there."""
     root = _folder(folder, path)
     if root is None:
-        raise DataError("No folder is chosen. Choose one in `folder`, or write its path into `path`.")
+        raise DataError(f"No folder is chosen. Choose one in `{prefix}folder`, or write its path into `{prefix}path`.")
     if not root.is_dir():
-        raise DataError(f"The folder {root} does not exist. Correct `path`, or choose another in `folder`.", root)
+        raise DataError(
+            f"The folder {root} does not exist. Correct `{prefix}path`, or choose another in `{prefix}folder`.", root
+        )
     return root
 
 

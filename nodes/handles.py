@@ -32,16 +32,21 @@ class BaseModel:
 
 @dataclass(frozen=True)
 class ClipFolder:
-    """A folder of clips or recordings: `entries` are `[[datasets]]` tables without size and caches, `count` its media
-    files, `noun` what they are called."""
+    """Clips or recordings: `entries` are `[[datasets]]` tables without size and caches, `count` their media files,
+    `noun` what these are called. `folder` is that of the first entry; `label` says where they lie if it does not."""
 
     folder: Path
     entries: tuple[Mapping[str, Any], ...]
     count: int
     noun: str = "clips"
+    label: str = ""
+
+    @property
+    def title(self) -> str:
+        return self.label or self.folder.name
 
     def __repr__(self) -> str:
-        return f"<{self.count} {self.noun} in {self.folder.name}>"
+        return f"<{self.count} {self.noun} in {self.title}>"
 
 
 @dataclass(frozen=True)

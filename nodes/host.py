@@ -13,7 +13,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,12 @@ def preview(path: Path, picture: Path | None = None) -> dict[str, Any]:
         seen = None if picture is None else view_address(picture)
         return {"audio": [address], **({} if seen is None else {"images": [seen], "animated": (False,)})}
     return {"images": [address], "animated": (path.suffix.lower() != ".png",)}
+
+
+def preview_all(pictures: Sequence[Path]) -> dict[str, Any]:
+    """What a node returns so that the page shows several pictures of the output folder in it."""
+    seen = [address for path in pictures if (address := view_address(path)) is not None]
+    return {"images": seen, "animated": (False,)} if seen else {}
 
 
 def nothing(why: str) -> Any:

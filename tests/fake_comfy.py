@@ -96,6 +96,7 @@ class Schema:
     hidden: list[str] = field(default_factory=list)
     is_output_node: bool = False
     not_idempotent: bool = False
+    is_input_list: bool = False
 
 
 class NodeOutput:
@@ -122,7 +123,7 @@ class Hidden(str, enum.Enum):
 
 def _io() -> types.SimpleNamespace:
     names = {"Int": "INT", "Float": "FLOAT", "String": "STRING", "Boolean": "BOOLEAN", "Combo": "COMBO"}
-    names |= {"Video": "VIDEO", "Audio": "AUDIO", "LoraModel": "LORA_MODEL"}
+    names |= {"Video": "VIDEO", "Audio": "AUDIO", "LoraModel": "LORA_MODEL", "Image": "IMAGE"}
     return types.SimpleNamespace(
         **{name: _kind(io_type) for name, io_type in names.items()},
         Custom=_kind,

@@ -61,18 +61,19 @@ def preview_dataset(
     item: str | None = None,
     run: RunConfig | None = None,
     events: Events | None = None,
+    goal: str | None = None,
 ) -> PreviewFiles:
     """Write what the trainer sees of a dataset into `out`.
 
     `item` is the name of one sample: its file, with or without ending, or its cache. `run` has its caches decoded too,
-    which takes the VAE of the base. Raises TrainerError.
+    which takes the VAE of the base. `goal` is that of `check_dataset`. Raises TrainerError.
     """
     events = events or Events()
     config = source if isinstance(source, DatasetConfig) else DatasetConfig.read(source)
     if item is None:
         if run is not None:
             raise ConfigError("Decoding needs --item: name the sample whose caches are to be decoded.")
-        report = check_dataset(config, events=events)
+        report = check_dataset(config, goal, events)
         return PreviewFiles(tuple(contact_sheets(_usable(config), report, Path(out), events)), report=report)
     events.stage("read the dataset")
     found = find_item(_usable(config), item)

@@ -36,6 +36,12 @@ WIDGETS = {
     "pause_seconds caption_extension repeats recursive shortest_file longest_file loss_weight bucket_strategy "
     "bucket_interval",
     "LTX2T_KeepBranch": "action branches lora_path save_name",
+    "LTX2T_CheckDataset": "goal width height frames frame_extraction buckets stop_on_red | bucket_no_upscale "
+    "frame_stride frame_sample max_frames min_frames pad_short batch_size",
+    "LTX2T_CombineDatasets": "share_1 share_2 share_3 share_4",
+    "LTX2T_LoadTrainingPairs": "folder path reference_folder reference_path trigger_word fps reference_frames "
+    "reference_downscale | caption_extension repeats recursive source_fps",
+    "LTX2T_DatasetFromLists": "captions name batches trigger_word fps | repeats audio_normalize",
 }
 SOCKETS = {
     "LTX2T_LoadBaseModel": ([], ["LTX2T_MODEL"]),
@@ -45,6 +51,10 @@ SOCKETS = {
     "LTX2T_SampleLoRA": (["LTX2T_RUN", "LTX2T_MODEL"], ["VIDEO", "STRING", "AUDIO"]),
     "LTX2T_LoadTrainingAudio": ([], ["LTX2T_DATASET", "INT"]),
     "LTX2T_KeepBranch": (["LORA_MODEL"], ["LORA_MODEL", "STRING", "STRING"]),
+    "LTX2T_CheckDataset": (["LTX2T_DATASET"], ["LTX2T_DATASET", "STRING"]),
+    "LTX2T_CombineDatasets": (["LTX2T_DATASET"] * 4, ["LTX2T_DATASET", "INT"]),
+    "LTX2T_LoadTrainingPairs": ([], ["LTX2T_DATASET", "INT"]),
+    "LTX2T_DatasetFromLists": (["IMAGE", "VIDEO", "AUDIO"], ["LTX2T_DATASET", "INT"]),
 }
 IDS = list(WIDGETS)
 
@@ -71,6 +81,10 @@ def test_the_nodes_are_these(schemas):
         "LTX2T_SampleLoRA",
         "LTX2T_LoadTrainingAudio",
         "LTX2T_KeepBranch",
+        "LTX2T_CheckDataset",
+        "LTX2T_CombineDatasets",
+        "LTX2T_LoadTrainingPairs",
+        "LTX2T_DatasetFromLists",
     ]
 
 
@@ -148,6 +162,8 @@ def forms(nodes):
         nodes.train.FORM,
         nodes.sample.FORM,
         nodes.audio.FORM,
+        nodes.pairs.FORM,
+        nodes.lists.FORM,
     ]
 
 

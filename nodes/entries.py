@@ -1,0 +1,64 @@
+"""The entries of one or several dataset handles as one dataset, each with its size and with caches of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..ltx2_train.data.dataset import DatasetConfig
+from ..ltx2_train.files import digest
+from . import handles, host
+
+SOURCES = ("video_directory", "image_directory", "audio_directory")
+PAIRED = ("reference_directory", "reference_frames", "reference_downscale")
+
+
+def dataset_folder(clips: handles.ClipFolder, name: str = "") -> Path:
+    """The folder that keeps the caches of `clips`: called `name`, or after the folder of the media."""
+    source = digest(str(clips.folder.resolve()), length=8)
+    return host.runs_folder() / "datasets" / (plain(name) or f"{plain(clips.title) or 'clips'}-{source}")
+
+
+def dataset_config(
+    parts: Sequence[handles.ClipFolder], shape: Mapping[str, Any], folder: Path, node: str
+) -> DatasetConfig:
+    """All entries of `parts` with the settings `shape`, their caches below `folder`. Raises ConfigError that speaks of
+    `node`."""
+    entries: list[dict[str, Any]] = []
+    taken: set[str] = set()
+    for index, part in enumerate(parts):
+        for entry in part.entries:
+            caches = name = _cache_name(entry, parts[0].folder, second=index > 0)
+            number = 1
+            while name in taken:  # the same media twice, with other captions or shares
+                number += 1
+                name = f"{caches}_{number}"
+            taken.add(name)
+            sized = {"batch_size": shape["batch_size"]} if "audio_directory" in entry else shape
+            entries.append({**entry, **sized, "cache_directory": str(folder / name)})
+    return DatasetConfig.from_table({"datasets": entries}, folder, node)
+
+
+def media_folder(entry: Mapping[str, Any]) -> Path:
+    """The folder whose media an entry is about."""
+    return Path(next(entry[key] for key in SOURCES if key in entry))
+
+
+def _cache_name(entry: Mapping[str, Any], first: Path, second: bool) -> str:
+    """The name says kind and rate; media of another folder than the first, and pairs, are told apart by a mark."""
+    source = media_folder(entry)
+    if "audio_directory" in entry:
+        name = "sounds"
+    else:
+        name = f"{'videos' if 'video_directory' in entry else 'images'}_{float(entry['target_fps']):g}fps"
+    if second or source != first:
+        name += f"_{digest(str(source.resolve()), length=8)}"
+    if "reference_directory" in entry:
+        name += f"_pairs_{digest(*(str(entry.get(key)) for key in PAIRED), length=8)}"
+    return name
+
+
+def plain(name: str) -> str:
+    """`name` as a folder can be called on every system."""
+    return "".join(ch if ch.isalnum() or ch in "-_ ." else "_" for ch in name).strip(" .")

@@ -1,0 +1,175 @@
+"""Dataset from Lists: pictures, videos and sounds that other nodes made, as a folder of media with captions."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..ltx2_train.data.dataset import DatasetSettings
+from ..ltx2_train.errors import ConfigError, DataError
+from ..ltx2_train.files import write_json, write_text
+from ..ltx2_train.sampling.sound_file import write_sound
+from ..ltx2_train.sampling.video_file import write_image, write_video
+from . import folders, handles, host
+from .entries import plain
+from .host import io
+from .made import Made
+from .widgets import Form, Setting
+
+FORM = Form(
+    DatasetSettings,
+    visible=[Setting("trigger_word"), Setting("target_fps", "fps")],
+    advanced=[Setting("num_repeats", "repeats"), Setting("audio_normalize")],
+)
+PICTURES, CLIPS = "pictures", "clips"
+ENDINGS = {"image": ".png", "video": ".mp4", "audio": ".wav"}
+
+Medium = tuple[str, Callable[[Path], Any]]  # its kind, and what writes it to a path
+
+_made = Made()
+
+
+class DatasetFromLists(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2T_DatasetFromLists",
+            display_name="Dataset from Lists",
+            category="LTX-2 training",
+            description="Writes images, videos and sounds of other nodes, with their captions, into a folder to "
+            "train on.",
+            search_aliases=["dataset", "images", "videos", "audio", "captions", "batch", "list", "save", "train"],
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("images", optional=True, tooltip="Images, as a list or as batches."),
+                io.Video.Input("videos", optional=True, tooltip="Videos, with their sound."),
+                io.Audio.Input("audios", optional=True, tooltip="Sounds."),
+                io.String.Input(
+                    "captions",
+                    default="",
+                    multiline=True,
+                    tooltip="A list of captions, or one a line: of the images first, then of the videos, then of the "
+                    "sounds. A single one is given to all.",
+                ),
+                io.String.Input(
+                    "name",
+                    default="from_lists",
+                    tooltip="Name of the dataset: its folder under output/ltx2_runs/datasets. What this node wrote "
+                    "there before is replaced.",
+                ),
+                io.Combo.Input(
+                    "batches",
+                    options=[PICTURES, CLIPS],
+                    default=PICTURES,
+                    tooltip="What a batch of images is: as many pictures, or the frames of one clip at fps.",
+                ),
+                *FORM.visible_inputs(),
+                *FORM.advanced_inputs(),
+            ],
+            outputs=[
+                handles.Dataset.Output("dataset", display_name="dataset"),
+                io.Int.Output("count", display_name="count", tooltip="Number of files written."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **settings: Any) -> Any:
+        return _made.generation(cls.hidden.unique_id)
+
+    @classmethod
+    @FORM.fill
+    def execute(
+        cls,
+        captions: list[str],
+        name: list[str],
+        batches: list[str],
+        images: list[Any] | None = None,
+        videos: list[Any] | None = None,
+        audios: list[Any] | None = None,
+        **settings: Any,
+    ) -> io.NodeOutput:
+        with host.training_job():
+            # everything is a list here; a widget that nobody touched comes as its bare default
+            single = {key: value[0] if isinstance(value, list) else value for key, value in settings.items()}
+            shared = FORM.tables(single)
+            called = _name(name[0])
+            media = list(_media(images or [], videos or [], audios or [], batches[0] == CLIPS, shared["target_fps"]))
+            if not media:
+                raise DataError("There is nothing to write: connect `images`, `videos` or `audios`.")
+            folder = host.runs_folder() / "datasets" / called
+            _write(folder, called, media, _captions(captions, len(media)))
+            kinds = {kind: count for kind in ENDINGS if (count := sum(made == kind for made, _ in media))}
+            made = tuple({f"{kind}_directory": str(folder / "media"), **shared} for kind in kinds)
+            noun = "recordings" if set(kinds) == {"audio"} else "clips"
+            host.ComfyEvents(cls.hidden.unique_id).finish("finished", f"{folders.told(kinds)} in {folder / 'media'}")
+            _made.keep(cls.hidden.unique_id, folder / "files.json")
+            return io.NodeOutput(handles.ClipFolder(folder / "media", made, len(media), noun, called), len(media))
+
+
+def _name(text: str) -> str:
+    """The name of the folder. Raises ConfigError where it would lie elsewhere."""
+    name = text.strip()
+    if not name or plain(name) != name:
+        raise ConfigError(f"name: {text!r} cannot be a folder's name. Use letters, digits, spaces, - and _.")
+    return name
+
+
+def _captions(given: Sequence[str], count: int) -> list[str]:
+    """One caption for each of `count` media. Raises DataError where their numbers differ, or one is empty."""
+    captions = [text.strip() for text in given]
+    if len(captions) == 1 and count > 1:
+        lines = [line.strip() for line in captions[0].splitlines() if line.strip()]
+        captions = lines * count if len(lines) == 1 else lines
+    if len(captions) != count:
+        raise DataError(
+            f"There are {count} media but {len(captions)} captions. Give one for each, in the order images, videos, "
+            "audios, or a single one for all."
+        )
+    if "" in captions:
+        raise DataError(f"The caption of medium {captions.index('') + 1} is empty. Write what is to be seen or heard.")
+    return captions
+
+
+def _media(images: list[Any], videos: list[Any], audios: list[Any], clips: bool, fps: float) -> Iterator[Medium]:
+    for batch in images:  # [B, H, W, C] in [0, 1]
+        frames = (batch[..., :3].detach().float().cpu().clamp(0, 1) * 255).round().byte().numpy()
+        if clips and len(frames) > 1:
+            even = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
+            yield "video", lambda path, even=even: write_video(path, even, fps)
+        else:
+            for frame in frames:
+                yield "image", lambda path, frame=frame: write_image(path, frame)
+    for video in videos:
+        yield "video", lambda path, video=video: video.save_to(str(path), format="mp4")
+    for audio in audios:
+        for wave in audio["waveform"].detach().float().cpu():  # [C, N]
+            stereo = wave if len(wave) == 2 else wave.mean(0, keepdim=True).expand(2, -1)
+            rate = int(audio["sample_rate"])
+            yield "audio", lambda path, stereo=stereo, rate=rate: write_sound(path, stereo, rate)
+
+
+def _write(folder: Path, name: str, media: Sequence[Medium], captions: Sequence[str]) -> None:
+    """Write media and captions into `folder`/media. Files that did not change keep their time, and so their caches;
+    files of an earlier call that are not made again are removed, others are left alone."""
+    target, index = folder / "media", folder / "files.json"
+    target.mkdir(parents=True, exist_ok=True)
+    before = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else []
+    written = []
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing") as temporary:
+        for number, ((kind, write), caption) in enumerate(zip(media, captions, strict=True), 1):
+            path = target / f"{name}_{number:04d}{ENDINGS[kind]}"
+            fresh = Path(temporary) / path.name
+            write(fresh)
+            if not path.is_file() or path.read_bytes() != fresh.read_bytes():
+                fresh.replace(path)
+            beside = path.with_suffix(".txt")
+            if not beside.is_file() or beside.read_text(encoding="utf-8") != caption:
+                write_text(beside, caption)
+            written += [path.name, beside.name]
+    for old in set(before) - set(written):
+        (target / Path(str(old)).name).unlink(missing_ok=True)
+    write_json(index, written)
