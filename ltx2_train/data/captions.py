@@ -1,11 +1,15 @@
-"""Reading captions, whatever editor wrote them."""
+"""Reading captions, whatever editor wrote them, and changing them without touching their files."""
 
 from __future__ import annotations
 
 import codecs
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import DataError
+
+REPLACEMENT = "=>"
 
 
 def read_caption(path: Path) -> tuple[str, str | None]:
@@ -35,6 +39,28 @@ def decode(data: bytes) -> tuple[str, str | None]:
         return data.decode("utf-8-sig"), None
     except UnicodeDecodeError:
         return data.decode("latin-1"), "the caption is not UTF-8 and was read as Latin-1. Save it as UTF-8 to be sure."
+
+
+def parse_replacement(text: str) -> tuple[str, str]:
+    """What "find => replace" finds and puts in its place, which may be nothing. Raises ValueError."""
+    find, arrow, put = text.partition(REPLACEMENT)
+    if not arrow or not find.strip():
+        raise ValueError(f"{text!r} is not of the form 'find {REPLACEMENT} replace'")
+    return find.strip(), put.strip()
+
+
+def rewrite(caption: str, replacements: Sequence[str] = (), prefix: str = "", trigger: str = "") -> str:
+    """The caption as it is trained on: words replaced (whole ones only), then the prefix, then the trigger word."""
+    for text in replacements:
+        find, put = parse_replacement(text)
+        before = r"(?<!\w)" if find[0].isalnum() else ""
+        after = r"(?!\w)" if find[-1].isalnum() else ""
+        caption = re.sub(before + re.escape(find) + after, lambda _, put=put: put, caption)
+    caption = " ".join(caption.split())
+    prefix = prefix.strip()
+    if prefix and not caption.startswith(prefix):
+        caption = f"{prefix} {caption}".strip()
+    return with_trigger(caption, trigger)
 
 
 def with_trigger(caption: str, trigger: str) -> str:

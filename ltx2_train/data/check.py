@@ -74,8 +74,11 @@ def _check_part(
     part: _Part, config: DatasetConfig, entries: Sequence[DatasetSettings], goal: str | None, events: Events
 ) -> None:
     name, entry = part.name, part.entry
-    in_folder = entry.source.is_dir()
-    if in_folder:
+    if entry.from_caches:
+        reason = "is read from its caches alone, which are not looked into here"
+        part.findings.append(Finding("amber", "settings", name, reason, "See `ltx2-train cache status`."))
+        return
+    if entry.source_key.endswith("_directory"):
         part.findings += folder_findings(name, entry, entries)
     try:
         part.found, _ = find_media(name, entry)

@@ -14,7 +14,11 @@ from .listing import SUFFIXES
 
 OURS = frozenset((".safetensors", ".toml", ".json", ".jsonl", ".csv", ".npz"))  # caches, lists and settings
 SYSTEM = frozenset(("thumbs.db", "desktop.ini"))
-REFERENCES = (("reference_directory", ("image", "video")), ("reference_audio_directory", ("audio",)))
+COMPANIONS = (
+    ("reference_directory", "reference", ("image", "video")),
+    ("reference_audio_directory", "reference", ("audio",)),
+    ("mask_directory", "mask", ("image", "video")),
+)
 
 
 def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[DatasetSettings]) -> list[Finding]:
@@ -61,12 +65,12 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
 def pair_findings(dataset: str, entry: DatasetSettings, targets: Sequence[Path]) -> list[Finding]:
     """Targets without a reference, and references without a target."""
     found: list[Finding] = []
-    for key, kinds in REFERENCES:
-        folder = getattr(entry, key, None)
+    for key, what, kinds in COMPANIONS:
+        folder = getattr(entry, key)
         if folder is None:
             continue
         if not Path(folder).is_dir():
-            found.append(Finding("red", "reference", dataset, f"{key} {folder} is not a folder", "Correct the path."))
+            found.append(Finding("red", what, dataset, f"{key} {folder} is not a folder", "Correct the path."))
             continue
         endings = set().union(*(SUFFIXES[kind] for kind in kinds))
         files = [path for path, problem in walk(Path(folder), True) if not problem and path.suffix.lower() in endings]
@@ -75,11 +79,11 @@ def pair_findings(dataset: str, entry: DatasetSettings, targets: Sequence[Path])
         for path in targets:
             if path.stem.casefold() not in there:
                 reason = f"no file of its name in {key} ({Path(folder).name})"
-                found.append(Finding("amber", "reference", dataset, reason, "Add its reference, or remove it.", path))
+                found.append(Finding("amber", what, dataset, reason, f"Add its {what}, or remove it.", path))
         for path in sorted(files):
             if path.stem.casefold() not in wanted:
-                reason = "is a reference without a target"
-                found.append(Finding("amber", "reference", dataset, reason, "Add the target of its name.", path))
+                reason = f"is a {what} without a target"
+                found.append(Finding("amber", what, dataset, reason, "Add the target of its name.", path))
     return found
 
 

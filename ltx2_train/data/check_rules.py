@@ -72,6 +72,8 @@ def duplicate_findings(facts: Sequence[tuple[str, Facts]]) -> list[Finding]:
     found = []
     sizes: dict[int, list[tuple[str, Facts]]] = {}
     for dataset, fact in facts:
+        if fact.path.is_dir():  # a folder of frames
+            continue
         sizes.setdefault(fact.path.stat().st_size, []).append((dataset, fact))
     copies: set[Path] = set()
     for size, group in sizes.items():

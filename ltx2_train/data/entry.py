@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ..shapes import SPATIAL_FACTOR
 from .buckets import parse_bucket
+from .captions import REPLACEMENT, parse_replacement
 from .condition_settings import ConditionSettings
 
 SOURCE_KEYS = (
@@ -44,6 +45,17 @@ class SharedSettings(ConditionSettings):
 
     caption_extension: str = Field(".txt", description="Ending of the caption file beside each medium.")
     trigger_word: str = Field("", description="Word put before each caption that does not contain it.")
+    caption_prefix: str = Field(
+        "",
+        description="Text put before each caption that does not begin with it.",
+        json_schema_extra={"advanced": True},
+    )
+    caption_replace: tuple[str, ...] = Field(
+        (),
+        description='Words to change in captions, as "find => replace", for example ["automobile => car"]. The files '
+        "stay as they are.",
+        json_schema_extra={"advanced": True},
+    )
     batch_size: int = Field(1, ge=1, description="Samples in one batch; all of one size.")
     num_repeats: int = Field(1, ge=1, description="How often each sample is seen in an epoch.")
     resolution: tuple[int, int] = Field(
@@ -140,6 +152,18 @@ class SharedSettings(ConditionSettings):
         if not value:
             raise ValueError("must name an ending such as '.txt' or '.wav'")
         return value if value.startswith(".") else "." + value
+
+    @field_validator("caption_replace", mode="before")
+    @classmethod
+    def _replacement_list(cls, value: Any) -> Any:
+        if isinstance(value, dict):  # { automobile = "car" }
+            return [f"{find} {REPLACEMENT} {put}" for find, put in value.items()]
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("caption_replace")
+    @classmethod
+    def _replacements(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(f" {REPLACEMENT} ".join(parse_replacement(text)).rstrip() for text in value)
 
     @field_validator("resolution_buckets", mode="before")
     @classmethod

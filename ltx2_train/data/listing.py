@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError
-from .captions import read_caption, with_trigger
+from .captions import read_caption, rewrite
 from .dataset import DatasetSettings
 from .entry import LIST_KEYS
 from .images import IMAGE_SUFFIXES
@@ -103,7 +103,7 @@ def with_captions(
             where = beside.name if beside is not None else "its line in the list"
             skipped.append(Skipped(candidate.path, f"empty caption: write what is to be seen or heard into {where}"))
             continue
-        candidate.caption = with_trigger(candidate.caption, entry.trigger_word)
+        candidate.caption = rewrite(candidate.caption, entry.caption_replace, entry.caption_prefix, entry.trigger_word)
         ready.append(candidate)
     return ready
 

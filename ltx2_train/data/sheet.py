@@ -21,7 +21,9 @@ import numpy as np
 from ..errors import DataError
 from ..events import Events
 from ..files import atomic
+from .augment import crop_centre, jitter
 from .check_report import CheckReport
+from .dataset import DatasetConfig, DatasetSettings
 from .media import read_frames
 from .plan import Item
 from .sound_media import read_sound
@@ -49,17 +51,29 @@ FONTS = (
     "LiberationSans-Regular.ttf",
 )
 
-Frames = Callable[[Item, Sequence[int], tuple[int, int]], np.ndarray]
 
+def source_frames(
+    item: Item, entry: DatasetSettings, numbers: Sequence[int], size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Frames `numbers` (ascending) of a sample as the trainer sees them, uint8 [n, H, W, 3]; `size`: made small.
 
-def source_frames(item: Item, numbers: Sequence[int], size: tuple[int, int] | None = None) -> np.ndarray:
-    """Frames `numbers` (ascending) of a sample as the trainer sees them, uint8 [n, H, W, 3]; `size`: made small."""
+    They are cropped, shifted in colour and mirrored as `entry`, the dataset of the sample, says.
+    """
     picks = item.picks
-    return read_frames(item.source.media, [picks[number] for number in numbers], size or (item.width, item.height))
+    wanted = [picks[number] for number in numbers]
+    clip = read_frames(item.source.media, wanted, size or (item.width, item.height), crop_centre(item, entry))
+    if entry.color_jitter:
+        jitter(clip, entry.color_jitter, item.source.path.name)
+    return clip[:, :, ::-1] if item.flipped else clip
 
 
 def contact_sheets(
-    items: Sequence[Item], report: CheckReport, folder: Path, events: Events | None = None, name: str = "sheet"
+    items: Sequence[Item],
+    config: DatasetConfig,
+    report: CheckReport,
+    folder: Path,
+    events: Events | None = None,
+    name: str = "sheet",
 ) -> list[Path]:
     """Write `name`_01.png ... into `folder`, 40 tiles each; the worst files come first. Returns their paths."""
     events = events or Events()
@@ -70,7 +84,7 @@ def contact_sheets(
     jobs: list[Callable[[], Any]] = [_left_out_job(file.path, report) for file in lost]
     ranked = [(levels.get((item.source.path, dataset_of(item)), "green"), item) for item in items]
     ranked.sort(key=lambda pair: order[pair[0]])
-    jobs += [_item_job(item, level) for level, item in ranked]
+    jobs += [_item_job(item, settings_of(config, item), level) for level, item in ranked]
     tiles = []
     events.stage("draw the contact sheet", len(jobs))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="sheet") as pool:
@@ -97,7 +111,12 @@ def dataset_of(item: Item) -> str:
     return f"{'validation_datasets' if item.validation else 'datasets'}[{item.dataset}]"
 
 
-def _item_job(item: Item, level: str) -> Callable[[], Any]:
+def settings_of(config: DatasetConfig, item: Item) -> DatasetSettings:
+    """The dataset entry that an item belongs to."""
+    return (config.validation_datasets if item.validation else config.datasets)[item.dataset]
+
+
+def _item_job(item: Item, entry: DatasetSettings, level: str) -> Callable[[], Any]:
     def draw() -> Any:
         tile, pen = _card(level)
         try:
@@ -106,12 +125,13 @@ def _item_job(item: Item, level: str) -> Callable[[], Any]:
                 tile.paste(_waveform(item.sound.path, item.sound.start, item.sound.seconds), (BAR, 0))
                 size = f"{item.sound.seconds:.2f} s of sound from {item.sound.start:.2f} s"
             else:
-                _paste_frames(tile, item)
+                _paste_frames(tile, item, entry)
                 size = f"{item.width}x{item.height}"
                 if item.kind == "video":
                     start = item.window.start / item.fps
                     size += f", {item.window.count} frames at {item.fps:g} fps, from {start:.2f} s"
                     size += ", sound" if item.sound else ""
+                size += ", mirrored" if item.flipped else ""
         except DataError as error:
             size = str(error).replace(str(item.source.path), "").strip(": ")
         _write(pen, item.source.path.name, size, item.caption)
@@ -135,16 +155,18 @@ def _left_out_job(path: Path, report: CheckReport) -> Callable[[], Any]:
     return draw
 
 
-def _paste_frames(tile: Any, item: Item) -> None:
+def _paste_frames(tile: Any, item: Item, entry: DatasetSettings) -> None:
     from PIL import Image
 
     last = item.window.count - 1
     big = _inside(item, PICTURE)
     if item.kind == "image" or not last:
-        tile.paste(Image.fromarray(source_frames(item, [0], _inside(item, (TILE[0] - BAR, PICTURE[1])))[0]), (BAR, 0))
+        tile.paste(
+            Image.fromarray(source_frames(item, entry, [0], _inside(item, (TILE[0] - BAR, PICTURE[1])))[0]), (BAR, 0)
+        )
         return
     tall = item.height > item.width
-    frames = source_frames(item, [0, last // 2, last], _inside(item, THIRD) if tall else big)
+    frames = source_frames(item, entry, [0, last // 2, last], _inside(item, THIRD) if tall else big)
     if tall:
         for column, frame in enumerate(frames):
             tile.paste(Image.fromarray(frame), (BAR + column * (THIRD[0] + 3), 0))

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from ..config import RunConfig
+from ..data.augment import read_clip
 from ..data.caches import CacheFile
 from ..data.check import check_dataset
 from ..data.check_report import CheckReport
 from ..data.dataset import DatasetConfig
-from ..data.media import read_frames
 from ..data.plan import Item, plan_dataset
-from ..data.sheet import contact_sheets
+from ..data.sheet import contact_sheets, settings_of
 from ..data.sound import prepare
 from ..data.sound_media import read_sound
 from ..device import DTYPES, pick_device, release
@@ -74,7 +74,7 @@ def preview_dataset(
         if run is not None:
             raise ConfigError("Decoding needs --item: name the sample whose caches are to be decoded.")
         report = check_dataset(config, goal, events)
-        return PreviewFiles(tuple(contact_sheets(_usable(config), report, Path(out), events)), report=report)
+        return PreviewFiles(tuple(contact_sheets(_usable(config), config, report, Path(out), events)), report=report)
     events.stage("read the dataset")
     found = find_item(_usable(config), item)
     stem = Path(out) / found.latent_path.stem
@@ -124,7 +124,7 @@ def _write_item(item: Item, stem: Path, config: DatasetConfig) -> Path:
     if item.kind == "audio":
         assert sound is not None
         return write_sound(_ending(stem, ".wav"), sound, SOUND_RATE, info)
-    frames = read_frames(item.source.media, item.picks, (item.width, item.height))
+    frames = read_clip(item, settings_of(config, item))
     return _write_frames(iter(frames), item, stem, sound, SOUND_RATE, info)
 
 
@@ -140,10 +140,9 @@ def _sound_of(item: Item, config: DatasetConfig) -> Tensor | None:
     """The sound as the audio VAE is given it: its length in training, stereo, normalised where the dataset says so."""
     if item.sound is None:
         return None
-    entry = (config.validation_datasets if item.validation else config.datasets)[item.dataset]
     part = item.sound
     sound = read_sound(part.path, part.start, part.seconds, part.of_clip)
-    return torch.from_numpy(prepare(sound, part.length, SOUND_RATE, entry.audio_normalize).samples)
+    return torch.from_numpy(prepare(sound, part.length, SOUND_RATE, settings_of(config, item).audio_normalize).samples)
 
 
 def _decode_back(item: Item, stem: Path, run: RunConfig, events: Events) -> Path:

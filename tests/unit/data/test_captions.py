@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import codecs
 
+import media
 import pytest
 
-from ltx2_train.data.captions import read_caption, with_trigger
-from ltx2_train.errors import DataError
+from ltx2_train.data.captions import read_caption, rewrite, with_trigger
+from ltx2_train.data.dataset import DatasetConfig
+from ltx2_train.data.plan import plan_dataset
+from ltx2_train.errors import ConfigError, DataError
 
 TEXT = "a caf\u00e9 at night"
 
@@ -60,3 +63,32 @@ def test_trigger_word_is_added_once(caption, expected):
 
 def test_no_trigger_leaves_the_caption():
     assert with_trigger("a dog", "") == "a dog"
+
+
+@pytest.mark.parametrize(
+    ("caption", "replace", "prefix", "trigger", "wanted"),
+    [
+        ("an automobile by a carpet", ["automobile => car"], "", "", "an car by a carpet"),
+        ("a car on a carpet, car", ["car => auto"], "", "", "a auto on a carpet, auto"),
+        ("very very red", ["very =>"], "", "", "red"),
+        ("costs 5$ (about)", ["$ => \\1", "(about) => x"], "", "", "costs 5\\1 x"),
+        ("a man", ["a man => ohwx"], "anime style.", "ohwx", "anime style. ohwx"),
+        ("anime style. a man", [], "anime style.", "ohwx", "ohwx, anime style. a man"),
+        ("", [], "only a prefix", "", "only a prefix"),
+    ],
+)
+def test_captions_are_changed_without_their_files(caption, replace, prefix, trigger, wanted):
+    assert rewrite(caption, replace, prefix, trigger) == wanted
+
+
+def test_the_dataset_file_changes_captions(tmp_path):
+    media.write_image(tmp_path / "a.png", caption="an automobile")
+    table = {"image_directory": ".", "caption_prefix": "anime style.", "trigger_word": "ohwx"}
+    for replace in ({"automobile": "car"}, ["automobile => car"], "automobile=>car"):
+        given = {"general": {"caption_replace": replace}, "datasets": [table]}
+        config = DatasetConfig.from_table(given, tmp_path)
+        assert config.datasets[0].caption_replace == ("automobile => car",)
+        assert plan_dataset(config).items[0].caption == "ohwx, anime style. an car"
+    assert (tmp_path / "a.txt").read_text() == "an automobile"
+    with pytest.raises(ConfigError, match="find => replace"):
+        DatasetConfig.from_table({"datasets": [{**table, "caption_replace": ["automobile"]}]}, tmp_path)
