@@ -244,7 +244,7 @@ def _distances(config: RunConfig, files: Sequence[SampleFile], events: Events) -
     data = TrainingSet.open(
         DatasetConfig.read(config.need("data.config")),
         part_fingerprint(checkpoint, "video_vae") if mode != "audio" else "",
-        text_fingerprints(encoder, checkpoint),
+        text_fingerprints(encoder, checkpoint, config.gemma),
         config.cache,
         events,
         mode=mode,

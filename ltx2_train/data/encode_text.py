@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 
 class Encoder(Protocol):
-    """What `encode_text` needs of a text encoder."""
+    """What `encode_text` needs of a text encoder.
+
+    One that is better off with many captions at once has `groups` and `encode_each` as well, as LayeredTextEncoder.
+    """
 
     def encode(self, captions: list[str]) -> Sequence[TextFeatures]: ...
 
@@ -128,12 +131,10 @@ def _encode_captions(
 
 def _features(encoder: Encoder, group: Sequence[str], events: Events) -> Iterator[tuple[str, TextFeatures | DataError]]:
     """The features of each caption of `group`, or why it has none."""
-    if len(group) > 1:
-        try:
-            yield from zip(group, encoder.encode(group, events=events), strict=True)
-            return
-        except DataError:
-            pass  # one of them; which, shows when each is encoded alone
+    each = getattr(encoder, "encode_each", None)
+    if each is not None:
+        yield from each(group, events)
+        return
     for caption in group:
         try:
             yield caption, encoder.encode([caption])[0]

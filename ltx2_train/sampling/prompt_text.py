@@ -13,13 +13,13 @@ import torch
 
 from ..data.caches import ARCHITECTURE, COMPACT_SUFFIX, FORMAT_VERSION, CacheFile
 from ..data.encode_text import compact_tensors, read_compact
-from ..device import release
+from ..device import DTYPES, release
 from ..errors import CacheError
 from ..events import Events
 from ..files import digest, write_tensors
 from ..models.text import TextFeatures
 from ..weights.gemma_settings import GemmaSettings
-from ..weights.text_encoder import TextEncoder, text_fingerprint
+from ..weights.text_encoder import TextEncoder, device_bytes, text_fingerprint
 
 
 def prompt_features(
@@ -45,7 +45,7 @@ def prompt_features(
     missing = [text for text in paths if text not in found]
     if missing:
         events.stage("load the text encoder")
-        events.make_room(encoder_bytes(encoder, settings), device)
+        events.make_room(encoder_bytes(encoder, settings, device), device)
         gemma = TextEncoder.load(encoder, projection, encoder_dtype(device), device, settings=settings)
         try:
             events.stage("encode prompts", len(missing))
@@ -67,12 +67,13 @@ def encoder_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
-def encoder_bytes(encoder: Path, settings: GemmaSettings | None = None) -> int:
-    """About what a text encoder takes on the device as `settings` have it; its size on disk where it is stored so."""
-    files = [encoder] if encoder.is_file() else list(encoder.glob("*.safetensors"))
-    size = sum(path.stat().st_size for path in files)
-    if settings is None or settings.placement == "device" or settings.precision != "stored":
-        share = {"stored": 1.0, "8bit": 0.55}.get("stored" if settings is None else settings.precision, 0.35)
-        return int(size * share)
-    # auto asks for all of it: what then is free decides between the card and one layer at a time
-    return size if settings.placement == "auto" else size // 16
+def encoder_bytes(encoder: Path, settings: GemmaSettings, device: torch.device) -> int:
+    """About what the weights of a text encoder take on `device` as `settings` have it."""
+    needed = device_bytes(encoder, settings, DTYPES.get(settings.compute_dtype, encoder_dtype(device)))
+    if settings.placement in ("stream", "layers"):
+        return needed["layers"]
+    if settings.placement == "auto" and settings.precision == "stored" and device.type == "cuda":
+        # auto asks for all of it: what then is free decides. Only where it can never fit, nobody has to leave for it.
+        whole = torch.cuda.get_device_properties(device).total_memory
+        return needed["device" if needed["device"] < whole else "layers"]
+    return needed["device"]

@@ -27,6 +27,7 @@ from ..sampling.prompt_text import encoder_bytes, encoder_dtype, prompt_features
 from ..sampling.prompts import read_prompts
 from ..sampling.sample import prompt_folder
 from ..weights.fingerprint import part_fingerprint
+from ..weights.gemma_bnb import require_bitsandbytes
 from ..weights.load import load_audio_vae, load_connectors, load_video_vae
 from ..weights.text_encoder import TextEncoder
 from .setup import needed_texts, text_fingerprints
@@ -65,6 +66,7 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
     base = Base.find(run, events)
     checkpoint, encoder, projection, info = base.checkpoint, base.encoder, base.projection, base.info
     require_sound(info, run)
+    require_bitsandbytes(run.gemma)  # before hours of pictures, not after
     mode = run.model.mode
     if mode != "audio" and "video_vae_encoder" not in info.parts:
         raise CheckpointError(f"{checkpoint.name} holds no video VAE (vae.encoder). Choose the full checkpoint file.")
@@ -83,7 +85,7 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
         return load_audio_vae(checkpoint, decoder=False, dtype=DTYPES[run.cache.audio_vae_dtype], device=device)
 
     def open_encoder() -> TextEncoder:
-        events.make_room(encoder_bytes(encoder, run.gemma), device)
+        events.make_room(encoder_bytes(encoder, run.gemma, device), device)
         return TextEncoder.load(encoder, projection, encoder_dtype(device), device, settings=run.gemma)
 
     def open_connectors() -> TextConnectors:

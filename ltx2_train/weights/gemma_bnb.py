@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 
 import torch
 from torch import nn
@@ -19,41 +20,63 @@ def bitsandbytes_linear(settings: GemmaSettings, dtype: torch.dtype) -> OnLinear
     """
     if settings.precision == "stored":
         return None
-    if importlib.util.find_spec("bitsandbytes") is None:
+    require_bitsandbytes(settings)
+    import bitsandbytes
+
+    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_not_each_call)
+
+    def replace(path: str, linear: nn.Linear) -> nn.Module | None:
+        shape, weight = (linear.in_features, linear.out_features), linear.weight.data
+        if settings.precision == "8bit":
+            with torch.device("meta"):
+                eight = bitsandbytes.nn.Linear8bitLt(*shape, bias=False, has_fp16_weights=False, threshold=6.0)
+            # by hand: moving the parameter quantizes on the CPU alone, on a card it would wait for the first use
+            values, scales, _ = bitsandbytes.functional.int8_vectorwise_quant(weight.to(torch.float16))
+            eight.weight = bitsandbytes.nn.Int8Params(
+                values, requires_grad=False, has_fp16_weights=False, CB=values, SCB=scales
+            )
+            return eight
+        if linear.in_features % 32 or linear.out_features % 32:
+            return None  # the kernels want whole blocks; no layer of the real Gemma is so small
+        with torch.device("meta"):
+            four = bitsandbytes.nn.Linear4bit(
+                *shape,
+                bias=False,
+                compute_dtype=dtype,
+                compress_statistics=settings.double_quant,
+                quant_type=settings.precision,
+            )
+        # without `module`, which would make a circle that keeps the weights until the next garbage collection
+        stored = bitsandbytes.nn.Params4bit(
+            weight,
+            requires_grad=False,
+            compress_statistics=settings.double_quant,
+            quant_type=settings.precision,
+            blocksize=64 if linear.in_features % 64 == 0 else 32,  # its kernels want whole blocks in a row
+        )
+        four.weight = stored.to(weight.device)  # this is what quantizes
+        return four
+
+    return replace
+
+
+def quantized_bytes(settings: GemmaSettings, out_features: int, in_features: int) -> int:
+    """About what a linear takes as `settings.precision`, which is not "stored"."""
+    if settings.precision == "8bit":
+        return out_features * (in_features + 4)
+    return int(out_features * in_features * (0.52 if settings.double_quant else 0.57))
+
+
+def require_bitsandbytes(settings: GemmaSettings) -> None:
+    """Raise ConfigError where `settings.precision` needs bitsandbytes and it is not installed."""
+    if settings.precision != "stored" and importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
             f"gemma.precision = {settings.precision} needs the package bitsandbytes, which is not installed. Install "
             'it with `pip install bitsandbytes`, or set gemma.precision to "stored": with gemma.placement = "layers" '
             "the whole text encoder runs on a small card."
         )
-    import bitsandbytes
 
-    def replace(path: str, linear: nn.Linear) -> nn.Module | None:
-        if settings.precision != "8bit" and (linear.in_features % 32 or linear.out_features % 32):
-            return None  # the kernels want whole blocks; no layer of the real Gemma is so small
-        shape, weight = (linear.in_features, linear.out_features), linear.weight.data
-        with torch.device("meta"):
-            if settings.precision == "8bit":
-                made = bitsandbytes.nn.Linear8bitLt(*shape, bias=False, has_fp16_weights=False, threshold=6.0)
-            else:
-                made = bitsandbytes.nn.Linear4bit(
-                    *shape,
-                    bias=False,
-                    compute_dtype=dtype,
-                    compress_statistics=settings.double_quant,
-                    quant_type=settings.precision,
-                )
-        if settings.precision == "8bit":
-            stored = bitsandbytes.nn.Int8Params(weight.to(torch.float16), requires_grad=False, has_fp16_weights=False)
-        else:
-            stored = bitsandbytes.nn.Params4bit(
-                weight,
-                requires_grad=False,
-                compress_statistics=settings.double_quant,
-                quant_type=settings.precision,
-                blocksize=64 if linear.in_features % 64 == 0 else 32,  # its kernels want whole blocks in a row
-                module=made,
-            )
-        made.weight = stored.to(weight.device)  # this is what quantizes
-        return made
 
-    return replace
+def _not_each_call(record: logging.LogRecord) -> bool:
+    """Lets all pass but what 8 bits would say of every linear of every caption: that fp16 is used inside."""
+    return "inputs will be cast" not in str(record.msg)

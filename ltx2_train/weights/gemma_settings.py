@@ -56,6 +56,16 @@ class GemmaSettings(Settings):
             values.setdefault("precision", "nf4")
         return values
 
+    @model_validator(mode="after")
+    def _goes_together(self) -> GemmaSettings:
+        if self.precision != "stored" and self.placement in ("stream", "layers"):
+            raise ValueError(
+                f"gemma.placement = {self.placement} and gemma.precision = {self.precision} exclude each other: with "
+                "one layer on the card at a time nothing has to be quantized. Set gemma.precision to stored, or "
+                "gemma.placement to device"
+            )
+        return self
+
 
 # switches of the community and the official trainer that the settings above take up
 SEED_SWITCHES = (

@@ -20,17 +20,17 @@ import torch
 from torch import nn
 
 from ..device import DTYPES
-from ..errors import CheckpointError, ConfigError, OutOfMemory
+from ..errors import CheckpointError, OutOfMemory
 from ..events import Events
 from ..files import digest
 from ..models.text import FeatureExtractor, TextFeatures
 from .gemma import Tokenizer, fingerprint_parts, load_gemma, load_tokenizer
-from .gemma_bnb import bitsandbytes_linear
+from .gemma_bnb import bitsandbytes_linear, quantized_bytes
 from .gemma_files import FP8, USABLE, GemmaFiles, open_gemma
 from .gemma_settings import GemmaSettings
 from .load import OnLinear, Progress, materialise
 from .reader import TensorFile
-from .text_layers import LayeredTextEncoder
+from .text_layers import LayeredTextEncoder, check_finite
 
 _PROJECTION = "text_embedding_projection."
 _ACTIVATIONS = 3 << 29  # 1.5 GB: 1024 tokens x 188160 values as states and packed, and the largest layer at work
@@ -71,7 +71,24 @@ def text_fingerprint(text_encoder: Path | str, checkpoint: Path | str, settings:
     Loads no weights.
     """
     with open_gemma(text_encoder) as gemma, TensorFile(checkpoint) as source:
-        return _fingerprint(gemma, source, "stored" if settings is None else settings.precision)
+        return _fingerprint(gemma, source, _precision(settings))
+
+
+def device_bytes(text_encoder: Path | str, settings: GemmaSettings, dtype: torch.dtype) -> dict[str, int]:
+    """Bytes that Gemma in `dtype` takes on a device without its activations: "device" all of it, "layers" one layer.
+
+    Reads headers only.
+    """
+    with open_gemma(text_encoder) as gemma:
+        return {"device": _held(gemma, settings, dtype), "layers": _held(gemma, settings, dtype, "layers.0.")}
+
+
+def _precision(settings: GemmaSettings | None) -> str:
+    """What of `settings` changes the numbers beyond rounding."""
+    if settings is None:
+        return "stored"
+    single = settings.precision in ("nf4", "fp4") and not settings.double_quant
+    return f"{settings.precision} single" if single else settings.precision
 
 
 class TextEncoder:
@@ -115,13 +132,13 @@ class TextEncoder:
         brings one layer at a time; None does so where a CUDA device has too little free memory. `settings` decide
         instead of both, and may give a LayeredTextEncoder. Raises CheckpointError before any weight is read where the
         files do not fit each other or the tokenizer is missing, OutOfMemory where the device is too small, ConfigError
-        where `settings` cannot be done.
+        where `settings` need a package that is missing.
         """
         device = torch.device(device)
         placement, precision = "device", "stored"
         if settings is not None:
             dtype = DTYPES.get(settings.compute_dtype, dtype)
-            on_linear, precision = bitsandbytes_linear(settings, dtype), settings.precision
+            on_linear, precision = bitsandbytes_linear(settings, dtype), _precision(settings)
             placement = _placement(settings, text_encoder, checkpoint, dtype, device)
             stream = placement == "stream"
         try:
@@ -170,7 +187,7 @@ class TextEncoder:
             except torch.OutOfMemoryError as error:
                 raise _too_small(self.device) from error
             for caption, features in zip(batch, found, strict=True):
-                _check_finite(features, caption)
+                check_finite(features, caption)
                 done[caption] = features.to("cpu")
             events.progress(len(done), len(order), batch[-1][:60])
         return [done[caption] for caption in captions]
@@ -271,24 +288,32 @@ def _fits(files: GemmaFiles, extractor: FeatureExtractor, dtype: torch.dtype, de
     """Whether the weights and the activations of one caption fit into what is free on `device`."""
     if device.type != "cuda":
         return True
-    size = torch.finfo(dtype).bits // 8
-    infos = [files.info(name) for name in files.tensors]
-    weights = sum(info.nbytes if info.dtype in FP8 else info.elements * size for info in infos)
-    weights += sum(parameter.numel() for parameter in extractor.parameters()) * size
-    return weights + _ACTIVATIONS < torch.cuda.mem_get_info(device)[0]
+    weights = _held(files, GemmaSettings(), dtype)
+    weights += sum(parameter.numel() for parameter in extractor.parameters()) * dtype.itemsize
+    # what torch keeps for itself without using it is free as well
+    spare = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return weights + _ACTIVATIONS < torch.cuda.mem_get_info(device)[0] + spare
+
+
+def _held(files: GemmaFiles, settings: GemmaSettings, dtype: torch.dtype, prefix: str = "") -> int:
+    """Bytes in memory of the tensors that begin with `prefix`."""
+    total = 0
+    for name in files.tensors:
+        info = files.info(name)
+        if not name.startswith(prefix):
+            continue
+        if settings.precision != "stored" and name.endswith("_proj.weight"):
+            total += quantized_bytes(settings, *info.shape)
+        else:
+            total += info.nbytes if info.dtype in FP8 else info.elements * dtype.itemsize
+    return total
 
 
 def _placement(
     settings: GemmaSettings, text_encoder: Path | str, checkpoint: Path | str, dtype: torch.dtype, device: torch.device
 ) -> str:
-    """gemma.placement with auto decided by what is free. Raises ConfigError where it does not go with the precision."""
+    """gemma.placement with auto decided by what is free; quantized it is always on the device."""
     if settings.precision != "stored":
-        if settings.placement in ("stream", "layers"):
-            raise ConfigError(
-                f"gemma.placement = {settings.placement} and gemma.precision = {settings.precision} exclude each "
-                "other: with one layer on the card at a time nothing has to be quantized. Set gemma.precision to "
-                "stored, or gemma.placement to device."
-            )
         return "device"
     if settings.placement != "auto":
         return settings.placement
@@ -314,17 +339,9 @@ def _visit_device(module: nn.Module, device: torch.device) -> None:
     module.register_forward_hook(release, always_call=True)
 
 
-def _check_finite(features: TextFeatures, caption: str) -> None:
-    if all(torch.isfinite(part).all() for part in {features.video, features.audio}):
-        return
-    raise CheckpointError(
-        f"The text encoder gave values that are not numbers for the caption {caption[:80]!r}. "
-        "Use bf16 or fp32 instead of fp16, or download the text encoder again: the file may be damaged."
-    )
-
-
 def _too_small(device: torch.device) -> OutOfMemory:
     return OutOfMemory(
-        f"The text encoder does not fit into the memory of {device}. Stream its weights from RAM, use a smaller "
-        "batch, choose an fp8 text encoder file, or encode on the CPU."
+        f"The text encoder does not fit into the memory of {device}. Set gemma.placement to layers, which needs little "
+        "and changes nothing, or gemma.precision to nf4; or choose an fp8 text encoder file, or encode on the CPU "
+        "(model.device = cpu)."
     )

@@ -7,12 +7,13 @@ are added up state by state (models/text.py), since 49 states of every caption w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ..errors import OutOfMemory
+from ..errors import DataError, OutOfMemory
 from ..events import Events
 from ..models.text import FeatureExtractor, PartialFeatures, TextFeatures
 from .gemma import Tokenizer, embedding_rows, one_layer
@@ -39,9 +40,9 @@ class LayeredTextEncoder:
 
     def groups(self, captions: Sequence[str]) -> list[list[str]]:
         """`captions` in parts that go through the layers together, each as large as RAM should hold."""
-        per_token = self._extractor.columns // 49 * self._dtype.itemsize + sum(
-            4 * head.out_features for head in self._extractor.heads
-        )
+        with open_gemma(self._path) as files:
+            per_token = files.shape.hidden * self._dtype.itemsize
+        per_token += sum(4 * head.out_features for head in self._extractor.heads)
         found: list[list[str]] = [[]]
         room = GROUP_BYTES
         for caption in captions:
@@ -53,13 +54,33 @@ class LayeredTextEncoder:
             room -= need
         return found
 
-    @torch.no_grad()
     def encode(self, captions: Sequence[str], batch_size: int = 1, events: Events | None = None) -> list[TextFeatures]:
         """The features of each caption, on the CPU. `batch_size` does not count: batches are as large as may be.
 
         Asks `events` whether to stop before each batch of each layer. Raises OutOfMemory where one layer is too much.
         """
-        events = events or Events()
+        found = dict(self.encode_each(captions, events))
+        for features in found.values():
+            if isinstance(features, DataError):
+                raise features
+        return [found[caption] for caption in captions]  # type: ignore[misc]
+
+    def encode_each(
+        self, captions: Sequence[str], events: Events | None = None
+    ) -> Iterator[tuple[str, TextFeatures | DataError]]:
+        """As `encode`, each different caption once; one that fails has its error and does not spoil the others."""
+        sums = self._sums(captions, events or Events())
+        for caption in list(sums):
+            features = sums.pop(caption).finish(self._dtype)
+            try:
+                check_finite(features, caption)
+            except DataError as error:
+                yield caption, error
+            else:
+                yield caption, features
+
+    @torch.no_grad()
+    def _sums(self, captions: Sequence[str], events: Events) -> dict[str, PartialFeatures]:
         ids = {caption: self.tokenizer.ids(caption) for caption in captions}
         sums = {caption: PartialFeatures(self._extractor) for caption in ids}
         batches = _batches(ids)
@@ -74,14 +95,14 @@ class LayeredTextEncoder:
                 states.append(rows[torch.tensor(index)])
             count = files.shape.layers + 1
             total = files.shape.layers * len(batches)
+            events.stage(f"encode text layer by layer, {len(ids)} together", total)
             try:
                 self._add(0, count, batches, ids, states, sums)
                 for number in range(files.shape.layers):
                     layer = one_layer(files, number, self.device, self._dtype)
                     for done, state in enumerate(states):
                         events.check_stop()
-                        made = layer(inputs_embeds=state.to(self.device), use_cache=False).last_hidden_state
-                        states[done] = made.cpu()
+                        states[done] = _pass(layer, state, self.device)
                         events.progress(
                             number * len(batches) + done + 1, total, f"layer {number + 1} of {files.shape.layers}"
                         )
@@ -92,7 +113,7 @@ class LayeredTextEncoder:
                     f"One layer of the text encoder does not fit into the memory of {self.device}. Close what else "
                     "uses the card, or encode on the CPU (model.device = cpu)."
                 ) from error
-        return [sums[caption].finish(self._dtype) for caption in captions]
+        return sums
 
     def close(self) -> None:
         """Nothing is kept open; the object can go on encoding."""
@@ -116,6 +137,28 @@ class LayeredTextEncoder:
         for batch, state in zip(batches, states, strict=True):
             for row, caption in enumerate(batch):
                 sums[caption].add(state[row, : len(ids[caption])].to(self.device), slices)
+
+
+def _pass(layer: Any, state: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`state` [B, T, D] on the CPU after `layer`; in halves where the device is too full for all at once."""
+    try:
+        return layer(inputs_embeds=state.to(device), use_cache=False).last_hidden_state.cpu()
+    except torch.OutOfMemoryError:
+        if len(state) == 1:
+            raise
+    # outside of the handler, whose traceback holds what the attempt has made
+    half = len(state) // 2
+    return torch.cat([_pass(layer, state[:half], device), _pass(layer, state[half:], device)])
+
+
+def check_finite(features: TextFeatures, caption: str) -> None:
+    """Raise DataError where `features` hold something else than numbers."""
+    if all(torch.isfinite(part).all() for part in {features.video, features.audio}):
+        return
+    raise DataError(
+        f"The text encoder gave values that are not numbers for the caption {caption[:80]!r}. Set gemma.compute_dtype "
+        "to bf16 or fp32 instead of fp16, or download the text encoder again: the file may be damaged."
+    )
 
 
 def _batches(ids: dict[str, list[int]]) -> list[list[str]]:

@@ -45,9 +45,9 @@ def chain(nodes, comfy):
     comfy.sent.clear()
 
     class Chain:
-        def base(self, checkpoint="tiny.safetensors"):
+        def base(self, checkpoint="tiny.safetensors", **more):
             return nodes.LoadBaseModel.execute(
-                checkpoint=checkpoint, text_encoder="gemma.safetensors", precision="fp32", device="cpu"
+                checkpoint=checkpoint, text_encoder="gemma.safetensors", precision="fp32", device="cpu", **more
             ).args
 
         def clips(self, **more):
@@ -84,6 +84,20 @@ def test_a_file_that_is_no_base_is_refused_in_plain_words(comfy, chain):
     link(models / "text_encoders" / "gemma.safetensors", models / "checkpoints" / "wrong.safetensors")
     with pytest.raises(RuntimeError, match="wrong.safetensors"):
         chain.base("wrong.safetensors")
+
+
+@pytest.mark.parametrize("given", [{"text_encoder_placement": "layers"}, {"text_encoder_precision": "8bit"}])
+def test_the_text_encoder_in_little_memory_makes_the_captions(nodes, chain, given):
+    (model,) = chain.base(**given)
+    (key, value) = next(iter(given.items()))
+    assert model.tables["gemma"][key.removeprefix("text_encoder_")] == value
+    made = nodes.PrepareDataset.execute(model=model, dataset=chain.clips()[0], **SIZE, name=value)
+    assert "text: 1 made" in made.args[1]
+
+
+def test_a_text_encoder_that_contradicts_itself_is_refused_at_once(chain):
+    with pytest.raises(RuntimeError, match="exclude each other"):
+        chain.base(text_encoder_placement="layers", text_encoder_precision="nf4")
 
 
 def test_clips_are_counted_and_a_wrong_folder_says_what_to_do(chain, comfy):

@@ -282,6 +282,33 @@ def test_full_form_has_the_keys_of_the_community_trainer(dataset, tmp_path):
     assert build(dataset(), text_form="full")[3] == []
 
 
+def test_an_encoder_of_many_captions_gets_them_together_and_keeps_the_good_ones(dataset, tmp_path):
+    asked = []
+
+    class Together(CountingEncoder):
+        def groups(self, captions):
+            return [list(captions)]
+
+        def encode(self, captions):
+            raise AssertionError("one by one")
+
+        def encode_each(self, captions, events=None):
+            asked.append(captions)
+            for caption in captions:
+                (features,) = CountingEncoder().encode([caption])
+                yield caption, DataError("no numbers for 'second'") if caption == "second" else features
+                made = (tmp_path / "cache" / "a_ltx2_te_compact.safetensors").exists()
+                assert made, "written as soon as it is there"
+
+    report = encode_text(plan_dataset(dataset()), Together, WEIGHTS, CacheSettings())
+    assert asked == [["first clip here", "second"]]
+    assert report.made == 1
+    assert [(failed.path.name, failed.reason) for failed in report.failed] == [
+        ("b.mp4", "no numbers for 'second'"),
+        ("p.png", "no numbers for 'second'"),
+    ]
+
+
 def test_full_form_closes_the_encoder_before_the_connectors_open(dataset):
     encoder = CountingEncoder()
 

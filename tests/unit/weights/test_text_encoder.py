@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ltx2_train import files
-from ltx2_train.errors import CheckpointError, Stopped
+from ltx2_train.errors import CheckpointError, DataError, Stopped
 from ltx2_train.events import Events
 from ltx2_train.models.text import FeatureExtractor
 from ltx2_train.weights import text_encoder
@@ -161,7 +161,7 @@ def test_streaming_leaves_the_weights_where_they_were(tiny, checkpoint):
 def test_numbers_that_are_none_are_an_error_that_names_the_caption(tiny, checkpoint, tmp_path):
     path = shutil.copy(tiny[0], tmp_path / "broken.safetensors")
     _change(path, lambda tensors: tensors | {"model.norm.weight": torch.full((32,), float("nan"))})
-    with pytest.raises(CheckpointError, match="'a fox'"):
+    with pytest.raises(DataError, match="'a fox'"):
         TextEncoder.load(path, checkpoint, torch.float32).encode(["a fox"])
 
 
