@@ -8,5 +8,6 @@ sound      sound as the VAE wants it    sound_plan which seconds of which sound 
 speech     spoken segments              sound_media exact samples of a sound file (encode_sound: caches)
 loader     checked samples              batches    order, and reading ahead
 check      what is wrong with a dataset (check_files, check_folder, check_rules, check_report)
-sheet      contact sheets
+sheet      contact sheets               cut        long media into clips (cut_video, cut_sound, scenes)
+captioning captions by local models     caption_models   these models
 """
