@@ -9,8 +9,10 @@ from .check import CheckDataset
 from .combine import CombineDatasets
 from .data import LoadTrainingClips, PrepareDataset
 from .lists import DatasetFromLists
+from .making import CaptionClips, CutLongVideos
 from .model import LoadBaseModel
 from .pairs import LoadTrainingPairs
+from .preview import PreviewItem
 from .sample import SampleLoRA
 from .train import TrainLoRA
 
@@ -26,6 +28,9 @@ NODES = [
     CombineDatasets,
     LoadTrainingPairs,
     DatasetFromLists,
+    PreviewItem,
+    CutLongVideos,
+    CaptionClips,
 ]
 
 

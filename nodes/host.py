@@ -8,6 +8,7 @@ device with ComfyUI's own models. Everything but the node API is imported when i
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 import math
 import os
@@ -83,10 +84,31 @@ def input_folders() -> list[str]:
 
 
 def input_folder(name: str) -> Path:
-    """The folder behind a name of `input_folders`."""
+    """The folder behind a name of `input_folders`. Raises TrainerError where the name leads out of the input folder."""
     import folder_paths
 
+    if not stays_inside(name):
+        raise TrainerError(f"folder: {name!r} leads out of ComfyUI's input folder. Choose one of the list.")
     return Path(folder_paths.get_input_directory()) / name
+
+
+def stays_inside(name: str) -> bool:
+    """Whether a name that came over the API names something below a folder, and not beside or above it."""
+    parts = name.replace("\\", "/").split("/")
+    return ".." not in parts and not name.startswith(("/", "\\", "~")) and ":" not in name
+
+
+def model_folder(text: str) -> Path:
+    """A folder with a Hugging Face model: a path, or a name below a folder of ComfyUI's models folder, as LLM/name."""
+    import folder_paths
+
+    text = text.strip().strip('"')
+    path = Path(text).expanduser()
+    root = getattr(folder_paths, "models_dir", None)
+    if path.is_dir() or root is None or not stays_inside(text):
+        return path
+    near = [Path(root) / text, *sorted(Path(root).glob(f"*/{glob.escape(text)}"))]
+    return next((place for place in near if (place / "config.json").is_file()), path)
 
 
 def runs_folder() -> Path:

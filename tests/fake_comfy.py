@@ -243,6 +243,7 @@ def _folder_paths(fake: FakeComfy) -> dict[str, Any]:
         return str(path) if path.is_file() else None
 
     return {
+        "models_dir": str(fake.folder("models")),
         "get_input_directory": lambda: str(fake.folder("input")),
         "get_output_directory": lambda: str(fake.folder("output")),
         "get_folder_paths": lambda kind: [str(fake.folder("models", kind))],

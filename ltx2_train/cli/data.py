@@ -31,14 +31,19 @@ def add_data_commands(commands: Any, add: Callable[..., argparse.ArgumentParser]
     show.add_argument("--item", metavar="NAME", help="one file of the dataset, or one of its caches")
     show.add_argument("--run", type=Path, metavar="RUN.toml", help="with --item: also decode its caches with this base")
 
-    cut = add("cut", _cut, "Cut long videos into clips with their sound; the videos stay as they are.", tools)
-    cut.add_argument("source", type=Path, metavar="VIDEO_OR_DIR", help="a video, or a folder of videos")
+    cut = add("cut", _cut, "Cut long videos and recordings into clips; the sources stay as they are.", tools)
+    cut.add_argument("source", type=Path, metavar="FILE_OR_DIR", help="a video or a recording, or a folder of them")
     cut.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the clips; run again to go on")
     how = cut.add_mutually_exclusive_group(required=True)
     how.add_argument("--scenes", action="store_true", help="cut where the scene changes (needs PySceneDetect)")
     how.add_argument("--seconds", type=float, metavar="S", help="cut into pieces of S seconds")
-    cut.add_argument("--min", type=float, metavar="S", help="leave out what is shorter (default: 1 second)")
-    cut.add_argument("--max", type=float, metavar="S", help="with --scenes: cut longer scenes into equal parts")
+    how.add_argument("--speech", action="store_true", help="cut recordings at pauses of speech, into wav files")
+    cut.add_argument(
+        "--min", type=float, metavar="S", help="leave out what is shorter (default: 1 second; with --speech: 2)"
+    )
+    cut.add_argument(
+        "--max", type=float, metavar="S", help="with --scenes: cut longer scenes into equal parts; with --speech: 12"
+    )
 
     write = add("caption", _caption, "Write captions with local models; none that is there is changed.", tools)
     write.add_argument("folder", type=Path, metavar="DIR", help="folder of images, clips or sounds")
@@ -46,6 +51,7 @@ def add_data_commands(commands: Any, add: Callable[..., argparse.ArgumentParser]
     write.add_argument("--whisper", type=Path, metavar="FOLDER", help="Whisper model: says what is said")
     write.add_argument("--prompt", metavar="TEXT", help="what the model is asked (default: a paragraph for training)")
     write.add_argument("--prefix", default="", metavar="TEXT", help="put in front of each caption")
+    write.add_argument("--speaker", default="A voice", metavar="NAME", help="who says what is heard (default: A voice)")
     write.add_argument("--overwrite", action="store_true", help="write anew what is there")
     write.add_argument("--frames", type=int, default=8, metavar="N", help="frames shown of each clip (default: 8)")
     write.add_argument("--device", default="auto", metavar="NAME", help="where the models run: auto, cpu, cuda ...")
@@ -73,7 +79,13 @@ def _preview(args: argparse.Namespace, events: ConsoleEvents) -> None:
 
 def _cut(args: argparse.Namespace, events: ConsoleEvents) -> int:
     from ..data.cut import cut_videos
+    from ..data.cut_speech import cut_recordings
 
+    if args.speech:
+        report = cut_recordings(args.source, args.out, shortest=args.min, longest=args.max, events=events)
+        events.finish()
+        print(report.text())
+        return 1 if report.failed else 0
     report = cut_videos(args.source, args.out, seconds=args.seconds, shortest=args.min, longest=args.max, events=events)
     events.finish()
     print(report.text())
@@ -89,6 +101,7 @@ def _caption(args: argparse.Namespace, events: ConsoleEvents) -> int:
         whisper=args.whisper,
         prompt=args.prompt,
         prefix=args.prefix,
+        speaker=args.speaker,
         overwrite=args.overwrite,
         frames=args.frames,
         device=args.device,

@@ -36,6 +36,7 @@ FRAMES = 8
 LONGEST_SIDE = 768  # pixels of a frame as it is shown to the model
 LONGEST_TEXT = 300  # tokens
 SHORTEST_SPEECH, LONGEST_SPEECH, PAUSE = 0.3, 29.0, 0.5  # seconds; Whisper hears 30 at once
+SPEAKER = "A voice"
 NOTES = ".captions.json"
 
 
@@ -66,6 +67,7 @@ def caption_media(
     whisper: Path | str | None = None,
     prompt: str | None = None,
     prefix: str = "",
+    speaker: str = SPEAKER,
     overwrite: bool = False,
     frames: int = FRAMES,
     device: str = "auto",
@@ -74,15 +76,22 @@ def caption_media(
     """Write NAME.txt beside each image, clip and sound in `folder`.
 
     `model` looks at `frames` frames of a clip, `whisper` hears its sound; either may be left out. `prompt` is what the
-    model is asked, `prefix` is put in front of each caption. One medium that cannot be used is named in the report and
-    the others go on. Raises ConfigError, DataError, OutOfMemory, Stopped.
+    model is asked, `prefix` is put in front of each caption, `speaker` says what is heard. One medium that cannot be
+    used is named in the report and the others go on. Raises ConfigError, DataError, OutOfMemory, Stopped.
     """
     folder, events = Path(folder), events or Events()
     if model is None and whisper is None:
         raise ConfigError("Name a model: --model for what is seen, --whisper for what is said, or both.")
     if frames < 1:
         raise ConfigError(f"--frames: {frames} is too few; use 1 or more, for example {FRAMES}.")
-    chosen = {"model": model, "whisper": whisper, "prompt": prompt, "prefix": prefix, "frames": frames}
+    chosen = {
+        "model": model,
+        "whisper": whisper,
+        "prompt": prompt,
+        "prefix": prefix,
+        "speaker": speaker,
+        "frames": frames,
+    }
     notes = _Notes(folder / NOTES, {key: str(value) for key, value in chosen.items()})
     jobs, kept = _jobs(folder, overwrite, notes)
     failed: list[tuple[Path, str]] = []
@@ -101,7 +110,7 @@ def caption_media(
 
     def write(job: _Job) -> None:
         seen = _describe(job.info, describer, prompt, frames) if describer and job.info is not None else ""
-        text = joined(prefix, seen, notes.speech.get(job.path.name, ""))
+        text = joined(prefix, seen, notes.speech.get(job.path.name, ""), speaker)
         if text == prefix.strip():
             raise DataError(f"{job.path}: {_nothing(job, model, whisper)}", job.path)
         if overwrite or not job.caption.exists():
@@ -120,10 +129,10 @@ def caption_media(
     return CaptionReport(tuple(written), kept, tuple(failed))
 
 
-def joined(prefix: str, seen: str, said: str) -> str:
+def joined(prefix: str, seen: str, said: str, speaker: str = SPEAKER) -> str:
     """The caption from its parts; speech stands in quotes, as the text encoder of LTX-2 knows it."""
     spoken = said.replace('"', "'")
-    quote = f'A voice says: "{spoken}"' if spoken else ""
+    quote = f'{speaker.strip() or SPEAKER} says: "{spoken}"' if spoken else ""
     return " ".join(part for part in (prefix.strip(), seen, quote) if part)
 
 

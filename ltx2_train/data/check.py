@@ -17,7 +17,7 @@ from ..errors import ConfigError, DataError
 from ..events import Events
 from ..shapes import VideoShape
 from .check_files import Facts, examine, file_findings, left_out, lost_clip, lost_frame, why_unusable
-from .check_folder import folder_findings, pair_findings
+from .check_folder import companion_folders, folder_findings, pair_findings
 from .check_report import LEVELS, CheckReport, FileCheck, Finding, worst
 from .check_rules import GOALS, dataset_findings, duplicate_findings, size_finding
 from .dataset import DatasetConfig, DatasetSettings
@@ -56,6 +56,7 @@ def check_dataset(
     parts = [_Part(name, entry) for name, entry in config.named()]
     for part in parts:
         _check_part(part, config, entries, goal, events)
+    _pair_up(parts)
     training = [part for part in parts if part.name.startswith("datasets")]
     everything = [(part.name, fact) for part in training for fact in part.facts]
     findings = [finding for part in parts for finding in part.findings]
@@ -94,8 +95,21 @@ def _check_part(
     part.facts = _examined(plan.items, part.found, f"look into {name}", events)
     for fact in part.facts:
         part.findings += file_findings(name, fact)
-    part.findings += pair_findings(name, entry, [fact.path for fact in part.facts])
     part.findings += dataset_findings(name, entry, part.facts, goal)
+
+
+def _pair_up(parts: Sequence[_Part]) -> None:
+    """Add what is to be said of targets and their references, once all targets are known."""
+    targets: dict[str, list[Path]] = {}
+    for part in parts:
+        for folder in companion_folders(part.entry):
+            targets.setdefault(folder, []).extend(candidate.path for candidate in part.found)
+    told: set[tuple[str, Path | None]] = set()
+    for part in parts:
+        for finding in pair_findings(part.name, part.entry, [fact.path for fact in part.facts], targets):
+            if (finding.rule, finding.path) not in told:  # datasets that share a folder of references
+                told.add((finding.rule, finding.path))
+                part.findings.append(finding)
 
 
 def _examined(items: Sequence[Item], found: Sequence[Candidate], stage: str, events: Events) -> list[Facts]:

@@ -28,6 +28,7 @@ BY_PREFIX = (
     ("too short", "too-short", "Use a longer clip, or lower target_frames, min_frames or min_seconds."),
     ("too long", "too-long", "Cut it with `ltx2-train data cut`, or raise max_seconds."),
     ("no spoken segment", "too-short", ""),
+    ("no reference", "reference", "Add it, or remove the target."),
     ("its name without", "same-stem", ""),
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .check_report import Finding
@@ -62,8 +62,18 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
     return found
 
 
-def pair_findings(dataset: str, entry: DatasetSettings, targets: Sequence[Path]) -> list[Finding]:
-    """Targets without a reference, and references without a target."""
+def companion_folders(entry: DatasetSettings) -> list[str]:
+    """The folders of references and masks of a dataset."""
+    return [str(folder) for key, _, _ in COMPANIONS if (folder := getattr(entry, key)) is not None]
+
+
+def pair_findings(
+    dataset: str, entry: DatasetSettings, targets: Sequence[Path], all_targets: Mapping[str, Sequence[Path]]
+) -> list[Finding]:
+    """Targets without a reference or mask, and references without a target.
+
+    `all_targets` are those of every dataset, by the folder of references: several datasets may share one.
+    """
     found: list[Finding] = []
     for key, what, kinds in COMPANIONS:
         folder = getattr(entry, key)
@@ -75,7 +85,7 @@ def pair_findings(dataset: str, entry: DatasetSettings, targets: Sequence[Path])
         endings = set().union(*(SUFFIXES[kind] for kind in kinds))
         files = [path for path, problem in walk(Path(folder), True) if not problem and path.suffix.lower() in endings]
         there = {path.stem.casefold() for path in files}
-        wanted = {path.stem.casefold() for path in targets}
+        wanted = {path.stem.casefold() for path in all_targets.get(str(folder), ())}
         for path in targets:
             if path.stem.casefold() not in there:
                 reason = f"no file of its name in {key} ({Path(folder).name})"

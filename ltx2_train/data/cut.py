@@ -82,9 +82,9 @@ def cut_videos(
     source, out, events = Path(source), Path(out), events or Events()
     shortest = _lengths(seconds, shortest, longest)
     videos = _videos(source)
-    _refuse_output(source, out, videos)
+    refuse_output(source, out, videos)
     settings = {"seconds": seconds, "shortest": shortest, "longest": longest}
-    notes = _read_notes(out / NOTES)
+    notes = read_notes(out / NOTES)
     clips: list[CutClip] = []
     failed: list[tuple[Path, str]] = []
     kept = short = 0
@@ -151,7 +151,8 @@ def _videos(source: Path) -> list[Path]:
     return videos
 
 
-def _refuse_output(source: Path, out: Path, videos: Sequence[Path]) -> None:
+def refuse_output(source: Path, out: Path, videos: Sequence[Path]) -> None:
+    """Raise ConfigError where the pieces would lie among their sources."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out: {out} is a file. Name a folder for the clips.")
     folder = source if source.is_dir() else source.parent
@@ -236,7 +237,8 @@ def _parts(info: MediaInfo, first: int, stop: int, shortest: float, longest: flo
     return sorted({first, *(edge for edge in edges if first < edge < stop), stop})
 
 
-def _read_notes(path: Path) -> dict[str, Any]:
+def read_notes(path: Path) -> dict[str, Any]:
+    """What an earlier run noted in `path`; nothing where there is none. Raises DataError where it is damaged."""
     try:
         notes = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(notes, dict):

@@ -129,7 +129,8 @@ def _item_job(item: Item, entry: DatasetSettings, level: str) -> Callable[[], An
                 size = f"{item.width}x{item.height}"
                 if item.kind == "video":
                     start = item.window.start / item.fps
-                    size += f", {item.window.count} frames at {item.fps:g} fps, from {start:.2f} s"
+                    size += f", {item.window.count} frames at {item.fps:g} fps"
+                    size += f", from {start:.2f} s" if start else ""
                     size += ", sound" if item.sound else ""
                 size += ", mirrored" if item.flipped else ""
         except DataError as error:

@@ -87,6 +87,8 @@ def preview_dataset(
 
 def find_item(items: Sequence[Item], name: str) -> Item:
     """The sample called `name`; of a file with several windows the first. Raises DataError that lists near ones."""
+    if not name.strip() and items:
+        return items[0]
     wanted = Path(name.strip()).name.casefold()
     for names in (
         lambda item: (item.latent_path.name, item.latent_path.stem, item.key),

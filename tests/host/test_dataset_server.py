@@ -136,3 +136,35 @@ def test_a_name_that_climbs_out_is_refused(server):
     entry = server.history(server.queue(lists_graph("../../climbed")))
     assert "cannot be a folder's name" in error_of(entry)
     assert not list(server.base.rglob("climbed*"))
+
+
+def cut_graph(name, **more):
+    cut = {"folder": "ball", "path": "", "cut_at": "seconds", "seconds": 0.5, "min_seconds": 0.2, "max_seconds": 0.0}
+    return {"1": node("LTX2T_CutLongVideos", **{**cut, "name": name, **more})}
+
+
+def test_a_film_is_cut_and_a_sample_of_it_is_shown(server):
+    pieces = server.base / "output/ltx2_runs/clips/halves"
+    server.run(cut_graph("halves"))
+    assert sorted(path.name for path in pieces.glob("clip_*.mp4")) == [f"clip_000{n}.mp4" for n in (1, 2, 3)]
+    for path in pieces.glob("clip_*.mp4"):
+        path.with_suffix(".txt").write_text(f"a red ball, part {path.stem[-1]}")
+    graph = {
+        **cut_graph("halves"),
+        "2": node("LTX2T_LoadTrainingClips", **{**LOAD, "folder": "(folder from the path below)", "path": ["1", 0]}),
+        "3": node("LTX2T_PreviewItem", dataset=["2", 0], item="clip_0002", decode=False, **SIZE),
+        "4": node("PreviewAny", source=["3", 2]),
+    }
+    entry = server.run(graph)
+    (shown,) = entry["outputs"]["3"]["images"]
+    info = probe_media(server.base / "output" / shown["subfolder"] / shown["filename"])
+    assert (info.frames, info.width, info.has_audio) == (9, 64, True)
+    assert entry["outputs"]["4"]["text"] == ["ohwx, a red ball, part 2"]
+
+
+def test_a_folder_of_pieces_cannot_climb_out(server):
+    entry = server.history(server.queue(cut_graph("../../climbed")))
+    assert "leads out" in error_of(entry)
+    refused = server.post("/prompt", {"prompt": cut_graph("x", folder="../x")})
+    assert refused["status"] == 400
+    assert not list(server.base.rglob("climbed*"))

@@ -42,6 +42,10 @@ WIDGETS = {
     "LTX2T_LoadTrainingPairs": "folder path reference_folder reference_path trigger_word fps reference_frames "
     "reference_downscale | caption_extension repeats recursive source_fps",
     "LTX2T_DatasetFromLists": "captions name batches trigger_word fps | repeats audio_normalize",
+    "LTX2T_PreviewItem": "item decode width height frames frame_extraction buckets | bucket_no_upscale frame_stride "
+    "frame_sample max_frames min_frames pad_short batch_size",
+    "LTX2T_CutLongVideos": "folder path cut_at seconds min_seconds max_seconds name",
+    "LTX2T_CaptionClips": "folder path model whisper speaker prompt overwrite | prefix frames",
 }
 SOCKETS = {
     "LTX2T_LoadBaseModel": ([], ["LTX2T_MODEL"]),
@@ -55,6 +59,9 @@ SOCKETS = {
     "LTX2T_CombineDatasets": (["LTX2T_DATASET"] * 4, ["LTX2T_DATASET", "INT"]),
     "LTX2T_LoadTrainingPairs": ([], ["LTX2T_DATASET", "INT"]),
     "LTX2T_DatasetFromLists": (["IMAGE", "VIDEO", "AUDIO"], ["LTX2T_DATASET", "INT"]),
+    "LTX2T_PreviewItem": (["LTX2T_DATASET", "LTX2T_PREPARED"], ["VIDEO", "AUDIO", "STRING", "STRING"]),
+    "LTX2T_CutLongVideos": ([], ["STRING", "INT", "STRING"]),
+    "LTX2T_CaptionClips": ([], ["STRING", "STRING"]),
 }
 IDS = list(WIDGETS)
 
@@ -85,6 +92,9 @@ def test_the_nodes_are_these(schemas):
         "LTX2T_CombineDatasets",
         "LTX2T_LoadTrainingPairs",
         "LTX2T_DatasetFromLists",
+        "LTX2T_PreviewItem",
+        "LTX2T_CutLongVideos",
+        "LTX2T_CaptionClips",
     ]
 
 

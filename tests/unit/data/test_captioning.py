@@ -203,6 +203,11 @@ def test_the_parts_of_a_caption():
     assert clean("<think>well\nhm</think>\n A  man\nwalks. ") == "A man walks."
 
 
+def test_the_speaker_is_named_as_asked(folder, made):
+    caption_media(folder, whisper="ear", speaker="anna")
+    assert texts(folder)["d"].startswith('anna says: "')
+
+
 def test_a_real_model_looks_at_the_pictures(describer):
     model = Describer(describer, CPU, Events())
     dark, light = np.zeros((2, 48, 64, 3), np.uint8), np.full((2, 48, 64, 3), 255, np.uint8)

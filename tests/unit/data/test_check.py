@@ -157,6 +157,15 @@ def test_references_without_targets_and_the_reverse(tmp_path):
     assert ("red", "reference") in rules(missing)
 
 
+def test_a_target_without_its_reference_is_left_out(tmp_path):
+    for name in ("a", "b"):
+        clip(tmp_path / "clips" / f"{name}.mp4", f"clip {name}", shift=ord(name) % 7)
+    media.write_image(tmp_path / "refs" / "a.png", caption=None)
+    report = check(tmp_path / "clips", 'reference_directory = "refs"\nmask_directory = "refs"')
+    assert rules(report, tmp_path / "clips" / "b.mp4") == {("red", "reference")}
+    assert not rules(report, tmp_path / "clips" / "a.mp4")
+
+
 def test_recordings_and_pictures(tmp_path):
     media.write_sound(tmp_path / "voice" / "a.wav", media.tone(3), caption='anna says: "one"')
     media.write_sound(tmp_path / "voice" / "b.wav", np.zeros((1, 48000), np.float32), caption="silence")

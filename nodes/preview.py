@@ -1,0 +1,116 @@
+"""Preview Item: one sample of a dataset exactly as it is trained on."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..ltx2_train import make_run
+from ..ltx2_train.data.dataset import DatasetConfig
+from ..ltx2_train.data.sound_media import read_sound
+from ..ltx2_train.errors import ConfigError, DataError
+from ..ltx2_train.files import digest
+from ..ltx2_train.sampling.preview import preview_dataset
+from . import entries, handles, host
+from .data import SHAPE
+from .host import io
+
+
+class PreviewItem(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2T_PreviewItem",
+            display_name="Preview Item",
+            category="LTX-2 training",
+            description="Shows one sample exactly as it is trained on: its window, size, rate and sound; of a prepared "
+            "dataset also as the caches give it back.",
+            search_aliases=["dataset", "preview", "clip", "caption", "latent", "decode", "lora", "train"],
+            is_output_node=True,
+            inputs=[
+                handles.Dataset.Input(
+                    "dataset", optional=True, tooltip="A dataset that is not prepared yet; the sizes below are used."
+                ),
+                handles.Prepared.Input(
+                    "prepared", optional=True, tooltip="The dataset of Prepare Dataset, with the sizes it was made in."
+                ),
+                io.String.Input(
+                    "item",
+                    default="",
+                    tooltip="Name of a file of the dataset, or of one of its caches. Empty: the first sample.",
+                ),
+                io.Boolean.Input(
+                    "decode",
+                    default=False,
+                    tooltip="With `prepared`: show what the caches hold, decoded by the VAE of the base.",
+                ),
+                *SHAPE.visible_inputs(),
+                *SHAPE.advanced_inputs(),
+            ],
+            outputs=[
+                io.Video.Output("video", display_name="video"),
+                io.Audio.Output("audio", display_name="audio"),
+                io.String.Output("caption", display_name="caption", tooltip="As it is trained on."),
+                io.String.Output("path", display_name="path"),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **settings: Any) -> Any:
+        return math.nan
+
+    @classmethod
+    @SHAPE.fill
+    def execute(
+        cls,
+        item: str,
+        decode: bool,
+        dataset: handles.ClipFolder | None = None,
+        prepared: handles.PreparedDataset | None = None,
+        **settings: Any,
+    ) -> io.NodeOutput:
+        with host.training_job():
+            run = None
+            if prepared is not None:
+                config, folder = DatasetConfig.read(prepared.config), prepared.config.parent
+                run = make_run(dict(prepared.tables), folder) if decode else None
+            elif dataset is not None:
+                folder = entries.dataset_folder(dataset)
+                config = entries.dataset_config([dataset], SHAPE.tables(settings), folder, "Preview Item")
+                if decode:
+                    raise ConfigError("decode needs the caches: connect `prepared`, from Prepare Dataset.")
+            else:
+                raise ConfigError("Nothing to show: connect `dataset` or `prepared`.")
+            events = host.ComfyEvents(cls.hidden.unique_id)
+            try:
+                # a folder of its own for every way to show it: the page keeps what it once showed under a name
+                mark = digest(config.to_toml(), str(decode), length=8)
+                made = preview_dataset(config, folder / "preview" / mark, item, run, events)
+            finally:
+                events.close()
+            path = made.decoded or made.clip
+            if path is None or made.caption is None:
+                raise DataError("There is no sample to show.")
+            caption = made.caption.read_text(encoding="utf-8").strip()
+            events.finish("finished", f"{path.name}\n{caption}")
+            return io.NodeOutput(*_outputs(path), caption, str(path), ui=host.preview(path))
+
+
+def _outputs(path: Path) -> tuple[Any, Any]:
+    """The file as VIDEO and AUDIO; what it does not hold blocks what is connected."""
+    video = host.InputImpl.VideoFromFile(str(path)) if path.suffix == ".mp4" else None
+    audio = None
+    if path.suffix != ".png":
+        try:
+            sound = read_sound(path)
+            audio = {"waveform": torch.from_numpy(sound.samples)[None], "sample_rate": sound.rate}
+        except DataError:
+            pass
+    return (
+        video or host.nothing(f"{path.name} is no video."),
+        audio or host.nothing(f"{path.name} has no sound."),
+    )
