@@ -19,7 +19,7 @@ from .models.transformer import LTXTransformer
 from .offload.activations import ActivationStore
 from .offload.blocks import BlockStreamer, spread
 from .offload.settings import MemorySettings
-from .offload.source import PackedFile
+from .offload.source import FileBlocks, Ranges
 from .quant.base import QuantLinear
 from .quant.faster import faster_matmul, has_matmul, set_matmul
 from .weights.keys import in_mode, transformer_prefix
@@ -35,11 +35,11 @@ SAMPLING_BYTES = 4 << 30  # on the card beside the weights while samples are dra
 class Placed:
     """A transformer with its weights in their places. `to` moves what is on the device, for hosts that need room."""
 
-    def __init__(self, model: LTXTransformer, device: torch.device, scratch: Path) -> None:
+    def __init__(self, model: LTXTransformer, device: torch.device, scratch: Path, checkpoint: Path | str) -> None:
         self.model, self.device = model, device
         self.streamer: BlockStreamer | None = None
-        self._scratch = scratch
-        self._source: PackedFile | None = None
+        self._scratch, self._checkpoint = scratch, checkpoint
+        self._source: FileBlocks | None = None
 
     @property
     def device_bytes(self) -> int:
@@ -58,7 +58,7 @@ class Placed:
         if not numbers:
             return
         if memory.swap_from == "file" and self._source is None:
-            self._source = PackedFile(self._scratch)
+            self._source = FileBlocks(self._scratch, self._checkpoint, _ranges(self._checkpoint))
         self.streamer = BlockStreamer(
             blocks,
             numbers,
@@ -139,15 +139,15 @@ def load_placed(
 ) -> Placed:
     """Read the transformer of `config`, quantize it on arrival and put each block in its place.
 
-    `memory` has every field filled (see the plan). `scratch` is a folder for blocks that wait in a file. `loftq` and
-    `activations` as in load_transformer. Raises CheckpointError, ConfigError, OutOfMemory.
+    `memory` has every field filled (see the plan). `scratch` is a folder for what cannot wait in the checkpoint.
+    `loftq` and `activations` as in load_transformer. Raises CheckpointError, ConfigError, OutOfMemory.
     """
     checkpoint = config.need("model.checkpoint")
     placed: list[Placed] = []
     last: int | None = None
 
     def built(model: LTXTransformer) -> None:
-        placed.append(Placed(model, device, scratch))
+        placed.append(Placed(model, device, scratch, checkpoint))
         placed[0].stream(memory)
 
     def home(path: str) -> torch.device:
@@ -227,6 +227,18 @@ def _weight_bytes(config: RunConfig) -> tuple[float, float, int]:
                 numbers.add(number)
                 inside += info.nbytes if kept else info.elements * small
     return inside, outside, len(numbers)
+
+
+def _ranges(checkpoint: Path | str) -> Ranges:
+    """Where the tensors of each block stand in the file."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    with TensorFile(checkpoint) as file:
+        prefix = transformer_prefix(file.tensors) or ""
+        for name, info in file.tensors.items():
+            number = _number(name[len(prefix) :]) if name.startswith(prefix) else None
+            if number is not None and info.nbytes:
+                found.setdefault(number, []).append((info.offset, info.nbytes))
+    return lambda number: found.get(number, ())
 
 
 def multiply_low(model: nn.Module, choice: str, tokens: int, device: torch.device) -> str | None:

@@ -113,7 +113,7 @@ def _encode_captions(
         done = 0
         for group in split(list(by_caption)) if split else [[caption] for caption in by_caption]:
             events.check_stop()
-            for caption, features in _features(encoder, group, events):
+            for caption, features in each_features(encoder, group, events):
                 done += 1
                 sources = by_caption[caption]
                 if isinstance(features, DataError):
@@ -129,7 +129,9 @@ def _encode_captions(
     with_model(open_encoder, work, None)
 
 
-def _features(encoder: Encoder, group: Sequence[str], events: Events) -> Iterator[tuple[str, TextFeatures | DataError]]:
+def each_features(
+    encoder: Encoder, group: Sequence[str], events: Events
+) -> Iterator[tuple[str, TextFeatures | DataError]]:
     """The features of each caption of `group`, or why it has none."""
     each = getattr(encoder, "encode_each", None)
     if each is not None:

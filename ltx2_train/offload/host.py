@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -93,8 +94,10 @@ class HostBuffers:
         return memory.bytes if memory.pinned else None
 
     def read_into(self, number: int, target: Tensor, offset: int = 0) -> None:
-        """Fill `target`, a uint8 tensor, with the bytes of a block from `offset` on."""
-        target.copy_(self._memory[number].bytes[offset : offset + target.numel()])
+        """Fill `target`, a uint8 tensor in RAM, with the bytes of a block from `offset` on."""
+        # not Tensor.copy_: it would give the thread that copies a team of OpenMP threads of its own, and with more
+        # threads than cores libgomp lets every parallel region of the whole process sleep instead of spin
+        np.copyto(target.numpy(), self._memory[number].bytes[offset : offset + target.numel()].numpy())
 
     def close(self) -> None:
         """Unlock. The blocks keep their memory."""

@@ -49,7 +49,8 @@ class MemorySettings(Settings):
     swap_from: Literal["auto", "ram", "file"] = Field(
         "auto",
         description="Where swapped blocks wait: ram, or file = they are read from the checkpoint each time, for "
-        "machines with little RAM. auto = ram where it is large enough.",
+        "machines with little RAM (what is quantized while loading, from a scratch file in the run folder). auto = ram "
+        "where it is large enough.",
         json_schema_extra={"advanced": True},
     )
     pinned: bool | None = Field(

@@ -1,15 +1,16 @@
 """Blocks that wait in a file, for machines whose RAM does not hold them.
 
-Either in a scratch file that is filled while the model is loaded (`PackedFile`), or where they are in the checkpoint
-(`CheckpointFile`), when the modules keep the bytes as they are there. In RAM the tensors of a block are stand-ins that
-have shape and dtype only.
+What the checkpoint has byte for byte is read from there each time. What it has not, since it was quantized while
+loading or is kept in another precision, goes to a scratch file. In RAM the tensors of a block are stand-ins that have
+shape and dtype only.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,143 +20,54 @@ from torch import Tensor, nn
 from ..errors import RunError
 from .packing import Layout, bytes_of, layout_of
 
+Ranges = Callable[[int], Sequence[tuple[int, int]]]  # block -> (first byte, bytes) of its tensors in the checkpoint
 
-class PackedFile:
-    """A source of blocks in a scratch file in `folder`, gone with `close` or with the process, however that ends.
+_HEAD = 4096  # compared first, so that most wrong candidates cost little
+_PART = 64 << 20
 
-    Raises RunError where the folder cannot be written or the disk is full; the block that was to be added is whole
-    then.
+
+class FileBlocks:
+    """A source of blocks in files: `checkpoint`, where its `ranges` hold a tensor, else a scratch file in `folder`.
+
+    The scratch file is made when it is first needed, and gone with `close` or with the process, however that ends.
+    `scratch_bytes` is its size. Raises RunError where a file cannot be read, the checkpoint was changed meanwhile, the
+    folder cannot be written or the disk is full; the block that was to be added is whole then.
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, checkpoint: Path | str | None = None, ranges: Ranges | None = None) -> None:
         self.notes: list[str] = []
+        self.scratch_bytes = 0
         self._folder = Path(folder)
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(buffering=0, dir=self._folder)
-        except OSError as error:
-            raise self._refused(error) from error
         self._lock = threading.Lock()
-        self._end = 0
-        self._starts: dict[int, int] = {}
+        self._scratch: BinaryIO | None = None
+        self._checkpoint = None if checkpoint is None else _Checkpoint(Path(checkpoint))
+        self._ranges = ranges or (lambda number: ())
+        self._parts: dict[int, list[tuple[int, int, bool, int]]] = {}  # in the block, bytes, in scratch, in the file
         self._layouts: dict[int, Layout] = {}
         self._homes: dict[int, list[Tensor]] = {}
-
-    @classmethod
-    def write(cls, folder: Path | str, blocks: Mapping[int, nn.Module]) -> PackedFile:
-        """A file of `blocks` by number; their RAM is free afterwards."""
-        file = cls(folder)
-        try:
-            for number, block in blocks.items():
-                file.add(number, block)
-        except BaseException:
-            file.close()
-            raise
-        return file
 
     def __contains__(self, number: int) -> bool:
         return number in self._layouts
 
     def add(self, number: int, block: nn.Module) -> None:
-        """Write the frozen tensors of `block` and free them."""
+        """Find the frozen tensors of `block` in the checkpoint or write them, and free them."""
         assert number not in self, number
         layout = layout_of(block)
-        try:
-            with self._lock:
-                for piece in layout.pieces:
-                    self._file.seek(self._end + piece.start)
-                    _write(self._file, bytes_of(piece.tensors[0]).cpu())
-                self._file.truncate(self._end + layout.size)
-        except OSError as error:
-            raise self._refused(error) from error
-        self._starts[number], self._layouts[number] = self._end, layout
-        self._end += layout.size
-        self._homes[number] = layout.hollow()
-        layout.point(self._homes[number])
-
-    def layout(self, number: int) -> Layout:
-        """Where the tensors of a block stand in its bytes."""
-        return self._layouts[number]
-
-    def home(self, number: int) -> list[Tensor]:
-        """What the tensors of a block are while it is not on the device: stand-ins."""
-        return self._homes[number]
-
-    def size(self, number: int) -> int:
-        """Bytes of a block."""
-        return self._layouts[number].size
-
-    def direct(self, number: int) -> None:
-        """No memory holds a block."""
-
-    def read_into(self, number: int, target: Tensor, offset: int = 0) -> None:
-        """Fill `target`, a uint8 tensor in RAM, with the bytes of a block from `offset` on."""
-        with self._lock:
-            _read(self._file, self._starts[number] + offset, target, f"the scratch file in {self._folder}")
-
-    def __enter__(self) -> PackedFile:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Remove the file. The blocks cannot be used any more."""
-        self._file.close()
-
-    def _refused(self, error: OSError) -> RunError:
-        return RunError(
-            f"Could not write swapped blocks to {self._folder}: {error.strerror or error}. Free some space there, "
-            "choose another folder, or set memory.swap_from to ram."
-        )
-
-
-class CheckpointFile:
-    """A source of blocks that are read from the checkpoint at `path` each time.
-
-    Raises RunError where the file cannot be read.
-    """
-
-    def __init__(self, path: Path | str) -> None:
-        self.notes: list[str] = []
-        self._path = Path(path)
-        try:
-            self._file = open(self._path, "rb", buffering=0)
-        except OSError as error:
-            raise RunError(f"Could not read {self._path}: {error.strerror or error}.") from error
-        self._lock = threading.Lock()
-        self._parts: dict[int, list[tuple[int, int, int | Tensor]]] = {}
-        self._layouts: dict[int, Layout] = {}
-        self._homes: dict[int, list[Tensor]] = {}
-
-    def __contains__(self, number: int) -> bool:
-        return number in self._layouts
-
-    def place(self, number: int, block: nn.Module, offsets: Mapping[str, int]) -> None:
-        """Take `block`, whose frozen tensors stand in the file as they are, contiguous, from byte `offsets[name]` on.
-
-        Names are those inside the block. These tensors may be on the meta device. What has no offset was made while
-        loading and is kept in RAM; it must be loaded.
-        """
-        assert number not in self, number
-        _materialize(block, frozenset(offsets))
-        here: dict[int, int] = {}
-        for named in (block.named_parameters, block.named_buffers):
-            here.update((id(t), offsets[name]) for name, t in named(remove_duplicate=False) if name in offsets)
-        layout = layout_of(block)
-        parts: list[tuple[int, int, int | Tensor]] = []
+        ranges = self._ranges(number) if self._checkpoint is not None else ()
+        end, parts = self.scratch_bytes, []
         for piece in layout.pieces:
-            first = piece.tensors[0]
-            where = next((here[id(t)] for t in piece.tensors if id(t) in here), None)
-            assert where is None or first.is_contiguous(), "what is read from the file must be laid out as it is there"
-            parts.append((piece.start, piece.nbytes, bytes_of(first).cpu().clone() if where is None else where))
+            data = bytes_of(piece.tensors[0]).cpu()
+            place = next((first for first, count in ranges if count == piece.nbytes and self._same(first, data)), None)
+            if place is None:
+                parts.append((piece.start, piece.nbytes, True, end))
+                self._write(end, data)
+                end += piece.nbytes
+            else:
+                parts.append((piece.start, piece.nbytes, False, place))
+        self.scratch_bytes = end
         self._parts[number], self._layouts[number] = parts, layout
         self._homes[number] = layout.hollow()
         layout.point(self._homes[number])
-
-    def add(self, number: int, block: nn.Module) -> None:
-        """Keep a block of which the file has nothing in RAM."""
-        self.place(number, block, {})
 
     def layout(self, number: int) -> Layout:
         """Where the tensors of a block stand in its bytes."""
@@ -175,49 +87,79 @@ class CheckpointFile:
     def read_into(self, number: int, target: Tensor, offset: int = 0) -> None:
         """Fill `target`, a uint8 tensor in RAM, with the bytes of a block from `offset` on."""
         end = offset + target.numel()
-        for start, nbytes, where in self._parts[number]:
-            first, last = max(start, offset), min(start + nbytes, end)
+        for start, count, scratch, place in self._parts[number]:
+            first, last = max(start, offset), min(start + count, end)
             if first >= last:
                 continue
             part = target[first - offset : last - offset]
-            if isinstance(where, Tensor):
-                part.copy_(where[first - start : last - start])
-            else:
-                with self._lock:
-                    _read(self._file, where + first - start, part, str(self._path))
+            with self._lock:
+                if scratch:
+                    _read(self._scratch, place + first - start, part, f"the scratch file in {self._folder}")
+                else:
+                    self._checkpoint.read(place + first - start, part)
 
-    def __enter__(self) -> CheckpointFile:
+    def __enter__(self) -> FileBlocks:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Close the file. The blocks cannot be used any more."""
-        self._file.close()
+        """Close the checkpoint and remove the scratch file. The blocks cannot be used any more."""
+        with self._lock:
+            if self._scratch is not None:
+                self._scratch.close()
+            if self._checkpoint is not None:
+                self._checkpoint.file.close()
+
+    def _same(self, place: int, data: Tensor) -> bool:
+        """Whether the checkpoint has `data` from byte `place` on."""
+        start, step = 0, _HEAD
+        while start < data.numel():
+            part = data[start : start + step]
+            found = torch.empty_like(part)
+            with self._lock:
+                self._checkpoint.read(place + start, found)
+            if not torch.equal(found, part):
+                return False
+            start, step = start + part.numel(), _PART
+        return True
+
+    def _write(self, place: int, data: Tensor) -> None:
+        try:
+            with self._lock:
+                if self._scratch is None:
+                    self._folder.mkdir(parents=True, exist_ok=True)
+                    self._scratch = tempfile.TemporaryFile(buffering=0, dir=self._folder)
+                self._scratch.seek(place)
+                view = memoryview(data.numpy())
+                while view:
+                    view = view[self._scratch.write(view) :]
+        except OSError as error:
+            raise RunError(
+                f"Could not write swapped blocks to {self._folder}: {error.strerror or error}. Free some space there, "
+                "choose another folder, or set memory.swap_from to ram."
+            ) from error
 
 
-def _materialize(block: nn.Module, names: frozenset[str]) -> None:
-    """Put stand-ins in the place of meta tensors, whose `.data` cannot be changed. A shared one stays shared."""
-    made: dict[int, Tensor] = {}
-    for path, module in block.named_modules():
-        for tensors in (module._parameters, module._buffers):
-            for leaf, tensor in tensors.items():
-                if tensor is None or not tensor.is_meta or (isinstance(tensor, nn.Parameter) and tensor.requires_grad):
-                    continue
-                name = f"{path}.{leaf}" if path else leaf
-                assert name in names or id(tensor) in made, f"{name} is not loaded, and the file does not have it"
-                if id(tensor) not in made:
-                    value = torch.empty(tensor.shape, dtype=tensor.dtype)  # untouched, so it takes no RAM
-                    is_parameter = isinstance(tensor, nn.Parameter)
-                    made[id(tensor)] = nn.Parameter(value, requires_grad=False) if is_parameter else value
-                tensors[leaf] = made[id(tensor)]
+class _Checkpoint:
+    """The open checkpoint; refuses to read on when the file is written to."""
 
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self.file = open(path, "rb", buffering=0)
+            self._time = os.fstat(self.file.fileno()).st_mtime_ns
+        except OSError as error:
+            raise RunError(f"Could not read {path}: {error.strerror or error}.") from error
 
-def _write(file: BinaryIO, data: Tensor) -> None:
-    view = memoryview(data.numpy())
-    while view:
-        view = view[file.write(view) :]
+    def read(self, position: int, target: Tensor) -> None:
+        if not self.file.closed and os.fstat(self.file.fileno()).st_mtime_ns != self._time:
+            raise RunError(
+                f"{self._path} was written to while the run read its blocks from it. Leave the file alone during a "
+                "run, or set memory.swap_from to ram."
+            )
+        _read(self.file, position, target, str(self._path))
 
 
 def _read(file: BinaryIO, position: int, target: Tensor, name: str) -> None:

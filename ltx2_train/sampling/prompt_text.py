@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from ..data.caches import ARCHITECTURE, COMPACT_SUFFIX, FORMAT_VERSION, CacheFile
-from ..data.encode_text import compact_tensors, read_compact
+from ..data.encode_text import compact_tensors, each_features, read_compact
 from ..device import DTYPES, release
-from ..errors import CacheError
+from ..errors import CacheError, DataError
 from ..events import Events
 from ..files import digest, write_tensors
 from ..models.text import TextFeatures
@@ -31,7 +31,10 @@ def prompt_features(
     events: Events,
     settings: GemmaSettings | None = None,
 ) -> dict[str, TextFeatures]:
-    """Features of each of `texts`, on the CPU; the text encoder is loaded only where one is not in `folder` yet."""
+    """Features of each of `texts`, on the CPU; the text encoder is loaded only where one is not in `folder` yet.
+
+    Raises DataError for a text whose features are not finite, when all others have been kept.
+    """
     settings = settings or GemmaSettings()
     fingerprint = text_fingerprint(encoder, projection, settings)
     paths = {text: folder / f"prompt_{digest(text, fingerprint)}{COMPACT_SUFFIX}" for text in texts}
@@ -47,11 +50,15 @@ def prompt_features(
         events.stage("load the text encoder")
         events.make_room(encoder_bytes(encoder, settings, device), device)
         gemma = TextEncoder.load(encoder, projection, encoder_dtype(device), device, settings=settings)
+        failed: list[DataError] = []
         try:
             events.stage("encode prompts", len(missing))
             for group in gemma.groups(missing):
                 events.check_stop()
-                for text, features in zip(group, gemma.encode(group, events=events), strict=True):
+                for text, features in each_features(gemma, group, events):
+                    if isinstance(features, DataError):
+                        failed.append(features)
+                        continue
                     found[text] = features
                     metadata = {"format_version": FORMAT_VERSION, "architecture": ARCHITECTURE, "caption": text}
                     write_tensors(paths[text], compact_tensors(features, encoder_dtype(device)), metadata)
@@ -59,6 +66,8 @@ def prompt_features(
         finally:
             gemma.close()
             release(device)
+        if failed:  # after the others have been kept
+            raise failed[0]
     return {text: found[text] for text in texts}
 
 

@@ -17,6 +17,7 @@ def main():
     def more(parser):
         parser.add_argument("--format", default="none", help="storage of the blocks' linears: fp8, int8, nf4 ...")
         parser.add_argument("--swap", type=int, default=0, help="blocks that come from RAM when their turn comes")
+        parser.add_argument("--keep", type=int, default=0, help="blocks, the last ones, that are not recomputed")
         parser.add_argument("--act", action="store_true", help="inputs of recomputed blocks wait in RAM")
         parser.add_argument("--keep-text", action="store_true", help="keep keys and values of the text")
         parser.add_argument("--compile", action="store_true", help="torch.compile for norms, rotations, gates")
@@ -68,7 +69,7 @@ def main():
             setattr(model.get_submodule(parent), leaf, LoRALinear(module, RANK, ALPHA))
     lora = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     bench.fill_lora(lora)
-    model.set_recompute(0 if args.no_ckpt else None)
+    model.set_recompute(0 if args.no_ckpt else c["layers"] - args.keep)
     streamer = None
     if args.swap:
         blocks = model.transformer_blocks

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ltx2_train.offload.activations import ActivationStore
 from ltx2_train.offload.blocks import BlockStreamer, spread
-from ltx2_train.offload.source import PackedFile
+from ltx2_train.offload.source import FileBlocks
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 
@@ -79,7 +79,7 @@ def test_losses_and_gradients_are_those_of_the_resident_model(mode, swapped, dty
     expected = step(resident, layers_of(resident, layers), given)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         drawn = [t for t in dataclasses.astuple(resident(*given))[:2] if t is not None]
-    source = PackedFile(tmp_path) if way == "file" else None
+    source = FileBlocks(tmp_path) if way == "file" else None
     numbers = spread(LAYERS, swapped)
     streamer = BlockStreamer(
         model.transformer_blocks, numbers, "cuda", pinned=way == "pinned", source=source, poison=True, ahead=1

@@ -12,7 +12,7 @@ from ltx2_train.errors import ConfigError
 from ltx2_train.offload import copies
 from ltx2_train.offload.blocks import BlockStreamer, spread
 from ltx2_train.offload.host import HostBuffers
-from ltx2_train.offload.source import PackedFile
+from ltx2_train.offload.source import FileBlocks
 
 
 class Watched(HostBuffers):
@@ -251,7 +251,7 @@ def test_closing_ends_the_thread_and_leaves_the_weights_in_ram():
 def test_blocks_are_admitted_as_they_are_loaded(tmp_path):
     loaded = make_blocks(4)
     values = [block.weight.clone() for block in loaded]
-    for source in (None, PackedFile(tmp_path)):
+    for source in (None, FileBlocks(tmp_path)):
         with torch.device("meta"):
             blocks = make_blocks(4)
         streamer = BlockStreamer(blocks, [0, 1, 2], "cpu", source=source)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import os
 
@@ -11,7 +12,7 @@ from ltx2_train import files
 from ltx2_train.errors import RunError
 from ltx2_train.offload.blocks import BlockStreamer
 from ltx2_train.offload.host import HostBuffers, HostMemory
-from ltx2_train.offload.source import CheckpointFile, PackedFile
+from ltx2_train.offload.source import FileBlocks
 
 
 def make_block(seed, device=None):
@@ -34,7 +35,7 @@ def bytes_read(source, number, step):
 
 @pytest.mark.parametrize("kind", ["ram", "file"])
 def test_a_block_reads_as_it_was_in_parts_of_any_size(kind, tmp_path):
-    source = HostBuffers() if kind == "ram" else PackedFile(tmp_path)
+    source = HostBuffers() if kind == "ram" else FileBlocks(tmp_path)
     expected = {n: {k: v.clone() for k, v in make_block(n).state_dict().items()} for n in (3, 7)}
     for number in (3, 7):
         source.add(number, make_block(number))
@@ -53,7 +54,8 @@ def test_a_block_reads_as_it_was_in_parts_of_any_size(kind, tmp_path):
 def test_the_scratch_file_is_gone_with_close_and_never_has_a_name_that_stays(tmp_path):
     folder = tmp_path / "new" / "folder"
     block = make_block(0)
-    file = PackedFile.write(folder, {0: block})
+    file = FileBlocks(folder)
+    file.add(0, block)
     assert block[0].weight.isnan().all()
     assert block[0].weight.shape == (20, 30)
     file.close()
@@ -64,14 +66,17 @@ def test_the_scratch_file_is_gone_with_close_and_never_has_a_name_that_stays(tmp
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "taken").write_text("x")
-    with pytest.raises(RunError, match=r"taken.*memory\.swap_from"):
-        PackedFile(tmp_path / "taken")
+    block = make_block(0)
+    with FileBlocks(tmp_path / "taken") as file, pytest.raises(RunError, match=r"taken.*memory\.swap_from"):
+        file.add(0, block)
+    assert not block[0].weight.isnan().any()
 
 
 def test_a_full_disk_leaves_the_block_whole(tmp_path, monkeypatch):
-    file, block = PackedFile(tmp_path), make_block(0)
+    file, block = FileBlocks(tmp_path), make_block(0)
     expected = block[0].weight.clone()
-    real, count = file._file, []
+    file.add(1, make_block(1))
+    real, count = file._scratch, []
 
     class Full:
         def write(self, data):
@@ -83,12 +88,12 @@ def test_a_full_disk_leaves_the_block_whole(tmp_path, monkeypatch):
         def __getattr__(self, name):
             return getattr(real, name)
 
-    file._file = Full()
+    file._scratch = Full()
     with pytest.raises(RunError, match="No space left"):
         file.add(0, block)
     assert torch.equal(block[0].weight, expected)
     assert 0 not in file
-    file._file = real
+    file._scratch = real
     file.add(0, block)
     layout = file.layout(0)
     assert torch.equal(layout.views(bytes_read(file, 0, layout.size))[0], expected)
@@ -102,50 +107,77 @@ def offsets_of(path):
     return {k: 8 + length + v["data_offsets"][0] for k, v in header.items() if k != "__metadata__"}
 
 
-def test_blocks_are_read_from_the_checkpoint_without_a_copy_of_it(tmp_path):
-    path = tmp_path / "model.safetensors"
-    whole = [make_block(number) for number in range(3)]
-    files.write_tensors(path, {f"{n}.{k}": v for n, b in enumerate(whole) for k, v in b.state_dict().items()})
-    offsets = offsets_of(path)
-    with torch.device("meta"):
-        blocks = [make_block(number) for number in range(3)]
-    blocks[2] = make_block(2)
-    with CheckpointFile(path) as source:
-        for number in range(2):
-            blocks[number].register_buffer("scale", whole[number].scale * 2)  # made while loading
-            inside = {k: offsets[f"{number}.{k}"] for k in ("0.weight", "0.bias", "1.weight")}
-            source.place(number, blocks[number], inside)
+def ranges_of(path):
+    """Byte ranges of the tensors of a safetensors file, by the block that is the first part of the name."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    found = {}
+    for name, value in header.items():
+        if name != "__metadata__":
+            first, last = value["data_offsets"]
+            found.setdefault(int(name.split(".")[0]), []).append((8 + length + first, last - first))
+    return lambda number: found.get(number, ())
+
+
+def write_blocks(path, blocks):
+    files.write_tensors(path, {f"{n}.{k}": v for n, b in enumerate(blocks) for k, v in b.state_dict().items()})
+
+
+def test_what_the_checkpoint_has_is_read_from_there_and_only_the_rest_is_written(tmp_path):
+    path, whole = tmp_path / "model.safetensors", [make_block(number) for number in range(3)]
+    write_blocks(path, whole)
+    blocks = [make_block(number) for number in range(3)]
+    blocks[1].scale *= 2  # made while loading
+    with FileBlocks(tmp_path, path, ranges_of(path)) as source:
         streamer = BlockStreamer(blocks, [0, 1], "cpu", source=source, poison=True)
+        assert source.scratch_bytes == 3 * 4  # the scale of block 1
         assert blocks[0][0].weight.isnan().all()
         for number in (0, 1, 0):
             with streamer.visiting(number, False):
                 for name in ("0.weight", "0.bias", "1.weight"):
                     assert torch.equal(blocks[number].get_parameter(name), whole[number].get_parameter(name))
-                    assert not blocks[number].get_parameter(name).requires_grad
-                assert torch.equal(blocks[number].scale, whole[number].scale * 2)
-        full = bytes_read(source, 1, source.size(1))
-        assert torch.equal(bytes_read(source, 1, 70)[: 20 * 30 * 2], full[: 20 * 30 * 2])
+                assert torch.equal(blocks[number].scale, whole[number].scale * (2 if number == 1 else 1))
+        size = source.size(1)
+        assert torch.equal(bytes_read(source, 1, 70), bytes_read(source, 1, size))
         streamer.close()
 
 
-def test_a_tensor_that_neither_the_file_nor_the_module_has_is_our_own_mistake(tmp_path):
-    (tmp_path / "x").write_bytes(bytes(10))
-    with torch.device("meta"):
-        block = make_block(0)
-    block.scale = torch.ones(3)
-    with CheckpointFile(tmp_path / "x") as source, pytest.raises(AssertionError, match=r"0\.bias is not loaded"):
-        source.place(0, block, {"0.weight": 0})
+def test_a_tensor_that_differs_in_its_last_byte_is_not_taken_for_the_one_in_the_checkpoint(tmp_path):
+    path = tmp_path / "model.safetensors"
+    big = nn.Linear(300, 200, bias=False).to(torch.bfloat16).requires_grad_(False)
+    write_blocks(path, [big])
+    other = copy.deepcopy(big)
+    other.weight[-1, -1] += 1
+    with FileBlocks(tmp_path, path, ranges_of(path)) as source:
+        source.add(0, other)
+        assert source.scratch_bytes == 300 * 200 * 2
 
 
-def test_a_checkpoint_that_is_missing_or_was_cut_is_an_error_in_words(tmp_path):
-    with pytest.raises(RunError, match="none"):
-        CheckpointFile(tmp_path / "none")
-    (tmp_path / "short").write_bytes(bytes(1000))
-    block = make_block(0)
-    with CheckpointFile(tmp_path / "short") as source:
-        source.place(0, block, {"0.weight": 900})
-        with pytest.raises(RunError, match="short ends 1100 bytes too early"):
+@pytest.mark.parametrize("same", [True, False], ids=["in place", "renamed over"])
+def test_a_checkpoint_that_is_written_to_is_refused_and_one_that_was_replaced_is_read_on(tmp_path, same):
+    path = tmp_path / "model.safetensors"
+    write_blocks(path, [make_block(0)])
+    source = FileBlocks(tmp_path, path, ranges_of(path))
+    source.add(0, make_block(0))
+    expected = bytes_read(source, 0, source.size(0))
+    if same:
+        with open(path, "r+b") as file:
+            file.seek(path.stat().st_size - 10)
+            file.write(b"x")
+        os.utime(path, ns=(1, 1))
+        with pytest.raises(RunError, match="model.safetensors was written to"):
             bytes_read(source, 0, source.size(0))
+    else:
+        write_blocks(tmp_path / "new", [make_block(1)])
+        os.replace(tmp_path / "new", path)
+        assert torch.equal(bytes_read(source, 0, source.size(0)), expected)
+    source.close()
+
+
+def test_a_checkpoint_that_is_missing_is_an_error_in_words(tmp_path):
+    with pytest.raises(RunError, match="none"):
+        FileBlocks(tmp_path, tmp_path / "none")
 
 
 def test_ram_that_cannot_be_locked_is_ordinary_ram_with_a_sentence(monkeypatch):

@@ -11,7 +11,7 @@ from parity.oracles_transformer import adapt, build, inputs, loss_of
 from ltx2_train.offload.activations import ActivationStore
 from ltx2_train.offload.blocks import BlockStreamer, spread
 from ltx2_train.offload.host import HostBuffers
-from ltx2_train.offload.source import PackedFile
+from ltx2_train.offload.source import FileBlocks
 
 LAYERS = 5
 
@@ -98,7 +98,9 @@ def test_from_a_file_where_a_use_outside_a_visit_gives_nan(version, tmp_path):
     model, layers = make(mode, dtype, version)
     blocks = model.transformer_blocks
     numbers = spread(LAYERS, LAYERS - 1)
-    with PackedFile.write(tmp_path, {number: blocks[number] for number in numbers}) as file:
+    with FileBlocks(tmp_path) as file:
+        for number in numbers:
+            file.add(number, blocks[number])
         frozen = [p for p in blocks[0].parameters() if not p.requires_grad]
         assert sum(p.untyped_storage().nbytes() for p in frozen) == 2 * len(frozen)  # one number each
         streamer = stream(model, LAYERS - 1, source=file)

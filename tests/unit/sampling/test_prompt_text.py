@@ -1,0 +1,54 @@
+"""Prompts are encoded once and kept, one that fails apart from the others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ltx2_train import Events
+from ltx2_train.errors import DataError
+from ltx2_train.models.text import TextFeatures
+from ltx2_train.sampling import prompt_text
+from ltx2_train.sampling.prompt_text import prompt_features
+
+
+class Encoder:
+    """Encodes to its length, and cannot encode "bad"."""
+
+    opened = 0
+
+    def __init__(self):
+        Encoder.opened += 1
+
+    def groups(self, captions):
+        return [list(captions)]
+
+    def encode_each(self, captions, events=None):
+        for text in captions:
+            features = torch.full((len(text), 8), float(len(text)))
+            yield text, DataError("not finite: bad") if text == "bad" else TextFeatures(features, features)
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def features(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(prompt_text.TextEncoder, "load", lambda *args, **more: Encoder())
+    monkeypatch.setattr(Encoder, "opened", 0)
+
+    def ask(*texts):
+        return prompt_features(
+            texts, tmp_path / "prompts", tiny.text_encoder, tiny.checkpoint, torch.device("cpu"), Events()
+        )
+
+    return ask
+
+
+def test_a_prompt_that_fails_does_not_cost_the_others(features):
+    with pytest.raises(DataError, match="bad"):
+        features("one", "bad", "three")
+    assert Encoder.opened == 1
+    found = features("three", "one")
+    assert Encoder.opened == 1
+    assert {text: one.tokens for text, one in found.items()} == {"three": 5, "one": 3}
