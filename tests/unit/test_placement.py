@@ -16,10 +16,10 @@ CPU = torch.device("cpu")
 def placed(tiny, tmp_path):
     made = []
 
-    def make(quant=None, **memory):
+    def make(quant=None, precision="fp32", **memory):
         run = make_run(
             {
-                "model": {"checkpoint": str(tiny.checkpoint), "mode": "av", "precision": "fp32", "device": "cpu"},
+                "model": {"checkpoint": str(tiny.checkpoint), "mode": "av", "precision": precision, "device": "cpu"},
                 "memory": {"fit": "custom", **memory},
                 "quant": {"format": quant or "none"},
             }
@@ -67,6 +67,28 @@ def test_what_is_trained_lies_on_the_device_and_swapped_blocks_are_recomputed(pl
     one.work_as(make_run({"memory": {"fit": "custom", "recompute_blocks": 3}}).memory)
     assert len(one.model.recompute) == 3
     assert one.model.recompute > set(one.streamer.streamed)
+
+
+@pytest.mark.parametrize(("quant", "precision", "written"), [(None, "bf16", False), ("int8", "bf16", True)])
+def test_blocks_that_the_checkpoint_has_as_they_are_need_no_scratch_file(placed, tmp_path, quant, precision, written):
+    expected = placed(quant, precision).model.state_dict()
+    one = placed(quant, precision, blocks_to_swap=2, swap_from="file")
+    bytes_of_blocks = sum(one._source.size(number) for number in one.streamer.streamed)
+    assert (one._source.scratch_bytes > bytes_of_blocks / 2) == written
+    assert (tmp_path / "scratch").exists() == written
+    for number in one.streamer.streamed:
+        with one.streamer.visiting(number, False):
+            for name, value in one.model.transformer_blocks[number].state_dict().items():
+                assert torch.equal(value, expected[f"transformer_blocks.{number}.{name}"]), name
+
+
+def test_a_block_that_is_swapped_only_later_is_read_from_the_checkpoint_too(placed, tmp_path):
+    one = placed(precision="bf16", blocks_to_swap=1, swap_from="file")
+    inject(one.model, LoraSettings(rank=2), torch.Generator().manual_seed(0))
+    one.adapted()
+    one.stream(make_run({"memory": {"fit": "custom", "blocks_to_swap": 3, "swap_from": "file"}}).memory)
+    assert len(one.streamer.streamed) == 3
+    assert one._source.scratch_bytes == 0
 
 
 def test_more_blocks_can_be_swapped_later(placed):

@@ -16,7 +16,7 @@ Disk: saved states and LoRAs, contexts that spill over, and 3 MB for each sample
 
 from __future__ import annotations
 
-from .facts import Facts
+from .facts import KEPT, Facts
 from .machine import GB, GIB, Machine
 from .plan import Choice, Prediction
 from .speed import step_seconds
@@ -35,7 +35,7 @@ def predict(facts: Facts, choice: Choice, machine: Machine) -> Prediction:
     vram = sum(parts.values())
     if facts.device_type != "cuda":  # the device is the RAM
         vram = ram = vram + ram
-    return Prediction(vram, ram, _disk(facts), _seconds(facts, choice, machine), parts)
+    return Prediction(vram, ram, _disk(facts, choice), _seconds(facts, choice, machine), parts)
 
 
 def device_parts(facts: Facts, choice: Choice) -> dict[str, float]:
@@ -76,15 +76,17 @@ def ram_bytes(facts: Facts, choice: Choice) -> float:
     return PROCESS.get(facts.device_type, 1.0 * GB) + swapped * sizes.block + max(training, loading)
 
 
-def _disk(facts: Facts) -> float:
+def _disk(facts: Facts, choice: Choice) -> float:
     run, values = facts.run, facts.lora_values
+    as_in_file = choice.format == KEPT or (choice.format == "none" and run.model.precision == "bf16")
+    scratch = 0 if choice.swap_from == "ram" or as_in_file else choice.blocks_to_swap * facts.sizes(choice.format).block
     train = run.train
     saves = 1 + (train.steps // train.save_every if train.save_every else 0)
     states = min(train.keep_states, saves) * values * (4 + facts.moment_bytes)
     loras = (min(train.keep_loras, saves) if train.keep_loras else saves) * values * 2
     drawn = train.steps // run.sample.every + 1 if run.sample.every else 0
     contexts = max(0.0, facts.work.captions * facts.context_bytes - run.memory.context_gb * GIB)
-    return states + loras + drawn * 2 * SAMPLE + contexts
+    return states + loras + drawn * 2 * SAMPLE + contexts + scratch
 
 
 def _seconds(facts: Facts, choice: Choice, machine: Machine) -> float:

@@ -261,3 +261,15 @@ def test_the_header_of_a_quantized_file_is_understood(tiny, tmp_path):
     assert (facts.stored_as, facts.total) == ("int8", 4)
     assert make_plan(run, facts, card(8, RAM, DISK)).format == "kept"
     assert facts.sizes("kept").block < 0.6 * facts.sizes("none").block
+
+
+def test_blocks_that_are_quantized_while_loading_take_disk_where_they_wait_in_a_file():
+    facts, machine = full(), card(24, RAM, DISK)
+    choice = replace(plan_for(24).choice, blocks_to_swap=40)
+
+    def disk(**changes):
+        return predict(facts, replace(choice, **changes), machine).disk
+
+    in_ram = disk(format="int8", swap_from="ram")
+    assert disk(format="none", swap_from="file") == in_ram
+    assert disk(format="int8", swap_from="file") - in_ram == pytest.approx(40 * facts.sizes("int8").block)
