@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ..config import RunConfig
 from ..events import Events
-from ..weights.probe import CheckpointInfo, require_trainable
+from ..weights.info import CheckpointInfo
+from ..weights.probe import require_trainable
 from ..weights.text_encoder import check_text_encoder
 
 

@@ -432,11 +432,6 @@ def _captions(data: TrainingSet) -> list[str]:
     return captions[:2]
 
 
-def _loading(events: Events, done: int, total: int) -> None:
-    events.progress(done, total, f"{done / 2**30:.1f} of {total / 2**30:.1f} GB")
-    events.check_stop()
-
-
 def check_settings(config: RunConfig) -> None:
     """Cross-checks between groups that need no file. Raises ConfigError."""
     if config.quant.loftq and config.lora.dropout:

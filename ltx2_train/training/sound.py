@@ -26,7 +26,7 @@ from ..shapes import LatentShape
 from ..weights.load import load_audio_vae
 
 if TYPE_CHECKING:
-    from ..weights.probe import CheckpointInfo
+    from ..weights.info import CheckpointInfo
 
 log = logging.getLogger(__name__)
 

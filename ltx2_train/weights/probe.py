@@ -12,105 +12,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
 from ..events import Events
 from . import keys
+from .info import NAMES, CheckpointInfo, Part
 from .reader import TensorFile, TensorInfo
 from .stored import PER_BYTE, StoredLinears, find_stored
 
 WANTED = "Use a full checkpoint of LTX-2 or LTX-2.3 (for example ltx-2.3-22b-dev.safetensors)."
 
 _PLAIN = {"BF16": "bf16", "F16": "fp16", "F32": "fp32", "F8_E4M3": "fp8_e4m3", "F8_E5M2": "fp8_e5m2", "I8": "int8"}
-_NAMES = {
-    "transformer": "transformer",
-    "connectors": "text connectors",
-    "text_projection": "text projection",
-    "video_vae_encoder": "video VAE encoder",
-    "video_vae_decoder": "video VAE decoder",
-    "audio_vae": "audio VAE",
-    "vocoder": "vocoder",
-}
 _NEEDED = ("transformer", "connectors", "text_projection", "video_vae_encoder")
 # a repack without any metadata can be built from the published configuration if it has the published widths
 _PUBLISHED_WIDTHS = (4096, 2048)
-
-
-@dataclass(frozen=True)
-class Part:
-    """Size of one part of a file; the scales of quantized weights count as bytes only."""
-
-    tensors: int
-    parameters: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """What a weight file is.
-
-    `kind`: "ltx2" (2.0 and 2.3), "ltx2.5", "ltxv" (LTX-Video), "part", "lora", "upsampler", "text_encoder", "gguf",
-    "other" (another family, named in `family`) or "unknown". `version`: "2.0", "2.3" or None. `precision` is that of
-    most of the transformer's bytes; `quant_format` is the quant.format of a file quantized by this program (or, nf4,
-    the community trainer). `problems` hinder training, `warnings` do not; each is a sentence with its remedy.
-    """
-
-    path: Path
-    kind: str
-    version: str | None = None
-    family: str = ""
-    parts: dict[str, Part] = field(default_factory=dict)
-    parameters: int = 0
-    bytes: int = 0
-    precision: str = ""
-    quant_format: str = ""
-    blocks: int = 0
-    distilled: bool = False
-    model_version: str = ""
-    missing: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def trainable(self) -> bool:
-        return not self.problems
-
-    @property
-    def quantized(self) -> bool:
-        return bool(self.quant_format) or self.precision.startswith(("fp8", "int8", "nvfp4", "mxfp8", "4-bit"))
-
-    @property
-    def fit(self) -> dict[str, str]:
-        """The same as sentences for a reader."""
-        lines = {"file": f"{self.path.name}, {_size(self.bytes)}", "kind": _kind_sentence(self)}
-        if self.parameters:
-            lines["size"] = f"{_billions(self.parameters)} parameters, mostly {self.precision or 'of mixed types'}."
-        if self.parts:
-            lines["parts"] = (
-                ", ".join(
-                    f"{_NAMES[name]} {_billions(part.parameters)}"
-                    for name, part in self.parts.items()
-                    if name in _NAMES
-                )
-                + "."
-            )
-        lines["training"] = "Can be trained on." if self.trainable else " ".join(self.problems)
-        if self.warnings:
-            lines["note"] = " ".join(self.warnings)
-        return lines
-
-    def text(self) -> str:
-        """`fit` as lines for a terminal."""
-        return "\n".join(f"{name:<9} {line}" for name, line in self.fit.items())
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON, with `trainable` and `fit`."""
-        value = asdict(self)
-        value["path"] = str(self.path)
-        return value | {"trainable": self.trainable, "quantized": self.quantized, "fit": self.fit}
 
 
 def probe(path: Path | str) -> CheckpointInfo:
@@ -167,8 +84,8 @@ def describe(file: TensorFile) -> CheckpointInfo:
         parts["transformer"] = Part(len(inside), count, sum(info.nbytes for info in inside.values()))
     missing = [part for part in _NEEDED if part not in parts]
     if missing:
-        lacking = ", ".join(_NAMES[part] for part in missing)
-        found = ", ".join(_NAMES[part] for part in parts if part in _NAMES)
+        lacking = ", ".join(NAMES[part] for part in missing)
+        found = ", ".join(NAMES[part] for part in parts if part in NAMES)
         return CheckpointInfo(
             kind="part",
             family="the transformer alone" if len(parts) == 1 else "",
@@ -252,7 +169,7 @@ def _judge(
     silent = [part for part in ("audio_vae", "vocoder") if part not in parts]
     if silent:
         warnings.append(
-            f"{name} has no {' and no '.join(_NAMES[part] for part in silent)}: only video can be trained or sampled."
+            f"{name} has no {' and no '.join(NAMES[part] for part in silent)}: only video can be trained or sampled."
         )
     if "video_vae_decoder" not in parts:
         warnings.append(f"{name} has no video VAE decoder: samples cannot be made during training.")
@@ -299,7 +216,7 @@ def _other_kind(
     for family, marks in keys.OTHER_FAMILIES:
         if all(any(mark in name for name in names) for mark in marks):
             return "other", family, f"is of another model family: {family}. {WANTED}"
-    found = [_NAMES[part] for part in parts if part in _NAMES] or _bare_parts(names)
+    found = [NAMES[part] for part in parts if part in NAMES] or _bare_parts(names)
     if found:
         return "part", "", f"is only a part of a checkpoint: {', '.join(found)}, without the transformer. {WANTED}"
     first = ", ".join(list(names)[:3])
@@ -423,24 +340,6 @@ def _is_gguf(path: Path) -> bool:
             return file.read(4) == b"GGUF"
     except OSError:
         return False
-
-
-def _kind_sentence(info: CheckpointInfo) -> str:
-    if info.kind == "ltx2":
-        return f"LTX-{info.version}{', distilled' if info.distilled else ''}, {info.blocks} blocks."
-    return {
-        "part": "A part of an LTX-2 checkpoint.",
-        "gguf": "A GGUF file.",
-        "unknown": "Unknown.",
-    }.get(info.kind, f"{info.family[:1].upper()}{info.family[1:]}.")
-
-
-def _billions(count: int) -> str:
-    return f"{count / 1e9:.2f} B" if count >= 1e8 else f"{count / 1e6:.2f} M"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
 
 
 def _lower(sentence: str) -> str:
