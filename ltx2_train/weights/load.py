@@ -26,6 +26,7 @@ from ..models.vocoder import ExtendedVocoder, Vocoder, VocoderConfig, build_voco
 from ..quant.base import QuantLinear
 from ..quant.settings import QuantSettings
 from . import keys
+from .expected import check_names
 from .loftq import Loftq, read_companion
 from .probe import describe
 from .published import published_config
@@ -37,7 +38,6 @@ Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, name; ma
 OnLinear = Callable[[str, nn.Linear], "nn.Module | None"]
 Home = Callable[[str], "torch.device | str"]  # module path -> where its finished tensors shall lie
 
-_LISTED = 10
 _SCALES = (".weight_scale", ".scale_weight")
 _QUANTIZED = ("F8_E4M3", "F8_E5M2", "I8")
 
@@ -226,7 +226,7 @@ def materialise(
     device = torch.device(device)
     found = find_stored(file.tensors, file.metadata) if found is None else found
     wanted = module.state_dict()
-    _check_names(file, prefix, what, wanted, owned, found)
+    check_names(file, prefix, what, wanted, owned, found)
     parameters = {name for name, _ in module.named_parameters()}
     order = sorted(wanted, key=lambda name: file.tensors[prefix + name].offset)
     total = sum(file.tensors[prefix + name].nbytes for name in order)
@@ -353,56 +353,3 @@ def _set(module: nn.Module, path: str, layer: nn.Module) -> None:
 def _halves(encoder: bool, decoder: bool) -> Callable[[str], bool]:
     starts = (*(("encoder.",) if encoder else ()), *(("decoder.",) if decoder else ()))
     return lambda name: bool(starts) and name.startswith(starts)
-
-
-def _check_names(
-    file: TensorFile,
-    prefix: str,
-    what: str,
-    wanted: Mapping[str, torch.Tensor],
-    owned: Callable[[str], bool] | None,
-    found: StoredLinears,
-) -> None:
-    layers = [prefix + name.removesuffix(".weight") for name in wanted]
-    unreadable = {found.unreadable[layer] for layer in layers if layer in found.unreadable}
-    if unreadable:
-        raise CheckpointError(
-            f"{file.path.name} stores the {what} as {', '.join(sorted(unreadable))}, which cannot be read. {USABLE}"
-        )
-    missing = [name for name in wanted if prefix + name not in file]
-    misfits = []
-    for name, tensor in wanted.items():
-        info = file.tensors.get(prefix + name)
-        packed = name.endswith(".weight") and prefix + name[: -len(".weight")] in found.kinds
-        if info is not None and not packed and info.shape != tuple(tensor.shape):
-            misfits.append(f"{name} is {list(info.shape)}, expected {list(tensor.shape)}")
-    extra = [
-        name[len(prefix) :]
-        for name in file.tensors
-        if name.startswith(prefix)
-        and name[len(prefix) :] not in wanted
-        and name not in keys.UNUSED
-        and not keys.is_quantization(name)
-        and (owned is None or owned(name[len(prefix) :]))
-    ]
-    if not (missing or misfits or extra):
-        return
-    lines = [f"The {what} cannot be loaded from {file.path.name}: its tensors are not those that are expected."]
-    for title, names in (("missing", missing), ("of another shape", misfits), ("left over", extra)):
-        if names:
-            more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-            lines.append(f"  {len(names)} {title}: {', '.join(names[:_LISTED])}{more}")
-    lines.append(_likely_cause(file, len(missing) == len(wanted), what))
-    raise CheckpointError("\n".join(lines))
-
-
-def _likely_cause(file: TensorFile, nothing: bool, what: str) -> str:
-    info = describe(file)
-    if info.problems and info.kind != "part":
-        return " ".join(info.problems)
-    if nothing:
-        return f"The file holds no {what}: it is a part of a checkpoint. Use the full single-file checkpoint."
-    return (
-        "The header configuration (metadata `config`) and the tensors do not belong together: the file is of another "
-        "version, was repacked with a foreign header, or lacks a part. Use an original LTX-2 or LTX-2.3 checkpoint."
-    )
