@@ -17,10 +17,18 @@ class Events:
     """Receives progress. All methods are called from the thread that called the core, never concurrently."""
 
     def stage(self, name: str, total: int | None = None) -> None:
-        """A new stage begins, for example "encode video"; `total` counts its units of work where known."""
+        """A new stage begins, for example "encode video"; `total` counts its units of work where known.
+
+        The same stage again: what took time until now was no work of it, such as loading its model.
+        """
 
     def progress(self, done: int, total: int, text: str = "") -> None:
-        """`done` of `total` units of the current stage are finished; `text` names the one at hand."""
+        """`done` of `total` units of the current stage are finished; `text` names the one at hand.
+
+        Units take about equally long, so that the time left can be told from them. Where what is done is of unlike
+        size, they are parts of the work (bytes, or parts of a million); a total of a million or more is no count that
+        people would want to read, and `text` has one.
+        """
 
     def step(self, metrics: dict[str, Any]) -> None:
         """One optimizer step is done. `metrics` is the row written to metrics.jsonl: plain numbers, str and None."""

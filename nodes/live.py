@@ -53,6 +53,7 @@ class LiveView:
             self._keep(row)
 
     def begin(self, stage: str, total: int | None) -> None:
+        total = 100 if total is not None and total >= 10**6 else total
         self.stage, self.total, self.done, self.text = stage, total, 0, ""
         if not self.warned:  # a warning stays in view to the end
             self.message = ""
@@ -63,6 +64,8 @@ class LiveView:
             self.message, self.warned = text, warning
 
     def progress(self, done: int, total: int, text: str = "") -> None:
+        if total >= 10**6:  # parts of the work, which nobody counts
+            done, total = 100 * done // total, 100
         self.done, self.total, self.text = done, total, text
 
     def step(self, metrics: Mapping[str, Any]) -> None:

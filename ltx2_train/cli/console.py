@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,20 +16,23 @@ from ..events import Events
 class ConsoleEvents(Events):
     """Prints stages, progress with time left, losses and messages to `stream`; Ctrl-C asks for a stop."""
 
-    def __init__(self, stream: TextIO | None = None, every: float = 5.0) -> None:
+    def __init__(
+        self, stream: TextIO | None = None, every: float = 5.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.stream = stream or sys.stderr
         self.live = self.stream.isatty()
         self.every = 0.1 if self.live else every
         self.stop = threading.Event()
-        self._stage, self._begun, self._shown, self._open = "", time.monotonic(), 0.0, False
+        self._clock = clock
+        self._stage, self._begun, self._shown, self._open = "", clock(), 0.0, False
 
     def stage(self, name: str, total: int | None = None) -> None:
         if name != self._stage:
             self._line(f"-- {name}" + (f" ({total})" if total and total < 10**6 else ""))
-        self._stage, self._begun, self._shown = name, time.monotonic(), 0.0
+        self._stage, self._begun, self._shown = name, self._clock(), 0.0
 
     def progress(self, done: int, total: int, text: str = "") -> None:
-        now = time.monotonic()
+        now = self._clock()
         if now - self._shown < self.every and done < total:
             return
         self._shown = now
@@ -38,7 +42,7 @@ class ConsoleEvents(Events):
         self._rewrite(f"   {count} {text}{left}")
 
     def step(self, metrics: dict[str, Any]) -> None:
-        now = time.monotonic()
+        now = self._clock()
         last = metrics["step"] == metrics["total"]
         if now - self._shown < self.every and not last:
             return

@@ -32,7 +32,15 @@ def read_clip(item: Item, entry: DatasetSettings) -> np.ndarray:
     clip = read_frames(item.source.media, item.picks, (item.width, item.height), crop_centre(item, entry))
     if entry.color_jitter:
         jitter(clip, entry.color_jitter, item.source.path.name)
-    return np.ascontiguousarray(clip[:, :, ::-1]) if item.flipped else clip
+    if item.flipped:
+        mirror(clip)
+    return clip
+
+
+def mirror(clip: np.ndarray) -> None:
+    """Turn [F, H, W, 3] left to right in place, so that a long clip is never in memory twice."""
+    for picture in clip:
+        picture[:] = picture[:, ::-1].copy()
 
 
 def crop_centre(item: Item, entry: DatasetSettings) -> tuple[float, float]:

@@ -24,6 +24,7 @@ from ..settings import Settings
 from .caches import TextForm, source_stat
 from .dataset import DatasetSettings
 from .listing import Skipped
+from .locks import alone
 from .plan import Item, Plan
 
 Precision = Literal["bf16", "fp16", "fp32"]
@@ -75,13 +76,15 @@ class CacheSettings(Settings):
 class CacheReport:
     """What filling a kind of cache came to: "latents", "sound", "masks" or "text".
 
-    `stale` of the `made` ones replaced an old file. `notes` are sentences on what was noticed and is no failure.
+    `stale` of the `made` ones replaced an old file. `others` were made by another process in the meantime. `notes` are
+    sentences on what was noticed and is no failure.
     """
 
     kind: str
     made: int = 0
     kept: int = 0
     stale: int = 0
+    others: int = 0
     failed: list[Skipped] = field(default_factory=list)
     seconds: float = 0.0
     bytes: int = 0
@@ -90,8 +93,9 @@ class CacheReport:
     def summary(self) -> str:
         """A line for people, and one for each file that failed."""
         mended = f" ({self.stale} were stale)" if self.stale else ""
+        others = f", {self.others} made by another process" if self.others else ""
         lines = [
-            f"{self.kind}: {self.made} made{mended}, {self.kept} kept, {len(self.failed)} failed; "
+            f"{self.kind}: {self.made} made{mended}, {self.kept} kept{others}, {len(self.failed)} failed; "
             f"{self.bytes / 1e6:.1f} MB written in {self.seconds:.1f} s"
         ]
         lines += [f"  {failure.path.name}: {failure.reason}" for failure in self.failed]
@@ -236,9 +240,10 @@ def record_failure(item: Item, reason: str, name: str | None = None, source: Pat
     """Remember that the cache `name` of `item` (default: its latents) cannot be made from `source` as it is now."""
     with contextlib.suppress(OSError):
         size, mtime_ns = source_stat(source or item.source.path)
-        table = _failures(item.source.folder)
-        table[name or item.latent_path.name] = {"reason": reason, "size": size, "mtime_ns": mtime_ns}
-        write_json(item.source.folder / FAILURES, table)
+        with alone(item.source.folder):
+            table = _failures(item.source.folder)
+            table[name or item.latent_path.name] = {"reason": reason, "size": size, "mtime_ns": mtime_ns}
+            write_json(item.source.folder / FAILURES, table)
 
 
 def failed_before(item: Item, name: str | None = None, source: Path | None = None) -> str | None:

@@ -7,10 +7,10 @@ A file that cannot be used is named and left out; only where nothing is left is 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,14 +35,16 @@ from .building import (
     with_model,
 )
 from .caches import ARCHITECTURE, DTYPES, FORMAT_VERSION, CacheFile
+from .due import Due
 from .encode_text import encode_text
 from .entry import REFERENCE_FOLDER
 from .listing import Skipped
 from .plan import Item, Plan
 from .reference import read_reference
+from .turns import Turns
 
 if TYPE_CHECKING:
-    from ..models.video_vae import VideoVAE
+    from ..models.video_vae import Stream, VideoVAE
 
 __all__ = ["CacheReport", "CacheSettings", "encode_latents", "encode_text", "to_pixels"]
 
@@ -84,6 +86,16 @@ def reference_job(plan: Plan, item: Item, settings: CacheSettings) -> LatentJob 
     return LatentJob(item, wanted.path, path, wanted.shape, made_from, reference=True)
 
 
+def latents_due(plan: Plan, fingerprint: str, settings: CacheSettings) -> Due[LatentJob]:
+    """The latents that are missing or no longer fit."""
+    return Due.find(
+        latent_jobs(plan, settings),
+        lambda job: job.path,
+        lambda job, checked: latents_state(job, fingerprint, checked),
+        settings,
+    )
+
+
 def encode_latents(
     plan: Plan,
     open_vae: Callable[[], VideoVAE],
@@ -91,51 +103,54 @@ def encode_latents(
     settings: CacheSettings,
     events: Events | None = None,
     device: torch.device | str = "cpu",
+    due: Due[LatentJob] | None = None,
 ) -> CacheReport:
-    """Cache the latents of every item of `plan`, and of the references.
+    """Cache the latents of every item of `plan`, and of the references; `due` spares looking for them again.
 
     `open_vae` gives the VAE in the precision of `settings.vae_dtype`; it is called only if something is to be made.
     Raises DataError where no item could be encoded, OutOfMemory with what to make smaller.
     """
-    events = events or Events()
-    report, started = CacheReport("latents"), time.monotonic()
-    todo: list[LatentJob] = []
-    jobs = latent_jobs(plan, settings)
-    own = sum(not job.reference for job in jobs)
-    for job in jobs:
-        missing, reason = latents_state(job, vae_fingerprint, settings)
-        if missing or reason:
-            todo.append(job)
-            report.stale += not missing
-            if reason and not missing and settings.skip_existing:
-                events.message(f"{job.path.name} is made again: {reason}")
-        else:
-            report.kept += 1
-    kept, made = report.kept, 0
-    if todo:
-        events.stage("encode video", len(todo))
+    events, started = events or Events(), time.monotonic()
+    due = latents_due(plan, vae_fingerprint, settings) if due is None else due
+    report = due.report("latents", events)
+    lost: set[Path] = set()
 
-        def work(vae: VideoVAE) -> None:
-            nonlocal made
-            for done, (job, clip) in enumerate(_decoded_ahead(plan, todo, events), 1):
-                try:
-                    if isinstance(clip, DataError):
-                        raise clip
-                    report.bytes += _write_latents(job, clip, vae, vae_fingerprint, settings)
-                    report.made += 1
-                    made += not job.reference
-                except DataError as error:
-                    note_failure(report, Skipped(job.source, str(error)), events)
-                    record_failure(job.item, str(error), failure_name(job), job.source)
-                except torch.OutOfMemoryError as error:
-                    raise _too_large(job, settings.tiles) from error
-                events.progress(done, len(todo), job.path.name)
+    def read(job: LatentJob) -> np.ndarray:
+        clip = job.read(plan)
+        with contextlib.suppress(OSError):
+            caches.source_record(job.source)  # hashes the file in this thread; it is known when the cache is written
+        return clip
 
-        with_model(open_vae, work, device)
+    def work(vae: VideoVAE) -> None:
+        def make(job: LatentJob, clip: np.ndarray | DataError) -> None:
+            try:
+                if isinstance(clip, DataError):
+                    raise clip
+                report.bytes += _write_latents(job, clip, vae, vae_fingerprint, settings, device)
+                report.made += 1
+            except DataError as error:
+                lost.add(job.path)
+                note_failure(report, Skipped(job.source, str(error)), events)
+                record_failure(job.item, str(error), failure_name(job), job.source)
+            except torch.OutOfMemoryError as error:
+                raise _too_large(job, settings.tiles) from error
+
+        turns.each(make)
+
+    with Turns(due, read, _pixels, "encode video", events) as turns:
+        if turns.begin():
+            with_model(open_vae, work, device)
+    report.others = turns.others
     report.seconds = time.monotonic() - started
-    if own and not made + kept:
+    own = [job for job in (*due.kept, *due.jobs) if not job.reference]
+    if own and all(job.path in lost for job in own):
         raise DataError("Not one clip could be encoded.\n" + report.summary(), report.failed[0].path)
     return report
+
+
+def _pixels(job: LatentJob) -> float:
+    video = job.shape.video()
+    return video.frames * video.width * video.height
 
 
 def failure_name(job: LatentJob) -> str:
@@ -157,44 +172,46 @@ def latents_state(job: LatentJob, fingerprint: str, settings: CacheSettings) -> 
     return False, caches.stale_latents(file, job.source, job.made_from, fingerprint)
 
 
-def _decoded_ahead(
-    plan: Plan, jobs: Sequence[LatentJob], events: Events
-) -> Iterator[tuple[LatentJob, np.ndarray | DataError]]:
-    """Clips in order; while one is being encoded the next is decoded, and no more."""
-
-    def decode(job: LatentJob) -> np.ndarray | DataError:
-        try:
-            return job.read(plan)
-        except DataError as error:
-            return error
-
-    with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
-        coming: Future[np.ndarray | DataError] = pool.submit(decode, jobs[0])
-        try:
-            for index, job in enumerate(jobs):
-                events.check_stop()
-                clip = coming.result()
-                if index + 1 < len(jobs):
-                    coming = pool.submit(decode, jobs[index + 1])
-                yield job, clip
-                del clip
-        finally:
-            coming.cancel()
+def as_bytes(clip: np.ndarray) -> torch.Tensor:
+    """uint8 [F, H, W, 3] seen as [1, 3, F, H, W]; nothing is copied."""
+    return torch.from_numpy(clip).permute(3, 0, 1, 2)[None]
 
 
-def to_pixels(clip: np.ndarray, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """uint8 [F, H, W, 3] to [1, 3, F, H, W] in [-1, 1]; rounded once, from float32."""
-    frames, height, width, _ = clip.shape
-    pixels = torch.empty((1, 3, frames, height, width), dtype=dtype)
-    for index in range(frames):
-        pixels[0, :, index] = torch.from_numpy(clip[index]).permute(2, 0, 1).float() / 127.5 - 1.0
+def to_pixels(clip: np.ndarray | torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """uint8 [F, H, W, 3], or as `as_bytes` has it, to [1, 3, F, H, W] in [-1, 1]; rounded once, from float32."""
+    levels = as_bytes(clip) if isinstance(clip, np.ndarray) else clip
+    pixels = torch.empty(levels.shape, dtype=dtype, device=levels.device)
+    for index in range(levels.shape[2]):
+        # turned while they are bytes, of which fewer have to be moved
+        pixels[:, :, index] = levels[:, :, index].contiguous().float().div_(127.5).sub_(1.0)
     return pixels
 
 
-def _write_latents(job: LatentJob, clip: np.ndarray, vae: VideoVAE, fingerprint: str, settings: CacheSettings) -> int:
+class _FromBytes:
+    """A VAE for `encode_tiled` that is given bytes and makes pixels of them a piece at a time, on its own device.
+
+    On a card that takes no time; on the processor it would take as long as decoding half a clip, and more memory.
+    """
+
+    def __init__(self, vae: VideoVAE, dtype: torch.dtype, device: torch.device | str) -> None:
+        self.config = vae.config
+        self._vae, self._dtype, self._device = vae, dtype, device
+
+    def encode_piece(self, piece: torch.Tensor, stream: Stream) -> torch.Tensor:
+        return self._vae.encode_piece(to_pixels(piece.to(self._device), self._dtype), stream)
+
+
+def _write_latents(
+    job: LatentJob,
+    clip: np.ndarray,
+    vae: VideoVAE,
+    fingerprint: str,
+    settings: CacheSettings,
+    device: torch.device | str = "cpu",
+) -> int:
     frames, height, width, _ = clip.shape
-    pixels = to_pixels(clip, DTYPES[settings.vae_dtype])
-    latents = encode_tiled(vae, pixels, settings.tiles)[0].to(DTYPES[settings.latents_dtype])
+    takes_bytes: Any = _FromBytes(vae, DTYPES[settings.vae_dtype], device)
+    latents = encode_tiled(takes_bytes, as_bytes(clip), settings.tiles)[0].to(DTYPES[settings.latents_dtype])
     if not bool(torch.isfinite(latents).all()):
         raise DataError(
             f"{job.source}: the VAE gave numbers that are not finite in {settings.vae_dtype}. "

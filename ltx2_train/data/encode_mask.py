@@ -27,17 +27,19 @@ from .buckets import cover
 from .building import CacheReport, CacheSettings, audio_mask_settings, mask_settings, note_failure, record_failure
 from .caches import ARCHITECTURE, FORMAT_VERSION, MASK_KEY, CacheFile
 from .dataset import DatasetSettings
+from .due import Due
 from .items import Item, Plan
 from .listing import SHOWN_AT_MOST, Skipped
 from .media import MediaInfo, read_frames
 from .reference import frames_beside, probe_companion
 from .sound import read_sound
+from .turns import Turns
 
 THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
-class _Job:
+class MaskJob:
     item: Item
     source: Path
     path: Path
@@ -45,37 +47,42 @@ class _Job:
     sound: bool
 
 
-def encode_masks(plan: Plan, settings: CacheSettings, events: Events | None = None) -> CacheReport:
-    """Cache the masks of every item of `plan` that has one; a mask that cannot be used leaves its item out."""
-    events = events or Events()
-    report, started = CacheReport("masks"), time.monotonic()
-    todo = []
-    for job in mask_jobs(plan):
-        missing, reason = mask_state(job, settings)
-        if missing or reason:
-            todo.append(job)
-            report.stale += not missing
-        else:
-            report.kept += 1
-    if todo:
-        events.stage("encode masks", len(todo))
+def masks_due(plan: Plan, settings: CacheSettings) -> Due[MaskJob]:
+    """The masks that are missing or no longer fit."""
+    return Due.find(mask_jobs(plan), lambda job: job.path, mask_state, settings)
+
+
+def encode_masks(
+    plan: Plan, settings: CacheSettings, events: Events | None = None, due: Due[MaskJob] | None = None
+) -> CacheReport:
+    """Cache the masks of every item of `plan` that has one; a mask that cannot be used leaves its item out.
+
+    `due` spares looking for them again.
+    """
+    events, started = events or Events(), time.monotonic()
+    due = masks_due(plan, settings) if due is None else due
+    report = due.report("masks", events)
     other_sizes: dict[str, str] = {}
-    for done, job in enumerate(todo, 1):
-        events.check_stop()
-        entry = plan.settings_of(job.item)
-        try:
-            if job.sound:
-                mask = sound_mask(job.source, job.item)
-            else:
-                mask, note = picture_mask(job.source, job.item, entry)
-                if note:
-                    other_sizes[job.source.name] = note
-            report.bytes += _write(job, mask)
-            report.made += 1
-        except DataError as error:
-            note_failure(report, Skipped(job.source, str(error)), events)
-            record_failure(job.item, str(error), job.path.name, job.source)
-        events.progress(done, len(todo), job.path.name)
+
+    def read(job: MaskJob) -> tuple[torch.Tensor, str]:
+        if job.sound:
+            return sound_mask(job.source, job.item), ""
+        return picture_mask(job.source, job.item, plan.settings_of(job.item))
+
+    def make(job: MaskJob, mask: tuple[torch.Tensor, str] | DataError) -> None:
+        if isinstance(mask, DataError):
+            note_failure(report, Skipped(job.source, str(mask)), events)
+            record_failure(job.item, str(mask), job.path.name, job.source)
+            return
+        report.bytes += _write(job, mask[0])
+        report.made += 1
+        if mask[1]:
+            other_sizes[job.source.name] = mask[1]
+
+    with Turns(due, read, _cells, "encode masks", events) as turns:
+        if turns.begin():
+            turns.each(make)
+    report.others = turns.others
     if other_sizes:
         shown = "; ".join(f"{name} {note}" for name, note in list(other_sizes.items())[:SHOWN_AT_MOST])
         report.notes.append(f"{len(other_sizes)} masks have another size than their clips and were resized: {shown}")
@@ -83,16 +90,23 @@ def encode_masks(plan: Plan, settings: CacheSettings, events: Events | None = No
     return report
 
 
-def mask_jobs(plan: Plan) -> Iterator[_Job]:
+def _cells(job: MaskJob) -> float:
+    """How much is read for a mask: latents of pictures, steps of sound."""
+    if job.sound:
+        return float(job.item.sound.steps if job.item.sound is not None else 1)
+    return float(job.item.shape.tokens)
+
+
+def mask_jobs(plan: Plan) -> Iterator[MaskJob]:
     """What is to be made of masks; a mirrored copy shares the mask of its sound."""
     for item in plan.items:
         if item.mask is not None and item.mask_path is not None:
-            yield _Job(item, item.mask, item.mask_path, mask_settings(plan, item), sound=False)
+            yield MaskJob(item, item.mask, item.mask_path, mask_settings(plan, item), sound=False)
         if item.audio_mask is not None and item.audio_mask_path is not None and not item.flipped:
-            yield _Job(item, item.audio_mask, item.audio_mask_path, audio_mask_settings(plan, item), sound=True)
+            yield MaskJob(item, item.audio_mask, item.audio_mask_path, audio_mask_settings(plan, item), sound=True)
 
 
-def mask_state(job: _Job, settings: CacheSettings) -> tuple[bool, str | None]:
+def mask_state(job: MaskJob, settings: CacheSettings) -> tuple[bool, str | None]:
     """Whether the cache is missing, and why it must be made again (None: it is fresh)."""
     if not job.path.is_file():
         return True, "missing"
@@ -176,7 +190,7 @@ def _spans(path: Path) -> list[tuple[float, float]]:
     return merged
 
 
-def _write(job: _Job, mask: torch.Tensor) -> int:
+def _write(job: MaskJob, mask: torch.Tensor) -> int:
     metadata = {
         "format_version": FORMAT_VERSION,
         "architecture": ARCHITECTURE,

@@ -10,11 +10,12 @@ a latent beyond that (the mel spectrogram has a last row centred on the very end
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,9 +37,11 @@ from .building import (
     with_model,
 )
 from .caches import ARCHITECTURE, AUDIO_LENGTH_KEY, DTYPES, FORMAT_VERSION, VIRTUAL_KEYS, CacheFile
+from .due import Due
 from .listing import SHOWN_AT_MOST, Skipped
 from .plan import Item, Plan
-from .sound import Prepared, Sound, prepare, read_sound
+from .sound import Prepared, Sound, prepare, probe_sound, read_sound
+from .turns import Turns
 
 if TYPE_CHECKING:
     from ..models.audio_vae import AudioVAE
@@ -63,6 +66,16 @@ class SoundJob:
     reference: bool = False
 
 
+def sound_due(plan: Plan, fingerprint: str, settings: CacheSettings) -> Due[SoundJob]:
+    """The sounds that are missing or no longer fit."""
+    return Due.find(
+        sound_jobs(plan, settings),
+        lambda job: job.path,
+        lambda job, checked: sound_state(job, fingerprint, checked),
+        settings,
+    )
+
+
 def encode_sound(
     plan: Plan,
     open_audio_vae: Callable[[], AudioVAE],
@@ -70,53 +83,55 @@ def encode_sound(
     settings: CacheSettings,
     events: Events | None = None,
     device: torch.device | str = "cpu",
+    due: Due[SoundJob] | None = None,
 ) -> CacheReport:
-    """Cache the sound, and the reference sound, of every item of `plan` that has one.
+    """Cache the sound, and the reference sound, of every item of `plan` that has one; `due` spares looking for them.
 
     `open_audio_vae` gives the audio VAE in the precision of `settings.audio_vae_dtype`; it is called only if something
     is to be made. Raises DataError where the plan holds nothing but recordings and none could be encoded.
     """
-    events = events or Events()
-    report, started = CacheReport("sound"), time.monotonic()
-    todo = []
-    for job in sound_jobs(plan, settings):
-        missing, reason = sound_state(job, fingerprint, settings)
-        if missing or reason:
-            todo.append(job)
-            report.stale += not missing
-            if reason and not missing and settings.skip_existing:
-                events.message(f"{job.path.name} is made again: {reason}")
-        else:
-            report.kept += 1
+    events, started = events or Events(), time.monotonic()
+    due = sound_due(plan, fingerprint, settings) if due is None else due
+    report = due.report("sound", events)
     seen: dict[str, dict[Path, str]] = {kind: {} for kind in KINDS}
-    if todo:
-        events.stage("encode sound", len(todo))
+    rate = 0  # known once the audio VAE is open; nothing is read before
 
-        def work(vae: AudioVAE) -> None:
-            rate = vae.config.sample_rate
-            for done, (job, sound) in enumerate(_read_ahead(plan, todo, rate, events), 1):
-                try:
-                    if isinstance(sound, DataError):
-                        raise sound
-                    report.bytes += _write(job, sound, vae, fingerprint, settings, device)
-                    report.made += 1
-                    for kind, text in sound.remarks.items():
-                        seen[kind][job.source] = text
-                except DataError as error:
-                    note_failure(report, Skipped(job.source, _advice(job, error)), events)
-                    if not job.reference:
-                        _remember(job, str(error))
-                except torch.OutOfMemoryError as error:
-                    raise _too_long(job) from error
-                events.progress(done, len(todo), job.path.name)
+    def read(job: SoundJob) -> Prepared:
+        with contextlib.suppress(OSError):
+            caches.source_record(job.source)  # hashes the file in this thread; it is known when the cache is written
+        return _read(plan, job, rate)
 
-        with_model(open_audio_vae, work, device)
+    def work(vae: AudioVAE) -> None:
+        nonlocal rate
+        rate = vae.config.sample_rate
+
+        def make(job: SoundJob, sound: Prepared | DataError) -> None:
+            try:
+                if isinstance(sound, DataError):
+                    raise sound
+                report.bytes += _write(job, sound, vae, fingerprint, settings, device)
+                report.made += 1
+                for kind, text in sound.remarks.items():
+                    seen[kind][job.source] = text
+            except DataError as error:
+                note_failure(report, Skipped(job.source, _advice(job, error)), events)
+                if not job.reference:
+                    _remember(job, str(error))
+            except torch.OutOfMemoryError as error:
+                raise _too_long(job) from error
+
+        turns.each(make)
+
+    with Turns(due, read, lambda job: sound_seconds(plan, job), "encode sound", events) as turns:
+        if turns.begin(reading=False):
+            with_model(open_audio_vae, work, device)
+    report.others = turns.others
     report.notes += _notes(plan, seen)
     for note in report.notes:
         events.message(note, "warning")
     report.seconds = time.monotonic() - started
     recordings_only = bool(plan.items) and all(item.kind == "audio" for item in plan.items)
-    if recordings_only and not report.made + report.kept:
+    if recordings_only and not report.made + report.kept + report.others:
         raise DataError("Not one recording could be encoded.\n" + report.summary(), report.failed[0].path)
     return report
 
@@ -133,6 +148,24 @@ def sound_jobs(plan: Plan, settings: CacheSettings) -> Iterator[SoundJob]:
             yield SoundJob(item, item.reference_audio, item.reference_audio_path, made_from, reference=True)
 
 
+def sound_seconds(plan: Plan, job: SoundJob) -> float:
+    """About how long the sound of `job` is as it is encoded; 0 where nobody can tell."""
+    if not job.reference:
+        return job.item.sound.length if job.item.sound is not None else 0.0
+    limit = plan.settings_of(job.item).reference_audio_max_seconds
+    try:
+        size, mtime_ns = caches.source_stat(job.source)
+        seconds = _duration(job.source, size, mtime_ns)
+    except (DataError, OSError):
+        return 0.0
+    return seconds if limit is None else min(limit, seconds)
+
+
+@functools.lru_cache(maxsize=4096)
+def _duration(path: Path, size: int, mtime_ns: int) -> float:
+    return probe_sound(path).duration
+
+
 def sound_state(job: SoundJob, fingerprint: str, settings: CacheSettings) -> tuple[bool, str | None]:
     """Whether the cache is missing, and why it must be made again (None: it is fresh)."""
     if not job.path.is_file():
@@ -147,30 +180,6 @@ def sound_state(job: SoundJob, fingerprint: str, settings: CacheSettings) -> tup
     except CacheError:
         return False, "damaged"
     return False, caches.stale_sound(file, job.source, job.made_from, fingerprint)
-
-
-def _read_ahead(
-    plan: Plan, jobs: Sequence[SoundJob], rate: int, events: Events
-) -> Iterator[tuple[SoundJob, Prepared | DataError]]:
-    """Sounds in order; while one is being encoded the next is decoded, and no more."""
-
-    def read(job: SoundJob) -> Prepared | DataError:
-        try:
-            return _read(plan, job, rate)
-        except DataError as error:
-            return error
-
-    with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
-        coming: Future[Prepared | DataError] = pool.submit(read, jobs[0])
-        try:
-            for index, job in enumerate(jobs):
-                events.check_stop()
-                sound = coming.result()
-                if index + 1 < len(jobs):
-                    coming = pool.submit(read, jobs[index + 1])
-                yield job, sound
-        finally:
-            coming.cancel()
 
 
 def _read(plan: Plan, job: SoundJob, rate: int) -> Prepared:

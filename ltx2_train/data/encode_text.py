@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -15,11 +16,16 @@ from ..files import write_tensors
 from . import caches
 from .building import CacheReport, CacheSettings, note_failure, text_settings, with_model
 from .caches import ARCHITECTURE, DTYPES, FORMAT_VERSION, CacheFile, Fingerprints
+from .due import Due
 from .listing import Skipped
+from .locks import Claims
 from .plan import Plan, Source
+from .work import Work
 
 if TYPE_CHECKING:
     from ..models.text import TextConnectors, TextFeatures
+
+CLAIM = "captions"  # what is claimed of a cache folder while its captions are made
 
 
 class Encoder(Protocol):
@@ -31,6 +37,17 @@ class Encoder(Protocol):
     def encode(self, captions: list[str]) -> Sequence[TextFeatures]: ...
 
 
+def text_due(plan: Plan, fingerprints: Fingerprints, settings: CacheSettings) -> Due[Source]:
+    """The captions whose caches are missing or no longer fit, in the form that `settings` ask for."""
+    form = settings.text_form
+    return Due.find(
+        plan.sources,
+        lambda source: source.text_path(form),
+        lambda source, checked: _text_state(source, form, fingerprints, checked),
+        settings,
+    )
+
+
 def encode_text(
     plan: Plan,
     open_encoder: Callable[[], Encoder],
@@ -39,44 +56,69 @@ def encode_text(
     events: Events | None = None,
     open_connectors: Callable[[], TextConnectors] | None = None,
     device: torch.device | str = "cpu",
+    due: Due[Source] | None = None,
 ) -> CacheReport:
-    """Cache the captions of `plan`, each distinct one encoded once.
+    """Cache the captions of `plan`, each distinct one encoded once; `due` spares looking for them again.
 
     The full form needs `open_connectors`. There the text encoder first writes compact files, is closed, and the
     connectors turn those into full ones; so both are never in memory together, and a stop loses nothing.
+
+    The captions of a cache folder are made by one process: a second text encoder in memory would cost more than it
+    could save. Others wait for it.
     """
-    events = events or Events()
-    report, started = CacheReport("text"), time.monotonic()
+    events, started = events or Events(), time.monotonic()
     form = settings.text_form
     assert form == "compact" or open_connectors is not None, "the full form needs the connectors"
-    todo: list[Source] = []
-    for source in plan.sources:
-        missing, reason = _text_state(source, form, fingerprints, settings)
-        if missing or reason:
-            todo.append(source)
-            report.stale += not missing
-            if reason and not missing and settings.skip_existing:
-                events.message(f"{source.text_path(form).name} is made again: {reason}")
-        else:
-            report.kept += 1
-    if form == "compact":
-        _encode_captions(todo, open_encoder, fingerprints, settings, events, report)
-    elif todo:
-        assert open_connectors is not None
-        rough = [s for s in todo if any(_text_state(s, "compact", fingerprints, settings))]
-        passing = [s.text_path("compact") for s in rough if not s.text_path("compact").is_file()]
-        scratch = CacheReport("text")
-        _encode_captions(rough, open_encoder, fingerprints, settings, events, scratch)
-        report.failed += scratch.failed
-        lost = {failure.path for failure in scratch.failed}
-        ready = [source for source in todo if source.path not in lost]
-        _connect(ready, open_connectors, fingerprints, settings, events, report, device)
-        for path in passing:
-            path.unlink(missing_ok=True)
+    due = text_due(plan, fingerprints, settings) if due is None else due
+    report = due.report("text", events)
+    waiting: dict[Path, list[Source]] = {}
+    for source in due.jobs:
+        waiting.setdefault(source.folder, []).append(source)
+    with Claims(events) as claims:
+        while waiting:
+            mine = [folder for folder in waiting if claims.take(folder / CLAIM)]
+            todo = []
+            for source in (source for folder in mine for source in waiting.pop(folder)):
+                if due.made_since(source):
+                    report.others += 1
+                else:
+                    todo.append(source)
+            if form == "compact":
+                _encode_captions(todo, open_encoder, fingerprints, settings, events, report)
+            elif todo:
+                assert open_connectors is not None
+                _make_full(todo, open_encoder, open_connectors, fingerprints, settings, events, report, device)
+            for folder in mine:
+                claims.free(folder / CLAIM)
+            if not mine:
+                folder = next(iter(waiting))
+                claims.wait(folder / CLAIM, f"the captions in {folder}")
     report.seconds = time.monotonic() - started
-    if plan.items and not report.made + report.kept:
+    if plan.items and not report.made + report.kept + report.others:
         raise DataError("Not one caption could be encoded.\n" + report.summary(), report.failed[0].path)
     return report
+
+
+def _make_full(
+    todo: Sequence[Source],
+    open_encoder: Callable[[], Encoder],
+    open_connectors: Callable[[], TextConnectors],
+    fingerprints: Fingerprints,
+    settings: CacheSettings,
+    events: Events,
+    report: CacheReport,
+    device: torch.device | str,
+) -> None:
+    rough = [s for s in todo if any(_text_state(s, "compact", fingerprints, settings))]
+    passing = [s.text_path("compact") for s in rough if not s.text_path("compact").is_file()]
+    scratch = CacheReport("text")
+    _encode_captions(rough, open_encoder, fingerprints, settings, events, scratch)
+    report.failed += scratch.failed
+    lost = {failure.path for failure in scratch.failed}
+    ready = [source for source in todo if source.path not in lost]
+    _connect(ready, open_connectors, fingerprints, settings, events, report, device)
+    for path in passing:
+        path.unlink(missing_ok=True)
 
 
 def _text_state(
@@ -106,25 +148,26 @@ def _encode_captions(
     by_caption: dict[str, list[Source]] = {}
     for source in todo:
         by_caption.setdefault(source.caption, []).append(source)
-    events.stage("encode text", len(by_caption))
+    progress = Work(events, "encode text", [len(caption) for caption in by_caption])
+    progress.begin()
 
     def work(encoder: Encoder) -> None:
+        progress.begin()
         split = getattr(encoder, "groups", None)
-        done = 0
         for group in split(list(by_caption)) if split else [[caption] for caption in by_caption]:
             events.check_stop()
             for caption, features in each_features(encoder, group, events):
-                done += 1
                 sources = by_caption[caption]
                 if isinstance(features, DataError):
                     for source in sources:
                         note_failure(report, Skipped(source.path, str(features)), events)
+                    progress.finished(len(caption), sources[0].path.name)
                     continue
                 tensors = compact_tensors(features, DTYPES[settings.text_dtype])
                 for source in sources:
                     report.bytes += _write_text(source, "compact", tensors, weights, settings)
                     report.made += 1
-                events.progress(done, len(by_caption), sources[0].path.name)
+                progress.finished(len(caption), sources[0].path.name)
 
     with_model(open_encoder, work, None)
 

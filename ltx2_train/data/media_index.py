@@ -18,6 +18,7 @@ from typing import Any
 
 from ..errors import RunError
 from ..files import write_text
+from .locks import alone
 from .media import MediaInfo
 
 INDEX_NAME = "ltx2_media.json"
@@ -34,12 +35,15 @@ class MediaIndex:
     def __init__(self, folder: Path) -> None:
         self.path = folder / INDEX_NAME
         self._lock = threading.Lock()
-        self._known: dict[str, Any] = {}
-        self._changed = False
+        self._known = self._read()
+        self._new: dict[str, Any] = {}
+
+    def _read(self) -> dict[str, Any]:
         with contextlib.suppress(OSError, ValueError):
             table = json.loads(self.path.read_text(encoding="utf-8"))
             if isinstance(table, dict) and table.get("version") == VERSION and isinstance(table.get("media"), dict):
-                self._known = table["media"]
+                return table["media"]
+        return {}
 
     def get(self, path: Path, size: int, mtime_ns: int) -> MediaInfo | None:
         """What `path` holds, if it was read when it had this size and time."""
@@ -54,15 +58,15 @@ class MediaIndex:
         """Remember what a medium holds; `save` writes it."""
         row = {"size": size, "mtime_ns": mtime_ns, "holds": _pack(info)}
         with self._lock:
-            self._known[str(info.path)] = row
-            self._changed = True
+            self._known[str(info.path)] = self._new[str(info.path)] = row
 
     def save(self) -> None:
-        """Write the index if anything is new, where the folder is there and can be written."""
-        if self._changed and self.path.parent.is_dir():
-            with contextlib.suppress(RunError):
-                write_text(self.path, json.dumps({"version": VERSION, "media": self._known}))
-                self._changed = False
+        """Add what is new to the index, where the folder is there and can be written."""
+        if self._new and self.path.parent.is_dir():
+            # read again, since another process may have added to it
+            with contextlib.suppress(RunError), alone(self.path.parent):
+                write_text(self.path, json.dumps({"version": VERSION, "media": {**self._read(), **self._new}}))
+                self._new = {}
 
 
 def _pack(info: MediaInfo) -> dict[str, Any]:

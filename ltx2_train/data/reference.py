@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .augment import crop_centre, same_shape
+from .augment import crop_centre, mirror, same_shape
 from .buckets import MIDDLE
 from .dataset import DatasetSettings
 from .frame_folder import at_rate, probe_frame_folder
@@ -35,7 +35,9 @@ def read_reference(item: Item, entry: DatasetSettings) -> np.ndarray:
     alike = same_shape(media, item.source.media.width, item.source.media.height)
     centre = crop_centre(item, entry) if alike else MIDDLE
     clip = read_frames(media, frames_beside(item, media, entry, wanted.frames), (wanted.width, wanted.height), centre)
-    return np.ascontiguousarray(clip[:, :, ::-1]) if item.flipped else clip
+    if item.flipped:
+        mirror(clip)
+    return clip
 
 
 def frames_beside(item: Item, media: MediaInfo, entry: DatasetSettings, count: int) -> list[int]:

@@ -11,9 +11,11 @@ from pathlib import Path
 from ..config import RunConfig
 from ..data.cached import dataset_captions
 from ..data.dataset import DatasetConfig
+from ..data.disk import CacheNeed, text_widths
 from ..data.encode import CacheReport, encode_latents, encode_text
 from ..data.encode_mask import encode_masks
 from ..data.encode_sound import encode_sound
+from ..data.locks import Claims, alone, tidy
 from ..data.manifest import MANIFEST_NAME, write_manifest
 from ..data.plan import plan_dataset
 from ..device import DTYPES, pick_device
@@ -91,32 +93,40 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
     def open_connectors() -> TextConnectors:
         return load_connectors(projection, "av", encoder_dtype(device), device)
 
+    vae_print = part_fingerprint(checkpoint, "video_vae") if mode != "audio" else ""
+    audio_print = part_fingerprint(checkpoint, "audio_vae") if mode != "video" else ""
+    weights = text_fingerprints(encoder, projection, run.gemma)
+    need = CacheNeed.of(plan, run.cache, mode, vae_print, audio_print, weights, text_widths(projection))
+    need.require_room(events)
+
     latents = sound = masks = None
-    if mode != "audio":
-        latents = encode_latents(plan, open_vae, part_fingerprint(checkpoint, "video_vae"), run.cache, events, device)
-    if mode != "video":
-        audio_print = part_fingerprint(checkpoint, "audio_vae")
-        sound = encode_sound(plan, open_audio_vae, audio_print, run.cache, events, device)
-    if any(item.mask or item.audio_mask for item in plan.items):
-        masks = encode_masks(plan, run.cache, events)
-    text = encode_text(
-        plan,
-        open_encoder,
-        text_fingerprints(encoder, projection, run.gemma),
-        run.cache,
-        events,
-        open_connectors,
-        device,
-    )
+    if need.latents is not None:
+        latents = encode_latents(plan, open_vae, vae_print, run.cache, events, device, need.latents)
+    if need.sound is not None:
+        sound = encode_sound(plan, open_audio_vae, audio_print, run.cache, events, device, need.sound)
+    if need.masks is not None:
+        masks = encode_masks(plan, run.cache, events, need.masks)
+    text = encode_text(plan, open_encoder, weights, run.cache, events, open_connectors, device, need.text)
     captions = dataset_captions(dataset, plan=plan)[:2]
     texts = needed_texts(run, read_prompts(run.sample, captions) if run.sample.wanted else [])
     if run.sample.wanted and run.sample.validation_clips:
         texts = list(dict.fromkeys([*texts, *(item.caption for item in plan.items if item.validation)]))
     if texts:
-        prompt_features(texts, prompt_folder(run), encoder, projection, device, events, run.gemma)
-    manifest = write_manifest(plan, run.cache.manifest or dataset.datasets[0].caches / MANIFEST_NAME, config.name)
+        with Claims(events) as claims:  # one process at a time encodes prompts; the next finds them
+            claims.take_or_wait(prompt_folder(run) / "prompts", "the sample prompts")
+            prompt_features(texts, prompt_folder(run), encoder, projection, device, events, run.gemma)
+    manifest = run.cache.manifest or dataset.datasets[0].caches / MANIFEST_NAME
+    with alone(manifest.parent):  # from what is there to the file without anybody in between
+        write_manifest(plan, manifest, config.name)
+    tidy([*cache_folders(dataset), prompt_folder(run)])
     left_out = [f"{skipped.path.name}: {skipped.reason}" for skipped in plan.skipped]
     return CachesReport(latents, text, left_out, sound, masks, manifest)
+
+
+def cache_folders(dataset: DatasetConfig) -> list[Path]:
+    """The folders that the caches of media are written to."""
+    filled = [entry for _, entry in dataset.named() if not entry.from_caches]
+    return [folder for one in filled for folder in (one.caches, one.reference_caches, one.reference_audio_caches)]
 
 
 def make_folders(dataset: DatasetConfig) -> None:

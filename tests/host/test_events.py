@@ -192,3 +192,12 @@ def test_a_job_trains_although_nodes_run_in_inference_mode(nodes):
             (weight * 3).sum().backward()
         assert torch.is_inference_mode_enabled()
     assert weight.grad.tolist() == [3.0, 3.0]
+
+
+def test_parts_of_work_are_shown_in_per_cent_with_the_count_in_words(events, comfy):
+    events.stage("encode video", 1_000_000)
+    events.progress(123_456, 1_000_000, "5/40 clip.mp4")
+    assert (events.view.done, events.view.total) == (12, 100)
+    assert events.view.status_line() == "encode video 12/100 | 5/40 clip.mp4"
+    events.progress(1_000_000, 1_000_000, "40/40 clip.mp4")
+    assert comfy.progress[-1][:3] == ("7", 100.0, 100.0)

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
+import weakref
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ from ltx2_train.data import caches
 from ltx2_train.data.building import CacheSettings
 from ltx2_train.data.caches import Fingerprints
 from ltx2_train.data.dataset import DatasetConfig
-from ltx2_train.data.encode import encode_latents, encode_text
+from ltx2_train.data.encode import as_bytes, encode_latents, encode_text, to_pixels
 from ltx2_train.data.plan import plan_dataset
 from ltx2_train.errors import DataError, OutOfMemory, Stopped
 from ltx2_train.events import Events
@@ -203,6 +206,40 @@ def test_at_most_one_clip_is_decoded_ahead(dataset, monkeypatch):
 
     report = encode_latents(plan_dataset(dataset()), Watching, "v", CacheSettings())
     assert report.made == len(started) == 4
+
+
+def test_no_more_than_two_decoded_clips_are_in_memory(dataset, monkeypatch):
+    from ltx2_train.data import encode
+
+    real, lock, alive, most = encode.LatentJob.read, threading.Lock(), [0], [0]
+
+    def change(by):
+        with lock:
+            alive[0] += by
+            most[0] = max(most[0], alive[0])
+
+    def read(job, plan):
+        change(1)  # what is being decoded counts
+        clip = real(job, plan)
+        weakref.finalize(clip, change, -1)
+        return clip
+
+    class Slow(PoolingVAE):
+        def encode_piece(self, pixels, stream):
+            time.sleep(0.05)  # the next clip is ready before this one is done
+            return super().encode_piece(pixels, stream)
+
+    monkeypatch.setattr(encode.LatentJob, "read", read)
+    assert encode_latents(plan_dataset(dataset(flip=True)), Slow, "v", CacheSettings()).made == 8
+    assert (most[0], alive[0]) == (2, 0)
+
+
+def test_bytes_become_the_same_pixels_piece_by_piece_or_at_once():
+    clip = torch.randint(0, 256, (9, 32, 64, 3), dtype=torch.uint8)
+    expected = clip.permute(3, 0, 1, 2)[None].float() / 127.5 - 1.0
+    for dtype in (torch.float32, torch.bfloat16):
+        assert torch.equal(to_pixels(clip.numpy(), dtype), expected.to(dtype))
+        assert torch.equal(to_pixels(as_bytes(clip.numpy())[:, :, 1:5], dtype), expected[:, :, 1:5].to(dtype))
 
 
 def test_one_bad_file_is_named_and_left_out(dataset, monkeypatch, tmp_path):

@@ -1,0 +1,111 @@
+"""Jobs in turn: claimed, read ahead, made, let go.
+
+While one job is being made, the next is read in a thread, and no more: at no time are more than two read jobs in
+memory. A job is claimed before it is read, so several processes share the work without doing any of it twice. What
+somebody else is making is passed over and looked at again; nothing is held while waiting for it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+from ..errors import DataError
+from ..events import Events
+from .due import Due
+from .locks import Claims
+from .work import Work
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+
+class Turns(Generic[J, R]):
+    """The jobs of `due`, in order; a context manager.
+
+    `read` runs in a thread of its own; a DataError that it raises is handed to whoever makes the job. `weigh` gives the
+    size of a job for the progress of `stage`. `others` counts what another process made in the meantime.
+    """
+
+    def __init__(
+        self, due: Due[J], read: Callable[[J], R], weigh: Callable[[J], float], stage: str, events: Events
+    ) -> None:
+        self._due, self._read, self._weigh, self._events = due, read, weigh, events
+        self._waiting = deque(due.jobs)
+        self._work = Work(events, stage, [weigh(job) for job in due.jobs])
+        self._claims = Claims(events)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="decode")
+        self._current: tuple[J, Future[R | DataError] | None] | None = None
+        self._reading = False
+        self.others = 0
+
+    def __enter__(self) -> Turns[J, R]:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._current = None
+        self._pool.shutdown(cancel_futures=True)
+        self._claims.__exit__()
+
+    def begin(self, reading: bool = True) -> bool:
+        """Claim the first job; False where nothing is left to make. `reading`: it is read while a model is loaded."""
+        self._reading = reading
+        if self._waiting:
+            self._work.begin()
+            self._current = self._next() or self._wait()
+        return self._current is not None
+
+    def each(self, make: Callable[[J, R | DataError], None]) -> None:
+        """`make` each job from what was read of it. Raises Stopped between two of them on request."""
+        self._work.begin()
+        self._reading = True
+        current, self._current = self._current, None
+        while current is not None:
+            self._events.check_stop()
+            job, future = current
+            was_read = (future or self._pool.submit(self._try_read, job)).result()
+            # Nothing but `was_read` may hold the job that is at hand when the next but one is read.
+            del future
+            current = self._next()
+            make(job, was_read)
+            del was_read
+            path = self._due.place(job)
+            self._claims.free(path)
+            self._work.finished(self._weigh(job), path.name)
+            current = current or self._wait()
+
+    def _next(self) -> tuple[J, Future[R | DataError] | None] | None:
+        """The next job that nobody else is making, claimed, and begun to be read."""
+        passed: list[J] = []
+        found = None
+        while self._waiting and found is None:
+            job = self._waiting.popleft()
+            path = self._due.place(job)
+            if not self._claims.take(path):
+                passed.append(job)
+            elif self._due.made_since(job):
+                self._claims.free(path)
+                self.others += 1
+                self._work.finished(self._weigh(job), path.name)
+            else:
+                found = job, self._pool.submit(self._try_read, job) if self._reading else None
+        self._waiting.extendleft(reversed(passed))
+        return found
+
+    def _try_read(self, job: J) -> R | DataError:
+        try:
+            return self._read(job)
+        except DataError as error:
+            return error.with_traceback(None)
+
+    def _wait(self) -> tuple[J, Future[R | DataError] | None] | None:
+        """As `_next`, but waits for what others are making; None when all is made."""
+        while self._waiting:
+            found = self._next()
+            if found is not None:
+                return found
+            if self._waiting:
+                self._claims.wait(self._due.place(self._waiting[0]))
+        return None
