@@ -23,6 +23,7 @@ from ..models.tiling import TileSettings
 from ..settings import Settings
 from .caches import TextForm, source_stat
 from .dataset import DatasetSettings
+from .dino import DinoSettings
 from .listing import Skipped
 from .locks import alone
 from .plan import Item, Plan
@@ -69,12 +70,19 @@ class CacheSettings(Settings):
         "dataset_manifest.json in the first cache folder.",
         json_schema_extra={"seed": "save_dataset_manifest", "advanced": True},
     )
+    preservation_prompts: tuple[str, ...] = Field(
+        (),
+        description='Prompts that training compares with besides the captions, encoded ahead like sample prompts: "" '
+        'is the blank prompt, "woman" the class of a subject.',
+        json_schema_extra={"advanced": True},
+    )
     tiles: TileSettings = TileSettings()
+    dino: DinoSettings = DinoSettings()
 
 
 @dataclass
 class CacheReport:
-    """What filling a kind of cache came to: "latents", "sound", "masks" or "text".
+    """What filling a kind of cache came to: "latents", "sound", "masks", "dino" or "text".
 
     `stale` of the `made` ones replaced an old file. `others` were made by another process in the meantime. `notes` are
     sentences on what was noticed and is no failure.

@@ -10,6 +10,7 @@ only their shapes can be checked):
         audio_latents_{T}x{bins}x{C}_{dtype} [C, T, bins], normalised      audio_lengths_int32 (steps that count)
     {same base}_ltx2_mask.safetensors                                 mask [F, H, W] in latents: 1 given, 0 generated
     {same base}_ltx2_audio_mask.safetensors                           mask [T] of the sound
+    {same base}_ltx2_dino.safetensors                                 DINOv2 features of the frames (see dino)
     {stem}_ltx2_te.safetensors                                        text, after the connectors
         video_prompt_embeds_{dtype} [N, D]  audio_prompt_embeds_{dtype} [N, D']  prompt_attention_mask [N]
     {stem}_ltx2_te_compact.safetensors                                text, before the connectors and without padding
@@ -201,6 +202,10 @@ class CacheFile:
     def find(self, prefix: str) -> str | None:
         """The key `prefix` + dtype, whichever dtype it is stored in and however that is spelt."""
         return next((key for key in self.keys if key.startswith(prefix) and key[len(prefix) :] in DTYPES), None)
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """The shape of the tensor `key`, from the header."""
+        return tuple(self._file.tensors[key].shape)
 
     def latent_shape(self) -> LatentShape:
         """The size of the latents inside. Raises CacheError where there are none, or not of the size the key says."""

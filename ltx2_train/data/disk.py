@@ -25,6 +25,7 @@ from .building import CacheSettings, text_settings
 from .caches import DTYPES, Fingerprints
 from .due import Due
 from .encode import LatentJob, latents_due
+from .encode_dino import DinoJob, DinoModel, dino_due
 from .encode_mask import MaskJob, masks_due
 from .encode_sound import SoundJob, sound_due, sound_seconds
 from .encode_text import text_due
@@ -46,6 +47,7 @@ class CacheNeed:
     text: Due[Source]
     sizes: dict[Path, int]
     text_sizes: dict[Path, int]  # at most
+    dino: Due[DinoJob] | None = None
 
     @classmethod
     def of(
@@ -57,8 +59,10 @@ class CacheNeed:
         audio_fingerprint: str,
         weights: Fingerprints,
         widths: list[int],
+        dino_model: DinoModel | None = None,
     ) -> CacheNeed:
         """Look at all caches of `plan`; `widths` are those of the text features of the checkpoint (`text_widths`)."""
+        dino = None if dino_model is None else dino_due(plan, dino_model, settings)
         latents = latents_due(plan, vae_fingerprint, settings) if mode != "audio" else None
         sound = sound_due(plan, audio_fingerprint, settings) if mode != "video" else None
         masks = masks_due(plan, settings) if any(item.mask or item.audio_mask for item in plan.items) else None
@@ -75,12 +79,14 @@ class CacheNeed:
             sizes[job.path] = values + _header(job.made_from) + virtual
         for job in masks.jobs if masks is not None else ():
             sizes[job.path] = _mask_cells(job) + _header(job.made_from, MASK_HEADER)
+        for job in dino.jobs if dino is not None and dino_model is not None else ():
+            sizes[job.path] = dino_model.nbytes(job.frames) + _header(job.made_from)
         size = sum(widths) * DTYPES[settings.text_dtype].itemsize
         texts = {
             source.text_path(settings.text_form): _text_bytes(source, settings, size, len(widths))
             for source in text.jobs
         }
-        return cls(latents, sound, masks, text, sizes, texts)
+        return cls(latents, sound, masks, text, sizes, texts, dino)
 
     def require_room(self, events: Events) -> None:
         """Say how much is to be made, and of what size. Raises RunError where a disk has not enough room for it."""
@@ -95,7 +101,9 @@ class CacheNeed:
                 raise RunError(
                     f"The disk of {folder} has {_said(free)} free, and the {number} caches to be made there need about "
                     f"{_said(surely)}. Free some space, set cache_directory to another disk, or choose a smaller "
-                    "resolution, fewer target_frames or fewer clips. Nothing was written."
+                    "resolution, fewer target_frames or fewer clips"
+                    + (", or a smaller cache.dino.size" if self.dino is not None and self.dino.jobs else "")
+                    + ". Nothing was written."
                 )
             if at_most > free:
                 events.message(
@@ -107,7 +115,10 @@ class CacheNeed:
 
     def text_line(self) -> str:
         """A sentence: how many caches of which kinds, about how large, and how much is free."""
-        kinds = (("latents", self.latents), ("sound", self.sound), ("masks", self.masks), ("text", self.text))
+        kinds = (
+            ("latents", self.latents), ("sound", self.sound), ("masks", self.masks), ("dino", self.dino),
+            ("text", self.text),
+        )  # fmt: skip
         counts = ", ".join(f"{len(due.jobs)} {kind}" for kind, due in kinds if due is not None and due.jobs)
         sure, text = sum(self.sizes.values()), sum(self.text_sizes.values())
         size = f"about {_said(sure + text)}" if sure else f"at most {_said(text)}"

@@ -17,20 +17,22 @@ from ..errors import CacheError
 from . import caches
 from .building import CacheSettings, failed_before, text_settings
 from .caches import AUDIO_MASK_SUFFIX, AUDIO_SUFFIX, COMPACT_SUFFIX, LATENT_SUFFIX, MASK_SUFFIX, TEXT_SUFFIX, CacheFile
+from .dino import DINO_SUFFIX
 from .encode import failure_name, latent_jobs, latents_state
+from .encode_dino import DinoModel, dino_jobs, dino_state
 from .encode_mask import mask_jobs, mask_state
 from .encode_sound import sound_jobs, sound_state
 from .listing import SHOWN_AT_MOST
 from .plan import Plan
 from .samples import Mode
 
-SUFFIXES = (LATENT_SUFFIX, AUDIO_SUFFIX, MASK_SUFFIX, AUDIO_MASK_SUFFIX, TEXT_SUFFIX, COMPACT_SUFFIX)
+SUFFIXES = (LATENT_SUFFIX, AUDIO_SUFFIX, MASK_SUFFIX, AUDIO_MASK_SUFFIX, DINO_SUFFIX, TEXT_SUFFIX, COMPACT_SUFFIX)
 STATES = ("present", "missing", "stale", "failed", "orphaned")
 
 
 @dataclass(frozen=True)
 class CacheRow:
-    """One file: its kind (latents, sound, masks, text), one of STATES, why, and its size (0 where it is not there)."""
+    """One file: its kind (latents, sound, masks, dino, text), one of STATES, why, and its size (0: not there)."""
 
     path: Path
     kind: str
@@ -92,12 +94,18 @@ def cache_status(
     vae_fingerprint: str = "",
     audio_fingerprint: str = "",
     weights: caches.Fingerprints | None = None,
+    dino: DinoModel | None = None,
 ) -> CacheStatus:
-    """The state of every cache that `plan` needs in `mode`, then the orphans. Fingerprints "" are not compared."""
+    """The state of every cache that `plan` needs in `mode`, then the orphans. Fingerprints "" are not compared.
+
+    DINOv2 features are needed where `dino` is given; those of samples are no orphans without it either.
+    """
     settings = settings.model_copy(update={"skip_existing": True})
     rows: dict[Path, CacheRow] = {}
     for row in _wanted(plan, settings, mode, vae_fingerprint, audio_fingerprint, weights or caches.Fingerprints()):
         rows.setdefault(row.path, row)
+    if mode != "audio":
+        rows |= {row.path: row for row in _features(plan, settings, dino)}
     orphans = [path for path in _files(plan) if path not in rows and not _of_other_form(path, rows)]
     found = [CacheRow(path, _kind(path), "orphaned", "no sample uses it", path.stat().st_size) for path in orphans]
     return CacheStatus((*rows.values(), *found))
@@ -136,6 +144,15 @@ def _wanted(
         yield _row(path, "text", False, reason, None)
 
 
+def _features(plan: Plan, settings: CacheSettings, model: DinoModel | None) -> Iterator[CacheRow]:
+    for job in dino_jobs(plan, settings):
+        missing, reason = dino_state(job, model, settings)
+        if missing and (model is None or failed_before(job.item)):
+            continue
+        failure = failed_before(job.item, job.path.name) if missing else None
+        yield _row(job.path, "dino", missing, reason, failure)
+
+
 def _row(path: Path, kind: str, missing: bool, reason: str | None, failure: str | None) -> CacheRow:
     if missing:
         return CacheRow(path, kind, "failed" if failure else "missing", failure or "")
@@ -166,6 +183,8 @@ def _kind(path: Path) -> str:
         return "masks"
     if path.name.endswith(AUDIO_SUFFIX):
         return "sound"
+    if path.name.endswith(DINO_SUFFIX):
+        return "dino"
     return "latents" if path.name.endswith(LATENT_SUFFIX) else "text"
 
 

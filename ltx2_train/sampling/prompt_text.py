@@ -33,11 +33,13 @@ def prompt_features(
 ) -> dict[str, TextFeatures]:
     """Features of each of `texts`, on the CPU; the text encoder is loaded only where one is not in `folder` yet.
 
+    White space around a text means nothing, as in a caption.
+
     Raises DataError for a text whose features are not finite, when all others have been kept.
     """
     settings = settings or GemmaSettings()
     fingerprint = text_fingerprint(encoder, projection, settings)
-    paths = {text: folder / f"prompt_{digest(text, fingerprint)}{COMPACT_SUFFIX}" for text in texts}
+    paths = {text: folder / f"prompt_{digest(text.strip(), fingerprint)}{COMPACT_SUFFIX}" for text in texts}
     found: dict[str, TextFeatures] = {}
     for text, path in paths.items():
         if path.exists():

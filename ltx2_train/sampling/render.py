@@ -18,13 +18,13 @@ from torch import Tensor
 
 from ..config import SampleSettings
 from ..data.caches import CacheFile
-from ..data.images import read_image
 from ..errors import Stopped, TrainerError
 from ..events import Events
 from ..models.tiling import decode_frames
 from ..models.transformer import LTXTransformer
 from ..models.video_vae import VideoVAE
 from .denoise import Guidance, Pair, denoise
+from .first_frames import FirstFrames
 from .prompts import Prompt
 from .schedule import ANCHOR_TOKENS, sampling_sigmas
 from .sound import SoundParts, decode_mel, decode_wave, sound_shape
@@ -80,7 +80,7 @@ class Renderer:
     `open_vae(encoder, decoder)` loads the video VAE when it is needed, `sound` the models of the sound; it may be left
     out for a model without the audio side. `weights` has `to(device)` for all of the model that is on the device; the
     model itself, where it is not given. `contexts(text)` gives the text contexts [S, D] of a prompt or negative
-    prompt, for video and for audio; None for a side the model lacks.
+    prompt, for video and for audio; None for a side the model lacks. `frames` keeps what the encoder made of pictures.
     """
 
     model: LTXTransformer
@@ -92,6 +92,7 @@ class Renderer:
     events: Events
     sound: SoundParts | None = None
     weights: Any = None
+    frames: FirstFrames = FirstFrames()
 
     def draw(
         self,
@@ -104,13 +105,15 @@ class Renderer:
 
         `tolerant`: a prompt that fails is reported and left out instead of ending the call; a stop always ends it.
         """
-        firsts = self._first_frames(prompts)
+        firsts = self._first_frames(prompts, tolerant)
         drawn: list[Drawn] = []
         self.events.stage("sample", sum(prompt.steps for prompt in prompts))
         done = 0
         for index, prompt in enumerate(prompts):
-            with self._failures(_named(prompt), tolerant):
-                drawn.append(Drawn(index, prompt, self._latents(prompt, firsts.get(prompt), done, prompts)))
+            given = self.model.has_video and (prompt.image is not None or prompt.clip is not None)
+            if not given or prompt in firsts:  # else its first frame has failed already
+                with self._failures(_named(prompt), tolerant):
+                    drawn.append(Drawn(index, prompt, self._latents(prompt, firsts.get(prompt), done, prompts)))
             done += prompt.steps
         return self._decode(drawn, name, dict(info or {}), tolerant) if drawn else []
 
@@ -161,8 +164,11 @@ class Renderer:
         found = self.contexts(text)
         return Pair(*(None if n is None else c[None].to(self.device) for n, c in zip(noise, found, strict=True)))
 
-    def _first_frames(self, prompts: Sequence[Prompt]) -> dict[Prompt, Tensor]:
-        """Latents [1, 128, 1, H, W] of the frame that each of `prompts` begins with, for those that have one."""
+    def _first_frames(self, prompts: Sequence[Prompt], tolerant: bool) -> dict[Prompt, Tensor]:
+        """Latents [1, 128, 1, H, W] of the frame that each of `prompts` begins with, for those that have one.
+
+        The encoder is opened only where a picture was not encoded before.
+        """
         firsts: dict[Prompt, Tensor] = {}
         pictures = [prompt for prompt in prompts if prompt.image is not None]
         if not pictures and not any(prompt.clip for prompt in prompts):
@@ -172,14 +178,16 @@ class Renderer:
             return firsts
         for prompt in prompts:
             if prompt.clip is not None:
-                firsts[prompt] = CacheFile(prompt.clip).latents()[None, :, :1]
-        vae = self.open_vae(True, False) if pictures else None
+                with self._failures(_named(prompt), tolerant):
+                    firsts[prompt] = CacheFile(prompt.clip).latents()[None, :, :1]
+        vae: VideoVAE | None = None
         for prompt in pictures:
-            pixels = torch.from_numpy(read_image(prompt.image, (prompt.shape.width, prompt.shape.height)))
-            frame = pixels.permute(2, 0, 1)[None, :, None].float() / 127.5 - 1  # [1, 3, 1, H, W]
-            weight = next(vae.parameters())
-            with torch.no_grad():
-                firsts[prompt] = vae.encode(frame.to(weight.device, weight.dtype)).float().cpu()
+            with self._failures(_named(prompt), tolerant):
+                kept = self.frames.read(prompt)
+                if kept is None:
+                    vae = vae or self.open_vae(True, False)
+                    kept = self.frames.make(prompt, vae, self.events)
+                firsts[prompt] = kept
         return firsts
 
     def _decode(

@@ -16,8 +16,10 @@ from ..lora.apply import apply_file
 from ..lora.file import load_lora_state
 from ..models.video_vae import VideoVAE
 from ..placement import fit_for_sampling, load_placed
+from ..weights.fingerprint import part_fingerprint
 from ..weights.load import load_connectors, load_video_vae
 from .base import Base
+from .first_frames import FirstFrames
 from .prompt_text import prompt_features
 from .prompts import prompt_texts, read_prompts
 from .render import Renderer, SampleFile
@@ -84,7 +86,10 @@ def sample(
         placed.adapted()
         events.holding(placed, placed.device_bytes, device)
         sound = SoundParts(checkpoint, device) if model.has_audio else None
-        renderer = Renderer(model, contexts.__getitem__, open_vae, settings, version, device, events, sound, placed)
+        frames = first_frames(run, checkpoint, folder)
+        renderer = Renderer(
+            model, contexts.__getitem__, open_vae, settings, version, device, events, sound, placed, frames
+        )
         files: list[SampleFile] = []
         for strength in strengths:
             if loras is not None:
@@ -104,8 +109,20 @@ def sample(
 
 
 def prompt_folder(run: RunConfig) -> Path:
-    """Where features of prompts are cached: in the cache folder of the first dataset."""
-    return DatasetConfig.read(run.dataset_file()).datasets[0].caches / "prompts"
+    """Where features of prompts and first frames of samples are cached: in the cache folder of the first dataset."""
+    return prompts_of(DatasetConfig.read(run.dataset_file()))
+
+
+def prompts_of(dataset: DatasetConfig) -> Path:
+    """The same, of a dataset that has been read."""
+    return dataset.datasets[0].caches / "prompts"
+
+
+def first_frames(run: RunConfig, checkpoint: Path, folder: Path) -> FirstFrames:
+    """What is kept in `folder` of the pictures that samples of `run` begin with."""
+    if run.model.mode == "audio":
+        return FirstFrames()
+    return FirstFrames(folder, part_fingerprint(checkpoint, "video_vae"), run.cache.vae_dtype)
 
 
 def _first_captions(run: RunConfig) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..config import RunConfig
 from ..data.dataset import DatasetConfig
+from ..data.encode_dino import DinoModel
 from ..data.plan import plan_dataset
 from ..data.status import CacheStatus, cache_status
 from ..events import Events
@@ -24,4 +25,5 @@ def status_of(run: RunConfig, events: Events | None = None) -> CacheStatus:
         part_fingerprint(base.checkpoint, "video_vae") if mode != "audio" else "",
         part_fingerprint(base.checkpoint, "audio_vae") if mode != "video" else "",
         text_fingerprints(base.encoder, base.projection, run.gemma),
+        DinoModel.find(run.cache.dino),
     )

@@ -10,24 +10,28 @@ from pathlib import Path
 
 from ..config import RunConfig
 from ..data.cached import dataset_captions
+from ..data.caches import Fingerprints
 from ..data.dataset import DatasetConfig
 from ..data.disk import CacheNeed, text_widths
 from ..data.encode import CacheReport, encode_latents, encode_text
+from ..data.encode_dino import DinoModel, encode_dino
 from ..data.encode_mask import encode_masks
 from ..data.encode_sound import encode_sound
+from ..data.loader import TrainingSet
 from ..data.locks import Claims, alone, tidy
 from ..data.manifest import MANIFEST_NAME, write_manifest
-from ..data.plan import plan_dataset
+from ..data.plan import Plan, plan_dataset
 from ..device import DTYPES, pick_device
-from ..errors import CheckpointError, RunError
+from ..errors import CheckpointError, DataError, RunError
 from ..events import Events
 from ..models.audio_vae import AudioVAE
 from ..models.text import TextConnectors
 from ..models.video_vae import VideoVAE
+from ..sampling.ahead import CAPTIONS, prompts_ahead
 from ..sampling.base import Base
 from ..sampling.prompt_text import encoder_bytes, encoder_dtype, prompt_features
-from ..sampling.prompts import read_prompts
-from ..sampling.sample import prompt_folder
+from ..sampling.prompts import Prompt, read_prompts
+from ..sampling.sample import first_frames, prompts_of
 from ..weights.fingerprint import part_fingerprint
 from ..weights.gemma_bnb import require_bitsandbytes
 from ..weights.load import load_audio_vae, load_connectors, load_video_vae
@@ -45,6 +49,7 @@ class CachesReport:
     left_out: list[str]
     sound: CacheReport | None = None
     masks: CacheReport | None = None
+    dino: CacheReport | None = None
     manifest: Path | None = None
 
     def summary(self) -> str:
@@ -53,7 +58,7 @@ class CachesReport:
             [
                 *(
                     report.summary()
-                    for report in (self.latents, self.masks, self.sound, self.text)
+                    for report in (self.latents, self.masks, self.sound, self.dino, self.text)
                     if report is not None
                 ),
                 *(f"left out: {line}" for line in self.left_out),
@@ -69,10 +74,13 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
     checkpoint, encoder, projection, info = base.checkpoint, base.encoder, base.projection, base.info
     require_sound(info, run)
     require_bitsandbytes(run.gemma)  # before hours of pictures, not after
+    if run.sample.wanted:
+        read_prompts(run.sample)  # a prompt that is wrong, or whose image is gone, likewise
     mode = run.model.mode
     if mode != "audio" and "video_vae_encoder" not in info.parts:
         raise CheckpointError(f"{checkpoint.name} holds no video VAE (vae.encoder). Choose the full checkpoint file.")
     config = run.need("data.config")
+    dino_model = None if mode == "audio" else DinoModel.find(run.cache.dino)
     dataset = DatasetConfig.read(config)
     device = pick_device(run.model.device)
     make_folders(dataset)
@@ -96,31 +104,58 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
     vae_print = part_fingerprint(checkpoint, "video_vae") if mode != "audio" else ""
     audio_print = part_fingerprint(checkpoint, "audio_vae") if mode != "video" else ""
     weights = text_fingerprints(encoder, projection, run.gemma)
-    need = CacheNeed.of(plan, run.cache, mode, vae_print, audio_print, weights, text_widths(projection))
+    need = CacheNeed.of(plan, run.cache, mode, vae_print, audio_print, weights, text_widths(projection), dino_model)
     need.require_room(events)
 
-    latents = sound = masks = None
+    latents = sound = masks = dino = None
     if need.latents is not None:
         latents = encode_latents(plan, open_vae, vae_print, run.cache, events, device, need.latents)
     if need.sound is not None:
         sound = encode_sound(plan, open_audio_vae, audio_print, run.cache, events, device, need.sound)
     if need.masks is not None:
         masks = encode_masks(plan, run.cache, events, need.masks)
+    if dino_model is not None:
+        dino = encode_dino(plan, dino_model, run.cache, events, device, due=need.dino)
     text = encode_text(plan, open_encoder, weights, run.cache, events, open_connectors, device, need.text)
-    captions = dataset_captions(dataset, plan=plan)[:2]
-    texts = needed_texts(run, read_prompts(run.sample, captions) if run.sample.wanted else [])
-    if run.sample.wanted and run.sample.validation_clips:
-        texts = list(dict.fromkeys([*texts, *(item.caption for item in plan.items if item.validation)]))
-    if texts:
+    prompts, folder = _prompts(run, dataset, plan, (vae_print, audio_print, weights)), prompts_of(dataset)
+    texts = list(dict.fromkeys([*needed_texts(run, prompts), *run.cache.preservation_prompts]))
+    if prompts or texts:
         with Claims(events) as claims:  # one process at a time encodes prompts; the next finds them
-            claims.take_or_wait(prompt_folder(run) / "prompts", "the sample prompts")
-            prompt_features(texts, prompt_folder(run), encoder, projection, device, events, run.gemma)
+            claims.take_or_wait(folder / "prompts", "the sample prompts")
+            first_frames(run, checkpoint, folder).fill(prompts, open_vae, events, device)
+            prompt_features(texts, folder, encoder, projection, device, events, run.gemma)
     manifest = run.cache.manifest or dataset.datasets[0].caches / MANIFEST_NAME
     with alone(manifest.parent):  # from what is there to the file without anybody in between
         write_manifest(plan, manifest, config.name)
-    tidy([*cache_folders(dataset), prompt_folder(run)])
+    tidy([*cache_folders(dataset), folder])
     left_out = [f"{skipped.path.name}: {skipped.reason}" for skipped in plan.skipped]
-    return CachesReport(latents, text, left_out, sound, masks, manifest)
+    return CachesReport(latents, text, left_out, sound, masks, dino, manifest)
+
+
+def _prompts(run: RunConfig, dataset: DatasetConfig, plan: Plan, prints: tuple[str, str, Fingerprints]) -> list[Prompt]:
+    """The prompts that training will draw, found as training finds them: it opens the caches that have been made.
+
+    `prints` are the fingerprints of video VAE, audio VAE and text path.
+    """
+    if not run.sample.wanted:
+        return []
+    if run.sample.prompts is not None and not run.sample.validation_clips:
+        return read_prompts(run.sample)  # what the dataset holds is of no concern
+    vae, audio, weights = prints
+    try:
+        data = TrainingSet.open(
+            dataset,
+            vae,
+            weights,
+            run.cache,
+            plan=plan,
+            mode=run.model.mode,
+            audio_fingerprint=audio,
+            audio=run.audio,
+        )
+    except DataError:  # training will say what is wrong; until then the plan's captions are the best guess
+        return read_prompts(run.sample, dataset_captions(dataset, plan=plan)[:CAPTIONS])
+    return prompts_ahead(run.sample, data)
 
 
 def cache_folders(dataset: DatasetConfig) -> list[Path]:

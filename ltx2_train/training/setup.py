@@ -20,7 +20,7 @@ from ..data.caches import MEND, Fingerprints
 from ..data.dataset import DatasetConfig
 from ..data.loader import FullText, TrainingSet
 from ..device import DTYPES, pick_device, release
-from ..errors import CacheError, ConfigError, DataError, RunError
+from ..errors import CacheError, ConfigError, RunError
 from ..events import Events
 from ..files import digest
 from ..lora.file import load_lora_state
@@ -31,11 +31,12 @@ from ..models.transformer import LTXTransformer
 from ..models.video_vae import VideoVAE
 from ..optim import build_optimizer, build_schedule, describe_groups, parameter_groups
 from ..placement import Placed, load_placed, multiply_low
+from ..sampling.ahead import training_prompts
 from ..sampling.base import Base
 from ..sampling.prompt_text import prompt_features
-from ..sampling.prompts import Prompt, prompt_texts, read_prompts, validation_prompts
+from ..sampling.prompts import Prompt, prompt_texts
 from ..sampling.render import Renderer
-from ..sampling.sample import prompt_folder
+from ..sampling.sample import first_frames, prompt_folder
 from ..sampling.sound import SoundParts
 from ..version import VERSION
 from ..weights.fingerprint import part_fingerprint
@@ -163,9 +164,7 @@ def check(config: RunConfig, events: Events) -> Checked:
         audio_fingerprint=part_fingerprint(checkpoint, "audio_vae") if mode != "video" else "",
         audio=config.audio,
     )
-    prompts: list[Prompt] = []
-    if config.sample.wanted:
-        prompts = read_prompts(config.sample, _captions(data)) + validation_prompts(data.validation, config.sample)
+    prompts = training_prompts(config.sample, data)
     warn_of_captions(data.samples, events)
     require_heard(data.samples, mode)
     order = BatchOrder(
@@ -194,6 +193,13 @@ def load(checked: Checked, events: Events) -> Run:
     config, folder, device, checkpoint = checked.config, checked.folder, checked.device, checked.checkpoint
     contexts = ContextStore(folder.path / "contexts.bin", int(config.memory.context_gb * 2**30))
     _fill_contexts(contexts, checked, events)
+
+    def open_vae(encoder: bool, decoder: bool) -> VideoVAE:
+        vae_dtype = DTYPES[config.cache.vae_dtype]
+        return load_video_vae(checkpoint, encoder=encoder, decoder=decoder, dtype=vae_dtype, device=device)
+
+    frames = first_frames(config, checkpoint, prompt_folder(config))
+    frames.fill(checked.prompts, lambda: open_vae(True, False), events)
     sound = open_sound(config, checkpoint, device)
     with TensorFile(checkpoint) as file:
         shapes = weight_shapes(file)
@@ -240,11 +246,6 @@ def load(checked: Checked, events: Events) -> Run:
     optimizer, note = build_optimizer(groups, config.optimizer, config.train.learning_rate, device)
     if note:
         events.message(note)
-
-    def open_vae(encoder: bool, decoder: bool) -> VideoVAE:
-        vae_dtype = DTYPES[config.cache.vae_dtype]
-        return load_video_vae(checkpoint, encoder=encoder, decoder=decoder, dtype=vae_dtype, device=device)
-
     parts = SoundParts(checkpoint, device) if model.has_audio else None
     run = Run(
         config=config,
@@ -260,7 +261,7 @@ def load(checked: Checked, events: Events) -> Run:
         order=checked.order,
         contexts=contexts,
         renderer=Renderer(
-            model, contexts.pair, open_vae, config.sample, checked.version, device, events, parts, placed
+            model, contexts.pair, open_vae, config.sample, checked.version, device, events, parts, placed, frames
         ),
         prompts=checked.prompts,
         base=checked.base,
@@ -423,13 +424,6 @@ def lora_metadata(run: Run) -> dict[str, Any]:
         "name": run.config.run.name,
         "program": f"ltx2_train {VERSION}",
     }
-
-
-def _captions(data: TrainingSet) -> list[str]:
-    captions = list(dict.fromkeys(sample.caption for sample in data.samples))
-    if not captions:
-        raise DataError("The dataset has no captions to train on.")
-    return captions[:2]
 
 
 def check_settings(config: RunConfig) -> None:

@@ -7,7 +7,7 @@ are added up state by state (models/text.py), since 49 states of every caption w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,14 @@ class LayeredTextEncoder:
         fingerprint: str,
     ) -> None:
         self.tokenizer, self.device, self.fingerprint = tokenizer, device, fingerprint
-        self._path, self._extractor, self._dtype = path, extractor, dtype
+        self._path, self._dtype = path, dtype
+        self._held: FeatureExtractor | None = extractor
+
+    @property
+    def _extractor(self) -> FeatureExtractor:
+        if self._held is None:
+            raise RuntimeError("This text encoder has been closed.")
+        return self._held
 
     def groups(self, captions: Sequence[str]) -> list[list[str]]:
         """`captions` in parts that go through the layers together, each as large as RAM should hold."""
@@ -97,17 +104,20 @@ class LayeredTextEncoder:
             total = files.shape.layers * len(batches)
             events.stage(f"encode text layer by layer, {len(ids)} together", total)
             try:
-                self._add(0, count, batches, ids, states, sums)
+                self._extractor.lay_by_state(count)
+                take = self._taker(0, count, ids, sums)
+                for batch, state in zip(batches, states, strict=True):
+                    take(batch, state.to(self.device))
                 for number in range(files.shape.layers):
                     layer = one_layer(files, number, self.device, self._dtype)
-                    for done, state in enumerate(states):
+                    take = self._taker(number + 1, count, ids, sums)
+                    for done, batch in enumerate(batches):
                         events.check_stop()
-                        states[done] = _pass(layer, state, self.device)
+                        states[done] = _pass(layer, batch, states[done], self.device, take)
                         events.progress(
                             number * len(batches) + done + 1, total, f"layer {number + 1} of {files.shape.layers}"
                         )
-                    del layer
-                    self._add(number + 1, count, batches, ids, states, sums)
+                    del layer, take
             except torch.OutOfMemoryError as error:
                 raise OutOfMemory(
                     f"One layer of the text encoder does not fit into the memory of {self.device}. Close what else "
@@ -116,7 +126,10 @@ class LayeredTextEncoder:
         return sums
 
     def close(self) -> None:
-        """Nothing is kept open; the object can go on encoding."""
+        """Free the text projection; the object cannot encode any more."""
+        self._held = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def __enter__(self) -> LayeredTextEncoder:
         return self
@@ -124,31 +137,42 @@ class LayeredTextEncoder:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _add(
-        self,
-        number: int,
-        count: int,
-        batches: list[list[str]],
-        ids: dict[str, list[int]],
-        states: list[torch.Tensor],
-        sums: dict[str, PartialFeatures],
-    ) -> None:
+    def _taker(self, number: int, count: int, ids: dict[str, list[int]], sums: dict[str, PartialFeatures]) -> Take:
+        """Adds state `number` of `count` to `sums`, from where it is on the device; each caption once."""
         slices = self._extractor.column_slices(number, count, self.device)
-        for batch, state in zip(batches, states, strict=True):
+        taken: set[str] = set()
+
+        def take(batch: Sequence[str], state: torch.Tensor) -> None:
             for row, caption in enumerate(batch):
-                sums[caption].add(state[row, : len(ids[caption])].to(self.device), slices)
+                if caption not in taken:  # else it was before the device was full
+                    sums[caption].add(state[row, : len(ids[caption])], slices)
+                    taken.add(caption)
+
+        return take
 
 
-def _pass(layer: Any, state: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """`state` [B, T, D] on the CPU after `layer`; in halves where the device is too full for all at once."""
+Take = Callable[[Sequence[str], torch.Tensor], None]
+"""Called with captions and their states [B, T, D] on the device."""
+
+
+def _pass(layer: Any, batch: Sequence[str], state: torch.Tensor, device: torch.device, take: Take) -> torch.Tensor:
+    """`state` [B, T, D] of `batch` on the CPU after `layer`, once `take` had it on the device.
+
+    In halves where the device is too full for all at once.
+    """
+    out = None
     try:
-        return layer(inputs_embeds=state.to(device), use_cache=False).last_hidden_state.cpu()
+        out = layer(inputs_embeds=state.to(device), use_cache=False).last_hidden_state
+        take(batch, out)
+        return out.cpu()
     except torch.OutOfMemoryError:
         if len(state) == 1:
             raise
     # outside of the handler, whose traceback holds what the attempt has made
+    del out
     half = len(state) // 2
-    return torch.cat([_pass(layer, state[:half], device), _pass(layer, state[half:], device)])
+    parts = ((batch[:half], state[:half]), (batch[half:], state[half:]))
+    return torch.cat([_pass(layer, some, rows, device, take) for some, rows in parts])
 
 
 def check_finite(features: TextFeatures, caption: str) -> None:

@@ -1,5 +1,7 @@
 """The renderer draws what its model has, opens one decoder at a time, and outlives what fails."""
 
+import dataclasses
+
 import av
 import numpy as np
 import pytest
@@ -57,6 +59,9 @@ class PictureVAE(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def encode(self, pixels):
+        return pixels.mean() + torch.zeros(1, 128, 1, pixels.shape[3] // 32, pixels.shape[4] // 32)
 
 
 class MelVAE(PictureVAE):
@@ -178,6 +183,35 @@ def test_sound_alone_has_no_first_frame_and_says_so(draw, tmp_path):
     _, _, decoders, told = draw("audio", line="a {} barks --s 2 --i a.png")
     assert "video" not in decoders.log
     assert any("first frames" in text for _, text in told.messages)
+
+
+def test_a_picture_that_cannot_be_read_costs_its_own_sample_alone(draw, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (64, 32), (255, 0, 0)).save(tmp_path / "cat.png")
+    (tmp_path / "dog.png").write_bytes(b"no picture")
+    line = "a {0} barks --w 64 --h 32 --s 2 --i {0}.png"
+    with pytest.raises(TrainerError, match="dog.png cannot be read"):
+        draw("video", line=line)
+    files, model, decoders, told = draw("video", line=line, tolerant=True)
+    assert [file.prompt.text for file in files] == ["a cat barks"]
+    assert [level for level, _ in told.messages] == ["warning"]
+    assert "'a dog barks'" in told.messages[0][1]
+    assert decoders.log == ["video", "video"]  # the encoder once, the decoder once
+    assert len(model.seen) == 2 * 2
+
+
+def test_a_clip_whose_latents_are_gone_costs_its_own_sample_alone(draw, tmp_path, monkeypatch):
+    plain = parse_prompt
+
+    def with_clip(line, *more):
+        prompt = plain(line, *more)
+        return dataclasses.replace(prompt, clip=tmp_path / "gone.safetensors") if "dog" in line else prompt
+
+    monkeypatch.setitem(globals(), "parse_prompt", with_clip)
+    files, _, _, told = draw("video", tolerant=True)
+    assert [file.prompt.text for file in files] == ["a cat barks"]
+    assert "missing" in told.messages[0][1]
 
 
 def test_an_image_has_no_sound(draw, tmp_path):

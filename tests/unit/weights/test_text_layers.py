@@ -216,6 +216,46 @@ def test_a_full_device_gets_smaller_batches_before_it_is_an_error(tiny, checkpoi
         encode(tiny, checkpoint, LAYERS)
 
 
+def test_a_device_that_is_full_while_states_are_added_counts_none_twice(tiny, checkpoint, monkeypatch):
+    expected = encode(tiny, checkpoint, LAYERS)
+    real, calls = text_layers.PartialFeatures.add, [0]
+
+    def add(self, rows, slices):
+        calls[0] += 1
+        if calls[0] in (5, 9):  # the second of a batch, when the first has been added
+            raise torch.OutOfMemoryError("no room")
+        real(self, rows, slices)
+
+    monkeypatch.setattr(text_layers.PartialFeatures, "add", add)
+    for one, other in zip(encode(tiny, checkpoint, LAYERS), expected, strict=True):
+        torch.testing.assert_close(one.video, other.video, rtol=1e-5, atol=1e-5)
+    assert calls[0] == 2 + 3 * 7
+
+
+@pytest.mark.parametrize("audio", [None, 16])
+def test_the_projection_is_turned_in_place_and_gives_the_same_columns(audio):
+    extractor = FeatureExtractor(7 * 32, 70, audio).to(torch.bfloat16)
+    expected = [[head.weight[:, number::7].float() for head in extractor.heads] for number in range(7)]
+    places = [head.weight.data_ptr() for head in extractor.heads]
+    extractor.lay_by_state(7)
+    extractor.lay_by_state(7)
+    for number, slices in enumerate(expected):
+        found = extractor.column_slices(number, 7, "cpu")
+        assert all(torch.equal(one, other) for one, other in zip(found, slices, strict=True))
+    assert [head.weight.data_ptr() for head in extractor.heads] == places
+
+
+def test_a_closed_encoder_holds_no_weights_and_encodes_nothing(tiny, checkpoint):
+    encoder = TextEncoder.load(tiny[0], checkpoint, torch.float32, settings=LAYERS)
+    held = weakref.ref(encoder._extractor)
+    encoder.encode(TEXTS)
+    encoder.close()
+    gc.collect()
+    assert held() is None
+    with pytest.raises(RuntimeError, match="closed"):
+        encoder.encode(TEXTS)
+
+
 def _live():
     """Bytes of all tensors that are reachable, each storage once."""
     storages = {}

@@ -1,0 +1,29 @@
+"""Which prompts a run will draw, as far as its dataset decides: so that they can be encoded ahead, all of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..config import SampleSettings
+from ..data.loader import Sample, TrainingSet
+from .prompts import Prompt, read_prompts, validation_prompts
+
+CAPTIONS = 2  # drawn where no prompts are set
+
+
+def training_prompts(settings: SampleSettings, data: TrainingSet) -> list[Prompt]:
+    """The prompts that are drawn while training on `data`, in order; none where samples are off. Raises ConfigError."""
+    if not settings.wanted:
+        return []
+    captions = list(dict.fromkeys(sample.caption for sample in data.samples))[:CAPTIONS]
+    return read_prompts(settings, captions) + validation_prompts(data.validation, settings)
+
+
+def prompts_ahead(settings: SampleSettings, data: TrainingSet) -> list[Prompt]:
+    """The same, and those of training from the manifest of `data`, where samples come by the names of their files."""
+
+    def by_name(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
+        return tuple(sorted(samples, key=lambda sample: (sample.dataset, sample.latent_path.name)))
+
+    other = replace(data, samples=by_name(data.samples), validation=by_name(data.validation))
+    return list(dict.fromkeys([*training_prompts(settings, data), *training_prompts(settings, other)]))
