@@ -23,11 +23,11 @@ from ..lora.report import inspect_lora
 from ..sampling.render import SampleFile
 from ..sampling.sample import sample
 from ..training.caches import build_caches
+from ..training.checks import text_fingerprints
 from ..training.contexts import streams_of
 from ..training.loop import train
 from ..training.metrics import read_rows
 from ..training.run_folder import read_manifest
-from ..training.setup import text_fingerprints
 from ..weights.fingerprint import part_fingerprint
 from ..weights.tiny import make_tiny
 from .demo_media import FPS, draw_clip, draw_sound

@@ -26,7 +26,7 @@ from .sound import Sound
 from .step import training_step
 
 if TYPE_CHECKING:
-    from .setup import Checked
+    from .checks import Checked
 
 
 def measured_activations(

@@ -10,7 +10,7 @@ from ..data.status import CacheStatus, cache_status
 from ..events import Events
 from ..sampling.base import Base
 from ..weights.fingerprint import part_fingerprint
-from .setup import text_fingerprints
+from .checks import text_fingerprints
 
 
 def status_of(run: RunConfig, events: Events | None = None) -> CacheStatus:

@@ -36,7 +36,7 @@ from ..weights.fingerprint import part_fingerprint
 from ..weights.gemma_bnb import require_bitsandbytes
 from ..weights.load import load_audio_vae, load_connectors, load_video_vae
 from ..weights.text_encoder import TextEncoder
-from .setup import needed_texts, text_fingerprints
+from .checks import needed_texts, text_fingerprints
 from .sound import require_sound
 
 

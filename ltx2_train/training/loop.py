@@ -22,10 +22,11 @@ from ..device import out_of_memory
 from ..errors import Stopped, TrainerError
 from ..events import Events
 from ..optim import state_aside
+from .checks import check, check_settings
 from .contexts import streams_of
 from .plan.trial import OomGuard, Rewound, take_guarded, try_largest
 from .saving import save, save_after_error
-from .setup import Run, check, check_settings, load
+from .setup import Run, load
 from .step import training_step
 from .watch import norm_row
 

@@ -9,11 +9,12 @@ import torch
 
 from ltx2_train import Events, load_run
 from ltx2_train.errors import OutOfMemory
+from ltx2_train.training.checks import check
 from ltx2_train.training.plan import Facts, make_plan
 from ltx2_train.training.plan.machine import Machine, Rates, card
 from ltx2_train.training.plan.trial import OomGuard, Rewound, guarded, take_guarded, try_largest, unchanged
 from ltx2_train.training.plan.work import largest_workload, of_batch
-from ltx2_train.training.setup import check, load
+from ltx2_train.training.setup import load
 
 
 class Told(Events):
