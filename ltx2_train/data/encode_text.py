@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,6 +24,8 @@ from .work import Work
 
 if TYPE_CHECKING:
     from ..models.text import TextConnectors, TextFeatures
+
+Beside = Mapping[str, "Callable[[TextFeatures], None]"]  # other text -> what takes its features
 
 CLAIM = "captions"  # what is claimed of a cache folder while its captions are made
 
@@ -57,8 +59,11 @@ def encode_text(
     open_connectors: Callable[[], TextConnectors] | None = None,
     device: torch.device | str = "cpu",
     due: Due[Source] | None = None,
+    beside: Beside | None = None,
 ) -> CacheReport:
     """Cache the captions of `plan`, each distinct one encoded once; `due` spares looking for them again.
+
+    Where the text encoder is opened for them, the texts of `beside` pass it as well; otherwise they do not.
 
     The full form needs `open_connectors`. There the text encoder first writes compact files, is closed, and the
     connectors turn those into full ones; so both are never in memory together, and a stop loses nothing.
@@ -71,6 +76,7 @@ def encode_text(
     assert form == "compact" or open_connectors is not None, "the full form needs the connectors"
     due = text_due(plan, fingerprints, settings) if due is None else due
     report = due.report("text", events)
+    beside = dict(beside or {})
     waiting: dict[Path, list[Source]] = {}
     for source in due.jobs:
         waiting.setdefault(source.folder, []).append(source)
@@ -84,10 +90,10 @@ def encode_text(
                 else:
                     todo.append(source)
             if form == "compact":
-                _encode_captions(todo, open_encoder, fingerprints, settings, events, report)
+                _encode_captions(todo, open_encoder, fingerprints, settings, events, report, beside)
             elif todo:
                 assert open_connectors is not None
-                _make_full(todo, open_encoder, open_connectors, fingerprints, settings, events, report, device)
+                _make_full(todo, open_encoder, open_connectors, fingerprints, settings, events, report, device, beside)
             for folder in mine:
                 claims.free(folder / CLAIM)
             if not mine:
@@ -108,11 +114,12 @@ def _make_full(
     events: Events,
     report: CacheReport,
     device: torch.device | str,
+    beside: dict[str, Callable[[TextFeatures], None]],
 ) -> None:
     rough = [s for s in todo if any(_text_state(s, "compact", fingerprints, settings))]
     passing = [s.text_path("compact") for s in rough if not s.text_path("compact").is_file()]
     scratch = CacheReport("text")
-    _encode_captions(rough, open_encoder, fingerprints, settings, events, scratch)
+    _encode_captions(rough, open_encoder, fingerprints, settings, events, scratch, beside)
     report.failed += scratch.failed
     lost = {failure.path for failure in scratch.failed}
     ready = [source for source in todo if source.path not in lost]
@@ -142,13 +149,15 @@ def _encode_captions(
     settings: CacheSettings,
     events: Events,
     report: CacheReport,
+    beside: dict[str, Callable[[TextFeatures], None]],
 ) -> None:
+    """`beside` is empty afterwards, unless nothing was to do."""
     if not todo:
         return
-    by_caption: dict[str, list[Source]] = {}
+    by_caption: dict[str, list[Source]] = {text: [] for text in beside}
     for source in todo:
         by_caption.setdefault(source.caption, []).append(source)
-    progress = Work(events, "encode text", [len(caption) for caption in by_caption])
+    progress = Work(events, "encode text", [max(1, len(caption)) for caption in by_caption])
     progress.begin()
 
     def work(encoder: Encoder) -> None:
@@ -158,18 +167,22 @@ def _encode_captions(
             events.check_stop()
             for caption, features in each_features(encoder, group, events):
                 sources = by_caption[caption]
+                name = sources[0].path.name if sources else caption[:60]
                 if isinstance(features, DataError):
                     for source in sources:
                         note_failure(report, Skipped(source.path, str(features)), events)
-                    progress.finished(len(caption), sources[0].path.name)
+                    progress.finished(max(1, len(caption)), name)
                     continue
                 tensors = compact_tensors(features, DTYPES[settings.text_dtype])
                 for source in sources:
                     report.bytes += _write_text(source, "compact", tensors, weights, settings)
                     report.made += 1
-                progress.finished(len(caption), sources[0].path.name)
+                if caption in beside:
+                    beside[caption](features)
+                progress.finished(max(1, len(caption)), name)
 
     with_model(open_encoder, work, None)
+    beside.clear()
 
 
 def each_features(

@@ -6,13 +6,15 @@ dataset fills this one too, so that training need not load the text encoder at a
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from ..data.caches import ARCHITECTURE, COMPACT_SUFFIX, FORMAT_VERSION, CacheFile
-from ..data.encode_text import compact_tensors, each_features, read_compact
+from ..data.encode_text import Beside, compact_tensors, each_features, read_compact
 from ..device import DTYPES, release
 from ..errors import CacheError, DataError
 from ..events import Events
@@ -38,15 +40,8 @@ def prompt_features(
     Raises DataError for a text whose features are not finite, when all others have been kept.
     """
     settings = settings or GemmaSettings()
-    fingerprint = text_fingerprint(encoder, projection, settings)
-    paths = {text: folder / f"prompt_{digest(text.strip(), fingerprint)}{COMPACT_SUFFIX}" for text in texts}
-    found: dict[str, TextFeatures] = {}
-    for text, path in paths.items():
-        if path.exists():
-            try:
-                found[text] = read_compact(CacheFile(path))
-            except CacheError:
-                continue  # damaged: made again below
+    paths = _paths(texts, folder, text_fingerprint(encoder, projection, settings))
+    found = {text: features for text, path in paths.items() if (features := _kept(path)) is not None}
     missing = [text for text in paths if text not in found]
     if missing:
         events.stage("load the text encoder")
@@ -62,8 +57,7 @@ def prompt_features(
                         failed.append(features)
                         continue
                     found[text] = features
-                    metadata = {"format_version": FORMAT_VERSION, "architecture": ARCHITECTURE, "caption": text}
-                    write_tensors(paths[text], compact_tensors(features, encoder_dtype(device)), metadata)
+                    _keep(paths[text], text, device, features)
                     events.progress(sum(one in found for one in missing), len(missing), text[:60])
         finally:
             gemma.close()
@@ -71,6 +65,28 @@ def prompt_features(
         if failed:  # after the others have been kept
             raise failed[0]
     return {text: found[text] for text in texts}
+
+
+def prompts_beside(texts: Sequence[str], folder: Path, fingerprint: str, device: torch.device) -> Beside:
+    """Those of `texts` that `folder` lacks, for a text encoder that is open anyway; see encode_text."""
+    paths = _paths(texts, folder, fingerprint)
+    return {text: functools.partial(_keep, path, text, device) for text, path in paths.items() if _kept(path) is None}
+
+
+def _paths(texts: Sequence[str], folder: Path, fingerprint: str) -> dict[str, Path]:
+    return {text: folder / f"prompt_{digest(text.strip(), fingerprint)}{COMPACT_SUFFIX}" for text in texts}
+
+
+def _kept(path: Path) -> TextFeatures | None:
+    """What is in the file; None where it is missing or damaged."""
+    with contextlib.suppress(CacheError):
+        return read_compact(CacheFile(path))
+    return None
+
+
+def _keep(path: Path, text: str, device: torch.device, features: TextFeatures) -> None:
+    metadata = {"format_version": FORMAT_VERSION, "architecture": ARCHITECTURE, "caption": text}
+    write_tensors(path, compact_tensors(features, encoder_dtype(device)), metadata)
 
 
 def encoder_dtype(device: torch.device) -> torch.dtype:

@@ -5,6 +5,7 @@ Latents of pictures and references, of the sound, masks, captions, the sample pr
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from ..models.text import TextConnectors
 from ..models.video_vae import VideoVAE
 from ..sampling.ahead import CAPTIONS, prompts_ahead
 from ..sampling.base import Base
-from ..sampling.prompt_text import encoder_bytes, encoder_dtype, prompt_features
+from ..sampling.prompt_text import encoder_bytes, encoder_dtype, prompt_features, prompts_beside
 from ..sampling.prompts import Prompt, read_prompts
 from ..sampling.sample import first_frames, prompts_of
 from ..weights.fingerprint import part_fingerprint
@@ -116,8 +117,11 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
         masks = encode_masks(plan, run.cache, events, need.masks)
     if dino_model is not None:
         dino = encode_dino(plan, dino_model, run.cache, events, device, due=need.dino)
-    text = encode_text(plan, open_encoder, weights, run.cache, events, open_connectors, device, need.text)
-    prompts, folder = _prompts(run, dataset, plan, (vae_print, audio_print, weights)), prompts_of(dataset)
+    folder = prompts_of(dataset)
+    # most of the prompts are known by now, and Gemma need not come a second time for them
+    beside = prompts_beside(_likely_texts(run, dataset, plan), folder, weights.encoder, device)
+    text = encode_text(plan, open_encoder, weights, run.cache, events, open_connectors, device, need.text, beside)
+    prompts = _prompts(run, dataset, plan, (vae_print, audio_print, weights))
     texts = list(dict.fromkeys([*needed_texts(run, prompts), *run.cache.preservation_prompts]))
     if prompts or texts:
         with Claims(events) as claims:  # one process at a time encodes prompts; the next finds them
@@ -130,6 +134,18 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
     tidy([*cache_folders(dataset), folder])
     left_out = [f"{skipped.path.name}: {skipped.reason}" for skipped in plan.skipped]
     return CachesReport(latents, text, left_out, sound, masks, dino, manifest)
+
+
+def _likely_texts(run: RunConfig, dataset: DatasetConfig, plan: Plan) -> list[str]:
+    """What `_prompts` will name, as far as the plan tells."""
+    prompts: list[Prompt] = []
+    captions: list[str] = []
+    if run.sample.wanted:
+        with contextlib.suppress(DataError):
+            prompts = read_prompts(run.sample, dataset_captions(dataset, plan=plan)[:CAPTIONS])
+        held_out = [item.caption for item in plan.items if item.validation][: run.sample.validation_clips]
+        captions = [*held_out, run.sample.negative_prompt] if held_out and run.sample.guidance != 1 else held_out
+    return list(dict.fromkeys([*needed_texts(run, prompts), *captions, *run.cache.preservation_prompts]))
 
 
 def _prompts(run: RunConfig, dataset: DatasetConfig, plan: Plan, prints: tuple[str, str, Fingerprints]) -> list[Prompt]:

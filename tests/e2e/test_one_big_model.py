@@ -10,7 +10,7 @@ import pytest
 
 from ltx2_train import Events, build_caches, load_run, placement
 from ltx2_train.sampling.sample import prompt_folder
-from ltx2_train.training import caches, setup
+from ltx2_train.training import caches, checks, setup
 
 
 @pytest.fixture
@@ -62,6 +62,6 @@ def test_when_training_begins_gemma_has_left_before_the_transformer_comes(sound_
     watch(caches.TextEncoder, "load", "Gemma")
     watch(setup, "load_connectors", "connectors")
     watch(placement, "load_transformer", "transformer")
-    checked = setup.check(run, Events())
+    checked = checks.check(run, Events())
     setup.load(checked, Events()).close()
     assert opened == ["Gemma", "connectors", "transformer"]
