@@ -6,7 +6,8 @@ ever holds more than is meant to stay there and one block on its way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -118,6 +119,26 @@ class Placed:
         self.streamer.move_others(self.model, device)
         if not away:
             self.streamer.unpark()
+
+    @contextlib.contextmanager
+    def aside(self, needed: int) -> Iterator[None]:
+        """A context in which `needed` bytes are free on the device, as far as leaving it can make them so.
+
+        First the slots of swapped blocks are given back, which costs nothing, then the resident weights go to RAM.
+        """
+        left = False
+        if self.device.type == "cuda" and not _free(self.device, needed):
+            left = True
+            if self.streamer is not None:
+                self.streamer.park()
+            if not _free(self.device, needed):
+                self.to("cpu")
+                torch.cuda.empty_cache()
+        try:
+            yield
+        finally:
+            if left:
+                self.to(self.device)
 
     def close(self) -> None:
         """Let go of everything; the model cannot be used any more."""
@@ -252,6 +273,11 @@ def multiply_low(model: nn.Module, choice: str, tokens: int, device: torch.devic
     if choice == "auto" and not faster_matmul(widest, tokens, device):
         return f"Products stay in {widest.compute_dtype}: 8 bits are not faster here for {tokens} tokens."
     return f"Products in 8 bits in {set_matmul(model, True)} layers."
+
+
+def _free(device: torch.device, needed: int) -> bool:
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)[0] >= needed
 
 
 def _number(path: str) -> int | None:

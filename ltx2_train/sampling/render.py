@@ -78,9 +78,10 @@ class Renderer:
     """Everything that stays the same from sample to sample.
 
     `open_vae(encoder, decoder)` loads the video VAE when it is needed, `sound` the models of the sound; it may be left
-    out for a model without the audio side. `weights` has `to(device)` for all of the model that is on the device; the
-    model itself, where it is not given. `contexts(text)` gives the text contexts [S, D] of a prompt or negative
-    prompt, for video and for audio; None for a side the model lacks. `frames` keeps what the encoder made of pictures.
+    out for a model without the audio side. `weights` has `aside(bytes)`, a context in which the model leaves the device
+    that much room; where it is not given, the model stays. `contexts(text)` gives the text contexts [S, D] of a prompt
+    or negative prompt, for video and for audio; None for a side the model lacks. `frames` keeps what the encoder made
+    of pictures.
     """
 
     model: LTXTransformer
@@ -194,7 +195,7 @@ class Renderer:
         self, drawn: list[Drawn], name: Callable[[int, Prompt], Path], info: dict[str, Any], tolerant: bool
     ) -> list[SampleFile]:
         files: list[SampleFile] = []
-        with self._transformer_aside():
+        with self.weights.aside(DECODE_BYTES) if self.weights is not None else contextlib.nullcontext():
             sounds: dict[int, Sound] = {}
             with self._failures("sound of the samples", tolerant):
                 sounds = self._sounds(drawn, tolerant)
@@ -262,23 +263,6 @@ class Renderer:
             else:
                 path = write_video(_ending(stem, ".mp4"), frames, one.prompt.shape.fps, about)
         return SampleFile(path, one.prompt, video, about, one.latents.audio, audio_path)
-
-    @contextlib.contextmanager
-    def _transformer_aside(self) -> Iterator[None]:
-        """Move the transformer to RAM while the VAE works, where the card could not hold both."""
-        weights, aside = self.weights or self.model, False
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-            aside = torch.cuda.mem_get_info(self.device)[0] < DECODE_BYTES
-        if aside:
-            logger.info("moving the transformer to RAM while the sample is decoded")
-            weights.to("cpu")
-            torch.cuda.empty_cache()
-        try:
-            yield
-        finally:
-            if aside:
-                weights.to(self.device)
 
     @contextlib.contextmanager
     def _failures(self, what: str, tolerant: bool) -> Iterator[None]:

@@ -135,3 +135,20 @@ def test_sampling_swaps_what_does_not_fit(tiny, monkeypatch):
         assert least <= fit_for_sampling(run, cuda).blocks_to_swap <= most
     kept = make_run({"model": {"checkpoint": str(tiny.checkpoint), "mode": "av"}, "memory": {"blocks_to_swap": 1}})
     assert fit_for_sampling(kept, cuda).blocks_to_swap == 1
+
+
+@pytest.mark.parametrize(
+    ("free", "does"),
+    [([9], []), ([1, 9], ["parked", "back"]), ([1, 1], ["parked", "to cpu", "back"])],
+    ids=["there is room", "the slots are enough", "all of it has to go"],
+)
+def test_no_more_leaves_the_device_than_must(placed, monkeypatch, free, does):
+    one, left, done = placed(blocks_to_swap=2), list(free), []
+    one.device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (left.pop(0), 100))
+    monkeypatch.setattr(one.streamer, "park", lambda: done.append("parked"))
+    monkeypatch.setattr(one, "to", lambda device: done.append("back" if device == one.device else f"to {device}"))
+    with pytest.raises(KeyError), one.aside(5):
+        raise KeyError
+    assert done == does
+    one.device = CPU
