@@ -49,6 +49,7 @@ from .sound import Sound, open_sound
 from .state import list_states, load_state, restore_random_state
 from .watch import SoundWatch
 
+ENCODER_BYTES = 3 << 30  # the video VAE's encoder at work on one frame
 LOFTQ = "loftq.safetensors"  # in the run folder: what the quantized base lacks, taken out of every saved LoRA
 
 
@@ -121,8 +122,12 @@ def load(checked: Checked, events: Events) -> Run:
         vae_dtype = DTYPES[config.cache.vae_dtype]
         return load_video_vae(checkpoint, encoder=encoder, decoder=decoder, dtype=vae_dtype, device=device)
 
+    def open_encoder() -> VideoVAE:
+        events.make_room(ENCODER_BYTES, device)
+        return open_vae(True, False)
+
     frames = first_frames(config, checkpoint, prompt_folder(config))
-    frames.fill(checked.prompts, lambda: open_vae(True, False), events)
+    frames.fill(checked.prompts, open_encoder, events)
     sound = open_sound(config, checkpoint, device)
     with TensorFile(checkpoint) as file:
         shapes = weight_shapes(file)
