@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from ltx2_train import Events, Stopped, build_caches, load_run, train
+from ltx2_train.sampling.sample import prompt_folder
 
 STAGES = [
     "check",
@@ -39,6 +40,7 @@ class StopIn(Events):
 
 def whole(run, events):
     build_caches(run, events)
+    shutil.rmtree(prompt_folder(run))  # so that training has to encode its prompts
     return train(run, events)
 
 
