@@ -46,6 +46,7 @@ import torch
 from ..errors import CacheError, CheckpointError
 from ..shapes import AudioLatentShape, LatentShape
 from ..weights.reader import TensorFile
+from .damaged import damage, note_damage
 
 FORMAT_VERSION = "1"
 ARCHITECTURE = "ltx2_v1"  # as the community trainer calls it
@@ -58,6 +59,7 @@ AUDIO_LENGTH_KEY = "audio_lengths_int32"
 VIRTUAL_KEYS = ("ltx2_virtual_num_frames_int32", "ltx2_virtual_height_int32", "ltx2_virtual_width_int32")
 TEXT_SUFFIX = "_ltx2_te.safetensors"
 COMPACT_SUFFIX = "_ltx2_te_compact.safetensors"
+TEXT_KEYS = ("video_features_", "video_prompt_embeds_", "text_")
 TextForm = Literal["compact", "full"]
 
 DTYPES = {
@@ -197,7 +199,7 @@ class CacheFile:
         self.keys = list(self._file.tensors)
 
     def _damaged(self, reason: str) -> CacheError:
-        return CacheError(f"The cache {self.path} is damaged: {reason.split('. ')[0]}. Delete it. {MEND}", self.path)
+        return CacheError(f"The cache {self.path} is damaged: {reason.split('. ')[0]}. {MEND}", self.path)
 
     def find(self, prefix: str) -> str | None:
         """The key `prefix` + dtype, whichever dtype it is stored in and however that is spelt."""
@@ -266,10 +268,12 @@ class CacheFile:
         try:
             tensor = self._file.read(key, dtype=dtype)
         except CheckpointError as error:
+            note_damage(self.path, "it cannot be read as a whole")
             raise self._damaged(str(error)) from error
         finally:
             self._file.close()
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            note_damage(self.path, "it holds numbers that are not finite")
             raise self._damaged(f"{key} holds numbers that are not finite")
         return tensor
 
@@ -294,6 +298,8 @@ def stale_made(
     file: CacheFile, source: Path, settings: Mapping[str, Any], part: str = "", weights: str = ""
 ) -> str | None:
     """Why `file` must be made again, or None, where it may only be ours. `weights` "" are not compared."""
+    if reason := _useless(file):
+        return reason
     if file.metadata.get("format_version") != FORMAT_VERSION:
         return f"it is of cache format {file.metadata.get('format_version')}, this program writes {FORMAT_VERSION}"
     if weights and file.metadata.get("checkpoint") != weights:
@@ -301,8 +307,16 @@ def stale_made(
     return source_change(file.record("source"), source) or _difference(file.record("settings"), settings)
 
 
+def _useless(file: CacheFile) -> str | None:
+    if file.path.name.endswith((MASK_SUFFIX, AUDIO_MASK_SUFFIX)) and MASK_KEY not in file.keys:
+        return f"it holds no mask, but {', '.join(file.keys) or 'nothing'}"
+    return damage(file.path)
+
+
 def stale_latents(file: CacheFile, source: Path, settings: Mapping[str, Any], checkpoint: str) -> str | None:
     """Why the latents in `file` must be made again, or None. `checkpoint` "" is not compared."""
+    if reason := damage(file.path):
+        return reason
     if not file.fingerprinted:
         return _foreign(file, settings)
     return stale_made(file, source, settings, "VAE", checkpoint)
@@ -311,12 +325,16 @@ def stale_latents(file: CacheFile, source: Path, settings: Mapping[str, Any], ch
 def stale_sound(file: CacheFile, source: Path, settings: Mapping[str, Any], checkpoint: str) -> str | None:
     """Why the sound in `file` must be made again, or None; `source` is the file it was read from."""
     if not file.fingerprinted:
-        return None
+        return damage(file.path)
     return stale_made(file, source, settings, "audio VAE", checkpoint)
 
 
 def stale_text(file: CacheFile, caption: str, settings: Mapping[str, Any], weights: Fingerprints) -> str | None:
     """Why the text in `file` must be made again, or None."""
+    if not any(file.find(prefix) for prefix in TEXT_KEYS):
+        return f"it holds no text, but {', '.join(file.keys) or 'nothing'}"
+    if reason := damage(file.path):
+        return reason
     stored = file.metadata.get("caption", file.metadata.get("caption1"))
     if stored is not None and " ".join(stored.split()) != caption:
         return "the caption (or trigger word) changed"

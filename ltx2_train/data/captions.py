@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,35 +11,52 @@ from pathlib import Path
 from ..errors import DataError
 
 REPLACEMENT = "=>"
+LARGEST = 1_000_000  # bytes
+# Control characters, but for white space and the line ends of old and new machines; also what UTF-16 without its mark
+# looks like.
+_NOT_TEXT = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
 
 
 def read_caption(path: Path) -> tuple[str, str | None]:
-    """The stripped text of `path` and a warning for the user, or None.
+    """The stripped text of `path` and a warning for the user, or None. Raises DataError where it is no text.
 
-    UTF-8 with or without a byte order mark and UTF-16 with one are certain; anything else is taken as Latin-1, which
-    never fails but may be wrong, hence the warning. Line breaks become spaces: one file is one caption.
+    UTF-8 with or without a byte order mark, and UTF-16 and UTF-32 with one are certain. Anything else is taken as
+    Windows-1252, the Latin-1 of Windows, which may be wrong, hence the warning. Line breaks become spaces: one file is
+    one caption.
     """
     try:
+        size = path.stat().st_size
+        if size > LARGEST:
+            raise DataError(f"The caption {path} has {size / 1e6:.1f} MB; a caption is a paragraph of text.", path)
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"The caption {path} cannot be read: {error.strerror or error}.", path) from error
     text, warning = decode(data)
+    if _NOT_TEXT.search(text):
+        raise DataError(f"The caption {path.name} is not text. Write it anew, and save it as UTF-8.", path)
     if warning:
         warning = f"{path.name}: {warning}"
     return " ".join(text.split()), warning
 
 
 def decode(data: bytes) -> tuple[str, str | None]:
-    """Text of `data` and a warning where its encoding had to be guessed."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        try:
-            return data.decode("utf-16"), None
-        except UnicodeDecodeError:
-            pass
+    """Text of `data` and a warning where its encoding had to be guessed. What is no text comes out as some, too."""
+    # the mark of UTF-32 begins with that of UTF-16
+    for marks, encoding in (
+        ((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "utf-32"),
+        ((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16"),
+    ):
+        if data.startswith(marks):
+            with contextlib.suppress(UnicodeDecodeError):
+                return data.decode(encoding), None
     try:
         return data.decode("utf-8-sig"), None
     except UnicodeDecodeError:
-        return data.decode("latin-1"), "the caption is not UTF-8 and was read as Latin-1. Save it as UTF-8 to be sure."
+        warning = "the caption is not UTF-8 and was read as Latin-1. Save it as UTF-8 to be sure."
+    try:
+        return data.decode("cp1252"), warning
+    except UnicodeDecodeError:
+        return data.decode("latin-1"), warning
 
 
 def parse_replacement(text: str) -> tuple[str, str]:

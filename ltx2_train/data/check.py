@@ -21,7 +21,7 @@ from .check_folder import companion_folders, folder_findings, pair_findings
 from .check_report import LEVELS, CheckReport, FileCheck, Finding, worst
 from .check_rules import GOALS, dataset_findings, duplicate_findings, size_finding
 from .dataset import DatasetConfig, DatasetSettings
-from .listing import SUFFIXES, Candidate, find_media
+from .listing import SUFFIXES, Candidate, Skipped, find_media
 from .plan import Item, plan_dataset
 
 __all__ = ["GOALS", "CheckReport", "FileCheck", "Finding", "check_dataset"]
@@ -81,13 +81,16 @@ def _check_part(
         return
     if entry.source_key.endswith("_directory"):
         part.findings += folder_findings(name, entry, entries)
+    links = {finding.path for finding in part.findings if finding.rule == "link"}
+    strange: list[Skipped] = []
     try:
-        part.found, _ = find_media(name, entry)
+        part.found, strange = find_media(name, entry)
         plan = plan_dataset(config.model_copy(update={"datasets": (entry,), "validation_datasets": ()}), _Quiet(events))
     except DataError as error:
+        part.findings += [left_out(name, skip.path, skip.reason) for skip in strange if skip.path not in links]
         part.findings += _all_unusable(part, str(error))
         return
-    part.findings += [left_out(name, skip.path, skip.reason) for skip in plan.skipped]
+    part.findings += [left_out(name, skip.path, skip.reason) for skip in plan.skipped if skip.path not in links]
     for warning in plan.warnings:
         if warning.startswith("datasets[0]: ") and not any(words in warning for words in OWN_WORDS):
             text = warning.removeprefix("datasets[0]: ").rstrip(".")

@@ -30,6 +30,12 @@ BY_PREFIX = (
     ("no spoken segment", "too-short", ""),
     ("no reference", "reference", "Add it, or remove the target."),
     ("its name without", "same-stem", ""),
+    ("is listed twice", "same-stem", ""),
+    ("its name is", "name", ""),
+    ("is a link", "link", "Remove the link, or let it point at a file."),
+    ("is a folder", "not-a-file", "Rename it, or move its media up."),
+    ("is not a file", "not-a-file", "Move it elsewhere."),
+    ("no mask", "mask", ""),
 )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from .check_report import Finding
 from .dataset import DatasetSettings
 from .listing import SUFFIXES
+from .names import readable, same, shown
 
 OURS = frozenset((".safetensors", ".toml", ".json", ".jsonl", ".csv", ".npz"))  # caches, lists and settings
 SYSTEM = frozenset(("thumbs.db", "desktop.ini"))
@@ -31,32 +32,39 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
         kinds.add("audio")
     used = set().union(*(SUFFIXES[kind] for kind in kinds))
     found: list[Finding] = []
-    media: set[Path] = set()
+    media: set[str] = set()
     captions: list[Path] = []
     strays: list[tuple[Path, str, str]] = []
     for path, problem in walk(folder, entry.recursive):
         ending = path.suffix.lower()
-        if problem:
+        if not readable(path.name):
+            if ending not in SUFFIXES[entry.kind]:  # of media the plan says it
+                strays.append((shown(path), "its name is in another encoding than UTF-8", "Rename it."))
+        elif problem:
             remedy = "Remove the link, or let it point at a file."
             found.append(Finding("red" if ending in used else "amber", "link", dataset, problem, remedy, path))
         elif path.is_dir():
+            if entry.recursive and path.is_symlink():
+                remedy = "Name its folder in a [[datasets]] of its own."
+                reason = "is a link to a folder, which is not followed"
+                found.append(Finding("amber", "sub-folder", dataset, reason, remedy, path))
             if not entry.recursive and (count := _media_in(path, SUFFIXES[entry.kind])):
                 reason = f"its {count} {entry.noun} are not used"
                 found.append(Finding("amber", "sub-folder", dataset, reason, "Set recursive = true to use them.", path))
         elif ending in used:
-            media.add(path.with_suffix(""))
+            media.add(same(str(path.with_suffix(""))))
         elif path.name.lower().endswith(entry.caption_extension.lower()):
             captions.append(path)
         elif ending not in OURS and path.name.lower() not in SYSTEM:
             kind = next((kind for kind, endings in SUFFIXES.items() if ending in endings), None)
             if kind:
-                media.add(path.with_suffix(""))  # whose caption is no stray
+                media.add(same(str(path.with_suffix(""))))  # whose caption is no stray
                 article = "an" if kind != "video" else "a"
                 strays.append((path, f"{article} {kind} is not used here", f"Name the folder as {kind}_directory too."))
             else:
                 strays.append((path, "is not a medium", "Move it elsewhere."))
     for path in captions:
-        if path.with_name(path.name[: -len(entry.caption_extension)]) not in media:
+        if same(str(path)[: -len(entry.caption_extension)]) not in media:
             strays.append((path, "is a caption without its medium", "Rename one of the two, or remove it."))
     found += [Finding("amber", "other-file", dataset, reason, remedy, path) for path, reason, remedy in sorted(strays)]
     return found
@@ -84,14 +92,14 @@ def pair_findings(
             continue
         endings = set().union(*(SUFFIXES[kind] for kind in kinds))
         files = [path for path, problem in walk(Path(folder), True) if not problem and path.suffix.lower() in endings]
-        there = {path.stem.casefold() for path in files}
-        wanted = {path.stem.casefold() for path in all_targets.get(str(folder), ())}
+        there = {same(path.stem) for path in files}
+        wanted = {same(path.stem) for path in all_targets.get(str(folder), ())}
         for path in targets:
-            if path.stem.casefold() not in there:
+            if same(path.stem) not in there:
                 reason = f"no file of its name in {key} ({Path(folder).name})"
                 found.append(Finding("amber", what, dataset, reason, f"Add its {what}, or remove it.", path))
         for path in sorted(files):
-            if path.stem.casefold() not in wanted:
+            if same(path.stem) not in wanted:
                 reason = f"is a {what} without a target"
                 found.append(Finding("amber", what, dataset, reason, "Add the target of its name.", path))
     return found
@@ -102,7 +110,7 @@ def walk(folder: Path, recursive: bool) -> Iterator[tuple[Path, str]]:
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        yield folder, f"cannot be opened: {error.strerror}"
+        yield folder, f"cannot be opened: {error.strerror or error}"
         return
     for entry in entries:
         if entry.name.startswith("."):

@@ -9,6 +9,7 @@ from .dataset import DatasetSettings
 from .images import IMAGE_SUFFIXES
 from .listed import Candidate
 from .media import VIDEO_SUFFIXES
+from .names import is_dir, is_file, same
 from .sound_media import AUDIO_SUFFIXES
 
 PICTURE_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
@@ -29,14 +30,14 @@ class Stems:
         return list(dict.fromkeys([*inner, folder]))
 
     def named(self, folder: Path, stem: str) -> list[Path]:
-        """Files of a folder called `stem`, whatever their ending; case counts only where it decides."""
+        """Files of a folder called `stem`, whatever their ending; case and accents count only where they decide."""
         if folder not in self._listed:
             table: dict[str, list[Path]] = {}
             for path in sorted(folder.iterdir()) if folder.is_dir() else ():
                 if path.is_file():
-                    table.setdefault(path.stem.casefold(), []).append(path)
+                    table.setdefault(same(path.stem), []).append(path)
             self._listed[folder] = table
-        near = self._listed[folder].get(stem.casefold(), [])
+        near = self._listed[folder].get(same(stem), [])
         return [path for path in near if path.stem == stem] or near
 
     def find(self, folder: Path | None, candidate: Candidate, suffixes: Collection[str]) -> Path | None:
@@ -59,7 +60,7 @@ class Companions:
     def reference(self, candidate: Candidate) -> Path | None:
         """The reference image or video of a medium, or None."""
         if candidate.reference is not None:
-            return candidate.reference if candidate.reference.exists() else None
+            return candidate.reference if is_file(candidate.reference) or is_dir(candidate.reference) else None
         return self._stems.find(self.entry.reference_directory, candidate, PICTURE_SUFFIXES)
 
     def missing(self, candidate: Candidate) -> str:
@@ -70,6 +71,18 @@ class Companions:
         if folder is None:
             return f"no reference: its line in {self.entry.source.name} names none"
         return f"no reference: {folder} has no image or video called {candidate.path.stem}"
+
+    def gone(self, candidate: Candidate) -> str:
+        """Why a medium is left out for which the list names a file that is not there; "" where all are."""
+        named = {
+            "mask": candidate.mask,
+            "mask for sound": candidate.audio_mask,
+            "reference sound": candidate.reference_audio,
+        }
+        for what, path in named.items():
+            if path is not None and not (is_file(path) or is_dir(path)):
+                return f"no {what}: {path} is not there; correct its line in {self.entry.source.name}"
+        return ""
 
     def mask(self, candidate: Candidate) -> Path | None:
         """The image or video with the mask of a medium, or None."""
@@ -90,7 +103,7 @@ class SoundFinder:
     def apart(self, candidate: Candidate) -> tuple[Path | None, str]:
         """The file with the sound of a video, or None and why there is none."""
         if candidate.sound is not None:
-            missing = "" if candidate.sound.is_file() else f"{candidate.sound} is not there; correct its audio_path"
+            missing = "" if is_file(candidate.sound) else f"{candidate.sound} is not there; correct its audio_path"
             return (None if missing else candidate.sound), missing
         entry = self.entry
         folder = entry.audio_files_directory or candidate.path.parent

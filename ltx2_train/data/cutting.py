@@ -48,6 +48,8 @@ class Cutter:
         reference = self.companions.reference(candidate)
         if reference is None and self.companions.wants_reference:
             return [], self.companions.missing(candidate)
+        if gone := self.companions.gone(candidate):
+            return [], gone
         if media.kind == "image":
             line = timing.Timeline((0,), IMAGE_FPS, entry.target_fps, False)
             cut, explicit = [timing.Window(0, 1)], self._explicit(media, 1)
@@ -89,6 +91,8 @@ class Cutter:
         entry = self.settings
         if entry.kind != "audio" and entry.source_key != "dataset_file":
             return [], "it is sound alone; list it in audio_jsonl_file"
+        if gone := self.companions.gone(candidate):
+            return [], gone
         if not entry.speech_segments and (reason := self._seconds(media.duration)):
             return [], reason
         try:

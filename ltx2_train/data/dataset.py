@@ -26,6 +26,7 @@ from .entry import (
     MediaKind,
     SharedSettings,
 )
+from .entry_types import check_types
 from .foreign_keys import translate
 from .manifest import dataset_table, is_manifest
 
@@ -110,6 +111,7 @@ class DatasetConfig(Settings):
         if is_manifest(table):
             table, notes = dataset_table(table, source)
         table, more = translate(table, source)
+        check_types(table, source)
         config = parse(cls, table, source)
         config._notes = (*notes, *more)
         parts = {
@@ -165,8 +167,10 @@ def _load(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"The dataset file {path} does not exist. Check the path.", path) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The dataset file {path} cannot be read: {error}.", path) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8: {error}. Save it as UTF-8.") from error
+    except OSError as error:
+        raise DataError(f"The dataset file {path} cannot be read: {error.strerror or error}.", path) from error
     try:
         if path.suffix.lower() == ".json":
             table = json.loads(text)
@@ -181,6 +185,12 @@ def _load(path: Path) -> dict[str, Any]:
     except ValueError as error:
         hint = r" In TOML a backslash needs 'single quotes': 'C:\clips'." if "\\" in text else ""
         raise ConfigError(f"{path}: not valid {path.suffix.lstrip('.').upper() or 'TOML'}: {error}.{hint}") from error
+    if isinstance(table, list) and any(isinstance(row, dict) and "instance_data_dir" in row for row in table):
+        raise ConfigError(
+            f"{path}: this is SimpleTuner's list of data backends. Write one [[datasets]] for each that has media: its "
+            "instance_data_dir is video_directory (or image_directory, audio_directory), video.num_frames is "
+            "target_frames, video.frame_rate target_fps, video.min_frames min_frames, cache_dir_vae cache_directory."
+        )
     if not isinstance(table, dict):
         raise ConfigError(f"{path}: expected a table with [[datasets]], got {type(table).__name__}.")
     return table

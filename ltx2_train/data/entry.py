@@ -151,6 +151,8 @@ class SharedSettings(ConditionSettings):
         value = value.strip()
         if not value:
             raise ValueError("must name an ending such as '.txt' or '.wav'")
+        if any(sign in value for sign in "/\\:\0") or not value.strip("."):
+            raise ValueError("must be an ending such as '.txt' or '.wav', and no path")
         return value if value.startswith(".") else "." + value
 
     @field_validator("caption_replace", mode="before")

@@ -23,6 +23,7 @@ from typing import Any
 
 from ..errors import DataError
 from .dataset import DatasetSettings
+from .names import cache_stem, is_dir, readable
 
 VIDEOS_FILE, CAPTIONS_FILE = "videos.txt", "prompts.txt"
 # Columns in the order in which they are looked for.
@@ -68,10 +69,12 @@ def read_list(name: str, entry: DatasetSettings) -> Iterator[Candidate]:
         caption = row.get(told)
         if caption is not None and not isinstance(caption, str):
             raise DataError(f"{where}: the caption is not text but {caption!r}.", entry.source)
+        if not readable(f"{caption}{row[key]}"):
+            raise DataError(f"{where}: it holds half a character or a zero byte. Write it anew.", entry.source)
         media = _path(entry.source, row[key])
         yield Candidate(
             media,
-            media.name if media.is_dir() else media.stem,
+            _stem(media),
             caption=None if caption is None else " ".join(caption.split()),
             sound=None if key in _SOUND or entry.kind == "image" else _named(entry.source, row, _SOUND),
             reference=_named(entry.source, row, _REFERENCE),
@@ -79,6 +82,10 @@ def read_list(name: str, entry: DatasetSettings) -> Iterator[Candidate]:
             mask=_named(entry.source, row, _MASK),
             audio_mask=_named(entry.source, row, _AUDIO_MASK),
         )
+
+
+def _stem(media: Path) -> str:
+    return cache_stem(media.name if is_dir(media) else media.stem)
 
 
 def _path(source: Path, text: str) -> Path:
@@ -100,6 +107,11 @@ def _text(name: str, key: str, path: Path) -> str:
         raise DataError(f"{path} is not UTF-8: {error}. Save it as UTF-8.", path) from error
 
 
+def _lines(text: str) -> list[str]:
+    """The lines of a file; other separators that Unicode has are part of them, as JSON wants it."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
 def _rows(name: str, entry: DatasetSettings) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Each row of a list with the words for where it stands."""
     path = entry.source
@@ -107,8 +119,11 @@ def _rows(name: str, entry: DatasetSettings) -> Iterator[tuple[str, Mapping[str,
     if not text.strip():
         raise DataError(f"{name}.{entry.source_key}: {path} is empty. Write one JSON object a line.", path)
     if entry.source_key == "dataset_file" and path.suffix.lower() == ".csv":
-        for number, row in enumerate(csv.DictReader(io.StringIO(text)), 2):
-            yield f"{path}, line {number}", row
+        try:
+            for number, row in enumerate(csv.DictReader(io.StringIO(text)), 2):
+                yield f"{path}, line {number}", row
+        except csv.Error as error:
+            raise DataError(f"{path}: not CSV: {error}. Save it as CSV with commas, in UTF-8.", path) from error
     elif entry.source_key == "dataset_file" and path.suffix.lower() == ".json":
         yield from _json_rows(path, text)
     else:
@@ -116,7 +131,7 @@ def _rows(name: str, entry: DatasetSettings) -> Iterator[tuple[str, Mapping[str,
 
 
 def _json_lines(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(_lines(text), 1):
         if not line.strip():
             continue
         try:
@@ -147,7 +162,13 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]
 def _two_files(name: str, entry: DatasetSettings) -> Iterator[Candidate]:
     videos = entry.source / (entry.video_column or VIDEOS_FILE)
     prompts = entry.source / (entry.caption_column or CAPTIONS_FILE)
-    paths, captions = (_text(name, "data_root", file).splitlines() for file in (videos, prompts))
+    for key, file in (("video_column", videos), ("caption_column", prompts)):
+        if not file.resolve().is_relative_to(entry.source.resolve()):
+            raise DataError(f"{name}.{key}: {file} is not in {entry.source}. Name a file of that folder.", file)
+    paths, captions = (_lines(_text(name, "data_root", file)) for file in (videos, prompts))
+    for lines in (paths, captions):
+        if lines[-1] == "":  # behind the last line break
+            lines.pop()
     while captions and not captions[-1].strip() and len(captions) > len(paths):
         captions.pop()
     if len(paths) != len(captions):
@@ -159,4 +180,4 @@ def _two_files(name: str, entry: DatasetSettings) -> Iterator[Candidate]:
     for path, caption in zip(paths, captions, strict=True):
         if path.strip():
             media = _path(videos, path)
-            yield Candidate(media, media.name if media.is_dir() else media.stem, caption=" ".join(caption.split()))
+            yield Candidate(media, _stem(media), caption=" ".join(caption.split()))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from .entry import LIST_KEYS
 from .images import IMAGE_SUFFIXES
 from .listed import Candidate, read_list
 from .media import VIDEO_SUFFIXES
+from .names import cache_stem, is_file, readable, same, shown
 from .sound_media import AUDIO_SUFFIXES
 
 __all__ = ["SUFFIXES", "Candidate", "Skipped", "find_media", "nothing_left", "with_captions"]
@@ -33,38 +35,65 @@ class Skipped:
 def find_media(name: str, entry: DatasetSettings) -> tuple[list[Candidate], list[Skipped]]:
     """All media of a dataset in a fixed order. Where two would share their cache files, the first is kept."""
     listed = entry.source_key in LIST_KEYS or entry.source_key == "data_root"
-    found = list(read_list(name, entry) if listed else _in_folder(name, entry))
     owners: dict[str, Path] = {}
     kept, skipped = [], []
-    for candidate in found:
-        owner = owners.setdefault(candidate.stem.casefold(), candidate.path)
+    for candidate in read_list(name, entry) if listed else _in_folder(name, entry):
+        if isinstance(candidate, Skipped):
+            skipped.append(candidate)
+            continue
+        owner = owners.setdefault(same(candidate.stem), candidate.path)
         if owner is candidate.path:
             kept.append(candidate)
+        elif owner == candidate.path:
+            skipped.append(Skipped(candidate.path, "is listed twice; num_repeats repeats a dataset"))
         else:
             reason = f"its name without the ending is that of {owner.name}, so both would share one cache; rename one"
             skipped.append(Skipped(candidate.path, reason))
     return kept, skipped
 
 
-def _in_folder(name: str, entry: DatasetSettings) -> Iterator[Candidate]:
+def _in_folder(name: str, entry: DatasetSettings) -> Iterator[Candidate | Skipped]:
     folder = entry.source
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise DataError(f"{name}.{entry.source_key}: {folder} {what}. Check the path.", folder)
-    suffixes = SUFFIXES[entry.kind]
-    listed = sorted(folder.rglob("*") if entry.recursive else folder.iterdir())
-    media = [path for path in listed if path.suffix.lower() in suffixes and path.is_file()]
-    if not media:
+    try:
+        listed = sorted(folder.rglob("*") if entry.recursive else folder.iterdir())
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"{name}.{entry.source_key}: {folder} cannot be opened: {reason}.", folder) from error
+    # what a file manager or a Mac leaves behind ("._clip.mp4") has the endings of media
+    listed = [path for path in listed if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    media = [path for path in listed if path.suffix.lower() in SUFFIXES[entry.kind]]
+    if not any(path.is_file() for path in media):
         raise DataError(_empty_folder(name, entry, listed), folder)
+    names = {(path.parent, same(path.name)): path for path in reversed(listed)}
     for path in media:
-        if path.name.startswith("."):
-            continue
-        # A folder becomes part of the cache name, so that equal names in two folders do not meet.
-        stem = "__".join(path.relative_to(folder).with_suffix("").parts)
-        yield Candidate(path, stem, caption_path=path.with_suffix(entry.caption_extension))
+        if not readable(path.name):
+            yield Skipped(shown(path), "its name is in another encoding than UTF-8; rename it")
+        elif reason := _no_file(path):
+            yield Skipped(path, reason)
+        else:
+            # A folder becomes part of the cache name, so that equal names in two folders do not meet.
+            stem = "__".join(path.relative_to(folder).with_suffix("").parts)
+            wanted = path.with_suffix(entry.caption_extension)
+            beside = wanted if is_file(wanted) else names.get((path.parent, same(wanted.name)), wanted)
+            yield Candidate(path, cache_stem(stem), caption_path=beside)
 
 
-def _empty_folder(name: str, entry: DatasetSettings, listed: list[Path]) -> str:
+def _no_file(path: Path) -> str:
+    """Why something with the ending of a medium is none, or ""."""
+    try:
+        path.stat()
+    except OSError as error:
+        loop = error.errno == errno.ELOOP
+        return "is a link that leads to itself" if loop else "is a link to a file that is gone"
+    if path.is_dir():
+        return "is a folder, not a file"
+    return "" if path.is_file() else "is not a file that can be read, but a pipe, a socket or a device"
+
+
+def _empty_folder(name: str, entry: DatasetSettings, listed: Sequence[Path]) -> str:
     folder = entry.source
     endings = Counter(path.suffix.lower() or "without ending" for path in listed if path.is_file())
     there = ", ".join(f"{number} {ending}" for ending, number in endings.most_common(6)) or "nothing"
@@ -89,7 +118,7 @@ def with_captions(
     for candidate in candidates:
         beside = candidate.caption_path
         if beside is not None:
-            if not beside.is_file():
+            if not is_file(beside):
                 skipped.append(Skipped(candidate.path, f"no caption: {beside.name} is not there"))
                 continue
             try:

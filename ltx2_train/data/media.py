@@ -301,6 +301,7 @@ def _alpha_decoder(stream: Any) -> Any:
 
 
 def _probe_video(path: Path, container: Any, stream: Any) -> MediaInfo:
+    _refuse_picture(path, container)
     alpha_decoder = _alpha_decoder(stream)
     stamps: list[int] = []
     missing_stamp = False
@@ -369,6 +370,12 @@ def _remarks(frame: Any, has_alpha: bool) -> tuple[str, ...]:
     if frame.interlaced_frame:
         found.append("is interlaced, and motion will show combs; deinterlace it first")
     return tuple(found)
+
+
+def _refuse_picture(path: Path, container: Any) -> None:
+    kind = container.format.name.removesuffix("_pipe")  # FFmpeg's word for a picture that is a file of its own
+    if kind != container.format.name:
+        raise DataError(f"{path} is a picture ({kind}) with the ending of a video. Give it its own ending.", path)
 
 
 def _refuse_truncated(path: Path, container: Any, end: float) -> None:

@@ -158,7 +158,7 @@ def _probe(candidate: Candidate, index: MediaIndex) -> MediaInfo | DataError:
             known = _probe_once(path, size, mtime_ns)
             index.put(known, size, mtime_ns)
         return known
-    except OSError:
+    except (OSError, ValueError):
         return DataError(f"{path} does not exist or cannot be opened.", path)
     except DataError as error:
         return error

@@ -26,6 +26,7 @@ from .encode import failure_name, latents_state, reference_job
 from .listing import SHOWN_AT_MOST
 from .plan import Item, Plan
 from .samples import Mode, Sample
+from .sound import read_sound
 
 _KEEP = CacheSettings(skip_existing=True)  # whether a cache is fresh does not depend on a wish to make it again
 
@@ -55,6 +56,7 @@ class SampleChecker:
         self.problems: dict[Path, str] = {}
         self.left_out: dict[Path, str] = {}
         self.mute: dict[Path, str] = {}
+        self.unheard: dict[Path, str] = {}
         self.unfit = 0
         self.foreign = 0
         self._texts: dict[tuple[Path, str], Path | None] = {}
@@ -118,7 +120,9 @@ class SampleChecker:
                     return None
                 found["reference_path"] = job.path
         if heard and (path := item.reference_audio_path) is not None and item.reference_audio is not None:
-            if not path.is_file() and failed_before(item, path.name, item.reference_audio):
+            # once something is missing the run ends anyway, and sounds need not be listened to
+            if not path.is_file() and not self.problems and (reason := _unheard(item.reference_audio)):
+                self.unheard[item.reference_audio] = reason
                 return found
             wanted = reference_settings(self.plan, item, self.settings)
             if not self._fresh(path, item.reference_audio, wanted, "audio VAE", self.audio_fingerprint):
@@ -243,6 +247,8 @@ class SampleChecker:
             self.events.message(f"{path.name} is left out, as when it was cached: {reason}", "warning")
         for path, reason in self.mute.items():
             self.events.message(f"{path.name} is trained without its sound, as when it was cached: {reason}", "warning")
+        for path, reason in self.unheard.items():
+            self.events.message(f"The reference sound {path.name} is missing in training: {reason}", "warning")
         if self.unfit:
             what = "have no picture and" if self.mode == "video" else "have no sound and"
             self.events.message(f"{self.unfit} samples {what} are not used in mode {self.mode}.")
@@ -264,6 +270,15 @@ class SampleChecker:
                 "Not one sample with sound is left. Add clips or recordings that have sound, or set model.mode = video."
             )
         return CacheError("Not one sample for training is left. " + caches.MEND)
+
+
+def _unheard(path: Path) -> str:
+    """Why a reference sound could not be cached; "" where it can be heard, and was only not cached yet."""
+    try:
+        read_sound(path)
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 def without_mend(error: DataError) -> str:

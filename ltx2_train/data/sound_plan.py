@@ -10,6 +10,7 @@ never computed: its size only tells how many tokens the sigma shift should recko
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -110,4 +111,5 @@ def virtual_shape(entry: DatasetSettings, seconds: float) -> LatentShape:
     """Its size in latents."""
     width, height = (max(SPATIAL_FACTOR, side // SPATIAL_FACTOR * SPATIAL_FACTOR) for side in virtual_side(entry))
     frames = floor_frames(max(1, round(seconds * entry.audio_only_target_fps)))
-    return VideoShape(frames, height, width).latent()
+    shape = VideoShape(frames, height, width).latent()
+    return dataclasses.replace(shape, channels=entry.audio_video_latent_channels or shape.channels)

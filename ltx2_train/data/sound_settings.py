@@ -79,6 +79,14 @@ class SoundSettings(Settings):
         "resolution.",
         json_schema_extra={"seed": "audio_only_target_resolution", "unit": "pixels", "advanced": True},
     )
+    audio_video_latent_channels: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="Channels of the empty picture that is stored beside a sound, for other trainers. Default: 128, as "
+        "LTX-2 has.",
+        json_schema_extra={"seed": "audio_video_latent_channels", "advanced": True},
+    )
     speech_segments: bool = Field(
         False, description="Cut recordings at their pauses into spoken segments; each becomes a sample."
     )

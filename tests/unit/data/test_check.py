@@ -12,7 +12,7 @@ import pytest
 
 from ltx2_train.cli import main
 from ltx2_train.data.check import check_dataset
-from ltx2_train.data.check_rules import names_speaker, speaks
+from ltx2_train.data.check_rules import names_speaker, size_finding, speaks
 from ltx2_train.errors import ConfigError, DataError
 
 GENERAL = "[general]\nresolution = [96, 64]\ntarget_frames = [9, 17]\n"
@@ -213,6 +213,32 @@ def test_a_wrong_goal_or_file_is_an_error(good):
         check(good, goal="fame")
     with pytest.raises(DataError):
         check_dataset(good.parent / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("goal", "least"), [(None, 5), ("style", 5), ("character", 15), ("motion", 20), ("voice", 20), ("edit", 100)]
+)
+def test_each_goal_has_a_number_of_files(goal, least):
+    (finding,) = size_finding("datasets", least - 1, goal, voices_only=False)
+    assert (finding.level, finding.rule) == ("amber", "too-few")
+    assert size_finding("datasets", least, goal, voices_only=False) == []
+    assert "20 to 30 clips or recordings" in size_finding("datasets", 5, None, voices_only=True)[0].reason
+
+
+def test_samples_under_2_and_over_8_seconds_are_told(tmp_path):
+    clip(tmp_path / "clips" / "short.mp4", frames=20)
+    clip(tmp_path / "clips" / "long.mp4", "another", frames=210, shift=9)
+    report = check(tmp_path / "clips", general="[general]\nresolution = [96, 64]\ntarget_frames = [17, 57, 209]\n")
+    (finding,) = [finding for finding in report.findings if finding.rule == "clip-length"]
+    assert "2 shorter than 2 s and 1 longer than 8 s" in finding.reason
+
+
+def test_a_recording_that_is_damaged_is_red(tmp_path):
+    (tmp_path / "voice").mkdir()
+    (tmp_path / "voice" / "a.wav").write_bytes(b"rubbish" * 20)
+    (tmp_path / "voice" / "a.txt").write_text("x")
+    report = check(tmp_path / "voice", source='audio_directory = "voice"')
+    assert ("red", "unreadable") in rules(report, tmp_path / "voice" / "a.wav")
 
 
 @pytest.mark.parametrize(

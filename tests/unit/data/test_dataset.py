@@ -110,3 +110,67 @@ def test_wrong_files_are_refused_in_words_that_help(tmp_path, text, words):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         DatasetConfig.read(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('batch_size = "two"', "batch_size: needs a whole number, without quotes (given: 'two')"),
+        ('batch_size = "2"', "needs a whole number, without quotes"),
+        ("batch_size = true", "needs a whole number"),
+        ("batch_size = 1.5", "needs a whole number"),
+        ('target_fps = "25"', "needs a number, without quotes"),
+        ('enable_bucket = "yes"', "needs true or false, without quotes"),
+        ("resolution = [768]", "needs a list, as [768, 512], or one number for a square"),
+        ("resolution = [768, 512, 49]", "needs a list, as [768, 512]"),
+        ('resolution = "768x512"', "needs a list, as [768, 512]"),
+        ("target_frames = { a = 1 }", "needs a list, as [1, 25, 49]"),
+        ('cache_files = "a"', "needs a list"),
+        ("resolution_buckets = [[768, 512, 49]]", 'needs a list, as ["768x512x49"]'),
+        ("cache_directory = 5", "needs one path, in quotes"),
+        ('cache_directory = ["a", "b"]', "needs one path"),
+        ('cache_directory = ""', "leave the line out"),
+        ("trigger_word = 1", "needs text, in quotes"),
+        ("frame_extraction = 1", 'needs one of "head" or "chunk"'),
+        ('caption_extension = "../../etc/passwd"', "and no path"),
+        ('audio_extension = "."', "must be an ending"),
+    ],
+)
+def test_values_of_a_wrong_type_are_told_in_the_words_of_the_file(tmp_path, line, words):
+    for text in (f'[[datasets]]\nvideo_directory = "a"\n{line}', f"[[validation_datasets]]\n{line}"):
+        with pytest.raises(ConfigError) as caught:
+            DatasetConfig.read(write(tmp_path, text))
+        assert words in str(caught.value)
+        assert "datasets[0]" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[datasets]\nvideo_directory = "a"', "datasets: needs two pairs of brackets, [[datasets]]"),
+        ('[[general]]\nresolution = 512\n[[datasets]]\nvideo_directory = "a"', "general: needs to be one section"),
+        ('resolution = 512\n[[datasets]]\nvideo_directory = "a"', "resolution: stands before any section"),
+        ("datasets = [1]", "datasets[0]: needs to be a section"),
+        ('datasets = "a"', "datasets: needs to be sections"),
+        ('[generals]\n[[datasets]]\nvideo_directory = "a"', "generals: unknown setting. Did you mean general?"),
+        ('[train]\nsteps = 5\n[[datasets]]\nvideo_directory = "a"', "train: unknown setting. Known: general"),
+    ],
+)
+def test_sections_of_a_wrong_kind_are_told(tmp_path, text, words):
+    with pytest.raises(ConfigError) as caught:
+        DatasetConfig.read(write(tmp_path, text))
+    assert words in str(caught.value)
+
+
+def test_a_file_of_another_encoding_is_told(tmp_path):
+    path = tmp_path / "dataset.toml"
+    path.write_bytes(GUIDE.encode("utf-16"))
+    with pytest.raises(ConfigError, match="Save it as UTF-8"):
+        DatasetConfig.read(path)
+
+
+def test_data_backends_of_simpletuner_are_answered_with_our_words(tmp_path):
+    path = tmp_path / "multidatabackend.json"
+    path.write_text('[{"id": "a", "type": "local", "dataset_type": "video", "instance_data_dir": "datasets/videos"}]')
+    with pytest.raises(ConfigError, match="instance_data_dir is video_directory"):
+        DatasetConfig.read(path)

@@ -132,6 +132,12 @@ def test_defaults_are_those_of_the_guides_tables(tmp_path):
     assert (video.frame_stride, video.frame_sample) == (1, 1)
     assert (video.reference_frames, video.reference_downscale) == (1, 1)
     assert (sound.audio_bucket_strategy, sound.audio_bucket_interval) == ("pad", 2.0)
+    assert (sound.audio_only_target_fps, sound.audio_only_sequence_resolution) == (25.0, 64)
+    assert (sound.audio_only_target_resolution, sound.audio_video_latent_channels) == (None, None)
+    assert (video.audio_source, video.audio_files_directory, video.audio_extension) == ("video", None, ".wav")
+    assert (video.video_loss_weight, video.audio_loss_weight) == (None, None)
+    # the community trainer has no default here, and needs one; .txt is what its guide has everywhere
+    assert video.caption_extension == ".txt"
 
 
 def test_the_folders_of_references_are_where_the_guide_has_them(tmp_path):
@@ -296,3 +302,40 @@ def test_lists_that_make_no_sense_are_named_with_the_line(clips, name, text, wor
     (clips / name).write_text(text)
     with pytest.raises(DataError, match=words):
         planned(clips, dataset_file=name)
+
+
+def test_a_caption_may_hold_any_line_separator_of_unicode(clips):
+    row = json.dumps({"video": "clips/a.mp4", "caption": "one\u2028two\x85three"}, ensure_ascii=False)
+    (clips / "d.jsonl").write_text(row + "\r\n", encoding="utf-8", newline="")
+    assert told(planned(clips, dataset_file="d.jsonl")) == [("a.mp4", "one two three")]
+
+
+def test_rows_that_no_file_can_have_are_named(clips):
+    (clips / "d.jsonl").write_text('{"video": "a.mp4", "caption": "half \\ud83d"}')
+    with pytest.raises(DataError, match=r"line 1: it holds half a character"):
+        planned(clips, dataset_file="d.jsonl")
+    rows = [{"video": "x" * 5000 + ".mp4", "caption": "long"}, {"video": "clips/a.mp4", "caption": "good"}]
+    rows.append({"video": "clips/a.mp4", "caption": "again"})
+    (clips / "d.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    plan = planned(clips, dataset_file="d.jsonl")
+    assert told(plan) == [("a.mp4", "good")]
+    assert ["listed twice" in skip.reason for skip in plan.skipped].count(True) == 1
+    assert any("does not exist" in skip.reason for skip in plan.skipped)
+    (clips / "d.csv").write_text("video,caption\nclips/a.mp4," + "x" * 200_000 + "\n")
+    with pytest.raises(DataError, match="not CSV"):
+        planned(clips, dataset_file="d.csv")
+
+
+@pytest.mark.parametrize("column", ["../secret.txt", "/etc/hostname", "link.txt"])
+def test_columns_of_a_folder_do_not_lead_out_of_it(clips, column):
+    (clips / "secret.txt").write_text("password\n")
+    root = clips / "root"
+    root.mkdir()
+    (root / "videos.txt").write_text("../clips/a.mp4\n")
+    (root / "prompts.txt").write_text("first\n")
+    (root / "link.txt").symlink_to(clips / "secret.txt")
+    for key in ("video_column", "caption_column"):
+        with pytest.raises(DataError, match=f"{key}: .* is not in ") as caught:
+            planned(clips, data_root="root", **{key: column})
+        assert "password" not in str(caught.value)
+    assert told(planned(clips, data_root="root")) == [("a.mp4", "first")]

@@ -203,6 +203,16 @@ def test_the_size_of_the_imagined_video(tmp_path, options, shape):
     assert (item.shape.frames, item.shape.height, item.shape.width) == shape
 
 
+def test_the_flags_of_the_community_trainer_for_the_empty_picture(tmp_path):
+    write_sound(tmp_path / "s" / "voice.wav", tone(2.0), caption="a low hum")
+    flags = {"audio_video_latent_channels": 64, "audio_video_latent_dtype": "fp16"}
+    plan = plan_dataset(config(tmp_path, {"audio_directory": "s", **flags}))
+    assert plan.items[0].shape.channels == 64
+    assert any("audio_video_latent_dtype has no effect" in note for note in plan.config.notes)
+    (plain,) = plan_dataset(config(tmp_path, {"audio_directory": "s"})).items
+    assert plain.shape.channels == 128
+
+
 def test_a_recording_is_cut_into_spoken_segments(tmp_path):
     wave = np.concatenate([tone(3.0), tone(1.0) * 0, tone(2.5), tone(1.0) * 0, tone(0.5)], axis=1)
     path = write_sound(tmp_path / "s" / "talk.wav", wave, caption="a voice")
@@ -216,6 +226,16 @@ def test_a_recording_is_cut_into_spoken_segments(tmp_path):
     assert first.audio_path != second.audio_path
     assert first.text_key == second.text_key
     assert path.read_bytes() == before
+
+
+def test_the_length_of_a_pause_decides_where_segments_end(tmp_path):
+    wave = np.concatenate([tone(2.5), tone(0.6) * 0, tone(2.5)], axis=1)
+    write_sound(tmp_path / "s" / "talk.wav", wave, caption="a voice")
+    entry = {"audio_directory": "s", "speech_segments": True, "speech_min_seconds": 1, "speech_max_seconds": 4}
+    short = plan_dataset(config(tmp_path, {**entry, "speech_pause_seconds": 0.3})).items
+    assert [item.sound.seconds for item in short] == pytest.approx([2.6, 2.6], abs=0.2)
+    long = plan_dataset(config(tmp_path, {**entry, "speech_pause_seconds": 1, "speech_max_seconds": 8})).items
+    assert [item.sound.seconds for item in long] == pytest.approx([5.6], abs=0.2)
 
 
 def test_lists_of_recordings(tmp_path):

@@ -1,0 +1,54 @@
+"""Names of files: which are the same to a person, which fit a file system, which can be shown."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from pathlib import Path
+
+# 255 bytes is what file systems take; `~flip_00000-0121_8192x8192_ltx2_audio_mask.safetensors` and its like need 59.
+LONGEST_STEM = 190
+
+
+def same(name: str) -> str:
+    """Equal for names that differ in case alone, or in how their accents are put together (NFC, NFD)."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def cache_stem(stem: str) -> str:
+    """`stem` as caches have it: one too long for their names is cut, and a digest keeps it apart from others."""
+    data = stem.encode("utf-8")
+    if len(data) <= LONGEST_STEM:
+        return stem
+    mark = "~" + hashlib.sha256(data).hexdigest()[:10]
+    return data[: LONGEST_STEM - len(mark)].decode("utf-8", "ignore") + mark
+
+
+def readable(text: str) -> bool:
+    """Whether a name or a caption is proper text; names of other encodings are not, nor is half of a character."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+def shown(path: Path) -> Path:
+    """`path` with what cannot be printed replaced."""
+    return Path(str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+
+
+def is_file(path: Path) -> bool:
+    """As `Path.is_file`, and false too where the name is one that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_dir(path: Path) -> bool:
+    """As `Path.is_dir`, and false too where the name is one that no folder can have."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
