@@ -39,7 +39,7 @@ class ConsoleEvents(Events):
         spent = now - self._begun
         left = f", {duration(spent / done * (total - done))} left" if 0 < done < total and spent > 1 else ""
         count = f"{done}/{total}" if total < 10**6 else f"{done / max(total, 1):.0%}"
-        self._rewrite(f"   {count} {text}{left}")
+        self._rewrite(f"   {' '.join(part for part in (count, text) if part)}{left}")
 
     def step(self, metrics: dict[str, Any]) -> None:
         now = self._clock()

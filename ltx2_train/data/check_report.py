@@ -89,7 +89,7 @@ class CheckReport:
         return {level: sum(file.level == level for file in self.files) for level in LEVELS}
 
     def text(self) -> str:
-        """For a terminal or a node: the counts, what is lost, then every finding; of one rule at most five files."""
+        """For a terminal or a node: the counts, what is lost, every finding; of one rule and remedy at most five."""
         counts = self.counts()
         lines = [
             f"{self.level.upper()}: {len(self.files)} files, {counts['green']} green, {counts['amber']} amber, "
@@ -98,11 +98,11 @@ class CheckReport:
         if lost := _losses(self.files):
             lines.append(lost)
         for level in ("red", "amber"):
-            rules: dict[tuple[str, bool], list[Finding]] = {}
+            rules: dict[tuple[str, str, bool], list[Finding]] = {}
             for finding in self.findings:
                 if finding.level == level:
-                    rules.setdefault((finding.rule, finding.path is None), []).append(finding)
-            for (rule, _), group in rules.items():
+                    rules.setdefault((finding.rule, finding.remedy, finding.path is None), []).append(finding)
+            for (rule, *_), group in rules.items():
                 lines += [f"{level.upper():5}  {rule:16} {finding.text()}" for finding in group[:SHOWN_OF_A_RULE]]
                 if len(group) > SHOWN_OF_A_RULE:
                     names = ", ".join(

@@ -64,6 +64,7 @@ class SoundJob:
     path: Path
     made_from: dict[str, Any]
     reference: bool = False
+    virtual: str | None = None  # precision of the file of latents beside a recording; None: that of the sound
 
 
 def sound_due(plan: Plan, fingerprint: str, settings: CacheSettings) -> Due[SoundJob]:
@@ -142,7 +143,8 @@ def sound_jobs(plan: Plan, settings: CacheSettings) -> Iterator[SoundJob]:
         if item.flipped:
             continue
         if item.sound is not None and item.audio_path is not None:
-            yield SoundJob(item, item.sound.path, item.audio_path, sound_settings(plan, item, settings))
+            made_from, virtual = sound_settings(plan, item, settings), plan.settings_of(item).audio_video_latent_dtype
+            yield SoundJob(item, item.sound.path, item.audio_path, made_from, virtual=virtual)
         if item.reference_audio is not None and item.reference_audio_path is not None:
             made_from = reference_settings(plan, item, settings)
             yield SoundJob(item, item.reference_audio, item.reference_audio_path, made_from, reference=True)
@@ -231,7 +233,7 @@ def _write(
     write_tensors(job.path, tensors, metadata)
     size = job.path.stat().st_size
     if job.item.kind == "audio" and not job.reference:
-        size += _write_virtual(job, metadata, latents.dtype)
+        size += _write_virtual(job, metadata, latents.dtype if job.virtual is None else DTYPES[job.virtual])
     return size
 
 

@@ -27,8 +27,6 @@ WITHOUT_EFFECT = {
     "fp_1f_no_post": "it belongs to FramePack",
     "no_resize_control": "references always take the size of their clip",
     "control_resolution": "references always take the size of their clip; reference_downscale makes them smaller",
-    "audio_video_latent_dtype": "the empty picture beside a sound has the precision of the sound, "
-    "cache.audio_latents_dtype in the run file",
 }
 REFUSED = {
     "multiple_target": "one medium with several targets is a feature of other models. Write each target as a medium of "

@@ -30,7 +30,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "audio_source", "audio_files_directory", "audio_extension", "audio_normalize", "separate_audio_buckets",
         "audio_bucket_strategy", "audio_bucket_interval", "speech_segments", "speech_min_seconds",
         "speech_max_seconds", "speech_pause_seconds", "audio_only_target_fps", "audio_only_sequence_resolution",
-        "audio_only_target_resolution", "audio_video_latent_channels",
+        "audio_only_target_resolution", "audio_video_latent_channels", "audio_video_latent_dtype",
     ),
     "References and masks": (
         "reference_directory", "reference_frames", "reference_downscale", "reference_audio_directory",

@@ -87,6 +87,11 @@ class SoundSettings(Settings):
         "LTX-2 has.",
         json_schema_extra={"seed": "audio_video_latent_channels", "advanced": True},
     )
+    audio_video_latent_dtype: Literal["bf16", "fp16", "fp32", "bfloat16", "float16", "float32"] | None = Field(
+        None,
+        description="Precision of that empty picture. Default: that of the sound, cache.audio_latents_dtype.",
+        json_schema_extra={"seed": "audio_video_latent_dtype", "advanced": True},
+    )
     speech_segments: bool = Field(
         False, description="Cut recordings at their pauses into spoken segments; each becomes a sample."
     )

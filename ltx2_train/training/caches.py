@@ -22,6 +22,7 @@ from ..data.loader import TrainingSet
 from ..data.locks import Claims, alone, tidy
 from ..data.manifest import MANIFEST_NAME, write_manifest
 from ..data.plan import Plan, plan_dataset
+from ..data.writable import require_writable
 from ..device import DTYPES, pick_device
 from ..errors import CheckpointError, DataError, RunError
 from ..events import Events
@@ -107,6 +108,8 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
     weights = text_fingerprints(encoder, projection, run.gemma)
     need = CacheNeed.of(plan, run.cache, mode, vae_print, audio_print, weights, text_widths(projection), dino_model)
     need.require_room(events)
+    if need.sizes or need.text_sizes:
+        require_writable(dataset)
 
     latents = sound = masks = dino = None
     if need.latents is not None:

@@ -261,3 +261,11 @@ def test_who_speaks(caption, named):
 
 def test_captions_without_speech_need_no_name():
     assert not speaks("a man walks through a market")
+
+
+def test_of_one_rule_each_remedy_is_shown(good):
+    for index in range(7):
+        clip(good / f"tiny_{index}.mp4", f"a tiny square {index}", size=(48, 16))
+    text = check(good).text()
+    assert "cropped away" in text
+    assert "enlarged" in text

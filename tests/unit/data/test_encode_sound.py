@@ -132,6 +132,15 @@ def test_a_recording_has_the_file_that_the_community_trainer_looks_for(mixed):
     assert [int(file.tensor(key)) for key in caches.VIRTUAL_KEYS] == [7, 2, 2]
 
 
+@pytest.mark.parametrize(("precision", "token"), [("bf16", "bfloat16"), ("float32", "float32")])
+def test_that_file_has_the_precision_and_channels_asked_for(mixed, precision, token):
+    plan = mixed(audio_video_latent_dtype=precision, audio_video_latent_channels=16)
+    encode(plan)
+    file = CacheFile(plan.items[-1].latent_path)
+    assert f"latents_1x1x1_{token}" in file.keys
+    assert file.latent_shape().channels == 16
+
+
 def test_the_video_vae_is_not_asked_for_recordings(mixed):
     plan = mixed()
     sounds = type(plan)(plan.config, plan.items[-1:])

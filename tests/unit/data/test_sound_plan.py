@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from media import moving_square, tone, write_image, write_sound, write_video
 
+from ltx2_train.data.building import CacheSettings
 from ltx2_train.data.dataset import DatasetConfig
+from ltx2_train.data.encode_sound import sound_jobs
 from ltx2_train.data.frames import Window, timeline
 from ltx2_train.data.plan import plan_dataset
 from ltx2_train.data.sound_plan import clip_sound
@@ -205,10 +207,11 @@ def test_the_size_of_the_imagined_video(tmp_path, options, shape):
 
 def test_the_flags_of_the_community_trainer_for_the_empty_picture(tmp_path):
     write_sound(tmp_path / "s" / "voice.wav", tone(2.0), caption="a low hum")
-    flags = {"audio_video_latent_channels": 64, "audio_video_latent_dtype": "fp16"}
+    flags = {"audio_video_latent_channels": 64, "audio_video_latent_dtype": "float32"}
     plan = plan_dataset(config(tmp_path, {"audio_directory": "s", **flags}))
     assert plan.items[0].shape.channels == 64
-    assert any("audio_video_latent_dtype has no effect" in note for note in plan.config.notes)
+    (job,) = sound_jobs(plan, CacheSettings())
+    assert job.virtual == "float32"
     (plain,) = plan_dataset(config(tmp_path, {"audio_directory": "s"})).items
     assert plain.shape.channels == 128
 
