@@ -66,6 +66,7 @@ class LoadTrainingAudio(io.ComfyNode):
         with host.training_job():
             root = folders.chosen(folder, path)
             shared = FORM.tables(settings)
+            folders.ending(shared)
             count = folders.media(root, shared["recursive"], ("audio",))["audio"]
             entry = {"audio_directory": str(root), **shared}
             host.ComfyEvents(cls.hidden.unique_id).finish(

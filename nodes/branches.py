@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from ..ltx2_train.files import digest
 from ..ltx2_train.lora.branches import drop_branches, keep_branches
 from . import host
 from .host import io
+from .made import always
 from .wire import lora_file
 
 KEEP, DROP = "keep", "drop"
@@ -67,7 +67,7 @@ class KeepBranch(io.ComfyNode):
         try:
             stat = _found(lora_path).stat()
         except (ConfigError, OSError):
-            return math.nan
+            return always()
         return [stat.st_size, stat.st_mtime_ns]
 
     @classmethod
@@ -94,6 +94,8 @@ class KeepBranch(io.ComfyNode):
 def _found(text: str) -> Path:
     """The file behind a path or a name in the loras folder. Raises ConfigError where there is none."""
     text = text.strip().strip('"')
+    if not Path(text).expanduser().is_absolute() and not host.stays_inside(text):
+        raise ConfigError(f"lora_path: {text} leads out of the loras folder. Write a name in it, or a full path.")
     for path in (Path(text).expanduser(), host.loras_folder() / text, host.loras_folder() / f"{text}.safetensors"):
         if path.is_file():
             return path

@@ -36,7 +36,7 @@ class CombineDatasets(io.ComfyNode):
                         min=1,
                         max=1000,
                         tooltip=f"How often each sample of dataset_{number} is seen in one pass over the data, "
-                        "times its own repeats.",
+                        "times its own repeats. The node shows what part of the whole that makes.",
                     )
                     for number in range(1, MOST + 1)
                 ),
@@ -70,8 +70,12 @@ class CombineDatasets(io.ComfyNode):
                 sum(part.count for part, _ in parts),
                 nouns.pop() if len(nouns) == 1 else "files",
                 " + ".join(part.title for part, _ in parts),
+                sum(part.weight * share for part, share in parts),
             )
-            told = " | ".join(f"{part.count} {part.noun} in {part.title} x {share}" for part, share in parts)
+            told = " | ".join(
+                f"{part.count} {part.noun} in {part.title} x {share}: {part.weight * share / combined.weight:.0%}"
+                for part, share in parts
+            )
             host.ComfyEvents(cls.hidden.unique_id).finish("finished", told)
             return io.NodeOutput(combined, combined.count)
 

@@ -99,6 +99,7 @@ class LoadTrainingClips(io.ComfyNode):
         with host.training_job():
             root = folders.chosen(folder, path)
             shared = CLIPS.tables(settings)
+            folders.ending(shared)
             kinds = folders.media(root, shared["recursive"], ("video", "image"))
             found = tuple({f"{kind}_directory": str(root), **shared} for kind in kinds)
             clips = handles.ClipFolder(root, found, sum(kinds.values()))

@@ -15,9 +15,14 @@ PAIRED = ("reference_directory", "reference_frames", "reference_downscale")
 
 
 def dataset_folder(clips: handles.ClipFolder, name: str = "") -> Path:
-    """The folder that keeps the caches of `clips`: called `name`, or after the folder of the media."""
+    """The folder that keeps the caches of `clips`: called `name`, or after the folder of the media.
+
+    Raises ConfigError where the name leads out of the folder of the datasets.
+    """
+    host.place_inside(host.runs_folder() / "datasets", name.strip())
     source = digest(str(clips.folder.resolve()), length=8)
-    return host.runs_folder() / "datasets" / (plain(name) or f"{plain(clips.title) or 'clips'}-{source}")
+    called = plain(name) or f"{plain(clips.title) or 'clips'}-{source}"
+    return host.place_inside(host.runs_folder() / "datasets", called)
 
 
 def dataset_config(

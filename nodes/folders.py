@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..ltx2_train.data.listing import SUFFIXES
-from ..ltx2_train.errors import DataError
+from ..ltx2_train.errors import ConfigError, DataError, TrainerError
 from ..ltx2_train.files import digest
 from . import host
 from .host import io
+from .made import always
 
 NO_FOLDER = "(folder from the path below)"
 NOUNS = {"video": "video", "image": "image", "audio": "recording"}
@@ -29,7 +29,8 @@ def inputs(what: str, prefix: str = "") -> list[Any]:
         io.String.Input(
             f"{prefix}path",
             default="",
-            tooltip="Folder anywhere on this machine; where given, it is used instead of the one above.",
+            tooltip="Folder anywhere on this machine; where given, it is used instead of the one above. A path that "
+            "does not begin at a drive or at / is one below ComfyUI's input folder.",
         ),
     ]
 
@@ -37,10 +38,13 @@ def inputs(what: str, prefix: str = "") -> list[Any]:
 def fingerprint(folder: str | None, path: str | None, recursive: bool | None) -> Any:
     """Names, sizes and times of everything inside, so that a changed caption or a new file is noticed."""
     if folder is None or path is None:  # it comes over a wire and is not known yet
-        return math.nan
-    root = _folder(folder, path)
+        return always()
+    try:
+        root = _folder(folder, path)
+    except TrainerError:  # execute says what is wrong with it
+        return always()
     if root is None or not root.is_dir():
-        return math.nan
+        return always()
     files = sorted(entry for entry in (root.rglob("*") if recursive else root.glob("*")) if entry.is_file())
     stats = [(entry, entry.stat()) for entry in files]
     return digest(*(f"{entry} {stat.st_size} {stat.st_mtime_ns}" for entry, stat in stats))
@@ -48,7 +52,7 @@ def fingerprint(folder: str | None, path: str | None, recursive: bool | None) ->
 
 def chosen(folder: str, path: str, prefix: str = "") -> Path:
     """The folder the widgets name. Raises DataError where they name none, or one that is not there."""
-    root = _folder(folder, path)
+    root = _folder(folder, path, prefix)
     if root is None:
         raise DataError(f"No folder is chosen. Choose one in `{prefix}folder`, or write its path into `{prefix}path`.")
     if not root.is_dir():
@@ -80,8 +84,16 @@ def told(counts: Mapping[str, int]) -> str:
     return " and ".join(f"{count} {NOUNS[kind]}{'' if count == 1 else 's'}" for kind, count in counts.items())
 
 
-def _folder(folder: str, path: str) -> Path | None:
+def ending(shared: Mapping[str, Any]) -> None:
+    """Raise ConfigError where the ending of the captions is a path, which could lie anywhere."""
+    text = str(shared["caption_extension"])
+    if any(sign in text for sign in "/\\:"):
+        raise ConfigError(f"caption_extension: {text!r} is a path. Write an ending, such as .txt.")
+
+
+def _folder(folder: str, path: str, prefix: str = "") -> Path | None:
     text = path.strip().strip('"')  # Windows copies paths in quotes
-    if text:
-        return Path(text).expanduser()
-    return None if folder == NO_FOLDER else host.input_folder(folder)
+    if not text:
+        return None if folder == NO_FOLDER else host.input_folder(folder, f"{prefix}folder")
+    place = Path(text).expanduser()
+    return place if place.is_absolute() else host.input_folder(text, f"{prefix}path")

@@ -33,13 +33,20 @@ class BaseModel:
 @dataclass(frozen=True)
 class ClipFolder:
     """Clips or recordings: `entries` are `[[datasets]]` tables without size and caches, `count` their media files,
-    `noun` what these are called. `folder` is that of the first entry; `label` says where they lie if it does not."""
+    `noun` what these are called. `folder` is that of the first entry; `label` says where they lie if it does not.
+    `seen` is how many files one pass over the data shows, where that is not `count` times the repeats."""
 
     folder: Path
     entries: tuple[Mapping[str, Any], ...]
     count: int
     noun: str = "clips"
     label: str = ""
+    seen: int | None = None
+
+    @property
+    def weight(self) -> int:
+        """Files seen in one pass, each as often as it is repeated."""
+        return self.count * int(self.entries[0].get("num_repeats", 1)) if self.seen is None else self.seen
 
     @property
     def title(self) -> str:

@@ -8,7 +8,6 @@ device with ComfyUI's own models. Everything but the node API is imported when i
 from __future__ import annotations
 
 import contextlib
-import glob
 import logging
 import math
 import os
@@ -20,7 +19,7 @@ from typing import Any
 
 from comfy_api.latest import ComfyExtension, InputImpl, io
 
-from ..ltx2_train.errors import Stopped, TrainerError
+from ..ltx2_train.errors import ConfigError, Stopped, TrainerError
 from ..ltx2_train.events import Events
 from .live import LiveView, json_safe
 
@@ -65,7 +64,7 @@ def text_encoder_path(name: str) -> Path:
     """The file or folder behind a name of `text_encoder_names`. Raises TrainerError where it is gone."""
     import folder_paths
 
-    for root in folder_paths.get_folder_paths("text_encoders"):
+    for root in folder_paths.get_folder_paths("text_encoders") if stays_inside(name) else ():
         if (Path(root) / name / "config.json").is_file():
             return Path(root) / name
     return _found(name, "text_encoders")
@@ -83,12 +82,15 @@ def input_folders() -> list[str]:
     return sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
 
 
-def input_folder(name: str) -> Path:
-    """The folder behind a name of `input_folders`. Raises TrainerError where the name leads out of the input folder."""
+def input_folder(name: str, widget: str = "folder") -> Path:
+    """The folder behind a name of `input_folders`. Raises TrainerError where the name leads out of the input folder.
+
+    A link that lies in the input folder is followed: people keep large datasets on another disk.
+    """
     import folder_paths
 
     if not stays_inside(name):
-        raise TrainerError(f"folder: {name!r} leads out of ComfyUI's input folder. Choose one of the list.")
+        raise TrainerError(f"{widget}: {name!r} leads out of ComfyUI's input folder. Choose a folder inside it.")
     return Path(folder_paths.get_input_directory()) / name
 
 
@@ -98,17 +100,29 @@ def stays_inside(name: str) -> bool:
     return ".." not in parts and not name.startswith(("/", "\\", "~")) and ":" not in name
 
 
-def model_folder(text: str) -> Path:
-    """A folder with a Hugging Face model: a path, or a name below a folder of ComfyUI's models folder, as LLM/name."""
+def place_inside(root: Path, name: str) -> Path:
+    """`root`/`name`, to be written to. Raises ConfigError where that lies elsewhere: by dots, or through a link."""
+    path = root / name
+    if not stays_inside(name) or not path.resolve().is_relative_to(root.resolve()):
+        raise ConfigError(f"name: {name!r} leads out of {root}, in which it is made. Use letters, digits, - and _.")
+    return path
+
+
+def model_folders() -> dict[str, Path]:
+    """Folders in Hugging Face form in ComfyUI's models folder and its text_encoders and LLM folders, as LLM/name."""
     import folder_paths
 
-    text = text.strip().strip('"')
-    path = Path(text).expanduser()
-    root = getattr(folder_paths, "models_dir", None)
-    if path.is_dir() or root is None or not stays_inside(text):
-        return path
-    near = [Path(root) / text, *sorted(Path(root).glob(f"*/{glob.escape(text)}"))]
-    return next((place for place in near if (place / "config.json").is_file()), path)
+    roots = [Path(folder_paths.models_dir), *Path(folder_paths.models_dir).glob("*/")]
+    for kind in ("text_encoders", "LLM"):  # where extra_model_paths.yaml puts them
+        with contextlib.suppress(KeyError):  # a kind that nobody registered
+            roots += [Path(root) for root in folder_paths.get_folder_paths(kind)]
+    found: dict[str, Path] = {}
+    for config in (config for root in roots for config in sorted(root.glob("*/config.json"))):
+        name = config.parent.name
+        if config.parent.parent != roots[0]:
+            name = f"{config.parent.parent.name}/{name}"
+        found.setdefault(name, config.parent)
+    return dict(sorted(found.items()))
 
 
 def runs_folder() -> Path:
@@ -417,7 +431,15 @@ def _progress(node: str, done: int, total: int | None, picture: Any) -> None:
 
 def _text(node: str, text: str) -> None:
     if (server := _server()) is not None:
-        server.send_progress_text(text, node)
+        server.send_progress_text(_harmless(text), node)
+
+
+def _harmless(text: str) -> str:
+    """`text` as the page can show it, which takes it for HTML: a caption or the name of a file must not be run.
+
+    Nodes 2.0 takes it for Markdown, where a line ends after two spaces only.
+    """
+    return text.replace("<", "\u2039").replace(">", "\u203a").replace("[[", "[ [").replace("\n", "  \n")
 
 
 # ------------------------------------------------------------------------------------------------------ the memory

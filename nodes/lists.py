@@ -100,12 +100,13 @@ class DatasetFromLists(io.ComfyNode):
             media = list(_media(images or [], videos or [], audios or [], batches[0] == CLIPS, shared["target_fps"]))
             if not media:
                 raise DataError("There is nothing to write: connect `images`, `videos` or `audios`.")
-            folder = host.runs_folder() / "datasets" / called
-            _write(folder, called, media, _captions(captions, len(media)))
+            folder = host.place_inside(host.runs_folder() / "datasets", called)
+            events = host.ComfyEvents(cls.hidden.unique_id)
+            _write(folder, called, media, _captions(captions, len(media)), events)
             kinds = {kind: count for kind in ENDINGS if (count := sum(made == kind for made, _ in media))}
             made = tuple({f"{kind}_directory": str(folder / "media"), **shared} for kind in kinds)
             noun = "recordings" if set(kinds) == {"audio"} else "clips"
-            host.ComfyEvents(cls.hidden.unique_id).finish("finished", f"{folders.told(kinds)} in {folder / 'media'}")
+            events.finish("finished", f"{folders.told(kinds)} in {folder / 'media'}")
             _made.keep(cls.hidden.unique_id, folder / "files.json")
             return io.NodeOutput(handles.ClipFolder(folder / "media", made, len(media), noun, called), len(media))
 
@@ -152,24 +153,32 @@ def _media(images: list[Any], videos: list[Any], audios: list[Any], clips: bool,
             yield "audio", lambda path, stereo=stereo, rate=rate: write_sound(path, stereo, rate)
 
 
-def _write(folder: Path, name: str, media: Sequence[Medium], captions: Sequence[str]) -> None:
+def _write(folder: Path, name: str, media: Sequence[Medium], captions: Sequence[str], events: host.ComfyEvents) -> None:
     """Write media and captions into `folder`/media. Files that did not change keep their time, and so their caches;
-    files of an earlier call that are not made again are removed, others are left alone."""
+    files of an earlier call that are not made again are removed, others are left alone. Raises Stopped; the next call
+    knows what this one has written by then."""
     target, index = folder / "media", folder / "files.json"
     target.mkdir(parents=True, exist_ok=True)
     before = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else []
-    written = []
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing") as temporary:
-        for number, ((kind, write), caption) in enumerate(zip(media, captions, strict=True), 1):
-            path = target / f"{name}_{number:04d}{ENDINGS[kind]}"
-            fresh = Path(temporary) / path.name
-            write(fresh)
-            if not path.is_file() or path.read_bytes() != fresh.read_bytes():
-                fresh.replace(path)
-            beside = path.with_suffix(".txt")
-            if not beside.is_file() or beside.read_text(encoding="utf-8") != caption:
-                write_text(beside, caption)
-            written += [path.name, beside.name]
+    written: list[str] = []
+    events.stage("write", len(media))
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing") as temporary:
+            for number, ((kind, write), caption) in enumerate(zip(media, captions, strict=True), 1):
+                events.check_stop()
+                path = target / f"{name}_{number:04d}{ENDINGS[kind]}"
+                beside = path.with_suffix(".txt")
+                written += [path.name, beside.name]
+                fresh = Path(temporary) / path.name
+                write(fresh)
+                if not path.is_file() or path.read_bytes() != fresh.read_bytes():
+                    fresh.replace(path)
+                if not beside.is_file() or beside.read_text(encoding="utf-8") != caption:
+                    write_text(beside, caption)
+                events.progress(number, len(media), path.name)
+    except BaseException:
+        write_json(index, sorted({*before, *written}))
+        raise
     for old in set(before) - set(written):
         (target / Path(str(old)).name).unlink(missing_ok=True)
     write_json(index, written)

@@ -1,8 +1,16 @@
-"""What a node has written may be deleted meanwhile: then the node has to run again, once."""
+"""When a node has to run again: always where what it looks at is not known, and once where what it wrote is gone."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+
+def always() -> float:
+    """What makes ComfyUI run a node at each press: a number that equals nothing.
+
+    A new one each time, since math.nan is one object, and a tuple that holds it equals another that does.
+    """
+    return float("nan")
 
 
 class Made:

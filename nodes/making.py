@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..ltx2_train.data.captioning import FRAMES, SPEAKER, caption_media
 from ..ltx2_train.data.cut import cut_videos
 from ..ltx2_train.data.cut_speech import cut_recordings
-from ..ltx2_train.errors import ConfigError
+from ..ltx2_train.data.listing import SUFFIXES
+from ..ltx2_train.errors import ConfigError, DataError
 from ..ltx2_train.files import digest
-from . import entries, folders, host
+from . import entries, folders, host, local_models
 from .host import io
+from .made import always
 
 SCENES, SECONDS, SPEECH = "scenes", "seconds", "pauses of speech"
+# how the core calls what a node calls otherwise
+WORDS = {"out": "name", "min": "min_seconds", "max": "max_seconds"}
+NAMED = 3  # files that a sentence names
+
+_written_over: dict[Path, str] = {}  # folders whose captions were written anew, and with which settings
 
 
 class CutLongVideos(io.ComfyNode):
@@ -35,8 +44,8 @@ class CutLongVideos(io.ComfyNode):
                     "cut_at",
                     options=[SCENES, SECONDS, SPEECH],
                     default=SCENES,
-                    tooltip="Cuts of the film (needs PySceneDetect), every so many seconds, or pauses of speech, which "
-                    "makes sound files.",
+                    tooltip="Cuts of the film (needs PySceneDetect: pip install scenedetect), every so many seconds, "
+                    "or pauses of speech, which makes sound files.",
                 ),
                 io.Float.Input(
                     "seconds",
@@ -59,7 +68,8 @@ class CutLongVideos(io.ComfyNode):
                 io.String.Input(
                     "name",
                     default="",
-                    tooltip="Name of the folder under output/ltx2_runs/clips. Empty: the name of the folder above.",
+                    tooltip="Name of the folder under output/ltx2_runs/clips. Empty: after the folder above, "
+                    "and another one for each way to cut.",
                 ),
             ],
             outputs=[
@@ -72,7 +82,7 @@ class CutLongVideos(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **settings: Any) -> Any:
-        return math.nan  # what was cut is kept, so a second look is quick
+        return always()  # what was cut is kept, so a second look is quick
 
     @classmethod
     def execute(
@@ -87,19 +97,26 @@ class CutLongVideos(io.ComfyNode):
     ) -> io.NodeOutput:
         with host.training_job():
             root = folders.chosen(folder, path)
-            out = own_folder("clips", name, root, cut_at)
+            lengths = (seconds, min_seconds) if cut_at == SECONDS else (min_seconds, max_seconds)
+            out = own_folder("clips", name, root, cut_at, *map(str, lengths))
             events = host.ComfyEvents(cls.hidden.unique_id)
-            least = min_seconds or None
-            if cut_at == SPEECH:
-                report = cut_recordings(root, out, shortest=least, longest=max_seconds or None, events=events)
-            elif cut_at == SECONDS:
-                report = cut_videos(root, out, seconds=seconds, shortest=least, events=events)
-            elif cut_at == SCENES:
-                report = cut_videos(root, out, shortest=least, longest=max_seconds or None, events=events)
-            else:
-                raise ConfigError(f"cut_at: {cut_at!r} is not known. Use {SCENES}, {SECONDS} or {SPEECH}.")
-            events.finish("finished", report.text())
-            return io.NodeOutput(str(out), report.kept + len(report.clips), report.text())
+            least, most = min_seconds or None, max_seconds or None
+            with node_words():
+                if cut_at == SPEECH:
+                    report = cut_recordings(root, out, shortest=least, longest=most, events=events)
+                elif cut_at == SECONDS:
+                    report = cut_videos(root, out, seconds=seconds, shortest=least, events=events)
+                elif cut_at == SCENES:
+                    report = cut_videos(root, out, shortest=least, longest=most, events=events)
+                else:
+                    raise ConfigError(f"cut_at: {cut_at!r} is not known. Use {SCENES}, {SECONDS} or {SPEECH}.")
+            count, summary = report.kept + len(report.clips), in_node_words(report.text())
+            if not count:
+                raise DataError(f"Nothing was cut from {root}.\n{summary}", root)
+            # a line for each clip is for the summary; the node says how many
+            told = "\n".join(summary.splitlines()[len(report.clips) :])
+            events.finish("finished", f"{count} clips in {out}\n{told}")
+            return io.NodeOutput(str(out), count, summary)
 
 
 class CaptionClips(io.ComfyNode):
@@ -115,16 +132,19 @@ class CaptionClips(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 *folders.inputs("clips"),
-                io.String.Input(
+                io.Combo.Input(
                     "model",
-                    default="",
-                    tooltip="Folder of a vision-language model in Hugging Face form, or its name below ComfyUI's "
-                    "models folder. Empty: only speech is written.",
+                    options=[local_models.NONE, *local_models.describers()],
+                    default=local_models.NONE,
+                    tooltip="Vision-language model that says what is seen: a folder in Hugging Face form in "
+                    "models/LLM or models/text_encoders. Press R after adding one. None: only speech is written.",
                 ),
-                io.String.Input(
+                io.Combo.Input(
                     "whisper",
-                    default="",
-                    tooltip="Folder of a Whisper in Hugging Face form, for what is said. Empty: speech is left out.",
+                    options=[local_models.NONE, *local_models.listeners()],
+                    default=local_models.NONE,
+                    tooltip="Whisper that hears what is said: a folder in Hugging Face form in models/LLM. None: "
+                    "speech is left out.",
                 ),
                 io.String.Input(
                     "speaker",
@@ -150,6 +170,16 @@ class CaptionClips(io.ComfyNode):
                     advanced=True,
                     tooltip="How many frames of a clip the model sees.",
                 ),
+                *(
+                    io.String.Input(
+                        f"{widget}_path",
+                        default="",
+                        optional=True,
+                        advanced=True,
+                        tooltip=f"Folder elsewhere on this machine, used instead of the one chosen in {widget}.",
+                    )
+                    for widget in ("model", "whisper")
+                ),
             ],
             outputs=[
                 io.String.Output("folder", display_name="folder", tooltip="For `path` of the loader nodes."),
@@ -160,7 +190,7 @@ class CaptionClips(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **settings: Any) -> Any:
-        return math.nan  # captions that are there are kept, so a second look is quick
+        return always()  # captions that are there are kept, so a second look is quick
 
     @classmethod
     def execute(
@@ -174,28 +204,70 @@ class CaptionClips(io.ComfyNode):
         overwrite: bool,
         prefix: str = "",
         frames: int = FRAMES,
+        model_path: str = "",
+        whisper_path: str = "",
     ) -> io.NodeOutput:
         with host.training_job():
             root = folders.chosen(folder, path)
-            if not model.strip() and not whisper.strip():
-                raise ConfigError("Name a model: `model` for what is seen, `whisper` for what is said, or both.")
+            eye = local_models.chosen("model", model, model_path)
+            ear = local_models.chosen("whisper", whisper, whisper_path)
             events = host.ComfyEvents(cls.hidden.unique_id)
-            try:
-                report = caption_media(
-                    root,
-                    host.model_folder(model) if model.strip() else None,
-                    whisper=host.model_folder(whisper) if whisper.strip() else None,
-                    prompt=" ".join(prompt.split()) or None,
-                    prefix=prefix,
-                    speaker=speaker,
-                    overwrite=overwrite,
-                    frames=frames,
-                    events=events,
-                )
-            finally:
-                events.close()
-            events.finish("finished", report.text())
-            return io.NodeOutput(str(root), report.text())
+            if eye is None and ear is None:
+                summary = _as_they_are(root)
+            else:
+                chosen = [str(part) for part in (eye, ear, prompt, prefix, speaker, frames)]
+                # pressing Run again, to train, must not write all anew
+                anew = overwrite and _written_over.get(root) != digest(*chosen)
+                try:
+                    with node_words():
+                        report = caption_media(
+                            root,
+                            eye,
+                            whisper=ear,
+                            prompt=" ".join(prompt.split()) or None,
+                            prefix=prefix,
+                            speaker=speaker,
+                            overwrite=anew,
+                            frames=frames,
+                            events=events,
+                        )
+                finally:
+                    events.close()
+                if anew:
+                    _written_over[root] = digest(*chosen)
+                summary = in_node_words(report.text())
+            events.finish("finished", summary)
+            return io.NodeOutput(str(root), summary)
+
+
+def _as_they_are(root: Path) -> str:
+    """What is said of a folder where no model is chosen. Raises ConfigError where a file of it has no caption."""
+    media = {ending for endings in SUFFIXES.values() for ending in endings}
+    files = sorted(path for path in root.iterdir() if path.suffix.lower() in media and not path.name.startswith("."))
+    bare = [path.name for path in files if not path.with_suffix(".txt").is_file()]
+    if not files:
+        raise DataError(f"{root} holds no images, videos or sounds. Choose another folder.", root)
+    if bare:
+        named = ", ".join(bare[:NAMED]) + (" ..." if len(bare) > NAMED else "")
+        raise ConfigError(
+            f"{len(bare)} of {len(files)} files in {root} have no caption ({named}), and no model is chosen. Choose "
+            "one in `model` for what is seen, or in `whisper` for what is said; or write a text file of the same name "
+            "beside each by hand."
+        )
+    return f"{len(files)} files have their captions; no model is chosen, and none was written."
+
+
+@contextlib.contextmanager
+def node_words() -> Iterator[None]:
+    """Errors of the core inside speak of the widgets of a node instead of the options of the command line."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        raise ConfigError(in_node_words(str(error))) from error
+
+
+def in_node_words(text: str) -> str:
+    return re.sub(r"--([a-z]+)", lambda found: WORDS.get(found[1], found[1]), text)
 
 
 def own_folder(kind: str, name: str, source: Path, *marks: str) -> Path:
@@ -203,9 +275,8 @@ def own_folder(kind: str, name: str, source: Path, *marks: str) -> Path:
 
     Raises ConfigError where the name leads out of it.
     """
-    name = name.strip()
-    if not host.stays_inside(name):
-        raise ConfigError(f"name: {name!r} leads out of the folder it is made in. Use letters, digits, - and _.")
+    name, root = name.strip(), host.runs_folder() / kind
+    host.place_inside(root, name)
     if not name:
         name = f"{entries.plain(source.name) or kind}-{digest(str(source.resolve()), *marks, length=8)}"
-    return host.runs_folder() / kind / entries.plain(name)
+    return host.place_inside(root, entries.plain(name) or kind)

@@ -79,6 +79,7 @@ class LoadTrainingPairs(io.ComfyNode):
             root = folders.chosen(folder, path)
             references = folders.chosen(reference_folder, reference_path, "reference_")
             shared = FORM.tables(settings)
+            folders.ending(shared)
             kinds = folders.media(root, shared["recursive"], ("video", "image"))
             found = tuple(
                 {f"{kind}_directory": str(root), "reference_directory": str(references), **shared} for kind in kinds

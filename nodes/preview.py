@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,11 @@ from ..ltx2_train.data.sound_media import read_sound
 from ..ltx2_train.errors import ConfigError, DataError
 from ..ltx2_train.files import digest
 from ..ltx2_train.sampling.preview import preview_dataset
+from ..ltx2_train.sampling.spectrogram import draw_spectrogram
 from . import entries, handles, host
 from .data import SHAPE
 from .host import io
+from .made import always
 
 
 class PreviewItem(io.ComfyNode):
@@ -61,7 +62,7 @@ class PreviewItem(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **settings: Any) -> Any:
-        return math.nan
+        return always()
 
     @classmethod
     @SHAPE.fill
@@ -97,19 +98,28 @@ class PreviewItem(io.ComfyNode):
                 raise DataError("There is no sample to show.")
             caption = made.caption.read_text(encoding="utf-8").strip()
             events.finish("finished", f"{path.name}\n{caption}")
-            return io.NodeOutput(*_outputs(path), caption, str(path), ui=host.preview(path))
+            sound = _sound(path)
+            seen = None
+            if path.suffix == ".wav" and sound is not None:  # there is nothing else to look at
+                name = path.with_name(f"{path.stem}.sound.png")
+                seen = draw_spectrogram(name, sound["waveform"][0], sound["sample_rate"], path.stem)
+            return io.NodeOutput(*_outputs(path, sound), caption, str(path), ui=host.preview(path, seen))
 
 
-def _outputs(path: Path) -> tuple[Any, Any]:
+def _sound(path: Path) -> dict[str, Any] | None:
+    """The sound of a file as ComfyUI's nodes pass it on; None where it has none."""
+    if path.suffix == ".png":
+        return None
+    try:
+        sound = read_sound(path)
+    except DataError:
+        return None
+    return {"waveform": torch.from_numpy(sound.samples)[None], "sample_rate": sound.rate}
+
+
+def _outputs(path: Path, audio: dict[str, Any] | None) -> tuple[Any, Any]:
     """The file as VIDEO and AUDIO; what it does not hold blocks what is connected."""
     video = host.InputImpl.VideoFromFile(str(path)) if path.suffix == ".mp4" else None
-    audio = None
-    if path.suffix != ".png":
-        try:
-            sound = read_sound(path)
-            audio = {"waveform": torch.from_numpy(sound.samples)[None], "sample_rate": sound.rate}
-        except DataError:
-            pass
     return (
         video or host.nothing(f"{path.name} is no video."),
         audio or host.nothing(f"{path.name} has no sound."),

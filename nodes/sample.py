@@ -152,6 +152,8 @@ def _lora(run: handles.FinishedRun | None, text: str) -> Path | None:
     if not text:
         return run.lora if run is not None else None
     places = [Path(text).expanduser()]
+    if not places[0].is_absolute() and not host.stays_inside(text):
+        raise ConfigError(f"lora_path: {text} leads out of the run's lora folder. Write a name in it, or a full path.")
     if run is not None:
         places.append(run.lora.parent / text)
     for path in places:

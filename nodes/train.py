@@ -75,6 +75,7 @@ FORM = Form(
 )
 # shown, yet after the advanced widgets: it came later, and workflows store values by position
 MEMORY = Setting("memory.fit", "memory", extra={"optional": True})
+LATER = Form(RunConfig, visible=[], advanced=[Setting("memory.offload_activations"), Setting("memory.pinned")])
 
 _finished: set[Path] = set()
 _generation: dict[Path, int] = {}
@@ -101,6 +102,7 @@ class TrainLoRA(io.ComfyNode):
                 ),
                 *FORM.advanced_inputs(),
                 widget(RunConfig, MEMORY),
+                *LATER.advanced_inputs(),
             ],
             outputs=[
                 io.LoraModel.Output("lora", display_name="lora", tooltip="The trained LoRA, for Load LoRA Model."),
@@ -116,6 +118,8 @@ class TrainLoRA(io.ComfyNode):
         # terminal) has to be looked at again; an interrupted node runs again in any case.
         if run_name is None:  # it comes over a wire and is not known yet
             return None
+        if not host.stays_inside(run_name):  # the run refuses it
+            return None
         folder = host.runs_folder() / run_name
         if folder in _finished and not _is_finished(folder):
             _finished.discard(folder)
@@ -124,6 +128,7 @@ class TrainLoRA(io.ComfyNode):
 
     @classmethod
     @FORM.fill
+    @LATER.fill
     def execute(
         cls,
         prepared: handles.PreparedDataset,
@@ -133,7 +138,8 @@ class TrainLoRA(io.ComfyNode):
     ) -> io.NodeOutput:
         with host.training_job():
             places = {"run": {"folder": str(host.runs_folder()), "export_folder": str(host.loras_folder())}}
-            tables = merged(prepared.tables, FORM.tables(settings), {"memory": {"fit": memory}}, places)
+            shown = merged(FORM.tables(settings), LATER.tables(settings), {"memory": {"fit": memory}})
+            tables = merged(prepared.tables, shown, places)
             if start_lora is not None:
                 tables = merged(tables, {"lora": {"weights": str(lora_file(start_lora))}})
             run = make_run(tables, host.runs_folder())

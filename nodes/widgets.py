@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from .host import io
 
 NOT_SET = "not set"
+SWITCH = {"auto": None, "on": True, "off": False}  # a yes or no that the core decides where it is not set
 LARGEST_INT = 2**31 - 1
 LARGEST_FLOAT = 1e6
 
@@ -159,6 +160,8 @@ def widget(kind: type[BaseModel], setting: Setting, advanced: bool = False) -> A
     if get_origin(inner) is Literal:
         choices = [str(choice) for choice in get_args(inner)]
         return io.Combo.Input(setting.id, options=[NOT_SET, *choices] if optional else choices, **options)
+    if inner is bool and optional:
+        return io.Combo.Input(setting.id, options=list(SWITCH), **options)
     if inner is bool:
         return io.Boolean.Input(setting.id, **options)
     if inner is int:
@@ -182,7 +185,7 @@ def widget(kind: type[BaseModel], setting: Setting, advanced: bool = False) -> A
 
 def shown_default(field: FieldInfo, setting: Setting) -> Any:
     """What the widget holds before anyone touches it."""
-    inner, _ = _unwrap(field.annotation)
+    inner, optional = _unwrap(field.annotation)
     value = setting.default if setting.default is not None else field.get_default(call_default_factory=True)
     if get_origin(inner) is Literal:
         return NOT_SET if value is None else str(value)
@@ -190,7 +193,7 @@ def shown_default(field: FieldInfo, setting: Setting) -> Any:
         value = unset_number(field, setting) if value is None else value
         return float(value) if inner is float else int(value)
     if inner is bool:
-        return value
+        return next(word for word, meant in SWITCH.items() if meant is value) if optional else value
     if value is None:
         return ""
     if isinstance(value, (list, tuple)):
@@ -209,7 +212,7 @@ def value_of(field: FieldInfo, setting: Setting, shown: Any) -> Any:
     if inner in (int, float):
         return None if optional and shown == unset_number(field, setting) else shown
     if inner is bool:
-        return shown
+        return SWITCH.get(shown, shown) if optional else shown
     text = str(shown).strip()
     if _is_list(inner):
         if str in _item_types(inner):
@@ -250,6 +253,8 @@ def tooltip(field: FieldInfo, setting: Setting) -> str:
             notes.append(f"{low} or more")
         if optional:
             notes.append(f"{unset_number(field, setting):g} = not set")
+    elif optional and inner is bool:
+        notes.append("auto = not set")
     elif optional and get_origin(inner) is not Literal and not (_is_list(inner) and "ot set" in text):
         notes.append("empty = not set")
     return f"{text} ({'; '.join(notes)})" if notes else text

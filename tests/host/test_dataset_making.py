@@ -79,6 +79,16 @@ def cut(nodes, **more):
     return nodes.CutLongVideos.execute(**{**given, "name": "cut", **more})
 
 
+def test_what_comes_over_a_wire_is_looked_at_again_at_each_press(nodes):
+    for ask in (
+        lambda: nodes.CutLongVideos.fingerprint_inputs(),
+        lambda: nodes.CaptionClips.fingerprint_inputs(),
+        lambda: nodes.PreviewItem.fingerprint_inputs(),
+        lambda: nodes.LoadTrainingClips.fingerprint_inputs(folder=NO_FOLDER, path=None),
+    ):
+        assert (ask(),) != (ask(),), "one and the same NaN equals itself inside a tuple, and ComfyUI compares those"
+
+
 def test_cut_and_load_what_was_cut(nodes, comfy):
     source = comfy.folder("input", "long") / "film.mp4"
     quiet = np.zeros((1, 19200), np.float32)
@@ -109,22 +119,85 @@ def test_a_name_that_climbs_out_is_refused(nodes, comfy, name):
     assert not list(comfy.base.rglob("*_0001*"))
 
 
+NONE = "(none)"
+
+
 def caption(nodes, **more):
-    given = {"folder": "clips", "path": "", "model": "", "whisper": "", "speaker": "ohwx", "prompt": ""}
+    given = {"folder": "clips", "path": "", "model": NONE, "whisper": NONE, "speaker": "ohwx", "prompt": ""}
     return nodes.CaptionClips.execute(**{**given, "overwrite": False, **more})
 
 
-def test_captions_by_models_below_the_models_folder(nodes, comfy, clips):
+@pytest.fixture
+def listeners(comfy):
     tiny_listeners.make_describer(comfy.folder("models", "LLM") / "eye")
     tiny_listeners.make_whisper(comfy.folder("models", "LLM") / "ear")
+    (comfy.folder("models", "text_encoders", "gemma") / "config.json").write_text('{"model_type": "gemma3_text"}')
+    (comfy.folder("models", "LLM", "broken") / "config.json").write_text("[")
+
+
+def test_the_models_that_are_there_are_the_choices(nodes, listeners):
+    choices = {shown.id: shown.options.get("options") for shown in nodes.CaptionClips.define_schema().inputs}
+    assert choices["model"] == [NONE, "LLM/eye"]
+    assert choices["whisper"] == [NONE, "LLM/ear"]
+
+
+def test_captions_by_models_below_the_models_folder(nodes, comfy, clips, listeners):
     (clips / "b.txt").unlink()
-    for model, whisper in (("LLM/eye", "ear"), ("eye", "LLM/ear")):
-        folder, summary = caption(nodes, model=model, whisper=whisper, frames=2, prefix="film.").args
+    elsewhere = str(comfy.base / "models" / "LLM" / "eye")
+    for named in ({"model": "LLM/eye"}, {"model_path": elsewhere}):
+        folder, summary = caption(nodes, whisper="LLM/ear", frames=2, prefix="film.", **named).args
         assert folder == str(clips)
     assert "0 captions written, 3 were there" in summary
     assert (clips / "b.txt").read_text().startswith("film. ")
     assert (clips / "a.txt").read_text() == "a square crosses"
-    with pytest.raises(RuntimeError, match="Name a model"):
+    with pytest.raises(RuntimeError, match="Press R, and choose"):
+        caption(nodes, model="LLM/nowhere")
+    with pytest.raises(RuntimeError, match=r"holds no config\.json"):
+        caption(nodes, model_path=str(comfy.base))
+
+
+def test_captions_by_hand_are_taken_as_they_are(nodes, comfy, clips):
+    assert "3 files have their captions" in caption(nodes).args[1]
+    (clips / "b.txt").unlink()
+    with pytest.raises(RuntimeError, match=r"1 of 3 files in .* no caption \(b\.mp4\), and no model is chosen"):
         caption(nodes)
-    with pytest.raises(RuntimeError, match="nowhere"):
-        caption(nodes, model="nowhere", overwrite=True)
+
+
+def test_captions_are_written_anew_once_and_not_at_each_press(nodes, clips, listeners):
+    given = {"model": "LLM/eye", "overwrite": True, "frames": 1}
+    assert "3 captions written" in caption(nodes, **given).args[1]
+    (clips / "a.txt").write_text("corrected by hand")
+    assert "0 captions written" in caption(nodes, **given).args[1]
+    assert (clips / "a.txt").read_text() == "corrected by hand"
+    assert "3 captions written" in caption(nodes, **given, prefix="film.").args[1]
+
+
+def test_what_goes_wrong_is_said_in_the_words_of_the_node(nodes, comfy):
+    media.write_video(comfy.folder("input", "long") / "film.mp4", media.moving_square(60, 96, 64))
+    cut(nodes)
+    with pytest.raises(RuntimeError, match=r"Choose another name, or delete"):
+        cut(nodes, seconds=0.7)
+    with pytest.raises(RuntimeError, match=r"min_seconds: 3 s is more than"):
+        cut(nodes, name="other", min_seconds=3.0)
+    with pytest.raises(RuntimeError, match=r"(?s)Nothing was cut.*shortest clip wanted \(min_seconds\)"):
+        cut(nodes, name="short", seconds=9.0, min_seconds=8.0)
+    ways = {cut(nodes, name="", seconds=length).args[0] for length in (0.6, 0.7)}
+    assert len(ways) == 2, "each way to cut has a folder"
+    assert not any("--" in text for _, text in comfy.texts)
+
+
+def test_a_recording_is_seen_as_a_picture_of_its_sound(nodes, comfy):
+    media.write_sound(comfy.folder("input", "voice") / "v.wav", media.tone(2.0, 440.0, 16000), 16000, caption="a tone")
+    voice = {"speaker_word": "ohwx", "normalise": False, "cut_at_pauses": False, "min_seconds": 1.0, "max_seconds": 9.0}
+    dataset = nodes.LoadTrainingAudio.execute(folder="voice", path="", **voice).args[0]
+    answer = shown(nodes, dataset=dataset)
+    assert "no video" in answer.args[0].message
+    assert media.pitch(answer.args[1]["waveform"][0].numpy(), 16000) == pytest.approx(440, abs=5)
+    (seen,) = answer.ui["images"]
+    assert seen["filename"].endswith(".sound.png")
+    assert (comfy.base / "output" / seen["subfolder"] / seen["filename"]).is_file()
+
+
+def test_text_in_a_node_is_not_html(nodes, comfy):
+    nodes.host.ComfyEvents("7").finish("finished", "a <img src=x onerror=run()> [[link|javascript:run()]] & more\nend")
+    assert comfy.texts == [("7", "a \u2039img src=x onerror=run()\u203a [ [link|javascript:run()]] & more  \nend")]

@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import fake_comfy
 import media
 import numpy as np
 import pytest
@@ -74,7 +75,9 @@ def test_a_combined_dataset_is_cached_in_folders_that_do_not_meet(graph, comfy):
     anna, bert = graph.clips("anna", repeats=2), graph.clips("bert")
     dataset, count = graph.combined(anna, bert, graph.clips("anna", trigger_word="ohwx"), share_1=3, share_2=5)
     assert (count, repr(dataset)) == (3, "<3 clips in anna + bert + anna>")
-    assert comfy.texts[-1][1] == "1 clips in anna x 3 | 1 clips in bert x 5 | 1 clips in anna x 1"
+    assert comfy.texts[-1][1] == ("1 clips in anna x 3: 50% | 1 clips in bert x 5: 42% | 1 clips in anna x 1: 8%"), (
+        "anna is repeated twice by itself"
+    )
     prepared, summary = graph.prepared(dataset)
     assert "3 made" in summary
     config = DatasetConfig.read(prepared.config)
@@ -96,6 +99,7 @@ def test_datasets_are_combined_again_and_gaps_are_left_out(nodes, graph, comfy):
     ).args[0]
     assert repr(outer) == "<2 files in anna + voice>"
     assert [entry["num_repeats"] for entry in outer.entries] == [6, 7]
+    assert comfy.texts[-1][1] == "1 clips in anna x 3: 46% | 1 recordings in voice x 7: 54%"
     with pytest.raises(RuntimeError, match="voice holds recordings, but the base is set to train video alone"):
         graph.prepared(outer)
     prepared, _ = graph.prepared(outer, mode="av")
@@ -194,6 +198,27 @@ def test_writing_again_keeps_what_is_the_same_and_removes_what_is_gone(nodes, gr
     mark = nodes.DatasetFromLists.fingerprint_inputs()
     shutil.rmtree(folder.parent)
     assert nodes.DatasetFromLists.fingerprint_inputs() != mark
+
+
+def test_writing_is_counted_and_can_be_stopped(nodes, graph, comfy):
+    pictures = torch.rand(4, 32, 32, 3)
+    folder = comfy.folder("output", "ltx2_runs", "datasets", "made", "media")
+
+    class Stops(Video):
+        def save_to(self, path, **more):
+            super().save_to(path, **more)
+            comfy.interrupted = True
+
+    with pytest.raises(fake_comfy.InterruptProcessingException):
+        graph.lists(["all"], images=[pictures], videos=[Stops(), Video()])
+    assert (comfy.interrupted, comfy.polls_that_consume) == (False, 1)
+    assert comfy.progress[-1][1] < comfy.progress[-1][2] == 6
+    names = [f"made_{number:04d}" for number in range(1, 6)]
+    assert sorted(path.stem for path in folder.glob("*.txt")) == names, "each file that is there has its caption"
+    assert not list(folder.parent.glob(".writing*"))
+    graph.lists(["all"], images=[pictures[:1]])
+    assert sorted(path.name for path in folder.iterdir()) == ["made_0001.png", "made_0001.txt"], "nothing is left over"
+    assert comfy.progress[-1][1:3] == (1, 1)
 
 
 def test_a_batch_can_be_a_clip(graph, comfy):

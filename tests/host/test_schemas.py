@@ -29,7 +29,8 @@ WIDGETS = {
     "sample_height sample_frames sample_steps sample_guidance negative_prompt sample_seed comment "
     "caption_dropout audio_learning_rate loraplus_ratio video_weight audio_weight audio_balance audio_balance_ratio "
     "independent_audio_timestep silence_regularizer audio_supervision min_audio_batches sample_audio blocks_to_swap "
-    "recompute_blocks swap_from ff_chunk attention_kernel compile optimizer_offload low_precision_matmul | memory",
+    "recompute_blocks swap_from ff_chunk attention_kernel compile optimizer_offload low_precision_matmul | memory | "
+    "offload_activations pinned",
     "LTX2T_SampleLoRA": "prompt strength width height frames steps guidance seed | lora_path negative_prompt fps stg "
     "stg_block rescale shift_tokens audio_file audio_format",
     "LTX2T_LoadTrainingAudio": "folder path speaker_word normalise cut_at_pauses min_seconds max_seconds | "
@@ -45,7 +46,7 @@ WIDGETS = {
     "LTX2T_PreviewItem": "item decode width height frames frame_extraction buckets | bucket_no_upscale frame_stride "
     "frame_sample max_frames min_frames pad_short batch_size",
     "LTX2T_CutLongVideos": "folder path cut_at seconds min_seconds max_seconds name",
-    "LTX2T_CaptionClips": "folder path model whisper speaker prompt overwrite | prefix frames",
+    "LTX2T_CaptionClips": "folder path model whisper speaker prompt overwrite | prefix frames model_path whisper_path",
 }
 SOCKETS = {
     "LTX2T_LoadBaseModel": ([], ["LTX2T_MODEL"]),
@@ -170,6 +171,7 @@ def forms(nodes):
         nodes.data.SHAPE,
         nodes.data.CACHES,
         nodes.train.FORM,
+        nodes.train.LATER,
         nodes.sample.FORM,
         nodes.audio.FORM,
         nodes.pairs.FORM,
@@ -190,7 +192,7 @@ def test_widgets_show_what_the_settings_say(nodes):
 
 def test_untouched_widgets_give_the_settings_their_own_defaults(nodes):
     from_nothing = nodes.train.make_run({})
-    for form in (nodes.model.FORM, nodes.data.CACHES, nodes.train.FORM, nodes.sample.FORM):
+    for form in (nodes.model.FORM, nodes.data.CACHES, nodes.train.FORM, nodes.train.LATER, nodes.sample.FORM):
         shown = {s.id: nodes.widgets.shown_default(nodes.widgets.shown_field(form.kind, s), s) for s in form.settings}
         assert nodes.train.make_run(form.tables(shown)) == from_nothing
 

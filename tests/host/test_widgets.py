@@ -18,6 +18,7 @@ class Inner(BaseModel):
     kind: Literal["a", "b"] = Field("b", description="Which kind.")
     mood: Literal["x"] | None = Field(None, description="Which mood.")
     on: bool = Field(True, description="Whether.")
+    asked: bool | None = Field(None, description="Whether, if that is known.")
     place: Path | None = Field(None, description="Where.")
     lines: Path | list[str] | None = Field(None, description="Lines.")
     size: tuple[int, int] = Field((960, 544), description="Width and height.")
@@ -67,6 +68,15 @@ def test_choices_become_a_combo_and_unset_is_one_of_them(widgets):
     assert make(widgets, "mood").options["options"] == ["not set", "x"]
     form = widgets.Form(Tree, [widgets.Setting("inner.kind"), widgets.Setting("inner.mood")])
     assert form.tables({"kind": "a", "mood": "not set"}) == {"inner": {"kind": "a"}}
+
+
+def test_a_yes_or_no_that_may_be_left_open_has_three_choices(widgets):
+    shown = make(widgets, "asked")
+    assert (shown.io_type, shown.options["options"], shown.default) == ("COMBO", ["auto", "on", "off"], "auto")
+    assert shown.tooltip == "Whether, if that is known. (auto = not set)"
+    form = widgets.Form(Tree, [widgets.Setting("inner.asked")])
+    told = {word: form.tables({"asked": word}) for word in ("auto", "on", "off")}
+    assert told == {"auto": {}, "on": {"inner": {"asked": True}}, "off": {"inner": {"asked": False}}}
 
 
 def test_an_empty_text_leaves_a_path_and_a_list_unset(widgets):

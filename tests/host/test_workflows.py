@@ -12,7 +12,13 @@ FOLDER = Path(fake_comfy.ROOT) / "example_workflows"
 WORKFLOWS = sorted(FOLDER.glob("*.json"))
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 NOTES = {"Note", "MarkdownNote"}
-CORE = {"PreviewAudio": {"audio": "AUDIO"}}  # nodes of ComfyUI itself, with their sockets
+# nodes of ComfyUI itself: what they take and give, and their widgets
+CORE_INPUTS = {"PreviewAudio": {"audio": "AUDIO"}, "LoadImageTextDataSetFromFolder": {}}
+CORE_OUTPUTS = {"LoadImageTextDataSetFromFolder": ["IMAGE", "STRING"]}
+CORE_WIDGETS = {"PreviewAudio": [], "LoadImageTextDataSetFromFolder": ["folder"]}
+CORE = set(CORE_INPUTS)
+GOALS = {"01_first_lora": "video", "02_talking_character": "av", "03_voice": "audio", "05_dataset_from_lists": "video"}
+MODEL_FREE = {"04_make_a_dataset"}
 
 
 @pytest.fixture
@@ -36,7 +42,7 @@ def values_of(node, schema):
 
 
 def test_the_workflows_are_these():
-    names = ["01_first_lora.json", "02_talking_character.json", "03_voice.json"]
+    names = sorted(f"{name}.json" for name in [*GOALS, *MODEL_FREE])
     assert [path.name for path in WORKFLOWS] == names
     assert sorted(path.name for path in (FOLDER / "api").glob("*.json")) == names
 
@@ -45,24 +51,43 @@ def test_the_goal_of_each_workflow_is_set_where_the_base_is_chosen(schemas):
     goals = {}
     for path in WORKFLOWS:
         nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+        if path.stem in MODEL_FREE:
+            assert not any(
+                shown.io_type == "LTX2T_MODEL"
+                for n in nodes
+                if n["type"] in schemas
+                for shown in schemas[n["type"]].inputs
+            ), "no base has to be there"
+            continue
         (base,) = (node for node in nodes if node["type"] == "LTX2T_LoadBaseModel")
         goals[path.stem] = values_of(base, schemas[base["type"]])["mode"]
-    assert goals == {"01_first_lora": "video", "02_talking_character": "av", "03_voice": "audio"}
+    assert goals == GOALS
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_workflow_uses_our_nodes_alone_and_says_what_to_do(path, schemas):
     workflow = json.loads(path.read_text(encoding="utf-8"))
     types = [node["type"] for node in workflow["nodes"]]
-    assert set(types) - NOTES - set(CORE) <= set(schemas)
+    assert set(types) - NOTES - CORE <= set(schemas)
     assert any(kind in NOTES for kind in types)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_nodes_do_not_lie_on_each_other(path):
+    nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+    head = 30  # the title is drawn above the place of a node
+    boxes = [(*n["pos"], n["pos"][0] + n["size"][0], n["pos"][1] + n["size"][1], n["type"]) for n in nodes]
+    for index, (left, top, right, bottom, kind) in enumerate(boxes):
+        for other in boxes[:index]:
+            apart = right <= other[0] or other[2] <= left or bottom + head <= other[1] or other[3] + head <= top
+            assert apart, (kind, other[4])
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_each_value_stands_in_its_widget(path, schemas):
     workflow = json.loads(path.read_text(encoding="utf-8"))
     for node in workflow["nodes"]:
-        if node["type"] in NOTES | set(CORE):
+        if node["type"] in NOTES | CORE:
             continue
         schema = schemas[node["type"]]
         values = values_of(node, schema)
@@ -89,8 +114,10 @@ def test_links_join_sockets_of_one_type(path, schemas):
         assert out["type"] == into["type"] == kind
         assert number in out["links"]
         assert into["link"] == number
-        assert schemas[nodes[source]["type"]].outputs[source_slot].io_type == kind
-        kinds = CORE.get(nodes[target]["type"]) or {s.id: s.io_type for s in schemas[nodes[target]["type"]].inputs}
+        given, taken = nodes[source]["type"], nodes[target]["type"]
+        kinds = CORE_OUTPUTS.get(given) or [shown.io_type for shown in schemas[given].outputs]
+        assert kinds[source_slot] == kind
+        kinds = CORE_INPUTS.get(taken) or {shown.id: shown.io_type for shown in schemas[taken].inputs}
         assert kinds[into["name"]] == kind
 
 
@@ -104,7 +131,8 @@ def test_the_api_twin_says_the_same_in_visible_widgets_alone(path, schemas):
     for number, node in ours.items():
         if node["type"] in CORE:
             linked = {slot["name"]: list(origin[slot["link"]]) for slot in node["inputs"] if slot["link"] is not None}
-            assert (twin[number]["class_type"], twin[number]["inputs"]) == (node["type"], linked)
+            shown = dict(zip(CORE_WIDGETS[node["type"]], node["widgets_values"], strict=True))
+            assert (twin[number]["class_type"], twin[number]["inputs"]) == (node["type"], shown | linked)
             continue
         schema = schemas[node["type"]]
         stored = values_of(node, schema)
