@@ -17,6 +17,7 @@ import torch
 from ..config import RunConfig
 from ..data.batches import BatchOrder
 from ..data.caches import MEND
+from ..data.damaged import note_damage
 from ..data.loader import FullText, TrainingSet
 from ..device import DTYPES, release
 from ..errors import CacheError, RunError
@@ -25,6 +26,7 @@ from ..lora.file import load_lora_state
 from ..lora.inject import LoraSet, inject
 from ..lora.loftq import apply_loftq, loftq_for
 from ..lora.targets import branch_of
+from ..models.text import TextConnectors, TextFeatures
 from ..models.transformer import LTXTransformer
 from ..models.video_vae import VideoVAE
 from ..optim import build_optimizer, build_schedule, describe_groups, parameter_groups
@@ -266,6 +268,7 @@ def _fill_contexts(contexts: ContextStore, checked: Checked, events: Events) -> 
     for done, key in enumerate([*samples, *prompts]):
         events.check_stop()
         text = data.load_text(samples[key]) if isinstance(key, Path) else prompts[key]
+        _check_width(text, connectors, key)
         if isinstance(text, FullText):
             found = {"video": text.video_context, "audio": text.audio_context}
         else:
@@ -285,6 +288,18 @@ def _fill_contexts(contexts: ContextStore, checked: Checked, events: Events) -> 
         events.progress(done + 1, total)
     del connectors
     release(device)
+
+
+def _check_width(text: TextFeatures | FullText, connectors: TextConnectors, key: Path | str) -> None:
+    """Raises CacheError for text of another model version; the next build makes its cache again."""
+    video, audio = (text.video_context, text.audio_context) if isinstance(text, FullText) else (text.video, text.audio)
+    sides = ((video, connectors.video_embeddings_connector), (audio, connectors.audio_embeddings_connector))
+    for given, connector in sides:
+        if given is not None and connector is not None and given.shape[-1] != connector.width:
+            reason = f"its text is {given.shape[-1]} wide and not {connector.width}, that of another model version"
+            if isinstance(key, Path):
+                note_damage(key, reason)
+            raise CacheError(f"{key} does not fit the checkpoint: {reason}. {MEND}", key)
 
 
 def lora_metadata(run: Run) -> dict[str, Any]:

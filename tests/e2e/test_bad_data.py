@@ -435,7 +435,7 @@ def spoil(path: Path, how: str) -> None:
     ("suffix", "how"),
     [
         *(("_ltx2.safetensors", how) for how in ("truncated", "header", "empty", "nan", "key", "shape")),
-        *(("_ltx2_te_compact.safetensors", how) for how in ("header", "nan", "key")),
+        *(("_ltx2_te_compact.safetensors", how) for how in ("header", "nan", "key", "shape")),
         *(("_ltx2_audio.safetensors", how) for how in ("nan", "key", "shape")),
     ],
 )
