@@ -17,6 +17,7 @@ import torch
 from ..device import release
 from ..errors import ConfigError, OutOfMemory
 from ..events import Events
+from .captions import NOT_TEXT
 
 THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -79,8 +80,8 @@ class Listener:
 
 
 def clean(text: str) -> str:
-    """One line, without what a model thought before it answered."""
-    return " ".join(THOUGHTS.sub(" ", text).split())
+    """One line, without what a model thought before it answered and without what no caption may hold."""
+    return " ".join(NOT_TEXT.sub(" ", THOUGHTS.sub(" ", text)).split())
 
 
 def _load(key: str, folder: Path, kind: Any, device: torch.device, events: Events) -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ REPLACEMENT = "=>"
 LARGEST = 1_000_000  # bytes
 # Control characters, but for white space and the line ends of old and new machines; also what UTF-16 without its mark
 # looks like.
-_NOT_TEXT = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
+NOT_TEXT = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
 
 
 def read_caption(path: Path) -> tuple[str, str | None]:
@@ -32,7 +32,7 @@ def read_caption(path: Path) -> tuple[str, str | None]:
     except OSError as error:
         raise DataError(f"The caption {path} cannot be read: {error.strerror or error}.", path) from error
     text, warning = decode(data)
-    if _NOT_TEXT.search(text):
+    if NOT_TEXT.search(text):
         raise DataError(f"The caption {path.name} is not text. Write it anew, and save it as UTF-8.", path)
     if warning:
         warning = f"{path.name}: {warning}"

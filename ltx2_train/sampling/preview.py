@@ -87,7 +87,9 @@ def preview_dataset(
 
 def find_item(items: Sequence[Item], name: str) -> Item:
     """The sample called `name`; of a file with several windows the first. Raises DataError that lists near ones."""
-    if not name.strip() and items:
+    if not items:
+        raise DataError("The dataset has no samples: every file is left out. `data check` (Check Dataset) says why.")
+    if not name.strip():
         return items[0]
     wanted = Path(name.strip()).name.casefold()
     for names in (

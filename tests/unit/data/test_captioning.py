@@ -201,6 +201,7 @@ def test_the_parts_of_a_caption():
     assert joined("", "A man.", 'he said "no"') == "A man. A voice says: \"he said 'no'\""
     assert joined("  x ", "", "") == "x"
     assert clean("<think>well\nhm</think>\n A  man\nwalks. ") == "A man walks."
+    assert clean("a man\x00\x1b walks\x7f") == "a man walks"  # what is written must be read again
 
 
 def test_the_speaker_is_named_as_asked(folder, made):

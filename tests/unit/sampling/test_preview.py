@@ -16,6 +16,7 @@ from ltx2_train.data.media import read_frames
 from ltx2_train.data.plan import plan_dataset
 from ltx2_train.data.sound_media import probe_sound, read_sound
 from ltx2_train.errors import CacheError, ConfigError, DataError
+from ltx2_train.sampling.preview import find_item
 
 
 @pytest.fixture
@@ -146,3 +147,8 @@ def test_the_command_prints_what_it_wrote(folder, capsys):
     assert capsys.readouterr().out.strip().endswith("sheet_01.png")
     assert main(["data", "preview", str(folder / "ds.toml"), "--out", str(folder / "out"), "--item", "wide"]) == 0
     assert capsys.readouterr().out.strip().splitlines()[0].endswith(".mp4")
+
+
+def test_a_dataset_without_samples_is_said_to_be_one():
+    with pytest.raises(DataError, match=r"no samples.*Check Dataset"):
+        find_item([], "")
