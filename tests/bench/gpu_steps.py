@@ -3,7 +3,7 @@
     python tests/bench/gpu_steps.py                                   # the standard cases, under ten minutes
     python tests/bench/gpu_steps.py bf16/av/512x512x121 int8/av/512x512x121/swap47
     python tests/bench/gpu_steps.py --list
-    python tests/bench/gpu_steps.py --small --device cpu bf16/av/128x128x17/swap2
+    python tests/bench/gpu_steps.py --small --device cpu              # all of them, small, to try the script
 
 A case is FORMAT/MODE/WIDTHxHEIGHTxFRAMES and any of: swapN (N blocks stream from RAM), keep (nothing is recomputed),
 compile, pageable (streamed blocks are not pinned), act (inputs of blocks wait in RAM). No weights are read: every
@@ -20,7 +20,7 @@ import json
 import statistics
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -41,6 +41,7 @@ from ltx2_train.training.plan.work import Workload
 from ltx2_train.weights.published import published_config
 
 TEXT_TOKENS = 1024
+PUBLISHED_LAYERS = 48
 STANDARD = (
     "bf16/video/512x512x121/keep",
     "bf16/video/512x512x121",
@@ -90,6 +91,12 @@ class Case:
             else:
                 raise SystemExit(f"{name}: {option} is not an option: swapN, keep, compile, pageable, act")
         return cls(name, form, mode, VideoShape(frames, height, width), **found)
+
+    def shrunk(self, layers: int) -> Case:
+        """The same case for a model of so many layers: a quarter of each side and length, as large a share swapped."""
+        frames, height, width = self.shape.frames, self.shape.height, self.shape.width
+        shape = VideoShape((frames - 1) // 32 * 8 + 1, height // 128 * 32, width // 128 * 32)
+        return replace(self, shape=shape, swap=min(layers - 1, round(self.swap * layers / PUBLISHED_LAYERS)))
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -269,9 +276,11 @@ def main() -> None:
     rows = []
     for case in cases:
         try:
-            row = measure(case, config, device, args.steps, rate)
+            row = measure(case.shrunk(config.num_layers) if args.small else case, config, device, args.steps, rate)
         except torch.OutOfMemoryError:
             row = {"case": case.name, "error": "out of memory"}
+        except Exception as error:  # what is left of a rented card's time belongs to the other cases
+            row = {"case": case.name, "error": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
         gc.collect()
         rows.append(row)
         print(json.dumps(row), flush=True)

@@ -1,0 +1,23 @@
+"""The script that measures cards runs from end to end where there is none: a lent card leaves no time to mend it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).resolve().parents[1] / "bench"
+
+
+@pytest.mark.slow
+def test_every_case_for_a_card_runs_small_on_a_cpu():
+    script = [sys.executable, str(BENCH / "gpu_steps.py")]
+    cases = subprocess.run([*script, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    assert len(cases) > 10
+    done = subprocess.run([*script, "--small", "--device", "cpu", "--steps", "1"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert '"error"' not in done.stdout, done.stdout
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| ") and "/" in line.split("|")[1]]
+    assert [row.split("|")[1].strip() for row in rows if "s a step" not in row] == cases
