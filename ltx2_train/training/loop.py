@@ -240,7 +240,7 @@ def _draw(run: Run) -> None:
 
 
 def _eta(run: Run, started: float, first: int) -> float:
-    """Seconds left, from the steps of this session only; the first includes warm-up and counts less and less."""
+    """Seconds left, from the steps of this process only; the first includes warm-up and counts less and less."""
     done = run.step - first
     return (time.monotonic() - started) / max(done, 1) * (run.total - run.step)
 

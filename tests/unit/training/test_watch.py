@@ -102,7 +102,7 @@ def test_counting_goes_on_after_a_resume():
     second.load_state_dict(first.state_dict())
     for _ in range(40):
         second.step(heard=True)
-    assert not told.texts["warning"], "it is held against the start of the run, not of this session"
+    assert not told.texts["warning"], "it is held against the start of the run, not of this process"
 
 
 def test_a_lora_without_audio_layers_is_told_at_once():
