@@ -208,6 +208,20 @@ class LoraSet:
         self.layers = {}
 
 
+def chosen_layers(model: nn.Module, settings: LoraSettings) -> list[str]:
+    """The dotted paths of the linears that get a LoRA, in the model's order, which may be on the meta device.
+
+    Raises ConfigError where the settings choose no layer.
+    """
+    return select(
+        candidates(model),
+        settings.target,
+        settings.include_patterns,
+        settings.exclude_patterns,
+        settings.target_modules,
+    )
+
+
 def inject(
     model: nn.Module, settings: LoraSettings, generator: torch.Generator, dtype: torch.dtype = torch.float32
 ) -> LoraSet:
@@ -217,15 +231,8 @@ def inject(
     settings choose no layer.
     """
     assert not any(isinstance(module, LoRALinear) for module in model.modules()), "the model has a LoRA already"
-    chosen = select(
-        candidates(model),
-        settings.target,
-        settings.include_patterns,
-        settings.exclude_patterns,
-        settings.target_modules,
-    )
     layers: dict[str, LoRALinear] = {}
-    for path in chosen:
+    for path in chosen_layers(model, settings):
         base = model.get_submodule(path)
         layer = LoRALinear(base, settings.rank, settings.effective_alpha, settings.dropout, dtype, generator)
         place(model, path, layer)

@@ -20,8 +20,7 @@ from ..weights.load import blueprint
 from ..weights.loftq import Loftq
 from ..weights.quantize import eligible
 from ..weights.reader import TensorFile
-from .inject import LoraSet, LoraSettings
-from .targets import candidates, select
+from .inject import LoraSet, LoraSettings, chosen_layers
 
 
 def loftq_for(checkpoint: Path | str, mode: str, settings: LoraSettings) -> Loftq:
@@ -36,13 +35,7 @@ def loftq_for(checkpoint: Path | str, mode: str, settings: LoraSettings) -> Loft
         )
     with TensorFile(checkpoint) as file:
         model = blueprint(file, mode)
-    chosen = select(
-        candidates(model),
-        settings.target,
-        settings.include_patterns,
-        settings.exclude_patterns,
-        settings.target_modules,
-    )
+    chosen = chosen_layers(model, settings)
     return Loftq(settings.rank, [path for path in chosen if eligible(path)])
 
 

@@ -17,14 +17,19 @@ from ..device import pick_device
 from ..errors import ConfigError
 from ..events import Events
 from ..files import digest
+from ..lora.inject import chosen_layers
+from ..offload.blocks import spread
 from ..sampling.ahead import training_prompts
 from ..sampling.base import Base
 from ..sampling.prompts import Prompt, prompt_texts
 from ..weights.fingerprint import part_fingerprint
 from ..weights.gemma_settings import GemmaSettings
+from ..weights.load import blueprint
 from ..weights.quantize import check_quant
+from ..weights.reader import TensorFile
 from ..weights.text_encoder import text_fingerprint
 from .contexts import EMPTY_PROMPT
+from .plan.choose import fixed_settings
 from .run_folder import RunFolder, open_run, save_text
 from .sound import require_sound
 from .watch import describe_mix, require_heard, warn_of_captions
@@ -63,6 +68,7 @@ def check(config: RunConfig, events: Events) -> Checked:
     checkpoint, encoder, projection, version = files.checkpoint, files.encoder, files.projection, files.version
     device = pick_device(config.model.device)
     check_quant(checkpoint, config.quant, config.lora.rank)
+    _check_layers(config, checkpoint)
     require_sound(files.info, config)
     dataset = DatasetConfig.read(config.dataset_file())
     mode = config.model.mode
@@ -98,6 +104,18 @@ def check(config: RunConfig, events: Events) -> Checked:
     return Checked(
         config, folder, checkpoint, encoder, projection, version, device, data, order, prompts, base, trigger, total
     )
+
+
+def _check_layers(config: RunConfig, checkpoint: Path) -> None:
+    """Layers and blocks that the settings count on must be in the model, as its header describes it."""
+    with TensorFile(checkpoint) as file:
+        model = blueprint(file, config.model.mode)
+    chosen_layers(model, config.lora)
+    total, memory = len(model.transformer_blocks), config.memory
+    if memory.fit == "custom":  # nothing is planned, and settings may contradict each other
+        spread(total, memory.blocks_to_swap or 0)
+    else:
+        fixed_settings(config, total)
 
 
 def needed_texts(config: RunConfig, prompts: Sequence[Prompt]) -> list[str]:

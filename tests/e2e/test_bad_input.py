@@ -157,12 +157,18 @@ def test_a_text_encoder_that_does_not_fit(work, tmp_path, capsys):
         ("model.checkpoint=nowhere.safetensors", "nowhere.safetensors does not exist"),
         ("model.device=abacus", "model.device"),
         ("lora.include_patterns=['nothing.*']", "nothing"),
+        ("memory.blocks_to_swap=48", "memory.blocks_to_swap is 48, but the model has 4 blocks"),
+        ("memory.gradient_checkpointing=false memory.blocks_to_swap=1", "swapped must be recomputed"),
+        ("memory.fit=custom memory.blocks_to_swap=4", "4 of 4 blocks cannot be swapped"),
     ],
 )
 def test_wrong_settings(work, capsys, setting, says):
-    code, text = call(capsys, "train", work / "run.toml", "--set", setting)
+    given = [word for one in setting.split() for word in ("--set", one)]
+    code, text = call(capsys, "train", work / "run.toml", *given)
     assert code == 2
     assert says in text
+    assert "prepare captions" not in text, "nothing is loaded, and no run folder made, before the settings are good"
+    assert not (work / "runs").exists()
 
 
 @pytest.mark.parametrize("change", ["caption", "clip", "setting", "missing", "damaged"])
