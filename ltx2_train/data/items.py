@@ -10,7 +10,6 @@ from pathlib import Path
 from ..shapes import SPATIAL_FACTOR, LatentShape, VideoShape, floor_side
 from . import frames as timing
 from .caches import (
-    AUDIO_SUFFIX,
     LATENT_SUFFIX,
     TextForm,
     audio_cache_name,
@@ -188,14 +187,6 @@ class Plan:
         """The dataset entry that `item` belongs to."""
         entries = self.config.validation_datasets if item.validation else self.config.datasets
         return entries[item.dataset]
-
-    def leftovers(self) -> list[Path]:
-        """Caches of latents and sound in the cache folders that no item uses; nothing deletes them."""
-        used = {path for item in self.items for path in (item.latent_path, item.audio_path)}
-        folders = {entry.caches for _, entry in self.config.named() if not entry.from_caches}
-        kinds = (f"*{LATENT_SUFFIX}", f"*{AUDIO_SUFFIX}")
-        found = (path for folder in folders if folder.is_dir() for kind in kinds for path in folder.glob(kind))
-        return sorted(path for path in found if path not in used)
 
     def summary(self) -> str:
         """A few lines for people: how many samples of which size, and what is left out."""

@@ -18,6 +18,7 @@ from ltx2_train.data.caches import Fingerprints
 from ltx2_train.data.dataset import DatasetConfig
 from ltx2_train.data.encode import as_bytes, encode_latents, encode_text, to_pixels
 from ltx2_train.data.plan import plan_dataset
+from ltx2_train.data.status import cache_status
 from ltx2_train.errors import DataError, OutOfMemory, Stopped
 from ltx2_train.events import Events
 from ltx2_train.models.text import TextFeatures
@@ -386,7 +387,7 @@ def test_compact_text_of_200_tokens_stays_below_3_mb(tmp_path):
 def test_leftovers_are_listed_and_never_deleted(dataset, tmp_path):
     build(dataset())
     plan = plan_dataset(dataset(resolution=96))
-    assert [path.name for path in plan.leftovers()] == [
+    assert [row.path.name for row in cache_status(plan, CacheSettings(), "video").of("orphaned")] == [
         "a_00000-009_0064x0064_ltx2.safetensors",
         "a_00000-017_0064x0064_ltx2.safetensors",
         "b_00000-009_0064x0064_ltx2.safetensors",

@@ -16,6 +16,7 @@ from ltx2_train.data.dataset import DatasetConfig
 from ltx2_train.data.encode import encode_latents
 from ltx2_train.data.encode_sound import encode_sound
 from ltx2_train.data.plan import plan_dataset
+from ltx2_train.data.status import cache_status
 from ltx2_train.errors import CacheError, DataError, OutOfMemory, Stopped
 from ltx2_train.events import Events
 from ltx2_train.models.mel import waveform_to_mel
@@ -115,7 +116,7 @@ def test_sound_is_cached_under_the_names_that_others_read(mixed):
     assert json.loads(file.metadata["source"])["size"] == loud.source.path.stat().st_size
     assert CacheFile(hum.audio_path).audio_steps() == 50
     assert [item.audio_path for item in plan.items[1:3]] == [None, None]
-    assert plan.leftovers() == []
+    assert cache_status(plan, CacheSettings(), "av").of("orphaned") == []
 
 
 def test_a_recording_has_the_file_that_the_community_trainer_looks_for(mixed):
