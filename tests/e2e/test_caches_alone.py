@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 
+from community_caches import community
 from media import write_image
 
 from ltx2_train import build_caches, load_run, train
+from ltx2_train.weights.load import load_connectors
 
 
 def losses(folder):
@@ -35,3 +37,13 @@ def test_references_masks_and_mirrored_copies_are_cached_by_the_real_encoder(run
     assert "masks: 6 made" in report.summary()
     result = train(load_run(run_file, ["train.steps=1"]))
     assert len(losses(result.folder)) == 1
+
+
+def test_caches_that_the_community_trainer_wrote_are_trained_on(run_file, tiny):
+    connectors = load_connectors(tiny.checkpoint, "av")
+    width = (connectors.video_embeddings_connector.width, connectors.audio_embeddings_connector.width)
+    community(run_file.parent / "theirs", width=width)
+    (run_file.parent / "dataset.toml").write_text("[[datasets]]\ncache_only = true\ncache_directory = 'theirs'\n")
+    done = train(load_run(run_file, ["run.name=theirs", "model.mode=av", "train.steps=3", "train.caption_dropout=0"]))
+    assert done.step == 3  # the clip with its sound, the picture, the recording
+    assert all(loss > 0 for loss in losses(done.folder))
