@@ -1,7 +1,7 @@
 """The base of every group of settings, and the one place that turns a user's table into one.
 
 A setting is a pydantic field with default, bounds and help; the TOML files, the command line and the node widgets
-are derived from it. `json_schema_extra={"seed": "network_dim"}` names the flag of the community trainer that means
+are derived from it. `json_schema_extra={"community": "network_dim"}` names the flag of the community trainer that means
 the same, `{"unit": "pixels"}` the unit, `{"advanced": True}` hides it from a first look.
 """
 

@@ -7,6 +7,9 @@ multiples of 32. The audio VAE gives 25 latents of 8 channels x 16 bins a second
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Mode = Literal["video", "av", "audio"]  # which streams a run trains
 
 TEMPORAL_FACTOR = 8
 SPATIAL_FACTOR = 32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..ltx2_train.data.dataset import DatasetSettings
+from ..ltx2_train.dataset.dataset_file import DatasetSettings
 from . import folders, handles, host
 from .host import io
 from .widgets import Form, Setting

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..ltx2_train.data.check import GOALS
 from ..ltx2_train.errors import DataError
 from ..ltx2_train.files import digest
 from ..ltx2_train.sampling.preview import preview_dataset
+from ..ltx2_train.workshop.check import GOALS
 from . import entries, handles, host
 from .data import SHAPE
 from .host import io

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..ltx2_train import RunConfig, build_caches, make_run
-from ..ltx2_train.data.dataset import DatasetSettings
+from ..ltx2_train.dataset.dataset_file import DatasetSettings
 from ..ltx2_train.errors import DataError
 from ..ltx2_train.files import digest, write_text
 from . import entries, folders, handles, host

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..ltx2_train.data.listing import SUFFIXES
+from ..ltx2_train.dataset.scan import SUFFIXES
 from ..ltx2_train.errors import ConfigError, DataError, TrainerError
 from ..ltx2_train.files import digest
 from . import host

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..ltx2_train.data.dataset import DatasetSettings
+from ..ltx2_train.dataset.dataset_file import DatasetSettings
 from ..ltx2_train.errors import ConfigError, DataError
 from ..ltx2_train.files import write_json, write_text
 from ..ltx2_train.sampling.sound_file import write_sound

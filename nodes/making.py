@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..ltx2_train.data.captioning import FRAMES, SPEAKER, caption_media
-from ..ltx2_train.data.cut import cut_videos
-from ..ltx2_train.data.cut_speech import cut_recordings
-from ..ltx2_train.data.listing import SUFFIXES
+from ..ltx2_train.dataset.scan import SUFFIXES
 from ..ltx2_train.errors import ConfigError, DataError
 from ..ltx2_train.files import digest
+from ..ltx2_train.workshop.captioning import FRAMES, SPEAKER, caption_media
+from ..ltx2_train.workshop.cut import cut_videos
+from ..ltx2_train.workshop.cut_speech import cut_recordings
 from . import entries, folders, host, local_models
 from .host import io
 from .made import always

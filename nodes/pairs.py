@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..ltx2_train.data.dataset import DatasetSettings
-from ..ltx2_train.data.listing import SUFFIXES
+from ..ltx2_train.dataset.dataset_file import DatasetSettings
+from ..ltx2_train.dataset.scan import SUFFIXES
 from ..ltx2_train.errors import DataError
 from ..ltx2_train.settings import parse
 from . import folders, handles, host

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from ..ltx2_train import make_run
-from ..ltx2_train.data.dataset import DatasetConfig
-from ..ltx2_train.data.sound_media import read_sound
+from ..ltx2_train.dataset.dataset_file import DatasetConfig
 from ..ltx2_train.errors import ConfigError, DataError
 from ..ltx2_train.files import digest
+from ..ltx2_train.media.sound_media import read_sound
 from ..ltx2_train.sampling.preview import preview_dataset
 from ..ltx2_train.sampling.spectrogram import draw_spectrogram
 from . import entries, handles, host

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from ..ltx2_train import RunConfig, make_run, sample
-from ..ltx2_train.data.sound_media import read_sound
 from ..ltx2_train.errors import ConfigError
 from ..ltx2_train.files import digest
+from ..ltx2_train.media.sound_media import read_sound
 from ..ltx2_train.sampling.render import SampleFile
 from . import handles, host
 from .host import io

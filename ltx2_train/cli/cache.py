@@ -49,8 +49,8 @@ def _status(args: argparse.Namespace, events: ConsoleEvents) -> int:
 
 
 def _clean(args: argparse.Namespace, events: ConsoleEvents) -> None:
+    from ..caching.status import remove
     from ..config import load_run
-    from ..data.status import remove
     from ..training.cache_status import status_of
 
     status = status_of(load_run(args.run, args.set), events)
@@ -68,7 +68,7 @@ def _clean(args: argparse.Namespace, events: ConsoleEvents) -> None:
 
 
 def _import(args: argparse.Namespace, events: ConsoleEvents) -> None:
-    from ..data.official import import_official
+    from ..caching.official import import_official
 
     report = import_official(args.folder, args.out, events)
     events.finish()

@@ -58,7 +58,7 @@ def add_data_commands(commands: Any, add: Callable[..., argparse.ArgumentParser]
 
 
 def _check(args: argparse.Namespace, events: ConsoleEvents) -> int:
-    from ..data.check import check_dataset
+    from ..workshop.check import check_dataset
 
     report = check_dataset(args.file, args.goal, events)
     events.finish()
@@ -78,8 +78,8 @@ def _preview(args: argparse.Namespace, events: ConsoleEvents) -> None:
 
 
 def _cut(args: argparse.Namespace, events: ConsoleEvents) -> int:
-    from ..data.cut import cut_videos
-    from ..data.cut_speech import cut_recordings
+    from ..workshop.cut import cut_videos
+    from ..workshop.cut_speech import cut_recordings
 
     if args.speech:
         report = cut_recordings(args.source, args.out, shortest=args.min, longest=args.max, events=events)
@@ -93,7 +93,7 @@ def _cut(args: argparse.Namespace, events: ConsoleEvents) -> int:
 
 
 def _caption(args: argparse.Namespace, events: ConsoleEvents) -> int:
-    from ..data.captioning import caption_media
+    from ..workshop.captioning import caption_media
 
     report = caption_media(
         args.folder,

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import RunConfig, load_run
-from ..data.dataset import DatasetConfig
-from ..data.loader import TrainingSet
-from ..data.media import VIDEO_SUFFIXES
+from ..dataset.dataset_file import DatasetConfig
 from ..errors import DataError, RunError, Stopped, TrainerError
 from ..events import Events
+from ..feed.loader import TrainingSet
 from ..files import write_text
 from ..lora.report import inspect_lora
+from ..media.video import VIDEO_SUFFIXES
 from ..sampling.render import SampleFile
 from ..sampling.sample import sample
 from ..training.caches import build_caches

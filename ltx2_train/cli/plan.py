@@ -37,10 +37,10 @@ def run_plan(args: argparse.Namespace, events: ConsoleEvents) -> int:
     """Print the plan; 0 where the run fits, 1 where it does not."""
     from ..config import load_run
     from ..device import pick_device
-    from ..training.plan import Facts, largest_workload, parse_bucket, this_machine
-    from ..training.plan.machine import Machine, Rates, available_ram
-    from ..training.plan.plan import Plan
-    from ..training.plan.report import make_report
+    from ..training.fit import Facts, largest_workload, parse_bucket, this_machine
+    from ..training.fit.machine import Machine, Rates, available_ram
+    from ..training.fit.memory_plan import MemoryPlan
+    from ..training.fit.report import make_report
 
     if args.run is None and args.published is None:
         raise ConfigError("plan needs a run file, or --published 2.3 with --bucket 512x512x121.")
@@ -66,7 +66,7 @@ def run_plan(args: argparse.Namespace, events: ConsoleEvents) -> int:
         if args.ram is not None:
             here = replace(here, ram=min(args.ram * 1e9, available_ram()))
         if run.run.if_exists == "continue":
-            stored = Plan.load(folder)
+            stored = MemoryPlan.load(folder)
     report = make_report(run, facts, here, stored=stored)
     print(json.dumps(report.to_json(), indent=1) if args.json else report.text())
     return 0 if report.chosen.plan is not None else 1

@@ -37,8 +37,8 @@ def describe_defaults() -> str:
             group_seen = group
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         bounds = _bounds(field)
-        seed = extra.get("seed")
-        names = [seed] if isinstance(seed, str) else list(seed or [])
+        flag = extra.get("community")
+        names = [flag] if isinstance(flag, str) else list(flag or [])
         also = [name for name in names if name != key]
         note = " ".join(
             part
@@ -60,14 +60,14 @@ def aliases() -> dict[str, str]:
     table: dict[str, str] = {}
     for dotted, field in walk():
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-        seed = extra.get("seed")
-        for name in [seed] if isinstance(seed, str) else list(seed or []):
+        flag = extra.get("community")
+        for name in [flag] if isinstance(flag, str) else list(flag or []):
             table.setdefault(str(name), dotted)
     # switches that no one field stands for; the group itself turns them into its own words
     for group, names in (
-        ("quant", quant.SEED_SWITCHES),
+        ("quant", quant.COMMUNITY_SWITCHES),
         ("memory", memory.ATTENTION_SWITCHES),
-        ("gemma", gemma.SEED_SWITCHES),
+        ("gemma", gemma.COMMUNITY_SWITCHES),
     ):
         table.update({name: f"{group}.{name}" for name in names})
     return table

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from ..data.encode import CacheSettings
+from ..caching.encode import CacheSettings
 from ..errors import ConfigError
 from ..lora.inject import LoraSettings
 from ..models.tiling import TileSettings
@@ -33,12 +33,12 @@ class RunSettings(Settings):
         max_length=120,
         pattern=r"^[^/\\:*?\"<>|\x00-\x1f]+$",
         description="Name of the run: its folder and its LoRA files are called so.",
-        json_schema_extra={"seed": "output_name"},
+        json_schema_extra={"community": "output_name"},
     )
     folder: Path | None = Field(
         None,
         description="Folder that holds the runs; `runs` beside the run file if not set.",
-        json_schema_extra={"seed": "output_dir"},
+        json_schema_extra={"community": "output_dir"},
     )
     if_exists: Literal["continue", "new", "error"] = Field(
         "continue",
@@ -62,37 +62,37 @@ class ModelSettings(Settings):
     checkpoint: Path | None = Field(
         None,
         description="LTX-2 or LTX-2.3 checkpoint (one .safetensors file, the dev one).",
-        json_schema_extra={"seed": "ltx2_checkpoint"},
+        json_schema_extra={"community": "ltx2_checkpoint"},
     )
     text_encoder: Path | None = Field(
         None,
         description="Gemma 3 12B: a Hugging Face folder, or the single .safetensors file that ComfyUI uses.",
-        json_schema_extra={"seed": ["gemma_root", "gemma_safetensors"]},
+        json_schema_extra={"community": ["gemma_root", "gemma_safetensors"]},
     )
     text_projection: Path | None = Field(
         None,
         description="Another checkpoint to take the text projection and the connectors from.",
-        json_schema_extra={"seed": "ltx2_text_encoder_checkpoint", "advanced": True},
+        json_schema_extra={"community": "ltx2_text_encoder_checkpoint", "advanced": True},
     )
     mode: Literal["video", "av", "audio"] = Field(
         "video",
         description="What is trained: video; av = video with its sound; audio = sound alone. Also v, av and a.",
-        json_schema_extra={"seed": ["ltx2_mode", "ltx_mode"]},
+        json_schema_extra={"community": ["ltx2_mode", "ltx_mode"]},
     )
     precision: Literal["bf16", "fp16", "fp32"] = Field(
         "bf16",
         description="Number format of the frozen base and of the activations. LoRA weights are always fp32.",
-        json_schema_extra={"seed": "mixed_precision"},
+        json_schema_extra={"community": "mixed_precision"},
     )
     version: Literal["auto", "2.0", "2.3"] = Field(
         "auto",
         description="Model version; auto reads it from the checkpoint. Decides version-dependent defaults.",
-        json_schema_extra={"seed": "ltx_version", "advanced": True},
+        json_schema_extra={"community": "ltx_version", "advanced": True},
     )
     version_check: Literal["off", "warn", "error"] = Field(
         "warn",
         description="What to do when `version` and the checkpoint disagree.",
-        json_schema_extra={"seed": "ltx_version_check_mode", "advanced": True},
+        json_schema_extra={"community": "ltx_version_check_mode", "advanced": True},
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...", json_schema_extra={"advanced": True})
 
@@ -114,20 +114,20 @@ class DataSettings(Settings):
     config: Path | None = Field(
         None,
         description="Dataset file (TOML) that lists folders, captions and sizes.",
-        json_schema_extra={"seed": "dataset_config"},
+        json_schema_extra={"community": "dataset_config"},
     )
     manifest: Path | None = Field(
         None,
         description="Train from this manifest, as `cache build` writes one, and thus from caches alone; it wins over "
         "`config`.",
-        json_schema_extra={"seed": "dataset_manifest", "advanced": True},
+        json_schema_extra={"community": "dataset_manifest", "advanced": True},
     )
     prefetch: int = Field(
         2,
         ge=0,
         le=64,
         description="Batches read ahead by a thread; 0 reads in the training thread.",
-        json_schema_extra={"seed": "max_data_loader_n_workers", "advanced": True},
+        json_schema_extra={"community": "max_data_loader_n_workers", "advanced": True},
     )
 
 
@@ -138,24 +138,24 @@ class SampleSettings(Settings):
         250,
         ge=0,
         description="Steps between samples; 0 draws none while training.",
-        json_schema_extra={"seed": "sample_every_n_steps"},
+        json_schema_extra={"community": "sample_every_n_steps"},
     )
     every_epochs: int = Field(
         0,
         ge=0,
         description="Passes over the data between samples, besides `every`; 0 is off.",
-        json_schema_extra={"seed": "sample_every_n_epochs", "advanced": True},
+        json_schema_extra={"community": "sample_every_n_epochs", "advanced": True},
     )
     at_start: bool = Field(
         True,
         description="Draw one before the first step, to compare with.",
-        json_schema_extra={"seed": "sample_at_first", "advanced": True},
+        json_schema_extra={"community": "sample_at_first", "advanced": True},
     )
     prompts: Path | list[str] | None = Field(
         None,
         description="Prompts: a text file with one a line, a JSON or TOML library, or a list. Not set: the first two "
         "captions of the dataset.",
-        json_schema_extra={"seed": "sample_prompts"},
+        json_schema_extra={"community": "sample_prompts"},
     )
     validation_clips: int = Field(
         0,
@@ -179,21 +179,21 @@ class SampleSettings(Settings):
         ge=32,
         le=8192,
         description="Width; rounded down to a multiple of 32.",
-        json_schema_extra={"unit": "pixels", "seed": "width"},
+        json_schema_extra={"unit": "pixels", "community": "width"},
     )
     height: int = Field(
         512,
         ge=32,
         le=8192,
         description="Height; rounded down to a multiple of 32.",
-        json_schema_extra={"unit": "pixels", "seed": "height"},
+        json_schema_extra={"unit": "pixels", "community": "height"},
     )
     frames: int = Field(
         49,
         ge=1,
         le=1025,
         description="Frames; rounded down to 8n+1. 1 draws an image.",
-        json_schema_extra={"seed": "sample_num_frames"},
+        json_schema_extra={"community": "sample_num_frames"},
     )
     fps: float = Field(25.0, gt=0, le=240, description="Frames a second.", json_schema_extra={"advanced": True})
     steps: int = Field(30, ge=1, le=1000, description="Denoising steps.")
@@ -226,7 +226,7 @@ class SampleSettings(Settings):
         "merge",
         description="Sound of samples in the modes av and audio: merge = inside the mp4; separate = in a file beside "
         "it; off = none.",
-        json_schema_extra={"seed": "sample_merge_audio", "advanced": True},
+        json_schema_extra={"community": "sample_merge_audio", "advanced": True},
     )
     audio_format: Literal["wav", "flac"] = Field(
         "wav",

@@ -14,60 +14,60 @@ class TrainSettings(Settings):
     """The length of the run, its step, and what it leaves behind."""
 
     steps: int = Field(
-        2000, ge=1, le=10_000_000, description="Optimizer steps.", json_schema_extra={"seed": "max_train_steps"}
+        2000, ge=1, le=10_000_000, description="Optimizer steps.", json_schema_extra={"community": "max_train_steps"}
     )
     epochs: int | None = Field(
         None,
         ge=1,
         description="Passes over the data, instead of steps.",
-        json_schema_extra={"seed": "max_train_epochs", "advanced": True},
+        json_schema_extra={"community": "max_train_epochs", "advanced": True},
     )
     learning_rate: float = Field(
         1e-4,
         gt=0,
         le=1,
         description="Learning rate at the top of the schedule.",
-        json_schema_extra={"seed": "learning_rate"},
+        json_schema_extra={"community": "learning_rate"},
     )
     audio_learning_rate: float | None = Field(
         None,
         gt=0,
         le=1,
         description="Learning rate of the audio layers of the LoRA; not set: as the others.",
-        json_schema_extra={"seed": "audio_lr", "advanced": True},
+        json_schema_extra={"community": "audio_lr", "advanced": True},
     )
     lr_args: dict[str, float] = Field(
         default_factory=dict,
         description='Learning rates by pattern, as a table or a list of "pattern=rate": a regular expression that is '
         "searched in the name of the layer; the first that is found counts, before audio_learning_rate.",
-        json_schema_extra={"seed": "lr_args", "advanced": True},
+        json_schema_extra={"community": "lr_args", "advanced": True},
     )
     loraplus_ratio: float | None = Field(
         None,
         ge=0.01,
         le=1000,
         description="LoRA+: how many times faster the B half of each layer learns than the A half; 16 is usual.",
-        json_schema_extra={"seed": "loraplus_lr_ratio", "advanced": True},
+        json_schema_extra={"community": "loraplus_lr_ratio", "advanced": True},
     )
     accumulation: int = Field(
         1,
         ge=1,
         le=1024,
         description="Batches whose gradients are averaged into one step.",
-        json_schema_extra={"seed": "gradient_accumulation_steps", "advanced": True},
+        json_schema_extra={"community": "gradient_accumulation_steps", "advanced": True},
     )
     clip_norm: float = Field(
         1.0,
         ge=0,
         description="Largest norm of the gradient; 0 switches clipping off.",
-        json_schema_extra={"seed": "max_grad_norm", "advanced": True},
+        json_schema_extra={"community": "max_grad_norm", "advanced": True},
     )
     seed: int = Field(
         42,
         ge=0,
         le=2**63 - 1,
         description="Seed of noise, timesteps, data order and LoRA weights.",
-        json_schema_extra={"seed": "seed"},
+        json_schema_extra={"community": "seed"},
     )
     first_frame_probability: float = Field(
         0.5,
@@ -75,20 +75,20 @@ class TrainSettings(Settings):
         le=1,
         description="Share of clips whose first frame is given instead of learned, so that the LoRA also works "
         "for image-to-video.",
-        json_schema_extra={"seed": "ltx2_first_frame_conditioning_p"},
+        json_schema_extra={"community": "ltx2_first_frame_conditioning_p"},
     )
     caption_dropout: float = Field(
         0.05,
         ge=0,
         le=1,
         description="Share of samples that are trained without their caption, which keeps guidance working.",
-        json_schema_extra={"seed": "caption_dropout_rate"},
+        json_schema_extra={"community": "caption_dropout_rate"},
     )
     caption_dropout_with: Literal["empty", "zeros"] = Field(
         "empty",
         description="What stands in for a dropped caption: empty = the encoded empty prompt, which samplers use as "
         "the negative one; zeros = no text at all, as the community trainer.",
-        json_schema_extra={"seed": "caption_dropout_technique", "advanced": True},
+        json_schema_extra={"community": "caption_dropout_technique", "advanced": True},
     )
     norms_every: int = Field(
         50,
@@ -100,25 +100,25 @@ class TrainSettings(Settings):
         250,
         ge=0,
         description="Steps between saved LoRAs and states; 0 saves at the end only.",
-        json_schema_extra={"seed": ["save_every_n_steps"]},
+        json_schema_extra={"community": ["save_every_n_steps"]},
     )
     save_every_epochs: int = Field(
         0,
         ge=0,
         description="Passes over the data between saves, besides save_every; 0 is off.",
-        json_schema_extra={"seed": "save_every_n_epochs", "advanced": True},
+        json_schema_extra={"community": "save_every_n_epochs", "advanced": True},
     )
     keep_states: int = Field(
         4,
         ge=1,
         description="How many of the newest states to keep; every LoRA is kept.",
-        json_schema_extra={"seed": "save_last_n_steps_state", "advanced": True},
+        json_schema_extra={"community": "save_last_n_steps_state", "advanced": True},
     )
     keep_loras: int = Field(
         0,
         ge=0,
         description="How many of the newest LoRAs to keep; 0 keeps all.",
-        json_schema_extra={"seed": "save_last_n_steps", "advanced": True},
+        json_schema_extra={"community": "save_last_n_steps", "advanced": True},
     )
     state: Literal["full", "minimal", "off"] = Field(
         "full",
@@ -129,7 +129,7 @@ class TrainSettings(Settings):
     save_precision: Literal["bf16", "fp16", "fp32"] = Field(
         "bf16",
         description="Number format of the saved LoRA files.",
-        json_schema_extra={"seed": "save_precision", "advanced": True},
+        json_schema_extra={"community": "save_precision", "advanced": True},
     )
     on_nan: Literal["skip", "stop"] = Field(
         "skip",
@@ -141,7 +141,7 @@ class TrainSettings(Settings):
         "",
         max_length=2000,
         description="A note kept in the LoRA's metadata.",
-        json_schema_extra={"seed": "training_comment", "advanced": True},
+        json_schema_extra={"community": "training_comment", "advanced": True},
     )
 
     @field_validator("lr_args", mode="before")

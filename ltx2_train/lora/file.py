@@ -19,11 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
-from ..files import write_tensors
 from ..weights.reader import TensorFile
-from .inject import LoraSet
-from .low_rank import factored, of_rank
-from .metadata import describe_run
 from .targets import count_branches
 
 PREFIX = "diffusion_model."
@@ -108,30 +104,6 @@ class LoraFile:
             else:
                 found[module] = entry
         return found, unknown
-
-
-def save_lora(
-    path: Path | str, lora_set: LoraSet, metadata: Mapping[str, Any], dtype: torch.dtype | str = torch.bfloat16
-) -> None:
-    """Write `lora_set` atomically, with alpha / rank multiplied into B.
-
-    Where it began with LoftQ, the beginning is taken out again, so that the file fits the original weights; it then
-    has twice the rank, and the metadata say so.
-
-    `metadata` says what the LoRA is of; metadata.describe_run turns it into strings and leaves out every path.
-    `dtype` is a torch dtype or "bf16", "fp16", "fp32". Raises RunError where the disk refuses the file.
-    """
-    dtype = DTYPES[dtype] if isinstance(dtype, str) else dtype
-    tensors: dict[str, Tensor] = {}
-    doubled = any(layer.initial is not None for layer in lora_set.layers.values())
-    for module, layer in lora_set.layers.items():
-        a, b = layer.change()
-        if doubled:
-            a, b = of_rank(*factored(a, b), 2 * lora_set.rank)
-        tensors[f"{PREFIX}{module}.lora_A.weight"] = a.to("cpu", dtype)
-        tensors[f"{PREFIX}{module}.lora_B.weight"] = b.to("cpu", dtype)
-    strings = describe_run(metadata, lora_set, 2 * lora_set.rank if doubled else None)
-    write_tensors(path, tensors, strings)
 
 
 def load_lora_state(path: Path | str) -> LoraFile:

@@ -10,12 +10,9 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel
-
-if TYPE_CHECKING:
-    from .inject import LoraSet
 
 FORMAT_VERSION = "1"
 
@@ -47,8 +44,8 @@ SS_NAMES = {
 }
 
 
-def describe_run(about: Mapping[str, Any], lora_set: LoraSet, rank: int | None = None) -> dict[str, str]:
-    """The metadata of a LoRA file; `rank` is that of the file where it is not the set's, and alpha equals it then.
+def describe_run(about: Mapping[str, Any], rank: int, alpha: float, branches: Mapping[str, int]) -> dict[str, str]:
+    """The metadata of a LoRA file of that rank and alpha; `branches` counts its layers per branch.
 
     `about` may hold: base {"file", "fingerprint", "version"}, settings (a tree of settings), step, name, program,
     trigger, date. Any other entry is written under its own name, for example reference_downscale_factor.
@@ -59,14 +56,11 @@ def describe_run(about: Mapping[str, Any], lora_set: LoraSet, rank: int | None =
     version = str(base.get("version") or about.pop("version", "") or "")
     name = str(about.pop("name", "") or _at(settings, "run.name") or "")
     step, trigger, date = about.pop("step", None), about.pop("trigger", None), about.pop("date", None)
-    branches = lora_set.branches()
-    alpha = f"{lora_set.alpha:g}" if rank is None else str(rank)
-    rank = lora_set.rank if rank is None else rank
 
     text = {
         "format_version": FORMAT_VERSION,
         "rank": str(rank),
-        "alpha": alpha,
+        "alpha": f"{alpha:g}",
         "alpha_folded": "true",
         "base": file_name(base.get("file")),
         "base_fingerprint": base.get("fingerprint"),
@@ -79,7 +73,7 @@ def describe_run(about: Mapping[str, Any], lora_set: LoraSet, rank: int | None =
         "settings": json.dumps(settings, sort_keys=True, ensure_ascii=False) if settings else None,
         "ss_network_module": "ltx2_train.lora",
         "ss_network_dim": rank,
-        "ss_network_alpha": alpha,
+        "ss_network_alpha": f"{alpha:g}",
         "ss_base_model_version": "ltx2_v1",
         "ss_ltx_version": version,
         "ss_sd_model_name": file_name(base.get("file")),

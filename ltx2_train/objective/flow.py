@@ -32,28 +32,28 @@ class LossSettings(Settings):
         "mse",
         description="mse = squared error; mae = absolute error, less moved by outliers; huber = squared near zero, "
         "absolute beyond huber_delta.",
-        json_schema_extra={"seed": "loss_type", "advanced": True},
+        json_schema_extra={"community": "loss_type", "advanced": True},
     )
     huber_delta: float = Field(
         1.0,
         gt=0,
         le=1000,
         description="Error at which huber goes from squared to absolute.",
-        json_schema_extra={"seed": "huber_delta", "advanced": True},
+        json_schema_extra={"community": "huber_delta", "advanced": True},
     )
     video_weight: float = Field(
         1.0,
         ge=0,
         le=1000,
         description="Weight of the video loss.",
-        json_schema_extra={"seed": "video_loss_weight", "advanced": True},
+        json_schema_extra={"community": "video_loss_weight", "advanced": True},
     )
     audio_weight: float = Field(
         1.0,
         ge=0,
         le=1000,
         description="Weight of the audio loss; lower it where sound is learned at the cost of the picture.",
-        json_schema_extra={"seed": "audio_loss_weight", "advanced": True},
+        json_schema_extra={"community": "audio_loss_weight", "advanced": True},
     )
     balance: BalanceSettings = BalanceSettings()
 

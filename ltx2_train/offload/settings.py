@@ -22,7 +22,7 @@ class MemorySettings(Settings):
     gradient_checkpointing: bool = Field(
         True,
         description="Recompute blocks in the backward pass instead of keeping their activations. Off keeps all.",
-        json_schema_extra={"seed": "gradient_checkpointing", "advanced": True},
+        json_schema_extra={"community": "gradient_checkpointing", "advanced": True},
     )
     recompute_blocks: int | None = Field(
         None,
@@ -37,7 +37,7 @@ class MemorySettings(Settings):
         le=511,
         description="Blocks whose weights stay in RAM and are brought to the card when their turn comes, at most all "
         "but one; not set: as many as must be (custom: none).",
-        json_schema_extra={"seed": "blocks_to_swap", "advanced": True},
+        json_schema_extra={"community": "blocks_to_swap", "advanced": True},
     )
     swap_ahead: int = Field(
         1,
@@ -57,24 +57,24 @@ class MemorySettings(Settings):
         None,
         description="Lock the RAM of swapped blocks, which makes copies faster. Not set: where RAM is plenty "
         "(custom: no).",
-        json_schema_extra={"seed": "use_pinned_memory_for_block_swap", "advanced": True},
+        json_schema_extra={"community": "use_pinned_memory_for_block_swap", "advanced": True},
     )
     offload_activations: bool | None = Field(
         None,
         description="Keep the inputs of recomputed blocks in RAM. Not set: where it is needed (custom: no).",
-        json_schema_extra={"seed": "gradient_checkpointing_cpu_offload", "advanced": True},
+        json_schema_extra={"community": "gradient_checkpointing_cpu_offload", "advanced": True},
     )
     ff_chunk: int = Field(
         0,
         ge=0,
         le=1 << 20,
         description="Tokens that go through a feed-forward at a time when it is recomputed; 0 chooses by device.",
-        json_schema_extra={"unit": "tokens", "seed": "ffn_chunk_size", "advanced": True},
+        json_schema_extra={"unit": "tokens", "community": "ffn_chunk_size", "advanced": True},
     )
     ff_chunk_target: Literal["all", "video", "audio"] = Field(
         "all",
         description="Feed-forwards that ff_chunk is for.",
-        json_schema_extra={"seed": "ffn_chunk_target", "advanced": True},
+        json_schema_extra={"community": "ffn_chunk_target", "advanced": True},
     )
     attention: Literal["sdpa", "flash2", "flash3"] = Field(
         "sdpa",
@@ -84,31 +84,31 @@ class MemorySettings(Settings):
     split_attention: Literal["off", "batch", "query"] = Field(
         "off",
         description="Attention in pieces: batch = sample by sample; query = some queries at a time.",
-        json_schema_extra={"seed": "split_attn_mode", "advanced": True},
+        json_schema_extra={"community": "split_attn_mode", "advanced": True},
     )
     split_attention_size: int = Field(
         0,
         ge=0,
         le=1 << 20,
         description="Queries at a time for query; 0 is 1024.",
-        json_schema_extra={"unit": "tokens", "seed": "split_attn_chunk_size", "advanced": True},
+        json_schema_extra={"unit": "tokens", "community": "split_attn_chunk_size", "advanced": True},
     )
     split_attention_target: Literal["all", "self", "cross", "text_cross", "av_cross", "video", "audio"] = Field(
         "all",
         description="Attentions that are split: self = attn1 and audio_attn1; text_cross = attn2 and audio_attn2; "
         "av_cross = those between picture and sound; cross = both kinds; video, audio = attn1 and attn2 of one stream.",
-        json_schema_extra={"seed": "split_attn_target", "advanced": True},
+        json_schema_extra={"community": "split_attn_target", "advanced": True},
     )
     compile: bool = Field(
         False,
         description="Compile the norms, rotations and gates of a block with torch.compile. Needs a C compiler (and "
         "Triton on CUDA); where that is missing it says so and goes on without.",
-        json_schema_extra={"seed": "compile", "advanced": True},
+        json_schema_extra={"community": "compile", "advanced": True},
     )
     optimizer_offload: bool = Field(
         False,
         description="Move the optimizer's state to RAM while samples are drawn.",
-        json_schema_extra={"seed": "offload_optimizer_during_validation", "advanced": True},
+        json_schema_extra={"community": "offload_optimizer_during_validation", "advanced": True},
     )
     context_gb: float = Field(
         4.0,

@@ -36,7 +36,7 @@ class OptimizerSettings(Settings):
     name: Literal["auto", "adamw", "adamw8bit"] = Field(
         "auto",
         description="Optimizer: auto = adamw8bit where bitsandbytes and CUDA are present, else adamw.",
-        json_schema_extra={"seed": "optimizer_type", "advanced": True},
+        json_schema_extra={"community": "optimizer_type", "advanced": True},
     )
     betas: tuple[float, float] = Field(
         (0.9, 0.999),
@@ -56,7 +56,7 @@ class OptimizerSettings(Settings):
     args: dict[str, Any] = Field(
         default_factory=dict,
         description='Further arguments of the optimizer, as a table or as a list of "name=value".',
-        json_schema_extra={"seed": "optimizer_args", "advanced": True},
+        json_schema_extra={"community": "optimizer_args", "advanced": True},
     )
 
     @field_validator("name", mode="before")

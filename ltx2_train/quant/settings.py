@@ -20,7 +20,7 @@ _QUANTO = {
     "fp8uz-quanto": "fp8uz",
 }
 # switches of the community trainer, which together name one format
-SEED_SWITCHES = ("fp8_base", "fp8_scaled", "nf4_base")
+COMMUNITY_SWITCHES = ("fp8_base", "fp8_scaled", "nf4_base")
 
 
 class QuantSettings(Settings):
@@ -32,50 +32,50 @@ class QuantSettings(Settings):
         "int8 = 8 bits, one scale a row; int8_rotated = the same after a rotation that spreads outliers, the closest "
         "to the original; nf4 = 4 bits; fp8_cast = 8 bits without scales; fp8uz = fp8 of AMD cards; int4, int2 = by "
         "optimum-quanto. auto = none where it fits the card. A file that is quantized already is kept as it is.",
-        json_schema_extra={"seed": "quantization"},
+        json_schema_extra={"community": "quantization"},
     )
     block_size: Literal[32, 64, 128, 256] = Field(
         32,
         description="Values that share one scale in nf4.",
-        json_schema_extra={"seed": "nf4_block_size", "advanced": True},
+        json_schema_extra={"community": "nf4_block_size", "advanced": True},
     )
     device: str = Field(
         "auto",
         description="Where weights are quantized: auto = on the training device, piece by piece; cpu, cuda, cuda:1 ...",
-        json_schema_extra={"seed": "quantize_device", "advanced": True},
+        json_schema_extra={"community": "quantize_device", "advanced": True},
     )
     loftq: bool = Field(
         False,
         description="nf4: begin with a LoRA that makes up for what quantization loses (LoftQ). The loss of quality is "
         "taken back out of the saved LoRA, so that it fits the unquantized base.",
-        json_schema_extra={"seed": "loftq_init", "advanced": True},
+        json_schema_extra={"community": "loftq_init", "advanced": True},
     )
     loftq_iters: int = Field(
         2,
         ge=1,
         le=20,
         description="Rounds of LoftQ.",
-        json_schema_extra={"seed": "loftq_iters", "advanced": True},
+        json_schema_extra={"community": "loftq_iters", "advanced": True},
     )
     awq: bool = Field(
         False,
         description="nf4: scale the inputs of each layer by how strong they are in batches of this dataset before "
         "quantizing (AWQ), so that the weights that matter lose least.",
-        json_schema_extra={"seed": "awq_calibration", "advanced": True},
+        json_schema_extra={"community": "awq_calibration", "advanced": True},
     )
     awq_alpha: float = Field(
         0.25,
         ge=0,
         le=1,
         description="Strength of the AWQ scaling; 0 is none.",
-        json_schema_extra={"seed": "awq_alpha", "advanced": True},
+        json_schema_extra={"community": "awq_alpha", "advanced": True},
     )
     awq_batches: int = Field(
         8,
         ge=1,
         le=1024,
         description="Batches of the dataset that AWQ looks at.",
-        json_schema_extra={"seed": "awq_num_batches", "advanced": True},
+        json_schema_extra={"community": "awq_num_batches", "advanced": True},
     )
     matmul: Literal["off", "auto", "on"] = Field(
         "off",
@@ -90,7 +90,7 @@ class QuantSettings(Settings):
         if not isinstance(values, Mapping):
             return values
         values = dict(values)
-        switches = {name: values.pop(name) for name in SEED_SWITCHES if name in values}
+        switches = {name: values.pop(name) for name in COMMUNITY_SWITCHES if name in values}
         wrong = [name for name, value in switches.items() if not isinstance(value, bool)]
         if wrong:
             raise ValueError(f"{wrong[0]} is a switch: true or false")

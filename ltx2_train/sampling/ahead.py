@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import SampleSettings
-from ..data.loader import Sample, TrainingSet
+from ..feed.loader import Sample, TrainingSet
 from .prompts import Prompt, read_prompts, validation_prompts
 
 CAPTIONS = 2  # drawn where no prompts are set

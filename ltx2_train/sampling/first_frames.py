@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data.building import with_model
-from ..data.caches import ARCHITECTURE, FORMAT_VERSION, CacheFile, content_hash, latent_key, source_stat
-from ..data.images import read_image
+from ..caching.build import with_model
+from ..caching.cache_file import ARCHITECTURE, FORMAT_VERSION, CacheFile, latent_key
+from ..dataset.sources import content_hash, source_stat
 from ..errors import CacheError, DataError, OutOfMemory, RunError
 from ..events import Events
 from ..files import digest, write_tensors
+from ..media.images import read_image
 from ..models.video_vae import VideoVAE
 from ..shapes import LatentShape, VideoShape
 from .prompts import Prompt

@@ -15,22 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..caching.cache_file import CacheFile
 from ..config import RunConfig
-from ..data.augment import read_clip
-from ..data.caches import CacheFile
-from ..data.check import check_dataset
-from ..data.check_report import CheckReport
-from ..data.dataset import DatasetConfig
-from ..data.plan import Item, plan_dataset
-from ..data.sheet import contact_sheets, settings_of
-from ..data.sound import prepare
-from ..data.sound_media import read_sound
+from ..dataset.augment import read_clip
+from ..dataset.dataset_file import DatasetConfig
+from ..dataset.plan import Item, plan_dataset
 from ..device import DTYPES, pick_device, release
 from ..errors import CacheError, ConfigError, DataError
 from ..events import Events
 from ..files import write_text
+from ..media.sound import prepare
+from ..media.sound_media import read_sound
 from ..models.tiling import decode_frames
 from ..weights.load import load_video_vae
+from ..workshop.check import check_dataset
+from ..workshop.check_report import CheckReport
+from ..workshop.sheet import contact_sheets, settings_of
 from .base import Base
 from .sound import SoundParts, decode_mel, decode_wave
 from .sound_file import write_sound

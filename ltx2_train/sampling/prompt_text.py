@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
-from ..data.caches import ARCHITECTURE, COMPACT_SUFFIX, FORMAT_VERSION, CacheFile
-from ..data.encode_text import Beside, compact_tensors, each_features, read_compact
+from ..caching.cache_file import ARCHITECTURE, FORMAT_VERSION, CacheFile
+from ..caching.encode_text import Beside, compact_tensors, each_features, read_compact
+from ..dataset.cache_names import COMPACT_SUFFIX
 from ..device import DTYPES, release
 from ..errors import CacheError, DataError
 from ..events import Events

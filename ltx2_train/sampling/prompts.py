@@ -21,8 +21,8 @@ from typing import Any
 
 from ..config import SampleSettings
 from ..config.read import tomllib
-from ..data.loader import Sample
 from ..errors import ConfigError
+from ..feed.loader import Sample
 from ..shapes import VideoShape, floor_frames, floor_side
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..caching.cache_file import CacheFile
 from ..config import SampleSettings
-from ..data.caches import CacheFile
 from ..errors import Stopped, TrainerError
 from ..events import Events
 from ..models.tiling import decode_frames

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ..config import RunConfig
-from ..data.dataset import DatasetConfig
+from ..dataset.dataset_file import DatasetConfig
 from ..device import DTYPES, pick_device, release
 from ..errors import ConfigError, DataError
 from ..events import Events
@@ -126,7 +126,7 @@ def first_frames(run: RunConfig, checkpoint: Path, folder: Path) -> FirstFrames:
 
 
 def _first_captions(run: RunConfig) -> list[str]:
-    from ..data.cached import dataset_captions
+    from ..feed.cached import dataset_captions
 
     if run.data.config is run.data.manifest is None:
         return []

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from ..config import RunConfig
-from ..data.batches import Batches
 from ..device import release
 from ..events import Events
+from ..feed.batches import Batches
 from ..placement import load_placed
 from ..weights.awq import FILE, collect_activations, load_activations, save_activations
 from ..weights.quantize import quantized_paths
 from .contexts import ContextStore, streams_of
-from .plan import Facts, make_plan, this_machine
-from .plan.work import largest_batch, of_batch
+from .fit import Facts, make_plan, this_machine
+from .fit.work import largest_batch, of_batch
 from .sound import Sound
 from .step import training_step
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from ..caching.encode_dino import DinoModel
+from ..caching.status import CacheStatus, cache_status
 from ..config import RunConfig
-from ..data.dataset import DatasetConfig
-from ..data.encode_dino import DinoModel
-from ..data.plan import plan_dataset
-from ..data.status import CacheStatus, cache_status
+from ..dataset.dataset_file import DatasetConfig
+from ..dataset.plan import plan_dataset
 from ..events import Events
 from ..sampling.base import Base
 from ..weights.fingerprint import part_fingerprint

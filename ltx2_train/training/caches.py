@@ -9,23 +9,25 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..caching.cache_file import Fingerprints
+from ..caching.disk import CacheNeed, text_widths
+from ..caching.encode import CacheReport, encode_latents, encode_text
+from ..caching.encode_dino import DinoModel, encode_dino
+from ..caching.encode_mask import encode_masks
+from ..caching.encode_sound import encode_sound
+from ..caching.locks import Claims, tidy
+from ..caching.manifest import write_manifest
+from ..caching.writable import require_writable
 from ..config import RunConfig
-from ..data.cached import dataset_captions
-from ..data.caches import Fingerprints
-from ..data.dataset import DatasetConfig
-from ..data.disk import CacheNeed, text_widths
-from ..data.encode import CacheReport, encode_latents, encode_text
-from ..data.encode_dino import DinoModel, encode_dino
-from ..data.encode_mask import encode_masks
-from ..data.encode_sound import encode_sound
-from ..data.loader import TrainingSet
-from ..data.locks import Claims, alone, tidy
-from ..data.manifest import MANIFEST_NAME, write_manifest
-from ..data.plan import Plan, plan_dataset
-from ..data.writable import require_writable
+from ..dataset.dataset_file import DatasetConfig
+from ..dataset.manifest import MANIFEST_NAME
+from ..dataset.plan import DatasetPlan, plan_dataset
 from ..device import DTYPES, pick_device
 from ..errors import CheckpointError, DataError, RunError
 from ..events import Events
+from ..feed.cached import dataset_captions
+from ..feed.loader import TrainingSet
+from ..locks import alone
 from ..models.audio_vae import AudioVAE
 from ..models.text import TextConnectors
 from ..models.video_vae import VideoVAE
@@ -139,7 +141,7 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
     return CachesReport(latents, text, left_out, sound, masks, dino, manifest)
 
 
-def _likely_texts(run: RunConfig, dataset: DatasetConfig, plan: Plan) -> list[str]:
+def _likely_texts(run: RunConfig, dataset: DatasetConfig, plan: DatasetPlan) -> list[str]:
     """What `_prompts` will name, as far as the plan tells."""
     prompts: list[Prompt] = []
     captions: list[str] = []
@@ -151,7 +153,9 @@ def _likely_texts(run: RunConfig, dataset: DatasetConfig, plan: Plan) -> list[st
     return list(dict.fromkeys([*needed_texts(run, prompts), *captions, *run.cache.preservation_prompts]))
 
 
-def _prompts(run: RunConfig, dataset: DatasetConfig, plan: Plan, prints: tuple[str, str, Fingerprints]) -> list[Prompt]:
+def _prompts(
+    run: RunConfig, dataset: DatasetConfig, plan: DatasetPlan, prints: tuple[str, str, Fingerprints]
+) -> list[Prompt]:
     """The prompts that training will draw, found as training finds them: it opens the caches that have been made.
 
     `prints` are the fingerprints of video VAE, audio VAE and text path.

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 
+from ..caching.cache_file import Fingerprints
 from ..config import RunConfig
-from ..data.batches import BatchOrder
-from ..data.caches import Fingerprints
-from ..data.dataset import DatasetConfig
-from ..data.loader import TrainingSet
+from ..dataset.dataset_file import DatasetConfig
 from ..device import pick_device
 from ..errors import ConfigError
 from ..events import Events
+from ..feed.batches import BatchOrder
+from ..feed.loader import TrainingSet
 from ..files import digest
 from ..lora.inject import chosen_layers
 from ..offload.blocks import spread
@@ -29,7 +29,7 @@ from ..weights.quantize import check_quant
 from ..weights.reader import TensorFile
 from ..weights.text_encoder import text_fingerprint
 from .contexts import EMPTY_PROMPT
-from .plan.choose import fixed_settings
+from .fit.choose import fixed_settings
 from .run_folder import RunFolder, open_run, save_text
 from .sound import require_sound
 from .watch import describe_mix, require_heard, warn_of_captions

@@ -17,14 +17,14 @@ from typing import Any
 import torch
 
 from ..config import RunConfig
-from ..data.batches import Batch, Batches
 from ..device import out_of_memory
 from ..errors import Stopped, TrainerError
 from ..events import Events
+from ..feed.batches import Batch, Batches
 from ..optim import state_aside
 from .checks import check, check_settings
 from .contexts import streams_of
-from .plan.trial import OomGuard, Rewound, take_guarded, try_largest
+from .fit.trial import OomGuard, Rewound, take_guarded, try_largest
 from .saving import save, save_after_error
 from .setup import Run, load
 from .step import training_step

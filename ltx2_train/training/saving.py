@@ -16,7 +16,8 @@ from ..device import DTYPES
 from ..errors import TrainerError
 from ..events import Events
 from ..files import atomic, write_json
-from ..lora.file import save_lora, verify_saved
+from ..lora.file import verify_saved
+from ..lora.save import save_lora
 from .metrics import draw_chart
 from .run_folder import rotate
 from .setup import Run, lora_metadata

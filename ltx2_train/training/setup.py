@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
+from ..caching.cache_file import MEND
+from ..caching.damaged import note_damage
 from ..config import RunConfig
-from ..data.batches import BatchOrder
-from ..data.caches import MEND
-from ..data.damaged import note_damage
-from ..data.loader import FullText, TrainingSet
 from ..device import DTYPES, release
 from ..errors import CacheError, RunError
 from ..events import Events
+from ..feed.batches import BatchOrder
+from ..feed.loader import FullText, TrainingSet
 from ..lora.file import load_lora_state
 from ..lora.inject import LoraSet, inject
 from ..lora.loftq import apply_loftq, loftq_for
@@ -43,9 +43,9 @@ from ..weights.stored import weight_shapes
 from .awq import measured_activations
 from .checks import Checked, needed_texts
 from .contexts import ContextStore, streams_of
+from .fit import Facts, MemoryPlan, make_plan, this_machine
+from .fit.work import largest_batch, of_batch
 from .metrics import MetricsLog
-from .plan import Facts, Plan, make_plan, this_machine
-from .plan.work import largest_batch, of_batch
 from .run_folder import RunFolder
 from .sound import Sound, open_sound
 from .state import list_states, load_state, restore_random_state
@@ -81,7 +81,7 @@ class Run:
     watch: SoundWatch
     audio_group: int | None
     placed: Placed
-    plan: Plan
+    plan: MemoryPlan
     step: int = 0
     place: tuple[int, int] = (0, 0)
     log: MetricsLog | None = None
@@ -91,7 +91,7 @@ class Run:
         rates = self.schedule.get_last_lr()
         return {"lr": rates[0], "lr_audio": None if self.audio_group is None else rates[self.audio_group]}
 
-    def apply(self, plan: Plan) -> None:
+    def apply(self, plan: MemoryPlan) -> None:
         """Put another plan for the same base in force, between two steps."""
         memory = plan.memory_settings(self.config.memory)
         if plan.blocks_to_swap != self.plan.blocks_to_swap:
@@ -209,14 +209,14 @@ def load(checked: Checked, events: Events) -> Run:
     return run
 
 
-def plan_run(checked: Checked, events: Events) -> Plan:
+def plan_run(checked: Checked, events: Events) -> MemoryPlan:
     """How the run uses memory; a run that goes on keeps the format of its base. Raises ConfigError if nothing fits."""
     config, folder, device = checked.config, checked.folder, checked.device
     captions = len({sample.text_path for sample in checked.data.samples})
     work = of_batch(largest_batch(checked.order), config, captions)
     events.make_room(1 << 50, device)  # everything: what is free decides
     machine = this_machine(device, folder.path)
-    plan = make_plan(config, Facts.read(config, work, device.type), machine, Plan.load(folder.path))
+    plan = make_plan(config, Facts.read(config, work, device.type), machine, MemoryPlan.load(folder.path))
     events.message(plan.describe())
     plan.save(folder.path)
     return plan

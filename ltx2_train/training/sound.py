@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..config import RunConfig
-from ..data.batches import Batch
 from ..device import DTYPES, release
 from ..errors import CheckpointError
+from ..feed.batches import Batch
 from ..models.audio_vae import AudioVAE
 from ..objective.audio import audio_steps, silence_batch
 from ..objective.audio_balance import AudioBalance

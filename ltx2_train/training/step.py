@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..config import RunConfig
-from ..data.batches import Batch
+from ..feed.batches import Batch
 from ..models.patchify import audio_tokens, video_tokens
 from ..models.positions import audio_positions, video_positions
 from ..models.transformer import LTXTransformer, Modality

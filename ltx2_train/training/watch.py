@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..data.batches import BatchOrder
-from ..data.loader import Sample
 from ..errors import DataError
 from ..events import Events
+from ..feed.batches import BatchOrder
+from ..feed.loader import Sample
 from ..lora.inject import LoraSet
 from ..shapes import AUDIO_LATENTS_PER_SECOND
 

@@ -17,7 +17,7 @@ class GemmaSettings(Settings):
         "stored",
         description="Storage of Gemma's weights: as stored in the file (bf16, or fp8 kept); 8bit, nf4, fp4 = by "
         "bitsandbytes, for a smaller card at some loss.",
-        json_schema_extra={"seed": "gemma_bnb_4bit_quant_type", "advanced": True},
+        json_schema_extra={"community": "gemma_bnb_4bit_quant_type", "advanced": True},
     )
     double_quant: bool = Field(
         True,
@@ -27,7 +27,7 @@ class GemmaSettings(Settings):
     compute_dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         "auto",
         description="Precision that Gemma computes in; auto: bf16, fp32 on a CPU.",
-        json_schema_extra={"seed": "gemma_bnb_4bit_compute_dtype", "advanced": True},
+        json_schema_extra={"community": "gemma_bnb_4bit_compute_dtype", "advanced": True},
     )
     placement: Literal["auto", "device", "stream", "layers"] = Field(
         "auto",
@@ -68,7 +68,7 @@ class GemmaSettings(Settings):
 
 
 # switches of the community and the official trainer that the settings above take up
-SEED_SWITCHES = (
+COMMUNITY_SWITCHES = (
     "gemma_load_in_8bit",
     "gemma_load_in_4bit",
     "gemma_bnb_4bit_disable_double_quant",

@@ -27,12 +27,12 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from ltx2_train.data import encode  # noqa: E402
 from media import moving_square, write_video  # noqa: E402
 
-from ltx2_train.data import encode  # noqa: E402
-from ltx2_train.data.building import CacheSettings  # noqa: E402
-from ltx2_train.data.dataset import DatasetConfig  # noqa: E402
-from ltx2_train.data.plan import Plan, plan_dataset  # noqa: E402
+from ltx2_train.caching.build import CacheSettings  # noqa: E402
+from ltx2_train.dataset.dataset_file import DatasetConfig  # noqa: E402
+from ltx2_train.dataset.plan import DatasetPlan, plan_dataset  # noqa: E402
 
 DEVICE = "meta"
 
@@ -66,7 +66,7 @@ class Counted:
             self.alive += by
             self.most = max(self.most, self.alive)
 
-    def read(self, job: encode.LatentJob, plan: Plan):
+    def read(self, job: encode.LatentJob, plan: DatasetPlan):
         self._change(1)  # from the moment it is begun
         started = time.perf_counter()
         try:
@@ -86,18 +86,18 @@ class Counted:
         encode.LatentJob.read = self._read  # type: ignore[method-assign]
 
 
-def plain(plan: Plan, vae: WaitingVAE, settings: CacheSettings) -> None:
+def plain(plan: DatasetPlan, vae: WaitingVAE, settings: CacheSettings) -> None:
     """One clip after the other, each decoded, encoded and written before the next is begun."""
     for job in encode.latent_jobs(plan, settings):
         encode._write_latents(job, job.read(plan), vae, "vae", settings, device=DEVICE)
 
 
-def ours(plan: Plan, vae: WaitingVAE, settings: CacheSettings) -> None:
+def ours(plan: DatasetPlan, vae: WaitingVAE, settings: CacheSettings) -> None:
     report = encode.encode_latents(plan, lambda: vae, "vae", settings, device=DEVICE)
     assert report.made == len(plan.items), report.summary()
 
 
-def draw(folder: Path, clips: int, frames: int, source: tuple[int, int], size: tuple[int, int]) -> Plan:
+def draw(folder: Path, clips: int, frames: int, source: tuple[int, int], size: tuple[int, int]) -> DatasetPlan:
     """`clips` grainy clips of `frames` frames of the size `source`, cached at `size`."""
     drawn = moving_square(frames, *source)
     grain = np.random.default_rng(0).integers(0, 16, (8, *drawn.shape[1:]), dtype=np.uint8)
@@ -114,7 +114,7 @@ def draw(folder: Path, clips: int, frames: int, source: tuple[int, int], size: t
     return plan_dataset(DatasetConfig.from_table(table, folder))
 
 
-def measure(plan: Plan, rounds: int) -> dict:
+def measure(plan: DatasetPlan, rounds: int) -> dict:
     """Seconds of both ways in turns, their ratio, and the most clips in RAM of ours."""
     settings = CacheSettings(skip_existing=False)
     times: dict[str, list[float]] = {"plain": [], "ours": []}

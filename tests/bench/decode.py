@@ -19,8 +19,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 
 import numpy as np  # noqa: E402
 
-from ltx2_train.data.buckets import BucketSelector  # noqa: E402
-from ltx2_train.data.media import probe_media, read_frames  # noqa: E402
+from ltx2_train.media.buckets import BucketSelector  # noqa: E402
+from ltx2_train.media.video import probe_media, read_frames  # noqa: E402
 
 
 def bare(path: Path, frames: int, size: tuple[int, int]) -> np.ndarray:

@@ -36,8 +36,8 @@ from ltx2_train.offload.blocks import BlockStreamer, spread
 from ltx2_train.quant.formats import quantize_linear
 from ltx2_train.quant.settings import QuantSettings
 from ltx2_train.shapes import AudioLatentShape, VideoShape
-from ltx2_train.training.plan.speed import flops, lora_passes
-from ltx2_train.training.plan.work import Workload
+from ltx2_train.training.fit.speed import flops, lora_passes
+from ltx2_train.training.fit.work import Workload
 from ltx2_train.weights.published import published_config
 
 TEXT_TOKENS = 1024

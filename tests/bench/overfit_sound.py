@@ -21,7 +21,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 import torch  # noqa: E402
 
 from ltx2_train import build_caches, load_run, make_tiny, sample, train  # noqa: E402
-from ltx2_train.data.caches import CacheFile  # noqa: E402
+from ltx2_train.caching.cache_file import CacheFile  # noqa: E402
 from ltx2_train.training.metrics import read_rows  # noqa: E402
 from ltx2_train.weights.load import load_audio_vae  # noqa: E402
 

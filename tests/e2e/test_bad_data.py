@@ -20,6 +20,7 @@ from media import moving_square, tone, write_image, write_sound, write_video
 from safetensors.torch import load_file, save_file
 
 from ltx2_train.cli import main
+from ltx2_train.dataset.cache_names import audio_mask_cache_name, video_cache_name
 
 LETTER = "\N{LATIN SMALL LETTER U WITH DIAERESIS}"
 COMPOSED, APART = unicodedata.normalize("NFC", LETTER), unicodedata.normalize("NFD", LETTER)
@@ -230,11 +231,10 @@ def test_names_of_every_kind_are_cached_and_trained(work, capsys):
 
 @pytest.mark.parametrize("stem", ["x" * 250, "\N{FOX FACE}" * 62])
 def test_the_longest_cache_name_fits(stem):
-    from ltx2_train.data import caches
-    from ltx2_train.data.names import cache_stem
+    from ltx2_train.media.names import cache_stem
 
-    name = caches.video_cache_name(cache_stem(stem) + "~flip", 123456, 1025, 8192, 8192)
-    assert len(caches.audio_mask_cache_name(name).encode()) <= 255
+    name = video_cache_name(cache_stem(stem) + "~flip", 123456, 1025, 8192, 8192)
+    assert len(audio_mask_cache_name(name).encode()) <= 255
     assert cache_stem(stem) != cache_stem(stem + "2")
     assert cache_stem(cache_stem(stem)) == cache_stem(stem)
 
@@ -264,7 +264,7 @@ TEXT = f"a b{COMPOSED}cher \N{LEFT DOUBLE QUOTATION MARK}hallo\N{RIGHT DOUBLE QU
 
 
 def test_captions_in_other_encodings_are_read(work, capsys):
-    from ltx2_train.data.caches import CacheFile
+    from ltx2_train.caching.cache_file import CacheFile
 
     written = {
         "plain": TEXT.encode("utf-8"),
@@ -418,7 +418,7 @@ def spoil(path: Path, how: str) -> None:
     elif how == "empty":
         path.write_bytes(b"")
     else:
-        from ltx2_train.data.caches import CacheFile
+        from ltx2_train.caching.cache_file import CacheFile
 
         metadata, tensors = CacheFile(path).metadata, load_file(path)
         key = next(key for key, one in tensors.items() if one.is_floating_point())

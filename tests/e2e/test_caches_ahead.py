@@ -10,8 +10,8 @@ import torch
 from media import write_image
 
 from ltx2_train import Events, build_caches, load_run, sample, train
+from ltx2_train.caching.cache_file import CacheFile
 from ltx2_train.cli import main
-from ltx2_train.data.caches import CacheFile
 from ltx2_train.errors import ConfigError, DataError
 from ltx2_train.sampling import prompt_text
 from ltx2_train.sampling import sample as sample_module
@@ -200,7 +200,7 @@ def test_prompts_are_those_of_the_clips_that_are_left(run_file, opened):
     opened.clear()
 
     def fail_first(plan, *args):
-        from ltx2_train.data import encode
+        from ltx2_train.caching import encode
 
         read = encode.read_clip
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from ltx2_train.config import make_run
-from ltx2_train.data.batches import Batch
-from ltx2_train.data.loader import Sample
+from ltx2_train.feed.batches import Batch
+from ltx2_train.feed.loader import Sample
 from ltx2_train.lora.inject import inject
 from ltx2_train.models.transformer import LTXTransformer, TransformerConfig
 from ltx2_train.optim import build_optimizer, build_schedule

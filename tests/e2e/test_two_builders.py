@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ltx2_train import build_caches, load_run
-from ltx2_train.data.caches import CacheFile
+from ltx2_train.caching.cache_file import CacheFile
 from ltx2_train.training.cache_status import status_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +26,8 @@ import os, sys, time
 from pathlib import Path
 from ltx2_train import files
 from ltx2_train.cli import main
-from ltx2_train.data import encode, encode_sound
+from ltx2_train.caching import encode
+from ltx2_train.caching import encode_sound
 from ltx2_train.weights.text_encoder import TextEncoder
 
 log, mode, run, *more = sys.argv[1:]

@@ -10,9 +10,9 @@ import pytest
 pytest.importorskip("aiohttp", reason="aiohttp comes with ComfyUI")
 from comfy_server import ComfyServer, error_of, executed_nodes, why_not
 
-from ltx2_train.data.dataset import DatasetConfig
-from ltx2_train.data.media import probe_media
-from ltx2_train.data.sound_media import read_sound
+from ltx2_train.dataset.dataset_file import DatasetConfig
+from ltx2_train.media.sound_media import read_sound
+from ltx2_train.media.video import probe_media
 
 pytestmark = [pytest.mark.comfy, pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 

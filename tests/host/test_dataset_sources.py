@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ltx2_train.data.dataset import DatasetConfig
-from ltx2_train.data.media import probe_media
-from ltx2_train.data.sound_media import read_sound
+from ltx2_train.dataset.dataset_file import DatasetConfig
+from ltx2_train.media.sound_media import read_sound
+from ltx2_train.media.video import probe_media
 
 SIZE = {"width": 64, "height": 64, "frames": 9, "frame_extraction": "head", "buckets": False}
 SHARES = {"share_1": 1, "share_2": 1, "share_3": 1, "share_4": 1}

@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ltx2_train.lora.file import save_lora, verify_saved
+from ltx2_train.lora.file import verify_saved
 from ltx2_train.lora.inject import LoraSettings, inject
+from ltx2_train.lora.save import save_lora
 from ltx2_train.models.transformer import LTXTransformer, TransformerConfig
 
 pytestmark = [

@@ -13,8 +13,8 @@ pytest.importorskip("aiohttp", reason="aiohttp comes with ComfyUI")
 from comfy_server import ROOT, ComfyServer, error_of, executed_nodes, why_not
 
 from ltx2_train.cli.demo_media import draw_sound
-from ltx2_train.data.media import probe_media
-from ltx2_train.data.sound_media import read_sound
+from ltx2_train.media.sound_media import read_sound
+from ltx2_train.media.video import probe_media
 
 pytestmark = [pytest.mark.comfy, pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 

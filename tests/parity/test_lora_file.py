@@ -5,8 +5,8 @@ import torch
 from parity.oracles_transformer import Diffusers, build
 from safetensors.torch import load_file
 
-from ltx2_train.lora.file import save_lora
 from ltx2_train.lora.inject import LoraSettings, inject
+from ltx2_train.lora.save import save_lora
 
 pytest.importorskip("ltx_core")
 pytest.importorskip("diffusers")

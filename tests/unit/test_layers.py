@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROWS = [
+# Lower rows first. In a row that is a list, each package may import those before it; in a set, none of the others.
+ROWS: list[set[str] | list[str]] = [
     {"errors", "shapes", "version"},
     {"registry", "events", "files", "device"},
-    {"settings"},
-    {"models", "quant", "offload", "objective", "optim"},
-    {"weights"},
-    {"lora", "data"},
+    {"settings", "locks"},
+    {"models", "quant", "offload", "objective", "optim", "media"},
+    {"weights", "dataset"},
+    ["lora", "caching", "conditions"],
+    ["feed", "workshop"],
     {"config"},
     {"placement"},
     {"sampling"},
@@ -22,7 +24,12 @@ ROWS = [
     {"__main__"},
     {"nodes"},
 ]
-ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
+# Where a package stands: a row, and a place in it that only the order of a list tells apart.
+RANK_OF = {
+    name: (row, place if isinstance(names, list) else 0)
+    for row, names in enumerate(ROWS)
+    for place, name in enumerate(names)
+}
 OPTIONAL = {
     "transformers",
     "av",
@@ -63,7 +70,7 @@ def violations(path, text):
     """Sentences on what the file at `path` (relative, with slashes) may not import."""
     parts = path.split("/")
     package = "nodes" if parts[0] == "nodes" else Path(parts[1]).stem.replace("__init__", "")
-    found = [] if package in ROW_OF else [f"{path}: {package} is in no row of the table"]
+    found = [] if package in RANK_OF else [f"{path}: {package} is in no row of the table"]
     for node, level, module, top in imports(ast.parse(text)):
         first, at = module.split(".")[0], f"{path}:{node.lineno}: "
         if level == 0:
@@ -74,11 +81,11 @@ def violations(path, text):
             continue
         target = [*parts[: len(parts) - level], *module.split("."), ""]
         other = "nodes" if target[0] == "nodes" else target[1]
-        if other not in ROW_OF:  # a name from ltx2_train/__init__.py itself, or a module that is in no row
-            other = "" if ROW_OF.get(package, 0) > ROW_OF[""] else other
-        if other not in ROW_OF:
+        if other not in RANK_OF:  # a name from ltx2_train/__init__.py itself, or a module that is in no row
+            other = "" if RANK_OF.get(package, (0, 0)) > RANK_OF[""] else other
+        if other not in RANK_OF:
             found.append(f"{at}{module} is in no row of the table")
-        elif other != package and ROW_OF[other] >= ROW_OF.get(package, -1):
+        elif other != package and RANK_OF[other] >= RANK_OF.get(package, (-1, 0)):
             found.append(f"{at}{package or 'ltx2_train'} must not import {other or 'ltx2_train'}")
     return found
 
@@ -96,11 +103,10 @@ def test_imports_follow_the_table(path):
     [
         ("ltx2_train/models/a.py", "from ..weights import reader", "models must not import weights"),
         ("ltx2_train/models/a.py", "from ..optim import x", "models must not import optim"),
-        ("ltx2_train/lora/a.py", "def f():\n    from ..data.plan import x", "lora must not import data"),
         ("ltx2_train/errors.py", "from .files import x", "errors must not import files"),
         ("ltx2_train/lora/a.py", "import ltx2_train.errors", "must not be imported here"),
         ("nodes/a.py", "from ltx2_train import probe", "must not be imported here"),
-        ("ltx2_train/data/a.py", "import comfy.utils", "must not be imported here"),
+        ("ltx2_train/feed/a.py", "import comfy.utils", "must not be imported here"),
         ("nodes/a.py", "import folder_paths", "must not be imported here"),
         ("ltx2_train/optim/a.py", "import bitsandbytes", "where it is used"),
         ("ltx2_train/optim/a.py", "try:\n    import av\nexcept ImportError:\n    av = None", "where it is used"),
@@ -122,6 +128,8 @@ def test_planted_faults_are_caught(path, text, fault):
             "from ..models.blocks import x\nfrom .b import y\nfrom . import c\nfrom ..errors import z",
         ),
         ("ltx2_train/optim/a.py", "def f():\n    import bitsandbytes"),
+        ("ltx2_train/conditions/a.py", "from ..caching.cache_file import x\nfrom ..lora.file import y"),
+        ("ltx2_train/workshop/a.py", "from ..feed.loader import x"),
         ("ltx2_train/__init__.py", "from .training import train\nfrom .errors import x"),
         ("ltx2_train/cli.py", "from . import train\nfrom .config import x"),
         ("nodes/a.py", "from ..ltx2_train import probe\nfrom . import host\nfrom .host import io"),
@@ -130,3 +138,50 @@ def test_planted_faults_are_caught(path, text, fault):
 )
 def test_what_is_allowed_passes(path, text):
     assert violations(path, text) == []
+
+
+def imported_modules(path, text):
+    """Dotted names that the file at `path` takes in relatively, wherever it does; of a package, the parts named."""
+    parts = path.removesuffix(".py").split("/")
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = [*parts[: len(parts) - node.level], *(node.module or "").split(".")]
+            base = [part for part in base if part]
+            for alias in node.names:
+                yield ".".join([*base, alias.name])
+                yield ".".join(base)
+
+
+def circles(sources):
+    """Sets of modules that import each other, in a ring, of `sources` (path -> text)."""
+    name_of = {path: path.removesuffix(".py").replace("/", ".").removesuffix(".__init__") for path in sources}
+    known = set(name_of.values())
+    graph = {
+        name_of[path]: set(imported_modules(path, text)) & known - {name_of[path]} for path, text in sources.items()
+    }
+    # What imports nothing that is left, or is imported by nothing that is left, is in no ring.
+    while graph:
+        wanted = set().union(*graph.values())
+        loose = {name for name, targets in graph.items() if not targets or name not in wanted}
+        if not loose:
+            break
+        graph = {name: targets - loose for name, targets in graph.items() if name not in loose}
+    return sorted(graph)
+
+
+def test_no_circles():
+    texts = {path: (ROOT / path).read_text(encoding="utf-8") for path in SOURCES}
+    packages = {path: text for path, text in texts.items() if not path.endswith("__init__.py")}
+    assert circles(packages) == []
+
+
+def test_a_planted_circle_is_found():
+    found = circles(
+        {
+            "ltx2_train/lora/a.py": "from .b import x",
+            "ltx2_train/lora/b.py": "if TYPE_CHECKING:\n    from . import c",
+            "ltx2_train/lora/c.py": "def f():\n    from ..lora.a import x",
+            "ltx2_train/lora/d.py": "from .a import x",
+        }
+    )
+    assert found == ["ltx2_train.lora.a", "ltx2_train.lora.b", "ltx2_train.lora.c"]

@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from ltx2_train.cli import main
 from ltx2_train.errors import CheckpointError, ConfigError
 from ltx2_train.lora.branches import drop_branches, keep_branches
-from ltx2_train.lora.file import load_lora_state, save_lora
+from ltx2_train.lora.file import load_lora_state
 from ltx2_train.lora.report import inspect_lora
+from ltx2_train.lora.save import save_lora
 
 OF_A_BLOCK = {"video": 10, "audio": 10, "a2v": 4, "v2a": 4}  # linears that the preset v2v names
 

@@ -9,8 +9,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ltx2_train.errors import CheckpointError, ConfigError
-from ltx2_train.lora.file import load_lora_state, save_lora, verify_saved
+from ltx2_train.lora.file import load_lora_state, verify_saved
 from ltx2_train.lora.inject import LoraSettings
+from ltx2_train.lora.save import save_lora
 from ltx2_train.settings import Settings
 
 ABOUT = {

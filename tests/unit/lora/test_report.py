@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ltx2_train.lora.file import save_lora
 from ltx2_train.lora.report import inspect_lora
+from ltx2_train.lora.save import save_lora
 
 
 def test_report_names_rank_base_and_norm_of_each_branch(make_set, tmp_path):

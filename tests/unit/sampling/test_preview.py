@@ -9,14 +9,14 @@ from PIL import Image
 
 from ltx2_train import load_run, preview_dataset
 from ltx2_train.cli import main
-from ltx2_train.data import sheet
-from ltx2_train.data.augment import read_clip
-from ltx2_train.data.dataset import DatasetConfig
-from ltx2_train.data.media import read_frames
-from ltx2_train.data.plan import plan_dataset
-from ltx2_train.data.sound_media import probe_sound, read_sound
+from ltx2_train.dataset.augment import read_clip
+from ltx2_train.dataset.dataset_file import DatasetConfig
+from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import CacheError, ConfigError, DataError
+from ltx2_train.media.sound_media import probe_sound, read_sound
+from ltx2_train.media.video import read_frames
 from ltx2_train.sampling.preview import find_item
+from ltx2_train.workshop import sheet
 
 
 @pytest.fixture

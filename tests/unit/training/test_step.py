@@ -10,8 +10,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ltx2_train.config import make_run
-from ltx2_train.data.batches import Batch
-from ltx2_train.data.loader import Sample
+from ltx2_train.feed.batches import Batch
+from ltx2_train.feed.loader import Sample
 from ltx2_train.shapes import LatentShape
 from ltx2_train.training.sound import Sound, encode_silence
 from ltx2_train.training.step import training_step

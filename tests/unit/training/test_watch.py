@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from ltx2_train.data.batches import BatchOrder
-from ltx2_train.data.loader import Sample
 from ltx2_train.errors import DataError
 from ltx2_train.events import Events
+from ltx2_train.feed.batches import BatchOrder
+from ltx2_train.feed.loader import Sample
 from ltx2_train.shapes import LatentShape
 from ltx2_train.training import watch
 from ltx2_train.training.watch import SoundWatch, describe_mix, require_heard, warn_of_captions

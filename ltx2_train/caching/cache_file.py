@@ -1,0 +1,288 @@
+"""Cache files: names, keys, metadata, and whether one still fits what it was made from.
+
+Names and keys are those of the community trainer, whose files can be read as well (theirs carry no fingerprints, so
+only their shapes can be checked):
+
+    {stem}_{start:05d}-{count:03d}_{W:04d}x{H:04d}_ltx2.safetensors   a window of a video, W x H as cached
+    {stem}_{W:04d}x{H:04d}_ltx2.safetensors                           an image, W x H as in the file
+        latents_{F}x{H}x{W}_{dtype}         [128, F, H, W] in latents, normalised
+    {same base}_ltx2_audio.safetensors                                the sound of that window, or of a recording
+        audio_latents_{T}x{bins}x{C}_{dtype} [C, T, bins], normalised      audio_lengths_int32 (steps that count)
+    {same base}_ltx2_mask.safetensors                                 mask [F, H, W] in latents: 1 given, 0 generated
+    {same base}_ltx2_audio_mask.safetensors                           mask [T] of the sound
+    {same base}_ltx2_dino.safetensors                                 DINOv2 features of the frames (see dino)
+    {stem}_ltx2_te.safetensors                                        text, after the connectors
+        video_prompt_embeds_{dtype} [N, D]  audio_prompt_embeds_{dtype} [N, D']  prompt_attention_mask [N]
+    {stem}_ltx2_te_compact.safetensors                                text, before the connectors and without padding
+        video_features_{dtype} [T, D]       audio_features_{dtype} [T, D'], absent where it is the same tensor
+
+A mirrored copy has `~flip` behind its stem, and shares text and sound. References lie in a folder of their own, under
+the name of the latents (or the sound) that they belong to.
+
+Beside a recording without video there lies, for that trainer, a file of one zero latent with the size of an imagined
+video (`ltx2_virtual_num_frames_int32`, `..._height_int32`, `..._width_int32`). A dtype in a key may be spelt both ways,
+"float16" or "fp16"; sound is written with the short one.
+
+What a file was made from is written as text into its metadata: `source` (size, time and hash of the medium),
+`settings` (all that changes the content), `checkpoint` and `encoder` (fingerprints of weights). A stale file is found
+by comparing them, and the reason names what differs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..dataset.cache_names import AUDIO_MASK_SUFFIX, MASK_SUFFIX
+from ..dataset.sources import source_change
+from ..errors import CacheError, CheckpointError
+from ..shapes import AudioLatentShape, LatentShape
+from ..weights.reader import TensorFile
+from .damaged import damage, note_damage
+
+FORMAT_VERSION = "1"
+ARCHITECTURE = "ltx2_v1"  # as the community trainer calls it
+MASK_KEY = "mask"
+AUDIO_LENGTH_KEY = "audio_lengths_int32"
+VIRTUAL_KEYS = ("ltx2_virtual_num_frames_int32", "ltx2_virtual_height_int32", "ltx2_virtual_width_int32")
+TEXT_KEYS = ("video_features_", "video_prompt_embeds_", "text_")
+
+DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+    "float32": torch.float32,
+    "fp32": torch.float32,
+}
+MEND = "Run `ltx2-train cache build RUN.toml` (in ComfyUI: the Prepare Dataset node) to make it again."
+
+# Settings that caches made before they existed do not name, and what they amount to there.
+_BEFORE: dict[str, Any] = {"flip": False, "color_jitter": 0.0, "crop": "center"}
+
+_LATENTS = re.compile(r"latents_(\d+)x(\d+)x(\d+)_(\w+)")
+_AUDIO = re.compile(r"audio_latents_(\d+)x(\d+)x(\d+)_(\w+)")
+_SHORT = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+
+
+def dtype_token(dtype: torch.dtype) -> str:
+    """How keys spell a dtype: torch's own name."""
+    return str(dtype).removeprefix("torch.")
+
+
+def latent_key(shape: LatentShape, dtype: torch.dtype) -> str:
+    """The key of latents of `shape`."""
+    return f"latents_{shape.frames}x{shape.height}x{shape.width}_{dtype_token(dtype)}"
+
+
+def audio_key(shape: AudioLatentShape, dtype: torch.dtype) -> str:
+    """The key of sound latents of `shape`."""
+    return f"audio_latents_{shape.steps}x{shape.bins}x{shape.channels}_{_SHORT[dtype]}"
+
+
+# --- what a cache was made from --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Short texts that stand for weights: the part of the checkpoint that was used, and the text encoder.
+
+    An empty one is not known and therefore not compared.
+    """
+
+    checkpoint: str = ""
+    encoder: str = ""
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+class CacheFile:
+    """An open cache: its metadata and keys; tensors are read when asked for. Raises CacheError where it is damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise CacheError(f"The cache {path} is missing. {MEND}", path)
+        try:
+            self._file = TensorFile(path)
+        except CheckpointError as error:
+            raise self._damaged(str(error)) from error
+        self.metadata = self._file.metadata
+        self.keys = list(self._file.tensors)
+
+    def _damaged(self, reason: str) -> CacheError:
+        return CacheError(f"The cache {self.path} is damaged: {reason.split('. ')[0]}. {MEND}", self.path)
+
+    def find(self, prefix: str) -> str | None:
+        """The key `prefix` + dtype, whichever dtype it is stored in and however that is spelt."""
+        return next((key for key in self.keys if key.startswith(prefix) and key[len(prefix) :] in DTYPES), None)
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """The shape of the tensor `key`, from the header."""
+        return tuple(self._file.tensors[key].shape)
+
+    def latent_shape(self) -> LatentShape:
+        """The size of the latents inside. Raises CacheError where there are none, or not of the size the key says."""
+        for key in self.keys:
+            found = _LATENTS.fullmatch(key)
+            if found and found[4] in DTYPES:
+                frames, height, width = (int(part) for part in found.groups()[:3])
+                shape = tuple(self._file.tensors[key].shape)
+                if shape[1:] != (frames, height, width):
+                    raise self._damaged(f"{key} has shape {list(shape)}")
+                return LatentShape(frames, height, width, shape[0])
+        raise self._damaged("it holds no latents")
+
+    def latents(self) -> torch.Tensor:
+        """[C, F, H, W] in float32."""
+        shape = self.latent_shape()
+        prefix = f"latents_{shape.frames}x{shape.height}x{shape.width}_"
+        return self.tensor(next(key for key in self.keys if key.startswith(prefix)), torch.float32)
+
+    def audio_shape(self) -> AudioLatentShape:
+        """The size of the sound inside. Raises CacheError where there is none, or not of the size the key says."""
+        key, shape = self._audio()
+        if tuple(self._file.tensors[key].shape) != (shape.channels, shape.steps, shape.bins):
+            raise self._damaged(f"{key} has shape {list(self._file.tensors[key].shape)}")
+        return shape
+
+    def audio_latents(self) -> torch.Tensor:
+        """[C, T, bins] in float32, normalised."""
+        self.audio_shape()
+        return self.tensor(self._audio()[0], torch.float32)
+
+    def audio_steps(self) -> int:
+        """How many of the latents, from the first, are sound; the rest is padding. All where the file does not say."""
+        steps = self.audio_shape().steps
+        if AUDIO_LENGTH_KEY not in self.keys:
+            return steps
+        said = int(self.tensor(AUDIO_LENGTH_KEY).reshape(-1)[0])
+        if not 0 < said <= steps:
+            raise self._damaged(f"{AUDIO_LENGTH_KEY} is {said} for {steps} latents")
+        return said
+
+    def _audio(self) -> tuple[str, AudioLatentShape]:
+        for key in self.keys:
+            found = _AUDIO.fullmatch(key)
+            if found and found[4] in DTYPES:
+                steps, bins, channels = (int(part) for part in found.groups()[:3])
+                return key, AudioLatentShape(steps, channels, bins)
+        raise self._damaged("it holds no sound")
+
+    def mask(self) -> torch.Tensor:
+        """The mask inside as bool, whatever numbers it is stored in: true above one half."""
+        if MASK_KEY not in self.keys:
+            raise self._damaged("it holds no mask")
+        return self.tensor(MASK_KEY).float() > 0.5
+
+    def tensor(self, key: str, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The tensor `key`. Raises CacheError where it is damaged or holds NaN or infinities."""
+        try:
+            tensor = self._file.read(key, dtype=dtype)
+        except CheckpointError as error:
+            note_damage(self.path, "it cannot be read as a whole")
+            raise self._damaged(str(error)) from error
+        finally:
+            self._file.close()
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            note_damage(self.path, "it holds numbers that are not finite")
+            raise self._damaged(f"{key} holds numbers that are not finite")
+        return tensor
+
+    @property
+    def fingerprinted(self) -> bool:
+        """Whether this program made the file, so that its origin can be checked."""
+        return "settings" in self.metadata
+
+    def record(self, key: str) -> dict[str, Any]:
+        """A table stored as JSON in the metadata; empty where absent or unreadable."""
+        try:
+            value = json.loads(self.metadata.get(key, "{}"))
+        except ValueError:
+            return {}
+        return value if isinstance(value, dict) else {}
+
+
+# --- stale or not ----------------------------------------------------------------------------------------------------
+
+
+def stale_made(
+    file: CacheFile, source: Path, settings: Mapping[str, Any], part: str = "", weights: str = ""
+) -> str | None:
+    """Why `file` must be made again, or None, where it may only be ours. `weights` "" are not compared."""
+    if reason := _useless(file):
+        return reason
+    if file.metadata.get("format_version") != FORMAT_VERSION:
+        return f"it is of cache format {file.metadata.get('format_version')}, this program writes {FORMAT_VERSION}"
+    if weights and file.metadata.get("checkpoint") != weights:
+        return f"it was made with another {part}"
+    return source_change(file.record("source"), source) or _difference(file.record("settings"), settings)
+
+
+def _useless(file: CacheFile) -> str | None:
+    if file.path.name.endswith((MASK_SUFFIX, AUDIO_MASK_SUFFIX)) and MASK_KEY not in file.keys:
+        return f"it holds no mask, but {', '.join(file.keys) or 'nothing'}"
+    return damage(file.path)
+
+
+def stale_latents(file: CacheFile, source: Path, settings: Mapping[str, Any], checkpoint: str) -> str | None:
+    """Why the latents in `file` must be made again, or None. `checkpoint` "" is not compared."""
+    if reason := damage(file.path):
+        return reason
+    if not file.fingerprinted:
+        return _foreign(file, settings)
+    return stale_made(file, source, settings, "VAE", checkpoint)
+
+
+def stale_sound(file: CacheFile, source: Path, settings: Mapping[str, Any], checkpoint: str) -> str | None:
+    """Why the sound in `file` must be made again, or None; `source` is the file it was read from."""
+    if not file.fingerprinted:
+        return damage(file.path)
+    return stale_made(file, source, settings, "audio VAE", checkpoint)
+
+
+def stale_text(file: CacheFile, caption: str, settings: Mapping[str, Any], weights: Fingerprints) -> str | None:
+    """Why the text in `file` must be made again, or None."""
+    if not any(file.find(prefix) for prefix in TEXT_KEYS):
+        return f"it holds no text, but {', '.join(file.keys) or 'nothing'}"
+    if reason := damage(file.path):
+        return reason
+    stored = file.metadata.get("caption", file.metadata.get("caption1"))
+    if stored is not None and " ".join(stored.split()) != caption:
+        return "the caption (or trigger word) changed"
+    if not file.fingerprinted:
+        return None
+    if file.metadata.get("format_version") != FORMAT_VERSION:
+        return f"it is of cache format {file.metadata.get('format_version')}, this program writes {FORMAT_VERSION}"
+    if weights.checkpoint and file.metadata.get("checkpoint") != weights.checkpoint:
+        return "it was made with the text weights of another checkpoint"
+    if weights.encoder and file.metadata.get("encoder") != weights.encoder:
+        return "it was made with another text encoder"
+    return _difference(file.record("settings"), settings)
+
+
+def _foreign(file: CacheFile, settings: Mapping[str, Any]) -> str | None:
+    shape = file.latent_shape()
+    wanted = tuple(settings["latents"])
+    found = (shape.frames, shape.height, shape.width)
+    return None if found == wanted else f"its latents are {_by(found)}, {_by(wanted)} are needed"
+
+
+def _by(numbers: Sequence[int]) -> str:
+    return "x".join(str(number) for number in numbers)
+
+
+def _difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    changed = [key for key in wanted if stored.get(key, _BEFORE.get(key)) != json.loads(json.dumps(wanted[key]))]
+    if not changed:
+        return None
+    key = changed[0]
+    more = f" and {', '.join(changed[1:])}" if len(changed) > 1 else ""
+    return f"{key} changed ({stored.get(key)} -> {wanted[key]}){more}"

@@ -1,0 +1,171 @@
+"""The official trainer's encoded folder (`preprocessed_data_root`) -> caches of ours.
+
+    latents/**/NAME.pt           latents [C, F, H, W] (older: [F H W, C]), num_frames, height, width in latents, fps
+    conditions/**/NAME.pt        video_prompt_embeds and audio_prompt_embeds [N, D], or prompt_embeds of LTX-2 for both,
+                                 before the connectors; prompt_attention_mask [N]. latent_X.pt has condition_X.pt
+    audio_latents, reference_latents, reference_audio_latents, video_masks, audio_masks: NAME.pt where there are any
+
+These files are pickles. Nothing in this program reads a pickle but `_load` below, which is called by the command
+`ltx2-train cache import` alone, and which admits tensors, numbers, text and tables, and no code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..dataset.cache_names import (
+    audio_cache_name,
+    audio_mask_cache_name,
+    image_cache_name,
+    mask_cache_name,
+    text_cache_name,
+    video_cache_name,
+)
+from ..dataset.entry import IMPORTED_FOLDER, REFERENCE_AUDIO_FOLDER, REFERENCE_FOLDER
+from ..dataset.scan import SHOWN_AT_MOST, Skipped
+from ..errors import DataError
+from ..events import Events
+from ..files import write_tensors
+from ..shapes import AudioLatentShape, LatentShape
+from . import cache_file as caches
+from .cache_file import ARCHITECTURE, AUDIO_LENGTH_KEY, MASK_KEY
+
+PRECOMPUTED = ".precomputed"
+TEXT_DTYPE = torch.bfloat16
+
+
+@dataclass
+class ImportReport:
+    """How many samples were taken over to `folder`, and what was left out."""
+
+    folder: Path
+    samples: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def text(self) -> str:
+        """Some lines for people, with the dataset entry to use."""
+        lines = [f"{self.samples} samples imported into {self.folder}, {len(self.skipped)} left out"]
+        lines += [f"  {skip.path.name}: {skip.reason}" for skip in self.skipped[:SHOWN_AT_MOST]]
+        lines.append(f"In the dataset file:\n[[datasets]]\ncache_only = true\ncache_directory = '{self.folder}'")
+        return "\n".join(lines)
+
+
+def import_official(root: Path, out: Path | None = None, events: Events | None = None) -> ImportReport:
+    """Take over the folder `root` into `out`, by default `ltx2_caches` in it. Raises DataError where it has nothing."""
+    events = events or Events()
+    out = out or root / IMPORTED_FOLDER
+    root = root / PRECOMPUTED if (root / PRECOMPUTED).is_dir() else root
+    main = next((root / name for name in ("latents", "audio_latents") if (root / name).is_dir()), None)
+    files = sorted(main.rglob("*.pt")) if main is not None else []
+    if main is None or not files:
+        raise DataError(f"{root} holds no latents/*.pt of the official trainer. Name its preprocessed_data_root.", root)
+    report = ImportReport(out)
+    events.stage("import", len(files))
+    for done, path in enumerate(files, 1):
+        events.check_stop()
+        try:
+            _import_one(root, path.relative_to(main), out)
+            report.samples += 1
+        except DataError as error:
+            report.skipped.append(Skipped(path, str(error)))
+        except (KeyError, ValueError) as error:
+            report.skipped.append(Skipped(path, f"it is not laid out as expected: {error}"))
+        events.progress(done, len(files), path.name)
+    if not report.samples:
+        raise DataError("Not one sample could be imported.\n" + report.text(), root)
+    return report
+
+
+def _import_one(root: Path, name: Path, out: Path) -> None:
+    told = name.with_name("condition_" + name.name[7:]) if name.name.startswith("latent_") else name
+    text = _load(root / "conditions" / told) or _load(root / "conditions" / name)
+    if text is None:
+        raise DataError(f"there is no conditions/{told.as_posix()}")
+    picture, heard = _load(root / "latents" / name), _load(root / "audio_latents" / name)
+    stem = "__".join(name.with_suffix("").parts)
+    if picture is not None:
+        latents = _unpatchified(picture)
+        fps = float(picture.get("fps") or 25.0)
+        video = LatentShape(*latents.shape[1:]).video(fps)
+        base = video_cache_name(stem, 0, video.frames, video.width, video.height)
+    elif heard is not None:
+        frames = max(1, round(float(heard.get("duration") or heard["latents"].shape[1] / 25) * 25))
+        latents, fps = torch.zeros(128, 1, 1, 1, dtype=heard["latents"].dtype), 25.0
+        base = image_cache_name(stem, 64, 64)
+    else:
+        raise DataError("it has neither latents nor sound")
+    shape = LatentShape(*latents.shape[1:])
+    tensors = {caches.latent_key(shape, latents.dtype): latents}
+    if picture is None:
+        sizes = ((frames - 1) // 8 + 1, 2, 2)
+        tensors |= {
+            key: torch.tensor(size, dtype=torch.int32) for key, size in zip(caches.VIRTUAL_KEYS, sizes, strict=True)
+        }
+    metadata = {"architecture": ARCHITECTURE, "fps": repr(fps), "imported_from": "official trainer"}
+    write_tensors(out / text_cache_name(stem, "compact"), _text(text), metadata)
+    if heard is not None:
+        write_tensors(out / audio_cache_name(base), _sound(heard["latents"]), metadata)
+    if (shown := _load(root / "reference_latents" / name)) is not None:
+        given = _unpatchified(shown)
+        key = caches.latent_key(LatentShape(*given.shape[1:]), given.dtype)
+        write_tensors(out / REFERENCE_FOLDER / base, {key: given}, metadata)
+    if (voice := _load(root / "reference_audio_latents" / name)) is not None:
+        path = out / REFERENCE_AUDIO_FOLDER / audio_cache_name(base)
+        write_tensors(path, _sound(voice["latents"]), metadata)
+    for folder, named in (("video_masks", mask_cache_name), ("audio_masks", audio_mask_cache_name)):
+        if (mask := _load(root / folder / name)) is not None:
+            write_tensors(out / named(base), {MASK_KEY: (mask["mask"] > 0.5).to(torch.uint8)}, metadata)
+    # the latents last: whatever has them is whole
+    write_tensors(out / base, tensors, metadata)
+
+
+def _unpatchified(table: Mapping[str, Any]) -> torch.Tensor:
+    latents = table["latents"]
+    if latents.dim() == 2:  # [F H W, C]
+        grid = (int(table["num_frames"]), int(table["height"]), int(table["width"]))
+        latents = latents.T.reshape(latents.shape[1], *grid)
+    if latents.dim() != 4:
+        raise DataError(f"its latents have shape {list(latents.shape)}, not [C, F, H, W]")
+    return latents
+
+
+def _sound(latents: torch.Tensor) -> dict[str, torch.Tensor]:
+    channels, steps, bins = latents.shape
+    kept = latents if latents.dtype in caches.DTYPES.values() else latents.float()
+    return {
+        caches.audio_key(AudioLatentShape(steps, channels, bins), kept.dtype): kept,
+        AUDIO_LENGTH_KEY: torch.tensor(steps, dtype=torch.int32),
+    }
+
+
+def _text(table: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Features without their padding, as a compact text cache."""
+    token = caches.dtype_token(TEXT_DTYPE)
+    shared = table.get("prompt_embeds")
+    video, audio = table.get("video_prompt_embeds", shared), table.get("audio_prompt_embeds")
+    if video is None:
+        raise DataError(f"its conditions hold no text: {', '.join(table)}")
+    mask = table.get("prompt_attention_mask")
+    valid = torch.ones(video.shape[0], dtype=torch.bool) if mask is None else mask.reshape(-1).bool()
+    tensors = {f"video_features_{token}": video[valid].to(TEXT_DTYPE)}
+    if audio is not None:
+        tensors[f"audio_features_{token}"] = audio[valid].to(TEXT_DTYPE)
+    return tensors
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    """The table in a .pt file, None where there is no such file. The one place where a pickle is read."""
+    if not path.is_file():
+        return None
+    try:
+        table = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its reader meets
+        raise DataError(f"{path} is damaged or holds more than tensors: {type(error).__name__}.", path) from error
+    if not isinstance(table, dict):
+        raise DataError(f"{path} holds a {type(table).__name__}, not a table of tensors.", path)
+    return table

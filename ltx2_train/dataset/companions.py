@@ -1,0 +1,122 @@
+"""Finding the files that go with a medium, by its name: sound, references, masks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from ..media.images import IMAGE_SUFFIXES
+from ..media.names import is_dir, is_file, same
+from ..media.sound_media import AUDIO_SUFFIXES
+from ..media.video import VIDEO_SUFFIXES
+from .dataset_file import DatasetSettings
+from .lists import Candidate
+
+PICTURE_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
+AUDIO_MASK_SUFFIXES = AUDIO_SUFFIXES | {".json"}
+
+
+class Stems:
+    """The files of folders by the name that they share with a medium; a folder is listed once."""
+
+    def __init__(self, source: Path) -> None:
+        self._source = source
+        self._listed: dict[Path, dict[str, list[Path]]] = {}
+
+    def places(self, folder: Path, candidate: Candidate) -> list[Path]:
+        """The folder at the same place below `folder` as the medium is below its own, then `folder`."""
+        source, parent = self._source, candidate.path.parent
+        inner = [folder / parent.relative_to(source)] if parent.is_relative_to(source) else []
+        return list(dict.fromkeys([*inner, folder]))
+
+    def named(self, folder: Path, stem: str) -> list[Path]:
+        """Files of a folder called `stem`, whatever their ending; case and accents count only where they decide."""
+        if folder not in self._listed:
+            table: dict[str, list[Path]] = {}
+            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+                if path.is_file():
+                    table.setdefault(same(path.stem), []).append(path)
+            self._listed[folder] = table
+        near = self._listed[folder].get(same(stem), [])
+        return [path for path in near if path.stem == stem] or near
+
+    def find(self, folder: Path | None, candidate: Candidate, suffixes: Collection[str]) -> Path | None:
+        """The file of one of `suffixes` that is called as the medium is, or None."""
+        for place in self.places(folder, candidate) if folder is not None else ():
+            named = self.named(place, candidate.path.stem)
+            if found := [path for path in named if path.suffix.lower() in suffixes]:
+                return found[0]
+        return None
+
+
+class Companions:
+    """References and masks of the media of one dataset. `promised`: the list of media names references."""
+
+    def __init__(self, entry: DatasetSettings, promised: bool = False) -> None:
+        self.entry = entry
+        self.wants_reference = promised or entry.reference_directory is not None
+        self._stems = Stems(entry.source)
+
+    def reference(self, candidate: Candidate) -> Path | None:
+        """The reference image or video of a medium, or None."""
+        if candidate.reference is not None:
+            return candidate.reference if is_file(candidate.reference) or is_dir(candidate.reference) else None
+        return self._stems.find(self.entry.reference_directory, candidate, PICTURE_SUFFIXES)
+
+    def missing(self, candidate: Candidate) -> str:
+        """Why a medium without its reference is left out."""
+        folder = self.entry.reference_directory
+        if candidate.reference is not None:
+            return f"no reference: {candidate.reference} is not there"
+        if folder is None:
+            return f"no reference: its line in {self.entry.source.name} names none"
+        return f"no reference: {folder} has no image or video called {candidate.path.stem}"
+
+    def gone(self, candidate: Candidate) -> str:
+        """Why a medium is left out for which the list names a file that is not there; "" where all are."""
+        named = {
+            "mask": candidate.mask,
+            "mask for sound": candidate.audio_mask,
+            "reference sound": candidate.reference_audio,
+        }
+        for what, path in named.items():
+            if path is not None and not (is_file(path) or is_dir(path)):
+                return f"no {what}: {path} is not there; correct its line in {self.entry.source.name}"
+        return ""
+
+    def mask(self, candidate: Candidate) -> Path | None:
+        """The image or video with the mask of a medium, or None."""
+        return candidate.mask or self._stems.find(self.entry.mask_directory, candidate, PICTURE_SUFFIXES)
+
+    def audio_mask(self, candidate: Candidate) -> Path | None:
+        """The file with the mask of the sound of a medium, or None."""
+        return candidate.audio_mask or self._stems.find(self.entry.audio_mask_directory, candidate, AUDIO_MASK_SUFFIXES)
+
+
+class SoundFinder:
+    """Finds the sound file that belongs to a medium, by name."""
+
+    def __init__(self, entry: DatasetSettings) -> None:
+        self.entry = entry
+        self._stems = Stems(entry.source)
+
+    def apart(self, candidate: Candidate) -> tuple[Path | None, str]:
+        """The file with the sound of a video, or None and why there is none."""
+        if candidate.sound is not None:
+            missing = "" if is_file(candidate.sound) else f"{candidate.sound} is not there; correct its audio_path"
+            return (None if missing else candidate.sound), missing
+        entry = self.entry
+        folder = entry.audio_files_directory or candidate.path.parent
+        explicit = "audio_extension" in entry.model_fields_set
+        endings = [entry.audio_extension.lower()] + ([] if explicit else sorted(AUDIO_SUFFIXES))
+        for place in self._stems.places(folder, candidate):
+            found = {path.suffix.lower(): path for path in self._stems.named(place, candidate.path.stem)}
+            for ending in endings:
+                if ending in found:
+                    return found[ending], ""
+        key = "audio_source" if entry.audio_files_directory is None else "audio_files_directory"
+        return None, f"no {candidate.path.stem}{entry.audio_extension} in {folder}; add it, or correct {key}"
+
+    def reference(self, candidate: Candidate) -> Path | None:
+        """The reference sound of a medium, or None."""
+        return self._stems.find(self.entry.reference_audio_directory, candidate, AUDIO_SUFFIXES)

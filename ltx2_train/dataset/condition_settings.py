@@ -1,0 +1,59 @@
+"""The settings of what goes with a clip - references and masks - and of small changes made when it is cached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from ..shapes import floor_frames
+from .sound_settings import SoundSettings
+
+
+class ConditionSettings(SoundSettings):
+    """What `[general]` and every dataset may say about references, masks and changes of the picture."""
+
+    reference_cache_directory: Path | None = Field(
+        None,
+        description="Folder for cached references. Default: `reference` in the cache folder.",
+        json_schema_extra={"advanced": True},
+    )
+    reference_frames: int = Field(
+        1,
+        ge=0,
+        le=1025,
+        description="Frames of each reference, 8n+1: an image is repeated, a video begins where the clip's window does "
+        "if it is as long as the clip, else at its own start. 0: as many as the clip has.",
+        json_schema_extra={"community": "reference_frames", "unit": "frames", "advanced": True},
+    )
+    reference_downscale: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="How many times smaller than the clip references are cached, in width and height.",
+        json_schema_extra={"community": "reference_downscale", "advanced": True},
+    )
+    flip: bool = Field(
+        False, description="Also train on a mirrored copy of each picture. Not for text, faces or left and right."
+    )
+    color_jitter: float = Field(
+        0.0,
+        ge=0,
+        le=0.3,
+        description="Change brightness, contrast and saturation of each medium by up to this share; which way, its "
+        "name decides.",
+        json_schema_extra={"advanced": True},
+    )
+    crop: Literal["center", "motion"] = Field(
+        "center",
+        description="What is kept where a picture does not fit its size: its middle, or the place that moves most.",
+        json_schema_extra={"advanced": True},
+    )
+
+    @field_validator("reference_frames")
+    @classmethod
+    def _whole_latents(cls, value: int) -> int:
+        if value and floor_frames(value) != value:
+            raise ValueError(f"must be 8n+1 (1, 9, 17, 25 ...) or 0; {floor_frames(value)} is the next below")
+        return value

@@ -1,0 +1,196 @@
+"""The dataset file: `[general]`, `[[datasets]]`, `[[validation_datasets]]`.
+
+Keys and their meaning are those of the community trainer's dataset TOML, so its files can be brought along; whole
+numbers are accepted wherever a float is meant. A value in a dataset wins over the one in `[general]`, which wins over
+the default. Paths are relative to the file.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+
+from ..errors import ConfigError, DataError
+from ..media.buckets import parse_bucket
+from ..settings import Settings, parse
+from ..shapes import SPATIAL_FACTOR
+from .entry import (
+    FOLDER_KEYS,
+    LIST_KEYS,
+    SOURCE_KEYS,
+    DatasetSettings,
+    MediaKind,
+    SharedSettings,
+)
+from .entry_types import check_types
+from .foreign_keys import translate
+from .manifest import dataset_table, is_manifest
+
+__all__ = ["DatasetConfig", "DatasetSettings", "MediaKind", "SharedSettings"]
+
+
+class DatasetConfig(Settings):
+    """A whole dataset file. After validation each dataset holds its final values; `general` stays for the record.
+
+    `notes` are sentences on keys that were read otherwise than written.
+    """
+
+    _notes: tuple[str, ...] = PrivateAttr(())
+
+    general: SharedSettings = Field(default_factory=SharedSettings, description="Values for every dataset.")
+    datasets: tuple[DatasetSettings, ...] = Field((), description="What is trained on.")
+    validation_datasets: tuple[DatasetSettings, ...] = Field((), description="What the validation loss is measured on.")
+
+    @field_validator("datasets", "validation_datasets")
+    @classmethod
+    def _precedence(cls, value: tuple[DatasetSettings, ...], info: ValidationInfo) -> tuple[DatasetSettings, ...]:
+        general = info.data.get("general")
+        if general is None:
+            return value
+        merged = []
+        for dataset in value:
+            inherited = general.model_fields_set - dataset.model_fields_set
+            merged.append(dataset.model_copy(update={key: getattr(general, key) for key in inherited}))
+        return tuple(merged)
+
+    @model_validator(mode="after")
+    def _together(self) -> DatasetConfig:
+        if not self.datasets:
+            raise ValueError("no [[datasets]]: name at least one folder or list of media to train on")
+        owners: dict[Path, str] = {}
+        for name, dataset in self.named():
+            if not dataset.from_caches:
+                _check_size(name, dataset)
+            if dataset.cache_directory is None and dataset.source_key in (*LIST_KEYS, "cache_directory"):
+                why = "the media come from a list" if dataset.source_key in LIST_KEYS else "it has nothing else"
+                raise ValueError(f"{name}.cache_directory: needs a folder, since {why}")
+            if dataset.cache_files is not None and not dataset.from_caches:
+                raise ValueError(f"{name}.cache_files: counts only with cache_only = true; set that, or leave it out")
+            folders = {"cache_directory": dataset.caches}
+            if dataset.reference_directory is not None:
+                folders["reference_cache_directory"] = dataset.reference_caches
+            if dataset.reference_audio_directory is not None:
+                folders["reference_audio_cache_directory"] = dataset.reference_audio_caches
+            for key, path in folders.items():
+                folder = path.expanduser().absolute()
+                if folder in owners:
+                    raise ValueError(
+                        f"{name} and {owners[folder]} share the cache folder {path}. "
+                        f"Give each dataset a {key} of its own"
+                    )
+                owners[folder] = name
+        return self
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._notes
+
+    def named(self) -> list[tuple[str, DatasetSettings]]:
+        """All datasets with their dotted names, those for training first."""
+        return [(f"datasets[{i}]", entry) for i, entry in enumerate(self.datasets)] + [
+            (f"validation_datasets[{i}]", entry) for i, entry in enumerate(self.validation_datasets)
+        ]
+
+    @classmethod
+    def read(cls, path: Path | str) -> DatasetConfig:
+        """Read a TOML (or JSON) dataset file, or a manifest; paths in it are relative to its folder.
+
+        Raises DataError where the file is missing or not TOML, ConfigError where a setting is wrong.
+        """
+        path = Path(path)
+        return cls.from_table(_load(path), path.absolute().parent, source=str(path))
+
+    @classmethod
+    def from_table(cls, table: dict[str, Any], folder: Path, source: str = "dataset") -> DatasetConfig:
+        """Validate a table whose relative paths start at `folder`. Raises ConfigError that speaks of `source`."""
+        notes: list[str] = []
+        if is_manifest(table):
+            table, notes = dataset_table(table, source)
+        table, more = translate(table, source)
+        check_types(table, source)
+        config = parse(cls, table, source)
+        config._notes = (*notes, *more)
+        parts = {
+            key: tuple(_absolute(entry, folder) for entry in getattr(config, key))
+            for key in ("datasets", "validation_datasets")
+        }
+        return config.model_copy(update={"general": _absolute(config.general, folder), **parts})
+
+    def to_toml(self) -> str:
+        """The file's text with every value spelt out in each dataset, and absolute paths."""
+        import tomli_w
+
+        table: dict[str, Any] = {"general": {}}
+        for key in ("datasets", "validation_datasets"):
+            entries = [entry.model_dump(mode="json", exclude_none=True) for entry in getattr(self, key)]
+            if entries:
+                table[key] = entries
+        return tomli_w.dumps(table)
+
+
+def _check_size(name: str, dataset: DatasetSettings) -> None:
+    """Raise ValueError where the one size of a dataset is none that the VAE, or a smaller reference, can have."""
+    factor = SPATIAL_FACTOR * (dataset.reference_downscale if dataset.reference_directory is not None else 1)
+    for text in dataset.resolution_buckets:
+        if any(side % factor for side in parse_bucket(text)[:2]):
+            raise ValueError(
+                f"{name}.resolution_buckets: {text} has a side that is not a multiple of {factor} "
+                f"(32 x reference_downscale {dataset.reference_downscale})"
+            )
+    if dataset.enable_bucket or not any(side % factor for side in dataset.resolution):
+        return
+    w, h = dataset.resolution
+    near = [max(factor, round(side / factor) * factor) for side in (w, h)]
+    smaller = f" (32 x reference_downscale {dataset.reference_downscale})" if factor != SPATIAL_FACTOR else ""
+    raise ValueError(
+        f"{name}.resolution: {w}x{h} is not a multiple of {factor}{smaller} in both directions. "
+        f"Use [{near[0]}, {near[1]}], or set enable_bucket = true"
+    )
+
+
+def _absolute(settings: Any, folder: Path) -> Any:
+    update = {}
+    for key in (*FOLDER_KEYS, *SOURCE_KEYS):
+        value = getattr(settings, key, None)
+        if value is not None:
+            update[key] = folder / value.expanduser()
+    # A copy must not count the paths of `general` as set in a dataset, hence only what was there is updated.
+    return settings.model_copy(update=update) if update else settings
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"The dataset file {path} does not exist. Check the path.", path) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8: {error}. Save it as UTF-8.") from error
+    except OSError as error:
+        raise DataError(f"The dataset file {path} cannot be read: {error.strerror or error}.", path) from error
+    try:
+        if path.suffix.lower() == ".json":
+            table = json.loads(text)
+        elif sys.version_info >= (3, 11):
+            import tomllib
+
+            table = tomllib.loads(text)
+        else:
+            import tomli
+
+            table = tomli.loads(text)
+    except ValueError as error:
+        hint = r" In TOML a backslash needs 'single quotes': 'C:\clips'." if "\\" in text else ""
+        raise ConfigError(f"{path}: not valid {path.suffix.lstrip('.').upper() or 'TOML'}: {error}.{hint}") from error
+    if isinstance(table, list) and any(isinstance(row, dict) and "instance_data_dir" in row for row in table):
+        raise ConfigError(
+            f"{path}: this is SimpleTuner's list of data backends. Write one [[datasets]] for each that has media: its "
+            "instance_data_dir is video_directory (or image_directory, audio_directory), video.num_frames is "
+            "target_frames, video.frame_rate target_fps, video.min_frames min_frames, cache_dir_vae cache_directory."
+        )
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: expected a table with [[datasets]], got {type(table).__name__}.")
+    return table

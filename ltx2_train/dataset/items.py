@@ -1,0 +1,213 @@
+"""What a dataset comes to: media with their captions, the windows cut from them, and the whole plan."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..media import frames as timing
+from ..media.info import MediaInfo
+from ..shapes import SPATIAL_FACTOR, LatentShape, VideoShape, floor_side
+from .cache_names import (
+    LATENT_SUFFIX,
+    TextForm,
+    audio_cache_name,
+    audio_mask_cache_name,
+    image_cache_name,
+    mask_cache_name,
+    text_cache_name,
+    video_cache_name,
+)
+from .dataset_file import DatasetConfig, DatasetSettings, MediaKind
+from .scan import Skipped
+from .sound_plan import SoundWindow
+
+FLIPPED = "~flip"  # behind the stem in the names of mirrored copies
+
+
+@dataclass(frozen=True)
+class Source:
+    """A medium with its caption. `stem` names its caches; `picks` maps output frames to source frames."""
+
+    media: MediaInfo
+    caption: str
+    stem: str
+    folder: Path  # of the caches
+    timeline: timing.Timeline
+
+    @property
+    def path(self) -> Path:
+        return self.media.path
+
+    def text_path(self, form: TextForm) -> Path:
+        """Where the cache of the caption belongs."""
+        return self.folder / text_cache_name(self.stem, form)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An image or a video that a sample is shown. `frames` of it are cached in `folder`, as `width` x `height`."""
+
+    path: Path
+    folder: Path
+    frames: int
+    width: int
+    height: int
+
+    @property
+    def shape(self) -> LatentShape:
+        return VideoShape(self.frames, self.height, self.width).latent()
+
+
+@dataclass(frozen=True)
+class Item:
+    """One training sample: a window of a medium at its bucket. `dataset` counts within training or validation.
+
+    `sound` is None where there is none; `silence` then says why, if it is a video. Of a recording ("audio"), `window`
+    counts frames of the imagined video, and `virtual` is its size.
+    """
+
+    source: Source
+    window: timing.Window
+    width: int
+    height: int
+    dataset: int
+    validation: bool = False
+    sound: SoundWindow | None = None
+    silence: str = ""
+    virtual: LatentShape | None = None
+    reference_audio: Path | None = None  # the file
+    reference_folder: Path | None = None  # of its cache
+    reference: Reference | None = None
+    mask: Path | None = None
+    audio_mask: Path | None = None
+    flipped: bool = False
+
+    @property
+    def kind(self) -> MediaKind:
+        return self.source.media.kind
+
+    @property
+    def key(self) -> str:
+        """A name unique within the plan."""
+        part = "validation" if self.validation else "train"
+        return f"{part}/{self.dataset}/{self.latent_path.name.removesuffix(LATENT_SUFFIX)}"
+
+    @property
+    def caption(self) -> str:
+        return self.source.caption
+
+    @property
+    def fps(self) -> float:
+        """The rate that the model is told."""
+        return self.source.timeline.fps
+
+    @property
+    def picks(self) -> list[int]:
+        """The source frames of the window; past the end the last one is repeated."""
+        all_picks = self.source.timeline.picks
+        last = len(all_picks) - 1
+        return [
+            all_picks[min(index, last)] for index in range(self.window.start, self.window.start + self.window.count)
+        ]
+
+    @property
+    def shape(self) -> LatentShape:
+        if self.virtual is not None:
+            return self.virtual
+        return VideoShape(self.window.count, self.height, self.width).latent()
+
+    @functools.cached_property
+    def latent_path(self) -> Path:
+        return self.source.folder / self._name(FLIPPED if self.flipped else "")
+
+    def _name(self, mark: str) -> str:
+        media, stem = self.source.media, self.source.stem + mark
+        if media.kind == "image":
+            return image_cache_name(stem, media.width, media.height)
+        if media.kind == "audio" and self.sound is not None and self.sound.seconds == media.duration:
+            return image_cache_name(stem, self.width, self.height)
+        return video_cache_name(stem, self.window.start, self.window.count, self.width, self.height)
+
+    @property
+    def audio_path(self) -> Path | None:
+        """Where the cache of the sound belongs; None where there is no sound. A mirrored copy shares it."""
+        return None if self.sound is None else self.source.folder / audio_cache_name(self._name(""))
+
+    @property
+    def reference_audio_path(self) -> Path | None:
+        """Where the cache of the reference sound belongs; None where there is none."""
+        if self.reference_audio is None or self.reference_folder is None:
+            return None
+        return self.reference_folder / audio_cache_name(self._name(""))
+
+    @property
+    def reference_path(self) -> Path | None:
+        """Where the cache of the reference belongs; None where there is none."""
+        return None if self.reference is None else self.reference.folder / self.latent_path.name
+
+    @property
+    def mask_path(self) -> Path | None:
+        """Where the cache of the mask belongs; None where there is none."""
+        return None if self.mask is None else self.latent_path.with_name(mask_cache_name(self.latent_path.name))
+
+    @property
+    def audio_mask_path(self) -> Path | None:
+        """Where the cache of the mask for the sound belongs; None where there is none."""
+        return None if self.audio_mask is None else self.source.folder / audio_mask_cache_name(self._name(""))
+
+    @property
+    def text_key(self) -> tuple[Path, str]:
+        """Equal for items that share their text cache."""
+        return self.source.folder, self.source.stem
+
+
+@dataclass(frozen=True)
+class DatasetPlan:
+    """What a dataset file comes to."""
+
+    config: DatasetConfig
+    items: tuple[Item, ...]
+    skipped: tuple[Skipped, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def from_caches(self) -> int:
+        """How many datasets have no media, but caches alone; their samples are not among the items."""
+        return sum(entry.from_caches for _, entry in self.config.named())
+
+    @property
+    def sources(self) -> list[Source]:
+        """The media in use, each once."""
+        return list({item.text_key: item.source for item in self.items}.values())
+
+    def settings_of(self, item: Item) -> DatasetSettings:
+        """The dataset entry that `item` belongs to."""
+        entries = self.config.validation_datasets if item.validation else self.config.datasets
+        return entries[item.dataset]
+
+    def summary(self) -> str:
+        """A few lines for people: how many samples of which size, and what is left out."""
+        training = [item for item in self.items if not item.validation]
+        lines = [f"{len(training)} samples from {len({item.text_key for item in training})} files"]
+        if len(training) < len(self.items):
+            lines[0] += f", {len(self.items) - len(training)} samples for validation"
+        pictured = [item for item in self.items if item.kind != "audio"]
+        sizes = Counter((item.width, item.height, item.window.count) for item in pictured)
+        lines += [f"  {w} x {h}, {count} frames: {number}" for (w, h, count), number in sorted(sizes.items())]
+        if recordings := [item.sound.length for item in self.items if item.kind == "audio" and item.sound]:
+            lines.append(
+                f"  sound alone, {min(recordings):.1f} to {max(recordings):.1f} s, {sum(recordings):.0f} s in all: "
+                f"{len(recordings)}"
+            )
+        if self.from_caches:
+            lines.append(f"  {self.from_caches} datasets are read from their caches alone")
+        lines += [f"  left out {skip.path.name}: {skip.reason}" for skip in self.skipped]
+        return "\n".join(lines)
+
+
+def smaller(width: int, height: int, factor: int) -> tuple[int, int]:
+    """The size of a reference that is `factor` times smaller than its clip, down to whole latents."""
+    return max(SPATIAL_FACTOR, floor_side(width // factor)), max(SPATIAL_FACTOR, floor_side(height // factor))

@@ -1,0 +1,173 @@
+"""From a dataset file to the list of everything that will be cached and trained on.
+
+Planning reads directories, captions and the headers and timestamps of media; it loads no model and takes seconds. What
+cannot be used is listed with its reason, and a dataset of which nothing is left is an error that says what was found.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ..errors import DataError
+from ..events import Events
+from ..media import frames as timing
+from ..media.frame_folder import probe_frame_folder
+from ..media.info import MediaInfo
+from ..media.sound_media import AUDIO_SUFFIXES
+from ..media.video import probe_media
+from .dataset_file import DatasetConfig, DatasetSettings
+from .items import DatasetPlan, Item, Source
+from .media_index import MediaIndex
+from .scan import SHOWN_AT_MOST, Candidate, Skipped, find_media, nothing_left, with_captions
+from .sound_plan import probe_recording
+from .sources import content_hash, source_stat
+from .windows import Cutter
+
+__all__ = ["Item", "DatasetPlan", "Source", "plan_dataset"]
+
+
+def plan_dataset(config: DatasetConfig, events: Events | None = None) -> DatasetPlan:
+    """Find, check and cut all media of `config`.
+
+    Messages go to `events`, those about frame rates in the words of the community trainer. Raises DataError where a
+    dataset has nothing to offer: folder missing or empty, no captions, all clips too short or unreadable.
+    """
+    events = events or Events()
+    items: list[Item] = []
+    skipped: list[Skipped] = []
+    warnings: list[str] = list(config.notes)
+    for validation, entries in ((False, config.datasets), (True, config.validation_datasets)):
+        for index, entry in enumerate(entries):
+            if entry.from_caches:
+                continue
+            name = f"{'validation_datasets' if validation else 'datasets'}[{index}]"
+            found, left_out = _plan_one(name, entry, index, validation, events, warnings)
+            items += found
+            skipped += left_out
+    for warning in warnings:
+        events.message(warning, "warning")
+    if skipped:
+        shown = "; ".join(f"{skip.path.name}: {skip.reason}" for skip in skipped[:SHOWN_AT_MOST])
+        more = f"; and {len(skipped) - SHOWN_AT_MOST} more" if len(skipped) > SHOWN_AT_MOST else ""
+        events.message(f"{len(skipped)} files are left out. {shown}{more}", "warning")
+    return DatasetPlan(config, tuple(items), tuple(skipped), tuple(warnings))
+
+
+def _plan_one(
+    name: str, entry: DatasetSettings, index: int, validation: bool, events: Events, warnings: list[str]
+) -> tuple[list[Item], list[Skipped]]:
+    targets, notes = timing.floor_targets(entry.target_frames)
+    if entry.kind == "video" and entry.frame_extraction != "full":
+        warnings += [f"{name}: {note}" for note in notes]
+        given = entry.model_fields_set & {"target_frames", "resolution_buckets"}
+        if not given and targets == (1,):
+            warnings.append(
+                f"{name}: target_frames is not set, so one frame of each video is used. For motion give lengths, "
+                "for example target_frames = [49]."
+            )
+    candidates, skipped = find_media(name, entry)
+    ready = with_captions(entry, candidates, skipped, warnings)
+    if not ready:
+        raise DataError(nothing_left(name, entry, len(candidates), skipped), entry.source)
+
+    promised = any(candidate.reference is not None for candidate in ready)
+    cutter = Cutter(entry, index, validation, targets, promised)
+    known = MediaIndex(entry.caches)
+    items: list[Item] = []
+    events.stage(f"read {name}", len(ready))
+    workers = min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers, thread_name_prefix="probe") as pool:
+        try:
+            probed = pool.map(functools.partial(_probe, index=known), ready)
+            for done, (candidate, media) in enumerate(zip(ready, probed, strict=True), 1):
+                events.check_stop()
+                if isinstance(media, DataError):
+                    skipped.append(Skipped(candidate.path, str(media)))
+                else:
+                    found, reason = cutter.cut(media, candidate)
+                    items += found
+                    if reason:
+                        skipped.append(Skipped(candidate.path, reason))
+                    for note in found[0].source.timeline.notes if found else ():
+                        events.message(note)
+                    warnings += [f"{media.path.name} {remark}" for remark in media.remarks if found]
+                events.progress(done, len(ready), candidate.path.name)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        finally:
+            known.save()
+    if not items:
+        raise DataError(nothing_left(name, entry, len(candidates), skipped), entry.source)
+    warnings += [
+        f"{name}: {note}" for note in (*_twins(items), *_without_reference(entry, items), *_without_mask(entry, items))
+    ]
+    return items, skipped
+
+
+def _twins(items: list[Item]) -> list[str]:
+    """A sentence for each file that is a copy of another."""
+    by_size: dict[int, dict[Path, int]] = {}
+    for path in {item.source.path: None for item in items}:
+        size, mtime_ns = source_stat(path)
+        by_size.setdefault(size, {})[path] = mtime_ns
+    notes = []
+    for size, group in by_size.items():
+        first: dict[str, Path] = {}
+        for path, mtime_ns in group.items() if len(group) > 1 else ():
+            other = first.setdefault(content_hash(path, size, mtime_ns), path)
+            if other is not path:
+                notes.append(f"{path.name} is a copy of {other.name}; both are used. Use num_repeats to repeat a clip.")
+    return notes
+
+
+def _without_reference(entry: DatasetSettings, items: list[Item]) -> list[str]:
+    """A sentence where media lack the reference sound that their dataset promises."""
+    if entry.reference_audio_directory is None:
+        return []
+    lacking = [item for item in items if item.reference_audio is None]
+    return _lacking(lacking, f"no reference sound of their name in {entry.reference_audio_directory}")
+
+
+def _without_mask(entry: DatasetSettings, items: list[Item]) -> list[str]:
+    """A sentence where media lack the mask that their dataset promises."""
+    notes: list[str] = []
+    if entry.mask_directory is not None:
+        lacking = [item for item in items if item.kind != "audio" and item.mask is None]
+        notes += _lacking(lacking, f"no mask of their name in {entry.mask_directory}, so all of them is generated")
+    if entry.audio_mask_directory is not None:
+        lacking = [item for item in items if item.sound is not None and item.audio_mask is None]
+        notes += _lacking(lacking, f"no mask for sound of their name in {entry.audio_mask_directory}")
+    return notes
+
+
+def _lacking(items: list[Item], what: str) -> list[str]:
+    names = list(dict.fromkeys(item.source.path.name for item in items))
+    more = " ..." if len(names) > SHOWN_AT_MOST else ""
+    return [f"{len(names)} files have {what}: {', '.join(names[:SHOWN_AT_MOST])}{more}"] if names else []
+
+
+def _probe(candidate: Candidate, index: MediaIndex) -> MediaInfo | DataError:
+    path = candidate.path
+    try:
+        size, mtime_ns = source_stat(path)
+        known = index.get(path, size, mtime_ns)
+        if known is None:
+            known = _probe_once(path, size, mtime_ns)
+            index.put(known, size, mtime_ns)
+        return known
+    except (OSError, ValueError):
+        return DataError(f"{path} does not exist or cannot be opened.", path)
+    except DataError as error:
+        return error
+
+
+@functools.lru_cache(maxsize=512)
+def _probe_once(path: Path, size: int, mtime_ns: int) -> MediaInfo:
+    # Caching, training and sampling in one process each plan; the media are read once.
+    if path.is_dir():
+        return probe_frame_folder(path)
+    return probe_recording(path) if path.suffix.lower() in AUDIO_SUFFIXES else probe_media(path)

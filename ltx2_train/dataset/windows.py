@@ -1,0 +1,174 @@
+"""From a probed medium to its samples: which windows, at which size, with which sound, reference and mask."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import DataError
+from ..media import frames as timing
+from ..media.buckets import BucketSelector, ExplicitBuckets, parse_bucket
+from ..media.frame_folder import at_rate
+from ..media.info import MediaInfo
+from .companions import Companions, SoundFinder
+from .dataset_file import DatasetSettings
+from .items import Item, Reference, Source, smaller
+from .scan import Candidate
+from .sound_plan import SoundWindow, clip_sound, recording_parts, virtual_shape
+
+IMAGE_FPS = 25.0
+
+
+@dataclass
+class Cutter:
+    """Turns a probed medium into items, by the settings of its dataset."""
+
+    settings: DatasetSettings
+    index: int
+    validation: bool
+    targets: tuple[int, ...]
+    promised: bool = False  # references, by the list of media
+    buckets: BucketSelector = field(init=False)
+    sounds: SoundFinder = field(init=False)
+    companions: Companions = field(init=False)
+
+    def __post_init__(self) -> None:
+        entry = self.settings
+        self.sounds = SoundFinder(entry)
+        self.companions = Companions(entry, self.promised)
+        factor = entry.reference_downscale if self.companions.wants_reference else 1
+        self.buckets = BucketSelector(entry.resolution, entry.enable_bucket, entry.bucket_no_upscale, factor)
+
+    def cut(self, media: MediaInfo, candidate: Candidate) -> tuple[list[Item], str | None]:
+        """The items of a medium; none and the reason where it is too short."""
+        if media.kind == "audio":
+            return self._cut_recording(media, candidate)
+        entry = self.settings
+        reference = self.companions.reference(candidate)
+        if reference is None and self.companions.wants_reference:
+            return [], self.companions.missing(candidate)
+        if gone := self.companions.gone(candidate):
+            return [], gone
+        if media.kind == "image":
+            line = timing.Timeline((0,), IMAGE_FPS, entry.target_fps, False)
+            cut, explicit = [timing.Window(0, 1)], self._explicit(media, 1)
+        else:
+            if entry.kind == "image":
+                return [], "it is a video; list it in video_jsonl_file"
+            media = at_rate(media, entry.source_fps or entry.target_fps)
+            assert media.fps is not None
+            if reason := self._seconds(media.duration):
+                return [], reason
+            line = timing.timeline(media.path.name, media.times, media.fps, entry.target_fps, entry.source_fps)
+            explicit = self._explicit(media, line.frames)
+            cut, reason = self._windows(line, explicit)
+            if reason:
+                return [], f"{reason} ({media.frames} frames at {line.source_fps:.2f} fps in the file)"
+        source = Source(media, candidate.caption or "", candidate.stem, entry.caches, line)
+        width, height = explicit[:2] if explicit else self.buckets.choose(media.width, media.height)
+        apart, silence = self._sound_of(media, candidate)
+        overridden = entry.source_fps is not None
+        items = []
+        for window in cut:
+            sound = None if silence else clip_sound(media, line, window, overridden, apart)
+            item = Item(source, window, width, height, self.index, self.validation, sound, silence)
+            item = self._with_companions(item, candidate, reference)
+            items += [item, dataclasses.replace(item, flipped=True)] if entry.flip else [item]
+        return items, None
+
+    def _sound_of(self, media: MediaInfo, candidate: Candidate) -> tuple[Path | None, str]:
+        """The file with the sound of a medium (None: itself), and why it has none."""
+        if media.kind == "image":
+            return None, "a picture has no sound"
+        if self.settings.audio_source == "none":
+            return None, "audio_source is none"
+        if self.settings.audio_source == "audio_files" or candidate.sound is not None:
+            return self.sounds.apart(candidate)
+        return None, "" if media.has_audio else "the file has no sound"
+
+    def _cut_recording(self, media: MediaInfo, candidate: Candidate) -> tuple[list[Item], str | None]:
+        entry = self.settings
+        if entry.kind != "audio" and entry.source_key != "dataset_file":
+            return [], "it is sound alone; list it in audio_jsonl_file"
+        if gone := self.companions.gone(candidate):
+            return [], gone
+        if not entry.speech_segments and (reason := self._seconds(media.duration)):
+            return [], reason
+        try:
+            parts = recording_parts(media.path, media.duration, entry)
+        except DataError as error:
+            return [], str(error)
+        if not parts or media.duration <= 0:
+            return [], (
+                f"no spoken segment of {entry.speech_min_seconds:g} to {entry.speech_max_seconds:g} s in "
+                f"{media.duration:.1f} s; lower speech_min_seconds, or turn speech_segments off"
+            )
+        fps = entry.audio_only_target_fps
+        line = timing.Timeline((0,), fps, fps, False)
+        source = Source(media, candidate.caption or "", candidate.stem, entry.caches, line)
+        items = []
+        for start, seconds in parts:
+            window = timing.Window(int(start * fps), max(1, round(seconds * fps)))
+            item = Item(source, window, *entry.resolution, self.index, self.validation)
+            sound = SoundWindow(media.path, start, seconds, seconds)
+            item = dataclasses.replace(item, sound=sound, virtual=virtual_shape(entry, seconds))
+            items.append(self._with_companions(item, candidate))
+        return items, None
+
+    def _with_companions(self, item: Item, candidate: Candidate, reference: Path | None = None) -> Item:
+        entry, changes = self.settings, {}
+        if entry.reference_audio_directory is not None or candidate.reference_audio is not None:
+            changes["reference_audio"] = candidate.reference_audio or self.sounds.reference(candidate)
+            changes["reference_folder"] = entry.reference_audio_caches
+        if reference is not None:
+            frames = entry.reference_frames or item.window.count
+            width, height = smaller(item.width, item.height, entry.reference_downscale)
+            changes["reference"] = Reference(reference, entry.reference_caches, frames, width, height)
+        if item.kind != "audio":
+            changes["mask"] = self.companions.mask(candidate)
+        if item.sound is not None:
+            changes["audio_mask"] = self.companions.audio_mask(candidate)
+        return dataclasses.replace(item, **changes)
+
+    def _seconds(self, duration: float) -> str | None:
+        entry = self.settings
+        if entry.min_seconds is not None and duration < entry.min_seconds - 1e-3:
+            return f"too short: {duration:.2f} s, min_seconds is {entry.min_seconds:g}"
+        if entry.max_seconds is not None and duration > entry.max_seconds + 1e-3:
+            return f"too long: {duration:.2f} s, max_seconds is {entry.max_seconds:g}"
+        return None
+
+    def _explicit(self, media: MediaInfo, frames: int) -> tuple[int, int, int] | None:
+        """The listed size for a medium, where the dataset lists sizes and one fits."""
+        sizes = tuple(parse_bucket(text) for text in self.settings.resolution_buckets)
+        return ExplicitBuckets(sizes).choose(media.width, media.height, frames)
+
+    def _windows(
+        self, line: timing.Timeline, explicit: tuple[int, int, int] | None
+    ) -> tuple[list[timing.Window], str | None]:
+        entry = self.settings
+        targets, extraction = self.targets, entry.frame_extraction
+        if entry.resolution_buckets:
+            if explicit is None:
+                shortest = min(parse_bucket(text)[2] for text in entry.resolution_buckets)
+                return [], f"too short: {line.frames} frames, the shortest of resolution_buckets is {shortest}"
+            targets, extraction = (explicit[2],), "head" if extraction == "full" else extraction
+        rate = f"{line.frames} frames at {entry.target_fps:g} fps"
+        if line.frames < entry.min_frames:
+            return [], f"too short: {rate}, min_frames is {entry.min_frames}"
+        cut = timing.windows(
+            line.frames,
+            targets,
+            extraction,
+            stride=entry.frame_stride,
+            samples=entry.frame_sample,
+            max_frames=entry.max_frames,
+            pad=entry.pad_short == "pad",
+            interval=entry.frame_interval,
+        )
+        if cut:
+            return cut, None
+        reason = f"too short: {rate}, the shortest of target_frames is {min(self.targets)}"
+        close = min(self.targets) - line.frames <= timing.PAD_LIMIT
+        return [], reason + ('; pad_short = "pad" would keep it' if close and entry.pad_short == "skip" else "")

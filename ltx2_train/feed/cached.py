@@ -1,0 +1,261 @@
+"""Samples of a dataset that is its caches alone: of a manifest, of `cache_only`, or imported from another trainer.
+
+Nothing but the cache folder is looked at. What a file is, its name and its tensors say (see caches); where this program
+made it, its metadata say with what weights, and those are compared. A sample without text, as one without the reference
+that its dataset promises, is left out with a warning, as in the community trainer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..caching import cache_file as caches
+from ..caching.cache_file import FORMAT_VERSION, VIRTUAL_KEYS, CacheFile
+from ..dataset.cache_names import (
+    AUDIO_SUFFIX,
+    LATENT_SUFFIX,
+    TextForm,
+    audio_cache_name,
+    audio_mask_cache_name,
+    mask_cache_name,
+    text_cache_name,
+)
+from ..dataset.dataset_file import DatasetConfig
+from ..dataset.entry import DatasetSettings
+from ..dataset.items import FLIPPED
+from ..dataset.plan import DatasetPlan, plan_dataset
+from ..dataset.windows import IMAGE_FPS
+from ..errors import CacheError
+from ..events import Events
+from ..objective.audio import virtual_shape
+from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, LatentShape, VideoShape
+from .sample_check import SampleChecker, without_mend
+from .samples import Sample
+
+_NAME = re.compile(
+    r"(?P<stem>.+?)(?:_(?P<start>\d{5,})-(?P<count>\d{3,}))?_(?P<width>\d{4,})x(?P<height>\d{4,})_ltx2\.safetensors"
+)
+
+
+@dataclass(frozen=True)
+class CachedName:
+    """What the name of a file of latents says. `count` is 0 where there is no window: an image or a recording."""
+
+    name: str
+    stem: str
+    mirrored: bool
+    count: int
+    width: int
+    height: int
+
+    @classmethod
+    def parse(cls, name: str) -> CachedName | None:
+        """None where a name is not that of latents, or leads into another folder."""
+        found = None if "/" in name or "\\" in name else _NAME.fullmatch(name)
+        if found is None:
+            return None
+        stem = found["stem"].removesuffix(FLIPPED)
+        count = int(found["count"] or 0)
+        return cls(name, stem, stem != found["stem"], count, int(found["width"]), int(found["height"]))
+
+    @property
+    def plain(self) -> str:
+        """The name of the latents that a mirrored copy was made beside."""
+        return self.name.replace(f"{self.stem}{FLIPPED}", self.stem, 1) if self.mirrored else self.name
+
+
+def cached_names(entry: DatasetSettings) -> list[str]:
+    """The files of latents that a dataset consists of, also where only their sound was cached."""
+    if entry.cache_files is not None:
+        return list(entry.cache_files)
+    folder = entry.caches
+    if not folder.is_dir():
+        return []
+    names = {path.name for path in folder.glob(f"*{LATENT_SUFFIX}")}
+    sounds = folder.glob(f"*{AUDIO_SUFFIX}")
+    return sorted(names | {path.name.removesuffix(AUDIO_SUFFIX) + LATENT_SUFFIX for path in sounds})
+
+
+def cached_captions(entry: DatasetSettings) -> Iterator[str]:
+    """The captions in the text caches of a dataset, in the order of its samples."""
+    for name in cached_names(entry):
+        parsed = CachedName.parse(name)
+        for form in ("compact", "full") if parsed is not None else ():
+            path = entry.caches / text_cache_name(parsed.stem, form)
+            if path.is_file():
+                metadata = CacheFile(path).metadata
+                if caption := metadata.get("caption", metadata.get("caption1", "")):
+                    yield caption
+                break
+
+
+def dataset_captions(config: DatasetConfig, events: Events | None = None, plan: DatasetPlan | None = None) -> list[str]:
+    """The captions that are trained on, each once; `plan` spares planning again. Raises DataError."""
+    plan = plan or plan_dataset(config, events)
+    found = [item.caption for item in plan.items if not item.validation]
+    for entry in config.datasets:
+        found += cached_captions(entry) if entry.from_caches else ()
+    return list(dict.fromkeys(found))
+
+
+class CachedSamples:
+    """Makes samples of caches, and notes in a `SampleChecker` what is wrong with them."""
+
+    def __init__(self, checker: SampleChecker) -> None:
+        self.checker = checker
+        self.seen = 0
+
+    def of(self, name: str, entry: DatasetSettings, index: int, validation: bool) -> list[Sample]:
+        """The samples of dataset `index`, called `name`. Raises CacheError where its folder holds none."""
+        names = cached_names(entry)
+        self.seen += len(names)
+        if not names:
+            hint = "Correct the path."
+            if entry.preprocessed_data_root is not None:
+                hint = f"Run `ltx2-train cache import {entry.preprocessed_data_root} --out {entry.caches}` first."
+            raise CacheError(f"{name}: there are no caches in {entry.caches}. {hint}", entry.caches)
+        part = "validation" if validation else "train"
+        samples = []
+        for one in names:
+            parsed = CachedName.parse(one)
+            if parsed is None:
+                self.checker.left_out[entry.caches / one] = "its name is not that of latents (see the names in README)"
+                continue
+            try:
+                sample = self._sample(entry, parsed, index, f"{part}/{index}/{one.removesuffix(LATENT_SUFFIX)}")
+            except CacheError as error:
+                self.checker.problems[error.path or entry.caches / one] = without_mend(error)
+                continue
+            if sample is not None:
+                samples.append(sample)
+        return samples
+
+    def _sample(self, entry: DatasetSettings, name: CachedName, index: int, key: str) -> Sample | None:
+        checker, mode = self.checker, self.checker.mode
+        path = entry.caches / name.name
+        file = CacheFile(path) if path.is_file() else None
+        recording = file is not None and VIRTUAL_KEYS[0] in file.keys
+        if mode == "video" and recording:
+            checker.unfit += 1
+            return None
+        if file is None and mode != "audio":
+            checker.left_out[path] = "there is its sound, but no latents"
+            return None
+        heard = None if mode == "video" else self._sound(entry, name)
+        if heard is None and (recording or mode == "audio"):
+            checker.unfit += 1
+            return None
+        shape = self._shape(file, name, recording, entry)
+        kind = "audio" if recording or mode == "audio" else "image" if not name.count and shape.frames == 1 else "video"
+        if kind == "audio":
+            resolution = checker.audio.sequence_resolution
+            if resolution is None:
+                resolution = entry.audio_only_sequence_resolution
+            shape = virtual_shape(shape, resolution)
+        elif file is not None:
+            self._check(file, "VAE", checker.vae_fingerprint)
+        text = self._text(entry, name)
+        companions = self._companions(entry, name, kind, heard is not None)
+        if text is None or companions is None:
+            return None
+        rate = IMAGE_FPS if kind == "image" else entry.target_fps
+        return Sample(
+            key=key,
+            shape=shape,
+            fps=_rate(file) or rate,
+            caption=text.metadata.get("caption", text.metadata.get("caption1", "")),
+            latent_path=path,
+            text_path=text.path,
+            dataset=index,
+            repeats=entry.num_repeats,
+            first_frame_probability=entry.first_frame_probability,
+            video_loss_weight=entry.video_loss_weight,
+            kind=kind,
+            audio_path=None if heard is None else heard[0],
+            audio_steps=0 if heard is None else heard[1],
+            audio_loss_weight=entry.audio_loss_weight,
+            **companions,
+        )
+
+    def _shape(self, file: CacheFile | None, name: CachedName, recording: bool, entry: DatasetSettings) -> LatentShape:
+        if file is not None and recording:
+            frames, height, width = (int(file.tensor(key)) for key in VIRTUAL_KEYS)
+            return LatentShape(frames, height, width)
+        if file is not None:
+            return file.latent_shape()
+        return VideoShape(max(1, name.count), name.height, name.width).latent()
+
+    def _sound(self, entry: DatasetSettings, name: CachedName) -> tuple[Path, int] | None:
+        """The file with the sound and its latent steps; None where there is none."""
+        path = entry.caches / audio_cache_name(name.plain)
+        if not path.is_file():
+            return None
+        file = CacheFile(path)
+        found, steps = file.audio_shape(), file.audio_steps()
+        if (found.channels, found.bins) != (AUDIO_CHANNELS, AUDIO_BINS):
+            raise CacheError(f"its sound has {found.channels} channels of {found.bins} bins, not 8 of 16", path)
+        self._check(file, "audio VAE", self.checker.audio_fingerprint)
+        return path, steps
+
+    def _text(self, entry: DatasetSettings, name: CachedName) -> CacheFile | None:
+        preferred = self.checker.settings.text_form
+        other: TextForm = "full" if preferred == "compact" else "compact"
+        for form in (preferred, other):
+            path = entry.caches / text_cache_name(name.stem, form)
+            if not path.is_file():
+                continue
+            file = CacheFile(path)
+            if file.fingerprinted:
+                reason = caches.stale_text(file, file.metadata.get("caption", ""), {}, self.checker.weights)
+                if reason is not None:
+                    raise CacheError(reason, path)
+            else:
+                self.checker.foreign += 1
+            return file
+        self.checker.left_out[entry.caches / name.name] = f"there is no text cache for {name.stem}"
+        return None
+
+    def _companions(self, entry: DatasetSettings, name: CachedName, kind: str, heard: bool) -> dict[str, Any] | None:
+        found: dict[str, Path] = {}
+        reference = entry.reference_caches / name.name
+        if kind != "audio" and reference.is_file():
+            self._check(CacheFile(reference), "VAE", self.checker.vae_fingerprint)
+            found["reference_path"] = reference
+        elif kind != "audio" and entry.reference_cache_directory is not None:
+            self.checker.left_out[entry.caches / name.name] = f"there is no reference of its name in {reference.parent}"
+            return None
+        sound = entry.reference_audio_caches / audio_cache_name(name.plain)
+        if heard and sound.is_file():
+            self._check(CacheFile(sound), "audio VAE", self.checker.audio_fingerprint)
+            found["reference_audio_path"] = sound
+        mask = entry.caches / mask_cache_name(name.name)
+        if kind != "audio" and mask.is_file():
+            found["mask_path"] = mask
+        audio_mask = entry.caches / audio_mask_cache_name(name.plain)
+        if heard and audio_mask.is_file():
+            found["audio_mask_path"] = audio_mask
+        return found
+
+    def _check(self, file: CacheFile, part: str, fingerprint: str) -> None:
+        """Raise CacheError where a cache of ours was made by another format or other weights; count those of others."""
+        if not file.fingerprinted:
+            self.checker.foreign += 1
+            return
+        version, made_with = file.metadata.get("format_version"), file.metadata.get("checkpoint")
+        if version != FORMAT_VERSION:
+            raise CacheError(f"it is of cache format {version}, this program writes {FORMAT_VERSION}", file.path)
+        if fingerprint and made_with != fingerprint:
+            raise CacheError(f"it was made with another {part}", file.path)
+
+
+def _rate(file: CacheFile | None) -> float | None:
+    """The frame rate that a file says it was made at; newer files of the community trainer call it target_fps."""
+    said = {} if file is None else file.metadata
+    try:
+        return float(said.get("fps") or said.get("target_fps") or 0) or None
+    except ValueError:
+        return None

@@ -1,0 +1,141 @@
+"""The caches as training sees them: every sample checked before the first step, then read one by one.
+
+Opening a training set reads headers only. Whatever is missing or stale is reported at once and together, with the
+command that mends it; nothing is trained on silently that the dataset file does not describe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..caching.build import CacheSettings
+from ..caching.cache_file import CacheFile, Fingerprints
+from ..dataset.dataset_file import DatasetConfig
+from ..dataset.plan import DatasetPlan, plan_dataset
+from ..events import Events
+from ..objective.audio import AudioSettings
+from ..shapes import Mode
+from .cached import CachedSamples
+from .sample_check import SampleChecker
+from .samples import FullText, Sample, SoundBuckets, load_text
+
+if TYPE_CHECKING:
+    from ..models.text import TextFeatures
+
+__all__ = ["FullText", "Mode", "Sample", "SoundBuckets", "TrainingSet", "load_text"]
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Samples whose caches are all there and fresh. Open it with `TrainingSet.open`."""
+
+    samples: tuple[Sample, ...]
+    validation: tuple[Sample, ...]
+    batch_sizes: tuple[int, ...]
+    buckets: tuple[SoundBuckets, ...] = ()
+    mode: Mode = "video"
+
+    @classmethod
+    def open(
+        cls,
+        config: DatasetConfig,
+        vae_fingerprint: str = "",
+        text_fingerprint: Fingerprints | str = "",
+        settings: CacheSettings | None = None,
+        events: Events | None = None,
+        plan: DatasetPlan | None = None,
+        mode: Mode = "video",
+        audio_fingerprint: str = "",
+        audio: AudioSettings | None = None,
+    ) -> TrainingSet:
+        """Check every cache of `config`; `plan` spares planning it again.
+
+        Mode video takes no notice of sound, audio takes only what has sound, av takes all. Fingerprints that are
+        empty are not compared; a text fingerprint given as str is the checkpoint's. Raises CacheError that lists what
+        is missing or stale and why.
+        """
+        events, audio = events or Events(), audio or AudioSettings()
+        settings = settings or CacheSettings()
+        if isinstance(text_fingerprint, str):
+            text_fingerprint = Fingerprints(checkpoint=text_fingerprint)
+        plan = plan or plan_dataset(config, _WarningsOnly(events))
+        checker = SampleChecker(
+            plan, vae_fingerprint, text_fingerprint, settings, events, mode, audio_fingerprint, audio
+        )
+        events.stage("check caches", len(plan.items))
+        found: tuple[list[Sample], list[Sample]] = ([], [])
+        for done, item in enumerate(plan.items, 1):
+            sample = checker.sample(item)
+            if sample is not None:
+                found[item.validation].append(sample)
+            events.progress(done, len(plan.items), item.latent_path.name)
+        cached = CachedSamples(checker)
+        for name, entry in plan.config.named():
+            if entry.from_caches:
+                validation = name.startswith("validation")
+                entries = plan.config.validation_datasets if validation else plan.config.datasets
+                index = next(index for index, one in enumerate(entries) if one is entry)
+                found[validation].extend(cached.of(name, entry, index, validation))
+        checker.finish(len(plan.items) + cached.seen)
+        if not found[0]:
+            raise checker.nothing_left()
+        sizes = tuple(entry.batch_size for entry in plan.config.datasets)
+        buckets = tuple(SoundBuckets.of(entry, audio) for entry in plan.config.datasets)
+        return cls(tuple(found[0]), tuple(found[1]), sizes, buckets, mode)
+
+    def load_latents(self, sample: Sample) -> torch.Tensor:
+        """[128, F, H, W] in float32, normalised. Raises CacheError where the file is damaged."""
+        return CacheFile(sample.latent_path).latents()
+
+    def load_audio(self, sample: Sample) -> torch.Tensor:
+        """[8, T, 16] in float32, normalised; T is `audio_steps`. Raises CacheError where the file is damaged."""
+        assert sample.audio_path is not None, sample.key
+        return CacheFile(sample.audio_path).audio_latents()[:, : sample.audio_steps]
+
+    def load_reference(self, sample: Sample) -> torch.Tensor:
+        """[128, F, H, W] of the reference in float32, normalised. Raises CacheError where the file is damaged."""
+        assert sample.reference_path is not None, sample.key
+        return CacheFile(sample.reference_path).latents()
+
+    def load_reference_audio(self, sample: Sample) -> torch.Tensor:
+        """[8, T, 16] of the reference sound in float32, normalised, as long as it is."""
+        assert sample.reference_audio_path is not None, sample.key
+        file = CacheFile(sample.reference_audio_path)
+        return file.audio_latents()[:, : file.audio_steps()]
+
+    def load_mask(self, sample: Sample) -> torch.Tensor:
+        """bool [F, H, W] in latents, true where the clip is given. Raises CacheError where the file is damaged."""
+        assert sample.mask_path is not None, sample.key
+        return CacheFile(sample.mask_path).mask()
+
+    def load_audio_mask(self, sample: Sample) -> torch.Tensor:
+        """bool [T], true where the sound is given; T is `audio_steps`. Raises CacheError where the file is damaged."""
+        assert sample.audio_mask_path is not None, sample.key
+        return CacheFile(sample.audio_mask_path).mask()[: sample.audio_steps]
+
+    def load_text(self, sample: Sample) -> TextFeatures | FullText:
+        """The caption, in the form it is cached in. Raises CacheError where the file is damaged."""
+        return load_text(sample.text_path)
+
+
+class _WarningsOnly(Events):
+    """Passes on what the user must know and drops the log lines of planning, which caching has shown already."""
+
+    def __init__(self, inner: Events) -> None:
+        self._inner = inner
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self._inner.stage(name, total)
+
+    def progress(self, done: int, total: int, text: str = "") -> None:
+        self._inner.progress(done, total, text)
+
+    def message(self, text: str, level: str = "info") -> None:
+        if level != "info":
+            self._inner.message(text, level)
+
+    def should_stop(self) -> bool:
+        return self._inner.should_stop()

@@ -1,0 +1,41 @@
+"""Writing a LoRA in the keys that ComfyUI loads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..files import write_tensors
+from .file import DTYPES, PREFIX
+from .inject import LoraSet
+from .low_rank import factored, of_rank
+from .metadata import describe_run
+
+
+def save_lora(
+    path: Path | str, lora_set: LoraSet, metadata: Mapping[str, Any], dtype: torch.dtype | str = torch.bfloat16
+) -> None:
+    """Write `lora_set` atomically, with alpha / rank multiplied into B.
+
+    Where it began with LoftQ, the beginning is taken out again, so that the file fits the original weights; it then
+    has twice the rank, and the metadata say so.
+
+    `metadata` says what the LoRA is of; metadata.describe_run turns it into strings and leaves out every path.
+    `dtype` is a torch dtype or "bf16", "fp16", "fp32". Raises RunError where the disk refuses the file.
+    """
+    dtype = DTYPES[dtype] if isinstance(dtype, str) else dtype
+    tensors: dict[str, Tensor] = {}
+    doubled = any(layer.initial is not None for layer in lora_set.layers.values())
+    for module, layer in lora_set.layers.items():
+        a, b = layer.change()
+        if doubled:
+            a, b = of_rank(*factored(a, b), 2 * lora_set.rank)
+        tensors[f"{PREFIX}{module}.lora_A.weight"] = a.to("cpu", dtype)
+        tensors[f"{PREFIX}{module}.lora_B.weight"] = b.to("cpu", dtype)
+    rank = 2 * lora_set.rank if doubled else lora_set.rank
+    strings = describe_run(metadata, rank, rank if doubled else lora_set.alpha, lora_set.branches())
+    write_tensors(path, tensors, strings)

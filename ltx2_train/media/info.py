@@ -1,0 +1,28 @@
+"""What a medium holds, as the files of this folder tell each other and the plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What a file holds. `width` x `height` is the picture as shown: turned, with square pixels."""
+
+    path: Path
+    kind: Literal["image", "video", "audio"]
+    frames: int
+    width: int
+    height: int
+    fps: float | None = None
+    duration: float = 0.0
+    rotation: int = 0
+    pixel_format: str = ""
+    has_alpha: bool = False
+    has_audio: bool = False
+    remarks: tuple[str, ...] = ()  # what a user should know: "is interlaced; ..."
+    times: tuple[float, ...] = field(default=(0.0,), repr=False)
+    stamps: tuple[int, ...] | None = field(default=None, repr=False)  # None: frames are found by counting
+    seekable: bool = False

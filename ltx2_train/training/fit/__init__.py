@@ -1,0 +1,20 @@
+"""How a run uses memory: predicted from headers, chosen, tried once, and made leaner when it turns out too little."""
+
+from .choose import make_plan
+from .facts import Facts
+from .machine import Machine, this_machine
+from .memory_plan import Choice, MemoryPlan, Prediction
+from .work import Workload, largest_workload, parse_bucket
+
+__all__ = [
+    "Choice",
+    "Facts",
+    "Machine",
+    "MemoryPlan",
+    "Prediction",
+    "Workload",
+    "largest_workload",
+    "make_plan",
+    "parse_bucket",
+    "this_machine",
+]

@@ -1,0 +1,350 @@
+"""Chooses how a run uses memory: the fastest that fits, at the best quality that is worth its time.
+
+Formats are tried in the order of what they keep of the weights: as they are; int8 after a rotation (41 dB); fp8
+(32 dB); nf4 (21 dB). A worse one is taken where the better one does not fit, or takes more than SLOWER times as long;
+nf4 only where nothing in 8 bits fits. Within a format every number of swapped blocks is tried, each with as few
+recomputed blocks as fit. Settings that the user made are kept as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ...config import RunConfig
+from ...errors import ConfigError
+from .estimate import device_parts, predict, ram_bytes
+from .facts import KEPT, Facts
+from .machine import GB, Machine, card
+from .memory_plan import CHUNKS, Choice, MemoryPlan, Prediction, seconds
+
+FORMATS = ("none", "int8_rotated", "fp8", "nf4")
+EIGHT_BITS = ("int8_rotated", "fp8")
+SLOWER = 1.5
+AS_FAST = 1.05  # within this share of the fastest the choice with the fewest moving parts is better
+PLENTY = 0.6  # share of the free RAM that may be locked
+TAKEN = 1.5 * GB  # what others hold of a card before it is worth a word
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A choice with its prediction."""
+
+    choice: Choice
+    prediction: Prediction
+
+
+def make_plan(config: RunConfig, facts: Facts, machine: Machine, stored: MemoryPlan | None = None) -> MemoryPlan:
+    """The plan of a run. `stored` is that of the run folder, whose format stays where the settings leave it open.
+
+    Raises ConfigError where nothing fits, with the smallest need and what to change.
+    """
+    machine = fitted(config, machine)
+    memory = config.memory
+    formats = _formats(config, facts, stored)
+    if memory.fit == "custom" or facts.device_type != "cuda":
+        return _as_given(config, facts, machine, formats[0])
+    search = _Search(config, facts, machine)
+    chosen, rejected, why = _by_quality(search, formats)
+    if chosen is None:
+        raise ConfigError(_too_small(search, formats))
+    reasons = [why] if why else []
+    if (text := taken(machine)) is not None:
+        reasons.insert(0, text)
+    if stored is not None and stored.format == chosen.choice.format and config.quant.format == "auto":
+        reasons.append("The run began with this format and keeps it.")
+    reasons += _words(chosen, facts)
+    return _plan(chosen, facts, machine, tuple(reasons), tuple(rejected), search.fixed)
+
+
+def fitted(config: RunConfig, machine: Machine) -> Machine:
+    """`machine` as far as memory.fit lets the run use it."""
+    fit = config.memory.fit
+    if fit in ("auto", "custom") or machine.device_type != "cuda":
+        return machine
+    return replace(machine, limit=min(card(int(fit), machine.ram, machine.disk).limit, machine.limit))
+
+
+def taken(machine: Machine) -> str | None:
+    """A sentence where other programs hold much of the card."""
+    if machine.taken < TAKEN:
+        return None
+    return (
+        f"Other programs hold {machine.taken / GB:.1f} of the {machine.total / GB:.1f} GB of the card; the plan is "
+        f"made for the {max(0.0, machine.limit) / GB:.1f} GB that are free."
+    )
+
+
+class _Search:
+    """The choices that the settings leave open, and which of them fit."""
+
+    def __init__(self, config: RunConfig, facts: Facts, machine: Machine) -> None:
+        self.config, self.facts, self.machine, self.total = config, facts, machine, facts.total
+        self.memory = config.memory
+        self.fixed = fixed_settings(config, self.total)
+        self._best: dict[str, Candidate | None] = {}
+
+    def best(self, format: str) -> Candidate | None:
+        """The fastest choice of `format` that fits; None where none does."""
+        if format not in self._best:
+            found: list[Candidate] = []
+            for chunk in self._chunks():
+                found = [candidate for swap in self._swaps() for candidate in self._fitting(format, swap, chunk)]
+                if found:
+                    break
+            self._best[format] = _least_of_fast(found) if found else None
+        return self._best[format]
+
+    def leanest(self, format: str) -> Candidate:
+        """The choice that takes least of the device, whether it fits or not."""
+        swap, again = self._swaps()[-1], self._recomputes(self._swaps()[-1])[-1]
+        choice = self._choice(format, swap, again, self._offloads()[-1], False, self._chunks()[-1])
+        return Candidate(choice, predict(self.facts, choice, self.machine))
+
+    def _fitting(self, format: str, swap: int, chunk: int) -> Iterator[Candidate]:
+        for offload in self._offloads():
+            for text_kv in (True, False):
+                counts = self._recomputes(swap)
+                low, high, found = 0, len(counts) - 1, None
+                while low <= high:  # more recomputed takes less memory and more time
+                    middle = (low + high) // 2
+                    choice = self._choice(format, swap, counts[middle], offload, text_kv, chunk)
+                    if self._fits(choice):
+                        found, high = choice, middle - 1
+                    else:
+                        low = middle + 1
+                if found is not None:
+                    yield Candidate(found, predict(self.facts, found, self.machine))
+                    break
+
+    def _choice(self, format: str, swap: int, again: int, offload: bool, text_kv: bool, chunk: int) -> Choice:
+        memory, ram = self.memory, self.machine.ram
+        choice = Choice(format, swap, again, offload, False, "ram", memory.swap_ahead, text_kv and again > 0, chunk)
+        if memory.swap_from != "auto":
+            choice = replace(choice, swap_from=memory.swap_from)
+        elif swap and ram_bytes(self.facts, choice) > ram:
+            choice = replace(choice, swap_from="file")
+        pinned = choice.swap_from == "ram" and ram_bytes(self.facts, choice) <= PLENTY * ram
+        return replace(choice, pinned=pinned if memory.pinned is None else memory.pinned)
+
+    def _fits(self, choice: Choice) -> bool:
+        vram = sum(device_parts(self.facts, choice).values())
+        return vram <= self.machine.limit and ram_bytes(self.facts, choice) <= self.machine.ram
+
+    def _chunks(self) -> tuple[int, ...]:
+        """Tokens of a feed-forward at a time: what the device chooses, and what is tried where that does not fit."""
+        return (self.memory.ff_chunk,) if self.memory.ff_chunk else (0, CHUNKS[0])
+
+    def _swaps(self) -> list[int]:
+        given = self.memory.blocks_to_swap
+        if given is not None:
+            return [given]
+        most = self._recomputes(0)[-1]  # what is swapped is recomputed
+        return list(range(min(most, self.total - 1) + 1))
+
+    def _recomputes(self, swap: int) -> list[int]:
+        """Numbers of recomputed blocks, fewest first; those that are swapped must be."""
+        if not self.memory.gradient_checkpointing:
+            return [0]
+        given = self.memory.recompute_blocks
+        if given is not None:
+            return [min(given, self.total)]
+        return list(range(swap, self.total + 1))
+
+    def _offloads(self) -> list[bool]:
+        given = self.memory.offload_activations
+        return [False, True] if given is None else [given]
+
+
+def fixed_settings(config: RunConfig, total: int) -> tuple[str, ...]:
+    """Fields of a choice that the user decided. Raises ConfigError where they contradict each other."""
+    memory = config.memory
+    recompute = memory.recompute_blocks if memory.gradient_checkpointing else 0
+    swap = memory.blocks_to_swap
+    if swap is not None and swap > total - 1:
+        raise ConfigError(
+            f"memory.blocks_to_swap is {swap}, but the model has {total} blocks and one stays on the card. Set it to "
+            f"at most {total - 1}, or leave it out: the plan finds the number that is needed."
+        )
+    if swap and recompute is not None and min(recompute, total) < swap:
+        what = "memory.gradient_checkpointing is off" if not memory.gradient_checkpointing else (
+            f"memory.recompute_blocks is {recompute}"
+        )  # fmt: skip
+        raise ConfigError(
+            f"memory.blocks_to_swap is {swap} and {what}: blocks that are swapped must be recomputed, since their "
+            f"weights are gone when backward comes. Set memory.recompute_blocks to at least {swap}, or swap fewer."
+        )
+    given = {
+        "blocks_to_swap": swap is not None,
+        "recompute_blocks": recompute is not None,
+        "offload_activations": memory.offload_activations is not None,
+        "pinned": memory.pinned is not None,
+        "swap_from": memory.swap_from != "auto",
+        "ff_chunk": memory.ff_chunk != 0,
+    }
+    return tuple(name for name, there in given.items() if there)
+
+
+def _formats(config: RunConfig, facts: Facts, stored: MemoryPlan | None) -> tuple[str, ...]:
+    given = config.quant.format
+    if stored is not None and given not in ("auto", stored.format):
+        raise ConfigError(
+            f"quant.format is {given}, but the run began with {stored.format}, and its LoRA was trained on that base. "
+            "Put the setting back (or to auto), choose another run.name, or set run.if_exists to 'new'."
+        )
+    if given != "auto":
+        return (given,)
+    if stored is not None:
+        return (stored.format,)
+    if facts.stored_as:
+        return (KEPT,)
+    return FORMATS
+
+
+def _by_quality(search: _Search, formats: tuple[str, ...]) -> tuple[Candidate | None, list[str], str]:
+    """(the candidate, sentences on those that were passed over, why it is this one)."""
+    chosen: Candidate | None = None
+    rejected: list[str] = []
+    why = ""
+    tried: set[str] = set()
+    for format in formats:
+        if chosen is not None and (format == "nf4" or not _hampered(chosen)):
+            break
+        if format in EIGHT_BITS and tried & set(EIGHT_BITS):
+            continue  # as large as the other and further from the original
+        candidate = search.best(format)
+        if candidate is None:
+            need = search.leanest(format).prediction
+            short = f"{_name(format)} does not fit: it needs at least {need.vram / GB:.1f} GB on the card and "
+            rejected.append(f"{short}{need.ram / GB:.0f} GB of RAM.")
+            continue
+        tried.add(format)
+        if chosen is None:
+            chosen = candidate
+            why = "" if not rejected else f"{_name(format)} is the closest to the original that fits."
+        else:
+            times = chosen.prediction.seconds / candidate.prediction.seconds
+            if times > SLOWER:
+                rejected.append(
+                    f"{_name(chosen.choice.format)} would take {seconds(chosen.prediction.seconds)} a step, "
+                    f"{times:.1f} times as long."
+                )
+                why = f"{_name(format)}, because the better format is {times:.1f} times slower here."
+                chosen = candidate
+            else:
+                saved = chosen.prediction.seconds - candidate.prediction.seconds
+                gain = f"would save {seconds(saved)} a step" if saved > 0.005 else "would not be faster"
+                rejected.append(f"{_name(format)} {gain}: not worth what is lost of the weights.")
+    return chosen, rejected, why
+
+
+def _hampered(candidate: Candidate) -> bool:
+    """Whether more memory could make it faster."""
+    choice = candidate.choice
+    return bool(choice.blocks_to_swap or choice.recompute_blocks or choice.offload_activations)
+
+
+def _least_of_fast(found: list[Candidate]) -> Candidate:
+    fastest = min(candidate.prediction.seconds for candidate in found)
+    fast = [candidate for candidate in found if candidate.prediction.seconds <= AS_FAST * fastest]
+    return min(fast, key=lambda c: (c.choice.offload_activations, c.choice.blocks_to_swap, c.choice.recompute_blocks))
+
+
+def _as_given(config: RunConfig, facts: Facts, machine: Machine, format: str) -> MemoryPlan:
+    """What the settings say, planned no further: memory.fit = custom, and devices whose memory is the RAM."""
+    memory, total = config.memory, facts.total
+    fixed_settings(config, total)
+    custom = memory.fit == "custom"
+    recompute = total if memory.recompute_blocks is None else min(memory.recompute_blocks, total)
+    choice = Choice(
+        format,
+        memory.blocks_to_swap or 0,
+        recompute if memory.gradient_checkpointing else 0,
+        bool(memory.offload_activations),
+        bool(memory.pinned),
+        "ram" if memory.swap_from == "auto" else memory.swap_from,
+        memory.swap_ahead,
+        ff_chunk=memory.ff_chunk,
+    )
+    candidate = Candidate(choice, predict(facts, choice, machine))
+    reasons, need = [], candidate.prediction
+    if custom:
+        reasons.append("The settings are taken as they are (memory.fit = custom).")
+        if need.vram > machine.limit:
+            reasons.append(
+                f"{need.vram / GB:.1f} GB are predicted and {machine.limit / GB:.1f} GB are free: it may fail."
+            )
+    elif need.ram > machine.ram:
+        raise ConfigError(_too_little_ram(need.ram, machine.ram))
+    else:
+        reasons.append(f"On {machine.device_type} the whole model lies in RAM.")
+    fixed = tuple(Choice.__dataclass_fields__) if custom else fixed_settings(config, total)
+    return _plan(candidate, facts, machine, tuple(reasons), (), fixed)
+
+
+def _plan(
+    chosen: Candidate,
+    facts: Facts,
+    machine: Machine,
+    reasons: tuple[str, ...],
+    rejected: tuple[str, ...],
+    fixed: tuple[str, ...],
+) -> MemoryPlan:
+    return MemoryPlan(
+        choice=chosen.choice,
+        total=facts.total,
+        prediction=chosen.prediction,
+        limit=machine.limit,
+        ram_limit=machine.ram,
+        device_type=facts.device_type,
+        reasons=reasons,
+        rejected=rejected,
+        fixed=fixed,
+        predict=lambda choice: predict(facts, choice, machine),
+    )
+
+
+def _words(chosen: Candidate, facts: Facts) -> list[str]:
+    choice, total = chosen.choice, facts.total
+    found = []
+    if choice.swap_from == "file" and choice.blocks_to_swap:
+        found.append(
+            "RAM is too small for the swapped blocks, so they are read from the file each time, which is slow."
+        )
+    if choice.blocks_to_swap == 0 and choice.recompute_blocks == 0:
+        found.append("Everything fits; nothing is swapped or recomputed.")
+    elif choice.blocks_to_swap >= total - 1:
+        found.append("As many blocks as possible are swapped.")
+    return found
+
+
+def _too_small(search: _Search, formats: tuple[str, ...]) -> str:
+    leanest = min((search.leanest(format) for format in formats), key=lambda c: c.prediction.vram)
+    machine, need = search.machine, leanest.prediction
+    if need.vram <= machine.limit and need.ram > machine.ram:
+        return _too_little_ram(need.ram, machine.ram)
+    text = (
+        f"The largest batch of the run ({search.facts.work.describe()}) does not fit: the leanest plan "
+        f"({leanest.choice.describe(search.total)}) needs {need.vram / GB:.1f} GB on the card and "
+        f"{need.ram / GB:.0f} GB of RAM; {max(0.0, machine.limit) / GB:.1f} and {machine.ram / GB:.0f} GB can be used. "
+        "Make the clips shorter (target_frames), smaller (resolution) or fewer at a time (batch_size) in the dataset"
+    )
+    if search.config.lora.rank > 16:
+        text += f", lower lora.rank ({search.config.lora.rank})"
+    if search.fixed:
+        text += f", leave out the settings of memory that you fixed ({', '.join(search.fixed)})"
+    if search.config.quant.format == "none":
+        text += ', or set quant.format to "auto"'
+    other = taken(machine)
+    return f"{text}.{' ' + other if other else ''}"
+
+
+def _too_little_ram(need: float, there: float) -> str:
+    return (
+        f"The run needs about {need / GB:.1f} GB of RAM and {there / GB:.1f} GB can be used. Close other programs, set "
+        "quant.format to int8_rotated or nf4, or lower memory.blocks_to_swap."
+    )
+
+
+def _name(format: str) -> str:
+    return {"none": "The unquantized base", KEPT: "The quantized file"}.get(format, format)

@@ -1,0 +1,111 @@
+"""From a choice to bytes and seconds.
+
+Device, in bytes:
+
+    weights     blocks that stay, what is outside of the blocks, and the slots through which swapped blocks pass
+    LoRA        4 for each number and its optimizer state (2 in 8 bits, 8 in full); gradients are part of the step
+    step        the peak of the simulated step
+    workspace   of cuBLAS and kernels, 0.4 GB: an assumption
+    fragments   5 % of LoRA and step, which an allocator loses in holes: an assumption
+
+RAM: blocks that are swapped, inputs of blocks that wait there, text contexts (up to memory.context_gb; the rest is a
+file), batches read ahead, and the process itself; while loading, one block in full and half a GB in its place.
+
+Disk: saved states and LoRAs, contexts that spill over, and 3 MB for each sample.
+"""
+
+from __future__ import annotations
+
+from .facts import KEPT, Facts
+from .machine import GB, GIB, Machine
+from .memory_plan import Choice, Prediction
+from .speed import step_seconds
+
+WORKSPACE = 0.4 * GB
+FRAGMENTS = 0.05
+PROCESS = {"cuda": 3.0 * GB}  # Python, torch and the libraries of the device; 1 GB elsewhere
+LOADING = 0.5 * GB
+SAMPLE = 3e6
+OPTIMIZER_TRAFFIC = 28  # bytes read and written for a trainable number: gradient, value and two moments
+
+
+def predict(facts: Facts, choice: Choice, machine: Machine) -> Prediction:
+    """What a run of `facts` with `choice` takes on `machine`."""
+    parts, ram = device_parts(facts, choice), ram_bytes(facts, choice)
+    vram = sum(parts.values())
+    if facts.device_type != "cuda":  # the device is the RAM
+        vram = ram = vram + ram
+    return Prediction(vram, ram, _disk(facts, choice), _seconds(facts, choice, machine), parts)
+
+
+def device_parts(facts: Facts, choice: Choice) -> dict[str, float]:
+    """Bytes on the device by what they are for."""
+    sizes, total, swap = facts.sizes(choice.format), facts.total, choice.blocks_to_swap
+    profile = facts.profile(choice.format, choice.ff_chunk)
+    slots = min(max(2, choice.swap_ahead + 1), swap)
+    step = profile.peak(
+        total,
+        choice.recomputed(total),
+        choice.offload_activations,
+        facts.run.train.accumulation > 1,
+        facts.text_kv_bytes if choice.keep_text_kv else 0,
+    )
+    lora = facts.lora_values * (4 + facts.moment_bytes)
+    parts = {
+        "weights": float((total - swap) * sizes.block + sizes.outside),
+        "slots": float(slots * sizes.block),
+        "LoRA and optimizer": lora,
+        "step": float(step),
+    }
+    if facts.device_type != "cuda":
+        return parts
+    return {**parts, "workspace": WORKSPACE, "fragments": FRAGMENTS * (lora + step)}
+
+
+def ram_bytes(facts: Facts, choice: Choice) -> float:
+    """Bytes in RAM besides what is on a device that has memory of its own."""
+    sizes, run = facts.sizes(choice.format), facts.run
+    slots = choice.swap_ahead + 2
+    swapped = choice.blocks_to_swap if choice.swap_from == "ram" else min(slots, choice.blocks_to_swap)
+    inputs = 0
+    if choice.offload_activations:
+        inputs = len(choice.recomputed(facts.total)) * facts.profile(choice.format, choice.ff_chunk).recomputed.saved
+    contexts = min(run.memory.context_gb * GIB, facts.work.captions * facts.context_bytes)
+    training = inputs + contexts + (run.data.prefetch + 1) * facts.work.latent_bytes
+    loading = facts.sizes("none").block + LOADING
+    return PROCESS.get(facts.device_type, 1.0 * GB) + swapped * sizes.block + max(training, loading)
+
+
+def _disk(facts: Facts, choice: Choice) -> float:
+    run, values = facts.run, facts.lora_values
+    as_in_file = choice.format == KEPT or (choice.format == "none" and run.model.precision == "bf16")
+    scratch = 0 if choice.swap_from == "ram" or as_in_file else choice.blocks_to_swap * facts.sizes(choice.format).block
+    train = run.train
+    saves = 1 + (train.steps // train.save_every if train.save_every else 0)
+    states = min(train.keep_states, saves) * values * (4 + facts.moment_bytes)
+    loras = (min(train.keep_loras, saves) if train.keep_loras else saves) * values * 2
+    drawn = train.steps // run.sample.every + 1 if run.sample.every else 0
+    contexts = max(0.0, facts.work.captions * facts.context_bytes - run.memory.context_gb * GIB)
+    return states + loras + drawn * 2 * SAMPLE + contexts + scratch
+
+
+def _seconds(facts: Facts, choice: Choice, machine: Machine) -> float:
+    sizes, rates = facts.sizes(choice.format), machine.rates
+    link = rates.pinned if choice.pinned else rates.pageable
+    if choice.swap_from == "file":
+        link = min(link, rates.disk)
+    profile = facts.profile(choice.format, choice.ff_chunk)
+    inputs = choice.recompute_blocks * profile.recomputed.saved if choice.offload_activations else 0
+    micro = step_seconds(
+        facts.flops,
+        profile,
+        rates,
+        total=facts.total,
+        recomputed=choice.recompute_blocks,
+        streamed_bytes=choice.blocks_to_swap * sizes.block,
+        link=link,
+        offloaded_bytes=inputs,
+        text_kv=choice.keep_text_kv,
+        compiled=facts.run.memory.compile,
+    )
+    return micro * facts.run.train.accumulation + OPTIMIZER_TRAFFIC * facts.lora_values / rates.bandwidth

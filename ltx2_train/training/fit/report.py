@@ -1,0 +1,138 @@
+"""The plan for people: a row for each size of card and one for this machine, as lines or as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...config import RunConfig
+from ...errors import ConfigError
+from .choose import make_plan, taken
+from .facts import Facts
+from .machine import GB, SIZES, Machine, card
+from .memory_plan import MemoryPlan, seconds
+
+HEADS = ("memory", "card", "base", "swapped", "recomputed", "VRAM GB", "RAM GB", "disk GB", "a step")
+
+
+@dataclass(frozen=True)
+class Row:
+    """The plan for one size of card (`size` None: this machine); `problem` says why there is none."""
+
+    size: int | None
+    machine: Machine
+    plan: MemoryPlan | None
+    problem: str = ""
+    chosen: bool = False
+
+    def cells(self) -> list[str]:
+        name = "this machine" if self.size is None else f"{self.size} GB"
+        if self.plan is None:
+            return [name, self.machine.name, "does not fit", *[""] * 6]
+        choice, p, total = self.plan.choice, self.plan.prediction, self.plan.total
+        swapped = f"{choice.blocks_to_swap} of {total}" if choice.blocks_to_swap else "0"
+        swapped += " (file)" if choice.blocks_to_swap and choice.swap_from == "file" else ""
+        again = f"{choice.recompute_blocks}{' + RAM' if choice.offload_activations else ''}"
+        base = {"none": "as it is", "kept": "as it is"}.get(choice.format, choice.format)
+        numbers = [f"{p.vram / GB:.1f}", f"{p.ram / GB:.0f}", f"{p.disk / GB:.1f}", seconds(p.seconds)]
+        return [name, self.machine.name, base, swapped, again, *numbers]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `plan` null where nothing fits, and `problem` then says why."""
+        plan = None if self.plan is None else self.plan.to_json()
+        what = "auto" if self.size is None else str(self.size)
+        return {"fit": what, "card": self.machine.name, "chosen": self.chosen, "plan": plan, "problem": self.problem}
+
+
+@dataclass(frozen=True)
+class Report:
+    """All rows, for the batch and base that the sentences name."""
+
+    rows: tuple[Row, ...]
+    work: str
+    source: str
+    base: str
+    rates: str
+
+    @property
+    def chosen(self) -> Row:
+        return next(row for row in self.rows if row.chosen)
+
+    def text(self) -> str:
+        """Lines for a terminal; the row that a run would take is marked by an arrow."""
+        table = [list(HEADS), *(row.cells() for row in self.rows)]
+        widths = [max(len(line[i]) for line in table) for i in range(len(HEADS))]
+        marks = ["  ", *("> " if row.chosen else "  " for row in self.rows)]
+        lines = [
+            f"{mark}{'  '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))}".rstrip()
+            for mark, line in zip(marks, table, strict=True)
+        ]
+        head = [f"{self.base}; largest batch: {self.work} (from {self.source}).", self.rates, ""]
+        return "\n".join([*head, *lines, "", *self._words()])
+
+    def _words(self) -> list[str]:
+        row = self.chosen
+        if row.plan is None:
+            return [row.problem]
+        return [row.plan.describe(), *row.plan.rejected]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "base": self.base,
+            "batch": self.work,
+            "source": self.source,
+            "rows": [row.to_json() for row in self.rows],
+        }
+
+
+def make_report(
+    run: RunConfig, facts: Facts, here: Machine, sizes: Sequence[int] = SIZES, stored: MemoryPlan | None = None
+) -> Report:
+    """Plans of `run` for each of `sizes` and, where memory.fit is auto or custom, for `here`; that of memory.fit is
+    chosen.
+
+    Cards that are not here get the rates of a usual card of their size. The RAM is that of `here`.
+    """
+    fit = run.memory.fit
+    rows = []
+    on_card = replace(facts, device_type="cuda")
+    for size in sizes:
+        chosen = fit == str(size)
+        machine = card(size, here.ram, here.disk)
+        if chosen and here.device_type == "cuda":  # what this run would get on the card at hand
+            machine = here
+        rows.append(_row(run, on_card, machine, size, stored, chosen))
+    if here.device_type != "none":
+        auto = fit in ("auto", "custom")
+        rows.append(_row(run, facts, here, None, stored, auto or not any(row.chosen for row in rows)))
+    elif not any(row.chosen for row in rows):
+        rows[0] = replace(rows[0], chosen=True)
+    return Report(
+        rows=tuple(rows),
+        work=facts.work.describe(),
+        source=facts.work.source,
+        base=f"{facts.checkpoint or 'The base'}, mode {facts.work.mode}, LoRA of rank {run.lora.rank}",
+        rates=_rates(here, facts),
+    )
+
+
+def _row(
+    run: RunConfig, facts: Facts, machine: Machine, size: int | None, stored: MemoryPlan | None, chosen: bool
+) -> Row:
+    fit = str(size) if size is not None else ("custom" if run.memory.fit == "custom" else "auto")
+    sized = run.model_copy(update={"memory": run.memory.model_copy(update={"fit": fit})})
+    try:
+        return Row(size, machine, make_plan(sized, facts, machine, stored), chosen=chosen)
+    except ConfigError as error:
+        return Row(size, machine, None, str(error), chosen)
+
+
+def _rates(here: Machine, facts: Facts) -> str:
+    text = "Predictions: rows of a size are for a usual card of that size, by its data sheet"
+    if here.device_type == "none":
+        return f"{text}, with {here.ram / GB:.0f} GB of RAM to use."
+    text += f"; {here.ram / GB:.0f} GB of RAM can be used here."
+    other = taken(here)
+    return f"{text} {other}" if other else text

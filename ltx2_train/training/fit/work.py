@@ -1,0 +1,163 @@
+"""The batch that a plan is made for: the largest of the run, found without loading anything.
+
+With caches their headers tell the sizes; before there are any, the plan of the dataset does; and a size can be given by
+hand ("512x512x121", width x height x frames).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...config import RunConfig
+from ...dataset.dataset_file import DatasetConfig
+from ...dataset.plan import Item, plan_dataset
+from ...errors import CacheError, ConfigError
+from ...events import Events
+from ...feed.batches import BatchOrder
+from ...feed.loader import Sample, SoundBuckets, TrainingSet
+from ...objective.audio import audio_steps, virtual_shape
+from ...shapes import SPATIAL_FACTOR, LatentShape, VideoShape, floor_frames
+
+TEXT_TOKENS = 1024  # connectors fill every caption up to this
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Sizes of one batch: `shape` None has no picture, `sound` counts latent steps, 0 for none.
+
+    `given` is whether a first frame may be given clean, which costs memory; `captions` is how many contexts are kept.
+    """
+
+    mode: str
+    shape: LatentShape | None
+    sound: int
+    batch: int = 1
+    fps: float = 25.0
+    text: int = TEXT_TOKENS
+    given: bool = True
+    captions: int = 1
+    source: str = ""
+
+    @property
+    def video_tokens(self) -> int:
+        """Of one sample."""
+        return 0 if self.shape is None else self.shape.tokens
+
+    @property
+    def latent_bytes(self) -> int:
+        """Of the batch as it is read, in float32."""
+        video = 0 if self.shape is None else self.shape.tokens * self.shape.channels
+        return 4 * self.batch * (video + self.sound * 128)
+
+    def describe(self) -> str:
+        """ "512 x 512, 121 frames, 5.0 s of sound"."""
+        parts = []
+        if self.shape is not None:
+            video = self.shape.video(self.fps)
+            parts.append(f"{video.width} x {video.height}, {video.frames} frame{'s' if video.frames > 1 else ''}")
+        if self.sound:
+            parts.append(f"{self.sound / 25:.1f} s of sound")
+        if self.batch > 1:
+            parts.append(f"{self.batch} at a time")
+        return ", ".join(parts)
+
+
+def parse_bucket(text: str, mode: str, run: RunConfig | None = None, batch: int = 1) -> Workload:
+    """The batch of clips called "512x512x121"; in mode audio only their sound. Raises ConfigError."""
+    match = re.fullmatch(r"(\d+)x(\d+)(?:x(\d+))?", text.strip())
+    if match is None:
+        raise ConfigError(
+            f"--bucket {text!r} is not a size. Expected width x height x frames, for example 512x512x121; without "
+            "frames it is an image."
+        )
+    width, height, frames = (int(part or 1) for part in match.groups())
+    shape = VideoShape(
+        max(1, floor_frames(frames)),
+        max(1, height // SPATIAL_FACTOR) * SPATIAL_FACTOR,
+        max(1, width // SPATIAL_FACTOR) * SPATIAL_FACTOR,
+    )
+    sound = 0 if mode == "video" else audio_steps(shape.frames, shape.fps)
+    picture = None if mode == "audio" else shape.latent()
+    given = picture is not None and picture.frames > 1 and (run is None or run.train.first_frame_probability > 0)
+    return Workload(mode, picture, sound, batch, given=given, source="the size that was given")
+
+
+def largest_workload(run: RunConfig, events: Events | None = None) -> Workload:
+    """The largest batch of the run's dataset, by its caches or, where they are not made yet, by its plan."""
+    dataset = DatasetConfig.read(run.need("data.config"))
+    quiet = _Quiet(events or Events())
+    plan = plan_dataset(dataset, quiet)
+    mode = run.model.mode
+    try:
+        data = TrainingSet.open(dataset, settings=run.cache, plan=plan, mode=mode, events=quiet, audio=run.audio)
+        samples: Sequence[Sample] = data.samples
+        source = "the caches"
+    except CacheError:
+        entries = dataset.datasets
+        samples = [
+            sample
+            for item in plan.items
+            if not item.validation
+            and (sample := _planned(item, run, entries[item.dataset].audio_only_sequence_resolution)) is not None
+        ]
+        source = "the plan of the dataset, since the caches are not complete"
+    if not samples:
+        raise ConfigError(
+            f"The dataset holds nothing that model.mode = {mode} can train on. Choose another mode or other clips."
+        )
+    sizes = tuple(entry.batch_size for entry in dataset.datasets)
+    buckets = tuple(SoundBuckets.of(entry, run.audio) for entry in dataset.datasets)
+    order = BatchOrder(samples, sizes, run.train.seed, buckets)
+    return of_batch(largest_batch(order), run, len({sample.text_path for sample in samples}), source)
+
+
+def largest_batch(order: BatchOrder) -> list[Sample]:
+    """The samples of the batch with the most tokens; a token of sound is half as wide as one of a picture."""
+    batches = [[order.samples[i] for i in batch] for batch in order.epoch(0)]
+
+    def size(batch: list[Sample]) -> int:
+        picture = 0 if batch[0].kind == "audio" else batch[0].shape.tokens
+        return len(batch) * (2 * picture + max(sample.audio_steps for sample in batch))
+
+    return max(batches, key=size)
+
+
+def of_batch(batch: Sequence[Sample], run: RunConfig, captions: int = 1, source: str = "the caches") -> Workload:
+    """The sizes of a batch of `run`."""
+    first, mode = batch[0], run.model.mode
+    shape = None if first.kind == "audio" else first.shape
+    sound = max(sample.audio_steps for sample in batch)
+    if shape is not None and mode == "av" and run.audio.silence_regularizer and not sound:
+        sound = audio_steps(shape.video(first.fps).frames, first.fps)
+    default = run.train.first_frame_probability
+    chances = [default if s.first_frame_probability is None else s.first_frame_probability for s in batch]
+    given = shape is not None and shape.frames > 1 and max(chances) > 0
+    return Workload(mode, shape, sound, len(batch), first.fps, given=given, captions=captions, source=source)
+
+
+def _planned(item: Item, run: RunConfig, resolution: int) -> Sample | None:
+    """What an item becomes once it is cached, as far as its size goes; None where the mode has no use for it."""
+    mode, kind = run.model.mode, item.kind
+    steps = 0 if mode == "video" or item.sound is None else item.sound.steps
+    if (kind == "audio" and mode == "video") or (steps == 0 and (kind == "audio" or mode == "audio")):
+        return None
+    shape = item.shape
+    if kind == "audio" or mode == "audio":
+        own = run.audio.sequence_resolution
+        shape, kind = virtual_shape(shape, resolution if own is None else own), "audio"
+    text_path = item.source.folder / item.source.stem
+    path: Path = item.latent_path
+    return Sample(item.key, shape, item.fps, item.caption, path, text_path, item.dataset, kind=kind, audio_steps=steps)
+
+
+class _Quiet(Events):
+    """Warnings about the data belong to training and caching; here only stop requests count."""
+
+    def __init__(self, inner: Events) -> None:
+        self._inner = inner
+
+    def should_stop(self) -> bool:
+        return self._inner.should_stop()

@@ -1,0 +1,189 @@
+"""Looking through a dataset before it costs hours: what cannot be used, what deserves a look, what will be cut away.
+
+The plan says what the trainer uses and leaves out; beside it, a thread pool decodes a frame and some sound of every
+file. No model is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..dataset.dataset_file import DatasetConfig, DatasetSettings
+from ..dataset.plan import Item, plan_dataset
+from ..dataset.scan import SUFFIXES, Candidate, Skipped, find_media
+from ..errors import ConfigError, DataError
+from ..events import Events
+from ..shapes import VideoShape
+from .check_files import Facts, examine, file_findings, left_out, lost_clip, lost_frame, why_unusable
+from .check_folder import companion_folders, folder_findings, pair_findings
+from .check_report import LEVELS, CheckReport, FileCheck, Finding, worst
+from .check_rules import GOALS, dataset_findings, duplicate_findings, size_finding
+
+__all__ = ["GOALS", "CheckReport", "FileCheck", "Finding", "check_dataset"]
+
+OWN_WORDS = ("is a copy of", "have no reference")  # warnings of the plan that have a finding of their own
+
+
+@dataclass
+class _Part:
+    """One dataset on its way through the check."""
+
+    name: str
+    entry: DatasetSettings
+    found: list[Candidate] = field(default_factory=list)
+    facts: list[Facts] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def check_dataset(
+    source: Path | str | DatasetConfig, goal: str | None = None, events: Events | None = None
+) -> CheckReport:
+    """Check a dataset file, or settings that were read already.
+
+    `goal` (character, style, motion, voice, edit) decides how many files are enough. Raises ConfigError or DataError
+    only where the file itself cannot be read; everything else is a finding.
+    """
+    if goal is not None and goal not in GOALS:
+        raise ConfigError(f"goal: {goal!r} is not known. Use one of {', '.join(GOALS)}.")
+    events, started = events or Events(), time.monotonic()
+    config = source if isinstance(source, DatasetConfig) else DatasetConfig.read(source)
+    entries = [entry for _, entry in config.named()]
+    parts = [_Part(name, entry) for name, entry in config.named()]
+    for part in parts:
+        _check_part(part, config, entries, goal, events)
+    _pair_up(parts)
+    training = [part for part in parts if part.name.startswith("datasets")]
+    everything = [(part.name, fact) for part in training for fact in part.facts]
+    findings = [finding for part in parts for finding in part.findings]
+    findings += duplicate_findings(everything)
+    voices = bool(training) and all(part.entry.kind == "audio" for part in training)
+    counted = [fact for _, fact in everything]
+    count = sum(len(fact.items) if fact.items[0].kind == "audio" else 1 for fact in counted)
+    findings += size_finding("datasets", count, goal, voices)
+    findings.sort(key=lambda finding: -LEVELS.index(finding.level))
+    files = [file for part in parts for file in _files(part, findings)]
+    name = "settings" if isinstance(source, DatasetConfig) else str(source)
+    return CheckReport(name, tuple(files), tuple(findings), time.monotonic() - started)
+
+
+def _check_part(
+    part: _Part, config: DatasetConfig, entries: Sequence[DatasetSettings], goal: str | None, events: Events
+) -> None:
+    name, entry = part.name, part.entry
+    if entry.from_caches:
+        reason = "is read from its caches alone, which are not looked into here"
+        part.findings.append(Finding("amber", "settings", name, reason, "See `ltx2-train cache status`."))
+        return
+    if entry.source_key.endswith("_directory"):
+        part.findings += folder_findings(name, entry, entries)
+    links = {finding.path for finding in part.findings if finding.rule == "link"}
+    strange: list[Skipped] = []
+    try:
+        part.found, strange = find_media(name, entry)
+        plan = plan_dataset(config.model_copy(update={"datasets": (entry,), "validation_datasets": ()}), _Quiet(events))
+    except DataError as error:
+        part.findings += [left_out(name, skip.path, skip.reason) for skip in strange if skip.path not in links]
+        part.findings += _all_unusable(part, str(error))
+        return
+    part.findings += [left_out(name, skip.path, skip.reason) for skip in plan.skipped if skip.path not in links]
+    for warning in plan.warnings:
+        if warning.startswith("datasets[0]: ") and not any(words in warning for words in OWN_WORDS):
+            text = warning.removeprefix("datasets[0]: ").rstrip(".")
+            part.findings.append(Finding("amber", "settings", name, text))
+    part.facts = _examined(plan.items, part.found, f"look into {name}", events)
+    for fact in part.facts:
+        part.findings += file_findings(name, fact)
+    part.findings += dataset_findings(name, entry, part.facts, goal)
+
+
+def _pair_up(parts: Sequence[_Part]) -> None:
+    """Add what is to be said of targets and their references, once all targets are known."""
+    targets: dict[str, list[Path]] = {}
+    for part in parts:
+        for folder in companion_folders(part.entry):
+            targets.setdefault(folder, []).extend(candidate.path for candidate in part.found)
+    told: set[tuple[str, Path | None]] = set()
+    for part in parts:
+        for finding in pair_findings(part.name, part.entry, [fact.path for fact in part.facts], targets):
+            if (finding.rule, finding.path) not in told:  # datasets that share a folder of references
+                told.add((finding.rule, finding.path))
+                part.findings.append(finding)
+
+
+def _examined(items: Sequence[Item], found: Sequence[Candidate], stage: str, events: Events) -> list[Facts]:
+    captions = {candidate.path: candidate.caption_path for candidate in found}
+    groups: dict[Path, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.source.path, []).append(item)
+    events.stage(stage, len(groups))
+    facts = []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="check") as pool:
+        try:
+            work = pool.map(lambda group: examine(group, captions.get(group[0].source.path)), groups.values())
+            for done, fact in enumerate(work, 1):
+                events.check_stop()
+                facts.append(fact)
+                events.progress(done, len(groups), fact.path.name)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return facts
+
+
+def _all_unusable(part: _Part, reason: str) -> list[Finding]:
+    """Each file's own reason, where nothing of a dataset can be used."""
+    found = [
+        why_unusable(part.name, candidate.path, candidate.caption_path, candidate.caption, reason)
+        for candidate in part.found
+    ]
+    general = reason.splitlines()[0].removeprefix(f"{part.name}: ").removeprefix(f"{part.name}.").rstrip(".")
+    return [Finding("red", "nothing-left", part.name, general), *found]
+
+
+def _files(part: _Part, findings: Sequence[Finding]) -> list[FileCheck]:
+    about: dict[Path, list[Finding]] = {}
+    for finding in findings:
+        if finding.path is not None and finding.dataset == part.name:
+            about.setdefault(finding.path, []).append(finding)
+    facts = {fact.path: fact for fact in part.facts}
+    paths = dict.fromkeys([candidate.path for candidate in part.found] + [path for path in about if _is_medium(path)])
+    files = []
+    for path in paths:
+        level = worst(about.get(path, ()))
+        fact = facts.get(path)
+        if fact is None:
+            files.append(FileCheck(path, part.name, level))
+            continue
+        item = fact.items[0]
+        sizes = dict.fromkeys(VideoShape(one.window.count, one.height, one.width, one.fps) for one in fact.items)
+        picture = None if item.kind == "audio" else lost_frame(item)
+        files.append(
+            FileCheck(
+                path,
+                part.name,
+                level,
+                len(fact.items),
+                tuple(sizes),
+                picture,
+                lost_clip(fact.items),
+                item.caption,
+            )
+        )
+    return files
+
+
+def _is_medium(path: Path) -> bool:
+    return any(path.suffix.lower() in endings for endings in SUFFIXES.values())
+
+
+class _Quiet(Events):
+    """Passes stages and stops on; what the plan has to say is in the report."""
+
+    def __init__(self, events: Events) -> None:
+        self.stage, self.progress = events.stage, events.progress  # type: ignore[method-assign]
+        self.should_stop = events.should_stop  # type: ignore[method-assign]

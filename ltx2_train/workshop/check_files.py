@@ -1,0 +1,189 @@
+"""What a check reads of one file, and what it says about that file alone. Nothing here raises for a bad file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..dataset.captions import read_caption
+from ..dataset.plan import Item
+from ..errors import DataError
+from ..media.buckets import cover
+from ..media.info import MediaInfo
+from ..media.sound import CLIPPED_SHARE, SILENCE_DB, clipped_share, rms_db
+from ..media.sound_media import AUDIO_SUFFIXES, read_sound
+from ..media.video import probe_media, read_frames
+from .check_report import Finding
+
+LONGEST_CAPTION = 200  # words; what the guides call the limit
+CROP_SHARE = 0.2  # more than this of a picture cut away deserves a look
+UPSCALE = 1.25
+HEARD_SECONDS = 60.0  # of each sound; the rest is not decoded
+THUMB = (16, 16)
+BY_PREFIX = (
+    ("no caption", "no-caption", "Write one, or let `ltx2-train data caption` do it."),
+    ("empty caption", "no-caption", ""),
+    ("too short", "too-short", "Use a longer clip, or lower target_frames, min_frames or min_seconds."),
+    ("too long", "too-long", "Cut it with `ltx2-train data cut`, or raise max_seconds."),
+    ("no spoken segment", "too-short", ""),
+    ("no reference", "reference", "Add it, or remove the target."),
+    ("its name without", "same-stem", ""),
+    ("is listed twice", "same-stem", ""),
+    ("its name is", "name", ""),
+    ("is a link", "link", "Remove the link, or let it point at a file."),
+    ("is a folder", "not-a-file", "Rename it, or move its media up."),
+    ("is not a file", "not-a-file", "Move it elsewhere."),
+    ("no mask", "mask", ""),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What was read of a file that is trained on: its first frame [16, 16, 3], loudness in dB, share clipped.
+
+    `level` is None where its sound is not used or there is none.
+    """
+
+    items: tuple[Item, ...]
+    first_frame: np.ndarray | None = None
+    level: float | None = None
+    clipped: float = 0.0
+    sound_error: str = ""
+    picture_error: str = ""
+    caption_warning: str = ""
+
+    @property
+    def path(self) -> Path:
+        return self.items[0].source.path
+
+    @property
+    def media(self) -> MediaInfo:
+        return self.items[0].source.media
+
+
+def examine(items: Sequence[Item], caption_path: Path | None) -> Facts:
+    """Decode the first frame, at most a minute of sound, and the bytes of the caption. Safe in a thread."""
+    item = items[0]
+    first_frame = picture_error = sound_error = caption_warning = None
+    level, clipped = None, 0.0
+    if item.kind != "audio":
+        try:
+            first_frame = read_frames(item.source.media, [0], THUMB)[0].astype(np.float32)
+            if item.kind == "video":  # damage in the middle is seen at the end
+                read_frames(item.source.media, [item.source.media.frames - 1], THUMB)
+        except DataError as error:
+            picture_error = str(error)
+    if item.sound is not None:
+        try:
+            seconds = min(HEARD_SECONDS, max(part.sound.start + part.sound.seconds for part in items if part.sound))
+            sound = read_sound(item.sound.path, 0.0, seconds)
+            level, clipped = rms_db(sound.samples), clipped_share(sound.samples)
+        except DataError as error:
+            sound_error = str(error)
+    if caption_path is not None:
+        try:
+            caption_warning = read_caption(caption_path)[1]
+        except DataError:
+            pass  # the plan has said so
+    return Facts(
+        tuple(items), first_frame, level, clipped, sound_error or "", picture_error or "", caption_warning or ""
+    )
+
+
+def file_findings(dataset: str, facts: Facts) -> list[Finding]:
+    """What is to be said about one file that is trained on."""
+    found: list[Finding] = []
+
+    def say(level, rule: str, reason: str, remedy: str = "") -> None:
+        found.append(Finding(level, rule, dataset, reason, remedy, facts.path))
+
+    if facts.picture_error:
+        say("red", "unreadable", facts.picture_error.removeprefix(f"{facts.path}: ").rstrip("."))
+    if facts.sound_error:
+        # a clip trains without its sound; a recording is nothing without it
+        level = "red" if facts.items[0].kind == "audio" else "amber"
+        say(level, "unreadable", f"its sound: {facts.sound_error.removeprefix(f'{facts.path}: ')}".rstrip("."))
+    if facts.level is not None and facts.level < SILENCE_DB:
+        say("amber", "silent", "its sound is silence", 'Use another take, or audio_source = "none" for silent clips.')
+    if facts.clipped > CLIPPED_SHARE:
+        say("amber", "clipped", f"{facts.clipped:.1%} of its sound is at full scale", "Use a cleaner recording.")
+    if facts.caption_warning:
+        say("amber", "encoding", facts.caption_warning.split(": ", 1)[-1].rstrip("."))
+    words = len(facts.items[0].caption.split())
+    if words > LONGEST_CAPTION:
+        say("amber", "long-caption", f"its caption has {words} words", f"Keep it under {LONGEST_CAPTION}.")
+    for remark in facts.media.remarks:
+        say("amber", "picture" if facts.items[0].kind != "audio" else "too-long", remark)
+    notes = facts.items[0].source.timeline.notes
+    if any("varying frame rate" in note for note in notes):
+        say("amber", "fps-mix", "its frame rate varies; timestamps choose the frames", "Export it at one rate.")
+    return found + _size_findings(dataset, facts)
+
+
+def _size_findings(dataset: str, facts: Facts) -> list[Finding]:
+    item, media = facts.items[0], facts.media
+    if item.kind == "audio":
+        return []
+    found = []
+    shape = f"{media.width}x{media.height} becomes {item.width}x{item.height}"
+    share = lost_frame(item)
+    if share > CROP_SHARE:
+        remedy = "Set enable_bucket = true, or crop it yourself to what matters."
+        found.append(Finding("amber", "odd-size", dataset, f"{shape}: {share:.0%} is cropped away", remedy, facts.path))
+    scale = max(item.width / media.width, item.height / media.height)
+    if scale > UPSCALE:
+        remedy = "Use a larger source, a lower resolution, or bucket_no_upscale = true."
+        found.append(Finding("amber", "odd-size", dataset, f"{shape}: enlarged {scale:.1f} times", remedy, facts.path))
+    return found
+
+
+def lost_frame(item: Item) -> float:
+    """Share of the picture that the crop to its bucket takes away."""
+    media = item.source.media
+    wide, high, _, _ = cover(media.width, media.height, (item.width, item.height))
+    return 1 - item.width * item.height / (wide * high)
+
+
+def lost_clip(items: Sequence[Item]) -> float | None:
+    """Share of a medium's length that is in none of its samples; None for images."""
+    item = items[0]
+    if item.kind == "image":
+        return None
+    if item.kind == "audio":
+        used = sum(part.sound.seconds for part in items if part.sound is not None)
+        return max(0.0, 1 - used / item.source.media.duration)
+    frames = item.source.timeline.frames
+    used = {frame for part in items for frame in range(part.window.start, part.window.start + part.window.count)}
+    return max(0.0, 1 - len([frame for frame in used if frame < frames]) / frames)
+
+
+def left_out(dataset: str, path: Path, reason: str) -> Finding:
+    """The finding for a file that the trainer leaves out."""
+    reason = reason.removeprefix(f"{path} ").removeprefix(f"{path}: ")
+    for prefix, rule, remedy in BY_PREFIX:
+        if reason.startswith(prefix):
+            return Finding("red", rule, dataset, reason.rstrip("."), remedy, path)
+    return Finding("red", "unreadable", dataset, reason.rstrip("."), "", path)
+
+
+def why_unusable(dataset: str, path: Path, caption_path: Path | None, caption: str | None, general: str) -> Finding:
+    """Why one file of a dataset of which nothing is left cannot be used."""
+    if caption_path is not None and not caption_path.is_file():
+        return left_out(dataset, path, f"no caption: {caption_path.name} is not there")
+    if caption_path is not None:
+        try:
+            caption = read_caption(caption_path)[0]
+        except DataError as error:
+            return left_out(dataset, path, str(error))
+    if not caption:
+        return left_out(dataset, path, "empty caption: write what is to be seen or heard")
+    try:
+        read_sound(path, 0.0, 0.1) if path.suffix.lower() in AUDIO_SUFFIXES else probe_media(path)
+    except DataError as error:
+        return left_out(dataset, path, str(error))
+    lines = [line.strip() for line in general.splitlines() if path.name in line]
+    reason = lines[0].split(": ", 1)[-1] if lines else general.splitlines()[0]
+    return left_out(dataset, path, reason)

@@ -1,0 +1,145 @@
+"""What lies in a media folder besides media: strays, captions without a medium, links that lead nowhere."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ..dataset.dataset_file import DatasetSettings
+from ..dataset.scan import SUFFIXES
+from ..media.names import readable, same, shown
+from .check_report import Finding
+
+OURS = frozenset((".safetensors", ".toml", ".json", ".jsonl", ".csv", ".npz"))  # caches, lists and settings
+SYSTEM = frozenset(("thumbs.db", "desktop.ini"))
+COMPANIONS = (
+    ("reference_directory", "reference", ("image", "video")),
+    ("reference_audio_directory", "reference", ("audio",)),
+    ("mask_directory", "mask", ("image", "video")),
+)
+
+
+def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[DatasetSettings]) -> list[Finding]:
+    """Findings on the folder of `entry`; `others` are all entries, some of which may read the same folder."""
+    folder = entry.source
+    if not folder.is_dir():
+        return []
+    kinds = {other.kind for other in others if _same(other.source, folder)}
+    if entry.audio_source == "audio_files":
+        kinds.add("audio")
+    used = set().union(*(SUFFIXES[kind] for kind in kinds))
+    found: list[Finding] = []
+    media: set[str] = set()
+    captions: list[Path] = []
+    strays: list[tuple[Path, str, str]] = []
+    for path, problem in walk(folder, entry.recursive):
+        ending = path.suffix.lower()
+        if not readable(path.name):
+            if ending not in SUFFIXES[entry.kind]:  # of media the plan says it
+                strays.append((shown(path), "its name is in another encoding than UTF-8", "Rename it."))
+        elif problem:
+            remedy = "Remove the link, or let it point at a file."
+            found.append(Finding("red" if ending in used else "amber", "link", dataset, problem, remedy, path))
+        elif path.is_dir():
+            if entry.recursive and path.is_symlink():
+                remedy = "Name its folder in a [[datasets]] of its own."
+                reason = "is a link to a folder, which is not followed"
+                found.append(Finding("amber", "sub-folder", dataset, reason, remedy, path))
+            if not entry.recursive and (count := _media_in(path, SUFFIXES[entry.kind])):
+                reason = f"its {count} {entry.noun} are not used"
+                found.append(Finding("amber", "sub-folder", dataset, reason, "Set recursive = true to use them.", path))
+        elif ending in used:
+            media.add(same(str(path.with_suffix(""))))
+        elif path.name.lower().endswith(entry.caption_extension.lower()):
+            captions.append(path)
+        elif ending not in OURS and path.name.lower() not in SYSTEM:
+            kind = next((kind for kind, endings in SUFFIXES.items() if ending in endings), None)
+            if kind:
+                media.add(same(str(path.with_suffix(""))))  # whose caption is no stray
+                article = "an" if kind != "video" else "a"
+                strays.append((path, f"{article} {kind} is not used here", f"Name the folder as {kind}_directory too."))
+            else:
+                strays.append((path, "is not a medium", "Move it elsewhere."))
+    for path in captions:
+        if same(str(path)[: -len(entry.caption_extension)]) not in media:
+            strays.append((path, "is a caption without its medium", "Rename one of the two, or remove it."))
+    found += [Finding("amber", "other-file", dataset, reason, remedy, path) for path, reason, remedy in sorted(strays)]
+    return found
+
+
+def companion_folders(entry: DatasetSettings) -> list[str]:
+    """The folders of references and masks of a dataset."""
+    return [str(folder) for key, _, _ in COMPANIONS if (folder := getattr(entry, key)) is not None]
+
+
+def pair_findings(
+    dataset: str, entry: DatasetSettings, targets: Sequence[Path], all_targets: Mapping[str, Sequence[Path]]
+) -> list[Finding]:
+    """Targets without a reference or mask, and references without a target.
+
+    `all_targets` are those of every dataset, by the folder of references: several datasets may share one.
+    """
+    found: list[Finding] = []
+    for key, what, kinds in COMPANIONS:
+        folder = getattr(entry, key)
+        if folder is None:
+            continue
+        if not Path(folder).is_dir():
+            found.append(Finding("red", what, dataset, f"{key} {folder} is not a folder", "Correct the path."))
+            continue
+        endings = set().union(*(SUFFIXES[kind] for kind in kinds))
+        files = [path for path, problem in walk(Path(folder), True) if not problem and path.suffix.lower() in endings]
+        there = {same(path.stem) for path in files}
+        wanted = {same(path.stem) for path in all_targets.get(str(folder), ())}
+        for path in targets:
+            if same(path.stem) not in there:
+                reason = f"no file of its name in {key} ({Path(folder).name})"
+                found.append(Finding("amber", what, dataset, reason, f"Add its {what}, or remove it.", path))
+        for path in sorted(files):
+            if same(path.stem) not in wanted:
+                reason = f"is a {what} without a target"
+                found.append(Finding("amber", what, dataset, reason, "Add the target of its name.", path))
+    return found
+
+
+def walk(folder: Path, recursive: bool) -> Iterator[tuple[Path, str]]:
+    """Every visible entry with what is wrong with it as a link; links to folders are not followed."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        yield folder, f"cannot be opened: {error.strerror or error}"
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        path = Path(entry.path)
+        if entry.is_symlink():
+            problem = _bad_link(path)
+            yield path, problem
+            continue
+        yield path, ""
+        if recursive and entry.is_dir(follow_symlinks=False):
+            yield from walk(path, True)
+
+
+def _bad_link(path: Path) -> str:
+    try:
+        os.stat(path)
+    except OSError as error:
+        return "is a link that leads to itself" if error.errno == errno.ELOOP else "is a link to a file that is gone"
+    target = path.resolve()
+    return "is a link to a folder that it lies in" if target.is_dir() and target in path.absolute().parents else ""
+
+
+def _media_in(folder: Path, endings: frozenset[str]) -> int:
+    try:
+        return Counter(entry.suffix.lower() in endings for entry in folder.iterdir())[True]
+    except OSError:
+        return 0
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.absolute() == other.absolute()

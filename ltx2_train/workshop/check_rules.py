@@ -1,0 +1,239 @@
+"""What a check says about a dataset as a whole. Rules of thumb are advice, with the numbers that people report."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from ..dataset.dataset_file import DatasetSettings
+from ..dataset.sources import content_hash
+from .check_files import Facts, lost_frame
+from .check_report import Finding
+
+Goal = Literal["character", "style", "motion", "voice", "edit"]
+GOALS: tuple[str, ...] = get_args(Goal)
+# files at least, and what is told: experience with LoRAs of this family
+ENOUGH: dict[str, tuple[int, str]] = {
+    "style": (5, "a style needs 5 to 10 images or clips, 20 to 50 are better"),
+    "character": (15, "a character needs 15 to 30 clips in different poses, 50 to 100 are better"),
+    "motion": (20, "a motion needs 20 to 50 clips of different timing, 100 and more are better"),
+    "voice": (20, "a voice needs 20 to 30 clips or recordings of about 5 s; 10 were too few"),
+    "edit": (100, "pairs need 100 and more, 500 are better"),
+}
+SHORT_SECONDS, LONG_SECONDS = 2.0, 8.0
+ALIKE_SHARE = 0.5
+ALIKE_WORDS = 0.9  # of the words of two captions in common
+PLAIN = 3.0  # levels of 255
+SAME_LEVEL, SAME_AT_MOST = 1.5, 12.0
+FEW = 4  # below this, nothing is said about variety
+COMPARED = 200
+SPEECH_VERBS = "says|said|saying|speaks|asks|asked|answers|replies|shouts|whispers|tells|exclaims|sings|narrates"
+QUOTE = re.compile(r'"[^"]{2,}"|\u201c[^\u201d]{2,}\u201d|\u00ab[^\u00bb]{2,}\u00bb')
+SPOKEN = re.compile(rf"\b(?:{SPEECH_VERBS})\b", re.IGNORECASE)
+LABEL = re.compile(r"\b[\w-]{2,}\s*:\s*$")
+NAMELESS = frozenset(
+    "a an the he she it they someone somebody who man woman person people boy girl child voice speaker narrator and "
+    "then while as also".split()
+)
+
+
+def dataset_findings(dataset: str, entry: DatasetSettings, facts: Sequence[Facts], goal: str | None) -> list[Finding]:
+    """Findings that need all files of one dataset."""
+    found: list[Finding] = []
+
+    def say(rule: str, reason: str, remedy: str, path: Path | None = None) -> None:
+        found.append(Finding("amber", rule, dataset, reason, remedy, path))
+
+    _alike(facts, entry, say)
+    _rates(facts, say)
+    _lengths(facts, say)
+    _sides(facts, say)
+    _sound(facts, entry, say)
+    _speakers(facts, entry, say)
+    return found
+
+
+def size_finding(dataset: str, count: int, goal: str | None, voices_only: bool) -> list[Finding]:
+    """Advice where there are fewer files than the goal needs."""
+    least, told = ENOUGH[goal or ("voice" if voices_only else "style")]
+    if not 0 < count < least:
+        return []
+    return [Finding("amber", "too-few", dataset, f"{count} files: {told}", "Add more, as different as they can be.")]
+
+
+def duplicate_findings(facts: Sequence[tuple[str, Facts]]) -> list[Finding]:
+    """Files that are copies of others, or begin with the same picture."""
+    found = []
+    sizes: dict[int, list[tuple[str, Facts]]] = {}
+    for dataset, fact in facts:
+        if fact.path.is_dir():  # a folder of frames
+            continue
+        sizes.setdefault(fact.path.stat().st_size, []).append((dataset, fact))
+    copies: set[Path] = set()
+    for size, group in sizes.items():
+        first: dict[str, Path] = {}
+        for dataset, fact in group if len({fact.path for _, fact in group}) > 1 else ():
+            other = first.setdefault(content_hash(fact.path, size, fact.path.stat().st_mtime_ns), fact.path)
+            if other != fact.path:
+                copies.add(fact.path)
+                remedy = "Remove one; num_repeats repeats a dataset."
+                found.append(Finding("amber", "duplicate", dataset, f"is a copy of {other.name}", remedy, fact.path))
+    rest = [(dataset, fact) for dataset, fact in facts if fact.path not in copies]
+    for dataset, fact, other in _look_alikes(rest):
+        reason = f"begins with the same picture as {other.name}"
+        found.append(Finding("amber", "duplicate", dataset, reason, "Keep the better one.", fact.path))
+    return found
+
+
+def _look_alikes(facts: Sequence[tuple[str, Facts]]) -> list[tuple[str, Facts, Path]]:
+    """Dataset, file and the earlier file whose first frame it has, however encoded; plain colours say nothing."""
+    known = [(dataset, fact) for dataset, fact in facts if fact.first_frame is not None]
+    known = [(dataset, fact) for dataset, fact in known if fact.first_frame.std(axis=(0, 1)).max() > PLAIN]
+    order = sorted(range(len(known)), key=lambda index: float(known[index][1].first_frame.mean()))
+    means = [float(known[index][1].first_frame.mean()) for index in order]
+    same: dict[int, int] = {}
+    begin = 0
+    for place, index in enumerate(order):
+        while means[place] - means[begin] > SAME_LEVEL:  # pictures of another brightness are not compared
+            begin += 1
+        for other in order[begin:place]:
+            apart = np.abs(known[index][1].first_frame - known[other][1].first_frame)
+            if apart.mean() < SAME_LEVEL and apart.max() < SAME_AT_MOST:
+                later, earlier = max(index, other), min(index, other)
+                same[later] = min(earlier, same.get(later, earlier))
+                break
+    return [(*known[later], known[earlier][1].path) for later, earlier in sorted(same.items())]
+
+
+Say = Callable[..., None]
+
+
+def _alike(facts: Sequence[Facts], entry: DatasetSettings, say: Say) -> None:
+    if len(facts) < FEW:
+        return
+    trigger = set(_words(entry.trigger_word))
+    bags = [frozenset(_words(fact.items[0].caption)) - trigger for fact in facts]
+    common, count = Counter(bags).most_common(1)[0]
+    if count >= max(FEW, ALIKE_SHARE * len(bags)):
+        say("captions-alike", f"{count} of {len(bags)} captions say the same", "Say in each what is different in it.")
+        return
+    some = bags[:: max(1, len(bags) // COMPARED)]
+    near = [len(common & bag) / max(1, len(common | bag)) for bag in some]
+    if sum(near) / len(near) >= ALIKE_WORDS:
+        say("captions-alike", "all captions use nearly the same words", "Say in each what is different in it.")
+
+
+def _rates(facts: Sequence[Facts], say: Say) -> None:
+    videos = [fact for fact in facts if fact.items[0].kind == "video"]
+    rates = Counter(math.ceil(round(fact.media.fps or 0, 3)) for fact in videos)
+    changed = sum(fact.items[0].source.timeline.resampled for fact in videos)
+    if len(rates) > 1:
+        told = ", ".join(f"{count} at {rate}" for rate, count in rates.most_common())
+        say(
+            "fps-mix",
+            f"frame rates differ ({told} fps); {changed} of {len(videos)} clips are resampled to "
+            f"{videos[0].items[0].fps:g}",
+            "Choose target_fps as most clips have it, or export them at one rate.",
+        )
+
+
+def _lengths(facts: Sequence[Facts], say: Say) -> None:
+    items = [item for fact in facts for item in fact.items if item.kind == "video"]
+    if not items:
+        return
+    lengths = {item.window.count for item in items}
+    if len(lengths) == 1 and len(items) >= FEW and lengths != {1}:
+        say(
+            "one-length",
+            f"every sample has {lengths.copy().pop()} frames; what is drawn longer tends to slow motion",
+            "Add lengths to target_frames, for example the half and the double.",
+        )
+    seconds = [item.window.count / item.fps for item in items]
+    short = sum(second < SHORT_SECONDS for second in seconds)
+    long = sum(second > LONG_SECONDS for second in seconds)
+    if short or long:
+        parts = [f"{short} shorter than {SHORT_SECONDS:g} s"] if short else []
+        parts += [f"{long} longer than {LONG_SECONDS:g} s"] if long else []
+        say("clip-length", f"of {len(items)} samples {' and '.join(parts)}", "2 to 8 s work best; see target_frames.")
+
+
+def _sides(facts: Sequence[Facts], say: Say) -> None:
+    pictured = [fact for fact in facts if fact.items[0].kind != "audio"]
+    odd = [fact for fact in pictured if fact.media.width % 32 or fact.media.height % 32]
+    if odd:
+        most = max(lost_frame(fact.items[0]) for fact in odd)
+        if most > 0.005:
+            say(
+                "odd-size",
+                f"{len(odd)} of {len(pictured)} files have sides that are not multiples of 32; up to {most:.0%} of the "
+                "picture is cropped",
+                "See the preview; crop them to multiples of 32 where the edge matters.",
+            )
+
+
+def _sound(facts: Sequence[Facts], entry: DatasetSettings, say: Say) -> None:
+    videos = [fact for fact in facts if fact.items[0].kind == "video"]
+    mute = [fact for fact in videos if fact.items[0].sound is None]
+    if entry.audio_source != "none" and 0 < len(mute) < len(videos):
+        say(
+            "no-sound",
+            f"{len(mute)} of {len(videos)} clips have no sound: {', '.join(fact.path.name for fact in mute[:5])}",
+            "They train the picture only; set separate_audio_buckets = true with larger batches.",
+        )
+
+
+def _speakers(facts: Sequence[Facts], entry: DatasetSettings, say: Say) -> None:
+    for fact in facts:
+        caption = fact.items[0].caption
+        if fact.items[0].sound is not None and speaks(caption) and not names_speaker(caption, entry.trigger_word):
+            say(
+                "speaker",
+                "its caption quotes speech but does not name who speaks",
+                'Write the same word for each speaker, as `anna says: "..."`, or voices merge.',
+                fact.path,
+            )
+
+
+def speaks(caption: str) -> bool:
+    """Whether a caption quotes speech."""
+    return bool(QUOTE.search(caption) or re.search(rf"\b(?:{SPEECH_VERBS})\s*:", caption, re.IGNORECASE))
+
+
+def names_speaker(caption: str, trigger: str) -> bool:
+    """Whether somebody is named who speaks: the trigger word, `NAME: "..."`, or a name before the verb of speech."""
+    if trigger.strip() and set(_words(trigger)) <= set(_words(caption)):
+        return True
+    for quote in QUOTE.finditer(caption):
+        before = caption[: quote.start()].rstrip()
+        label = LABEL.search(before)
+        if label and not SPOKEN.match(label.group()) and label.group().rstrip(": ").lower() not in NAMELESS:
+            return True
+    for verb in SPOKEN.finditer(caption):
+        before = re.findall(r"[\w'-]+|[.!?]", caption[: verb.start()])
+        if before and _is_name(before):
+            return True
+        after = re.match(r"\s+([\w'-]+)", caption[verb.end() :])
+        if after and after[1][:1].isupper() and after[1].lower() not in NAMELESS:
+            return True
+    return False
+
+
+def _is_name(before: Sequence[str]) -> bool:
+    """Whether the words before a verb of speech hold a name: capitals within a sentence, or a made-up single word."""
+    near = list(before[-4:])
+    for index, word in enumerate(near):
+        begins = index + len(before) - len(near) == 0 or before[index + len(before) - len(near) - 1] in ".!?"
+        if word[:1].isupper() and word.lower() not in NAMELESS and (not begins or word == near[-1]):
+            return True
+    alone = near[-1].lower() not in NAMELESS and (len(before) == 1 or before[-2] in ".!?,")
+    return alone and near[-1][:1].isalpha() and not near[-1].lower().endswith("ly")
+
+
+def _words(text: str) -> Iterable[str]:
+    return re.findall(r"[\w'-]+", text.casefold())

@@ -1,0 +1,214 @@
+"""Writing a piece of a video as an mp4 of its own, with its sound.
+
+Where the piece begins with a key frame that nothing before or behind reaches across, and ends before another, its
+packets are copied: nothing is encoded again. Elsewhere exactly its frames are decoded and encoded anew. Timestamps,
+and so a varying frame rate, stay as they are; a turned picture is stored upright when it is encoded.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from ..events import Events
+from ..files import atomic
+from ..media.info import MediaInfo
+from ..media.video import source_frames
+from .cut_sound import SoundTrack
+
+COPIED_VIDEO = frozenset(("h264", "hevc", "av1", "vp9", "mpeg4"))  # what mp4 holds and players know
+COPIED_SOUND = frozenset(("aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"))
+KEPT_FORMATS = frozenset(("yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le"))
+ENCODER = {"crf": "14", "preset": "fast"}
+BEFORE = 17  # frames that decoding runs ahead of showing, at most
+TURNS = {90: (("transpose", "cclock"),), 180: (("hflip", None), ("vflip", None)), 270: (("transpose", "clock"),)}
+
+
+@dataclass(frozen=True)
+class Index:
+    """What the packets of a video say: its codec, and the times at which it can be cut without encoding."""
+
+    codec: str
+    clean_keys: frozenset[int]
+
+
+def read_index(info: MediaInfo) -> Index:
+    """Find the key frames that divide what is before from what is behind in both orders, of decoding and of showing."""
+    import av
+
+    with av.open(str(info.path), metadata_errors="replace") as container:
+        stream = container.streams.best("video")
+        clean: set[int] = set()
+        latest, key = -math.inf, None
+        for packet in container.demux(stream):
+            if packet.pts is None:
+                continue
+            if packet.is_keyframe:
+                key = packet.pts
+                if latest < packet.pts:
+                    clean.add(key)
+            elif key is not None and packet.pts < key:
+                clean.discard(key)
+            latest = max(latest, packet.pts)
+        return Index(stream.codec_context.name, frozenset(clean))
+
+
+def can_copy(info: MediaInfo, index: Index, first: int, stop: int) -> bool:
+    """Whether frames `first` to `stop` (not included) can be had without encoding."""
+    stamps = info.stamps
+    if stamps is None or index.codec not in COPIED_VIDEO or info.has_alpha:
+        return False
+    return stamps[first] in index.clean_keys and (stop >= len(stamps) or stamps[stop] in index.clean_keys)
+
+
+def bounds(info: MediaInfo, first: int, stop: int) -> tuple[float, float]:
+    """Seconds on the clock of the container at which a piece begins and ends."""
+    times = info.times
+    step = float(np.median(np.diff(times))) if len(times) > 1 else 1.0 / (info.fps or 25.0)
+    return times[first], times[stop] if stop < len(times) else times[-1] + step
+
+
+def write_piece(info: MediaInfo, index: Index, first: int, stop: int, path: Path, events: Events | None = None) -> bool:
+    """Write frames `first` to `stop` (not included) to `path`; True where they were copied.
+
+    Raises DataError; Stopped on request, and then nothing is left of the piece.
+    """
+    import av
+
+    events = events or Events()
+
+    copy = can_copy(info, index, first, stop)
+    try:
+        with atomic(path) as temporary:
+            if copy:
+                _copy(info, first, stop, temporary, events)
+            else:
+                _encode(info, first, stop, temporary, events)
+    except av.error.FFmpegError as error:
+        reason = error.strerror or str(error)
+        raise DataError(f"{info.path}: {path.name} cannot be cut from it: {reason}.", info.path) from error
+    return copy
+
+
+def _copy(info: MediaInfo, first: int, stop: int, out: Path, events: Events) -> None:
+    import av
+
+    begin, end = bounds(info, first, stop)
+    assert info.stamps is not None
+    with (
+        av.open(str(info.path), metadata_errors="replace") as source,
+        av.open(str(out), "w", format="mp4", options={"movflags": "faststart"}) as target,
+    ):
+        video, sound = source.streams.best("video"), source.streams.best("audio")
+        if sound is not None and (sound.codec_context is None or sound.codec_context.name not in COPIED_SOUND):
+            sound = None
+        pairs = {part: target.add_stream_from_template(part) for part in (video, sound) if part is not None}
+        heard = None
+        if sound is None and source.streams.best("audio") is not None:
+            heard = SoundTrack.of(info, begin, end - begin, target)
+        if first:
+            source.seek(info.stamps[max(0, first - BEFORE)], stream=video, backward=True, any_frame=False)
+        low = info.stamps[first]
+        high = info.stamps[stop] if stop < len(info.stamps) else math.inf
+        over = {part: False for part in pairs}
+        for packet in source.demux(*pairs):
+            if packet.dts is None or packet.pts is None or over[packet.stream]:
+                if all(over.values()):
+                    break
+                continue
+            part = packet.stream
+            events.check_stop()
+            if part is video:
+                inside, after = low <= packet.pts < high, packet.is_keyframe and packet.pts >= high
+                shift = low
+            else:
+                at, lasts = float(packet.pts * packet.time_base), float((packet.duration or 0) * packet.time_base)
+                # one packet more at the front, which the first one leans on; the player leaves it out
+                inside, after = begin - lasts <= at < end, at >= end
+                shift = round(begin / part.time_base)
+            over[part] |= after
+            if inside:
+                packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+                packet.stream = pairs[part]
+                target.mux(packet)
+        if heard is not None:
+            heard.finish()
+
+
+def _encode(info: MediaInfo, first: int, stop: int, out: Path, events: Events) -> None:
+    import av
+    from av.video.frame import PictureType
+
+    begin, end = bounds(info, first, stop)
+    chain = stream = heard = None
+    with av.open(str(out), "w", format="mp4", options={"movflags": "faststart"}) as target:
+        for number, frame in source_frames(info, first, stop):
+            events.check_stop()
+            base = Fraction(1, 90_000) if info.stamps is None else _fraction(frame.time_base)
+            shift = 0 if info.stamps is None else info.stamps[first]
+            stamp = round((info.times[number] - begin) / base) if info.stamps is None else frame.pts - shift
+            chain = chain or _Chain(info, frame)
+            picture = chain(frame)
+            if stream is None:
+                stream = _video_stream(info, frame, picture, base, target)
+                heard = SoundTrack.of(info, begin, end - begin, target)
+            picture.pts, picture.time_base, picture.pict_type = stamp, base, PictureType.NONE
+            target.mux(stream.encode(picture))
+            if heard is not None:
+                heard.until(float(stamp * base))
+        if stream is None:
+            raise DataError(f"{info.path}: no frame from {begin:.2f} s on can be decoded.", info.path)
+        target.mux(stream.encode(None))
+        if heard is not None:
+            heard.finish()
+
+
+def _video_stream(info: MediaInfo, frame: Any, picture: Any, base: Fraction, target: Any) -> Any:
+    """An H.264 stream for pictures like `picture`, with the colours of `frame`."""
+    stream = target.add_stream("libx264", rate=Fraction(info.fps or 25.0).limit_denominator(1001), options=ENCODER)
+    stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, picture.format.name
+    context = stream.codec_context
+    context.time_base = base
+    ratio = _fraction(_pixel_aspect(info))
+    if ratio != 1:
+        context.sample_aspect_ratio = 1 / ratio if info.rotation % 180 else ratio
+    for key in ("color_range", "colorspace", "color_primaries", "color_trc"):
+        if hasattr(context, key) and getattr(frame, key, None) is not None:
+            setattr(context, key, getattr(frame, key))
+    return stream
+
+
+def _pixel_aspect(info: MediaInfo) -> Fraction:
+    import av
+
+    with av.open(str(info.path), metadata_errors="replace") as container:
+        return container.streams.best("video").sample_aspect_ratio or Fraction(1)
+
+
+def _fraction(value: Any) -> Fraction:
+    return Fraction(value.numerator, value.denominator)  # newer PyAV has rationals of its own
+
+
+class _Chain:
+    """FFmpeg's filters that turn a picture upright, make its sides even and bring it to a format that H.264 has."""
+
+    def __init__(self, info: MediaInfo, frame: Any) -> None:
+        from av.filter import Graph
+
+        wanted = frame.format.name if frame.format.name in KEPT_FORMATS else "yuv420p"
+        steps = [*TURNS.get(info.rotation, ()), ("crop", "trunc(iw/2)*2:trunc(ih/2)*2:0:0"), ("format", wanted)]
+        self.graph = Graph()
+        base = _fraction(frame.time_base) if frame.time_base else Fraction(1, 1000)
+        nodes = [self.graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=base)]
+        nodes += [self.graph.add(name, given) if given else self.graph.add(name) for name, given in steps]
+        self.graph.link_nodes(*nodes, self.graph.add("buffersink")).configure()
+
+    def __call__(self, frame: Any) -> Any:
+        self.graph.push(frame)
+        return self.graph.pull()

@@ -1,0 +1,70 @@
+"""What was found damaged is remembered until it is made again; folders that cannot be written are told."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ltx2_train.caching import damaged, writable
+from ltx2_train.caching.cache_file import CacheFile, stale_latents
+from ltx2_train.dataset.dataset_file import DatasetConfig
+from ltx2_train.errors import CacheError, RunError
+
+
+def latents(path, value):
+    save_file({"latents_1x2x2_float32": torch.full((128, 1, 2, 2), value)}, str(path))
+    return path
+
+
+def test_damage_is_remembered_for_that_very_file(tmp_path):
+    path = latents(tmp_path / "a_0064x0064_ltx2.safetensors", torch.nan)
+    wanted = {"latents": [1, 2, 2]}
+    assert stale_latents(CacheFile(path), path, wanted, "") is None  # its header is fine
+    with pytest.raises(CacheError, match="not finite.*cache build"):
+        CacheFile(path).latents()
+    assert stale_latents(CacheFile(path), path, wanted, "") == "it holds numbers that are not finite"
+    latents(path, 1.0)
+    assert damaged.damage(path) is None
+    other = latents(tmp_path / "b_0064x0064_ltx2.safetensors", 1.0)
+    damaged.note_damage(other, "reason")
+    assert "a_0064" not in (tmp_path / damaged.NOTES).read_text()  # what was mended is forgotten
+
+
+def test_notes_that_cannot_be_read_or_written_are_none(tmp_path, monkeypatch):
+    path = latents(tmp_path / "a_0064x0064_ltx2.safetensors", 1.0)
+    (tmp_path / damaged.NOTES).write_text("{ rubbish")
+    assert damaged.damage(path) is None
+
+    def refuse(*arguments):
+        raise RunError("read-only")
+
+    monkeypatch.setattr(damaged, "write_json", refuse)
+    damaged.note_damage(path, "reason")
+    assert damaged.damage(path) is None
+
+
+@pytest.mark.parametrize("key", ["cache_directory", "reference_cache_directory", "reference_audio_cache_directory"])
+def test_a_folder_that_cannot_be_written_is_told_with_its_setting(tmp_path, monkeypatch, key):
+    entry = {"video_directory": "clips", "reference_directory": "refs", "reference_audio_directory": "sounds"}
+    folders = {one: one for one in ("cache_directory", "reference_cache_directory", "reference_audio_cache_directory")}
+    config = DatasetConfig.from_table({"datasets": [{**entry, **folders}]}, tmp_path)
+    writable.require_writable(config)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == sorted(folders)  # and nothing is left in them
+    make = writable.tempfile.mkstemp
+
+    def read_only(prefix, suffix, dir):  # as a read-only disk does, which its mode does not tell the root user
+        if dir.name == key:
+            raise OSError(30, "Read-only file system")
+        return make(prefix=prefix, suffix=suffix, dir=dir)
+
+    monkeypatch.setattr(writable.tempfile, "mkstemp", read_only)
+    with pytest.raises(RunError, match=rf"datasets\[0\]\.{key}: .*Read-only file system\. Set {key}"):
+        writable.require_writable(config)
+
+
+def test_a_folder_below_a_file_is_told(tmp_path):
+    (tmp_path / "file").write_text("x")
+    table = {"datasets": [{"video_directory": "clips", "cache_directory": "file/cache"}]}
+    with pytest.raises(RunError, match="cache_directory"):
+        writable.require_writable(DatasetConfig.from_table(table, tmp_path))

@@ -1,0 +1,497 @@
+from __future__ import annotations
+
+import json
+import os
+import types
+
+import numpy as np
+import pytest
+import torch
+from media import moving_square, pitch, real_clip, tone, write_image, write_sound, write_video
+
+from ltx2_train.caching import cache_file as caches
+from ltx2_train.caching.build import CacheSettings, failed_before, sound_failed_before
+from ltx2_train.caching.cache_file import CacheFile
+from ltx2_train.caching.encode import encode_latents
+from ltx2_train.caching.encode_sound import encode_sound
+from ltx2_train.caching.status import cache_status
+from ltx2_train.dataset.dataset_file import DatasetConfig
+from ltx2_train.dataset.plan import plan_dataset
+from ltx2_train.errors import CacheError, DataError, OutOfMemory, Stopped
+from ltx2_train.events import Events
+from ltx2_train.models.mel import waveform_to_mel
+from ltx2_train.shapes import AudioLatentShape
+
+HOP = 160
+
+
+class HearingVAE(torch.nn.Module):
+    """Keeps the waveforms it is given; its latents are the mel spectrogram, averaged over 4 x 4."""
+
+    config = types.SimpleNamespace(sample_rate=16000, n_fft=1024, hop=HOP)
+
+    def __init__(self):
+        super().__init__()
+        self.heard, self.closed = [], False
+
+    def waveform_to_mel(self, waveform, sample_rate):
+        self.heard.append(waveform[0].numpy())
+        return waveform_to_mel(waveform, sample_rate)
+
+    def encode(self, mel):
+        rows = torch.nn.functional.pad(mel, (0, 0, 3, 0), mode="replicate")
+        return torch.nn.functional.avg_pool2d(rows, 4, ceil_mode=False).repeat(1, 4, 1, 1)
+
+    def close(self):
+        self.closed = True
+
+
+class Heard(Events):
+    def __init__(self, stop_after=None):
+        self.messages, self.done, self.stop_after = [], 0, stop_after
+
+    def message(self, text, level="info"):
+        self.messages.append((level, text))
+
+    def progress(self, done, total, text=""):
+        self.done += "audio" in text
+
+    def should_stop(self):
+        return self.stop_after is not None and self.done >= self.stop_after
+
+
+def plan_of(folder, *entries, **general):
+    table = {"general": {"resolution": 64, "target_frames": [17], **general}, "datasets": list(entries)}
+    return plan_dataset(DatasetConfig.from_table(table, folder))
+
+
+def encode(plan, fingerprint="audio-1", events=None, vae=None, **settings):
+    opened = []
+
+    def opener():
+        opened.append(vae or HearingVAE())
+        return opened[-1]
+
+    report = encode_sound(plan, opener, fingerprint, CacheSettings(**settings), events)
+    return report, opened
+
+
+def clip(path, fps=25, frames=25, wave=None, rate=48000, codec="aac"):
+    write_video(path, moving_square(frames, 64, 48), fps, sound=wave, sound_rate=rate, sound_codec=codec)
+    path.with_suffix(".txt").write_text("a square moves")
+    return path
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """A clip with sound, a silent one, a picture and a recording."""
+    clip(tmp_path / "v" / "loud.mp4", wave=tone(1.0))
+    clip(tmp_path / "v" / "mute.mp4")
+    write_image(tmp_path / "i" / "p.png")
+    write_sound(tmp_path / "a" / "hum.wav", tone(2.0, 220, 44100), 44100, caption="a hum")
+    entries = [
+        {"video_directory": "v", "cache_directory": "kv"},
+        {"image_directory": "i", "cache_directory": "ki"},
+        {"audio_directory": "a", "cache_directory": "ka"},
+    ]
+    return lambda **general: plan_of(tmp_path, *entries, **general)
+
+
+# --- what is written -------------------------------------------------------------------------------------------------
+
+
+def test_sound_is_cached_under_the_names_that_others_read(mixed):
+    plan = mixed()
+    report, (vae,) = encode(plan)
+    assert (report.kind, report.made, report.kept, report.failed) == ("sound", 2, 0, [])
+    assert vae.closed
+    loud, hum = plan.items[0], plan.items[-1]
+    file = CacheFile(loud.audio_path)
+    assert sorted(file.keys) == ["audio_latents_17x16x8_fp16", "audio_lengths_int32"]
+    assert file.audio_shape() == AudioLatentShape(17)  # 17 frames at 25 fps: 0.68 s
+    assert file.audio_steps() == 17
+    assert file.audio_latents().shape == (8, 17, 16)
+    assert file.audio_latents().dtype == torch.float32
+    assert file.metadata["architecture"] == "ltx2_v1"
+    assert json.loads(file.metadata["source"])["size"] == loud.source.path.stat().st_size
+    assert CacheFile(hum.audio_path).audio_steps() == 50
+    assert [item.audio_path for item in plan.items[1:3]] == [None, None]
+    assert cache_status(plan, CacheSettings(), "av").of("orphaned") == []
+
+
+def test_a_recording_has_the_file_that_the_community_trainer_looks_for(mixed):
+    plan = mixed()
+    encode(plan)
+    file = CacheFile(plan.items[-1].latent_path)
+    assert sorted(file.keys) == [
+        "latents_1x1x1_float16",
+        "ltx2_virtual_height_int32",
+        "ltx2_virtual_num_frames_int32",
+        "ltx2_virtual_width_int32",
+    ]
+    assert file.latents().shape == (128, 1, 1, 1)
+    assert [int(file.tensor(key)) for key in caches.VIRTUAL_KEYS] == [7, 2, 2]
+
+
+@pytest.mark.parametrize(("precision", "token"), [("bf16", "bfloat16"), ("float32", "float32")])
+def test_that_file_has_the_precision_and_channels_asked_for(mixed, precision, token):
+    plan = mixed(audio_video_latent_dtype=precision, audio_video_latent_channels=16)
+    encode(plan)
+    file = CacheFile(plan.items[-1].latent_path)
+    assert f"latents_1x1x1_{token}" in file.keys
+    assert file.latent_shape().channels == 16
+
+
+def test_the_video_vae_is_not_asked_for_recordings(mixed):
+    plan = mixed()
+    sounds = type(plan)(plan.config, plan.items[-1:])
+    opened = []
+    assert encode_latents(sounds, lambda: opened.append(1), "v", CacheSettings()).made == 0
+    assert opened == []
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_other_precisions(mixed, dtype):
+    plan = mixed()
+    encode(plan, audio_latents_dtype=dtype)
+    assert f"audio_latents_17x16x8_{dtype}" in CacheFile(plan.items[0].audio_path).keys
+
+
+def test_the_real_kind_of_vae_and_a_real_clip(tmp_path, tiny):
+    from ltx2_train.weights.load import load_audio_vae
+
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v" / "bunny.mp4").write_bytes(real_clip("bigbuckbunny.mp4").read_bytes())
+    (tmp_path / "v" / "bunny.txt").write_text("a rabbit wakes up")
+    entry = {"video_directory": "v", "target_frames": [49], "frame_extraction": "chunk"}
+    plan = plan_of(tmp_path, entry)
+    vae = load_audio_vae(tiny.checkpoint, decoder=False)
+    report, _ = encode(plan, vae=vae, audio_latents_dtype="fp32")
+    assert (report.made, report.notes) == (2, [])
+    one, two = (CacheFile(item.audio_path).audio_latents() for item in plan.items)
+    assert one.shape == two.shape == (8, 49, 16)
+    assert torch.isfinite(one).all()
+    assert not torch.equal(one, two)
+
+
+def test_a_latent_more_is_dropped_and_the_others_do_not_depend_on_it(tiny):
+    from ltx2_train.caching.encode_sound import _encode
+    from ltx2_train.media.sound import Prepared
+    from ltx2_train.weights.load import load_audio_vae
+
+    vae = load_audio_vae(tiny.checkpoint, decoder=False)
+    wave = np.random.default_rng(0).standard_normal((2, 16000)).astype(np.float32) * 0.1
+    ours = _encode(Prepared(wave, {}), vae, "cpu")
+    with torch.no_grad():
+        whole = vae.encode(vae.waveform_to_mel(torch.from_numpy(wave)[None], 16000))[0]
+    assert (ours.shape[1], whole.shape[1]) == (25, 26)
+    torch.testing.assert_close(ours, whole[:, :25], rtol=0, atol=1e-5)
+
+
+def test_one_frame_is_enough(tmp_path):
+    clip(tmp_path / "v" / "a.mp4", fps=50, frames=10, wave=tone(0.2))
+    plan = plan_of(tmp_path, {"video_directory": "v", "target_fps": 50, "target_frames": [1]})
+    report, _ = encode(plan)
+    assert (report.made, CacheFile(plan.items[0].audio_path).audio_steps()) == (1, 1)
+
+
+# --- sound follows the frames ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fps", "options", "seconds"),
+    [
+        (25, {}, 1.96),
+        (24, {}, 1.96),  # passed unresampled, 4 % fast
+        (30, {}, 1.96),  # resampled, time kept
+        (12, {}, 1.96),  # slower than the target
+        (30, {"source_fps": 60}, 1.96),  # said to be twice as fast
+        (25, {"source_fps": 20}, 1.96),  # said to be slower
+        (29.97, {"target_fps": 30}, 49 / 30),
+    ],
+)
+def test_pitch_and_length_survive_every_frame_rate(tmp_path, fps, options, seconds):
+    clip(tmp_path / "v" / "a.mp4", fps, round(6 * fps), tone(6.0, 440))
+    entry = {"video_directory": "v", "target_frames": [49], "frame_extraction": "chunk", **options}
+    plan = plan_of(tmp_path, entry)
+    report, (vae,) = encode(plan)
+    assert report.made == len(plan.items) >= 1
+    assert report.notes == []
+    for wave in vae.heard:
+        assert abs(wave.shape[1] - seconds * 16000) <= 1
+        assert pitch(wave, 16000) == pytest.approx(440, rel=5e-3)
+        assert np.abs(wave[:, -2 * HOP : -HOP]).max() > 0.2
+        np.testing.assert_array_equal(wave[0], wave[1])
+
+
+def test_the_soundtrack_of_a_long_clip_is_not_squeezed_into_its_first_window(tmp_path):
+    wave = np.concatenate([tone(1.0, hz) for hz in (300, 500, 700, 900, 1100)], axis=1)
+    clip(tmp_path / "v" / "a.mp4", frames=125, wave=wave)
+    for extraction, expected in (("head", [300]), ("chunk", [300, 500, 700, 900, 1100])):
+        entry = {
+            "video_directory": "v",
+            "target_frames": [25],
+            "frame_extraction": extraction,
+            "cache_directory": extraction,
+        }
+        _, (vae,) = encode(plan_of(tmp_path, entry))
+        assert [round(pitch(heard, 16000)) for heard in vae.heard] == pytest.approx(expected, abs=2)
+
+
+def test_a_flash_and_its_click_stay_together_when_the_clip_gets_faster(tmp_path):
+    frames = 24 * 5
+    picture = np.full((frames, 48, 64, 3), 20, np.uint8)
+    wave = 0.01 * np.random.default_rng(0).standard_normal((1, 5 * 48000)).astype(np.float32)
+    flashes = [24, 48, 72, 96]
+    burst = 0.9 * np.sin(2 * np.pi * 2000 * np.arange(480) / 48000)
+    for frame in flashes:
+        picture[frame] = 240
+        wave[0, frame * 2000 : frame * 2000 + 480] += burst
+    write_video(tmp_path / "v" / "a.mp4", picture, 24, sound=wave)
+    (tmp_path / "v" / "a.txt").write_text("flashes")
+    plan = plan_of(tmp_path, {"video_directory": "v", "target_frames": [113]})
+    _, (vae,) = encode(plan)
+    heard = vae.heard[0][0]
+    loud = np.flatnonzero(np.abs(heard) > 0.35)
+    clicks = loud[np.concatenate([[True], np.diff(loud) > 1600])] / 16000
+    # 24 fps pass as 25: frame k is now shown at k / 25 s.
+    np.testing.assert_allclose(clicks, np.array(flashes) / 25, atol=0.03)
+
+
+def test_sound_apart_follows_its_clip(tmp_path):
+    clip(tmp_path / "v" / "a.mp4", 24, 60)
+    write_sound(tmp_path / "v" / "a.wav", tone(2.5, 440, 8000), 8000)
+    plan = plan_of(tmp_path, {"video_directory": "v", "target_frames": [49], "audio_source": "audio_files"})
+    report, (vae,) = encode(plan)
+    assert (report.made, vae.heard[0].shape) == (1, (2, 31360))
+    assert pitch(vae.heard[0], 16000) == pytest.approx(440, rel=5e-3)
+
+
+def test_spoken_segments_are_read_from_their_place(tmp_path):
+    wave = np.concatenate([tone(3.0, 300), tone(1.0) * 0, tone(3.0, 700)], axis=1)
+    write_sound(tmp_path / "a" / "talk.wav", wave, caption="talk")
+    plan = plan_of(tmp_path, {"audio_directory": "a", "speech_segments": True, "speech_max_seconds": 4})
+    report, (vae,) = encode(plan)
+    assert report.made == 2
+    assert [round(pitch(heard, 16000)) for heard in vae.heard] == pytest.approx([300, 700], abs=2)
+
+
+def test_loudness_on_request(tmp_path):
+    write_sound(tmp_path / "a" / "hum.wav", tone(1.0, level=0.02), caption="hum")
+    _, (vae,) = encode(plan_of(tmp_path, {"audio_directory": "a", "audio_normalize": True}))
+    assert np.abs(vae.heard[0]).max() == pytest.approx(10 ** (-7 / 20), abs=1e-3)
+
+
+def test_a_reference_is_neither_cut_nor_stretched(tmp_path):
+    clip(tmp_path / "v" / "a.mp4", 24, 60, tone(2.5))
+    write_sound(tmp_path / "ref" / "a.wav", tone(5.0, 330))
+    entry = {
+        "video_directory": "v",
+        "target_frames": [9, 17],
+        "reference_audio_directory": "ref",
+        "cache_directory": "k",
+    }
+    plan = plan_of(tmp_path, entry)
+    report, (vae,) = encode(plan)
+    assert report.made == 4
+    references = [heard for heard in vae.heard if heard.shape[1] == 80000]
+    assert len(references) == 2
+    assert pitch(references[0], 16000) == pytest.approx(330, rel=1e-3)
+    assert [CacheFile(item.reference_audio_path).audio_steps() for item in plan.items] == [125, 125]
+    limited = plan_of(tmp_path, {**entry, "reference_audio_max_seconds": 2})
+    report, _ = encode(limited)
+    assert (report.made, report.kept, report.stale) == (2, 2, 2)
+    assert CacheFile(limited.items[0].reference_audio_path).audio_steps() == 50
+
+
+# --- stale or fresh --------------------------------------------------------------------------------------------------
+
+
+def test_what_is_fresh_stays_and_opens_no_model(mixed):
+    encode(mixed())
+    report, opened = encode(mixed())
+    assert (report.made, report.kept, opened) == (0, 2, [])
+    report, opened = encode(mixed(), skip_existing=False)
+    assert (report.made, len(opened)) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"fingerprint": "audio-2"}, "another audio VAE"),
+        ({"audio_vae_dtype": "bf16"}, "audio_vae_dtype changed (fp32 -> bf16)"),
+        ({"audio_latents_dtype": "fp32"}, "audio_latents_dtype changed"),
+    ],
+)
+def test_sound_is_made_again_when_what_it_was_made_with_changes(mixed, change, reason):
+    encode(mixed())
+    heard = Heard()
+    report, _ = encode(mixed(), events=heard, **change)
+    assert (report.made, report.stale) == (2, 2)
+    assert any(reason in text for _, text in heard.messages)
+
+
+@pytest.mark.parametrize("general", [{"audio_normalize": True}, {"source_fps": 30}])
+def test_sound_is_made_again_when_the_dataset_changes(mixed, general):
+    encode(mixed())
+    report, _ = encode(mixed(**general))
+    assert report.stale >= 1
+
+
+def test_sound_is_made_again_when_its_file_changes(mixed, tmp_path):
+    encode(mixed())
+    path = tmp_path / "a" / "hum.wav"
+    os.utime(path, ns=(1, 1))
+    assert encode(mixed())[0].made == 0  # the same content at another time
+    write_sound(path, tone(2.0, 330, 44100), 44100, caption="a hum")
+    assert encode(mixed())[0].made == 1
+
+
+def test_damaged_and_half_missing_caches_are_made_again(mixed):
+    plan = mixed()
+    encode(plan)
+    plan.items[0].audio_path.write_bytes(b"damaged")
+    plan.items[-1].latent_path.unlink()
+    report, _ = encode(plan)
+    assert (report.made, report.kept) == (2, 0)
+    assert plan.items[-1].latent_path.is_file()
+
+
+def test_caches_of_the_community_trainer_are_read_and_kept(mixed):
+    from safetensors.torch import save_file
+
+    plan = mixed()
+    path = plan.items[0].audio_path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    latents = torch.randn(8, 18, 16)
+    tensors = {"audio_latents_18x16x8_float32": latents, "audio_lengths_int32": torch.tensor(17, dtype=torch.int32)}
+    save_file(tensors, str(path), metadata={"architecture": "ltx2", "format_version": "1.0.1"})
+    file = CacheFile(path)
+    assert (file.audio_shape().steps, file.audio_steps()) == (18, 17)
+    torch.testing.assert_close(file.audio_latents(), latents)
+    assert encode(plan)[0].kept == 1
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {},
+        {"audio_latents_9x16x8_fp16": torch.zeros(8, 8, 16)},
+        {"audio_latents_8x16x8_fp16": torch.full((8, 8, 16), torch.nan)},
+    ],
+)
+def test_a_wrong_sound_cache_is_an_error(tmp_path, tensors):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "a_ltx2_audio.safetensors"
+    save_file({"other": torch.zeros(1), **tensors}, str(path))
+    with pytest.raises(CacheError, match="damaged"):
+        CacheFile(path).audio_latents()
+
+
+# --- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+def test_sound_that_cannot_be_used_never_ends_caching(tmp_path):
+    clip(tmp_path / "v" / "good.mp4", wave=tone(1.0))
+    clip(tmp_path / "v" / "late.mp4")
+    clip(tmp_path / "v" / "gone.mp4")
+    clip(tmp_path / "v" / "bad.mp4")
+    for name in ("good", "late"):
+        write_sound(tmp_path / "v" / f"{name}.wav", tone(1.0 if name == "good" else 0.02))
+    (tmp_path / "v" / "bad.wav").write_bytes(b"no sound" * 99)
+    options = {"target_frames": [9], "frame_extraction": "uniform", "frame_sample": 2}
+    plan = plan_of(tmp_path, {"video_directory": "v", "audio_source": "audio_files", **options})
+    heard = Heard()
+    report, _ = encode(plan, events=heard)
+    reasons = {failure.path.name: failure.reason for failure in report.failed}
+    assert report.made == 3  # two windows of good, the first of late
+    assert set(reasons) == {"bad.wav", "late.wav"}
+    assert "cannot be read" in reasons["bad.wav"]
+    assert "no sound from" in reasons["late.wav"]
+    assert "trains without sound until then" in reasons["bad.wav"]
+    summary = report.summary()
+    assert "bad.wav: " in summary
+    assert "1 videos have no sound and train as pictures alone: gone.mp4 (no gone.wav in" in summary
+    assert "have sound that ends before they do: late.wav" in summary
+    assert sum(level == "warning" for level, _ in heard.messages) >= 3
+    bad = [item for item in plan.items if item.source.path.name == "bad.mp4"]
+    assert all("cannot be read" in sound_failed_before(item) for item in bad)
+    good = [item for item in plan.items if item.source.path.name == "good.mp4"]
+    assert [sound_failed_before(item) for item in good] == [None, None]
+
+
+def test_what_deserves_a_look_is_counted(tmp_path):
+    broken = tone(1.0)
+    broken[0, :10] = np.nan
+    waves = {
+        "quiet": tone(1.0, level=0),
+        "loud": np.clip(tone(1.0, level=3), -1, 1),
+        "broken": broken,
+        "fine": tone(1.0),
+    }
+    for name, wave in waves.items():
+        write_sound(tmp_path / "a" / f"{name}.wav", wave, caption=name)
+    report, (vae,) = encode(plan_of(tmp_path, {"audio_directory": "a"}))
+    assert report.made == 4
+    assert all(np.isfinite(heard).all() for heard in vae.heard)
+    notes = "\n".join(report.notes)
+    assert "1 files are silent: quiet.wav is silence" in notes
+    assert "1 files are clipped: loud.wav" in notes
+    assert "1 files hold samples that are not numbers: broken.wav 10 samples" in notes
+    assert "fine.wav" not in notes
+
+
+def test_a_recording_that_fails_is_left_out_by_training_too(tmp_path):
+    write_sound(tmp_path / "a" / "good.wav", tone(1.0), caption="x")
+    path = write_sound(tmp_path / "a" / "bad.wav", tone(1.0), caption="y")
+    plan = plan_of(tmp_path, {"audio_directory": "a"})
+    path.write_bytes(b"x" * 5000)
+    report, _ = encode(plan)
+    assert (report.made, [failure.path.name for failure in report.failed]) == (1, ["bad.wav"])
+    bad = next(item for item in plan.items if item.source.path == path)
+    assert failed_before(bad)
+    assert sound_failed_before(bad)
+
+
+def test_recordings_of_which_none_can_be_encoded_are_an_error(tmp_path):
+    path = write_sound(tmp_path / "a" / "bad.wav", tone(1.0), caption="y")
+    plan = plan_of(tmp_path, {"audio_directory": "a"})
+    path.write_bytes(b"x" * 5000)
+    with pytest.raises(DataError, match="Not one recording"):
+        encode(plan)
+
+
+def test_latents_that_are_not_finite_are_refused(tmp_path):
+    class Broken(HearingVAE):
+        def encode(self, mel):
+            return super().encode(mel) * torch.nan
+
+    clip(tmp_path / "v" / "a.mp4", wave=tone(1.0))
+    plan = plan_of(tmp_path, {"video_directory": "v"})
+    report, _ = encode(plan, vae=Broken())
+    assert "not finite" in report.failed[0].reason
+    assert not plan.items[0].audio_path.exists()
+
+
+def test_a_stop_keeps_what_is_done(tmp_path):
+    for name in "abc":
+        write_sound(tmp_path / "s" / f"{name}.wav", tone(1.0), caption=name)
+    plan = plan_of(tmp_path, {"audio_directory": "s"})
+    vae = HearingVAE()
+    with pytest.raises(Stopped):
+        encode(plan, events=Heard(stop_after=1), vae=vae)
+    assert vae.closed
+    assert [item.audio_path.is_file() for item in plan.items] == [True, False, False]
+    report, _ = encode(plan)
+    assert (report.made, report.kept) == (2, 1)
+
+
+def test_a_full_device_says_what_to_make_smaller(tmp_path):
+    class Full(HearingVAE):
+        def encode(self, mel):
+            raise torch.OutOfMemoryError("full")
+
+    write_sound(tmp_path / "s" / "a.wav", tone(1.0), caption="x")
+    with pytest.raises(OutOfMemory, match=r"a\.wav \(1 s\).*speech_segments"):
+        encode(plan_of(tmp_path, {"audio_directory": "s"}), vae=Full())

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import codecs
+
+import media
+import pytest
+
+from ltx2_train.dataset.captions import read_caption, rewrite, with_trigger
+from ltx2_train.dataset.dataset_file import DatasetConfig
+from ltx2_train.dataset.plan import plan_dataset
+from ltx2_train.errors import ConfigError, DataError
+
+TEXT = "a caf\u00e9 at night"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        TEXT.encode("utf-8"),
+        codecs.BOM_UTF8 + TEXT.encode("utf-8"),
+        codecs.BOM_UTF16_LE + TEXT.encode("utf-16-le"),
+        codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be"),
+    ],
+)
+def test_unicode_is_read_without_a_warning(tmp_path, data):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"" + data)
+    assert read_caption(path) == (TEXT, None)
+
+
+def test_latin_1_is_read_with_a_warning(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(TEXT.encode("latin-1"))
+    text, warning = read_caption(path)
+    assert text == TEXT
+    assert "a.txt" in warning
+    assert "UTF-8" in warning
+
+
+def test_white_space_and_line_breaks_become_single_spaces(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("  one\r\n two \n")
+    assert read_caption(path)[0] == "one two"
+
+
+def test_missing_caption(tmp_path):
+    with pytest.raises(DataError, match=r"a\.txt"):
+        read_caption(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("a dog runs", "sks, a dog runs"),
+        ("a SKS, dog runs", "a SKS, dog runs"),
+        ("a sksy dog", "sks, a sksy dog"),
+    ],
+)
+def test_trigger_word_is_added_once(caption, expected):
+    assert with_trigger(caption, "sks") == expected
+    assert with_trigger(expected, "sks") == expected
+
+
+def test_no_trigger_leaves_the_caption():
+    assert with_trigger("a dog", "") == "a dog"
+
+
+@pytest.mark.parametrize(
+    ("caption", "replace", "prefix", "trigger", "wanted"),
+    [
+        ("an automobile by a carpet", ["automobile => car"], "", "", "an car by a carpet"),
+        ("a car on a carpet, car", ["car => auto"], "", "", "a auto on a carpet, auto"),
+        ("very very red", ["very =>"], "", "", "red"),
+        ("costs 5$ (about)", ["$ => \\1", "(about) => x"], "", "", "costs 5\\1 x"),
+        ("a man", ["a man => ohwx"], "anime style.", "ohwx", "anime style. ohwx"),
+        ("anime style. a man", [], "anime style.", "ohwx", "ohwx, anime style. a man"),
+        ("", [], "only a prefix", "", "only a prefix"),
+    ],
+)
+def test_captions_are_changed_without_their_files(caption, replace, prefix, trigger, wanted):
+    assert rewrite(caption, replace, prefix, trigger) == wanted
+
+
+def test_the_dataset_file_changes_captions(tmp_path):
+    media.write_image(tmp_path / "a.png", caption="an automobile")
+    table = {"image_directory": ".", "caption_prefix": "anime style.", "trigger_word": "ohwx"}
+    for replace in ({"automobile": "car"}, ["automobile => car"], "automobile=>car"):
+        given = {"general": {"caption_replace": replace}, "datasets": [table]}
+        config = DatasetConfig.from_table(given, tmp_path)
+        assert config.datasets[0].caption_replace == ("automobile => car",)
+        assert plan_dataset(config).items[0].caption == "ohwx, anime style. an car"
+    assert (tmp_path / "a.txt").read_text() == "an automobile"
+    with pytest.raises(ConfigError, match="find => replace"):
+        DatasetConfig.from_table({"datasets": [{**table, "caption_replace": ["automobile"]}]}, tmp_path)

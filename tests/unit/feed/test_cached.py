@@ -1,0 +1,298 @@
+"""Datasets that are caches alone: cache_only, manifests, and what other trainers wrote, made by hand here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from community_caches import community
+from fake_encoders import Connectors, CountingEncoder, PoolingVAE
+from media import moving_square, tone, write_captioned, write_image, write_video
+from safetensors.torch import load_file, save_file
+
+from ltx2_train.caching.build import CacheSettings
+from ltx2_train.caching.cache_file import CacheFile, Fingerprints
+from ltx2_train.caching.encode import encode_latents, encode_text
+from ltx2_train.caching.manifest import write_manifest
+from ltx2_train.caching.official import import_official
+from ltx2_train.dataset.dataset_file import DatasetConfig
+from ltx2_train.dataset.plan import plan_dataset
+from ltx2_train.errors import CacheError, ConfigError, DataError
+from ltx2_train.feed.cached import CachedName, dataset_captions
+from ltx2_train.feed.loader import FullText, TrainingSet
+from ltx2_train.models.text import TextFeatures
+from ltx2_train.shapes import LatentShape
+
+WEIGHTS = Fingerprints("ckpt", "gemma")
+
+
+def build(config, **settings):
+    plan, settings = plan_dataset(config), CacheSettings(**settings)
+    encode_latents(plan, PoolingVAE, "vae", settings)
+    encode_text(plan, CountingEncoder, WEIGHTS, settings, open_connectors=Connectors)
+    return plan
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A folder `data` with clips, pictures and their caches, and the plan of it."""
+    root = tmp_path / "data"
+    write_captioned(root / "clips" / "a.mp4", moving_square(17, 64, 64), "a clip")
+    write_captioned(root / "clips" / "my_b.mp4", moving_square(9, 64, 64), "another")
+    write_image(root / "pics" / "p.png", caption="a picture")
+    write_image(root / "refs" / "a.png", caption=None)
+    write_image(root / "refs" / "my_b.png", caption=None)
+    table = {
+        "general": {"resolution": 64},
+        "datasets": [
+            {
+                "video_directory": "clips",
+                "cache_directory": "cache",
+                "target_frames": [9, 17],
+                "num_repeats": 3,
+                "reference_directory": "refs",
+                "flip": True,
+            },
+            {"image_directory": "pics", "cache_directory": "cache2"},
+        ],
+    }
+    return build(DatasetConfig.from_table(table, root))
+
+
+def alike(one, two):
+    keys = ("shape", "fps", "caption", "repeats", "kind")
+    return sorted(str([getattr(s, k) for k in keys]) + s.latent_path.name for s in one) == sorted(
+        str([getattr(s, k) for k in keys]) + s.latent_path.name for s in two
+    )
+
+
+def test_a_manifest_trains_elsewhere_without_the_media(made, tmp_path):
+    manifest = write_manifest(made, made.config.datasets[0].caches / "dataset_manifest.json", "dataset.toml")
+    before = TrainingSet.open(made.config, "vae", WEIGHTS)
+    text = manifest.read_text()
+    assert str(tmp_path) not in text
+    assert "clips" not in text
+    (tmp_path / "moved").mkdir()
+    for name in ("cache", "cache2"):
+        shutil.move(tmp_path / "data" / name, tmp_path / "moved" / name)
+    shutil.rmtree(tmp_path / "data")
+    config = DatasetConfig.read(tmp_path / "moved" / "cache" / manifest.name)
+    after = TrainingSet.open(config, "vae", WEIGHTS)
+    assert len(after.samples) == 7
+    assert alike(before.samples, after.samples)
+    assert after.load_reference(after.samples[0]).shape == (128, 1, 2, 2)
+    assert dataset_captions(config) == ["a clip", "another", "a picture"]
+    for weights, reason in ((("other", WEIGHTS), "another VAE"), (("vae", Fingerprints("x", "gemma")), "checkpoint")):
+        with pytest.raises(CacheError, match=reason) as caught:
+            TrainingSet.open(config, *weights)
+        assert "from their caches alone" in str(caught.value)
+
+
+def test_a_manifest_names_its_files_so_that_others_do_not_slip_in(made):
+    manifest = write_manifest(made, made.config.datasets[0].caches / "dataset_manifest.json")
+    extra = made.items[0].latent_path
+    shutil.copy(extra, extra.with_name("zz_00000-009_0064x0064_ltx2.safetensors"))
+    assert len(TrainingSet.open(DatasetConfig.read(manifest)).samples) == 7
+
+
+def test_cache_only_takes_what_has_text_and_names_the_rest(made, capsys):
+    folder = made.config.datasets[0].caches
+    (folder / "my_b_ltx2_te_compact.safetensors").unlink()
+    config = DatasetConfig.from_table({"datasets": [{"cache_only": True, "cache_directory": str(folder)}]}, folder)
+    data = TrainingSet.open(config, "vae", WEIGHTS)
+    assert {sample.caption for sample in data.samples} == {"a clip"}
+    assert len(data.samples) == 4
+    empty = DatasetConfig.from_table({"datasets": [{"cache_only": True, "cache_directory": "none"}]}, folder)
+    with pytest.raises(CacheError, match="no caches"):
+        TrainingSet.open(empty)
+
+
+def test_the_community_trainers_manifest(made, tmp_path):
+    params = {
+        "resolution": [64, 64],
+        "caption_extension": ".txt",
+        "cache_directory": str(made.config.datasets[0].caches),
+        "num_repeats": 2,
+        "cache_only": True,
+        "video_directory": None,
+        "target_frames": [1, 9],
+        "debug_dataset": True,
+    }
+    table = {
+        "format": "musubi_tuner_dataset_manifest",
+        "version": 1,
+        "architecture": "ltx2",
+        "datasets": [{"dataset_type": "video", "params": params}],
+        "validation_datasets": [],
+    }
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(table))
+    config = DatasetConfig.read(path)
+    assert "debug_dataset" in config.notes[0]
+    data = TrainingSet.open(config)
+    assert [sample.repeats for sample in data.samples] == [2] * 6
+    for change in ({"version": 2}, {"architecture": "wan"}, {"format": "x"}):
+        path.write_text(json.dumps({**table, **change}))
+        with pytest.raises(ConfigError):
+            DatasetConfig.read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a_00009-017_0768x0512_ltx2.safetensors", ("a", 17, 768, 512)),
+        ("my_clip_2_00000-009_0064x0064_ltx2.safetensors", ("my_clip_2", 9, 64, 64)),
+        ("p_1920x1080_ltx2.safetensors", ("p", 0, 1920, 1080)),
+        ("a~flip_00000-009_0064x0064_ltx2.safetensors", ("a", 9, 64, 64)),
+    ],
+)
+def test_names(name, expected):
+    parsed = CachedName.parse(name)
+    assert (parsed.stem, parsed.count, parsed.width, parsed.height) == expected
+    assert parsed.plain == name.replace("~flip", "")
+
+
+@pytest.mark.parametrize("name", ["../p_0064x0064_ltx2.safetensors", "a\\p_0064x0064_ltx2.safetensors", "p.mp4"])
+def test_names_that_lead_elsewhere_are_none(name):
+    assert CachedName.parse(name) is None
+
+
+# --- the community trainer -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "token", "short"), [(torch.bfloat16, "bfloat16", "fp16"), (torch.float16, "fp16", "float16")]
+)
+def test_caches_of_the_community_trainer_are_a_dataset(tmp_path, dtype, token, short):
+    video, sound = community(tmp_path / "cache", dtype, token, short)
+    table = {"datasets": [{"cache_only": True, "cache_directory": "cache", "target_fps": 24}]}
+    config = DatasetConfig.from_table(table, tmp_path)
+    data = TrainingSet.open(config, mode="av")
+    clip, picture, voice = data.samples
+    assert (clip.caption, clip.shape, clip.fps, clip.kind) == (
+        "caption of my_clip",
+        LatentShape(2, 3, 2),
+        24.0,
+        "video",
+    )
+    assert clip.audio_steps == 9
+    assert data.load_audio(clip).shape == (8, 9, 16)
+    assert (picture.kind, picture.shape, picture.audio_steps) == ("image", LatentShape(1, 2, 2), 0)
+    assert (voice.kind, voice.shape, voice.audio_steps) == ("audio", LatentShape(4, 2, 2), 9)
+    text = data.load_text(clip)
+    assert isinstance(text, FullText)
+    assert torch.equal(text.video_context, video)
+    assert torch.equal(text.audio_context, sound)
+    assert len(TrainingSet.open(config, mode="video").samples) == 2
+    assert len(TrainingSet.open(config, mode="audio").samples) == 2
+
+
+@pytest.mark.parametrize("width", [(4096, 2048), (3840, 3840)])
+def test_text_stored_as_one_is_taken_apart(tmp_path, width):
+    video, sound = community(tmp_path / "cache", width=width)
+    path = tmp_path / "cache" / "p_ltx2_te.safetensors"
+    save_file({k: v for k, v in load_file(path).items() if k.startswith("text_")}, str(path))
+    config = DatasetConfig.from_table({"datasets": [{"cache_only": True, "cache_directory": "cache"}]}, tmp_path)
+    data = TrainingSet.open(config)
+    text = data.load_text(data.samples[1])
+    assert torch.equal(text.video_context, video)
+    assert torch.equal(text.audio_context, sound)
+
+
+def test_our_full_form_is_what_the_community_trainer_expects(made, tmp_path):
+    table = {"datasets": [{"video_directory": "clips", "cache_directory": "full", "target_frames": [9]}]}
+    config = DatasetConfig.from_table({"general": {"resolution": 64}, **table}, tmp_path / "data")
+    build(config, text_form="full")
+    folder = tmp_path / "data" / "full"
+    found = {path.name.rsplit("_", 1)[0] for path in folder.glob("*_ltx2.safetensors")}
+    assert found == {"a_00000-009_0064x0064", "my_b_00000-009_0064x0064"}
+    latents = CacheFile(folder / "my_b_00000-009_0064x0064_ltx2.safetensors")
+    assert latents.keys == ["latents_2x2x2_bfloat16"]
+    assert {
+        "architecture": "ltx2_v1",
+        "width": "64",
+        "height": "64",
+        "frame_count": "9",
+    }.items() <= latents.metadata.items()
+    # its loader looks for the text by what is before the window and the size
+    text = CacheFile(folder / "my_b_ltx2_te.safetensors")
+    assert sorted(text.keys) == [
+        "audio_prompt_embeds_bfloat16",
+        "prompt_attention_mask",
+        "video_prompt_embeds_bfloat16",
+    ]
+    assert text.metadata["caption1"] == "another"
+    assert text.tensor("prompt_attention_mask").dtype == torch.int64
+
+
+# --- the official trainer --------------------------------------------------------------------------------------------
+
+
+def official(root):
+    for folder in ("latents", "conditions", "audio_latents", "reference_latents", "video_masks"):
+        (root / ".precomputed" / folder / "sub").mkdir(parents=True)
+    at = root / ".precomputed"
+    mask = torch.zeros(16, dtype=torch.int64)
+    mask[-5:] = 1
+    video, audio = torch.randn(16, 4096), torch.randn(16, 2048)
+    new = {"video_prompt_embeds": video, "audio_prompt_embeds": audio, "prompt_attention_mask": mask}
+    sizes = {"num_frames": 2, "height": 3, "width": 4}
+    torch.save({"latents": torch.randn(128, 2, 3, 4), **sizes, "fps": 24.0}, at / "latents" / "sub" / "clip.pt")
+    torch.save(new, at / "conditions" / "sub" / "clip.pt")
+    sound = {"latents": torch.randn(8, 10, 16), "num_time_steps": 10, "frequency_bins": 16, "duration": 0.4}
+    torch.save(sound, at / "audio_latents" / "sub" / "clip.pt")
+    torch.save({"latents": torch.randn(128, 2, 3, 4), **sizes}, at / "reference_latents" / "sub" / "clip.pt")
+    torch.save({"mask": torch.full((2, 3, 4), 0.7)}, at / "video_masks" / "sub" / "clip.pt")
+    grid = torch.arange(24.0).reshape(2, 3, 4).expand(128, 2, 3, 4)
+    torch.save({"latents": grid.reshape(128, 24).T.clone(), **sizes}, at / "latents" / "latent_0.pt")
+    torch.save(
+        {"prompt_embeds": torch.randn(16, 3840), "prompt_attention_mask": mask}, at / "conditions" / "condition_0.pt"
+    )
+    torch.save({"latents": grid.clone()}, at / "latents" / "lonely.pt")
+    return video, audio, grid
+
+
+def test_the_official_trainers_folder_is_imported_and_trained_on(tmp_path):
+    video, audio, grid = official(tmp_path / "root")
+    entry = {"preprocessed_data_root": "root"}
+    config = DatasetConfig.from_table({"datasets": [entry]}, tmp_path)
+    with pytest.raises(CacheError, match="ltx2-train cache import"):
+        TrainingSet.open(config)
+    report = import_official(tmp_path / "root")
+    assert report.samples == 2
+    assert [skip.path.name for skip in report.skipped] == ["lonely.pt"]
+    data = TrainingSet.open(config, mode="av")
+    old, new = sorted(data.samples, key=lambda sample: sample.key)
+    assert (new.fps, new.shape, new.audio_steps) == (24.0, LatentShape(2, 3, 4), 10)
+    text = data.load_text(new)
+    assert isinstance(text, TextFeatures)
+    assert torch.equal(text.video, video[-5:].bfloat16())
+    assert torch.equal(text.audio, audio[-5:].bfloat16())
+    assert data.load_mask(new).all()
+    assert data.load_reference(new).shape == (128, 2, 3, 4)
+    assert torch.equal(data.load_latents(old), grid)
+    assert data.load_text(old).video.shape == (5, 3840)
+
+
+def test_a_pickle_that_holds_more_than_tensors_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return print, ("run",)
+
+    (tmp_path / "latents").mkdir()
+    torch.save({"latents": Evil()}, tmp_path / "latents" / "a.pt")
+    (tmp_path / "conditions").mkdir()
+    torch.save({"prompt_embeds": torch.ones(2, 3)}, tmp_path / "conditions" / "a.pt")
+    with pytest.raises(DataError, match="more than tensors"):
+        import_official(tmp_path)
+
+
+def test_sound_of_a_mirrored_copy_is_that_of_the_clip(tmp_path):
+    write_video(tmp_path / "clips" / "a.mp4", moving_square(9, 64, 64), sound=tone(0.5))
+    (tmp_path / "clips" / "a.txt").write_text("x")
+    entry = {"video_directory": "clips", "target_frames": [9], "flip": True, "resolution": 64}
+    plain, mirrored = plan_dataset(DatasetConfig.from_table({"datasets": [entry]}, tmp_path)).items
+    assert plain.audio_path == mirrored.audio_path
+    assert plain.latent_path != mirrored.latent_path

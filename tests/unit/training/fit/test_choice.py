@@ -1,0 +1,275 @@
+"""Which plan a card gets, what is said about it, and how it is kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import lru_cache
+
+import pytest
+
+from ltx2_train.config import make_run
+from ltx2_train.errors import ConfigError, RunError
+from ltx2_train.models.transformer import TransformerConfig
+from ltx2_train.shapes import LatentShape
+from ltx2_train.training.fit import Facts, MemoryPlan, make_plan, parse_bucket
+from ltx2_train.training.fit.choose import fitted
+from ltx2_train.training.fit.estimate import device_parts, predict
+from ltx2_train.training.fit.machine import GIB, SIZES, Machine, Rates, available_ram, card, measure, this_machine
+from ltx2_train.training.fit.memory_plan import Choice
+from ltx2_train.training.fit.report import make_report
+from ltx2_train.training.fit.speed import flops
+from ltx2_train.training.fit.work import Workload
+
+RAM, DISK = 64e9, 1e12
+FULL = TransformerConfig()
+
+
+@lru_cache
+def full(mode="video", bucket="512x512x121"):
+    run = make_run({"model": {"mode": mode}})
+    return Facts.published("2.3", run, parse_bucket(bucket, mode))
+
+
+def plan_for(size, facts=None, ram=RAM, stored=None, machine=None, **settings):
+    facts = facts or full()
+    run = make_run({"model": {"mode": facts.work.mode}, **settings})
+    return make_plan(run, replace(facts, run=run), machine or card(size, ram, DISK), stored)
+
+
+# arithmetic done by hand for the full size: tokens of picture and sound, TFLOP of a forward pass, of a step without
+# recompute, with all of it, and with all but the products nobody reads at the tightest bound for attention
+TABLE = [
+    (4096, 0, 112.2, 247.8, 360.6, 325.9),
+    (4096, 126, 127.5, 279.5, 408.0, 373.0),
+    (6144, 0, 176.5, 404.5, 582.0, 525.1),
+    (6144, 126, 198.7, 450.6, 650.8, 593.3),
+    (1792, 0, 47.7, 99.0, 147.0, 133.4),
+    (1792, 51, 54.7, 112.9, 168.1, 154.5),
+    (256, 0, 9.3, 16.0, 25.4, 23.7),
+]
+
+
+@pytest.mark.parametrize(("tokens", "sound", "forward", "plain", "again", "tight"), TABLE)
+def test_arithmetic_of_a_step(tokens, sound, forward, plain, again, tight):
+    work = Workload("av" if sound else "video", LatentShape(1, 1, tokens), sound)
+    lora = replace(full("av" if sound else "video"), work=work).sizes("none").lora_of
+    found, bound = flops(FULL, work, lora), flops(FULL, work, lora, attention_backward=2.0)
+    assert flops(FULL, work).forward / 1e12 == pytest.approx(forward, rel=0.006)
+    assert found.total() / 1e12 == pytest.approx(plain, rel=0.006)
+    assert (found.total(1.0) + found.unread) / 1e12 == pytest.approx(again, rel=0.006)
+    assert bound.total(1.0) / 1e12 == pytest.approx(tight, rel=0.006)
+
+
+def test_sizes_of_the_published_model():
+    video, av = full().sizes("none"), full("av").sizes("none")
+    assert video.block / 1e6 == pytest.approx(537, rel=0.01)
+    assert av.block / 1e6 == pytest.approx(772, rel=0.01)
+    assert full("av").sizes("int8_rotated").block / 1e6 == pytest.approx(386, rel=0.02)
+    assert full("av").lora_values / 1e6 == pytest.approx(214, rel=0.03)
+    assert full().context_bytes == 1024 * 4096 * 2
+
+
+def test_every_card_gets_a_plan_and_a_smaller_one_is_never_faster():
+    previous = 0.0
+    for size in SIZES:
+        plan = plan_for(size)
+        assert plan.prediction.vram <= plan.limit < size * GIB
+        assert plan.format == "none", "RAM is plenty, so the base stays as it is"
+        per_card = plan_for(0, machine=replace(card(size, RAM, DISK), rates=card(24, RAM, DISK).rates))
+        assert per_card.prediction.seconds >= previous * 0.95
+        previous = per_card.prediction.seconds
+    assert plan_for(80).choice == Choice("none", pinned=True)
+    assert plan_for(8).blocks_to_swap > plan_for(12).blocks_to_swap > plan_for(24).blocks_to_swap
+
+
+def test_parts_add_up():
+    plan = plan_for(24)
+    assert sum(plan.prediction.parts.values()) == pytest.approx(plan.prediction.vram)
+    more = device_parts(full(), replace(plan.choice, blocks_to_swap=plan.blocks_to_swap + 1))
+    assert plan.prediction.parts["weights"] - more["weights"] == full().sizes("none").block
+
+
+def test_little_ram_makes_the_base_smaller_and_never_four_bits_where_eight_fit():
+    plan = plan_for(12, ram=20e9)
+    assert plan.format == "int8_rotated"
+    assert any("times as long" in text for text in plan.rejected), "the base as it is would be read from the file"
+    assert plan_for(80, ram=12e9).format == "none"
+
+
+def test_nothing_fits_says_the_need_and_the_remedy():
+    with pytest.raises(ConfigError) as caught:
+        plan_for(8, facts=full("av", "1920x1088x241"), ram=RAM, quant={"format": "none"})
+    text = str(caught.value)
+    for words in ("1920 x 1088", "target_frames", "GB on the card", 'quant.format to "auto"'):
+        assert words in text
+    with pytest.raises(ConfigError, match="RAM"):
+        plan_for(8, ram=4e9)
+
+
+def test_settings_that_the_user_made_stay():
+    plan = plan_for(24, memory={"blocks_to_swap": 40, "pinned": False})
+    assert (plan.blocks_to_swap, plan.pinned) == (40, False)
+    assert set(plan.fixed) == {"blocks_to_swap", "pinned"}
+    assert plan_for(80, memory={"recompute_blocks": 48}).recompute_blocks == 48
+    assert plan_for(80, memory={"gradient_checkpointing": False}).recompute_blocks == 0
+    assert plan_for(24, quant={"format": "nf4"}).format == "nf4"
+    assert plan_for(80, memory={"offload_activations": True}).offload_activations
+    with pytest.raises(ConfigError, match="must be recomputed"):
+        plan_for(24, memory={"blocks_to_swap": 40, "recompute_blocks": 3})
+    with pytest.raises(ConfigError, match="at most 47"):
+        plan_for(24, memory={"blocks_to_swap": 48})
+
+
+def test_fit_bounds_a_larger_card():
+    run = make_run({"memory": {"fit": 16}})
+    big = card(80, RAM, DISK)
+    assert fitted(run, big).limit == card(16, RAM, DISK).limit
+    crowded = replace(big, limit=5e9)
+    assert fitted(run, crowded).limit == 5e9
+
+
+def test_a_card_that_others_fill_is_named():
+    machine = replace(card(24, RAM, DISK), limit=12e9, taken=12e9)
+    plan = plan_for(0, machine=machine)
+    assert plan.prediction.vram <= 12e9
+    assert plan.reasons[0].startswith("Other programs hold 12.0 of the 25.8 GB of the card")
+
+
+def test_custom_takes_the_settings_as_they_are():
+    plan = plan_for(8, memory={"fit": "custom", "blocks_to_swap": 3})
+    assert (plan.format, plan.blocks_to_swap, plan.recompute_blocks) == ("none", 3, 48)
+    assert any("may fail" in reason for reason in plan.reasons)
+    assert plan.notch_down() is None
+
+
+def test_a_quantized_file_is_kept():
+    plan = plan_for(24, facts=replace(full(), stored_as="fp8_cast"))
+    assert plan.format == "kept"
+    run = make_run({})
+    assert plan.quant_settings(run.quant) == run.quant
+    assert plan_for(24, quant={"format": "fp8"}).quant_settings(run.quant).format == "fp8"
+
+
+def test_on_a_cpu_the_model_lies_in_ram():
+    machine = Machine("cpu", "cpu", 100e9, 100e9, DISK, Rates(1e11, 1e10))
+    facts = replace(full("video", "128x128x9"), device_type="cpu", _sizes={}, _profiles={})
+    plan = plan_for(0, facts=facts, machine=machine)
+    assert (plan.blocks_to_swap, plan.recompute_blocks, plan.format) == (0, 48, "none")
+    with pytest.raises(ConfigError, match="RAM"):
+        plan_for(0, facts=facts, machine=replace(machine, limit=8e9, ram=8e9))
+
+
+def test_a_slow_link_makes_eight_bits_worth_their_loss():
+    slow = card(24, RAM, DISK)
+    slow = replace(slow, limit=9e9, rates=replace(slow.rates, pinned=2e9, pageable=2e9))
+    plan = plan_for(0, facts=full("video", "512x512x49"), machine=slow)
+    assert plan.format == "int8_rotated"
+    assert any("times as long" in text for text in plan.rejected)
+
+
+def test_notches_never_repeat_and_end():
+    plan, seen, last = plan_for(48), [], float("inf")
+    assert plan.recompute_blocks < 48
+    while plan is not None:
+        assert plan.choice not in seen
+        assert plan.format == "none"
+        assert len(plan.recomputed()) >= plan.blocks_to_swap
+        assert set(plan.streamed()) <= plan.recomputed()
+        assert plan.prediction.vram <= last * 1.001
+        seen.append(plan.choice)
+        last, end, plan = plan.prediction.vram, plan, plan.notch_down()
+    assert (end.blocks_to_swap, end.choice.ff_chunk, end.offload_activations) == (47, 256, True)
+    assert 5 < len(seen) < 25
+
+
+def test_a_notch_leaves_fixed_settings_alone():
+    plan = plan_for(24, memory={"blocks_to_swap": 30})
+    while (leaner := plan.notch_down()) is not None:
+        assert leaner.blocks_to_swap == 30
+        assert plan.difference(leaner) != "nothing changes"
+        plan = leaner
+
+
+def test_memory_settings_have_every_field():
+    plan = plan_for(12)
+    settings = plan.memory_settings(make_run({"memory": {"context_gb": 2, "split_attention": "query"}}).memory)
+    assert (settings.fit, settings.context_gb, settings.split_attention) == ("custom", 2, "query")
+    for name in ("recompute_blocks", "blocks_to_swap", "pinned", "offload_activations"):
+        assert getattr(settings, name) is not None
+        assert getattr(settings, name) == getattr(plan, name)
+
+
+def test_plan_json_and_what_a_resumed_run_keeps(tmp_path):
+    plan = plan_for(12, ram=20e9)
+    assert plan.format == "int8_rotated"
+    assert MemoryPlan.load(tmp_path) is None
+    plan.save(tmp_path)
+    again = MemoryPlan.load(tmp_path)
+    assert again == plan
+    resumed = plan_for(80, stored=again)
+    assert (resumed.format, resumed.blocks_to_swap) == ("int8_rotated", 0)
+    assert any("keeps it" in reason for reason in resumed.reasons)
+    with pytest.raises(ConfigError, match="began with int8_rotated"):
+        plan_for(80, stored=again, quant={"format": "nf4"})
+    (tmp_path / "plan.json").write_text("{")
+    with pytest.raises(RunError, match="Delete it"):
+        MemoryPlan.load(tmp_path)
+    (tmp_path / "plan.json").write_text(json.dumps(plan.to_json() | {"version": 99}))
+    with pytest.raises(RunError, match="another version"):
+        MemoryPlan.load(tmp_path)
+
+
+def test_report_has_a_row_a_size_and_marks_the_chosen():
+    facts = full()
+    nowhere = Machine("none", "", 0.0, RAM, DISK, Rates(1e12, 1e11))
+    run = make_run({"memory": {"fit": 24}})
+    report = make_report(run, replace(facts, run=run), nowhere, sizes=(80, 24, 8))
+    assert [row.size for row in report.rows] == [80, 24, 8]
+    assert report.chosen.size == 24
+    assert [line for line in report.text().splitlines() if line.startswith("> ")][0].startswith("> 24 GB")
+    assert json.loads(json.dumps(report.to_json()))["rows"][1]["plan"]["choice"]["format"] == "none"
+
+
+def test_rates_and_memory_of_this_machine(tmp_path):
+    import torch
+
+    rates = measure(torch.device("cpu"))
+    assert min(rates.matmul, rates.bandwidth) > 1e8
+    assert 0 < available_ram() < 1e14
+    here = this_machine(torch.device("cpu"), tmp_path / "not" / "yet")
+    assert here.device_type == "cpu"
+    assert here.disk > 0
+
+
+def test_accumulation_multiplies_the_time():
+    facts = full()
+    choice = plan_for(24).choice
+    more = replace(facts, run=make_run({"train": {"accumulation": 4}}))
+    one, four = (predict(f, choice, card(24, RAM, DISK)) for f in (facts, more))
+    assert four.seconds == pytest.approx(4 * one.seconds, rel=0.05)
+    assert four.vram >= one.vram
+
+
+def test_the_header_of_a_quantized_file_is_understood(tiny, tmp_path):
+    from ltx2_train.quant.settings import QuantSettings
+    from ltx2_train.weights.quantized_file import quantize_checkpoint
+
+    quantize_checkpoint(tiny.checkpoint, tmp_path / "small.safetensors", QuantSettings(format="int8"))
+    run = make_run({"model": {"checkpoint": str(tmp_path / "small.safetensors")}})
+    facts = Facts.read(run, parse_bucket("64x64x9", "video"), "cuda")
+    assert (facts.stored_as, facts.total) == ("int8", 4)
+    assert make_plan(run, facts, card(8, RAM, DISK)).format == "kept"
+    assert facts.sizes("kept").block < 0.6 * facts.sizes("none").block
+
+
+def test_blocks_that_are_quantized_while_loading_take_disk_where_they_wait_in_a_file():
+    facts, machine = full(), card(24, RAM, DISK)
+    choice = replace(plan_for(24).choice, blocks_to_swap=40)
+
+    def disk(**changes):
+        return predict(facts, replace(choice, **changes), machine).disk
+
+    in_ram = disk(format="int8", swap_from="ram")
+    assert disk(format="none", swap_from="file") == in_ram
+    assert disk(format="int8", swap_from="file") - in_ram == pytest.approx(40 * facts.sizes("int8").block)

@@ -1,0 +1,271 @@
+"""Every rule of the check on a file made for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import media
+import numpy as np
+import pytest
+
+from ltx2_train.cli import main
+from ltx2_train.errors import ConfigError, DataError
+from ltx2_train.workshop.check import check_dataset
+from ltx2_train.workshop.check_rules import names_speaker, size_finding, speaks
+
+GENERAL = "[general]\nresolution = [96, 64]\ntarget_frames = [9, 17]\n"
+
+
+def clip(path, caption="a square moves", frames=20, shift=0, size=(96, 64), **more):
+    pixels = np.roll(media.moving_square(frames, *size), shift, axis=1)
+    media.write_video(path, pixels, **more)
+    if caption is not None:
+        path.with_suffix(".txt").write_text(caption, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def good(tmp_path):
+    """Six clips that differ; `check(extra)` checks the folder."""
+    folder = tmp_path / "clips"
+    for index, word in enumerate(("red", "blue", "green", "slow", "fast", "tiny")):
+        clip(folder / f"{word}.mp4", f"a {word} square {word * 3} crosses the {index} field", 50, 5 * index)
+    return folder
+
+
+def check(folder, more="", general=GENERAL, goal=None, source=None):
+    file = folder.parent / "ds.toml"
+    key = f'video_directory = "{folder.name}"' if source is None else source
+    file.write_text(f'{general}[[datasets]]\n{key}\ncache_directory = "cache"\n{more}\n', encoding="utf-8")
+    return check_dataset(file, goal)
+
+
+def rules(report, path=None):
+    return {(finding.level, finding.rule) for finding in report.findings if path is None or finding.path == path}
+
+
+def test_good_clips_are_green(good):
+    report = check(good, general="[general]\nresolution=[96, 64]\ntarget_frames=[49, 33]\ntarget_fps = 15\n")
+    report = check(good, general="[general]\nresolution=[96, 64]\ntarget_frames=[49, 9]\n")
+    assert report.ok
+    assert report.counts() == {"green": 6, "amber": 0, "red": 0}
+    assert {rule for _, rule in rules(report)} == {"clip-length"}
+    assert report.files[0].lost_clip == pytest.approx(1 / 50)
+    assert report.files[0].lost_frame == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "rule", "level"),
+    [
+        (lambda f: (f / "bad.mp4").write_text("no video" * 50), "unreadable", "red"),
+        (lambda f: (f / "bad.mp4").write_bytes(b""), "unreadable", "red"),
+        (lambda f: media.truncate(clip(f / "bad.mp4", frames=60)), "unreadable", "red"),
+        (lambda f: clip(f / "bad.mp4", frames=5), "too-short", "red"),
+        (lambda f: clip(f / "bad.mp4", None), "no-caption", "red"),
+        (lambda f: clip(f / "bad.mp4", "  "), "no-caption", "red"),
+        (lambda f: clip(f / "bad.mp4", "long " * 201), "long-caption", "amber"),
+        (lambda f: clip(f / "bad.mp4", size=(64, 160)), "odd-size", "amber"),
+        (lambda f: clip(f / "bad.mp4", size=(48, 32)), "odd-size", "amber"),
+        (lambda f: clip(f / "bad.mp4", sound=np.zeros((1, 40000), np.float32)), "silent", "amber"),
+        (lambda f: clip(f / "bad.mp4", sound=np.sign(media.tone(0.8))), "clipped", "amber"),
+        (lambda f: clip(f / "bad.mp4", 'a man says: "hello"', sound=media.tone(0.8)), "speaker", "amber"),
+        (lambda f: clip(f / "bad.mp4", times=[0.02 * k * k for k in range(20)]), "fps-mix", "amber"),
+    ],
+)  # fmt: skip
+def test_a_rule_finds_its_file(good, make, rule, level):
+    make(good)
+    bad = good / "bad.mp4"
+    if not bad.with_suffix(".txt").exists() and rule != "no-caption":
+        bad.with_suffix(".txt").write_text("something else entirely")
+    report = check(good)
+    assert (level, rule) in rules(report, bad), report.text()
+    assert report.ok == (level != "red")
+    assert next(file for file in report.files if file.path == bad).level == level
+    assert not any(rule == found for _, found in rules(report, good / "red.mp4"))
+
+
+def test_copies_and_clips_that_begin_alike(good):
+    shutil.copy2(good / "red.mp4", good / "zcopy.mp4")
+    (good / "zcopy.txt").write_text("again")
+    alike = clip(good / "zlike.mp4", "longer", 50, options={"crf": "12"})
+    report = check(good)
+    assert [(f.path.name, f.reason) for f in report.findings if f.rule == "duplicate"] == [
+        ("zcopy.mp4", "is a copy of red.mp4"),
+        (alike.name, "begins with the same picture as red.mp4"),
+    ]
+
+
+def test_what_is_beside_the_media(good):
+    clip(good / "red.mkv", "same stem")
+    (good / "notes.docx").write_text("x")
+    (good / "lonely.txt").write_text("no medium")
+    media.write_image(good / "pic.png")
+    clip(good / "sub" / "more.mp4")
+    (good / "red.txt").write_bytes("ein Käfer läuft über das rote Feld".encode("latin-1"))
+    report = check(good)
+    assert ("red", "same-stem") in rules(report, good / "red.mp4")
+    for name in ("notes.docx", "lonely.txt", "pic.png"):
+        assert ("amber", "other-file") in rules(report, good / name)
+    assert ("amber", "sub-folder") in rules(report, good / "sub")
+    assert ("amber", "encoding") in rules(report, good / "red.mkv")
+    assert not report.of(good / "pic.txt")
+
+
+def test_links_that_lead_nowhere_do_not_hang(good):
+    os.symlink(good / "loop.mp4", good / "loop.mp4")
+    os.symlink(good / "gone.mp4", good / "link.mp4")
+    os.symlink(good, good / "again")
+    report = check(good, "recursive = true")
+    assert {finding.path.name for finding in report.findings if finding.rule == "link"} == {
+        "loop.mp4",
+        "link.mp4",
+        "again",
+    }
+    assert ("red", "link") in rules(report, good / "loop.mp4")
+
+
+def test_what_is_said_of_all_clips_together(good):
+    for path in good.glob("*.txt"):
+        path.write_text("ohwx, a square")
+    clip(good / "other.mp4", "ohwx a square", 60, 31, fps=50)
+    clip(good / "heard.mp4", "ohwx, A Square", 20, 37, sound=media.tone(0.8))
+    report = check(good, 'trigger_word = "ohwx"', GENERAL.replace("[9, 17]", "[9]"), goal="motion")
+    found = rules(report)
+    assert {("amber", name) for name in ("captions-alike", "fps-mix", "one-length", "no-sound", "too-few")} <= found
+    assert "20 to 50 clips" in report.text()
+    assert ("amber", "too-few") not in rules(check(good, goal="style"))
+
+
+def test_sides_that_are_not_multiples_of_32_are_told_with_the_loss(tmp_path):
+    clip(tmp_path / "clips" / "odd.mp4", size=(100, 76))
+    report = check(tmp_path / "clips")
+    (finding,) = [finding for finding in report.findings if finding.rule == "odd-size"]
+    assert "not multiples of 32" in finding.reason
+    assert report.files[0].lost_frame == pytest.approx(1 - 96 * 64 / (96 * 73), abs=0.01)
+
+
+def test_references_without_targets_and_the_reverse(tmp_path):
+    for name in ("a", "b"):
+        clip(tmp_path / "clips" / f"{name}.mp4", f"clip {name}", sound=media.tone(0.8), shift=ord(name) % 7)
+    for name in ("b", "c"):
+        media.write_sound(tmp_path / "refs" / f"{name}.wav", media.tone(1))
+    report = check(tmp_path / "clips", 'reference_audio_directory = "refs"')
+    assert [finding.path.name for finding in report.findings if finding.rule == "reference"] == ["a.mp4", "c.wav"]
+    missing = check(tmp_path / "clips", 'reference_audio_directory = "nowhere"')
+    assert ("red", "reference") in rules(missing)
+
+
+def test_a_target_without_its_reference_is_left_out(tmp_path):
+    for name in ("a", "b"):
+        clip(tmp_path / "clips" / f"{name}.mp4", f"clip {name}", shift=ord(name) % 7)
+    media.write_image(tmp_path / "refs" / "a.png", caption=None)
+    report = check(tmp_path / "clips", 'reference_directory = "refs"\nmask_directory = "refs"')
+    assert rules(report, tmp_path / "clips" / "b.mp4") == {("red", "reference")}
+    assert not rules(report, tmp_path / "clips" / "a.mp4")
+
+
+def test_recordings_and_pictures(tmp_path):
+    media.write_sound(tmp_path / "voice" / "a.wav", media.tone(3), caption='anna says: "one"')
+    media.write_sound(tmp_path / "voice" / "b.wav", np.zeros((1, 48000), np.float32), caption="silence")
+    report = check(tmp_path / "voice", source='audio_directory = "voice"', goal="voice")
+    assert ("amber", "silent") in rules(report, tmp_path / "voice" / "b.wav")
+    assert "20 to 30 clips" in report.text()
+    media.write_image(tmp_path / "pics" / "a.png", 96, 64)
+    assert check(tmp_path / "pics", source='image_directory = "pics"').files[0].lost_clip is None
+
+
+def test_where_nothing_is_left_each_file_has_its_reason(tmp_path):
+    clip(tmp_path / "clips" / "short.mp4", frames=3)
+    clip(tmp_path / "clips" / "mute.mp4", None)
+    (tmp_path / "clips" / "bad.mp4").write_text("x")
+    (tmp_path / "clips" / "bad.txt").write_text("x")
+    report = check(tmp_path / "clips")
+    assert {(f.path.name, f.rule) for f in report.findings if f.path} == {
+        ("short.mp4", "too-short"),
+        ("mute.mp4", "no-caption"),
+        ("bad.mp4", "unreadable"),
+    }
+    assert [file.level for file in report.files] == ["red"] * 3
+    empty = check(tmp_path / "nowhere")
+    assert [(f.level, f.rule, f.path) for f in empty.findings] == [("red", "nothing-left", None)]
+
+
+def test_the_command_says_it_and_its_code(good, capsys):
+    check(good)
+    file = str(good.parent / "ds.toml")
+    assert main(["data", "check", file]) == 0
+    assert "AMBER" in capsys.readouterr().out
+    clip(good / "bad.mp4", None)
+    assert main(["data", "check", file, "--json", "--goal", "edit"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["level"] == "red"
+    assert {"level", "rule", "path", "reason", "remedy", "dataset"} <= set(told["findings"][0])
+    assert told["files"][-1]["sizes"] == ["96x64x9", "96x64x17"]
+    assert main(["data", "check", str(good / "none.toml")]) == 1
+    (good.parent / "wrong.toml").write_text("[[datasets]]\nvideo_dir = 'x'")
+    assert main(["data", "check", str(good.parent / "wrong.toml")]) == 2
+
+
+def test_a_wrong_goal_or_file_is_an_error(good):
+    with pytest.raises(ConfigError, match="character, style"):
+        check(good, goal="fame")
+    with pytest.raises(DataError):
+        check_dataset(good.parent / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("goal", "least"), [(None, 5), ("style", 5), ("character", 15), ("motion", 20), ("voice", 20), ("edit", 100)]
+)
+def test_each_goal_has_a_number_of_files(goal, least):
+    (finding,) = size_finding("datasets", least - 1, goal, voices_only=False)
+    assert (finding.level, finding.rule) == ("amber", "too-few")
+    assert size_finding("datasets", least, goal, voices_only=False) == []
+    assert "20 to 30 clips or recordings" in size_finding("datasets", 5, None, voices_only=True)[0].reason
+
+
+def test_samples_under_2_and_over_8_seconds_are_told(tmp_path):
+    clip(tmp_path / "clips" / "short.mp4", frames=20)
+    clip(tmp_path / "clips" / "long.mp4", "another", frames=210, shift=9)
+    report = check(tmp_path / "clips", general="[general]\nresolution = [96, 64]\ntarget_frames = [17, 57, 209]\n")
+    (finding,) = [finding for finding in report.findings if finding.rule == "clip-length"]
+    assert "2 shorter than 2 s and 1 longer than 8 s" in finding.reason
+
+
+def test_a_recording_that_is_damaged_is_red(tmp_path):
+    (tmp_path / "voice").mkdir()
+    (tmp_path / "voice" / "a.wav").write_bytes(b"rubbish" * 20)
+    (tmp_path / "voice" / "a.txt").write_text("x")
+    report = check(tmp_path / "voice", source='audio_directory = "voice"')
+    assert ("red", "unreadable") in rules(report, tmp_path / "voice" / "a.wav")
+
+
+@pytest.mark.parametrize(
+    ("caption", "named"),
+    [
+        ('anna says: "hi"', True),
+        ('A woman in a hat, Anna Smith, says "good morning"', True),
+        ('Anna: "hi there"', True),
+        ("\u201cHello\u201d, whispers Bert", True),
+        ('a man says: "hi there"', False),
+        ('she slowly whispers: "come"', False),
+        ('A man in a coat says, "I am here"', False),
+        ('the camera pans; ohwx smiles. "Good day"', True),
+    ],
+)
+def test_who_speaks(caption, named):
+    assert speaks(caption)
+    assert names_speaker(caption, "ohwx") == named
+
+
+def test_captions_without_speech_need_no_name():
+    assert not speaks("a man walks through a market")
+
+
+def test_of_one_rule_each_remedy_is_shown(good):
+    for index in range(7):
+        clip(good / f"tiny_{index}.mp4", f"a tiny square {index}", size=(48, 16))
+    text = check(good).text()
+    assert "cropped away" in text
+    assert "enlarged" in text

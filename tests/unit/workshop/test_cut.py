@@ -1,0 +1,297 @@
+"""Cutting long videos: which frames a clip holds, that its sound fits, that nothing is done twice or to the source."""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import json
+
+import av
+import media
+import numpy as np
+import pytest
+
+from ltx2_train.cli import main
+from ltx2_train.errors import ConfigError, DataError, Stopped
+from ltx2_train.events import Events
+from ltx2_train.media.scenes import scene_starts
+from ltx2_train.media.sound_media import probe_sound, read_sound
+from ltx2_train.media.video import probe_media, read_frames
+from ltx2_train.workshop.cut import cut_videos, divide
+from ltx2_train.workshop.cut_video import can_copy, read_index
+
+KEYS = {"g": "10", "keyint_min": "10", "sc_threshold": "0", "bf": "2"}
+PLAIN = {"g": "250"}
+
+
+def two_scenes(first=30, second=40, width=64, height=48):
+    red = media.moving_square(first, width, height)
+    blue = 255 - media.moving_square(second, width, height)[:, ::-1]
+    return np.concatenate([red, blue])
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def sweep(seconds, rate=48000):
+    """A tone whose level tells the time: [1, N]."""
+    at = np.arange(round(seconds * rate)) / rate
+    return (np.sin(2 * np.pi * 440 * at) * (0.1 + 0.8 * at / seconds)).astype(np.float32)[None]
+
+
+def test_a_scene_begins_where_the_picture_changes(tmp_path):
+    path = media.write_video(tmp_path / "in" / "a film.mp4", two_scenes(), sound=media.tone(2.8))
+    assert scene_starts(probe_media(path)) == [0, 30]
+    before = digest(path)
+    report = cut_videos(path, tmp_path / "out")
+    assert [clip.path.name for clip in report.clips] == ["a film_0001.mp4", "a film_0002.mp4"]
+    assert [round(clip.seconds, 3) for clip in report.clips] == [1.2, 1.6]
+    assert digest(path) == before
+    for clip, begin in zip(report.clips, (0, 30), strict=True):
+        got, there = read_frames(clip.path), read_frames(path, range(begin, begin + len(read_frames(clip.path))))
+        assert len(got) == (30, 40)[begin > 0]
+        assert np.abs(got.astype(int) - there).mean() < 3
+        assert probe_sound(clip.path).duration == pytest.approx(clip.seconds, abs=0.03)
+
+
+def test_scenes_are_found_in_a_video_whose_frame_rate_varies(tmp_path):
+    times = [*np.arange(30) / 25, *(1.2 + np.arange(40) / 10)]
+    path = media.write_video(tmp_path / "in" / "v.mp4", two_scenes(), times=times)
+    assert scene_starts(probe_media(path)) == [0, 30]
+    report = cut_videos(path, tmp_path / "out")
+    second = probe_media(report.clips[1].path)
+    assert np.diff(second.times) == pytest.approx(np.full(39, 0.1), abs=2e-3)
+
+
+def test_long_scenes_become_equal_parts_and_flashes_are_left_out(tmp_path):
+    info = probe_media(media.write_video(tmp_path / "v.mp4", media.grey_levels(25, step=5)))
+    assert divide(info, [0, 5], 0.3, 0.4) == ([(5, 15), (15, 25)], 1)
+    assert divide(info, [0], 0.6, 0.8) == ([(0, 20)], 1)
+    assert divide(info, [0, 5], 0.1, None) == ([(0, 5), (5, 25)], 0)
+
+
+@pytest.mark.parametrize("options", [KEYS, PLAIN])
+def test_seconds_give_exactly_their_frames(tmp_path, options):
+    path = media.write_video(tmp_path / "in" / "v.mp4", media.grey_levels(25, step=10), options=options)
+    report = cut_videos(path, tmp_path / "out", seconds=0.4)
+    assert [media.numbers(read_frames(clip.path)) for clip in report.clips] == [
+        list(range(10)),
+        list(range(10, 20)),
+    ]
+    assert report.short == 1
+    assert all(clip.copied for clip in report.clips) == (options is KEYS)
+
+
+def test_a_copy_holds_the_very_packets(tmp_path):
+    path = media.write_video(tmp_path / "in" / "v.mp4", media.moving_square(30, 64, 48), options=KEYS)
+    report = cut_videos(path, tmp_path / "out", seconds=0.4)
+    assert [clip.copied for clip in report.clips] == [True, True, True]
+    joined = np.concatenate([read_frames(clip.path) for clip in report.clips])
+    assert np.array_equal(joined, read_frames(path))
+    times = np.array(probe_media(report.clips[1].path).times)
+    assert times == pytest.approx(np.arange(10) / 25, abs=1e-3)
+
+
+def test_only_key_frames_that_nothing_reaches_across_are_cut_at(tmp_path):
+    closed = media.write_video(tmp_path / "closed.mp4", media.moving_square(30, 64, 48), options=KEYS)
+    opened = media.write_video(
+        tmp_path / "open.mp4", media.moving_square(30, 64, 48), options={**KEYS, "flags": "-cgop", "preset": "medium"}
+    )
+    info = probe_media(closed)
+    assert can_copy(info, read_index(info), 10, 20)
+    assert not can_copy(info, read_index(info), 10, 21)
+    assert not can_copy(info, read_index(info), 9, 20)
+    info = probe_media(opened)
+    assert can_copy(info, read_index(info), 0, 10)
+    assert not can_copy(info, read_index(info), 10, 20)  # frame 19 is stored behind key frame 20
+
+
+@pytest.mark.parametrize("options", [KEYS, PLAIN])
+def test_sound_stays_with_its_pictures(tmp_path, options):
+    sound = sweep(4.0)
+    path = media.write_video(tmp_path / "in" / "v.mp4", media.moving_square(100, 64, 48), options=options, sound=sound)
+    there = read_sound(path, of_clip=True).samples[0]
+    report = cut_videos(path, tmp_path / "out", seconds=1.2)
+    assert [round(clip.start, 2) for clip in report.clips] == [0, 1.2, 2.4]
+    for clip in report.clips:
+        got = read_sound(clip.path, 0.1, 1.0, of_clip=True).samples[0]
+        first = round((clip.start + 0.1) * 48000)
+        wanted = there[first : first + 48000]
+        assert np.corrcoef(got, wanted)[0, 1] > 0.99
+        assert got.std() == pytest.approx(wanted.std(), rel=0.02)  # a shift of whole waves would show here
+        assert probe_sound(clip.path).duration == pytest.approx(1.2, abs=0.05)
+
+
+def test_sound_that_ends_early_or_mp4_cannot_hold_is_kept_as_far_as_it_goes(tmp_path):
+    clip = media.moving_square(50, 64, 48)
+    early = media.write_video(tmp_path / "in" / "early.mp4", clip, sound=media.tone(0.7))
+    pcm = media.write_video(
+        tmp_path / "in" / "pcm.mov", clip, options=KEYS, sound=media.tone(2.0, channels=6), sound_codec="pcm_s16le"
+    )
+    report = cut_videos(tmp_path / "in", tmp_path / "out", seconds=1.0)
+    assert not report.failed
+    assert {clip.source for clip in report.clips} == {early, pcm}
+    by_name = {clip.path.name: clip.path for clip in report.clips}
+    assert 0.6 < probe_sound(by_name["early_0001.mp4"]).duration < 1.05
+    assert not probe_media(by_name["early_0002.mp4"]).has_audio
+    heard = probe_sound(by_name["pcm_0002.mp4"])
+    assert (heard.channels, heard.duration) == (6, pytest.approx(1.0, abs=0.05))
+
+
+def test_odd_rates_of_sound_are_resampled(tmp_path):
+    path = media.write_video(
+        tmp_path / "in" / "v.avi",
+        media.grey_levels(25),
+        codec="mpeg4",
+        sound=media.tone(1.0, rate=10000),
+        sound_rate=10000,
+        sound_codec="pcm_s16le",
+    )
+    (clip,) = cut_videos(path, tmp_path / "out", seconds=5).clips
+    assert not clip.copied  # an AVI has no times of its own
+    sound = read_sound(clip.path, of_clip=True)
+    assert sound.rate == 48000
+    assert media.pitch(sound.samples, sound.rate) == pytest.approx(440, abs=1)
+
+
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+@pytest.mark.parametrize("options", [KEYS, PLAIN])
+def test_a_turned_picture_is_shown_as_before(tmp_path, rotation, options):
+    path = media.write_video(
+        tmp_path / "in" / "v.mp4", media.moving_square(20, 64, 48), rotation=rotation, options=options
+    )
+    report = cut_videos(path, tmp_path / "out", seconds=0.4)
+    got, wanted = read_frames(report.clips[1].path), read_frames(path, range(10, 20))
+    assert got.shape == wanted.shape
+    assert np.abs(got.astype(int) - wanted).mean() < 4
+
+
+def test_transparency_odd_sides_and_depth(tmp_path):
+    clear = np.concatenate([media.moving_square(20, 64, 48), np.full((20, 48, 64, 1), 128, np.uint8)], axis=-1)
+    media.write_video(
+        tmp_path / "in" / "alpha.webm", clear, codec="libvpx-vp9", pixel_format="yuva420p", options={"crf": "4"}
+    )
+    media.write_video(
+        tmp_path / "in" / "odd.mkv", media.moving_square(20, 65, 49), codec="ffv1", pixel_format="yuv444p"
+    )
+    report = cut_videos(tmp_path / "in", tmp_path / "out", seconds=0.4)
+    assert not report.failed
+    by_name = {clip.path.name: clip for clip in report.clips}
+    got, wanted = read_frames(by_name["alpha_0002.mp4"].path), read_frames(tmp_path / "in" / "alpha.webm")[10:]
+    assert np.abs(got.astype(int) - wanted).mean() < 4
+    got, wanted = read_frames(by_name["odd_0002.mp4"].path), read_frames(tmp_path / "in" / "odd.mkv")[10:]
+    assert got.shape == (10, 48, 64, 3)
+    assert np.abs(got.astype(int) - wanted[:, :48, :64]).mean() < 4
+
+
+def test_a_second_run_writes_only_what_is_missing(tmp_path, monkeypatch):
+    path = media.write_video(tmp_path / "in" / "v.mp4", two_scenes(), sound=media.tone(2.8))
+    out = tmp_path / "out"
+    cut_videos(path, out)
+    (out / "v_0002.mp4").unlink()
+    first = (out / "v_0001.mp4").stat().st_mtime_ns
+    monkeypatch.setattr("ltx2_train.workshop.cut.scene_starts", lambda *_: pytest.fail("scenes were looked for again"))
+    report = cut_videos(path, out)
+    assert (len(report.clips), report.kept) == (1, 1)
+    assert (out / "v_0001.mp4").stat().st_mtime_ns == first
+    assert "1 clips were there already" in report.text()
+    report = cut_videos(path, out, seconds=1.0)
+    assert not report.clips
+    assert "seconds was None, is 1.0" in report.failed[0][1]
+
+
+def test_a_stop_leaves_no_half_clip(tmp_path):
+    path = media.write_video(tmp_path / "in" / "v.mp4", two_scenes(), options=PLAIN)
+    out = tmp_path / "out"
+
+    class StopLater(Events):
+        asked = 0
+
+        def should_stop(self):
+            self.asked += 1
+            return self.asked > 50  # in the second clip
+
+    with pytest.raises(Stopped):
+        cut_videos(path, out, seconds=1.2, events=StopLater())
+    assert sorted(file.name for file in out.iterdir()) == ["cut.json", "v_0001.mp4"]
+    assert len(cut_videos(path, out, seconds=1.2).clips) == 1
+
+
+def test_a_video_that_cannot_be_read_does_not_end_the_others(tmp_path):
+    media.write_video(tmp_path / "in" / "good.mp4", media.grey_levels(25))
+    (tmp_path / "in" / "bad.mp4").write_bytes(b"no video at all")
+    (tmp_path / "in" / "empty.mkv").touch()
+    (tmp_path / "in" / "notes.txt").write_text("x")
+    report = cut_videos(tmp_path / "in", tmp_path / "out", seconds=1)
+    assert [clip.path.name for clip in report.clips] == ["good_0001.mp4"]
+    assert [path.name for path, _ in report.failed] == ["bad.mp4", "empty.mkv"]
+
+
+def test_output_that_would_mix_with_the_source_is_refused(tmp_path):
+    path = media.write_video(tmp_path / "in" / "v.mp4", media.grey_levels(25))
+    for source, out in ((path, path), (path, tmp_path / "in"), (tmp_path / "in", tmp_path / "in" / ".." / "in")):
+        with pytest.raises(ConfigError, match="--out"):
+            cut_videos(source, out, seconds=1)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "v_0001.mp4").write_bytes(b"of somebody else")
+    report = cut_videos(path, tmp_path / "out", seconds=1)
+    assert "does not say" in report.failed[0][1]
+    assert (tmp_path / "out" / "v_0001.mp4").read_bytes() == b"of somebody else"
+    media.write_video(tmp_path / "in" / "V.mkv", media.grey_levels(25))
+    with pytest.raises(DataError, match="same names"):
+        cut_videos(tmp_path / "in", tmp_path / "out", seconds=1)
+    (tmp_path / "none").mkdir()
+    for missing in ("none", "gone"):
+        with pytest.raises(DataError, match=missing):
+            cut_videos(tmp_path / missing, tmp_path / "out", seconds=1)
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        {"seconds": 0},
+        {"seconds": float("nan")},
+        {"shortest": -1},
+        {"seconds": 2, "longest": 3},
+        {"seconds": 2, "shortest": 3},
+        {"longest": 2, "shortest": 3},
+    ],
+)
+def test_lengths_that_make_no_sense_are_refused(tmp_path, lengths):
+    with pytest.raises(ConfigError, match="--"):
+        cut_videos(tmp_path / "v.mp4", tmp_path / "out", **lengths)
+
+
+def test_without_the_library_the_pip_line_is_named(tmp_path, monkeypatch):
+    path = media.write_video(tmp_path / "in" / "v.mp4", media.grey_levels(25))
+    real = builtins.__import__
+
+    def absent(name, *args, **more):
+        if name.split(".")[0] == "scenedetect":
+            raise ImportError("No module named 'scenedetect'")
+        return real(name, *args, **more)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    with pytest.raises(ConfigError, match="pip install scenedetect"):
+        cut_videos(path, tmp_path / "out")
+
+
+def test_the_command(tmp_path, capsys):
+    path = media.write_video(tmp_path / "in" / "v.mp4", two_scenes())
+    assert (
+        main(["data", "cut", str(path), "--out", str(tmp_path / "out"), "--scenes", "--max", "1.2", "--min", "0.5"])
+        == 0
+    )
+    assert "3 clips written" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "cut.json").read_text())["v"]["pieces"] == [
+        [0, 30],
+        [30, 50],
+        [50, 70],
+    ]
+    with av.open(str(tmp_path / "out" / "v_0001.mp4")) as container:
+        assert container.streams.video[0].codec_context.name == "h264"
+    (tmp_path / "in" / "bad.mp4").write_bytes(b"x")
+    assert main(["data", "cut", str(tmp_path / "in"), "--out", str(tmp_path / "two"), "--seconds", "1"]) == 1
+    with pytest.raises(SystemExit):
+        main(["data", "cut", str(path), "--out", str(tmp_path / "out")])
