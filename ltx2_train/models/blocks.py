@@ -54,6 +54,8 @@ class Stream:
     cross: Rows | None = None
     cross_gate: Rows | None = None
     cross_rope: Rope | None = None
+    unseen: int = 0  # tokens at the start that the other modality does not attend to
+    textless: int = 0  # tokens at the start that do not attend to the text
 
     def tensors(self) -> list[Tensor | None]:
         """Those that may need a gradient, when the layers that make them are trained."""
@@ -182,9 +184,19 @@ class Block(nn.Module):
         x = gated_sum(x, out, gate, index, fused=self.fused)
         del normal, out
 
+        if not stream.textless:
+            return self._read(x, stream, prefix, rows, index, text_kv)
+        textless, x = x[:, : stream.textless], x[:, stream.textless :]
+        index = None if index is None else index[:, stream.textless :]
+        return torch.cat((textless, self._read(x, stream, prefix, rows, index, text_kv)), dim=1)
+
+    def _read(
+        self, x: Tensor, stream: Stream, prefix: str, rows: Tensor, index: Tensor | None, text_kv: Kept | None
+    ) -> Tensor:
+        """`x` attends to the text; `rows` [R, n, D] and `index` [B, T] are its modulation."""
         attention, context = getattr(self, f"{prefix}attn2"), stream.context
         with Remade() as remade:
-            if not self.text_modulated:
+            if stream.prompt is None:
                 normal = remade.note(plain_norm, x, self.eps, self.fused)
                 return x + attention(normal, context, mask=stream.context_mask, remade=remade, kept=text_kv)
             prompt = stream.prompt.plus(getattr(self, f"{prefix}prompt_scale_shift_table")).values
@@ -202,10 +214,14 @@ class Block(nn.Module):
         its_rows, its_index = its.cross.plus(its_table[:4])
         scale, shift, its_scale, its_shift = (r[:, i] for r in (rows, its_rows) for i in (first, first + 1))
         attention = self.audio_to_video_attn if side == "video" else self.video_to_audio_attn
+        its_rope = its.cross_rope
+        if its.unseen:
+            other, its_rope = other[:, its.unseen :], its_rope.part(slice(its.unseen, None))
+            its_index = None if its_index is None else its_index[:, its.unseen :]
         with Remade() as remade:
             query = remade.note(modulated_norm, x, scale, shift, index, self.eps, self.fused)
             source = remade.note(modulated_norm, other, its_scale, its_shift, its_index, self.eps, self.fused)
-            out = attention(query, source, rope=own.cross_rope, context_rope=its.cross_rope, remade=remade)
+            out = attention(query, source, rope=own.cross_rope, context_rope=its_rope, remade=remade)
         gate, gate_index = own.cross_gate.plus(table[4:])
         return gated_sum(x, out, gate[:, 0], gate_index, fused=self.fused)
 

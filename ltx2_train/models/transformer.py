@@ -57,6 +57,9 @@ class Modality:
     `timesteps` are per token, in 0..1; None means `sigma` for all of them. `context_mask` keeps where it is not zero;
     None keeps all. `attention_mask` weighs whom a token attends to, from 0 (not at all) to 1. A modality that is not
     `enabled` is seen by the other one and left as it is.
+
+    The first `unseen` tokens are not attended to by the other modality, the first `textless` do not attend to the text:
+    both are left out of the products, so neither needs a mask.
     """
 
     latent: Tensor  # [B, T, C]
@@ -67,6 +70,8 @@ class Modality:
     context_mask: Tensor | None = None  # [B, S]
     attention_mask: Tensor | None = None  # [B, T, T]
     enabled: bool = True
+    unseen: int = 0
+    textless: int = 0
 
     @property
     def token_timesteps(self) -> Tensor:
@@ -293,6 +298,8 @@ class LTXTransformer(nn.Module):
             cross=cross,
             cross_gate=cross_gate,
             cross_rope=cross_rope,
+            unseen=own.unseen,
+            textless=own.textless,
         )
 
     def _rows(self, name: str, values: Tensor, index: Tensor | None) -> tuple[Rows, Rows]:

@@ -1,0 +1,64 @@
+"""References: clean tokens in front of a target, and the positions that tie them to it.
+
+A picture's reference has the time axis of its own frames, and its rows and columns are stretched into the target's
+space where it is cached smaller. With fewer frames a second (scale S) its times follow its own rate and move back by
+(S - 1) / fps, so that its last latent ends where the target's does; the first, one frame, is held at 0.
+
+A sound's reference runs from time 0 beside the target, or ends one latent step before 0 (`negative`), so that the
+target keeps the clock of its picture.
+
+IC-LoRA: arXiv 2410.23775; positions as in the official trainer of LTX-2.
+
+Shape letters: R tokens of the reference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..models.positions import AUDIO_HOP, AUDIO_HOPS_PER_LATENT, AUDIO_RATE, audio_positions, video_positions
+from ..shapes import AudioLatentShape, LatentShape
+
+STEP_SECONDS = AUDIO_HOPS_PER_LATENT * AUDIO_HOP / AUDIO_RATE
+
+
+@dataclass(frozen=True)
+class Lead:
+    """Reference tokens [B, R, C] in float32, their positions [1, axes, R, 2], and what does not hold for them."""
+
+    tokens: Tensor
+    positions: Tensor
+    unseen: bool = False  # the other modality does not attend to them
+    textless: bool = False  # they do not attend to the text
+
+
+def downscale(reference: LatentShape, target: LatentShape) -> int | None:
+    """How many times smaller the reference is: a whole number, the same for both sides. None if there is none."""
+    factor = round(target.height / reference.height)
+    fits = reference.height * factor == target.height and reference.width * factor == target.width
+    return factor if factor >= 1 and fits else None
+
+
+def video_reference_positions(
+    reference: LatentShape,
+    fps: float,
+    downscale_factor: int = 1,
+    temporal_scale: int = 1,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Intervals [1, 3, R, 2] of a reference, in seconds and in pixels of the target; `fps` is the target's."""
+    positions = video_positions(reference, fps / temporal_scale, device)
+    if temporal_scale != 1:
+        positions[:, 0] = (positions[:, 0] - (temporal_scale - 1) / fps).clamp(min=0)
+    if downscale_factor != 1:
+        positions[:, 1:] *= downscale_factor
+    return positions
+
+
+def audio_reference_positions(steps: int, negative: bool, device: torch.device | str | None = None) -> Tensor:
+    """Intervals [1, 1, R, 2] in seconds of a reference of `steps` latents; `negative` ends it one step before 0."""
+    positions = audio_positions(AudioLatentShape(steps), device)
+    return positions - (positions[..., -1:, 1:] + STEP_SECONDS) if negative else positions

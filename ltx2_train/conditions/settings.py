@@ -1,0 +1,173 @@
+"""Conditions as a user writes them: `[[video.conditions]]` and `[[audio.conditions]]` of a run file.
+
+Names and numbers are those of the official trainer. Each condition has its own coin for each sample, and they compose:
+what any of them gives is given.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from ..settings import Settings
+
+Range = tuple[int, int]
+Seconds = tuple[float, float]
+
+
+class Condition(Settings):
+    """What every condition has."""
+
+    probability: float = Field(
+        1.0, ge=0, le=1, description="How often it is given; each sample has its own coin.", json_schema_extra={}
+    )
+
+
+class FirstFrame(Condition):
+    """The first latent frame is given: image to video. Clips of one frame are left alone."""
+
+    type: Literal["first_frame"] = "first_frame"
+
+
+class Boundary(Condition):
+    """How long the part is that is given, in latents or in seconds; two numbers draw a length between them."""
+
+    temporal_boundary: Range | None = Field(
+        None,
+        description="Length of the part that is given: latent frames of video (the first is one frame, each later one "
+        "eight), latent steps of sound (25 a second). [2, 6] draws from 2 to 6.",
+        json_schema_extra={"unit": "latents"},
+    )
+    seconds: Seconds | None = Field(
+        None,
+        description="Length of the part that is given, instead of temporal_boundary. [0.5, 2.0] draws between them.",
+        json_schema_extra={"unit": "s"},
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_number_is_both_ends(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            single = {
+                key: (values[key], values[key])
+                for key in ("temporal_boundary", "seconds")
+                if isinstance(values.get(key), (int, float)) and not isinstance(values[key], bool)
+            }
+            return {**values, **single}
+        return values
+
+    @model_validator(mode="after")
+    def _a_length(self) -> Boundary:
+        if (self.temporal_boundary is None) == (self.seconds is None):
+            raise ValueError("give either temporal_boundary or seconds")
+        low, high = self.temporal_boundary or self.seconds or (0, 0)
+        if low <= 0 or high < low:
+            raise ValueError(f"a length above 0, or two in ascending order, is needed, and not [{low}, {high}]")
+        return self
+
+
+class Prefix(Boundary):
+    """The start is given: extend forward."""
+
+    type: Literal["prefix"] = "prefix"
+
+
+class Suffix(Boundary):
+    """The end is given: extend backward."""
+
+    type: Literal["suffix"] = "suffix"
+
+
+class SpatialCrop(Condition):
+    """A rectangle of every frame is given: outpainting."""
+
+    type: Literal["spatial_crop"] = "spatial_crop"
+    spatial_region: tuple[int, int, int, int] = Field(
+        description="The rectangle [top, left, bottom, right] of the picture as cached, in whole latents of 32 pixels.",
+        json_schema_extra={"unit": "pixels"},
+    )
+
+    @model_validator(mode="after")
+    def _a_rectangle(self) -> SpatialCrop:
+        top, left, bottom, right = self.spatial_region
+        if not (0 <= top < bottom and 0 <= left < right):
+            raise ValueError(
+                f"[top, left, bottom, right] with top < bottom and left < right, and not {[*self.spatial_region]}"
+            )
+        return self
+
+
+class Mask(Condition):
+    """What the mask of the sample says is given: inpainting. Masks come from mask_directory, audio_mask_directory."""
+
+    type: Literal["mask"] = "mask"
+
+
+class Reference(Condition):
+    """A picture or clip of its own goes in front (IC-LoRA). It comes from reference_directory."""
+
+    type: Literal["reference"] = "reference"
+    temporal_scale_factor: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="How many times fewer frames a second the reference has than the clip.",
+    )
+
+
+class AudioReference(Condition):
+    """A sound of its own goes in front (IC-LoRA of voices). It comes from reference_audio_directory."""
+
+    type: Literal["reference"] = "reference"
+    negative_positions: bool = Field(
+        False,
+        description="Place the reference before time 0, so that the sound keeps the picture's clock.",
+        json_schema_extra={"community": "audio_ref_use_negative_positions"},
+    )
+    hide_from_video: bool = Field(
+        False,
+        description="The picture does not attend to the reference.",
+        json_schema_extra={"community": "audio_ref_mask_cross_attention_to_reference"},
+    )
+    hide_text: bool = Field(
+        False,
+        description="The reference does not attend to the text.",
+        json_schema_extra={"community": "audio_ref_mask_reference_from_text_attention"},
+    )
+
+
+VideoCondition = Annotated[FirstFrame | Prefix | Suffix | SpatialCrop | Mask | Reference, Field(discriminator="type")]
+AudioCondition = Annotated[Prefix | Suffix | Mask | AudioReference, Field(discriminator="type")]
+
+
+class VideoStream(Settings):
+    """What the picture is given, and whether it is what the model learns to make."""
+
+    generated: bool = Field(
+        True,
+        description="Whether the picture is made. If not it is given whole, and only sound is learned from it (foley).",
+        json_schema_extra={"advanced": True},
+    )
+    conditions: list[VideoCondition] = Field(
+        default_factory=list,
+        description="What of the picture is given: tables of type first_frame, prefix, suffix, spatial_crop, mask or "
+        "reference, each with its probability.",
+        json_schema_extra={"advanced": True},
+    )
+
+
+class AudioStream(Settings):
+    """What the sound is given, and whether it is what the model learns to make."""
+
+    generated: bool = Field(
+        True,
+        description="Whether the sound is made. If not it is given whole, and only the picture is learned from it.",
+        json_schema_extra={"advanced": True},
+    )
+    conditions: list[AudioCondition] = Field(
+        default_factory=list,
+        description="What of the sound is given: tables of type prefix, suffix, mask or reference, each with its "
+        "probability.",
+        json_schema_extra={"advanced": True},
+    )
