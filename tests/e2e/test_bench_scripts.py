@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -21,3 +22,14 @@ def test_every_case_for_a_card_runs_small_on_a_cpu():
     assert '"error"' not in done.stdout, done.stdout
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ") and "/" in line.split("|")[1]]
     assert [row.split("|")[1].strip() for row in rows if "s a step" not in row] == cases
+
+
+def test_the_counter_of_a_step_gives_every_number_it_promises():
+    script = [sys.executable, str(BENCH / "count_step.py"), "--case", "bf16/video/512x512x1", "--json"]
+    row = json.loads(subprocess.run(script, capture_output=True, text=True, check=True).stdout)
+    assert row["launches"] > row["launches.compiled"] > 10_000
+    assert row["gigabytes"] > row["gigabytes.compiled"] > 0
+    for card in ("h200", "4090"):
+        for way in ("eager", "compiled"):
+            assert row[f"{card}.{way}.ratio"] > 1, "the floor is below what is counted"
+    assert row["h200.eager"] < row["4090.eager"]
