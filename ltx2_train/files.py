@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -82,6 +83,27 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Any], metadata: Mappin
             if isinstance(error, OSError) or "I/O" in str(error) or "os error" in str(error).lower():
                 raise OSError(getattr(error, "errno", None), str(error)) from error
             raise
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text that comes from outside.
+
+    Raises ValueError for all that is not plain JSON: other bytes than UTF-8, NaN, Infinity and numbers as large, lists
+    in lists without end. The library lets some of these through and fails on others in its own ways.
+    """
+    try:
+        return json.loads(text, parse_constant=_no_number, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("lists or tables are nested too deep") from None
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)
 
 
 def digest(*parts: str | bytes, length: int = 16) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from ..dataset.plan import DatasetPlan, Item
 from ..dataset.scan import Skipped
 from ..dataset.sources import source_stat
 from ..events import Events
-from ..files import write_json
+from ..files import parse_json, write_json
 from ..locks import alone
 from ..models.tiling import TileSettings
 from ..settings import Settings
@@ -239,7 +238,7 @@ def note_failure(report: CacheReport, failure: Skipped, events: Events) -> None:
 
 def _failures(folder: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        table = json.loads((folder / FAILURES).read_text(encoding="utf-8"))
+        table = parse_json((folder / FAILURES).read_text(encoding="utf-8"))
         if isinstance(table, dict):
             return table
     return {}

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
 from ..errors import RunError
-from ..files import write_json
+from ..files import parse_json, write_json
 
 NOTES = "ltx2_damaged.json"
 
@@ -46,7 +45,7 @@ def _known(notes: Path, changed: int) -> dict[str, Any]:
 
 def _read(notes: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        table = json.loads(notes.read_text(encoding="utf-8"))
+        table = parse_json(notes.read_text(encoding="utf-8"))
         return table if isinstance(table, dict) else {}
     return {}
 

@@ -25,7 +25,7 @@ from ..dataset.scan import SHOWN_AT_MOST, Skipped
 from ..dataset.sources import source_record
 from ..errors import CacheError, DataError
 from ..events import Events
-from ..files import write_tensors
+from ..files import parse_json, write_tensors
 from ..media.buckets import cover
 from ..media.info import MediaInfo
 from ..media.sound import read_sound
@@ -175,7 +175,7 @@ def sound_mask(path: Path, item: Item) -> torch.Tensor:
 
 def _spans(path: Path) -> list[tuple[float, float]]:
     try:
-        spans = json.loads(path.read_text(encoding="utf-8-sig"))
+        spans = parse_json(path.read_text(encoding="utf-8-sig"))
         found = [(float(begin), float(end)) for begin, end in spans]
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.", path) from error

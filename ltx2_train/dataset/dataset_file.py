@@ -7,7 +7,6 @@ the default. Paths are relative to the file.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from ..errors import ConfigError, DataError
+from ..files import parse_json
 from ..media.buckets import parse_bucket
 from ..settings import Settings, parse
 from ..shapes import SPATIAL_FACTOR
@@ -173,7 +173,7 @@ def _load(path: Path) -> dict[str, Any]:
         raise DataError(f"The dataset file {path} cannot be read: {error.strerror or error}.", path) from error
     try:
         if path.suffix.lower() == ".json":
-            table = json.loads(text)
+            table = parse_json(text)
         elif sys.version_info >= (3, 11):
             import tomllib
 

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from ..files import parse_json
 from ..media.names import cache_stem, is_dir, readable
 from .dataset_file import DatasetSettings
 
@@ -135,7 +135,7 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             raise DataError(f"{path}, line {number}: not JSON ({error}). Write one object a line.", path) from error
         if not isinstance(row, dict):
@@ -145,7 +145,7 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
-        table = json.loads(text)
+        table = parse_json(text)
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error}).", path) from error
     if isinstance(table, dict) and table and all(isinstance(column, list) for column in table.values()):

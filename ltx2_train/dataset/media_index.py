@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunError
-from ..files import write_text
+from ..files import parse_json, write_text
 from ..locks import alone
 from ..media.info import MediaInfo
 
@@ -40,7 +40,7 @@ class MediaIndex:
 
     def _read(self) -> dict[str, Any]:
         with contextlib.suppress(OSError, ValueError):
-            table = json.loads(self.path.read_text(encoding="utf-8"))
+            table = parse_json(self.path.read_text(encoding="utf-8"))
             if isinstance(table, dict) and table.get("version") == VERSION and isinstance(table.get("media"), dict):
                 return table["media"]
         return {}

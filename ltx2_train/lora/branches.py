@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..files import write_tensors
+from ..files import parse_json, write_tensors
 from ..registry import nearest
 from ..weights.reader import TensorFile
 from .file import load_lora_state
@@ -83,7 +83,7 @@ def _path_of(key: str) -> str:
 def _metadata(metadata: Mapping[str, str], kept: Mapping[str, int], removed: Mapping[str, int]) -> dict[str, str]:
     before: Counter[str] = Counter()
     try:
-        before.update({str(name): int(count) for name, count in json.loads(metadata.get(REMOVED, "{}")).items()})
+        before.update({str(name): int(count) for name, count in parse_json(metadata.get(REMOVED, "{}")).items()})
     except (ValueError, TypeError, AttributeError):
         pass  # not ours
     before.update(removed)

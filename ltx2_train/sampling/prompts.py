@@ -12,7 +12,6 @@ prompt may begin with any word: only what follows two dashes is an option.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from ..config import SampleSettings
 from ..config.read import tomllib
 from ..errors import ConfigError
 from ..feed.loader import Sample
+from ..files import parse_json
 from ..shapes import VideoShape, floor_frames, floor_side
 
 
@@ -80,7 +80,7 @@ def read_library(name: str, text: str, suffix: str) -> list[str | dict[str, Any]
     table of its list `subset`; that is the community trainer's form.
     """
     try:
-        library = json.loads(text) if suffix == ".json" else tomllib.loads(text)
+        library = parse_json(text) if suffix == ".json" else tomllib.loads(text)
     except ValueError as error:
         raise ConfigError(f"{name} is not valid {suffix[1:].upper()}: {error}.") from None
     if suffix == ".toml":

@@ -12,7 +12,6 @@ make sense. Settings outside it (number of steps, samples, how often to save) ma
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from typing import IO, Any
 
 from ..config import RunSettings
 from ..errors import RunError
-from ..files import TEMPORARY_SUFFIX, write_json, write_text
+from ..files import TEMPORARY_SUFFIX, parse_json, write_json, write_text
 from .state import list_states
 
 FORMAT = 1
@@ -122,13 +121,13 @@ def open_run(settings: RunSettings, identity: Mapping[str, str]) -> RunFolder:
 def read_manifest(path: Path) -> dict[str, Any] | None:
     """The manifest of the run folder `path`, or None where there is none. Raises RunError where it is damaged."""
     try:
-        text = (path / "manifest.json").read_text(encoding="utf-8")
+        text = (path / "manifest.json").read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise RunError(f"Cannot read {path / 'manifest.json'}: {error.strerror or error}.") from None
     try:
-        manifest = json.loads(text)
+        manifest = parse_json(text)
         assert isinstance(manifest, dict)
         return manifest
     except (ValueError, AssertionError):

@@ -11,7 +11,6 @@ tensor directly; the peak is the model and one tensor.
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
+from ..files import parse_json
 
 # bits of one element
 BITS = {
@@ -174,9 +174,9 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
         reason = "it is a folder" if path.is_dir() else (error.strerror or str(error))
         raise CheckpointError(f"Could not open {path}: {reason}. Check the path.") from None
     try:
-        header = json.loads(text)
-    except ValueError:
-        raise _damaged(path, size, "its header is not readable") from None
+        header = parse_json(text)
+    except ValueError as error:
+        raise _damaged(path, size, f"its header is not readable ({_short(error)})") from None
     if not isinstance(header, dict):
         raise _damaged(path, size, "its header is not a table of tensors")
     return header, 8 + length, size
@@ -237,7 +237,7 @@ def _parse_config(text: str | None) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        config = json.loads(text)
+        config = parse_json(text)
     except ValueError:
         return None
     return config if isinstance(config, dict) else None
@@ -248,6 +248,13 @@ def _damaged(path: Path, size: int, reason: str) -> CheckpointError:
         f"{path} is damaged or still downloading: it has {_human(size)}, but {reason}. "
         "Wait for the download to finish, or download it again."
     )
+
+
+def _short(error: Exception) -> str:
+    """The reason without the bytes that it may quote."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    return str(error)[:120]
 
 
 def _human(count: int) -> str:

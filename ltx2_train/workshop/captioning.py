@@ -18,7 +18,7 @@ import numpy as np
 from ..device import pick_device
 from ..errors import ConfigError, DataError
 from ..events import Events
-from ..files import write_text
+from ..files import parse_json, write_text
 from ..media.images import IMAGE_SUFFIXES
 from ..media.info import MediaInfo
 from ..media.sound import resample, to_stereo
@@ -145,7 +145,7 @@ class _Notes:
         self.speech: dict[str, str] = {}
         self.written: list[str] = []
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            kept = parse_json(path.read_text(encoding="utf-8"))
             if kept["settings"] == settings:
                 self.speech, self.written = dict(kept["speech"]), list(kept["written"])
         except (OSError, ValueError, KeyError, TypeError):  # none, or nothing that can be used: begin again

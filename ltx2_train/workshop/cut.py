@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import ConfigError, DataError
 from ..events import Events
-from ..files import write_text
+from ..files import parse_json, write_text
 from ..media.info import MediaInfo
 from ..media.scenes import scene_starts
 from ..media.video import VIDEO_SUFFIXES, probe_media
@@ -241,7 +241,7 @@ def _parts(info: MediaInfo, first: int, stop: int, shortest: float, longest: flo
 def read_notes(path: Path) -> dict[str, Any]:
     """What an earlier run noted in `path`; nothing where there is none. Raises DataError where it is damaged."""
     try:
-        notes = json.loads(path.read_text(encoding="utf-8"))
+        notes = parse_json(path.read_text(encoding="utf-8"))
         if not isinstance(notes, dict):
             raise ValueError("not an object")
         return notes

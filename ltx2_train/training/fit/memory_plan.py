@@ -11,14 +11,13 @@ The format of the base is never changed: the LoRA was trained on it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ...errors import RunError
-from ...files import write_json
+from ...files import parse_json, write_json
 from ...offload.blocks import spread
 from ...offload.settings import MemorySettings
 from ...quant.settings import QuantSettings
@@ -215,7 +214,7 @@ class MemoryPlan:
         """The plan of the run folder, None where there is none. Raises RunError where it cannot be read."""
         path = folder / FILE
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = parse_json(path.read_text(encoding="utf-8"))
             if value.pop("version") != VERSION:
                 raise RunError(
                     f"{path} was written by another version of this program. Delete it to plan anew, or choose "

@@ -107,6 +107,13 @@ def test_wrong_files_are_refused_in_words_that_help(tmp_path, text, words):
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize("data", [b"\xff\x00\xfe", b"[" * 100_000, b'{"version": Infinity}'])
+def test_a_manifest_of_other_bytes_is_refused(tmp_path, data):
+    (tmp_path / "dataset_manifest.json").write_bytes(data)
+    with pytest.raises(ConfigError, match=r"dataset_manifest\.json.*(not UTF-8|not valid JSON)"):
+        DatasetConfig.read(tmp_path / "dataset_manifest.json")
+
+
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         DatasetConfig.read(tmp_path / "none.toml")

@@ -72,9 +72,10 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
     assert not leftover.exists()
 
 
-def test_a_damaged_manifest_is_named(tmp_path):
+@pytest.mark.parametrize("data", [b"{", b"\xff\x00\xfe", b"[" * 100_000, b'{"step": Infinity}'])
+def test_a_damaged_manifest_is_named(tmp_path, data):
     open_run(settings(tmp_path), {}).close()
-    (tmp_path / "a" / "manifest.json").write_text("{")
+    (tmp_path / "a" / "manifest.json").write_bytes(data)
     with pytest.raises(RunError, match="damaged"):
         open_run(settings(tmp_path), {})
 

@@ -134,6 +134,31 @@ def test_contradictory_headers_are_refused(tmp_path, header, reason):
         TensorFile(write(tmp_path / "x.safetensors", header, bytes(8)))
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b'{"a": {"dtype": "U8", "shape": [Infinity], "data_offsets": [0, 4]}}', "Infinity is no number"),
+        (b'{"a": {"dtype": "U8", "shape": [1e999], "data_offsets": [0, 4]}}', "1e999 is no number"),
+        (b'{"a": {"dtype": "U8", "shape": [NaN], "data_offsets": [0, 4]}}', "NaN is no number"),
+        (b"[" * 100_000 + b"]" * 100_000, "nested too deep"),
+        (b'{"\xff\xff": 1}', "not UTF-8"),
+    ],
+)
+def test_headers_that_are_no_plain_json_are_called_damaged(tmp_path, text, reason):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
+    with pytest.raises(CheckpointError, match=f"damaged or still downloading.*{reason}") as caught:
+        TensorFile(path)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("config", ["[" * 100_000, '{"transformer": {"num_layers": 1e999}}'])
+def test_a_config_that_is_no_plain_json_is_none(tmp_path, config):
+    save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", metadata={"config": config})
+    with TensorFile(tmp_path / "x.safetensors") as file:
+        assert file.config is None
+
+
 def test_an_unknown_type_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="a as F3_X"):
         TensorFile(write(tmp_path / "x.safetensors", {"a": entry(0, 4, dtype="F3_X")}, bytes(4)))
