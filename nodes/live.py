@@ -14,12 +14,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..ltx2_train.training.metrics import chart_image, read_rows, smooth
+from ..ltx2_train.training.metrics import (
+    LOSS,
+    STREAMS,
+    chart_image,
+    clean_row,
+    loss_column,
+    read_rows,
+    smooth,
+    terms_of,
+    terms_text,
+)
 
 CURVE_POINTS = 120
 KEPT_ROWS = 4096
 MEDIAN_OF = 50
-LOSSES = ("loss", "loss_video", "loss_audio")
 
 
 class LiveView:
@@ -93,17 +102,29 @@ class LiveView:
 
     def curve(self, key: str = "loss") -> list[list[float | None]]:
         """Up to CURVE_POINTS entries [step, loss, smoothed loss], evenly thinned."""
-        losses = [row[key] for row in self._rows]
+        losses = [row.get(key) for row in self._rows]
         smoothed = smooth(losses)
         stride = max(1, math.ceil(len(losses) / CURVE_POINTS))
         picked = list(range(len(losses) - 1, -1, -stride))[::-1]
         return [[self._rows[i]["step"], losses[i], smoothed[i]] for i in picked]
 
-    def curves(self) -> dict[str, list[list[float | None]]]:
-        """The curve of the loss; where picture and sound are trained together, one of each."""
-        if all(any(row[key] is not None for row in self._rows) for key in ("loss_video", "loss_audio")):
-            return {"curve": self.curve("loss_video"), "curve_audio": self.curve("loss_audio")}
-        return {"curve": self.curve(), "curve_audio": []}
+    def curves(self) -> dict[str, Any]:
+        """The curve of the loss; of a loss of several terms, one of each.
+
+        `curve` is the first, of the name `curve_name`. `curve_audio` is that of sound beside a picture, and
+        `curve_more` holds by name what is neither.
+        """
+        names = terms_of(self._rows)
+        if len(names) < 2:
+            return {"curve_name": LOSS, "curve": self.curve(), "curve_audio": [], "curve_more": {}}
+        first, *rest = names
+        curves = {name: self.curve(loss_column(name)) for name in rest}
+        return {
+            "curve_name": first,
+            "curve": self.curve(loss_column(first)),
+            "curve_audio": curves.pop("audio", []),
+            "curve_more": curves,
+        }
 
     def status_line(self) -> str:
         """One line of text: what is done, how far it is, how long it takes."""
@@ -113,7 +134,7 @@ class LiveView:
             parts.append(self.text)
         loss = self.metrics.get("loss")
         if isinstance(loss, (int, float)):
-            parts.append(f"loss {loss:.4f}{self._apart()}")
+            parts.append(f"loss {loss:.4f}{terms_text(clean_row(self.metrics))}")
         if (pace := self.seconds_a_step()) is not None and self.metrics:
             parts.append(f"{pace:.2f} s/step")
         if (left := self.seconds_left()) is not None and left > 0:
@@ -163,16 +184,12 @@ class LiveView:
         joined.paste(frame, (chart.width, (size[1] - frame.height) // 2))
         return joined
 
-    def _apart(self) -> str:
-        """The losses of picture and sound behind their sum, where there are both."""
-        both = [_finite(self.metrics.get(key)) for key in ("loss_video", "loss_audio")]
-        return "" if None in both else f" (video {both[0]:.4f}, audio {both[1]:.4f})"
-
     def _keep(self, row: Mapping[str, Any]) -> None:
         step = row.get("step")
         if not isinstance(step, int) or step % self._every:
             return
-        self._rows.append({"step": step, **{key: _finite(row.get(key)) for key in LOSSES}})
+        losses = dict.fromkeys((LOSS, *map(loss_column, STREAMS), *map(loss_column, terms_of([row]))))
+        self._rows.append({"step": step, **{column: _finite(row.get(column)) for column in losses}})
         if len(self._rows) > KEPT_ROWS:  # a long run keeps its whole curve, at half the detail
             self._every *= 2
             self._rows = [kept for kept in self._rows if kept["step"] % self._every == 0]

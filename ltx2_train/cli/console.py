@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..events import Events
+from ..training.metrics import terms_text
 
 
 class ConsoleEvents(Events):
@@ -48,8 +49,8 @@ class ConsoleEvents(Events):
             return
         self._shown = now
         loss = "not finite" if metrics["loss"] is None else f"{metrics['loss']:.4f}"
-        if metrics["loss"] is not None and metrics.get("loss_audio") is not None and metrics["loss_video"] is not None:
-            loss += f" (video {metrics['loss_video']:.4f}, audio {metrics['loss_audio']:.4f})"
+        if metrics["loss"] is not None:
+            loss += terms_text(metrics)
         self._rewrite(
             f"   step {metrics['step']}/{metrics['total']}  loss {loss}  lr {metrics['lr']:.2e}  "
             f"{metrics['seconds']:.2f} s/step  {duration(metrics['eta'])} left"

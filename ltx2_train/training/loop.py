@@ -25,6 +25,7 @@ from ..optim import state_aside
 from .checks import check, check_settings
 from .contexts import streams_of
 from .fit.trial import OomGuard, Rewound, take_guarded, try_largest
+from .metrics import LOSS, STREAMS, loss_column
 from .saving import save, save_after_error
 from .setup import Run, load
 from .step import training_step
@@ -89,7 +90,7 @@ def _loop(run: Run, events: Events) -> RunResult:
             run.scaler.unscale_(run.optimizer)
             limit = settings.train.clip_norm or math.inf
             norm = float(torch.nn.utils.clip_grad_norm_(run.loras.parameters(), limit))
-            finite = math.isfinite(terms["loss"]) and math.isfinite(norm)
+            finite = math.isfinite(terms[LOSS]) and math.isfinite(norm)
             clean = False
             if finite:
                 run.scaler.step(run.optimizer)
@@ -117,7 +118,7 @@ def _loop(run: Run, events: Events) -> RunResult:
             events.step({**row, "total": run.total, "eta": _eta(run, started, first)})
             if not finite:
                 _report_bad(run, names, bad, events)
-            run.watch.step(heard=terms["loss_audio"] is not None)
+            run.watch.step(heard=terms[loss_column("audio")] is not None)
             last = run.step == run.total
             if last or _due(run.step, settings.train.save_every, epoch_ended, settings.train.save_every_epochs):
                 lora = save(run, events, "finished" if last else "running", final=last)
@@ -149,9 +150,9 @@ def _loop(run: Run, events: Events) -> RunResult:
 
 
 def _micro_steps(run: Run, batches: Rewound, events: Events) -> tuple[dict[str, Any], list[str], tuple[int, int]]:
-    """Gradients of one step. Returns its mean terms, the names of its clips and the place after it."""
+    """Gradients of one step. Returns its columns of the metrics, the names of its clips and the place after it."""
     count, seed = run.config.train.accumulation, run.config.train.seed
-    found: dict[str, list[float]] = {}
+    columns: dict[str, list[torch.Tensor | float]] = {}
     names: list[str] = []
     place = run.place
     run.model.train()
@@ -173,23 +174,14 @@ def _micro_steps(run: Run, batches: Rewound, events: Events) -> tuple[dict[str, 
         )
         mean = terms.loss.mean()
         run.scaler.scale(mean / count).backward()
-        numbers = {
-            "loss": mean.detach(),
-            "loss_video": terms.video,
-            "loss_audio": terms.audio,
-            "sigma": terms.sigma,
-            "sigma_audio": terms.audio_sigma,
-            "audio_weight": terms.audio_weight,
-        }
-        for name, value in numbers.items():
-            if value is not None:
-                found.setdefault(name, []).append(float(value.mean()) if isinstance(value, torch.Tensor) else value)
+        for column, value in terms.columns().items():
+            columns.setdefault(column, []).append(value)
         names += [sample.key for sample in batch.samples]
         if run.sound is not None and (text := run.sound.watch(batch)):
             events.message(text, "warning")
-    # a stream that some batches of the step lack is averaged over those that have it
-    terms_of_step = {name: sum(values) / len(values) for name, values in found.items()}
-    return {"loss_video": None, "loss_audio": None} | terms_of_step, names, place
+    # what some batches of the step lack is averaged over those that have it; reading a number waits for the device
+    means = {column: sum(map(float, values)) / len(values) for column, values in columns.items()}
+    return {loss_column(stream): None for stream in STREAMS} | means, names, place
 
 
 def _contexts(run: Run, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,7 +12,35 @@ from ..errors import RunError
 from ..files import atomic, write_text
 
 SMOOTHING = 0.95
-COLOURS = (("#a9c4ea", "#1f5fbf"), ("#f0c9a0", "#d0721a"))  # dots and line of each curve
+LOSS = "loss"  # what is minimised; each of its terms has a column loss_<name>
+STREAMS = ("video", "audio")  # terms whose column every row has, null where the step lacks the stream
+COLOURS = (  # dots and line of each curve; after the last they begin again
+    ("#a9c4ea", "#1f5fbf"),
+    ("#f0c9a0", "#d0721a"),
+    ("#b4dcb0", "#2f8a3a"),
+    ("#d9b8e6", "#8440a8"),
+    ("#e8b4b4", "#b03038"),
+)
+
+
+def loss_column(term: str) -> str:
+    """The column of the metrics that holds the loss term `term`."""
+    return f"{LOSS}_{term}"
+
+
+def terms_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The loss terms that have a value in any of `rows`: picture, sound, then others as they come."""
+    begins = loss_column("")
+    seen = dict.fromkeys(name for row in rows for name, value in row.items() if value is not None)
+    names = [name.removeprefix(begins) for name in seen if name.startswith(begins)]
+    return sorted(names, key=lambda name: STREAMS.index(name) if name in STREAMS else len(STREAMS))
+
+
+def terms_text(row: Mapping[str, Any]) -> str:
+    """The terms of one row for people, " (video 0.2500, audio 0.7500)"; empty where there is one alone."""
+    names = terms_of([row])
+    apart = ", ".join(f"{name} {row[loss_column(name)]:.4f}" for name in names)
+    return f" ({apart})" if len(names) > 1 else ""
 
 
 def clean_row(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,7 +109,7 @@ def smooth(values: Sequence[float | None], factor: float = SMOOTHING) -> list[fl
 def draw_chart(
     rows: Sequence[Mapping[str, Any]], path: Path, title: str = "", size: tuple[int, int] = (960, 480)
 ) -> Path:
-    """Draw the loss of each step as dots and its moving average as a line; picture and sound apart, if both; PNG."""
+    """Draw the loss of each step as dots and its moving average as a line, several terms apart; PNG."""
     with atomic(path) as temporary:
         chart_image(rows, title, size).save(temporary, format="PNG")
     return path
@@ -97,13 +125,16 @@ def chart_image(rows: Sequence[Mapping[str, Any]], title: str = "", size: tuple[
     draw = ImageDraw.Draw(image)
     font = _font(14 * scale)
     left, right, top, bottom = 64 * scale, width - 20 * scale, 44 * scale, height - 44 * scale
-    curves = [[(int(row["step"]), row.get(key)) for row in rows] for key in _curves(rows)]
+    names = terms_of(rows)
+    columns = [loss_column(name) for name in names] if len(names) > 1 else [LOSS]
+    curves = [[(int(row["step"]), row.get(column)) for row in rows] for column in columns]
     values = sorted(value for curve in curves for _, value in curve if value is not None)
     draw.text((left, 12 * scale), title or "loss", fill="#222222", font=font)
     if len(curves) > 1:
-        for index, name in enumerate(("video", "audio")):
-            place_of_name = (right - (1 - index) * 56 * scale, 12 * scale)
-            draw.text(place_of_name, name, fill=COLOURS[index][1], font=font, anchor="ra")
+        end = float(right)
+        for index, name in reversed(list(enumerate(names))):
+            draw.text((end, 12 * scale), name, fill=_colours(index)[1], font=font, anchor="ra")
+            end -= draw.textlength(name, font=font) + 14 * scale
     if not values:
         draw.text((left, top + 20 * scale), "no finite loss yet", fill="#888888", font=font)
         return image.resize(size, Image.Resampling.LANCZOS)
@@ -129,23 +160,21 @@ def chart_image(rows: Sequence[Mapping[str, Any]], title: str = "", size: tuple[
         x = place(step, low)[0]
         draw.text((x, bottom + 8 * scale), f"{round(step)}", fill="#555555", font=font, anchor="ma")
     draw.text((right, bottom + 26 * scale), "step", fill="#555555", font=font, anchor="ra")
-    for curve, (dots, _) in zip(curves, COLOURS, strict=False):
+    for number, curve in enumerate(curves):
         for step, value in curve:
             if value is not None:
                 x, y = place(step, value)
-                draw.ellipse([x - 2 * scale, y - 2 * scale, x + 2 * scale, y + 2 * scale], fill=dots)
-    for curve, (_, colour) in zip(curves, COLOURS, strict=False):
+                draw.ellipse([x - 2 * scale, y - 2 * scale, x + 2 * scale, y + 2 * scale], fill=_colours(number)[0])
+    for number, curve in enumerate(curves):
         averages = smooth([value for _, value in curve])
         line = [place(curve[index][0], value) for index, value in enumerate(averages) if value is not None]
         if len(line) > 1:
-            draw.line(line, fill=colour, width=3 * scale, joint="curve")
+            draw.line(line, fill=_colours(number)[1], width=3 * scale, joint="curve")
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
-def _curves(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The columns to draw: the loss, or those of picture and sound where a run trains both."""
-    apart = ("loss_video", "loss_audio")
-    return apart if all(any(row.get(key) is not None for row in rows) for key in apart) else ("loss",)
+def _colours(curve: int) -> tuple[str, str]:
+    return COLOURS[curve % len(COLOURS)]
 
 
 def _font(size: int) -> Any:

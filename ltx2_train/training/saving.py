@@ -18,7 +18,7 @@ from ..events import Events
 from ..files import atomic, write_json
 from ..lora.file import verify_saved
 from ..lora.save import save_lora
-from .metrics import draw_chart
+from .metrics import LOSS, STREAMS, draw_chart, loss_column, terms_of
 from .run_folder import rotate
 from .setup import Run, lora_metadata
 from .state import random_state, save_state, state_name
@@ -35,7 +35,8 @@ def save(run: Run, events: Events, status: str, final: bool = False) -> Path:
     save_lora(lora, run.loras, lora_metadata(run), DTYPES[settings.save_precision])
     verify_saved(lora, run.checkpoint_shapes, trained=run.step > 0)
     row = run.log.rows[-1] if run.log.rows else {}
-    about = {key: row.get(key) for key in ("step", "epoch", "loss", "loss_video", "loss_audio", "lr")}
+    losses = [LOSS, *map(loss_column, dict.fromkeys((*STREAMS, *terms_of([row]))))]
+    about = {key: row.get(key) for key in ("step", "epoch", *losses, "lr")}
     write_json(lora.with_suffix(".json"), {**about, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
     events.saved("lora", lora)
     if run.config.run.export_folder is not None:

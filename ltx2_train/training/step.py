@@ -15,7 +15,8 @@ its own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -36,23 +37,34 @@ from ..objective.flow import (
     velocity,
 )
 from ..objective.sigmas import sample_audio_sigmas, sample_sigmas
+from ..objective.terms import Term, total
 from ..shapes import AudioLatentShape, LatentShape
+from .metrics import LOSS, loss_column
 from .sound import Sound
 
 
 @dataclass(frozen=True)
 class StepTerms:
-    """What one micro-batch says: `loss` [B] carries the gradient, the rest is for the record.
+    """What one micro-batch says. `terms`: the parts of its loss by name. `facts`: what else is worth a column of the
+    metrics, by the column's name: a number, or one a sample."""
 
-    `video` and `audio` are unweighted losses of the samples that have a picture or a sound; None where none has.
-    """
+    terms: Mapping[str, Term]
+    facts: Mapping[str, Tensor | float]
 
-    loss: Tensor
-    video: Tensor | None
-    audio: Tensor | None
-    sigma: Tensor
-    audio_sigma: Tensor | None = None
-    audio_weight: float | None = None
+    @cached_property
+    def loss(self) -> Tensor:
+        """[B], with the gradient."""
+        return total(self.terms)
+
+    def columns(self) -> dict[str, Tensor | float]:
+        """The numbers of the batch for the record, means over its samples. What no sample has is left out."""
+        measured = {loss_column(name): term.measured() for name, term in self.terms.items()}
+        values = {LOSS: self.loss.detach(), **measured, **self.facts}
+        return {
+            column: value.mean() if isinstance(value, Tensor) else value
+            for column, value in values.items()
+            if value is not None
+        }
 
 
 @dataclass(frozen=True)
@@ -146,9 +158,22 @@ def training_step(
         audio_losses.append(zeros if a is None else a.losses(out.audio, run))
         order += rows
     back = torch.tensor(order, device=device).argsort() if len(video_losses) > 1 else None
-    video_loss = _joined(video_losses, back) if video is not None else None
-    audio_loss = _joined(audio_losses, back) if audio is not None else None
-    return _terms(batch, run, sound, video, audio, video_loss, audio_loss, real)
+    terms: dict[str, Term] = {}
+    facts: dict[str, Tensor | float] = {}
+    if video is not None:
+        terms["video"] = _video_term(batch, _joined(video_losses, back), run)
+        facts["sigma"] = video.sigma
+    if audio is not None:
+        facts["sigma_audio"] = audio.sigma
+        facts.setdefault("sigma", audio.sigma)  # that of the stream that leads
+    if sound is not None:
+        losses = None if audio is None else _joined(audio_losses, back)
+        term, weight = _audio_term(batch, losses, real, sound, terms.get("video"))
+        if term is not None:
+            terms["audio"] = term
+        if any(real):
+            facts["audio_weight"] = weight
+    return StepTerms(terms, facts)
 
 
 def _video(
@@ -209,36 +234,17 @@ def _joined(parts: list[Tensor], back: Tensor | None) -> Tensor:
     return parts[0] if back is None else torch.cat(parts)[back]
 
 
-def _terms(
-    batch: Batch,
-    run: RunConfig,
-    sound: Sound | None,
-    video: _Noised | None,
-    audio: _Noised | None,
-    video_loss: Tensor | None,
-    audio_loss: Tensor | None,
-    real: Sequence[bool],
-) -> StepTerms:
-    """Weigh the losses of both streams and add them up."""
-    loss, found, weight = None, None, None
-    if video_loss is not None:
-        weights = sample_weights(run.loss.video_weight, [sample.video_loss_weight for sample in batch.samples])
-        loss = video_loss * torch.tensor(weights, device=video_loss.device)
-    if audio_loss is not None and any(real):
-        found = audio_loss.detach()[torch.tensor(real, device=audio_loss.device)]
-    if sound is not None:
-        weight = sound.weight(batch, None if video_loss is None else video_loss.detach(), found)
-        if audio_loss is not None:
-            parts = [weight if has else weight * sound.silence_weight for has in real]
-            weighted = audio_loss * torch.tensor(parts, device=audio_loss.device)
-            loss = weighted if loss is None else loss + weighted
-    assert loss is not None, "a batch has neither picture nor sound"
-    leading = video if video is not None else audio
-    return StepTerms(
-        loss=loss,
-        video=None if video_loss is None else video_loss.detach(),
-        audio=found,
-        sigma=leading.sigma.detach(),
-        audio_sigma=None if audio is None else audio.sigma.detach(),
-        audio_weight=weight if found is not None else None,
-    )
+def _video_term(batch: Batch, losses: Tensor, run: RunConfig) -> Term:
+    """The loss of the picture, [B]; a dataset may weigh its own."""
+    return Term(losses, sample_weights(run.loss.video_weight, [s.video_loss_weight for s in batch.samples]))
+
+
+def _audio_term(
+    batch: Batch, losses: Tensor | None, real: Sequence[bool], sound: Sound, video: Term | None
+) -> tuple[Term | None, float]:
+    """The loss of sound, None for a batch without any, and its weight. `real`: samples whose sound is no silence."""
+    term = None if losses is None else Term(losses, mask=real)
+    weight = sound.weight(batch, None if video is None else video.measured(), None if term is None else term.measured())
+    if term is not None:
+        term = replace(term, weight=[weight if has else weight * sound.silence_weight for has in real])
+    return term, weight

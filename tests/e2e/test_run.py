@@ -17,8 +17,9 @@ import torch
 from ltx2_train import Events, Stopped, TrainerError, inspect_lora, load_run, sample, train
 from ltx2_train.errors import RunError
 from ltx2_train.lora.file import load_lora_state
+from ltx2_train.objective.terms import Term
 from ltx2_train.training import loop, saving
-from ltx2_train.training.metrics import read_rows
+from ltx2_train.training.metrics import read_rows, terms_text
 from ltx2_train.training.run_folder import read_manifest
 from ltx2_train.training.state import list_states
 
@@ -86,6 +87,28 @@ def test_the_run_folder_holds_what_it_promises(run_file):
     assert read_manifest(folder)["status"] == "finished"
     assert not (folder / "contexts.bin").exists()
     assert load_run(folder / "run.toml").lora == load_run(run_file).lora
+
+
+def test_a_new_loss_term_is_one_entry(run_file, monkeypatch):
+    """What the step adds to its table is learned, logged, told and kept beside the LoRA by its name."""
+    plain = read_rows(train(load_run(run_file, ["run.name=plain"])).folder / "metrics.jsonl")
+    real = loop.training_step
+
+    def step(*arguments, **options):
+        terms = real(*arguments, **options)
+        more = {**terms.terms, "anchor": Term(terms.terms["video"].values, 0.5)}
+        return replace(terms, terms=more)
+
+    monkeypatch.setattr(loop, "training_step", step)
+    result = train(load_run(run_file))
+    rows = read_rows(result.folder / "metrics.jsonl")
+    assert rows[0]["loss_anchor"] == rows[0]["loss_video"] == plain[0]["loss_video"]
+    assert rows[0]["loss"] == pytest.approx(1.5 * plain[0]["loss"])
+    assert rows[0]["grad_norm"] == pytest.approx(1.5 * plain[0]["grad_norm"])
+    assert rows[-1]["loss_audio"] is None
+    beside = json.loads(result.lora.with_suffix(".json").read_text())
+    assert beside["loss_anchor"] == rows[-1]["loss_anchor"]
+    assert "anchor" in terms_text(rows[-1])
 
 
 def test_the_lora_says_what_it_is_and_no_path(run_file):

@@ -5,8 +5,13 @@ import { duration, gigabytes, mediaKind, number, pace, sampleCaption } from "./f
 
 export const HEIGHT = 208
 
-const PICTURE = "#4c8fe6"
-const SOUND = "#e08a2e"
+// The whole loss or its first term, then the others; after the last the colors begin again.
+const COLORS = [
+  { dots: "#7aa7e088", line: "#4c8fe6" },
+  { dots: "#e0a05a88", line: "#e08a2e" },
+  { dots: "#7cc48688", line: "#43a556" },
+  { dots: "#bf8fd688", line: "#a45fc6" },
+]
 
 const STYLE = `
 .ltx2-live { box-sizing: border-box; width: 100%; height: 100%; min-height: ${HEIGHT}px; display: flex; flex-direction: column; gap: 6px;
@@ -117,17 +122,15 @@ export class LiveView {
   }
 
   redraw() {
-    const points = this.view.curve || []
-    const sound = this.view.curve_audio || []
-    const curves = [{ points, dots: "#7aa7e088", line: PICTURE }]
-    if (sound.length) curves.push({ points: sound, dots: "#e0a05a88", line: SOUND })
+    const { curve_name: first = "loss", curve: points = [], curve_audio: sound = [], curve_more: more = {} } = this.view
+    const terms = [[first, points], ...(sound.length ? [["audio", sound]] : []), ...Object.entries(more)]
+    const curves = terms.map(([name, values], at) => ({ name, points: values, ...COLORS[at % COLORS.length] }))
     const drawn = this.canvas.clientWidth > 0 && drawCurves(this.canvas, curves, "#8884")
-    const parts = sound.length ? [["video", points, PICTURE], ["audio", sound, SOUND]] : [["loss", points, ""]]
     this.label.replaceChildren(
-      ...(points.length ? parts : []).map(([name, curve, color]) => {
+      ...(points.length ? curves : []).map((curve) => {
         const part = tag("span", "part")
-        part.textContent = `${name} ${number(lastSmooth(curve))}`
-        part.style.color = color
+        part.textContent = `${curve.name} ${number(lastSmooth(curve.points))}`
+        part.style.color = curves.length > 1 ? curve.line : ""
         return part
       })
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ltx2_train.training.metrics import MetricsLog, draw_chart, read_rows, smooth
+from ltx2_train.training.metrics import MetricsLog, draw_chart, read_rows, smooth, terms_of, terms_text
 
 
 def test_rows_after_the_saved_step_go_on_resume(tmp_path):
@@ -63,3 +63,20 @@ def test_picture_and_sound_are_drawn_apart(tmp_path):
     assert inked(loss_video=0.5, loss_audio=1.5) == [True, True]
     for alone in ({}, {"loss_video": 1.0, "loss_audio": None}, {"loss_video": None, "loss_audio": 1.0}):
         assert inked(**alone) == [True, False]
+
+
+def test_every_term_is_told_and_drawn_by_its_column_alone(tmp_path):
+    rows = [
+        {"step": step, "loss": 1.0, "loss_video": 0.5, "loss_audio": None, "loss_prior": 0.2 if step % 2 else None}
+        for step in range(1, 40)
+    ]
+    assert terms_of(rows) == ["video", "prior"]
+    assert [terms_text(row) for row in rows[:2]] == [" (video 0.5000, prior 0.2000)", ""]
+    pixels = np.asarray(Image.open(draw_chart(rows, tmp_path / "loss.png")).convert("RGB")).astype(int)
+    for colour in ((31, 95, 191), (208, 114, 26)):
+        assert (np.abs(pixels - colour).max(axis=2) < 12)[60:].sum() > 50
+
+
+def test_more_terms_than_colours_are_drawn_all_the_same(tmp_path):
+    rows = [{"step": step, "loss": 1.0, **{f"loss_{name}": 0.1 for name in "abcdefg"}} for step in (1, 2)]
+    assert draw_chart(rows, tmp_path / "loss.png").exists()
