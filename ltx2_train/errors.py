@@ -38,7 +38,14 @@ class CacheError(DataError):
 
 
 class CheckpointError(TrainerError):
-    """A weight file is damaged, of another family or version, or lacks the part that is needed."""
+    """A weight file is damaged, of another family or version, or lacks the part that is needed.
+
+    `reason` says what is wrong with the file alone, without advice, for those who know what kind of file it is.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class RunError(TrainerError):

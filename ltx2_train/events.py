@@ -7,10 +7,13 @@ interface and the silent implementation; a host overrides the methods it cares f
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
-from .errors import Stopped
+from .errors import Stopped, TrainerError
+
+logger = logging.getLogger(__name__)
 
 
 class Events:
@@ -56,3 +59,56 @@ class Events:
         """Raise `Stopped` if the user asked to stop. For stages whose finished units are already on disk."""
         if self.should_stop():
             raise Stopped("Stopped on request. Finished items are kept; run again to go on.")
+
+
+class _Shielded(Events):
+    def __init__(self, host: Events) -> None:
+        self._host = host
+        self._failed: set[str] = set()
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self._tell("stage", name, total)
+
+    def progress(self, done: int, total: int, text: str = "") -> None:
+        self._tell("progress", done, total, text)
+
+    def step(self, metrics: dict[str, Any]) -> None:
+        self._tell("step", metrics)
+
+    def sample(self, path: Path, info: dict[str, Any]) -> None:
+        self._tell("sample", path, info)
+
+    def saved(self, kind: str, path: Path) -> None:
+        self._tell("saved", kind, path)
+
+    def message(self, text: str, level: str = "info") -> None:
+        self._tell("message", text, level)
+
+    def should_stop(self) -> bool:
+        return self._host.should_stop()
+
+    def make_room(self, needed: int, device: Any) -> None:
+        self._host.make_room(needed, device)
+
+    def holding(self, owner: Any, needed: int, device: Any) -> None:
+        self._host.holding(owner, needed, device)
+
+    def _tell(self, what: str, *arguments: Any) -> None:
+        try:
+            getattr(self._host, what)(*arguments)
+        except TrainerError:  # raised on purpose, such as Stopped
+            raise
+        except Exception:
+            if what not in self._failed:
+                self._failed.add(what)
+                logger.warning("What the core tells its host (%s) fails; the work goes on.", what, exc_info=True)
+
+
+def shielded(events: Events | None) -> Events:
+    """`events`, of which nothing that goes wrong in showing ends the work: a closed terminal, a page that is gone.
+
+    The first failure of each kind is logged. None is silent, as `Events` itself.
+    """
+    if events is None or type(events) is Events or isinstance(events, _Shielded):
+        return events or Events()
+    return _Shielded(events)

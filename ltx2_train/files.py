@@ -1,17 +1,22 @@
 """Writing files so that nobody ever reads half of one.
 
 Each write goes to a temporary name in the same folder, is flushed to the disk, and then takes the real name in one
-step. A process killed at any moment leaves the old file or the new one.
+step. A process killed at any moment leaves the old file or the new one, and a hidden temporary one that the next
+program to write into the folder clears away.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
+import re
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,36 +24,63 @@ from typing import Any
 from .errors import RunError
 
 TEMPORARY_SUFFIX = ".part"
+ABANDONED = 3600.0  # seconds since its last change after which a temporary file belongs to nobody
+WAITS = (0.05, 0.1, 0.2, 0.4, 0.8)  # seconds between tries to replace a file that another program holds open
+
+_TEMPORARY = re.compile(r"\..*[a-z0-9_]{8}\.part")  # as mkstemp makes them below
+_LONGEST_PREFIX = 80  # bytes of the name that the temporary one repeats; a file system takes 255 in all
+_NO_FLUSH = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}  # file systems without fsync
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_swept: set[Path] = set()
 
 
 @contextlib.contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on a clean exit it becomes `path`, on an error it is removed.
 
-    Raises RunError where the folder cannot be written or the disk is full.
+    Raises RunError where the folder cannot be written, the disk is full, or another program keeps hold of `path`.
     """
     path = Path(path)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=TEMPORARY_SUFFIX, dir=path.parent)
+        if path.parent not in _swept:
+            _swept.add(path.parent)
+            sweep(path.parent)
+        handle, name = tempfile.mkstemp(prefix=_temporary_prefix(path.name), suffix=TEMPORARY_SUFFIX, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        _flush(temporary)
+        with contextlib.suppress(OSError):  # some network drives have no modes
+            os.chmod(temporary, 0o666 & ~_umask())
+        _replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise RunError(
-            f"Could not write {path}: {error.strerror or error}. "
-            "Free some space or choose a folder that can be written."
-        ) from error
+        raise RunError(f"Could not write {path}: {error.strerror or error}. {_advice(error, path)}") from error
     finally:
         if temporary is not None:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+def sweep(folder: Path, older: float = ABANDONED) -> None:
+    """Delete what killed processes left half written in `folder`: temporary files unchanged for `older` seconds."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                if _TEMPORARY.fullmatch(entry.name) and time.time() - entry.stat().st_mtime >= older:
+                    os.unlink(entry.path)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Put the file `source` at `target` too, atomically: as a hard link where that works, else as a copy."""
+    with atomic(target) as temporary:
+        temporary.unlink()
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
@@ -80,8 +112,10 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Any], metadata: Mappin
             )
         except Exception as error:
             # safetensors wraps I/O failures in an exception of its own
-            if isinstance(error, OSError) or "I/O" in str(error) or "os error" in str(error).lower():
-                raise OSError(getattr(error, "errno", None), str(error)) from error
+            if isinstance(error, OSError):
+                raise
+            if (number := re.search(r"os error (\d+)", str(error))) or "I/O" in str(error):
+                raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
             raise
 
 
@@ -114,6 +148,41 @@ def digest(*parts: str | bytes, length: int = 16) -> str:
         sha.update(len(data).to_bytes(8, "little"))
         sha.update(data)
     return sha.hexdigest()[:length]
+
+
+def _temporary_prefix(name: str) -> str:
+    return f".{name.encode('utf-8', 'replace')[:_LONGEST_PREFIX].decode('utf-8', 'ignore')}."
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb+") as file:
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in _NO_FLUSH:
+                raise
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Give the temporary file its name; for a while where Windows refuses, since a program has the old file open."""
+    for wait in (*WAITS, None):
+        try:
+            os.replace(temporary, path)
+            return
+        except PermissionError:
+            if wait is None:
+                raise
+            time.sleep(wait)
+
+
+def _advice(error: OSError, path: Path) -> str:
+    if error.errno in _FULL:
+        return "Free some space, or choose a folder on another disk."
+    if error.errno == errno.ENAMETOOLONG:
+        return "Choose a shorter name."
+    if isinstance(error, PermissionError) and path.is_file() and os.access(path.parent, os.W_OK):
+        return "Another program may hold it open: close it there, or choose another name."
+    return "See that its folder is there and can be written, or choose another."
 
 
 def _umask() -> int:

@@ -29,7 +29,7 @@ from ..dataset.cache_names import (
 from ..dataset.entry import IMPORTED_FOLDER, REFERENCE_AUDIO_FOLDER, REFERENCE_FOLDER
 from ..dataset.scan import SHOWN_AT_MOST, Skipped
 from ..errors import DataError
-from ..events import Events
+from ..events import Events, shielded
 from ..files import write_tensors
 from ..shapes import AudioLatentShape, LatentShape
 from . import cache_file as caches
@@ -57,7 +57,7 @@ class ImportReport:
 
 def import_official(root: Path, out: Path | None = None, events: Events | None = None) -> ImportReport:
     """Take over the folder `root` into `out`, by default `ltx2_caches` in it. Raises DataError where it has nothing."""
-    events = events or Events()
+    events = shielded(events)
     out = out or root / IMPORTED_FOLDER
     root = root / PRECOMPUTED if (root / PRECOMPUTED).is_dir() else root
     main = next((root / name for name in ("latents", "audio_latents") if (root / name).is_dir()), None)

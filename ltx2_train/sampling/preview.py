@@ -22,7 +22,7 @@ from ..dataset.dataset_file import DatasetConfig
 from ..dataset.plan import Item, plan_dataset
 from ..device import DTYPES, pick_device, release
 from ..errors import CacheError, ConfigError, DataError
-from ..events import Events
+from ..events import Events, shielded
 from ..files import write_text
 from ..media.sound import prepare
 from ..media.sound_media import read_sound
@@ -68,7 +68,7 @@ def preview_dataset(
     `item` is the name of one sample: its file, with or without ending, or its cache. `run` has its caches decoded too,
     which takes the VAE of the base. `goal` is that of `check_dataset`. Raises TrainerError.
     """
-    events = events or Events()
+    events = shielded(events)
     config = source if isinstance(source, DatasetConfig) else DatasetConfig.read(source)
     if item is None:
         if run is not None:

@@ -11,7 +11,7 @@ from ..config import RunConfig
 from ..dataset.dataset_file import DatasetConfig
 from ..device import DTYPES, pick_device, release
 from ..errors import ConfigError, DataError
-from ..events import Events
+from ..events import Events, shielded
 from ..lora.apply import apply_file
 from ..lora.file import load_lora_state
 from ..models.video_vae import VideoVAE
@@ -41,7 +41,7 @@ def sample(
     the files beside each other differ by the LoRA alone. The run's mode decides what is drawn: video, av or audio.
     Where the run names no prompts, the first two captions of its dataset are taken. Raises TrainerError.
     """
-    events = events or Events()
+    events = shielded(events)
     events.stage("check")
     base = Base.find(run, events)
     checkpoint, encoder, projection, version = base.checkpoint, base.encoder, base.projection, base.version

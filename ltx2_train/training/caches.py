@@ -24,7 +24,7 @@ from ..dataset.manifest import MANIFEST_NAME
 from ..dataset.plan import DatasetPlan, plan_dataset
 from ..device import DTYPES, pick_device
 from ..errors import CheckpointError, DataError, RunError
-from ..events import Events
+from ..events import Events, shielded
 from ..feed.cached import dataset_captions
 from ..feed.loader import TrainingSet
 from ..locks import alone
@@ -72,7 +72,7 @@ class CachesReport:
 
 def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
     """Encode what is missing or stale of the dataset of `run`. Raises TrainerError; finished items are always kept."""
-    events = events or Events()
+    events = shielded(events)
     events.stage("check")
     base = Base.find(run, events)
     checkpoint, encoder, projection, info = base.checkpoint, base.encoder, base.projection, base.info

@@ -19,7 +19,7 @@ import torch
 from ..config import RunConfig
 from ..device import out_of_memory
 from ..errors import Stopped, TrainerError
-from ..events import Events
+from ..events import Events, shielded
 from ..feed.batches import Batch, Batches
 from ..optim import state_aside
 from .checks import check, check_settings
@@ -51,7 +51,7 @@ def train(config: RunConfig, events: Events | None = None) -> RunResult:
 
     Raises Stopped once everything is saved when the user asked to stop, and TrainerError for what the user can mend.
     """
-    events = events or Events()
+    events = shielded(events)
     check_settings(config)
     checked = check(config, events)
     try:

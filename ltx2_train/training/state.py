@@ -7,9 +7,10 @@ place. There is no pickle, so a state from a stranger is only data.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,31 @@ def save_state(path: Path, content: Mapping[str, Any]) -> Path:
 
 def load_state(path: Path) -> dict[str, Any]:
     """What `save_state` wrote; tensors on the CPU. Raises RunError where the file is damaged or not a state."""
+    with _state_file(path) as file:
+        tensors = {name: file.read(name) for name in file.tensors}
+        return _unpack(json.loads(file.metadata["tree"]), tensors)
+
+
+def state_problem(path: Path) -> str | None:
+    """Why the state at `path` is of no use, as far as its header tells; None where nothing is wrong with it."""
+    try:
+        with _state_file(path) as file:
+            json.loads(file.metadata["tree"])
+    except RunError as error:
+        return str(error)
+    return None
+
+
+@contextlib.contextmanager
+def _state_file(path: Path) -> Iterator[TensorFile]:
     try:
         with TensorFile(path) as file:
             if file.metadata.get("format") != FORMAT:
                 raise RunError(f"{path} is not a training state of this program ({FORMAT}).")
-            tensors = {name: file.read(name) for name in file.tensors}
-            return _unpack(json.loads(file.metadata["tree"]), tensors)
-    except (CheckpointError, OSError, KeyError, ValueError) as error:
-        raise RunError(f"The state {path} cannot be read: {error}. Delete it to go on from an older one.") from error
+            yield file
+    except (CheckpointError, OSError, KeyError, ValueError, RecursionError) as error:
+        reason = getattr(error, "reason", "") or f"{type(error).__name__}: {error}"
+        raise RunError(f"The state {path} is damaged and cannot be gone on from: {reason}.") from error
 
 
 def state_name(step: int) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..device import pick_device, release
 from ..errors import CheckpointError, ConfigError, OutOfMemory, Stopped
-from ..events import Events
+from ..events import Events, shielded
 from ..files import atomic
 from ..quant.base import QuantLinear
 from ..quant.settings import QuantSettings
@@ -69,7 +69,7 @@ def quantize_checkpoint(
     settings make no sense here, CheckpointError where the source cannot be used, RunError where the disk is full,
     Stopped when the user stopped; then nothing has been written.
     """
-    source, target, events = Path(source), Path(target), events or Events()
+    source, target, events = Path(source), Path(target), shielded(events)
     _check_settings(source, target, settings, rank)
     device = quant_device(settings, pick_device("auto"))
     with TensorFile(source) as file:

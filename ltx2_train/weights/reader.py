@@ -139,7 +139,8 @@ class TensorFile:
                     if not count:
                         raise CheckpointError(
                             f"{self.path} ended while {name} was read: it changed since it was opened. "
-                            "Wait until the download or copy has finished, then try again."
+                            "Wait until the download or copy has finished, then try again.",
+                            f"it ended while {name} was read",
                         )
                     done += count
             except OSError as error:
@@ -162,7 +163,8 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
                 _refuse_other_formats(path, start, size)
                 raise CheckpointError(
                     f"{path} is not a safetensors file: its first bytes are {start!r}. "
-                    "Choose a .safetensors checkpoint of LTX-2 or LTX-2.3."
+                    "Choose a .safetensors checkpoint of LTX-2 or LTX-2.3.",
+                    f"it does not begin as a safetensors file, but with {start!r}",
                 )
             if 8 + length > size:
                 raise _damaged(path, size, f"its header alone needs {_human(8 + length)}")
@@ -172,7 +174,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
     except OSError as error:
         # Windows says "permission denied" for a folder
         reason = "it is a folder" if path.is_dir() else (error.strerror or str(error))
-        raise CheckpointError(f"Could not open {path}: {reason}. Check the path.") from None
+        raise CheckpointError(f"Could not open {path}: {reason}. Check the path.", reason) from None
     try:
         header = parse_json(text)
     except ValueError as error:
@@ -244,9 +246,10 @@ def _parse_config(text: str | None) -> dict[str, Any] | None:
 
 
 def _damaged(path: Path, size: int, reason: str) -> CheckpointError:
+    found = f"it has {_human(size)}, but {reason}"
     return CheckpointError(
-        f"{path} is damaged or still downloading: it has {_human(size)}, but {reason}. "
-        "Wait for the download to finish, or download it again."
+        f"{path} is damaged or still downloading: {found}. Wait for the download to finish, or download it again.",
+        found,
     )
 
 

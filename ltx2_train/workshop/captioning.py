@@ -17,7 +17,7 @@ import numpy as np
 
 from ..device import pick_device
 from ..errors import ConfigError, DataError
-from ..events import Events
+from ..events import Events, shielded
 from ..files import parse_json, write_text
 from ..media.images import IMAGE_SUFFIXES
 from ..media.info import MediaInfo
@@ -80,7 +80,7 @@ def caption_media(
     model is asked, `prefix` is put in front of each caption, `speaker` says what is heard. One medium that cannot be
     used is named in the report and the others go on. Raises ConfigError, DataError, OutOfMemory, Stopped.
     """
-    folder, events = Path(folder), events or Events()
+    folder, events = Path(folder), shielded(events)
     if model is None and whisper is None:
         raise ConfigError("Name a model: --model for what is seen, --whisper for what is said, or both.")
     if frames < 1:

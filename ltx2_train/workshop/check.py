@@ -17,7 +17,7 @@ from ..dataset.dataset_file import DatasetConfig, DatasetSettings
 from ..dataset.plan import Item, plan_dataset
 from ..dataset.scan import SUFFIXES, Candidate, Skipped, find_media
 from ..errors import ConfigError, DataError
-from ..events import Events
+from ..events import Events, shielded
 from ..shapes import VideoShape
 from .check_files import Facts, examine, file_findings, left_out, lost_clip, lost_frame, why_unusable
 from .check_folder import companion_folders, folder_findings, pair_findings
@@ -50,7 +50,7 @@ def check_dataset(
     """
     if goal is not None and goal not in GOALS:
         raise ConfigError(f"goal: {goal!r} is not known. Use one of {', '.join(GOALS)}.")
-    events, started = events or Events(), time.monotonic()
+    events, started = shielded(events), time.monotonic()
     config = source if isinstance(source, DatasetConfig) else DatasetConfig.read(source)
     entries = [entry for _, entry in config.named()]
     parts = [_Part(name, entry) for name, entry in config.named()]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError
-from ..events import Events
+from ..events import Events, shielded
 from ..files import parse_json, write_text
 from ..media.info import MediaInfo
 from ..media.scenes import scene_starts
@@ -80,7 +80,7 @@ def cut_videos(
     (default 1, or `seconds` where that is less) are left out; scenes above `longest` are cut into equal parts. A video
     that cannot be used is named in the report and the others go on. Raises ConfigError, DataError, Stopped.
     """
-    source, out, events = Path(source), Path(out), events or Events()
+    source, out, events = Path(source), Path(out), shielded(events)
     shortest = _lengths(seconds, shortest, longest)
     videos = _videos(source)
     refuse_output(source, out, videos)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ConfigError, DataError
-from ..events import Events
+from ..events import Events, shielded
 from ..files import atomic, write_text
 from ..media.sound_media import AUDIO_SUFFIXES, read_sound, sound_levels
 from ..media.speech import STEPS_PER_SECOND, spoken_segments
@@ -38,7 +38,7 @@ def cut_recordings(
     Segments last `shortest` (default 2) to `longest` (default 12) seconds; quiet of `pause` seconds parts them. A file
     that cannot be used is named in the report and the others go on. Raises ConfigError, DataError, Stopped.
     """
-    source, out, events = Path(source), Path(out), events or Events()
+    source, out, events = Path(source), Path(out), shielded(events)
     longest = LONGEST if longest is None else longest
     shortest = min(SHORTEST, longest) if shortest is None else shortest
     if not (0 < shortest <= longest < float("inf")) or pause <= 0:

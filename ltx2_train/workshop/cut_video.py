@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..events import Events
+from ..events import Events, shielded
 from ..files import atomic
 from ..media.info import MediaInfo
 from ..media.video import source_frames
@@ -81,7 +81,7 @@ def write_piece(info: MediaInfo, index: Index, first: int, stop: int, path: Path
     """
     import av
 
-    events = events or Events()
+    events = shielded(events)
 
     copy = can_copy(info, index, first, stop)
     try:

@@ -22,7 +22,7 @@ from ..dataset.augment import crop_centre, jitter
 from ..dataset.dataset_file import DatasetConfig, DatasetSettings
 from ..dataset.plan import Item
 from ..errors import DataError
-from ..events import Events
+from ..events import Events, shielded
 from ..files import atomic
 from ..media.sound_media import read_sound
 from ..media.video import read_frames
@@ -76,7 +76,7 @@ def contact_sheets(
     name: str = "sheet",
 ) -> list[Path]:
     """Write `name`_01.png ... into `folder`, 40 tiles each; the worst files come first. Returns their paths."""
-    events = events or Events()
+    events = shielded(events)
     levels = {(file.path, file.dataset): file.level for file in report.files}
     order = {"red": 0, "amber": 1, "green": 2}
     used = {item.source.path for item in items}

@@ -247,7 +247,7 @@ def test_a_damaged_state_is_passed_over(run_file):
     events = StopAt(99)
     result = train(load_run(run_file, ["train.save_every=1"]), events)
     assert result.step == 6
-    assert any(level == "warning" and "cannot be read" in text for level, text in events.messages)
+    assert any(level == "warning" and "is damaged" in text for level, text in events.messages)
 
 
 def test_training_can_start_from_a_lora_file(run_file):

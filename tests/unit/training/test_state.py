@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ltx2_train.errors import RunError
+from ltx2_train.files import write_tensors
 from ltx2_train.training.state import (
     list_states,
     load_state,
@@ -11,6 +12,7 @@ from ltx2_train.training.state import (
     restore_random_state,
     save_state,
     state_name,
+    state_problem,
 )
 
 
@@ -41,10 +43,25 @@ def test_states_are_listed_by_step(tmp_path):
     assert [step for step, _ in list_states(tmp_path)] == [30, 250, 1000]
 
 
-def test_a_cut_off_state_is_refused_with_its_name(tmp_path):
+@pytest.mark.parametrize("left", [0, 5, 30, 500])
+def test_a_cut_off_state_is_refused_with_its_name_and_not_as_a_download(tmp_path, left):
     path = save_state(tmp_path / state_name(1), {"a": torch.zeros(1000)})
-    path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(RunError, match="state_00000001"):
+    assert state_problem(path) is None
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(RunError, match=r"state_00000001.*damaged") as caught:
+        load_state(path)
+    assert state_problem(path) == str(caught.value)
+    assert f"{left} bytes" in str(caught.value)
+    assert "download" not in str(caught.value)
+
+
+def test_what_is_no_state_is_called_so(tmp_path):
+    write_tensors(tmp_path / "s.safetensors", {"a": torch.zeros(1)}, {"format": "other"})
+    with pytest.raises(RunError, match="not a training state"):
+        load_state(tmp_path / "s.safetensors")
+    path = tmp_path / "t.safetensors"
+    path.write_bytes(b"neither tensors nor anything else")
+    with pytest.raises(RunError, match="does not begin as a safetensors file"):
         load_state(path)
 
 
