@@ -1,4 +1,4 @@
-"""Train LoRAs for LTX-2 and LTX-2.3. The names here are all that a command line or a node needs.
+"""Train LoRAs for LTX-2 and LTX-2.3. The names here are all that a node needs of the core.
 
 They are imported when first used, so that a look at the settings or an error type does not load torch.
 """
@@ -9,6 +9,7 @@ from typing import Any
 from .version import VERSION as __version__
 
 _HOME = {
+    "CAPTION_FRAMES": "workshop.choices",
     "CacheError": "errors",
     "CachesReport": "training.caches",
     "CaptionReport": "workshop.captioning",
@@ -19,30 +20,53 @@ _HOME = {
     "CutReport": "workshop.cut",
     "DataError": "errors",
     "DatasetConfig": "dataset.dataset_file",
+    "DatasetSettings": "dataset.dataset_file",
     "Events": "events",
+    "GOALS": "workshop.choices",
+    "LOSS": "training.metrics",
     "LoraReport": "lora.report",
+    "MEDIA_SUFFIXES": "dataset.scan",
     "OutOfMemory": "errors",
     "PreviewFiles": "sampling.preview",
     "RunConfig": "config",
     "RunError": "errors",
     "RunResult": "training.loop",
+    "SPEAKER": "workshop.choices",
+    "STREAMS": "training.metrics",
     "SampleFile": "sampling.render",
     "Stopped": "errors",
     "TinyFiles": "weights.tiny",
     "TrainerError": "errors",
     "build_caches": "training.caches",
     "caption_media": "workshop.captioning",
+    "chart_image": "training.metrics",
+    "check_base": "training.checks",
     "check_dataset": "workshop.check",
+    "clean_row": "training.metrics",
+    "cut_recordings": "workshop.cut_speech",
     "cut_videos": "workshop.cut",
+    "draw_spectrogram": "sampling.spectrogram",
+    "drop_branches": "lora.branches",
     "inspect_lora": "lora.report",
+    "keep_branches": "lora.branches",
     "load_run": "config",
+    "loss_column": "training.metrics",
     "make_run": "config",
     "make_tiny": "weights.tiny",
     "preview_dataset": "sampling.preview",
     "probe": "weights.probe",
     "quantize_checkpoint": "weights.quantized_file",
+    "read_manifest": "training.run_folder",
+    "read_rows": "training.metrics",
+    "read_sound": "media.sound_media",
     "sample": "sampling.sample",
+    "smooth": "training.metrics",
+    "terms_of": "training.metrics",
+    "terms_text": "training.metrics",
     "train": "training.loop",
+    "write_image": "sampling.video_file",
+    "write_sound": "sampling.sound_file",
+    "write_video": "sampling.video_file",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..ltx2_train.dataset.dataset_file import DatasetSettings
-from . import folders, handles, host
+from ..ltx2_train import DatasetSettings
+from . import handles, host, source_folder
 from .host import io
 from .widgets import Form, Setting
 
@@ -43,7 +43,7 @@ class LoadTrainingAudio(io.ComfyNode):
             "beside it, in a text file of the same name: what is said, and how.",
             search_aliases=["dataset", "audio", "voice", "speech", "sound", "recordings", "folder", "lora", "train"],
             inputs=[
-                *folders.inputs("recordings"),
+                *source_folder.inputs("recordings"),
                 *FORM.visible_inputs(),
                 *FORM.advanced_inputs(),
             ],
@@ -58,18 +58,18 @@ class LoadTrainingAudio(io.ComfyNode):
     def fingerprint_inputs(
         cls, folder: str | None, path: str | None, recursive: bool | None = False, **settings: Any
     ) -> Any:
-        return folders.fingerprint(folder, path, recursive)
+        return source_folder.fingerprint(folder, path, recursive)
 
     @classmethod
     @FORM.fill
     def execute(cls, folder: str, path: str, **settings: Any) -> io.NodeOutput:
         with host.training_job():
-            root = folders.chosen(folder, path)
+            root = source_folder.chosen(folder, path)
             shared = FORM.tables(settings)
-            folders.ending(shared)
-            count = folders.media(root, shared["recursive"], ("audio",))["audio"]
+            source_folder.ending(shared)
+            count = source_folder.media(root, shared["recursive"], ("audio",))["audio"]
             entry = {"audio_directory": str(root), **shared}
             host.ComfyEvents(cls.hidden.unique_id).finish(
-                "finished", f"{folders.told({'audio': count})} in {root.name}"
+                "finished", f"{source_folder.told({'audio': count})} in {root.name}"
             )
             return io.NodeOutput(handles.ClipFolder(root, (entry,), count, "recordings"), count)

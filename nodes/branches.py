@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from .. import ltx2_train as core
 from ..ltx2_train.errors import ConfigError
 from ..ltx2_train.files import digest
-from ..ltx2_train.lora.branches import drop_branches, keep_branches
 from . import host
 from .host import io
 from .made import always
-from .wire import lora_file
+from .wire import lora_file, read_lora
 
 KEEP, DROP = "keep", "drop"
 BRANCHES = ["audio", "video", "cross", "audio, cross", "video, cross", "video, audio", "a2v", "v2a"]
@@ -84,11 +84,11 @@ class KeepBranch(io.ComfyNode):
                 raise ConfigError("There is no LoRA to take apart: connect `lora`, or write `lora_path`.")
             source = _found(lora_path) if lora is None else lora_file(lora)
             out = _target(save_name, source, action, branches)
-            work = keep_branches if action == KEEP else drop_branches
+            work = core.keep_branches if action == KEEP else core.drop_branches
             report = work(source, [name.strip() for name in branches.split(",")], out)
             text = report.text()
             host.ComfyEvents(cls.hidden.unique_id).finish("finished", text)
-            return io.NodeOutput(host.read_lora(report.path), text, str(report.path))
+            return io.NodeOutput(read_lora(report.path), text, str(report.path))
 
 
 def _found(text: str) -> Path:

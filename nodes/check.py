@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from .. import ltx2_train as core
 from ..ltx2_train.errors import DataError
 from ..ltx2_train.files import digest
-from ..ltx2_train.sampling.preview import preview_dataset
-from ..ltx2_train.workshop.check import GOALS
 from . import entries, handles, host
 from .data import SHAPE
 from .host import io
@@ -31,7 +30,7 @@ class CheckDataset(io.ComfyNode):
                 handles.Dataset.Input("dataset", tooltip="The dataset of a loader, or of Combine Datasets."),
                 io.Combo.Input(
                     "goal",
-                    options=list(GOALS),
+                    options=list(core.GOALS),
                     default="character",
                     tooltip="What is to be learned; it decides how many files are enough.",
                 ),
@@ -63,7 +62,7 @@ class CheckDataset(io.ComfyNode):
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
                 out = folder / "check" / digest(config.to_toml(), length=8)
-                made = preview_dataset(config, out, events=events, goal=goal)
+                made = core.preview_dataset(config, out, events=events, goal=goal)
             finally:
                 events.close()
             assert made.report is not None

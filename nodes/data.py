@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..ltx2_train import RunConfig, build_caches, make_run
-from ..ltx2_train.dataset.dataset_file import DatasetSettings
+from .. import ltx2_train as core
+from ..ltx2_train import DatasetSettings, RunConfig
 from ..ltx2_train.errors import DataError
 from ..ltx2_train.files import digest, write_text
-from . import entries, folders, handles, host
+from . import entries, handles, host, source_folder
 from .host import io
 from .made import Made
 from .widgets import Form, Setting
@@ -76,7 +76,7 @@ class LoadTrainingClips(io.ComfyNode):
             "text file of the same name.",
             search_aliases=["dataset", "clips", "videos", "captions", "folder", "lora", "train"],
             inputs=[
-                *folders.inputs("clips"),
+                *source_folder.inputs("clips"),
                 *CLIPS.visible_inputs(),
                 *CLIPS.advanced_inputs(),
             ],
@@ -91,19 +91,19 @@ class LoadTrainingClips(io.ComfyNode):
     def fingerprint_inputs(
         cls, folder: str | None, path: str | None, recursive: bool | None = False, **settings: Any
     ) -> Any:
-        return folders.fingerprint(folder, path, recursive)
+        return source_folder.fingerprint(folder, path, recursive)
 
     @classmethod
     @CLIPS.fill
     def execute(cls, folder: str, path: str, **settings: Any) -> io.NodeOutput:
         with host.training_job():
-            root = folders.chosen(folder, path)
+            root = source_folder.chosen(folder, path)
             shared = CLIPS.tables(settings)
-            folders.ending(shared)
-            kinds = folders.media(root, shared["recursive"], ("video", "image"))
+            source_folder.ending(shared)
+            kinds = source_folder.media(root, shared["recursive"], ("video", "image"))
             found = tuple({f"{kind}_directory": str(root), **shared} for kind in kinds)
             clips = handles.ClipFolder(root, found, sum(kinds.values()))
-            host.ComfyEvents(cls.hidden.unique_id).finish("finished", f"{folders.told(kinds)} in {root.name}")
+            host.ComfyEvents(cls.hidden.unique_id).finish("finished", f"{source_folder.told(kinds)} in {root.name}")
             return io.NodeOutput(clips, clips.count)
 
 
@@ -170,7 +170,7 @@ class PrepareDataset(io.ComfyNode):
             tables = {**model.tables, "data": {"config": str(config)}, **CACHES.tables(settings)}
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
-                report = build_caches(make_run(tables, config.parent), events)
+                report = core.build_caches(core.make_run(tables, config.parent), events)
             finally:
                 events.close()
             summary = report.summary()

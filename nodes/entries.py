@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..ltx2_train.dataset.dataset_file import DatasetConfig
+from ..ltx2_train import DatasetConfig
 from ..ltx2_train.files import digest
 from . import handles, host
 

@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..ltx2_train.dataset.dataset_file import DatasetSettings
+from .. import ltx2_train as core
+from ..ltx2_train import DatasetSettings
 from ..ltx2_train.errors import ConfigError, DataError
 from ..ltx2_train.files import write_json, write_text
-from ..ltx2_train.sampling.sound_file import write_sound
-from ..ltx2_train.sampling.video_file import write_image, write_video
-from . import folders, handles, host
+from . import handles, host, source_folder
 from .entries import plain
 from .host import io
 from .made import Made
@@ -106,7 +105,7 @@ class DatasetFromLists(io.ComfyNode):
             kinds = {kind: count for kind in ENDINGS if (count := sum(made == kind for made, _ in media))}
             made = tuple({f"{kind}_directory": str(folder / "media"), **shared} for kind in kinds)
             noun = "recordings" if set(kinds) == {"audio"} else "clips"
-            events.finish("finished", f"{folders.told(kinds)} in {folder / 'media'}")
+            events.finish("finished", f"{source_folder.told(kinds)} in {folder / 'media'}")
             _made.keep(cls.hidden.unique_id, folder / "files.json")
             return io.NodeOutput(handles.ClipFolder(folder / "media", made, len(media), noun, called), len(media))
 
@@ -140,17 +139,17 @@ def _media(images: list[Any], videos: list[Any], audios: list[Any], clips: bool,
         frames = (batch[..., :3].detach().float().cpu().clamp(0, 1) * 255).round().byte().numpy()
         if clips and len(frames) > 1:
             even = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
-            yield "video", lambda path, even=even: write_video(path, even, fps)
+            yield "video", lambda path, even=even: core.write_video(path, even, fps)
         else:
             for frame in frames:
-                yield "image", lambda path, frame=frame: write_image(path, frame)
+                yield "image", lambda path, frame=frame: core.write_image(path, frame)
     for video in videos:
         yield "video", lambda path, video=video: video.save_to(str(path), format="mp4")
     for audio in audios:
         for wave in audio["waveform"].detach().float().cpu():  # [C, N]
             stereo = wave if len(wave) == 2 else wave.mean(0, keepdim=True).expand(2, -1)
             rate = int(audio["sample_rate"])
-            yield "audio", lambda path, stereo=stereo, rate=rate: write_sound(path, stereo, rate)
+            yield "audio", lambda path, stereo=stereo, rate=rate: core.write_sound(path, stereo, rate)
 
 
 def _write(folder: Path, name: str, media: Sequence[Medium], captions: Sequence[str], events: host.ComfyEvents) -> None:

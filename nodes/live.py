@@ -14,17 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..ltx2_train.training.metrics import (
-    LOSS,
-    STREAMS,
-    chart_image,
-    clean_row,
-    loss_column,
-    read_rows,
-    smooth,
-    terms_of,
-    terms_text,
-)
+from .. import ltx2_train as core
 
 CURVE_POINTS = 120
 KEPT_ROWS = 4096
@@ -58,7 +48,7 @@ class LiveView:
         """Take up the curve of an earlier part of the run, so that it goes on where it ended."""
         self._rows = []
         self._every = 1
-        for row in read_rows(metrics):
+        for row in core.read_rows(metrics):
             self._keep(row)
 
     def begin(self, stage: str, total: int | None) -> None:
@@ -103,7 +93,7 @@ class LiveView:
     def curve(self, key: str = "loss") -> list[list[float | None]]:
         """Up to CURVE_POINTS entries [step, loss, smoothed loss], evenly thinned."""
         losses = [row.get(key) for row in self._rows]
-        smoothed = smooth(losses)
+        smoothed = core.smooth(losses)
         stride = max(1, math.ceil(len(losses) / CURVE_POINTS))
         picked = list(range(len(losses) - 1, -1, -stride))[::-1]
         return [[self._rows[i]["step"], losses[i], smoothed[i]] for i in picked]
@@ -114,14 +104,14 @@ class LiveView:
         `curve` is the first, of the name `curve_name`. `curve_audio` is that of sound beside a picture, and
         `curve_more` holds by name what is neither.
         """
-        names = terms_of(self._rows)
+        names = core.terms_of(self._rows)
         if len(names) < 2:
-            return {"curve_name": LOSS, "curve": self.curve(), "curve_audio": [], "curve_more": {}}
+            return {"curve_name": core.LOSS, "curve": self.curve(), "curve_audio": [], "curve_more": {}}
         first, *rest = names
-        curves = {name: self.curve(loss_column(name)) for name in rest}
+        curves = {name: self.curve(core.loss_column(name)) for name in rest}
         return {
             "curve_name": first,
-            "curve": self.curve(loss_column(first)),
+            "curve": self.curve(core.loss_column(first)),
             "curve_audio": curves.pop("audio", []),
             "curve_more": curves,
         }
@@ -134,7 +124,7 @@ class LiveView:
             parts.append(self.text)
         loss = self.metrics.get("loss")
         if isinstance(loss, (int, float)):
-            parts.append(f"loss {loss:.4f}{terms_text(clean_row(self.metrics))}")
+            parts.append(f"loss {loss:.4f}{core.terms_text(core.clean_row(self.metrics))}")
         if (pace := self.seconds_a_step()) is not None and self.metrics:
             parts.append(f"{pace:.2f} s/step")
         if (left := self.seconds_left()) is not None and left > 0:
@@ -173,7 +163,7 @@ class LiveView:
         frame = None if self.sample_file is None else first_frame(self.sample_file)
         if frame is None and not self._rows:
             return None
-        chart = chart_image(self._rows, self.status_line(), size) if self._rows else None
+        chart = core.chart_image(self._rows, self.status_line(), size) if self._rows else None
         if frame is None:
             return chart
         frame = ImageOps.contain(frame, (size[0], size[1]))
@@ -188,7 +178,9 @@ class LiveView:
         step = row.get("step")
         if not isinstance(step, int) or step % self._every:
             return
-        losses = dict.fromkeys((LOSS, *map(loss_column, STREAMS), *map(loss_column, terms_of([row]))))
+        losses = dict.fromkeys(
+            (core.LOSS, *map(core.loss_column, core.STREAMS), *map(core.loss_column, core.terms_of([row])))
+        )
         self._rows.append({"step": step, **{column: _finite(row.get(column)) for column in losses}})
         if len(self._rows) > KEPT_ROWS:  # a long run keeps its whole curve, at half the detail
             self._every *= 2

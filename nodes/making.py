@@ -8,13 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..ltx2_train.dataset.scan import SUFFIXES
+from .. import ltx2_train as core
 from ..ltx2_train.errors import ConfigError, DataError
 from ..ltx2_train.files import digest
-from ..ltx2_train.workshop.captioning import FRAMES, SPEAKER, caption_media
-from ..ltx2_train.workshop.cut import cut_videos
-from ..ltx2_train.workshop.cut_speech import cut_recordings
-from . import entries, folders, host, local_models
+from . import entries, host, local_models, source_folder
 from .host import io
 from .made import always
 
@@ -39,7 +36,7 @@ class CutLongVideos(io.ComfyNode):
             search_aliases=["dataset", "scenes", "split", "cut", "trim", "clips", "speech", "lora", "train"],
             is_output_node=True,
             inputs=[
-                *folders.inputs("long videos or recordings"),
+                *source_folder.inputs("long videos or recordings"),
                 io.Combo.Input(
                     "cut_at",
                     options=[SCENES, SECONDS, SPEECH],
@@ -96,18 +93,18 @@ class CutLongVideos(io.ComfyNode):
         name: str,
     ) -> io.NodeOutput:
         with host.training_job():
-            root = folders.chosen(folder, path)
+            root = source_folder.chosen(folder, path)
             lengths = (seconds, min_seconds) if cut_at == SECONDS else (min_seconds, max_seconds)
             out = own_folder("clips", name, root, cut_at, *map(str, lengths))
             events = host.ComfyEvents(cls.hidden.unique_id)
             least, most = min_seconds or None, max_seconds or None
             with node_words():
                 if cut_at == SPEECH:
-                    report = cut_recordings(root, out, shortest=least, longest=most, events=events)
+                    report = core.cut_recordings(root, out, shortest=least, longest=most, events=events)
                 elif cut_at == SECONDS:
-                    report = cut_videos(root, out, seconds=seconds, shortest=least, events=events)
+                    report = core.cut_videos(root, out, seconds=seconds, shortest=least, events=events)
                 elif cut_at == SCENES:
-                    report = cut_videos(root, out, shortest=least, longest=most, events=events)
+                    report = core.cut_videos(root, out, shortest=least, longest=most, events=events)
                 else:
                     raise ConfigError(f"cut_at: {cut_at!r} is not known. Use {SCENES}, {SECONDS} or {SPEECH}.")
             count, summary = report.kept + len(report.clips), in_node_words(report.text())
@@ -131,7 +128,7 @@ class CaptionClips(io.ComfyNode):
             search_aliases=["dataset", "caption", "describe", "whisper", "transcribe", "VLM", "lora", "train"],
             is_output_node=True,
             inputs=[
-                *folders.inputs("clips"),
+                *source_folder.inputs("clips"),
                 io.Combo.Input(
                     "model",
                     options=[local_models.NONE, *local_models.describers()],
@@ -148,7 +145,7 @@ class CaptionClips(io.ComfyNode):
                 ),
                 io.String.Input(
                     "speaker",
-                    default=SPEAKER,
+                    default=core.SPEAKER,
                     tooltip="Who says what is heard: one word for each speaker, as the trigger word, or voices merge.",
                 ),
                 io.String.Input(
@@ -163,7 +160,7 @@ class CaptionClips(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "frames",
-                    default=FRAMES,
+                    default=core.CAPTION_FRAMES,
                     min=1,
                     max=64,
                     optional=True,
@@ -203,12 +200,12 @@ class CaptionClips(io.ComfyNode):
         prompt: str,
         overwrite: bool,
         prefix: str = "",
-        frames: int = FRAMES,
+        frames: int = core.CAPTION_FRAMES,
         model_path: str = "",
         whisper_path: str = "",
     ) -> io.NodeOutput:
         with host.training_job():
-            root = folders.chosen(folder, path)
+            root = source_folder.chosen(folder, path)
             eye = local_models.chosen("model", model, model_path)
             ear = local_models.chosen("whisper", whisper, whisper_path)
             events = host.ComfyEvents(cls.hidden.unique_id)
@@ -220,7 +217,7 @@ class CaptionClips(io.ComfyNode):
                 anew = overwrite and _written_over.get(root) != digest(*chosen)
                 try:
                     with node_words():
-                        report = caption_media(
+                        report = core.caption_media(
                             root,
                             eye,
                             whisper=ear,
@@ -242,7 +239,7 @@ class CaptionClips(io.ComfyNode):
 
 def _as_they_are(root: Path) -> str:
     """What is said of a folder where no model is chosen. Raises ConfigError where a file of it has no caption."""
-    media = {ending for endings in SUFFIXES.values() for ending in endings}
+    media = {ending for endings in core.MEDIA_SUFFIXES.values() for ending in endings}
     files = sorted(path for path in root.iterdir() if path.suffix.lower() in media and not path.name.startswith("."))
     bare = [path.name for path in files if not path.with_suffix(".txt").is_file()]
     if not files:

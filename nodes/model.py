@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from ..ltx2_train import RunConfig, make_run
-from ..ltx2_train.training.sound import require_sound
-from ..ltx2_train.weights.probe import require_trainable
-from ..ltx2_train.weights.quantize import check_quant
-from ..ltx2_train.weights.text_encoder import check_text_encoder
+from .. import ltx2_train as core
+from ..ltx2_train import RunConfig
 from . import handles, host
 from .host import io
 from .widgets import Form, Setting, merged, widget
@@ -112,15 +108,10 @@ class LoadBaseModel(io.ComfyNode):
                 files["text_projection"] = str(host.checkpoint_path(text_projection))
             chosen = {"model": {**files, "mode": mode}, "quant": {"format": quantization}}
             groups = merged(FORM.tables(settings), TEXT.tables(settings), chosen)
-            tables = groups["model"]
             events = host.ComfyEvents(cls.hidden.unique_id)
-            info = require_trainable(
-                files["checkpoint"], tables.get("version", "auto"), tables.get("version_check", "warn"), events
-            )
-            check_text_encoder(Path(files["text_encoder"]), Path(files.get("text_projection", files["checkpoint"])))
-            run = make_run({**groups, "sample": {"audio": "off"}})
-            require_sound(info, run)
-            stored = check_quant(Path(files["checkpoint"]), run.quant)
+            # whether samples have sound is not decided here
+            base, stored = core.check_base(core.make_run({**groups, "sample": {"audio": "off"}}), events)
+            info = base.info
             label = f"LTX {info.version}, {info.precision}, {MODES[mode]}"
             if stored not in ("none", info.precision):
                 label += f", trained as {stored}"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..ltx2_train.dataset.dataset_file import DatasetSettings
-from ..ltx2_train.dataset.scan import SUFFIXES
+from .. import ltx2_train as core
+from ..ltx2_train import DatasetSettings
 from ..ltx2_train.errors import DataError
 from ..ltx2_train.settings import parse
-from . import folders, handles, host
+from . import handles, host, source_folder
 from .host import io
 from .widgets import Form, Setting
 
@@ -41,8 +41,8 @@ class LoadTrainingPairs(io.ComfyNode):
             "names to make them from.",
             search_aliases=["dataset", "pairs", "reference", "control", "edit", "ic-lora", "in-context", "train"],
             inputs=[
-                *folders.inputs("targets"),
-                *folders.inputs("references", "reference_"),
+                *source_folder.inputs("targets"),
+                *source_folder.inputs("references", "reference_"),
                 *FORM.visible_inputs(),
                 *FORM.advanced_inputs(),
             ],
@@ -64,8 +64,8 @@ class LoadTrainingPairs(io.ComfyNode):
         **settings: Any,
     ) -> Any:
         marks = [
-            folders.fingerprint(folder, path, recursive),
-            folders.fingerprint(reference_folder, reference_path, recursive),
+            source_folder.fingerprint(folder, path, recursive),
+            source_folder.fingerprint(reference_folder, reference_path, recursive),
         ]
         # a NaN inside a list is equal to itself, and would hide what is not known
         return next((mark for mark in marks if isinstance(mark, float)), marks)
@@ -76,11 +76,11 @@ class LoadTrainingPairs(io.ComfyNode):
         cls, folder: str, path: str, reference_folder: str, reference_path: str, **settings: Any
     ) -> io.NodeOutput:
         with host.training_job():
-            root = folders.chosen(folder, path)
-            references = folders.chosen(reference_folder, reference_path, "reference_")
+            root = source_folder.chosen(folder, path)
+            references = source_folder.chosen(reference_folder, reference_path, "reference_")
             shared = FORM.tables(settings)
-            folders.ending(shared)
-            kinds = folders.media(root, shared["recursive"], ("video", "image"))
+            source_folder.ending(shared)
+            kinds = source_folder.media(root, shared["recursive"], ("video", "image"))
             found = tuple(
                 {f"{kind}_directory": str(root), "reference_directory": str(references), **shared} for kind in kinds
             )
@@ -105,7 +105,7 @@ class LoadTrainingPairs(io.ComfyNode):
 
 def _alone(root: Path, references: Path, recursive: bool) -> list[Path]:
     """Targets without a reference of their name, at their own place below the folder or at its top."""
-    pictures = SUFFIXES["video"] | SUFFIXES["image"]
+    pictures = core.MEDIA_SUFFIXES["video"] | core.MEDIA_SUFFIXES["image"]
 
     def inside(folder: Path) -> list[Path]:
         return [

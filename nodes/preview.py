@@ -5,19 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ..ltx2_train import make_run
-from ..ltx2_train.dataset.dataset_file import DatasetConfig
+from .. import ltx2_train as core
 from ..ltx2_train.errors import ConfigError, DataError
 from ..ltx2_train.files import digest
-from ..ltx2_train.media.sound_media import read_sound
-from ..ltx2_train.sampling.preview import preview_dataset
-from ..ltx2_train.sampling.spectrogram import draw_spectrogram
 from . import entries, handles, host
 from .data import SHAPE
 from .host import io
 from .made import always
+from .wire import read_audio
 
 
 class PreviewItem(io.ComfyNode):
@@ -77,8 +72,8 @@ class PreviewItem(io.ComfyNode):
         with host.training_job():
             run = None
             if prepared is not None:
-                config, folder = DatasetConfig.read(prepared.config), prepared.config.parent
-                run = make_run(dict(prepared.tables), folder) if decode else None
+                config, folder = core.DatasetConfig.read(prepared.config), prepared.config.parent
+                run = core.make_run(dict(prepared.tables), folder) if decode else None
             elif dataset is not None:
                 folder = entries.dataset_folder(dataset)
                 config = entries.dataset_config([dataset], SHAPE.tables(settings), folder, "Preview Item")
@@ -90,7 +85,7 @@ class PreviewItem(io.ComfyNode):
             try:
                 # a folder of its own for every way to show it: the page keeps what it once showed under a name
                 mark = digest(config.to_toml(), str(decode), length=8)
-                made = preview_dataset(config, folder / "preview" / mark, item, run, events)
+                made = core.preview_dataset(config, folder / "preview" / mark, item, run, events)
             finally:
                 events.close()
             path = made.decoded or made.clip
@@ -98,23 +93,12 @@ class PreviewItem(io.ComfyNode):
                 raise DataError("There is no sample to show.")
             caption = made.caption.read_text(encoding="utf-8").strip()
             events.finish("finished", f"{path.name}\n{caption}")
-            sound = _sound(path)
+            sound = None if path.suffix == ".png" else read_audio(path)
             seen = None
             if path.suffix == ".wav" and sound is not None:  # there is nothing else to look at
                 name = path.with_name(f"{path.stem}.sound.png")
-                seen = draw_spectrogram(name, sound["waveform"][0], sound["sample_rate"], path.stem)
+                seen = core.draw_spectrogram(name, sound["waveform"][0], sound["sample_rate"], path.stem)
             return io.NodeOutput(*_outputs(path, sound), caption, str(path), ui=host.preview(path, seen))
-
-
-def _sound(path: Path) -> dict[str, Any] | None:
-    """The sound of a file as ComfyUI's nodes pass it on; None where it has none."""
-    if path.suffix == ".png":
-        return None
-    try:
-        sound = read_sound(path)
-    except DataError:
-        return None
-    return {"waveform": torch.from_numpy(sound.samples)[None], "sample_rate": sound.rate}
 
 
 def _outputs(path: Path, audio: dict[str, Any] | None) -> tuple[Any, Any]:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ..ltx2_train import RunConfig, make_run, sample
+from .. import ltx2_train as core
+from ..ltx2_train import RunConfig
 from ..ltx2_train.errors import ConfigError
 from ..ltx2_train.files import digest
-from ..ltx2_train.media.sound_media import read_sound
-from ..ltx2_train.sampling.render import SampleFile
 from . import handles, host
 from .host import io
 from .widgets import Form, Setting, merged
+from .wire import read_audio
 
 FORM = Form(
     RunConfig,
@@ -99,11 +97,11 @@ class SampleLoRA(io.ComfyNode):
                 raise ConfigError("The prompt is empty. Write what the video shows.")
             lora = _lora(run, lora_path)
             base = run.tables if run is not None else model.tables
-            config = make_run(merged(base, FORM.tables(settings)), host.runs_folder())
+            config = core.make_run(merged(base, FORM.tables(settings)), host.runs_folder())
             out = host.output_folder() / "ltx2_samples" / (run.folder.name if run is not None else "base")
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
-                drawn = sample(config, lora, out, events, prompts=[text], strengths=[config.sample.strength])[0]
+                drawn = core.sample(config, lora, out, events, prompts=[text], strengths=[config.sample.strength])[0]
             finally:
                 events.close()
             # a name of its own for every way to draw it: other nodes and the page go on using what they were given
@@ -115,7 +113,7 @@ class SampleLoRA(io.ComfyNode):
             if drawn.latents is not None:
                 video = host.InputImpl.VideoFromFile(str(path))
             if drawn.audio_path is not None:
-                audio = _waveform(moved[drawn.audio_path])
+                audio = read_audio(moved[drawn.audio_path])
             return io.NodeOutput(
                 video or host.nothing("Sample LoRA drew sound alone, as the base is set to; there is no video."),
                 str(path),
@@ -129,7 +127,7 @@ def _picture_of(path: Path) -> Path:
     return path.with_name(f"{path.stem}.sound.png")
 
 
-def _files(drawn: SampleFile) -> list[Path]:
+def _files(drawn: core.SampleFile) -> list[Path]:
     """The sample and what belongs to it."""
     found = {drawn.path, drawn.audio_path or drawn.path, _picture_of(drawn.path)}
     return [path for path in found if path.is_file()]
@@ -138,12 +136,6 @@ def _files(drawn: SampleFile) -> list[Path]:
 def _marked(path: Path, mark: str) -> Path:
     stem, dot, ending = path.name.partition(".sound.") if ".sound." in path.name else path.name.rpartition(".")
     return path.with_name(f"{stem}_{mark}{dot}{ending}")
-
-
-def _waveform(path: Path) -> dict[str, Any]:
-    """The sound of a file as ComfyUI's nodes pass it on."""
-    sound = read_sound(path)
-    return {"waveform": torch.from_numpy(sound.samples)[None], "sample_rate": sound.rate}
 
 
 def _lora(run: handles.FinishedRun | None, text: str) -> Path | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..ltx2_train import RunConfig, make_run, train
+from .. import ltx2_train as core
+from ..ltx2_train import RunConfig
 from ..ltx2_train.errors import Stopped, TrainerError
-from ..ltx2_train.training.run_folder import read_manifest
 from . import handles, host
 from .host import io
 from .widgets import Form, Setting, merged, widget
-from .wire import lora_file
+from .wire import lora_file, read_lora
 
 FORM = Form(
     RunConfig,
@@ -142,12 +142,12 @@ class TrainLoRA(io.ComfyNode):
             tables = merged(prepared.tables, shown, places)
             if start_lora is not None:
                 tables = merged(tables, {"lora": {"weights": str(lora_file(start_lora))}})
-            run = make_run(tables, host.runs_folder())
+            run = core.make_run(tables, host.runs_folder())
             events = host.ComfyEvents(cls.hidden.unique_id, run.run.name, widget=True)
             if run.run.if_exists == "continue":
                 events.view.load(host.runs_folder() / run.run.name / "metrics.jsonl")
             try:
-                result = train(run, events)
+                result = core.train(run, events)
             except BaseException as error:
                 events.finish("stopped" if isinstance(error, Stopped) else "failed", str(error))
                 raise
@@ -157,13 +157,13 @@ class TrainLoRA(io.ComfyNode):
             _finished.add(result.folder)
             finished = handles.FinishedRun(result.folder, result.lora, result.step, tables)
             return io.NodeOutput(
-                host.read_lora(result.lora), finished, str(result.lora), ui={"ltx2_train": [events.shown()]}
+                read_lora(result.lora), finished, str(result.lora), ui={"ltx2_train": [events.shown()]}
             )
 
 
 def _is_finished(folder: Path) -> bool:
     try:
-        manifest = read_manifest(folder)
+        manifest = core.read_manifest(folder)
     except TrainerError:
         return False
     return manifest is not None and manifest.get("status") == "finished"

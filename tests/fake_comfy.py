@@ -1,4 +1,4 @@
-"""A small ComfyUI for tests: the part of its API that nodes/host.py uses, and nothing more.
+"""A small ComfyUI for tests: the part of its API that nodes/host uses, and nothing more.
 
 `install` puts the modules into sys.modules for one test, `load_pack` imports the folder as ComfyUI does: under a name
 made from its path. What the pack sent and asked is kept on the `FakeComfy` that `install` returns.
@@ -158,25 +158,27 @@ class ModelPatcher:
         self.model, self.load_device, self.offload_device, self.size = model, load_device, offload_device, size
 
 
-def install(monkeypatch: Any, base: Path) -> FakeComfy:
-    """Put the pretended ComfyUI into sys.modules until the test ends."""
-    fake = FakeComfy(base)
-
-    def module(name: str, **content: Any) -> types.ModuleType:
-        made = types.ModuleType(name)
-        made.__spec__ = importlib.machinery.ModuleSpec(name, None)
-        made.__dict__.update(content)
-        monkeypatch.setitem(sys.modules, name, made)
-        return made
-
-    module("comfy_api")
-    module(
+def install_api(monkeypatch: Any) -> None:
+    """Put the node API alone into sys.modules until the test ends."""
+    _module(monkeypatch, "comfy_api")
+    _module(
+        monkeypatch,
         "comfy_api.latest",
         io=_io(),
         ui=types.SimpleNamespace(),
         ComfyExtension=object,
         InputImpl=types.SimpleNamespace(VideoFromFile=VideoFromFile),
     )
+
+
+def install(monkeypatch: Any, base: Path) -> FakeComfy:
+    """Put the pretended ComfyUI into sys.modules until the test ends."""
+    fake = FakeComfy(base)
+
+    def module(name: str, **content: Any) -> types.ModuleType:
+        return _module(monkeypatch, name, **content)
+
+    install_api(monkeypatch)
     module("folder_paths", **_folder_paths(fake))
     module("comfy").__path__ = []  # type: ignore[attr-defined]
     sys.modules["comfy"].model_management = module("comfy.model_management", **_management(fake))  # type: ignore
@@ -189,6 +191,14 @@ def install(monkeypatch: Any, base: Path) -> FakeComfy:
     module("comfy_execution.graph_utils", ExecutionBlocker=ExecutionBlocker)
     module("server", PromptServer=types.SimpleNamespace(instance=_Server(fake)))
     return fake
+
+
+def _module(monkeypatch: Any, name: str, **content: Any) -> types.ModuleType:
+    made = types.ModuleType(name)
+    made.__spec__ = importlib.machinery.ModuleSpec(name, None)
+    made.__dict__.update(content)
+    monkeypatch.setitem(sys.modules, name, made)
+    return made
 
 
 def load_pack(name: str = "custom_nodes_x_ltx2_trainer") -> types.ModuleType:

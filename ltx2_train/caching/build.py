@@ -1,4 +1,4 @@
-"""What filling latent and text caches share: the settings, the report, opening a model for a while, failures.
+"""What filling latent and text caches share: the report, opening a model for a while, failures.
 
 Files that could not be encoded are remembered beside the caches, so that training leaves them out, as caching did,
 instead of asking for their caches.
@@ -11,10 +11,9 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
-from pydantic import Field
 
 from ..dataset.cache_names import TextForm
 from ..dataset.dataset_file import DatasetSettings
@@ -24,60 +23,10 @@ from ..dataset.sources import source_stat
 from ..events import Events
 from ..files import parse_json, write_json
 from ..locks import alone
-from ..models.tiling import TileSettings
-from ..settings import Settings
-from .dino import DinoSettings
+from .settings import CacheSettings
 
-Precision = Literal["bf16", "fp16", "fp32"]
 FAILURES = "ltx2_failed.json"
 Model = TypeVar("Model")
-
-
-class CacheSettings(Settings):
-    """What is stored in the caches, and how it is computed."""
-
-    vae_dtype: Precision = Field(
-        "bf16", description="Precision the video VAE computes in.", json_schema_extra={"community": "vae_dtype"}
-    )
-    latents_dtype: Precision = Field(
-        "bf16", description="Precision latents are stored in.", json_schema_extra={"advanced": True}
-    )
-    audio_vae_dtype: Precision = Field(
-        "fp32", description="Precision the audio VAE computes in.", json_schema_extra={"advanced": True}
-    )
-    audio_latents_dtype: Precision = Field(
-        "fp16",
-        description="Precision the latents of sound are stored in.",
-        json_schema_extra={"community": "ltx2_audio_dtype", "advanced": True},
-    )
-    text_form: Literal["compact", "full"] = Field(
-        "compact",
-        description="Store captions before the text connectors, without padding (a few MB at most; the connectors run "
-        "in training), or after them as the community trainer does (8 to 15 MB).",
-        json_schema_extra={"advanced": True},
-    )
-    text_dtype: Precision = Field(
-        "bf16", description="Precision text is stored in.", json_schema_extra={"advanced": True}
-    )
-    skip_existing: bool = Field(
-        True,
-        description="Keep caches that still fit their source, settings and checkpoint. Off: make all again.",
-        json_schema_extra={"community": "skip_existing", "advanced": True},
-    )
-    manifest: Path | None = Field(
-        None,
-        description="Where the manifest is written, from which the caches train without their media. Default: "
-        "dataset_manifest.json in the first cache folder.",
-        json_schema_extra={"community": "save_dataset_manifest", "advanced": True},
-    )
-    preservation_prompts: tuple[str, ...] = Field(
-        (),
-        description='Prompts that training compares with besides the captions, encoded ahead like sample prompts: "" '
-        'is the blank prompt, "woman" the class of a subject.',
-        json_schema_extra={"advanced": True},
-    )
-    tiles: TileSettings = TileSettings()
-    dino: DinoSettings = DinoSettings()
 
 
 @dataclass

@@ -22,7 +22,7 @@ from ..events import Events
 from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, AUDIO_LATENTS_PER_SECOND, VIDEO_CHANNELS, Mode
 from ..weights.gemma import TOKEN_LIMIT
 from ..weights.reader import TensorFile
-from .build import CacheSettings, text_settings
+from .build import text_settings
 from .cache_file import DTYPES, Fingerprints
 from .due import Due
 from .encode import LatentJob, latents_due
@@ -30,6 +30,7 @@ from .encode_dino import DinoJob, DinoModel, dino_due
 from .encode_mask import MaskJob, masks_due
 from .encode_sound import SoundJob, sound_due, sound_seconds
 from .encode_text import text_due
+from .settings import CacheSettings
 
 HEADER, MASK_HEADER = 430, 290  # bytes of a cache that are neither tensor nor settings: source, checkpoint, names
 EXACT = 1.1  # what replaces a file of about its own size needs no room, though the estimate be a little higher

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from ..events import Events
-from .build import CacheReport, CacheSettings
+from .build import CacheReport
+from .settings import CacheSettings
 
 J = TypeVar("J")
 State = tuple[bool, "str | None"]  # whether the cache is missing, and why it must be made again (None: it is fresh)

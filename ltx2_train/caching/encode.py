@@ -32,7 +32,6 @@ from ..shapes import LatentShape
 from . import cache_file as caches
 from .build import (
     CacheReport,
-    CacheSettings,
     latent_settings,
     note_failure,
     picture_reference_settings,
@@ -42,6 +41,7 @@ from .build import (
 from .cache_file import ARCHITECTURE, DTYPES, FORMAT_VERSION, CacheFile
 from .due import Due
 from .encode_text import encode_text
+from .settings import CacheSettings
 from .turns import Turns
 
 if TYPE_CHECKING:

@@ -29,7 +29,6 @@ from ..weights.dinov2 import Dinov2Folder, dinov2_fingerprint, inspect_dinov2, l
 from . import cache_file as caches
 from .build import (
     CacheReport,
-    CacheSettings,
     failed_before,
     latent_settings,
     note_failure,
@@ -39,6 +38,7 @@ from .build import (
 from .cache_file import ARCHITECTURE, FORMAT_VERSION, CacheFile
 from .dino import DINO_KEY, MODEL_SETTING, DinoSettings, dino_path, dino_shape
 from .due import Due
+from .settings import CacheSettings
 from .turns import Turns
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as DINOv2 was trained

@@ -32,9 +32,10 @@ from ..media.sound import read_sound
 from ..media.video import read_frames
 from ..shapes import SPATIAL_FACTOR, TEMPORAL_FACTOR
 from . import cache_file as caches
-from .build import CacheReport, CacheSettings, audio_mask_settings, mask_settings, note_failure, record_failure
+from .build import CacheReport, audio_mask_settings, mask_settings, note_failure, record_failure
 from .cache_file import ARCHITECTURE, FORMAT_VERSION, MASK_KEY, CacheFile
 from .due import Due
+from .settings import CacheSettings
 from .turns import Turns
 
 THRESHOLD = 0.5

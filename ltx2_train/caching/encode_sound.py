@@ -33,7 +33,6 @@ from ..shapes import AUDIO_LATENTS_PER_SECOND, AudioLatentShape, LatentShape
 from . import cache_file as caches
 from .build import (
     CacheReport,
-    CacheSettings,
     note_failure,
     record_failure,
     reference_settings,
@@ -42,6 +41,7 @@ from .build import (
 )
 from .cache_file import ARCHITECTURE, AUDIO_LENGTH_KEY, DTYPES, FORMAT_VERSION, VIRTUAL_KEYS, CacheFile
 from .due import Due
+from .settings import CacheSettings
 from .turns import Turns
 
 if TYPE_CHECKING:

@@ -17,10 +17,11 @@ from ..errors import CacheError, DataError
 from ..events import Events
 from ..files import write_tensors
 from . import cache_file as caches
-from .build import CacheReport, CacheSettings, note_failure, text_settings, with_model
+from .build import CacheReport, note_failure, text_settings, with_model
 from .cache_file import ARCHITECTURE, DTYPES, FORMAT_VERSION, CacheFile, Fingerprints
 from .due import Due
 from .locks import Claims
+from .settings import CacheSettings
 from .work import Work
 
 if TYPE_CHECKING:

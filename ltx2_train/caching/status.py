@@ -27,13 +27,14 @@ from ..dataset.scan import SHOWN_AT_MOST
 from ..errors import CacheError
 from ..shapes import Mode
 from . import cache_file as caches
-from .build import CacheSettings, failed_before, text_settings
+from .build import failed_before, text_settings
 from .cache_file import CacheFile
 from .dino import DINO_SUFFIX
 from .encode import failure_name, latent_jobs, latents_state
 from .encode_dino import DinoModel, dino_jobs, dino_state
 from .encode_mask import mask_jobs, mask_state
 from .encode_sound import sound_jobs, sound_state
+from .settings import CacheSettings
 
 SUFFIXES = (LATENT_SUFFIX, AUDIO_SUFFIX, MASK_SUFFIX, AUDIO_MASK_SUFFIX, DINO_SUFFIX, TEXT_SUFFIX, COMPACT_SUFFIX)
 STATES = ("present", "missing", "stale", "failed", "orphaned")

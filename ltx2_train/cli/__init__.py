@@ -161,7 +161,7 @@ def _demo(args: argparse.Namespace, events: ConsoleEvents) -> None:
 
 
 def _probe(args: argparse.Namespace, events: ConsoleEvents) -> int:
-    from ..weights.probe import probe
+    from .. import probe
 
     info = probe(args.file)
     print(json.dumps(info.to_json(), indent=1) if args.json else info.text())
@@ -169,8 +169,7 @@ def _probe(args: argparse.Namespace, events: ConsoleEvents) -> int:
 
 
 def _train(args: argparse.Namespace, events: ConsoleEvents) -> None:
-    from ..config import load_run
-    from ..training.loop import train
+    from .. import load_run, train
 
     result = train(load_run(args.run, args.set), events)
     events.finish()
@@ -178,8 +177,7 @@ def _train(args: argparse.Namespace, events: ConsoleEvents) -> None:
 
 
 def _sample(args: argparse.Namespace, events: ConsoleEvents) -> None:
-    from ..config import load_run
-    from ..sampling.sample import sample
+    from .. import load_run, sample
 
     files = sample(
         load_run(args.run, args.set), args.lora, args.out, events, prompts=args.prompt, strengths=args.strength or [1.0]
@@ -190,21 +188,21 @@ def _sample(args: argparse.Namespace, events: ConsoleEvents) -> None:
 
 
 def _inspect(args: argparse.Namespace, events: ConsoleEvents) -> None:
-    from ..lora.report import inspect_lora
+    from .. import inspect_lora
 
     report = inspect_lora(args.file)
     print(json.dumps(report.to_json(), indent=1) if args.json else report.text())
 
 
 def _branches(args: argparse.Namespace, events: ConsoleEvents) -> None:
-    from ..lora.branches import drop_branches, keep_branches
+    from .. import drop_branches, keep_branches
 
     rewrite = {"keep": keep_branches, "drop": drop_branches}[args.action]
     print(rewrite(args.file, args.branch, args.out).text())
 
 
 def _tiny(args: argparse.Namespace, events: ConsoleEvents) -> None:
-    from ..weights.tiny import make_tiny
+    from .. import make_tiny
 
     files = make_tiny(args.out, version=args.version, seed=args.seed, events=events)
     events.finish()

@@ -30,8 +30,7 @@ def add_commands(commands, add: Callable[..., argparse.ArgumentParser], add_run_
 
 
 def _build(args: argparse.Namespace, events: ConsoleEvents) -> None:
-    from ..config import load_run
-    from ..training.caches import build_caches
+    from .. import build_caches, load_run
 
     report = build_caches(load_run(args.run, args.set), events)
     events.finish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
@@ -25,12 +26,12 @@ class ConsoleEvents(Events):
         self.every = 0.1 if self.live else every
         self.stop = threading.Event()
         self._clock = clock
-        self._stage, self._begun, self._shown, self._open = "", clock(), 0.0, False
+        self._stage, self._begun, self._shown, self._open = "", clock(), -math.inf, False
 
     def stage(self, name: str, total: int | None = None) -> None:
         if name != self._stage:
             self._line(f"-- {name}" + (f" ({total})" if total and total < 10**6 else ""))
-        self._stage, self._begun, self._shown = name, self._clock(), 0.0
+        self._stage, self._begun, self._shown = name, self._clock(), -math.inf
 
     def progress(self, done: int, total: int, text: str = "") -> None:
         now = self._clock()

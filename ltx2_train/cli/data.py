@@ -8,9 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..workshop.choices import CAPTION_FRAMES, GOALS, SPEAKER
 from .console import ConsoleEvents
-
-GOALS = ("character", "style", "motion", "voice", "edit")
 
 
 def add_data_commands(commands: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -51,14 +50,22 @@ def add_data_commands(commands: Any, add: Callable[..., argparse.ArgumentParser]
     write.add_argument("--whisper", type=Path, metavar="FOLDER", help="Whisper model: says what is said")
     write.add_argument("--prompt", metavar="TEXT", help="what the model is asked (default: a paragraph for training)")
     write.add_argument("--prefix", default="", metavar="TEXT", help="put in front of each caption")
-    write.add_argument("--speaker", default="A voice", metavar="NAME", help="who says what is heard (default: A voice)")
+    write.add_argument(
+        "--speaker", default=SPEAKER, metavar="NAME", help=f"who says what is heard (default: {SPEAKER})"
+    )
     write.add_argument("--overwrite", action="store_true", help="write anew what is there")
-    write.add_argument("--frames", type=int, default=8, metavar="N", help="frames shown of each clip (default: 8)")
+    write.add_argument(
+        "--frames",
+        type=int,
+        default=CAPTION_FRAMES,
+        metavar="N",
+        help=f"frames shown of each clip (default: {CAPTION_FRAMES})",
+    )
     write.add_argument("--device", default="auto", metavar="NAME", help="where the models run: auto, cpu, cuda ...")
 
 
 def _check(args: argparse.Namespace, events: ConsoleEvents) -> int:
-    from ..workshop.check import check_dataset
+    from .. import check_dataset
 
     report = check_dataset(args.file, args.goal, events)
     events.finish()
@@ -67,8 +74,7 @@ def _check(args: argparse.Namespace, events: ConsoleEvents) -> int:
 
 
 def _preview(args: argparse.Namespace, events: ConsoleEvents) -> None:
-    from ..config import load_run
-    from ..sampling.preview import preview_dataset
+    from .. import load_run, preview_dataset
 
     run = load_run(args.run) if args.run else None
     made = preview_dataset(args.file, args.out, args.item, run, events)
@@ -78,8 +84,7 @@ def _preview(args: argparse.Namespace, events: ConsoleEvents) -> None:
 
 
 def _cut(args: argparse.Namespace, events: ConsoleEvents) -> int:
-    from ..workshop.cut import cut_videos
-    from ..workshop.cut_speech import cut_recordings
+    from .. import cut_recordings, cut_videos
 
     if args.speech:
         report = cut_recordings(args.source, args.out, shortest=args.min, longest=args.max, events=events)
@@ -93,7 +98,7 @@ def _cut(args: argparse.Namespace, events: ConsoleEvents) -> int:
 
 
 def _caption(args: argparse.Namespace, events: ConsoleEvents) -> int:
-    from ..workshop.captioning import caption_media
+    from .. import caption_media
 
     report = caption_media(
         args.folder,

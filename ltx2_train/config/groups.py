@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from ..caching.encode import CacheSettings
+from ..caching.settings import CacheSettings
 from ..errors import ConfigError
 from ..lora.inject import LoraSettings
 from ..models.tiling import TileSettings

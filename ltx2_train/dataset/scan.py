@@ -18,10 +18,10 @@ from .dataset_file import DatasetSettings
 from .entry import LIST_KEYS
 from .lists import Candidate, read_list
 
-__all__ = ["SUFFIXES", "Candidate", "Skipped", "find_media", "nothing_left", "with_captions"]
+__all__ = ["MEDIA_SUFFIXES", "Candidate", "Skipped", "find_media", "nothing_left", "with_captions"]
 
 SHOWN_AT_MOST = 5
-SUFFIXES = {"image": IMAGE_SUFFIXES, "video": VIDEO_SUFFIXES, "audio": AUDIO_SUFFIXES}
+MEDIA_SUFFIXES = {"image": IMAGE_SUFFIXES, "video": VIDEO_SUFFIXES, "audio": AUDIO_SUFFIXES}
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _in_folder(name: str, entry: DatasetSettings) -> Iterator[Candidate | Skippe
         raise DataError(f"{name}.{entry.source_key}: {folder} cannot be opened: {reason}.", folder) from error
     # what a file manager or a Mac leaves behind ("._clip.mp4") has the endings of media
     listed = [path for path in listed if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    media = [path for path in listed if path.suffix.lower() in SUFFIXES[entry.kind]]
+    media = [path for path in listed if path.suffix.lower() in MEDIA_SUFFIXES[entry.kind]]
     if not any(path.is_file() for path in media):
         raise DataError(_empty_folder(name, entry, listed), folder)
     names = {(path.parent, same(path.name)): path for path in reversed(listed)}
@@ -98,11 +98,11 @@ def _empty_folder(name: str, entry: DatasetSettings, listed: Sequence[Path]) -> 
     endings = Counter(path.suffix.lower() or "without ending" for path in listed if path.is_file())
     there = ", ".join(f"{number} {ending}" for ending, number in endings.most_common(6)) or "nothing"
     text = f"{name}.{entry.source_key}: no {entry.noun} in {folder}. It holds {there}."
-    for other, suffixes in SUFFIXES.items():
+    for other, suffixes in MEDIA_SUFFIXES.items():
         if other != entry.kind and any(ending in suffixes for ending in endings):
             return f"{text} For these use {other}_directory."
     if not entry.recursive:
-        suffixes = SUFFIXES[entry.kind]
+        suffixes = MEDIA_SUFFIXES[entry.kind]
         for sub in sorted(path for path in listed if path.is_dir()):
             if any(path.suffix.lower() in suffixes for path in sub.iterdir()):
                 return (

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..caching.build import CacheSettings
 from ..caching.cache_file import CacheFile, Fingerprints
+from ..caching.settings import CacheSettings
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.plan import DatasetPlan, plan_dataset
 from ..events import Events

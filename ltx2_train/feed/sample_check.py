@@ -7,7 +7,6 @@ from typing import Any
 
 from ..caching import cache_file as caches
 from ..caching.build import (
-    CacheSettings,
     audio_mask_settings,
     failed_before,
     latent_settings,
@@ -19,6 +18,7 @@ from ..caching.build import (
 )
 from ..caching.cache_file import CacheFile, Fingerprints
 from ..caching.encode import failure_name, latents_state, reference_job
+from ..caching.settings import CacheSettings
 from ..dataset.cache_names import TextForm
 from ..dataset.plan import DatasetPlan, Item
 from ..dataset.scan import SHOWN_AT_MOST

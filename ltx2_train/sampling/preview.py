@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..caching.cache_file import CacheFile
 from ..config import RunConfig
+from ..config.base_files import BaseFiles
 from ..dataset.augment import read_clip
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.plan import Item, plan_dataset
@@ -31,7 +32,6 @@ from ..weights.load import load_video_vae
 from ..workshop.check import check_dataset
 from ..workshop.check_report import CheckReport
 from ..workshop.sheet import contact_sheets, settings_of
-from .base import Base
 from .sound import SoundParts, decode_mel, decode_wave
 from .sound_file import write_sound
 from .video_file import write_image, write_video
@@ -152,7 +152,7 @@ def _sound_of(item: Item, config: DatasetConfig) -> Tensor | None:
 def _decode_back(item: Item, stem: Path, run: RunConfig, events: Events) -> Path:
     """Decode the caches of a sample and write the result beside its clip."""
     events.stage("decode the caches")
-    checkpoint, device = Base.find(run, events).checkpoint, pick_device(run.model.device)
+    checkpoint, device = BaseFiles.find(run, events).checkpoint, pick_device(run.model.device)
     for path in (item.latent_path,) if item.kind != "audio" else (item.audio_path,):
         if path is None or not path.is_file():
             raise CacheError(f"{path} is not there. Make the caches first: ltx2-train cache build RUN.toml.", path)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ..config import RunConfig
+from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
 from ..device import DTYPES, pick_device, release
 from ..errors import ConfigError, DataError
@@ -18,7 +19,6 @@ from ..models.video_vae import VideoVAE
 from ..placement import fit_for_sampling, load_placed
 from ..weights.fingerprint import part_fingerprint
 from ..weights.load import load_connectors, load_video_vae
-from .base import Base
 from .first_frames import FirstFrames
 from .prompt_text import prompt_features
 from .prompts import prompt_texts, read_prompts
@@ -43,7 +43,7 @@ def sample(
     """
     events = shielded(events)
     events.stage("check")
-    base = Base.find(run, events)
+    base = BaseFiles.find(run, events)
     checkpoint, encoder, projection, version = base.checkpoint, base.encoder, base.projection, base.version
     settings = run.sample if prompts is None else run.sample.model_copy(update={"prompts": list(prompts)})
     wanted = read_prompts(settings, [] if settings.prompts is not None else _first_captions(run))

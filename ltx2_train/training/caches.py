@@ -19,6 +19,7 @@ from ..caching.locks import Claims, tidy
 from ..caching.manifest import write_manifest
 from ..caching.writable import require_writable
 from ..config import RunConfig
+from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.manifest import MANIFEST_NAME
 from ..dataset.plan import DatasetPlan, plan_dataset
@@ -32,7 +33,6 @@ from ..models.audio_vae import AudioVAE
 from ..models.text import TextConnectors
 from ..models.video_vae import VideoVAE
 from ..sampling.ahead import CAPTIONS, prompts_ahead
-from ..sampling.base import Base
 from ..sampling.prompt_text import encoder_bytes, encoder_dtype, prompt_features, prompts_beside
 from ..sampling.prompts import Prompt, read_prompts
 from ..sampling.sample import first_frames, prompts_of
@@ -74,7 +74,7 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
     """Encode what is missing or stale of the dataset of `run`. Raises TrainerError; finished items are always kept."""
     events = shielded(events)
     events.stage("check")
-    base = Base.find(run, events)
+    base = BaseFiles.find(run, events)
     checkpoint, encoder, projection, info = base.checkpoint, base.encoder, base.projection, base.info
     require_sound(info, run)
     require_bitsandbytes(run.gemma)  # before hours of pictures, not after

@@ -10,6 +10,7 @@ import torch
 
 from ..caching.cache_file import Fingerprints
 from ..config import RunConfig
+from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
 from ..device import pick_device
 from ..errors import ConfigError
@@ -20,7 +21,6 @@ from ..files import digest
 from ..lora.inject import chosen_layers
 from ..offload.blocks import spread
 from ..sampling.ahead import training_prompts
-from ..sampling.base import Base
 from ..sampling.prompts import Prompt, prompt_texts
 from ..weights.fingerprint import part_fingerprint
 from ..weights.gemma_settings import GemmaSettings
@@ -64,12 +64,10 @@ class Checked:
 def check(config: RunConfig, events: Events) -> Checked:
     """Find everything that can be wrong before a big file is read, and open the run folder."""
     events.stage("check")
-    files = Base.find(config, events)
+    files, _ = check_base(config, events, config.lora.rank)
     checkpoint, encoder, projection, version = files.checkpoint, files.encoder, files.projection, files.version
     device = pick_device(config.model.device)
-    check_quant(checkpoint, config.quant, config.lora.rank)
     _check_layers(config, checkpoint)
-    require_sound(files.info, config)
     dataset = DatasetConfig.read(config.dataset_file())
     mode = config.model.mode
     data = TrainingSet.open(
@@ -104,6 +102,17 @@ def check(config: RunConfig, events: Events) -> Checked:
     return Checked(
         config, folder, checkpoint, encoder, projection, version, device, data, order, prompts, base, trigger, total
     )
+
+
+def check_base(config: RunConfig, events: Events, rank: int | None = None) -> tuple[BaseFiles, str]:
+    """The files of the base, and how its blocks will be stored: a format, "none", or the words of what is kept.
+
+    `rank` is that of the LoRA, where it is known. Raises ConfigError and CheckpointError where they do not go together
+    or lack what the mode needs.
+    """
+    files = BaseFiles.find(config, events)
+    require_sound(files.info, config)
+    return files, check_quant(files.checkpoint, config.quant, rank)
 
 
 def _check_layers(config: RunConfig, checkpoint: Path) -> None:

@@ -26,6 +26,7 @@ from ..media.sound_media import AUDIO_SUFFIXES, read_sound, sound_levels
 from ..media.speech import STEPS_PER_SECOND, spoken_segments
 from ..media.video import VIDEO_SUFFIXES, probe_media, read_frames
 from .caption_models import Describer, Listener
+from .choices import CAPTION_FRAMES, SPEAKER
 
 PROMPT = (
     "Describe what is seen in one paragraph of plain sentences, in the present: who and what is there, how they look, "
@@ -33,11 +34,9 @@ PROMPT = (
     "'The video' or 'The image'."
 )
 IN_ORDER = "These are frames of one clip, in their order. "
-FRAMES = 8
 LONGEST_SIDE = 768  # pixels of a frame as it is shown to the model
 LONGEST_TEXT = 300  # tokens
 SHORTEST_SPEECH, LONGEST_SPEECH, PAUSE = 0.3, 29.0, 0.5  # seconds; Whisper hears 30 at once
-SPEAKER = "A voice"
 NOTES = ".captions.json"
 
 
@@ -70,7 +69,7 @@ def caption_media(
     prefix: str = "",
     speaker: str = SPEAKER,
     overwrite: bool = False,
-    frames: int = FRAMES,
+    frames: int = CAPTION_FRAMES,
     device: str = "auto",
     events: Events | None = None,
 ) -> CaptionReport:
@@ -84,7 +83,7 @@ def caption_media(
     if model is None and whisper is None:
         raise ConfigError("Name a model: --model for what is seen, --whisper for what is said, or both.")
     if frames < 1:
-        raise ConfigError(f"--frames: {frames} is too few; use 1 or more, for example {FRAMES}.")
+        raise ConfigError(f"--frames: {frames} is too few; use 1 or more, for example {CAPTION_FRAMES}.")
     chosen = {
         "model": model,
         "whisper": whisper,

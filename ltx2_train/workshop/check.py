@@ -15,16 +15,17 @@ from pathlib import Path
 
 from ..dataset.dataset_file import DatasetConfig, DatasetSettings
 from ..dataset.plan import Item, plan_dataset
-from ..dataset.scan import SUFFIXES, Candidate, Skipped, find_media
+from ..dataset.scan import MEDIA_SUFFIXES, Candidate, Skipped, find_media
 from ..errors import ConfigError, DataError
 from ..events import Events, shielded
 from ..shapes import VideoShape
 from .check_files import Facts, examine, file_findings, left_out, lost_clip, lost_frame, why_unusable
 from .check_folder import companion_folders, folder_findings, pair_findings
 from .check_report import LEVELS, CheckReport, FileCheck, Finding, worst
-from .check_rules import GOALS, dataset_findings, duplicate_findings, size_finding
+from .check_rules import dataset_findings, duplicate_findings, size_finding
+from .choices import GOALS
 
-__all__ = ["GOALS", "CheckReport", "FileCheck", "Finding", "check_dataset"]
+__all__ = ["CheckReport", "FileCheck", "Finding", "check_dataset"]
 
 OWN_WORDS = ("is a copy of", "have no reference")  # warnings of the plan that have a finding of their own
 
@@ -178,7 +179,7 @@ def _files(part: _Part, findings: Sequence[Finding]) -> list[FileCheck]:
 
 
 def _is_medium(path: Path) -> bool:
-    return any(path.suffix.lower() in endings for endings in SUFFIXES.values())
+    return any(path.suffix.lower() in endings for endings in MEDIA_SUFFIXES.values())
 
 
 class _Quiet(Events):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..dataset.dataset_file import DatasetSettings
-from ..dataset.scan import SUFFIXES
+from ..dataset.scan import MEDIA_SUFFIXES
 from ..media.names import readable, same, shown
 from .check_report import Finding
 
@@ -30,7 +30,7 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
     kinds = {other.kind for other in others if _same(other.source, folder)}
     if entry.audio_source == "audio_files":
         kinds.add("audio")
-    used = set().union(*(SUFFIXES[kind] for kind in kinds))
+    used = set().union(*(MEDIA_SUFFIXES[kind] for kind in kinds))
     found: list[Finding] = []
     media: set[str] = set()
     captions: list[Path] = []
@@ -38,7 +38,7 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
     for path, problem in walk(folder, entry.recursive):
         ending = path.suffix.lower()
         if not readable(path.name):
-            if ending not in SUFFIXES[entry.kind]:  # of media the plan says it
+            if ending not in MEDIA_SUFFIXES[entry.kind]:  # of media the plan says it
                 strays.append((shown(path), "its name is in another encoding than UTF-8", "Rename it."))
         elif problem:
             remedy = "Remove the link, or let it point at a file."
@@ -48,7 +48,7 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
                 remedy = "Name its folder in a [[datasets]] of its own."
                 reason = "is a link to a folder, which is not followed"
                 found.append(Finding("amber", "sub-folder", dataset, reason, remedy, path))
-            if not entry.recursive and (count := _media_in(path, SUFFIXES[entry.kind])):
+            if not entry.recursive and (count := _media_in(path, MEDIA_SUFFIXES[entry.kind])):
                 reason = f"its {count} {entry.noun} are not used"
                 found.append(Finding("amber", "sub-folder", dataset, reason, "Set recursive = true to use them.", path))
         elif ending in used:
@@ -56,7 +56,7 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
         elif path.name.lower().endswith(entry.caption_extension.lower()):
             captions.append(path)
         elif ending not in OURS and path.name.lower() not in SYSTEM:
-            kind = next((kind for kind, endings in SUFFIXES.items() if ending in endings), None)
+            kind = next((kind for kind, endings in MEDIA_SUFFIXES.items() if ending in endings), None)
             if kind:
                 media.add(same(str(path.with_suffix(""))))  # whose caption is no stray
                 article = "an" if kind != "video" else "a"
@@ -90,7 +90,7 @@ def pair_findings(
         if not Path(folder).is_dir():
             found.append(Finding("red", what, dataset, f"{key} {folder} is not a folder", "Correct the path."))
             continue
-        endings = set().union(*(SUFFIXES[kind] for kind in kinds))
+        endings = set().union(*(MEDIA_SUFFIXES[kind] for kind in kinds))
         files = [path for path, problem in walk(Path(folder), True) if not problem and path.suffix.lower() in endings]
         there = {same(path.stem) for path in files}
         wanted = {same(path.stem) for path in all_targets.get(str(folder), ())}

@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 
@@ -16,8 +15,6 @@ from ..dataset.sources import content_hash
 from .check_files import Facts, lost_frame
 from .check_report import Finding
 
-Goal = Literal["character", "style", "motion", "voice", "edit"]
-GOALS: tuple[str, ...] = get_args(Goal)
 # files at least, and what is told: experience with LoRAs of this family
 ENOUGH: dict[str, tuple[int, str]] = {
     "style": (5, "a style needs 5 to 10 images or clips, 20 to 50 are better"),

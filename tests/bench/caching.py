@@ -30,7 +30,7 @@ import torch  # noqa: E402
 from ltx2_train.data import encode  # noqa: E402
 from media import moving_square, write_video  # noqa: E402
 
-from ltx2_train.caching.build import CacheSettings  # noqa: E402
+from ltx2_train.caching.settings import CacheSettings  # noqa: E402
 from ltx2_train.dataset.dataset_file import DatasetConfig  # noqa: E402
 from ltx2_train.dataset.plan import DatasetPlan, plan_dataset  # noqa: E402
 

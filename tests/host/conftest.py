@@ -28,6 +28,6 @@ def comfy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> fake_comfy.FakeCom
 def nodes(loaded_pack: types.ModuleType, comfy: fake_comfy.FakeComfy) -> types.ModuleType:
     """The pack's `nodes` package."""
     package = loaded_pack.nodes
-    package.host._views.clear()
-    package.host._pages.clear()
+    package.host.page._views.clear()
+    package.host.page._pages.clear()
     return package

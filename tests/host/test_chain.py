@@ -182,7 +182,7 @@ def test_a_stop_saves_and_the_next_press_goes_on(nodes, comfy, chain, monkeypatc
     monkeypatch.setattr(nodes.host.ComfyEvents, "step", plain)
     manifest = json.loads((comfy.folder("output", "ltx2_runs", "stopped") / "manifest.json").read_text())
     assert (manifest["status"], manifest["step"]) == ("stopped", 2)
-    assert nodes.host._views["7"].payload()["state"] == "stopped"
+    assert nodes.host.page._views["7"].payload()["state"] == "stopped"
 
     result = chain.trained("stopped", steps=4)
     assert result.args[1].step == 4
@@ -224,14 +224,14 @@ def test_a_lora_on_the_wire_is_started_from(chain):
 def test_the_lora_draws_a_video_and_strength_zero_is_the_base(nodes, chain, monkeypatch):
     run = chain.trained("drawn", learning_rate=0.05).args[1]
     latents = {}
-    plain = nodes.sample.sample
+    plain = nodes.sample.core.sample
 
     def kept(*args, **options):
         files = plain(*args, **options)
         latents[len(latents)] = files[0].latents
         return files
 
-    monkeypatch.setattr(nodes.sample, "sample", kept)
+    monkeypatch.setattr(nodes.sample.core, "sample", kept)
     result = nodes.SampleLoRA.execute(prompt="a ball", run=run, **DRAW)
     video, path, audio = result.args
     assert "no sound" in audio.message

@@ -169,7 +169,7 @@ def test_a_stop_is_reported_as_an_interrupt_after_the_core_has_saved(nodes, comf
     @nodes.host.training_job()
     def core():
         saved.append(comfy.polls_that_consume)
-        raise nodes.host.Stopped("Stopped after step 3 of 9.")
+        raise nodes.model.core.Stopped("Stopped after step 3 of 9.")
 
     with pytest.raises(InterruptProcessingException):
         core()
@@ -179,7 +179,7 @@ def test_a_stop_is_reported_as_an_interrupt_after_the_core_has_saved(nodes, comf
 
 def test_a_user_error_reaches_the_node_as_its_plain_sentence(nodes):
     with pytest.raises(RuntimeError) as caught, nodes.host.training_job():
-        raise nodes.host.TrainerError("The folder is empty. Choose another.")
+        raise nodes.model.core.TrainerError("The folder is empty. Choose another.")
     assert str(caught.value) == "The folder is empty. Choose another."
     assert type(caught.value) is RuntimeError
     assert caught.value.__suppress_context__

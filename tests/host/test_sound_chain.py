@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import shutil
@@ -122,14 +123,15 @@ def test_recordings_need_a_base_that_is_set_to_sound(nodes, chain):
 
 
 def test_a_base_without_the_models_of_sound_is_refused_where_it_is_chosen(chain, nodes, monkeypatch):
-    plain = nodes.model.require_trainable
+    base_files = importlib.import_module(nodes.model.core.__name__ + ".config.base_files")
+    plain = base_files.require_trainable
 
     def deaf(*args, **options):
         info = plain(*args, **options)
         del info.parts["audio_vae"]
         return info
 
-    monkeypatch.setattr(nodes.model, "require_trainable", deaf)
+    monkeypatch.setattr(base_files, "require_trainable", deaf)
     with pytest.raises(RuntimeError, match="no audio VAE"):
         chain.base("av")
     assert "video" in repr(chain.base("video"))
@@ -162,7 +164,9 @@ def test_losses_of_picture_and_sound_are_shown_apart(nodes, chain, comfy):
     rows = (comfy.folder("output", "ltx2_runs", "apart") / "metrics.jsonl").read_text().splitlines()
     last = json.loads(rows[-1])
     assert shown["curve"][-1][1] == last["loss_video"] != last["loss_audio"] == shown["curve_audio"][-1][1]
-    assert f"(video {last['loss_video']:.4f}, audio {last['loss_audio']:.4f})" in nodes.host._views["7"].status_line()
+    assert (
+        f"(video {last['loss_video']:.4f}, audio {last['loss_audio']:.4f})" in nodes.host.page._views["7"].status_line()
+    )
 
 
 def test_a_voice_is_trained_drawn_and_played(nodes, chain, comfy):

@@ -42,7 +42,9 @@ OPTIONAL = {
     "optimum",
 }
 COMFY = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "server", "nodes", "execution"}
-COMFY_DOOR = "nodes/host.py"
+COMFY_DOOR = "nodes/host/"
+# modules of the core that a node may import besides the packages; all else it takes from ltx2_train itself
+OPEN_TO_NODES = {"errors", "events", "files", "settings"}
 
 
 def imports(tree):
@@ -74,11 +76,13 @@ def violations(path, text):
     for node, level, module, top in imports(ast.parse(text)):
         first, at = module.split(".")[0], f"{path}:{node.lineno}: "
         if level == 0:
-            if first in {"ltx2_train", "nodes"} or (first in COMFY and path != COMFY_DOOR):
+            if first in {"ltx2_train", "nodes"} or (first in COMFY and not path.startswith(COMFY_DOOR)):
                 found.append(f"{at}{module} must not be imported here")
             elif first in OPTIONAL and top:
                 found.append(f"{at}{first} must be imported where it is used")
             continue
+        if package == "nodes" and (deep := _too_deep(node, level, module, parts)):
+            found.append(f"{at}a node must not import {deep}, but a name of ltx2_train")
         target = [*parts[: len(parts) - level], *module.split("."), ""]
         other = "nodes" if target[0] == "nodes" else target[1]
         if other not in RANK_OF:  # a name from ltx2_train/__init__.py itself, or a module that is in no row
@@ -88,6 +92,19 @@ def violations(path, text):
         elif other != package and RANK_OF[other] >= RANK_OF.get(package, (-1, 0)):
             found.append(f"{at}{package or 'ltx2_train'} must not import {other or 'ltx2_train'}")
     return found
+
+
+def _too_deep(node, level, module, parts):
+    """The module inside the core that an import of a node reaches into; empty where it does not."""
+    target = [*parts[: len(parts) - level], *module.split(".")]
+    if target[0] != "ltx2_train" or len(target) == 1:
+        return ""
+    inner = target[1]
+    if len(target) == 2 and (inner in OPEN_TO_NODES or (ROOT / "ltx2_train" / inner / "__init__.py").is_file()):
+        names = [alias.name for alias in node.names]
+        modules = [name for name in names if (ROOT / "ltx2_train" / inner / f"{name}.py").is_file()]
+        return f"{inner}.{modules[0]}" if modules else ""
+    return ".".join(target[1:])
 
 
 SOURCES = sorted(p.relative_to(ROOT).as_posix() for top in ("ltx2_train", "nodes") for p in (ROOT / top).rglob("*.py"))
@@ -108,6 +125,11 @@ def test_imports_follow_the_table(path):
         ("nodes/a.py", "from ltx2_train import probe", "must not be imported here"),
         ("ltx2_train/feed/a.py", "import comfy.utils", "must not be imported here"),
         ("nodes/a.py", "import folder_paths", "must not be imported here"),
+        ("nodes/hosted.py", "from server import PromptServer", "must not be imported here"),
+        ("nodes/a.py", "from ..ltx2_train.training.loop import train", "must not import training.loop"),
+        ("nodes/host/a.py", "from ...ltx2_train.models.blocks import x", "must not import models.blocks"),
+        ("nodes/a.py", "def f():\n    from ..ltx2_train.lora import branches", "must not import lora.branches"),
+        ("nodes/a.py", "from ..ltx2_train.device import pick_device", "must not import device"),
         ("ltx2_train/optim/a.py", "import bitsandbytes", "where it is used"),
         ("ltx2_train/optim/a.py", "try:\n    import av\nexcept ImportError:\n    av = None", "where it is used"),
         ("ltx2_train/extra.py", "", "is in no row"),
@@ -133,7 +155,10 @@ def test_planted_faults_are_caught(path, text, fault):
         ("ltx2_train/__init__.py", "from .training import train\nfrom .errors import x"),
         ("ltx2_train/cli.py", "from . import train\nfrom .config import x"),
         ("nodes/a.py", "from ..ltx2_train import probe\nfrom . import host\nfrom .host import io"),
-        ("nodes/host.py", "import folder_paths\nfrom comfy_api.latest import io"),
+        ("nodes/a.py", "from .. import ltx2_train as core\nfrom ..ltx2_train.errors import DataError"),
+        ("nodes/a.py", "from ..ltx2_train.config import RunConfig\nfrom ..ltx2_train.files import digest"),
+        ("nodes/host/folders.py", "import folder_paths\nfrom comfy_api.latest import io\nfrom ..live import x"),
+        ("nodes/host/page.py", "from ...ltx2_train.events import Events\nfrom .folders import x"),
     ],
 )
 def test_what_is_allowed_passes(path, text):

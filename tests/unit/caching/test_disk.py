@@ -11,12 +11,12 @@ from fake_encoders import Connectors, CountingEncoder, PoolingVAE
 from media import moving_square, tone, write_captioned, write_image, write_sound, write_video
 
 from ltx2_train import build_caches, load_run
-from ltx2_train.caching.build import CacheSettings
 from ltx2_train.caching.cache_file import Fingerprints
 from ltx2_train.caching.disk import CacheNeed, _text_bytes, text_widths
 from ltx2_train.caching.encode import encode_latents, encode_text
 from ltx2_train.caching.encode_mask import encode_masks
 from ltx2_train.caching.encode_sound import encode_sound
+from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import RunError

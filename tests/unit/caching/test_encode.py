@@ -12,9 +12,9 @@ from fake_encoders import Connectors, CountingEncoder, PoolingVAE
 from media import moving_square, write_captioned, write_image
 from safetensors import safe_open
 
-from ltx2_train.caching.build import CacheSettings
 from ltx2_train.caching.cache_file import Fingerprints
 from ltx2_train.caching.encode import as_bytes, encode_latents, encode_text, to_pixels
+from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.caching.status import cache_status
 from ltx2_train.dataset.cache_names import text_cache_name
 from ltx2_train.dataset.dataset_file import DatasetConfig

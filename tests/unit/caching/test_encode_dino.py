@@ -15,11 +15,11 @@ from safetensors import safe_open
 
 from ltx2_train.caching import disk
 from ltx2_train.caching import encode_dino as module
-from ltx2_train.caching.build import CacheSettings
 from ltx2_train.caching.cache_file import Fingerprints
 from ltx2_train.caching.dino import DINO_KEY, DINO_SUFFIX, DinoSettings, dino_path, read_dino
 from ltx2_train.caching.disk import CacheNeed
 from ltx2_train.caching.encode_dino import DinoModel, encode_dino, to_square
+from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.caching.status import cache_status, remove
 from ltx2_train.dataset.augment import read_clip
 from ltx2_train.dataset.dataset_file import DatasetConfig

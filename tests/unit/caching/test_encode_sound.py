@@ -10,10 +10,11 @@ import torch
 from media import moving_square, pitch, real_clip, tone, write_image, write_sound, write_video
 
 from ltx2_train.caching import cache_file as caches
-from ltx2_train.caching.build import CacheSettings, failed_before, sound_failed_before
+from ltx2_train.caching.build import failed_before, sound_failed_before
 from ltx2_train.caching.cache_file import CacheFile
 from ltx2_train.caching.encode import encode_latents
 from ltx2_train.caching.encode_sound import encode_sound
+from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.caching.status import cache_status
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset

@@ -12,9 +12,10 @@ import torch
 from fake_encoders import CountingEncoder, PoolingVAE
 from media import moving_square, write_captioned, write_image, write_video
 
-from ltx2_train.caching.build import CacheSettings, latent_settings, text_settings
+from ltx2_train.caching.build import latent_settings, text_settings
 from ltx2_train.caching.cache_file import FORMAT_VERSION, Fingerprints, latent_key
 from ltx2_train.caching.encode import encode_latents, encode_text
+from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.caching.status import cache_status, remove
 from ltx2_train.cli import main
 from ltx2_train.dataset.dataset_file import DatasetConfig

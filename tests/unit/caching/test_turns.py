@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ltx2_train.caching.build import CacheSettings
 from ltx2_train.caching.due import Due
 from ltx2_train.caching.locks import Claims
+from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.caching.turns import Turns
 from ltx2_train.caching.work import PARTS, Work
 from ltx2_train.cli.console import ConsoleEvents

@@ -7,6 +7,21 @@ import pytest
 from ltx2_train.cli.console import ConsoleEvents, duration
 
 
+class Clock:
+    """A clock that tests move by hand; it begins where a machine that has just started is."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
@@ -21,35 +36,37 @@ def row(step, loss=0.5):
     return {"step": step, "total": 100, "loss": loss, "lr": 1e-4, "seconds": 0.1, "eta": 60.0}
 
 
-def test_a_file_gets_the_first_and_last_step_and_one_now_and_then():
+def test_a_file_gets_the_first_and_last_step_and_one_now_and_then(clock):
     stream = io.StringIO()
-    events = ConsoleEvents(stream, every=3600)
+    events = ConsoleEvents(stream, every=30, clock=clock)
     events.stage("train", 100)
     for step in range(1, 101):
         events.step(row(step))
+        clock.now += 1
     lines = stream.getvalue().splitlines()
-    assert [line.split()[1] for line in lines if line.startswith("   step")] == ["1/100", "100/100"]
+    shown = [line.split()[1] for line in lines if line.startswith("   step")]
+    assert shown == ["1/100", "31/100", "61/100", "91/100", "100/100"]
     assert "1 min 00 s left" in lines[1]
 
 
-def test_a_terminal_line_is_rewritten_and_closed():
+def test_a_terminal_line_is_rewritten_and_closed(clock):
     stream = Terminal()
-    events = ConsoleEvents(stream)
+    events = ConsoleEvents(stream, clock=clock)
     events.step(row(1))
     events.message("careful", "warning")
     assert stream.getvalue().startswith("\r")
     assert "\nwarning: careful\n" in stream.getvalue()
 
 
-def test_a_loss_that_is_not_finite_is_said_so():
+def test_a_loss_that_is_not_finite_is_said_so(clock):
     stream = io.StringIO()
-    ConsoleEvents(stream, every=0).step(row(1, None))
+    ConsoleEvents(stream, every=0, clock=clock).step(row(1, None))
     assert "not finite" in stream.getvalue()
 
 
-def test_losses_of_picture_and_sound_are_shown_apart_where_there_are_both():
+def test_losses_of_picture_and_sound_are_shown_apart_where_there_are_both(clock):
     stream = io.StringIO()
-    events = ConsoleEvents(stream, every=0.0)
+    events = ConsoleEvents(stream, every=0.0, clock=clock)
     events.stage("train", 100)
     events.step({**row(1), "loss_video": 0.25, "loss_audio": 0.75})
     events.step({**row(2), "loss_video": 0.25, "loss_audio": None})

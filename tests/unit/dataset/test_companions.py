@@ -11,10 +11,10 @@ from fake_encoders import CountingEncoder, PoolingVAE
 from media import grey_levels, moving_square, numbers, tone, write_captioned, write_image, write_sound, write_video
 from PIL import Image
 
-from ltx2_train.caching.build import CacheSettings
 from ltx2_train.caching.cache_file import CacheFile, Fingerprints
 from ltx2_train.caching.encode import encode_latents, encode_text
 from ltx2_train.caching.encode_mask import encode_masks, sound_mask
+from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.dataset.augment import jitter, motion_centre, read_clip
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from media import moving_square, tone, write_image, write_sound, write_video
 
-from ltx2_train.caching.build import CacheSettings
 from ltx2_train.caching.encode_sound import sound_jobs
+from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.dataset.sound_plan import clip_sound

@@ -12,7 +12,8 @@ import torch
 from media import moving_square, write_captioned, write_image
 
 from ltx2_train.caching import cache_file as caches
-from ltx2_train.caching.build import CacheSettings, record_failure, sound_settings
+from ltx2_train.caching.build import record_failure, sound_settings
+from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.dataset.sources import source_record

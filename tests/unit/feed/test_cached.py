@@ -12,11 +12,11 @@ from fake_encoders import Connectors, CountingEncoder, PoolingVAE
 from media import moving_square, tone, write_captioned, write_image, write_video
 from safetensors.torch import load_file, save_file
 
-from ltx2_train.caching.build import CacheSettings
 from ltx2_train.caching.cache_file import CacheFile, Fingerprints
 from ltx2_train.caching.encode import encode_latents, encode_text
 from ltx2_train.caching.manifest import write_manifest
 from ltx2_train.caching.official import import_official
+from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import CacheError, ConfigError, DataError

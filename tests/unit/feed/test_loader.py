@@ -7,9 +7,9 @@ import pytest
 import torch
 from media import moving_square, write_captioned, write_image
 
-from ltx2_train.caching.build import CacheSettings
 from ltx2_train.caching.cache_file import Fingerprints
 from ltx2_train.caching.encode import encode_latents, encode_text
+from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import CacheError, DataError

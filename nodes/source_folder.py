@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..ltx2_train.dataset.scan import SUFFIXES
+from .. import ltx2_train as core
 from ..ltx2_train.errors import ConfigError, DataError, TrainerError
 from ..ltx2_train.files import digest
 from . import host
@@ -65,10 +65,10 @@ def chosen(folder: str, path: str, prefix: str = "") -> Path:
 def media(root: Path, recursive: bool, kinds: Sequence[str]) -> dict[str, int]:
     """How many media of each of `kinds` `root` holds, those that it holds. Raises DataError where it holds none."""
     files = [entry.suffix.lower() for entry in (root.rglob("*") if recursive else root.iterdir()) if entry.is_file()]
-    counts = {kind: sum(suffix in SUFFIXES[kind] for suffix in files) for kind in SUFFIXES}
+    counts = {kind: sum(suffix in core.MEDIA_SUFFIXES[kind] for suffix in files) for kind in core.MEDIA_SUFFIXES}
     if found := {kind: counts[kind] for kind in kinds if counts[kind]}:
         return found
-    wanted = set().union(*(SUFFIXES[kind] for kind in kinds))
+    wanted = set().union(*(core.MEDIA_SUFFIXES[kind] for kind in kinds))
     other = next((kind for kind, count in counts.items() if count), None)
     if any(entry.suffix.lower() in wanted for entry in root.glob("*/*")):
         hint = "Its sub-folders do: choose one of them, or switch `recursive` on."

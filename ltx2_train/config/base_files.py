@@ -1,20 +1,20 @@
-"""The base of a run, found good from headers alone: what caching, training and sampling all begin with."""
+"""The files of a run's base, found good from headers alone: what checks, caching and sampling all begin with."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import RunConfig
 from ..events import Events
 from ..weights.info import CheckpointInfo
 from ..weights.probe import require_trainable
 from ..weights.text_encoder import check_text_encoder
+from .groups import RunConfig
 
 
 @dataclass(frozen=True)
-class Base:
-    """The files of a run: `projection` has the text projection and the connectors, most often the checkpoint itself."""
+class BaseFiles:
+    """`projection` has the text projection and the connectors, most often the checkpoint itself."""
 
     checkpoint: Path
     encoder: Path
@@ -23,7 +23,7 @@ class Base:
     version: str
 
     @classmethod
-    def find(cls, run: RunConfig, events: Events) -> Base:
+    def find(cls, run: RunConfig, events: Events) -> BaseFiles:
         """Check the files that `run` names against each other. Raises ConfigError and CheckpointError in seconds."""
         checkpoint, encoder = run.need("model.checkpoint"), run.need("model.text_encoder")
         other = None if run.model.text_projection is None else run.need("model.text_projection")

@@ -1,0 +1,61 @@
+"""The settings of the caches, which a look at all settings reads without loading what makes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from ..models.tiling import TileSettings
+from ..settings import Settings
+from .dino import DinoSettings
+
+Precision = Literal["bf16", "fp16", "fp32"]
+
+
+class CacheSettings(Settings):
+    """What is stored in the caches, and how it is computed."""
+
+    vae_dtype: Precision = Field(
+        "bf16", description="Precision the video VAE computes in.", json_schema_extra={"community": "vae_dtype"}
+    )
+    latents_dtype: Precision = Field(
+        "bf16", description="Precision latents are stored in.", json_schema_extra={"advanced": True}
+    )
+    audio_vae_dtype: Precision = Field(
+        "fp32", description="Precision the audio VAE computes in.", json_schema_extra={"advanced": True}
+    )
+    audio_latents_dtype: Precision = Field(
+        "fp16",
+        description="Precision the latents of sound are stored in.",
+        json_schema_extra={"community": "ltx2_audio_dtype", "advanced": True},
+    )
+    text_form: Literal["compact", "full"] = Field(
+        "compact",
+        description="Store captions before the text connectors, without padding (a few MB at most; the connectors run "
+        "in training), or after them as the community trainer does (8 to 15 MB).",
+        json_schema_extra={"advanced": True},
+    )
+    text_dtype: Precision = Field(
+        "bf16", description="Precision text is stored in.", json_schema_extra={"advanced": True}
+    )
+    skip_existing: bool = Field(
+        True,
+        description="Keep caches that still fit their source, settings and checkpoint. Off: make all again.",
+        json_schema_extra={"community": "skip_existing", "advanced": True},
+    )
+    manifest: Path | None = Field(
+        None,
+        description="Where the manifest is written, from which the caches train without their media. Default: "
+        "dataset_manifest.json in the first cache folder.",
+        json_schema_extra={"community": "save_dataset_manifest", "advanced": True},
+    )
+    preservation_prompts: tuple[str, ...] = Field(
+        (),
+        description='Prompts that training compares with besides the captions, encoded ahead like sample prompts: "" '
+        'is the blank prompt, "woman" the class of a subject.',
+        json_schema_extra={"advanced": True},
+    )
+    tiles: TileSettings = TileSettings()
+    dino: DinoSettings = DinoSettings()

@@ -1,0 +1,54 @@
+"""The seam to ComfyUI, and the only package that imports it.
+
+Nodes get from here what they need of the host: the node API, its folders (`folders`), leaving inference mode and errors
+as ComfyUI shows them (`jobs`), and `ComfyEvents`, through which the core reports progress (`page`), learns of an
+interrupt, and shares the memory of the device with ComfyUI's own models (`memory`). Everything but the node API is
+imported when it is used.
+"""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, InputImpl, io
+
+from .folders import (
+    checkpoint_names,
+    checkpoint_path,
+    input_folder,
+    input_folders,
+    lora_path,
+    loras_folder,
+    model_folders,
+    output_folder,
+    place_inside,
+    runs_folder,
+    stays_inside,
+    text_encoder_names,
+    text_encoder_path,
+)
+from .jobs import nothing, training_job
+from .page import ComfyEvents, add_routes, preview, preview_all
+
+__all__ = [
+    "ComfyEvents",
+    "ComfyExtension",
+    "InputImpl",
+    "add_routes",
+    "checkpoint_names",
+    "checkpoint_path",
+    "input_folder",
+    "input_folders",
+    "io",
+    "lora_path",
+    "loras_folder",
+    "model_folders",
+    "nothing",
+    "output_folder",
+    "place_inside",
+    "preview",
+    "preview_all",
+    "runs_folder",
+    "stays_inside",
+    "text_encoder_names",
+    "text_encoder_path",
+    "training_job",
+]

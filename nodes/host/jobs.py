@@ -1,0 +1,49 @@
+"""What surrounds a node while the core works in it, and what it hands on."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from ...ltx2_train.errors import Stopped, TrainerError
+
+logger = logging.getLogger("ltx2_trainer")
+
+
+@contextlib.contextmanager
+def training_job() -> Iterator[None]:
+    """Run the core as ComfyUI needs it: with gradients, and with errors that say what to do instead of where.
+
+    ComfyUI runs nodes in inference mode, whose tensors cannot be trained on, so that is left before anything is made.
+    A requested stop ends the prompt as an interrupt, after the core has saved.
+    """
+    import torch
+
+    with torch.inference_mode(False), torch.enable_grad():
+        try:
+            yield
+        except Stopped as stop:
+            logger.info("%s", stop)
+            raise _interrupted() from None
+        except TrainerError as error:
+            raise RuntimeError(str(error)) from None
+
+
+def _interrupted() -> BaseException:
+    """Take the interrupt off ComfyUI's flag and return the exception that reports it."""
+    import comfy.model_management as management
+
+    try:
+        management.throw_exception_if_processing_interrupted()
+    except management.InterruptProcessingException as interrupt:
+        return interrupt
+    return management.InterruptProcessingException()
+
+
+def nothing(why: str) -> Any:
+    """For an output that has nothing to give: a node that is connected to it is left out, with this sentence."""
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    return ExecutionBlocker(why)
