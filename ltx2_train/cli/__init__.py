@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 error, 2 wrong usage or settings, 130 stopped by the user 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,12 +15,23 @@ from ..errors import ConfigError, Stopped, TrainerError
 from . import cache
 from .console import ConsoleEvents, duration
 from .data import add_data_commands
+from .output import lasting_output, show
 from .plan import add_plan
 from .quantize import add_quantize
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    with lasting_output() as out:
+        code = _run(argv)
+        out.flush()
+        if out.lost is not None and code == 0:
+            print(f"error: The output could not be written: {out.lost.strerror}.", file=sys.stderr)
+            code = 1
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     if not hasattr(args, "call"):
@@ -164,7 +174,7 @@ def _probe(args: argparse.Namespace, events: ConsoleEvents) -> int:
     from .. import probe
 
     info = probe(args.file)
-    print(json.dumps(info.to_json(), indent=1) if args.json else info.text())
+    show(info, args.json)
     return 0 if info.trainable else 1
 
 
@@ -191,7 +201,7 @@ def _inspect(args: argparse.Namespace, events: ConsoleEvents) -> None:
     from .. import inspect_lora
 
     report = inspect_lora(args.file)
-    print(json.dumps(report.to_json(), indent=1) if args.json else report.text())
+    show(report, args.json)
 
 
 def _branches(args: argparse.Namespace, events: ConsoleEvents) -> None:

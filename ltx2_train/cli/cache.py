@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from .console import ConsoleEvents
+from .output import show
 
 
 def add_commands(commands, add: Callable[..., argparse.ArgumentParser], add_run_file: Callable) -> None:
@@ -43,7 +43,7 @@ def _status(args: argparse.Namespace, events: ConsoleEvents) -> int:
 
     status = status_of(load_run(args.run, args.set), events)
     events.finish()
-    print(json.dumps(status.to_json(), indent=1) if args.json else status.text())
+    show(status, args.json)
     return 0 if status.complete else 1
 
 

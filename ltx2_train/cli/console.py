@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from ..events import Events
 from ..training.metrics import terms_text
+from .output import Lasting
 
 
 class ConsoleEvents(Events):
@@ -21,7 +22,7 @@ class ConsoleEvents(Events):
     def __init__(
         self, stream: TextIO | None = None, every: float = 5.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.stream = stream or sys.stderr
+        self.stream = Lasting(sys.stderr) if stream is None else stream
         self.live = self.stream.isatty()
         self.every = 0.1 if self.live else every
         self.stop = threading.Event()
@@ -71,16 +72,24 @@ class ConsoleEvents(Events):
         return self.stop.is_set()
 
     def catch_interrupt(self) -> None:
-        """Make the first Ctrl-C a request to stop, and the second one leave at once."""
+        """Make the first Ctrl-C a request to stop, and the second one leave at once.
+
+        A terminal that is closed asks for a stop too, as often as it says so: the shell and the system both do. Where
+        `nohup` has had it ignored, it stays so.
+        """
 
         def handler(number: int, frame: Any) -> None:
             if self.stop.is_set():
+                if number in closed:
+                    return
                 raise KeyboardInterrupt
             self.stop.set()
             self._line("stopping after this step; press Ctrl-C again to leave at once")
 
-        signal.signal(signal.SIGINT, handler)
-        signal.signal(signal.SIGTERM, handler)
+        closed = {getattr(signal, name) for name in ("SIGHUP", "SIGBREAK") if hasattr(signal, name)}
+        for number in (signal.SIGINT, signal.SIGTERM, *closed):
+            if number not in closed or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, handler)
 
     def finish(self) -> None:
         """End an open progress line."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..workshop.choices import CAPTION_FRAMES, GOALS, SPEAKER
 from .console import ConsoleEvents
+from .output import show
 
 
 def add_data_commands(commands: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -69,7 +69,7 @@ def _check(args: argparse.Namespace, events: ConsoleEvents) -> int:
 
     report = check_dataset(args.file, args.goal, events)
     events.finish()
-    print(json.dumps(report.to_json(), indent=1, ensure_ascii=False) if args.json else report.text())
+    show(report, args.json)
     return 0 if report.ok else 1
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
+from .output import show
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -68,7 +68,7 @@ def run_plan(args: argparse.Namespace, events: ConsoleEvents) -> int:
         if run.run.if_exists == "continue":
             stored = MemoryPlan.load(folder)
     report = make_report(run, facts, here, stored=stored)
-    print(json.dumps(report.to_json(), indent=1) if args.json else report.text())
+    show(report, args.json)
     return 0 if report.chosen.plan is not None else 1
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import ConfigError
 from .console import ConsoleEvents
+from .output import print_json
 
 FORMATS = ("nf4", "fp8", "int8", "int8_rotated", "int4", "int2", "fp8_cast", "fp8uz")
 
@@ -69,4 +69,7 @@ def _report(args: argparse.Namespace) -> None:
     if args.size < 64:
         raise ConfigError(f"--size is {args.size}; a weight smaller than 64 x 64 says nothing. Leave it at 4096.")
     rows = error_table(args.size, device=pick_device(args.device))
-    print(json.dumps(rows, indent=1) if args.json else render(rows))
+    if args.json:
+        print_json(rows)
+    else:
+        print(render(rows))

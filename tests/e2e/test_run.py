@@ -188,6 +188,23 @@ def test_ctrl_c_saves_and_exits_with_130(run_file):
     assert list_states(metrics.parent / "states")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGHUP")
+def test_a_terminal_that_goes_away_leaves_a_saved_state(run_file):
+    command = [sys.executable, "-m", "ltx2_train", "train", str(run_file), "--set", "train.steps=4000"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, preexec_fn=lambda: os.close(1))
+    assert process.stderr.readline()
+    process.stderr.close()  # whoever read along is gone, in the middle of it
+    metrics = run_file.parent / "runs" / "r" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(read_rows(metrics)) < 2 and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGHUP)  # the shell sends one, and the system another
+    assert process.wait(60) == 130
+    assert list_states(metrics.parent / "states")[-1][0] == len(read_rows(metrics))
+    assert json.loads((metrics.parent / "manifest.json").read_text())["status"] == "stopped"
+
+
 def test_a_loss_that_is_not_finite_leaves_the_batch_out_and_names_it(run_file, monkeypatch):
     real = loop.training_step
 
