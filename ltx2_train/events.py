@@ -8,6 +8,7 @@ interface and the silent implementation; a host overrides the methods it cares f
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,15 @@ class Events:
             raise Stopped("Stopped on request. Finished items are kept; run again to go on.")
 
 
-class _Shielded(Events):
-    def __init__(self, host: Events) -> None:
+TOLD = ("stage", "progress", "step", "sample", "saved", "message")
+
+
+class Passing(Events):
+    """Passes on to `host` what is told of the kinds `tells`, and all that is asked: the base of every filter."""
+
+    def __init__(self, host: Events, tells: Collection[str] = TOLD) -> None:
         self._host = host
-        self._failed: set[str] = set()
+        self._tells = frozenset(tells)
 
     def stage(self, name: str, total: int | None = None) -> None:
         self._tell("stage", name, total)
@@ -94,8 +100,18 @@ class _Shielded(Events):
         self._host.holding(owner, needed, device)
 
     def _tell(self, what: str, *arguments: Any) -> None:
-        try:
+        if what in self._tells:
             getattr(self._host, what)(*arguments)
+
+
+class _Shielded(Passing):
+    def __init__(self, host: Events) -> None:
+        super().__init__(host)
+        self._failed: set[str] = set()
+
+    def _tell(self, what: str, *arguments: Any) -> None:
+        try:
+            super()._tell(what, *arguments)
         except TrainerError:  # raised on purpose, such as Stopped
             raise
         except Exception:

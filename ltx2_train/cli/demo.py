@@ -15,7 +15,7 @@ from pathlib import Path
 from ..config import RunConfig, load_run
 from ..dataset.dataset_file import DatasetConfig
 from ..errors import DataError, RunError, Stopped, TrainerError
-from ..events import Events
+from ..events import Events, Passing
 from ..feed.loader import TrainingSet
 from ..files import write_text
 from ..lora.report import inspect_lora
@@ -104,20 +104,19 @@ cache_directory = "cache"
 """
 
 
-class StopAfter(Events):
-    """Passes everything on, and asks for a stop after `steps` steps, as a person would with Ctrl-C."""
+class StopAfter(Passing):
+    """Asks for a stop after `steps` steps, as a person would with Ctrl-C."""
 
     def __init__(self, events: Events, steps: int) -> None:
-        self._events, self._steps, self._reached = events, steps, False
-        for name in ("stage", "progress", "sample", "saved", "message", "make_room", "holding"):
-            setattr(self, name, getattr(events, name))
+        super().__init__(events)
+        self._steps, self._reached = steps, False
 
     def step(self, metrics: dict) -> None:
         self._reached = metrics["step"] >= self._steps
-        self._events.step(metrics)
+        super().step(metrics)
 
     def should_stop(self) -> bool:
-        return self._reached or self._events.should_stop()
+        return self._reached or super().should_stop()
 
 
 def run_demo(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,11 +30,12 @@ from .windows import Cutter
 __all__ = ["Item", "DatasetPlan", "Source", "plan_dataset"]
 
 
-def plan_dataset(config: DatasetConfig, events: Events | None = None) -> DatasetPlan:
+def plan_dataset(config: DatasetConfig, events: Events | None = None, brief: bool = False) -> DatasetPlan:
     """Find, check and cut all media of `config`.
 
-    Messages go to `events`, those about frame rates in the words of the community trainer. Raises DataError where a
-    dataset has nothing to offer: folder missing or empty, no captions, all clips too short or unreadable.
+    Messages go to `events`, those about frame rates in the words of the community trainer. `brief`: what is left out is
+    named and no more, where another command has said why. Raises DataError where a dataset has nothing to offer: folder
+    missing or empty, no captions, all clips too short or unreadable.
     """
     events = events or Events()
     items: list[Item] = []
@@ -50,10 +52,19 @@ def plan_dataset(config: DatasetConfig, events: Events | None = None) -> Dataset
     for warning in warnings:
         events.message(warning, "warning")
     if skipped:
-        shown = "; ".join(f"{skip.path.name}: {skip.reason}" for skip in skipped[:SHOWN_AT_MOST])
-        more = f"; and {len(skipped) - SHOWN_AT_MOST} more" if len(skipped) > SHOWN_AT_MOST else ""
-        events.message(f"{len(skipped)} files are left out. {shown}{more}", "warning")
+        events.message(_left_out(skipped, brief), "warning")
     return DatasetPlan(config, tuple(items), tuple(skipped), tuple(warnings))
+
+
+def _left_out(skipped: Sequence[Skipped], brief: bool) -> str:
+    """What is said of files that are not used: a line for each of the first; `brief`: their names alone."""
+    head = "1 file is left out" if len(skipped) == 1 else f"{len(skipped)} files are left out"
+    first, more = skipped[:SHOWN_AT_MOST], len(skipped) - SHOWN_AT_MOST
+    if brief:
+        names = ", ".join(skip.path.name for skip in first) + (" ..." if more > 0 else "")
+        return f"{head} ({names}); `data check` (Check Dataset) says why."
+    lines = [f"  {skip.path.name}: {skip.reason}" for skip in first] + ([f"  and {more} more"] if more > 0 else [])
+    return "\n".join([f"{head}:", *lines])
 
 
 def _plan_one(

@@ -15,7 +15,7 @@ from ..caching.cache_file import CacheFile, Fingerprints
 from ..caching.settings import CacheSettings
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.plan import DatasetPlan, plan_dataset
-from ..events import Events
+from ..events import Events, Passing
 from ..objective.audio import AudioSettings
 from ..shapes import Mode
 from .cached import CachedSamples
@@ -61,7 +61,7 @@ class TrainingSet:
         settings = settings or CacheSettings()
         if isinstance(text_fingerprint, str):
             text_fingerprint = Fingerprints(checkpoint=text_fingerprint)
-        plan = plan or plan_dataset(config, _WarningsOnly(events))
+        plan = plan or plan_dataset(config, _WarningsOnly(events), brief=True)
         checker = SampleChecker(
             plan, vae_fingerprint, text_fingerprint, settings, events, mode, audio_fingerprint, audio
         )
@@ -121,21 +121,9 @@ class TrainingSet:
         return load_text(sample.text_path)
 
 
-class _WarningsOnly(Events):
+class _WarningsOnly(Passing):
     """Passes on what the user must know and drops the log lines of planning, which caching has shown already."""
-
-    def __init__(self, inner: Events) -> None:
-        self._inner = inner
-
-    def stage(self, name: str, total: int | None = None) -> None:
-        self._inner.stage(name, total)
-
-    def progress(self, done: int, total: int, text: str = "") -> None:
-        self._inner.progress(done, total, text)
 
     def message(self, text: str, level: str = "info") -> None:
         if level != "info":
-            self._inner.message(text, level)
-
-    def should_stop(self) -> bool:
-        return self._inner.should_stop()
+            super().message(text, level)

@@ -17,7 +17,7 @@ from ..dataset.dataset_file import DatasetConfig, DatasetSettings
 from ..dataset.plan import Item, plan_dataset
 from ..dataset.scan import MEDIA_SUFFIXES, Candidate, Skipped, find_media
 from ..errors import ConfigError, DataError
-from ..events import Events, shielded
+from ..events import Events, Passing, shielded
 from ..shapes import VideoShape
 from .check_files import Facts, examine, file_findings, left_out, lost_clip, lost_frame, why_unusable
 from .check_folder import companion_folders, folder_findings, pair_findings
@@ -86,7 +86,8 @@ def _check_part(
     strange: list[Skipped] = []
     try:
         part.found, strange = find_media(name, entry)
-        plan = plan_dataset(config.model_copy(update={"datasets": (entry,), "validation_datasets": ()}), _Quiet(events))
+        alone = config.model_copy(update={"datasets": (entry,), "validation_datasets": ()})
+        plan = plan_dataset(alone, _OneDataset(events, name))
     except DataError as error:
         part.findings += [left_out(name, skip.path, skip.reason) for skip in strange if skip.path not in links]
         part.findings += _all_unusable(part, str(error))
@@ -98,7 +99,7 @@ def _check_part(
             part.findings.append(Finding("amber", "settings", name, text))
     part.facts = _examined(plan.items, part.found, f"look into {name}", events)
     for fact in part.facts:
-        part.findings += file_findings(name, fact)
+        part.findings += file_findings(name, fact, entry)
     part.findings += dataset_findings(name, entry, part.facts, goal)
 
 
@@ -182,9 +183,12 @@ def _is_medium(path: Path) -> bool:
     return any(path.suffix.lower() in endings for endings in MEDIA_SUFFIXES.values())
 
 
-class _Quiet(Events):
-    """Passes stages and stops on; what the plan has to say is in the report."""
+class _OneDataset(Passing):
+    """Passes stages and stops on, under the name of the dataset; what the plan has to say is in the report."""
 
-    def __init__(self, events: Events) -> None:
-        self.stage, self.progress = events.stage, events.progress  # type: ignore[method-assign]
-        self.should_stop = events.should_stop  # type: ignore[method-assign]
+    def __init__(self, events: Events, name: str) -> None:
+        super().__init__(events, ("stage", "progress"))
+        self._name = name
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        super().stage(name.replace("datasets[0]", self._name), total)  # the plan is of this one alone

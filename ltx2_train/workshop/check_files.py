@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..dataset.captions import read_caption
+from ..dataset.dataset_file import DatasetSettings
 from ..dataset.plan import Item
 from ..errors import DataError
 from ..media.buckets import cover
@@ -93,7 +94,7 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> Facts:
     )
 
 
-def file_findings(dataset: str, facts: Facts) -> list[Finding]:
+def file_findings(dataset: str, facts: Facts, entry: DatasetSettings) -> list[Finding]:
     """What is to be said about one file that is trained on."""
     found: list[Finding] = []
 
@@ -120,10 +121,10 @@ def file_findings(dataset: str, facts: Facts) -> list[Finding]:
     notes = facts.items[0].source.timeline.notes
     if any("varying frame rate" in note for note in notes):
         say("amber", "fps-mix", "its frame rate varies; timestamps choose the frames", "Export it at one rate.")
-    return found + _size_findings(dataset, facts)
+    return found + _size_findings(dataset, facts, entry)
 
 
-def _size_findings(dataset: str, facts: Facts) -> list[Finding]:
+def _size_findings(dataset: str, facts: Facts, entry: DatasetSettings) -> list[Finding]:
     item, media = facts.items[0], facts.media
     if item.kind == "audio":
         return []
@@ -131,7 +132,11 @@ def _size_findings(dataset: str, facts: Facts) -> list[Finding]:
     shape = f"{media.width}x{media.height} becomes {item.width}x{item.height}"
     share = lost_frame(item)
     if share > CROP_SHARE:
-        remedy = "Set enable_bucket = true, or crop it yourself to what matters."
+        remedy = "Crop it yourself to what matters."
+        if entry.resolution_buckets:
+            remedy = "Add a size of its shape to resolution_buckets, or crop it yourself to what matters."
+        elif not entry.enable_bucket:
+            remedy = "Set enable_bucket = true, or crop it yourself to what matters."
         found.append(Finding("amber", "odd-size", dataset, f"{shape}: {share:.0%} is cropped away", remedy, facts.path))
     scale = max(item.width / media.width, item.height / media.height)
     if scale > UPSCALE:

@@ -91,9 +91,11 @@ class CheckReport:
     def text(self) -> str:
         """For a terminal or a node: the counts, what is lost, every finding; of one rule and remedy at most five."""
         counts = self.counts()
+        whole = sum(finding.path is None for finding in self.findings)  # that colour the dataset, and no file
         lines = [
             f"{self.level.upper()}: {len(self.files)} files, {counts['green']} green, {counts['amber']} amber, "
-            f"{counts['red']} red, {sum(file.samples for file in self.files)} samples ({self.seconds:.1f} s)"
+            f"{counts['red']} red{f', {whole} on the whole' if whole else ''}, "
+            f"{sum(file.samples for file in self.files)} samples ({self.seconds:.1f} s)"
         ]
         if lost := _losses(self.files):
             lines.append(lost)

@@ -181,8 +181,15 @@ def _sound(facts: Sequence[Facts], entry: DatasetSettings, say: Say) -> None:
         say(
             "no-sound",
             f"{len(mute)} of {len(videos)} clips have no sound: {', '.join(fact.path.name for fact in mute[:5])}",
-            "They train the picture only; set separate_audio_buckets = true with larger batches.",
+            _of_silent_clips(entry),
         )
+
+
+def _of_silent_clips(entry: DatasetSettings) -> str:
+    text = "Where sound is trained (model.mode = av), they train the picture only."
+    if entry.batch_size > 1 and not entry.separate_audio_buckets:
+        return f"{text} Set separate_audio_buckets = true, so that no batch mixes them with clips that have sound."
+    return text
 
 
 def _speakers(facts: Sequence[Facts], entry: DatasetSettings, say: Say) -> None:

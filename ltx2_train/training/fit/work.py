@@ -15,7 +15,7 @@ from ...config import RunConfig
 from ...dataset.dataset_file import DatasetConfig
 from ...dataset.plan import Item, plan_dataset
 from ...errors import CacheError, ConfigError
-from ...events import Events
+from ...events import Events, Passing
 from ...feed.batches import BatchOrder
 from ...feed.loader import Sample, SoundBuckets, TrainingSet
 from ...objective.audio import audio_steps, virtual_shape
@@ -88,7 +88,7 @@ def parse_bucket(text: str, mode: str, run: RunConfig | None = None, batch: int 
 def largest_workload(run: RunConfig, events: Events | None = None) -> Workload:
     """The largest batch of the run's dataset, by its caches or, where they are not made yet, by its plan."""
     dataset = DatasetConfig.read(run.need("data.config"))
-    quiet = _Quiet(events or Events())
+    quiet = Passing(events or Events(), tells=())  # what is wrong with the data, training and caching tell
     plan = plan_dataset(dataset, quiet)
     mode = run.model.mode
     try:
@@ -151,13 +151,3 @@ def _planned(item: Item, run: RunConfig, resolution: int) -> Sample | None:
     text_path = item.source.folder / item.source.stem
     path: Path = item.latent_path
     return Sample(item.key, shape, item.fps, item.caption, path, text_path, item.dataset, kind=kind, audio_steps=steps)
-
-
-class _Quiet(Events):
-    """Warnings about the data belong to training and caching; here only stop requests count."""
-
-    def __init__(self, inner: Events) -> None:
-        self._inner = inner
-
-    def should_stop(self) -> bool:
-        return self._inner.should_stop()

@@ -98,8 +98,16 @@ def test_every_reason_to_leave_a_file_out_is_named(tmp_path):
     assert "cut short" in reasons["cut.mp4"]
     assert "good.mkv" in reasons["good.mp4"]
     assert "rename" in reasons["good.mp4"]
-    assert any(level == "warning" and "5 files are left out" in text for level, text in heard.messages)
+    (told,) = [text for level, text in heard.messages if level == "warning" and "left out" in text]
+    assert told.startswith("5 files are left out")
+    assert [line.split(":")[0].strip() for line in told.splitlines()[1:]] == [skip.path.name for skip in plan.skipped]
     assert "short.mp4" in plan.summary()
+    again = Heard()
+    plan_dataset(one_video(tmp_path, target_frames=[9]), again, brief=True)
+    (brief,) = [text for _, text in again.messages if "left out" in text]
+    assert "short.mp4" in brief
+    assert "too short" not in brief
+    assert len(brief) < 200
 
 
 def test_short_clips_are_padded_when_asked(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 
 from ltx2_train.cli import main
 from ltx2_train.errors import ConfigError, DataError
+from ltx2_train.events import Events
 from ltx2_train.workshop.check import check_dataset
 from ltx2_train.workshop.check_rules import names_speaker, size_finding, speaks
 
@@ -269,3 +270,48 @@ def test_of_one_rule_each_remedy_is_shown(good):
     text = check(good).text()
     assert "cropped away" in text
     assert "enlarged" in text
+
+
+def test_advice_is_not_what_is_set_already(good):
+    clip(good / "bad.mp4", "tall", size=(64, 160))
+
+    def remedy(more):
+        return next(finding.remedy for finding in check(good, more).findings if "cropped away" in finding.reason)
+
+    assert "enable_bucket = true" in remedy("")
+    assert "enable_bucket" not in remedy('resolution_buckets = ["96x64x9"]')
+    assert "resolution_buckets" in remedy('resolution_buckets = ["96x64x9"]')
+    wide = check(good, "enable_bucket = true").findings
+    assert not [finding for finding in wide if "enable_bucket" in finding.remedy]
+
+
+def test_silent_clips_get_the_advice_that_fits_the_settings(good):
+    clip(good / "loud.mp4", "heard", sound=media.tone(0.8))
+
+    def advice(more):
+        return next(finding.remedy for finding in check(good, more).findings if finding.rule == "no-sound")
+
+    assert "model.mode = av" in advice("")
+    assert "separate_audio_buckets" not in advice("")
+    assert "separate_audio_buckets = true" in advice("batch_size = 2")
+    assert "separate_audio_buckets" not in advice("batch_size = 2\nseparate_audio_buckets = true")
+
+
+def test_progress_and_counts_speak_of_what_they_mean(good):
+    stages = []
+
+    class Heard(Events):
+        def stage(self, name, total=None):
+            stages.append(name)
+
+    other = good.parent / "other"
+    clip(other / "one.mp4", "a lone square")
+    file = good.parent / "two.toml"
+    file.write_text(
+        f'{GENERAL}[[datasets]]\nvideo_directory = "clips"\ncache_directory = "a"\n'
+        '[[datasets]]\nvideo_directory = "other"\ncache_directory = "b"\n'
+    )
+    report = check_dataset(file, events=Heard())
+    assert [name for name in stages if name.startswith("read")] == ["read datasets[0]", "read datasets[1]"]
+    whole = sum(finding.path is None for finding in report.findings)
+    assert f", {whole} on the whole, " in report.text().splitlines()[0]
