@@ -40,6 +40,9 @@ class Registry(Generic[T]):
             did = f" Did you mean {' or '.join(hint)}?" if hint else ""
             raise ConfigError(f"Unknown {self.kind} {name!r}.{did} Known: {', '.join(self._table)}.") from None
 
+    def values(self) -> list[T]:
+        return list(self._table.values())
+
     def __contains__(self, name: object) -> bool:
         return name in self._table
 

@@ -10,8 +10,6 @@ from ..errors import ConfigError
 from .console import ConsoleEvents
 from .output import print_json
 
-FORMATS = ("nf4", "fp8", "int8", "int8_rotated", "int4", "int2", "fp8_cast", "fp8uz")
-
 
 def add_quantize(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Declare the command."""
@@ -23,13 +21,10 @@ def add_quantize(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     sub.add_argument("checkpoint", type=Path, nargs="?", metavar="CHECKPOINT", help="bf16 checkpoint; it is kept")
     sub.add_argument("--out", type=Path, metavar="FILE", help="file to write (.safetensors)")
-    sub.add_argument("--format", choices=FORMATS, help="how the blocks are stored (quant.format)")
+    # what can be chosen is said by the setting, which loads torch; a command line that is only parsed does not
+    sub.add_argument("--format", metavar="NAME", help="how the blocks are stored, as quant.format, for example nf4")
     sub.add_argument(
-        "--block-size",
-        type=int,
-        choices=[32, 64, 128, 256],
-        default=32,
-        help="nf4: values that share a scale (default: 32)",
+        "--block-size", type=int, default=32, metavar="N", help="nf4: values that share a scale (default: 32)"
     )
     sub.add_argument("--device", default="auto", metavar="NAME", help="where to quantize: auto, cpu, cuda ...")
     sub.add_argument("--loftq", action="store_true", help="nf4: also write the beginning of a LoRA of one rank")

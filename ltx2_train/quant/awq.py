@@ -17,13 +17,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from .base import QuantLinear
+from .base import Numbers, QuantLinear, Storage
 from .nf4 import Nf4, quantize_nf4
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-    from .settings import QuantSettings
 
 LEAST = 1e-5  # of a normalised activation, so that no input is given up
 
@@ -40,8 +38,10 @@ def channel_scales(activation: Tensor, alpha: float) -> Tensor:
 class AwqNf4(Nf4):
     """As `Nf4` for W s; `inverse` [I] float32 is 1 / s."""
 
-    format: ClassVar[str] = "nf4_awq"
+    storage: ClassVar[Storage] = Storage("nf4_awq", bits=4, snr_db=21.2, like="nf4")
     stored_names: ClassVar[tuple[str, ...]] = ("weight", "scale", "inverse")
+
+    inverse: Tensor
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class AwqNf4(Nf4):
 
     @classmethod
     def quantize_scaled(
-        cls, weight: Tensor, bias: Tensor | None, settings: QuantSettings, compute_dtype: torch.dtype, scales: Tensor
+        cls, weight: Tensor, bias: Tensor | None, settings: Numbers, compute_dtype: torch.dtype, scales: Tensor
     ) -> Self:
         """`weight` [O, I] with s = `scales` [I]."""
         packed, block = quantize_nf4((weight.detach() * scales).to(weight.dtype), settings.block_size)

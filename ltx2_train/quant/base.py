@@ -17,7 +17,8 @@ Shape letters: N tokens, I in, O out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,22 +27,71 @@ from torch.nn.functional import linear
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .settings import QuantSettings
-
 # values that are worked on at once while quantizing, so that temporaries stay at tens of MB
 _AT_ONCE = 1 << 22
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What is known of a format beside its arithmetic. It stands in the format's class and nowhere else.
+
+    `name` is that of quant.format, of plans and of files. `bits` are those of a stored number. `snr_db` is what it
+    keeps of N(0, 1), as report.py measures it. Then:
+
+        about      for the help of quant.format; "" where only files bring the format and nobody can ask for it
+        planned    whether quant.format = auto may choose it
+        refinable  whether quant.loftq and quant.awq work on it
+        library    the package that `quantize` needs, by the name it is imported under
+        official   what the official trainer calls it, where that has it
+        called     what people call it, where that is not `name`
+        like       where only files bring it: the quant.format that takes as much room
+        answers    where only files bring it: the quant.format that such a file satisfies
+    """
+
+    name: str
+    bits: int
+    snr_db: float = 0.0
+    about: str = ""
+    planned: bool = False
+    refinable: bool = False
+    library: str = ""
+    official: str = ""
+    called: str = ""
+    like: str = ""
+    answers: str = ""
+
+    @property
+    def per_byte(self) -> int:
+        """Numbers that share a byte."""
+        return 8 // self.bits
+
+    @property
+    def words(self) -> str:
+        """What people call it."""
+        return self.called or self.name
+
+
+class Numbers(Protocol):
+    """What a format reads of the settings, see QuantSettings."""
+
+    @property
+    def block_size(self) -> int: ...
 
 
 class QuantLinear(nn.Module):
     """`y = x W^T + b` with W stored in the buffers; see the module's text.
 
     Every subclass is built from its stored tensors, `cls(*tensors, bias=..., compute_dtype=...)`, which it takes as
-    they are, and names them in `stored_names` in that order. `compute_dtype` is what `dequantize` gives when nobody
-    asks for another; `forward` works in the dtype of x.
+    they are, and names them in `stored_names` in that order. `byte_types` names the types of those that weight files
+    have no name for. `compute_dtype` is what `dequantize` gives when nobody asks for another; `forward` works in the
+    dtype of x.
     """
 
-    format: ClassVar[str] = ""
+    storage: ClassVar[Storage]
     stored_names: ClassVar[tuple[str, ...]] = ("weight", "scale")
+    byte_types: ClassVar[Mapping[str, str]] = {}
+
+    weight: Tensor
 
     def __init__(
         self,
@@ -62,7 +112,7 @@ class QuantLinear(nn.Module):
         self.register_parameter("bias", frozen)
 
     @classmethod
-    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: QuantSettings, compute_dtype: torch.dtype) -> Self:
+    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: Numbers, compute_dtype: torch.dtype) -> Self:
         """`weight` [O, I] in this format, on its device. Raises ConfigError where the shape cannot be stored so."""
         raise NotImplementedError
 
@@ -128,7 +178,7 @@ class QuantLinear(nn.Module):
 
     def extra_repr(self) -> str:
         bias = self.bias is not None
-        return f"{self.in_features}, {self.out_features}, format={self.format}, bias={bias}, matmul={self.matmul}"
+        return f"{self.in_features}, {self.out_features}, format={self.storage.name}, bias={bias}, matmul={self.matmul}"
 
 
 class _Frozen(torch.autograd.Function):

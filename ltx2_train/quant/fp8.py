@@ -13,18 +13,17 @@ Shape letters: O out, I in, N tokens.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from .base import QuantLinear, row_parts, scale_dtype
+from .base import Numbers, QuantLinear, Storage, row_parts, scale_dtype
 from .multiply import fp8_can, fp8_multiply, fp8_multiply_back
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-    from .settings import QuantSettings
 
 BLOCK = 64
 SMALLEST_SCALE = 1e-8
@@ -33,8 +32,12 @@ SMALLEST_SCALE = 1e-8
 class Fp8(QuantLinear):
     """weight [O, I] e4m3fn; scale [O, I / 64, 1], or [O, 1, 1] where 64 does not divide I."""
 
-    format: ClassVar[str] = "fp8"
+    storage: ClassVar[Storage] = Storage(
+        "fp8", bits=8, snr_db=32.0, about="8 bits, scaled in blocks of 64", planned=True, official="fp8-quanto"
+    )
     stored_dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float8_e4m3fn,)
+
+    scale: Tensor | None
 
     def __init__(
         self,
@@ -51,7 +54,7 @@ class Fp8(QuantLinear):
         super().__init__(width, out, {"weight": weight, "scale": scale}, bias, compute_dtype)
 
     @classmethod
-    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: QuantSettings, compute_dtype: torch.dtype) -> Self:
+    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: Numbers, compute_dtype: torch.dtype) -> Self:
         stored, scale = _quantize(weight, cls.stored_dtypes[0])
         return cls(stored, scale, bias=bias, compute_dtype=compute_dtype)
 
@@ -75,14 +78,17 @@ class Fp8(QuantLinear):
 class Fp8Uz(Fp8):
     """As `Fp8` in e4m3fnuz, whose largest value is 240."""
 
-    format: ClassVar[str] = "fp8uz"
+    storage: ClassVar[Storage] = Storage(
+        "fp8uz", bits=8, snr_db=32.1, about="fp8 of AMD cards", official="fp8uz-quanto"
+    )
     stored_dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float8_e4m3fnuz,)
+    byte_types: ClassVar[Mapping[str, str]] = {"weight": "float8_e4m3fnuz"}
 
 
 class Fp8Cast(Fp8):
     """weight [O, I] e4m3fn without scale; values beyond 448 are cut off."""
 
-    format: ClassVar[str] = "fp8_cast"
+    storage: ClassVar[Storage] = Storage("fp8_cast", bits=8, snr_db=31.5, about="8 bits without scales")
     stored_names: ClassVar[tuple[str, ...]] = ("weight",)
 
     def __init__(
@@ -92,7 +98,7 @@ class Fp8Cast(Fp8):
         self.scale = None
 
     @classmethod
-    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: QuantSettings, compute_dtype: torch.dtype) -> Self:
+    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: Numbers, compute_dtype: torch.dtype) -> Self:
         most = torch.finfo(cls.stored_dtypes[0]).max
         stored = torch.empty(weight.shape, dtype=cls.stored_dtypes[0], device=weight.device)
         for part in row_parts(*weight.shape):
@@ -103,7 +109,7 @@ class Fp8Cast(Fp8):
 class KeptFp8(Fp8):
     """An fp8 weight as a file brings it: e4m3fn or e5m2 [O, I]; scale None, one number, or one a row, in float32."""
 
-    format: ClassVar[str] = "kept_fp8"
+    storage: ClassVar[Storage] = Storage("kept_fp8", bits=8, called="fp8", like="fp8_cast", answers="fp8_cast")
     stored_dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float8_e4m3fn, torch.float8_e5m2)
 
     def __init__(
@@ -119,7 +125,7 @@ class KeptFp8(Fp8):
         super().__init__(weight, scale, bias=bias, compute_dtype=compute_dtype)
 
     @classmethod
-    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: QuantSettings, compute_dtype: torch.dtype) -> Self:
+    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: Numbers, compute_dtype: torch.dtype) -> Self:
         raise NotImplementedError("a format of files; nothing is quantized into it")
 
 

@@ -20,13 +20,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from .base import QuantLinear, row_parts
+from .base import Numbers, QuantLinear, Storage, row_parts
 from .multiply import int8_can, int8_multiply, int8_multiply_back
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-    from .settings import QuantSettings
 
 LARGEST_ROTATION = 256
 _SMALLEST_SCALE = 1e-8 / 127
@@ -35,7 +33,11 @@ _SMALLEST_SCALE = 1e-8 / 127
 class Int8(QuantLinear):
     """weight [O, I] int8; scale [O, 1] float32."""
 
-    format: ClassVar[str] = "int8"
+    storage: ClassVar[Storage] = Storage(
+        "int8", bits=8, snr_db=41.2, about="8 bits, one scale a row", official="int8-quanto"
+    )
+
+    scale: Tensor
 
     def __init__(
         self,
@@ -52,7 +54,7 @@ class Int8(QuantLinear):
         super().__init__(width, out, stored, bias, compute_dtype)
 
     @classmethod
-    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: QuantSettings, compute_dtype: torch.dtype) -> Self:
+    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: Numbers, compute_dtype: torch.dtype) -> Self:
         stored = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
         scale = torch.empty(weight.shape[0], 1, dtype=torch.float32, device=weight.device)
         # a tensor: a card divides by a plain number by way of its inverse, and its bytes would not be the CPU's
@@ -84,7 +86,13 @@ class Int8(QuantLinear):
 class Int8Rotated(Int8):
     """As `Int8`, for the weight after `rotate`."""
 
-    format: ClassVar[str] = "int8_rotated"
+    storage: ClassVar[Storage] = Storage(
+        "int8_rotated",
+        bits=8,
+        snr_db=41.2,
+        about="the same after a rotation that spreads outliers, the closest to the original",
+        planned=True,
+    )
 
     @staticmethod
     def into_basis(values: Tensor) -> Tensor:

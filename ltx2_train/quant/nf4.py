@@ -24,13 +24,11 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from .base import QuantLinear, row_parts, scale_dtype
+from .base import Numbers, QuantLinear, Storage, row_parts, scale_dtype
 from .codes import read_pairs
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-    from .settings import QuantSettings
 
 CODEBOOK = (
     -1.0,
@@ -56,7 +54,9 @@ SMALLEST_SCALE = 1e-8
 class Nf4(QuantLinear):
     """weight [O, I / 2] uint8; scale [O, blocks, 1]."""
 
-    format: ClassVar[str] = "nf4"
+    storage: ClassVar[Storage] = Storage("nf4", bits=4, snr_db=21.2, about="4 bits", planned=True, refinable=True)
+
+    scale: Tensor
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Nf4(QuantLinear):
         super().__init__(width, out, {"weight": weight, "scale": scale}, bias, compute_dtype)
 
     @classmethod
-    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: QuantSettings, compute_dtype: torch.dtype) -> Self:
+    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: Numbers, compute_dtype: torch.dtype) -> Self:
         stored, scale = quantize_nf4(weight, settings.block_size)
         return cls(stored, scale, bias=bias, compute_dtype=compute_dtype)
 

@@ -19,13 +19,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from .base import QuantLinear, row_parts
+from .base import Numbers, QuantLinear, Storage, row_parts
 from .codes import read_pairs
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-    from .settings import QuantSettings
 
 BLOCK = 16
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
@@ -38,8 +36,11 @@ class KeptNvfp4(QuantLinear):
     `shape` is (O, I) without padding, where the file pads.
     """
 
-    format: ClassVar[str] = "nvfp4"
+    storage: ClassVar[Storage] = Storage("kept_nvfp4", bits=4, called="nvfp4", like="nf4")
     stored_names: ClassVar[tuple[str, ...]] = ("weight", "block_scale", "scale")
+
+    block_scale: Tensor
+    scale: Tensor
 
     def __init__(
         self,
@@ -64,7 +65,7 @@ class KeptNvfp4(QuantLinear):
         super().__init__(inputs, out, stored, bias, compute_dtype)
 
     @classmethod
-    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: QuantSettings, compute_dtype: torch.dtype) -> Self:
+    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: Numbers, compute_dtype: torch.dtype) -> Self:
         raise NotImplementedError("a format of files; nothing is quantized into it")
 
     def stored_weight(self, dtype: torch.dtype) -> Tensor:

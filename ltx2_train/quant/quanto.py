@@ -11,26 +11,28 @@ Shape letters: O out, I in.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from .base import QuantLinear, row_parts, scale_dtype
+from .base import Numbers, QuantLinear, Storage, row_parts, scale_dtype
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-    from .settings import QuantSettings
 
 
 class Int4(QuantLinear):
     """weight [O, I / 2] uint8; scale, shift [O, groups, 1]."""
 
-    format: ClassVar[str] = "int4"
+    storage: ClassVar[Storage] = Storage(
+        "int4", bits=4, snr_db=20.0, about="4 bits by optimum-quanto", library="optimum", official="int4-quanto"
+    )
     stored_names: ClassVar[tuple[str, ...]] = ("weight", "scale", "shift")
-    bits: ClassVar[int] = 4
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(
         self,
@@ -41,19 +43,19 @@ class Int4(QuantLinear):
         bias: Tensor | None = None,
         compute_dtype: torch.dtype = torch.bfloat16,
     ) -> None:
-        out, width = weight.shape[0], weight.shape[1] * 8 // self.bits
+        out, width = weight.shape[0], weight.shape[1] * self.storage.per_byte
         assert weight.dtype == torch.uint8, weight.dtype
         assert scale.shape == shift.shape == (out, scale.numel() // out, 1), (scale.shape, shift.shape)
         super().__init__(width, out, {"weight": weight, "scale": scale, "shift": shift}, bias, compute_dtype)
 
     @classmethod
-    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: QuantSettings, compute_dtype: torch.dtype) -> Self:
-        return cls(*_quantize(weight, cls.bits, cls.format), bias=bias, compute_dtype=compute_dtype)
+    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: Numbers, compute_dtype: torch.dtype) -> Self:
+        return cls(*_quantize(weight, cls.storage), bias=bias, compute_dtype=compute_dtype)
 
     def stored_weight(self, dtype: torch.dtype) -> Tensor:
         values = torch.empty(self.out_features, self.in_features, dtype=dtype, device=self.weight.device)
         for part in row_parts(*values.shape):
-            index = _unpacked(self.weight[part], self.bits).view(-1, self.scale.shape[1], self.group_size)
+            index = _unpacked(self.weight[part], self.storage.bits).view(-1, self.scale.shape[1], self.group_size)
             grid = index.float().mul_(self.scale[part]).sub_(self.shift[part])
             values[part] = grid.view(-1, self.in_features)
         return values
@@ -67,8 +69,9 @@ class Int4(QuantLinear):
 class Int2(Int4):
     """As `Int4` with weight [O, I / 4]."""
 
-    format: ClassVar[str] = "int2"
-    bits: ClassVar[int] = 2
+    storage: ClassVar[Storage] = Storage(
+        "int2", bits=2, snr_db=6.0, about="2 bits by optimum-quanto", library="optimum", official="int2-quanto"
+    )
 
 
 def group_size(width: int) -> int:
@@ -76,16 +79,16 @@ def group_size(width: int) -> int:
     return next((size for size in (128, 96, 64, 32) if size < width and width % size == 0), width)
 
 
-def _quantize(weight: Tensor, bits: int, format: str) -> tuple[Tensor, Tensor, Tensor]:
-    out, width = weight.shape
-    if width * bits % 8:
+def _quantize(weight: Tensor, storage: Storage) -> tuple[Tensor, Tensor, Tensor]:
+    (out, width), bits, count = weight.shape, storage.bits, storage.per_byte
+    if width % count:
         raise ConfigError(
-            f"{format} packs {8 // bits} values into a byte, but a layer has {width} inputs, which {8 // bits} does "
+            f"{storage.name} packs {count} values into a byte, but a layer has {width} inputs, which {count} does "
             'not divide. Set quant.format to "int8" or "fp8".'
         )
-    levels, optimizer = _library(bits, format)
+    levels, optimizer = _library(storage)
     group = group_size(width)
-    packed = torch.empty(out, width * bits // 8, dtype=torch.uint8, device=weight.device)
+    packed = torch.empty(out, width // count, dtype=torch.uint8, device=weight.device)
     scale = torch.empty(out, width // group, 1, dtype=scale_dtype(weight.dtype), device=weight.device)
     shift = torch.empty_like(scale)
     for part in row_parts(out, width):
@@ -100,15 +103,16 @@ def _quantize(weight: Tensor, bits: int, format: str) -> tuple[Tensor, Tensor, T
     return packed, scale, shift
 
 
-def _library(bits: int, format: str):
+def _library(storage: Storage) -> tuple[Any, Any]:
+    """(the levels of the library for so many bits, what chooses scale and shift)."""
     try:
         from optimum.quanto import MaxOptimizer, qint2, qint4
     except ImportError as error:
         raise ConfigError(
-            f'quant.format = "{format}" needs optimum-quanto, which cannot be imported ({error}). '
+            f'quant.format = "{storage.name}" needs optimum-quanto, which cannot be imported ({error}). '
             'Install it with: pip install optimum-quanto  - or set quant.format to "nf4" or "int8".'
         ) from None
-    return {4: qint4, 2: qint2}[bits], MaxOptimizer()
+    return {4: qint4, 2: qint2}[storage.bits], MaxOptimizer()
 
 
 def _packed(index: Tensor, bits: int) -> Tensor:

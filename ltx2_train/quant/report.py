@@ -16,7 +16,6 @@ from torch import Tensor
 from .base import row_parts
 from .formats import FORMATS
 from .loftq import loftq
-from .quanto import Int4
 from .settings import QuantSettings
 
 LOFTQ_RANK = 32
@@ -46,17 +45,17 @@ def _approximations(weight: Tensor) -> Iterator[tuple[str, Tensor]]:
     yield "bf16", weight.bfloat16().float()
     for name in FORMATS:
         format = FORMATS.get(name)
-        if issubclass(format, Int4) and importlib.util.find_spec("optimum") is None:
+        if format.storage.library and importlib.util.find_spec(format.storage.library) is None:
             continue
         yield name, format.quantize(weight, None, settings, torch.float32).dequantize()
-        if name == "nf4":
+        if format.storage.refinable:
             module, a, b = loftq(
                 weight,
-                lambda part: FORMATS.get("nf4").quantize(part, None, settings, torch.float32),
+                lambda part, format=format: format.quantize(part, None, settings, torch.float32),
                 LOFTQ_RANK,
                 LOFTQ_ITERATIONS,
             )
-            yield f"nf4 + loftq rank {LOFTQ_RANK}", module.dequantize().addmm_(b, a)
+            yield f"{name} + loftq rank {LOFTQ_RANK}", module.dequantize().addmm_(b, a)
 
 
 def _errors(found: Tensor, weight: Tensor) -> dict[str, float]:

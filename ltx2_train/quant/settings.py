@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
 from ..settings import Settings
+from .formats import FORMATS
 
-Format = Literal["auto", "none", "fp8", "fp8_cast", "fp8uz", "int8", "int8_rotated", "nf4", "int4", "int2"]
+if TYPE_CHECKING:
+    Format = str
+else:
+    Format = Literal[("auto", "none", *FORMATS)]
 
-# official trainer's words -> ours
-_QUANTO = {
-    "int8-quanto": "int8",
-    "int4-quanto": "int4",
-    "int2-quanto": "int2",
-    "fp8-quanto": "fp8",
-    "fp8uz-quanto": "fp8uz",
-}
+_STORAGES = [kind.storage for kind in FORMATS.values()]
+_OFFICIAL = {storage.official: storage.name for storage in _STORAGES if storage.official}
+_REFINABLE = [storage.name for storage in _STORAGES if storage.refinable]
 # switches of the community trainer, which together name one format
 COMMUNITY_SWITCHES = ("fp8_base", "fp8_scaled", "nf4_base")
 
@@ -28,10 +27,9 @@ class QuantSettings(Settings):
 
     format: Format = Field(
         "auto",
-        description="Storage of the frozen base: none = as model.precision says; fp8 = 8 bits, scaled in blocks of 64; "
-        "int8 = 8 bits, one scale a row; int8_rotated = the same after a rotation that spreads outliers, the closest "
-        "to the original; nf4 = 4 bits; fp8_cast = 8 bits without scales; fp8uz = fp8 of AMD cards; int4, int2 = by "
-        "optimum-quanto. auto = none where it fits the card. A file that is quantized already is kept as it is.",
+        description="Storage of the frozen base: none = as model.precision says; "
+        + "; ".join(f"{storage.name} = {storage.about}" for storage in _STORAGES)
+        + ". auto = none where it fits the card. A file that is quantized already is kept as it is.",
         json_schema_extra={"community": "quantization"},
     )
     block_size: Literal[32, 64, 128, 256] = Field(
@@ -106,14 +104,15 @@ class QuantSettings(Settings):
         elif on:
             values["format"] = "fp8" if "fp8_scaled" in on else "fp8_cast"
         if isinstance(values.get("format"), str):
-            values["format"] = _QUANTO.get(values["format"], values["format"])
+            values["format"] = _OFFICIAL.get(values["format"], values["format"])
         return values
 
     @model_validator(mode="after")
     def _possible(self) -> QuantSettings:
         for name in ("loftq", "awq"):
-            if getattr(self, name) and self.format not in ("nf4",):
-                raise ValueError(f'{name} is for nf4; set quant.format to "nf4" or switch quant.{name} off')
+            if getattr(self, name) and self.format not in _REFINABLE:
+                known = " or ".join(_REFINABLE)
+                raise ValueError(f'{name} is for {known}; set quant.format to "{known}" or switch quant.{name} off')
         if self.loftq and self.awq:
             raise ValueError("loftq and awq change the same weights in two ways; switch one of them off")
         return self

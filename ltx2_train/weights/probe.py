@@ -17,10 +17,11 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..events import Events
+from ..quant.formats import STORED
 from . import keys
 from .info import NAMES, CheckpointInfo, Part
 from .reader import TensorFile, TensorInfo
-from .stored import PER_BYTE, StoredLinears, find_stored
+from .stored import StoredLinears, find_stored
 
 WANTED = "Use a full checkpoint of LTX-2 or LTX-2.3 (for example ltx-2.3-22b-dev.safetensors)."
 
@@ -296,7 +297,7 @@ def _packed_parameters(found: StoredLinears, tensors: Mapping[str, TensorInfo], 
     more: Counter[str] = Counter()
     for layer, kind in found.kinds.items():
         name = f"{layer}.weight"
-        more[keys.part_of(name) or ""] += tensors[name].elements * (PER_BYTE.get(kind, 1) - 1)
+        more[keys.part_of(name) or ""] += tensors[name].elements * (STORED.get(kind).storage.per_byte - 1)
     for name, count in more.items():
         if count and name in parts:
             part = parts[name]

@@ -16,17 +16,16 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, ConfigError
 from ..quant.awq import AwqNf4, channel_scales
 from ..quant.base import QuantLinear
-from ..quant.formats import quantize_linear
+from ..quant.formats import STORED, quantize_linear
 from ..quant.settings import QuantSettings
 from .loftq import Loftq, find_companion
 from .reader import TensorFile
-from .stored import KEPT_FP8, USABLE, StoredLinears, find_stored
+from .stored import USABLE, StoredLinears, find_stored
 
 log = logging.getLogger(__name__)
 
 BLOCKS = "transformer_blocks"
 _NOT = "to_gate_logits"
-_WORDS = {KEPT_FP8: "fp8", "kept_nvfp4": "nvfp4"}
 
 
 def eligible(path: str) -> bool:
@@ -156,20 +155,23 @@ def settle(found: StoredLinears, settings: QuantSettings, name: str) -> tuple[Qu
     asked = settings.format
     if not kinds:
         return settings, "none" if asked == "auto" else asked
-    words = " and ".join(sorted(_WORDS.get(kind, kind) for kind in kinds))
+    storages = [STORED.get(kind).storage for kind in kinds]
+    words = " and ".join(sorted(storage.words for storage in storages))
     plain = settings.model_copy(update={"format": "none", "loftq": False, "awq": False})
     if settings.awq:
         raise ConfigError(
             f"{name} is {words} already, and quant.awq needs the full-precision weights. Use the bf16 checkpoint, or "
             "switch quant.awq off."
         )
-    same = asked in kinds or (asked == "fp8_cast" and KEPT_FP8 in kinds)
+    same = any(asked in (storage.name, storage.answers) for storage in storages)
     if asked in ("auto", "none") or (same and len(kinds) == 1):
         _same_blocks(found, settings, name)
         return plain, words
     remedy = "set quant.format to none (or auto), or use the bf16 checkpoint"
-    if KEPT_FP8 in kinds and asked == "fp8":
-        raise ConfigError(f"The file is fp8 already, and quant.format is fp8 (fp8_scaled): {name}; {remedy}.")
+    if asked in (storage.called for storage in storages):
+        raise ConfigError(
+            f"The file is {asked} already, but not as quant.format = {asked} would store it: {name}; {remedy}."
+        )
     raise ConfigError(f"{name} is {words} already and cannot be quantized again to {asked}: {remedy}.")
 
 

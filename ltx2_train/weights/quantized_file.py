@@ -23,6 +23,8 @@ from ..errors import CheckpointError, ConfigError, OutOfMemory, Stopped
 from ..events import Events, shielded
 from ..files import atomic
 from ..quant.base import QuantLinear
+from ..quant.formats import FORMATS
+from ..quant.nf4 import Nf4
 from ..quant.settings import QuantSettings
 from . import keys, stored
 from .fingerprint import part_fingerprint
@@ -34,7 +36,6 @@ from .stored import find_stored
 from .writer import Entry, TensorWriter, require_space
 
 _PIECE = 1 << 26  # bytes copied at once
-_UNNAMED = ("float8_e4m3fnuz",)  # types without a name in the file format, written as bytes
 
 
 @dataclass(frozen=True)
@@ -194,9 +195,8 @@ def _fill(
 def _parts(made: QuantLinear) -> Iterator[tuple[str, Tensor]]:
     """(ending in the file, tensor) of everything a quantized linear stores."""
     for name, tensor in made.stored().items():
-        as_bytes = str(tensor.dtype).removeprefix("torch.") in _UNNAMED
-        yield stored.ending_of(name), tensor.view(torch.uint8) if as_bytes else tensor
-    if made.format == "nf4":
+        yield stored.ending_of(name), tensor.view(torch.uint8) if name in made.byte_types else tensor
+    if isinstance(made, Nf4):
         yield stored.NF4_SHAPE, torch.tensor([made.out_features, made.in_features])
 
 
@@ -206,10 +206,11 @@ def _metadata(source: Path, settings: QuantSettings) -> dict[str, str]:
         stored.VERSION: stored.VERSION_WRITTEN,
         stored.SOURCE: part_fingerprint(source, "transformer"),
     }
-    if settings.format == "nf4":
+    kind = FORMATS.get(settings.format)
+    if issubclass(kind, Nf4):
         metadata |= {stored.NF4_MARK: "true", stored.NF4_BLOCK_SIZE: str(settings.block_size)}
-    if settings.format == "fp8uz":
-        metadata[stored.TYPES] = json.dumps({"weight": "float8_e4m3fnuz"})
+    if kind.byte_types:
+        metadata[stored.TYPES] = json.dumps(dict(kind.byte_types))
     return metadata
 
 

@@ -22,8 +22,10 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..quant.base import QuantLinear
-from ..quant.formats import FORMATS
+from ..quant.formats import FORMATS, STORED
 from ..quant.fp8 import KeptFp8
+from ..quant.int8 import Int8
+from ..quant.nvfp4 import KeptNvfp4
 from . import keys
 from .reader import TensorFile, TensorInfo
 
@@ -34,9 +36,7 @@ VERSION_WRITTEN = "1"
 NF4_MARK, NF4_BLOCK_SIZE, NF4_SHAPE = "nf4_quantized", "nf4_block_size", ".nf4_shape"
 COMFY_METADATA, COMFY_MARK = "_quantization_metadata", ".comfy_quant"
 
-KEPT_FP8, KEPT_NVFP4 = "kept_fp8", "kept_nvfp4"
-# weights that share a byte
-PER_BYTE = {KEPT_NVFP4: 2, "nf4": 2, "int4": 2, "int2": 4}
+KEPT_FP8, KEPT_NVFP4 = KeptFp8.storage.name, KeptNvfp4.storage.name
 _FP8 = ("F8_E4M3", "F8_E5M2")
 _PLAIN = ("BF16", "F16", "F32", "F64")
 _SCALES = (".weight_scale", ".scale_weight")
@@ -126,13 +126,11 @@ def read_stored(
         return KeptFp8(weight, scale, bias=bias, compute_dtype=compute_dtype)
     if kind == KEPT_NVFP4:
         stored = [file.read(layer + end, device) for end in (".weight", ".weight_scale", ".weight_scale_2")]
-        from ..quant.nvfp4 import KeptNvfp4
-
         return KeptNvfp4(*stored, bias=bias, compute_dtype=compute_dtype, shape=shape)
-    if kind == "int8" and f"{layer}.weight_scale" in file:
+    if kind == Int8.storage.name and f"{layer}.weight_scale" in file:
         weight, scale = file.read(f"{layer}.weight", device), file.read(f"{layer}.weight_scale", device)
         scale = scale.reshape(-1, 1).expand(weight.shape[0], 1).clone()
-        return FORMATS.get("int8")(weight, scale, bias=bias, compute_dtype=compute_dtype)
+        return Int8(weight, scale, bias=bias, compute_dtype=compute_dtype)
     cls = FORMATS.get(kind)
     tensors = []
     for name in cls.stored_names:
@@ -148,7 +146,7 @@ def weight_shapes(file: TensorFile) -> dict[str, tuple[int, ...]]:
     shapes = {name: info.shape for name, info in file.tensors.items()}
     for layer, kind in find_stored(file.tensors, file.metadata).kinds.items():
         rows, width = shapes[f"{layer}.weight"]
-        shapes[f"{layer}.weight"] = (rows, width * PER_BYTE.get(kind, 1))
+        shapes[f"{layer}.weight"] = (rows, width * STORED.get(kind).storage.per_byte)
     return shapes
 
 

@@ -26,7 +26,6 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 from load_memory import resident, write_checkpoint  # noqa: E402
 
-FORMATS = ("none", "fp8", "fp8_cast", "fp8uz", "int8", "int8_rotated", "nf4", "int4", "int2")
 ALLOWANCE = 0.5e9
 
 
@@ -88,9 +87,12 @@ def row(what: str, format: str, found: dict[str, float]) -> dict[str, object]:
 
 
 def main() -> None:
+    from ltx2_train.quant.formats import FORMATS
+
+    known = ["none", *FORMATS]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gigabytes", type=float, default=4.0)
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
+    parser.add_argument("--formats", nargs="+", choices=known, default=known)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--folder", type=Path, help="where the checkpoint is written; it is removed again")
     parser.add_argument("--json", action="store_true")

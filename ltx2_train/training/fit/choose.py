@@ -1,9 +1,10 @@
 """Chooses how a run uses memory: the fastest that fits, at the best quality that is worth its time.
 
-Formats are tried in the order of what they keep of the weights: as they are; int8 after a rotation (41 dB); fp8
-(32 dB); nf4 (21 dB). A worse one is taken where the better one does not fit, or takes more than SLOWER times as long;
-nf4 only where nothing in 8 bits fits. Within a format every number of swapped blocks is tried, each with as few
-recomputed blocks as fit. Settings that the user made are kept as they are.
+Formats are tried in the order of what they keep of the weights: as they are; then those that are `planned`, by their
+signal to noise: int8 after a rotation (41 dB), fp8 (32 dB), nf4 (21 dB). A worse one is taken where the better one does
+not fit, or takes more than SLOWER times as long; one below 8 bits only where nothing in 8 bits fits. Within a format
+every number of swapped blocks is tried, each with as few recomputed blocks as fit. Settings that the user made are kept
+as they are.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from dataclasses import dataclass, replace
 
 from ...config import RunConfig
 from ...errors import ConfigError
+from ...quant.formats import FORMATS, planned_formats
 from .estimate import device_parts, predict, ram_bytes
 from .facts import KEPT, Facts
 from .machine import GB, Machine, card
 from .memory_plan import CHUNKS, Choice, MemoryPlan, Prediction, seconds
 
-FORMATS = ("none", "int8_rotated", "fp8", "nf4")
-EIGHT_BITS = ("int8_rotated", "fp8")
+WHOLE = 16  # bits of a base that is not quantized
+LEAST_WORTH_IT = 8  # below so many bits a format is taken only where nothing else fits
 SLOWER = 1.5
 AS_FAST = 1.05  # within this share of the fastest the choice with the fewest moving parts is better
 PLENTY = 0.6  # share of the free RAM that may be locked
@@ -198,7 +200,7 @@ def _formats(config: RunConfig, facts: Facts, stored: MemoryPlan | None) -> tupl
         return (stored.format,)
     if facts.stored_as:
         return (KEPT,)
-    return FORMATS
+    return ("none", *planned_formats())
 
 
 def _by_quality(search: _Search, formats: tuple[str, ...]) -> tuple[Candidate | None, list[str], str]:
@@ -206,11 +208,12 @@ def _by_quality(search: _Search, formats: tuple[str, ...]) -> tuple[Candidate | 
     chosen: Candidate | None = None
     rejected: list[str] = []
     why = ""
-    tried: set[str] = set()
+    tried: set[int] = set()
     for format in formats:
-        if chosen is not None and (format == "nf4" or not _hampered(chosen)):
+        bits = FORMATS.get(format).storage.bits if format in FORMATS else WHOLE
+        if chosen is not None and (bits < LEAST_WORTH_IT or not _hampered(chosen)):
             break
-        if format in EIGHT_BITS and tried & set(EIGHT_BITS):
+        if bits in tried:
             continue  # as large as the other and further from the original
         candidate = search.best(format)
         if candidate is None:
@@ -218,7 +221,7 @@ def _by_quality(search: _Search, formats: tuple[str, ...]) -> tuple[Candidate | 
             short = f"{_name(format)} does not fit: it needs at least {need.vram / GB:.1f} GB on the card and "
             rejected.append(f"{short}{need.ram / GB:.0f} GB of RAM.")
             continue
-        tried.add(format)
+        tried.add(bits)
         if chosen is None:
             chosen = candidate
             why = "" if not rejected else f"{_name(format)} is the closest to the original that fits."

@@ -14,6 +14,7 @@ from ...config import RunConfig
 from ...device import DTYPES
 from ...lora.layer import LoRALinear
 from ...models.transformer import TransformerConfig
+from ...quant.formats import STORED
 from ...weights.load import section
 from ...weights.published import published_config
 from ...weights.reader import TensorFile
@@ -24,8 +25,6 @@ from .speed import Flops, flops, lora_passes
 from .work import Workload
 
 KEPT = "kept"  # the format of a file that is quantized already
-# formats of files -> the format of ours that takes as much room
-_LIKE = {"kept_fp8": "fp8_cast", "kept_nvfp4": "nf4"}
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,9 @@ class Facts:
         with TensorFile(path) as file:
             config = TransformerConfig.from_checkpoint(section(file, "transformer"))
             kinds = Counter(find_stored(file.tensors, file.metadata).in_blocks().values())
-        stored = kinds.most_common(1)[0][0] if kinds else ""
-        return cls(config, run, work, device_type, _LIKE.get(stored, stored), Path(path).name)
+        storage = STORED.get(kinds.most_common(1)[0][0]).storage if kinds else None
+        stored = "" if storage is None else storage.like or storage.name
+        return cls(config, run, work, device_type, stored, Path(path).name)
 
     @classmethod
     def published(cls, version: str, run: RunConfig, work: Workload) -> Facts:

@@ -8,8 +8,6 @@ import pytest
 
 import ltx2_train
 from ltx2_train.cli import main
-from ltx2_train.cli.quantize import FORMATS
-from ltx2_train.quant import formats
 from ltx2_train.weights.probe import probe
 
 
@@ -50,6 +48,13 @@ def test_the_report_is_measured(capsys):
     assert "SNR" in capsys.readouterr().out
 
 
-def test_every_format_can_be_asked_for():
-    assert sorted(FORMATS) == sorted(formats.FORMATS)
+def test_a_name_that_is_no_format_is_answered_with_those_there_are(tiny, tmp_path, capsys):
+    command = ["quantize", str(tiny.checkpoint), "--out", str(tmp_path / "x.safetensors")]
+    assert main([*command, "--format", "nf5"]) == 2
+    assert "'nf4'" in capsys.readouterr().err
+    assert main([*command, "--format", "nf4", "--block-size", "48"]) == 2
+    assert "block_size: Input should be 32, 64, 128 or 256" in capsys.readouterr().err
+
+
+def test_the_public_function_is_there():
     assert ltx2_train.quantize_checkpoint.__name__ == "quantize_checkpoint"

@@ -261,11 +261,6 @@ def test_an_unknown_format_names_the_known():
         quantize_linear(plain(), "fp9", SETTINGS)
 
 
-def test_every_setting_is_a_format():
-    names = set(QuantSettings.model_fields["format"].annotation.__args__) - {"auto", "none"}
-    assert names == set(FORMATS)
-
-
 @formats
 @pytest.mark.filterwarnings("error:.*lru_cache")
 def test_a_compiler_can_trace_it_whole(format):

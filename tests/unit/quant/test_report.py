@@ -33,6 +33,11 @@ def test_the_other_rows(rows):
     assert found == sorted(found, reverse=True)
 
 
+def test_what_a_format_says_it_keeps_is_what_it_keeps(rows):
+    for kind in FORMATS.values():
+        assert rows[kind.storage.name]["snr_db"] == pytest.approx(kind.storage.snr_db, abs=0.1)
+
+
 def test_a_row_is_what_its_names_say():
     row = next(row for row in error_table(size=64, seed=3) if row["name"] == "nf4")
     weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(3))
