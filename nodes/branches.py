@@ -43,8 +43,8 @@ class KeepBranch(io.ComfyNode):
                 io.String.Input(
                     "lora_path",
                     default="",
-                    tooltip="LoRA file to take apart, where none is connected; a name in ComfyUI's loras folder will "
-                    "do.",
+                    tooltip="LoRA file to take apart, where none is connected; a name in ComfyUI's loras folders "
+                    "will do.",
                 ),
                 io.String.Input(
                     "save_name",
@@ -95,10 +95,11 @@ def _found(text: str) -> Path:
     """The file behind a path or a name in the loras folder. Raises ConfigError where there is none."""
     text = text.strip().strip('"')
     if not Path(text).expanduser().is_absolute() and not host.stays_inside(text):
-        raise ConfigError(f"lora_path: {text} leads out of the loras folder. Write a name in it, or a full path.")
-    for path in (Path(text).expanduser(), host.loras_folder() / text, host.loras_folder() / f"{text}.safetensors"):
-        if path.is_file():
-            return path
+        raise ConfigError(f"lora_path: {text} leads out of the loras folders. Write a name in one, or a full path.")
+    path = Path(text).expanduser()
+    found = path if path.is_file() else host.lora_path(text)
+    if found is not None:
+        return found
     raise ConfigError(f"lora_path: there is no file {text}. Write the path of a LoRA file, or connect `lora`.")
 
 

@@ -67,7 +67,8 @@ class SampleLoRA(io.ComfyNode):
                     default="",
                     optional=True,
                     advanced=True,
-                    tooltip="LoRA file to use instead of the run's newest one; a name in its lora folder will do.",
+                    tooltip="LoRA file to use instead of the run's newest one; a name in its lora folder or in "
+                    "ComfyUI's loras folders will do.",
                 ),
                 *FORM.advanced_inputs(),
             ],
@@ -145,9 +146,11 @@ def _lora(run: handles.FinishedRun | None, text: str) -> Path | None:
         return run.lora if run is not None else None
     places = [Path(text).expanduser()]
     if not places[0].is_absolute() and not host.stays_inside(text):
-        raise ConfigError(f"lora_path: {text} leads out of the run's lora folder. Write a name in it, or a full path.")
+        raise ConfigError(f"lora_path: {text} leads out of the loras folders. Write a name in one, or a full path.")
     if run is not None:
         places.append(run.lora.parent / text)
+    if (listed := host.lora_path(text)) is not None:
+        places.append(listed)
     for path in places:
         if path.is_file():
             return path

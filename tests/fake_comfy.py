@@ -37,6 +37,7 @@ class FakeComfy:
     progress: list[tuple[str, float, float, Any]] = field(default_factory=list)
     client_id: str | None = "tab"
     routes: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    more_folders: dict[str, list[Path]] = field(default_factory=dict)  # as extra_model_paths.yaml adds them
     card_bytes: int = 16 * 2**30
     loaded: list[Any] = field(default_factory=list)
     emptied: int = 0
@@ -256,7 +257,7 @@ def _folder_paths(fake: FakeComfy) -> dict[str, Any]:
         "models_dir": str(fake.folder("models")),
         "get_input_directory": lambda: str(fake.folder("input")),
         "get_output_directory": lambda: str(fake.folder("output")),
-        "get_folder_paths": lambda kind: [str(fake.folder("models", kind))],
+        "get_folder_paths": lambda kind: [str(fake.folder("models", kind)), *map(str, fake.more_folders.get(kind, ()))],
         "get_filename_list": lambda kind: list(files(kind)),
         "get_full_path": full,
     }

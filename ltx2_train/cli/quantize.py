@@ -46,6 +46,8 @@ def run_quantize(args: argparse.Namespace, events: ConsoleEvents) -> None:
             f"quantize lacks {names}. Example: "
             "ltx2-train quantize dev.safetensors --out dev-nf4.safetensors --format nf4"
         )
+    if args.out.exists():
+        raise ConfigError(f"--out: {args.out} is there already. Name another file, or delete it first.")
     from ..quant.settings import QuantSettings
     from ..settings import parse
     from ..weights.quantized_file import quantize_checkpoint

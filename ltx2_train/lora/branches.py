@@ -13,7 +13,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ConfigError
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, ConfigError
 from ..files import parse_json, write_tensors
 from ..registry import nearest
 from ..weights.reader import TensorFile
@@ -44,7 +47,8 @@ def keep_branches(path: Path | str, branches: Collection[str], out: Path | str) 
     """Write to `out` the layers of the LoRA at `path` that lie in `branches`: video, audio, a2v, v2a; cross is the
     last two.
 
-    Raises ConfigError where nothing would be left or `out` is `path`, CheckpointError where `path` is no LoRA.
+    Raises ConfigError where nothing would be left, or `out` is `path` or another file; CheckpointError where `path` is
+    no LoRA.
     """
     wanted = _resolve(branches)
     return _rewrite(Path(path), wanted, Path(out), f"no layer of {_listed(wanted)}")
@@ -70,8 +74,24 @@ def _rewrite(path: Path, wanted: Collection[str], out: Path, why_empty: str) -> 
     with TensorFile(path) as file:
         tensors = {key: file.read(key) for key in file.tensors if branch_of(_path_of(key)) in wanted}
         metadata = _metadata(file.metadata, kept, removed)
+    if out.exists() and not _holds(out, tensors, metadata):
+        raise ConfigError(
+            f"{out} is there already and holds something else, which would be lost. Choose another name, or delete it "
+            "first."
+        )
     write_tensors(out, tensors, metadata)
     return BranchReport(out, kept, removed)
+
+
+def _holds(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool:
+    """Whether the file at `path` is what is about to be written, as after a second call."""
+    try:
+        with TensorFile(path) as file:
+            if file.metadata != metadata or set(file.tensors) != set(tensors):
+                return False
+            return all(torch.equal(file.read(name), tensor) for name, tensor in tensors.items())
+    except CheckpointError:
+        return False
 
 
 def _path_of(key: str) -> str:

@@ -20,6 +20,7 @@ from ..config import RunConfig
 from ..config.base_files import BaseFiles
 from ..dataset.augment import read_clip
 from ..dataset.dataset_file import DatasetConfig
+from ..dataset.outputs import refuse_among_media
 from ..dataset.plan import Item, plan_dataset
 from ..device import DTYPES, pick_device, release
 from ..errors import CacheError, ConfigError, DataError
@@ -70,6 +71,7 @@ def preview_dataset(
     """
     events = shielded(events)
     config = source if isinstance(source, DatasetConfig) else DatasetConfig.read(source)
+    refuse_among_media(Path(out), config)
     if item is None:
         if run is not None:
             raise ConfigError("Decoding needs --item: name the sample whose caches are to be decoded.")

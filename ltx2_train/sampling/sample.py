@@ -10,6 +10,7 @@ import torch
 from ..config import RunConfig
 from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
+from ..dataset.outputs import refuse_among_media
 from ..device import DTYPES, pick_device, release
 from ..errors import ConfigError, DataError
 from ..events import Events, shielded
@@ -45,6 +46,9 @@ def sample(
     events.stage("check")
     base = BaseFiles.find(run, events)
     checkpoint, encoder, projection, version = base.checkpoint, base.encoder, base.projection, base.version
+    own_folder = run.data.config is run.data.manifest is None
+    if not own_folder:
+        refuse_among_media(out, DatasetConfig.read(run.dataset_file()))
     settings = run.sample if prompts is None else run.sample.model_copy(update={"prompts": list(prompts)})
     wanted = read_prompts(settings, [] if settings.prompts is not None else _first_captions(run))
     if not wanted:
@@ -52,7 +56,7 @@ def sample(
     device, dtype = pick_device(run.model.device), DTYPES[run.model.precision]
     state = None if lora is None else load_lora_state(lora)
 
-    folder = out / "prompts" if run.data.config is run.data.manifest is None else prompt_folder(run)
+    folder = out / "prompts" if own_folder else prompt_folder(run)
     features = prompt_features(prompt_texts(wanted), folder, encoder, projection, device, events, run.gemma)
     connectors = load_connectors(projection, run.model.mode, dtype, device)
     with torch.no_grad():

@@ -72,11 +72,14 @@ def stays_inside(name: str) -> bool:
 
 
 def place_inside(root: Path, name: str) -> Path:
-    """`root`/`name`, to be written to. Raises ConfigError where that lies elsewhere: by dots, or through a link."""
-    path = root / name
-    if not stays_inside(name) or not path.resolve().is_relative_to(root.resolve()):
+    """`root`/`name`, to be written to. Raises ConfigError where the name leads elsewhere.
+
+    A link that lies in `root` is followed: its owner has put it there, as people do who keep large datasets on another
+    disk.
+    """
+    if not stays_inside(name):
         raise ConfigError(f"name: {name!r} leads out of {root}, in which it is made. Use letters, digits, - and _.")
-    return path
+    return root / name
 
 
 def model_folders() -> dict[str, Path]:

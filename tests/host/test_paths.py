@@ -161,15 +161,26 @@ def test_what_is_written_cannot_leave_the_output_folder(nodes, comfy, outside, u
     assert not [path for path in comfy.folder("output").rglob("*") if path.is_file()]
 
 
-def test_a_link_in_the_output_folder_is_not_written_through(nodes, comfy, outside, unchanged):
-    for kind in ("clips", "datasets"):
-        link(comfy.folder("output", "ltx2_runs", kind) / "linked", outside)
-    with pytest.raises(RuntimeError, match="'linked' leads out"):
-        given(nodes, "CutLongVideos", name="linked")
-    with pytest.raises(RuntimeError, match="'linked' leads out"):
-        from_lists(nodes, "linked")
-    with pytest.raises(RuntimeError, match="'linked' leads out"):
-        prepare(nodes, "linked")
+def test_a_link_that_lies_among_clips_or_datasets_is_followed(nodes, comfy, outside, tmp_path_factory):
+    # its owner has put it there, to keep what is made on another disk
+    disks = {kind: tmp_path_factory.mktemp(kind) for kind in ("clips", "datasets")}
+    for kind, disk in disks.items():
+        link(comfy.folder("output", "ltx2_runs", kind) / "linked", disk)
+    given(nodes, "CutLongVideos", name="linked")
+    assert len(list(disks["clips"].glob("a_*.mp4"))) == 3
+    assert from_lists(nodes, "linked").args[1] == 1
+    assert list((disks["datasets"] / "media").glob("linked_0001.*"))
+
+
+def test_a_lora_is_found_in_every_loras_folder_of_comfyui(nodes, comfy, tmp_path_factory):
+    second = tmp_path_factory.mktemp("loras")
+    comfy.more_folders["loras"] = [second]
+    (second / "sub").mkdir()
+    for place in (second / "sub" / "voice.safetensors", comfy.folder("output", "loras") / "looks.safetensors"):
+        place.write_bytes(b"lora")
+    assert nodes.branches._found("sub/voice") == second / "sub" / "voice.safetensors"
+    assert nodes.sample._lora(None, "sub/voice.safetensors") == second / "sub" / "voice.safetensors"
+    assert nodes.branches._found("looks") == comfy.folder("output", "loras") / "looks.safetensors"
 
 
 def test_an_output_folder_on_another_disk_is_used_all_the_same(nodes, comfy, outside, tmp_path_factory):

@@ -206,6 +206,12 @@ def test_a_lora_is_taken_apart_and_listed(nodes, chain, comfy):
     assert report.startswith("voice of it.safetensors: kept")
     assert all(torch.equal(kept[key], lora[key]) for key in kept)
 
+    again = nodes.KeepBranch.execute(lora=lora, **choice).args[2]
+    assert again == out, "the same file again is no other"
+    with pytest.raises(RuntimeError, match="is there already and holds something else"):
+        nodes.KeepBranch.execute(lora=lora, **{**choice, "branches": "video"})
+    assert set(inspect_lora(Path(out)).branches) == {"audio"}
+
     dropped, _, there = nodes.KeepBranch.execute(
         **{**choice, "action": "drop", "lora_path": path, "save_name": ""}
     ).args

@@ -58,3 +58,11 @@ def test_a_name_that_is_no_format_is_answered_with_those_there_are(tiny, tmp_pat
 
 def test_the_public_function_is_there():
     assert ltx2_train.quantize_checkpoint.__name__ == "quantize_checkpoint"
+
+
+def test_a_file_that_is_there_is_not_replaced(tiny, tmp_path, capsys):
+    (tmp_path / "mine.safetensors").write_text("mine")
+    options = ["--out", str(tmp_path / "mine.safetensors"), "--format", "int8"]
+    assert main(["quantize", str(tiny.checkpoint), *options]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert (tmp_path / "mine.safetensors").read_text() == "mine"

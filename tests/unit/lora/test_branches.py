@@ -104,11 +104,25 @@ def test_a_wrong_name_no_name_or_the_same_file_are_refused(lora, tmp_path):
         keep_branches(tmp_path / "no.safetensors", ["audio"], tmp_path / "out.safetensors")
 
 
+def test_another_file_is_never_replaced(lora, tmp_path):
+    out = tmp_path / "voice.safetensors"
+    keep_branches(lora, ["audio"], out)
+    keep_branches(lora, ["audio"], out)  # the same again is no other
+    with pytest.raises(ConfigError, match="is there already and holds something else"):
+        keep_branches(lora, ["video"], out)
+    assert inspect_lora(out).branches == {"audio": 20}
+    out.write_text("notes of mine")
+    with pytest.raises(ConfigError, match="is there already"):
+        drop_branches(lora, ["video"], out)
+    assert out.read_text() == "notes of mine"
+
+
 def test_the_command_line_keeps_and_drops(lora, tmp_path, capsys):
     out = tmp_path / "voice.safetensors"
     assert main(["lora", "keep", str(lora), "--branch", "audio", "--out", str(out)]) == 0
     assert "kept 20 audio; removed 20 video, 8 a2v, 8 v2a" in capsys.readouterr().out
     assert set(load_lora_state(out).describe().split(" (")[1].rstrip(")").split()) == {"20", "audio"}
+    out = tmp_path / "plain.safetensors"
     options = ["--branch", "a2v", "--branch", "v2a", "--out", str(out)]
     assert main(["lora", "drop", str(lora), *options]) == 0
     assert inspect_lora(out).branches == {"video": 20, "audio": 20}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ltx2_train import load_run, preview_dataset
+from ltx2_train import load_run, preview_dataset, sample
 from ltx2_train.cli import main
 from ltx2_train.dataset.augment import read_clip
 from ltx2_train.dataset.dataset_file import DatasetConfig
@@ -152,3 +152,25 @@ def test_the_command_prints_what_it_wrote(folder, capsys):
 def test_a_dataset_without_samples_is_said_to_be_one():
     with pytest.raises(DataError, match=r"no samples.*Check Dataset"):
         find_item([], "")
+
+
+@pytest.mark.parametrize("out", ["clips", "voice", "clips/."])
+def test_nothing_is_written_into_a_folder_of_media(folder, out):
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(ConfigError, match=r"--out: .* is datasets\[\d\]\.\w+_directory"):
+        preview_dataset(folder / "ds.toml", folder / out, "pic")
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_folder_inside_one_of_media_counts_where_it_would_be_read(folder):
+    text = (folder / "ds.toml").read_text(encoding="utf-8")
+    preview_dataset(folder / "ds.toml", folder / "clips" / "seen", "pic")
+    (folder / "ds.toml").write_text(text.replace("[general]", "[general]\nrecursive = true"), encoding="utf-8")
+    with pytest.raises(ConfigError, match="trained on"):
+        preview_dataset(folder / "ds.toml", folder / "clips" / "other", "pic")
+
+
+def test_samples_are_not_drawn_into_a_folder_of_media(run_file):
+    with pytest.raises(ConfigError, match=r"datasets\[0\]\.video_directory"):
+        sample(load_run(run_file), None, run_file.parent / "clips", prompts=["a ball"])
+    assert {path.suffix for path in (run_file.parent / "clips").iterdir()} == {".mp4", ".txt"}
