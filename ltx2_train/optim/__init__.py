@@ -1,7 +1,8 @@
 """Optimizers and learning-rate schedules by name."""
 
 from .groups import describe_groups, parameter_groups
-from .optimizers import OPTIMIZERS, OptimizerSettings, build_optimizer, state_aside
+from .optimizers import OPTIMIZERS, OptimizerSettings, build_optimizer, choose_optimizer, state_aside
+from .resume import resume
 from .schedules import SCHEDULES, ScheduleSettings, build_schedule, warmup_steps
 
 __all__ = [
@@ -11,8 +12,10 @@ __all__ = [
     "ScheduleSettings",
     "build_optimizer",
     "build_schedule",
+    "choose_optimizer",
     "describe_groups",
     "parameter_groups",
+    "resume",
     "state_aside",
     "warmup_steps",
 ]

@@ -85,6 +85,27 @@ class OptimizerSettings(Settings):
         return table
 
 
+def choose_optimizer(settings: OptimizerSettings, device: torch.device | str) -> tuple[str, str]:
+    """The name of the optimizer, never `auto`, and a sentence on the choice for the user.
+
+    Raises ConfigError where the library of one that was asked for is missing.
+    """
+    if settings.name != "auto":
+        if settings.name == "adamw8bit" and (missing := _missing_bitsandbytes()):
+            raise ConfigError(
+                f"optimizer.name = adamw8bit needs the package bitsandbytes, which {missing}. Install it with "
+                "`pip install bitsandbytes` or choose adamw."
+            )
+        return settings.name, f"Optimizer {settings.name}."
+    if torch.device(device).type != "cuda":
+        why = "the device is not CUDA"
+    elif missing := _missing_bitsandbytes():
+        why = f"bitsandbytes {missing}"
+    else:
+        return "adamw8bit", "Optimizer adamw8bit (auto: bitsandbytes and CUDA are present)."
+    return "adamw", f"Optimizer adamw (auto: no 8-bit state, since {why})."
+
+
 def build_optimizer(
     groups: Groups, settings: OptimizerSettings, lr: float, device: torch.device | str
 ) -> tuple[Optimizer, str]:
@@ -93,15 +114,8 @@ def build_optimizer(
     `device` is where the parameters live. The note is a sentence for the user. Raises ConfigError where the
     optimizer's library is missing or an argument is unknown.
     """
-    device = torch.device(device)
-    name, note = settings.name, f"Optimizer {settings.name}."
-    if name == "auto":
-        missing = "the device is not CUDA" if device.type != "cuda" else "bitsandbytes is not installed"
-        if device.type == "cuda" and _has_bitsandbytes():
-            name, note = "adamw8bit", "Optimizer adamw8bit (auto: bitsandbytes and CUDA are present)."
-        else:
-            name, note = "adamw", f"Optimizer adamw (auto: no 8-bit state, since {missing})."
-    return OPTIMIZERS.get(name)(list(groups), settings, lr, device), note
+    name, note = choose_optimizer(settings, device)
+    return OPTIMIZERS.get(name)(list(groups), settings, lr, torch.device(device)), note
 
 
 @contextlib.contextmanager
@@ -126,11 +140,6 @@ def _adamw(groups: list[Any], settings: OptimizerSettings, lr: float, device: to
 
 
 def _adamw8bit(groups: list[Any], settings: OptimizerSettings, lr: float, device: torch.device) -> Optimizer:
-    if not _has_bitsandbytes():
-        raise ConfigError(
-            "optimizer.name = adamw8bit needs the package bitsandbytes, which is not installed. Install it with "
-            "`pip install bitsandbytes` or choose adamw."
-        )
     import bitsandbytes
 
     return _construct(bitsandbytes.optim.AdamW8bit, groups, settings, lr, {})
@@ -154,8 +163,15 @@ def _construct(
         raise ConfigError(f"optimizer.args: {kind.__name__} refused {settings.args}: {error}.") from error
 
 
-def _has_bitsandbytes() -> bool:
-    return importlib.util.find_spec("bitsandbytes") is not None
+def _missing_bitsandbytes() -> str:
+    """Why bitsandbytes cannot be used, as the end of a sentence; empty where it can."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        return "is not installed"
+    try:
+        import bitsandbytes.optim  # noqa: F401
+    except Exception as error:  # one that was built for another CUDA or torch raises whatever it likes
+        return f"cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+    return ""
 
 
 def _literal(text: str) -> Any:

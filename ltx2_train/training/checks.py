@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,13 +14,13 @@ from ..config import RunConfig
 from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
 from ..device import pick_device
-from ..errors import ConfigError
+from ..errors import ConfigError, RunError
 from ..events import Events
 from ..feed.batches import BatchOrder
 from ..feed.loader import TrainingSet
-from ..files import digest
 from ..lora.inject import chosen_layers
 from ..offload.blocks import spread
+from ..optim import choose_optimizer
 from ..sampling.ahead import training_prompts
 from ..sampling.prompts import Prompt, prompt_texts
 from ..weights.fingerprint import part_fingerprint
@@ -30,7 +31,9 @@ from ..weights.reader import TensorFile
 from ..weights.text_encoder import text_fingerprint
 from .contexts import EMPTY_PROMPT
 from .fit.choose import fixed_settings
-from .run_folder import RunFolder, open_run, save_text
+from .identity import Identity, recorded_optimizer, require_same
+from .optimizing import check_optimizer
+from .run_folder import RunFolder, open_run, recorded_run, save_text
 from .sound import require_sound
 from .watch import describe_mix, require_heard, warn_of_captions
 
@@ -65,34 +68,26 @@ def check(config: RunConfig, events: Events) -> Checked:
     """Find everything that can be wrong before a big file is read, and open the run folder."""
     events.stage("check")
     files, _ = check_base(config, events, config.lora.rank)
-    checkpoint, encoder, projection, version = files.checkpoint, files.encoder, files.projection, files.version
+    checkpoint = files.checkpoint
     device = pick_device(config.model.device)
-    _check_layers(config, checkpoint)
+    layers = _check_layers(config, checkpoint)
+    path, before = recorded_run(config.run)
+    config = _with_optimizer(config, path, before, device, events)
+    check_optimizer(config, layers)
     dataset = DatasetConfig.read(config.dataset_file())
-    mode = config.model.mode
-    data = TrainingSet.open(
-        dataset,
-        part_fingerprint(checkpoint, "video_vae") if mode != "audio" else "",
-        text_fingerprints(encoder, projection, config.gemma),
-        config.cache,
-        events,
-        mode=mode,
-        audio_fingerprint=part_fingerprint(checkpoint, "audio_vae") if mode != "video" else "",
-        audio=config.audio,
-    )
+    data = _open_data(config, dataset, files, events)
     prompts = training_prompts(config.sample, data)
-    warn_of_captions(data.samples, events)
-    require_heard(data.samples, mode)
-    order = BatchOrder(
-        data.samples, data.batch_sizes, config.train.seed, data.buckets, config.audio, config.train.accumulation
-    )
-    describe_mix(order, mode, config.audio.silence_regularizer, events)
+    order = _order_batches(config, data, events)
     total = config.train.steps
     if config.train.epochs is not None:
         total = config.train.epochs * -(-len(order) // config.train.accumulation)
-    base = {"file": checkpoint.name, "fingerprint": part_fingerprint(checkpoint, "transformer"), "version": version}
+    fingerprint = part_fingerprint(checkpoint, "transformer")
+    base = {"file": checkpoint.name, "fingerprint": fingerprint, "version": files.version}
     trigger = ", ".join(dict.fromkeys(entry.trigger_word for entry in dataset.datasets if entry.trigger_word))
-    folder = open_run(config.run, _identity(config, base, data))
+    identity = Identity.of(config, base, data, layers)
+    if before is not None:
+        require_same(path, before, identity, config, data)
+    folder = open_run(config.run, identity.record())
     try:
         save_text(folder, "run.toml", config.to_toml())
         save_text(folder, "dataset.toml", dataset.to_toml())
@@ -100,7 +95,19 @@ def check(config: RunConfig, events: Events) -> Checked:
         folder.close()
         raise
     return Checked(
-        config, folder, checkpoint, encoder, projection, version, device, data, order, prompts, base, trigger, total
+        config=config,
+        folder=folder,
+        checkpoint=checkpoint,
+        encoder=files.encoder,
+        projection=files.projection,
+        version=files.version,
+        device=device,
+        data=data,
+        order=order,
+        prompts=prompts,
+        base=base,
+        trigger=trigger,
+        total=total,
     )
 
 
@@ -115,16 +122,66 @@ def check_base(config: RunConfig, events: Events, rank: int | None = None) -> tu
     return files, check_quant(files.checkpoint, config.quant, rank)
 
 
-def _check_layers(config: RunConfig, checkpoint: Path) -> None:
-    """Layers and blocks that the settings count on must be in the model, as its header describes it."""
+def _check_layers(config: RunConfig, checkpoint: Path) -> list[str]:
+    """The layers that get a LoRA. They and the blocks that the settings count on must be in the model, as its header
+    describes it."""
     with TensorFile(checkpoint) as file:
         model = blueprint(file, config.model.mode)
-    chosen_layers(model, config.lora)
+    layers = chosen_layers(model, config.lora)
     total, memory = len(model.transformer_blocks), config.memory
     if memory.fit == "custom":  # nothing is planned, and settings may contradict each other
         spread(total, memory.blocks_to_swap or 0)
     else:
         fixed_settings(config, total)
+    return layers
+
+
+def _with_optimizer(
+    config: RunConfig, path: Path, before: Mapping[str, Any] | None, device: torch.device, events: Events
+) -> RunConfig:
+    """The settings with an optimizer chosen: where they leave it open, that of the record `before` of the run."""
+    settings, began_with = config.optimizer, None
+    if settings.name == "auto" and before is not None:
+        began_with = recorded_optimizer(before, path / "states")
+    if began_with is None:
+        name, note = choose_optimizer(settings, device)
+    else:
+        try:
+            name, _ = choose_optimizer(settings.model_copy(update={"name": began_with}), device)
+        except ConfigError as error:
+            raise RunError(
+                f"The run {path.name} began with {began_with}, and its state is of no other. {error}"
+            ) from None
+        note = f"Optimizer {name} (auto: the run began with it)."
+    events.message(note)
+    return config.model_copy(update={"optimizer": settings.model_copy(update={"name": name})})
+
+
+def _open_data(config: RunConfig, dataset: DatasetConfig, files: BaseFiles, events: Events) -> TrainingSet:
+    """The samples of the run, their caches all there and made for this base."""
+    mode = config.model.mode
+    data = TrainingSet.open(
+        dataset,
+        part_fingerprint(files.checkpoint, "video_vae") if mode != "audio" else "",
+        text_fingerprints(files.encoder, files.projection, config.gemma),
+        config.cache,
+        events,
+        mode=mode,
+        audio_fingerprint=part_fingerprint(files.checkpoint, "audio_vae") if mode != "video" else "",
+        audio=config.audio,
+    )
+    warn_of_captions(data.samples, events)
+    require_heard(data.samples, mode)
+    return data
+
+
+def _order_batches(config: RunConfig, data: TrainingSet, events: Events) -> BatchOrder:
+    """The batches of every epoch; tells how many of them carry sound."""
+    order = BatchOrder(
+        data.samples, data.batch_sizes, config.train.seed, data.buckets, config.audio, config.train.accumulation
+    )
+    describe_mix(order, config.model.mode, config.audio.silence_regularizer, events)
+    return order
 
 
 def needed_texts(config: RunConfig, prompts: Sequence[Prompt]) -> list[str]:
@@ -133,48 +190,6 @@ def needed_texts(config: RunConfig, prompts: Sequence[Prompt]) -> list[str]:
     if config.train.caption_dropout > 0 and config.train.caption_dropout_with == "empty":
         texts.append(EMPTY_PROMPT)
     return list(dict.fromkeys(texts))
-
-
-def _identity(config: RunConfig, base: Mapping[str, str], data: TrainingSet) -> dict[str, str]:
-    """What must agree for a saved state to make sense, in the words of the settings."""
-    samples = [f"{sample.key} {sample.shape} {sample.repeats} {sample.fps:g}" for sample in data.samples]
-    more: dict[str, str] = {}
-    if config.model.mode != "video":
-        samples = [f"{text} {sample.audio_steps}" for text, sample in zip(samples, data.samples, strict=True)]
-        more = {
-            "audio.independent_timestep": str(config.audio.independent_timestep),
-            "loss.balance.mode": config.loss.balance.mode,
-            "batches of sound": digest(
-                str(data.buckets), str(config.audio.min_batches), str(config.audio.batch_probability)
-            )[:8],
-        }
-    quant = config.quant
-    if quant.loftq or quant.awq or quant.block_size != 32:
-        made = (quant.block_size, quant.loftq, quant.loftq_iters, quant.awq, quant.awq_alpha, quant.awq_batches)
-        more["quant: nf4"] = digest(str(made))[:8]
-    rates = (config.train.audio_learning_rate, config.train.lr_args, config.train.loraplus_ratio)
-    if any(rates):
-        more["train: rates of parts"] = digest(str(rates))[:8]
-    return {
-        "model.checkpoint": f"{base['file']} ({base['fingerprint'][:8]})",
-        "model.mode": config.model.mode,
-        "model.precision": config.model.precision,
-        "dataset": f"{len(samples)} clips ({digest(*samples, str(data.batch_sizes))[:8]})",
-        "lora.rank": str(config.lora.rank),
-        "lora.alpha": f"{config.lora.effective_alpha:g}",
-        "lora targets": digest(
-            config.lora.target,
-            *("-", *config.lora.include_patterns),
-            *("-", *config.lora.exclude_patterns),
-            *("-", *config.lora.target_modules),
-        )[:8],
-        "train.learning_rate": str(config.train.learning_rate),
-        "train.accumulation": str(config.train.accumulation),
-        "train.seed": str(config.train.seed),
-        "optimizer.name": config.optimizer.name,
-        "schedule.name": config.schedule.name,
-        **more,
-    }
 
 
 def text_fingerprints(encoder: Path, projection: Path, gemma: GemmaSettings | None = None) -> Fingerprints:

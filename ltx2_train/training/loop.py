@@ -90,6 +90,7 @@ def _loop(run: Run, events: Events) -> RunResult:
             run.scaler.unscale_(run.optimizer)
             limit = settings.train.clip_norm or math.inf
             norm = float(torch.nn.utils.clip_grad_norm_(run.loras.parameters(), limit))
+            rates = run.rates()
             finite = math.isfinite(terms[LOSS]) and math.isfinite(norm)
             clean = False
             if finite:
@@ -106,7 +107,7 @@ def _loop(run: Run, events: Events) -> RunResult:
             row = {
                 "step": run.step,
                 **terms,
-                **run.rates(),
+                **rates,
                 "grad_norm": norm,
                 "seconds": time.monotonic() - begun,
                 "epoch": place[0],

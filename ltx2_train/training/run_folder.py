@@ -5,8 +5,8 @@
     samples/          what was drawn on the way        states/        what a resume needs
     lora/             the LoRA files                   manifest.json  what the run is and how far it got, written last
 
-A run is recognised by its identity: a handful of named values (base, rank, data ...) that must agree for its state to
-make sense. Settings outside it (number of steps, samples, how often to save) may change between two presses.
+A run is recognised by its identity (identity.py): named values (base, rank, data ...) that must agree for its state to
+make sense.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class RunFolder:
     """An opened run folder; holds its lock until `close`."""
 
     path: Path
-    identity: Mapping[str, str]
+    identity: Mapping[str, Any]
     manifest: dict[str, Any] = field(default_factory=dict)
     _lock: IO[bytes] | None = None
 
@@ -75,14 +75,26 @@ class RunFolder:
                 (self.path / ".lock").unlink()
 
 
-def open_run(settings: RunSettings, identity: Mapping[str, str]) -> RunFolder:
-    """Create or reopen the folder of the run.
+def recorded_run(settings: RunSettings) -> tuple[Path, dict[str, Any] | None]:
+    """The folder that the run is to have, and the record (identity.py) of the run that it goes on with, or None.
 
-    Raises RunError where it cannot be written, is in use, holds something else, or belongs to another run; nothing in
-    it has been changed then.
+    Raises RunError where its manifest is damaged. Nothing is opened or made.
     """
-    parent = settings.folder or Path("runs").absolute()
-    path = parent / settings.name
+    path = _path_of(settings)
+    if settings.if_exists == "new":
+        return _free_name(path), None
+    manifest = read_manifest(path) if settings.if_exists == "continue" else None
+    return path, None if manifest is None else manifest.get("identity")
+
+
+def open_run(settings: RunSettings, identity: Mapping[str, Any]) -> RunFolder:
+    """Create or reopen the folder of the run, whose record is `identity` from now on.
+
+    Raises RunError where it cannot be written, is in use, or holds something else; nothing in it has been changed
+    then.
+    """
+    path = _path_of(settings)
+    parent = path.parent
     if settings.if_exists == "new":
         path = _free_name(path)
     manifest = read_manifest(path)
@@ -94,8 +106,6 @@ def open_run(settings: RunSettings, identity: Mapping[str, str]) -> RunFolder:
         raise RunError(
             f"{path} is not a run folder: it has no manifest.json but holds {names}. Choose another run.name."
         )
-    if manifest is not None:
-        _same_run(path, manifest.get("identity", {}), identity)
     try:
         for folder in (path, path / "states", path / "samples", path / "lora"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -147,16 +157,6 @@ def save_text(folder: RunFolder, name: str, text: str) -> None:
         write_text(path, text)
 
 
-def _same_run(path: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
-    changed = [name for name in now if before.get(name) != now[name]]
-    if changed:
-        lines = "\n".join(f"  {name}: was {before.get(name)}, now {now[name]}" for name in changed)
-        raise RunError(
-            f"The run folder {path} belongs to a run with other settings:\n{lines}\n"
-            "Put them back to continue it, choose another run.name, or set run.if_exists to 'new'."
-        )
-
-
 def _foreign(path: Path) -> list[Path]:
     """What stands in a folder without a manifest and is not the skeleton of a run killed while it was made."""
     own = {"states", "samples", "lora", ".lock"}
@@ -168,6 +168,10 @@ def _foreign(path: Path) -> list[Path]:
         if not (entry.name in own and (entry.is_file() or not any(entry.iterdir())))
         and not entry.name.endswith(TEMPORARY_SUFFIX)
     ]
+
+
+def _path_of(settings: RunSettings) -> Path:
+    return (settings.folder or Path("runs").absolute()) / settings.name
 
 
 def _free_name(path: Path) -> Path:

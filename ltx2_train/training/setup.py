@@ -7,7 +7,7 @@ laid over it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,10 @@ from ..feed.loader import FullText, TrainingSet
 from ..lora.file import load_lora_state
 from ..lora.inject import LoraSet, inject
 from ..lora.loftq import apply_loftq, loftq_for
-from ..lora.targets import branch_of
 from ..models.text import TextConnectors, TextFeatures
 from ..models.transformer import LTXTransformer
 from ..models.video_vae import VideoVAE
-from ..optim import build_optimizer, build_schedule, describe_groups, parameter_groups
+from ..optim import resume
 from ..placement import Placed, load_placed, multiply_low
 from ..sampling.prompt_text import prompt_features
 from ..sampling.prompts import Prompt
@@ -46,6 +45,7 @@ from .contexts import ContextStore, streams_of
 from .fit import Facts, MemoryPlan, make_plan, this_machine
 from .fit.work import largest_batch, of_batch
 from .metrics import MetricsLog
+from .optimizing import make_optimizer
 from .run_folder import RunFolder
 from .sound import Sound, open_sound
 from .state import list_states, load_state, restore_random_state
@@ -87,7 +87,7 @@ class Run:
     log: MetricsLog | None = None
 
     def rates(self) -> dict[str, float | None]:
-        """The learning rates now: that of the first layer, and that of the first audio layer where there is one."""
+        """The rates of the step to come: of the first layer, and of the first audio layer where there is one."""
         rates = self.schedule.get_last_lr()
         return {"lr": rates[0], "lr_audio": None if self.audio_group is None else rates[self.audio_group]}
 
@@ -162,20 +162,7 @@ def load(checked: Checked, events: Events) -> Run:
     if config.lora.weights is not None:
         loras.load(load_lora_state(config.lora.weights))
         events.message(f"Starting from the LoRA {config.lora.weights.name}.")
-    groups, notes = parameter_groups(
-        [(path, layer.lora_A, layer.lora_B) for path, layer in loras.layers.items()],
-        config.train.learning_rate,
-        config.train.audio_learning_rate,
-        config.train.lr_args,
-        config.train.loraplus_ratio,
-    )
-    for text in notes:
-        events.message(text, "warning")
-    if len(groups) > 1:
-        events.message(describe_groups(groups))
-    optimizer, note = build_optimizer(groups, config.optimizer, config.train.learning_rate, device)
-    if note:
-        events.message(note)
+    optimizer, schedule, audio_group = make_optimizer(config, loras, device, checked.total, events)
     parts = SoundParts(checkpoint, device) if model.has_audio else None
     run = Run(
         config=config,
@@ -185,7 +172,7 @@ def load(checked: Checked, events: Events) -> Run:
         model=model,
         loras=loras,
         optimizer=optimizer,
-        schedule=build_schedule(optimizer, config.schedule, checked.total),
+        schedule=schedule,
         scaler=torch.amp.GradScaler(device.type, enabled=config.model.precision == "fp16" and device.type == "cuda"),
         data=checked.data,
         order=checked.order,
@@ -200,7 +187,7 @@ def load(checked: Checked, events: Events) -> Run:
         checkpoint_shapes=shapes,
         sound=sound,
         watch=SoundWatch(loras, config.model.mode, events),
-        audio_group=_audio_group(loras, groups),
+        audio_group=audio_group,
         placed=placed,
         plan=plan,
     )
@@ -222,13 +209,6 @@ def plan_run(checked: Checked, events: Events) -> MemoryPlan:
     return plan
 
 
-def _audio_group(loras: LoraSet, groups: Sequence[Mapping[str, Any]]) -> int | None:
-    """Which of the optimizer's groups holds the first audio layer; None where the LoRA has none."""
-    first = next((layer.lora_A for path, layer in loras.layers.items() if branch_of(path) == "audio"), None)
-    held = (index for index, group in enumerate(groups) if any(one is first for one in group["params"]))
-    return next(held, None) if first is not None else None
-
-
 def _resume(run: Run, events: Events) -> None:
     """Lay the newest readable state over the run; a damaged one is passed over with a warning."""
     for step, path in reversed(list_states(run.folder.states)):
@@ -239,11 +219,11 @@ def _resume(run: Run, events: Events) -> None:
             continue
         run.loras.restore(state["lora"])
         if state.get("optimizer") is not None:
-            run.optimizer.load_state_dict(state["optimizer"])
             run.scaler.load_state_dict(state["scaler"])
         else:
             events.message("The state holds no optimizer (train.state is minimal): it starts afresh.", "warning")
-        run.schedule.load_state_dict(state["schedule"])
+        for text in resume(run.optimizer, run.schedule, state.get("optimizer"), state["schedule"]):
+            events.message(text)
         restore_random_state(state["random"])
         if run.sound is not None and state.get("sound") is not None:
             run.sound.load_state_dict(state["sound"])

@@ -62,6 +62,15 @@ def _state_file(path: Path) -> Iterator[TensorFile]:
         raise RunError(f"The state {path} is damaged and cannot be gone on from: {reason}.") from error
 
 
+def read_tree(path: Path) -> dict[str, Any]:
+    """What `save_state` wrote with None for every tensor, from the header alone. Raises RunError as `load_state`."""
+    try:
+        with TensorFile(path) as file:
+            return _unpack(json.loads(file.metadata["tree"]), dict.fromkeys(file.tensors))
+    except (CheckpointError, OSError, KeyError, ValueError) as error:
+        raise RunError(f"The state {path} cannot be read: {error}.") from error
+
+
 def state_name(step: int) -> str:
     """File name of the state after `step` steps; sorts by step."""
     return f"state_{step:08d}.safetensors"
@@ -110,7 +119,7 @@ def _pack(value: Any, name: str, tensors: dict[str, Tensor], names: dict[int, st
     return value
 
 
-def _unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _unpack(tree: Any, tensors: Mapping[str, Tensor | None]) -> Any:
     if isinstance(tree, list):
         return [_unpack(inner, tensors) for inner in tree]
     if isinstance(tree, dict):

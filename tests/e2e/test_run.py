@@ -16,12 +16,13 @@ import torch
 
 from ltx2_train import Events, Stopped, TrainerError, inspect_lora, load_run, sample, train
 from ltx2_train.errors import RunError
+from ltx2_train.files import digest
 from ltx2_train.lora.file import load_lora_state
 from ltx2_train.objective.terms import Term
 from ltx2_train.training import loop, saving
 from ltx2_train.training.metrics import read_rows, terms_text
 from ltx2_train.training.run_folder import read_manifest
-from ltx2_train.training.state import list_states
+from ltx2_train.training.state import list_states, load_state
 
 ROOT = Path(__file__).parents[2]
 
@@ -149,6 +150,99 @@ def test_other_settings_under_the_same_name_are_refused_before_anything_is_loade
     monkeypatch.setattr(loop, "load", lambda *_: pytest.fail("must not load"))
     with pytest.raises(RunError, match=r"lora\.rank: was 4, now 8"):
         train(load_run(run_file, ["lora.rank=8"]))
+
+
+def test_numbers_of_the_optimizer_that_change_on_the_way_are_used_told_and_written(run_file):
+    more = ["train.steps=2", "schedule.name=constant"]
+    first = train(load_run(run_file, more))
+    rows = read_rows(first.folder / "metrics.jsonl")
+    assert [row["lr"] for row in rows] == [1e-3, 1e-3]
+    events = StopAt(99)
+    numbers = ["train.learning_rate=5e-4", "optimizer.weight_decay=5", "optimizer.betas=[0.5, 0.6]"]
+    longer = train(load_run(run_file, [*more, *numbers, "train.steps=3"]), events)
+    said = [text for _, text in events.messages if "until now" in text]
+    assert [text.partition(" is ")[0] for text in said[1:]] == ["optimizer.betas", "optimizer.weight_decay"]
+    assert "0.0005 (until now 0.001)" in said[0]
+    assert read_rows(longer.folder / "metrics.jsonl")[-1]["lr"] == 5e-4
+    group = load_state(list_states(longer.folder / "states")[-1][1])["optimizer"]["param_groups"][0]
+    assert (group["weight_decay"], group["betas"], group["initial_lr"]) == (5.0, (0.5, 0.6), 5e-4)
+    kept = load_run(longer.folder / "run.toml")
+    assert (kept.optimizer.weight_decay, kept.optimizer.name) == (5.0, "adamw"), "auto is never written"
+    metadata = inspect_lora(longer.lora).metadata
+    assert metadata["ss_optimizer"] == "adamw"
+    assert json.loads(metadata["settings"])["optimizer"]["weight_decay"] == 5.0
+
+
+def test_a_row_tells_the_rate_that_its_step_used(run_file):
+    result = train(load_run(run_file, ["train.steps=4", "schedule.warmup=0"]))
+    rows = read_rows(result.folder / "metrics.jsonl")
+    assert [row["lr"] for row in rows] == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])
+    assert json.loads(result.lora.with_suffix(".json").read_text())["lr"] == rows[-1]["lr"]
+
+
+def rewrite_as_version_1(folder: Path, **changes: str) -> None:
+    """Make the manifest what it was before records had a version, as far as a run with default settings goes."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    record = manifest["identity"]
+    kept = ("model.checkpoint", "model.mode", "model.precision", "dataset", "lora.rank", "lora.alpha",
+            "train.accumulation", "train.seed", "optimizer.name", "schedule.name")  # fmt: skip
+    former = {name: f"{record[name]:g}" if isinstance(record[name], float) else str(record[name]) for name in kept}
+    targets = digest("auto", "-", "-", "-")[:8]
+    manifest["identity"] = {**former, "lora targets": targets, "train.learning_rate": "0.001", **changes}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
+def test_a_run_of_the_version_before_goes_on_with_what_auto_was_then(run_file, optimizer):
+    """Begun where bitsandbytes was missing, or where CUDA was there; continued on a machine of the other kind."""
+    first = train(load_run(run_file, [f"optimizer.name={optimizer}", "train.steps=2", "lora.rank=32"]))
+    rewrite_as_version_1(first.folder, **{"optimizer.name": "auto"})
+    events = StopAt(99)
+    result = train(load_run(run_file, ["train.steps=3", "lora.rank=32"]), events)
+    assert result.step == 3
+    assert any(f"Optimizer {optimizer} (auto: the run began with it)" in text for _, text in events.messages)
+    assert read_manifest(result.folder)["identity"]["optimizer.name"] == optimizer
+
+
+def test_a_run_that_began_with_what_is_missing_now_says_so_before_anything_is_loaded(run_file, monkeypatch):
+    train(load_run(run_file, ["optimizer.name=adamw8bit", "train.steps=1"]))
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setattr(loop, "load", lambda *_: pytest.fail("must not load"))
+    with pytest.raises(RunError, match=r"began with adamw8bit.*pip install bitsandbytes"):
+        train(load_run(run_file))
+
+
+def test_a_renamed_checkpoint_goes_on(run_file, tiny):
+    from ltx2_train.training.checks import check
+
+    check(load_run(run_file), Events()).folder.close()
+    renamed = run_file.parent / "renamed.safetensors"
+    renamed.symlink_to(tiny.checkpoint)
+    check(load_run(run_file, [f"model.checkpoint={renamed}"]), Events()).folder.close()
+
+
+@pytest.mark.parametrize(
+    ("begun", "named"),
+    [
+        (["quant.format=nf4", "quant.loftq=true"], r"quant\.loftq: was on \(loftq_iters 2\), now off"),
+        (["train.loraplus_ratio=16"], r"train\.loraplus_ratio: was on, now off"),
+        (["quant.format=nf4", "quant.block_size=64"], r"quant\.block_size: was 64, now 32"),
+    ],
+)
+def test_what_a_run_began_with_cannot_be_taken_back(run_file, begun, named):
+    from ltx2_train.training.checks import check
+
+    check(load_run(run_file, begun), Events()).folder.close()
+    with pytest.raises(RunError, match=named):
+        check(load_run(run_file), Events())
+
+
+def test_rates_that_name_no_layer_are_refused_before_anything_is_loaded(run_file, monkeypatch):
+    monkeypatch.setattr(loop, "load", lambda *_: pytest.fail("must not load"))
+    with pytest.raises(TrainerError, match=r"train\.lr_args: 'attn9' is found in no layer"):
+        train(load_run(run_file, ["train.lr_args={attn9 = 1e-4}"]))
+    with pytest.raises(TrainerError, match="has no argument 'amsgra'"):
+        train(load_run(run_file, ["optimizer.args={amsgra = true}"]))
 
 
 def test_a_kill_at_any_moment_leaves_a_run_that_goes_on(run_file):

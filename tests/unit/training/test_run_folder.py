@@ -6,7 +6,7 @@ import pytest
 
 from ltx2_train.config import RunSettings
 from ltx2_train.errors import RunError
-from ltx2_train.training.run_folder import open_run, read_manifest
+from ltx2_train.training.run_folder import open_run, read_manifest, recorded_run
 
 
 def settings(tmp_path, **more):
@@ -21,11 +21,11 @@ def test_a_new_folder_has_a_manifest_at_once(tmp_path):
     assert manifest["step"] == 0
 
 
-def test_another_identity_is_refused_with_the_differences(tmp_path):
-    open_run(settings(tmp_path), {"lora.rank": "4", "model.mode": "video"}).close()
-    with pytest.raises(RunError, match=r"lora\.rank: was 4, now 8") as caught:
-        open_run(settings(tmp_path), {"lora.rank": "8", "model.mode": "video"})
-    assert "model.mode" not in str(caught.value)
+def test_the_record_of_the_run_to_go_on_with_is_found(tmp_path):
+    assert recorded_run(settings(tmp_path)) == (tmp_path / "a", None)
+    open_run(settings(tmp_path), {"lora.rank": 4}).close()
+    assert recorded_run(settings(tmp_path)) == (tmp_path / "a", {"lora.rank": 4})
+    assert recorded_run(settings(tmp_path, if_exists="new")) == (tmp_path / "a_2", None)
 
 
 def test_new_takes_a_free_name(tmp_path):

@@ -1,0 +1,48 @@
+"""What moves the LoRA of a run: its rates by layer, its optimizer, and their course over the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..config import RunConfig, TrainSettings
+from ..events import Events
+from ..lora.inject import LoraSet
+from ..lora.targets import branch_of
+from ..optim import build_optimizer, build_schedule, describe_groups, parameter_groups
+
+Halves = tuple[str, nn.Parameter, nn.Parameter]  # of a layer: its dotted path, A and B
+
+
+def rates_of(layers: Iterable[Halves], train: TrainSettings) -> tuple[list[dict[str, Any]], list[str]]:
+    """The optimizer's groups of `layers` as the settings ask for, and warnings. Raises ConfigError as they do."""
+    return parameter_groups(layers, train.learning_rate, train.audio_learning_rate, train.lr_args, train.loraplus_ratio)
+
+
+def check_optimizer(config: RunConfig, layers: Iterable[str]) -> None:
+    """Raise ConfigError for rates and arguments that the optimizer would not take, on stand-ins for `layers`."""
+    halves = [(path, nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))) for path in layers]
+    build_optimizer(rates_of(halves, config.train)[0], config.optimizer, config.train.learning_rate, "cpu")
+
+
+def make_optimizer(
+    config: RunConfig, loras: LoraSet, device: torch.device, total: int, events: Events
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR, int | None]:
+    """Optimizer, schedule over `total` steps, and which group holds the first audio layer, None where there is none."""
+    halves = [(path, layer.lora_A, layer.lora_B) for path, layer in loras.layers.items()]
+    groups, notes = rates_of(halves, config.train)
+    for text in notes:
+        events.message(text, "warning")
+    if len(groups) > 1:
+        events.message(describe_groups(groups))
+    optimizer, _ = build_optimizer(groups, config.optimizer, config.train.learning_rate, device)
+    return optimizer, build_schedule(optimizer, config.schedule, total), _audio_group(loras, groups)
+
+
+def _audio_group(loras: LoraSet, groups: Sequence[Mapping[str, Any]]) -> int | None:
+    first = next((layer.lora_A for path, layer in loras.layers.items() if branch_of(path) == "audio"), None)
+    held = (index for index, group in enumerate(groups) if any(one is first for one in group["params"]))
+    return next(held, None) if first is not None else None
