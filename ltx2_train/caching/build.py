@@ -71,7 +71,7 @@ def latent_settings(plan: DatasetPlan, item: Item, settings: CacheSettings) -> d
     if item.source.media.kind == "video":
         made |= {"window": item.window.token, "target_fps": entry.target_fps, "source_fps": entry.source_fps}
         made["crop"] = entry.crop
-    made |= {"flip": item.flipped, "color_jitter": entry.color_jitter}
+    made |= {"flip": item.flipped, "color_jitter": entry.color_jitter, "reading": list(item.source.reading)}
     return made | _tiled(settings) | {"latents": [shape.frames, shape.height, shape.width]}
 
 

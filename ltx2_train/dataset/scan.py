@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DataError
-from ..media.images import IMAGE_SUFFIXES
+from ..media.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from ..media.names import cache_stem, is_file, readable, same, shown
 from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import VIDEO_SUFFIXES
@@ -76,8 +76,10 @@ def _in_folder(name: str, entry: DatasetSettings) -> Iterator[Candidate | Skippe
     # what a file manager or a Mac leaves behind ("._clip.mp4") has the endings of media
     listed = [path for path in listed if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     media = [path for path in listed if path.suffix.lower() in MEDIA_SUFFIXES[entry.kind]]
-    if not any(path.is_file() for path in media):
+    unread = _unread(listed) if entry.kind == "image" else []
+    if not unread and not any(path.is_file() for path in media):
         raise DataError(_empty_folder(name, entry, listed), folder)
+    yield from unread
     names = {(path.parent, same(path.name)): path for path in reversed(listed)}
     for path in media:
         if not readable(path.name):
@@ -90,6 +92,16 @@ def _in_folder(name: str, entry: DatasetSettings) -> Iterator[Candidate | Skippe
             wanted = path.with_suffix(entry.caption_extension)
             beside = wanted if is_file(wanted) else names.get((path.parent, same(wanted.name)), wanted)
             yield Candidate(path, cache_stem(stem), caption_path=beside)
+
+
+def _unread(listed: Sequence[Path]) -> list[Skipped]:
+    """Pictures of a kind that is not read, unless they lie there in one that is as well."""
+    read = {same(str(path.with_suffix(""))) for path in listed if path.suffix.lower() in IMAGE_SUFFIXES}
+    return [
+        Skipped(path, f"is a {kind} picture, a kind that is not read; save it as PNG or JPEG")
+        for path in listed
+        if (kind := UNREAD_SUFFIXES.get(path.suffix.lower())) and same(str(path.with_suffix(""))) not in read
+    ]
 
 
 def _no_file(path: Path) -> str:
