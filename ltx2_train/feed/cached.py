@@ -34,7 +34,7 @@ from ..events import Events
 from ..objective.audio import virtual_shape
 from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, LatentShape, VideoShape
 from .sample_check import SampleChecker, without_mend
-from .samples import Sample
+from .samples import Sample, SoundBuckets
 
 _NAME = re.compile(
     r"(?P<stem>.+?)(?:_(?P<start>\d{5,})-(?P<count>\d{3,}))?_(?P<width>\d{4,})x(?P<height>\d{4,})_ltx2\.safetensors"
@@ -123,7 +123,9 @@ class CachedSamples:
         for one in names:
             parsed = CachedName.parse(one)
             if parsed is None:
-                self.checker.left_out[entry.caches / one] = "its name is not that of latents (see the names in README)"
+                self.checker.left_out[entry.caches / one] = (
+                    "its name is not that of latents (docs/dataset_file.md lists the names)"
+                )
                 continue
             try:
                 sample = self._sample(entry, parsed, index, f"{part}/{index}/{one.removesuffix(LATENT_SUFFIX)}")
@@ -172,6 +174,7 @@ class CachedSamples:
             text_path=text.path,
             dataset=index,
             repeats=entry.num_repeats,
+            buckets=SoundBuckets.of(entry, checker.audio),
             first_frame_probability=entry.first_frame_probability,
             video_loss_weight=entry.video_loss_weight,
             kind=kind,

@@ -27,7 +27,7 @@ from ..events import Events
 from ..media.sound import read_sound
 from ..objective.audio import AudioSettings, virtual_shape
 from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, LatentShape, Mode
-from .samples import Sample
+from .samples import Sample, SoundBuckets
 
 _KEEP = CacheSettings(skip_existing=True)  # whether a cache is fresh does not depend on a wish to make it again
 
@@ -99,6 +99,7 @@ class SampleChecker:
             text_path=text_path,
             dataset=item.dataset,
             repeats=entry.num_repeats,
+            buckets=SoundBuckets.of(entry, self.audio),
             first_frame_probability=entry.first_frame_probability,
             video_loss_weight=entry.video_loss_weight,
             kind=kind,

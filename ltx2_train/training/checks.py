@@ -177,9 +177,7 @@ def _open_data(config: RunConfig, dataset: DatasetConfig, files: BaseFiles, even
 
 def _order_batches(config: RunConfig, data: TrainingSet, events: Events) -> BatchOrder:
     """The batches of every epoch; tells how many of them carry sound."""
-    order = BatchOrder(
-        data.samples, data.batch_sizes, config.train.seed, data.buckets, config.audio, config.train.accumulation
-    )
+    order = BatchOrder(data.samples, data.batch_sizes, config.train.seed, config.audio, config.train.accumulation)
     describe_mix(order, config.model.mode, config.audio.silence_regularizer, events)
     return order
 
