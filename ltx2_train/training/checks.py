@@ -18,7 +18,10 @@ from ..errors import ConfigError, RunError
 from ..events import Events
 from ..feed.batches import BatchOrder
 from ..feed.loader import TrainingSet
+from ..lora.file import load_lora_header
+from ..lora.fit import Sizes, fitting_start, linear_sizes, tell_start, tell_version
 from ..lora.inject import chosen_layers
+from ..lora.loftq import loftq_for
 from ..offload.blocks import spread
 from ..optim import choose_optimizer
 from ..sampling.ahead import training_prompts
@@ -35,6 +38,7 @@ from .identity import Identity, recorded_optimizer, require_same
 from .optimizing import check_optimizer
 from .run_folder import RunFolder, open_run, recorded_run, save_text
 from .sound import require_sound
+from .state import list_states
 from .watch import describe_mix, require_heard, warn_of_captions
 
 
@@ -70,8 +74,11 @@ def check(config: RunConfig, events: Events) -> Checked:
     files, _ = check_base(config, events, config.lora.rank)
     checkpoint = files.checkpoint
     device = pick_device(config.model.device)
-    layers = _check_layers(config, checkpoint)
+    sizes = _check_layers(config, checkpoint)
+    layers = list(sizes)
     path, before = recorded_run(config.run)
+    if config.lora.weights is not None and not list_states(path / "states"):
+        _check_start(config, files, sizes, events)
     config = _with_optimizer(config, path, before, device, events)
     check_optimizer(config, layers)
     dataset = DatasetConfig.read(config.dataset_file())
@@ -122,9 +129,9 @@ def check_base(config: RunConfig, events: Events, rank: int | None = None) -> tu
     return files, check_quant(files.checkpoint, config.quant, rank)
 
 
-def _check_layers(config: RunConfig, checkpoint: Path) -> list[str]:
-    """The layers that get a LoRA. They and the blocks that the settings count on must be in the model, as its header
-    describes it."""
+def _check_layers(config: RunConfig, checkpoint: Path) -> dict[str, tuple[int, int]]:
+    """The layers that get a LoRA, with their sizes. They and the blocks that the settings count on must be in the
+    model, as its header describes it."""
     with TensorFile(checkpoint) as file:
         model = blueprint(file, config.model.mode)
     layers = chosen_layers(model, config.lora)
@@ -133,7 +140,19 @@ def _check_layers(config: RunConfig, checkpoint: Path) -> list[str]:
         spread(total, memory.blocks_to_swap or 0)
     else:
         fixed_settings(config, total)
-    return layers
+    sizes = linear_sizes(model)
+    return {layer: sizes[layer] for layer in layers}
+
+
+def _check_start(config: RunConfig, files: BaseFiles, sizes: Sizes, events: Events) -> None:
+    """Hold the LoRA that the run starts from against the layers that are trained. A run that goes on needs it no more:
+    its state has all that came of it."""
+    if config.quant.loftq:
+        loftq_for(files.checkpoint, config.model.mode, config.lora)  # refuses the one or the other
+    start = load_lora_header(config.need("lora.weights"))
+    fitting_start(start, sizes, config.lora.rank, config.lora.target)
+    tell_version(start, files.version, events)
+    tell_start(start, list(sizes), events)
 
 
 def _with_optimizer(
