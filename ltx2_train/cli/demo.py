@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import RunConfig, load_run
+from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
 from ..errors import ConfigError, DataError, RunError, Stopped, TrainerError
 from ..events import Events, Passing
@@ -23,12 +24,10 @@ from ..media.video import VIDEO_SUFFIXES
 from ..sampling.render import SampleFile
 from ..sampling.sample import sample
 from ..training.caches import build_caches
-from ..training.checks import text_fingerprints
 from ..training.contexts import streams_of
 from ..training.loop import train
 from ..training.metrics import read_rows
 from ..training.run_folder import read_manifest
-from ..weights.fingerprint import part_fingerprint
 from ..weights.tiny import make_tiny
 from .demo_media import FPS, draw_clip, draw_sound
 
@@ -248,17 +247,8 @@ def _mean(values: Sequence[float | None]) -> float:
 
 def _distances(config: RunConfig, files: Sequence[SampleFile], events: Events) -> dict[str, tuple[float, float]]:
     """Stream -> mean square distance of the sample's latents to the file's, without the LoRA and with it."""
-    checkpoint, encoder, mode = config.need("model.checkpoint"), config.need("model.text_encoder"), config.model.mode
-    data = TrainingSet.open(
-        DatasetConfig.read(config.need("data.config")),
-        part_fingerprint(checkpoint, "video_vae") if mode != "audio" else "",
-        text_fingerprints(encoder, checkpoint, config.gemma),
-        config.cache,
-        events,
-        mode=mode,
-        audio_fingerprint=part_fingerprint(checkpoint, "audio_vae") if mode != "video" else "",
-        audio=config.audio,
-    )
+    mode, dataset = config.model.mode, DatasetConfig.read(config.need("data.config"))
+    data = TrainingSet.open(dataset, BaseFiles.find(config, events).recipe(config), events, audio=config.audio)
     first = data.samples[0]
     wanted = {"video": data.load_latents(first)} if mode != "audio" else {}
     if mode != "video":

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from ..caching.cache_file import Fingerprints
 from ..config import RunConfig
 from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
@@ -27,11 +26,9 @@ from ..optim import choose_optimizer
 from ..sampling.ahead import training_prompts
 from ..sampling.prompts import Prompt, prompt_texts
 from ..weights.fingerprint import part_fingerprint
-from ..weights.gemma_settings import GemmaSettings
 from ..weights.load import blueprint
 from ..weights.quantize import check_quant
 from ..weights.reader import TensorFile
-from ..weights.text_encoder import text_fingerprint
 from .contexts import EMPTY_PROMPT
 from .fit.choose import fixed_settings
 from .identity import Identity, recorded_optimizer, require_same
@@ -178,19 +175,9 @@ def _with_optimizer(
 
 def _open_data(config: RunConfig, dataset: DatasetConfig, files: BaseFiles, events: Events) -> TrainingSet:
     """The samples of the run, their caches all there and made for this base."""
-    mode = config.model.mode
-    data = TrainingSet.open(
-        dataset,
-        part_fingerprint(files.checkpoint, "video_vae") if mode != "audio" else "",
-        text_fingerprints(files.encoder, files.projection, config.gemma),
-        config.cache,
-        events,
-        mode=mode,
-        audio_fingerprint=part_fingerprint(files.checkpoint, "audio_vae") if mode != "video" else "",
-        audio=config.audio,
-    )
+    data = TrainingSet.open(dataset, files.recipe(config, dino=False), events, audio=config.audio)
     warn_of_captions(data.samples, events)
-    require_heard(data.samples, mode)
+    require_heard(data.samples, config.model.mode)
     return data
 
 
@@ -207,11 +194,6 @@ def needed_texts(config: RunConfig, prompts: Sequence[Prompt]) -> list[str]:
     if config.train.caption_dropout > 0 and config.train.caption_dropout_with == "empty":
         texts.append(EMPTY_PROMPT)
     return list(dict.fromkeys(texts))
-
-
-def text_fingerprints(encoder: Path, projection: Path, gemma: GemmaSettings | None = None) -> Fingerprints:
-    """What text caches are made from: the projection's checkpoint part and the text encoder."""
-    return Fingerprints(part_fingerprint(projection, "text"), text_fingerprint(encoder, projection, gemma))
 
 
 def check_settings(config: RunConfig) -> None:

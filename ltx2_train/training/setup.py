@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..caching.cache_file import MEND
-from ..caching.damaged import note_damage
+from ..caching.notes import note_damage
 from ..config import RunConfig
 from ..device import DTYPES, release
 from ..errors import CacheError, RunError

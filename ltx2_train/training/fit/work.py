@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...caching.recipe import Recipe
 from ...config import RunConfig
 from ...dataset.dataset_file import DatasetConfig
 from ...dataset.entry import DatasetSettings
@@ -93,7 +94,7 @@ def largest_workload(run: RunConfig, events: Events | None = None) -> Workload:
     plan = plan_dataset(dataset, quiet)
     mode = run.model.mode
     try:
-        data = TrainingSet.open(dataset, settings=run.cache, plan=plan, mode=mode, events=quiet, audio=run.audio)
+        data = TrainingSet.open(dataset, Recipe(run.cache, mode), quiet, plan, run.audio)
         samples: Sequence[Sample] = data.samples
         source = "the caches"
     except CacheError:
