@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +11,21 @@ from ..ltx2_train.files import digest, write_tensors
 from . import host
 
 
-class WireLora(dict[str, Any]):
-    """A table of CPU tensors, as the nodes of ComfyUI pass a LoRA on, that knows the metadata of its file.
-
-    The metadata may hold its scale and say what base it is for.
-    """
-
-    def __init__(self, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
-        super().__init__(tensors)
-        self.metadata = dict(metadata)
-
-
-def lora_file(tensors: Mapping[str, Any]) -> Path:
+def lora_file(tensors: dict[str, Any]) -> Path:
     """The LoRA on the wire as a file, named by what is in it; made once."""
-    metadata = tensors.metadata if isinstance(tensors, WireLora) else {}
-    parts = [f"{name} {tuple(tensor.shape)} {tensor.float().sum().item()}" for name, tensor in sorted(tensors.items())]
-    parts += [f"{name}={text}" for name, text in sorted(metadata.items())]
-    path = host.runs_folder() / "start_loras" / f"{digest(*parts)}.safetensors"
+    sizes = [f"{name} {tuple(tensor.shape)} {tensor.float().sum().item()}" for name, tensor in sorted(tensors.items())]
+    path = host.runs_folder() / "start_loras" / f"{digest(*sizes)}.safetensors"
     if not path.exists():
-        write_tensors(path, tensors, metadata)
+        write_tensors(path, tensors)
     return path
 
 
-def read_lora(path: Path) -> WireLora:
+def read_lora(path: Path) -> dict[str, Any]:
     """A LoRA file as a table of CPU tensors."""
-    from safetensors import safe_open
+    from safetensors.torch import load_file
 
-    with safe_open(str(path), "pt") as file:
-        # copies, since a tensor that is read in place keeps the file open, and Windows would refuse to write it again
-        return WireLora({name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {})
+    # copies, since a tensor that is read in place keeps the file open, and Windows would refuse to write it again
+    return {name: tensor.clone() for name, tensor in load_file(str(path)).items()}
 
 
 def read_audio(path: Path) -> dict[str, Any] | None:

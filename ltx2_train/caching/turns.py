@@ -15,31 +15,33 @@ from typing import Generic, TypeVar
 from ..errors import DataError
 from ..events import Events
 from .due import Due
-from .kind import Job
 from .locks import Claims
 from .work import Work
 
+J = TypeVar("J")
 R = TypeVar("R")
 
 
-class Turns(Generic[R]):
+class Turns(Generic[J, R]):
     """The jobs of `due`, in order; a context manager.
 
-    `read` runs in a thread of its own; a DataError that it raises is handed to whoever makes the job. The progress of
-    `stage` goes by the weight of the jobs. `others` counts what another process made in the meantime.
+    `read` runs in a thread of its own; a DataError that it raises is handed to whoever makes the job. `weigh` gives the
+    size of a job for the progress of `stage`. `others` counts what another process made in the meantime.
     """
 
-    def __init__(self, due: Due, read: Callable[[Job], R], stage: str, events: Events) -> None:
-        self._due, self._read, self._events = due, read, events
+    def __init__(
+        self, due: Due[J], read: Callable[[J], R], weigh: Callable[[J], float], stage: str, events: Events
+    ) -> None:
+        self._due, self._read, self._weigh, self._events = due, read, weigh, events
         self._waiting = deque(due.jobs)
-        self._work = Work(events, stage, [job.kind.weight(job) for job in due.jobs])
+        self._work = Work(events, stage, [weigh(job) for job in due.jobs])
         self._claims = Claims(events)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="decode")
-        self._current: tuple[Job, Future[R | DataError] | None] | None = None
+        self._current: tuple[J, Future[R | DataError] | None] | None = None
         self._reading = False
         self.others = 0
 
-    def __enter__(self) -> Turns[R]:
+    def __enter__(self) -> Turns[J, R]:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -55,7 +57,7 @@ class Turns(Generic[R]):
             self._current = self._next() or self._wait()
         return self._current is not None
 
-    def each(self, make: Callable[[Job, R | DataError], None]) -> None:
+    def each(self, make: Callable[[J, R | DataError], None]) -> None:
         """`make` each job from what was read of it. Raises Stopped between two of them on request."""
         self._work.begin()
         self._reading = True
@@ -69,41 +71,41 @@ class Turns(Generic[R]):
             current = self._next()
             make(job, was_read)
             del was_read
-            self._finished(job)
+            path = self._due.place(job)
+            self._claims.free(path)
+            self._work.finished(self._weigh(job), path.name)
             current = current or self._wait()
 
-    def _next(self) -> tuple[Job, Future[R | DataError] | None] | None:
+    def _next(self) -> tuple[J, Future[R | DataError] | None] | None:
         """The next job that nobody else is making, claimed, and begun to be read."""
-        passed: list[Job] = []
-        claimed = None
-        while self._waiting and claimed is None:
+        passed: list[J] = []
+        found = None
+        while self._waiting and found is None:
             job = self._waiting.popleft()
-            if not self._claims.take(job.path):
+            path = self._due.place(job)
+            if not self._claims.take(path):
                 passed.append(job)
             elif self._due.made_since(job):
+                self._claims.free(path)
                 self.others += 1
-                self._finished(job)
+                self._work.finished(self._weigh(job), path.name)
             else:
-                claimed = job, self._pool.submit(self._try_read, job) if self._reading else None
+                found = job, self._pool.submit(self._try_read, job) if self._reading else None
         self._waiting.extendleft(reversed(passed))
-        return claimed
+        return found
 
-    def _finished(self, job: Job) -> None:
-        self._claims.free(job.path)
-        self._work.finished(job.kind.weight(job), job.path.name)
-
-    def _try_read(self, job: Job) -> R | DataError:
+    def _try_read(self, job: J) -> R | DataError:
         try:
             return self._read(job)
         except DataError as error:
             return error.with_traceback(None)
 
-    def _wait(self) -> tuple[Job, Future[R | DataError] | None] | None:
+    def _wait(self) -> tuple[J, Future[R | DataError] | None] | None:
         """As `_next`, but waits for what others are making; None when all is made."""
         while self._waiting:
-            claimed = self._next()
-            if claimed is not None:
-                return claimed
+            found = self._next()
+            if found is not None:
+                return found
             if self._waiting:
-                self._claims.wait(self._waiting[0].path)
+                self._claims.wait(self._due.place(self._waiting[0]))
         return None

@@ -22,11 +22,10 @@ from ..locks import alone
 from ..media.info import MediaInfo
 
 INDEX_NAME = "ltx2_media.json"
-VERSION = 2
+VERSION = 1
 _LARGEST_DENOMINATOR = 10_000_000
-_TEXTS = ("remarks", "reading")
 _PLAIN = tuple(
-    field.name for field in dataclasses.fields(MediaInfo) if field.name not in ("path", "times", "stamps", *_TEXTS)
+    field.name for field in dataclasses.fields(MediaInfo) if field.name not in ("path", "remarks", "times", "stamps")
 )
 
 
@@ -72,7 +71,7 @@ class MediaIndex:
 
 def _pack(info: MediaInfo) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(info, name) for name in _PLAIN}
-    row.update((name, list(getattr(info, name))) for name in _TEXTS)
+    row["remarks"] = list(info.remarks)
     if info.stamps is not None and len(info.stamps) == len(info.times):
         base = _time_base(info.stamps, info.times)
         row["stamps"] = _runs(info.stamps)
@@ -96,8 +95,7 @@ def _unpack(path: Path, row: dict[str, Any]) -> MediaInfo:
     else:
         times = tuple(index / row["fps"] for index in range(row["counted"]))
     plain = {name: row[name] for name in _PLAIN}
-    texts = {name: tuple(row[name]) for name in _TEXTS}
-    return MediaInfo(path=path, times=times, stamps=stamps, **plain, **texts)
+    return MediaInfo(path=path, remarks=tuple(row["remarks"]), times=times, stamps=stamps, **plain)
 
 
 def _runs(stamps: Sequence[int]) -> list[Any]:

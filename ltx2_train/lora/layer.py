@@ -24,8 +24,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from .targets import linear_size
-
 
 class LoRALinear(nn.Module):
     """A linear layer `base` with a trainable low-rank term.
@@ -55,9 +53,7 @@ class LoRALinear(nn.Module):
             parameter.requires_grad_(False)
         device = next((t.device for t in (*base.parameters(), *base.buffers())), torch.device("cpu"))
         self.base = base
-        size = linear_size(base)
-        assert size is not None, type(base)
-        self.out_features, self.in_features = size
+        self.in_features, self.out_features = base.in_features, base.out_features
         self.rank, self.alpha, self.dropout = rank, float(alpha), float(dropout)
         self.strength = 1.0
         self.initial: tuple[Tensor, Tensor] | None = None
@@ -155,8 +151,7 @@ class _LowRank(torch.autograd.Function):
         return flat.view(out.shape)
 
     @staticmethod
-    def backward(ctx: Any, *grads):
-        (grad,) = grads
+    def backward(ctx: Any, grad):
         x, small, weight, a, b, mask = ctx.saved_tensors
         want_x, _, _, _, want_a, want_b = ctx.needs_input_grad[:6]
         g = grad.reshape(-1, grad.shape[-1])

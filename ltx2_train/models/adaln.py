@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from .norms import wide
+from .norms import Index, wide
 
 SINUSOID = 256
 
 
 class Rows(NamedTuple):
-    """Modulation rows [R, n, D]; `index` [B, T] names each token's row, None means one row a sample (R = B)."""
+    """Modulation rows [R, n, D]; `index` names each token's row, None means one row a sample (R = B)."""
 
     values: Tensor
-    index: Tensor | None
+    index: Index | None
 
     def plus(self, table: Tensor) -> Rows:
         """The same with a block's table [n, D] added."""
@@ -76,14 +76,24 @@ def sinusoid(timesteps: Tensor) -> Tensor:
     return torch.cat((angles.cos(), angles.sin()), dim=1)
 
 
-def distinct(timesteps: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The distinct values [R] of timesteps [B, T] or [B, 1] and each token's index [B, T].
+def distinct(timesteps: Tensor) -> tuple[Tensor, Index | None]:
+    """The distinct values [R] of timesteps [B, T] or [B, 1] and each token's index.
 
-    Where a sample's tokens all share one the index is None and R = B.
+    Where a sample's tokens all share one the index is None and R = B. On a card this waits for its result; where tokens
+    are given or not, `given_or_not` needs no look at the values.
     """
     if timesteps.shape[1] == 1 or timesteps.stride(1) == 0:
         return timesteps[:, 0], None
     if timesteps.device.type == "meta":  # has no values to compare: two, as where the first frame is given clean
-        return timesteps.new_empty(2), torch.empty_like(timesteps, dtype=torch.long)
+        return timesteps.new_empty(2), Index(torch.empty_like(timesteps, dtype=torch.long))
     values, index = torch.unique(timesteps, return_inverse=True)
-    return values, index
+    return values, Index(index)
+
+
+def given_or_not(sigma: Tensor, given: Tensor, lead: int | None) -> tuple[Tensor, Index]:
+    """Timesteps [1 + B], zero first, and each token's index; the `given` [B, T] are at 0 and the others at `sigma`.
+
+    `lead` is how many tokens are given at the start of every sample, if no others are.
+    """
+    own = torch.arange(1, sigma.shape[0] + 1, device=given.device).unsqueeze(1)
+    return torch.cat((sigma.new_zeros(1), sigma)), Index(torch.where(given, 0, own), lead)

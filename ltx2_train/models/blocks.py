@@ -26,7 +26,7 @@ from torch.nn.functional import gelu
 from .adaln import Rows
 from .attention import Attention
 from .fused import Fused
-from .norms import device_type, gated_sum, modulated, modulated_norm, plain_norm
+from .norms import Index, device_type, gated_sum, modulated, modulated_norm, plain_norm
 from .recompute import Kept, Remade, deferred, trainable, unread_gelu
 from .rope import Rope
 
@@ -117,6 +117,7 @@ class Block(nn.Module):
         self.eps, self.text_modulated = config.norm_eps, config.cross_attention_adaln
         self.ff_chunk = {"": 0, "audio_": 0}  # tokens of a feed-forward at a time, by prefix; 0: by device
         self.fused: Fused | None = None
+        self.lean = True  # whether a replay keeps recipes of norms, too, and makes them a third time for its gradient
         rows = BASE_ROWS + (TEXT_ROWS if self.text_modulated else 0)
         for name, prefix, side in (("video", "", config.video), ("audio", "audio_", config.audio)):
             if mode not in (name, "av"):
@@ -155,47 +156,57 @@ class Block(nn.Module):
         In a `replay` the values returned are stand-ins. `slim` keeps nothing of the feed-forward for backward.
         `text_kv` keeps keys and values of the text from one run to the next.
         """
+        recipes = self.lean or not replay
         run_video = video is not None and video.enabled
         run_audio = audio is not None and audio.enabled
         if run_video:
-            vx = self._attend(vx, video, "", "video_self" in skip, text_kv)
+            vx = self._attend(vx, video, "", "video_self" in skip, text_kv, recipes)
         if run_audio:
-            ax = self._attend(ax, audio, "audio_", "audio_self" in skip, text_kv)
+            ax = self._attend(ax, audio, "audio_", "audio_self" in skip, text_kv, recipes)
         if video is not None and audio is not None:
             before = vx, ax
             if run_video and "a2v" not in skip:
-                vx = self._cross(vx, before[1], video, audio, "video", 0)
+                vx = self._cross(vx, before[1], video, audio, "video", 0, recipes)
             if run_audio and "v2a" not in skip:
-                ax = self._cross(ax, before[0], audio, video, "audio", 2)
+                ax = self._cross(ax, before[0], audio, video, "audio", 2, recipes)
         if run_video:
             vx = self._feed_forward(vx, video, "", replay, slim)
         if run_audio:
             ax = self._feed_forward(ax, audio, "audio_", replay, slim)
         return vx, ax
 
-    def _attend(self, x: Tensor, stream: Stream, prefix: str, skip: bool, text_kv: Kept | None) -> Tensor:
+    def _attend(
+        self, x: Tensor, stream: Stream, prefix: str, skip: bool, text_kv: Kept | None, recipes: bool
+    ) -> Tensor:
         """Self-attention, then attention to the text."""
         rows, index = stream.ada.plus(getattr(self, f"{prefix}scale_shift_table"))
         shift, scale, gate = rows[:, 0], rows[:, 1], rows[:, 2]
         attention = getattr(self, f"{prefix}attn1")
-        with Remade() as remade:
+        with Remade(recipes) as remade:
             normal = remade.note(modulated_norm, x, scale, shift, index, self.eps, self.fused)
             out = attention(normal, rope=stream.rope, mask=stream.attention_mask, skip=skip, remade=remade)
         x = gated_sum(x, out, gate, index, fused=self.fused)
         del normal, out
 
         if not stream.textless:
-            return self._read(x, stream, prefix, rows, index, text_kv)
+            return self._read(x, stream, prefix, rows, index, text_kv, recipes)
         textless, x = x[:, : stream.textless], x[:, stream.textless :]
-        index = None if index is None else index[:, stream.textless :]
-        return torch.cat((textless, self._read(x, stream, prefix, rows, index, text_kv)), dim=1)
+        index = None if index is None else index.part(slice(stream.textless, None))
+        return torch.cat((textless, self._read(x, stream, prefix, rows, index, text_kv, recipes)), dim=1)
 
     def _read(
-        self, x: Tensor, stream: Stream, prefix: str, rows: Tensor, index: Tensor | None, text_kv: Kept | None
+        self,
+        x: Tensor,
+        stream: Stream,
+        prefix: str,
+        rows: Tensor,
+        index: Index | None,
+        text_kv: Kept | None,
+        recipes: bool,
     ) -> Tensor:
-        """`x` attends to the text; `rows` [R, n, D] and `index` [B, T] are its modulation."""
+        """`x` attends to the text; `rows` [R, n, D] and `index` are its modulation."""
         attention, context = getattr(self, f"{prefix}attn2"), stream.context
-        with Remade() as remade:
+        with Remade(recipes) as remade:
             if stream.prompt is None:
                 normal = remade.note(plain_norm, x, self.eps, self.fused)
                 return x + attention(normal, context, mask=stream.context_mask, remade=remade, kept=text_kv)
@@ -205,7 +216,9 @@ class Block(nn.Module):
             out = attention(normal, context, mask=stream.context_mask, remade=remade, kept=text_kv)
         return gated_sum(x, out, rows[:, 8], index, fused=self.fused)
 
-    def _cross(self, x: Tensor, other: Tensor, own: Stream, its: Stream, side: str, first: int) -> Tensor:
+    def _cross(
+        self, x: Tensor, other: Tensor, own: Stream, its: Stream, side: str, first: int, recipes: bool
+    ) -> Tensor:
         """`x` attends to the other modality; `first` is the first of the direction's two rows (scale, then shift)."""
         other_side = "audio" if side == "video" else "video"
         table = getattr(self, f"scale_shift_table_a2v_ca_{side}")
@@ -217,8 +230,8 @@ class Block(nn.Module):
         its_rope = its.cross_rope
         if its.unseen:
             other, its_rope = other[:, its.unseen :], its_rope.part(slice(its.unseen, None))
-            its_index = None if its_index is None else its_index[:, its.unseen :]
-        with Remade() as remade:
+            its_index = None if its_index is None else its_index.part(slice(its.unseen, None))
+        with Remade(recipes) as remade:
             query = remade.note(modulated_norm, x, scale, shift, index, self.eps, self.fused)
             source = remade.note(modulated_norm, other, its_scale, its_shift, its_index, self.eps, self.fused)
             out = attention(query, source, rope=own.cross_rope, context_rope=its_rope, remade=remade)
@@ -231,7 +244,7 @@ class Block(nn.Module):
         ff = getattr(self, f"{prefix}ff")
 
         def run(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, part: slice, unread: bool) -> Tensor:
-            own = None if index is None else index[:, part]
+            own = None if index is None else index.part(part)
             unread = unread and not gate.requires_grad  # a gate that is trained needs the value it multiplies
             y = ff(modulated_norm(x, scale, shift, own, self.eps, self.fused), unread)
             return gated_sum(x, y, gate, own, unread, self.fused)

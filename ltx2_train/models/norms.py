@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,13 +35,32 @@ SLICE_ELEMENTS = 1 << 18
 # what tensors on the meta device, which show what a step would need elsewhere, are handled like
 _meta_is = "cuda"
 
+_aten = torch.ops.aten
+
+
+class Index(NamedTuple):
+    """Which row of modulation each token has: `rows` [B, T].
+
+    Where `lead` is a number, the first so many tokens of every sample have row 0 and the others row 1 + b; then rows
+    are spread over slices of tokens instead of being gathered for each.
+    """
+
+    rows: Tensor
+    lead: int | None = None
+
+    def part(self, tokens: slice) -> Index:
+        """That of some tokens."""
+        start, stop, _ = tokens.indices(self.rows.shape[1])
+        lead = None if self.lead is None else min(max(self.lead - start, 0), stop - start)
+        return Index(self.rows[:, tokens], lead)
+
 
 def modulated_norm(
-    x: Tensor, scale: Tensor, shift: Tensor, index: Tensor | None, eps: float, fused: Fused | None = None
+    x: Tensor, scale: Tensor, shift: Tensor, index: Index | None, eps: float, fused: Fused | None = None
 ) -> Tensor:
     """n(x) * (1 + scale) + shift in the dtype of `x` [B, T, D].
 
-    `scale` and `shift` are [R, D]: one row a sample where `index` is None (R = B), else row `index[b, t]` for token t.
+    `scale` and `shift` are [R, D]: one row a sample where `index` is None (R = B), else the one it names for token t.
     """
     return _ModulatedNorm.apply(x, scale, shift, index, eps, fused)
 
@@ -51,7 +72,7 @@ def plain_norm(x: Tensor, eps: float, fused: Fused | None = None) -> Tensor:
 
 
 def gated_sum(
-    x: Tensor, y: Tensor, gate: Tensor, index: Tensor | None, unread: bool = False, fused: Fused | None = None
+    x: Tensor, y: Tensor, gate: Tensor, index: Index | None, unread: bool = False, fused: Fused | None = None
 ) -> Tensor:
     """x + gate * y in the dtype of `x` [B, T, D]; `gate` [R, D] and `index` as in `modulated_norm`.
 
@@ -86,9 +107,17 @@ def wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def rows_of(values: Tensor, index: Tensor | None, tokens: slice = slice(None)) -> Tensor:
-    """Rows [R, D] laid out for tokens: [B, 1, D] to broadcast where there is one row a sample, else [B, T, D]."""
-    return values.unsqueeze(1) if index is None else torch.nn.functional.embedding(index[:, tokens], values)
+def rows_of(values: Tensor, index: Index | None, tokens: slice = slice(None)) -> Tensor:
+    """Rows [R, D] laid out for tokens: [B or 1, 1, D] to broadcast where one row serves them, else [B, T, D]."""
+    if index is None:
+        return values.unsqueeze(1)
+    if index.lead is not None:
+        start, stop, _ = tokens.indices(index.rows.shape[1])
+        if stop <= index.lead:
+            return values[:1].unsqueeze(1)
+        if start >= index.lead:
+            return values[1:].unsqueeze(1)
+    return torch.nn.functional.embedding(index.rows[:, tokens], values)
 
 
 @contextmanager
@@ -107,42 +136,86 @@ def device_type(x: Tensor) -> str:
     return _meta_is if x.device.type == "meta" else x.device.type
 
 
-def slices(x: Tensor) -> Iterator[slice]:
-    """Slices along dim 1 of `x` [B, T, D] that are worth a pass of their own."""
+def slices(x: Tensor, index: Index | None = None) -> Iterator[slice]:
+    """Slices along dim 1 of `x` [B, T, D] that are worth a pass of their own, none over both sides of a lead."""
     tokens = x.shape[1]
     step = tokens if device_type(x) != "cpu" else max(1, SLICE_ELEMENTS // max(1, x.shape[0] * x.shape[2]))
-    for start in range(0, tokens, max(1, step)):
-        yield slice(start, min(start + step, tokens))
+    lead = 0 if index is None or index.lead is None else index.lead
+    for begin, end in ((0, lead), (lead, tokens)):
+        for start in range(begin, end, max(1, step)):
+            yield slice(start, min(start + step, end))
+
+
+def native(x: Tensor) -> bool:
+    """Whether PyTorch's own RMS norm, one kernel forward and one backward, serves `x`: on CUDA, where it works."""
+    if device_type(x) != "cuda" or x.dtype == torch.float64 or not hasattr(_aten, "_fused_rms_norm_backward"):
+        return False
+    return x.is_meta or _native_works(x.device, x.dtype)
+
+
+def _native_norm(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+    """n(x), times `weight`, in the dtype of `x`, and r [B, T, 1]."""
+    if x.is_meta:  # there PyTorch takes the kernel apart; to the memory plan it is one pass
+        return x.clone(), x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
+    return _aten._fused_rms_norm(x, [x.shape[-1]], weight, eps)
+
+
+@cache
+def _native_works(device: torch.device, dtype: torch.dtype) -> bool:
+    """A trial of both kernels against the formulas of this file: they are young, and drivers differ."""
+    try:
+        x = torch.linspace(-2, 3, 128, device=device).reshape(2, 1, 64).to(dtype)
+        grad = x.flip(2).contiguous()
+        normal, r = _aten._fused_rms_norm(x, [64], None, 1e-6)
+        own = _inverse_size(x, 1e-6)
+        back = _aten._fused_rms_norm_backward(grad, x, [64], r, None, [True, False])[0]
+        expected = torch.empty_like(back)
+        _norm_gradient(wide(grad).clone(), wide(x), own, out=expected)
+        pairs = ((r, own), (normal, wide(x) * own), (back, expected))
+        return all(torch.allclose(a.float(), b.float(), rtol=2e-2, atol=2e-2) for a, b in pairs)
+    except Exception:  # the kernel is missing for this device or dtype
+        return False
 
 
 class _ModulatedNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, scale, shift, index, eps, fused):
         factor = scale + 1
-        ctx.fused = fused
-        done = None if fused is None else fused(bodies.modulated_norm, x, factor, shift, index, eps)
+        ctx.fused, ctx.index = fused, index
+        rows = None if index is None else index.rows
+        done = None if fused is None else fused(bodies.modulated_norm, x, factor, shift, rows, eps)
         if done is not None:
-            ctx.save_for_backward(x, done[1], factor, index)
+            ctx.save_for_backward(x, done[1], factor)
             return done[0]
         out = torch.empty_like(x)
-        size = _inverse_size(x, eps)
-        for part in slices(x):
-            normal = _product(x[:, part], size[:, part])
-            moved, own, rows = out[:, part], rows_of(shift, index, part), rows_of(factor, index, part)
+        whole, size = None, None
+        if native(x):
+            whole, size = _native_norm(x, None, eps)
+        else:
+            size = _inverse_size(x, eps)
+        for part in slices(x, index):
+            normal = _product(x[:, part], size[:, part]) if whole is None else whole[:, part]
+            moved, own, row = out[:, part], rows_of(shift, index, part), rows_of(factor, index, part)
             if _casts_in_place(moved, normal):
-                torch.addcmul(own, normal, rows, out=moved)
+                torch.addcmul(own, normal, row, out=moved)
             else:
-                moved.copy_(torch.addcmul(own, normal, rows, out=normal))
-        ctx.save_for_backward(x, size, factor, index)
+                moved.copy_(torch.addcmul(own, normal, row, out=normal))
+        ctx.save_for_backward(x, size, factor)
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        x, size, factor, index = ctx.saved_tensors
+        (x, size, factor), index = ctx.saved_tensors, ctx.index
         want_x, want_scale, want_shift = ctx.needs_input_grad[:3]
         grad_x = None
         if ctx.fused is not None and want_x:
-            grad_x = ctx.fused(bodies.modulated_norm_gradient, grad, x, size, factor, index)
+            rows = None if index is None else index.rows
+            grad_x = ctx.fused(bodies.modulated_norm_gradient, grad, x, size, factor, rows)
+        if grad_x is None and want_x and native(x):
+            inner = torch.empty_like(x)
+            for part in slices(x, index):
+                torch.mul(grad[:, part], rows_of(factor, index, part), out=inner[:, part])
+            grad_x = _aten._fused_rms_norm_backward(inner, x, [x.shape[-1]], size, None, [True, False])[0]
         if grad_x is not None:
             if not (want_scale or want_shift):
                 return grad_x, None, None, None, None, None
@@ -151,11 +224,11 @@ class _ModulatedNorm(torch.autograd.Function):
             grad_x = torch.empty_like(x)
         grad_scale = torch.zeros_like(factor) if want_scale else None
         grad_shift = torch.zeros_like(factor) if want_shift else None
-        for part in slices(x):
+        for part in slices(x, index):
             own, r = wide(x[:, part]), size[:, part]
-            if want_scale:
+            if grad_scale is not None:
                 _add_rows(grad_scale, wide(grad[:, part]) * own * r, index, part)
-            if want_shift:
+            if grad_shift is not None:
                 _add_rows(grad_shift, wide(grad[:, part]), index, part)
             if want_x:
                 _norm_gradient(_product(grad[:, part], rows_of(factor, index, part)), own, r, out=grad_x[:, part])
@@ -166,34 +239,34 @@ class _GatedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, y, gate, index, unread, fused):
         gate = gate.to(x.dtype)
-        ctx.fused = fused
-        ctx.save_for_backward(y if ctx.needs_input_grad[2] else None, gate, index)
+        ctx.fused, ctx.index = fused, index
+        ctx.save_for_backward(y if ctx.needs_input_grad[2] else None, gate)
         if unread:
             return x.new_empty(()).expand(x.shape)
         if index is None:
             return torch.addcmul(x, y, gate.unsqueeze(1))
-        done = None if fused is None else fused(bodies.gated_sum, x, y, gate, index)
+        done = None if fused is None else fused(bodies.gated_sum, x, y, gate, index.rows)
         if done is not None:
             return done
         out = torch.empty_like(x)
-        for part in slices(x):
+        for part in slices(x, index):
             torch.addcmul(x[:, part], y[:, part], rows_of(gate, index, part), out=out[:, part])
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        y, gate, index = ctx.saved_tensors
+        (y, gate), index = ctx.saved_tensors, ctx.index
         grad_y = grad_gate = None
         if ctx.needs_input_grad[1]:
             if ctx.fused is not None and index is not None:
-                grad_y = ctx.fused(bodies.gated_gradient, grad, gate, index)
+                grad_y = ctx.fused(bodies.gated_gradient, grad, gate, index.rows)
             if grad_y is None:
                 grad_y = torch.empty_like(grad)
-                for part in slices(grad):
+                for part in slices(grad, index):
                     torch.mul(grad[:, part], rows_of(gate, index, part), out=grad_y[:, part])
         if ctx.needs_input_grad[2]:
             grad_gate = torch.zeros_like(gate, dtype=wide(gate).dtype)
-            for part in slices(grad):
+            for part in slices(grad, index):
                 _add_rows(grad_gate, wide(grad[:, part]) * wide(y[:, part]), index, part)
         return grad, grad_y, grad_gate, None, None, None
 
@@ -211,6 +284,10 @@ class _RotatedNorm(torch.autograd.Function):
             if done is not None:
                 ctx.save_for_backward(x, done[1], weight)
                 return done[0]
+        if native(x) and (weight.dtype == x.dtype):
+            normal, size = _native_norm(x, weight, eps)
+            ctx.save_for_backward(x, size, weight)
+            return normal if rope is None else rotate(_heads(normal, heads), rope).flatten(2)
         out = torch.empty_like(x)
         factor = wide(weight)
         size = _inverse_size(x, eps)
@@ -238,6 +315,10 @@ class _RotatedNorm(torch.autograd.Function):
             )
             if done is not None:
                 return done, None, None, None, None, None
+        if native(x) and weight.dtype == x.dtype:
+            inner = grad if rope is None else rotate(_heads(grad, ctx.heads), rope, backward=True).flatten(2)
+            grads = _aten._fused_rms_norm_backward(inner, x, [x.shape[-1]], size, weight, [want_x, want_weight])
+            return grads[0] if want_x else None, grads[1] if want_weight else None, None, None, None, None
         factor = wide(weight)
         grad_x = torch.empty_like(x) if want_x else None
         grad_weight = torch.zeros_like(factor) if want_weight else None
@@ -301,8 +382,8 @@ def _heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(2, (heads, x.shape[2] // heads))
 
 
-def _add_rows(total: Tensor, values: Tensor, index: Tensor | None, part: slice) -> None:
+def _add_rows(total: Tensor, values: Tensor, index: Index | None, part: slice) -> None:
     if index is None:
         total += values.sum(1)
     else:
-        total.index_add_(0, index[:, part].flatten(), values.flatten(0, 1).to(total.dtype))
+        total.index_add_(0, index.rows[:, part].flatten(), values.flatten(0, 1).to(total.dtype))

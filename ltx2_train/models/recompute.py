@@ -116,25 +116,30 @@ class Remade:
 
     Autograd asks before it keeps a tensor; one that was noted is answered with how to make it again. Which operation
     keeps it, a library's or our own, makes no difference, and neither does a view of it in another shape.
+
+    With `on` false it keeps values, as if it were not there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on: bool = True) -> None:
+        self.on = on
         self._recipes: list[_Recipe] = []
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
 
     def note(self, make: Callable[..., Tensor], *arguments: Any) -> Tensor:
         """`make(*arguments)`, a fresh contiguous tensor, noted; `arguments` live until backward."""
         value = make(*arguments)
-        if value.requires_grad:
+        if self.on and value.requires_grad:
             self._recipes.append(_Recipe(value, make, arguments))
         return value
 
     def __enter__(self) -> Remade:
-        self._hooks.__enter__()
+        if self.on:
+            self._hooks.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._hooks.__exit__(*error)
+        if self.on:
+            self._hooks.__exit__(*error)
         for recipe in self._recipes:
             recipe.value = None  # held so far lest its memory is given to another tensor
         self._recipes.clear()

@@ -25,13 +25,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm
 
-from .adaln import AdaLN, Rows, distinct
+from .adaln import AdaLN, Rows, distinct, given_or_not
 from .attention import Attention
 from .blocks import BASE_ROWS, TEXT_ROWS, Block, SkipLayers, Stream
 from .config import Side, TransformerConfig
 from .fused import Fused
 from .kernels import QUERIES, SPLITS, find_kernel
-from .norms import rows_of
+from .norms import Index, rows_of
 from .recompute import Kept, Store, recomputed, trainable
 from .rope import rope_table
 
@@ -54,9 +54,10 @@ FEED_FORWARDS = {"all": ("", "audio_"), "video": ("",), "audio": ("audio_",)}
 class Modality:
     """The input of one modality.
 
-    `timesteps` are per token, in 0..1; None means `sigma` for all of them. `context_mask` keeps where it is not zero;
-    None keeps all. `attention_mask` weighs whom a token attends to, from 0 (not at all) to 1. A modality that is not
-    `enabled` is seen by the other one and left as it is.
+    `timesteps` are per token, in 0..1; None means `sigma` for all of them but those that are `given`, which are at 0.
+    Given tokens are better told so than by their timesteps, which have to be compared. `context_mask` keeps where it is
+    not zero; None keeps all. `attention_mask` weighs whom a token attends to, from 0 (not at all) to 1. A modality that
+    is not `enabled` is seen by the other one and left as it is.
 
     The first `unseen` tokens are not attended to by the other modality, the first `textless` do not attend to the text:
     both are left out of the products, so neither needs a mask.
@@ -72,11 +73,21 @@ class Modality:
     enabled: bool = True
     unseen: int = 0
     textless: int = 0
+    given: Tensor | None = None  # [B, T] bool
+    lead: int | None = None  # tokens given at the start of every sample, where no others are
 
     @property
     def token_timesteps(self) -> Tensor:
         """[B, T] or [B, 1]."""
-        return self.sigma.unsqueeze(1) if self.timesteps is None else self.timesteps
+        if self.timesteps is not None:
+            return self.timesteps
+        return self.sigma.unsqueeze(1) if self.given is None else torch.where(self.given, 0.0, self.sigma.unsqueeze(1))
+
+    def levels(self) -> tuple[Tensor, Index | None]:
+        """The distinct timesteps [R], and which of them each token has; None where each sample has one (R = B)."""
+        if self.timesteps is not None:
+            return distinct(self.timesteps)
+        return (self.sigma, None) if self.given is None else given_or_not(self.sigma, self.given, self.lead)
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,9 @@ class Output:
     video: Tensor | None
     audio: Tensor | None
     hidden: dict[str, Tensor] = field(default_factory=dict)
+
+
+Levels = tuple[Tensor, Index | None]  # distinct timesteps [R], and which each token has
 
 
 class Residence(Protocol):
@@ -194,6 +208,11 @@ class LTXTransformer(nn.Module):
         there = (self.has_video and "" in prefixes) or (self.has_audio and "audio_" in prefixes)
         return None if there or tokens == 0 else _absent("ff_chunk_target", target, "feed-forward", self.mode)
 
+    def set_lean(self, on: bool = True) -> None:
+        """Whether blocks that are worked out again make their norms a third time, rather than keep them for a while."""
+        for block in self.transformer_blocks:
+            block.lean = on
+
     def set_compile(self, on: bool = True) -> str | None:
         """Compile the pointwise work of the blocks with torch.compile, after a small trial on the model's device.
 
@@ -250,9 +269,9 @@ class LTXTransformer(nn.Module):
             hidden,
         )
 
-    def cross_timesteps(self, own: Modality, other: Modality) -> tuple[Tensor, Tensor]:
-        """Timesteps [B, T] or [B, 1] that scale and shift `own` between the modalities, and those that gate it."""
-        return own.token_timesteps, other.sigma.unsqueeze(1)
+    def cross_levels(self, own: Modality, other: Modality, levels: Levels) -> tuple[Levels, Levels]:
+        """Timesteps that scale and shift `own` between the modalities, and those that gate it; `levels` are its own."""
+        return levels, (other.sigma, None)
 
     def _add_side(self, prefix: str, side: Side, rows: int) -> None:
         setattr(self, f"{prefix}patchify_proj", nn.Linear(side.in_channels, side.width))
@@ -271,18 +290,17 @@ class LTXTransformer(nn.Module):
         context = own.context.to(self.dtype)
         if config.projects_captions:
             context = getattr(self, f"{prefix}caption_projection")(context)
-        found = distinct(own.token_timesteps)  # once: on a card this waits for its result
-        ada, embedded = self._rows(f"{prefix}adaln_single", *found)
+        levels = own.levels()  # once: comparing them would make a card wait
+        ada, embedded = self._rows(f"{prefix}adaln_single", *levels)
         prompt = cross = cross_gate = cross_rope = None
         if config.cross_attention_adaln:
             prompt, _ = self._rows(f"{prefix}prompt_adaln_single", own.sigma, None)
         if other is not None:
             name, direction = ("audio", "v2a") if prefix else ("video", "a2v")
-            shifted, gated = self.cross_timesteps(own, other)
+            shifted, (gated, gate_index) = self.cross_levels(own, other, levels)
             factor = config.av_ca_timestep_scale_multiplier / config.timestep_scale_multiplier
-            shifted = found if shifted is own.timesteps else distinct(shifted)
             cross, _ = self._rows(f"av_ca_{name}_scale_shift_adaln_single", *shifted)
-            cross_gate, _ = self._rows(f"av_ca_{direction}_gate_adaln_single", *distinct(gated * factor))
+            cross_gate, _ = self._rows(f"av_ca_{direction}_gate_adaln_single", gated * factor, gate_index)
             # the attention between modalities rotates by time alone, in the audio width
             longest = max(config.video.max_pos[0], config.audio.max_pos[0])
             cross_rope = self._rope(own.positions[:, :1], config.audio_cross_attention_dim, side.heads, (longest,))
@@ -302,7 +320,7 @@ class LTXTransformer(nn.Module):
             textless=own.textless,
         )
 
-    def _rows(self, name: str, values: Tensor, index: Tensor | None) -> tuple[Rows, Rows]:
+    def _rows(self, name: str, values: Tensor, index: Index | None) -> tuple[Rows, Rows]:
         rows, embedded = getattr(self, name)(values.float() * self.config.timestep_scale_multiplier, self.dtype)
         return Rows(rows, index), Rows(embedded, index)
 

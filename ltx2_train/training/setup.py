@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..caching.cache_file import MEND
-from ..caching.notes import note_damage
+from ..caching.damaged import note_damage
 from ..config import RunConfig
 from ..device import DTYPES, release
 from ..errors import CacheError, RunError
@@ -159,6 +159,9 @@ def load(checked: Checked, events: Events) -> Run:
         if text:
             events.message(text)
     events.holding(placed, placed.device_bytes, device)
+    if config.lora.weights is not None:
+        loras.load(load_lora_state(config.lora.weights))
+        events.message(f"Starting from the LoRA {config.lora.weights.name}.")
     optimizer, schedule, audio_group = make_optimizer(config, loras, device, checked.total, events)
     parts = SoundParts(checkpoint, device) if model.has_audio else None
     run = Run(
@@ -188,10 +191,7 @@ def load(checked: Checked, events: Events) -> Run:
         placed=placed,
         plan=plan,
     )
-    if not _resume(run, events) and config.lora.weights is not None:
-        loras.load(load_lora_state(config.lora.weights))
-        run.watch.begin()
-        events.message(f"Starting from the LoRA {config.lora.weights.name}.")
+    _resume(run, events)
     run.log = MetricsLog(folder.metrics, run.step)
     return run
 
@@ -209,8 +209,8 @@ def plan_run(checked: Checked, events: Events) -> MemoryPlan:
     return plan
 
 
-def _resume(run: Run, events: Events) -> bool:
-    """Lay the newest readable state over the run; a damaged one is passed over with a warning. False: there is none."""
+def _resume(run: Run, events: Events) -> None:
+    """Lay the newest readable state over the run; a damaged one is passed over with a warning."""
     for step, path in reversed(list_states(run.folder.states)):
         try:
             state = load_state(path)
@@ -230,8 +230,7 @@ def _resume(run: Run, events: Events) -> bool:
             run.watch.load_state_dict(state["sound"]["watch"])
         run.step, run.place = step, (state["place"][0], state["place"][1])
         events.message(f"Continuing {run.folder.path.name} after step {step} of {run.total}.")
-        return True
-    return False
+        return
 
 
 def _fill_contexts(contexts: ContextStore, checked: Checked, events: Events) -> None:

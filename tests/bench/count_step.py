@@ -5,8 +5,9 @@
     python tests/bench/count_step.py --case int8/av/512x512x121/keep
 
 A case is FORMAT/MODE/WIDTHxHEIGHTxFRAMES and any of: keep (nothing is recomputed), given (the first frame is given
-clean), bN (N clips a batch). The real model, LoRA (rank 32 on the attentions) and backward pass run on the meta device
-with two and with four of the 48 blocks; what a block adds is the difference, so all 48 follow from it.
+clean), lean (a recomputed block makes its norms a third time, as where memory is short), bN (N clips a batch). The real
+model, LoRA (rank 32 on the attentions) and backward pass run on the meta device with two and with four of the 48
+blocks; what a block adds is the difference, so all 48 follow from it.
 
     launches    operations that start a kernel: all but views and empty tensors; compiled passes count as one
     gigabytes   what operations read and write, products of matrices and attention apart
@@ -106,6 +107,7 @@ class Case:
     sound: int
     keep: bool = False
     given: bool = False
+    lean: bool = False
     batch: int = 1
 
     @classmethod
@@ -114,12 +116,12 @@ class Case:
         width, height, frames = (int(part) for part in size.split("x"))
         case = cls(name, form, mode, VideoShape(frames, height, width).latent(), audio_steps(frames, 25.0))
         for option in options:
-            if option in ("keep", "given"):
+            if option in ("keep", "given", "lean"):
                 case = replace(case, **{option: True})
             elif option.startswith("b") and option[1:].isdigit():
                 case = replace(case, batch=int(option[1:]))
             else:
-                raise SystemExit(f"{name}: {option} is not an option: keep, given, bN")
+                raise SystemExit(f"{name}: {option} is not an option: keep, given, lean, bN")
         return case
 
 
@@ -234,6 +236,7 @@ def _counted(case: Case, blocks: int, compiled: bool, by_place: bool) -> Tally:
     model, _ = meta_model(config, run, format, blocks)
     model.train()
     model.set_recompute(0 if case.keep else None)
+    model.set_lean(case.lean)
     video, audio = modalities(case, config)
     counter = Counter(by_place)
     if compiled:
@@ -252,20 +255,25 @@ def modalities(case: Case, config: TransformerConfig) -> tuple[Modality | None, 
     widths = context_widths(config, case.mode)
     video = audio = None
 
-    def made(tokens: int, positions: Tensor, width: int, per_token: bool) -> Modality:
+    def made(tokens: int, positions: Tensor, width: int, lead: int) -> Modality:
         sigma = torch.empty(case.batch, device="meta")
         return Modality(
             latent=torch.empty(case.batch, tokens, 128, device="meta", dtype=torch.bfloat16),
             sigma=sigma,
-            timesteps=torch.empty(case.batch, tokens, device="meta") if per_token else None,
+            timesteps=None,
             positions=positions,
             context=torch.empty(case.batch, TEXT_TOKENS, width, device="meta", dtype=torch.bfloat16),
+            given=torch.empty(case.batch, tokens, dtype=torch.bool, device="meta") if lead else None,
+            lead=lead or None,
         )
 
+    first = case.shape.height * case.shape.width
     if case.mode != "audio":
-        video = made(case.shape.tokens, video_positions(case.shape, 25.0, "meta"), widths["video"], case.given)
+        video = made(
+            case.shape.tokens, video_positions(case.shape, 25.0, "meta"), widths["video"], first if case.given else 0
+        )
     if case.mode != "video":
-        audio = made(case.sound, audio_positions(AudioLatentShape(case.sound), "meta"), widths["audio"], False)
+        audio = made(case.sound, audio_positions(AudioLatentShape(case.sound), "meta"), widths["audio"], 0)
     return video, audio
 
 

@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from ltx2_train.lora.layer import LoRALinear
 from ltx2_train.models.positions import audio_positions, video_positions
-from ltx2_train.models.transformer import LTXTransformer, Modality, Output, SkipLayers, TransformerConfig
+from ltx2_train.models.transformer import Levels, LTXTransformer, Modality, Output, SkipLayers, TransformerConfig
 from ltx2_train.shapes import AudioLatentShape, LatentShape
 
 GRID = LatentShape(3, 2, 3, 4)
@@ -352,9 +352,9 @@ def dummy(tokens: int, channels: int, width: int, positions: Tensor, batch: int,
     )
 
 
-def older_rule(self: LTXTransformer, own: Modality, other: Modality) -> tuple[Tensor, Tensor]:
+def older_rule(self: LTXTransformer, own: Modality, other: Modality, levels: Levels) -> tuple[Levels, Levels]:
     """The rule of the oracles' releases: everything between the modalities follows the other one's sigma."""
-    return other.sigma.unsqueeze(1), other.sigma.unsqueeze(1)
+    return (other.sigma, None), (other.sigma, None)
 
 
 def distance(ours: Tensor, theirs: Tensor) -> float:

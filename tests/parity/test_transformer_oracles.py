@@ -28,7 +28,7 @@ MODES = ("video", "audio", "av")
 def _oracles_timestep_rule(monkeypatch):
     # ltx-core 1.0.0 and diffusers modulate the attention between modalities by another rule than we do; to compare the
     # rest, this file alone replaces ours by theirs. test_transformer_rule.py proves our own.
-    monkeypatch.setattr(LTXTransformer, "cross_timesteps", older_rule)
+    monkeypatch.setattr(LTXTransformer, "cross_levels", older_rule)
 
 
 def compare(oracle_kind, version, mode, batch, where, recompute=None, skip=None, limit=1e-5, **changes):

@@ -66,16 +66,17 @@ def test_the_older_rule_would_be_noticed(monkeypatch):
     batch = inputs("2.3", per_token=True)
     model = build("2.3")
     ours = model(batch.video, batch.audio)
-    monkeypatch.setattr(LTXTransformer, "cross_timesteps", older_rule)
+    monkeypatch.setattr(LTXTransformer, "cross_levels", older_rule)
     older = model(batch.video, batch.audio)
     assert (ours.video - older.video).abs().max() > 1e-3
 
 
 def test_shift_and_scale_follow_the_own_timesteps_and_the_gate_the_others_sigma():
     batch = inputs("2.3", per_token=True)
-    own, gate = build("2.3").cross_timesteps(batch.video, batch.audio)
-    assert own is batch.video.timesteps
-    assert torch.equal(gate, batch.audio.sigma[:, None])
+    levels = batch.video.levels()
+    own, gate = build("2.3").cross_levels(batch.video, batch.audio, levels)
+    assert own is levels
+    assert gate == (batch.audio.sigma, None)
 
 
 @pytest.mark.parametrize("recompute", [0, 1, None])

@@ -5,7 +5,7 @@ import torch
 from torch.autograd import gradcheck
 
 from ltx2_train.models import norms
-from ltx2_train.models.norms import gated_sum, modulated_norm, plain_norm, rotated_norm
+from ltx2_train.models.norms import Index, gated_sum, modulated_norm, plain_norm, rotated_norm
 from ltx2_train.models.rope import rope_table
 
 EPS = 1e-6
@@ -21,9 +21,13 @@ def _slices(request, monkeypatch):
     monkeypatch.setattr(norms, "SLICE_ELEMENTS", request.param)
 
 
-@pytest.fixture(params=[False, True], ids=["row-a-sample", "row-by-index"])
+@pytest.fixture(params=["row-a-sample", "row-by-index", "lead"])
 def index(request):
-    return torch.tensor([[0, 2, 1, 1, 0], [2, 2, 0, 1, 1]]) if request.param else None
+    if request.param == "row-a-sample":
+        return None
+    if request.param == "row-by-index":
+        return Index(torch.tensor([[0, 2, 1, 1, 0], [2, 2, 0, 1, 1]]))
+    return Index(torch.tensor([[0, 0, 1, 1, 1], [0, 0, 2, 2, 2]]), lead=2)
 
 
 @pytest.mark.usefixtures("_slices")
@@ -37,7 +41,7 @@ def test_modulated_norm_has_the_gradient_of_its_value(index):
 def test_modulated_norm_is_the_formula(index):
     rows = 2 if index is None else 3
     x, scale, shift = double(2, 5, 6), double(rows, 6, seed=1), double(rows, 6, seed=2)
-    s, t = (v[:, None] if index is None else v[index] for v in (scale, shift))
+    s, t = (v[:, None] if index is None else v[index.rows] for v in (scale, shift))
     expected = x / (x.square().mean(-1, keepdim=True) + EPS).sqrt() * (1 + s) + t
     torch.testing.assert_close(modulated_norm(x, scale, shift, index, EPS), expected)
     torch.testing.assert_close(plain_norm(x, EPS), x / (x.square().mean(-1, keepdim=True) + EPS).sqrt())
@@ -48,7 +52,7 @@ def test_gated_sum_has_the_gradient_of_its_value(index):
     rows = 2 if index is None else 3
     x, y, gate = double(2, 5, 6), double(2, 5, 6, seed=1), double(rows, 6, seed=2)
     assert gradcheck(lambda a, b, c: gated_sum(a, b, c, index), (x, y, gate))
-    expected = x + y * (gate[:, None] if index is None else gate[index])
+    expected = x + y * (gate[:, None] if index is None else gate[index.rows])
     torch.testing.assert_close(gated_sum(x, y, gate, index), expected)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from parity.oracles_transformer import adapt, build, inputs, loss_of, section
@@ -64,7 +66,7 @@ def test_dropout_meets_the_same_mask_when_recomputed():
 
 def test_timesteps_are_embedded_once_for_each_distinct_one():
     values, index = distinct(torch.tensor([[0.0, 0.7, 0.7], [0.0, 0.2, 0.2]]))
-    torch.testing.assert_close(values[index], torch.tensor([[0.0, 0.7, 0.7], [0.0, 0.2, 0.2]]))
+    torch.testing.assert_close(values[index.rows], torch.tensor([[0.0, 0.7, 0.7], [0.0, 0.2, 0.2]]))
     assert values.numel() == 3
     assert distinct(torch.tensor([[0.5], [0.6]]).expand(2, 9))[1] is None
 
@@ -113,3 +115,27 @@ def test_timesteps_are_told_apart_once_a_stream(monkeypatch):
     with torch.no_grad():
         build("2.3")(batch.video, batch.audio)
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("recompute", [0, None])
+@pytest.mark.parametrize("scattered", [False, True])
+def test_given_tokens_are_those_at_timestep_zero_however_they_are_told(scattered, recompute):
+    batch = inputs("2.3", per_token=True)
+    video = batch.video
+    assert video.timesteps is not None
+    lead = int((video.timesteps[0] == 0).sum())
+    given = video.timesteps == 0
+    if scattered:  # other tokens in each sample
+        lead, given = None, torch.rand(given.shape, generator=torch.Generator().manual_seed(1)) < 0.4
+        video = replace(video, timesteps=torch.where(given, 0.0, video.sigma[:, None]))
+    told = replace(video, timesteps=None, given=given, lead=lead)
+    results = []
+    for one in (video, told):
+        model = build("2.3", num_layers=3)
+        layers = adapt(model)
+        model.set_recompute(recompute)
+        out = model(one, batch.audio)
+        loss_of(out).backward()
+        results.append([out.video, out.audio, *(layer.lora_A.grad for layer in layers.values())])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
