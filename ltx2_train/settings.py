@@ -7,10 +7,10 @@ the same, `{"unit": "pixels"}` the unit, `{"advanced": True}` hides it from a fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar, get_args
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from .errors import ConfigError
 from .registry import nearest
@@ -22,6 +22,31 @@ class Settings(BaseModel):
     """A frozen group of settings; unknown keys are refused, whole numbers are accepted for floats."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_numbers(cls, table: Any) -> Any:
+        # True is a whole number to Python and to pydantic, so that `rank = true` would be a rank of 1.
+        if not isinstance(table, Mapping):
+            return table
+        numbers = (key for key, field in cls.model_fields.items() if not {bool, Any} & set(_kinds(field.annotation)))
+        return {**table, **{key: _NoNumber.instead(table[key]) for key in numbers if key in table}}
+
+
+class _NoNumber:
+    """Stands for true or false where neither is meant, so that validation refuses it by its path."""
+
+    def __init__(self, value: bool) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+    @classmethod
+    def instead(cls, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [cls.instead(part) for part in value]
+        return cls(value) if isinstance(value, bool) else value
 
 
 def parse(kind: type[S], table: Mapping[str, Any], source: str) -> S:
@@ -69,6 +94,16 @@ def _dotted(location: tuple[Any, ...]) -> str:
     for part in location:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """Every type named in an annotation, whatever it is inside of; of a Literal its values' types."""
+    if get_origin(annotation) is Literal:
+        yield from (type(choice) for choice in get_args(annotation))
+        return
+    yield annotation
+    for inner in get_args(annotation):
+        yield from _kinds(inner)
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -174,7 +174,7 @@ class PrepareDataset(io.ComfyNode):
             finally:
                 events.close()
             summary = report.summary()
-            made = [part for part in (report.latents, report.sound, report.text) if part is not None]
+            made = list(report.kinds.values())
             told = (f"{part.kind}: {part.made} made, {part.kept} kept" for part in made)
             failed = sum(len(part.failed) for part in made) + len(report.left_out)
             events.finish(

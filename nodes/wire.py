@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,35 @@ from ..ltx2_train.files import digest, write_tensors
 from . import host
 
 
-def lora_file(tensors: dict[str, Any]) -> Path:
+class WireLora(dict[str, Any]):
+    """A table of CPU tensors, as the nodes of ComfyUI pass a LoRA on, that knows the metadata of its file.
+
+    The metadata may hold its scale and say what base it is for.
+    """
+
+    def __init__(self, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+        super().__init__(tensors)
+        self.metadata = dict(metadata)
+
+
+def lora_file(tensors: Mapping[str, Any]) -> Path:
     """The LoRA on the wire as a file, named by what is in it; made once."""
-    sizes = [f"{name} {tuple(tensor.shape)} {tensor.float().sum().item()}" for name, tensor in sorted(tensors.items())]
-    path = host.runs_folder() / "start_loras" / f"{digest(*sizes)}.safetensors"
+    metadata = tensors.metadata if isinstance(tensors, WireLora) else {}
+    parts = [f"{name} {tuple(tensor.shape)} {tensor.float().sum().item()}" for name, tensor in sorted(tensors.items())]
+    parts += [f"{name}={text}" for name, text in sorted(metadata.items())]
+    path = host.runs_folder() / "start_loras" / f"{digest(*parts)}.safetensors"
     if not path.exists():
-        write_tensors(path, tensors)
+        write_tensors(path, tensors, metadata)
     return path
 
 
-def read_lora(path: Path) -> dict[str, Any]:
+def read_lora(path: Path) -> WireLora:
     """A LoRA file as a table of CPU tensors."""
-    from safetensors.torch import load_file
+    from safetensors import safe_open
 
-    # copies, since a tensor that is read in place keeps the file open, and Windows would refuse to write it again
-    return {name: tensor.clone() for name, tensor in load_file(str(path)).items()}
+    with safe_open(str(path), "pt") as file:
+        # copies, since a tensor that is read in place keeps the file open, and Windows would refuse to write it again
+        return WireLora({name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {})
 
 
 def read_audio(path: Path) -> dict[str, Any] | None:

@@ -167,3 +167,39 @@ def truncate(path: Path, share: float = 0.5) -> Path:
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     return path
+
+
+def colour_profile(primaries: Sequence[tuple[float, float, float]], name: str, gamma: float = 2.2) -> bytes:
+    """An ICC profile (version 2) of RGB with the given XYZ (D50) of red, green and blue; see DISPLAY_P3."""
+
+    def fixed(value: float) -> bytes:
+        return round(value * 65536).to_bytes(4, "big", signed=True)
+
+    def xyz(values: Sequence[float]) -> bytes:
+        return b"XYZ \0\0\0\0" + b"".join(fixed(value) for value in values)
+
+    text = name.encode("ascii") + b"\0"
+    curve = b"curv\0\0\0\0" + (1).to_bytes(4, "big") + round(gamma * 256).to_bytes(2, "big") + b"\0\0"
+    tags = {
+        b"desc": b"desc\0\0\0\0" + len(text).to_bytes(4, "big") + text + bytes(78),
+        b"cprt": b"text\0\0\0\0none\0",
+        b"wtpt": xyz((0.9642, 1.0, 0.8249)),
+        **{letter + b"XYZ": xyz(values) for letter, values in zip((b"r", b"g", b"b"), primaries, strict=True)},
+        **{letter + b"TRC": curve for letter in (b"r", b"g", b"b")},
+    }
+    table, body = len(tags).to_bytes(4, "big"), b""
+    start = 128 + 4 + 12 * len(tags)
+    for tag, data in tags.items():
+        data += bytes(-len(data) % 4)
+        table += tag + (start + len(body)).to_bytes(4, "big") + len(data).to_bytes(4, "big")
+        body += data
+    head = (
+        (start + len(body)).to_bytes(4, "big") + b"\0\0\0\0\x02\x40\0\0mntrRGB XYZ " + bytes(12) + b"acsp" + bytes(28)
+    )
+    head += b"".join(fixed(value) for value in (0.9642, 1.0, 0.8249))
+    return head + bytes(128 - len(head)) + table + body
+
+
+# Chromatically adapted to D50, from the standards' chromaticities.
+DISPLAY_P3 = ((0.5151, 0.2412, -0.0011), (0.2920, 0.6922, 0.0419), (0.1571, 0.0666, 0.7841))
+SRGB = ((0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7142))

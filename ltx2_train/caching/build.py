@@ -1,32 +1,59 @@
-"""What filling latent and text caches share: the report, opening a model for a while, failures.
+"""Filling the caches: what is fresh stays, what is missing or stale is made.
 
-Files that could not be encoded are remembered beside the caches, so that training leaves them out, as caching did,
-instead of asking for their caches.
+A model is opened only if there is something to do, one at a time, and is let go before the function returns. Each file
+is written as soon as it is ready, so a stop costs one item. A file that cannot be used is named and left out, and
+remembered beside the caches; only where nothing is left is that an error.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 
-from ..dataset.cache_names import TextForm
-from ..dataset.dataset_file import DatasetSettings
-from ..dataset.plan import DatasetPlan, Item
 from ..dataset.scan import Skipped
-from ..dataset.sources import source_stat
+from ..dataset.sources import source_record
+from ..errors import DataError
 from ..events import Events
-from ..files import parse_json, write_json
-from ..locks import alone
-from .settings import CacheSettings
+from .due import MADE_AGAIN, Due
+from .kind import LEFT_OUT, Bench, Job
+from .turns import Turns
 
-FAILURES = "ltx2_failed.json"
+if TYPE_CHECKING:
+    from ..models.audio_vae import AudioVAE
+    from ..models.text import TextConnectors, TextFeatures
+    from ..models.video_vae import VideoVAE
+
 Model = TypeVar("Model")
+
+
+class Encoder(Protocol):
+    """What encode_text needs of a text encoder.
+
+    One that is better off with many captions at once has `groups` and `encode_each` as well, as LayeredTextEncoder.
+    """
+
+    def encode(self, captions: list[str]) -> Sequence[TextFeatures]: ...
+
+
+@dataclass(frozen=True)
+class Openers:
+    """How the models of encoding are opened; each is called only where something is to be made with it.
+
+    A VAE has the precision of the cache settings. None where the run makes nothing with it.
+    """
+
+    video_vae: Callable[[], VideoVAE] | None = None
+    audio_vae: Callable[[], AudioVAE] | None = None
+    dino: Callable[[], Any] | None = None
+    text_encoder: Callable[[], Encoder] | None = None
+    connectors: Callable[[], TextConnectors] | None = None
 
 
 @dataclass
@@ -60,106 +87,71 @@ class CacheReport:
         return "\n".join(lines)
 
 
-def latent_settings(plan: DatasetPlan, item: Item, settings: CacheSettings) -> dict[str, Any]:
-    """All that changes the latents of `item` besides its source and the VAE; by the names a user knows."""
-    shape, entry = item.shape, plan.settings_of(item)
-    made: dict[str, Any] = {
-        "resolution": f"{item.width}x{item.height}",
-        "vae_dtype": settings.vae_dtype,
-        "latents_dtype": settings.latents_dtype,
-    }
-    if item.source.media.kind == "video":
-        made |= {"window": item.window.token, "target_fps": entry.target_fps, "source_fps": entry.source_fps}
-        made["crop"] = entry.crop
-    made |= {"flip": item.flipped, "color_jitter": entry.color_jitter}
-    return made | _tiled(settings) | {"latents": [shape.frames, shape.height, shape.width]}
+def fill(due: Due, openers: Openers, events: Events | None = None, device: torch.device | str = "cpu") -> CacheReport:
+    """Make what is `due` of one name (text has a way of its own, encode_text). Raises DataError where nothing could be
+    made that the datasets need, OutOfMemory with what to make smaller."""
+    events, started = events or Events(), time.monotonic()
+    first = due.kinds[0]
+    due = due.needed()
+    report = begin_report(due, events)
+    lost: set[Path] = set()
+    seen: dict[str, dict[Path, str]] = {}
+    bench = Bench(None, device, events)
+
+    def read(job: Job) -> Any:
+        was_read = job.kind.read(job, bench.model)
+        with contextlib.suppress(OSError):
+            source_record(job.source)  # hashes the file in this thread; it is known when the cache is written
+        return was_read
+
+    def make(job: Job, was_read: Any) -> None:
+        try:
+            if isinstance(was_read, DataError):
+                raise was_read
+            made = job.kind.make(job, was_read, bench)
+            report.bytes += made.bytes
+            report.made += 1
+            for topic, text in made.remarks.items():
+                seen.setdefault(topic, {})[job.source] = text
+        except DataError as error:
+            lost.add(job.path)
+            note_failure(report, job.source, str(error), events, job.kind.consequence(job))
+            job.kind.remember(job, str(error))
+        except torch.OutOfMemoryError as error:
+            raise job.kind.too_large(job) from error
+
+    def work(model: Any) -> None:
+        nonlocal bench
+        bench = Bench(model, device, events)
+        try:
+            turns.each(make)
+        finally:
+            bench = Bench(None, device, events)  # whoever opened the model lets it go
+
+    with Turns(due, read, first.stage, events) as turns:
+        if turns.begin(first.reads_ahead):
+            opener = None if first.model is None else getattr(openers, first.model)
+            if opener is None:
+                assert first.model is None, f"{first.name} needs {first.model}"
+                work(None)
+            else:
+                with_model(opener, work, device)
+    report.others = turns.others
+    report.notes += first.notes(seen)
+    for note in report.notes:
+        events.message(note, "warning")
+    report.seconds = time.monotonic() - started
+    if reason := first.verdict([*due.kept, *due.jobs], lost):
+        raise DataError(f"{reason}\n{report.summary()}", report.failed[0].path)
+    return report
 
 
-def _tiled(settings: CacheSettings) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    tiles = settings.tiles
-    # chunk_size is left out: the result does not depend on it.
-    for axis in ("spatial", "temporal"):
-        size = getattr(tiles, f"{axis}_tile")
-        made[f"{axis}_tile"] = None if size is None else [size, getattr(tiles, f"{axis}_overlap")]
-    return made
-
-
-def picture_reference_settings(plan: DatasetPlan, item: Item, settings: CacheSettings) -> dict[str, Any]:
-    """All that changes the latents of the reference of `item` besides its source and the VAE."""
-    wanted, entry = item.reference, plan.settings_of(item)
-    assert wanted is not None, item.key
-    made = {
-        "reference_file": wanted.path.name,
-        "reference_frames": wanted.frames,
-        "resolution": f"{wanted.width}x{wanted.height}",
-        "vae_dtype": settings.vae_dtype,
-        "latents_dtype": settings.latents_dtype,
-        **_beside(item, entry),
-    }
-    shape = wanted.shape
-    return made | _tiled(settings) | {"latents": [shape.frames, shape.height, shape.width]}
-
-
-def _beside(item: Item, entry: DatasetSettings) -> dict[str, Any]:
-    """What decides which part of a companion goes with `item`."""
-    made: dict[str, Any] = {"target_fps": entry.target_fps, "flip": item.flipped}
-    if item.source.media.kind == "video":
-        made |= {"window": item.window.token, "source_fps": entry.source_fps, "crop": entry.crop}
-    return made
-
-
-def mask_settings(plan: DatasetPlan, item: Item) -> dict[str, Any]:
-    """All that changes the mask of `item` besides its source."""
-    shape = item.shape
-    return {
-        "mask_file": item.mask.name if item.mask else None,
-        "resolution": f"{item.width}x{item.height}",
-        **_beside(item, plan.settings_of(item)),
-        "latents": [shape.frames, shape.height, shape.width],
-    }
-
-
-def audio_mask_settings(plan: DatasetPlan, item: Item) -> dict[str, Any]:
-    """All that changes the mask of the sound of `item` besides its source."""
-    sound = item.sound
-    assert sound is not None, item.key
-    return {
-        "mask_file": item.audio_mask.name if item.audio_mask else None,
-        "sound_window": [round(sound.start, 6), round(sound.seconds, 6)],
-        "steps": sound.steps,
-    }
-
-
-def sound_settings(plan: DatasetPlan, item: Item, settings: CacheSettings) -> dict[str, Any]:
-    """All that changes the sound of `item` besides its source and the audio VAE; by the names a user knows."""
-    sound = item.sound
-    assert sound is not None, item.key
-    return {
-        "sound_file": sound.path.name,
-        "sound_window": [round(sound.start, 6), round(sound.seconds, 6)],
-        "sound_length": round(sound.length, 6),
-        "audio_normalize": plan.settings_of(item).audio_normalize,
-        "audio_vae_dtype": settings.audio_vae_dtype,
-        "audio_latents_dtype": settings.audio_latents_dtype,
-    }
-
-
-def reference_settings(plan: DatasetPlan, item: Item, settings: CacheSettings) -> dict[str, Any]:
-    """All that changes the reference sound of `item` besides its source and the audio VAE."""
-    entry = plan.settings_of(item)
-    return {
-        "reference_file": item.reference_audio.name if item.reference_audio else None,
-        "reference_audio_max_seconds": entry.reference_audio_max_seconds,
-        "audio_normalize": entry.audio_normalize,
-        "audio_vae_dtype": settings.audio_vae_dtype,
-        "audio_latents_dtype": settings.audio_latents_dtype,
-    }
-
-
-def text_settings(form: TextForm, settings: CacheSettings) -> dict[str, Any]:
-    """All that changes a text cache besides caption and weights."""
-    return {"text_form": form, "text_dtype": settings.text_dtype}
+def begin_report(due: Due, events: Events) -> CacheReport:
+    """The report to be filled in; says what is made again and why."""
+    for path, reason in due.replaced.items():
+        if reason != MADE_AGAIN:  # which the user asked for
+            events.message(f"{path.name} is made again: {reason}")
+    return CacheReport(due.kinds[0].name, kept=len(due.kept), stale=len(due.replaced))
 
 
 def with_model(opener: Callable[[], Model], work: Callable[[Model], None], device: torch.device | str | None) -> None:
@@ -179,45 +171,9 @@ def with_model(opener: Callable[[], Model], work: Callable[[Model], None], devic
             torch.cuda.empty_cache()
 
 
-def note_failure(report: CacheReport, failure: Skipped, events: Events) -> None:
+def note_failure(report: CacheReport, path: Path, reason: str, events: Events, consequence: str = LEFT_OUT) -> None:
+    """Add to the report, and say, that `path` could not be used, and what comes of that."""
+    failure = Skipped(path, reason if consequence == LEFT_OUT else f"{consequence}: {reason}")
     if failure not in report.failed:
         report.failed.append(failure)
-        events.message(f"{failure.path.name} is left out: {failure.reason}", "warning")
-
-
-def _failures(folder: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        table = parse_json((folder / FAILURES).read_text(encoding="utf-8"))
-        if isinstance(table, dict):
-            return table
-    return {}
-
-
-def record_failure(item: Item, reason: str, name: str | None = None, source: Path | None = None) -> None:
-    """Remember that the cache `name` of `item` (default: its latents) cannot be made from `source` as it is now."""
-    with contextlib.suppress(OSError):
-        size, mtime_ns = source_stat(source or item.source.path)
-        with alone(item.source.folder):
-            table = _failures(item.source.folder)
-            table[name or item.latent_path.name] = {"reason": reason, "size": size, "mtime_ns": mtime_ns}
-            write_json(item.source.folder / FAILURES, table)
-
-
-def failed_before(item: Item, name: str | None = None, source: Path | None = None) -> str | None:
-    """Why the cache `name` of `item` (default: its latents) could not be made last time, if `source` is the same."""
-    known = _failures(item.source.folder).get(name or item.latent_path.name)
-    if not isinstance(known, dict):
-        return None
-    try:
-        size, mtime_ns = source_stat(source or item.source.path)
-    except OSError:
-        return None
-    same = known.get("size") == size and known.get("mtime_ns") == mtime_ns
-    return str(known.get("reason")) if same else None
-
-
-def sound_failed_before(item: Item) -> str | None:
-    """Why the sound of `item` could not be encoded the last time, if its file is still the same."""
-    if item.sound is None or item.audio_path is None:
-        return None
-    return failed_before(item, item.audio_path.name, item.sound.path)
+        events.message(f"{path.name} {consequence}: {reason}", "warning")

@@ -39,12 +39,11 @@ from typing import Any
 
 import torch
 
-from ..dataset.cache_names import AUDIO_MASK_SUFFIX, MASK_SUFFIX
 from ..dataset.sources import source_change
-from ..errors import CacheError, CheckpointError
+from ..errors import CacheError, CheckpointError, DataError
 from ..shapes import AudioLatentShape, LatentShape
 from ..weights.reader import TensorFile
-from .damaged import damage, note_damage
+from .notes import damage, note_damage
 
 FORMAT_VERSION = "1"
 ARCHITECTURE = "ltx2_v1"  # as the community trainer calls it
@@ -64,7 +63,7 @@ DTYPES = {
 MEND = "Run `ltx2-train cache build RUN.toml` (in ComfyUI: the Prepare Dataset node) to make it again."
 
 # Settings that caches made before they existed do not name, and what they amount to there.
-_BEFORE: dict[str, Any] = {"flip": False, "color_jitter": 0.0, "crop": "center"}
+_BEFORE: dict[str, Any] = {"flip": False, "color_jitter": 0.0, "crop": "center", "reading": []}
 
 _LATENTS = re.compile(r"latents_(\d+)x(\d+)x(\d+)_(\w+)")
 _AUDIO = re.compile(r"audio_latents_(\d+)x(\d+)x(\d+)_(\w+)")
@@ -213,76 +212,43 @@ class CacheFile:
 # --- stale or not ----------------------------------------------------------------------------------------------------
 
 
+def stale_weights(file: CacheFile, part: str = "", weights: str = "") -> str | None:
+    """Why a cache of ours is of another format or other weights, or None. `weights` "" are not compared."""
+    version = file.metadata.get("format_version")
+    if version != FORMAT_VERSION:
+        return f"it is of cache format {version}, this program writes {FORMAT_VERSION}"
+    if weights and file.metadata.get("checkpoint") != weights:
+        return f"it was made with another {part}"
+    return None
+
+
 def stale_made(
     file: CacheFile, source: Path, settings: Mapping[str, Any], part: str = "", weights: str = ""
 ) -> str | None:
-    """Why `file` must be made again, or None, where it may only be ours. `weights` "" are not compared."""
-    if reason := _useless(file):
-        return reason
-    if file.metadata.get("format_version") != FORMAT_VERSION:
-        return f"it is of cache format {file.metadata.get('format_version')}, this program writes {FORMAT_VERSION}"
-    if weights and file.metadata.get("checkpoint") != weights:
-        return f"it was made with another {part}"
-    return source_change(file.record("source"), source) or _difference(file.record("settings"), settings)
+    """Why a cache of ours must be made again, or None, where it was made from `source`."""
+    return (
+        damage(file.path)
+        or stale_weights(file, part, weights)
+        or source_change(file.record("source"), source)
+        or difference(file.record("settings"), settings)
+    )
 
 
-def _useless(file: CacheFile) -> str | None:
-    if file.path.name.endswith((MASK_SUFFIX, AUDIO_MASK_SUFFIX)) and MASK_KEY not in file.keys:
-        return f"it holds no mask, but {', '.join(file.keys) or 'nothing'}"
-    return damage(file.path)
-
-
-def stale_latents(file: CacheFile, source: Path, settings: Mapping[str, Any], checkpoint: str) -> str | None:
-    """Why the latents in `file` must be made again, or None. `checkpoint` "" is not compared."""
-    if reason := damage(file.path):
-        return reason
-    if not file.fingerprinted:
-        return _foreign(file, settings)
-    return stale_made(file, source, settings, "VAE", checkpoint)
-
-
-def stale_sound(file: CacheFile, source: Path, settings: Mapping[str, Any], checkpoint: str) -> str | None:
-    """Why the sound in `file` must be made again, or None; `source` is the file it was read from."""
-    if not file.fingerprinted:
-        return damage(file.path)
-    return stale_made(file, source, settings, "audio VAE", checkpoint)
-
-
-def stale_text(file: CacheFile, caption: str, settings: Mapping[str, Any], weights: Fingerprints) -> str | None:
-    """Why the text in `file` must be made again, or None."""
-    if not any(file.find(prefix) for prefix in TEXT_KEYS):
-        return f"it holds no text, but {', '.join(file.keys) or 'nothing'}"
-    if reason := damage(file.path):
-        return reason
-    stored = file.metadata.get("caption", file.metadata.get("caption1"))
-    if stored is not None and " ".join(stored.split()) != caption:
-        return "the caption (or trigger word) changed"
-    if not file.fingerprinted:
-        return None
-    if file.metadata.get("format_version") != FORMAT_VERSION:
-        return f"it is of cache format {file.metadata.get('format_version')}, this program writes {FORMAT_VERSION}"
-    if weights.checkpoint and file.metadata.get("checkpoint") != weights.checkpoint:
-        return "it was made with the text weights of another checkpoint"
-    if weights.encoder and file.metadata.get("encoder") != weights.encoder:
-        return "it was made with another text encoder"
-    return _difference(file.record("settings"), settings)
-
-
-def _foreign(file: CacheFile, settings: Mapping[str, Any]) -> str | None:
-    shape = file.latent_shape()
-    wanted = tuple(settings["latents"])
-    found = (shape.frames, shape.height, shape.width)
-    return None if found == wanted else f"its latents are {_by(found)}, {_by(wanted)} are needed"
-
-
-def _by(numbers: Sequence[int]) -> str:
-    return "x".join(str(number) for number in numbers)
-
-
-def _difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    changed = [key for key in wanted if stored.get(key, _BEFORE.get(key)) != json.loads(json.dumps(wanted[key]))]
+def difference(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Which settings are not as they were when a cache was made, in a few words; None where all are."""
+    changed = [key for key in now if stored.get(key, _BEFORE.get(key)) != json.loads(json.dumps(now[key]))]
     if not changed:
         return None
     key = changed[0]
     more = f" and {', '.join(changed[1:])}" if len(changed) > 1 else ""
-    return f"{key} changed ({stored.get(key)} -> {wanted[key]}){more}"
+    return f"{key} changed ({stored.get(key)} -> {now[key]}){more}"
+
+
+def by(sizes: Sequence[int]) -> str:
+    """Sizes for people: "2x16x30"."""
+    return "x".join(str(size) for size in sizes)
+
+
+def without_mend(error: DataError) -> str:
+    """The text of `error` where it is said once for all how to mend it."""
+    return str(error).replace(MEND, "").strip()

@@ -2,75 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any
 
-from ..events import Events
-from .build import CacheReport
-from .settings import CacheSettings
+from .kind import CacheKind, CacheState, Job
 
-J = TypeVar("J")
-State = tuple[bool, "str | None"]  # whether the cache is missing, and why it must be made again (None: it is fresh)
+MADE_AGAIN = "skip_existing is off"
 
 
 @dataclass
-class Due(Generic[J]):
-    """The caches of one kind: `jobs` are to be made, `kept` are fresh, of the first `replaced` have an old file.
+class Due:
+    """The caches of `kinds`: `jobs` are to be made, `kept` are fresh, of the first `replaced` have an old file."""
 
-    `place` gives the file of a job, `state` compares it with what it should be made from.
-    """
-
-    place: Callable[[J], Path]
-    state: Callable[[J, CacheSettings], State]
-    settings: CacheSettings
-    jobs: list[J] = field(default_factory=list)
-    kept: list[J] = field(default_factory=list)
+    kinds: Sequence[CacheKind[Any]]
+    jobs: list[Job] = field(default_factory=list)
+    kept: list[Job] = field(default_factory=list)
     replaced: dict[Path, str] = field(default_factory=dict)
     _seen: dict[Path, tuple[int, ...] | None] = field(default_factory=dict)
 
     @classmethod
-    def find(
-        cls,
-        jobs: Iterable[J],
-        place: Callable[[J], Path],
-        state: Callable[[J, CacheSettings], State],
-        settings: CacheSettings,
-    ) -> Due[J]:
-        """Look at the file of each of `jobs`. A file that several of them name is made for the first."""
-        due = cls(place, state, settings)
-        for job in jobs:
-            path = place(job)
-            if path in due._seen:
+    def find(cls, kinds: Sequence[CacheKind[Any]], skip_existing: bool = True) -> Due:
+        """Look at the files of `kinds`, which are filled together. A file that several jobs name is made for the first.
+
+        Without `skip_existing` all are to be made.
+        """
+        due = cls(kinds)
+        for job in (job for kind in kinds for job in kind.jobs()):
+            if job.path in due._seen:
                 due.kept.append(job)
                 continue
-            seen = _stamp(path)
-            missing, reason = state(job, settings)
-            if missing or reason:
+            seen = _stamp(job.path)
+            state = job.kind.state(job) if skip_existing else _to_replace(job)
+            if not state.fresh:
                 due.jobs.append(job)
-                due._seen[path] = seen
-                if not missing:
-                    due.replaced[path] = reason or ""
+                due._seen[job.path] = seen
+                if state.stale is not None:
+                    due.replaced[job.path] = state.stale
             else:
                 due.kept.append(job)
         return due
 
-    def report(self, kind: str, events: Events) -> CacheReport:
-        """The report to be filled in; says what is made again and why."""
-        if self.settings.skip_existing:
-            for path, reason in self.replaced.items():
-                events.message(f"{path.name} is made again: {reason}")
-        return CacheReport(kind, kept=len(self.kept), stale=len(self.replaced))
+    def needed(self) -> Due:
+        """Without the jobs that nothing needs any more."""
+        return replace(self, jobs=[job for job in self.jobs if not job.kind.needless(job)])
 
-    def made_since(self, job: J) -> bool:
+    def made_since(self, job: Job) -> bool:
         """Whether another process has made the cache of `job` since this one looked."""
-        path = self.place(job)
-        now = _stamp(path)
-        if now is None or now == self._seen.get(path):
-            return False
-        missing, reason = self.state(job, self.settings.model_copy(update={"skip_existing": True}))
-        return not missing and not reason
+        now = _stamp(job.path)
+        return now is not None and now != self._seen.get(job.path) and job.kind.state(job).fresh
+
+
+def _to_replace(job: Job) -> CacheState:
+    """Of a cache that is made again, whatever it is like."""
+    there = job.path.is_file()
+    return CacheState(not there, MADE_AGAIN if there else None)
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:

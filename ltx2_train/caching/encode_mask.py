@@ -1,4 +1,4 @@
-"""Masks -> caches at the resolution of latents: 1 is given to the model, 0 is generated.
+"""Masks at the resolution of latents: 1 is given to the model, 0 is generated.
 
 A latent is given where the mask is white over more than half of the pixels and frames it stands for: 32 x 32 pixels of
 the first frame alone, then of eight frames. The mask of a sound is given for each latent step of 1/25 s, from a sound
@@ -7,10 +7,7 @@ file by its mean level, from JSON ([[from, to], ...] in seconds of the medium) b
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,107 +15,102 @@ import numpy as np
 import torch
 
 from ..dataset.augment import GREY, crop_centre, same_shape
+from ..dataset.cache_names import AUDIO_MASK_SUFFIX, MASK_SUFFIX
 from ..dataset.dataset_file import DatasetSettings
-from ..dataset.items import DatasetPlan, Item
+from ..dataset.plan import Item
 from ..dataset.reference import frames_beside, probe_companion
-from ..dataset.scan import SHOWN_AT_MOST, Skipped
-from ..dataset.sources import source_record
-from ..errors import CacheError, DataError
-from ..events import Events
-from ..files import parse_json, write_tensors
+from ..dataset.scan import SHOWN_AT_MOST
+from ..errors import DataError
+from ..files import parse_json
 from ..media.buckets import cover
 from ..media.info import MediaInfo
 from ..media.sound import read_sound
 from ..media.video import read_frames
 from ..shapes import SPATIAL_FACTOR, TEMPORAL_FACTOR
-from . import cache_file as caches
-from .build import CacheReport, audio_mask_settings, mask_settings, note_failure, record_failure
-from .cache_file import ARCHITECTURE, FORMAT_VERSION, MASK_KEY, CacheFile
-from .due import Due
-from .settings import CacheSettings
-from .turns import Turns
+from .cache_file import MASK_KEY, CacheFile
+from .encode import beside
+from .kind import Bench, CacheKind, Job, Made, header_bytes
 
 THRESHOLD = 0.5
+HEADER = 290  # bytes of a mask besides tensor and settings; no weights are named
+OTHER_SIZE = "other size"
 
 
-@dataclass(frozen=True)
-class MaskJob:
-    item: Item
-    source: Path
-    path: Path
-    made_from: dict[str, Any]
-    sound: bool
+class Masks(CacheKind[tuple[torch.Tensor, str]]):
+    """Of the pictures of clips. What is read is the mask, and what a user should know of its size."""
+
+    name = "masks"
+    stage = "encode masks"
+    suffix = MASK_SUFFIX
+    modes = frozenset(("video", "av"))
+
+    def of(self, item: Item) -> Job | None:
+        mask, path, shape = item.mask, item.mask_path, item.shape
+        if mask is None or path is None:
+            return None
+        made_from = {
+            "mask_file": mask.name,
+            "resolution": f"{item.width}x{item.height}",
+            **beside(item, self.plan.settings_of(item)),
+            "latents": [shape.frames, shape.height, shape.width],
+        }
+        return Job(self, item, mask, path, made_from)
+
+    def stale(self, file: CacheFile, job: Job) -> str | None:
+        if MASK_KEY not in file.keys:
+            return f"it holds no mask, but {', '.join(file.keys) or 'nothing'}"
+        return super().stale(file, job)
+
+    def cells(self, item: Item) -> int:
+        """Values of the mask, one byte each."""
+        return item.shape.tokens
+
+    def size(self, job: Job) -> int:
+        return self.cells(job.item) + header_bytes(job.made_from, HEADER)
+
+    def weight(self, job: Job) -> float:
+        return max(1.0, self.cells(job.item))
+
+    def read(self, job: Job, model: None) -> tuple[torch.Tensor, str]:
+        return picture_mask(job.source, job.item, self.plan.settings_of(job.item))
+
+    def make(self, job: Job, was_read: tuple[torch.Tensor, str], bench: Bench) -> Made:
+        mask, other_size = was_read
+        return Made(self.write(job, {MASK_KEY: mask}), {OTHER_SIZE: other_size} if other_size else {})
+
+    def notes(self, seen: Mapping[str, Mapping[Path, str]]) -> list[str]:
+        sizes = seen.get(OTHER_SIZE, {})
+        if not sizes:
+            return []
+        shown = "; ".join(f"{path.name} {text}" for path, text in list(sizes.items())[:SHOWN_AT_MOST])
+        return [f"{len(sizes)} masks have another size than their clips and were resized: {shown}"]
 
 
-def masks_due(plan: DatasetPlan, settings: CacheSettings) -> Due[MaskJob]:
-    """The masks that are missing or no longer fit."""
-    return Due.find(mask_jobs(plan), lambda job: job.path, mask_state, settings)
+class SoundMasks(Masks):
+    """Of the sound of clips and recordings; a mirrored copy shares it."""
 
+    suffix = AUDIO_MASK_SUFFIX
+    modes = frozenset(("av", "audio"))
 
-def encode_masks(
-    plan: DatasetPlan, settings: CacheSettings, events: Events | None = None, due: Due[MaskJob] | None = None
-) -> CacheReport:
-    """Cache the masks of every item of `plan` that has one; a mask that cannot be used leaves its item out.
+    def of(self, item: Item) -> Job | None:
+        mask, path, sound = item.audio_mask, item.audio_mask_path, item.sound
+        if mask is None or path is None or sound is None:
+            return None
+        made_from: dict[str, Any] = {
+            "mask_file": mask.name,
+            "sound_window": [round(sound.start, 6), round(sound.seconds, 6)],
+            "steps": sound.steps,
+        }
+        return Job(self, item, mask, path, made_from)
 
-    `due` spares looking for them again.
-    """
-    events, started = events or Events(), time.monotonic()
-    due = masks_due(plan, settings) if due is None else due
-    report = due.report("masks", events)
-    other_sizes: dict[str, str] = {}
+    def jobs(self) -> Iterator[Job]:
+        return (job for item in self.plan.items if not item.flipped and (job := self.of(item)) is not None)
 
-    def read(job: MaskJob) -> tuple[torch.Tensor, str]:
-        if job.sound:
-            return sound_mask(job.source, job.item), ""
-        return picture_mask(job.source, job.item, plan.settings_of(job.item))
+    def cells(self, item: Item) -> int:
+        return item.sound.steps if item.sound is not None else 0
 
-    def make(job: MaskJob, mask: tuple[torch.Tensor, str] | DataError) -> None:
-        if isinstance(mask, DataError):
-            note_failure(report, Skipped(job.source, str(mask)), events)
-            record_failure(job.item, str(mask), job.path.name, job.source)
-            return
-        report.bytes += _write(job, mask[0])
-        report.made += 1
-        if mask[1]:
-            other_sizes[job.source.name] = mask[1]
-
-    with Turns(due, read, _cells, "encode masks", events) as turns:
-        if turns.begin():
-            turns.each(make)
-    report.others = turns.others
-    if other_sizes:
-        shown = "; ".join(f"{name} {note}" for name, note in list(other_sizes.items())[:SHOWN_AT_MOST])
-        report.notes.append(f"{len(other_sizes)} masks have another size than their clips and were resized: {shown}")
-    report.seconds = time.monotonic() - started
-    return report
-
-
-def _cells(job: MaskJob) -> float:
-    """How much is read for a mask: latents of pictures, steps of sound."""
-    if job.sound:
-        return float(job.item.sound.steps if job.item.sound is not None else 1)
-    return float(job.item.shape.tokens)
-
-
-def mask_jobs(plan: DatasetPlan) -> Iterator[MaskJob]:
-    """What is to be made of masks; a mirrored copy shares the mask of its sound."""
-    for item in plan.items:
-        if item.mask is not None and item.mask_path is not None:
-            yield MaskJob(item, item.mask, item.mask_path, mask_settings(plan, item), sound=False)
-        if item.audio_mask is not None and item.audio_mask_path is not None and not item.flipped:
-            yield MaskJob(item, item.audio_mask, item.audio_mask_path, audio_mask_settings(plan, item), sound=True)
-
-
-def mask_state(job: MaskJob, settings: CacheSettings) -> tuple[bool, str | None]:
-    """Whether the cache is missing, and why it must be made again (None: it is fresh)."""
-    if not job.path.is_file():
-        return True, "missing"
-    if not settings.skip_existing:
-        return False, "skip_existing is off"
-    try:
-        return False, caches.stale_made(CacheFile(job.path), job.source, job.made_from)
-    except CacheError:
-        return False, "damaged"
+    def read(self, job: Job, model: None) -> tuple[torch.Tensor, str]:
+        return sound_mask(job.source, job.item), ""
 
 
 def picture_mask(path: Path, item: Item, entry: DatasetSettings) -> tuple[torch.Tensor, str]:
@@ -191,14 +183,3 @@ def _spans(path: Path) -> list[tuple[float, float]]:
         else:
             merged.append((begin, end))
     return merged
-
-
-def _write(job: MaskJob, mask: torch.Tensor) -> int:
-    metadata = {
-        "format_version": FORMAT_VERSION,
-        "architecture": ARCHITECTURE,
-        "source": json.dumps(source_record(job.source)),
-        "settings": json.dumps(job.made_from),
-    }
-    write_tensors(job.path, {MASK_KEY: mask}, metadata)
-    return job.path.stat().st_size

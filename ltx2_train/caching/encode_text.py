@@ -5,23 +5,34 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..dataset.cache_names import TextForm
-from ..dataset.plan import DatasetPlan, Source
-from ..dataset.scan import Skipped
+from ..dataset.cache_names import COMPACT_SUFFIX, TextForm
+from ..dataset.plan import DatasetPlan, Item
 from ..errors import CacheError, DataError
 from ..events import Events
-from ..files import write_tensors
-from . import cache_file as caches
-from .build import CacheReport, note_failure, text_settings, with_model
-from .cache_file import ARCHITECTURE, DTYPES, FORMAT_VERSION, CacheFile, Fingerprints
+from ..weights.gemma import TOKEN_LIMIT
+from .build import CacheReport, Encoder, Openers, begin_report, note_failure, with_model
+from .cache_file import (
+    ARCHITECTURE,
+    DTYPES,
+    FORMAT_VERSION,
+    TEXT_KEYS,
+    CacheFile,
+    Fingerprints,
+    difference,
+    dtype_token,
+    stale_weights,
+)
 from .due import Due
+from .kind import Bench, CacheKind, CacheState, Job, Made, header_bytes
 from .locks import Claims
-from .settings import CacheSettings
+from .notes import damage
+from .recipe import Recipe
 from .work import Work
 
 if TYPE_CHECKING:
@@ -32,159 +43,251 @@ Beside = Mapping[str, "Callable[[TextFeatures], None]"]  # other text -> what ta
 CLAIM = "captions"  # what is claimed of a cache folder while its captions are made
 
 
-class Encoder(Protocol):
-    """What `encode_text` needs of a text encoder.
+class Text(CacheKind[Any]):
+    """Of captions, one for all samples of a medium. What is made of them are tensors by their keys.
 
-    One that is better off with many captions at once has `groups` and `encode_each` as well, as LayeredTextEncoder.
+    Either form can be trained on; `form` is the one that is made.
     """
 
-    def encode(self, captions: list[str]) -> Sequence[TextFeatures]: ...
+    name = "text"
+    stage = "encode text"
+    suffix = COMPACT_SUFFIX
+    model = "text_encoder"
+    exact = False
+
+    def __init__(self, plan: DatasetPlan, recipe: Recipe, form: TextForm | None = None) -> None:
+        super().__init__(plan, recipe)
+        self.form: TextForm = form or recipe.settings.text_form
+
+    @property
+    def other(self) -> Text:
+        """The same in the form that is not made."""
+        return Text(self.plan, self.recipe, "full" if self.form == "compact" else "compact")
+
+    def of(self, item: Item) -> Job:
+        made_from = {"text_form": self.form, "text_dtype": self.recipe.settings.text_dtype}
+        return Job(self, item, item.source.path, item.source.text_path(self.form), made_from)
+
+    def jobs(self) -> Iterator[Job]:
+        return map(self.of, {item.text_key: item for item in self.plan.items}.values())
+
+    def either(self, item: Item) -> tuple[Job, CacheState]:
+        """The text of `item` that training reads: a fresh one, else one that is there; rather of `form`."""
+        first = [(job, job.kind.check(job)) for job in (self.of(item),)]
+        if first[0][1].fresh:
+            return first[0]
+        both = [*first, *((job, job.kind.check(job)) for job in (self.other.of(item),))]
+        return min(both, key=lambda one: (not one[1].fresh, one[1].missing))
+
+    def stale(self, file: CacheFile, job: Job) -> str | None:
+        if reason := useless_text(file):
+            return reason
+        stored = file.metadata.get("caption", file.metadata.get("caption1"))
+        if stored is not None and " ".join(stored.split()) != job.item.caption:
+            return "the caption (or trigger word) changed"
+        if self.form == "full" and self.recipe.mode != "video" and file.find("audio_prompt_embeds_") is None:
+            return "it was made for video alone and holds no text for sound"
+        if not file.fingerprinted:
+            return None
+        return stale_text_weights(file, self.recipe.text) or difference(file.record("settings"), job.made_from)
+
+    def size(self, job: Job) -> int:
+        """At most what the cache takes."""
+        widths = self.recipe.text_widths
+        size = sum(widths) * DTYPES[self.recipe.settings.text_dtype].itemsize  # of a token
+        header = header_bytes(job.made_from) + 2 * len(json.dumps(job.item.caption))
+        if self.form == "full":
+            # after the connectors: always as long, in both streams, and a mask
+            return TOKEN_LIMIT * (size * (2 if len(widths) == 1 else 1) + 8) + header
+        return most_tokens(job.item.caption) * size + header
+
+    def weight(self, job: Job) -> float:
+        return max(1, len(job.item.caption))
+
+    def read(self, job: Job, model: Any) -> str:
+        return job.item.caption
+
+    def make(self, job: Job, was_read: Any, bench: Bench) -> Made:
+        """Write the tensors `was_read`."""
+        return Made(self.write(job, was_read))
+
+    def metadata(self, job: Job, **more: str) -> dict[str, str]:
+        return {
+            "format_version": FORMAT_VERSION,
+            "architecture": ARCHITECTURE,
+            "caption": job.item.caption,
+            "caption1": job.item.caption,  # where the community trainer looks for it
+            "settings": json.dumps(job.made_from),
+            "checkpoint": self.recipe.text.checkpoint,
+            "encoder": self.recipe.text.encoder,
+        }
 
 
-def text_due(plan: DatasetPlan, fingerprints: Fingerprints, settings: CacheSettings) -> Due[Source]:
-    """The captions whose caches are missing or no longer fit, in the form that `settings` ask for."""
-    form = settings.text_form
-    return Due.find(
-        plan.sources,
-        lambda source: source.text_path(form),
-        lambda source, checked: _text_state(source, form, fingerprints, checked),
-        settings,
-    )
+def useless_text(file: CacheFile) -> str | None:
+    """Why there is no text in `file` that can be used, or None."""
+    if not any(file.find(prefix) for prefix in TEXT_KEYS):
+        return f"it holds no text, but {', '.join(file.keys) or 'nothing'}"
+    return damage(file.path)
+
+
+def stale_text_weights(file: CacheFile, weights: Fingerprints) -> str | None:
+    """Why a text cache of ours is of another format or other weights, or None; those not known are not compared."""
+    if reason := stale_weights(file):
+        return reason
+    if weights.checkpoint and file.metadata.get("checkpoint") != weights.checkpoint:
+        return "it was made with the text weights of another checkpoint"
+    if weights.encoder and file.metadata.get("encoder") != weights.encoder:
+        return "it was made with another text encoder"
+    return None
+
+
+def most_tokens(caption: str) -> int:
+    """At most how many tokens a caption has: one for two letters, and for every byte of anything else."""
+    letters = sum(letter.isascii() and not letter.isdigit() for letter in caption)
+    other = sum(len(letter.encode()) for letter in caption if not letter.isascii() or letter.isdigit())
+    return min(TOKEN_LIMIT, letters // 2 + other + 4)
 
 
 def encode_text(
-    plan: DatasetPlan,
-    open_encoder: Callable[[], Encoder],
-    fingerprints: Fingerprints,
-    settings: CacheSettings,
+    due: Due,
+    openers: Openers,
     events: Events | None = None,
-    open_connectors: Callable[[], TextConnectors] | None = None,
     device: torch.device | str = "cpu",
-    due: Due[Source] | None = None,
     beside: Beside | None = None,
 ) -> CacheReport:
-    """Cache the captions of `plan`, each distinct one encoded once; `due` spares looking for them again.
+    """Cache the captions that are `due`, each distinct one encoded once.
 
     Where the text encoder is opened for them, the texts of `beside` pass it as well; otherwise they do not.
 
-    The full form needs `open_connectors`. There the text encoder first writes compact files, is closed, and the
-    connectors turn those into full ones; so both are never in memory together, and a stop loses nothing.
+    For the full form the text encoder first writes compact files, is closed, and the connectors turn those into full
+    ones; so both are never in memory together, and a stop loses nothing.
 
     The captions of a cache folder are made by one process: a second text encoder in memory would cost more than it
     could save. Others wait for it.
     """
     events, started = events or Events(), time.monotonic()
-    form = settings.text_form
-    assert form == "compact" or open_connectors is not None, "the full form needs the connectors"
-    due = text_due(plan, fingerprints, settings) if due is None else due
-    report = due.report("text", events)
-    beside = dict(beside or {})
-    waiting: dict[Path, list[Source]] = {}
-    for source in due.jobs:
-        waiting.setdefault(source.folder, []).append(source)
+    (text,) = due.kinds
+    assert isinstance(text, Text), text
+    work = _Work(openers, events, device, begin_report(due, events), dict(beside or {}))
+    report = work.report
+    waiting: dict[Path, list[Job]] = {}
+    for job in due.jobs:
+        waiting.setdefault(job.path.parent, []).append(job)
     with Claims(events) as claims:
         while waiting:
             mine = [folder for folder in waiting if claims.take(folder / CLAIM)]
             todo = []
-            for source in (source for folder in mine for source in waiting.pop(folder)):
-                if due.made_since(source):
+            for job in (job for folder in mine for job in waiting.pop(folder)):
+                if due.made_since(job):
                     report.others += 1
                 else:
-                    todo.append(source)
-            if form == "compact":
-                _encode_captions(todo, open_encoder, fingerprints, settings, events, report, beside)
+                    todo.append(job)
+            if text.form == "compact":
+                work.encode(todo, report)
             elif todo:
-                assert open_connectors is not None
-                _make_full(todo, open_encoder, open_connectors, fingerprints, settings, events, report, device, beside)
+                work.make_full(text, todo)
             for folder in mine:
                 claims.free(folder / CLAIM)
             if not mine:
                 folder = next(iter(waiting))
                 claims.wait(folder / CLAIM, f"the captions in {folder}")
     report.seconds = time.monotonic() - started
-    if plan.items and not report.made + report.kept + report.others:
+    if text.plan.items and not report.made + report.kept + report.others:
         raise DataError("Not one caption could be encoded.\n" + report.summary(), report.failed[0].path)
     return report
 
 
-def _make_full(
-    todo: Sequence[Source],
-    open_encoder: Callable[[], Encoder],
-    open_connectors: Callable[[], TextConnectors],
-    fingerprints: Fingerprints,
-    settings: CacheSettings,
-    events: Events,
-    report: CacheReport,
-    device: torch.device | str,
-    beside: dict[str, Callable[[TextFeatures], None]],
-) -> None:
-    rough = [s for s in todo if any(_text_state(s, "compact", fingerprints, settings))]
-    passing = [s.text_path("compact") for s in rough if not s.text_path("compact").is_file()]
-    scratch = CacheReport("text")
-    _encode_captions(rough, open_encoder, fingerprints, settings, events, scratch, beside)
-    report.failed += scratch.failed
-    lost = {failure.path for failure in scratch.failed}
-    ready = [source for source in todo if source.path not in lost]
-    _connect(ready, open_connectors, fingerprints, settings, events, report, device)
-    for path in passing:
-        path.unlink(missing_ok=True)
+@dataclass
+class _Work:
+    """What making captions needs besides them. `beside` is empty once the text encoder has seen it."""
 
+    openers: Openers
+    events: Events
+    device: torch.device | str
+    report: CacheReport
+    beside: dict[str, Callable[[TextFeatures], None]]
 
-def _text_state(
-    source: Source, form: TextForm, weights: Fingerprints, settings: CacheSettings
-) -> tuple[bool, str | None]:
-    path = source.text_path(form)
-    if not path.is_file():
-        return True, "missing"
-    if not settings.skip_existing:
-        return False, "skip_existing is off"
-    try:
-        return False, caches.stale_text(CacheFile(path), source.caption, text_settings(form, settings), weights)
-    except CacheError:
-        return False, "damaged"
+    def make_full(self, text: Text, todo: Sequence[Job]) -> None:
+        compact = Text(text.plan, text.recipe, "compact")
+        rough = [job for job in map(compact.of, (job.item for job in todo)) if not _reusable(job)]
+        passing = [job.path for job in rough if not job.path.is_file()]
+        scratch = CacheReport("text")
+        self.encode(rough, scratch)
+        self.report.failed += scratch.failed
+        lost = {failure.path for failure in scratch.failed}
+        self._connect([job for job in todo if job.source not in lost], compact)
+        for path in passing:
+            path.unlink(missing_ok=True)
 
-
-def _encode_captions(
-    todo: Sequence[Source],
-    open_encoder: Callable[[], Encoder],
-    weights: Fingerprints,
-    settings: CacheSettings,
-    events: Events,
-    report: CacheReport,
-    beside: dict[str, Callable[[TextFeatures], None]],
-) -> None:
-    """`beside` is empty afterwards, unless nothing was to do."""
-    if not todo:
-        return
-    by_caption: dict[str, list[Source]] = {text: [] for text in beside}
-    for source in todo:
-        by_caption.setdefault(source.caption, []).append(source)
-    progress = Work(events, "encode text", [max(1, len(caption)) for caption in by_caption])
-    progress.begin()
-
-    def work(encoder: Encoder) -> None:
+    def encode(self, todo: Sequence[Job], report: CacheReport) -> None:
+        """Write the compact caches of `todo`, and hand out what is beside."""
+        if not todo:
+            return
+        events, beside, opener = self.events, self.beside, self.openers.text_encoder
+        assert opener is not None, "captions need the text encoder"
+        by_caption: dict[str, list[Job]] = {caption: [] for caption in beside}
+        for job in todo:
+            by_caption.setdefault(job.item.caption, []).append(job)
+        progress = Work(events, "encode text", [max(1, len(caption)) for caption in by_caption])
         progress.begin()
-        split = getattr(encoder, "groups", None)
-        for group in split(list(by_caption)) if split else [[caption] for caption in by_caption]:
-            events.check_stop()
-            for caption, features in each_features(encoder, group, events):
-                sources = by_caption[caption]
-                name = sources[0].path.name if sources else caption[:60]
-                if isinstance(features, DataError):
-                    for source in sources:
-                        note_failure(report, Skipped(source.path, str(features)), events)
-                    progress.finished(max(1, len(caption)), name)
-                    continue
-                tensors = compact_tensors(features, DTYPES[settings.text_dtype])
-                for source in sources:
-                    report.bytes += _write_text(source, "compact", tensors, weights, settings)
-                    report.made += 1
-                if caption in beside:
-                    beside[caption](features)
-                progress.finished(max(1, len(caption)), name)
 
-    with_model(open_encoder, work, None)
-    beside.clear()
+        def work(encoder: Encoder) -> None:
+            progress.begin()
+            split = getattr(encoder, "groups", None)
+            for group in split(list(by_caption)) if split else [[caption] for caption in by_caption]:
+                events.check_stop()
+                for caption, features in each_features(encoder, group, events):
+                    jobs = by_caption[caption]
+                    name = jobs[0].source.name if jobs else caption[:60]
+                    self._write(jobs, features, report)
+                    if caption in beside and not isinstance(features, DataError):
+                        beside[caption](features)
+                    progress.finished(max(1, len(caption)), name)
+
+        with_model(opener, work, None)
+        beside.clear()
+
+    def _write(self, jobs: Sequence[Job], features: TextFeatures | DataError, report: CacheReport) -> None:
+        for job in jobs:
+            if isinstance(features, DataError):
+                note_failure(report, job.source, str(features), self.events)
+                continue
+            dtype = DTYPES[job.kind.recipe.settings.text_dtype]
+            self._save(job, compact_tensors(features, dtype), report)
+
+    def _save(self, job: Job, tensors: dict[str, torch.Tensor], report: CacheReport) -> None:
+        report.bytes += job.kind.make(job, tensors, Bench(None, self.device, self.events)).bytes
+        report.made += 1
+
+    def _connect(self, todo: Sequence[Job], compact: Text) -> None:
+        """Write the full caches of `todo` from their compact ones."""
+        if not todo:
+            return
+        events, opener = self.events, self.openers.connectors
+        assert opener is not None, "the full form needs the connectors"
+        events.stage("connect text", len(todo))
+        dtype = DTYPES[compact.recipe.settings.text_dtype]
+
+        def work(connectors: TextConnectors) -> None:
+            first = next(connectors.parameters())
+            for done, job in enumerate(todo, 1):
+                events.check_stop()
+                try:
+                    features = read_compact(CacheFile(compact.of(job.item).path))
+                except CacheError as error:
+                    note_failure(self.report, job.source, str(error), events)
+                    continue
+                with torch.no_grad():
+                    video, audio = connectors([features.to(first.device, first.dtype)])
+                self._save(job, full_tensors(video, audio, dtype), self.report)
+                events.progress(done, len(todo), job.source.name)
+
+        with_model(opener, work, self.device)
+
+
+def _reusable(compact: Job) -> bool:
+    """Whether a full cache can be made from a compact one that is there already."""
+    return compact.kind.recipe.settings.skip_existing and compact.kind.check(compact).fresh
 
 
 def each_features(
@@ -202,41 +305,9 @@ def each_features(
             yield caption, error
 
 
-def _connect(
-    todo: Sequence[Source],
-    open_connectors: Callable[[], TextConnectors],
-    weights: Fingerprints,
-    settings: CacheSettings,
-    events: Events,
-    report: CacheReport,
-    device: torch.device | str,
-) -> None:
-    if not todo:
-        return
-    events.stage("connect text", len(todo))
-    dtype = DTYPES[settings.text_dtype]
-
-    def work(connectors: TextConnectors) -> None:
-        first = next(connectors.parameters())
-        for done, source in enumerate(todo, 1):
-            events.check_stop()
-            try:
-                features = read_compact(CacheFile(source.text_path("compact")))
-            except CacheError as error:
-                note_failure(report, Skipped(source.path, str(error)), events)
-                continue
-            with torch.no_grad():
-                video, audio = connectors([features.to(first.device, first.dtype)])
-            report.bytes += _write_text(source, "full", full_tensors(video, audio, dtype), weights, settings)
-            report.made += 1
-            events.progress(done, len(todo), source.path.name)
-
-    with_model(open_connectors, work, device)
-
-
 def full_tensors(video: torch.Tensor | None, audio: torch.Tensor | None, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The tensors of a full text cache from contexts [1, N, D]; the connectors leave nothing to be masked."""
-    token = caches.dtype_token(dtype)
+    token = dtype_token(dtype)
     contexts = {f"video_prompt_embeds_{token}": video, f"audio_prompt_embeds_{token}": audio}
     tensors = {key: context[0].to(dtype) for key, context in contexts.items() if context is not None}
     length = next(iter(tensors.values())).shape[0]
@@ -246,7 +317,7 @@ def full_tensors(video: torch.Tensor | None, audio: torch.Tensor | None, dtype: 
 
 def compact_tensors(features: TextFeatures, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The tensors of a compact text cache; both streams share one where they are the same tensor."""
-    token = caches.dtype_token(dtype)
+    token = dtype_token(dtype)
     tensors = {f"video_features_{token}": features.video.to(dtype)}
     if features.audio is not features.video:
         tensors[f"audio_features_{token}"] = features.audio.to(dtype)
@@ -262,24 +333,3 @@ def read_compact(file: CacheFile) -> TextFeatures:
         raise CacheError(f"{file.path} is not a compact text cache: it holds {', '.join(file.keys)}.", file.path)
     video = file.tensor(video_key)
     return TextFeatures(video, video if audio_key is None else file.tensor(audio_key))
-
-
-def _write_text(
-    source: Source,
-    form: TextForm,
-    tensors: dict[str, torch.Tensor],
-    weights: Fingerprints,
-    settings: CacheSettings,
-) -> int:
-    path = source.text_path(form)
-    metadata = {
-        "format_version": FORMAT_VERSION,
-        "architecture": ARCHITECTURE,
-        "caption": source.caption,
-        "caption1": source.caption,  # where the community trainer looks for it
-        "settings": json.dumps(text_settings(form, settings)),
-        "checkpoint": weights.checkpoint,
-        "encoder": weights.encoder,
-    }
-    write_tensors(path, tensors, metadata)
-    return path.stat().st_size

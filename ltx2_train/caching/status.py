@@ -13,30 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..dataset.cache_names import (
-    AUDIO_MASK_SUFFIX,
-    AUDIO_SUFFIX,
-    COMPACT_SUFFIX,
-    LATENT_SUFFIX,
-    MASK_SUFFIX,
-    TEXT_SUFFIX,
-    TextForm,
-)
+from ..dataset.cache_names import TEXT_SUFFIX
 from ..dataset.plan import DatasetPlan
 from ..dataset.scan import SHOWN_AT_MOST
-from ..errors import CacheError
-from ..shapes import Mode
-from . import cache_file as caches
-from .build import failed_before, text_settings
-from .cache_file import CacheFile
-from .dino import DINO_SUFFIX
-from .encode import failure_name, latent_jobs, latents_state
-from .encode_dino import DinoModel, dino_jobs, dino_state
-from .encode_mask import mask_jobs, mask_state
-from .encode_sound import sound_jobs, sound_state
-from .settings import CacheSettings
+from .cache_file import MEND
+from .encode import Latents
+from .encode_text import Text
+from .kind import CacheKind
+from .kinds import KINDS, needed_kinds
+from .recipe import Recipe
 
-SUFFIXES = (LATENT_SUFFIX, AUDIO_SUFFIX, MASK_SUFFIX, AUDIO_MASK_SUFFIX, DINO_SUFFIX, TEXT_SUFFIX, COMPACT_SUFFIX)
+_NAMES = {**{kind.suffix: kind.name for kind in KINDS}, TEXT_SUFFIX: Text.name}
+SUFFIXES = tuple(_NAMES)
 STATES = ("present", "missing", "stale", "failed", "orphaned")
 
 
@@ -93,80 +81,42 @@ class CacheStatus:
             lines += [f"  {row.path.name}{f': {row.why}' if row.why else ''}" for row in rows[:SHOWN_AT_MOST]]
             lines += [f"  and {len(rows) - SHOWN_AT_MOST} more"] if len(rows) > SHOWN_AT_MOST else []
         if not self.complete:
-            lines.append(caches.MEND)
+            lines.append(MEND)
         return "\n".join(lines) or "There are no caches, and none are needed."
 
 
-def cache_status(
-    plan: DatasetPlan,
-    settings: CacheSettings,
-    mode: Mode,
-    vae_fingerprint: str = "",
-    audio_fingerprint: str = "",
-    weights: caches.Fingerprints | None = None,
-    dino: DinoModel | None = None,
-) -> CacheStatus:
-    """The state of every cache that `plan` needs in `mode`, then the orphans. Fingerprints "" are not compared.
-
-    DINOv2 features are needed where `dino` is given; those of samples are no orphans without it either.
-    """
-    settings = settings.model_copy(update={"skip_existing": True})
+def cache_status(plan: DatasetPlan, recipe: Recipe) -> CacheStatus:
+    """The state of every cache that `plan` needs in the mode of `recipe`, then the orphans."""
     rows: dict[Path, CacheRow] = {}
-    for row in _wanted(plan, settings, mode, vae_fingerprint, audio_fingerprint, weights or caches.Fingerprints()):
-        rows.setdefault(row.path, row)
-    if mode != "audio":
-        rows |= {row.path: row for row in _features(plan, settings, dino)}
-    orphans = [path for path in _files(plan) if path not in rows and not _of_other_form(path, rows)]
-    found = [CacheRow(path, _kind(path), "orphaned", "no sample uses it", path.stat().st_size) for path in orphans]
-    return CacheStatus((*rows.values(), *found))
+    for kind in needed_kinds(plan, recipe):
+        for row in _rows(kind):
+            rows.setdefault(row.path, row)
+    text = Text(plan, recipe)
+    other_form = {text.other.of(item).path for item in plan.items}
+    orphans = [path for path in _files(plan) if path not in rows and path not in other_form]
+    unused = [CacheRow(path, _name(path), "orphaned", "no sample uses it", path.stat().st_size) for path in orphans]
+    return CacheStatus((*rows.values(), *unused))
 
 
-def _wanted(
-    plan: DatasetPlan, settings: CacheSettings, mode: Mode, vae: str, audio: str, weights: caches.Fingerprints
-) -> Iterator[CacheRow]:
-    if mode != "audio":
-        for job in latent_jobs(plan, settings):
-            missing, reason = latents_state(job, vae, settings)
-            failure = failed_before(job.item, failure_name(job), job.source) if missing else None
-            yield _row(job.path, "latents", missing, reason, failure)
-        for job in mask_jobs(plan):
-            missing, reason = mask_state(job, settings)
-            failure = failed_before(job.item, job.path.name, job.source) if missing else None
-            yield _row(job.path, "masks", missing, reason, failure)
-    if mode != "video":
-        for job in sound_jobs(plan, settings):
-            missing, reason = sound_state(job, audio, settings)
-            failure = failed_before(job.item, job.path.name, job.source) if missing else None
-            yield _row(job.path, "sound", missing, reason, failure)
-            if job.item.kind == "audio" and not job.reference:
-                yield _row(job.item.latent_path, "latents", not job.item.latent_path.is_file(), None, failure)
-    for source in plan.sources:
-        forms: list[TextForm] = [settings.text_form, "full" if settings.text_form == "compact" else "compact"]
-        form = next((form for form in forms if source.text_path(form).is_file()), forms[0])
-        path = source.text_path(form)
-        if not path.is_file():
-            yield _row(path, "text", True, None, None)
+def _rows(kind: CacheKind[Any]) -> Iterator[CacheRow]:
+    for job in kind.jobs():
+        if isinstance(kind, Text):
+            job, state = kind.either(job.item)
+        else:
+            state = kind.state(job)
+        if state.missing and kind.needless(job):
             continue
-        try:
-            reason = caches.stale_text(CacheFile(path), source.caption, text_settings(form, settings), weights)
-        except CacheError:
-            reason = "damaged"
-        yield _row(path, "text", False, reason, None)
+        failure = kind.failure(job) if state.missing else None
+        yield _row(job.path, kind.name, state.missing, state.stale, failure)
+        beside = kind.beside(job)
+        if beside is not None:
+            yield _row(beside, Latents.name, not beside.is_file(), None, failure)
 
 
-def _features(plan: DatasetPlan, settings: CacheSettings, model: DinoModel | None) -> Iterator[CacheRow]:
-    for job in dino_jobs(plan, settings):
-        missing, reason = dino_state(job, model, settings)
-        if missing and (model is None or failed_before(job.item)):
-            continue
-        failure = failed_before(job.item, job.path.name) if missing else None
-        yield _row(job.path, "dino", missing, reason, failure)
-
-
-def _row(path: Path, kind: str, missing: bool, reason: str | None, failure: str | None) -> CacheRow:
+def _row(path: Path, name: str, missing: bool, stale: str | None, failure: str | None) -> CacheRow:
     if missing:
-        return CacheRow(path, kind, "failed" if failure else "missing", failure or "")
-    return CacheRow(path, kind, "stale" if reason else "present", reason or "", path.stat().st_size)
+        return CacheRow(path, name, "failed" if failure else "missing", failure or "")
+    return CacheRow(path, name, "stale" if stale else "present", stale or "", path.stat().st_size)
 
 
 def _files(plan: DatasetPlan) -> list[Path]:
@@ -181,21 +131,10 @@ def _files(plan: DatasetPlan) -> list[Path]:
     return [path for path in files if path.name.endswith(SUFFIXES) and path.is_file()]
 
 
-def _of_other_form(path: Path, rows: dict[Path, CacheRow]) -> bool:
-    """Whether it is the text of a sample in the form that is not read now."""
-    if path.name.endswith(COMPACT_SUFFIX):
-        return path.with_name(path.name.removesuffix(COMPACT_SUFFIX) + TEXT_SUFFIX) in rows
-    return path.with_name(path.name.removesuffix(TEXT_SUFFIX) + COMPACT_SUFFIX) in rows
-
-
-def _kind(path: Path) -> str:
-    if path.name.endswith((MASK_SUFFIX, AUDIO_MASK_SUFFIX)):
-        return "masks"
-    if path.name.endswith(AUDIO_SUFFIX):
-        return "sound"
-    if path.name.endswith(DINO_SUFFIX):
-        return "dino"
-    return "latents" if path.name.endswith(LATENT_SUFFIX) else "text"
+def _name(path: Path) -> str:
+    """The name of the kind that a file in a cache folder is of, by its ending."""
+    longest = max((suffix for suffix in _NAMES if path.name.endswith(suffix)), key=len)
+    return _NAMES[longest]
 
 
 def remove(rows: list[CacheRow]) -> int:

@@ -15,33 +15,31 @@ from typing import Generic, TypeVar
 from ..errors import DataError
 from ..events import Events
 from .due import Due
+from .kind import Job
 from .locks import Claims
 from .work import Work
 
-J = TypeVar("J")
 R = TypeVar("R")
 
 
-class Turns(Generic[J, R]):
+class Turns(Generic[R]):
     """The jobs of `due`, in order; a context manager.
 
-    `read` runs in a thread of its own; a DataError that it raises is handed to whoever makes the job. `weigh` gives the
-    size of a job for the progress of `stage`. `others` counts what another process made in the meantime.
+    `read` runs in a thread of its own; a DataError that it raises is handed to whoever makes the job. The progress of
+    `stage` goes by the weight of the jobs. `others` counts what another process made in the meantime.
     """
 
-    def __init__(
-        self, due: Due[J], read: Callable[[J], R], weigh: Callable[[J], float], stage: str, events: Events
-    ) -> None:
-        self._due, self._read, self._weigh, self._events = due, read, weigh, events
+    def __init__(self, due: Due, read: Callable[[Job], R], stage: str, events: Events) -> None:
+        self._due, self._read, self._events = due, read, events
         self._waiting = deque(due.jobs)
-        self._work = Work(events, stage, [weigh(job) for job in due.jobs])
+        self._work = Work(events, stage, [job.kind.weight(job) for job in due.jobs])
         self._claims = Claims(events)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="decode")
-        self._current: tuple[J, Future[R | DataError] | None] | None = None
+        self._current: tuple[Job, Future[R | DataError] | None] | None = None
         self._reading = False
         self.others = 0
 
-    def __enter__(self) -> Turns[J, R]:
+    def __enter__(self) -> Turns[R]:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -57,7 +55,7 @@ class Turns(Generic[J, R]):
             self._current = self._next() or self._wait()
         return self._current is not None
 
-    def each(self, make: Callable[[J, R | DataError], None]) -> None:
+    def each(self, make: Callable[[Job, R | DataError], None]) -> None:
         """`make` each job from what was read of it. Raises Stopped between two of them on request."""
         self._work.begin()
         self._reading = True
@@ -71,41 +69,41 @@ class Turns(Generic[J, R]):
             current = self._next()
             make(job, was_read)
             del was_read
-            path = self._due.place(job)
-            self._claims.free(path)
-            self._work.finished(self._weigh(job), path.name)
+            self._finished(job)
             current = current or self._wait()
 
-    def _next(self) -> tuple[J, Future[R | DataError] | None] | None:
+    def _next(self) -> tuple[Job, Future[R | DataError] | None] | None:
         """The next job that nobody else is making, claimed, and begun to be read."""
-        passed: list[J] = []
-        found = None
-        while self._waiting and found is None:
+        passed: list[Job] = []
+        claimed = None
+        while self._waiting and claimed is None:
             job = self._waiting.popleft()
-            path = self._due.place(job)
-            if not self._claims.take(path):
+            if not self._claims.take(job.path):
                 passed.append(job)
             elif self._due.made_since(job):
-                self._claims.free(path)
                 self.others += 1
-                self._work.finished(self._weigh(job), path.name)
+                self._finished(job)
             else:
-                found = job, self._pool.submit(self._try_read, job) if self._reading else None
+                claimed = job, self._pool.submit(self._try_read, job) if self._reading else None
         self._waiting.extendleft(reversed(passed))
-        return found
+        return claimed
 
-    def _try_read(self, job: J) -> R | DataError:
+    def _finished(self, job: Job) -> None:
+        self._claims.free(job.path)
+        self._work.finished(job.kind.weight(job), job.path.name)
+
+    def _try_read(self, job: Job) -> R | DataError:
         try:
             return self._read(job)
         except DataError as error:
             return error.with_traceback(None)
 
-    def _wait(self) -> tuple[J, Future[R | DataError] | None] | None:
+    def _wait(self) -> tuple[Job, Future[R | DataError] | None] | None:
         """As `_next`, but waits for what others are making; None when all is made."""
         while self._waiting:
-            found = self._next()
-            if found is not None:
-                return found
+            claimed = self._next()
+            if claimed is not None:
+                return claimed
             if self._waiting:
-                self._claims.wait(self._due.place(self._waiting[0]))
+                self._claims.wait(self._waiting[0].path)
         return None

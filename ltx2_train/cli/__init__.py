@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--media", type=Path, metavar="FILE", help="a clip of yours, or a sound with --mode audio; drawn if not given"
     )
-    demo.add_argument("--steps", type=int, default=None, metavar="N", help="training steps (default: 240)")
+    demo.add_argument("--steps", type=int, metavar="N", help="training steps (default: 240)")
 
     check = add("probe", _probe, "Say what a weight file is, and whether it can be trained on.")
     check.add_argument("file", type=Path, metavar="FILE")
@@ -165,7 +165,9 @@ def _parser() -> argparse.ArgumentParser:
 def _demo(args: argparse.Namespace, events: ConsoleEvents) -> None:
     from .demo import DEFAULT_STEPS, run_demo
 
-    report = run_demo(args.out, events, media=args.media, steps=args.steps or DEFAULT_STEPS, mode=args.mode)
+    report = run_demo(
+        args.out, events, media=args.media, steps=DEFAULT_STEPS if args.steps is None else args.steps, mode=args.mode
+    )
     events.finish()
     print(report)
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..caching.cache_file import Fingerprints
+from ..caching.dino_model import DinoModel
+from ..caching.recipe import Recipe, text_widths
 from ..events import Events
+from ..weights.fingerprint import part_fingerprint
 from ..weights.info import CheckpointInfo
 from ..weights.probe import require_trainable
-from ..weights.text_encoder import check_text_encoder
+from ..weights.text_encoder import check_text_encoder, text_fingerprint
 from .groups import RunConfig
 
 
@@ -34,3 +38,18 @@ class BaseFiles:
         assert info.version is not None, "a checkpoint that can be trained on has a version"
         version = info.version if run.model.version == "auto" else run.model.version
         return cls(checkpoint, encoder, other or checkpoint, info, version)
+
+    def recipe(self, run: RunConfig, dino: bool = True) -> Recipe:
+        """What the caches of `run` are made with. Raises ConfigError where, with `dino`, its model will not do."""
+        mode = run.model.mode
+        return Recipe(
+            run.cache,
+            mode,
+            part_fingerprint(self.checkpoint, "video_vae") if mode != "audio" else "",
+            part_fingerprint(self.checkpoint, "audio_vae") if mode != "video" else "",
+            Fingerprints(
+                part_fingerprint(self.projection, "text"), text_fingerprint(self.encoder, self.projection, run.gemma)
+            ),
+            DinoModel.find(run.cache.dino) if dino and mode != "audio" else None,
+            text_widths(self.projection),
+        )

@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import DataError
+from ..files import parse_json
+from ..media.names import readable
 
 REPLACEMENT = "=>"
+JSON_KEYS = ("caption", "text", "prompt", "description")  # of a caption file in JSON, in the order they are looked for
 LARGEST = 1_000_000  # bytes
 # Control characters, but for white space and the line ends of old and new machines; also what UTF-16 without its mark
 # looks like.
@@ -22,7 +25,7 @@ def read_caption(path: Path) -> tuple[str, str | None]:
 
     UTF-8 with or without a byte order mark, and UTF-16 and UTF-32 with one are certain. Anything else is taken as
     Windows-1252, the Latin-1 of Windows, which may be wrong, hence the warning. Line breaks become spaces: one file is
-    one caption.
+    one caption. A file that ends in .json is an object with the caption, or the caption alone; of a list the first.
     """
     try:
         size = path.stat().st_size
@@ -34,9 +37,36 @@ def read_caption(path: Path) -> tuple[str, str | None]:
     text, warning = decode(data)
     if NOT_TEXT.search(text):
         raise DataError(f"The caption {path.name} is not text. Write it anew, and save it as UTF-8.", path)
+    if path.suffix.lower() == ".json":
+        text, warning = _in_json(path, text)
     if warning:
         warning = f"{path.name}: {warning}"
     return " ".join(text.split()), warning
+
+
+def _in_json(path: Path, text: str) -> tuple[str, str | None]:
+    """The caption in the text of a JSON file, and a warning where there are several."""
+    try:
+        value = parse_json(text)
+    except ValueError as error:
+        raise DataError(f"The caption {path.name} is not JSON: {error}. Correct it, or write a .txt.", path) from error
+    if isinstance(value, dict):
+        key = next((key for key in JSON_KEYS if value.get(key)), None)
+        if key is None:
+            raise DataError(
+                f"The caption {path.name} has none of the keys {', '.join(JSON_KEYS)}, but "
+                f"{', '.join(map(str, value)) or 'nothing'}. Rename the one with the caption.",
+                path,
+            )
+        value = value[key]
+    several = isinstance(value, list) and len(value) > 1
+    if isinstance(value, list):
+        value = next((one for one in value if one), "")
+    if not isinstance(value, str):
+        raise DataError(f"The caption {path.name} holds {value!r} where the caption should be. Write text.", path)
+    if NOT_TEXT.search(value) or not readable(value):
+        raise DataError(f"The caption {path.name} is not text. Write it anew, and save it as UTF-8.", path)
+    return value, "it has several captions, and the first is used." if several else None
 
 
 def decode(data: bytes) -> tuple[str, str | None]:

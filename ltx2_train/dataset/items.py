@@ -41,6 +41,11 @@ class Source:
     def path(self) -> Path:
         return self.media.path
 
+    @property
+    def reading(self) -> tuple[str, ...]:
+        """What reading it does beyond the plain; its caches know it."""
+        return self.media.reading
+
     def text_path(self, form: TextForm) -> Path:
         """Where the cache of the caption belongs."""
         return self.folder / text_cache_name(self.stem, form)

@@ -8,22 +8,24 @@
                         reference_audio, video_mask, audio_mask
     data_root           a folder with videos.txt and prompts.txt, one a line
 
-Paths are relative to the list. A video may be a folder of pictures, its frames.
+Paths are relative to the list. A video may be a folder of pictures, its frames. A caption may be a list of captions, of
+which the first is used. A row that makes no sense is named with its line and costs itself alone; columns that nobody
+reads are named.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..files import parse_json
-from ..media.names import cache_stem, is_dir, readable
+from ..media.names import cache_stem, is_dir, is_file, readable
+from ..registry import nearest
 from .dataset_file import DatasetSettings
+from .list_rows import Row, csv_rows, json_line_rows, json_rows, read_text, text_lines
 
 VIDEOS_FILE, CAPTIONS_FILE = "videos.txt", "prompts.txt"
 # Columns in the order in which they are looked for.
@@ -33,6 +35,14 @@ _REFERENCE = ("reference_video", "ref_media_path", "reference_path", "control_pa
 _REFERENCE_AUDIO = ("reference_audio", "reference_audio_path")
 _MASK = ("video_mask", "mask_path")
 _AUDIO_MASK = ("audio_mask", "audio_mask_path")
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that is not used, and why."""
+
+    path: Path
+    reason: str
 
 
 @dataclass
@@ -51,121 +61,136 @@ class Candidate:
     audio_mask: Path | None = None
 
 
-def read_list(name: str, entry: DatasetSettings) -> Iterator[Candidate]:
-    """The media of a list. Raises DataError that names the list and the line where it cannot be understood."""
+def read_list(name: str, entry: DatasetSettings, notes: list[str]) -> Iterator[Candidate | Skipped]:
+    """The media of a list; a row that cannot be used is skipped by its line. What is not used of it goes to `notes`.
+
+    Raises DataError where the list as a whole cannot be understood.
+    """
     if entry.source_key == "data_root":
         yield from _two_files(name, entry)
         return
-    columns = _MEDIA if entry.source_key == "dataset_file" else (f"{entry.kind}_path",)
-    if entry.video_column is not None:
-        columns = (entry.video_column,)
-    told = entry.caption_column or "caption"
-    for where, row in _rows(name, entry):
-        key = next((column for column in columns if isinstance(row.get(column), str) and row[column].strip()), None)
-        if key is None:
-            raise DataError(
-                f'{where}: expected {{"{columns[0]}": ..., "{told}": ...}}, got {str(dict(row))[:80]}', entry.source
+    reader = _Reader(entry)
+    yield from map(reader.candidate, _rows(name, entry))
+    notes += reader.notes()
+
+
+class _Reader:
+    """Makes media of the rows of one list, and remembers what it made no use of."""
+
+    def __init__(self, entry: DatasetSettings) -> None:
+        self.entry, self.source = entry, entry.source
+        whole = entry.source_key == "dataset_file"
+        self.media = (entry.video_column,) if entry.video_column else _MEDIA if whole else (f"{entry.kind}_path",)
+        self.caption = entry.caption_column or "caption"
+        self.unused: dict[str, str] = {}  # column -> where it first stands
+        self.several: list[str] = []  # where a caption is a list
+
+    def candidate(self, row: Row) -> Candidate | Skipped:
+        try:
+            return self._candidate(row)
+        except ValueError as error:
+            return Skipped(self.source, f"{row.where}: {error}")
+
+    def _candidate(self, row: Row) -> Candidate:
+        if row.problem:
+            raise ValueError(row.problem)
+        cells = {key: value for key, value in row.cells.items() if value is not None and str(value).strip()}
+        used = [self.caption]
+        media, column = self._path(cells, self.media, used)
+        if media is None:
+            raise ValueError(
+                f'expected {{"{self.media[0]}": ..., "{self.caption}": ...}}, got {str(row.cells)[:80]}; if the '
+                "column with the media has another name, set video_column"
             )
-        caption = row.get(told)
-        if caption is not None and not isinstance(caption, str):
-            raise DataError(f"{where}: the caption is not text but {caption!r}.", entry.source)
-        if not readable(f"{caption}{row[key]}"):
-            raise DataError(f"{where}: it holds half a character or a zero byte. Write it anew.", entry.source)
-        media = _path(entry.source, row[key])
-        yield Candidate(
+        caption = self._told(cells.get(self.caption), row)
+        silent = column in _SOUND or self.entry.kind == "image"
+        found = Candidate(
             media,
-            _stem(media),
-            caption=None if caption is None else " ".join(caption.split()),
-            sound=None if key in _SOUND or entry.kind == "image" else _named(entry.source, row, _SOUND),
-            reference=_named(entry.source, row, _REFERENCE),
-            reference_audio=_named(entry.source, row, _REFERENCE_AUDIO),
-            mask=_named(entry.source, row, _MASK),
-            audio_mask=_named(entry.source, row, _AUDIO_MASK),
+            cache_stem(media.name if is_dir(media) else media.stem),
+            caption=caption,
+            sound=None if silent else self._path(cells, _SOUND, used)[0],
+            reference=self._path(cells, _REFERENCE, used)[0],
+            reference_audio=self._path(cells, _REFERENCE_AUDIO, used)[0],
+            mask=self._path(cells, _MASK, used)[0],
+            audio_mask=self._path(cells, _AUDIO_MASK, used)[0],
         )
+        for key in cells:
+            if key not in used:
+                self.unused.setdefault(key, row.where)
+        return found
 
+    def _told(self, caption: Any, row: Row) -> str | None:
+        if isinstance(caption, (list, tuple)):
+            caption = next((one for one in caption if not isinstance(one, str) or one.strip()), None)
+            self.several.append(row.where)
+        if caption is not None and not isinstance(caption, str):
+            raise ValueError(f"the caption is not text but {caption!r}")
+        if caption is None:
+            return None
+        if not readable(caption):
+            raise ValueError("it holds half a character or a zero byte; write it anew")
+        return " ".join(caption.split())
 
-def _stem(media: Path) -> str:
-    return cache_stem(media.name if is_dir(media) else media.stem)
+    def _path(self, cells: Mapping[str, Any], columns: Sequence[str], used: list[str]) -> tuple[Path | None, str]:
+        """What the first of `columns` names that there is, and which one that is."""
+        column = next((column for column in columns if column in cells), "")
+        value = cells.get(column)
+        if value is None:
+            return None, ""
+        used.append(column)
+        if not isinstance(value, str):
+            raise ValueError(f"expected a path as {column}, got {value!r}")
+        if not readable(value):
+            raise ValueError("it holds half a character or a zero byte; write it anew")
+        return _path(self.source, value), column
+
+    def notes(self) -> Iterator[str]:
+        known = {*self.media, self.caption, *_SOUND, *_REFERENCE, *_REFERENCE_AUDIO, *_MASK, *_AUDIO_MASK}
+        for column, where in self.unused.items():
+            near = [name for name in nearest(column, known - {column}, 1) if column not in known]
+            hint = f" Did you mean {near[0]}?" if near else ""
+            yield f"{self.source.name}: the column {column!r} (first in {where}) is not used.{hint}"
+        if self.several:
+            yield (
+                f"{self.source.name}: {len(self.several)} rows have several captions (first in {self.several[0]}). The "
+                "first of each is used."
+            )
 
 
 def _path(source: Path, text: str) -> Path:
-    return source.parent / Path(text.strip()).expanduser()
+    """The path that a list means; a name may begin with ~ and be no home, and other systems write backslashes."""
+    text = text.strip()
+    plain = source.parent / text
+    if text.startswith("~") and not _there(plain):
+        with contextlib.suppress(RuntimeError):
+            plain = source.parent / Path(text).expanduser()
+    if "\\" in text and not _there(plain) and _there(other := source.parent / text.replace("\\", "/")):
+        return other
+    return plain
 
 
-def _named(source: Path, row: Mapping[str, Any], columns: Sequence[str]) -> Path | None:
-    found = next((row[column] for column in columns if isinstance(row.get(column), str) and row[column].strip()), None)
-    return None if found is None else _path(source, found)
+def _there(path: Path) -> bool:
+    return is_file(path) or is_dir(path)
 
 
-def _text(name: str, key: str, path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
-        raise DataError(f"{name}.{key}: {path} {reason}. Check the path.", path) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8: {error}. Save it as UTF-8.", path) from error
-
-
-def _lines(text: str) -> list[str]:
-    """The lines of a file; other separators that Unicode has are part of them, as JSON wants it."""
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-
-
-def _rows(name: str, entry: DatasetSettings) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each row of a list with the words for where it stands."""
+def _rows(name: str, entry: DatasetSettings) -> Iterator[Row]:
     path = entry.source
-    text = _text(name, entry.source_key, path)
+    text = read_text(name, entry.source_key, path)
     if not text.strip():
         raise DataError(f"{name}.{entry.source_key}: {path} is empty. Write one JSON object a line.", path)
-    if entry.source_key == "dataset_file" and path.suffix.lower() == ".csv":
-        try:
-            for number, row in enumerate(csv.DictReader(io.StringIO(text)), 2):
-                yield f"{path}, line {number}", row
-        except csv.Error as error:
-            raise DataError(f"{path}: not CSV: {error}. Save it as CSV with commas, in UTF-8.", path) from error
-    elif entry.source_key == "dataset_file" and path.suffix.lower() == ".json":
-        yield from _json_rows(path, text)
-    else:
-        yield from _json_lines(path, text)
+    whole, ending = entry.source_key == "dataset_file", path.suffix.lower()
+    if whole and ending == ".csv":
+        return csv_rows(path, text)
+    return json_rows(path, text) if whole and ending == ".json" else json_line_rows(text)
 
 
-def _json_lines(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, line in enumerate(_lines(text), 1):
-        if not line.strip():
-            continue
-        try:
-            row = parse_json(line)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error}). Write one object a line.", path) from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number}: expected an object, got {line[:80]}", path)
-        yield f"{path}, line {number}", row
-
-
-def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    try:
-        table = parse_json(text)
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}).", path) from error
-    if isinstance(table, dict) and table and all(isinstance(column, list) for column in table.values()):
-        lengths = {len(column) for column in table.values()}
-        if len(lengths) > 1:
-            raise DataError(f"{path}: its columns have {sorted(lengths)} rows; all need the same number.", path)
-        table = [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
-    if not isinstance(table, list) or not all(isinstance(row, dict) for row in table):
-        raise DataError(f'{path}: expected a list of objects, as [{{"video": ..., "caption": ...}}, ...].', path)
-    for number, row in enumerate(table, 1):
-        yield f"{path}, entry {number}", row
-
-
-def _two_files(name: str, entry: DatasetSettings) -> Iterator[Candidate]:
+def _two_files(name: str, entry: DatasetSettings) -> Iterator[Candidate | Skipped]:
     videos = entry.source / (entry.video_column or VIDEOS_FILE)
     prompts = entry.source / (entry.caption_column or CAPTIONS_FILE)
     for key, file in (("video_column", videos), ("caption_column", prompts)):
         if not file.resolve().is_relative_to(entry.source.resolve()):
             raise DataError(f"{name}.{key}: {file} is not in {entry.source}. Name a file of that folder.", file)
-    paths, captions = (_lines(_text(name, "data_root", file)) for file in (videos, prompts))
+    paths, captions = (text_lines(read_text(name, "data_root", file)) for file in (videos, prompts))
     for lines in (paths, captions):
         if lines[-1] == "":  # behind the last line break
             lines.pop()
@@ -177,7 +202,10 @@ def _two_files(name: str, entry: DatasetSettings) -> Iterator[Candidate]:
             "Line n of one is the caption of line n of the other.",
             videos,
         )
-    for path, caption in zip(paths, captions, strict=True):
+    for number, (path, caption) in enumerate(zip(paths, captions, strict=True), 1):
         if path.strip():
             media = _path(videos, path)
-            yield Candidate(media, _stem(media), caption=" ".join(caption.split()))
+            stem = cache_stem(media.name if is_dir(media) else media.stem)
+            yield Candidate(media, stem, caption=" ".join(caption.split()))
+        elif caption.strip():
+            yield Skipped(videos, f"line {number}: it is empty, and {prompts.name} has a caption for it")

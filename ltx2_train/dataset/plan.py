@@ -79,7 +79,9 @@ def _plan_one(
                 f"{name}: target_frames is not set, so one frame of each video is used. For motion give lengths, "
                 "for example target_frames = [49]."
             )
-    candidates, skipped = find_media(name, entry)
+    unused: list[str] = []
+    candidates, skipped = find_media(name, entry, unused)
+    warnings += [f"{name}: {note}" for note in unused]
     ready = with_captions(entry, candidates, skipped, warnings)
     if not ready:
         raise DataError(nothing_left(name, entry, len(candidates), skipped), entry.source)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DataError
-from ..media.images import IMAGE_SUFFIXES
+from ..media.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from ..media.names import cache_stem, is_file, readable, same, shown
 from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import VIDEO_SUFFIXES
 from .captions import read_caption, rewrite
 from .dataset_file import DatasetSettings
 from .entry import LIST_KEYS
-from .lists import Candidate, read_list
+from .lists import Candidate, Skipped, read_list
 
 __all__ = ["MEDIA_SUFFIXES", "Candidate", "Skipped", "find_media", "nothing_left", "with_captions"]
 
@@ -24,23 +23,24 @@ SHOWN_AT_MOST = 5
 MEDIA_SUFFIXES = {"image": IMAGE_SUFFIXES, "video": VIDEO_SUFFIXES, "audio": AUDIO_SUFFIXES}
 
 
-@dataclass(frozen=True)
-class Skipped:
-    """A file that is not used, and why."""
+def find_media(
+    name: str, entry: DatasetSettings, notes: list[str] | None = None
+) -> tuple[list[Candidate], list[Skipped]]:
+    """All media of a dataset in a fixed order; what is not used of a list goes to `notes`.
 
-    path: Path
-    reason: str
-
-
-def find_media(name: str, entry: DatasetSettings) -> tuple[list[Candidate], list[Skipped]]:
-    """All media of a dataset in a fixed order. Where two would share their cache files, the first is kept."""
+    Of two in a folder that would share their cache files the first is kept. Lists gather media from many folders, which
+    may well all be called alike there; those behind the first have their folder in the names of their caches.
+    """
     listed = entry.source_key in LIST_KEYS or entry.source_key == "data_root"
     owners: dict[str, Path] = {}
     kept, skipped = [], []
-    for candidate in read_list(name, entry) if listed else _in_folder(name, entry):
+    found = read_list(name, entry, [] if notes is None else notes) if listed else _in_folder(name, entry)
+    for candidate in found:
         if isinstance(candidate, Skipped):
             skipped.append(candidate)
             continue
+        if listed and owners.get(same(candidate.stem), candidate.path) != candidate.path:
+            candidate.stem = _told_apart(candidate, owners)
         owner = owners.setdefault(same(candidate.stem), candidate.path)
         if owner is candidate.path:
             kept.append(candidate)
@@ -50,6 +50,17 @@ def find_media(name: str, entry: DatasetSettings) -> tuple[list[Candidate], list
             reason = f"its name without the ending is that of {owner.name}, so both would share one cache; rename one"
             skipped.append(Skipped(candidate.path, reason))
     return kept, skipped
+
+
+def _told_apart(candidate: Candidate, owners: Mapping[str, Path]) -> str:
+    """A stem for a medium of a list whose own one another medium has: with as many of its folders as it takes."""
+    path = candidate.path
+    folders = [part for part in path.parent.parts if part not in (path.anchor, "..", ".")]
+    for depth in range(1, len(folders) + 1):
+        stem = cache_stem("__".join([*folders[-depth:], path.stem]))
+        if owners.get(same(stem), path) == path:
+            return stem
+    return cache_stem("__".join([*folders, path.name]))
 
 
 def _in_folder(name: str, entry: DatasetSettings) -> Iterator[Candidate | Skipped]:
@@ -65,8 +76,10 @@ def _in_folder(name: str, entry: DatasetSettings) -> Iterator[Candidate | Skippe
     # what a file manager or a Mac leaves behind ("._clip.mp4") has the endings of media
     listed = [path for path in listed if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     media = [path for path in listed if path.suffix.lower() in MEDIA_SUFFIXES[entry.kind]]
-    if not any(path.is_file() for path in media):
+    unread = _unread(listed) if entry.kind == "image" else []
+    if not unread and not any(path.is_file() for path in media):
         raise DataError(_empty_folder(name, entry, listed), folder)
+    yield from unread
     names = {(path.parent, same(path.name)): path for path in reversed(listed)}
     for path in media:
         if not readable(path.name):
@@ -79,6 +92,16 @@ def _in_folder(name: str, entry: DatasetSettings) -> Iterator[Candidate | Skippe
             wanted = path.with_suffix(entry.caption_extension)
             beside = wanted if is_file(wanted) else names.get((path.parent, same(wanted.name)), wanted)
             yield Candidate(path, cache_stem(stem), caption_path=beside)
+
+
+def _unread(listed: Sequence[Path]) -> list[Skipped]:
+    """Pictures of a kind that is not read, unless they lie there in one that is as well."""
+    read = {same(str(path.with_suffix(""))) for path in listed if path.suffix.lower() in IMAGE_SUFFIXES}
+    return [
+        Skipped(path, f"is a {kind} picture, a kind that is not read; save it as PNG or JPEG")
+        for path in listed
+        if (kind := UNREAD_SUFFIXES.get(path.suffix.lower())) and same(str(path.with_suffix(""))) not in read
+    ]
 
 
 def _no_file(path: Path) -> str:
@@ -129,7 +152,9 @@ def with_captions(
             if warning:
                 warnings.append(warning)
         if not candidate.caption:
-            where = beside.name if beside is not None else "its line in the list"
+            where = (
+                beside.name if beside is not None else f'the column "{entry.caption_column or "caption"}" of the list'
+            )
             skipped.append(Skipped(candidate.path, f"empty caption: write what is to be seen or heard into {where}"))
             continue
         candidate.caption = rewrite(candidate.caption, entry.caption_replace, entry.caption_prefix, entry.trigger_word)
@@ -139,7 +164,7 @@ def with_captions(
 
 def nothing_left(name: str, entry: DatasetSettings, found: int, skipped: list[Skipped]) -> str:
     reasons = Counter(skip.reason.split(":")[0] for skip in skipped)
-    if found and set(reasons) == {"no caption"}:
+    if found and set(reasons) == {"no caption"} and entry.source_key.endswith("_directory"):
         return (
             f"{name}.{entry.source_key}: {found} {entry.noun} in {entry.source}, but not one caption. "
             f"Each needs a text file of the same name ending in {entry.caption_extension}, "

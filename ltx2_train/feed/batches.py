@@ -71,8 +71,8 @@ def sound_key(steps: int, buckets: SoundBuckets) -> int:
 class BatchOrder:
     """The batches of every epoch, as tuples of positions in `samples`.
 
-    `batch_sizes` and `buckets` have one entry a dataset; `accumulation` batches make a step. Raises ConfigError where
-    `audio` asks for batches with sound that cannot be had.
+    `batch_sizes` has one entry a dataset; `accumulation` batches make a step. Raises ConfigError where `audio` asks for
+    batches with sound that cannot be had.
     """
 
     def __init__(
@@ -80,7 +80,6 @@ class BatchOrder:
         samples: Sequence[Sample],
         batch_sizes: Sequence[int] | int,
         seed: int,
-        buckets: Sequence[SoundBuckets] = (),
         audio: AudioSettings | None = None,
         accumulation: int = 1,
     ) -> None:
@@ -91,7 +90,7 @@ class BatchOrder:
         self._buckets: dict[tuple[Any, ...], list[int]] = {}
         self._sizes: dict[tuple[Any, ...], int] = {}
         for position, sample in enumerate(samples):
-            key = _key(sample, buckets[sample.dataset] if buckets else SoundBuckets())
+            key = _key(sample)
             self._buckets.setdefault(key, []).extend([position] * sample.repeats)
             self._sizes[key] = batch_sizes if isinstance(batch_sizes, int) else batch_sizes[sample.dataset]
         self.length = sum(-(-len(bucket) // self._sizes[key]) for key, bucket in self._buckets.items())
@@ -195,7 +194,7 @@ def load_batch(dataset: TrainingSet, samples: Sequence[Sample], epoch: int = 0, 
 def _load_audio(
     dataset: TrainingSet, samples: Sequence[Sample]
 ) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
-    buckets = dataset.buckets[samples[0].dataset] if dataset.buckets else SoundBuckets()
+    buckets = samples[0].buckets
     lengths = [sample.audio_steps for sample in samples]
     if samples[0].kind == "audio" and buckets.strategy == "truncate":
         lengths = [min(length, sound_key(length, buckets)) for length in lengths]
@@ -208,12 +207,12 @@ def _load_audio(
     return audio, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
 
 
-def _key(sample: Sample, buckets: SoundBuckets) -> tuple[Any, ...]:
+def _key(sample: Sample) -> tuple[Any, ...]:
     """Equal for samples that may share a batch."""
     if sample.kind == "audio":
-        return sample.dataset, sound_key(sample.audio_steps, buckets)
+        return sample.dataset, sound_key(sample.audio_steps, sample.buckets)
     key = (sample.dataset, sample.shape, sample.fps, sample.reference_path is not None)
-    return (*key, sample.audio_steps > 0) if buckets.separate else key
+    return (*key, sample.audio_steps > 0) if sample.buckets.separate else key
 
 
 def _shuffled(batches: list[tuple[int, ...]], generator: torch.Generator) -> list[tuple[int, ...]]:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..caching import cache_file as caches
-from ..caching.cache_file import FORMAT_VERSION, VIRTUAL_KEYS, CacheFile
+from ..caching.cache_file import VIRTUAL_KEYS, CacheFile, stale_weights, without_mend
+from ..caching.encode_text import stale_text_weights, useless_text
+from ..caching.notes import damage
 from ..dataset.cache_names import (
     AUDIO_SUFFIX,
     LATENT_SUFFIX,
@@ -33,8 +34,8 @@ from ..errors import CacheError
 from ..events import Events
 from ..objective.audio import virtual_shape
 from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, LatentShape, VideoShape
-from .sample_check import SampleChecker, without_mend
-from .samples import Sample
+from .sample_check import SampleChecker
+from .samples import Sample, SoundBuckets
 
 _NAME = re.compile(
     r"(?P<stem>.+?)(?:_(?P<start>\d{5,})-(?P<count>\d{3,}))?_(?P<width>\d{4,})x(?P<height>\d{4,})_ltx2\.safetensors"
@@ -123,7 +124,9 @@ class CachedSamples:
         for one in names:
             parsed = CachedName.parse(one)
             if parsed is None:
-                self.checker.left_out[entry.caches / one] = "its name is not that of latents (see the names in README)"
+                self.checker.left_out[entry.caches / one] = (
+                    "its name is not that of latents (docs/dataset_file.md lists the names)"
+                )
                 continue
             try:
                 sample = self._sample(entry, parsed, index, f"{part}/{index}/{one.removesuffix(LATENT_SUFFIX)}")
@@ -157,7 +160,7 @@ class CachedSamples:
                 resolution = entry.audio_only_sequence_resolution
             shape = virtual_shape(shape, resolution)
         elif file is not None:
-            self._check(file, "VAE", checker.vae_fingerprint)
+            self._check(file, "VAE", checker.recipe.video_vae)
         text = self._text(entry, name)
         companions = self._companions(entry, name, kind, heard is not None)
         if text is None or companions is None:
@@ -172,6 +175,7 @@ class CachedSamples:
             text_path=text.path,
             dataset=index,
             repeats=entry.num_repeats,
+            buckets=SoundBuckets.of(entry, checker.audio),
             first_frame_probability=entry.first_frame_probability,
             video_loss_weight=entry.video_loss_weight,
             kind=kind,
@@ -198,11 +202,11 @@ class CachedSamples:
         found, steps = file.audio_shape(), file.audio_steps()
         if (found.channels, found.bins) != (AUDIO_CHANNELS, AUDIO_BINS):
             raise CacheError(f"its sound has {found.channels} channels of {found.bins} bins, not 8 of 16", path)
-        self._check(file, "audio VAE", self.checker.audio_fingerprint)
+        self._check(file, "audio VAE", self.checker.recipe.audio_vae)
         return path, steps
 
     def _text(self, entry: DatasetSettings, name: CachedName) -> CacheFile | None:
-        preferred = self.checker.settings.text_form
+        preferred = self.checker.recipe.settings.text_form
         other: TextForm = "full" if preferred == "compact" else "compact"
         for form in (preferred, other):
             path = entry.caches / text_cache_name(name.stem, form)
@@ -210,8 +214,7 @@ class CachedSamples:
                 continue
             file = CacheFile(path)
             if file.fingerprinted:
-                reason = caches.stale_text(file, file.metadata.get("caption", ""), {}, self.checker.weights)
-                if reason is not None:
+                if reason := useless_text(file) or stale_text_weights(file, self.checker.recipe.text):
                     raise CacheError(reason, path)
             else:
                 self.checker.foreign += 1
@@ -223,14 +226,14 @@ class CachedSamples:
         found: dict[str, Path] = {}
         reference = entry.reference_caches / name.name
         if kind != "audio" and reference.is_file():
-            self._check(CacheFile(reference), "VAE", self.checker.vae_fingerprint)
+            self._check(CacheFile(reference), "VAE", self.checker.recipe.video_vae)
             found["reference_path"] = reference
         elif kind != "audio" and entry.reference_cache_directory is not None:
             self.checker.left_out[entry.caches / name.name] = f"there is no reference of its name in {reference.parent}"
             return None
         sound = entry.reference_audio_caches / audio_cache_name(name.plain)
         if heard and sound.is_file():
-            self._check(CacheFile(sound), "audio VAE", self.checker.audio_fingerprint)
+            self._check(CacheFile(sound), "audio VAE", self.checker.recipe.audio_vae)
             found["reference_audio_path"] = sound
         mask = entry.caches / mask_cache_name(name.name)
         if kind != "audio" and mask.is_file():
@@ -245,11 +248,8 @@ class CachedSamples:
         if not file.fingerprinted:
             self.checker.foreign += 1
             return
-        version, made_with = file.metadata.get("format_version"), file.metadata.get("checkpoint")
-        if version != FORMAT_VERSION:
-            raise CacheError(f"it is of cache format {version}, this program writes {FORMAT_VERSION}", file.path)
-        if fingerprint and made_with != fingerprint:
-            raise CacheError(f"it was made with another {part}", file.path)
+        if reason := damage(file.path) or stale_weights(file, part, fingerprint):
+            raise CacheError(reason, file.path)
 
 
 def _rate(file: CacheFile | None) -> float | None:

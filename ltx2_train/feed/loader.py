@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..caching.cache_file import CacheFile, Fingerprints
-from ..caching.settings import CacheSettings
+from ..caching.cache_file import CacheFile
+from ..caching.recipe import Recipe
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.plan import DatasetPlan, plan_dataset
 from ..events import Events, Passing
@@ -42,29 +42,19 @@ class TrainingSet:
     def open(
         cls,
         config: DatasetConfig,
-        vae_fingerprint: str = "",
-        text_fingerprint: Fingerprints | str = "",
-        settings: CacheSettings | None = None,
+        recipe: Recipe | None = None,
         events: Events | None = None,
         plan: DatasetPlan | None = None,
-        mode: Mode = "video",
-        audio_fingerprint: str = "",
         audio: AudioSettings | None = None,
     ) -> TrainingSet:
-        """Check every cache of `config`; `plan` spares planning it again.
+        """Check every cache of `config` against `recipe`; `plan` spares planning it again.
 
-        Mode video takes no notice of sound, audio takes only what has sound, av takes all. Fingerprints that are
-        empty are not compared; a text fingerprint given as str is the checkpoint's. Raises CacheError that lists what
-        is missing or stale and why.
+        Mode video takes no notice of sound, audio takes only what has sound, av takes all. Raises CacheError that
+        lists what is missing or stale and why.
         """
-        events, audio = events or Events(), audio or AudioSettings()
-        settings = settings or CacheSettings()
-        if isinstance(text_fingerprint, str):
-            text_fingerprint = Fingerprints(checkpoint=text_fingerprint)
+        recipe, events, audio = recipe or Recipe(), events or Events(), audio or AudioSettings()
         plan = plan or plan_dataset(config, _WarningsOnly(events), brief=True)
-        checker = SampleChecker(
-            plan, vae_fingerprint, text_fingerprint, settings, events, mode, audio_fingerprint, audio
-        )
+        checker = SampleChecker(plan, recipe, events, audio)
         events.stage("check caches", len(plan.items))
         found: tuple[list[Sample], list[Sample]] = ([], [])
         for done, item in enumerate(plan.items, 1):
@@ -84,7 +74,7 @@ class TrainingSet:
             raise checker.nothing_left()
         sizes = tuple(entry.batch_size for entry in plan.config.datasets)
         buckets = tuple(SoundBuckets.of(entry, audio) for entry in plan.config.datasets)
-        return cls(tuple(found[0]), tuple(found[1]), sizes, buckets, mode)
+        return cls(tuple(found[0]), tuple(found[1]), sizes, buckets, recipe.mode)
 
     def load_latents(self, sample: Sample) -> torch.Tensor:
         """[128, F, H, W] in float32, normalised. Raises CacheError where the file is damaged."""

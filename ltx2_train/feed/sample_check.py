@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from ..caching import cache_file as caches
-from ..caching.build import (
-    audio_mask_settings,
-    failed_before,
-    latent_settings,
-    mask_settings,
-    reference_settings,
-    sound_failed_before,
-    sound_settings,
-    text_settings,
-)
-from ..caching.cache_file import CacheFile, Fingerprints
-from ..caching.encode import failure_name, latents_state, reference_job
-from ..caching.settings import CacheSettings
-from ..dataset.cache_names import TextForm
+from ..caching.cache_file import MEND, CacheFile
+from ..caching.encode import Latents, References
+from ..caching.encode_mask import Masks, SoundMasks
+from ..caching.encode_sound import ReferenceSound, SoundLatents
+from ..caching.encode_text import Text
+from ..caching.kind import Job
+from ..caching.recipe import Recipe
 from ..dataset.plan import DatasetPlan, Item
 from ..dataset.scan import SHOWN_AT_MOST
 from ..errors import CacheError, DataError
 from ..events import Events
 from ..media.sound import read_sound
 from ..objective.audio import AudioSettings, virtual_shape
-from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, LatentShape, Mode
-from .samples import Sample
-
-_KEEP = CacheSettings(skip_existing=True)  # whether a cache is fresh does not depend on a wish to make it again
+from .samples import Sample, SoundBuckets
 
 NO_SOURCES = (
     "These datasets are read from their caches alone, so they cannot be made again here. Build them where the media "
@@ -40,26 +28,19 @@ NO_SOURCES = (
 class SampleChecker:
     """Turns items into samples and notes what is missing, stale, left out or of no use to the mode."""
 
-    def __init__(
-        self,
-        plan: DatasetPlan,
-        vae_fingerprint: str,
-        weights: Fingerprints,
-        settings: CacheSettings,
-        events: Events,
-        mode: Mode,
-        audio_fingerprint: str,
-        audio: AudioSettings,
-    ) -> None:
-        self.plan, self.vae_fingerprint, self.weights = plan, vae_fingerprint, weights
-        self.settings, self.events = settings, events
-        self.mode, self.audio_fingerprint, self.audio = mode, audio_fingerprint, audio
+    def __init__(self, plan: DatasetPlan, recipe: Recipe, events: Events, audio: AudioSettings) -> None:
+        self.plan, self.recipe, self.events, self.audio = plan, recipe, events, audio
+        self.mode = recipe.mode
         self.problems: dict[Path, str] = {}
         self.left_out: dict[Path, str] = {}
         self.mute: dict[Path, str] = {}
         self.unheard: dict[Path, str] = {}
         self.unfit = 0
         self.foreign = 0
+        self._latents, self._references = Latents(plan, recipe), References(plan, recipe)
+        self._sounds, self._reference_sounds = SoundLatents(plan, recipe), ReferenceSound(plan, recipe)
+        self._masks, self._sound_masks = Masks(plan, recipe), SoundMasks(plan, recipe)
+        self._text = Text(plan, recipe)
         self._texts: dict[tuple[Path, str], Path | None] = {}
 
     def sample(self, item: Item) -> Sample | None:
@@ -68,26 +49,27 @@ class SampleChecker:
         if self.mode == "video" and kind == "audio":
             self.unfit += 1
             return None
-        if kind != "audio" and self.mode != "audio" and not item.latent_path.is_file():
-            if reason := failed_before(item):
-                self.left_out[item.source.path] = reason
-                return None
-        steps = 0 if self.mode == "video" else self._sound(item)
-        if steps == 0 and (kind == "audio" or self.mode == "audio"):
+        latents = None if self.mode == "audio" else self._latents.of(item)
+        if latents is not None and not latents.path.is_file() and (reason := self._latents.failure(latents)):
+            self.left_out[item.source.path] = reason
+            return None
+        steps = 0 if self.mode == "video" else self._steps_of(item)
+        if steps == 0 and latents is None:
             if item.source.path in self.mute:
                 self.left_out[item.source.path] = self.mute.pop(item.source.path)
             else:
                 self.unfit += 1
             return None
-        if kind == "audio" or self.mode == "audio":
+        if latents is None:
             resolution = self.audio.sequence_resolution
             if resolution is None:
                 resolution = entry.audio_only_sequence_resolution
             shape, kind = virtual_shape(item.shape, resolution), "audio"
         else:
-            shape = self._latents(item)
-        text_path = self._text(item)
-        companions = self._companions(item, kind, bool(steps))
+            file = self._usable(latents)
+            shape = None if file is None else file.latent_shape()
+        text_path = self._text_of(item)
+        companions = self._companions(item, latents is not None, bool(steps))
         if shape is None or text_path is None or steps is None or companions is None:
             return None
         return Sample(
@@ -99,6 +81,7 @@ class SampleChecker:
             text_path=text_path,
             dataset=item.dataset,
             repeats=entry.num_repeats,
+            buckets=SoundBuckets.of(entry, self.audio),
             first_frame_probability=entry.first_frame_probability,
             video_loss_weight=entry.video_loss_weight,
             kind=kind,
@@ -108,130 +91,63 @@ class SampleChecker:
             **companions,
         )
 
-    def _companions(self, item: Item, kind: str, heard: bool) -> dict[str, Path] | None:
-        """The caches of references and masks that the mode has a use for; None with the reason noted."""
-        found: dict[str, Path] = {}
-        if kind != "audio":
-            job = reference_job(self.plan, item, self.settings)
-            if job is not None and not self._made(item, job.path, job.source, failure_name(job)):
-                return None
-            if job is not None:
-                if reason := latents_state(job, self.vae_fingerprint, _KEEP)[1]:
-                    self.problems[job.path] = reason
-                    return None
-                found["reference_path"] = job.path
-        if heard and (path := item.reference_audio_path) is not None and item.reference_audio is not None:
-            # once something is missing the run ends anyway, and sounds need not be listened to
-            if not path.is_file() and not self.problems and (reason := _unheard(item.reference_audio)):
-                self.unheard[item.reference_audio] = reason
-                return found
-            wanted = reference_settings(self.plan, item, self.settings)
-            if not self._fresh(path, item.reference_audio, wanted, "audio VAE", self.audio_fingerprint):
-                return None
-            found["reference_audio_path"] = path
-        for key, source, path, wanted in (
-            ("mask_path", item.mask, item.mask_path, mask_settings),
-            ("audio_mask_path", item.audio_mask, item.audio_mask_path, audio_mask_settings),
-        ):
-            if path is None or source is None or not (kind != "audio" if key == "mask_path" else heard):
-                continue
-            if not self._made(item, path, source, path.name):
-                return None
-            if not self._fresh(path, source, wanted(self.plan, item)):
-                return None
-            found[key] = path
-        return found
+    def _usable(self, job: Job) -> CacheFile | None:
+        """The fresh file of `job`; None with the reason noted."""
+        state = job.kind.check(job)
+        if problem := state.problem:
+            self.problems[job.path] = problem
+            return None
+        assert state.file is not None, job.path
+        self.foreign += not state.file.fingerprinted
+        return state.file
 
-    def _made(self, item: Item, path: Path, source: Path, name: str) -> bool:
-        """Whether a companion is there; if it failed before, its item is left out, as it was then."""
-        if path.is_file():
-            return True
-        if reason := failed_before(item, name, source):
-            self.left_out[item.source.path] = reason
-        else:
-            self.problems[path] = "missing"
-        return False
-
-    def _fresh(self, path: Path, source: Path, wanted: dict[str, Any], part: str = "", fingerprint: str = "") -> bool:
-        try:
-            file = CacheFile(path)
-            reason = caches.stale_made(file, source, wanted, part, fingerprint) if file.fingerprinted else None
-        except CacheError as error:
-            reason = "missing" if not path.is_file() else without_mend(error)
-        if reason:
-            self.problems[path] = reason
-        return reason is None
-
-    def _sound(self, item: Item) -> int | None:
+    def _steps_of(self, item: Item) -> int | None:
         """Latent steps of the sound of `item`, 0 where it has none; None with the reason noted."""
-        if item.sound is None:
+        job = self._sounds.of(item)
+        if job is None:
             return 0
-        path = item.audio_path
-        assert path is not None, item.key
-        if not path.is_file() and (reason := sound_failed_before(item)):
+        if not job.path.is_file() and (reason := self._sounds.failure(job)):
             self.mute[item.source.path] = reason
             return 0
-        try:
-            file = CacheFile(path)
-            found, steps = file.audio_shape(), file.audio_steps()
-        except CacheError as error:
-            self.problems[path] = "missing" if not path.is_file() else without_mend(error)
-            return None
-        if (found.channels, found.bins) != (AUDIO_CHANNELS, AUDIO_BINS):
-            self.problems[path] = f"its sound has {found.channels} channels of {found.bins} bins, not 8 of 16"
-            return None
-        wanted = sound_settings(self.plan, item, self.settings)
-        if reason := caches.stale_sound(file, item.sound.path, wanted, self.audio_fingerprint):
-            self.problems[path] = reason
-            return None
-        self.foreign += not file.fingerprinted
-        return steps
+        file = self._usable(job)
+        return None if file is None else file.audio_steps()
 
-    def _latents(self, item: Item) -> LatentShape | None:
-        path = item.latent_path
-        try:
-            file = CacheFile(path)
-            shape = file.latent_shape()
-        except CacheError as error:
-            self.problems[path] = "missing" if not path.is_file() else without_mend(error)
-            return None
-        wanted = latent_settings(self.plan, item, self.settings)
-        reason = caches.stale_latents(file, item.source.path, wanted, self.vae_fingerprint)
-        if reason:
-            self.problems[path] = reason
-            return None
-        self.foreign += not file.fingerprinted
-        return shape
-
-    def _text(self, item: Item) -> Path | None:
+    def _text_of(self, item: Item) -> Path | None:
         """The fresh text cache of `item`: of the form that is set, else of the other."""
-        if item.text_key in self._texts:
-            return self._texts[item.text_key]
-        preferred = self.settings.text_form
-        forms: list[TextForm] = [preferred, "full" if preferred == "compact" else "compact"]
-        first_problem, first_path, result = "missing", item.source.text_path(preferred), None
-        for form in forms:
-            path = item.source.text_path(form)
-            if not path.is_file():
+        if item.text_key not in self._texts:
+            job, state = self._text.either(item)
+            if problem := state.problem:
+                self.problems[job.path] = problem
+            elif state.file is not None:
+                self.foreign += not state.file.fingerprinted
+            self._texts[item.text_key] = None if problem else job.path
+        return self._texts[item.text_key]
+
+    def _companions(self, item: Item, seen: bool, heard: bool) -> dict[str, Path] | None:
+        """The caches of references and masks that the mode has a use for; None with the reason noted."""
+        companions: dict[str, Path] = {}
+        needed = {
+            "reference_path": self._references.of(item) if seen else None,
+            "reference_audio_path": self._reference_sounds.of(item) if heard else None,
+            "mask_path": self._masks.of(item) if seen else None,
+            "audio_mask_path": self._sound_masks.of(item) if heard else None,
+        }
+        for key, job in needed.items():
+            if job is None:
                 continue
-            try:
-                file = CacheFile(path)
-                reason = caches.stale_text(file, item.caption, text_settings(form, self.settings), self.weights)
-                if reason is None and form == "full" and self.mode != "video":
-                    spoken = file.find("audio_prompt_embeds_") is not None
-                    reason = None if spoken else "it was made for video alone and holds no text for sound; delete it"
-            except CacheError as error:
-                reason = without_mend(error)
-            if reason is None:
-                self.foreign += not file.fingerprinted
-                result = path
-                break
-            if first_problem == "missing":
-                first_problem, first_path = reason, path
-        if result is None:
-            self.problems[first_path] = first_problem
-        self._texts[item.text_key] = result
-        return result
+            if not job.path.is_file():
+                if key == "reference_audio_path":
+                    # once something is missing the run ends anyway, and sounds need not be listened to
+                    if not self.problems and (reason := _unheard(job.source)):
+                        self.unheard[job.source] = reason
+                        continue
+                elif reason := job.kind.failure(job):
+                    self.left_out[item.source.path] = reason
+                    return None
+            if self._usable(job) is None:
+                return None
+            companions[key] = job.path
+        return companions
 
     def finish(self, total: int) -> None:
         if self.problems:
@@ -241,7 +157,7 @@ class SampleChecker:
             first = next(iter(self.problems))
             raise CacheError(
                 f"{len(self.problems)} caches of {total} samples are missing or stale in {first.parent}.\n{shown}\n"
-                f"{caches.MEND if self.plan.items else NO_SOURCES}",
+                f"{MEND if self.plan.items else NO_SOURCES}",
                 first,
             )
         for path, reason in self.left_out.items():
@@ -270,7 +186,7 @@ class SampleChecker:
             return CacheError(
                 "Not one sample with sound is left. Add clips or recordings that have sound, or set model.mode = video."
             )
-        return CacheError("Not one sample for training is left. " + caches.MEND)
+        return CacheError("Not one sample for training is left. " + MEND)
 
 
 def _unheard(path: Path) -> str:
@@ -280,7 +196,3 @@ def _unheard(path: Path) -> str:
     except DataError as error:
         return str(error)
     return ""
-
-
-def without_mend(error: DataError) -> str:
-    return str(error).replace(caches.MEND, "").strip()

@@ -47,7 +47,8 @@ class SoundBuckets:
 
 @dataclass(frozen=True)
 class Sample:
-    """One cached clip and its caption. `dataset` counts within its list; the optional values override the run's.
+    """One cached clip and its caption. `dataset` counts within its list, of training or of validation, so nothing is
+    looked up by it; `buckets` is what it says of batches of sound. The optional values override the run's.
 
     `kind` is what is trained of it: "audio" has no picture, be it a recording or, in mode audio, the sound of a clip;
     its `shape` then is that of an imagined video, which the noise levels follow. `audio_steps` counts the latents of
@@ -62,6 +63,7 @@ class Sample:
     text_path: Path
     dataset: int = 0
     repeats: int = 1
+    buckets: SoundBuckets = SoundBuckets()
     first_frame_probability: float | None = None
     video_loss_weight: float | None = None
     kind: Literal["video", "image", "audio"] = "video"

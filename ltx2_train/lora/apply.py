@@ -7,18 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..errors import ConfigError
 from .file import LoraFile
+from .fit import fitting, linear_sizes
 from .inject import place
 from .layer import LoRALinear
-from .targets import is_linear
 
 
 @dataclass(frozen=True)
 class AppliedLora:
-    """The layers of a LoRA file round the linears of a model."""
+    """The layers of a LoRA file round the linears of a model, and the names of those that have no place in it."""
 
     layers: dict[str, LoRALinear]
+    left_out: list[str]
 
     def set_strength(self, strength: float) -> None:
         """Scale all layers; 0 gives exactly the model without the LoRA."""
@@ -29,28 +29,16 @@ class AppliedLora:
 def apply_file(model: nn.Module, file: LoraFile) -> AppliedLora:
     """Wrap every linear that `file` has a layer for.
 
-    Layers of a branch the model was built without (audio, in video mode) are left out. Raises ConfigError where
-    nothing fits, with what the file holds.
+    Raises ConfigError where nothing fits or a size differs, with what the file holds. What has no place in the model,
+    such as sound in video mode, is left out and named in the result.
     """
-    names = [name for name, module in model.named_modules() if is_linear(module)]
-    found, _ = file.match(names)
-    if not found:
-        raise ConfigError(
-            f"{file.path.name} has no layer that this model has: it holds {file.describe()}. "
-            "It was made for another model, or for a branch that is not loaded."
-        )
+    entries, left_out = fitting(file, linear_sizes(model))
     layers: dict[str, LoRALinear] = {}
-    for name, entry in found.items():
-        base = model.get_submodule(name)
-        if (entry.up.shape[0], entry.down.shape[1]) != (base.out_features, base.in_features):
-            raise ConfigError(
-                f"{file.path.name} is for another model: {name} is {entry.up.shape[0]}x{entry.down.shape[1]} there, "
-                f"{base.out_features}x{base.in_features} here."
-            )
-        layer = LoRALinear(base, entry.rank, entry.scale * entry.rank)
+    for name, entry in entries.items():
+        layer = LoRALinear(model.get_submodule(name), entry.rank, entry.scale * entry.rank)
         with torch.no_grad():
             layer.lora_A.copy_(entry.down)
             layer.lora_B.copy_(entry.up)
         place(model, name, layer)
         layers[name] = layer
-    return AppliedLora(layers)
+    return AppliedLora(layers, left_out)

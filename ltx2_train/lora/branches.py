@@ -21,6 +21,7 @@ from ..files import parse_json, write_tensors
 from ..registry import nearest
 from ..weights.reader import TensorFile
 from .file import load_lora_state
+from .names import split_key
 from .targets import BRANCHES, branch_of, count_branches, dotted
 
 CROSS = "cross"
@@ -96,8 +97,8 @@ def _holds(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
 
 def _path_of(key: str) -> str:
     """The dotted path behind a key of any spelling; what follows the layer's name does no harm."""
-    head, _, rest = key.partition(".")
-    return key if "transformer_blocks" in key.split(".") else dotted(head) + f".{rest}"
+    head, dot, rest = split_key(key).module.partition(".")
+    return head + dot + rest if rest and head == "transformer_blocks" else dotted(head) + dot + rest
 
 
 def _metadata(metadata: Mapping[str, str], kept: Mapping[str, int], removed: Mapping[str, int]) -> dict[str, str]:

@@ -4,12 +4,12 @@ Written: `diffusion_model.<module>.lora_A.weight` [r, in] and `.lora_B.weight` [
 checkpoint's. There is no `.alpha` key, since some readers ignore it and others refuse it; B is multiplied by
 alpha / rank instead, and the metadata records both, so that training can go on from the same file.
 
-Read: the same; `lora_down` / `lora_up` with or without `.alpha`; and the usual prefixes, `lora_unet_` among them,
-whose underscores are resolved by the names of the layers at hand.
+Read: the same, and whatever names.py knows, with the alpha of a key, of the metadata or of PEFT's own file.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,41 +19,49 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
-from ..weights.reader import TensorFile
+from ..weights.reader import TORCH_NAMES, TensorFile
+from .foreign import family_of, kinds_of, version_named
+from .names import PREFIX, Key, flat_names, split_key
+from .scales import AdapterScales, adapter_scales
 from .targets import count_branches
 
-PREFIX = "diffusion_model."
 CHECKPOINT_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
-_DOWN = (".lora_A.weight", ".lora_down.weight", ".lora_A.default.weight", ".lora_A", ".lora.down.weight")
-_UP = (".lora_B.weight", ".lora_up.weight", ".lora_B.default.weight", ".lora_B", ".lora.up.weight")
-_ALPHA = (".alpha",)
-_DOTTED_PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.")
-_FLAT_PREFIX = "lora_unet_"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One layer of a file: down [r, in], up [out, r], and the value of its `.alpha` key, if any."""
+    """One layer of a file: down [r, in], up [out, r], and its alpha, if the file says one."""
 
     down: Tensor
     up: Tensor
     alpha: float | None = None
+    rslora: bool = False
 
     @property
     def rank(self) -> int:
         return self.down.shape[0]
 
     @property
+    def size(self) -> tuple[int, int]:
+        """(out, in) of the weight that it changes."""
+        return self.up.shape[0], self.down.shape[1]
+
+    @property
     def scale(self) -> float:
         """What multiplies up @ down when the file is applied at strength 1."""
-        return 1.0 if self.alpha is None else self.alpha / self.rank
+        if self.alpha is None:
+            return 1.0
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
 @dataclass
 class LoraFile:
-    """A LoRA as it stands in a file. `entries` by module name as spelled there, without the prefix."""
+    """A LoRA as it stands in a file. `entries` by module name in the checkpoint's spelling, as far as a key allows.
+
+    `kinds` counts the layers of what is no plain LoRA. `problems` are sentences on what makes its scale uncertain.
+    `dtypes` are those of its matrices.
+    """
 
     path: Path
     entries: dict[str, Entry]
@@ -61,6 +69,9 @@ class LoraFile:
     unpaired: list[str] = field(default_factory=list)
     other_keys: list[str] = field(default_factory=list)
     loads_in_comfyui: bool = True
+    kinds: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    dtypes: frozenset[str] = frozenset()
 
     @property
     def ranks(self) -> list[int]:
@@ -76,16 +87,34 @@ class LoraFile:
                 continue
         return next((entry.alpha for entry in self.entries.values() if entry.alpha is not None), None)
 
+    @property
+    def version(self) -> str:
+        """The LTX it was made for: "2.0", "2.3", "2.5" or "LTX-Video", by its layers, else by its metadata; or ""."""
+        for name, entry in self.entries.items():
+            if "to_gate_logits" in name or "prompt_adaln" in name:
+                return "2.3"
+            if "caption_projection" in name:
+                return "2.0"
+            if name in ("adaln_single.linear", "audio_adaln_single.linear"):
+                rows, width = entry.size
+                return {6 * width: "2.0", 9 * width: "2.3"}.get(rows, "")
+        return version_named(self.metadata)
+
     def describe(self) -> str:
-        """Its size in words: layers per branch."""
+        """Its size in words: layers per branch, or of what other model it is."""
         counts = ", ".join(f"{count} {branch}" for branch, count in count_branches(self.entries).items())
+        if family := family_of(self.entries):
+            return f"{len(self.entries)} layers of {family}"
         return f"{len(self.entries)} layers ({counts})" if counts else f"{len(self.entries)} layers"
 
     def match(self, modules: Iterable[str]) -> tuple[dict[str, Entry], list[str]]:
         """The entries by the names of `modules`, and the names in the file that are none of them.
 
-        Raises ConfigError where the file is more than a plain LoRA: half of it would change the model otherwise.
+        Raises ConfigError where the file is more than a plain LoRA: half of it would change the model otherwise; and
+        where its scale is not known.
         """
+        if self.problems:
+            raise ConfigError(f"{self.path.name} cannot be used: {self.problems[0]}")
         for what, names in (("cannot be used", self.other_keys), ("lacks its other half", self.unpaired)):
             if names:
                 raise ConfigError(
@@ -95,50 +124,126 @@ class LoraFile:
         modules = list(modules)
         spelled = {name: name for name in modules}
         for name in modules:
-            spelled.setdefault(name.replace(".", "_"), name)
-        found, unknown = {}, []
+            for flat in flat_names(name):
+                spelled.setdefault(flat, name)
+        found: dict[str, Entry] = {}
+        unknown = []
         for name, entry in self.entries.items():
-            module = spelled.get(name) or spelled.get(name.removeprefix("model_"))
+            module = spelled.get(name)
             if module is None:
                 unknown.append(name)
+            elif module in found:
+                raise ConfigError(_twice(self.path, module))
             else:
                 found[module] = entry
         return found, unknown
 
 
 def load_lora_state(path: Path | str) -> LoraFile:
-    """Read a LoRA of any usual spelling. Raises CheckpointError where it is damaged or not a plain LoRA."""
+    """Read a LoRA of any usual spelling. Raises CheckpointError where it is damaged or no plain LoRA at all."""
+    file = read_lora(path)
+    if not file.entries:
+        if file.kinds:
+            listed = ", ".join(f"{kind} ({count} layers)" for kind, count in file.kinds.items())
+            what = f"no plain LoRA but {listed}"
+        else:
+            what = "not a LoRA: no lora_A / lora_B or lora_down / lora_up pair is in it"
+        raise CheckpointError(f"{file.path.name} is {what}. LoKr, LoHa, OFT and full checkpoints cannot be used here.")
+    return file
+
+
+def load_lora_header(path: Path | str) -> LoraFile:
+    """As `load_lora_state` with weights that have shapes alone (on the meta device); alphas are numbers."""
+    file = read_lora(path, weights=False)
+    return file if file.entries else load_lora_state(path)
+
+
+def read_lora(path: Path | str, weights: bool = True) -> LoraFile:
+    """What is in a file, be it a LoRA or another kind of change. Raises CheckpointError where it is damaged."""
     path = Path(path)
-    parts: dict[str, dict[str, Tensor]] = {}
+    parts: dict[str, dict[str, str]] = {}
+    keys: dict[str, Key] = {}
     other: list[str] = []
-    loads = True
     with TensorFile(path) as file:
-        for key in file.tensors:
-            module, part = _split(key)
-            if part is None:
-                other.append(key)
+        scales = adapter_scales(path, file.metadata)
+        for name in file.tensors:
+            key = split_key(name)
+            if key.part is None:
+                other.append(name)
                 continue
-            loads = loads and key.startswith((PREFIX, _FLAT_PREFIX)) and not key.startswith("lora_unet_model_")
-            parts.setdefault(module, {})[part] = file.read(key)
+            keys[name] = key
+            if key.part in parts.setdefault(key.module, {}):
+                raise CheckpointError(_twice(path, key.module))
+            parts[key.module][key.part] = name
+        entries: dict[str, Entry] = {}
+        problems: list[str] = []
+        for module, names in parts.items():
+            if "down" in names and "up" in names:
+                spelled = (module, keys[names["down"]].spelled)
+                entries[module] = _entry(file, module, names, scales, spelled, problems, weights)
         metadata = file.metadata
-    entries = {
-        module: Entry(found["down"], found["up"], float(found["alpha"]) if "alpha" in found else None)
-        for module, found in parts.items()
-        if "down" in found and "up" in found
-    }
-    unpaired = [module for module in parts if module not in entries]
-    if not entries:
+        matrices = [info.dtype for info in file.tensors.values() if len(info.shape) > 1]
+        dtypes = frozenset(TORCH_NAMES.get(dtype, dtype) for dtype in matrices)
+    return LoraFile(
+        path,
+        entries,
+        metadata,
+        [module for module in parts if module not in entries],
+        other,
+        all(key.comfyui for key in keys.values() if key.part != "alpha"),
+        kinds_of(other),
+        problems,
+        dtypes,
+    )
+
+
+def _entry(
+    file: TensorFile,
+    module: str,
+    names: Mapping[str, str],
+    scales: AdapterScales | None,
+    spelled: tuple[str, ...],
+    problems: list[str],
+    weights: bool,
+) -> Entry:
+    """The layer `module`, of which `names` are the keys; a scale that is not certain is added to `problems`."""
+    down, up = (file.tensors[names[part]] for part in ("down", "up"))
+    if len(down.shape) != 2 or len(up.shape) != 2 or down.shape[0] != up.shape[1] or not down.shape[0]:
         raise CheckpointError(
-            f"{path.name} is not a LoRA: no lora_A / lora_B or lora_down / lora_up pair is in it. "
-            "LoKr, LoHa and full checkpoints cannot be used here."
+            f"{file.path.name} is damaged: {module} has shapes {list(down.shape)} and {list(up.shape)}, "
+            "which do not multiply."
         )
-    for module, entry in entries.items():
-        if entry.down.ndim != 2 or entry.up.ndim != 2 or entry.down.shape[0] != entry.up.shape[1]:
+    for info in (down, up):
+        if not info.torch_dtype.is_floating_point:
             raise CheckpointError(
-                f"{path.name} is damaged: {module} has shapes {list(entry.down.shape)} and {list(entry.up.shape)}, "
-                "which do not multiply."
+                f"{file.path.name} stores {module} as {info.dtype}. Quantized LoRAs cannot be used; choose its bf16 or "
+                "fp16 version."
             )
-    return LoraFile(path, entries, metadata, unpaired, other, loads)
+    tensors = [
+        file.read(names[part]) if weights else torch.empty(info.shape, dtype=info.torch_dtype, device="meta")
+        for part, info in (("down", down), ("up", up))
+    ]
+    alpha, rslora = None, False
+    if "alpha" in names:
+        value = file.read(names["alpha"])
+        if value.numel() != 1:
+            raise CheckpointError(f"{file.path.name} is damaged: {names['alpha']} holds {value.numel()} numbers.")
+        alpha = float(value)
+    elif scales is not None and (alpha := scales.alpha_of(*spelled)) is not None:
+        rslora, rank = scales.rslora, scales.rank_of(*spelled)
+        if rank is not None and rank != down.shape[0] and not problems:
+            problems.append(
+                f"its metadata say that {module} has rank {rank:g} and alpha {alpha:g}, but its weights have rank "
+                f"{down.shape[0]}, so its scale is not known. Save it again with the program that made it."
+            )
+    return Entry(tensors[0], tensors[1], alpha, rslora)
+
+
+def _twice(path: Path, module: str) -> str:
+    return (
+        f"{path.name} holds the layer {module} twice, in two spellings or for two adapters. Which of them counts is "
+        "not known; save each as a file of its own."
+    )
 
 
 def verify_saved(path: Path | str, checkpoint_tensors: Mapping[str, Any], trained: bool = False) -> None:
@@ -180,15 +285,3 @@ def _weight_of(module: str, tensors: Mapping[str, Any]) -> tuple[int, ...] | Non
         if found is not None:
             return tuple(getattr(found, "shape", found))
     return None
-
-
-def _split(key: str) -> tuple[str, str | None]:
-    """(module, "down" | "up" | "alpha" | None) of a key."""
-    for part, endings in (("down", _DOWN), ("up", _UP), ("alpha", _ALPHA)):
-        for ending in endings:
-            if key.endswith(ending):
-                module = key[: -len(ending)]
-                for prefix in _DOTTED_PREFIXES:
-                    module = module.removeprefix(prefix)
-                return module.removeprefix(_FLAT_PREFIX), part
-    return key, None

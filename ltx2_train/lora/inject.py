@@ -8,25 +8,21 @@ Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from ..errors import ConfigError, RunError
+from ..errors import RunError
 from ..settings import Settings
+from .file import LoraFile
+from .fit import fitting_start
 from .layer import LoRALinear
 from .targets import BRANCHES, branch_of, candidates, count_branches, select
-
-if TYPE_CHECKING:
-    from .file import LoraFile
-
-log = logging.getLogger(__name__)
 
 
 class LoraSettings(Settings):
@@ -78,7 +74,7 @@ class LoraSettings(Settings):
     )
     weights: Path | None = Field(
         None,
-        description="A LoRA file of the same rank to start from.",
+        description="A LoRA file to start from, of the same rank; one with a rank per layer is filled up to lora.rank.",
         json_schema_extra={"community": "network_weights", "advanced": True},
     )
 
@@ -90,7 +86,7 @@ class LoraSettings(Settings):
 
 @dataclass(frozen=True)
 class Loaded:
-    """What came of loading a file: module paths that were filled, that the file lacks, and that the model lacks."""
+    """What came of loading a file: module paths that were filled, that the file lacks, and that are not trained."""
 
     filled: list[str]
     untouched: list[str]
@@ -141,38 +137,20 @@ class LoraSet:
     def load(self, file: LoraFile) -> Loaded:
         """Fill the layers from a file so that they change the model as the file does, whatever its alpha.
 
-        Layers that the file lacks stay as they are, so that a video LoRA can start an audio-video run. Raises
-        ConfigError where the rank or a shape differs, or where the file and this set share no layer.
+        Layers that the file lacks stay as they are, so that a video LoRA can start an audio-video run. Layers of a file
+        with several ranks are filled up to this set's. Raises ConfigError where the rank or a shape differs, or where
+        the file and this set share no layer.
         """
-        entries, unknown = file.match(self.layers)
-        if not entries:
-            raise ConfigError(
-                f"{file.path.name} has no layer in common with lora.target = {self.settings.target}. It holds "
-                f"{file.describe()}. Choose the target it was trained with, or another file."
-            )
-        for path, entry in entries.items():
-            layer = self.layers[path]
-            if entry.rank != self.rank:
-                raise ConfigError(
-                    f"{file.path.name} has rank {entry.rank}, but lora.rank is {self.rank}. Set lora.rank to "
-                    f"{entry.rank}, or start from another file."
-                )
-            if entry.down.shape != layer.lora_A.shape or entry.up.shape != layer.lora_B.shape:
-                raise ConfigError(
-                    f"{file.path.name} is for another model: {path} has {entry.down.shape[1]} inputs and "
-                    f"{entry.up.shape[0]} outputs there, {layer.lora_A.shape[1]} and {layer.lora_B.shape[0]} here."
-                )
+        sizes = {path: (layer.out_features, layer.in_features) for path, layer in self.layers.items()}
+        entries, unknown = fitting_start(file, sizes, self.rank, self.settings.target)
         with torch.no_grad():
             for path, entry in entries.items():
                 layer = self.layers[path]
-                layer.lora_A.copy_(entry.down)
-                layer.lora_B.copy_(entry.up.float() * (entry.scale / self.scale))
+                # components beyond the file's rank stay as they were made: A drawn, B zero, so that they can learn
+                layer.lora_A[: entry.rank].copy_(entry.down)
+                layer.lora_B.zero_()
+                layer.lora_B[:, : entry.rank].copy_(entry.up.float() * (entry.scale / self.scale))
         untouched = [path for path in self.layers if path not in entries]
-        if unknown or untouched:
-            log.warning(
-                "%s: %d layers loaded, %d of the file are not trained here, %d trained here are not in the file",
-                file.path.name, len(entries), len(unknown), len(untouched),
-            )  # fmt: skip
         return Loaded(list(entries), untouched, unknown)
 
     def state(self) -> dict[str, dict[str, Any]]:

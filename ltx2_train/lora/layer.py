@@ -24,6 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from .targets import linear_size
+
 
 class LoRALinear(nn.Module):
     """A linear layer `base` with a trainable low-rank term.
@@ -53,7 +55,9 @@ class LoRALinear(nn.Module):
             parameter.requires_grad_(False)
         device = next((t.device for t in (*base.parameters(), *base.buffers())), torch.device("cpu"))
         self.base = base
-        self.in_features, self.out_features = base.in_features, base.out_features
+        size = linear_size(base)
+        assert size is not None, type(base)
+        self.out_features, self.in_features = size
         self.rank, self.alpha, self.dropout = rank, float(alpha), float(dropout)
         self.strength = 1.0
         self.initial: tuple[Tensor, Tensor] | None = None
@@ -151,7 +155,8 @@ class _LowRank(torch.autograd.Function):
         return flat.view(out.shape)
 
     @staticmethod
-    def backward(ctx: Any, grad):
+    def backward(ctx: Any, *grads):
+        (grad,) = grads
         x, small, weight, a, b, mask = ctx.saved_tensors
         want_x, _, _, _, want_a, want_b = ctx.needs_input_grad[:6]
         g = grad.reshape(-1, grad.shape[-1])

@@ -9,14 +9,19 @@ from typing import Any
 
 import torch
 
-from .file import LoraFile, load_lora_state
+from .file import LoraFile, load_lora_state, read_lora
+from .foreign import family_of, kind_and_layer
 from .inject import branch_norms
+from .names import bare, original
 from .targets import branch_of, count_branches, dotted
 
 
 @dataclass(frozen=True)
 class LoraReport:
-    """A LoRA file at a glance. `norms` are of the weight change at strength 1, per branch; `problems` are sentences."""
+    """A LoRA file at a glance. `norms` are of the weight change at strength 1, per branch; `problems` are sentences.
+
+    `kind` is "LoRA", or the other kinds of change that the file holds, such as "LoKr"; those have no norms.
+    """
 
     file: str
     ranks: list[int]
@@ -33,6 +38,7 @@ class LoraReport:
     step: int | None
     metadata: dict[str, str]
     problems: list[str]
+    kind: str = "LoRA"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; numbers that are not finite become None."""
@@ -42,26 +48,36 @@ class LoraReport:
 
     def text(self) -> str:
         """A few lines for a terminal."""
-        rank = "/".join(str(rank) for rank in self.ranks)
+        ranks = f"{self.ranks[0]} to {self.ranks[-1]}" if len(self.ranks) > 4 else "/".join(map(str, self.ranks))
+        rank = f"rank {ranks}" if self.ranks else self.kind
+        if self.ranks and self.kind != "LoRA":
+            rank = f"{self.kind}, {rank}"
         alpha = "" if self.alpha is None else f", alpha {self.alpha:g}"
         base = [part for part in (self.base, self.version and f"(LTX {self.version})") if part]
         size = f"{len(self.modules)} layers, {self.size / 1e6:.1f} MB, {', '.join(self.dtypes)}"
-        lines = [f"{self.file}: rank {rank}{alpha}, {size}", f"  base      {' '.join(base) or 'unknown'}"]
+        lines = [f"{self.file}: {rank}{alpha}, {size}", f"  base      {' '.join(base) or 'unknown'}"]
         if self.trigger:
             lines.append(f"  trigger   {self.trigger}")
         if self.step is not None:
             lines.append(f"  step      {self.step}")
         for branch, count in self.branches.items():
-            lines.append(f"  {branch:<9} {count} layers, norm {self.norms.get(branch, 0.0):.4g}")
+            norm = f", norm {self.norms[branch]:.4g}" if branch in self.norms else ""
+            lines.append(f"  {branch:<9} {count} layers{norm}")
         lines += [f"  problem   {problem}" for problem in self.problems]
         return "\n".join(lines)
 
 
 def inspect_lora(path: Path | str) -> LoraReport:
-    """Read a LoRA file and say what is in it. Raises CheckpointError where it is no LoRA or damaged."""
+    """Read a LoRA file and say what is in it; of other kinds of change, how many layers they have.
+
+    Raises CheckpointError where it is neither, or damaged.
+    """
     path = Path(path)
-    file = load_lora_state(path)
+    file = read_lora(path)
+    if not file.kinds:
+        file = load_lora_state(path)  # refuses what is no change of a model at all
     named = {dotted(name): name for name in file.entries}
+    changed = dict.fromkeys([*named, *(dotted(original(bare(kind_and_layer(key)[1]))) for key in file.other_keys)])
     scaled = {
         path: (file.entries[name].down, file.entries[name].up * file.entries[name].scale)
         for path, name in named.items()
@@ -72,29 +88,35 @@ def inspect_lora(path: Path | str) -> LoraReport:
         file=path.name,
         ranks=file.ranks,
         alpha=file.alpha,
-        modules=list(named),
-        branches=count_branches(named),
+        modules=list(changed),
+        branches=count_branches(changed),
         norms=branch_norms(scaled),
         size=path.stat().st_size,
-        dtypes=sorted({str(entry.up.dtype).removeprefix("torch.") for entry in file.entries.values()}),
+        dtypes=sorted(file.dtypes),
         base=meta.get("base") or meta.get("ss_sd_model_name"),
         base_fingerprint=meta.get("base_fingerprint"),
-        version=meta.get("version") or meta.get("ss_ltx_version"),
+        version=file.version or meta.get("version") or None,
         trigger=meta.get("trigger") or meta.get("modelspec.trigger_phrase"),
         step=int(step) if step.isdigit() else None,
         metadata=dict(meta),
-        problems=_problems(file, list(named)),
+        problems=_problems(file, list(changed)),
+        kind=" and ".join([*(["LoRA"] if file.entries and "DoRA" not in file.kinds else []), *file.kinds]),
     )
 
 
 def _problems(file: LoraFile, modules: list[str]) -> list[str]:
-    problems = []
-    if not file.loads_in_comfyui:
+    problems = [f"{text[:1].upper()}{text[1:]}" for text in file.problems]
+    if family := family_of(modules):
+        problems.append(f"It changes {family}, not the transformer of LTX-2.")
+    elif not file.loads_in_comfyui:
         problems.append("ComfyUI does not load it: keys must begin with diffusion_model.")
     if file.unpaired:
         problems.append(f"{len(file.unpaired)} layers lack their other half, {file.unpaired[0]} first.")
     if file.other_keys:
-        problems.append(f"{len(file.other_keys)} keys are not of a plain LoRA, {file.other_keys[0]} first.")
+        problems.append(
+            f"{len(file.other_keys)} keys are not of a plain LoRA, {file.other_keys[0]} first: it can neither be drawn "
+            "with nor started from here."
+        )
     bad = [
         name
         for name, entry in file.entries.items()
@@ -102,11 +124,12 @@ def _problems(file: LoraFile, modules: list[str]) -> list[str]:
     ]
     if bad:
         problems.append(f"{len(bad)} layers hold numbers that are not finite, {bad[0]} first.")
-    if not any(bool(entry.up.any()) for entry in file.entries.values()):
+    if file.entries and not any(bool(entry.up.any()) for entry in file.entries.values()):
         problems.append("Every B is zero: it does nothing.")
     if len(file.ranks) > 1:
-        problems.append(f"Its layers have different ranks: {', '.join(map(str, file.ranks))}.")
-    if any(branch_of(module) == "other" for module in modules):
+        shown = ", ".join(map(str, file.ranks[:8])) + (" ..." if len(file.ranks) > 8 else "")
+        problems.append(f"Its layers have different ranks: {shown}.")
+    if not family and any(branch_of(module) == "other" for module in modules):
         count = sum(branch_of(module) == "other" for module in modules)
         problems.append(f"{count} layers lie outside the known parts of the transformer blocks.")
     return problems

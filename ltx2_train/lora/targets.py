@@ -84,14 +84,15 @@ def count_branches(paths: Iterable[str]) -> dict[str, int]:
     return {branch: counts[branch] for branch in BRANCHES if counts[branch]}
 
 
-def is_linear(module: nn.Module) -> bool:
-    """True for anything that maps in_features to out_features, quantized or not."""
-    return all(isinstance(getattr(module, name, None), int) for name in ("in_features", "out_features"))
+def linear_size(module: nn.Module) -> tuple[int, int] | None:
+    """(out, in) of anything that maps in_features to out_features, quantized or not; None for other modules."""
+    out, width = (getattr(module, name, None) for name in ("out_features", "in_features"))
+    return (out, width) if isinstance(out, int) and isinstance(width, int) else None
 
 
 def candidates(model: nn.Module) -> list[str]:
     """Dotted paths of the linears inside the transformer blocks, in the model's order."""
-    return [path for path, module in model.named_modules() if BLOCKS in path.split(".") and is_linear(module)]
+    return [path for path, module in model.named_modules() if BLOCKS in path.split(".") and linear_size(module)]
 
 
 def resolve(target: str, paths: Sequence[str]) -> str:

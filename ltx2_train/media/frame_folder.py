@@ -1,4 +1,4 @@
-"""A video that is a folder of pictures, one a frame, in the order of their names.
+"""A video that is a folder of pictures, one a frame, in the order of their names: 2 comes before 10.
 
 Such a folder has no frame rate: its frames are taken to be at the target rate, unless source_fps says another.
 """
@@ -6,6 +6,7 @@ Such a folder has no frame rate: its frames are taken to be at the target rate, 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,15 +14,26 @@ import numpy as np
 
 from ..errors import DataError
 from .buckets import MIDDLE
-from .images import IMAGE_SUFFIXES, image_header, read_image
+from .images import IMAGE_SUFFIXES, colours, image_header, read_image
 from .info import MediaInfo
+
+NATURAL_ORDER = "frames in the order of their numbers"
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """The pictures of a folder, sorted by name."""
-    return sorted(
+    """The pictures of a folder, sorted by name; numbers in names count as numbers."""
+    return sorted(_pictures(folder), key=lambda path: (_natural(path.name), path.name))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return [
         path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    )
+    ]
+
+
+def _natural(name: str) -> list[str | int]:
+    """Texts and numbers in turns, so that equal places hold equal types."""
+    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"([0-9]+)", name))]
 
 
 def probe_frame_folder(folder: Path) -> MediaInfo:
@@ -29,9 +41,19 @@ def probe_frame_folder(folder: Path) -> MediaInfo:
     files = frame_files(folder)
     if not files:
         raise DataError(f"{folder} is a folder without a single picture. Name a video, or a folder of frames.", folder)
-    width, height, mode, alpha = image_header(files[0])
+    head = image_header(files[0])
+    reading = (NATURAL_ORDER,) if files != sorted(files) else ()
     return MediaInfo(
-        folder, "video", len(files), width, height, pixel_format=mode, has_alpha=alpha, times=tuple(range(len(files)))
+        folder,
+        "video",
+        len(files),
+        head.width,
+        head.height,
+        pixel_format=head.mode,
+        has_alpha=head.has_alpha,
+        remarks=head.remarks,
+        reading=reading + colours(head),
+        times=tuple(range(len(files))),
     )
 
 

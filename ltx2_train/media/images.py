@@ -1,9 +1,13 @@
-"""Still images -> upright 8-bit RGB, whatever mode they are stored in; transparency is laid over black."""
+"""Still images -> upright 8-bit sRGB, whatever mode they are stored in; transparency is laid over black."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
+import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +17,71 @@ from ..errors import DataError
 from .buckets import MIDDLE, cover
 
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"))
+# Endings of pictures that are named where they lie among others, and not read.
+UNREAD_SUFFIXES = {
+    ".heic": "HEIC", ".heif": "HEIC", ".hif": "HEIC", ".tif": "TIFF", ".tiff": "TIFF", ".dng": "raw",
+}  # fmt: skip
+OVER_BLACK = "has transparency; it is laid over black"
+NO_PROFILE = "has a colour profile that cannot be read; its colours are taken for sRGB"
 ORIENTATION_TAG = 0x0112
 DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
+MOVING_FORMATS = frozenset(("WEBP", "PNG", "GIF", "AVIF"))  # a JPEG of several pictures is a photo and its preview
+# What Pillow alone does not read: name, package to install and its module.
+PLUGINS = {"JPEG XL": ("pillow-jxl-plugin", "pillow_jxl"), "HEIC": ("pillow-heif", "pillow_heif")}
+HEIC_BRANDS = frozenset((b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"))
+COLOUR_STEPS = (0, 64, 128, 192, 255)  # of each channel; where a profile shows
+SAME_COLOUR = 2  # levels of 255
+RELATIVE, BLACK_POINT = 1, 0x2000  # intent and flag of littlecms, which older Pillow has no names for
 
 
-def image_header(path: Path) -> tuple[int, int, str, bool]:
-    """Width and height as shown, mode, and whether there is transparency; read from the header alone."""
+@dataclass(frozen=True)
+class ImageHeader:
+    """What a picture is like: width and height as shown. `profile` names its colours where they are not sRGB."""
+
+    width: int
+    height: int
+    mode: str
+    has_alpha: bool
+    profile: str = ""
+    remarks: tuple[str, ...] = ()
+
+
+def image_header(path: Path) -> ImageHeader:
+    """What the picture `path` is like, from its header alone. Raises DataError."""
     with _opened(path) as image:
         width, height = image.size
         if image.getexif().get(ORIENTATION_TAG, 1) in (5, 6, 7, 8):
             width, height = height, width
-        return width, height, image.mode, _has_alpha(image)
+        alpha = _has_alpha(image)
+        remarks = [OVER_BLACK] if alpha else []
+        profile = _profile(image)
+        if profile is None:
+            remarks.append(NO_PROFILE)
+        return ImageHeader(width, height, image.mode, alpha, profile[0] if profile else "", tuple(remarks))
 
 
-def read_image(path: Path, size: tuple[int, int] | None = None, centre: tuple[float, float] = MIDDLE) -> np.ndarray:
-    """The picture as uint8 [H, W, 3]; with `size` (width, height) scaled to cover it and cropped around `centre`."""
+def colours(header: ImageHeader) -> tuple[str, ...]:
+    """What reading does for the colours of a picture, as `MediaInfo.reading` has it."""
+    return (f"colours of {header.profile}",) if header.profile else ()
+
+
+def read_image(
+    path: Path, size: tuple[int, int] | None = None, centre: tuple[float, float] = MIDDLE, rough: bool = False
+) -> np.ndarray:
+    """The picture as uint8 [H, W, 3]; with `size` (width, height) scaled to cover it and cropped around `centre`.
+
+    `rough` scales down fast and less smoothly, for a look at many pictures. Raises DataError.
+    """
     from PIL import Image, ImageOps
 
     with _opened(path) as image:
-        picture = _to_rgb(ImageOps.exif_transpose(image))
+        if rough and size is not None:
+            image.draft(None, (4 * size[0], 4 * size[1]))
+        picture = _to_rgb(ImageOps.exif_transpose(image), _profile(image))
         if size is not None and picture.size != tuple(size):
             scaled_w, scaled_h, left, top = cover(*picture.size, size, centre)
-            picture = picture.resize((scaled_w, scaled_h), Image.Resampling.LANCZOS)
+            gap = 2.0 if rough else None
+            picture = picture.resize((scaled_w, scaled_h), Image.Resampling.LANCZOS, reducing_gap=gap)
             picture = picture.crop((left, top, left + size[0], top + size[1]))
         return np.array(picture)
 
@@ -43,7 +90,7 @@ def _has_alpha(image: Any) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
 
-def _to_rgb(image: Any) -> Any:
+def _to_rgb(image: Any, profile: tuple[str, str, Any] | None) -> Any:
     from PIL import Image
 
     if image.mode in DEEP_MODES:
@@ -54,25 +101,107 @@ def _to_rgb(image: Any) -> Any:
         else:
             top = 65535.0 if values.max(initial=0) > 255 or image.mode != "I" else 255.0
         image = Image.fromarray(np.clip(values * (255.0 / top) + 0.5, 0, 255).astype(np.uint8))
-    if _has_alpha(image):
+    alpha = _has_alpha(image)
+    if profile is not None and profile[0]:
+        _, mode, transform = profile
+        opacity = image.convert("RGBA").getchannel("A") if alpha else None
+        image = transform.apply(image.convert(mode))
+        if opacity is not None:
+            image.putalpha(opacity)
+    if alpha:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image)
     return image.convert("RGB")
 
 
+def _profile(image: Any) -> tuple[str, str, Any] | None:
+    """Name, mode and transform of the colours of a picture; ("", ...) where they are sRGB, None: nobody can tell."""
+    data = image.info.get("icc_profile")
+    return _transform(data, image.mode) if data else ("", "RGB", None)
+
+
+@functools.lru_cache(maxsize=64)
+def _transform(data: bytes, mode: str) -> tuple[str, str, Any] | None:
+    """What `_profile` tells, of a profile and a mode; the same few profiles come with thousands of pictures."""
+    from PIL import Image
+
+    try:
+        from PIL import ImageCms
+    except ImportError:
+        return None
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
+        space = profile.profile.xcolor_space.strip()
+        source = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(space)
+        if source is None or (source == "CMYK") != (mode == "CMYK"):
+            return None
+        name = ImageCms.getProfileDescription(profile).strip() or space
+        srgb = ImageCms.createProfile("sRGB")
+        transform: Any = ImageCms.buildTransform(profile, srgb, source, "RGB", RELATIVE, BLACK_POINT)
+        if source == "CMYK":
+            return name, source, transform
+        levels = np.array(COLOUR_STEPS, np.uint8)
+        grid = levels[None] if source == "L" else np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, -1, 3)
+        plain = Image.fromarray(grid)
+        apart = np.asarray(transform.apply(plain), int) - np.asarray(plain.convert("RGB"), int)
+    except (ImageCms.PyCMSError, ImportError, OSError, ValueError, TypeError):
+        return None
+    # sRGB has many names and makers; what changes nothing is that, and pictures stay as they are to the last bit.
+    return (name, source, transform) if np.abs(apart).max() > SAME_COLOUR else ("", source, None)
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     from PIL import Image
 
+    kind = _foreign_kind(path)
+    if kind:
+        _load_plugin(kind)
     try:
         with Image.open(path) as image:
+            pictures = getattr(image, "n_frames", 1) if image.format in MOVING_FORMATS else 1
+            if pictures > 1:
+                raise DataError(
+                    f"{path} is an animation of {pictures} pictures, of which one would be used. Save it as a video "
+                    "(for video_directory), or save the one picture that is meant.",
+                    path,
+                )
             yield image
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} is too large to be opened safely: {error}. Make it smaller.", path) from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise DataError(
-            f"{path} cannot be read as an image: {error}. The file is damaged or of another format; "
-            "save it again or remove it.",
-            path,
-        ) from error
+        raise DataError(_unreadable(path, kind, error), path) from error
+
+
+def _unreadable(path: Path, kind: str, error: Exception) -> str:
+    if kind:
+        package = PLUGINS[kind][0]
+        return (
+            f"{path} is a {kind} picture, which Pillow cannot read. Save it as PNG or JPEG, or install what reads it: "
+            f"pip install {package}."
+        )
+    return (
+        f"{path} cannot be read as an image: {error}. The file is damaged or of another format; "
+        "save it again or remove it."
+    )
+
+
+def _foreign_kind(path: Path) -> str:
+    """What a picture that Pillow alone does not read is, by its first bytes; "" where it is none of these."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(12)
+    except OSError:
+        return ""
+    if head.startswith(b"\xff\x0a") or head == b"\0\0\0\x0cJXL \r\n\x87\n":
+        return "JPEG XL"
+    return "HEIC" if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS else ""
+
+
+@functools.cache
+def _load_plugin(kind: str) -> None:
+    with contextlib.suppress(ImportError):
+        plugin = importlib.import_module(PLUGINS[kind][1])
+        if hasattr(plugin, "register_heif_opener"):
+            plugin.register_heif_opener()

@@ -23,6 +23,7 @@ class MediaInfo:
     has_alpha: bool = False
     has_audio: bool = False
     remarks: tuple[str, ...] = ()  # what a user should know: "is interlaced; ..."
+    reading: tuple[str, ...] = ()  # what reading does beyond the plain: "colours of Display P3"; caches know it
     times: tuple[float, ...] = field(default=(0.0,), repr=False)
     stamps: tuple[int, ...] | None = field(default=None, repr=False)  # None: frames are found by counting
     seekable: bool = False

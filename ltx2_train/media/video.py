@@ -23,7 +23,7 @@ import numpy as np
 from ..errors import DataError
 from .buckets import MIDDLE, cover
 from .frame_folder import read_frame_folder
-from .images import IMAGE_SUFFIXES, image_header, read_image
+from .images import IMAGE_SUFFIXES, OVER_BLACK, colours, image_header, read_image
 from .info import MediaInfo
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".webm", ".avi", ".mkv", ".mov", ".flv", ".wmv", ".m4v", ".mpg", ".mpeg"))
@@ -37,7 +37,6 @@ ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 RGB_MATRIX = "itu601"
 FULL_RANGE = 2
 ACCURATE_ROUNDING = 1 << 18  # FFmpeg's SWS_ACCURATE_RND, which older PyAV has no name for
-OVER_BLACK = "has transparency; it is laid over black"
 HDR_TRANSFERS = (16, 18)  # PQ and HLG, by their numbers in H.273
 REORDERED = 17
 MISSING_SHARE = 0.1
@@ -52,9 +51,18 @@ def probe_media(path: Path | str) -> MediaInfo:
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty (0 bytes).", path)
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        width, height, mode, alpha = image_header(path)
-        remarks = (OVER_BLACK,) if alpha else ()
-        return MediaInfo(path, "image", 1, width, height, pixel_format=mode, has_alpha=alpha, remarks=remarks)
+        head = image_header(path)
+        return MediaInfo(
+            path,
+            "image",
+            1,
+            head.width,
+            head.height,
+            pixel_format=head.mode,
+            has_alpha=head.has_alpha,
+            remarks=head.remarks,
+            reading=colours(head),
+        )
     with _opened(path, threads=False) as (container, stream):
         return _probe_video(path, container, stream)
 

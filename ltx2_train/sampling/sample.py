@@ -15,11 +15,13 @@ from ..device import DTYPES, pick_device, release
 from ..errors import ConfigError, DataError
 from ..events import Events, shielded
 from ..lora.apply import apply_file
-from ..lora.file import load_lora_state
+from ..lora.file import LoraFile, load_lora_state
+from ..lora.fit import fitting, linear_sizes, tell_left_out, tell_version
 from ..models.video_vae import VideoVAE
 from ..placement import fit_for_sampling, load_placed
 from ..weights.fingerprint import part_fingerprint
-from ..weights.load import load_connectors, load_video_vae
+from ..weights.load import blueprint, load_connectors, load_video_vae
+from ..weights.reader import TensorFile
 from .first_frames import FirstFrames
 from .prompt_text import prompt_features
 from .prompts import prompt_texts, read_prompts
@@ -54,18 +56,19 @@ def sample(
     if not wanted:
         raise ConfigError("There is no prompt to draw. Set sample.prompts, or pass --prompt.")
     device, dtype = pick_device(run.model.device), DTYPES[run.model.precision]
-    state = None if lora is None else load_lora_state(lora)
+    state = None if lora is None else _checked(lora, base, run.model.mode, events)
 
     folder = out / "prompts" if own_folder else prompt_folder(run)
     features = prompt_features(prompt_texts(wanted), folder, encoder, projection, device, events, run.gemma)
     connectors = load_connectors(projection, run.model.mode, dtype, device)
     with torch.no_grad():
-        contexts = {
-            text: tuple(
-                None if context is None else context[0].cpu() for context in connectors([one.to(device, dtype)])
+        contexts: dict[str, tuple[torch.Tensor | None, torch.Tensor | None]] = {}
+        for text, one in features.items():
+            video, audio = connectors([one.to(device, dtype)])
+            contexts[text] = (
+                None if video is None else video[0].cpu(),
+                None if audio is None else audio[0].cpu(),
             )
-            for text, one in features.items()
-        }
     del connectors
     release(device)
 
@@ -98,7 +101,7 @@ def sample(
         for strength in strengths:
             if loras is not None:
                 loras.set_strength(strength)
-            label = "base" if loras is None else f"{lora.stem}_x{strength:g}"
+            label = "base" if lora is None else f"{lora.stem}_x{strength:g}"
             files += renderer.draw(
                 wanted,
                 lambda index, prompt, label=label: out / f"{label}_p{index + 1:02d}_s{prompt.seed}",
@@ -110,6 +113,16 @@ def sample(
         placed.close()
         del model, placed
         release(device)
+
+
+def _checked(lora: Path, base: BaseFiles, mode: str, events: Events) -> LoraFile:
+    """The LoRA at `lora`, held against the header of the base before that is loaded; says what of it is not drawn."""
+    file = load_lora_state(lora)
+    with TensorFile(base.checkpoint) as checkpoint:
+        _, left_out = fitting(file, linear_sizes(blueprint(checkpoint, mode)))
+    tell_version(file, base.version, events)
+    tell_left_out(file, left_out, mode, events)
+    return file
 
 
 def prompt_folder(run: RunConfig) -> Path:

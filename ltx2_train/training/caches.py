@@ -8,15 +8,16 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ..caching.cache_file import Fingerprints
-from ..caching.disk import CacheNeed, text_widths
-from ..caching.encode import CacheReport, encode_latents, encode_text
-from ..caching.encode_dino import DinoModel, encode_dino
-from ..caching.encode_mask import encode_masks
-from ..caching.encode_sound import encode_sound
+import torch
+
+from ..caching.build import CacheReport, Openers, fill
+from ..caching.disk import CacheNeed
+from ..caching.encode_text import Text, encode_text
 from ..caching.locks import Claims, tidy
 from ..caching.manifest import write_manifest
+from ..caching.recipe import Recipe
 from ..caching.writable import require_writable
 from ..config import RunConfig
 from ..config.base_files import BaseFiles
@@ -36,38 +37,25 @@ from ..sampling.ahead import CAPTIONS, prompts_ahead
 from ..sampling.prompt_text import encoder_bytes, encoder_dtype, prompt_features, prompts_beside
 from ..sampling.prompts import Prompt, read_prompts
 from ..sampling.sample import first_frames, prompts_of
-from ..weights.fingerprint import part_fingerprint
 from ..weights.gemma_bnb import require_bitsandbytes
 from ..weights.load import load_audio_vae, load_connectors, load_video_vae
 from ..weights.text_encoder import TextEncoder
-from .checks import needed_texts, text_fingerprints
+from .checks import needed_texts
 from .sound import require_sound
 
 
 @dataclass(frozen=True)
 class CachesReport:
-    """What was made of pictures, captions and sound (None where the mode has none), what was left out and why."""
+    """What was made, by the name of the kind (absent where there was nothing of it), what was left out and why."""
 
-    latents: CacheReport | None
-    text: CacheReport
+    kinds: dict[str, CacheReport]
     left_out: list[str]
-    sound: CacheReport | None = None
-    masks: CacheReport | None = None
-    dino: CacheReport | None = None
-    manifest: Path | None = None
+    manifest: Path
 
     def summary(self) -> str:
         """Some lines for people."""
-        return "\n".join(
-            [
-                *(
-                    report.summary()
-                    for report in (self.latents, self.masks, self.sound, self.dino, self.text)
-                    if report is not None
-                ),
-                *(f"left out: {line}" for line in self.left_out),
-            ]
-        )
+        lines = [report.summary() for report in self.kinds.values()]
+        return "\n".join([*lines, *(f"left out: {line}" for line in self.left_out)])
 
 
 def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
@@ -75,70 +63,73 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
     events = shielded(events)
     events.stage("check")
     base = BaseFiles.find(run, events)
-    checkpoint, encoder, projection, info = base.checkpoint, base.encoder, base.projection, base.info
-    require_sound(info, run)
+    require_sound(base.info, run)
     require_bitsandbytes(run.gemma)  # before hours of pictures, not after
     if run.sample.wanted:
         read_prompts(run.sample)  # a prompt that is wrong, or whose image is gone, likewise
-    mode = run.model.mode
-    if mode != "audio" and "video_vae_encoder" not in info.parts:
-        raise CheckpointError(f"{checkpoint.name} holds no video VAE (vae.encoder). Choose the full checkpoint file.")
-    config = run.need("data.config")
-    dino_model = None if mode == "audio" else DinoModel.find(run.cache.dino)
+    if run.model.mode != "audio" and "video_vae_encoder" not in base.info.parts:
+        raise CheckpointError(
+            f"{base.checkpoint.name} holds no video VAE (vae.encoder). Choose the full checkpoint file."
+        )
+    config, recipe = run.need("data.config"), base.recipe(run)
     dataset = DatasetConfig.read(config)
     device = pick_device(run.model.device)
     make_folders(dataset)
     plan = plan_dataset(dataset, events)
-
-    def open_vae() -> VideoVAE:
-        events.make_room(2 * sum(part.bytes for name, part in info.parts.items() if "video_vae" in name), device)
-        return load_video_vae(checkpoint, decoder=False, dtype=DTYPES[run.cache.vae_dtype], device=device)
-
-    def open_audio_vae() -> AudioVAE:
-        events.make_room(info.parts["audio_vae"].bytes, device)
-        return load_audio_vae(checkpoint, decoder=False, dtype=DTYPES[run.cache.audio_vae_dtype], device=device)
-
-    def open_encoder() -> TextEncoder:
-        events.make_room(encoder_bytes(encoder, run.gemma, device), device)
-        return TextEncoder.load(encoder, projection, encoder_dtype(device), device, settings=run.gemma)
-
-    def open_connectors() -> TextConnectors:
-        return load_connectors(projection, "av", encoder_dtype(device), device)
-
-    vae_print = part_fingerprint(checkpoint, "video_vae") if mode != "audio" else ""
-    audio_print = part_fingerprint(checkpoint, "audio_vae") if mode != "video" else ""
-    weights = text_fingerprints(encoder, projection, run.gemma)
-    need = CacheNeed.of(plan, run.cache, mode, vae_print, audio_print, weights, text_widths(projection), dino_model)
+    need = CacheNeed.of(plan, recipe)
     need.require_room(events)
-    if need.sizes or need.text_sizes:
+    if need.sizes or need.upper_sizes:
         require_writable(dataset)
-
-    latents = sound = masks = dino = None
-    if need.latents is not None:
-        latents = encode_latents(plan, open_vae, vae_print, run.cache, events, device, need.latents)
-    if need.sound is not None:
-        sound = encode_sound(plan, open_audio_vae, audio_print, run.cache, events, device, need.sound)
-    if need.masks is not None:
-        masks = encode_masks(plan, run.cache, events, need.masks)
-    if dino_model is not None:
-        dino = encode_dino(plan, dino_model, run.cache, events, device, due=need.dino)
+    openers = openers_of(run, base, recipe, events, device)
     folder = prompts_of(dataset)
-    # most of the prompts are known by now, and Gemma need not come a second time for them
-    beside = prompts_beside(_likely_texts(run, dataset, plan), folder, weights.encoder, device)
-    text = encode_text(plan, open_encoder, weights, run.cache, events, open_connectors, device, need.text, beside)
-    prompts = _prompts(run, dataset, plan, (vae_print, audio_print, weights))
+    reports: dict[str, CacheReport] = {}
+    for name, due in need.dues.items():
+        if name == Text.name:
+            # most of the prompts are known by now, and Gemma need not come a second time for them
+            beside = prompts_beside(_likely_texts(run, dataset, plan), folder, recipe.text.encoder, device)
+            reports[name] = encode_text(due, openers, events, device, beside)
+        else:
+            reports[name] = fill(due, openers, events, device)
+    prompts = _prompts(run, dataset, plan, recipe)
     texts = list(dict.fromkeys([*needed_texts(run, prompts), *run.cache.preservation_prompts]))
     if prompts or texts:
         with Claims(events) as claims:  # one process at a time encodes prompts; the next finds them
             claims.take_or_wait(folder / "prompts", "the sample prompts")
-            first_frames(run, checkpoint, folder).fill(prompts, open_vae, events, device)
-            prompt_features(texts, folder, encoder, projection, device, events, run.gemma)
+            first_frames(run, base.checkpoint, folder).fill(prompts, openers.video_vae, events, device)
+            prompt_features(texts, folder, base.encoder, base.projection, device, events, run.gemma)
     manifest = run.cache.manifest or dataset.datasets[0].caches / MANIFEST_NAME
     with alone(manifest.parent):  # from what is there to the file without anybody in between
         write_manifest(plan, manifest, config.name)
     tidy([*cache_folders(dataset), folder])
     left_out = [f"{skipped.path.name}: {skipped.reason}" for skipped in plan.skipped]
-    return CachesReport(latents, text, left_out, sound, masks, dino, manifest)
+    return CachesReport(reports, left_out, manifest)
+
+
+def openers_of(run: RunConfig, base: BaseFiles, recipe: Recipe, events: Events, device: torch.device) -> Openers:
+    """How the models that caches are made with are opened; the host makes room for each first."""
+    parts, gemma = base.info.parts, run.gemma
+
+    def video_vae() -> VideoVAE:
+        events.make_room(2 * sum(part.bytes for name, part in parts.items() if "video_vae" in name), device)
+        return load_video_vae(base.checkpoint, decoder=False, dtype=DTYPES[run.cache.vae_dtype], device=device)
+
+    def audio_vae() -> AudioVAE:
+        events.make_room(parts["audio_vae"].bytes, device)
+        return load_audio_vae(base.checkpoint, decoder=False, dtype=DTYPES[run.cache.audio_vae_dtype], device=device)
+
+    def dino() -> Any:
+        assert recipe.dino is not None
+        events.make_room(recipe.dino.folder.nbytes, device)
+        return recipe.dino.open(device)
+
+    def text_encoder() -> TextEncoder:
+        events.make_room(encoder_bytes(base.encoder, gemma, device), device)
+        return TextEncoder.load(base.encoder, base.projection, encoder_dtype(device), device, settings=gemma)
+
+    def connectors() -> TextConnectors:
+        return load_connectors(base.projection, "av", encoder_dtype(device), device)
+
+    return Openers(video_vae, audio_vae, dino, text_encoder, connectors)
 
 
 def _likely_texts(run: RunConfig, dataset: DatasetConfig, plan: DatasetPlan) -> list[str]:
@@ -153,29 +144,14 @@ def _likely_texts(run: RunConfig, dataset: DatasetConfig, plan: DatasetPlan) -> 
     return list(dict.fromkeys([*needed_texts(run, prompts), *captions, *run.cache.preservation_prompts]))
 
 
-def _prompts(
-    run: RunConfig, dataset: DatasetConfig, plan: DatasetPlan, prints: tuple[str, str, Fingerprints]
-) -> list[Prompt]:
-    """The prompts that training will draw, found as training finds them: it opens the caches that have been made.
-
-    `prints` are the fingerprints of video VAE, audio VAE and text path.
-    """
+def _prompts(run: RunConfig, dataset: DatasetConfig, plan: DatasetPlan, recipe: Recipe) -> list[Prompt]:
+    """The prompts that training will draw, found as training finds them: it opens the caches that have been made."""
     if not run.sample.wanted:
         return []
     if run.sample.prompts is not None and not run.sample.validation_clips:
         return read_prompts(run.sample)  # what the dataset holds is of no concern
-    vae, audio, weights = prints
     try:
-        data = TrainingSet.open(
-            dataset,
-            vae,
-            weights,
-            run.cache,
-            plan=plan,
-            mode=run.model.mode,
-            audio_fingerprint=audio,
-            audio=run.audio,
-        )
+        data = TrainingSet.open(dataset, recipe, plan=plan, audio=run.audio)
     except DataError:  # training will say what is wrong; until then the plan's captions are the best guess
         return read_prompts(run.sample, dataset_captions(dataset, plan=plan)[:CAPTIONS])
     return prompts_ahead(run.sample, data)

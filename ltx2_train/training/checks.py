@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from ..caching.cache_file import Fingerprints
 from ..config import RunConfig
 from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
@@ -18,23 +17,25 @@ from ..errors import ConfigError, RunError
 from ..events import Events
 from ..feed.batches import BatchOrder
 from ..feed.loader import TrainingSet
+from ..lora.file import load_lora_header
+from ..lora.fit import Sizes, fitting_start, linear_sizes, tell_start, tell_version
 from ..lora.inject import chosen_layers
+from ..lora.loftq import loftq_for
 from ..offload.blocks import spread
 from ..optim import choose_optimizer
 from ..sampling.ahead import training_prompts
 from ..sampling.prompts import Prompt, prompt_texts
 from ..weights.fingerprint import part_fingerprint
-from ..weights.gemma_settings import GemmaSettings
 from ..weights.load import blueprint
 from ..weights.quantize import check_quant
 from ..weights.reader import TensorFile
-from ..weights.text_encoder import text_fingerprint
 from .contexts import EMPTY_PROMPT
 from .fit.choose import fixed_settings
 from .identity import Identity, recorded_optimizer, require_same
 from .optimizing import check_optimizer
 from .run_folder import RunFolder, open_run, recorded_run, save_text
 from .sound import require_sound
+from .state import list_states
 from .watch import describe_mix, require_heard, warn_of_captions
 
 
@@ -70,8 +71,11 @@ def check(config: RunConfig, events: Events) -> Checked:
     files, _ = check_base(config, events, config.lora.rank)
     checkpoint = files.checkpoint
     device = pick_device(config.model.device)
-    layers = _check_layers(config, checkpoint)
+    sizes = _check_layers(config, checkpoint)
+    layers = list(sizes)
     path, before = recorded_run(config.run)
+    if config.lora.weights is not None and not list_states(path / "states"):
+        _check_start(config, files, sizes, events)
     config = _with_optimizer(config, path, before, device, events)
     check_optimizer(config, layers)
     dataset = DatasetConfig.read(config.dataset_file())
@@ -122,9 +126,9 @@ def check_base(config: RunConfig, events: Events, rank: int | None = None) -> tu
     return files, check_quant(files.checkpoint, config.quant, rank)
 
 
-def _check_layers(config: RunConfig, checkpoint: Path) -> list[str]:
-    """The layers that get a LoRA. They and the blocks that the settings count on must be in the model, as its header
-    describes it."""
+def _check_layers(config: RunConfig, checkpoint: Path) -> dict[str, tuple[int, int]]:
+    """The layers that get a LoRA, with their sizes. They and the blocks that the settings count on must be in the
+    model, as its header describes it."""
     with TensorFile(checkpoint) as file:
         model = blueprint(file, config.model.mode)
     layers = chosen_layers(model, config.lora)
@@ -133,7 +137,19 @@ def _check_layers(config: RunConfig, checkpoint: Path) -> list[str]:
         spread(total, memory.blocks_to_swap or 0)
     else:
         fixed_settings(config, total)
-    return layers
+    sizes = linear_sizes(model)
+    return {layer: sizes[layer] for layer in layers}
+
+
+def _check_start(config: RunConfig, files: BaseFiles, sizes: Sizes, events: Events) -> None:
+    """Hold the LoRA that the run starts from against the layers that are trained. A run that goes on needs it no more:
+    its state has all that came of it."""
+    if config.quant.loftq:
+        loftq_for(files.checkpoint, config.model.mode, config.lora)  # refuses the one or the other
+    start = load_lora_header(config.need("lora.weights"))
+    fitting_start(start, sizes, config.lora.rank, config.lora.target)
+    tell_version(start, files.version, events)
+    tell_start(start, list(sizes), events)
 
 
 def _with_optimizer(
@@ -159,27 +175,15 @@ def _with_optimizer(
 
 def _open_data(config: RunConfig, dataset: DatasetConfig, files: BaseFiles, events: Events) -> TrainingSet:
     """The samples of the run, their caches all there and made for this base."""
-    mode = config.model.mode
-    data = TrainingSet.open(
-        dataset,
-        part_fingerprint(files.checkpoint, "video_vae") if mode != "audio" else "",
-        text_fingerprints(files.encoder, files.projection, config.gemma),
-        config.cache,
-        events,
-        mode=mode,
-        audio_fingerprint=part_fingerprint(files.checkpoint, "audio_vae") if mode != "video" else "",
-        audio=config.audio,
-    )
+    data = TrainingSet.open(dataset, files.recipe(config, dino=False), events, audio=config.audio)
     warn_of_captions(data.samples, events)
-    require_heard(data.samples, mode)
+    require_heard(data.samples, config.model.mode)
     return data
 
 
 def _order_batches(config: RunConfig, data: TrainingSet, events: Events) -> BatchOrder:
     """The batches of every epoch; tells how many of them carry sound."""
-    order = BatchOrder(
-        data.samples, data.batch_sizes, config.train.seed, data.buckets, config.audio, config.train.accumulation
-    )
+    order = BatchOrder(data.samples, data.batch_sizes, config.train.seed, config.audio, config.train.accumulation)
     describe_mix(order, config.model.mode, config.audio.silence_regularizer, events)
     return order
 
@@ -190,11 +194,6 @@ def needed_texts(config: RunConfig, prompts: Sequence[Prompt]) -> list[str]:
     if config.train.caption_dropout > 0 and config.train.caption_dropout_with == "empty":
         texts.append(EMPTY_PROMPT)
     return list(dict.fromkeys(texts))
-
-
-def text_fingerprints(encoder: Path, projection: Path, gemma: GemmaSettings | None = None) -> Fingerprints:
-    """What text caches are made from: the projection's checkpoint part and the text encoder."""
-    return Fingerprints(part_fingerprint(projection, "text"), text_fingerprint(encoder, projection, gemma))
 
 
 def check_settings(config: RunConfig) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..caching.cache_file import MEND
-from ..caching.damaged import note_damage
+from ..caching.notes import note_damage
 from ..config import RunConfig
 from ..device import DTYPES, release
 from ..errors import CacheError, RunError
@@ -159,9 +159,6 @@ def load(checked: Checked, events: Events) -> Run:
         if text:
             events.message(text)
     events.holding(placed, placed.device_bytes, device)
-    if config.lora.weights is not None:
-        loras.load(load_lora_state(config.lora.weights))
-        events.message(f"Starting from the LoRA {config.lora.weights.name}.")
     optimizer, schedule, audio_group = make_optimizer(config, loras, device, checked.total, events)
     parts = SoundParts(checkpoint, device) if model.has_audio else None
     run = Run(
@@ -191,7 +188,10 @@ def load(checked: Checked, events: Events) -> Run:
         placed=placed,
         plan=plan,
     )
-    _resume(run, events)
+    if not _resume(run, events) and config.lora.weights is not None:
+        loras.load(load_lora_state(config.lora.weights))
+        run.watch.begin()
+        events.message(f"Starting from the LoRA {config.lora.weights.name}.")
     run.log = MetricsLog(folder.metrics, run.step)
     return run
 
@@ -209,8 +209,8 @@ def plan_run(checked: Checked, events: Events) -> MemoryPlan:
     return plan
 
 
-def _resume(run: Run, events: Events) -> None:
-    """Lay the newest readable state over the run; a damaged one is passed over with a warning."""
+def _resume(run: Run, events: Events) -> bool:
+    """Lay the newest readable state over the run; a damaged one is passed over with a warning. False: there is none."""
     for step, path in reversed(list_states(run.folder.states)):
         try:
             state = load_state(path)
@@ -230,7 +230,8 @@ def _resume(run: Run, events: Events) -> None:
             run.watch.load_state_dict(state["sound"]["watch"])
         run.step, run.place = step, (state["place"][0], state["place"][1])
         events.message(f"Continuing {run.folder.path.name} after step {step} of {run.total}.")
-        return
+        return True
+    return False
 
 
 def _fill_contexts(contexts: ContextStore, checked: Checked, events: Events) -> None:

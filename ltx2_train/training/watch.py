@@ -78,7 +78,8 @@ class SoundWatch:
         self._loras, self._mode, self._events = loras, mode, events
         self._steps = self._heard = 0
         self._done = mode == "video"
-        self._first = {} if self._done else loras.norms()
+        self._first: dict[str, float] = {}
+        self.begin()
         if mode == "av" and not any(branch in HEARING for branch in self._first):
             self._done = True
             events.message(
@@ -86,6 +87,10 @@ class SoundWatch:
                 "Set lora.target to t2v, v2v, audio or full, or loosen lora.include_patterns and exclude_patterns.",
                 "warning",
             )
+
+    def begin(self) -> None:
+        """Measure from where the LoRA stands now."""
+        self._first = {} if self._mode == "video" else self._loras.norms()
 
     def step(self, heard: bool) -> None:
         """Count one optimizer step; `heard` if a batch of it had sound."""

@@ -28,7 +28,7 @@ from .gemma import Tokenizer, fingerprint_parts, load_gemma, load_tokenizer
 from .gemma_bnb import bitsandbytes_linear, quantized_bytes
 from .gemma_files import FP8, USABLE, GemmaFiles, open_gemma
 from .gemma_settings import GemmaSettings
-from .load import OnLinear, Progress, materialise
+from .materialise import Arrival, OnLinear, Origin, Progress, materialise
 from .reader import TensorFile
 from .text_layers import LayeredTextEncoder, check_finite
 
@@ -147,13 +147,14 @@ class TextEncoder:
                 _check_fit(files, extractor, source)
                 tokenizer = load_tokenizer(files)
                 fingerprint = _fingerprint(files, source, precision)
+                origin = Origin(source, prefix, "text projection", _is_projection)
                 if placement == "layers":
-                    materialise(extractor, source, prefix, "text projection", dtype, "cpu", _is_projection)
+                    materialise(extractor, origin, Arrival(dtype, "cpu"))
                     return LayeredTextEncoder(text_encoder, tokenizer, extractor, dtype, device, fingerprint)
                 if stream is None:
                     stream = on_linear is None and not _fits(files, extractor, dtype, device)
                 home = torch.device("cpu") if stream else device
-                materialise(extractor, source, prefix, "text projection", dtype, home, _is_projection)
+                materialise(extractor, origin, Arrival(dtype, home))
                 gemma = load_gemma(files, dtype, home, on_progress, on_linear)
         except torch.OutOfMemoryError as error:
             raise _too_small(device) from error

@@ -61,7 +61,7 @@ def check_dataset(
     training = [part for part in parts if part.name.startswith("datasets")]
     everything = [(part.name, fact) for part in training for fact in part.facts]
     findings = [finding for part in parts for finding in part.findings]
-    findings += duplicate_findings(everything)
+    findings += duplicate_findings(everything, events)
     voices = bool(training) and all(part.entry.kind == "audio" for part in training)
     counted = [fact for _, fact in everything]
     count = sum(len(fact.items) if fact.items[0].kind == "audio" else 1 for fact in counted)

@@ -13,6 +13,7 @@ from ..dataset.dataset_file import DatasetSettings
 from ..dataset.plan import Item
 from ..errors import DataError
 from ..media.buckets import cover
+from ..media.images import read_image
 from ..media.info import MediaInfo
 from ..media.sound import CLIPPED_SHARE, SILENCE_DB, clipped_share, rms_db
 from ..media.sound_media import AUDIO_SUFFIXES, read_sound
@@ -38,6 +39,9 @@ BY_PREFIX = (
     ("is a folder", "not-a-file", "Rename it, or move its media up."),
     ("is not a file", "not-a-file", "Move it elsewhere."),
     ("no mask", "mask", ""),
+    ("is a HEIC", "unread", ""),
+    ("is a TIFF", "unread", ""),
+    ("is a raw", "unread", ""),
 )
 
 
@@ -72,7 +76,7 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> Facts:
     level, clipped = None, 0.0
     if item.kind != "audio":
         try:
-            first_frame = read_frames(item.source.media, [0], THUMB)[0].astype(np.float32)
+            first_frame = _first_frame(item.source.media).astype(np.float32)
             if item.kind == "video":  # damage in the middle is seen at the end
                 read_frames(item.source.media, [item.source.media.frames - 1], THUMB)
         except DataError as error:
@@ -92,6 +96,10 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> Facts:
     return Facts(
         tuple(items), first_frame, level, clipped, sound_error or "", picture_error or "", caption_warning or ""
     )
+
+
+def _first_frame(media: MediaInfo) -> np.ndarray:
+    return read_image(media.path, THUMB, rough=True) if media.kind == "image" else read_frames(media, [0], THUMB)[0]
 
 
 def file_findings(dataset: str, facts: Facts, entry: DatasetSettings) -> list[Finding]:

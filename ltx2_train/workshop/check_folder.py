@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..dataset.dataset_file import DatasetSettings
 from ..dataset.scan import MEDIA_SUFFIXES
+from ..media.images import UNREAD_SUFFIXES
 from ..media.names import readable, same, shown
 from .check_report import Finding
 
@@ -55,6 +56,11 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
             media.add(same(str(path.with_suffix(""))))
         elif path.name.lower().endswith(entry.caption_extension.lower()):
             captions.append(path)
+        elif ending in UNREAD_SUFFIXES:
+            media.add(same(str(path.with_suffix(""))))
+            if entry.kind != "image":  # of those the plan says it
+                reason = f"is a {UNREAD_SUFFIXES[ending]} picture, a kind that is not read"
+                strays.append((path, reason, "Save it as PNG or JPEG, for image_directory."))
         elif ending not in OURS and path.name.lower() not in SYSTEM:
             kind = next((kind for kind, endings in MEDIA_SUFFIXES.items() if ending in endings), None)
             if kind:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..dataset.dataset_file import DatasetSettings
 from ..dataset.sources import content_hash
+from ..events import Events
 from .check_files import Facts, lost_frame
 from .check_report import Finding
 
@@ -30,6 +31,7 @@ PLAIN = 3.0  # levels of 255
 SAME_LEVEL, SAME_AT_MOST = 1.5, 12.0
 FEW = 4  # below this, nothing is said about variety
 COMPARED = 200
+COMPARED_AT_ONCE = 512  # pictures, each with all the others of its brightness
 SPEECH_VERBS = "says|said|saying|speaks|asks|asked|answers|replies|shouts|whispers|tells|exclaims|sings|narrates"
 QUOTE = re.compile(r'"[^"]{2,}"|\u201c[^\u201d]{2,}\u201d|\u00ab[^\u00bb]{2,}\u00bb')
 SPOKEN = re.compile(rf"\b(?:{SPEECH_VERBS})\b", re.IGNORECASE)
@@ -64,7 +66,7 @@ def size_finding(dataset: str, count: int, goal: str | None, voices_only: bool) 
     return [Finding("amber", "too-few", dataset, f"{count} files: {told}", "Add more, as different as they can be.")]
 
 
-def duplicate_findings(facts: Sequence[tuple[str, Facts]]) -> list[Finding]:
+def duplicate_findings(facts: Sequence[tuple[str, Facts]], events: Events) -> list[Finding]:
     """Files that are copies of others, or begin with the same picture."""
     found = []
     sizes: dict[int, list[tuple[str, Facts]]] = {}
@@ -82,30 +84,42 @@ def duplicate_findings(facts: Sequence[tuple[str, Facts]]) -> list[Finding]:
                 remedy = "Remove one; num_repeats repeats a dataset."
                 found.append(Finding("amber", "duplicate", dataset, f"is a copy of {other.name}", remedy, fact.path))
     rest = [(dataset, fact) for dataset, fact in facts if fact.path not in copies]
-    for dataset, fact, other in _look_alikes(rest):
+    for dataset, fact, other in _look_alikes(rest, events):
         reason = f"begins with the same picture as {other.name}"
         found.append(Finding("amber", "duplicate", dataset, reason, "Keep the better one.", fact.path))
     return found
 
 
-def _look_alikes(facts: Sequence[tuple[str, Facts]]) -> list[tuple[str, Facts, Path]]:
+def _look_alikes(facts: Sequence[tuple[str, Facts]], events: Events) -> list[tuple[str, Facts, Path]]:
     """Dataset, file and the earlier file whose first frame it has, however encoded; plain colours say nothing."""
-    known = [(dataset, fact) for dataset, fact in facts if fact.first_frame is not None]
-    known = [(dataset, fact) for dataset, fact in known if fact.first_frame.std(axis=(0, 1)).max() > PLAIN]
-    order = sorted(range(len(known)), key=lambda index: float(known[index][1].first_frame.mean()))
-    means = [float(known[index][1].first_frame.mean()) for index in order]
+    pictures = [(place, fact.first_frame) for place, (_, fact) in enumerate(facts) if fact.first_frame is not None]
+    pictures = [(place, frame) for place, frame in pictures if frame.std(axis=(0, 1)).max() > PLAIN]
+    pictures.sort(key=lambda picture: float(picture[1].mean()))
+    if len(pictures) < 2:
+        return []
+    table = np.stack([frame.ravel() for _, frame in pictures]).astype(np.float32)
+    means = table.mean(axis=1)
+    table -= table.mean(axis=0)  # so that sums of squares keep their last digits
+    squares = np.square(table).sum(axis=1)
+    # Frames that differ by d at most, and by a on average, have a sum of squared differences below d * a * count.
+    limit = 1.01 * SAME_AT_MOST * SAME_LEVEL * table.shape[1]
     same: dict[int, int] = {}
-    begin = 0
-    for place, index in enumerate(order):
-        while means[place] - means[begin] > SAME_LEVEL:  # pictures of another brightness are not compared
-            begin += 1
-        for other in order[begin:place]:
-            apart = np.abs(known[index][1].first_frame - known[other][1].first_frame)
-            if apart.mean() < SAME_LEVEL and apart.max() < SAME_AT_MOST:
-                later, earlier = max(index, other), min(index, other)
-                same[later] = min(earlier, same.get(later, earlier))
-                break
-    return [(*known[later], known[earlier][1].path) for later, earlier in sorted(same.items())]
+    events.stage("compare first frames", len(pictures))
+    for first in range(0, len(pictures), COMPARED_AT_ONCE):
+        events.check_stop()
+        last = min(first + COMPARED_AT_ONCE, len(pictures))
+        # pictures of another brightness are not compared
+        begin = int(np.searchsorted(means, means[first] - SAME_LEVEL))
+        apart = squares[first:last, None] + squares[begin:last] - 2 * table[first:last] @ table[begin:last].T
+        for row, near in enumerate(apart <= limit, first):
+            for other in np.flatnonzero(near[: row - begin]) + begin:
+                difference = np.abs(table[row] - table[other])
+                if difference.mean() < SAME_LEVEL and difference.max() < SAME_AT_MOST:
+                    earlier, later = sorted((pictures[row][0], pictures[other][0]))
+                    same[later] = min(earlier, same.get(later, earlier))
+                    break
+        events.progress(last, len(pictures))
+    return [(*facts[later], facts[earlier][1].path) for later, earlier in sorted(same.items())]
 
 
 Say = Callable[..., None]

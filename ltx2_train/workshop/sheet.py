@@ -37,6 +37,7 @@ GAP = 10
 BAR = 7
 LINE = 17
 LINES = 4
+LONGEST_LINE = 400  # letters; more than fit in a tile, however thin they are
 TILE = (BAR + PICTURE[0] + SMALL[0] + 6, PICTURE[1] + LINES * LINE + 8)
 HEAD = 34
 COLOURS = {"green": (70, 190, 90), "amber": (240, 170, 40), "red": (230, 60, 60)}
@@ -252,6 +253,7 @@ def _font(size: int) -> Any:
 
 def _shown(text: str) -> str:
     """`text` in letters that the font has: umlauts lose their dots where there is no other way."""
+    text = "".join(sign if sign.isprintable() else " " for sign in text)  # names of files may hold line breaks
     if "Aileron" not in (_font(12).getname()[0] or ""):
         return text
     plain = unicodedata.normalize("NFKD", text)
@@ -259,23 +261,36 @@ def _shown(text: str) -> str:
 
 
 def _fitted(pen: Any, text: str, font: Any, width: int) -> str:
-    text = _shown(text)
-    if pen.textlength(text, font=font) <= width:
+    """A line of `text` that is at most `width` wide, cut where it must be."""
+    text = _shown(text[: LONGEST_LINE + 1])
+    if len(text) <= LONGEST_LINE and pen.textlength(text, font=font) <= width:
         return text
-    while text and pen.textlength(text + "...", font=font) > width:
-        text = text[:-1]
-    return text + "..."
+    return _cut_off(pen, text, font, width)
+
+
+def _cut_off(pen: Any, text: str, font: Any, width: int) -> str:
+    """As much of `text` as fits with dots behind it."""
+    fits, over = 0, min(len(text), LONGEST_LINE) + 1
+    while over - fits > 1:
+        middle = (fits + over) // 2
+        if pen.textlength(text[:middle] + "...", font=font) <= width:
+            fits = middle
+        else:
+            over = middle
+    return text[:fits] + "..."
 
 
 def _wrapped(pen: Any, text: str, width: int, most: int) -> list[str]:
+    """At most `most` lines of `text`."""
     lines: list[str] = []
-    for word in _shown(text).split():
+    font = _font(12)
+    for word in _shown(text[: most * LONGEST_LINE]).split():
         longer = f"{lines[-1]} {word}" if lines else word
-        if lines and pen.textlength(longer, font=_font(12)) <= width:
+        if lines and len(longer) <= LONGEST_LINE and pen.textlength(longer, font=font) <= width:
             lines[-1] = longer
         elif len(lines) == most:
-            lines[-1] = _fitted(pen, lines[-1] + " " + word * 20, _font(12), width)
+            lines[-1] = _cut_off(pen, longer, font, width)
             return lines
         else:
-            lines.append(_fitted(pen, word, _font(12), width))
+            lines.append(_fitted(pen, word, font, width))
     return lines

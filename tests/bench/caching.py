@@ -27,12 +27,17 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from ltx2_train.data import encode  # noqa: E402
 from media import moving_square, write_video  # noqa: E402
 
+from ltx2_train.caching import encode  # noqa: E402
+from ltx2_train.caching.build import Openers, fill  # noqa: E402
+from ltx2_train.caching.kind import Bench, Job  # noqa: E402
+from ltx2_train.caching.kinds import caches_due  # noqa: E402
+from ltx2_train.caching.recipe import Recipe  # noqa: E402
 from ltx2_train.caching.settings import CacheSettings  # noqa: E402
 from ltx2_train.dataset.dataset_file import DatasetConfig  # noqa: E402
 from ltx2_train.dataset.plan import DatasetPlan, plan_dataset  # noqa: E402
+from ltx2_train.events import Events  # noqa: E402
 
 DEVICE = "meta"
 
@@ -53,24 +58,24 @@ class WaitingVAE(torch.nn.Module):
 
 
 class Counted:
-    """Counts the decoded clips that are alive, by way of `LatentJob.read`."""
+    """Counts the decoded clips that are alive, by way of `Latents.read`."""
 
     def __init__(self) -> None:
         self.alive = self.most = 0
         self.seconds: list[float] = []
         self._lock = threading.Lock()
-        self._read = encode.LatentJob.read
+        self._read = encode.Latents.read
 
     def _change(self, by: int) -> None:
         with self._lock:
             self.alive += by
             self.most = max(self.most, self.alive)
 
-    def read(self, job: encode.LatentJob, plan: DatasetPlan):
+    def read(self, kind: encode.Latents, job: Job, model: object):
         self._change(1)  # from the moment it is begun
         started = time.perf_counter()
         try:
-            clip = self._read(job, plan)
+            clip = self._read(kind, job, model)
         except BaseException:
             self._change(-1)
             raise
@@ -79,21 +84,23 @@ class Counted:
         return clip
 
     def __enter__(self) -> Counted:
-        encode.LatentJob.read = lambda job, plan: self.read(job, plan)  # type: ignore[method-assign]
+        encode.Latents.read = lambda kind, job, model: self.read(kind, job, model)  # type: ignore[method-assign]
         return self
 
     def __exit__(self, *error: object) -> None:
-        encode.LatentJob.read = self._read  # type: ignore[method-assign]
+        encode.Latents.read = self._read  # type: ignore[method-assign]
 
 
 def plain(plan: DatasetPlan, vae: WaitingVAE, settings: CacheSettings) -> None:
     """One clip after the other, each decoded, encoded and written before the next is begun."""
-    for job in encode.latent_jobs(plan, settings):
-        encode._write_latents(job, job.read(plan), vae, "vae", settings, device=DEVICE)
+    kind = encode.Latents(plan, Recipe(settings, video_vae="vae"))
+    for job in kind.jobs():
+        kind.make(job, kind.read(job, vae), Bench(vae, DEVICE, Events()))
 
 
 def ours(plan: DatasetPlan, vae: WaitingVAE, settings: CacheSettings) -> None:
-    report = encode.encode_latents(plan, lambda: vae, "vae", settings, device=DEVICE)
+    due = caches_due(plan, Recipe(settings, video_vae="vae"))["latents"]
+    report = fill(due, Openers(video_vae=lambda: vae), device=DEVICE)
     assert report.made == len(plan.items), report.summary()
 
 

@@ -10,6 +10,7 @@ import torch
 from media import write_image
 
 from ltx2_train import Events, build_caches, load_run, sample, train
+from ltx2_train.caching import encode
 from ltx2_train.caching.cache_file import CacheFile
 from ltx2_train.cli import main
 from ltx2_train.errors import ConfigError, DataError
@@ -196,25 +197,15 @@ def test_prompts_are_those_of_the_clips_that_are_left(run_file, opened):
         shutil.copy2(clips / "clip.mp4", clips / f"{name}.mp4")
         (clips / f"{name}.txt").write_text(caption)
 
-    real = caches.encode_latents
-    opened.clear()
+    read = encode.read_clip
 
-    def fail_first(plan, *args):
-        from ltx2_train.caching import encode
-
-        read = encode.read_clip
-
-        def broken(item, entry):
-            if item.source.stem == "a":
-                raise DataError("broken", item.source.path)
-            return read(item, entry)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(encode, "read_clip", broken)
-            return real(plan, *args)
+    def broken(item, entry):
+        if item.source.stem == "a":
+            raise DataError("broken", item.source.path)
+        return read(item, entry)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(caches, "encode_latents", fail_first)
+        patch.setattr(encode, "read_clip", broken)
         build_caches(run_of(run_file, *SAMPLES))
     opened.clear()
     train(run_of(run_file, *SAMPLES))
@@ -287,10 +278,10 @@ def test_features_lie_beside_the_latents_and_disturb_nothing(run_file, dino, cap
     steps = ["train.steps=2"]
     without = train(run_of(run_file, *steps))
     report = build_caches(run_of(run_file, *dino))
-    assert report.dino.made == 3
+    assert report.kinds["dino"].made == 3
     assert "dino: 3 made" in report.summary()
-    assert build_caches(run_of(run_file, *dino)).dino.kept == 3
-    assert build_caches(run_of(run_file)).dino is None
+    assert build_caches(run_of(run_file, *dino)).kinds["dino"].kept == 3
+    assert "dino" not in build_caches(run_of(run_file)).kinds
     assert losses(train(run_of(run_file, *steps, *dino)).folder) == losses(without.folder)
     shutil.rmtree(run_file.parent / "clips")
     manifest = "data.manifest=cache/dataset_manifest.json"

@@ -32,8 +32,8 @@ def test_references_masks_and_mirrored_copies_are_cached_by_the_real_encoder(run
     file = run_file.parent / "dataset.toml"
     file.write_text(file.read_text() + 'reference_directory = "refs"\nmask_directory = "masks"\nflip = true\n')
     report = build_caches(load_run(run_file))
-    assert (report.latents.made, report.latents.kept) == (3 + 6, 3)
-    assert report.masks.made == 6
+    assert (report.kinds["latents"].made, report.kinds["latents"].kept) == (3 + 6, 3)
+    assert report.kinds["masks"].made == 6
     assert "masks: 6 made" in report.summary()
     result = train(load_run(run_file, ["train.steps=1"]))
     assert len(losses(result.folder)) == 1

@@ -150,7 +150,7 @@ def mixed_run_file(sound_run_file: Path) -> Path:
 def test_pictures_silent_clips_clips_with_sound_and_recordings_train_together(mixed_run_file):
     run = load_run(mixed_run_file, ["train.steps=12", "loss.balance.mode=inv_freq"])
     report = build_caches(run)
-    assert report.sound.made + report.sound.kept >= 3
+    assert report.kinds["sound"].made + report.kinds["sound"].kept >= 3
     events = Heard()
     result = train(run, events)
     kinds = {(row["loss_video"] is not None, row["loss_audio"] is not None) for row in rows_of(result)}
@@ -181,7 +181,7 @@ def test_sound_alone_trains_only_audio_layers_and_needs_no_picture(sound_run_fil
     (work / "dataset.toml").write_text('[[datasets]]\naudio_directory = "sounds"\ncache_directory = "cache2"\n')
     run = load_run(sound_run_file, ["model.mode=audio", "run.name=alone", "sample.every=6"])
     report = build_caches(run)
-    assert report.latents is None
+    assert "latents" not in report.kinds
     result = train(run)
     assert set(inspect_lora(result.lora).norms) == {"audio"}
     assert all(row["loss_video"] is None and row["loss_audio"] is not None for row in rows_of(result))

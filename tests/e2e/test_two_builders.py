@@ -52,8 +52,8 @@ def slow(module, name, key):
     replaced.met = False
     setattr(module, name, replaced)
 
-slow(encode, "_write_latents", lambda job, *rest: f"latents {job.path.name}")
-slow(encode_sound, "_write", lambda job, *rest: f"sound {job.path.name}")
+slow(encode.Latents, "make", lambda kind, job, *rest: f"latents {job.path.name}")
+slow(encode_sound.SoundLatents, "make", lambda kind, job, *rest: f"sound {job.path.name}")
 real_encode = TextEncoder.encode
 
 def noted_encode(self, captions, *rest):
@@ -74,10 +74,10 @@ if mode.startswith("die"):
         real_replace(source, target)
     os.replace = dying
 if mode == "hang":
-    def hanging(job, *rest):
+    def hanging(kind, job, *rest):
         note(f"hangs {job.path.name}")
         time.sleep(600)
-    encode._write_latents = hanging
+    encode.Latents.make = hanging
 sys.exit(main(["cache", "build", run, *more]))
 """
 
@@ -171,7 +171,7 @@ def test_killed_between_writing_and_renaming_leaves_no_damaged_cache(empty):
     for path in cache.glob(".*.part"):
         os.utime(path, (1, 1))
     report = build_caches(load_run(empty))
-    assert (report.latents.made, report.latents.kept) == (4, 2)
+    assert (report.kinds["latents"].made, report.kinds["latents"].kept) == (4, 2)
     assert hidden(cache) == []
     assert status_of(load_run(empty)).complete
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import fake_comfy
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ltx2_train.cli.demo_media import draw_sound
+from ltx2_train.lora.file import load_lora_state
 from ltx2_train.lora.report import inspect_lora
 
 SIZE = {"width": 64, "height": 64, "frames": 9, "frame_extraction": "head", "buckets": False}
@@ -234,6 +236,23 @@ def test_what_cannot_be_taken_apart_is_told_plainly(nodes, chain, comfy, given, 
     choice = {"action": "keep", "branches": "audio", "lora_path": "", "save_name": ""}
     with pytest.raises(RuntimeError, match=message):
         nodes.KeepBranch.execute(**choice | given)
+
+
+def test_a_lora_on_the_wire_keeps_the_scale_and_the_version_of_its_file(nodes, comfy):
+    tensors = {
+        f"transformer.transformer_blocks.0.{part}.to_q.lora_{half}.weight": torch.ones(2, 2)
+        for part in ("attn1", "audio_attn1")
+        for half in "AB"
+    }
+    table = {"transformer.r": 2, "transformer.lora_alpha": 8}
+    metadata = {"lora_adapter_metadata": json.dumps(table), "ss_ltx_version": "2.0"}
+    save_file(tensors, comfy.folder("models", "loras") / "theirs.safetensors", metadata)
+    kept = nodes.KeepBranch.execute(action="keep", branches="audio", lora_path="theirs", save_name="").args[0]
+    assert set(kept) == {key for key in tensors if "audio" in key}
+    file = load_lora_state(nodes.wire.lora_file(kept))
+    assert [entry.scale for entry in file.entries.values()] == [4.0]
+    assert file.version == "2.0"
+    assert nodes.wire.lora_file(dict(kept)) != nodes.wire.lora_file(kept)  # the same tensors at another scale
 
 
 def test_a_lora_file_that_changed_is_taken_apart_anew(nodes, comfy):

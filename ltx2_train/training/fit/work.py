@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...caching.recipe import Recipe
 from ...config import RunConfig
 from ...dataset.dataset_file import DatasetConfig
+from ...dataset.entry import DatasetSettings
 from ...dataset.plan import Item, plan_dataset
 from ...errors import CacheError, ConfigError
 from ...events import Events, Passing
@@ -92,7 +94,7 @@ def largest_workload(run: RunConfig, events: Events | None = None) -> Workload:
     plan = plan_dataset(dataset, quiet)
     mode = run.model.mode
     try:
-        data = TrainingSet.open(dataset, settings=run.cache, plan=plan, mode=mode, events=quiet, audio=run.audio)
+        data = TrainingSet.open(dataset, Recipe(run.cache, mode), quiet, plan, run.audio)
         samples: Sequence[Sample] = data.samples
         source = "the caches"
     except CacheError:
@@ -100,8 +102,7 @@ def largest_workload(run: RunConfig, events: Events | None = None) -> Workload:
         samples = [
             sample
             for item in plan.items
-            if not item.validation
-            and (sample := _planned(item, run, entries[item.dataset].audio_only_sequence_resolution)) is not None
+            if not item.validation and (sample := _planned(item, run, entries[item.dataset])) is not None
         ]
         source = "the plan of the dataset, since the caches are not complete"
     if not samples:
@@ -109,8 +110,7 @@ def largest_workload(run: RunConfig, events: Events | None = None) -> Workload:
             f"The dataset holds nothing that model.mode = {mode} can train on. Choose another mode or other clips."
         )
     sizes = tuple(entry.batch_size for entry in dataset.datasets)
-    buckets = tuple(SoundBuckets.of(entry, run.audio) for entry in dataset.datasets)
-    order = BatchOrder(samples, sizes, run.train.seed, buckets)
+    order = BatchOrder(samples, sizes, run.train.seed)
     return of_batch(largest_batch(order), run, len({sample.text_path for sample in samples}), source)
 
 
@@ -138,7 +138,7 @@ def of_batch(batch: Sequence[Sample], run: RunConfig, captions: int = 1, source:
     return Workload(mode, shape, sound, len(batch), first.fps, given=given, captions=captions, source=source)
 
 
-def _planned(item: Item, run: RunConfig, resolution: int) -> Sample | None:
+def _planned(item: Item, run: RunConfig, entry: DatasetSettings) -> Sample | None:
     """What an item becomes once it is cached, as far as its size goes; None where the mode has no use for it."""
     mode, kind = run.model.mode, item.kind
     steps = 0 if mode == "video" or item.sound is None else item.sound.steps
@@ -147,7 +147,18 @@ def _planned(item: Item, run: RunConfig, resolution: int) -> Sample | None:
     shape = item.shape
     if kind == "audio" or mode == "audio":
         own = run.audio.sequence_resolution
-        shape, kind = virtual_shape(shape, resolution if own is None else own), "audio"
+        shape, kind = virtual_shape(shape, entry.audio_only_sequence_resolution if own is None else own), "audio"
     text_path = item.source.folder / item.source.stem
     path: Path = item.latent_path
-    return Sample(item.key, shape, item.fps, item.caption, path, text_path, item.dataset, kind=kind, audio_steps=steps)
+    return Sample(
+        key=item.key,
+        shape=shape,
+        fps=item.fps,
+        caption=item.caption,
+        latent_path=path,
+        text_path=text_path,
+        dataset=item.dataset,
+        buckets=SoundBuckets.of(entry, run.audio),
+        kind=kind,
+        audio_steps=steps,
+    )

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ltx2_train.caching import damaged, writable
-from ltx2_train.caching.cache_file import CacheFile, stale_latents
+from ltx2_train.caching import notes, writable
+from ltx2_train.caching.cache_file import CacheFile
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.errors import CacheError, RunError
 
@@ -19,29 +19,28 @@ def latents(path, value):
 
 def test_damage_is_remembered_for_that_very_file(tmp_path):
     path = latents(tmp_path / "a_0064x0064_ltx2.safetensors", torch.nan)
-    wanted = {"latents": [1, 2, 2]}
-    assert stale_latents(CacheFile(path), path, wanted, "") is None  # its header is fine
+    assert notes.damage(path) is None  # its header is fine
     with pytest.raises(CacheError, match="not finite.*cache build"):
         CacheFile(path).latents()
-    assert stale_latents(CacheFile(path), path, wanted, "") == "it holds numbers that are not finite"
+    assert notes.damage(path) == "it holds numbers that are not finite"
     latents(path, 1.0)
-    assert damaged.damage(path) is None
+    assert notes.damage(path) is None
     other = latents(tmp_path / "b_0064x0064_ltx2.safetensors", 1.0)
-    damaged.note_damage(other, "reason")
-    assert "a_0064" not in (tmp_path / damaged.NOTES).read_text()  # what was mended is forgotten
+    notes.note_damage(other, "reason")
+    assert "a_0064" not in (tmp_path / notes.DAMAGED.file).read_text()  # what was mended is forgotten
 
 
 def test_notes_that_cannot_be_read_or_written_are_none(tmp_path, monkeypatch):
     path = latents(tmp_path / "a_0064x0064_ltx2.safetensors", 1.0)
-    (tmp_path / damaged.NOTES).write_text("{ rubbish")
-    assert damaged.damage(path) is None
+    (tmp_path / notes.DAMAGED.file).write_text("{ rubbish")
+    assert notes.damage(path) is None
 
     def refuse(*arguments):
         raise RunError("read-only")
 
-    monkeypatch.setattr(damaged, "write_json", refuse)
-    damaged.note_damage(path, "reason")
-    assert damaged.damage(path) is None
+    monkeypatch.setattr(notes, "write_json", refuse)
+    notes.note_damage(path, "reason")
+    assert notes.damage(path) is None
 
 
 @pytest.mark.parametrize("key", ["cache_directory", "reference_cache_directory", "reference_audio_cache_directory"])

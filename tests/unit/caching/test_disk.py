@@ -8,14 +8,14 @@ import types
 import pytest
 import torch
 from fake_encoders import Connectors, CountingEncoder, PoolingVAE
+from fill_caches import encode_latents, encode_masks, encode_sound, encode_text
 from media import moving_square, tone, write_captioned, write_image, write_sound, write_video
 
 from ltx2_train import build_caches, load_run
 from ltx2_train.caching.cache_file import Fingerprints
-from ltx2_train.caching.disk import CacheNeed, _text_bytes, text_widths
-from ltx2_train.caching.encode import encode_latents, encode_text
-from ltx2_train.caching.encode_mask import encode_masks
-from ltx2_train.caching.encode_sound import encode_sound
+from ltx2_train.caching.disk import CacheNeed
+from ltx2_train.caching.encode_text import most_tokens
+from ltx2_train.caching.recipe import Recipe, text_widths
 from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
@@ -62,7 +62,7 @@ def mixed(tmp_path):
 
 
 def need_of(plan, settings, mode="av"):
-    return CacheNeed.of(plan, settings, mode, VAE, AUDIO, WEIGHTS, [24, 16])
+    return CacheNeed.of(plan, Recipe(settings, mode, VAE, AUDIO, WEIGHTS, text_widths=(24, 16)))
 
 
 def build(plan, settings):
@@ -77,11 +77,7 @@ def test_the_estimate_is_within_ten_per_cent_of_the_files(mixed, dtypes):
     settings = CacheSettings(latents_dtype=dtypes, audio_latents_dtype=dtypes)
     need = need_of(mixed, settings)
     build(mixed, settings)
-    kinds = {
-        "latents": [job.path for job in need.latents.jobs],
-        "sound": [job.path for job in need.sound.jobs],
-        "masks": [job.path for job in need.masks.jobs],
-    }
+    kinds = {name: [job.path for job in need.dues[name].jobs] for name in ("latents", "sound", "masks")}
     assert {kind: len(paths) for kind, paths in kinds.items()} == {"latents": 4 * 2 + 1 + 4 * 2, "sound": 4, "masks": 4}
     for kind, paths in kinds.items():
         wanted = sum(need.sizes[path] for path in paths)
@@ -89,16 +85,16 @@ def test_the_estimate_is_within_ten_per_cent_of_the_files(mixed, dtypes):
         if kind == "sound":  # with the files of latents beside recordings
             real += sum(item.latent_path.stat().st_size for item in mixed.items if item.kind == "audio")
         assert wanted == pytest.approx(real, rel=0.1), kind
-    for path, most in need.text_sizes.items():
+    for path, most in need.upper_sizes.items():
         assert path.stat().st_size <= most
-    assert not any(due.jobs for due in vars(need_of(mixed, settings)).values() if hasattr(due, "jobs"))
+    assert not any(due.jobs for due in need_of(mixed, settings).dues.values())
 
 
 def test_text_in_full_form_is_estimated_upwards_too(mixed):
     settings = CacheSettings(text_form="full")
     need = need_of(mixed, settings)
     build(mixed, settings)
-    assert all(path.stat().st_size <= most for path, most in need.text_sizes.items())
+    assert all(path.stat().st_size <= most for path, most in need.upper_sizes.items())
 
 
 @pytest.mark.parametrize(
@@ -106,10 +102,7 @@ def test_text_in_full_form_is_estimated_upwards_too(mixed):
     [("a red fox", 4 + 4), ("12:59", 4 + 4), ("狐狸", 6 + 4), ("x" * 9000, 1024)],
 )
 def test_tokens_are_reckoned_by_two_letters_by_digits_and_by_bytes(caption, tokens):
-    def size(token):
-        return _text_bytes(types.SimpleNamespace(caption=caption), CacheSettings(), token, 2)
-
-    assert size(1000) - size(0) == 1000 * tokens
+    assert most_tokens(caption) == tokens
 
 
 def said(plan, settings=None, mode="av"):

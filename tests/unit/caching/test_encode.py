@@ -9,11 +9,13 @@ import weakref
 import pytest
 import torch
 from fake_encoders import Connectors, CountingEncoder, PoolingVAE
+from fill_caches import encode_latents, encode_text
 from media import moving_square, write_captioned, write_image
 from safetensors import safe_open
 
 from ltx2_train.caching.cache_file import Fingerprints
-from ltx2_train.caching.encode import as_bytes, encode_latents, encode_text, to_pixels
+from ltx2_train.caching.encode import as_bytes, to_pixels
+from ltx2_train.caching.recipe import Recipe
 from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.caching.status import cache_status
 from ltx2_train.dataset.cache_names import text_cache_name
@@ -212,16 +214,16 @@ def test_at_most_one_clip_is_decoded_ahead(dataset, monkeypatch):
 def test_no_more_than_two_decoded_clips_are_in_memory(dataset, monkeypatch):
     from ltx2_train.caching import encode
 
-    real, lock, alive, most = encode.LatentJob.read, threading.Lock(), [0], [0]
+    real, lock, alive, most = encode.Latents.read, threading.Lock(), [0], [0]
 
     def change(by):
         with lock:
             alive[0] += by
             most[0] = max(most[0], alive[0])
 
-    def read(job, plan):
+    def read(kind, job, model):
         change(1)  # what is being decoded counts
-        clip = real(job, plan)
+        clip = real(kind, job, model)
         weakref.finalize(clip, change, -1)
         return clip
 
@@ -230,7 +232,7 @@ def test_no_more_than_two_decoded_clips_are_in_memory(dataset, monkeypatch):
             time.sleep(0.05)  # the next clip is ready before this one is done
             return super().encode_piece(pixels, stream)
 
-    monkeypatch.setattr(encode.LatentJob, "read", read)
+    monkeypatch.setattr(encode.Latents, "read", read)
     assert encode_latents(plan_dataset(dataset(flip=True)), Slow, "v", CacheSettings()).made == 8
     assert (most[0], alive[0]) == (2, 0)
 
@@ -387,7 +389,7 @@ def test_compact_text_of_200_tokens_stays_below_3_mb(tmp_path):
 def test_leftovers_are_listed_and_never_deleted(dataset, tmp_path):
     build(dataset())
     plan = plan_dataset(dataset(resolution=96))
-    assert [row.path.name for row in cache_status(plan, CacheSettings(), "video").of("orphaned")] == [
+    assert [row.path.name for row in cache_status(plan, Recipe()).of("orphaned")] == [
         "a_00000-009_0064x0064_ltx2.safetensors",
         "a_00000-017_0064x0064_ltx2.safetensors",
         "b_00000-009_0064x0064_ltx2.safetensors",

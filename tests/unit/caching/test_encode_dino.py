@@ -10,15 +10,17 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from fill_caches import due_of, encode_dino
 from media import moving_square, truncate, write_captioned, write_image
 from safetensors import safe_open
 
-from ltx2_train.caching import disk
+from ltx2_train.caching import dino_model, disk
 from ltx2_train.caching import encode_dino as module
-from ltx2_train.caching.cache_file import Fingerprints
 from ltx2_train.caching.dino import DINO_KEY, DINO_SUFFIX, DinoSettings, dino_path, read_dino
+from ltx2_train.caching.dino_model import DinoModel
 from ltx2_train.caching.disk import CacheNeed
-from ltx2_train.caching.encode_dino import DinoModel, encode_dino, to_square
+from ltx2_train.caching.encode_dino import DinoFeatures, to_square
+from ltx2_train.caching.recipe import Recipe
 from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.caching.status import cache_status, remove
 from ltx2_train.dataset.augment import read_clip
@@ -75,6 +77,10 @@ def dataset(tmp_path):
     for name in ("cache", "cache_p", "cache_v"):
         (tmp_path / name).mkdir()
     return lambda **general: DatasetConfig.from_table({**table, "general": {"resolution": 64, **general}}, tmp_path)
+
+
+def recipe(chosen):
+    return Recipe(chosen, dino=DinoModel.find(chosen.dino))
 
 
 def build(config, chosen, events=None):
@@ -162,7 +168,7 @@ def test_chosen_frames_can_be_read_alone(dino, dataset):
 
 def test_what_is_fresh_is_kept_and_opens_nothing(dino, dataset, monkeypatch):
     build(dataset(), settings(dino))
-    monkeypatch.setattr(module, "load_dinov2", lambda *_: pytest.fail("nothing is to be made"))
+    monkeypatch.setattr(dino_model, "load_dinov2", lambda *_: pytest.fail("nothing is to be made"))
     _, again = build(dataset(), settings(dino, batch=2))
     assert (again.made, again.kept, again.stale) == (0, 3, 0)
 
@@ -192,18 +198,18 @@ def test_what_no_longer_fits_is_made_again_with_the_reason(change, why, dino, da
     more = {key: change[key] for key in ("skip_existing", "vae_dtype") if key in change}
     chosen = settings(folder, change.get("size", SIZE), **more)
     plan = plan_dataset(dataset(**change.get("general", {})))
-    job = next(module.dino_jobs(plan, chosen))
-    missing, reason = module.dino_state(job, DinoModel.find(chosen.dino), chosen)
+    due = due_of("dino", plan, recipe(chosen))
+    job = next(due.kinds[0].jobs())
     if why is None:
-        assert missing
+        assert job.path in [one.path for one in due.jobs]
+        assert job.path not in due.replaced
     elif why == "fresh":
-        assert (missing, reason) == (False, None)
+        assert not due.jobs
     else:
-        assert not missing
-        assert why in reason
+        assert why in due.replaced[job.path]
         _, report = build(dataset(**change.get("general", {})), chosen)
         assert report.made
-        assert module.dino_state(job, DinoModel.find(chosen.dino), settings(folder, chosen.dino.size))[1] is None
+        assert job.kind.check(job).fresh
 
 
 def test_a_copy_of_the_model_is_the_same_model(dino, tmp_path):
@@ -292,7 +298,7 @@ def test_features_that_are_not_finite_are_never_stored(dino, dataset, tmp_path):
     assert "not finite" in report.failed[0].reason
     assert not list(tmp_path.glob("cache*/*_dino*"))
     chosen = settings(tmp_path / "x")
-    rows = cache_status(plan, chosen, "video", dino=DinoModel.find(chosen.dino)).of("failed")
+    rows = cache_status(plan, recipe(chosen)).of("failed")
     assert {row.kind for row in rows} == {"dino"}
     assert "not finite" in rows[0].why
 
@@ -348,7 +354,7 @@ def test_the_space_they_take_is_told_before_it_is_taken(dino, dataset, monkeypat
 
     def need():
         model = DinoModel.find(chosen.dino)
-        return CacheNeed.of(plan, chosen, "video", "", "", Fingerprints(), [8], model)
+        return CacheNeed.of(plan, Recipe(chosen, dino=model, text_widths=(8,)))
 
     before = need()
     wanted = {path: size for path, size in before.sizes.items() if path.name.endswith(DINO_SUFFIX)}
@@ -357,7 +363,7 @@ def test_the_space_they_take_is_told_before_it_is_taken(dino, dataset, monkeypat
     build(dataset(), chosen)
     for path, size in wanted.items():
         assert path.stat().st_size == pytest.approx(size, abs=300)  # the header is estimated
-    assert not need().dino.jobs
+    assert not need().dues["dino"].jobs
     chosen = settings(dino, size=56)
     monkeypatch.setattr(disk, "_free", lambda _: 10)
     with pytest.raises(RunError, match=r"cache\.dino\.size"):
@@ -378,24 +384,24 @@ def test_a_file_of_the_community_trainer_is_taken_by_its_shape(dino, dataset, mo
     for item in plan.items:
         if not item.validation:
             community(dino_path(item.latent_path), item.window.count)
-    monkeypatch.setattr(module, "load_dinov2", lambda *_: pytest.fail("nothing is to be made"))
+    monkeypatch.setattr(dino_model, "load_dinov2", lambda *_: pytest.fail("nothing is to be made"))
     assert build(dataset(), settings(dino))[1].kept == 3
     monkeypatch.undo()
     first = dino_path(plan.items[0].latent_path)
     community(first, frames=17)
-    job = next(module.dino_jobs(plan, settings(dino)))
-    reason = module.dino_state(job, DinoModel.find(settings(dino).dino), settings(dino))[1]
-    assert reason == "its features are 17x9x32, 9x9x32 are needed"
-    assert module.dino_state(job, None, settings(None))[1] == "its features are 17x9x32, 9x9x32 are needed"
+    job = next(DinoFeatures(plan, recipe(settings(dino))).jobs())
+    without_model = DinoFeatures(plan, recipe(settings(None)))
+    assert job.kind.check(job).stale == "its features are 17x9x32, 9x9x32 are needed"
+    assert without_model.check(job).stale == "its features are 17x9x32, 9x9x32 are needed"
     community(first, patches=16)
-    assert module.dino_state(job, None, settings(None)) == (False, None)
-    assert module.dino_state(job, DinoModel.find(settings(dino).dino), settings(dino))[1] is not None
+    assert without_model.check(job).fresh
+    assert job.kind.check(job).stale is not None
 
 
 def test_status_knows_them_and_clean_takes_none_that_a_sample_has(dino, dataset, tmp_path):
     def rows(state, chosen=None):
         chosen = chosen or settings(dino)
-        status = cache_status(plan_dataset(dataset()), chosen, "video", dino=DinoModel.find(chosen.dino))
+        status = cache_status(plan_dataset(dataset()), recipe(chosen))
         return [row for row in status.of(state) if row.kind == "dino"]
 
     assert len(rows("missing")) == 3

@@ -7,13 +7,13 @@ import types
 import numpy as np
 import pytest
 import torch
+from fill_caches import encode_latents, encode_sound
 from media import moving_square, pitch, real_clip, tone, write_image, write_sound, write_video
 
 from ltx2_train.caching import cache_file as caches
-from ltx2_train.caching.build import failed_before, sound_failed_before
 from ltx2_train.caching.cache_file import CacheFile
-from ltx2_train.caching.encode import encode_latents
-from ltx2_train.caching.encode_sound import encode_sound
+from ltx2_train.caching.encode_sound import SoundLatents
+from ltx2_train.caching.recipe import Recipe
 from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.caching.status import cache_status
 from ltx2_train.dataset.dataset_file import DatasetConfig
@@ -59,6 +59,12 @@ class Heard(Events):
 
     def should_stop(self):
         return self.stop_after is not None and self.done >= self.stop_after
+
+
+def failure(plan, item):
+    """Why the sound of `item` could not be cached."""
+    sounds = SoundLatents(plan, Recipe())
+    return sounds.failure(sounds.of(item))
 
 
 def plan_of(folder, *entries, **general):
@@ -117,7 +123,7 @@ def test_sound_is_cached_under_the_names_that_others_read(mixed):
     assert json.loads(file.metadata["source"])["size"] == loud.source.path.stat().st_size
     assert CacheFile(hum.audio_path).audio_steps() == 50
     assert [item.audio_path for item in plan.items[1:3]] == [None, None]
-    assert cache_status(plan, CacheSettings(), "av").of("orphaned") == []
+    assert cache_status(plan, Recipe(mode="av")).of("orphaned") == []
 
 
 def test_a_recording_has_the_file_that_the_community_trainer_looks_for(mixed):
@@ -176,13 +182,13 @@ def test_the_real_kind_of_vae_and_a_real_clip(tmp_path, tiny):
 
 
 def test_a_latent_more_is_dropped_and_the_others_do_not_depend_on_it(tiny):
-    from ltx2_train.caching.encode_sound import _encode
+    from ltx2_train.caching.encode_sound import encode
     from ltx2_train.media.sound import Prepared
     from ltx2_train.weights.load import load_audio_vae
 
     vae = load_audio_vae(tiny.checkpoint, decoder=False)
     wave = np.random.default_rng(0).standard_normal((2, 16000)).astype(np.float32) * 0.1
-    ours = _encode(Prepared(wave, {}), vae, "cpu")
+    ours = encode(Prepared(wave, {}), vae, "cpu")
     with torch.no_grad():
         whole = vae.encode(vae.waveform_to_mel(torch.from_numpy(wave)[None], 16000))[0]
     assert (ours.shape[1], whole.shape[1]) == (25, 26)
@@ -410,16 +416,17 @@ def test_sound_that_cannot_be_used_never_ends_caching(tmp_path):
     assert set(reasons) == {"bad.wav", "late.wav"}
     assert "cannot be read" in reasons["bad.wav"]
     assert "no sound from" in reasons["late.wav"]
-    assert "trains without sound until then" in reasons["bad.wav"]
+    assert reasons["bad.wav"].startswith("trains without its sound: ")
+    assert not any("left out" in text for _, text in heard.messages)
     summary = report.summary()
     assert "bad.wav: " in summary
     assert "1 videos have no sound and train as pictures alone: gone.mp4 (no gone.wav in" in summary
     assert "have sound that ends before they do: late.wav" in summary
     assert sum(level == "warning" for level, _ in heard.messages) >= 3
     bad = [item for item in plan.items if item.source.path.name == "bad.mp4"]
-    assert all("cannot be read" in sound_failed_before(item) for item in bad)
+    assert all("cannot be read" in failure(plan, item) for item in bad)
     good = [item for item in plan.items if item.source.path.name == "good.mp4"]
-    assert [sound_failed_before(item) for item in good] == [None, None]
+    assert [failure(plan, item) for item in good] == [None, None]
 
 
 def test_what_deserves_a_look_is_counted(tmp_path):
@@ -451,8 +458,7 @@ def test_a_recording_that_fails_is_left_out_by_training_too(tmp_path):
     report, _ = encode(plan)
     assert (report.made, [failure.path.name for failure in report.failed]) == (1, ["bad.wav"])
     bad = next(item for item in plan.items if item.source.path == path)
-    assert failed_before(bad)
-    assert sound_failed_before(bad)
+    assert failure(plan, bad)
 
 
 def test_recordings_of_which_none_can_be_encoded_are_an_error(tmp_path):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import threading
-import types
 
-from ltx2_train.caching import build as building
 from ltx2_train.caching import locks
 from ltx2_train.caching.locks import Claims, tidy
+from ltx2_train.caching.notes import FAILED
 from ltx2_train.dataset.media_index import INDEX_NAME, MediaIndex
 from ltx2_train.events import Events
 from ltx2_train.locks import alone
@@ -98,17 +97,16 @@ def in_threads(count, work):
 def test_failures_that_several_record_at_once_are_all_kept(tmp_path):
     source = tmp_path / "a.mp4"
     source.write_text("x")
-    item = types.SimpleNamespace(source=types.SimpleNamespace(path=source, folder=tmp_path))
 
     def record(number):
         for turn in range(5):
-            building.record_failure(item, "broken", f"{number}-{turn}")
+            FAILED.put(tmp_path, f"{number}-{turn}", "broken", source)
 
     in_threads(6, record)
-    table = json.loads((tmp_path / building.FAILURES).read_text())
+    table = json.loads((tmp_path / FAILED.file).read_text())
     assert len(table) == 30
-    assert building.failed_before(item, "5-4") == "broken"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", building.FAILURES]
+    assert FAILED.get(tmp_path, "5-4", source) == "broken"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", FAILED.file]
 
 
 def test_an_index_keeps_what_others_added(tmp_path):

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from fake_encoders import CountingEncoder, PoolingVAE
+from fill_caches import encode_latents, encode_text
 from media import moving_square, write_captioned, write_image, write_video
 
-from ltx2_train.caching.build import latent_settings, text_settings
 from ltx2_train.caching.cache_file import FORMAT_VERSION, Fingerprints, latent_key
-from ltx2_train.caching.encode import encode_latents, encode_text
+from ltx2_train.caching.encode import Latents
+from ltx2_train.caching.encode_text import Text
+from ltx2_train.caching.recipe import Recipe
 from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.caching.status import cache_status, remove
 from ltx2_train.cli import main
@@ -26,6 +28,7 @@ from ltx2_train.files import write_tensors
 from ltx2_train.media.video import probe_media
 
 WEIGHTS = Fingerprints("ckpt", "gemma")
+RECIPE = Recipe(video_vae="vae", text=WEIGHTS)
 
 
 def config(folder, **general):
@@ -55,7 +58,7 @@ def test_every_state_is_told_with_its_reason(tmp_path):
     for suffix in (".png", ".txt"):
         (tmp_path / "pics" / f"d{suffix}").unlink()
     plan = plan_dataset(config(tmp_path))
-    status = cache_status(plan, CacheSettings(), "video", "vae", "", WEIGHTS)
+    status = cache_status(plan, RECIPE)
     assert states(status) == {
         "a_ltx2_te_compact.safetensors": ("missing", ""),
         "b_ltx2_te_compact.safetensors": ("stale", "the caption (or trigger word) changed"),
@@ -66,7 +69,7 @@ def test_every_state_is_told_with_its_reason(tmp_path):
     assert not status.complete
     assert json.loads(json.dumps(status.to_json()))["states"]["orphaned"]["files"] == 2
     assert "d_ltx2_te_compact" in status.text()
-    other = cache_status(plan, CacheSettings(), "video", "x").of("stale")
+    other = cache_status(plan, Recipe(video_vae="x")).of("stale")
     assert other[0].why == "it was made with another VAE"
     freed = remove(status.of("orphaned"))
     assert freed > 0
@@ -131,21 +134,22 @@ def test_five_thousand_clips_are_read_again_in_seconds(tmp_path):
     entry = {"video_directory": "clips", "cache_directory": "cache", "target_frames": [9]}
     dataset = DatasetConfig.from_table({"general": {"resolution": 64}, "datasets": [entry]}, tmp_path)
     (tmp_path / "cache").mkdir()
-    plan, settings = plan_dataset(dataset), CacheSettings()
+    plan = plan_dataset(dataset)
+    latents, text = Latents(plan, RECIPE), Text(plan, RECIPE)
     assert len(plan.items) == count
     head = {"format_version": FORMAT_VERSION, "architecture": "ltx2_v1"}
     for item in plan.items:
         metadata = {
             **head,
             "source": json.dumps(source_record(item.source.path)),
-            "settings": json.dumps(latent_settings(plan, item, settings)),
+            "settings": json.dumps(latents.made_from(item)),
             "checkpoint": "vae",
         }
         latents = torch.zeros(128, 2, 2, 2, dtype=torch.bfloat16)
         write_tensors(item.latent_path, {latent_key(item.shape, torch.bfloat16): latents}, metadata)
         told = {
             "caption": item.caption,
-            "settings": json.dumps(text_settings("compact", settings)),
+            "settings": json.dumps(text.of(item).made_from),
             "checkpoint": "ckpt",
             "encoder": "gemma",
         }
@@ -153,7 +157,7 @@ def test_five_thousand_clips_are_read_again_in_seconds(tmp_path):
         write_tensors(item.source.text_path("compact"), features, {**head, **told})
     os.sync()
     started = time.process_time()
-    status = cache_status(plan_dataset(dataset), settings, "video", "vae", "", WEIGHTS)
+    status = cache_status(plan_dataset(dataset), RECIPE)
     spent = time.process_time() - started
     assert len(status.of("present")) == 2 * count
     assert spent < 5

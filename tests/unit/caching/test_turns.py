@@ -6,15 +6,13 @@ import io
 import threading
 import time
 import weakref
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ltx2_train.caching.due import Due
+from ltx2_train.caching.kind import CacheState, Job
 from ltx2_train.caching.locks import Claims
-from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.caching.turns import Turns
 from ltx2_train.caching.work import PARTS, Work
 from ltx2_train.cli.console import ConsoleEvents
@@ -22,10 +20,20 @@ from ltx2_train.errors import DataError, Stopped
 from ltx2_train.events import Events
 
 
-@dataclass(frozen=True)
-class Job:
-    path: Path
-    weight: float = 1.0
+class Plain:
+    """A kind whose caches are fresh where there is a file."""
+
+    def __init__(self, folder, names, weights):
+        self.folder, self.names, self.weights = folder, names, weights
+
+    def jobs(self):
+        return [Job(self, None, self.folder / name, self.folder / name, {}) for name in self.names]
+
+    def state(self, job):
+        return CacheState(missing=not job.path.is_file())
+
+    def weight(self, job):
+        return self.weights.get(job.path.name, 1.0)
 
 
 class Heard(Events):
@@ -42,18 +50,12 @@ class Heard(Events):
         return self.stop
 
 
-def state(job, settings):
-    missing = not job.path.is_file()
-    return missing, "missing" if missing else None if settings.skip_existing else "skip_existing is off"
-
-
 def due(folder, names="abcd", skip_existing=True, **weights):
-    jobs = [Job(folder / name, weights.get(name, 1.0)) for name in names]
-    return Due.find(jobs, lambda job: job.path, state, CacheSettings(skip_existing=skip_existing))
+    return Due.find([Plain(folder, names, weights)], skip_existing)
 
 
 def turns_of(found, read=lambda job: job, events=None):
-    return Turns(found, read, lambda job: job.weight, "work", events or Events())
+    return Turns(found, read, "work", events or Events())
 
 
 def run(found, read=lambda job: job, make=lambda job, was_read: job.path.write_text("x"), events=None):

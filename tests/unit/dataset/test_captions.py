@@ -92,3 +92,40 @@ def test_the_dataset_file_changes_captions(tmp_path):
     assert (tmp_path / "a.txt").read_text() == "an automobile"
     with pytest.raises(ConfigError, match="find => replace"):
         DatasetConfig.from_table({"datasets": [{**table, "caption_replace": ["automobile"]}]}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "caption"),
+    [
+        ('{"caption": "a fox"}', "a fox"),
+        ('{"id": 5, "text": "a fox\\nin the snow", "tags": ["x"]}', "a fox in the snow"),
+        ('{"caption": "", "prompt": "a fox"}', "a fox"),
+        ('"a fox"', "a fox"),
+        ('["a fox"]', "a fox"),
+    ],
+)
+def test_a_caption_in_json(tmp_path, text, caption):
+    (tmp_path / "a.json").write_text(text)
+    assert read_caption(tmp_path / "a.json") == (caption, None)
+
+
+def test_of_several_captions_in_json_the_first_is_used_and_said_so(tmp_path):
+    (tmp_path / "a.json").write_text('{"caption": ["", "a fox", "a red fox"]}')
+    text, warning = read_caption(tmp_path / "a.json")
+    assert text == "a fox"
+    assert "the first is used" in warning
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"fps": 25, "size": 5}', "none of the keys caption, text, prompt, description, but fps, size"),
+        ("a fox", "is not JSON"),
+        ('{"caption": {"en": "a fox"}}', "where the caption should be"),
+        ('{"caption": "half \\ud83d"}', "is not text"),
+    ],
+)
+def test_json_without_a_caption_is_named(tmp_path, text, words):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(DataError, match=words):
+        read_caption(tmp_path / "a.json")

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from fake_encoders import CountingEncoder, PoolingVAE
+from fill_caches import encode_latents, encode_masks, encode_text
 from media import grey_levels, moving_square, numbers, tone, write_captioned, write_image, write_sound, write_video
 from PIL import Image
 
 from ltx2_train.caching.cache_file import CacheFile, Fingerprints
-from ltx2_train.caching.encode import encode_latents, encode_text
-from ltx2_train.caching.encode_mask import encode_masks, sound_mask
+from ltx2_train.caching.encode_mask import sound_mask
+from ltx2_train.caching.recipe import Recipe
 from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.dataset.augment import jitter, motion_centre, read_clip
 from ltx2_train.dataset.dataset_file import DatasetConfig
@@ -23,6 +24,7 @@ from ltx2_train.errors import CacheError, DataError
 from ltx2_train.feed.loader import TrainingSet
 
 WEIGHTS = Fingerprints("ckpt", "gemma")
+RECIPE = Recipe(video_vae="vae", text=WEIGHTS)
 SETTINGS = CacheSettings()
 
 
@@ -55,14 +57,14 @@ def test_references_are_found_by_stem_and_cached_smaller_under_the_same_name(tmp
     assert report.made == 4
     names = sorted(path.name for path in (tmp_path / "cache" / "reference").iterdir())
     assert names == ["B_00000-009_0128x0064_ltx2.safetensors", "a_00000-009_0128x0064_ltx2.safetensors"]
-    data = TrainingSet.open(config(tmp_path, **entry), "vae", WEIGHTS)
+    data = TrainingSet.open(config(tmp_path, **entry), RECIPE)
     assert [data.load_reference(sample).shape for sample in data.samples] == [(128, 2, 1, 2)] * 2
     assert [data.load_latents(sample).shape for sample in data.samples] == [(128, 2, 2, 4)] * 2
     with pytest.raises(CacheError, match="reference_frames changed"):
-        TrainingSet.open(config(tmp_path, **{**entry, "reference_frames": 1}), "vae", WEIGHTS)
+        TrainingSet.open(config(tmp_path, **{**entry, "reference_frames": 1}), RECIPE)
     (tmp_path / "cache" / "reference" / names[0]).unlink()
     with pytest.raises(CacheError, match=r"B_00000.*missing"):
-        TrainingSet.open(config(tmp_path, **entry), "vae", WEIGHTS)
+        TrainingSet.open(config(tmp_path, **entry), RECIPE)
 
 
 def test_a_reference_of_the_clips_length_follows_its_window_and_another_does_not(tmp_path):
@@ -85,7 +87,7 @@ def test_a_reference_that_cannot_be_read_leaves_its_clip_out(tmp_path):
     entry = config(tmp_path, reference_directory="refs")
     _, report, _ = build(entry)
     assert [failure.path.name for failure in report.failed] == ["b.png"]
-    data = TrainingSet.open(entry, "vae", WEIGHTS)
+    data = TrainingSet.open(entry, RECIPE)
     assert [sample.caption for sample in data.samples] == ["a"]
 
 
@@ -107,7 +109,7 @@ def test_masks_come_at_the_resolution_of_latents_mirrored_with_their_clip(tmp_pa
     plan, _, masks = build(entry)
     assert any("b.mp4" in warning and "no mask" in warning for warning in plan.warnings)
     assert (masks.made, masks.notes) == (2, [])
-    data = TrainingSet.open(entry, "vae", WEIGHTS)
+    data = TrainingSet.open(entry, RECIPE)
     plain, mirrored = (sample for sample in data.samples if sample.mask_path is not None)
     assert data.load_mask(plain).tolist() == [[[True, False]] * 2] * 2
     assert data.load_mask(mirrored).tolist() == [[[False, True]] * 2] * 2
@@ -122,7 +124,7 @@ def test_a_video_mask_is_given_where_most_of_a_latents_frames_are_white(tmp_path
     write_video(tmp_path / "masks" / "a.mp4", frames)
     entry = config(tmp_path, mask_directory="masks", target_frames=[17])
     build(entry)
-    data = TrainingSet.open(entry, "vae", WEIGHTS)
+    data = TrainingSet.open(entry, RECIPE)
     assert data.load_mask(data.samples[0]).flatten(1).float().mean(dim=1).tolist() == [0.0, 1.0, 0.0]
 
 
@@ -132,7 +134,7 @@ def test_a_mask_of_another_shape_is_stretched_with_a_note(tmp_path):
     entry = config(tmp_path, mask_directory="masks", resolution=[128, 64])
     _, _, masks = build(entry)
     assert "a.png is 50x50, not 128x64" in masks.notes[0]
-    data = TrainingSet.open(entry, "vae", WEIGHTS)
+    data = TrainingSet.open(entry, RECIPE)
     assert data.load_mask(data.samples[0])[0].tolist() == [[True, True, False, False]] * 2
 
 
@@ -168,7 +170,7 @@ def test_flip_adds_a_mirrored_copy_that_shares_text(tmp_path):
     assert names == ["a_00000-009_0064x0064_ltx2.safetensors", "a~flip_00000-009_0064x0064_ltx2.safetensors"]
     plain, mirrored = (read_clip(item, entry.datasets[0]) for item in plan.items)
     assert np.array_equal(plain[:, :, ::-1], mirrored)
-    data = TrainingSet.open(entry, "vae", WEIGHTS)
+    data = TrainingSet.open(entry, RECIPE)
     first, second = (data.load_latents(sample) for sample in data.samples)
     assert torch.allclose(first.flip(-1), second, atol=0.02)
     assert data.samples[0].text_path == data.samples[1].text_path
@@ -177,10 +179,10 @@ def test_flip_adds_a_mirrored_copy_that_shares_text(tmp_path):
 def test_a_change_of_colours_or_crop_makes_caches_stale_and_none_does_not(tmp_path):
     write_captioned(tmp_path / "clips" / "a.mp4", moving_square(9, 64, 64))
     build(config(tmp_path))
-    TrainingSet.open(config(tmp_path), "vae", WEIGHTS)
+    TrainingSet.open(config(tmp_path), RECIPE)
     for change in ({"color_jitter": 0.2}, {"crop": "motion"}):
         with pytest.raises(CacheError, match=f"{next(iter(change))} changed"):
-            TrainingSet.open(config(tmp_path, **change), "vae", WEIGHTS)
+            TrainingSet.open(config(tmp_path, **change), RECIPE)
 
 
 def test_jitter_is_small_and_settled_by_the_name():

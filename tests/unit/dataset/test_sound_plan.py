@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 from media import moving_square, tone, write_image, write_sound, write_video
 
-from ltx2_train.caching.encode_sound import sound_jobs
-from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.dataset.sound_plan import clip_sound
@@ -210,8 +208,7 @@ def test_the_flags_of_the_community_trainer_for_the_empty_picture(tmp_path):
     flags = {"audio_video_latent_channels": 64, "audio_video_latent_dtype": "float32"}
     plan = plan_dataset(config(tmp_path, {"audio_directory": "s", **flags}))
     assert plan.items[0].shape.channels == 64
-    (job,) = sound_jobs(plan, CacheSettings())
-    assert job.virtual == "float32"
+    assert plan.settings_of(plan.items[0]).audio_video_latent_dtype == "float32"
     (plain,) = plan_dataset(config(tmp_path, {"audio_directory": "s"})).items
     assert plain.shape.channels == 128
 

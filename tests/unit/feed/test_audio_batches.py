@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import wave
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ import torch
 from media import moving_square, write_captioned, write_image
 
 from ltx2_train.caching import cache_file as caches
-from ltx2_train.caching.build import record_failure, sound_settings
+from ltx2_train.caching.encode_sound import SoundLatents
+from ltx2_train.caching.notes import FAILED
+from ltx2_train.caching.recipe import Recipe
 from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
@@ -34,6 +37,11 @@ def sample(number, steps=0, kind="video", shape=(2, 2, 2), dataset=0, repeats=1)
     )
 
 
+def batched(samples, *rules):
+    """The samples with the rule of their dataset for batches of sound."""
+    return [replace(one, buckets=rules[one.dataset]) for one in samples]
+
+
 def silent_and_heard(silent, heard):
     return [sample(i, shape=(1, 2, 2)) for i in range(silent)] + [sample(silent + i, 8) for i in range(heard)]
 
@@ -46,8 +54,8 @@ def test_without_sound_the_order_is_the_one_runs_have_always_had():
     plain += [sample(i, shape=(1, 2, 2), dataset=1) for i in range(11, 15)]
     first = [(7, 5, 3), (5, 5, 1), (8, 2, 2), (6, 10, 2), (1, 7, 9), (10, 0, 8), (14, 13), (12, 11), (4, 4, 8)]
     eighth = [(6, 4, 2), (7, 1, 7), (12, 11), (13, 14), (5, 5, 3), (8, 10, 8), (2, 2, 4), (0, 8, 10), (5, 1, 9)]
-    for more in ((), ((SoundBuckets(), SoundBuckets(separate=True)), AudioSettings(), 4)):
-        order = BatchOrder(plain, (3, 2), 5, *more)
+    apart = batched(plain, SoundBuckets(), SoundBuckets(separate=True))
+    for order in (BatchOrder(plain, (3, 2), 5), BatchOrder(apart, (3, 2), 5, AudioSettings(), 4)):
         assert order.epoch(0) == first
         assert order.epoch(7) == eighth
 
@@ -77,14 +85,14 @@ def test_an_interval_below_one_latent_is_one_latent():
 
 def test_recordings_never_share_a_batch_with_anything_else_and_split_by_length():
     samples = [sample(0), sample(1, 8), sample(2, 8, "audio"), sample(3, 50, "audio"), sample(4, 60, "audio")]
-    batches = BatchOrder(samples, 8, 0, (SoundBuckets("pad", 1.0),)).epoch(0)
+    batches = BatchOrder(batched(samples, SoundBuckets("pad", 1.0)), 8, 0).epoch(0)
     assert sorted(map(sorted, batches)) == [[0, 1], [2], [3, 4]]
 
 
 def test_clips_with_sound_and_silent_ones_are_kept_apart_where_asked():
     samples = [sample(i, 8 * (i % 2)) for i in range(6)]
-    together = BatchOrder(samples, 6, 0, (SoundBuckets(),)).epoch(0)
-    apart = BatchOrder(samples, 6, 0, (SoundBuckets(separate=True),)).epoch(0)
+    together = BatchOrder(samples, 6, 0).epoch(0)
+    apart = BatchOrder(batched(samples, SoundBuckets(separate=True)), 6, 0).epoch(0)
     assert [len(batch) for batch in together] == [6]
     assert sorted(map(sorted, apart)) == [[0, 2, 4], [1, 3, 5]]
 
@@ -93,7 +101,7 @@ def test_clips_with_sound_and_silent_ones_are_kept_apart_where_asked():
 @pytest.mark.parametrize(("silent", "heard"), [(20, 11), (5, 26), (30, 1)])
 def test_moving_batches_neither_loses_nor_repeats_a_sample_and_is_a_function_of_the_epoch(options, silent, heard):
     samples = silent_and_heard(silent, heard)
-    make = lambda: BatchOrder(samples, 2, 3, (), AudioSettings(**options), 4)  # noqa: E731
+    make = lambda: BatchOrder(samples, 2, 3, AudioSettings(**options), 4)  # noqa: E731
     for epoch in range(4):
         batches = make().epoch(epoch)
         assert len(batches) == len(make())
@@ -109,7 +117,7 @@ def test_moving_batches_neither_loses_nor_repeats_a_sample_and_is_a_function_of_
 @pytest.mark.parametrize(("length", "heard", "accumulation", "wanted"), [(22, 9, 4, 1), (23, 14, 4, 2), (31, 20, 5, 3)])
 def test_every_step_gets_its_batches_with_sound_across_epochs_too(length, heard, accumulation, wanted):
     samples = silent_and_heard(length - heard, heard)
-    order = BatchOrder(samples, 1, 7, (), AudioSettings(min_batches=wanted), accumulation)
+    order = BatchOrder(samples, 1, 7, AudioSettings(min_batches=wanted), accumulation)
     walk = order.walk()
     carried = [order.with_sound(next(walk)[2]) for _ in range(4 * accumulation * length)]
     steps = [sum(carried[at : at + accumulation]) for at in range(0, len(carried), accumulation)]
@@ -120,7 +128,7 @@ def test_every_step_gets_its_batches_with_sound_across_epochs_too(length, heard,
 
 def test_where_sound_is_too_rare_the_first_steps_get_it_and_the_report_says_so():
     samples = silent_and_heard(18, 2)
-    order = BatchOrder(samples, 1, 0, (), AudioSettings(min_batches=1), 4)
+    order = BatchOrder(samples, 1, 0, AudioSettings(min_batches=1), 4)
     steps = [sum(map(order.with_sound, order.epoch(0)[at : at + 4])) for at in range(0, 20, 4)]
     assert steps == [1, 1, 0, 0, 0]
     assert "takes 5" in order.describe_sound()
@@ -130,7 +138,7 @@ def test_where_sound_is_too_rare_the_first_steps_get_it_and_the_report_says_so()
 def test_the_coin_brings_sound_to_the_front_as_often_as_it_says():
     samples = silent_and_heard(400, 400)
     for probability in (0.0, 0.3, 1.0):
-        order = BatchOrder(samples, 1, 0, (), AudioSettings(batch_probability=probability))
+        order = BatchOrder(samples, 1, 0, AudioSettings(batch_probability=probability))
         carried = [order.with_sound(batch) for batch in order.epoch(0)]
         assert sum(carried[:400]) / 400 == pytest.approx(probability, abs=0.08)
         assert sum(carried) == 400
@@ -138,9 +146,9 @@ def test_the_coin_brings_sound_to_the_front_as_often_as_it_says():
 
 def test_wishes_that_cannot_be_met_are_errors():
     with pytest.raises(ConfigError, match=r"min_batches is 3.*only 2.*train\.accumulation"):
-        BatchOrder(silent_and_heard(2, 2), 1, 0, (), AudioSettings(min_batches=3), 2)
+        BatchOrder(silent_and_heard(2, 2), 1, 0, AudioSettings(min_batches=3), 2)
     with pytest.raises(ConfigError, match="not one sample has sound"):
-        BatchOrder(silent_and_heard(2, 0), 1, 0, (), AudioSettings(min_batches=1), 2)
+        BatchOrder(silent_and_heard(2, 0), 1, 0, AudioSettings(min_batches=1), 2)
 
 
 def test_the_share_of_sound_is_told():
@@ -157,9 +165,6 @@ def test_the_share_of_sound_is_told():
 class Stored:
     """A training set whose latents hold the number of the sample."""
 
-    def __init__(self, samples, buckets):
-        self.samples, self.buckets = samples, buckets
-
     def load_latents(self, one):
         return torch.full((128, one.shape.frames, one.shape.height, one.shape.width), float(one.key))
 
@@ -170,7 +175,7 @@ class Stored:
 
 def test_shorter_sounds_are_filled_up_outside_the_mask():
     samples = [sample(0, 5, "audio"), sample(1, 9, "audio")]
-    batch = load_batch(Stored(samples, (SoundBuckets("pad"),)), samples)
+    batch = load_batch(Stored(), batched(samples, SoundBuckets("pad")))
     assert not batch.has_video
     assert batch.audio.shape == (2, 8, 9, 16)
     assert batch.audio.dtype == torch.float32
@@ -182,28 +187,28 @@ def test_shorter_sounds_are_filled_up_outside_the_mask():
 
 def test_truncated_sounds_have_one_length_and_no_padding():
     samples = [sample(0, 27, "audio"), sample(1, 40, "audio")]
-    batch = load_batch(Stored(samples, (SoundBuckets("truncate", 1.0),)), samples)
+    batch = load_batch(Stored(), batched(samples, SoundBuckets("truncate", 1.0)))
     assert batch.audio.shape == (2, 8, 25, 16)
     assert batch.audio_mask.all()
-    short = load_batch(Stored(samples, (SoundBuckets("truncate", 4.0),)), samples[:1])
+    short = load_batch(Stored(), batched(samples, SoundBuckets("truncate", 4.0))[:1])
     assert short.audio.shape == (1, 8, 27, 16)
 
 
 def test_the_sound_of_a_clip_is_never_cut_to_an_interval():
     samples = [sample(0, 27), sample(1, 28)]
-    batch = load_batch(Stored(samples, (SoundBuckets("truncate", 1.0),)), samples)
+    batch = load_batch(Stored(), batched(samples, SoundBuckets("truncate", 1.0)))
     assert batch.audio_mask.sum(dim=1).tolist() == [27, 28]
 
 
 def test_a_silent_clip_among_others_is_masked_and_silent_ones_have_no_sound():
     samples = [sample(0), sample(1, 8)]
-    batch = load_batch(Stored(samples, ()), samples)
+    batch = load_batch(Stored(), samples)
     assert batch.has_video
     assert batch.has_audio
     assert batch.latents.shape == (2, 128, 2, 2, 2)
     assert batch.audio_mask.sum(dim=1).tolist() == [0, 8]
     assert batch.audio[0].eq(0).all()
-    assert not load_batch(Stored(samples, ()), samples[:1]).has_audio
+    assert not load_batch(Stored(), samples[:1]).has_audio
 
 
 # --- samples from caches ---------------------------------------------------------------------------------------------
@@ -272,14 +277,14 @@ def build(config, ours=True, length=None, full_text=True, vae="audio vae"):
                 "format_version": caches.FORMAT_VERSION,
                 "checkpoint": vae,
                 "source": json.dumps(source_record(item.sound.path)),
-                "settings": json.dumps(sound_settings(plan, item, SETTINGS)),
+                "settings": json.dumps(SoundLatents(plan, Recipe(SETTINGS)).made_from(item)),
             }
         write_tensors(item.audio_path, tensors, metadata)
     return plan
 
 
-def opened(config, mode="av", **more):
-    return TrainingSet.open(config, mode=mode, audio_fingerprint="audio vae", **more)
+def opened(config, mode="av", settings=SETTINGS, **more):
+    return TrainingSet.open(config, Recipe(settings, mode, audio_vae="audio vae"), **more)
 
 
 def heard_events():
@@ -350,10 +355,31 @@ def test_buckets_of_the_run_count_where_a_dataset_does_not_say(config):
     assert found == (*(SoundBuckets("truncate", 1.0, True),) * 2, SoundBuckets("truncate", 4.0, True))
 
 
+def test_a_validation_sample_is_batched_as_its_own_dataset_says(tmp_path):
+    """Datasets are counted apart in both lists, and number 1 of validation may have no like in training."""
+    for name in ("heard", "first", "second"):
+        write_wave(tmp_path / name / "u.wav", 1.4, "someone sings")
+    entry = {"audio_bucket_strategy": "truncate", "audio_bucket_interval": 1}
+    table = {
+        "general": {"resolution": 64},
+        "datasets": [{"audio_directory": "heard", "cache_directory": "cache0"}],
+        "validation_datasets": [
+            {"audio_directory": "first", "cache_directory": "cache1", **entry},
+            {"audio_directory": "second", "cache_directory": "cache2", **entry},
+        ],
+    }
+    config = DatasetConfig.from_table(table, tmp_path)
+    build(config)
+    data = opened(config, "audio")
+    train, (first, second) = data.samples[0], data.validation
+    assert [load_batch(data, [one]).audio.shape[2] for one in (train, first, second)] == [35, 25, 25]
+    assert len(BatchOrder(data.validation, 1, 0)) == 2
+
+
 def test_images_clips_and_recordings_train_in_one_run_without_errors_of_shape(config):
     build(config)
     data = opened(config)
-    order = BatchOrder(data.samples, data.batch_sizes, 0, data.buckets)
+    order = BatchOrder(data.samples, data.batch_sizes, 0)
     with Batches(data, order, prefetch=0) as batches:
         epoch = [next(batches) for _ in range(len(order))]
     found = Counter((batch.has_video, batch.has_audio, len(batch.samples)) for batch in epoch)
@@ -379,7 +405,7 @@ def test_sound_that_failed_when_caching_makes_a_clip_silent_and_leaves_a_recordi
     plan = build(config)
     for item in (plan.items[0], plan.items[3]):
         item.audio_path.unlink()
-        record_failure(item, "cannot be decoded", item.audio_path.name, item.sound.path)
+        FAILED.put(item.source.folder, item.audio_path.name, "cannot be decoded", item.sound.path)
     events, messages = heard_events()
     data = opened(config, mode, events=events)
     warned = [text for level, text in messages if level == "warning" and "cannot be decoded" in text]
@@ -391,7 +417,7 @@ def test_sound_that_failed_when_caching_makes_a_clip_silent_and_leaves_a_recordi
 def test_stale_sound_is_an_error_with_the_reason(config, tmp_path):
     build(config)
     with pytest.raises(CacheError, match="another audio VAE"):
-        TrainingSet.open(config, mode="av", audio_fingerprint="other")
+        TrainingSet.open(config, Recipe(mode="av", audio_vae="other"))
     with pytest.raises(CacheError, match="audio_vae_dtype changed"):
         opened(config, settings=CacheSettings(audio_vae_dtype="bf16"))
     write_wave(tmp_path / "clips" / "a.wav", 1.1)

@@ -9,13 +9,14 @@ import pytest
 import torch
 from community_caches import community
 from fake_encoders import Connectors, CountingEncoder, PoolingVAE
+from fill_caches import encode_latents, encode_text
 from media import moving_square, tone, write_captioned, write_image, write_video
 from safetensors.torch import load_file, save_file
 
 from ltx2_train.caching.cache_file import CacheFile, Fingerprints
-from ltx2_train.caching.encode import encode_latents, encode_text
 from ltx2_train.caching.manifest import write_manifest
 from ltx2_train.caching.official import import_official
+from ltx2_train.caching.recipe import Recipe
 from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
@@ -26,6 +27,7 @@ from ltx2_train.models.text import TextFeatures
 from ltx2_train.shapes import LatentShape
 
 WEIGHTS = Fingerprints("ckpt", "gemma")
+RECIPE = Recipe(video_vae="vae", text=WEIGHTS)
 
 
 def build(config, **settings):
@@ -70,7 +72,7 @@ def alike(one, two):
 
 def test_a_manifest_trains_elsewhere_without_the_media(made, tmp_path):
     manifest = write_manifest(made, made.config.datasets[0].caches / "dataset_manifest.json", "dataset.toml")
-    before = TrainingSet.open(made.config, "vae", WEIGHTS)
+    before = TrainingSet.open(made.config, RECIPE)
     text = manifest.read_text()
     assert str(tmp_path) not in text
     assert "clips" not in text
@@ -79,14 +81,17 @@ def test_a_manifest_trains_elsewhere_without_the_media(made, tmp_path):
         shutil.move(tmp_path / "data" / name, tmp_path / "moved" / name)
     shutil.rmtree(tmp_path / "data")
     config = DatasetConfig.read(tmp_path / "moved" / "cache" / manifest.name)
-    after = TrainingSet.open(config, "vae", WEIGHTS)
+    after = TrainingSet.open(config, RECIPE)
     assert len(after.samples) == 7
     assert alike(before.samples, after.samples)
     assert after.load_reference(after.samples[0]).shape == (128, 1, 2, 2)
     assert dataset_captions(config) == ["a clip", "another", "a picture"]
-    for weights, reason in ((("other", WEIGHTS), "another VAE"), (("vae", Fingerprints("x", "gemma")), "checkpoint")):
+    for recipe, reason in (
+        (Recipe(video_vae="other", text=WEIGHTS), "another VAE"),
+        (Recipe(video_vae="vae", text=Fingerprints("x", "gemma")), "checkpoint"),
+    ):
         with pytest.raises(CacheError, match=reason) as caught:
-            TrainingSet.open(config, *weights)
+            TrainingSet.open(config, recipe)
         assert "from their caches alone" in str(caught.value)
 
 
@@ -101,7 +106,7 @@ def test_cache_only_takes_what_has_text_and_names_the_rest(made, capsys):
     folder = made.config.datasets[0].caches
     (folder / "my_b_ltx2_te_compact.safetensors").unlink()
     config = DatasetConfig.from_table({"datasets": [{"cache_only": True, "cache_directory": str(folder)}]}, folder)
-    data = TrainingSet.open(config, "vae", WEIGHTS)
+    data = TrainingSet.open(config, RECIPE)
     assert {sample.caption for sample in data.samples} == {"a clip"}
     assert len(data.samples) == 4
     empty = DatasetConfig.from_table({"datasets": [{"cache_only": True, "cache_directory": "none"}]}, folder)
@@ -169,7 +174,7 @@ def test_caches_of_the_community_trainer_are_a_dataset(tmp_path, dtype, token, s
     video, sound = community(tmp_path / "cache", dtype, token, short)
     table = {"datasets": [{"cache_only": True, "cache_directory": "cache", "target_fps": 24}]}
     config = DatasetConfig.from_table(table, tmp_path)
-    data = TrainingSet.open(config, mode="av")
+    data = TrainingSet.open(config, Recipe(mode="av"))
     clip, picture, voice = data.samples
     assert (clip.caption, clip.shape, clip.fps, clip.kind) == (
         "caption of my_clip",
@@ -185,8 +190,8 @@ def test_caches_of_the_community_trainer_are_a_dataset(tmp_path, dtype, token, s
     assert isinstance(text, FullText)
     assert torch.equal(text.video_context, video)
     assert torch.equal(text.audio_context, sound)
-    assert len(TrainingSet.open(config, mode="video").samples) == 2
-    assert len(TrainingSet.open(config, mode="audio").samples) == 2
+    assert len(TrainingSet.open(config, Recipe(mode="video")).samples) == 2
+    assert len(TrainingSet.open(config, Recipe(mode="audio")).samples) == 2
 
 
 @pytest.mark.parametrize("width", [(4096, 2048), (3840, 3840)])
@@ -263,7 +268,7 @@ def test_the_official_trainers_folder_is_imported_and_trained_on(tmp_path):
     report = import_official(tmp_path / "root")
     assert report.samples == 2
     assert [skip.path.name for skip in report.skipped] == ["lonely.pt"]
-    data = TrainingSet.open(config, mode="av")
+    data = TrainingSet.open(config, Recipe(mode="av"))
     old, new = sorted(data.samples, key=lambda sample: sample.key)
     assert (new.fps, new.shape, new.audio_steps) == (24.0, LatentShape(2, 3, 4), 10)
     text = data.load_text(new)

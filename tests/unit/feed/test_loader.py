@@ -5,10 +5,11 @@ import time
 
 import pytest
 import torch
+from fill_caches import encode_latents, encode_text
 from media import moving_square, write_captioned, write_image
 
 from ltx2_train.caching.cache_file import Fingerprints
-from ltx2_train.caching.encode import encode_latents, encode_text
+from ltx2_train.caching.recipe import Recipe
 from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
@@ -47,6 +48,7 @@ class Connectors(torch.nn.Linear):
 
 
 WEIGHTS = Fingerprints("ckpt", "gemma")
+RECIPE = Recipe(video_vae="vae", text=WEIGHTS)
 
 
 @pytest.fixture
@@ -82,7 +84,7 @@ def build(config, settings=None):
 
 def test_samples_carry_what_training_needs(config):
     build(config)
-    data = TrainingSet.open(config, "vae", WEIGHTS)
+    data = TrainingSet.open(config, RECIPE)
     assert [sample.caption for sample in data.samples] == ["clip a", "clip b", "clip c", "a picture"]
     clip, picture = data.samples[0], data.samples[3]
     assert clip.shape == LatentShape(2, 2, 2)
@@ -101,7 +103,7 @@ def test_samples_carry_what_training_needs(config):
 
 def test_full_text_is_read_whatever_form_is_set(config):
     build(config, CacheSettings(text_form="full"))
-    data = TrainingSet.open(config, "vae", WEIGHTS, CacheSettings())
+    data = TrainingSet.open(config, RECIPE)
     text = data.load_text(data.samples[0])
     assert isinstance(text, FullText)
     assert text.mask.tolist() == [1, 1, 1]
@@ -110,25 +112,24 @@ def test_full_text_is_read_whatever_form_is_set(config):
 
 def test_missing_caches_are_an_error_that_names_the_command(config):
     with pytest.raises(CacheError, match="ltx2-train cache build") as caught:
-        TrainingSet.open(config, "vae", WEIGHTS)
+        TrainingSet.open(config, RECIPE)
     assert "missing" in str(caught.value)
     assert "Prepare Dataset" in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "reason"),
+    ("recipe", "reason"),
     [
-        (("other", WEIGHTS), "another VAE"),
-        (("vae", Fingerprints("other", "gemma")), "another checkpoint"),
-        (("vae", "other"), "another checkpoint"),
-        (("vae", Fingerprints("ckpt", "other")), "another text encoder"),
-        (("vae", WEIGHTS, CacheSettings(vae_dtype="fp32")), "vae_dtype changed (bf16 -> fp32)"),
+        (Recipe(video_vae="other", text=WEIGHTS), "another VAE"),
+        (Recipe(video_vae="vae", text=Fingerprints("other", "gemma")), "another checkpoint"),
+        (Recipe(video_vae="vae", text=Fingerprints("ckpt", "other")), "another text encoder"),
+        (Recipe(CacheSettings(vae_dtype="fp32"), video_vae="vae", text=WEIGHTS), "vae_dtype changed (bf16 -> fp32)"),
     ],
 )
-def test_stale_caches_are_an_error_with_the_reason(config, arguments, reason):
+def test_stale_caches_are_an_error_with_the_reason(config, recipe, reason):
     build(config)
     with pytest.raises(CacheError) as caught:
-        TrainingSet.open(config, *arguments)
+        TrainingSet.open(config, recipe)
     assert reason in str(caught.value)
     assert "ltx2-train cache build" in str(caught.value)
 
@@ -143,31 +144,31 @@ def test_a_changed_source_is_an_error(config, tmp_path):
     write_image(tmp_path / "pics" / "p.png", 80, 60, caption="a picture")
     (tmp_path / "pics" / "p.png").write_bytes((tmp_path / "pics" / "p.png").read_bytes() + b"x")
     with pytest.raises(CacheError, match=r"p\.png changed"):
-        TrainingSet.open(config, "vae", WEIGHTS)
+        TrainingSet.open(config, RECIPE)
 
 
 def test_a_changed_caption_is_an_error(config, tmp_path):
     build(config)
     (tmp_path / "clips" / "a.txt").write_text("new words")
     with pytest.raises(CacheError, match="caption"):
-        TrainingSet.open(config, "vae", WEIGHTS)
+        TrainingSet.open(config, RECIPE)
 
 
 def test_damaged_caches_are_named_when_opened_and_when_read(config):
     plan = build(config)
-    data = TrainingSet.open(config, "vae", WEIGHTS)
+    data = TrainingSet.open(config, RECIPE)
     path = plan.items[0].latent_path
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(CacheError, match=path.name) as caught:
         data.load_latents(data.samples[0])
     assert "ltx2-train cache build" in str(caught.value)
     with pytest.raises(CacheError, match="damaged"):
-        TrainingSet.open(config, "vae", WEIGHTS)
+        TrainingSet.open(config, RECIPE)
 
 
 def test_numbers_that_are_not_finite_are_found(config):
     plan = build(config)
-    data = TrainingSet.open(config, "vae", WEIGHTS)
+    data = TrainingSet.open(config, RECIPE)
     write_tensors(plan.items[0].latent_path, {"latents_2x2x2_bfloat16": torch.full((128, 2, 2, 2), float("nan"))})
     with pytest.raises(CacheError, match="not finite"):
         data.load_latents(data.samples[0])
@@ -188,7 +189,7 @@ def test_files_that_failed_when_caching_are_left_out_with_a_warning(config, monk
     messages = []
     events = Events()
     events.message = lambda text, level="info": messages.append((level, text))
-    data = TrainingSet.open(config, "vae", WEIGHTS, events=events)
+    data = TrainingSet.open(config, RECIPE, events=events)
     assert "clip b" not in [sample.caption for sample in data.samples]
     assert any(level == "warning" and "b.mp4" in text and "broken" in text for level, text in messages)
 
@@ -210,7 +211,7 @@ def test_caches_of_the_community_trainer_are_read(config, token):
     messages = []
     events = Events()
     events.message = lambda text, level="info": messages.append(text)
-    data = TrainingSet.open(config, "vae", WEIGHTS, events=events)
+    data = TrainingSet.open(config, RECIPE, events=events)
     assert any("another program" in text for text in messages)
     assert data.load_latents(data.samples[0]).shape == (128, 2, 2, 2)
     text = data.load_text(data.samples[0])
@@ -222,7 +223,7 @@ def test_foreign_latents_of_another_size_are_stale(config):
     plan = build(config)
     write_tensors(plan.items[0].latent_path, {"latents_3x2x2_bf16": torch.ones(128, 3, 2, 2)})
     with pytest.raises(CacheError, match="3x2x2, 2x2x2 are needed"):
-        TrainingSet.open(config, "vae", WEIGHTS)
+        TrainingSet.open(config, RECIPE)
 
 
 def test_a_file_without_text_is_refused(tmp_path):
@@ -241,7 +242,7 @@ def test_validation_samples_are_apart(tmp_path):
     }
     config = DatasetConfig.from_table(table, tmp_path)
     build(config)
-    data = TrainingSet.open(config, "vae", WEIGHTS)
+    data = TrainingSet.open(config, RECIPE)
     assert [sample.caption for sample in data.samples] == ["train"]
     assert [sample.caption for sample in data.validation] == ["validate"]
 
@@ -296,7 +297,7 @@ def test_a_walk_continues_where_it_is_told(mixed):
 @pytest.mark.parametrize("prefetch", [0, 1, 3])
 def test_batches_are_read_in_order_and_resume(config, prefetch):
     build(config)
-    data = TrainingSet.open(config, "vae", WEIGHTS)
+    data = TrainingSet.open(config, RECIPE)
     order = BatchOrder(data.samples, data.batch_sizes, seed=0)
     with Batches(data, order, prefetch=prefetch) as batches:
         first = [next(batches) for _ in range(6)]
@@ -313,7 +314,7 @@ def test_batches_are_read_in_order_and_resume(config, prefetch):
 
 def test_reading_ahead_is_bounded_and_its_thread_ends(config, monkeypatch):
     build(config)
-    data = TrainingSet.open(config, "vae", WEIGHTS)
+    data = TrainingSet.open(config, RECIPE)
     reads = []
     real = TrainingSet.load_latents
     monkeypatch.setattr(TrainingSet, "load_latents", lambda self, one: reads.append(one.key) or real(self, one))
@@ -329,7 +330,7 @@ def test_reading_ahead_is_bounded_and_its_thread_ends(config, monkeypatch):
 
 def test_an_error_of_the_thread_reaches_the_caller(config):
     plan = build(config)
-    data = TrainingSet.open(config, "vae", WEIGHTS)
+    data = TrainingSet.open(config, RECIPE)
     for item in plan.items:
         item.latent_path.unlink()
     order = BatchOrder(data.samples, 1, seed=0)

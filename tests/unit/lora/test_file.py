@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ltx2_train.errors import CheckpointError, ConfigError
-from ltx2_train.lora.file import load_lora_state, verify_saved
+from ltx2_train.lora.file import load_lora_header, load_lora_state, verify_saved
 from ltx2_train.lora.inject import LoraSettings
 from ltx2_train.lora.save import save_lora
 from ltx2_train.settings import Settings
@@ -74,6 +74,8 @@ def test_another_alpha_here_gives_the_same_change_of_the_model(make_set, tmp_pat
         "lora_unet_model_{flat}.lora_down.weight",
         "transformer.{dotted}.lora_down.weight",
         "base_model.model.{dotted}.lora_down.weight",
+        "transformer.base_model.model.diffusion_model.{dotted}.lora_down.weight",
+        "base_model.model.transformer.{dotted}.lora_down.my_style.weight",
     ],
 )
 def test_down_up_and_alpha_keys_are_read_in_every_spelling(make_set, tmp_path, spelling):
@@ -83,7 +85,7 @@ def test_down_up_and_alpha_keys_are_read_in_every_spelling(make_set, tmp_path, s
         key = spelling.format(dotted=path, flat=path.replace(".", "_"))
         tensors[key] = layer.lora_A.detach().clone()
         tensors[key.replace("down", "up")] = layer.lora_B.detach().clone()
-        tensors[key.replace("lora_down.weight", "alpha")] = torch.tensor(2.0)
+        tensors[key[: key.index(".lora_down")] + ".alpha"] = torch.tensor(2.0)
     save_file(tensors, tmp_path / "x.safetensors")
     again = make_set(trained=False, rank=4, alpha=8)
     again.load(load_lora_state(tmp_path / "x.safetensors"))
@@ -97,7 +99,37 @@ def test_another_rank_is_refused_with_both_ranks(make_set, tmp_path):
         make_set(rank=8).load(load_lora_state(tmp_path / "x.safetensors"))
 
 
-def test_a_video_lora_starts_an_audio_video_run(make_set, make_model, tmp_path, caplog):
+def ranked(make_set, path, ranks=(2, 4)):
+    """A LoRA whose layers take turns in having one of `ranks`, at `path`; and the changes it stands for."""
+    loras = make_set(rank=max(ranks))
+    tensors, changes = {}, {}
+    for number, (name, layer) in enumerate(loras.layers.items()):
+        rank = ranks[number % len(ranks)]
+        a, b = layer.lora_A.detach()[:rank].clone(), layer.lora_B.detach()[:, :rank].clone()
+        tensors |= {f"diffusion_model.{name}.lora_A.weight": a, f"diffusion_model.{name}.lora_B.weight": b}
+        changes[name] = b @ a
+    save_file(tensors, path)
+    return changes
+
+
+@pytest.mark.parametrize("rank", [4, 7])
+def test_a_lora_with_a_rank_per_layer_is_filled_up(make_set, tmp_path, rank):
+    changes = ranked(make_set, tmp_path / "x.safetensors")
+    again = make_set(trained=False, seed=5, rank=rank)
+    again.load(load_lora_state(tmp_path / "x.safetensors"))
+    assert close(changes, deltas(again), 1e-5)
+    for layer in again.layers.values():  # what is added can learn: A is not zero there, only B
+        assert layer.lora_A.abs().sum(dim=1).min() > 0
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_a_lora_with_a_rank_per_layer_that_does_not_fit_names_the_one_rank_that_does(make_set, tmp_path, rank):
+    ranked(make_set, tmp_path / "x.safetensors")
+    with pytest.raises(ConfigError, match=f"ranks from 2 to 4, but lora.rank is {rank}. Set lora.rank to 4: "):
+        make_set(rank=rank).load(load_lora_state(tmp_path / "x.safetensors"))
+
+
+def test_a_video_lora_starts_an_audio_video_run(make_set, make_model, tmp_path):
     video = make_set(model=make_model(mode="video"))
     save_lora(tmp_path / "x.safetensors", video, ABOUT, "fp32")
     both = make_set(trained=False)
@@ -105,7 +137,6 @@ def test_a_video_lora_starts_an_audio_video_run(make_set, make_model, tmp_path, 
     assert set(result.filled) == set(video.layers)
     assert result.untouched
     assert all("audio" in path for path in result.untouched)
-    assert "not in the file" in caplog.text
 
 
 def test_a_lora_without_a_common_layer_is_refused(make_set, tmp_path):
@@ -130,6 +161,98 @@ def test_more_or_less_than_a_plain_lora_is_no_start(make_set, tmp_path, ending):
     save_file({**load_file(tmp_path / "x.safetensors"), **extra}, tmp_path / "y.safetensors")
     with pytest.raises(ConfigError, match="not a plain LoRA.*to_gate_logits"):
         make_set().load(load_lora_state(tmp_path / "y.safetensors"))
+
+
+SCALES = {"r": 4, "lora_alpha": 16, "rank_pattern": {}, "alpha_pattern": {r"attn2\.to_q": 2, "1.ff.net.2": 8}}
+
+
+@pytest.mark.parametrize("place", ["prefixed", "nested", "bare", "peft"])
+@pytest.mark.parametrize("rslora", [False, True])
+def test_the_alpha_of_peft_scales(make_set, tmp_path, place, rslora):
+    loras, path = make_set(rank=4, target="v2v"), tmp_path / "adapter_model.safetensors"
+    values = SCALES | {"use_rslora": rslora}
+    table = {
+        "prefixed": {f"transformer.{name}": value for name, value in values.items()} | {"text_encoder.r": 9},
+        "nested": {"transformer": values},
+    }.get(place, values)
+    tensors = {}
+    for name, layer in loras.layers.items():
+        tensors[f"transformer.{name}.lora_A.weight"] = layer.lora_A.detach().clone()
+        tensors[f"transformer.{name}.lora_B.weight"] = layer.lora_B.detach().clone()
+    if place == "peft":
+        (tmp_path / "adapter_config.json").write_text(json.dumps(table))
+    save_file(tensors, path, None if place == "peft" else {"lora_adapter_metadata": json.dumps(table)})
+    file = load_lora_state(path)
+    alphas = {name: 2 if ".attn2.to_q" in name else 8 if name.endswith("1.ff.net.2") else 16 for name in loras.layers}
+    assert {name: file.entries[name].alpha for name in alphas} == alphas
+    again = make_set(trained=False, rank=4, target="v2v")
+    again.load(file)
+    divisor = 2 if rslora else 4
+    expected = {name: delta * alphas[name] / divisor for name, delta in deltas(loras).items()}
+    assert close(expected, deltas(again), 1e-5)
+
+
+def test_an_alpha_key_counts_before_the_metadata(tmp_path):
+    tensors = {
+        "transformer.x.lora_A.weight": torch.ones(2, 3),
+        "transformer.x.lora_B.weight": torch.ones(4, 2),
+        "transformer.x.alpha": torch.tensor(1.0),
+    }
+    table = {"transformer.r": 2, "transformer.lora_alpha": 8}
+    save_file(tensors, tmp_path / "x.safetensors", {"lora_adapter_metadata": json.dumps(table)})
+    assert load_lora_state(tmp_path / "x.safetensors").entries["x"].scale == 0.5
+
+
+def test_a_scale_that_is_not_certain_is_refused(make_set, tmp_path):
+    save_lora(tmp_path / "x.safetensors", make_set(rank=3), ABOUT)
+    tensors = load_file(tmp_path / "x.safetensors")
+    for name, text in (("rank", json.dumps({"r": 8, "lora_alpha": 8})), ("depth", "[" * 9999)):
+        save_file(tensors, tmp_path / f"{name}.safetensors", {"lora_adapter_metadata": text})
+    with pytest.raises(ConfigError, match="has rank 8 and alpha 8, but its weights have rank 3, so its scale"):
+        make_set(rank=3).load(load_lora_state(tmp_path / "rank.safetensors"))
+    with pytest.raises(CheckpointError, match="lora_adapter_metadata of depth.safetensors cannot be read, so"):
+        load_lora_state(tmp_path / "depth.safetensors")
+
+
+@pytest.mark.parametrize(
+    "second", ["transformer.{}", "lora_unet_{}", "diffusion_model.{}.lora_A.other", "diffusion_model.{}.lora_A.default"]
+)
+def test_a_layer_that_stands_twice_is_refused(make_set, tmp_path, second):
+    loras = make_set()
+    save_lora(tmp_path / "x.safetensors", loras, ABOUT)
+    tensors = load_file(tmp_path / "x.safetensors")
+    name = next(iter(loras.layers))
+    spelled = second.format(name.replace(".", "_") if "unet" in second else name)
+    for half in "AB":
+        key = f"{spelled}.lora_A".replace(".lora_A.lora_A", ".lora_A") if spelled.count("lora_A") == 0 else spelled
+        tensors[f"{key}.weight".replace("lora_A", f"lora_{half}")] = torch.ones(3, 3)
+    save_file(tensors, tmp_path / "y.safetensors")
+    with pytest.raises((CheckpointError, ConfigError), match=f"holds the layer {name} twice"):
+        make_set().load(load_lora_state(tmp_path / "y.safetensors"))
+
+
+def test_quantized_loras_are_refused(tmp_path):
+    tensors = {
+        "diffusion_model.x.lora_A.weight": torch.ones(2, 3, dtype=torch.int8),
+        "diffusion_model.x.lora_B.weight": torch.ones(4, 2, dtype=torch.int8),
+    }
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="stores x as I8. Quantized LoRAs"):
+        load_lora_state(tmp_path / "x.safetensors")
+
+
+def test_the_header_alone_has_shapes_and_alphas(make_set, tmp_path):
+    save_lora(tmp_path / "x.safetensors", make_set(rank=3), ABOUT)
+    tensors = load_file(tmp_path / "x.safetensors")
+    name = next(iter(tensors)).rpartition(".lora_")[0]
+    save_file(tensors | {f"{name}.alpha": torch.tensor(6.0)}, tmp_path / "y.safetensors")
+    header, whole = load_lora_header(tmp_path / "y.safetensors"), load_lora_state(tmp_path / "y.safetensors")
+    for path, entry in header.entries.items():
+        assert entry.down.is_meta
+        assert (entry.size, entry.rank, entry.scale) == tuple(
+            getattr(whole.entries[path], what) for what in ("size", "rank", "scale")
+        )
+    assert 2.0 in {entry.scale for entry in header.entries.values()}
 
 
 def test_metadata_is_strings_without_any_path(make_set, tmp_path):

@@ -6,6 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ltx2_train.errors import CheckpointError
+from ltx2_train.lora.file import load_lora_state
 from ltx2_train.lora.report import inspect_lora
 from ltx2_train.lora.save import save_lora
 
@@ -38,6 +40,63 @@ def test_flat_names_are_counted_by_branch_and_flagged_where_comfyui_ignores_them
     assert report.branches == {"a2v": 1}
     assert report.norms["a2v"] == pytest.approx(0.5 * torch.full((4, 3), 2.0).norm().item())
     assert any("ComfyUI does not load it" in problem for problem in report.problems)
+
+
+AT = "diffusion_model.transformer_blocks.{}.audio_attn1.to_q."
+OTHER_KINDS = {
+    "LoKr": ("lokr_w1", "lokr_w2_a", "lokr_w2_b"),
+    "LoHa": ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
+    "OFT": ("oft_blocks",),
+    "full weights": ("diff",),
+    "GLoRA": ("a1.weight", "a2.weight", "b1.weight", "b2.weight"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_other_kinds_are_described(tmp_path, kind):
+    tensors = {AT.format(block) + ending: torch.ones(4, 4) for block in range(3) for ending in OTHER_KINDS[kind]}
+    tensors[AT.format(0) + "alpha"] = torch.tensor(2.0)
+    save_file(tensors, tmp_path / "x.safetensors", {"ss_ltx_version": "2.3", "ss_sd_model_name": "ltx.safetensors"})
+    report = inspect_lora(tmp_path / "x.safetensors")
+    assert report.kind == kind
+    assert (report.branches, report.norms, report.ranks) == ({"audio": 3}, {}, [])
+    assert report.text().startswith(f"x.safetensors: {kind}, 3 layers, 0.0 MB, float32\n")
+    assert "ltx.safetensors (LTX 2.3)" in report.text()
+    assert any("can neither be drawn with nor started from" in problem for problem in report.problems)
+    with pytest.raises(CheckpointError, match=rf"x.safetensors is no plain LoRA but {kind} \(3 layers\)"):
+        load_lora_state(tmp_path / "x.safetensors")
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_dora_is_described_with_its_lora(tmp_path):
+    at = "base_model.model.transformer_blocks.0.attn1.to_q."
+    tensors = {f"{at}lora_A.weight": torch.ones(2, 3), f"{at}lora_B.weight": torch.ones(4, 2)}
+    save_file(tensors | {f"{at}lora_magnitude_vector.default.weight": torch.ones(4)}, tmp_path / "x.safetensors")
+    report = inspect_lora(tmp_path / "x.safetensors")
+    assert (report.kind, report.ranks, report.branches) == ("DoRA", [2], {"video": 1})
+    assert report.text().startswith("x.safetensors: DoRA, rank 2, 1 layers")
+
+
+def test_a_lora_of_another_model_is_called_so(tmp_path):
+    at = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_{}.weight"
+    save_file({at.format("A"): torch.ones(2, 3), at.format("B"): torch.ones(4, 2)}, tmp_path / "x.safetensors")
+    report = inspect_lora(tmp_path / "x.safetensors")
+    assert report.problems == ["It changes a text encoder, not the transformer of LTX-2."]
+
+
+def test_the_scale_of_the_metadata_counts_in_the_norm(tmp_path):
+    tensors = {
+        "transformer.transformer_blocks.0.attn1.to_q.lora_A.weight": torch.ones(4, 3),
+        "transformer.transformer_blocks.0.attn1.to_q.lora_B.weight": torch.ones(5, 4),
+    }
+    table = {"transformer.r": 4, "transformer.lora_alpha": 16}
+    save_file(tensors, tmp_path / "x.safetensors", {"lora_adapter_metadata": json.dumps(table)})
+    report = inspect_lora(tmp_path / "x.safetensors")
+    assert report.norms["video"] == pytest.approx(4 * torch.full((5, 3), 4.0).norm().item())
+    assert report.alpha == 16
+    table["transformer.r"] = 8
+    save_file(tensors, tmp_path / "y.safetensors", {"lora_adapter_metadata": json.dumps(table)})
+    assert any("its scale is not known" in problem for problem in inspect_lora(tmp_path / "y.safetensors").problems)
 
 
 def test_faults_are_named(tmp_path):

@@ -7,17 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ltx2_train.errors import CheckpointError, Stopped
+from ltx2_train.errors import CheckpointError, OutOfMemory, Stopped
 from ltx2_train.weights import keys
-from ltx2_train.weights import load as loading
 from ltx2_train.weights.load import (
     load_audio_vae,
     load_connectors,
     load_transformer,
     load_video_vae,
     load_vocoder,
-    materialise,
 )
+from ltx2_train.weights.materialise import Arrival, Origin, materialise
 from ltx2_train.weights.probe import probe
 from ltx2_train.weights.reader import TensorFile
 
@@ -54,7 +53,7 @@ def test_every_tensor_arrives_frozen_in_eval_mode_and_in_its_dtype(toy):
     path, tensors = toy
     module = meta()
     with TensorFile(path) as file:
-        materialise(module, file, "p.", "toy", torch.bfloat16)
+        materialise(module, Origin(file, "p.", "toy"), Arrival(torch.bfloat16))
     assert not module.training
     for name, parameter in module.named_parameters():
         assert not parameter.requires_grad
@@ -66,7 +65,9 @@ def test_progress_counts_bytes_and_may_stop(toy):
     path, tensors = toy
     seen = []
     with TensorFile(path) as file:
-        materialise(meta(), file, "p.", "toy", torch.float32, on_progress=lambda *now: seen.append(now))
+        materialise(
+            meta(), Origin(file, "p.", "toy"), Arrival(torch.float32, on_progress=lambda *now: seen.append(now))
+        )
         assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
         assert seen[-1][0] == seen[-1][1] == sum(tensor.nbytes for tensor in tensors.values())
 
@@ -75,7 +76,7 @@ def test_progress_counts_bytes_and_may_stop(toy):
 
         before = file.bytes_read
         with pytest.raises(Stopped):
-            materialise(meta(), file, "p.", "toy", torch.float32, on_progress=stop)
+            materialise(meta(), Origin(file, "p.", "toy"), Arrival(torch.float32, on_progress=stop))
         assert file.bytes_read - before < seen[-1][1] / 2
 
 
@@ -89,7 +90,7 @@ def test_a_linear_is_offered_once_it_is_complete_and_may_be_replaced(toy):
         return torch.nn.Identity() if name == "body.1" else None
 
     with TensorFile(path) as file:
-        materialise(module, file, "p.", "toy", torch.float32, on_linear=replace)
+        materialise(module, Origin(file, "p.", "toy"), Arrival(torch.float32, on_linear=replace))
     assert sorted(offered) == ["body.0", "body.1"]
     assert isinstance(module.body[1], torch.nn.Identity)
     assert torch.equal(module.body[0].weight, tensors["p.body.0.weight"])
@@ -106,7 +107,7 @@ def test_fp8_weights_are_multiplied_by_their_scale(tmp_path, rows, ending):
     save_file(tensors, tmp_path / "f.safetensors")
     module = meta()
     with TensorFile(tmp_path / "f.safetensors") as file:
-        materialise(module, file, "p.", "toy", torch.float32)
+        materialise(module, Origin(file, "p.", "toy"), Arrival(torch.float32))
     assert torch.allclose(module.body[0].weight, weight, atol=float(weight.abs().max()) * 0.07)
     assert torch.equal(module.body[0].weight, packed.float() * (scale[:, None] if rows else scale))
 
@@ -116,7 +117,7 @@ def test_block_scales_are_refused(tmp_path):
     tensors |= {"p.body.0.weight": torch.zeros(6, 4).to(torch.float8_e4m3fn), "p.body.0.weight_scale": torch.ones(3)}
     save_file(tensors, tmp_path / "f.safetensors")
     with TensorFile(tmp_path / "f.safetensors") as file, pytest.raises(CheckpointError, match="3 scales for 6 rows"):
-        materialise(meta(), file, "p.", "toy", torch.float32)
+        materialise(meta(), Origin(file, "p.", "toy"), Arrival(torch.float32))
 
 
 def test_an_fp8_checkpoint_becomes_the_model_it_was_made_from(contents, tiny, tmp_path):
@@ -142,7 +143,7 @@ def test_missing_extra_and_misshapen_tensors_are_listed(toy, tmp_path):
     tensors |= {f"p.more.{index}": torch.zeros(1) for index in range(12)}
     save_file(tensors, tmp_path / "bad.safetensors")
     with TensorFile(tmp_path / "bad.safetensors") as file, pytest.raises(CheckpointError) as caught:
-        materialise(meta(), file, "p.", "toy", torch.float32)
+        materialise(meta(), Origin(file, "p.", "toy"), Arrival(torch.float32))
     text = str(caught.value)
     assert "1 missing: scale" in text
     assert "table is [7], expected [5]" in text
@@ -250,15 +251,15 @@ def test_out_of_memory_says_how_far_it_came(toy, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("full")
 
-    monkeypatch.setattr(loading, "_arrive", full)
-    with TensorFile(toy[0]) as file, pytest.raises(loading.OutOfMemory, match="while the toy was loaded"):
-        materialise(meta(), file, "p.", "toy", torch.float32)
+    monkeypatch.setattr(TensorFile, "read", full)
+    with TensorFile(toy[0]) as file, pytest.raises(OutOfMemory, match="while the toy was loaded"):
+        materialise(meta(), Origin(file, "p.", "toy"), Arrival(torch.float32))
 
 
 PEAK = """
 import sys, torch
 sys.path.insert(0, sys.argv[2])
-from ltx2_train.weights.load import materialise
+from ltx2_train.weights.materialise import Arrival, Origin, materialise
 from ltx2_train.weights.probe import probe
 from ltx2_train.weights.reader import TensorFile
 
@@ -269,7 +270,7 @@ with torch.device("meta"):
     module = torch.nn.Sequential(*[torch.nn.Linear(1024, 2048, bias=False) for _ in range(40)])
 with TensorFile(sys.argv[1]) as file:
     before = resident("VmRSS")
-    materialise(module, file, "", "toy", torch.float32)
+    materialise(module, Origin(file, "", "toy"), Arrival(torch.float32))
 print((resident("VmHWM") - before) / sum(p.nbytes for p in module.parameters()))
 """
 

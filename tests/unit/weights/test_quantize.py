@@ -11,7 +11,7 @@ from ltx2_train.errors import CheckpointError, ConfigError
 from ltx2_train.quant.base import QuantLinear
 from ltx2_train.quant.formats import FORMATS, quantize_linear
 from ltx2_train.quant.settings import QuantSettings
-from ltx2_train.weights import load as loading
+from ltx2_train.weights import materialise as loading
 from ltx2_train.weights.load import load_transformer
 from ltx2_train.weights.quantize import check_quant, eligible, quantizer
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import types
 
 import media
 import numpy as np
 import pytest
 
 from ltx2_train.cli import main
+from ltx2_train.dataset.dataset_file import DatasetConfig
+from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import ConfigError, DataError
 from ltx2_train.events import Events
 from ltx2_train.workshop.check import check_dataset
 from ltx2_train.workshop.check_rules import names_speaker, size_finding, speaks
+from ltx2_train.workshop.sheet import contact_sheets
 
 GENERAL = "[general]\nresolution = [96, 64]\ntarget_frames = [9, 17]\n"
 
@@ -315,3 +319,49 @@ def test_progress_and_counts_speak_of_what_they_mean(good):
     assert [name for name in stages if name.startswith("read")] == ["read datasets[0]", "read datasets[1]"]
     whole = sum(finding.path is None for finding in report.findings)
     assert f", {whole} on the whole, " in report.text().splitlines()[0]
+
+
+class Stages(Events):
+    def __init__(self):
+        self.stages, self.done = [], []
+
+    def stage(self, name, total=None):
+        self.stages.append((name, total))
+
+    def progress(self, done, total, text=""):
+        self.done.append((done, total))
+
+
+def test_pictures_that_begin_alike_are_found_among_many_of_one_brightness():
+    from ltx2_train.workshop.check_rules import _look_alikes
+
+    rng = np.random.default_rng(0)
+    frames = [rng.permutation(np.arange(768) % 200).reshape(16, 16, 3).astype(np.float32) for _ in range(1200)]
+    frames[1100], frames[1101] = frames[700] + 1, frames[701] + 2  # the latter is another picture
+    frames[3] = frames[5] = np.full((16, 16, 3), 99.5, np.float32)
+    heard = Stages()
+    facts = [("datasets[0]", types.SimpleNamespace(path=k, first_frame=frame)) for k, frame in enumerate(frames)]
+    assert [(fact.path, other) for _, fact, other in _look_alikes(facts, heard)] == [(1100, 700)]
+    assert heard.stages == [("compare first frames", 1198)]
+    assert heard.done[-1] == (1198, 1198)
+
+
+def test_captions_and_names_of_any_kind_are_drawn(tmp_path):
+    from ltx2_train.workshop.sheet import LONGEST_LINE, _card, _fitted, _font, _wrapped
+
+    folder = tmp_path / "pics"
+    media.write_image(folder / "two\nlines.png", caption="x" * 50_000)
+    media.write_image(folder / "b.png", caption="long words " * 5000)
+    table = {"general": {"resolution": 64}, "datasets": [{"image_directory": "pics", "cache_directory": "k"}]}
+    config = DatasetConfig.from_table(table, tmp_path)
+    (page,) = contact_sheets(plan_dataset(config).items, config, check_dataset(config), tmp_path / "out")
+    assert page.stat().st_size > 0
+    _, pen = _card("green")
+    for text, width in (("x" * 50_000, 200), ("abc def", 20), ("i" * LONGEST_LINE, 150)):
+        line = _fitted(pen, text, _font(12), width)
+        assert line.endswith("...")
+        assert pen.textlength(line, font=_font(12)) <= width
+        assert pen.textlength(text[: len(line) - 2] + "...", font=_font(12)) > width, "as much as fits"
+    assert _fitted(pen, "abc", _font(12), 200) == "abc"
+    assert _wrapped(pen, "one two three " * 20, 60, 2)[1].endswith("...")
+    assert _wrapped(pen, "one two", 200, 2) == ["one two"]

@@ -1,0 +1,132 @@
+"""The rows of a list of media, whatever file they stand in: CSV, JSON, JSON lines.
+
+A row that makes no sense is handed on with what is wrong with it, so that the others can be used. A file of which
+nobody can say where a row ends is an error as a whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from ..files import parse_json
+from ..media.images import IMAGE_SUFFIXES
+from ..media.sound_media import AUDIO_SUFFIXES
+from ..media.video import VIDEO_SUFFIXES
+
+_SHOWN = 80  # letters of a row in a message
+_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs"}
+_MEDIA_SUFFIXES = tuple(
+    f"{ending}{mark}" for ending in IMAGE_SUFFIXES | AUDIO_SUFFIXES | VIDEO_SUFFIXES for mark in ',"'
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one row says, by the names of its columns. `problem` says why it cannot be used; `where` it stands."""
+
+    where: str
+    cells: dict[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+
+def read_text(name: str, key: str, path: Path) -> str:
+    """The text of a list that the setting `name`.`key` names. Raises DataError."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        raise DataError(f"{name}.{key}: {path} {reason}. Check the path.", path) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8: {error}. Save it as UTF-8.", path) from error
+
+
+def text_lines(text: str) -> list[str]:
+    """The lines of a file; other separators that Unicode has are part of them, as JSON wants it."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def csv_rows(path: Path, text: str) -> Iterator[Row]:
+    """The rows of a CSV file below its header, whose names lose the blanks around them. Raises DataError."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    first = 0
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        _check_header(path, header)
+        first = reader.line_num + 1
+        for cells in reader:
+            if cells:
+                yield _csv_row(path, header, cells, first)
+            first = reader.line_num + 1
+    except csv.Error as error:
+        quote = "" if "field" in str(error) else " A quote may be open: in quotes, write a quote twice."
+        raise DataError(
+            f"{path}, line {first or 1}: not CSV: {error}.{quote} Save it as CSV with commas, in UTF-8.", path
+        ) from error
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    if len(header) == 1:
+        for mark, what in _OTHER_SEPARATORS.items():
+            if mark in header[0]:
+                raise DataError(f"{path}: its columns are parted by {what}. Save it as CSV with commas.", path)
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:
+        raise DataError(f"{path}: two columns are called {', '.join(twice)}. Rename one.", path)
+
+
+def _csv_row(path: Path, header: list[str], cells: list[str], line: int) -> Row:
+    where = f"line {line}"
+    swallowed = [part for cell in cells for part in cell.splitlines()[1:] if _looks_like_a_row(part)]
+    if swallowed:
+        raise DataError(
+            f"{path}, {where}: a quote is opened there and not closed before {swallowed[0][:_SHOWN]!r}. Close it.", path
+        )
+    more = cells[len(header) :]
+    if any(cell.strip() for cell in more) or len(cells) < len(header):
+        problem = f"it has {len(cells)} cells and the header {len(header)}; put a text with commas in quotes"
+        return Row(where, problem=f"{problem} ({','.join(cells)[:_SHOWN]})")
+    return Row(where, {name: cell for name, cell in zip(header, cells, strict=False) if name})
+
+
+def _looks_like_a_row(line: str) -> bool:
+    return any(ending in line.lower() for ending in _MEDIA_SUFFIXES)
+
+
+def json_line_rows(text: str) -> Iterator[Row]:
+    """The rows of a file with one JSON object a line."""
+    for number, line in enumerate(text_lines(text), 1):
+        if line.strip():
+            where = f"line {number}"
+            try:
+                yield _json_row(where, parse_json(line))
+            except ValueError as error:
+                yield Row(where, problem=f"not JSON ({error}); write one object a line")
+
+
+def json_rows(path: Path, text: str) -> Iterator[Row]:
+    """The rows of a JSON file: a list of objects, or one object whose values are columns. Raises DataError."""
+    try:
+        table = parse_json(text)
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error}).", path) from error
+    if isinstance(table, dict) and table and all(isinstance(column, list) for column in table.values()):
+        lengths = {len(column) for column in table.values()}
+        if len(lengths) > 1:
+            raise DataError(f"{path}: its columns have {sorted(lengths)} rows; all need the same number.", path)
+        table = [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
+    if not isinstance(table, list) or not any(isinstance(row, dict) for row in table):
+        raise DataError(f'{path}: expected a list of objects, as [{{"video": ..., "caption": ...}}, ...].', path)
+    for number, row in enumerate(table, 1):
+        yield _json_row(f"entry {number}", row)
+
+
+def _json_row(where: str, row: Any) -> Row:
+    if not isinstance(row, dict):
+        return Row(where, problem=f"expected an object, got {str(row)[:_SHOWN]}")
+    return Row(where, {str(key).strip(): value for key, value in row.items()})

@@ -1,0 +1,138 @@
+"""Whether a LoRA file fits a model, told by names and sizes before anything big is loaded; and what is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from torch import nn
+
+from ..errors import ConfigError
+from ..events import Events
+from ..weights.keys import in_mode
+from .file import Entry, LoraFile
+from .foreign import family_of
+from .targets import linear_size
+
+_NAMED = 3
+Sizes = Mapping[str, tuple[int, int]]
+"""(out, in) of linears by dotted path."""
+
+
+def linear_sizes(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Those of all linears of `model`, which may be on the meta device."""
+    return {path: size for path, module in model.named_modules() if (size := linear_size(module)) is not None}
+
+
+def fitting(file: LoraFile, sizes: Sizes) -> tuple[dict[str, Entry], list[str]]:
+    """The entries of `file` by the names in `sizes`, and those of its names that have no place there.
+
+    Raises ConfigError where nothing fits or a size differs, with what the file is.
+    """
+    entries, unknown = file.match(sizes)
+    if not entries:
+        raise ConfigError(
+            f"{file.path.name} has no layer that this model has: it holds {file.describe()}. "
+            + _other_model(file, "It was made for another model, or for a branch that is not loaded.")
+        )
+    for path, entry in entries.items():
+        if entry.size != sizes[path]:
+            raise ConfigError(
+                f"{file.path.name} is for another model: {path} is {entry.size[0]}x{entry.size[1]} there, "
+                f"{sizes[path][0]}x{sizes[path][1]} here." + (f" It is of LTX {file.version}." if file.version else "")
+            )
+    return entries, unknown
+
+
+def fitting_start(file: LoraFile, sizes: Sizes, rank: int, target: str) -> tuple[dict[str, Entry], list[str]]:
+    """As `fitting`, to begin training with: `sizes` are those of the layers that are trained, at `rank`.
+
+    Layers of several ranks are all filled up to `rank`; a file of one rank must have that one.
+    """
+    entries, unknown = file.match(sizes)
+    if not entries:
+        raise ConfigError(
+            f"{file.path.name} has no layer in common with lora.target = {target}. It holds {file.describe()}. "
+            + _other_model(file, "Choose the target it was trained with, or another file.")
+        )
+    ranks = sorted({entry.rank for entry in entries.values()})
+    if len(ranks) == 1 and ranks[0] != rank:
+        raise ConfigError(
+            f"{file.path.name} has rank {ranks[0]}, but lora.rank is {rank}. Set lora.rank to {ranks[0]}, or start "
+            "from another file."
+        )
+    if ranks[-1] > rank:
+        raise ConfigError(
+            f"The layers of {file.path.name} have ranks from {ranks[0]} to {ranks[-1]}, but lora.rank is {rank}. Set "
+            f"lora.rank to {ranks[-1]}: layers of a lower rank are filled up."
+        )
+    for path, entry in entries.items():
+        if entry.size != sizes[path]:
+            raise ConfigError(
+                f"{file.path.name} is for another model: {path} has {entry.size[1]} inputs and {entry.size[0]} outputs "
+                f"there, {sizes[path][1]} and {sizes[path][0]} here."
+            )
+    return entries, unknown
+
+
+def tell_version(file: LoraFile, version: str, events: Events) -> None:
+    """Warn where `file` is of another LTX than the base, which is `version`."""
+    made_for = file.version
+    if made_for in ("", version):
+        return
+    name = made_for if made_for.startswith("LTX") else f"LTX-{made_for}"
+    events.message(
+        f"{file.path.name} is a LoRA of {name}, and the base is LTX-{version}. Some layers have the same sizes in both "
+        f"but mean something else, so it will do harm or nothing. Use a LoRA of LTX-{version}, or the base it was made "
+        "for.",
+        "warning",
+    )
+
+
+def tell_left_out(file: LoraFile, left_out: Sequence[str], mode: str, events: Events) -> None:
+    """Say which layers of `file` have no place in a model of `mode`."""
+    total = len(file.entries)
+    elsewhere = [name for name in left_out if not in_mode(name, mode)]
+    nowhere = [name for name in left_out if in_mode(name, mode)]
+    if elsewhere:
+        events.message(
+            f"{len(elsewhere)} of the {total} layers of {file.path.name} are left out: they belong to what model.mode "
+            f"= {mode} does without."
+        )
+    if nowhere:
+        family = family_of(nowhere)
+        events.message(
+            f"{len(nowhere)} of the {total} layers of {file.path.name} have no place in this model and are left out: "
+            f"{_some(nowhere)}{f', which are of {family}' if family else ''}. What is drawn lacks them.",
+            "warning",
+        )
+
+
+def tell_start(file: LoraFile, trained: Collection[str], events: Events) -> None:
+    """Say what of `file` training does not begin with, and which of the layers that are `trained` begin afresh."""
+    entries, dropped = file.match(trained)
+    if dropped:
+        events.message(
+            f"{len(dropped)} of the {len(file.entries)} layers of {file.path.name} are not trained here and are "
+            f"dropped: {_some(dropped)}. To keep them, choose lora.target or lora.include_patterns so that they are "
+            "trained.",
+            "warning",
+        )
+    if fresh := len(trained) - len(entries):
+        events.message(
+            f"{fresh} of the {len(trained)} layers that are trained are not in {file.path.name}; they begin afresh."
+        )
+    ranks = sorted({entry.rank for entry in entries.values()})
+    if len(ranks) > 1:
+        events.message(
+            f"The layers of {file.path.name} have ranks from {ranks[0]} to {ranks[-1]}; the lower ones are filled up."
+        )
+
+
+def _other_model(file: LoraFile, otherwise: str) -> str:
+    family = family_of(file.entries)
+    return f"It is a LoRA of {family}. Choose one of an LTX-2 transformer." if family else otherwise
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

@@ -1,0 +1,161 @@
+"""Pictures: what they look like to a person is what is trained, or they are refused by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from media import DISPLAY_P3, SRGB, colour_profile, moving_square, write_image
+from PIL import Image
+
+from ltx2_train.caching.build import CacheSettings, latent_settings
+from ltx2_train.dataset.dataset_file import DatasetConfig
+from ltx2_train.dataset.plan import plan_dataset
+from ltx2_train.errors import DataError
+from ltx2_train.media.frame_folder import frame_files, probe_frame_folder
+from ltx2_train.media.images import image_header, read_image
+from ltx2_train.media.video import probe_media, read_frames
+
+# Colours of Display P3 and what they are in sRGB, which the matrices of the two standards give for gamma 2.2.
+P3_RED, SRGB_RED = (200, 100, 100), (217, 94, 97)
+
+
+def patch(colour, mode="RGB", size=(64, 48)):
+    return Image.new(mode, size, colour)
+
+
+def planned(folder, **entry):
+    table = {"general": {"resolution": 64}, "datasets": [{"image_directory": "m", "cache_directory": "k", **entry}]}
+    return plan_dataset(DatasetConfig.from_table(table, folder))
+
+
+def reasons(plan):
+    return {skip.path.name: skip.reason for skip in plan.skipped}
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
+def test_colours_of_a_profile_become_srgb(tmp_path, name):
+    profile = colour_profile(DISPLAY_P3, "Display P3")
+    more = {"lossless": True} if name.endswith("webp") else {"quality": 100, "subsampling": 0}
+    patch(P3_RED).save(tmp_path / name, icc_profile=profile, **more)
+    np.testing.assert_allclose(read_image(tmp_path / name)[10, 10], SRGB_RED, atol=3)
+    assert probe_media(tmp_path / name).reading == ("colours of Display P3",)
+
+
+def test_transparency_of_a_picture_with_a_profile_stays(tmp_path):
+    picture = patch((*P3_RED, 255), "RGBA")
+    picture.paste((*P3_RED, 0), (0, 0, 32, 48))
+    picture.save(tmp_path / "a.png", icc_profile=colour_profile(DISPLAY_P3, "Display P3"))
+    shown = read_image(tmp_path / "a.png")
+    assert shown[:, :32].max() == 0
+    np.testing.assert_allclose(shown[10, 50], SRGB_RED, atol=3)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P"])
+def test_what_is_srgb_by_any_name_stays_as_it_is(tmp_path, mode):
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    picture = Image.fromarray(pixels).convert(mode)
+    picture.save(tmp_path / "a.png", icc_profile=colour_profile(SRGB, "camera RGB"))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.asarray(picture.convert("RGB")))
+    assert probe_media(tmp_path / "a.png").reading == ()
+
+
+def test_a_profile_that_cannot_be_read_is_mentioned(tmp_path):
+    patch(P3_RED).save(tmp_path / "a.png", icc_profile=b"rubbish" * 50)
+    assert "colour profile that cannot be read" in probe_media(tmp_path / "a.png").remarks[0]
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png")[0, 0], P3_RED)
+
+
+def test_caches_of_pictures_with_wide_colours_are_made_again_and_no_others(tmp_path):
+    write_image(tmp_path / "m" / "plain.png")
+    write_image(tmp_path / "m" / "wide.png")
+    Image.open(tmp_path / "m" / "wide.png").save(
+        tmp_path / "m" / "wide.png", icc_profile=colour_profile(DISPLAY_P3, "Display P3")
+    )
+    plan = planned(tmp_path)
+    made = {item.source.path.name: latent_settings(plan, item, CacheSettings())["reading"] for item in plan.items}
+    assert made == {"plain.png": [], "wide.png": ["colours of Display P3"]}
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.png", "a.avif"])
+def test_an_animation_is_refused_by_name(tmp_path, name):
+    frames = [Image.fromarray(frame) for frame in moving_square(3, 64, 48)]
+    (tmp_path / "m").mkdir()
+    frames[0].save(tmp_path / "m" / name, save_all=True, append_images=frames[1:], duration=40)
+    (tmp_path / "m" / "a.txt").write_text("it moves")
+    write_image(tmp_path / "m" / "still.png")
+    assert f"{name} is an animation of 3 pictures" in reasons(planned(tmp_path))[name]
+
+
+def test_a_photo_with_its_preview_is_one_picture(tmp_path):
+    frames = [Image.fromarray(frame) for frame in moving_square(2, 64, 48)]
+    frames[0].save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=frames[1:])
+    assert image_header(tmp_path / "a.jpg").width == 64
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+JXL = b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(100)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("a.jxl", JXL, "is a JPEG XL picture, .* pip install pillow-jxl-plugin"),
+        ("a.jxl", b"\xff\x0a" + bytes(50), "is a JPEG XL picture"),
+        ("a.jpg", HEIC, "is a HEIC picture, .* pip install pillow-heif"),
+        ("a.png", b"rubbish" * 20, "damaged or of another format"),
+    ],
+)
+def test_formats_that_pillow_does_not_read_are_named(tmp_path, name, data, words):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=words):
+        probe_media(tmp_path / name)
+
+
+def test_pictures_of_kinds_that_are_not_read_are_named_unless_their_twin_is(tmp_path):
+    write_image(tmp_path / "m" / "a.png")
+    write_image(tmp_path / "m" / "b.jpg")
+    for name in ("b.HEIC", "c.heic", "d.tif"):
+        (tmp_path / "m" / name).write_bytes(HEIC)
+        (tmp_path / "m" / name).with_suffix(".txt").write_text("x")
+    assert reasons(planned(tmp_path)) == {
+        "c.heic": "is a HEIC picture, a kind that is not read; save it as PNG or JPEG",
+        "d.tif": "is a TIFF picture, a kind that is not read; save it as PNG or JPEG",
+    }
+
+
+def test_a_rough_look_shows_the_same_picture(tmp_path):
+    pixels = np.zeros((600, 900, 3), np.uint8)
+    pixels[:, 450:] = (200, 120, 40)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95)
+    rough, smooth = (read_image(tmp_path / "a.jpg", (16, 16), rough=how).astype(int) for how in (True, False))
+    assert np.abs(rough - smooth).mean() < 1
+
+
+# --- folders of frames -----------------------------------------------------------------------------------------------
+
+
+def frames_named(folder, names):
+    for level, name in enumerate(names):
+        folder.mkdir(parents=True, exist_ok=True)
+        patch((level * 10,) * 3).save(folder / name)
+    return folder
+
+
+def test_frames_come_in_the_order_of_their_numbers(tmp_path):
+    folder = frames_named(tmp_path / "f", [f"shot2_{number}.png" for number in range(1, 13)])
+    info = probe_frame_folder(folder)
+    assert [int(level) for level in read_frames(info)[:, 0, 0, 0]] == [10 * number for number in range(12)]
+    assert info.reading == ("frames in the order of their numbers",)
+
+
+def test_frames_with_zeros_before_their_numbers_are_as_they_were(tmp_path):
+    folder = frames_named(tmp_path / "f", [f"{number:03d}.png" for number in range(12)])
+    assert probe_frame_folder(folder).reading == ()
+    assert [path.name for path in frame_files(folder)] == sorted(path.name for path in folder.iterdir())
+
+
+def test_odd_names_of_frames_are_sorted_too(tmp_path):
+    names = ["a.png", "a1.png", "a2b.png", "a10.png", "B.png", "7.png", "07.png"]
+    folder = frames_named(tmp_path / "f", names)
+    wanted = ["07.png", "7.png", "B.png", "a1.png", "a2b.png", "a10.png", "a.png"]
+    assert [path.name for path in frame_files(folder)] == wanted
