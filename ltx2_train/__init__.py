@@ -47,6 +47,7 @@ _HOME = {
     "cut_videos": "workshop.cut",
     "draw_spectrogram": "sampling.spectrogram",
     "drop_branches": "lora.branches",
+    "foresee": "training.checks",
     "inspect_lora": "lora.report",
     "keep_branches": "lora.branches",
     "load_run": "config",

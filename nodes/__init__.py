@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from .needs import tell_needs
+
+tell_needs()  # before anything is imported that may be missing
+
 from . import host
 from .audio import LoadTrainingAudio
 from .branches import KeepBranch

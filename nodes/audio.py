@@ -9,6 +9,8 @@ from . import handles, host, source_folder
 from .host import io
 from .widgets import Form, Setting
 
+TITLE = "Load Training Audio"
+
 FORM = Form(
     DatasetSettings,
     visible=[
@@ -29,6 +31,7 @@ FORM = Form(
         Setting("audio_bucket_strategy", "bucket_strategy"),
         Setting("audio_bucket_interval", "bucket_interval"),
     ],
+    nodes=(TITLE,),
 )
 
 
@@ -37,7 +40,7 @@ class LoadTrainingAudio(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LTX2T_LoadTrainingAudio",
-            display_name="Load Training Audio",
+            display_name=TITLE,
             category="LTX-2 training",
             description="Chooses a folder of recordings to train a voice or a sound on. Each file has its caption "
             "beside it, in a text file of the same name: what is said, and how.",
@@ -63,7 +66,7 @@ class LoadTrainingAudio(io.ComfyNode):
     @classmethod
     @FORM.fill
     def execute(cls, folder: str, path: str, **settings: Any) -> io.NodeOutput:
-        with host.training_job():
+        with host.training_job(TITLE):
             root = source_folder.chosen(folder, path)
             shared = FORM.tables(settings)
             source_folder.ending(shared)

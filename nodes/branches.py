@@ -13,6 +13,8 @@ from .host import io
 from .made import always
 from .wire import lora_file, read_lora
 
+TITLE = "Keep or Drop LoRA Branches"
+
 KEEP, DROP = "keep", "drop"
 BRANCHES = ["audio", "video", "cross", "audio, cross", "video, cross", "video, audio", "a2v", "v2a"]
 
@@ -22,7 +24,7 @@ class KeepBranch(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LTX2T_KeepBranch",
-            display_name="Keep or Drop LoRA Branches",
+            display_name=TITLE,
             category="LTX-2 training",
             description="Takes a LoRA of picture and sound apart: keeps only the voice or only the looks, or drops one "
             "of them. What stays is not changed.",
@@ -79,7 +81,7 @@ class KeepBranch(io.ComfyNode):
         save_name: str,
         lora: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
-        with host.training_job():
+        with host.training_job(TITLE):
             if lora is None and not lora_path.strip():
                 raise ConfigError("There is no LoRA to take apart: connect `lora`, or write `lora_path`.")
             source = _found(lora_path) if lora is None else lora_file(lora)

@@ -7,10 +7,12 @@ from typing import Any
 from .. import ltx2_train as core
 from ..ltx2_train.errors import DataError
 from ..ltx2_train.files import digest
-from . import entries, handles, host
+from . import entries, handles, host, words
 from .data import SHAPE
 from .host import io
 from .made import Made
+
+TITLE = "Check Dataset"
 
 _made = Made()
 
@@ -20,7 +22,7 @@ class CheckDataset(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LTX2T_CheckDataset",
-            display_name="Check Dataset",
+            display_name=TITLE,
             category="LTX-2 training",
             description="Looks through a dataset before it costs hours: names every file that cannot be used or "
             "deserves a look, says what to do about it, and shows what the trainer will see. No model is needed.",
@@ -56,7 +58,7 @@ class CheckDataset(io.ComfyNode):
     @classmethod
     @SHAPE.fill
     def execute(cls, dataset: handles.ClipFolder, goal: str, stop_on_red: bool, **settings: Any) -> io.NodeOutput:
-        with host.training_job():
+        with host.training_job(TITLE):
             folder = entries.dataset_folder(dataset)
             config = entries.dataset_config([dataset], SHAPE.tables(settings), folder, "Check Dataset")
             events = host.ComfyEvents(cls.hidden.unique_id)
@@ -66,7 +68,7 @@ class CheckDataset(io.ComfyNode):
             finally:
                 events.close()
             assert made.report is not None
-            text = made.report.text()
+            text = words.in_words(made.report.text())
             if stop_on_red and not made.report.ok:
                 events.finish("failed", text)
                 raise DataError(

@@ -7,6 +7,8 @@ from typing import Any
 from . import handles, host
 from .host import io
 
+TITLE = "Combine Datasets"
+
 MOST = 4
 
 
@@ -15,7 +17,7 @@ class CombineDatasets(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LTX2T_CombineDatasets",
-            display_name="Combine Datasets",
+            display_name=TITLE,
             category="LTX-2 training",
             description="Makes one dataset of up to four: clips of two folders, clips and recordings, a small set that "
             "is to be seen more often.",
@@ -60,7 +62,7 @@ class CombineDatasets(io.ComfyNode):
         dataset_3: handles.ClipFolder | None = None,
         dataset_4: handles.ClipFolder | None = None,
     ) -> io.NodeOutput:
-        with host.training_job():
+        with host.training_job(TITLE):
             given = zip((dataset_1, dataset_2, dataset_3, dataset_4), (share_1, share_2, share_3, share_4), strict=True)
             parts = [(part, share) for part, share in given if part is not None]
             nouns = {part.noun for part, _ in parts}

@@ -13,7 +13,10 @@ from ..ltx2_train.files import digest, write_text
 from . import entries, handles, host, source_folder
 from .host import io
 from .made import Made
+from .train import check_ahead
 from .widgets import Form, Setting
+
+CLIPS_TITLE, TITLE = "Load Training Clips", "Prepare Dataset"
 
 CLIPS = Form(
     DatasetSettings,
@@ -30,6 +33,7 @@ CLIPS = Form(
         Setting("audio_bucket_interval"),
         Setting("separate_audio_buckets"),
     ],
+    nodes=(CLIPS_TITLE,),
 )
 
 SHAPE = Form(
@@ -50,6 +54,7 @@ SHAPE = Form(
         Setting("pad_short"),
         Setting("batch_size"),
     ],
+    nodes=(TITLE, "Check Dataset", "Preview Item"),
 )
 
 CACHES = Form(
@@ -62,6 +67,7 @@ CACHES = Form(
         Setting("cache.text_form"),
         Setting("cache.skip_existing"),
     ],
+    nodes=(TITLE,),
 )
 
 
@@ -70,7 +76,7 @@ class LoadTrainingClips(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LTX2T_LoadTrainingClips",
-            display_name="Load Training Clips",
+            display_name=CLIPS_TITLE,
             category="LTX-2 training",
             description="Chooses a folder of videos or images to train on. Each file has its caption beside it, in a "
             "text file of the same name.",
@@ -96,7 +102,7 @@ class LoadTrainingClips(io.ComfyNode):
     @classmethod
     @CLIPS.fill
     def execute(cls, folder: str, path: str, **settings: Any) -> io.NodeOutput:
-        with host.training_job():
+        with host.training_job(CLIPS_TITLE):
             root = source_folder.chosen(folder, path)
             shared = CLIPS.tables(settings)
             source_folder.ending(shared)
@@ -115,7 +121,7 @@ class PrepareDataset(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LTX2T_PrepareDataset",
-            display_name="Prepare Dataset",
+            display_name=TITLE,
             category="LTX-2 training",
             description="Cuts the clips to size and encodes them and their captions once, so that training needs "
             "neither the video encoder nor the text encoder. What is up to date is kept.",
@@ -145,7 +151,7 @@ class PrepareDataset(io.ComfyNode):
                 handles.Prepared.Output("prepared", display_name="prepared"),
                 io.String.Output("summary", display_name="summary"),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],  # what follows is checked before hours of encoding
         )
 
     @classmethod
@@ -163,11 +169,12 @@ class PrepareDataset(io.ComfyNode):
         audio: handles.ClipFolder | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
-        with host.training_job():
+        with host.training_job(TITLE):
             parts = [dataset] if audio is None else [dataset, audio]
             _need_mode(model.tables["model"].get("mode", "video"), parts)
             config = _write_dataset(parts, SHAPE.tables(settings), name)
             tables = {**model.tables, "data": {"config": str(config)}, **CACHES.tables(settings)}
+            check_ahead(cls.hidden.prompt, cls.hidden.unique_id, tables)
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
                 report = core.build_caches(core.make_run(tables, config.parent), events)

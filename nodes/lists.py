@@ -18,10 +18,13 @@ from .host import io
 from .made import Made
 from .widgets import Form, Setting
 
+TITLE = "Dataset from Lists"
+
 FORM = Form(
     DatasetSettings,
     visible=[Setting("trigger_word"), Setting("target_fps", "fps")],
     advanced=[Setting("num_repeats", "repeats"), Setting("audio_normalize")],
+    nodes=(TITLE,),
 )
 PICTURES, CLIPS = "pictures", "clips"
 ENDINGS = {"image": ".png", "video": ".mp4", "audio": ".wav"}
@@ -36,7 +39,7 @@ class DatasetFromLists(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LTX2T_DatasetFromLists",
-            display_name="Dataset from Lists",
+            display_name=TITLE,
             category="LTX-2 training",
             description="Writes images, videos and sounds of other nodes, with their captions, into a folder to "
             "train on.",
@@ -91,7 +94,7 @@ class DatasetFromLists(io.ComfyNode):
         audios: list[Any] | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
-        with host.training_job():
+        with host.training_job(TITLE):
             # everything is a list here; a widget that nobody touched comes as its bare default
             single = {key: value[0] if isinstance(value, list) else value for key, value in settings.items()}
             shared = FORM.tables(single)

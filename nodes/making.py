@@ -15,6 +15,8 @@ from . import entries, host, local_models, source_folder
 from .host import io
 from .made import always
 
+CUT_TITLE, CAPTION_TITLE = "Cut Long Videos", "Caption Clips"
+
 SCENES, SECONDS, SPEECH = "scenes", "seconds", "pauses of speech"
 # how the core calls what a node calls otherwise
 WORDS = {"out": "name", "min": "min_seconds", "max": "max_seconds"}
@@ -29,7 +31,7 @@ class CutLongVideos(io.ComfyNode):
         lengths = {"min": 0.0, "max": 3600.0, "step": 0.1}
         return io.Schema(
             node_id="LTX2T_CutLongVideos",
-            display_name="Cut Long Videos",
+            display_name=CUT_TITLE,
             category="LTX-2 training",
             description="Cuts the videos and recordings of a folder into clips, with their sound, and without encoding "
             "them again where that is possible. The sources are only read; what was cut before is kept.",
@@ -92,7 +94,7 @@ class CutLongVideos(io.ComfyNode):
         max_seconds: float,
         name: str,
     ) -> io.NodeOutput:
-        with host.training_job():
+        with host.training_job(CUT_TITLE):
             root = source_folder.chosen(folder, path)
             lengths = (seconds, min_seconds) if cut_at == SECONDS else (min_seconds, max_seconds)
             out = own_folder("clips", name, root, cut_at, *map(str, lengths))
@@ -121,7 +123,7 @@ class CaptionClips(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LTX2T_CaptionClips",
-            display_name="Caption Clips",
+            display_name=CAPTION_TITLE,
             category="LTX-2 training",
             description="Writes a caption beside each video, image or recording of a folder, by a vision-language "
             "model and a Whisper of your own. Captions that are there stay.",
@@ -204,7 +206,7 @@ class CaptionClips(io.ComfyNode):
         model_path: str = "",
         whisper_path: str = "",
     ) -> io.NodeOutput:
-        with host.training_job():
+        with host.training_job(CAPTION_TITLE):
             root = source_folder.chosen(folder, path)
             eye = local_models.chosen("model", model, model_path)
             ear = local_models.chosen("whisper", whisper, whisper_path)

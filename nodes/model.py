@@ -10,6 +10,8 @@ from . import handles, host
 from .host import io
 from .widgets import Form, Setting, merged, widget
 
+TITLE = "Load LTX-2 Base Model"
+
 FORM = Form(
     RunConfig,
     visible=[Setting("model.precision")],
@@ -18,6 +20,7 @@ FORM = Form(
         Setting("model.version_check"),
         Setting("model.device"),
     ],
+    nodes=(TITLE,),
 )
 SAME_CHECKPOINT = "the checkpoint itself"
 # shown, yet after the advanced widgets: it came later, and workflows store values by position
@@ -29,6 +32,8 @@ MODE = Setting(
     },
 )
 STORAGE = Setting("quant.format", "quantization", extra={"optional": True})
+for alone in (MODE, STORAGE):
+    alone.shown_by(TITLE)
 TEXT = Form(
     RunConfig,
     visible=[],
@@ -36,6 +41,7 @@ TEXT = Form(
         Setting("gemma.precision", "text_encoder_precision"),
         Setting("gemma.placement", "text_encoder_placement"),
     ],
+    nodes=(TITLE,),
 )
 MODES = {"video": "video", "av": "video and sound", "audio": "sound alone"}
 
@@ -45,7 +51,7 @@ class LoadBaseModel(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LTX2T_LoadBaseModel",
-            display_name="Load LTX-2 Base Model",
+            display_name=TITLE,
             category="LTX-2 training",
             description="Chooses the LTX-2 or LTX-2.3 checkpoint to train on and its text encoder. Reads headers only; "
             "the weights are loaded when a later node needs them.",
@@ -99,7 +105,7 @@ class LoadBaseModel(io.ComfyNode):
         quantization: str = "auto",
         **settings: Any,
     ) -> io.NodeOutput:
-        with host.training_job():
+        with host.training_job(TITLE):
             files = {
                 "checkpoint": str(host.checkpoint_path(checkpoint)),
                 "text_encoder": str(host.text_encoder_path(text_encoder)),
@@ -115,5 +121,5 @@ class LoadBaseModel(io.ComfyNode):
             label = f"LTX {info.version}, {info.precision}, {MODES[mode]}"
             if stored not in ("none", info.precision):
                 label += f", trained as {stored}"
-            events.finish("finished", label)
+            events.finish("finished", "\n".join([label, *events.warnings]))
             return io.NodeOutput(handles.BaseModel(groups, label))

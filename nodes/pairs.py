@@ -13,6 +13,8 @@ from . import handles, host, source_folder
 from .host import io
 from .widgets import Form, Setting
 
+TITLE = "Load Training Pairs"
+
 FORM = Form(
     DatasetSettings,
     visible=[
@@ -27,6 +29,7 @@ FORM = Form(
         Setting("recursive"),
         Setting("source_fps"),
     ],
+    nodes=(TITLE,),
 )
 
 
@@ -35,7 +38,7 @@ class LoadTrainingPairs(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LTX2T_LoadTrainingPairs",
-            display_name="Load Training Pairs",
+            display_name=TITLE,
             category="LTX-2 training",
             description="Chooses a folder of videos or images to learn to make, and a folder of references of the same "
             "names to make them from.",
@@ -75,7 +78,7 @@ class LoadTrainingPairs(io.ComfyNode):
     def execute(
         cls, folder: str, path: str, reference_folder: str, reference_path: str, **settings: Any
     ) -> io.NodeOutput:
-        with host.training_job():
+        with host.training_job(TITLE):
             root = source_folder.chosen(folder, path)
             references = source_folder.chosen(reference_folder, reference_path, "reference_")
             shared = FORM.tables(settings)

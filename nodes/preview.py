@@ -14,13 +14,15 @@ from .host import io
 from .made import always
 from .wire import read_audio
 
+TITLE = "Preview Item"
+
 
 class PreviewItem(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LTX2T_PreviewItem",
-            display_name="Preview Item",
+            display_name=TITLE,
             category="LTX-2 training",
             description="Shows one sample exactly as it is trained on: its window, size, rate and sound; of a prepared "
             "dataset also as the caches give it back.",
@@ -69,7 +71,7 @@ class PreviewItem(io.ComfyNode):
         prepared: handles.PreparedDataset | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
-        with host.training_job():
+        with host.training_job(TITLE):
             run = None
             if prepared is not None:
                 config, folder = core.DatasetConfig.read(prepared.config), prepared.config.parent

@@ -14,6 +14,8 @@ from .host import io
 from .widgets import Form, Setting, merged
 from .wire import read_audio
 
+TITLE = "Sample LoRA"
+
 FORM = Form(
     RunConfig,
     visible=[
@@ -35,6 +37,7 @@ FORM = Form(
         Setting("sample.audio", "audio_file"),
         Setting("sample.audio_format"),
     ],
+    nodes=(TITLE,),
 )
 
 
@@ -43,7 +46,7 @@ class SampleLoRA(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LTX2T_SampleLoRA",
-            display_name="Sample LoRA",
+            display_name=TITLE,
             category="LTX-2 training",
             description="Draws with the LoRA of a run or with a LoRA file: a video, one with sound, or a sound alone, "
             "as the base is set to. Strength 0 is the base alone.",
@@ -90,7 +93,7 @@ class SampleLoRA(io.ComfyNode):
         lora_path: str = "",
         **settings: Any,
     ) -> io.NodeOutput:
-        with host.training_job():
+        with host.training_job(TITLE):
             if run is None and model is None:
                 raise ConfigError("Nothing to sample with: connect `run`, or `model` and write a `lora_path`.")
             text = " ".join(prompt.split())

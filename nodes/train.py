@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .. import ltx2_train as core
 from ..ltx2_train import RunConfig
-from ..ltx2_train.errors import Stopped, TrainerError
-from . import handles, host
+from ..ltx2_train.errors import ConfigError, Stopped, TrainerError
+from . import handles, host, words
 from .host import io
 from .widgets import Form, Setting, merged, widget
 from .wire import lora_file, read_lora
+
+NODE_ID, TITLE = "LTX2T_TrainLoRA", "Train LoRA"
 
 FORM = Form(
     RunConfig,
@@ -72,10 +75,17 @@ FORM = Form(
         Setting("memory.optimizer_offload"),
         Setting("quant.matmul", "low_precision_matmul"),
     ],
+    nodes=(TITLE,),
 )
 # shown, yet after the advanced widgets: it came later, and workflows store values by position
 MEMORY = Setting("memory.fit", "memory", extra={"optional": True})
-LATER = Form(RunConfig, visible=[], advanced=[Setting("memory.offload_activations"), Setting("memory.pinned")])
+LATER = Form(
+    RunConfig,
+    visible=[],
+    advanced=[Setting("memory.offload_activations"), Setting("memory.pinned")],
+    nodes=(TITLE,),
+)
+MEMORY.shown_by(TITLE)
 
 _finished: set[Path] = set()
 _generation: dict[Path, int] = {}
@@ -85,8 +95,8 @@ class TrainLoRA(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="LTX2T_TrainLoRA",
-            display_name="Train LoRA",
+            node_id=NODE_ID,
+            display_name=TITLE,
             category="LTX-2 training",
             description="Trains a LoRA and places it in ComfyUI's loras folder. Stopping saves; running again goes on "
             "where it stopped; a finished run is extended by raising the steps.",
@@ -127,6 +137,19 @@ class TrainLoRA(io.ComfyNode):
         return _generation.get(folder, 0)
 
     @classmethod
+    def validate_inputs(cls, run_name: str | None) -> bool | str:
+        """Refuse a name that cannot be used as soon as the prompt is sent; ComfyUI asks before anything runs."""
+        if run_name is None:  # it comes over a wire and is not known yet
+            return True
+        try:
+            with words.speaking_as(TITLE):
+                core.make_run({"run": {"name": run_name}}, source=TITLE)
+        except ConfigError as error:
+            with words.speaking_as(TITLE):
+                return words.in_words(str(error))
+        return True
+
+    @classmethod
     @FORM.fill
     @LATER.fill
     def execute(
@@ -136,13 +159,10 @@ class TrainLoRA(io.ComfyNode):
         memory: str = "auto",
         **settings: Any,
     ) -> io.NodeOutput:
-        with host.training_job():
-            places = {"run": {"folder": str(host.runs_folder()), "export_folder": str(host.loras_folder())}}
-            shown = merged(FORM.tables(settings), LATER.tables(settings), {"memory": {"fit": memory}})
-            tables = merged(prepared.tables, shown, places)
-            if start_lora is not None:
-                tables = merged(tables, {"lora": {"weights": str(lora_file(start_lora))}})
-            run = core.make_run(tables, host.runs_folder())
+        with host.training_job(TITLE):
+            more = {} if start_lora is None else {"lora": {"weights": str(lora_file(start_lora))}}
+            tables = merged(run_tables(prepared.tables, {**settings, MEMORY.id: memory}), more)
+            run = core.make_run(tables, host.runs_folder(), TITLE)
             events = host.ComfyEvents(cls.hidden.unique_id, run.run.name, widget=True)
             if run.run.if_exists == "continue":
                 events.view.load(host.runs_folder() / run.run.name / "metrics.jsonl")
@@ -159,6 +179,35 @@ class TrainLoRA(io.ComfyNode):
             return io.NodeOutput(
                 read_lora(result.lora), finished, str(result.lora), ui={"ltx2_train": [events.shown()]}
             )
+
+
+def run_tables(prepared: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run on a prepared dataset: those of its caches, and what the widgets of Train LoRA say."""
+    places = {"run": {"folder": str(host.runs_folder()), "export_folder": str(host.loras_folder())}}
+    shown = merged(FORM.tables(settings), LATER.tables(settings), {"memory": {"fit": settings[MEMORY.id]}})
+    return merged(prepared, shown, places)
+
+
+def check_ahead(prompt: Mapping[str, Any] | None, prepared_by: str | None, tables: Mapping[str, Any]) -> None:
+    """Check the Train LoRA nodes of `prompt` that train on what the node `prepared_by` is about to make.
+
+    `tables` are the settings of its caches. Raises TrainerError, as they would when everything has been encoded.
+    """
+    for node in (prompt or {}).values():
+        given = node.get("inputs", {})
+        if node.get("class_type") != NODE_ID or given.get("prepared") != [prepared_by, 0]:
+            continue
+        known = {name: value for name, value in given.items() if not isinstance(value, list)}
+        widgets = {**FORM.defaults(visible=True), **LATER.defaults(), MEMORY.id: "auto"}
+        with words.speaking_as(TITLE):
+            try:
+                shown = {name: known.get(name, value) for name, value in widgets.items()}
+                run = core.make_run(run_tables(tables, shown), host.runs_folder(), TITLE)
+                if not any(name in given and name not in known for name in widgets):  # a wire: its value is not known
+                    core.foresee(run)
+            except TrainerError as error:
+                text = words.in_words(str(error))
+                raise type(error)(text if text.startswith(TITLE) else f"{TITLE}: {text}") from None
 
 
 def _is_finished(folder: Path) -> bool:

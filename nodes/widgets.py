@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from . import words
 from .host import io
 
 NOT_SET = "not set"
@@ -51,14 +52,29 @@ class Setting:
     def id(self) -> str:
         return self.name or self.path.rsplit(".", 1)[-1]
 
+    def shown_by(self, node: str) -> None:
+        """Have errors of the core speak of this widget of `node`. Single words are left alone, as sentences have them,
+        and so are settings that several widgets show."""
+        if self.item is None and ("." in self.path or "_" in self.path):
+            words.show(node, self.path, self.id)
+
 
 class Form:
-    """The settings a node shows: `visible` ones always, `advanced` ones folded away and optional."""
+    """The settings that `nodes` (titles) show: `visible` ones always, `advanced` ones folded away and optional."""
 
-    def __init__(self, kind: type[BaseModel], visible: Iterable[Setting], advanced: Iterable[Setting] = ()) -> None:
+    def __init__(
+        self,
+        kind: type[BaseModel],
+        visible: Iterable[Setting],
+        advanced: Iterable[Setting] = (),
+        nodes: Iterable[str] = (),
+    ) -> None:
         self.kind = kind
         self.visible = tuple(visible)
         self.advanced = tuple(advanced)
+        for node in nodes:
+            for setting in self.settings:
+                setting.shown_by(node)
 
     @property
     def settings(self) -> tuple[Setting, ...]:
@@ -70,9 +86,10 @@ class Form:
     def advanced_inputs(self) -> list[Any]:
         return [widget(self.kind, setting, advanced=True) for setting in self.advanced]
 
-    def defaults(self) -> dict[str, Any]:
-        """What the advanced widgets hold when nobody touches them, by widget name."""
-        return {setting.id: shown_default(shown_field(self.kind, setting), setting) for setting in self.advanced}
+    def defaults(self, visible: bool = False) -> dict[str, Any]:
+        """What the advanced widgets hold when nobody touches them, by widget name; `visible`: the others too."""
+        chosen = self.settings if visible else self.advanced
+        return {setting.id: shown_default(shown_field(self.kind, setting), setting) for setting in chosen}
 
     def fill(self, execute: F) -> F:
         """Decorate an `execute` that takes `**settings`: its signature gets the advanced widgets with their defaults.

@@ -106,7 +106,7 @@ class NodeOutput:
 
 
 class ComfyNode:
-    hidden = types.SimpleNamespace(unique_id="7")
+    hidden = types.SimpleNamespace(unique_id="7", prompt=None)
 
     @classmethod
     def GET_SCHEMA(cls) -> Schema:
@@ -120,6 +120,7 @@ class ControlAfterGenerate(str, enum.Enum):
 
 class Hidden(str, enum.Enum):
     unique_id = "UNIQUE_ID"
+    prompt = "PROMPT"
 
 
 def _io() -> types.SimpleNamespace:

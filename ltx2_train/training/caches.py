@@ -42,6 +42,7 @@ from ..weights.load import load_audio_vae, load_connectors, load_video_vae
 from ..weights.text_encoder import TextEncoder
 from .checks import needed_texts
 from .sound import require_sound
+from .watch import nothing_heard
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,9 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
     device = pick_device(run.model.device)
     make_folders(dataset)
     plan = plan_dataset(dataset, events)
+    if run.model.mode != "video" and plan.items and all(item.sound is None for item in plan.items):
+        if not any(entry.from_caches for _, entry in dataset.named()):  # whose sound is not known here
+            raise nothing_heard(len(plan.items), run.model.mode)
     need = CacheNeed.of(plan, recipe)
     need.require_room(events)
     if need.sizes or need.upper_sizes:

@@ -14,7 +14,7 @@ from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
 from ..device import pick_device
 from ..errors import ConfigError, RunError
-from ..events import Events
+from ..events import Events, Passing
 from ..feed.batches import BatchOrder
 from ..feed.loader import TrainingSet
 from ..lora.file import load_lora_header
@@ -24,7 +24,7 @@ from ..lora.loftq import loftq_for
 from ..offload.blocks import spread
 from ..optim import choose_optimizer
 from ..sampling.ahead import training_prompts
-from ..sampling.prompts import Prompt, prompt_texts
+from ..sampling.prompts import Prompt, prompt_texts, read_prompts
 from ..weights.fingerprint import part_fingerprint
 from ..weights.load import blueprint
 from ..weights.quantize import check_quant
@@ -33,7 +33,7 @@ from .contexts import EMPTY_PROMPT
 from .fit.choose import fixed_settings
 from .identity import Identity, recorded_optimizer, require_same
 from .optimizing import check_optimizer
-from .run_folder import RunFolder, open_run, recorded_run, save_text
+from .run_folder import RunFolder, open_run, recorded_run, require_usable, save_text
 from .sound import require_sound
 from .state import list_states
 from .watch import describe_mix, require_heard, warn_of_captions
@@ -68,16 +68,9 @@ class Checked:
 def check(config: RunConfig, events: Events) -> Checked:
     """Find everything that can be wrong before a big file is read, and open the run folder."""
     events.stage("check")
-    files, _ = check_base(config, events, config.lora.rank)
+    config, files, layers, device = _check_model(config, events)
     checkpoint = files.checkpoint
-    device = pick_device(config.model.device)
-    sizes = _check_layers(config, checkpoint)
-    layers = list(sizes)
     path, before = recorded_run(config.run)
-    if config.lora.weights is not None and not list_states(path / "states"):
-        _check_start(config, files, sizes, events)
-    config = _with_optimizer(config, path, before, device, events)
-    check_optimizer(config, layers)
     dataset = DatasetConfig.read(config.dataset_file())
     data = _open_data(config, dataset, files, events)
     prompts = training_prompts(config.sample, data)
@@ -85,8 +78,7 @@ def check(config: RunConfig, events: Events) -> Checked:
     total = config.train.steps
     if config.train.epochs is not None:
         total = config.train.epochs * -(-len(order) // config.train.accumulation)
-    fingerprint = part_fingerprint(checkpoint, "transformer")
-    base = {"file": checkpoint.name, "fingerprint": fingerprint, "version": files.version}
+    base = _base_record(files)
     trigger = ", ".join(dict.fromkeys(entry.trigger_word for entry in dataset.datasets if entry.trigger_word))
     identity = Identity.of(config, base, data, layers)
     if before is not None:
@@ -113,6 +105,45 @@ def check(config: RunConfig, events: Events) -> Checked:
         trigger=trigger,
         total=total,
     )
+
+
+def foresee(config: RunConfig, events: Events | None = None) -> None:
+    """Raise what training would raise whatever its dataset comes to, so that nothing is encoded for nothing.
+
+    That is: settings that are wrong or contradict each other, prompts of samples, a base that cannot be used, and a run
+    of this name that has other settings.
+    """
+    quiet = Passing(events or Events(), tells=())
+    check_settings(config)
+    if config.sample.wanted and config.sample.prompts is not None:
+        read_prompts(config.sample)
+    config, files, layers, _ = _check_model(config, quiet)
+    require_usable(config.run)
+    path, before = recorded_run(config.run)
+    if before is not None:
+        require_same(path, before, Identity.of(config, _base_record(files), None, layers), config, None)
+
+
+def _check_model(config: RunConfig, events: Events) -> tuple[RunConfig, BaseFiles, list[str], torch.device]:
+    """What can be checked before the dataset is looked at.
+
+    Returns the settings with an optimizer chosen, the files of the base, the layers that get a LoRA, and the device.
+    """
+    files, _ = check_base(config, events, config.lora.rank)
+    device = pick_device(config.model.device)
+    sizes = _check_layers(config, files.checkpoint)
+    layers = list(sizes)
+    path, before = recorded_run(config.run)
+    if config.lora.weights is not None and not list_states(path / "states"):
+        _check_start(config, files, sizes, events)
+    config = _with_optimizer(config, path, before, device, events)
+    check_optimizer(config, layers)
+    return config, files, layers, device
+
+
+def _base_record(files: BaseFiles) -> dict[str, str]:
+    fingerprint = part_fingerprint(files.checkpoint, "transformer")
+    return {"file": files.checkpoint.name, "fingerprint": fingerprint, "version": files.version}
 
 
 def check_base(config: RunConfig, events: Events, rank: int | None = None) -> tuple[BaseFiles, str]:

@@ -26,6 +26,7 @@ from .state import list_states, read_tree
 VERSION = 2
 FORMER: dict[int, dict[str, Any]] = {}  # version -> the fields that it brought, as runs of the version before had them
 _CHECKPOINT = "model.checkpoint"
+_OF_DATA = ("dataset", "batches of sound")  # fields that are known once the dataset has been read
 
 
 def _setting(name: str) -> Any:
@@ -64,16 +65,21 @@ class Identity:
     awq: str = _setting("quant.awq")
 
     @classmethod
-    def of(cls, config: RunConfig, base: Mapping[str, str], data: TrainingSet, layers: Sequence[str]) -> Identity:
-        """The identity of the run that `config` describes, its optimizer chosen; `layers` get a LoRA."""
+    def of(
+        cls, config: RunConfig, base: Mapping[str, str], data: TrainingSet | None, layers: Sequence[str]
+    ) -> Identity:
+        """The identity of the run that `config` describes, its optimizer chosen; `layers` get a LoRA.
+
+        Without `data`, what depends on it is left open.
+        """
         assert config.optimizer.name != "auto"
         quant, train, heard = config.quant, config.train, config.model.mode != "video"
         return cls(
             checkpoint=f"{base['file']} ({base['fingerprint'][:8]})",
             mode=config.model.mode,
             precision=config.model.precision,
-            dataset=_dataset(data, heard),
-            sound_batches=_sound_batches(config, data) if heard else None,
+            dataset="" if data is None else _dataset(data, heard),
+            sound_batches=_sound_batches(config, data) if heard and data is not None else None,
             independent_timestep=config.audio.independent_timestep if heard else None,
             balance=config.loss.balance.mode if heard else None,
             layers=f"{len(layers)} ({digest(*layers)[:8]})",
@@ -116,8 +122,13 @@ def recorded_optimizer(before: Mapping[str, Any], states: Path) -> str | None:
     return None
 
 
-def require_same(path: Path, before: Mapping[str, Any], now: Identity, config: RunConfig, data: TrainingSet) -> None:
-    """Raise RunError that names each difference between the record `before` of the run folder `path` and `now`."""
+def require_same(
+    path: Path, before: Mapping[str, Any], now: Identity, config: RunConfig, data: TrainingSet | None
+) -> None:
+    """Raise RunError that names each difference between the record `before` of the run folder `path` and `now`.
+
+    Without `data`, what depends on it is not compared.
+    """
     version = before.get("version", 1)
     if version > VERSION:
         raise RunError(
@@ -126,9 +137,11 @@ def require_same(path: Path, before: Mapping[str, Any], now: Identity, config: R
         )
     if version == 1:
         began_with = recorded_optimizer(before, path / "states") or now.optimizer
-        changed = changes(_as_version_1(before, began_with), _version_1(now, config, data))
+        changed = changes(_as_version_1(before, began_with), _version_1(now, config))
     else:
         changed = changes(before, now.record())
+    if data is None:
+        changed = [line for line in changed if not line.startswith(tuple(f"{name}: " for name in _OF_DATA))]
     if changed:
         lines = "\n".join(f"  {line}" for line in changed)
         raise RunError(
@@ -176,7 +189,7 @@ def _sound_batches(config: RunConfig, data: TrainingSet) -> str:
     return digest(str(data.buckets), str(audio.min_batches), str(audio.batch_probability))[:8]
 
 
-def _version_1(now: Identity, config: RunConfig, data: TrainingSet) -> dict[str, Any]:
+def _version_1(now: Identity, config: RunConfig) -> dict[str, Any]:
     """What version 1 would record of the run as it is now; None for what it left out."""
     quant, train, lora = config.quant, config.train, config.lora
     nf4 = (quant.block_size, quant.loftq, quant.loftq_iters, quant.awq, quant.awq_alpha, quant.awq_batches)

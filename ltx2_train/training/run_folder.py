@@ -87,25 +87,35 @@ def recorded_run(settings: RunSettings) -> tuple[Path, dict[str, Any] | None]:
     return path, None if manifest is None else manifest.get("identity")
 
 
+def require_usable(settings: RunSettings) -> tuple[Path, dict[str, Any] | None]:
+    """The folder that the run is to have, and its manifest, or None. Nothing is opened or made.
+
+    Raises RunError where it holds something else, or a run where `settings` want none.
+    """
+    path = _path_of(settings)
+    if settings.if_exists == "new":
+        path = _free_name(path)
+    manifest = read_manifest(path)
+    if settings.if_exists == "error" and manifest is not None:
+        raise RunError(
+            f"A run named {settings.name!r} exists in {path.parent} and run.if_exists is 'error'. Choose another "
+            "run.name, or set run.if_exists to 'continue' or 'new'."
+        )
+    if manifest is None and path.exists() and any(_foreign(path)):
+        names = ", ".join(sorted(entry.name for entry in _foreign(path))[:3])
+        raise RunError(
+            f"{path} is not a run folder: it has no manifest.json but holds {names}. Choose another run.name."
+        )
+    return path, manifest
+
+
 def open_run(settings: RunSettings, identity: Mapping[str, Any]) -> RunFolder:
     """Create or reopen the folder of the run, whose record is `identity` from now on.
 
     Raises RunError where it cannot be written, is in use, or holds something else; nothing in it has been changed
     then.
     """
-    path = _path_of(settings)
-    parent = path.parent
-    if settings.if_exists == "new":
-        path = _free_name(path)
-    manifest = read_manifest(path)
-    if settings.if_exists == "error" and manifest is not None:
-        raise RunError(f"A run named {settings.name!r} exists in {parent} and run.if_exists is 'error'. Choose another "
-                       "run.name, or set run.if_exists to 'continue' or 'new'.")  # fmt: skip
-    if manifest is None and path.exists() and any(_foreign(path)):
-        names = ", ".join(sorted(entry.name for entry in _foreign(path))[:3])
-        raise RunError(
-            f"{path} is not a run folder: it has no manifest.json but holds {names}. Choose another run.name."
-        )
+    path, manifest = require_usable(settings)
     try:
         for folder in (path, path / "states", path / "samples", path / "lora"):
             folder.mkdir(parents=True, exist_ok=True)

@@ -31,11 +31,15 @@ def norm_row(loras: LoraSet) -> dict[str, float]:
 def require_heard(samples: Sequence[Sample], mode: str) -> None:
     """Raise DataError where sound is to be trained and not one sample has any."""
     if mode != "video" and not any(sample.audio_steps for sample in samples):
-        raise DataError(
-            f"model.mode is {mode}, but not one of the {len(samples)} samples has sound. Add clips with sound or a "
-            "dataset with audio_directory, look at what `cache build` said about their sound, or set model.mode to "
-            "video."
-        )
+        raise nothing_heard(len(samples), mode)
+
+
+def nothing_heard(count: int, mode: str) -> DataError:
+    """What is to be raised where none of `count` samples has the sound that `mode` trains."""
+    return DataError(
+        f"model.mode is {mode}, but not one of the {count} samples has sound. Add clips with sound or a dataset with "
+        "audio_directory, look at what `cache build` said about their sound, or set model.mode to video."
+    )
 
 
 def describe_mix(order: BatchOrder, mode: str, can_fill: bool, events: Events) -> None:

@@ -8,27 +8,32 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...ltx2_train.errors import Stopped, TrainerError
+from ..needs import require_needs
+from ..words import in_words, speaking_as
 
 logger = logging.getLogger("ltx2_trainer")
 
 
 @contextlib.contextmanager
-def training_job() -> Iterator[None]:
+def training_job(node: str = "") -> Iterator[None]:
     """Run the core as ComfyUI needs it: with gradients, and with errors that say what to do instead of where.
+
+    Errors speak of the widgets of `node`, the title of the one that runs.
 
     ComfyUI runs nodes in inference mode, whose tensors cannot be trained on, so that is left before anything is made.
     A requested stop ends the prompt as an interrupt, after the core has saved.
     """
     import torch
 
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), speaking_as(node):
         try:
+            require_needs()
             yield
         except Stopped as stop:
             logger.info("%s", stop)
             raise _interrupted() from None
         except TrainerError as error:
-            raise RuntimeError(str(error)) from None
+            raise RuntimeError(in_words(str(error))) from None
 
 
 def _interrupted() -> BaseException:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ...ltx2_train.events import Events
 from ..live import LiveView, json_safe
+from ..words import in_words
 from .folders import view_address
 from .memory import DeviceShare, device_memory
 
@@ -41,6 +42,7 @@ class ComfyEvents(Events):
         self._clock = clock
         self._sent = self._pictured = -math.inf
         self._share = DeviceShare()
+        self.warnings: list[str] = []
         if node is not None:
             with _lock:
                 _views[self.view.node] = self.view
@@ -74,12 +76,16 @@ class ComfyEvents(Events):
         logger.info("saved %s: %s", kind, path)
 
     def message(self, text: str, level: str = "info") -> None:
+        text = in_words(text)
+        if level == "warning":
+            self.warnings.append(text)
         logger.log(logging.WARNING if level == "warning" else logging.INFO, "%s", text)
         self.view.say(text, level == "warning")
         self._show(now=level == "warning")
 
     def finish(self, state: str, text: str) -> None:
         """The last word: `state` is finished, stopped or failed."""
+        text = in_words(text)
         self.view.state, self.view.message = state, text
         self.view.sample_file = None
         self._show(now=True, last=text)

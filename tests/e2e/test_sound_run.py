@@ -398,3 +398,12 @@ def test_the_demo_learns_sound(tmp_path, capsys, mode):
     assert "loss          audio" in said
     assert ("loss          video" in said) == (mode == "av")
     assert list((tmp_path / "demo" / "samples").glob("*.mp4" if mode == "av" else "*.wav"))
+
+
+def test_clips_without_sound_are_refused_before_anything_is_encoded(run_file):
+    clip = run_file.parent / "clips" / "clip.mp4"
+    write_video(clip, moving_square(40, 64, 64))
+    shutil.rmtree(run_file.parent / "cache")
+    with pytest.raises(DataError, match="mode is av, but not one of the 3 samples has sound"):
+        build_caches(load_run(run_file, ["model.mode=av"]))
+    assert not list((run_file.parent / "cache").glob("*.safetensors"))

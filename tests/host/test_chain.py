@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_comfy
 import pytest
@@ -45,6 +46,8 @@ def chain(nodes, comfy):
     comfy.sent.clear()
 
     class Chain:
+        runs = comfy.folder("output", "ltx2_runs")
+
         def base(self, checkpoint="tiny.safetensors", **more):
             return nodes.LoadBaseModel.execute(
                 checkpoint=checkpoint, text_encoder="gemma.safetensors", precision="fp32", device="cpu", **more
@@ -249,3 +252,105 @@ def test_the_lora_draws_a_video_and_strength_zero_is_the_base(nodes, chain, monk
 def test_sampling_without_anything_to_sample_with_says_so(nodes):
     with pytest.raises(RuntimeError, match="connect `run`"):
         nodes.SampleLoRA.execute(prompt="a ball", **DRAW)
+
+
+@pytest.fixture
+def pressed(nodes, chain, monkeypatch):
+    """Runs Prepare Dataset as a press on Run does: with the Train LoRA that follows it in the prompt."""
+
+    def press(**widgets):
+        train = {"class_type": "LTX2T_TrainLoRA", "inputs": {"prepared": ["3", 0], **RUN, **SMALL, **widgets}}
+        other = {"class_type": "LTX2T_TrainLoRA", "inputs": {"prepared": ["8", 0], "run_name": "a/b"}}
+        hidden = SimpleNamespace(unique_id="3", prompt={"3": {"class_type": "X", "inputs": {}}, "4": train, "9": other})
+        monkeypatch.setattr(fake_comfy.ComfyNode, "hidden", hidden)
+        monkeypatch.setattr(nodes.data.core, "build_caches", lambda *_: pytest.fail("encoding began"))
+        return chain.prepared(name="ahead")
+
+    return press
+
+
+@pytest.mark.parametrize(
+    ("widgets", "message"),
+    [
+        ({"run_name": "a/b"}, r"^Train LoRA: .*\n  run_name: "),
+        ({"run_name": ""}, r"^Train LoRA: .*\n  run_name: "),
+        ({"learning_rate": float("nan")}, r"\n  learning_rate: "),
+        ({"sample_prompts": "a ball --q 3", "sample_every": 2}, r"^Train LoRA: sample_prompts, line 1: --q"),
+        (
+            {"rank": 4},
+            r"(?s)^Train LoRA: .*\n  rank: was 2, now 4\n.*choose another run_name, or set if_exists to 'new'",
+        ),
+        (
+            {"train_seed": 8, "scheduler": "cosine"},
+            r"(?s)train_seed: was 7, now 8\n.*scheduler: was linear, now cosine",
+        ),
+        ({"if_exists": "error"}, r"exists in .* and if_exists is 'error'"),
+        (
+            {"sample_every": 9, "sample_at_start": False},
+            "sample_every is 9 but the run has 3 steps and sample_at_start is off",
+        ),
+    ],
+)
+def test_what_train_lora_would_refuse_is_refused_before_anything_is_encoded(chain, pressed, widgets, message):
+    if not (chain.runs / "ahead").exists():
+        chain.trained("ahead")
+    with pytest.raises(RuntimeError, match=message):
+        pressed(**{"run_name": "ahead", **widgets})
+
+
+def test_what_comes_over_a_wire_is_not_judged_ahead(chain, pressed):
+    if not (chain.runs / "ahead").exists():
+        chain.trained("ahead")
+    for widgets in (
+        {"rank": ["5", 0]},
+        {"rank": 4, "run_name": ["5", 0]},
+        {"steps": 5},
+        {"if_exists": "new", "rank": 4},
+    ):
+        with pytest.raises(pytest.fail.Exception, match="encoding began"):
+            pressed(**{"run_name": "ahead", **widgets})
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "x" * 200])
+def test_a_name_that_cannot_be_used_is_refused_when_the_prompt_is_sent(nodes, name):
+    assert str(nodes.TrainLoRA.validate_inputs(run_name=name)).startswith("Train LoRA: ")
+    assert "run_name" in nodes.TrainLoRA.validate_inputs(run_name=name)
+    assert nodes.TrainLoRA.validate_inputs(run_name="fox") is True
+    assert nodes.TrainLoRA.validate_inputs(run_name=None) is True, "it comes over a wire"
+
+
+def test_a_distilled_base_is_told_where_it_is_chosen(comfy, chain):
+    link(
+        comfy.folder("models", "checkpoints") / "tiny.safetensors",
+        comfy.folder("models", "checkpoints") / "tiny-distilled.safetensors",
+    )
+    chain.base("tiny-distilled.safetensors")
+    assert "is a distilled model" in comfy.texts[-1][1]
+    chain.base()
+    assert "distilled" not in comfy.texts[-1][1]
+
+
+def test_settings_are_called_as_their_widgets(nodes):
+    words = nodes.words
+    with words.speaking_as("Train LoRA"):
+        assert words.in_words("lora.rank: was 2. Raise train.steps.") == "rank: was 2. Raise steps."
+        assert words.in_words("model.mode is av") == "mode of Load LTX-2 Base Model is av"
+        assert words.in_words("train.steps_done of rank, run.name.x") == "train.steps_done of rank, run.name.x"
+    with words.speaking_as("Check Dataset"):
+        assert words.in_words("Set enable_bucket = true") == "Set buckets = true"
+        assert words.in_words("a higher resolution") == "a higher resolution"
+
+
+def test_what_the_requirements_name_and_is_missing_is_told_with_the_line_that_installs_it(nodes, tmp_path, monkeypatch):
+    needs = nodes.needs
+    assert needs.unmet() == ""
+    file = tmp_path / "requirements.txt"
+    file.write_text('no-such-thing>=1.0  # of the user\ntorch>=999\nnot-here; python_version < "3"\n')
+    text = needs.unmet(file)
+    assert "no-such-thing is missing" in text
+    assert f"torch is {torch.__version__.split('+')[0]}" in text
+    assert "not-here" not in text
+    assert text.endswith(f'-m pip install -r "{file}"')
+    monkeypatch.setattr(needs, "unmet", lambda: text)
+    with pytest.raises(RuntimeError, match="no-such-thing is missing"):
+        nodes.CombineDatasets.execute(dataset_1=None, share_1=1, share_2=1, share_3=1, share_4=1)

@@ -52,6 +52,7 @@ def test_the_public_names_are_these():
         "cut_videos",
         "draw_spectrogram",
         "drop_branches",
+        "foresee",
         "inspect_lora",
         "keep_branches",
         "load_run",

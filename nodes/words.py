@@ -1,0 +1,49 @@
+"""What the core says, in the words of the page: settings under the names of the widgets that show them."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import re
+from collections.abc import Iterator
+
+_shown: dict[str, dict[str, str]] = {}  # dotted path of a setting -> node that shows it -> name of the widget
+_node: contextvars.ContextVar[str] = contextvars.ContextVar("node", default="")
+
+
+def show(node: str, path: str, widget: str) -> None:
+    """Note that `node` shows the setting at `path` as `widget`."""
+    _shown.setdefault(path, {})[node] = widget
+    _pattern.cache_clear()
+
+
+@contextlib.contextmanager
+def speaking_as(node: str) -> Iterator[None]:
+    """Inside, `in_words` speaks of the widgets of `node`."""
+    token = _node.set(node)
+    try:
+        yield
+    finally:
+        _node.reset(token)
+
+
+def in_words(text: str) -> str:
+    """`text` with each setting called as its widget; of another node, with the name of the node."""
+    return _pattern().sub(_widget, text)
+
+
+def _widget(found: re.Match[str]) -> str:
+    nodes = _shown[found[0]]
+    node = _node.get()
+    if node in nodes:
+        return nodes[node]
+    other, widget = next(iter(nodes.items()))
+    return f"{widget} of {other}"
+
+
+@functools.cache
+def _pattern() -> re.Pattern[str]:
+    # longer paths first; a path that goes on is another setting
+    paths = "|".join(re.escape(path) for path in sorted(_shown, key=len, reverse=True))
+    return re.compile(rf"(?<![\w.])(?:{paths})(?!\w|\.\w)" if paths else r"(?!)")
