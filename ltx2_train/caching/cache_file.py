@@ -13,6 +13,7 @@ only their shapes can be checked):
     {same base}_ltx2_dino.safetensors                                 DINOv2 features of the frames (see dino)
     {stem}_ltx2_te.safetensors                                        text, after the connectors
         video_prompt_embeds_{dtype} [N, D]  audio_prompt_embeds_{dtype} [N, D']  prompt_attention_mask [N]
+        text_{dtype} [N, D + D'], both once more, side by side                   text_mask [N]
     {stem}_ltx2_te_compact.safetensors                                text, before the connectors and without padding
         video_features_{dtype} [T, D]       audio_features_{dtype} [T, D'], absent where it is the same tensor
 
@@ -50,7 +51,6 @@ ARCHITECTURE = "ltx2_v1"  # as the community trainer calls it
 MASK_KEY = "mask"
 AUDIO_LENGTH_KEY = "audio_lengths_int32"
 VIRTUAL_KEYS = ("ltx2_virtual_num_frames_int32", "ltx2_virtual_height_int32", "ltx2_virtual_width_int32")
-TEXT_KEYS = ("video_features_", "video_prompt_embeds_", "text_")
 
 DTYPES = {
     "bfloat16": torch.bfloat16,

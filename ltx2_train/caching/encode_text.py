@@ -15,17 +15,16 @@ from ..dataset.cache_names import COMPACT_SUFFIX, TextForm
 from ..dataset.plan import DatasetPlan, Item
 from ..errors import CacheError, DataError
 from ..events import Events
+from ..shapes import Mode
 from ..weights.gemma import TOKEN_LIMIT
 from .build import CacheReport, Encoder, Openers, begin_report, note_failure, with_model
 from .cache_file import (
     ARCHITECTURE,
     DTYPES,
     FORMAT_VERSION,
-    TEXT_KEYS,
     CacheFile,
     Fingerprints,
     difference,
-    dtype_token,
     stale_weights,
 )
 from .due import Due
@@ -33,6 +32,7 @@ from .kind import Bench, CacheKind, CacheState, Job, Made, header_bytes
 from .locks import Claims
 from .notes import damage
 from .recipe import Recipe
+from .text_file import TEXT_KEYS, compact_tensors, full_tensors, has_sound, read_compact
 from .work import Work
 
 if TYPE_CHECKING:
@@ -80,13 +80,11 @@ class Text(CacheKind[Any]):
         return min(both, key=lambda one: (not one[1].fresh, one[1].missing))
 
     def stale(self, file: CacheFile, job: Job) -> str | None:
-        if reason := useless_text(file):
+        if reason := useless_text(file, self.recipe.mode):
             return reason
         stored = file.metadata.get("caption", file.metadata.get("caption1"))
         if stored is not None and " ".join(stored.split()) != job.item.caption:
             return "the caption (or trigger word) changed"
-        if self.form == "full" and self.recipe.mode != "video" and file.find("audio_prompt_embeds_") is None:
-            return "it was made for video alone and holds no text for sound"
         if not file.fingerprinted:
             return None
         return stale_text_weights(file, self.recipe.text) or difference(file.record("settings"), job.made_from)
@@ -97,8 +95,8 @@ class Text(CacheKind[Any]):
         size = sum(widths) * DTYPES[self.recipe.settings.text_dtype].itemsize  # of a token
         header = header_bytes(job.made_from) + 2 * len(json.dumps(job.item.caption))
         if self.form == "full":
-            # after the connectors: always as long, in both streams, and a mask
-            return TOKEN_LIMIT * (size * (2 if len(widths) == 1 else 1) + 8) + header
+            # after the connectors: always as long, in both streams, with a mask, and all of it twice
+            return 2 * TOKEN_LIMIT * (size * (2 if len(widths) == 1 else 1) + 8) + header
         return most_tokens(job.item.caption) * size + header
 
     def weight(self, job: Job) -> float:
@@ -123,10 +121,12 @@ class Text(CacheKind[Any]):
         }
 
 
-def useless_text(file: CacheFile) -> str | None:
-    """Why there is no text in `file` that can be used, or None."""
+def useless_text(file: CacheFile, mode: Mode) -> str | None:
+    """Why there is no text in `file` that this mode can use, or None."""
     if not any(file.find(prefix) for prefix in TEXT_KEYS):
         return f"it holds no text, but {', '.join(file.keys) or 'nothing'}"
+    if mode != "video" and not has_sound(file):
+        return "it was made for video alone and holds no text for sound"
     return damage(file.path)
 
 
@@ -303,33 +303,3 @@ def each_features(
             yield caption, encoder.encode([caption])[0]
         except DataError as error:
             yield caption, error
-
-
-def full_tensors(video: torch.Tensor | None, audio: torch.Tensor | None, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The tensors of a full text cache from contexts [1, N, D]; the connectors leave nothing to be masked."""
-    token = dtype_token(dtype)
-    contexts = {f"video_prompt_embeds_{token}": video, f"audio_prompt_embeds_{token}": audio}
-    tensors = {key: context[0].to(dtype) for key, context in contexts.items() if context is not None}
-    length = next(iter(tensors.values())).shape[0]
-    tensors["prompt_attention_mask"] = torch.ones(length, dtype=torch.int64)
-    return tensors
-
-
-def compact_tensors(features: TextFeatures, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The tensors of a compact text cache; both streams share one where they are the same tensor."""
-    token = dtype_token(dtype)
-    tensors = {f"video_features_{token}": features.video.to(dtype)}
-    if features.audio is not features.video:
-        tensors[f"audio_features_{token}"] = features.audio.to(dtype)
-    return tensors
-
-
-def read_compact(file: CacheFile) -> TextFeatures:
-    """The features in a compact text cache, as stored."""
-    from ..models.text import TextFeatures
-
-    video_key, audio_key = file.find("video_features_"), file.find("audio_features_")
-    if video_key is None:
-        raise CacheError(f"{file.path} is not a compact text cache: it holds {', '.join(file.keys)}.", file.path)
-    video = file.tensor(video_key)
-    return TextFeatures(video, video if audio_key is None else file.tensor(audio_key))

@@ -11,6 +11,7 @@ These files are pickles. Nothing in this program reads a pickle but `_load` belo
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,8 @@ from . import cache_file as caches
 from .cache_file import ARCHITECTURE, AUDIO_LENGTH_KEY, MASK_KEY
 
 PRECOMPUTED = ".precomputed"
+MAIN = ("latents", "audio_latents")  # each sample has one of them
+BESIDE = ("conditions", "reference_latents", "reference_audio_latents", "video_masks", "audio_masks")
 TEXT_DTYPE = torch.bfloat16
 
 
@@ -51,7 +54,9 @@ class ImportReport:
         """Some lines for people, with the dataset entry to use."""
         lines = [f"{self.samples} samples imported into {self.folder}, {len(self.skipped)} left out"]
         lines += [f"  {skip.path.name}: {skip.reason}" for skip in self.skipped[:SHOWN_AT_MOST]]
-        lines.append(f"In the dataset file:\n[[datasets]]\ncache_only = true\ncache_directory = '{self.folder}'")
+        folder = str(self.folder.absolute())  # a dataset file takes a relative one from where it lies itself
+        quoted = json.dumps(folder, ensure_ascii=False) if "'" in folder else f"'{folder}'"
+        lines.append(f"In the dataset file:\n[[datasets]]\ncache_only = true\ncache_directory = {quoted}")
         return "\n".join(lines)
 
 
@@ -60,32 +65,39 @@ def import_official(root: Path, out: Path | None = None, events: Events | None =
     events = shielded(events)
     out = out or root / IMPORTED_FOLDER
     root = root / PRECOMPUTED if (root / PRECOMPUTED).is_dir() else root
-    main = next((root / name for name in ("latents", "audio_latents") if (root / name).is_dir()), None)
-    files = sorted(main.rglob("*.pt")) if main is not None else []
-    if main is None or not files:
+    names = {folder: _names(root / folder) for folder in (*MAIN, *BESIDE)}
+    main = sorted(set().union(*(names[folder] for folder in MAIN)))
+    if not main:
         raise DataError(f"{root} holds no latents/*.pt of the official trainer. Name its preprocessed_data_root.", root)
     report = ImportReport(out)
-    events.stage("import", len(files))
-    for done, path in enumerate(files, 1):
+    events.stage("import", len(main))
+    for done, name in enumerate(main, 1):
         events.check_stop()
+        path = next(root / folder / name for folder in MAIN if name in names[folder])
         try:
-            _import_one(root, path.relative_to(main), out)
+            _import_one(root, name, out)
             report.samples += 1
         except DataError as error:
             report.skipped.append(Skipped(path, str(error)))
         except (KeyError, ValueError) as error:
             report.skipped.append(Skipped(path, f"it is not laid out as expected: {error}"))
-        events.progress(done, len(files), path.name)
+        events.progress(done, len(main), path.name)
+    used = {*main, *(_condition_name(name) for name in main)}
+    report.skipped += [
+        Skipped(root / folder / name, f"there are no {' and no '.join(MAIN)} of its name ({folder})")
+        for folder in BESIDE
+        for name in sorted(names[folder] - used)
+    ]
     if not report.samples:
         raise DataError("Not one sample could be imported.\n" + report.text(), root)
     return report
 
 
 def _import_one(root: Path, name: Path, out: Path) -> None:
-    told = name.with_name("condition_" + name.name[7:]) if name.name.startswith("latent_") else name
-    text = _load(root / "conditions" / told) or _load(root / "conditions" / name)
+    condition = _condition_name(name)
+    text = _load(root / "conditions" / condition) or _load(root / "conditions" / name)
     if text is None:
-        raise DataError(f"there is no conditions/{told.as_posix()}")
+        raise DataError(f"there is no conditions/{condition.as_posix()}")
     picture, heard = _load(root / "latents" / name), _load(root / "audio_latents" / name)
     stem = "__".join(name.with_suffix("").parts)
     if picture is not None:
@@ -122,6 +134,16 @@ def _import_one(root: Path, name: Path, out: Path) -> None:
             write_tensors(out / named(base), {MASK_KEY: (mask["mask"] > 0.5).to(torch.uint8)}, metadata)
     # the latents last: whatever has them is whole
     write_tensors(out / base, tensors, metadata)
+
+
+def _names(folder: Path) -> set[Path]:
+    """The files of a folder, seen from it."""
+    return {path.relative_to(folder) for path in folder.rglob("*.pt")} if folder.is_dir() else set()
+
+
+def _condition_name(name: Path) -> Path:
+    """What the caption of the latents `name` is called."""
+    return name.with_name("condition_" + name.name[7:]) if name.name.startswith("latent_") else name
 
 
 def _unpatchified(table: Mapping[str, Any]) -> torch.Tensor:

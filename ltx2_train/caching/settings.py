@@ -34,7 +34,7 @@ class CacheSettings(Settings):
     text_form: Literal["compact", "full"] = Field(
         "compact",
         description="Store captions before the text connectors, without padding (a few MB at most; the connectors run "
-        "in training), or after them as the community trainer does (8 to 15 MB).",
+        "in training), or after them as the community trainer does (25 to 32 MB).",
         json_schema_extra={"advanced": True},
     )
     text_dtype: Precision = Field(

@@ -213,11 +213,12 @@ class CachedSamples:
             if not path.is_file():
                 continue
             file = CacheFile(path)
-            if file.fingerprinted:
-                if reason := useless_text(file) or stale_text_weights(file, self.checker.recipe.text):
-                    raise CacheError(reason, path)
-            else:
-                self.checker.foreign += 1
+            reason = useless_text(file, self.checker.mode)
+            if reason is None and file.fingerprinted:
+                reason = stale_text_weights(file, self.checker.recipe.text)
+            if reason is not None:
+                raise CacheError(reason, path)
+            self.checker.foreign += not file.fingerprinted
             return file
         self.checker.left_out[entry.caches / name.name] = f"there is no text cache for {name.stem}"
         return None

@@ -13,6 +13,7 @@ import torch
 
 from ..caching.cache_file import CacheFile
 from ..caching.recipe import Recipe
+from ..caching.text_file import FullText, load_text
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.plan import DatasetPlan, plan_dataset
 from ..events import Events, Passing
@@ -20,7 +21,7 @@ from ..objective.audio import AudioSettings
 from ..shapes import Mode
 from .cached import CachedSamples
 from .sample_check import SampleChecker
-from .samples import FullText, Sample, SoundBuckets, load_text
+from .samples import Sample, SoundBuckets
 
 if TYPE_CHECKING:
     from ..models.text import TextFeatures

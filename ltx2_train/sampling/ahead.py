@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import SampleSettings
+from ..errors import ConfigError
 from ..feed.loader import Sample, TrainingSet
 from .prompts import Prompt, read_prompts, validation_prompts
 
@@ -15,7 +16,12 @@ def training_prompts(settings: SampleSettings, data: TrainingSet) -> list[Prompt
     """The prompts that are drawn while training on `data`, in order; none where samples are off. Raises ConfigError."""
     if not settings.wanted:
         return []
-    captions = list(dict.fromkeys(sample.caption for sample in data.samples))[:CAPTIONS]
+    captions = list(dict.fromkeys(sample.caption for sample in data.samples if sample.caption))[:CAPTIONS]
+    if settings.prompts is None and not captions:
+        raise ConfigError(
+            "sample.prompts is not set, and the caches of this dataset do not say their captions, as after "
+            "`ltx2-train cache import`. Name prompts in sample.prompts, or set sample.every to 0."
+        )
     return read_prompts(settings, captions) + validation_prompts(data.validation, settings)
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from ..caching.cache_file import ARCHITECTURE, FORMAT_VERSION, CacheFile
-from ..caching.encode_text import Beside, compact_tensors, each_features, read_compact
+from ..caching.encode_text import Beside, each_features
+from ..caching.text_file import compact_tensors, read_compact
 from ..dataset.cache_names import COMPACT_SUFFIX
 from ..device import DTYPES, release
 from ..errors import CacheError, DataError

@@ -66,8 +66,8 @@ def describe_mix(order: BatchOrder, mode: str, can_fill: bool, events: Events) -
 def warn_of_captions(samples: Sequence[Sample], events: Events) -> None:
     """Warn where every file has the same caption: the LoRA cannot tell them apart, and prompts lose their hold."""
     files = {sample.text_path for sample in samples}
-    captions = {sample.caption for sample in samples}
-    if len(files) > 1 and len(captions) == 1:
+    captions = {sample.caption for sample in samples}  # "" where another program's caches do not say
+    if len(files) > 1 and len(captions) == 1 and captions != {""}:
         events.message(
             f"All {len(files)} files have the same caption ({next(iter(captions))[:60]!r}). The LoRA will answer to "
             "any prompt with a mean of them; describe each file in its own words.",

@@ -317,6 +317,8 @@ def test_full_form_has_the_keys_of_the_community_trainer(dataset, tmp_path):
         "video_prompt_embeds_bfloat16": ((128, 24), torch.bfloat16),
         "audio_prompt_embeds_bfloat16": ((128, 16), torch.bfloat16),
         "prompt_attention_mask": ((128,), torch.int64),
+        "text_bfloat16": ((128, 40), torch.bfloat16),
+        "text_mask": ((128,), torch.int64),
     }
     assert not (tmp_path / "cache" / "a_ltx2_te_compact.safetensors").exists(), "scratch files go"
     assert build(dataset(), text_form="full")[3] == []

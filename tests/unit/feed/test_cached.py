@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,13 +19,17 @@ from ltx2_train.caching.manifest import write_manifest
 from ltx2_train.caching.official import import_official
 from ltx2_train.caching.recipe import Recipe
 from ltx2_train.caching.settings import CacheSettings
+from ltx2_train.config import SampleSettings
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import CacheError, ConfigError, DataError
+from ltx2_train.events import Events
 from ltx2_train.feed.cached import CachedName, dataset_captions
-from ltx2_train.feed.loader import FullText, TrainingSet
+from ltx2_train.feed.loader import FullText, TrainingSet, load_text
 from ltx2_train.models.text import TextFeatures
+from ltx2_train.sampling.ahead import training_prompts
 from ltx2_train.shapes import LatentShape
+from ltx2_train.training.watch import warn_of_captions
 
 WEIGHTS = Fingerprints("ckpt", "gemma")
 RECIPE = Recipe(video_vae="vae", text=WEIGHTS)
@@ -206,6 +211,42 @@ def test_text_stored_as_one_is_taken_apart(tmp_path, width):
     assert torch.equal(text.audio_context, sound)
 
 
+def test_of_a_file_with_both_forms_the_finished_text_is_taken(tmp_path):
+    """The community trainer's flag --cache_before_connector leaves features with all their padding beside it."""
+    video, sound = community(tmp_path / "cache")
+    path = tmp_path / "cache" / "p_ltx2_te.safetensors"
+    features = {"video_features_bfloat16": torch.zeros(1024, 24), "audio_features_bfloat16": torch.zeros(1024, 16)}
+    save_file({**load_file(path), **features}, str(path))
+    text = load_text(path)
+    assert isinstance(text, FullText)
+    assert torch.equal(text.video_context, video)
+    assert torch.equal(text.audio_context, sound)
+
+
+def test_padding_of_features_that_stand_alone_is_left_out(tmp_path):
+    mask = torch.tensor([0, 0, 1, 1, 1])
+    video, sound = torch.randn(5, 24), torch.randn(5, 16)
+    tensors = {"video_features_float32": video, "audio_features_float32": sound, "prompt_attention_mask": mask}
+    save_file(tensors, str(tmp_path / "a_ltx2_te.safetensors"))
+    text = load_text(tmp_path / "a_ltx2_te.safetensors")
+    assert isinstance(text, TextFeatures)
+    assert torch.equal(text.video, video[2:])
+    assert torch.equal(text.audio, sound[2:])
+
+
+def test_text_for_video_alone_will_not_do_for_sound_and_joined_text_will(tmp_path):
+    community(tmp_path / "cache")
+    config = DatasetConfig.from_table({"datasets": [{"cache_only": True, "cache_directory": "cache"}]}, tmp_path)
+    path = tmp_path / "cache" / "my_clip_ltx2_te.safetensors"
+    tensors = load_file(path)
+    save_file({"text_bfloat16": tensors["text_bfloat16"]}, str(path))
+    assert len(TrainingSet.open(config, Recipe(mode="av")).samples) == 3
+    save_file({"text_bfloat16": tensors["text_bfloat16"][:, :4096].contiguous()}, str(path))
+    assert len(TrainingSet.open(config, Recipe(mode="video")).samples) == 2
+    with pytest.raises(CacheError, match="holds no text for sound"):
+        TrainingSet.open(config, Recipe(mode="av"))
+
+
 def test_our_full_form_is_what_the_community_trainer_expects(made, tmp_path):
     table = {"datasets": [{"video_directory": "clips", "cache_directory": "full", "target_frames": [9]}]}
     config = DatasetConfig.from_table({"general": {"resolution": 64}, **table}, tmp_path / "data")
@@ -226,8 +267,13 @@ def test_our_full_form_is_what_the_community_trainer_expects(made, tmp_path):
     assert sorted(text.keys) == [
         "audio_prompt_embeds_bfloat16",
         "prompt_attention_mask",
+        "text_bfloat16",
+        "text_mask",
         "video_prompt_embeds_bfloat16",
     ]
+    both = [text.tensor(f"{stream}_prompt_embeds_bfloat16") for stream in ("video", "audio")]
+    assert torch.equal(text.tensor("text_bfloat16"), torch.cat(both, dim=-1))
+    assert torch.equal(text.tensor("text_mask"), text.tensor("prompt_attention_mask"))
     assert text.metadata["caption1"] == "another"
     assert text.tensor("prompt_attention_mask").dtype == torch.int64
 
@@ -268,6 +314,7 @@ def test_the_official_trainers_folder_is_imported_and_trained_on(tmp_path):
     report = import_official(tmp_path / "root")
     assert report.samples == 2
     assert [skip.path.name for skip in report.skipped] == ["lonely.pt"]
+    assert f"cache_directory = '{(tmp_path / 'root' / 'ltx2_caches').absolute()}'" in report.text()
     data = TrainingSet.open(config, Recipe(mode="av"))
     old, new = sorted(data.samples, key=lambda sample: sample.key)
     assert (new.fps, new.shape, new.audio_steps) == (24.0, LatentShape(2, 3, 4), 10)
@@ -279,6 +326,39 @@ def test_the_official_trainers_folder_is_imported_and_trained_on(tmp_path):
     assert data.load_reference(new).shape == (128, 2, 3, 4)
     assert torch.equal(data.load_latents(old), grid)
     assert data.load_text(old).video.shape == (5, 3840)
+
+
+def test_what_has_no_latents_is_named_and_sound_alone_is_imported(tmp_path, monkeypatch):
+    official(tmp_path / "root")
+    at = tmp_path / "root" / ".precomputed"
+    for folder in ("conditions", "video_masks"):
+        shutil.copy(at / folder / "sub" / "clip.pt", at / folder / "sub" / "other.pt")
+    for folder in ("conditions", "audio_latents"):
+        shutil.copy(at / folder / "sub" / "clip.pt", at / folder / "sub" / "voice.pt")
+    monkeypatch.chdir(tmp_path)
+    report = import_official(tmp_path / "root", Path("out"))
+    assert report.samples == 3
+    reasons = {skip.path.relative_to(at).as_posix(): skip.reason for skip in report.skipped}
+    assert sorted(reasons) == ["conditions/sub/other.pt", "latents/lonely.pt", "video_masks/sub/other.pt"]
+    assert "no latents" in reasons["conditions/sub/other.pt"]
+    assert f"cache_directory = '{tmp_path / 'out'}'" in report.text()  # not from where the dataset file lies
+    config = DatasetConfig.from_table({"datasets": [{"cache_only": True, "cache_directory": "out"}]}, tmp_path)
+    data = TrainingSet.open(config, Recipe(mode="av"))
+    assert sorted(sample.kind for sample in data.samples) == ["audio", "video", "video"]
+
+
+def test_captions_that_the_caches_do_not_say_are_not_taken_for_equal_ones(tmp_path):
+    official(tmp_path / "root")
+    import_official(tmp_path / "root", tmp_path / "out")
+    config = DatasetConfig.from_table({"datasets": [{"cache_only": True, "cache_directory": "out"}]}, tmp_path)
+    data, said = TrainingSet.open(config), []
+    events = Events()
+    events.message = lambda text, level="info": said.append(text)
+    warn_of_captions(data.samples, events)
+    assert said == []
+    with pytest.raises(ConfigError, match=r"do not say their captions.*sample\.prompts"):
+        training_prompts(SampleSettings(), data)
+    assert len(training_prompts(SampleSettings(prompts=["a fox"]), data)) == 1
 
 
 def test_a_pickle_that_holds_more_than_tensors_is_refused(tmp_path):
