@@ -2,20 +2,35 @@
 
 A setting is a pydantic field with default, bounds and help; the TOML files, the command line and the node widgets
 are derived from it. `json_schema_extra={"community": "network_dim"}` names the flag of the community trainer that means
-the same, `{"unit": "pixels"}` the unit, `{"advanced": True}` hides it from a first look.
+the same, `{"unit": "pixels"}` the unit, `{"since": "0.2"}` the version that brought it, `{"advanced": True}` hides it
+from a first look.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, TypeVar, get_args, get_origin
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from .errors import ConfigError
+from .paths import path_fault
 from .registry import nearest
 
 S = TypeVar("S", bound="Settings")
+
+_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"}
+
+
+def dtype_name(value: object) -> object:
+    """The short name of a number format that is spelt as PyTorch does."""
+    return _DTYPES.get(value.lower().removeprefix("torch."), value) if isinstance(value, str) else value
+
+
+Dtype = Annotated[Literal["bf16", "fp16", "fp32"], BeforeValidator(dtype_name)]
+"""A number format; bfloat16, float16 and float32 are understood as well."""
 
 
 class Settings(BaseModel):
@@ -23,14 +38,16 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
 
-    @model_validator(mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _no_numbers(cls, table: Any) -> Any:
+    def _plainly_wrong(cls, value: Any, info: ValidationInfo) -> Any:
+        """What pydantic would make something of is refused where it is written: a path that no file can have, a truth."""
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, str) and Path in _parts(annotation):
+            if fault := path_fault(value):
+                raise ValueError(fault)
         # True is a whole number to Python and to pydantic, so that `rank = true` would be a rank of 1.
-        if not isinstance(table, Mapping):
-            return table
-        numbers = (key for key, field in cls.model_fields.items() if not {bool, Any} & set(_kinds(field.annotation)))
-        return {**table, **{key: _NoNumber.instead(table[key]) for key in numbers if key in table}}
+        return value if {bool, Any} & set(_kinds(annotation)) else _NoNumber.instead(value)
 
 
 class _NoNumber:
@@ -49,17 +66,45 @@ class _NoNumber:
         return cls(value) if isinstance(value, bool) else value
 
 
-def parse(kind: type[S], table: Mapping[str, Any], source: str) -> S:
+def parse(kind: type[S], table: Mapping[str, Any], source: str, problems: Iterable[str] = ()) -> S:
     """Validate `table` as `kind`. Raises ConfigError that lists every wrong key with its dotted path.
 
-    `source` says where the table came from, for example the name of the file.
+    `source` says where the table came from, for example the name of the file. `problems` are sentences on what was
+    found wrong before; they are listed first.
     """
+    lines = list(problems)
     try:
-        return kind.model_validate(dict(table))
+        settings = kind.model_validate(dict(table))
     except ValidationError as error:
-        lines = [_explain(kind, problem) for problem in error.errors()]
-        head = "1 setting is" if len(lines) == 1 else f"{len(lines)} settings are"
-        raise ConfigError(f"{source}: {head} not usable.\n" + "\n".join(f"  {line}" for line in lines)) from None
+        told = {line.partition(": ")[0] for line in lines}
+        lines += [line for line in explain(kind, error) if line.partition(": ")[0] not in told]
+    else:
+        if not lines:
+            return settings
+    raise ConfigError(refusal(source, lines))
+
+
+def refusal(source: str, lines: Iterable[str]) -> str:
+    """The text of an error about settings of `source`, one line for each."""
+    lines = list(dict.fromkeys(lines))
+    head = "1 setting is" if len(lines) == 1 else f"{len(lines)} settings are"
+    return f"{source}: {head} not usable.\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def explain(kind: type[BaseModel], error: ValidationError) -> list[str]:
+    """A sentence in plain words for each setting that pydantic refused, once."""
+    found: dict[str, list[str]] = {}
+    for problem in error.errors():
+        path, words = _explained(kind, problem)
+        if words not in found.setdefault(path, []):
+            found[path].append(words)
+    # where a setting may be of two types, each says what it would have liked
+    return [_line(path, words) for path, words in found.items()]
+
+
+def _line(path: str, words: list[str]) -> str:
+    text = " or ".join(words)
+    return f"{path}: {text}" if path else text
 
 
 def known_keys(kind: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
@@ -69,30 +114,112 @@ def known_keys(kind: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
         if isinstance(part, int) or model is None:
             continue
         field = model.model_fields.get(str(part))
-        model = None if field is None else _model_in(field.annotation)
+        model = None if field is None else model_in(field.annotation)
     return list(model.model_fields) if model is not None else []
 
 
-def _explain(kind: type[BaseModel], problem: Any) -> str:
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """The group of settings that `annotation` is, or is a list of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in get_args(annotation):
+        if (found := model_in(inner)) is not None:
+            return found
+    return None
+
+
+def inner_type(annotation: Any) -> Any:
+    """The type inside of `X | None`, without what validates it."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        kinds = [part for part in get_args(annotation) if part is not type(None)]
+        return inner_type(kinds[0]) if len(kinds) == 1 else annotation
+    return inner_type(get_args(annotation)[0]) if get_origin(annotation) is Annotated else annotation
+
+
+def is_text(annotation: Any) -> bool:
+    """Whether a setting of this type is plain text or a path, so that what is given needs no reading."""
+    return inner_type(annotation) in (str, Path)
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """The types that a union names, or the one that `annotation` is."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        for part in get_args(annotation):
+            yield from _parts(part)
+    else:
+        yield get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def _explained(kind: type[BaseModel], problem: Any) -> tuple[str, str]:
+    """(dotted path, what is wrong and what is meant) of one finding of pydantic."""
     location = tuple(problem["loc"])
-    path = _dotted(location)
+    path = _dotted(kind, location)
     if problem["type"] == "extra_forbidden":
         known = known_keys(kind, location)
         near = nearest(str(location[-1]), known)
         hint = f" Did you mean {' or '.join(near)}?" if near else f" Known: {', '.join(known)}." if known else ""
-        return f"{path}: unknown setting.{hint}"
+        return path, f"unknown setting.{hint}"
     if problem["type"] == "missing":
-        return f"{path}: needs a value."
-    text = problem["msg"].removeprefix("Value error, ")
+        return path, "needs a value."
     given = problem.get("input")
-    shown = "" if isinstance(given, (dict, list)) and len(str(given)) > 60 else f" (given: {given!r})"
-    return f"{path}: {text}{shown}" if path else f"{text}"
+    text = _words(problem["type"], problem.get("ctx") or {}, path, given)
+    text = text or problem["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(given, (Mapping, list, tuple)) and len(str(given)) > 60 else f" (given: {_said(given)})"
+    return path, f"{text}{shown}" if path else text
 
 
-def _dotted(location: tuple[Any, ...]) -> str:
-    text = ""
+def _words(kind: str, about: Mapping[str, Any], path: str, given: Any) -> str:
+    """Plain words for the kind of a finding; empty where pydantic's own say it well."""
+    if kind == "literal_error":
+        listed = str(about.get("expected", "")).replace(" or ", ", ")
+        near = nearest(given, [choice.strip("'") for choice in listed.split(", ")], 1) if isinstance(given, str) else []
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"must be one of {listed}{hint}"
+    limits = {"greater_than_equal": "ge", "greater_than": "gt", "less_than_equal": "le", "less_than": "lt"}
+    if kind in limits:
+        words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}[limits[kind]]
+        limit = about.get(limits[kind])
+        return (
+            f"must be {words} {limit:g}"
+            if isinstance(limit, (int, float)) and abs(limit) < 1e6
+            else (f"must be {words} {limit}")
+        )
+    if kind in ("string_too_long", "string_too_short"):
+        length = len(given) if isinstance(given, str) else 0
+        if kind == "string_too_short":
+            return "must not be empty"
+        return f"has {length} characters; at most {about.get('max_length')} are possible"
+    for names, words in (
+        (("int_parsing", "int_type", "int_from_float", "int_parsing_size"), "needs a whole number"),
+        (("float_parsing", "float_type"), "needs a number"),
+        (("finite_number",), "needs a finite number"),
+        (("bool_parsing", "bool_type"), "needs true or false"),
+        (("string_type",), "needs text, in quotes"),
+        (("path_type",), "needs a path, in quotes"),
+        (("list_type", "tuple_type"), "needs a list, [...]"),
+        (("dict_type",), "needs a table, { name = value }"),
+        (("model_type", "model_attributes_type"), f"must be a table: [{path}] with its settings below"),
+    ):
+        if kind in names:
+            return words
+    return ""
+
+
+def _dotted(kind: type[BaseModel], location: tuple[Any, ...]) -> str:
+    """`location` as a person would write it; what names a branch of a union is no part of it."""
+    text, model = "", kind
+    annotation: Any = None
     for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif model is not None:
+            text += f".{part}" if text else str(part)
+            field = model.model_fields.get(str(part))
+            annotation = None if field is None else field.annotation
+            model = None if annotation is None else model_in(annotation)
+        elif get_origin(inner_type(annotation)) is dict:
+            text += f".{part}"
+            annotation = None
     return text
 
 
@@ -106,10 +233,5 @@ def _kinds(annotation: Any) -> Iterator[Any]:
         yield from _kinds(inner)
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in get_args(annotation):
-        if (found := _model_in(inner)) is not None:
-            return found
-    return None
+def _said(value: Any) -> str:
+    return repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:77]}..."

@@ -8,25 +8,23 @@ from typing import Literal
 from pydantic import Field
 
 from ..models.tiling import TileSettings
-from ..settings import Settings
+from ..settings import Dtype, Settings
 from .dino import DinoSettings
-
-Precision = Literal["bf16", "fp16", "fp32"]
 
 
 class CacheSettings(Settings):
     """What is stored in the caches, and how it is computed."""
 
-    vae_dtype: Precision = Field(
+    vae_dtype: Dtype = Field(
         "bf16", description="Precision the video VAE computes in.", json_schema_extra={"community": "vae_dtype"}
     )
-    latents_dtype: Precision = Field(
+    latents_dtype: Dtype = Field(
         "bf16", description="Precision latents are stored in.", json_schema_extra={"advanced": True}
     )
-    audio_vae_dtype: Precision = Field(
+    audio_vae_dtype: Dtype = Field(
         "fp32", description="Precision the audio VAE computes in.", json_schema_extra={"advanced": True}
     )
-    audio_latents_dtype: Precision = Field(
+    audio_latents_dtype: Dtype = Field(
         "fp16",
         description="Precision the latents of sound are stored in.",
         json_schema_extra={"community": "ltx2_audio_dtype", "advanced": True},
@@ -37,9 +35,7 @@ class CacheSettings(Settings):
         "in training), or after them as the community trainer does (25 to 32 MB).",
         json_schema_extra={"advanced": True},
     )
-    text_dtype: Precision = Field(
-        "bf16", description="Precision text is stored in.", json_schema_extra={"advanced": True}
-    )
+    text_dtype: Dtype = Field("bf16", description="Precision text is stored in.", json_schema_extra={"advanced": True})
     skip_existing: bool = Field(
         True,
         description="Keep caches that still fit their source, settings and checkpoint. Off: make all again.",

@@ -15,6 +15,7 @@ from ..errors import ConfigError, Stopped, TrainerError
 from . import cache
 from .console import ConsoleEvents, duration
 from .data import add_data_commands
+from .imports import add_import
 from .output import lasting_output, show
 from .plan import add_plan
 from .quantize import add_quantize
@@ -110,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", type=Path, metavar="FILE")
     check.add_argument("--json", action="store_true", help="print JSON")
 
+    add_import(add)
     add_quantize(add)
     add_plan(add)
     cache.add_commands(commands, add, add_run_file)

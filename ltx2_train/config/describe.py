@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from ..offload import settings as memory
 from ..quant import settings as quant
+from ..settings import model_in
 from ..weights import gemma_settings as gemma
 from .groups import RunConfig, plain_toml
 
@@ -24,6 +26,14 @@ def walk(kind: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple[
             yield from walk(inner, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field
+
+
+def groups() -> dict[str, set[str]]:
+    """Group -> names of the settings, and of the groups, in it."""
+    return {
+        name: set(inner.model_fields) if (inner := model_in(field.annotation)) is not None else set()
+        for name, field in RunConfig.model_fields.items()
+    }
 
 
 def describe_defaults() -> str:
@@ -51,10 +61,11 @@ def describe_defaults() -> str:
             if part
         )
         lines.append(f"# {note}")
-        lines.append(_toml_line(key, reduce(getattr, dotted.split("."), defaults)))
+        lines.append(group_line(key, reduce(getattr, dotted.split("."), defaults)))
     return "\n".join(lines).strip() + "\n"
 
 
+@cache
 def aliases() -> dict[str, str]:
     """Flag name of the community trainer -> dotted path of our setting."""
     table: dict[str, str] = {}
@@ -85,7 +96,8 @@ def _bounds(field: FieldInfo) -> str:
     return ", ".join(parts)
 
 
-def _toml_line(key: str, default: Any) -> str:
+def group_line(key: str, default: Any) -> str:
+    """`key = value` in TOML; a setting without a value stands there as a comment."""
     import tomli_w
 
     if default is None:
@@ -94,4 +106,15 @@ def _toml_line(key: str, default: Any) -> str:
         return f"{key} = {{}}"
     if isinstance(default, BaseModel):
         default = default.model_dump(mode="json")
-    return tomli_w.dumps({key: plain_toml(default) if not isinstance(default, Path) else str(default)}).strip()
+    return compact(tomli_w.dumps({key: plain_toml(default) if not isinstance(default, Path) else str(default)}).strip())
+
+
+def compact(toml: str) -> str:
+    """TOML with its short lists on one line each."""
+
+    def one_line(found: re.Match[str]) -> str:
+        items = [line.strip().rstrip(",") for line in found[1].strip().split("\n")]
+        text = f"[{', '.join(items)}]"
+        return text if len(text) <= 80 else found[0]
+
+    return re.sub(r"\[\n((?:    [^\n\[\]{}]+,\n)+)\]", one_line, toml)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from ..caching.settings import CacheSettings
 from ..errors import ConfigError
@@ -17,8 +17,9 @@ from ..objective.flow import LossSettings
 from ..objective.sigmas import SigmaSettings
 from ..offload.settings import MemorySettings
 from ..optim import OptimizerSettings, ScheduleSettings
+from ..paths import name_fault
 from ..quant.settings import QuantSettings
-from ..settings import Settings
+from ..settings import Dtype, Settings
 from ..shapes import floor_frames, floor_side
 from ..weights.gemma_settings import GemmaSettings
 from .train import TrainSettings
@@ -29,9 +30,7 @@ class RunSettings(Settings):
 
     name: str = Field(
         "my_lora",
-        min_length=1,
         max_length=120,
-        pattern=r"^[^/\\:*?\"<>|\x00-\x1f]+$",
         description="Name of the run: its folder and its LoRA files are called so.",
         json_schema_extra={"community": "output_name"},
     )
@@ -49,11 +48,12 @@ class RunSettings(Settings):
         None, description="Folder where each saved LoRA is placed as well, for example a `loras` folder of ComfyUI."
     )
 
-    @model_validator(mode="after")
-    def _plain_name(self) -> RunSettings:
-        if self.name.strip(" .") != self.name or not self.name.strip("."):
-            raise ValueError("name must not begin or end with a space or a dot")
-        return self
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if fault := name_fault(value):
+            raise ValueError(fault)
+        return value
 
 
 class ModelSettings(Settings):
@@ -79,7 +79,7 @@ class ModelSettings(Settings):
         description="What is trained: video; av = video with its sound; audio = sound alone. Also v, av and a.",
         json_schema_extra={"community": ["ltx2_mode", "ltx_mode"]},
     )
-    precision: Literal["bf16", "fp16", "fp32"] = Field(
+    precision: Dtype = Field(
         "bf16",
         description="Number format of the frozen base and of the activations. LoRA weights are always fp32.",
         json_schema_extra={"community": "mixed_precision"},
@@ -103,6 +103,8 @@ class ModelSettings(Settings):
             values = dict(values)
             if values.get("precision") == "no":  # the community trainer's word for no mixed precision
                 values["precision"] = "fp32"
+            if isinstance(values.get("version"), (int, float)) and not isinstance(values["version"], bool):
+                values["version"] = f"{values['version']:.1f}"
             if isinstance(values.get("mode"), str):
                 values["mode"] = {"v": "video", "a": "audio", "va": "av"}.get(values["mode"], values["mode"])
         return values
@@ -113,7 +115,8 @@ class DataSettings(Settings):
 
     config: Path | None = Field(
         None,
-        description="Dataset file (TOML) that lists folders, captions and sizes.",
+        description="Dataset file (TOML) that lists folders, captions and sizes; or a folder that the official trainer "
+        "has encoded.",
         json_schema_extra={"community": "dataset_config"},
     )
     manifest: Path | None = Field(
@@ -286,6 +289,13 @@ class RunConfig(Settings):
     memory: MemorySettings = MemorySettings()
     gemma: GemmaSettings = GemmaSettings()
     sample: SampleSettings = SampleSettings()
+
+    _notes: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on names of other programs that were given and change nothing."""
+        return self._notes
 
     def to_toml(self) -> str:
         """The whole tree as TOML; unset values are left out."""

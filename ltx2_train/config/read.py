@@ -1,127 +1,138 @@
 """From TOML, tables and `--set` to a RunConfig.
 
-Two courtesies: paths are relative to the run file, and the flag names of the community trainer are accepted
-(`network_dim` for `lora.rank`, ...), so a settings file can be brought along.
+Two courtesies: paths are relative to the run file, and files and names of other programs are understood (`network_dim`
+for `lora.rank`; a whole TOML, YAML, JSON or saved command of theirs). All that is wrong is told at once.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+from ..dataset.entry import DatasetSettings
 from ..errors import ConfigError
+from ..paths import from_folder
 from ..registry import nearest
 from ..settings import parse
-from .describe import aliases
+from ..toml import read_toml, tomllib
+from .describe import aliases, groups
 from .groups import RunConfig
+from .sources import Source, read_source
+from .translate import REFUSED, Translation, find_row, from_text, run_fields, told
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+__all__ = ["load_run", "make_run", "read_toml", "taken_over", "tomllib"]
+
+DATASET_TABLES = ("general", "datasets", "validation_datasets")
 
 
 def make_run(tables: Mapping[str, Any], base: Path | str = ".", source: str = "settings") -> RunConfig:
     """A RunConfig from nested tables; relative paths are taken from `base`. Raises ConfigError."""
-    run = parse(RunConfig, _without_aliases(tables, source), source)
-    return _resolve(run, Path(base).absolute())
+    return _made(tables, Path(base).absolute(), source)
 
 
 def load_run(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a run file and apply `section.key=value` overrides. Raises ConfigError."""
+    """Read a run file, or a file of another program, and apply `section.key=value` overrides. Raises ConfigError."""
     path = Path(path)
-    tables = read_toml(path)
+    source = read_source(path)
+    problems: list[str] = []
+    notes: list[str] = []
+    if source is None:
+        tables = read_toml(path)
+    else:
+        found = taken_over(source)
+        tables, notes = found.tables, [*told(found.of("no effect")), *found.assumptions()]
+        problems = [*source.problems, *told(found.of(*REFUSED))]
+        if problems:
+            problems.append(f"`ltx2-train import {path.name}` writes a run file that leaves these out, and says so.")
     for text in overrides:
         _override(tables, text)
-    run = make_run(tables, path.absolute().parent, path.name)
+    base = path.absolute().parent if source is None else source.folder
+    run = _made(tables, base, path.name, problems, notes)
     if run.run.folder is None:
         folder = run.run.model_copy(update={"folder": path.absolute().parent / "runs"})
         run = run.model_copy(update={"run": folder})
     return run
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file. Raises ConfigError that names the file and the line."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"Cannot read {path}: {error.strerror or error}. Check the path.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        hint = (
-            " In TOML a backslash needs doubling; use / in paths or 'single quotes'." if "escape" in str(error) else ""
-        )
-        raise ConfigError(f"{path} is not valid TOML: {error}.{hint}") from None
+def taken_over(source: Source) -> Translation:
+    """The settings that come of a file of another program, with what that program takes where the file is silent."""
+    found = Translation(source.program)
+    whole = dict(source.names)
+    for name, value in source.names:
+        found.add(name, value, whole)
+    for command in source.others:
+        found.add_command(command.program, command.flags)
+    if source.trains:
+        found.assume_defaults()
+    return found
 
 
-def _without_aliases(tables: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Move community flag names to their place, be they at the top, in a group or in a table of their own."""
-    groups = RunConfig.model_fields
-    table = aliases()
+def _made(
+    tables: Mapping[str, Any], base: Path, source: str, problems: Sequence[str] = (), notes: Sequence[str] = ()
+) -> RunConfig:
+    plain, more, said = _with_own_names(tables)
+    run = _resolve(parse(RunConfig, plain, source, [*problems, *more]), base)
+    run._notes = (*notes, *said)
+    return run
+
+
+def _with_own_names(tables: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Names of the community trainer moved to their place, wherever they stand; sentences on what is wrong, and notes.
+
+    They may stand at the top, in a group or in a table of their own.
+    """
+    known, problems = groups(), []
     out: dict[str, Any] = {}
-    moved: list[tuple[str, Any, str]] = []
+    foreign: list[tuple[str, Any, str]] = []
     for key, value in tables.items():
-        if key in groups:
-            if not isinstance(value, Mapping):
-                raise ConfigError(f"{source}: {key} must be a table ([{key}]), not {value!r}.")
-            known = _fields_of(key)
-            kept = {}
-            for name, inner in value.items():
-                if name not in known and name in table:
-                    moved.append((name, inner, f"{key}.{name}"))
-                else:
-                    kept[name] = inner
-            out[key] = {**out.get(key, {}), **kept}
-        elif key in table:
-            moved.append((key, value, key))
-        elif isinstance(value, Mapping) and value and all(name in table for name in value):
-            moved += [(name, inner, f"{key}.{name}") for name, inner in value.items()]
+        if key in known and isinstance(value, Mapping):
+            out[key] = {name: inner for name, inner in value.items() if name in known[key] or not _is_known(name)}
+            foreign += [(name, inner, f"{key}.{name}") for name, inner in value.items() if name not in out[key]]
+        elif key in known:
+            problems.append(f"{key} must be a table ([{key}]), not {value!r}.")
+        elif key in DATASET_TABLES:
+            problems.append(f"{key}: belongs to the dataset file, which data.config names.")
+        elif isinstance(value, Mapping) and not _is_known(key) and any(_is_known(name) for name in value):
+            foreign += [(name, inner, f"{key}.{name}") for name, inner in value.items()]
+        elif _is_known(key) or key in DatasetSettings.model_fields:
+            foreign.append((key, value, key))
         else:
-            near = nearest(key, [*groups, *table])
-            hint = f" Did you mean {' or '.join(table.get(n, n) for n in near)}?" if near else ""
-            raise ConfigError(f"{source}: {key}: unknown setting.{hint} Groups: {', '.join(groups)}.")
-    for name, value, where in moved:
-        parts = table[name].split(".")
-        target = out
-        for part in parts[:-1]:
-            target = target.setdefault(part, {})
-        if parts[-1] in target:
-            raise ConfigError(f"{source}: {where} and {table[name]} are the same setting; keep one of them.")
-        target[parts[-1]] = value
-    return out
+            near = nearest(key, [*known, *aliases()])
+            hint = f" Did you mean {' or '.join(aliases().get(n, n) for n in near)}?" if near else ""
+            problems.append(f"{key}: unknown setting.{hint} Groups: {', '.join(known)}.")
+    moved = Translation("community", tables=out)
+    moved.origin = {f"{group}.{name}": f"{group}.{name}" for group in out for name in out[group]}
+    whole = {name: value for name, value, _ in foreign}
+    for name, value, where in foreign:
+        moved.add(name, value, whole, where)
+    return out, [*problems, *told(moved.of(*REFUSED))], told(moved.of("no effect"))
 
 
-def _fields_of(group: str) -> set[str]:
-    annotation = RunConfig.model_fields[group].annotation
-    return set(annotation.model_fields) if isinstance(annotation, type) and issubclass(annotation, BaseModel) else set()
+def _is_known(name: str) -> bool:
+    return find_row("community", name) is not None
 
 
 def _override(tables: dict[str, Any], text: str) -> None:
     path, sign, raw = text.partition("=")
-    if not sign or not path.strip():
+    path = path.strip()
+    if not sign or not path:
         raise ConfigError(f"--set {text!r}: expected section.key=value, for example --set train.steps=500.")
-    try:
-        value = tomllib.loads(f"value = {raw.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = raw.strip()
-    parts = path.strip().split(".")
+    path = aliases().get(path, path)
     target = tables
-    for part in parts[:-1]:
+    *sections, key = path.split(".")
+    for part in sections:
         inner = target.setdefault(part, {})
         if not isinstance(inner, dict):
             raise ConfigError(f"--set {text!r}: {part} is a setting, not a section.")
         target = inner
-    target[parts[-1]] = value
+    target[key] = from_text(run_fields().get(path), raw.strip())
 
 
 def _resolve(value: Any, base: Path) -> Any:
     if isinstance(value, BaseModel):
         changed = {name: _resolve(getattr(value, name), base) for name in type(value).model_fields}
         return value.model_copy(update=changed)
-    if isinstance(value, Path):
-        expanded = value.expanduser()
-        return expanded if expanded.is_absolute() else base / expanded
-    return value
+    return from_folder(base, value) if isinstance(value, Path) else value

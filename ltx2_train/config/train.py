@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from ..settings import Settings
+from ..settings import Dtype, Settings
 
 
 class TrainSettings(Settings):
@@ -111,7 +111,7 @@ class TrainSettings(Settings):
     keep_states: int = Field(
         4,
         ge=1,
-        description="How many of the newest states to keep; every LoRA is kept.",
+        description="How many of the newest states to keep; keep_loras says how many LoRAs.",
         json_schema_extra={"community": "save_last_n_steps_state", "advanced": True},
     )
     keep_loras: int = Field(
@@ -126,7 +126,7 @@ class TrainSettings(Settings):
         "LoRA and place, the optimizer starts afresh; off = only a stop or the end saves.",
         json_schema_extra={"advanced": True},
     )
-    save_precision: Literal["bf16", "fp16", "fp32"] = Field(
+    save_precision: Dtype = Field(
         "bf16",
         description="Number format of the saved LoRA files.",
         json_schema_extra={"community": "save_precision", "advanced": True},

@@ -7,7 +7,6 @@ the default. Paths are relative to the file.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,10 @@ from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_
 from ..errors import ConfigError, DataError
 from ..files import parse_json
 from ..media.buckets import parse_bucket
-from ..settings import Settings, parse
+from ..paths import from_folder
+from ..settings import Settings, parse, refusal
 from ..shapes import SPATIAL_FACTOR
+from ..toml import read_toml
 from .entry import (
     FOLDER_KEYS,
     LIST_KEYS,
@@ -26,9 +27,10 @@ from .entry import (
     MediaKind,
     SharedSettings,
 )
-from .entry_types import check_types
+from .entry_types import wrong_types
 from .foreign_keys import translate
 from .manifest import dataset_table, is_manifest
+from .simpletuner import is_backends, read_backends
 
 __all__ = ["DatasetConfig", "DatasetSettings", "MediaKind", "SharedSettings"]
 
@@ -102,7 +104,15 @@ class DatasetConfig(Settings):
         Raises DataError where the file is missing or not TOML, ConfigError where a setting is wrong.
         """
         path = Path(path)
-        return cls.from_table(_load(path), path.absolute().parent, source=str(path))
+        table = load_table(path)
+        if is_backends(table):
+            found = read_backends(table, folder=path.absolute().parent)
+            if found.problems:
+                raise ConfigError(refusal(str(path), found.problems))
+            table = found.table
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path}: expected a table with [[datasets]], got {type(table).__name__}.")
+        return cls.from_table(table, path.absolute() if path.is_dir() else path.absolute().parent, source=str(path))
 
     @classmethod
     def from_table(cls, table: dict[str, Any], folder: Path, source: str = "dataset") -> DatasetConfig:
@@ -110,9 +120,8 @@ class DatasetConfig(Settings):
         notes: list[str] = []
         if is_manifest(table):
             table, notes = dataset_table(table, source)
-        table, more = translate(table, source)
-        check_types(table, source)
-        config = parse(cls, table, source)
+        table, more, problems = translate(table)
+        config = parse(cls, table, source, [*problems, *wrong_types(table)])
         config._notes = (*notes, *more)
         parts = {
             key: tuple(_absolute(entry, folder) for entry in getattr(config, key))
@@ -157,40 +166,35 @@ def _absolute(settings: Any, folder: Path) -> Any:
     for key in (*FOLDER_KEYS, *SOURCE_KEYS):
         value = getattr(settings, key, None)
         if value is not None:
-            update[key] = folder / value.expanduser()
+            update[key] = from_folder(folder, value)
     # A copy must not count the paths of `general` as set in a dataset, hence only what was there is updated.
     return settings.model_copy(update=update) if update else settings
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load_table(path: Path) -> Any:
+    """What a dataset file holds, as it is. Raises DataError where it cannot be read, ConfigError where it is broken."""
+    if path.is_dir():
+        return _folder(path)
+    if path.suffix.lower() != ".json":
+        if not path.exists():
+            raise DataError(f"The dataset file {path} does not exist. Check the path.", path)
+        return read_toml(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return parse_json(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise DataError(f"The dataset file {path} does not exist. Check the path.", path) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8: {error}. Save it as UTF-8.") from error
     except OSError as error:
         raise DataError(f"The dataset file {path} cannot be read: {error.strerror or error}.", path) from error
-    try:
-        if path.suffix.lower() == ".json":
-            table = parse_json(text)
-        elif sys.version_info >= (3, 11):
-            import tomllib
-
-            table = tomllib.loads(text)
-        else:
-            import tomli
-
-            table = tomli.loads(text)
     except ValueError as error:
-        hint = r" In TOML a backslash needs 'single quotes': 'C:\clips'." if "\\" in text else ""
-        raise ConfigError(f"{path}: not valid {path.suffix.lstrip('.').upper() or 'TOML'}: {error}.{hint}") from error
-    if isinstance(table, list) and any(isinstance(row, dict) and "instance_data_dir" in row for row in table):
-        raise ConfigError(
-            f"{path}: this is SimpleTuner's list of data backends. Write one [[datasets]] for each that has media: its "
-            "instance_data_dir is video_directory (or image_directory, audio_directory), video.num_frames is "
-            "target_frames, video.frame_rate target_fps, video.min_frames min_frames, cache_dir_vae cache_directory."
-        )
-    if not isinstance(table, dict):
-        raise ConfigError(f"{path}: expected a table with [[datasets]], got {type(table).__name__}.")
-    return table
+        raise ConfigError(f"{path}: not valid JSON: {error}.") from error
+
+
+def _folder(path: Path) -> dict[str, Any]:
+    """A folder instead of a dataset file: what the official trainer has encoded."""
+    if any((path / name).is_dir() for name in ("latents", "audio_latents")):
+        return {"datasets": [{"preprocessed_data_root": "."}]}
+    raise ConfigError(
+        f"{path} is a folder, not a dataset file. `ltx2-train import {path}` writes one for a folder of media."
+    )

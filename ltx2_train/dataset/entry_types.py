@@ -6,14 +6,13 @@ each setting is read from its field, so that this needs no list of settings.
 
 from __future__ import annotations
 
-import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from ..errors import ConfigError
+from ..settings import inner_type
 from .entry import DatasetSettings
 
 LISTS = ("datasets", "validation_datasets")
@@ -33,12 +32,9 @@ EXAMPLES = {
 }
 
 
-def check_types(table: Mapping[str, Any], source: str) -> None:
-    """Raise ConfigError that lists every value of a wrong type in the table of a dataset file, with its path."""
-    lines = list(_of_file(table))
-    if lines:
-        head = "1 setting is" if len(lines) == 1 else f"{len(lines)} settings are"
-        raise ConfigError(f"{source}: {head} not usable.\n" + "\n".join(f"  {line}" for line in lines))
+def wrong_types(table: Mapping[str, Any]) -> list[str]:
+    """A sentence for every value of a wrong type in the table of a dataset file, with its path."""
+    return list(_of_file(table))
 
 
 def _of_file(table: Mapping[str, Any]) -> Iterator[str]:
@@ -98,15 +94,8 @@ def _not_one(kind: Any, value: Any) -> str:
     if kind is Path:
         if not isinstance(value, (str, Path)):
             return "one path, in quotes"
-        return "a path; leave the line out where there is none" if not str(value).strip() or "\0" in str(value) else ""
+        return ""
     return "" if kind is not str or isinstance(value, str) else "text, in quotes"
-
-
-def inner_type(annotation: Any) -> Any:
-    """The type inside of `X | None`."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        return next(part for part in get_args(annotation) if part is not type(None))
-    return annotation
 
 
 def _said(value: Any) -> str:

@@ -1,80 +1,100 @@
-"""Keys of a dataset file that are spelt otherwise here, or that belong to other models of the community trainer.
+"""Keys of a dataset file that are spelt otherwise here, or that belong elsewhere, by foreign/dataset_keys.toml.
 
 A file that is brought along loads: what has another name is renamed, what has no meaning for LTX-2 is left out with a
-note, and what would change the data in a way that is not supported is refused with the reason.
+note, what would change the data in a way that is not supported is refused with the reason. kohya's `subsets` become
+datasets of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
-from ..errors import ConfigError
+from ..foreign import row_of
 from .entry import DatasetSettings, SharedSettings
 
-# Old names of the community trainer, and its flags that mean a setting of the dataset.
-RENAMED = {
-    "flux_kontext_no_resize_control": "no_resize_control",
-    "qwen_image_edit_no_resize_control": "no_resize_control",
-    "qwen_image_edit_control_resolution": "control_resolution",
-    "control_directory": "reference_directory",
-    "flip_aug": "flip",
-}
-WITHOUT_EFFECT = {
-    "fp_latent_window_size": "it belongs to FramePack",
-    "fp_1f_clean_indices": "it belongs to FramePack",
-    "fp_1f_target_index": "it belongs to FramePack",
-    "fp_1f_no_post": "it belongs to FramePack",
-    "no_resize_control": "references always take the size of their clip",
-    "control_resolution": "references always take the size of their clip; reference_downscale makes them smaller",
-}
-REFUSED = {
-    "multiple_target": "one medium with several targets is a feature of other models. Write each target as a medium of "
-    "its own, with the same caption",
-}
+# the sections of a run file; a test holds them together
+RUN_SECTIONS = (
+    "run", "model", "data", "cache", "lora", "objective", "loss", "audio", "optimizer", "schedule", "train", "quant",
+    "memory", "gemma", "sample",
+)  # fmt: skip
+LISTS = ("datasets", "validation_datasets")
 
 
-def translate(table: Mapping[str, Any], source: str) -> tuple[dict[str, Any], list[str]]:
-    """The table of a dataset file in the words of our settings, and a note for each key that changed or went.
+def translate(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], list[str]]:
+    """The table of a dataset file in the words of our settings, notes on keys that changed or went, and what is wrong.
 
-    Raises ConfigError where a key is refused or two keys mean the same setting. Parts of a wrong type are left as they
-    are for validation to name.
+    Parts of a wrong type are left as they are for validation to name.
     """
     notes: list[str] = []
+    problems: list[str] = []
     out = dict(table)
+    for key in table:
+        if key in RUN_SECTIONS:
+            problems.append(f"{key}: belongs to the run file, which names this one as data.config.")
+            del out[key]
     if isinstance(table.get("general"), Mapping):
-        out["general"] = _entry(table["general"], "general", source, notes)
-        _refuse_sources(out["general"], source)
-    for key in ("datasets", "validation_datasets"):
+        out["general"] = _entry(table["general"], "general", notes, problems)
+        for key in [key for key in out["general"] if key in DatasetSettings.model_fields]:
+            if key not in SharedSettings.model_fields:
+                problems.append(f"general.{key}: this belongs to one dataset. Move it into [[datasets]].")
+                del out["general"][key]
+    for key in LISTS:
         if isinstance(table.get(key), (list, tuple)):
+            whole = [one for entry in table[key] for one in _without_subsets(entry, notes)]
             out[key] = [
-                _entry(entry, f"{key}[{index}]", source, notes) if isinstance(entry, Mapping) else entry
-                for index, entry in enumerate(table[key])
+                _entry(entry, f"{key}[{index}]", notes, problems) if isinstance(entry, Mapping) else entry
+                for index, entry in enumerate(whole)
             ]
-    return out, notes
+    return out, notes, problems
 
 
-def _entry(entry: Mapping[str, Any], where: str, source: str, notes: list[str]) -> dict[str, Any]:
+def _without_subsets(entry: Any, notes: list[str]) -> list[Any]:
+    """kohya's datasets hold subsets, each a folder with settings of its own."""
+    subsets = entry.get("subsets") if isinstance(entry, Mapping) else None
+    if not isinstance(subsets, (list, tuple)) or not all(isinstance(one, Mapping) for one in subsets):
+        return [entry]
+    shared = {key: value for key, value in entry.items() if key != "subsets"}
+    notes.append(f"{len(subsets)} [[datasets.subsets]] are read as datasets.")
+    return [{**shared, **one} for one in subsets]
+
+
+def _entry(entry: Mapping[str, Any], where: str, notes: list[str], problems: list[str]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     origin: dict[str, str] = {}
-    flags = _flags()
     for key, value in entry.items():
-        name = RENAMED.get(key, key)
-        if name not in DatasetSettings.model_fields:
-            name = flags.get(name, name)
-        if name in REFUSED and value:
-            raise ConfigError(f"{source}: {where}.{key}: {REFUSED[name]}.")
-        if name in WITHOUT_EFFECT or name in REFUSED:
-            notes.append(f"{where}.{key} has no effect: {WITHOUT_EFFECT.get(name, 'it belongs to other models')}.")
+        name = _flags().get(key, key) if key not in DatasetSettings.model_fields else key
+        row = None if name in DatasetSettings.model_fields else row_of("dataset_keys", name)
+        if row is not None and row.dataset:
+            name = row.dataset
+        elif row is not None:
+            if row.run:
+                problems.append(f"{where}.{key}: belongs to the run file, where it is {row.run}.")
+            elif row.no_effect:
+                notes.append(f"{where}.{key} has no effect: {row.no_effect}.")
+            elif row.unused(value):
+                notes.append(f"{where}.{key} has no effect: it is off.")
+            else:
+                problems.append(f"{where}.{key}: is not read: {row.instead}.")
+            continue
+        elif key not in DatasetSettings.model_fields and name not in DatasetSettings.model_fields and _of_a_run(key):
+            problems.append(f"{where}.{key}: belongs to the run file.")
             continue
         if name in origin:
-            raise ConfigError(f"{source}: {where}.{origin[name]} and {where}.{key} are the same setting; keep one.")
+            problems.append(f"{where}.{origin[name]} and {where}.{key} are the same setting; keep one.")
+            continue
         if name != key:
             notes.append(f"{where}.{key} is read as {name}.")
         out[name], origin[name] = value, key
     return out
 
 
+def _of_a_run(name: str) -> bool:
+    return name in RUN_SECTIONS or row_of("community", name) is not None
+
+
+@cache
 def _flags() -> dict[str, str]:
     """The community trainer's flags for settings of a dataset."""
     table = {}
@@ -83,9 +103,3 @@ def _flags() -> dict[str, str]:
         if isinstance(extra, dict) and isinstance(extra.get("community"), str):
             table[str(extra["community"])] = name
     return table
-
-
-def _refuse_sources(general: Mapping[str, Any], source: str) -> None:
-    for key in general:
-        if key in DatasetSettings.model_fields and key not in SharedSettings.model_fields:
-            raise ConfigError(f"{source}: general.{key}: this belongs to one dataset. Move it into [[datasets]].")

@@ -15,14 +15,14 @@ reads are named.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..media.names import cache_stem, is_dir, is_file, readable
+from ..media.names import cache_stem, is_dir, readable
+from ..paths import from_folder
 from ..registry import nearest
 from .dataset_file import DatasetSettings
 from .list_rows import Row, csv_rows, json_line_rows, json_rows, read_text, text_lines
@@ -158,19 +158,7 @@ class _Reader:
 
 
 def _path(source: Path, text: str) -> Path:
-    """The path that a list means; a name may begin with ~ and be no home, and other systems write backslashes."""
-    text = text.strip()
-    plain = source.parent / text
-    if text.startswith("~") and not _there(plain):
-        with contextlib.suppress(RuntimeError):
-            plain = source.parent / Path(text).expanduser()
-    if "\\" in text and not _there(plain) and _there(other := source.parent / text.replace("\\", "/")):
-        return other
-    return plain
-
-
-def _there(path: Path) -> bool:
-    return is_file(path) or is_dir(path)
+    return from_folder(source.parent, text.strip())
 
 
 def _rows(name: str, entry: DatasetSettings) -> Iterator[Row]:

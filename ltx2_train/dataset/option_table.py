@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from ..settings import inner_type
 from .entry import DatasetSettings, SharedSettings
-from .entry_types import inner_type
 
 # What is in none of these is listed under "Other".
 GROUPS: dict[str, tuple[str, ...]] = {

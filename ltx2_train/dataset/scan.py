@@ -15,6 +15,7 @@ from ..media.video import VIDEO_SUFFIXES
 from .captions import read_caption, rewrite
 from .dataset_file import DatasetSettings
 from .entry import LIST_KEYS
+from .layouts import explain
 from .lists import Candidate, Skipped, read_list
 
 __all__ = ["MEDIA_SUFFIXES", "Candidate", "Skipped", "find_media", "nothing_left", "with_captions"]
@@ -124,6 +125,8 @@ def _empty_folder(name: str, entry: DatasetSettings, listed: Sequence[Path]) -> 
     for other, suffixes in MEDIA_SUFFIXES.items():
         if other != entry.kind and any(ending in suffixes for ending in endings):
             return f"{text} For these use {other}_directory."
+    if layout := explain(folder):
+        return f"{text} {layout}"
     if not entry.recursive:
         suffixes = MEDIA_SUFFIXES[entry.kind]
         for sub in sorted(path for path in listed if path.is_dir()):
@@ -165,6 +168,8 @@ def with_captions(
 def nothing_left(name: str, entry: DatasetSettings, found: int, skipped: list[Skipped]) -> str:
     reasons = Counter(skip.reason.split(":")[0] for skip in skipped)
     if found and set(reasons) == {"no caption"} and entry.source_key.endswith("_directory"):
+        if layout := explain(entry.source):
+            return f"{name}.{entry.source_key}: {found} {entry.noun}, but not one caption of their names. {layout}"
         return (
             f"{name}.{entry.source_key}: {found} {entry.noun} in {entry.source}, but not one caption. "
             f"Each needs a text file of the same name ending in {entry.caption_extension}, "

@@ -63,6 +63,8 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
     """Encode what is missing or stale of the dataset of `run`. Raises TrainerError; finished items are always kept."""
     events = shielded(events)
     events.stage("check")
+    for note in run.notes:
+        events.message(note)
     base = BaseFiles.find(run, events)
     require_sound(base.info, run)
     require_bitsandbytes(run.gemma)  # before hours of pictures, not after
@@ -171,7 +173,8 @@ def make_folders(dataset: DatasetConfig) -> None:
     """Make the folders of the caches, so that one that cannot be written is told before hours of work."""
     for name, entry in dataset.named():
         try:
-            if not entry.from_caches:
+            # caches may lie among the media; a folder of media that is not there is not made, but told
+            if not entry.from_caches and (entry.cache_directory is not None or entry.source.exists()):
                 entry.caches.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(

@@ -68,6 +68,8 @@ class Checked:
 def check(config: RunConfig, events: Events) -> Checked:
     """Find everything that can be wrong before a big file is read, and open the run folder."""
     events.stage("check")
+    for note in config.notes:
+        events.message(note)
     config, files, layers, device = _check_model(config, events)
     checkpoint = files.checkpoint
     path, before = recorded_run(config.run)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from ..settings import Settings
+from ..settings import Settings, dtype_name
 
 
 class GemmaSettings(Settings):
@@ -17,14 +17,14 @@ class GemmaSettings(Settings):
         "stored",
         description="Storage of Gemma's weights: as stored in the file (bf16, or fp8 kept); 8bit, nf4, fp4 = by "
         "bitsandbytes, for a smaller card at some loss.",
-        json_schema_extra={"community": "gemma_bnb_4bit_quant_type", "advanced": True},
+        json_schema_extra={"advanced": True},
     )
     double_quant: bool = Field(
         True,
         description="Quantize the scales of nf4 and fp4 as well.",
         json_schema_extra={"advanced": True},
     )
-    compute_dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+    compute_dtype: Annotated[Literal["auto", "bf16", "fp16", "fp32"], BeforeValidator(dtype_name)] = Field(
         "auto",
         description="Precision that Gemma computes in; auto: bf16, fp32 on a CPU.",
         json_schema_extra={"community": "gemma_bnb_4bit_compute_dtype", "advanced": True},
@@ -44,6 +44,7 @@ class GemmaSettings(Settings):
             return values
         values = dict(values)
         eight, four = values.pop("gemma_load_in_8bit", False), values.pop("gemma_load_in_4bit", False)
+        kind = values.pop("gemma_bnb_4bit_quant_type", "nf4")  # says which 4 bits, not that there are 4
         if load := values.pop("load_text_encoder_in_8bit", False):
             eight = load
         if values.pop("gemma_bnb_4bit_disable_double_quant", False):
@@ -53,7 +54,7 @@ class GemmaSettings(Settings):
         if eight:
             values["precision"] = "8bit"
         elif four:
-            values.setdefault("precision", "nf4")
+            values.setdefault("precision", kind)
         return values
 
     @model_validator(mode="after")
@@ -71,6 +72,7 @@ class GemmaSettings(Settings):
 COMMUNITY_SWITCHES = (
     "gemma_load_in_8bit",
     "gemma_load_in_4bit",
+    "gemma_bnb_4bit_quant_type",
     "gemma_bnb_4bit_disable_double_quant",
     "load_text_encoder_in_8bit",
 )

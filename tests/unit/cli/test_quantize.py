@@ -53,7 +53,7 @@ def test_a_name_that_is_no_format_is_answered_with_those_there_are(tiny, tmp_pat
     assert main([*command, "--format", "nf5"]) == 2
     assert "'nf4'" in capsys.readouterr().err
     assert main([*command, "--format", "nf4", "--block-size", "48"]) == 2
-    assert "block_size: Input should be 32, 64, 128 or 256" in capsys.readouterr().err
+    assert "block_size: must be one of 32, 64, 128, 256" in capsys.readouterr().err
 
 
 def test_the_public_function_is_there():

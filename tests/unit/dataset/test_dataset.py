@@ -160,7 +160,7 @@ def test_values_of_a_wrong_type_are_told_in_the_words_of_the_file(tmp_path, line
         ("datasets = [1]", "datasets[0]: needs to be a section"),
         ('datasets = "a"', "datasets: needs to be sections"),
         ('[generals]\n[[datasets]]\nvideo_directory = "a"', "generals: unknown setting. Did you mean general?"),
-        ('[train]\nsteps = 5\n[[datasets]]\nvideo_directory = "a"', "train: unknown setting. Known: general"),
+        ('[train]\nsteps = 5\n[[datasets]]\nvideo_directory = "a"', "train: belongs to the run file"),
     ],
 )
 def test_sections_of_a_wrong_kind_are_told(tmp_path, text, words):
@@ -176,8 +176,15 @@ def test_a_file_of_another_encoding_is_told(tmp_path):
         DatasetConfig.read(path)
 
 
-def test_data_backends_of_simpletuner_are_answered_with_our_words(tmp_path):
+def test_data_backends_of_simpletuner_are_read(tmp_path):
     path = tmp_path / "multidatabackend.json"
-    path.write_text('[{"id": "a", "type": "local", "dataset_type": "video", "instance_data_dir": "datasets/videos"}]')
-    with pytest.raises(ConfigError, match="instance_data_dir is video_directory"):
-        DatasetConfig.read(path)
+    path.write_text(
+        '[{"id": "a", "type": "local", "dataset_type": "video", "instance_data_dir": "datasets/videos",'
+        ' "caption_strategy": "textfile", "resolution": 512, "repeats": 9,'
+        ' "video": {"num_frames": 49, "min_frames": 49, "frame_rate": 24, "bucket_strategy": "aspect_ratio"}},'
+        ' {"id": "text", "dataset_type": "text_embeds", "default": true, "cache_dir": "cache/text"}]'
+    )
+    (entry,) = DatasetConfig.read(path).datasets
+    assert entry.video_directory == tmp_path / "datasets" / "videos"
+    assert (entry.resolution, entry.enable_bucket, entry.num_repeats) == ((512, 512), True, 10)
+    assert (entry.target_frames, entry.min_frames, entry.target_fps) == ((49,), 49, 24.0)

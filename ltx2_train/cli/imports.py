@@ -1,0 +1,43 @@
+"""`ltx2-train import`: a file of another program as run.toml and dataset.toml."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .console import ConsoleEvents
+
+
+def add_import(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command to the parser by `add(name, function, help)`."""
+    sub = add(
+        "import",
+        run_import,
+        "Write run.toml and dataset.toml for a file of another program: a TOML or a saved command of the community "
+        "trainer, the official trainer's YAML, SimpleTuner's JSON, a dataset file, or a folder of media.",
+    )
+    sub.add_argument("file", type=Path, metavar="FILE", help="file or folder to take over; it is kept as it is")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="folder for both files (default: NAME_ltx2 beside FILE)")
+    sub.add_argument("--replace", action="store_true", help="write over files that are there")
+
+
+def run_import(args: argparse.Namespace, events: ConsoleEvents) -> int:
+    """Write the files and say what became of each setting; 1 where something has to be put right by hand."""
+    from ..config.importing import RUN_NAME, import_settings
+
+    made = import_settings(args.file)
+    paths = made.write(args.out, args.replace)
+    print(made.summary())
+    print("Written: " + ", ".join(str(path) for path in paths))
+    run = next(path for path in paths if path.name == RUN_NAME)
+    missing = made.missing(run)
+    for line in missing:
+        print(f"  {line}")
+    if missing or not made.complete:
+        print(f"Put that right in {run}, then: ltx2-train cache build {run}; ltx2-train train {run}")
+        return 1
+    print(f"Next: ltx2-train cache build {run}; ltx2-train train {run}")
+    return 0

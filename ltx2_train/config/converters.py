@@ -1,0 +1,267 @@
+"""Values of other programs that are no single value here: the functions that the column `by` of the tables names.
+
+A function gets the value, the name it stands under and all that the file gives (name -> value). It returns settings
+as (dotted path, value), and parts of the value that have rows of their own as `Part`. What cannot be said here is a
+`Part` with a row that says so; a value that makes no sense raises ValueError.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PureWindowsPath
+from typing import Any, NamedTuple
+
+
+class Part(NamedTuple):
+    """A part of a value that has a row of its own."""
+
+    name: str
+    value: Any
+
+
+Found = list["tuple[str, Any] | Part"]
+Converter = Callable[[Any, str, Mapping[str, Any]], Found]
+
+
+def convert(by: str, value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    """What the converter called `by` makes of `value`. Raises ValueError for a value that makes no sense."""
+    return _CONVERTERS[by](value, name, whole)
+
+
+def _pairs(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    """["a=1", "b=[2, 3]"], or a table, as parts `name.a` and `name.b`."""
+    if isinstance(value, Mapping):
+        return [Part(f"{name}.{key}", inner) for key, inner in value.items()]
+    found: Found = []
+    for text in [value] if isinstance(value, str) else value:
+        key, sign, raw = str(text).partition("=")
+        if not sign or not key.strip():
+            raise ValueError(f"{text!r} is not of the form key=value")
+        # "modules.<name>.<param>" and "init.<param>" stand under their first word
+        found.append(Part(f"{name}.{key.strip().split('.')[0]}", _literal(raw.strip())))
+    return found
+
+
+def _kept_by_steps(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    """The community trainer counts steps, not files: what is older than so many steps goes."""
+    every = int(whole.get("save_every_n_steps") or 250)
+    setting = "train.keep_states" if name.endswith("_state") else "train.keep_loras"
+    return [(setting, int(value) // every + 1)]
+
+
+def _official_streams(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    """`training_strategy.video` and `.audio`: their parts, and once for both the mode."""
+    if not isinstance(value, Mapping):
+        raise ValueError("needs its settings below it")
+    found: Found = [Part(f"{name}.{key}", inner) for key, inner in value.items()]
+    streams = {
+        stream: given.get("is_generated", True)
+        for stream in ("video", "audio")
+        if isinstance(given := whole.get(f"training_strategy.{stream}"), Mapping)
+    }
+    if all(streams.values()):
+        found.append(("model.mode", "av" if len(streams) == 2 else next(iter(streams))))
+    return found
+
+
+def _official_generated(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    """A stream that is given instead of generated is a condition; one that is generated is said by the mode."""
+    return [] if value is True else [Part("training_strategy.given", value)]
+
+
+def _official_conditions(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    if not isinstance(value, Sequence) or not all(isinstance(one, Mapping) and "type" in one for one in value):
+        raise ValueError("needs a list of conditions, each with a type")
+    return [Part(f"{name}.{one['type']}", dict(one)) for one in value]
+
+
+def _probability(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    strange = set(value) - {"type", "probability"}
+    if strange:
+        raise ValueError(f"does not know {', '.join(sorted(strange))}")
+    return [("train.first_frame_probability", value.get("probability", 1.0))]
+
+
+def _official_schedule(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    """Its schedules have no warm-up, and ends and restarts of their own."""
+    kind = whole.get("optimization.scheduler_type", "linear")
+    rate = float(whole.get("optimization.learning_rate") or 5e-4)
+    params = dict(whole.get("optimization.scheduler_params") or {})
+    if name.endswith("scheduler_params"):
+        known = {
+            "linear": {"start_factor", "end_factor"},
+            "cosine": {"eta_min"},
+            "cosine_with_restarts": {"T_0", "T_mult", "eta_min"},
+            "polynomial": {"power"},
+            "step": {"step_size", "gamma"},
+        }.get(str(kind), set())
+        strange = set(params) - known
+        if strange:
+            raise ValueError(f"scheduler_type {kind} has no {', '.join(sorted(strange))}")
+        return []
+    found: Found = [("schedule.name", kind)]
+    if kind == "linear":
+        if params.get("start_factor", 1.0) != 1.0:
+            raise ValueError("scheduler_params.start_factor is 1 here; schedule.warmup begins slowly")
+        found.append(("schedule.min_lr_ratio", params.get("end_factor", 0.1)))
+    elif kind in ("cosine", "cosine_with_restarts"):
+        lowest = params.get("eta_min", 5e-5 if kind == "cosine_with_restarts" else 0)
+        found.append(("schedule.min_lr_ratio", min(1.0, float(lowest) / rate)))
+        if kind == "cosine_with_restarts":
+            if params.get("T_mult", 1) != 1:
+                raise ValueError("scheduler_params.T_mult is 1 here: all restarts are of one length")
+            steps = int(whole.get("optimization.steps") or 3000)
+            found.append(("schedule.cycles", max(1, round(steps / int(params.get("T_0") or steps // 4 or 1)))))
+    elif kind == "polynomial":
+        found += [("schedule.power", params.get("power", 1.0)), ("schedule.min_lr_ratio", 0.0)]
+    elif kind == "step":
+        return [Part("optimization.scheduler_type.step", kind)]
+    return found
+
+
+def _official_timesteps(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    return [Part(f"{name}.{key}", inner) for key, inner in dict(value or {}).items()]
+
+
+def _thousands(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    """Noise levels of 0 to 1 as timesteps of 0 to 1000."""
+    setting = "objective.min_timestep" if name.endswith("min_value") else "objective.max_timestep"
+    return [(setting, 1000 * float(value))]
+
+
+def _official_samples(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    """`validation.samples`, or the older `prompts` with `images`, as prompt lines."""
+    if name == "validation.images":
+        return []  # they are read with the prompts
+    lines: list[str] = []
+    found: Found = []
+    images = list(whole.get("validation.images") or [])
+    for number, sample in enumerate(value or []):
+        if isinstance(sample, str):
+            sample = {"prompt": sample, "conditions": []}
+            if number < len(images):
+                sample["conditions"] = [{"type": "first_frame", "image_or_video": images[number]}]
+        if not isinstance(sample, Mapping) or not isinstance(sample.get("prompt"), str):
+            raise ValueError(f"number {number + 1} has no prompt")
+        line = " ".join(sample["prompt"].split())
+        if re.search(r"(?:^|\s)--[A-Za-z]", line):
+            raise ValueError(f"number {number + 1}: a prompt must not hold two dashes before a letter")
+        if sample.get("video_dims"):
+            width, height, frames = sample["video_dims"]
+            line += f" --w {width} --h {height} --f {frames}"
+        if sample.get("seed") is not None:
+            line += f" --d {sample['seed']}"
+        for condition in sample.get("conditions") or []:
+            kind = condition.get("type")
+            if kind == "first_frame":
+                line += f" --i {condition.get('image_or_video')}"
+            else:
+                found.append(Part(f"validation.samples.conditions.{kind}", dict(condition)))
+        lines.append(line)
+    return [("sample.prompts", lines), *found] if lines else found
+
+
+def _official_size(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    if not isinstance(value, Sequence) or len(value) != 3:
+        raise ValueError("needs [width, height, frames]")
+    return list(zip(("sample.width", "sample.height", "sample.frames"), value, strict=True))
+
+
+def _as_the_picture(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    """Guidance of the sound: one number is for both here."""
+    other = whole.get(name.replace("audio", "video"))
+    return [] if value == other else [Part("validation.audio_guidance_apart", value)]
+
+
+def _official_stg_blocks(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    blocks = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if len(blocks) != 1:
+        raise ValueError("one block is skipped here; name one, 29 of LTX-2 or 28 of LTX-2.3")
+    return [("sample.stg_block", blocks[0])]
+
+
+def _run_folder(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    """The folder of a run: its last part is the run's name."""
+    path = PureWindowsPath(str(value)) if "\\" in str(value) else Path(str(value))
+    if not path.name:
+        raise ValueError("needs a folder")
+    return [("run.name", path.name), ("run.folder", str(path.parent))]
+
+
+def _local_file(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    """A file here; the name of a repository is none, and nothing is downloaded."""
+    setting = {"init_lora": "lora.weights", "pretrained_gemma_model_name_or_path": "model.text_encoder"}
+    text = str(value)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", text) or text.endswith(".safetensors") or Path(text).exists():
+        return [(setting.get(name, "model.checkpoint"), text)]
+    return [Part(f"{name}.repository", text)]
+
+
+def _found_from_here(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    return [("data.config", str(value))]
+
+
+def _optimizer_betas(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    return [("optimizer.betas", [whole.get("optimizer_beta1", 0.9), whole.get("optimizer_beta2", 0.999)])]
+
+
+def _no_samples(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    return [("sample.every", 0), ("sample.at_start", False)] if value is True else []
+
+
+def _one_prompt(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    return [("sample.prompts", [str(value)])]
+
+
+def _size_text(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    """ "768x512", or one number for a square."""
+    sides = re.fullmatch(r"\s*(\d+)\s*(?:[xX]\s*(\d+)\s*)?", str(value))
+    if sides is None:
+        raise ValueError("needs one size, WIDTHxHEIGHT")
+    return [("sample.width", int(sides[1])), ("sample.height", int(sides[2] or sides[1]))]
+
+
+def _gemma_4bit_type(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    """It says which 4 bits, not that there are 4."""
+    if not whole.get("gemma_load_in_4bit"):
+        return [Part(f"{name}.alone", value)]
+    return [(f"gemma.{name}", value)]
+
+
+def _as_it_is(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    return []
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
+    except (ValueError, SyntaxError):
+        return text
+
+
+_CONVERTERS: dict[str, Converter] = {
+    "pairs": _pairs,
+    "config_file": _as_it_is,
+    "gemma_4bit_type": _gemma_4bit_type,
+    "kept_by_steps": _kept_by_steps,
+    "official_streams": _official_streams,
+    "official_generated": _official_generated,
+    "official_conditions": _official_conditions,
+    "probability": _probability,
+    "official_schedule": _official_schedule,
+    "official_timesteps": _official_timesteps,
+    "thousands": _thousands,
+    "official_samples": _official_samples,
+    "official_size": _official_size,
+    "as_the_picture": _as_the_picture,
+    "official_stg_blocks": _official_stg_blocks,
+    "run_folder": _run_folder,
+    "local_file": _local_file,
+    "found_from_here": _found_from_here,
+    "optimizer_betas": _optimizer_betas,
+    "no_samples": _no_samples,
+    "one_prompt": _one_prompt,
+    "size_text": _size_text,
+}

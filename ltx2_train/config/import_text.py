@@ -1,0 +1,120 @@
+"""The text of an imported run file: each setting with the name it had, and what was not taken over as comments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..foreign import PROGRAMS
+from .describe import group_line, walk
+from .groups import RunConfig
+from .import_paths import DATASET_NAME, relative
+from .translate import ASSUMED, Line, Outcome, Translation, run_fields
+
+NEEDED = ("model.checkpoint", "model.text_encoder")
+TITLES: dict[Outcome, str] = {
+    "not usable": "Cannot be used",
+    "unknown": "Not known",
+    "not yet": "Not there yet: the run trains without it",
+    "replaced": "Replaced",
+    "other command": "Other commands",
+    "no effect": "No effect here",
+    "unused": "Off, or as it is here anyway",
+}
+
+
+def run_lines(
+    found: Translation, head: str, folder: Path, out: Path, notes: Sequence[str], problems: Sequence[str]
+) -> Iterator[str]:
+    """The lines of the run file for the folder `out`; relative paths of `found` are seen from `folder`.
+
+    `head` says what it was made of.
+    """
+    yield f"# By `ltx2-train import` from {head}."
+    yield "# Behind each setting stands the name it had there."
+    yield from (f"# {note}." for note in notes)
+    try:
+        run: RunConfig | None = RunConfig.model_validate(found.tables)
+    except ValidationError:
+        run = None
+    section = ""
+    for setting, field in run_fields().items():
+        group, key = setting.rsplit(".", 1)
+        value, names = _value(found, run, setting)
+        if value is None and setting not in NEEDED:
+            continue
+        if group != section:
+            yield from ("", f"[{group}]")
+            section = group
+        if value is None:
+            yield f"# {key} = '...'  # needed: {field.description}"
+            continue
+        yield from _with_note(group_line(key, _path_text(setting, value, folder, out)), names, found.program)
+    for outcome, title in TITLES.items():
+        lines = found.of(outcome)
+        if lines:
+            yield from ("", f"# --- {title}")
+            yield from (f"#   {_written(line)}" for line in lines)
+    if problems:
+        yield from ("", "# --- To be put right by hand")
+        yield from (f"#   {problem}" for problem in problems)
+
+
+def _value(found: Translation, run: RunConfig | None, setting: str) -> tuple[Any, list[str]]:
+    """What the run file says for `setting`, and the names it comes from; None where nothing was given."""
+    group = setting.split(".")[0]
+    if run is None:
+        value: Any = found.tables
+        for part in setting.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return value, [found.origin.get(setting, "")]
+    model: Any = run
+    for part in setting.split(".")[:-1]:
+        if part not in model.model_fields_set:
+            return None, []
+        model = getattr(model, part)
+    key = setting.split(".")[-1]
+    if key not in model.model_fields_set:
+        return None, []
+    value = model.model_dump(mode="json", include={key})[key]
+    names = [found.origin[setting]] if setting in found.origin else _switches(found, group)
+    return value, names
+
+
+def _switches(found: Translation, group: str) -> list[str]:
+    """Names of switches (fp8_base, ...) that a group turned into words of its own."""
+    known = {setting for setting, _ in walk()}
+    return [
+        origin for setting, origin in found.origin.items() if setting.split(".")[0] == group and setting not in known
+    ]
+
+
+def _path_text(setting: str, value: Any, folder: Path, out: Path) -> Any:
+    """A path of the run file as seen from `out`."""
+    kind = str(run_fields()[setting].annotation)
+    if not isinstance(value, str) or "Path" not in kind or value == DATASET_NAME:
+        return value
+    return relative(value, folder, out)
+
+
+def _with_note(text: str, names: Iterable[str], program: str) -> Iterator[str]:
+    names = [name for name in dict.fromkeys(names) if name]
+    if names == [ASSUMED]:
+        note = f"not given; this is what {PROGRAMS[program]} takes"
+    else:
+        note = ", ".join(name for name in names if name != ASSUMED)
+    if not note:
+        yield text
+    elif "\n" in text:
+        yield from (f"# {note}", text)
+    else:
+        yield f"{text}  # {note}"
+
+
+def _written(line: Line) -> str:
+    shown = str(line.value).lower() if isinstance(line.value, bool) else " ".join(str(line.value).split())
+    shown = shown if len(shown) <= 100 else shown[:97] + "..."
+    return f"{line.name} = {shown}" + (f": {' '.join(line.text.split())}" if line.text else "")

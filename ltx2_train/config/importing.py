@@ -1,0 +1,262 @@
+"""`ltx2-train import`: a file of another program becomes run.toml and dataset.toml, every line of it accounted for.
+
+What is taken over bears its old name as a comment; what is not stands in the file as comments, with the reason. So the
+files can be trained on as they are, and nothing is lost without a word.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..dataset.dataset_file import DatasetConfig, load_table
+from ..dataset.foreign_keys import LISTS, translate
+from ..dataset.layouts import LIST_NAME, Layout, layout_of
+from ..dataset.simpletuner import read_backends
+from ..errors import ConfigError, TrainerError
+from ..files import write_text
+from ..foreign import PROGRAMS
+from ..media.names import is_file
+from ..paths import from_folder, path_fault
+from ..settings import explain
+from .describe import compact
+from .groups import RunConfig
+from .import_paths import DATASET_NAME, moved, rebased
+from .import_text import NEEDED, TITLES, run_lines
+from .read import load_run, taken_over
+from .sources import Source, is_dataset_table, read_source
+from .translate import Line, Translation, accepts, told
+
+RUN_NAME = "run.toml"
+
+
+@dataclass
+class Imported:
+    """What came of a file: settings of a run, the table of a dataset file, and a line for each name that it gave.
+
+    `data` is the table of the dataset file, or None where the source names none that can be read; `lists` are texts of
+    files that go beside it; `problems` are sentences on what has to be put right by hand.
+    """
+
+    source: Path
+    program: str
+    found: Translation
+    folder: Path
+    data: dict[str, Any] | None = None
+    data_notes: list[str] = field(default_factory=list)
+    lists: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    whole_run: bool = True
+
+    @property
+    def lines(self) -> list[Line]:
+        """What became of each name that the source gave, in its order."""
+        return self.found.lines
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing has to be put right by hand but for paths that are not there."""
+        return not self.problems and not self.found.of("not usable", "unknown")
+
+    def run_toml(self, out: Path) -> str:
+        """The text of the run file, for the folder `out`."""
+        head = f"{self.source.name}, a file of {PROGRAMS[self.program]}" if self.lines else self.source.name
+        lines = run_lines(self.found, head, self.folder, out, self.notes, self.problems)
+        return "\n".join(lines).strip() + "\n"
+
+    def dataset_toml(self, out: Path) -> str:
+        """The text of the dataset file, for the folder `out`; empty where there is none."""
+        import tomli_w
+
+        if self.data is None:
+            return ""
+        head = [f"# By `ltx2-train import` from {self.source.name}."]
+        head += [f"# {note}" for note in self.data_notes]
+        head += [f"# {line.settings[0]} is {line.name} of {self.source.name}." for line in self.found.of("dataset")]
+        table = moved(self.data, self.folder, out)
+        parts = [f"[general]\n{tomli_w.dumps(table['general'])}"] if table["general"] else []
+        parts += [f"[[{key}]]\n{tomli_w.dumps(entry)}" for key in LISTS for entry in table.get(key, ())]
+        return compact("\n".join([*head, "", "\n".join(parts)]))
+
+    def write(self, out: Path | str | None = None, replace: bool = False) -> list[Path]:
+        """Write both files into `out` (a folder beside the source, named after it) and return their paths.
+
+        Raises ConfigError where one of them is there already and `replace` is not set.
+        """
+        out = Path(out) if out is not None else self.folder / f"{self.source.stem or self.source.name}_ltx2"
+        texts = {DATASET_NAME: self.dataset_toml(out), **self.lists, RUN_NAME: self.run_toml(out)}
+        paths = {out / name: text for name, text in texts.items() if text}
+        there = [path for path in paths if path.exists()]
+        if there and not replace:
+            raise ConfigError(f"{there[0]} is there already. Name another folder with --out, or add --replace.")
+        for path, text in paths.items():
+            write_text(path, text)
+        return list(paths)
+
+    def missing(self, run: Path) -> list[str]:
+        """A sentence for each file that the written run file `run` needs and that is not there."""
+        config = load_run(run)
+        lines = []
+        for setting in (*NEEDED, "lora.weights"):
+            group, key = setting.split(".")
+            value = getattr(getattr(config, group), key)
+            if value is None and setting in NEEDED:
+                lines.append(f"{setting} is not set")
+            elif value is not None and not value.exists():
+                lines.append(f"{setting}: {value} does not exist")
+        return lines
+
+    def summary(self) -> str:
+        """What was taken over and what was not, for people."""
+        taken = len(self.found.of("taken", "dataset"))
+        counts = [(len(self.found.of(outcome)), title.lower().split(":")[0]) for outcome, title in TITLES.items()]
+        head = f"{self.source.name} ({PROGRAMS[self.program]}): {taken} setting{'' if taken == 1 else 's'} taken over"
+        if not self.lines:
+            number = len((self.data or {}).get("datasets", ()))
+            head = f"{self.source.name}: {number} dataset{'' if number == 1 else 's'}"
+        text = [head + "".join(f", {number} {title}" for number, title in counts if number) + "."]
+        left_out = self.found.of("not usable", "unknown", "not yet", "replaced", "other command")
+        text += [f"  {line}" for line in told(left_out)]
+        text += [f"  {problem}" for problem in self.problems]
+        return "\n".join([*text, *self.found.assumptions()])
+
+
+def import_settings(file: Path | str) -> Imported:
+    """What a file or folder of another program comes to here; nothing is written.
+
+    `file` may be a TOML, a script with commands, a YAML, a JSON, a dataset file, or a folder of media. Raises
+    ConfigError where it is of no known kind or cannot be read.
+    """
+    path = Path(file)
+    if path.is_dir():
+        return _of_folder(path)
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist. Check the path.")
+    if (table := _dataset_of(path)) is not None:
+        program = "simpletuner" if isinstance(table, list) else "community"
+        made = Imported(path, program, Translation(program), path.absolute().parent, whole_run=False)
+        _take_dataset(made, table, path.absolute().parent)
+        made.found.put("data.config", DATASET_NAME, path.name)
+        return made
+    source = read_source(path)
+    if source is None:
+        raise ConfigError(f"{path} is a run file of this program already: ltx2-train train {path}")
+    found = taken_over(source)
+    made = Imported(path, source.program, found, source.folder, problems=list(source.problems), notes=source.notes)
+    _drop_unusable(made)
+    _find_dataset(made, source)
+    return made
+
+
+def _of_folder(path: Path) -> Imported:
+    layout = layout_of(path)
+    if layout is None:
+        raise ConfigError(
+            f"{path} holds no images, videos or sounds, nor sub-folders of them with repeats in the name."
+        )
+    made = Imported(path, "community", Translation("community"), path.absolute().parent, whole_run=False)
+    made.data, made.data_notes = layout.table, [f"{layout.words}."]
+    _size_for_a_start(layout, made)
+    if layout.rows:
+        made.lists[LIST_NAME] = layout.list_text()
+    made.found.put("data.config", DATASET_NAME, path.name)
+    return made
+
+
+def _size_for_a_start(layout: Layout, made: Imported) -> None:
+    """A folder says nothing of sizes and lengths; without a length videos would be single frames."""
+    entries = layout.table["datasets"]
+    if any("audio_directory" not in entry for entry in entries):
+        layout.table["general"] = {"resolution": [768, 512], "enable_bucket": True}
+        for entry in entries:
+            if "video_directory" in entry or "video_jsonl_file" in entry:
+                entry["target_frames"] = [49]
+                made.data_notes.append("Size and length are a start; 49 frames are two seconds.")
+    elif entries:
+        made.found.put("model.mode", "audio", "sounds alone")
+    layout.table["datasets"] = layout.table.pop("datasets")  # [general] first
+
+
+def _dataset_of(path: Path) -> Any:
+    """The table of a dataset file, or of SimpleTuner's list; None where the file is something else."""
+    if path.suffix.lower() not in (".toml", ".json"):
+        return None
+    table = load_table(path)
+    return table if isinstance(table, list) or is_dataset_table(table) else None
+
+
+def _drop_unusable(made: Imported) -> None:
+    """Take out each setting whose value cannot be, with a line that says why; conflicts stay, and are told."""
+    found = made.found
+    for setting, origin in list(found.origin.items()):
+        *groups, key = setting.split(".")
+        table = found.tables
+        for group in groups:
+            table = table.get(group, {})
+        if key not in table or accepts(setting, table[key]):
+            continue
+        wrong: dict[str, Any] = {key: table.pop(key)}
+        value = wrong[key]
+        for group in reversed(groups):
+            wrong = {group: wrong}
+        try:
+            RunConfig.model_validate(wrong)
+        except ValidationError as error:
+            reason = "; ".join(explain(RunConfig, error))
+            found.lines = [line for line in found.lines if line.name != origin]
+            found.lines.append(Line(origin, value, "not usable", reason))
+        del found.origin[setting]
+    try:
+        RunConfig.model_validate(found.tables)
+    except ValidationError as error:
+        made.problems += explain(RunConfig, error)
+
+
+def _find_dataset(made: Imported, source: Source) -> None:
+    """The dataset file that the source names, in our words; or one made of what it says itself."""
+    given = made.found.tables.get("data", {}).get("config")
+    if given is not None and source.program == "official":
+        made.data = {"datasets": [{"preprocessed_data_root": given, **made.found.dataset}]}
+        made.data_notes.append(f"Once, before the first run: ltx2-train cache import {given}")
+    elif given is not None:
+        path = from_folder(source.folder, str(given))
+        if path_fault(str(given)) or not is_file(path):
+            made.problems.append(f"{given}: the dataset file is not there. Put it right in {RUN_NAME} (data.config).")
+            made.problems += [
+                f"{line.name}: put `{key} = {value!r}` into [general] of the dataset file"
+                for line in made.found.of("dataset")
+                for key, value in ((line.settings[0], line.value),)
+            ]
+            return
+        try:
+            _take_dataset(made, load_table(path), source.folder if source.program == "simpletuner" else path.parent)
+        except TrainerError as error:
+            made.problems.append(str(error))
+    if made.data is not None:
+        made.found.tables.setdefault("data", {})["config"] = DATASET_NAME
+
+
+def _take_dataset(made: Imported, table: Any, folder: Path) -> None:
+    """`table` of a dataset file that lies in `folder` as the dataset of `made`."""
+    notes: list[str] = []
+    if isinstance(table, list):
+        backends = read_backends(table, made.found.dataset, folder)
+        table, notes = backends.table, backends.notes
+        made.problems += backends.problems
+        if made.whole_run or backends.mode != "video":
+            made.found.put("model.mode", backends.mode, "dataset_type and audio.auto_split of the datasets")
+    elif made.found.dataset:
+        # a flag holds where the file says nothing, neither in [general] nor in a dataset
+        table = {**table, "general": {**made.found.dataset, **(table.get("general") or {})}}
+    out, more, problems = translate(table)
+    made.problems += problems
+    made.data_notes = [*notes, *more]
+    made.data = rebased(out, folder, made.folder)
+    try:
+        DatasetConfig.from_table(dict(made.data), made.folder, "the dataset")
+    except TrainerError as error:
+        made.problems += [line.strip() for line in str(error).split("\n")[1:]] or [str(error)]

@@ -1,0 +1,238 @@
+"""Files of other programs, read into names and values: their TOML, YAML and JSON, and commands saved in a script.
+
+.toml                flags of the community trainer, flat or in sections that mean nothing there
+.yaml .yml           the official trainer's configuration
+.json                SimpleTuner's config.json, or its list of data backends
+.sh .bat .cmd .ps1 .txt    commands: the community trainer's scripts, the official one's, SimpleTuner's
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from ..foreign import PROGRAMS, rows_of
+from ..media.names import is_file
+from ..paths import from_folder
+from ..toml import read_toml
+from .command_file import Command, read_commands
+from .describe import aliases, groups
+from .translate import known_names, unfold
+
+COMMANDS = (".sh", ".bat", ".cmd", ".ps1", ".txt")
+FILES = (".toml", ".yaml", ".yml", ".json", *COMMANDS)
+_DATASET_TABLES = ("general", "datasets", "validation_datasets")
+_NAMES_DATA = ("dataset_config", "dataset_manifest", "data_backend_config")
+# scripts of the community trainer that make a run together; the others are commands of their own
+_TRAINS = ("ltx2_train_network", "ltx2_train_slider", "")
+_OF_A_RUN = (*_TRAINS, "ltx2_cache_latents", "ltx2_cache_text_encoder_outputs", "ltx2_cache_dino_features")
+
+
+@dataclass
+class Source:
+    """What a file gives: names and values of `program`, in order.
+
+    Relative paths are seen from `folder`: that of the file, or one above it where the dataset file that it names is
+    found there, since programs are started from the top of their tree.
+    `trains` says whether it describes training and not the making of caches alone; `others` are commands of its that
+    are none of a run; `problems` are sentences on what cannot be read.
+    """
+
+    program: str
+    path: Path
+    names: list[tuple[str, Any]] = field(default_factory=list)
+    trains: bool = True
+    others: list[Command] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        own = self.path.absolute().parent
+        named = [value for name, value in self.names if name in _NAMES_DATA and isinstance(value, str)]
+        found = [folder for folder in (own, *own.parents[:4]) for name in named if is_file(from_folder(folder, name))]
+        return found[0] if found else own
+
+
+def read_source(path: Path) -> Source | None:
+    """The names that the file at `path` gives, or None where it is a run file of this program.
+
+    Raises ConfigError where the file is of none of the programs, or cannot be read.
+    """
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder, no run file. `ltx2-train import {path}` writes a dataset file for it.")
+    if suffix == ".toml":
+        return _toml(path)
+    if suffix in (".yaml", ".yml"):
+        return _yaml(path)
+    if suffix == ".json":
+        return _json(path)
+    if suffix in COMMANDS:
+        return _script(path)
+    raise ConfigError(f"{path} is no run file: it ends in none of {' '.join(FILES)}.")
+
+
+def is_dataset_table(table: Mapping[str, Any]) -> bool:
+    """Whether a table is that of a dataset file."""
+    return isinstance(table.get("datasets"), list) or (
+        "general" in table and all(key in _DATASET_TABLES for key in table)
+    )
+
+
+def _toml(path: Path) -> Source | None:
+    table = read_toml(path)
+    if is_dataset_table(table):
+        raise ConfigError(
+            f"{path} is a dataset file. Name it as data.config in a run file, or let `ltx2-train import` write one."
+        )
+    if "model_family" in table:
+        return Source("simpletuner", path, list(_bare(table)))
+    if "targets" in table or table.get("mode") in ("text", "reference"):
+        return Source("community", path, [(f"slider.{key}", value) for key, value in table.items()])
+    if isinstance(table.get("network"), Mapping) and "base_algo" in table["network"]:
+        return Source("community", path, list(unfold(table, rows_of("community"))))
+    flags = known_names("community")
+    ours = groups()
+    given: list[tuple[str, Any]] = []
+    for key, value in table.items():
+        if isinstance(value, Mapping) and key not in flags:
+            own = ours.get(key, ())
+            if any(name in own and name not in aliases() for name in value):
+                return None
+            given += value.items()
+        else:
+            given.append((key, value))
+    if not any(name in flags for name, _ in given):
+        return None
+    if all(key in ours and set(value) <= set(ours[key]) for key, value in table.items() if isinstance(value, Mapping)):
+        if all(isinstance(value, Mapping) for value in table.values()):
+            return None  # [train] learning_rate, seed: the same words in both
+    return Source("community", path, given)
+
+
+def _yaml(path: Path) -> Source:
+    try:
+        import yaml
+    except ImportError:
+        raise ConfigError(f"{path} is YAML, which needs the package pyyaml. Install it: pip install pyyaml") from None
+    try:
+        table = yaml.safe_load(_text(path))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    return _official(path, table)
+
+
+def _official(path: Path, table: Any) -> Source:
+    if isinstance(table, Mapping) and "job" in table and "config" in table:
+        raise ConfigError(f"{path} is a job of ai-toolkit, which is not read. Write a run file: config --defaults.")
+    known = {name.split(".")[0] for name in rows_of("official")}
+    if not isinstance(table, Mapping) or not any(key in known for key in table):
+        raise ConfigError(f"{path} is not the official trainer's configuration: none of {', '.join(sorted(known))}.")
+    table = _numbers(table)
+    folder = path.absolute().parent
+    validation = table.get("validation")
+    if isinstance(validation, dict):  # prompts name their pictures in one line; so they need to be found from anywhere
+        validation["images"] = [str(folder / image) for image in validation.get("images") or []]
+        for sample in validation.get("samples") or []:
+            for condition in (sample.get("conditions") or []) if isinstance(sample, dict) else []:
+                if condition.get("image_or_video"):
+                    condition["image_or_video"] = str(folder / condition["image_or_video"])
+        if not validation["images"]:
+            del validation["images"]
+    return Source("official", path, list(unfold(table, rows_of("official"))))
+
+
+def _json(path: Path) -> Source:
+    try:
+        table = json.loads(_text(path))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}.") from None
+    if isinstance(table, list):
+        raise ConfigError(f"{path} is a list of datasets. Name it as data.config in a run file.")
+    if isinstance(table, Mapping) and is_dataset_table(table):
+        raise ConfigError(f"{path} is a dataset file. Name it as data.config in a run file.")
+    names = list(_bare(table)) if isinstance(table, Mapping) else []
+    if not any(name in rows_of("simpletuner") for name, _ in names):
+        raise ConfigError(f"{path} is not SimpleTuner's config.json, and a run file is TOML.")
+    return Source("simpletuner", path, names)
+
+
+def _script(path: Path) -> Source:
+    commands, variables, missing = read_commands(_text(path))
+    if not commands:
+        raise ConfigError(f"{path} holds no command with flags.")
+    problems = [f"${name}: the script uses it and does not set it; write its value" for name in missing]
+    notes = ["... stands for flags that are not in the file"] if any(one.cut_short for one in commands) else []
+    for command in commands:
+        if command.program == "train" and command.plain and command.plain[0].endswith((".yaml", ".yml")):
+            return _yaml(path.absolute().parent / command.plain[0])
+    if commands[0].program == "simpletuner":
+        flags = [flag for command in commands for flag in command.flags]
+        return Source("simpletuner", path, flags, problems=problems, notes=notes)
+    of_run = [one for one in commands if one.program in _OF_A_RUN]
+    others = [one for one in commands if one not in of_run]
+    if not of_run and not any(one.program.startswith("ltx2_") for one in commands):
+        raise ConfigError(
+            f"{path} runs no script of the community trainer ({', '.join(filter(None, _OF_A_RUN))}) or another one."
+        )
+    names: dict[str, Any] = {}
+    for command in of_run:
+        for name, value in _with_config_file(command, path):
+            if name in names and names[name] != value and command.program in _TRAINS:
+                names.pop(name)  # what training is told counts
+            names.setdefault(name, value)
+    names |= {name: value for name, value in variables.items() if name in rows_of("community")}
+    trains = any(one.program in _TRAINS for one in of_run)
+    return Source("community", path, list(names.items()), trains, others, problems, notes)
+
+
+def _with_config_file(command: Command, path: Path) -> Iterator[tuple[str, Any]]:
+    """The flags of a command, and those of its --config_file that it does not give itself."""
+    given = dict(command.flags)
+    yield from given.items()
+    if isinstance(given.get("config_file"), str):
+        file = path.absolute().parent / given["config_file"]
+        table = read_toml(file if file.suffix else file.with_name(file.name + ".toml"))
+        for key, value in table.items():
+            for name, inner in value.items() if isinstance(value, Mapping) else ((key, value),):
+                if name not in given:
+                    yield name, inner
+
+
+def _bare(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Names without the dashes that older files of SimpleTuner have."""
+    for name, value in table.items():
+        yield name.lstrip("-"), value
+
+
+def _numbers(value: Any) -> Any:
+    """YAML 1.1 takes 1e-4, which has no point, for text."""
+    if isinstance(value, Mapping):
+        return {str(key): _numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_numbers(inner) for inner in value]
+    if isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower():
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"Cannot read {path}: {error.strerror or error}. Check the path.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text. Save it as UTF-8.") from None
+
+
+def describe(source: Source) -> str:
+    """What the file is, in words."""
+    return f"{source.path.name}: {len(source.names)} settings of {PROGRAMS[source.program]}"

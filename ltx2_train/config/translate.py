@@ -1,0 +1,285 @@
+"""From names of other programs to settings, by the tables in `foreign`: one line for each name that was given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, Literal, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from ..dataset.entry import DatasetSettings
+from ..foreign import PROGRAMS, Row, defaults_of, key_of, later_words, row_of, rows_of
+from ..registry import nearest
+from ..settings import inner_type, is_text
+from ..toml import parse_value
+from .converters import Part, convert
+from .describe import aliases, walk
+from .groups import RunConfig
+
+Outcome = Literal[
+    "taken", "dataset", "no effect", "unused", "replaced", "not yet", "other command", "unknown", "not usable"
+]
+ASSUMED = "not given"  # the origin of what the other program takes where its file says nothing
+OTHER_COMMANDS = {"ltx2_generate_video": "ltx2-train sample"}
+# what stands in the way of training by the file as it is
+REFUSED: tuple[Outcome, ...] = ("dataset", "replaced", "not yet", "other command", "unknown", "not usable")
+
+
+@dataclass(frozen=True)
+class Line:
+    """What became of one name: `settings` are those it set, `text` says why where it set none."""
+
+    name: str
+    value: Any
+    outcome: Outcome
+    text: str = ""
+    settings: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        text = f" {self.text}" if self.text else ""
+        what = {
+            "taken": f"is {' and '.join(self.settings)}.",
+            "dataset": f"belongs to the dataset file.{text}",
+            "no effect": f"has no effect:{text}.",
+            "unused": "is not used.",
+            "replaced": f"is replaced:{text}.",
+            "not yet": f"is not there yet:{text}.",
+            "other command": f"belongs to another command:{text}.",
+            "unknown": f"unknown setting.{text}",
+            "not usable": f"{self.text}.",
+        }[self.outcome]
+        return f"{self.name}: {what}" if self.outcome in ("unknown", "not usable") else f"{self.name} {what}"
+
+
+def told(lines: Iterable[Line]) -> list[str]:
+    """A sentence for each line; names that are not there for the same reason share one."""
+    groups: dict[tuple[str, str], list[Line]] = {}
+    for number, line in enumerate(lines):
+        together = line.outcome in ("not yet", "no effect")
+        groups.setdefault((line.outcome, line.text if together else str(number)), []).append(line)
+    sentences = []
+    for group in groups.values():
+        names = ", ".join(dict.fromkeys(line.name for line in group))
+        sentence = str(replace(group[0], name=names))
+        if len(group) > 1:
+            sentence = sentence.replace(f"{names} is ", f"{names} are ").replace(f"{names} has ", f"{names} have ")
+        sentences.append(sentence)
+    return sentences
+
+
+@dataclass
+class Translation:
+    """The settings that came of names of `program`: nested tables, values of the dataset, and a line for each name."""
+
+    program: str
+    tables: dict[str, Any] = field(default_factory=dict)
+    dataset: dict[str, Any] = field(default_factory=dict)
+    lines: list[Line] = field(default_factory=list)
+    origin: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, value: Any, whole: Mapping[str, Any], shown: str = "") -> None:
+        """Take one name over. `whole` is all that the file gives, `shown` how the name stands there."""
+        shown = shown or name
+        row = find_row(self.program, name)
+        if row is None and value is None and any(one.startswith(f"{name}.") for one in rows_of(self.program)):
+            self._say(shown, value, "unused")  # a section with nothing in it
+        elif row is None:
+            self._say(shown, value, "unknown", _unknown(self.program, name))
+        else:
+            try:
+                self._row(row, value, whole, shown)
+            except (ValueError, TypeError, KeyError) as error:
+                self._say(shown, value, "not usable", f"{error} (given: {value!r})")
+
+    def add_command(self, program: str, flags: Sequence[tuple[str, Any]]) -> None:
+        """Account for a command that is none of a run, such as quantizing or merging."""
+        rows = {name: find_row(self.program, f"{program}.{name}") for name, _ in flags}
+        if not any(rows.values()):
+            self._say(program, True, "other command", OTHER_COMMANDS.get(program, "this program has no such command"))
+        for name, value in flags:
+            row = rows[name]
+            if row is not None:
+                self._row(row, value, dict(flags), f"{program} --{name}")
+
+    def put(self, setting: str, value: Any, shown: str) -> bool:
+        """Set one setting; False, with a line that says so, where another name has set it to something else."""
+        *groups, key = setting.split(".")
+        table = self.tables
+        for group in groups:
+            table = table.setdefault(group, {})
+        if key in table and table[key] != value:
+            first = self.origin.get(setting, setting)
+            self._say(shown, value, "not usable", f"{first} and {shown} are the same setting ({setting}); keep one")
+            return False
+        table[key] = value
+        self.origin.setdefault(setting, shown)
+        return True
+
+    def assume_defaults(self) -> None:
+        """What the program takes where its file is silent, where that would train another LoRA than it does."""
+        given = {dotted for dotted in run_fields() if _at(self.tables, dotted) is not None}
+        assumed = dict(defaults_of(self.program))
+        if "sample.prompts" not in given:  # no prompts, no samples: so it is in all of them
+            assumed |= {"sample.every": 0, "sample.at_start": False}
+        elif "sample.every_epochs" in given:
+            assumed["sample.every"] = 0
+        if "train.save_every_epochs" in given:
+            assumed["train.save_every"] = 0
+        if "train.epochs" in given:
+            assumed.pop("train.steps", None)
+        for setting, value in assumed.items():
+            if setting not in given:
+                self.put(setting, value, ASSUMED)
+
+    def assumptions(self) -> list[str]:
+        """A sentence on what `assume_defaults` set."""
+        assumed = [setting for setting, origin in self.origin.items() if origin == ASSUMED]
+        if not assumed:
+            return []
+        values = ", ".join(f"{setting} = {_at(self.tables, setting)}" for setting in assumed)
+        return [f"Not given, so as {PROGRAMS[self.program]} has it: {values}."]
+
+    def of(self, *outcomes: Outcome) -> list[Line]:
+        """The lines with one of `outcomes`, in the order of the file."""
+        return [line for line in self.lines if line.outcome in outcomes]
+
+    def _say(self, name: str, value: Any, outcome: Outcome, text: str = "", settings: tuple[str, ...] = ()) -> None:
+        self.lines.append(Line(name, value, outcome, text, settings))
+
+    def _row(self, row: Row, value: Any, whole: Mapping[str, Any], shown: str) -> None:
+        if row.by and not row.unused(value):
+            self._converted(row, value, whole, shown)
+        elif row.takes:
+            self._taken(row, value, shown)
+        elif row.dataset:
+            about = DatasetSettings.model_fields[row.dataset]
+            value = from_text(about, value) if isinstance(value, str) else value
+            if row.unused(value) or value == about.default:
+                self._say(shown, value, "unused")
+            else:
+                self.dataset[row.dataset] = value
+                self._say(shown, value, "dataset", f"Put `{row.dataset}` into [general] there", (row.dataset,))
+        elif row.no_effect:
+            if not row.values or row.unused(value) or str(value) in row.values or key_of(value) in row.values:
+                self._say(shown, value, "no effect", row.no_effect)
+            else:
+                self._say(shown, value, "not yet", later_words(row.otherwise))
+        elif row.unused(value):
+            self._say(shown, value, "unused")
+        elif row.command:
+            self._say(shown, value, "other command", row.command)
+        elif row.instead:
+            self._say(shown, value, "replaced", row.instead)
+        else:
+            self._say(shown, value, "not yet", later_words(row.later))
+
+    def _taken(self, row: Row, value: Any, shown: str) -> None:
+        key = key_of(value)
+        if key in row.values:
+            value = row.values[key]
+        elif row.unused(value) and (value is not False or row.values):
+            self._say(shown, value, "unused")
+            return
+        elif row.otherwise and not all(accepts(setting, value) for setting in row.takes):
+            self._say(shown, value, "not yet", later_words(row.otherwise))
+            return
+        done = [self.put(setting, typed(setting, value), shown) for setting in row.takes]
+        if all(done):
+            self._say(shown, value, "taken", settings=row.takes)
+
+    def _converted(self, row: Row, value: Any, whole: Mapping[str, Any], shown: str) -> None:
+        found = convert(row.by, value, row.name, whole)
+        settings = [one for one in found if not isinstance(one, Part)]
+        if row.otherwise and not all(accepts(setting, given) for setting, given in settings):
+            self._say(shown, value, "not yet", later_words(row.otherwise))
+            return
+        done = [self.put(setting, given, shown) for setting, given in settings]
+        if settings and all(done):
+            self._say(shown, value, "taken", settings=tuple(setting for setting, _ in settings))
+        for one in found:
+            if isinstance(one, Part):
+                self.add(one.name, one.value, whole, one.name if shown == row.name else f"{shown}: {one.name}")
+        if not found:
+            self._say(shown, value, "unused")
+
+
+def find_row(program: str, name: str) -> Row | None:
+    """The row of `name`; other names of settings are rows of the community trainer."""
+    row = row_of(program, name)
+    if row is None and program == "community" and name in aliases():
+        return Row(name, takes=(aliases()[name],))
+    return row
+
+
+def known_names(program: str) -> list[str]:
+    """Every name of `program` that has a row."""
+    names = list(rows_of(program))
+    return list(dict.fromkeys([*names, *aliases()])) if program == "community" else names
+
+
+@cache
+def run_fields() -> dict[str, FieldInfo]:
+    """Dotted path -> field of every setting of a run file."""
+    return dict(walk())
+
+
+def accepts(setting: str, value: Any) -> bool:
+    """Whether `value` is one that the setting can have, in the words of its group."""
+    if setting not in run_fields():  # a switch that its group turns into its own words
+        return True
+    table: Any = typed(setting, value)
+    for part in reversed(setting.split(".")):
+        table = {part: table}
+    try:
+        RunConfig.model_validate(table)
+    except ValidationError as error:
+        places = (".".join(str(part) for part in one["loc"]) for one in error.errors())
+        return not any(place.startswith(setting) for place in places)
+    return True
+
+
+def typed(setting: str, value: Any) -> Any:
+    """A value that came as text, from a command line, as the setting wants it."""
+    return from_text(run_fields().get(setting), value) if isinstance(value, str) else value
+
+
+def from_text(field_info: FieldInfo | None, text: str) -> Any:
+    """What `text` means for a setting: itself where that is text or a path, else a value in the words of TOML."""
+    quoted = text[:1] in ("'", '"')
+    if field_info is not None and is_text(field_info.annotation) and not quoted:
+        return text
+    try:
+        value = parse_value(text)
+    except ValueError:
+        value = text
+    many = field_info is not None and get_origin(inner_type(field_info.annotation)) in (list, dict, tuple)
+    return [value] if many and not isinstance(value, (list, dict)) else value
+
+
+def _at(tables: Mapping[str, Any], dotted: str) -> Any:
+    value: Any = tables
+    for part in dotted.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _unknown(program: str, name: str) -> str:
+    if name in DatasetSettings.model_fields:
+        return "It belongs to the dataset file (data.config)."
+    near = nearest(name, [one for one in known_names(program) if program != "community" or "." not in one])
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    return f"{hint}{PROGRAMS[program][0].upper()}{PROGRAMS[program][1:]} is not known to have it."
+
+
+def unfold(table: Mapping[str, Any], rows: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The names of nested tables, dotted, as deep as `rows` knows them."""
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        deeper = any(row.startswith(f"{name}.") for row in rows)
+        if isinstance(value, Mapping) and name not in rows and deeper:
+            yield from unfold(value, rows, f"{name}.")
+        else:
+            yield name, value

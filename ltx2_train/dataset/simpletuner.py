@@ -1,0 +1,179 @@
+"""SimpleTuner's list of data backends (multidatabackend.json), read as a dataset file.
+
+Its rows are in foreign/simpletuner_data.toml. Sizes are sides of a square of the same area, as `resolution` with
+buckets; `repeats` counts what comes on top of the first pass; videos of a dataset bring their sound unless
+`audio.auto_split` is false.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..foreign import later_words, row_of
+from ..media.names import is_dir
+from ..paths import from_folder
+
+KINDS = {"image": "image_directory", "video": "video_directory", "audio": "audio_directory"}
+_NAMES = {"batch_size": "train_batch_size"}  # our word -> SimpleTuner's
+_CACHES = ("text_embeds", "image_embeds", "conditioning_image_embeds")
+# what is read where the kind of the dataset is known, besides the rows that say all
+_READ = {
+    "instance_data_dir", "cache_dir_vae", "repeats", "resolution", "train_batch_size", "instance_prompt",
+    "prepend_instance_prompt", "crop", "crop_aspect", "s2v_datasets",
+}  # fmt: skip
+
+
+@dataclass
+class Backends:
+    """What came of a list: the table of a dataset file, notes, what cannot be taken over, and the mode to train in."""
+
+    table: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    mode: str = "video"
+
+
+def is_backends(table: Any) -> bool:
+    """Whether a parsed JSON file is such a list."""
+    return isinstance(table, list) and any(isinstance(row, Mapping) and "instance_data_dir" in row for row in table)
+
+
+def read_backends(rows: Sequence[Any], shared: Mapping[str, Any] | None = None, folder: Path | None = None) -> Backends:
+    """The list as a dataset file; paths in it are made absolute where `folder`, or one above it, has what they name.
+
+    `shared` are settings of a dataset that config.json gives for backends that say nothing.
+    """
+    found = Backends()
+    before = {_NAMES.get(key, key): value for key, value in (shared or {}).items()}
+    entries: list[dict[str, Any]] = []
+    sounds = {
+        str(row.get("id")): row for row in rows if isinstance(row, Mapping) and row.get("dataset_type") == "audio"
+    }
+    linked: set[str] = set()
+    for index, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            found.problems.append(f"entry {index + 1} is not an object")
+            continue
+        name = str(row.get("id") or f"entry {index + 1}")
+        kind = str(row.get("dataset_type") or "image")
+        if row.get("disabled") or row.get("disable"):
+            found.notes.append(f"{name} is disabled and left out.")
+        elif kind in _CACHES:
+            found.notes.append(f"{name} has no effect: captions are cached beside the clips they belong to.")
+        elif kind not in KINDS:
+            found.problems.append(f"{name}: dataset_type {kind} is not there yet: {later_words('references')}.")
+        elif "instance_data_dir" not in row:
+            found.problems.append(f"{name}: needs instance_data_dir; data on other machines are not read.")
+        else:
+            entry = _entry(name, kind, {**before, **row}, found)
+            for other in _names(row.get("s2v_datasets")):
+                if other in sounds:
+                    entry |= {
+                        "audio_source": "audio_files",
+                        "audio_files_directory": sounds[other]["instance_data_dir"],
+                    }
+                    linked.add(other)
+            entries.append({"__id": name, "__kind": kind, **entry})
+    entries = [entry for entry in entries if entry["__id"] not in linked]  # the sound of another dataset
+    kinds = {entry["__kind"] for entry in entries}
+    if kinds == {"audio"}:
+        found.mode = "audio"
+    elif any(entry["__kind"] == "video" and entry.get("audio_source") != "none" for entry in entries):
+        found.mode = "av"
+    plain = [{key: value for key, value in entry.items() if not key.startswith("__")} for entry in entries]
+    top = _top(folder, plain)
+    if top is not None:
+        for entry in plain:
+            for key in [key for key in entry if key.endswith("_directory")]:
+                entry[key] = str(from_folder(top, str(entry[key])))
+    found.table = {"datasets": plain}
+    return found
+
+
+def _top(folder: Path | None, entries: Sequence[Mapping[str, Any]]) -> Path | None:
+    """The folder that SimpleTuner was started from: the first one above that has the media of a dataset."""
+    media = [str(entry[key]) for entry in entries for key in KINDS.values() if key in entry]
+    for one in (folder, *folder.parents[:4]) if folder is not None else ():
+        if any(is_dir(from_folder(one, name)) for name in media):
+            return one
+    return None
+
+
+def _entry(name: str, kind: str, row: Mapping[str, Any], found: Backends) -> dict[str, Any]:
+    entry: dict[str, Any] = {KINDS[kind]: row["instance_data_dir"]}
+    _say_rest(name, row, found)
+    if row.get("cache_dir_vae"):
+        entry["cache_directory"] = row["cache_dir_vae"]
+    if row.get("train_batch_size") not in (None, 1):
+        entry["batch_size"] = row["train_batch_size"]
+    if row.get("repeats"):
+        entry["num_repeats"] = int(row["repeats"]) + 1
+    if row.get("instance_prompt") and row.get("prepend_instance_prompt"):
+        entry["caption_prefix"] = row["instance_prompt"]
+    if kind == "audio":
+        _sound(row.get("audio") or {}, entry)
+        return entry
+    side = row.get("resolution")
+    if isinstance(side, (int, float)) and not isinstance(side, bool):
+        entry["resolution"] = round(side)
+        entry["enable_bucket"] = not (row.get("crop") and row.get("crop_aspect") == "square")
+        if not entry["enable_bucket"]:
+            entry["resolution"] = max(32, round(side / 32) * 32)
+    if kind == "video":
+        _video(row.get("video") or {}, entry)
+        sound = row.get("audio")
+        if isinstance(sound, Mapping) and sound.get("auto_split") is False:
+            entry["audio_source"] = "none"
+        elif isinstance(sound, Mapping) and sound.get("audio_only"):
+            entry["audio_directory"] = entry.pop("video_directory")
+    return entry
+
+
+def _video(video: Mapping[str, Any], entry: dict[str, Any]) -> None:
+    rate = float(video.get("frame_rate") or 25)
+    if video.get("num_frames"):
+        entry["target_frames"] = [video["num_frames"]]
+    if video.get("min_frames"):
+        entry["min_frames"] = video["min_frames"]
+    if video.get("max_frames"):  # there it is a limit on the file, here on the window
+        entry["max_seconds"] = video["max_frames"] / rate
+    if video.get("frame_rate"):
+        entry["target_fps"] = video["frame_rate"]
+    if video.get("bucket_strategy") == "resolution_frames":
+        entry |= {"frame_extraction": "full", "frame_interval": video.get("frame_interval") or 1}
+        if video.get("num_frames"):
+            entry["max_frames"] = video["num_frames"]
+            del entry["target_frames"]
+
+
+def _sound(audio: Mapping[str, Any], entry: dict[str, Any]) -> None:
+    entry["audio_bucket_strategy"] = "truncate"  # it never pads
+    entry["audio_bucket_interval"] = audio.get("duration_interval") or 3.0
+    for theirs, ours in (("min_duration_seconds", "min_seconds"), ("max_duration_seconds", "max_seconds")):
+        if audio.get(theirs):
+            entry[ours] = audio[theirs]
+
+
+def _say_rest(name: str, row: Mapping[str, Any], found: Backends) -> None:
+    """A note, or a problem, for each key that is not taken over as it is."""
+    flat = dict(row)
+    for group in ("video", "audio"):
+        for key, value in (row.get(group) or {}).items() if isinstance(row.get(group), Mapping) else ():
+            flat[f"{group}.{key}"] = value
+    for key, value in flat.items():
+        known = row_of("simpletuner_data", key)
+        if known is None:
+            found.problems.append(f"{name}: {key} is not known.")
+        elif known.dataset or known.by or key in _READ or known.unused(value):
+            continue
+        elif known.later or (known.values and value not in known.values and str(value) not in known.values):
+            found.problems.append(f"{name}: {key} is not there yet: {later_words(known.later or known.otherwise)}.")
+        elif key not in ("id", "type"):
+            found.notes.append(f"{name}: {key} has no effect: {known.no_effect}.")
+
+
+def _names(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else [str(one) for one in value or []]
