@@ -33,8 +33,8 @@ def path_fault(text: str) -> str:
 def from_folder(folder: Path, text: Path | str) -> Path:
     """The path `text` as seen from `folder`.
 
-    A name may begin with ~ and be no home. A path from Windows keeps its backslashes in a file that is carried to another
-    system; they separate folders where nothing of that very name is there.
+    A name may begin with ~ and be no home. A path that comes from Windows has backslashes; on other systems they
+    separate folders where nothing of that very name is there.
     """
     whole = folder / text
     if str(text).startswith("~") and not _there(whole):

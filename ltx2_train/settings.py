@@ -41,7 +41,7 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _plainly_wrong(cls, value: Any, info: ValidationInfo) -> Any:
-        """What pydantic would make something of is refused where it is written: a path that no file can have, a truth."""
+        """Paths that no file can have, and true or false for a number, are refused where they are written."""
         annotation = cls.model_fields[info.field_name or ""].annotation
         if isinstance(value, str) and Path in _parts(annotation):
             if fault := path_fault(value):
