@@ -1,7 +1,7 @@
 """Optimizers by name.
 
-A new one is a function `(groups, settings, lr, device) -> Optimizer` added to OPTIMIZERS and its name to the literal
-of OptimizerSettings.name. Settings that an optimizer does not know are refused by name, never dropped.
+A new one is an entry of OPTIMIZERS: how it is built, and what a plan of memory must know of it. The choices of
+`optimizer.name` follow. Settings that an optimizer does not know are refused by name, never dropped.
 
 AdamW: Loshchilov and Hutter 2019. 8-bit state: Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization";
 it keeps about 2 instead of 8 bytes a parameter, and small tensors (below 4096 values) in full.
@@ -14,7 +14,8 @@ import contextlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from pydantic import Field, field_validator
@@ -25,15 +26,95 @@ from ..registry import Registry, nearest
 from ..settings import Settings
 
 Groups = Iterable[dict[str, Any]] | Iterable[torch.Tensor]
-Builder = Callable[[list[Any], "OptimizerSettings", float, torch.device], Optimizer]
 
-OPTIMIZERS: Registry[Builder] = Registry("optimizer")
+
+class Numbers(Protocol):
+    """What an optimizer reads of the settings, see OptimizerSettings."""
+
+    @property
+    def betas(self) -> tuple[float, float]: ...
+
+    @property
+    def eps(self) -> float: ...
+
+    @property
+    def weight_decay(self) -> float: ...
+
+    @property
+    def args(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class OptimizerKind:
+    """An optimizer: `build(groups, settings, learning rate, device)` makes one.
+
+    `state_bytes(settings)` is what it keeps for each trainable number after its first step. `missing()` is why it
+    cannot be used here, as the end of a sentence on `library`; "" where it can.
+    """
+
+    build: Callable[[list[Any], Numbers, float, torch.device], Optimizer]
+    state_bytes: Callable[[Numbers], float]
+    library: str = ""
+    missing: Callable[[], str] = lambda: ""
+
+
+def _adamw(groups: list[Any], settings: Numbers, lr: float, device: torch.device) -> Optimizer:
+    extra = {} if device.type != "cuda" or settings.args else {"fused": True}
+    return _construct(torch.optim.AdamW, groups, settings, lr, extra)
+
+
+def _adamw8bit(groups: list[Any], settings: Numbers, lr: float, device: torch.device) -> Optimizer:
+    import bitsandbytes
+
+    return _construct(bitsandbytes.optim.AdamW8bit, groups, settings, lr, {})
+
+
+def _construct(
+    kind: type[Optimizer], groups: list[Any], settings: Numbers, lr: float, extra: dict[str, Any]
+) -> Optimizer:
+    known = [name for name in inspect.signature(kind.__init__).parameters if name not in ("self", "params", "lr")]
+    for name in settings.args:
+        if name not in known:
+            near = nearest(name, known) or known
+            raise ConfigError(
+                f"optimizer.args: {kind.__name__} has no argument {name!r}. Known: {', '.join(near)}. Remove it or "
+                "correct its name."
+            )
+    numbers = {"betas": settings.betas, "eps": settings.eps, "weight_decay": settings.weight_decay}
+    try:
+        return kind(groups, lr=lr, **{**extra, **numbers, **settings.args})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optimizer.args: {kind.__name__} refused {settings.args}: {error}.") from error
+
+
+def _missing_bitsandbytes() -> str:
+    """Why bitsandbytes cannot be used, as the end of a sentence; empty where it can."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        return "is not installed"
+    try:
+        import bitsandbytes.optim  # noqa: F401
+    except Exception as error:  # one that was built for another CUDA or torch raises whatever it likes
+        return f"cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+    return ""
+
+
+OPTIMIZERS: Registry[OptimizerKind] = Registry("optimizer")
+OPTIMIZERS.add("adamw", OptimizerKind(_adamw, lambda settings: 12.0 if settings.args.get("amsgrad") else 8.0))
+OPTIMIZERS.add(
+    "adamw8bit",  # two bytes, and a float32 for each 256 of both
+    OptimizerKind(_adamw8bit, lambda settings: 2 + 8 / 256, library="bitsandbytes", missing=_missing_bitsandbytes),
+)
+
+if TYPE_CHECKING:
+    Name = str
+else:
+    Name = Literal[("auto", *OPTIMIZERS)]
 
 
 class OptimizerSettings(Settings):
     """Which optimizer, and its numbers; the learning rate belongs to the training settings."""
 
-    name: Literal["auto", "adamw", "adamw8bit"] = Field(
+    name: Name = Field(
         "auto",
         description="Optimizer: auto = adamw8bit where bitsandbytes and CUDA are present, else adamw.",
         json_schema_extra={"community": "optimizer_type", "advanced": True},
@@ -91,10 +172,11 @@ def choose_optimizer(settings: OptimizerSettings, device: torch.device | str) ->
     Raises ConfigError where the library of one that was asked for is missing.
     """
     if settings.name != "auto":
-        if settings.name == "adamw8bit" and (missing := _missing_bitsandbytes()):
+        kind = OPTIMIZERS.get(settings.name)
+        if missing := kind.missing():
             raise ConfigError(
-                f"optimizer.name = adamw8bit needs the package bitsandbytes, which {missing}. Install it with "
-                "`pip install bitsandbytes` or choose adamw."
+                f"optimizer.name = {settings.name} needs the package {kind.library}, which {missing}. Install it with "
+                f"`pip install {kind.library}` or choose adamw."
             )
         return settings.name, f"Optimizer {settings.name}."
     if torch.device(device).type != "cuda":
@@ -115,7 +197,7 @@ def build_optimizer(
     optimizer's library is missing or an argument is unknown.
     """
     name, note = choose_optimizer(settings, device)
-    return OPTIMIZERS.get(name)(list(groups), settings, lr, torch.device(device)), note
+    return OPTIMIZERS.get(name).build(list(groups), settings, lr, torch.device(device)), note
 
 
 @contextlib.contextmanager
@@ -134,52 +216,8 @@ def state_aside(optimizer: Optimizer, device: torch.device | str) -> Iterator[No
             state[name] = state[name].to(device)
 
 
-def _adamw(groups: list[Any], settings: OptimizerSettings, lr: float, device: torch.device) -> Optimizer:
-    extra = {} if device.type != "cuda" or settings.args else {"fused": True}
-    return _construct(torch.optim.AdamW, groups, settings, lr, extra)
-
-
-def _adamw8bit(groups: list[Any], settings: OptimizerSettings, lr: float, device: torch.device) -> Optimizer:
-    import bitsandbytes
-
-    return _construct(bitsandbytes.optim.AdamW8bit, groups, settings, lr, {})
-
-
-def _construct(
-    kind: type[Optimizer], groups: list[Any], settings: OptimizerSettings, lr: float, extra: dict[str, Any]
-) -> Optimizer:
-    known = [name for name in inspect.signature(kind.__init__).parameters if name not in ("self", "params", "lr")]
-    for name in settings.args:
-        if name not in known:
-            near = nearest(name, known) or known
-            raise ConfigError(
-                f"optimizer.args: {kind.__name__} has no argument {name!r}. Known: {', '.join(near)}. Remove it or "
-                "correct its name."
-            )
-    numbers = {"betas": settings.betas, "eps": settings.eps, "weight_decay": settings.weight_decay}
-    try:
-        return kind(groups, lr=lr, **{**extra, **numbers, **settings.args})
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"optimizer.args: {kind.__name__} refused {settings.args}: {error}.") from error
-
-
-def _missing_bitsandbytes() -> str:
-    """Why bitsandbytes cannot be used, as the end of a sentence; empty where it can."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        return "is not installed"
-    try:
-        import bitsandbytes.optim  # noqa: F401
-    except Exception as error:  # one that was built for another CUDA or torch raises whatever it likes
-        return f"cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-    return ""
-
-
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
-
-
-OPTIMIZERS.add("adamw", _adamw)
-OPTIMIZERS.add("adamw8bit", _adamw8bit)

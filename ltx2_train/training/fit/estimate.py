@@ -3,10 +3,11 @@
 Device, in bytes:
 
     weights     blocks that stay, what is outside of the blocks, and the slots through which swapped blocks pass
-    LoRA        4 for each number and its optimizer state (2 in 8 bits, 8 in full); gradients are part of the step
+    LoRA        4 for each trainable number; their gradients are part of the step
+    optimizer   what it keeps for each trainable number
     step        the peak of the simulated step
     workspace   of cuBLAS and kernels, 0.4 GB: an assumption
-    fragments   5 % of LoRA and step, which an allocator loses in holes: an assumption
+    fragments   5 % of LoRA, optimizer and step, which an allocator loses in holes: an assumption
 
 RAM: blocks that are swapped, inputs of blocks that wait there, text contexts (up to memory.context_gb; the rest is a
 file), batches read ahead, and the process itself; while loading, one block in full and half a GB in its place.
@@ -26,7 +27,7 @@ FRAGMENTS = 0.05
 PROCESS = {"cuda": 3.0 * GB}  # Python, torch and the libraries of the device; 1 GB elsewhere
 LOADING = 0.5 * GB
 SAMPLE = 3e6
-OPTIMIZER_TRAFFIC = 28  # bytes read and written for a trainable number: gradient, value and two moments
+NUMBER = 4  # bytes of a trainable number and of its gradient
 
 
 def predict(facts: Facts, choice: Choice, machine: Machine) -> Prediction:
@@ -50,16 +51,17 @@ def device_parts(facts: Facts, choice: Choice) -> dict[str, float]:
         facts.run.train.accumulation > 1,
         facts.text_kv_bytes if choice.keep_text_kv else 0,
     )
-    lora = facts.lora_values * (4 + facts.moment_bytes)
+    lora, state = facts.lora_values * NUMBER, facts.lora_values * facts.state_bytes
     parts = {
         "weights": float((total - swap) * sizes.block + sizes.outside),
         "slots": float(slots * sizes.block),
-        "LoRA and optimizer": lora,
+        "LoRA": float(lora),
+        "optimizer": state,
         "step": float(step),
     }
     if facts.device_type != "cuda":
         return parts
-    return {**parts, "workspace": WORKSPACE, "fragments": FRAGMENTS * (lora + step)}
+    return {**parts, "workspace": WORKSPACE, "fragments": FRAGMENTS * (lora + state + step)}
 
 
 def ram_bytes(facts: Facts, choice: Choice) -> float:
@@ -82,7 +84,7 @@ def _disk(facts: Facts, choice: Choice) -> float:
     scratch = 0 if choice.swap_from == "ram" or as_in_file else choice.blocks_to_swap * facts.sizes(choice.format).block
     train = run.train
     saves = 1 + (train.steps // train.save_every if train.save_every else 0)
-    states = min(train.keep_states, saves) * values * (4 + facts.moment_bytes)
+    states = min(train.keep_states, saves) * values * (NUMBER + facts.state_bytes)
     loras = (min(train.keep_loras, saves) if train.keep_loras else saves) * values * 2
     drawn = train.steps // run.sample.every + 1 if run.sample.every else 0
     contexts = max(0.0, facts.work.captions * facts.context_bytes - run.memory.context_gb * GIB)
@@ -108,4 +110,5 @@ def _seconds(facts: Facts, choice: Choice, machine: Machine) -> float:
         text_kv=choice.keep_text_kv,
         compiled=facts.run.memory.compile,
     )
-    return micro * facts.run.train.accumulation + OPTIMIZER_TRAFFIC * facts.lora_values / rates.bandwidth
+    update = (3 * NUMBER + 2 * facts.state_bytes) * facts.lora_values  # gradient read, value and state read and written
+    return micro * facts.run.train.accumulation + update / rates.bandwidth

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from ...config import RunConfig
 from ...device import DTYPES
 from ...lora.layer import LoRALinear
 from ...models.transformer import TransformerConfig
+from ...optim import OPTIMIZERS, choose_optimizer
 from ...quant.formats import STORED
 from ...weights.load import section
 from ...weights.published import published_config
@@ -110,13 +110,11 @@ class Facts:
         return self.sizes("none").lora_values * self.total
 
     @property
-    def moment_bytes(self) -> float:
+    def state_bytes(self) -> float:
         """Bytes of optimizer state for one trainable number."""
-        name = self.run.optimizer.name
-        if name == "auto":
-            there = importlib.util.find_spec("bitsandbytes") is not None
-            name = "adamw8bit" if self.device_type == "cuda" and there else "adamw"
-        return 2.03 if name == "adamw8bit" else 8.0
+        settings = self.run.optimizer
+        name = choose_optimizer(settings, self.device_type)[0] if settings.name == "auto" else settings.name
+        return OPTIMIZERS.get(name).state_bytes(settings)
 
     @property
     def text_kv_bytes(self) -> int:

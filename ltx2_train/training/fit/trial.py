@@ -268,8 +268,7 @@ def _moments_to_come(run: Run, plan: MemoryPlan) -> float:
     """Bytes of optimizer state that the first real step adds."""
     if run.optimizer.state:
         return 0.0
-    numbers = sum(parameter.numel() for parameter in run.loras.parameters())
-    return max(0.0, plan.prediction.parts.get("LoRA and optimizer", 4.0 * numbers) - 4.0 * numbers)
+    return plan.prediction.parts.get("optimizer", 0.0)
 
 
 def _compare(plan: MemoryPlan, peak: float | None, taken: float) -> str:

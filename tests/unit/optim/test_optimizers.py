@@ -87,6 +87,17 @@ def test_8bit_state_is_really_8bit_for_large_tensors():
     assert optimizer.state[params[1]]["state1"].dtype == torch.float32
 
 
+@pytest.mark.parametrize(("name", "args"), [*((name, {}) for name in OPTIMIZERS), ("adamw", {"amsgrad": True})])
+def test_the_bytes_of_the_state_are_those_that_a_plan_counts(name, args):
+    params = parameters(sizes=((256, 512),))
+    optimizer = make(name, params, args=args)
+    advance(optimizer, params, 0, 1)
+    tensors = [value for value in optimizer.state[params[0]].values() if isinstance(value, torch.Tensor)]
+    kept = sum(value.nbytes for value in tensors if value.numel() > 256)  # not the tables that all tensors share
+    counted = OPTIMIZERS.get(name).state_bytes(OptimizerSettings(name=name, args=args))
+    assert kept / params[0].numel() == pytest.approx(counted, rel=0.01)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_resume_from_the_state_equals_an_unbroken_run(name):
     whole = parameters()
