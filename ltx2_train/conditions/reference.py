@@ -31,6 +31,7 @@ class Lead:
 
     tokens: Tensor
     positions: Tensor
+    extent: tuple[int, ...]  # latent frames, rows, columns, or steps: equal where the positions are
     unseen: bool = False  # the other modality does not attend to them
     textless: bool = False  # they do not attend to the text
 

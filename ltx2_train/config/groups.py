@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from ..caching.settings import CacheSettings
+from ..conditions.settings import AudioStream, VideoStream
 from ..errors import ConfigError
 from ..lora.inject import LoraSettings
 from ..models.tiling import TileSettings
@@ -271,6 +272,10 @@ class SampleSettings(Settings):
         return values
 
 
+class AudioGroup(AudioStream, AudioSettings):
+    """How sound is trained and fed, and what of it is given."""
+
+
 class RunConfig(Settings):
     """Everything a run is made of."""
 
@@ -281,7 +286,8 @@ class RunConfig(Settings):
     lora: LoraSettings = LoraSettings()
     objective: SigmaSettings = SigmaSettings()
     loss: LossSettings = LossSettings()
-    audio: AudioSettings = AudioSettings()
+    video: VideoStream = VideoStream()
+    audio: AudioGroup = AudioGroup()
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     train: TrainSettings = TrainSettings()

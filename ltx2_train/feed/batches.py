@@ -36,11 +36,26 @@ _POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
+class GivenData:
+    """What conditions may give of one sample, None where it has none of it: the reference [128, F, H, W] and the
+    reference sound [8, T, 16] in float32, masks [F, H, W] and [T] as bool, true where it is given."""
+
+    reference: torch.Tensor | None = None
+    reference_audio: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    audio_mask: torch.Tensor | None = None
+
+    @property
+    def any(self) -> bool:
+        return any(value is not None for value in (self.reference, self.reference_audio, self.mask, self.audio_mask))
+
+
+@dataclass(frozen=True)
 class Batch:
     """`latents` [B, 128, F, H, W] and `audio` [B, 8, T, 16] in float32, each None where the batch has none of it.
 
     `audio_mask` [B, T] is true where there is sound and false where it was filled up or the clip is silent. `epoch`
-    and `index` are the place in the order.
+    and `index` are the place in the order. `given` has an entry a sample where any sample has a reference or mask.
     """
 
     latents: torch.Tensor | None
@@ -50,6 +65,7 @@ class Batch:
     index: int
     audio: torch.Tensor | None = None
     audio_mask: torch.Tensor | None = None
+    given: tuple[GivenData, ...] = ()
 
     @property
     def has_video(self) -> bool:
@@ -188,7 +204,19 @@ def load_batch(dataset: TrainingSet, samples: Sequence[Sample], epoch: int = 0, 
     if samples[0].kind != "audio":
         latents = torch.stack([dataset.load_latents(sample) for sample in samples])
     audio, mask = _load_audio(dataset, samples)
-    return Batch(latents, list(samples), samples[0].fps, epoch, index, audio, mask)
+    given = tuple(_load_given(dataset, sample) for sample in samples)
+    if not any(one.any for one in given):
+        given = ()
+    return Batch(latents, list(samples), samples[0].fps, epoch, index, audio, mask, given)
+
+
+def _load_given(dataset: TrainingSet, sample: Sample) -> GivenData:
+    return GivenData(
+        None if sample.reference_path is None else dataset.load_reference(sample),
+        None if sample.reference_audio_path is None else dataset.load_reference_audio(sample),
+        None if sample.mask_path is None else dataset.load_mask(sample),
+        None if sample.audio_mask_path is None else dataset.load_audio_mask(sample),
+    )
 
 
 def _load_audio(

@@ -1,0 +1,240 @@
+"""The streams of a batch on their way into the model: noised, what conditions give of them, references in front.
+
+What is given of a sample stays clean, has timestep 0 and does not count in the loss; references go in front of it in
+the same way. A stream that is not generated is given whole.
+
+Sound shares the noise level of its video unless audio.independent_timestep asks for another, or the video is given.
+Everything of the video is drawn before anything of the sound, so a clip gets the same noise in every mode; coins and
+lengths of conditions are drawn last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..conditions.given import Target, draw_given
+from ..conditions.reference import Lead, audio_reference_positions, downscale, video_reference_positions
+from ..conditions.settings import AudioReference, Condition, FirstFrame, Reference
+from ..config import RunConfig
+from ..feed.batches import Batch, GivenData
+from ..models.patchify import audio_tokens, video_tokens
+from ..models.positions import audio_positions, video_positions
+from ..models.transformer import Modality
+from ..objective.flow import add_noise, draw_first_frame, element_loss, first_frame_tokens, masked_mean, velocity
+from ..objective.sigmas import sample_audio_sigmas, sample_sigmas
+from ..shapes import AudioLatentShape, LatentShape
+
+
+@dataclass(frozen=True)
+class Noised:
+    """One stream of a batch: tokens [B, T, C] in float32.
+
+    `given` [B, T]: tokens that stay clean, None where no sample has any; where all of them are at the start, and alike
+    in every sample, `lead` is their number. `learned` [B, T]: tokens that are no padding, None where there is none.
+    `leads`: the reference of each sample, empty where none has any. All is settled on the CPU, so that nothing has to
+    wait for the device. A stream that is not `generated` has noise level 0.
+    """
+
+    clean: Tensor
+    noise: Tensor
+    sigma: Tensor
+    positions: Tensor
+    given: Tensor | None = None
+    lead: int | None = None
+    learned: Tensor | None = None
+    leads: Sequence[Lead | None] = ()
+    generated: bool = True
+
+    def part(self, rows: Sequence[int] | None, tokens: int | None = None, even: bool = False) -> Noised:
+        """The samples `rows`, and of them the first `tokens`; `even` if all of them are that long."""
+        chosen = None if rows is None else torch.tensor(rows, device=self.clean.device)
+
+        def cut(value: Tensor) -> Tensor:
+            return (value if chosen is None else value[chosen])[:, :tokens]
+
+        return replace(
+            self,
+            clean=cut(self.clean),
+            noise=cut(self.noise),
+            sigma=self.sigma if chosen is None else self.sigma[chosen],
+            positions=self.positions[:, :, :tokens],
+            given=None if self.given is None else cut(self.given),
+            learned=None if even or self.learned is None else cut(self.learned),
+            leads=self.leads if rows is None or not self.leads else [self.leads[row] for row in rows],
+        )
+
+    @property
+    def reference(self) -> Lead | None:
+        """The references of all samples together, which must be of one shape; None where there is none."""
+        there = [lead for lead in self.leads if lead is not None]
+        return replace(there[0], tokens=torch.cat([lead.tokens for lead in there])) if there else None
+
+    def modality(self, context: Tensor) -> Modality:
+        """What the model is shown."""
+        noisy = add_noise(self.clean, self.noise, self.sigma) if self.generated else self.clean
+        given, lead, heard, positions = self.given, self.lead, self.learned, self.positions
+        if given is not None:
+            noisy = torch.where(given[..., None], self.clean, noisy)
+        reference = self.reference
+        front = 0 if reference is None else reference.tokens.shape[1]
+        if reference is not None:
+            noisy = torch.cat((reference.tokens, noisy), dim=1)
+            positions = torch.cat((reference.positions, positions), dim=2)
+            heard = None if heard is None else pad(heard, (front, 0), value=True)
+            if self.generated:  # else all of it is at 0
+                lead = front + (lead or 0) if given is None or lead is not None else None
+                given = self.clean.new_zeros(self.clean.shape[:2], dtype=torch.bool) if given is None else given
+                given = pad(given, (front, 0), value=True)
+        weights = None if heard is None else heard[:, None, :].expand(-1, heard.shape[1], -1).float()
+        return Modality(
+            latent=noisy.to(context.dtype),
+            sigma=self.sigma,
+            timesteps=None,
+            positions=positions,
+            context=context,
+            attention_mask=weights,  # nobody may listen to padding
+            given=given,
+            lead=lead,
+            unseen=front if reference is not None and reference.unseen else 0,
+            textless=front if reference is not None and reference.textless else 0,
+        )
+
+    def losses(self, predicted: Tensor, run: RunConfig) -> Tensor:
+        """[B]: the mean over what is learned."""
+        errors = element_loss(predicted[:, -self.clean.shape[1] :], velocity(self.clean, self.noise), run.loss)
+        if self.given is None:
+            return masked_mean(errors, self.learned)
+        return masked_mean(errors, ~self.given if self.learned is None else self.learned & ~self.given)
+
+
+def noised_video(
+    batch: Batch, run: RunConfig, version: str, generator: torch.Generator, device: torch.device, turn: int
+) -> Noised:
+    """The pictures of `batch`, which has some."""
+    assert batch.latents is not None
+    shape = LatentShape(*batch.latents.shape[2:])
+    clean = video_tokens(batch.latents.to(device=device, dtype=torch.float32))  # [B, T, C]
+    noise = video_tokens(torch.randn(batch.latents.shape, generator=generator).to(device))
+    sigma = sample_sigmas(run.objective, len(batch.samples), shape.tokens, version, generator, turn=turn).to(device)
+    first, others = _first_frame(run)
+    chances = [first if s.first_frame_probability is None else s.first_frame_probability for s in batch.samples]
+    given = first_frame_tokens(shape, draw_first_frame(chances, generator))  # [B, T]
+    data = batch.given or [GivenData()] * len(batch.samples)
+    given = given | draw_given(others, Target.video(shape, batch.fps), [one.mask for one in data], generator)
+    leads: list[Lead | None] = []
+    reference = next((one for one in others if isinstance(one, Reference)), None)
+    if reference is not None:
+        shown = zip(_coins(reference, batch, generator), data, strict=True)
+        leads = [
+            _video_lead(one.reference, shape, batch.fps, reference, device)
+            if apply and one.reference is not None
+            else None
+            for apply, one in shown
+        ]
+    positions = video_positions(shape, batch.fps, device)
+    if not run.video.generated:
+        return Noised(clean, noise, torch.zeros_like(sigma), positions, leads=leads, generated=False)
+    tokens, lead = _settled(given, device)
+    return Noised(clean, noise, sigma, positions, given=tokens, lead=lead, leads=leads)
+
+
+def noised_audio(
+    batch: Batch,
+    latents: Tensor,
+    lengths: Sequence[int],
+    video: Noised | None,
+    run: RunConfig,
+    version: str,
+    generator: torch.Generator,
+    device: torch.device,
+    turn: int,
+) -> Noised:
+    """The sounds `latents` [B, 8, T, 16] of `batch`, of these `lengths`."""
+    clean = audio_tokens(latents.to(device=device, dtype=torch.float32))  # [B, T, C]
+    noise = audio_tokens(torch.randn(latents.shape, generator=generator).to(device))
+    if run.audio.independent_timestep:
+        sigma = sample_audio_sigmas(run.objective, len(batch.samples), generator).to(device)
+    elif video is not None and video.generated:
+        sigma = video.sigma
+    else:
+        # each sound has its own length, hence its own shift; without a picture that of an imagined one
+        tokens = [sample.shape.tokens if video is None else clean.shape[1] for sample in batch.samples]
+        sigma = sample_sigmas(run.objective, len(tokens), tokens, version, generator, video is None, turn).to(device)
+    learned = torch.arange(clean.shape[1])[None] < torch.tensor(lengths)[:, None]  # [B, T]
+    learned = None if bool(learned.all()) else learned.to(device)
+    given, leads = _given_of_sound(batch, clean.shape[1], lengths, run, generator, device)
+    positions = audio_positions(AudioLatentShape(clean.shape[1]), device)
+    if not run.audio.generated:
+        sigma = torch.zeros_like(sigma)
+        return Noised(clean, noise, sigma, positions, learned=learned, leads=leads, generated=False)
+    marked, lead = _settled(given, device)
+    return Noised(clean, noise, sigma, positions, given=marked, lead=lead, learned=learned, leads=leads)
+
+
+def _given_of_sound(
+    batch: Batch,
+    steps: int,
+    lengths: Sequence[int],
+    run: RunConfig,
+    generator: torch.Generator,
+    device: torch.device,
+) -> tuple[Tensor, list[Lead | None]]:
+    """Tokens that are given, bool [B, T] on the CPU, and each sample's reference; each sound ends where it ends."""
+    given = torch.zeros(len(lengths), steps, dtype=torch.bool)
+    data = batch.given or [GivenData()] * len(lengths)
+    for row, length in enumerate(lengths):
+        mask = data[row].audio_mask
+        if length:
+            masks = [None if mask is None else mask[:length]]
+            given[row, :length] = draw_given(run.audio.conditions, Target(length), masks, generator)[0]
+    reference = next((one for one in run.audio.conditions if isinstance(one, AudioReference)), None)
+    if reference is None:
+        return given, []
+    return given, [
+        _audio_lead(one.reference_audio, reference, device) if apply and one.reference_audio is not None else None
+        for apply, one in zip(_coins(reference, batch, generator), data, strict=True)
+    ]
+
+
+def _first_frame(run: RunConfig) -> tuple[float, list[Any]]:
+    """The probability of the first frame, and the other conditions of the picture.
+
+    A condition of type first_frame has its own probability, which counts before that of the run.
+    """
+    found = [one for one in run.video.conditions if isinstance(one, FirstFrame)]
+    others = [one for one in run.video.conditions if not isinstance(one, FirstFrame)]
+    return (found[0].probability if found else run.train.first_frame_probability), others
+
+
+def _coins(condition: Condition, batch: Batch, generator: torch.Generator) -> list[bool]:
+    return (torch.rand(len(batch.samples), generator=generator) < condition.probability).tolist()
+
+
+def _settled(given: Tensor, device: torch.device) -> tuple[Tensor | None, int | None]:
+    """`given` [B, T] on the device, None where nothing is; and how many are at the start, where no others are."""
+    if not bool(given.any()):
+        return None, None
+    count = int(given[0].sum())
+    lead = count if bool(given[:, :count].all()) and not bool(given[:, count:].any()) else None
+    return given.to(device), lead
+
+
+def _video_lead(latents: Tensor, shape: LatentShape, fps: float, reference: Reference, device: torch.device) -> Lead:
+    size = LatentShape(*latents.shape[1:])
+    factor = downscale(size, shape)
+    assert factor is not None, (size, shape)  # looked at before the run
+    positions = video_reference_positions(size, fps, factor, reference.temporal_scale_factor, device)
+    tokens = video_tokens(latents[None].to(device=device, dtype=torch.float32))
+    return Lead(tokens, positions, (size.frames, size.height, size.width))
+
+
+def _audio_lead(latents: Tensor, reference: AudioReference, device: torch.device) -> Lead:
+    positions = audio_reference_positions(latents.shape[1], reference.negative_positions, device)
+    tokens = audio_tokens(latents[None].to(device=device, dtype=torch.float32))
+    return Lead(tokens, positions, (latents.shape[1],), reference.hide_from_video, reference.hide_text)
