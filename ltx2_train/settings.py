@@ -110,22 +110,37 @@ def _line(path: str, words: list[str]) -> str:
 def known_keys(kind: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
     """Names that are legal at `location` (a pydantic error path whose last part is the refused key)."""
     model: type[BaseModel] | None = kind
+    annotation: Any = None
     for part in location[:-1]:
         if isinstance(part, int) or model is None:
             continue
+        if (branch := _branch(annotation, part)) is not None:
+            model, annotation = branch, None
+            continue
         field = model.model_fields.get(str(part))
-        model = None if field is None else model_in(field.annotation)
+        annotation = None if field is None else field.annotation
+        model = None if field is None else model_in(annotation)
     return list(model.model_fields) if model is not None else []
 
 
 def model_in(annotation: Any) -> type[BaseModel] | None:
-    """The group of settings that `annotation` is, or is a list of."""
+    """The group of settings that `annotation` is, or is a list of; of several kinds the first."""
+    return next(models_in(annotation), None)
+
+
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The groups of settings in `annotation`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
+        yield annotation
     for inner in get_args(annotation):
-        if (found := model_in(inner)) is not None:
-            return found
-    return None
+        yield from models_in(inner)
+
+
+def _branch(annotation: Any, part: Any) -> type[BaseModel] | None:
+    """The group whose `type` is `part`, where `annotation` holds several kinds that are told apart by it."""
+    kinds = list(models_in(annotation))
+    typed = (kind for kind in kinds if "type" in kind.model_fields and kind.model_fields["type"].default == part)
+    return next(typed, None) if len(kinds) > 1 else None
 
 
 def inner_type(annotation: Any) -> Any:
@@ -212,6 +227,8 @@ def _dotted(kind: type[BaseModel], location: tuple[Any, ...]) -> str:
     for part in location:
         if isinstance(part, int):
             text += f"[{part}]"
+        elif (branch := _branch(annotation, part)) is not None:
+            model, annotation = branch, None
         elif model is not None:
             text += f".{part}" if text else str(part)
             field = model.model_fields.get(str(part))

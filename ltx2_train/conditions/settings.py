@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from ..settings import Settings
 
@@ -137,8 +137,31 @@ class AudioReference(Condition):
     )
 
 
-VideoCondition = Annotated[FirstFrame | Prefix | Suffix | SpatialCrop | Mask | Reference, Field(discriminator="type")]
-AudioCondition = Annotated[Prefix | Suffix | Mask | AudioReference, Field(discriminator="type")]
+def _type_of(value: Any) -> Any:
+    return value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+
+
+def _by_type(stream: str, types: str) -> Discriminator:
+    words = f"a condition of {stream} is a table whose type is one of {types}"
+    return Discriminator(_type_of, custom_error_type="condition_type", custom_error_message=words)
+
+
+VideoCondition = Annotated[
+    Annotated[FirstFrame, Tag("first_frame")]
+    | Annotated[Prefix, Tag("prefix")]
+    | Annotated[Suffix, Tag("suffix")]
+    | Annotated[SpatialCrop, Tag("spatial_crop")]
+    | Annotated[Mask, Tag("mask")]
+    | Annotated[Reference, Tag("reference")],
+    _by_type("video", "first_frame, prefix, suffix, spatial_crop, mask, reference"),
+]
+AudioCondition = Annotated[
+    Annotated[Prefix, Tag("prefix")]
+    | Annotated[Suffix, Tag("suffix")]
+    | Annotated[Mask, Tag("mask")]
+    | Annotated[AudioReference, Tag("reference")],
+    _by_type("audio", "prefix, suffix, mask, reference"),
+]
 
 
 class VideoStream(Settings):

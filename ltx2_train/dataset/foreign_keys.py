@@ -16,8 +16,8 @@ from .entry import DatasetSettings, SharedSettings
 
 # the sections of a run file; a test holds them together
 RUN_SECTIONS = (
-    "run", "model", "data", "cache", "lora", "objective", "loss", "audio", "optimizer", "schedule", "train", "quant",
-    "memory", "gemma", "sample",
+    "run", "model", "data", "cache", "lora", "objective", "loss", "video", "audio", "optimizer", "schedule", "train",
+    "quant", "memory", "gemma", "sample",
 )  # fmt: skip
 LISTS = ("datasets", "validation_datasets")
 

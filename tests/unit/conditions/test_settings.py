@@ -37,10 +37,19 @@ def test_the_official_names_are_read_and_a_single_length_is_both_ends():
         (VideoStream, {"type": "suffix", "temporal_boundary": [4, 2]}, "ascending"),
         (VideoStream, {"type": "first_frame", "probability": 1.5}, "probability"),
         (VideoStream, {"type": "spatial_crop", "spatial_region": [64, 0, 32, 64]}, "top < bottom"),
-        (AudioStream, {"type": "spatial_crop", "spatial_region": [0, 0, 32, 64]}, "spatial_crop"),
-        (AudioStream, {"type": "first_frame"}, "first_frame"),
+        (AudioStream, {"type": "spatial_crop", "spatial_region": [0, 0, 32, 64]}, "one of prefix, suffix"),
+        (AudioStream, {"type": "first_frame"}, "one of prefix, suffix"),
+        (VideoStream, {"probability": 1.0}, "one of first_frame"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(stream, condition, said):
     with pytest.raises(ConfigError, match=said):
         parse(stream, {"conditions": [condition]}, "run")
+
+
+def test_a_wrong_number_is_named_with_its_place_and_an_unknown_one_with_those_of_its_type():
+    with pytest.raises(ConfigError, match=r"conditions\[0\]\.probability: must be at most 1"):
+        parse(VideoStream, {"conditions": [{"type": "first_frame", "probability": 2}]}, "run")
+    with pytest.raises(ConfigError, match=r"conditions\[1\]\.region: unknown setting\. Did you mean spatial_region"):
+        conditions = [{"type": "mask"}, {"type": "spatial_crop", "spatial_region": [0, 0, 32, 32], "region": 1}]
+        parse(VideoStream, {"conditions": conditions}, "run")
