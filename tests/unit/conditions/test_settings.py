@@ -50,6 +50,6 @@ def test_what_cannot_be_is_refused_by_name(stream, condition, said):
 def test_a_wrong_number_is_named_with_its_place_and_an_unknown_one_with_those_of_its_type():
     with pytest.raises(ConfigError, match=r"conditions\[0\]\.probability: must be at most 1"):
         parse(VideoStream, {"conditions": [{"type": "first_frame", "probability": 2}]}, "run")
+    conditions = [{"type": "mask"}, {"type": "spatial_crop", "spatial_region": [0, 0, 32, 32], "region": 1}]
     with pytest.raises(ConfigError, match=r"conditions\[1\]\.region: unknown setting\. Did you mean spatial_region"):
-        conditions = [{"type": "mask"}, {"type": "spatial_crop", "spatial_region": [0, 0, 32, 32], "region": 1}]
         parse(VideoStream, {"conditions": conditions}, "run")
