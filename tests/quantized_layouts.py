@@ -84,15 +84,37 @@ def mark(tensors, layer, entry):
 
 def nvfp4(tensors, metadata):
     """What ComfyUI's own kernels write; inputs and outputs padded to 16."""
+    for layer in block_linears(tensors):
+        tensors |= as_nvfp4(layer, tensors[f"{layer}.weight"])
+
+
+def mxfp8(tensors, metadata):
+    """As nvfp4, in blocks of 32 with an exponent each."""
+    for layer in block_linears(tensors):
+        tensors |= as_mxfp8(layer, tensors[f"{layer}.weight"])
+
+
+def as_mxfp8(layer, weight):
+    """The tensors of one such layer."""
     import comfy_kitchen
 
-    for layer in block_linears(tensors):
-        weight = tensors[f"{layer}.weight"].float()
-        scale = weight.abs().max() / (448 * 6)
-        padded = any(size % 16 for size in weight.shape)
-        packed, blocks = comfy_kitchen.quantize_nvfp4(weight, scale, pad_16x=padded)
-        tensors |= {f"{layer}.weight": packed, f"{layer}.weight_scale": blocks, f"{layer}.weight_scale_2": scale}
-        mark(tensors, layer, {"format": "nvfp4"})
+    padded = any(size % 32 for size in weight.shape)
+    stored, exponents = comfy_kitchen.quantize_mxfp8(weight.float(), pad_32x=padded)
+    made = {f"{layer}.weight": stored, f"{layer}.weight_scale": exponents.view(torch.uint8)}
+    mark(made, layer, {"format": "mxfp8"})
+    return made
+
+
+def as_nvfp4(layer, weight):
+    """The tensors of one layer in NVFP4."""
+    import comfy_kitchen
+
+    scale = weight.float().abs().max() / (448 * 6)
+    padded = any(size % 16 for size in weight.shape)
+    packed, blocks = comfy_kitchen.quantize_nvfp4(weight.float(), scale, pad_16x=padded)
+    made = {f"{layer}.weight": packed, f"{layer}.weight_scale": blocks, f"{layer}.weight_scale_2": scale}
+    mark(made, layer, {"format": "nvfp4"})
+    return made
 
 
 def int8_rows(tensors, metadata):

@@ -45,7 +45,7 @@ class Storage:
         official   what the official trainer calls it, where that has it
         called     what people call it, where that is not `name`
         like       where only files bring it: the quant.format that takes as much room
-        answers    where only files bring it: the quant.format that such a file satisfies
+        answers    the quant.format that a file of this format satisfies beside its own: any fp8 does for fp8_base
     """
 
     name: str

@@ -33,7 +33,13 @@ class Fp8(QuantLinear):
     """weight [O, I] e4m3fn; scale [O, I / 64, 1], or [O, 1, 1] where 64 does not divide I."""
 
     storage: ClassVar[Storage] = Storage(
-        "fp8", bits=8, snr_db=32.0, about="8 bits, scaled in blocks of 64", planned=True, official="fp8-quanto"
+        "fp8",
+        bits=8,
+        snr_db=32.0,
+        about="8 bits, scaled in blocks of 64",
+        planned=True,
+        official="fp8-quanto",
+        answers="fp8_cast",
     )
     stored_dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float8_e4m3fn,)
 
@@ -79,7 +85,7 @@ class Fp8Uz(Fp8):
     """As `Fp8` in e4m3fnuz, whose largest value is 240."""
 
     storage: ClassVar[Storage] = Storage(
-        "fp8uz", bits=8, snr_db=32.1, about="fp8 of AMD cards", official="fp8uz-quanto"
+        "fp8uz", bits=8, snr_db=32.1, about="fp8 of AMD cards", official="fp8uz-quanto", answers="fp8_cast"
     )
     stored_dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float8_e4m3fnuz,)
     byte_types: ClassVar[Mapping[str, str]] = {"weight": "float8_e4m3fnuz"}

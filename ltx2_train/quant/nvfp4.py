@@ -3,11 +3,8 @@
     W = e2m1 * block scale * scale
 
 Two e2m1 numbers share a byte, the even element in the high half; 16 neighbouring inputs share a block scale in e4m3fn;
-one float32 number scales the whole weight. The block scales lie in the order the tensor cores want: tiles of 128 rows
-by 4 blocks one after another, and inside a tile row 32 j + i, block k at 16 i + 4 j + k. Rows and inputs may be padded
+one float32 number scales the whole weight. The block scales lie in tiles, see tiles.py. Rows and inputs may be padded
 to multiples of 16.
-
-Layout of the scales: cuBLAS documentation, "1D block scaling factors layout".
 
 Shape letters: O out, I in.
 """
@@ -21,13 +18,13 @@ from torch import Tensor
 
 from .base import Numbers, QuantLinear, Storage, row_parts
 from .codes import read_pairs
+from .tiles import tiled_size, untiled
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 BLOCK = 16
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
-_TILE_ROWS, _TILE_BLOCKS = 128, 4
 
 
 class KeptNvfp4(QuantLinear):
@@ -57,7 +54,7 @@ class KeptNvfp4(QuantLinear):
         assert weight.dtype == torch.uint8, weight.dtype
         assert block_scale.dtype == torch.float8_e4m3fn, block_scale.dtype
         assert width % BLOCK == 0, width
-        assert block_scale.numel() == _tiled_size(rows, width // BLOCK), (weight.shape, block_scale.shape)
+        assert block_scale.numel() == tiled_size(rows, width // BLOCK), (weight.shape, block_scale.shape)
         assert scale.numel() == 1, scale.shape
         assert out <= rows, (out, rows)
         assert inputs <= width, (inputs, width)
@@ -70,21 +67,9 @@ class KeptNvfp4(QuantLinear):
 
     def stored_weight(self, dtype: torch.dtype) -> Tensor:
         rows, width = self.weight.shape[0], 2 * self.weight.shape[1]
-        scales = _untiled(self.block_scale, rows, width // BLOCK).float().mul_(self.scale).unsqueeze(-1)
+        scales = untiled(self.block_scale, rows, width // BLOCK).float().mul_(self.scale).unsqueeze(-1)
         values = torch.empty(self.out_features, self.in_features, dtype=dtype, device=self.weight.device)
         for part in row_parts(self.out_features, width):
             found = read_pairs(self.weight[part], _E2M1).view(-1, width // BLOCK, BLOCK)
             values[part] = found.mul_(scales[part]).view(-1, width)[:, : self.in_features]
         return values
-
-
-def _tiled_size(rows: int, blocks: int) -> int:
-    return -(-rows // _TILE_ROWS) * _TILE_ROWS * -(-blocks // _TILE_BLOCKS) * _TILE_BLOCKS
-
-
-def _untiled(tiled: Tensor, rows: int, blocks: int) -> Tensor:
-    """Block scales in tiles, of any shape, as [rows, blocks]."""
-    down, across = -(-rows // _TILE_ROWS), -(-blocks // _TILE_BLOCKS)
-    tiles = tiled.reshape(down, across, 32, 4, _TILE_BLOCKS)  # tile row, tile column, i, j, k
-    flat = tiles.permute(0, 3, 2, 1, 4).reshape(down * _TILE_ROWS, across * _TILE_BLOCKS)
-    return flat[:rows, :blocks]

@@ -10,7 +10,7 @@ from ..errors import CheckpointError
 from . import keys
 from .probe import describe
 from .reader import TensorFile
-from .stored import USABLE, StoredLinears
+from .stored import StoredLinears
 
 _LISTED = 10
 
@@ -27,12 +27,8 @@ def check_names(
 
     `owned` says which names under `prefix` must be among them. Raises CheckpointError with all that is amiss.
     """
-    layers = [prefix + name.removesuffix(".weight") for name in wanted]
-    unreadable = {found.unreadable[layer] for layer in layers if layer in found.unreadable}
-    if unreadable:
-        raise CheckpointError(
-            f"{file.path.name} stores the {what} as {', '.join(sorted(unreadable))}, which cannot be read. {USABLE}"
-        )
+    if text := found.complaint(prefix + name.removesuffix(".weight") for name in wanted):
+        raise CheckpointError(f"{file.path.name} stores the {what} as {text}")
     missing = [name for name in wanted if prefix + name not in file]
     misfits = []
     for name, tensor in wanted.items():

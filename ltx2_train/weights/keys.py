@@ -59,6 +59,7 @@ QUANTIZATION_ENDINGS = (
     ".scale_input",
     ".comfy_quant",
     ".weight_scale_2",
+    ".weight_scale_inv",
     ".pre_quant_scale",
     ".nf4_shape",
 )

@@ -22,7 +22,7 @@ from .probe import describe
 from .published import published_config
 from .quantize import eligible, quantizer, settle
 from .reader import TensorFile
-from .stored import check_marks, find_stored
+from .stored import check_marks, stored_in
 
 
 def load_transformer(
@@ -54,7 +54,7 @@ def load_transformer(
             on_built(model)
         prefix = keys.transformer_prefix(file.tensors)
         prefix = keys.TRANSFORMER if prefix is None else prefix
-        found = find_stored(file.tensors, file.metadata)
+        found = stored_in(file)
         check_marks(file, found.kinds)
         quantize = None
         if quant is not None:

@@ -17,19 +17,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, OutOfMemory
+from ..errors import OutOfMemory
 from ..quant.base import QuantLinear
 from .expected import check_names
 from .quantize import Quantizer
 from .reader import TensorFile
-from .stored import USABLE, find_stored, read_stored
+from .stored import stored_in
+from .stored_numbers import read_numbers, read_stored
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, name; may raise Stopped
 OnLinear = Callable[[str, nn.Linear], "nn.Module | None"]
 Home = Callable[[str], "torch.device | str"]  # module path -> where its finished tensors shall lie
-
-_SCALES = (".weight_scale", ".scale_weight")
-_QUANTIZED = ("F8_E4M3", "F8_E5M2", "I8")
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class _Filling:
 
     def __init__(self, module: nn.Module, origin: Origin, arrival: Arrival) -> None:
         self.module, self.origin, self.arrival, self.file = module, origin, arrival, origin.file
-        self.stored = find_stored(self.file.tensors, self.file.metadata)
+        self.stored = stored_in(self.file)
         names = module.state_dict()
         check_names(self.file, origin.prefix, origin.what, names, origin.owned, self.stored)
         self.parameters = {name for name, _ in module.named_parameters()}
@@ -137,11 +135,6 @@ class _Filling:
         bias = None if layer.bias is None else self._read(f"{path}.bias", device, arrival.dtype)
         shape = (layer.out_features, layer.in_features)
         made = read_stored(self.file, self.origin.prefix + path, self.stored, bias, arrival.dtype, device, shape)
-        if (made.out_features, made.in_features) != shape:
-            raise CheckpointError(
-                f"{self.file.path.name} stores {path} as {made.out_features}x{made.in_features}, expected "
-                f"{shape[0]}x{shape[1]}. Its header belongs to another file. {USABLE}"
-            )
         if arrival.keep is not None and arrival.keep(path):
             _set(self.module, path, made)
             return
@@ -155,31 +148,14 @@ class _Filling:
 
     def _read(self, name: str, device: torch.device, dtype: torch.dtype | None) -> Tensor:
         """The numbers of one tensor on `device`; floating ones in `dtype`, where one is given."""
-        name, file = self.origin.prefix + name, self.file
-        tensor = file.read(name, device)
-        if file.tensors[name].dtype in _QUANTIZED:
-            layer = name[: -len(".weight")] if name.endswith(".weight") else name
-            scale = next((layer + ending for ending in _SCALES if layer + ending in file), None)
-            tensor = tensor.float()
-            if scale is not None:
-                tensor = _scaled(tensor, file.read(scale, device).float(), f"{file.path.name} stores {name}")
+        name = self.origin.prefix + name
+        tensor = read_numbers(self.file, name, self.file.tensors[name], device)
         return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
 
 def _check_full(module: nn.Module) -> None:
     left = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
     assert not left, f"computed buffers were lost on the meta device: {left}"
-
-
-def _scaled(tensor: Tensor, factor: Tensor, what: str) -> Tensor:
-    """`tensor` times one number, or one a row; changed in place."""
-    if factor.numel() not in (1, tensor.shape[0]):
-        raise CheckpointError(
-            f"{what} with {factor.numel()} scales for {tensor.shape[0]} rows, a block format this program cannot read. "
-            "Use the bf16 checkpoint, or fp8 with one scale a tensor."
-        )
-    rows = factor.numel() > 1
-    return tensor.mul_(factor.reshape(-1, *[1] * (tensor.ndim - 1)) if rows else factor.reshape(()))
 
 
 def _layer_of(name: str) -> str:

@@ -21,7 +21,7 @@ from ..quant.formats import STORED
 from . import keys
 from .info import NAMES, CheckpointInfo, Part
 from .reader import TensorFile, TensorInfo
-from .stored import StoredLinears, find_stored
+from .stored import StoredLinears, stored_in
 
 WANTED = "Use a full checkpoint of LTX-2 or LTX-2.3 (for example ltx-2.3-22b-dev.safetensors)."
 
@@ -63,7 +63,7 @@ def describe(file: TensorFile) -> CheckpointInfo:
     parts = _parts(tensors)
     prefix = keys.transformer_prefix(tensors)
     inside = {} if prefix is None else _under(tensors, prefix)
-    found = find_stored(tensors, file.metadata)
+    found = stored_in(file)
     facts["quant_format"] = found.format
     facts["precision"] = found.format or _precision(inside or tensors)
     if found.kinds and prefix is not None:
@@ -157,11 +157,8 @@ def _judge(
             f"{name} contradicts itself: its metadata say LTX-{claimed}, its tensors are those of LTX-{version}. "
             "It was repacked with the header of another file. Download the original."
         )
-    if found.layouts:
-        problems.append(
-            f"{name} is stored as {', '.join(found.layouts)}, which this program cannot read. Use the bf16 or fp8 "
-            "checkpoint."
-        )
+    if text := found.complaint():
+        problems.append(f"{name} is stored as {text}")
     if distilled:
         warnings.append(
             f"{name} is a distilled model. A LoRA trained on it tends to undo the distillation and fits the "

@@ -20,7 +20,7 @@ from ..quant.formats import STORED, quantize_linear
 from ..quant.settings import QuantSettings
 from .loftq import Loftq, find_companion
 from .reader import TensorFile
-from .stored import USABLE, StoredLinears, find_stored
+from .stored import StoredLinears, stored_in
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def check_quant(path: Path | str, settings: QuantSettings, rank: int | None = No
     or ConfigError where the file does not go with the settings.
     """
     with TensorFile(path) as file:
-        found = find_stored(file.tensors, file.metadata)
+        found = stored_in(file)
         words = settle(found, settings, file.path.name)[1]
     if settings.loftq and found.in_blocks() and rank is not None:
         find_companion(path, rank)
@@ -149,8 +149,8 @@ def settle(found: StoredLinears, settings: QuantSettings, name: str) -> tuple[Qu
     Raises CheckpointError for a layout that cannot be read, ConfigError where a quantized file meets settings that
     would quantize it again.
     """
-    if found.unreadable:
-        raise CheckpointError(f"{name} is stored as {', '.join(found.layouts)}, which cannot be read. {USABLE}")
+    if text := found.complaint():
+        raise CheckpointError(f"{name} is stored as {text}")
     kinds = set(found.in_blocks().values())
     asked = settings.format
     if not kinds:
@@ -163,8 +163,8 @@ def settle(found: StoredLinears, settings: QuantSettings, name: str) -> tuple[Qu
             f"{name} is {words} already, and quant.awq needs the full-precision weights. Use the bf16 checkpoint, or "
             "switch quant.awq off."
         )
-    same = any(asked in (storage.name, storage.answers) for storage in storages)
-    if asked in ("auto", "none") or (same and len(kinds) == 1):
+    same = all(asked in (storage.name, storage.answers) for storage in storages)
+    if asked in ("auto", "none") or same:
         _same_blocks(found, settings, name)
         return plain, words
     remedy = "set quant.format to none (or auto), or use the bf16 checkpoint"

@@ -32,7 +32,7 @@ from .loftq import BASE, ITERS, Loftq, companion, residual
 from .probe import describe
 from .quantize import BLOCKS, Quantizer, eligible, quant_device
 from .reader import TensorFile, TensorInfo
-from .stored import find_stored
+from .stored import stored_in
 from .writer import Entry, TensorWriter, require_space
 
 _PIECE = 1 << 26  # bytes copied at once
@@ -126,7 +126,7 @@ def _layers(file: TensorFile) -> dict[str, str]:
     info = describe(file)
     if prefix is None or info.kind not in ("ltx2", "part"):
         raise CheckpointError("\n".join(info.problems) or f"{file.path.name} holds no transformer.")
-    found = find_stored(file.tensors, file.metadata)
+    found = stored_in(file)
     if found.in_blocks() or found.format or any("transformer_blocks." in layer for layer in found.unreadable):
         words = info.quant_format or info.precision
         raise CheckpointError(

@@ -85,6 +85,11 @@ class TensorFile:
         self.tensors: dict[str, TensorInfo] = _parse_tensors(self.path, header, data_start, self.size)
         self.config: dict[str, Any] | None = _parse_config(self.metadata.get("config"))
 
+    @property
+    def name(self) -> str:
+        """Its file name, for messages."""
+        return self.path.name
+
     def read(self, name: str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> torch.Tensor:
         """The tensor `name`, on `device`, in `dtype` (None: as stored)."""
         info = self._info(name)

@@ -3,29 +3,33 @@
     KIND          TENSORS OF A LAYER                                                       WHO WRITES IT
     kept_fp8      weight F8 [O, I]; weight_scale or scale_weight, one number or O; or none   Lightricks, ComfyUI
     kept_nvfp4    weight U8 [O, I/2]; weight_scale F8 in tiles; weight_scale_2 one number    ComfyUI
+    kept_mxfp8    weight F8 [O, I]; weight_scale U8 or E8M0 in tiles                         ComfyUI
     int8          weight I8 [O, I]; weight_scale, one number or O                            ComfyUI, quantize
     nf4           weight U8 [O, I/2]; scale_weight [O, I/block, 1]; nf4_shape I64 [2]        community trainer, quantize
     fp8 ...       weight; scale_weight; quant_<name>; metadata `quant_format`                quantize
 
 `input_scale` belongs to the activations of another program's matmul and is not read. What fits none of these is named
-with its remedy and never guessed at.
+with its remedy and never guessed at. That holds above all for a weight that was divided by a scale which is not there:
+as plain numbers it would be hundreds of times too large, and nothing would tell but the loss.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..quant.base import QuantLinear
+from ..files import parse_json
 from ..quant.formats import FORMATS, STORED
 from ..quant.fp8 import KeptFp8
 from ..quant.int8 import Int8
+from ..quant.mxfp8 import KeptMxfp8
 from ..quant.nvfp4 import KeptNvfp4
+from ..quant.tiles import tiled_size
 from . import keys
 from .reader import TensorFile, TensorInfo
 
@@ -36,14 +40,36 @@ VERSION_WRITTEN = "1"
 NF4_MARK, NF4_BLOCK_SIZE, NF4_SHAPE = "nf4_quantized", "nf4_block_size", ".nf4_shape"
 COMFY_METADATA, COMFY_MARK = "_quantization_metadata", ".comfy_quant"
 
-KEPT_FP8, KEPT_NVFP4 = KeptFp8.storage.name, KeptNvfp4.storage.name
-_FP8 = ("F8_E4M3", "F8_E5M2")
-_PLAIN = ("BF16", "F16", "F32", "F64")
-_SCALES = (".weight_scale", ".scale_weight")
-# ComfyUI's names of formats that are read
-_COMFY = ("float8_e4m3fn", "float8_e5m2", "nvfp4", "int8_tensorwise")
+KEPT_FP8, KEPT_NVFP4, KEPT_MXFP8 = (kind.storage.name for kind in (KeptFp8, KeptNvfp4, KeptMxfp8))
+INT8 = Int8.storage.name
+FP8_TYPES = ("F8_E4M3", "F8_E5M2")
+PLAIN_TYPES = ("BF16", "F16", "F32", "F64")
+SCALES = (".weight_scale", ".scale_weight")
+# ComfyUI's names of the formats that are read
+_COMFY = {
+    "float8_e4m3fn": KEPT_FP8,
+    "float8_e5m2": KEPT_FP8,
+    "nvfp4": KEPT_NVFP4,
+    "mxfp8": KEPT_MXFP8,
+    "int8_tensorwise": INT8,
+}
 _COMFY_DETAILS = {"format", "full_precision_matrix_mult"}
+_LONGEST_MARK = 4096  # bytes
+_LOST = "whose scale is missing"
 USABLE = "Use the bf16 or fp8 checkpoint; quant.format makes it small in memory."
+
+
+class Tensors(Protocol):
+    """What tensors are read from: a file, or several that are one model."""
+
+    @property
+    def name(self) -> str: ...
+
+    def read(self, name: str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Tensor: ...
+
+    def read_bytes(self, name: str, start: int = 0, count: int | None = None) -> bytes: ...
+
+    def __contains__(self, name: str) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -60,29 +86,51 @@ class StoredLinears:
     types: dict[str, str] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def layouts(self) -> list[str]:
-        """The layouts that cannot be used."""
-        return sorted(set(self.unreadable.values()))
+    def complaint(self, layers: Iterable[str] | None = None) -> str:
+        """What of `layers` (None: of the whole file) cannot be read, as the end of a sentence; "" where all can."""
+        named: dict[str, list[str]] = {}
+        for layer in self.unreadable if layers is None else layers:
+            if layer in self.unreadable:
+                named.setdefault(self.unreadable[layer], []).append(layer)
+        if not named:
+            return ""
+        listed = []
+        for why, names in sorted(named.items()):
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            listed.append(f"{why} ({names[0]}{more})" if names[0] else why)
+        text = f"{', '.join(listed)}, which cannot be read."
+        if any(why.endswith(_LOST) for why in named):
+            text += " Without it the numbers are hundreds of times too large. Download the file again."
+        return f"{text} {USABLE}"
 
     def in_blocks(self) -> dict[str, str]:
         """The layers inside the transformer's blocks."""
         return {layer: kind for layer, kind in self.kinds.items() if "transformer_blocks." in layer}
 
 
-def find_stored(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> StoredLinears:
-    """Look at names, types and shapes; no data is read except where a header speaks of it."""
+def stored_in(file: TensorFile) -> StoredLinears:
+    """How `file` stores its linears. Of ComfyUI's marks beside the layers one of each sort is read."""
+    return find_stored(file.tensors, file.metadata, read_marks(file, file.tensors, sample=True))
+
+
+def find_stored(
+    tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str], marks: Mapping[str, object] | None = None
+) -> StoredLinears:
+    """Look at names, types and shapes, and at what `marks` (layer -> parsed) say beside the header."""
     own = metadata.get(FORMAT, "") or ("nf4" if metadata.get(NF4_MARK, "").lower() == "true" else "")
     if own and own not in FORMATS:
         return StoredLinears({}, own, unreadable={"": f"{own} of a newer version of this program"})
     kinds: dict[str, str] = {}
     unreadable: dict[str, str] = {}
-    declared = _declared(metadata)
+    header = _Header(tensors, {**_declared(metadata), **(marks or {})})
     for name, info in tensors.items():
-        if not name.endswith(".weight") or info.dtype in _PLAIN or len(info.shape) != 2:
+        if info.dtype in PLAIN_TYPES or keys.is_quantization(name):
             continue
-        layer = name[: -len(".weight")]
-        kind, why = _kind(layer, info, tensors, own, declared.get(layer))
+        layer = name.removesuffix(".weight")
+        if name.endswith(".weight") and len(info.shape) == 2:
+            kind, why = _kind(layer, info, header, own)
+        else:
+            kind, why = "", header.lost_scale(layer, info)
         if why:
             unreadable[layer] = why
         elif kind:
@@ -96,55 +144,40 @@ def find_stored(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) 
     )
 
 
-def check_marks(file: TensorFile, layers: Iterable[str]) -> None:
-    """Read the small `.comfy_quant` marks of `layers`; CheckpointError where one names a layout that is not known."""
-    for layer in layers:
-        if f"{layer}{COMFY_MARK}" in file:
+def read_marks(file: Tensors, tensors: Mapping[str, TensorInfo], sample: bool = False) -> dict[str, object]:
+    """layer -> what ComfyUI's mark beside it says, parsed; None where it is not readable.
+
+    `sample`: of marks of one length beside weights of one type, which say the same, a single one is read.
+    """
+    marks: dict[str, object] = {}
+    known: dict[tuple[object, ...], object] = {}
+    for name, info in tensors.items():
+        if not name.endswith(COMFY_MARK):
+            continue
+        layer = name[: -len(COMFY_MARK)]
+        weight, scale = (tensors.get(layer + end) for end in (".weight", ".weight_scale"))
+        types = tuple(None if one is None else one.dtype for one in (weight, scale))
+        sort = (info.nbytes, types, None if sample else layer)
+        if sort not in known:
             try:
-                entry = json.loads(file.read_bytes(f"{layer}{COMFY_MARK}"))
+                known[sort] = parse_json(file.read_bytes(name, 0, _LONGEST_MARK))
             except ValueError:
-                entry = None
-            why = _foreign(entry)
-            if why:
-                raise CheckpointError(f"{file.path.name} stores {layer} as {why}, which cannot be read. {USABLE}")
+                known[sort] = None
+        marks[layer] = known[sort]
+    return marks
 
 
-def read_stored(
-    file: TensorFile,
-    layer: str,
-    found: StoredLinears,
-    bias: Tensor | None,
-    compute_dtype: torch.dtype,
-    device: torch.device | str,
-    shape: tuple[int, int],
-) -> QuantLinear:
-    """The linear `layer` (whole name in the file) of `shape` (O, I) as it is stored, on `device`."""
-    kind = found.kinds[layer]
-    if kind == KEPT_FP8:
-        scale = next((file.read(layer + end, device) for end in _SCALES if layer + end in file), None)
-        weight = file.read(f"{layer}.weight", device)
-        return KeptFp8(weight, scale, bias=bias, compute_dtype=compute_dtype)
-    if kind == KEPT_NVFP4:
-        stored = [file.read(layer + end, device) for end in (".weight", ".weight_scale", ".weight_scale_2")]
-        return KeptNvfp4(*stored, bias=bias, compute_dtype=compute_dtype, shape=shape)
-    if kind == Int8.storage.name and f"{layer}.weight_scale" in file:
-        weight, scale = file.read(f"{layer}.weight", device), file.read(f"{layer}.weight_scale", device)
-        scale = scale.reshape(-1, 1).expand(weight.shape[0], 1).clone()
-        return Int8(weight, scale, bias=bias, compute_dtype=compute_dtype)
-    cls = FORMATS.get(kind)
-    tensors = []
-    for name in cls.stored_names:
-        key = layer + ending_of(name)
-        tensor = file.read(key, device) if key in file else None
-        as_type = found.types.get(name)
-        tensors.append(tensor if tensor is None or as_type is None else tensor.view(getattr(torch, as_type)))
-    return cls(*tensors, bias=bias, compute_dtype=compute_dtype)
+def check_marks(file: TensorFile, layers: Iterable[str]) -> None:
+    """Read all marks beside `layers`; CheckpointError where one names a layout that is not known."""
+    found = find_stored(file.tensors, file.metadata, read_marks(file, file.tensors))
+    if text := found.complaint(layers):
+        raise CheckpointError(f"{file.path.name} is stored as {text}")
 
 
 def weight_shapes(file: TensorFile) -> dict[str, tuple[int, ...]]:
     """name -> shape of every tensor, packed weights counted in numbers and not in the bytes they share."""
     shapes = {name: info.shape for name, info in file.tensors.items()}
-    for layer, kind in find_stored(file.tensors, file.metadata).kinds.items():
+    for layer, kind in stored_in(file).kinds.items():
         rows, width = shapes[f"{layer}.weight"]
         shapes[f"{layer}.weight"] = (rows, width * STORED.get(kind).storage.per_byte)
     return shapes
@@ -156,33 +189,96 @@ def ending_of(name: str) -> str:
     return known.get(name, f".{keys.QUANTIZATION_PART}{name}")
 
 
-def _kind(
-    layer: str, info: TensorInfo, tensors: Mapping[str, TensorInfo], own: str, declared: object
-) -> tuple[str, str]:
+class _Header:
+    """A header, and what it says of a layer's scales beside the tensors themselves."""
+
+    def __init__(self, tensors: Mapping[str, TensorInfo], declared: Mapping[str, object]) -> None:
+        self.tensors, self.declared = tensors, declared
+        self._beside: dict[str, list[str]] = {}  # layer -> last parts of the names under it that speak of a scale
+        self._marked: list[str] = []  # prefixes under which every fp8 weight has a scale
+        self._scaled = False
+        for name in tensors:
+            layer, _, leaf = name.rpartition(".")
+            if leaf == keys.QUANTIZATION_MARK:
+                self._marked.append(name[: -len(leaf)])
+            elif "scale" in leaf:
+                self._beside.setdefault(layer, []).append(leaf)
+                self._scaled = self._scaled or f".{leaf}" in SCALES
+
+    def scale(self, layer: str) -> TensorInfo | None:
+        return next((self.tensors[layer + end] for end in SCALES if layer + end in self.tensors), None)
+
+    def lost_scale(self, layer: str, info: TensorInfo) -> str:
+        """Why the numbers of an fp8 or int8 tensor cannot be taken as they are, or ""."""
+        if info.dtype not in (*FP8_TYPES, "I8"):
+            return ""
+        kind = "int8" if info.dtype == "I8" else "fp8"
+        scale = self.scale(layer)
+        if scale is not None:
+            plain = scale.dtype in PLAIN_TYPES and scale.elements in (1, *info.shape[:1])
+            return "" if plain else f"{kind} with {scale.elements} scales"
+        if "weight_scale_inv" in self._beside.get(layer, ()):
+            return f"{kind} with weight_scale_inv"
+        was_scaled = (
+            kind == "int8"
+            or self._scaled
+            or layer in self.declared
+            or layer in self._beside
+            or any(layer.startswith(prefix) for prefix in self._marked)
+        )
+        return f"{kind} {_LOST}" if was_scaled else ""
+
+
+def _kind(layer: str, info: TensorInfo, header: _Header, own: str) -> tuple[str, str]:
     """(kind, why it cannot be read) of a layer whose weight is no plain number."""
     if own and "transformer_blocks." in layer:
-        return own, ""
-    why = _foreign(declared) if declared is not None else ""
-    if why:
-        return "", why
-    scale = next((tensors[layer + end] for end in _SCALES if layer + end in tensors), None)
+        endings = [ending_of(name) for name in FORMATS.get(own).stored_names]
+        missing = [end for end in endings if layer + end not in header.tensors]
+        return ("", f"{own} without {missing[0]}") if missing else (own, "")
+    declared = header.declared.get(layer)
+    why = _foreign(declared) if layer in header.declared else ""
+    kind = ""
+    if not why:
+        kind, why = _by_types(layer, info, header)
+    if kind and isinstance(declared, Mapping) and _COMFY[str(declared["format"])] != kind:
+        return "", f"{STORED.get(kind).storage.words}, but marked as {declared['format']}"
+    return ("", why) if why else (kind, "")
+
+
+def _by_types(layer: str, info: TensorInfo, header: _Header) -> tuple[str, str]:
+    tensors, scale = header.tensors, header.scale(layer)
     if f"{layer}.pre_quant_scale" in tensors:
         return "", "a format with pre_quant_scale"
-    if info.dtype in _FP8:
-        if scale is None or (scale.dtype in _PLAIN and scale.elements in (1, info.shape[0])):
-            return KEPT_FP8, ""
-        if scale.dtype in ("U8", "F8_E8M0"):
-            return "", "mxfp8"
-        return _blocks_of_64(info, scale)
+    if info.dtype in FP8_TYPES:
+        if scale is not None and scale.dtype in ("U8", "F8_E8M0"):
+            return _tiles(KEPT_MXFP8, layer, info.shape, header) if info.dtype == "F8_E4M3" else ("", "mxfp8 in e5m2")
+        if scale is not None and (scale.dtype not in PLAIN_TYPES or scale.elements not in (1, info.shape[0])):
+            return _blocks_of_64(info, scale)
+        why = header.lost_scale(layer, info)
+        return ("", why) if why else (KEPT_FP8, "")
     if info.dtype == "I8":
-        good = scale is not None and scale.dtype in _PLAIN and scale.elements in (1, info.shape[0])
-        return ("int8", "") if good else ("", "int8 without a scale a row")
+        why = header.lost_scale(layer, info)
+        return ("", why) if why else (INT8, "")
     if info.dtype == "U8" and layer + NF4_SHAPE in tensors and f"{layer}.scale_weight" in tensors:
         return "nf4", ""
     if info.dtype in ("U8", "F4") and f"{layer}.weight_scale_2" in tensors:
         good = info.dtype == "U8" and scale is not None and scale.dtype == "F8_E4M3"
-        return (KEPT_NVFP4, "") if good else ("", "nvfp4 of an unknown layout")
+        if not good or tensors[f"{layer}.weight_scale_2"].elements != 1:
+            return "", "nvfp4 of an unknown layout"
+        return _tiles(KEPT_NVFP4, layer, (info.shape[0], 2 * info.shape[1]), header)
     return "", "4-bit" if info.dtype in ("U8", "F4") else info.dtype
+
+
+def _tiles(kind: str, layer: str, shape: tuple[int, ...], header: _Header) -> tuple[str, str]:
+    """`kind` where the scales of its blocks lie in tiles, as ComfyUI's do; other programs lay them row by row."""
+    block, name = {KEPT_NVFP4: 16, KEPT_MXFP8: 32}[kind], STORED.get(kind).storage.words
+    rows, width = shape
+    scale = header.tensors[f"{layer}.weight_scale"] if f"{layer}.weight_scale" in header.tensors else None
+    if scale is None or width % block or scale.elements != tiled_size(rows, width // block):
+        return "", f"{name} of an unknown layout"
+    if layer not in header.declared and scale.shape == (rows, width // block):
+        return "", f"{name} without ComfyUI's mark, so that the order of its scales is not known"
+    return kind, ""
 
 
 def _blocks_of_64(info: TensorInfo, scale: TensorInfo) -> tuple[str, str]:
@@ -198,7 +294,7 @@ def _declared(metadata: Mapping[str, str]) -> Mapping[str, object]:
     if not text:
         return {}
     try:
-        layers = json.loads(text)["layers"]
+        layers = parse_json(text)["layers"]
     except (ValueError, KeyError, TypeError):
         return {}
     return layers if isinstance(layers, dict) else {}
@@ -216,12 +312,12 @@ def _foreign(entry: object) -> str:
 
 
 def _number(text: str | None) -> int:
-    return int(text) if text and text.isdigit() else 0
+    return int(text) if text and text.isdecimal() else 0
 
 
 def _table(text: str | None) -> dict[str, str]:
     try:
-        value = json.loads(text) if text else {}
+        value = parse_json(text) if text else {}
     except ValueError:
         value = {}
     return {str(key): str(entry) for key, entry in value.items()} if isinstance(value, dict) else {}

@@ -30,6 +30,7 @@ from .gemma_files import FP8, USABLE, GemmaFiles, open_gemma
 from .gemma_settings import GemmaSettings
 from .materialise import Arrival, OnLinear, Origin, Progress, materialise
 from .reader import TensorFile
+from .stored import stored_in, weight_shapes
 from .text_layers import LayeredTextEncoder, check_finite
 
 _PROJECTION = "text_embedding_projection."
@@ -244,8 +245,11 @@ def _is_projection(name: str) -> bool:
 def _projection(source: TensorFile) -> tuple[FeatureExtractor, str]:
     """An empty extractor that fits the checkpoint's tensors, and what stands before its names in the file."""
     found = [name for name in source.tensors if _is_projection(name)]
+    if text := stored_in(source).complaint(name.removesuffix(".weight") for name in found):
+        raise CheckpointError(f"{source.path.name} stores the text projection as {text}")
     prefix = found[0][: found[0].rfind(_PROJECTION) + len(_PROJECTION)] if found and _PROJECTION in found[0] else ""
-    shapes = {name[len(prefix) :]: source.tensors[name].shape for name in found if name.startswith(prefix)}
+    known = weight_shapes(source)
+    shapes = {name[len(prefix) :]: known[name] for name in found if name.startswith(prefix)}
     with torch.device("meta"):
         try:
             extractor = FeatureExtractor.from_shapes(shapes)

@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import linear
 
 from ltx2_train.quant.fp8 import KeptFp8
+from ltx2_train.quant.mxfp8 import KeptMxfp8
 from ltx2_train.quant.nvfp4 import KeptNvfp4
 
 
@@ -62,6 +63,30 @@ def test_nvfp4_reads_what_comfyui_writes(shape):
     assert module.dequantize().dtype == torch.bfloat16
     assert module.block_scale.dtype == torch.float8_e4m3fn
     assert module.nbytes == packed.nbytes + block_scale.nbytes + 4
+
+
+@pytest.mark.parametrize("shape", [(128, 64), (256, 128), (48, 32), (160, 160), (40, 24)])
+@pytest.mark.parametrize("stored", [torch.uint8, torch.float8_e8m0fnu])
+def test_mxfp8_reads_what_comfyui_writes(shape, stored):
+    kitchen = pytest.importorskip("comfy_kitchen")
+    weight = draw(*shape, by=0.02)
+    weight[3] = 0
+    values, exponents = kitchen.quantize_mxfp8(weight, pad_32x=any(size % 32 for size in shape))
+    expected = kitchen.dequantize_mxfp8(values, exponents, torch.float32)[: shape[0], : shape[1]]
+    bias = draw(shape[0], seed=1)
+    module = KeptMxfp8(values, exponents.view(stored), bias=bias, compute_dtype=torch.float32, shape=shape)
+    assert (module.out_features, module.in_features) == shape
+    assert torch.equal(module.dequantize(), expected)
+    assert 28 < 10 * torch.log10(weight.square().sum() / (expected - weight).square().sum()) < 36
+    x = draw(2, 3, shape[1], seed=2).requires_grad_()
+    y = module(x)
+    assert torch.equal(y, linear(x, expected, bias))
+    grad = draw(2, 3, shape[0], seed=3)
+    y.backward(grad)
+    torch.testing.assert_close(x.grad, grad @ expected)
+    module.to(torch.bfloat16)
+    assert module.weight.dtype == torch.float8_e4m3fn
+    assert module.nbytes == values.nbytes + exponents.nbytes
 
 
 def test_nvfp4_state_goes_round():

@@ -55,11 +55,10 @@ def full_size(dtype="BF16", version="2.3"):
     tensors[f"{keys.TRANSFORMER}audio_adaln_single.linear.weight"] = ("BF16", (18432, 2048))
     for block in range(48):
         start = f"{keys.TRANSFORMER}transformer_blocks.{block}."
-        for name in ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn2.to_q"):
-            tensors[f"{start}{name}.weight"] = (dtype, (4096, 4096))
+        for name in ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn2.to_q", "ff.net.0.proj"):
+            tensors[f"{start}{name}.weight"] = (dtype, (16384 if "ff" in name else 4096, 4096))
             if dtype == "F8_E4M3":
                 tensors[f"{start}{name}.weight_scale"] = ("F32", ())
-        tensors[f"{start}ff.net.0.proj.weight"] = (dtype, (16384, 4096))
         tensors[f"{start}ff.net.0.proj.bias"] = ("BF16", (16384,))
         if version == "2.3":
             tensors[f"{start}prompt_scale_shift_table"] = ("BF16", (2, 4096))

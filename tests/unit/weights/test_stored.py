@@ -14,6 +14,7 @@ from quantized_layouts import (
     int8_rows,
     legacy_fp8,
     mark,
+    mxfp8,
     nvfp4,
     official_fp8,
     write,
@@ -23,12 +24,14 @@ from ltx2_train.errors import CheckpointError, ConfigError
 from ltx2_train.quant.base import QuantLinear
 from ltx2_train.quant.fp8 import KeptFp8
 from ltx2_train.quant.int8 import Int8
+from ltx2_train.quant.mxfp8 import KeptMxfp8
 from ltx2_train.quant.nvfp4 import KeptNvfp4
 from ltx2_train.quant.settings import QuantSettings
 from ltx2_train.weights import keys
 from ltx2_train.weights.load import load_connectors, load_transformer, load_video_vae
 from ltx2_train.weights.probe import probe
 from ltx2_train.weights.quantize import check_quant
+from ltx2_train.weights.quantized_file import quantize_checkpoint
 from ltx2_train.weights.reader import TensorFile
 
 KEEP = QuantSettings()
@@ -100,12 +103,13 @@ def test_a_cast_file_has_no_scales_and_its_biases_are_numbers(made):
         assert module.bias.dtype == torch.bfloat16
 
 
-def test_nvfp4_linears_stay_as_they_are(made, plain):
-    info = probe(made(nvfp4))
-    assert (info.precision, info.problems, info.trainable) == ("nvfp4", [], True)
+@pytest.mark.parametrize(("layout", "kind"), [(nvfp4, KeptNvfp4), (mxfp8, KeptMxfp8)])
+def test_linears_in_blocks_of_a_scale_stay_as_they_are(made, plain, layout, kind):
+    info = probe(made(layout))
+    assert (info.precision, info.problems, info.trainable) == (layout.__name__, [], True)
     assert info.quantized
-    assert info.parameters == pytest.approx(probe(made(official_fp8)).parameters, rel=0.02)
-    model = load_transformer(made(nvfp4), "av", torch.float32, quant=KEEP)
+    assert info.parameters == pytest.approx(probe(made(official_fp8)).parameters, rel=0.03)  # padding
+    model = load_transformer(made(layout), "av", torch.float32, quant=KEEP)
     found = kept(model)
     assert found.keys() == {
         path
@@ -113,10 +117,10 @@ def test_nvfp4_linears_stay_as_they_are(made, plain):
         if path.startswith("transformer_blocks") and is_chosen(module, path)
     }
     for layer, module in found.items():
-        assert type(module) is KeptNvfp4
+        assert type(module) is kind
         weight = plain.get_submodule(layer).weight
         error = (module.dequantize() - weight).norm() / weight.norm()
-        assert 0.02 < error < 0.15, layer
+        assert (0.02 < error < 0.15) if layout is nvfp4 else (0.01 < error < 0.04), layer
         x = torch.randn(2, module.in_features)
         assert module(x).shape == (2, weight.shape[0])
 
@@ -125,8 +129,9 @@ def is_chosen(module, path):
     return isinstance(module, torch.nn.Linear) and not path.endswith("to_gate_logits")
 
 
-def test_nvfp4_becomes_numbers_without_settings(made, plain):
-    model = load_transformer(made(nvfp4), "video", torch.float32)
+@pytest.mark.parametrize("layout", [nvfp4, mxfp8])
+def test_blocks_of_a_scale_become_numbers_without_settings(made, plain, layout):
+    model = load_transformer(made(layout), "video", torch.float32)
     assert not kept(model)
     for name, parameter in model.named_parameters():
         assert parameter.shape == plain.get_parameter(name).shape
@@ -142,7 +147,7 @@ def test_int8_rows_are_kept_as_int8(made, plain):
     assert kept(model)
 
 
-@pytest.mark.parametrize("layout", [*FP8_FILES, nvfp4, int8_rows])
+@pytest.mark.parametrize("layout", [*FP8_FILES, nvfp4, mxfp8, int8_rows])
 def test_the_other_parts_of_a_quantized_file_load_as_ever(made, tiny, layout):
     for load in (load_video_vae, load_connectors):
         found, expected = load(made(layout)).state_dict(), load(tiny.checkpoint).state_dict()
@@ -159,11 +164,21 @@ def test_fp8_scaled_is_refused_for_a_file_that_is_fp8(made, layout):
             ask()
 
 
-def test_the_guides_fp8_base_keeps_an_fp8_file(made):
-    assert check_quant(made(official_fp8), QuantSettings(fp8_base=True)) == "fp8"
+@pytest.mark.parametrize(
+    ("layout", "words"), [(official_fp8, "fp8"), (comfy_marked, "fp8"), (cast_fp8, "fp8"), (mxfp8, "mxfp8")]
+)
+def test_the_guides_fp8_base_keeps_an_fp8_file(made, layout, words):
+    assert check_quant(made(layout), QuantSettings(fp8_base=True)) == words
 
 
-@pytest.mark.parametrize("layout", [official_fp8, nvfp4, int8_rows])
+@pytest.mark.parametrize("format", ["fp8", "fp8_cast", "fp8uz"])
+def test_the_guides_fp8_base_keeps_an_fp8_file_of_ours(tiny, tmp_path, format):
+    quantize_checkpoint(tiny.checkpoint, tmp_path / "x.safetensors", QuantSettings(format=format))
+    for settings in (QuantSettings(fp8_base=True), QuantSettings(), QuantSettings(format=format)):
+        assert check_quant(tmp_path / "x.safetensors", settings) == format
+
+
+@pytest.mark.parametrize("layout", [official_fp8, nvfp4, mxfp8, int8_rows])
 @pytest.mark.parametrize("more", [{"format": "nf4"}, {"format": "int8_rotated"}, {"format": "nf4", "loftq": True}])
 def test_quantizing_twice_is_refused(made, layout, more):
     with pytest.raises(ConfigError, match="already and cannot be quantized again"):
@@ -179,7 +194,7 @@ def first(tensors):
     return block_linears(tensors)[0]
 
 
-def mxfp8(tensors, metadata):
+def mxfp8_row_by_row(tensors, metadata):
     layer = first(tensors)
     tensors[f"{layer}.weight"] = tensors[f"{layer}.weight"].to(torch.float8_e4m3fn)
     tensors[f"{layer}.weight_scale"] = torch.ones(160, 5, dtype=torch.uint8)
@@ -207,7 +222,7 @@ def newer(tensors, metadata):
 @pytest.mark.parametrize(
     ("layout", "words"),
     [
-        (mxfp8, "mxfp8"),
+        (mxfp8_row_by_row, "mxfp8 of an unknown layout"),
         (packed, "4-bit"),
         (smoothed, "pre_quant_scale"),
         (rotated, "int8_tensorwise with convrot"),
@@ -231,8 +246,10 @@ def test_a_mark_beside_a_layer_is_read(tiny, tmp_path):
         mark(tensors, first(tensors), {"format": "int8_tensorwise", "convrot": True})
 
     path = write(tmp_path / "x.safetensors", tiny.checkpoint, marked)
-    with pytest.raises(CheckpointError, match="convrot"):
-        load_transformer(path, quant=KEEP)
+    assert "convrot" in probe(path).problems[0]
+    for ask in (lambda: check_quant(path, KEEP), lambda: load_transformer(path, quant=KEEP)):
+        with pytest.raises(CheckpointError, match="convrot"):
+            ask()
 
 
 def test_a_weight_of_another_size_is_named(tiny, tmp_path):

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from quantized_layouts import as_mxfp8, as_nvfp4
 
 from ltx2_train import files
 from ltx2_train.errors import CheckpointError, DataError, Stopped
@@ -22,10 +23,10 @@ def tiny(tmp_path_factory):
     return write_tiny_gemma(tmp_path_factory.mktemp("gemma"))
 
 
-def _checkpoint(path, audio_width=16, columns=COLUMNS, prefix="text_embedding_projection.", fp8=False):
+def _checkpoint(path, audio_width=16, columns=COLUMNS, prefix="text_embedding_projection.", fp8=False, video_width=24):
     generator = torch.Generator().manual_seed(1)
     tensors = {"model.diffusion_model.patchify_proj.weight": torch.zeros(2, 2)}
-    for name, value in FeatureExtractor(columns, 24, audio_width).state_dict().items():
+    for name, value in FeatureExtractor(columns, video_width, audio_width).state_dict().items():
         tensor = torch.randn(value.shape, generator=generator) / columns**0.5
         if fp8 and tensor.ndim == 2:
             tensors[f"{prefix}{name}_scale"] = torch.tensor(0.01)
@@ -105,6 +106,31 @@ def test_an_fp8_projection_is_dequantized(tiny, encoder, tmp_path):
     path = _checkpoint(tmp_path / "fp8.safetensors", fp8=True)
     (one,), (other,) = encoder.encode(["a fox"]), TextEncoder.load(tiny[0], path, torch.float32).encode(["a fox"])
     assert ((one.video - other.video).norm() / one.video.norm()).item() < 0.05
+
+
+@pytest.mark.parametrize(("stored", "loss"), [(as_nvfp4, 0.15), (as_mxfp8, 0.05)])
+def test_a_projection_in_blocks_of_a_scale_is_read(tiny, tmp_path, stored, loss):
+    paths = {name: tmp_path / f"{name}.safetensors" for name in ("plain", "packed")}
+    for path in paths.values():
+        _checkpoint(path, audio_width=32, video_width=64)
+
+    def pack(tensors):
+        for layer in [name.removesuffix(".weight") for name in tensors if name.endswith("embed.weight")]:
+            tensors |= stored(layer, tensors[f"{layer}.weight"])
+        return tensors
+
+    _change(paths["packed"], pack)
+    assert check_text_encoder(tiny[0], paths["packed"]).columns == COLUMNS
+    (one,), (other,) = (TextEncoder.load(tiny[0], path, torch.float32).encode(["a fox"]) for path in paths.values())
+    for side in ("video", "audio"):
+        assert (getattr(one, side) - getattr(other, side)).norm() < loss * getattr(one, side).norm()
+
+
+def test_a_projection_that_cannot_be_read_is_called_so(tiny, checkpoint):
+    name = "text_embedding_projection.video_aggregate_embed.weight"
+    _change(checkpoint, lambda tensors: tensors | {name: torch.zeros(24, COLUMNS // 2, dtype=torch.uint8)})
+    with pytest.raises(CheckpointError, match=r"stores the text projection as 4-bit \(.*video_aggregate_embed\)"):
+        check_text_encoder(tiny[0], checkpoint)
 
 
 def test_features_come_in_the_order_of_the_captions_and_equal_ones_once(encoder, monkeypatch):
