@@ -95,6 +95,22 @@ def test_a_finished_run_is_extended_by_raising_the_steps(server, prompt):
     assert [json.loads(row)["step"] for row in rows] == [1, 2, 3]
 
 
+def test_what_train_lora_would_refuse_stops_the_prompt_before_anything_is_encoded(server, prompt):
+    train = next(key for key, node in prompt("x").items() if node["class_type"] == "LTX2T_TrainLoRA")
+    refused = server.post("/prompt", {"prompt": prompt("a/b")})
+    (error,) = refused["node_errors"][train]["errors"]
+    assert "run_name" in error["details"]
+
+    server.run(prompt("longer", LTX2T_TrainLoRA={"steps": 2, "sample_every": 0}))
+    wide = {"width": 96}  # which would have to be encoded
+    other = prompt("longer", LTX2T_TrainLoRA={"rank": 4, "sample_every": 0}, LTX2T_PrepareDataset=wide)
+    entry = server.history(server.queue(other))
+    assert error_of(entry).startswith("Train LoRA: The run folder ")
+    assert "  rank: was 2, now 4\n" in error_of(entry)
+    assert "if_exists" in error_of(entry)
+    assert not list((server.base / "output").rglob("*_0096x0064_*"))
+
+
 def test_an_interrupt_saves_and_the_next_press_goes_on(server, prompt):
     long = prompt("stopped", LTX2T_TrainLoRA={"steps": 2000, "sample_every": 0})
     metrics = server.base / "output/ltx2_runs/stopped/metrics.jsonl"
