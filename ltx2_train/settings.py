@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 
 from .errors import ConfigError
 from .paths import path_fault
@@ -64,6 +65,14 @@ class _NoNumber:
         if isinstance(value, (list, tuple)):
             return [cls.instead(part) for part in value]
         return cls(value) if isinstance(value, bool) else value
+
+
+def limits(field: FieldInfo) -> dict[str, float]:
+    """The bounds of a number: what of ge, gt, le and lt its field has."""
+    names = ("ge", "gt", "le", "lt")
+    return {
+        name: bound for rule in field.metadata for name in names if (bound := getattr(rule, name, None)) is not None
+    }
 
 
 def parse(kind: type[S], table: Mapping[str, Any], source: str, problems: Iterable[str] = ()) -> S:

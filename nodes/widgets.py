@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from ..ltx2_train.settings import limits
 from . import words
 from .host import io
 
@@ -240,17 +241,13 @@ def value_of(field: FieldInfo, setting: Setting, shown: Any) -> Any:
 
 def bounds(field: FieldInfo, setting: Setting) -> tuple[float | None, float | None]:
     """Smallest and largest value of the widget; an unset number lies just below the smallest legal one."""
-    low = high = None
     inner, optional = _unwrap(field.annotation)
-    for rule in field.metadata:
-        if (value := getattr(rule, "ge", None)) is not None:
-            low = value
-        if (value := getattr(rule, "gt", None)) is not None:
-            low = value + 1 if inner is int else value + (setting.step or _step(field.default))
-        if (value := getattr(rule, "le", None)) is not None:
-            high = value
-        if (value := getattr(rule, "lt", None)) is not None:
-            high = value - 1 if inner is int else value - _step(field.default)
+    rules, step = limits(field), 1 if inner is int else setting.step or _step(field.default)
+    low, high = rules.get("ge"), rules.get("le")
+    if "gt" in rules:
+        low = rules["gt"] + step
+    if "lt" in rules:
+        high = rules["lt"] - step
     if optional:
         low = unset_number(field, setting)
     return low, high
@@ -263,7 +260,8 @@ def tooltip(field: FieldInfo, setting: Setting) -> str:
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     notes = [str(extra["unit"])] if "unit" in extra else []
     if inner in (int, float):
-        low, high = (_plain(rule_value) for rule_value in _legal(field))
+        rules = limits(field)
+        low, high = _plain(rules.get("gt", rules.get("ge"))), _plain(rules.get("lt", rules.get("le")))
         if low and high and len(high) <= 10:
             notes.append(f"{low} to {high}")
         elif low:
@@ -277,14 +275,6 @@ def tooltip(field: FieldInfo, setting: Setting) -> str:
     return f"{text} ({'; '.join(notes)})" if notes else text
 
 
-def _legal(field: FieldInfo) -> tuple[float | None, float | None]:
-    low = high = None
-    for rule in field.metadata:
-        low = next((v for v in (getattr(rule, "ge", None), getattr(rule, "gt", None)) if v is not None), low)
-        high = next((v for v in (getattr(rule, "le", None), getattr(rule, "lt", None)) if v is not None), high)
-    return low, high
-
-
 def _plain(value: float | None) -> str:
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -293,14 +283,8 @@ def unset_number(field: FieldInfo, setting: Setting) -> float:
     """The number that means "not set": the setting's own, else 0 where 0 is not legal, else -1."""
     if setting.unset is not None:
         return setting.unset
-    low = None
-    strict = False
-    for rule in field.metadata:
-        if getattr(rule, "ge", None) is not None:
-            low = rule.ge
-        if getattr(rule, "gt", None) is not None:
-            low, strict = rule.gt, True
-    return 0 if low is not None and (low > 0 or (strict and low == 0)) else -1
+    rules = limits(field)
+    return 0 if rules.get("ge", 0) > 0 or rules.get("gt", -1) >= 0 else -1
 
 
 def _step(default: Any) -> float:

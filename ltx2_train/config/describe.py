@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from ..offload import settings as memory
 from ..quant import settings as quant
-from ..settings import model_in
+from ..settings import limits, model_in
 from ..weights import gemma_settings as gemma
 from .groups import RunConfig, plain_toml
 
@@ -88,12 +88,7 @@ def _bounds(field: FieldInfo) -> str:
     if get_args(field.annotation) and all(isinstance(choice, str) for choice in get_args(field.annotation)):
         return " | ".join(get_args(field.annotation))
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    parts = []
-    for limit in field.metadata:
-        for name, sign in signs.items():
-            if (bound := getattr(limit, name, None)) is not None:
-                parts.append(f"{sign} {bound}")
-    return ", ".join(parts)
+    return ", ".join(f"{signs[name]} {bound}" for name, bound in limits(field).items())
 
 
 def group_line(key: str, default: Any) -> str:

@@ -23,6 +23,7 @@ from ..config.read import tomllib
 from ..errors import ConfigError
 from ..feed.loader import Sample
 from ..files import parse_json
+from ..settings import limits
 from ..shapes import VideoShape, floor_frames, floor_side
 
 
@@ -40,17 +41,57 @@ class Prompt:
     clip: Path | None = None  # cached latents whose first frame is given
 
 
+@dataclass(frozen=True)
+class Option:
+    """One option of a prompt line: --`letter`, in place of the field `setting` of the sample settings.
+
+    `kind` is int, float, str (all up to the next option) or Path (an image beside the prompt file). `names` are what
+    prompt libraries call it. The limits of a number are those of the setting.
+    """
+
+    letter: str
+    setting: str
+    kind: type
+    names: tuple[str, ...]
+
+    def read(self, rest: str, base: Path) -> tuple[Any, str]:
+        """The value that `rest`, the text behind the letter, begins with, and what follows it. Raises ConfigError."""
+        if self.kind is str:
+            return rest, ""
+        if self.kind is Path:
+            path = Path(rest) if Path(rest).is_absolute() else base / rest
+            if not path.is_file():
+                raise ConfigError(f"--{self.letter} {rest}: no such image ({path}).")
+            return path, ""
+        word, _, more = rest.partition(" ")
+        try:
+            value = self.kind(word)
+        except ValueError:
+            raise ConfigError(f"--{self.letter} {word!r}: expected a number.") from None
+        bounds = limits(SampleSettings.model_fields[self.setting])
+        low, high = bounds.get("ge", bounds.get("gt")), bounds["le"]
+        if not low <= value <= high or ("gt" in bounds and value == low):
+            wanted = f"more than {low}, up to {high}" if "gt" in bounds else f"{low} to {high}"
+            raise ConfigError(f"--{self.letter} {word}: expected {wanted}.")
+        return value, more.strip()
+
+
+# a new option is one line here; what draws a sample takes its value from Prompt
+OPTIONS = (
+    Option("w", "width", int, ("width",)),
+    Option("h", "height", int, ("height",)),
+    Option("f", "frames", int, ("frame_count", "frames")),
+    Option("r", "fps", float, ("fps",)),
+    Option("d", "seed", int, ("seed",)),
+    Option("s", "steps", int, ("sample_steps", "steps")),
+    Option("g", "guidance", float, ("guidance_scale", "guidance")),
+    Option("l", "guidance", float, ("cfg_scale",)),
+    Option("n", "negative_prompt", str, ("negative_prompt",)),
+    Option("i", "image", Path, ("image_path",)),
+)
+BY_LETTER = {option.letter: option for option in OPTIONS}
+BY_NAME = {name: option for option in OPTIONS for name in option.names}
 _OPTION = re.compile(r"(?:^|\s)--(?=[A-Za-z]+(?:\s|$))")
-_NUMBERS = {"w": int, "h": int, "f": int, "r": float, "d": int, "s": int, "g": float, "l": float}
-_NAMES = {
-    "w": "width", "h": "height", "f": "frames", "r": "fps", "d": "seed", "s": "steps", "g": "guidance", "l": "guidance"
-}  # fmt: skip
-# how libraries spell the options
-_LONG = {
-    "width": "w", "height": "h", "frame_count": "f", "frames": "f", "fps": "r", "seed": "d", "sample_steps": "s",
-    "steps": "s", "guidance_scale": "g", "guidance": "g", "cfg_scale": "l", "negative_prompt": "n", "image_path": "i",
-}  # fmt: skip
-_LIMITS = {"w": (32, 8192), "h": (32, 8192), "f": (1, 1025), "r": (0.1, 240), "d": (0, 2**63 - 1), "s": (1, 1000)}
 
 
 def read_prompts(settings: SampleSettings, fallback: Sequence[str] = ()) -> list[Prompt]:
@@ -133,9 +174,9 @@ def _line_of(entry: dict[str, Any]) -> str:
     line = entry["prompt"]
     for key, value in entry.items():
         if key not in ("prompt", "enum"):  # the community trainer numbers its prompts with enum
-            if key not in _LONG:
-                raise ConfigError(f"{key} is not known. Known: {', '.join(_LONG)}.")
-            line += f" --{_LONG[key]} {value}"
+            if key not in BY_NAME:
+                raise ConfigError(f"{key} is not known. Known: {', '.join(BY_NAME)}.")
+            line += f" --{BY_NAME[key].letter} {value}"
     return line
 
 
@@ -143,40 +184,29 @@ def parse_prompt(line: str, settings: SampleSettings, base: Path = Path("."), pl
     """One line as a Prompt; what it leaves open comes from `settings`. `plain`: the line is all prompt."""
     pieces = [line] if plain else _OPTION.split(line.strip())
     text = pieces[0].strip()
-    values: dict[str, float] = {}
-    negative, image = settings.negative_prompt, None
+    values: dict[str, Any] = {}
     for piece in pieces[1:]:
-        name, _, rest = piece.strip().partition(" ")
-        rest = rest.strip()
-        if name == "n":
-            negative = rest
-        elif name == "i":
-            image = Path(rest) if Path(rest).is_absolute() else base / rest
-            if not image.is_file():
-                raise ConfigError(f"--i {rest}: no such image ({image}).")
-        elif name in _NUMBERS:
-            word, _, more = rest.partition(" ")
-            values[_NAMES[name]] = _number(name, word)
-            # options may stand before the prompt, so what follows a number is the prompt, once
-            if more.strip() and text:
-                raise ConfigError(f"--{name} {rest}: expected one number, then the next option.")
-            text = text or more.strip()
-        else:
-            raise ConfigError(f"--{name} is not known. Known: w h f r d s g l n i.")
-    shape = VideoShape(
-        floor_frames(int(values.get("frames", settings.frames))),
-        floor_side(int(values.get("height", settings.height))),
-        floor_side(int(values.get("width", settings.width))),
-        float(values.get("fps", settings.fps)),
-    )
+        letter, _, rest = piece.strip().partition(" ")
+        if letter not in BY_LETTER:
+            raise ConfigError(f"--{letter} is not known. Known: {' '.join(BY_LETTER)}.")
+        option = BY_LETTER[letter]
+        values[option.setting], more = option.read(rest.strip(), base)
+        # options may stand before the prompt, so what follows a number is the prompt, once
+        if more and text:
+            raise ConfigError(f"--{letter} {rest.strip()}: expected one number, then the next option.")
+        text = text or more
+
+    def of(setting: str) -> Any:
+        return values.get(setting, getattr(settings, setting))
+
     return Prompt(
         text=text,
-        negative=negative,
-        shape=shape,
-        seed=int(values.get("seed", settings.seed)),
-        steps=int(values.get("steps", settings.steps)),
-        guidance=float(values.get("guidance", settings.guidance)),
-        image=image,
+        negative=of("negative_prompt"),
+        shape=VideoShape(floor_frames(of("frames")), floor_side(of("height")), floor_side(of("width")), of("fps")),
+        seed=of("seed"),
+        steps=of("steps"),
+        guidance=of("guidance"),
+        image=values.get("image"),
     )
 
 
@@ -185,14 +215,3 @@ def prompt_texts(prompts: Sequence[Prompt]) -> list[str]:
     texts = (text for prompt in prompts for text in ((prompt.text, prompt.negative) if prompt.guidance != 1 else
                                                      (prompt.text,)))  # fmt: skip
     return list(dict.fromkeys(texts))
-
-
-def _number(name: str, word: str) -> float:
-    try:
-        value = _NUMBERS[name](word)
-    except ValueError:
-        raise ConfigError(f"--{name} {word!r}: expected a number.") from None
-    low, high = _LIMITS.get(name, (0, 50))
-    if not low <= value <= high:
-        raise ConfigError(f"--{name} {word}: expected {low} to {high}.")
-    return value

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..files import atomic
+from ..media.font import drawable, load_font
 from ..models.mel import FLOOR, log_mel
 
 RANGE = 80.0  # decibels from black to white
@@ -55,10 +56,10 @@ def spectrogram_image(sound: Tensor, rate: int, title: str = "", size: tuple[int
     left, right, top, bottom = 56, size[0] - 16, 32, size[1] - 34
     image = Image.new("RGB", size, "#ffffff")
     draw = ImageDraw.Draw(image)
-    font = _font(13)
+    font = load_font(13)
     field = Image.fromarray(_colour(loudness(sound, rate, right - left))[::-1])
     image.paste(field.resize((right - left, bottom - top), Image.Resampling.BILINEAR), (left, top))
-    draw.text((left, 9), _cut(draw, title or "sound", font, right - left - 120), fill="#222222", font=font)
+    draw.text((left, 9), _cut(draw, drawable(title) or "sound", font, right - left - 120), fill="#222222", font=font)
     peak = float(sound.abs().max()) if sound.numel() else 0.0
     note = f"peak {20 * math.log10(peak):.1f} dB" if peak > 0 else "silent"
     draw.text((right, 9), note, fill="#555555", font=font, anchor="ra")
@@ -106,12 +107,3 @@ def _cut(draw: Any, text: str, font: Any, width: float) -> str:
     while text and draw.textlength(f"{text}...", font=font) > width:
         text = text[:-1]
     return f"{text}..."
-
-
-def _font(size: int) -> Any:
-    from PIL import ImageFont
-
-    try:
-        return ImageFont.load_default(size)
-    except (TypeError, OSError):  # a Pillow without FreeType has one bitmap font only
-        return ImageFont.load_default()

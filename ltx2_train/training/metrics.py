@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from ..errors import RunError
 from ..files import atomic, write_text
+from ..media.font import drawable, load_font
 
 SMOOTHING = 0.95
 LOSS = "loss"  # what is minimised; each of its terms has a column loss_<name>
@@ -123,13 +124,13 @@ def chart_image(rows: Sequence[Mapping[str, Any]], title: str = "", size: tuple[
     width, height = size[0] * scale, size[1] * scale
     image = Image.new("RGB", (width, height), "#ffffff")
     draw = ImageDraw.Draw(image)
-    font = _font(14 * scale)
+    font = load_font(14 * scale)
     left, right, top, bottom = 64 * scale, width - 20 * scale, 44 * scale, height - 44 * scale
     names = terms_of(rows)
     columns = [loss_column(name) for name in names] if len(names) > 1 else [LOSS]
     curves = [[(int(row["step"]), row.get(column)) for row in rows] for column in columns]
     values = sorted(value for curve in curves for _, value in curve if value is not None)
-    draw.text((left, 12 * scale), title or "loss", fill="#222222", font=font)
+    draw.text((left, 12 * scale), drawable(title) or "loss", fill="#222222", font=font)
     if len(curves) > 1:
         end = float(right)
         for index, name in reversed(list(enumerate(names))):
@@ -175,12 +176,3 @@ def chart_image(rows: Sequence[Mapping[str, Any]], title: str = "", size: tuple[
 
 def _colours(curve: int) -> tuple[str, str]:
     return COLOURS[curve % len(COLOURS)]
-
-
-def _font(size: int) -> Any:
-    from PIL import ImageFont
-
-    try:
-        return ImageFont.load_default(size)
-    except (TypeError, OSError):  # a Pillow without FreeType has one bitmap font only
-        return ImageFont.load_default()

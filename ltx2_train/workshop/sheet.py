@@ -7,10 +7,8 @@ left out have a tile with the reason.
 
 from __future__ import annotations
 
-import functools
 import math
 import os
-import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +22,7 @@ from ..dataset.plan import Item
 from ..errors import DataError
 from ..events import Events, shielded
 from ..files import atomic
+from ..media.font import drawable, load_font
 from ..media.sound_media import read_sound
 from ..media.video import read_frames
 from .check_report import CheckReport
@@ -43,14 +42,6 @@ HEAD = 34
 COLOURS = {"green": (70, 190, 90), "amber": (240, 170, 40), "red": (230, 60, 60)}
 BACKGROUND, CARD, INK, FAINT = (24, 26, 30), (40, 43, 49), (232, 232, 232), (160, 165, 172)
 SOUND_BINS = 150
-FONTS = (
-    "DejaVuSans.ttf",
-    "NotoSans-Regular.ttf",
-    "arial.ttf",
-    "Arial.ttf",
-    "Helvetica.ttc",
-    "LiberationSans-Regular.ttf",
-)
 
 
 def source_frames(
@@ -146,11 +137,11 @@ def _left_out_job(path: Path, report: CheckReport) -> Callable[[], Any]:
     def draw() -> Any:
         found = report.of(path)
         tile, pen = _card("red" if any(finding.level == "red" for finding in found) else "amber")
-        pen.text((BAR + 10, 10), "not used", font=_font(16), fill=FAINT)
+        pen.text((BAR + 10, 10), "not used", font=load_font(16), fill=FAINT)
         reason = found[0].reason if found else "it cannot be used"
         lines = _wrapped(pen, reason, TILE[0] - BAR - 20, 6)
         for number, line in enumerate(lines):
-            pen.text((BAR + 10, 38 + number * LINE), line, font=_font(12), fill=INK)
+            pen.text((BAR + 10, 38 + number * LINE), line, font=load_font(12), fill=INK)
         _write(pen, path.name, "", found[0].remedy if found else "")
         return tile
 
@@ -212,11 +203,11 @@ def _card(level: str) -> tuple[Any, Any]:
 
 def _write(pen: Any, name: str, size: str, caption: str) -> None:
     width, top = TILE[0] - BAR - 14, PICTURE[1] + 4
-    pen.text((BAR + 5, top), _fitted(pen, name, _font(14), width), font=_font(14), fill=INK)
+    pen.text((BAR + 5, top), _fitted(pen, name, load_font(14), width), font=load_font(14), fill=INK)
     if size:
-        pen.text((BAR + 5, top + LINE), _fitted(pen, size, _font(12), width), font=_font(12), fill=FAINT)
+        pen.text((BAR + 5, top + LINE), _fitted(pen, size, load_font(12), width), font=load_font(12), fill=FAINT)
     for number, line in enumerate(_wrapped(pen, caption, width, 2)):
-        pen.text((BAR + 5, top + (2 + number) * LINE), line, font=_font(12), fill=INK)
+        pen.text((BAR + 5, top + (2 + number) * LINE), line, font=load_font(12), fill=INK)
 
 
 def _page(tiles: Sequence[Any], head: str) -> Any:
@@ -226,7 +217,7 @@ def _page(tiles: Sequence[Any], head: str) -> Any:
     rows = max(1, math.ceil(len(tiles) / columns))
     size = (GAP + columns * (TILE[0] + GAP), HEAD + rows * (TILE[1] + GAP))
     page = Image.new("RGB", size, BACKGROUND)
-    ImageDraw.Draw(page).text((GAP, 8), head, font=_font(16), fill=INK)
+    ImageDraw.Draw(page).text((GAP, 8), head, font=load_font(16), fill=INK)
     for number, tile in enumerate(tiles):
         row, column = divmod(number, columns)
         page.paste(tile, (GAP + column * (TILE[0] + GAP), HEAD + row * (TILE[1] + GAP)))
@@ -238,31 +229,9 @@ def _save(page: Any, path: Path) -> None:
         page.save(temporary, format="PNG")
 
 
-@functools.lru_cache(maxsize=8)
-def _font(size: int) -> Any:
-    """A font of the system with letters of many languages; else the one inside Pillow, which has ASCII only."""
-    from PIL import ImageFont
-
-    for name in FONTS:
-        try:
-            return ImageFont.truetype(name, size)
-        except OSError:
-            continue
-    return ImageFont.load_default(size)
-
-
-def _shown(text: str) -> str:
-    """`text` in letters that the font has: umlauts lose their dots where there is no other way."""
-    text = "".join(sign if sign.isprintable() else " " for sign in text)  # names of files may hold line breaks
-    if "Aileron" not in (_font(12).getname()[0] or ""):
-        return text
-    plain = unicodedata.normalize("NFKD", text)
-    return "".join(sign if sign.isascii() else "?" for sign in plain if not unicodedata.combining(sign))
-
-
 def _fitted(pen: Any, text: str, font: Any, width: int) -> str:
     """A line of `text` that is at most `width` wide, cut where it must be."""
-    text = _shown(text[: LONGEST_LINE + 1])
+    text = drawable(text[: LONGEST_LINE + 1])
     if len(text) <= LONGEST_LINE and pen.textlength(text, font=font) <= width:
         return text
     return _cut_off(pen, text, font, width)
@@ -283,8 +252,8 @@ def _cut_off(pen: Any, text: str, font: Any, width: int) -> str:
 def _wrapped(pen: Any, text: str, width: int, most: int) -> list[str]:
     """At most `most` lines of `text`."""
     lines: list[str] = []
-    font = _font(12)
-    for word in _shown(text[: most * LONGEST_LINE]).split():
+    font = load_font(12)
+    for word in drawable(text[: most * LONGEST_LINE]).split():
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and len(longer) <= LONGEST_LINE and pen.textlength(longer, font=font) <= width:
             lines[-1] = longer

@@ -13,6 +13,7 @@ from ltx2_train.dataset.augment import read_clip
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import CacheError, ConfigError, DataError
+from ltx2_train.media import font
 from ltx2_train.media.sound_media import probe_sound, read_sound
 from ltx2_train.media.video import read_frames
 from ltx2_train.sampling.preview import find_item
@@ -86,12 +87,12 @@ def test_many_samples_go_on_to_another_page(folder, monkeypatch):
 
 
 def test_letters_that_the_font_lacks_do_not_become_boxes(monkeypatch):
-    monkeypatch.setattr(sheet, "FONTS", ())
-    sheet._font.cache_clear()
+    monkeypatch.setattr(font, "FONTS", ())
+    font.load_font.cache_clear()
     try:
-        assert sheet._shown("K\u00e4fer \u732b") == "Kafer ?"
+        assert font.drawable("K\u00e4fer \u732b") == "Kafer ?"
     finally:
-        sheet._font.cache_clear()
+        font.load_font.cache_clear()
 
 
 def test_one_sample_is_the_very_clip_with_its_sound(folder):

@@ -209,7 +209,7 @@ def test_the_command_says_it_and_its_code(good, capsys):
     assert {"level", "rule", "path", "reason", "remedy", "dataset"} <= set(told["findings"][0])
     assert told["files"][-1]["sizes"] == ["96x64x9", "96x64x17"]
     assert main(["data", "check", str(good / "none.toml")]) == 1
-    (good.parent / "wrong.toml").write_text("[[datasets]]\nvideo_dir = 'x'")
+    (good.parent / "wrong.toml").write_text("[[datasets]]\nno_such_key = 'x'")
     assert main(["data", "check", str(good.parent / "wrong.toml")]) == 2
 
 
@@ -347,7 +347,8 @@ def test_pictures_that_begin_alike_are_found_among_many_of_one_brightness():
 
 
 def test_captions_and_names_of_any_kind_are_drawn(tmp_path):
-    from ltx2_train.workshop.sheet import LONGEST_LINE, _card, _fitted, _font, _wrapped
+    from ltx2_train.media.font import load_font
+    from ltx2_train.workshop.sheet import LONGEST_LINE, _card, _fitted, _wrapped
 
     folder = tmp_path / "pics"
     media.write_image(folder / "two\nlines.png", caption="x" * 50_000)
@@ -358,10 +359,10 @@ def test_captions_and_names_of_any_kind_are_drawn(tmp_path):
     assert page.stat().st_size > 0
     _, pen = _card("green")
     for text, width in (("x" * 50_000, 200), ("abc def", 20), ("i" * LONGEST_LINE, 150)):
-        line = _fitted(pen, text, _font(12), width)
+        line = _fitted(pen, text, load_font(12), width)
         assert line.endswith("...")
-        assert pen.textlength(line, font=_font(12)) <= width
-        assert pen.textlength(text[: len(line) - 2] + "...", font=_font(12)) > width, "as much as fits"
-    assert _fitted(pen, "abc", _font(12), 200) == "abc"
+        assert pen.textlength(line, font=load_font(12)) <= width
+        assert pen.textlength(text[: len(line) - 2] + "...", font=load_font(12)) > width, "as much as fits"
+    assert _fitted(pen, "abc", load_font(12), 200) == "abc"
     assert _wrapped(pen, "one two three " * 20, 60, 2)[1].endswith("...")
     assert _wrapped(pen, "one two", 200, 2) == ["one two"]
