@@ -17,7 +17,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,17 @@ def copy_file(source: Path, target: Path) -> None:
             os.link(source, temporary)
         except OSError:
             shutil.copyfile(source, temporary)
+
+
+def remove(paths: Iterable[Path]) -> str:
+    """Delete files as far as the system lets them go; says which stay and why, or nothing."""
+    stay = []
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            stay.append(f"{path} could not be deleted: {error.strerror or error}.")
+    return " ".join(stay[:1]) + (f" {len(stay) - 1} more stay as well." if len(stay) > 1 else "")
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:

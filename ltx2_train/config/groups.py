@@ -46,7 +46,9 @@ class RunSettings(Settings):
         "appended, or stop with an error.",
     )
     export_folder: Path | None = Field(
-        None, description="Folder where each saved LoRA is placed as well, for example a `loras` folder of ComfyUI."
+        None,
+        description="Folder where each saved LoRA is placed as well, in a folder named as the run; for example a "
+        "`loras` folder of ComfyUI.",
     )
 
     @field_validator("name")

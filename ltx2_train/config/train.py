@@ -117,7 +117,8 @@ class TrainSettings(Settings):
     keep_loras: int = Field(
         0,
         ge=0,
-        description="How many of the newest LoRAs to keep; 0 keeps all.",
+        description="How many of the newest LoRAs to keep; 0 keeps all. One that the run was finished with stays, and "
+        "so do the copies in run.export_folder.",
         json_schema_extra={"community": "save_last_n_steps", "advanced": True},
     )
     state: Literal["full", "minimal", "off"] = Field(

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 FORMAT_VERSION = "1"
+LONGEST_TEXT, LONGEST_LIST = 2000, 64  # of a setting
 
 # "/home/...", "~/...", "C:\..." or "\\server\..."
 _ABSOLUTE = re.compile(r"(~?/|[A-Za-z]:[\\/]|\\\\)\S")
@@ -52,10 +53,10 @@ def describe_run(about: Mapping[str, Any], rank: int, alpha: float, branches: Ma
     """
     about = dict(about)
     base = dict(about.pop("base", None) or {})
-    settings = without_paths(about.pop("settings", None) or {})
+    settings = shortened(without_paths(about.pop("settings", None) or {}))
     version = str(base.get("version") or about.pop("version", "") or "")
     name = str(about.pop("name", "") or _at(settings, "run.name") or "")
-    step, trigger, date = about.pop("step", None), about.pop("trigger", None), about.pop("date", None)
+    step, trigger, date = about.pop("step", None), shortened(about.pop("trigger", None)), about.pop("date", None)
 
     text = {
         "format_version": FORMAT_VERSION,
@@ -87,7 +88,7 @@ def describe_run(about: Mapping[str, Any], rank: int, alpha: float, branches: Ma
         "modelspec.trigger_phrase": trigger,
         "modelspec.date": date,
         **{key: _at(settings, dotted) for key, dotted in SS_NAMES.items()},
-        **without_paths(about),
+        **shortened(without_paths(about)),
     }
     return {
         key: value if isinstance(value, str) else json.dumps(value)
@@ -107,6 +108,21 @@ def without_paths(value: Any) -> Any:
     if isinstance(value, Path) or (isinstance(value, str) and _ABSOLUTE.match(value)):
         return file_name(value)
     return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
+
+
+def shortened(value: Any) -> Any:
+    """`value` as plain data, with long texts and lists cut: a page of prompts must not fill the head of a LoRA.
+
+    Programs that list LoRAs read the head alone, many of them a megabyte at most; run.toml has the whole.
+    """
+    if isinstance(value, Mapping):
+        return {key: shortened(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        more = [f"... {len(value) - LONGEST_LIST} more"] if len(value) > LONGEST_LIST else []
+        return [shortened(inner) for inner in value[:LONGEST_LIST]] + more
+    if isinstance(value, str) and len(value) > LONGEST_TEXT:
+        return f"{value[:LONGEST_TEXT]}... ({len(value)} characters)"
+    return value
 
 
 def file_name(path: Any) -> str:

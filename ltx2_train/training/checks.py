@@ -32,6 +32,7 @@ from ..weights.reader import TensorFile
 from .contexts import EMPTY_PROMPT
 from .fit.choose import fixed_settings
 from .identity import Identity, recorded_optimizer, require_same
+from .lora_files import list_loras
 from .optimizing import check_optimizer
 from .run_folder import RunFolder, open_run, recorded_run, require_usable, save_text
 from .sound import require_sound
@@ -59,10 +60,12 @@ class Checked:
 
     def finished_lora(self) -> Path | None:
         """The LoRA of a run that has taken all its steps already, so that nothing need be loaded."""
-        manifest = self.folder.manifest
-        lora = self.folder.loras / str(manifest.get("lora") or "-")
-        done = manifest.get("status") == "finished" and manifest.get("step", 0) >= self.total
-        return lora if done and lora.exists() else None
+        folder, manifest = self.folder, self.folder.manifest
+        if manifest.get("status") != "finished" or manifest.get("step", 0) < self.total:
+            return None
+        saved = [path for _, path in reversed(list_loras(folder.loras, folder.name))]
+        candidates = [folder.loras / str(manifest.get("lora") or "-"), *saved]
+        return next((path for path in candidates if path.is_file()), None)
 
 
 def check(config: RunConfig, events: Events) -> Checked:
@@ -85,16 +88,9 @@ def check(config: RunConfig, events: Events) -> Checked:
     identity = Identity.of(config, base, data, layers)
     if before is not None:
         require_same(path, before, identity, config, data)
-    folder = open_run(config.run, identity.record())
-    try:
-        save_text(folder, "run.toml", config.to_toml())
-        save_text(folder, "dataset.toml", dataset.to_toml())
-    except BaseException:
-        folder.close()
-        raise
-    return Checked(
+    checked = Checked(
         config=config,
-        folder=folder,
+        folder=open_run(config.run, identity.record(), events),
         checkpoint=checkpoint,
         encoder=files.encoder,
         projection=files.projection,
@@ -107,6 +103,16 @@ def check(config: RunConfig, events: Events) -> Checked:
         trigger=trigger,
         total=total,
     )
+    folder = checked.folder
+    try:
+        if checked.finished_lora() is None:
+            folder.require_state()
+        save_text(folder, "run.toml", config.to_toml())
+        save_text(folder, "dataset.toml", dataset.to_toml())
+    except BaseException:
+        folder.close("failed")
+        raise
+    return checked
 
 
 def foresee(config: RunConfig, events: Events | None = None) -> None:

@@ -11,11 +11,14 @@ guidance work later (Ho and Salimans 2022, "Classifier-Free Diffusion Guidance")
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from ..errors import RunError
 
 Streams = tuple[str, ...]
 EMPTY_PROMPT = ""
@@ -82,14 +85,22 @@ class ContextStore:
     def close(self) -> None:
         """Forget everything and remove the file."""
         self._contexts.clear()
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the next run begins the file anew
+            self._path.unlink(missing_ok=True)
 
     def _spill(self, context: Tensor) -> Tensor:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         data = context.view(torch.uint8).numpy() if context.ndim else context
-        with open(self._path, "ab") as file:
-            offset = file.tell()
-            file.write(memoryview(data).cast("B"))
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # a run that was killed has left its file
+            with open(self._path, "ab" if self._spilled else "wb") as file:
+                offset = file.tell()
+                file.write(memoryview(data).cast("B"))
+        except OSError as error:
+            raise RunError(
+                f"Could not write {self._path}: {error.strerror or error}. Free some space, or raise memory.context_gb "
+                "so that the captions stay in RAM."
+            ) from error
         self._spilled += context.nbytes
         mapped = torch.from_file(str(self._path), shared=True, size=offset + context.nbytes, dtype=torch.uint8)
         return mapped[offset:].view(context.dtype).view(context.shape)

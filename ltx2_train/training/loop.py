@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from ..config import RunConfig
-from ..device import out_of_memory
-from ..errors import Stopped, TrainerError
+from ..device import out_of_memory, release
+from ..errors import RunError, Stopped, TrainerError
 from ..events import Events, shielded
 from ..feed.batches import Batch, Batches
 from ..optim import state_aside
@@ -26,7 +26,7 @@ from .checks import check, check_settings
 from .contexts import streams_of
 from .fit.trial import OomGuard, Rewound, take_guarded, try_largest
 from .metrics import LOSS, STREAMS, loss_column
-from .saving import save, save_after_error
+from .saving import complete, save, save_after_error
 from .setup import Run, load
 from .step import training_step
 from .watch import norm_row
@@ -66,6 +66,9 @@ def train(config: RunConfig, events: Events | None = None) -> RunResult:
             return _loop(run, events)
         finally:
             run.close()
+    except BaseException as error:
+        checked.folder.close(_ending(error))
+        raise
     finally:
         checked.folder.close()
 
@@ -76,14 +79,20 @@ def _loop(run: Run, events: Events) -> RunResult:
     clean = True  # false while the weights are being changed: a state written then would mix two steps
     batches = Rewound(Batches(run.data, run.order, run.place, settings.data.prefetch))
     bad = 0
+    finished = False  # the last save is done; its samples may be missing
     try:
         if (trial := try_largest(run, run.plan, run.apply, events)) is not None:
             run.plan = trial.plan
         guard = OomGuard(run.plan, run.apply, events, run.device, lambda: save_after_error(run, events, "running"))
         if run.step == 0 and settings.sample.wanted and settings.sample.at_start:
-            _draw(run)
+            _draw(run, events)
         events.stage("train", run.total)
-        run.folder.write_manifest("running", run.step, total=run.total)
+        try:
+            run.folder.write_manifest("running", run.step, total=run.total, state=run.step)
+        except RunError as error:  # the states alone will do
+            events.message(str(error), "warning")
+        if run.step < run.total:
+            complete(run, events)
         while run.step < run.total:
             begun = time.monotonic()
             terms, names, place = take_guarded(run, batches, guard, lambda: _micro_steps(run, batches, events))
@@ -123,9 +132,10 @@ def _loop(run: Run, events: Events) -> RunResult:
             last = run.step == run.total
             if last or _due(run.step, settings.train.save_every, epoch_ended, settings.train.save_every_epochs):
                 lora = save(run, events, "finished" if last else "running", final=last)
+                finished = last
             draw = _due(run.step, settings.sample.every, epoch_ended, settings.sample.every_epochs)
             if draw or (last and settings.sample.wanted):
-                _draw(run)
+                _draw(run, events)
                 events.stage("train", run.total)
         if lora is None:  # the run had finished before
             lora = save(run, events, "finished", final=True)
@@ -135,19 +145,28 @@ def _loop(run: Run, events: Events) -> RunResult:
         return RunResult(run.folder.path, lora, run.step, run.total, summary)
     except BaseException as error:
         full = out_of_memory(error, f"training step {run.step + 1}") if isinstance(error, Exception) else None
-        if clean:
-            kept = save_after_error(
-                run, events, "stopped" if isinstance(error, (Stopped, KeyboardInterrupt)) else "failed"
-            )
+        if finished:
+            kept = "State and LoRA are saved."
+        elif clean:
+            kept = save_after_error(run, events, _ending(error))
         else:
             kept = "The last saved state is kept."
         if isinstance(error, Stopped):
             raise Stopped(f"Stopped after step {run.step} of {run.total}. {kept} Run again to go on.") from None
         if full is not None:
             raise type(full)(f"{full} {kept}") from error
+        if isinstance(error, TrainerError):
+            error.args = (f"{error} {kept}", *error.args[1:])
+        elif isinstance(error, Exception):
+            events.message(kept, "warning")
         raise
     finally:
         batches.close()
+
+
+def _ending(error: BaseException) -> str:
+    """The status of a run that `error` ended."""
+    return "stopped" if isinstance(error, (Stopped, KeyboardInterrupt)) else "failed"
 
 
 def _micro_steps(run: Run, batches: Rewound, events: Events) -> tuple[dict[str, Any], list[str], tuple[int, int]]:
@@ -219,17 +238,26 @@ def _report_bad(run: Run, names: list[str], bad: int, events: Events) -> None:
     events.message(text, "warning")
 
 
-def _draw(run: Run) -> None:
-    """Draw the samples of this step; one that fails is reported and left out."""
+def _draw(run: Run, events: Events) -> None:
+    """Draw the samples of this step; what fails is reported and left out."""
     run.model.eval()
     away = run.config.memory.optimizer_offload
     with state_aside(run.optimizer, run.device) if away else contextlib.nullcontext():
-        run.renderer.draw(
-            run.prompts,
-            lambda index, prompt: run.folder.samples / f"step_{run.step:06d}_p{index + 1:02d}_s{prompt.seed}",
-            {"step": run.step, "run": run.folder.path.name, "strength": 1.0},
-            tolerant=True,
-        )
+        try:
+            run.renderer.draw(
+                run.prompts,
+                lambda index, prompt: run.folder.samples / f"step_{run.step:06d}_p{index + 1:02d}_s{prompt.seed}",
+                {"step": run.step, "run": run.folder.name, "strength": 1.0},
+                tolerant=True,
+            )
+            return
+        except Stopped:
+            raise
+        except Exception as error:
+            reason = out_of_memory(error, "drawing samples") or error
+            text = str(reason) if isinstance(reason, TrainerError) else f"{type(reason).__name__}: {reason}"
+        release(run.device)  # not before the error has let go of its tensors
+    events.message(f"The samples of step {run.step} are left out, and the run goes on. {text}", "warning")
 
 
 def _eta(run: Run, started: float, first: int) -> float:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 from ..errors import RunError
-from ..files import atomic, write_text
+from ..events import Events
+from ..files import atomic, write_bytes
 from ..media.font import drawable, load_font
 
 SMOOTHING = 0.95
@@ -50,32 +54,63 @@ def clean_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class MetricsLog:
-    """Appends rows to metrics.jsonl. On opening, rows after `step` are dropped: that part is run again."""
+    """Appends rows to metrics.jsonl. On opening, rows after `step` are dropped: that part is run again.
 
-    def __init__(self, path: Path, step: int) -> None:
+    A row that the disk refuses waits for the next one, and `events` is told once: a run is worth more than its curve.
+    Raises RunError where the file cannot be opened.
+    """
+
+    def __init__(self, path: Path, step: int, events: Events | None = None) -> None:
         self.path = path
-        self.rows = [row for row in read_rows(path) if row["step"] <= step]
-        if path.exists():
-            write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
-        self._file: IO[str] = open(path, "a", encoding="utf-8")
+        self._events = events or Events()
+        self._waiting = b""
+        try:
+            self.rows = [row for row in read_rows(path) if row["step"] <= step]
+            text = "".join(json.dumps(row) + "\n" for row in self.rows).encode("utf-8")
+            if path.exists() and path.read_bytes() != text:
+                write_bytes(path, text)
+            self._file: BinaryIO = open(path, "ab", buffering=0)
+        except OSError as error:
+            raise RunError(f"Could not open {path}: {error.strerror or error}. See that it can be written.") from error
+        self._end = len(text)
 
     def append(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Write one row and return it as written. Raises RunError on a full disk."""
+        """Write one row and return it as written."""
         cleaned = clean_row(row)
-        try:
-            self._file.write(json.dumps(cleaned, allow_nan=False) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise RunError(f"Could not write {self.path}: {error.strerror or error}. Free some space.") from error
+        told = bool(self._waiting)
+        self._waiting += json.dumps(cleaned, allow_nan=False).encode("utf-8") + b"\n"
         self.rows.append(cleaned)
+        try:
+            self._write()
+        except OSError as error:
+            if not told:
+                self._events.message(
+                    f"Could not write {self.path}: {error.strerror or error}. Its rows wait; free some space.",
+                    "warning",
+                )
         return cleaned
 
     def close(self) -> None:
         """Close the file; the rows stay."""
-        try:
+        with contextlib.suppress(OSError):
+            self._write()
+        with contextlib.suppress(OSError):
             self._file.close()
-        except OSError:  # a full disk shows again when the buffer is flushed; the error was raised already
-            pass
+
+    def _write(self) -> None:
+        """Write what waits, wholly or not at all."""
+        if not self._waiting:
+            return
+        try:
+            written = self._file.write(self._waiting)
+            if written != len(self._waiting):  # the disk is full
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._end)
+            raise
+        self._end += len(self._waiting)
+        self._waiting = b""
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

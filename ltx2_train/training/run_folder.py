@@ -21,8 +21,9 @@ from typing import IO, Any
 
 from ..config import RunSettings
 from ..errors import RunError
-from ..files import TEMPORARY_SUFFIX, parse_json, write_json, write_text
-from .state import list_states
+from ..events import Events
+from ..files import TEMPORARY_SUFFIX, parse_json, remove, sweep, write_json, write_text
+from .state import list_states, read_tree
 
 FORMAT = 1
 
@@ -35,6 +36,16 @@ class RunFolder:
     identity: Mapping[str, Any]
     manifest: dict[str, Any] = field(default_factory=dict)
     _lock: IO[bytes] | None = None
+
+    @property
+    def name(self) -> str:
+        """What the run is called, and its LoRA files: run.name, with a number where run.if_exists made it a new one."""
+        return self.path.name
+
+    @property
+    def finished(self) -> list[int]:
+        """The steps that the run was finished at: it may have been made longer since."""
+        return [step for step in self.manifest.get("finished", []) if isinstance(step, int)]
 
     @property
     def states(self) -> Path:
@@ -53,7 +64,7 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     def write_manifest(self, status: str, step: int, **more: Any) -> None:
-        """Record how far the run got: status is running, stopped, failed or finished."""
+        """Record how far the run got: status is running, stopped, failed or finished. Raises RunError."""
         self.manifest = {
             **self.manifest,
             "format": FORMAT,
@@ -66,36 +77,66 @@ class RunFolder:
         }
         write_json(self.path / "manifest.json", self.manifest)
 
-    def close(self) -> None:
-        """Give the lock back."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
-            with contextlib.suppress(OSError):
-                (self.path / ".lock").unlink()
+    def require_state(self) -> None:
+        """Raise RunError where the run has taken steps, and no state is left to go on from."""
+        problems = []
+        for _, path in reversed(list_states(self.states)):
+            try:
+                read_tree(path)
+                return
+            except RunError as error:
+                problems.append(str(error))
+        # manifests of earlier versions do not say which state there was; a save wrote one unless train.state was off
+        reached = self.manifest.get("state", self.manifest.get("step", 0))
+        if problems or reached:
+            why = "\n".join(problems[:3]) or f"{self.states} holds no state."
+            raise RunError(
+                f"{self.path} is a run of {self.manifest.get('step', 0)} steps that cannot be gone on with:\n{why}\n"
+                "It would start over and replace what it has made. Put its states back, choose another run.name, or "
+                "set run.if_exists to 'new'."
+            )
+
+    def ended(self, status: str) -> None:
+        """Record that the run is over, and how, where nothing else has changed; raises nothing."""
+        if self.manifest.get("status") == "running":
+            with contextlib.suppress(RunError):
+                self.write_manifest(status, self.manifest.get("step", 0))
+
+    def close(self, status: str = "") -> None:
+        """Give the lock back; with `status`, `ended` first."""
+        try:
+            if status:
+                self.ended(status)
+        finally:
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
+                with contextlib.suppress(OSError):
+                    (self.path / ".lock").unlink()
 
 
 def recorded_run(settings: RunSettings) -> tuple[Path, dict[str, Any] | None]:
     """The folder that the run is to have, and the record (identity.py) of the run that it goes on with, or None.
 
-    Raises RunError where its manifest is damaged. Nothing is opened or made.
+    Raises RunError where nothing in it tells what run it is. Nothing is opened or made.
     """
     path = _path_of(settings)
     if settings.if_exists == "new":
         return _free_name(path), None
-    manifest = read_manifest(path) if settings.if_exists == "continue" else None
+    manifest = _manifest_or_states(path)[0] if settings.if_exists == "continue" else None
     return path, None if manifest is None else manifest.get("identity")
 
 
 def require_usable(settings: RunSettings) -> tuple[Path, dict[str, Any] | None]:
     """The folder that the run is to have, and its manifest, or None. Nothing is opened or made.
 
-    Raises RunError where it holds something else, or a run where `settings` want none.
+    Where the manifest is damaged, what the states tell stands in for it. Raises RunError where the folder holds
+    something else, or a run where `settings` want none.
     """
     path = _path_of(settings)
     if settings.if_exists == "new":
         path = _free_name(path)
-    manifest = read_manifest(path)
+    manifest, _ = _manifest_or_states(path)
     if settings.if_exists == "error" and manifest is not None:
         raise RunError(
             f"A run named {settings.name!r} exists in {path.parent} and run.if_exists is 'error'. Choose another "
@@ -109,15 +150,17 @@ def require_usable(settings: RunSettings) -> tuple[Path, dict[str, Any] | None]:
     return path, manifest
 
 
-def open_run(settings: RunSettings, identity: Mapping[str, Any]) -> RunFolder:
+def open_run(settings: RunSettings, identity: Mapping[str, Any], events: Events | None = None) -> RunFolder:
     """Create or reopen the folder of the run, whose record is `identity` from now on.
 
-    Raises RunError where it cannot be written, is in use, or holds something else; nothing in it has been changed
-    then.
+    Where its manifest is damaged, the states tell how far it got, and `events` hears of it. Raises RunError where the
+    folder cannot be written, is in use, or holds something else; nothing in it has been changed then.
     """
     path, manifest = require_usable(settings)
+    _, damage = _manifest_or_states(path)
+    folders = (path, path / "states", path / "samples", path / "lora")
     try:
-        for folder in (path, path / "states", path / "samples", path / "lora"):
+        for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
         lock = _take_lock(path)
     except OSError as error:
@@ -125,46 +168,80 @@ def open_run(settings: RunSettings, identity: Mapping[str, Any]) -> RunFolder:
             f"The run folder {path} cannot be written: {error.strerror or error}. "
             "Set run.folder to a folder that you can write."
         ) from None
-    for leftover in path.rglob(f"*{TEMPORARY_SUFFIX}"):  # of a process that was killed while it wrote
-        with contextlib.suppress(OSError):
-            leftover.unlink()
-    folder = RunFolder(path, identity, dict(manifest or {}), lock)
+    for folder in folders:
+        sweep(folder, older=0)  # whoever wrote here is gone, since the lock was free
+    folder = RunFolder(path, identity, manifest or {}, lock)
     try:
-        if manifest is None:
-            folder.write_manifest("running", 0, created=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+        if manifest is None or damage:
+            reached = folder.manifest.get("step", 0)
+            folder.write_manifest("running", reached, created=time.strftime("%Y-%m-%dT%H:%M:%S%z"), state=reached)
     except BaseException:
         folder.close()
         raise
+    if damage and events is not None:
+        events.message(damage, "warning")
     return folder
+
+
+def _manifest_or_states(path: Path) -> tuple[dict[str, Any] | None, str]:
+    """The manifest of the run at `path`, or one made up from its states, and a sentence where that was needed.
+
+    Raises RunError where neither tells what the run is, and it has left LoRAs.
+    """
+    damage = ""
+    try:
+        manifest = read_manifest(path)
+        if manifest is not None:
+            return manifest, ""
+    except RunError as error:
+        damage = str(error)
+    for step, state in reversed(list_states(path / "states")):
+        with contextlib.suppress(RunError):
+            tree = read_tree(state)
+            missing = damage or f"{path / 'manifest.json'} is missing."
+            return (
+                {"status": "running", "step": step, "state": step, "identity": tree.get("identity")},
+                f"{missing} What the run is, and how far it got, is taken from {state.name}.",
+            )
+    if damage and any((path / "lora").glob("*.safetensors")):
+        raise RunError(
+            f"{damage} No state can be read either, so the run would start over beside the LoRAs it has made. "
+            "Choose another run.name, or set run.if_exists to 'new'."
+        )
+    return ({}, f"{damage} The run has left nothing, and is begun anew.") if damage else (None, "")
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
     """The manifest of the run folder `path`, or None where there is none. Raises RunError where it is damaged."""
+    file = path / "manifest.json"
     try:
-        text = (path / "manifest.json").read_bytes()
+        manifest = parse_json(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise RunError(f"Cannot read {path / 'manifest.json'}: {error.strerror or error}.") from None
-    try:
-        manifest = parse_json(text)
-        assert isinstance(manifest, dict)
-        return manifest
-    except (ValueError, AssertionError):
-        raise RunError(f"{path / 'manifest.json'} is damaged. Delete it, or choose another run.name.") from None
+        raise RunError(f"Cannot read {file}: {error.strerror or error}.") from None
+    except ValueError:
+        manifest = None
+    if not isinstance(manifest, dict):
+        raise RunError(f"{file} is damaged.")
+    return manifest
 
 
-def rotate(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` states."""
-    for _, path in list_states(folder)[:-keep]:
-        path.unlink(missing_ok=True)
+def rotate(folder: Path, keep: int, step: int) -> str:
+    """Delete all but the newest `keep` states of the first `step` steps; says what could not be deleted.
+
+    Later states are damaged ones that the run went on without, and count for nothing.
+    """
+    return remove([path for number, path in list_states(folder) if number <= step][:-keep])
 
 
 def save_text(folder: RunFolder, name: str, text: str) -> None:
     """Write a text file into the run folder unless it already says so."""
     path = folder.path / name
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        write_text(path, text)
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == text.encode("utf-8"):
+            return
+    write_text(path, text)
 
 
 def _foreign(path: Path) -> list[Path]:

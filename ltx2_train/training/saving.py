@@ -1,88 +1,188 @@
-"""What a run writes while it goes: the LoRA, the state, the chart and the manifest, in this order.
+"""What a run writes while it goes, in the order of its worth: what a resume needs, the LoRA, and then all else.
 
-The manifest comes last, so whatever it speaks of is there. Each file is written in one move; a run killed between two
-of them goes on from the newest complete state.
+    state      everything a resume needs; tried again, and a run that cannot write it ends
+    LoRA       under a name with its step; it can be made from the state, so until the last one the run goes on without
+    check      the LoRA is opened and held against the checkpoint; one that would not work ends the run
+    the rest   plain name, sidecar, export, chart, old files, manifest: what fails is said, and the run goes on
+
+Old states go only after the new LoRA was found good. The manifest comes last, so whatever it speaks of is there. Each
+file is written in one move; a run killed between two of them goes on from the newest complete state.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ..device import DTYPES
-from ..errors import TrainerError
+from ..errors import RunError, TrainerError
 from ..events import Events
-from ..files import atomic, write_json
+from ..files import write_json
 from ..lora.file import verify_saved
 from ..lora.save import save_lora
+from .lora_files import list_loras, lora_name, place, place_newest, prune, write_lora
 from .metrics import LOSS, STREAMS, draw_chart, loss_column, terms_of
 from .run_folder import rotate
 from .setup import Run, lora_metadata
-from .state import random_state, save_state, state_name
+from .state import list_states, random_state, save_state, state_name
+
+WAITS = (0.5, 2.0)  # seconds between tries to write a state or a LoRA
+STATE, LORA, CHECK = "state", "LoRA", "check of the LoRA"
+
+T = TypeVar("T")
+
+
+@dataclass
+class Saved:
+    """What one save wrote, and what failed by the name of its step."""
+
+    state: Path | None = None
+    lora: Path | None = None
+    failed: dict[str, Exception] = field(default_factory=dict)
 
 
 def save(run: Run, events: Events, status: str, final: bool = False) -> Path:
-    """Write everything there is to write after `run.step` steps; returns the LoRA's path.
+    """Write everything there is to write after `run.step` steps; returns the path of the LoRA.
 
-    `final` names the LoRA after the run alone, and keeps a state even where train.state is off.
+    `final` keeps a state even where train.state is off. Raises RunError where the state cannot be written, or the last
+    LoRA, and CheckpointError where the LoRA would not work; all else that fails is a warning.
     """
-    settings = run.config.train
-    name = run.config.run.name
-    lora = run.folder.loras / (f"{name}.safetensors" if final else f"{name}-step{run.step:08d}.safetensors")
-    save_lora(lora, run.loras, lora_metadata(run), DTYPES[settings.save_precision])
-    verify_saved(lora, run.checkpoint_shapes, trained=run.step > 0)
-    row = run.log.rows[-1] if run.log.rows else {}
-    losses = [LOSS, *map(loss_column, dict.fromkeys((*STREAMS, *terms_of([row]))))]
-    about = {key: row.get(key) for key in ("step", "epoch", *losses, "lr")}
-    write_json(lora.with_suffix(".json"), {**about, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
-    events.saved("lora", lora)
-    if run.config.run.export_folder is not None:
-        exported = export(lora, run.config.run.export_folder / run.folder.path.name)
-        events.saved("export", exported)
-    if settings.keep_loras:
-        _prune(run.folder.loras, name, settings.keep_loras)
-    if settings.state != "off" or final or status != "running":
-        events.saved("state", _save_state(run))
-    draw_chart(run.log.rows, run.folder.path / "loss.png", f"{name}: loss per step")
-    run.folder.write_manifest(status, run.step, total=run.total, lora=lora.name, loss=row.get("loss"))
-    return lora
+    with_state = run.config.train.state != "off" or final or status != "running"
+    saved = _write(run, events, status, with_state, final)
+    for step in (STATE, CHECK):
+        if step in saved.failed:
+            raise saved.failed[step]
+    if (error := saved.failed.get(LORA)) is not None:
+        if final or not with_state or not isinstance(error, RunError):
+            raise error
+        events.message(f"The LoRA of step {run.step} is missing, its state is saved. {error}", "warning")
+    return saved.lora or run.folder.loras / lora_name(run.folder.name)
 
 
 def save_after_error(run: Run, events: Events, status: str) -> str:
     """Save what can be saved when something ended the run; returns a sentence about it, raises nothing."""
+    if run.step == 0:
+        run.folder.ended(status)
+        return "Nothing was trained yet."
+    saved = _write(run, events, status, with_state=True, final=False)
+    failed = "".join(f" {saved.failed[step]}" for step in (LORA, CHECK) if step in saved.failed)
+    if saved.state is None:
+        kept = list_states(run.folder.states)
+        older = f"The state of step {kept[-1][0]} is kept." if kept else "There is no state on disk."
+        also = f" The LoRA of step {run.step} is saved." if saved.lora is not None else ""
+        return f"The state could not be saved: {saved.failed[STATE]} {older}{also}{failed}"
+    return f"The state is saved, the LoRA is not:{failed}" if failed else "State and LoRA are saved."
+
+
+def complete(run: Run, events: Events) -> None:
+    """Write the LoRA of the step that a run goes on from, where the save was cut short after its state."""
+    if run.step and not any(step == run.step for step, _ in list_loras(run.folder.loras, run.folder.name)):
+        saved = Saved()
+        _write_loras(run, events, saved)
+        for step in saved.failed.keys() & {LORA, CHECK}:
+            events.message(f"The LoRA of step {run.step} is missing. {saved.failed[step]}", "warning")
+
+
+def export(lora: Path, folder: Path, name: str) -> Path:
+    """Place the LoRA in `folder` too, under its own name and the plain one; returns the plain path."""
+    return place_newest(place(lora, folder / lora.name), folder, name)
+
+
+def _write(run: Run, events: Events, status: str, with_state: bool, final: bool) -> Saved:
+    """Take all steps of a save; those after a failed one are taken as far as they make sense."""
+    folder, saved, rows = run.folder, Saved(), [] if run.log is None else run.log.rows
+    if with_state:
+        with _needed(saved, STATE):
+            saved.state = _again(lambda: _write_state(run))
+        if saved.state is not None:
+            events.saved("state", saved.state)
+    _write_loras(run, events, saved)
+    good = saved.lora is not None and CHECK not in saved.failed
+    if saved.state is not None and CHECK not in saved.failed:
+        _removed(rotate(folder.states, run.config.train.keep_states, run.step), events)
+    with _tolerant(saved, "chart of the loss", events):
+        draw_chart(rows, folder.path / "loss.png", f"{folder.name}: loss per step")
+    if STATE in saved.failed:
+        folder.ended(status)
+        return saved
+    about: dict[str, Any] = {"total": run.total, "loss": rows[-1].get(LOSS) if rows else None}
+    if saved.state is not None:
+        about["state"] = run.step
+    if good:
+        about["lora"] = saved.lora.name
+    if final and good:
+        about["finished"] = sorted({*folder.finished, run.step})
+    with _tolerant(saved, "manifest", events):
+        folder.write_manifest(status if good or not final else "failed", run.step, **about)
+    return saved
+
+
+def _write_loras(run: Run, events: Events, saved: Saved) -> None:
+    """The LoRA of this step, its check, and every place where it is to be found."""
+    folder, name = run.folder, run.folder.name
+    with _needed(saved, LORA):
+        saved.lora = _again(lambda: _write_lora(run))
+    written = saved.lora
+    if written is None:
+        return
+    events.saved("lora", written)
+    with _needed(saved, CHECK):
+        verify_saved(written, run.checkpoint_shapes, trained=run.step > 0)
+    if CHECK in saved.failed:
+        return
+    if written.name != lora_name(name, run.step):
+        events.message(f"Another LoRA of step {run.step} is there already and is kept; this one is {written.name}.")
+    with _tolerant(saved, f"copy of {written.name} as {lora_name(name)}", events):
+        saved.lora = place_newest(written, folder.loras, name)
+    with _tolerant(saved, "file that says how the LoRA came about", events):
+        _write_sidecars(run, dict.fromkeys((written, saved.lora)))
+    if run.config.run.export_folder is not None:
+        with _tolerant(saved, "copy in run.export_folder", events):
+            events.saved("export", export(written, run.config.run.export_folder / name, name))
+    if run.config.train.keep_loras:
+        _removed(prune(folder.loras, name, run.config.train.keep_loras, folder.finished), events)
+
+
+@contextlib.contextmanager
+def _needed(saved: Saved, step: str) -> Iterator[None]:
     try:
-        if run.step == 0:
-            run.folder.write_manifest(status, 0, total=run.total)
-            return "Nothing was trained yet."
-        save(run, events, status)
-        return "State and LoRA are saved."
-    except TrainerError as error:
-        return f"Saving failed as well: {error} The last complete state is kept."
+        yield
+    except Exception as error:
+        saved.failed[step] = error
 
 
-def export(lora: Path, folder: Path) -> Path:
-    """Place the LoRA in `folder` too: as a hard link where that works, else as a copy."""
-    target = folder / lora.name
-    with atomic(target) as temporary:
-        temporary.unlink()
+@contextlib.contextmanager
+def _tolerant(saved: Saved, step: str, events: Events) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        saved.failed[step] = error
+        reason = error if isinstance(error, TrainerError) else f"{type(error).__name__}: {error}"
+        events.message(f"The {step} was left out, and the run goes on. {reason}", "warning")
+
+
+def _again(write: Callable[[], T]) -> T:
+    """What `write` returns; a refusal by the disk may be over in a moment."""
+    for wait in WAITS:
         try:
-            os.link(lora, temporary)
-        except OSError:
-            shutil.copyfile(lora, temporary)
-    return target
+            return write()
+        except RunError:
+            time.sleep(wait)
+    return write()
 
 
-def _save_state(run: Run) -> Path:
+def _write_state(run: Run) -> Path:
     full = run.config.train.state != "minimal"
-    path = run.folder.states / state_name(run.step)
-    save_state(
-        path,
+    return save_state(
+        run.folder.states / state_name(run.step),
         {
             "step": run.step,
             "place": list(run.place),
+            "identity": dict(run.folder.identity),
             "lora": run.loras.state(),
             "optimizer": run.optimizer.state_dict() if full else None,
             "scaler": run.scaler.state_dict() if full else None,
@@ -91,12 +191,22 @@ def _save_state(run: Run) -> Path:
             "sound": None if run.sound is None else {**run.sound.state_dict(), "watch": run.watch.state_dict()},
         },
     )
-    rotate(run.folder.states, run.config.train.keep_states)
-    return path
 
 
-def _prune(folder: Path, name: str, keep: int) -> None:
-    for old in sorted(folder.glob(f"{name}-step*.safetensors"))[:-keep]:
-        for path in (old, old.with_suffix(".json")):
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+def _write_lora(run: Run) -> Path:
+    metadata, dtype = lora_metadata(run), DTYPES[run.config.train.save_precision]
+    wanted = run.folder.loras / lora_name(run.folder.name, run.step)
+    return write_lora(wanted, lambda path: save_lora(path, run.loras, metadata, dtype))
+
+
+def _write_sidecars(run: Run, loras: Iterable[Path]) -> None:
+    row = run.log.rows[-1] if run.log is not None and run.log.rows else {}
+    losses = [LOSS, *map(loss_column, dict.fromkeys((*STREAMS, *terms_of([row]))))]
+    about = {key: row.get(key) for key in ("step", "epoch", *losses, "lr")}
+    for lora in loras:
+        write_json(lora.with_suffix(".json"), {**about, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+
+
+def _removed(text: str, events: Events) -> None:
+    if text:
+        events.message(text, "warning")

@@ -100,7 +100,10 @@ class Run:
         self.placed.work_as(memory)
         self.model.keep_text_kv = plan.keep_text_kv
         self.plan = plan
-        plan.save(self.folder.path)
+        try:
+            plan.save(self.folder.path)
+        except RunError as error:  # the run needs it only to go on
+            self.renderer.events.message(str(error), "warning")
         self.renderer.events.holding(self.placed, self.placed.device_bytes, self.device)
 
     def close(self) -> None:
@@ -192,7 +195,7 @@ def load(checked: Checked, events: Events) -> Run:
         loras.load(load_lora_state(config.lora.weights))
         run.watch.begin()
         events.message(f"Starting from the LoRA {config.lora.weights.name}.")
-    run.log = MetricsLog(folder.metrics, run.step)
+    run.log = MetricsLog(folder.metrics, run.step, events)
     return run
 
 
@@ -210,12 +213,17 @@ def plan_run(checked: Checked, events: Events) -> MemoryPlan:
 
 
 def _resume(run: Run, events: Events) -> bool:
-    """Lay the newest readable state over the run; a damaged one is passed over with a warning. False: there is none."""
+    """Lay the newest readable state over the run; a damaged one is passed over with a warning. False: there is none.
+
+    Raises RunError where there are states and none can be read: the run would start over.
+    """
+    problems = []
     for step, path in reversed(list_states(run.folder.states)):
         try:
             state = load_state(path)
         except RunError as error:
-            events.message(str(error), "warning")
+            problems.append(str(error))
+            events.message(f"{error} An older state is taken.", "warning")
             continue
         run.loras.restore(state["lora"])
         if state.get("optimizer") is not None:
@@ -229,8 +237,12 @@ def _resume(run: Run, events: Events) -> bool:
             run.sound.load_state_dict(state["sound"])
             run.watch.load_state_dict(state["sound"]["watch"])
         run.step, run.place = step, (state["place"][0], state["place"][1])
-        events.message(f"Continuing {run.folder.path.name} after step {step} of {run.total}.")
+        events.message(f"Continuing {run.folder.name} after step {step} of {run.total}.")
         return True
+    if problems:
+        raise RunError(
+            f"{problems[0]} No other state can be read either. Put a state back, or choose another run.name."
+        )
     return False
 
 
@@ -290,6 +302,6 @@ def lora_metadata(run: Run) -> dict[str, Any]:
         "settings": run.config,
         "step": run.step,
         "trigger": run.trigger,
-        "name": run.config.run.name,
+        "name": run.folder.name,
         "program": f"ltx2_train {VERSION}",
     }

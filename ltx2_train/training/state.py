@@ -40,14 +40,10 @@ def load_state(path: Path) -> dict[str, Any]:
         return _unpack(json.loads(file.metadata["tree"]), tensors)
 
 
-def state_problem(path: Path) -> str | None:
-    """Why the state at `path` is of no use, as far as its header tells; None where nothing is wrong with it."""
-    try:
-        with _state_file(path) as file:
-            json.loads(file.metadata["tree"])
-    except RunError as error:
-        return str(error)
-    return None
+def read_tree(path: Path) -> dict[str, Any]:
+    """What `save_state` wrote with None for every tensor, from the header alone. Raises RunError as `load_state`."""
+    with _state_file(path) as file:
+        return _unpack(json.loads(file.metadata["tree"]), dict.fromkeys(file.tensors))
 
 
 @contextlib.contextmanager
@@ -60,15 +56,6 @@ def _state_file(path: Path) -> Iterator[TensorFile]:
     except (CheckpointError, OSError, KeyError, ValueError, RecursionError) as error:
         reason = getattr(error, "reason", "") or f"{type(error).__name__}: {error}"
         raise RunError(f"The state {path} is damaged and cannot be gone on from: {reason}.") from error
-
-
-def read_tree(path: Path) -> dict[str, Any]:
-    """What `save_state` wrote with None for every tensor, from the header alone. Raises RunError as `load_state`."""
-    try:
-        with TensorFile(path) as file:
-            return _unpack(json.loads(file.metadata["tree"]), dict.fromkeys(file.tensors))
-    except (CheckpointError, OSError, KeyError, ValueError) as error:
-        raise RunError(f"The state {path} cannot be read: {error}.") from error
 
 
 def state_name(step: int) -> str:

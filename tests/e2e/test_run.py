@@ -83,13 +83,19 @@ def test_the_run_folder_holds_what_it_promises(run_file):
     for name in ("run.toml", "dataset.toml", "metrics.jsonl", "loss.png", "manifest.json"):
         assert (folder / name).stat().st_size > 0, name
     assert sorted(path.name for path in (folder / "lora").glob("*.safetensors")) == [
-        "r-step00000002.safetensors",
-        "r-step00000004.safetensors",
         "r.safetensors",
+        "r_000002.safetensors",
+        "r_000004.safetensors",
+        "r_000006.safetensors",
     ]
     assert [step for step, _ in list_states(folder / "states")] == [4, 6]
-    assert (run_file.parent / "exported" / "r" / "r.safetensors").read_bytes() == result.lora.read_bytes()
-    assert json.loads((folder / "lora" / "r.json").read_text())["step"] == 6
+    assert result.lora.name == "r.safetensors"
+    exported = run_file.parent / "exported" / "r"
+    for name in ("r.safetensors", "r_000006.safetensors"):
+        assert (exported / name).read_bytes() == result.lora.read_bytes()
+    assert inspect_lora(exported / "r_000002.safetensors").step == 2
+    for name, step in (("r", 6), ("r_000006", 6), ("r_000002", 2)):
+        assert json.loads((folder / "lora" / f"{name}.json").read_text())["step"] == step
     row = read_rows(folder / "metrics.jsonl")[0]
     assert {"step", "loss", "loss_video", "loss_audio", "lr", "grad_norm", "seconds"} <= row.keys()
     assert read_manifest(folder)["status"] == "finished"
@@ -445,7 +451,7 @@ def test_saves_and_samples_can_be_counted_in_epochs(run_file):
     more = ["train.steps=7", "train.save_every_epochs=1", "sample.every_epochs=2", "sample.at_start=false"]
     folder = train(load_run(run_file, more)).folder  # three windows a pass
     saved = sorted(path.name for path in (folder / "lora").glob("*.safetensors"))
-    assert saved == ["r-step00000003.safetensors", "r-step00000006.safetensors", "r.safetensors"]
+    assert saved == ["r.safetensors", *(f"r_{step:06d}.safetensors" for step in (3, 6, 7))]
     drawn = sorted(path.name[:11] for path in (folder / "samples").glob("*.mp4"))
     assert drawn == ["step_000006", "step_000007"]
 

@@ -1,7 +1,9 @@
 """Contexts come back the same from RAM and from the file, one a stream, and a dropped caption gives way to another."""
 
+import pytest
 import torch
 
+from ltx2_train import RunError
 from ltx2_train.training.contexts import EMPTY_PROMPT, ContextStore, streams_of
 
 
@@ -17,6 +19,25 @@ def test_contexts_over_the_limit_go_to_a_file_and_come_back_equal(tmp_path):
     assert store.batch(["a", "d"], "video", "cpu").shape == (2, 4, 6)
     store.close()
     assert not (tmp_path / "c.bin").exists()
+
+
+def test_what_a_killed_run_left_is_written_over(tmp_path):
+    (tmp_path / "c.bin").write_bytes(b"x" * 1000)
+    store = ContextStore(tmp_path / "c.bin", limit=0)
+    made = {key: torch.randn(4, 6) for key in "ab"}
+    for key, context in made.items():
+        store.add(key, "video", context)
+    assert (tmp_path / "c.bin").stat().st_size == 2 * 4 * 6 * 4
+    assert all(torch.equal(store[key, "video"], context) for key, context in made.items())
+    store.close()
+
+
+def test_a_full_disk_is_named_with_what_to_do(tmp_path):
+    (tmp_path / "file").write_text("x")
+    store = ContextStore(tmp_path / "file" / "c.bin", limit=0)
+    with pytest.raises(RunError, match=r"c\.bin.*memory\.context_gb"):
+        store.add("a", "video", torch.zeros(4, 6))
+    store.close()
 
 
 def test_each_stream_has_its_own_context(tmp_path):

@@ -1,11 +1,13 @@
 """Rows survive a kill, never hold NaN, and the chart shows what they say."""
 
+import errno
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ltx2_train import Events, RunError
 from ltx2_train.training.metrics import MetricsLog, draw_chart, read_rows, smooth, terms_of, terms_text
 
 
@@ -31,6 +33,69 @@ def test_numbers_that_json_cannot_carry_become_null(tmp_path):
 def test_a_line_cut_short_is_left_out(tmp_path):
     (tmp_path / "m.jsonl").write_text(json.dumps({"step": 1, "loss": 1.0}) + '\n{"step": 2, "lo')
     assert [row["step"] for row in read_rows(tmp_path / "m.jsonl")] == [1]
+
+
+class Full:
+    """A file on a disk that takes `room` bytes more."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, data):
+        taken = min(len(data), self.room)
+        self.room -= taken
+        if not taken:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self.file.write(data[:taken])
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def test_rows_that_the_disk_refuses_wait_and_are_told_of_once(tmp_path):
+    path, told = tmp_path / "m.jsonl", []
+    events = Events()
+    events.message = lambda text, level="info": told.append((level, text))
+    log = MetricsLog(path, 0, events)
+    log.append({"step": 1, "loss": 1.0})
+    whole = path.read_bytes()
+    log._file = disk = Full(log._file, room=10)
+    log.append({"step": 2, "loss": 2.0})
+    log.append({"step": 3, "loss": 3.0})
+    assert path.read_bytes() == whole, "no half row"
+    assert len(told) == 1
+    assert told[0][0] == "warning"
+    assert "m.jsonl" in told[0][1]
+    disk.room = 10_000
+    log.append({"step": 4, "loss": 4.0})
+    assert [row["step"] for row in read_rows(path)] == [1, 2, 3, 4]
+    disk.room = 0
+    log.append({"step": 5, "loss": 5.0})
+    assert len(told) == 2
+    disk.room = 10_000
+    log.close()
+    assert [row["step"] for row in read_rows(path)] == [1, 2, 3, 4, 5]
+
+
+def test_rows_that_are_whole_are_not_written_again(tmp_path):
+    path = tmp_path / "m.jsonl"
+    log = MetricsLog(path, 0)
+    log.append({"step": 1, "loss": 1.0})
+    log.close()
+    before = path.stat().st_ino
+    MetricsLog(path, 1).close()
+    assert path.stat().st_ino == before
+    path.write_text(path.read_text() + '{"step": 2, "lo')
+    log = MetricsLog(path, 1)
+    log.append({"step": 2, "loss": 2.0})
+    log.close()
+    assert [row["step"] for row in read_rows(path)] == [1, 2]
+
+
+def test_a_file_that_cannot_be_opened_is_a_plain_error(tmp_path):
+    (tmp_path / "m.jsonl").mkdir()
+    with pytest.raises(RunError, match=r"m\.jsonl"):
+        MetricsLog(tmp_path / "m.jsonl", 0)
 
 
 def test_smoothing_has_no_bias_and_keeps_gaps():

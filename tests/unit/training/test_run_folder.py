@@ -6,7 +6,8 @@ import pytest
 
 from ltx2_train.config import RunSettings
 from ltx2_train.errors import RunError
-from ltx2_train.training.run_folder import open_run, read_manifest, recorded_run
+from ltx2_train.training.run_folder import open_run, read_manifest, recorded_run, rotate
+from ltx2_train.training.state import list_states, save_state, state_name
 
 
 def settings(tmp_path, **more):
@@ -66,18 +67,76 @@ def test_a_folder_that_is_a_file_is_a_clear_error(tmp_path):
 
 def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
     open_run(settings(tmp_path), {}).close()
-    leftover = tmp_path / "a" / "states" / ".x.part"
+    leftover = tmp_path / "a" / "states" / ".x.abcdefgh.part"
     leftover.write_bytes(b"half")
     open_run(settings(tmp_path), {}).close()
     assert not leftover.exists()
 
 
-@pytest.mark.parametrize("data", [b"{", b"\xff\x00\xfe", b"[" * 100_000, b'{"step": Infinity}'])
-def test_a_damaged_manifest_is_named(tmp_path, data):
-    open_run(settings(tmp_path), {}).close()
+DAMAGED = [b"{", b"\xff\x00\xfe", b"[" * 100_000, b'{"step": Infinity}', b"[]"]
+
+
+@pytest.mark.parametrize("data", DAMAGED)
+def test_a_damaged_manifest_locks_nobody_out(tmp_path, data):
+    open_run(settings(tmp_path), {"rank": "4"}).close()
     (tmp_path / "a" / "manifest.json").write_bytes(data)
-    with pytest.raises(RunError, match="damaged"):
-        open_run(settings(tmp_path), {})
+    save_state(tmp_path / "a" / "states" / state_name(7), {"step": 7, "identity": {"rank": "4"}})
+    with pytest.raises(RunError, match=r"damaged"):
+        read_manifest(tmp_path / "a")
+    with pytest.raises(RunError, match=r"if_exists"):
+        open_run(settings(tmp_path, if_exists="error"), {"rank": "4"})
+    assert recorded_run(settings(tmp_path)) == (tmp_path / "a", {"rank": "4"})
+    folder = open_run(settings(tmp_path), {"rank": "4"})
+    folder.require_state()
+    folder.close()
+    assert folder.manifest["step"] == 7
+
+
+@pytest.mark.parametrize("data", DAMAGED)
+def test_a_damaged_manifest_without_states_is_begun_anew_only_where_nothing_was_made(tmp_path, data):
+    open_run(settings(tmp_path), {"rank": "4"}).close()
+    manifest, lora = tmp_path / "a" / "manifest.json", tmp_path / "a" / "lora" / "a.safetensors"
+    manifest.write_bytes(data)
+    lora.write_bytes(b"LoRA")
+    with pytest.raises(RunError, match=r"damaged.*start over.*run\.name"):
+        open_run(settings(tmp_path), {"rank": "4"})
+    assert manifest.read_bytes() == data
+    lora.unlink()
+    folder = open_run(settings(tmp_path), {"rank": "4"})
+    folder.require_state()
+    folder.close()
+    assert read_manifest(tmp_path / "a")["status"] == "running"
+
+
+def test_a_run_that_has_lost_its_states_is_not_begun_anew(tmp_path):
+    folder = open_run(settings(tmp_path), {})
+    folder.require_state()
+    for more in ({"state": 5}, {}):  # earlier versions wrote no `state`
+        folder.manifest.pop("state")
+        folder.write_manifest("finished", 5, **more)
+        with pytest.raises(RunError, match=r"(?s)5 steps.*holds no state.*Put its states back"):
+            folder.require_state()
+        folder.manifest.setdefault("state", 0)
+    folder.write_manifest("running", 5, state=0)  # train.state is off
+    folder.require_state()
+    folder.close()
+
+
+def test_the_end_is_noted_where_the_run_was_under_way_and_nowhere_else(tmp_path):
+    folder = open_run(settings(tmp_path), {})
+    folder.write_manifest("running", 3, loss=0.5)
+    folder.ended("failed")
+    folder.ended("stopped")
+    folder.close()
+    manifest = read_manifest(tmp_path / "a")
+    assert (manifest["status"], manifest["step"], manifest["loss"]) == ("failed", 3, 0.5)
+
+
+def test_rotating_keeps_the_newest_and_never_counts_later_ones(tmp_path):
+    for step in (10, 20, 30, 99):
+        save_state(tmp_path / state_name(step), {"step": step})
+    assert rotate(tmp_path, 1, 30) == ""
+    assert [step for step, _ in list_states(tmp_path)] == [30, 99], "99 may be the damaged one that 30 went on without"
 
 
 def test_manifest_is_json(tmp_path):

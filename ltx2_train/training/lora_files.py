@@ -1,0 +1,130 @@
+"""The LoRA files of a run: one for each save, with its step in the name, and the newest under the plain name too.
+
+    fox_000250.safetensors    after 250 steps; no other LoRA is ever written over it
+    fox.safetensors           the newest; where the disk has links, the same file under a second name
+
+Earlier versions wrote fox-step00000250.safetensors, and the last LoRA as fox.safetensors alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Collection, Iterator
+from itertools import count
+from pathlib import Path
+
+from ..errors import CheckpointError
+from ..files import copy_file, remove
+from ..weights.reader import TensorFile
+
+ENDING = ".safetensors"
+
+
+def lora_name(name: str, step: int | None = None) -> str:
+    """The file name of the LoRA of run `name` after `step` steps; the plain name without one."""
+    return f"{name}{ENDING}" if step is None else f"{name}_{step:06d}{ENDING}"
+
+
+def list_loras(folder: Path, name: str) -> list[tuple[int, Path]]:
+    """(step, path) of the LoRAs of run `name` in `folder`, oldest first; the plain name is not among them."""
+    pattern = re.compile(rf"{re.escape(name)}(?:_(\d{{6,}})(?:_\d+)?|-step(\d{{8,}})){re.escape(ENDING)}")
+    matches = ((pattern.fullmatch(path.name), path) for path in folder.glob(f"*{ENDING}"))
+    return sorted((int(match[1] or match[2]), path) for match, path in matches if match)
+
+
+def write_lora(wanted: Path, write: Callable[[Path], None]) -> Path:
+    """`write` a LoRA to `wanted`, or to a numbered name beside it where another one stands there; returns the path.
+
+    Where the same LoRA stands there already, it stays as it is.
+    """
+    taken = []
+    for path in _names(wanted):
+        if not _taken(path):
+            break
+        taken.append(path)
+    write(path)
+    for other in taken:
+        if _same(other, path):
+            path.unlink()
+            return other
+    return path
+
+
+def place(source: Path, wanted: Path) -> Path:
+    """Put the LoRA `source` at `wanted` too, or beside it where another one stands there; returns the path."""
+    for path in _names(wanted):
+        if not _taken(path):
+            copy_file(source, path)
+        elif not _same(source, path):
+            continue
+        return path
+    raise AssertionError("names never end")
+
+
+def place_newest(lora: Path, folder: Path, name: str) -> Path:
+    """Put `lora` into `folder` under the plain name of the run.
+
+    What stands there first gets a name with its step, unless it has one: a run that is made longer replaces nothing.
+    """
+    plain = folder / lora_name(name)
+    if _taken(plain) and not _same_file(plain, lora):
+        with TensorFile(plain) as file:
+            step = file.metadata.get("step", "")
+        known = {str(number) for number, _ in list_loras(folder, name)}
+        if step not in known:
+            place(plain, folder / (lora_name(name, int(step)) if step.isdecimal() else f"{name}_before{ENDING}"))
+    copy_file(lora, plain)
+    return plain
+
+
+def prune(folder: Path, name: str, keep: int, finished: Collection[int]) -> str:
+    """Delete all but the newest `keep` LoRAs and those that the run was finished with; says what could not be."""
+    old = [path for step, path in list_loras(folder, name)[:-keep] if step not in finished]
+    return remove(file for path in old for file in (path, path.with_suffix(".json")))
+
+
+def _names(wanted: Path) -> Iterator[Path]:
+    yield wanted
+    for number in count(2):
+        yield wanted.with_name(f"{wanted.stem}_{number}{wanted.suffix}")
+
+
+def _taken(path: Path) -> bool:
+    """Whether something worth keeping stands at `path`; a file that a power cut left damaged is not."""
+    if not os.path.lexists(path):
+        return False
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError:  # held by another program, or a folder
+        return True
+    try:
+        with TensorFile(path):
+            return True
+    except CheckpointError:
+        return False
+
+
+def _same_file(a: Path, b: Path) -> bool:
+    try:
+        return a.samefile(b)
+    except OSError:
+        return False
+
+
+def _same(a: Path, b: Path) -> bool:
+    """Whether two LoRAs have the same tensors; what they say of themselves, such as a date, may differ."""
+    if _same_file(a, b):
+        return True
+    try:
+        with TensorFile(a) as first, TensorFile(b) as second:
+            if first.tensors.keys() != second.tensors.keys():
+                return False
+            return all(
+                (info.dtype, info.shape) == (second.tensors[name].dtype, second.tensors[name].shape)
+                and first.read_bytes(name) == second.read_bytes(name)
+                for name, info in first.tensors.items()
+            )
+    except CheckpointError:
+        return False

@@ -1,0 +1,325 @@
+"""What a save writes and in which order, what may fail without ending a run, and how its LoRAs are called."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_run import SmallRuns
+
+from ltx2_train import Events, RunError, Stopped, TrainerError, files, inspect_lora
+from ltx2_train.training import saving
+from ltx2_train.training.metrics import read_rows
+from ltx2_train.training.run_folder import read_manifest
+from ltx2_train.training.state import list_states
+
+
+class Heard(Events):
+    """Keeps what it is told; asks for a stop once `stop` steps are done."""
+
+    def __init__(self, stop=None):
+        self.saves, self.warnings, self.done, self.stop = [], [], 0, stop
+
+    def step(self, metrics):
+        self.done = metrics["step"]
+
+    def saved(self, kind, path):
+        self.saves.append((kind, path.name))
+
+    def message(self, text, level="info"):
+        if level == "warning":
+            self.warnings.append(text)
+
+    def should_stop(self):
+        return self.stop is not None and self.done >= self.stop
+
+
+@pytest.fixture
+def runs(monkeypatch, tmp_path):
+    return SmallRuns(monkeypatch, tmp_path)
+
+
+def loras(folder):
+    return sorted(path.name for path in folder.glob("*.safetensors"))
+
+
+def states(runs):
+    return [step for step, _ in list_states(runs.path / "states")]
+
+
+def same(a, b):
+    first, second = load_file(a), load_file(b)
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def refuse(monkeypatch, *names):
+    """os.replace of a system that lets none of `names` be written."""
+    plain = os.replace
+
+    def replace(source, target):
+        if os.path.basename(target) in names:
+            raise PermissionError(errno.EACCES, "Access is denied")
+        plain(source, target)
+
+    monkeypatch.setattr(files.os, "replace", replace)
+
+
+def test_the_state_comes_first_and_every_lora_has_its_step_in_its_name(runs, tmp_path):
+    events = Heard()
+    result = runs.train(events, steps=5, export=tmp_path / "loras")
+    assert events.saves[:3] == [
+        ("state", "state_00000002.safetensors"),
+        ("lora", "fox_000002.safetensors"),
+        ("export", "fox.safetensors"),
+    ]
+    names = ["fox.safetensors", "fox_000002.safetensors", "fox_000004.safetensors", "fox_000005.safetensors"]
+    assert loras(runs.path / "lora") == loras(tmp_path / "loras" / "fox") == names
+    assert result.lora == runs.path / "lora" / "fox.safetensors"
+    assert inspect_lora(result.lora).step == 5
+    assert same(result.lora, runs.path / "lora" / "fox_000005.safetensors")
+    assert result.lora.stat().st_ino == (result.lora.parent / "fox_000005.safetensors").stat().st_ino
+    assert events.warnings == []
+
+
+def test_a_longer_run_replaces_no_finished_lora(runs, tmp_path):
+    exported = tmp_path / "loras"
+    first = runs.train(steps=4, export=exported)
+    before = {path: path.read_bytes() for path in (first.lora.parent / "fox_000004.safetensors",
+                                                   exported / "fox" / "fox_000004.safetensors")}  # fmt: skip
+    longer = runs.train(steps=7, export=exported, keep_loras=1)
+    assert inspect_lora(longer.lora).step == 7
+    assert all(path.read_bytes() == data for path, data in before.items())
+    assert loras(first.lora.parent) == ["fox.safetensors", "fox_000004.safetensors", "fox_000007.safetensors"]
+    assert read_manifest(runs.path)["finished"] == [4, 7]
+
+
+def test_a_run_of_an_earlier_version_goes_on_and_keeps_its_last_lora(runs, tmp_path):
+    """They named the last LoRA after the run alone, and wrote no step with it."""
+    exported = tmp_path / "loras" / "fox"
+    result = runs.train(steps=4, export=exported.parent)
+    finished = result.lora.read_bytes()
+    for folder in (result.lora.parent, exported):
+        (folder / "fox_000002.safetensors").rename(folder / "fox-step00000002.safetensors")
+        (folder / "fox_000004.safetensors").unlink()
+    manifest = read_manifest(runs.path)
+    del manifest["state"], manifest["finished"]
+    files.write_json(runs.path / "manifest.json", manifest)
+    runs.train(steps=6, export=exported.parent)
+    for folder in (result.lora.parent, exported):
+        assert loras(folder) == ["fox-step00000002.safetensors", "fox.safetensors", "fox_000004.safetensors",
+                                 "fox_000006.safetensors"]  # fmt: skip
+        assert same(folder / "fox_000004.safetensors", _written(tmp_path, finished))
+    assert runs.taken == list(range(6))
+
+
+def _written(folder, data):
+    (folder / "copy.safetensors").write_bytes(data)
+    return folder / "copy.safetensors"
+
+
+def test_another_lora_of_that_step_is_never_written_over(runs, tmp_path):
+    exported = tmp_path / "loras" / "fox"
+    runs.train(steps=2, export=exported.parent)
+    old = load_file(exported / "fox_000002.safetensors")
+    shutil.rmtree(runs.path)
+    for _ in range(2):  # pressing again changes nothing
+        runs.train(steps=2, export=exported.parent, learning_rate=1e-3)
+        assert loras(exported) == ["fox.safetensors", "fox_000002.safetensors", "fox_000002_2.safetensors"]
+        assert all(
+            torch.equal(old[key], value) for key, value in load_file(exported / "fox_000002.safetensors").items()
+        )
+        assert same(exported / "fox.safetensors", exported / "fox_000002_2.safetensors")
+
+
+def test_what_stands_under_the_plain_name_without_a_step_is_kept(runs, tmp_path):
+    exported = tmp_path / "loras" / "fox"
+    exported.mkdir(parents=True)
+    save_file({"a": torch.ones(1)}, exported / "fox.safetensors")
+    runs.train(steps=2, export=exported.parent)
+    assert loras(exported) == ["fox.safetensors", "fox_000002.safetensors", "fox_before.safetensors"]
+    assert list(load_file(exported / "fox_before.safetensors")) == ["a"]
+
+
+def test_a_damaged_lora_is_replaced(runs):
+    (runs.path / "lora").mkdir(parents=True)
+    for name in ("fox.safetensors", "fox_000002.safetensors"):
+        (runs.path / "lora" / name).write_bytes(b"half")
+    files.write_json(runs.path / "manifest.json", {"identity": {"lora.rank": "2"}, "status": "running", "step": 0})
+    runs.train(steps=2)
+    assert loras(runs.path / "lora") == ["fox.safetensors", "fox_000002.safetensors"]
+    assert inspect_lora(runs.path / "lora" / "fox_000002.safetensors").step == 2
+
+
+def test_a_plain_name_that_another_program_holds_keeps_the_run_going_and_is_said(runs, monkeypatch):
+    runs.train(steps=2)
+    refuse(monkeypatch, "fox.safetensors")
+    events = Heard()
+    result = runs.train(events, steps=4)
+    assert result.lora.name == "fox_000004.safetensors"
+    assert inspect_lora(runs.path / "lora" / "fox.safetensors").step == 2
+    assert inspect_lora(result.lora).step == 4
+    assert any("fox.safetensors" in text and "Another program" in text for text in events.warnings)
+    assert read_manifest(runs.path) | {"status": "finished", "lora": "fox_000004.safetensors"} == read_manifest(
+        runs.path
+    )
+
+
+def test_an_export_folder_out_of_reach_costs_nothing_but_the_copy(runs, tmp_path):
+    (tmp_path / "file").write_text("x")
+    events = Heard(stop=3)
+    with pytest.raises(Stopped, match="State and LoRA are saved"):
+        runs.train(events, steps=5, export=tmp_path / "file" / "loras")
+    assert states(runs) == [2, 3]
+    events.stop = None
+    assert runs.train(events, steps=5, export=tmp_path / "file" / "loras").step == 5
+    assert runs.taken == list(range(5))
+    assert sum("run.export_folder" in text for text in events.warnings) == 4
+
+
+@pytest.mark.parametrize("name", ["loss.png", "fox_000002.json", "manifest.json"])
+def test_what_only_tells_about_the_run_may_fail(runs, monkeypatch, name):
+    events = Heard()
+    runs.train(steps=1, save_every=0)  # the folder is there
+    refuse(monkeypatch, name)
+    assert runs.train(events, steps=4).step == 4
+    assert events.warnings
+    assert all(name in text for text in events.warnings)
+
+
+def test_old_states_and_loras_that_cannot_be_deleted_are_said(runs, monkeypatch):
+    plain, events = os.unlink, Heard()
+
+    def unlink(path, *more, **named):
+        if os.path.basename(path) in ("state_00000002.safetensors", "fox_000002.safetensors"):
+            raise PermissionError(errno.EACCES, "Access is denied")
+        plain(path, *more, **named)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    assert runs.train(events, steps=6, keep_states=1, keep_loras=1).step == 6
+    assert states(runs) == [2, 6]
+    assert {text.split(" could")[0].rsplit("/", 1)[-1] for text in events.warnings} == {
+        "state_00000002.safetensors",
+        "fox_000002.safetensors",
+    }
+
+
+def test_a_lora_that_cannot_be_written_on_the_way_is_made_up_for(runs, monkeypatch):
+    events = Heard()
+    with monkeypatch.context() as patch:
+        refuse(patch, "fox_000002.safetensors")
+        runs.train(events, steps=4)
+    assert any("LoRA of step 2 is missing, its state is saved" in text for text in events.warnings)
+    assert loras(runs.path / "lora") == ["fox.safetensors", "fox_000004.safetensors"]
+
+
+def test_a_last_lora_that_cannot_be_written_is_an_error_and_comes_with_the_next_start(runs, monkeypatch):
+    with monkeypatch.context() as patch:
+        refuse(patch, "fox_000004.safetensors")
+        with pytest.raises(RunError, match=r"fox_000004.*The state is saved, the LoRA is not"):
+            runs.train(steps=4)
+    assert states(runs)[-1] == 4
+    assert read_manifest(runs.path)["status"] == "failed"
+    assert inspect_lora(runs.train(steps=4).lora).step == 4
+    assert runs.taken == [0, 1, 2, 3]
+
+
+def test_a_state_that_cannot_be_written_ends_the_run_with_its_lora_and_the_last_state(runs, monkeypatch):
+    with monkeypatch.context() as patch:
+        refuse(patch, "state_00000004.safetensors")
+        with pytest.raises(
+            RunError, match=r"state_00000004.*The state of step 2 is kept\. The LoRA of step 4 is saved"
+        ):
+            runs.train(steps=6)
+    assert states(runs) == [2]
+    manifest = read_manifest(runs.path)
+    assert (manifest["status"], manifest["step"], manifest["state"]) == ("failed", 2, 2)
+    assert runs.train(steps=6).step == 6
+    assert runs.taken == [0, 1, 2, 3, 2, 3, 4, 5]
+
+
+def test_a_state_that_is_refused_for_a_moment_is_tried_again(runs, monkeypatch):
+    plain, tries = saving.save_state, []
+
+    def refusing(path, content):
+        tries.append(path.name)
+        if len(tries) < 3:
+            raise RunError("Could not write it.")
+        return plain(path, content)
+
+    monkeypatch.setattr(saving, "save_state", refusing)
+    runs.train(steps=2)
+    assert tries == ["state_00000002.safetensors"] * 3
+    assert runs.taken == [0, 1]
+
+
+def test_good_states_stay_where_the_new_lora_would_not_work(runs):
+    def spoil(step):
+        if step == 3:
+            next(runs.run.loras.parameters()).data.fill_(float("nan"))
+
+    with pytest.raises(TrainerError, match="not finite"):
+        runs.train(steps=6, keep_states=1, step_hook=spoil)
+    assert 2 in states(runs)
+    assert inspect_lora(runs.path / "lora" / "fox.safetensors").step == 2
+
+
+def test_a_run_that_ends_before_its_first_step_is_not_called_running(runs):
+    with pytest.raises(Stopped):
+        runs.train(Heard(stop=0))
+    assert read_manifest(runs.path)["status"] == "stopped"
+
+
+def test_a_listener_that_fails_loses_nothing(runs):
+    class Closed(Events):
+        def saved(self, kind, path):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+        step = message = stage = saved
+
+    assert runs.train(Closed()).step == 4
+    assert states(runs) == [2, 4]
+    assert [row["step"] for row in read_rows(runs.path / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
+def test_names_with_signs_of_patterns_are_pruned(monkeypatch, tmp_path):
+    runs = SmallRuns(monkeypatch, tmp_path, "a [v1]")
+    runs.train(steps=6, keep_loras=2)
+    assert loras(runs.path / "lora") == ["a [v1].safetensors", "a [v1]_000004.safetensors", "a [v1]_000006.safetensors"]
+
+
+def test_a_page_of_prompts_does_not_fill_the_head_of_the_lora(runs):
+    """A head above 100 MB cannot be written; programs that list LoRAs read one megabyte."""
+    prompts = [f"{index} " + "a fox in the snow " * 2000 for index in range(3000)]
+    result = runs.train(steps=2, sample={"prompts": prompts, "every": 0})
+    with open(result.lora, "rb") as file:
+        assert int.from_bytes(file.read(8), "little") < 300_000
+    assert "settings" in inspect_lora(result.lora).metadata
+
+
+@pytest.mark.parametrize("how", ["deleted", "damaged"])
+def test_a_finished_run_without_its_states_is_not_begun_anew(runs, how):
+    result = runs.train(steps=4)
+    for path in (runs.path / "states").iterdir():
+        path.unlink() if how == "deleted" else path.write_bytes(path.read_bytes()[:99])
+    assert runs.train(steps=4).lora == result.lora, "it is finished and needs none"
+    before = {path: path.read_bytes() for path in runs.path.rglob("*") if path.is_file()}
+    with pytest.raises(RunError, match=r"(?s)run of 4 steps.*(holds no state|damaged).*choose another run\.name"):
+        runs.train(steps=6)
+    assert {path: path.read_bytes() for path in runs.path.rglob("*") if path.is_file()} == before
+    assert len(runs.taken) == 4
+
+
+@pytest.mark.parametrize("how", ["damaged", "missing"])
+def test_without_its_manifest_a_run_goes_on_from_its_states(runs, how):
+    runs.train(steps=4)
+    path = runs.path / "manifest.json"
+    path.unlink() if how == "missing" else path.write_bytes(b"\xff{")
+    events = Heard()
+    assert runs.train(events, steps=6).step == 6
+    assert runs.taken == list(range(6))
+    assert any("state_00000004" in text for text in events.warnings)
+    assert read_manifest(runs.path)["status"] == "finished"
