@@ -10,7 +10,12 @@ from pathlib import Path
 # is imported; processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import plan_memo
 import pytest
+
+
+def pytest_runtest_setup() -> None:
+    plan_memo.install()
 
 
 @pytest.fixture(scope="session")

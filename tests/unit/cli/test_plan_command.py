@@ -34,8 +34,9 @@ def test_wrong_use_is_said(run_file, capsys):
 
 
 def test_plan_that_does_not_fit_is_one(capsys):
-    arguments = ["plan", "--published", "2.3", "--bucket", "1920x1088x241", "--fit", "8", "--set", "quant.format=none"]
-    assert main(arguments) == 1
+    arguments = ["plan", "--published", "2.3", "--bucket", "64x64x9", "--fit", "8", "--set", "quant.format=none"]
+    assert main([*arguments, "--set", "lora.rank=1024"]) == 1
     out = capsys.readouterr().out
     assert "does not fit" in out
     assert "target_frames" in out
+    assert "lower lora.rank (1024)" in out

@@ -99,12 +99,12 @@ def test_little_ram_makes_the_base_smaller_and_never_four_bits_where_eight_fit()
 
 def test_nothing_fits_says_the_need_and_the_remedy():
     with pytest.raises(ConfigError) as caught:
-        plan_for(8, facts=full("av", "1920x1088x241"), ram=RAM, quant={"format": "none"})
+        plan_for(0, machine=replace(card(8, RAM, DISK), limit=2e9), quant={"format": "none"})
     text = str(caught.value)
-    for words in ("1920 x 1088", "target_frames", "GB on the card", 'quant.format to "auto"'):
+    for words in ("512 x 512", "target_frames", "GB on the card", 'quant.format to "auto"'):
         assert words in text
     with pytest.raises(ConfigError, match="RAM"):
-        plan_for(8, ram=4e9)
+        plan_for(8, ram=4e9, quant={"format": "none"})
 
 
 def test_settings_that_the_user_made_stay():

@@ -1,0 +1,52 @@
+"""Each training step that a plan simulates is simulated once a session: hundreds of runs share a handful of sizes.
+
+A simulation takes a second or more. What it depends on is the key here; settings that it does not read are left out by
+name, so a new setting only costs a second time and never a wrong answer. Tests of the simulation itself call
+`simulate.simulate`, which nothing is put before.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from functools import wraps
+from typing import Any
+
+GROUPS = {"run", "data", "cache", "sample", "gemma", "optimizer", "schedule"}
+SETTINGS = {
+    "model": {"checkpoint", "text_encoder", "text_checkpoint", "device", "version", "version_check"},
+    "train": {
+        "steps", "learning_rate", "save_every", "seed", "keep_states", "keep_loras", "save_precision", "clip_norm",
+    },
+    "memory": {
+        "fit", "blocks_to_swap", "recompute_blocks", "gradient_checkpointing", "pinned", "swap_from", "swap_ahead",
+        "offload_activations", "context_gb", "ff_chunk",
+    },
+}  # fmt: skip
+
+_profiles: dict[tuple[str, ...], Any] = {}
+
+
+def install() -> None:
+    """Put the memo in front of the plan's simulation, once it has been imported."""
+    facts = sys.modules.get("ltx2_train.training.fit.facts")
+    if facts is None or hasattr(facts.simulate, "__wrapped__"):
+        return
+    real = facts.simulate
+
+    @wraps(real)
+    def simulate(config: Any, run: Any, work: Any, *rest: Any) -> Any:
+        key = (repr(config), _relevant(run), repr(replace(work, captions=1, source="")), repr(rest[:3]))
+        if key not in _profiles:
+            _profiles[key] = real(config, run, work, *rest)
+        return _profiles[key]
+
+    facts.simulate = simulate
+
+
+def _relevant(run: Any) -> str:
+    table = run.model_dump(mode="json", exclude=GROUPS)
+    for group, names in SETTINGS.items():
+        table[group] = {name: value for name, value in table[group].items() if name not in names}
+    return json.dumps(table, sort_keys=True)
