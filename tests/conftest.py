@@ -99,6 +99,14 @@ def cached_folder(tiny, drawn_clip: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture
+def all_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kind of data that a dataset file can give has a use, as if there were a feature for each."""
+    from ltx2_train.training import unused
+
+    monkeypatch.setattr(unused, "CONSUMERS", {one: [lambda run: True] for one in unused.CONSUMERS})
+
+
+@pytest.fixture
 def run_file(cached_folder: Path, tmp_path: Path) -> Path:
     """A run file of its own for one test, with clip and caches in place."""
     shutil.copytree(cached_folder, tmp_path / "work")

@@ -37,6 +37,7 @@ from .optimizing import check_optimizer
 from .run_folder import RunFolder, open_run, recorded_run, require_usable, save_text
 from .sound import require_sound
 from .state import list_states
+from .unused import require_samples_used, require_used
 from .watch import describe_mix, require_heard, warn_of_captions
 
 
@@ -77,6 +78,7 @@ def check(config: RunConfig, events: Events) -> Checked:
     checkpoint = files.checkpoint
     path, before = recorded_run(config.run)
     dataset = DatasetConfig.read(config.dataset_file())
+    require_used(config, dataset)
     data = _open_data(config, dataset, files, events)
     prompts = training_prompts(config.sample, data)
     order = _order_batches(config, data, events)
@@ -215,6 +217,7 @@ def _with_optimizer(
 def _open_data(config: RunConfig, dataset: DatasetConfig, files: BaseFiles, events: Events) -> TrainingSet:
     """The samples of the run, their caches all there and made for this base."""
     data = TrainingSet.open(dataset, files.recipe(config, dino=False), events, audio=config.audio)
+    require_samples_used(config, data)
     warn_of_captions(data.samples, events)
     require_heard(data.samples, config.model.mode)
     return data

@@ -209,7 +209,7 @@ NAMES = [
 ]
 
 
-def test_names_of_every_kind_are_cached_and_trained(work, capsys):
+def test_names_of_every_kind_are_cached_and_trained(work, capsys, all_used):
     table = (work / "dataset.toml").read_text().replace("[general]\n", "[general]\nmask_directory = 'masks'\n")
     (work / "dataset.toml").write_text(table.replace("mask_directory = 'masks'\n", "") + 'mask_directory = "masks"\n')
     for index, name in enumerate(NAMES):
@@ -311,7 +311,7 @@ def test_a_caption_of_megabytes_is_none(work, capsys):
 # --- references and masks --------------------------------------------------------------------------------------------
 
 
-def test_references_without_targets_and_targets_without_references(work, capsys):
+def test_references_without_targets_and_targets_without_references(work, capsys, all_used):
     clip(work / "clips" / "lonely.mp4")
     for name in ("clip", "stranger"):
         write_image(work / "refs" / f"{name}.png", 64, 64, caption=None)
@@ -328,7 +328,7 @@ def test_references_without_targets_and_targets_without_references(work, capsys)
 
 
 @pytest.mark.parametrize("key", ["reference_directory", "mask_directory", "reference_audio_directory"])
-def test_a_companion_that_cannot_be_read_costs_its_clip_alone(work, capsys, key):
+def test_a_companion_that_cannot_be_read_costs_its_clip_alone(work, capsys, key, all_used):
     sounds = key == "reference_audio_directory"
     with open(work / "dataset.toml", "a") as file:
         file.write(f'{key} = "beside"\n')
@@ -349,7 +349,7 @@ def test_a_companion_that_cannot_be_read_costs_its_clip_alone(work, capsys, key)
 
 
 @pytest.mark.parametrize("key", ["mask_path", "reference_path", "reference_audio_path", "audio_mask_path"])
-def test_a_list_that_names_what_is_not_there(work, capsys, key):
+def test_a_list_that_names_what_is_not_there(work, capsys, key, all_used):
     import json
 
     rows = [
@@ -369,7 +369,7 @@ def test_a_list_that_names_what_is_not_there(work, capsys, key):
     assert train(work, capsys)[0] == 0
 
 
-def test_a_mask_of_another_size_is_resized_with_a_word(work, capsys):
+def test_a_mask_of_another_size_is_resized_with_a_word(work, capsys, all_used):
     write_image(work / "masks" / "clip.png", 50, 30, caption=None)
     with open(work / "dataset.toml", "a") as file:
         file.write('mask_directory = "masks"\n')

@@ -117,7 +117,7 @@ def test_all_of_it_is_kept_for_the_sample_command_too(work, opened, tmp_path):
     assert len(files) == 3
 
 
-def test_first_frames_are_made_once_where_nothing_was_built_for_them(work, opened):
+def test_first_frames_are_made_once_where_nothing_was_built_for_them(work, opened, all_used):
     more = [*SAMPLES, prompts(work.parent, "txt")]
     build_caches(run_of(work, "sample.every=0"))
     opened.clear()

@@ -26,7 +26,7 @@ def test_training_from_the_manifest_is_the_training_from_the_clips(run_file):
     assert losses(with_clips.folder) == losses(alone.folder)
 
 
-def test_references_masks_and_mirrored_copies_are_cached_by_the_real_encoder(run_file):
+def test_references_masks_and_mirrored_copies_are_cached_by_the_real_encoder(run_file, all_used):
     write_image(run_file.parent / "refs" / "clip.png", caption=None)
     write_image(run_file.parent / "masks" / "clip.png", caption=None)
     file = run_file.parent / "dataset.toml"

@@ -251,6 +251,15 @@ def test_rates_that_name_no_layer_are_refused_before_anything_is_loaded(run_file
         train(load_run(run_file, ["optimizer.args={amsgra = true}"]))
 
 
+def test_data_that_nothing_uses_is_refused_before_its_caches_are_asked_for(run_file, monkeypatch):
+    monkeypatch.setattr(loop, "load", lambda *_: pytest.fail("must not load"))
+    dataset = run_file.parent / "dataset.toml"
+    dataset.write_text(dataset.read_text() + 'reference_directory = "refs"\n')
+    with pytest.raises(TrainerError, match=r"datasets\[0\]\.reference_directory"):
+        train(load_run(run_file))
+    assert not (run_file.parent / "runs").exists()
+
+
 def test_a_kill_at_any_moment_leaves_a_run_that_goes_on(run_file):
     command = [sys.executable, "-m", "ltx2_train", "train", str(run_file), "--set", "train.save_every=1",
                "--set", "train.steps=400"]  # fmt: skip

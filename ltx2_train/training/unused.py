@@ -1,0 +1,100 @@
+"""What a dataset file can give, and who uses it: data that is given and trains nothing is refused by name.
+
+A plain LoRA would come out, and nobody would know. A feature that uses such data adds its condition to CONSUMERS, and
+from then on the error is raised only where the settings do not ask for that feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from ..config import RunConfig
+from ..dataset.dataset_file import DatasetConfig
+from ..dataset.entry import DatasetSettings
+from ..errors import ConfigError
+from ..feed.loader import TrainingSet
+
+Uses = Callable[[RunConfig], bool]
+
+
+@dataclass(frozen=True)
+class Given:
+    """A kind of data beside the media. `settings` of a dataset name it, and `sample` is what a sample has of it."""
+
+    settings: tuple[str, ...]
+    sample: str
+    mend: str
+
+
+REFERENCES = Given(
+    ("reference_directory", "reference_cache_directory"),
+    "reference_path",
+    "Training on references (IC-LoRA) is not there yet. Leave it out to train a plain LoRA on the targets.",
+)
+REFERENCE_SOUNDS = Given(
+    ("reference_audio_directory", "reference_audio_cache_directory"),
+    "reference_audio_path",
+    "Training on reference sounds is not there yet. Leave it out to train a plain LoRA.",
+)
+MASKS = Given(
+    ("mask_directory",), "mask_path", "Training on masks (inpainting) is not there yet. Leave it out for a plain LoRA."
+)
+SOUND_MASKS = Given(
+    ("audio_mask_directory",), "audio_mask_path", "Training on masks is not there yet. Leave it out for a plain LoRA."
+)
+VALIDATION = Given(
+    ("validation_datasets",),
+    "",
+    "Set sample.validation_clips to draw samples of its clips on the way, or leave it out.",
+)
+
+
+def _draws_validation_clips(run: RunConfig) -> bool:
+    return run.sample.wanted and run.sample.validation_clips > 0 and run.model.mode != "audio"
+
+
+CONSUMERS: dict[Given, list[Uses]] = {
+    REFERENCES: [],
+    REFERENCE_SOUNDS: [],
+    MASKS: [],
+    SOUND_MASKS: [],
+    VALIDATION: [_draws_validation_clips],
+}
+
+
+def require_used(run: RunConfig, dataset: DatasetConfig) -> None:
+    """Raise ConfigError that names each setting of `dataset` that gives what `run` does not use."""
+    unused = _unused(run)
+    lines = [
+        f"{name}.{setting}: {one.mend}"
+        for name, entry in dataset.named()
+        for one in unused
+        for setting in one.settings
+        if _has(entry, setting)
+    ]
+    if dataset.validation_datasets and VALIDATION in unused:
+        lines.append(f"{VALIDATION.settings[0]}: {VALIDATION.mend}")
+    _refuse(lines)
+
+
+def require_samples_used(run: RunConfig, data: TrainingSet) -> None:
+    """The same for what comes with the samples: from a column of a list, or from caches that lie there."""
+    _refuse(
+        f"{one.sample.removesuffix('_path')} of {found[0].key} and {len(found) - 1} other samples: {one.mend}"
+        for one in _unused(run)
+        if one.sample and (found := [s for s in data.samples if getattr(s, one.sample) is not None])
+    )
+
+
+def _unused(run: RunConfig) -> list[Given]:
+    return [one for one, consumers in CONSUMERS.items() if not any(uses(run) for uses in consumers)]
+
+
+def _has(entry: DatasetSettings, setting: str) -> bool:
+    return getattr(entry, setting, None) is not None
+
+
+def _refuse(lines: Iterable[str]) -> None:
+    if lines := list(lines):
+        raise ConfigError("The dataset gives what this run would not use:\n" + "\n".join(f"  {line}" for line in lines))

@@ -1,0 +1,81 @@
+"""Data that is given and trains nothing is refused by name, until a feature takes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ltx2_train.config import make_run
+from ltx2_train.dataset.dataset_file import DatasetConfig
+from ltx2_train.errors import ConfigError
+from ltx2_train.feed.loader import Sample, TrainingSet
+from ltx2_train.shapes import LatentShape
+from ltx2_train.training import unused
+from ltx2_train.training.unused import CONSUMERS, require_samples_used, require_used
+
+RUN = make_run({})
+
+
+def dataset(tmp_path: Path, validation: bool = False, **more: Any) -> DatasetConfig:
+    table: dict[str, Any] = {"datasets": [{"video_directory": "a"}, {"video_directory": "b", **more}]}
+    if validation:
+        table["validation_datasets"] = [{"video_directory": "c"}]
+    return DatasetConfig.from_table(table, tmp_path)
+
+
+def data(**more: Path) -> TrainingSet:
+    nowhere = Path("-")
+    samples = [Sample(name, LatentShape(1, 1, 1), 25.0, "", nowhere, nowhere, **more) for name in ("x", "y")]
+    return TrainingSet(tuple(samples), (), (1,))
+
+
+@pytest.mark.parametrize(
+    "setting", ["reference_directory", "reference_audio_directory", "mask_directory", "audio_mask_directory"]
+)
+def test_a_folder_that_nothing_uses_is_named(setting, tmp_path):
+    require_used(RUN, dataset(tmp_path))
+    with pytest.raises(ConfigError, match=rf"  datasets\[1\]\.{setting}: .*Leave it out"):
+        require_used(RUN, dataset(tmp_path, **{setting: "beside"}))
+
+
+def test_all_that_is_unused_is_named_at_once(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        require_used(RUN, dataset(tmp_path, True, reference_directory="r", mask_directory="m"))
+    named = [line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:]]
+    assert named == ["datasets[1].reference_directory", "datasets[1].mask_directory", "validation_datasets"]
+
+
+@pytest.mark.parametrize(
+    ("sample", "used"),
+    [
+        ({}, False),
+        ({"validation_clips": 1}, True),
+        ({"validation_clips": 1, "every": 0}, False),
+        ({"validation_clips": 1, "every": 0, "every_epochs": 2}, True),
+    ],
+)
+def test_validation_datasets_are_used_where_samples_of_them_are_drawn(sample, used, tmp_path):
+    run = make_run({"sample": sample})
+    if used:
+        require_used(run, dataset(tmp_path, True))
+    else:
+        with pytest.raises(ConfigError, match=r"sample\.validation_clips"):
+            require_used(run, dataset(tmp_path, True))
+
+
+@pytest.mark.parametrize("kind", [one for one in CONSUMERS if one.sample], ids=lambda one: one.sample)
+def test_what_comes_with_samples_is_named_as_well(kind):
+    require_samples_used(RUN, data())
+    with pytest.raises(ConfigError, match="of x and 1 other samples"):
+        require_samples_used(RUN, data(**{kind.sample: Path("r.safetensors")}))
+
+
+def test_a_feature_that_takes_it_ends_the_error(monkeypatch, tmp_path):
+    monkeypatch.setitem(unused.CONSUMERS, unused.MASKS, [lambda run: run.lora.rank == 8])
+    given = dataset(tmp_path, mask_directory="m")
+    require_used(make_run({"lora": {"rank": 8}}), given)
+    require_samples_used(make_run({"lora": {"rank": 8}}), data(mask_path=Path("m")))
+    with pytest.raises(ConfigError, match="mask_directory"):
+        require_used(RUN, given)
