@@ -17,6 +17,7 @@ from ..files import atomic, write_bytes
 from ..media.font import drawable, load_font
 
 SMOOTHING = 0.95
+KEPT_ROWS = 4096  # in memory, for the chart; a longer run keeps its whole curve, at half the detail
 LOSS = "loss"  # what is minimised; each of its terms has a column loss_<name>
 STREAMS = ("video", "audio")  # terms whose column every row has, null where the step lacks the stream
 COLOURS = (  # dots and line of each curve; after the last they begin again
@@ -57,29 +58,40 @@ class MetricsLog:
     """Appends rows to metrics.jsonl. On opening, rows after `step` are dropped: that part is run again.
 
     A row that the disk refuses waits for the next one, and `events` is told once: a run is worth more than its curve.
-    Raises RunError where the file cannot be opened.
+    `last` is the newest row, None before the first. Raises RunError where the file cannot be opened.
     """
+
+    last: dict[str, Any] | None = None
 
     def __init__(self, path: Path, step: int, events: Events | None = None) -> None:
         self.path = path
         self._events = events or Events()
         self._waiting = b""
+        self._kept: list[dict[str, Any]] = []
+        self._every = 1
         try:
-            self.rows = [row for row in read_rows(path) if row["step"] <= step]
-            text = "".join(json.dumps(row) + "\n" for row in self.rows).encode("utf-8")
+            rows = [row for row in read_rows(path) if row["step"] <= step]
+            text = "".join(json.dumps(row) + "\n" for row in rows).encode("utf-8")
             if path.exists() and path.read_bytes() != text:
                 write_bytes(path, text)
             self._file: BinaryIO = open(path, "ab", buffering=0)
         except OSError as error:
             raise RunError(f"Could not open {path}: {error.strerror or error}. See that it can be written.") from error
         self._end = len(text)
+        for row in rows:
+            self._keep(row)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The steps and losses of the run for its chart: all of a short one, evenly thinned of a long one."""
+        return list(self._kept)
 
     def append(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Write one row and return it as written."""
         cleaned = clean_row(row)
         told = bool(self._waiting)
         self._waiting += json.dumps(cleaned, allow_nan=False).encode("utf-8") + b"\n"
-        self.rows.append(cleaned)
+        self._keep(cleaned)
         try:
             self._write()
         except OSError as error:
@@ -96,6 +108,15 @@ class MetricsLog:
             self._write()
         with contextlib.suppress(OSError):
             self._file.close()
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        """Remember a row without growing with the run."""
+        self.last = row
+        if row["step"] % self._every == 0:
+            self._kept.append({name: value for name, value in row.items() if name == "step" or name.startswith(LOSS)})
+        if len(self._kept) > KEPT_ROWS:
+            self._every *= 2
+            self._kept = [kept for kept in self._kept if kept["step"] % self._every == 0]
 
     def _write(self) -> None:
         """Write what waits, wholly or not at all."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -94,7 +94,7 @@ def export(lora: Path, folder: Path, name: str) -> Path:
 
 def _write(run: Run, events: Events, status: str, with_state: bool, final: bool) -> Saved:
     """Take all steps of a save; those after a failed one are taken as far as they make sense."""
-    folder, saved, rows = run.folder, Saved(), [] if run.log is None else run.log.rows
+    folder, saved = run.folder, Saved()
     if with_state:
         with _needed(saved, STATE):
             saved.state = _again(lambda: _write_state(run))
@@ -105,11 +105,11 @@ def _write(run: Run, events: Events, status: str, with_state: bool, final: bool)
     if saved.state is not None and CHECK not in saved.failed:
         _removed(rotate(folder.states, run.config.train.keep_states, run.step), events)
     with _tolerant(saved, "chart of the loss", events):
-        draw_chart(rows, folder.path / "loss.png", f"{folder.name}: loss per step")
+        draw_chart([] if run.log is None else run.log.rows, folder.path / "loss.png", f"{folder.name}: loss per step")
     if STATE in saved.failed:
         folder.ended(status)
         return saved
-    about: dict[str, Any] = {"total": run.total, "loss": rows[-1].get(LOSS) if rows else None}
+    about: dict[str, Any] = {"total": run.total, "loss": _last_row(run).get(LOSS)}
     if saved.state is not None:
         about["state"] = run.step
     if good:
@@ -200,11 +200,15 @@ def _write_lora(run: Run) -> Path:
 
 
 def _write_sidecars(run: Run, loras: Iterable[Path]) -> None:
-    row = run.log.rows[-1] if run.log is not None and run.log.rows else {}
+    row = _last_row(run)
     losses = [LOSS, *map(loss_column, dict.fromkeys((*STREAMS, *terms_of([row]))))]
     about = {key: row.get(key) for key in ("step", "epoch", *losses, "lr")}
     for lora in loras:
         write_json(lora.with_suffix(".json"), {**about, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+
+
+def _last_row(run: Run) -> Mapping[str, Any]:
+    return {} if run.log is None else run.log.last or {}
 
 
 def _removed(text: str, events: Events) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -258,6 +259,25 @@ def test_data_that_nothing_uses_is_refused_before_its_caches_are_asked_for(run_f
     with pytest.raises(TrainerError, match=r"datasets\[0\]\.reference_directory"):
         train(load_run(run_file))
     assert not (run_file.parent / "runs").exists()
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_many_steps(run_file):
+    """What a run keeps does not grow with its steps: 20,000 of them, measured from the 5,000th on."""
+
+    class Watching(Events):
+        def __init__(self) -> None:
+            self.seen: list[int] = []
+
+        def step(self, metrics):
+            if metrics["step"] % 5000 == 0:
+                gc.collect()
+                pages = int(Path("/proc/self/statm").read_text().split()[1])
+                self.seen.append(pages * os.sysconf("SC_PAGE_SIZE"))
+
+    events = Watching()
+    train(load_run(run_file, ["train.steps=20000", "train.norms_every=0", "lora.rank=1"]), events)
+    assert events.seen[-1] - events.seen[0] < 4 << 20, [size >> 10 for size in events.seen]
 
 
 def test_a_kill_at_any_moment_leaves_a_run_that_goes_on(run_file):

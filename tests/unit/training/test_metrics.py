@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from ltx2_train import Events, RunError
+from ltx2_train.training import metrics
 from ltx2_train.training.metrics import MetricsLog, draw_chart, read_rows, smooth, terms_of, terms_text
 
 
@@ -145,3 +146,23 @@ def test_every_term_is_told_and_drawn_by_its_column_alone(tmp_path):
 def test_more_terms_than_colours_are_drawn_all_the_same(tmp_path):
     rows = [{"step": step, "loss": 1.0, **{f"loss_{name}": 0.1 for name in "abcdefg"}} for step in (1, 2)]
     assert draw_chart(rows, tmp_path / "loss.png").exists()
+
+
+def test_what_is_remembered_of_a_long_run_is_bounded(tmp_path, monkeypatch):
+    """The file holds every row; in memory the whole curve stays, thinned, and no column but the losses."""
+    monkeypatch.setattr(metrics, "KEPT_ROWS", 100)
+    log = MetricsLog(tmp_path / "m.jsonl", 0)
+    for step in range(1, 1001):
+        log.append({"step": step, "loss": 1.0, "loss_video": 1.0, "lr": 1e-4, "skipped": None})
+        assert len(log.rows) <= 100
+    log.close()
+    for one in (log, MetricsLog(tmp_path / "m.jsonl", 1000)):
+        steps = [row["step"] for row in one.rows]
+        assert len(steps) > 50
+        assert steps[0] <= 16
+        assert steps[-1] > 980
+        assert one.rows[0].keys() == {"step", "loss", "loss_video"}
+        assert one.last is not None
+        assert (one.last["step"], one.last["lr"]) == (1000, 1e-4)
+        one.close()
+    assert len(read_rows(tmp_path / "m.jsonl")) == 1000
