@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..errors import DataError
 from ..media import frames as timing
@@ -13,22 +12,12 @@ from ..media.buckets import BucketSelector, ExplicitBuckets, parse_bucket
 from ..media.frame_folder import at_rate
 from ..media.info import MediaInfo
 from .companions import Companions, SoundFinder
-from .dataset_file import DatasetSettings, MediaKind
+from .dataset_file import DatasetSettings
 from .items import Item, Reference, Source, smaller
 from .scan import Candidate
 from .sound_plan import SoundWindow, clip_sound, recording_parts, virtual_shape
 
 IMAGE_FPS = 25.0
-
-
-@dataclass(frozen=True)
-class _Beside:
-    """The files that belong to all windows of a medium."""
-
-    reference_audio: Path | None
-    reference_folder: Path | None
-    mask: Path | None
-    audio_mask: Path | None
 
 
 @dataclass
@@ -73,44 +62,20 @@ class Cutter:
                 return [], reason
             line = timing.timeline(media.path.name, media.times, media.fps, entry.target_fps, entry.source_fps)
             explicit = self._explicit(media, line.frames)
-            cut, reason = self._windows(line, explicit, media)
+            cut, reason = self._windows(line, explicit)
             if reason:
                 return [], f"{reason} ({media.frames} frames at {line.source_fps:.2f} fps in the file)"
         source = Source(media, candidate.caption or "", candidate.stem, entry.caches, line)
         width, height = explicit[:2] if explicit else self.buckets.choose(media.width, media.height)
         apart, silence = self._sound_of(media, candidate)
         overridden = entry.source_fps is not None
-        beside = self._companions_of(candidate, media.kind)
         items = []
         for window in cut:
             sound = None if silence else clip_sound(media, line, window, overridden, apart)
-            shown = self._reference(reference, window, width, height)
-            item = self._item(source, window, (width, height), beside, sound, silence=silence, reference=shown)
+            item = Item(source, window, width, height, self.index, self.validation, sound, silence)
+            item = self._with_companions(item, candidate, reference)
             items += [item, dataclasses.replace(item, flipped=True)] if entry.flip else [item]
         return items, None
-
-    def _item(
-        self,
-        source: Source,
-        window: timing.Window,
-        size: tuple[int, int],
-        beside: _Beside,
-        sound: SoundWindow | None,
-        **more: Any,
-    ) -> Item:
-        return Item(
-            source,
-            window,
-            *size,
-            self.index,
-            self.validation,
-            sound,
-            reference_audio=beside.reference_audio,
-            reference_folder=beside.reference_folder,
-            mask=beside.mask,
-            audio_mask=None if sound is None else beside.audio_mask,
-            **more,
-        )
 
     def _sound_of(self, media: MediaInfo, candidate: Candidate) -> tuple[Path | None, str]:
         """The file with the sound of a medium (None: itself), and why it has none."""
@@ -142,33 +107,29 @@ class Cutter:
         fps = entry.audio_only_target_fps
         line = timing.Timeline((0,), fps, fps, False)
         source = Source(media, candidate.caption or "", candidate.stem, entry.caches, line)
-        beside = self._companions_of(candidate, media.kind)
         items = []
         for start, seconds in parts:
             window = timing.Window(int(start * fps), max(1, round(seconds * fps)))
+            item = Item(source, window, *entry.resolution, self.index, self.validation)
             sound = SoundWindow(media.path, start, seconds, seconds)
-            items.append(
-                self._item(source, window, entry.resolution, beside, sound, virtual=virtual_shape(entry, seconds))
-            )
+            item = dataclasses.replace(item, sound=sound, virtual=virtual_shape(entry, seconds))
+            items.append(self._with_companions(item, candidate))
         return items, None
 
-    def _companions_of(self, candidate: Candidate, kind: MediaKind) -> _Beside:
-        """What lies beside a medium; looked for once, however many windows it has."""
-        entry, promised = self.settings, self.settings.reference_audio_directory is not None
-        heard = promised or candidate.reference_audio is not None
-        return _Beside(
-            (candidate.reference_audio or self.sounds.reference(candidate)) if heard else None,
-            entry.reference_audio_caches if heard else None,
-            self.companions.mask(candidate) if kind != "audio" else None,
-            self.companions.audio_mask(candidate),
-        )
-
-    def _reference(self, path: Path | None, window: timing.Window, width: int, height: int) -> Reference | None:
-        if path is None:
-            return None
-        entry = self.settings
-        frames = entry.reference_frames or window.count
-        return Reference(path, entry.reference_caches, frames, *smaller(width, height, entry.reference_downscale))
+    def _with_companions(self, item: Item, candidate: Candidate, reference: Path | None = None) -> Item:
+        entry, changes = self.settings, {}
+        if entry.reference_audio_directory is not None or candidate.reference_audio is not None:
+            changes["reference_audio"] = candidate.reference_audio or self.sounds.reference(candidate)
+            changes["reference_folder"] = entry.reference_audio_caches
+        if reference is not None:
+            frames = entry.reference_frames or item.window.count
+            width, height = smaller(item.width, item.height, entry.reference_downscale)
+            changes["reference"] = Reference(reference, entry.reference_caches, frames, width, height)
+        if item.kind != "audio":
+            changes["mask"] = self.companions.mask(candidate)
+        if item.sound is not None:
+            changes["audio_mask"] = self.companions.audio_mask(candidate)
+        return dataclasses.replace(item, **changes)
 
     def _seconds(self, duration: float) -> str | None:
         entry = self.settings
@@ -184,7 +145,7 @@ class Cutter:
         return ExplicitBuckets(sizes).choose(media.width, media.height, frames)
 
     def _windows(
-        self, line: timing.Timeline, explicit: tuple[int, int, int] | None, media: MediaInfo
+        self, line: timing.Timeline, explicit: tuple[int, int, int] | None
     ) -> tuple[list[timing.Window], str | None]:
         entry = self.settings
         targets, extraction = self.targets, entry.frame_extraction
@@ -196,9 +157,8 @@ class Cutter:
         rate = f"{line.frames} frames at {entry.target_fps:g} fps"
         if line.frames < entry.min_frames:
             return [], f"too short: {rate}, min_frames is {entry.min_frames}"
-        whole = timing.whole_until(line, media.damage) if extraction == "full" else line.frames
         cut = timing.windows(
-            whole,
+            line.frames,
             targets,
             extraction,
             stride=entry.frame_stride,
@@ -207,11 +167,8 @@ class Cutter:
             pad=entry.pad_short == "pad",
             interval=entry.frame_interval,
         )
-        kept = [window for window in cut if not timing.is_damaged(line, window, media.damage)]
-        if kept:
-            return kept, None
-        if cut or not whole:
-            return [], f"damaged: none of its windows is whole; it {'; '.join(media.remarks)}".rstrip(".")
+        if cut:
+            return cut, None
         reason = f"too short: {rate}, the shortest of target_frames is {min(self.targets)}"
         close = min(self.targets) - line.frames <= timing.PAD_LIMIT
         return [], reason + ('; pad_short = "pad" would keep it' if close and entry.pad_short == "skip" else "")

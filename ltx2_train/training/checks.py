@@ -29,6 +29,7 @@ from ..weights.fingerprint import part_fingerprint
 from ..weights.load import blueprint
 from ..weights.quantize import check_quant
 from ..weights.reader import TensorFile
+from .check_given import check_samples, check_streams
 from .contexts import EMPTY_PROMPT
 from .fit.choose import fixed_settings
 from .identity import Identity, recorded_optimizer, require_same
@@ -139,6 +140,7 @@ def _check_model(config: RunConfig, events: Events) -> tuple[RunConfig, BaseFile
 
     Returns the settings with an optimizer chosen, the files of the base, the layers that get a LoRA, and the device.
     """
+    check_streams(config)
     files, _ = check_base(config, events, config.lora.rank)
     device = pick_device(config.model.device)
     sizes = _check_layers(config, files.checkpoint)
@@ -218,6 +220,7 @@ def _open_data(config: RunConfig, dataset: DatasetConfig, files: BaseFiles, even
     """The samples of the run, their caches all there and made for this base."""
     data = TrainingSet.open(dataset, files.recipe(config, dino=False), events, audio=config.audio)
     require_samples_used(config, data)
+    check_samples(config, data.samples, events)
     warn_of_captions(data.samples, events)
     require_heard(data.samples, config.model.mode)
     return data

@@ -186,7 +186,7 @@ def load(checked: Checked, events: Events) -> Run:
         trigger=checked.trigger,
         checkpoint_shapes=shapes,
         sound=sound,
-        watch=SoundWatch(loras, config.model.mode, events),
+        watch=SoundWatch(loras, config.model.mode if config.audio.generated else "video", events),
         audio_group=audio_group,
         placed=placed,
         plan=plan,

@@ -30,18 +30,26 @@ class Given:
 REFERENCES = Given(
     ("reference_directory", "reference_cache_directory"),
     "reference_path",
-    "Training on references (IC-LoRA) is not there yet. Leave it out to train a plain LoRA on the targets.",
+    'No condition uses references: add [[video.conditions]] with type = "reference" to the run (IC-LoRA). '
+    "Leave it out to train a plain LoRA.",
 )
 REFERENCE_SOUNDS = Given(
     ("reference_audio_directory", "reference_audio_cache_directory"),
     "reference_audio_path",
-    "Training on reference sounds is not there yet. Leave it out to train a plain LoRA.",
+    'No condition uses reference sounds: add [[audio.conditions]] with type = "reference" to the run. '
+    "Leave it out to train a plain LoRA.",
 )
 MASKS = Given(
-    ("mask_directory",), "mask_path", "Training on masks (inpainting) is not there yet. Leave it out for a plain LoRA."
+    ("mask_directory",),
+    "mask_path",
+    'No condition uses masks: add [[video.conditions]] with type = "mask" to the run (inpainting). '
+    "Leave it out to train a plain LoRA.",
 )
 SOUND_MASKS = Given(
-    ("audio_mask_directory",), "audio_mask_path", "Training on masks is not there yet. Leave it out for a plain LoRA."
+    ("audio_mask_directory",),
+    "audio_mask_path",
+    'No condition uses masks of sound: add [[audio.conditions]] with type = "mask" to the run. '
+    "Leave it out to train a plain LoRA.",
 )
 VALIDATION = Given(
     ("validation_datasets",),
@@ -54,11 +62,21 @@ def _draws_validation_clips(run: RunConfig) -> bool:
     return run.sample.wanted and run.sample.validation_clips > 0 and run.model.mode != "audio"
 
 
+def _has_condition(stream: str, kind: str) -> Uses:
+    """Whether a condition of this type stands in the stream."""
+
+    def uses(run: RunConfig) -> bool:
+        settings = run.video if stream == "video" else run.audio
+        return run.model.mode in (stream, "av") and any(one.type == kind for one in settings.conditions)
+
+    return uses
+
+
 CONSUMERS: dict[Given, list[Uses]] = {
-    REFERENCES: [],
-    REFERENCE_SOUNDS: [],
-    MASKS: [],
-    SOUND_MASKS: [],
+    REFERENCES: [_has_condition("video", "reference")],
+    REFERENCE_SOUNDS: [_has_condition("audio", "reference")],
+    MASKS: [_has_condition("video", "mask")],
+    SOUND_MASKS: [_has_condition("audio", "mask")],
     VALIDATION: [_draws_validation_clips],
 }
 

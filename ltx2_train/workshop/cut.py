@@ -104,14 +104,9 @@ def cut_videos(
                 else:
                     events.check_stop()
                     index = index or read_index(info)
+                    copied = write_piece(info, index, first, stop, path, events)
                     begin, end = bounds(info, first, stop)
-                    try:
-                        copied = write_piece(info, index, first, stop, path, events)
-                    except DataError as error:
-                        failed.append((video, f"{path.name} is not written: {error}"))
-                        events.message(failed[-1][1], "warning")
-                    else:
-                        clips.append(CutClip(path, video, begin - info.times[0], end - begin, copied))
+                    clips.append(CutClip(path, video, begin - info.times[0], end - begin, copied))
                 events.progress(number, len(pieces), path.name)
         except DataError as error:
             failed.append((video, str(error)))

@@ -79,3 +79,21 @@ def test_a_feature_that_takes_it_ends_the_error(monkeypatch, tmp_path):
     require_samples_used(make_run({"lora": {"rank": 8}}), data(mask_path=Path("m")))
     with pytest.raises(ConfigError, match="mask_directory"):
         require_used(RUN, given)
+
+
+@pytest.mark.parametrize(
+    ("setting", "stream", "kind"),
+    [
+        ("reference_directory", "video", "reference"),
+        ("mask_directory", "video", "mask"),
+        ("reference_audio_directory", "audio", "reference"),
+        ("audio_mask_directory", "audio", "mask"),
+    ],
+)
+def test_a_condition_uses_what_it_is_for_where_the_mode_has_its_stream(setting, stream, kind, tmp_path):
+    given = dataset(tmp_path, **{setting: "beside"})
+    conditions = {stream: {"conditions": [{"type": kind}]}}
+    require_used(make_run({"model": {"mode": "av"}, **conditions}), given)
+    other = "audio" if stream == "video" else "video"
+    with pytest.raises(ConfigError, match=rf"{setting}: .*{stream}.conditions"):
+        require_used(make_run({"model": {"mode": other}, **conditions}), given)

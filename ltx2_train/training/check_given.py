@@ -1,0 +1,107 @@
+"""Whether what conditions give can be given: found from settings, shapes and small files, before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..caching.cache_file import CacheFile
+from ..conditions.given import Target, refusal
+from ..conditions.reference import downscale
+from ..conditions.settings import AudioReference, Condition, Mask, Reference
+from ..config import RunConfig
+from ..errors import ConfigError
+from ..events import Events
+from ..feed.loader import Sample
+
+_NAMED = 5  # samples that a message names
+
+
+def check_streams(config: RunConfig) -> None:
+    """What the settings alone show. Raises ConfigError."""
+    mode = config.model.mode
+    for stream, settings in (("video", config.video), ("audio", config.audio)):
+        if mode not in (stream, "av") and (settings.conditions or not settings.generated):
+            key = "conditions" if settings.conditions else "generated"
+            raise ConfigError(
+                f"{stream}.{key} is set, but model.mode is {mode}, which has no {stream}. Set model.mode to av, or "
+                f"take {stream}.{key} out."
+            )
+        if not settings.generated and mode != "av":
+            raise ConfigError(
+                f"{stream}.generated is false, but model.mode is {mode}, so nothing would be left to learn. A given "
+                "stream needs the other beside it: set model.mode to av."
+            )
+    if not (config.video.generated or config.audio.generated):
+        raise ConfigError(
+            "video.generated and audio.generated are both false, so nothing would be learned. Set one of them to true."
+        )
+    for stream, settings in (("video", config.video), ("audio", config.audio)):
+        for kind in (type(one) for one in settings.conditions):
+            if sum(type(one) is kind for one in settings.conditions) > 1 and kind in (Reference, AudioReference, Mask):
+                raise ConfigError(
+                    f"{stream}.conditions: there are two conditions of type "
+                    f"{next(one.type for one in settings.conditions if type(one) is kind)}; keep one, with the "
+                    "probability that both together should have."
+                )
+
+
+def check_samples(config: RunConfig, samples: Sequence[Sample], events: Events) -> None:
+    """What the samples show. Raises ConfigError that names settings and samples; what some lack is a warning."""
+    reasons = {sample.key: reason for sample in samples if (reason := next(_problems(config, sample), None))}
+    if reasons:
+        key, reason = next(iter(reasons.items()))
+        more = f" So {_are(len(reasons) - 1)}." if len(reasons) > 1 else ""
+        raise ConfigError(f"{key}: {reason}.{more}")
+    for stream, settings in (("video", config.video), ("audio", config.audio)):
+        for condition in settings.conditions:
+            if isinstance(condition, (Mask, Reference, AudioReference)):
+                _require_some(stream, condition, samples, events)
+
+
+def _problems(config: RunConfig, sample: Sample) -> Iterator[str]:
+    if sample.kind == "video" and config.video.generated and config.model.mode != "audio":
+        target = Target.video(sample.shape, sample.fps)
+        if reason := refusal(config.video.conditions, target):
+            yield f"it {reason}"
+        if any(isinstance(one, Mask) for one in config.video.conditions) and sample.mask_path is not None:
+            if bool(CacheFile(sample.mask_path).mask().all()):
+                yield "its mask is white all over, so nothing is left to make. Paint black what the model should make"
+    if sample.audio_steps and config.audio.generated and config.model.mode != "video":
+        if reason := refusal(config.audio.conditions, Target(sample.audio_steps)):
+            yield f"its sound {reason}"
+    wanted = any(isinstance(one, Reference) for one in config.video.conditions)
+    if wanted and sample.reference_path is not None and config.model.mode != "audio":
+        size = CacheFile(sample.reference_path).latent_shape()
+        if downscale(size, sample.shape) is None:
+            yield (
+                f"its reference is {size.width}x{size.height} latents and the clip {sample.shape.width}x"
+                f"{sample.shape.height}, which no whole number ties together. Choose a reference_downscale that "
+                "divides width / 32 and height / 32 of the clip"
+            )
+
+
+def _require_some(stream: str, condition: Condition, samples: Sequence[Sample], events: Events) -> None:
+    of_sound = stream == "audio"
+    concerned = [one for one in samples if (one.audio_steps if of_sound else one.kind != "audio")]
+    if isinstance(condition, Mask):
+        what, setting = "mask", "audio_mask_directory" if of_sound else "mask_directory"
+        lacking = [one.key for one in concerned if (one.audio_mask_path if of_sound else one.mask_path) is None]
+    else:
+        what = "reference sound" if of_sound else "reference"
+        setting = "reference_audio_directory" if of_sound else "reference_directory"
+        paths = ((one, one.reference_audio_path if of_sound else one.reference_path) for one in concerned)
+        lacking = [one.key for one, path in paths if path is None]
+    if len(lacking) == len(concerned):
+        raise ConfigError(
+            f"{stream}.conditions asks for a {what}, and not one sample has any. Set {setting} in the dataset file (in "
+            "ComfyUI: Load Training Pairs), or take the condition out."
+        )
+    if lacking:
+        named = ", ".join(lacking[:_NAMED]) + (" ..." if len(lacking) > _NAMED else "")
+        events.message(
+            f"{len(lacking)} of {len(concerned)} samples have no {what} and train without: {named}.", "warning"
+        )
+
+
+def _are(count: int) -> str:
+    return "is one more sample" if count == 1 else f"are {count} more samples"

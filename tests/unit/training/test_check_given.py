@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from unit.training.step_parts import make_sample
+
+from ltx2_train.config import make_run
+from ltx2_train.errors import ConfigError
+from ltx2_train.events import Events
+from ltx2_train.files import write_tensors
+from ltx2_train.shapes import LatentShape
+from ltx2_train.training.check_given import check_samples, check_streams
+
+
+class Told(Events):
+    def __init__(self):
+        self.texts = []
+
+    def message(self, text, level="info"):
+        self.texts.append((level, text))
+
+
+def run(mode="av", **settings):
+    return make_run({"model": {"mode": mode}, **settings})
+
+
+def given(*conditions):
+    return {"conditions": list(conditions)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"mode": "video", "audio": given({"type": "mask"})}, "audio.conditions is set, but model.mode is video"),
+        ({"mode": "audio", "video": {"generated": False}}, "video.generated is set, but model.mode is audio"),
+        ({"mode": "video", "video": {"generated": False}}, "video.generated is false, but model.mode is video"),
+        ({"video": {"generated": False}, "audio": {"generated": False}}, "both false"),
+        ({"video": given({"type": "reference"}, {"type": "reference"})}, "two conditions of type reference"),
+    ],
+)
+def test_streams_that_leave_nothing_to_learn_are_refused(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        check_streams(run(**settings))
+
+
+def test_a_stream_may_be_given_and_conditions_may_stand_side_by_side():
+    check_streams(run(video={"generated": False}))
+    check_streams(run(video=given({"type": "first_frame"}, {"type": "suffix", "temporal_boundary": 1})))
+
+
+def test_a_prefix_longer_than_a_clip_names_the_clip_and_how_many_more():
+    samples = [make_sample("fox"), make_sample("hen")]
+    with pytest.raises(ConfigError, match=r"fox: it has 2 latent frames, and a prefix of up to 2.* one more sample"):
+        check_samples(run("video", video=given({"type": "prefix", "temporal_boundary": 2})), samples, Events())
+
+
+def test_sound_is_measured_by_itself():
+    with pytest.raises(ConfigError, match="its sound has 6 latent steps"):
+        check_samples(
+            run("audio", audio=given({"type": "suffix", "seconds": 1})), [make_sample("a", "audio", 6)], Events()
+        )
+
+
+def test_what_no_sample_has_is_an_error_and_what_some_lack_a_warning(tmp_path):
+    config = run("video", video=given({"type": "mask"}))
+    with pytest.raises(ConfigError, match="not one sample has any.*mask_directory"):
+        check_samples(config, [make_sample("fox")], Events())
+    mask = tmp_path / "mask.safetensors"
+    write_tensors(mask, {"mask": torch.tensor([[[0, 1], [1, 1]], [[1, 1], [1, 1]]], dtype=torch.uint8)})
+    told = Told()
+    check_samples(config, [replace(make_sample("fox"), mask_path=mask), make_sample("hen")], told)
+    assert told.texts == [("warning", "1 of 2 samples have no mask and train without: hen.")]
+
+
+def test_a_mask_that_gives_everything_is_named(tmp_path):
+    mask = tmp_path / "mask.safetensors"
+    write_tensors(mask, {"mask": torch.ones(2, 2, 2, dtype=torch.uint8)})
+    with pytest.raises(ConfigError, match="fox: its mask is white all over"):
+        check_samples(
+            run("video", video=given({"type": "mask"})), [replace(make_sample("fox"), mask_path=mask)], Events()
+        )
+
+
+@pytest.mark.parametrize(("side", "fits"), [(1, True), (2, True), (3, False)])
+def test_a_reference_must_be_smaller_by_a_whole_number(tmp_path, side, fits):
+    path = tmp_path / "reference.safetensors"
+    write_tensors(path, {f"latents_1x{side}x{side}_float32": torch.zeros(128, 1, side, side)})
+    sample = replace(make_sample("fox"), shape=LatentShape(2, 2, 2), reference_path=path)
+    config = run("video", video=given({"type": "reference"}))
+    if fits:
+        check_samples(config, [sample], Events())
+    else:
+        with pytest.raises(ConfigError, match="fox: its reference is 3x3 latents"):
+            check_samples(config, [sample], Events())
