@@ -52,6 +52,7 @@ _HOME = {
     "import_settings": "config.importing",
     "inspect_lora": "lora.report",
     "keep_branches": "lora.branches",
+    "list_loras": "training.lora_files",
     "load_run": "config",
     "loss_column": "training.metrics",
     "make_run": "config",

@@ -173,12 +173,14 @@ class TrainLoRA(io.ComfyNode):
                 raise
             finally:
                 events.close()
-            events.finish("finished", "The LoRA is in ComfyUI's loras folder. Raise steps to extend.")
-            _finished.add(result.folder)
-            finished = handles.FinishedRun(result.folder, result.lora, result.step, tables)
-            return io.NodeOutput(
-                read_lora(result.lora), finished, str(result.lora), ui={"ltx2_train": [events.shown()]}
+            lora = _with_its_step(result)
+            events.finish(
+                "finished",
+                f"{lora.name} is in ComfyUI's loras folder. Raise steps to extend; this LoRA stays as it is.",
             )
+            _finished.add(result.folder)
+            finished = handles.FinishedRun(result.folder, lora, result.step, tables)
+            return io.NodeOutput(read_lora(lora), finished, str(lora), ui={"ltx2_train": [events.shown()]})
 
 
 def run_tables(prepared: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,6 +210,12 @@ def check_ahead(prompt: Mapping[str, Any] | None, prepared_by: str | None, table
             except TrainerError as error:
                 text = words.in_words(str(error))
                 raise type(error)(text if text.startswith(TITLE) else f"{TITLE}: {text}") from None
+
+
+def _with_its_step(result: core.RunResult) -> Path:
+    """The LoRA of a run under the name with its step: the plain name is that of a longer run, once there is one."""
+    saved = [path for step, path in core.list_loras(result.lora.parent, result.folder.name) if step == result.step]
+    return saved[-1] if saved else result.lora
 
 
 def _is_finished(folder: Path) -> bool:

@@ -209,6 +209,19 @@ def test_a_finished_run_is_left_alone_until_its_folder_changes(nodes, chain):
     assert mark() != before
 
 
+def test_a_longer_run_leaves_the_finished_lora_as_it_is(comfy, chain):
+    first = chain.trained("kept", steps=2).args[1]
+    assert first.lora.name == "kept_000002.safetensors"
+    before = first.lora.read_bytes()
+    second = chain.trained("kept", steps=3).args
+    assert Path(second[2]).name == "kept_000003.safetensors"
+    assert first.lora.read_bytes() == before
+    listed = comfy.folder("models", "loras") / "kept"
+    assert (listed / "kept_000002.safetensors").read_bytes() == before
+    assert (listed / "kept.safetensors").read_bytes() == Path(second[2]).read_bytes() != before
+    assert "kept_000003.safetensors is in ComfyUI's loras folder" in comfy.events("ltx2_train.step")[-1]["message"]
+
+
 def test_other_settings_under_the_same_name_are_refused(chain):
     chain.trained("other", steps=1)
     with pytest.raises(RuntimeError, match="lora.rank"):

@@ -57,6 +57,7 @@ def test_the_public_names_are_these():
         "import_settings",
         "inspect_lora",
         "keep_branches",
+        "list_loras",
         "load_run",
         "loss_column",
         "make_run",
