@@ -18,7 +18,7 @@ from ..caching.encode_text import Beside, each_features
 from ..caching.text_file import compact_tensors, read_compact
 from ..dataset.cache_names import COMPACT_SUFFIX
 from ..device import DTYPES, release
-from ..errors import CacheError, DataError
+from ..errors import CacheError, DataError, RunError
 from ..events import Events
 from ..files import digest, write_tensors
 from ..models.text import TextFeatures
@@ -59,7 +59,10 @@ def prompt_features(
                         failed.append(features)
                         continue
                     found[text] = features
-                    _keep(paths[text], text, device, features)
+                    try:
+                        _keep(paths[text], text, device, features)
+                    except RunError as error:  # a prompt is worth more than its cache
+                        events.message(f"The features of a prompt are not kept. {error}", "warning")
                     events.progress(sum(one in found for one in missing), len(missing), text[:60])
         finally:
             gemma.close()

@@ -52,3 +52,9 @@ def test_a_prompt_that_fails_does_not_cost_the_others(features):
     found = features("three", "one")
     assert Encoder.opened == 1
     assert {text: one.tokens for text, one in found.items()} == {"three": 5, "one": 3}
+
+
+def test_a_folder_that_cannot_be_written_costs_only_the_cache(features, tmp_path):
+    (tmp_path / "prompts").write_text("a file where the folder would be")
+    found = features("one", "three")
+    assert {text: one.tokens for text, one in found.items()} == {"one": 3, "three": 5}

@@ -1,14 +1,17 @@
 """The renderer draws what its model has, opens one decoder at a time, and outlives what fails."""
 
 import dataclasses
+import re
 
 import av
 import numpy as np
 import pytest
 import torch
+from refusing import Refusing, for_good, once
 
+from ltx2_train import files
 from ltx2_train.config import SampleSettings
-from ltx2_train.errors import TrainerError
+from ltx2_train.errors import RunError, TrainerError
 from ltx2_train.events import Events
 from ltx2_train.models.transformer import Output
 from ltx2_train.sampling.prompts import parse_prompt
@@ -115,6 +118,33 @@ def draw(tmp_path):
         return files, model, decoders, told
 
     return run
+
+
+@pytest.mark.parametrize("how", [once, for_good])
+@pytest.mark.parametrize("tolerant", [True, False])
+def test_each_refused_write_of_a_sample_is_named_and_leaves_nothing_half_written(draw, tmp_path, how, tolerant):
+    more = {"audio": "separate", "spectrogram": True, "tolerant": tolerant}
+    with pytest.MonkeyPatch.context() as patch:
+        system = Refusing(patch, tmp_path, kinds=("make", "rename"))
+        draw("av", **more)
+    whole = names(tmp_path)
+    for at in range(len(system.changes)):
+        for path in tmp_path.iterdir():
+            path.unlink()
+        refused = f"could not write|{re.escape(str(tmp_path))}"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(files, "WAITS", ())
+            system = Refusing(patch, tmp_path, how(at), ("make", "rename"))
+            if tolerant:
+                told = draw("av", **more)[3]
+                assert any(re.search(refused, text) for level, text in told.messages if level == "warning")
+            else:
+                with pytest.raises(RunError, match=refused):
+                    draw("av", **more)
+        assert set(names(tmp_path)) < set(whole)
+        assert all(path.stat().st_size for path in tmp_path.iterdir())
+    draw("av", **more)
+    assert names(tmp_path) == whole
 
 
 def track(path):
