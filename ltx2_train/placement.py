@@ -23,10 +23,13 @@ from .offload.settings import MemorySettings
 from .offload.source import FileBlocks, Ranges
 from .quant.base import QuantLinear
 from .quant.faster import faster_matmul, has_matmul, set_matmul
+from .quant.formats import FORMATS
+from .quant.settings import QuantSettings
 from .weights.keys import in_mode, transformer_prefix
 from .weights.load import load_transformer
 from .weights.loftq import Loftq
-from .weights.reader import TensorFile
+from .weights.quantize import eligible
+from .weights.reader import TensorFile, TensorInfo
 from .weights.stored import find_stored
 
 BLOCKS = "transformer_blocks."
@@ -236,7 +239,7 @@ def _weight_bytes(config: RunConfig) -> tuple[float, float, int]:
     with TensorFile(config.need("model.checkpoint")) as file:
         prefix = transformer_prefix(file.tensors) or ""
         kept = bool(find_stored(file.tensors, file.metadata).in_blocks())
-        small = {"auto": width, "none": width, "nf4": 0.6, "int4": 0.6, "int2": 0.35}.get(config.quant.format, 1.05)
+        sizes = _Stored(config.quant, DTYPES[config.model.precision])
         for name, info in file.tensors.items():
             path = name[len(prefix) :]
             if not name.startswith(prefix) or "embeddings_connector." in path or not in_mode(path, config.model.mode):
@@ -246,8 +249,27 @@ def _weight_bytes(config: RunConfig) -> tuple[float, float, int]:
                 outside += info.elements * width
             else:
                 numbers.add(number)
-                inside += info.nbytes if kept else info.elements * small
+                inside += info.nbytes if kept else sizes.of(path, info)
     return inside, outside, len(numbers)
+
+
+class _Stored:
+    """Bytes of the tensors of a block once they are stored as `quant` says, found where tensors have shapes only."""
+
+    def __init__(self, quant: QuantSettings, dtype: torch.dtype) -> None:
+        self.quant, self.dtype = quant, dtype
+        self.kind = None if quant.format in ("auto", "none") else FORMATS.get(quant.format)
+        self._weights: dict[tuple[int, ...], int] = {}
+
+    def of(self, path: str, info: TensorInfo) -> int:
+        """Of the tensor at dotted `path`."""
+        layer, _, leaf = path.rpartition(".")
+        if self.kind is None or leaf != "weight" or len(info.shape) != 2 or not eligible(layer):
+            return info.elements * self.dtype.itemsize
+        if info.shape not in self._weights:
+            weight = torch.empty(info.shape, dtype=info.torch_dtype, device="meta")
+            self._weights[info.shape] = self.kind.quantize(weight, None, self.quant, self.dtype).nbytes
+        return self._weights[info.shape]
 
 
 def _ranges(checkpoint: Path | str) -> Ranges:
