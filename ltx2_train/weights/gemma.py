@@ -5,8 +5,8 @@ Gemma-3-12B's, the one encoder that LTX-2 and LTX-2.3 were trained with.
 
 The module is made on the meta device and filled tensor by tensor, so memory holds the model once. Non-persistent
 buffers (rotary frequencies, the embedding's scale) have other names in every release of transformers: they are copied
-from a two-layer twin that is built for real, whatever they are called. FP8 linears stay FP8 and are upcast one at a
-time where they are used.
+from a two-layer twin that is built for real, whatever they are called. Quantized linears stay as they are stored and
+are upcast one at a time where they are used.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from torch.nn import functional
 
 from ..errors import CheckpointError
 from ..files import digest
-from .gemma_files import FP8, SCALES, SPIECE, USABLE, GemmaFiles
+from .gemma_files import SPIECE, USABLE, GemmaFiles
 from .load import OnLinear, Progress
+from .stored import FP8_TYPES, KEPT_FP8, numbers_shape
+from .stored_numbers import read_numbers, read_scale, read_stored, refuse_unscaled
 
 TOKEN_LIMIT = 1024  # the models were trained with captions cut here
 
@@ -74,8 +76,8 @@ def load_gemma(
 ) -> Any:
     """A frozen Gemma3TextModel that computes in `dtype` on `device`.
 
-    `on_linear(path, linear)` may return a module that takes the place of a layer's linear that has just arrived; FP8
-    weights are then turned into numbers first.
+    `on_linear(path, linear)` may return a module that takes the place of a layer's linear that has just arrived;
+    quantized weights are then turned into numbers first.
     """
     from transformers import Gemma3TextModel
 
@@ -105,17 +107,32 @@ def place_weight(
     dtype: torch.dtype,
     on_linear: OnLinear | None = None,
 ) -> None:
-    """Read the tensor `name` into the module at `path` of `model`; fp8 stays fp8 unless `on_linear` wants numbers."""
-    owner = model.get_submodule(path)
-    keep = files.info(name).dtype in FP8 and torch.device(device).type != "mps"  # Apple's GPU knows no fp8
+    """Read the tensor `name` into the module at `path` of `model`.
+
+    What is stored quantized stays so, unless `on_linear` wants numbers.
+    """
+    owner, layer = model.get_submodule(path), name.removesuffix(".weight")
+    kind = files.stored.kinds.get(layer)
+    keep = kind is not None and torch.device(device).type != "mps"  # Apple's GPU knows no fp8
     if keep and on_linear is None and isinstance(owner, nn.Linear):
-        model.set_submodule(path, Fp8Linear(files.read(name, device), _scale(files, name, device)))
+        shape = (owner.out_features, owner.in_features)
+        linear = (
+            Fp8Linear(*_fp8(files, name, device))
+            if kind == KEPT_FP8
+            else read_stored(files, layer, files.stored, None, dtype, device, shape)
+        )
+        model.set_submodule(path, linear)
     elif keep and isinstance(owner, nn.Embedding):
-        scale = _scale(files, name, device)
-        stored = Fp8Embedding(files.read(name, device), scale, embedding_factor(files, dtype), dtype)
-        model.set_submodule(path, stored)
+        weight, scale = _fp8(files, name, device)
+        model.set_submodule(path, Fp8Embedding(weight, scale, embedding_factor(files, dtype), dtype))
     else:
-        owner.weight = nn.Parameter(_plain(files, name, device, dtype), requires_grad=False)
+        if kind in (None, KEPT_FP8):
+            numbers = read_numbers(files, name, files.info(name)).to(device, dtype)
+        else:
+            shape = numbers_shape(name, files.info(name), files.stored)
+            made = read_stored(files, layer, files.stored, None, dtype, "cpu", (shape[0], shape[1]))
+            numbers = made.dequantize(dtype).to(device)
+        owner.weight = nn.Parameter(numbers, requires_grad=False)
         replacement = on_linear(path, owner) if on_linear is not None and isinstance(owner, nn.Linear) else None
         if replacement is not None:
             model.set_submodule(path, replacement)
@@ -159,16 +176,21 @@ def embedding_rows(files: GemmaFiles, ids: list[int], dtype: torch.dtype) -> tor
     width = info.nbytes // info.shape[0]
     raw = bytearray(b"".join(file.read_bytes(stored, row * width, width) for row in ids))
     rows = torch.frombuffer(raw, dtype=torch.uint8).view(info.torch_dtype).view(len(ids), hidden)
-    if info.dtype in FP8:
-        scale = _scale(files, name, "cpu")
+    if info.dtype in FP8_TYPES:
+        scale = read_scale(files, "embed_tokens")
+        if scale is None:
+            refuse_unscaled(rows, "embed_tokens", files.name)
         rows = rows.float()
         if scale is not None:
-            rows = rows * (scale if scale.numel() == 1 else scale[torch.tensor(ids)].unsqueeze(-1))
+            rows = rows * (scale.reshape(()) if scale.numel() == 1 else scale.reshape(-1, 1)[torch.tensor(ids)])
     return rows.to(dtype) * embedding_factor(files, dtype)
 
 
 class Fp8Linear(nn.Module):
     """A linear whose weight stays as stored; its scale (one, or one a row) multiplies the result."""
+
+    weight: torch.Tensor
+    scale: torch.Tensor | None
 
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor | None) -> None:
         super().__init__()
@@ -182,6 +204,9 @@ class Fp8Linear(nn.Module):
 
 class Fp8Embedding(nn.Module):
     """Gemma's embedding, scaled by the root of its width, with only the rows in use upcast."""
+
+    weight: torch.Tensor
+    scale: torch.Tensor | None
 
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor | None, factor: float, dtype: torch.dtype) -> None:
         super().__init__()
@@ -289,31 +314,13 @@ def _copy_buffers(model: nn.Module, config: Any, kind: type[nn.Module], device: 
         model.get_submodule(owner)._buffers[leaf] = buffer.to(device)
 
 
-def _scale(files: GemmaFiles, name: str, device: torch.device | str) -> torch.Tensor | None:
-    """The scale of an FP8 weight: a scalar, one value a row, or None where the weight is a plain cast."""
-    layer = name.removesuffix("weight")
-    for suffix in SCALES:
-        if f"{layer}{suffix}" in files.tensors:
-            scale = files.read(f"{layer}{suffix}", device, torch.float32)
-            rows = files.info(name).shape[0]
-            if scale.numel() == 1:
-                return scale.reshape(())
-            if scale.numel() == rows:
-                return scale.reshape(rows)
-            raise CheckpointError(
-                f"The text encoder {files.path.name} has block scales ({layer}{suffix} {list(scale.shape)}), "
-                f"which cannot be used. {USABLE}"
-            )
-    return None
-
-
-def _plain(files: GemmaFiles, name: str, device: torch.device | str, dtype: torch.dtype) -> torch.Tensor:
-    if files.info(name).dtype not in FP8:
-        return files.read(name, device, dtype)
-    weight, scale = files.read(name, "cpu", torch.float32), _scale(files, name, "cpu")
-    if scale is not None:
-        weight = weight * (scale if scale.ndim == 0 else scale.unsqueeze(-1))
-    return weight.to(device, dtype)
+def _fp8(files: GemmaFiles, name: str, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """An fp8 weight as it is stored, and its scale: a scalar, one value a row, or None where it is a plain cast."""
+    weight, scale = files.read(name, device), read_scale(files, name.removesuffix(".weight"), device)
+    if scale is None:
+        refuse_unscaled(weight, name.removesuffix(".weight"), files.name)
+        return weight, None
+    return weight, scale.reshape(()) if scale.numel() == 1 else scale.reshape(-1)
 
 
 def fingerprint_parts(files: GemmaFiles) -> Iterator[str | bytes]:

@@ -7,7 +7,6 @@ Everything that is not usable is refused here, in milliseconds and before a weig
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,14 +16,15 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
+from ..files import parse_json
+from .keys import QUANTIZATION_MARK
 from .reader import TensorFile, TensorInfo
+from .stored import KEPT_FP8, StoredLinears, declared_layers, find_stored, numbers_shape, read_marks
 
 USABLE = (
-    "Choose gemma_3_12B_it.safetensors or an fp8 version of it from ComfyUI's text_encoders folder, "
+    "Choose gemma_3_12B_it.safetensors or an fp8 or fp4 version of it from ComfyUI's text_encoders folder, "
     "or the folder google/gemma-3-12b-it-qat-q4_0-unquantized."
 )
-FP8 = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
-_PLAIN = ("F32", "F16", "BF16")
 _LINEARS = tuple(f"self_attn.{x}_proj" for x in "qkvo") + tuple(f"mlp.{x}_proj" for x in ("gate", "up", "down"))
 _NORMS = (
     "self_attn.q_norm",
@@ -34,9 +34,10 @@ _NORMS = (
     "pre_feedforward_layernorm",
     "post_feedforward_layernorm",
 )
+_PART = re.compile(r"(.+)-(\d+)-of-(\d+)\.safetensors")
 _LAYER = re.compile(r"layers\.(\d+)\.(.+)\.weight$")
-SCALES = ("weight_scale", "scale_weight")
-_IGNORED = ("input_scale", "scale_input")  # scales of activations, which stay in bf16 here
+# beside a weight: its scales, a mark, and the scales of activations, which stay in bf16 here
+_BESIDE = ("weight_scale", "scale_weight", "weight_scale_2", "comfy_quant", "input_scale", "scale_input")
 SPIECE = "spiece_model"
 
 
@@ -66,7 +67,13 @@ class GemmaFiles:
     files: tuple[TensorFile, ...]
     tensors: Mapping[str, tuple[TensorFile, str]]  # the text tower's name -> where it lies
     shape: GemmaShape
+    stored: StoredLinears  # which layers are quantized, by the text tower's names
     options: Mapping[str, Any] = field(default_factory=dict)  # text_config of config.json
+
+    @property
+    def name(self) -> str:
+        """Its file or folder name, for messages."""
+        return self.path.name
 
     def info(self, name: str) -> TensorInfo:
         file, stored = self.tensors[name]
@@ -75,6 +82,17 @@ class GemmaFiles:
     def read(self, name: str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> torch.Tensor:
         file, stored = self.tensors[name]
         return file.read(stored, device, dtype)
+
+    def read_bytes(self, name: str, start: int = 0, count: int | None = None) -> bytes:
+        file, stored = self.tensors[name]
+        return file.read_bytes(stored, start, count)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def packed(self, name: str) -> bool:
+        """Whether the tensor belongs to a layer that is stored quantized."""
+        return name.rpartition(".")[0] in self.stored.kinds
 
     @property
     def nbytes(self) -> int:
@@ -103,16 +121,16 @@ def open_gemma(path: Path | str) -> GemmaFiles:
     options: Mapping[str, Any] = {}
     if path.is_dir():
         options = _folder_options(path)
-        found = tuple(TensorFile(file) for file in _shards(path))
+        found, everything = _folder_tensors(path)
     else:
         found = (TensorFile(path),)
-    everything = {name: file for file in found for name in file.tensors}
+        everything = dict.fromkeys(found[0].tensors, found[0])
     prefix = _prefix(path, everything)
     kept = (f"{prefix}embed_tokens.", f"{prefix}layers.", f"{prefix}norm.")
     tensors = {name[len(prefix) :]: (file, name) for name, file in everything.items() if name.startswith(kept)}
-    _refuse_other_quantization(path, tensors, found)
-    shape = _shape(path, {name: file.tensors[stored] for name, (file, stored) in tensors.items()})
-    return GemmaFiles(path, found, tensors, shape, options)
+    infos = {name: file.tensors[stored] for name, (file, stored) in tensors.items()}
+    stored = _stored(path, prefix, infos, everything)
+    return GemmaFiles(path, found, tensors, _shape(path, infos, stored), stored, options)
 
 
 def _folder_options(path: Path) -> Mapping[str, Any]:
@@ -123,7 +141,7 @@ def _folder_options(path: Path) -> Mapping[str, Any]:
             "the .safetensors files of Gemma 3, or a single .safetensors file."
         )
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = parse_json(file.read_bytes())
         kind = str(config.get("model_type", ""))
         options = dict(config.get("text_config", config))
     except (ValueError, AttributeError, TypeError):
@@ -135,24 +153,62 @@ def _folder_options(path: Path) -> Mapping[str, Any]:
     return options
 
 
-def _shards(path: Path) -> list[Path]:
+def _folder_tensors(path: Path) -> tuple[tuple[TensorFile, ...], dict[str, TensorFile]]:
+    """The files of the folder, and the one that holds each tensor: the index decides, where there is one."""
     index = path / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError):
-            raise CheckpointError(f"{index} is not readable. Download it again.") from None
-        missing = [name for name in names if not (path / name).is_file()]
-        if missing:
+    places = _index(index) if index.is_file() else None
+    names = sorted(set(places.values())) if places is not None else _shards(path)
+    missing = [name for name in names if not (path / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"The text encoder folder {path} is incomplete: {', '.join(missing)} of {len(names)} files missing. "
+            "Finish the download."
+        )
+    files = {name: TensorFile(path / name) for name in names}
+    if places is not None:
+        absent = next((tensor for tensor, name in places.items() if tensor not in files[name]), None)
+        if absent is not None:
             raise CheckpointError(
-                f"The text encoder folder {path} is incomplete: {', '.join(missing)} of {len(names)} files missing. "
-                "Finish the download."
+                f"The index of the text encoder folder {path} says that {absent} lies in {places[absent]}, but it does "
+                "not: index and files are of different downloads. Download the folder again."
             )
-        return [path / name for name in names]
-    found = sorted(path.glob("*.safetensors"))
+        return tuple(files.values()), {tensor: files[name] for tensor, name in places.items()}
+    everything: dict[str, TensorFile] = {}
+    for file in files.values():
+        for tensor in file.tensors:
+            if tensor in everything:
+                raise CheckpointError(
+                    f"The text encoder folder {path} holds {tensor} twice, in {everything[tensor].name} and in "
+                    f"{file.name}, and no model.safetensors.index.json that says which counts. Keep the files of one "
+                    "model in a folder."
+                )
+            everything[tensor] = file
+    return tuple(files.values()), everything
+
+
+def _index(index: Path) -> dict[str, str]:
+    """tensor -> file name. Raises CheckpointError where the index cannot be read."""
+    try:
+        table = parse_json(index.read_bytes())["weight_map"]
+        if all(isinstance(name, str) for name in table.values()):
+            return dict(table)
+    except (ValueError, KeyError, AttributeError, TypeError):
+        pass
+    raise CheckpointError(f"{index} is not readable. Download it again.")
+
+
+def _shards(path: Path) -> list[str]:
+    """The names of the weight files; of a model in numbered parts those that should be there."""
+    found = sorted(file.name for file in path.glob("*.safetensors"))
     if not found:
         raise CheckpointError(f"The text encoder folder {path} has no .safetensors files. {USABLE}")
-    return found
+    names = set(found)
+    for name in found:
+        if match := _PART.fullmatch(name):
+            start, number, total = match.groups()
+            width = len(number)
+            names |= {f"{start}-{part:0{width}d}-of-{total}.safetensors" for part in range(1, int(total) + 1)}
+    return sorted(names)
 
 
 def _prefix(path: Path, names: Mapping[str, TensorFile]) -> str:
@@ -175,42 +231,32 @@ def _prefix(path: Path, names: Mapping[str, TensorFile]) -> str:
     raise CheckpointError(f"The text encoder {path.name} is not Gemma 3: it {reason}. {USABLE}")
 
 
-def _refuse_other_quantization(
-    path: Path, tensors: Mapping[str, tuple[TensorFile, str]], found: tuple[TensorFile, ...]
-) -> None:
-    formats = set()
-    for name, (file, stored) in tensors.items():
-        kind = file.tensors[stored].dtype
-        if name.endswith(".comfy_quant"):
-            formats.add(_format(file.read_bytes(stored)))
-        elif name.endswith((".weight_scale_2", ".pre_quant_scale")):
-            formats.add("nvfp4")
-        elif name.endswith(".weight") and kind not in _PLAIN and kind not in FP8:
-            formats.add(f"packed {kind}")
-    for file in found:
-        text = file.metadata.get("_quantization_metadata")
-        if text:
-            try:
-                layers = json.loads(text)["layers"].values()
-                formats.update(str(layer.get("format")) for layer in layers)
-            except (ValueError, KeyError, AttributeError, TypeError):
-                formats.add("unreadable")
-    wrong = sorted(formats - set(FP8.values()))
-    if wrong:
-        raise CheckpointError(
-            f"The text encoder {path.name} is quantized as {', '.join(wrong)}, which cannot be used for training; "
-            f"bf16, fp16, fp32 and fp8 can. {USABLE}"
-        )
+def _stored(
+    path: Path, prefix: str, infos: Mapping[str, TensorInfo], everything: Mapping[str, TensorFile]
+) -> StoredLinears:
+    """How the text tower stores its layers. Raises CheckpointError where one cannot be read.
+
+    Marks and tables of layers use the names of their file; a mark for the whole file may stand outside of the tower.
+    """
+    marks: dict[str, object] = {}
+    for file in {file.path: file for file in everything.values()}.values():
+        found = declared_layers(file.metadata) | read_marks(file, file.tensors, sample=True)
+        marks |= {layer.removeprefix(prefix): entry for layer, entry in found.items()}
+    seen = dict(infos)
+    for name, file in everything.items():
+        if name.rpartition(".")[2] == QUANTIZATION_MARK:
+            seen[QUANTIZATION_MARK] = file.tensors[name]
+    stored = find_stored(seen, {}, marks)
+    text = stored.complaint(usable=USABLE)
+    embedding = stored.kinds.get("embed_tokens", KEPT_FP8)
+    if not text and embedding != KEPT_FP8:
+        text = f"{embedding.removeprefix('kept_')} (embed_tokens), of which no single row can be read. {USABLE}"
+    if text:
+        raise CheckpointError(f"The text encoder {path.name} is stored as {text}")
+    return stored
 
 
-def _format(mark: bytes) -> str:
-    try:
-        return str(json.loads(mark)["format"])
-    except (ValueError, KeyError, TypeError):
-        return "unreadable"
-
-
-def _shape(path: Path, infos: Mapping[str, TensorInfo]) -> GemmaShape:
+def _shape(path: Path, infos: Mapping[str, TensorInfo], stored: StoredLinears) -> GemmaShape:
     layers = 1 + max((int(match[1]) for match in map(_LAYER.match, infos) if match), default=-1)
     wanted = {"embed_tokens.weight", "norm.weight"} | {
         f"layers.{layer}.{part}.weight" for layer in range(layers) for part in _LINEARS + _NORMS
@@ -222,8 +268,7 @@ def _shape(path: Path, infos: Mapping[str, TensorInfo]) -> GemmaShape:
             f"The text encoder {path.name} is incomplete or not Gemma 3: {len(missing)} tensors are missing, "
             f"the first is {missing[0]}.{part} {USABLE}"
         )
-    side = SCALES + _IGNORED + ("comfy_quant",)
-    strange = sorted(name for name in infos.keys() - wanted if name.rsplit(".", 1)[-1] not in side)
+    strange = sorted(name for name in infos.keys() - wanted if name.rsplit(".", 1)[-1] not in _BESIDE)
     if strange:
         raise CheckpointError(
             f"The text encoder {path.name} is not a plain Gemma 3: it has {len(strange)} unknown tensors, "
@@ -243,9 +288,10 @@ def _shape(path: Path, infos: Mapping[str, TensorInfo]) -> GemmaShape:
     )
     for name in sorted(wanted):
         expected = _expected(shape, name)
-        if infos[name].shape != expected:
+        found = numbers_shape(name, infos[name], stored)
+        if found != expected:
             raise CheckpointError(
-                f"The text encoder {path.name} is not a Gemma 3: {name} has the shape {list(infos[name].shape)}, "
+                f"The text encoder {path.name} is not a Gemma 3: {name} has the shape {list(found)}, "
                 f"{list(expected)} was expected. {USABLE}"
             )
     return shape

@@ -86,7 +86,7 @@ class StoredLinears:
     types: dict[str, str] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
 
-    def complaint(self, layers: Iterable[str] | None = None) -> str:
+    def complaint(self, layers: Iterable[str] | None = None, usable: str = USABLE) -> str:
         """What of `layers` (None: of the whole file) cannot be read, as the end of a sentence; "" where all can."""
         named: dict[str, list[str]] = {}
         for layer in self.unreadable if layers is None else layers:
@@ -101,7 +101,7 @@ class StoredLinears:
         text = f"{', '.join(listed)}, which cannot be read."
         if any(why.endswith(_LOST) for why in named):
             text += " Without it the numbers are hundreds of times too large. Download the file again."
-        return f"{text} {USABLE}"
+        return f"{text} {usable}"
 
     def in_blocks(self) -> dict[str, str]:
         """The layers inside the transformer's blocks."""
@@ -122,11 +122,15 @@ def find_stored(
         return StoredLinears({}, own, unreadable={"": f"{own} of a newer version of this program"})
     kinds: dict[str, str] = {}
     unreadable: dict[str, str] = {}
-    header = _Header(tensors, {**_declared(metadata), **(marks or {})})
+    header = _Header(tensors, {**declared_layers(metadata), **(marks or {})})
     for name, info in tensors.items():
-        if info.dtype in PLAIN_TYPES or keys.is_quantization(name):
+        if keys.is_quantization(name):
             continue
         layer = name.removesuffix(".weight")
+        if info.dtype in PLAIN_TYPES:
+            if layer in header.declared and name.endswith(".weight"):
+                unreadable[layer] = f"{info.dtype}, but marked as {_format_of(header.declared[layer])}"
+            continue
         if name.endswith(".weight") and len(info.shape) == 2:
             kind, why = _kind(layer, info, header, own)
         else:
@@ -175,12 +179,17 @@ def check_marks(file: TensorFile, layers: Iterable[str]) -> None:
 
 
 def weight_shapes(file: TensorFile) -> dict[str, tuple[int, ...]]:
-    """name -> shape of every tensor, packed weights counted in numbers and not in the bytes they share."""
-    shapes = {name: info.shape for name, info in file.tensors.items()}
-    for layer, kind in stored_in(file).kinds.items():
-        rows, width = shapes[f"{layer}.weight"]
-        shapes[f"{layer}.weight"] = (rows, width * STORED.get(kind).storage.per_byte)
-    return shapes
+    """name -> shape of every tensor, packed weights counted in numbers."""
+    stored = stored_in(file)
+    return {name: numbers_shape(name, info, stored) for name, info in file.tensors.items()}
+
+
+def numbers_shape(name: str, info: TensorInfo, stored: StoredLinears) -> tuple[int, ...]:
+    """The shape of the tensor `name`, a packed weight counted in numbers and not in the bytes they share."""
+    kind = stored.kinds.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
+    if kind is None:
+        return info.shape
+    return (*info.shape[:-1], info.shape[-1] * STORED.get(kind).storage.per_byte)
 
 
 def ending_of(name: str) -> str:
@@ -288,7 +297,7 @@ def _blocks_of_64(info: TensorInfo, scale: TensorInfo) -> tuple[str, str]:
     return "", f"fp8 with {scale.elements} scales for {rows} rows"
 
 
-def _declared(metadata: Mapping[str, str]) -> Mapping[str, object]:
+def declared_layers(metadata: Mapping[str, str]) -> dict[str, object]:
     """ComfyUI's table of layers in the header."""
     text = metadata.get(COMFY_METADATA)
     if not text:
@@ -298,6 +307,10 @@ def _declared(metadata: Mapping[str, str]) -> Mapping[str, object]:
     except (ValueError, KeyError, TypeError):
         return {}
     return layers if isinstance(layers, dict) else {}
+
+
+def _format_of(entry: object) -> str:
+    return str(entry.get("format")) if isinstance(entry, dict) else "an unreadable format"
 
 
 def _foreign(entry: object) -> str:

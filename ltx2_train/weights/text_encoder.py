@@ -26,11 +26,11 @@ from ..files import digest
 from ..models.text import FeatureExtractor, TextFeatures
 from .gemma import Tokenizer, fingerprint_parts, load_gemma, load_tokenizer
 from .gemma_bnb import bitsandbytes_linear, quantized_bytes
-from .gemma_files import FP8, USABLE, GemmaFiles, open_gemma
+from .gemma_files import USABLE, GemmaFiles, open_gemma
 from .gemma_settings import GemmaSettings
 from .materialise import Arrival, OnLinear, Origin, Progress, materialise
 from .reader import TensorFile
-from .stored import stored_in, weight_shapes
+from .stored import numbers_shape, stored_in, weight_shapes
 from .text_layers import LayeredTextEncoder, check_finite
 
 _PROJECTION = "text_embedding_projection."
@@ -308,9 +308,9 @@ def _held(files: GemmaFiles, settings: GemmaSettings, dtype: torch.dtype, prefix
         if not name.startswith(prefix):
             continue
         if settings.precision != "stored" and name.endswith("_proj.weight"):
-            total += quantized_bytes(settings, *info.shape)
+            total += quantized_bytes(settings, *numbers_shape(name, info, files.stored))
         else:
-            total += info.nbytes if info.dtype in FP8 else info.elements * dtype.itemsize
+            total += info.nbytes if files.packed(name) else info.elements * dtype.itemsize
     return total
 
 

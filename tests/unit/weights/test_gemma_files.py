@@ -171,22 +171,52 @@ def _marked(tensors):
     return tensors | {"model.layers.0.mlp.up_proj.comfy_quant": mark}
 
 
-@pytest.mark.parametrize("change", [_packed, _marked])
-def test_four_bit_files_are_refused_with_a_usable_one(single, change):
+@pytest.mark.parametrize(
+    ("change", "words"), [(_packed, "nvfp4 of an unknown layout"), (_marked, "F32, but marked as nvfp4")]
+)
+def test_four_bit_layers_of_another_layout_are_refused_by_name(single, change, words):
     _change(single, change)
-    _refused(single, "nvfp4", "fp8")
+    _refused(single, f"{words} (layers.0.mlp.up_proj)")
 
 
-def test_four_bit_formats_in_the_metadata_are_refused(single):
-    formats = {"layers": {"a": {"format": "mxfp8"}, "b": {"format": "float8_e4m3fn"}}}
-    _change(single, dict, {"_quantization_metadata": json.dumps(formats)})
-    _refused(single, "mxfp8")
+def _bare(*endings, start="model."):
+    return lambda tensors: {n: t for n, t in tensors.items() if not (n.startswith(start) and n.endswith(endings))}
+
+
+def test_formats_of_the_metadata_that_are_not_read_are_refused(tmp_path):
+    path, _ = write_tiny_gemma(tmp_path, fp8=True)
+    formats = {"layers": {"model.layers.0.mlp.up_proj": {"format": "mxfp4"}}}
+    _change(path, _bare("comfy_quant"), {"_quantization_metadata": json.dumps(formats)})
+    _refused(path, "mxfp4 (layers.0.mlp.up_proj)")
 
 
 def test_block_scales_are_refused(tmp_path):
     path, _ = write_tiny_gemma(tmp_path, fp8=True)
     _change(path, lambda tensors: tensors | {"model.layers.1.mlp.up_proj.weight_scale": torch.ones(48, 2)})
-    with open_gemma(path) as found, pytest.raises(CheckpointError, match="block scales"):
+    _refused(path, "fp8 with 96 scales for 48 rows (layers.1.mlp.up_proj)")
+
+
+_ALL = ("weight_scale", "comfy_quant")
+LOST = {
+    "one layer": _bare(*_ALL, start="model.layers.1.mlp.up_proj"),
+    "input scale alone": lambda t: _bare(*_ALL)(t) | {"model.layers.1.mlp.up_proj.input_scale": torch.tensor(1.0)},
+    "mark of the file": lambda t: _bare(*_ALL)(t) | {"scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)},
+    "mark beside": _bare("weight_scale"),
+}
+
+
+@pytest.mark.parametrize("what", LOST)
+def test_an_fp8_layer_whose_scale_is_lost_is_refused_by_name(tmp_path, what):
+    path, _ = write_tiny_gemma(tmp_path, fp8=True)
+    _change(path, LOST[what])
+    with pytest.raises(CheckpointError, match=r"fp8 whose scale is missing \(layers\."):
+        open_gemma(path)
+
+
+def test_numbers_alone_show_that_all_scales_are_lost(tmp_path):
+    path, _ = write_tiny_gemma(tmp_path, fp8=True)
+    _change(path, _bare(*_ALL))
+    with open_gemma(path) as found, pytest.raises(CheckpointError, match=r"stores layers\..* the end of the range"):
         load_gemma(found)
 
 
@@ -210,6 +240,45 @@ def test_an_unreadable_config_is_named(folder):
 def test_an_unfinished_download_names_the_missing_file(folder):
     (folder / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(CheckpointError, match="model-00002-of-00002.safetensors of 2 files missing"):
+        open_gemma(folder)
+
+
+def test_the_index_decides_which_file_counts(folder, tiny):
+    with TensorFile(folder / "model-00001-of-00002.safetensors") as file:
+        name = next(name for name in file.tensors if name.endswith("q_proj.weight"))
+        wrong = torch.zeros(file.tensors[name].shape)
+    files.write_tensors(folder / "stray.safetensors", {name: wrong})
+    _change(folder / "model-00002-of-00002.safetensors", lambda tensors: tensors | {name: wrong})
+    own = name.removeprefix("language_model.model.")
+    with open_gemma(folder) as found, open_gemma(tiny[1]) as plain:
+        assert torch.equal(found.read(own), plain.read(own))
+    (folder / "stray.safetensors").unlink()
+    (folder / "model.safetensors.index.json").unlink()
+    with pytest.raises(CheckpointError, match=rf"holds {name} twice, in model-00001.* and in model-00002"):
+        open_gemma(folder)
+
+
+def test_an_index_that_names_a_file_without_the_tensor_is_refused(folder):
+    index = folder / "model.safetensors.index.json"
+    table = json.loads(index.read_text())
+    name = next(iter(table["weight_map"]))
+    table["weight_map"][name] = "model-00002-of-00002.safetensors"
+    index.write_text(json.dumps(table))
+    with pytest.raises(CheckpointError, match=f"says that {name} lies in model-00002-of-00002.safetensors, but it"):
+        open_gemma(folder)
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"[" * 100_000, b'{"weight_map": {"a": 1}}'])
+def test_an_index_of_other_bytes_is_not_readable(folder, data):
+    (folder / "model.safetensors.index.json").write_bytes(data)
+    with pytest.raises(CheckpointError, match="index.json is not readable"):
+        open_gemma(folder)
+
+
+def test_without_an_index_the_missing_part_is_named(folder):
+    (folder / "model.safetensors.index.json").unlink()
+    (folder / "model-00001-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="incomplete: model-00001-of-00002.safetensors of 2 files missing"):
         open_gemma(folder)
 
 

@@ -11,6 +11,9 @@ from ltx2_train.errors import CheckpointError, DataError, Stopped
 from ltx2_train.events import Events
 from ltx2_train.models.text import FeatureExtractor
 from ltx2_train.weights import text_encoder
+from ltx2_train.weights.gemma import load_gemma
+from ltx2_train.weights.gemma_files import open_gemma
+from ltx2_train.weights.gemma_settings import GemmaSettings
 from ltx2_train.weights.reader import TensorFile
 from ltx2_train.weights.text_encoder import TextEncoder, check_text_encoder, text_fingerprint
 from ltx2_train.weights.tiny_gemma import write_tiny_gemma
@@ -124,6 +127,33 @@ def test_a_projection_in_blocks_of_a_scale_is_read(tiny, tmp_path, stored, loss)
     (one,), (other,) = (TextEncoder.load(tiny[0], path, torch.float32).encode(["a fox"]) for path in paths.values())
     for side in ("video", "audio"):
         assert (getattr(one, side) - getattr(other, side)).norm() < loss * getattr(one, side).norm()
+
+
+@pytest.mark.parametrize("placement", ["device", "layers"])
+@pytest.mark.parametrize("stored", [as_nvfp4, as_mxfp8, None])
+def test_gemma_in_blocks_of_a_scale_encodes_as_its_numbers_do(tmp_path, checkpoint, stored, placement):
+    """`stored` None: every other layer in NVFP4, as in ComfyUI's mixed file."""
+    single, _ = write_tiny_gemma(tmp_path, intermediate=64, head_dim=32)
+    plain = shutil.copy(single, tmp_path / "plain.safetensors")
+
+    def pack(tensors):
+        for count, layer in enumerate([name.removesuffix(".weight") for name in tensors if "_proj." in name]):
+            if stored is not None or count % 2:
+                tensors |= (stored or as_nvfp4)(layer, tensors[f"{layer}.weight"])
+        return tensors
+
+    _change(single, pack)
+    with open_gemma(single) as opened:
+        assert opened.stored.kinds
+        model = load_gemma(opened, torch.float32, on_linear=lambda path, linear: None)
+    numbers = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    _change(plain, lambda tensors: tensors | {name: numbers[name] for name in tensors if name in numbers})
+    settings = GemmaSettings(placement=placement, compute_dtype="fp32")
+    found = []
+    for path in (single, plain):
+        with TextEncoder.load(path, checkpoint, torch.float32, settings=settings) as encoder:
+            found.append(encoder.encode(["a fox runs"])[0].video)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
 
 
 def test_a_projection_that_cannot_be_read_is_called_so(tiny, checkpoint):
