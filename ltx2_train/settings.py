@@ -102,18 +102,14 @@ def refusal(source: str, lines: Iterable[str]) -> str:
 
 def explain(kind: type[BaseModel], error: ValidationError) -> list[str]:
     """A sentence in plain words for each setting that pydantic refused, once."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, tuple[list[str], str]] = {}
     for problem in error.errors():
-        path, words = _explained(kind, problem)
-        if words not in found.setdefault(path, []):
-            found[path].append(words)
+        path, words, given = _explained(kind, problem)
+        told, _ = found.setdefault(path, ([], given))
+        if words not in told:
+            told.append(words)
     # where a setting may be of two types, each says what it would have liked
-    return [_line(path, words) for path, words in found.items()]
-
-
-def _line(path: str, words: list[str]) -> str:
-    text = " or ".join(words)
-    return f"{path}: {text}" if path else text
+    return [(f"{path}: " if path else "") + " or ".join(told) + given for path, (told, given) in found.items()]
 
 
 def known_keys(kind: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
@@ -174,22 +170,22 @@ def _parts(annotation: Any) -> Iterator[Any]:
         yield get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
-def _explained(kind: type[BaseModel], problem: Any) -> tuple[str, str]:
-    """(dotted path, what is wrong and what is meant) of one finding of pydantic."""
+def _explained(kind: type[BaseModel], problem: Any) -> tuple[str, str, str]:
+    """(dotted path, what is wrong and what is meant, what was given) of one finding of pydantic."""
     location = tuple(problem["loc"])
     path = _dotted(kind, location)
     if problem["type"] == "extra_forbidden":
         known = known_keys(kind, location)
         near = nearest(str(location[-1]), known)
         hint = f" Did you mean {' or '.join(near)}?" if near else f" Known: {', '.join(known)}." if known else ""
-        return path, f"unknown setting.{hint}"
+        return path, f"unknown setting.{hint}", ""
     if problem["type"] == "missing":
-        return path, "needs a value."
+        return path, "needs a value.", ""
     given = problem.get("input")
     text = _words(problem["type"], problem.get("ctx") or {}, path, given)
     text = text or problem["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(given, (Mapping, list, tuple)) and len(str(given)) > 60 else f" (given: {_said(given)})"
-    return path, f"{text}{shown}" if path else text
+    return path, text, shown if path else ""
 
 
 def _words(kind: str, about: Mapping[str, Any], path: str, given: Any) -> str:

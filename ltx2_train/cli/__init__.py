@@ -161,6 +161,8 @@ def _parser() -> argparse.ArgumentParser:
     what = config.add_mutually_exclusive_group(required=True)
     what.add_argument("--defaults", action="store_true", help="the whole tree with help, as a TOML file")
     what.add_argument("--run", type=Path, metavar="RUN.toml", help="the resolved settings of a run file")
+    what.add_argument("--reference", action="store_true", help="every setting as a page of Markdown (docs/settings.md)")
+    what.add_argument("--names", action="store_true", help="what becomes of the names of other programs, as Markdown")
     return parser
 
 
@@ -226,6 +228,11 @@ def _tiny(args: argparse.Namespace, events: ConsoleEvents) -> None:
 def _config(args: argparse.Namespace, events: ConsoleEvents) -> None:
     from ..config import describe_defaults, load_run
 
+    if args.reference or args.names:
+        from ..config.reference import names_tables, settings_page
+
+        print((settings_page() if args.reference else names_tables()).rstrip())
+        return
     print((describe_defaults() if args.defaults else load_run(args.run).to_toml()).rstrip())
 
 

@@ -55,33 +55,61 @@ def _official_streams(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
     """`training_strategy.video` and `.audio`: their parts, and once for both the mode."""
     if not isinstance(value, Mapping):
         raise ValueError("needs its settings below it")
-    found: Found = [Part(f"{name}.{key}", inner) for key, inner in value.items()]
-    streams = {
-        stream: given.get("is_generated", True)
-        for stream in ("video", "audio")
-        if isinstance(given := whole.get(f"training_strategy.{stream}"), Mapping)
-    }
-    if all(streams.values()):
-        found.append(("model.mode", "av" if len(streams) == 2 else next(iter(streams))))
-    return found
+    streams = [stream for stream in ("video", "audio") if whole.get(f"training_strategy.{stream}") is not None]
+    mode = "av" if len(streams) == 2 else streams[0]
+    return [("model.mode", mode), *(Part(f"{name}.{key}", inner) for key, inner in value.items())]
 
 
-def _official_generated(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
-    """A stream that is given instead of generated is a condition; one that is generated is said by the mode."""
-    return [] if value is True else [Part("training_strategy.given", value)]
+def _official_strategy(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    """The older strategies say by their name what the newer one lists."""
+    if value not in ("flexible", "text_to_video", "video_to_video"):
+        raise ValueError("must be flexible, text_to_video or video_to_video")
+    return [("video.conditions", [{"type": "reference"}])] if value == "video_to_video" else []
 
 
 def _official_conditions(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    """Conditions of a stream, which are spelt the same here; the first frame has a setting of its own."""
     if not isinstance(value, Sequence) or not all(isinstance(one, Mapping) and "type" in one for one in value):
         raise ValueError("needs a list of conditions, each with a type")
-    return [Part(f"{name}.{one['type']}", dict(one)) for one in value]
+    stream, conditions, found = name.split(".")[1], [], []
+    for one in value:
+        if one["type"] == "first_frame" and stream == "video":
+            found.append(("train.first_frame_probability", one.get("probability", 1.0)))
+            continue
+        conditions.append({key: inner for key, inner in one.items() if key not in ("latents_dir", "mask_dir")})
+        found += [Part(f"{name}.{one['type']}.{key}", one[key]) for key in ("latents_dir", "mask_dir") if key in one]
+    return [(f"{stream}.conditions", conditions), *found] if conditions else found
 
 
-def _probability(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
-    strange = set(value) - {"type", "probability"}
-    if strange:
-        raise ValueError(f"does not know {', '.join(sorted(strange))}")
-    return [("train.first_frame_probability", value.get("probability", 1.0))]
+def _ic_lora(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    """In-context LoRAs: the preset names the layers, and by itself or by its strategy what is given as a reference."""
+    preset, strategy = whole.get("lora_target_preset"), whole.get("ic_lora_strategy", "auto")
+    kind = strategy if strategy != "auto" else preset
+    found: Found = [("lora.target", value)] if name == "lora_target_preset" else []
+    if kind == "v2v":
+        return [*found, ("video.conditions", [{"type": "reference"}])]
+    if kind == "audio_ref_only_ic":
+        switches = {
+            "negative_positions": "audio_ref_use_negative_positions",
+            "hide_from_video": "audio_ref_mask_cross_attention_to_reference",
+            "hide_text": "audio_ref_mask_reference_from_text_attention",
+        }
+        on = {ours: True for ours, theirs in switches.items() if whole.get(theirs) in (True, "true", "True")}
+        return [*found, ("audio.conditions", [{"type": "reference", **on}])]
+    if strategy not in ("auto", "none"):
+        raise ValueError("must be auto, none, v2v or audio_ref_only_ic")
+    return found
+
+
+def _simpletuner_conditions(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    conditions = [dict(one) for one in whole.get("ltx2_intrinsic_conditioning") or []]
+    for kind in ("prefix", "suffix", "mask"):
+        if chance := whole.get(f"ltx2_{kind}_conditioning_probability"):
+            length = whole.get(f"ltx2_{kind}_conditioning_frames", 1)
+            conditions.append(
+                {"type": kind, "probability": chance, **({} if kind == "mask" else {"temporal_boundary": length})}
+            )
+    return [("video.conditions", conditions)] if conditions else []
 
 
 def _official_schedule(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
@@ -247,9 +275,10 @@ _CONVERTERS: dict[str, Converter] = {
     "gemma_4bit_type": _gemma_4bit_type,
     "kept_by_steps": _kept_by_steps,
     "official_streams": _official_streams,
-    "official_generated": _official_generated,
+    "official_strategy": _official_strategy,
     "official_conditions": _official_conditions,
-    "probability": _probability,
+    "ic_lora": _ic_lora,
+    "simpletuner_conditions": _simpletuner_conditions,
     "official_schedule": _official_schedule,
     "official_timesteps": _official_timesteps,
     "thousands": _thousands,

@@ -46,7 +46,7 @@ def describe_defaults() -> str:
             lines += ["", f"[{group}]"]
             group_seen = group
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-        bounds = _bounds(field)
+        limits = bounds(field)
         flag = extra.get("community")
         names = [flag] if isinstance(flag, str) else list(flag or [])
         also = [name for name in names if name != key]
@@ -55,7 +55,7 @@ def describe_defaults() -> str:
             for part in (
                 field.description or "",
                 f"[{extra['unit']}]" if "unit" in extra else "",
-                f"({bounds})" if bounds else "",
+                f"({limits})" if limits else "",
                 f"Also: {', '.join(also)}." if also else "",
             )
             if part
@@ -84,7 +84,8 @@ def aliases() -> dict[str, str]:
     return table
 
 
-def _bounds(field: FieldInfo) -> str:
+def bounds(field: FieldInfo) -> str:
+    """The choices of a setting, or its limits; empty where it has none."""
     if get_args(field.annotation) and all(isinstance(choice, str) for choice in get_args(field.annotation)):
         return " | ".join(get_args(field.annotation))
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
@@ -99,6 +100,12 @@ def group_line(key: str, default: Any) -> str:
         return f"# {key} ="
     if default == {}:
         return f"{key} = {{}}"
+    if isinstance(default, list) and default and all(isinstance(one, dict) for one in default):
+        tables = (
+            ", ".join(tomli_w.dumps({name: inner}).strip() for name, inner in one.items())
+            for one in plain_toml(default)
+        )
+        return compact(f"{key} = [" + ", ".join(f"{{ {table} }}" for table in tables) + "]")
     if isinstance(default, BaseModel):
         default = default.model_dump(mode="json")
     return compact(tomli_w.dumps({key: plain_toml(default) if not isinstance(default, Path) else str(default)}).strip())

@@ -103,7 +103,7 @@ def _with_own_names(tables: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
             near = nearest(key, [*known, *aliases()])
             hint = f" Did you mean {' or '.join(aliases().get(n, n) for n in near)}?" if near else ""
             problems.append(f"{key}: unknown setting.{hint} Groups: {', '.join(known)}.")
-    moved = Translation("community", tables=out)
+    moved = Translation("community", tables=out, plain=True)
     moved.origin = {f"{group}.{name}": f"{group}.{name}" for group in out for name in out[group]}
     whole = {name: value for name, value, _ in foreign}
     for name, value, where in foreign:

@@ -72,18 +72,24 @@ def told(lines: Iterable[Line]) -> list[str]:
 
 @dataclass
 class Translation:
-    """The settings that came of names of `program`: nested tables, values of the dataset, and a line for each name."""
+    """The settings that came of names of `program`: nested tables, values of the dataset, and a line for each name.
+
+    `plain`: the names stand in a run file of our own, where another name of a setting means that setting alone.
+    """
 
     program: str
     tables: dict[str, Any] = field(default_factory=dict)
     dataset: dict[str, Any] = field(default_factory=dict)
     lines: list[Line] = field(default_factory=list)
     origin: dict[str, str] = field(default_factory=dict)
+    plain: bool = False
 
     def add(self, name: str, value: Any, whole: Mapping[str, Any], shown: str = "") -> None:
         """Take one name over. `whole` is all that the file gives, `shown` how the name stands there."""
         shown = shown or name
         row = find_row(self.program, name)
+        if row is not None and row.by and self.plain and aliases().get(name) in row.takes:
+            row = replace(row, by="")
         if row is None and value is None and any(one.startswith(f"{name}.") for one in rows_of(self.program)):
             self._say(shown, value, "unused")  # a section with nothing in it
         elif row is None:

@@ -64,7 +64,7 @@ def read_backends(rows: Sequence[Any], shared: Mapping[str, Any] | None = None, 
         elif kind in _CACHES:
             found.notes.append(f"{name} has no effect: captions are cached beside the clips they belong to.")
         elif kind not in KINDS:
-            found.problems.append(f"{name}: dataset_type {kind} is not there yet: {later_words('references')}.")
+            found.problems.append(f"{name}: dataset_type {kind} is not there yet: {later_words('reference_datasets')}.")
         elif "instance_data_dir" not in row:
             found.problems.append(f"{name}: needs instance_data_dir; data on other machines are not read.")
         else:

@@ -221,16 +221,31 @@ def test_the_official_yaml_is_taken_as_it_is(tmp_path):
     assert entry.batch_size == 2
 
 
-def test_conditions_of_the_official_yaml_are_named_one_by_one(tmp_path):
+def test_conditions_of_the_official_yaml_are_ours(tmp_path):
     text = OFFICIAL.replace(
         "{type: first_frame, probability: 0.2}",
-        "{type: prefix, temporal_boundary: 2}, {type: reference, latents_dir: reference_latents}",
-    )
+        "{type: prefix, temporal_boundary: 2}, {type: reference, latents_dir: references, probability: 0.5}",
+    ).replace("{is_generated: true, latents_dir: audio_latents}", "{is_generated: false, latents_dir: audio_latents}")
+    text = text.replace("- {prompt: a hare}", "- {prompt: a hare, conditions: [{type: audio_to_video, audio: a.wav}]}")
     made = import_settings(written(tmp_path, "fox.yaml", text))
+    run = load_run(made.write(tmp_path / "out")[-1])
+    assert [type(one).__name__ for one in run.video.conditions] == ["Prefix", "Reference"]
+    assert run.video.conditions[1].probability == 0.5
+    assert (run.model.mode, run.audio.generated, run.train.first_frame_probability) == ("av", False, 0.0)
     assert [line.name for line in made.found.of("not yet")] == [
-        "training_strategy.video.conditions.prefix",
-        "training_strategy.video.conditions.reference",
+        "training_strategy.video.conditions.reference.latents_dir",
+        "validation.samples.conditions.audio_to_video",
     ]
+
+
+def test_in_context_loras_of_the_community_trainer_are_conditions(tmp_path):
+    run = load_run(written(tmp_path, "a.toml", 'network_dim = 8\nlora_target_preset = "v2v"\n'))
+    assert [one.type for one in run.video.conditions] == ["reference"]
+    flags = 'lora_target_preset = "audio_ref_only_ic"\nltx2_mode = "av"\naudio_ref_use_negative_positions = true\n'
+    (sound,) = load_run(written(tmp_path, "b.toml", flags)).audio.conditions
+    assert (sound.negative_positions, sound.hide_text) == (True, False)
+    # in a file of our own it is the layers alone
+    assert make_run({"lora_target_preset": "v2v"}).video.conditions == []
 
 
 def test_a_folder_that_the_official_trainer_encoded_is_a_dataset(tmp_path):
