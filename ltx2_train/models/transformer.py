@@ -8,6 +8,8 @@ Timestep of the attention between modalities: shift and scale follow a token's o
 noise level of the other modality ("how much of the other can be trusted"). The first public code used other rules;
 this is the one its authors later named as the intended one. All agree where everything has one noise level.
 
+The file is long because a model's switches (recompute, kernels, chunks, compile) stand beside the blocks they set.
+
 LTX-2: HaCohen et al. 2026, arXiv:2601.03233.
 
 Shape letters: B batch, T tokens, S context tokens, C latent channels, D width, R distinct timesteps.

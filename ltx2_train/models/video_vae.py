@@ -5,6 +5,7 @@ latent; nothing is sampled. Latents are normalised by statistics stored with the
 those of the published files after their `vae.` prefix, so that a file loads strictly.
 
 Both halves can work on a clip piece by piece with the numbers of the whole clip: see `vae_layers`; `tiling` does it.
+They stay in one long file, since the decoder is read beside the encoder that it mirrors.
 
 Paper: LTX-Video, arXiv 2501.00103.
 """
