@@ -173,7 +173,7 @@ def tiled(settings: CacheSettings) -> dict[str, Any]:
 
 def beside(item: Item, entry: DatasetSettings) -> dict[str, Any]:
     """What decides which part of a companion goes with `item`."""
-    made: dict[str, Any] = {"target_fps": entry.target_fps, "flip": item.flipped}
+    made: dict[str, Any] = {"target_fps": entry.target_fps, "flip": item.flipped, "held": item.source.timeline.held}
     if item.source.media.kind == "video":
         made |= {"window": item.window.token, "source_fps": entry.source_fps, "crop": entry.crop}
     return made

@@ -25,6 +25,7 @@ from .scan import Skipped
 from .sound_plan import SoundWindow
 
 FLIPPED = "~flip"  # behind the stem in the names of mirrored copies
+HELD = "frames held until the next"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Source:
     @property
     def reading(self) -> tuple[str, ...]:
         """What reading it does beyond the plain; its caches know it."""
-        return self.media.reading
+        return (*self.media.reading, *((HELD,) if self.timeline.held else ()))
 
     def text_path(self, form: TextForm) -> Path:
         """Where the cache of the caption belongs."""

@@ -2,7 +2,8 @@
 
 Of a clip. The window's frames were shown at certain seconds of the file; the sound of just those seconds belongs to
 them. In training they last count / fps seconds. Where the two differ - the clip is slow or fast by a frame a second and
-passed unresampled, or source_fps overrides what the file says - the sound is stretched to the length in training.
+passed unresampled, or source_fps overrides what the file says - the sound is stretched to the length in training. Lost
+frames are no reason: there the frame before is held, and the sound goes on.
 
 Of a recording. All of it is one sample, or each of its spoken segments. It trains next to an imagined video that is
 never computed: its size only tells how many tokens the sigma shift should reckon with, as in the community trainer.
@@ -15,8 +16,6 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from ..media.frames import Timeline, Window
 from ..media.info import MediaInfo
@@ -52,7 +51,9 @@ def clip_sound(
 ) -> SoundWindow:
     """The sound of a window of a clip; `overridden`: its frame rate is the user's. `apart`: the file it is in."""
     first, last = window.start, window.start + window.count
-    if line.resampled and not overridden:
+    if line.held:
+        start, end = (media.times[0] + frame / line.fps * line.tempo for frame in (first, last))
+    elif line.resampled and not overridden:
         start, end = (media.times[0] + frame / line.fps for frame in (first, last))
     else:
         scale = line.source_fps / line.fps if line.resampled else 1.0
@@ -65,8 +66,11 @@ def clip_sound(
 def _shown_at(times: Sequence[float], frame: float, fps: float) -> float:
     """Seconds at which source frame `frame` is shown, between frames and past the last one as well."""
     final = len(times) - 1
-    if frame <= final:
-        return float(np.interp(frame, np.arange(len(times)), times))
+    if frame < final:
+        before = int(frame)
+        return times[before] + (frame - before) * (times[before + 1] - times[before])
+    if frame == final:
+        return times[-1]
     step = (times[-1] - times[0]) / final if final else 1.0 / fps
     return times[-1] + (frame - final) * step
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..errors import DataError
 from ..media import frames as timing
@@ -12,12 +13,22 @@ from ..media.buckets import BucketSelector, ExplicitBuckets, parse_bucket
 from ..media.frame_folder import at_rate
 from ..media.info import MediaInfo
 from .companions import Companions, SoundFinder
-from .dataset_file import DatasetSettings
+from .dataset_file import DatasetSettings, MediaKind
 from .items import Item, Reference, Source, smaller
 from .scan import Candidate
 from .sound_plan import SoundWindow, clip_sound, recording_parts, virtual_shape
 
 IMAGE_FPS = 25.0
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """The files that belong to all windows of a medium."""
+
+    reference_audio: Path | None
+    reference_folder: Path | None
+    mask: Path | None
+    audio_mask: Path | None
 
 
 @dataclass
@@ -69,13 +80,37 @@ class Cutter:
         width, height = explicit[:2] if explicit else self.buckets.choose(media.width, media.height)
         apart, silence = self._sound_of(media, candidate)
         overridden = entry.source_fps is not None
+        beside = self._companions_of(candidate, media.kind)
         items = []
         for window in cut:
             sound = None if silence else clip_sound(media, line, window, overridden, apart)
-            item = Item(source, window, width, height, self.index, self.validation, sound, silence)
-            item = self._with_companions(item, candidate, reference)
+            shown = self._reference(reference, window, width, height)
+            item = self._item(source, window, (width, height), beside, sound, silence=silence, reference=shown)
             items += [item, dataclasses.replace(item, flipped=True)] if entry.flip else [item]
         return items, None
+
+    def _item(
+        self,
+        source: Source,
+        window: timing.Window,
+        size: tuple[int, int],
+        beside: _Beside,
+        sound: SoundWindow | None,
+        **more: Any,
+    ) -> Item:
+        return Item(
+            source,
+            window,
+            *size,
+            self.index,
+            self.validation,
+            sound,
+            reference_audio=beside.reference_audio,
+            reference_folder=beside.reference_folder,
+            mask=beside.mask,
+            audio_mask=None if sound is None else beside.audio_mask,
+            **more,
+        )
 
     def _sound_of(self, media: MediaInfo, candidate: Candidate) -> tuple[Path | None, str]:
         """The file with the sound of a medium (None: itself), and why it has none."""
@@ -107,29 +142,33 @@ class Cutter:
         fps = entry.audio_only_target_fps
         line = timing.Timeline((0,), fps, fps, False)
         source = Source(media, candidate.caption or "", candidate.stem, entry.caches, line)
+        beside = self._companions_of(candidate, media.kind)
         items = []
         for start, seconds in parts:
             window = timing.Window(int(start * fps), max(1, round(seconds * fps)))
-            item = Item(source, window, *entry.resolution, self.index, self.validation)
             sound = SoundWindow(media.path, start, seconds, seconds)
-            item = dataclasses.replace(item, sound=sound, virtual=virtual_shape(entry, seconds))
-            items.append(self._with_companions(item, candidate))
+            items.append(
+                self._item(source, window, entry.resolution, beside, sound, virtual=virtual_shape(entry, seconds))
+            )
         return items, None
 
-    def _with_companions(self, item: Item, candidate: Candidate, reference: Path | None = None) -> Item:
-        entry, changes = self.settings, {}
-        if entry.reference_audio_directory is not None or candidate.reference_audio is not None:
-            changes["reference_audio"] = candidate.reference_audio or self.sounds.reference(candidate)
-            changes["reference_folder"] = entry.reference_audio_caches
-        if reference is not None:
-            frames = entry.reference_frames or item.window.count
-            width, height = smaller(item.width, item.height, entry.reference_downscale)
-            changes["reference"] = Reference(reference, entry.reference_caches, frames, width, height)
-        if item.kind != "audio":
-            changes["mask"] = self.companions.mask(candidate)
-        if item.sound is not None:
-            changes["audio_mask"] = self.companions.audio_mask(candidate)
-        return dataclasses.replace(item, **changes)
+    def _companions_of(self, candidate: Candidate, kind: MediaKind) -> _Beside:
+        """What lies beside a medium; looked for once, however many windows it has."""
+        entry, promised = self.settings, self.settings.reference_audio_directory is not None
+        heard = promised or candidate.reference_audio is not None
+        return _Beside(
+            (candidate.reference_audio or self.sounds.reference(candidate)) if heard else None,
+            entry.reference_audio_caches if heard else None,
+            self.companions.mask(candidate) if kind != "audio" else None,
+            self.companions.audio_mask(candidate),
+        )
+
+    def _reference(self, path: Path | None, window: timing.Window, width: int, height: int) -> Reference | None:
+        if path is None:
+            return None
+        entry = self.settings
+        frames = entry.reference_frames or window.count
+        return Reference(path, entry.reference_caches, frames, *smaller(width, height, entry.reference_downscale))
 
     def _seconds(self, duration: float) -> str | None:
         entry = self.settings

@@ -13,6 +13,7 @@ from ..dataset.dataset_file import DatasetSettings
 from ..dataset.plan import Item
 from ..errors import DataError
 from ..media.buckets import cover
+from ..media.frames import BY_TIME
 from ..media.images import read_image
 from ..media.info import MediaInfo
 from ..media.sound import CLIPPED_SHARE, SILENCE_DB, clipped_share, rms_db
@@ -126,9 +127,10 @@ def file_findings(dataset: str, facts: Facts, entry: DatasetSettings) -> list[Fi
         say("amber", "long-caption", f"its caption has {words} words", f"Keep it under {LONGEST_CAPTION}.")
     for remark in facts.media.remarks:
         say("amber", "picture" if facts.items[0].kind != "audio" else "too-long", remark)
-    notes = facts.items[0].source.timeline.notes
-    if any("varying frame rate" in note for note in notes):
-        say("amber", "fps-mix", "its frame rate varies; timestamps choose the frames", "Export it at one rate.")
+    for note in facts.items[0].source.timeline.notes:
+        if note.endswith(BY_TIME):
+            reason = note.removeprefix(f"{facts.path.name} ")
+            say("amber", "fps-mix", reason, "Export it at one rate, or look at the preview.")
     return found + _size_findings(dataset, facts, entry)
 
 

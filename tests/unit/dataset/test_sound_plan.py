@@ -53,6 +53,7 @@ def shown(fps, frames, offset=0.0):
         (12, 25, None, 1.0, 1.96),  # frames are repeated, time is kept
         (30, 25, 60, 2.0, 3.92),  # the user says 60: twice as fast as the file says
         (30, 25, 24, 25 / 30, 49 / 30),  # unresampled after the correction
+        (30, 25, 12, 0.4, 0.784),  # the user says 12: slower than the file, frames are held
     ],
 )
 def test_the_sound_is_that_of_the_frames(source, target, override, start, seconds):
@@ -87,6 +88,19 @@ def test_varying_frame_rates_keep_their_time():
     assert line.resampled
     sound = clip_sound(media, line, Window(25, 25), False)
     assert (sound.start - times[0], sound.seconds, sound.length) == pytest.approx((1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(("override", "tempo"), [(None, 1.0), (50, 2.0), (24, 0.96)])
+def test_lost_frames_do_not_move_the_sound(override, tempo):
+    shown = [k / 25 for k in range(1000) if not 10 <= k < 35]
+    media = types.SimpleNamespace(path="clip.mp4", times=tuple(shown))
+    line = timeline("clip.mp4", shown, 25, 25, override)
+    for start in (0, 5, 20, 200):
+        sound = clip_sound(media, line, Window(start, 49), override is not None)
+        assert sound.start == pytest.approx(start / 25 * tempo)
+        assert sound.seconds == pytest.approx(1.96 * tempo)
+        first = line.picks[start]
+        assert shown[first] <= sound.start + 1e-3 < shown[first + 1], "the picture of that moment"
 
 
 def test_each_window_has_its_own_sound_and_cache_name(tmp_path):

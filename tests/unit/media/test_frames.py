@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ltx2_train.media.frames import Window, floor_targets, timeline, varies, windows
+from ltx2_train.media.frames import Window, floor_targets, is_even, timeline, varies, windows
 
 
 def times(count, fps):
@@ -56,14 +56,66 @@ def test_slow_sources_repeat_frames_and_keep_their_speed():
     assert any("repeated" in note for note in line.notes)
 
 
+def last_at_or_before(shown, second):
+    return max(index for index, time in enumerate(shown) if time - shown[0] <= second + 1e-9)
+
+
 def test_timestamps_choose_the_frames_of_a_varying_clip():
     shown = [0, 0.04, 0.08, 0.12, 0.52, 0.56, 0.60, 1.0, 1.04, 1.08]
     assert varies(shown)
     line = timeline("phone.mp4", shown, 10 / 1.12, 25)
     assert line.resampled
-    assert line.picks[:4] == (0, 1, 2, 3)
+    assert line.picks == tuple(last_at_or_before(shown, k / 25) for k in range(28))
+    assert line.picks[3:13] == (3,) * 10, "held until the next"
+    assert "varying frame rate" in line.notes[1]
+
+
+@pytest.mark.parametrize("rate", [1, 5, 12, 15])
+def test_frames_of_a_slow_clip_are_held_until_the_next(rate):
+    shown = [7.3 + time for time in times(20, rate)]
+    line = timeline("screen.mp4", shown, rate, 25)
+    assert line.picks == tuple(last_at_or_before(shown, k / 25 + 0.005) for k in range(line.frames))
+    assert line.frames == 20 * 25 // rate
+    assert line.held
+
+
+@pytest.mark.parametrize("lost", [1, 3, 25])
+@pytest.mark.parametrize("rate", [25, 30, 60, 24, 23.976])
+def test_after_lost_frames_every_frame_comes_at_its_time(rate, lost):
+    shown = [round(time, 3) for number, time in enumerate(times(200, rate)) if not 60 <= number < 60 + lost]
+    assert not is_even(shown)
+    line = timeline("lost.mkv", shown, rate, 25)
     for k, pick in enumerate(line.picks):
-        assert abs(shown[pick] - k / 25) == pytest.approx(min(abs(t - k / 25) for t in shown))
+        assert shown[pick] <= k / 25 + 0.0051
+        assert pick == len(shown) - 1 or shown[pick + 1] > k / 25
+    assert line.frames == pytest.approx(200 / rate * 25, abs=1)
+    assert f"lacks frames after {shown[59]:.2f} s" in line.notes[1]
+
+
+def test_a_rate_that_changes_on_the_way_is_followed():
+    shown = times(90, 30) + [3 + time for time in times(120, 24)]
+    line = timeline("mixed.mp4", shown, 26.25, 25)
+    assert line.resampled
+    assert line.picks[100] == 90 + 24
+    assert line.frames == 200
+
+
+@pytest.mark.parametrize("rate", [10, 23.976, 25, 29.97, 60, 240])
+def test_rounded_timestamps_and_small_jitter_are_even(rate):
+    assert is_even([round(time, 3) for time in times(500, rate)])
+    assert is_even([time + 0.09 / rate * (index % 3 - 1) for index, time in enumerate(times(500, rate))])
+    assert is_even([0.0, 0.5])
+    assert not is_even([0.0, 0.04, 0.04, 0.08])
+
+
+def test_source_fps_scales_a_clip_that_is_not_even():
+    shown = [time for number, time in enumerate(times(100, 25)) if not 40 <= number < 50]
+    line = timeline("lost.mp4", shown, 25, 25, source_fps=50)
+    assert line.tempo == pytest.approx(2.0)
+    assert line.frames == 50
+    assert line.picks[:20] == tuple(range(0, 40, 2))
+    assert line.picks[20:25] == (39,) * 5
+    assert line.picks[25] == 40, "which was frame 50"
 
 
 def test_varying_clip_is_resampled_even_near_the_target_rate():
