@@ -24,9 +24,9 @@ from ..media.info import MediaInfo
 INDEX_NAME = "ltx2_media.json"
 VERSION = 2
 _LARGEST_DENOMINATOR = 10_000_000
-_TEXTS = ("remarks", "reading")
+_LISTS = ("remarks", "reading", "damage")
 _PLAIN = tuple(
-    field.name for field in dataclasses.fields(MediaInfo) if field.name not in ("path", "times", "stamps", *_TEXTS)
+    field.name for field in dataclasses.fields(MediaInfo) if field.name not in ("path", "times", "stamps", *_LISTS)
 )
 
 
@@ -72,7 +72,7 @@ class MediaIndex:
 
 def _pack(info: MediaInfo) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(info, name) for name in _PLAIN}
-    row.update((name, list(getattr(info, name))) for name in _TEXTS)
+    row.update((name, list(getattr(info, name))) for name in _LISTS)
     if info.stamps is not None and len(info.stamps) == len(info.times):
         base = _time_base(info.stamps, info.times)
         row["stamps"] = _runs(info.stamps)
@@ -96,8 +96,8 @@ def _unpack(path: Path, row: dict[str, Any]) -> MediaInfo:
     else:
         times = tuple(index / row["fps"] for index in range(row["counted"]))
     plain = {name: row[name] for name in _PLAIN}
-    texts = {name: tuple(row[name]) for name in _TEXTS}
-    return MediaInfo(path=path, times=times, stamps=stamps, **plain, **texts)
+    lists = {name: tuple(tuple(one) if isinstance(one, list) else one for one in row[name]) for name in _LISTS}
+    return MediaInfo(path=path, times=times, stamps=stamps, **plain, **lists)
 
 
 def _runs(stamps: Sequence[int]) -> list[Any]:

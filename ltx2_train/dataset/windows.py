@@ -73,7 +73,7 @@ class Cutter:
                 return [], reason
             line = timing.timeline(media.path.name, media.times, media.fps, entry.target_fps, entry.source_fps)
             explicit = self._explicit(media, line.frames)
-            cut, reason = self._windows(line, explicit)
+            cut, reason = self._windows(line, explicit, media)
             if reason:
                 return [], f"{reason} ({media.frames} frames at {line.source_fps:.2f} fps in the file)"
         source = Source(media, candidate.caption or "", candidate.stem, entry.caches, line)
@@ -184,7 +184,7 @@ class Cutter:
         return ExplicitBuckets(sizes).choose(media.width, media.height, frames)
 
     def _windows(
-        self, line: timing.Timeline, explicit: tuple[int, int, int] | None
+        self, line: timing.Timeline, explicit: tuple[int, int, int] | None, media: MediaInfo
     ) -> tuple[list[timing.Window], str | None]:
         entry = self.settings
         targets, extraction = self.targets, entry.frame_extraction
@@ -196,8 +196,9 @@ class Cutter:
         rate = f"{line.frames} frames at {entry.target_fps:g} fps"
         if line.frames < entry.min_frames:
             return [], f"too short: {rate}, min_frames is {entry.min_frames}"
+        whole = timing.whole_until(line, media.damage) if extraction == "full" else line.frames
         cut = timing.windows(
-            line.frames,
+            whole,
             targets,
             extraction,
             stride=entry.frame_stride,
@@ -206,8 +207,11 @@ class Cutter:
             pad=entry.pad_short == "pad",
             interval=entry.frame_interval,
         )
-        if cut:
-            return cut, None
+        kept = [window for window in cut if not timing.is_damaged(line, window, media.damage)]
+        if kept:
+            return kept, None
+        if cut or not whole:
+            return [], f"damaged: none of its windows is whole; it {'; '.join(media.remarks)}".rstrip(".")
         reason = f"too short: {rate}, the shortest of target_frames is {min(self.targets)}"
         close = min(self.targets) - line.frames <= timing.PAD_LIMIT
         return [], reason + ('; pad_short = "pad" would keep it' if close and entry.pad_short == "skip" else "")

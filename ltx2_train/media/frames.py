@@ -17,6 +17,7 @@ VAE turns 8n+1 frames into n+1 latents and silently drops the rest.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -208,3 +209,14 @@ def windows(
         if smallest - frames <= PAD_LIMIT:
             return [Window(0, smallest)]
     return list(found)
+
+
+def is_damaged(line: Timeline, window: Window, damage: Sequence[tuple[int, int]]) -> bool:
+    """Whether a window shows source frames of the spans [first, last) that are damaged."""
+    first, last = line.picks[window.start], line.picks[min(window.start + window.count, line.frames) - 1]
+    return any(begin <= last and first < end for begin, end in damage)
+
+
+def whole_until(line: Timeline, damage: Sequence[tuple[int, int]]) -> int:
+    """How many output frames there are before the first that is damaged."""
+    return bisect_left(line.picks, damage[0][0]) if damage else line.frames

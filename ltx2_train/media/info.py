@@ -18,7 +18,8 @@ class MediaInfo:
     height: int
     fps: float | None = None
     duration: float = 0.0
-    rotation: int = 0
+    rotation: int = 0  # quarter turns against the clock that set it upright, in degrees
+    mirrored: bool = False  # left and right change places once it is upright
     pixel_format: str = ""
     has_alpha: bool = False
     has_audio: bool = False
@@ -27,3 +28,5 @@ class MediaInfo:
     times: tuple[float, ...] = field(default=(0.0,), repr=False)
     stamps: tuple[int, ...] | None = field(default=None, repr=False)  # None: frames are found by counting
     seekable: bool = False
+    damage: tuple[tuple[int, int], ...] = ()  # frames [first, last) that are not what was recorded
+    whole: bool = False  # its frames were counted by decoding all of them

@@ -29,7 +29,7 @@ def scene_starts(info: MediaInfo, events: Events | None = None) -> list[int]:
     look = _detector(shortest)
     starts = {0}
     share = min(1.0, LOOKED_AT / max(info.width, info.height))
-    for number, frame in source_frames(info, 0, info.frames):
+    for number, frame in source_frames(info, 0, info.frames, lenient=True):
         small = frame.reformat(
             width=max(8, round(frame.width * share)), height=max(8, round(frame.height * share)), format="bgr24"
         )

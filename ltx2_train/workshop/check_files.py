@@ -18,7 +18,7 @@ from ..media.images import read_image
 from ..media.info import MediaInfo
 from ..media.sound import CLIPPED_SHARE, SILENCE_DB, clipped_share, rms_db
 from ..media.sound_media import AUDIO_SUFFIXES, read_sound
-from ..media.video import probe_media, read_frames
+from ..media.video import check_frames, probe_media, read_frames
 from .check_report import Finding
 
 LONGEST_CAPTION = 200  # words; what the guides call the limit
@@ -40,6 +40,8 @@ BY_PREFIX = (
     ("is a folder", "not-a-file", "Rename it, or move its media up."),
     ("is not a file", "not-a-file", "Move it elsewhere."),
     ("no mask", "mask", ""),
+    ("damaged", "damaged", ""),
+    ("is damaged", "damaged", ""),
     ("is a HEIC", "unread", ""),
     ("is a TIFF", "unread", ""),
     ("is a raw", "unread", ""),
@@ -77,9 +79,10 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> Facts:
     level, clipped = None, 0.0
     if item.kind != "audio":
         try:
-            first_frame = _first_frame(item.source.media).astype(np.float32)
-            if item.kind == "video":  # damage in the middle is seen at the end
-                read_frames(item.source.media, [item.source.media.frames - 1], THUMB)
+            first_frame = _first_frame(item).astype(np.float32)
+            if item.kind == "video" and not item.source.media.whole:
+                for picks in _ranges(items):
+                    check_frames(item.source.media, picks)
         except DataError as error:
             picture_error = str(error)
     if item.sound is not None:
@@ -99,8 +102,22 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> Facts:
     )
 
 
-def _first_frame(media: MediaInfo) -> np.ndarray:
-    return read_image(media.path, THUMB, rough=True) if media.kind == "image" else read_frames(media, [0], THUMB)[0]
+def _first_frame(item: Item) -> np.ndarray:
+    media = item.source.media
+    if media.kind == "image":
+        return read_image(media.path, THUMB, rough=True)
+    return read_frames(media, item.picks[:1], THUMB)[0]
+
+
+def _ranges(items: Sequence[Item]) -> list[range]:
+    """The source frames of all windows of a clip, each once."""
+    spans: list[list[int]] = []
+    for first, last in sorted((item.picks[0], item.picks[-1]) for item in items):
+        if spans and first <= spans[-1][1] + 1:
+            spans[-1][1] = max(last, spans[-1][1])
+        else:
+            spans.append([first, last])
+    return [range(first, last + 1) for first, last in spans]
 
 
 def file_findings(dataset: str, facts: Facts, entry: DatasetSettings) -> list[Finding]:
@@ -126,7 +143,10 @@ def file_findings(dataset: str, facts: Facts, entry: DatasetSettings) -> list[Fi
     if words > LONGEST_CAPTION:
         say("amber", "long-caption", f"its caption has {words} words", f"Keep it under {LONGEST_CAPTION}.")
     for remark in facts.media.remarks:
-        say("amber", "picture" if facts.items[0].kind != "audio" else "too-long", remark)
+        if remark.startswith("is damaged"):
+            say("red", "damaged", remark.rstrip("."))
+        else:
+            say("amber", "picture" if facts.items[0].kind != "audio" else "too-long", remark)
     for note in facts.items[0].source.timeline.notes:
         if note.endswith(BY_TIME):
             reason = note.removeprefix(f"{facts.path.name} ")

@@ -104,9 +104,14 @@ def cut_videos(
                 else:
                     events.check_stop()
                     index = index or read_index(info)
-                    copied = write_piece(info, index, first, stop, path, events)
                     begin, end = bounds(info, first, stop)
-                    clips.append(CutClip(path, video, begin - info.times[0], end - begin, copied))
+                    try:
+                        copied = write_piece(info, index, first, stop, path, events)
+                    except DataError as error:
+                        failed.append((video, f"{path.name} is not written: {error}"))
+                        events.message(failed[-1][1], "warning")
+                    else:
+                        clips.append(CutClip(path, video, begin - info.times[0], end - begin, copied))
                 events.progress(number, len(pieces), path.name)
         except DataError as error:
             failed.append((video, str(error)))

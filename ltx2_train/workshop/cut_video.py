@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import DataError
 from ..events import Events, shielded
 from ..files import atomic
+from ..media.decoding import opened
 from ..media.info import MediaInfo
 from ..media.video import source_frames
 from .cut_sound import SoundTrack
@@ -40,10 +41,7 @@ class Index:
 
 def read_index(info: MediaInfo) -> Index:
     """Find the key frames that divide what is before from what is behind in both orders, of decoding and of showing."""
-    import av
-
-    with av.open(str(info.path), metadata_errors="replace") as container:
-        stream = container.streams.best("video")
+    with opened(info.path) as (container, stream):
         clean: set[int] = set()
         latest, key = -math.inf, None
         for packet in container.demux(stream):
@@ -64,6 +62,8 @@ def can_copy(info: MediaInfo, index: Index, first: int, stop: int) -> bool:
     stamps = info.stamps
     if stamps is None or index.codec not in COPIED_VIDEO or info.has_alpha:
         return False
+    if any(begin < stop and first < end for begin, end in info.damage):
+        return False  # encoding says what is wrong
     return stamps[first] in index.clean_keys and (stop >= len(stamps) or stamps[stop] in index.clean_keys)
 
 
@@ -102,10 +102,10 @@ def _copy(info: MediaInfo, first: int, stop: int, out: Path, events: Events) -> 
     begin, end = bounds(info, first, stop)
     assert info.stamps is not None
     with (
-        av.open(str(info.path), metadata_errors="replace") as source,
+        opened(info.path) as (source, video),
         av.open(str(out), "w", format="mp4", options={"movflags": "faststart"}) as target,
     ):
-        video, sound = source.streams.best("video"), source.streams.best("audio")
+        sound = source.streams.best("audio")
         if sound is not None and (sound.codec_context is None or sound.codec_context.name not in COPIED_SOUND):
             sound = None
         pairs = {part: target.add_stream_from_template(part) for part in (video, sound) if part is not None}
@@ -152,7 +152,7 @@ def _encode(info: MediaInfo, first: int, stop: int, out: Path, events: Events) -
             events.check_stop()
             base = Fraction(1, 90_000) if info.stamps is None else _fraction(frame.time_base)
             shift = 0 if info.stamps is None else info.stamps[first]
-            stamp = round((info.times[number] - begin) / base) if info.stamps is None else frame.pts - shift
+            stamp = round((info.times[number] - begin) / base) if info.stamps is None else info.stamps[number] - shift
             chain = chain or _Chain(info, frame)
             picture = chain(frame)
             if stream is None:
@@ -185,10 +185,8 @@ def _video_stream(info: MediaInfo, frame: Any, picture: Any, base: Fraction, tar
 
 
 def _pixel_aspect(info: MediaInfo) -> Fraction:
-    import av
-
-    with av.open(str(info.path), metadata_errors="replace") as container:
-        return container.streams.best("video").sample_aspect_ratio or Fraction(1)
+    with opened(info.path) as (_, stream):
+        return stream.sample_aspect_ratio or Fraction(1)
 
 
 def _fraction(value: Any) -> Fraction:
@@ -202,7 +200,13 @@ class _Chain:
         from av.filter import Graph
 
         wanted = frame.format.name if frame.format.name in KEPT_FORMATS else "yuv420p"
-        steps = [*TURNS.get(info.rotation, ()), ("crop", "trunc(iw/2)*2:trunc(ih/2)*2:0:0"), ("format", wanted)]
+        mirror = [("hflip", None)] if info.mirrored else []
+        steps = [
+            *TURNS.get(info.rotation, ()),
+            *mirror,
+            ("crop", "trunc(iw/2)*2:trunc(ih/2)*2:0:0"),
+            ("format", wanted),
+        ]
         self.graph = Graph()
         base = _fraction(frame.time_base) if frame.time_base else Fraction(1, 1000)
         nodes = [self.graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=base)]

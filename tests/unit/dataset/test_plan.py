@@ -234,7 +234,7 @@ def test_stop_is_heard(tmp_path):
 
 
 def test_interlaced_and_hdr_videos_are_mentioned(tmp_path, monkeypatch):
-    from ltx2_train.media import video as media
+    from ltx2_train.media import probe as media
 
     remarks = media._remarks(types.SimpleNamespace(color_trc=16, interlaced_frame=True), has_alpha=False)
     assert len(remarks) == 2

@@ -65,14 +65,14 @@ def test_head_stops_decoding_when_it_has_enough(tmp_path, monkeypatch):
 
     info = probe_media(write_video(tmp_path / "a.mp4", grey_levels(25), options={"g": "5"}))
     seen = []
-    real = media._decoded
+    real = media.decoded
 
     def counting(*arguments):
         for frame in real(*arguments):
             seen.append(frame.pts)
             yield frame
 
-    monkeypatch.setattr(media, "_decoded", counting)
+    monkeypatch.setattr(media, "decoded", counting)
     assert numbers(read_frames(info, [0, 1, 2])) == [0, 1, 2]
     assert len(seen) == 3
 
@@ -82,14 +82,14 @@ def test_a_seek_avoids_decoding_what_comes_before(tmp_path, monkeypatch):
 
     info = probe_media(write_video(tmp_path / "a.mp4", moving_square(200, 64, 48), options={"g": "10"}))
     seen = []
-    real = media._decoded
+    real = media.decoded
 
     def counting(*arguments):
         for frame in real(*arguments):
             seen.append(frame.pts)
             yield frame
 
-    monkeypatch.setattr(media, "_decoded", counting)
+    monkeypatch.setattr(media, "decoded", counting)
     read_frames(info, [185, 186])
     assert len(seen) < 50
 

@@ -1,0 +1,105 @@
+"""A decoded frame -> upright 8-bit RGB of one size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .buckets import MIDDLE, cover
+from .info import MediaInfo
+
+# RGB has no matrix, but older PyAV looks at the file's one (BT.709, ...) only if another is named for the result, and
+# then takes the range for the narrow one unless told.
+RGB_MATRIX = "itu601"
+FULL_RANGE = 2
+ACCURATE_ROUNDING = 1 << 18  # FFmpeg's SWS_ACCURATE_RND, which older PyAV has no name for
+
+
+class Converter:
+    """Turns the frames of a file upright and scales them, with one swscale context for the whole clip.
+
+    Raises ValueError where a frame is of another size than those before.
+    """
+
+    def __init__(self, info: MediaInfo, size: tuple[int, int], centre: tuple[float, float] = MIDDLE) -> None:
+        from av.video.reformatter import Interpolation, VideoReformatter
+
+        scaled_w, scaled_h, self.left, self.top = cover(info.width, info.height, size, centre)
+        self.size = size
+        self.turns, self.mirrored = info.rotation // 90 % 4, info.mirrored
+        self.width, self.height = (scaled_h, scaled_w) if self.turns % 2 else (scaled_w, scaled_h)
+        self.alpha = info.has_alpha
+        self.stored: tuple[int, int] | None = None
+        self.reformatter = VideoReformatter()
+        # A frame that keeps its size takes a short cut that darkens it by a level; this flag forbids that. Frames that
+        # are scaled need it not, and would only be slower.
+        self.shrink, self.grow = int(Interpolation.AREA), int(Interpolation.LANCZOS)
+        self.keep = int(Interpolation.BICUBIC) | ACCURATE_ROUNDING
+
+    def __call__(self, frame: Any, out: np.ndarray) -> None:
+        self.stored = self.stored or (frame.width, frame.height)
+        if self.stored != (frame.width, frame.height):
+            raise ValueError(f"changes from {self.stored[0]}x{self.stored[1]} to {frame.width}x{frame.height}")
+        if self.alpha:
+            frame = over_black(frame)
+        frame = self.reformatter.reformat(
+            frame,
+            width=self.width,
+            height=self.height,
+            # Planes of green, blue and red: faster than packed RGB, and exact, where that is a level or two darker.
+            format="gbrp",
+            interpolation=self._method(frame.width, frame.height),
+            **_colours(frame),
+        )
+        width, height = self.size
+        for plane, channel in zip(frame.planes, (1, 2, 0), strict=True):
+            picture = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: self.height, : self.width]
+            if self.turns:
+                picture = np.rot90(picture, self.turns)
+            if self.mirrored:
+                picture = picture[:, ::-1]
+            out[..., channel] = picture[self.top : self.top + height, self.left : self.left + width]
+
+    def _method(self, width: int, height: int) -> int:
+        if (width, height) == (self.width, self.height):
+            return self.keep
+        return self.shrink if self.width <= width else self.grow
+
+
+def _colours(frame: Any) -> dict[str, Any]:
+    full = frame.color_range == FULL_RANGE or frame.format.name.startswith("yuvj")
+    return {"dst_colorspace": RGB_MATRIX, "src_color_range": "JPEG" if full else "MPEG"}
+
+
+def over_black(frame: Any) -> Any:
+    """A frame without its transparency, laid over black."""
+    import av
+
+    rgba = frame.reformat(format="rgba", **_colours(frame)).to_ndarray()
+    colour = rgba[..., :3].astype(np.uint16) * rgba[..., 3:].astype(np.uint16)
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray((colour + 127) // 255, dtype=np.uint8), format="rgb24")
+
+
+def orientation(frame: Any) -> tuple[int, bool]:
+    """How players show a frame: quarter turns against the clock in degrees, and whether it is mirrored behind them.
+
+    The display matrix maps (x, y) to (a x + c y, b x + d y), stored as a b u c d v ... in fixed point.
+    """
+    matrix = _display_matrix(frame)
+    if matrix is None:
+        return round(getattr(frame, "rotation", 0) / 90) * 90 % 360, False
+    a, b, c, d = (float(matrix[place]) for place in (0, 1, 3, 4))
+    mirrored = a * d - b * c < 0
+    if mirrored:
+        a, c = -a, -c
+    angle = -np.degrees(np.arctan2(b / max(np.hypot(b, d), 1e-9), a / max(np.hypot(a, c), 1e-9)))
+    return round(float(angle) / 90) * 90 % 360, mirrored
+
+
+def _display_matrix(frame: Any) -> np.ndarray | None:
+    from av.sidedata.sidedata import Type
+
+    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    raw = b"" if data is None else bytes(data)
+    return np.frombuffer(raw, np.int32) if len(raw) == 36 else None

@@ -1,0 +1,147 @@
+"""Opening a video, and decoding it with an ear for what goes wrong.
+
+A decoder conceals damage: it hands out pictures all the same, flags some of them, and what is predicted from them is
+wrong without a flag. So an error counts for every frame up to the next key frame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+
+COVER = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+# FFmpeg's own decoder of VP9 notices next to nothing; this one does, and gives the same pictures.
+WATCHFUL_DECODERS = {"vp9": "libvpx-vp9"}
+WATCHFUL_FORMATS = frozenset(("yuv420p", None))
+# What entropy coding leaves behind has no long run of zeros inside; the part of a file that was never written has.
+ENTROPY_CODED = frozenset(("h264", "hevc", "vp8", "vp9", "av1"))
+HOLE = re.compile(rb"\0{64,}[^\0\x01]")  # zeros before a start code (0 0 1) are padding
+
+
+@contextlib.contextmanager
+def opened(path: Path, threads: bool = True) -> Iterator[tuple[Any, Any]]:
+    """The container of `path` and its main video stream; FFmpeg's errors become DataError."""
+    import av
+
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            stream = _main_stream(path, container)
+            if stream.codec_context is None:
+                raise DataError(f"{path} is in a codec that this FFmpeg cannot decode. Convert it to H.264.", path)
+            stream.thread_type = "AUTO" if threads else "NONE"
+            yield container, stream
+    except av.error.FFmpegError as error:
+        reason = error.strerror or str(error)
+        raise DataError(
+            f"{path} cannot be read: {reason}. The file is damaged, cut short or not a video; "
+            "export it again or remove it.",
+            path,
+        ) from error
+
+
+def _main_stream(path: Path, container: Any) -> Any:
+    moving = [stream for stream in container.streams.video if not int(getattr(stream, "disposition", 0)) & COVER]
+    if not moving:
+        what = "has no video, only sound and its cover picture" if container.streams.video else "has no video stream"
+        raise DataError(f"{path} {what}.", path)
+    best = container.streams.best("video")
+    return best if best in moving else moving[0]
+
+
+def decoder_of(stream: Any, alpha: bool = False, options: dict[str, str] | None = None) -> Any:
+    """What decodes `stream`, with `options` for its codec; `alpha`: its transparency as well."""
+    import av
+
+    context = stream.codec_context
+    name = alpha_decoder(stream) if alpha else None
+    if name is None and context.pix_fmt in WATCHFUL_FORMATS:
+        name = WATCHFUL_DECODERS.get(context.name)
+    if name is None or name not in av.codecs_available:
+        decoder = context
+    else:
+        decoder = av.CodecContext.create(name, "r")
+        decoder.extradata = context.extradata
+        decoder.thread_type = context.thread_type
+    if options:
+        decoder.options = {**decoder.options, **options}
+    return decoder
+
+
+def alpha_decoder(stream: Any) -> str | None:
+    """FFmpeg's own VP8 and VP9 decoders drop the alpha channel of WebM; this one keeps it. None where not needed."""
+    import av
+
+    name = ALPHA_DECODERS.get(stream.codec_context.name)
+    tags = {key.lower(): value for key, value in stream.metadata.items()}
+    return name if name in av.codecs_available and tags.get("alpha_mode") == "1" else None
+
+
+class Watch:
+    """Notes where decoding goes wrong, as far as it reaches frames from `wanted` on.
+
+    Places are timestamps, or the numbers of frames and packets where there are none. `at` is the first wrong one.
+    """
+
+    def __init__(self, wanted: int = 0, stamped: bool = True) -> None:
+        self.wanted, self.stamped = wanted, stamped
+        self.at: int | None = None
+        self._key: int | None = None
+        self._packets = self._frames = 0
+
+    def packet(self, packet: Any) -> None:
+        place = packet.pts if self.stamped else self._packets
+        self._packets += 1
+        if packet.is_keyframe and place is not None and place <= self.wanted:
+            self._key, self.at = place, None  # what was wrong before reaches no further
+        if packet.is_corrupt:
+            self._note(place)
+
+    def failed(self, packet: Any) -> None:
+        """`packet` could not be decoded."""
+        self._note(packet.pts if self.stamped else self._packets - 1)
+
+    def frame(self, frame: Any) -> None:
+        place = frame.pts if self.stamped else self._frames
+        self._frames += 1
+        if frame.is_corrupt:
+            self._note(place)
+
+    def _note(self, place: int | None) -> None:
+        # Frames shown before the first key frame lean on what is not there; nobody wants them.
+        if self.at is None and (self._key is None or place is None or place >= self._key):
+            self.at = self.wanted if place is None else place
+
+
+def decoded(container: Any, stream: Any, decoder: Any, watch: Watch) -> Iterator[Any]:
+    """Frames in the order of presentation. What cannot be decoded is passed over, and `watch` told."""
+    for packet in container.demux(stream):
+        if packet.size:
+            watch.packet(packet)
+        for frame in decode(decoder, packet, watch):
+            watch.frame(frame)
+            yield frame
+
+
+def decode(decoder: Any, packet: Any, watch: Watch | None = None) -> list[Any]:
+    """The frames that come out when `packet` goes in; none, and `watch` is told, where it cannot be decoded."""
+    import av
+
+    try:
+        return decoder.decode(packet if packet.size else None)
+    except av.error.EOFError:
+        return []
+    except av.error.FFmpegError:
+        if watch is not None:
+            watch.failed(packet)
+        return []
+
+
+def has_hole(packet: Any, codec: str) -> bool:
+    """Whether part of a packet was never written: a run of zeros that its coding does not make."""
+    return codec in ENTROPY_CODED and HOLE.search(packet) is not None

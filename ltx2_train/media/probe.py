@@ -1,0 +1,187 @@
+"""What a video holds: size, orientation, the times of its frames, which of them are damaged."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from .clock import Clock, Packets, counted_clock, stamped_clock, why_unusable
+from .convert import orientation
+from .decoding import alpha_decoder, decode, has_hole, opened
+from .images import OVER_BLACK
+from .info import MediaInfo
+from .intact import Look, damaged_spans, look_through
+from .structure import breaks, missing_end
+
+# Containers whose timestamps do not follow the order of presentation; their frames are counted instead.
+COUNTED_FORMATS = frozenset(("avi",))
+# Containers with a header that states the duration, and an index; elsewhere both are guessed from the bit rate.
+TIMED_FORMATS = frozenset(("mov", "mp4", "matroska", "webm", "avi", "flv", "asf"))
+ABSOLUTE_FORMATS = frozenset(("matroska", "webm", "flv", "asf"))  # whose duration counts from zero, not from the start
+# What is decoded whole when it is first looked at; longer clips are where they are used.
+WHOLE_PIXELS = 300_000_000
+HDR_TRANSFERS = (16, 18)  # PQ and HLG, by their numbers in H.273
+WIDE_PRIMARIES = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
+MISSING_END_SECONDS = 0.5
+MEND = "Copy or export it again, or remove it."
+
+
+def probe_video(path: Path) -> MediaInfo:
+    """What the video `path` holds. Raises DataError where it is of no use."""
+    with opened(path, threads=False) as (container, stream):
+        _refuse_picture(path, container)
+        packets, first, end = _read_packets(path, container, stream)
+        _refuse_truncated(path, container, end)
+        formats = frozenset(container.format.name.split(","))
+        for place in breaks(path, formats):
+            packets.note_break(place)
+        if missing := missing_end(path, formats):
+            raise DataError(f"{path} is cut short: {missing}. {MEND}", path)
+        base, rates = stream.time_base, [stream.average_rate, stream.base_rate, stream.guessed_rate]
+        ratio = stream.sample_aspect_ratio or Fraction(1)
+        has_alpha = alpha_decoder(stream) is not None or any(part.is_alpha for part in first.format.components)
+        has_audio = bool(container.streams.audio)
+    rotation, mirrored = orientation(first)
+    width, height = max(1, round(first.width * (ratio if 0.1 < ratio < 10 else 1))), first.height
+    if rotation % 180:
+        width, height = height, width
+    stamps = None if formats & COUNTED_FORMATS else packets.stamps()
+    count = packets.count() if stamps is None else len(stamps)
+    look = None
+    if count * first.width * first.height <= WHOLE_PIXELS:
+        look = look_through(path, has_alpha, stamps is not None)
+        stamps, count = _there(packets, look, stamps, count)
+    clock = counted_clock(packets, count, base, rates) if stamps is None else stamped_clock(stamps, base, rates)
+    if wrong := why_unusable(clock):
+        raise DataError(f"{path} {wrong}; its timestamps are damaged. Export it again.", path)
+    damage = _damage(path, packets, look, clock)
+    return MediaInfo(
+        path=path,
+        kind="video",
+        frames=count,
+        width=width,
+        height=height,
+        fps=clock.rate,
+        duration=clock.duration,
+        rotation=rotation,
+        mirrored=mirrored,
+        pixel_format=first.format.name,
+        has_alpha=has_alpha,
+        has_audio=has_audio,
+        remarks=(*_remarks(first, has_alpha), *_doubts(look, clock, damage)),
+        reading=("mirrored",) if mirrored else (),
+        times=clock.times,
+        stamps=clock.stamps,
+        seekable=stamps is not None and bool(formats & TIMED_FORMATS),
+        damage=damage,
+        whole=look is not None,
+    )
+
+
+def _read_packets(path: Path, container: Any, stream: Any) -> tuple[Packets, Any, float]:
+    """The packets of the video, its first frame, and the second at which the last packet of all ends."""
+    packets, first, end = Packets(), None, 0.0
+    codec = stream.codec_context.name
+    for packet in container.demux():
+        if packet.stream is stream and first is None:
+            first = next(iter(decode(stream.codec_context, packet)), None)
+        if not packet.size:
+            continue
+        if packet.pts is not None:
+            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if packet.stream is stream:
+            packets.add(packet, packet.is_corrupt or has_hole(packet, codec))
+    if first is None:
+        raise DataError(f"{path}: not one frame can be decoded. Export it again or remove it.", path)
+    return packets, first, end
+
+
+def _there(packets: Packets, look: Look, stamps: list[int] | None, count: int) -> tuple[list[int] | None, int]:
+    """The timestamps, and the number, of the frames that come out of the decoder: some packets hold none.
+
+    Those that are missing for damage stay, for they were recorded.
+    """
+    if look.wrong or any(packets.broken):
+        return stamps, count
+    if stamps is None:
+        return None, min(count, len(look.shown))
+    there = set(look.shown)
+    found = [stamp for stamp in stamps if stamp in there]
+    return (found, len(found)) if found else (stamps, count)
+
+
+def _damage(path: Path, packets: Packets, look: Look | None, clock: Clock) -> tuple[tuple[int, int], ...]:
+    """The spans of damaged frames. Raises DataError where no frame is whole, or the picture changes its size."""
+    count = len(clock.times)
+    wrong = [
+        number if clock.stamps is None else stamp
+        for number, (stamp, broken) in enumerate(zip(packets.shown, packets.broken, strict=True))
+        if broken and (clock.stamps is None or stamp is not None)
+    ]
+    if look is not None:
+        wrong += look.wrong
+        if len(look.sizes) > 1 and not wrong:
+            (old, _), (new, place) = list(look.sizes.items())[:2]
+            raise DataError(
+                f"{path}: its picture changes from {old[0]}x{old[1]} to {new[0]}x{new[1]} after "
+                f"{_second(clock, place):.2f} s. Export it again at one size, or cut it there.",
+                path,
+            )
+    spans = damaged_spans(packets, (place for place in wrong if place is not None), clock.stamps, count)
+    if spans and clock.stamps is None:
+        spans = ((spans[0][0], count),)  # what is counted is off behind it
+    if spans and sum(last - first for first, last in spans) >= count:
+        raise DataError(f"{path} is damaged {_where(clock, spans[0][0])}. {MEND}", path)
+    return spans
+
+
+def _doubts(look: Look | None, clock: Clock, damage: tuple[tuple[int, int], ...]) -> list[str]:
+    """What a user should know of damage."""
+    if damage:
+        lost = sum(last - first for first, last in damage)
+        return [
+            f"is damaged {_where(clock, damage[0][0])}; {lost} of its {len(clock.times)} frames are not used. {MEND}"
+        ]
+    if look is not None and look.doubtful:
+        return [f"may be damaged at {_second(clock, look.doubtful[0]):.2f} s: look whether its picture is whole there"]
+    return []
+
+
+def _second(clock: Clock, place: int) -> float:
+    number = place if clock.stamps is None else bisect_left(clock.stamps, place)
+    return clock.times[min(number, len(clock.times) - 1)] - clock.times[0]
+
+
+def _where(clock: Clock, number: int) -> str:
+    return f"from {clock.times[number] - clock.times[0]:.2f} s on"
+
+
+def _remarks(frame: Any, has_alpha: bool) -> tuple[str, ...]:
+    found = [OVER_BLACK] if has_alpha else []
+    if int(getattr(frame, "color_trc", None) or 0) in HDR_TRANSFERS:
+        found.append("is HDR, and its colours will look flat; convert it to SDR (BT.709) first")
+    elif wide := WIDE_PRIMARIES.get(int(getattr(frame, "color_primaries", None) or 0)):
+        found.append(f"has the colours of {wide}, which will look pale; convert it to BT.709 first")
+    if frame.interlaced_frame:
+        found.append("is interlaced, and motion will show combs; deinterlace it first")
+    return tuple(found)
+
+
+def _refuse_picture(path: Path, container: Any) -> None:
+    kind = container.format.name.removesuffix("_pipe")  # FFmpeg's word for a picture that is a file of its own
+    if kind != container.format.name:
+        raise DataError(f"{path} is a picture ({kind}) with the ending of a video. Give it its own ending.", path)
+
+
+def _refuse_truncated(path: Path, container: Any, end: float) -> None:
+    # The number of frames in the header is no measure: a clip trimmed on a phone still counts what was cut away.
+    formats = frozenset(container.format.name.split(","))
+    if not formats & TIMED_FORMATS:
+        return
+    start = 0 if formats & ABSOLUTE_FORMATS else max(0, container.start_time or 0)
+    promised = ((container.duration or 0) + start) / 1_000_000
+    if end < promised - max(MISSING_END_SECONDS, 0.05 * promised):
+        raise DataError(f"{path} is cut short: it holds {end:.1f} of {promised:.1f} seconds. {MEND}", path)

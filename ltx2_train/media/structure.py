@@ -1,0 +1,164 @@
+"""Whether a container holds together: where the chain of its parts breaks, and where it ends too soon.
+
+Demuxers find their way around such places and say nothing, and what was lost there is missing from what they hand out.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# Matroska: ids of what a segment, and a cluster in it, consist of. Sizes of all ones are not known.
+SEGMENT, CLUSTER = b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
+IN_SEGMENT = frozenset(
+    bytes.fromhex(text)
+    for text in "114d9b74 1549a966 1654ae6b 1f43b675 1c53bb6b 1941a469 1043a770 1254c367 ec bf".split()
+)
+IN_CLUSTER = frozenset(bytes.fromhex(text) for text in "e7 a3 a0 a7 ab 5854 af ec bf".split())
+AVI_CHUNK = re.compile(rb"\d\d(?:d[bcd]|wb|tx|pc|iv)|ix\d\d|JUNK|idx1|LIST|RIFF|rec |AVIX")
+AVI_FRAME = re.compile(rb"\d\d(?:d[bc]|wb)")
+FLV_TAGS = frozenset((8, 9, 18))
+OGG_HEAD = 27
+STREAMED = frozenset((0, 0x7FFFFFFF, 0xFFFFFFFF))  # sizes written by programs that could not go back
+SLACK = 4  # bytes that a file may lack for rounding
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def breaks(path: Path, formats: frozenset[str]) -> list[int]:
+    """The bytes of `path` at which its structure breaks; `formats` are FFmpeg's names for it."""
+    walk: Callable[[mmap.mmap], Iterator[int]] | None = None
+    if formats & {"matroska", "webm"}:
+        walk = _matroska
+    elif "avi" in formats:
+        walk = _avi
+    elif "flv" in formats:
+        walk = _flv
+    if walk is None:
+        return []
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return list(walk(data))
+
+
+def missing_end(path: Path, formats: frozenset[str]) -> str:
+    """How a file of these formats shows that its end is missing, or ""."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+        size = file.seek(0, 2)
+        if formats & {"wav", "avi"} and head[:4] in (b"RIFF", b"RIFX"):
+            said = int.from_bytes(head[4:8], "little" if head[:4] == b"RIFF" else "big")
+            if said not in STREAMED and said + 8 > size + SLACK:
+                return f"it has {size:,} of {said + 8:,} bytes"
+        if "aiff" in formats and head[:4] == b"FORM":
+            said = int.from_bytes(head[4:8], "big")
+            if said not in STREAMED and said + 8 > size + SLACK:
+                return f"it has {size:,} of {said + 8:,} bytes"
+        if "ogg" in formats:
+            file.seek(max(0, size - 2 * 65307))  # a page is no longer than that
+            return _ogg_end(file.read())
+    return ""
+
+
+def _matroska(data: mmap.mmap) -> Iterator[int]:
+    at = data.find(SEGMENT)
+    if at < 0:
+        return
+    at, end = _element(data, at)[1:]
+    while at < end:
+        name, body, stop = _element(data, at)
+        if name not in IN_SEGMENT:
+            yield at
+            at = data.find(CLUSTER, at + 1)
+            if at < 0:
+                return
+            continue
+        if name != CLUSTER:
+            at = stop
+            continue
+        at = body
+        while at < stop:
+            name, _, behind = _element(data, at)
+            if name in IN_SEGMENT and name not in IN_CLUSTER:
+                break  # of a cluster whose size is not known, or too large
+            if name not in IN_CLUSTER or behind > stop:
+                if behind > len(data) and name in IN_CLUSTER:
+                    return  # cut short
+                yield at
+                at = data.find(CLUSTER, at + 1)
+                if at < 0:
+                    return
+                break
+            at = behind
+
+
+def _element(data: mmap.mmap, at: int) -> tuple[bytes, int, int]:
+    """Id of the element at a byte, where its content begins and where it ends."""
+    first = data[at] if at < len(data) else 0
+    length = 9 - first.bit_length()
+    if length > 4:
+        return b"", at, at
+    name = data[at : at + length]
+    begin = at + length
+    first = data[begin] if begin < len(data) else 0
+    width = 9 - first.bit_length()
+    if width > 8:
+        return b"", at, at
+    size = int.from_bytes(data[begin : begin + width], "big") - (1 << 7 * width)
+    body = begin + width
+    return name, body, len(data) if size == (1 << 7 * width) - 1 else body + size
+
+
+def _avi(data: mmap.mmap) -> Iterator[int]:
+    at = data.find(b"movi")
+    if at < 0:
+        return
+    end = min(len(data), at + int.from_bytes(data[at - 4 : at], "little"))
+    at += 4
+    while at + 8 <= end:
+        name = data[at : at + 4]
+        if not AVI_CHUNK.fullmatch(name):
+            if AVI_CHUNK.fullmatch(data[at - 1 : at + 3]):  # written without the byte that makes its length even
+                at -= 1
+                continue
+            yield at
+            found = AVI_FRAME.search(data, at, end)
+            if found is None:
+                return
+            at = found.start()
+            continue
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        at += 12 if name in (b"LIST", b"RIFF") else 8 + size + size % 2
+
+
+def _flv(data: mmap.mmap) -> Iterator[int]:
+    at = int.from_bytes(data[5:9], "big") + 4
+    while at + 11 < len(data):
+        size = int.from_bytes(data[at + 1 : at + 4], "big")
+        behind = at + 11 + size
+        if data[at] & 0x1F not in FLV_TAGS or (
+            behind + 4 <= len(data) and int.from_bytes(data[behind : behind + 4], "big") not in (size + 11, size, 0)
+        ):
+            yield at
+            return
+        at = behind + 4
+
+
+def _ogg_end(tail: bytes) -> str:
+    at = tail.rfind(b"OggS")
+    if at < 0 or len(tail) < at + OGG_HEAD + 1:
+        return "its last page is not whole"
+    lacing = tail[at + OGG_HEAD : at + OGG_HEAD + tail[at + 26]]
+    page = tail[at : at + OGG_HEAD + len(lacing) + sum(lacing)]
+    if len(lacing) < tail[at + 26] or at + OGG_HEAD + len(lacing) + sum(lacing) > len(tail):
+        return "its last page is not whole"
+    if _ogg_sum(page[:22] + bytes(4) + page[26:]) != page[22:26]:
+        return "its last page is damaged"
+    return "" if page[5] & 4 else "its last page does not say that it is the last"
+
+
+def _ogg_sum(page: bytes) -> bytes:
+    """The check sum of a page: CRC-32 from the highest bit on, where zlib's goes from the lowest."""
+    total = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{total:032b}"[::-1], 2).to_bytes(4, "little")
