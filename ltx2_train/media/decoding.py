@@ -83,15 +83,16 @@ def alpha_decoder(stream: Any) -> str | None:
 
 
 class Watch:
-    """Notes where decoding goes wrong, as far as it reaches frames from `wanted` on.
+    """Notes where decoding goes wrong, as far as it reaches frames from `wanted` to `last`.
 
     Places are timestamps, or the numbers of frames and packets where there are none. `at` is the first wrong one.
     """
 
-    def __init__(self, wanted: int = 0, stamped: bool = True) -> None:
-        self.wanted, self.stamped = wanted, stamped
+    def __init__(self, wanted: int, last: int, stamped: bool) -> None:
+        self.wanted, self.last, self.stamped = wanted, last, stamped
         self.at: int | None = None
-        self._key: int | None = None
+        self._key: int | None = None  # the last at or before `wanted`
+        self._behind: int | None = None  # the first behind `last`
         self._packets = self._frames = 0
 
     def packet(self, packet: Any) -> None:
@@ -99,6 +100,8 @@ class Watch:
         self._packets += 1
         if packet.is_keyframe and place is not None and place <= self.wanted:
             self._key, self.at = place, None  # what was wrong before reaches no further
+        elif packet.is_keyframe and place is not None and place > self.last and self._behind is None:
+            self._behind = place
         if packet.is_corrupt:
             self._note(place)
 
@@ -113,9 +116,12 @@ class Watch:
             self._note(place)
 
     def _note(self, place: int | None) -> None:
+        place = self.wanted if place is None else place
         # Frames shown before the first key frame lean on what is not there; nobody wants them.
-        if self.at is None and (self._key is None or place is None or place >= self._key):
-            self.at = self.wanted if place is None else place
+        before = self._key is not None and place < self._key
+        behind = self._behind is not None and place > self._behind
+        if self.at is None and not before and not behind:
+            self.at = place
 
 
 def decoded(container: Any, stream: Any, decoder: Any, watch: Watch) -> Iterator[Any]:

@@ -130,7 +130,10 @@ def _frames_at(info: MediaInfo, picks: Sequence[int], lenient: bool = False) -> 
     done = 0
     for sought in (True, False) if seek else (False,):
         for threads in (True, False):
-            watch = Watch(wanted[done] if info.stamps is None else info.stamps[wanted[done]], info.stamps is not None)
+            ends = wanted[done], wanted[-1]
+            watch = Watch(
+                *(ends if info.stamps is None else (info.stamps[end] for end in ends)), info.stamps is not None
+            )
             for number, frame in _read(info, wanted[done:], watch, sought, threads, lenient):
                 if watch.at is not None and not lenient:
                     break
