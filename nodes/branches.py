@@ -64,7 +64,7 @@ class KeepBranch(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_path: str | None, **settings: Any) -> Any:
-        if not (lora_path or "").strip():
+        if lora_path is None or not lora_path.strip():
             return None
         try:
             stat = _found(lora_path).stat()

@@ -94,14 +94,14 @@ class SampleLoRA(io.ComfyNode):
         **settings: Any,
     ) -> io.NodeOutput:
         with host.training_job(TITLE):
-            if run is None and model is None:
+            base = model if run is None else run
+            if base is None:
                 raise ConfigError("Nothing to sample with: connect `run`, or `model` and write a `lora_path`.")
             text = " ".join(prompt.split())
             if not text:
                 raise ConfigError("The prompt is empty. Write what the video shows.")
             lora = _lora(run, lora_path)
-            base = run.tables if run is not None else model.tables
-            config = core.make_run(merged(base, FORM.tables(settings)), host.runs_folder())
+            config = core.make_run(merged(base.tables, FORM.tables(settings)), host.runs_folder())
             out = host.output_folder() / "ltx2_samples" / (run.folder.name if run is not None else "base")
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:

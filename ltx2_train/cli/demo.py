@@ -255,7 +255,8 @@ def _distances(config: RunConfig, files: Sequence[SampleFile], events: Events) -
         wanted["audio"] = data.load_audio(first)
     found = {}
     for stream, latents in wanted.items():
-        drawn = [file.latents if stream == "video" else file.audio_latents for file in files]
+        both = (file.latents if stream == "video" else file.audio_latents for file in files)
+        drawn = [one for one in both if one is not None]
         length = min(latents.shape[1], drawn[0].shape[1])  # both are [C, time, ...]
         distance = [float((one[:, :length].float() - latents[:, :length]).square().mean()) for one in drawn]
         found[stream] = (distance[0], distance[1])
