@@ -29,6 +29,13 @@ def add_quantize(add: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument("--device", default="auto", metavar="NAME", help="where to quantize: auto, cpu, cuda ...")
     sub.add_argument("--loftq", action="store_true", help="nf4: also write the beginning of a LoRA of one rank")
     sub.add_argument("--rank", type=int, metavar="N", help="that rank, the same as lora.rank in training")
+    sub.add_argument(
+        "--loftq-iters",
+        type=int,
+        default=1,
+        metavar="N",
+        help="rounds of LoftQ: 1, since the file stays good for any rank, and for it one round is the best there is",
+    )
     sub.add_argument("--report", action="store_true", help="print the error of each format on random weights")
     sub.add_argument("--size", type=int, default=4096, metavar="N", help="with --report: N x N weights (default: 4096)")
     sub.add_argument("--json", action="store_true", help="with --report: print JSON")
@@ -48,6 +55,12 @@ def run_quantize(args: argparse.Namespace, events: ConsoleEvents) -> None:
         )
     if args.out.exists():
         raise ConfigError(f"--out: {args.out} is there already. Name another file, or delete it first.")
+    if args.loftq_iters != 1:
+        raise ConfigError(
+            f"--loftq-iters is {args.loftq_iters}: a file keeps the weights quantized as they are, so that it is good for "
+            "any rank and without LoftQ, and for these one round finds the best LoRA there is. Leave it at 1. More rounds "
+            "change the quantized weights: train from the bf16 checkpoint with quant.loftq and quant.loftq_iters."
+        )
     from ..quant.settings import QuantSettings
     from ..settings import parse
     from ..weights.quantized_file import quantize_checkpoint

@@ -66,3 +66,9 @@ def test_a_file_that_is_there_is_not_replaced(tiny, tmp_path, capsys):
     assert main(["quantize", str(tiny.checkpoint), *options]) == 2
     assert "is there already" in capsys.readouterr().err
     assert (tmp_path / "mine.safetensors").read_text() == "mine"
+
+
+def test_more_rounds_of_loftq_in_a_file_are_refused_with_the_reason(tmp_path, capsys):
+    command = ["quantize", "x.safetensors", "--out", str(tmp_path / "y.safetensors"), "--format", "nf4"]
+    assert main([*command, "--loftq", "--rank", "4", "--loftq-iters", "2"]) == 2
+    assert "one round finds the best LoRA there is" in capsys.readouterr().err
