@@ -57,9 +57,9 @@ def run_quantize(args: argparse.Namespace, events: ConsoleEvents) -> None:
         raise ConfigError(f"--out: {args.out} is there already. Name another file, or delete it first.")
     if args.loftq_iters != 1:
         raise ConfigError(
-            f"--loftq-iters is {args.loftq_iters}: a file keeps the weights quantized as they are, so that it is good for "
-            "any rank and without LoftQ, and for these one round finds the best LoRA there is. Leave it at 1. More rounds "
-            "change the quantized weights: train from the bf16 checkpoint with quant.loftq and quant.loftq_iters."
+            f"--loftq-iters is {args.loftq_iters}: a file keeps the weights quantized as they are, so that it is good "
+            "for any rank and without LoftQ, and for these one round finds the best LoRA there is. Leave it at 1. More "
+            "rounds change the weights: train from the bf16 checkpoint with quant.loftq and quant.loftq_iters."
         )
     from ..quant.settings import QuantSettings
     from ..settings import parse
