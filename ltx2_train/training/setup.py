@@ -9,39 +9,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 
-from ..caching.cache_file import MEND
-from ..caching.notes import note_damage
 from ..config import RunConfig
 from ..device import DTYPES, release
-from ..errors import CacheError, RunError
+from ..errors import RunError
 from ..events import Events
 from ..feed.batches import BatchOrder
-from ..feed.loader import FullText, TrainingSet
+from ..feed.loader import TrainingSet
 from ..lora.file import load_lora_state
 from ..lora.inject import LoraSet, inject
 from ..lora.loftq import apply_loftq, loftq_for
-from ..models.text import TextConnectors, TextFeatures
 from ..models.transformer import LTXTransformer
 from ..models.video_vae import VideoVAE
 from ..optim import resume
 from ..placement import Placed, load_placed, multiply_low
-from ..sampling.prompt_text import prompt_features
+from ..sampling.first_frames import FirstFrames
 from ..sampling.prompts import Prompt
 from ..sampling.render import Renderer
 from ..sampling.sample import first_frames, prompt_folder
 from ..sampling.sound import SoundParts
 from ..version import VERSION
-from ..weights.load import load_connectors, load_video_vae
+from ..weights.load import load_video_vae
+from ..weights.loftq import Loftq
 from ..weights.reader import TensorFile
 from ..weights.stored import weight_shapes
 from .awq import measured_activations
-from .checks import Checked, needed_texts
-from .contexts import ContextStore, streams_of
+from .checks import Checked
+from .contexts import ContextStore
 from .fit import Facts, MemoryPlan, make_plan, this_machine
 from .fit.work import largest_batch, of_batch
 from .metrics import MetricsLog
@@ -49,6 +47,7 @@ from .optimizing import make_optimizer
 from .run_folder import RunFolder
 from .sound import Sound, open_sound
 from .state import list_states, load_state, restore_random_state
+from .texts import prepare_texts
 from .watch import SoundWatch
 
 ENCODER_BYTES = 3 << 30  # the video VAE's encoder at work on one frame
@@ -119,54 +118,112 @@ class Run:
 
 def load(checked: Checked, events: Events) -> Run:
     """Load the model, put the LoRA round it, and lay the newest state over both where the run has one."""
-    config, folder, device, checkpoint = checked.config, checked.folder, checked.device, checked.checkpoint
-    contexts = ContextStore(folder.path / "contexts.bin", int(config.memory.context_gb * 2**30))
-    _fill_contexts(contexts, checked, events)
+    config, device = checked.config, checked.device
+    contexts = prepare_texts(checked, events)
+    frames = _prepare_first_frames(checked, events)
+    sound = open_sound(config, checked.checkpoint, device)
+    plan = plan_run(checked, events)
+    placed, loftq = _place_model(checked, plan, contexts, sound, events)
+    loras = _adapt(checked, placed, loftq)
+    _set_to_work(checked, placed, plan, events)
+    run = _assemble(checked, contexts, frames, sound, plan, placed, loras, events)
+    if not _resume(run, events) and config.lora.weights is not None:
+        loras.load(load_lora_state(config.lora.weights))
+        run.watch.begin()
+        events.message(f"Starting from the LoRA {config.lora.weights.name}.")
+    run.log = MetricsLog(run.folder.metrics, run.step, events)
+    return run
 
-    def open_vae(encoder: bool, decoder: bool) -> VideoVAE:
-        vae_dtype = DTYPES[config.cache.vae_dtype]
-        return load_video_vae(checkpoint, encoder=encoder, decoder=decoder, dtype=vae_dtype, device=device)
+
+def _open_vae(checked: Checked, encoder: bool, decoder: bool) -> VideoVAE:
+    dtype = DTYPES[checked.config.cache.vae_dtype]
+    return load_video_vae(checked.checkpoint, encoder=encoder, decoder=decoder, dtype=dtype, device=checked.device)
+
+
+def _prepare_first_frames(checked: Checked, events: Events) -> FirstFrames:
+    """The latents of the pictures that samples begin with; the encoder comes only where one is not kept yet."""
 
     def open_encoder() -> VideoVAE:
-        events.make_room(ENCODER_BYTES, device)
-        return open_vae(True, False)
+        events.make_room(ENCODER_BYTES, checked.device)
+        return _open_vae(checked, True, False)
 
-    frames = first_frames(config, checkpoint, prompt_folder(config))
+    frames = first_frames(checked.config, checked.checkpoint, prompt_folder(checked.config))
     frames.fill(checked.prompts, open_encoder, events)
-    sound = open_sound(config, checkpoint, device)
-    with TensorFile(checkpoint) as file:
-        shapes = weight_shapes(file)
-    plan = plan_run(checked, events)
+    return frames
+
+
+def _place_model(
+    checked: Checked, plan: MemoryPlan, contexts: ContextStore, sound: Sound | None, events: Events
+) -> tuple[Placed, Loftq | None]:
+    """The frozen transformer, quantized on arrival as the plan says, each block in its place."""
+    config, folder, device, checkpoint = checked.config, checked.folder, checked.device, checked.checkpoint
     memory, quant = plan.memory_settings(config.memory), plan.quant_settings(config.quant)
     stored = config.model_copy(update={"quant": quant})
-    loftq = None
+    loftq = activations = None
     if quant.loftq:
         loftq = loftq_for(checkpoint, config.model.mode, config.lora)
         if (begun := folder.path / LOFTQ).exists():
             loftq.load(begun)
-    activations = None
     if quant.awq:
         activations = measured_activations(checked, stored, contexts, sound, events)
     events.make_room(int(plan.prediction.vram), device)
     events.stage("load the transformer")
-    placed = load_placed(stored, memory, device, events, folder.path, loftq, activations)
-    model = placed.model
-    loras = inject(model, config.lora, torch.Generator().manual_seed(config.train.seed))
+    return load_placed(stored, memory, device, events, folder.path, loftq, activations), loftq
+
+
+def _adapt(checked: Checked, placed: Placed, loftq: Loftq | None) -> LoraSet:
+    """Put the LoRA round the linears of the model."""
+    config = checked.config
+    loras = inject(placed.model, config.lora, torch.Generator().manual_seed(config.train.seed))
     if loftq is not None:
         apply_loftq(loras, loftq)
-        loftq.save(folder.path / LOFTQ, {})
+        loftq.save(checked.folder.path / LOFTQ, {})
     placed.adapted()
+    return loras
+
+
+def _set_to_work(checked: Checked, placed: Placed, plan: MemoryPlan, events: Events) -> None:
+    """What is recomputed, split, kept and multiplied in 8 bits from here on."""
+    config, device, model = checked.config, checked.device, placed.model
+    memory, quant = plan.memory_settings(config.memory), plan.quant_settings(config.quant)
     model.keep_text_kv = plan.keep_text_kv
     tokens = of_batch(largest_batch(checked.order), config).video_tokens or 1
     for text in (*placed.work_as(memory), multiply_low(model, quant.matmul, tokens, device)):
         if text:
             events.message(text)
     events.holding(placed, placed.device_bytes, device)
+
+
+def _assemble(
+    checked: Checked,
+    contexts: ContextStore,
+    frames: FirstFrames,
+    sound: Sound | None,
+    plan: MemoryPlan,
+    placed: Placed,
+    loras: LoraSet,
+    events: Events,
+) -> Run:
+    """Make what moves the LoRA and what draws samples, and put the run together."""
+    config, device, model = checked.config, checked.device, placed.model
     optimizer, schedule, audio_group = make_optimizer(config, loras, device, checked.total, events)
-    parts = SoundParts(checkpoint, device) if model.has_audio else None
-    run = Run(
+    with TensorFile(checked.checkpoint) as file:
+        shapes = weight_shapes(file)
+    renderer = Renderer(
+        model=model,
+        contexts=contexts.pair,
+        open_vae=partial(_open_vae, checked),
+        settings=config.sample,
+        version=checked.version,
+        device=device,
+        events=events,
+        sound=SoundParts(checked.checkpoint, device) if model.has_audio else None,
+        weights=placed,
+        frames=frames,
+    )
+    return Run(
         config=config,
-        folder=folder,
+        folder=checked.folder,
         version=checked.version,
         device=device,
         model=model,
@@ -177,9 +234,7 @@ def load(checked: Checked, events: Events) -> Run:
         data=checked.data,
         order=checked.order,
         contexts=contexts,
-        renderer=Renderer(
-            model, contexts.pair, open_vae, config.sample, checked.version, device, events, parts, placed, frames
-        ),
+        renderer=renderer,
         prompts=checked.prompts,
         base=checked.base,
         total=checked.total,
@@ -191,12 +246,6 @@ def load(checked: Checked, events: Events) -> Run:
         placed=placed,
         plan=plan,
     )
-    if not _resume(run, events) and config.lora.weights is not None:
-        loras.load(load_lora_state(config.lora.weights))
-        run.watch.begin()
-        events.message(f"Starting from the LoRA {config.lora.weights.name}.")
-    run.log = MetricsLog(folder.metrics, run.step, events)
-    return run
 
 
 def plan_run(checked: Checked, events: Events) -> MemoryPlan:
@@ -244,55 +293,6 @@ def _resume(run: Run, events: Events) -> bool:
             f"{problems[0]} No other state can be read either. Put a state back, or choose another run.name."
         )
     return False
-
-
-def _fill_contexts(contexts: ContextStore, checked: Checked, events: Events) -> None:
-    """Run the connectors over every caption and prompt, once; Gemma only where a prompt is not cached yet."""
-    config, device, data = checked.config, checked.device, checked.data
-    dtype, streams = DTYPES[config.model.precision], streams_of(config.model.mode)
-    texts = needed_texts(config, checked.prompts)
-    folder = prompt_folder(config) if texts else checked.folder.path
-    prompts = prompt_features(texts, folder, checked.encoder, checked.projection, device, events, config.gemma)
-    samples = {sample.text_path: sample for sample in data.samples}
-    total = len(samples) + len(prompts)
-    events.stage("prepare captions", total)
-    connectors = load_connectors(checked.projection, config.model.mode, dtype, device)
-
-    for done, key in enumerate([*samples, *prompts]):
-        events.check_stop()
-        text = data.load_text(samples[key]) if isinstance(key, Path) else prompts[key]
-        _check_width(text, connectors, key)
-        if isinstance(text, FullText):
-            found = {"video": text.video_context, "audio": text.audio_context}
-        else:
-            with torch.no_grad():
-                pair = connectors([text.to(device, dtype)])
-            found = {
-                stream: None if one is None else one[0] for stream, one in zip(("video", "audio"), pair, strict=True)
-            }
-        for stream in streams:
-            if found[stream] is None:
-                raise CacheError(
-                    f"{key} holds the caption for {' and '.join(name for name in found if found[name] is not None)} "
-                    f"alone, and model.mode is {config.model.mode}. {MEND}",
-                    key,
-                )
-            contexts.add(key, stream, found[stream].to(dtype))
-        events.progress(done + 1, total)
-    del connectors
-    release(device)
-
-
-def _check_width(text: TextFeatures | FullText, connectors: TextConnectors, key: Path | str) -> None:
-    """Raises CacheError for text of another model version; the next build makes its cache again."""
-    video, audio = (text.video_context, text.audio_context) if isinstance(text, FullText) else (text.video, text.audio)
-    sides = ((video, connectors.video_embeddings_connector), (audio, connectors.audio_embeddings_connector))
-    for given, connector in sides:
-        if given is not None and connector is not None and given.shape[-1] != connector.width:
-            reason = f"its text is {given.shape[-1]} wide and not {connector.width}, that of another model version"
-            if isinstance(key, Path):
-                note_damage(key, reason)
-            raise CacheError(f"{key} does not fit the checkpoint: {reason}. {MEND}", key)
 
 
 def lora_metadata(run: Run) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""From captions and prompts to the contexts that the transformer reads, before it is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..caching.cache_file import MEND
+from ..caching.notes import note_damage
+from ..device import DTYPES, release
+from ..errors import CacheError
+from ..events import Events
+from ..feed.loader import FullText
+from ..models.text import TextConnectors, TextFeatures
+from ..sampling.prompt_text import prompt_features
+from ..sampling.sample import prompt_folder
+from ..weights.load import load_connectors
+from .checks import Checked, needed_texts
+from .contexts import ContextStore, streams_of
+
+
+def prepare_texts(checked: Checked, events: Events) -> ContextStore:
+    """Run the connectors over every caption and prompt, once; Gemma only where a prompt is not cached yet."""
+    config, device, data = checked.config, checked.device, checked.data
+    contexts = ContextStore(checked.folder.path / "contexts.bin", int(config.memory.context_gb * 2**30))
+    dtype, streams = DTYPES[config.model.precision], streams_of(config.model.mode)
+    texts = needed_texts(config, checked.prompts)
+    folder = prompt_folder(config) if texts else checked.folder.path
+    prompts = prompt_features(texts, folder, checked.encoder, checked.projection, device, events, config.gemma)
+    samples = {sample.text_path: sample for sample in data.samples}
+    total = len(samples) + len(prompts)
+    events.stage("prepare captions", total)
+    connectors = load_connectors(checked.projection, config.model.mode, dtype, device)
+
+    for done, key in enumerate([*samples, *prompts]):
+        events.check_stop()
+        text = data.load_text(samples[key]) if isinstance(key, Path) else prompts[key]
+        _check_width(text, connectors, key)
+        if isinstance(text, FullText):
+            found = {"video": text.video_context, "audio": text.audio_context}
+        else:
+            with torch.no_grad():
+                pair = connectors([text.to(device, dtype)])
+            found = {
+                stream: None if one is None else one[0] for stream, one in zip(("video", "audio"), pair, strict=True)
+            }
+        for stream in streams:
+            if found[stream] is None:
+                raise CacheError(
+                    f"{key} holds the caption for {' and '.join(name for name in found if found[name] is not None)} "
+                    f"alone, and model.mode is {config.model.mode}. {MEND}",
+                    key,
+                )
+            contexts.add(key, stream, found[stream].to(dtype))
+        events.progress(done + 1, total)
+    del connectors
+    release(device)
+    return contexts
+
+
+def _check_width(text: TextFeatures | FullText, connectors: TextConnectors, key: Path | str) -> None:
+    """Raises CacheError for text of another model version; the next build makes its cache again."""
+    video, audio = (text.video_context, text.audio_context) if isinstance(text, FullText) else (text.video, text.audio)
+    sides = ((video, connectors.video_embeddings_connector), (audio, connectors.audio_embeddings_connector))
+    for given, connector in sides:
+        if given is not None and connector is not None and given.shape[-1] != connector.width:
+            reason = f"its text is {given.shape[-1]} wide and not {connector.width}, that of another model version"
+            if isinstance(key, Path):
+                note_damage(key, reason)
+            raise CacheError(f"{key} does not fit the checkpoint: {reason}. {MEND}", key)
