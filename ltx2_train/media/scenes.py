@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..events import Events
+from ..optional import why_missing
 from .info import MediaInfo
 from .video import source_frames
 
@@ -41,13 +42,13 @@ def scene_starts(info: MediaInfo, events: Events | None = None) -> list[int]:
 
 def _detector(shortest: int) -> Any:
     """A function of a frame's number and picture [H, W, 3] (BGR) that returns the numbers of the cuts found by then."""
-    try:
-        import scenedetect
-        from scenedetect import ContentDetector, FrameTimecode
-    except ImportError as error:
+    if why := why_missing("scenedetect"):
         raise ConfigError(
-            f"Cutting at scenes needs PySceneDetect ({error}). Install it with `{PIP_LINE}`, or cut with --seconds."
-        ) from None
+            f"Cutting at scenes needs PySceneDetect, which {why}. Install it with `{PIP_LINE}`, or cut with --seconds."
+        )
+    import scenedetect
+    from scenedetect import ContentDetector, FrameTimecode
+
     detector = ContentDetector(threshold=THRESHOLD, min_scene_len=shortest)
     counts = scenedetect.__version__.startswith("0.6")  # that one is told numbers; later ones are told times
 

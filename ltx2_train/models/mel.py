@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
+from ..optional import why_missing
 
 FLOOR = 1e-5
 
@@ -80,14 +81,15 @@ def resample(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
     """The same sound at another rate, by torchaudio's windowed sinc; unchanged where the rates are equal."""
     if source_rate == target_rate:
         return waveform
-    try:
-        from torchaudio.functional import resample as sinc_resample
-    except (ImportError, OSError) as error:  # OSError: a torchaudio built for another torch
+    if why := why_missing("torchaudio.functional"):
+        own = torch.__version__.partition("+")[0]
         raise DataError(
             f"The sound has {source_rate} Hz and the audio VAE wants {target_rate} Hz, but torchaudio, which resamples "
-            f"it, cannot be imported ({error}). Install the torchaudio that belongs to your torch: "
-            "pip install torchaudio"
-        ) from error
+            f"it, {why}. Install the one that belongs to your torch, from where that came, and nothing else with it: "
+            f"pip install torchaudio=={own} --no-deps"
+        )
+    from torchaudio.functional import resample as sinc_resample
+
     return sinc_resample(waveform.float(), source_rate, target_rate)
 
 

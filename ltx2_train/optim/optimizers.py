@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import importlib.util
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from pydantic import Field, field_validator
 from torch.optim import Optimizer
 
 from ..errors import ConfigError
+from ..optional import why_missing
 from ..registry import Registry, nearest
 from ..settings import Settings
 
@@ -89,13 +89,7 @@ def _construct(
 
 def _missing_bitsandbytes() -> str:
     """Why bitsandbytes cannot be used, as the end of a sentence; empty where it can."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        return "is not installed"
-    try:
-        import bitsandbytes.optim  # noqa: F401
-    except Exception as error:  # one that was built for another CUDA or torch raises whatever it likes
-        return f"cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-    return ""
+    return why_missing("bitsandbytes.optim")
 
 
 OPTIMIZERS: Registry[OptimizerKind] = Registry("optimizer")

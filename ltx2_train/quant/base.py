@@ -24,6 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from ..errors import ConfigError
+from ..optional import why_missing
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -41,7 +44,7 @@ class Storage:
         about      for the help of quant.format; "" where only files bring the format and nobody can ask for it
         planned    whether quant.format = auto may choose it
         refinable  whether quant.loftq and quant.awq work on it
-        library    the package that `quantize` needs, by the name it is imported under
+        library    the library that `quantize` needs, by the name it is imported under
         official   what the official trainer calls it, where that has it
         called     what people call it, where that is not `name`
         like       where only files bring it: the quant.format that takes as much room
@@ -69,6 +72,16 @@ class Storage:
     def words(self) -> str:
         """What people call it."""
         return self.called or self.name
+
+
+def require_library(storage: Storage) -> None:
+    """Raise ConfigError where quantizing into this format needs a library that cannot be used."""
+    if storage.library and (why := why_missing(storage.library)):
+        package = storage.library.replace(".", "-")
+        raise ConfigError(
+            f'quant.format = "{storage.name}" needs {package}, which {why}. Install it with: pip install {package}  - '
+            'or set quant.format to "nf4" or "int8".'
+        )
 
 
 class Numbers(Protocol):

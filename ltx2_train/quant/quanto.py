@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from .base import Numbers, QuantLinear, Storage, row_parts, scale_dtype
+from .base import Numbers, QuantLinear, Storage, require_library, row_parts, scale_dtype
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -27,7 +27,7 @@ class Int4(QuantLinear):
     """weight [O, I / 2] uint8; scale, shift [O, groups, 1]."""
 
     storage: ClassVar[Storage] = Storage(
-        "int4", bits=4, snr_db=20.0, about="4 bits by optimum-quanto", library="optimum", official="int4-quanto"
+        "int4", bits=4, snr_db=20.0, about="4 bits by optimum-quanto", library="optimum.quanto", official="int4-quanto"
     )
     stored_names: ClassVar[tuple[str, ...]] = ("weight", "scale", "shift")
 
@@ -70,7 +70,7 @@ class Int2(Int4):
     """As `Int4` with weight [O, I / 4]."""
 
     storage: ClassVar[Storage] = Storage(
-        "int2", bits=2, snr_db=6.0, about="2 bits by optimum-quanto", library="optimum", official="int2-quanto"
+        "int2", bits=2, snr_db=6.0, about="2 bits by optimum-quanto", library="optimum.quanto", official="int2-quanto"
     )
 
 
@@ -105,13 +105,9 @@ def _quantize(weight: Tensor, storage: Storage) -> tuple[Tensor, Tensor, Tensor]
 
 def _library(storage: Storage) -> tuple[Any, Any]:
     """(the levels of the library for so many bits, what chooses scale and shift)."""
-    try:
-        from optimum.quanto import MaxOptimizer, qint2, qint4
-    except ImportError as error:
-        raise ConfigError(
-            f'quant.format = "{storage.name}" needs optimum-quanto, which cannot be imported ({error}). '
-            'Install it with: pip install optimum-quanto  - or set quant.format to "nf4" or "int8".'
-        ) from None
+    require_library(storage)
+    from optimum.quanto import MaxOptimizer, qint2, qint4
+
     return {4: qint4, 2: qint2}[storage.bits], MaxOptimizer()
 
 

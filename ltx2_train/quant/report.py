@@ -6,13 +6,13 @@ weight's energy over the error's, `cosine` the cosine between the two as vectors
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..optional import why_missing
 from .base import row_parts
 from .formats import FORMATS
 from .loftq import loftq
@@ -25,7 +25,7 @@ LOFTQ_ITERATIONS = 2
 def error_table(size: int = 4096, seed: int = 0, device: torch.device | str = "cpu") -> list[dict[str, Any]]:
     """A row {"name", "mae", "snr_db", "cosine"} for bf16, each format (nf4 in blocks of 32), and nf4 with LoftQ.
 
-    Formats whose library is not installed have no row.
+    Formats whose library cannot be used have no row.
     """
     weight = torch.randn(size, size, generator=torch.Generator().manual_seed(seed)).to(device)
     return [{"name": name, **_errors(found, weight)} for name, found in _approximations(weight)]
@@ -45,7 +45,7 @@ def _approximations(weight: Tensor) -> Iterator[tuple[str, Tensor]]:
     yield "bf16", weight.bfloat16().float()
     for name in FORMATS:
         format = FORMATS.get(name)
-        if format.storage.library and importlib.util.find_spec(format.storage.library) is None:
+        if format.storage.library and why_missing(format.storage.library):
             continue
         yield name, format.quantize(weight, None, settings, torch.float32).dequantize()
         if format.storage.refinable:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..caching.cache_file import CacheFile
 from ..config import SampleSettings
-from ..errors import Stopped, TrainerError
+from ..errors import ConfigError, Stopped, TrainerError
 from ..events import Events
 from ..models.tiling import decode_frames
 from ..models.transformer import LTXTransformer
@@ -38,6 +38,15 @@ DECODE_BYTES = 4 << 30  # on the card for the decoder of the video VAE at work o
 
 # the block whose self-attention the official pipelines skip for spatio-temporal guidance, of 48
 STG_BLOCKS = {"2.0": 29, "2.3": 28}
+
+
+def require_stg_block(settings: SampleSettings, blocks: int) -> None:
+    """Raise ConfigError where sample.stg_block is none of the model's."""
+    if settings.stg_block is not None and settings.stg_block >= blocks:
+        raise ConfigError(
+            f"sample.stg_block is {settings.stg_block}, but the blocks of this model are 0 to {blocks - 1}. Choose one "
+            "of them, or leave it out: then the usual one is taken."
+        )
 
 
 @dataclass(frozen=True)
@@ -129,6 +138,8 @@ class Renderer:
         if block is None:
             # a model of other depth (a tiny one) gets the block at the same height
             block = STG_BLOCKS[self.version] if layers == 48 else round(STG_BLOCKS[self.version] / 48 * layers)
+            block = min(block, layers - 1)
+        require_stg_block(self.settings, layers)
 
         def on_step(step: int, steps: int) -> None:
             self.events.progress(done + step, total, f"denoising {step}/{steps}")
@@ -141,7 +152,7 @@ class Renderer:
             self._context(prompt.text, noise),
             fps=prompt.shape.fps,
             negative=self._context(prompt.negative, noise) if prompt.guidance != 1 else None,
-            guidance=Guidance(prompt.guidance, self.settings.stg, min(block, layers - 1), self.settings.rescale),
+            guidance=Guidance(prompt.guidance, self.settings.stg, block, self.settings.rescale),
             first_frame=first,
             on_step=on_step,
         )

@@ -25,7 +25,7 @@ from ..weights.reader import TensorFile
 from .first_frames import FirstFrames
 from .prompt_text import prompt_features
 from .prompts import prompt_texts, read_prompts
-from .render import Renderer, SampleFile
+from .render import Renderer, SampleFile, require_stg_block
 from .sound import SoundParts
 
 
@@ -56,6 +56,7 @@ def sample(
     if not wanted:
         raise ConfigError("There is no prompt to draw. Set sample.prompts, or pass --prompt.")
     device, dtype = pick_device(run.model.device), DTYPES[run.model.precision]
+    require_stg_block(settings, base.info.blocks)
     state = None if lora is None else _checked(lora, base, run.model.mode, events)
 
     folder = out / "prompts" if own_folder else prompt_folder(run)

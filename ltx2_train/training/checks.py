@@ -25,6 +25,7 @@ from ..offload.blocks import spread
 from ..optim import choose_optimizer
 from ..sampling.ahead import training_prompts
 from ..sampling.prompts import Prompt, prompt_texts, read_prompts
+from ..sampling.render import require_stg_block
 from ..weights.fingerprint import part_fingerprint
 from ..weights.load import blueprint
 from ..weights.quantize import check_quant
@@ -176,6 +177,7 @@ def _check_layers(config: RunConfig, checkpoint: Path) -> dict[str, tuple[int, i
         model = blueprint(file, config.model.mode)
     layers = chosen_layers(model, config.lora)
     total, memory = len(model.transformer_blocks), config.memory
+    require_stg_block(config.sample, total)
     if memory.fit == "custom":  # nothing is planned, and settings may contradict each other
         spread(total, memory.blocks_to_swap or 0)
     else:

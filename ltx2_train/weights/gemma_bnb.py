@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 
 import torch
 from torch import nn
 
 from ..errors import ConfigError
+from ..optional import why_missing
 from .gemma_settings import GemmaSettings
 from .load import OnLinear
 
@@ -68,10 +68,10 @@ def quantized_bytes(settings: GemmaSettings, out_features: int, in_features: int
 
 
 def require_bitsandbytes(settings: GemmaSettings) -> None:
-    """Raise ConfigError where `settings.precision` needs bitsandbytes and it is not installed."""
-    if settings.precision != "stored" and importlib.util.find_spec("bitsandbytes") is None:
+    """Raise ConfigError where `settings.precision` needs bitsandbytes and it cannot be used."""
+    if settings.precision != "stored" and (why := why_missing("bitsandbytes")):
         raise ConfigError(
-            f"gemma.precision = {settings.precision} needs the package bitsandbytes, which is not installed. Install "
+            f"gemma.precision = {settings.precision} needs the package bitsandbytes, which {why}. Install "
             'it with `pip install bitsandbytes`, or set gemma.precision to "stored": with gemma.placement = "layers" '
             "the whole text encoder runs on a small card."
         )

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError
 from ..quant.awq import AwqNf4, channel_scales
-from ..quant.base import QuantLinear
-from ..quant.formats import STORED, quantize_linear
+from ..quant.base import QuantLinear, require_library
+from ..quant.formats import FORMATS, STORED, quantize_linear
 from ..quant.settings import QuantSettings
 from .loftq import Loftq, find_companion
 from .reader import TensorFile
@@ -154,6 +154,8 @@ def settle(found: StoredLinears, settings: QuantSettings, name: str) -> tuple[Qu
     kinds = set(found.in_blocks().values())
     asked = settings.format
     if not kinds:
+        if asked in FORMATS:
+            require_library(FORMATS.get(asked).storage)
         return settings, "none" if asked == "auto" else asked
     storages = [STORED.get(kind).storage for kind in kinds]
     words = " and ".join(sorted(storage.words for storage in storages))

@@ -90,6 +90,12 @@ def test_an_unfit_lora_is_found_before_anything_is_loaded(run_file, tiny, monkey
     assert not (run_file.parent / "runs").exists()
 
 
+def test_a_block_that_the_model_has_not_is_refused_for_samples(run_file, monkeypatch):
+    monkeypatch.setattr(drawing, "prompt_features", lambda *_, **__: pytest.fail("something was loaded"))
+    with pytest.raises(ConfigError, match="sample.stg_block is 4, but the blocks of this model are 0 to 3"):
+        sample(load_run(run_file, ["sample.stg_block=4"]), None, run_file.parent / "out", prompts=["a fox"])
+
+
 def test_a_run_goes_on_without_the_lora_it_started_from(run_file, tiny):
     path = lora_for(run_file.parent / "x.safetensors", tiny.checkpoint)
     more = [f"lora.weights={path}"]

@@ -7,7 +7,6 @@ here) those of a usual card of that size stand in: data-sheet bf16 with float32 
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import os
 import shutil
 import sys
@@ -18,6 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+
+from ...optional import why_missing
 
 GB = 10**9
 GIB = 2**30
@@ -156,7 +157,7 @@ def _system_ram() -> float:
             pass
     if sys.platform == "win32":
         return _windows_ram()
-    if importlib.util.find_spec("psutil") is not None:
+    if not why_missing("psutil"):
         import psutil
 
         return float(psutil.virtual_memory().available)
