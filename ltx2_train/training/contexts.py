@@ -89,13 +89,13 @@ class ContextStore:
             self._path.unlink(missing_ok=True)
 
     def _spill(self, context: Tensor) -> Tensor:
-        data = context.view(torch.uint8).numpy() if context.ndim else context
+        data = context.view(torch.uint8).numpy()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             # a run that was killed has left its file
             with open(self._path, "ab" if self._spilled else "wb") as file:
                 offset = file.tell()
-                file.write(memoryview(data).cast("B"))
+                file.write(data.data.cast("B"))
         except OSError as error:
             raise RunError(
                 f"Could not write {self._path}: {error.strerror or error}. Free some space, or raise memory.context_gb "

@@ -79,6 +79,7 @@ def _loop(run: Run, events: Events) -> RunResult:
     clean = True  # false while the weights are being changed: a state written then would mix two steps
     batches = Rewound(Batches(run.data, run.order, run.place, settings.data.prefetch))
     bad = 0
+    assert run.log is not None, "load opens it"
     finished = False  # the last save is done; its samples may be missing
     try:
         if (trial := try_largest(run, run.plan, run.apply, events)) is not None:

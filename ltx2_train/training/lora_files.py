@@ -38,11 +38,11 @@ def write_lora(wanted: Path, write: Callable[[Path], None]) -> Path:
 
     Where the same LoRA stands there already, it stays as it is.
     """
-    taken = []
-    for path in _names(wanted):
-        if not _taken(path):
-            break
+    names = _names(wanted)
+    path, taken = next(names), []
+    while _taken(path):
         taken.append(path)
+        path = next(names)
     write(path)
     for other in taken:
         if _same(other, path):

@@ -101,7 +101,7 @@ def _write(run: Run, events: Events, status: str, with_state: bool, final: bool)
         if saved.state is not None:
             events.saved("state", saved.state)
     _write_loras(run, events, saved)
-    good = saved.lora is not None and CHECK not in saved.failed
+    good = saved.lora if CHECK not in saved.failed else None
     if saved.state is not None and CHECK not in saved.failed:
         _removed(rotate(folder.states, run.config.train.keep_states, run.step), events)
     with _tolerant(saved, "chart of the loss", events):
@@ -112,12 +112,12 @@ def _write(run: Run, events: Events, status: str, with_state: bool, final: bool)
     about: dict[str, Any] = {"total": run.total, "loss": _last_row(run).get(LOSS)}
     if saved.state is not None:
         about["state"] = run.step
-    if good:
-        about["lora"] = saved.lora.name
-    if final and good:
+    if good is not None:
+        about["lora"] = good.name
+    if final and good is not None:
         about["finished"] = sorted({*folder.finished, run.step})
     with _tolerant(saved, "manifest", events):
-        folder.write_manifest(status if good or not final else "failed", run.step, **about)
+        folder.write_manifest("failed" if final and good is None else status, run.step, **about)
     return saved
 
 
