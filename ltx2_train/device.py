@@ -8,6 +8,7 @@ import torch
 
 from .errors import ConfigError, OutOfMemory
 
+_FULL = ("not enough memory", "can't allocate memory")  # as the allocators of a processor say it
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -33,9 +34,16 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether `error` means that memory ran out, on whichever device and whoever says so."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _FULL)
+
+
 def out_of_memory(error: BaseException, doing: str) -> OutOfMemory | None:
     """An error in the user's words where `error` means that the device is full."""
-    if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
+    if is_full(error):
         return OutOfMemory(
             f"The device ran out of memory while {doing}. Make the clips shorter (target_frames) or smaller "
             "(resolution) in the dataset, switch memory.gradient_checkpointing on, lower lora.rank, or close what else "

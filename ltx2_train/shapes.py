@@ -16,7 +16,23 @@ SPATIAL_FACTOR = 32
 VIDEO_CHANNELS = 128
 AUDIO_CHANNELS = 8
 AUDIO_BINS = 16
+AUDIO_RATE, AUDIO_HOP, AUDIO_HOPS_PER_LATENT = 16000, 160, 4
 AUDIO_LATENTS_PER_SECOND = 25.0
+
+
+def sampled_audio_steps(seconds: float) -> int:
+    """Latents that sampling makes for so many seconds of sound, as the official pipelines do; at least one."""
+    return max(1, round(seconds * AUDIO_LATENTS_PER_SECOND))
+
+
+def encoded_audio_steps(seconds: float) -> int:
+    """Latents that the audio VAE makes of so many seconds of sound.
+
+    The spectrogram has a row every 160 samples at 16 kHz and one at the very end; four of them, or what is left, become
+    a latent. So there is often one more than sampling makes.
+    """
+    rows = 1 + round(seconds * AUDIO_RATE) // AUDIO_HOP
+    return -(-rows // AUDIO_HOPS_PER_LATENT)
 
 
 def floor_frames(frames: int) -> int:

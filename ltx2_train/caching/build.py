@@ -19,6 +19,7 @@ import torch
 
 from ..dataset.scan import Skipped
 from ..dataset.sources import source_record
+from ..device import is_full
 from ..errors import DataError
 from ..events import Events
 from .due import MADE_AGAIN, Due
@@ -99,7 +100,10 @@ def fill(due: Due, openers: Openers, events: Events | None = None, device: torch
     bench = Bench(None, device, events)
 
     def read(job: Job) -> Any:
-        was_read = job.kind.read(job, bench.model)
+        try:
+            was_read = job.kind.read(job, bench.model)
+        except MemoryError as error:
+            raise job.kind.too_large(job) from error
         with contextlib.suppress(OSError):
             source_record(job.source)  # hashes the file in this thread; it is known when the cache is written
         return was_read
@@ -117,7 +121,9 @@ def fill(due: Due, openers: Openers, events: Events | None = None, device: torch
             lost.add(job.path)
             note_failure(report, job.source, str(error), events, job.kind.consequence(job))
             job.kind.remember(job, str(error))
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_full(error):
+                raise
             raise job.kind.too_large(job) from error
 
     def work(model: Any) -> None:

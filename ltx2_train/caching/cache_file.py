@@ -63,7 +63,15 @@ DTYPES = {
 MEND = "Run `ltx2-train cache build RUN.toml` (in ComfyUI: the Prepare Dataset node) to make it again."
 
 # Settings that caches made before they existed do not name, and what they amount to there.
-_BEFORE: dict[str, Any] = {"flip": False, "color_jitter": 0.0, "crop": "center", "reading": [], "held": False}
+_BEFORE: dict[str, Any] = {
+    "flip": False,
+    "color_jitter": 0.0,
+    "crop": "center",
+    "reading": [],
+    "held": False,
+    "surround": "weights add up to 1",
+    "stretched": 1.0,
+}
 
 _LATENTS = re.compile(r"latents_(\d+)x(\d+)x(\d+)_(\w+)")
 _AUDIO = re.compile(r"audio_latents_(\d+)x(\d+)x(\d+)_(\w+)")

@@ -8,6 +8,7 @@ file by its mean level, from JSON ([[from, to], ...] in seconds of the medium) b
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from ..media.buckets import cover
 from ..media.info import MediaInfo
 from ..media.sound import read_sound
 from ..media.video import read_frames
-from ..shapes import SPATIAL_FACTOR, TEMPORAL_FACTOR
+from ..shapes import AUDIO_LATENTS_PER_SECOND, SPATIAL_FACTOR, TEMPORAL_FACTOR
 from .cache_file import MASK_KEY, CacheFile
 from .encode import beside
 from .kind import Bench, CacheKind, Job, Made, header_bytes
@@ -99,7 +100,7 @@ class SoundMasks(Masks):
         made_from: dict[str, Any] = {
             "mask_file": mask.name,
             "sound_window": [round(sound.start, 6), round(sound.seconds, 6)],
-            "steps": sound.steps,
+            "stretched": round(sound.length / sound.seconds, 6) if sound.seconds else 1.0,
         }
         return Job(self, item, mask, path, made_from)
 
@@ -154,16 +155,23 @@ def sound_mask(path: Path, item: Item) -> torch.Tensor:
     assert sound is not None, item.key
     steps = sound.steps
     start = sound.start - item.source.media.times[0] if sound.of_clip else sound.start
+    # In seconds of the medium; what the last latent has beyond the end of the sound does not count.
+    second = sound.seconds / sound.length / AUDIO_LATENTS_PER_SECOND
+    edges = start + np.minimum(np.arange(steps + 1) * second, sound.seconds)
     if path.suffix.lower() == ".json":
-        edges = start + np.arange(steps + 1) * (sound.seconds / steps)
         covered = np.zeros(steps)
         for begin, end in _spans(path):
             covered += np.clip(np.minimum(edges[1:], end) - np.maximum(edges[:-1], begin), 0, None)
-        return torch.from_numpy(covered > THRESHOLD * sound.seconds / steps).to(torch.uint8)
-    heard = read_sound(path, max(0.0, start), sound.seconds)
-    level = np.abs(heard.samples).mean(axis=0)
-    parts = np.array_split(level, steps)
-    return torch.tensor([bool(len(part)) and float(part.mean()) > THRESHOLD for part in parts]).to(torch.uint8)
+        given = covered > THRESHOLD * np.diff(edges)
+    else:
+        heard = read_sound(path, max(0.0, start), sound.seconds)
+        level = np.abs(heard.samples).mean(axis=0)
+        cuts = np.round((edges - start) * heard.rate).astype(int)
+        parts = [level[left:right] for left, right in pairwise(cuts)]
+        given = np.array([bool(len(part)) and float(part.mean()) > THRESHOLD for part in parts])
+    if steps > 1 and edges[-1] - edges[-2] < second / 2:
+        given[-1] = given[-2]  # there is hardly anything of its own to go by
+    return torch.from_numpy(given).to(torch.uint8)
 
 
 def _spans(path: Path) -> list[tuple[float, float]]:

@@ -4,13 +4,12 @@ Sound that cannot be used never ends caching: its clip trains silent, its record
 each with the reason. What can be used but deserves a look (silence, clipping, sound shorter than its clip) is reported
 too.
 
-A window of L seconds becomes round(25 L) latents, as many as sampling makes for that length. The encoder is causal, so
-a latent beyond that (the mel spectrogram has a last row centred on the very end) is dropped without changing the rest.
+All latents that the encoder gives are kept, as the official trainer does: the mel spectrogram has a last row centred on
+the very end, so there is often one more than sampling makes for that length.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,8 +23,10 @@ from ..dataset.scan import SHOWN_AT_MOST
 from ..dataset.sources import source_stat
 from ..errors import DataError, OutOfMemory
 from ..files import write_tensors
-from ..media.sound import Prepared, Sound, prepare, probe_sound, read_sound
-from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, AUDIO_LATENTS_PER_SECOND, AudioLatentShape, LatentShape
+from ..media.sound import Prepared, prepare, prepare_file, probe_sound, read_sound
+from ..media.sound_media import channels_of
+from ..models.audio_vae import TIME_FACTOR, past_rows
+from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, AudioLatentShape, LatentShape, encoded_audio_steps
 from .cache_file import AUDIO_LENGTH_KEY, DTYPES, VIRTUAL_KEYS, CacheFile, audio_key, latent_key
 from .kind import Bench, CacheKind, Job, Made, header_bytes
 
@@ -39,6 +40,8 @@ TOPICS = {
     "broken": "hold samples that are not numbers",
     "damaged": "are damaged in places",
 }
+SURROUND = "weights add up to 1"  # how it is mixed down; what is written into caches
+PIECE_STEPS = 500  # latents that are encoded together: 20 s
 VIRTUAL_BYTES = 1150  # the file of latents beside a recording, in which there is one zero
 
 
@@ -73,12 +76,13 @@ class SoundLatents(CacheKind[Prepared]):
             "sound_window": [round(sound.start, 6), round(sound.seconds, 6)],
             "sound_length": round(sound.length, 6),
             "audio_normalize": self.plan.settings_of(item).audio_normalize,
+            "surround": SURROUND,
             "audio_vae_dtype": settings.audio_vae_dtype,
             "audio_latents_dtype": settings.audio_latents_dtype,
         }
 
     def stale(self, file: CacheFile, job: Job) -> str | None:
-        return _of_another_model(file) or super().stale(file, job)
+        return _of_another_model(file) or super().stale(file, job) or _too_loud(file, job)
 
     def beside(self, job: Job) -> Path | None:
         return job.item.latent_path if job.item.kind == "audio" else None
@@ -87,8 +91,12 @@ class SoundLatents(CacheKind[Prepared]):
         return super().consequence(job) if job.item.kind == "audio" else "trains without its sound"
 
     def size(self, job: Job) -> int:
-        steps = max(1, round(self.seconds(job) * AUDIO_LATENTS_PER_SECOND))
-        values = steps * AUDIO_CHANNELS * AUDIO_BINS * DTYPES[self.recipe.settings.audio_latents_dtype].itemsize
+        values = (
+            encoded_audio_steps(self.seconds(job))
+            * AUDIO_CHANNELS
+            * AUDIO_BINS
+            * DTYPES[self.recipe.settings.audio_latents_dtype].itemsize
+        )
         return values + header_bytes(job.made_from) + (VIRTUAL_BYTES if self.beside(job) is not None else 0)
 
     def weight(self, job: Job) -> float:
@@ -103,7 +111,7 @@ class SoundLatents(CacheKind[Prepared]):
         assert window is not None, job.item.key
         if job.item.kind == "audio" and window.start == 0 and not entry.speech_segments:
             # The header of a compressed file may be off by a little: what is there is what counts.
-            return _whole(job.source, window.length, rate, entry.audio_normalize)
+            return prepare_file(job.source, window.length, rate, entry.audio_normalize)
         sound = read_sound(job.source, window.start, window.seconds, window.of_clip)
         return prepare(sound, window.length, rate, entry.audio_normalize)
 
@@ -184,6 +192,7 @@ class ReferenceSound(SoundLatents):
             "reference_file": item.reference_audio.name if item.reference_audio else None,
             "reference_audio_max_seconds": entry.reference_audio_max_seconds,
             "audio_normalize": entry.audio_normalize,
+            "surround": SURROUND,
             "audio_vae_dtype": settings.audio_vae_dtype,
             "audio_latents_dtype": settings.audio_latents_dtype,
         }
@@ -209,7 +218,8 @@ class ReferenceSound(SoundLatents):
     def read(self, job: Job, model: AudioVAE) -> Prepared:
         # A reference is heard as it is: neither the clip's window nor its length is forced upon it.
         entry = self.plan.settings_of(job.item)
-        return _whole(job.source, entry.reference_audio_max_seconds, model.config.sample_rate, entry.audio_normalize)
+        limit, rate = entry.reference_audio_max_seconds, model.config.sample_rate
+        return prepare_file(job.source, limit, rate, entry.audio_normalize)
 
     def too_large(self, job: Job) -> OutOfMemory:
         return self._too_long(job, "", "reference_audio_max_seconds")
@@ -224,35 +234,58 @@ def _of_another_model(file: CacheFile) -> str | None:
     return f"its sound has {shape.channels} channels of {shape.bins} bins, not {AUDIO_CHANNELS} of {AUDIO_BINS}"
 
 
+def _too_loud(file: CacheFile, job: Job) -> str | None:
+    """Why a cache of ours from before surround sound was brought to that level will not do, or None."""
+    if not file.fingerprinted or "surround" in file.record("settings"):
+        return None
+    try:
+        channels = sound_channels(job.source, *source_stat(job.source))
+    except (DataError, OSError):  # training goes on without its sources
+        return None
+    return f"its {channels} channels are mixed down to another level now" if channels > 2 else None
+
+
 @functools.lru_cache(maxsize=4096)
 def _probed_seconds(path: Path, size: int, mtime_ns: int) -> float:
     return probe_sound(path).duration
 
 
-def _whole(path: Path, limit: float | None, rate: int, normalise: bool) -> Prepared:
-    """A file from its beginning to its end, or to `limit` seconds."""
-    sound = read_sound(path)
-    length = sound.samples.shape[1] / sound.rate
-    length = length if limit is None else min(limit, length)
-    return prepare(_first(sound, length), length, rate, normalise)
+@functools.lru_cache(maxsize=4096)
+def sound_channels(path: Path, size: int, mtime_ns: int) -> int:
+    """How many channels a sound has, from its header alone. Raises DataError."""
+    return channels_of(path)
 
 
-def _first(sound: Sound, seconds: float) -> Sound:
-    return dataclasses.replace(sound, samples=sound.samples[:, : max(1, round(seconds * sound.rate))])
-
-
+@torch.no_grad()
 def encode(sound: Prepared, vae: AudioVAE, device: torch.device | str) -> torch.Tensor:
-    """[8, T, 16] on the device of the VAE."""
-    config = vae.config
-    wave = torch.from_numpy(sound.samples)[None]
-    steps = max(1, round(wave.shape[-1] / config.sample_rate * AUDIO_LATENTS_PER_SECOND))
-    # The spectrogram reflects half a window at both ends and so needs more than that; a single frame may be shorter.
-    short = config.n_fft // 2 + config.hop - wave.shape[-1]
-    if short > 0:
-        wave = torch.nn.functional.pad(wave, (0, short))
-    with torch.no_grad():
-        mel = vae.waveform_to_mel(wave.to(device), config.sample_rate)
+    """[8, T, 16] in float32; piece by piece where it is long, each with all of the past that it depends on."""
+    config, samples = vae.config, sound.samples.shape[1]
+    rows = 1 + samples // config.hop
+    steps = -(-rows // TIME_FACTOR)
+    if steps <= PIECE_STEPS or config.mid_attention:
+        wave = torch.from_numpy(sound.samples)
+        # The spectrogram reflects half a window at both ends and so needs more than that; a frame may be shorter.
+        short = config.n_fft // 2 + config.hop - samples
+        wave = torch.nn.functional.pad(wave, (0, short)) if short > 0 else wave
+        mel = vae.waveform_to_mel(wave[None].to(device), config.sample_rate)
         return vae.encode(mel)[0, :, :steps].float()
+    pieces = []
+    for first in range(0, steps, PIECE_STEPS):
+        last = min(first + PIECE_STEPS, steps)
+        before = min(first, -(-past_rows(config) // TIME_FACTOR))
+        mel = _rows(sound, vae, device, TIME_FACTOR * (first - before), min(rows, TIME_FACTOR * last))
+        pieces.append(vae.encode(mel)[0, :, before:].float().cpu())
+    return torch.cat(pieces, dim=1)
+
+
+def _rows(sound: Prepared, vae: AudioVAE, device: torch.device | str, first: int, last: int) -> torch.Tensor:
+    """The rows of mel from `first` to before `last`, as those of the whole sound are."""
+    config = vae.config
+    margin = -(-config.n_fft // (2 * config.hop))  # rows whose window reaches over the edge of a cut
+    begin = max(0, first - margin)
+    wave = torch.from_numpy(sound.samples[:, begin * config.hop : (last + margin) * config.hop])
+    mel = vae.waveform_to_mel(wave[None].to(device), config.sample_rate)
+    return mel[:, :, first - begin : last - begin]
 
 
 def _some(lines: Sequence[str]) -> str:

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..models.positions import AUDIO_HOP, AUDIO_HOPS_PER_LATENT, AUDIO_RATE, audio_positions, video_positions
-from ..shapes import AudioLatentShape, LatentShape
+from ..models.positions import audio_positions, video_positions
+from ..shapes import AUDIO_HOP, AUDIO_HOPS_PER_LATENT, AUDIO_RATE, AudioLatentShape, LatentShape
 
 STEP_SECONDS = AUDIO_HOPS_PER_LATENT * AUDIO_HOP / AUDIO_RATE
 

@@ -21,7 +21,7 @@ from ..media.frames import Timeline, Window
 from ..media.info import MediaInfo
 from ..media.sound_media import probe_sound, sound_levels
 from ..media.speech import STEPS_PER_SECOND, spoken_segments
-from ..shapes import AUDIO_LATENTS_PER_SECOND, SPATIAL_FACTOR, LatentShape, VideoShape, floor_frames
+from ..shapes import SPATIAL_FACTOR, LatentShape, VideoShape, encoded_audio_steps, floor_frames
 from .dataset_file import DatasetSettings
 
 LONG_SECONDS = 60.0
@@ -42,8 +42,8 @@ class SoundWindow:
 
     @property
     def steps(self) -> int:
-        """Latents in training: as many as sampling makes for that length."""
-        return max(1, round(self.length * AUDIO_LATENTS_PER_SECOND))
+        """Latents in training: as many as the audio VAE makes of it."""
+        return encoded_audio_steps(self.length)
 
 
 def clip_sound(

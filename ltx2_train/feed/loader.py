@@ -105,7 +105,9 @@ class TrainingSet:
     def load_audio_mask(self, sample: Sample) -> torch.Tensor:
         """bool [T], true where the sound is given; T is `audio_steps`. Raises CacheError where the file is damaged."""
         assert sample.audio_mask_path is not None, sample.key
-        return CacheFile(sample.audio_mask_path).mask()[: sample.audio_steps]
+        mask = CacheFile(sample.audio_mask_path).mask()
+        missing = sample.audio_steps - len(mask)  # caches of the sound once had a step less, and so had their masks
+        return torch.cat([mask, mask[-1:].expand(max(0, missing))])[: sample.audio_steps]
 
     def load_text(self, sample: Sample) -> TextFeatures | FullText:
         """The caption, in the form it is cached in. Raises CacheError where the file is damaged."""

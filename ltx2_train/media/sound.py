@@ -1,8 +1,9 @@
 """Decoded sound -> what the audio VAE wants: downmix, stretch, resample, level (`prepare`).
 
 Channels. Mono goes to both sides at full level; surround is mixed by swresample with the coefficients of ITU-R BS.775,
-where the centre, which holds the dialogue, is 3 dB down on both sides; LFE is left out. What then exceeds full scale is
-lowered as a whole.
+where the centre, which holds the dialogue, is 3 dB down on both sides; LFE is left out. The mix is divided by what the
+weights of a side add up to (2.414 of 5.1), as in the official trainer, behind whose mix the audio VAE was trained. What
+exceeds full scale all the same is lowered as a whole.
 
 Stretching keeps the pitch: FFmpeg's `atempo`, an overlap-add of similar pieces (W. Verhelst and M. Roelands, "An
 overlap-add technique based on waveform similarity (WSOLA)", ICASSP 1993). Differences below half a row of the mel
@@ -14,10 +15,13 @@ All samples are float32 [C, N], full scale at 1.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,10 +33,21 @@ from .sound_media import (
     as_floats,
     probe_sound,
     read_sound,
+    sound_blocks,
     sound_levels,
 )
 
-__all__ = ["AUDIO_SUFFIXES", "Prepared", "Sound", "SoundInfo", "prepare", "probe_sound", "read_sound", "sound_levels"]
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "Prepared",
+    "Sound",
+    "SoundInfo",
+    "prepare",
+    "prepare_file",
+    "probe_sound",
+    "read_sound",
+    "sound_levels",
+]
 
 SAME_LENGTH_SECONDS = 0.005
 TAIL_SECONDS = 0.2
@@ -55,6 +70,50 @@ class Prepared:
 
 def prepare(sound: Sound, length: float, rate: int, normalise: bool = False) -> Prepared:
     """Two channels of exactly round(length * rate) samples at `rate`, with the pitch they had."""
+    clipped = clipped_share(sound.samples)
+    samples = to_stereo(sound)
+    have = samples.shape[1] / sound.rate
+    if abs(length - have) >= SAME_LENGTH_SECONDS:
+        samples = stretch(samples, sound.rate, length / have)
+    samples = exactly(resample(samples, sound.rate, rate), max(1, round(length * rate)))
+    return _finished(samples, sound, clipped, normalise)
+
+
+def prepare_file(path: Path, limit: float | None, rate: int, normalise: bool = False) -> Prepared:
+    """As `prepare`, of a whole file as long as it is, or of its first `limit` seconds.
+
+    No more of it is in memory than the result: an hour takes half a GB at 16 kHz. Raises DataError.
+    """
+    parts: list[np.ndarray] = []
+    change: _Resampler | None = None
+    had = missing = broken = damaged = clipped = 0
+    most, source_rate = math.inf, 0
+    for block in sound_blocks(path):
+        if change is None:
+            source_rate = block.rate
+            change = _Resampler(source_rate, rate)
+            most = math.inf if limit is None else max(1, round(limit * source_rate))
+        samples = block.samples[:, : int(min(block.samples.shape[1], most - had))]
+        had += samples.shape[1]
+        missing, broken, damaged = missing + block.missing, broken + block.broken, damaged + block.damaged
+        clipped += clipped_share(samples) * samples.shape[1]
+        parts.append(change.push(to_stereo(dataclasses.replace(block, samples=samples))))
+        if had >= most:
+            break
+    assert change is not None, "a file without samples is an error of reading"
+    parts.append(change.finish())
+    whole = np.zeros((2, max(1, round(had / source_rate * rate))), np.float32)
+    at = 0
+    while parts and at < whole.shape[1]:
+        part = parts.pop(0)[:, : whole.shape[1] - at]
+        whole[:, at : at + part.shape[1]] = part
+        at += part.shape[1]
+    told = Sound(whole[:, :0], source_rate, "stereo", missing, broken, damaged)
+    return _finished(whole, told, clipped / had, normalise)
+
+
+def _finished(samples: np.ndarray, sound: Sound, clipped: float, normalise: bool) -> Prepared:
+    """`samples` at their level, in place where they are the caller's own, and what is to be said of `sound`."""
     remarks: dict[str, str] = {}
     if sound.broken:
         remarks["broken"] = f"{sound.broken} samples are not numbers; they were silenced"
@@ -62,18 +121,12 @@ def prepare(sound: Sound, length: float, rate: int, normalise: bool = False) -> 
         remarks["damaged"] = f"{sound.damaged} damaged parts were silenced"
     if sound.missing > PADDED_SECONDS * sound.rate:
         remarks["padded"] = f"the sound is {sound.missing / sound.rate:.2f} s shorter than the clip; silence was added"
-    clipped = clipped_share(sound.samples)
     if clipped > CLIPPED_SHARE:
         remarks["clipped"] = f"clips: {clipped:.1%} of the samples are at full scale; use a cleaner recording"
-    samples = to_stereo(sound)
-    have = samples.shape[1] / sound.rate
-    if abs(length - have) >= SAME_LENGTH_SECONDS:
-        samples = stretch(samples, sound.rate, length / have)
-    samples = exactly(resample(samples, sound.rate, rate), max(1, round(length * rate)))
     level = rms_db(samples)
     if level < SILENCE_DB:
         remarks["silent"] = "is silence" if math.isinf(level) else f"is silent ({level:.0f} dB)"
-    peak = float(np.abs(samples).max())
+    peak = float(max(samples.max(), -samples.min()))
     if normalise and level >= SILENCE_DB:
         samples = samples * np.float32(10 ** (NORMAL_PEAK_DB / 20) / peak)
     elif peak > 1.0:
@@ -82,7 +135,7 @@ def prepare(sound: Sound, length: float, rate: int, normalise: bool = False) -> 
 
 
 def to_stereo(sound: Sound) -> np.ndarray:
-    """[2, N]: mono on both sides, surround mixed down."""
+    """[2, N]: mono on both sides, surround mixed down so that it cannot exceed full scale."""
     channels = sound.samples.shape[0]
     if channels == 1:
         return np.repeat(sound.samples, 2, axis=0)
@@ -90,8 +143,14 @@ def to_stereo(sound: Sound) -> np.ndarray:
         return sound.samples
     for layout in dict.fromkeys((sound.layout, USUAL_LAYOUTS.get(channels))):
         if layout is not None and _is_layout(layout, channels):
-            return _converted(sound.samples, sound.rate, layout, sound.rate)
+            return _converted(sound.samples, sound.rate, layout, sound.rate) / np.float32(_most(layout, channels))
     return np.repeat(sound.samples.mean(axis=0, keepdims=True, dtype=np.float32), 2, axis=0)
+
+
+@functools.cache
+def _most(layout: str, channels: int) -> float:
+    """What the weights of a side add up to when `layout` is mixed to stereo: 2.414 of 5.1, 3.121 of 7.1."""
+    return float(_converted(np.ones((channels, 16), np.float32), 48000, layout, 48000).max())
 
 
 def resample(samples: np.ndarray, rate: int, target: int) -> np.ndarray:
@@ -139,8 +198,14 @@ def exactly(samples: np.ndarray, count: int) -> np.ndarray:
 
 def rms_db(samples: np.ndarray) -> float:
     """Level of the whole sound relative to full scale; -inf for digital silence."""
-    power = float(np.square(samples, dtype=np.float64).mean()) if samples.size else 0.0
+    total = sum(float(np.square(part, dtype=np.float64).sum()) for part in np.array_split(samples, _parts(samples), 1))
+    power = total / samples.size if samples.size else 0.0
     return 10 * math.log10(power) if power > 0 else -math.inf
+
+
+def _parts(samples: np.ndarray) -> int:
+    """In how many parts a sound is looked at, so that no copy of it in float64 is made."""
+    return 1 + samples.shape[1] // 2**20
 
 
 def clipped_share(samples: np.ndarray) -> float:
@@ -160,22 +225,40 @@ def _tempos(tempo: float) -> Iterator[float]:
 
 def _converted(samples: np.ndarray, rate: int, layout: str, target: int) -> np.ndarray:
     """To stereo at `target` Hz. Floats go in and come out, so nothing is scaled down to make room for the sum."""
-    import av
+    change = _Resampler(rate, target, layout)
+    return np.concatenate([change.push(samples), change.finish()], axis=1)
 
-    resampler = av.AudioResampler(format="fltp", layout="stereo", rate=target)
-    pieces = [out.to_ndarray() for frame in _frames(samples, rate, layout) for out in resampler.resample(frame)]
-    pieces += [out.to_ndarray() for out in resampler.resample(None)]
+
+class _Resampler:
+    """To stereo at `target` Hz, a part after the other; what comes out of each part is what is ready."""
+
+    def __init__(self, rate: int, target: int, layout: str = "stereo") -> None:
+        import av
+
+        self._rate, self._layout, self._done = rate, layout, 0
+        self._resampler = av.AudioResampler(format="fltp", layout="stereo", rate=target)
+
+    def push(self, samples: np.ndarray) -> np.ndarray:
+        frames = _frames(samples, self._rate, self._layout, self._done)
+        self._done += samples.shape[1]
+        return _together([out.to_ndarray() for frame in frames for out in self._resampler.resample(frame)])
+
+    def finish(self) -> np.ndarray:
+        return _together([out.to_ndarray() for out in self._resampler.resample(None)] if self._done else [])
+
+
+def _together(pieces: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(pieces, axis=1) if pieces else np.zeros((2, 0), np.float32)
 
 
-def _frames(samples: np.ndarray, rate: int, layout: str) -> Iterator[Any]:
+def _frames(samples: np.ndarray, rate: int, layout: str, first: int = 0) -> Iterator[Any]:
     import av
 
     for start in range(0, samples.shape[1], BLOCK):
         block = np.asarray(samples[:, start : start + BLOCK], dtype=np.float32)
         # Packed, since PyAV miscounts the planes of eight channels.
         frame = av.AudioFrame.from_ndarray(block.T.reshape(1, -1), format="flt", layout=layout)
-        frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+        frame.sample_rate, frame.pts, frame.time_base = rate, first + start, Fraction(1, rate)
         yield frame
 
 

@@ -78,6 +78,12 @@ def probe_sound(path: Path | str) -> SoundInfo:
         return SoundInfo(path, first.sample_rate, _channels(first), first.layout.name, max(0.0, duration))
 
 
+def channels_of(path: Path) -> int:
+    """How many channels the sound of `path` has, as its header says. Raises DataError."""
+    with _opened(path) as (_, stream):
+        return stream.codec_context.channels
+
+
 def read_sound(path: Path | str, start: float = 0.0, seconds: float | None = None, of_clip: bool = False) -> Sound:
     """Decode `seconds` from `start` on (default: all); what the file does not hold there is silence, and counted.
 
@@ -98,6 +104,49 @@ def read_sound(path: Path | str, start: float = 0.0, seconds: float | None = Non
         sound = _collect(path, container, stream, start + origin, seconds, sought=False)
         assert sound is not None
         return sound
+
+
+def sound_blocks(path: Path) -> Iterator[Sound]:
+    """All of a file's sound in order, about a second at a time, so that it is never in memory together.
+
+    Where a file has none for a while there is silence, counted as missing. Raises DataError where it has none at all.
+    """
+    with _opened(path) as (container, stream):
+        position, told = None, 0
+        waiting: list[np.ndarray] = []
+        missing = 0
+        kind = (0, "")
+        for at, frame, damaged in _placed(path, container, stream, _origin(container)):
+            kind = frame.sample_rate, frame.layout.name
+            position = round(_origin(container) * kind[0]) if position is None else position
+            block = as_floats(frame)[:, max(0, position - at) :]
+            if not block.shape[1]:
+                continue
+            gap = max(0, at - position)
+            waiting += [np.zeros((len(block), gap), np.float32), block] if gap else [block]
+            missing, position = missing + gap, position + gap + block.shape[1]
+            if sum(part.shape[1] for part in waiting) >= kind[0]:
+                yield _block(waiting, *kind, missing, damaged - told)
+                waiting, missing, told = [], 0, damaged
+        if position is None:
+            raise DataError(f"{path} has no samples. {UNREADABLE}", path)
+        if waiting:
+            yield _block(waiting, *kind, missing, 0)
+
+
+def _block(parts: Sequence[np.ndarray], rate: int, layout: str, missing: int, damaged: int) -> Sound:
+    samples = np.concatenate(parts, axis=1)
+    broken = _silence_broken(samples)
+    return Sound(samples, rate, layout, missing, broken, damaged)
+
+
+def _silence_broken(samples: np.ndarray) -> int:
+    """Put silence for what is NaN or infinite; returns how many samples that were."""
+    bad = ~np.isfinite(samples)
+    broken = int(bad.sum())
+    if broken:
+        samples[bad] = 0.0
+    return broken
 
 
 def sound_levels(path: Path, steps_per_second: int) -> np.ndarray:
@@ -255,8 +304,5 @@ def _joined(
         if right > left:
             samples[:, left - first : right - first] = block[:, left - at : right - at]
             there[left - first : right - first] = True
-    bad = ~np.isfinite(samples)
-    broken = int(bad.sum())
-    if broken:
-        samples[bad] = 0.0
+    broken = _silence_broken(samples)
     return Sound(samples, rate, layout, int(count - there.sum()), broken, damaged)

@@ -292,6 +292,18 @@ class ChannelStatistics(nn.Module):
         return x * std + mean
 
 
+def past_rows(config: AudioVAEConfig) -> int:
+    """How many rows of mel before its own a latent can depend on; unlimited where the encoder attends."""
+    assert not config.mid_attention, "attention sees all of it"
+    rows, step = 2, 1  # a convolution reaches two rows back, at the step between rows of its level
+    for level in range(len(config.channel_multipliers)):
+        rows += 4 * step * config.blocks
+        if level < len(config.channel_multipliers) - 1:
+            rows += 2 * step
+            step *= 2
+    return rows + (2 * 4 + 2) * step
+
+
 class AudioVAE(nn.Module):
     """Encoder, decoder and statistics under the checkpoint's names; either side may be left out.
 

@@ -14,11 +14,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..shapes import SPATIAL_FACTOR, TEMPORAL_FACTOR, AudioLatentShape, LatentShape
-
-AUDIO_HOPS_PER_LATENT = 4
-AUDIO_HOP = 160
-AUDIO_RATE = 16000
+from ..shapes import (
+    AUDIO_HOP,
+    AUDIO_HOPS_PER_LATENT,
+    AUDIO_RATE,
+    SPATIAL_FACTOR,
+    TEMPORAL_FACTOR,
+    AudioLatentShape,
+    LatentShape,
+)
 
 
 def video_positions(shape: LatentShape, fps: float, device: torch.device | str | None = None) -> Tensor:

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..settings import Settings
-from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, AUDIO_LATENTS_PER_SECOND, SPATIAL_FACTOR, LatentShape
+from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, SPATIAL_FACTOR, LatentShape, sampled_audio_steps
 
 
 class AudioSettings(Settings):
@@ -127,7 +127,7 @@ def virtual_shape(shape: LatentShape, sequence_resolution: int) -> LatentShape:
 
 def audio_steps(frames: int, fps: float) -> int:
     """Latent steps of the sound of a clip of `frames` pixel frames; at least one."""
-    return max(1, round(frames / fps * AUDIO_LATENTS_PER_SECOND))
+    return sampled_audio_steps(frames / fps)
 
 
 def silence_batch(silence: Tensor, batch: int, steps: int) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from ..errors import TrainerError
 from ..models.audio_vae import AudioVAE
 from ..models.vocoder import ExtendedVocoder, Vocoder
-from ..shapes import AUDIO_LATENTS_PER_SECOND, AudioLatentShape, VideoShape
+from ..shapes import AudioLatentShape, VideoShape, sampled_audio_steps
 from ..weights.load import load_audio_vae, load_vocoder
 
 
@@ -35,7 +35,7 @@ class SoundParts:
 
 def sound_shape(clip: VideoShape) -> AudioLatentShape:
     """The latents of a sound as long as `clip`."""
-    return AudioLatentShape(max(1, round(clip.seconds * AUDIO_LATENTS_PER_SECOND)))
+    return AudioLatentShape(sampled_audio_steps(clip.seconds))
 
 
 @torch.no_grad()

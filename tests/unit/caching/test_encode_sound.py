@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import types
 
 import numpy as np
 import pytest
 import torch
-from fill_caches import encode_latents, encode_sound
+from fill_caches import encode_latents
+from fill_caches import encode_sound as fill_sound
 from media import moving_square, pitch, real_clip, tone, write_image, write_sound, write_video
 
 from ltx2_train.caching import cache_file as caches
+from ltx2_train.caching import encode_sound
 from ltx2_train.caching.cache_file import CacheFile
 from ltx2_train.caching.encode_sound import SoundLatents
 from ltx2_train.caching.recipe import Recipe
@@ -20,8 +24,11 @@ from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import CacheError, DataError, OutOfMemory, Stopped
 from ltx2_train.events import Events
+from ltx2_train.files import write_tensors
+from ltx2_train.media.sound import Prepared
 from ltx2_train.models.mel import waveform_to_mel
-from ltx2_train.shapes import AudioLatentShape
+from ltx2_train.shapes import AudioLatentShape, encoded_audio_steps
+from ltx2_train.weights.load import load_audio_vae
 
 HOP = 160
 
@@ -79,7 +86,7 @@ def encode(plan, fingerprint="audio-1", events=None, vae=None, **settings):
         opened.append(vae or HearingVAE())
         return opened[-1]
 
-    report = encode_sound(plan, opener, fingerprint, CacheSettings(**settings), events)
+    report = fill_sound(plan, opener, fingerprint, CacheSettings(**settings), events)
     return report, opened
 
 
@@ -114,14 +121,14 @@ def test_sound_is_cached_under_the_names_that_others_read(mixed):
     assert vae.closed
     loud, hum = plan.items[0], plan.items[-1]
     file = CacheFile(loud.audio_path)
-    assert sorted(file.keys) == ["audio_latents_17x16x8_fp16", "audio_lengths_int32"]
-    assert file.audio_shape() == AudioLatentShape(17)  # 17 frames at 25 fps: 0.68 s
-    assert file.audio_steps() == 17
-    assert file.audio_latents().shape == (8, 17, 16)
+    assert sorted(file.keys) == ["audio_latents_18x16x8_fp16", "audio_lengths_int32"]
+    assert file.audio_shape() == AudioLatentShape(18)  # 17 frames at 25 fps: 0.68 s, and the row at the end
+    assert file.audio_steps() == 18
+    assert file.audio_latents().shape == (8, 18, 16)
     assert file.audio_latents().dtype == torch.float32
     assert file.metadata["architecture"] == "ltx2_v1"
     assert json.loads(file.metadata["source"])["size"] == loud.source.path.stat().st_size
-    assert CacheFile(hum.audio_path).audio_steps() == 50
+    assert CacheFile(hum.audio_path).audio_steps() == 51
     assert [item.audio_path for item in plan.items[1:3]] == [None, None]
     assert cache_status(plan, Recipe(mode="av")).of("orphaned") == []
 
@@ -161,12 +168,10 @@ def test_the_video_vae_is_not_asked_for_recordings(mixed):
 def test_other_precisions(mixed, dtype):
     plan = mixed()
     encode(plan, audio_latents_dtype=dtype)
-    assert f"audio_latents_17x16x8_{dtype}" in CacheFile(plan.items[0].audio_path).keys
+    assert f"audio_latents_18x16x8_{dtype}" in CacheFile(plan.items[0].audio_path).keys
 
 
 def test_the_real_kind_of_vae_and_a_real_clip(tmp_path, tiny):
-    from ltx2_train.weights.load import load_audio_vae
-
     (tmp_path / "v").mkdir()
     (tmp_path / "v" / "bunny.mp4").write_bytes(real_clip("bigbuckbunny.mp4").read_bytes())
     (tmp_path / "v" / "bunny.txt").write_text("a rabbit wakes up")
@@ -176,23 +181,84 @@ def test_the_real_kind_of_vae_and_a_real_clip(tmp_path, tiny):
     report, _ = encode(plan, vae=vae, audio_latents_dtype="fp32")
     assert (report.made, report.notes) == (2, [])
     one, two = (CacheFile(item.audio_path).audio_latents() for item in plan.items)
-    assert one.shape == two.shape == (8, 49, 16)
+    assert one.shape == two.shape == (8, 50, 16)
     assert torch.isfinite(one).all()
     assert not torch.equal(one, two)
 
 
-def test_a_latent_more_is_dropped_and_the_others_do_not_depend_on_it(tiny):
-    from ltx2_train.caching.encode_sound import encode
-    from ltx2_train.media.sound import Prepared
-    from ltx2_train.weights.load import load_audio_vae
+def heard_by(vae, seconds, pieces):
+    """The latents of noise, encoded at once and in pieces of so many."""
+    wave = np.random.default_rng(0).standard_normal((2, round(seconds * 16000))).astype(np.float32) * 0.1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encode_sound, "PIECE_STEPS", 10**6)
+        whole = encode_sound.encode(Prepared(wave, {}), vae, "cpu")
+        patch.setattr(encode_sound, "PIECE_STEPS", pieces)
+        return wave, whole, encode_sound.encode(Prepared(wave, {}), vae, "cpu")
 
+
+@pytest.mark.parametrize(("seconds", "steps"), [(1.0, 26), (0.68, 18), (0.65, 17), (5.0417, 127)])
+def test_every_latent_that_the_encoder_gives_is_kept(tiny, seconds, steps):
     vae = load_audio_vae(tiny.checkpoint, decoder=False)
-    wave = np.random.default_rng(0).standard_normal((2, 16000)).astype(np.float32) * 0.1
-    ours = encode(Prepared(wave, {}), vae, "cpu")
+    wave, ours, _ = heard_by(vae, seconds, 40)
     with torch.no_grad():
         whole = vae.encode(vae.waveform_to_mel(torch.from_numpy(wave)[None], 16000))[0]
-    assert (ours.shape[1], whole.shape[1]) == (25, 26)
-    torch.testing.assert_close(ours, whole[:, :25], rtol=0, atol=1e-5)
+    assert encoded_audio_steps(seconds) == ours.shape[1] == whole.shape[1] == steps
+    assert torch.equal(ours, whole)
+
+
+@pytest.mark.parametrize("pieces", [1, 37, 40, 128])
+def test_a_long_sound_is_encoded_in_pieces_as_if_it_were_one(tiny, pieces):
+    """The encoder is causal: a piece with all of the past that it depends on is what it is in the whole."""
+    _, whole, joined = heard_by(load_audio_vae(tiny.checkpoint, decoder=False), 6.43, pieces)
+    torch.testing.assert_close(joined, whole, rtol=0, atol=2e-5)
+
+
+def test_a_full_memory_names_the_file_and_what_to_set(tmp_path, monkeypatch):
+    write_sound(tmp_path / "a" / "long.wav", tone(1.0), caption="x")
+    plan = plan_of(tmp_path, {"audio_directory": "a"})
+
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(encode_sound, "prepare_file", full)
+    with pytest.raises(OutOfMemory, match=r"long\.wav \(1 s\).*speech_segments = true or max_seconds"):
+        encode(plan)
+
+
+@pytest.mark.parametrize(("channels", "why"), [(2, None), (6, "its 6 channels are mixed down to another level now")])
+def test_old_caches_of_surround_sound_are_made_again_and_others_stay(tmp_path, channels, why):
+    write_sound(tmp_path / "a" / "x.wav", tone(1.0, channels=channels), caption="x")
+    plan = plan_of(tmp_path, {"audio_directory": "a"})
+    encode(plan)
+    sounds = SoundLatents(plan, Recipe(mode="av"))
+    job = sounds.of(plan.items[0])
+    assert sounds.check(job).fresh
+    made_from = {key: value for key, value in job.made_from.items() if key != "surround"}
+    file = CacheFile(job.path)
+    metadata = {**file.metadata, "settings": json.dumps(made_from)}
+    write_tensors(job.path, {key: file.tensor(key) for key in file.keys}, metadata)
+    assert sounds.check(job).stale == why
+
+
+@pytest.mark.slow
+def test_an_hour_of_sound_takes_less_than_two_gigabytes(tmp_path):
+    program = """
+import resource, sys
+from pathlib import Path
+from ltx2_train.caching import encode_sound
+from ltx2_train.media.sound import prepare_file
+from ltx2_train.models.audio_vae import AudioVAE, AudioVAEConfig
+
+vae = AudioVAE(AudioVAEConfig(channels=2, mid_attention=False), decoder=False)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+latents = encode_sound.encode(prepare_file(Path(sys.argv[1]), None, 16000), vae, "cpu")
+print(latents.shape[1], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    path = write_sound(tmp_path / "hour.mp3", np.tile(tone(1.0, channels=2), (1, 3600)), codec="libmp3lame")
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    steps, kilobytes = map(int, done.stdout.split())
+    assert steps == pytest.approx(90_000, abs=5)
+    assert kilobytes < 2e6
 
 
 def test_one_frame_is_enough(tmp_path):
@@ -304,11 +370,11 @@ def test_a_reference_is_neither_cut_nor_stretched(tmp_path):
     references = [heard for heard in vae.heard if heard.shape[1] == 80000]
     assert len(references) == 2
     assert pitch(references[0], 16000) == pytest.approx(330, rel=1e-3)
-    assert [CacheFile(item.reference_audio_path).audio_steps() for item in plan.items] == [125, 125]
+    assert [CacheFile(item.reference_audio_path).audio_steps() for item in plan.items] == [126, 126]
     limited = plan_of(tmp_path, {**entry, "reference_audio_max_seconds": 2})
     report, _ = encode(limited)
     assert (report.made, report.kept, report.stale) == (2, 2, 2)
-    assert CacheFile(limited.items[0].reference_audio_path).audio_steps() == 50
+    assert CacheFile(limited.items[0].reference_audio_path).audio_steps() == 51
 
 
 # --- stale or fresh --------------------------------------------------------------------------------------------------

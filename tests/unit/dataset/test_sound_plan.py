@@ -63,7 +63,7 @@ def test_the_sound_is_that_of_the_frames(source, target, override, start, second
     assert sound.start == pytest.approx(start, abs=1e-6)
     assert sound.seconds == pytest.approx(seconds, abs=1e-6)
     assert sound.length == pytest.approx(49 / target)
-    assert sound.steps == round(49 / target * 25)
+    assert sound.steps == 1 + int(49 / target * 25)
     assert sound.of_clip
 
 
@@ -196,7 +196,7 @@ def test_a_recording_is_one_sample_beside_an_imagined_video(tmp_path):
     (item,) = plan.items
     assert (item.kind, item.caption, item.fps) == ("audio", "a low hum", 25.0)
     assert item.shape == LatentShape(7, 2, 2)  # 2 s at 25 fps, floored to 49 frames; 64 x 64 pixels
-    assert item.sound.steps == 50
+    assert item.sound.steps == 51
     assert item.latent_path.name == "voice_0096x0064_ltx2.safetensors"
     assert item.audio_path.name == "voice_0096x0064_ltx2_audio.safetensors"
     assert "sound alone, 2.0 to 2.0 s" in plan.summary()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import wave as wave_file
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from ltx2_train.media.sound import (
     clipped_share,
     exactly,
     prepare,
+    prepare_file,
     probe_sound,
     read_sound,
     resample,
@@ -238,18 +240,19 @@ def test_mono_goes_to_both_sides_at_full_level():
 @pytest.mark.parametrize(
     ("layout", "channel", "left", "right"),
     [
-        ("5.1", 0, 1, 0),
-        ("5.1", 1, 0, 1),
-        ("5.1", 2, 0.7071, 0.7071),
+        ("5.1", 0, 1 / 2.414, 0),
+        ("5.1", 1, 0, 1 / 2.414),
+        ("5.1", 2, 0.707 / 2.414, 0.707 / 2.414),
         ("5.1", 3, 0, 0),
-        ("5.1", 4, 0.7071, 0),
-        ("5.1", 5, 0, 0.7071),
-        ("7.1", 2, 0.7071, 0.7071),
-        ("7.1", 6, 0.7071, 0),
-        ("6 channels", 2, 0.7071, 0.7071),
+        ("5.1", 4, 0.707 / 2.414, 0),
+        ("5.1", 5, 0, 0.707 / 2.414),
+        ("7.1", 0, 1 / 3.121, 0),
+        ("7.1", 2, 0.707 / 3.121, 0.707 / 3.121),
+        ("7.1", 6, 0.707 / 3.121, 0),
+        ("6 channels", 2, 0.707 / 2.414, 0.707 / 2.414),
     ],
 )
-def test_surround_is_mixed_by_the_usual_coefficients(layout, channel, left, right):
+def test_surround_is_mixed_at_the_level_of_the_official_trainer(layout, channel, left, right):
     wave = np.zeros((8 if layout == "7.1" else 6, 4800), np.float32)
     wave[channel] = tone(0.1)
     stereo = to_stereo(Sound(wave, 48000, layout))
@@ -263,10 +266,38 @@ def test_channels_of_no_known_place_are_averaged():
     np.testing.assert_allclose(stereo, np.repeat(wave.mean(axis=0)[None], 2, axis=0), atol=1e-6)
 
 
-def test_a_mix_above_full_scale_is_lowered_as_a_whole():
-    made = prepare(Sound(tone(1.0, channels=6, level=0.9), 48000, "5.1"), 1.0, 16000)
+def test_what_is_above_full_scale_is_lowered_as_a_whole_and_a_mix_is_not():
+    made = prepare(Sound(tone(1.0, channels=2, level=1.8), 48000, "stereo"), 1.0, 16000)
     assert np.abs(made.samples).max() == pytest.approx(1.0, abs=1e-3)
     assert pitch(made.samples, 16000) == pytest.approx(440, rel=1e-3)
+    mixed = prepare(Sound(tone(1.0, channels=6, level=0.9), 48000, "5.1"), 1.0, 16000)
+    assert np.abs(mixed.samples).max() == pytest.approx(0.9, abs=2e-3)
+
+
+@pytest.mark.parametrize("limit", [None, 1.3])
+@pytest.mark.parametrize(
+    ("name", "codec", "channels", "rate"),
+    [("a.wav", "pcm_s16le", 1, 44100), ("a.mp3", "libmp3lame", 2, 48000), ("a.wav", "pcm_f32le", 6, 48000)],
+)
+def test_a_file_read_block_by_block_is_what_it_is_at_once(tmp_path, name, codec, channels, rate, limit):
+    path = write_sound(tmp_path / name, noise(2.7, rate, channels), rate, codec)
+    sound = read_sound(path)
+    length = sound.samples.shape[1] / rate if limit is None else limit
+    cut = replace(sound, samples=sound.samples[:, : round(length * rate)])
+    for normalise in (False, True):
+        at_once, by_block = prepare(cut, length, 16000, normalise), prepare_file(path, limit, 16000, normalise)
+        np.testing.assert_array_equal(by_block.samples, at_once.samples)
+        assert by_block.remarks == at_once.remarks
+
+
+def test_what_is_wrong_with_a_file_is_counted_block_by_block(tmp_path):
+    wave = np.clip(tone(3.0, 440, 16000, 2, level=3), -1, 1)
+    wave[0, 20000:20010] = np.nan
+    made = prepare_file(write_sound(tmp_path / "a.wav", wave, 16000), None, 16000)
+    assert set(made.remarks) == {"broken", "clipped"}
+    assert made.remarks["broken"].startswith("10 samples")
+    with pytest.raises(DataError):
+        prepare_file(truncate(write_sound(tmp_path / "b.mp3", wave[:, :99], 16000, "libmp3lame"), 0.01), None, 16000)
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000, 96000])
