@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import DataError
 from ..media.frames import Timeline, Window
 from ..media.info import MediaInfo
 from ..media.sound_media import probe_sound, sound_levels
@@ -78,6 +79,8 @@ def _shown_at(times: Sequence[float], frame: float, fps: float) -> float:
 def probe_recording(path: Path) -> MediaInfo:
     """What the plan must know of a sound file. Raises DataError."""
     info = probe_sound(path)
+    if info.cut_short:
+        raise DataError(f"{path} is cut short: {info.cut_short}. Copy or export it again, or remove it.", path)
     remarks = ()
     if info.duration > LONG_SECONDS:
         remarks = (

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from .structure import missing_end
 
 AUDIO_SUFFIXES = frozenset(
     (".wav", ".flac", ".mp3", ".ogg", ".m4a", ".aac", ".opus", ".wma", ".aif", ".aiff", ".mka", ".oga")
@@ -30,17 +31,26 @@ READABLE = frozenset(("u8", "s16", "s32", "flt", "dbl"))  # what PyAV makes arra
 MISCOUNTED_CHANNELS = 8  # PyAV finds more planes than there are
 UNREADABLE = "The file is damaged, cut short or not sound; export it again or remove it."
 JITTER_SECONDS = 0.02
+RATES = (1000, 1_536_000)  # Hz; a header that says less or more is damaged, and would fill the memory
+# A codec's own check sums are looked at, and what fails them is an error. Others would complain of what does no harm.
+CHECKED_CODECS = {"flac": {"err_detect": "crccheck+explode"}}
+TIMED_FORMATS = frozenset(("mov", "mp4", "matroska", "webm", "asf", "flac", "mp3"))  # whose header states the duration
+MISSING_END_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class SoundInfo:
-    """What the sound of a file is like. `duration` is what its packets hold, in seconds."""
+    """What the sound of a file is like. `duration` is what its packets hold, in seconds.
+
+    `cut_short` says how the file shows that its end is missing; "" where it does not.
+    """
 
     path: Path
     rate: int
     channels: int
     layout: str
     duration: float
+    cut_short: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,10 +82,12 @@ def probe_sound(path: Path | str) -> SoundInfo:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         if first is None:
             raise DataError(f"{path}: not one sample of sound can be decoded. {UNREADABLE}", path)
+        _refuse_rate(path, first.sample_rate)
         if end <= max(0.0, begin):  # raw streams without timestamps
             end, begin = float(container.duration or 0) / 1e6, 0.0
-        duration = end - max(begin, _origin(container))
-        return SoundInfo(path, first.sample_rate, _channels(first), first.layout.name, max(0.0, duration))
+        duration = max(0.0, end - max(begin, _origin(container)))
+        missing = _cut_short(path, container, end)
+        return SoundInfo(path, first.sample_rate, _channels(first), first.layout.name, duration, missing)
 
 
 def channels_of(path: Path) -> int:
@@ -185,10 +197,24 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
                 raise DataError(f"{path} has no sound.", path)
             if stream.codec_context is None:
                 raise DataError(f"{path}: its sound is in a codec that this FFmpeg cannot decode. Convert it.", path)
+            stream.codec_context.options = CHECKED_CODECS.get(stream.codec_context.name, {})
             yield container, stream
     except av.error.FFmpegError as error:
         reason = error.strerror or str(error)
         raise DataError(f"The sound of {path} cannot be read: {reason}. {UNREADABLE}", path) from error
+
+
+def _cut_short(path: Path, container: Any, end: float) -> str:
+    formats = frozenset(container.format.name.split(","))
+    promised = float(container.duration or 0) / 1e6
+    if formats & TIMED_FORMATS and end < promised - max(MISSING_END_SECONDS, 0.05 * promised):
+        return f"it holds {end:.1f} of {promised:.1f} seconds"
+    return missing_end(path, formats)
+
+
+def _refuse_rate(path: Path, rate: int) -> None:
+    if not RATES[0] <= rate <= RATES[1]:
+        raise DataError(f"{path} says that its sound has {rate:,} samples a second. {UNREADABLE}", path)
 
 
 def _origin(container: Any) -> float:
@@ -245,7 +271,9 @@ def _placed(path: Path, container: Any, stream: Any, start: float) -> Iterator[t
         damaged += not frames and bool(packet.size) and position is not None and not packet.is_discard
         for frame in frames:
             rate = frame.sample_rate
-            kind = kind or (rate, _channels(frame))
+            if kind is None:
+                _refuse_rate(path, rate)
+                kind = rate, _channels(frame)
             if (rate, _channels(frame)) != kind:
                 raise DataError(
                     f"{path}: its sound changes from {kind[1]} channels at {kind[0]} Hz to {_channels(frame)} at "

@@ -16,8 +16,8 @@ from ..media.buckets import cover
 from ..media.frames import BY_TIME
 from ..media.images import read_image
 from ..media.info import MediaInfo
-from ..media.sound import CLIPPED_SHARE, SILENCE_DB, clipped_share, rms_db
-from ..media.sound_media import AUDIO_SUFFIXES, read_sound
+from ..media.sound import CLIPPED_SHARE, PADDED_SECONDS, SILENCE_DB, clipped_share, rms_db
+from ..media.sound_media import AUDIO_SUFFIXES, Sound, read_sound
 from ..media.video import check_frames, probe_media, read_frames
 from .check_report import Finding
 
@@ -62,6 +62,8 @@ class Facts:
     sound_error: str = ""
     picture_error: str = ""
     caption_warning: str = ""
+    sound_short: float = 0.0  # seconds that its sound lacks
+    sound_damaged: int = 0  # parts of it that cannot be decoded
 
     @property
     def path(self) -> Path:
@@ -76,7 +78,7 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> Facts:
     """Decode the first frame, at most a minute of sound, and the bytes of the caption. Safe in a thread."""
     item = items[0]
     first_frame = picture_error = sound_error = caption_warning = None
-    level, clipped = None, 0.0
+    level, clipped, short, damaged = None, 0.0, 0.0, 0
     if item.kind != "audio":
         try:
             first_frame = _first_frame(item).astype(np.float32)
@@ -87,9 +89,9 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> Facts:
             picture_error = str(error)
     if item.sound is not None:
         try:
-            seconds = min(HEARD_SECONDS, max(part.sound.start + part.sound.seconds for part in items if part.sound))
-            sound = read_sound(item.sound.path, 0.0, seconds)
+            sound = _heard(items)
             level, clipped = rms_db(sound.samples), clipped_share(sound.samples)
+            short, damaged = sound.missing / sound.rate, sound.damaged
         except DataError as error:
             sound_error = str(error)
     if caption_path is not None:
@@ -98,8 +100,24 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> Facts:
         except DataError:
             pass  # the plan has said so
     return Facts(
-        tuple(items), first_frame, level, clipped, sound_error or "", picture_error or "", caption_warning or ""
+        tuple(items),
+        first_frame,
+        level,
+        clipped,
+        sound_error or "",
+        picture_error or "",
+        caption_warning or "",
+        short,
+        damaged,
     )
+
+
+def _heard(items: Sequence[Item]) -> Sound:
+    """The sound that the windows of a medium use, at most a minute of it."""
+    used = [item.sound for item in items if item.sound is not None]
+    start = min(part.start for part in used)
+    seconds = min(HEARD_SECONDS, max(part.start + part.seconds for part in used) - start)
+    return read_sound(used[0].path, start, seconds, used[0].of_clip)
 
 
 def _first_frame(item: Item) -> np.ndarray:
@@ -135,6 +153,11 @@ def file_findings(dataset: str, facts: Facts, entry: DatasetSettings) -> list[Fi
         say(level, "unreadable", f"its sound: {facts.sound_error.removeprefix(f'{facts.path}: ')}".rstrip("."))
     if facts.level is not None and facts.level < SILENCE_DB:
         say("amber", "silent", "its sound is silence", 'Use another take, or audio_source = "none" for silent clips.')
+    if facts.sound_short > PADDED_SECONDS:
+        say("amber", "short-sound", f"its sound lacks {facts.sound_short:.2f} s of what is used; silence is added")
+    if facts.sound_damaged:
+        level = "red" if facts.items[0].kind == "audio" else "amber"
+        say(level, "damaged", f"{facts.sound_damaged} parts of its sound are damaged and silenced", "Copy it again.")
     if facts.clipped > CLIPPED_SHARE:
         say("amber", "clipped", f"{facts.clipped:.1%} of its sound is at full scale", "Use a cleaner recording.")
     if facts.caption_warning:

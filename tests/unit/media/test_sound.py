@@ -361,3 +361,40 @@ def test_prepared_sound_has_exactly_its_length(seconds, length):
     assert made.samples.shape == (2, round(length * 16000))
     if length > 1:
         assert pitch(made.samples, 16000) == pytest.approx(440, rel=5e-3)
+
+
+# --- headers that are damaged, ends that are missing -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [1, 999, 2_000_000_000])
+def test_an_absurd_rate_is_refused_before_anything_is_made_of_it(tmp_path, rate):
+    path = write_sound(tmp_path / "a.wav", noise(2.0, 16000, 1), 16000, "pcm_s16le")
+    data = bytearray(path.read_bytes())
+    data[24:28] = rate.to_bytes(4, "little")
+    path.write_bytes(bytes(data))
+    for read in (probe_sound, read_sound):
+        with pytest.raises(DataError, match="samples a second|cannot be read|can be decoded"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.wav", "pcm_s16le"), ("a.aiff", "pcm_s16be"), ("a.ogg", "libopus"), ("a.flac", "flac"), ("a.mka", "aac")],
+)
+def test_sound_that_is_cut_short_says_so(tmp_path, name, codec):
+    path = write_sound(tmp_path / name, noise(6.0), codec=codec)
+    assert probe_sound(path).cut_short == ""
+    assert probe_sound(truncate(path, 0.6)).cut_short
+
+
+def test_what_fails_a_check_sum_is_silenced_and_counted(tmp_path):
+    path = write_sound(tmp_path / "a.flac", noise(6.0), codec="flac")
+    whole = read_sound(path).samples
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(bytes(data))
+    sound = read_sound(path)
+    assert sound.missing == 4608, "one frame"
+    lost = np.flatnonzero((sound.samples != whole).any(axis=0))
+    assert lost[-1] - lost[0] < 4608
+    assert not sound.samples[:, lost].any()

@@ -366,3 +366,15 @@ def test_captions_and_names_of_any_kind_are_drawn(tmp_path):
     assert _fitted(pen, "abc", load_font(12), 200) == "abc"
     assert _wrapped(pen, "one two three " * 20, 60, 2)[1].endswith("...")
     assert _wrapped(pen, "one two", 200, 2) == ["one two"]
+
+
+def test_the_check_hears_what_a_build_would_say(tmp_path):
+    clip(tmp_path / "clips" / "early.mp4", frames=50, sound=media.tone(0.7))
+    report = check(tmp_path / "clips", general="[general]\nresolution=[96, 64]\ntarget_frames=[49]\n")
+    (finding,) = [finding for finding in report.findings if finding.rule == "short-sound"]
+    assert "lacks 1.2" in finding.reason
+    path = media.write_sound(tmp_path / "voice" / "cut.wav", media.tone(3), codec="pcm_s16le", caption="x")
+    media.truncate(path, 0.6)
+    report = check(tmp_path / "voice", source='audio_directory = "voice"')
+    assert report.level == "red"
+    assert any("cut short: it has" in finding.reason for finding in report.findings)
