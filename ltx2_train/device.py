@@ -9,11 +9,16 @@ import torch
 from .errors import ConfigError, OutOfMemory
 
 _FULL = ("not enough memory", "can't allocate memory")  # as the allocators of a processor say it
+OLDEST_TORCH = (2, 7)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `name`; auto takes CUDA, then MPS, then the CPU. Raises ConfigError where it is not there."""
+    """The device called `name`; auto takes CUDA, then MPS, then the CPU.
+
+    Raises ConfigError where it is not there, or torch is older than this program needs.
+    """
+    _require_torch()
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -25,6 +30,16 @@ def pick_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"model.device: {name!r} cannot be used ({reason}). Use auto, cpu or cuda.") from None
     return device
+
+
+def _require_torch() -> None:
+    found = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if found < OLDEST_TORCH:
+        needed = ".".join(map(str, OLDEST_TORCH))
+        raise ConfigError(
+            f"torch {needed} or newer is needed, and this is torch {torch.__version__}. Update it from where it came: "
+            "with ComfyUI by ComfyUI's own update, else by the line for your card on the website of PyTorch."
+        )
 
 
 def release(device: torch.device) -> None:
