@@ -63,7 +63,7 @@ def train(config: RunConfig, events: Events | None = None) -> RunResult:
         except (RuntimeError, MemoryError) as error:
             raise out_of_memory(error, "loading the model") or error from error
         try:
-            return _loop(run, events)
+            return _Loop(run, events).go_on()
         finally:
             run.close()
     except BaseException as error:
@@ -73,19 +73,55 @@ def train(config: RunConfig, events: Events | None = None) -> RunResult:
         checked.folder.close()
 
 
-def _loop(run: Run, events: Events) -> RunResult:
-    settings, started, first = run.config, time.monotonic(), run.step
-    lora: Path | None = None
-    clean = True  # false while the weights are being changed: a state written then would mix two steps
-    batches = Rewound(Batches(run.data, run.order, run.place, settings.data.prefetch))
-    bad = 0
-    assert run.log is not None, "load opens it"
-    finished = False  # the last save is done; its samples may be missing
-    try:
+@dataclass(frozen=True)
+class _Done:
+    """A step that was taken: its columns of the metrics, the names of its clips, whether its numbers were finite, and
+    the epoch that ended with it (0: none)."""
+
+    row: dict[str, Any]
+    names: list[str]
+    finite: bool
+    epoch_ended: int
+
+
+class _Loop:
+    """One stretch of a run: from where it stands to its last step, or to whatever ends it."""
+
+    def __init__(self, run: Run, events: Events) -> None:
+        self.run, self.events, self.settings = run, events, run.config
+        self.started, self.first = time.monotonic(), run.step
+        self.batches = Rewound(Batches(run.data, run.order, run.place, run.config.data.prefetch))
+        self.lora: Path | None = None
+        self.bad = 0  # steps in a row that were not finite
+        self.clean = True  # false while the weights are being changed: a state written then would mix two steps
+        self.finished = False  # the last save is done; its samples may be missing
+
+    def go_on(self) -> RunResult:
+        """Take all steps that are left."""
+        run = self.run
+        try:
+            guard = self._begin()
+            while run.step < run.total:
+                done = self._step(guard)
+                self._tell(done)
+                self._save(done)
+                self._sample(done)
+            return self._result()
+        except BaseException as error:
+            told = self._after(error)
+            if told is error:
+                raise
+            raise told from (None if isinstance(told, Stopped) else error)
+        finally:
+            self.batches.close()
+
+    def _begin(self) -> OomGuard:
+        """Try the largest batch, draw what the base makes, and say that the run goes on."""
+        run, events, sample = self.run, self.events, self.settings.sample
         if (trial := try_largest(run, run.plan, run.apply, events)) is not None:
             run.plan = trial.plan
         guard = OomGuard(run.plan, run.apply, events, run.device, lambda: save_after_error(run, events, "running"))
-        if run.step == 0 and settings.sample.wanted and settings.sample.at_start:
+        if run.step == 0 and sample.wanted and sample.at_start:
             _draw(run, events)
         events.stage("train", run.total)
         try:
@@ -94,75 +130,94 @@ def _loop(run: Run, events: Events) -> RunResult:
             events.message(str(error), "warning")
         if run.step < run.total:
             complete(run, events)
-        while run.step < run.total:
-            begun = time.monotonic()
-            terms, names, place = take_guarded(run, batches, guard, lambda: _micro_steps(run, batches, events))
-            run.scaler.unscale_(run.optimizer)
-            limit = settings.train.clip_norm or math.inf
-            norm = float(torch.nn.utils.clip_grad_norm_(run.loras.parameters(), limit))
-            rates = run.rates()
-            finite = math.isfinite(terms[LOSS]) and math.isfinite(norm)
-            clean = False
-            if finite:
-                run.scaler.step(run.optimizer)
-            run.scaler.update()
-            run.schedule.step()
-            run.optimizer.zero_grad(set_to_none=True)
-            epoch_ended = place[0] if place[0] > run.place[0] else 0
-            run.step, run.place = run.step + 1, place
-            clean = True
-            if run.sound is not None:
-                run.sound.keep()
-            every = settings.train.norms_every
-            row = {
-                "step": run.step,
-                **terms,
-                **rates,
-                "grad_norm": norm,
-                "seconds": time.monotonic() - begun,
-                "epoch": place[0],
-                "skipped": None if finite else names,
-                **(norm_row(run.loras) if every and run.step % every == 0 else {}),
-            }
-            bad = 0 if finite else bad + 1
-            row = run.log.append(row)
-            events.step({**row, "total": run.total, "eta": _eta(run, started, first)})
-            if not finite:
-                _report_bad(run, names, bad, events)
-            run.watch.step(heard=terms[loss_column("audio")] is not None)
-            last = run.step == run.total
-            if last or _due(run.step, settings.train.save_every, epoch_ended, settings.train.save_every_epochs):
-                lora = save(run, events, "finished" if last else "running", final=last)
-                finished = last
-            draw = _due(run.step, settings.sample.every, epoch_ended, settings.sample.every_epochs)
-            if draw or (last and settings.sample.wanted):
-                _draw(run, events)
-                events.stage("train", run.total)
-        if lora is None:  # the run had finished before
-            lora = save(run, events, "finished", final=True)
-        seconds = time.monotonic() - started
-        done = run.step - first
+        return guard
+
+    def _step(self, guard: OomGuard) -> _Done:
+        """Gradients, clipping, optimizer. A step that is not finite changes nothing but the numbers of its place."""
+        run, begun = self.run, time.monotonic()
+        terms, names, place = take_guarded(
+            run, self.batches, guard, lambda: _micro_steps(run, self.batches, self.events)
+        )
+        run.scaler.unscale_(run.optimizer)
+        limit = self.settings.train.clip_norm or math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(run.loras.parameters(), limit))
+        rates = run.rates()
+        finite = math.isfinite(terms[LOSS]) and math.isfinite(norm)
+        self.clean = False
+        if finite:
+            run.scaler.step(run.optimizer)
+        run.scaler.update()
+        run.schedule.step()
+        run.optimizer.zero_grad(set_to_none=True)
+        epoch_ended = place[0] if place[0] > run.place[0] else 0
+        run.step, run.place = run.step + 1, place
+        self.clean = True
+        if run.sound is not None:
+            run.sound.keep()
+        every = self.settings.train.norms_every
+        row = {
+            "step": run.step,
+            **terms,
+            **rates,
+            "grad_norm": norm,
+            "seconds": time.monotonic() - begun,
+            "epoch": place[0],
+            "skipped": None if finite else names,
+            **(norm_row(run.loras) if every and run.step % every == 0 else {}),
+        }
+        return _Done(row, names, finite, epoch_ended)
+
+    def _tell(self, done: _Done) -> None:
+        """Write the row of the step, and look at what it says. Raises TrainerError after too many bad steps."""
+        run = self.run
+        assert run.log is not None, "load opens it"
+        row = run.log.append(done.row)
+        self.events.step({**row, "total": run.total, "eta": _eta(run, self.started, self.first)})
+        self.bad = 0 if done.finite else self.bad + 1
+        if not done.finite:
+            _report_bad(run, done.names, self.bad, self.events)
+        run.watch.step(heard=done.row[loss_column("audio")] is not None)
+
+    def _save(self, done: _Done) -> None:
+        run, train = self.run, self.settings.train
+        last = run.step == run.total
+        if last or _due(run.step, train.save_every, done.epoch_ended, train.save_every_epochs):
+            self.lora = save(run, self.events, "finished" if last else "running", final=last)
+            self.finished = last
+
+    def _sample(self, done: _Done) -> None:
+        run, sample = self.run, self.settings.sample
+        due = _due(run.step, sample.every, done.epoch_ended, sample.every_epochs)
+        if due or (run.step == run.total and sample.wanted):
+            _draw(run, self.events)
+            self.events.stage("train", run.total)
+
+    def _result(self) -> RunResult:
+        run = self.run
+        lora = self.lora or save(run, self.events, "finished", final=True)  # the run may have finished before
+        done, seconds = run.step - self.first, time.monotonic() - self.started
         summary = f"{run.step} of {run.total} steps done ({done} in {_clock(seconds)}). LoRA: {lora}"
         return RunResult(run.folder.path, lora, run.step, run.total, summary)
-    except BaseException as error:
+
+    def _after(self, error: BaseException) -> BaseException:
+        """Save what there is, and return what is raised to tell of it: `error` itself, or one in better words."""
+        run, events = self.run, self.events
         full = out_of_memory(error, f"training step {run.step + 1}") if isinstance(error, Exception) else None
-        if finished:
+        if self.finished:
             kept = "State and LoRA are saved."
-        elif clean:
+        elif self.clean:
             kept = save_after_error(run, events, _ending(error))
         else:
             kept = "The last saved state is kept."
         if isinstance(error, Stopped):
-            raise Stopped(f"Stopped after step {run.step} of {run.total}. {kept} Run again to go on.") from None
+            return Stopped(f"Stopped after step {run.step} of {run.total}. {kept} Run again to go on.")
         if full is not None:
-            raise type(full)(f"{full} {kept}") from error
+            return type(full)(f"{full} {kept}")
         if isinstance(error, TrainerError):
             error.args = (f"{error} {kept}", *error.args[1:])
         elif isinstance(error, Exception):
             events.message(kept, "warning")
-        raise
-    finally:
-        batches.close()
+        return error
 
 
 def _ending(error: BaseException) -> str:
