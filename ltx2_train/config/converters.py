@@ -194,7 +194,8 @@ def _official_samples(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
 def _official_size(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
     if not isinstance(value, Sequence) or len(value) != 3:
         raise ValueError("needs [width, height, frames]")
-    return list(zip(("sample.width", "sample.height", "sample.frames"), value, strict=True))
+    width, height, frames = value
+    return [("sample.width", width), ("sample.height", height), ("sample.frames", frames)]
 
 
 def _as_the_picture(value: Any, name: str, whole: Mapping[str, Any]) -> Found:

@@ -35,7 +35,6 @@ SS_NAMES = {
     "ss_lora_target_preset": "lora.target",
     "ss_optimizer": "optimizer.name",
     "ss_lr_scheduler": "schedule.name",
-    "ss_lr_warmup_steps": "schedule.warmup",
     "ss_timestep_sampling": "objective.sampling",
     "ss_shifted_logit_mode": "objective.mode",
     "ss_shifted_logit_eps": "objective.eps",
@@ -49,13 +48,15 @@ def describe_run(about: Mapping[str, Any], rank: int, alpha: float, branches: Ma
     """The metadata of a LoRA file of that rank and alpha; `branches` counts its layers per branch.
 
     `about` may hold: base {"file", "fingerprint", "version"}, settings (a tree of settings), step, name, program,
-    trigger, date. Any other entry is written under its own name, for example reference_downscale_factor.
+    trigger, date, warmup (steps), datasets (a list of tables), started and finished (seconds since 1970), hash (of the
+    tensors). Any other entry is written under its own name, for example reference_downscale_factor.
     """
     about = dict(about)
     base = dict(about.pop("base", None) or {})
     settings = shortened(without_paths(about.pop("settings", None) or {}))
     version = str(base.get("version") or about.pop("version", "") or "")
     name = str(about.pop("name", "") or _at(settings, "run.name") or "")
+    digest = about.pop("hash", None)
     step, trigger, date = about.pop("step", None), shortened(about.pop("trigger", None)), about.pop("date", None)
 
     text = {
@@ -87,6 +88,12 @@ def describe_run(about: Mapping[str, Any], rank: int, alpha: float, branches: Ma
         "modelspec.title": name,
         "modelspec.trigger_phrase": trigger,
         "modelspec.date": date,
+        "modelspec.hash_sha256": f"0x{digest}" if digest else None,
+        "sshs_model_hash": digest,
+        "ss_lr_warmup_steps": about.pop("warmup", None),
+        "ss_datasets": shortened(without_paths(about.pop("datasets", None))),
+        "ss_training_started_at": about.pop("started", None),
+        "ss_training_finished_at": about.pop("finished", None),
         **{key: _at(settings, dotted) for key, dotted in SS_NAMES.items()},
         **shortened(without_paths(about)),
     }

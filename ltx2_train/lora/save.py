@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,5 +38,14 @@ def save_lora(
         tensors[f"{PREFIX}{module}.lora_A.weight"] = a.to("cpu", dtype)
         tensors[f"{PREFIX}{module}.lora_B.weight"] = b.to("cpu", dtype)
     rank = 2 * lora_set.rank if doubled else lora_set.rank
-    strings = describe_run(metadata, rank, rank if doubled else lora_set.alpha, lora_set.branches())
+    about = {**metadata, "hash": tensors_hash(tensors)}
+    strings = describe_run(about, rank, rank if doubled else lora_set.alpha, lora_set.branches())
     write_tensors(path, tensors, strings)
+
+
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the bytes of the tensors by name, which is what programs that list LoRAs know a file by."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        sha.update(tensors[name].contiguous().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()

@@ -24,10 +24,11 @@ from ..events import Events
 from ..files import write_json
 from ..lora.file import verify_saved
 from ..lora.save import save_lora
+from .lora_about import lora_metadata
 from .lora_files import list_loras, lora_name, place, place_newest, prune, write_lora
 from .metrics import LOSS, STREAMS, draw_chart, loss_column, terms_of
 from .run_folder import rotate
-from .setup import Run, lora_metadata
+from .setup import Run
 from .state import list_states, random_state, save_state, state_name
 
 WAITS = (0.5, 2.0)  # seconds between tries to write a state or a LoRA

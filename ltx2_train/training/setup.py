@@ -32,7 +32,6 @@ from ..sampling.prompts import Prompt
 from ..sampling.render import Renderer
 from ..sampling.sample import first_frames, prompt_folder
 from ..sampling.sound import SoundParts
-from ..version import VERSION
 from ..weights.load import load_video_vae
 from ..weights.loftq import Loftq
 from ..weights.reader import TensorFile
@@ -293,15 +292,3 @@ def _resume(run: Run, events: Events) -> bool:
             f"{problems[0]} No other state can be read either. Put a state back, or choose another run.name."
         )
     return False
-
-
-def lora_metadata(run: Run) -> dict[str, Any]:
-    """What a saved LoRA says of itself: names and hashes, never a path."""
-    return {
-        "base": run.base,
-        "settings": run.config,
-        "step": run.step,
-        "trigger": run.trigger,
-        "name": run.folder.name,
-        "program": f"ltx2_train {VERSION}",
-    }

@@ -176,7 +176,11 @@ def test_numbers_of_the_optimizer_that_change_on_the_way_are_used_told_and_writt
     kept = load_run(longer.folder / "run.toml")
     assert (kept.optimizer.weight_decay, kept.optimizer.name) == (5.0, "adamw"), "auto is never written"
     metadata = inspect_lora(longer.lora).metadata
-    assert metadata["ss_optimizer"] == "adamw"
+    assert (metadata["ss_optimizer"], metadata["ss_lr_warmup_steps"]) == ("adamw", "0")
+    (clips,) = json.loads(metadata["ss_datasets"])
+    assert clips["clips"] == sum(clips["sizes"].values()) > 0
+    assert int(metadata["ss_training_started_at"]) <= int(metadata["ss_training_finished_at"])
+    assert len(metadata["sshs_model_hash"]) == 64
     assert json.loads(metadata["settings"])["optimizer"]["weight_decay"] == 5.0
 
 
