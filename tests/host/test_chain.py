@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import shutil
@@ -12,6 +13,7 @@ import fake_comfy
 import pytest
 import torch
 from fake_comfy import InterruptProcessingException
+from safetensors.torch import save_file
 
 SIZE = {"width": 64, "height": 64, "frames": 9, "frame_extraction": "head", "buckets": False}
 RUN = {
@@ -235,6 +237,29 @@ def test_a_lora_on_the_wire_is_started_from(chain):
     name = next(key for key in lora if key.endswith("lora_A.weight"))
     near = (continued[name].float() - lora[name].float()).abs().mean()
     assert near < (fresh[name].float() - lora[name].float()).abs().mean() / 5
+
+
+def test_what_does_not_fit_of_a_lora_reaches_the_node(nodes, chain, monkeypatch, tmp_path):
+    def save(name, layer, metadata=None):
+        pair = {f"{layer}.lora_{half}.weight": torch.ones(shape) for half, shape in (("A", (2, 160)), ("B", (160, 2)))}
+        save_file(pair, tmp_path / name, metadata)
+        return str(tmp_path / name)
+
+    def stop(*_, **__):
+        raise ValueError("far enough")
+
+    drawing = importlib.import_module(f"{nodes.sample.core.__name__}.sampling.sample")
+    monkeypatch.setattr(drawing, "prompt_features", stop)
+    base = chain.base()[0]
+    words = save("words.safetensors", "text_encoder.layers.0.mlp.up_proj")
+    with pytest.raises(RuntimeError, match="It is a LoRA of a text encoder"):
+        nodes.SampleLoRA.execute(prompt="a ball", model=base, lora_path=words, **DRAW)
+    old = save("old.safetensors", "diffusion_model.transformer_blocks.0.attn1.to_q", {"ss_ltx_version": "2.0"})
+    monkeypatch.setattr(nodes.SampleLoRA, "hidden", SimpleNamespace(unique_id="5"))
+    with pytest.raises((RuntimeError, ValueError), match="far enough"):
+        nodes.SampleLoRA.execute(prompt="a ball", model=base, lora_path=old, **DRAW)
+    shown = nodes.host.page._views["5"].payload()
+    assert "old.safetensors is a LoRA of LTX-2.0, and the base is LTX-2.3" in json.dumps(shown, default=str)
 
 
 def test_the_lora_draws_a_video_and_strength_zero_is_the_base(nodes, chain, monkeypatch):
