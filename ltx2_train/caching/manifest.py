@@ -18,15 +18,11 @@ def write_manifest(plan: DatasetPlan, path: Path, name: str = "") -> Path:
     Files that are not there, because they could not be encoded, are left out of it.
     """
     table: dict[str, Any] = {"format": FORMAT, "version": VERSION, "dataset_config": name}
-    for key, validation in zip(LISTS, (False, True), strict=True):
-        entries = plan.config.validation_datasets if validation else plan.config.datasets
-        rows = []
-        for index, entry in enumerate(entries):
-            items = [item for item in plan.items if item.validation == validation and item.dataset == index]
-            files = sorted({item.latent_path.name for item in items if _is_there(item)})
-            rows.append(_row(entry, None if entry.from_caches else files, path.parent))
-        if rows:
-            table[key] = rows
+    for ref in plan.config.refs:
+        items = [item for item in plan.items if item.dataset == ref]
+        files = sorted({item.latent_path.name for item in items if _is_there(item)})
+        row = _row(ref.entry, None if ref.entry.from_caches else files, path.parent)
+        table.setdefault(LISTS[ref.validation], []).append(row)
     write_json(path, table)
     return path
 

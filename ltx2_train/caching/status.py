@@ -22,6 +22,7 @@ from .encode_text import Text
 from .kind import CacheKind
 from .kinds import KINDS, needed_kinds
 from .recipe import Recipe
+from .writable import written_folders
 
 _NAMES = {**{kind.suffix: kind.name for kind in KINDS}, TEXT_SUFFIX: Text.name}
 SUFFIXES = tuple(_NAMES)
@@ -121,13 +122,7 @@ def _row(path: Path, name: str, missing: bool, stale: str | None, failure: str |
 
 def _files(plan: DatasetPlan) -> list[Path]:
     """All caches in the folders of the datasets that have media."""
-    folders = {
-        folder
-        for _, entry in plan.config.named()
-        if not entry.from_caches
-        for folder in (entry.caches, entry.reference_caches, entry.reference_audio_caches)
-    }
-    files = (path for folder in sorted(folders) if folder.is_dir() for path in sorted(folder.iterdir()))
+    files = (path for folder in written_folders(plan.config) if folder.is_dir() for path in sorted(folder.iterdir()))
     return [path for path in files if path.name.endswith(SUFFIXES) and path.is_file()]
 
 

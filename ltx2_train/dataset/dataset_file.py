@@ -23,6 +23,7 @@ from .entry import (
     FOLDER_KEYS,
     LIST_KEYS,
     SOURCE_KEYS,
+    DatasetRef,
     DatasetSettings,
     MediaKind,
     SharedSettings,
@@ -32,7 +33,7 @@ from .foreign_keys import translate
 from .manifest import dataset_table, is_manifest
 from .simpletuner import is_backends, read_backends
 
-__all__ = ["DatasetConfig", "DatasetSettings", "MediaKind", "SharedSettings"]
+__all__ = ["DatasetConfig", "DatasetRef", "DatasetSettings", "MediaKind", "SharedSettings"]
 
 
 class DatasetConfig(Settings):
@@ -64,7 +65,8 @@ class DatasetConfig(Settings):
         if not self.datasets:
             raise ValueError("no [[datasets]]: name at least one folder or list of media to train on")
         owners: dict[Path, str] = {}
-        for name, dataset in self.named():
+        for ref in self.refs:
+            name, dataset = ref.name, ref.entry
             if not dataset.from_caches:
                 _check_size(name, dataset)
             if dataset.cache_directory is None and dataset.source_key in (*LIST_KEYS, "cache_directory"):
@@ -72,12 +74,7 @@ class DatasetConfig(Settings):
                 raise ValueError(f"{name}.cache_directory: needs a folder, since {why}")
             if dataset.cache_files is not None and not dataset.from_caches:
                 raise ValueError(f"{name}.cache_files: counts only with cache_only = true; set that, or leave it out")
-            folders = {"cache_directory": dataset.caches}
-            if dataset.reference_directory is not None:
-                folders["reference_cache_directory"] = dataset.reference_caches
-            if dataset.reference_audio_directory is not None:
-                folders["reference_audio_cache_directory"] = dataset.reference_audio_caches
-            for key, path in folders.items():
+            for key, path in dataset.cache_folders().items():
                 folder = path.expanduser().absolute()
                 if folder in owners:
                     raise ValueError(
@@ -91,11 +88,11 @@ class DatasetConfig(Settings):
     def notes(self) -> tuple[str, ...]:
         return self._notes
 
-    def named(self) -> list[tuple[str, DatasetSettings]]:
-        """All datasets with their dotted names, those for training first."""
-        return [(f"datasets[{i}]", entry) for i, entry in enumerate(self.datasets)] + [
-            (f"validation_datasets[{i}]", entry) for i, entry in enumerate(self.validation_datasets)
-        ]
+    @property
+    def refs(self) -> list[DatasetRef]:
+        """All datasets, those for training first."""
+        lists = ((False, self.datasets), (True, self.validation_datasets))
+        return [DatasetRef(held, index, entry) for held, entries in lists for index, entry in enumerate(entries)]
 
     @classmethod
     def read(cls, path: Path | str) -> DatasetConfig:

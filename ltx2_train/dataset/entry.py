@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -322,3 +323,34 @@ class DatasetSettings(SharedSettings):
     def reference_audio_caches(self) -> Path:
         """The folder of the cached reference sounds."""
         return self.reference_audio_cache_directory or self.caches / REFERENCE_AUDIO_FOLDER
+
+    def cache_folders(self, needed: bool = True) -> dict[str, Path]:
+        """The folders that its caches are written to, by the setting that names each.
+
+        Without `needed` also those of references that it does not have (any more).
+        """
+        folders = {"cache_directory": self.caches}
+        if self.reference_directory is not None or not needed:
+            folders["reference_cache_directory"] = self.reference_caches
+        if self.reference_audio_directory is not None or not needed:
+            folders["reference_audio_cache_directory"] = self.reference_audio_caches
+        return folders
+
+
+@dataclass(frozen=True)
+class DatasetRef:
+    """A dataset of a file: its number among those of training or of validation, and what the file says of it."""
+
+    validation: bool
+    index: int
+    entry: DatasetSettings = field(repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """As it is written: "datasets[0]"."""
+        return f"{'validation_datasets' if self.validation else 'datasets'}[{self.index}]"
+
+    @property
+    def prefix(self) -> str:
+        """What the keys of its samples begin with: "train/0"."""
+        return f"{'validation' if self.validation else 'train'}/{self.index}"

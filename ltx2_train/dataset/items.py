@@ -20,7 +20,7 @@ from .cache_names import (
     text_cache_name,
     video_cache_name,
 )
-from .dataset_file import DatasetConfig, DatasetSettings, MediaKind
+from .dataset_file import DatasetConfig, DatasetRef, DatasetSettings, MediaKind
 from .scan import Skipped
 from .sound_plan import SoundWindow
 
@@ -69,7 +69,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Item:
-    """One training sample: a window of a medium at its bucket. `dataset` counts within training or validation.
+    """One sample: a window of a medium at its bucket.
 
     `sound` is None where there is none; `silence` then says why, if it is a video. Of a recording ("audio"), `window`
     counts frames of the imagined video, and `virtual` is its size.
@@ -79,8 +79,7 @@ class Item:
     window: timing.Window
     width: int
     height: int
-    dataset: int
-    validation: bool = False
+    dataset: DatasetRef
     sound: SoundWindow | None = None
     silence: str = ""
     virtual: LatentShape | None = None
@@ -98,8 +97,11 @@ class Item:
     @property
     def key(self) -> str:
         """A name unique within the plan."""
-        part = "validation" if self.validation else "train"
-        return f"{part}/{self.dataset}/{self.latent_path.name.removesuffix(LATENT_SUFFIX)}"
+        return f"{self.dataset.prefix}/{self.latent_path.name.removesuffix(LATENT_SUFFIX)}"
+
+    @property
+    def validation(self) -> bool:
+        return self.dataset.validation
 
     @property
     def caption(self) -> str:
@@ -182,7 +184,7 @@ class DatasetPlan:
     @property
     def from_caches(self) -> int:
         """How many datasets have no media, but caches alone; their samples are not among the items."""
-        return sum(entry.from_caches for _, entry in self.config.named())
+        return sum(ref.entry.from_caches for ref in self.config.refs)
 
     @property
     def sources(self) -> list[Source]:
@@ -191,8 +193,7 @@ class DatasetPlan:
 
     def settings_of(self, item: Item) -> DatasetSettings:
         """The dataset entry that `item` belongs to."""
-        entries = self.config.validation_datasets if item.validation else self.config.datasets
-        return entries[item.dataset]
+        return item.dataset.entry
 
     def summary(self) -> str:
         """A few lines for people: how many samples of which size, and what is left out."""

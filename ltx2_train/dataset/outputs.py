@@ -22,7 +22,8 @@ MEDIA_FOLDERS = (
 def refuse_among_media(out: Path, config: DatasetConfig) -> None:
     """Raise ConfigError where files written to the folder `out` would be media of `config`."""
     place = out.resolve()
-    for name, entry in config.named():
+    for ref in config.refs:
+        name, entry = ref.name, ref.entry
         for key in () if entry.from_caches else MEDIA_FOLDERS:
             folder = getattr(entry, key)
             if folder is None:

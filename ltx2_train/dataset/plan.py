@@ -19,7 +19,7 @@ from ..media.frame_folder import probe_frame_folder
 from ..media.info import MediaInfo
 from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import probe_media
-from .dataset_file import DatasetConfig, DatasetSettings
+from .dataset_file import DatasetConfig, DatasetRef, DatasetSettings
 from .items import DatasetPlan, Item, Source
 from .media_index import MediaIndex
 from .scan import SHOWN_AT_MOST, Candidate, Skipped, find_media, nothing_left, with_captions
@@ -41,12 +41,9 @@ def plan_dataset(config: DatasetConfig, events: Events | None = None, brief: boo
     items: list[Item] = []
     skipped: list[Skipped] = []
     warnings: list[str] = list(config.notes)
-    for validation, entries in ((False, config.datasets), (True, config.validation_datasets)):
-        for index, entry in enumerate(entries):
-            if entry.from_caches:
-                continue
-            name = f"{'validation_datasets' if validation else 'datasets'}[{index}]"
-            found, left_out = _plan_one(name, entry, index, validation, events, warnings)
+    for ref in config.refs:
+        if not ref.entry.from_caches:
+            found, left_out = _plan_one(ref, events, warnings)
             items += found
             skipped += left_out
     for warning in warnings:
@@ -67,9 +64,8 @@ def _left_out(skipped: Sequence[Skipped], brief: bool) -> str:
     return "\n".join([f"{head}:", *lines])
 
 
-def _plan_one(
-    name: str, entry: DatasetSettings, index: int, validation: bool, events: Events, warnings: list[str]
-) -> tuple[list[Item], list[Skipped]]:
+def _plan_one(ref: DatasetRef, events: Events, warnings: list[str]) -> tuple[list[Item], list[Skipped]]:
+    name, entry = ref.name, ref.entry
     targets, notes = timing.floor_targets(entry.target_frames)
     if entry.kind == "video" and entry.frame_extraction != "full":
         warnings += [f"{name}: {note}" for note in notes]
@@ -87,7 +83,7 @@ def _plan_one(
         raise DataError(nothing_left(name, entry, len(candidates), skipped), entry.source)
 
     promised = any(candidate.reference is not None for candidate in ready)
-    cutter = Cutter(entry, index, validation, targets, promised)
+    cutter = Cutter(ref, targets, promised)
     known = MediaIndex(entry.caches)
     items: list[Item] = []
     events.stage(f"read {name}", len(ready))

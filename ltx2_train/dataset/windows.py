@@ -13,7 +13,7 @@ from ..media.buckets import BucketSelector, ExplicitBuckets, parse_bucket
 from ..media.frame_folder import at_rate
 from ..media.info import MediaInfo
 from .companions import Companions, SoundFinder
-from .dataset_file import DatasetSettings, MediaKind
+from .dataset_file import DatasetRef, DatasetSettings, MediaKind
 from .items import Item, Reference, Source, smaller
 from .scan import Candidate
 from .sound_plan import SoundWindow, clip_sound, recording_parts, virtual_shape
@@ -35,14 +35,16 @@ class _Beside:
 class Cutter:
     """Turns a probed medium into items, by the settings of its dataset."""
 
-    settings: DatasetSettings
-    index: int
-    validation: bool
+    dataset: DatasetRef
     targets: tuple[int, ...]
     promised: bool = False  # references, by the list of media
     buckets: BucketSelector = field(init=False)
     sounds: SoundFinder = field(init=False)
     companions: Companions = field(init=False)
+
+    @property
+    def settings(self) -> DatasetSettings:
+        return self.dataset.entry
 
     def __post_init__(self) -> None:
         entry = self.settings
@@ -102,8 +104,7 @@ class Cutter:
             source,
             window,
             *size,
-            self.index,
-            self.validation,
+            self.dataset,
             sound,
             reference_audio=beside.reference_audio,
             reference_folder=beside.reference_folder,

@@ -26,7 +26,7 @@ from ..dataset.cache_names import (
     text_cache_name,
 )
 from ..dataset.dataset_file import DatasetConfig
-from ..dataset.entry import DatasetSettings
+from ..dataset.entry import DatasetRef, DatasetSettings
 from ..dataset.items import FLIPPED
 from ..dataset.plan import DatasetPlan, plan_dataset
 from ..dataset.windows import IMAGE_FPS
@@ -110,16 +110,16 @@ class CachedSamples:
         self.checker = checker
         self.seen = 0
 
-    def of(self, name: str, entry: DatasetSettings, index: int, validation: bool) -> list[Sample]:
-        """The samples of dataset `index`, called `name`. Raises CacheError where its folder holds none."""
+    def of(self, ref: DatasetRef) -> list[Sample]:
+        """The samples of a dataset. Raises CacheError where its folder holds none."""
+        entry = ref.entry
         names = cached_names(entry)
         self.seen += len(names)
         if not names:
             hint = "Correct the path."
             if entry.preprocessed_data_root is not None:
                 hint = f"Run `ltx2-train cache import {entry.preprocessed_data_root} --out {entry.caches}` first."
-            raise CacheError(f"{name}: there are no caches in {entry.caches}. {hint}", entry.caches)
-        part = "validation" if validation else "train"
+            raise CacheError(f"{ref.name}: there are no caches in {entry.caches}. {hint}", entry.caches)
         samples = []
         for one in names:
             parsed = CachedName.parse(one)
@@ -129,7 +129,7 @@ class CachedSamples:
                 )
                 continue
             try:
-                sample = self._sample(entry, parsed, index, f"{part}/{index}/{one.removesuffix(LATENT_SUFFIX)}")
+                sample = self._sample(entry, parsed, ref.index, f"{ref.prefix}/{one.removesuffix(LATENT_SUFFIX)}")
             except CacheError as error:
                 self.checker.problems[error.path or entry.caches / one] = without_mend(error)
                 continue

@@ -64,12 +64,9 @@ class TrainingSet:
                 found[item.validation].append(sample)
             events.progress(done, len(plan.items), item.latent_path.name)
         cached = CachedSamples(checker)
-        for name, entry in plan.config.named():
-            if entry.from_caches:
-                validation = name.startswith("validation")
-                entries = plan.config.validation_datasets if validation else plan.config.datasets
-                index = next(index for index, one in enumerate(entries) if one is entry)
-                found[validation].extend(cached.of(name, entry, index, validation))
+        for ref in plan.config.refs:
+            if ref.entry.from_caches:
+                found[ref.validation].extend(cached.of(ref))
         checker.finish(len(plan.items) + cached.seen)
         if not found[0]:
             raise checker.nothing_left()

@@ -79,7 +79,7 @@ class SampleChecker:
             caption=item.caption,
             latent_path=item.latent_path,
             text_path=text_path,
-            dataset=item.dataset,
+            dataset=item.dataset.index,
             repeats=entry.num_repeats,
             buckets=SoundBuckets.of(entry, self.audio),
             first_frame_probability=entry.first_frame_probability,

@@ -32,7 +32,7 @@ from ..models.tiling import decode_frames
 from ..weights.load import load_video_vae
 from ..workshop.check import check_dataset
 from ..workshop.check_report import CheckReport
-from ..workshop.sheet import contact_sheets, settings_of
+from ..workshop.sheet import contact_sheets
 from .sound import SoundParts, decode_mel, decode_wave
 from .sound_file import write_sound
 from .video_file import write_image, write_video
@@ -80,7 +80,7 @@ def preview_dataset(
     events.stage("read the dataset")
     found = find_item(_usable(config), item)
     stem = Path(out) / found.latent_path.stem
-    clip = _write_item(found, stem, config)
+    clip = _write_item(found, stem)
     caption = stem.with_name(stem.name + ".txt")
     write_text(caption, found.caption + "\n")
     decoded = None if run is None else _decode_back(found, stem, run, events)
@@ -109,28 +109,23 @@ def find_item(items: Sequence[Item], name: str) -> Item:
 def _usable(config: DatasetConfig) -> list[Item]:
     """All samples, dataset by dataset, since one that cannot be used must not hide the others."""
     items: list[Item] = []
-    for name, entry in config.named():
-        validation, index = name.startswith("validation"), int(name.split("[")[1].rstrip("]"))
-        one = config.model_copy(update={"datasets": (entry,), "validation_datasets": ()})
+    for ref in config.refs:
+        one = config.model_copy(update={"datasets": (ref.entry,), "validation_datasets": ()})
         try:
             found = plan_dataset(one).items
         except DataError:
             continue  # the check says why
-        items += [_numbered(item, index, validation) for item in found]
+        items += [dataclasses.replace(item, dataset=ref) for item in found]
     return items
 
 
-def _numbered(item: Item, index: int, validation: bool) -> Item:
-    return dataclasses.replace(item, dataset=index, validation=validation)
-
-
-def _write_item(item: Item, stem: Path, config: DatasetConfig) -> Path:
-    sound = _sound_of(item, config)
+def _write_item(item: Item, stem: Path) -> Path:
+    sound = _sound_of(item)
     info = {"caption": item.caption, "source": item.source.path.name}
     if item.kind == "audio":
         assert sound is not None
         return write_sound(_ending(stem, ".wav"), sound, SOUND_RATE, info)
-    frames = read_clip(item, settings_of(config, item))
+    frames = read_clip(item, item.dataset.entry)
     return _write_frames(iter(frames), item, stem, sound, SOUND_RATE, info)
 
 
@@ -142,13 +137,13 @@ def _write_frames(
     return write_video(_ending(stem, ".mp4"), frames, item.fps, info, sound, rate)
 
 
-def _sound_of(item: Item, config: DatasetConfig) -> Tensor | None:
+def _sound_of(item: Item) -> Tensor | None:
     """The sound as the audio VAE is given it: its length in training, stereo, normalised where the dataset says so."""
     if item.sound is None:
         return None
     part = item.sound
     sound = read_sound(part.path, part.start, part.seconds, part.of_clip)
-    return torch.from_numpy(prepare(sound, part.length, SOUND_RATE, settings_of(config, item).audio_normalize).samples)
+    return torch.from_numpy(prepare(sound, part.length, SOUND_RATE, item.dataset.entry.audio_normalize).samples)
 
 
 def _decode_back(item: Item, stem: Path, run: RunConfig, events: Events) -> Path:

@@ -18,7 +18,7 @@ from ..caching.encode_text import Text, encode_text
 from ..caching.locks import Claims, tidy
 from ..caching.manifest import write_manifest
 from ..caching.recipe import Recipe
-from ..caching.writable import require_writable
+from ..caching.writable import require_writable, written_folders
 from ..config import RunConfig
 from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
@@ -80,7 +80,7 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
     make_folders(dataset)
     plan = plan_dataset(dataset, events)
     if run.model.mode != "video" and plan.items and all(item.sound is None for item in plan.items):
-        if not any(entry.from_caches for _, entry in dataset.named()):  # whose sound is not known here
+        if not any(ref.entry.from_caches for ref in dataset.refs):  # whose sound is not known here
             raise nothing_heard(len(plan.items), run.model.mode)
     need = CacheNeed.of(plan, recipe)
     need.require_room(events)
@@ -106,7 +106,7 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
     manifest = run.cache.manifest or dataset.datasets[0].caches / MANIFEST_NAME
     with alone(manifest.parent):  # from what is there to the file without anybody in between
         write_manifest(plan, manifest, config.name)
-    tidy([*cache_folders(dataset), folder])
+    tidy([*written_folders(dataset), folder])
     left_out = [f"{skipped.path.name}: {skipped.reason}" for skipped in plan.skipped]
     return CachesReport(reports, left_out, manifest)
 
@@ -163,21 +163,16 @@ def _prompts(run: RunConfig, dataset: DatasetConfig, plan: DatasetPlan, recipe: 
     return prompts_ahead(run.sample, data)
 
 
-def cache_folders(dataset: DatasetConfig) -> list[Path]:
-    """The folders that the caches of media are written to."""
-    filled = [entry for _, entry in dataset.named() if not entry.from_caches]
-    return [folder for one in filled for folder in (one.caches, one.reference_caches, one.reference_audio_caches)]
-
-
 def make_folders(dataset: DatasetConfig) -> None:
     """Make the folders of the caches, so that one that cannot be written is told before hours of work."""
-    for name, entry in dataset.named():
+    for ref in dataset.refs:
+        entry = ref.entry
         try:
             # caches may lie among the media; a folder of media that is not there is not made, but told
             if not entry.from_caches and (entry.cache_directory is not None or entry.source.exists()):
                 entry.caches.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(
-                f"{name}: the cache folder {entry.caches} cannot be made: {error.strerror or error}. "
+                f"{ref.name}: the cache folder {entry.caches} cannot be made: {error.strerror or error}. "
                 "Set cache_directory to one that can be written."
             ) from error

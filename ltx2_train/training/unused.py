@@ -85,11 +85,11 @@ def require_used(run: RunConfig, dataset: DatasetConfig) -> None:
     """Raise ConfigError that names each setting of `dataset` that gives what `run` does not use."""
     unused = _unused(run)
     lines = [
-        f"{name}.{setting}: {one.mend}"
-        for name, entry in dataset.named()
+        f"{ref.name}.{setting}: {one.mend}"
+        for ref in dataset.refs
         for one in unused
         for setting in one.settings
-        if _has(entry, setting)
+        if _has(ref.entry, setting)
     ]
     if dataset.validation_datasets and VALIDATION in unused:
         lines.append(f"{VALIDATION.settings[0]}: {VALIDATION.mend}")

@@ -53,8 +53,8 @@ def check_dataset(
         raise ConfigError(f"goal: {goal!r} is not known. Use one of {', '.join(GOALS)}.")
     events, started = shielded(events), time.monotonic()
     config = source if isinstance(source, DatasetConfig) else DatasetConfig.read(source)
-    entries = [entry for _, entry in config.named()]
-    parts = [_Part(name, entry) for name, entry in config.named()]
+    entries = [ref.entry for ref in config.refs]
+    parts = [_Part(ref.name, ref.entry) for ref in config.refs]
     for part in parts:
         _check_part(part, config, entries, goal, events)
     _pair_up(parts)

@@ -74,9 +74,9 @@ def contact_sheets(
     used = {item.source.path for item in items}
     lost = [file for file in report.files if file.path not in used]
     jobs: list[Callable[[], Any]] = [_left_out_job(file.path, report) for file in lost]
-    ranked = [(levels.get((item.source.path, dataset_of(item)), "green"), item) for item in items]
+    ranked = [(levels.get((item.source.path, item.dataset.name), "green"), item) for item in items]
     ranked.sort(key=lambda pair: order[pair[0]])
-    jobs += [_item_job(item, settings_of(config, item), level) for level, item in ranked]
+    jobs += [_item_job(item, item.dataset.entry, level) for level, item in ranked]
     tiles = []
     events.stage("draw the contact sheet", len(jobs))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="sheet") as pool:
@@ -96,16 +96,6 @@ def contact_sheets(
         _save(_page(tiles[page * COLUMNS * ROWS : (page + 1) * COLUMNS * ROWS], head), path)
         paths.append(path)
     return paths
-
-
-def dataset_of(item: Item) -> str:
-    """The dotted name of the dataset of an item, as in reports."""
-    return f"{'validation_datasets' if item.validation else 'datasets'}[{item.dataset}]"
-
-
-def settings_of(config: DatasetConfig, item: Item) -> DatasetSettings:
-    """The dataset entry that an item belongs to."""
-    return (config.validation_datasets if item.validation else config.datasets)[item.dataset]
 
 
 def _item_job(item: Item, entry: DatasetSettings, level: str) -> Callable[[], Any]:

@@ -98,11 +98,10 @@ def largest_workload(run: RunConfig, events: Events | None = None) -> Workload:
         samples: Sequence[Sample] = data.samples
         source = "the caches"
     except CacheError:
-        entries = dataset.datasets
         samples = [
             sample
             for item in plan.items
-            if not item.validation and (sample := _planned(item, run, entries[item.dataset])) is not None
+            if not item.validation and (sample := _planned(item, run, item.dataset.entry)) is not None
         ]
         source = "the plan of the dataset, since the caches are not complete"
     if not samples:
@@ -157,7 +156,7 @@ def _planned(item: Item, run: RunConfig, entry: DatasetSettings) -> Sample | Non
         caption=item.caption,
         latent_path=path,
         text_path=text_path,
-        dataset=item.dataset,
+        dataset=item.dataset.index,
         buckets=SoundBuckets.of(entry, run.audio),
         kind=kind,
         audio_steps=steps,
