@@ -47,9 +47,7 @@ def describe_defaults() -> str:
             group_seen = group
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         limits = bounds(field)
-        flag = extra.get("community")
-        names = [flag] if isinstance(flag, str) else list(flag or [])
-        also = [name for name in names if name != key]
+        also = [name for name in community_names(field) if name != key]
         note = " ".join(
             part
             for part in (
@@ -65,15 +63,20 @@ def describe_defaults() -> str:
     return "\n".join(lines).strip() + "\n"
 
 
+def community_names(field: FieldInfo) -> list[str]:
+    """The flags of the community trainer that mean the setting."""
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    flags = extra.get("community") or []
+    return [flags] if isinstance(flags, str) else [str(flag) for flag in flags] if isinstance(flags, list) else []
+
+
 @cache
 def aliases() -> dict[str, str]:
     """Flag name of the community trainer -> dotted path of our setting."""
     table: dict[str, str] = {}
     for dotted, field in walk():
-        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-        flag = extra.get("community")
-        for name in [flag] if isinstance(flag, str) else list(flag or []):
-            table.setdefault(str(name), dotted)
+        for name in community_names(field):
+            table.setdefault(name, dotted)
     # switches that no one field stands for; the group itself turns them into its own words
     for group, names in (
         ("quant", quant.COMMUNITY_SWITCHES),
