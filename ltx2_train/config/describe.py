@@ -101,17 +101,21 @@ def group_line(key: str, default: Any) -> str:
 
     if default is None:
         return f"# {key} ="
-    if default == {}:
-        return f"{key} = {{}}"
+    if isinstance(default, dict):
+        return f"{key} = {_inline(default)}"
     if isinstance(default, list) and default and all(isinstance(one, dict) for one in default):
-        tables = (
-            ", ".join(tomli_w.dumps({name: inner}).strip() for name, inner in one.items())
-            for one in plain_toml(default)
-        )
-        return compact(f"{key} = [" + ", ".join(f"{{ {table} }}" for table in tables) + "]")
+        return f"{key} = [{', '.join(map(_inline, default))}]"
     if isinstance(default, BaseModel):
         default = default.model_dump(mode="json")
     return compact(tomli_w.dumps({key: plain_toml(default) if not isinstance(default, Path) else str(default)}).strip())
+
+
+def _inline(table: dict[str, Any]) -> str:
+    """A table on one line."""
+    import tomli_w
+
+    parts = [compact(tomli_w.dumps({name: value}).strip()) for name, value in plain_toml(table).items()]
+    return f"{{ {', '.join(parts)} }}" if parts else "{}"
 
 
 def compact(toml: str) -> str:

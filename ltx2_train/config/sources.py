@@ -77,10 +77,10 @@ def read_source(path: Path) -> Source | None:
     raise ConfigError(f"{path} is no run file: it ends in none of {' '.join(FILES)}.")
 
 
-def is_dataset_table(table: Mapping[str, Any]) -> bool:
+def is_dataset_table(table: Any) -> bool:
     """Whether a table is that of a dataset file."""
-    return isinstance(table.get("datasets"), list) or (
-        "general" in table and all(key in _DATASET_TABLES for key in table)
+    return isinstance(table, Mapping) and (
+        isinstance(table.get("datasets"), list) or ("general" in table and all(key in _DATASET_TABLES for key in table))
     )
 
 
@@ -136,14 +136,17 @@ def _official(path: Path, table: Any) -> Source:
     table = _numbers(table)
     folder = path.absolute().parent
     validation = table.get("validation")
-    if isinstance(validation, dict):  # prompts name their pictures in one line; so they need to be found from anywhere
-        validation["images"] = [str(folder / image) for image in validation.get("images") or []]
+    if isinstance(validation, dict) and all(
+        isinstance(validation.get(key) or [], list) for key in ("samples", "images")
+    ):
+        # prompts name their pictures in one line, so they need to be found from anywhere
+        if images := validation.get("images"):
+            validation["images"] = [str(folder / str(image)) for image in images]
         for sample in validation.get("samples") or []:
-            for condition in (sample.get("conditions") or []) if isinstance(sample, dict) else []:
-                if condition.get("image_or_video"):
-                    condition["image_or_video"] = str(folder / condition["image_or_video"])
-        if not validation["images"]:
-            del validation["images"]
+            conditions = sample.get("conditions") if isinstance(sample, dict) else None
+            for condition in conditions if isinstance(conditions, list) else ():
+                if isinstance(condition, dict) and condition.get("image_or_video"):
+                    condition["image_or_video"] = str(folder / str(condition["image_or_video"]))
     return Source("official", path, list(unfold(table, rows_of("official"))))
 
 

@@ -97,7 +97,7 @@ class Translation:
         else:
             try:
                 self._row(row, value, whole, shown)
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
                 self._say(shown, value, "not usable", f"{error} (given: {value!r})")
 
     def add_command(self, program: str, flags: Sequence[tuple[str, Any]]) -> None:

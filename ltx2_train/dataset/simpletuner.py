@@ -68,7 +68,11 @@ def read_backends(rows: Sequence[Any], shared: Mapping[str, Any] | None = None, 
         elif "instance_data_dir" not in row:
             found.problems.append(f"{name}: needs instance_data_dir; data on other machines are not read.")
         else:
-            entry = _entry(name, kind, {**before, **row}, found)
+            try:
+                entry = _entry(name, kind, {**before, **row}, found)
+            except (ValueError, TypeError, AttributeError) as error:
+                found.problems.append(f"{name}: a value is of a wrong type: {error}.")
+                continue
             for other in _names(row.get("s2v_datasets")):
                 if other in sounds:
                     entry |= {

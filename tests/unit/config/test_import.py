@@ -394,3 +394,21 @@ def test_names_that_cannot_be_taken_over_are_refused_by_name(flags, says):
 )
 def test_what_is_off_is_no_matter(flags):
     make_run(flags)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("w.yaml", "model: 5\nlora: [1]\noptimization: {scheduler_type: step, steps: x}\nvalidation: {samples: 5}"),
+        ("b.json", [{"instance_data_dir": 5, "dataset_type": "video", "video": 7, "repeats": "x"}]),
+        (
+            "o.sh",
+            "python ltx2_train_network.py --network_args x --lr_args --optimizer_args weight_decay=0.1 --network_dim",
+        ),
+    ],
+)
+def test_values_that_make_no_sense_are_named_and_left_out(tmp_path, name, text):
+    made = import_settings(written(tmp_path, name, text))
+    assert not made.complete
+    run = load_run(made.write(tmp_path / "out")[-1])
+    assert run.optimizer.args in ({}, {"weight_decay": 0.1})
