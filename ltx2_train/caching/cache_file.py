@@ -69,6 +69,7 @@ _BEFORE: dict[str, Any] = {
     "crop": "center",
     "reading": [],
     "held": False,
+    "tracks": [],
     "surround": "weights add up to 1",
     "stretched": 1.0,
 }

@@ -75,6 +75,7 @@ class SoundLatents(CacheKind[Prepared]):
             "sound_file": sound.path.name,
             "sound_window": [round(sound.start, 6), round(sound.seconds, 6)],
             "sound_length": round(sound.length, 6),
+            "tracks": list(sound.tracks),
             "audio_normalize": self.plan.settings_of(item).audio_normalize,
             "surround": SURROUND,
             "audio_vae_dtype": settings.audio_vae_dtype,
@@ -109,10 +110,10 @@ class SoundLatents(CacheKind[Prepared]):
     def read(self, job: Job, model: AudioVAE) -> Prepared:
         entry, window, rate = self.plan.settings_of(job.item), job.item.sound, model.config.sample_rate
         assert window is not None, job.item.key
-        if job.item.kind == "audio" and window.start == 0 and not entry.speech_segments:
+        if job.item.kind == "audio" and window.start == 0 and not entry.speech_segments and not window.tracks:
             # The header of a compressed file may be off by a little: what is there is what counts.
             return prepare_file(job.source, window.length, rate, entry.audio_normalize)
-        sound = read_sound(job.source, window.start, window.seconds, window.of_clip)
+        sound = read_sound(job.source, window.start, window.seconds, window.of_clip, window.tracks)
         return prepare(sound, window.length, rate, entry.audio_normalize)
 
     def make(self, job: Job, was_read: Prepared, bench: Bench) -> Made:

@@ -22,9 +22,9 @@ from ..locks import alone
 from ..media.info import MediaInfo
 
 INDEX_NAME = "ltx2_media.json"
-VERSION = 2
+VERSION = 3
 _LARGEST_DENOMINATOR = 10_000_000
-_LISTS = ("remarks", "reading", "damage")
+_LISTS = ("remarks", "reading", "damage", "tracks")
 _PLAIN = tuple(
     field.name for field in dataclasses.fields(MediaInfo) if field.name not in ("path", "times", "stamps", *_LISTS)
 )

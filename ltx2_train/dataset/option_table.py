@@ -27,10 +27,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "min_frames", "min_seconds", "max_seconds", "pad_short", "source_fps", "target_fps",
     ),
     "Sound": (
-        "audio_source", "audio_files_directory", "audio_extension", "audio_normalize", "separate_audio_buckets",
-        "audio_bucket_strategy", "audio_bucket_interval", "speech_segments", "speech_min_seconds",
-        "speech_max_seconds", "speech_pause_seconds", "audio_only_target_fps", "audio_only_sequence_resolution",
-        "audio_only_target_resolution", "audio_video_latent_channels", "audio_video_latent_dtype",
+        "audio_source", "audio_files_directory", "audio_extension", "audio_track", "audio_normalize",
+        "separate_audio_buckets", "audio_bucket_strategy", "audio_bucket_interval", "speech_segments",
+        "speech_min_seconds", "speech_max_seconds", "speech_pause_seconds", "audio_only_target_fps",
+        "audio_only_sequence_resolution", "audio_only_target_resolution", "audio_video_latent_channels",
+        "audio_video_latent_dtype",
     ),
     "References and masks": (
         "reference_directory", "reference_frames", "reference_downscale", "reference_audio_directory",

@@ -111,6 +111,7 @@ def _plan_one(ref: DatasetRef, events: Events, warnings: list[str]) -> tuple[lis
             known.save()
     if not items:
         raise DataError(nothing_left(name, entry, len(candidates), skipped), entry.source)
+    warnings += [f"{name}: {note}" for note in cutter.notes]
     warnings += [
         f"{name}: {note}" for note in (*_twins(items), *_without_reference(entry, items), *_without_mask(entry, items))
     ]

@@ -33,6 +33,7 @@ class SoundWindow:
     """`seconds` of the file `path` from `start` on, which last `length` seconds in training.
 
     `of_clip`: the file is the clip itself, and `start` is on its container's clock; else from the file's beginning.
+    `tracks` as for `media.read_sound`.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class SoundWindow:
     seconds: float
     length: float
     of_clip: bool = False
+    tracks: tuple[int, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -47,8 +49,32 @@ class SoundWindow:
         return encoded_audio_steps(self.length)
 
 
+def chosen_tracks(media: MediaInfo, track: int | None) -> tuple[tuple[int, ...], str]:
+    """The sound tracks of a medium that are used, where `track` is the user's choice, and why there are none."""
+    if track is None:
+        return ((1, 2) if media.pair else ()), ""
+    if track > len(media.tracks):
+        return (), f"audio_track is {track}, and it has {len(media.tracks)} sound tracks"
+    return (track,), ""
+
+
+def of_tracks(media: MediaInfo, track: int | None) -> str:
+    """What a user should know of the sound tracks of a medium, where there are several; else ""."""
+    if len(media.tracks) < 2 or track is not None:
+        return ""
+    used = "the two are joined as left and right" if media.pair else "the one that it prefers is used"
+    return (
+        f"{media.path.name} has {len(media.tracks)} sound tracks ({'; '.join(media.tracks)}): {used}. Set audio_track"
+    )
+
+
 def clip_sound(
-    media: MediaInfo, line: Timeline, window: Window, overridden: bool, apart: Path | None = None
+    media: MediaInfo,
+    line: Timeline,
+    window: Window,
+    overridden: bool,
+    apart: Path | None = None,
+    tracks: tuple[int, ...] = (),
 ) -> SoundWindow:
     """The sound of a window of a clip; `overridden`: its frame rate is the user's. `apart`: the file it is in."""
     first, last = window.start, window.start + window.count
@@ -61,7 +87,7 @@ def clip_sound(
         start, end = (_shown_at(media.times, frame * scale, line.source_fps) for frame in (first, last))
     if apart is not None:
         start, end = start - media.times[0], end - media.times[0]
-    return SoundWindow(apart or media.path, start, end - start, window.count / line.fps, apart is None)
+    return SoundWindow(apart or media.path, start, end - start, window.count / line.fps, apart is None, tracks)
 
 
 def _shown_at(times: Sequence[float], frame: float, fps: float) -> float:
@@ -86,23 +112,36 @@ def probe_recording(path: Path) -> MediaInfo:
         remarks = (
             f"lasts {info.duration:.0f} s; speech_segments = true cuts it at its pauses, max_seconds leaves it out",
         )
-    return MediaInfo(path, "audio", 1, 0, 0, duration=info.duration, has_audio=True, remarks=remarks)
+    return MediaInfo(
+        path,
+        "audio",
+        1,
+        0,
+        0,
+        duration=info.duration,
+        has_audio=True,
+        remarks=remarks,
+        tracks=info.tracks,
+        pair=info.pair,
+    )
 
 
-def recording_parts(path: Path, duration: float, entry: DatasetSettings) -> list[tuple[float, float]]:
+def recording_parts(
+    path: Path, duration: float, entry: DatasetSettings, tracks: tuple[int, ...] = ()
+) -> list[tuple[float, float]]:
     """(start, seconds) of each sample in a recording. Raises DataError where it must be decoded and cannot be."""
     if not entry.speech_segments:
         return [(0.0, duration)]
     stat = path.stat()
     limits = (entry.speech_min_seconds, entry.speech_max_seconds, entry.speech_pause_seconds)
-    return list(_segments(path, stat.st_size, stat.st_mtime_ns, limits))
+    return list(_segments(path, stat.st_size, stat.st_mtime_ns, limits, tracks))
 
 
 @functools.lru_cache(maxsize=512)
 def _segments(
-    path: Path, size: int, mtime_ns: int, limits: tuple[float, float, float]
+    path: Path, size: int, mtime_ns: int, limits: tuple[float, float, float], tracks: tuple[int, ...]
 ) -> tuple[tuple[float, float], ...]:
-    return tuple(spoken_segments(sound_levels(path, STEPS_PER_SECOND), *limits))
+    return tuple(spoken_segments(sound_levels(path, STEPS_PER_SECOND, tracks), *limits))
 
 
 def virtual_side(entry: DatasetSettings) -> tuple[int, int]:

@@ -33,6 +33,13 @@ class SoundSettings(Settings):
         "files are looked for as well.",
         json_schema_extra={"community": "ltx2_audio_ext", "advanced": True},
     )
+    audio_track: int | None = Field(
+        None,
+        ge=1,
+        description="Which sound track of clips and recordings is used, counted from 1. Default: the one that the file "
+        "prefers; two tracks of one channel each are joined as left and right.",
+        json_schema_extra={"advanced": True},
+    )
     audio_normalize: bool = Field(
         False, description="Bring each sound to a peak of -7 dB before it is encoded.", json_schema_extra={"unit": "dB"}
     )

@@ -16,7 +16,7 @@ from .companions import Companions, SoundFinder
 from .dataset_file import DatasetRef, DatasetSettings, MediaKind
 from .items import Item, Reference, Source, smaller
 from .scan import Candidate
-from .sound_plan import SoundWindow, clip_sound, recording_parts, virtual_shape
+from .sound_plan import SoundWindow, chosen_tracks, clip_sound, of_tracks, recording_parts, virtual_shape
 
 IMAGE_FPS = 25.0
 
@@ -41,6 +41,7 @@ class Cutter:
     buckets: BucketSelector = field(init=False)
     sounds: SoundFinder = field(init=False)
     companions: Companions = field(init=False)
+    notes: list[str] = field(default_factory=list)  # what a user should know of the media that were cut
 
     @property
     def settings(self) -> DatasetSettings:
@@ -81,15 +82,23 @@ class Cutter:
         source = Source(media, candidate.caption or "", candidate.stem, entry.caches, line)
         width, height = explicit[:2] if explicit else self.buckets.choose(media.width, media.height)
         apart, silence = self._sound_of(media, candidate)
+        tracks: tuple[int, ...] = ()
+        if apart is None and not silence:
+            tracks, silence = chosen_tracks(media, entry.audio_track)
+            self._tell(of_tracks(media, entry.audio_track))
         overridden = entry.source_fps is not None
         beside = self._companions_of(candidate, media.kind)
         items = []
         for window in cut:
-            sound = None if silence else clip_sound(media, line, window, overridden, apart)
+            sound = None if silence else clip_sound(media, line, window, overridden, apart, tracks)
             shown = self._reference(reference, window, width, height)
             item = self._item(source, window, (width, height), beside, sound, silence=silence, reference=shown)
             items += [item, dataclasses.replace(item, flipped=True)] if entry.flip else [item]
         return items, None
+
+    def _tell(self, note: str) -> None:
+        if note:
+            self.notes.append(f"{note}.")
 
     def _item(
         self,
@@ -131,14 +140,23 @@ class Cutter:
             return [], gone
         if not entry.speech_segments and (reason := self._seconds(media.duration)):
             return [], reason
+        tracks, reason = chosen_tracks(media, entry.audio_track)
+        if reason:
+            return [], reason
+        self._tell(of_tracks(media, entry.audio_track))
         try:
-            parts = recording_parts(media.path, media.duration, entry)
+            parts = recording_parts(media.path, media.duration, entry, tracks)
         except DataError as error:
             return [], str(error)
         if not parts or media.duration <= 0:
             return [], (
                 f"no spoken segment of {entry.speech_min_seconds:g} to {entry.speech_max_seconds:g} s in "
                 f"{media.duration:.1f} s; lower speech_min_seconds, or turn speech_segments off"
+            )
+        if len(parts) > 1:
+            self._tell(
+                f"the {len(parts)} segments of {media.path.name} all carry its whole caption, whatever is said in "
+                "each. Cut it with `ltx2-train data cut --speech` and caption the pieces"
             )
         fps = entry.audio_only_target_fps
         line = timing.Timeline((0,), fps, fps, False)
@@ -147,7 +165,7 @@ class Cutter:
         items = []
         for start, seconds in parts:
             window = timing.Window(int(start * fps), max(1, round(seconds * fps)))
-            sound = SoundWindow(media.path, start, seconds, seconds)
+            sound = SoundWindow(media.path, start, seconds, seconds, tracks=tracks)
             items.append(
                 self._item(source, window, entry.resolution, beside, sound, virtual=virtual_shape(entry, seconds))
             )

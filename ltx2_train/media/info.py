@@ -23,6 +23,8 @@ class MediaInfo:
     pixel_format: str = ""
     has_alpha: bool = False
     has_audio: bool = False
+    tracks: tuple[str, ...] = ()  # what each sound track is
+    pair: bool = False  # its two sound tracks are the left and the right of one recording
     remarks: tuple[str, ...] = ()  # what a user should know: "is interlaced; ..."
     reading: tuple[str, ...] = ()  # what reading does beyond the plain: "colours of Display P3"; caches know it
     times: tuple[float, ...] = field(default=(0.0,), repr=False)

@@ -14,6 +14,7 @@ from .decoding import alpha_decoder, decode, has_hole, opened
 from .images import OVER_BLACK
 from .info import MediaInfo
 from .intact import Look, damaged_spans, look_through
+from .sound_media import sound_tracks
 from .structure import breaks, missing_end
 
 # Containers whose timestamps do not follow the order of presentation; their frames are counted instead.
@@ -43,7 +44,7 @@ def probe_video(path: Path) -> MediaInfo:
         base, rates = stream.time_base, [stream.average_rate, stream.base_rate, stream.guessed_rate]
         ratio = stream.sample_aspect_ratio or Fraction(1)
         has_alpha = alpha_decoder(stream) is not None or any(part.is_alpha for part in first.format.components)
-        has_audio = bool(container.streams.audio)
+        tracks, pair = sound_tracks(container)
     rotation, mirrored = orientation(first)
     width, height = max(1, round(first.width * (ratio if 0.1 < ratio < 10 else 1))), first.height
     if rotation % 180:
@@ -70,7 +71,9 @@ def probe_video(path: Path) -> MediaInfo:
         mirrored=mirrored,
         pixel_format=first.format.name,
         has_alpha=has_alpha,
-        has_audio=has_audio,
+        has_audio=bool(tracks),
+        tracks=tracks,
+        pair=pair,
         remarks=(*_remarks(first, has_alpha), *_doubts(look, clock, damage)),
         reading=("mirrored",) if mirrored else (),
         times=clock.times,

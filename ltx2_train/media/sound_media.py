@@ -42,7 +42,8 @@ MISSING_END_SECONDS = 0.5
 class SoundInfo:
     """What the sound of a file is like. `duration` is what its packets hold, in seconds.
 
-    `cut_short` says how the file shows that its end is missing; "" where it does not.
+    `cut_short` says how the file shows that its end is missing; "" where it does not. `tracks` describes each sound
+    track; `pair`: there are two of one channel each, the left and the right of one recording.
     """
 
     path: Path
@@ -51,6 +52,8 @@ class SoundInfo:
     layout: str
     duration: float
     cut_short: str = ""
+    tracks: tuple[str, ...] = ()
+    pair: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,8 @@ def probe_sound(path: Path | str) -> SoundInfo:
             end, begin = float(container.duration or 0) / 1e6, 0.0
         duration = max(0.0, end - max(begin, _origin(container)))
         missing = _cut_short(path, container, end)
-        return SoundInfo(path, first.sample_rate, _channels(first), first.layout.name, duration, missing)
+        layout, channels = first.layout.name, _channels(first)
+        return SoundInfo(path, first.sample_rate, channels, layout, duration, missing, *sound_tracks(container))
 
 
 def channels_of(path: Path) -> int:
@@ -96,22 +100,59 @@ def channels_of(path: Path) -> int:
         return stream.codec_context.channels
 
 
-def read_sound(path: Path | str, start: float = 0.0, seconds: float | None = None, of_clip: bool = False) -> Sound:
+def sound_tracks(container: Any) -> tuple[tuple[str, ...], bool]:
+    """What each sound track of a file is, and whether they are the left and the right of one recording."""
+    told, kinds = [], []
+    for number, stream in enumerate(container.streams.audio, 1):
+        context, tags = stream.codec_context, {key.lower(): value for key, value in stream.metadata.items()}
+        names = [tags.get("title", ""), tags.get("language", "").replace("und", "")]
+        if context is not None:
+            kinds.append((context.layout.nb_channels, context.sample_rate))
+            names += [context.name, context.layout.name, f"{context.sample_rate} Hz"]
+        told.append(f"{number}: {', '.join(name for name in names if name)}")
+    return tuple(told), len(told) == 2 and len(kinds) == 2 and kinds[0] == kinds[1] and kinds[0][0] == 1
+
+
+def read_sound(
+    path: Path | str,
+    start: float = 0.0,
+    seconds: float | None = None,
+    of_clip: bool = False,
+    tracks: Sequence[int] = (),
+) -> Sound:
     """Decode `seconds` from `start` on (default: all); what the file does not hold there is silence, and counted.
 
     `start` counts from the beginning of the file's sound, or with `of_clip` on the clock of the container, which is
-    that of its video. Raises DataError where there is no sound in that window.
+    that of its video. `tracks` names the sound track, counted from 1, or the two that are left and right; default: the
+    one that the file prefers. Raises DataError where there is no sound in that window.
     """
     path = Path(path)
+    sides = [_read_track(path, start, seconds, of_clip, track) for track in tracks or (None,)]
+    if len(sides) == 1:
+        return sides[0]
+    count = max(side.samples.shape[1] for side in sides)
+    short = [count - side.samples.shape[1] for side in sides]
+    samples = [np.pad(side.samples[:1], ((0, 0), (0, less))) for side, less in zip(sides, short, strict=True)]
+    return Sound(
+        np.concatenate(samples),
+        sides[0].rate,
+        "stereo",
+        max(side.missing + less for side, less in zip(sides, short, strict=True)),
+        sum(side.broken for side in sides),
+        sum(side.damaged for side in sides),
+    )
+
+
+def _read_track(path: Path, start: float, seconds: float | None, of_clip: bool, track: int | None) -> Sound:
     if start > SEEK_FROM_SECONDS:
-        with _opened(path) as (container, stream):
+        with _opened(path, track) as (container, stream):
             origin = 0.0 if of_clip else _origin(container)
             if SOUGHT_FORMATS & set(container.format.name.split(",")):
                 container.seek(int((start + origin - PREROLL_SECONDS) * 1e6), backward=True, any_frame=False)
                 sound = _collect(path, container, stream, start + origin, seconds, sought=True)
                 if sound is not None:
                     return sound
-    with _opened(path) as (container, stream):
+    with _opened(path, track) as (container, stream):
         origin = 0.0 if of_clip else _origin(container)
         sound = _collect(path, container, stream, start + origin, seconds, sought=False)
         assert sound is not None
@@ -161,11 +202,20 @@ def _silence_broken(samples: np.ndarray) -> int:
     return broken
 
 
-def sound_levels(path: Path, steps_per_second: int) -> np.ndarray:
-    """Level in dB of each step of a whole file, at least -100; the samples are never in memory together."""
+def sound_levels(path: Path, steps_per_second: int, tracks: Sequence[int] = ()) -> np.ndarray:
+    """Level in dB of each step of a whole file, at least -100; the samples are never in memory together.
+
+    Of two `tracks` that are left and right, the louder one counts in each step.
+    """
+    sides = [_track_levels(path, steps_per_second, track) for track in tracks or (None,)]
+    count = max(len(side) for side in sides)
+    return np.max([np.pad(side, (0, count - len(side)), constant_values=-100.0) for side in sides], axis=0)
+
+
+def _track_levels(path: Path, steps_per_second: int, track: int | None) -> np.ndarray:
     power = np.zeros(0)
     counts = np.zeros(0)
-    with _opened(path) as (container, stream):
+    with _opened(path, track) as (container, stream):
         for at, frame, _ in _placed(path, container, stream, -math.inf):
             block = np.nan_to_num(as_floats(frame), posinf=0.0, neginf=0.0)
             places = at - round(_origin(container) * frame.sample_rate) + np.arange(block.shape[1])
@@ -187,7 +237,7 @@ def sound_levels(path: Path, steps_per_second: int) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+def _opened(path: Path, track: int | None = None) -> Iterator[tuple[Any, Any]]:
     import av
 
     try:
@@ -195,6 +245,12 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
             stream = container.streams.best("audio")
             if stream is None:
                 raise DataError(f"{path} has no sound.", path)
+            if track is not None:
+                if track > len(container.streams.audio):
+                    raise DataError(
+                        f"{path} has {len(container.streams.audio)} sound tracks; there is no track {track}.", path
+                    )
+                stream = container.streams.audio[track - 1]
             if stream.codec_context is None:
                 raise DataError(f"{path}: its sound is in a codec that this FFmpeg cannot decode. Convert it.", path)
             stream.codec_context.options = CHECKED_CODECS.get(stream.codec_context.name, {})

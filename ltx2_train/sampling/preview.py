@@ -142,7 +142,7 @@ def _sound_of(item: Item) -> Tensor | None:
     if item.sound is None:
         return None
     part = item.sound
-    sound = read_sound(part.path, part.start, part.seconds, part.of_clip)
+    sound = read_sound(part.path, part.start, part.seconds, part.of_clip, part.tracks)
     return torch.from_numpy(prepare(sound, part.length, SOUND_RATE, item.dataset.entry.audio_normalize).samples)
 
 

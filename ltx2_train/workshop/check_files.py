@@ -64,6 +64,7 @@ class Facts:
     caption_warning: str = ""
     sound_short: float = 0.0  # seconds that its sound lacks
     sound_damaged: int = 0  # parts of it that cannot be decoded
+    loud_track: int = 0  # where the sound is silence, a track of the file that is not
 
     @property
     def path(self) -> Path:
@@ -78,7 +79,7 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> Facts:
     """Decode the first frame, at most a minute of sound, and the bytes of the caption. Safe in a thread."""
     item = items[0]
     first_frame = picture_error = sound_error = caption_warning = None
-    level, clipped, short, damaged = None, 0.0, 0.0, 0
+    level, clipped, short, damaged, loud = None, 0.0, 0.0, 0, 0
     if item.kind != "audio":
         try:
             first_frame = _first_frame(item).astype(np.float32)
@@ -92,6 +93,7 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> Facts:
             sound = _heard(items)
             level, clipped = rms_db(sound.samples), clipped_share(sound.samples)
             short, damaged = sound.missing / sound.rate, sound.damaged
+            loud = _loud_track(item) if level < SILENCE_DB else 0
         except DataError as error:
             sound_error = str(error)
     if caption_path is not None:
@@ -109,7 +111,23 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> Facts:
         caption_warning or "",
         short,
         damaged,
+        loud,
     )
+
+
+def _loud_track(item: Item) -> int:
+    """A sound track of a file that is no silence; 0 where there is none, or no choice."""
+    sound, tracks = item.sound, item.source.media.tracks
+    if sound is None or len(tracks) < 2 or sound.path != item.source.path:
+        return 0
+    for number in range(1, len(tracks) + 1):
+        try:
+            heard = read_sound(sound.path, sound.start, min(HEARD_SECONDS, sound.seconds), sound.of_clip, (number,))
+        except DataError:
+            continue
+        if rms_db(heard.samples) >= SILENCE_DB:
+            return number
+    return 0
 
 
 def _heard(items: Sequence[Item]) -> Sound:
@@ -117,7 +135,7 @@ def _heard(items: Sequence[Item]) -> Sound:
     used = [item.sound for item in items if item.sound is not None]
     start = min(part.start for part in used)
     seconds = min(HEARD_SECONDS, max(part.start + part.seconds for part in used) - start)
-    return read_sound(used[0].path, start, seconds, used[0].of_clip)
+    return read_sound(used[0].path, start, seconds, used[0].of_clip, used[0].tracks)
 
 
 def _first_frame(item: Item) -> np.ndarray:
@@ -152,7 +170,10 @@ def file_findings(dataset: str, facts: Facts, entry: DatasetSettings) -> list[Fi
         level = "red" if facts.items[0].kind == "audio" else "amber"
         say(level, "unreadable", f"its sound: {facts.sound_error.removeprefix(f'{facts.path}: ')}".rstrip("."))
     if facts.level is not None and facts.level < SILENCE_DB:
-        say("amber", "silent", "its sound is silence", 'Use another take, or audio_source = "none" for silent clips.')
+        remedy = 'Use another take, or audio_source = "none" for silent clips.'
+        if facts.loud_track:
+            remedy = f"Its track {facts.loud_track} is not: set audio_track = {facts.loud_track}."
+        say("amber", "silent", "its sound is silence", remedy)
     if facts.sound_short > PADDED_SECONDS:
         say("amber", "short-sound", f"its sound lacks {facts.sound_short:.2f} s of what is used; silence is added")
     if facts.sound_damaged:

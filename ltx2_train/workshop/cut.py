@@ -93,6 +93,11 @@ def cut_videos(
         try:
             events.check_stop()
             info = probe_media(video)
+            if len(info.tracks) > 1 and not info.pair:
+                tracks = "; ".join(info.tracks)
+                events.message(
+                    f"{video.name} has {len(info.tracks)} sound tracks ({tracks}); clips get the preferred one."
+                )
             pieces, left_out = _pieces(info, settings, notes, out, events)
             short += left_out
             index = None

@@ -41,7 +41,7 @@ class SoundTrack:
         if not info.has_audio:
             return None
         try:
-            first = read_sound(info.path, begin, min(PART_SECONDS, seconds), of_clip=True)
+            first = _read(info, begin, min(PART_SECONDS, seconds))
         except DataError:  # it ends before, or begins behind
             return None
         return cls(info, begin, seconds, first, target)
@@ -74,7 +74,7 @@ class SoundTrack:
     def _more(self) -> None:
         length = min(PART_SECONDS, self.seconds - self.read)
         try:
-            sound = read_sound(self.info.path, self.begin + self.read, length, of_clip=True)
+            sound = _read(self.info, self.begin + self.read, length)
         except DataError:  # the sound ends before the pictures do
             self.read = self.seconds
             return
@@ -84,3 +84,7 @@ class SoundTrack:
     def _as_wanted(self, sound: Sound) -> np.ndarray:
         samples = sound.samples if self.keep else resample(to_stereo(sound), sound.rate, self.rate)
         return np.clip(samples, -1.0, 1.0).astype(np.float32)
+
+
+def _read(info: MediaInfo, start: float, seconds: float) -> Sound:
+    return read_sound(info.path, start, seconds, of_clip=True, tracks=(1, 2) if info.pair else ())

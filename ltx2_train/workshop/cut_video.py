@@ -106,7 +106,8 @@ def _copy(info: MediaInfo, first: int, stop: int, out: Path, events: Events) -> 
         av.open(str(out), "w", format="mp4", options={"movflags": "faststart"}) as target,
     ):
         sound = source.streams.best("audio")
-        if sound is not None and (sound.codec_context is None or sound.codec_context.name not in COPIED_SOUND):
+        copied = sound is not None and sound.codec_context is not None and sound.codec_context.name in COPIED_SOUND
+        if not copied or info.pair:
             sound = None
         pairs = {part: target.add_stream_from_template(part) for part in (video, sound) if part is not None}
         heard = None

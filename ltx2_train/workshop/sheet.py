@@ -19,6 +19,7 @@ import numpy as np
 from ..dataset.augment import crop_centre, jitter
 from ..dataset.dataset_file import DatasetConfig, DatasetSettings
 from ..dataset.plan import Item
+from ..dataset.sound_plan import SoundWindow
 from ..errors import DataError
 from ..events import Events, shielded
 from ..files import atomic
@@ -104,7 +105,7 @@ def _item_job(item: Item, entry: DatasetSettings, level: str) -> Callable[[], An
         try:
             if item.kind == "audio":
                 assert item.sound is not None
-                tile.paste(_waveform(item.sound.path, item.sound.start, item.sound.seconds), (BAR, 0))
+                tile.paste(_waveform(item.sound), (BAR, 0))
                 size = f"{item.sound.seconds:.2f} s of sound from {item.sound.start:.2f} s"
             else:
                 _paste_frames(tile, item, entry)
@@ -166,11 +167,11 @@ def _inside(item: Item, box: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(item.width * scale)), max(1, round(item.height * scale))
 
 
-def _waveform(path: Path, start: float, seconds: float) -> Any:
+def _waveform(sound: SoundWindow) -> Any:
     """The loudness over a window as a picture."""
     from PIL import Image, ImageDraw
 
-    samples = np.abs(read_sound(path, start, seconds).samples).max(axis=0)
+    samples = np.abs(read_sound(sound.path, sound.start, sound.seconds, tracks=sound.tracks).samples).max(axis=0)
     picture = Image.new("RGB", (TILE[0] - BAR, PICTURE[1]), (18, 22, 28))
     pen = ImageDraw.Draw(picture)
     middle, step = PICTURE[1] // 2, picture.width / SOUND_BINS

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from media import write_sound
+from media import tone, write_sound
 
 from ltx2_train.media import speech
 from ltx2_train.media.sound import sound_levels
@@ -101,3 +101,15 @@ def test_one_steady_sound_is_cut_by_length_alone():
     found = spoken_segments(wave, RATE, 1.0, 5.0, 0.3)
     assert sum(seconds for _, seconds in found) > 15
     assert all(seconds <= 5.0 + 1e-9 for _, seconds in found)
+
+
+def test_segments_that_carry_the_caption_of_the_whole_are_pointed_out(tmp_path):
+    from ltx2_train.dataset.dataset_file import DatasetConfig
+    from ltx2_train.dataset.plan import plan_dataset
+
+    wave = np.concatenate([tone(2.5), tone(1.0) * 0, tone(2.5)], axis=1)
+    write_sound(tmp_path / "s" / "talk.wav", wave, caption="one, two, three")
+    entry = {"audio_directory": "s", "speech_segments": True, "speech_max_seconds": 4}
+    plan = plan_dataset(DatasetConfig.from_table({"datasets": [entry]}, tmp_path))
+    assert len(plan.items) == 2
+    assert any("the 2 segments of talk.wav all carry its whole caption" in text for text in plan.warnings)
