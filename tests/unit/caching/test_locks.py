@@ -121,5 +121,10 @@ def test_an_index_keeps_what_others_added(tmp_path):
 
 
 def test_a_lock_that_is_never_given_back_does_not_keep_a_small_file_from_being_written(tmp_path):
-    with alone(tmp_path), alone(tmp_path, seconds=0.1):
-        pass
+    with alone(tmp_path):
+        (lock,) = tmp_path.iterdir()
+        with alone(tmp_path, seconds=0.05):
+            assert locks.locked(lock) is None, "whoever holds it still does"
+            (tmp_path / "notes.json").write_text("{}")
+        assert lock.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.json"]

@@ -1,0 +1,84 @@
+"""Caches that the program wrote before are fresh and trained on: what is asked of a file never asks for it again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from media import moving_square, tone, write_image, write_sound, write_video
+from old_caches import AUDIO_VAE, ENCODER, TEXT, VIDEO_VAE, write_old_caches
+
+from ltx2_train.caching.cache_file import Fingerprints
+from ltx2_train.caching.disk import CacheNeed
+from ltx2_train.caching.recipe import Recipe
+from ltx2_train.caching.settings import CacheSettings
+from ltx2_train.caching.status import cache_status
+from ltx2_train.dataset.dataset_file import DatasetConfig
+from ltx2_train.dataset.plan import plan_dataset
+from ltx2_train.feed.batches import load_batch
+from ltx2_train.feed.loader import FullText, TrainingSet
+from ltx2_train.shapes import LatentShape
+
+
+@pytest.fixture
+def config(tmp_path):
+    write_video(tmp_path / "clips" / "clip.mp4", moving_square(17, 64, 64), 25, sound=tone(1.0))
+    (tmp_path / "clips" / "clip.txt").write_text("a square moves")
+    write_image(tmp_path / "references" / "clip.png", 64, 64, caption=None)
+    write_image(tmp_path / "masks" / "clip.png", 64, 64, caption=None)
+    (tmp_path / "sound_masks").mkdir()
+    (tmp_path / "sound_masks" / "clip.json").write_text(json.dumps([[0.64, 0.68]]))
+    write_sound(tmp_path / "voices" / "clip.wav", tone(1.0))
+    write_sound(tmp_path / "sounds" / "hum.wav", tone(2.0), caption="a hum")
+    clips = {"video_directory": "clips", "cache_directory": "cache", "target_frames": [17]}
+    beside = {"reference_directory": "references", "mask_directory": "masks"}
+    beside |= {"audio_mask_directory": "sound_masks", "reference_audio_directory": "voices"}
+    sounds = {"audio_directory": "sounds", "cache_directory": "cache_of_sounds"}
+    table = {"general": {"resolution": 64}, "datasets": [{**clips, **beside}, sounds]}
+    return DatasetConfig.from_table(table, tmp_path)
+
+
+@pytest.mark.parametrize("form", ["compact", "full"])
+def test_old_caches_are_fresh_and_trained_on(config, tmp_path, form):
+    write_old_caches(tmp_path, tmp_path / "cache", form)
+    text = Fingerprints(TEXT, ENCODER)
+    recipe = Recipe(CacheSettings(text_form=form), "av", VIDEO_VAE, AUDIO_VAE, text, text_widths=(24, 16))
+    plan = plan_dataset(config)
+    status = cache_status(plan, recipe)
+    assert [(row.path.name, row.state, row.why) for row in status.rows if row.state != "present"] == []
+    assert len(status.rows) == 10
+    assert CacheNeed.of(plan, recipe).sizes == CacheNeed.of(plan, recipe).upper_sizes == {}
+
+    data = TrainingSet.open(config, recipe, plan=plan)
+    clip, hum = data.samples
+    assert (clip.kind, clip.shape, clip.audio_steps, clip.fps) == ("video", LatentShape(3, 2, 2), 17, 25.0)
+    assert (hum.kind, hum.shape, hum.audio_steps) == ("audio", LatentShape(7, 2, 2), 50)
+    assert data.load_latents(clip).eq(0.5).all()
+    assert data.load_reference(clip).eq(0.25).all()
+    assert data.load_reference_audio(clip).shape == (8, 25, 16)
+    assert data.load_mask(clip).shape == (3, 2, 2)
+    assert data.load_audio_mask(clip).tolist() == [False] * 16 + [True]
+    batch = load_batch(data, [clip])
+    assert (batch.latents.shape, batch.audio.shape) == ((1, 128, 3, 2, 2), (1, 8, 17, 16))
+    text = data.load_text(clip)
+    assert isinstance(text, FullText) == (form == "full")
+    for changed in ("video_vae", "audio_vae"):
+        other = Recipe(**{**vars(recipe), changed: "5" * 16})
+        assert len(cache_status(plan, other).of("stale")) == (2 if changed == "video_vae" else 3)
+
+
+def test_an_old_mask_goes_with_sound_that_was_made_again(config, tmp_path):
+    """Sound once had a latent less, and so had its mask."""
+    write_old_caches(tmp_path, tmp_path / "cache")
+    path = tmp_path / "cache" / "clip_00000-017_0064x0064_ltx2_audio.safetensors"
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(str(path), "pt") as file:
+        metadata = file.metadata()
+    tensors = {"audio_latents_18x16x8_fp16": torch.zeros(8, 18, 16, dtype=torch.float16)}
+    save_file({**tensors, "audio_lengths_int32": torch.tensor(18, dtype=torch.int32)}, str(path), metadata)
+    data = TrainingSet.open(config, Recipe(mode="av"))
+    assert data.samples[0].audio_steps == 18
+    assert data.load_audio_mask(data.samples[0]).tolist() == [False] * 16 + [True, True]
