@@ -32,14 +32,14 @@ class DinoSettings(Settings):
     """DINOv2 features of the training clips, cached ahead for a regularizer that compares with them."""
 
     model: Path | None = Field(
-        None,
+        default=None,
         description="Folder of a DINOv2 model in the format of Hugging Face (nothing is downloaded). Set: `cache "
         "build` stores features of every frame of the training clips beside their latents, about 2 MB a frame for the "
         "base model. Not set: none are made.",
         json_schema_extra={"community": "dino_model", "advanced": True},
     )
     size: int = Field(
-        518,
+        default=518,
         ge=14,
         le=2044,
         description="Side of the square that frames are resized to; a multiple of the model's patch, which is 14. "
@@ -47,7 +47,7 @@ class DinoSettings(Settings):
         json_schema_extra={"unit": "pixels", "advanced": True},
     )
     batch: int = Field(
-        16,
+        default=16,
         ge=1,
         le=1024,
         description="Frames that pass the model together. Lower it where the device runs out of memory.",

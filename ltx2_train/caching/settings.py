@@ -16,39 +16,41 @@ class CacheSettings(Settings):
     """What is stored in the caches, and how it is computed."""
 
     vae_dtype: Dtype = Field(
-        "bf16", description="Precision the video VAE computes in.", json_schema_extra={"community": "vae_dtype"}
+        default="bf16", description="Precision the video VAE computes in.", json_schema_extra={"community": "vae_dtype"}
     )
     latents_dtype: Dtype = Field(
-        "bf16", description="Precision latents are stored in.", json_schema_extra={"advanced": True}
+        default="bf16", description="Precision latents are stored in.", json_schema_extra={"advanced": True}
     )
     audio_vae_dtype: Dtype = Field(
-        "fp32", description="Precision the audio VAE computes in.", json_schema_extra={"advanced": True}
+        default="fp32", description="Precision the audio VAE computes in.", json_schema_extra={"advanced": True}
     )
     audio_latents_dtype: Dtype = Field(
-        "fp16",
+        default="fp16",
         description="Precision the latents of sound are stored in.",
         json_schema_extra={"community": "ltx2_audio_dtype", "advanced": True},
     )
     text_form: Literal["compact", "full"] = Field(
-        "compact",
+        default="compact",
         description="Store captions before the text connectors, without padding (a few MB at most; the connectors run "
         "in training), or after them as the community trainer does (25 to 32 MB).",
         json_schema_extra={"advanced": True},
     )
-    text_dtype: Dtype = Field("bf16", description="Precision text is stored in.", json_schema_extra={"advanced": True})
+    text_dtype: Dtype = Field(
+        default="bf16", description="Precision text is stored in.", json_schema_extra={"advanced": True}
+    )
     skip_existing: bool = Field(
-        True,
+        default=True,
         description="Keep caches that still fit their source, settings and checkpoint. Off: make all again.",
         json_schema_extra={"community": "skip_existing", "advanced": True},
     )
     manifest: Path | None = Field(
-        None,
+        default=None,
         description="Where the manifest is written, from which the caches train without their media. Default: "
         "dataset_manifest.json in the first cache folder.",
         json_schema_extra={"community": "save_dataset_manifest", "advanced": True},
     )
     preservation_prompts: tuple[str, ...] = Field(
-        (),
+        default=(),
         description='Prompts that training compares with besides the captions, encoded ahead like sample prompts: "" '
         'is the blank prompt, "woman" the class of a subject.',
         json_schema_extra={"advanced": True},

@@ -20,7 +20,11 @@ class Condition(Settings):
     """What every condition has."""
 
     probability: float = Field(
-        1.0, ge=0, le=1, description="How often it is given; each sample has its own coin.", json_schema_extra={}
+        default=1.0,
+        ge=0,
+        le=1,
+        description="How often it is given; each sample has its own coin.",
+        json_schema_extra={},
     )
 
 
@@ -34,13 +38,13 @@ class Boundary(Condition):
     """How long the part is that is given, in latents or in seconds; two numbers draw a length between them."""
 
     temporal_boundary: Range | None = Field(
-        None,
+        default=None,
         description="Length of the part that is given: latent frames of video (the first is one frame, each later one "
         "eight), latent steps of sound (25 a second). [2, 6] draws from 2 to 6.",
         json_schema_extra={"unit": "latents"},
     )
     seconds: Seconds | None = Field(
-        None,
+        default=None,
         description="Length of the part that is given, instead of temporal_boundary. [0.5, 2.0] draws between them.",
         json_schema_extra={"unit": "s"},
     )
@@ -109,7 +113,7 @@ class Reference(Condition):
 
     type: Literal["reference"] = "reference"
     temporal_scale_factor: int = Field(
-        1,
+        default=1,
         ge=1,
         le=16,
         description="How many times fewer frames a second the reference has than the clip.",
@@ -121,17 +125,17 @@ class AudioReference(Condition):
 
     type: Literal["reference"] = "reference"
     negative_positions: bool = Field(
-        False,
+        default=False,
         description="Place the reference before time 0, so that the sound keeps the picture's clock.",
         json_schema_extra={"community": "audio_ref_use_negative_positions"},
     )
     hide_from_video: bool = Field(
-        False,
+        default=False,
         description="The picture does not attend to the reference.",
         json_schema_extra={"community": "audio_ref_mask_cross_attention_to_reference"},
     )
     hide_text: bool = Field(
-        False,
+        default=False,
         description="The reference does not attend to the text.",
         json_schema_extra={"community": "audio_ref_mask_reference_from_text_attention"},
     )
@@ -168,7 +172,7 @@ class VideoStream(Settings):
     """What the picture is given, and whether it is what the model learns to make."""
 
     generated: bool = Field(
-        True,
+        default=True,
         description="Whether the picture is made. If not it is given whole, and only sound is learned from it (foley).",
         json_schema_extra={"advanced": True},
     )
@@ -184,7 +188,7 @@ class AudioStream(Settings):
     """What the sound is given, and whether it is what the model learns to make."""
 
     generated: bool = Field(
-        True,
+        default=True,
         description="Whether the sound is made. If not it is given whole, and only the picture is learned from it.",
         json_schema_extra={"advanced": True},
     )

@@ -30,23 +30,23 @@ class RunSettings(Settings):
     """What the run is called and where its files go."""
 
     name: str = Field(
-        "my_lora",
+        default="my_lora",
         max_length=120,
         description="Name of the run: its folder and its LoRA files are called so.",
         json_schema_extra={"community": "output_name"},
     )
     folder: Path | None = Field(
-        None,
+        default=None,
         description="Folder that holds the runs; `runs` beside the run file if not set.",
         json_schema_extra={"community": "output_dir"},
     )
     if_exists: Literal["continue", "new", "error"] = Field(
-        "continue",
+        default="continue",
         description="What to do when a run of this name exists: go on with it, start another with a number "
         "appended, or stop with an error.",
     )
     export_folder: Path | None = Field(
-        None,
+        default=None,
         description="Folder where each saved LoRA is placed as well, in a folder named as the run; for example a "
         "`loras` folder of ComfyUI.",
     )
@@ -63,41 +63,43 @@ class ModelSettings(Settings):
     """The frozen base: which files, which half of the model, at what precision, on which device."""
 
     checkpoint: Path | None = Field(
-        None,
+        default=None,
         description="LTX-2 or LTX-2.3 checkpoint (one .safetensors file, the dev one).",
         json_schema_extra={"community": "ltx2_checkpoint"},
     )
     text_encoder: Path | None = Field(
-        None,
+        default=None,
         description="Gemma 3 12B: a Hugging Face folder, or the single .safetensors file that ComfyUI uses.",
         json_schema_extra={"community": ["gemma_root", "gemma_safetensors"]},
     )
     text_projection: Path | None = Field(
-        None,
+        default=None,
         description="Another checkpoint to take the text projection and the connectors from.",
         json_schema_extra={"community": "ltx2_text_encoder_checkpoint", "advanced": True},
     )
     mode: Literal["video", "av", "audio"] = Field(
-        "video",
+        default="video",
         description="What is trained: video; av = video with its sound; audio = sound alone. Also v, av and a.",
         json_schema_extra={"community": ["ltx2_mode", "ltx_mode"]},
     )
     precision: Dtype = Field(
-        "bf16",
+        default="bf16",
         description="Number format of the frozen base and of the activations. LoRA weights are always fp32.",
         json_schema_extra={"community": "mixed_precision"},
     )
     version: Literal["auto", "2.0", "2.3"] = Field(
-        "auto",
+        default="auto",
         description="Model version; auto reads it from the checkpoint. Decides version-dependent defaults.",
         json_schema_extra={"community": "ltx_version", "advanced": True},
     )
     version_check: Literal["off", "warn", "error"] = Field(
-        "warn",
+        default="warn",
         description="What to do when `version` and the checkpoint disagree.",
         json_schema_extra={"community": "ltx_version_check_mode", "advanced": True},
     )
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...", json_schema_extra={"advanced": True})
+    device: str = Field(
+        default="auto", description="auto, cpu, cuda, cuda:1, mps ...", json_schema_extra={"advanced": True}
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -117,19 +119,19 @@ class DataSettings(Settings):
     """Where the dataset is described, and how it is fed."""
 
     config: Path | None = Field(
-        None,
+        default=None,
         description="Dataset file (TOML) that lists folders, captions and sizes; or a folder that the official trainer "
         "has encoded.",
         json_schema_extra={"community": "dataset_config"},
     )
     manifest: Path | None = Field(
-        None,
+        default=None,
         description="Train from this manifest, as `cache build` writes one, and thus from caches alone; it wins over "
         "`config`.",
         json_schema_extra={"community": "dataset_manifest", "advanced": True},
     )
     prefetch: int = Field(
-        2,
+        default=2,
         ge=0,
         le=64,
         description="Batches read ahead by a thread; 0 reads in the training thread.",
@@ -141,117 +143,117 @@ class SampleSettings(Settings):
     """Samples drawn while training and by the sample command."""
 
     every: int = Field(
-        250,
+        default=250,
         ge=0,
         description="Steps between samples; 0 draws none while training.",
         json_schema_extra={"community": "sample_every_n_steps"},
     )
     every_epochs: int = Field(
-        0,
+        default=0,
         ge=0,
         description="Passes over the data between samples, besides `every`; 0 is off.",
         json_schema_extra={"community": "sample_every_n_epochs", "advanced": True},
     )
     at_start: bool = Field(
-        True,
+        default=True,
         description="Draw one before the first step, to compare with.",
         json_schema_extra={"community": "sample_at_first", "advanced": True},
     )
     prompts: Path | list[str] | None = Field(
-        None,
+        default=None,
         description="Prompts: a text file with one a line, a JSON or TOML library, or a list. Not set: the first two "
         "captions of the dataset.",
         json_schema_extra={"community": "sample_prompts"},
     )
     validation_clips: int = Field(
-        0,
+        default=0,
         ge=0,
         le=64,
         description="Clips of the dataset's validation_datasets to draw as well: caption, size and length of each.",
         json_schema_extra={"advanced": True},
     )
     validation_first_frame: bool = Field(
-        True,
+        default=True,
         description="Give each of them its first frame: image-to-video on clips never trained on.",
         json_schema_extra={"advanced": True},
     )
     negative_prompt: str = Field(
-        "",
+        default="",
         description="What the sample should not show; used when guidance is above 1.",
         json_schema_extra={"advanced": True},
     )
     width: int = Field(
-        768,
+        default=768,
         ge=32,
         le=8192,
         description="Width; rounded down to a multiple of 32.",
         json_schema_extra={"unit": "pixels", "community": "width"},
     )
     height: int = Field(
-        512,
+        default=512,
         ge=32,
         le=8192,
         description="Height; rounded down to a multiple of 32.",
         json_schema_extra={"unit": "pixels", "community": "height"},
     )
     frames: int = Field(
-        49,
+        default=49,
         ge=1,
         le=1025,
         description="Frames; rounded down to 8n+1. 1 draws an image.",
         json_schema_extra={"community": "sample_num_frames"},
     )
-    fps: float = Field(25.0, gt=0, le=240, description="Frames a second.", json_schema_extra={"advanced": True})
-    steps: int = Field(30, ge=1, le=1000, description="Denoising steps.")
-    guidance: float = Field(4.0, ge=0, le=50, description="Classifier-free guidance; 1 switches it off.")
+    fps: float = Field(default=25.0, gt=0, le=240, description="Frames a second.", json_schema_extra={"advanced": True})
+    steps: int = Field(default=30, ge=1, le=1000, description="Denoising steps.")
+    guidance: float = Field(default=4.0, ge=0, le=50, description="Classifier-free guidance; 1 switches it off.")
     stg: float = Field(
-        1.0,
+        default=1.0,
         ge=0,
         le=20,
         description="Spatio-temporal guidance; 0 switches it off and saves a third of the time.",
         json_schema_extra={"advanced": True},
     )
     stg_block: int | None = Field(
-        None,
+        default=None,
         ge=0,
         description="Block whose self-attention is skipped for it; not set: 29 of LTX-2, 28 of LTX-2.3.",
         json_schema_extra={"advanced": True},
     )
     rescale: float = Field(
-        0.0,
+        default=0.0,
         ge=0,
         le=1,
         description="How far guided predictions are scaled back to the spread of the unguided one.",
         json_schema_extra={"advanced": True},
     )
-    seed: int = Field(42, ge=0, le=2**63 - 1, description="Seed of the starting noise.")
+    seed: int = Field(default=42, ge=0, le=2**63 - 1, description="Seed of the starting noise.")
     strength: float = Field(
-        1.0, ge=-10, le=10, description="Strength of the LoRA.", json_schema_extra={"advanced": True}
+        default=1.0, ge=-10, le=10, description="Strength of the LoRA.", json_schema_extra={"advanced": True}
     )
     audio: Literal["merge", "separate", "off"] = Field(
-        "merge",
+        default="merge",
         description="Sound of samples in the modes av and audio: merge = inside the mp4; separate = in a file beside "
         "it; off = none.",
         json_schema_extra={"community": "sample_merge_audio", "advanced": True},
     )
     audio_format: Literal["wav", "flac"] = Field(
-        "wav",
+        default="wav",
         description="File of a sound that is not inside an mp4: wav or flac, both 16 bits.",
         json_schema_extra={"advanced": True},
     )
     spectrogram: bool = Field(
-        True,
+        default=True,
         description="In the modes av and audio: a picture of the sound beside it, loudness by time and pitch.",
         json_schema_extra={"advanced": True},
     )
     shift_tokens: Literal["official", "latent"] = Field(
-        "official",
+        default="official",
         description="Token count that shapes the schedule: official = always 4096, as the official pipelines; latent = "
         "the sample's own, as ComfyUI's LTXVScheduler.",
         json_schema_extra={"advanced": True},
     )
     tiles: TileSettings = Field(
-        TileSettings(spatial_tile=512, chunk_size=32),
+        default=TileSettings(spatial_tile=512, chunk_size=32),
         description="Tiles of the decoder, which bound its memory.",
         json_schema_extra={"advanced": True},
     )

@@ -14,23 +14,27 @@ class TrainSettings(Settings):
     """The length of the run, its step, and what it leaves behind."""
 
     steps: int = Field(
-        2000, ge=1, le=10_000_000, description="Optimizer steps.", json_schema_extra={"community": "max_train_steps"}
+        default=2000,
+        ge=1,
+        le=10_000_000,
+        description="Optimizer steps.",
+        json_schema_extra={"community": "max_train_steps"},
     )
     epochs: int | None = Field(
-        None,
+        default=None,
         ge=1,
         description="Passes over the data, instead of steps.",
         json_schema_extra={"community": "max_train_epochs", "advanced": True},
     )
     learning_rate: float = Field(
-        1e-4,
+        default=1e-4,
         gt=0,
         le=1,
         description="Learning rate at the top of the schedule.",
         json_schema_extra={"community": "learning_rate"},
     )
     audio_learning_rate: float | None = Field(
-        None,
+        default=None,
         gt=0,
         le=1,
         description="Learning rate of the audio layers of the LoRA; not set: as the others.",
@@ -43,34 +47,34 @@ class TrainSettings(Settings):
         json_schema_extra={"community": "lr_args", "advanced": True},
     )
     loraplus_ratio: float | None = Field(
-        None,
+        default=None,
         ge=0.01,
         le=1000,
         description="LoRA+: how many times faster the B half of each layer learns than the A half; 16 is usual.",
         json_schema_extra={"community": "loraplus_lr_ratio", "advanced": True},
     )
     accumulation: int = Field(
-        1,
+        default=1,
         ge=1,
         le=1024,
         description="Batches whose gradients are averaged into one step.",
         json_schema_extra={"community": "gradient_accumulation_steps", "advanced": True},
     )
     clip_norm: float = Field(
-        1.0,
+        default=1.0,
         ge=0,
         description="Largest norm of the gradient; 0 switches clipping off.",
         json_schema_extra={"community": "max_grad_norm", "advanced": True},
     )
     seed: int = Field(
-        42,
+        default=42,
         ge=0,
         le=2**63 - 1,
         description="Seed of noise, timesteps, data order and LoRA weights.",
         json_schema_extra={"community": "seed"},
     )
     first_frame_probability: float = Field(
-        0.5,
+        default=0.5,
         ge=0,
         le=1,
         description="Share of clips whose first frame is given instead of learned, so that the LoRA also works "
@@ -78,68 +82,68 @@ class TrainSettings(Settings):
         json_schema_extra={"community": "ltx2_first_frame_conditioning_p"},
     )
     caption_dropout: float = Field(
-        0.05,
+        default=0.05,
         ge=0,
         le=1,
         description="Share of samples that are trained without their caption, which keeps guidance working.",
         json_schema_extra={"community": "caption_dropout_rate"},
     )
     caption_dropout_with: Literal["empty", "zeros"] = Field(
-        "empty",
+        default="empty",
         description="What stands in for a dropped caption: empty = the encoded empty prompt, which samplers use as "
         "the negative one; zeros = no text at all, as the community trainer.",
         json_schema_extra={"community": "caption_dropout_technique", "advanced": True},
     )
     norms_every: int = Field(
-        50,
+        default=50,
         ge=0,
         description="Steps between measurements of how far each part of the LoRA has moved; 0 measures never.",
         json_schema_extra={"advanced": True},
     )
     save_every: int = Field(
-        250,
+        default=250,
         ge=0,
         description="Steps between saved LoRAs and states; 0 saves at the end only.",
         json_schema_extra={"community": ["save_every_n_steps"]},
     )
     save_every_epochs: int = Field(
-        0,
+        default=0,
         ge=0,
         description="Passes over the data between saves, besides save_every; 0 is off.",
         json_schema_extra={"community": "save_every_n_epochs", "advanced": True},
     )
     keep_states: int = Field(
-        4,
+        default=4,
         ge=1,
         description="How many of the newest states to keep; keep_loras says how many LoRAs.",
         json_schema_extra={"community": "save_last_n_steps_state", "advanced": True},
     )
     keep_loras: int = Field(
-        0,
+        default=0,
         ge=0,
         description="How many of the newest LoRAs to keep; 0 keeps all. One that the run was finished with stays, and "
         "so do the copies in run.export_folder.",
         json_schema_extra={"community": "save_last_n_steps", "advanced": True},
     )
     state: Literal["full", "minimal", "off"] = Field(
-        "full",
+        default="full",
         description="What a saved state holds: full = everything, for a resume equal to an unbroken run; minimal = "
         "LoRA and place, the optimizer starts afresh; off = only a stop or the end saves.",
         json_schema_extra={"advanced": True},
     )
     save_precision: Dtype = Field(
-        "bf16",
+        default="bf16",
         description="Number format of the saved LoRA files.",
         json_schema_extra={"community": "save_precision", "advanced": True},
     )
     on_nan: Literal["skip", "stop"] = Field(
-        "skip",
+        default="skip",
         description="What a loss or gradient that is not finite does: the batch is named and left out, or the run "
         "saves and stops. Five in a row always stop.",
         json_schema_extra={"advanced": True},
     )
     comment: str = Field(
-        "",
+        default="",
         max_length=2000,
         description="A note kept in the LoRA's metadata.",
         json_schema_extra={"community": "training_comment", "advanced": True},

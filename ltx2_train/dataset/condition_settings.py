@@ -15,12 +15,12 @@ class ConditionSettings(SoundSettings):
     """What `[general]` and every dataset may say about references, masks and changes of the picture."""
 
     reference_cache_directory: Path | None = Field(
-        None,
+        default=None,
         description="Folder for cached references. Default: `reference` in the cache folder.",
         json_schema_extra={"advanced": True},
     )
     reference_frames: int = Field(
-        1,
+        default=1,
         ge=0,
         le=1025,
         description="Frames of each reference, 8n+1: an image is repeated, a video begins where the clip's window does "
@@ -28,17 +28,18 @@ class ConditionSettings(SoundSettings):
         json_schema_extra={"community": "reference_frames", "unit": "frames", "advanced": True},
     )
     reference_downscale: int = Field(
-        1,
+        default=1,
         ge=1,
         le=16,
         description="How many times smaller than the clip references are cached, in width and height.",
         json_schema_extra={"community": "reference_downscale", "advanced": True},
     )
     flip: bool = Field(
-        False, description="Also train on a mirrored copy of each picture. Not for text, faces or left and right."
+        default=False,
+        description="Also train on a mirrored copy of each picture. Not for text, faces or left and right.",
     )
     color_jitter: float = Field(
-        0.0,
+        default=0.0,
         ge=0,
         le=0.3,
         description="Change brightness, contrast and saturation of each medium by up to this share; which way, its "
@@ -46,7 +47,7 @@ class ConditionSettings(SoundSettings):
         json_schema_extra={"advanced": True},
     )
     crop: Literal["center", "motion"] = Field(
-        "center",
+        default="center",
         description="What is kept where a picture does not fit its size: its middle, or the place that moves most.",
         json_schema_extra={"advanced": True},
     )

@@ -45,8 +45,10 @@ class DatasetConfig(Settings):
     _notes: tuple[str, ...] = PrivateAttr(())
 
     general: SharedSettings = Field(default_factory=SharedSettings, description="Values for every dataset.")
-    datasets: tuple[DatasetSettings, ...] = Field((), description="What is trained on.")
-    validation_datasets: tuple[DatasetSettings, ...] = Field((), description="What the validation loss is measured on.")
+    datasets: tuple[DatasetSettings, ...] = Field(default=(), description="What is trained on.")
+    validation_datasets: tuple[DatasetSettings, ...] = Field(
+        default=(), description="What the validation loss is measured on."
+    )
 
     @field_validator("datasets", "validation_datasets")
     @classmethod

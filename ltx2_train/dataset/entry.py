@@ -44,106 +44,109 @@ MediaKind = Literal["image", "video", "audio"]
 class SharedSettings(ConditionSettings):
     """What `[general]` and every dataset may say."""
 
-    caption_extension: str = Field(".txt", description="Ending of the caption file beside each medium.")
-    trigger_word: str = Field("", description="Word put before each caption that does not contain it.")
+    caption_extension: str = Field(default=".txt", description="Ending of the caption file beside each medium.")
+    trigger_word: str = Field(default="", description="Word put before each caption that does not contain it.")
     caption_prefix: str = Field(
-        "",
+        default="",
         description="Text put before each caption that does not begin with it.",
         json_schema_extra={"advanced": True},
     )
     caption_replace: tuple[str, ...] = Field(
-        (),
+        default=(),
         description='Words to change in captions, as "find => replace", for example ["automobile => car"]. The files '
         "stay as they are.",
         json_schema_extra={"advanced": True},
     )
-    batch_size: int = Field(1, ge=1, description="Samples in one batch; all of one size.")
-    num_repeats: int = Field(1, ge=1, description="How often each sample is seen in an epoch.")
+    batch_size: int = Field(default=1, ge=1, description="Samples in one batch; all of one size.")
+    num_repeats: int = Field(default=1, ge=1, description="How often each sample is seen in an epoch.")
     resolution: tuple[int, int] = Field(
-        (960, 544),
+        default=(960, 544),
         description="Width and height, or one number for a square. With buckets it is the area that counts.",
         json_schema_extra={"unit": "pixels"},
     )
     enable_bucket: bool = Field(
-        False, description="Keep each medium's shape: choose among sizes of the same area instead of cropping to one."
+        default=False,
+        description="Keep each medium's shape: choose among sizes of the same area instead of cropping to one.",
     )
     bucket_no_upscale: bool = Field(
-        False, description="With buckets: media smaller than the resolution keep their own size."
+        default=False, description="With buckets: media smaller than the resolution keep their own size."
     )
     resolution_buckets: tuple[str, ...] = Field(
-        (),
+        default=(),
         description='Sizes as "WIDTHxHEIGHTxFRAMES", for example ["768x512x49", "512x512x97"]: each clip takes the '
         "longest that it fills, then the nearest shape. They replace resolution, enable_bucket and target_frames.",
         json_schema_extra={"advanced": True},
     )
     cache_directory: Path | None = Field(
-        None, description="Folder for cached latents and text; one for each dataset. Default: the media folder."
+        default=None, description="Folder for cached latents and text; one for each dataset. Default: the media folder."
     )
     cache_only: bool = Field(
-        False,
+        default=False,
         description="Train on what lies in the cache folder, whether or not the media are still there.",
         json_schema_extra={"advanced": True},
     )
-    recursive: bool = Field(False, description="Also take media from sub-folders.")
+    recursive: bool = Field(default=False, description="Also take media from sub-folders.")
     target_frames: tuple[int, ...] = Field(
-        (1,), description="Clip lengths to cut, each 8n+1.", json_schema_extra={"unit": "frames"}
+        default=(1,), description="Clip lengths to cut, each 8n+1.", json_schema_extra={"unit": "frames"}
     )
     frame_extraction: Literal["head", "chunk", "slide", "uniform", "full"] = Field(
-        "head",
+        default="head",
         description="Which windows are cut: the start, all in a row, every frame_stride frames, frame_sample evenly "
         "spread ones, or the whole clip up to max_frames.",
     )
     frame_stride: int = Field(
-        1, ge=1, description="Step of `slide`.", json_schema_extra={"unit": "frames", "advanced": True}
+        default=1, ge=1, description="Step of `slide`.", json_schema_extra={"unit": "frames", "advanced": True}
     )
     frame_sample: int = Field(
-        1, ge=1, description="Number of windows of `uniform`.", json_schema_extra={"advanced": True}
+        default=1, ge=1, description="Number of windows of `uniform`.", json_schema_extra={"advanced": True}
     )
-    max_frames: int = Field(129, ge=1, description="Longest window of `full`.", json_schema_extra={"unit": "frames"})
+    max_frames: int = Field(
+        default=129, ge=1, description="Longest window of `full`.", json_schema_extra={"unit": "frames"}
+    )
     frame_interval: int = Field(
-        1,
+        default=1,
         ge=1,
         description="`full`: lengths are rounded down to a multiple of this (plus one), so that clips share lengths.",
         json_schema_extra={"unit": "frames", "advanced": True},
     )
     min_frames: int = Field(
-        1,
+        default=1,
         ge=1,
         description="Clips with fewer frames (at the target rate) are left out.",
         json_schema_extra={"unit": "frames", "advanced": True},
     )
     min_seconds: float | None = Field(
-        None,
+        default=None,
         ge=0,
         description="Shorter videos and recordings are left out. Default: no limit.",
         json_schema_extra={"unit": "s", "advanced": True},
     )
     max_seconds: float | None = Field(
-        None,
+        default=None,
         gt=0,
         description="Longer videos, and recordings that are not cut, are left out. Default: no limit.",
         json_schema_extra={"unit": "s", "advanced": True},
     )
     pad_short: Literal["skip", "pad"] = Field(
-        "skip",
+        default="skip",
         description="A clip at most 8 frames too short for every target: left out, or its last frame repeated.",
         json_schema_extra={"advanced": True},
     )
     source_fps: float | None = Field(
-        None,
+        default=None,
         gt=0,
         le=1000,
         description="Frame rate of the sources, where the files say a wrong one. Default: detected in each file.",
         json_schema_extra={"unit": "fps", "advanced": True},
     )
     target_fps: float = Field(
-        25.0, gt=0, le=240, description="Frame rate of training.", json_schema_extra={"unit": "fps"}
+        default=25.0, gt=0, le=240, description="Frame rate of training.", json_schema_extra={"unit": "fps"}
     )
     first_frame_probability: float | None = Field(
-        None, ge=0, le=1, description="How often the first frame is given clean; default: the run's setting."
+        default=None, ge=0, le=1, description="How often the first frame is given clean; default: the run's setting."
     )
     video_loss_weight: float | None = Field(
-        None, ge=0, description="Weight of the video loss for this dataset; default: the run's setting."
+        default=None, ge=0, description="Weight of the video loss for this dataset; default: the run's setting."
     )
 
     @field_validator("caption_extension", "audio_extension")
@@ -207,64 +210,65 @@ class SharedSettings(ConditionSettings):
 class DatasetSettings(SharedSettings):
     """One `[[datasets]]` entry: exactly one source of media, and what to do with it."""
 
-    image_directory: Path | None = Field(None, description="Folder of images, each with its caption beside it.")
-    image_jsonl_file: Path | None = Field(None, description="List of images: one {image_path, caption} a line.")
-    video_directory: Path | None = Field(None, description="Folder of videos, each with its caption beside it.")
+    image_directory: Path | None = Field(default=None, description="Folder of images, each with its caption beside it.")
+    image_jsonl_file: Path | None = Field(default=None, description="List of images: one {image_path, caption} a line.")
+    video_directory: Path | None = Field(default=None, description="Folder of videos, each with its caption beside it.")
     video_jsonl_file: Path | None = Field(
-        None, description="List of videos: one {video_path, caption} a line, and audio_path where sound is apart."
+        default=None,
+        description="List of videos: one {video_path, caption} a line, and audio_path where sound is apart.",
     )
-    audio_directory: Path | None = Field(None, description="Folder of sounds, each with its caption beside it.")
-    audio_jsonl_file: Path | None = Field(None, description="List of sounds: one {audio_path, caption} a line.")
+    audio_directory: Path | None = Field(default=None, description="Folder of sounds, each with its caption beside it.")
+    audio_jsonl_file: Path | None = Field(default=None, description="List of sounds: one {audio_path, caption} a line.")
     dataset_file: Path | None = Field(
-        None,
+        default=None,
         description="List of media with named columns, as the official trainer's dataset.json: JSON, JSON lines or "
         "CSV. Columns: caption, video (or media_path, audio), and reference_video, reference_audio, video_mask, "
         "audio_mask where there are any.",
     )
     data_root: Path | None = Field(
-        None,
+        default=None,
         description="Folder with two text files, named by video_column and caption_column, that have the paths of the "
         "videos and their captions, one a line.",
         json_schema_extra={"advanced": True},
     )
     video_column: str | None = Field(
-        None,
+        default=None,
         description="Name of the column with the media. Default: video or media_path; of data_root: videos.txt.",
         json_schema_extra={"advanced": True},
     )
     caption_column: str | None = Field(
-        None,
+        default=None,
         description="Name of the column with the captions. Default: caption; of data_root: prompts.txt.",
         json_schema_extra={"advanced": True},
     )
     preprocessed_data_root: Path | None = Field(
-        None,
+        default=None,
         description="Folder that the official trainer has encoded (latents, conditions, ...); `ltx2-train cache "
         "import` reads it once into cache_directory.",
         json_schema_extra={"advanced": True},
     )
     cache_files: tuple[str, ...] | None = Field(
-        None,
+        default=None,
         description="With cache_only: names of the files with latents to train on. Default: all in the cache folder.",
         json_schema_extra={"advanced": True},
     )
     reference_directory: Path | None = Field(
-        None,
+        default=None,
         description="Folder of reference images or videos, one for each medium of the same name.",
         json_schema_extra={"advanced": True},
     )
     reference_audio_directory: Path | None = Field(
-        None,
+        default=None,
         description="Folder of reference sounds, one for each video or sound of the same name.",
         json_schema_extra={"advanced": True},
     )
     mask_directory: Path | None = Field(
-        None,
+        default=None,
         description="Folder of masks, images or videos of the same names: white is given, black is generated.",
         json_schema_extra={"advanced": True},
     )
     audio_mask_directory: Path | None = Field(
-        None,
+        default=None,
         description="Folder of masks for sound, of the same names: a sound file whose level is 1 where sound is given, "
         "or JSON with a list of [from, to] in seconds.",
         json_schema_extra={"advanced": True},

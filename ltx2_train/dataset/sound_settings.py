@@ -18,17 +18,17 @@ class SoundSettings(Settings):
     """What `[general]` and every dataset may say about sound; nothing of it matters when video alone is trained."""
 
     audio_source: Literal["video", "audio_files", "none"] = Field(
-        "video",
+        default="video",
         description="Where the sound of videos comes from: the clip itself, a sound file of the same name, or nowhere.",
         json_schema_extra={"community": "ltx2_audio_source"},
     )
     audio_files_directory: Path | None = Field(
-        None,
+        default=None,
         description="With audio_source = audio_files: folder of the sound files. Default: beside each video.",
         json_schema_extra={"community": "ltx2_audio_dir", "advanced": True},
     )
     audio_extension: str = Field(
-        ".wav",
+        default=".wav",
         description="With audio_source = audio_files: ending of the sound files. Unless set, other endings of sound "
         "files are looked for as well.",
         json_schema_extra={"community": "ltx2_audio_ext", "advanced": True},
@@ -41,45 +41,47 @@ class SoundSettings(Settings):
         json_schema_extra={"advanced": True},
     )
     audio_normalize: bool = Field(
-        False, description="Bring each sound to a peak of -7 dB before it is encoded.", json_schema_extra={"unit": "dB"}
+        default=False,
+        description="Bring each sound to a peak of -7 dB before it is encoded.",
+        json_schema_extra={"unit": "dB"},
     )
     audio_loss_weight: float | None = Field(
-        None, ge=0, description="Weight of the audio loss for this dataset; default: the run's setting."
+        default=None, ge=0, description="Weight of the audio loss for this dataset; default: the run's setting."
     )
     separate_audio_buckets: bool = Field(
-        False,
+        default=False,
         description="Never mix clips with sound and silent ones in a batch.",
         json_schema_extra={"community": "separate_audio_buckets"},
     )
     audio_bucket_strategy: Literal["pad", "truncate"] = Field(
-        "pad",
+        default="pad",
         description="How sounds of several lengths become one batch: padded to the nearest bucket, with the padding "
         "left out of the loss, or cut to the bucket below.",
         json_schema_extra={"community": "audio_bucket_strategy"},
     )
     audio_bucket_interval: float = Field(
-        2.0,
+        default=2.0,
         gt=0,
         le=3600,
         description="Step between the lengths of sound buckets.",
         json_schema_extra={"community": "audio_bucket_interval", "unit": "s"},
     )
     audio_only_target_fps: float = Field(
-        25.0,
+        default=25.0,
         gt=0,
         le=240,
         description="Frame rate of the imagined video beside a sound without one; its size decides the sigma shift.",
         json_schema_extra={"community": "audio_only_target_fps", "unit": "fps", "advanced": True},
     )
     audio_only_sequence_resolution: int = Field(
-        64,
+        default=64,
         ge=0,
         le=8192,
         description="Width and height of that imagined video; 0 takes audio_only_target_resolution.",
         json_schema_extra={"community": "audio_only_sequence_resolution", "unit": "pixels", "advanced": True},
     )
     audio_only_target_resolution: int | None = Field(
-        None,
+        default=None,
         ge=SPATIAL_FACTOR,
         le=8192,
         description="Width and height of the imagined video where audio_only_sequence_resolution is 0. Default: "
@@ -87,7 +89,7 @@ class SoundSettings(Settings):
         json_schema_extra={"community": "audio_only_target_resolution", "unit": "pixels", "advanced": True},
     )
     audio_video_latent_channels: int | None = Field(
-        None,
+        default=None,
         ge=1,
         le=4096,
         description="Channels of the empty picture that is stored beside a sound, for other trainers. Default: 128, as "
@@ -95,33 +97,33 @@ class SoundSettings(Settings):
         json_schema_extra={"community": "audio_video_latent_channels", "advanced": True},
     )
     audio_video_latent_dtype: Literal["bf16", "fp16", "fp32", "bfloat16", "float16", "float32"] | None = Field(
-        None,
+        default=None,
         description="Precision of that empty picture. Default: that of the sound, cache.audio_latents_dtype.",
         json_schema_extra={"community": "audio_video_latent_dtype", "advanced": True},
     )
     speech_segments: bool = Field(
-        False, description="Cut recordings at their pauses into spoken segments; each becomes a sample."
+        default=False, description="Cut recordings at their pauses into spoken segments; each becomes a sample."
     )
     speech_min_seconds: float = Field(
-        2.0, gt=0, description="Shortest spoken segment.", json_schema_extra={"unit": "s", "advanced": True}
+        default=2.0, gt=0, description="Shortest spoken segment.", json_schema_extra={"unit": "s", "advanced": True}
     )
     speech_max_seconds: float = Field(
-        12.0, gt=0, description="Longest spoken segment.", json_schema_extra={"unit": "s", "advanced": True}
+        default=12.0, gt=0, description="Longest spoken segment.", json_schema_extra={"unit": "s", "advanced": True}
     )
     speech_pause_seconds: float = Field(
-        0.3,
+        default=0.3,
         gt=0,
         le=10,
         description="Quiet that counts as a pause between segments.",
         json_schema_extra={"unit": "s", "advanced": True},
     )
     reference_audio_cache_directory: Path | None = Field(
-        None,
+        default=None,
         description="Folder for cached reference sounds. Default: reference_audio in the cache folder.",
         json_schema_extra={"advanced": True},
     )
     reference_audio_max_seconds: float | None = Field(
-        None,
+        default=None,
         gt=0,
         description="Longest reference sound; what is longer is cut. Default: all of it.",
         json_schema_extra={"unit": "s", "advanced": True},

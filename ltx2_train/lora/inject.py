@@ -29,28 +29,28 @@ class LoraSettings(Settings):
     """Size and place of the LoRA."""
 
     rank: int = Field(
-        32,
+        default=32,
         ge=1,
         le=1024,
         description="Rank: how much a LoRA can hold. 16 to 64 is usual; the file grows with it.",
         json_schema_extra={"community": "network_dim"},
     )
     alpha: float | None = Field(
-        None,
+        default=None,
         ge=0,
         le=65536,
         description="Scale of the LoRA: it works at alpha / rank. Not set, or 0: the rank, so a scale of 1.",
         json_schema_extra={"community": "network_alpha", "advanced": True},
     )
     dropout: float = Field(
-        0.0,
+        default=0.0,
         ge=0,
         lt=1,
         description="Share of a LoRA layer's inputs that is dropped in training.",
         json_schema_extra={"community": "network_dropout", "advanced": True},
     )
     target: Literal["auto", "t2v", "v2v", "audio", "audio_ref_only_ic", "full"] = Field(
-        "auto",
+        default="auto",
         description="Layers to train: t2v = attention; v2v = attention and feed-forward; audio = the audio layers; "
         "audio_ref_only_ic = audio and its exchange with video; full = all but the attention gates. auto = t2v, or "
         "audio where only audio is trained.",
@@ -73,7 +73,7 @@ class LoraSettings(Settings):
         json_schema_extra={"community": "target_modules", "advanced": True},
     )
     weights: Path | None = Field(
-        None,
+        default=None,
         description="A LoRA file to start from, of the same rank; one with a rank per layer is filled up to lora.rank.",
         json_schema_extra={"community": "network_weights", "advanced": True},
     )

@@ -29,27 +29,27 @@ class LossSettings(Settings):
     """How the prediction is compared with its target."""
 
     type: Literal["mse", "mae", "huber"] = Field(
-        "mse",
+        default="mse",
         description="mse = squared error; mae = absolute error, less moved by outliers; huber = squared near zero, "
         "absolute beyond huber_delta.",
         json_schema_extra={"community": "loss_type", "advanced": True},
     )
     huber_delta: float = Field(
-        1.0,
+        default=1.0,
         gt=0,
         le=1000,
         description="Error at which huber goes from squared to absolute.",
         json_schema_extra={"community": "huber_delta", "advanced": True},
     )
     video_weight: float = Field(
-        1.0,
+        default=1.0,
         ge=0,
         le=1000,
         description="Weight of the video loss.",
         json_schema_extra={"community": "video_loss_weight", "advanced": True},
     )
     audio_weight: float = Field(
-        1.0,
+        default=1.0,
         ge=0,
         le=1000,
         description="Weight of the audio loss; lower it where sound is learned at the cost of the picture.",

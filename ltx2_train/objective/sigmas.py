@@ -46,18 +46,18 @@ class SigmaSettings(Settings):
     """How noise levels are drawn."""
 
     sampling: Literal["shifted_logit_normal", "uniform"] = Field(
-        "shifted_logit_normal",
+        default="shifted_logit_normal",
         description="Distribution of the noise levels: shifted_logit_normal follows the length of the clip, uniform "
         "draws all levels alike.",
         json_schema_extra={"community": "timestep_sampling", "advanced": True},
     )
     mode: Literal["auto", "legacy", "stretched"] = Field(
-        "auto",
+        default="auto",
         description="Form of the shifted logit-normal: auto = legacy for LTX-2.0, stretched for LTX-2.3.",
         json_schema_extra={"community": "shifted_logit_mode", "advanced": True},
     )
     shift: float | None = Field(
-        None,
+        default=None,
         ge=-20,
         le=20,
         description="Shift of the logit-normal. Not set: computed from the number of latent tokens. Lower trains more "
@@ -65,35 +65,35 @@ class SigmaSettings(Settings):
         json_schema_extra={"community": "shifted_logit_shift", "advanced": True},
     )
     std: float = Field(
-        1.0,
+        default=1.0,
         ge=0.01,
         le=10,
         description="Spread of the logit-normal.",
         json_schema_extra={"community": "logit_std", "advanced": True},
     )
     eps: float = Field(
-        1e-3,
+        default=1e-3,
         ge=0,
         le=0.499,
         description="Stretched form: levels below this are mirrored to above it; also the lowest uniform level.",
         json_schema_extra={"community": "shifted_logit_eps", "advanced": True},
     )
     uniform_prob: float = Field(
-        0.1,
+        default=0.1,
         ge=0,
         le=1,
         description="Stretched form: share of samples that get a uniform level instead.",
         json_schema_extra={"community": "shifted_logit_uniform_prob", "advanced": True},
     )
     min_timestep: float = Field(
-        0.0,
+        default=0.0,
         ge=0,
         le=1000,
         description="Lowest noise level, of 1000; all levels are squeezed into the range.",
         json_schema_extra={"community": "min_timestep", "advanced": True},
     )
     max_timestep: float = Field(
-        1000.0,
+        default=1000.0,
         ge=0,
         le=1000,
         description="Highest noise level, of 1000.",
@@ -101,7 +101,7 @@ class SigmaSettings(Settings):
     )
 
     buckets: int = Field(
-        0,
+        default=0,
         ge=0,
         le=100_000,
         description="Draw the levels from this many equally likely slices in turn, so that every part of the range is "

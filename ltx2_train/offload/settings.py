@@ -14,25 +14,25 @@ class MemorySettings(Settings):
     """What is traded for memory. What is not set is chosen to fit the card."""
 
     fit: Literal["auto", "custom", "80", "48", "32", "24", "16", "12", "8"] = Field(
-        "auto",
+        default="auto",
         description="How much memory to plan for, in GB: auto = what is free on the card now; a size = a card of that "
         "size; custom = plan nothing, take the settings as they are. Settings that you set yourself are kept as set.",
         json_schema_extra={"unit": "GB"},
     )
     gradient_checkpointing: bool = Field(
-        True,
+        default=True,
         description="Recompute blocks in the backward pass instead of keeping their activations. Off keeps all.",
         json_schema_extra={"community": "gradient_checkpointing", "advanced": True},
     )
     recompute_blocks: int | None = Field(
-        None,
+        default=None,
         ge=0,
         le=512,
         description="How many of the blocks are recomputed; not set: as many as must be (custom: all).",
         json_schema_extra={"advanced": True},
     )
     blocks_to_swap: int | None = Field(
-        None,
+        default=None,
         ge=0,
         le=511,
         description="Blocks whose weights stay in RAM and are brought to the card when their turn comes, at most all "
@@ -40,78 +40,78 @@ class MemorySettings(Settings):
         json_schema_extra={"community": "blocks_to_swap", "advanced": True},
     )
     swap_ahead: int = Field(
-        1,
+        default=1,
         ge=1,
         le=8,
         description="Blocks that are fetched ahead of the one at work; each takes the memory of a block.",
         json_schema_extra={"advanced": True},
     )
     swap_from: Literal["auto", "ram", "file"] = Field(
-        "auto",
+        default="auto",
         description="Where swapped blocks wait: ram, or file = they are read from the checkpoint each time, for "
         "machines with little RAM (what is quantized while loading, from a scratch file in the run folder). auto = ram "
         "where it is large enough.",
         json_schema_extra={"advanced": True},
     )
     pinned: bool | None = Field(
-        None,
+        default=None,
         description="Lock the RAM of swapped blocks, which makes copies faster. Not set: where RAM is plenty "
         "(custom: no).",
         json_schema_extra={"community": "use_pinned_memory_for_block_swap", "advanced": True},
     )
     offload_activations: bool | None = Field(
-        None,
+        default=None,
         description="Keep the inputs of recomputed blocks in RAM. Not set: where it is needed (custom: no).",
         json_schema_extra={"community": "gradient_checkpointing_cpu_offload", "advanced": True},
     )
     ff_chunk: int = Field(
-        0,
+        default=0,
         ge=0,
         le=1 << 20,
         description="Tokens that go through a feed-forward at a time when it is recomputed; 0 chooses by device.",
         json_schema_extra={"unit": "tokens", "community": "ffn_chunk_size", "advanced": True},
     )
     ff_chunk_target: Literal["all", "video", "audio"] = Field(
-        "all",
+        default="all",
         description="Feed-forwards that ff_chunk is for.",
         json_schema_extra={"community": "ffn_chunk_target", "advanced": True},
     )
     attention: Literal["sdpa", "flash2", "flash3"] = Field(
-        "sdpa",
+        default="sdpa",
         description="Attention kernel: sdpa = PyTorch's own choice; flash2, flash3 = FlashAttention, where installed.",
         json_schema_extra={"advanced": True},
     )
     split_attention: Literal["off", "batch", "query"] = Field(
-        "off",
+        default="off",
         description="Attention in pieces: batch = sample by sample; query = some queries at a time.",
         json_schema_extra={"community": "split_attn_mode", "advanced": True},
     )
     split_attention_size: int = Field(
-        0,
+        default=0,
         ge=0,
         le=1 << 20,
         description="Queries at a time for query; 0 is 1024.",
         json_schema_extra={"unit": "tokens", "community": "split_attn_chunk_size", "advanced": True},
     )
     split_attention_target: Literal["all", "self", "cross", "text_cross", "av_cross", "video", "audio"] = Field(
-        "all",
+        default="all",
         description="Attentions that are split: self = attn1 and audio_attn1; text_cross = attn2 and audio_attn2; "
         "av_cross = those between picture and sound; cross = both kinds; video, audio = attn1 and attn2 of one stream.",
         json_schema_extra={"community": "split_attn_target", "advanced": True},
     )
     compile: bool = Field(
-        False,
+        default=False,
         description="Compile the norms, rotations and gates of a block with torch.compile. Needs a C compiler (and "
         "Triton on CUDA); where that is missing it says so and goes on without.",
         json_schema_extra={"community": "compile", "advanced": True},
     )
     optimizer_offload: bool = Field(
-        False,
+        default=False,
         description="Move the optimizer's state to RAM while samples are drawn.",
         json_schema_extra={"community": "offload_optimizer_during_validation", "advanced": True},
     )
     context_gb: float = Field(
-        4.0,
+        default=4.0,
         ge=0,
         description="RAM for the text contexts of all captions; above it they go to a file of the run.",
         json_schema_extra={"unit": "GB", "advanced": True},

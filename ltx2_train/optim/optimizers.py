@@ -109,20 +109,24 @@ class OptimizerSettings(Settings):
     """Which optimizer, and its numbers; the learning rate belongs to the training settings."""
 
     name: Name = Field(
-        "auto",
+        default="auto",
         description="Optimizer: auto = adamw8bit where bitsandbytes and CUDA are present, else adamw.",
         json_schema_extra={"community": "optimizer_type", "advanced": True},
     )
     betas: tuple[float, float] = Field(
-        (0.9, 0.999),
+        default=(0.9, 0.999),
         description="Decay of the running mean of the gradient and of its square.",
         json_schema_extra={"advanced": True},
     )
     eps: float = Field(
-        1e-8, gt=0, le=1, description="Added to the denominator of the update.", json_schema_extra={"advanced": True}
+        default=1e-8,
+        gt=0,
+        le=1,
+        description="Added to the denominator of the update.",
+        json_schema_extra={"advanced": True},
     )
     weight_decay: float = Field(
-        0.01,
+        default=0.01,
         ge=0,
         le=10,
         description="Share of each weight, times the learning rate, that a step takes away.",

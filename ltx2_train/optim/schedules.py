@@ -39,33 +39,33 @@ class ScheduleSettings(Settings):
     """The course of the learning rate."""
 
     name: Literal["constant", "constant_with_warmup", "linear", "polynomial", "cosine", "cosine_with_restarts"] = Field(
-        "linear",
+        default="linear",
         description="Course of the learning rate after the warm-up: constant, or falling along a line, a power of it, "
         "or a cosine.",
         json_schema_extra={"community": "lr_scheduler"},
     )
     warmup: float = Field(
-        0.05,
+        default=0.05,
         ge=0,
         description="Warm-up: a number of steps, or below 1 a share of all steps. `constant` has none.",
         json_schema_extra={"community": "lr_warmup_steps", "unit": "steps or share", "advanced": True},
     )
     min_lr_ratio: float = Field(
-        0.0,
+        default=0.0,
         ge=0,
         le=1,
         description="Share of the learning rate at which a falling schedule ends.",
         json_schema_extra={"community": "lr_scheduler_min_lr_ratio", "advanced": True},
     )
     cycles: int = Field(
-        1,
+        default=1,
         ge=1,
         le=1000,
         description="Number of falls of cosine_with_restarts.",
         json_schema_extra={"community": "lr_scheduler_num_cycles", "advanced": True},
     )
     power: float = Field(
-        1.0,
+        default=1.0,
         gt=0,
         le=100,
         description="Exponent of polynomial; 1 is a line.",

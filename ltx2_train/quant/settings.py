@@ -26,57 +26,57 @@ class QuantSettings(Settings):
     """How the weights of the transformer's blocks are stored. Everything else stays as `model.precision` says."""
 
     format: Format = Field(
-        "auto",
+        default="auto",
         description="Storage of the frozen base: none = as model.precision says; "
         + "; ".join(f"{storage.name} = {storage.about}" for storage in _STORAGES)
         + ". auto = none where it fits the card. A file that is quantized already is kept as it is.",
         json_schema_extra={"community": "quantization"},
     )
     block_size: Literal[32, 64, 128, 256] = Field(
-        32,
+        default=32,
         description="Values that share one scale in nf4.",
         json_schema_extra={"community": "nf4_block_size", "advanced": True},
     )
     device: str = Field(
-        "auto",
+        default="auto",
         description="Where weights are quantized: auto = on the training device, piece by piece; cpu, cuda, cuda:1 ...",
         json_schema_extra={"community": "quantize_device", "advanced": True},
     )
     loftq: bool = Field(
-        False,
+        default=False,
         description="nf4: begin with a LoRA that makes up for what quantization loses (LoftQ). The loss of quality is "
         "taken back out of the saved LoRA, so that it fits the unquantized base.",
         json_schema_extra={"community": "loftq_init", "advanced": True},
     )
     loftq_iters: int = Field(
-        2,
+        default=2,
         ge=1,
         le=20,
         description="Rounds of LoftQ.",
         json_schema_extra={"community": "loftq_iters", "advanced": True},
     )
     awq: bool = Field(
-        False,
+        default=False,
         description="nf4: scale the inputs of each layer by how strong they are in batches of this dataset before "
         "quantizing (AWQ), so that the weights that matter lose least.",
         json_schema_extra={"community": "awq_calibration", "advanced": True},
     )
     awq_alpha: float = Field(
-        0.25,
+        default=0.25,
         ge=0,
         le=1,
         description="Strength of the AWQ scaling; 0 is none.",
         json_schema_extra={"community": "awq_alpha", "advanced": True},
     )
     awq_batches: int = Field(
-        8,
+        default=8,
         ge=1,
         le=1024,
         description="Batches of the dataset that AWQ looks at.",
         json_schema_extra={"community": "awq_num_batches", "advanced": True},
     )
     matmul: Literal["off", "auto", "on"] = Field(
-        "off",
+        default="off",
         description="Multiply in 8 bits where the card can (int8 and fp8): off = never; auto = where a measurement at "
         "the start finds it faster forward and back; on = always. It adds a little noise.",
         json_schema_extra={"advanced": True},

@@ -14,23 +14,23 @@ class GemmaSettings(Settings):
     """How Gemma is stored and where it runs while captions are encoded."""
 
     precision: Literal["stored", "8bit", "nf4", "fp4"] = Field(
-        "stored",
+        default="stored",
         description="Storage of Gemma's weights: as stored in the file (bf16, or fp8 kept); 8bit, nf4, fp4 = by "
         "bitsandbytes, for a smaller card at some loss.",
         json_schema_extra={"advanced": True},
     )
     double_quant: bool = Field(
-        True,
+        default=True,
         description="Quantize the scales of nf4 and fp4 as well.",
         json_schema_extra={"advanced": True},
     )
     compute_dtype: Annotated[Literal["auto", "bf16", "fp16", "fp32"], BeforeValidator(dtype_name)] = Field(
-        "auto",
+        default="auto",
         description="Precision that Gemma computes in; auto: bf16, fp32 on a CPU.",
         json_schema_extra={"community": "gemma_bnb_4bit_compute_dtype", "advanced": True},
     )
     placement: Literal["auto", "device", "stream", "layers"] = Field(
-        "auto",
+        default="auto",
         description="device = all of Gemma on the card; stream = weights in RAM, each layer visits the card; layers = "
         "each layer is read once and all captions pass it before the next one, for small cards and little RAM; auto = "
         "device where it fits, else layers.",

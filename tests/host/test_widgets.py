@@ -11,18 +11,18 @@ from pydantic import BaseModel, Field
 
 
 class Inner(BaseModel):
-    count: int = Field(5, ge=1, le=9, description="How many.", json_schema_extra={"unit": "frames"})
-    rate: float = Field(1e-4, gt=0, le=1, description="How fast.")
-    alpha: float | None = Field(None, gt=0, description="Share.")
-    block: int | None = Field(None, ge=0, description="Which block.")
-    kind: Literal["a", "b"] = Field("b", description="Which kind.")
-    mood: Literal["x"] | None = Field(None, description="Which mood.")
-    on: bool = Field(True, description="Whether.")
-    asked: bool | None = Field(None, description="Whether, if that is known.")
-    place: Path | None = Field(None, description="Where.")
-    lines: Path | list[str] | None = Field(None, description="Lines.")
-    size: tuple[int, int] = Field((960, 544), description="Width and height.")
-    lengths: tuple[int, ...] = Field((1,), description="Lengths.")
+    count: int = Field(default=5, ge=1, le=9, description="How many.", json_schema_extra={"unit": "frames"})
+    rate: float = Field(default=1e-4, gt=0, le=1, description="How fast.")
+    alpha: float | None = Field(default=None, gt=0, description="Share.")
+    block: int | None = Field(default=None, ge=0, description="Which block.")
+    kind: Literal["a", "b"] = Field(default="b", description="Which kind.")
+    mood: Literal["x"] | None = Field(default=None, description="Which mood.")
+    on: bool = Field(default=True, description="Whether.")
+    asked: bool | None = Field(default=None, description="Whether, if that is known.")
+    place: Path | None = Field(default=None, description="Where.")
+    lines: Path | list[str] | None = Field(default=None, description="Lines.")
+    size: tuple[int, int] = Field(default=(960, 544), description="Width and height.")
+    lengths: tuple[int, ...] = Field(default=(1,), description="Lengths.")
 
 
 class Tree(BaseModel):

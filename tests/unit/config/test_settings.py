@@ -14,7 +14,7 @@ from ltx2_train.settings import Settings, parse
 
 
 class Group(Settings):
-    rank: int = Field(4, ge=1)
+    rank: int = Field(default=4, ge=1)
     rate: float | None = None
     on: bool = False
     either: bool | int = 0
