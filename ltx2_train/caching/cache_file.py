@@ -41,6 +41,7 @@ from typing import Any
 import torch
 
 from ..dataset.sources import source_change
+from ..device import DTYPES as SHORT_DTYPES
 from ..errors import CacheError, CheckpointError, DataError
 from ..shapes import AudioLatentShape, LatentShape
 from ..weights.reader import TensorFile
@@ -52,14 +53,8 @@ MASK_KEY = "mask"
 AUDIO_LENGTH_KEY = "audio_lengths_int32"
 VIRTUAL_KEYS = ("ltx2_virtual_num_frames_int32", "ltx2_virtual_height_int32", "ltx2_virtual_width_int32")
 
-DTYPES = {
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp16": torch.float16,
-    "float32": torch.float32,
-    "fp32": torch.float32,
-}
+# A dtype in a key, spelt either way.
+DTYPES = {**SHORT_DTYPES, **{str(dtype).removeprefix("torch."): dtype for dtype in SHORT_DTYPES.values()}}
 MEND = "Run `ltx2-train cache build RUN.toml` (in ComfyUI: the Prepare Dataset node) to make it again."
 
 # Settings that caches made before they existed do not name, and what they amount to there.
@@ -76,7 +71,7 @@ _BEFORE: dict[str, Any] = {
 
 _LATENTS = re.compile(r"latents_(\d+)x(\d+)x(\d+)_(\w+)")
 _AUDIO = re.compile(r"audio_latents_(\d+)x(\d+)x(\d+)_(\w+)")
-_SHORT = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+_SHORT = {dtype: name for name, dtype in SHORT_DTYPES.items()}
 
 
 def dtype_token(dtype: torch.dtype) -> str:
@@ -121,7 +116,7 @@ class CacheFile:
         try:
             self._file = TensorFile(path)
         except CheckpointError as error:
-            raise self._damaged(str(error)) from error
+            raise self._damaged(error.reason or str(error)) from error
         self.metadata = self._file.metadata
         self.keys = list(self._file.tensors)
 
@@ -196,7 +191,7 @@ class CacheFile:
             tensor = self._file.read(key, dtype=dtype)
         except CheckpointError as error:
             note_damage(self.path, "it cannot be read as a whole")
-            raise self._damaged(str(error)) from error
+            raise self._damaged(error.reason or str(error)) from error
         finally:
             self._file.close()
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

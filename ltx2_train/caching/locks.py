@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..events import Events
-from ..files import TEMPORARY_SUFFIX
+from ..files import sweep
 from ..locks import LOCK, PREFIX, let_go, lock_file, locked
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 OWNER = ".by"
 POLL = 0.2  # seconds between two looks at what somebody else is making
-ABANDONED = 3600.0  # seconds after which a half-written file belongs to nobody; each is written in seconds
 
 
 class Claims:
@@ -99,6 +98,7 @@ class Claims:
 def tidy(folders: Iterable[Path]) -> None:
     """Delete what killed processes left in cache folders: locks that nobody holds, and files half written long ago."""
     for folder in set(folders):
+        sweep(folder)
         with contextlib.suppress(OSError, NotImplementedError):
             left = [Path(entry.path) for entry in os.scandir(folder) if entry.name.startswith(".")]
             for path in left:
@@ -107,8 +107,6 @@ def tidy(folders: Iterable[Path]) -> None:
                     if lock is not None:
                         path.with_suffix(OWNER).unlink(missing_ok=True)
                         let_go(lock)
-                elif path.suffix == TEMPORARY_SUFFIX and time.time() - path.stat().st_mtime > ABANDONED:
-                    path.unlink(missing_ok=True)
 
 
 def _owner_file(path: Path) -> Path:

@@ -24,7 +24,7 @@ from .items import DatasetPlan, Item, Source
 from .media_index import MediaIndex
 from .scan import SHOWN_AT_MOST, Candidate, Skipped, find_media, nothing_left, with_captions
 from .sound_plan import probe_recording
-from .sources import content_hash, source_stat
+from .sources import copies, source_stat
 from .windows import Cutter
 
 __all__ = ["Item", "DatasetPlan", "Source", "plan_dataset"]
@@ -113,25 +113,17 @@ def _plan_one(ref: DatasetRef, events: Events, warnings: list[str]) -> tuple[lis
         raise DataError(nothing_left(name, entry, len(candidates), skipped), entry.source)
     warnings += [f"{name}: {note}" for note in cutter.notes]
     warnings += [
-        f"{name}: {note}" for note in (*_twins(items), *_without_reference(entry, items), *_without_mask(entry, items))
+        f"{name}: {note}" for note in (*_copies(items), *_without_reference(entry, items), *_without_mask(entry, items))
     ]
     return items, skipped
 
 
-def _twins(items: list[Item]) -> list[str]:
+def _copies(items: list[Item]) -> list[str]:
     """A sentence for each file that is a copy of another."""
-    by_size: dict[int, dict[Path, int]] = {}
-    for path in {item.source.path: None for item in items}:
-        size, mtime_ns = source_stat(path)
-        by_size.setdefault(size, {})[path] = mtime_ns
-    notes = []
-    for size, group in by_size.items():
-        first: dict[str, Path] = {}
-        for path, mtime_ns in group.items() if len(group) > 1 else ():
-            other = first.setdefault(content_hash(path, size, mtime_ns), path)
-            if other is not path:
-                notes.append(f"{path.name} is a copy of {other.name}; both are used. Use num_repeats to repeat a clip.")
-    return notes
+    return [
+        f"{path.name} is a copy of {original.name}; both are used. Use num_repeats to repeat a clip."
+        for path, original in copies(item.source.path for item in items).items()
+    ]
 
 
 def _without_reference(entry: DatasetSettings, items: list[Item]) -> list[str]:

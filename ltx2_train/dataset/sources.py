@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from stat import S_ISDIR
 from typing import Any
@@ -37,6 +37,22 @@ def source_change(record: Mapping[str, Any], path: Path) -> str | None:
     if mtime_ns != record.get("mtime_ns") and content_hash(path, size, mtime_ns) != record.get("sha256"):
         return f"{path.name} changed (same size, other content)"
     return None
+
+
+def copies(paths: Iterable[Path]) -> dict[Path, Path]:
+    """Of files that are copies of an earlier one: the file -> the first of its content. Few have to be read."""
+    by_size: dict[int, dict[Path, int]] = {}
+    for path in paths:
+        size, mtime_ns = source_stat(path)
+        by_size.setdefault(size, {})[path] = mtime_ns
+    of: dict[Path, Path] = {}
+    for size, group in by_size.items():
+        first: dict[str, Path] = {}
+        for path, mtime_ns in group.items() if len(group) > 1 else ():
+            original = first.setdefault(content_hash(path, size, mtime_ns), path)
+            if original != path:
+                of[path] = original
+    return of
 
 
 @functools.lru_cache(maxsize=256)

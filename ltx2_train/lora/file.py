@@ -26,7 +26,6 @@ from .scales import AdapterScales, adapter_scales
 from .targets import count_branches
 
 CHECKPOINT_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..device import DTYPES
 from ..files import write_tensors
-from .file import DTYPES, PREFIX
+from .file import PREFIX
 from .inject import LoraSet
 from .low_rank import factored, of_rank
 from .metadata import describe_run

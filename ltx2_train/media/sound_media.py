@@ -350,6 +350,7 @@ def _collect(
     parts: list[tuple[int, np.ndarray]] = []
     kind: tuple[int, int, str] | None = None
     first, stop, lost = 0, math.inf, 0
+    begins = 0.0  # on the clock of the container
     for at, frame, damaged in _placed(path, container, stream, start):
         if kind is None:
             kind = frame.sample_rate, _channels(frame), frame.layout.name
@@ -361,7 +362,14 @@ def _collect(
         if at + frame.samples > first and at < stop:
             parts.append((at, as_floats(frame)))
         if at + frame.samples >= stop:
+            begins = at / frame.sample_rate
             break
+    if not parts and kind is not None and begins > start and not sought:
+        raise DataError(
+            f"{path}: its sound begins at {begins:.2f} s, and the part from {start:.2f} to {stop / kind[0]:.2f} s is "
+            "to be heard. Use a part of the clip that has sound, or export it with its sound from the start.",
+            path,
+        )
     return None if sought and not parts else _joined(path, parts, first, stop, kind, start, lost)
 
 

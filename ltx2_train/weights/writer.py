@@ -105,8 +105,8 @@ def require_space(path: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed + _MARGIN:
         raise RunError(
-            f"{path.name} needs {needed / 1e9:.2f} GB, but the disk of {path.parent} has {free / 1e9:.2f} GB free. "
-            "Free some space or write to another disk."
+            f"{path.name} needs {needed / 1e6:.0f} MB, and {_MARGIN / 1e6:.0f} MB are left free, but the disk of "
+            f"{path.parent} has {free / 1e6:.0f} MB free. Free some space or write to another disk."
         )
 
 

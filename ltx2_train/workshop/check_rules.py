@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..dataset.dataset_file import DatasetSettings
-from ..dataset.sources import content_hash
+from ..dataset.sources import copies
 from ..events import Events
 from .check_files import Facts, lost_frame
 from .check_report import Finding
@@ -68,22 +68,13 @@ def size_finding(dataset: str, count: int, goal: str | None, voices_only: bool) 
 
 def duplicate_findings(facts: Sequence[tuple[str, Facts]], events: Events) -> list[Finding]:
     """Files that are copies of others, or begin with the same picture."""
-    found = []
-    sizes: dict[int, list[tuple[str, Facts]]] = {}
+    found: list[Finding] = []
+    of = copies(fact.path for _, fact in facts if not fact.path.is_dir())  # a folder of frames is no file
     for dataset, fact in facts:
-        if fact.path.is_dir():  # a folder of frames
-            continue
-        sizes.setdefault(fact.path.stat().st_size, []).append((dataset, fact))
-    copies: set[Path] = set()
-    for size, group in sizes.items():
-        first: dict[str, Path] = {}
-        for dataset, fact in group if len({fact.path for _, fact in group}) > 1 else ():
-            other = first.setdefault(content_hash(fact.path, size, fact.path.stat().st_mtime_ns), fact.path)
-            if other != fact.path:
-                copies.add(fact.path)
-                remedy = "Remove one; num_repeats repeats a dataset."
-                found.append(Finding("amber", "duplicate", dataset, f"is a copy of {other.name}", remedy, fact.path))
-    rest = [(dataset, fact) for dataset, fact in facts if fact.path not in copies]
+        if (original := of.get(fact.path)) is not None:
+            remedy = "Remove one; num_repeats repeats a dataset."
+            found.append(Finding("amber", "duplicate", dataset, f"is a copy of {original.name}", remedy, fact.path))
+    rest = [(dataset, fact) for dataset, fact in facts if fact.path not in of]
     for dataset, fact, other in _look_alikes(rest, events):
         reason = f"begins with the same picture as {other.name}"
         found.append(Finding("amber", "duplicate", dataset, reason, "Keep the better one.", fact.path))

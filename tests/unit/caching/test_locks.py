@@ -47,7 +47,7 @@ def test_what_a_killed_process_left_keeps_nobody_waiting_and_is_tidied_up(tmp_pa
         assert claims.take(path)
     for name, data in left.items():
         (tmp_path / name).write_bytes(data)
-    half, fresh = tmp_path / ".a.safetensors.x1.part", tmp_path / ".b.safetensors.x2.part"
+    half, fresh = tmp_path / ".a.safetensors.abcd_123.part", tmp_path / ".b.safetensors.efgh_456.part"
     for file in (half, fresh, tmp_path / "b.safetensors"):
         file.write_text("x")
     os.utime(half, (1, 1))

@@ -162,8 +162,9 @@ def test_damaged_caches_are_named_when_opened_and_when_read(config):
     with pytest.raises(CacheError, match=path.name) as caught:
         data.load_latents(data.samples[0])
     assert "ltx2-train cache build" in str(caught.value)
-    with pytest.raises(CacheError, match="damaged"):
+    with pytest.raises(CacheError, match="damaged") as opened:
         TrainingSet.open(config, RECIPE)
+    assert not any("download" in str(error.value) for error in (caught, opened)), "nobody downloads caches"
 
 
 def test_numbers_that_are_not_finite_are_found(config):

@@ -200,6 +200,12 @@ def test_a_window_without_sound_is_an_error(tmp_path):
         read_sound(path, 3.0, 1.0)
 
 
+def test_sound_that_begins_behind_the_window_says_when_it_begins(tmp_path):
+    path = write_video(tmp_path / "a.mp4", moving_square(100, 64, 48), sound=tone(1.0), sound_delay=2.0)
+    with pytest.raises(DataError, match=r"begins at (1\.9|2\.0)\d s, and the part from 0\.00 to 1\.00 s is to be heard"):
+        read_sound(path, 0.0, 1.0, of_clip=True)
+
+
 def test_what_is_no_sound_is_named(tmp_path):
     (tmp_path / "empty.wav").touch()
     (tmp_path / "text.wav").write_text("this is not sound at all, whatever its name says" * 20)

@@ -56,5 +56,5 @@ def test_a_tensor_that_is_not_as_announced_or_missing_is_a_fault(tmp_path):
 
 def test_the_disk_is_looked_at_first(tmp_path):
     require_space(tmp_path / "not" / "there" / "x", 1000)
-    with pytest.raises(RunError, match="GB free"):
+    with pytest.raises(RunError, match="needs .* MB, and 67 MB are left free, but the disk of .* has .* MB free"):
         require_space(tmp_path / "x", 1 << 60)
