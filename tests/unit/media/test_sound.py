@@ -202,7 +202,9 @@ def test_a_window_without_sound_is_an_error(tmp_path):
 
 def test_sound_that_begins_behind_the_window_says_when_it_begins(tmp_path):
     path = write_video(tmp_path / "a.mp4", moving_square(100, 64, 48), sound=tone(1.0), sound_delay=2.0)
-    with pytest.raises(DataError, match=r"begins at (1\.9|2\.0)\d s, and the part from 0\.00 to 1\.00 s is to be heard"):
+    with pytest.raises(
+        DataError, match=r"begins at (1\.9|2\.0)\d s, and the part from 0\.00 to 1\.00 s is to be heard"
+    ):
         read_sound(path, 0.0, 1.0, of_clip=True)
 
 
