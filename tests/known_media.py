@@ -73,8 +73,7 @@ def make_clip(
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, pixel_format
         if "crf" not in (options or {}):
             video.bit_rate = 4_000_000
-        counted = path.suffix in (".avi", ".mpg") or codec == "libsvtav1"  # which spends its bits by that base
-        base = Fraction(1, rate) if counted else Fraction(1, 12_000)
+        base = Fraction(1, rate) if path.suffix in (".avi", ".mpg") else Fraction(1, 12_000)
         video.codec_context.time_base = base
         heard = None if at is None else container.add_stream(sound_codec, rate=RATE, layout="mono")
         for number, time in enumerate(times):

@@ -62,7 +62,7 @@ def content_hash(path: Path, size: int, mtime_ns: int) -> str:
     folder = path.is_dir()
     for part in sorted(one for one in path.iterdir() if one.is_file()) if folder else [path]:
         if folder:
-            sha.update(part.name.encode() + b"\0")
+            sha.update(part.name.encode("utf-8", "surrogateescape") + b"\0")
         with open(part, "rb") as file:
             while block := file.read(1 << 20):
                 sha.update(block)

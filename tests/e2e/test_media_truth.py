@@ -60,7 +60,6 @@ CLIPS = {
 # What decoders of many kinds and containers add.
 MORE = {
     "hevc": ("a.mp4", even(25), {"codec": "libx265", "options": {"x265-params": "log-level=none"}}),
-    "av1": ("a.mkv", even(25), {"codec": "libsvtav1", "options": {"preset": "10", "crf": "20"}}),
     "prores": ("a.mov", even(25), {"codec": "prores_ks", "pixel_format": "yuv422p10le", "sound_codec": "pcm_s16le"}),
     "mpeg2": ("a.mpg", even(25), {"codec": "mpeg2video", "sound_codec": "mp2", "options": {"bf": "2"}}),
     "flv": ("a.flv", even(25), {"options": REORDERED}),

@@ -160,3 +160,15 @@ def test_odd_names_of_frames_are_sorted_too(tmp_path):
     folder = frames_named(tmp_path / "f", names)
     wanted = ["07.png", "7.png", "B.png", "a1.png", "a2b.png", "a10.png", "a.png"]
     assert [path.name for path in frame_files(folder)] == wanted
+
+
+def test_frames_whose_names_are_no_utf8_are_read(tmp_path):
+    import os
+
+    from ltx2_train.dataset.sources import source_record
+
+    folder = frames_named(tmp_path / "f", ["1.png", "2.png"])
+    os.rename(os.fsencode(folder / "2.png"), os.fsencode(folder) + b"/2\xe9.png")
+    assert probe_frame_folder(folder).frames == 2
+    assert len(source_record(folder)["sha256"]) == 64
+    assert read_frames(probe_frame_folder(folder))[1, 0, 0, 0] == 10
