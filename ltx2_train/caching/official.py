@@ -99,7 +99,7 @@ def _import_one(root: Path, name: Path, out: Path) -> None:
     if text is None:
         raise DataError(f"there is no conditions/{condition.as_posix()}")
     picture, heard = _load(root / "latents" / name), _load(root / "audio_latents" / name)
-    stem = "__".join(name.with_suffix("").parts)
+    stem, frames = "__".join(name.with_suffix("").parts), 1
     if picture is not None:
         latents = _unpatchified(picture)
         fps = float(picture.get("fps") or 25.0)

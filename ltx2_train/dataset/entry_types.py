@@ -73,8 +73,9 @@ def _wanted(key: str, field: FieldInfo, value: Any) -> str:
         return ""
     if get_origin(kind) is tuple:
         inside = next(one for one in get_args(kind) if one is not ...)
-        right = isinstance(value, (list, tuple)) and all(not _not_one(inside, part) for part in value)
-        if key == "resolution" and right and len(value) != 2:
+        parts = list(value) if isinstance(value, (list, tuple)) else None
+        right = parts is not None and all(not _not_one(inside, part) for part in parts)
+        if key == "resolution" and parts is not None and len(parts) != 2:
             right = False
         return "" if right else f"a list, as {EXAMPLES.get(key, '[...]')}"
     return _not_one(kind, value)

@@ -29,7 +29,7 @@ HELD = "frames held until the next"
 
 
 @dataclass(frozen=True)
-class Source:
+class Medium:
     """A medium with its caption. `stem` names its caches; `picks` maps output frames to source frames."""
 
     media: MediaInfo
@@ -75,7 +75,7 @@ class Item:
     counts frames of the imagined video, and `virtual` is its size.
     """
 
-    source: Source
+    source: Medium
     window: timing.Window
     width: int
     height: int
@@ -187,7 +187,7 @@ class DatasetPlan:
         return sum(ref.entry.from_caches for ref in self.config.refs)
 
     @property
-    def sources(self) -> list[Source]:
+    def sources(self) -> list[Medium]:
         """The media in use, each once."""
         return list({item.text_key: item.source for item in self.items}.values())
 

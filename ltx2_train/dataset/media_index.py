@@ -96,7 +96,9 @@ def _unpack(path: Path, row: dict[str, Any]) -> MediaInfo:
     else:
         times = tuple(index / row["fps"] for index in range(row["counted"]))
     plain = {name: row[name] for name in _PLAIN}
-    lists = {name: tuple(tuple(one) if isinstance(one, list) else one for one in row[name]) for name in _LISTS}
+    lists: dict[str, Any] = {
+        name: tuple(tuple(one) if isinstance(one, list) else one for one in row[name]) for name in _LISTS
+    }
     return MediaInfo(path=path, times=times, stamps=stamps, **plain, **lists)
 
 

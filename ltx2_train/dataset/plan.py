@@ -20,14 +20,14 @@ from ..media.info import MediaInfo
 from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import probe_media
 from .dataset_file import DatasetConfig, DatasetRef, DatasetSettings
-from .items import DatasetPlan, Item, Source
+from .items import DatasetPlan, Item
 from .media_index import MediaIndex
 from .scan import SHOWN_AT_MOST, Candidate, Skipped, find_media, nothing_left, with_captions
 from .sound_plan import probe_recording
 from .sources import copies, source_stat
 from .windows import Cutter
 
-__all__ = ["Item", "DatasetPlan", "Source", "plan_dataset"]
+__all__ = ["Item", "DatasetPlan", "plan_dataset"]
 
 
 def plan_dataset(config: DatasetConfig, events: Events | None = None, brief: bool = False) -> DatasetPlan:

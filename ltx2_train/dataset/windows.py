@@ -14,7 +14,7 @@ from ..media.frame_folder import at_rate
 from ..media.info import MediaInfo
 from .companions import Companions, SoundFinder
 from .dataset_file import DatasetRef, DatasetSettings, MediaKind
-from .items import Item, Reference, Source, smaller
+from .items import Item, Medium, Reference, smaller
 from .scan import Candidate
 from .sound_plan import SoundWindow, chosen_tracks, clip_sound, of_tracks, recording_parts, virtual_shape
 
@@ -79,7 +79,7 @@ class Cutter:
             cut, reason = self._windows(line, explicit, media)
             if reason:
                 return [], f"{reason} ({media.frames} frames at {line.source_fps:.2f} fps in the file)"
-        source = Source(media, candidate.caption or "", candidate.stem, entry.caches, line)
+        source = Medium(media, candidate.caption or "", candidate.stem, entry.caches, line)
         width, height = explicit[:2] if explicit else self.buckets.choose(media.width, media.height)
         apart, silence = self._sound_of(media, candidate)
         tracks: tuple[int, ...] = ()
@@ -102,7 +102,7 @@ class Cutter:
 
     def _item(
         self,
-        source: Source,
+        source: Medium,
         window: timing.Window,
         size: tuple[int, int],
         beside: _Beside,
@@ -160,7 +160,7 @@ class Cutter:
             )
         fps = entry.audio_only_target_fps
         line = timing.Timeline((0,), fps, fps, False)
-        source = Source(media, candidate.caption or "", candidate.stem, entry.caches, line)
+        source = Medium(media, candidate.caption or "", candidate.stem, entry.caches, line)
         beside = self._companions_of(candidate, media.kind)
         items = []
         for start, seconds in parts:

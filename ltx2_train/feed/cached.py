@@ -85,7 +85,9 @@ def cached_captions(entry: DatasetSettings) -> Iterator[str]:
     """The captions in the text caches of a dataset, in the order of its samples."""
     for name in cached_names(entry):
         parsed = CachedName.parse(name)
-        for form in ("compact", "full") if parsed is not None else ():
+        if parsed is None:
+            continue
+        for form in ("compact", "full"):
             path = entry.caches / text_cache_name(parsed.stem, form)
             if path.is_file():
                 metadata = CacheFile(path).metadata

@@ -17,6 +17,7 @@ from ..errors import CacheError, DataError
 from ..events import Events
 from ..media.sound import read_sound
 from ..objective.audio import AudioSettings, virtual_shape
+from ..shapes import Mode
 from .samples import Sample, SoundBuckets
 
 NO_SOURCES = (
@@ -30,7 +31,7 @@ class SampleChecker:
 
     def __init__(self, plan: DatasetPlan, recipe: Recipe, events: Events, audio: AudioSettings) -> None:
         self.plan, self.recipe, self.events, self.audio = plan, recipe, events, audio
-        self.mode = recipe.mode
+        self.mode: Mode = recipe.mode
         self.problems: dict[Path, str] = {}
         self.left_out: dict[Path, str] = {}
         self.mute: dict[Path, str] = {}

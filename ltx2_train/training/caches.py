@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..caching.build import CacheReport, Openers, fill
+from ..caching.build import CacheReport, Encoder, Openers, fill
 from ..caching.disk import CacheNeed
 from ..caching.encode_text import Text, encode_text
 from ..caching.locks import Claims, tidy
@@ -101,6 +101,7 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
     if prompts or texts:
         with Claims(events) as claims:  # one process at a time encodes prompts; the next finds them
             claims.take_or_wait(folder / "prompts", "the sample prompts")
+            assert openers.video_vae is not None, "a run has one"
             first_frames(run, base.checkpoint, folder).fill(prompts, openers.video_vae, events, device)
             prompt_features(texts, folder, base.encoder, base.projection, device, events, run.gemma)
     manifest = run.cache.manifest or dataset.datasets[0].caches / MANIFEST_NAME
@@ -128,7 +129,7 @@ def openers_of(run: RunConfig, base: BaseFiles, recipe: Recipe, events: Events, 
         events.make_room(recipe.dino.folder.nbytes, device)
         return recipe.dino.open(device)
 
-    def text_encoder() -> TextEncoder:
+    def text_encoder() -> Encoder:
         events.make_room(encoder_bytes(base.encoder, gemma, device), device)
         return TextEncoder.load(base.encoder, base.projection, encoder_dtype(device), device, settings=gemma)
 
