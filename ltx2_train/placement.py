@@ -16,21 +16,18 @@ from torch import Tensor, nn
 from .config import RunConfig
 from .device import DTYPES
 from .events import Events
-from .models.transformer import LTXTransformer
+from .models.transformer import LTXTransformer, TransformerConfig
 from .offload.activations import ActivationStore
 from .offload.blocks import BlockStreamer, spread
 from .offload.settings import MemorySettings
 from .offload.source import FileBlocks, Ranges
 from .quant.base import QuantLinear
 from .quant.faster import faster_matmul, has_matmul, set_matmul
-from .quant.formats import FORMATS
-from .quant.settings import QuantSettings
-from .weights.keys import in_mode, transformer_prefix
-from .weights.load import load_transformer
+from .sizes import frozen_bytes, meta_model, stored_as
+from .weights.keys import transformer_prefix
+from .weights.load import load_transformer, section
 from .weights.loftq import Loftq
-from .weights.quantize import eligible
-from .weights.reader import TensorFile, TensorInfo
-from .weights.stored import find_stored
+from .weights.reader import TensorFile
 
 BLOCKS = "transformer_blocks."
 SAMPLING_BYTES = 4 << 30  # on the card beside the weights while samples are drawn: activations, the decoder
@@ -220,9 +217,8 @@ def fit_for_sampling(config: RunConfig, device: torch.device) -> MemorySettings:
     if swap is None:
         swap = 0
         if device.type == "cuda" and memory.fit != "custom":
-            inside, outside, blocks = _weight_bytes(config)
-            free = torch.cuda.mem_get_info(device)[0] - SAMPLING_BYTES - outside
-            stay = int(free * blocks / max(inside, 1))
+            block, outside, blocks = block_sizes(config)
+            stay = (torch.cuda.mem_get_info(device)[0] - SAMPLING_BYTES - outside) // block
             if stay < blocks:
                 swap = blocks - max(1, stay - max(2, memory.swap_ahead + 1))  # the slots take the room of some blocks
     changes = {"blocks_to_swap": swap, "pinned": bool(memory.pinned), "offload_activations": False, "compile": False}
@@ -231,45 +227,13 @@ def fit_for_sampling(config: RunConfig, device: torch.device) -> MemorySettings:
     return memory.model_copy(update=changes)
 
 
-def _weight_bytes(config: RunConfig) -> tuple[float, float, int]:
-    """Bytes of the transformer inside and outside of its blocks as they will be stored, and the number of blocks."""
-    width = DTYPES[config.model.precision].itemsize
-    inside = outside = 0.0
-    numbers = set()
+def block_sizes(config: RunConfig) -> tuple[int, int, int]:
+    """Bytes of one block and of what is outside of the blocks, as they will be stored, and the number of blocks."""
     with TensorFile(config.need("model.checkpoint")) as file:
-        prefix = transformer_prefix(file.tensors) or ""
-        kept = bool(find_stored(file.tensors, file.metadata).in_blocks())
-        sizes = _Stored(config.quant, DTYPES[config.model.precision])
-        for name, info in file.tensors.items():
-            path = name[len(prefix) :]
-            if not name.startswith(prefix) or "embeddings_connector." in path or not in_mode(path, config.model.mode):
-                continue
-            number = _number(path)
-            if number is None:
-                outside += info.elements * width
-            else:
-                numbers.add(number)
-                inside += info.nbytes if kept else sizes.of(path, info)
-    return inside, outside, len(numbers)
-
-
-class _Stored:
-    """Bytes of the tensors of a block once they are stored as `quant` says, found where tensors have shapes only."""
-
-    def __init__(self, quant: QuantSettings, dtype: torch.dtype) -> None:
-        self.quant, self.dtype = quant, dtype
-        self.kind = None if quant.format in ("auto", "none") else FORMATS.get(quant.format)
-        self._weights: dict[tuple[int, ...], int] = {}
-
-    def of(self, path: str, info: TensorInfo) -> int:
-        """Of the tensor at dotted `path`."""
-        layer, _, leaf = path.rpartition(".")
-        if self.kind is None or leaf != "weight" or len(info.shape) != 2 or not eligible(layer):
-            return info.elements * self.dtype.itemsize
-        if info.shape not in self._weights:
-            weight = torch.empty(info.shape, dtype=info.torch_dtype, device="meta")
-            self._weights[info.shape] = self.kind.quantize(weight, None, self.quant, self.dtype).nbytes
-        return self._weights[info.shape]
+        model, stored = TransformerConfig.from_checkpoint(section(file, "transformer")), stored_as(file)
+    format = stored or ("none" if config.quant.format == "auto" else config.quant.format)
+    block, outside = frozen_bytes(meta_model(model, config, format, 1)[0])
+    return block, outside, model.num_layers
 
 
 def _ranges(checkpoint: Path | str) -> Ranges:

@@ -44,7 +44,8 @@ from ltx2_train.models.positions import audio_positions, video_positions  # noqa
 from ltx2_train.models.transformer import Modality, TransformerConfig  # noqa: E402
 from ltx2_train.objective.audio import audio_steps  # noqa: E402
 from ltx2_train.shapes import AudioLatentShape, LatentShape, VideoShape  # noqa: E402
-from ltx2_train.training.fit.simulate import context_widths, meta_model  # noqa: E402
+from ltx2_train.sizes import meta_model  # noqa: E402
+from ltx2_train.training.fit.simulate import context_widths  # noqa: E402
 from ltx2_train.training.fit.speed import flops  # noqa: E402
 from ltx2_train.training.fit.work import TEXT_TOKENS, Workload  # noqa: E402
 from ltx2_train.weights.published import published_config  # noqa: E402

@@ -16,7 +16,7 @@ ROWS: list[set[str] | list[str]] = [
     ["lora", "caching", "conditions"],
     ["feed", "workshop"],
     {"config"},
-    {"placement"},
+    ["sizes", "placement"],
     {"sampling"},
     {"training"},
     {""},  # ltx2_train/__init__.py, the public functions

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-
-import torch
 
 from ...config import RunConfig
 from ...device import DTYPES
 from ...lora.layer import LoRALinear
 from ...models.transformer import TransformerConfig
 from ...optim import OPTIMIZERS, choose_optimizer
-from ...quant.formats import STORED
+from ...sizes import frozen_bytes, meta_model, stored_as
 from ...weights.load import section
 from ...weights.published import published_config
 from ...weights.reader import TensorFile
-from ...weights.stored import find_stored
 from ..contexts import streams_of
-from .simulate import StepProfile, context_widths, meta_model, simulate
+from .simulate import StepProfile, context_widths, simulate
 from .speed import Flops, flops, lora_passes
 from .work import Workload
 
@@ -59,9 +55,7 @@ class Facts:
         path = run.need("model.checkpoint")
         with TensorFile(path) as file:
             config = TransformerConfig.from_checkpoint(section(file, "transformer"))
-            kinds = Counter(find_stored(file.tensors, file.metadata).in_blocks().values())
-        storage = STORED.get(kinds.most_common(1)[0][0]).storage if kinds else None
-        stored = "" if storage is None else storage.like or storage.name
+            stored = stored_as(file)
         return cls(config, run, work, device_type, stored, Path(path).name)
 
     @classmethod
@@ -140,12 +134,7 @@ class Facts:
 def _sizes(config: TransformerConfig, run: RunConfig, format: str) -> Sizes:
     model, values = meta_model(config, run, format, 1)
     (block,) = model.transformer_blocks
-    inside = _frozen(block)
+    inside, outside = frozen_bytes(model)
     layers = [(name, m) for name, m in block.named_modules() if isinstance(m, LoRALinear)]
     passes = lora_passes([(name, m.lora_A.numel() + m.lora_B.numel()) for name, m in layers])
-    return Sizes(inside, _frozen(model) - inside, values, passes)
-
-
-def _frozen(module: torch.nn.Module) -> int:
-    tensors = (*module.parameters(), *module.buffers())
-    return sum(tensor.nbytes for tensor in tensors if not tensor.requires_grad)
+    return Sizes(inside, outside, values, passes)

@@ -19,18 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from ...config import RunConfig
 from ...device import DTYPES
 from ...feed.batches import Batch
 from ...feed.loader import Sample
-from ...lora.inject import inject
 from ...models.norms import meta_is
 from ...models.transformer import LTXTransformer, Modality, Output, TransformerConfig
-from ...quant.formats import quantize_linear
 from ...shapes import AUDIO_BINS, AUDIO_CHANNELS, LatentShape
-from ...weights.quantize import quantized_paths
+from ...sizes import meta_model
 from ..contexts import streams_of
 from ..step import training_step
 from .tracker import LiveBytes, Segment
@@ -114,32 +111,6 @@ class StepProfile:
         )
         whole = getattr(tail, what)  # forward and backward of the last block, and the loss
         return forward + getattr(self.head, what) + whole // 3, backward + whole - whole // 3
-
-
-def meta_model(
-    config: TransformerConfig, run: RunConfig, format: str, blocks: int, device: str = "meta"
-) -> tuple[LTXTransformer, int]:
-    """The model with `blocks` blocks in the dtype of the run, its linears stored in `format`, and the LoRA in place.
-
-    Returns it with the number of values of the LoRA.
-    """
-    dtype = DTYPES[run.model.precision]
-    with torch.device(device):
-        model = LTXTransformer(replace(config, num_layers=blocks), run.model.mode)
-    model.to(dtype).requires_grad_(False)
-    if format != "none":
-        quantize_blocks(model, format, run)
-    loras = inject(model, run.lora, torch.Generator().manual_seed(0))
-    return model, sum(parameter.numel() for parameter in loras.parameters())
-
-
-def quantize_blocks(model: LTXTransformer, format: str, run: RunConfig) -> None:
-    """Store the linears that a quantized base has so in `format`."""
-    for path in quantized_paths(model):
-        parent, _, leaf = path.rpartition(".")
-        linear = model.get_submodule(path)
-        assert isinstance(linear, nn.Linear), path
-        setattr(model.get_submodule(parent), leaf, quantize_linear(linear, format, run.quant))
 
 
 def simulate(

@@ -13,7 +13,7 @@ import torch
 
 from ltx2_train.config import make_run
 from ltx2_train.events import Events
-from ltx2_train.placement import _weight_bytes, load_placed
+from ltx2_train.placement import block_sizes, load_placed
 from ltx2_train.quant import settings as quant_settings
 from ltx2_train.quant.base import Storage
 from ltx2_train.quant.formats import CLASSES, FORMATS, STORED, add_format, planned_formats
@@ -87,8 +87,8 @@ def test_it_is_placed(run, tmp_path):
     assert linears(placed.model, Planted)
     blocks = placed.model.transformer_blocks
     tensors = [tensor for block in blocks for tensor in (*block.parameters(), *block.buffers())]
-    inside, _, count = _weight_bytes(run)
-    assert (inside, count) == (sum(tensor.nbytes for tensor in tensors), len(blocks))
+    block, _, count = block_sizes(run)
+    assert (block * count, count) == (sum(tensor.nbytes for tensor in tensors), len(blocks))
     placed.close()
 
 
@@ -99,7 +99,7 @@ def test_room_for_samples_is_reckoned_with_the_bytes_of_the_format(run, format, 
     placed = load_placed(run, run.memory, torch.device("cpu"), Events(), tmp_path)
     blocks = placed.model.transformer_blocks
     kept = sum(tensor.nbytes for block in blocks for tensor in (*block.parameters(), *block.buffers()))
-    assert _weight_bytes(run)[0] == kept
+    assert block_sizes(run)[0] * len(blocks) == kept
     placed.close()
 
 

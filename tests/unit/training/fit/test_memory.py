@@ -10,6 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ltx2_train.config import make_run
 from ltx2_train.models.transformer import TransformerConfig
+from ltx2_train.sizes import meta_model
 from ltx2_train.training.fit import simulate
 from ltx2_train.training.fit.facts import Facts
 from ltx2_train.training.fit.tracker import LiveBytes
@@ -45,7 +46,7 @@ def predicted(mode, format="none", batch=1):
 
 def real_model(run, recomputed, format="none", text_kv=False):
     torch.manual_seed(0)
-    model, _ = simulate.meta_model(CONFIG, run, format, TOTAL, device="cpu")
+    model, _ = meta_model(CONFIG, run, format, TOTAL, device="cpu")
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.02)

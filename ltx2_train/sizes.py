@@ -1,0 +1,73 @@
+"""What the weights of a transformer take, stored in one format or another: found where tensors have sizes only.
+
+The plan of a run and the room for drawing samples both ask here, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from .config import RunConfig
+from .device import DTYPES
+from .lora.inject import inject
+from .models.transformer import LTXTransformer, TransformerConfig
+from .quant.formats import FORMATS, STORED
+from .weights.quantize import quantized_paths
+from .weights.reader import TensorFile
+from .weights.stored import find_stored
+
+
+def stored_as(file: TensorFile) -> str:
+    """The format that takes as much room as what `file` has its blocks in; "" where they are not quantized."""
+    kinds = Counter(find_stored(file.tensors, file.metadata).in_blocks().values())
+    storage = STORED.get(kinds.most_common(1)[0][0]).storage if kinds else None
+    return "" if storage is None else storage.like or storage.name
+
+
+def meta_model(
+    config: TransformerConfig,
+    run: RunConfig,
+    format: str,
+    blocks: int,
+    device: str = "meta",
+    source: torch.dtype = torch.bfloat16,
+) -> tuple[LTXTransformer, int]:
+    """The model with `blocks` blocks in the dtype of the run, its linears stored in `format`, and the LoRA in place.
+
+    `source` is the dtype of the file, which scales of quantized weights follow; that of the published ones at first.
+    Returns it with the number of values of the LoRA.
+    """
+    dtype = DTYPES[run.model.precision]
+    with torch.device(device):
+        model = LTXTransformer(replace(config, num_layers=blocks), run.model.mode)
+    model.to(dtype).requires_grad_(False)
+    if format != "none":
+        _quantize_blocks(model, format, run, source)
+    loras = inject(model, run.lora, torch.Generator().manual_seed(0))
+    return model, sum(parameter.numel() for parameter in loras.parameters())
+
+
+def _quantize_blocks(model: LTXTransformer, format: str, run: RunConfig, source: torch.dtype) -> None:
+    """Store the linears that a quantized base has so in `format`, as if a file had them in `source`."""
+    for path in quantized_paths(model):
+        parent, _, leaf = path.rpartition(".")
+        linear = model.get_submodule(path)
+        assert isinstance(linear, nn.Linear), path
+        weight, bias = linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
+        stored = FORMATS.get(format).quantize(weight.to(source), bias, run.quant, weight.dtype)
+        setattr(model.get_submodule(parent), leaf, stored)
+
+
+def frozen_bytes(model: LTXTransformer) -> tuple[int, int]:
+    """Bytes of the base of `model` inside of its blocks, and outside of them."""
+    inside = sum(_frozen(block) for block in model.transformer_blocks)
+    return inside, _frozen(model) - inside
+
+
+def _frozen(module: nn.Module) -> int:
+    tensors = (*module.parameters(), *module.buffers())
+    return sum(tensor.nbytes for tensor in tensors if not tensor.requires_grad)
