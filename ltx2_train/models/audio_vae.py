@@ -59,7 +59,8 @@ class AudioVAEConfig:
     @classmethod
     def from_checkpoint(cls, section: Mapping[str, Any] | None) -> AudioVAEConfig:
         """Reads the `audio_vae` section of a checkpoint's config; raises CheckpointError where it cannot be used."""
-        params = _mapping(_mapping(section, "audio_vae").get("model"), "audio_vae.model").get("params")
+        section = _mapping(section, "audio_vae")
+        params = _mapping(section.get("model"), "audio_vae.model").get("params")
         params = _mapping(params, "audio_vae.model.params")
         sizes = _mapping(params.get("ddconfig"), "audio_vae.model.params.ddconfig")
         preprocessing = section.get("preprocessing") or {}
@@ -73,6 +74,7 @@ class AudioVAEConfig:
                 "The checkpoint's audio VAE cannot be built: its config lacks "
                 f"{', '.join(missing)} in audio_vae.model.params.ddconfig. Use an original LTX-2 or LTX-2.3 checkpoint."
             )
+        assert bins is not None  # it is one of `needed`
         _refuse(sizes, "norm_type", "pixel")
         _refuse(sizes, "causality_axis", "height")
         _refuse(sizes, "resamp_with_conv", True)

@@ -35,6 +35,8 @@ def stft_basis(n_fft: int) -> Tensor:
 class CausalSTFT(nn.Module):
     """Magnitudes of a waveform: [B, N] -> [B, n_fft / 2 + 1, N / hop], for N a multiple of hop."""
 
+    forward_basis: Tensor
+
     def __init__(self, n_fft: int, hop: int) -> None:
         super().__init__()
         self.n_fft = n_fft
@@ -51,6 +53,8 @@ class CausalSTFT(nn.Module):
 
 class CausalMel(nn.Module):
     """Log-mel spectrogram of each channel: [B, C, N] -> [B, C, N / hop, bins]."""
+
+    mel_basis: Tensor
 
     def __init__(self, n_fft: int, hop: int, bins: int, sample_rate: int) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,10 +64,13 @@ class Stream:
 
     def with_tensors(self, tensors: Iterator[Tensor | None]) -> Stream:
         """The same with the next five of `tensors` in their places."""
-        found = {"context": next(tensors)}
+        found: dict[str, Any] = {"context": next(tensors)}
         for name in ("ada", "prompt", "cross", "cross_gate"):
             values, rows = next(tensors), getattr(self, name)
-            found[name] = None if rows is None else Rows(values, rows.index)
+            if rows is not None:
+                assert values is not None, name
+                rows = Rows(values, rows.index)
+            found[name] = rows
         return replace(self, **found)
 
 
@@ -79,10 +82,10 @@ class SkipLayers:
     that direction between the modalities (modality isolation).
     """
 
-    video_self: Iterable[int] | str | None = None
-    audio_self: Iterable[int] | str | None = None
-    a2v: Iterable[int] | str | None = None
-    v2a: Iterable[int] | str | None = None
+    video_self: Iterable[int] | Literal["all"] | None = None
+    audio_self: Iterable[int] | Literal["all"] | None = None
+    a2v: Iterable[int] | Literal["all"] | None = None
+    v2a: Iterable[int] | Literal["all"] | None = None
 
     def at(self, block: int) -> frozenset[str]:
         """Names of the attentions that block number `block` skips."""
@@ -105,7 +108,9 @@ class FeedForward(nn.Module):
         self.net = nn.ModuleList([Projection(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width)])
 
     def forward(self, x: Tensor, value_unread: bool = False) -> Tensor:
-        hidden = self.net[0].proj(x)
+        first = self.net[0]
+        assert isinstance(first, Projection)
+        hidden = first.proj(x)
         return unread_gelu(self.net[2], hidden) if value_unread else self.net[2](gelu(hidden, approximate="tanh"))
 
 
@@ -157,21 +162,25 @@ class Block(nn.Module):
         `text_kv` keeps keys and values of the text from one run to the next.
         """
         recipes = self.lean or not replay
-        run_video = video is not None and video.enabled
-        run_audio = audio is not None and audio.enabled
-        if run_video:
+        if video is not None and video.enabled:
+            assert vx is not None
             vx = self._attend(vx, video, "", "video_self" in skip, text_kv, recipes)
-        if run_audio:
+        if audio is not None and audio.enabled:
+            assert ax is not None
             ax = self._attend(ax, audio, "audio_", "audio_self" in skip, text_kv, recipes)
         if video is not None and audio is not None:
+            assert vx is not None
+            assert ax is not None
             before = vx, ax
-            if run_video and "a2v" not in skip:
+            if video.enabled and "a2v" not in skip:
                 vx = self._cross(vx, before[1], video, audio, "video", 0, recipes)
-            if run_audio and "v2a" not in skip:
+            if audio.enabled and "v2a" not in skip:
                 ax = self._cross(ax, before[0], audio, video, "audio", 2, recipes)
-        if run_video:
+        if video is not None and video.enabled:
+            assert vx is not None
             vx = self._feed_forward(vx, video, "", replay, slim)
-        if run_audio:
+        if audio is not None and audio.enabled:
+            assert ax is not None
             ax = self._feed_forward(ax, audio, "audio_", replay, slim)
         return vx, ax
 
@@ -223,12 +232,16 @@ class Block(nn.Module):
         other_side = "audio" if side == "video" else "video"
         table = getattr(self, f"scale_shift_table_a2v_ca_{side}")
         its_table = getattr(self, f"scale_shift_table_a2v_ca_{other_side}")
+        assert own.cross is not None
+        assert own.cross_gate is not None
+        assert its.cross is not None
         rows, index = own.cross.plus(table[:4])
         its_rows, its_index = its.cross.plus(its_table[:4])
         scale, shift, its_scale, its_shift = (r[:, i] for r in (rows, its_rows) for i in (first, first + 1))
         attention = self.audio_to_video_attn if side == "video" else self.video_to_audio_attn
         its_rope = its.cross_rope
         if its.unseen:
+            assert its_rope is not None
             other, its_rope = other[:, its.unseen :], its_rope.part(slice(its.unseen, None))
             its_index = None if its_index is None else its_index.part(slice(its.unseen, None))
         with Remade(recipes) as remade:
@@ -255,5 +268,5 @@ class Block(nn.Module):
         return deferred(run, x, (shift, scale, gate), trainable(ff), step, value=not replay)
 
 
-def _chosen(blocks: Iterable[int] | str | None, block: int) -> bool:
+def _chosen(blocks: Iterable[int] | Literal["all"] | None, block: int) -> bool:
     return blocks is not None and (blocks == "all" or block in blocks)

@@ -29,6 +29,7 @@ QUERIES = 1024
 
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 Part = tuple[slice, slice]
+Piece = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 
 class Way(NamedTuple):
@@ -105,7 +106,7 @@ class _Pieces(torch.autograd.Function):
             *pieces, bias = _piece(q.detach(), k.detach(), v.detach(), mask, part)
             leaves = [x.detach().requires_grad_() for x in pieces]
             with torch.enable_grad():
-                out = _whole(*leaves, bias, ctx.kernel)
+                out = _whole(*leaves, mask=bias, kernel=ctx.kernel)
             grad_q, *shares = torch.autograd.grad(out, leaves, grad[part])
             totals[0][part] = grad_q
             for total, share in zip(totals[1:], shares, strict=True):
@@ -125,7 +126,7 @@ def _parts(q: Tensor, way: Way) -> list[Part]:
     return [(everything, everything)]
 
 
-def _piece(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, part: Part) -> tuple[Any, ...]:
+def _piece(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, part: Part) -> Piece:
     samples, queries = part
     if mask is not None:
         rows = queries if mask.shape[2] > 1 else slice(None)

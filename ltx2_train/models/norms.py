@@ -231,6 +231,7 @@ class _ModulatedNorm(torch.autograd.Function):
             if grad_shift is not None:
                 _add_rows(grad_shift, wide(grad[:, part]), index, part)
             if want_x:
+                assert grad_x is not None
                 _norm_gradient(_product(grad[:, part], rows_of(factor, index, part)), own, r, out=grad_x[:, part])
         return grad_x, grad_scale, grad_shift, None, None, None
 
@@ -326,9 +327,9 @@ class _RotatedNorm(torch.autograd.Function):
             own, r, g = wide(x[:, part]), size[:, part], wide(grad[:, part])
             if rope is not None:
                 g = rotate(_heads(g, ctx.heads), rope.part(part), backward=True).flatten(2)
-            if want_weight:
+            if grad_weight is not None:
                 grad_weight += (g * own * r).sum((0, 1))
-            if want_x:
+            if grad_x is not None:
                 ours = rope is not None or g.dtype != grad.dtype
                 _norm_gradient(g.mul_(factor) if ours else g * factor, own, r, out=grad_x[:, part])
         return grad_x, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None, None

@@ -199,7 +199,9 @@ class _Recomputed(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.plan, ctx.count, ctx.parameters = plan, count, tensors[count:]
         # before the run, so that a copy goes on beside it
-        ctx.handles = {i: plan.store.put(inputs[i]) for i in plan.stored if inputs[i] is not None}
+        ctx.handles = {}
+        if plan.store is not None:
+            ctx.handles = {i: plan.store.put(x) for i in plan.stored if (x := inputs[i]) is not None}
         with plan.scope(False):
             outputs = plan.run(*inputs, replay=False)
         mine = (None if i in plan.stored else x for i, x in enumerate(inputs))
@@ -242,6 +244,7 @@ class _Deferred(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, *others = _leaves(ctx.saved_tensors, ctx.needs_input_grad[4:])
+        assert x is not None
         wanted = [*others, *ctx.parameters]
         parts = _parts(x, ctx.step)
         grad_x = torch.empty_like(x) if x.requires_grad and len(parts) > 1 else None
@@ -319,12 +322,12 @@ def _leaves(tensors: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Te
 def _gradients(outputs: Sequence[Tensor], grads: Sequence[Tensor | None], inputs: Sequence[Tensor | None]) -> list[Any]:
     """d outputs / d inputs, None where an input needs none."""
     ends = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad]
-    places = [i for i, tensor in enumerate(inputs) if tensor is not None and tensor.requires_grad]
+    places = [(i, x) for i, x in enumerate(inputs) if x is not None and x.requires_grad]
     result: list[Any] = [None] * len(inputs)
     if ends and places:
         found = torch.autograd.grad(
-            [o for o, _ in ends], [inputs[i] for i in places], [g for _, g in ends], allow_unused=True
+            [o for o, _ in ends], [x for _, x in places], [g for _, g in ends], allow_unused=True
         )
-        for i, gradient in zip(places, found, strict=True):
+        for (i, _), gradient in zip(places, found, strict=True):
             result[i] = gradient
     return result

@@ -34,6 +34,8 @@ def kaiser_sinc() -> Tensor:
 class Upsample2(nn.Module):
     """[B, C, N] -> [B, C, 2 N]."""
 
+    filter: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("filter", kaiser_sinc())
@@ -49,6 +51,8 @@ class Upsample2(nn.Module):
 
 class LowPass(nn.Module):
     """Low-pass and every second sample: [B, C, 2 N] -> [B, C, N]."""
+
+    filter: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -216,7 +216,7 @@ class Connector(nn.Module):
         self.max_pos = tuple(max_pos)
         self.theta = theta
         self.interleaved = interleaved
-        self.double = double
+        self.float64_angles = double
         self.transformer_1d_blocks = nn.ModuleList([_Block(self.width, heads, gated) for _ in range(layers)])
         self.learnable_registers = nn.Parameter(torch.randn(registers, self.width))
 
@@ -231,7 +231,9 @@ class Connector(nn.Module):
         positions = (
             torch.arange(length, dtype=torch.float32, device=x.device).view(1, 1, length, 1).expand(-1, -1, -1, 2)
         )
-        rope = rope_table(positions, self.width, self.heads, self.max_pos, self.theta, self.interleaved, self.double)
+        rope = rope_table(
+            positions, self.width, self.heads, self.max_pos, self.theta, self.interleaved, self.float64_angles
+        )
         for block in self.transformer_1d_blocks:
             x = block(x, rope)
         return functional.rms_norm(x, (self.width,), eps=_EPSILON)

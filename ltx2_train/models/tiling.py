@@ -220,7 +220,7 @@ def _decoded(
     """Yield finished frames [B,3,n,H,W] in float32, blending the tiles in time."""
     vae.check_latents(latents)
     latents = vae.add_decode_noise(latents, generator)
-    times, rows, columns = _cut(*latents.shape[2:], tiles)
+    times, rows, columns = _cut(*latents.shape[2:], tiles=tiles)
     chunk = _usable_chunk(tiles, vae.config.decodes_in_pieces, "decode")
     plan = [_pieces(max(span.start - 1, 0), span.stop, chunk) for span in times]
     total = sum(map(len, plan)) * len(rows) * len(columns)
@@ -241,10 +241,10 @@ def _decoded(
     pending_weights = torch.zeros(0)
     origin = 0
     for number, (span, pieces) in enumerate(zip(times, plan, strict=True)):
-        frames = torch.cat(list(_blended_in_space(vae, latents, pieces, (rows, columns), generator, one_more)), dim=2)
+        whole = torch.cat(list(_blended_in_space(vae, latents, pieces, (rows, columns), generator, one_more)), dim=2)
         # The first latent stands for one frame; of every other tile the frame of the extra latent is dropped.
         weights = span.weights(TEMPORAL_FACTOR)[TEMPORAL_FACTOR - 1 if number == 0 else 0 :]
-        frames = frames[:, :, 0 if number == 0 else 1 :] * weights.view(-1, 1, 1)
+        frames: Tensor = whole[:, :, 0 if number == 0 else 1 :] * weights.view(-1, 1, 1)
         start = _first_frame(span.start, 0)
         stop = start + len(weights)
 

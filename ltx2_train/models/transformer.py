@@ -21,7 +21,7 @@ from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -105,10 +105,12 @@ Levels = tuple[Tensor, Index | None]  # distinct timesteps [R], and which each t
 
 
 class Residence(Protocol):
-    """Where the weights of the blocks are. A method `resident(number) -> bool`, where there is one, is asked too."""
+    """Where the weights of the blocks are. Inside `visiting`, block `number` is on the device that computes.
 
-    def visiting(self, number: int, backward: bool) -> AbstractContextManager[Any]:
-        """Inside, block `number` is on the device that computes."""
+    A method `resident(number) -> bool`, where there is one, is asked too.
+    """
+
+    def visiting(self, number: int, backward: bool) -> AbstractContextManager[Any]: ...
 
 
 class CaptionProjection(nn.Module):
@@ -136,6 +138,11 @@ class LTXTransformer(nn.Module):
     With `keep_text_kv` recomputed blocks keep keys and values of the text, 2 B S D numbers a stream and block, and
     multiply the text once. Gradients stay exact, for adapters on these linears too.
     """
+
+    scale_shift_table: nn.Parameter
+    audio_scale_shift_table: nn.Parameter
+    patchify_proj: nn.Module
+    audio_patchify_proj: nn.Module
 
     def __init__(self, config: TransformerConfig, mode: str = "av") -> None:
         super().__init__()
@@ -205,14 +212,14 @@ class LTXTransformer(nn.Module):
         recomputed or need no gradient. 0, and others, choose by device. Returns why nothing changes, else None."""
         assert tokens >= 0, tokens
         prefixes = FEED_FORWARDS[target]
-        for block in self.transformer_blocks:
+        for block in self._blocks():
             block.ff_chunk = {prefix: tokens if prefix in prefixes else 0 for prefix in block.ff_chunk}
         there = (self.has_video and "" in prefixes) or (self.has_audio and "audio_" in prefixes)
         return None if there or tokens == 0 else _absent("ff_chunk_target", target, "feed-forward", self.mode)
 
     def set_lean(self, on: bool = True) -> None:
         """Whether blocks that are worked out again make their norms a third time, rather than keep them for a while."""
-        for block in self.transformer_blocks:
+        for block in self._blocks():
             block.lean = on
 
     def set_compile(self, on: bool = True) -> str | None:
@@ -222,9 +229,12 @@ class LTXTransformer(nn.Module):
         """
         fused = Fused() if on else None
         reason = None if fused is None else fused.try_out(self.device, self.dtype)
-        for module in (*self.transformer_blocks, *self._attentions("all")):
+        for module in (*self._blocks(), *self._attentions("all")):
             module.fused = fused if reason is None else None
         return reason
+
+    def _blocks(self) -> list[Block]:
+        return cast("list[Block]", list(self.transformer_blocks))
 
     def _attentions(self, target: str) -> list[Attention]:
         names = [name for name, targets in ATTENTIONS.items() if target in targets]
@@ -265,11 +275,7 @@ class LTXTransformer(nn.Module):
                     assert x is not None, f"{name} is to be kept, but the modality was not given"
                     hidden[name] = x
         assert len(hidden) == len(set(keep_hidden)), f"unknown names in keep_hidden: {set(keep_hidden) - set(hidden)}"
-        return Output(
-            None if v is None else self._velocity("", vx, v),
-            None if a is None else self._velocity("audio_", ax, a),
-            hidden,
-        )
+        return Output(self._velocity("", vx, v), self._velocity("audio_", ax, a), hidden)
 
     def cross_levels(self, own: Modality, other: Modality, levels: Levels) -> tuple[Levels, Levels]:
         """Timesteps that scale and shift `own` between the modalities, and those that gate it; `levels` are its own."""
@@ -348,7 +354,7 @@ class LTXTransformer(nn.Module):
     def _recomputed(
         self,
         number: int,
-        block: Block,
+        block: nn.Module,
         vx: Tensor | None,
         ax: Tensor | None,
         video: Stream | None,
@@ -372,9 +378,13 @@ class LTXTransformer(nn.Module):
         stored = [place for place, new in enumerate(changed) if new]
         scope = partial(self._visit, number)
         found = iter(recomputed(run, inputs, trainable(block), scope, self.activations, stored, kept))
-        return tuple(next(found) if new else x for x, new in zip((vx, ax), changed, strict=True))
+        vx, ax = (next(found) if new else x for x, new in zip((vx, ax), changed, strict=True))
+        return vx, ax
 
-    def _velocity(self, prefix: str, x: Tensor, stream: Stream) -> Tensor:
+    def _velocity(self, prefix: str, x: Tensor | None, stream: Stream | None) -> Tensor | None:
+        if stream is None:
+            return None
+        assert x is not None
         rows, index = stream.embedded
         shift, scale = (rows + row for row in getattr(self, f"{prefix}scale_shift_table").to(rows.dtype))
         normal = layer_norm(x, x.shape[-1:], eps=self.config.norm_eps)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ NORM_EPS = 1e-8
 SHORTCUT_NORM_EPS = 1e-6
 SINUSOID_WIDTH = 256
 SINUSOID_PERIOD = 10000.0
+
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
 class Stream:
@@ -70,7 +72,7 @@ class Conv3d(nn.Module):
         self,
         channels: int,
         out_channels: int,
-        padding_mode: str,
+        padding_mode: PaddingMode,
         causal: bool,
         stride: tuple[int, int, int] = (1, 1, 1),
     ) -> None:
@@ -89,6 +91,7 @@ class Conv3d(nn.Module):
             parts.insert(0, x[:, :, :1].expand(-1, -1, KERNEL - 1 if self.causal else KERNEL // 2, -1, -1))
         if stream.last and not self.causal:
             newest = x if x.shape[2] else past
+            assert newest is not None
             parts.append(newest[:, :, -1:].expand(-1, -1, KERNEL // 2, -1, -1))
         x = torch.cat(parts, dim=2)
 
@@ -115,7 +118,9 @@ class TimeEmbedding(nn.Module):
         angles = timestep.float()[:, None] * torch.exp(-math.log(SINUSOID_PERIOD) / half * steps)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
         first, second = self.timestep_embedder["linear_1"], self.timestep_embedder["linear_2"]
-        return second(F.silu(first(waves.to(first.weight.dtype))))
+        weight = first.weight
+        assert isinstance(weight, Tensor)
+        return second(F.silu(first(waves.to(weight.dtype))))
 
 
 class ResBlock(nn.Module):
@@ -125,7 +130,7 @@ class ResBlock(nn.Module):
         self,
         channels: int,
         out_channels: int,
-        padding_mode: str,
+        padding_mode: PaddingMode,
         causal: bool,
         conditioned: bool = False,
         inject_noise: bool = False,
@@ -176,7 +181,7 @@ class ResStage(nn.Module):
         self,
         channels: int,
         layers: int,
-        padding_mode: str,
+        padding_mode: PaddingMode,
         causal: bool,
         conditioned: bool = False,
         inject_noise: bool = False,
@@ -201,7 +206,9 @@ class ResStage(nn.Module):
 class Downsample(nn.Module):
     """Space-to-depth of a convolution plus the grouped mean of space-to-depth of the input (`compress_*_res`)."""
 
-    def __init__(self, channels: int, out_channels: int, stride: tuple[int, int, int], padding_mode: str) -> None:
+    def __init__(
+        self, channels: int, out_channels: int, stride: tuple[int, int, int], padding_mode: PaddingMode
+    ) -> None:
         super().__init__()
         self.stride = stride
         self.groups = (out_channels, channels * math.prod(stride) // out_channels)
@@ -226,7 +233,7 @@ class Upsample(nn.Module):
         stride: tuple[int, int, int],
         multiplier: int,
         residual: bool,
-        padding_mode: str,
+        padding_mode: PaddingMode,
         causal: bool,
     ) -> None:
         super().__init__()

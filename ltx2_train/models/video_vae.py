@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from ..shapes import SPATIAL_FACTOR, TEMPORAL_FACTOR, VIDEO_CHANNELS
 from .vae_layers import (
     Conv3d,
     Downsample,
+    PaddingMode,
     ResBlock,
     ResStage,
     Stream,
@@ -59,7 +60,7 @@ DECODER_STRIDES = {
     "compress_all": (2, 2, 2),
 }
 EXTRA_CHANNELS = {"per_channel": None, "uniform": 1, "constant": 1, "none": 0}
-PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+PADDING_MODES: tuple[PaddingMode, ...] = get_args(PaddingMode)
 
 # A conditioned decoder was trained to clean latents that carry this share of noise, at this time step.
 DECODE_NOISE = 0.025
@@ -89,8 +90,8 @@ class VideoVAEConfig:
     latent_channels: int = VIDEO_CHANNELS
     patch_size: int = 4
     decoder_base_channels: int = 128
-    encoder_padding: str = "zeros"
-    decoder_padding: str = "reflect"
+    encoder_padding: PaddingMode = "zeros"
+    decoder_padding: PaddingMode = "reflect"
     log_variance: str = "uniform"
     causal_decoder: bool = False
     timestep_conditioning: bool = False
@@ -361,7 +362,7 @@ def check_pixels(pixels: Tensor) -> None:
         )
 
 
-def _encoder_block(block: Block, index: int, width: int, out: int, mode: str) -> nn.Module:
+def _encoder_block(block: Block, index: int, width: int, out: int, mode: PaddingMode) -> nn.Module:
     stride = ENCODER_STRIDES[block.kind]
     if block.kind == "res_x":
         return ResStage(width, block.layers, mode, causal=True)

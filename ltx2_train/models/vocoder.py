@@ -232,6 +232,7 @@ class Generator(nn.Module):
             x = up(x if self.config.snake else F.leaky_relu(x, SLOPE))
             blocks = self.resblocks[stage * side_by_side : (stage + 1) * side_by_side]
             x = sum(block(x) for block in blocks) / side_by_side
+            assert isinstance(x, Tensor)
         x = self.conv_post(self.act_post(x))
         if self.config.end == "tanh":
             return torch.tanh(x)
