@@ -76,7 +76,7 @@ class ActivationStore:
         handle = Handle(self, memory, tensor, self._last)
         self._last = weakref.ref(handle)
         host = _view(memory, tensor.shape, tensor.dtype)
-        if self._cuda:
+        if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self.device))
             with torch.cuda.stream(self._stream):
                 host.copy_(tensor, non_blocking=memory.pinned)
@@ -96,6 +96,7 @@ class ActivationStore:
         if self._cuda:
             torch.cuda.current_stream(self.device).wait_event(ready)
         self.gets += 1
+        assert back is not None
         return back
 
     def close(self) -> None:
@@ -119,7 +120,7 @@ class ActivationStore:
         assert handle._memory is not None, "the handle was released"
         host = _view(handle._memory, handle.shape, handle.dtype)
         back = torch.empty(handle.shape, dtype=handle.dtype, device=self.device)
-        if self._cuda:
+        if self._stream is not None:
             # what used this memory before has to be done with it
             self._stream.wait_stream(torch.cuda.current_stream(self.device))
             with torch.cuda.stream(self._stream):
@@ -149,13 +150,13 @@ class ActivationStore:
             return memory
 
     def _take_back(self, memory: HostMemory, fetched: Tensor | None) -> None:
-        if fetched is not None and self._cuda:  # fetched in vain, and perhaps still being written
+        if fetched is not None and self._stream is not None:  # fetched in vain, and perhaps still being written
             fetched.record_stream(self._stream)
         with self._lock:
             self._free.append(memory)
 
     def _drop(self, memory: HostMemory) -> None:
-        if self._cuda:
+        if self._stream is not None:
             self._stream.synchronize()
         memory.unlock()
         self._count -= 1

@@ -159,6 +159,7 @@ class BlockStreamer:
             self._prefetch(route)
             return
         slot = self._fetch(number, route, required=True)
+        assert slot is not None
         slot.users += 1
         try:
             self._prefetch(route)
@@ -186,6 +187,7 @@ class BlockStreamer:
         self._engine.drain()
         for slot in self._slots:
             if slot.users:
+                assert slot.block is not None
                 slot.users = 0
                 self._source.layout(slot.block).point(self._source.home(slot.block))
                 self._engine.release(slot)

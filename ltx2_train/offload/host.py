@@ -110,7 +110,9 @@ def _lock(pointer: int, length: int) -> str | None:
     if not torch.cuda.is_available():
         return "there is no CUDA device"
     try:
-        result = int(torch.cuda.cudart().cudaHostRegister(pointer, length, 0))
+        runtime = torch.cuda.cudart()
+        assert runtime is not None
+        result = int(runtime.cudaHostRegister(pointer, length, 0))
     except (RuntimeError, AttributeError) as error:
         return str(error).splitlines()[0]
     if result == 0:
@@ -123,4 +125,6 @@ def _lock(pointer: int, length: int) -> str | None:
 
 
 def _unlock(pointer: int, memory: Tensor) -> None:
-    torch.cuda.cudart().cudaHostUnregister(pointer)
+    runtime = torch.cuda.cudart()
+    assert runtime is not None
+    runtime.cudaHostUnregister(pointer)

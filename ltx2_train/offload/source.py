@@ -11,8 +11,8 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ class FileBlocks:
         self.scratch_bytes = 0
         self._folder = Path(folder)
         self._lock = threading.Lock()
-        self._scratch: BinaryIO | None = None
+        self._scratch: FileIO | None = None
         self._checkpoint = None if checkpoint is None else _Checkpoint(Path(checkpoint))
         self._ranges = ranges or (lambda number: ())
         self._parts: dict[int, list[tuple[int, int, bool, int]]] = {}  # in the block, bytes, in scratch, in the file
@@ -94,8 +94,10 @@ class FileBlocks:
             part = target[first - offset : last - offset]
             with self._lock:
                 if scratch:
+                    assert self._scratch is not None
                     _read(self._scratch, place + first - start, part, f"the scratch file in {self._folder}")
                 else:
+                    assert self._checkpoint is not None
                     self._checkpoint.read(place + first - start, part)
 
     def __enter__(self) -> FileBlocks:
@@ -114,6 +116,7 @@ class FileBlocks:
 
     def _same(self, place: int, data: Tensor) -> bool:
         """Whether the checkpoint has `data` from byte `place` on."""
+        assert self._checkpoint is not None
         start, step = 0, _HEAD
         while start < data.numel():
             part = data[start : start + step]
@@ -132,7 +135,7 @@ class FileBlocks:
                     self._folder.mkdir(parents=True, exist_ok=True)
                     self._scratch = tempfile.TemporaryFile(buffering=0, dir=self._folder)
                 self._scratch.seek(place)
-                view = memoryview(data.numpy())
+                view = data.numpy().data
                 while view:
                     view = view[self._scratch.write(view) :]
         except OSError as error:
@@ -162,8 +165,8 @@ class _Checkpoint:
         _read(self.file, position, target, str(self._path))
 
 
-def _read(file: BinaryIO, position: int, target: Tensor, name: str) -> None:
-    view = memoryview(target.numpy())
+def _read(file: FileIO, position: int, target: Tensor, name: str) -> None:
+    view = target.numpy().data
     try:
         file.seek(position)
         while view:
