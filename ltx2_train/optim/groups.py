@@ -60,8 +60,10 @@ def parameter_groups(
             name, rate = "main", lr
         counts[name] = counts.get(name, 0) + 1
         add(name, rate, a)
-        plus = loraplus_ratio is not None and loraplus_ratio != 1
-        add(f"{name} B" if plus else name, rate * loraplus_ratio if plus else rate, b)
+        if loraplus_ratio is None or loraplus_ratio == 1:
+            add(name, rate, b)
+        else:
+            add(f"{name} B", rate * loraplus_ratio, b)
 
     for pattern, number in found.items():
         if not number:

@@ -64,9 +64,9 @@ def _adamw(groups: list[Any], settings: Numbers, lr: float, device: torch.device
 
 
 def _adamw8bit(groups: list[Any], settings: Numbers, lr: float, device: torch.device) -> Optimizer:
-    import bitsandbytes
+    from bitsandbytes.optim.adamw import AdamW8bit
 
-    return _construct(bitsandbytes.optim.AdamW8bit, groups, settings, lr, {})
+    return _construct(AdamW8bit, groups, settings, lr, {})
 
 
 def _construct(
@@ -82,7 +82,7 @@ def _construct(
             )
     numbers = {"betas": settings.betas, "eps": settings.eps, "weight_decay": settings.weight_decay}
     try:
-        return kind(groups, lr=lr, **{**extra, **numbers, **settings.args})
+        return kind(groups, **{"lr": lr, **extra, **numbers, **settings.args})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optimizer.args: {kind.__name__} refused {settings.args}: {error}.") from error
 

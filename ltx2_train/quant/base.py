@@ -105,6 +105,8 @@ class QuantLinear(nn.Module):
     byte_types: ClassVar[Mapping[str, str]] = {}
 
     weight: Tensor
+    bias: nn.Parameter | None
+    compute_dtype: torch.dtype
 
     def __init__(
         self,
@@ -184,6 +186,7 @@ class QuantLinear(nn.Module):
         finally:
             for name, tensor in before.items():
                 moved = self._buffers[name]
+                assert moved is not None
                 same = moved.device == tensor.device and moved.data_ptr() == tensor.data_ptr()
                 self._buffers[name] = tensor if same else moved.view(tensor.dtype)
         self.compute_dtype = fn(torch.empty(0, dtype=self.compute_dtype)).dtype

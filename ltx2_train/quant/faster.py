@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 import torch
 from torch import nn
@@ -46,7 +47,8 @@ def faster_matmul(linear: QuantLinear, tokens: int, device: torch.device | str) 
         return False
     stored = {name: None for name in linear.stored_names} | linear.stored()
     moved = {name: None if tensor is None else tensor.to(device) for name, tensor in stored.items()}
-    trial = type(linear)(**moved, compute_dtype=linear.compute_dtype)
+    arguments: dict[str, Any] = {**moved, "compute_dtype": linear.compute_dtype}
+    trial = type(linear)(**arguments)
     if not trial.can_multiply(tokens):
         return False
     x = torch.randn(tokens, linear.in_features, device=device, dtype=linear.compute_dtype).requires_grad_()

@@ -31,13 +31,15 @@ def int8_can(weight: Tensor, tokens: int) -> bool:
 def int8_multiply(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """x [N, I] times weight [O, I] int8 with scale [O, 1]: [N, O] in the dtype of x."""
     short, size = _int8(x)
-    return _times(torch._int_mm(short, weight.t()), size, x.dtype).mul_(scale.reshape(1, -1))
+    product = torch._int_mm(short, weight.t())  # pyright: ignore[reportPrivateImportUsage]  # torch has no public name for it
+    return _times(product, size, x.dtype).mul_(scale.reshape(1, -1))
 
 
 def int8_multiply_back(grad: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """grad [N, O] times weight [O, I] int8 with scale [O, 1]: [N, I] in the dtype of grad."""
     short, size = _int8(grad * scale.reshape(1, -1))
-    return _times(torch._int_mm(short, weight), size, grad.dtype)
+    product = torch._int_mm(short, weight)  # pyright: ignore[reportPrivateImportUsage]  # torch has no public name for it
+    return _times(product, size, grad.dtype)
 
 
 def fp8_can(weight: Tensor, tokens: int) -> bool:
@@ -68,7 +70,8 @@ def _fp8_product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
     one = torch.ones((), device=left.device)
     # float16 would overflow before the scales come in
     out = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
-    return torch._scaled_mm(left, right, scale_a=one, scale_b=one, out_dtype=out)
+    multiply = torch._scaled_mm  # pyright: ignore[reportPrivateImportUsage]  # torch has no public name for it
+    return multiply(left, right, scale_a=one, scale_b=one, out_dtype=out)
 
 
 def _times(product: Tensor, size: Tensor, dtype: torch.dtype) -> Tensor:
