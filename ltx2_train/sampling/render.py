@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from ..caching.cache_file import CacheFile
-from ..config import SampleSettings
+from ..config import RunConfig, SampleSettings
+from ..device import DTYPES
 from ..errors import ConfigError, Stopped, TrainerError
 from ..events import Events
 from ..models.tiling import decode_frames
 from ..models.transformer import LTXTransformer
 from ..models.video_vae import VideoVAE
+from ..weights.load import load_video_vae
 from .denoise import Guidance, Pair, denoise
 from .first_frames import FirstFrames
 from .prompts import Prompt
@@ -80,6 +82,12 @@ class Drawn:
     index: int
     prompt: Prompt
     latents: Pair
+
+
+def open_vae(config: RunConfig, checkpoint: Path, device: torch.device, encoder: bool, decoder: bool) -> VideoVAE:
+    """The halves of the video VAE that are asked for, on the device, in the dtype of the settings."""
+    dtype = DTYPES[config.cache.vae_dtype]
+    return load_video_vae(checkpoint, encoder=encoder, decoder=decoder, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)

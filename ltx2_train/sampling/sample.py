@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,15 +18,14 @@ from ..events import Events, shielded
 from ..lora.apply import apply_file
 from ..lora.file import LoraFile, load_lora_state
 from ..lora.fit import fitting, linear_sizes, tell_left_out, tell_version
-from ..models.video_vae import VideoVAE
 from ..placement import fit_for_sampling, load_placed
 from ..weights.fingerprint import part_fingerprint
-from ..weights.load import blueprint, load_connectors, load_video_vae
+from ..weights.load import blueprint, load_connectors
 from ..weights.reader import TensorFile
 from .first_frames import FirstFrames
 from .prompt_text import prompt_features
 from .prompts import prompt_texts, read_prompts
-from .render import Renderer, SampleFile, require_stg_block
+from .render import Renderer, SampleFile, open_vae, require_stg_block
 from .sound import SoundParts
 
 
@@ -85,19 +85,14 @@ def sample(
     for text in placed.work_as(memory):
         events.message(text)
 
-    def open_vae(encoder: bool, decoder: bool) -> VideoVAE:
-        vae_dtype = DTYPES[run.cache.vae_dtype]
-        return load_video_vae(checkpoint, encoder=encoder, decoder=decoder, dtype=vae_dtype, device=device)
-
     try:
         loras = None if state is None else apply_file(model, state)
         placed.adapted()
         events.holding(placed, placed.device_bytes, device)
         sound = SoundParts(checkpoint, device) if model.has_audio else None
         frames = first_frames(run, checkpoint, folder)
-        renderer = Renderer(
-            model, contexts.__getitem__, open_vae, settings, version, device, events, sound, placed, frames
-        )
+        vae = partial(open_vae, run, checkpoint, device)
+        renderer = Renderer(model, contexts.__getitem__, vae, settings, version, device, events, sound, placed, frames)
         files: list[SampleFile] = []
         for strength in strengths:
             if loras is not None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..config import RunConfig
-from ..device import DTYPES, release
+from ..device import release
 from ..errors import RunError
 from ..events import Events
 from ..feed.batches import BatchOrder
@@ -29,10 +29,9 @@ from ..optim import resume
 from ..placement import Placed, load_placed, multiply_low
 from ..sampling.first_frames import FirstFrames
 from ..sampling.prompts import Prompt
-from ..sampling.render import Renderer
+from ..sampling.render import Renderer, open_vae
 from ..sampling.sample import first_frames, prompt_folder
 from ..sampling.sound import SoundParts
-from ..weights.load import load_video_vae
 from ..weights.loftq import Loftq
 from ..weights.reader import TensorFile
 from ..weights.stored import weight_shapes
@@ -134,17 +133,12 @@ def load(checked: Checked, events: Events) -> Run:
     return run
 
 
-def _open_vae(checked: Checked, encoder: bool, decoder: bool) -> VideoVAE:
-    dtype = DTYPES[checked.config.cache.vae_dtype]
-    return load_video_vae(checked.checkpoint, encoder=encoder, decoder=decoder, dtype=dtype, device=checked.device)
-
-
 def _prepare_first_frames(checked: Checked, events: Events) -> FirstFrames:
     """The latents of the pictures that samples begin with; the encoder comes only where one is not kept yet."""
 
     def open_encoder() -> VideoVAE:
         events.make_room(ENCODER_BYTES, checked.device)
-        return _open_vae(checked, True, False)
+        return open_vae(checked.config, checked.checkpoint, checked.device, True, False)
 
     frames = first_frames(checked.config, checked.checkpoint, prompt_folder(checked.config))
     frames.fill(checked.prompts, open_encoder, events)
@@ -211,7 +205,7 @@ def _assemble(
     renderer = Renderer(
         model=model,
         contexts=contexts.pair,
-        open_vae=partial(_open_vae, checked),
+        open_vae=partial(open_vae, checked.config, checked.checkpoint, checked.device),
         settings=config.sample,
         version=checked.version,
         device=device,
