@@ -91,3 +91,24 @@ class Attention(nn.Module):
 
 def _plainly(make: Callable[..., Tensor], *arguments: Any) -> Tensor:
     return make(*arguments)
+
+
+def text_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Keep/drop [B, S] to an additive mask [B, 1, 1, S]; None where everything is kept, which is the fast path.
+
+    On the meta device, which has no values, a mask always counts as one that drops something.
+    """
+    if mask is None or (mask.device.type != "meta" and bool(mask.all())):
+        return None
+    dropped = mask == 0
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(dropped, torch.finfo(dtype).min)[
+        :, None, None
+    ]
+
+
+def token_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Weights [B, T, T] in 0..1 to an additive mask [B, 1, T, T]: their logarithm, and the lowest number for 0."""
+    if mask is None:
+        return None
+    logarithm = mask.float().clamp(min=torch.finfo(torch.float32).tiny).log()
+    return torch.where(mask > 0, logarithm.to(dtype), torch.finfo(dtype).min).unsqueeze(1)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm
 
 from .adaln import AdaLN, Rows, distinct, given_or_not
-from .attention import Attention
+from .attention import Attention, text_mask, token_mask
 from .blocks import BASE_ROWS, TEXT_ROWS, Block, SkipLayers, Stream
 from .config import Side, TransformerConfig
 from .fused import Fused
@@ -394,24 +394,3 @@ class LTXTransformer(nn.Module):
 
 def _absent(setting: str, target: str, what: str, mode: str) -> str:
     return f"memory.{setting} is {target}, but a model of mode {mode} has no such {what}: nothing is changed by it."
-
-
-def text_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Keep/drop [B, S] to an additive mask [B, 1, 1, S]; None where everything is kept, which is the fast path.
-
-    On the meta device, which has no values, a mask always counts as one that drops something.
-    """
-    if mask is None or (mask.device.type != "meta" and bool(mask.all())):
-        return None
-    dropped = mask == 0
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(dropped, torch.finfo(dtype).min)[
-        :, None, None
-    ]
-
-
-def token_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Weights [B, T, T] in 0..1 to an additive mask [B, 1, T, T]: their logarithm, and the lowest number for 0."""
-    if mask is None:
-        return None
-    logarithm = mask.float().clamp(min=torch.finfo(torch.float32).tiny).log()
-    return torch.where(mask > 0, logarithm.to(dtype), torch.finfo(dtype).min).unsqueeze(1)

@@ -8,7 +8,8 @@ from parity.oracles_transformer import adapt, build, inputs, loss_of, section
 
 from ltx2_train.errors import CheckpointError
 from ltx2_train.models.adaln import distinct
-from ltx2_train.models.transformer import LTXTransformer, TransformerConfig, text_mask
+from ltx2_train.models.attention import text_mask
+from ltx2_train.models.transformer import LTXTransformer, TransformerConfig
 
 
 @pytest.mark.parametrize("version", ["2.0", "2.3"])
