@@ -50,7 +50,7 @@ class Placed:
 
     def stream(self, memory: MemorySettings) -> None:
         """Let as many blocks as `memory` says come and go from now on, the others stay. Nothing may be running."""
-        blocks = self.model.transformer_blocks
+        blocks = list(self.model.transformer_blocks)
         numbers = spread(len(blocks), memory.blocks_to_swap or 0)
         if self.streamer is not None:
             assert self._source is None or set(self.streamer.streamed) <= set(numbers), "blocks cannot leave a file"

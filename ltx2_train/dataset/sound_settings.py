@@ -34,7 +34,7 @@ class SoundSettings(Settings):
         json_schema_extra={"community": "ltx2_audio_ext", "advanced": True},
     )
     audio_track: int | None = Field(
-        None,
+        default=None,
         ge=1,
         description="Which sound track of clips and recordings is used, counted from 1. Default: the one that the file "
         "prefers; two tracks of one channel each are joined as left and right.",

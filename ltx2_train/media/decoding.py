@@ -10,7 +10,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import DataError
 
@@ -27,7 +27,7 @@ HOLE = re.compile(rb"\0{64,}[^\0\x01]")  # zeros before a start code (0 0 1) are
 @contextlib.contextmanager
 def opened(path: Path, threads: bool = True) -> Iterator[tuple[Any, Any]]:
     """The container of `path` and its main video stream; FFmpeg's errors become DataError."""
-    import av
+    import av.error
 
     try:
         with av.open(str(path), metadata_errors="replace") as container:
@@ -82,6 +82,12 @@ def alpha_decoder(stream: Any) -> str | None:
     return name if name in av.codecs_available and tags.get("alpha_mode") == "1" else None
 
 
+class Alarm(Protocol):
+    """Is told of each packet that cannot be decoded."""
+
+    def failed(self, packet: Any) -> None: ...
+
+
 class Watch:
     """Notes where decoding goes wrong, as far as it reaches frames from `wanted` to `last`.
 
@@ -134,9 +140,9 @@ def decoded(container: Any, stream: Any, decoder: Any, watch: Watch) -> Iterator
             yield frame
 
 
-def decode(decoder: Any, packet: Any, watch: Watch | None = None) -> list[Any]:
+def decode(decoder: Any, packet: Any, watch: Alarm | None = None) -> list[Any]:
     """The frames that come out when `packet` goes in; none, and `watch` is told, where it cannot be decoded."""
-    import av
+    import av.error
 
     try:
         return decoder.decode(packet if packet.size else None)

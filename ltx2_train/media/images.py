@@ -79,7 +79,8 @@ def read_image(
             image.draft(None, (4 * size[0], 4 * size[1]))
         picture = _to_rgb(ImageOps.exif_transpose(image), _profile(image))
         if size is not None and picture.size != tuple(size):
-            scaled_w, scaled_h, left, top = cover(*picture.size, size, centre)
+            width, height = picture.size
+            scaled_w, scaled_h, left, top = cover(width, height, size, centre)
             gap = 2.0 if rough else None
             picture = picture.resize((scaled_w, scaled_h), Image.Resampling.LANCZOS, reducing_gap=gap)
             picture = picture.crop((left, top, left + size[0], top + size[1]))
@@ -132,13 +133,15 @@ def _transform(data: bytes, mode: str) -> tuple[str, str, Any] | None:
         return None
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
-        space = profile.profile.xcolor_space.strip()
+        described: Any = profile.profile  # Pillow's annotation forgets what it made of the file
+        space = described.xcolor_space.strip()
         source = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(space)
         if source is None or (source == "CMYK") != (mode == "CMYK"):
             return None
         name = ImageCms.getProfileDescription(profile).strip() or space
         srgb = ImageCms.createProfile("sRGB")
-        transform: Any = ImageCms.buildTransform(profile, srgb, source, "RGB", RELATIVE, BLACK_POINT)
+        build: Any = ImageCms.buildTransform  # annotated with the names that older Pillow lacks
+        transform = build(profile, srgb, source, "RGB", RELATIVE, BLACK_POINT)
         if source == "CMYK":
             return name, source, transform
         levels = np.array(COLOUR_STEPS, np.uint8)

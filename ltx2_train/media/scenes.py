@@ -49,7 +49,7 @@ def _detector(shortest: int) -> Any:
     import scenedetect
     from scenedetect import ContentDetector, FrameTimecode
 
-    detector = ContentDetector(threshold=THRESHOLD, min_scene_len=shortest)
+    detector: Any = ContentDetector(threshold=THRESHOLD, min_scene_len=shortest)
     counts = scenedetect.__version__.startswith("0.6")  # that one is told numbers; later ones are told times
 
     def look(number: int, picture: Any) -> list[int]:

@@ -160,7 +160,8 @@ def resample(samples: np.ndarray, rate: int, target: int) -> np.ndarray:
 
 def stretch(samples: np.ndarray, rate: int, factor: float) -> np.ndarray:
     """Stereo that lasts `factor` times as long at the same pitch: exactly round(N * factor) samples."""
-    import av
+    import av.error
+    import av.filter
 
     wanted = round(samples.shape[1] * factor)
     graph = av.filter.Graph()
@@ -263,7 +264,7 @@ def _frames(samples: np.ndarray, rate: int, layout: str, first: int = 0) -> Iter
 
 
 def _is_layout(name: str, channels: int) -> bool:
-    import av
+    import av.error
 
     try:
         layout = av.AudioLayout(name)

@@ -238,7 +238,7 @@ def _track_levels(path: Path, steps_per_second: int, track: int | None) -> np.nd
 
 @contextlib.contextmanager
 def _opened(path: Path, track: int | None = None) -> Iterator[tuple[Any, Any]]:
-    import av
+    import av.error
 
     try:
         with av.open(str(path), metadata_errors="replace") as container:
@@ -282,7 +282,7 @@ def _channels(frame: Any) -> int:
 
 
 def _decode(decoder: Any, packet: Any) -> list[Any]:
-    import av
+    import av.error
 
     try:
         return decoder.decode(packet if packet.size else None)

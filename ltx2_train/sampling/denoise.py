@@ -65,7 +65,8 @@ class _Tokens:
     mask: Tensor | None = None  # [B, T, 1], 1 where tokens are drawn
     clean: Tensor | None = None
 
-    def modality(self, sigma: Tensor, context: Tensor) -> Modality:
+    def modality(self, sigma: Tensor, context: Tensor | None) -> Modality:
+        assert context is not None, "what is drawn needs its text"
         return Modality(
             latent=self.x.to(context.dtype), sigma=sigma, timesteps=self.timesteps(sigma), positions=self.positions,
             context=context,
@@ -75,12 +76,13 @@ class _Tokens:
         """[B, T]; None where all tokens are at `sigma` [B]."""
         return None if self.mask is None else self.mask[..., 0] * sigma[:, None]
 
-    def denoised(self, velocity: Tensor, sigma: Tensor) -> Tensor:
+    def denoised(self, velocity: Tensor | None, sigma: Tensor) -> Tensor:
+        assert velocity is not None, "what is drawn comes out of the model"
         timesteps = self.timesteps(sigma)
         return self.x - (sigma[:, None] if timesteps is None else timesteps)[..., None] * velocity.float()
 
     def step(self, x0: Tensor, level: float, following: float) -> _Tokens:
-        if self.mask is not None:
+        if self.mask is not None and self.clean is not None:
             x0 = x0 * self.mask + self.clean * (1 - self.mask)
         x = self.x + (following - level) * (self.x - x0) / level
         return _Tokens(x, self.positions, self.mask, self.clean)
@@ -123,15 +125,15 @@ def denoise(
         if guidance.stg > 0:
             perturbed = _predict(model, drawn, sigma, context, SkipLayers(video_self=skipped, audio_self=skipped))
         drawn = [
-            None if tokens is None else tokens.step(guide(c, u, p, guidance), level, following)
+            None if tokens is None or c is None else tokens.step(guide(c, u, p, guidance), level, following)
             for tokens, c, u, p in zip(drawn, cond, uncond, perturbed, strict=True)
         ]
         if on_step is not None:
             on_step(index + 1, total)
     video, audio = drawn
     return Pair(
-        None if video is None else video_grid(video.x, LatentShape(*noise.video.shape[2:])),
-        None if audio is None else audio_grid(audio.x, _audio_shape(noise.audio)),
+        None if video is None or noise.video is None else video_grid(video.x, LatentShape(*noise.video.shape[2:])),
+        None if audio is None or noise.audio is None else audio_grid(audio.x, _audio_shape(noise.audio)),
     )
 
 

@@ -124,6 +124,7 @@ def read_library(name: str, text: str, suffix: str) -> list[str | dict[str, Any]
         library = parse_json(text) if suffix == ".json" else tomllib.loads(text)
     except ValueError as error:
         raise ConfigError(f"{name} is not valid {suffix[1:].upper()}: {error}.") from None
+    entries: list[str | dict[str, Any]]
     if suffix == ".toml":
         shared = library.get("prompt", library)
         if not isinstance(shared, dict):

@@ -140,7 +140,7 @@ class Renderer:
         noise = self._noise(prompt)
         tokens = ANCHOR_TOKENS
         if self.settings.shift_tokens == "latent":
-            tokens = prompt.shape.latent().tokens if noise.video is not None else noise.audio.shape[2]
+            tokens = sound_shape(prompt.shape).steps if noise.video is None else prompt.shape.latent().tokens
         layers = len(self.model.transformer_blocks)
         block = self.settings.stg_block
         if block is None:
@@ -182,7 +182,8 @@ class Renderer:
     def _context(self, text: str, noise: Pair) -> Pair:
         """The contexts [1, S, D] of what is drawn."""
         found = self.contexts(text)
-        return Pair(*(None if n is None else c[None].to(self.device) for n, c in zip(noise, found, strict=True)))
+        wanted = (None if n is None else c for n, c in zip(noise, found, strict=True))
+        return Pair(*(None if c is None else c[None].to(self.device) for c in wanted))
 
     def _first_frames(self, prompts: Sequence[Prompt], tolerant: bool) -> dict[Prompt, Tensor]:
         """Latents [1, 128, 1, H, W] of the frame that each of `prompts` begins with, for those that have one.
@@ -234,19 +235,19 @@ class Renderer:
 
     def _sounds(self, drawn: Sequence[Drawn], tolerant: bool) -> dict[int, Sound]:
         """The sounds of `drawn` by index: all through the audio VAE, then all through the vocoder."""
-        wanted = [one for one in drawn if one.latents.audio is not None]
+        wanted = [(one, one.latents.audio) for one in drawn if one.latents.audio is not None]
         if not wanted or self.sound is None or (self.settings.audio == "off" and self.model.has_video):
             return {}
         mels: dict[int, Tensor] = {}
         sounds: dict[int, Sound] = {}
         vae = self.sound.open_decoder()
-        for one in wanted:
+        for one, latents in wanted:
             self.events.check_stop()
             with self._failures(_named(one.prompt, "sound"), tolerant):
-                mels[one.index] = decode_mel(vae, one.latents.audio)
+                mels[one.index] = decode_mel(vae, latents)
         del vae
         vocoder = self.sound.open_vocoder()
-        for one in wanted:
+        for one, _ in wanted:
             self.events.progress(len(sounds), len(wanted), "decoding the sound")
             self.events.check_stop()
             if one.index in mels:
@@ -272,6 +273,7 @@ class Renderer:
         if vae is None:
             path = audio_path
         else:
+            assert video is not None, "pictures are decoded where pictures were drawn"
             weight = next(vae.parameters())
             frames = _single(decode_frames(vae, video[None].to(weight.device), self.settings.tiles))
             if one.prompt.shape.frames == 1:
@@ -281,6 +283,7 @@ class Renderer:
                 path = audio_path = write_video(_ending(stem, ".mp4"), frames, fps, about, sound.wave, sound.rate)
             else:
                 path = write_video(_ending(stem, ".mp4"), frames, one.prompt.shape.fps, about)
+        assert path is not None, "neither a picture nor sound"
         return SampleFile(path, one.prompt, video, about, one.latents.audio, audio_path)
 
     @contextlib.contextmanager

@@ -51,14 +51,15 @@ def write_video(
             container.mux(stream.encode(picture))
             # the sound goes beside its picture, so that the file can be played while it is read
             for block in waiting:
+                assert track is not None
+                assert block.pts is not None
                 container.mux(track.encode(block))
                 if block.pts + AAC_BLOCK > (number + 1) / fps * rate:
                     break
         assert stream is not None, "no frames to write"
-        for block in waiting:
-            container.mux(track.encode(block))
         if track is not None:
-            container.mux(track.encode(None))
+            for block in (*waiting, None):
+                container.mux(track.encode(block))
         container.mux(stream.encode(None))
     return path
 

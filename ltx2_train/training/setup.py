@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.amp.grad_scaler import GradScaler
 
 from ..config import RunConfig
 from ..device import release
@@ -64,7 +65,7 @@ class Run:
     loras: LoraSet
     optimizer: torch.optim.Optimizer
     schedule: Any
-    scaler: torch.amp.GradScaler
+    scaler: GradScaler
     data: TrainingSet
     order: BatchOrder
     contexts: ContextStore
@@ -223,7 +224,7 @@ def _assemble(
         loras=loras,
         optimizer=optimizer,
         schedule=schedule,
-        scaler=torch.amp.GradScaler(device.type, enabled=config.model.precision == "fp16" and device.type == "cuda"),
+        scaler=GradScaler(device.type, enabled=config.model.precision == "fp16" and device.type == "cuda"),
         data=checked.data,
         order=checked.order,
         contexts=contexts,

@@ -55,18 +55,20 @@ class Sound:
         """
         count = len(batch.samples)
         latents, lengths = None, [0] * count
-        if batch.has_audio:
+        if batch.audio is not None:
+            assert batch.audio_mask is not None, "a batch with sound says where it is"
             latents = batch.audio.float()
             lengths = batch.audio_mask.sum(dim=1).tolist()
         real = [length > 0 for length in lengths]
-        if self._silence is None or not batch.has_video or all(real):
+        if self._silence is None or batch.latents is None or all(real):
             return latents, lengths, real
         shape = LatentShape(*batch.latents.shape[2:])
         steps = audio_steps(shape.video().frames, batch.fps)
         longest = max(steps, 0 if latents is None else latents.shape[2])
         filled = silence_batch(self._silence, count, longest)
-        for index in (index for index, has in enumerate(real) if has):
-            filled[index, :, : latents.shape[2]] = latents[index]
+        if latents is not None:
+            for index in (index for index, has in enumerate(real) if has):
+                filled[index, :, : latents.shape[2]] = latents[index]
         return filled, [length if has else steps for length, has in zip(lengths, real, strict=True)], real
 
     def weight(self, batch: Batch, video_loss: Tensor | None, audio_loss: Tensor | None) -> float:

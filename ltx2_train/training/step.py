@@ -14,18 +14,38 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..config import RunConfig
 from ..feed.batches import Batch
-from ..models.transformer import LTXTransformer
+from ..models.transformer import Modality, Output
 from ..objective.audio_balance import sample_weights
 from ..objective.terms import Term, total
 from .metrics import LOSS, loss_column
 from .noised import Noised, noised_audio, noised_video
-from .sound import Sound
+
+
+class StepModel(Protocol):
+    """What a step asks of the transformer."""
+
+    has_video: bool
+    has_audio: bool
+
+    def __call__(self, video: Modality | None, audio: Modality | None, /) -> Output: ...
+
+
+class StepSound(Protocol):
+    """What a step asks of `Sound`, which says more of each."""
+
+    @property
+    def silence_weight(self) -> float: ...
+
+    def latents(self, batch: Batch, /) -> tuple[Tensor | None, list[int], list[bool]]: ...
+
+    def weight(self, batch: Batch, video_loss: Tensor | None, audio_loss: Tensor | None, /) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -53,13 +73,13 @@ class StepTerms:
 
 
 def training_step(
-    model: LTXTransformer,
+    model: StepModel,
     batch: Batch,
     contexts: Mapping[str, Tensor],
     run: RunConfig,
     version: str,
     generator: torch.Generator,
-    sound: Sound | None = None,
+    sound: StepSound | None = None,
     turn: int = 0,
 ) -> StepTerms:
     """Forward pass and loss of `batch` with the text contexts [B, S, D] of its streams.
@@ -145,7 +165,7 @@ def _video_term(batch: Batch, losses: Tensor, run: RunConfig) -> Term:
 
 
 def _audio_term(
-    batch: Batch, losses: Tensor | None, real: Sequence[bool], sound: Sound, video: Term | None
+    batch: Batch, losses: Tensor | None, real: Sequence[bool], sound: StepSound, video: Term | None
 ) -> tuple[Term | None, float]:
     """The loss of sound, None for a batch without any, and its weight. `real`: samples whose sound is no silence."""
     term = None if losses is None else Term(losses, mask=real)

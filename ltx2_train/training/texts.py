@@ -46,13 +46,14 @@ def prepare_texts(checked: Checked, events: Events) -> ContextStore:
                 stream: None if one is None else one[0] for stream, one in zip(("video", "audio"), pair, strict=True)
             }
         for stream in streams:
-            if found[stream] is None:
+            context = found[stream]
+            if context is None:
                 raise CacheError(
                     f"{key} holds the caption for {' and '.join(name for name in found if found[name] is not None)} "
                     f"alone, and model.mode is {config.model.mode}. {MEND}",
                     key,
                 )
-            contexts.add(key, stream, found[stream].to(dtype))
+            contexts.add(key, stream, context.to(dtype))
         events.progress(done + 1, total)
     del connectors
     release(device)

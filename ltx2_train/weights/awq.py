@@ -36,7 +36,7 @@ def collect_activations(model: nn.Module, run_batches: Callable[[], object], pat
 
     def watch(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0].detach().reshape(-1, module.in_features)
+            x = inputs[0].detach().reshape(-1, inputs[0].shape[-1])
             found = x.abs().sum(0, dtype=torch.float32)
             sums[path] = sums[path] + found.to(sums[path].device) if path in sums else found
             counts[path] = counts.get(path, 0) + x.shape[0]
@@ -62,8 +62,11 @@ def collect_activations(model: nn.Module, run_batches: Callable[[], object], pat
     unseen = [path for path in paths if path not in means]
     if unseen:
         log.warning("AWQ: %d layers saw no token of the batches and are not scaled, as %s", len(unseen), unseen[0])
-    zeros = {path: torch.zeros(model.get_submodule(path).in_features) for path in unseen}
-    return {path: means.get(path, zeros.get(path)) for path in paths}
+    for path in unseen:
+        width = model.get_submodule(path).in_features
+        assert isinstance(width, int), path
+        means[path] = torch.zeros(width)
+    return {path: means[path] for path in paths}
 
 
 def save_activations(path: Path | str, activations: Mapping[str, Tensor], made_from: Mapping[str, str]) -> None:

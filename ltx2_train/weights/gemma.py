@@ -46,6 +46,12 @@ def gemma_config(files: GemmaFiles) -> Any:
     kinds = options.get("layer_types") or [
         "full_attention" if (layer + 1) % pattern == 0 else "sliding_attention" for layer in range(shape.layers)
     ]
+    # 5.x has no parameters of these names and takes them all the same
+    rotary: dict[str, Any] = {
+        "rope_theta": options.get("rope_theta") or whole.get("rope_theta") or 1_000_000.0,
+        "rope_local_base_freq": options.get("rope_local_base_freq") or local.get("rope_theta") or 10_000.0,
+        "rope_scaling": scaling,
+    }
     return Gemma3TextConfig(
         vocab_size=shape.vocabulary,
         hidden_size=shape.hidden,
@@ -58,9 +64,7 @@ def gemma_config(files: GemmaFiles) -> Any:
         rms_norm_eps=options.get("rms_norm_eps") or 1e-6,
         hidden_activation=options.get("hidden_activation") or "gelu_pytorch_tanh",
         max_position_embeddings=options.get("max_position_embeddings") or 131072,
-        rope_theta=options.get("rope_theta") or whole.get("rope_theta") or 1_000_000.0,
-        rope_local_base_freq=options.get("rope_local_base_freq") or local.get("rope_theta") or 10_000.0,
-        rope_scaling=scaling,
+        **rotary,
         sliding_window=options.get("sliding_window") or 1024,
         layer_types=list(kinds),
         use_cache=False,
@@ -164,7 +168,7 @@ def one_layer(files: GemmaFiles, number: int, device: torch.device | str, dtype:
     if number + 1 == files.shape.layers:
         place_weight(model, files, "norm.weight", "norm", device, dtype)
     else:
-        model.norm = nn.Identity()
+        model.add_module("norm", nn.Identity())
     return model.requires_grad_(False).eval()
 
 

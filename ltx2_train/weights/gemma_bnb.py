@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,23 +24,24 @@ def bitsandbytes_linear(settings: GemmaSettings, dtype: torch.dtype) -> OnLinear
     require_bitsandbytes(settings)
     import bitsandbytes
 
+    library: Any = bitsandbytes  # its annotations lack much of what its layers and parameters take
     logging.getLogger("bitsandbytes.autograd._functions").addFilter(_not_each_call)
 
     def replace(path: str, linear: nn.Linear) -> nn.Module | None:
         shape, weight = (linear.in_features, linear.out_features), linear.weight.data
         if settings.precision == "8bit":
             with torch.device("meta"):
-                eight = bitsandbytes.nn.Linear8bitLt(*shape, bias=False, has_fp16_weights=False, threshold=6.0)
+                eight = library.nn.Linear8bitLt(*shape, bias=False, has_fp16_weights=False, threshold=6.0)
             # by hand: moving the parameter quantizes on the CPU alone, on a card it would wait for the first use
-            values, scales, _ = bitsandbytes.functional.int8_vectorwise_quant(weight.to(torch.float16))
-            eight.weight = bitsandbytes.nn.Int8Params(
+            values, scales, _ = library.functional.int8_vectorwise_quant(weight.to(torch.float16))
+            eight.weight = library.nn.Int8Params(
                 values, requires_grad=False, has_fp16_weights=False, CB=values, SCB=scales
             )
             return eight
         if linear.in_features % 32 or linear.out_features % 32:
             return None  # the kernels want whole blocks; no layer of the real Gemma is so small
         with torch.device("meta"):
-            four = bitsandbytes.nn.Linear4bit(
+            four = library.nn.Linear4bit(
                 *shape,
                 bias=False,
                 compute_dtype=dtype,
@@ -47,7 +49,7 @@ def bitsandbytes_linear(settings: GemmaSettings, dtype: torch.dtype) -> OnLinear
                 quant_type=settings.precision,
             )
         # without `module`, which would make a circle that keeps the weights until the next garbage collection
-        stored = bitsandbytes.nn.Params4bit(
+        stored = library.nn.Params4bit(
             weight,
             requires_grad=False,
             compress_statistics=settings.double_quant,

@@ -68,7 +68,7 @@ class Quantizer:
         if self.loftq is not None and path in self.loftq.paths:
             made = self.loftq.quantize(path, linear, self.settings)
         elif self.activations is not None:
-            made = self._scaled(path, linear)
+            made = self._scaled(path, linear, self.activations)
         else:
             made = quantize_linear(linear, self.format, self.settings)
         made.compute_dtype = self.compute_dtype
@@ -77,14 +77,14 @@ class Quantizer:
         self.quantized += 1
         return made
 
-    def _scaled(self, path: str, linear: nn.Linear) -> QuantLinear:
-        if path not in self.activations:
+    def _scaled(self, path: str, linear: nn.Linear, activations: Mapping[str, Tensor]) -> QuantLinear:
+        if path not in activations:
             raise CheckpointError(
                 f"The AWQ scales lack the layer {path}: they were measured on another model. Delete "
                 "awq_scales.safetensors in the run folder, or switch quant.awq off."
             )
         weight = linear.weight.detach()
-        scales = channel_scales(self.activations[path].to(weight.device), self.settings.awq_alpha)
+        scales = channel_scales(activations[path].to(weight.device), self.settings.awq_alpha)
         bias = None if linear.bias is None else linear.bias.detach()
         return AwqNf4.quantize_scaled(weight, bias, self.settings, weight.dtype, scales)
 

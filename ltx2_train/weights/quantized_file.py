@@ -79,7 +79,7 @@ def quantize_checkpoint(
         plan = _plan(file, layers, quantize)
         total = sum(entry.nbytes for entries in plan.values() for entry in entries.values())
         require_space(target, total)
-        loftq = Loftq(rank, layers) if settings.loftq else None
+        loftq = Loftq(rank, layers) if settings.loftq and rank is not None else None
         entries = {name: entry for group in plan.values() for name, entry in group.items()}
         metadata = file.metadata | _metadata(source, settings)
         try:
@@ -155,7 +155,7 @@ def _plan(file: TensorFile, layers: Mapping[str, str], quantize: Quantizer) -> d
         key = (info.dtype, info.shape)
         if key not in like:  # few shapes are repeated by all blocks; zeros of each show what comes out
             zeros = torch.zeros(info.shape, dtype=info.torch_dtype, device=quantize.device)
-            made = quantize(f"{BLOCKS}.0.x", _linear(zeros))
+            made = _made(quantize, f"{BLOCKS}.0.x", zeros)
             like[key] = {end: Entry.of(tensor) for end, tensor in _parts(made)}
         layer = name.removesuffix(".weight")
         plan[name] = {layer + end: entry for end, entry in like[key].items()}
@@ -182,7 +182,7 @@ def _fill(
             writer.write_bytes(name, _pieces(file, name, info))
         else:
             weight = file.read(name, quantize.device)
-            made = quantize(path, _linear(weight))
+            made = _made(quantize, path, weight)
             for end, tensor in _parts(made):
                 writer.write(name.removesuffix(".weight") + end, tensor)
             if loftq is not None:
@@ -190,6 +190,13 @@ def _fill(
             del weight, made
         done += info.nbytes
         events.progress(done, total, f"{done / 2**30:.1f} of {total / 2**30:.1f} GB")
+
+
+def _made(quantize: Quantizer, path: str, weight: Tensor) -> QuantLinear:
+    """The linear of `weight`, which is one of those that are quantized, as it will be stored."""
+    made = quantize(path, _linear(weight))
+    assert made is not None, path
+    return made
 
 
 def _parts(made: QuantLinear) -> Iterator[tuple[str, Tensor]]:

@@ -96,7 +96,7 @@ class TensorFile:
         tensor = torch.empty(info.shape, dtype=info.torch_dtype)
         if info.nbytes:
             # numpy knows neither bf16 nor fp8; bytes are bytes
-            raw = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+            raw = tensor.reshape(-1).view(torch.uint8).numpy().data
             self._fill(name, info.offset, raw)
         tensor = tensor.to(device)
         return tensor if dtype is None else tensor.to(dtype)

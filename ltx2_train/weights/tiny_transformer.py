@@ -76,7 +76,9 @@ def _fill_attention(attention: Attention, generator: torch.Generator) -> None:
         attention.to_q.weight.copy_(attention.to_k.weight + 0.3 * _scaled(attention.to_k.weight, generator))
     for norm in (attention.q_norm, attention.k_norm):
         norm.weight.mul_(_SHARPNESS)
-    attention.to_out[0].weight.mul_(_OUT)
+    out = attention.to_out[0]
+    assert isinstance(out, nn.Linear)
+    out.weight.mul_(_OUT)
     if attention.gated:
         attention.to_gate_logits.weight.mul_(0.3)
 

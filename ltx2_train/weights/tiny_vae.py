@@ -130,7 +130,7 @@ def _fill_encoder(vae: VideoVAE, pictures: Tensor, code: Tensor) -> Tensor:
                 for time in range(2):
                     source = 8 * (colour + 1) + time * 4 + row * 2 + column
                     _now(second.conv)[out, source] = 0.5 * (-1) ** (row + column)
-                second.conv.conv.bias[out] = _OFFSET
+                _bias(second.conv)[out] = _OFFSET
     features = _tail(pictures)
     targets = (_cells(pictures) - _cells(pictures).mean(0)) @ code.T
     inputs = torch.cat([features[:, _FIRST_CELL:], torch.ones(len(features), 1)], dim=1)
@@ -138,10 +138,10 @@ def _fill_encoder(vae: VideoVAE, pictures: Tensor, code: Tensor) -> Tensor:
     centre = _now(encoder.conv_out)
     centre[:128, _FIRST_CELL:] = solution[:-1].T
     centre[:128, :_FIRST_CELL] = 0.0
-    encoder.conv_out.conv.bias[:128] = solution[-1]
+    _bias(encoder.conv_out)[:128] = solution[-1]
     # The file is bfloat16: measure what will be there.
     stored = centre[:128].bfloat16().float()
-    latents = features @ stored.T + encoder.conv_out.conv.bias[:128].bfloat16().float()
+    latents = features @ stored.T + _bias(encoder.conv_out)[:128].bfloat16().float()
     vae.per_channel_statistics.get_buffer("mean-of-means").copy_(latents.mean(0))
     vae.per_channel_statistics.get_buffer("std-of-means").copy_(latents.std(0))
     return (latents - latents.mean(0)) / latents.std(0)
@@ -188,7 +188,7 @@ def _fill_decoder(vae: VideoVAE, to_cells: Tensor, mean: Tensor) -> None:
                     time, down, right_ = position // 4, position // 2 % 2, position % 2
                     cell = ((colour * 2 + time) * 4 + 2 * down + row) * 4 + 2 * right_ + column
                     _now(ups[0].conv)[channel * 8 + position] = cells[cell]
-                    ups[0].conv.conv.bias[channel * 8 + position] = mean[cell]
+                    _bias(ups[0].conv)[channel * 8 + position] = mean[cell]
     # 16 -> 8 pixels, 4 -> 2 frames: the cells take their places
     for colour in range(3):
         for position in range(8):
@@ -212,7 +212,7 @@ def _fill_decoder(vae: VideoVAE, to_cells: Tensor, mean: Tensor) -> None:
                 last.conv.conv.weight[out] = 0.0
                 last.conv.conv.weight[out, colour] = -taps if negated else taps
     last.conv.conv.weight[6 * cells_out :] = 0.0
-    last.conv.conv.bias[6 * cells_out :] = _CONSTANT
+    _bias(last.conv)[6 * cells_out :] = _CONSTANT
     for up in ups:
         if up.residual:
             _cancel_skip(up)
@@ -241,6 +241,12 @@ def _cancel_skip(up: Upsample) -> None:
 def _now(layer: Conv3d) -> Tensor:
     """The taps of a convolution that look at the same place and time: [out, in], a view."""
     return layer.conv.weight[:, :, 2 if layer.causal else 1, 1, 1]
+
+
+def _bias(layer: Conv3d) -> Tensor:
+    """The bias of a convolution [out], itself."""
+    assert layer.conv.bias is not None
+    return layer.conv.bias
 
 
 def _taps(time: int | None = None, row: int | None = None, column: int | None = None) -> Tensor:

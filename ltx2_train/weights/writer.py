@@ -74,7 +74,7 @@ class TensorWriter:
         found, expected = Entry.of(tensor), self.entries[name]
         assert found == expected, f"{name} was announced as {expected} and is {found}"
         flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-        self.write_bytes(name, [memoryview(flat.view(torch.uint8).numpy())] if flat.numel() else [])
+        self.write_bytes(name, [flat.view(torch.uint8).numpy().data] if flat.numel() else [])
 
     def write_bytes(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
         """Put the raw bytes of a tensor, in pieces, in its place."""

@@ -26,6 +26,9 @@ WEIGHTS = ("*.safetensors", "*.bin")
 class Describer:
     """A vision-language model: pictures and a question -> text."""
 
+    processor: Any  # both are of a class that the folder names; None after `close`
+    model: Any
+
     def __init__(self, folder: Path, device: torch.device, events: Events) -> None:
         from transformers import AutoModelForImageTextToText
 
@@ -60,6 +63,9 @@ class Describer:
 
 class Listener:
     """A speech model such as Whisper: up to 30 seconds of sound -> the words."""
+
+    processor: Any  # as above
+    model: Any
 
     def __init__(self, folder: Path, device: torch.device, events: Events) -> None:
         from transformers import AutoModelForSpeechSeq2Seq

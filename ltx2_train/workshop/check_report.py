@@ -128,7 +128,7 @@ class CheckReport:
 
 def worst(findings: Sequence[Finding]) -> Level:
     """The highest level among `findings`; green where there is none."""
-    return max((finding.level for finding in findings), key=LEVELS.index, default="green")
+    return LEVELS[max((LEVELS.index(finding.level) for finding in findings), default=0)]
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:

@@ -69,9 +69,9 @@ def can_copy(info: MediaInfo, index: Index, first: int, stop: int) -> bool:
 
 def bounds(info: MediaInfo, first: int, stop: int) -> tuple[float, float]:
     """Seconds on the clock of the container at which a piece begins and ends."""
-    times = info.times
-    step = float(np.median(np.diff(times))) if len(times) > 1 else 1.0 / (info.fps or 25.0)
-    return times[first], times[stop] if stop < len(times) else times[-1] + step
+    times, count = info.times, len(info.times)
+    step = float(np.median(np.diff(times))) if count > 1 else 1.0 / (info.fps or 25.0)
+    return times[first], times[stop] if stop < count else times[-1] + step
 
 
 def write_piece(info: MediaInfo, index: Index, first: int, stop: int, path: Path, events: Events | None = None) -> bool:
@@ -79,7 +79,7 @@ def write_piece(info: MediaInfo, index: Index, first: int, stop: int, path: Path
 
     Raises DataError; Stopped on request, and then nothing is left of the piece.
     """
-    import av
+    import av.error
 
     events = shielded(events)
 

@@ -275,6 +275,7 @@ class _Sound:
 
     def __init__(self, batch: Batch) -> None:
         count = len(batch.samples)
+        assert batch.audio is not None
         self._latents = batch.audio
         self._lengths = [batch.audio.shape[2]] * count
 

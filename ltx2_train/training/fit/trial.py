@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -67,8 +68,9 @@ def try_largest(
     if not forced:
         return None
     events.stage("try the largest batch")
-    batch = None if step is not None else load_batch(run.data, largest_batch(run.order))
-    take = step or (lambda: _forward_and_backward(run, batch))
+    take = step
+    if take is None:
+        take = partial(_forward_and_backward, run, load_batch(run.data, largest_batch(run.order)))
     guard = OomGuard(plan, apply, events, run.device)
 
     def attempt() -> tuple[float | None, float]:
