@@ -8,7 +8,7 @@ imported when it is used.
 
 from __future__ import annotations
 
-from comfy_api.latest import ComfyExtension, InputImpl, io
+from typing import TYPE_CHECKING, Any
 
 from .folders import (
     checkpoint_names,
@@ -27,6 +27,12 @@ from .folders import (
 )
 from .jobs import nothing, training_job
 from .page import ComfyEvents, add_routes, preview, preview_all
+
+if TYPE_CHECKING:  # Any to a type checker, so that it says the same with ComfyUI on the path and without
+
+    def __getattr__(name: str) -> Any: ...
+else:
+    from comfy_api.latest import ComfyExtension, InputImpl, io
 
 __all__ = [
     "ComfyEvents",
