@@ -14,11 +14,10 @@ from ltx2_train.caching import encode
 from ltx2_train.caching.cache_file import CacheFile
 from ltx2_train.cli import main
 from ltx2_train.errors import ConfigError, DataError
-from ltx2_train.sampling import prompt_text
-from ltx2_train.sampling import sample as sample_module
+from ltx2_train.sampling import prompt_text, render
 from ltx2_train.sampling.prompt_text import prompt_features
 from ltx2_train.sampling.sample import prompt_folder
-from ltx2_train.training import caches, setup, sound
+from ltx2_train.training import caches, sound
 
 SAMPLES = ["sample.every=1", "train.steps=1"]
 
@@ -38,7 +37,7 @@ def opened(monkeypatch):
         monkeypatch.setattr(module, name, load)
 
     watch(prompt_text.TextEncoder, "load", "Gemma")
-    for module in (setup, sample_module, caches):
+    for module in (render, caches):
         watch(module, "load_video_vae", lambda more: "encoder" if more.get("encoder", True) else "decoder")
     for module in (caches, sound):
         watch(module, "load_audio_vae", "audio VAE")

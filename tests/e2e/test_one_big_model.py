@@ -10,7 +10,7 @@ import pytest
 
 from ltx2_train import Events, build_caches, load_run, placement
 from ltx2_train.sampling.sample import prompt_folder
-from ltx2_train.training import caches, checks, setup
+from ltx2_train.training import caches, checks, setup, texts
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_when_training_begins_gemma_has_left_before_the_transformer_comes(sound_
     build_caches(run)
     shutil.rmtree(prompt_folder(run))  # so that the prompts need Gemma again
     watch(caches.TextEncoder, "load", "Gemma")
-    watch(setup, "load_connectors", "connectors")
+    watch(texts, "load_connectors", "connectors")
     watch(placement, "load_transformer", "transformer")
     checked = checks.check(run, Events())
     setup.load(checked, Events()).close()

@@ -84,7 +84,7 @@ def test_a_sample_with_sound_is_one_file_of_both_versions(version, rate, run_of,
 
 def test_sound_alone_never_reads_the_video_side(run_of, tmp_path, monkeypatch):
     import ltx2_train.placement as placement
-    import ltx2_train.sampling.sample as module
+    import ltx2_train.sampling.render as module
 
     loaded = []
 

@@ -226,7 +226,7 @@ def test_a_longer_run_leaves_the_finished_lora_as_it_is(comfy, chain):
 
 def test_other_settings_under_the_same_name_are_refused(chain):
     chain.trained("other", steps=1)
-    with pytest.raises(RuntimeError, match="lora.rank"):
+    with pytest.raises(RuntimeError, match="rank: was 2, now 4"):
         chain.trained("other", steps=1, rank=4)
 
 

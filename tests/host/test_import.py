@@ -28,7 +28,7 @@ pack = fake_comfy.load_pack("pack")
 print(json.dumps(sorted(set(sys.modules) - before)))
 """
 # what a look at the settings has no use for
-HEAVY = {"conditions", "feed", "training", "sampling", "placement", "cli"}
+HEAVY = {"feed", "training", "sampling", "placement", "cli"}
 LIBRARIES = {"transformers", "av", "bitsandbytes", "sentencepiece", "scenedetect", "accelerate", "optimum", "aiohttp"}
 MOST_MODULES = 110
 

@@ -303,11 +303,11 @@ def test_each_mode_takes_what_it_can_train(config):
         ("a picture", "image", 0),
     ]
     assert [(one.caption, one.kind, one.audio_steps) for one in av.samples] == [
-        ("clip a", "video", 9),
+        ("clip a", "video", 10),
         ("clip b", "video", 0),
         ("a picture", "image", 0),
         ("someone speaks", "audio", 25),
-        ("someone sings", "audio", 35),
+        ("someone sings", "audio", 36),
     ]
     assert [(one.caption, one.kind) for one in audio.samples] == [
         ("clip a", "audio"),
@@ -333,7 +333,7 @@ def test_audio_mode_needs_no_latents_of_the_picture(config):
     for item in plan.items:
         item.latent_path.unlink(missing_ok=True)
     data = opened(config, "audio")
-    assert data.load_audio(data.samples[0]).shape == (8, 9, 16)
+    assert data.load_audio(data.samples[0]).shape == (8, 10, 16)
     assert not load_batch(data, data.samples[:1]).has_video
 
 
@@ -372,7 +372,7 @@ def test_a_validation_sample_is_batched_as_its_own_dataset_says(tmp_path):
     build(config)
     data = opened(config, "audio")
     train, (first, second) = data.samples[0], data.validation
-    assert [load_batch(data, [one]).audio.shape[2] for one in (train, first, second)] == [35, 25, 25]
+    assert [load_batch(data, [one]).audio.shape[2] for one in (train, first, second)] == [36, 25, 25]
     assert len(BatchOrder(data.validation, 1, 0)) == 2
 
 
