@@ -306,7 +306,7 @@ def test_each_mode_takes_what_it_can_train(config):
         ("clip a", "video", 10),
         ("clip b", "video", 0),
         ("a picture", "image", 0),
-        ("someone speaks", "audio", 25),
+        ("someone speaks", "audio", 26),
         ("someone sings", "audio", 36),
     ]
     assert [(one.caption, one.kind) for one in audio.samples] == [
@@ -440,7 +440,7 @@ def test_sound_of_the_community_trainer_is_read_and_its_padding_dropped(config):
     events, messages = heard_events()
     data = opened(config, events=events)
     assert any("another program" in text for _, text in messages)
-    assert [one.audio_steps for one in data.samples] == [9, 0, 0, 25, 35]
+    assert [one.audio_steps for one in data.samples] == [10, 0, 0, 26, 36]
     assert data.load_audio(data.samples[3]).shape == (8, 25, 16)
     assert load_batch(data, data.samples[3:]).audio.shape == (2, 8, 35, 16)
 
