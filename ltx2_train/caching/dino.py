@@ -1,4 +1,4 @@
-"""DINOv2 features of training clips: what of them can be set, and their files.
+"""DINOv2 features of training clips: their files.
 
     {same base as the latents}_ltx2_dino.safetensors
         dino_features                       [T, P, D] float16: T frames of the window, P patches row by row, D values
@@ -16,43 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from pydantic import Field
 
 from ..dataset.cache_names import LATENT_SUFFIX
 from ..errors import CacheError
-from ..settings import Settings
 from .cache_file import CacheFile
 
 DINO_SUFFIX = "_ltx2_dino.safetensors"
 DINO_KEY = "dino_features"
 MODEL_SETTING = "cache.dino.model"
-
-
-class DinoSettings(Settings):
-    """DINOv2 features of the training clips, cached ahead for a regularizer that compares with them."""
-
-    model: Path | None = Field(
-        default=None,
-        description="Folder of a DINOv2 model in the format of Hugging Face (nothing is downloaded). Set: `cache "
-        "build` stores features of every frame of the training clips beside their latents, about 2 MB a frame for the "
-        "base model. Not set: none are made.",
-        json_schema_extra={"community": "dino_model", "advanced": True},
-    )
-    size: int = Field(
-        default=518,
-        ge=14,
-        le=2044,
-        description="Side of the square that frames are resized to; a multiple of the model's patch, which is 14. "
-        "Smaller is faster and takes less disk.",
-        json_schema_extra={"unit": "pixels", "advanced": True},
-    )
-    batch: int = Field(
-        default=16,
-        ge=1,
-        le=1024,
-        description="Frames that pass the model together. Lower it where the device runs out of memory.",
-        json_schema_extra={"community": "dino_batch_size", "unit": "frames", "advanced": True},
-    )
 
 
 def dino_path(latent_path: Path) -> Path:

@@ -10,7 +10,8 @@ import torch
 
 from ..errors import ConfigError
 from ..weights.dinov2 import Dinov2Folder, dinov2_fingerprint, inspect_dinov2, load_dinov2
-from .dino import MODEL_SETTING, DinoSettings
+from .dino import MODEL_SETTING
+from .settings import DinoSettings
 
 
 @dataclass(frozen=True)

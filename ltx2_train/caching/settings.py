@@ -9,7 +9,33 @@ from pydantic import Field
 
 from ..models.tiling import TileSettings
 from ..settings import Dtype, Settings
-from .dino import DinoSettings
+
+
+class DinoSettings(Settings):
+    """DINOv2 features of the training clips, cached ahead for a regularizer that compares with them."""
+
+    model: Path | None = Field(
+        default=None,
+        description="Folder of a DINOv2 model in the format of Hugging Face (nothing is downloaded). Set: `cache "
+        "build` stores features of every frame of the training clips beside their latents, about 2 MB a frame for the "
+        "base model. Not set: none are made.",
+        json_schema_extra={"community": "dino_model", "advanced": True},
+    )
+    size: int = Field(
+        default=518,
+        ge=14,
+        le=2044,
+        description="Side of the square that frames are resized to; a multiple of the model's patch, which is 14. "
+        "Smaller is faster and takes less disk.",
+        json_schema_extra={"unit": "pixels", "advanced": True},
+    )
+    batch: int = Field(
+        default=16,
+        ge=1,
+        le=1024,
+        description="Frames that pass the model together. Lower it where the device runs out of memory.",
+        json_schema_extra={"community": "dino_batch_size", "unit": "frames", "advanced": True},
+    )
 
 
 class CacheSettings(Settings):

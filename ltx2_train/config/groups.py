@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from ..caching.settings import CacheSettings
 from ..conditions.settings import AudioStream, VideoStream
 from ..errors import ConfigError
-from ..lora.inject import LoraSettings
+from ..lora.settings import LoraSettings
 from ..models.tiling import TileSettings
 from ..objective.audio import AudioSettings
 from ..objective.flow import LossSettings

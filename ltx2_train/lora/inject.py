@@ -10,78 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import nn
 
 from ..errors import RunError
-from ..settings import Settings
 from .file import LoraFile
 from .fit import fitting_start
 from .layer import LoRALinear
+from .settings import LoraSettings
 from .targets import BRANCHES, branch_of, candidates, count_branches, select
-
-
-class LoraSettings(Settings):
-    """Size and place of the LoRA."""
-
-    rank: int = Field(
-        default=32,
-        ge=1,
-        le=1024,
-        description="Rank: how much a LoRA can hold. 16 to 64 is usual; the file grows with it.",
-        json_schema_extra={"community": "network_dim"},
-    )
-    alpha: float | None = Field(
-        default=None,
-        ge=0,
-        le=65536,
-        description="Scale of the LoRA: it works at alpha / rank. Not set, or 0: the rank, so a scale of 1.",
-        json_schema_extra={"community": "network_alpha", "advanced": True},
-    )
-    dropout: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="Share of a LoRA layer's inputs that is dropped in training.",
-        json_schema_extra={"community": "network_dropout", "advanced": True},
-    )
-    target: Literal["auto", "t2v", "v2v", "audio", "audio_ref_only_ic", "full"] = Field(
-        default="auto",
-        description="Layers to train: t2v = attention; v2v = attention and feed-forward; audio = the audio layers; "
-        "audio_ref_only_ic = audio and its exchange with video; full = all but the attention gates. auto = t2v, or "
-        "audio where only audio is trained.",
-        json_schema_extra={"community": "lora_target_preset"},
-    )
-    include_patterns: list[str] = Field(
-        default_factory=list,
-        description="Regular expressions; each must match the whole dotted name of a layer. They replace the preset.",
-        json_schema_extra={"community": "include_patterns", "advanced": True},
-    )
-    exclude_patterns: list[str] = Field(
-        default_factory=list,
-        description="Regular expressions of layers to leave out; what include_patterns name stays.",
-        json_schema_extra={"community": "exclude_patterns", "advanced": True},
-    )
-    target_modules: list[str] = Field(
-        default_factory=list,
-        description='Ends of layer names, such as "attn1.to_q", as the official trainer lists them. They replace the '
-        "preset.",
-        json_schema_extra={"community": "target_modules", "advanced": True},
-    )
-    weights: Path | None = Field(
-        default=None,
-        description="A LoRA file to start from, of the same rank; one with a rank per layer is filled up to lora.rank.",
-        json_schema_extra={"community": "network_weights", "advanced": True},
-    )
-
-    @property
-    def effective_alpha(self) -> float:
-        """alpha, or the rank where it is not set."""
-        return float(self.alpha or self.rank)
 
 
 @dataclass(frozen=True)

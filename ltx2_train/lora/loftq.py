@@ -20,7 +20,8 @@ from ..weights.load import blueprint
 from ..weights.loftq import Loftq
 from ..weights.quantize import eligible
 from ..weights.reader import TensorFile
-from .inject import LoraSet, LoraSettings, chosen_layers
+from .inject import LoraSet, chosen_layers
+from .settings import LoraSettings
 
 
 def loftq_for(checkpoint: Path | str, mode: str, settings: LoraSettings) -> Loftq:

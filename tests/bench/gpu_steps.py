@@ -28,7 +28,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 
-from ltx2_train.lora.inject import LoraSettings, inject
+from ltx2_train.lora.inject import inject
+from ltx2_train.lora.settings import LoraSettings
 from ltx2_train.models.positions import audio_positions, video_positions
 from ltx2_train.models.transformer import LTXTransformer, Modality, TransformerConfig
 from ltx2_train.offload.activations import ActivationStore

@@ -12,8 +12,9 @@ import torch
 from ltx2_train import load_run, sample
 from ltx2_train.cli import main
 from ltx2_train.lora.branches import keep_branches
-from ltx2_train.lora.inject import LoraSettings, inject
+from ltx2_train.lora.inject import inject
 from ltx2_train.lora.save import save_lora
+from ltx2_train.lora.settings import LoraSettings
 from ltx2_train.sampling.sound import SoundParts, decode_mel, decode_wave
 from ltx2_train.weights.load import load_transformer
 

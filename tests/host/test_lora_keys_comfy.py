@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from ltx2_train.lora.file import verify_saved
-from ltx2_train.lora.inject import LoraSettings, inject
+from ltx2_train.lora.inject import inject
 from ltx2_train.lora.save import save_lora
+from ltx2_train.lora.settings import LoraSettings
 from ltx2_train.models.transformer import LTXTransformer, TransformerConfig
 
 pytestmark = [

@@ -7,8 +7,9 @@ from safetensors.torch import load_file
 
 from ltx2_train.lora.apply import apply_file
 from ltx2_train.lora.file import load_lora_state
-from ltx2_train.lora.inject import LoraSettings, inject
+from ltx2_train.lora.inject import inject
 from ltx2_train.lora.save import save_lora
+from ltx2_train.lora.settings import LoraSettings
 
 pytest.importorskip("ltx_core")
 pytest.importorskip("diffusers")

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ltx2_train import ConfigError, Events, make_run
-from ltx2_train.lora.inject import LoraSettings, inject
+from ltx2_train.lora.inject import inject
+from ltx2_train.lora.settings import LoraSettings
 from ltx2_train.placement import fit_for_sampling, load_placed, multiply_low
 
 CPU = torch.device("cpu")

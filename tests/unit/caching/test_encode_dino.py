@@ -16,12 +16,12 @@ from safetensors import safe_open
 
 from ltx2_train.caching import dino_model, disk
 from ltx2_train.caching import encode_dino as module
-from ltx2_train.caching.dino import DINO_KEY, DINO_SUFFIX, DinoSettings, dino_path, read_dino
+from ltx2_train.caching.dino import DINO_KEY, DINO_SUFFIX, dino_path, read_dino
 from ltx2_train.caching.dino_model import DinoModel
 from ltx2_train.caching.disk import CacheNeed
 from ltx2_train.caching.encode_dino import DinoFeatures, to_square
 from ltx2_train.caching.recipe import Recipe
-from ltx2_train.caching.settings import CacheSettings
+from ltx2_train.caching.settings import CacheSettings, DinoSettings
 from ltx2_train.caching.status import cache_status, remove
 from ltx2_train.dataset.augment import read_clip
 from ltx2_train.dataset.dataset_file import DatasetConfig

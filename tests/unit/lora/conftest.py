@@ -67,7 +67,8 @@ def make_model():
 @pytest.fixture
 def make_set(make_model):
     """A LoRA set whose B is not zero, on a model of its own."""
-    from ltx2_train.lora.inject import LoraSettings, inject
+    from ltx2_train.lora.inject import inject
+    from ltx2_train.lora.settings import LoraSettings
 
     def make(trained=True, seed=0, model=None, **settings):
         generator = torch.Generator().manual_seed(seed)

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from ltx2_train.errors import CheckpointError, ConfigError
 from ltx2_train.lora.file import load_lora_header, load_lora_state, verify_saved
-from ltx2_train.lora.inject import LoraSettings
 from ltx2_train.lora.save import save_lora
+from ltx2_train.lora.settings import LoraSettings
 from ltx2_train.settings import Settings
 
 ABOUT = {

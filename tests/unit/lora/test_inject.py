@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from ltx2_train.errors import ConfigError, RunError
-from ltx2_train.lora.inject import LoraSettings, inject
+from ltx2_train.lora.inject import inject
 from ltx2_train.lora.layer import LoRALinear
+from ltx2_train.lora.settings import LoraSettings
 from ltx2_train.settings import parse
 
 PATH = "transformer_blocks.1.attn1.to_out.0"

@@ -8,10 +8,11 @@ from torch import nn
 
 from ltx2_train.errors import CheckpointError, ConfigError
 from ltx2_train.lora.file import load_lora_state, verify_saved
-from ltx2_train.lora.inject import LoraSettings, inject
+from ltx2_train.lora.inject import inject
 from ltx2_train.lora.layer import LoRALinear
 from ltx2_train.lora.loftq import apply_loftq, loftq_for
 from ltx2_train.lora.save import save_lora
+from ltx2_train.lora.settings import LoraSettings
 from ltx2_train.quant.nf4 import Nf4
 from ltx2_train.quant.settings import QuantSettings
 from ltx2_train.weights.load import load_transformer
