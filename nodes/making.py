@@ -11,7 +11,7 @@ from typing import Any
 from .. import ltx2_train as core
 from ..ltx2_train.errors import ConfigError, DataError
 from ..ltx2_train.files import digest
-from . import entries, host, local_models, source_folder
+from . import entries, host, local_models, source_folder, words
 from .host import io
 from .made import always
 
@@ -21,6 +21,9 @@ SCENES, SECONDS, SPEECH = "scenes", "seconds", "pauses of speech"
 # how the core calls what a node calls otherwise
 WORDS = {"out": "name", "min": "min_seconds", "max": "max_seconds"}
 NAMED = 3  # files that a sentence names
+
+for _widget in ("min_seconds", "max_seconds"):  # settings of recordings have these names too, other nodes show those
+    words.show(CUT_TITLE, _widget, _widget)
 
 _written_over: dict[Path, str] = {}  # folders whose captions were written anew, and with which settings
 

@@ -44,6 +44,7 @@ def _widget(found: re.Match[str]) -> str:
 
 @functools.cache
 def _pattern() -> re.Pattern[str]:
-    # longer paths first; a path that goes on is another setting
+    # longer paths first; a path that goes on is another setting, and one with its node behind it is a widget already
     paths = "|".join(re.escape(path) for path in sorted(_shown, key=len, reverse=True))
-    return re.compile(rf"(?<![\w.])(?:{paths})(?!\w|\.\w)" if paths else r"(?!)")
+    titles = "|".join(re.escape(node) for node in {node for nodes in _shown.values() for node in nodes})
+    return re.compile(rf"(?<![\w.])(?:{paths})(?!\w|\.\w| of (?:{titles}))" if paths else r"(?!)")

@@ -377,6 +377,9 @@ def test_settings_are_called_as_their_widgets(nodes):
     with words.speaking_as("Check Dataset"):
         assert words.in_words("Set enable_bucket = true") == "Set buckets = true"
         assert words.in_words("a higher resolution") == "a higher resolution"
+        told = words.in_words("Lower speech_min_seconds.")
+        assert told == "Lower min_seconds of Load Training Audio.", "a node's own min_seconds is another setting"
+        assert words.in_words(told) == told
 
 
 def test_what_the_requirements_name_and_is_missing_is_told_with_the_line_that_installs_it(nodes, tmp_path, monkeypatch):

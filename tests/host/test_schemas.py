@@ -107,6 +107,15 @@ def test_widgets_keep_their_order(schemas, node_id):
 
 
 @pytest.mark.parametrize("node_id", IDS)
+def test_a_node_calls_its_own_widgets_by_their_names(nodes, schemas, node_id):
+    schema = schemas[node_id][1]
+    with nodes.words.speaking_as(schema.display_name):
+        for widget in widgets_of(schema):
+            told = nodes.words.in_words(f"Lower {widget.id}.")
+            assert " of " not in told, "a setting of that name is shown by another node, and this widget is not it"
+
+
+@pytest.mark.parametrize("node_id", IDS)
 def test_at_most_eight_widgets_are_visible(schemas, node_id):
     assert sum(not advanced(widget) for widget in widgets_of(schemas[node_id][1])) <= 8
 
