@@ -6,9 +6,12 @@ import gc
 
 import torch
 
-from .errors import ConfigError, OutOfMemory
+from .errors import ConfigError, OutOfMemory, OutOfRam
 
-_FULL = ("not enough memory", "can't allocate memory")  # as the allocators of a processor say it
+# As the allocator of the processor says it, on Windows and elsewhere. It speaks of RAM, whatever device is at work.
+_RAM_FULL = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory", "Cannot allocate memory")
+# In lower case: the allocator of a card, its driver, what is launched through it, and libraries that allocate
+_CARD_FULL = ("out of memory", "cublas_status_alloc_failed", "cudnn_status_alloc_failed")
 OLDEST_TORCH = (2, 7)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -51,13 +54,34 @@ def release(device: torch.device) -> None:
 
 def is_full(error: BaseException) -> bool:
     """Whether `error` means that memory ran out, on whichever device and whoever says so."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    return card_is_full(error) or ram_is_full(error)
+
+
+def card_is_full(error: BaseException) -> bool:
+    """Whether `error` means that the memory of a card ran out, whoever says so."""
+    if isinstance(error, torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _FULL)
+    words = str(error).lower()
+    return isinstance(error, RuntimeError) and not ram_is_full(error) and any(text in words for text in _CARD_FULL)
+
+
+def ram_is_full(error: BaseException) -> bool:
+    """Whether `error` means that RAM ran out, which moving more of a card to RAM would only make worse."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return False
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _RAM_FULL)
 
 
 def out_of_memory(error: BaseException, doing: str) -> OutOfMemory | None:
-    """An error in the user's words where `error` means that the device is full."""
+    """An error in the user's words where `error` means that the device is full, or the RAM."""
+    if ram_is_full(error):
+        return OutOfRam(
+            f"The RAM of this machine ran out while {doing}. Close other programs, make the clips shorter "
+            "(target_frames) or smaller (resolution) in the dataset, or set memory.swap_from to file, so that swapped "
+            "blocks do not wait in RAM."
+        )
     if is_full(error):
         return OutOfMemory(
             f"The device ran out of memory while {doing}. Make the clips shorter (target_frames) or smaller "

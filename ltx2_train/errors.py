@@ -7,6 +7,7 @@
     |- CheckpointError           a weight file is not what the job needs
     |- RunError                  the run folder cannot be used, or the disk refused a write
     |- OutOfMemory               the device is full
+    |  |- OutOfRam               the RAM is full
     `- Stopped                   the user asked to stop; what was to be saved has been saved
 
 Every message answers: what is wrong, what was given, what was expected, what to change.
@@ -54,6 +55,10 @@ class RunError(TrainerError):
 
 class OutOfMemory(TrainerError):
     """The device ran out of memory; the text names what to make smaller."""
+
+
+class OutOfRam(OutOfMemory):
+    """The RAM ran out, whatever the device; the text names what to keep elsewhere."""
 
 
 class Stopped(TrainerError):

@@ -23,6 +23,7 @@ from .offload.settings import MemorySettings
 from .offload.source import FileBlocks, Ranges
 from .quant.base import QuantLinear
 from .quant.faster import faster_matmul, has_matmul, set_matmul
+from .quant.nf4 import Nf4, why_slow
 from .sizes import frozen_bytes, meta_model, stored_as
 from .weights.keys import transformer_prefix
 from .weights.load import load_transformer, section
@@ -259,6 +260,17 @@ def multiply_low(model: nn.Module, choice: str, tokens: int, device: torch.devic
     if choice == "auto" and not faster_matmul(widest, tokens, device):
         return f"Products stay in {widest.compute_dtype}: 8 bits are not faster here for {tokens} tokens."
     return f"Products in 8 bits in {set_matmul(model, True)} layers."
+
+
+def read_slowly(model: nn.Module, device: torch.device) -> str | None:
+    """A sentence where a card reads the nf4 weights of `model` without the kernel that is made for it."""
+    layer = next((module for module in model.modules() if isinstance(module, Nf4)), None)
+    if device.type != "cuda" or layer is None or not (why := why_slow(layer, device.type)):
+        return None
+    return (
+        f"nf4 weights are read without the kernel of bitsandbytes, which {why}: a step takes about 1.3 times as long. "
+        "The results are the same."
+    )
 
 
 def _free(device: torch.device, needed: int) -> bool:

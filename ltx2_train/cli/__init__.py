@@ -6,9 +6,11 @@ Exit codes: 0 done, 1 error, 2 wrong usage or settings, 130 stopped by the user 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ..errors import ConfigError, Stopped, TrainerError
@@ -23,6 +25,7 @@ from .quantize import add_quantize
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    _set_allocator()
     with lasting_output() as out:
         code = _run(argv)
         out.flush()
@@ -30,6 +33,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: The output could not be written: {out.lost.strerror}.", file=sys.stderr)
             code = 1
     return code
+
+
+def _set_allocator() -> None:
+    """Let the memory of a card grow in place, which leaves no holes. Read when a card is first used; what the user set
+    stands. Windows has no such memory, and inside ComfyUI it is ComfyUI that decides."""
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # that of torch 2.9 and later, that of all before
+    if sys.platform == "linux" and not any(name in os.environ for name in names):
+        try:
+            major, minor = (int(part) for part in version("torch").split(".")[:2])
+        except (PackageNotFoundError, ValueError):
+            return
+        os.environ[names[0] if (major, minor) >= (2, 9) else names[1]] = "expandable_segments:True"
 
 
 def _run(argv: Sequence[str] | None) -> int:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..device import is_full
+
 logger = logging.getLogger(__name__)
 
 BACKEND = "inductor"
@@ -34,9 +36,9 @@ class Fused:
             return None
         try:
             return self._run(body, arguments)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:  # compilers and drivers fail in their own ways
+            if is_full(error):
+                raise
             self.failure = _words(error)
             logger.warning("torch.compile failed (%s). The run goes on without it.", self.failure)
             return None

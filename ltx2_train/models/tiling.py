@@ -45,7 +45,7 @@ class TileSettings(Settings):
         default=None,
         ge=TEMPORAL_FACTOR,
         description="Work through a clip this many frames at a time. Same result as the whole clip, less memory. "
-        "Rounded down to a multiple of 8; empty is off.",
+        "Rounded down to a multiple of 8. Empty: 16 where a card encodes the caches, else the whole clip.",
         json_schema_extra={"community": "vae_chunk_size", "unit": "frames"},
     )
     spatial_tile: Size = Field(

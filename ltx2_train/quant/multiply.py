@@ -5,8 +5,9 @@ the weight multiply the result of x W^T; for g W they belong to the summed index
 quantized.
 
 int8: torch._int_mm, exact sums in int32. fp8: torch._scaled_mm with unit scales and the true ones multiplied in
-afterwards, which runs on every card with fp8 units (compute capability 8.9 and up); there it takes its second factor
-only column by column, so for g W the weight is copied in the other order, one byte a value.
+afterwards, which runs on every card with fp8 units (compute capability 8.9 and up). On cards both take their second
+factor only column by column (_int_mm from CUDA 13 on), so for g W the weight is copied in the other order, one byte a
+value.
 
 Shape letters: N tokens, I in, O out.
 """
@@ -38,7 +39,7 @@ def int8_multiply(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
 def int8_multiply_back(grad: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """grad [N, O] times weight [O, I] int8 with scale [O, 1]: [N, I] in the dtype of grad."""
     short, size = _int8(grad * scale.reshape(1, -1))
-    product = torch._int_mm(short, weight)  # pyright: ignore[reportPrivateImportUsage]  # torch has no public name for it
+    product = torch._int_mm(short, _by_columns(weight))  # pyright: ignore[reportPrivateImportUsage]  # torch has no public name for it
     return _times(product, size, grad.dtype)
 
 
@@ -63,7 +64,12 @@ def fp8_multiply(x: Tensor, weight: Tensor, scale: Tensor | None) -> Tensor:
 def fp8_multiply_back(grad: Tensor, weight: Tensor, scale: Tensor | None) -> Tensor:
     """grad [N, O] times weight [O, I], `scale` as in `fp8_multiply`."""
     short, size = _fp8(grad if scale is None else grad * scale)
-    return _times(_fp8_product(short, weight.t().contiguous().t(), grad.dtype), size, grad.dtype)
+    return _times(_fp8_product(short, _by_columns(weight), grad.dtype), size, grad.dtype)
+
+
+def _by_columns(weight: Tensor) -> Tensor:
+    """`weight` [O, I] with its columns one after the other in memory."""
+    return weight.t().contiguous().t()
 
 
 def _fp8_product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:

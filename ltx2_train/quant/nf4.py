@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..optional import why_missing
 from .base import Numbers, QuantLinear, Storage, row_parts, scale_dtype
 from .codes import read_pairs
 
@@ -138,6 +139,14 @@ def _by_library(packed: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
         quant_type="nf4",
     )
     return dequantize_4bit(packed.reshape(-1, 1), state).view(shape)
+
+
+def why_slow(layer: Nf4, device: str) -> str:
+    """Why the kernel of bitsandbytes does not read weights as that of `layer` on devices of the type `device`, as the
+    end of a sentence; empty where it does."""
+    if _library_agrees(device, layer.block_size, layer.compute_dtype):
+        return ""
+    return why_missing("bitsandbytes.functional") or "reads other numbers here"
 
 
 @lru_cache(maxsize=64)

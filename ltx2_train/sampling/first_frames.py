@@ -19,6 +19,7 @@ from torch import Tensor
 from ..caching.build import with_model
 from ..caching.cache_file import ARCHITECTURE, FORMAT_VERSION, CacheFile, latent_key
 from ..dataset.sources import content_hash, source_stat
+from ..device import card_is_full
 from ..errors import CacheError, DataError, OutOfMemory, RunError
 from ..events import Events
 from ..files import digest, write_tensors
@@ -104,7 +105,9 @@ class FirstFrames:
                     self.make(prompt, vae, events)
                 except DataError as error:
                     failed.append(error)
-                except torch.OutOfMemoryError as error:
+                except RuntimeError as error:
+                    if not card_is_full(error):
+                        raise
                     shape = prompt.shape
                     raise OutOfMemory(
                         f"The device ran out of memory while the VAE encoded {prompt.image} at {shape.width}x"

@@ -27,7 +27,7 @@ from ..lora.loftq import apply_loftq, loftq_for
 from ..models.transformer import LTXTransformer
 from ..models.video_vae import VideoVAE
 from ..optim import resume
-from ..placement import Placed, load_placed, multiply_low
+from ..placement import Placed, load_placed, multiply_low, read_slowly
 from ..sampling.first_frames import FirstFrames
 from ..sampling.prompts import Prompt
 from ..sampling.render import Renderer, open_vae
@@ -182,7 +182,8 @@ def _set_to_work(checked: Checked, placed: Placed, plan: MemoryPlan, events: Eve
     memory, quant = plan.memory_settings(config.memory), plan.quant_settings(config.quant)
     model.keep_text_kv = plan.keep_text_kv
     tokens = of_batch(largest_batch(checked.order), config).video_tokens or 1
-    for text in (*placed.work_as(memory), multiply_low(model, quant.matmul, tokens, device)):
+    notes = (multiply_low(model, quant.matmul, tokens, device), read_slowly(model, device))
+    for text in (*placed.work_as(memory), *notes):
         if text:
             events.message(text)
     events.holding(placed, placed.device_bytes, device)

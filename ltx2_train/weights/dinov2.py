@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..device import card_is_full
 from ..errors import CheckpointError, ConfigError, OutOfMemory
 from ..files import digest
 from .reader import TensorFile
@@ -107,9 +108,9 @@ def load_dinov2(found: Dinov2Folder, device: torch.device | str, key: str) -> An
             found.path, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
         model = model.to(device).eval().requires_grad_(False)
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(f"{key}: {found.path} does not fit on {device}. Use a smaller model.") from error
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
+        if card_is_full(error):
+            raise OutOfMemory(f"{key}: {found.path} does not fit on {device}. Use a smaller model.") from error
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"{key}: {found.path} cannot be loaded as {kind.__name__}: {reason}.") from error
     # what a file lacks would silently be random numbers; the mask token alone is of no use here

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..device import card_is_full
 from ..errors import OutOfMemory
 from ..quant.base import QuantLinear
 from .expected import check_names
@@ -72,7 +73,9 @@ def materialise(module: nn.Module, origin: Origin, arrival: Arrival) -> None:
         for name in filling.order:
             filling.take(name)
             filling.count(name)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not card_is_full(error):
+            raise
         raise OutOfMemory(
             f"{torch.device(arrival.device)} ran out of memory while the {origin.what} was loaded "
             f"({filling.done / 1e9:.1f} of {filling.total / 1e9:.1f} GB). Choose a smaller quantization, let more "

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..device import pick_device, release
+from ..device import card_is_full, pick_device, release
 from ..errors import CheckpointError, ConfigError, OutOfMemory, Stopped
 from ..events import Events, shielded
 from ..files import atomic
@@ -85,7 +85,9 @@ def quantize_checkpoint(
         try:
             with atomic(target) as temporary, TensorWriter(temporary, entries, metadata) as writer:
                 _fill(writer, file, plan, layers, quantize, loftq, events)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not card_is_full(error):
+                raise
             raise OutOfMemory(
                 f"{device} ran out of memory while {source.name} was quantized. Set quant.device to cpu (--device cpu)."
             ) from error

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..device import DTYPES
+from ..device import DTYPES, card_is_full
 from ..errors import CheckpointError, OutOfMemory
 from ..events import Events
 from ..files import digest
@@ -157,7 +157,9 @@ class TextEncoder:
                 home = torch.device("cpu") if stream else device
                 materialise(extractor, origin, Arrival(dtype, home))
                 gemma = load_gemma(files, dtype, home, on_progress, on_linear)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not card_is_full(error):
+                raise
             raise _too_small(device) from error
         if stream:
             for name, buffer in gemma.named_buffers():
@@ -186,7 +188,9 @@ class TextEncoder:
             batch = order[start : start + max(1, batch_size)]
             try:
                 found = self._features([ids[caption] for caption in batch])
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not card_is_full(error):
+                    raise
                 raise _too_small(self.device) from error
             for caption, features in zip(batch, found, strict=True):
                 check_finite(features, caption)

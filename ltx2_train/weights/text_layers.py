@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..device import card_is_full
 from ..errors import DataError, OutOfMemory
 from ..events import Events
 from ..models.text import FeatureExtractor, PartialFeatures, TextFeatures
@@ -118,7 +119,9 @@ class LayeredTextEncoder:
                             number * len(batches) + done + 1, total, f"layer {number + 1} of {files.shape.layers}"
                         )
                     del layer, take
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not card_is_full(error):
+                    raise
                 raise OutOfMemory(
                     f"One layer of the text encoder does not fit into the memory of {self.device}. Close what else "
                     "uses the card, or encode on the CPU (model.device = cpu)."
@@ -165,8 +168,8 @@ def _pass(layer: Any, batch: Sequence[str], state: torch.Tensor, device: torch.d
         out = layer(inputs_embeds=state.to(device), use_cache=False).last_hidden_state
         take(batch, out)
         return out.cpu()
-    except torch.OutOfMemoryError:
-        if len(state) == 1:
+    except RuntimeError as error:
+        if not card_is_full(error) or len(state) == 1:
             raise
     # outside of the handler, whose traceback holds what the attempt has made
     del out

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..dataset.captions import NOT_TEXT
-from ..device import release
+from ..device import card_is_full, release
 from ..errors import ConfigError, OutOfMemory
 from ..events import Events
 
@@ -105,9 +105,11 @@ def _load(key: str, folder: Path, kind: Any, device: torch.device, events: Event
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
         model = kind.from_pretrained(folder, local_files_only=True, dtype=dtype)
         return processor, model.to(device).eval()
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(f"{key}: {folder} does not fit on {device}. Use a smaller model, or --device cpu.") from error
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
+        if card_is_full(error):
+            raise OutOfMemory(
+                f"{key}: {folder} does not fit on {device}. Use a smaller model, or --device cpu."
+            ) from error
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(
             f"{key}: {folder} cannot be loaded with {kind.__name__}: {reason}. Is it the right kind of model, whole, "
@@ -129,7 +131,9 @@ def _generate(model: Any, inputs: Any, device: torch.device, events: Events, **m
     try:
         with torch.inference_mode():
             tokens = model.generate(**moved, stopping_criteria=_criteria(asked), **more)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not card_is_full(error):
+            raise
         raise OutOfMemory(
             f"The memory of {device} is full. Lower --frames, use a smaller model, or close what else uses the card."
         ) from error

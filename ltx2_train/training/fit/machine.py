@@ -7,13 +7,14 @@ here) those of a usual card of that size stand in: data-sheet bf16 with float32 
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ CONTEXT = 0.5 * GB  # of a process that uses CUDA, before its first tensor: an a
 RESERVE, RESERVE_SHARE = 0.3 * GB, 0.02
 RAM_RESERVE = 1.0 * GB
 SIZES = (80, 48, 32, 24, 16, 12, 8)  # of memory.fit
+SUSTAINED, TIMES = 0.1, 5  # seconds of products that tell a card's rate, and tries of everything that is measured
 _USABLE = 0.975  # of what is printed on the box; the rest is the driver's
 CARD_SHARE = 0.9
 
@@ -110,8 +112,7 @@ def measure(device: torch.device) -> Rates:
     """Rates of this machine, measured with short runs."""
     cuda = device.type == "cuda"
     size, dtype = (4096, torch.bfloat16) if cuda else (768, torch.float32)
-    a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
-    matmul = 2 * size**3 / _seconds(lambda: a @ b, device)
+    matmul = 2 * size**3 / _seconds(partial(torch.mm, *_factors(size, device, dtype)), device, SUSTAINED if cuda else 0)
     source = torch.ones((256 if cuda else 32) << 20, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     bandwidth = 2 * source.numel() / _seconds(lambda: target.copy_(source), device)
@@ -125,16 +126,30 @@ def measure(device: torch.device) -> Rates:
     return Rates(matmul, bandwidth, found[0], found[1], source="measured")
 
 
-def _seconds(run: Callable[[], object], device: torch.device, times: int = 5) -> float:
-    """The quickest of some runs, after one that warms up."""
+def _factors(size: int, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two matrices of random numbers: a card multiplies ones with less current, so faster than what a run has."""
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return a, b
+
+
+def _seconds(run: Callable[[], object], device: torch.device, sustained: float = 0.0) -> float:
+    """The quickest of some runs, after one that warms up; with `sustained` the mean over runs of so many seconds
+    together, since a card lowers its clock after the first milliseconds."""
     best = float("inf")
-    for _ in range(times + 1):
-        _wait(device)
-        begun = time.perf_counter()
-        run()
-        _wait(device)
-        best = min(best, time.perf_counter() - begun)
+    for _ in range(TIMES + 1):
+        best = min(best, _timed(run, device, 1))
+    if best < sustained:
+        best = _timed(run, device, math.ceil(sustained / best))
     return max(best, 1e-9)
+
+
+def _timed(run: Callable[[], object], device: torch.device, times: int) -> float:
+    _wait(device)
+    begun = time.perf_counter()
+    for _ in range(times):
+        run()
+    _wait(device)
+    return (time.perf_counter() - begun) / times
 
 
 def _wait(device: torch.device) -> None:

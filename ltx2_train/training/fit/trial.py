@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from ...device import out_of_memory, release
-from ...errors import OutOfMemory
+from ...errors import OutOfMemory, OutOfRam
 from ...events import Events
 from ...feed.batches import Batch, load_batch
 from ..contexts import streams_of
@@ -123,8 +123,11 @@ class OomGuard:
         return found
 
     def down(self, error: OutOfMemory) -> None:
-        """One notch down. Raises `error` where nothing is left to give up."""
+        """One notch down. Raises `error` where nothing is left to give up, or where RAM is full beside a card: what
+        a notch takes from the card goes to RAM."""
         saved = self._save() if self._save is not None else ""
+        if isinstance(error, OutOfRam) and self.device.type == "cuda":
+            raise error
         leaner = self.plan.notch_down()
         if leaner is None:
             fixed = f" Settings that you fixed were kept: {', '.join(self.plan.fixed)}." if self.plan.fixed else ""

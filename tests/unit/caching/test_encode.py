@@ -5,6 +5,7 @@ import os
 import threading
 import time
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from media import moving_square, write_captioned, write_image
 from safetensors import safe_open
 
 from ltx2_train.caching.cache_file import Fingerprints
-from ltx2_train.caching.encode import as_bytes, to_pixels
+from ltx2_train.caching.encode import as_bytes, tiles_on, to_pixels
 from ltx2_train.caching.recipe import Recipe
 from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.caching.status import cache_status
@@ -24,6 +25,7 @@ from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import DataError, OutOfMemory, Stopped
 from ltx2_train.events import Events
 from ltx2_train.models.text import TextFeatures
+from ltx2_train.models.tiling import TileSettings
 
 WEIGHTS = Fingerprints("ckpt-1", "gemma-1")
 
@@ -293,6 +295,16 @@ def test_out_of_memory_says_what_to_make_smaller(dataset):
     with pytest.raises(OutOfMemory, match="chunk_size"):
         encode_latents(plan_dataset(dataset()), lambda: vae, "v", CacheSettings())
     assert vae.closed
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "able", "chunk"),
+    [("cuda", None, True, 16), ("cuda", 32, True, 32), ("cuda", None, False, None), ("cpu", None, True, None)],
+)
+def test_a_card_encodes_in_chunks_where_the_settings_leave_it_open(device, given, able, chunk):
+    vae = SimpleNamespace(config=SimpleNamespace(encodes_in_pieces=able))
+    tiles = tiles_on(device, TileSettings(chunk_size=given, spatial_tile=512), vae)
+    assert (tiles.chunk_size, tiles.spatial_tile) == (chunk, 512)
 
 
 def test_stop_keeps_what_is_done_and_the_next_build_goes_on(dataset):

@@ -68,6 +68,24 @@ def test_integers_multiply_exactly():
     assert torch.equal(multiply.int8_multiply_back(grad, weight, scale), grad @ (weight.float() * 0.5))
 
 
+@pytest.mark.parametrize("kind", ["int8", "int8_rotated", "fp8_cast"])
+def test_a_card_gets_the_second_factor_by_columns_forward_and_back(kind, monkeypatch):
+    """CUDA 13 has no product with a row-major second factor; a processor takes either, so the strides are asserted."""
+    strides, name = [], "_scaled_mm" if kind == "fp8_cast" else "_int_mm"
+    real = getattr(torch, name)
+
+    def watched(first, second, **more):
+        strides.append((first.stride(), second.stride(), first.shape[1]))
+        return real(first, second, **more)
+
+    monkeypatch.setattr(torch, name, watched)
+    module = make(kind)
+    module.matmul = True
+    x = draw(24, 128).requires_grad_()
+    module(x).backward(draw(24, 96))
+    assert strides == [((128, 1), (1, 128), 128), ((96, 1), (1, 96), 96)]
+
+
 @pytest.mark.parametrize("kind", ABLE)
 def test_zero_tokens_and_empty_batches(kind):
     module = make(kind)

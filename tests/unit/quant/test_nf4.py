@@ -112,3 +112,21 @@ def test_rows_do_not_depend_on_each_other(monkeypatch):
         assert torch.equal(one, other)
     packed, scale = whole
     assert torch.equal(nf4._by_lookup(packed, scale, torch.float32), by_hand(packed, scale, 32))
+
+
+@pytest.mark.parametrize("fault", [None, RuntimeError])
+def test_why_the_kernel_is_not_used_is_told(fault, monkeypatch):
+    pytest.importorskip("bitsandbytes")
+    from ltx2_train.placement import read_slowly
+
+    module = Nf4.quantize(draw(16, 64), None, QuantSettings(), torch.float32)
+    agrees = fault is None
+    monkeypatch.setattr(nf4, "_library_agrees", lambda device, block, dtype: agrees)
+    said = read_slowly(nn.Sequential(module), torch.device("cuda"))
+    assert (said is None) == agrees
+    if said is not None:
+        assert "kernel of bitsandbytes, which reads other numbers here: a step takes about 1.3 times" in said
+    monkeypatch.setattr(nf4, "why_missing", lambda name: "is not installed")
+    assert agrees or "which is not installed" in read_slowly(nn.Sequential(module), torch.device("cuda"))
+    assert read_slowly(nn.Sequential(module), torch.device("cpu")) is None
+    assert read_slowly(nn.Linear(2, 2), torch.device("cuda")) is None

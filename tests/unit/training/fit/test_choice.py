@@ -7,12 +7,14 @@ from dataclasses import replace
 from functools import lru_cache
 
 import pytest
+import torch
 
 from ltx2_train.config import make_run
 from ltx2_train.errors import ConfigError, RunError
 from ltx2_train.models.transformer import TransformerConfig
 from ltx2_train.shapes import LatentShape
 from ltx2_train.training.fit import Facts, MemoryPlan, make_plan, parse_bucket
+from ltx2_train.training.fit import machine as machine_module
 from ltx2_train.training.fit.choose import fitted
 from ltx2_train.training.fit.estimate import device_parts, predict
 from ltx2_train.training.fit.machine import GIB, SIZES, Machine, Rates, available_ram, card, measure, this_machine
@@ -232,14 +234,28 @@ def test_report_has_a_row_a_size_and_marks_the_chosen():
 
 
 def test_rates_and_memory_of_this_machine(tmp_path):
-    import torch
-
     rates = measure(torch.device("cpu"))
     assert min(rates.matmul, rates.bandwidth) > 1e8
     assert 0 < available_ram() < 1e14
     here = this_machine(torch.device("cpu"), tmp_path / "not" / "yet")
     assert here.device_type == "cpu"
     assert here.disk > 0
+
+
+def test_a_rate_is_that_of_a_tenth_of_a_second_on_random_numbers(monkeypatch):
+    """A card runs its first milliseconds faster than the rest, and ones faster than random numbers."""
+    clock, runs = [0.0], []
+
+    def run():
+        runs.append(clock[0])
+        clock[0] += 0.001 if clock[0] < 0.010 else 0.002
+
+    monkeypatch.setattr(machine_module.time, "perf_counter", lambda: clock[0])
+    cpu = torch.device("cpu")
+    assert machine_module._seconds(run, cpu) == pytest.approx(0.001)
+    clock[0] = 0.0
+    assert machine_module._seconds(run, cpu, sustained=0.1) == pytest.approx(0.002, rel=0.03)
+    assert all(factor.std() > 0.9 for factor in machine_module._factors(64, cpu, torch.float32))
 
 
 def test_accumulation_multiplies_the_time():

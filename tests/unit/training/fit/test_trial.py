@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ltx2_train import Events, load_run
-from ltx2_train.errors import OutOfMemory
+from ltx2_train.errors import OutOfMemory, OutOfRam
 from ltx2_train.training.checks import check
 from ltx2_train.training.fit import Facts, make_plan
 from ltx2_train.training.fit.machine import Machine, Rates, card
@@ -150,6 +150,21 @@ def test_saved_is_said_and_the_end_is_an_error_with_the_fixed_settings(run):
         guarded(full, guard, "a step")
     assert told.warnings[0].startswith("Out of memory. State and LoRA are saved. From here on ")
     assert len(set(told.warnings)) == len(told.warnings), "no notch twice"
+
+
+def test_full_ram_beside_a_card_is_no_reason_to_move_more_there(run):
+    applied, text = [], "DefaultCPUAllocator: not enough memory: you tried to allocate 772000000 bytes."
+
+    def step():
+        raise RuntimeError(text)
+
+    on_card = OomGuard(plan_of(run), applied.append, Events(), torch.device("cuda"), save=lambda: "Saved.")
+    with pytest.raises(OutOfRam, match="RAM of this machine ran out while a step"):
+        guarded(step, on_card, "a step")
+    assert applied == []
+    without = OomGuard(plan_of(run), applied.append, Events(), run.device)
+    without.down(OutOfRam(text))  # where there is no card a notch saves RAM
+    assert len(applied) == 1
 
 
 def test_unchanged_gives_gradients_back(run):
