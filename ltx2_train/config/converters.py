@@ -145,7 +145,9 @@ def _official_schedule(value: Any, name: str, whole: Mapping[str, Any]) -> Found
     elif kind == "polynomial":
         found += [("schedule.power", params.get("power", 1.0)), ("schedule.min_lr_ratio", 0.0)]
     elif kind == "step":
-        return [Part("optimization.scheduler_type.step", kind)]
+        size = params.get("step_size", int(whole.get("optimization.steps") or 3000) // 2)
+        found += [("schedule.step_size", size), ("schedule.gamma", params.get("gamma", 0.1))]
+        found.append(("schedule.min_lr_ratio", 0.0))
     return found
 
 
@@ -232,6 +234,11 @@ def _found_from_here(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
     return [("data.config", str(value))]
 
 
+def _optimizer_config(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    """ "a=1,b=2" in one text."""
+    return [("optimizer.args", [one.strip() for one in value.split(",")] if isinstance(value, str) else value)]
+
+
 def _optimizer_betas(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
     return [("optimizer.betas", [whole.get("optimizer_beta1", 0.9), whole.get("optimizer_beta2", 0.999)])]
 
@@ -291,6 +298,7 @@ _CONVERTERS: dict[str, Converter] = {
     "local_file": _local_file,
     "found_from_here": _found_from_here,
     "optimizer_betas": _optimizer_betas,
+    "optimizer_config": _optimizer_config,
     "no_samples": _no_samples,
     "one_prompt": _one_prompt,
     "size_text": _size_text,

@@ -53,6 +53,12 @@ class TrainSettings(Settings):
         description="LoRA+: how many times faster the B half of each layer learns than the A half; 16 is usual.",
         json_schema_extra={"community": "loraplus_lr_ratio", "advanced": True},
     )
+    changed_rate: Literal["take", "keep"] = Field(
+        default="take",
+        description="What a learning rate that was changed since the run began does when the run goes on: take = it "
+        "counts from here on, and a message says so; keep = the rate that the run began with stays.",
+        json_schema_extra={"advanced": True},
+    )
     accumulation: int = Field(
         default=1,
         ge=1,

@@ -1,21 +1,27 @@
 """Optimizers and learning-rate schedules by name."""
 
+from .build import averaged, build_optimizer, choose_optimizer, rehearse, state_aside, state_bytes
 from .groups import describe_groups, parameter_groups
-from .optimizers import OPTIMIZERS, OptimizerSettings, build_optimizer, choose_optimizer, state_aside
+from .optimizers import OPTIMIZERS, find_optimizer
 from .resume import resume
 from .schedules import SCHEDULES, ScheduleSettings, build_schedule, warmup_steps
+from .settings import OptimizerSettings
 
 __all__ = [
     "OPTIMIZERS",
     "SCHEDULES",
     "OptimizerSettings",
     "ScheduleSettings",
+    "averaged",
     "build_optimizer",
     "build_schedule",
     "choose_optimizer",
     "describe_groups",
+    "find_optimizer",
     "parameter_groups",
+    "rehearse",
     "resume",
     "state_aside",
+    "state_bytes",
     "warmup_steps",
 ]

@@ -1,31 +1,39 @@
-"""Optimizers by name.
+"""Optimizers by name, or by the dotted name of a class.
 
 A new one is an entry of OPTIMIZERS: how it is built, and what a plan of memory must know of it. The choices of
-`optimizer.name` follow. Settings that an optimizer does not know are refused by name, never dropped.
+`optimizer.name` follow. Numbers and arguments that an optimizer does not know are refused by name, never dropped.
 
-AdamW: Loshchilov and Hutter 2019. 8-bit state: Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization";
-it keeps about 2 instead of 8 bytes a parameter, and small tensors (below 4096 values) in full.
+adamw            Loshchilov and Hutter 2019, arXiv:1711.05101
+adamw8bit        Dettmers et al. 2022, arXiv:2110.02861; about 2 instead of 8 bytes a number, small tensors in full
+adamw8bit_paged  the same in memory that the driver moves to RAM where the card is full
+adamw_bf16       adamw_bf16.py
+prodigy          Mishchenko and Defazio 2024, arXiv:2306.06101; finds its rate
+muon             Jordan et al. 2024; steps of equal length in every direction, at the rates of AdamW (arXiv:2502.16982)
+came             Luo et al. 2023, arXiv:2307.02047; a row and a column stand for the mean of the square
+schedule_free    Defazio et al. 2024, arXiv:2405.15682; what is sampled and saved is the mean of all steps
+adafactor        Shazeer and Stern 2018, arXiv:1804.04235; as came, and no mean of the gradient
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
+import importlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+import io
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
-from pydantic import Field, field_validator
 from torch.optim import Optimizer
 
 from ..errors import ConfigError
 from ..optional import why_missing
 from ..registry import Registry, nearest
-from ..settings import Settings
+from .adamw_bf16 import AdamWBf16
 
-Groups = Iterable[dict[str, Any]] | Iterable[torch.Tensor]
+# what the settings say where nobody said anything
+DEFAULTS: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
 
 
 class Numbers(Protocol):
@@ -48,174 +56,211 @@ class Numbers(Protocol):
 class OptimizerKind:
     """An optimizer: `build(groups, settings, learning rate, device)` makes one.
 
-    `state_bytes(settings)` is what it keeps for each trainable number after its first step. `missing()` is why it
-    cannot be used here, as the end of a sentence on `library`; "" where it can.
+    `state_bytes(settings)` is what it keeps for each trainable number after its first step; None: it is measured.
+    `missing()` is why it cannot be used here, as the end of a sentence on `library`; "" where it can. `cuda`: it is of
+    no use elsewhere. `one_rate`: all layers must learn at one rate. `advice(learning rate, schedule)` is a sentence for
+    the user where the numbers are unusual for it, else "".
     """
 
     build: Callable[[list[Any], Numbers, float, torch.device], Optimizer]
-    state_bytes: Callable[[Numbers], float]
+    state_bytes: Callable[[Numbers], float] | None = None
     library: str = ""
     missing: Callable[[], str] = lambda: ""
+    cuda: bool = False
+    one_rate: bool = False
+    advice: Callable[[float, str], str] = lambda lr, schedule: ""
 
 
 def _adamw(groups: list[Any], settings: Numbers, lr: float, device: torch.device) -> Optimizer:
     extra = {} if device.type != "cuda" or settings.args else {"fused": True}
-    return _construct(torch.optim.AdamW, groups, settings, lr, extra)
+    return construct(torch.optim.AdamW, groups, settings, lr, extra)
 
 
 def _adamw8bit(groups: list[Any], settings: Numbers, lr: float, device: torch.device) -> Optimizer:
     from bitsandbytes.optim.adamw import AdamW8bit
 
-    return _construct(AdamW8bit, groups, settings, lr, {})
+    return construct(AdamW8bit, groups, settings, lr)
 
 
-def _construct(
-    kind: type[Optimizer], groups: list[Any], settings: Numbers, lr: float, extra: dict[str, Any]
+def _adamw8bit_paged(groups: list[Any], settings: Numbers, lr: float, device: torch.device) -> Optimizer:
+    from bitsandbytes.optim.adamw import PagedAdamW8bit
+
+    class Paged(PagedAdamW8bit):
+        """A loaded state is paged too; the library's own would leave it on the card."""
+
+        def load_state_dict(self, state_dict: Mapping[str, Any], move_to_device: bool = True) -> None:
+            super().load_state_dict(dict(state_dict), move_to_device)
+            for parameter, state in self.state.items():
+                for name in ("state1", "state2"):
+                    if name in state:
+                        loaded = state[name]
+                        state[name] = self.get_state_buffer(parameter, dtype=loaded.dtype)
+                        state[name].copy_(loaded)
+
+    return construct(Paged, groups, settings, lr)
+
+
+def _adamw_bf16(groups: list[Any], settings: Numbers, lr: float, device: torch.device) -> Optimizer:
+    return construct(AdamWBf16, groups, settings, lr)
+
+
+def _prodigy(groups: list[Any], settings: Numbers, lr: float, device: torch.device) -> Optimizer:
+    from prodigyopt import Prodigy
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints that its weight decay is decoupled
+        return construct(Prodigy, groups, settings, lr)
+
+
+def _muon(groups: list[Any], settings: Numbers, lr: float, device: torch.device) -> Optimizer:
+    return construct(torch.optim.Muon, groups, settings, lr, {"adjust_lr_fn": "match_rms_adamw"})
+
+
+def _came(groups: list[Any], settings: Numbers, lr: float, device: torch.device) -> Optimizer:
+    from came_pytorch import CAME
+
+    return construct(CAME, groups, settings, lr, {"betas": (*settings.betas, 0.9999)})
+
+
+def _schedule_free(groups: list[Any], settings: Numbers, lr: float, device: torch.device) -> Optimizer:
+    from schedulefree import AdamWScheduleFree
+
+    return construct(AdamWScheduleFree, groups, settings, lr)
+
+
+def _adafactor(groups: list[Any], settings: Numbers, lr: float, device: torch.device) -> Optimizer:
+    from transformers.optimization import Adafactor
+
+    if settings.args.get("relative_step"):
+        raise ConfigError(
+            "optimizer.args: relative_step of adafactor would ignore train.learning_rate and the schedule. Remove it; "
+            "prodigy is an optimizer that finds its rate."
+        )
+    return construct(Adafactor, groups, settings, lr, {"relative_step": False, "scale_parameter": False})
+
+
+def construct(
+    kind: type[Optimizer], groups: list[Any], settings: Numbers, lr: float, own: Mapping[str, Any] | None = None
 ) -> Optimizer:
-    known = [name for name in inspect.signature(kind.__init__).parameters if name not in ("self", "params", "lr")]
+    """A `kind` over `groups` with the numbers and arguments of the settings; `own` are arguments that stand instead of
+    its defaults. Raises ConfigError for an argument or a number that it does not have."""
+    defaults, own = _defaults(kind), own or {}
     for name in settings.args:
-        if name not in known:
-            near = nearest(name, known) or known
+        if name not in defaults:
+            near = nearest(name, defaults) or list(defaults)
             raise ConfigError(
                 f"optimizer.args: {kind.__name__} has no argument {name!r}. Known: {', '.join(near)}. Remove it or "
                 "correct its name."
             )
-    numbers = {"betas": settings.betas, "eps": settings.eps, "weight_decay": settings.weight_decay}
+    numbers = {}
+    for name, default in DEFAULTS.items():
+        value = getattr(settings, name)
+        if name in own or (name in defaults and _alike(defaults[name], default)):
+            numbers[name] = value
+        elif value != default:
+            has = f"{name} = {defaults[name]}, to be set in optimizer.args" if name in defaults else f"no {name}"
+            raise ConfigError(
+                f"optimizer.{name} is set, and {kind.__name__} has {has}. Remove optimizer.{name}, or choose another "
+                "optimizer.name."
+            )
     try:
-        return kind(groups, **{"lr": lr, **extra, **numbers, **settings.args})
-    except (TypeError, ValueError) as error:
+        return kind(groups, **{"lr": lr, **numbers, **own, **settings.args})
+    except (TypeError, ValueError, AssertionError) as error:
         raise ConfigError(f"optimizer.args: {kind.__name__} refused {settings.args}: {error}.") from error
 
 
-def _missing_bitsandbytes() -> str:
-    """Why bitsandbytes cannot be used, as the end of a sentence; empty where it can."""
-    return why_missing("bitsandbytes.optim")
+def _defaults(kind: type[Optimizer]) -> dict[str, Any]:
+    """The arguments of `kind` besides parameters and rate, with their defaults; those that it hands on are its too."""
+    found: dict[str, Any] = {}
+    for one in kind.__mro__:
+        if one is Optimizer or "__init__" not in vars(one):
+            continue
+        parameters = inspect.signature(one.__init__).parameters.values()
+        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        found = {**{p.name: p.default for p in named}, **found}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return {name: default for name, default in found.items() if name not in ("self", "params", "lr")}
+
+
+def _alike(own: Any, ours: Any) -> bool:
+    """Whether an optimizer's default is of the form of ours: a number, or a pair."""
+    if isinstance(ours, tuple):
+        return isinstance(own, (tuple, list)) and len(own) == len(ours)
+    return isinstance(own, (int, float)) and not isinstance(own, bool)
+
+
+def _without(module: str) -> Callable[[], str]:
+    return lambda: why_missing(module)
+
+
+def _no_muon() -> str:
+    return "" if hasattr(torch.optim, "Muon") else f"is older here ({torch.__version__})"
+
+
+def _rate_is_a_factor(lr: float, schedule: str) -> str:
+    if lr >= 0.1:
+        return ""
+    return f"prodigy multiplies the rate that it finds with train.learning_rate, which is {lr:g}; 1 is usual."
+
+
+def _schedule_is_flat(lr: float, schedule: str) -> str:
+    if schedule.startswith("constant"):
+        return ""
+    return f"schedule_free needs no falling rate, and schedule.name is {schedule}; constant_with_warmup is usual."
+
+
+def _paged_bytes(settings: Numbers) -> float:
+    return 2 + 8 / 256  # two bytes, and a float32 for each 256 of both
 
 
 OPTIMIZERS: Registry[OptimizerKind] = Registry("optimizer")
+_bitsandbytes: dict[str, Any] = {
+    "state_bytes": _paged_bytes,
+    "library": "bitsandbytes",
+    "missing": _without("bitsandbytes.optim"),
+}
 OPTIMIZERS.add("adamw", OptimizerKind(_adamw, lambda settings: 12.0 if settings.args.get("amsgrad") else 8.0))
+OPTIMIZERS.add("adamw8bit", OptimizerKind(_adamw8bit, **_bitsandbytes))
+OPTIMIZERS.add("adamw8bit_paged", OptimizerKind(_adamw8bit_paged, **_bitsandbytes, cuda=True))
+OPTIMIZERS.add("adamw_bf16", OptimizerKind(_adamw_bf16, lambda settings: 4.0))
 OPTIMIZERS.add(
-    "adamw8bit",  # two bytes, and a float32 for each 256 of both
-    OptimizerKind(_adamw8bit, lambda settings: 2 + 8 / 256, library="bitsandbytes", missing=_missing_bitsandbytes),
+    "prodigy",
+    OptimizerKind(
+        _prodigy, library="prodigyopt", missing=_without("prodigyopt"), one_rate=True, advice=_rate_is_a_factor
+    ),
 )
-
-if TYPE_CHECKING:
-    Name = str
-else:
-    Name = Literal[("auto", *OPTIMIZERS)]
-
-
-class OptimizerSettings(Settings):
-    """Which optimizer, and its numbers; the learning rate belongs to the training settings."""
-
-    name: Name = Field(
-        default="auto",
-        description="Optimizer: auto = adamw8bit where bitsandbytes and CUDA are present, else adamw.",
-        json_schema_extra={"community": "optimizer_type", "advanced": True},
-    )
-    betas: tuple[float, float] = Field(
-        default=(0.9, 0.999),
-        description="Decay of the running mean of the gradient and of its square.",
-        json_schema_extra={"advanced": True},
-    )
-    eps: float = Field(
-        default=1e-8,
-        gt=0,
-        le=1,
-        description="Added to the denominator of the update.",
-        json_schema_extra={"advanced": True},
-    )
-    weight_decay: float = Field(
-        default=0.01,
-        ge=0,
-        le=10,
-        description="Share of each weight, times the learning rate, that a step takes away.",
-        json_schema_extra={"advanced": True},
-    )
-    args: dict[str, Any] = Field(
-        default_factory=dict,
-        description='Further arguments of the optimizer, as a table or as a list of "name=value".',
-        json_schema_extra={"community": "optimizer_args", "advanced": True},
-    )
-
-    @field_validator("name", mode="before")
-    @classmethod
-    def _any_case(cls, value: object) -> object:
-        return value.lower() if isinstance(value, str) else value
-
-    @field_validator("betas")
-    @classmethod
-    def _betas_below_one(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not all(0 <= beta < 1 for beta in value):
-            raise ValueError("each must be at least 0 and below 1, for example [0.9, 0.999]")
-        return value
-
-    @field_validator("args", mode="before")
-    @classmethod
-    def _pairs(cls, value: object) -> object:
-        if not isinstance(value, (list, tuple)):
-            return value
-        table: dict[str, Any] = {}
-        for item in value:
-            name, sign, text = str(item).partition("=")
-            if not sign or not name.strip():
-                raise ValueError(f'{item!r} is not of the form "name=value"')
-            table[name.strip()] = _literal(text.strip())
-        return table
+OPTIMIZERS.add("muon", OptimizerKind(_muon, lambda settings: 4.0, library="torch>=2.9", missing=_no_muon))
+OPTIMIZERS.add("came", OptimizerKind(_came, library="came-pytorch", missing=_without("came_pytorch")))
+OPTIMIZERS.add(
+    "schedule_free",
+    OptimizerKind(
+        _schedule_free,
+        lambda settings: 8.0,
+        library="schedulefree",
+        missing=_without("schedulefree"),
+        advice=_schedule_is_flat,
+    ),
+)
+OPTIMIZERS.add("adafactor", OptimizerKind(_adafactor))
 
 
-def choose_optimizer(settings: OptimizerSettings, device: torch.device | str) -> tuple[str, str]:
-    """The name of the optimizer, never `auto`, and a sentence on the choice for the user.
-
-    Raises ConfigError where the library of one that was asked for is missing.
-    """
-    if settings.name != "auto":
-        kind = OPTIMIZERS.get(settings.name)
-        if missing := kind.missing():
-            raise ConfigError(
-                f"optimizer.name = {settings.name} needs the package {kind.library}, which {missing}. Install it with "
-                f"`pip install {kind.library}` or choose adamw."
-            )
-        return settings.name, f"Optimizer {settings.name}."
-    if torch.device(device).type != "cuda":
-        why = "the device is not CUDA"
-    elif missing := _missing_bitsandbytes():
-        why = f"bitsandbytes {missing}"
-    else:
-        return "adamw8bit", "Optimizer adamw8bit (auto: bitsandbytes and CUDA are present)."
-    return "adamw", f"Optimizer adamw (auto: no 8-bit state, since {why})."
+def find_optimizer(name: str) -> OptimizerKind:
+    """The optimizer called `name`, or the class at that dotted name. Raises ConfigError where it is neither."""
+    return _of_class(name) if "." in name else OPTIMIZERS.get(name)
 
 
-def build_optimizer(
-    groups: Groups, settings: OptimizerSettings, lr: float, device: torch.device | str
-) -> tuple[Optimizer, str]:
-    """The optimizer over `groups` (tensors, or tables with "params" and optionally "lr") and a note on the choice.
-
-    `device` is where the parameters live. The note is a sentence for the user. Raises ConfigError where the
-    optimizer's library is missing or an argument is unknown.
-    """
-    name, note = choose_optimizer(settings, device)
-    return OPTIMIZERS.get(name).build(list(groups), settings, lr, torch.device(device)), note
-
-
-@contextlib.contextmanager
-def state_aside(optimizer: Optimizer, device: torch.device | str) -> Iterator[None]:
-    """Keep the optimizer's state in RAM while something else needs the memory of `device`."""
-    moved: list[tuple[dict[str, Any], str]] = []
-    for state in optimizer.state.values():
-        for name, value in state.items():
-            if isinstance(value, torch.Tensor) and value.device.type != "cpu":
-                state[name] = value.to("cpu")
-                moved.append((state, name))
-    try:
-        yield
-    finally:
-        for state, name in moved:
-            state[name] = state[name].to(device)
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+def _of_class(dotted: str) -> OptimizerKind:
+    module, _, name = dotted.rpartition(".")
+    package = module.partition(".")[0]
+    if missing := why_missing(module):
+        raise ConfigError(
+            f"optimizer.name = {dotted} needs the module {module}, which {missing}. Install what has it, perhaps with "
+            f"`pip install {package.replace('_', '-')}`, or choose one of {', '.join(OPTIMIZERS)}."
+        )
+    found = importlib.import_module(module)
+    kind = getattr(found, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
+        near = nearest(name, vars(found))
+        hint = f" Did you mean {module}.{near[0]}?" if near else ""
+        raise ConfigError(f"optimizer.name = {dotted} is no optimizer of PyTorch.{hint}")
+    return OptimizerKind(lambda groups, settings, lr, device: construct(kind, groups, settings, lr))

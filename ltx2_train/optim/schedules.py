@@ -10,6 +10,7 @@ learning rate while step s is taken:
     polynomial             m + (1 - m) * ((T - s) / (T - W)) ^ power
     cosine                 m + (1 - m) * (1 + cos(pi * (s - W) / (T - W))) / 2
     cosine_with_restarts   the same over each of `cycles` equal parts of what follows the warm-up
+    step                   m + (1 - m) * gamma ^ n, n the whole number of times that step_size goes into s - W
     s >= T                 as at s = T
 
 A schedule is a function of the step alone, so its state is the step count, and a run that is prolonged follows the
@@ -29,8 +30,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from ..registry import Registry
 from ..settings import Settings
 
-# (share of the way from the end of the warm-up to the end of the run, 0..1; settings) -> factor between 1 and 0
-Decay = Callable[[float, "ScheduleSettings"], float]
+# (share of the way from the end of the warm-up to the end of the run, 0..1; settings; steps of that way) -> factor
+# between 1 and 0
+Decay = Callable[[float, "ScheduleSettings", int], float]
 
 SCHEDULES: Registry[Decay] = Registry("schedule")
 
@@ -38,10 +40,12 @@ SCHEDULES: Registry[Decay] = Registry("schedule")
 class ScheduleSettings(Settings):
     """The course of the learning rate."""
 
-    name: Literal["constant", "constant_with_warmup", "linear", "polynomial", "cosine", "cosine_with_restarts"] = Field(
+    name: Literal[
+        "constant", "constant_with_warmup", "linear", "polynomial", "cosine", "cosine_with_restarts", "step"
+    ] = Field(
         default="linear",
         description="Course of the learning rate after the warm-up: constant, or falling along a line, a power of it, "
-        "or a cosine.",
+        "a cosine, or in steps.",
         json_schema_extra={"community": "lr_scheduler"},
     )
     warmup: float = Field(
@@ -71,6 +75,19 @@ class ScheduleSettings(Settings):
         description="Exponent of polynomial; 1 is a line.",
         json_schema_extra={"community": "lr_scheduler_power", "advanced": True},
     )
+    step_size: float = Field(
+        default=0.5,
+        gt=0,
+        description="Steps between two falls of step, or below 1 a share of the steps after the warm-up.",
+        json_schema_extra={"unit": "steps or share", "advanced": True},
+    )
+    gamma: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="What each fall of step multiplies the learning rate with.",
+        json_schema_extra={"advanced": True},
+    )
 
 
 def warmup_steps(settings: ScheduleSettings, total_steps: int) -> int:
@@ -88,31 +105,37 @@ def build_schedule(optimizer: Optimizer, settings: ScheduleSettings, total_steps
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
-        way = (step - warmup) / (total_steps - warmup) if total_steps > warmup else 1.0
-        return settings.min_lr_ratio + (1 - settings.min_lr_ratio) * decay(min(way, 1.0), settings)
+        length = total_steps - warmup
+        way = (step - warmup) / length if length > 0 else 1.0
+        return settings.min_lr_ratio + (1 - settings.min_lr_ratio) * decay(min(way, 1.0), settings, length)
 
     # a plain function: LambdaLR would store the attributes of any other callable in its state
     return LambdaLR(optimizer, factor)
 
 
-def _flat(way: float, settings: ScheduleSettings) -> float:
+def _flat(way: float, settings: ScheduleSettings, length: int) -> float:
     return 1.0
 
 
-def _line(way: float, settings: ScheduleSettings) -> float:
+def _line(way: float, settings: ScheduleSettings, length: int) -> float:
     return 1.0 - way
 
 
-def _power(way: float, settings: ScheduleSettings) -> float:
+def _power(way: float, settings: ScheduleSettings, length: int) -> float:
     return (1.0 - way) ** settings.power
 
 
-def _cosine(way: float, settings: ScheduleSettings) -> float:
+def _cosine(way: float, settings: ScheduleSettings, length: int) -> float:
     return (1.0 + math.cos(math.pi * way)) / 2
 
 
-def _restarts(way: float, settings: ScheduleSettings) -> float:
-    return _cosine(way * settings.cycles % 1.0 if way < 1.0 else 1.0, settings)
+def _restarts(way: float, settings: ScheduleSettings, length: int) -> float:
+    return _cosine(way * settings.cycles % 1.0 if way < 1.0 else 1.0, settings, length)
+
+
+def _stairs(way: float, settings: ScheduleSettings, length: int) -> float:
+    size = settings.step_size * length if settings.step_size < 1 else settings.step_size
+    return settings.gamma ** int(round(way * length) / max(size, 1))
 
 
 SCHEDULES.add("constant", _flat)
@@ -121,3 +144,4 @@ SCHEDULES.add("linear", _line)
 SCHEDULES.add("polynomial", _power)
 SCHEDULES.add("cosine", _cosine)
 SCHEDULES.add("cosine_with_restarts", _restarts)
+SCHEDULES.add("step", _stairs)

@@ -21,7 +21,7 @@ from ..device import out_of_memory, release
 from ..errors import RunError, Stopped, TrainerError
 from ..events import Events, shielded
 from ..feed.batches import Batch, Batches
-from ..optim import state_aside
+from ..optim import averaged, state_aside
 from .checks import check, check_settings
 from .contexts import streams_of
 from .fit.trial import OomGuard, Rewound, take_guarded, try_largest
@@ -298,7 +298,7 @@ def _draw(run: Run, events: Events) -> None:
     """Draw the samples of this step; what fails is reported and left out."""
     run.model.eval()
     away = run.config.memory.optimizer_offload
-    with state_aside(run.optimizer, run.device) if away else contextlib.nullcontext():
+    with averaged(run.optimizer), state_aside(run.optimizer, run.device) if away else contextlib.nullcontext():
         try:
             run.renderer.draw(
                 run.prompts,

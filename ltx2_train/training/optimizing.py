@@ -12,7 +12,7 @@ from ..config import RunConfig, TrainSettings
 from ..events import Events
 from ..lora.inject import LoraSet
 from ..lora.targets import branch_of
-from ..optim import build_optimizer, build_schedule, describe_groups, parameter_groups
+from ..optim import build_optimizer, build_schedule, describe_groups, find_optimizer, parameter_groups, rehearse
 
 Halves = tuple[str, nn.Parameter, nn.Parameter]  # of a layer: its dotted path, A and B
 
@@ -24,8 +24,8 @@ def rates_of(layers: Iterable[Halves], train: TrainSettings) -> tuple[list[dict[
 
 def check_optimizer(config: RunConfig, layers: Iterable[str]) -> None:
     """Raise ConfigError for rates and arguments that the optimizer would not take, on stand-ins for `layers`."""
-    halves = [(path, nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))) for path in layers]
-    build_optimizer(rates_of(halves, config.train)[0], config.optimizer, config.train.learning_rate, "cpu")
+    halves = [(path, nn.Parameter(torch.zeros(1, 1)), nn.Parameter(torch.zeros(1, 1))) for path in layers]
+    rehearse(rates_of(halves, config.train)[0], config.optimizer, config.train.learning_rate, config.lora.rank)
 
 
 def make_optimizer(
@@ -38,6 +38,8 @@ def make_optimizer(
         events.message(text, "warning")
     if len(groups) > 1:
         events.message(describe_groups(groups))
+    if advice := find_optimizer(config.optimizer.name).advice(config.train.learning_rate, config.schedule.name):
+        events.message(advice, "warning")
     optimizer, _ = build_optimizer(groups, config.optimizer, config.train.learning_rate, device)
     return optimizer, build_schedule(optimizer, config.schedule, total), _audio_group(loras, groups)
 

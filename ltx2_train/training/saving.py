@@ -24,6 +24,7 @@ from ..events import Events
 from ..files import write_json
 from ..lora.file import verify_saved
 from ..lora.save import save_lora
+from ..optim import averaged
 from .lora_about import lora_metadata
 from .lora_files import list_loras, lora_name, place, place_newest, prune, write_lora
 from .metrics import LOSS, STREAMS, draw_chart, loss_column, terms_of
@@ -197,7 +198,8 @@ def _write_state(run: Run) -> Path:
 def _write_lora(run: Run) -> Path:
     metadata, dtype = lora_metadata(run), DTYPES[run.config.train.save_precision]
     wanted = run.folder.loras / lora_name(run.folder.name, run.step)
-    return write_lora(wanted, lambda path: save_lora(path, run.loras, metadata, dtype))
+    with averaged(run.optimizer):
+        return write_lora(wanted, lambda path: save_lora(path, run.loras, metadata, dtype))
 
 
 def _write_sidecars(run: Run, loras: Iterable[Path]) -> None:

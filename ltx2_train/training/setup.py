@@ -274,7 +274,8 @@ def _resume(run: Run, events: Events) -> bool:
             run.scaler.load_state_dict(state["scaler"])
         else:
             events.message("The state holds no optimizer (train.state is minimal): it starts afresh.", "warning")
-        for text in resume(run.optimizer, run.schedule, state.get("optimizer"), state["schedule"]):
+        keep = run.config.train.changed_rate == "keep"
+        for text in resume(run.optimizer, run.schedule, state.get("optimizer"), state["schedule"], keep):
             events.message(text)
         restore_random_state(state["random"])
         if run.sound is not None and state.get("sound") is not None:

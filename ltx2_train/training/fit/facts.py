@@ -10,7 +10,7 @@ from ...config import RunConfig
 from ...device import DTYPES
 from ...lora.layer import LoRALinear
 from ...models.transformer import TransformerConfig
-from ...optim import OPTIMIZERS, choose_optimizer
+from ...optim import state_bytes
 from ...sizes import frozen_bytes, meta_model, stored_as
 from ...weights.load import section
 from ...weights.published import published_config
@@ -106,9 +106,7 @@ class Facts:
     @property
     def state_bytes(self) -> float:
         """Bytes of optimizer state for one trainable number."""
-        settings = self.run.optimizer
-        name = choose_optimizer(settings, self.device_type)[0] if settings.name == "auto" else settings.name
-        return OPTIMIZERS.get(name).state_bytes(settings)
+        return state_bytes(self.run.optimizer, self.device_type, self.run.lora.rank)
 
     @property
     def text_kv_bytes(self) -> int:

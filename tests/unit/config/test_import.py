@@ -371,7 +371,7 @@ def test_files_that_are_no_run_files_say_what_they_are(tmp_path, name, text, say
     [
         ({"resume": "x-state"}, "resume is replaced: start the same run again"),
         ({"network_module": "lycoris.kohya"}, "network_module is not there yet: networks of LyCORIS"),
-        ({"optimizer_type": "Prodigy"}, "optimizer_type is not there yet"),
+        ({"optimizer_type": "Lion"}, "optimizer_type is not there yet"),
         ({"network_args": ["algo=lokr", "x"]}, "network_args: 'x' is not of the form key=value"),
         ({"datasets": []}, "datasets: belongs to the dataset file"),
         ({"lora": {"resolution": 5}}, "lora.resolution: unknown setting"),

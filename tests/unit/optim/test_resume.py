@@ -72,6 +72,22 @@ def test_numbers_of_today_are_used_and_told(name):
     ]
 
 
+def test_rates_of_the_state_are_kept_where_that_is_wanted():
+    params, optimizer, schedule = made("adamw")
+    take(2, params, optimizer, schedule)
+    moments, place = state_of(optimizer, schedule)
+    for saved in (moments, None):
+        _, optimizer, schedule = made("adamw", lr=5e-3)
+        notes = resume(optimizer, schedule, saved, place, keep_rates=True)
+        assert optimizer.param_groups[0]["lr"] == schedule.get_last_lr()[0] == pytest.approx(1e-2 * 0.8)
+        assert notes == [
+            "Learning rates stay those of the run, since train.changed_rate is keep: group 0 0.01 (the settings say "
+            "0.005)."
+        ]
+        assert schedule.state_dict()["base_lrs"] == [1e-2], "the next state says so too"
+        assert optimizer.param_groups[0]["initial_lr"] == 1e-2
+
+
 def test_a_longer_run_takes_its_first_step_at_the_rate_of_the_longer_schedule():
     params, optimizer, schedule = made("adamw", total=4)
     take(4, params, optimizer, schedule)

@@ -54,6 +54,13 @@ def test_restarts_begin_each_cycle_at_the_top_and_end_at_the_floor():
     assert seen[40:] == pytest.approx([1.0, 1.0])
 
 
+def test_step_falls_after_so_many_steps_or_such_a_share():
+    seen = rates(12, name="step", warmup=2, step_size=4, gamma=0.5)
+    assert seen == pytest.approx([1.0, *[2.0] * 5, *[1.0] * 4, *[0.5] * 2])
+    shares = rates(12, name="step", warmup=2, step_size=0.3, gamma=0.5, min_lr_ratio=0.2)
+    assert shares[2:] == pytest.approx([2.0] * 3 + [1.2] * 3 + [0.8] * 3 + [0.6])
+
+
 def test_floor_holds_for_linear():
     seen = rates(11, total=10, name="linear", warmup=0, min_lr_ratio=0.5)
     assert seen[0] == 2.0

@@ -1,0 +1,91 @@
+"""The settings of an optimizer."""
+
+from __future__ import annotations
+
+import ast
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, ValidatorFunctionWrapHandler, field_serializer, field_validator
+
+from ..settings import Settings
+from .optimizers import DEFAULTS, OPTIMIZERS
+
+if TYPE_CHECKING:
+    Name = str
+else:
+    Name = Literal[("auto", *OPTIMIZERS)]
+
+
+class OptimizerSettings(Settings):
+    """Which optimizer, and its numbers; the learning rate belongs to the training settings."""
+
+    name: Name = Field(
+        default="auto",
+        description="Optimizer: auto = adamw8bit where bitsandbytes and CUDA are present, else adamw. Or the dotted "
+        'name of any class, for example "torch.optim.RAdam".',
+        json_schema_extra={"community": "optimizer_type", "advanced": True},
+    )
+    betas: tuple[float, float] = Field(
+        default=DEFAULTS["betas"],
+        description="Decay of the running mean of the gradient and of its square.",
+        json_schema_extra={"advanced": True},
+    )
+    eps: float = Field(
+        default=DEFAULTS["eps"],
+        gt=0,
+        le=1,
+        description="Added to the denominator of the update.",
+        json_schema_extra={"advanced": True},
+    )
+    weight_decay: float = Field(
+        default=DEFAULTS["weight_decay"],
+        ge=0,
+        le=10,
+        description="Share of each weight, times the learning rate, that a step takes away.",
+        json_schema_extra={"advanced": True},
+    )
+    args: dict[str, Any] = Field(
+        default_factory=dict,
+        description='Further arguments of the optimizer, as a table or as a list of "name=value".',
+        json_schema_extra={"community": "optimizer_args", "advanced": True},
+    )
+
+    @field_validator("name", mode="wrap")
+    @classmethod
+    def _any_case_or_a_class(cls, value: object, inner: ValidatorFunctionWrapHandler) -> object:
+        if not isinstance(value, str):
+            return inner(value)
+        if "." in value and all(part.isidentifier() for part in value.split(".")):
+            return value
+        return inner(value.lower())
+
+    @field_serializer("name")
+    def _as_it_is(self, value: str) -> str:
+        return value
+
+    @field_validator("betas")
+    @classmethod
+    def _betas_below_one(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError("each must be at least 0 and below 1, for example [0.9, 0.999]")
+        return value
+
+    @field_validator("args", mode="before")
+    @classmethod
+    def _pairs(cls, value: object) -> object:
+        if not isinstance(value, (list, tuple)):
+            return value
+        table: dict[str, Any] = {}
+        for item in value:
+            name, sign, text = str(item).partition("=")
+            if not sign or not name.strip():
+                raise ValueError(f'{item!r} is not of the form "name=value"')
+            table[name.strip()] = _literal(text.strip())
+        return table
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
