@@ -177,7 +177,7 @@ class PrepareDataset(io.ComfyNode):
             check_ahead(cls.hidden.prompt, cls.hidden.unique_id, tables)
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
-                report = core.build_caches(core.make_run(tables, config.parent), events)
+                report = core.build_caches(core.make_run(tables, config.parent), events, trains=False)
             finally:
                 events.close()
             summary = report.summary()

@@ -51,6 +51,7 @@ FORMAT_VERSION = "1"
 ARCHITECTURE = "ltx2_v1"  # as the community trainer calls it
 MASK_KEY = "mask"
 AUDIO_LENGTH_KEY = "audio_lengths_int32"
+SILENCE = "silence"  # entry of the metadata of sound, "yes" or "no"
 VIRTUAL_KEYS = ("ltx2_virtual_num_frames_int32", "ltx2_virtual_height_int32", "ltx2_virtual_width_int32")
 
 # A dtype in a key, spelt either way.
@@ -198,6 +199,11 @@ class CacheFile:
             note_damage(self.path, "it holds numbers that are not finite")
             raise self._damaged(f"{key} holds numbers that are not finite")
         return tensor
+
+    @property
+    def silent(self) -> bool:
+        """Whether the sound inside is known to be silence. Files of others, and older ones, do not say."""
+        return self.metadata.get(SILENCE) == "yes"
 
     @property
     def fingerprinted(self) -> bool:

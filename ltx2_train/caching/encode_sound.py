@@ -27,7 +27,7 @@ from ..media.sound import Prepared, prepare, prepare_file, probe_sound, read_sou
 from ..media.sound_media import channels_of
 from ..models.audio_vae import TIME_FACTOR, past_rows
 from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, AudioLatentShape, LatentShape, encoded_audio_steps
-from .cache_file import AUDIO_LENGTH_KEY, DTYPES, VIRTUAL_KEYS, CacheFile, audio_key, latent_key
+from .cache_file import AUDIO_LENGTH_KEY, DTYPES, SILENCE, VIRTUAL_KEYS, CacheFile, audio_key, latent_key
 from .kind import Bench, CacheKind, Job, Made, header_bytes
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class SoundLatents(CacheKind[Prepared]):
             AUDIO_LENGTH_KEY: torch.tensor(steps, dtype=torch.int32),
         }
         said = {"duration_seconds": repr(was_read.samples.shape[1] / rate)}
-        size = self.write(job, tensors, **said)
+        size = self.write(job, tensors, **said, **{SILENCE: "yes" if "silent" in was_read.remarks else "no"})
         if self.beside(job) is not None:
             size += self._write_virtual(job, latents.dtype, said)
         return Made(size, was_read.remarks)

@@ -181,8 +181,9 @@ class CachedSamples:
             first_frame_probability=entry.first_frame_probability,
             video_loss_weight=entry.video_loss_weight,
             kind=kind,
-            audio_path=None if heard is None else heard[0],
-            audio_steps=0 if heard is None else heard[1],
+            audio_path=None if heard is None else heard.path,
+            audio_steps=0 if heard is None else heard.audio_steps(),
+            silent=heard is not None and heard.silent,
             audio_loss_weight=entry.audio_loss_weight,
             **companions,
         )
@@ -195,17 +196,17 @@ class CachedSamples:
             return file.latent_shape()
         return VideoShape(max(1, name.count), name.height, name.width).latent()
 
-    def _sound(self, entry: DatasetSettings, name: CachedName) -> tuple[Path, int] | None:
-        """The file with the sound and its latent steps; None where there is none."""
+    def _sound(self, entry: DatasetSettings, name: CachedName) -> CacheFile | None:
+        """The file with the sound; None where there is none."""
         path = entry.caches / audio_cache_name(name.plain)
         if not path.is_file():
             return None
         file = CacheFile(path)
-        found, steps = file.audio_shape(), file.audio_steps()
+        found = file.audio_shape()
         if (found.channels, found.bins) != (AUDIO_CHANNELS, AUDIO_BINS):
             raise CacheError(f"its sound has {found.channels} channels of {found.bins} bins, not 8 of 16", path)
         self._check(file, "audio VAE", self.checker.recipe.audio_vae)
-        return path, steps
+        return file
 
     def _text(self, entry: DatasetSettings, name: CachedName) -> CacheFile | None:
         preferred = self.checker.recipe.settings.text_form

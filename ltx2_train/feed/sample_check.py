@@ -54,7 +54,7 @@ class SampleChecker:
         if latents is not None and not latents.path.is_file() and (reason := self._latents.failure(latents)):
             self.left_out[item.source.path] = reason
             return None
-        steps = 0 if self.mode == "video" else self._steps_of(item)
+        steps, silent = (0, False) if self.mode == "video" else self._heard(item)
         if steps == 0 and latents is None:
             if item.source.path in self.mute:
                 self.left_out[item.source.path] = self.mute.pop(item.source.path)
@@ -88,6 +88,7 @@ class SampleChecker:
             kind=kind,
             audio_path=item.audio_path if steps else None,
             audio_steps=steps,
+            silent=silent,
             audio_loss_weight=entry.audio_loss_weight,
             **companions,
         )
@@ -102,16 +103,17 @@ class SampleChecker:
         self.foreign += not state.file.fingerprinted
         return state.file
 
-    def _steps_of(self, item: Item) -> int | None:
-        """Latent steps of the sound of `item`, 0 where it has none; None with the reason noted."""
+    def _heard(self, item: Item) -> tuple[int | None, bool]:
+        """Latent steps of the sound of `item`, 0 where it has none, None with the reason noted; and whether it is
+        silence."""
         job = self._sounds.of(item)
         if job is None:
-            return 0
+            return 0, False
         if not job.path.is_file() and (reason := self._sounds.failure(job)):
             self.mute[item.source.path] = reason
-            return 0
+            return 0, False
         file = self._usable(job)
-        return None if file is None else file.audio_steps()
+        return (None, False) if file is None else (file.audio_steps(), file.silent)
 
     def _text_of(self, item: Item) -> Path | None:
         """The fresh text cache of `item`: of the form that is set, else of the other."""

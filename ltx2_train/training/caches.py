@@ -13,7 +13,10 @@ from typing import Any
 import torch
 
 from ..caching.build import CacheReport, Encoder, Openers, fill
+from ..caching.cache_file import CacheFile
 from ..caching.disk import CacheNeed
+from ..caching.due import Due
+from ..caching.encode_sound import ReferenceSound, SoundLatents
 from ..caching.encode_text import Text, encode_text
 from ..caching.locks import Claims, tidy
 from ..caching.manifest import write_manifest
@@ -37,12 +40,14 @@ from ..sampling.ahead import CAPTIONS, prompts_ahead
 from ..sampling.prompt_text import encoder_bytes, encoder_dtype, prompt_features, prompts_beside
 from ..sampling.prompts import Prompt, read_prompts
 from ..sampling.sample import first_frames, prompts_of
+from ..shapes import Mode
 from ..weights.gemma_bnb import require_bitsandbytes
 from ..weights.load import load_audio_vae, load_connectors, load_video_vae
 from ..weights.text_encoder import TextEncoder
 from .checks import needed_texts
 from .sound import require_sound
-from .watch import nothing_heard
+from .unused import require_items_used, require_used
+from .watch import all_silent, nothing_heard
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,12 @@ class CachesReport:
         return "\n".join([*lines, *(f"left out: {line}" for line in self.left_out)])
 
 
-def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
-    """Encode what is missing or stale of the dataset of `run`. Raises TrainerError; finished items are always kept."""
+def build_caches(run: RunConfig, events: Events | None = None, trains: bool = True) -> CachesReport:
+    """Encode what is missing or stale of the dataset of `run`. Raises TrainerError; finished items are always kept.
+
+    What the dataset gives and `run` would not use is refused, unless `trains` is false: `run` then is not the one that
+    will train on the caches.
+    """
     events = shielded(events)
     events.stage("check")
     for note in run.notes:
@@ -76,12 +85,16 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
         )
     config, recipe = run.need("data.config"), base.recipe(run)
     dataset = DatasetConfig.read(config)
+    if trains:
+        require_used(run, dataset)
     device = pick_device(run.model.device)
     make_folders(dataset)
     plan = plan_dataset(dataset, events)
-    if run.model.mode != "video" and plan.items and all(item.sound is None for item in plan.items):
-        if not any(ref.entry.from_caches for ref in dataset.refs):  # whose sound is not known here
-            raise nothing_heard(len(plan.items), run.model.mode)
+    if trains:
+        require_items_used(run, plan.items)
+    elsewhere = any(ref.entry.from_caches for ref in dataset.refs)  # whose sound is not known here
+    if run.model.mode != "video" and plan.items and all(item.sound is None for item in plan.items) and not elsewhere:
+        raise nothing_heard(len(plan.items), run.model.mode)
     need = CacheNeed.of(plan, recipe)
     need.require_room(events)
     if need.sizes or need.upper_sizes:
@@ -96,6 +109,8 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
             reports[name] = encode_text(due, openers, events, device, beside)
         else:
             reports[name] = fill(due, openers, events, device)
+        if name == SoundLatents.name and not elsewhere:
+            _require_no_mute(due, run.model.mode)
     prompts = _prompts(run, dataset, plan, recipe)
     texts = list(dict.fromkeys([*needed_texts(run, prompts), *run.cache.preservation_prompts]))
     if prompts or texts:
@@ -110,6 +125,14 @@ def build_caches(run: RunConfig, events: Events | None = None) -> CachesReport:
     tidy([*written_folders(dataset), folder])
     left_out = [f"{skipped.path.name}: {skipped.reason}" for skipped in plan.skipped]
     return CachesReport(reports, left_out, manifest)
+
+
+def _require_no_mute(due: Due, mode: Mode) -> None:
+    """Raise DataError where the sound of the plan is there and all of it is silence, before more is encoded."""
+    jobs = [job for job in (*due.kept, *due.jobs) if isinstance(job.kind, SoundLatents)]
+    jobs = [job for job in jobs if not isinstance(job.kind, ReferenceSound) and job.path.is_file()]
+    if jobs and all(CacheFile(job.path).silent for job in jobs):
+        raise all_silent([job.source.name for job in jobs], mode)
 
 
 def openers_of(run: RunConfig, base: BaseFiles, recipe: Recipe, events: Events, device: torch.device) -> Openers:

@@ -122,14 +122,16 @@ def check(config: RunConfig, events: Events) -> Checked:
 def foresee(config: RunConfig, events: Events | None = None) -> None:
     """Raise what training would raise whatever its dataset comes to, so that nothing is encoded for nothing.
 
-    That is: settings that are wrong or contradict each other, prompts of samples, a base that cannot be used, and a run
-    of this name that has other settings.
+    That is: settings that are wrong or contradict each other, prompts of samples, a base that cannot be used, a run of
+    this name that has other settings, and data that its dataset file, where there is one, gives in vain.
     """
     quiet = Passing(events or Events(), tells=())
     check_settings(config)
     if config.sample.wanted and config.sample.prompts is not None:
         read_prompts(config.sample)
     config, files, layers, _ = _check_model(config, quiet)
+    if config.data.config is not None or config.data.manifest is not None:
+        require_used(config, DatasetConfig.read(config.dataset_file()))
     require_usable(config.run)
     path, before = recorded_run(config.run)
     if before is not None:

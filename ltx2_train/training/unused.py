@@ -6,12 +6,13 @@ from then on the error is raised only where the settings do not ask for that fea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..config import RunConfig
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.entry import DatasetSettings
+from ..dataset.items import Item
 from ..errors import ConfigError
 from ..feed.loader import TrainingSet
 
@@ -99,10 +100,26 @@ def require_used(run: RunConfig, dataset: DatasetConfig) -> None:
 def require_samples_used(run: RunConfig, data: TrainingSet) -> None:
     """The same for what comes with the samples: from a column of a list, or from caches that lie there."""
     _refuse(
-        f"{one.sample.removesuffix('_path')} of {found[0].key} and {len(found) - 1} other samples: {one.mend}"
+        _of_some(one, [sample.key for sample in data.samples if getattr(sample, one.sample) is not None])
         for one in _unused(run)
-        if one.sample and (found := [s for s in data.samples if getattr(s, one.sample) is not None])
+        if one.sample
     )
+
+
+def require_items_used(run: RunConfig, items: Sequence[Item]) -> None:
+    """The same for what the rows of lists give, before it is encoded."""
+    for_sound = (REFERENCE_SOUNDS, SOUND_MASKS)
+    _refuse(
+        _of_some(one, [item.key for item in items if getattr(item, one.sample.removesuffix("_path")) is not None])
+        for one in _unused(run)
+        if one.sample and run.model.mode != ("video" if one in for_sound else "audio")
+    )
+
+
+def _of_some(one: Given, keys: Sequence[str]) -> str:
+    """The line that names the samples `keys`, which have it; "" where none has."""
+    more = f" and {len(keys) - 1} other samples" if len(keys) > 1 else ""
+    return f"{one.sample.removesuffix('_path')} of {keys[0]}{more}: {one.mend}" if keys else ""
 
 
 def _unused(run: RunConfig) -> list[Given]:
@@ -114,5 +131,5 @@ def _has(entry: DatasetSettings, setting: str) -> bool:
 
 
 def _refuse(lines: Iterable[str]) -> None:
-    if lines := list(lines):
+    if lines := [line for line in lines if line]:
         raise ConfigError("The dataset gives what this run would not use:\n" + "\n".join(f"  {line}" for line in lines))

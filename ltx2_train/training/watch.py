@@ -7,9 +7,10 @@ first step, and after a hundred steps the audio layers must have moved.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..dataset.scan import SHOWN_AT_MOST
 from ..errors import DataError
 from ..events import Events
 from ..feed.batches import BatchOrder
@@ -29,9 +30,14 @@ def norm_row(loras: LoraSet) -> dict[str, float]:
 
 
 def require_heard(samples: Sequence[Sample], mode: str) -> None:
-    """Raise DataError where sound is to be trained and not one sample has any."""
-    if mode != "video" and not any(sample.audio_steps for sample in samples):
+    """Raise DataError where sound is to be trained and not one sample has any, or nothing but silence."""
+    if mode == "video":
+        return
+    heard = [sample for sample in samples if sample.audio_steps]
+    if not heard:
         raise nothing_heard(len(samples), mode)
+    if all(sample.silent for sample in heard):
+        raise all_silent(_named(heard), mode)
 
 
 def nothing_heard(count: int, mode: str) -> DataError:
@@ -40,6 +46,26 @@ def nothing_heard(count: int, mode: str) -> DataError:
         f"model.mode is {mode}, but not one of the {count} samples has sound. Add clips with sound or a dataset with "
         "audio_directory, look at what `cache build` said about their sound, or set model.mode to video."
     )
+
+
+def all_silent(names: Iterable[str], mode: str) -> DataError:
+    """What is to be raised where `names` are all that has the sound that `mode` trains, and it is silence."""
+    names = list(dict.fromkeys(names))
+    return DataError(
+        f"model.mode is {mode}, but all sound there is to learn is silence ({_some(names)}), so the LoRA would learn "
+        "to be mute. Use takes that can be heard, choose another track of the files (audio_track), or set model.mode "
+        "to video to train the pictures alone."
+    )
+
+
+def _named(samples: Iterable[Sample]) -> list[str]:
+    """The files of sound behind `samples`, as far as the names of their caches tell."""
+    return [sample.key.rsplit("/", 1)[-1] for sample in samples]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN_AT_MOST} more" if len(names) > SHOWN_AT_MOST else ""
+    return ", ".join(names[:SHOWN_AT_MOST]) + more
 
 
 def describe_mix(order: BatchOrder, mode: str, can_fill: bool, events: Events) -> None:
@@ -53,6 +79,13 @@ def describe_mix(order: BatchOrder, mode: str, can_fill: bool, events: Events) -
     heard = [sample for sample in samples if sample.audio_steps]
     seconds = sum(sample.audio_steps * sample.repeats for sample in heard) / AUDIO_LATENTS_PER_SECOND
     events.message(f"{order.describe_sound()} {len(heard)} of {len(samples)} samples, {seconds:.1f} s in all.")
+    if silent := _named(sample for sample in heard if sample.silent):
+        events.message(
+            f"The sound of {len(silent)} of {len(heard)} samples is silence, and they teach the LoRA to be mute: "
+            f'{_some(silent)}. Use other takes, choose another track (audio_track), or set audio_source = "none" for '
+            "these clips.",
+            "warning",
+        )
     share = order.share_of_sound()
     if share < STARVING and not can_fill:
         events.message(

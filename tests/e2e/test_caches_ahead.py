@@ -45,7 +45,7 @@ def opened(monkeypatch):
 
 
 @pytest.fixture
-def work(run_file):
+def work(run_file, all_used):
     """The run file, with two pictures and a dataset for validation whose caption is nowhere else."""
     folder = run_file.parent
     write_image(folder / "one.png", caption=None)

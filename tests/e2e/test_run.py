@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ltx2_train import Events, Stopped, TrainerError, inspect_lora, load_run, sample, train
+from ltx2_train import Events, Stopped, TrainerError, build_caches, foresee, inspect_lora, load_run, sample, train
 from ltx2_train.errors import RunError
 from ltx2_train.files import digest
 from ltx2_train.lora.file import load_lora_state
@@ -260,9 +260,17 @@ def test_data_that_nothing_uses_is_refused_before_its_caches_are_asked_for(run_f
     monkeypatch.setattr(loop, "load", lambda *_: pytest.fail("must not load"))
     dataset = run_file.parent / "dataset.toml"
     dataset.write_text(dataset.read_text() + 'reference_directory = "refs"\n')
-    with pytest.raises(TrainerError, match=r"datasets\[0\]\.reference_directory"):
-        train(load_run(run_file))
-    assert not (run_file.parent / "runs").exists()
+    before = sorted(run_file.parent.rglob("*"))
+    for work in (train, build_caches, foresee):
+        with pytest.raises(TrainerError, match=r"datasets\[0\]\.reference_directory"):
+            work(load_run(run_file))
+    dataset.write_text(dataset.read_text().replace("reference_directory", "mask_directory"))
+    for work in (build_caches, foresee):
+        with pytest.raises(TrainerError, match=r"datasets\[0\]\.mask_directory: No condition uses masks"):
+            work(load_run(run_file))
+    assert sorted(run_file.parent.rglob("*")) == before, "nothing is encoded for nothing"
+    uses = ["video.conditions=[{type = 'mask'}]"]
+    foresee(load_run(run_file, uses))
 
 
 @pytest.mark.slow

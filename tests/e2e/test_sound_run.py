@@ -276,6 +276,27 @@ def test_clips_without_any_sound_are_refused_where_sound_is_asked_for(sound_run_
     assert not (work / "runs" / "x").exists()
 
 
+def test_recordings_that_are_all_silence_are_refused_when_built_and_when_trained(sound_run_file):
+    work = sound_run_file.parent
+    shutil.rmtree(work / "clips")
+    for name in ("one", "two"):
+        write_video(
+            work / "clips" / f"{name}.mp4", moving_square(20, 96, 96), 25, sound=np.zeros((1, 16000), np.float32)
+        )
+        (work / "clips" / f"{name}.txt").write_text(f"square {name}")
+    run = load_run(sound_run_file, ["model.mode=av", "run.name=x", "train.steps=1"])
+    silence = r"is silence \(one\.mp4, two\.mp4\).*set model\.mode to video"
+    for _ in range(2):  # found in what is made, and in what is kept
+        with pytest.raises(DataError, match=silence):
+            build_caches(run)
+    build_caches(load_run(sound_run_file, ["model.mode=video"]))
+    with pytest.raises(DataError, match=r"is silence \(one_.*set model\.mode to video"):
+        train(run)
+    assert not (work / "runs" / "x").exists()
+    with pytest.raises(DataError, match=r"is silence"):
+        train(load_run(sound_run_file, ["model.mode=audio", "run.name=x"]))
+
+
 def test_recordings_that_cannot_be_used_are_named_and_left_out(sound_run_file):
     work = sound_run_file.parent
     good = write_wave(work / "sounds" / "good.wav", melody(1.0)[::3])

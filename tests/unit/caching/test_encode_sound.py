@@ -514,6 +514,14 @@ def test_what_deserves_a_look_is_counted(tmp_path):
     assert "1 files are clipped: loud.wav" in notes
     assert "1 files hold samples that are not numbers: broken.wav 10 samples" in notes
     assert "fine.wav" not in notes
+    caches = {path.name.split("_")[0]: CacheFile(path) for path in (tmp_path / "a").rglob("*_ltx2_audio.safetensors")}
+    assert {name: file.metadata["silence"] for name, file in caches.items()} == {
+        "quiet": "yes",
+        "loud": "no",
+        "broken": "no",
+        "fine": "no",
+    }
+    assert [name for name, file in caches.items() if file.silent] == ["quiet"]
 
 
 def test_a_recording_that_fails_is_left_out_by_training_too(tmp_path):

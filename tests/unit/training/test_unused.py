@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from ltx2_train.errors import ConfigError
 from ltx2_train.feed.loader import Sample, TrainingSet
 from ltx2_train.shapes import LatentShape
 from ltx2_train.training import unused
-from ltx2_train.training.unused import CONSUMERS, require_samples_used, require_used
+from ltx2_train.training.unused import CONSUMERS, require_items_used, require_samples_used, require_used
 
 RUN = make_run({})
 
@@ -70,6 +71,18 @@ def test_what_comes_with_samples_is_named_as_well(kind):
     require_samples_used(RUN, data())
     with pytest.raises(ConfigError, match="of x and 1 other samples"):
         require_samples_used(RUN, data(**{kind.sample: Path("r.safetensors")}))
+
+
+@pytest.mark.parametrize("kind", [one for one in CONSUMERS if one.sample], ids=lambda one: one.sample)
+def test_what_rows_of_lists_give_is_named_before_it_is_encoded(kind):
+    nothing = dict.fromkeys(("reference", "reference_audio", "mask", "audio_mask"))
+    items = [SimpleNamespace(key="x", **{**nothing, kind.sample.removesuffix("_path"): Path("m.png")})]
+    require_items_used(RUN, [SimpleNamespace(key="x", **nothing)])
+    with pytest.raises(ConfigError, match=rf"{kind.sample.removesuffix('_path')} of x: "):
+        require_items_used(make_run({"model": {"mode": "av"}}), items)
+    stream = "audio" if "audio" in kind.sample else "video"
+    condition = {"conditions": [{"type": "mask" if "mask" in kind.sample else "reference"}]}
+    require_items_used(make_run({"model": {"mode": "av"}, stream: condition}), items)
 
 
 def test_a_feature_that_takes_it_ends_the_error(monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 """What is told about sound before and while a run trains."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,19 @@ def test_nothing_is_said_of_sound_in_video_mode():
 def test_a_mix_without_any_sound_is_refused():
     with pytest.raises(DataError, match=r"not one of the 3 samples has sound"):
         require_heard(clips(0, 3), "av")
+
+
+def test_sound_that_is_all_silence_is_refused_and_some_of_it_named():
+    mute = [dataclasses.replace(one, key=f"datasets[0]/{one.key}.wav", silent=True) for one in clips(2, 0)]
+    with pytest.raises(DataError, match=r"silence \(0\.wav, 1\.wav\).*set model\.mode to video"):
+        require_heard([*mute, *clips(0, 3)], "av")
+    require_heard(mute, "video")
+    some = [mute[0], *clips(3, 0)[1:]]
+    require_heard(some, "av")
+    told = Told()
+    describe_mix(BatchOrder(some, 1, 0), "av", False, told)
+    assert "The sound of 1 of 3 samples is silence" in told.texts["warning"][0]
+    assert "0.wav" in told.texts["warning"][0]
 
 
 def test_one_caption_for_all_files_is_warned_of_but_not_for_windows_of_one():
