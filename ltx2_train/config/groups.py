@@ -24,6 +24,7 @@ from ..settings import Dtype, Settings
 from ..shapes import floor_frames, floor_side
 from ..weights.gemma_settings import GemmaSettings
 from .train import TrainSettings
+from .validation import ValidationSettings
 
 
 class RunSettings(Settings):
@@ -299,6 +300,7 @@ class RunConfig(Settings):
     memory: MemorySettings = MemorySettings()
     gemma: GemmaSettings = GemmaSettings()
     sample: SampleSettings = SampleSettings()
+    validation: ValidationSettings = ValidationSettings()
 
     _notes: tuple[str, ...] = PrivateAttr(())
 

@@ -18,6 +18,7 @@ from .entry import DatasetSettings, SharedSettings
 RUN_SECTIONS = (
     "run", "model", "data", "cache", "lora", "objective", "loss", "video", "audio", "optimizer", "schedule", "train",
     "quant", "memory", "gemma", "sample",
+    "validation",
 )  # fmt: skip
 LISTS = ("datasets", "validation_datasets")
 

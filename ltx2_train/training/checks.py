@@ -33,6 +33,7 @@ from ..weights.reader import TensorFile
 from .check_given import check_samples, check_streams
 from .contexts import EMPTY_PROMPT
 from .fit.choose import fixed_settings
+from .held_out import require_apart, require_validation, validation_clips
 from .identity import Identity, recorded_optimizer, require_same
 from .lora_files import list_loras
 from .optimizing import check_optimizer
@@ -81,6 +82,7 @@ def check(config: RunConfig, events: Events) -> Checked:
     path, before = recorded_run(config.run)
     dataset = DatasetConfig.read(config.dataset_file())
     require_used(config, dataset)
+    require_validation(config, dataset)
     data = _open_data(config, dataset, files, events)
     prompts = training_prompts(config.sample, data)
     order = _order_batches(config, data, events)
@@ -224,7 +226,9 @@ def _open_data(config: RunConfig, dataset: DatasetConfig, files: BaseFiles, even
     """The samples of the run, their caches all there and made for this base."""
     data = TrainingSet.open(dataset, files.recipe(config, dino=False), events, audio=config.audio)
     require_samples_used(config, data)
+    require_apart(config, data)
     check_samples(config, data.samples, events)
+    check_samples(config, validation_clips(config, data), events)
     warn_of_captions(data.samples, events)
     require_heard(data.samples, config.model.mode)
     return data

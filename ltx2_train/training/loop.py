@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ from ..optim import averaged, state_aside
 from .checks import check, check_settings
 from .contexts import streams_of
 from .fit.trial import OomGuard, Rewound, take_guarded, try_largest
-from .metrics import LOSS, STREAMS, loss_column
+from .metrics import LOSS, STREAMS, loss_column, validated
 from .saving import complete, save, save_after_error
 from .setup import Run, load
 from .step import training_step
+from .validation import Validation
 from .watch import norm_row
 
 MAX_BAD_STEPS = 5
@@ -95,6 +96,7 @@ class _Loop:
         self.bad = 0  # steps in a row that were not finite
         self.clean = True  # false while the weights are being changed: a state written then would mix two steps
         self.finished = False  # the last save is done; its samples may be missing
+        self.validation = Validation(run, events) if run.config.validation.wanted else None
 
     def go_on(self) -> RunResult:
         """Take all steps that are left."""
@@ -102,7 +104,7 @@ class _Loop:
         try:
             guard = self._begin()
             while run.step < run.total:
-                done = self._step(guard)
+                done = self._validate(self._step(guard))
                 self._tell(done)
                 self._save(done)
                 self._sample(done)
@@ -123,6 +125,9 @@ class _Loop:
         guard = OomGuard(run.plan, run.apply, events, run.device, lambda: save_after_error(run, events, "running"))
         if run.step == 0 and sample.wanted and sample.at_start:
             _draw(run, events)
+        if run.step == 0 and self.validation is not None and self.settings.validation.at_start:
+            if run.log is not None and (measured := self.validation.measure()):
+                run.log.append({"step": 0, **measured})
         events.stage("train", run.total)
         try:
             run.folder.write_manifest("running", run.step, total=run.total, state=run.step)
@@ -167,11 +172,21 @@ class _Loop:
         }
         return _Done(row, names, finite, epoch_ended)
 
+    def _validate(self, done: _Done) -> _Done:
+        """The same step, its row with the validation loss where that is due."""
+        run, validation = self.run, self.settings.validation
+        due = _due(run.step, validation.every, done.epoch_ended, validation.every_epochs)
+        if self.validation is None or not (due or run.step == run.total):
+            return done
+        return replace(done, row={**done.row, **self.validation.measure()})
+
     def _tell(self, done: _Done) -> None:
         """Write the row of the step, and look at what it says. Raises TrainerError after too many bad steps."""
         run = self.run
         assert run.log is not None, "load opens it"
         row = run.log.append(done.row)
+        if self.validation is not None and validated(row):
+            self.validation.watch(run.log.rows)
         self.events.step({**row, "total": run.total, "eta": _eta(run, self.started, self.first)})
         self.bad = 0 if done.finite else self.bad + 1
         if not done.finite:

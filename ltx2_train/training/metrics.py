@@ -19,6 +19,7 @@ from ..media.font import drawable, load_font
 SMOOTHING = 0.95
 KEPT_ROWS = 4096  # in memory, for the chart; a longer run keeps its whole curve, at half the detail
 LOSS = "loss"  # what is minimised; each of its terms has a column loss_<name>
+VALIDATION = "val_"  # in front of a column of the loss: on clips that are not trained on, in rows where it was measured
 STREAMS = ("video", "audio")  # terms whose column every row has, null where the step lacks the stream
 COLOURS = (  # dots and line of each curve; after the last they begin again
     ("#a9c4ea", "#1f5fbf"),
@@ -47,6 +48,11 @@ def terms_text(row: Mapping[str, Any]) -> str:
     names = terms_of([row])
     apart = ", ".join(f"{name} {row[loss_column(name)]:.4f}" for name in names)
     return f" ({apart})" if len(names) > 1 else ""
+
+
+def validated(row: Mapping[str, Any]) -> bool:
+    """Whether the loss on clips that are not trained on was measured after this step."""
+    return row.get(f"{VALIDATION}{LOSS}") is not None
 
 
 def clean_row(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,11 +118,12 @@ class MetricsLog:
     def _keep(self, row: dict[str, Any]) -> None:
         """Remember a row without growing with the run."""
         self.last = row
-        if row["step"] % self._every == 0:
-            self._kept.append({name: value for name, value in row.items() if name == "step" or name.startswith(LOSS)})
+        if row["step"] % self._every == 0 or validated(row):
+            names = ("step", LOSS, f"{VALIDATION}{LOSS}")
+            self._kept.append({name: value for name, value in row.items() if name.startswith(names)})
         if len(self._kept) > KEPT_ROWS:
             self._every *= 2
-            self._kept = [kept for kept in self._kept if kept["step"] % self._every == 0]
+            self._kept = [kept for kept in self._kept if kept["step"] % self._every == 0 or validated(kept)]
 
     def _write(self) -> None:
         """Write what waits, wholly or not at all."""
@@ -184,6 +191,9 @@ def chart_image(rows: Sequence[Mapping[str, Any]], title: str = "", size: tuple[
     left, right, top, bottom = 64 * scale, width - 20 * scale, 44 * scale, height - 44 * scale
     names = terms_of(rows)
     columns = [loss_column(name) for name in names] if len(names) > 1 else [LOSS]
+    if any(map(validated, rows)):
+        columns += [f"{VALIDATION}{column}" for column in columns]
+        names = [*(names if len(names) > 1 else ["training"]), *(_validation_names(names))]
     curves = [[(int(row["step"]), row.get(column)) for row in rows] for column in columns]
     values = sorted(value for curve in curves for _, value in curve if value is not None)
     draw.text((left, 12 * scale), drawable(title) or "loss", fill="#222222", font=font)
@@ -223,11 +233,17 @@ def chart_image(rows: Sequence[Mapping[str, Any]], title: str = "", size: tuple[
                 x, y = place(step, value)
                 draw.ellipse([x - 2 * scale, y - 2 * scale, x + 2 * scale, y + 2 * scale], fill=_colours(number)[0])
     for number, curve in enumerate(curves):
-        averages = smooth([value for _, value in curve])
+        values = [value for _, value in curve]
+        # what is measured on the same clips with the same noise has nothing to be smoothed
+        averages = values if columns[number].startswith(VALIDATION) else smooth(values)
         line = [place(curve[index][0], value) for index, value in enumerate(averages) if value is not None]
         if len(line) > 1:
             draw.line(line, fill=_colours(number)[1], width=3 * scale, joint="curve")
     return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _validation_names(names: Sequence[str]) -> list[str]:
+    return [f"{name} validation" for name in names] if len(names) > 1 else ["validation"]
 
 
 def _colours(curve: int) -> tuple[str, str]:

@@ -41,6 +41,7 @@ from .checks import Checked
 from .contexts import ContextStore
 from .fit import Facts, MemoryPlan, make_plan, this_machine
 from .fit.work import largest_batch, of_batch
+from .held_out import validation_clips
 from .metrics import MetricsLog
 from .optimizing import make_optimizer
 from .run_folder import RunFolder
@@ -246,7 +247,8 @@ def _assemble(
 def plan_run(checked: Checked, events: Events) -> MemoryPlan:
     """How the run uses memory; a run that goes on keeps the format of its base. Raises ConfigError if nothing fits."""
     config, folder, device = checked.config, checked.folder, checked.device
-    captions = len({sample.text_path for sample in checked.data.samples})
+    samples = (*checked.data.samples, *validation_clips(config, checked.data))
+    captions = len({sample.text_path for sample in samples})
     work = of_batch(largest_batch(checked.order), config, captions)
     events.make_room(1 << 50, device)  # everything: what is free decides
     machine = this_machine(device, folder.path)

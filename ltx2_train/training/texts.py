@@ -18,6 +18,7 @@ from ..sampling.sample import prompt_folder
 from ..weights.load import load_connectors
 from .checks import Checked, needed_texts
 from .contexts import ContextStore, streams_of
+from .held_out import validation_clips
 
 
 def prepare_texts(checked: Checked, events: Events) -> ContextStore:
@@ -28,7 +29,7 @@ def prepare_texts(checked: Checked, events: Events) -> ContextStore:
     texts = needed_texts(config, checked.prompts)
     folder = prompt_folder(config) if texts else checked.folder.path
     prompts = prompt_features(texts, folder, checked.encoder, checked.projection, device, events, config.gemma)
-    samples = {sample.text_path: sample for sample in data.samples}
+    samples = {sample.text_path: sample for sample in (*data.samples, *validation_clips(config, data))}
     total = len(samples) + len(prompts)
     events.stage("prepare captions", total)
     connectors = load_connectors(checked.projection, config.model.mode, dtype, device)

@@ -55,12 +55,17 @@ SOUND_MASKS = Given(
 VALIDATION = Given(
     ("validation_datasets",),
     "",
-    "Set sample.validation_clips to draw samples of its clips on the way, or leave it out.",
+    "Set validation.every to measure the loss on its clips, sample.validation_clips to draw samples of them on the "
+    "way, or leave it out.",
 )
 
 
 def _draws_validation_clips(run: RunConfig) -> bool:
     return run.sample.wanted and run.sample.validation_clips > 0 and run.model.mode != "audio"
+
+
+def _measures_validation(run: RunConfig) -> bool:
+    return run.validation.wanted
 
 
 def _has_condition(stream: str, kind: str) -> Uses:
@@ -78,7 +83,7 @@ CONSUMERS: dict[Given, list[Uses]] = {
     REFERENCE_SOUNDS: [_has_condition("audio", "reference")],
     MASKS: [_has_condition("video", "mask")],
     SOUND_MASKS: [_has_condition("audio", "mask")],
-    VALIDATION: [_draws_validation_clips],
+    VALIDATION: [_draws_validation_clips, _measures_validation],
 }
 
 

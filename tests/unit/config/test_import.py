@@ -152,13 +152,18 @@ def test_all_that_is_not_there_yet_is_told_at_once(tmp_path):
     path = written(
         tmp_path,
         "flags.toml",
-        "network_dim = 8\ncrepa = true\ndop = true\nvalidate_every_n_steps = 10\n"
+        "network_dim = 8\ncrepa = true\ndop = true\nsave_state_to_huggingface = true\n"
         "learing_rate = 1e-4\nnf4_block_size = 33\n",
     )
     with pytest.raises(ConfigError) as caught:
         load_run(path)
     text = str(caught.value)
-    for words in ("crepa is not there yet", "dop is not there yet", "validate_every_n_steps", "learing_rate: unknown"):
+    for words in (
+        "crepa is not there yet",
+        "dop is not there yet",
+        "save_state_to_huggingface",
+        "learing_rate: unknown",
+    ):
         assert words in text
     assert "did you mean" not in text.split("learing_rate")[0]
     assert "Did you mean learning_rate" in text

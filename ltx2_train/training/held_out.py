@@ -1,0 +1,63 @@
+"""The clips that are held out of the training: which they are, and that they really are.
+
+Needed before anything is loaded; what is measured on them is in validation.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from ..caching.cache_file import CacheFile
+from ..config import RunConfig
+from ..dataset.dataset_file import DatasetConfig
+from ..errors import ConfigError
+from ..feed.loader import Sample, TrainingSet
+
+
+def require_validation(config: RunConfig, dataset: DatasetConfig) -> None:
+    """Raise ConfigError where a validation loss is asked for, and there is nothing to measure it on."""
+    if config.validation.wanted and not dataset.validation_datasets:
+        name = "validation.every" if config.validation.every else "validation.every_epochs"
+        raise ConfigError(
+            f"{name} is set, and the dataset file has no [[validation_datasets]] to measure on. Add some, with clips "
+            f"that are in none of the [[datasets]], or set {name} to 0."
+        )
+
+
+def validation_clips(config: RunConfig, data: TrainingSet) -> tuple[Sample, ...]:
+    """The clips that are measured, none where no loss is asked for."""
+    if not config.validation.wanted:
+        return ()
+    return data.validation[: config.validation.clips or None]
+
+
+def require_apart(config: RunConfig, data: TrainingSet) -> None:
+    """Raise ConfigError that names clips which are both trained on and measured, found by what their caches say."""
+    clips = validation_clips(config, data)
+    if config.validation.wanted and not clips:
+        raise ConfigError(
+            "validation.every is set, and the [[validation_datasets]] hold no clip that model.mode = "
+            f"{config.model.mode} can use. Add some, or set it to 0."
+        )
+    if not clips:
+        return
+    trained: dict[str, Sample] = {}
+    for sample in data.samples:
+        if source := _source(sample):
+            trained.setdefault(source, sample)
+    both = {clip.key: trained[source].key for clip in clips if (source := _source(clip)) in trained}
+    if both:
+        clip, other = next(iter(both.items()))
+        more = f" So are {len(both) - 1} more." if len(both) > 1 else ""
+        raise ConfigError(
+            f"{clip} of the validation is made from the same file as {other}, which is trained on, so what was learned "
+            f"by heart would look well.{more} Take it out of [[validation_datasets]] or of [[datasets]]."
+        )
+
+
+def _source(sample: Sample) -> str:
+    """The content hash of the medium that a sample was made from; "" where another program's cache does not say."""
+    path = sample.audio_path if sample.kind == "audio" and sample.audio_path is not None else sample.latent_path
+    record = json.loads(CacheFile(path).metadata.get("source") or "{}")
+    return str(record.get("sha256") or "") if isinstance(record, Mapping) else ""

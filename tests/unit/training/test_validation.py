@@ -1,0 +1,60 @@
+"""When the validation loss is said to rise, and what is kept and drawn of it."""
+
+from __future__ import annotations
+
+from ltx2_train.config import make_run
+from ltx2_train.training.metrics import KEPT_ROWS, MetricsLog, chart_image
+from ltx2_train.training.validation import rising, sigmas_of
+
+
+def rows_of(validation: dict[int, float], training) -> list[dict]:
+    steps = range(max(validation) + 1)
+    return [
+        {"step": step, "loss": training(step), **({"val_loss": validation[step]} if step in validation else {})}
+        for step in steps
+    ]
+
+
+def falling(step: int) -> float:
+    return 1.0 - step / 100
+
+
+def test_a_rise_is_said_when_the_best_lies_three_back_and_training_falls():
+    rows = rows_of({0: 0.9, 10: 0.8, 20: 0.82, 30: 0.84, 40: 0.85}, falling)
+    step, text = rising(rows)
+    assert step == 10
+    assert "0.8000 after step 10, 0.8500 now" in text
+    assert "in training 0.9450 then, 0.6450 now" in text  # means over steps 1 to 10 and 31 to 40
+    assert rising(rows[:31]) == (10, ""), "only two since the best"
+
+
+def test_no_rise_is_said_where_there_is_none():
+    assert rising([]) == (-1, "")
+    assert rising(rows_of({0: 0.9, 10: 0.8, 20: 0.82, 30: 0.84, 40: 0.79}, falling)) == (40, "")
+    assert rising(rows_of({0: 0.9, 10: 0.8, 20: 0.801, 30: 0.802, 40: 0.803}, falling)) == (10, ""), "within a percent"
+    assert rising(rows_of({0: 0.9, 10: 0.8, 20: 0.82, 30: 0.84, 40: 0.85}, lambda step: 1.0)) == (10, "")
+
+
+def test_levels_are_the_middles_of_the_range():
+    assert sigmas_of(make_run({})) == [0.125, 0.375, 0.625, 0.875]
+    narrow = {"objective": {"min_timestep": 500, "max_timestep": 700}, "validation": {"levels": 2}}
+    assert sigmas_of(make_run(narrow)) == [0.55, 0.65]
+
+
+def test_measurements_stay_when_the_rows_of_a_long_run_are_thinned(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl", 0)
+    for step in range(1, KEPT_ROWS + 100):
+        log._keep({"step": step, "loss": 1.0, "lr": 1.0, **({"val_loss": 2.0} if step % 333 == 0 else {})})
+    log.close()
+    kept = log.rows
+    assert len(kept) < 0.6 * KEPT_ROWS
+    assert [row["step"] for row in kept if "val_loss" in row] == list(range(333, KEPT_ROWS + 100, 333))
+    assert set(kept[0]) == {"step", "loss"}
+
+
+def test_the_chart_has_a_line_of_it():
+    training = [{"step": step, "loss": 1.0, "loss_video": 1.0, "loss_audio": None} for step in range(1, 40)]
+    measured = [{**row, "val_loss": 0.5, "val_loss_video": 0.5} if row["step"] % 13 == 0 else row for row in training]
+    assert chart_image(training).tobytes() != chart_image(measured).tobytes()
+    colours = [colour for _, colour in chart_image(measured).getcolors(1 << 20)]
+    assert any(red > 190 and blue < 60 for red, _, blue in colours), "the line of the validation is orange"
