@@ -108,5 +108,5 @@ class SmallRuns:
         generator = torch.Generator().manual_seed(run.step)
         for parameter in run.loras.parameters():
             parameter.grad = torch.randn(parameter.shape, generator=generator)
-        losses = {"loss": 1.0 / (run.step + 1), "loss_video": 1.0, "loss_audio": None}
+        losses = {"loss": [1.0 / (run.step + 1)], "loss_video": [1.0]}
         return losses, ["clip"], (0, run.step + 1)

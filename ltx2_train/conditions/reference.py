@@ -14,7 +14,8 @@ Shape letters: R tokens of the reference.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +35,10 @@ class Lead:
     extent: tuple[int, ...]  # latent frames, rows, columns, or steps: equal where the positions are
     unseen: bool = False  # the other modality does not attend to them
     textless: bool = False  # they do not attend to the text
+
+    def sent(self, send: Callable[[Tensor], Tensor]) -> Lead:
+        """The same with its tensors where `send` puts them."""
+        return replace(self, tokens=send(self.tokens), positions=send(self.positions))
 
 
 def downscale(reference: LatentShape, target: LatentShape) -> int | None:

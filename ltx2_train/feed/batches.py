@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -33,6 +33,8 @@ from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, AUDIO_LATENTS_PER_SECOND
 from .loader import Sample, SoundBuckets, TrainingSet
 
 _POLL_SECONDS = 0.1
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -260,35 +262,55 @@ def _by_coin(
     return result
 
 
-class Batches:
+class Batches(Generic[T]):
     """Endless batches from a place on, read ahead by one thread that holds at most `prefetch` of them.
 
-    Use it in a `with` block, or call `close`. With `prefetch` 0 there is no thread. Errors of the thread are raised to
-    whoever asks for the batch that failed.
+    `read(samples, epoch, index)` makes one; the thread calls it in order. Use it in a `with` block, or call `close`.
+    With `prefetch` 0 there is no thread. Errors of the thread are raised to whoever asks for the batch that failed.
     """
 
-    def __init__(self, dataset: TrainingSet, order: BatchOrder, start: tuple[int, int] = (0, 0), prefetch: int = 2):
-        self._dataset, self._order = dataset, order
+    def __init__(
+        self,
+        read: Callable[[Sequence[Sample], int, int], T],
+        order: BatchOrder,
+        start: tuple[int, int] = (0, 0),
+        prefetch: int = 2,
+    ):
+        self._read, self._order = read, order
         self._walk = order.walk(*start)
         self._stop = threading.Event()
-        self._ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=max(1, prefetch))
+        self._ready: queue.Queue[T | BaseException] = queue.Queue(maxsize=max(1, prefetch))
+        self._failed: BaseException | None = None
         self._thread: threading.Thread | None = None
         if prefetch > 0:
             self._thread = threading.Thread(target=self._fill, name="ltx2-prefetch", daemon=True)
             self._thread.start()
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[T]:
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> T:
         if self._stop.is_set():
             raise StopIteration
         if self._thread is None:
             return self._load_next()
-        item = self._ready.get()
+        item = self._failed or self._ready.get()
         if isinstance(item, BaseException):
             self.close()
             raise item
+        return item
+
+    def poll(self) -> T | None:
+        """The next batch where the thread has it already, else None."""
+        if self._stop.is_set() or self._thread is None or self._failed is not None:
+            return None
+        try:
+            item = self._ready.get_nowait()
+        except queue.Empty:
+            return None
+        if isinstance(item, BaseException):
+            self._failed = item  # for whoever needs that batch
+            return None
         return item
 
     def close(self) -> None:
@@ -298,19 +320,19 @@ class Batches:
             self._thread.join()
             self._thread = None
 
-    def __enter__(self) -> Batches:
+    def __enter__(self) -> Batches[T]:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _load_next(self) -> Batch:
+    def _load_next(self) -> T:
         epoch, index, positions = next(self._walk)
-        return load_batch(self._dataset, [self._order.samples[i] for i in positions], epoch, index)
+        return self._read([self._order.samples[i] for i in positions], epoch, index)
 
     def _fill(self) -> None:
         while not self._stop.is_set():
-            item: Batch | BaseException
+            item: T | BaseException
             try:
                 item = self._load_next()
             except Exception as error:

@@ -20,25 +20,27 @@ Factor = float | Sequence[float] | Tensor
 class Term:
     """One part of the loss: `values` [B] before any weight, with their gradient.
 
-    `weight`: the factor on it, a number or one a sample. `mask`: in which samples it is measured, None for all. Those
-    left out still learn as their weight says, but stay out of the record: silence that stands in for sound is one.
+    `weight`: the factor on it, a number or one a sample; a tensor of them should lie where the values do. `rows`:
+    places of the samples it is measured in, None for all. Those left out still learn as their weight says, but stay out
+    of the record: silence that stands in for sound is one.
     """
 
     values: Tensor
     weight: Factor = 1.0
-    mask: Sequence[bool] | None = None
+    rows: Tensor | None = None
 
     def weighted(self) -> Tensor:
         """[B]: its share of the loss of each sample."""
+        if isinstance(self.weight, (int, float)):
+            return self.values * self.weight
         return self.values * torch.as_tensor(self.weight, dtype=self.values.dtype, device=self.values.device)
 
     def measured(self) -> Tensor | None:
         """The values of the samples it is measured in, without gradient; None where there is no such sample."""
         values = self.values.detach()
-        if self.mask is None:
+        if self.rows is None:
             return values
-        rows = [row for row, counts in enumerate(self.mask) if counts]
-        return values[torch.tensor(rows, device=values.device)] if rows else None
+        return values[self.rows] if self.rows.numel() else None
 
 
 def total(terms: Mapping[str, Term]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from .build import averaged, build_optimizer, choose_optimizer, rehearse, state_aside, state_bytes
 from .groups import describe_groups, parameter_groups
+from .guarded import can_be_guarded, guarded_step
 from .optimizers import OPTIMIZERS, find_optimizer
 from .resume import resume
 from .schedules import SCHEDULES, ScheduleSettings, build_schedule, warmup_steps
@@ -15,9 +16,11 @@ __all__ = [
     "averaged",
     "build_optimizer",
     "build_schedule",
+    "can_be_guarded",
     "choose_optimizer",
     "describe_groups",
     "find_optimizer",
+    "guarded_step",
     "parameter_groups",
     "rehearse",
     "resume",

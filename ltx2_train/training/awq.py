@@ -7,6 +7,7 @@ the run folder, so that a run that goes on quantizes alike.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..config import RunConfig
 from ..device import release
 from ..events import Events
-from ..feed.batches import Batches
+from ..feed.batches import Batches, load_batch
 from ..placement import load_placed
 from ..weights.awq import FILE, collect_activations, load_activations, save_activations
 from ..weights.quantize import quantized_paths
@@ -56,7 +57,7 @@ def measured_activations(
         model, count = placed.model, config.quant.awq_batches
 
         def run_batches() -> None:
-            batches = Batches(checked.data, checked.order, (0, 0), 0)
+            batches = Batches(partial(load_batch, checked.data), checked.order, (0, 0), 0)
             events.stage("measure for AWQ", count)
             try:
                 for number in range(count):

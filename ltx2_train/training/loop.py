@@ -3,13 +3,18 @@
 A step is the mean of `accumulation` micro-batches. All its random numbers come from the run's seed and the step's own
 number, so a resumed run draws what an unbroken one would have drawn. A loss or gradient that is not finite never
 reaches the weights: the batch is named and left out, and five in a row end the run.
+
+On a card a step waits for the device once, when all of it has been queued. Other optimizers than the fused ones have to
+be told before whether the gradients are finite; there the wait comes first.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,19 +25,24 @@ from ..config import RunConfig
 from ..device import out_of_memory, release
 from ..errors import RunError, Stopped, TrainerError
 from ..events import Events, shielded
-from ..feed.batches import Batch, Batches
-from ..optim import averaged, state_aside
+from ..feed.batches import Batch, Batches, load_batch
+from ..feed.loader import Sample
+from ..optim import averaged, can_be_guarded, guarded_step, state_aside
 from .checks import check, check_settings
 from .contexts import streams_of
 from .fit.trial import OomGuard, Rewound, take_guarded, try_largest
 from .metrics import LOSS, STREAMS, loss_column, validated
+from .reading import Columns, not_finite, read
+from .ready import Ready, make_ready
 from .saving import complete, save, save_after_error
+from .sending import Ahead, pinned
 from .setup import Run, load
-from .step import training_step
+from .step import ready_step
 from .validation import Validation
 from .watch import norm_row
 
 MAX_BAD_STEPS = 5
+NORM = "grad_norm"  # the column of the metrics
 DROPOUT_COINS = 1  # purpose of a generator: noise is purpose 0, and must not shift when captions are dropped
 
 
@@ -91,7 +101,7 @@ class _Loop:
     def __init__(self, run: Run, events: Events) -> None:
         self.run, self.events, self.settings = run, events, run.config
         self.started, self.first = time.monotonic(), run.step
-        self.batches = Rewound(Batches(run.data, run.order, run.place, run.config.data.prefetch))
+        self.batches = Ahead(Batches(_reader(run), run.order, run.place, run.config.data.prefetch), run.device)
         self.lora: Path | None = None
         self.bad = 0  # steps in a row that were not finite
         self.clean = True  # false while the weights are being changed: a state written then would mix two steps
@@ -140,16 +150,24 @@ class _Loop:
     def _step(self, guard: OomGuard) -> _Done:
         """Gradients, clipping, optimizer. A step that is not finite changes nothing but the numbers of its place."""
         run, begun = self.run, time.monotonic()
-        terms, names, place = take_guarded(
+        columns, names, place = take_guarded(
             run, self.batches, guard, lambda: _micro_steps(run, self.batches, self.events)
         )
         run.scaler.unscale_(run.optimizer)
         limit = self.settings.train.clip_norm or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(run.loras.parameters(), limit))
+        columns[NORM] = [torch.nn.utils.clip_grad_norm_(run.loras.parameters(), limit)]
         rates = run.rates()
+        queued = run.device.type == "cuda" and can_be_guarded(run.optimizer)
+        if queued:
+            self.clean = False
+            guarded_step(run.optimizer, not_finite(columns, LOSS, NORM))
+        numbers = read(columns)
+        # what some batches of the step lack is averaged over those that have it
+        terms = {column: sum(values) / len(values) for column, values in numbers.items()}
+        norm = terms.pop(NORM)
         finite = math.isfinite(terms[LOSS]) and math.isfinite(norm)
         self.clean = False
-        if finite:
+        if finite and not queued:
             run.scaler.step(run.optimizer)
         run.scaler.update()
         run.schedule.step()
@@ -162,9 +180,10 @@ class _Loop:
         every = self.settings.train.norms_every
         row = {
             "step": run.step,
+            **{loss_column(stream): None for stream in STREAMS},
             **terms,
             **rates,
-            "grad_norm": norm,
+            NORM: norm,
             "seconds": time.monotonic() - begun,
             "epoch": place[0],
             "skipped": None if finite else names,
@@ -240,29 +259,23 @@ def _ending(error: BaseException) -> str:
     return "stopped" if isinstance(error, (Stopped, KeyboardInterrupt)) else "failed"
 
 
-def _micro_steps(run: Run, batches: Rewound, events: Events) -> tuple[dict[str, Any], list[str], tuple[int, int]]:
-    """Gradients of one step. Returns its columns of the metrics, the names of its clips and the place after it."""
-    count, seed = run.config.train.accumulation, run.config.train.seed
-    columns: dict[str, list[torch.Tensor | float]] = {}
+def _micro_steps(run: Run, batches: Rewound, events: Events) -> tuple[Columns, list[str], tuple[int, int]]:
+    """Gradients of one step. Returns its columns of the metrics, the names of its clips and the place after it.
+
+    The columns are not read, so nothing in here waits for the device.
+    """
+    count = run.config.train.accumulation
+    columns: Columns = {}
     names: list[str] = []
     place = run.place
     run.model.train()
-    for micro in range(count):
+    for _ in range(count):
         if events.should_stop():
             raise Stopped
-        batch = next(batches)
+        ready = next(batches)
+        batch = ready.batch
         place = run.order.following(batch.epoch, batch.index)
-        contexts = _contexts(run, batch, _generator(seed, run.step, micro, DROPOUT_COINS))
-        terms = training_step(
-            run.model,
-            batch,
-            contexts,
-            run.config,
-            run.version,
-            _generator(seed, run.step, micro),
-            run.sound,
-            turn=run.step * count + micro,
-        )
+        terms = ready_step(run.model, ready, run.config, run.sound)
         mean = terms.loss.mean()
         run.scaler.scale(mean / count).backward()
         for column, value in terms.columns().items():
@@ -270,9 +283,24 @@ def _micro_steps(run: Run, batches: Rewound, events: Events) -> tuple[dict[str, 
         names += [sample.key for sample in batch.samples]
         if run.sound is not None and (text := run.sound.watch(batch)):
             events.message(text, "warning")
-    # what some batches of the step lack is averaged over those that have it; reading a number waits for the device
-    means = {column: sum(map(float, values)) / len(values) for column, values in columns.items()}
-    return {loss_column(stream): None for stream in STREAMS} | means, names, place
+    return columns, names, place
+
+
+def _reader(run: Run) -> Callable[[Sequence[Sample], int, int], Ready]:
+    """Reads the batches of the run from here on, in their order, and makes each ready for its step."""
+    count, seed = run.config.train.accumulation, run.config.train.seed
+    turns = itertools.count(run.step * count)
+
+    def read_next(samples: Sequence[Sample], epoch: int, index: int) -> Ready:
+        turn = next(turns)
+        step, micro = divmod(turn, count)
+        batch = load_batch(run.data, samples, epoch, index)
+        contexts = _contexts(run, batch, _generator(seed, step, micro, DROPOUT_COINS))
+        generator = _generator(seed, step, micro)
+        ready = make_ready(run.model, batch, contexts, run.config, run.version, generator, run.sound, turn)
+        return pinned(ready) if run.device.type == "cuda" else ready
+
+    return read_next
 
 
 def _contexts(run: Run, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -281,7 +309,7 @@ def _contexts(run: Run, batch: Batch, generator: torch.Generator) -> dict[str, t
     dropped = (torch.rand(len(batch.samples), generator=generator) < settings.caption_dropout).tolist()
     keys = [sample.text_path for sample in batch.samples]
     return {
-        stream: run.contexts.batch(keys, stream, run.device, dropped, settings.caption_dropout_with)
+        stream: run.contexts.batch(keys, stream, "cpu", dropped, settings.caption_dropout_with)
         for stream in streams_of(run.config.model.mode)
     }
 

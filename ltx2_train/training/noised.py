@@ -10,7 +10,7 @@ lengths of conditions are drawn last.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,7 +38,7 @@ class Noised:
     `given` [B, T]: tokens that stay clean, None where no sample has any; where all of them are at the start, and alike
     in every sample, `lead` is their number. `learned` [B, T]: tokens that are no padding, None where there is none.
     `leads`: the reference of each sample, empty where none has any. All is settled on the CPU, so that nothing has to
-    wait for the device. A stream that is not `generated` has noise level 0.
+    wait for the device, to which `sent` takes it. A stream that is not `generated` has noise level 0.
     """
 
     clean: Tensor
@@ -67,6 +67,19 @@ class Noised:
             given=None if self.given is None else cut(self.given),
             learned=None if even or self.learned is None else cut(self.learned),
             leads=self.leads if rows is None or not self.leads else [self.leads[row] for row in rows],
+        )
+
+    def sent(self, send: Callable[[Tensor], Tensor]) -> Noised:
+        """The same with its tensors where `send` puts them."""
+        return replace(
+            self,
+            clean=send(self.clean),
+            noise=send(self.noise),
+            sigma=send(self.sigma),
+            positions=send(self.positions),
+            given=None if self.given is None else send(self.given),
+            learned=None if self.learned is None else send(self.learned),
+            leads=[None if lead is None else lead.sent(send) for lead in self.leads],
         )
 
     @property
@@ -113,15 +126,13 @@ class Noised:
         return masked_mean(errors, ~self.given if self.learned is None else self.learned & ~self.given)
 
 
-def noised_video(
-    batch: Batch, run: RunConfig, version: str, generator: torch.Generator, device: torch.device, turn: int
-) -> Noised:
+def noised_video(batch: Batch, run: RunConfig, version: str, generator: torch.Generator, turn: int) -> Noised:
     """The pictures of `batch`, which has some."""
     assert batch.latents is not None
     shape = LatentShape(*batch.latents.shape[2:])
-    clean = video_tokens(batch.latents.to(device=device, dtype=torch.float32))  # [B, T, C]
-    noise = video_tokens(torch.randn(batch.latents.shape, generator=generator).to(device))
-    sigma = sample_sigmas(run.objective, len(batch.samples), shape.tokens, version, generator, turn=turn).to(device)
+    clean = video_tokens(batch.latents.float())  # [B, T, C]
+    noise = video_tokens(torch.randn(batch.latents.shape, generator=generator))
+    sigma = sample_sigmas(run.objective, len(batch.samples), shape.tokens, version, generator, turn=turn)
     first, others = _first_frame(run)
     chances = [first if s.first_frame_probability is None else s.first_frame_probability for s in batch.samples]
     given = first_frame_tokens(shape, draw_first_frame(chances, generator))  # [B, T]
@@ -132,15 +143,13 @@ def noised_video(
     if reference is not None:
         shown = zip(_coins(reference, batch, generator), data, strict=True)
         leads = [
-            _video_lead(one.reference, shape, batch.fps, reference, device)
-            if apply and one.reference is not None
-            else None
+            _video_lead(one.reference, shape, batch.fps, reference) if apply and one.reference is not None else None
             for apply, one in shown
         ]
-    positions = video_positions(shape, batch.fps, device)
+    positions = video_positions(shape, batch.fps)
     if not run.video.generated:
         return Noised(clean, noise, torch.zeros_like(sigma), positions, leads=leads, generated=False)
-    tokens, lead = _settled(given, device)
+    tokens, lead = _settled(given)
     return Noised(clean, noise, sigma, positions, given=tokens, lead=lead, leads=leads)
 
 
@@ -152,28 +161,27 @@ def noised_audio(
     run: RunConfig,
     version: str,
     generator: torch.Generator,
-    device: torch.device,
     turn: int,
 ) -> Noised:
     """The sounds `latents` [B, 8, T, 16] of `batch`, of these `lengths`."""
-    clean = audio_tokens(latents.to(device=device, dtype=torch.float32))  # [B, T, C]
-    noise = audio_tokens(torch.randn(latents.shape, generator=generator).to(device))
+    clean = audio_tokens(latents.float())  # [B, T, C]
+    noise = audio_tokens(torch.randn(latents.shape, generator=generator))
     if run.audio.independent_timestep:
-        sigma = sample_audio_sigmas(run.objective, len(batch.samples), generator).to(device)
+        sigma = sample_audio_sigmas(run.objective, len(batch.samples), generator)
     elif video is not None and video.generated:
         sigma = video.sigma
     else:
         # each sound has its own length, hence its own shift; without a picture that of an imagined one
         tokens = [sample.shape.tokens if video is None else clean.shape[1] for sample in batch.samples]
-        sigma = sample_sigmas(run.objective, len(tokens), tokens, version, generator, video is None, turn).to(device)
+        sigma = sample_sigmas(run.objective, len(tokens), tokens, version, generator, video is None, turn)
     learned = torch.arange(clean.shape[1])[None] < torch.tensor(lengths)[:, None]  # [B, T]
-    learned = None if bool(learned.all()) else learned.to(device)
-    given, leads = _given_of_sound(batch, clean.shape[1], lengths, run, generator, device)
-    positions = audio_positions(AudioLatentShape(clean.shape[1]), device)
+    learned = None if bool(learned.all()) else learned
+    given, leads = _given_of_sound(batch, clean.shape[1], lengths, run, generator)
+    positions = audio_positions(AudioLatentShape(clean.shape[1]))
     if not run.audio.generated:
         sigma = torch.zeros_like(sigma)
         return Noised(clean, noise, sigma, positions, learned=learned, leads=leads, generated=False)
-    marked, lead = _settled(given, device)
+    marked, lead = _settled(given)
     return Noised(clean, noise, sigma, positions, given=marked, lead=lead, learned=learned, leads=leads)
 
 
@@ -183,9 +191,8 @@ def _given_of_sound(
     lengths: Sequence[int],
     run: RunConfig,
     generator: torch.Generator,
-    device: torch.device,
 ) -> tuple[Tensor, list[Lead | None]]:
-    """Tokens that are given, bool [B, T] on the CPU, and each sample's reference; each sound ends where it ends."""
+    """Tokens that are given, bool [B, T], and each sample's reference; each sound ends where it ends."""
     given = torch.zeros(len(lengths), steps, dtype=torch.bool)
     data = batch.given or [GivenData()] * len(lengths)
     for row, length in enumerate(lengths):
@@ -197,7 +204,7 @@ def _given_of_sound(
     if reference is None:
         return given, []
     return given, [
-        _audio_lead(one.reference_audio, reference, device) if apply and one.reference_audio is not None else None
+        _audio_lead(one.reference_audio, reference) if apply and one.reference_audio is not None else None
         for apply, one in zip(_coins(reference, batch, generator), data, strict=True)
     ]
 
@@ -216,25 +223,25 @@ def _coins(condition: Condition, batch: Batch, generator: torch.Generator) -> li
     return (torch.rand(len(batch.samples), generator=generator) < condition.probability).tolist()
 
 
-def _settled(given: Tensor, device: torch.device) -> tuple[Tensor | None, int | None]:
-    """`given` [B, T] on the device, None where nothing is; and how many are at the start, where no others are."""
+def _settled(given: Tensor) -> tuple[Tensor | None, int | None]:
+    """`given` [B, T], None where nothing is; and how many are at the start, where no others are."""
     if not bool(given.any()):
         return None, None
     count = int(given[0].sum())
     lead = count if bool(given[:, :count].all()) and not bool(given[:, count:].any()) else None
-    return given.to(device), lead
+    return given, lead
 
 
-def _video_lead(latents: Tensor, shape: LatentShape, fps: float, reference: Reference, device: torch.device) -> Lead:
+def _video_lead(latents: Tensor, shape: LatentShape, fps: float, reference: Reference) -> Lead:
     size = LatentShape(*latents.shape[1:])
     factor = downscale(size, shape)
     assert factor is not None, (size, shape)  # looked at before the run
-    positions = video_reference_positions(size, fps, factor, reference.temporal_scale_factor, device)
-    tokens = video_tokens(latents[None].to(device=device, dtype=torch.float32))
+    positions = video_reference_positions(size, fps, factor, reference.temporal_scale_factor)
+    tokens = video_tokens(latents[None].float())
     return Lead(tokens, positions, (size.frames, size.height, size.width))
 
 
-def _audio_lead(latents: Tensor, reference: AudioReference, device: torch.device) -> Lead:
-    positions = audio_reference_positions(latents.shape[1], reference.negative_positions, device)
-    tokens = audio_tokens(latents[None].to(device=device, dtype=torch.float32))
+def _audio_lead(latents: Tensor, reference: AudioReference) -> Lead:
+    positions = audio_reference_positions(latents.shape[1], reference.negative_positions)
+    tokens = audio_tokens(latents[None].float())
     return Lead(tokens, positions, (latents.shape[1],), reference.hide_from_video, reference.hide_text)

@@ -75,12 +75,12 @@ class Sound:
         """Take in the losses of a batch ([B] each, unweighted; None where absent) and give the weight of its sound."""
         own = batch.samples[0].audio_loss_weight  # a batch is of one dataset
         base = self._run.loss.audio_weight if own is None else own
-        if self._run.loss.balance.mode != "none":  # reading a loss waits for the device
-            self.balance.observe(
-                audio_loss is not None,
-                None if video_loss is None else float(video_loss.mean()),
-                None if audio_loss is None else float(audio_loss.mean()),
-            )
+        mode, losses = self._run.loss.balance.mode, []
+        if mode == "ema_mag" and video_loss is not None and audio_loss is not None:
+            # reading them waits for the device: once, and only where the weight follows them
+            losses = torch.stack([video_loss.mean(), audio_loss.mean()]).tolist()
+        if mode != "none":
+            self.balance.observe(audio_loss is not None, *losses)
         return self.balance.weight(base)
 
     def watch(self, batch: Batch) -> str | None:

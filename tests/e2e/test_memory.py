@@ -37,7 +37,7 @@ def losses(events: Listener) -> list[float]:
 def out_of_memory_at(monkeypatch, *calls: int) -> list[int]:
     """Let the training step number `calls` (counted over the run, tries included) end for want of memory."""
     count = [0]
-    real = loop.training_step
+    real = loop.ready_step
 
     def step(*args, **more):
         terms = real(*args, **more)
@@ -46,7 +46,7 @@ def out_of_memory_at(monkeypatch, *calls: int) -> list[int]:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return terms
 
-    monkeypatch.setattr(loop, "training_step", step)
+    monkeypatch.setattr(loop, "ready_step", step)
     return count
 
 

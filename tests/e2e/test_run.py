@@ -107,14 +107,14 @@ def test_the_run_folder_holds_what_it_promises(run_file):
 def test_a_new_loss_term_is_one_entry(run_file, monkeypatch):
     """What the step adds to its table is learned, logged, told and kept beside the LoRA by its name."""
     plain = read_rows(train(load_run(run_file, ["run.name=plain"])).folder / "metrics.jsonl")
-    real = loop.training_step
+    real = loop.ready_step
 
     def step(*arguments, **options):
         terms = real(*arguments, **options)
         more = {**terms.terms, "anchor": Term(terms.terms["video"].values, 0.5)}
         return replace(terms, terms=more)
 
-    monkeypatch.setattr(loop, "training_step", step)
+    monkeypatch.setattr(loop, "ready_step", step)
     result = train(load_run(run_file))
     rows = read_rows(result.folder / "metrics.jsonl")
     assert rows[0]["loss_anchor"] == rows[0]["loss_video"] == plain[0]["loss_video"]
@@ -347,7 +347,7 @@ def test_a_terminal_that_goes_away_leaves_a_saved_state(run_file):
 
 
 def test_a_loss_that_is_not_finite_leaves_the_batch_out_and_names_it(run_file, monkeypatch):
-    real = loop.training_step
+    real = loop.ready_step
 
     def step(*arguments, **named):
         terms = real(*arguments, **named)
@@ -355,7 +355,7 @@ def test_a_loss_that_is_not_finite_leaves_the_batch_out_and_names_it(run_file, m
         return times(terms, float("nan")) if step.calls == 3 else terms
 
     step.calls = 0
-    monkeypatch.setattr(loop, "training_step", step)
+    monkeypatch.setattr(loop, "ready_step", step)
     events = StopAt(99)
     result = train(load_run(run_file), events)
     rows = read_rows(result.folder / "metrics.jsonl")
@@ -366,13 +366,13 @@ def test_a_loss_that_is_not_finite_leaves_the_batch_out_and_names_it(run_file, m
 
 
 def test_five_bad_steps_in_a_row_end_the_run_with_its_state_saved(run_file, monkeypatch):
-    real = loop.training_step
+    real = loop.ready_step
 
     def step(*arguments, **named):
         return times(real(*arguments, **named), float("inf"))
 
     train(load_run(run_file, ["train.steps=2"]))
-    monkeypatch.setattr(loop, "training_step", step)
+    monkeypatch.setattr(loop, "ready_step", step)
     with pytest.raises(TrainerError, match="learning_rate"):
         train(load_run(run_file, ["train.steps=20"]))
     folder = run_file.parent / "runs" / "r"

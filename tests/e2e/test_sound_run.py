@@ -94,7 +94,7 @@ def test_a_stop_inside_a_step_counts_none_of_its_batches(sound_run_file, monkeyp
 
     more = ["train.save_precision=fp32", "train.accumulation=2", "loss.balance.mode=inv_freq", "loss.balance.start=0.5"]
     whole = train(load_run(sound_run_file, ["run.name=whole", *more]))
-    real, events = loop.training_step, Heard()
+    real, events = loop.ready_step, Heard()
 
     def step(*arguments, **more):
         terms = real(*arguments, **more)
@@ -104,7 +104,7 @@ def test_a_stop_inside_a_step_counts_none_of_its_batches(sound_run_file, monkeyp
         return terms
 
     step.calls = 0
-    monkeypatch.setattr(loop, "training_step", step)
+    monkeypatch.setattr(loop, "ready_step", step)
     with pytest.raises(Stopped, match="after step 2 of 6"):
         train(load_run(sound_run_file, ["run.name=broken", *more]), events)
     monkeypatch.undo()

@@ -25,6 +25,7 @@ from ...errors import OutOfMemory, OutOfRam
 from ...events import Events
 from ...feed.batches import Batch, load_batch
 from ..contexts import streams_of
+from ..ready import Ready
 from ..step import training_step
 from .memory_plan import MemoryPlan, seconds
 from .work import largest_batch
@@ -198,13 +199,13 @@ class Rewound:
 
     def __init__(self, batches: Any) -> None:
         self._batches = batches
-        self._taken: list[Batch] = []
-        self._again: list[Batch] = []
+        self._taken: list[Ready] = []
+        self._again: list[Ready] = []
 
     def __iter__(self) -> Rewound:
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Ready:
         batch = self._again.pop(0) if self._again else next(self._batches)
         self._taken.append(batch)
         return batch

@@ -6,6 +6,7 @@ import json
 import wave
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -380,7 +381,7 @@ def test_images_clips_and_recordings_train_in_one_run_without_errors_of_shape(co
     build(config)
     data = opened(config)
     order = BatchOrder(data.samples, data.batch_sizes, 0)
-    with Batches(data, order, prefetch=0) as batches:
+    with Batches(partial(load_batch, data), order, prefetch=0) as batches:
         epoch = [next(batches) for _ in range(len(order))]
     found = Counter((batch.has_video, batch.has_audio, len(batch.samples)) for batch in epoch)
     assert found == {(True, True, 2): 1, (True, False, 1): 1, (False, True, 2): 1}

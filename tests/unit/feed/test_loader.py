@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import CacheError, DataError
 from ltx2_train.events import Events
-from ltx2_train.feed.batches import Batches, BatchOrder
+from ltx2_train.feed.batches import Batches, BatchOrder, load_batch
 from ltx2_train.feed.loader import FullText, Sample, TrainingSet, load_text
 from ltx2_train.files import write_tensors
 from ltx2_train.models.text import TextFeatures
@@ -300,9 +301,11 @@ def test_batches_are_read_in_order_and_resume(config, prefetch):
     build(config)
     data = TrainingSet.open(config, RECIPE)
     order = BatchOrder(data.samples, data.batch_sizes, seed=0)
-    with Batches(data, order, prefetch=prefetch) as batches:
+    with Batches(partial(load_batch, data), order, prefetch=prefetch) as batches:
         first = [next(batches) for _ in range(6)]
-    with Batches(data, order, order.following(first[2].epoch, first[2].index), prefetch) as batches:
+    with Batches(
+        partial(load_batch, data), order, order.following(first[2].epoch, first[2].index), prefetch
+    ) as batches:
         again = [next(batches) for _ in range(3)]
     assert [batch.samples for batch in again] == [batch.samples for batch in first[3:]]
     for batch in first:
@@ -320,7 +323,7 @@ def test_reading_ahead_is_bounded_and_its_thread_ends(config, monkeypatch):
     real = TrainingSet.load_latents
     monkeypatch.setattr(TrainingSet, "load_latents", lambda self, one: reads.append(one.key) or real(self, one))
     order = BatchOrder(data.samples, 1, seed=0)
-    with Batches(data, order, prefetch=2):
+    with Batches(partial(load_batch, data), order, prefetch=2):
         deadline = time.monotonic() + 5
         while len(reads) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -335,5 +338,5 @@ def test_an_error_of_the_thread_reaches_the_caller(config):
     for item in plan.items:
         item.latent_path.unlink()
     order = BatchOrder(data.samples, 1, seed=0)
-    with Batches(data, order) as batches, pytest.raises(CacheError, match="missing"):
+    with Batches(partial(load_batch, data), order) as batches, pytest.raises(CacheError, match="missing"):
         next(batches)

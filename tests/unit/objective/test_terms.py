@@ -25,11 +25,11 @@ def test_a_weight_may_be_a_tensor_of_another_kind():
     assert Term(values(1.0, 2.0), torch.tensor([2, 3])).weighted().tolist() == [2.0, 6.0]
 
 
-def test_what_is_measured_has_no_weight_no_gradient_and_only_the_samples_of_its_mask():
-    term = Term(values(1.0, 2.0, 3.0), 7.0, mask=[True, False, True])
+def test_what_is_measured_has_no_weight_no_gradient_and_only_the_samples_of_its_rows():
+    term = Term(values(1.0, 2.0, 3.0), 7.0, rows=torch.tensor([0, 2]))
     measured = term.measured()
     assert measured is not None
     assert measured.tolist() == [1.0, 3.0]
     assert not measured.requires_grad
-    assert term.weighted().tolist() == [7.0, 14.0, 21.0], "the mask is for the record, not for the gradient"
-    assert Term(values(1.0), mask=[False]).measured() is None
+    assert term.weighted().tolist() == [7.0, 14.0, 21.0], "rows are for the record, not for the gradient"
+    assert Term(values(1.0), rows=torch.tensor([], dtype=torch.long)).measured() is None

@@ -36,15 +36,20 @@ def losses(models, batch: Batch, mode: str = "av", silence=None, **settings):
     model = models[mode]
     generator = torch.Generator().manual_seed(5)
     count = len(batch.samples)
-    widths = {"video": model.config.cross_attention_dim, "audio": model.config.audio_cross_attention_dim}
-    if not model.config.projects_captions:
-        widths = {"video": model.config.video.width, "audio": model.config.audio.width}
     contexts = {
-        stream: torch.randn(1, 8, widths[stream], generator=generator).expand(count, -1, -1)
-        for stream in (("video", "audio") if mode == "av" else (mode,))
+        stream: torch.randn(1, 8, width, generator=generator).expand(count, -1, -1)
+        for stream, width in widths_of(model, mode).items()
     }
     sound = None if mode == "video" else Sound(run, silence)
     return training_step(model, batch, contexts, run, "2.3", torch.Generator().manual_seed(1), sound)
+
+
+def widths_of(model, mode: str) -> dict[str, int]:
+    """Widths of the text contexts of the streams of `mode`."""
+    widths = {"video": model.config.cross_attention_dim, "audio": model.config.audio_cross_attention_dim}
+    if not model.config.projects_captions:
+        widths = {"video": model.config.video.width, "audio": model.config.audio.width}
+    return {stream: widths[stream] for stream in (("video", "audio") if mode == "av" else (mode,))}
 
 
 def measured(terms, name: str) -> torch.Tensor:
