@@ -71,6 +71,9 @@ CACHES = Form(
 )
 
 
+LATER = Form(DatasetSettings, visible=[], advanced=[Setting("max_left_out")], nodes=(TITLE,))  # came later: at the end
+
+
 class LoadTrainingClips(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -146,6 +149,7 @@ class PrepareDataset(io.ComfyNode):
                     tooltip="A second dataset to train on together with the first, as the recordings of Load Training "
                     "Audio.",
                 ),
+                *LATER.advanced_inputs(),
             ],
             outputs=[
                 handles.Prepared.Output("prepared", display_name="prepared"),
@@ -161,6 +165,7 @@ class PrepareDataset(io.ComfyNode):
     @classmethod
     @SHAPE.fill
     @CACHES.fill
+    @LATER.fill
     def execute(
         cls,
         model: handles.BaseModel,
@@ -172,7 +177,7 @@ class PrepareDataset(io.ComfyNode):
         with host.training_job(TITLE):
             parts = [dataset] if audio is None else [dataset, audio]
             _need_mode(model.tables["model"].get("mode", "video"), parts)
-            config = _write_dataset(parts, SHAPE.tables(settings), name)
+            config = _write_dataset(parts, {**SHAPE.tables(settings), **LATER.tables(settings)}, name)
             tables = {**model.tables, "data": {"config": str(config)}, **CACHES.tables(settings)}
             check_ahead(cls.hidden.prompt, cls.hidden.unique_id, tables)
             events = host.ComfyEvents(cls.hidden.unique_id)

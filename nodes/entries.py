@@ -11,6 +11,7 @@ from ..ltx2_train.files import digest
 from . import handles, host
 
 SOURCES = ("video_directory", "image_directory", "audio_directory")
+SIZELESS = ("batch_size", "max_left_out")  # what of a shape concerns recordings too
 PAIRED = ("reference_directory", "reference_frames", "reference_downscale")
 
 
@@ -40,7 +41,7 @@ def dataset_config(
                 number += 1
                 name = f"{caches}_{number}"
             taken.add(name)
-            sized = {"batch_size": shape["batch_size"]} if "audio_directory" in entry else shape
+            sized = {key: shape[key] for key in SIZELESS if key in shape} if "audio_directory" in entry else shape
             entries.append({**entry, **sized, "cache_directory": str(folder / name)})
     return DatasetConfig.from_table({"datasets": entries}, folder, node)
 

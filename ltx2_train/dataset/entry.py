@@ -86,6 +86,14 @@ class SharedSettings(ConditionSettings):
         json_schema_extra={"advanced": True},
     )
     recursive: bool = Field(default=False, description="Also take media from sub-folders.")
+    max_left_out: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Largest share of the files of a dataset that may be left out: without a caption, too short, "
+        "damaged. Beyond it nothing is encoded or trained.",
+        json_schema_extra={"advanced": True},
+    )
     target_frames: tuple[int, ...] = Field(
         default=(1,), description="Clip lengths to cut, each 8n+1.", json_schema_extra={"unit": "frames"}
     )

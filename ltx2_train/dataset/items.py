@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..errors import DataError
 from ..media import frames as timing
 from ..media.info import MediaInfo
 from ..shapes import SPATIAL_FACTOR, LatentShape, VideoShape, floor_side
@@ -21,7 +23,7 @@ from .cache_names import (
     video_cache_name,
 )
 from .dataset_file import DatasetConfig, DatasetRef, DatasetSettings, MediaKind
-from .scan import Skipped
+from .scan import SHOWN_AT_MOST, Skipped
 from .sound_plan import SoundWindow
 
 FLIPPED = "~flip"  # behind the stem in the names of mirrored copies
@@ -174,12 +176,13 @@ class Item:
 
 @dataclass(frozen=True)
 class DatasetPlan:
-    """What a dataset file comes to."""
+    """What a dataset file comes to. `left_out` tells of each dataset what of it is among `skipped`."""
 
     config: DatasetConfig
     items: tuple[Item, ...]
     skipped: tuple[Skipped, ...] = ()
     warnings: tuple[str, ...] = ()
+    left_out: Mapping[DatasetRef, Sequence[Skipped]] = field(default_factory=dict)
 
     @property
     def from_caches(self) -> int:
@@ -194,6 +197,18 @@ class DatasetPlan:
     def settings_of(self, item: Item) -> DatasetSettings:
         """The dataset entry that `item` belongs to."""
         return item.dataset.entry
+
+    def require_enough(self, lost: Mapping[Path, str] | None = None) -> None:
+        """Raise DataError where more files of a dataset than its max_left_out allows are left out; `lost` are media
+        that turned out to be of no use after all, and why."""
+        used: dict[DatasetRef, set[Path]] = {}
+        for item in self.items:
+            used.setdefault(item.dataset, set()).add(item.source.path)
+        for ref in used:
+            out = [skip for skip in self.left_out.get(ref, ()) if skip.path not in used[ref]]
+            total = len(used[ref]) + len(out)
+            out += [Skipped(path, reason) for path, reason in (lost or {}).items() if path in used[ref]]
+            require_share(ref, out, total)
 
     def summary(self) -> str:
         """A few lines for people: how many samples of which size, and what is left out."""
@@ -213,6 +228,21 @@ class DatasetPlan:
             lines.append(f"  {self.from_caches} datasets are read from their caches alone")
         lines += [f"  left out {skip.path.name}: {skip.reason}" for skip in self.skipped]
         return "\n".join(lines)
+
+
+def require_share(ref: DatasetRef, out: Sequence[Skipped], total: int) -> None:
+    """Raise DataError where of `total` files of a dataset more are left `out` than its max_left_out allows."""
+    most = ref.entry.max_left_out
+    if len(out) <= most * total:
+        return
+    lines = [f"  {skip.path.name}: {skip.reason}" for skip in out[:SHOWN_AT_MOST]]
+    lines += [f"  and {len(out) - SHOWN_AT_MOST} more"] if len(out) > SHOWN_AT_MOST else []
+    raise DataError(
+        f"{ref.name}: {len(out)} of {total} files cannot be used, and max_left_out is {most:g}.\n"
+        + "\n".join(lines)
+        + "\nMend them, take them away, or raise max_left_out to train on the rest.",
+        ref.entry.source,
+    )
 
 
 def smaller(width: int, height: int, factor: int) -> tuple[int, int]:

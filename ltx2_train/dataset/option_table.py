@@ -18,7 +18,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Media": (
         "image_directory", "image_jsonl_file", "video_directory", "video_jsonl_file", "audio_directory",
         "audio_jsonl_file", "dataset_file", "data_root", "video_column", "caption_column", "preprocessed_data_root",
-        "recursive",
+        "recursive", "max_left_out",
     ),
     "Captions": ("caption_extension", "trigger_word", "caption_prefix", "caption_replace"),
     "Size": ("resolution", "enable_bucket", "bucket_no_upscale", "resolution_buckets", "crop", "flip", "color_jitter"),

@@ -39,18 +39,18 @@ def plan_dataset(config: DatasetConfig, events: Events | None = None, brief: boo
     """
     events = events or Events()
     items: list[Item] = []
-    skipped: list[Skipped] = []
+    left_out: dict[DatasetRef, list[Skipped]] = {}
     warnings: list[str] = list(config.notes)
     for ref in config.refs:
         if not ref.entry.from_caches:
-            found, left_out = _plan_one(ref, events, warnings)
+            found, left_out[ref] = _plan_one(ref, events, warnings)
             items += found
-            skipped += left_out
+    skipped = [skip for of_one in left_out.values() for skip in of_one]
     for warning in warnings:
         events.message(warning, "warning")
     if skipped:
         events.message(_left_out(skipped, brief), "warning")
-    return DatasetPlan(config, tuple(items), tuple(skipped), tuple(warnings))
+    return DatasetPlan(config, tuple(items), tuple(skipped), tuple(warnings), left_out)
 
 
 def _left_out(skipped: Sequence[Skipped], brief: bool) -> str:

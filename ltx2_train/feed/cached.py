@@ -27,8 +27,9 @@ from ..dataset.cache_names import (
 )
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.entry import DatasetRef, DatasetSettings
-from ..dataset.items import FLIPPED
+from ..dataset.items import FLIPPED, require_share
 from ..dataset.plan import DatasetPlan, plan_dataset
+from ..dataset.scan import Skipped
 from ..dataset.windows import IMAGE_FPS
 from ..errors import CacheError
 from ..events import Events
@@ -137,6 +138,9 @@ class CachedSamples:
                 continue
             if sample is not None:
                 samples.append(sample)
+        paths = (entry.caches / one for one in names)
+        out = [Skipped(path, self.checker.left_out[path]) for path in paths if path in self.checker.left_out]
+        require_share(ref, out, len(names))
         return samples
 
     def _sample(self, entry: DatasetSettings, name: CachedName, index: int, key: str) -> Sample | None:

@@ -163,6 +163,7 @@ class SampleChecker:
                 f"{MEND if self.plan.items else NO_SOURCES}",
                 first,
             )
+        self.plan.require_enough(self.left_out)
         for path, reason in self.left_out.items():
             self.events.message(f"{path.name} is left out, as when it was cached: {reason}", "warning")
         for path, reason in self.mute.items():

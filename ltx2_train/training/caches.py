@@ -16,6 +16,7 @@ from ..caching.build import CacheReport, Encoder, Openers, fill
 from ..caching.cache_file import CacheFile
 from ..caching.disk import CacheNeed
 from ..caching.due import Due
+from ..caching.encode import Latents
 from ..caching.encode_sound import ReferenceSound, SoundLatents
 from ..caching.encode_text import Text, encode_text
 from ..caching.locks import Claims, tidy
@@ -95,6 +96,7 @@ def build_caches(run: RunConfig, events: Events | None = None, trains: bool = Tr
     elsewhere = any(ref.entry.from_caches for ref in dataset.refs)  # whose sound is not known here
     if run.model.mode != "video" and plan.items and all(item.sound is None for item in plan.items) and not elsewhere:
         raise nothing_heard(len(plan.items), run.model.mode)
+    plan.require_enough()
     need = CacheNeed.of(plan, recipe)
     need.require_room(events)
     if need.sizes or need.upper_sizes:
@@ -109,6 +111,8 @@ def build_caches(run: RunConfig, events: Events | None = None, trains: bool = Tr
             reports[name] = encode_text(due, openers, events, device, beside)
         else:
             reports[name] = fill(due, openers, events, device)
+        if name == Latents.name:
+            plan.require_enough({failure.path: failure.reason for failure in reports[name].failed})
         if name == SoundLatents.name and not elsewhere:
             _require_no_mute(due, run.model.mode)
     prompts = _prompts(run, dataset, plan, recipe)

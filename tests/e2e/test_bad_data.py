@@ -28,6 +28,9 @@ COMPOSED, APART = unicodedata.normalize("NFC", LETTER), unicodedata.normalize("N
 
 @pytest.fixture
 def work(run_file: Path) -> Path:
+    """The folder of a run that goes on however much of its data is of no use."""
+    dataset = run_file.parent / "dataset.toml"
+    dataset.write_text(dataset.read_text().replace("[general]\n", "[general]\nmax_left_out = 1\n"))
     return run_file.parent
 
 

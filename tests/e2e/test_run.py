@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from ltx2_train import Events, Stopped, TrainerError, build_caches, foresee, inspect_lora, load_run, sample, train
-from ltx2_train.errors import RunError
+from ltx2_train.errors import DataError, RunError
 from ltx2_train.files import digest
 from ltx2_train.lora.file import load_lora_state
 from ltx2_train.objective.terms import Term
@@ -271,6 +271,20 @@ def test_data_that_nothing_uses_is_refused_before_its_caches_are_asked_for(run_f
     assert sorted(run_file.parent.rglob("*")) == before, "nothing is encoded for nothing"
     uses = ["video.conditions=[{type = 'mask'}]"]
     foresee(load_run(run_file, uses))
+
+
+def test_a_dataset_of_which_most_is_of_no_use_is_neither_encoded_nor_trained(run_file):
+    for name in ("x", "y"):
+        (run_file.parent / "clips" / f"{name}.mp4").write_bytes(b"no video at all" * 40)
+        (run_file.parent / "clips" / f"{name}.txt").write_text("x")
+    before = sorted(run_file.parent.rglob("*.safetensors"))
+    for work in (build_caches, train):
+        with pytest.raises(DataError, match=r"2 of 3 files cannot be used, and max_left_out is 0\.5"):
+            work(load_run(run_file))
+    assert sorted(run_file.parent.rglob("*.safetensors")) == before
+    dataset = run_file.parent / "dataset.toml"
+    dataset.write_text(dataset.read_text().replace("[general]\n", "[general]\nmax_left_out = 0.7\n"))
+    assert train(load_run(run_file, ["train.steps=1"])).step == 1
 
 
 @pytest.mark.slow

@@ -301,7 +301,7 @@ def pressed(nodes, chain, monkeypatch):
         other = {"class_type": "LTX2T_TrainLoRA", "inputs": {"prepared": ["8", 0], "run_name": "a/b"}}
         hidden = SimpleNamespace(unique_id="3", prompt={"3": {"class_type": "X", "inputs": {}}, "4": train, "9": other})
         monkeypatch.setattr(fake_comfy.ComfyNode, "hidden", hidden)
-        monkeypatch.setattr(nodes.data.core, "build_caches", lambda *_: pytest.fail("encoding began"))
+        monkeypatch.setattr(nodes.data.core, "build_caches", lambda *_, **more: pytest.fail("encoding began"))
         return chain.prepared(name="ahead")
 
     return press

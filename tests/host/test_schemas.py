@@ -22,7 +22,7 @@ WIDGETS = {
     "separate_audio_buckets",
     "LTX2T_PrepareDataset": "width height frames frame_extraction buckets | name bucket_no_upscale frame_stride "
     "frame_sample max_frames min_frames pad_short batch_size spatial_tile temporal_tile vae_dtype text_form "
-    "skip_existing",
+    "skip_existing max_left_out",
     "LTX2T_TrainLoRA": "run_name steps rank learning_rate train_seed sample_every sample_prompts | if_exists alpha "
     "dropout target save_every keep_states keep_loras accumulation clip_norm first_frame_probability optimizer "
     "weight_decay scheduler warmup gradient_checkpointing state save_precision sample_at_start sample_width "

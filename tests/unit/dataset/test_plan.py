@@ -208,6 +208,37 @@ def test_nothing_left_lists_the_reasons(tmp_path):
         plan_dataset(one_video(tmp_path, target_frames=[49]))
 
 
+def test_too_many_files_of_no_use_are_an_error_that_names_them(tmp_path):
+    for index in range(8):
+        write_image(tmp_path / "many" / f"{index}.png", caption="x" if index < 3 else None)
+        write_image(tmp_path / "more" / f"{index}.png", caption="x" if index < 4 else None)
+    one = {"image_directory": "many", "cache_directory": "k1"}
+    two = {"image_directory": "more", "cache_directory": "k2"}
+    plan_dataset(config(tmp_path, two)).require_enough()
+    plan = plan_dataset(config(tmp_path, two, one))
+    with pytest.raises(
+        DataError, match=r"(?s)^datasets\[1\]: 5 of 8 files cannot be used, and max_left_out is 0\.5"
+    ) as said:
+        plan.require_enough()
+    assert "  7.png: no caption: 7.txt is not there" in str(said.value)
+    assert "raise max_left_out" in str(said.value)
+    plan_dataset(config(tmp_path, two, one, max_left_out=0.7)).require_enough()
+    lost = plan_dataset(config(tmp_path, two))
+    with pytest.raises(DataError, match="5 of 8"):
+        lost.require_enough({tmp_path / "more" / "0.png": "damaged"})
+    with pytest.raises(DataError, match="max_left_out is 0"):
+        plan_dataset(config(tmp_path, two, max_left_out=0)).require_enough()
+
+
+def test_rows_of_a_list_that_cannot_be_used_count_one_by_one(tmp_path):
+    write_image(tmp_path / "a.png", caption=None)
+    rows = ['{"image_path": "a.png", "caption": "x"}', *['{"image_path": 5}'] * 3]
+    (tmp_path / "list.jsonl").write_text("\n".join(rows))
+    plan = plan_dataset(config(tmp_path, {"image_jsonl_file": "list.jsonl", "cache_directory": "k"}))
+    with pytest.raises(DataError, match="3 of 4 files"):
+        plan.require_enough()
+
+
 def test_long_caption_endings(tmp_path):
     write_video(tmp_path / "clips" / "a.mp4", moving_square(9, 64, 64))
     (tmp_path / "clips" / "a.target.txt").write_text("long")
