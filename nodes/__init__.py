@@ -11,9 +11,11 @@ from .audio import LoadTrainingAudio
 from .branches import KeepBranch
 from .check import CheckDataset
 from .combine import CombineDatasets
+from .convert_lora import ConvertLoRA
 from .data import LoadTrainingClips, PrepareDataset
 from .lists import DatasetFromLists
 from .making import CaptionClips, CutLongVideos
+from .merge_lora import MergeLoRA
 from .model import LoadBaseModel
 from .pairs import LoadTrainingPairs
 from .preview import PreviewItem
@@ -35,6 +37,8 @@ NODES = [
     PreviewItem,
     CutLongVideos,
     CaptionClips,
+    MergeLoRA,
+    ConvertLoRA,
 ]
 
 

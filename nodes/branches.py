@@ -10,6 +10,7 @@ from ..ltx2_train.errors import ConfigError
 from ..ltx2_train.files import digest
 from . import host
 from .host import io
+from .lora_names import lora_named, new_lora
 from .made import always
 from .wire import lora_file, read_lora
 
@@ -67,7 +68,7 @@ class KeepBranch(io.ComfyNode):
         if lora_path is None or not lora_path.strip():
             return None
         try:
-            stat = _found(lora_path).stat()
+            stat = lora_named(lora_path).stat()
         except (ConfigError, OSError):
             return always()
         return [stat.st_size, stat.st_mtime_ns]
@@ -84,7 +85,7 @@ class KeepBranch(io.ComfyNode):
         with host.training_job(TITLE):
             if lora is None and not lora_path.strip():
                 raise ConfigError("There is no LoRA to take apart: connect `lora`, or write `lora_path`.")
-            source = _found(lora_path) if lora is None else lora_file(lora)
+            source = lora_named(lora_path) if lora is None else lora_file(lora)
             out = _target(save_name, source, action, branches)
             work = core.keep_branches if action == KEEP else core.drop_branches
             report = work(source, [name.strip() for name in branches.split(",")], out)
@@ -93,23 +94,6 @@ class KeepBranch(io.ComfyNode):
             return io.NodeOutput(read_lora(report.path), text, str(report.path))
 
 
-def _found(text: str) -> Path:
-    """The file behind a path or a name in the loras folder. Raises ConfigError where there is none."""
-    text = text.strip().strip('"')
-    if not Path(text).expanduser().is_absolute() and not host.stays_inside(text):
-        raise ConfigError(f"lora_path: {text} leads out of the loras folders. Write a name in one, or a full path.")
-    path = Path(text).expanduser()
-    found = path if path.is_file() else host.lora_path(text)
-    if found is not None:
-        return found
-    raise ConfigError(f"lora_path: there is no file {text}. Write the path of a LoRA file, or connect `lora`.")
-
-
 def _target(name: str, source: Path, action: str, branches: str) -> Path:
-    name = name.strip().removesuffix(".safetensors").strip(" .")
-    if not name:
-        mark = digest(str(source.resolve()), str(source.stat().st_mtime_ns), action, branches, length=8)
-        return host.runs_folder() / "branches" / f"{source.stem}_{mark}.safetensors"
-    if any(sign in name for sign in '\\:*?"<>|') or ".." in name.split("/") or name.startswith("/"):
-        raise ConfigError(f"save_name: {name!r} cannot be a file name. Use letters, digits, spaces, - and _.")
-    return host.loras_folder() / f"{name}.safetensors"
+    mark = digest(str(source.resolve()), str(source.stat().st_mtime_ns), action, branches, length=8)
+    return new_lora(name, f"branches/{source.stem}_{mark}")

@@ -18,6 +18,7 @@ from . import cache
 from .console import ConsoleEvents, duration
 from .data import add_data_commands
 from .imports import add_import
+from .lora import add_lora
 from .output import lasting_output, show
 from .plan import add_plan
 from .quantize import add_quantize
@@ -142,29 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         "--strength", type=float, action="append", metavar="X", help="strength of the LoRA; may be repeated"
     )
 
-    about = "Look at LoRA files and take them apart."
-    lora = commands.add_parser("lora", help=about, description=about)
-    lora.set_defaults(group=lora)
-    tools = lora.add_subparsers(title="commands", metavar="COMMAND")
-    look = add("inspect", _inspect, "Print what a LoRA holds: rank, modules, norms per branch, metadata.", tools)
-    look.add_argument("file", type=Path, metavar="FILE")
-    look.add_argument("--json", action="store_true", help="print JSON")
-    for name, what in (
-        ("keep", "Write a LoRA with only some branches of another: --branch audio keeps the voice."),
-        ("drop", "Write a LoRA without some branches of another: --branch video takes the looks away."),
-    ):
-        part = add(name, _branches, what, tools)
-        part.set_defaults(action=name)
-        part.add_argument("file", type=Path, metavar="FILE")
-        part.add_argument(
-            "--branch",
-            action="append",
-            required=True,
-            metavar="NAME",
-            help="video, audio, a2v (video that listens), v2a (sound that looks), cross (both); may be repeated",
-        )
-        part.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
-
+    add_lora(commands, add)
     add_data_commands(commands, add)
 
     small = add("tiny", _tiny, "Write a tiny checkpoint and text encoder in the real file formats.")
@@ -216,20 +195,6 @@ def _sample(args: argparse.Namespace, events: ConsoleEvents) -> None:
     events.finish()
     for file in files:
         print(file.path)
-
-
-def _inspect(args: argparse.Namespace, events: ConsoleEvents) -> None:
-    from .. import inspect_lora
-
-    report = inspect_lora(args.file)
-    show(report, args.json)
-
-
-def _branches(args: argparse.Namespace, events: ConsoleEvents) -> None:
-    from .. import drop_branches, keep_branches
-
-    rewrite = {"keep": keep_branches, "drop": drop_branches}[args.action]
-    print(rewrite(args.file, args.branch, args.out).text())
 
 
 def _tiny(args: argparse.Namespace, events: ConsoleEvents) -> None:

@@ -21,14 +21,13 @@ from ..files import parse_json, write_tensors
 from ..registry import nearest
 from ..weights.reader import TensorFile
 from .file import load_lora_state
+from .metadata import HASHES
 from .names import split_key
 from .targets import BRANCHES, branch_of, count_branches, dotted
 
 CROSS = "cross"
 NAMES = ("video", "audio", "a2v", "v2a", CROSS)
 REMOVED = "branches_removed"
-# hashes of the whole file, which no longer hold
-_HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def _metadata(metadata: Mapping[str, str], kept: Mapping[str, int], removed: Map
     except (ValueError, TypeError, AttributeError):
         pass  # not ours
     before.update(removed)
-    told = {key: value for key, value in metadata.items() if key not in _HASHES}
+    told = {key: value for key, value in metadata.items() if key not in HASHES}
     return told | {"layers": json.dumps(dict(kept)), REMOVED: json.dumps(dict(before))}
 
 

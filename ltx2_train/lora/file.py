@@ -59,7 +59,7 @@ class LoraFile:
     """A LoRA as it stands in a file. `entries` by module name in the checkpoint's spelling, as far as a key allows.
 
     `kinds` counts the layers of what is no plain LoRA. `problems` are sentences on what makes its scale uncertain.
-    `dtypes` are those of its matrices.
+    `dtypes` are those of its matrices. `keys` are those of each entry in the file: down, up, and alpha if there is one.
     """
 
     path: Path
@@ -71,6 +71,7 @@ class LoraFile:
     kinds: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     dtypes: frozenset[str] = frozenset()
+    keys: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def ranks(self) -> list[int]:
@@ -85,6 +86,26 @@ class LoraFile:
             except (KeyError, ValueError):
                 continue
         return next((entry.alpha for entry in self.entries.values() if entry.alpha is not None), None)
+
+    @property
+    def base(self) -> str:
+        """The file name of the base it was trained on, as it says itself; or ""."""
+        return self.metadata.get("base") or self.metadata.get("ss_sd_model_name", "")
+
+    @property
+    def trigger(self) -> str:
+        """Its trigger word, or ""."""
+        return self.metadata.get("trigger") or self.metadata.get("modelspec.trigger_phrase", "")
+
+    @property
+    def step(self) -> int | None:
+        """After how many steps it was saved, where it says so."""
+        step = self.metadata.get("step") or self.metadata.get("ss_steps") or ""
+        return int(step) if step.isdigit() else None
+
+    def reference_factor(self, name: str) -> str:
+        """What `name`, such as reference_downscale_factor, is in its metadata, under either program's name; or ""."""
+        return self.metadata.get(name) or self.metadata.get(f"ss_{name}", "")
 
     @property
     def version(self) -> str:
@@ -193,6 +214,7 @@ def read_lora(path: Path | str, weights: bool = True) -> LoraFile:
         kinds_of(other),
         problems,
         dtypes,
+        {module: names for module, names in parts.items() if module in entries},
     )
 
 

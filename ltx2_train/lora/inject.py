@@ -19,6 +19,7 @@ from ..errors import RunError
 from .file import LoraFile
 from .fit import fitting_start
 from .layer import LoRALinear
+from .low_rank import squared_norm
 from .settings import LoraSettings
 from .targets import BRANCHES, branch_of, candidates, count_branches, select
 
@@ -158,14 +159,10 @@ def inject(
 
 
 def branch_norms(pairs: dict[str, tuple[torch.Tensor, torch.Tensor]], scale: float = 1.0) -> dict[str, float]:
-    """Frobenius norm of scale * B @ A over the layers of each branch; (A [r, in], B [out, r]) by dotted path.
-
-    ||B A||^2 = sum(B^T B * A A^T), so the product is never formed.
-    """
+    """Frobenius norm of scale * B @ A over the layers of each branch; (A [r, in], B [out, r]) by dotted path."""
     squares: dict[str, list[torch.Tensor]] = {}
     for path, (down, up) in pairs.items():
-        a, b = down.detach().float(), up.detach().float()
-        squares.setdefault(branch_of(path), []).append(((b.T @ b) * (a @ a.T)).sum())
+        squares.setdefault(branch_of(path), []).append(squared_norm(down, up))
     return {
         branch: scale * float(torch.stack(squares[branch]).sum().clamp(min=0).sqrt())
         for branch in BRANCHES

@@ -43,6 +43,11 @@ SS_NAMES = {
     "ss_loss_type": "loss.type",
 }
 
+# of the whole file, so that they hold no longer once a tensor of it is another
+HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
+# how large or how fast a reference is beside the picture; who is told the wrong number puts it in the wrong place
+REFERENCE = ("reference_downscale_factor", "reference_spatial_scale_factor", "reference_temporal_scale_factor")
+
 
 def describe_run(about: Mapping[str, Any], rank: int, alpha: float, branches: Mapping[str, int]) -> dict[str, str]:
     """The metadata of a LoRA file of that rank and alpha; `branches` counts its layers per branch.

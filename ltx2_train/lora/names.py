@@ -64,6 +64,8 @@ _TO_DIFFUSERS = {own: theirs for theirs, own in _DIFFUSERS.items()}
 # the connectors are a model of their own there
 _CONNECTORS = re.compile(r"^connectors\.(video|audio)_connector\.transformer_blocks\.")
 _PROJECTION = re.compile(r"^connectors\.((?:video_|audio_)?)text_proj_in\b")
+_OWN_CONNECTORS = re.compile(r"^(video|audio)_embeddings_connector\.transformer_1d_blocks\.")
+_OWN_PROJECTION = re.compile(r"^text_embedding_projection\.((?:video_|audio_)?)aggregate_embed\b")
 
 
 class Key(NamedTuple):
@@ -113,6 +115,16 @@ def original(name: str) -> str:
         name = _CONNECTORS.sub(r"\1_embeddings_connector.transformer_1d_blocks.", name)
         name = _PROJECTION.sub(r"text_embedding_projection.\1aggregate_embed", name)
     return name
+
+
+def in_diffusers(module: str) -> str:
+    """What diffusers calls the layer `module` of the checkpoint, behind the part of its pipeline that has it."""
+    if found := _OWN_CONNECTORS.match(module):
+        return f"connectors.{found[1]}_connector.transformer_blocks.{module[found.end() :]}"
+    if found := _OWN_PROJECTION.match(module):
+        return f"connectors.{found[1] or ''}text_proj_in{module[found.end() :]}"
+    first, dot, rest = module.partition(".")
+    return f"transformer.{_TO_DIFFUSERS.get(first, first)}{dot}{rest}"
 
 
 def flat_names(module: str) -> tuple[str, ...]:

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..files import parse_json
 from .file import LoraFile, load_lora_state, read_lora
 from .foreign import family_of, kind_and_layer
-from .inject import branch_norms
+from .low_rank import squared_norm
+from .metadata import REFERENCE
 from .names import bare, original
-from .targets import branch_of, count_branches, dotted
+from .targets import BRANCHES, block_of, branch_of, count_branches, dotted
+
+_IN_A_LINE = 8
+# what other programs say of conditions
+_CONDITIONS = ("ss_ic_lora_strategy", "ss_v2v_training", "ss_i2v_training")
 
 
 @dataclass(frozen=True)
 class LoraReport:
     """A LoRA file at a glance. `norms` are of the weight change at strength 1, per branch; `problems` are sentences.
 
-    `kind` is "LoRA", or the other kinds of change that the file holds, such as "LoKr"; those have no norms.
+    `blocks` are the same per block, by its number, "" for what lies outside of them. `conditions` are what the metadata
+    say of what it is given besides a prompt: references and their size, frames, masks. `kind` is "LoRA", or
+    the other kinds of change that the file holds, such as "LoKr"; those have no norms.
     """
 
     file: str
@@ -39,11 +48,14 @@ class LoraReport:
     metadata: dict[str, str]
     problems: list[str]
     kind: str = "LoRA"
+    blocks: dict[str, float] = field(default_factory=dict)
+    conditions: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; numbers that are not finite become None."""
         data = asdict(self)
-        data["norms"] = {branch: norm if math.isfinite(norm) else None for branch, norm in self.norms.items()}
+        for name, norms in (("norms", self.norms), ("blocks", self.blocks)):
+            data[name] = {part: norm if math.isfinite(norm) else None for part, norm in norms.items()}
         return data
 
     def text(self) -> str:
@@ -63,6 +75,12 @@ class LoraReport:
         for branch, count in self.branches.items():
             norm = f", norm {self.norms[branch]:.4g}" if branch in self.norms else ""
             lines.append(f"  {branch:<9} {count} layers{norm}")
+        for start in range(0, len(self.blocks), _IN_A_LINE):
+            row = list(self.blocks.items())[start : start + _IN_A_LINE]
+            label = "" if start else "blocks"
+            lines.append(f"  {label:<9} " + "  ".join(f"{number or 'outside'}: {norm:.3g}" for number, norm in row))
+        for key, value in self.conditions.items():
+            lines.append(f"  {key}: {value}")
         lines += [f"  problem   {problem}" for problem in self.problems]
         return "\n".join(lines)
 
@@ -78,30 +96,56 @@ def inspect_lora(path: Path | str) -> LoraReport:
         file = load_lora_state(path)  # refuses what is no change of a model at all
     named = {dotted(name): name for name in file.entries}
     changed = dict.fromkeys([*named, *(dotted(original(bare(kind_and_layer(key)[1]))) for key in file.other_keys)])
-    scaled = {
-        path: (file.entries[name].down, file.entries[name].up * file.entries[name].scale)
-        for path, name in named.items()
+    squares = {
+        path: float(squared_norm(entry.down, entry.up)) * entry.scale**2
+        for path, entry in ((path, file.entries[name]) for path, name in named.items())
     }
     meta = file.metadata
-    step = meta.get("step") or meta.get("ss_steps") or ""
     return LoraReport(
         file=path.name,
         ranks=file.ranks,
         alpha=file.alpha,
         modules=list(changed),
         branches=count_branches(changed),
-        norms=branch_norms(scaled),
+        norms=_norms(squares, branch_of, BRANCHES),
+        blocks=_norms(squares, block_of),
         size=path.stat().st_size,
         dtypes=sorted(file.dtypes),
-        base=meta.get("base") or meta.get("ss_sd_model_name"),
+        base=file.base or None,
         base_fingerprint=meta.get("base_fingerprint"),
         version=file.version or meta.get("version") or None,
-        trigger=meta.get("trigger") or meta.get("modelspec.trigger_phrase"),
-        step=int(step) if step.isdigit() else None,
+        trigger=file.trigger or None,
+        step=file.step,
         metadata=dict(meta),
         problems=_problems(file, list(changed)),
+        conditions=_conditions(file),
         kind=" and ".join([*(["LoRA"] if file.entries and "DoRA" not in file.kinds else []), *file.kinds]),
     )
+
+
+def _norms(squares: Mapping[str, float], part_of: Callable[[str], str], order: Sequence[str] = ()) -> dict[str, float]:
+    """Frobenius norm of each part of the model, of squares by layer; in `order`, else by number."""
+    sums: dict[str, float] = {}
+    for path, square in squares.items():
+        sums[part_of(path)] = sums.get(part_of(path), 0.0) + square
+    names = [name for name in order if name in sums] if order else sorted(sums, key=lambda name: int(name or -1))
+    return {name: math.sqrt(max(sums[name], 0.0)) for name in names}
+
+
+def _conditions(file: LoraFile) -> dict[str, Any]:
+    """What the metadata say of conditions, under their own names."""
+    told: dict[str, Any] = {key: file.reference_factor(key) for key in REFERENCE}
+    told |= {key: file.metadata.get(key) for key in _CONDITIONS}
+    try:
+        settings = parse_json(file.metadata.get("settings", "{}"))
+    except ValueError:
+        settings = {}
+    for stream in ("video", "audio"):
+        group = settings.get(stream) if isinstance(settings, dict) else None
+        if isinstance(group, dict):
+            told[f"{stream}.conditions"] = group.get("conditions")
+            told[f"{stream}.generated"] = None if group.get("generated", True) else False
+    return {key: value for key, value in told.items() if value not in (None, "", [])}
 
 
 def _problems(file: LoraFile, modules: list[str]) -> list[str]:

@@ -64,6 +64,13 @@ def branch_of(path: str) -> str:
     return _BRANCH_OF.get(parts[at], "other") if at < len(parts) else "other"
 
 
+def block_of(path: str) -> str:
+    """The number of the transformer block a module stands in, or "" for one outside of them."""
+    parts = path.split(".")
+    at = parts.index(BLOCKS) + 1 if BLOCKS in parts else len(parts)
+    return parts[at] if at < len(parts) and parts[at].isdigit() else ""
+
+
 def dotted(name: str) -> str:
     """A name with underscores for dots, respelled as far as the branch can be told from it."""
     if "." in name:

@@ -16,6 +16,8 @@ from .reader import TensorFile
 
 _SAMPLED = 4
 _BYTES = 4096
+# metadata of a checkpoint with LoRAs in its weights: those that they change may lie between those that are looked at
+BAKED = "baked_loras"
 
 
 def part_fingerprint(path: Path | str, part: str) -> str:
@@ -43,6 +45,8 @@ def part_fingerprint(path: Path | str, part: str) -> str:
                 pieces.append(file.read_bytes(name))
         for name in _spread(names):
             pieces.append(file.read_bytes(name, 0, _BYTES))
+        if part == "transformer" and BAKED in file.metadata:
+            pieces.append(file.metadata[BAKED])
     return digest(*pieces)
 
 

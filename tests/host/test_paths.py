@@ -53,6 +53,8 @@ KNOWN = {
     "PreviewItem": {"item"},
     "CutLongVideos": {"folder", "path", "name"},
     "CaptionClips": {"folder", "path", "model", "whisper", "model_path", "whisper_path"},
+    "MergeLoRA": {"lora_paths", "save_name"},
+    "ConvertLoRA": {"lora_path", "save_name"},
 }
 # texts and choices that say nothing of files
 WORDS = set(
@@ -61,7 +63,7 @@ WORDS = set(
     "text_form sample_prompts if_exists target optimizer scheduler state save_precision negative_prompt comment "
     "audio_balance audio_supervision sample_audio swap_from attention_kernel low_precision_matmul memory "
     "offload_activations pinned prompt shift_tokens audio_file audio_format action branches goal captions batches "
-    "cut_at speaker prefix".split()
+    "cut_at speaker prefix method rank_mode dtype to".split()
 )
 
 
@@ -178,9 +180,9 @@ def test_a_lora_is_found_in_every_loras_folder_of_comfyui(nodes, comfy, tmp_path
     (second / "sub").mkdir()
     for place in (second / "sub" / "voice.safetensors", comfy.folder("output", "loras") / "looks.safetensors"):
         place.write_bytes(b"lora")
-    assert nodes.branches._found("sub/voice") == second / "sub" / "voice.safetensors"
+    assert nodes.lora_names.lora_named("sub/voice") == second / "sub" / "voice.safetensors"
     assert nodes.sample._lora(None, "sub/voice.safetensors") == second / "sub" / "voice.safetensors"
-    assert nodes.branches._found("looks") == comfy.folder("output", "loras") / "looks.safetensors"
+    assert nodes.lora_names.lora_named("looks") == comfy.folder("output", "loras") / "looks.safetensors"
 
 
 def test_an_output_folder_on_another_disk_is_used_all_the_same(nodes, comfy, outside, tmp_path_factory):

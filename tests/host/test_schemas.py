@@ -47,6 +47,9 @@ WIDGETS = {
     "frame_sample max_frames min_frames pad_short batch_size",
     "LTX2T_CutLongVideos": "folder path cut_at seconds min_seconds max_seconds name",
     "LTX2T_CaptionClips": "folder path model whisper speaker prompt overwrite | prefix frames model_path whisper_path",
+    "LTX2T_MergeLoRA": "multiplier_1 multiplier_2 multiplier_3 multiplier_4 lora_paths method save_name | k_fraction "
+    "rank_mode dtype emit_alpha",
+    "LTX2T_ConvertLoRA": "to lora_path save_name | dtype",
 }
 SOCKETS = {
     "LTX2T_LoadBaseModel": ([], ["LTX2T_MODEL"]),
@@ -63,6 +66,8 @@ SOCKETS = {
     "LTX2T_PreviewItem": (["LTX2T_DATASET", "LTX2T_PREPARED"], ["VIDEO", "AUDIO", "STRING", "STRING"]),
     "LTX2T_CutLongVideos": ([], ["STRING", "INT", "STRING"]),
     "LTX2T_CaptionClips": ([], ["STRING", "STRING"]),
+    "LTX2T_MergeLoRA": (["LORA_MODEL"] * 4, ["LORA_MODEL", "STRING", "STRING"]),
+    "LTX2T_ConvertLoRA": (["LORA_MODEL"], ["LORA_MODEL", "STRING", "STRING"]),
 }
 IDS = list(WIDGETS)
 
@@ -96,6 +101,8 @@ def test_the_nodes_are_these(schemas):
         "LTX2T_PreviewItem",
         "LTX2T_CutLongVideos",
         "LTX2T_CaptionClips",
+        "LTX2T_MergeLoRA",
+        "LTX2T_ConvertLoRA",
     ]
 
 

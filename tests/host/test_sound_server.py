@@ -8,9 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("aiohttp", reason="aiohttp comes with ComfyUI")
 from comfy_server import ROOT, ComfyServer, error_of, executed_nodes, why_not
+from lora_files import changes, pair, write_lora
 
 from ltx2_train.cli.demo_media import draw_sound
 from ltx2_train.media.sound_media import read_sound
@@ -141,6 +143,28 @@ def test_the_branches_of_a_lora_part_on_the_wire(server, prompt):
     listed = {name.replace("\\", "/") for name in server.get("/models/loras")}
     assert {"parts/keep.safetensors", "parts/drop.safetensors"} <= listed
     assert list((server.base / "output/loras").glob("voice_only*.safetensors"))
+
+
+def test_loras_are_merged_and_converted_in_the_server(server):
+    folder = server.base / "models/loras"
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in range(2):
+        write_lora(folder / f"part{seed}.safetensors", {"transformer_blocks.0.attn1.to_q": pair(2, seed=seed)})
+    recipe = {f"multiplier_{number}": 1.0 for number in range(1, 5)} | {"method": "concat", "save_name": "whole"}
+    paths = {"lora_paths": "part0.safetensors\npart1 | 0.5"}
+    convert = {"lora": ["1", 0], "lora_path": "", "save_name": "whole in diffusers", "to": "diffusers"}
+    server.run(
+        {
+            "1": {"class_type": "LTX2T_MergeLoRA", "inputs": recipe | paths},
+            "2": {"class_type": "LTX2T_ConvertLoRA", "inputs": convert},
+            "3": {"class_type": "SaveLoRA", "inputs": {"lora": ["1", 0], "prefix": "loras/merged"}},
+        }
+    )
+    listed = {name.replace("\\", "/") for name in server.get("/models/loras")}
+    assert {"whole.safetensors", "whole in diffusers.safetensors"} <= listed
+    one, two, whole = (changes(folder / f"{name}.safetensors") for name in ("part0", "part1", "whole in diffusers"))
+    for layer, change in whole.items():
+        torch.testing.assert_close(change, one[layer] + 0.5 * two[layer])
 
 
 def test_recordings_on_a_base_for_video_are_refused_in_one_sentence(server, prompt):

@@ -115,3 +115,23 @@ def test_faults_are_named(tmp_path):
     for part in ("not finite", "Every B is zero", "different ranks: 2, 5", "other half", "dora_scale"):
         assert part in text
     json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_norms_per_block_and_what_it_is_given_are_said(make_set, tmp_path):
+    loras = make_set(rank=3, target="v2v")
+    settings = {"video": {"conditions": [{"type": "reference"}], "generated": True}, "audio": {"generated": False}}
+    save_lora(tmp_path / "x.safetensors", loras, {"settings": settings, "reference_downscale_factor": 2}, "fp32")
+    report = inspect_lora(tmp_path / "x.safetensors")
+    for block in ("0", "1"):
+        inside = [
+            layer.delta() for path, layer in loras.layers.items() if path.startswith(f"transformer_blocks.{block}.")
+        ]
+        assert report.blocks[block] == pytest.approx(float(sum(d.square().sum() for d in inside) ** 0.5), rel=1e-4)
+    assert report.conditions == {
+        "reference_downscale_factor": "2",
+        "video.conditions": [{"type": "reference"}],
+        "audio.generated": False,
+    }
+    text = report.text()
+    assert f"blocks    0: {report.blocks['0']:.3g}  1: " in text
+    assert "reference_downscale_factor: 2" in text

@@ -1,0 +1,150 @@
+"""What a full finetune changed, as a LoRA: the best one of a rank for every linear whose weight differs.
+
+    finetuned - base  ~  B A,      error = ||finetuned - base - B A|| / ||finetuned - base||  (Frobenius)
+
+One weight of each file is in memory at a time. B and A come from a randomized SVD (`quant/loftq.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ..device import pick_device
+from ..errors import CheckpointError, ConfigError
+from ..events import Events, shielded
+from ..quant.loftq import low_rank
+from ..weights import keys
+from ..weights.fingerprint import part_fingerprint
+from ..weights.probe import probe
+from ..weights.reader import TensorFile
+from ..weights.stored import PLAIN_TYPES
+from .metadata import describe_run
+from .new_file import LoraMade, Losses, check_target, in_dtype, lora_keys, pick_dtype, write_tensors_of
+from .targets import branch_of, count_branches
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The same transformer in two files: prefix in each, and the names behind it that are linears, and that are not."""
+
+    tuned: TensorFile
+    base: TensorFile
+    prefixes: tuple[str, str]
+    linears: list[str]
+    others: list[str]
+
+
+def extract_lora(
+    tuned: Path | str,
+    base: Path | str,
+    out: Path | str,
+    rank: int = 32,
+    dtype: str = "bf16",
+    replace: bool = False,
+    device: str = "auto",
+    events: Events | None = None,
+) -> LoraMade:
+    """Write what the checkpoint `tuned` changed in the transformer of `base` to `out` as a LoRA of `rank`.
+
+    What differs and is no weight of a linear (biases, norms, tables) is counted in the notes: a LoRA cannot hold it.
+    Raises ConfigError where the two are not of one model or do not differ, CheckpointError where one is quantized or
+    damaged, Stopped when the user stopped.
+    """
+    out, events = Path(out), shielded(events)
+    if rank < 1:
+        raise ConfigError(f"rank is {rank}. It is at least 1.")
+    check_target(out, [Path(tuned), Path(base)])
+    if out.exists() and not replace:
+        raise ConfigError(f"{out} is there already. Choose another name, or delete it first.")
+    place, losses = pick_device(device), Losses()
+    with TensorFile(tuned) as first, TensorFile(base) as second:
+        pair = _pair(first, second)
+        number = pick_dtype(dtype, first.tensors[pair.prefixes[0] + pair.linears[0] + ".weight"].torch_dtype)
+        tensors: dict[str, Tensor] = {}
+        layers: dict[str, int] = {}
+        events.stage("extract LoRA", len(pair.linears))
+        for done, layer in enumerate(pair.linears, 1):
+            events.check_stop()
+            weights = [
+                file.read(f"{prefix}{layer}.weight", place).float()
+                for file, prefix in zip((first, second), pair.prefixes, strict=True)
+            ]
+            change = weights[0] - weights[1]
+            if bool(change.any()):
+                layers[layer] = kept = min(rank, *change.shape)
+                b, a = low_rank(change, kept)
+                losses.add(branch_of(layer), float((change - b @ a).square().sum()), float(change.square().sum()))
+                for key, tensor in zip(lora_keys(layer), (a, b), strict=True):
+                    tensors[key] = in_dtype(tensor, number, layer)
+            events.progress(done, len(pair.linears), layer)
+        if not layers:
+            raise ConfigError(f"{first.name} and {second.name} have the same weights; there is nothing to extract.")
+        notes = _notes(pair)
+    about = {
+        "base": {
+            "file": str(base),
+            "fingerprint": part_fingerprint(base, "transformer"),
+            "version": probe(base).version or "",
+        },
+        "name": out.stem,
+        "extracted_from": Path(tuned).name,
+        "extract_error": f"{losses.shares().get('all', 0.0):.6f}",
+    }
+    most = max(layers.values())
+    write_tensors_of(out, tensors, describe_run(about, most, most, count_branches(layers)), replace)
+    return LoraMade(out, count_branches(layers), sorted(set(layers.values())), notes, losses.shares())
+
+
+def _pair(tuned: TensorFile, base: TensorFile) -> _Pair:
+    prefixes: list[str] = []
+    for file in (tuned, base):
+        prefix = keys.transformer_prefix(file.tensors)
+        if prefix is None:
+            raise CheckpointError(f"{file.name} holds no transformer of LTX-2. Name two checkpoints of LTX-2.")
+        if (found := quantized_in(file, prefix)) is not None:
+            raise CheckpointError(
+                f"{file.name} is quantized ({found} is {file.tensors[found].dtype}), and what rounding changed would "
+                "be taken for what was learned. Use the bf16 checkpoint."
+            )
+        prefixes.append(prefix)
+    shapes = [
+        {name[len(prefix) :]: info.shape for name, info in file.tensors.items() if name.startswith(prefix)}
+        for file, prefix in zip((tuned, base), prefixes, strict=True)
+    ]
+    common = [name for name in shapes[0] if name in shapes[1]]
+    for name in common:
+        if shapes[0][name] != shapes[1][name]:
+            raise ConfigError(
+                f"{tuned.name} and {base.name} are of different models: {name} is {list(shapes[0][name])} in one and "
+                f"{list(shapes[1][name])} in the other. Name the base that the finetune began with."
+            )
+    linears = [name[: -len(".weight")] for name in common if name.endswith(".weight") and len(shapes[0][name]) == 2]
+    others = [name for name in common if not (name.endswith(".weight") and len(shapes[0][name]) == 2)]
+    if missing := [name for name in shapes[1] if name not in shapes[0]]:
+        raise ConfigError(f"{tuned.name} lacks {missing[0]}, which {base.name} has: they are of different versions.")
+    return _Pair(tuned, base, (prefixes[0], prefixes[1]), linears, others)
+
+
+def quantized_in(file: TensorFile, prefix: str) -> str | None:
+    """A tensor of the transformer that is no plain number, or None."""
+    names = (name for name in file.tensors if name.startswith(prefix))
+    return next((name for name in names if file.tensors[name].dtype not in PLAIN_TYPES), None)
+
+
+def _notes(pair: _Pair) -> list[str]:
+    """What differs and is no weight of a linear."""
+    first, second = pair.prefixes
+    differing = [
+        name
+        for name in pair.others
+        if bool((pair.tuned.read(first + name).float() != pair.base.read(second + name).float()).any())
+    ]
+    if not differing:
+        return []
+    return [
+        f"left out: {len(differing)} biases, norms and tables that differ too, {differing[0]} first; a LoRA cannot "
+        "hold them"
+    ]

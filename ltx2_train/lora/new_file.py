@@ -1,0 +1,157 @@
+"""Writing what a LoRA tool makes: one tensor at a time, under the final name only when whole, over nothing else."""
+
+from __future__ import annotations
+
+import filecmp
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..device import DTYPES
+from ..errors import CheckpointError, ConfigError
+from ..files import atomic
+from ..weights.reader import TensorFile
+from ..weights.writer import Entry, TensorWriter, require_space
+from .names import PREFIX
+
+DTYPE_NAMES = {
+    **DTYPES,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class LoraMade:
+    """What a tool wrote to `path`: its layers by branch, their ranks, and `notes`, sentences for the user.
+
+    `error` is the part of the change that was lost, by branch, as a share of its Frobenius norm; "all" is the whole.
+    """
+
+    path: Path
+    layers: dict[str, int]
+    ranks: list[int]
+    notes: list[str] = field(default_factory=list)
+    error: dict[str, float] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """A few lines for a terminal."""
+        counts = ", ".join(f"{count} {branch}" for branch, count in self.layers.items())
+        ranks = f"rank {self.ranks[0]}" if len(self.ranks) == 1 else f"ranks {self.ranks[0]} to {self.ranks[-1]}"
+        lines = [f"{self.path.name}: {sum(self.layers.values())} layers ({counts}), {ranks}"]
+        if self.error:
+            lines.append("  lost      " + ", ".join(f"{name} {share:.2%}" for name, share in self.error.items()))
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "path": str(self.path),
+            "layers": self.layers,
+            "ranks": self.ranks,
+            "notes": self.notes,
+            "error": self.error,
+        }
+
+
+class Losses:
+    """Squares of what was left out and of the whole, by branch."""
+
+    def __init__(self) -> None:
+        self._squares: dict[str, tuple[float, float]] = {}
+
+    def add(self, branch: str, lost: float, whole: float) -> None:
+        before = self._squares.get(branch, (0.0, 0.0))
+        self._squares[branch] = before[0] + lost, before[1] + whole
+
+    def shares(self) -> dict[str, float]:
+        """Lost share of the Frobenius norm, by branch; "all" is that of the whole. Empty where nothing was lost."""
+        if not any(lost for lost, _ in self._squares.values()):
+            return {}
+        found = {branch: (lost / whole) ** 0.5 for branch, (lost, whole) in self._squares.items() if whole}
+        lost, whole = (sum(pair[side] for pair in self._squares.values()) for side in (0, 1))
+        return {**found, "all": (lost / whole) ** 0.5}
+
+
+def lora_keys(layer: str) -> tuple[str, str]:
+    """The keys of A and B of `layer`, as ComfyUI loads them."""
+    return f"{PREFIX}{layer}.lora_A.weight", f"{PREFIX}{layer}.lora_B.weight"
+
+
+def pick_dtype(name: str, automatic: torch.dtype) -> torch.dtype:
+    """The dtype called `name`; auto is `automatic`. Raises ConfigError for other names."""
+    if name == "auto":
+        return automatic
+    if name not in DTYPE_NAMES:
+        raise ConfigError(f"dtype is {name!r}. Choose auto, {', '.join(DTYPE_NAMES)}.")
+    return DTYPE_NAMES[name]
+
+
+def in_dtype(tensor: Tensor, dtype: torch.dtype, what: str) -> Tensor:
+    """`tensor` in `dtype` on the CPU. Raises ConfigError where its numbers do not fit, which happens in fp16 alone."""
+    small = tensor.to("cpu", dtype)
+    if not bool(torch.isfinite(small).all()):
+        cause = "is not finite" if not bool(torch.isfinite(tensor).all()) else f"does not fit into {dtype}"
+        raise ConfigError(f"{what} holds a number that {cause}. Choose dtype bf16 or fp32, or another LoRA.")
+    return small
+
+
+def check_target(out: Path, sources: Sequence[Path]) -> None:
+    """Raise ConfigError unless `out` can be the name of the new file: it must be none of `sources`."""
+    if out.suffix != SUFFIX:
+        raise ConfigError(f"{out.name} must end in {SUFFIX}, or no program finds it.")
+    for source in sources:
+        if out.exists() and source.exists() and out.samefile(source):
+            raise ConfigError(f"{out.name} would be written over itself. Choose another file to write to.")
+
+
+def write_lora(
+    out: Path,
+    entries: Mapping[str, Entry],
+    metadata: Mapping[str, str],
+    tensors: Iterable[tuple[str, Tensor]],
+    replace: bool = False,
+) -> None:
+    """Write `tensors` to `out` as they come; `entries` announces all of them.
+
+    A file that is there is replaced with `replace` alone; without, it must be what is about to be written, as after a
+    second call. Raises ConfigError where it is not, RunError where the disk refuses.
+    """
+    there = out.exists() and not replace
+    if there and not _looks_like(out, entries, metadata):
+        raise _occupied(out)
+    require_space(out, sum(entry.nbytes for entry in entries.values()))
+    with atomic(out) as temporary:
+        with TensorWriter(temporary, entries, metadata) as writer:
+            for name, tensor in tensors:
+                writer.write(name, tensor)
+        if there and not filecmp.cmp(temporary, out, shallow=False):
+            raise _occupied(out)
+
+
+def write_tensors_of(out: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], replace: bool) -> None:
+    """As `write_lora`, of tensors that are all there."""
+    entries = {name: Entry.of(tensor) for name, tensor in tensors.items()}
+    write_lora(out, entries, metadata, tensors.items(), replace)
+
+
+def _looks_like(path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> bool:
+    try:
+        with TensorFile(path) as file:
+            found = {name: Entry(info.dtype, info.shape) for name, info in file.tensors.items()}
+            return file.metadata == dict(metadata) and found == dict(entries)
+    except CheckpointError:
+        return False
+
+
+def _occupied(out: Path) -> ConfigError:
+    return ConfigError(
+        f"{out} is there already and holds something else, which would be lost. Choose another name, or delete it "
+        "first."
+    )

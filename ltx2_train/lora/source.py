@@ -1,0 +1,120 @@
+"""A LoRA file that a tool reads layer by layer, so that a file of any size needs the memory of one layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..weights.reader import TensorFile
+from .file import Entry, LoraFile, load_lora_header
+from .foreign import family_of
+from .known import known_layer
+
+
+class LoraSource:
+    """A plain LoRA of an LTX-2 transformer. `layers`: dotted name -> its Entry, whose matrices have shapes alone.
+
+    `tool` is what the user called, for messages. Raises CheckpointError where the file is damaged or no LoRA at all;
+    ConfigError where it is of another kind or of another model, or where its scale or its names leave a doubt.
+    """
+
+    def __init__(self, path: Path | str, tool: str) -> None:
+        self.path = Path(path)
+        self.about = load_lora_header(path)
+        _require_plain(self.about, tool)
+        self._names = _dotted_names(self.about)
+        self.layers: dict[str, Entry] = {layer: self.about.entries[name] for layer, name in self._names.items()}
+        self._file = TensorFile(path)
+
+    @property
+    def version(self) -> str:
+        """The LTX it was made for, or ""."""
+        return self.about.version
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return self.about.metadata
+
+    def keys(self, layer: str) -> dict[str, str]:
+        """The keys of `layer` in the file: down, up and, if there is one, alpha."""
+        return self.about.keys[self._names[layer]]
+
+    def stored(self, layer: str) -> tuple[Tensor, Tensor]:
+        """A [r, in] and B [out, r] of `layer` as they stand in the file, without its scale."""
+        keys = self.keys(layer)
+        return self._file.read(keys["down"]), self._file.read(keys["up"])
+
+    def factors(self, layer: str, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """A [r, in] and B [out, r] of `layer` in float32 whose product is its change at strength 1."""
+        a, b = self.stored(layer)
+        a, b = a.to(device, torch.float32), b.to(device, torch.float32)
+        return a, b * self.layers[layer].scale
+
+    def dtype(self) -> torch.dtype:
+        """That of its matrices; where they differ, one that holds them all."""
+        return joint_dtype([part.dtype for entry in self.layers.values() for part in (entry.down, entry.up)])
+
+    def __enter__(self) -> LoraSource:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._file.close()
+
+
+def joint_dtype(dtypes: Sequence[torch.dtype]) -> torch.dtype:
+    """The smallest of bf16, fp16, fp32 that holds numbers of all `dtypes`; types of 8 bits become bf16, fp64 fp32."""
+    joint: torch.dtype | None = None
+    for dtype in set(dtypes):
+        dtype = torch.bfloat16 if dtype.itemsize < 2 else torch.float32 if dtype.itemsize > 4 else dtype
+        joint = dtype if joint is None else torch.promote_types(joint, dtype)
+    assert joint is not None
+    return joint
+
+
+def _require_plain(file: LoraFile, tool: str) -> None:
+    if file.problems:
+        raise ConfigError(f"{file.path.name} cannot be used: {file.problems[0]}")
+    if file.kinds:
+        listed = ", ".join(f"{kind} ({count} layers)" for kind, count in file.kinds.items())
+        raise ConfigError(
+            f"{file.path.name} is no plain LoRA: it holds {listed}. {tool} works on plain LoRAs alone, since the "
+            "product of two matrices is all that it can take apart. `lora inspect` describes the file."
+        )
+    for what, names in (("is not known", file.other_keys), ("lacks its other half", file.unpaired)):
+        if names:
+            raise ConfigError(f"{file.path.name} is no plain LoRA: {names[0]} {what}.")
+
+
+def _dotted_names(file: LoraFile) -> dict[str, str]:
+    """Dotted name of each layer -> its name in `file.entries`."""
+    names: dict[str, str] = {}
+    strange: list[str] = []
+    for name in file.entries:
+        layer = known_layer(name)
+        if layer is None:
+            strange.append(name)
+            layer = name
+        if layer in names:
+            raise ConfigError(f"{file.path.name} holds the layer {layer} twice, in two spellings.")
+        names[layer] = name
+    if strange and (family := family_of(file.entries)):
+        raise ConfigError(
+            f"{file.path.name} is a LoRA of {family}: {strange[0]} is no layer of an LTX-2 transformer. Choose a LoRA "
+            "of LTX-2."
+        )
+    if 2 * len(strange) > len(names):
+        raise ConfigError(
+            f"{file.path.name} is of another model: {strange[0]} is no layer of an LTX-2 transformer. Choose a LoRA of "
+            "LTX-2."
+        )
+    if flat := [name for name in strange if "." not in name]:
+        raise ConfigError(
+            f"{file.path.name}: {flat[0]} is no layer that is known, and its name has underscores for dots, so it "
+            "cannot be told which. Save the LoRA in the keys of ComfyUI with the program that made it."
+        )
+    return names

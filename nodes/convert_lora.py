@@ -1,0 +1,111 @@
+"""Convert LoRA: a LoRA of another trainer for ComfyUI, or one of ours for another program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .. import ltx2_train as core
+from ..ltx2_train.errors import ConfigError
+from ..ltx2_train.files import digest
+from . import host
+from .host import io
+from .lora_names import lora_named, new_lora
+from .made import always
+from .merge_lora import DTYPES
+from .wire import lora_file, read_lora
+
+TITLE = "Convert LoRA"
+
+FORMATS = ["comfyui", "official", "diffusers", "community", "diffsynth"]
+_FOR_COMFYUI = ("comfyui", "official")
+
+
+class ConvertLoRA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2T_ConvertLoRA",
+            display_name=TITLE,
+            category="LTX-2 training",
+            description="Writes a LoRA in the keys of another program: one of the community trainer, diffusers or "
+            "DiffSynth for ComfyUI, or the other way round.",
+            search_aliases=["lora", "convert", "keys", "musubi", "diffusers", "diffsynth", "format", "ltx"],
+            is_output_node=True,
+            inputs=[
+                io.LoraModel.Input("lora", optional=True, tooltip="The LoRA of Train LoRA or Load LoRA Model."),
+                io.Combo.Input(
+                    "to",
+                    options=FORMATS,
+                    default="comfyui",
+                    tooltip="Whose keys. official is Lightricks' trainer, whose keys ComfyUI loads as well.",
+                ),
+                io.String.Input(
+                    "lora_path",
+                    default="",
+                    tooltip="LoRA file to convert, where none is connected; a name in ComfyUI's loras folders will do.",
+                ),
+                io.String.Input(
+                    "save_name",
+                    default="",
+                    tooltip="Name of the new file in ComfyUI's loras folder. Empty: it lies among the runs.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=DTYPES,
+                    default="auto",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Numbers of the new file. auto: those of the old one.",
+                ),
+            ],
+            outputs=[
+                io.LoraModel.Output(
+                    "lora", display_name="lora", tooltip="The LoRA in ComfyUI's keys, for Load LoRA Model."
+                ),
+                io.String.Output("report", display_name="report", tooltip="What it was, and what was done."),
+                io.String.Output("path", display_name="path", tooltip="Path of the new file."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_path: str | None, **settings: Any) -> Any:
+        if lora_path is None or not lora_path.strip():
+            return None
+        try:
+            stat = lora_named(lora_path).stat()
+        except (ConfigError, OSError):
+            return always()
+        return [stat.st_size, stat.st_mtime_ns]
+
+    @classmethod
+    def execute(
+        cls,
+        to: str,
+        lora_path: str,
+        save_name: str,
+        lora: Mapping[str, Any] | None = None,
+        dtype: str = "auto",
+    ) -> io.NodeOutput:
+        with host.training_job(TITLE):
+            if lora is None and not lora_path.strip():
+                raise ConfigError("There is no LoRA to convert: connect `lora`, or write `lora_path`.")
+            source = lora_named(lora_path) if lora is None else lora_file(lora)
+            mark = digest(str(source.resolve()), str(source.stat().st_mtime_ns), to, dtype, length=8)
+            out = new_lora(save_name, f"converted/{source.stem}_{to}_{mark}")
+            events = host.ComfyEvents(cls.hidden.unique_id)
+            try:
+                made = core.convert_lora(source, to, out, dtype, events=events)
+            finally:
+                events.close()
+            text = made.text()
+            events.finish("finished", text)
+            for_comfyui = to in _FOR_COMFYUI
+            return io.NodeOutput(
+                read_lora(made.path)
+                if for_comfyui
+                else host.nothing(f"Convert LoRA wrote keys of {to}, which ComfyUI does not load. Use `path`."),
+                text,
+                str(made.path),
+            )

@@ -1,0 +1,33 @@
+"""Names of LoRA files that a user writes into a widget: what is read, and what a node writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..ltx2_train.errors import ConfigError
+from . import host
+
+
+def lora_named(text: str, widget: str = "lora_path", otherwise: str = "connect `lora`") -> Path:
+    """The file behind a path or a name in the loras folders. Raises ConfigError where there is none."""
+    text = text.strip().strip('"')
+    if not Path(text).expanduser().is_absolute() and not host.stays_inside(text):
+        raise ConfigError(f"{widget}: {text} leads out of the loras folders. Write a name in one, or a full path.")
+    path = Path(text).expanduser()
+    found = path if path.is_file() else host.lora_path(text)
+    if found is not None:
+        return found
+    raise ConfigError(f"{widget}: there is no file {text}. Write the path of a LoRA file, or {otherwise}.")
+
+
+def new_lora(save_name: str, otherwise: str) -> Path:
+    """Where a node writes a LoRA: `save_name` in the loras folder, or `otherwise` among the runs where it is empty.
+
+    Raises ConfigError where the name can be none of a file.
+    """
+    name = save_name.strip().removesuffix(".safetensors").strip(" .")
+    if not name:
+        return host.runs_folder() / f"{otherwise}.safetensors"
+    if any(sign in name for sign in '\\:*?"<>|') or ".." in name.split("/") or name.startswith("/"):
+        raise ConfigError(f"save_name: {name!r} cannot be a file name. Use letters, digits, spaces, - and _.")
+    return host.loras_folder() / f"{name}.safetensors"

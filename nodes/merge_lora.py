@@ -1,0 +1,192 @@
+"""Merge LoRAs: several LoRAs as one file, each at its own strength."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import ltx2_train as core
+from ..ltx2_train.errors import ConfigError
+from ..ltx2_train.files import digest
+from . import host
+from .host import io
+from .lora_names import lora_named, new_lora
+from .made import always
+from .wire import lora_file, read_lora
+
+TITLE = "Merge LoRAs"
+
+MOST = 4
+METHODS = ["concat", "orthogonal"]
+RANK_MODES = ["sum", "max", "min"]
+DTYPES = ["auto", "bf16", "fp16", "fp32"]
+
+
+class MergeLoRA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2T_MergeLoRA",
+            display_name=TITLE,
+            category="LTX-2 training",
+            description="Makes one LoRA of several, each at its own strength: a character and a style, looks and a "
+            "voice. Ranks and layers may differ.",
+            search_aliases=["lora", "merge", "combine", "concat", "orthogonal", "sum", "stack", "ltx"],
+            is_output_node=True,
+            inputs=[
+                *(
+                    io.LoraModel.Input(
+                        f"lora_{number}",
+                        optional=True,
+                        tooltip="A LoRA of Train LoRA, Load LoRA Model or another node that makes one.",
+                    )
+                    for number in range(1, MOST + 1)
+                ),
+                *(
+                    io.Float.Input(
+                        f"multiplier_{number}",
+                        default=1.0,
+                        min=-10.0,
+                        max=10.0,
+                        step=0.05,
+                        tooltip=f"How strongly lora_{number} counts in the merged one. Negative: its opposite.",
+                    )
+                    for number in range(1, MOST + 1)
+                ),
+                io.String.Input(
+                    "lora_paths",
+                    multiline=True,
+                    default="",
+                    placeholder="style.safetensors | 0.8",
+                    tooltip="More LoRAs, a file in each line: a full path or a name in ComfyUI's loras folders, and "
+                    "behind | how strongly it counts (1 where nothing is said).",
+                ),
+                io.Combo.Input(
+                    "method",
+                    options=METHODS,
+                    default="concat",
+                    tooltip="concat: exactly the sum, of any number; the ranks add up. orthogonal: of two LoRAs, each "
+                    "without the main directions of the other, so that they disturb each other less.",
+                ),
+                io.String.Input(
+                    "save_name",
+                    default="",
+                    tooltip="Name of the new file in ComfyUI's loras folder. Empty: it is only passed on.",
+                ),
+                io.Float.Input(
+                    "k_fraction",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    advanced=True,
+                    tooltip="For orthogonal: the share of the directions of each LoRA that is taken out of the other.",
+                ),
+                io.Combo.Input(
+                    "rank_mode",
+                    options=RANK_MODES,
+                    default="sum",
+                    optional=True,
+                    advanced=True,
+                    tooltip="For orthogonal: the rank of a layer is the sum of both, the larger or the smaller one.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=DTYPES,
+                    default="auto",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Numbers of the new file. auto: one that holds all of the files.",
+                ),
+                io.Boolean.Input(
+                    "emit_alpha",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Write .alpha keys too, for programs that take a missing one for something else than the "
+                    "rank. diffusers refuses them.",
+                ),
+            ],
+            outputs=[
+                io.LoraModel.Output("lora", display_name="lora", tooltip="The merged LoRA, for Load LoRA Model."),
+                io.String.Output("report", display_name="report", tooltip="Its layers and ranks, and what was lost."),
+                io.String.Output("path", display_name="path", tooltip="Path of the new file."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_paths: str | None, **settings: Any) -> Any:
+        try:
+            stats = [path.stat() for path, _ in _listed(lora_paths or "")]
+        except (ConfigError, OSError):
+            return always()
+        return [number for stat in stats for number in (stat.st_size, stat.st_mtime_ns)]
+
+    @classmethod
+    def execute(
+        cls,
+        multiplier_1: float,
+        multiplier_2: float,
+        multiplier_3: float,
+        multiplier_4: float,
+        lora_paths: str,
+        method: str,
+        save_name: str,
+        lora_1: Mapping[str, Any] | None = None,
+        lora_2: Mapping[str, Any] | None = None,
+        lora_3: Mapping[str, Any] | None = None,
+        lora_4: Mapping[str, Any] | None = None,
+        k_fraction: float = 0.5,
+        rank_mode: str = "sum",
+        dtype: str = "auto",
+        emit_alpha: bool = False,
+    ) -> io.NodeOutput:
+        with host.training_job(TITLE):
+            wired = zip(
+                (lora_1, lora_2, lora_3, lora_4),
+                (multiplier_1, multiplier_2, multiplier_3, multiplier_4),
+                strict=True,
+            )
+            parts = [(lora_file(lora), multiplier) for lora, multiplier in wired if lora is not None]
+            parts += _listed(lora_paths)
+            if len(parts) < 2:
+                raise ConfigError(
+                    f"Merging takes two LoRAs or more, and there is {len(parts)}: connect another one, or write its "
+                    "file into `lora_paths`."
+                )
+            paths, multipliers = [path for path, _ in parts], [multiplier for _, multiplier in parts]
+            recipe = [method, f"{k_fraction:g}", rank_mode, dtype, str(emit_alpha)]
+            facts = [f"{path.resolve()} {path.stat().st_mtime_ns} {multiplier:g}" for path, multiplier in parts]
+            out = new_lora(save_name, f"merged/{paths[0].stem}_{digest(*facts, *recipe, length=8)}")
+            events = host.ComfyEvents(cls.hidden.unique_id)
+            try:
+                made = core.merge_loras(
+                    paths, out, multipliers, method, k_fraction, rank_mode, dtype, emit_alpha, events=events
+                )
+            finally:
+                events.close()
+            text = made.text()
+            events.finish("finished", text)
+            return io.NodeOutput(read_lora(made.path), text, str(made.path))
+
+
+def _listed(text: str) -> list[tuple[Path, float]]:
+    """(file, multiplier) of each line. Raises ConfigError where one names no file or no number."""
+    found = []
+    for line in filter(None, (line.strip() for line in text.splitlines())):
+        name, bar, number = line.rpartition("|")
+        try:
+            multiplier = float(number) if bar else 1.0
+        except ValueError:
+            multiplier = math.nan
+        if not math.isfinite(multiplier):
+            raise ConfigError(
+                f"lora_paths: {number.strip()!r} is no number, in the line {line!r}. Write the file, a |, and how "
+                "strongly it counts."
+            )
+        found.append((lora_named(name if bar else line, "lora_paths", "connect it"), multiplier))
+    return found

@@ -1,0 +1,127 @@
+"""Merge LoRAs and Convert LoRA on the pretended ComfyUI: sockets, files, names, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from lora_files import changes, metadata, pair, write_lora
+from safetensors.torch import save_file
+
+Q, K = (f"transformer_blocks.0.attn1.to_{name}" for name in "qk")
+MERGE = {
+    **{f"multiplier_{number}": 1.0 for number in range(1, 5)},
+    "lora_paths": "",
+    "method": "concat",
+    "save_name": "",
+}
+CONVERT = {"to": "comfyui", "lora_path": "", "save_name": ""}
+
+
+@pytest.fixture
+def listed(comfy):
+    """Two LoRAs in ComfyUI's loras folder, the second in the community trainer's keys and with an alpha."""
+    folder = comfy.folder("models", "loras")
+    write_lora(folder / "fox.safetensors", {Q: pair(2, seed=1), K: pair(2, seed=2)}, {"trigger": "fox"})
+    flat = "lora_unet_model_transformer_blocks_0_attn1_to_q.{}"
+    a, b = pair(3, seed=3)
+    tensors = {flat.format("lora_down.weight"): a, flat.format("lora_up.weight"): b}
+    save_file(tensors | {flat.format("alpha"): torch.tensor(1.5)}, folder / "my style.safetensors")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inference_mode():
+    # as in ComfyUI, where nodes run in inference mode
+    with torch.inference_mode():
+        yield
+
+
+def test_loras_of_sockets_and_of_files_become_one(nodes, comfy, listed):
+    wired = nodes.wire.read_lora(listed / "fox.safetensors")
+    lines = "\nmy style | -0.5\n\n fox.safetensors \n"
+    given = {**MERGE, "lora_2": wired, "multiplier_2": 2.0, "lora_paths": lines, "save_name": "both/of them"}
+    lora, report, path = nodes.MergeLoRA.execute(**given).args
+    assert path == str(listed / "both" / "of them.safetensors")
+    fox, style = changes(listed / "fox.safetensors"), changes(listed / "my style.safetensors")
+    merged = changes(path)
+    torch.testing.assert_close(merged[Q], 3 * fox[Q] - 0.5 * style[Q])
+    torch.testing.assert_close(merged[K], 3 * fox[K])
+    assert report.startswith("of them.safetensors: 2 layers (2 video), ranks 4 to 7")
+    assert set(lora) == {f"diffusion_model.{layer}.lora_{half}.weight" for layer in (Q, K) for half in "AB"}
+    assert metadata(path)["trigger"] == "fox"
+
+
+def test_without_a_name_it_lies_among_the_runs_and_every_recipe_has_a_file(nodes, comfy, listed):
+    given = {**MERGE, "lora_paths": "fox\nmy style"}
+    paths = [
+        nodes.MergeLoRA.execute(**given, **more).args[2] for more in ({}, {}, {"dtype": "bf16"}, {"emit_alpha": True})
+    ]
+    paths.append(nodes.MergeLoRA.execute(**{**given, "method": "orthogonal"}, rank_mode="min", k_fraction=0.3).args[2])
+    assert paths[0] == paths[1]
+    assert len(set(paths)) == 4
+    assert all(Path(path).is_relative_to(comfy.folder("output", "ltx2_runs")) for path in paths)
+    assert metadata(paths[-1])["orthogonal_k_fraction"] == "0.3"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, r"there is 0: connect another one, or write its file into `lora_paths`"),
+        ({"lora_paths": "fox"}, "there is 1: connect another one"),
+        ({"lora_paths": "fox\nfox | strong"}, "lora_paths: 'strong' is no number"),
+        ({"lora_paths": "fox\nwolf"}, "lora_paths: there is no file wolf"),
+        ({"lora_paths": "fox\n../../secret"}, "lora_paths: ../../secret leads out"),
+        ({"lora_paths": "fox\nfox\nfox", "method": "orthogonal"}, "orthogonal merge takes two LoRAs, and 3"),
+        ({"lora_paths": "fox\nmy style", "save_name": "../x"}, "save_name: '../x' cannot be a file name"),
+        ({"lora_paths": "fox\nmy style", "save_name": "fox"}, "written over itself"),
+        ({"lora_paths": "fox\nfox", "save_name": "my style"}, "is there already and holds something else"),
+    ],
+)
+def test_what_cannot_be_merged_is_told_plainly(nodes, listed, given, message):
+    before = {path: path.read_bytes() for path in listed.iterdir()}
+    with pytest.raises(RuntimeError, match=message):
+        nodes.MergeLoRA.execute(**MERGE | given)
+    assert {path: path.read_bytes() for path in listed.iterdir()} == before
+
+
+def test_a_file_that_changed_is_merged_and_converted_anew(nodes, listed):
+    for node, given in (
+        (nodes.MergeLoRA, {"lora_paths": "fox\nmy style | 2"}),
+        (nodes.ConvertLoRA, {"lora_path": "fox"}),
+    ):
+        before = node.fingerprint_inputs(**given)
+        assert node.fingerprint_inputs(**given) == before
+        write_lora(listed / "fox.safetensors", {Q: pair(5)})
+        assert node.fingerprint_inputs(**given) != before
+        assert math.isnan(node.fingerprint_inputs(**{key: "gone" for key in given}))
+        write_lora(listed / "fox.safetensors", {Q: pair(2)})
+    assert nodes.ConvertLoRA.fingerprint_inputs(lora_path="") is None
+
+
+def test_a_lora_of_another_trainer_is_converted_for_comfyui_and_back(nodes, listed):
+    lora, report, path = nodes.ConvertLoRA.execute(**{**CONVERT, "lora_path": "my style", "save_name": "style"}).args
+    assert path == str(listed / "style.safetensors")
+    assert "from the keys of community to those of comfyui" in report
+    assert set(lora) == {f"diffusion_model.{Q}.lora_{half}.weight" for half in "AB"}
+    torch.testing.assert_close(changes(path)[Q], changes(listed / "my style.safetensors")[Q])
+
+    nothing, _, other = nodes.ConvertLoRA.execute(**CONVERT | {"lora": lora, "to": "diffusers"}).args
+    assert "ComfyUI does not load" in nothing.message
+    assert "ltx2_runs" in other
+    torch.testing.assert_close(changes(other)[Q], changes(path)[Q])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "connect `lora`, or write `lora_path`"),
+        ({"lora_path": "nowhere"}, "lora_path: there is no file nowhere"),
+        ({"lora_path": "fox", "save_name": "fox"}, "written over itself"),
+    ],
+)
+def test_what_cannot_be_converted_is_told_plainly(nodes, listed, given, message):
+    with pytest.raises(RuntimeError, match=message):
+        nodes.ConvertLoRA.execute(**CONVERT | given)
