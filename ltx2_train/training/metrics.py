@@ -110,10 +110,12 @@ class MetricsLog:
 
     def close(self) -> None:
         """Close the file; the rows stay."""
-        with contextlib.suppress(OSError):
-            self._write()
-        with contextlib.suppress(OSError):
-            self._file.close()
+        try:
+            with contextlib.suppress(OSError):
+                self._write()
+        finally:
+            with contextlib.suppress(OSError):
+                self._file.close()
 
     def _keep(self, row: dict[str, Any]) -> None:
         """Remember a row without growing with the run."""
