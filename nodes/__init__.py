@@ -13,6 +13,7 @@ from .check import CheckDataset
 from .combine import CombineDatasets
 from .convert_lora import ConvertLoRA
 from .data import LoadTrainingClips, PrepareDataset
+from .from_file import DatasetFromFile, RunFromFile
 from .lists import DatasetFromLists
 from .making import CaptionClips, CutLongVideos
 from .merge_lora import MergeLoRA
@@ -21,6 +22,8 @@ from .pairs import LoadTrainingPairs
 from .preview import PreviewItem
 from .sample import SampleLoRA
 from .train import TrainLoRA
+
+from .option_nodes import OPTION_NODES  # isort: skip  # after all that show settings: it shows the others
 
 NODES = [
     LoadBaseModel,
@@ -39,6 +42,9 @@ NODES = [
     CaptionClips,
     MergeLoRA,
     ConvertLoRA,
+    DatasetFromFile,
+    RunFromFile,
+    *OPTION_NODES,
 ]
 
 

@@ -8,7 +8,7 @@ from .. import ltx2_train as core
 from ..ltx2_train.errors import DataError
 from ..ltx2_train.files import digest
 from . import entries, handles, host, words
-from .data import SHAPE
+from .data import SHAPE, SIZES, shape_of
 from .host import io
 from .made import Made
 
@@ -43,6 +43,7 @@ class CheckDataset(io.ComfyNode):
                     tooltip="Stop here where something is red, so that nothing is trained on a broken dataset.",
                 ),
                 *SHAPE.advanced_inputs(),
+                *SIZES.advanced_inputs(),
             ],
             outputs=[
                 handles.Dataset.Output("dataset", display_name="dataset", tooltip="The same dataset."),
@@ -57,10 +58,11 @@ class CheckDataset(io.ComfyNode):
 
     @classmethod
     @SHAPE.fill
+    @SIZES.fill
     def execute(cls, dataset: handles.ClipFolder, goal: str, stop_on_red: bool, **settings: Any) -> io.NodeOutput:
         with host.training_job(TITLE):
             folder = entries.dataset_folder(dataset)
-            config = entries.dataset_config([dataset], SHAPE.tables(settings), folder, "Check Dataset")
+            config = entries.dataset_config([dataset], shape_of(settings), folder, "Check Dataset")
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
                 out = folder / "check" / digest(config.to_toml(), length=8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,14 @@ from .. import ltx2_train as core
 from ..ltx2_train import DatasetSettings, RunConfig
 from ..ltx2_train.errors import DataError
 from ..ltx2_train.files import digest, write_text
-from . import entries, handles, host, source_folder
+from . import entries, handles, host, options, source_folder
 from .host import io
 from .made import Made
 from .train import check_ahead
-from .widgets import Form, Setting
+from .widgets import Form, Setting, merged
 
 CLIPS_TITLE, TITLE = "Load Training Clips", "Prepare Dataset"
+further_settings = options.given  # `options` is the name of a socket where the nodes run
 
 CLIPS = Form(
     DatasetSettings,
@@ -56,6 +57,15 @@ SHAPE = Form(
     ],
     nodes=(TITLE, "Check Dataset", "Preview Item"),
 )
+# came later, and workflows store values by position
+SIZES = Form(
+    DatasetSettings,
+    visible=[],
+    advanced=[
+        Setting("resolution_buckets", "sizes", extra={"placeholder": "768x512x49\n512x512x97, one size a line"}),
+    ],
+    nodes=(TITLE, "Check Dataset", "Preview Item"),
+)
 
 CACHES = Form(
     RunConfig,
@@ -88,6 +98,7 @@ class LoadTrainingClips(io.ComfyNode):
                 *source_folder.inputs("clips"),
                 *CLIPS.visible_inputs(),
                 *CLIPS.advanced_inputs(),
+                options.socket(),
             ],
             outputs=[
                 handles.Dataset.Output("dataset", display_name="dataset"),
@@ -104,10 +115,12 @@ class LoadTrainingClips(io.ComfyNode):
 
     @classmethod
     @CLIPS.fill
-    def execute(cls, folder: str, path: str, **settings: Any) -> io.NodeOutput:
+    def execute(
+        cls, folder: str, path: str, options: handles.GivenOptions | None = None, **settings: Any
+    ) -> io.NodeOutput:
         with host.training_job(CLIPS_TITLE):
             root = source_folder.chosen(folder, path)
-            shared = CLIPS.tables(settings)
+            shared = {**CLIPS.tables(settings), **further_settings(options, CLIPS_TITLE)}
             source_folder.ending(shared)
             kinds = source_folder.media(root, shared["recursive"], ("video", "image"))
             found = tuple({f"{kind}_directory": str(root), **shared} for kind in kinds)
@@ -150,6 +163,8 @@ class PrepareDataset(io.ComfyNode):
                     "Audio.",
                 ),
                 *LATER.advanced_inputs(),
+                options.socket(),
+                *SIZES.advanced_inputs(),
             ],
             outputs=[
                 handles.Prepared.Output("prepared", display_name="prepared"),
@@ -166,19 +181,22 @@ class PrepareDataset(io.ComfyNode):
     @SHAPE.fill
     @CACHES.fill
     @LATER.fill
+    @SIZES.fill
     def execute(
         cls,
         model: handles.BaseModel,
         dataset: handles.ClipFolder,
         name: str = "",
         audio: handles.ClipFolder | None = None,
+        options: handles.GivenOptions | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
         with host.training_job(TITLE):
             parts = [dataset] if audio is None else [dataset, audio]
             _need_mode(model.tables["model"].get("mode", "video"), parts)
-            config = _write_dataset(parts, {**SHAPE.tables(settings), **LATER.tables(settings)}, name)
-            tables = {**model.tables, "data": {"config": str(config)}, **CACHES.tables(settings)}
+            config = _write_dataset(parts, {**shape_of(settings), **LATER.tables(settings)}, name)
+            chosen = merged(CACHES.tables(settings), further_settings(options, TITLE))
+            tables = {**model.tables, "data": {"config": str(config)}, **chosen}
             check_ahead(cls.hidden.prompt, cls.hidden.unique_id, tables)
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
@@ -194,6 +212,11 @@ class PrepareDataset(io.ComfyNode):
             )
             _made.keep(cls.hidden.unique_id, config)
             return io.NodeOutput(handles.PreparedDataset(config, tables, summary), summary)
+
+
+def shape_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes that the widgets say, as settings of a dataset."""
+    return merged(SHAPE.tables(settings), SIZES.tables(settings))
 
 
 def _need_mode(mode: str, parts: Sequence[handles.ClipFolder]) -> None:

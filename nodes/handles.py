@@ -17,6 +17,7 @@ Model = io.Custom("LTX2T_MODEL")
 Dataset = io.Custom("LTX2T_DATASET")
 Prepared = io.Custom("LTX2T_PREPARED")
 Run = io.Custom("LTX2T_RUN")
+Options = io.Custom("LTX2T_OPTIONS")
 
 
 @dataclass(frozen=True)
@@ -79,3 +80,14 @@ class FinishedRun:
 
     def __repr__(self) -> str:
         return f"<run {self.folder.name}, step {self.step}>"
+
+
+@dataclass(frozen=True)
+class GivenOptions:
+    """Settings of option nodes: the titles of the nodes, and the tables of what differs from the defaults."""
+
+    groups: tuple[str, ...]
+    tables: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return f"<{', '.join(self.groups)}>"

@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import ltx2_train as core
 from ..ltx2_train import RunConfig
-from . import handles, host
+from . import handles, host, options
 from .host import io
 from .widgets import Form, Setting, merged, widget
 
@@ -22,6 +22,7 @@ FORM = Form(
     ],
     nodes=(TITLE,),
 )
+further_settings = options.given  # `options` is the name of a socket where the node runs
 SAME_CHECKPOINT = "the checkpoint itself"
 # shown, yet after the advanced widgets: it came later, and workflows store values by position
 MODE = Setting(
@@ -83,6 +84,7 @@ class LoadBaseModel(io.ComfyNode):
                 widget(RunConfig, MODE),
                 widget(RunConfig, STORAGE),
                 *TEXT.advanced_inputs(),
+                options.socket(),
             ],
             outputs=[handles.Model.Output("model", display_name="model")],
             hidden=[io.Hidden.unique_id],
@@ -103,6 +105,7 @@ class LoadBaseModel(io.ComfyNode):
         text_projection: str = SAME_CHECKPOINT,
         mode: str = "video",
         quantization: str = "auto",
+        options: handles.GivenOptions | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
         with host.training_job(TITLE):
@@ -113,7 +116,7 @@ class LoadBaseModel(io.ComfyNode):
             if text_projection != SAME_CHECKPOINT:
                 files["text_projection"] = str(host.checkpoint_path(text_projection))
             chosen = {"model": {**files, "mode": mode}, "quant": {"format": quantization}}
-            groups = merged(FORM.tables(settings), TEXT.tables(settings), chosen)
+            groups = merged(FORM.tables(settings), TEXT.tables(settings), chosen, further_settings(options, TITLE))
             events = host.ComfyEvents(cls.hidden.unique_id)
             # whether samples have sound is not decided here
             base, stored = core.check_base(core.make_run({**groups, "sample": {"audio": "off"}}), events)

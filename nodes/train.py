@@ -9,7 +9,7 @@ from typing import Any
 from .. import ltx2_train as core
 from ..ltx2_train import RunConfig
 from ..ltx2_train.errors import ConfigError, Stopped, TrainerError
-from . import handles, host, words
+from . import handles, host, options, words
 from .host import io
 from .widgets import Form, Setting, merged, widget
 from .wire import lora_file, read_lora
@@ -87,6 +87,7 @@ LATER = Form(
 )
 MEMORY.shown_by(TITLE)
 
+further_settings = options.given  # `options` is the name of a socket where the node runs
 _finished: set[Path] = set()
 _generation: dict[Path, int] = {}
 
@@ -113,6 +114,7 @@ class TrainLoRA(io.ComfyNode):
                 *FORM.advanced_inputs(),
                 widget(RunConfig, MEMORY),
                 *LATER.advanced_inputs(),
+                options.socket(),
             ],
             outputs=[
                 io.LoraModel.Output("lora", display_name="lora", tooltip="The trained LoRA, for Load LoRA Model."),
@@ -157,11 +159,13 @@ class TrainLoRA(io.ComfyNode):
         prepared: handles.PreparedDataset,
         start_lora: dict[str, Any] | None = None,
         memory: str = "auto",
+        options: handles.GivenOptions | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
         with host.training_job(TITLE):
             more = {} if start_lora is None else {"lora": {"weights": str(lora_file(start_lora))}}
-            tables = merged(run_tables(prepared.tables, {**settings, MEMORY.id: memory}), more)
+            shown = run_tables(prepared.tables, {**settings, MEMORY.id: memory})
+            tables = merged(shown, further_settings(options, TITLE), more)
             run = core.make_run(tables, host.runs_folder(), TITLE)
             events = host.ComfyEvents(cls.hidden.unique_id, run.run.name, widget=True)
             if run.run.if_exists == "continue":
@@ -196,16 +200,18 @@ def check_ahead(prompt: Mapping[str, Any] | None, prepared_by: str | None, table
     `tables` are the settings of its caches. Raises TrainerError, as they would when everything has been encoded.
     """
     for node in (prompt or {}).values():
-        given = node.get("inputs", {})
-        if node.get("class_type") != NODE_ID or given.get("prepared") != [prepared_by, 0]:
+        given_inputs = node.get("inputs", {})
+        if node.get("class_type") != NODE_ID or given_inputs.get("prepared") != [prepared_by, 0]:
             continue
-        known = {name: value for name, value in given.items() if not isinstance(value, list)}
+        known = {name: value for name, value in given_inputs.items() if not isinstance(value, list)}
         widgets = {**FORM.defaults(visible=True), **LATER.defaults(), MEMORY.id: "auto"}
         with words.speaking_as(TITLE):
             try:
                 shown = {name: known.get(name, value) for name, value in widgets.items()}
-                run = core.make_run(run_tables(tables, shown), host.runs_folder(), TITLE)
-                if not any(name in given and name not in known for name in widgets):  # a wire: its value is not known
+                further = options.in_prompt(prompt or {}, given_inputs.get("options"))
+                run = core.make_run(merged(run_tables(tables, shown), further or {}), host.runs_folder(), TITLE)
+                # a wire: its value is not known
+                if further is not None and not any(name in given_inputs and name not in known for name in widgets):
                     core.foresee(run)
             except TrainerError as error:
                 text = words.in_words(str(error))

@@ -12,12 +12,14 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from ..ltx2_train.errors import ConfigError
 from ..ltx2_train.settings import limits
 from . import words
 from .host import io
@@ -26,6 +28,9 @@ NOT_SET = "not set"
 SWITCH = {"auto": None, "on": True, "off": False}  # a yes or no that the core decides where it is not set
 LARGEST_INT = 2**31 - 1
 LARGEST_FLOAT = 1e6
+
+SHOWN: set[str] = set()
+"""The settings that some widget shows, by their dotted paths; those of a dataset have no dot."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -56,6 +61,7 @@ class Setting:
     def shown_by(self, node: str) -> None:
         """Have errors of the core speak of this widget of `node`. Single words are left alone, as sentences have them,
         and so are settings that several widgets show."""
+        SHOWN.add(self.path)
         if self.item is None and ("." in self.path or "_" in self.path):
             words.show(node, self.path, self.id)
 
@@ -129,6 +135,12 @@ class Form:
                 table[last] = [*table.get(last, []), value]
         return tables
 
+    def changed(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """As `tables`, of those settings alone whose widgets do not hold their defaults."""
+        untouched = self.defaults(visible=True)
+        touched = [setting for setting in self.settings if values[setting.id] != untouched[setting.id]]
+        return Form(self.kind, touched).tables(values)
+
 
 def merged(*tables: Mapping[str, Any]) -> dict[str, Any]:
     """Nested tables joined; a later one wins."""
@@ -196,7 +208,7 @@ def widget(kind: type[BaseModel], setting: Setting, advanced: bool = False) -> A
         options.setdefault("max", float(high) if high is not None else LARGEST_FLOAT)
         options |= {"step": step, "round": step}
         return io.Float.Input(setting.id, **options)
-    if _is_list(inner) and str in _item_types(inner):
+    if _is_table(inner) or (_is_list(inner) and str in _item_types(inner)):
         options.setdefault("multiline", True)
     return io.String.Input(setting.id, **options)
 
@@ -214,6 +226,8 @@ def shown_default(field: FieldInfo, setting: Setting) -> Any:
         return next(word for word, meant in SWITCH.items() if meant is value) if optional else value
     if value is None:
         return ""
+    if isinstance(value, dict):
+        return "\n".join(f"{name} = {item}" for name, item in value.items())
     if isinstance(value, (list, tuple)):
         return ("\n" if str in _item_types(inner) else ", ").join(str(item) for item in value)
     return str(value)
@@ -232,6 +246,8 @@ def value_of(field: FieldInfo, setting: Setting, shown: Any) -> Any:
     if inner is bool:
         return SWITCH.get(shown, shown) if optional else shown
     text = str(shown).strip()
+    if _is_table(inner):
+        return _table(setting, text) or None
     if _is_list(inner):
         if str in _item_types(inner):
             return [line.strip() for line in text.splitlines() if line.strip()] or None
@@ -305,6 +321,23 @@ def _number(text: str) -> Any:
             return text  # the core names the setting and what it expects
 
 
+def is_path(field: FieldInfo) -> bool:
+    """Whether the setting is a file or a folder."""
+    return _unwrap(field.annotation)[0] is Path
+
+
+def _table(setting: Setting, text: str) -> dict[str, Any]:
+    """A table from one `name = value` a line. Raises ConfigError where a line is none."""
+    table: dict[str, Any] = {}
+    for line in filter(None, map(str.strip, text.splitlines())):
+        name, sign, value = (part.strip() for part in line.partition("="))
+        if not sign or not name:
+            raise ConfigError(f"{setting.path}: {line!r} is not `name = value`. Write one of them a line.")
+        words = {"true": True, "false": False}
+        table[name] = words.get(value.lower(), _number(value))
+    return table
+
+
 def _unwrap(annotation: Any) -> tuple[Any, bool]:
     """The type inside Optional, and whether None is legal; of a list or path the list, which text can say as well."""
     if get_origin(annotation) not in (Union, UnionType):
@@ -312,6 +345,10 @@ def _unwrap(annotation: Any) -> tuple[Any, bool]:
     parts = [part for part in get_args(annotation) if part is not type(None)]
     optional = len(parts) < len(get_args(annotation))
     return next((part for part in parts if _is_list(part)), parts[0]), optional
+
+
+def _is_table(kind: Any) -> bool:
+    return get_origin(kind) is dict
 
 
 def _is_list(kind: Any) -> bool:

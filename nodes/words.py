@@ -38,6 +38,8 @@ def _widget(found: re.Match[str]) -> str:
     node = _node.get()
     if node in nodes:
         return nodes[node]
+    if any(shown.get(node) == found[0] for shown in _shown.values()):  # its own widget
+        return found[0]
     other, widget = next(iter(nodes.items()))
     return f"{widget} of {other}"
 

@@ -15,47 +15,79 @@ WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 # Append at the end of a node only: a saved workflow gives its values by position. Visible widgets, then the advanced
 # ones, then visible ones that came later.
 WIDGETS = {
-    "LTX2T_LoadBaseModel": "checkpoint text_encoder precision | text_projection version version_check device | mode "
-    "quantization | text_encoder_precision text_encoder_placement",
+    "LTX2T_LoadBaseModel": "checkpoint text_encoder precision | text_projection version version_check device | "
+    "mode quantization | text_encoder_precision text_encoder_placement",
     "LTX2T_LoadTrainingClips": "folder path trigger_word fps | caption_extension repeats recursive source_fps "
-    "audio_source audio_normalize audio_loss_weight audio_bucket_strategy audio_bucket_interval "
-    "separate_audio_buckets",
+    "audio_source audio_normalize audio_loss_weight audio_bucket_strategy "
+    "audio_bucket_interval separate_audio_buckets",
     "LTX2T_PrepareDataset": "width height frames frame_extraction buckets | name bucket_no_upscale frame_stride "
-    "frame_sample max_frames min_frames pad_short batch_size spatial_tile temporal_tile vae_dtype text_form "
-    "skip_existing max_left_out",
-    "LTX2T_TrainLoRA": "run_name steps rank learning_rate train_seed sample_every sample_prompts | if_exists alpha "
-    "dropout target save_every keep_states keep_loras accumulation clip_norm first_frame_probability optimizer "
-    "weight_decay scheduler warmup gradient_checkpointing state save_precision sample_at_start sample_width "
-    "sample_height sample_frames sample_steps sample_guidance negative_prompt sample_seed comment "
-    "caption_dropout audio_learning_rate loraplus_ratio video_weight audio_weight audio_balance audio_balance_ratio "
-    "independent_audio_timestep silence_regularizer audio_supervision min_audio_batches sample_audio blocks_to_swap "
-    "recompute_blocks swap_from ff_chunk attention_kernel compile optimizer_offload low_precision_matmul | memory | "
-    "offload_activations pinned",
-    "LTX2T_SampleLoRA": "prompt strength width height frames steps guidance seed | lora_path negative_prompt fps stg "
-    "stg_block rescale shift_tokens audio_file audio_format",
+    "frame_sample max_frames min_frames pad_short batch_size spatial_tile temporal_tile "
+    "vae_dtype text_form skip_existing max_left_out sizes",
+    "LTX2T_TrainLoRA": "run_name steps rank learning_rate train_seed sample_every sample_prompts | "
+    "if_exists alpha dropout target save_every keep_states keep_loras accumulation "
+    "clip_norm first_frame_probability optimizer weight_decay scheduler warmup "
+    "gradient_checkpointing state save_precision sample_at_start sample_width "
+    "sample_height sample_frames sample_steps sample_guidance negative_prompt "
+    "sample_seed comment caption_dropout audio_learning_rate loraplus_ratio "
+    "video_weight audio_weight audio_balance audio_balance_ratio "
+    "independent_audio_timestep silence_regularizer audio_supervision min_audio_batches "
+    "sample_audio blocks_to_swap recompute_blocks swap_from ff_chunk attention_kernel "
+    "compile optimizer_offload low_precision_matmul | memory | offload_activations "
+    "pinned",
+    "LTX2T_SampleLoRA": "prompt strength width height frames steps guidance seed | lora_path "
+    "negative_prompt fps stg stg_block rescale shift_tokens audio_file audio_format",
     "LTX2T_LoadTrainingAudio": "folder path speaker_word normalise cut_at_pauses min_seconds max_seconds | "
-    "pause_seconds caption_extension repeats recursive shortest_file longest_file loss_weight bucket_strategy "
-    "bucket_interval",
+    "pause_seconds caption_extension repeats recursive shortest_file longest_file "
+    "loss_weight bucket_strategy bucket_interval",
     "LTX2T_KeepBranch": "action branches lora_path save_name",
     "LTX2T_CheckDataset": "goal width height frames frame_extraction buckets stop_on_red | bucket_no_upscale "
-    "frame_stride frame_sample max_frames min_frames pad_short batch_size",
+    "frame_stride frame_sample max_frames min_frames pad_short batch_size sizes",
     "LTX2T_CombineDatasets": "share_1 share_2 share_3 share_4",
     "LTX2T_LoadTrainingPairs": "folder path reference_folder reference_path trigger_word fps reference_frames "
     "reference_downscale | caption_extension repeats recursive source_fps",
     "LTX2T_DatasetFromLists": "captions name batches trigger_word fps | repeats audio_normalize",
-    "LTX2T_PreviewItem": "item decode width height frames frame_extraction buckets | bucket_no_upscale frame_stride "
-    "frame_sample max_frames min_frames pad_short batch_size",
+    "LTX2T_PreviewItem": "item decode width height frames frame_extraction buckets | bucket_no_upscale "
+    "frame_stride frame_sample max_frames min_frames pad_short batch_size sizes",
     "LTX2T_CutLongVideos": "folder path cut_at seconds min_seconds max_seconds name",
     "LTX2T_CaptionClips": "folder path model whisper speaker prompt overwrite | prefix frames model_path whisper_path",
-    "LTX2T_MergeLoRA": "multiplier_1 multiplier_2 multiplier_3 multiplier_4 lora_paths method save_name | k_fraction "
-    "rank_mode dtype emit_alpha",
+    "LTX2T_MergeLoRA": "multiplier_1 multiplier_2 multiplier_3 multiplier_4 lora_paths method save_name | "
+    "k_fraction rank_mode dtype emit_alpha",
     "LTX2T_ConvertLoRA": "to lora_path save_name | dtype",
+    "LTX2T_DatasetFromFile": "path cache_only",
+    "LTX2T_RunFromFile": "path changes",
+    "LTX2T_QuantizationOptions": "block_size device loftq loftq_iters awq awq_alpha awq_batches",
+    "LTX2T_TextEncoderOptions": "double_quant compute_dtype",
+    "LTX2T_DatasetOptions": "audio_track flip color_jitter crop caption_prefix caption_replace frame_interval "
+    "first_frame_probability | video_loss_weight",
+    "LTX2T_CachingOptions": "latents_dtype audio_vae_dtype audio_latents_dtype text_dtype preservation_prompts "
+    "tiles_chunk_size tiles_spatial_overlap tiles_temporal_overlap | dino_model "
+    "dino_size dino_batch",
+    "LTX2T_LoRAOptions": "include_patterns exclude_patterns target_modules",
+    "LTX2T_ObjectiveOptions": "sampling mode shift std eps uniform_prob min_timestep max_timestep | buckets",
+    "LTX2T_LossOptions": "type huber_delta balance_beta balance_eps balance_start balance_decay balance_min "
+    "balance_max",
+    "LTX2T_AudioOptions": "silence_weight supervision_warmup supervision_interval supervision_min_ratio "
+    "batch_probability separate_buckets bucket_strategy bucket_interval | "
+    "sequence_resolution",
+    "LTX2T_OptimizerOptions": "betas eps args",
+    "LTX2T_ScheduleOptions": "min_lr_ratio cycles power step_size gamma",
+    "LTX2T_TrainingOptions": "data_prefetch epochs lr_args changed_rate caption_dropout_with norms_every "
+    "save_every_epochs on_nan",
+    "LTX2T_MemoryOptions": "swap_ahead ff_chunk_target split_attention split_attention_size "
+    "split_attention_target context_gb",
+    "LTX2T_ValidationOptions": "every every_epochs at_start levels clips",
+    "LTX2T_SamplesOptions": "every_epochs validation_clips validation_first_frame spectrogram tiles_chunk_size "
+    "tiles_spatial_tile tiles_spatial_overlap tiles_temporal_tile | "
+    "tiles_temporal_overlap",
 }
 SOCKETS = {
-    "LTX2T_LoadBaseModel": ([], ["LTX2T_MODEL"]),
-    "LTX2T_LoadTrainingClips": ([], ["LTX2T_DATASET", "INT"]),
-    "LTX2T_PrepareDataset": (["LTX2T_MODEL", "LTX2T_DATASET", "LTX2T_DATASET"], ["LTX2T_PREPARED", "STRING"]),
-    "LTX2T_TrainLoRA": (["LTX2T_PREPARED", "LORA_MODEL"], ["LORA_MODEL", "LTX2T_RUN", "STRING"]),
+    "LTX2T_LoadBaseModel": (["LTX2T_OPTIONS"], ["LTX2T_MODEL"]),
+    "LTX2T_LoadTrainingClips": (["LTX2T_OPTIONS"], ["LTX2T_DATASET", "INT"]),
+    "LTX2T_PrepareDataset": (
+        ["LTX2T_MODEL", "LTX2T_DATASET", "LTX2T_DATASET", "LTX2T_OPTIONS"],
+        ["LTX2T_PREPARED", "STRING"],
+    ),
+    "LTX2T_TrainLoRA": (["LTX2T_PREPARED", "LORA_MODEL", "LTX2T_OPTIONS"], ["LORA_MODEL", "LTX2T_RUN", "STRING"]),
     "LTX2T_SampleLoRA": (["LTX2T_RUN", "LTX2T_MODEL"], ["VIDEO", "STRING", "AUDIO"]),
     "LTX2T_LoadTrainingAudio": ([], ["LTX2T_DATASET", "INT"]),
     "LTX2T_KeepBranch": (["LORA_MODEL"], ["LORA_MODEL", "STRING", "STRING"]),
@@ -66,8 +98,24 @@ SOCKETS = {
     "LTX2T_PreviewItem": (["LTX2T_DATASET", "LTX2T_PREPARED"], ["VIDEO", "AUDIO", "STRING", "STRING"]),
     "LTX2T_CutLongVideos": ([], ["STRING", "INT", "STRING"]),
     "LTX2T_CaptionClips": ([], ["STRING", "STRING"]),
-    "LTX2T_MergeLoRA": (["LORA_MODEL"] * 4, ["LORA_MODEL", "STRING", "STRING"]),
+    "LTX2T_MergeLoRA": (["LORA_MODEL", "LORA_MODEL", "LORA_MODEL", "LORA_MODEL"], ["LORA_MODEL", "STRING", "STRING"]),
     "LTX2T_ConvertLoRA": (["LORA_MODEL"], ["LORA_MODEL", "STRING", "STRING"]),
+    "LTX2T_DatasetFromFile": (["LTX2T_MODEL", "LTX2T_OPTIONS"], ["LTX2T_PREPARED", "STRING"]),
+    "LTX2T_RunFromFile": ([], ["LORA_MODEL", "LTX2T_RUN", "STRING"]),
+    "LTX2T_QuantizationOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
+    "LTX2T_TextEncoderOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
+    "LTX2T_DatasetOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
+    "LTX2T_CachingOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
+    "LTX2T_LoRAOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
+    "LTX2T_ObjectiveOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
+    "LTX2T_LossOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
+    "LTX2T_AudioOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
+    "LTX2T_OptimizerOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
+    "LTX2T_ScheduleOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
+    "LTX2T_TrainingOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
+    "LTX2T_MemoryOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
+    "LTX2T_ValidationOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
+    "LTX2T_SamplesOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
 }
 IDS = list(WIDGETS)
 
@@ -86,24 +134,7 @@ def advanced(shown):
 
 
 def test_the_nodes_are_these(schemas):
-    assert list(schemas) == [
-        "LTX2T_LoadBaseModel",
-        "LTX2T_LoadTrainingClips",
-        "LTX2T_PrepareDataset",
-        "LTX2T_TrainLoRA",
-        "LTX2T_SampleLoRA",
-        "LTX2T_LoadTrainingAudio",
-        "LTX2T_KeepBranch",
-        "LTX2T_CheckDataset",
-        "LTX2T_CombineDatasets",
-        "LTX2T_LoadTrainingPairs",
-        "LTX2T_DatasetFromLists",
-        "LTX2T_PreviewItem",
-        "LTX2T_CutLongVideos",
-        "LTX2T_CaptionClips",
-        "LTX2T_MergeLoRA",
-        "LTX2T_ConvertLoRA",
-    ]
+    assert list(schemas) == IDS
 
 
 @pytest.mark.parametrize("node_id", IDS)
@@ -168,7 +199,7 @@ def test_no_seed_changes_by_itself(schemas, node_id):
 @pytest.mark.parametrize("node_id", IDS)
 def test_nodes_can_be_found_and_have_a_help_page(schemas, node_id):
     schema = schemas[node_id][1]
-    assert schema.category == "LTX-2 training"
+    assert schema.category.split("/")[0] == "LTX-2 training"
     assert schema.display_name
     assert schema.description
     assert schema.search_aliases
@@ -186,12 +217,14 @@ def forms(nodes):
         nodes.data.CLIPS,
         nodes.data.SHAPE,
         nodes.data.CACHES,
+        nodes.data.SIZES,
         nodes.train.FORM,
         nodes.train.LATER,
         nodes.sample.FORM,
         nodes.audio.FORM,
         nodes.pairs.FORM,
         nodes.lists.FORM,
+        *nodes.options.FORMS.values(),
     ]
 
 
@@ -203,7 +236,9 @@ def test_widgets_show_what_the_settings_say(nodes):
             assert shown.tooltip.startswith(field.description)
             given = nodes.widgets.value_of(field, setting, shown.default)
             if setting.default is None:
-                assert (given or None) == (field.default or None), setting.path
+                default = field.get_default(call_default_factory=True)
+                default = list(default) if isinstance(default, tuple) else default
+                assert (given or None) == (default or None), setting.path
 
 
 def test_untouched_widgets_give_the_settings_their_own_defaults(nodes):

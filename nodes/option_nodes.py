@@ -1,0 +1,116 @@
+"""The option nodes: the settings that no other node shows, a group a node, made from the settings themselves.
+
+A new setting appears in the node of its group by itself. This module comes after all others that show settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from . import handles, host, options
+from .host import io
+from .widgets import SHOWN, Form, Setting, is_path
+
+IN_VIEW = 8  # widgets of a node that are not folded away
+
+# Settings that no widget shows as they are, and what says them instead.
+ELSEWHERE: dict[str, str] = {
+    "run.folder": "the folder of runs, below ComfyUI's output",
+    "run.export_folder": "ComfyUI's folder of LoRAs",
+    "model.checkpoint": "checkpoint of Load LTX-2 Base Model",
+    "model.text_encoder": "text_encoder of Load LTX-2 Base Model",
+    "model.text_projection": "text_projection of Load LTX-2 Base Model",
+    "data.config": "the socket `prepared`; Dataset from File",
+    "data.manifest": "Run from File",
+    "cache.manifest": "Run from File",
+    "lora.weights": "the socket `start_lora`",
+    "video.generated": "Run from File",
+    "video.conditions": "Run from File",
+    "audio.generated": "Run from File",
+    "audio.conditions": "Run from File",
+}
+# What a dataset file alone says: the columns of its lists, and what old dataset files have.
+IN_A_FILE = {
+    "cache_only",
+    "cache_files",
+    "video_column",
+    "caption_column",
+    "audio_extension",
+    "audio_only_target_fps",
+    "audio_only_sequence_resolution",
+    "audio_only_target_resolution",
+    "audio_video_latent_channels",
+    "audio_video_latent_dtype",
+    "reference_audio_max_seconds",
+}
+
+
+def leaves(kind: type[BaseModel], before: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Dotted path and field of every setting of `kind`, in order."""
+    for name, field in kind.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from leaves(inner, f"{before}{name}.")
+        else:
+            yield before + name, field
+
+
+def settings_of(group: options.Group) -> list[Setting]:
+    """The settings that the node of `group` shows: the oldest first, since workflows store values by position."""
+    found = []
+    for path, field in leaves(group.kind):
+        if not any(not table or path.startswith(f"{table}.") for table in group.tables):
+            continue
+        if path in SHOWN or path in ELSEWHERE or (group.tables == ("",) and (path in IN_A_FILE or is_path(field))):
+            continue
+        name = path.removeprefix(f"{group.tables[0]}.").replace(".", "_")
+        found.append((_since(field), Setting(path, name)))
+    return [setting for _, setting in sorted(found, key=lambda pair: pair[0])]
+
+
+def _since(field: FieldInfo) -> tuple[int, ...]:
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    return tuple(int(part) for part in str(extra.get("since", "0.1")).split("."))
+
+
+def _node(group: options.Group) -> type[io.ComfyNode]:
+    shown = settings_of(group)
+    form = Form(group.kind, shown[:IN_VIEW], shown[IN_VIEW:], nodes=(group.title,))
+    options.FORMS[group.node_id] = form
+
+    class OptionNode(io.ComfyNode):
+        @classmethod
+        def define_schema(cls) -> io.Schema:
+            return io.Schema(
+                node_id=group.node_id,
+                display_name=group.title,
+                category="LTX-2 training/options",
+                description=f"{group.says} Goes into `options` of {' or '.join(group.into)}. What is left as it is "
+                "changes nothing.",
+                search_aliases=["ltx", "lora", "train", "settings", "options", group.name.lower()],
+                inputs=[
+                    *form.visible_inputs(),
+                    handles.Options.Input(
+                        "options", optional=True, tooltip="Another Options node, to bring both over one wire."
+                    ),
+                    *form.advanced_inputs(),
+                ],
+                outputs=[handles.Options.Output("options", display_name="options")],
+            )
+
+        @classmethod
+        @form.fill
+        def execute(cls, options: handles.GivenOptions | None = None, **settings: Any) -> io.NodeOutput:
+            with host.training_job(group.title):
+                return io.NodeOutput(chained(group, options, form.changed(settings)))
+
+    OptionNode.__name__ = OptionNode.__qualname__ = group.node_id.removeprefix("LTX2T_")
+    return OptionNode
+
+
+chained = options.chained  # `options` is the name of a socket where the nodes run
+OPTION_NODES = [_node(group) for group in options.GROUPS]

@@ -1,0 +1,183 @@
+"""Option nodes and files: no setting is out of reach, and what they are given is what the run gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import fake_comfy
+import option_pages
+import pytest
+
+
+def options_of(nodes, name, before=None, **changed):
+    """The output of an option node whose other widgets are left alone."""
+    node = next(
+        node for node in nodes.option_nodes.OPTION_NODES if node.define_schema().node_id == f"LTX2T_{name}Options"
+    )
+    form = nodes.options.FORMS[f"LTX2T_{name}Options"]
+    return node.execute(**{**form.defaults(visible=True), **changed}, options=before).args[0]
+
+
+def test_no_setting_is_out_of_reach(nodes):
+    kinds = (nodes.train.RunConfig, nodes.data.DatasetSettings)
+    known = {path for kind in kinds for path, _ in nodes.option_nodes.leaves(kind)}
+    other = nodes.option_nodes.ELSEWHERE
+    files = {
+        path
+        for path, field in nodes.option_nodes.leaves(nodes.data.DatasetSettings)
+        if path in nodes.option_nodes.IN_A_FILE or nodes.widgets.is_path(field)
+    }
+    out_of_reach = known - nodes.widgets.SHOWN - set(other) - files
+    assert not out_of_reach, (
+        "add the table to a group of nodes/options.py, or say in nodes/option_nodes.py what says it"
+    )
+    assert set(other) <= known, "these settings are gone"
+    assert not set(other) & nodes.widgets.SHOWN, "these settings are shown by a widget"
+
+
+def test_no_setting_has_two_widgets_that_reach_one_run(nodes):
+    shown = [s.path for form in nodes.options.FORMS.values() for s in form.settings]
+    assert len(shown) == len(set(shown))
+    for form in (
+        nodes.model.FORM,
+        nodes.model.TEXT,
+        nodes.data.CACHES,
+        nodes.data.SHAPE,
+        nodes.train.FORM,
+        nodes.train.LATER,
+    ):
+        assert not {s.path for s in form.settings} & set(shown)
+
+
+def test_each_page_of_help_says_what_the_settings_say(nodes):
+    for node in nodes.option_nodes.OPTION_NODES:
+        name = node.define_schema().node_id
+        page = Path(fake_comfy.ROOT, "web", "docs", f"{name}.md").read_text(encoding="utf-8")
+        assert page == option_pages.page(node), "run `python tests/option_pages.py`"
+
+
+def test_what_is_left_alone_changes_nothing(nodes):
+    chain = None
+    for group in nodes.options.GROUPS:
+        chain = options_of(nodes, group.name.replace(" ", ""), chain)
+    assert chain.tables == {}
+
+
+def test_a_chain_brings_every_group(nodes):
+    chain = options_of(nodes, "Objective", options_of(nodes, "Loss", type="mae", balance_beta=0.1), std=1.5, shift=2.0)
+    assert nodes.options.given(chain, "Train LoRA") == {
+        "loss": {"type": "mae", "balance": {"beta": 0.1}},
+        "objective": {"std": 1.5, "shift": 2.0},
+    }
+    again = options_of(nodes, "Optimizer", args="weight_decouple = true\nd0 = 1e-5\nkind = fast", betas="0.8, 0.9")
+    assert again.tables == {
+        "optimizer": {"betas": [0.8, 0.9], "args": {"weight_decouple": True, "d0": 1e-5, "kind": "fast"}}
+    }
+
+
+def test_options_are_refused_where_they_have_no_effect(nodes):
+    loss = options_of(nodes, "Loss", type="mae")
+    with pytest.raises(nodes.options.ConfigError, match="Loss Options is connected to Prepare Dataset, but goes into"):
+        nodes.options.given(loss, "Prepare Dataset")
+    with pytest.raises(RuntimeError, match="Loss Options is in the chain twice"):
+        options_of(nodes, "Loss", loss)
+    with pytest.raises(RuntimeError, match="'eleven' is not `name = value`"):
+        options_of(nodes, "Optimizer", args="eleven")
+
+
+def stopped_before_training(monkeypatch, nodes):
+    """The runs that the node hands to the core, which does nothing with them."""
+    runs = []
+
+    def train(run, events=None):
+        runs.append(run)
+        raise nodes.train.ConfigError("far enough")
+
+    monkeypatch.setattr(nodes.train.core, "train", train)
+    return runs
+
+
+def train_node(nodes, **given):
+    values = {**nodes.train.FORM.defaults(visible=True), "run_name": "fox", "sample_prompts": "", **given}
+    prepared = nodes.handles.PreparedDataset(Path("dataset.toml"), {"data": {"config": "/clips/dataset.toml"}})
+    return nodes.TrainLoRA.execute(prepared=prepared, **values)
+
+
+def test_train_lora_uses_what_it_is_given(nodes, monkeypatch):
+    runs = stopped_before_training(monkeypatch, nodes)
+    chain = options_of(
+        nodes, "Samples", options_of(nodes, "Objective", std=1.5), every_epochs=2, tiles_temporal_tile=32
+    )
+    with pytest.raises(RuntimeError, match="far enough"):
+        train_node(nodes, options=chain)
+    (run,) = runs
+    assert (run.objective.std, run.sample.every_epochs, run.sample.tiles.temporal_tile) == (1.5, 2, 32)
+    with pytest.raises(RuntimeError, match=r"min_timestep \(900\) is above"):
+        train_node(nodes, options=options_of(nodes, "Objective", min_timestep=900.0, max_timestep=100.0))
+
+
+def test_options_of_the_graph_are_checked_before_clips_are_encoded(nodes):
+    objective = {"class_type": "LTX2T_ObjectiveOptions", "inputs": {"min_timestep": 900.0, "max_timestep": 100.0}}
+    train = {"run_name": "fox", "prepared": ["3", 0], "options": ["7", 0]}
+    prompt = {"4": {"class_type": "LTX2T_TrainLoRA", "inputs": train}, "7": objective}
+    with pytest.raises(nodes.train.TrainerError, match="(?s)Train LoRA: .*min_timestep"):
+        nodes.train.check_ahead(prompt, "3", {})
+
+
+def test_clips_and_sizes_take_their_options(nodes, comfy):
+    folder = comfy.folder("input", "fox")
+    (folder / "a.mp4").write_bytes(b"")
+    given = options_of(nodes, "Dataset", flip=True, caption_replace="automobile => car")
+    dataset = nodes.LoadTrainingClips.execute(folder="fox", path="", trigger_word="", fps=25.0, options=given).args[0]
+    assert dataset.entries[0]["flip"] is True
+    values = {**nodes.data.SHAPE.defaults(visible=True), "sizes": "256x128x9\n128x128x17"}
+    config = nodes.entries.dataset_config([dataset], nodes.data.shape_of(values), folder, "Prepare Dataset")
+    assert config.datasets[0].resolution_buckets == ("256x128x9", "128x128x17")
+    assert config.datasets[0].caption_replace == ("automobile => car",)
+
+
+def test_a_dataset_file_is_used_as_it_is(nodes, comfy, monkeypatch, tmp_path):
+    (tmp_path / "clips").mkdir()
+    file = tmp_path / "dataset.toml"
+    file.write_text(
+        '[general]\nresolution = [64, 64]\n[[datasets]]\nvideo_directory = "clips"\ncache_directory = "c"\n'
+    )
+    seen = []
+    report = SimpleNamespace(summary=lambda: "all kept")
+    monkeypatch.setattr(nodes.from_file.core, "build_caches", lambda run, events, trains: seen.append(run) or report)
+    model = nodes.handles.BaseModel({"model": {"mode": "video"}}, "LTX 2.3")
+    node = nodes.DatasetFromFile
+    prepared, summary = node.execute(model=model, path=str(file), cache_only=False).args
+    assert (summary, prepared.config, seen[0].data.config) == ("all kept", file, file)
+    prepared, _ = node.execute(model=model, path=f'"{file}"', cache_only=True).args
+    (entry,) = nodes.from_file.core.DatasetConfig.read(prepared.config).datasets
+    assert (entry.cache_only, entry.cache_directory, entry.resolution) == (True, tmp_path / "c", (64, 64))
+    for path, said in (
+        ("", "no dataset file is given"),
+        ("dataset.toml", "whole path"),
+        (str(tmp_path / "x"), "no file"),
+    ):
+        with pytest.raises(RuntimeError, match=said):
+            node.execute(model=model, path=path, cache_only=False)
+
+
+def test_a_run_file_is_used_as_it_is(nodes, comfy, monkeypatch, tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text('[run]\nname = "fox"\n[data]\nconfig = "dataset.toml"\n[train]\nsteps = 5\n')
+    seen = []
+
+    def train(run, events):
+        seen.append(run)
+        raise nodes.from_file.ConfigError("far enough")
+
+    monkeypatch.setattr(nodes.from_file.core, "build_caches", lambda run, events: None)
+    monkeypatch.setattr(nodes.from_file.core, "train", train)
+    with pytest.raises(RuntimeError, match="far enough"):
+        nodes.RunFromFile.execute(path=str(file), changes="lora.rank = 3\n\ntrain.steps=7\n")
+    (run,) = seen
+    assert (run.lora.rank, run.train.steps, run.data.config) == (3, 7, tmp_path / "dataset.toml")
+    assert run.run.export_folder == nodes.host.loras_folder()
+    assert run.run.folder == tmp_path / "runs"
+    with pytest.raises(RuntimeError, match=r"lora\.rnk"):
+        nodes.RunFromFile.execute(path=str(file), changes="lora.rnk = 3")

@@ -1,0 +1,47 @@
+"""The help pages of the option nodes, written from the settings: `python tests/option_pages.py` in the top folder."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import fake_comfy
+import pytest
+
+
+def page(node: Any) -> str:
+    """The page of an option node: what it is for, and a row for each of its widgets."""
+    schema = node.define_schema()
+    rows = [
+        f"| {shown.id} | {shown.tooltip.replace('|', chr(92) + '|')} |"
+        for shown in schema.inputs
+        if shown.io_type != "LTX2T_OPTIONS"
+    ]
+    return "\n".join(
+        [
+            f"# {schema.display_name}",
+            "",
+            schema.description,
+            "",
+            "| Input | |",
+            "|---|---|",
+            *rows,
+            "| options *(socket)* | Another Options node, to bring both over one wire; one of another kind. |",
+            "",
+            "Settings that a node shows itself are not repeated here.",
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch, tempfile.TemporaryDirectory() as folder:
+        fake_comfy.install(monkeypatch, Path(folder))
+        for node in fake_comfy.load_pack().nodes.option_nodes.OPTION_NODES:
+            name = node.define_schema().node_id
+            Path(fake_comfy.ROOT, "web", "docs", f"{name}.md").write_text(page(node), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
