@@ -87,9 +87,7 @@ class Latents(CacheKind[np.ndarray]):
     def make(self, job: Job, was_read: np.ndarray, bench: Bench) -> Made:
         settings, shape = self.recipe.settings, self.shape(job.item)
         frames, height, width, _ = was_read.shape
-        takes_bytes: Any = _FromBytes(bench.model, DTYPES[settings.vae_dtype], bench.device)
-        tiles = tiles_on(bench.device, settings.tiles, bench.model)
-        latents = encode_tiled(takes_bytes, as_bytes(was_read), tiles)[0].to(DTYPES[settings.latents_dtype])
+        latents = encode_clip(was_read, bench.model, settings, bench.device)[0].to(DTYPES[settings.latents_dtype])
         if not bool(torch.isfinite(latents).all()):
             raise DataError(
                 f"{job.source}: the VAE gave numbers that are not finite in {settings.vae_dtype}. "
@@ -124,6 +122,12 @@ class Latents(CacheKind[np.ndarray]):
         return "target_frames"
 
 
+def encode_clip(clip: np.ndarray, vae: VideoVAE, settings: CacheSettings, device: torch.device | str) -> torch.Tensor:
+    """Latents [1, 128, F, H, W] of `clip`, uint8 [frames, H, W, 3], by the `vae` that is on `device`."""
+    takes_bytes: Any = _FromBytes(vae, DTYPES[settings.vae_dtype], device)
+    return encode_tiled(takes_bytes, as_bytes(clip), tiles_on(device, settings.tiles, vae))
+
+
 class References(Latents):
     """Of the pictures that samples are shown."""
 
@@ -144,6 +148,8 @@ class References(Latents):
             "latents_dtype": settings.latents_dtype,
             **beside(item, self.plan.settings_of(item)),
         }
+        if reference.temporal_scale != 1:  # caches from before it was a setting say nothing of it
+            made["reference_temporal_scale"] = reference.temporal_scale
         return made | tiled(settings) | {"latents": [shape.frames, shape.height, shape.width]}
 
     def shape(self, item: Item) -> LatentShape:

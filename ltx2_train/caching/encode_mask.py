@@ -7,7 +7,7 @@ file by its mean level, from JSON ([[from, to], ...] in seconds of the medium) b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ from ..dataset.reference import frames_beside, probe_companion
 from ..dataset.scan import SHOWN_AT_MOST
 from ..errors import DataError
 from ..files import parse_json
-from ..media.buckets import cover
+from ..media.buckets import MIDDLE, cover
 from ..media.info import MediaInfo
 from ..media.sound import read_sound
 from ..media.video import read_frames
-from ..shapes import AUDIO_LATENTS_PER_SECOND, SPATIAL_FACTOR, TEMPORAL_FACTOR
+from ..shapes import AUDIO_LATENTS_PER_SECOND, SPATIAL_FACTOR, TEMPORAL_FACTOR, LatentShape
 from .cache_file import MASK_KEY, CacheFile
 from .encode import beside
 from .kind import Bench, CacheKind, Job, Made, header_bytes
@@ -121,21 +121,36 @@ def picture_mask(path: Path, item: Item, entry: DatasetSettings) -> tuple[torch.
     note = ""
     if (media.width, media.height) != (own.width, own.height):
         note = f"is {media.width}x{media.height}, not {own.width}x{own.height}"
-    shape = item.shape
+    return latent_mask(media, picks, own, item.shape, centre, item.flipped), note
+
+
+def latent_mask(
+    media: MediaInfo,
+    picks: Sequence[int],
+    own: MediaInfo,
+    shape: LatentShape,
+    centre: tuple[float, float] = MIDDLE,
+    flipped: bool = False,
+) -> torch.Tensor:
+    """uint8 [F, H, W] of the frames `picks` of the mask `media` of a clip that is cached in `shape`, 1 where it is
+    given. `own` is the clip's file, and it is cropped around `centre`. Raises DataError."""
     mask = torch.empty(shape.frames, shape.height, shape.width, dtype=torch.uint8)
+    size = (shape.width * SPATIAL_FACTOR, shape.height * SPATIAL_FACTOR)
     for row in range(shape.frames):
         first = max(0, (row - 1) * TEMPORAL_FACTOR + 1)
-        grey = _grey(media, picks[first : row * TEMPORAL_FACTOR + 1], item, centre)
+        grey = _grey(media, picks[first : row * TEMPORAL_FACTOR + 1], own, size, centre)
+        grey = grey[:, :, ::-1] if flipped else grey
         cells = grey.reshape(len(grey), shape.height, SPATIAL_FACTOR, shape.width, SPATIAL_FACTOR)
         mask[row] = torch.from_numpy(cells.mean(axis=(0, 2, 4)) > THRESHOLD)
-    return mask, note
+    return mask
 
 
-def _grey(media: MediaInfo, picks: list[int], item: Item, centre: tuple[float, float]) -> np.ndarray:
+def _grey(
+    media: MediaInfo, picks: Sequence[int], own: MediaInfo, size: tuple[int, int], centre: tuple[float, float]
+) -> np.ndarray:
     """float32 [F, H, W] from 0 to 1, scaled and cropped as the clip is."""
     from PIL import Image
 
-    own, size = item.source.media, (item.width, item.height)
     if same_shape(media, own.width, own.height):
         clip = read_frames(media, picks, size, centre)
     else:
@@ -145,8 +160,7 @@ def _grey(media: MediaInfo, picks: list[int], item: Item, centre: tuple[float, f
         box = (left, top, left + size[0], top + size[1])
         resized = [picture.resize((scaled_w, scaled_h), Image.Resampling.BILINEAR).crop(box) for picture in pictures]
         clip = np.stack([np.asarray(picture) for picture in resized])
-    grey = clip.astype(np.float32) @ GREY / 255.0
-    return grey[:, :, ::-1] if item.flipped else grey
+    return clip.astype(np.float32) @ GREY / 255.0
 
 
 def sound_mask(path: Path, item: Item) -> torch.Tensor:
@@ -157,14 +171,24 @@ def sound_mask(path: Path, item: Item) -> torch.Tensor:
     start = sound.start - item.source.media.times[0] if sound.of_clip else sound.start
     # In seconds of the medium; what the last latent has beyond the end of the sound does not count.
     second = sound.seconds / sound.length / AUDIO_LATENTS_PER_SECOND
-    edges = start + np.minimum(np.arange(steps + 1) * second, sound.seconds)
+    return step_mask(path, start, sound.seconds, steps, second)
+
+
+def step_mask(
+    path: Path, start: float, seconds: float, steps: int, second: float = 1 / AUDIO_LATENTS_PER_SECOND
+) -> torch.Tensor:
+    """uint8 [steps] of the `seconds` from `start` on in the mask `path`, 1 where a step is given.
+
+    A step takes `second` seconds. Raises DataError.
+    """
+    edges = start + np.minimum(np.arange(steps + 1) * second, seconds)
     if path.suffix.lower() == ".json":
         covered = np.zeros(steps)
         for begin, end in _spans(path):
             covered += np.clip(np.minimum(edges[1:], end) - np.maximum(edges[:-1], begin), 0, None)
         given = covered > THRESHOLD * np.diff(edges)
     else:
-        heard = read_sound(path, max(0.0, start), sound.seconds)
+        heard = read_sound(path, max(0.0, start), seconds)
         level = np.abs(heard.samples).mean(axis=0)
         cuts = np.round((edges - start) * heard.rate).astype(int)
         parts = [level[left:right] for left, right in pairwise(cuts)]

@@ -3,4 +3,5 @@
 settings   the conditions as a user writes them
 given      which tokens of the target are given clean
 reference  tokens in front of the target: where they lie, and who attends to them
+stream     what the model is shown of both
 """

@@ -20,8 +20,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..models.patchify import audio_tokens, video_tokens
 from ..models.positions import audio_positions, video_positions
 from ..shapes import AUDIO_HOP, AUDIO_HOPS_PER_LATENT, AUDIO_RATE, AudioLatentShape, LatentShape
+from .settings import AudioReference
 
 STEP_SECONDS = AUDIO_HOPS_PER_LATENT * AUDIO_HOP / AUDIO_RATE
 
@@ -68,3 +70,22 @@ def audio_reference_positions(steps: int, negative: bool, device: torch.device |
     """Intervals [1, 1, R, 2] in seconds of a reference of `steps` latents; `negative` ends it one step before 0."""
     positions = audio_positions(AudioLatentShape(steps), device)
     return positions - (positions[..., -1:, 1:] + STEP_SECONDS) if negative else positions
+
+
+def video_lead(
+    latents: Tensor, target: LatentShape, fps: float, temporal_scale: int, device: torch.device | str | None = None
+) -> Lead:
+    """The reference `latents` [128, F, H, W] in front of `target`, which they must fit (`downscale`)."""
+    size = LatentShape(*latents.shape[1:])
+    factor = downscale(size, target)
+    assert factor is not None, (size, target)  # looked at before the run
+    positions = video_reference_positions(size, fps, factor, temporal_scale, device)
+    tokens = video_tokens(latents[None].to(device=device, dtype=torch.float32))
+    return Lead(tokens, positions, (size.frames, size.height, size.width))
+
+
+def audio_lead(latents: Tensor, reference: AudioReference, device: torch.device | str | None = None) -> Lead:
+    """The reference sound `latents` [8, T, 16] in front of a sound."""
+    positions = audio_reference_positions(latents.shape[1], reference.negative_positions, device)
+    tokens = audio_tokens(latents[None].to(device=device, dtype=torch.float32))
+    return Lead(tokens, positions, (latents.shape[1],), reference.hide_from_video, reference.hide_text)

@@ -112,11 +112,12 @@ class Reference(Condition):
     """A picture or clip of its own goes in front (IC-LoRA). It comes from reference_directory."""
 
     type: Literal["reference"] = "reference"
-    temporal_scale_factor: int = Field(
-        default=1,
+    temporal_scale_factor: int | None = Field(
+        default=None,
         ge=1,
         le=16,
-        description="How many times fewer frames a second the reference has than the clip.",
+        description="How many times fewer frames a second the reference has than the clip. Not set: as the dataset "
+        "says (reference_temporal_scale), which it must agree with.",
     )
 
 

@@ -162,35 +162,46 @@ def _thousands(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
 
 
 def _official_samples(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
-    """`validation.samples`, or the older `prompts` with `images`, as prompt lines."""
-    if name == "validation.images":
-        return []  # they are read with the prompts
-    lines: list[str] = []
-    found: Found = []
-    images = list(whole.get("validation.images") or [])
+    """`validation.samples`, or the older `prompts` with `images` and `reference_videos`, as prompts.
+
+    A line says all of most of them; one with other conditions than a first frame is a table.
+    """
+    if name not in ("validation.samples", "validation.prompts"):
+        return []  # the others are read with the prompts
+    prompts: list[Any] = []
     for number, sample in enumerate(value or []):
-        if isinstance(sample, str):
-            sample = {"prompt": sample, "conditions": []}
-            if number < len(images):
-                sample["conditions"] = [{"type": "first_frame", "image_or_video": images[number]}]
+        sample = _older_sample(sample, number, whole) if isinstance(sample, str) else sample
         if not isinstance(sample, Mapping) or not isinstance(sample.get("prompt"), str):
             raise ValueError(f"number {number + 1} has no prompt")
         line = " ".join(sample["prompt"].split())
         if re.search(r"(?:^|\s)--[A-Za-z]", line):
             raise ValueError(f"number {number + 1}: a prompt must not hold two dashes before a letter")
+        conditions = [dict(one) for one in sample.get("conditions") or []]
+        options: dict[str, Any] = {}
         if sample.get("video_dims"):
-            width, height, frames = sample["video_dims"]
-            line += f" --w {width} --h {height} --f {frames}"
+            options = dict(zip(("width", "height", "frames"), sample["video_dims"], strict=True))
         if sample.get("seed") is not None:
-            line += f" --d {sample['seed']}"
-        for condition in sample.get("conditions") or []:
-            kind = condition.get("type")
-            if kind == "first_frame":
-                line += f" --i {condition.get('image_or_video')}"
-            else:
-                found.append(Part(f"validation.samples.conditions.{kind}", dict(condition)))
-        lines.append(line)
-    return [("sample.prompts", lines), *found] if lines else found
+            options["seed"] = sample["seed"]
+        if all(one.get("type") == "first_frame" for one in conditions):
+            letters = {"width": "w", "height": "h", "frames": "f", "seed": "d"}
+            line += "".join(f" --{letters[key]} {option}" for key, option in options.items())
+            line += "".join(f" --i {one.get('image_or_video')}" for one in conditions)
+            prompts.append(line)
+        else:
+            prompts.append({"prompt": line, **options, "conditions": conditions})
+    return [("sample.prompts", prompts)] if prompts else []
+
+
+def _older_sample(prompt: str, number: int, whole: Mapping[str, Any]) -> dict[str, Any]:
+    """A prompt of `validation.prompts` with the image and the reference video of its number."""
+    conditions: list[dict[str, Any]] = []
+    images, videos = (list(whole.get(f"validation.{key}") or []) for key in ("images", "reference_videos"))
+    if number < len(images):
+        conditions.append({"type": "first_frame", "image_or_video": images[number]})
+    if number < len(videos):
+        factor = whole.get("validation.reference_downscale_factor", 1)
+        conditions.append({"type": "reference", "video": videos[number], "downscale_factor": factor})
+    return {"prompt": prompt, "conditions": conditions}
 
 
 def _official_size(value: Any, name: str, whole: Mapping[str, Any]) -> Found:

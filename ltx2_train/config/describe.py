@@ -103,8 +103,9 @@ def group_line(key: str, default: Any) -> str:
         return f"# {key} ="
     if isinstance(default, dict):
         return f"{key} = {_inline(default)}"
-    if isinstance(default, list) and default and all(isinstance(one, dict) for one in default):
-        return f"{key} = [{', '.join(map(_inline, default))}]"
+    if isinstance(default, list) and any(isinstance(one, dict) for one in default):
+        items = (_inline(one) if isinstance(one, dict) else group_line("x", one)[len("x = ") :] for one in default)
+        return f"{key} = [{', '.join(items)}]"
     if isinstance(default, BaseModel):
         default = default.model_dump(mode="json")
     return compact(tomli_w.dumps({key: plain_toml(default) if not isinstance(default, Path) else str(default)}).strip())
@@ -112,9 +113,7 @@ def group_line(key: str, default: Any) -> str:
 
 def _inline(table: dict[str, Any]) -> str:
     """A table on one line."""
-    import tomli_w
-
-    parts = [compact(tomli_w.dumps({name: value}).strip()) for name, value in plain_toml(table).items()]
+    parts = [group_line(name, value) for name, value in plain_toml(table).items()]
     return f"{{ {', '.join(parts)} }}" if parts else "{}"
 
 

@@ -160,7 +160,7 @@ class SampleSettings(Settings):
         description="Draw one before the first step, to compare with.",
         json_schema_extra={"community": "sample_at_first", "advanced": True},
     )
-    prompts: Path | list[str] | None = Field(
+    prompts: Path | list[str | dict[str, Any]] | None = Field(
         default=None,
         description="Prompts: a text file with one a line, a JSON or TOML library, or a list. Not set: the first two "
         "captions of the dataset.",
@@ -240,6 +240,26 @@ class SampleSettings(Settings):
     audio_format: Literal["wav", "flac"] = Field(
         default="wav",
         description="File of a sound that is not inside an mp4: wav or flac, both 16 bits.",
+        json_schema_extra={"advanced": True},
+    )
+    include_reference: bool = Field(
+        default=False,
+        description="Show the reference of a sample (--v) to the left of it.",
+        json_schema_extra={"community": "sample_include_reference", "advanced": True},
+    )
+    identity_guidance: float = Field(
+        default=0.0,
+        ge=0,
+        le=50,
+        description="Classifier-free guidance of the sound of samples with a reference sound (--ra); 0: as guidance.",
+        json_schema_extra={"community": "audio_ref_identity_guidance_scale", "advanced": True},
+    )
+    image_crf: int = Field(
+        default=33,
+        ge=0,
+        le=51,
+        description="How strongly pictures that samples begin with are compressed by H.264 first, as the model's own "
+        "pipelines do: its CRF. 0: not at all.",
         json_schema_extra={"advanced": True},
     )
     spectrogram: bool = Field(

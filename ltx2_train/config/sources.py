@@ -137,16 +137,18 @@ def _official(path: Path, table: Any) -> Source:
     folder = path.absolute().parent
     validation = table.get("validation")
     if isinstance(validation, dict) and all(
-        isinstance(validation.get(key) or [], list) for key in ("samples", "images")
+        isinstance(validation.get(key) or [], list) for key in ("samples", "images", "reference_videos")
     ):
-        # prompts name their pictures in one line, so they need to be found from anywhere
-        if images := validation.get("images"):
-            validation["images"] = [str(folder / str(image)) for image in images]
+        # prompts name their media in one line, so they need to be found from anywhere
+        for key in ("images", "reference_videos"):
+            if media := validation.get(key):
+                validation[key] = [str(folder / str(medium)) for medium in media]
         for sample in validation.get("samples") or []:
             conditions = sample.get("conditions") if isinstance(sample, dict) else None
             for condition in conditions if isinstance(conditions, list) else ():
-                if isinstance(condition, dict) and condition.get("image_or_video"):
-                    condition["image_or_video"] = str(folder / str(condition["image_or_video"]))
+                for key in ("image_or_video", "video", "audio", "mask"):
+                    if isinstance(condition, dict) and condition.get(key):
+                        condition[key] = str(folder / str(condition[key]))
     return Source("official", path, list(unfold(table, rows_of("official"))))
 
 

@@ -34,6 +34,14 @@ class ConditionSettings(SoundSettings):
         description="How many times smaller than the clip references are cached, in width and height.",
         json_schema_extra={"community": "reference_downscale", "advanced": True},
     )
+    reference_temporal_scale: int = Field(
+        default=1,
+        ge=1,
+        le=16,
+        description="How many times fewer frames a second references are cached with than the clip has: of a video the "
+        "first frame and then every so many.",
+        json_schema_extra={"advanced": True},
+    )
     flip: bool = Field(
         default=False,
         description="Also train on a mirrored copy of each picture. Not for text, faces or left and right.",

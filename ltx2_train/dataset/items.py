@@ -56,13 +56,15 @@ class Medium:
 
 @dataclass(frozen=True)
 class Reference:
-    """An image or a video that a sample is shown. `frames` of it are cached in `folder`, as `width` x `height`."""
+    """An image or a video that a sample is shown. `frames` of it are cached in `folder`, as `width` x `height`; after
+    the first, each stands for `temporal_scale` frames of the clip."""
 
     path: Path
     folder: Path
     frames: int
     width: int
     height: int
+    temporal_scale: int = 1
 
     @property
     def shape(self) -> LatentShape:

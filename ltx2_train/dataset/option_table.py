@@ -34,8 +34,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "audio_video_latent_dtype",
     ),
     "References and masks": (
-        "reference_directory", "reference_frames", "reference_downscale", "reference_audio_directory",
-        "reference_audio_max_seconds", "mask_directory", "audio_mask_directory",
+        "reference_directory", "reference_frames", "reference_downscale", "reference_temporal_scale",
+        "reference_audio_directory", "reference_audio_max_seconds", "mask_directory", "audio_mask_directory",
     ),
     "Caches": (
         "cache_directory", "reference_cache_directory", "reference_audio_cache_directory", "cache_only", "cache_files",

@@ -15,6 +15,7 @@ from ..media.info import MediaInfo
 from .companions import Companions, SoundFinder
 from .dataset_file import DatasetRef, DatasetSettings, MediaKind
 from .items import Item, Medium, Reference, smaller
+from .reference import frames_within
 from .scan import Candidate
 from .sound_plan import SoundWindow, chosen_tracks, clip_sound, of_tracks, recording_parts, virtual_shape
 
@@ -186,8 +187,10 @@ class Cutter:
         if path is None:
             return None
         entry = self.settings
-        frames = entry.reference_frames or window.count
-        return Reference(path, entry.reference_caches, frames, *smaller(width, height, entry.reference_downscale))
+        scale = entry.reference_temporal_scale
+        frames = entry.reference_frames or frames_within(window.count, scale)
+        size = smaller(width, height, entry.reference_downscale)
+        return Reference(path, entry.reference_caches, frames, *size, scale)
 
     def _seconds(self, duration: float) -> str | None:
         entry = self.settings

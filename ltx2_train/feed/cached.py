@@ -189,6 +189,7 @@ class CachedSamples:
             audio_steps=0 if heard is None else heard.audio_steps(),
             silent=heard is not None and heard.silent,
             audio_loss_weight=entry.audio_loss_weight,
+            reference_temporal_scale=entry.reference_temporal_scale,
             **companions,
         )
 

@@ -90,6 +90,7 @@ class SampleChecker:
             audio_steps=steps,
             silent=silent,
             audio_loss_weight=entry.audio_loss_weight,
+            reference_temporal_scale=entry.reference_temporal_scale,
             **companions,
         )
 

@@ -38,6 +38,8 @@ class Sample:
     """One cached clip and its caption. `dataset` counts within its list, of training or of validation, so nothing is
     looked up by it; `buckets` is what it says of batches of sound. The optional values override the run's.
 
+    `reference_temporal_scale`: how many times fewer frames a second its reference has.
+
     `kind` is what is trained of it: "audio" has no picture, be it a recording or, in mode audio, the sound of a clip;
     its `shape` then is that of an imagined video, which the noise levels follow. `audio_steps` counts the latents of
     its sound, 0 for none, and `silent` says that all of it is known to be silence. References and masks are None where
@@ -62,5 +64,6 @@ class Sample:
     audio_loss_weight: float | None = None
     reference_path: Path | None = None
     reference_audio_path: Path | None = None
+    reference_temporal_scale: int = 1
     mask_path: Path | None = None
     audio_mask_path: Path | None = None

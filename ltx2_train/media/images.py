@@ -72,19 +72,31 @@ def read_image(
 
     `rough` scales down fast and less smoothly, for a look at many pictures. Raises DataError.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     with _opened(path) as image:
         if rough and size is not None:
             image.draft(None, (4 * size[0], 4 * size[1]))
         picture = _to_rgb(ImageOps.exif_transpose(image), _profile(image))
-        if size is not None and picture.size != tuple(size):
-            width, height = picture.size
-            scaled_w, scaled_h, left, top = cover(width, height, size, centre)
-            gap = 2.0 if rough else None
-            picture = picture.resize((scaled_w, scaled_h), Image.Resampling.LANCZOS, reducing_gap=gap)
-            picture = picture.crop((left, top, left + size[0], top + size[1]))
-        return np.array(picture)
+        return np.array(picture if size is None else _covering(picture, size, centre, 2.0 if rough else None))
+
+
+def fit_image(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W, 3] scaled to cover `size` (width, height) and cropped around its middle, as `read_image` does."""
+    from PIL import Image
+
+    return np.array(_covering(Image.fromarray(picture), size, MIDDLE, None))
+
+
+def _covering(picture: Any, size: tuple[int, int], centre: tuple[float, float], gap: float | None) -> Any:
+    from PIL import Image
+
+    if picture.size == tuple(size):
+        return picture
+    width, height = picture.size
+    scaled_w, scaled_h, left, top = cover(width, height, size, centre)
+    picture = picture.resize((scaled_w, scaled_h), Image.Resampling.LANCZOS, reducing_gap=gap)
+    return picture.crop((left, top, left + size[0], top + size[1]))
 
 
 def _has_alpha(image: Any) -> bool:

@@ -1,4 +1,4 @@
-"""From noise to latents: Euler steps of the flow, with guidance and an optional first frame; video, sound or both.
+"""From noise to latents: Euler steps of the flow, with guidance and with what is given; video, sound or both.
 
 The model predicts the velocity v = noise - x0 at x = (1 - sigma) x0 + sigma noise, so x0 = x - sigma v per token. All
 guidance happens on x0, in float32, for each modality by itself:
@@ -6,19 +6,22 @@ guidance happens on x0, in float32, for each modality by itself:
     x0 = c + (guidance - 1)(c - u) + stg (c - p)        c prompt, u negative prompt, p self-attention of a block skipped
 
 (classifier-free guidance: arXiv 2207.12598; spatio-temporal guidance: arXiv 2411.18664), then scaled back towards the
-spread of c where `rescale` is above 0 (arXiv 2305.08891). A given first frame keeps its clean tokens at timestep 0.
-Picture and sound walk down one schedule together, since they were trained to see each other at like noise levels.
+spread of c where `rescale` is above 0 (arXiv 2305.08891). What is given keeps its clean tokens at timestep 0, and a
+stream that is given whole stays as it is at noise level 0. Picture and sound walk down one schedule together, since
+they were trained to see each other at like noise levels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..conditions.reference import Lead
+from ..conditions.stream import as_modality
 from ..models.patchify import audio_grid, audio_tokens, video_grid, video_tokens
 from ..models.positions import audio_positions, video_positions
 from ..models.transformer import LTXTransformer, Modality, SkipLayers
@@ -34,12 +37,44 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Guidance:
-    """Strengths of the three corrections; 1, 0 and 0 switch them off and save their forward passes."""
+    """Strengths of the three corrections; 1, 0 and 0 switch them off and save their forward passes.
+
+    `audio_cfg` is that of the sound; None: as `cfg`.
+    """
 
     cfg: float = 1.0
     stg: float = 0.0
     stg_block: int = 0
     rescale: float = 0.0
+    audio_cfg: float | None = None
+
+    @property
+    def of_audio(self) -> Guidance:
+        """The guidance of the sound."""
+        return self if self.audio_cfg is None else replace(self, cfg=self.audio_cfg)
+
+    @property
+    def needs_negative(self) -> bool:
+        """Whether the negative prompt has a part in it."""
+        return self.cfg != 1 or self.of_audio.cfg != 1
+
+
+@dataclass(frozen=True)
+class Given:
+    """What one modality is given. `latents` have the shape of its noise and hold clean numbers where `tokens`, bool
+    [T], is true; of a stream that is given `whole` they are all of it. `reference` goes in front."""
+
+    latents: Tensor | None = None
+    tokens: Tensor | None = None
+    reference: Lead | None = None
+    whole: bool = False
+
+
+class GivenPair(NamedTuple):
+    """What each modality is given; None: nothing but the text."""
+
+    video: Given | None = None
+    audio: Given | None = None
 
 
 def guide(cond: Tensor, uncond: Tensor | None, perturbed: Tensor | None, guidance: Guidance) -> Tensor:
@@ -62,30 +97,34 @@ class _Tokens:
 
     x: Tensor
     positions: Tensor
-    mask: Tensor | None = None  # [B, T, 1], 1 where tokens are drawn
+    given: Tensor | None = None  # [B, T] bool
     clean: Tensor | None = None
+    reference: Lead | None = None
+    generated: bool = True
 
     def modality(self, sigma: Tensor, context: Tensor | None) -> Modality:
         assert context is not None, "what is drawn needs its text"
-        return Modality(
-            latent=self.x.to(context.dtype), sigma=sigma, timesteps=self.timesteps(sigma), positions=self.positions,
-            context=context,
-        )  # fmt: skip
-
-    def timesteps(self, sigma: Tensor) -> Tensor | None:
-        """[B, T]; None where all tokens are at `sigma` [B]."""
-        return None if self.mask is None else self.mask[..., 0] * sigma[:, None]
+        return as_modality(
+            self.x,
+            sigma if self.generated else torch.zeros_like(sigma),
+            self.positions,
+            context,
+            given=self.given,
+            reference=self.reference,
+            generated=self.generated,
+        )
 
     def denoised(self, velocity: Tensor | None, sigma: Tensor) -> Tensor:
         assert velocity is not None, "what is drawn comes out of the model"
-        timesteps = self.timesteps(sigma)
-        return self.x - (sigma[:, None] if timesteps is None else timesteps)[..., None] * velocity.float()
+        levels = sigma[:, None] if self.given is None else torch.where(self.given, 0.0, sigma[:, None])
+        return self.x - levels[..., None] * velocity[:, -self.x.shape[1] :].float()
 
     def step(self, x0: Tensor, level: float, following: float) -> _Tokens:
-        if self.mask is not None and self.clean is not None:
-            x0 = x0 * self.mask + self.clean * (1 - self.mask)
-        x = self.x + (following - level) * (self.x - x0) / level
-        return _Tokens(x, self.positions, self.mask, self.clean)
+        if not self.generated:
+            return self
+        if self.given is not None and self.clean is not None:
+            x0 = torch.where(self.given[..., None], self.clean, x0)
+        return replace(self, x=self.x + (following - level) * (self.x - x0) / level)
 
 
 @torch.no_grad()
@@ -98,20 +137,21 @@ def denoise(
     fps: float,
     negative: Pair | None = None,
     guidance: Guidance = Guidance(),
-    first_frame: Tensor | None = None,
+    given: GivenPair | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Pair:
     """Latents drawn from `noise` of the same shapes along `sigmas`: [B, 128, F, H, W] and [B, 8, T, 16], float32.
 
     `context`, `negative`: text contexts [B, S, D] of every modality in `noise`; `negative` is needed where
-    guidance.cfg is not 1. `first_frame`: normalised latents [B, 128, 1, H, W] that frame 0 must show.
+    the guidance asks for it. `given`: what each modality is given, alike for all samples.
     `on_step(done, total)` is called after each step and may raise to end the sampling.
     """
     assert any(part is not None for part in noise), "nothing to draw"
     first = next(part for part in noise if part is not None)
+    given = given or GivenPair()
     drawn = [
-        None if noise.video is None else _video(noise.video, fps, first_frame),
-        None if noise.audio is None else _audio(noise.audio),
+        None if noise.video is None else _video(noise.video, fps, given.video or Given()),
+        None if noise.audio is None else _audio(noise.audio, given.audio or Given()),
     ]
     skipped = frozenset([guidance.stg_block])
     total = len(sigmas) - 1
@@ -120,13 +160,15 @@ def denoise(
         sigma = torch.full((first.shape[0],), level, device=first.device)
         cond = _predict(model, drawn, sigma, context)
         uncond = perturbed = (None, None)
-        if negative is not None and guidance.cfg != 1:
+        if negative is not None and guidance.needs_negative:
             uncond = _predict(model, drawn, sigma, negative)
         if guidance.stg > 0:
             perturbed = _predict(model, drawn, sigma, context, SkipLayers(video_self=skipped, audio_self=skipped))
         drawn = [
-            None if tokens is None or c is None else tokens.step(guide(c, u, p, guidance), level, following)
-            for tokens, c, u, p in zip(drawn, cond, uncond, perturbed, strict=True)
+            None if tokens is None or c is None else tokens.step(guide(c, u, p, strength), level, following)
+            for tokens, c, u, p, strength in zip(
+                drawn, cond, uncond, perturbed, (guidance, guidance.of_audio), strict=True
+            )
         ]
         if on_step is not None:
             on_step(index + 1, total)
@@ -156,21 +198,30 @@ def _predict(
     )
 
 
-def _video(noise: Tensor, fps: float, first_frame: Tensor | None) -> _Tokens:
-    shape = LatentShape(*noise.shape[2:])
-    x, positions = video_tokens(noise.float()), video_positions(shape, fps, noise.device)
-    if first_frame is None:
-        return _Tokens(x, positions)
-    per_frame = shape.height * shape.width
-    mask = torch.ones(x.shape[0], x.shape[1], 1, device=x.device)
-    mask[:, :per_frame] = 0
-    clean = torch.zeros_like(x)
-    clean[:, :per_frame] = video_tokens(first_frame.to(device=x.device, dtype=torch.float32))
-    return _Tokens(torch.where(mask > 0, x, clean), positions, mask, clean)
+def _video(noise: Tensor, fps: float, given: Given) -> _Tokens:
+    positions = video_positions(LatentShape(*noise.shape[2:]), fps, noise.device)
+    clean = None if given.latents is None else video_tokens(given.latents.to(noise.device, torch.float32))
+    return _begin(video_tokens(noise.float()), positions, clean, given)
 
 
-def _audio(noise: Tensor) -> _Tokens:
-    return _Tokens(audio_tokens(noise.float()), audio_positions(_audio_shape(noise), noise.device))
+def _audio(noise: Tensor, given: Given) -> _Tokens:
+    positions = audio_positions(_audio_shape(noise), noise.device)
+    clean = None if given.latents is None else audio_tokens(given.latents.to(noise.device, torch.float32))
+    return _begin(audio_tokens(noise.float()), positions, clean, given)
+
+
+def _begin(x: Tensor, positions: Tensor, clean: Tensor | None, given: Given) -> _Tokens:
+    clean = None if clean is None else clean.expand_as(x)
+    lead = given.reference
+    if lead is not None:
+        lead = replace(lead, tokens=lead.tokens.expand(x.shape[0], -1, -1))
+    if given.whole:
+        assert clean is not None, "a stream that is given whole has its latents"
+        return _Tokens(clean, positions, reference=lead, generated=False)
+    if given.tokens is None or clean is None:
+        return _Tokens(x, positions, reference=lead)
+    tokens = given.tokens.to(x.device).expand(x.shape[:2])
+    return _Tokens(torch.where(tokens[..., None], clean, x), positions, tokens, clean, lead)
 
 
 def _audio_shape(latents: Tensor) -> AudioLatentShape:

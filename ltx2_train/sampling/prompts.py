@@ -2,12 +2,14 @@
 
     A red fox runs through snow --w 768 --h 512 --f 49 --d 7 --s 30 --g 4 --n blurry, low quality
     The fox turns its head --i first_frame.png
+    --v depth.mp4 A fox in the snow --n blurry
 
 or a library of them in JSON or TOML, see read_library.
 
 Options: w width, h height, f frames, r frames a second, d seed, s steps, g (or l) guidance, n negative prompt, i image
-of the first frame. Where sound alone is drawn, f and r say how long it lasts. Lines that begin with # are left out. A
-prompt may begin with any word: only what follows two dashes is an option.
+of the first frame, v reference picture or video, ra reference sound. Where sound alone is drawn, f and r say how long
+it lasts. Lines that begin with # are left out. A prompt may begin with any word: only what follows two dashes is an
+option. A table of a library may have `conditions`, see shown.py.
 """
 
 from __future__ import annotations
@@ -18,13 +20,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..config import SampleSettings
+from ..conditions.settings import AudioReference
+from ..conditions.trained import Trained
+from ..config import RunConfig, SampleSettings
 from ..config.read import tomllib
 from ..errors import ConfigError
 from ..feed.loader import Sample
 from ..files import parse_json
 from ..settings import limits
-from ..shapes import VideoShape, floor_frames, floor_side
+from ..shapes import Mode, VideoShape, floor_frames, floor_side
+from .shown import OPTIONS as OPTIONS_OF_MEDIA
+from .shown import Shown, require_given, shown_by_option, shown_of_clip, shown_tables
 
 
 @dataclass(frozen=True)
@@ -37,16 +43,27 @@ class Prompt:
     seed: int
     steps: int
     guidance: float
-    image: Path | None = None
-    clip: Path | None = None  # cached latents whose first frame is given
+    given: tuple[Shown, ...] = ()
+    identity_guidance: float = 0.0  # of the sound where a reference sound is given; 0: as guidance
+
+    @property
+    def audio_guidance(self) -> float:
+        """The guidance of the sound."""
+        voice = any(isinstance(one.condition, AudioReference) for one in self.given)
+        return self.identity_guidance if voice and self.identity_guidance else self.guidance
+
+    @property
+    def needs_negative(self) -> bool:
+        """Whether the negative prompt has a part in it."""
+        return self.guidance != 1 or self.audio_guidance != 1
 
 
 @dataclass(frozen=True)
 class Option:
     """One option of a prompt line: --`letter`, in place of the field `setting` of the sample settings.
 
-    `kind` is int, float, str (all up to the next option) or Path (an image beside the prompt file). `names` are what
-    prompt libraries call it. The limits of a number are those of the setting.
+    `kind` is int, float, str (all up to the next option) or Path (a medium beside the prompt file; `setting` then says
+    what it is given as). `names` are what prompt libraries call it. The limits of a number are those of the setting.
     """
 
     letter: str
@@ -59,10 +76,7 @@ class Option:
         if self.kind is str:
             return rest, ""
         if self.kind is Path:
-            path = Path(rest) if Path(rest).is_absolute() else base / rest
-            if not path.is_file():
-                raise ConfigError(f"--{self.letter} {rest}: no such image ({path}).")
-            return path, ""
+            return self._path(rest, base)
         word, _, more = rest.partition(" ")
         try:
             value = self.kind(word)
@@ -74,6 +88,20 @@ class Option:
             wanted = f"more than {low}, up to {high}" if "gt" in bounds else f"{low} to {high}"
             raise ConfigError(f"--{self.letter} {word}: expected {wanted}.")
         return value, more.strip()
+
+    def _path(self, rest: str, base: Path) -> tuple[Path, str]:
+        """The longest beginning of `rest` that is a medium, since names may hold spaces and a prompt may follow."""
+        if quoted := re.match(r"([\"'])(.+?)\1(?:\s+|$)", rest):
+            rest, after = quoted[2], rest[quoted.end() :]
+            ends = [len(rest)]
+        else:
+            after, ends = "", [len(rest), *(space.start() for space in reversed(list(re.finditer(r"\s+", rest))))]
+        for end in ends:
+            path = Path(rest[:end]) if Path(rest[:end]).is_absolute() else base / rest[:end]
+            if path.exists() and rest[:end].strip():
+                return path, after or rest[end:].strip()
+        what = {"image": "image", "reference": "reference"}.get(self.setting, "sound")
+        raise ConfigError(f"--{self.letter} {rest}: no such {what} ({base / rest}).")
 
 
 # a new option is one line here; what draws a sample takes its value from Prompt
@@ -88,6 +116,8 @@ OPTIONS = (
     Option("l", "guidance", float, ("cfg_scale",)),
     Option("n", "negative_prompt", str, ("negative_prompt",)),
     Option("i", "image", Path, ("image_path",)),
+    Option("v", "reference", Path, ("reference", "v2v_ref_path")),
+    Option("ra", "reference_audio", Path, ("reference_audio", "ref_audio_path")),
 )
 BY_LETTER = {option.letter: option for option in OPTIONS}
 BY_NAME = {name: option for option in OPTIONS for name in option.names}
@@ -140,14 +170,18 @@ def read_library(name: str, text: str, suffix: str) -> list[str | dict[str, Any]
     return entries
 
 
-def validation_prompts(samples: Sequence[Sample], settings: SampleSettings) -> list[Prompt]:
-    """Prompts of the first clips of the validation datasets, each at the clip's own size, length and rate."""
+def validation_prompts(samples: Sequence[Sample], run: RunConfig) -> list[Prompt]:
+    """Prompts of the first clips of the validation datasets, each at the clip's own size, length and rate.
+
+    Each is given what the conditions of the run give of it: its own parts, its reference, the whole other stream.
+    """
+    settings = run.sample
     clips = [sample for sample in samples if sample.kind != "audio"][: settings.validation_clips]
     return [
         replace(
             parse_prompt(sample.caption, settings, plain=True),
             shape=sample.shape.video(sample.fps),
-            clip=sample.latent_path if settings.validation_first_frame and sample.shape.frames > 1 else None,
+            given=shown_of_clip(sample, run),
         )
         for sample in clips
     ]
@@ -158,7 +192,7 @@ def _parsed(name: str, entries: Sequence[str | dict[str, Any]], settings: Sample
     for number, entry in enumerate(entries, 1):
         try:
             if isinstance(entry, dict):
-                prompts.append(parse_prompt(_line_of(entry), settings, base))
+                prompts.append(parse_prompt(_line_of(entry), settings, base, tables=entry.get("conditions", ())))
             elif entry.strip() and not entry.lstrip().startswith("#"):
                 prompts.append(parse_prompt(entry, settings, base))
         except ConfigError as error:
@@ -174,15 +208,20 @@ def _line_of(entry: dict[str, Any]) -> str:
         raise ConfigError(f"{entry}: needs a prompt.")
     line = entry["prompt"]
     for key, value in entry.items():
-        if key not in ("prompt", "enum"):  # the community trainer numbers its prompts with enum
+        if key not in ("prompt", "conditions", "enum"):  # the community trainer numbers its prompts with enum
             if key not in BY_NAME:
-                raise ConfigError(f"{key} is not known. Known: {', '.join(BY_NAME)}.")
+                raise ConfigError(f"{key} is not known. Known: {', '.join(BY_NAME)}, conditions.")
             line += f" --{BY_NAME[key].letter} {value}"
     return line
 
 
-def parse_prompt(line: str, settings: SampleSettings, base: Path = Path("."), plain: bool = False) -> Prompt:
-    """One line as a Prompt; what it leaves open comes from `settings`. `plain`: the line is all prompt."""
+def parse_prompt(
+    line: str, settings: SampleSettings, base: Path = Path("."), plain: bool = False, tables: Any = ()
+) -> Prompt:
+    """One line as a Prompt; what it leaves open comes from `settings`. `plain`: the line is all prompt.
+
+    `tables` are its conditions; paths are seen from `base`. Raises ConfigError.
+    """
     pieces = [line] if plain else _OPTION.split(line.strip())
     text = pieces[0].strip()
     values: dict[str, Any] = {}
@@ -194,25 +233,39 @@ def parse_prompt(line: str, settings: SampleSettings, base: Path = Path("."), pl
         values[option.setting], more = option.read(rest.strip(), base)
         # options may stand before the prompt, so what follows a number is the prompt, once
         if more and text:
-            raise ConfigError(f"--{letter} {rest.strip()}: expected one number, then the next option.")
+            expected = "a path" if option.kind is Path else "one number"
+            raise ConfigError(f"--{letter} {rest.strip()}: expected {expected}, then the next option.")
         text = text or more
 
     def of(setting: str) -> Any:
         return values.get(setting, getattr(settings, setting))
 
+    shape = VideoShape(floor_frames(of("frames")), floor_side(of("height")), floor_side(of("width")), of("fps"))
+    by_option = [shown_by_option(setting, values[setting], shape) for setting in OPTIONS_OF_MEDIA if setting in values]
     return Prompt(
         text=text,
         negative=of("negative_prompt"),
-        shape=VideoShape(floor_frames(of("frames")), floor_side(of("height")), floor_side(of("width")), of("fps")),
+        shape=shape,
         seed=of("seed"),
         steps=of("steps"),
         guidance=of("guidance"),
-        image=values.get("image"),
+        identity_guidance=settings.identity_guidance,
+        given=(*by_option, *shown_tables(tables, shape, base)),
     )
+
+
+def require_drawable(prompts: Sequence[Prompt], mode: Mode, trained: Trained) -> None:
+    """Raise ConfigError that names the prompt where a model of `mode` cannot draw one with what it is given."""
+    for prompt in prompts:
+        try:
+            require_given(prompt.given, prompt.shape, mode, trained)
+        except ConfigError as error:
+            raise ConfigError(f"The sample {prompt.text[:60]!r}: {error}") from None
 
 
 def prompt_texts(prompts: Sequence[Prompt]) -> list[str]:
     """Every text that has to be encoded to draw `prompts`, once."""
-    texts = (text for prompt in prompts for text in ((prompt.text, prompt.negative) if prompt.guidance != 1 else
-                                                     (prompt.text,)))  # fmt: skip
-    return list(dict.fromkeys(texts))
+    texts: dict[str, None] = {}
+    for prompt in prompts:
+        texts |= dict.fromkeys((prompt.text, prompt.negative) if prompt.needs_negative else (prompt.text,))
+    return list(texts)

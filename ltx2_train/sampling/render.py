@@ -13,22 +13,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..caching.cache_file import CacheFile
+from ..conditions.settings import FirstFrame
+from ..conditions.trained import OF_AUDIO, OF_VIDEO
 from ..config import RunConfig, SampleSettings
 from ..device import DTYPES
 from ..errors import ConfigError, Stopped, TrainerError
 from ..events import Events
+from ..media.images import fit_image
 from ..models.tiling import decode_frames
 from ..models.transformer import LTXTransformer
 from ..models.video_vae import VideoVAE
 from ..weights.load import load_video_vae
 from .denoise import Guidance, Pair, denoise
-from .first_frames import FirstFrames
+from .given_media import GivenMedia, media_of
+from .giving import given_pair
 from .prompts import Prompt
 from .schedule import ANCHOR_TOKENS, sampling_sigmas
+from .shown import Shown
 from .sound import SoundParts, decode_mel, decode_wave, sound_shape
 from .sound_file import write_sound
 from .spectrogram import draw_spectrogram
@@ -82,6 +87,8 @@ class Drawn:
     index: int
     prompt: Prompt
     latents: Pair
+    beside: Tensor | None = None  # latents [128, F, H, W] of the reference that is shown beside it
+    spacing: int = 1  # of its frames
 
 
 def open_vae(config: RunConfig, checkpoint: Path, device: torch.device, encoder: bool, decoder: bool) -> VideoVAE:
@@ -97,8 +104,8 @@ class Renderer:
     `open_vae(encoder, decoder)` loads the video VAE when it is needed, `sound` the models of the sound; it may be left
     out for a model without the audio side. `weights` has `aside(bytes)`, a context in which the model leaves the device
     that much room; where it is not given, the model stays. `contexts(text)` gives the text contexts [S, D] of a prompt
-    or negative prompt, for video and for audio; None for a side the model lacks. `frames` keeps what the encoder made
-    of pictures.
+    or negative prompt, for video and for audio; None for a side the model lacks. `media` keeps what the encoders made
+    of what prompts are given.
     """
 
     model: LTXTransformer
@@ -110,7 +117,7 @@ class Renderer:
     events: Events
     sound: SoundParts | None = None
     weights: Any = None
-    frames: FirstFrames = FirstFrames()
+    media: GivenMedia = GivenMedia()
 
     def draw(
         self,
@@ -123,21 +130,41 @@ class Renderer:
 
         `tolerant`: a prompt that fails is reported and left out instead of ending the call; a stop always ends it.
         """
-        firsts = self._first_frames(prompts, tolerant)
+        latents = self._given(prompts, tolerant)
         drawn: list[Drawn] = []
         self.events.stage("sample", sum(prompt.steps for prompt in prompts))
         done = 0
         for index, prompt in enumerate(prompts):
-            given = self.model.has_video and (prompt.image is not None or prompt.clip is not None)
-            if not given or prompt in firsts:  # else its first frame has failed already
+            shown = self._usable(prompt)
+            if all((prompt, one) in latents for one in shown):  # else something of it has failed already
                 with self._failures(_named(prompt), tolerant):
-                    drawn.append(Drawn(index, prompt, self._latents(prompt, firsts.get(prompt), done, prompts)))
+                    given = [(one, latents[prompt, one]) for one in shown]
+                    drawn.append(self._drawn(index, prompt, given, done, prompts))
             done += prompt.steps
         return self._decode(drawn, name, dict(info or {}), tolerant) if drawn else []
 
-    def _latents(self, prompt: Prompt, first: Tensor | None, done: int, prompts: Sequence[Prompt]) -> Pair:
+    def _drawn(
+        self, index: int, prompt: Prompt, latents: Sequence[tuple[Shown, Tensor]], done: int, prompts: Sequence[Prompt]
+    ) -> Drawn:
+        beside = next(
+            (
+                (piece, one.form(self.media.trained).temporal_scale)
+                for one, piece in latents
+                if one.is_reference and one.stream == OF_VIDEO and (one.beside or self.settings.include_reference)
+            ),
+            (None, 1),
+        )
+        return Drawn(index, prompt, self._latents(prompt, latents, done, prompts), *beside)
+
+    def _latents(
+        self, prompt: Prompt, latents: Sequence[tuple[Shown, Tensor]], done: int, prompts: Sequence[Prompt]
+    ) -> Pair:
         total = sum(other.steps for other in prompts)
+        given = given_pair(prompt.shape, latents, self.media.trained, self.device)
         noise = self._noise(prompt)
+        if given.audio is not None and given.audio.whole and noise.audio is not None:
+            assert given.audio.latents is not None, "a stream that is given whole has its latents"
+            noise = noise._replace(audio=given.audio.latents)  # a sound may be shorter than its picture
         tokens = ANCHOR_TOKENS
         if self.settings.shift_tokens == "latent":
             tokens = sound_shape(prompt.shape).steps if noise.video is None else prompt.shape.latent().tokens
@@ -153,15 +180,18 @@ class Renderer:
             self.events.progress(done + step, total, f"denoising {step}/{steps}")
             self.events.check_stop()
 
+        guidance = Guidance(
+            prompt.guidance, self.settings.stg, block, self.settings.rescale, audio_cfg=prompt.audio_guidance
+        )
         drawn = denoise(
             self.model,
             Pair(*(None if part is None else part.to(self.device) for part in noise)),
             sampling_sigmas(prompt.steps, tokens),
             self._context(prompt.text, noise),
             fps=prompt.shape.fps,
-            negative=self._context(prompt.negative, noise) if prompt.guidance != 1 else None,
-            guidance=Guidance(prompt.guidance, self.settings.stg, block, self.settings.rescale),
-            first_frame=first,
+            negative=self._context(prompt.negative, noise) if prompt.needs_negative else None,
+            guidance=guidance,
+            given=given,
             on_step=on_step,
         )
         return Pair(*(None if part is None else part[0].cpu() for part in drawn))
@@ -185,31 +215,42 @@ class Renderer:
         wanted = (None if n is None else c for n, c in zip(noise, found, strict=True))
         return Pair(*(None if c is None else c[None].to(self.device) for c in wanted))
 
-    def _first_frames(self, prompts: Sequence[Prompt], tolerant: bool) -> dict[Prompt, Tensor]:
-        """Latents [1, 128, 1, H, W] of the frame that each of `prompts` begins with, for those that have one.
+    def _usable(self, prompt: Prompt) -> list[Shown]:
+        """What of the media of `prompt` the model has a stream for."""
+        has = {OF_VIDEO: self.model.has_video, OF_AUDIO: self.model.has_audio}
+        return [one for one in prompt.given if has[one.stream]]
 
-        The encoder is opened only where a picture was not encoded before.
+    def _given(self, prompts: Sequence[Prompt], tolerant: bool) -> dict[tuple[Prompt, Shown], Tensor]:
+        """Latents, [128, F, H, W] or [8, T, 16], of everything that `prompts` are given; what failed is not there.
+
+        An encoder is opened only where something was not encoded before.
         """
-        firsts: dict[Prompt, Tensor] = {}
-        pictures = [prompt for prompt in prompts if prompt.image is not None]
-        if not pictures and not any(prompt.clip for prompt in prompts):
-            return firsts
-        if not self.model.has_video:
+        if not self.model.has_video and any(isinstance(one.condition, FirstFrame) for _, one in media_of(prompts)):
             self.events.message("Sound alone is drawn: the first frames of the prompts (--i) are left out.", "warning")
-            return firsts
+        found: dict[tuple[Prompt, Shown], Tensor] = {}
+        missing: dict[str, list[tuple[Prompt, Shown]]] = {OF_VIDEO: [], OF_AUDIO: []}
         for prompt in prompts:
-            if prompt.clip is not None:
+            for shown in self._usable(prompt):
                 with self._failures(_named(prompt), tolerant):
-                    firsts[prompt] = CacheFile(prompt.clip).latents()[None, :, :1]
-        vae: VideoVAE | None = None
-        for prompt in pictures:
-            with self._failures(_named(prompt), tolerant):
-                kept = self.frames.read(prompt)
-                if kept is None:
-                    vae = vae or self.open_vae(True, False)
-                    kept = self.frames.make(prompt, vae, self.events)
-                firsts[prompt] = kept
-        return firsts
+                    kept = self.media.read(prompt, shown)
+                    if kept is None:
+                        missing[shown.stream].append((prompt, shown))
+                    else:
+                        found[prompt, shown] = kept
+        for stream, todo in missing.items():
+            vae: Any = None
+            for prompt, shown in todo:
+                with self._failures(_named(prompt), tolerant):
+                    vae = self._open_encoder(stream) if vae is None else vae
+                    found[prompt, shown] = self.media.make(prompt, shown, vae, self.events)
+            del vae
+        return found
+
+    def _open_encoder(self, stream: str) -> Any:
+        if stream == OF_VIDEO:
+            return self.open_vae(True, False)
+        assert self.sound is not None, "a model with sound has its parts"
+        return self.sound.open_encoder(DTYPES[self.media.settings.audio_vae_dtype])
 
     def _decode(
         self, drawn: list[Drawn], name: Callable[[int, Prompt], Path], info: dict[str, Any], tolerant: bool
@@ -276,6 +317,9 @@ class Renderer:
             assert video is not None, "pictures are decoded where pictures were drawn"
             weight = next(vae.parameters())
             frames = _single(decode_frames(vae, video[None].to(weight.device), self.settings.tiles))
+            if one.beside is not None:
+                reference = decode_frames(vae, one.beside[None].to(weight.device), self.settings.tiles)
+                frames = side_by_side([*_single(reference)], frames, one.spacing, one.prompt.shape.frames)
             if one.prompt.shape.frames == 1:
                 path = write_image(_ending(stem, ".png"), next(frames), about)
             elif sound is not None and merge:
@@ -317,6 +361,23 @@ def _named(prompt: Prompt, what: str = "sample") -> str:
 def _ending(stem: Path, ending: str) -> Path:
     # not with_suffix: a name may hold dots, as a strength of 0.5 does
     return stem.with_name(stem.name + ending)
+
+
+def side_by_side(
+    reference: Sequence[np.ndarray], frames: Iterable[np.ndarray], spacing: int, count: int
+) -> Iterator[np.ndarray]:
+    """`frames` [H, W, 3], `count` of them, each with the frame of the reference of its time to the left of it.
+
+    The reference has `spacing` times fewer frames a second; one of another length is spread over the whole.
+    """
+    last = len(reference) - 1
+    for index, frame in enumerate(frames):
+        if spacing > 1:
+            place = min(last, 1 + (index - 1) // spacing if index else 0)
+        else:
+            place = index if last + 1 >= count else round(index * last / max(1, count - 1))
+        shown = fit_image(reference[place], (frame.shape[1], frame.shape[0]))
+        yield np.concatenate((shown, frame), axis=1)
 
 
 def _single(chunks: Iterable[Any]) -> Iterator[Any]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from ..conditions.settings import AudioReference
+from ..conditions.trained import Trained, reference_sound_of
 from ..config import RunConfig
 from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
@@ -22,9 +24,9 @@ from ..placement import fit_for_sampling, load_placed
 from ..weights.fingerprint import part_fingerprint
 from ..weights.load import blueprint, load_connectors
 from ..weights.reader import TensorFile
-from .first_frames import FirstFrames
+from .given_media import GivenMedia
 from .prompt_text import prompt_features
-from .prompts import prompt_texts, read_prompts
+from .prompts import prompt_texts, read_prompts, require_drawable
 from .render import Renderer, SampleFile, open_vae, require_stg_block
 from .sound import SoundParts
 
@@ -58,6 +60,10 @@ def sample(
     device, dtype = pick_device(run.model.device), DTYPES[run.model.precision]
     require_stg_block(settings, base.info.blocks)
     state = None if lora is None else _checked(lora, base, run.model.mode, events)
+    trained = None if state is None else Trained.read(state.metadata)
+    if trained is None:
+        trained = Trained() if own_folder else trained_of(run, DatasetConfig.read(run.dataset_file()))
+    require_drawable(wanted, run.model.mode, trained)
 
     folder = out / "prompts" if own_folder else prompt_folder(run)
     features = prompt_features(prompt_texts(wanted), folder, encoder, projection, device, events, run.gemma)
@@ -90,9 +96,9 @@ def sample(
         placed.adapted()
         events.holding(placed, placed.device_bytes, device)
         sound = SoundParts(checkpoint, device) if model.has_audio else None
-        frames = first_frames(run, checkpoint, folder)
+        media = given_media(run, checkpoint, folder, trained)
         vae = partial(open_vae, run, checkpoint, device)
-        renderer = Renderer(model, contexts.__getitem__, vae, settings, version, device, events, sound, placed, frames)
+        renderer = Renderer(model, contexts.__getitem__, vae, settings, version, device, events, sound, placed, media)
         files: list[SampleFile] = []
         for strength in strengths:
             if loras is not None:
@@ -122,7 +128,7 @@ def _checked(lora: Path, base: BaseFiles, mode: str, events: Events) -> LoraFile
 
 
 def prompt_folder(run: RunConfig) -> Path:
-    """Where features of prompts and first frames of samples are cached: in the cache folder of the first dataset."""
+    """Where features of prompts and media of samples are cached: in the cache folder of the first dataset."""
     return prompts_of(DatasetConfig.read(run.dataset_file()))
 
 
@@ -131,11 +137,32 @@ def prompts_of(dataset: DatasetConfig) -> Path:
     return dataset.datasets[0].caches / "prompts"
 
 
-def first_frames(run: RunConfig, checkpoint: Path, folder: Path) -> FirstFrames:
-    """What is kept in `folder` of the pictures that samples of `run` begin with."""
-    if run.model.mode == "audio":
-        return FirstFrames()
-    return FirstFrames(folder, part_fingerprint(checkpoint, "video_vae"), run.cache.vae_dtype)
+def given_media(run: RunConfig, checkpoint: Path, folder: Path, trained: Trained) -> GivenMedia:
+    """What is kept in `folder` of the media that samples of `run` are given, references shown as `trained` says."""
+    mode = run.model.mode
+    return GivenMedia(
+        folder,
+        "" if mode == "audio" else part_fingerprint(checkpoint, "video_vae"),
+        "" if mode == "video" else part_fingerprint(checkpoint, "audio_vae"),
+        run.cache,
+        trained,
+        run.sample.image_crf,
+    )
+
+
+def trained_of(run: RunConfig, dataset: DatasetConfig) -> Trained:
+    """How a LoRA of `run` on `dataset` is shown its references: as the first dataset that has any says."""
+    having = [one for one in dataset.datasets if one.reference_directory or one.reference_cache_directory]
+    hearing = [one for one in dataset.datasets if one.reference_audio_directory or one.reference_audio_cache_directory]
+    sound = reference_sound_of(run.audio.conditions) or AudioReference()
+    entry, heard = (having or dataset.datasets)[0], (hearing or dataset.datasets)[0]
+    return Trained(
+        entry.reference_downscale,
+        entry.reference_temporal_scale,
+        entry.reference_frames,
+        heard.reference_audio_max_seconds,
+        sound,
+    )
 
 
 def _first_captions(run: RunConfig) -> list[str]:

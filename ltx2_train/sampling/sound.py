@@ -26,6 +26,9 @@ class SoundParts:
     def __init__(self, checkpoint: Path, device: torch.device) -> None:
         self._checkpoint, self._device = checkpoint, device
 
+    def open_encoder(self, dtype: torch.dtype) -> AudioVAE:
+        return load_audio_vae(self._checkpoint, decoder=False, dtype=dtype, device=self._device)
+
     def open_decoder(self) -> AudioVAE:
         return load_audio_vae(self._checkpoint, encoder=False, dtype=torch.float32, device=self._device)
 

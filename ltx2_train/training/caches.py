@@ -39,8 +39,8 @@ from ..models.text import TextConnectors
 from ..models.video_vae import VideoVAE
 from ..sampling.ahead import CAPTIONS, prompts_ahead
 from ..sampling.prompt_text import encoder_bytes, encoder_dtype, prompt_features, prompts_beside
-from ..sampling.prompts import Prompt, read_prompts
-from ..sampling.sample import first_frames, prompts_of
+from ..sampling.prompts import Prompt, read_prompts, require_drawable
+from ..sampling.sample import given_media, prompts_of, trained_of
 from ..shapes import Mode
 from ..weights.gemma_bnb import require_bitsandbytes
 from ..weights.load import load_audio_vae, load_connectors, load_video_vae
@@ -78,8 +78,9 @@ def build_caches(run: RunConfig, events: Events | None = None, trains: bool = Tr
     base = BaseFiles.find(run, events)
     require_sound(base.info, run)
     require_bitsandbytes(run.gemma)  # before hours of pictures, not after
+    asked: list[Prompt] = []
     if run.sample.wanted:
-        read_prompts(run.sample)  # a prompt that is wrong, or whose image is gone, likewise
+        asked = read_prompts(run.sample)  # a prompt that is wrong, or whose image is gone, likewise
     if run.model.mode != "audio" and "video_vae_encoder" not in base.info.parts:
         raise CheckpointError(
             f"{base.checkpoint.name} holds no video VAE (vae.encoder). Choose the full checkpoint file."
@@ -88,6 +89,7 @@ def build_caches(run: RunConfig, events: Events | None = None, trains: bool = Tr
     dataset = DatasetConfig.read(config)
     if trains:
         require_used(run, dataset)
+    require_drawable(asked, run.model.mode, trained_of(run, dataset))
     device = pick_device(run.model.device)
     make_folders(dataset)
     plan = plan_dataset(dataset, events)
@@ -121,7 +123,14 @@ def build_caches(run: RunConfig, events: Events | None = None, trains: bool = Tr
         with Claims(events) as claims:  # one process at a time encodes prompts; the next finds them
             claims.take_or_wait(folder / "prompts", "the sample prompts")
             assert openers.video_vae is not None, "a run has one"
-            first_frames(run, base.checkpoint, folder).fill(prompts, openers.video_vae, events, device)
+            media = given_media(run, base.checkpoint, folder, trained_of(run, dataset))
+            media.fill(
+                prompts,
+                None if run.model.mode == "audio" else openers.video_vae,
+                None if run.model.mode == "video" else openers.audio_vae,
+                events,
+                device,
+            )
             prompt_features(texts, folder, base.encoder, base.projection, device, events, run.gemma)
     manifest = run.cache.manifest or dataset.datasets[0].caches / MANIFEST_NAME
     with alone(manifest.parent):  # from what is there to the file without anybody in between
@@ -188,7 +197,7 @@ def _prompts(run: RunConfig, dataset: DatasetConfig, plan: DatasetPlan, recipe: 
         data = TrainingSet.open(dataset, recipe, plan=plan, audio=run.audio)
     except DataError:  # training will say what is wrong; until then the plan's captions are the best guess
         return read_prompts(run.sample, dataset_captions(dataset, plan=plan)[:CAPTIONS])
-    return prompts_ahead(run.sample, data)
+    return prompts_ahead(run, data)
 
 
 def make_folders(dataset: DatasetConfig) -> None:

@@ -8,10 +8,12 @@ from ..caching.cache_file import CacheFile
 from ..conditions.given import Target, refusal
 from ..conditions.reference import downscale
 from ..conditions.settings import AudioReference, Condition, Mask, Reference
+from ..conditions.trained import reference_of
 from ..config import RunConfig
 from ..errors import ConfigError
 from ..events import Events
 from ..feed.loader import Sample
+from ..sampling.prompts import Prompt
 
 _NAMED = 5  # samples that a message names
 
@@ -58,6 +60,26 @@ def check_samples(config: RunConfig, samples: Sequence[Sample], events: Events) 
                 _require_some(stream, condition, samples, events)
 
 
+def tell_ungiven(config: RunConfig, prompts: Sequence[Prompt], events: Events) -> None:
+    """Warn where samples are not given what the LoRA is trained with, since they then show little of it."""
+    wanted: list[tuple[str, bool, str]] = []
+    for stream, settings in (("video", config.video), ("audio", config.audio)):
+        shown = [one for prompt in prompts for one in prompt.given if one.stream == stream]
+        if any(isinstance(one, (Reference, AudioReference)) for one in settings.conditions):
+            option = "--v" if stream == "video" else "--ra"
+            wanted.append((f"a reference ({option} PATH)", any(one.is_reference for one in shown), stream))
+        if not settings.generated:
+            kind = "video_to_audio" if stream == "video" else "audio_to_video"
+            wanted.append((f"its {stream} (a condition {kind})", any(one.condition is None for one in shown), stream))
+    for what, there, _ in wanted:
+        if prompts and not there:
+            events.message(
+                f"The LoRA is trained with {what}, and no sample is given one, so samples show little of it. Name one "
+                "in sample.prompts, or set sample.validation_clips.",
+                "warning",
+            )
+
+
 def _problems(config: RunConfig, sample: Sample) -> Iterator[str]:
     if sample.kind == "video" and config.video.generated and config.model.mode != "audio":
         target = Target.video(sample.shape, sample.fps)
@@ -69,8 +91,15 @@ def _problems(config: RunConfig, sample: Sample) -> Iterator[str]:
     if sample.audio_steps and config.audio.generated and config.model.mode != "video":
         if reason := refusal(config.audio.conditions, Target(sample.audio_steps)):
             yield f"its sound {reason}"
-    wanted = any(isinstance(one, Reference) for one in config.video.conditions)
-    if wanted and sample.reference_path is not None and config.model.mode != "audio":
+    wanted = reference_of(config.video.conditions)
+    if wanted is not None and sample.reference_path is not None and config.model.mode != "audio":
+        scale, asked = sample.reference_temporal_scale, wanted.temporal_scale_factor
+        if asked not in (None, scale):
+            yield (
+                f"its reference is cached with reference_temporal_scale = {scale}, and video.conditions asks for a "
+                f"temporal_scale_factor of {asked}. Set reference_temporal_scale = {asked} in the dataset file and "
+                "cache again, or take temporal_scale_factor out"
+            )
         size = CacheFile(sample.reference_path).latent_shape()
         if downscale(size, sample.shape) is None:
             yield (

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..conditions.trained import Trained
 from ..config import RunConfig
 from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
@@ -24,13 +25,14 @@ from ..lora.loftq import loftq_for
 from ..offload.blocks import spread
 from ..optim import choose_optimizer
 from ..sampling.ahead import training_prompts
-from ..sampling.prompts import Prompt, prompt_texts, read_prompts
+from ..sampling.prompts import Prompt, prompt_texts, read_prompts, require_drawable
 from ..sampling.render import require_stg_block
+from ..sampling.sample import trained_of
 from ..weights.fingerprint import part_fingerprint
 from ..weights.load import blueprint
 from ..weights.quantize import check_quant
 from ..weights.reader import TensorFile
-from .check_given import check_samples, check_streams
+from .check_given import check_samples, check_streams, tell_ungiven
 from .contexts import EMPTY_PROMPT
 from .fit.choose import fixed_settings
 from .held_out import require_apart, require_validation, validation_clips
@@ -61,6 +63,7 @@ class Checked:
     base: dict[str, str]
     trigger: str
     total: int
+    trained: Trained = Trained()
 
     def finished_lora(self) -> Path | None:
         """The LoRA of a run that has taken all its steps already, so that nothing need be loaded."""
@@ -84,7 +87,9 @@ def check(config: RunConfig, events: Events) -> Checked:
     require_used(config, dataset)
     require_validation(config, dataset)
     data = _open_data(config, dataset, files, events)
-    prompts = training_prompts(config.sample, data)
+    prompts, trained = training_prompts(config, data), trained_of(config, dataset)
+    require_drawable(prompts, config.model.mode, trained)
+    tell_ungiven(config, prompts, events)
     order = _order_batches(config, data, events)
     total = config.train.steps
     if config.train.epochs is not None:
@@ -108,6 +113,7 @@ def check(config: RunConfig, events: Events) -> Checked:
         base=base,
         trigger=trigger,
         total=total,
+        trained=trained,
     )
     folder = checked.folder
     try:
@@ -130,7 +136,7 @@ def foresee(config: RunConfig, events: Events | None = None) -> None:
     quiet = Passing(events or Events(), tells=())
     check_settings(config)
     if config.sample.wanted and config.sample.prompts is not None:
-        read_prompts(config.sample)
+        require_drawable(read_prompts(config.sample), config.model.mode, Trained())
     config, files, layers, _ = _check_model(config, quiet)
     if config.data.config is not None or config.data.manifest is not None:
         require_used(config, DatasetConfig.read(config.dataset_file()))

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from ..conditions.given import Target, draw_given
-from ..conditions.reference import Lead, audio_reference_positions, downscale, video_reference_positions
+from ..conditions.reference import Lead, audio_lead, video_lead
 from ..conditions.settings import AudioReference, Condition, FirstFrame, Reference
+from ..conditions.stream import as_modality
 from ..config import RunConfig
 from ..feed.batches import Batch, GivenData
 from ..models.patchify import audio_tokens, video_tokens
@@ -91,31 +91,18 @@ class Noised:
     def modality(self, context: Tensor) -> Modality:
         """What the model is shown."""
         noisy = add_noise(self.clean, self.noise, self.sigma) if self.generated else self.clean
-        given, lead, heard, positions = self.given, self.lead, self.learned, self.positions
-        if given is not None:
-            noisy = torch.where(given[..., None], self.clean, noisy)
-        reference = self.reference
-        front = 0 if reference is None else reference.tokens.shape[1]
-        if reference is not None:
-            noisy = torch.cat((reference.tokens, noisy), dim=1)
-            positions = torch.cat((reference.positions, positions), dim=2)
-            heard = None if heard is None else pad(heard, (front, 0), value=True)
-            if self.generated:  # else all of it is at 0
-                lead = front + (lead or 0) if given is None or lead is not None else None
-                given = self.clean.new_zeros(self.clean.shape[:2], dtype=torch.bool) if given is None else given
-                given = pad(given, (front, 0), value=True)
-        weights = None if heard is None else heard[:, None, :].expand(-1, heard.shape[1], -1).float()
-        return Modality(
-            latent=noisy.to(context.dtype),
-            sigma=self.sigma,
-            timesteps=None,
-            positions=positions,
-            context=context,
-            attention_mask=weights,  # nobody may listen to padding
-            given=given,
-            lead=lead,
-            unseen=front if reference is not None and reference.unseen else 0,
-            textless=front if reference is not None and reference.textless else 0,
+        if self.given is not None:
+            noisy = torch.where(self.given[..., None], self.clean, noisy)
+        return as_modality(
+            noisy,
+            self.sigma,
+            self.positions,
+            context,
+            given=self.given,
+            lead=self.lead,
+            reference=self.reference,
+            learned=self.learned,
+            generated=self.generated,
         )
 
     def losses(self, predicted: Tensor, run: RunConfig) -> Tensor:
@@ -141,10 +128,12 @@ def noised_video(batch: Batch, run: RunConfig, version: str, generator: torch.Ge
     leads: list[Lead | None] = []
     reference = next((one for one in others if isinstance(one, Reference)), None)
     if reference is not None:
-        shown = zip(_coins(reference, batch, generator), data, strict=True)
+        shown = zip(_coins(reference, batch, generator), data, batch.samples, strict=True)
         leads = [
-            _video_lead(one.reference, shape, batch.fps, reference) if apply and one.reference is not None else None
-            for apply, one in shown
+            video_lead(one.reference, shape, batch.fps, sample.reference_temporal_scale)
+            if apply and one.reference is not None
+            else None
+            for apply, one, sample in shown
         ]
     positions = video_positions(shape, batch.fps)
     if not run.video.generated:
@@ -204,7 +193,7 @@ def _given_of_sound(
     if reference is None:
         return given, []
     return given, [
-        _audio_lead(one.reference_audio, reference) if apply and one.reference_audio is not None else None
+        audio_lead(one.reference_audio, reference) if apply and one.reference_audio is not None else None
         for apply, one in zip(_coins(reference, batch, generator), data, strict=True)
     ]
 
@@ -230,18 +219,3 @@ def _settled(given: Tensor) -> tuple[Tensor | None, int | None]:
     count = int(given[0].sum())
     lead = count if bool(given[:, :count].all()) and not bool(given[:, count:].any()) else None
     return given, lead
-
-
-def _video_lead(latents: Tensor, shape: LatentShape, fps: float, reference: Reference) -> Lead:
-    size = LatentShape(*latents.shape[1:])
-    factor = downscale(size, shape)
-    assert factor is not None, (size, shape)  # looked at before the run
-    positions = video_reference_positions(size, fps, factor, reference.temporal_scale_factor)
-    tokens = video_tokens(latents[None].float())
-    return Lead(tokens, positions, (size.frames, size.height, size.width))
-
-
-def _audio_lead(latents: Tensor, reference: AudioReference) -> Lead:
-    positions = audio_reference_positions(latents.shape[1], reference.negative_positions)
-    tokens = audio_tokens(latents[None].float())
-    return Lead(tokens, positions, (latents.shape[1],), reference.hide_from_video, reference.hide_text)

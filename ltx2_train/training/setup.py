@@ -16,7 +16,7 @@ import torch
 from torch.amp.grad_scaler import GradScaler
 
 from ..config import RunConfig
-from ..device import release
+from ..device import DTYPES, release
 from ..errors import RunError
 from ..events import Events
 from ..feed.batches import BatchOrder
@@ -24,14 +24,15 @@ from ..feed.loader import TrainingSet
 from ..lora.file import load_lora_state
 from ..lora.inject import LoraSet, inject
 from ..lora.loftq import apply_loftq, loftq_for
+from ..models.audio_vae import AudioVAE
 from ..models.transformer import LTXTransformer
 from ..models.video_vae import VideoVAE
 from ..optim import resume
 from ..placement import Placed, load_placed, multiply_low, read_slowly
-from ..sampling.first_frames import FirstFrames
+from ..sampling.given_media import GivenMedia
 from ..sampling.prompts import Prompt
 from ..sampling.render import Renderer, open_vae
-from ..sampling.sample import first_frames, prompt_folder
+from ..sampling.sample import given_media, prompt_folder
 from ..sampling.sound import SoundParts
 from ..weights.loftq import Loftq
 from ..weights.reader import TensorFile
@@ -120,13 +121,13 @@ def load(checked: Checked, events: Events) -> Run:
     """Load the model, put the LoRA round it, and lay the newest state over both where the run has one."""
     config, device = checked.config, checked.device
     contexts = prepare_texts(checked, events)
-    frames = _prepare_first_frames(checked, events)
+    media = _prepare_media(checked, events)
     sound = open_sound(config, checked.checkpoint, device)
     plan = plan_run(checked, events)
     placed, loftq = _place_model(checked, plan, contexts, sound, events)
     loras = _adapt(checked, placed, loftq)
     _set_to_work(checked, placed, plan, events)
-    run = _assemble(checked, contexts, frames, sound, plan, placed, loras, events)
+    run = _assemble(checked, contexts, media, sound, plan, placed, loras, events)
     if not _resume(run, events) and config.lora.weights is not None:
         loras.load(load_lora_state(config.lora.weights))
         run.watch.begin()
@@ -135,16 +136,26 @@ def load(checked: Checked, events: Events) -> Run:
     return run
 
 
-def _prepare_first_frames(checked: Checked, events: Events) -> FirstFrames:
-    """The latents of the pictures that samples begin with; the encoder comes only where one is not kept yet."""
+def _prepare_media(checked: Checked, events: Events) -> GivenMedia:
+    """The latents of what samples are given; an encoder comes only where something is not kept yet."""
+    config, checkpoint, device = checked.config, checked.checkpoint, checked.device
 
     def open_encoder() -> VideoVAE:
-        events.make_room(ENCODER_BYTES, checked.device)
-        return open_vae(checked.config, checked.checkpoint, checked.device, True, False)
+        events.make_room(ENCODER_BYTES, device)
+        return open_vae(config, checkpoint, device, True, False)
 
-    frames = first_frames(checked.config, checked.checkpoint, prompt_folder(checked.config))
-    frames.fill(checked.prompts, open_encoder, events)
-    return frames
+    def open_ear() -> AudioVAE:
+        return SoundParts(checkpoint, device).open_encoder(DTYPES[config.cache.audio_vae_dtype])
+
+    media = given_media(config, checkpoint, prompt_folder(config), checked.trained)
+    mode = config.model.mode
+    media.fill(
+        checked.prompts,
+        None if mode == "audio" else open_encoder,
+        None if mode == "video" else open_ear,
+        events,
+    )
+    return media
 
 
 def _place_model(
@@ -193,7 +204,7 @@ def _set_to_work(checked: Checked, placed: Placed, plan: MemoryPlan, events: Eve
 def _assemble(
     checked: Checked,
     contexts: ContextStore,
-    frames: FirstFrames,
+    media: GivenMedia,
     sound: Sound | None,
     plan: MemoryPlan,
     placed: Placed,
@@ -215,7 +226,7 @@ def _assemble(
         events=events,
         sound=SoundParts(checked.checkpoint, device) if model.has_audio else None,
         weights=placed,
-        frames=frames,
+        media=media,
     )
     return Run(
         config=config,

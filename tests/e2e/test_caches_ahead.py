@@ -179,12 +179,12 @@ def test_a_picture_that_is_gone_is_told_before_anything_is_encoded(work, opened)
     assert opened == []
 
 
-def test_a_picture_that_cannot_be_read_does_not_cost_the_others(work, opened):
+def test_a_picture_that_cannot_be_read_is_told_before_anything_is_encoded(work, opened):
     more = [*SAMPLES, prompts(work.parent, "txt")]
     (work.parent / "one.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="one.png cannot be read as an image"):
+    with pytest.raises(ConfigError, match=r"prompts.txt, line 2: --i one.png: .*cannot be read as an image"):
         build_caches(run_of(work, *more))
-    assert len(list(prompt_folder(run_of(work)).glob("image_*"))) == 1
+    assert opened == []
 
 
 # --- which prompts ---------------------------------------------------------------------------------------------------

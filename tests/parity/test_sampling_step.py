@@ -8,7 +8,7 @@ from ltx_core.utils import to_denoised
 
 from ltx2_train.models.patchify import audio_tokens, video_tokens
 from ltx2_train.models.transformer import LTXTransformer, Output, TransformerConfig
-from ltx2_train.sampling.denoise import Guidance, Pair, denoise, guide
+from ltx2_train.sampling.denoise import Given, GivenPair, Guidance, Pair, denoise, guide
 from ltx2_train.sampling.schedule import sampling_sigmas
 from ltx2_train.shapes import AudioLatentShape, LatentShape
 
@@ -30,7 +30,7 @@ class Velocity(torch.nn.Module):
 
     @staticmethod
     def velocity(given, extra):
-        level = given.sigma[:, None, None] if given.timesteps is None else given.timesteps[..., None]
+        level = given.token_timesteps[..., None]
         return torch.sin(3 * given.latent) * (1 + level) + given.context.mean() + extra
 
 
@@ -73,12 +73,15 @@ def test_a_given_first_frame_stays_and_has_timestep_zero():
     noise = Pair(torch.randn(1, 8, 3, 2, 2, generator=generator), torch.randn(1, 8, 5, 16, generator=generator))
     first = torch.full((1, 8, 1, 2, 2), 0.25)
     model, text = Velocity(), torch.zeros(1, 4, 6)
-    out = denoise(model, noise, sampling_sigmas(5), Pair(text, text), fps=25, first_frame=first)
+    latents, tokens = torch.zeros(1, 8, 3, 2, 2), torch.arange(12) < 4
+    latents[:, :, :1] = first
+    given = GivenPair(Given(latents, tokens))
+    out = denoise(model, noise, sampling_sigmas(5), Pair(text, text), fps=25, given=given)
     assert torch.equal(out.video[:, :, :1], first)
     assert not torch.allclose(out.video[:, :, 1:], noise.video[:, :, 1:])
     for step, (video, audio) in enumerate(model.seen):
-        assert torch.equal(video.timesteps[:, :4], torch.zeros(1, 4)), step
-        assert (video.timesteps[:, 4:] == video.sigma).all()
+        assert torch.equal(video.token_timesteps[:, :4], torch.zeros(1, 4)), step
+        assert (video.token_timesteps[:, 4:] == video.sigma).all()
         assert audio.timesteps is None  # no part of the sound is given
         assert torch.equal(audio.sigma, video.sigma)
 

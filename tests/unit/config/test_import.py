@@ -237,10 +237,27 @@ def test_conditions_of_the_official_yaml_are_ours(tmp_path):
     assert [type(one).__name__ for one in run.video.conditions] == ["Prefix", "Reference"]
     assert run.video.conditions[1].probability == 0.5
     assert (run.model.mode, run.audio.generated, run.train.first_frame_probability) == ("av", False, 0.0)
+    assert run.sample.prompts[1] == {
+        "prompt": "a hare",
+        "conditions": [{"type": "audio_to_video", "audio": str(tmp_path / "a.wav")}],
+    }
     assert [line.name for line in made.found.of("not yet")] == [
-        "training_strategy.video.conditions.reference.latents_dir",
-        "validation.samples.conditions.audio_to_video",
+        "training_strategy.video.conditions.reference.latents_dir"
     ]
+
+
+def test_reference_videos_of_the_older_yaml_belong_to_the_prompts_of_their_number(tmp_path):
+    text = OFFICIAL[: OFFICIAL.index("validation:")] + (
+        "validation:\n  prompts: [a fox, a hare]\n  images: [fox.png]\n  reference_videos: [a.mp4, b.mp4]\n"
+        "  reference_downscale_factor: 2\n  include_reference_in_output: true\n"
+    )
+    run = load_run(import_settings(written(tmp_path, "fox.yaml", text)).write(tmp_path / "out")[-1])
+    assert [prompt["prompt"] for prompt in run.sample.prompts] == ["a fox", "a hare"]
+    assert run.sample.prompts[0]["conditions"] == [
+        {"type": "first_frame", "image_or_video": str(tmp_path / "fox.png")},
+        {"type": "reference", "video": str(tmp_path / "a.mp4"), "downscale_factor": 2},
+    ]
+    assert run.sample.include_reference
 
 
 def test_in_context_loras_of_the_community_trainer_are_conditions(tmp_path):

@@ -19,7 +19,7 @@ from ltx2_train.caching.manifest import write_manifest
 from ltx2_train.caching.official import import_official
 from ltx2_train.caching.recipe import Recipe
 from ltx2_train.caching.settings import CacheSettings
-from ltx2_train.config import SampleSettings
+from ltx2_train.config import make_run
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import CacheError, ConfigError, DataError
@@ -357,8 +357,8 @@ def test_captions_that_the_caches_do_not_say_are_not_taken_for_equal_ones(tmp_pa
     warn_of_captions(data.samples, events)
     assert said == []
     with pytest.raises(ConfigError, match=r"do not say their captions.*sample\.prompts"):
-        training_prompts(SampleSettings(), data)
-    assert len(training_prompts(SampleSettings(prompts=["a fox"]), data)) == 1
+        training_prompts(make_run({}), data)
+    assert len(training_prompts(make_run({"sample": {"prompts": ["a fox"]}}), data)) == 1
 
 
 def test_a_pickle_that_holds_more_than_tensors_is_refused(tmp_path):

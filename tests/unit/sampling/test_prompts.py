@@ -48,7 +48,7 @@ def test_a_file_gives_one_prompt_a_line_and_resolves_images(tmp_path):
     (tmp_path / "p.txt").write_text("# note\nA fox --i a.png\n\nA hen\n", encoding="utf-8")
     prompts = read_prompts(SampleSettings(prompts=tmp_path / "p.txt"))
     assert [prompt.text for prompt in prompts] == ["A fox", "A hen"]
-    assert prompts[0].image == tmp_path / "a.png"
+    assert [(one.stream, one.path) for one in prompts[0].given] == [("video", tmp_path / "a.png")]
 
 
 def test_an_error_in_a_file_names_the_line(tmp_path):

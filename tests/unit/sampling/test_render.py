@@ -7,15 +7,18 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from refusing import Refusing, for_good, once
 
 from ltx2_train import files
+from ltx2_train.conditions.settings import FirstFrame
 from ltx2_train.config import SampleSettings
 from ltx2_train.errors import RunError, TrainerError
 from ltx2_train.events import Events
 from ltx2_train.models.transformer import Output
 from ltx2_train.sampling.prompts import parse_prompt
 from ltx2_train.sampling.render import Renderer
+from ltx2_train.sampling.shown import Shown
 from ltx2_train.sampling.sound import decode_wave, fit, sound_shape
 from ltx2_train.shapes import VideoShape
 
@@ -209,20 +212,27 @@ def test_sound_alone_is_a_sound_file_and_builds_no_video(audio, draw, tmp_path):
 
 
 def test_sound_alone_has_no_first_frame_and_says_so(draw, tmp_path):
-    (tmp_path / "a.png").write_bytes(b"")
+    Image.new("RGB", (64, 32)).save(tmp_path / "a.png")
     _, _, decoders, told = draw("audio", line="a {} barks --s 2 --i a.png")
     assert "video" not in decoders.log
     assert any("first frames" in text for _, text in told.messages)
 
 
-def test_a_picture_that_cannot_be_read_costs_its_own_sample_alone(draw, tmp_path):
-    from PIL import Image
+def test_a_picture_that_is_damaged_since_costs_its_own_sample_alone(draw, tmp_path, monkeypatch):
+    plain = parse_prompt
 
-    Image.new("RGB", (64, 32), (255, 0, 0)).save(tmp_path / "cat.png")
-    (tmp_path / "dog.png").write_bytes(b"no picture")
+    def damaged_since(line, *more):
+        prompt = plain(line, *more)
+        (tmp_path / "dog.png").write_bytes(b"no picture")
+        return prompt
+
     line = "a {0} barks --w 64 --h 32 --s 2 --i {0}.png"
+    for animal in ("cat", "dog"):
+        Image.new("RGB", (64, 32), (255, 0, 0)).save(tmp_path / f"{animal}.png")
+    monkeypatch.setitem(globals(), "parse_prompt", damaged_since)
     with pytest.raises(TrainerError, match="dog.png cannot be read"):
         draw("video", line=line)
+    Image.new("RGB", (64, 32), (255, 0, 0)).save(tmp_path / "dog.png")
     files, model, decoders, told = draw("video", line=line, tolerant=True)
     assert [file.prompt.text for file in files] == ["a cat barks"]
     assert [level for level, _ in told.messages] == ["warning"]
@@ -236,7 +246,8 @@ def test_a_clip_whose_latents_are_gone_costs_its_own_sample_alone(draw, tmp_path
 
     def with_clip(line, *more):
         prompt = plain(line, *more)
-        return dataclasses.replace(prompt, clip=tmp_path / "gone.safetensors") if "dog" in line else prompt
+        gone = Shown("video", FirstFrame(), tmp_path / "gone.safetensors", "the clip", cached=True)
+        return dataclasses.replace(prompt, given=(gone,)) if "dog" in line else prompt
 
     monkeypatch.setitem(globals(), "parse_prompt", with_clip)
     files, _, _, told = draw("video", tolerant=True)

@@ -11,7 +11,7 @@ from ltx2_train.errors import ConfigError
 from ltx2_train.events import Events
 from ltx2_train.files import write_tensors
 from ltx2_train.shapes import LatentShape
-from ltx2_train.training.check_given import check_samples, check_streams
+from ltx2_train.training.check_given import check_samples, check_streams, tell_ungiven
 
 
 class Told(Events):
@@ -81,6 +81,35 @@ def test_a_mask_that_gives_everything_is_named(tmp_path):
         check_samples(
             run("video", video=given({"type": "mask"})), [replace(make_sample("fox"), mask_path=mask)], Events()
         )
+
+
+@pytest.mark.parametrize(("asked", "cached", "fits"), [(None, 2, True), (2, 2, True), (2, 1, False), (1, 2, False)])
+def test_the_rate_of_references_is_that_of_their_caches(tmp_path, asked, cached, fits):
+    path = tmp_path / "reference.safetensors"
+    write_tensors(path, {"latents_1x2x2_float32": torch.zeros(128, 1, 2, 2)})
+    sample = replace(make_sample("fox"), reference_path=path, reference_temporal_scale=cached)
+    config = run("video", video=given({"type": "reference", "temporal_scale_factor": asked}))
+    if fits:
+        check_samples(config, [sample], Events())
+    else:
+        with pytest.raises(ConfigError, match=f"fox: its reference is cached with reference_temporal_scale = {cached}"):
+            check_samples(config, [sample], Events())
+
+
+class _Prompt:
+    given = ()
+
+
+def test_samples_that_lack_what_the_lora_is_trained_with_are_told():
+    told = Told()
+    config = run("av", video=given({"type": "reference"}), audio={"generated": False})
+    tell_ungiven(config, [_Prompt()], told)
+    assert [text[: text.index(", and")] for _, text in told.texts] == [
+        "The LoRA is trained with a reference (--v PATH)",
+        "The LoRA is trained with its audio (a condition audio_to_video)",
+    ]
+    tell_ungiven(run("av"), [_Prompt()], told)
+    assert len(told.texts) == 2
 
 
 @pytest.mark.parametrize(("side", "fits"), [(1, True), (2, True), (3, False)])
