@@ -5,6 +5,7 @@ The plan of a run and the room for drawing samples both ask here, so they cannot
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from dataclasses import replace
 
@@ -53,12 +54,19 @@ def meta_model(
 
 def _quantize_blocks(model: LTXTransformer, format: str, run: RunConfig, source: torch.dtype) -> None:
     """Store the linears that a quantized base has so in `format`, as if a file had them in `source`."""
+    on_meta: dict[tuple[torch.Size, bool], nn.Module] = {}  # those of one size are alike there
     for path in quantized_paths(model):
         parent, _, leaf = path.rpartition(".")
         linear = model.get_submodule(path)
         assert isinstance(linear, nn.Linear), path
         weight, bias = linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
-        stored = FORMATS.get(format).quantize(weight.to(source), bias, run.quant, weight.dtype)
+        key = (weight.shape, bias is not None)
+        if key in on_meta:
+            stored = copy.deepcopy(on_meta[key])
+        else:
+            stored = FORMATS.get(format).quantize(weight.to(source), bias, run.quant, weight.dtype)
+            if weight.is_meta:
+                on_meta[key] = stored
         setattr(model.get_submodule(parent), leaf, stored)
 
 

@@ -1,6 +1,6 @@
 """Optimizers and learning-rate schedules by name."""
 
-from .build import averaged, build_optimizer, choose_optimizer, rehearse, state_aside, state_bytes
+from .build import averaged, build_optimizer, choose_optimizer, rehearse, state_aside, state_bytes, why_not
 from .groups import describe_groups, parameter_groups
 from .guarded import can_be_guarded, guarded_step
 from .optimizers import OPTIMIZERS, find_optimizer
@@ -27,4 +27,5 @@ __all__ = [
     "state_aside",
     "state_bytes",
     "warmup_steps",
+    "why_not",
 ]

@@ -11,18 +11,19 @@ import torch
 from torch.optim import Optimizer
 
 from ..errors import ConfigError
-from ..optional import why_missing
 from .optimizers import find_optimizer
 from .settings import OptimizerSettings
 
 Groups = Iterable[dict[str, Any]] | Iterable[torch.Tensor]
 WIDTH = 4096  # inputs of a layer that stands for all, where the bytes of an optimizer are measured
+TRIED = 8192  # values of the tensor that an optimizer is tried on: enough for a state of 8 bits
 
 
 def choose_optimizer(settings: OptimizerSettings, device: torch.device | str) -> tuple[str, str]:
     """The name of the optimizer, never `auto`, and a sentence on the choice for the user.
 
-    Raises ConfigError where the library of one that was asked for is missing.
+    `auto` is adamw; what is leaner is for the plan of memory to ask for. Raises ConfigError where the library of one
+    that was asked for is missing.
     """
     on_cuda = torch.device(device).type == "cuda"
     if settings.name != "auto":
@@ -38,13 +39,30 @@ def choose_optimizer(settings: OptimizerSettings, device: torch.device | str) ->
                 f"{torch.device(device).type}. Choose adamw8bit or adamw."
             )
         return settings.name, f"Optimizer {settings.name}."
-    if not on_cuda:
-        why = "the device is not CUDA"
-    elif missing := why_missing("bitsandbytes.optim"):
-        why = f"bitsandbytes {missing}"
-    else:
-        return "adamw8bit", "Optimizer adamw8bit (auto: bitsandbytes and CUDA are present)."
-    return "adamw", f"Optimizer adamw (auto: no 8-bit state, since {why})."
+    return "adamw", "Optimizer adamw (auto)."
+
+
+def why_not(name: str, settings: OptimizerSettings, device: torch.device | str) -> str:
+    """Why the optimizer called `name` cannot be used on `device`, as the end of a sentence on its library; "" where it
+    can, and where there is no such device to try it on.
+
+    A library that can be loaded may still lack the kernels of this card, so it takes a step on some numbers.
+    """
+    kind, device = find_optimizer(name), torch.device(device)
+    if missing := kind.missing():
+        return missing
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return ""
+    try:
+        tried = torch.nn.Parameter(torch.zeros(TRIED, device=device))
+        tried.grad = torch.ones_like(tried)
+        kind.build([tried], settings, 1.0, device).step()
+        moved = bool(torch.isfinite(tried).all()) and bool((tried != 0).all())
+    except ConfigError:  # of the arguments, and told as such where the optimizer is built
+        return ""
+    except Exception as error:
+        return f"fails in a step ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+    return "" if moved else "does not move the numbers of a step"
 
 
 def build_optimizer(

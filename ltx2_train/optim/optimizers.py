@@ -58,12 +58,16 @@ class OptimizerKind:
 
     `state_bytes(settings)` is what it keeps for each trainable number after its first step; None: it is measured.
     `missing()` is why it cannot be used here, as the end of a sentence on `library`; "" where it can. `cuda`: it is of
-    no use elsewhere. `one_rate`: all layers must learn at one rate. `advice(learning rate, schedule)` is a sentence for
-    the user where the numbers are unusual for it, else "".
+    no use elsewhere. `prepare(optimizer)` takes the memory of the state at once instead of in the first step, which it
+    does not change; None: that is left to the first step. `tensor_seconds` is what a step costs for each tensor on a
+    card, besides the bytes. `one_rate`: all layers must learn at one rate. `advice(learning rate, schedule)` is a
+    sentence for the user where the numbers are unusual for it, else "".
     """
 
     build: Callable[[list[Any], Numbers, float, torch.device], Optimizer]
     state_bytes: Callable[[Numbers], float] | None = None
+    prepare: Callable[[Any], None] | None = None
+    tensor_seconds: float = 0.0
     library: str = ""
     missing: Callable[[], str] = lambda: ""
     cuda: bool = False
@@ -136,6 +140,30 @@ def _adafactor(groups: list[Any], settings: Numbers, lr: float, device: torch.de
             "prodigy is an optimizer that finds its rate."
         )
     return construct(Adafactor, groups, settings, lr, {"relative_step": False, "scale_parameter": False})
+
+
+def _prepare_adamw(optimizer: Any) -> None:
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    gradients = [one.grad for one in parameters]
+    for one in parameters:  # only what has a gradient gets a state; this one takes no memory
+        one.grad = torch.zeros((), dtype=one.dtype, device=one.device).expand_as(one)
+    try:
+        for group in optimizer.param_groups:
+            optimizer._init_group(group, [], [], [], [], [], [])
+    finally:
+        for one, gradient in zip(parameters, gradients, strict=True):
+            one.grad = gradient
+
+
+def _prepare_bitsandbytes(optimizer: Any) -> None:
+    if not optimizer.initialized:
+        optimizer.check_overrides()
+        optimizer.to_gpu()
+        optimizer.initialized = True
+    for index, group in enumerate(optimizer.param_groups):
+        for place, one in enumerate(group["params"]):
+            if not optimizer.state[one]:
+                optimizer.init_state(group, one, index, place)
 
 
 def construct(
@@ -216,10 +244,15 @@ def _paged_bytes(settings: Numbers) -> float:
 OPTIMIZERS: Registry[OptimizerKind] = Registry("optimizer")
 _bitsandbytes: dict[str, Any] = {
     "state_bytes": _paged_bytes,
+    "prepare": _prepare_bitsandbytes,
+    "tensor_seconds": 25e-6,  # the library waits for the card after every tensor
     "library": "bitsandbytes",
     "missing": _without("bitsandbytes.optim"),
 }
-OPTIMIZERS.add("adamw", OptimizerKind(_adamw, lambda settings: 12.0 if settings.args.get("amsgrad") else 8.0))
+OPTIMIZERS.add(
+    "adamw",
+    OptimizerKind(_adamw, lambda settings: 12.0 if settings.args.get("amsgrad") else 8.0, prepare=_prepare_adamw),
+)
 OPTIMIZERS.add("adamw8bit", OptimizerKind(_adamw8bit, **_bitsandbytes))
 OPTIMIZERS.add("adamw8bit_paged", OptimizerKind(_adamw8bit_paged, **_bitsandbytes, cuda=True))
 OPTIMIZERS.add("adamw_bf16", OptimizerKind(_adamw_bf16, lambda settings: 4.0))

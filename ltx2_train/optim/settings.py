@@ -21,8 +21,8 @@ class OptimizerSettings(Settings):
 
     name: Name = Field(
         default="auto",
-        description="Optimizer: auto = adamw8bit where bitsandbytes and CUDA are present, else adamw. Or the dotted "
-        'name of any class, for example "torch.optim.RAdam".',
+        description="Optimizer: auto = adamw; adamw8bit on a card that has not the room for it, where bitsandbytes is "
+        'there. Or the dotted name of any class, for example "torch.optim.RAdam".',
         json_schema_extra={"community": "optimizer_type", "advanced": True},
     )
     betas: tuple[float, float] = Field(

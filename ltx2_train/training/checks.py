@@ -23,7 +23,7 @@ from ..lora.fit import Sizes, fitting_start, linear_sizes, tell_start, tell_vers
 from ..lora.inject import chosen_layers
 from ..lora.loftq import loftq_for
 from ..offload.blocks import spread
-from ..optim import choose_optimizer
+from ..optim import choose_optimizer, why_not
 from ..sampling.ahead import training_prompts
 from ..sampling.prompts import Prompt, prompt_texts, read_prompts, require_drawable
 from ..sampling.render import require_stg_block
@@ -34,7 +34,9 @@ from ..weights.quantize import check_quant
 from ..weights.reader import TensorFile
 from .check_given import check_samples, check_streams, tell_ungiven
 from .contexts import EMPTY_PROMPT
-from .fit.choose import fixed_settings
+from .fit import Facts, this_machine
+from .fit.choose import LEANER, fixed_settings, make_plan
+from .fit.work import largest_batch, of_batch
 from .held_out import require_apart, require_validation, validation_clips
 from .identity import Identity, recorded_optimizer, require_same
 from .lora_files import list_loras
@@ -64,6 +66,7 @@ class Checked:
     trigger: str
     total: int
     trained: Trained = Trained()
+    facts: Facts | None = None  # of its memory, where the check had to know them
 
     def finished_lora(self) -> Path | None:
         """The LoRA of a run that has taken all its steps already, so that nothing need be loaded."""
@@ -94,6 +97,9 @@ def check(config: RunConfig, events: Events) -> Checked:
     total = config.train.steps
     if config.train.epochs is not None:
         total = config.train.epochs * -(-len(order) // config.train.accumulation)
+    facts = None
+    if config.optimizer.name == "auto":
+        config, facts = _plan_optimizer(config, data, order, device, path, events)
     base = _base_record(files)
     trigger = ", ".join(dict.fromkeys(entry.trigger_word for entry in dataset.datasets if entry.trigger_word))
     identity = Identity.of(config, base, data, layers)
@@ -114,6 +120,7 @@ def check(config: RunConfig, events: Events) -> Checked:
         trigger=trigger,
         total=total,
         trained=trained,
+        facts=facts,
     )
     folder = checked.folder
     try:
@@ -149,7 +156,8 @@ def foresee(config: RunConfig, events: Events | None = None) -> None:
 def _check_model(config: RunConfig, events: Events) -> tuple[RunConfig, BaseFiles, list[str], torch.device]:
     """What can be checked before the dataset is looked at.
 
-    Returns the settings with an optimizer chosen, the files of the base, the layers that get a LoRA, and the device.
+    Returns the settings with an optimizer chosen (see _with_optimizer), the files of the base, the layers that get a
+    LoRA, and the device.
     """
     check_streams(config)
     files, _ = check_base(config, events, config.lora.rank)
@@ -210,12 +218,19 @@ def _check_start(config: RunConfig, files: BaseFiles, sizes: Sizes, events: Even
 def _with_optimizer(
     config: RunConfig, path: Path, before: Mapping[str, Any] | None, device: torch.device, events: Events
 ) -> RunConfig:
-    """The settings with an optimizer chosen: where they leave it open, that of the record `before` of the run."""
+    """The settings with an optimizer chosen: where they leave it open, that of the record `before` of the run. On a
+    card it stays open in a new run."""
     settings, began_with = config.optimizer, None
     if settings.name == "auto" and before is not None:
         began_with = recorded_optimizer(before, path / "states")
     if began_with is None:
+        if settings.name == "auto" and device.type == "cuda" and before is None:
+            return config  # the plan of memory decides, which needs the dataset
         name, note = choose_optimizer(settings, device)
+        if settings.name != "auto" and (fails := why_not(name, settings, device)):
+            raise ConfigError(
+                f"optimizer.name = {name} does not work on {device}: it {fails}. Update what has it, or choose adamw."
+            )
     else:
         try:
             name, _ = choose_optimizer(settings.model_copy(update={"name": began_with}), device)
@@ -226,6 +241,26 @@ def _with_optimizer(
         note = f"Optimizer {name} (auto: the run began with it)."
     events.message(note)
     return config.model_copy(update={"optimizer": settings.model_copy(update={"name": name})})
+
+
+def _plan_optimizer(
+    config: RunConfig, data: TrainingSet, order: BatchOrder, device: torch.device, folder: Path, events: Events
+) -> tuple[RunConfig, Facts]:
+    """The settings with the optimizer that the plan of a new run asks for, and what that was planned from."""
+    captions = len({sample.text_path for sample in data.samples})
+    facts = Facts.read(config, of_batch(largest_batch(order), config, captions), device.type)
+    name, note = choose_optimizer(config.optimizer, device)
+    fails = why_not(LEANER, config.optimizer, device)
+    if fails:
+        note = f"Optimizer {name} (auto: bitsandbytes {fails})."
+    else:
+        events.make_room(1 << 50, device)  # everything: what is free decides
+        plan = make_plan(config, facts, this_machine(device, folder))
+        if plan.optimizer != name:
+            name, note = plan.optimizer, plan.reasons[-1]
+    events.message(note)
+    settings = config.optimizer.model_copy(update={"name": name})
+    return config.model_copy(update={"optimizer": settings}), facts
 
 
 def _open_data(config: RunConfig, dataset: DatasetConfig, files: BaseFiles, events: Events) -> TrainingSet:

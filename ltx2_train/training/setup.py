@@ -8,7 +8,7 @@ laid over it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -263,7 +263,9 @@ def plan_run(checked: Checked, events: Events) -> MemoryPlan:
     work = of_batch(largest_batch(checked.order), config, captions)
     events.make_room(1 << 50, device)  # everything: what is free decides
     machine = this_machine(device, folder.path)
-    plan = make_plan(config, Facts.read(config, work, device.type), machine, MemoryPlan.load(folder.path))
+    known = checked.facts
+    facts = Facts.read(config, work, device.type) if known is None else replace(known, run=config)
+    plan = make_plan(config, facts, machine, MemoryPlan.load(folder.path))
     events.message(plan.describe())
     plan.save(folder.path)
     return plan

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from ...config import RunConfig
 from ...errors import ConfigError
+from ...optim import find_optimizer
 from ...quant.formats import FORMATS, planned_formats
 from .estimate import device_parts, predict, ram_bytes
 from .facts import KEPT, Facts
@@ -23,6 +24,7 @@ from .memory_plan import CHUNKS, Choice, MemoryPlan, Prediction, seconds
 WHOLE = 16  # bits of a base that is not quantized
 LEAST_WORTH_IT = 8  # below so many bits a format is taken only where nothing else fits
 SLOWER = 1.5
+PLAIN, LEANER = "adamw", "adamw8bit"  # optimizers that `auto` comes to
 AS_FAST = 1.05  # within this share of the fastest the choice with the fewest moving parts is better
 PLENTY = 0.6  # share of the free RAM that may be locked
 TAKEN = 1.5 * GB  # what others hold of a card before it is worth a word
@@ -39,8 +41,45 @@ class Candidate:
 def make_plan(config: RunConfig, facts: Facts, machine: Machine, stored: MemoryPlan | None = None) -> MemoryPlan:
     """The plan of a run. `stored` is that of the run folder, whose format stays where the settings leave it open.
 
-    Raises ConfigError where nothing fits, with the smallest need and what to change.
+    Where the optimizer is open, it is AdamW, which is fast; the one with a state of 8 bits is taken where AdamW does
+    not fit, or where what it saves is worth more than its launches cost. Raises ConfigError where nothing fits, with
+    the smallest need and what to change.
     """
+    if config.optimizer.name != "auto":
+        return _make_plan(config, facts, machine, stored)
+    runs = {name: _with_optimizer(config, name) for name in (PLAIN, LEANER)}
+    leaner_there = (
+        facts.device_type == "cuda" and config.memory.fit != "custom" and not find_optimizer(LEANER).missing()
+    )
+    plain: MemoryPlan | None = None
+    try:
+        plain = _make_plan(runs[PLAIN], replace(facts, run=runs[PLAIN]), machine, stored)
+        if not leaner_there or not _hampered(plain.choice):
+            return plain
+    except ConfigError:
+        if not leaner_there:
+            raise
+    lean = _make_plan(runs[LEANER], replace(facts, run=runs[LEANER]), machine, stored)
+    both = [replace(facts, run=runs[name]).state_bytes for name in (PLAIN, LEANER)]
+    saved = facts.lora_values * (both[0] - both[1]) / GB
+    if plain is None:
+        why = f"Optimizer {LEANER}, whose state takes {saved:.1f} GB less; with {PLAIN} nothing fits."
+    elif plain.format != lean.format or lean.prediction.seconds * AS_FAST < plain.prediction.seconds:
+        why = (
+            f"Optimizer {LEANER}, whose state takes {saved:.1f} GB less; with {PLAIN} it would be "
+            f"{plain.choice.describe(plain.total)} and {seconds(plain.prediction.seconds)} a step."
+        )
+    else:
+        return plain
+    return replace(lean, reasons=(*lean.reasons, why))
+
+
+def _with_optimizer(config: RunConfig, name: str) -> RunConfig:
+    return config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"name": name})})
+
+
+def _make_plan(config: RunConfig, facts: Facts, machine: Machine, stored: MemoryPlan | None) -> MemoryPlan:
+    """The same, with an optimizer that is chosen."""
     machine = fitted(config, machine)
     memory = config.memory
     formats = _formats(config, facts, stored)
@@ -211,7 +250,7 @@ def _by_quality(search: _Search, formats: tuple[str, ...]) -> tuple[Candidate | 
     tried: set[int] = set()
     for format in formats:
         bits = FORMATS.get(format).storage.bits if format in FORMATS else WHOLE
-        if chosen is not None and (bits < LEAST_WORTH_IT or not _hampered(chosen)):
+        if chosen is not None and (bits < LEAST_WORTH_IT or not _hampered(chosen.choice)):
             break
         if bits in tried:
             continue  # as large as the other and further from the original
@@ -241,9 +280,8 @@ def _by_quality(search: _Search, formats: tuple[str, ...]) -> tuple[Candidate | 
     return chosen, rejected, why
 
 
-def _hampered(candidate: Candidate) -> bool:
+def _hampered(choice: Choice) -> bool:
     """Whether more memory could make it faster."""
-    choice = candidate.choice
     return bool(choice.blocks_to_swap or choice.recompute_blocks or choice.offload_activations)
 
 
@@ -295,6 +333,7 @@ def _plan(
 ) -> MemoryPlan:
     return MemoryPlan(
         choice=chosen.choice,
+        optimizer=facts.run.optimizer.name,
         total=facts.total,
         prediction=chosen.prediction,
         limit=machine.limit,

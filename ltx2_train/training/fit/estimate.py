@@ -111,4 +111,5 @@ def _seconds(facts: Facts, choice: Choice, machine: Machine) -> float:
         compiled=facts.run.memory.compile,
     )
     update = (3 * NUMBER + 2 * facts.state_bytes) * facts.lora_values  # gradient read, value and state read and written
-    return micro * facts.run.train.accumulation + update / rates.bandwidth
+    launches = facts.update_seconds if facts.device_type == "cuda" else 0.0
+    return micro * facts.run.train.accumulation + update / rates.bandwidth + launches

@@ -10,7 +10,7 @@ from ...config import RunConfig
 from ...device import DTYPES
 from ...lora.layer import LoRALinear
 from ...models.transformer import TransformerConfig
-from ...optim import state_bytes
+from ...optim import find_optimizer, state_bytes
 from ...sizes import frozen_bytes, meta_model, stored_as
 from ...weights.load import section
 from ...weights.published import published_config
@@ -25,11 +25,12 @@ KEPT = "kept"  # the format of a file that is quantized already
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of one block and of what is outside of the blocks in one format, and LoRA values of a block."""
+    """Bytes of one block and of what is outside of the blocks in one format, and LoRA values and tensors of a block."""
 
     block: int
     outside: int
     lora_values: int
+    lora_tensors: int = 0
     lora_of: dict[str, int] = field(default_factory=dict)
 
 
@@ -109,6 +110,13 @@ class Facts:
         return state_bytes(self.run.optimizer, self.device_type, self.run.lora.rank)
 
     @property
+    def update_seconds(self) -> float:
+        """What a step of the optimizer costs on a card besides the bytes it moves."""
+        name = self.run.optimizer.name
+        each = 0.0 if name == "auto" else find_optimizer(name).tensor_seconds
+        return each * self.sizes("none").lora_tensors * self.total
+
+    @property
     def text_kv_bytes(self) -> int:
         """Of the keys and values of the text of one block."""
         widths = {"video": self.config.video.width, "audio": self.config.audio.width}
@@ -135,4 +143,4 @@ def _sizes(config: TransformerConfig, run: RunConfig, format: str) -> Sizes:
     inside, outside = frozen_bytes(model)
     layers = [(name, m) for name, m in block.named_modules() if isinstance(m, LoRALinear)]
     passes = lora_passes([(name, m.lora_A.numel() + m.lora_B.numel()) for name, m in layers])
-    return Sizes(inside, outside, values, passes)
+    return Sizes(inside, outside, values, 2 * len(layers), passes)

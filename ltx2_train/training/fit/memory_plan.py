@@ -93,7 +93,8 @@ class MemoryPlan:
     """The choice for a model of `total` blocks, what is predicted, and the sentences that say why.
 
     `limit` and `ram_limit` are what the device and the RAM may hold. `fixed` are settings that the user gave and that
-    stay. `predict` works a prediction out anew; a plan that was read from a file has none.
+    stay. `optimizer` is the one that is reckoned with, never `auto`. `predict` works a prediction out anew; a plan that
+    was read from a file has none.
     """
 
     choice: Choice
@@ -106,6 +107,7 @@ class MemoryPlan:
     rejected: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
     notches: int = 0
+    optimizer: str = ""
     predict: Callable[[Choice], Prediction] | None = field(default=None, repr=False, compare=False)
 
     @property

@@ -24,6 +24,7 @@ from ...device import out_of_memory, release
 from ...errors import OutOfMemory, OutOfRam
 from ...events import Events
 from ...feed.batches import Batch, load_batch
+from ...optim import find_optimizer
 from ..contexts import streams_of
 from ..ready import Ready
 from ..step import training_step
@@ -73,6 +74,10 @@ def try_largest(
     if take is None:
         take = partial(_forward_and_backward, run, load_batch(run.data, largest_batch(run.order)))
     guard = OomGuard(plan, apply, events, run.device)
+    # its state now, so that the trial holds all that a step does, and memory that runs out over it costs a notch
+    prepare = find_optimizer(run.config.optimizer.name).prepare
+    if prepare is not None:
+        guarded(partial(prepare, run.optimizer), guard, "making the optimizer's state")
 
     def attempt() -> tuple[float | None, float]:
         with unchanged(run):  # the first step on a device compiles and tunes, the second tells how long one takes
@@ -271,7 +276,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _moments_to_come(run: Run, plan: MemoryPlan) -> float:
-    """Bytes of optimizer state that the first real step adds."""
+    """Bytes of optimizer state that the first real step adds, where it could not be made before."""
     if run.optimizer.state:
         return 0.0
     return plan.prediction.parts.get("optimizer", 0.0)

@@ -1,7 +1,6 @@
 """What every optimizer must keep: its formula, and a resume equal to an unbroken run."""
 
 import copy
-import importlib.util
 import sys
 
 import numpy as np
@@ -9,7 +8,16 @@ import pytest
 import torch
 
 from ltx2_train.errors import ConfigError
-from ltx2_train.optim import OPTIMIZERS, OptimizerSettings, averaged, build_optimizer, rehearse, state_bytes
+from ltx2_train.optim import (
+    OPTIMIZERS,
+    OptimizerSettings,
+    averaged,
+    build_optimizer,
+    choose_optimizer,
+    rehearse,
+    state_bytes,
+    why_not,
+)
 from ltx2_train.settings import parse
 
 pytestmark = pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
@@ -244,10 +252,11 @@ def test_groups_keep_their_own_rates():
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.1]
 
 
-def test_auto_takes_plain_adamw_without_cuda_and_says_why():
+def test_auto_is_adamw_wherever_nobody_asks_for_less_memory():
     optimizer, note = build_optimizer(parameters(), OptimizerSettings(), 1e-4, "cpu")
     assert type(optimizer) is torch.optim.AdamW
-    assert "not CUDA" in note
+    assert note == "Optimizer adamw (auto)."
+    assert choose_optimizer(OptimizerSettings(), "cuda")[0] == "adamw"
     group = optimizer.param_groups[0]
     assert (group["betas"], group["eps"], group["weight_decay"], group["lr"]) == ((0.9, 0.999), 1e-8, 0.01, 1e-4)
 
@@ -289,15 +298,35 @@ def test_wrong_betas_are_refused():
         parse(OptimizerSettings, {"betas": [0.9, 1.0]}, "run.toml")
 
 
-def test_auto_takes_8bit_state_with_cuda_and_bitsandbytes_and_says_so(monkeypatch):
-    bitsandbytes = pytest.importorskip("bitsandbytes")
-    optimizer, note = build_optimizer(parameters(), OptimizerSettings(), 1e-4, "cuda")
-    assert type(optimizer) is bitsandbytes.optim.AdamW8bit
-    assert "auto" in note
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    optimizer, note = build_optimizer(parameters(), OptimizerSettings(), 1e-4, "cuda")
-    assert type(optimizer) is torch.optim.AdamW
-    assert "bitsandbytes is not installed" in note
+@pytest.mark.parametrize("name", ["adamw", "adamw8bit"])
+def test_a_state_that_is_made_ahead_is_that_of_the_first_step_and_changes_none(name):
+    plain, ahead = parameters(), parameters()
+    first, second = make(name, plain), make(name, ahead)
+    OPTIMIZERS.get(name).prepare(second)
+    held = sum(t.nbytes for state in second.state.values() for t in state.values() if isinstance(t, torch.Tensor))
+    advance(first, plain, 0, 3)
+    assert held == sum(t.nbytes for s in first.state.values() for t in s.values() if isinstance(t, torch.Tensor))
+    assert [one.grad for one in ahead] == [None, None]
+    assert all(torch.equal(a, b) for a, b in zip(ahead, parameters(), strict=True))
+    OPTIMIZERS.get(name).prepare(second)  # again does nothing
+    advance(second, ahead, 0, 3)
+    assert all(torch.equal(a, b) for a, b in zip(plain, ahead, strict=True))
+
+
+def test_a_library_that_loads_and_cannot_step_is_found_before_a_run_begins(monkeypatch):
+    pytest.importorskip("bitsandbytes")
+    from bitsandbytes.optim.adamw import AdamW8bit
+
+    settings = OptimizerSettings(name="adamw8bit")
+    assert why_not("adamw8bit", settings, "cpu") == ""
+
+    def broken(self, closure=None):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+    monkeypatch.setattr(AdamW8bit, "step", broken)
+    assert why_not("adamw8bit", settings, "cpu").startswith("fails in a step (RuntimeError: CUDA error: no kernel")
+    monkeypatch.setattr(AdamW8bit, "step", lambda self, closure=None: None)
+    assert why_not("adamw8bit", settings, "cpu") == "does not move the numbers of a step"
 
 
 class Card(torch.Tensor):

@@ -202,6 +202,21 @@ def test_memory_settings_have_every_field():
         assert getattr(settings, name) == getattr(plan, name)
 
 
+def test_the_optimizer_is_the_fast_one_unless_memory_asks_for_the_other(monkeypatch):
+    pytest.importorskip("bitsandbytes")
+    large, small = plan_for(80), plan_for(8, full("av"))
+    assert (large.optimizer, small.optimizer) == ("adamw", "adamw8bit")
+    assert "Optimizer adamw8bit, whose state takes 1.3 GB less" in small.reasons[-1]
+    assert plan_for(8, full("av"), optimizer={"name": "adamw8bit"}).choice == small.choice
+    facts = replace(full("av"), run=make_run({"optimizer": {"name": "adamw8bit"}}))
+    plain = replace(facts, run=make_run({"optimizer": {"name": "adamw"}}))
+    machine = card(80, RAM, DISK)
+    more = predict(facts, large.choice, machine).seconds - predict(plain, large.choice, machine).seconds
+    assert more > 0.04, "2304 tensors, and after each of them the host waits"
+    monkeypatch.setattr("ltx2_train.optim.optimizers.why_missing", lambda name: "is not installed")
+    assert plan_for(8, full("av")).optimizer == "adamw"
+
+
 def test_plan_json_and_what_a_resumed_run_keeps(tmp_path):
     plan = plan_for(12, ram=20e9)
     assert plan.format == "int8_rotated"
