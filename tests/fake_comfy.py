@@ -222,7 +222,7 @@ def unload_pack(name: str = "custom_nodes_x_ltx2_trainer") -> None:
 class _Server:
     def __init__(self, fake: FakeComfy) -> None:
         self._fake = fake
-        self.routes = types.SimpleNamespace(get=self._route)
+        self.routes = types.SimpleNamespace(get=self._route, post=self._route)
 
     @property
     def client_id(self) -> str | None:

@@ -22,6 +22,7 @@ from .lora import add_lora
 from .output import lasting_output, show
 from .plan import add_plan
 from .quantize import add_quantize
+from .runs import add_runs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,6 +134,8 @@ def _parser() -> argparse.ArgumentParser:
     cache.add_commands(commands, add, add_run_file)
 
     add_run_file(add("train", _train, "Train the LoRA that a run file describes, or go on where it stopped."))
+
+    add_runs(add)
 
     draw = add("sample", _sample, "Draw samples with a LoRA.")
     add_run_file(draw)

@@ -34,6 +34,7 @@ from .fit.trial import OomGuard, Rewound, take_guarded, try_largest
 from .metrics import LOSS, STREAMS, loss_column, validated
 from .reading import Columns, not_finite, read
 from .ready import Ready, make_ready
+from .requests import Asked
 from .saving import complete, save, save_after_error
 from .sending import Ahead, pinned
 from .setup import Run, load
@@ -69,12 +70,13 @@ def train(config: RunConfig, events: Events | None = None) -> RunResult:
         if (lora := checked.finished_lora()) is not None:
             text = f"Finished before: {checked.total} steps. Raise train.steps to go on. LoRA: {lora}"
             return RunResult(checked.folder.path, lora, checked.total, checked.total, text)
+        asked = Asked(events, checked.folder.path)
         try:
-            run = load(checked, events)
+            run = load(checked, asked)
         except (RuntimeError, MemoryError) as error:
             raise out_of_memory(error, "loading the model") or error from error
         try:
-            return _Loop(run, events).go_on()
+            return _Loop(run, asked).go_on()
         finally:
             run.close()
     except BaseException as error:
@@ -98,7 +100,7 @@ class _Done:
 class _Loop:
     """One stretch of a run: from where it stands to its last step, or to whatever ends it."""
 
-    def __init__(self, run: Run, events: Events) -> None:
+    def __init__(self, run: Run, events: Asked) -> None:
         self.run, self.events, self.settings = run, events, run.config
         self.started, self.first = time.monotonic(), run.step
         self.batches = Ahead(Batches(_reader(run), run.order, run.place, run.config.data.prefetch), run.device)
@@ -118,6 +120,7 @@ class _Loop:
                 self._tell(done)
                 self._save(done)
                 self._sample(done)
+                self._answer()
             return self._result()
         except BaseException as error:
             told = self._after(error)
@@ -225,6 +228,21 @@ class _Loop:
         if due or (run.step == run.total and sample.wanted):
             _draw(run, self.events)
             self.events.stage("train", run.total)
+
+    def _answer(self) -> None:
+        """Do what was asked in the folder of the run meanwhile. Raises Stopped where a pause ends in a stop."""
+        run, asked = self.run, self.events
+        if run.step == run.total:
+            return
+        if asked.taken("save"):
+            save(run, asked, "running")
+        if asked.taken("sample"):
+            if self.settings.sample.wanted:
+                _draw(run, asked)
+                asked.stage("train", run.total)
+            else:
+                asked.message("There is nothing to draw: the run has no sample prompts.", "warning")
+        asked.wait(lambda: asked.message(f"Paused after step {run.step} of {run.total}."))
 
     def _result(self) -> RunResult:
         run = self.run

@@ -268,8 +268,29 @@ def _free_name(path: Path) -> Path:
     return candidate
 
 
+def is_trained(path: Path) -> bool:
+    """Whether a process trains the run at `path` at this moment."""
+    if not (path / ".lock").exists():
+        return False
+    try:
+        _lock_once(path).close()
+    except RunError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _take_lock(path: Path) -> IO[bytes]:
     """Lock the folder for this process; the system frees it however the process ends."""
+    for _ in range(5):
+        with contextlib.suppress(RunError):
+            return _lock_once(path)
+        time.sleep(0.02)  # somebody may only be looking whether it is trained
+    return _lock_once(path)
+
+
+def _lock_once(path: Path) -> IO[bytes]:
     handle = open(path / ".lock", "ab")
     try:
         if os.name == "nt":

@@ -18,6 +18,7 @@ from ..live import LiveView, json_safe
 from ..words import in_words
 from .folders import view_address
 from .memory import DeviceShare, device_memory
+from .rest import add_run_routes
 
 logger = logging.getLogger("ltx2_trainer")
 
@@ -150,6 +151,8 @@ def add_routes() -> None:
         with _lock:
             views = list(_views.values())
         return web.json_response({view.node: json_safe(view.payload()) for view in views})
+
+    add_run_routes(server.routes)
 
 
 def _server() -> Any:

@@ -57,8 +57,8 @@ WIDGETS = {
     "LTX2T_RunFromFile": "path changes",
     "LTX2T_QuantizationOptions": "block_size device loftq loftq_iters awq awq_alpha awq_batches",
     "LTX2T_TextEncoderOptions": "double_quant compute_dtype",
-    "LTX2T_DatasetOptions": "audio_track flip color_jitter crop caption_prefix caption_replace frame_interval "
-    "first_frame_probability | video_loss_weight",
+    "LTX2T_DatasetOptions": "audio_track reference_temporal_scale flip color_jitter crop caption_prefix "
+    "caption_replace frame_interval | first_frame_probability video_loss_weight",
     "LTX2T_CachingOptions": "latents_dtype audio_vae_dtype audio_latents_dtype text_dtype preservation_prompts "
     "tiles_chunk_size tiles_spatial_overlap tiles_temporal_overlap | dino_model "
     "dino_size dino_batch",
@@ -76,9 +76,9 @@ WIDGETS = {
     "LTX2T_MemoryOptions": "swap_ahead ff_chunk_target split_attention split_attention_size "
     "split_attention_target context_gb",
     "LTX2T_ValidationOptions": "every every_epochs at_start levels clips",
-    "LTX2T_SamplesOptions": "every_epochs validation_clips validation_first_frame spectrogram tiles_chunk_size "
-    "tiles_spatial_tile tiles_spatial_overlap tiles_temporal_tile | "
-    "tiles_temporal_overlap",
+    "LTX2T_SamplesOptions": "every_epochs validation_clips validation_first_frame include_reference "
+    "identity_guidance image_crf spectrogram tiles_chunk_size | tiles_spatial_tile "
+    "tiles_spatial_overlap tiles_temporal_tile tiles_temporal_overlap",
 }
 SOCKETS = {
     "LTX2T_LoadBaseModel": (["LTX2T_OPTIONS"], ["LTX2T_MODEL"]),
