@@ -72,7 +72,7 @@ class SmallRuns:
         config, device = checked.config, torch.device("cpu")
         torch.manual_seed(0)
         model = nn.Module()
-        model.transformer_blocks = nn.ModuleList([nn.Module()])
+        model.transformer_blocks, model.dtype = nn.ModuleList([nn.Module()]), torch.float32
         attention = model.transformer_blocks[0].attn1 = nn.Module()
         attention.to_q, attention.to_v = nn.Linear(6, 4), nn.Linear(6, 4)
         loras = inject(model, config.lora, torch.Generator().manual_seed(1))

@@ -9,6 +9,7 @@ Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import nn
 from ..errors import RunError
 from .file import LoraFile
 from .fit import fitting_start
+from .held import Held
 from .layer import LoRALinear
 from .low_rank import squared_norm
 from .settings import LoraSettings
@@ -42,6 +44,7 @@ class LoraSet:
         self.settings = settings
         self.rank = settings.rank
         self.alpha = settings.effective_alpha
+        self._held: Held | None = None
 
     @property
     def scale(self) -> float:
@@ -64,6 +67,19 @@ class LoraSet:
         counts = ", ".join(f"{count} {branch}" for branch, count in self.branches().items())
         size = f"LoRA of rank {self.rank} (alpha {self.alpha:g})"
         return f"{size} on {len(self.layers)} layers ({counts}), {number:,} numbers."
+
+    def held(self, dtype: torch.dtype) -> AbstractContextManager[None]:
+        """While entered, products in `dtype` use copies of the factors, which must not change meanwhile.
+
+        The room for the copies, one value of `dtype` a number, is kept. Factors in `dtype` need none.
+        """
+        layers = list(self.layers.values())
+        if all(parameter.dtype == dtype for parameter in self.parameters()):
+            return nullcontext()
+        if self._held is None or not self._held.fits(layers, dtype):
+            self._held = None
+            self._held = Held(layers, dtype)
+        return self._held.fresh()
 
     def set_strength(self, strength: float) -> None:
         """Scale of all layers; 0 gives exactly the model without LoRA."""
@@ -123,7 +139,7 @@ class LoraSet:
         """Put the original linears back; the set is empty afterwards."""
         for path, layer in self.layers.items():
             place(self.model, path, layer.base)
-        self.layers = {}
+        self.layers, self._held = {}, None
 
 
 def chosen_layers(model: nn.Module, settings: LoraSettings) -> list[str]:

@@ -6,9 +6,7 @@ A and B are float32 whatever the base is stored in; with a low-precision base th
 dtype and their gradients are added up in float32. The base may be any module with `in_features`, `out_features` and
 a forward (a plain linear, a quantized one); it never gets a gradient of its own.
 
-One autograd function does the whole layer. It keeps x once, and A x; the library's composition would keep more and
-walk over y three times. Where the base is a plain linear the function also computes the base's product, so that both
-paths of the gradient end in one buffer.
+One autograd function (products.py) does the whole layer, or all layers that read one input.
 
 LoRA: Hu et al. 2021, arXiv:2106.09685.
 
@@ -18,12 +16,13 @@ Shape letters: N tokens, I in, O out, r rank.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from .products import Part, low_rank_products, owns_product
 from .targets import linear_size
 
 
@@ -60,6 +59,7 @@ class LoRALinear(nn.Module):
         self.out_features, self.in_features = size
         self.rank, self.alpha, self.dropout = rank, float(alpha), float(dropout)
         self.strength = 1.0
+        self.held: tuple[Tensor, Tensor] | None = None  # A and B in the dtype of the products, see held.py
         self.initial: tuple[Tensor, Tensor] | None = None
         # on the generator's device, so that a seed gives the same numbers wherever the model lies
         bound = 1.0 / math.sqrt(self.in_features)  # kaiming uniform with a = sqrt(5)
@@ -110,16 +110,31 @@ class LoRALinear(nn.Module):
         a0, b0 = (part.to(x.device, x.dtype) for part in self.initial)
         return y + (1.0 - self.strength) * linear(linear(x, a0), b0)
 
+    @staticmethod
+    def together(linears: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
+        """The values of `linears`, of which one at least is of this class, at `x`: all A in one product."""
+        if not all(_joins(one) for one in linears):
+            return [one(x) for one in linears]
+        parts = [one._part() if isinstance(one, LoRALinear) else Part(one) for one in linears]
+        return list(low_rank_products(x, parts))
+
     def _with_low_rank(self, x: Tensor, value: bool) -> Tensor:
-        mask = self._mask(x) if self.dropout > 0 and self.training else None
-        plain = type(self.base) is nn.Linear
-        if plain:
-            weight, bias, y = self.base.weight, self.base.bias, None
-        else:
-            weight = bias = None
-            # a base of another kind is its own node of the graph
+        y = None
+        if not owns_product(self.base):  # then it is its own node of the graph
             y = self.base(x) if value else _unread_base(self.base, x)
-        return _LowRank.apply(x, y, weight, bias, self.lora_A, self.lora_B, mask, self, value)
+        if self._drops:
+            return low_rank_products(x, [self._part(y)], value, self._mask(x), self._drawn)[0]
+        return low_rank_products(x, [self._part(y)], value)[0]
+
+    def _part(self, y: Tensor | None = None) -> Part:
+        return Part(self.base, y, self.lora_A, self.lora_B, self.held, self.scale)
+
+    @property
+    def _drops(self) -> bool:
+        return self.dropout > 0 and self.training
+
+    def _drawn(self) -> None:
+        self.dropout_draws += 1
 
     def _mask(self, x: Tensor) -> Tensor:
         """Which inputs stay, already divided by the chance to stay; [.., I] in the dtype of `x`."""
@@ -134,54 +149,12 @@ class LoRALinear(nn.Module):
         return f"rank={self.rank}, alpha={self.alpha:g}, dropout={self.dropout:g}, strength={self.strength:g}"
 
 
-class _LowRank(torch.autograd.Function):
-    """Either `y` is the base's value, or `weight` and `bias` are the base."""
-
-    @staticmethod
-    def forward(ctx: Any, x, y, weight, bias, a, b, mask, layer, value):
-        inner = x if mask is None else x * mask
-        ctx.layer, ctx.scale, ctx.plain = layer, layer.scale, weight is not None
-        small = linear(inner, a.to(x.dtype))  # [.., r]
-        ctx.save_for_backward(x, small, weight, a, b, mask)
-        if not value:
-            return x.new_empty(()).expand(*x.shape[:-1], b.shape[0])
-        small2, b2 = small.reshape(-1, b.shape[1]), b.to(small.dtype).t()
-        if weight is not None:
-            out = linear(x, weight, bias)  # ours, so the sum may go into it
-            flat = out.reshape(-1, out.shape[-1]).addmm_(small2, b2, alpha=ctx.scale)
-        else:
-            out = y
-            flat = torch.addmm(y.reshape(-1, y.shape[-1]), small2.to(y.dtype), b2.to(y.dtype), alpha=ctx.scale)
-        return flat.view(out.shape)
-
-    @staticmethod
-    def backward(ctx: Any, *grads):
-        (grad,) = grads
-        x, small, weight, a, b, mask = ctx.saved_tensors
-        want_x, _, _, _, want_a, want_b = ctx.needs_input_grad[:6]
-        g = grad.reshape(-1, grad.shape[-1])
-        x2, dtype = x.reshape(-1, x.shape[-1]), x.dtype
-        g_low = g.to(dtype)
-        g_small = (g_low @ b.to(dtype)).mul_(ctx.scale)  # [N, r]
-        grad_a = grad_b = grad_x = None
-        if want_a:
-            inner = x2 if mask is None else x2 * mask.reshape(x2.shape)
-            grad_a = (g_small.t() @ inner).to(a.dtype)
-        if want_b:
-            grad_b = (g_low.t() @ small.reshape(-1, small.shape[-1])).to(b.dtype).mul_(ctx.scale)
-        if want_x:
-            if mask is not None:
-                grad_x = (g_small @ a.to(dtype)).mul_(mask.reshape(x2.shape))
-                if ctx.plain:
-                    grad_x.addmm_(g_low, weight.to(dtype))
-            elif ctx.plain:
-                grad_x = (g_low @ weight).addmm_(g_small, a.to(dtype))
-            else:
-                grad_x = g_small @ a.to(dtype)
-            grad_x = grad_x.view(x.shape)
-        if mask is not None:
-            ctx.layer.dropout_draws += 1
-        return grad_x, None if ctx.plain else grad, None, None, grad_a, grad_b, None, None, None
+def _joins(linear: nn.Module) -> bool:
+    """Whether the products of `linear` may be made together with those of others."""
+    if not isinstance(linear, LoRALinear):
+        return type(linear) is nn.Linear and not linear.weight.requires_grad
+    whole = linear.initial is None or linear.strength == 1.0
+    return owns_product(linear.base) and linear.strength != 0.0 and whole and not linear._drops
 
 
 def _unread_base(base: nn.Module, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ Shape letters: B batch, T query tokens, S key tokens, D width, H heads, K head w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -71,22 +71,35 @@ class Attention(nn.Module):
         """
         note = _plainly if remade is None else remade.note
         product = _plainly if kept is None else kept.value
-        source = x if context is None else context
-        v = product(self.to_v, source)
+        gate = (self.to_gate_logits,) if self.gated else ()
         if skip:
-            out = v
+            out, *logits = product(self.to_v, x if context is None else context), *(one(x) for one in gate)
         else:
+            if context is None:
+                q, k, v, *logits = together((self.to_q, self.to_k, self.to_v, *gate), x)
+            else:
+                q, *logits = together((self.to_q, *gate), x)
+                pair = (self.to_k, self.to_v)
+                k, v = together(pair, context) if kept is None else (kept.value(one, context) for one in pair)
             its_rope = rope if context is None else context_rope
-            q = note(rotated_norm, self.to_q(x), self.q_norm.weight, rope, self.heads, self.eps, self.fused)
-            k = product(self.to_k, source)
+            q = note(rotated_norm, q, self.q_norm.weight, rope, self.heads, self.eps, self.fused)
             k = note(rotated_norm, k, self.k_norm.weight, its_rope, self.heads, self.eps, self.fused)
             out = attend(self._split(q), self._split(k), self._split(v), mask, self.way).flatten(2)
-        if self.gated:
-            out = note(gated_heads, out, torch.sigmoid(self.to_gate_logits(x)) * 2, self.fused)
+        for one in logits:
+            out = note(gated_heads, out, torch.sigmoid(one) * 2, self.fused)
         return self.to_out[0](out)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.heads, -1))
+
+
+def together(linears: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
+    """[linear(x) for linear in linears], by a function `together` of the class of one of them where it has one."""
+    for linear in linears:
+        known = getattr(type(linear), "together", None)
+        if known is not None:
+            return known(linears, x)
+    return [linear(x) for linear in linears]
 
 
 def _plainly(make: Callable[..., Tensor], *arguments: Any) -> Tensor:

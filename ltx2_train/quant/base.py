@@ -163,6 +163,21 @@ class QuantLinear(nn.Module):
         """A stand-in for `self(x)` whose gradient is right and whose value nobody may read; nothing is computed."""
         return _Frozen.apply(x, self, False)
 
+    def add_product(self, x: Tensor, out: Tensor) -> Tensor:
+        """`out` [N, O] + x W^T for x [N, I], without the bias; `out` may be overwritten, and there is no gradient."""
+        flat = self.turn(x)
+        if self.matmul and self.can_multiply(flat.shape[0]):
+            return out.add_(self.multiply(flat))
+        return out.addmm_(flat, self.stored_weight(x.dtype).t())
+
+    def add_product_back(self, grad: Tensor, out: Tensor) -> Tensor:
+        """`out` [N, I] + g W for g [N, O], in the basis of the inputs; otherwise as `add_product`."""
+        if self.matmul and self.can_multiply(grad.shape[0]):
+            return out.add_(self.turn_back(self.multiply_back(grad)))
+        if type(self).turn_back is QuantLinear.turn_back:
+            return out.addmm_(grad, self.stored_weight(grad.dtype))
+        return out.add_(self.turn_back(grad @ self.stored_weight(grad.dtype)))
+
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
         """The weight [O, I] in the basis of the inputs, as a fresh tensor in `dtype` (or `compute_dtype`)."""
         dtype = self.compute_dtype if dtype is None else dtype

@@ -153,9 +153,7 @@ class _Loop:
     def _step(self, guard: OomGuard) -> _Done:
         """Gradients, clipping, optimizer. A step that is not finite changes nothing but the numbers of its place."""
         run, begun = self.run, time.monotonic()
-        columns, names, place = take_guarded(
-            run, self.batches, guard, lambda: _micro_steps(run, self.batches, self.events)
-        )
+        columns, names, place = take_guarded(run, self.batches, guard, self._micro_steps)
         run.scaler.unscale_(run.optimizer)
         limit = self.settings.train.clip_norm or math.inf
         columns[NORM] = [torch.nn.utils.clip_grad_norm_(run.loras.parameters(), limit)]
@@ -193,6 +191,10 @@ class _Loop:
             **(norm_row(run.loras) if every and run.step % every == 0 else {}),
         }
         return _Done(row, names, finite, epoch_ended)
+
+    def _micro_steps(self) -> tuple[Columns, list[str], tuple[int, int]]:
+        with self.run.loras.held(self.run.model.dtype):
+            return _micro_steps(self.run, self.batches, self.events)
 
     def _validate(self, done: _Done) -> _Done:
         """The same step, its row with the validation loss where that is due."""

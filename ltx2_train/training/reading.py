@@ -23,7 +23,7 @@ def not_finite(columns: Mapping[str, Sequence[Tensor | float]], *names: str) -> 
 def read(columns: Mapping[str, Sequence[Tensor | float]]) -> dict[str, list[float]]:
     """The columns as plain numbers. This waits for the device, once."""
     held = [value.detach().float() for values in columns.values() for value in values if isinstance(value, Tensor)]
-    numbers = iter(torch.stack(held).tolist() if held else [])
+    numbers = iter(torch.stack(held).cpu().tolist() if held else [])
     return {
         name: [next(numbers) if isinstance(value, Tensor) else float(value) for value in values]
         for name, values in columns.items()

@@ -78,7 +78,7 @@ class Sound:
         mode, losses = self._run.loss.balance.mode, []
         if mode == "ema_mag" and video_loss is not None and audio_loss is not None:
             # reading them waits for the device: once, and only where the weight follows them
-            losses = torch.stack([video_loss.mean(), audio_loss.mean()]).tolist()
+            losses = torch.stack([video_loss.mean(), audio_loss.mean()]).cpu().tolist()
         if mode != "none":
             self.balance.observe(audio_loss is not None, *losses)
         return self.balance.weight(base)

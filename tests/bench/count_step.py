@@ -39,6 +39,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 
 from ltx2_train.config import make_run  # noqa: E402
+from ltx2_train.lora.held import Held  # noqa: E402
+from ltx2_train.lora.layer import LoRALinear  # noqa: E402
 from ltx2_train.models.norms import meta_is  # noqa: E402
 from ltx2_train.models.positions import audio_positions, video_positions  # noqa: E402
 from ltx2_train.models.transformer import Modality, TransformerConfig  # noqa: E402
@@ -73,6 +75,7 @@ _GEMM = {
     _aten.mm.default: (0, 1),
     _aten.bmm.default: (0, 1),
     _aten.mm.out: (0, 1),
+    _aten.mm.dtype: (0, 1),
     _aten._int_mm.default: (0, 1),
     _aten._scaled_mm.default: (0, 1),
     _aten.addmm.default: (1, 2),
@@ -244,7 +247,9 @@ def _counted(case: Case, blocks: int, compiled: bool, by_place: bool) -> Tally:
         passes = OnePass(counter)
         for module in (*model.transformer_blocks, *model._attentions("all")):
             module.fused = passes
-    with meta_is("cuda"), counter:
+    layers = [module for module in model.modules() if isinstance(module, LoRALinear)]
+    held = Held(layers, torch.bfloat16)
+    with meta_is("cuda"), counter, held.fresh():
         out = model(video, audio)
         predicted = [x for x in (out.video, out.audio) if x is not None]
         torch.stack([x.float().square().mean() for x in predicted]).sum().backward()

@@ -249,8 +249,10 @@ def _forward_and_backward(run: Run, batch: Batch) -> None:
     keys = [sample.text_path for sample in batch.samples]
     contexts = {s: run.contexts.batch(keys, s, run.device) for s in streams_of(run.config.model.mode)}
     generator = torch.Generator().manual_seed(run.config.train.seed)
-    terms = training_step(run.model, batch, contexts, _with_first_frame(run.config), run.version, generator, run.sound)
-    run.scaler.scale(terms.loss.mean()).backward()
+    config = _with_first_frame(run.config)
+    with run.loras.held(run.model.dtype):
+        terms = training_step(run.model, batch, contexts, config, run.version, generator, run.sound)
+        run.scaler.scale(terms.loss.mean()).backward()
 
 
 def _with_first_frame(config: Any) -> Any:

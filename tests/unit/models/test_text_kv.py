@@ -29,7 +29,7 @@ def test_keeping_them_changes_no_gradient(version, where, mode):
     for a, b in zip(run(version, where, mode, True), run(version, where, mode, False), strict=True):
         assert (a is None) == (b is None)
         if a is not None:
-            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(a, b, rtol=2e-4, atol=1e-6)  # keys and values are multiplied apart
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -49,22 +49,21 @@ def test_frozen_text_linears_run_once_where_they_are_kept(keep):
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_the_base_under_an_adapter_is_not_multiplied_again_either(monkeypatch, keep):
-    from ltx2_train.lora.layer import LoRALinear
+    from ltx2_train.lora import layer
 
     values = []
-    plain = LoRALinear._with_low_rank
+    plain = layer.low_rank_products
 
-    def noted(self, x, value):
-        if self in text:
-            values.append(value)
-        return plain(self, x, value)
+    def noted(x, parts, value=True, *more):
+        values.extend(value for part in parts if part.base in text)
+        return plain(x, parts, value, *more)
 
     text = set()
 
     def prepare(model):
-        text.update(getattr(b.attn2, n) for b in model.transformer_blocks for n in ("to_k", "to_v"))
+        text.update(getattr(b.attn2, n).base for b in model.transformer_blocks for n in ("to_k", "to_v"))
 
-    monkeypatch.setattr(LoRALinear, "_with_low_rank", noted)
+    monkeypatch.setattr(layer, "low_rank_products", noted)
     run("2.3", "attn", "video", keep, prepare)
     again = 2 * (BLOCKS - 1)
     assert values == [True] * 2 * BLOCKS + [not keep] * again
