@@ -10,7 +10,7 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,13 @@ from .. import ltx2_train as core
 CURVE_POINTS = 120
 KEPT_ROWS = 4096
 MEDIAN_OF = 50
+# how the page shows what a folder says of its run, where that is not the same word
+TOLD_STATES = {
+    "paused": ("running", "Paused."),
+    "interrupted": ("stopped", "Its process ended without a word. Run again to go on from the last saved state."),
+    "stopped": ("stopped", "Stopped. Run again to go on."),
+    "failed": ("failed", "It ended in an error, which stands in ComfyUI's log. Run again to go on."),
+}
 
 
 class LiveView:
@@ -50,6 +57,25 @@ class LiveView:
         self._every = 1
         for row in core.read_rows(metrics):
             self._keep(row)
+
+    @classmethod
+    def of_run(cls, folder: Path, address_of: Callable[[Path], Any]) -> LiveView | None:
+        """What the folder of a run tells, whoever trained it; None where it holds no run.
+
+        `address_of` makes the address of a sample for the page.
+        """
+        facts = core.run_facts(folder)
+        if facts is None:
+            return None
+        view = cls("", facts.name)
+        view.load(folder / "metrics.jsonl")
+        view.state, view.message = TOLD_STATES.get(facts.status, (facts.status, ""))
+        view.stage, view.done, view.total = "train", facts.step, facts.total
+        view.metrics = {"step": facts.step, **(view._rows[-1] if view._rows else {})}
+        if drawn := core.list_samples(folder):
+            newest = drawn[-1]
+            view.sample = {"step": newest.step, "seed": newest.seed, "file": address_of(newest.path)}
+        return view
 
     def begin(self, stage: str, total: int | None) -> None:
         total = 100 if total is not None and total >= 10**6 else total

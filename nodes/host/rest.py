@@ -4,6 +4,7 @@ true after a reload, in a second browser, and after a restart of the server.
     GET  /ltx2_train/runs                    all runs, the newest first
     GET  /ltx2_train/runs/NAME               one run: status, steps, names of its LoRAs
     GET  /ltx2_train/runs/NAME/metrics       rows of its metrics; ?points=N, 500 where it is left out
+    GET  /ltx2_train/runs/NAME/view          what the live view of a node shows of it
     GET  /ltx2_train/runs/NAME/samples       what it drew, with the address of each file for ComfyUI's /view
     POST /ltx2_train/runs/NAME/stop | save | sample | pause | go
 
@@ -18,7 +19,7 @@ from typing import Any
 
 from ... import ltx2_train as core
 from ...ltx2_train.errors import TrainerError
-from ..live import json_safe
+from ..live import LiveView, json_safe
 from .folders import runs_folder, stays_inside, view_address
 
 PREFIX = "/ltx2_train/runs"
@@ -55,6 +56,11 @@ def add_run_routes(routes: Any) -> None:
         if not text.isdecimal() or not 1 <= int(text) <= MOST_POINTS:
             raise web.HTTPBadRequest(text=f"points is {text!r}; give a number from 1 to {MOST_POINTS}.")
         return answer(await asyncio.to_thread(core.thinned_metrics, folder, int(text)))
+
+    @routes.get(PREFIX + "/{name}/view")
+    async def view(request: web.Request) -> web.Response:
+        seen = await asyncio.to_thread(LiveView.of_run, run_of(request), view_address)
+        return answer(None if seen is None else seen.payload())
 
     @routes.get(PREFIX + "/{name}/samples")
     async def samples(request: web.Request) -> web.Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from comfy_server import ROOT
@@ -129,6 +130,34 @@ def test_a_run_is_shown_as_it_goes_and_after_a_reload(opened, tmp_path):
     opened.evaluate("async (text) => await app.loadGraphData(JSON.parse(text))", graph)
     wait_for_state(opened, "finished", 20)
     assert "step 6" in opened.locator(".ltx2-live").inner_text()
+
+
+def test_a_run_that_this_server_never_saw_is_shown_with_its_samples(opened, server, drawn_clip):
+    name = f"before_{opened.renderer.replace(' ', '_').replace('.', '')}"
+    folder = server.base / "output/ltx2_runs" / name
+    (folder / "samples").mkdir(parents=True)
+    manifest = {"format": 1, "name": name, "status": "stopped", "step": 30, "total": 40, "updated": "2026"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    rows = [json.dumps({"step": step, "loss": 1 / step}) + "\n" for step in range(1, 31)]
+    (folder / "metrics.jsonl").write_text("".join(rows))
+    for step in (0, 30):
+        shutil.copy2(drawn_clip, folder / "samples" / f"step_{step:06d}_p01_s7.mp4")
+    opened.evaluate(
+        """async (name) => {
+          const graph = app.graph.serialize()
+          for (const node of graph.nodes) if (node.type === "LTX2T_TrainLoRA") node.widgets_values[0] = name
+          await app.loadGraphData(graph)
+        }""",
+        name,
+    )
+    wait_for_state(opened, "stopped", 20)
+    view = opened.locator(".ltx2-live")
+    assert name in view.inner_text()
+    assert "step 30" in view.inner_text()
+    assert opened.evaluate(INK) > 100, "no curve"
+    opened.wait_for_function("() => document.querySelector('.ltx2-live video')?.src.includes('step_000030')")
+    opened.locator(".ltx2-live").get_by_title("the sample before").click()
+    opened.wait_for_function("() => document.querySelector('.ltx2-live video')?.src.includes('step_000000')")
 
 
 def test_stop_and_save_in_the_node_saves_and_stops(opened, server):

@@ -25,6 +25,10 @@ const STYLE = `
 .ltx2-live[data-state=idle] .chip { background: #555; }
 .ltx2-live .count { font-variant-numeric: tabular-nums; }
 .ltx2-live .quiet { color: var(--descrip-text, #999); overflow: hidden; text-overflow: ellipsis; }
+.ltx2-live .note { white-space: normal; display: -webkit-box; -webkit-line-clamp: 3; -webkit-box-orient: vertical; min-width: 0; flex: 1 1 auto; }
+.ltx2-live .title { max-width: 40%; }
+.ltx2-live button { flex: none; }
+.ltx2-live button:disabled { opacity: .4; cursor: default; }
 .ltx2-live .push { margin-left: auto; }
 .ltx2-live .bar { height: 4px; border-radius: 2px; background: var(--border-color, #444); overflow: hidden; flex: none; }
 .ltx2-live .bar > i { display: block; height: 100%; width: 0; background: #3b6fb5; transition: width .3s; }
@@ -46,9 +50,12 @@ const STYLE = `
 const STATES = { idle: "ready", running: "", finished: "finished", stopped: "stopped", failed: "failed" }
 
 export class LiveView {
-  // `addressOf(file)` makes the address of a file of the output folder; `stop()` asks the host to stop.
-  constructor({ addressOf, stop }) {
+  // `addressOf(file)` makes the address of a file of the output folder; `stop()` asks the host to stop; `ask(run, what)`
+  // asks a run that is being trained for "save", "sample", "pause" or "go".
+  constructor({ addressOf, stop, ask }) {
     this.addressOf = addressOf
+    this.drawn = [] // the samples of the run by step, oldest first
+    this.at = -1 // which of them is shown; -1 is the newest
     if (!document.getElementById("ltx2-live-style")) {
       const style = document.createElement("style")
       style.id = "ltx2-live-style"
@@ -64,7 +71,7 @@ export class LiveView {
     this.canvas = tag("canvas")
     this.label = tag("span", "label quiet")
     this.empty = tag("span", "empty quiet")
-    this.note = tag("span", "quiet")
+    this.note = tag("span", "quiet note")
     this.stop = tag("button", "push")
     this.stop.textContent = "Stop and save"
     this.stop.title = "Finish the step at hand, save, and end. Run again to go on."
@@ -72,13 +79,31 @@ export class LiveView {
       this.stop.disabled = true
       stop()
     })
+    this.title = tag("span", "quiet title")
+    this.asks = ["sample", "save", "pause"].map((what) => {
+      const button = tag("button")
+      button.addEventListener("click", () => {
+        ask(this.view.title, what === "pause" && this.paused ? "go" : what)
+        if (what === "pause") this.paused = !this.paused
+        this.#label()
+      })
+      return button
+    })
+    this.back = tag("button", "step")
+    this.next = tag("button", "step")
+    this.back.textContent = "\u2039"
+    this.next.textContent = "\u203a"
+    this.back.title = "the sample before"
+    this.next.title = "the sample after"
+    this.back.addEventListener("click", () => this.browse(-1))
+    this.next.addEventListener("click", () => this.browse(1))
     const chart = tag("div", "chart")
     chart.append(this.canvas, this.label, this.empty)
     this.element.append(
-      row(this.chip, this.count, this.left),
+      row(this.chip, this.title, this.count, this.left),
       wrap("bar", this.fill),
       wrap("middle", this.sample, chart),
-      row(this.note, this.stop)
+      row(this.note, this.back, this.next, ...this.asks, this.stop)
     )
     // a canvas has no size until the node is laid out
     this.observer = new ResizeObserver(() => this.redraw())
@@ -99,14 +124,42 @@ export class LiveView {
     this.fill.style.width = `${(share * 100).toFixed(1)}%`
     this.note.textContent = this.#note(view, running)
     this.note.title = view.message || ""
+    this.title.textContent = view.title || ""
+    this.title.title = view.title ? `run ${view.title}` : ""
+    const trains = running && view.stage === "train" && Boolean(view.title)
+    this.paused = trains && /^Paused/.test(view.message || "")
+    for (const button of this.asks) button.hidden = !trains
+    this.#label()
     this.stop.hidden = !running
     if (!running) this.stop.disabled = false
     if (view.sample) this.showSample(view.sample)
     this.redraw()
   }
 
+  // All samples of the run, for the arrows; the newest stays in view.
+  showDrawn(samples) {
+    this.drawn = samples.filter((sample) => sample.file)
+    this.at = -1
+    this.#arrows()
+  }
+
+  browse(by) {
+    const last = this.drawn.length - 1
+    const at = Math.min(last, Math.max(0, (this.at < 0 ? last : this.at) + by))
+    this.#put(this.drawn[at])
+    this.at = at === last ? -1 : at
+    this.#arrows()
+  }
+
   showSample(sample) {
     if (!sample.file) return
+    const known = this.drawn.some((other) => other.file.filename === sample.file.filename)
+    if (!known && this.drawn.length) this.drawn.push(sample)
+    if (this.at < 0) this.#put(sample)
+    this.#arrows()
+  }
+
+  #put(sample) {
     const address = this.addressOf(sample.file)
     if (this.address !== address) {
       this.address = address
@@ -140,6 +193,23 @@ export class LiveView {
   remove() {
     this.observer.disconnect()
     this.sample.replaceChildren() // ends the download of a playing video
+  }
+
+  #arrows() {
+    const last = this.drawn.length - 1
+    this.back.hidden = this.next.hidden = last < 1
+    this.back.disabled = this.at === 0
+    this.next.disabled = this.at < 0
+  }
+
+  #label() {
+    const [sample, save, pause] = this.asks
+    sample.textContent = "Sample"
+    sample.title = "Draw the samples after the step at hand."
+    save.textContent = "Save"
+    save.title = "Write a LoRA and a state after the step at hand."
+    pause.textContent = this.paused ? "Go on" : "Pause"
+    pause.title = this.paused ? "Train on." : "Wait after the step at hand; the card stays in use."
   }
 
   #note(view, running) {

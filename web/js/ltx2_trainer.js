@@ -40,6 +40,36 @@ async function feedAll() {
   } catch (error) {
     console.warn("LTX-2 trainer: the live view is not available", error)
   }
+  await seedAll()
+}
+
+async function seedAll() {
+  if (!views.size) return
+  try {
+    const response = await api.fetchApi("/ltx2_train/runs")
+    const names = new Set((await response.json()).map((run) => run.name))
+    for (const [node, view] of views) if (names.has(runName(node))) await seed(node, view)
+  } catch (error) {
+    console.warn("LTX-2 trainer: the runs are not known", error)
+  }
+}
+
+// What the folder of the run tells, where the server has no word of it: after a restart, of a run of another program.
+async function seed(node, view) {
+  const name = runName(node)
+  const base = `/ltx2_train/runs/${encodeURIComponent(name)}`
+  if (view.view.state === "idle") {
+    const response = await api.fetchApi(`${base}/view`)
+    if (response.ok && view.view.state === "idle") view.show(await response.json()) // it may have begun meanwhile
+  }
+  if (view.view.title !== name) return
+  const samples = await api.fetchApi(`${base}/samples`)
+  if (samples.ok) view.showDrawn(await samples.json())
+}
+
+async function askRun(name, what) {
+  const response = await api.fetchApi(`/ltx2_train/runs/${encodeURIComponent(name)}/${what}`, { method: "POST" })
+  if (!response.ok) console.warn(`LTX-2 trainer: ${await response.text()}`)
 }
 
 // Classic nodes show every widget, so the advanced ones are folded here, with a button to unfold them. Nodes 2.0 does
@@ -100,6 +130,7 @@ function addView(node) {
   const view = new LiveView({
     addressOf: (file) => api.apiURL(viewQuery(file)),
     stop: () => api.interrupt(),
+    ask: askRun,
   })
   const widget = node.addDOMWidget("live", "ltx2_train_live", view.element, {
     serialize: false,
