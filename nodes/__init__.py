@@ -18,6 +18,7 @@ from .lists import DatasetFromLists
 from .making import CaptionClips, CutLongVideos
 from .merge_lora import MergeLoRA
 from .model import LoadBaseModel
+from .monitor import RunMonitor
 from .pairs import LoadTrainingPairs
 from .preview import PreviewItem
 from .sample import SampleLoRA
@@ -44,6 +45,7 @@ NODES = [
     ConvertLoRA,
     DatasetFromFile,
     RunFromFile,
+    RunMonitor,
     *OPTION_NODES,
 ]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
+import time
 
 import pytest
 from comfy_server import ROOT
@@ -158,6 +160,51 @@ def test_a_run_that_this_server_never_saw_is_shown_with_its_samples(opened, serv
     opened.wait_for_function("() => document.querySelector('.ltx2-live video')?.src.includes('step_000030')")
     opened.locator(".ltx2-live").get_by_title("the sample before").click()
     opened.wait_for_function("() => document.querySelector('.ltx2-live video')?.src.includes('step_000000')")
+
+
+def test_the_monitor_follows_a_run_of_another_process(opened, server):
+    name = f"away_{opened.renderer.replace(' ', '_').replace('.', '')}"
+    folder = server.base / "output/ltx2_runs" / name
+    folder.mkdir(parents=True)
+
+    def told(step, status):
+        manifest = {
+            "format": 1,
+            "name": name,
+            "status": status,
+            "step": step,
+            "total": 40,
+            "updated": f"9{time.time_ns()}",
+        }
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        rows = [json.dumps({"step": number, "loss": 1 / number}) + "\n" for number in range(1, step + 1)]
+        (folder / "metrics.jsonl").write_text("".join(rows))
+
+    told(10, "running")
+    with open(folder / ".lock", "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        opened.reload()
+        opened.settle()
+        opened.evaluate("""() => {
+          app.graph.clear()
+          const node = LiteGraph.createNode("LTX2T_Monitor")
+          node.pos = [300, 100]
+          app.graph.add(node)
+        }""")
+        wait_for_state(opened, "running", 60)
+        assert "step 10/40" in opened.locator(".ltx2-live").inner_text()
+        told(20, "running")
+        opened.wait_for_function(
+            "() => /step 20.40/.test(document.querySelector('.ltx2-live').innerText)", timeout=20_000
+        )
+        opened.locator(".ltx2-live").get_by_text("Stop and save").click()
+        for _ in range(100):
+            if (folder / "asked" / "stop").exists():
+                break
+            opened.wait_for_timeout(100)
+        assert (folder / "asked" / "stop").exists()
+        told(21, "stopped")
+    wait_for_state(opened, "stopped", 60)
 
 
 def test_stop_and_save_in_the_node_saves_and_stops(opened, server):

@@ -55,6 +55,7 @@ WIDGETS = {
     "LTX2T_ConvertLoRA": "to lora_path save_name | dtype",
     "LTX2T_DatasetFromFile": "path cache_only",
     "LTX2T_RunFromFile": "path changes",
+    "LTX2T_Monitor": "run_name",
     "LTX2T_QuantizationOptions": "block_size device loftq loftq_iters awq awq_alpha awq_batches",
     "LTX2T_TextEncoderOptions": "double_quant compute_dtype",
     "LTX2T_DatasetOptions": "audio_track reference_temporal_scale flip color_jitter crop caption_prefix "
@@ -102,6 +103,7 @@ SOCKETS = {
     "LTX2T_ConvertLoRA": (["LORA_MODEL"], ["LORA_MODEL", "STRING", "STRING"]),
     "LTX2T_DatasetFromFile": (["LTX2T_MODEL", "LTX2T_OPTIONS"], ["LTX2T_PREPARED", "STRING"]),
     "LTX2T_RunFromFile": ([], ["LORA_MODEL", "LTX2T_RUN", "STRING"]),
+    "LTX2T_Monitor": ([], []),
     "LTX2T_QuantizationOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
     "LTX2T_TextEncoderOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
     "LTX2T_DatasetOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),

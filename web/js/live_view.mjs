@@ -136,11 +136,21 @@ export class LiveView {
     this.redraw()
   }
 
-  // All samples of the run, for the arrows; the newest stays in view.
+  // All samples of the run, for the arrows; what is in view stays there.
   showDrawn(samples) {
     this.drawn = samples.filter((sample) => sample.file)
-    this.at = -1
+    if (this.at >= this.drawn.length) this.at = -1
     this.#arrows()
+  }
+
+  // Another run is going to be shown.
+  clear() {
+    this.drawn = []
+    this.at = -1
+    this.address = null
+    this.sample.replaceChildren()
+    this.#arrows()
+    this.show({ state: "idle", curve: [] })
   }
 
   browse(by) {

@@ -7,6 +7,8 @@ import { HEIGHT, LiveView } from "./live_view.mjs"
 
 const OURS = "LTX2T_"
 const NODE = "LTX2T_TrainLoRA"
+const MONITOR = "LTX2T_Monitor" // shows the run that it names, whichever node trains it
+const WATCH_SECONDS = 5 // a run of another process sends nothing here, so its folder is looked at
 const views = new Map() // node -> LiveView
 
 function runName(node) {
@@ -18,6 +20,10 @@ function runName(node) {
 function viewsOf(message) {
   const found = []
   for (const [node, view] of views) {
+    if (node.comfyClass === MONITOR) {
+      if (runName(node) === message.title) found.push(view)
+      continue
+    }
     if (isNode(node, message.node) && [runName(node), view.view.title].includes(message.title)) found.push(view)
   }
   return found
@@ -43,24 +49,24 @@ async function feedAll() {
   await seedAll()
 }
 
-async function seedAll() {
+async function seedAll(again = false) {
   if (!views.size) return
   try {
     const response = await api.fetchApi("/ltx2_train/runs")
     const names = new Set((await response.json()).map((run) => run.name))
-    for (const [node, view] of views) if (names.has(runName(node))) await seed(node, view)
+    for (const [node, view] of views) if (names.has(runName(node))) await seed(node, view, again && node.comfyClass === MONITOR)
   } catch (error) {
     console.warn("LTX-2 trainer: the runs are not known", error)
   }
 }
 
 // What the folder of the run tells, where the server has no word of it: after a restart, of a run of another program.
-async function seed(node, view) {
+async function seed(node, view, again = false) {
   const name = runName(node)
   const base = `/ltx2_train/runs/${encodeURIComponent(name)}`
-  if (view.view.state === "idle") {
+  if (again || view.view.state === "idle") {
     const response = await api.fetchApi(`${base}/view`)
-    if (response.ok && view.view.state === "idle") view.show(await response.json()) // it may have begun meanwhile
+    if (response.ok && (again || view.view.state === "idle")) view.show(await response.json()) // it may have begun meanwhile
   }
   if (view.view.title !== name) return
   const samples = await api.fetchApi(`${base}/samples`)
@@ -126,10 +132,30 @@ function fit(node) {
   node.setDirtyCanvas(true, true)
 }
 
+// A run of another process is watched by its folder, as long as the page is in view.
+function watch(node, view) {
+  const named = node.widgets.find((widget) => widget.name === "run_name")
+  const changed = named.callback
+  const look = () => {
+    view.clear()
+    return seedAll()
+  }
+  named.callback = function () {
+    look()
+    return changed?.apply(this, arguments)
+  }
+  const timer = setInterval(() => {
+    if (!document.hidden && view.view.state === "running") seedAll(true)
+  }, WATCH_SECONDS * 1000)
+  onRemoved(node, () => clearInterval(timer))
+  look()
+}
+
 function addView(node) {
+  const monitor = node.comfyClass === MONITOR
   const view = new LiveView({
     addressOf: (file) => api.apiURL(viewQuery(file)),
-    stop: () => api.interrupt(),
+    stop: () => (monitor ? askRun(runName(node), "stop") : api.interrupt()),
     ask: askRun,
   })
   const widget = node.addDOMWidget("live", "ltx2_train_live", view.element, {
@@ -194,7 +220,8 @@ app.registerExtension({
     if (!node.comfyClass?.startsWith(OURS)) return
     addFold(node)
     countFolded(node)
-    if (node.comfyClass === NODE) addView(node)
+    if (node.comfyClass === NODE || node.comfyClass === MONITOR) addView(node)
+    if (node.comfyClass === MONITOR) watch(node, views.get(node))
     afterExecuted(node)
     applyFold(node)
   },
