@@ -11,7 +11,7 @@ from ..ltx2_train import RunConfig
 from ..ltx2_train.errors import ConfigError, Stopped, TrainerError
 from . import handles, host, options, words
 from .host import io
-from .widgets import Form, Setting, merged, widget
+from .widgets import SWITCH, Form, Setting, merged, widget
 from .wire import lora_file, read_lora
 
 NODE_ID, TITLE = "LTX2T_TrainLoRA", "Train LoRA"
@@ -139,8 +139,13 @@ class TrainLoRA(io.ComfyNode):
         return _generation.get(folder, 0)
 
     @classmethod
-    def validate_inputs(cls, run_name: str | None) -> bool | str:
-        """Refuse a name that cannot be used as soon as the prompt is sent; ComfyUI asks before anything runs."""
+    def validate_inputs(cls, run_name: str | None, compile: str | bool | None = "auto") -> bool | str:
+        """Refuse a name that cannot be used as soon as the prompt is sent; ComfyUI asks before anything runs.
+
+        `compile` is in here since workflows saved while it was a yes or no hold one, which is none of its words.
+        """
+        if compile not in (*SWITCH, True, False, None):
+            return f"compile is {compile!r}, expected one of {', '.join(SWITCH)}"
         if run_name is None:  # it comes over a wire and is not known yet
             return True
         try:

@@ -17,6 +17,7 @@ Shape letters: B batch, T tokens, S context tokens, C latent channels, D width, 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -36,6 +37,9 @@ from .kernels import QUERIES, SPLITS, find_kernel
 from .norms import Index, rows_of
 from .recompute import Kept, Store, recomputed, trainable
 from .rope import rope_table
+from .trial import why_not_compiled
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["LTXTransformer", "Modality", "Output", "SkipLayers", "TransformerConfig"]
 
@@ -222,16 +226,31 @@ class LTXTransformer(nn.Module):
         for block in self._blocks():
             block.lean = on
 
-    def set_compile(self, on: bool = True) -> str | None:
-        """Compile the pointwise work of the blocks with torch.compile, after a small trial on the model's device.
+    def set_compile(self, on: bool | None = True) -> str | None:
+        """Compile the pointwise work of the blocks with torch.compile, after a small trial on the model's device; and
+        the unpacking of stored weights whose modules have an attribute `unpacking`. None lets a longer trial decide on
+        CUDA, and compiles nothing elsewhere.
 
-        Returns why it is not compiled, else None. What fails later is logged once and runs uncompiled from then on.
+        Returns why it is not compiled where it was asked for, else None. What fails later is logged once and runs
+        uncompiled from then on.
         """
-        fused = Fused() if on else None
+        wanted = self.device.type == "cuda" if on is None else on
+        fused = Fused() if wanted else None
         reason = None if fused is None else fused.try_out(self.device, self.dtype)
+        if fused is not None and reason is None and on is None:
+            side = self.config.video if self.has_video else self.config.audio
+            reason = why_not_compiled(fused, self.device, self.dtype, side.width, side.heads)
+        if on is None and wanted:
+            logger.info("compiled passes: %s", "taken" if reason is None else f"not taken, {reason}")
+        fused = fused if reason is None else None
         for module in (*self._blocks(), *self._attentions("all")):
-            module.fused = fused if reason is None else None
-        return reason
+            module.fused = fused
+        # of their own: a card that cannot compile for a storage format goes on with the rest
+        unpacking = None if fused is None else Fused()
+        for module in self.modules():
+            if hasattr(module, "unpacking"):
+                module.unpacking = unpacking  # pyright: ignore[reportAttributeAccessIssue]
+        return None if on is None else reason
 
     def _blocks(self) -> list[Block]:
         return cast("list[Block]", list(self.transformer_blocks))

@@ -99,10 +99,11 @@ class MemorySettings(Settings):
         "av_cross = those between picture and sound; cross = both kinds; video, audio = attn1 and attn2 of one stream.",
         json_schema_extra={"community": "split_attn_target", "advanced": True},
     )
-    compile: bool = Field(
-        default=False,
+    compile: bool | None = Field(
+        default=None,
         description="Compile the norms, rotations and gates of a block with torch.compile. Needs a C compiler (and "
-        "Triton on CUDA); where that is missing it says so and goes on without.",
+        "Triton on CUDA); where that is missing it says so and goes on without. Not set: on CUDA, where a trial at the "
+        "start finds it faster and its numbers equal.",
         json_schema_extra={"community": "compile", "advanced": True},
     )
     optimizer_offload: bool = Field(

@@ -8,6 +8,9 @@ dequantized again in backward) but the module itself, so backward reads whatever
 streaming may put other storage behind a buffer between two calls. For the same reason nothing here may keep a tensor
 that was derived from the buffers.
 
+Where `unpacking` is set, a subclass may have it run the function that works the weight out: `unpacking(function,
+*arguments)` is what the function gives, compiled, or None where that cannot be.
+
 Where a subclass can multiply in 8 bits (`low_precision`), `matmul = True` makes it do so whenever the shapes allow,
 forward and back.
 
@@ -16,7 +19,7 @@ Shape letters: N tokens, I in, O out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -120,6 +123,7 @@ class QuantLinear(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         self.compute_dtype = compute_dtype
         self.matmul = False
+        self.unpacking: Callable[..., Tensor | None] | None = None
         for name in self.stored_names:
             tensor = stored[name]
             self.register_buffer(name, None if tensor is None else tensor.detach().contiguous())

@@ -65,10 +65,10 @@ class Fp8(QuantLinear):
         return cls(stored, scale, bias=bias, compute_dtype=compute_dtype)
 
     def stored_weight(self, dtype: torch.dtype) -> Tensor:
-        values = self.weight.to(dtype)
-        if self.scale is not None:  # the product is rounded once
-            values.view(self.weight.shape[0], self.scale.shape[1], -1).mul_(self.scale)
-        return values
+        if self.scale is None:
+            return self.weight.to(dtype)
+        done = None if self.unpacking is None else self.unpacking(scaled_values, self.weight, self.scale, dtype)
+        return scaled_values(self.weight, self.scale, dtype) if done is None else done
 
     def can_multiply(self, tokens: int) -> bool:
         constant = self.scale is None or self.scale.shape[1] == 1
@@ -79,6 +79,12 @@ class Fp8(QuantLinear):
 
     def multiply_back(self, grad: Tensor) -> Tensor:
         return fp8_multiply_back(grad, self.weight, _of_rows(self.scale))
+
+
+def scaled_values(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """weight [O, I] in fp8 times scale [O or 1, blocks, 1], in `dtype`; compiled it is one pass."""
+    # the product is rounded once
+    return (weight.to(dtype).view(weight.shape[0], scale.shape[1], -1).mul_(scale)).view(weight.shape)
 
 
 class Fp8Uz(Fp8):

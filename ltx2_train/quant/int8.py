@@ -71,7 +71,11 @@ class Int8(QuantLinear):
         return values
 
     def stored_weight(self, dtype: torch.dtype) -> Tensor:
-        return self.weight.to(dtype).mul_(self.scale)
+        if self.weight.device.type == "cpu":
+            return self.weight.to(dtype).mul_(self.scale)
+        # an accelerator casts as it reads and writes, so one pass does: the same numbers, since q is exact in `dtype`
+        out = torch.empty(self.weight.shape, dtype=dtype, device=self.weight.device)
+        return torch.mul(self.weight, self.scale, out=out)
 
     def can_multiply(self, tokens: int) -> bool:
         return int8_can(self.weight, tokens)

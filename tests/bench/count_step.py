@@ -45,6 +45,7 @@ from ltx2_train.models.norms import meta_is  # noqa: E402
 from ltx2_train.models.positions import audio_positions, video_positions  # noqa: E402
 from ltx2_train.models.transformer import Modality, TransformerConfig  # noqa: E402
 from ltx2_train.objective.audio import audio_steps  # noqa: E402
+from ltx2_train.quant import QuantLinear  # noqa: E402
 from ltx2_train.shapes import AudioLatentShape, LatentShape, VideoShape  # noqa: E402
 from ltx2_train.sizes import meta_model  # noqa: E402
 from ltx2_train.training.fit.simulate import context_widths  # noqa: E402
@@ -247,6 +248,9 @@ def _counted(case: Case, blocks: int, compiled: bool, by_place: bool) -> Tally:
         passes = OnePass(counter)
         for module in (*model.transformer_blocks, *model._attentions("all")):
             module.fused = passes
+        for module in model.modules():
+            if isinstance(module, QuantLinear):
+                module.unpacking = passes
     layers = [module for module in model.modules() if isinstance(module, LoRALinear)]
     held = Held(layers, torch.bfloat16)
     with meta_is("cuda"), counter, held.fresh():

@@ -4,6 +4,7 @@ import re
 import sys
 import time
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 
 T0 = time.perf_counter()
@@ -28,6 +29,7 @@ def main():
     bench = Bench(args)
     import torch
 
+    from ltx2_train.lora.held import Held
     from ltx2_train.lora.layer import LoRALinear
     from ltx2_train.models.positions import audio_positions, video_positions
     from ltx2_train.models.transformer import LTXTransformer, Modality, TransformerConfig
@@ -80,10 +82,17 @@ def main():
     model.set_ff_chunk(args.ff_chunk)
     note = model.set_compile(True) if args.compile else None
 
+    layers = [module for module in model.modules() if isinstance(module, LoRALinear)]
+    held = None if bench.dtype == torch.float32 else Held(layers, bench.dtype)
+    of_this_step = ExitStack()  # as the loop does: copies of the factors, fresh for each step
+
     grid = LatentShape(*VIDEO_FHW)
     pv, pa = video_positions(grid, FPS), audio_positions(AudioLatentShape(AUDIO_T))
 
     def forward(s, data):
+        of_this_step.close()
+        if held is not None:
+            of_this_step.enter_context(held.fresh())
         mask = None if args.no_mask else data["mask"]
         video = Modality(bench.tokens_v(s["noisy_v"]), s["sigma"], None, pv, data["ctx_v"], mask)
         audio = None

@@ -3,7 +3,7 @@
 Device, in bytes:
 
     weights     blocks that stay, what is outside of the blocks, and the slots through which swapped blocks pass
-    LoRA        4 for each trainable number; their gradients are part of the step
+    LoRA        4 for each trainable number, and 2 for its copy in bf16 or fp16; their gradients are part of the step
     optimizer   what it keeps for each trainable number
     step        the peak of the simulated step
     workspace   of cuBLAS and kernels, 0.4 GB: an assumption
@@ -28,6 +28,7 @@ PROCESS = {"cuda": 3.0 * GB}  # Python, torch and the libraries of the device; 1
 LOADING = 0.5 * GB
 SAMPLE = 3e6
 NUMBER = 4  # bytes of a trainable number and of its gradient
+HALF = 2  # of its copy for products in fewer bits
 
 
 def predict(facts: Facts, choice: Choice, machine: Machine) -> Prediction:
@@ -51,7 +52,8 @@ def device_parts(facts: Facts, choice: Choice) -> dict[str, float]:
         facts.run.train.accumulation > 1,
         facts.text_kv_bytes if choice.keep_text_kv else 0,
     )
-    lora, state = facts.lora_values * NUMBER, facts.lora_values * facts.state_bytes
+    copy = 0 if facts.run.model.precision == "fp32" else HALF
+    lora, state = facts.lora_values * (NUMBER + copy), facts.lora_values * facts.state_bytes
     parts = {
         "weights": float((total - swap) * sizes.block + sizes.outside),
         "slots": float(slots * sizes.block),
@@ -108,7 +110,7 @@ def _seconds(facts: Facts, choice: Choice, machine: Machine) -> float:
         link=link,
         offloaded_bytes=inputs,
         text_kv=choice.keep_text_kv,
-        compiled=facts.run.memory.compile,
+        compiled=bool(facts.run.memory.compile),  # what a trial will find is not known yet
     )
     update = (3 * NUMBER + 2 * facts.state_bytes) * facts.lora_values  # gradient read, value and state read and written
     launches = facts.update_seconds if facts.device_type == "cuda" else 0.0

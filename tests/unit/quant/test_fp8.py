@@ -67,3 +67,21 @@ def test_small_weights_need_the_scales():
         for kind in (Fp8, Fp8Cast)
     }
     assert loss[Fp8Cast] > 2 * loss[Fp8]
+
+
+def test_a_compiled_function_may_work_the_weight_out(monkeypatch):
+    asked = []
+
+    def unpacking(function, *arguments):
+        asked.append(function)
+        return function(*arguments)
+
+    layer = Fp8.quantize(draw(8, 128), None, SETTINGS, torch.float32)
+    expected, x = layer.stored_weight(torch.float32), torch.ones(2, 128)
+    before = layer(x)
+    layer.unpacking = unpacking
+    assert torch.equal(layer.stored_weight(torch.float32), expected)
+    assert torch.equal(layer(x), before)
+    assert len(asked) == 2
+    layer.unpacking = lambda *_: None  # it cannot be compiled here
+    assert torch.equal(layer.stored_weight(torch.float32), expected)

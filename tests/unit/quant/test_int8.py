@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltx2_train.quant import QuantSettings
 from ltx2_train.quant.int8 import Int8, Int8Rotated, rotate, rotation_size
@@ -84,3 +85,21 @@ def test_no_bias_of_strength_in_bfloat16(width):
     x = draw(400, width).bfloat16()
     ratio = rotate(x).double().norm() / x.double().norm()
     assert abs(float(ratio) - 1) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_an_accelerator_works_the_weight_out_in_one_pass_to_the_same_numbers(dtype):
+    layer = Int8.quantize(torch.randn(16, 32, generator=torch.Generator().manual_seed(0)), None, SETTINGS, dtype)
+    once = torch.mul(layer.weight, layer.scale, out=torch.empty(16, 32, dtype=dtype))  # what it does there
+    assert torch.equal(once, layer.stored_weight(dtype))
+    calls = []
+
+    class Calls(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            calls.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    layer.to("meta")
+    with Calls():
+        assert layer.stored_weight(dtype).dtype == dtype
+    assert [name for name in calls if "empty" not in name] == ["aten.mul.out"]
