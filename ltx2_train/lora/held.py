@@ -21,7 +21,8 @@ class Held:
 
     def __init__(self, layers: Sequence[LoRALinear], dtype: torch.dtype) -> None:
         self.layers, self.dtype = list(layers), dtype
-        self.factors = [layer.lora_A for layer in self.layers] + [layer.lora_B for layer in self.layers]
+        self.factors: list[Tensor] = [layer.lora_A for layer in self.layers]
+        self.factors += [layer.lora_B for layer in self.layers]
         buffer = torch.empty(sum(one.numel() for one in self.factors), dtype=dtype, device=self.factors[0].device)
         parts = buffer.split([one.numel() for one in self.factors])
         self.copies = [part.view(one.shape) for part, one in zip(parts, self.factors, strict=True)]
@@ -36,7 +37,7 @@ class Held:
     def fresh(self) -> Iterator[None]:
         """The layers use copies of what their factors are now."""
         with torch.no_grad():
-            torch._foreach_copy_(self.copies, self.factors)
+            torch._foreach_copy_(self.copies, self.factors)  # pyright: ignore[reportPrivateImportUsage]  # no public name
         count = len(self.layers)
         pairs: Iterator[tuple[Tensor, Tensor]] = zip(self.copies[:count], self.copies[count:], strict=True)
         for layer, pair in zip(self.layers, pairs, strict=True):

@@ -248,8 +248,8 @@ class LTXTransformer(nn.Module):
         # of their own: a card that cannot compile for a storage format goes on with the rest
         unpacking = None if fused is None else Fused()
         for module in self.modules():
-            if hasattr(module, "unpacking"):
-                module.unpacking = unpacking  # pyright: ignore[reportAttributeAccessIssue]
+            if "unpacking" in vars(module):
+                vars(module)["unpacking"] = unpacking
         return None if on is None else reason
 
     def _blocks(self) -> list[Block]:
