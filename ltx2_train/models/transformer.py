@@ -156,6 +156,7 @@ class LTXTransformer(nn.Module):
         self.residence: Residence | None = None
         self.activations: Store | None = None
         self.keep_text_kv = False
+        self._tried_on: tuple[torch.device, torch.dtype] | None = None  # where compiled passes have had their trial
         self.has_video, self.has_audio = mode != "audio", mode != "video"
         rows = BASE_ROWS + (TEXT_ROWS if config.cross_attention_adaln else 0)
         if self.has_video:
@@ -229,11 +230,15 @@ class LTXTransformer(nn.Module):
     def set_compile(self, on: bool | None = True) -> str | None:
         """Compile the pointwise work of the blocks with torch.compile, after a small trial on the model's device; and
         the unpacking of stored weights whose modules have an attribute `unpacking`. None lets a longer trial decide on
-        CUDA, and compiles nothing elsewhere.
+        CUDA, once, and compiles nothing elsewhere.
 
         Returns why it is not compiled where it was asked for, else None. What fails later is logged once and runs
         uncompiled from then on.
         """
+        here = (self.device, self.dtype)
+        if on is None and self._tried_on == here:
+            return None
+        self._tried_on = here if on is None else None
         wanted = self.device.type == "cuda" if on is None else on
         fused = Fused() if wanted else None
         reason = None if fused is None else fused.try_out(self.device, self.dtype)

@@ -43,6 +43,8 @@ def why_not_compiled(
         before, after = clock(plain, device), clock(compiled, device)
     except torch.OutOfMemoryError:
         return "there is no room to try them"
+    except Exception as error:  # a trial must not end a run
+        return f"they cannot be tried here ({type(error).__name__}: {str(error).splitlines()[:1]})"
     if after > FASTER * before:
         return f"they take {after * 1e3:.2f} ms and the plain ones {before * 1e3:.2f} ms"
     return None

@@ -16,7 +16,14 @@ SOUNDS = """\
 audio_directory = "sounds"
 cache_directory = "cache"
 """
-GPU = ["model.device=cuda", "model.precision=bf16", "train.steps=2", "sample.every=0", "sample.at_start=false"]
+GPU = [
+    "model.device=cuda",
+    "model.precision=bf16",
+    "memory.compile=false",  # there is nothing to compile for
+    "train.steps=2",
+    "sample.every=0",
+    "sample.at_start=false",
+]
 
 
 def make_run_file(folder: Path, tiny: Any, clip: Path, mode: str, *more: str) -> Path:

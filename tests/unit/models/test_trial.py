@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from parity.oracles_transformer import build
 
-from ltx2_train.models import trial
+from ltx2_train.models import transformer, trial
 from ltx2_train.models.fused import Fused
+from ltx2_train.models.transformer import LTXTransformer
 from ltx2_train.models.trial import why_not_compiled
 
 CPU = torch.device("cpu")
@@ -61,3 +63,25 @@ def test_a_compiler_that_fails_says_why():
         raise RuntimeError("no Triton")
 
     assert "no Triton" in decided(Passes(broken))
+
+
+def test_a_trial_that_fails_ends_nothing(monkeypatch):
+    monkeypatch.setattr(trial, "gated_sum", lambda *_, **__: 1 / 0)
+    assert "ZeroDivisionError" in decided(Passes())
+
+
+@pytest.mark.parametrize("answer", [None, "they are slower"])
+def test_a_model_that_is_left_to_decide_compiles_by_the_trial_and_tries_once(monkeypatch, answer):
+    model, asked = build("2.3", num_layers=2), []
+    monkeypatch.setattr(transformer, "why_not_compiled", lambda *_: asked.append(1) or answer)
+    assert model.set_compile(None) is None
+    assert model.transformer_blocks[0].fused is None, "on the CPU nothing is compiled"
+    assert asked == []
+    monkeypatch.setattr(LTXTransformer, "device", torch.device("cuda"))
+    monkeypatch.setattr(Fused, "try_out", lambda *_: None)
+    assert model.set_compile(None) is None
+    assert (model.transformer_blocks[0].fused is None) == (answer is not None)
+    model.set_compile(None)
+    assert asked == [1]
+    model.set_compile(False)
+    assert model.transformer_blocks[0].fused is None
