@@ -44,7 +44,7 @@ def why_not_compiled(
     except torch.OutOfMemoryError:
         return "there is no room to try them"
     except Exception as error:  # a trial must not end a run
-        return f"they cannot be tried here ({type(error).__name__}: {str(error).splitlines()[:1]})"
+        return f"they cannot be tried here ({type(error).__name__}: {str(error)[:200]})"
     if after > FASTER * before:
         return f"they take {after * 1e3:.2f} ms and the plain ones {before * 1e3:.2f} ms"
     return None
