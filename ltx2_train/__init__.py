@@ -64,6 +64,7 @@ _HOME = {
     "load_run": "config",
     "loss_column": "training.metrics",
     "make_run": "config",
+    "mean_of_loras": "lora.mean",
     "make_tiny": "weights.tiny",
     "merge_loras": "lora.merge",
     "preview_dataset": "sampling.preview",

@@ -17,7 +17,7 @@ from torch import nn
 from ltx2_train import Events, files, make_run
 from ltx2_train.errors import RunError
 from ltx2_train.lora.inject import inject
-from ltx2_train.optim import build_optimizer, build_schedule
+from ltx2_train.optim import WeightMean, build_optimizer, build_schedule
 from ltx2_train.training import loop, saving, setup
 from ltx2_train.training.checks import Checked
 from ltx2_train.training.metrics import MetricsLog
@@ -49,11 +49,12 @@ class SmallRuns:
         if export is not None:
             run["export_folder"] = str(export)
         sample = {"every": 0, "at_start": False, **train.pop("sample", {})}
+        more = {group: train.pop(group) for group in ("ema", "optimizer") if group in train}
         settings = {"steps": steps, "save_every": 2, "learning_rate": 1e-2, "save_precision": "fp32", **train}
         self.step_hook = settings.pop("step_hook", lambda step: None)
         lora = {"rank": 2, "target_modules": ["attn1.to_q", "attn1.to_v"]}
         tables = {"run": run, "train": settings, "sample": sample, "lora": lora, "optimizer": {"name": "adamw"}}
-        return loop.train(make_run(tables), events)
+        return loop.train(make_run({**tables, **more}), events)
 
     def _check(self, config, events):
         folder = open_run(config.run, {"lora.rank": str(config.lora.rank)}, events)
@@ -83,7 +84,7 @@ class SmallRuns:
             config=config, folder=checked.folder, device=device, model=model, loras=loras, optimizer=optimizer,
             schedule=build_schedule(optimizer, config.schedule, checked.total),
             scaler=torch.amp.GradScaler("cpu", enabled=False), data=SimpleNamespace(samples=[]), order=[],
-            sound=None, plan=None,
+            sound=None, plan=None, mean=WeightMean(loras.parameters(), config.ema.decay) if config.ema.decay else None,
             watch=SimpleNamespace(step=lambda heard: None), total=checked.total, step=0, place=(0, 0), log=None,
             prompts=["a ball"], checkpoint_shapes=shapes, base={}, trigger="", version="2.3", apply=None,
             rates=lambda: {"lr": optimizer.param_groups[0]["lr"]},

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .console import ConsoleEvents
+from .lora_mean import add_ema
 from .output import show
 
 # what can be chosen is said by the core, which loads torch; a command line that is only parsed does not
@@ -45,6 +46,8 @@ def add_lora(commands: Any, add: Callable[..., argparse.ArgumentParser]) -> None
             help="video, audio, a2v (video that listens), v2a (sound that looks), cross (both); may be repeated",
         )
         part.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
+
+    add_ema(add, tools)
 
     join = add("merge", _merge, "Write several LoRAs as one, each times its multiplier.", tools)
     join.add_argument("files", type=Path, nargs="+", metavar="FILE", help="LoRAs in any spelling, of any ranks")

@@ -254,6 +254,10 @@ def _optimizer_betas(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
     return [("optimizer.betas", [whole.get("optimizer_beta1", 0.9), whole.get("optimizer_beta2", 0.999)])]
 
 
+def _ema(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    return [("ema.decay", whole.get("ema_decay", 0.995))] if whole.get("use_ema") in (True, "true") else []
+
+
 def _no_samples(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
     return [("sample.every", 0), ("sample.at_start", False)] if value is True else []
 
@@ -310,6 +314,7 @@ _CONVERTERS: dict[str, Converter] = {
     "found_from_here": _found_from_here,
     "optimizer_betas": _optimizer_betas,
     "optimizer_config": _optimizer_config,
+    "ema": _ema,
     "no_samples": _no_samples,
     "one_prompt": _one_prompt,
     "size_text": _size_text,

@@ -17,7 +17,7 @@ from ..objective.audio import AudioSettings
 from ..objective.flow import LossSettings
 from ..objective.sigmas import SigmaSettings
 from ..offload.settings import MemorySettings
-from ..optim import OptimizerSettings, ScheduleSettings
+from ..optim import MeanSettings, OptimizerSettings, ScheduleSettings
 from ..paths import name_fault
 from ..quant.settings import QuantSettings
 from ..settings import Dtype, Settings
@@ -321,6 +321,7 @@ class RunConfig(Settings):
     gemma: GemmaSettings = GemmaSettings()
     sample: SampleSettings = SampleSettings()
     validation: ValidationSettings = ValidationSettings()
+    ema: MeanSettings = MeanSettings()
 
     _notes: tuple[str, ...] = PrivateAttr(())
 

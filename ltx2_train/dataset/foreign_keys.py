@@ -17,8 +17,7 @@ from .entry import DatasetSettings, SharedSettings
 # the sections of a run file; a test holds them together
 RUN_SECTIONS = (
     "run", "model", "data", "cache", "lora", "objective", "loss", "video", "audio", "optimizer", "schedule", "train",
-    "quant", "memory", "gemma", "sample",
-    "validation",
+    "quant", "memory", "gemma", "sample", "validation", "ema",
 )  # fmt: skip
 LISTS = ("datasets", "validation_datasets")
 

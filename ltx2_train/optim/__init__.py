@@ -3,6 +3,7 @@
 from .build import averaged, build_optimizer, choose_optimizer, rehearse, state_aside, state_bytes, why_not
 from .groups import describe_groups, parameter_groups
 from .guarded import can_be_guarded, guarded_step
+from .mean import MeanSettings, WeightMean
 from .optimizers import OPTIMIZERS, find_optimizer
 from .resume import resume
 from .schedules import SCHEDULES, ScheduleSettings, build_schedule, warmup_steps
@@ -11,8 +12,10 @@ from .settings import OptimizerSettings
 __all__ = [
     "OPTIMIZERS",
     "SCHEDULES",
+    "MeanSettings",
     "OptimizerSettings",
     "ScheduleSettings",
+    "WeightMean",
     "averaged",
     "build_optimizer",
     "build_schedule",

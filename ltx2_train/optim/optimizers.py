@@ -60,8 +60,8 @@ class OptimizerKind:
     `missing()` is why it cannot be used here, as the end of a sentence on `library`; "" where it can. `cuda`: it is of
     no use elsewhere. `prepare(optimizer)` takes the memory of the state at once instead of in the first step, which it
     does not change; None: that is left to the first step. `tensor_seconds` is what a step costs for each tensor on a
-    card, besides the bytes. `one_rate`: all layers must learn at one rate. `advice(learning rate, schedule)` is a
-    sentence for the user where the numbers are unusual for it, else "".
+    card, besides the bytes. `one_rate`: all layers must learn at one rate. `averages`: what is saved of it is a mean
+    already. `advice(learning rate, schedule)` is a sentence for the user where the numbers are unusual for it, else "".
     """
 
     build: Callable[[list[Any], Numbers, float, torch.device], Optimizer]
@@ -72,6 +72,7 @@ class OptimizerKind:
     missing: Callable[[], str] = lambda: ""
     cuda: bool = False
     one_rate: bool = False
+    averages: bool = False
     advice: Callable[[float, str], str] = lambda lr, schedule: ""
 
 
@@ -271,6 +272,7 @@ OPTIMIZERS.add(
         lambda settings: 8.0,
         library="schedulefree",
         missing=_without("schedulefree"),
+        averages=True,
         advice=_schedule_is_flat,
     ),
 )

@@ -170,6 +170,8 @@ class _Loop:
         self.clean = False
         if finite and not queued:
             run.scaler.step(run.optimizer)
+        if finite and run.mean is not None:
+            run.mean.update()
         run.scaler.update()
         run.schedule.step()
         run.optimizer.zero_grad(set_to_none=True)
@@ -363,12 +365,10 @@ def _draw(run: Run, events: Events) -> None:
     away = run.config.memory.optimizer_offload
     with averaged(run.optimizer), state_aside(run.optimizer, run.device) if away else contextlib.nullcontext():
         try:
-            run.renderer.draw(
-                run.prompts,
-                lambda index, prompt: run.folder.samples / f"step_{run.step:06d}_p{index + 1:02d}_s{prompt.seed}",
-                {"step": run.step, "run": run.folder.name, "strength": 1.0},
-                tolerant=True,
-            )
+            _draw_as_they_are(run)
+            if run.mean is not None and run.config.ema.sample:
+                with run.mean.shown():
+                    _draw_as_they_are(run, "_ema")
             return
         except Stopped:
             raise
@@ -377,6 +377,16 @@ def _draw(run: Run, events: Events) -> None:
             text = str(reason) if isinstance(reason, TrainerError) else f"{type(reason).__name__}: {reason}"
         release(run.device)  # not before the error has let go of its tensors
     events.message(f"The samples of step {run.step} are left out, and the run goes on. {text}", "warning")
+
+
+def _draw_as_they_are(run: Run, mark: str = "") -> None:
+    """Draw with the weights that the LoRA has now; `mark` stands at the end of the files' names."""
+    run.renderer.draw(
+        run.prompts,
+        lambda index, prompt: run.folder.samples / f"step_{run.step:06d}_p{index + 1:02d}_s{prompt.seed}{mark}",
+        {"step": run.step, "run": run.folder.name, "strength": 1.0, **({"weights": "ema"} if mark else {})},
+        tolerant=True,
+    )
 
 
 def _eta(run: Run, started: float, first: int) -> float:

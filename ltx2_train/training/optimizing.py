@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..config import RunConfig, TrainSettings
+from ..errors import ConfigError
 from ..events import Events
 from ..lora.inject import LoraSet
 from ..lora.targets import branch_of
@@ -23,7 +24,12 @@ def rates_of(layers: Iterable[Halves], train: TrainSettings) -> tuple[list[dict[
 
 
 def check_optimizer(config: RunConfig, layers: Iterable[str]) -> None:
-    """Raise ConfigError for rates and arguments that the optimizer would not take, on stand-ins for `layers`."""
+    """Raise ConfigError for what does not go with the optimizer: rates, arguments, an EMA. `layers` get stand-ins."""
+    if config.ema.decay and find_optimizer(config.optimizer.name).averages:
+        raise ConfigError(
+            f"ema.decay is {config.ema.decay:g}, and what optimizer.name = {config.optimizer.name} saves is a mean "
+            "already. Set ema.decay to 0, or choose another optimizer."
+        )
     halves = [(path, nn.Parameter(torch.zeros(1, 1)), nn.Parameter(torch.zeros(1, 1))) for path in layers]
     rehearse(rates_of(halves, config.train)[0], config.optimizer, config.train.learning_rate, config.lora.rank)
 

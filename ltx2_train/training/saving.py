@@ -24,10 +24,10 @@ from ..events import Events
 from ..files import write_json
 from ..lora.file import verify_saved
 from ..lora.save import save_lora
-from ..optim import averaged
+from ..optim import WeightMean, averaged
 from .lora_about import lora_metadata
 from .lora_files import list_loras, lora_name, place, place_newest, prune, write_lora
-from .metrics import LOSS, STREAMS, draw_chart, loss_column, terms_of
+from .metrics import LOSS, STREAMS, VALIDATION, draw_chart, loss_column, terms_of
 from .run_folder import rotate
 from .setup import Run
 from .state import list_states, random_state, save_state, state_name
@@ -127,7 +127,7 @@ def _write_loras(run: Run, events: Events, saved: Saved) -> None:
     """The LoRA of this step, its check, and every place where it is to be found."""
     folder, name = run.folder, run.folder.name
     with _needed(saved, LORA):
-        saved.lora = _again(lambda: _write_lora(run))
+        saved.lora = _again(lambda: _write_lora(run, run.folder.name))
     written = saved.lora
     if written is None:
         return
@@ -147,6 +147,25 @@ def _write_loras(run: Run, events: Events, saved: Saved) -> None:
             events.saved("export", export(written, run.config.run.export_folder / name, name))
     if run.config.train.keep_loras:
         _removed(prune(folder.loras, name, run.config.train.keep_loras, folder.finished), events)
+    if run.mean is not None:
+        with _tolerant(saved, "LoRA of the running mean", events):
+            _write_mean(run, run.mean, events)
+
+
+def _write_mean(run: Run, mean: WeightMean, events: Events) -> None:
+    """The running mean of the LoRA, beside it under the name of the run and `_ema`, checked and exported alike."""
+    folder, train = run.folder, run.config.train
+    name, about = f"{folder.name}_ema", {"name": f"{folder.name}_ema", "ema_decay": mean.decay}
+    with mean.shown():
+        written = _again(lambda: _write_lora(run, name, about))
+    verify_saved(written, run.checkpoint_shapes, trained=run.step > 0)
+    plain = place_newest(written, folder.loras, name)
+    _write_sidecars(run, dict.fromkeys((written, plain)))
+    events.saved("lora", written)
+    if run.config.run.export_folder is not None:
+        events.saved("export", export(written, run.config.run.export_folder / folder.name, name))
+    if train.keep_loras:
+        _removed(prune(folder.loras, name, train.keep_loras, folder.finished), events)
 
 
 @contextlib.contextmanager
@@ -190,14 +209,15 @@ def _write_state(run: Run) -> Path:
             "scaler": run.scaler.state_dict() if full else None,
             "schedule": run.schedule.state_dict(),
             "random": random_state(),
+            "mean": None if run.mean is None else run.mean.state_dict(),
             "sound": None if run.sound is None else {**run.sound.state_dict(), "watch": run.watch.state_dict()},
         },
     )
 
 
-def _write_lora(run: Run) -> Path:
-    metadata, dtype = lora_metadata(run), DTYPES[run.config.train.save_precision]
-    wanted = run.folder.loras / lora_name(run.folder.name, run.step)
+def _write_lora(run: Run, name: str, more: Mapping[str, Any] | None = None) -> Path:
+    metadata, dtype = {**lora_metadata(run), **(more or {})}, DTYPES[run.config.train.save_precision]
+    wanted = run.folder.loras / lora_name(name, run.step)
     with averaged(run.optimizer):
         return write_lora(wanted, lambda path: save_lora(path, run.loras, metadata, dtype))
 
@@ -206,6 +226,7 @@ def _write_sidecars(run: Run, loras: Iterable[Path]) -> None:
     row = _last_row(run)
     losses = [LOSS, *map(loss_column, dict.fromkeys((*STREAMS, *terms_of([row]))))]
     about = {key: row.get(key) for key in ("step", "epoch", *losses, "lr")}
+    about |= {key: row[key] for key in map(f"{VALIDATION}{{}}".format, losses) if row.get(key) is not None}
     for lora in loras:
         write_json(lora.with_suffix(".json"), {**about, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
 

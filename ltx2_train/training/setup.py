@@ -27,7 +27,7 @@ from ..lora.loftq import apply_loftq, loftq_for
 from ..models.audio_vae import AudioVAE
 from ..models.transformer import LTXTransformer
 from ..models.video_vae import VideoVAE
-from ..optim import resume
+from ..optim import WeightMean, resume
 from ..placement import Placed, load_placed, multiply_low, read_slowly
 from ..sampling.given_media import GivenMedia
 from ..sampling.prompts import Prompt
@@ -80,6 +80,7 @@ class Run:
     sound: Sound | None
     watch: SoundWatch
     audio_group: int | None
+    mean: WeightMean | None
     placed: Placed
     plan: MemoryPlan
     step: int = 0
@@ -130,6 +131,8 @@ def load(checked: Checked, events: Events) -> Run:
     run = _assemble(checked, contexts, media, sound, plan, placed, loras, events)
     if not _resume(run, events) and config.lora.weights is not None:
         loras.load(load_lora_state(config.lora.weights))
+        if run.mean is not None:
+            run.mean.begin()
         run.watch.begin()
         events.message(f"Starting from the LoRA {config.lora.weights.name}.")
     run.log = MetricsLog(run.folder.metrics, run.step, events)
@@ -250,6 +253,7 @@ def _assemble(
         sound=sound,
         watch=SoundWatch(loras, config.model.mode if config.audio.generated else "video", events),
         audio_group=audio_group,
+        mean=WeightMean(loras.parameters(), config.ema.decay) if config.ema.decay else None,
         placed=placed,
         plan=plan,
     )
@@ -292,6 +296,7 @@ def _resume(run: Run, events: Events) -> bool:
         keep = run.config.train.changed_rate == "keep"
         for text in resume(run.optimizer, run.schedule, state.get("optimizer"), state["schedule"], keep):
             events.message(text)
+        _resume_mean(run, state.get("mean"), events)
         restore_random_state(state["random"])
         if run.sound is not None and state.get("sound") is not None:
             run.sound.load_state_dict(state["sound"])
@@ -304,3 +309,15 @@ def _resume(run: Run, events: Events) -> bool:
             f"{problems[0]} No other state can be read either. Put a state back, or choose another run.name."
         )
     return False
+
+
+def _resume_mean(run: Run, saved: Mapping[str, Any] | None, events: Events) -> None:
+    """Go on with the running mean of the state; say where there is none, or where it has ended."""
+    if run.mean is None:
+        if saved is not None:
+            events.message("ema.decay is 0 from here on: the running mean of the state is given up.", "warning")
+    elif saved is None:
+        run.mean.begin()
+        events.message("The state holds no running mean (EMA): it begins with the LoRA of the state.", "warning")
+    else:
+        run.mean.load_state_dict(saved)

@@ -70,6 +70,7 @@ def test_the_public_names_are_these():
         "loss_column",
         "make_run",
         "make_tiny",
+        "mean_of_loras",
         "merge_loras",
         "preview_dataset",
         "probe",

@@ -87,7 +87,7 @@ def _disk(facts: Facts, choice: Choice) -> float:
     train = run.train
     saves = 1 + (train.steps // train.save_every if train.save_every else 0)
     states = min(train.keep_states, saves) * values * (NUMBER + facts.state_bytes)
-    loras = (min(train.keep_loras, saves) if train.keep_loras else saves) * values * 2
+    loras = (min(train.keep_loras, saves) if train.keep_loras else saves) * values * 2 * (2 if run.ema.decay else 1)
     drawn = train.steps // run.sample.every + 1 if run.sample.every else 0
     contexts = max(0.0, facts.work.captions * facts.context_bytes - run.memory.context_gb * GIB)
     return states + loras + drawn * 2 * SAMPLE + contexts + scratch

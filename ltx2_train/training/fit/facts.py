@@ -106,8 +106,9 @@ class Facts:
 
     @property
     def state_bytes(self) -> float:
-        """Bytes of optimizer state for one trainable number."""
-        return state_bytes(self.run.optimizer, self.device_type, self.run.lora.rank)
+        """Bytes of optimizer state, and of a running mean, for one trainable number."""
+        mean = 4 if self.run.ema.decay else 0
+        return mean + state_bytes(self.run.optimizer, self.device_type, self.run.lora.rank)
 
     @property
     def update_seconds(self) -> float:

@@ -1,0 +1,121 @@
+"""The mean of LoRAs that one run has saved, weighted towards the last: an EMA of the weights after the fact.
+
+A LoRA that was saved at step s counts decay ^ (last - s), times the steps since the one before it, which it stands for.
+What is averaged are the changes B A of the weights, and not A and B, whose mean is another change. The mean of n
+changes has n times their rank; its best approximation in the rank of the files, along its singular vectors, is written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..files import write_tensors
+from .file import PREFIX, LoraFile, load_lora_state
+from .low_rank import factored
+from .save import tensors_hash
+
+
+@dataclass(frozen=True)
+class MeanReport:
+    """The file that was written, the share of each step in it, and the share of the mean that its rank holds."""
+
+    path: Path
+    shares: dict[int, float]
+    kept: float
+
+    def text(self) -> str:
+        """Some lines for a terminal."""
+        shares = ", ".join(f"step {step} {share:.1%}" for step, share in self.shares.items())
+        return (
+            f"{self.path.name}: the mean of {len(self.shares)} LoRAs ({shares}); its rank holds {self.kept:.2%} of it"
+        )
+
+
+def mean_of_loras(
+    paths: Sequence[Path | str], out: Path | str, decay: float = 0.999, rank: int | None = None
+) -> MeanReport:
+    """Write to `out` the mean of the LoRAs at `paths`, which one run saved at several steps; `rank`: that of the files.
+
+    Raises ConfigError where they do not go together, or `out` is there already; CheckpointError where one is no LoRA.
+    """
+    out = Path(out)
+    if not 0 < decay < 1:
+        raise ConfigError(f"The decay is {decay:g}; it must lie between 0 and 1, for example 0.999.")
+    if out.exists():
+        raise ConfigError(f"{out} is there already. Choose another name, or delete it first.")
+    files = {_step_of(file): file for file in (load_lora_state(path) for path in paths)}
+    if len(files) < 2:
+        raise ConfigError(
+            "A mean needs LoRAs of at least two steps of a run. Name more files, or the folder of the run."
+        )
+    files = dict(sorted(files.items()))
+    _require_alike(list(files.values()))
+    shares = _shares(list(files), decay)
+    last = next(reversed(files.values()))
+    rank = rank or last.ranks[-1]
+    tensors: dict[str, Tensor] = {}
+    whole = held = 0.0
+    for module in last.entries:
+        parts = [(file.entries[module], share) for file, share in zip(files.values(), shares, strict=True)]
+        a = torch.cat([entry.down.float() for entry, _ in parts])
+        b = torch.cat([entry.up.float() * (entry.scale * share) for entry, share in parts], dim=1)
+        a, b = factored(a, b)
+        sizes = (a.norm(dim=1) * b.norm(dim=0)).square()  # squares of the singular values, largest first
+        whole, held = whole + float(sizes.sum()), held + float(sizes[:rank].sum())
+        dtype = last.entries[module].down.dtype
+        tensors[f"{PREFIX}{module}.lora_A.weight"] = a[:rank].to(dtype).contiguous()
+        tensors[f"{PREFIX}{module}.lora_B.weight"] = b[:, :rank].to(dtype).contiguous()
+    write_tensors(out, tensors, _metadata(last, tensors, rank, decay, list(files)))
+    return MeanReport(out, dict(zip(files, shares, strict=True)), held / whole if whole else 1.0)
+
+
+def _shares(steps: Sequence[int], decay: float) -> list[float]:
+    first = steps[1] - steps[0]  # what the first stands for is not known: as much as the second
+    lengths = [first, *(later - earlier for earlier, later in zip(steps, steps[1:], strict=False))]
+    weights = [length * decay ** (steps[-1] - step) for length, step in zip(lengths, steps, strict=True)]
+    return [weight / sum(weights) for weight in weights]
+
+
+def _step_of(file: LoraFile) -> int:
+    try:
+        return int(file.metadata["step"])
+    except (KeyError, ValueError):
+        raise ConfigError(
+            f"{file.path.name} does not say after how many steps it was saved, so its share in the mean is not known. "
+            "Name LoRAs that this program saved."
+        ) from None
+
+
+def _require_alike(files: Sequence[LoraFile]) -> None:
+    first = files[0]
+    for file in files:
+        if file.problems or file.unpaired or file.other_keys:
+            raise ConfigError(f"{file.path.name} is not a plain LoRA, of which alone a mean can be made.")
+        sizes = {module: entry.size for module, entry in file.entries.items()}
+        if sizes != {module: entry.size for module, entry in first.entries.items()}:
+            raise ConfigError(
+                f"{file.path.name} and {first.path.name} change other layers, so they are not of one run. Name the "
+                "LoRAs of one run."
+            )
+
+
+def _metadata(last: LoraFile, tensors: dict[str, Tensor], rank: int, decay: float, steps: list[int]) -> dict[str, str]:
+    digest = tensors_hash(tensors)
+    return {
+        **last.metadata,
+        "rank": str(rank),
+        "alpha": str(rank),
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(rank),
+        "mean_of_steps": json.dumps(steps),
+        "mean_decay": f"{decay:g}",
+        "sshs_model_hash": digest,
+        "modelspec.hash_sha256": f"0x{digest}",
+    }
