@@ -168,7 +168,16 @@ def inject(
     layers: dict[str, LoRALinear] = {}
     for path in chosen_layers(model, settings):
         base = model.get_submodule(path)
-        layer = LoRALinear(base, settings.rank, settings.effective_alpha, settings.dropout, dtype, generator)
+        layer = LoRALinear(
+            base,
+            settings.rank,
+            settings.effective_alpha,
+            settings.dropout,
+            dtype,
+            generator,
+            settings.rank_dropout,
+            settings.module_dropout,
+        )
         place(model, path, layer)
         layers[path] = layer
     return LoraSet(model, layers, settings)

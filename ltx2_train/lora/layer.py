@@ -29,9 +29,10 @@ from .targets import linear_size
 class LoRALinear(nn.Module):
     """A linear layer `base` with a trainable low-rank term.
 
-    `lora_A` is drawn from `generator`. `dropout` acts on the input of the low-rank term while the layer is in
-    training mode; its mask depends on a seed drawn from `generator` and on `dropout_draws`, the number of backward
-    passes so far, so a recomputed forward meets the same mask. Save `dropout_draws` to resume bit for bit.
+    `lora_A` is drawn from `generator`. While the layer is in training mode, `dropout` drops inputs of the low-rank
+    term, `rank_dropout` ranks and `module_dropout` the whole of it; what is left of inputs and ranks is scaled up. The
+    masks depend on a seed drawn from `generator` and on `dropout_draws`, the number of backward passes so far, so a
+    recomputed forward meets the same ones. Save `dropout_draws` to resume bit for bit.
 
     `initial` is set where the base is quantized so that it lacks a low-rank part of the original weight (LoftQ): A0
     [r0, in] and B0 [out, r0] with base + B0 A0 ~ original, which B A begins with. Strength then weighs what was learned
@@ -46,10 +47,13 @@ class LoRALinear(nn.Module):
         dropout: float = 0.0,
         dtype: torch.dtype = torch.float32,
         generator: torch.Generator | None = None,
+        rank_dropout: float = 0.0,
+        module_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         assert rank > 0, rank
-        assert 0.0 <= dropout < 1.0, dropout
+        for share in (dropout, rank_dropout, module_dropout):
+            assert 0.0 <= share < 1.0, share
         for parameter in base.parameters():
             parameter.requires_grad_(False)
         device = next((t.device for t in (*base.parameters(), *base.buffers())), torch.device("cpu"))
@@ -58,6 +62,7 @@ class LoRALinear(nn.Module):
         assert size is not None, type(base)
         self.out_features, self.in_features = size
         self.rank, self.alpha, self.dropout = rank, float(alpha), float(dropout)
+        self.rank_dropout, self.module_dropout = float(rank_dropout), float(module_dropout)
         self.strength = 1.0
         self.held: tuple[Tensor, Tensor] | None = None  # A and B in the dtype of the products, see held.py
         self.initial: tuple[Tensor, Tensor] | None = None
@@ -69,7 +74,7 @@ class LoRALinear(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(self.out_features, rank, dtype=dtype, device=device))
         self.dropout_draws = 0
         self.dropout_seed = 0
-        if dropout > 0:
+        if dropout or rank_dropout or module_dropout:
             seed = torch.randint(1 << 40, (), generator=generator, device=_device_of(generator))
             self.dropout_seed = int(seed)
 
@@ -123,15 +128,30 @@ class LoRALinear(nn.Module):
         if not owns_product(self.base):  # then it is its own node of the graph
             y = self.base(x) if value else _unread_base(self.base, x)
         if self._drops:
-            return low_rank_products(x, [self._part(y)], value, self._mask(x), self._drawn)[0]
+            mask = self._mask(x) if self.dropout else None
+            return low_rank_products(x, [self._dropped(y, x.device)], value, mask, self._drawn)[0]
         return low_rank_products(x, [self._part(y)], value)[0]
 
     def _part(self, y: Tensor | None = None) -> Part:
         return Part(self.base, y, self.lora_A, self.lora_B, self.held, self.scale)
 
+    def _dropped(self, y: Tensor | None, device: torch.device) -> Part:
+        """The part without the ranks that are dropped this time."""
+        if device.type == "meta" or not (self.rank_dropout or self.module_dropout):
+            return self._part(y)
+        return Part(self.base, y, self.lora_A, self.lora_B * self._kept_ranks(device), None, self.scale)
+
+    def _kept_ranks(self, device: torch.device) -> Tensor:
+        """The factor on each rank, float32 [r]: 0 where it is dropped, else one over the chance to stay."""
+        # far from the seeds of the inputs' mask, so that the two kinds fall apart from each other
+        generator = torch.Generator(device).manual_seed(self.dropout_seed + self.dropout_draws + (1 << 50))
+        chances = torch.rand(self.rank + 1, generator=generator, device=device)
+        keep = 1.0 - self.rank_dropout
+        return (chances[1:] < keep).float() / keep * (chances[0] >= self.module_dropout)
+
     @property
     def _drops(self) -> bool:
-        return self.dropout > 0 and self.training
+        return self.training and bool(self.dropout or self.rank_dropout or self.module_dropout)
 
     def _drawn(self) -> None:
         self.dropout_draws += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +35,26 @@ class LoraSettings(Settings):
         description="Share of a LoRA layer's inputs that is dropped in training.",
         json_schema_extra={"community": "network_dropout", "advanced": True},
     )
+    rank_dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of a LoRA layer's ranks that is dropped in training, others at each step.",
+        json_schema_extra={"advanced": True},
+    )
+    module_dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of the LoRA layers that is dropped whole in training, others at each step.",
+        json_schema_extra={"advanced": True},
+    )
+    rslora: bool = Field(
+        default=False,
+        description="Scale by alpha / sqrt(rank) instead of alpha / rank, so that a high rank learns as fast as a low "
+        "one. With alpha not set the LoRA then works at sqrt(rank): lower the learning rate, or set alpha.",
+        json_schema_extra={"advanced": True},
+    )
     target: Literal["auto", "t2v", "v2v", "audio", "audio_ref_only_ic", "full"] = Field(
         default="auto",
         description="Layers to train: t2v = attention; v2v = attention and feed-forward; audio = the audio layers; "
@@ -65,5 +86,16 @@ class LoraSettings(Settings):
 
     @property
     def effective_alpha(self) -> float:
-        """alpha, or the rank where it is not set."""
-        return float(self.alpha or self.rank)
+        """What over the rank is the scale: alpha, or the rank where it is not set; with rslora sqrt(rank) times that."""
+        alpha = float(self.alpha or self.rank)
+        return alpha * math.sqrt(self.rank) if self.rslora else alpha
+
+    @property
+    def drops(self) -> dict[str, float]:
+        """The kinds of dropout that are on, by the names of their settings."""
+        kinds = {
+            "lora.dropout": self.dropout,
+            "lora.rank_dropout": self.rank_dropout,
+            "lora.module_dropout": self.module_dropout,
+        }
+        return {name: share for name, share in kinds.items() if share}

@@ -292,10 +292,10 @@ def needed_texts(config: RunConfig, prompts: Sequence[Prompt]) -> list[str]:
 
 def check_settings(config: RunConfig) -> None:
     """Cross-checks between groups that need no file. Raises ConfigError."""
-    if config.quant.loftq and config.lora.dropout:
+    for name, share in config.lora.drops.items() if config.quant.loftq else ():
         raise ConfigError(
-            f"lora.dropout is {config.lora.dropout:g} and quant.loftq is on: the LoRA then holds a part of the base, "
-            "which must not be dropped. Set lora.dropout to 0, or switch quant.loftq off."
+            f"{name} is {share:g} and quant.loftq is on: the LoRA then holds a part of the base, which must not be "
+            f"dropped. Set {name} to 0, or switch quant.loftq off."
         )
     if not config.sample.every_epochs and config.sample.every > config.train.steps and not config.sample.at_start:
         raise ConfigError(
