@@ -44,7 +44,7 @@ GROUPS = (
     Group("Objective", TRAIN, ("objective",), "Which noise levels are trained, and how often."),
     Group("Loss", TRAIN, ("loss",), "How the error is measured, and how picture and sound are balanced."),
     Group("Audio", TRAIN, ("audio",), "How sound is trained beside the picture."),
-    Group("Optimizer", TRAIN, ("optimizer",), "The numbers of the optimizer."),
+    Group("Optimizer", TRAIN, ("optimizer", "ema"), "The numbers of the optimizer, and a running mean of the LoRA."),
     Group("Schedule", TRAIN, ("schedule",), "How the learning rate changes over the run."),
     Group("Training", TRAIN, ("train", "data"), "Epochs, saves and what happens when numbers break."),
     Group("Memory", TRAIN, ("memory",), "What is traded for memory, in detail."),

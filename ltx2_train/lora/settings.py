@@ -86,7 +86,7 @@ class LoraSettings(Settings):
 
     @property
     def effective_alpha(self) -> float:
-        """What over the rank is the scale: alpha, or the rank where it is not set; with rslora sqrt(rank) times that."""
+        """What over the rank is the scale: alpha, the rank where it is not set; with rslora sqrt(rank) times that."""
         alpha = float(self.alpha or self.rank)
         return alpha * math.sqrt(self.rank) if self.rslora else alpha
 

@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from ltx2_train.errors import ConfigError, RunError
+from ltx2_train.lora.file import load_lora_state
 from ltx2_train.lora.inject import inject
 from ltx2_train.lora.layer import LoRALinear
+from ltx2_train.lora.save import save_lora
 from ltx2_train.lora.settings import LoraSettings
 from ltx2_train.settings import parse
 
@@ -120,3 +122,16 @@ def test_wrong_settings_are_refused():
         parse(LoraSettings, {"rank": 0}, "run.toml")
     with pytest.raises(ConfigError, match="target"):
         parse(LoraSettings, {"target": "video"}, "run.toml")
+
+
+def test_rslora_scales_by_the_root_of_the_rank_and_the_file_has_it_folded_in(tmp_path):
+    loras = inject(make_model(), LoraSettings(rank=4, alpha=6, rslora=True), torch.Generator())
+    assert loras.scale == pytest.approx(6 / 4**0.5)
+    assert inject(make_model(), LoraSettings(rank=4, alpha=6), torch.Generator()).scale == 6 / 4
+    layer = loras.layers[PATH]
+    with torch.no_grad():
+        layer.lora_B.normal_(generator=torch.Generator().manual_seed(1))
+    save_lora(tmp_path / "l.safetensors", loras, {}, "fp32")
+    entry = load_lora_state(tmp_path / "l.safetensors").entries[PATH]
+    assert entry.scale == 1.0
+    torch.testing.assert_close(entry.up @ entry.down, 3.0 * (layer.lora_B @ layer.lora_A).detach())

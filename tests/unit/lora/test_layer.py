@@ -116,6 +116,39 @@ def test_dropout_changes_with_each_backward_pass_and_rests_in_evaluation():
     torch.testing.assert_close(layer(x), linear(x) + layer.scale * x @ layer.lora_A.T @ layer.lora_B.T)
 
 
+@pytest.mark.parametrize("kind", ["plain", "foreign"])
+@pytest.mark.parametrize(("ranks", "whole"), [(0.5, 0.0), (0.0, 0.4), (0.5, 0.4)])
+def test_ranks_and_whole_layers_are_dropped_by_the_formula(kind, ranks, whole):
+    _, linear = make()
+    base = linear if kind == "plain" else Foreign(linear)
+    options = {"dtype": torch.float64, "generator": generator(7), "rank_dropout": ranks, "module_dropout": whole}
+    layer = LoRALinear(base, 8, 3.0, **options)
+    with torch.no_grad():
+        layer.lora_B.normal_(generator=generator(1))
+    x = torch.randn(4, 6, dtype=torch.float64, generator=generator(2))
+    factors = []
+    for _ in range(200):
+        kept = layer._kept_ranks(x.device)
+        factors.append(kept)
+        out = layer(x)
+        assert torch.equal(out, layer(x)), "a recomputed forward meets the same"
+        expected = linear(x) + layer.scale * (x @ layer.lora_A.T * kept) @ layer.lora_B.T
+        torch.testing.assert_close(out, expected)
+        leaves = [layer.lora_A, layer.lora_B]
+        for a, b in zip(
+            torch.autograd.grad(out.sum(), leaves), torch.autograd.grad(expected.sum(), leaves), strict=True
+        ):
+            torch.testing.assert_close(a, b)
+    assert layer.dropout_draws == 200
+    stacked = torch.stack(factors)
+    gone = (stacked == 0).all(dim=1).double().mean()
+    assert float(gone) == pytest.approx(whole, abs=0.1)
+    assert set(stacked.unique().tolist()) <= {0.0, 1 / (1 - ranks)}
+    there = stacked[(stacked != 0).any(dim=1)]
+    assert float((there == 0).double().mean()) == pytest.approx(ranks, abs=0.05)
+    torch.testing.assert_close(layer.eval()(x), linear(x) + layer.scale * x @ layer.lora_A.T @ layer.lora_B.T)
+
+
 def test_delta_is_the_change_of_the_weight_and_moving_the_layer_works():
     layer, linear = make()
     x = torch.randn(4, 6, dtype=torch.float64, generator=generator(2))
