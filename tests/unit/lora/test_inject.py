@@ -124,7 +124,7 @@ def test_wrong_settings_are_refused():
         parse(LoraSettings, {"target": "video"}, "run.toml")
 
 
-def test_rslora_scales_by_the_root_of_the_rank_and_the_file_has_it_folded_in(tmp_path):
+def test_rslora_scales_by_the_root_of_the_rank_and_the_file_has_it_folded_in(make_model, tmp_path):
     loras = inject(make_model(), LoraSettings(rank=4, alpha=6, rslora=True), torch.Generator())
     assert loras.scale == pytest.approx(6 / 4**0.5)
     assert inject(make_model(), LoraSettings(rank=4, alpha=6), torch.Generator()).scale == 6 / 4
