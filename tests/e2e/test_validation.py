@@ -40,7 +40,7 @@ def held_out_folder(cached_folder: Path, tmp_path_factory: pytest.TempPathFactor
         Image.fromarray(pixels).save(folder / "held_out" / f"still{index}.png")
         (folder / "held_out" / f"still{index}.txt").write_text(f"a still {index}")
     (folder / "dataset.toml").write_text((folder / "dataset.toml").read_text() + HELD_OUT)
-    build_caches(load_run(folder / "run.toml"))
+    build_caches(load_run(folder / "run.toml", ["validation.every=1"]))
     return folder
 
 
