@@ -154,6 +154,12 @@ class TrainSettings(Settings):
         description="A note kept in the LoRA's metadata.",
         json_schema_extra={"community": "training_comment", "advanced": True},
     )
+    prove_references: bool = Field(
+        default=True,
+        description="At the start and at the end, where references or a whole stream are given: measure the loss with "
+        "them and with those of other clips, which shows whether the LoRA uses them.",
+        json_schema_extra={"advanced": True},
+    )
 
     @field_validator("lr_args", mode="before")
     @classmethod

@@ -17,8 +17,10 @@ from ..events import Events
 from ..media import frames as timing
 from ..media.frame_folder import probe_frame_folder
 from ..media.info import MediaInfo
+from ..media.names import same
 from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import probe_media
+from .companions import PICTURE_SUFFIXES
 from .dataset_file import DatasetConfig, DatasetRef, DatasetSettings
 from .items import DatasetPlan, Item
 from .media_index import MediaIndex
@@ -77,7 +79,7 @@ def _plan_one(ref: DatasetRef, events: Events, warnings: list[str]) -> tuple[lis
             )
     unused: list[str] = []
     candidates, skipped = find_media(name, entry, unused)
-    warnings += [f"{name}: {note}" for note in unused]
+    warnings += [f"{name}: {note}" for note in (*unused, *_references_alone(entry, candidates))]
     ready = with_captions(entry, candidates, skipped, warnings)
     if not ready:
         raise DataError(nothing_left(name, entry, len(candidates), skipped), entry.source)
@@ -144,6 +146,19 @@ def _without_mask(entry: DatasetSettings, items: list[Item]) -> list[str]:
         lacking = [item for item in items if item.sound is not None and item.audio_mask is None]
         notes += _lacking(lacking, f"no mask for sound of their name in {entry.audio_mask_directory}")
     return notes
+
+
+def _references_alone(entry: DatasetSettings, candidates: Sequence[Candidate]) -> list[str]:
+    """A sentence where files in the folder of references belong to no medium."""
+    folder = entry.reference_directory
+    if folder is None or not folder.is_dir() or folder == entry.source:
+        return []
+    media = {same(candidate.path.stem) for candidate in candidates}
+    files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in PICTURE_SUFFIXES)
+    alone = [path.name for path in files if same(path.stem) not in media]
+    more = " ..." if len(alone) > SHOWN_AT_MOST else ""
+    shown = ", ".join(alone[:SHOWN_AT_MOST])
+    return [f"{len(alone)} references in {folder} have no medium of their name: {shown}{more}"] if alone else []
 
 
 def _lacking(items: list[Item], what: str) -> list[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from ..caching.cache_file import CacheFile
 from ..conditions.given import Target, refusal
 from ..conditions.reference import downscale
 from ..conditions.settings import AudioReference, Condition, Mask, Reference
-from ..conditions.trained import reference_of
+from ..conditions.trained import Trained, reference_of, reference_sound_of
 from ..config import RunConfig
 from ..errors import ConfigError
 from ..events import Events
@@ -38,6 +39,12 @@ def check_streams(config: RunConfig) -> None:
             "video.generated and audio.generated are both false, so nothing would be learned. Set one of them to true."
         )
     for stream, settings in (("video", config.video), ("audio", config.audio)):
+        for one in settings.conditions:
+            if isinstance(one, (Reference, AudioReference, Mask)) and one.probability == 0:
+                raise ConfigError(
+                    f"{stream}.conditions: the condition of type {one.type} has probability 0, so what it needs would "
+                    "be cached and never used. Raise its probability, or take it out."
+                )
         for kind in (type(one) for one in settings.conditions):
             if sum(type(one) is kind for one in settings.conditions) > 1 and kind in (Reference, AudioReference, Mask):
                 raise ConfigError(
@@ -49,19 +56,69 @@ def check_streams(config: RunConfig) -> None:
 
 def check_samples(config: RunConfig, samples: Sequence[Sample], events: Events) -> None:
     """What the samples show. Raises ConfigError that names settings and samples; what some lack is a warning."""
+    if not samples:  # no clips are held out
+        return
     reasons = {sample.key: reason for sample in samples if (reason := next(_problems(config, sample), None))}
     if reasons:
         key, reason = next(iter(reasons.items()))
         more = f" So {_are(len(reasons) - 1)}." if len(reasons) > 1 else ""
         raise ConfigError(f"{key}: {reason}.{more}")
+    _tell_black(config, samples, events)
     for stream, settings in (("video", config.video), ("audio", config.audio)):
         for condition in settings.conditions:
             if isinstance(condition, (Mask, Reference, AudioReference)):
                 _require_some(stream, condition, samples, events)
 
 
+def as_cached(config: RunConfig, samples: Sequence[Sample], trained: Trained) -> Trained:
+    """`trained` with the factors that the caches of the references have, whatever the dataset file says.
+
+    Raises ConfigError where they are of two kinds: whoever samples with the LoRA has one number for all.
+    """
+    if reference_of(config.video.conditions) is None:
+        return trained
+    found: dict[tuple[int, int], str] = {}
+    for sample in samples:
+        if sample.reference_path is not None and sample.kind != "audio":
+            factor = downscale(CacheFile(sample.reference_path).latent_shape(), sample.shape)
+            found.setdefault((factor or 1, sample.reference_temporal_scale), sample.key)
+    if len(found) > 1:
+        (one, other), (first, second) = list(found)[:2], list(found.values())[:2]
+        raise ConfigError(
+            f"References are of two kinds: that of {first} is {one[0]} times smaller than its clip with {one[1]} times "
+            f"fewer frames a second, that of {second} {other[0]} and {other[1]}. A LoRA is sampled with one kind. Give "
+            "all datasets the same reference_downscale and reference_temporal_scale, and cache again."
+        )
+    for factor, scale in found:
+        trained = replace(trained, downscale=factor, temporal_scale=scale)
+    return trained
+
+
+def _tell_black(config: RunConfig, samples: Sequence[Sample], events: Events) -> None:
+    """Warn of masks that give nothing at all: such clips train as if they had none."""
+    if not any(isinstance(one, Mask) for one in config.video.conditions):
+        return
+    masked = [one for one in samples if one.mask_path is not None and one.kind != "audio"]
+    black = [one.key for one in masked if one.mask_path and not bool(CacheFile(one.mask_path).mask().any())]
+    if black:
+        more = " ..." if len(black) > _NAMED else ""
+        events.message(
+            f"The masks of {len(black)} samples are black all over and give nothing, so all of the picture is made: "
+            f"{', '.join(black[:_NAMED])}{more}. White is given.",
+            "warning",
+        )
+
+
 def tell_ungiven(config: RunConfig, prompts: Sequence[Prompt], events: Events) -> None:
-    """Warn where samples are not given what the LoRA is trained with, since they then show little of it."""
+    """Warn where samples are not given what the LoRA is trained with, since they then show little of it, and where
+    the layers are those of an in-context LoRA and nothing is shown in training."""
+    shows = reference_of(config.video.conditions) or reference_sound_of(config.audio.conditions)
+    if config.lora.target in ("v2v", "audio_ref_only_ic") and shows is None:
+        events.message(
+            f"lora.target = {config.lora.target} names layers alone: no condition gives a reference, so a plain LoRA "
+            'is trained. For an IC-LoRA add a condition of type = "reference".',
+            "warning",
+        )
     wanted: list[tuple[str, bool, str]] = []
     for stream, settings in (("video", config.video), ("audio", config.audio)):
         shown = [one for prompt in prompts for one in prompt.given if one.stream == stream]
@@ -91,6 +148,12 @@ def _problems(config: RunConfig, sample: Sample) -> Iterator[str]:
     if sample.audio_steps and config.audio.generated and config.model.mode != "video":
         if reason := refusal(config.audio.conditions, Target(sample.audio_steps)):
             yield f"its sound {reason}"
+        masked = any(isinstance(one, Mask) for one in config.audio.conditions)
+        if masked and sample.audio_mask_path is not None and bool(CacheFile(sample.audio_mask_path).mask().all()):
+            yield "the mask of its sound gives all of it, so nothing is left to make. Leave out what should be made"
+        voice = sample.reference_audio_path if reference_sound_of(config.audio.conditions) is not None else None
+        if voice is not None and CacheFile(voice).silent:
+            yield "its reference sound is silence, which tells nothing of a voice. Use another take, or take it out"
     wanted = reference_of(config.video.conditions)
     if wanted is not None and sample.reference_path is not None and config.model.mode != "audio":
         scale, asked = sample.reference_temporal_scale, wanted.temporal_scale_factor

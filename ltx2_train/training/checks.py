@@ -32,7 +32,7 @@ from ..weights.fingerprint import part_fingerprint
 from ..weights.load import blueprint
 from ..weights.quantize import check_quant
 from ..weights.reader import TensorFile
-from .check_given import check_samples, check_streams, tell_ungiven
+from .check_given import as_cached, check_samples, check_streams, tell_ungiven
 from .contexts import EMPTY_PROMPT
 from .fit import Facts, this_machine
 from .fit.choose import LEANER, fixed_settings, make_plan
@@ -90,7 +90,7 @@ def check(config: RunConfig, events: Events) -> Checked:
     require_used(config, dataset)
     require_validation(config, dataset)
     data = _open_data(config, dataset, files, events)
-    prompts, trained = training_prompts(config, data), trained_of(config, dataset)
+    prompts, trained = training_prompts(config, data), as_cached(config, data.samples, trained_of(config, dataset))
     require_drawable(prompts, config.model.mode, trained)
     tell_ungiven(config, prompts, events)
     order = _order_batches(config, data, events)

@@ -32,6 +32,7 @@ from .checks import check, check_settings
 from .contexts import streams_of
 from .fit.trial import OomGuard, Rewound, take_guarded, try_largest
 from .metrics import LOSS, STREAMS, loss_column, validated
+from .proof import Proof, is_wanted
 from .reading import Columns, not_finite, read
 from .ready import Ready, make_ready
 from .requests import Asked
@@ -109,6 +110,7 @@ class _Loop:
         self.clean = True  # false while the weights are being changed: a state written then would mix two steps
         self.finished = False  # the last save is done; its samples may be missing
         self.validation = Validation(run, events) if run.config.validation.wanted else None
+        self.proof = Proof(run, events) if is_wanted(run.config) else None
 
     def go_on(self) -> RunResult:
         """Take all steps that are left."""
@@ -138,9 +140,8 @@ class _Loop:
         guard = OomGuard(run.plan, run.apply, events, run.device, lambda: save_after_error(run, events, "running"))
         if run.step == 0 and sample.wanted and sample.at_start:
             _draw(run, events)
-        if run.step == 0 and self.validation is not None and self.settings.validation.at_start:
-            if run.log is not None and (measured := self.validation.measure()):
-                run.log.append({"step": 0, **measured})
+        if run.step == 0 and run.log is not None and (measured := self._measured_at_start()):
+            run.log.append({"step": 0, **measured})
         events.stage("train", run.total)
         try:
             run.folder.write_manifest("running", run.step, total=run.total, state=run.step)
@@ -199,12 +200,21 @@ class _Loop:
             return _micro_steps(self.run, self.batches, self.events)
 
     def _validate(self, done: _Done) -> _Done:
-        """The same step, its row with the validation loss where that is due."""
+        """The same step, its row with what is measured after it: the validation loss where due, the use at the end."""
         run, validation = self.run, self.settings.validation
         due = _due(run.step, validation.every, done.epoch_ended, validation.every_epochs)
-        if self.validation is None or not (due or run.step == run.total):
-            return done
-        return replace(done, row={**done.row, **self.validation.measure()})
+        row = done.row
+        if self.validation is not None and (due or run.step == run.total):
+            row = {**row, **self.validation.measure()}
+        if self.proof is not None and run.step == run.total:
+            row = {**row, **self.proof.measure()}
+        return replace(done, row=row)
+
+    def _measured_at_start(self) -> dict[str, float]:
+        """What is measured before the first step."""
+        at_start = self.validation is not None and self.settings.validation.at_start
+        measured = self.validation.measure() if at_start and self.validation is not None else {}
+        return {**measured, **(self.proof.measure() if self.proof is not None else {})}
 
     def _tell(self, done: _Done) -> None:
         """Write the row of the step, and look at what it says. Raises TrainerError after too many bad steps."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from ..conditions.trained import describe, reference_of
 from ..feed.loader import Sample
 from ..optim import warmup_steps
 from ..version import VERSION
@@ -30,7 +31,23 @@ def lora_metadata(run: Run) -> dict[str, Any]:
         "ss_num_train_items": sum(sample.repeats for sample in run.data.samples),
         "ss_num_batches_per_epoch": len(run.order),
         "ss_epoch": run.place[0],
+        **_given(run),
     }
+
+
+def _given(run: Run) -> dict[str, Any]:
+    """What the LoRA was given besides its text; nothing of a plain one."""
+    config = run.config
+    streams = {"video": config.video.conditions, "audio": config.audio.conditions}
+    whole = [stream for stream in streams if not getattr(config, stream).generated]
+    about: dict[str, Any] = {}
+    if conditions := describe(streams):
+        about["conditions"] = conditions
+    if whole:
+        about["given_whole"] = ", ".join(whole)
+    if reference_of(config.video.conditions) is not None:
+        about |= run.trained.metadata()
+    return about
 
 
 def _datasets(samples: Sequence[Sample]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.amp.grad_scaler import GradScaler
 
+from ..conditions.trained import Trained
 from ..config import RunConfig
 from ..device import DTYPES, release
 from ..errors import RunError
@@ -86,6 +87,7 @@ class Run:
     step: int = 0
     place: tuple[int, int] = (0, 0)
     log: MetricsLog | None = None
+    trained: Trained = Trained()
 
     def rates(self) -> dict[str, float | None]:
         """The rates of the step to come: of the first layer, and of the first audio layer where there is one."""
@@ -256,6 +258,7 @@ def _assemble(
         mean=WeightMean(loras.parameters(), config.ema.decay) if config.ema.decay else None,
         placed=placed,
         plan=plan,
+        trained=checked.trained,
     )
 
 

@@ -37,7 +37,7 @@ RISING = 3  # measurements in a row above the best one, from which on the loss i
 MARGIN = 0.01  # share of the best loss that the newest must lie above it
 
 
-class _StillSound:
+class StillSound:
     """The sound of a run as it is measured: no silence fills in, and nothing is counted or balanced."""
 
     silence_weight = 0.0
@@ -59,7 +59,7 @@ class Validation:
     def __init__(self, run: Run, events: Events) -> None:
         self._run, self._events = run, events
         self._clips = validation_clips(run.config, run.data)
-        self._sound = None if run.sound is None else _StillSound(run.config)
+        self._sound = None if run.sound is None else StillSound(run.config)
         self._told = -1  # the step of the best measurement that the rise after it was told of
 
     def measure(self) -> dict[str, float]:

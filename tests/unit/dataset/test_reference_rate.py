@@ -6,6 +6,7 @@ from media import grey_levels, numbers, write_captioned, write_video
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.dataset.reference import frames_within, read_reference, spaced
+from ltx2_train.events import Events
 
 
 @pytest.mark.parametrize(("clip", "scale", "frames"), [(49, 1, 49), (49, 2, 25), (49, 3, 17), (49, 4, 9), (9, 16, 1)])
@@ -21,7 +22,12 @@ def test_its_frames_are_the_first_and_then_every_so_many(tmp_path):
         '[[datasets]]\nvideo_directory = "clips"\nreference_directory = "references"\ncache_directory = "cache"\n'
         "resolution = [64, 64]\ntarget_frames = [17]\nreference_frames = 0\nreference_temporal_scale = 2\n"
     )
-    plan = plan_dataset(DatasetConfig.read(tmp_path / "dataset.toml"))
+    write_video(tmp_path / "references" / "other.mp4", grey_levels(9, 64, 64))
+    told = []
+    events = Events()
+    events.message = lambda text, level="info": told.append(text)
+    plan = plan_dataset(DatasetConfig.read(tmp_path / "dataset.toml"), events)
+    assert any("1 references in" in text and "have no medium of their name: other.mp4" in text for text in told)
     (item,) = plan.items
     assert item.reference.frames == 9
     clip = read_reference(item, plan.settings_of(item))

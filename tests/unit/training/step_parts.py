@@ -35,9 +35,9 @@ def losses(models, batch: Batch, mode: str = "av", silence=None, **settings):
     run = make_run({"model": {"mode": mode}, **settings})
     model = models[mode]
     generator = torch.Generator().manual_seed(5)
-    count = len(batch.samples)
+    count, dtype = len(batch.samples), next(model.parameters()).dtype
     contexts = {
-        stream: torch.randn(1, 8, width, generator=generator).expand(count, -1, -1)
+        stream: torch.randn(1, 8, width, generator=generator).expand(count, -1, -1).to(dtype)
         for stream, width in widths_of(model, mode).items()
     }
     sound = None if mode == "video" else Sound(run, silence)

@@ -6,12 +6,14 @@ import pytest
 import torch
 from unit.training.step_parts import make_sample
 
+from ltx2_train.caching.cache_file import SILENCE
+from ltx2_train.conditions.trained import Trained
 from ltx2_train.config import make_run
 from ltx2_train.errors import ConfigError
 from ltx2_train.events import Events
 from ltx2_train.files import write_tensors
 from ltx2_train.shapes import LatentShape
-from ltx2_train.training.check_given import check_samples, check_streams, tell_ungiven
+from ltx2_train.training.check_given import as_cached, check_samples, check_streams, tell_ungiven
 
 
 class Told(Events):
@@ -123,3 +125,54 @@ def test_a_reference_must_be_smaller_by_a_whole_number(tmp_path, side, fits):
     else:
         with pytest.raises(ConfigError, match="fox: its reference is 3x3 latents"):
             check_samples(config, [sample], Events())
+
+
+@pytest.mark.parametrize("kind", ["reference", "mask"])
+def test_what_is_never_given_is_refused(kind):
+    with pytest.raises(ConfigError, match=f"the condition of type {kind} has probability 0"):
+        check_streams(run("video", video=given({"type": kind, "probability": 0})))
+
+
+def test_layers_of_an_in_context_lora_without_a_reference_are_told():
+    told = Told()
+    tell_ungiven(run("video", lora={"target": "v2v"}), [], told)
+    assert [level for level, _ in told.texts] == ["warning"]
+    assert "no condition gives a reference" in told.texts[0][1]
+    tell_ungiven(run("video", lora={"target": "v2v"}, video=given({"type": "reference"})), [], told)
+    assert len(told.texts) == 1
+
+
+def test_a_black_mask_is_named_and_trains(tmp_path):
+    mask, told = tmp_path / "mask.safetensors", Told()
+    write_tensors(mask, {"mask": torch.zeros(2, 2, 2, dtype=torch.uint8)})
+    samples = [replace(make_sample("fox"), mask_path=mask)]
+    check_samples(run("video", video=given({"type": "mask"})), samples, told)
+    ((level, text),) = told.texts
+    assert (level, text[text.index(": ") :]) == ("warning", ": fox. White is given.")
+    assert text.startswith("The masks of 1 samples are black all over")
+
+
+def test_a_silent_reference_and_a_mask_of_all_the_sound_are_named(tmp_path):
+    voice, mask = tmp_path / "voice.safetensors", tmp_path / "mask.safetensors"
+    tensors = {"audio_latents_6x16x8_fp32": torch.zeros(8, 6, 16)}
+    write_tensors(voice, tensors, {SILENCE: "yes"})
+    write_tensors(mask, {"mask": torch.ones(6, dtype=torch.uint8)})
+    sample = make_sample("fox", "audio", 6)
+    config = run("audio", audio=given({"type": "reference"}))
+    with pytest.raises(ConfigError, match="fox: its reference sound is silence"):
+        check_samples(config, [replace(sample, reference_audio_path=voice)], Events())
+    with pytest.raises(ConfigError, match="fox: the mask of its sound gives all of it"):
+        check_samples(run("audio", audio=given({"type": "mask"})), [replace(sample, audio_mask_path=mask)], Events())
+
+
+def test_references_of_two_sizes_in_one_run_are_refused(tmp_path):
+    samples = []
+    for side in (1, 2):
+        path = tmp_path / f"{side}.safetensors"
+        write_tensors(path, {f"latents_1x{side}x{side}_float32": torch.zeros(128, 1, side, side)})
+        samples.append(replace(make_sample(f"clip {side}"), reference_path=path))
+    config = run("video", video=given({"type": "reference"}))
+    with pytest.raises(ConfigError, match="References are of two kinds: that of clip 1 is 2 times smaller"):
+        as_cached(config, samples, Trained())
+    assert as_cached(config, samples[:1], Trained()) == Trained(downscale=2)
+    assert as_cached(run("video"), samples, Trained()) == Trained()
