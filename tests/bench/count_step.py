@@ -29,6 +29,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +318,7 @@ def report(case: Case) -> dict[str, Any]:
     return row
 
 
+@cache
 def waits() -> int | None:
     """Host waits of a step of a real run on a pretended card; None where that cannot be counted here."""
     try:
