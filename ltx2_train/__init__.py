@@ -9,6 +9,7 @@ from typing import Any
 from .version import VERSION as __version__
 
 _HOME = {
+    "BaseFiles": "config.base_files",
     "CAPTION_FRAMES": "workshop.choices",
     "CacheError": "errors",
     "CachesReport": "training.caches",
@@ -39,6 +40,7 @@ _HOME = {
     "Stopped": "errors",
     "TinyFiles": "weights.tiny",
     "TrainerError": "errors",
+    "TrainingSet": "feed.loader",
     "Imported": "config.importing",
     "ask_run": "training.requests",
     "bake_loras": "lora.bake",

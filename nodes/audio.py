@@ -35,7 +35,7 @@ FORM = Form(
 )
 
 
-class LoadTrainingAudio(io.ComfyNode):
+class LoadTrainingAudio(source_folder.FolderNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -50,18 +50,9 @@ class LoadTrainingAudio(io.ComfyNode):
                 *FORM.visible_inputs(),
                 *FORM.advanced_inputs(),
             ],
-            outputs=[
-                handles.Dataset.Output("dataset", display_name="dataset"),
-                io.Int.Output("count", display_name="count", tooltip="Number of sound files found."),
-            ],
+            outputs=source_folder.outputs("Number of sound files found."),
             hidden=[io.Hidden.unique_id],
         )
-
-    @classmethod
-    def fingerprint_inputs(
-        cls, folder: str | None, path: str | None, recursive: bool | None = False, **settings: Any
-    ) -> Any:
-        return source_folder.fingerprint(folder, path, recursive)
 
     @classmethod
     @FORM.fill

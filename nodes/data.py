@@ -84,7 +84,7 @@ CACHES = Form(
 LATER = Form(DatasetSettings, visible=[], advanced=[Setting("max_left_out")], nodes=(TITLE,))  # came later: at the end
 
 
-class LoadTrainingClips(io.ComfyNode):
+class LoadTrainingClips(source_folder.FolderNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -100,18 +100,9 @@ class LoadTrainingClips(io.ComfyNode):
                 *CLIPS.advanced_inputs(),
                 options.socket(),
             ],
-            outputs=[
-                handles.Dataset.Output("dataset", display_name="dataset"),
-                io.Int.Output("count", display_name="count", tooltip="Number of media files found."),
-            ],
+            outputs=source_folder.outputs("Number of media files found."),
             hidden=[io.Hidden.unique_id],
         )
-
-    @classmethod
-    def fingerprint_inputs(
-        cls, folder: str | None, path: str | None, recursive: bool | None = False, **settings: Any
-    ) -> Any:
-        return source_folder.fingerprint(folder, path, recursive)
 
     @classmethod
     @CLIPS.fill

@@ -29,7 +29,7 @@ FORM = Form(
 PICTURES, CLIPS = "pictures", "clips"
 ENDINGS = {"image": ".png", "video": ".mp4", "audio": ".wav"}
 
-Medium = tuple[str, Callable[[Path], Any]]  # its kind, and what writes it to a path
+Writable = tuple[str, Callable[[Path], Any]]  # its kind, and what writes it to a path
 
 _made = Made()
 
@@ -137,7 +137,7 @@ def _captions(given: Sequence[str], count: int) -> list[str]:
     return captions
 
 
-def _media(images: list[Any], videos: list[Any], audios: list[Any], clips: bool, fps: float) -> Iterator[Medium]:
+def _media(images: list[Any], videos: list[Any], audios: list[Any], clips: bool, fps: float) -> Iterator[Writable]:
     for batch in images:  # [B, H, W, C] in [0, 1]
         frames = (batch[..., :3].detach().float().cpu().clamp(0, 1) * 255).round().byte().numpy()
         if clips and len(frames) > 1:
@@ -155,7 +155,9 @@ def _media(images: list[Any], videos: list[Any], audios: list[Any], clips: bool,
             yield "audio", lambda path, stereo=stereo, rate=rate: core.write_sound(path, stereo, rate)
 
 
-def _write(folder: Path, name: str, media: Sequence[Medium], captions: Sequence[str], events: host.ComfyEvents) -> None:
+def _write(
+    folder: Path, name: str, media: Sequence[Writable], captions: Sequence[str], events: host.ComfyEvents
+) -> None:
     """Write media and captions into `folder`/media. Files that did not change keep their time, and so their caches;
     files of an earlier call that are not made again are removed, others are left alone. Raises Stopped; the next call
     knows what this one has written by then."""

@@ -154,7 +154,7 @@ class LiveView:
         if (pace := self.seconds_a_step()) is not None and self.metrics:
             parts.append(f"{pace:.2f} s/step")
         if (left := self.seconds_left()) is not None and left > 0:
-            parts.append(f"{duration(left)} left")
+            parts.append(f"{rough_duration(left)} left")
         return " | ".join(part for part in parts if part)
 
     def payload(self) -> dict[str, Any]:
@@ -258,8 +258,8 @@ def first_frame(path: Path) -> Any:
     return None
 
 
-def duration(seconds: float) -> str:
-    """`seconds` as people say it: 45 s, 12 min, 2 h 05 min."""
+def rough_duration(seconds: float) -> str:
+    """`seconds` as people say them of what is yet to come: 45 s, 12 min, 2 h 05 min."""
     if seconds < 90:
         return f"{round(seconds)} s"
     minutes = round(seconds / 60)

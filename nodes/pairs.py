@@ -49,10 +49,7 @@ class LoadTrainingPairs(io.ComfyNode):
                 *FORM.visible_inputs(),
                 *FORM.advanced_inputs(),
             ],
-            outputs=[
-                handles.Dataset.Output("dataset", display_name="dataset"),
-                io.Int.Output("count", display_name="count", tooltip="Number of targets that have a reference."),
-            ],
+            outputs=source_folder.outputs("Number of targets that have a reference."),
             hidden=[io.Hidden.unique_id],
         )
 

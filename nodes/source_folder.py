@@ -9,13 +9,31 @@ from typing import Any
 from .. import ltx2_train as core
 from ..ltx2_train.errors import ConfigError, DataError, TrainerError
 from ..ltx2_train.files import digest
-from . import host
+from . import handles, host
 from .host import io
 from .made import always
 
 NO_FOLDER = "(folder from the path below)"
 NOUNS = {"video": "video", "image": "image", "audio": "recording"}
 LOADERS = {"video": "Load Training Clips", "image": "Load Training Clips", "audio": "Load Training Audio"}
+
+
+class FolderNode(io.ComfyNode):
+    """A node that points at one folder; it runs again when something inside has changed."""
+
+    @classmethod
+    def fingerprint_inputs(
+        cls, folder: str | None, path: str | None, recursive: bool | None = False, **settings: Any
+    ) -> Any:
+        return fingerprint(folder, path, recursive)
+
+
+def outputs(counted: str) -> list[Any]:
+    """The sockets of a loader node; `counted` says of what there are so many."""
+    return [
+        handles.Dataset.Output("dataset", display_name="dataset"),
+        io.Int.Output("count", display_name="count", tooltip=counted),
+    ]
 
 
 def inputs(what: str, prefix: str = "") -> list[Any]:

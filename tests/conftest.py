@@ -18,9 +18,9 @@ import pytest
 _modules_frozen = 0
 
 
-def pytest_runtest_setup() -> None:
+def pytest_runtest_setup(item: pytest.Item) -> None:
     global _modules_frozen
-    plan_memo.install()
+    plan_memo.install(rough=item.path.parent.name in ("e2e", "host") and item.get_closest_marker("exact_plan") is None)
     # a run collects garbage as it lets go of a model, and most of such a collection is the walk through all that torch
     # and transformers made at import: half a second each time, in thousands of runs
     if len(sys.modules) > _modules_frozen + 50:

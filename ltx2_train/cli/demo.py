@@ -12,23 +12,26 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..config import RunConfig, load_run
-from ..config.base_files import BaseFiles
-from ..dataset.dataset_file import DatasetConfig
+from .. import (
+    MEDIA_SUFFIXES,
+    BaseFiles,
+    DatasetConfig,
+    RunConfig,
+    SampleFile,
+    TrainingSet,
+    build_caches,
+    inspect_lora,
+    load_run,
+    make_tiny,
+    read_manifest,
+    read_rows,
+    sample,
+    terms_of,
+    train,
+)
 from ..errors import ConfigError, DataError, RunError, Stopped, TrainerError
 from ..events import Events, Passing
-from ..feed.loader import TrainingSet
 from ..files import write_text
-from ..lora.report import inspect_lora
-from ..media.video import VIDEO_SUFFIXES
-from ..sampling.render import SampleFile
-from ..sampling.sample import sample
-from ..training.caches import build_caches
-from ..training.contexts import streams_of
-from ..training.loop import train
-from ..training.metrics import read_rows
-from ..training.run_folder import read_manifest
-from ..weights.tiny import make_tiny
 from .demo_media import FPS, draw_clip, draw_sound
 
 __all__ = ["DEFAULT_STEPS", "draw_clip", "run_demo"]
@@ -142,7 +145,7 @@ def run_demo(
     paths = {"checkpoint": tiny.checkpoint.relative_to(out).as_posix(),
              "encoder": tiny.text_encoder.relative_to(out).as_posix()}  # fmt: skip
     sizes = {"width": WIDTH, "height": HEIGHT, "frames": SOUND_FRAMES if mode == "audio" else FRAMES}
-    recording = mode == "audio" and clip.suffix.lower() not in VIDEO_SUFFIXES  # of a video, the sound is taken
+    recording = mode == "audio" and clip.suffix.lower() not in MEDIA_SUFFIXES["video"]  # of a video, the sound is taken
     write_text(out / "dataset.toml", SOUND_DATASET if recording else DATASET.format(**sizes))
     write_text(out / "run.toml", RUN.format(name="run.toml", mode=mode, steps=steps, half=half, **paths, **sizes))
     config = load_run(out / "run.toml")
@@ -229,7 +232,7 @@ def _losses(path: Path, steps: int, mode: str) -> dict[str, tuple[float, float]]
     if [row["step"] for row in rows] != list(range(1, steps + 1)):
         raise TrainerError("The demo failed: after the resume the steps are not one after the other in metrics.jsonl.")
     found = {}
-    for stream in streams_of(mode):
+    for stream in terms_of(rows):
         values = [row[f"loss_{stream}"] for row in rows]
         before, after = _mean(values[: _window(steps)]), _mean(values[-_window(steps) :])
         if steps >= DEFAULT_STEPS and after > FALL[mode] * before:

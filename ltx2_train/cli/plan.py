@@ -37,10 +37,17 @@ def run_plan(args: argparse.Namespace, events: ConsoleEvents) -> int:
     """Print the plan; 0 where the run fits, 1 where it does not."""
     from ..config import load_run
     from ..device import pick_device
-    from ..training.fit import Facts, largest_workload, parse_bucket, this_machine
-    from ..training.fit.machine import Machine, Rates, available_ram
-    from ..training.fit.memory_plan import MemoryPlan
-    from ..training.fit.report import make_report
+    from ..training.fit import (
+        Facts,
+        Machine,
+        MemoryPlan,
+        Rates,
+        available_ram,
+        largest_workload,
+        make_report,
+        parse_bucket,
+        this_machine,
+    )
 
     if args.run is None and args.published is None:
         raise ConfigError("plan needs a run file, or --published 2.3 with --bucket 512x512x121.")

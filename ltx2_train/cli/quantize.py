@@ -61,9 +61,9 @@ def run_quantize(args: argparse.Namespace, events: ConsoleEvents) -> None:
             "for any rank and without LoftQ, and for these one round finds the best LoRA there is. Leave it at 1. More "
             "rounds change the weights: train from the bf16 checkpoint with quant.loftq and quant.loftq_iters."
         )
-    from ..quant.settings import QuantSettings
+    from .. import quantize_checkpoint
+    from ..quant import QuantSettings
     from ..settings import parse
-    from ..weights.quantized_file import quantize_checkpoint
 
     table = {"format": args.format, "block_size": args.block_size, "device": args.device, "loftq": args.loftq}
     settings = parse(QuantSettings, table, "quantize")

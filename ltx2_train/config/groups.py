@@ -104,7 +104,7 @@ class ModelSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _seed_values(cls, values: Any) -> Any:
+    def _community_values(cls, values: Any) -> Any:
         if isinstance(values, Mapping):
             values = dict(values)
             if values.get("precision") == "no":  # the community trainer's word for no mixed precision

@@ -27,7 +27,7 @@ from .groups import RunConfig
 from .import_paths import DATASET_NAME, moved, rebased
 from .import_text import NEEDED, TITLES, run_lines
 from .read import load_run, taken_over
-from .sources import Source, is_dataset_table, read_source
+from .sources import SettingsFile, is_dataset_table, read_source
 from .translate import Line, Translation, accepts, told
 
 RUN_NAME = "run.toml"
@@ -216,7 +216,7 @@ def _drop_unusable(made: Imported) -> None:
         made.problems += explain(RunConfig, error)
 
 
-def _find_dataset(made: Imported, source: Source) -> None:
+def _find_dataset(made: Imported, source: SettingsFile) -> None:
     """The dataset file that the source names, in our words; or one made of what it says itself."""
     given = made.found.tables.get("data", {}).get("config")
     if given is not None and source.program == "official":

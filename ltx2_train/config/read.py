@@ -20,7 +20,7 @@ from ..settings import parse
 from ..toml import read_toml, tomllib
 from .describe import aliases, groups
 from .groups import RunConfig
-from .sources import Source, read_source
+from .sources import SettingsFile, read_source
 from .translate import REFUSED, Translation, find_row, from_text, run_fields, told
 
 __all__ = ["load_run", "make_run", "read_toml", "taken_over", "tomllib"]
@@ -57,7 +57,7 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     return run
 
 
-def taken_over(source: Source) -> Translation:
+def taken_over(source: SettingsFile) -> Translation:
     """The settings that come of a file of another program, with what that program takes where the file is silent."""
     found = Translation(source.program)
     whole = dict(source.names)

@@ -33,7 +33,7 @@ _OF_A_RUN = (*_TRAINS, "ltx2_cache_latents", "ltx2_cache_text_encoder_outputs", 
 
 
 @dataclass
-class Source:
+class SettingsFile:
     """What a file gives: names and values of `program`, in order.
 
     Relative paths are seen from `folder`: that of the file, or one above it where the dataset file that it names is
@@ -58,7 +58,7 @@ class Source:
         return found[0] if found else own
 
 
-def read_source(path: Path) -> Source | None:
+def read_source(path: Path) -> SettingsFile | None:
     """The names that the file at `path` gives, or None where it is a run file of this program.
 
     Raises ConfigError where the file is of none of the programs, or cannot be read.
@@ -84,18 +84,18 @@ def is_dataset_table(table: Any) -> bool:
     )
 
 
-def _toml(path: Path) -> Source | None:
+def _toml(path: Path) -> SettingsFile | None:
     table = read_toml(path)
     if is_dataset_table(table):
         raise ConfigError(
             f"{path} is a dataset file. Name it as data.config in a run file, or let `ltx2-train import` write one."
         )
     if "model_family" in table:
-        return Source("simpletuner", path, list(_bare(table)))
+        return SettingsFile("simpletuner", path, list(_bare(table)))
     if "targets" in table or table.get("mode") in ("text", "reference"):
-        return Source("community", path, [(f"slider.{key}", value) for key, value in table.items()])
+        return SettingsFile("community", path, [(f"slider.{key}", value) for key, value in table.items()])
     if isinstance(table.get("network"), Mapping) and "base_algo" in table["network"]:
-        return Source("community", path, list(unfold(table, rows_of("community"))))
+        return SettingsFile("community", path, list(unfold(table, rows_of("community"))))
     flags = known_names("community")
     ours = groups()
     given: list[tuple[str, Any]] = []
@@ -112,10 +112,10 @@ def _toml(path: Path) -> Source | None:
     if all(key in ours and set(value) <= set(ours[key]) for key, value in table.items() if isinstance(value, Mapping)):
         if all(isinstance(value, Mapping) for value in table.values()):
             return None  # [train] learning_rate, seed: the same words in both
-    return Source("community", path, given)
+    return SettingsFile("community", path, given)
 
 
-def _yaml(path: Path) -> Source:
+def _yaml(path: Path) -> SettingsFile:
     try:
         import yaml
     except ImportError:
@@ -127,7 +127,7 @@ def _yaml(path: Path) -> Source:
     return _official(path, table)
 
 
-def _official(path: Path, table: Any) -> Source:
+def _official(path: Path, table: Any) -> SettingsFile:
     if isinstance(table, Mapping) and "job" in table and "config" in table:
         raise ConfigError(f"{path} is a job of ai-toolkit, which is not read. Write a run file: config --defaults.")
     known = {name.split(".")[0] for name in rows_of("official")}
@@ -149,10 +149,10 @@ def _official(path: Path, table: Any) -> Source:
                 for key in ("image_or_video", "video", "audio", "mask"):
                     if isinstance(condition, dict) and condition.get(key):
                         condition[key] = str(folder / str(condition[key]))
-    return Source("official", path, list(unfold(table, rows_of("official"))))
+    return SettingsFile("official", path, list(unfold(table, rows_of("official"))))
 
 
-def _json(path: Path) -> Source:
+def _json(path: Path) -> SettingsFile:
     try:
         table = json.loads(_text(path))
     except ValueError as error:
@@ -164,10 +164,10 @@ def _json(path: Path) -> Source:
     names = list(_bare(table)) if isinstance(table, Mapping) else []
     if not any(name in rows_of("simpletuner") for name, _ in names):
         raise ConfigError(f"{path} is not SimpleTuner's config.json, and a run file is TOML.")
-    return Source("simpletuner", path, names)
+    return SettingsFile("simpletuner", path, names)
 
 
-def _script(path: Path) -> Source:
+def _script(path: Path) -> SettingsFile:
     commands, variables, missing = read_commands(_text(path))
     if not commands:
         raise ConfigError(f"{path} holds no command with flags.")
@@ -178,7 +178,7 @@ def _script(path: Path) -> Source:
             return _yaml(path.absolute().parent / command.plain[0])
     if commands[0].program == "simpletuner":
         flags = [flag for command in commands for flag in command.flags]
-        return Source("simpletuner", path, flags, problems=problems, notes=notes)
+        return SettingsFile("simpletuner", path, flags, problems=problems, notes=notes)
     of_run = [one for one in commands if one.program in _OF_A_RUN]
     others = [one for one in commands if one not in of_run]
     if not of_run and not any(one.program.startswith("ltx2_") for one in commands):
@@ -193,7 +193,7 @@ def _script(path: Path) -> Source:
             names.setdefault(name, value)
     names |= {name: value for name, value in variables.items() if name in rows_of("community")}
     trains = any(one.program in _TRAINS for one in of_run)
-    return Source("community", path, list(names.items()), trains, others, problems, notes)
+    return SettingsFile("community", path, list(names.items()), trains, others, problems, notes)
 
 
 def _with_config_file(command: Command, path: Path) -> Iterator[tuple[str, Any]]:
@@ -238,6 +238,6 @@ def _text(path: Path) -> str:
         raise ConfigError(f"{path} is not UTF-8 text. Save it as UTF-8.") from None
 
 
-def describe(source: Source) -> str:
+def describe(source: SettingsFile) -> str:
     """What the file is, in words."""
     return f"{source.path.name}: {len(source.names)} settings of {PROGRAMS[source.program]}"

@@ -10,7 +10,7 @@ from ..media.names import is_dir, is_file, same
 from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import VIDEO_SUFFIXES
 from .dataset_file import DatasetSettings
-from .lists import Candidate
+from .lists import MediaFile
 
 PICTURE_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 AUDIO_MASK_SUFFIXES = AUDIO_SUFFIXES | {".json"}
@@ -23,7 +23,7 @@ class Stems:
         self._source = source
         self._listed: dict[Path, dict[str, list[Path]]] = {}
 
-    def places(self, folder: Path, candidate: Candidate) -> list[Path]:
+    def places(self, folder: Path, candidate: MediaFile) -> list[Path]:
         """The folder at the same place below `folder` as the medium is below its own, then `folder`."""
         source, parent = self._source, candidate.path.parent
         inner = [folder / parent.relative_to(source)] if parent.is_relative_to(source) else []
@@ -40,7 +40,7 @@ class Stems:
         near = self._listed[folder].get(same(stem), [])
         return [path for path in near if path.stem == stem] or near
 
-    def find(self, folder: Path | None, candidate: Candidate, suffixes: Collection[str]) -> Path | None:
+    def find(self, folder: Path | None, candidate: MediaFile, suffixes: Collection[str]) -> Path | None:
         """The file of one of `suffixes` that is called as the medium is, or None."""
         for place in self.places(folder, candidate) if folder is not None else ():
             named = self.named(place, candidate.path.stem)
@@ -57,13 +57,13 @@ class Companions:
         self.wants_reference = promised or entry.reference_directory is not None
         self._stems = Stems(entry.source)
 
-    def reference(self, candidate: Candidate) -> Path | None:
+    def reference(self, candidate: MediaFile) -> Path | None:
         """The reference image or video of a medium, or None."""
         if candidate.reference is not None:
             return candidate.reference if is_file(candidate.reference) or is_dir(candidate.reference) else None
         return self._stems.find(self.entry.reference_directory, candidate, PICTURE_SUFFIXES)
 
-    def missing(self, candidate: Candidate) -> str:
+    def missing(self, candidate: MediaFile) -> str:
         """Why a medium without its reference is left out."""
         folder = self.entry.reference_directory
         if candidate.reference is not None:
@@ -72,7 +72,7 @@ class Companions:
             return f"no reference: its line in {self.entry.source.name} names none"
         return f"no reference: {folder} has no image or video called {candidate.path.stem}"
 
-    def gone(self, candidate: Candidate) -> str:
+    def gone(self, candidate: MediaFile) -> str:
         """Why a medium is left out for which the list names a file that is not there; "" where all are."""
         named = {
             "mask": candidate.mask,
@@ -84,11 +84,11 @@ class Companions:
                 return f"no {what}: {path} is not there; correct its line in {self.entry.source.name}"
         return ""
 
-    def mask(self, candidate: Candidate) -> Path | None:
+    def mask(self, candidate: MediaFile) -> Path | None:
         """The image or video with the mask of a medium, or None."""
         return candidate.mask or self._stems.find(self.entry.mask_directory, candidate, PICTURE_SUFFIXES)
 
-    def audio_mask(self, candidate: Candidate) -> Path | None:
+    def audio_mask(self, candidate: MediaFile) -> Path | None:
         """The file with the mask of the sound of a medium, or None."""
         return candidate.audio_mask or self._stems.find(self.entry.audio_mask_directory, candidate, AUDIO_MASK_SUFFIXES)
 
@@ -100,7 +100,7 @@ class SoundFinder:
         self.entry = entry
         self._stems = Stems(entry.source)
 
-    def apart(self, candidate: Candidate) -> tuple[Path | None, str]:
+    def apart(self, candidate: MediaFile) -> tuple[Path | None, str]:
         """The file with the sound of a video, or None and why there is none."""
         if candidate.sound is not None:
             missing = "" if is_file(candidate.sound) else f"{candidate.sound} is not there; correct its audio_path"
@@ -117,6 +117,6 @@ class SoundFinder:
         key = "audio_source" if entry.audio_files_directory is None else "audio_files_directory"
         return None, f"no {candidate.path.stem}{entry.audio_extension} in {folder}; add it, or correct {key}"
 
-    def reference(self, candidate: Candidate) -> Path | None:
+    def reference(self, candidate: MediaFile) -> Path | None:
         """The reference sound of a medium, or None."""
         return self._stems.find(self.entry.reference_audio_directory, candidate, AUDIO_SUFFIXES)

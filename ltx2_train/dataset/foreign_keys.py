@@ -13,13 +13,13 @@ from typing import Any
 
 from ..foreign import row_of
 from .entry import DatasetSettings, SharedSettings
+from .entry_types import LISTS
 
 # the sections of a run file; a test holds them together
 RUN_SECTIONS = (
     "run", "model", "data", "cache", "lora", "objective", "loss", "video", "audio", "optimizer", "schedule", "train",
     "quant", "memory", "gemma", "sample", "validation", "ema",
 )  # fmt: skip
-LISTS = ("datasets", "validation_datasets")
 
 
 def translate(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], list[str]]:

@@ -46,7 +46,7 @@ class Skipped:
 
 
 @dataclass
-class Candidate:
+class MediaFile:
     """A medium that was found; `stem` will name its caches."""
 
     path: Path
@@ -61,7 +61,7 @@ class Candidate:
     audio_mask: Path | None = None
 
 
-def read_list(name: str, entry: DatasetSettings, notes: list[str]) -> Iterator[Candidate | Skipped]:
+def read_list(name: str, entry: DatasetSettings, notes: list[str]) -> Iterator[MediaFile | Skipped]:
     """The media of a list; a row that cannot be used is skipped by its line. What is not used of it goes to `notes`.
 
     Raises DataError where the list as a whole cannot be understood.
@@ -85,13 +85,13 @@ class _Reader:
         self.unused: dict[str, str] = {}  # column -> where it first stands
         self.several: list[str] = []  # where a caption is a list
 
-    def candidate(self, row: Row) -> Candidate | Skipped:
+    def candidate(self, row: Row) -> MediaFile | Skipped:
         try:
             return self._candidate(row)
         except ValueError as error:
             return Skipped(self.source, f"{row.where}: {error}")
 
-    def _candidate(self, row: Row) -> Candidate:
+    def _candidate(self, row: Row) -> MediaFile:
         if row.problem:
             raise ValueError(row.problem)
         cells = {key: value for key, value in row.cells.items() if value is not None and str(value).strip()}
@@ -104,7 +104,7 @@ class _Reader:
             )
         caption = self._told(cells.get(self.caption), row)
         silent = column in _SOUND or self.entry.kind == "image"
-        found = Candidate(
+        found = MediaFile(
             media,
             cache_stem(media.name if is_dir(media) else media.stem),
             caption=caption,
@@ -172,7 +172,7 @@ def _rows(name: str, entry: DatasetSettings) -> Iterator[Row]:
     return json_rows(path, text) if whole and ending == ".json" else json_line_rows(text)
 
 
-def _two_files(name: str, entry: DatasetSettings) -> Iterator[Candidate | Skipped]:
+def _two_files(name: str, entry: DatasetSettings) -> Iterator[MediaFile | Skipped]:
     videos = entry.source / (entry.video_column or VIDEOS_FILE)
     prompts = entry.source / (entry.caption_column or CAPTIONS_FILE)
     for key, file in (("video_column", videos), ("caption_column", prompts)):
@@ -194,6 +194,6 @@ def _two_files(name: str, entry: DatasetSettings) -> Iterator[Candidate | Skippe
         if path.strip():
             media = _path(videos, path)
             stem = cache_stem(media.name if is_dir(media) else media.stem)
-            yield Candidate(media, stem, caption=" ".join(caption.split()))
+            yield MediaFile(media, stem, caption=" ".join(caption.split()))
         elif caption.strip():
             yield Skipped(videos, f"line {number}: it is empty, and {prompts.name} has a caption for it")

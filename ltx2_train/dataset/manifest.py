@@ -20,12 +20,12 @@ from typing import Any
 
 from ..errors import ConfigError
 from .entry import FOLDER_KEYS, SOURCE_KEYS, DatasetSettings
+from .entry_types import LISTS
 
 MANIFEST_NAME = "dataset_manifest.json"
 FORMAT = "ltx2_train_dataset_manifest"
 VERSION = 1
 COMMUNITY_FORMAT = "musubi_tuner_dataset_manifest"
-LISTS = ("datasets", "validation_datasets")
 # What only matters where media are read; the caches are what came of it.
 OF_MEDIA = frozenset(
     (

@@ -24,7 +24,7 @@ from .companions import PICTURE_SUFFIXES
 from .dataset_file import DatasetConfig, DatasetRef, DatasetSettings
 from .items import DatasetPlan, Item
 from .media_index import MediaIndex
-from .scan import SHOWN_AT_MOST, Candidate, Skipped, find_media, nothing_left, with_captions
+from .scan import SHOWN_AT_MOST, MediaFile, Skipped, find_media, nothing_left, with_captions
 from .sound_plan import probe_recording
 from .sources import copies, source_stat
 from .windows import Cutter
@@ -167,7 +167,7 @@ def _lacking(items: list[Item], what: str) -> list[str]:
     return [f"{len(names)} files have {what}: {', '.join(names[:SHOWN_AT_MOST])}{more}"] if names else []
 
 
-def _probe(candidate: Candidate, index: MediaIndex) -> MediaInfo | DataError:
+def _probe(candidate: MediaFile, index: MediaIndex) -> MediaInfo | DataError:
     path = candidate.path
     try:
         size, mtime_ns = source_stat(path)

@@ -16,9 +16,9 @@ from .captions import read_caption, rewrite
 from .dataset_file import DatasetSettings
 from .entry import LIST_KEYS
 from .layouts import explain
-from .lists import Candidate, Skipped, read_list
+from .lists import MediaFile, Skipped, read_list
 
-__all__ = ["MEDIA_SUFFIXES", "Candidate", "Skipped", "find_media", "nothing_left", "with_captions"]
+__all__ = ["MEDIA_SUFFIXES", "MediaFile", "Skipped", "find_media", "nothing_left", "with_captions"]
 
 SHOWN_AT_MOST = 5
 MEDIA_SUFFIXES = {"image": IMAGE_SUFFIXES, "video": VIDEO_SUFFIXES, "audio": AUDIO_SUFFIXES}
@@ -26,7 +26,7 @@ MEDIA_SUFFIXES = {"image": IMAGE_SUFFIXES, "video": VIDEO_SUFFIXES, "audio": AUD
 
 def find_media(
     name: str, entry: DatasetSettings, notes: list[str] | None = None
-) -> tuple[list[Candidate], list[Skipped]]:
+) -> tuple[list[MediaFile], list[Skipped]]:
     """All media of a dataset in a fixed order; what is not used of a list goes to `notes`.
 
     Of two in a folder that would share their cache files the first is kept. Lists gather media from many folders, which
@@ -53,7 +53,7 @@ def find_media(
     return kept, skipped
 
 
-def _told_apart(candidate: Candidate, owners: Mapping[str, Path]) -> str:
+def _told_apart(candidate: MediaFile, owners: Mapping[str, Path]) -> str:
     """A stem for a medium of a list whose own one another medium has: with as many of its folders as it takes."""
     path = candidate.path
     folders = [part for part in path.parent.parts if part not in (path.anchor, "..", ".")]
@@ -64,7 +64,7 @@ def _told_apart(candidate: Candidate, owners: Mapping[str, Path]) -> str:
     return cache_stem("__".join([*folders, path.name]))
 
 
-def _in_folder(name: str, entry: DatasetSettings) -> Iterator[Candidate | Skipped]:
+def _in_folder(name: str, entry: DatasetSettings) -> Iterator[MediaFile | Skipped]:
     folder = entry.source
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
@@ -92,7 +92,7 @@ def _in_folder(name: str, entry: DatasetSettings) -> Iterator[Candidate | Skippe
             stem = "__".join(path.relative_to(folder).with_suffix("").parts)
             wanted = path.with_suffix(entry.caption_extension)
             beside = wanted if is_file(wanted) else names.get((path.parent, same(wanted.name)), wanted)
-            yield Candidate(path, cache_stem(stem), caption_path=beside)
+            yield MediaFile(path, cache_stem(stem), caption_path=beside)
 
 
 def _unread(listed: Sequence[Path]) -> list[Skipped]:
@@ -138,8 +138,8 @@ def _empty_folder(name: str, entry: DatasetSettings, listed: Sequence[Path]) -> 
 
 
 def with_captions(
-    entry: DatasetSettings, candidates: list[Candidate], skipped: list[Skipped], warnings: list[str]
-) -> list[Candidate]:
+    entry: DatasetSettings, candidates: list[MediaFile], skipped: list[Skipped], warnings: list[str]
+) -> list[MediaFile]:
     ready = []
     for candidate in candidates:
         beside = candidate.caption_path

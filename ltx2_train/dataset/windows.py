@@ -16,7 +16,7 @@ from .companions import Companions, SoundFinder
 from .dataset_file import DatasetRef, DatasetSettings, MediaKind
 from .items import Item, Medium, Reference, smaller
 from .reference import frames_within
-from .scan import Candidate
+from .scan import MediaFile
 from .sound_plan import SoundWindow, chosen_tracks, clip_sound, of_tracks, recording_parts, virtual_shape
 
 IMAGE_FPS = 25.0
@@ -55,7 +55,7 @@ class Cutter:
         factor = entry.reference_downscale if self.companions.wants_reference else 1
         self.buckets = BucketSelector(entry.resolution, entry.enable_bucket, entry.bucket_no_upscale, factor)
 
-    def cut(self, media: MediaInfo, candidate: Candidate) -> tuple[list[Item], str | None]:
+    def cut(self, media: MediaInfo, candidate: MediaFile) -> tuple[list[Item], str | None]:
         """The items of a medium; none and the reason where it is too short."""
         if media.kind == "audio":
             return self._cut_recording(media, candidate)
@@ -123,7 +123,7 @@ class Cutter:
             **more,
         )
 
-    def _sound_of(self, media: MediaInfo, candidate: Candidate) -> tuple[Path | None, str]:
+    def _sound_of(self, media: MediaInfo, candidate: MediaFile) -> tuple[Path | None, str]:
         """The file with the sound of a medium (None: itself), and why it has none."""
         if media.kind == "image":
             return None, "a picture has no sound"
@@ -133,7 +133,7 @@ class Cutter:
             return self.sounds.apart(candidate)
         return None, "" if media.has_audio else "the file has no sound"
 
-    def _cut_recording(self, media: MediaInfo, candidate: Candidate) -> tuple[list[Item], str | None]:
+    def _cut_recording(self, media: MediaInfo, candidate: MediaFile) -> tuple[list[Item], str | None]:
         entry = self.settings
         if entry.kind != "audio" and entry.source_key != "dataset_file":
             return [], "it is sound alone; list it in audio_jsonl_file"
@@ -172,7 +172,7 @@ class Cutter:
             )
         return items, None
 
-    def _companions_of(self, candidate: Candidate, kind: MediaKind) -> _Beside:
+    def _companions_of(self, candidate: MediaFile, kind: MediaKind) -> _Beside:
         """What lies beside a medium; looked for once, however many windows it has."""
         entry, promised = self.settings, self.settings.reference_audio_directory is not None
         heard = promised or candidate.reference_audio is not None

@@ -14,7 +14,7 @@ from .decoding import alpha_decoder, decode, has_hole, opened
 from .images import OVER_BLACK
 from .info import MediaInfo
 from .intact import Look, damaged_spans, look_through
-from .sound_media import sound_tracks
+from .sound_media import MISSING_END_SECONDS, sound_tracks
 from .structure import breaks, missing_end
 
 # Containers whose timestamps do not follow the order of presentation; their frames are counted instead.
@@ -26,7 +26,6 @@ ABSOLUTE_FORMATS = frozenset(("matroska", "webm", "flv", "asf"))  # whose durati
 WHOLE_PIXELS = 300_000_000
 HDR_TRANSFERS = (16, 18)  # PQ and HLG, by their numbers in H.273
 WIDE_PRIMARIES = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
-MISSING_END_SECONDS = 0.5
 MEND = "Copy or export it again, or remove it."
 
 

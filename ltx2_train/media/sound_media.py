@@ -35,7 +35,7 @@ RATES = (1000, 1_536_000)  # Hz; a header that says less or more is damaged, and
 # A codec's own check sums are looked at, and what fails them is an error. Others would complain of what does no harm.
 CHECKED_CODECS = {"flac": {"err_detect": "crccheck+explode"}}
 TIMED_FORMATS = frozenset(("mov", "mp4", "matroska", "webm", "asf", "flac", "mp3"))  # whose header states the duration
-MISSING_END_SECONDS = 0.5
+MISSING_END_SECONDS = 0.5  # of what a header promises, or a twentieth, if that is more
 
 
 @dataclass(frozen=True)

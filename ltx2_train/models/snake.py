@@ -31,14 +31,18 @@ def kaiser_sinc() -> Tensor:
     return (taps / taps.sum()).view(1, 1, TAPS)
 
 
-class Upsample2(nn.Module):
-    """[B, C, N] -> [B, C, 2 N]."""
+class _Filter(nn.Module):
+    """A fixed filter, under the name that checkpoints give it."""
 
     filter: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("filter", kaiser_sinc())
+
+
+class Upsample2(_Filter):
+    """[B, C, N] -> [B, C, 2 N]."""
 
     def forward(self, x: Tensor) -> Tensor:
         channels = x.shape[1]
@@ -49,14 +53,8 @@ class Upsample2(nn.Module):
         return x[..., cut:-cut]
 
 
-class LowPass(nn.Module):
+class LowPass(_Filter):
     """Low-pass and every second sample: [B, C, 2 N] -> [B, C, N]."""
-
-    filter: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("filter", kaiser_sinc())
 
     def forward(self, x: Tensor) -> Tensor:
         channels = x.shape[1]

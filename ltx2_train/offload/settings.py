@@ -120,7 +120,7 @@ class MemorySettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _seed_values(cls, values: Any) -> Any:
+    def _community_values(cls, values: Any) -> Any:
         if isinstance(values, Mapping):
             values = dict(values)
             for name in [name for name in ATTENTION_SWITCHES if name in values]:

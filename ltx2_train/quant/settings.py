@@ -84,7 +84,7 @@ class QuantSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _seed_values(cls, values: Any) -> Any:
+    def _community_values(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
         values = dict(values)

@@ -73,7 +73,7 @@ class SampleFile:
 
 
 @dataclass(frozen=True)
-class Sound:
+class Waveform:
     """A waveform [2, N] in [-1, 1] at `rate` Hz."""
 
     wave: Tensor
@@ -257,7 +257,7 @@ class Renderer:
     ) -> list[SampleFile]:
         files: list[SampleFile] = []
         with self.weights.aside(DECODE_BYTES) if self.weights is not None else contextlib.nullcontext():
-            sounds: dict[int, Sound] = {}
+            sounds: dict[int, Waveform] = {}
             with self._failures("sound of the samples", tolerant):
                 sounds = self._sounds(drawn, tolerant)
             vae = self.open_vae(False, True) if any(one.latents.video is not None for one in drawn) else None
@@ -274,13 +274,13 @@ class Renderer:
             del vae
         return files
 
-    def _sounds(self, drawn: Sequence[Drawn], tolerant: bool) -> dict[int, Sound]:
+    def _sounds(self, drawn: Sequence[Drawn], tolerant: bool) -> dict[int, Waveform]:
         """The sounds of `drawn` by index: all through the audio VAE, then all through the vocoder."""
         wanted = [(one, one.latents.audio) for one in drawn if one.latents.audio is not None]
         if not wanted or self.sound is None or (self.settings.audio == "off" and self.model.has_video):
             return {}
         mels: dict[int, Tensor] = {}
-        sounds: dict[int, Sound] = {}
+        sounds: dict[int, Waveform] = {}
         vae = self.sound.open_decoder()
         for one, latents in wanted:
             self.events.check_stop()
@@ -294,11 +294,11 @@ class Renderer:
             if one.index in mels:
                 with self._failures(_named(one.prompt, "sound"), tolerant):
                     wave = decode_wave(vocoder, mels[one.index], one.prompt.shape.seconds)
-                    sounds[one.index] = Sound(wave, vocoder.sample_rate)
+                    sounds[one.index] = Waveform(wave, vocoder.sample_rate)
         return sounds
 
     def _write(
-        self, one: Drawn, stem: Path, sound: Sound | None, vae: VideoVAE | None, about: dict[str, Any]
+        self, one: Drawn, stem: Path, sound: Waveform | None, vae: VideoVAE | None, about: dict[str, Any]
     ) -> SampleFile:
         """Decode and write one sample, with its sound inside or beside it; `stem` is the path without its ending."""
         video, merge = one.latents.video, self.settings.audio == "merge"

@@ -23,7 +23,7 @@ from ..weights.quantize import quantized_paths
 from .contexts import ContextStore, streams_of
 from .fit import Facts, make_plan, this_machine
 from .fit.work import largest_batch, of_batch
-from .sound import Sound
+from .sound import RunSound
 from .step import training_step
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def measured_activations(
-    checked: Checked, config: RunConfig, contexts: ContextStore, sound: Sound | None, events: Events
+    checked: Checked, config: RunConfig, contexts: ContextStore, sound: RunSound | None, events: Events
 ) -> Mapping[str, Tensor]:
     """mean |x| of the inputs of every linear that is quantized, by path; from the run folder where it is there."""
     path = checked.folder.path / FILE

@@ -35,7 +35,7 @@ class Streams(Protocol):
 
 
 class Latents(Protocol):
-    """What is asked of `Sound`, which says more of it."""
+    """What is asked of `RunSound`, which says more of it."""
 
     def latents(self, batch: Batch, /) -> tuple[Tensor | None, list[int], list[bool]]: ...
 

@@ -47,7 +47,7 @@ from .held_out import validation_clips
 from .metrics import MetricsLog
 from .optimizing import make_optimizer
 from .run_folder import RunFolder
-from .sound import Sound, open_sound
+from .sound import RunSound, open_sound
 from .state import list_states, load_state, restore_random_state
 from .texts import prepare_texts
 from .watch import SoundWatch
@@ -78,7 +78,7 @@ class Run:
     total: int
     trigger: str
     checkpoint_shapes: Mapping[str, tuple[int, ...]]
-    sound: Sound | None
+    sound: RunSound | None
     watch: SoundWatch
     audio_group: int | None
     mean: WeightMean | None
@@ -164,7 +164,7 @@ def _prepare_media(checked: Checked, events: Events) -> GivenMedia:
 
 
 def _place_model(
-    checked: Checked, plan: MemoryPlan, contexts: ContextStore, sound: Sound | None, events: Events
+    checked: Checked, plan: MemoryPlan, contexts: ContextStore, sound: RunSound | None, events: Events
 ) -> tuple[Placed, Loftq | None]:
     """The frozen transformer, quantized on arrival as the plan says, each block in its place."""
     config, folder, device, checkpoint = checked.config, checked.folder, checked.device, checked.checkpoint
@@ -210,7 +210,7 @@ def _assemble(
     checked: Checked,
     contexts: ContextStore,
     media: GivenMedia,
-    sound: Sound | None,
+    sound: RunSound | None,
     plan: MemoryPlan,
     placed: Placed,
     loras: LoraSet,

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 SILENCE_SECONDS = 4.0  # beyond it the encoder's answer to silence does not change any more
 
 
-class Sound:
+class RunSound:
     """The sound of a run. `silence` [8, T, 16] is what the audio VAE makes of silence; None: not asked for."""
 
     def __init__(self, run: RunConfig, silence: Tensor | None = None) -> None:
@@ -108,7 +108,7 @@ class Sound:
         return {"balance": self.balance.state_dict(), "monitor": self.monitor.state_dict()}
 
 
-def open_sound(run: RunConfig, checkpoint: Path, device: torch.device) -> Sound | None:
+def open_sound(run: RunConfig, checkpoint: Path, device: torch.device) -> RunSound | None:
     """What a run of this mode keeps about sound; None in mode video. Encodes silence where the run asks for it."""
     if run.model.mode == "video":
         return None
@@ -119,7 +119,7 @@ def open_sound(run: RunConfig, checkpoint: Path, device: torch.device) -> Sound 
         del vae
         release(device)
         log.info("encoded %d steps of silence", silence.shape[1])
-    return Sound(run, silence)
+    return RunSound(run, silence)
 
 
 @torch.no_grad()

@@ -35,7 +35,7 @@ class StepModel(Protocol):
 
 
 class StepSound(Protocol):
-    """What a step asks of `Sound`, which says more of each."""
+    """What a step asks of `RunSound`, which says more of each."""
 
     @property
     def silence_weight(self) -> float: ...

@@ -30,7 +30,7 @@ from .contexts import streams_of
 from .held_out import validation_clips
 from .metrics import LOSS, STREAMS, VALIDATION, loss_column
 from .setup import Run
-from .sound import Sound
+from .sound import RunSound
 from .step import training_step
 
 RISING = 3  # measurements in a row above the best one, from which on the loss is said to rise
@@ -43,7 +43,7 @@ class StillSound:
     silence_weight = 0.0
 
     def __init__(self, config: RunConfig) -> None:
-        self._sound, self._weight = Sound(config), config.loss.audio_weight
+        self._sound, self._weight = RunSound(config), config.loss.audio_weight
 
     def latents(self, batch: Batch) -> tuple[Tensor | None, list[int], list[bool]]:
         return self._sound.latents(batch)

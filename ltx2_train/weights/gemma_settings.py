@@ -39,7 +39,7 @@ class GemmaSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _seed_values(cls, values: Any) -> Any:
+    def _community_values(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
         values = dict(values)

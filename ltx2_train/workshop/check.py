@@ -15,11 +15,11 @@ from pathlib import Path
 
 from ..dataset.dataset_file import DatasetConfig, DatasetSettings
 from ..dataset.plan import Item, plan_dataset
-from ..dataset.scan import MEDIA_SUFFIXES, Candidate, Skipped, find_media
+from ..dataset.scan import MEDIA_SUFFIXES, MediaFile, Skipped, find_media
 from ..errors import ConfigError, DataError
 from ..events import Events, Passing, shielded
 from ..shapes import VideoShape
-from .check_files import Facts, examine, file_findings, left_out, lost_clip, lost_frame, why_unusable
+from .check_files import FileFacts, examine, file_findings, left_out, lost_clip, lost_frame, why_unusable
 from .check_folder import companion_folders, folder_findings, pair_findings
 from .check_report import LEVELS, CheckReport, FileCheck, Finding, worst
 from .check_rules import dataset_findings, duplicate_findings, size_finding
@@ -36,8 +36,8 @@ class _Part:
 
     name: str
     entry: DatasetSettings
-    found: list[Candidate] = field(default_factory=list)
-    facts: list[Facts] = field(default_factory=list)
+    found: list[MediaFile] = field(default_factory=list)
+    facts: list[FileFacts] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -117,7 +117,7 @@ def _pair_up(parts: Sequence[_Part]) -> None:
                 part.findings.append(finding)
 
 
-def _examined(items: Sequence[Item], found: Sequence[Candidate], stage: str, events: Events) -> list[Facts]:
+def _examined(items: Sequence[Item], found: Sequence[MediaFile], stage: str, events: Events) -> list[FileFacts]:
     captions = {candidate.path: candidate.caption_path for candidate in found}
     groups: dict[Path, list[Item]] = {}
     for item in items:

@@ -49,7 +49,7 @@ BY_PREFIX = (
 
 
 @dataclass(frozen=True, eq=False)
-class Facts:
+class FileFacts:
     """What was read of a file that is trained on: its first frame [16, 16, 3], loudness in dB, share clipped.
 
     `level` is None where its sound is not used or there is none.
@@ -75,7 +75,7 @@ class Facts:
         return self.items[0].source.media
 
 
-def examine(items: Sequence[Item], caption_path: Path | None) -> Facts:
+def examine(items: Sequence[Item], caption_path: Path | None) -> FileFacts:
     """Decode the first frame, at most a minute of sound, and the bytes of the caption. Safe in a thread."""
     item = items[0]
     first_frame = picture_error = sound_error = caption_warning = None
@@ -101,7 +101,7 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> Facts:
             caption_warning = read_caption(caption_path)[1]
         except DataError:
             pass  # the plan has said so
-    return Facts(
+    return FileFacts(
         tuple(items),
         first_frame,
         level,
@@ -156,7 +156,7 @@ def _ranges(items: Sequence[Item]) -> list[range]:
     return [range(first, last + 1) for first, last in spans]
 
 
-def file_findings(dataset: str, facts: Facts, entry: DatasetSettings) -> list[Finding]:
+def file_findings(dataset: str, facts: FileFacts, entry: DatasetSettings) -> list[Finding]:
     """What is to be said about one file that is trained on."""
     found: list[Finding] = []
 
@@ -198,7 +198,7 @@ def file_findings(dataset: str, facts: Facts, entry: DatasetSettings) -> list[Fi
     return found + _size_findings(dataset, facts, entry)
 
 
-def _size_findings(dataset: str, facts: Facts, entry: DatasetSettings) -> list[Finding]:
+def _size_findings(dataset: str, facts: FileFacts, entry: DatasetSettings) -> list[Finding]:
     item, media = facts.items[0], facts.media
     if item.kind == "audio":
         return []

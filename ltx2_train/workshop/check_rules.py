@@ -13,7 +13,7 @@ import numpy as np
 from ..dataset.dataset_file import DatasetSettings
 from ..dataset.sources import copies
 from ..events import Events
-from .check_files import Facts, lost_frame
+from .check_files import FileFacts, lost_frame
 from .check_report import Finding
 
 # files at least, and what is told: experience with LoRAs of this family
@@ -42,7 +42,9 @@ NAMELESS = frozenset(
 )
 
 
-def dataset_findings(dataset: str, entry: DatasetSettings, facts: Sequence[Facts], goal: str | None) -> list[Finding]:
+def dataset_findings(
+    dataset: str, entry: DatasetSettings, facts: Sequence[FileFacts], goal: str | None
+) -> list[Finding]:
     """Findings that need all files of one dataset."""
     found: list[Finding] = []
 
@@ -66,7 +68,7 @@ def size_finding(dataset: str, count: int, goal: str | None, voices_only: bool) 
     return [Finding("amber", "too-few", dataset, f"{count} files: {told}", "Add more, as different as they can be.")]
 
 
-def duplicate_findings(facts: Sequence[tuple[str, Facts]], events: Events) -> list[Finding]:
+def duplicate_findings(facts: Sequence[tuple[str, FileFacts]], events: Events) -> list[Finding]:
     """Files that are copies of others, or begin with the same picture."""
     found: list[Finding] = []
     of = copies(fact.path for _, fact in facts if not fact.path.is_dir())  # a folder of frames is no file
@@ -81,7 +83,7 @@ def duplicate_findings(facts: Sequence[tuple[str, Facts]], events: Events) -> li
     return found
 
 
-def _look_alikes(facts: Sequence[tuple[str, Facts]], events: Events) -> list[tuple[str, Facts, Path]]:
+def _look_alikes(facts: Sequence[tuple[str, FileFacts]], events: Events) -> list[tuple[str, FileFacts, Path]]:
     """Dataset, file and the earlier file whose first frame it has, however encoded; plain colours say nothing."""
     pictures = [(place, fact.first_frame) for place, (_, fact) in enumerate(facts) if fact.first_frame is not None]
     pictures = [(place, frame) for place, frame in pictures if frame.std(axis=(0, 1)).max() > PLAIN]
@@ -116,7 +118,7 @@ def _look_alikes(facts: Sequence[tuple[str, Facts]], events: Events) -> list[tup
 Say = Callable[..., None]
 
 
-def _alike(facts: Sequence[Facts], entry: DatasetSettings, say: Say) -> None:
+def _alike(facts: Sequence[FileFacts], entry: DatasetSettings, say: Say) -> None:
     if len(facts) < FEW:
         return
     trigger = set(_words(entry.trigger_word))
@@ -131,7 +133,7 @@ def _alike(facts: Sequence[Facts], entry: DatasetSettings, say: Say) -> None:
         say("captions-alike", "all captions use nearly the same words", "Say in each what is different in it.")
 
 
-def _rates(facts: Sequence[Facts], say: Say) -> None:
+def _rates(facts: Sequence[FileFacts], say: Say) -> None:
     videos = [fact for fact in facts if fact.items[0].kind == "video"]
     rates = Counter(math.ceil(round(fact.media.fps or 0, 3)) for fact in videos)
     changed = sum(fact.items[0].source.timeline.resampled for fact in videos)
@@ -145,7 +147,7 @@ def _rates(facts: Sequence[Facts], say: Say) -> None:
         )
 
 
-def _lengths(facts: Sequence[Facts], say: Say) -> None:
+def _lengths(facts: Sequence[FileFacts], say: Say) -> None:
     items = [item for fact in facts for item in fact.items if item.kind == "video"]
     if not items:
         return
@@ -165,7 +167,7 @@ def _lengths(facts: Sequence[Facts], say: Say) -> None:
         say("clip-length", f"of {len(items)} samples {' and '.join(parts)}", "2 to 8 s work best; see target_frames.")
 
 
-def _sides(facts: Sequence[Facts], say: Say) -> None:
+def _sides(facts: Sequence[FileFacts], say: Say) -> None:
     pictured = [fact for fact in facts if fact.items[0].kind != "audio"]
     odd = [fact for fact in pictured if fact.media.width % 32 or fact.media.height % 32]
     if odd:
@@ -179,7 +181,7 @@ def _sides(facts: Sequence[Facts], say: Say) -> None:
             )
 
 
-def _sound(facts: Sequence[Facts], entry: DatasetSettings, say: Say) -> None:
+def _sound(facts: Sequence[FileFacts], entry: DatasetSettings, say: Say) -> None:
     videos = [fact for fact in facts if fact.items[0].kind == "video"]
     mute = [fact for fact in videos if fact.items[0].sound is None]
     if entry.audio_source != "none" and 0 < len(mute) < len(videos):
@@ -197,7 +199,7 @@ def _of_silent_clips(entry: DatasetSettings) -> str:
     return text
 
 
-def _speakers(facts: Sequence[Facts], entry: DatasetSettings, say: Say) -> None:
+def _speakers(facts: Sequence[FileFacts], entry: DatasetSettings, say: Say) -> None:
     for fact in facts:
         caption = fact.items[0].caption
         if fact.items[0].sound is not None and speaks(caption) and not names_speaker(caption, entry.trigger_word):

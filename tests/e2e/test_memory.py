@@ -50,6 +50,7 @@ def out_of_memory_at(monkeypatch, *calls: int) -> list[int]:
     return count
 
 
+@pytest.mark.exact_plan
 def test_out_of_memory_costs_a_notch_and_not_a_step(run_file, monkeypatch):
     plain = Listener()
     train(load_run(run_file, ["run.name=plain", "memory.recompute_blocks=4"]), plain)
@@ -68,6 +69,7 @@ def test_out_of_memory_costs_a_notch_and_not_a_step(run_file, monkeypatch):
     assert json.loads((folder / "plan.json").read_text())["notches"] == 1
 
 
+@pytest.mark.exact_plan
 def test_each_notch_is_taken_once_and_the_end_is_an_error_with_everything_saved(run_file, monkeypatch):
     out_of_memory_at(monkeypatch, *range(2, 200))
     events = Listener()

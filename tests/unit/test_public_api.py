@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 def test_the_public_names_are_these():
     assert ltx2_train.__all__ == [
         "__version__",
+        "BaseFiles",
         "CAPTION_FRAMES",
         "CacheError",
         "CachesReport",
@@ -45,6 +46,7 @@ def test_the_public_names_are_these():
         "Stopped",
         "TinyFiles",
         "TrainerError",
+        "TrainingSet",
         "ask_run",
         "bake_loras",
         "build_caches",

@@ -2,8 +2,9 @@
 
 from .choose import make_plan
 from .facts import Facts
-from .machine import Machine, this_machine
+from .machine import Machine, Rates, available_ram, this_machine
 from .memory_plan import Choice, MemoryPlan, Prediction
+from .report import make_report
 from .work import Workload, largest_workload, parse_bucket
 
 __all__ = [
@@ -12,9 +13,12 @@ __all__ = [
     "Machine",
     "MemoryPlan",
     "Prediction",
+    "Rates",
     "Workload",
+    "available_ram",
     "largest_workload",
     "make_plan",
+    "make_report",
     "parse_bucket",
     "this_machine",
 ]

@@ -10,7 +10,7 @@ from ltx2_train.config import make_run
 from ltx2_train.feed.batches import Batch
 from ltx2_train.feed.loader import Sample
 from ltx2_train.shapes import LatentShape
-from ltx2_train.training.sound import Sound
+from ltx2_train.training.sound import RunSound
 from ltx2_train.training.step import training_step
 
 SHAPE = LatentShape(2, 2, 2)
@@ -40,7 +40,7 @@ def losses(models, batch: Batch, mode: str = "av", silence=None, **settings):
         stream: torch.randn(1, 8, width, generator=generator).expand(count, -1, -1).to(dtype)
         for stream, width in widths_of(model, mode).items()
     }
-    sound = None if mode == "video" else Sound(run, silence)
+    sound = None if mode == "video" else RunSound(run, silence)
     return training_step(model, batch, contexts, run, "2.3", torch.Generator().manual_seed(1), sound)
 
 

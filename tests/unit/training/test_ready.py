@@ -10,7 +10,7 @@ from unit.training.step_parts import make_batch, widths_of
 from ltx2_train.config import make_run
 from ltx2_train.feed.batches import Batches
 from ltx2_train.training.ready import make_ready
-from ltx2_train.training.sound import Sound
+from ltx2_train.training.sound import RunSound
 from ltx2_train.training.step import ready_step, training_step
 from ltx2_train.weights.load import load_transformer
 
@@ -41,14 +41,14 @@ def test_a_step_on_what_is_ready_looks_at_no_value(model, lengths, mode):
     run = make_run(
         {"model": {"mode": "av"}, "train": {"first_frame_probability": 1.0}, "loss": {"balance": {"mode": mode}}}
     )
-    batch, sound = make_batch(lengths), Sound(run)
+    batch, sound = make_batch(lengths), RunSound(run)
     contexts = {name: torch.ones(len(lengths), 8, width) for name, width in widths_of(model, "av").items()}
     ready = make_ready(model, batch, contexts, run, "2.3", torch.Generator().manual_seed(1), sound)
     with Looks() as looks:
         terms = ready_step(model, ready, run, sound)
         columns = terms.columns()
     assert looks.found == []
-    again = training_step(model, batch, contexts, run, "2.3", torch.Generator().manual_seed(1), Sound(run))
+    again = training_step(model, batch, contexts, run, "2.3", torch.Generator().manual_seed(1), RunSound(run))
     assert torch.equal(terms.loss, again.loss)
     assert columns["loss"] == again.loss.mean()
 
@@ -56,7 +56,7 @@ def test_a_step_on_what_is_ready_looks_at_no_value(model, lengths, mode):
 def test_everything_that_a_step_needs_is_sent(model):
     """On the meta device nothing may be left on the CPU."""
     run = make_run({"model": {"mode": "av"}, "train": {"first_frame_probability": 1.0}})
-    batch, sound = make_batch([6, 0, 4]), Sound(run)
+    batch, sound = make_batch([6, 0, 4]), RunSound(run)
     contexts = {name: torch.ones(3, 8, width) for name, width in widths_of(model, "av").items()}
     ready = make_ready(model, batch, contexts, run, "2.3", torch.Generator().manual_seed(1), sound)
     left: list[torch.Tensor] = []
