@@ -1,0 +1,77 @@
+"""What is written and not entered into its table does nothing, and nobody is told: here it is."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from ltx2_train.caching.kind import CacheKind
+from ltx2_train.caching.kinds import KINDS
+from ltx2_train.conditions.settings import AudioCondition, Condition, VideoCondition
+from ltx2_train.config.groups import SampleSettings
+from ltx2_train.models.kernels import KERNELS
+from ltx2_train.offload.settings import MemorySettings
+from ltx2_train.quant.base import QuantLinear
+from ltx2_train.quant.formats import CLASSES
+from ltx2_train.sampling.prompts import OPTIONS, Prompt
+
+ROOT = Path(__file__).resolve().parents[2]
+OF_THE_RUN = {"identity_guidance"}  # what all samples of a run share: no option of a prompt
+
+
+def below(kind: type) -> list[type]:
+    return [one for child in kind.__subclasses__() for one in (child, *below(child))]
+
+
+def classes_of(kind: type, package: str) -> set[type]:
+    """The classes of this kind that `package` defines for use, not as the base of others."""
+    for path in (ROOT / "ltx2_train" / package).glob("*.py"):
+        if path.stem != "__init__":
+            importlib.import_module(f"ltx2_train.{package}.{path.stem}")
+    return {one for one in below(kind) if one.__module__.startswith(f"ltx2_train.{package}.")}
+
+
+def members(union: Any) -> set[type]:
+    """The classes of a union that is told apart by tags."""
+    (tagged, *_) = get_args(union)
+    return {get_args(one)[0] for one in get_args(tagged)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "package", "table"),
+    [
+        (CacheKind, "caching", set(KINDS)),
+        (QuantLinear, "quant", set(CLASSES)),
+        (Condition, "conditions", members(VideoCondition) | members(AudioCondition)),
+    ],
+    ids=["caches", "formats", "conditions"],
+)
+def test_each_class_is_in_the_table_of_its_kind(kind, package, table):
+    written = {
+        one for one in classes_of(kind, package) if kind is not Condition or "type" in vars(one)["__annotations__"]
+    }
+    assert {one.__name__ for one in written} == {one.__name__ for one in table}
+
+
+def test_each_attention_kernel_can_be_asked_for():
+    assert set(get_args(MemorySettings.model_fields["attention"].annotation)) == {"sdpa", *KERNELS}
+
+
+def test_each_number_of_a_prompt_has_an_option():
+    of_prompt = {one.name for one in fields(Prompt)} & set(SampleSettings.model_fields)
+    assert of_prompt - OF_THE_RUN <= {option.setting for option in OPTIONS}
+
+
+def test_each_node_is_listed():
+    listed = (ROOT / "nodes" / "__init__.py").read_text(encoding="utf-8")
+    tables = {node.id for node in ast.walk(ast.parse(listed)) if isinstance(node, ast.Name)}
+    for path in (ROOT / "nodes").glob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            methods = {one.name for one in getattr(node, "body", []) if isinstance(one, ast.FunctionDef)}
+            if isinstance(node, ast.ClassDef) and "define_schema" in methods:
+                assert node.name in tables, f"{path.name}: {node.name} is not in NODES of nodes/__init__.py"
