@@ -143,8 +143,7 @@ def other_sizes(batch, video, audio):
 
 
 @pytest.mark.usefixtures("_traced")
-@pytest.mark.parametrize("per_token", [False, True])
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize(("size", "per_token"), [(1, True), (2, False)])
 def test_other_buckets_compile_nothing(size, per_token):
     model = build("2.3", num_layers=3)
     adapt(model, "attn")

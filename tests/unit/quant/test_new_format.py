@@ -13,6 +13,7 @@ import torch
 
 from ltx2_train.config import make_run
 from ltx2_train.events import Events
+from ltx2_train.optim import OptimizerSettings
 from ltx2_train.placement import block_sizes, load_placed
 from ltx2_train.quant import settings as quant_settings
 from ltx2_train.quant.base import Storage
@@ -105,7 +106,7 @@ def test_room_for_samples_is_reckoned_with_the_bytes_of_the_format(run, format, 
 
 def test_the_plan_chooses_it_by_what_it_keeps(run):
     assert planned_formats()[:2] == ["planted", "int8_rotated"]
-    auto = run.model_copy(update={"quant": QuantSettings()})
+    auto = run.model_copy(update={"quant": QuantSettings(), "optimizer": OptimizerSettings(name="adamw")})
     facts, machine = Facts.read(auto, parse_bucket("64x64x9", "video"), "cuda"), card(24, 64e9, 1e12)
     need = _Search(auto, facts, machine).leanest("none").prediction.vram
     plan = make_plan(auto, facts, card(24, 64e9, 1e12, free=need - 1))

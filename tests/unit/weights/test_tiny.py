@@ -69,7 +69,7 @@ def test_an_unknown_version_is_refused(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_decoded_clip_resembles_the_encoded_one(path, dtype):
     vae = load_video_vae(path, dtype=dtype)
-    clip = pictures()
+    clip = pictures() if dtype == torch.float32 else pictures(1)[:, :, :9, :64, :64]  # a CPU is slow in bfloat16
     with torch.no_grad():
         back = vae.decode(vae.encode(clip)).float()
     spread = (clip - clip.mean((2, 3, 4), keepdim=True)).square().mean().sqrt()
