@@ -148,7 +148,7 @@ def _without_mask(entry: DatasetSettings, items: list[Item]) -> list[str]:
     return notes
 
 
-def _references_alone(entry: DatasetSettings, candidates: Sequence[Candidate]) -> list[str]:
+def _references_alone(entry: DatasetSettings, candidates: Sequence[MediaFile]) -> list[str]:
     """A sentence where files in the folder of references belong to no medium."""
     folder = entry.reference_directory
     if folder is None or not folder.is_dir() or folder == entry.source:

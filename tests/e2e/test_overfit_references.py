@@ -18,7 +18,7 @@ from ltx2_train.sampling.giving import given_pair
 from ltx2_train.sampling.schedule import sampling_sigmas
 from ltx2_train.sampling.shown import Shown
 from ltx2_train.shapes import VideoShape
-from ltx2_train.training.sound import Sound
+from ltx2_train.training.sound import RunSound
 from ltx2_train.training.step import training_step
 from ltx2_train.weights.load import load_transformer
 
@@ -38,7 +38,7 @@ def learned(tiny, mode, settings, batches, steps=500):
     side = model.config.video if mode == "video" else model.config.audio
     text = noise(1, 8, side.width, seed=9)
     optimizer = torch.optim.AdamW(loras.parameters(), lr=5e-3)
-    sound = None if mode == "video" else Sound(run)
+    sound = None if mode == "video" else RunSound(run)
     for step in range(steps):
         for index, batch in enumerate(batches):
             generator = torch.Generator().manual_seed(2 * step + index)
