@@ -6,6 +6,8 @@ reaches the weights: the batch is named and left out, and five in a row end the 
 
 On a card a step waits for the device once, when all of it has been queued. Other optimizers than the fused ones have to
 be told before whether the gradients are finite; there the wait comes first.
+
+The file is long because each way in which a step may end stands beside the loop that must survive it.
 """
 
 from __future__ import annotations

@@ -40,6 +40,23 @@ def test_each_test_is_there(path, name):
     assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8")
 
 
+def test_a_long_file_says_why_it_is():
+    for path in [*(ROOT / "ltx2_train").rglob("*.py"), *(ROOT / "nodes").rglob("*.py")]:
+        text = path.read_text(encoding="utf-8")
+        lines = text.count("\n")
+        assert lines <= 400 or re.search(r"\blong\b", text.split('"""')[1]), f"{path.name} has {lines} lines: split it"
+
+
+def test_no_package_is_a_corridor():
+    """None has more than 15 % of the core; the plan of memory is a package of its own."""
+    lines: dict[str, int] = {}
+    for path in (ROOT / "ltx2_train").rglob("*.py"):
+        package = path.parent.relative_to(ROOT).as_posix()
+        lines[package] = lines.get(package, 0) + path.read_text(encoding="utf-8").count("\n")
+    largest = max(lines, key=lambda name: lines[name])
+    assert lines[largest] < 0.15 * sum(lines.values()), largest
+
+
 def test_there_is_much_to_check():
     assert len(PATHS) > 30
     assert len(TESTS) > 6
