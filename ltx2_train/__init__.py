@@ -84,6 +84,7 @@ _HOME = {
     "thinned_metrics": "training.runs",
     "train": "training.loop",
     "write_image": "sampling.video_file",
+    "write_report": "training.report",
     "write_sound": "sampling.sound_file",
     "write_video": "sampling.video_file",
 }

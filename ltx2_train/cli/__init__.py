@@ -22,6 +22,7 @@ from .lora import add_lora
 from .output import lasting_output, show
 from .plan import add_plan
 from .quantize import add_quantize
+from .report import add_report
 from .runs import add_runs
 
 
@@ -147,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     add_lora(commands, add)
+    add_report(add)
     add_data_commands(commands, add)
 
     small = add("tiny", _tiny, "Write a tiny checkpoint and text encoder in the real file formats.")

@@ -89,6 +89,7 @@ def test_the_public_names_are_these():
         "thinned_metrics",
         "train",
         "write_image",
+        "write_report",
         "write_sound",
         "write_video",
     ]

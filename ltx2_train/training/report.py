@@ -1,0 +1,157 @@
+"""A run as one web page that needs nothing else: its curves, its samples by step and prompt, its settings.
+
+Samples are written into the page, but for large ones, which it links to. Nothing is loaded from elsewhere, and what a
+settings file or a file name says is text, never markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ..errors import RunError
+from ..files import write_text
+from ..version import VERSION
+from .metrics import COLOURS, LOSS, VALIDATION, loss_column, read_rows, smooth, terms_of
+from .run_folder import read_manifest
+
+LARGEST = 8 << 20  # bytes of a sample that is written into the page
+POINTS = 800  # of a curve
+WIDTH, HEIGHT, LEFT, BOTTOM = 900, 260, 70, 24  # of a chart and its margins, in pixels
+_SAMPLE = re.compile(r"step_(\d+)_p(\d+)_s(\d+)(_ema)?(.*)\.(mp4|png|wav|flac)")
+_TYPES = {"mp4": "video/mp4", "png": "image/png", "wav": "audio/wav", "flac": "audio/flac"}
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 960px; padding: 0 1em; color: #222; }
+table { border-collapse: collapse; } td, th { padding: 4px 8px; text-align: left; vertical-align: top; }
+video, img { max-width: 320px; } pre { background: #f4f4f4; padding: 1em; overflow: auto; } svg { max-width: 100%; }
+small { color: #666; }
+"""
+
+Points = list[tuple[float, float]]
+
+
+def write_report(folder: Path | str, out: Path | str | None = None) -> Path:
+    """Write the page of the run in `folder` to `out`, report.html in the folder if not given; returns its path.
+
+    Raises RunError where there is no run, or the file cannot be written.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise RunError(f"{folder} is no folder of a run: it has no manifest.json.")
+    target = folder / "report.html" if out is None else Path(out)
+    rows = read_rows(folder / "metrics.jsonl")
+    parts = [
+        f"<h1>{escape(folder.absolute().name)}</h1>",
+        f"<p>{escape(_standing(manifest, rows))}</p>",
+        *_charts(rows),
+        _samples(folder / "samples", target.absolute().parent),
+        *(_text(folder / name) for name in ("run.toml", "dataset.toml")),
+        f"<p><small>Written by ltx2_train {escape(VERSION)}.</small></p>",
+    ]
+    title = escape(folder.absolute().name)
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+    write_text(target, f"{head}<body>{''.join(parts)}</body></html>\n")
+    return target
+
+
+def _standing(manifest: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    text = f"{manifest.get('status', 'unknown')}, {manifest.get('step', 0)} of {manifest.get('total', '?')} steps."
+    seconds = [row["seconds"] for row in rows if isinstance(row.get("seconds"), (int, float))]
+    if seconds:
+        text += f" A step took {sum(seconds) / len(seconds):.2f} s, all of them {sum(seconds) / 3600:.2f} h."
+    return text
+
+
+def _charts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The losses with their validation, the learning rate and the norm of the gradient."""
+    names = terms_of(rows)
+    columns = {name: loss_column(name) for name in names} if len(names) > 1 else {"training": LOSS}
+    curves = {name: _points(rows, column, smoothed=True) for name, column in columns.items()}
+    for name, column in columns.items():
+        validation = _points(rows, f"{VALIDATION}{column}")
+        if validation:
+            curves[f"{name} validation" if len(columns) > 1 else "validation"] = validation
+    charts = [("Loss", curves)]
+    for title, column in (("Learning rate", "lr"), ("Norm of the gradient", "grad_norm")):
+        charts.append((title, {title.lower(): _points(rows, column, smoothed=column == "grad_norm")}))
+    return [f"<h2>{title}</h2>{_chart(curves)}" for title, curves in charts if any(curves.values())]
+
+
+def _points(rows: Sequence[Mapping[str, Any]], column: str, smoothed: bool = False) -> Points:
+    """(step, value) of the rows that have one, evenly thinned."""
+    found = [(row["step"], row[column]) for row in rows if isinstance(row.get(column), (int, float))]
+    if smoothed:
+        values = smooth([value for _, value in found])
+        found = [(step, value) for (step, _), value in zip(found, values, strict=True) if value is not None]
+    stride = -(-len(found) // POINTS) or 1
+    return [(float(step), float(value)) for step, value in found[::-1][::stride][::-1]]
+
+
+def _chart(curves: Mapping[str, Points]) -> str:
+    every = [point for points in curves.values() for point in points]
+    first, last = min(step for step, _ in every), max(step for step, _ in every)
+    low, high = min(value for _, value in every), max(value for _, value in every)
+    across, up = (WIDTH - LEFT) / ((last - first) or 1), (HEIGHT - BOTTOM - 10) / ((high - low) or 1)
+
+    def place(step: float, value: float) -> str:
+        return f"{LEFT + (step - first) * across:.1f},{HEIGHT - BOTTOM - (value - low) * up:.1f}"
+
+    lines, legend = [], []
+    for index, (name, points) in enumerate((name, points) for name, points in curves.items() if points):
+        colour = COLOURS[index % len(COLOURS)][1]
+        path = " ".join(place(*point) for point in points)
+        lines.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{path}"/>')
+        legend.append(f'<span style="color:{colour}">{escape(name)}</span>')
+    for value, y in ((high, 14), (low, HEIGHT - BOTTOM)):
+        lines.append(f'<text x="{LEFT - 6}" y="{y}" text-anchor="end" font-size="12">{value:.4g}</text>')
+    for step, anchor, x in ((first, "start", LEFT), (last, "end", WIDTH)):
+        lines.append(f'<text x="{x}" y="{HEIGHT - 6}" text-anchor="{anchor}" font-size="12">step {step:g}</text>')
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}">{"".join(lines)}</svg><p>{" &middot; ".join(legend)}</p>'
+    )
+
+
+def _samples(folder: Path, beside: Path) -> str:
+    """A table: a row for each step, a column for each prompt and seed."""
+    cells: dict[int, dict[str, list[str]]] = {}
+    for path in sorted(folder.glob("step_*")):
+        found = _SAMPLE.fullmatch(path.name)
+        if found is None:
+            continue
+        column = f"prompt {int(found[2])}, seed {found[3]}{', EMA' if found[4] else ''}"
+        cells.setdefault(int(found[1]), {}).setdefault(column, []).append(_media(path, found[6], beside))
+    if not cells:
+        return ""
+    columns = sorted({column for row in cells.values() for column in row})
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "".join(
+        f"<tr><th>{step}</th>{''.join(f'<td>{chr(10).join(row.get(column, []))}</td>' for column in columns)}</tr>"
+        for step, row in sorted(cells.items())
+    )
+    return f"<h2>Samples</h2><table><tr><th>step</th>{head}</tr>{body}</table>"
+
+
+def _media(path: Path, ending: str, beside: Path) -> str:
+    if path.stat().st_size <= LARGEST:
+        address = f"data:{_TYPES[ending]};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+    else:
+        inside = path.absolute().is_relative_to(beside)
+        where = path.absolute().relative_to(beside).as_posix() if inside else path.absolute().as_posix()
+        address = escape(quote(where), quote=True)
+    if ending == "png":
+        return f'<img src="{address}" alt="{escape(path.name, quote=True)}">'
+    kind = "video" if ending == "mp4" else "audio"
+    return f'<{kind} controls loop src="{address}"></{kind}>'
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return f"<details><summary>{escape(path.name)}</summary><pre>{escape(text)}</pre></details>"
