@@ -3,13 +3,18 @@
     python tests/bench/gpu_steps.py                                   # the standard cases, under ten minutes
     python tests/bench/gpu_steps.py bf16/av/512x512x121 int8/av/512x512x121/swap47
     python tests/bench/gpu_steps.py --list
+    python tests/bench/gpu_steps.py --budget 300                      # no case is begun that would take longer
+    python tests/bench/gpu_steps.py --profile bf16/av/512x512x121     # one step by kinds of kernels
     python tests/bench/gpu_steps.py --small --device cpu              # all of them, small, to try the script
 
 A case is FORMAT/MODE/WIDTHxHEIGHTxFRAMES and any of: swapN (N blocks stream from RAM), keep (nothing is recomputed),
-compile, pageable (streamed blocks are not pinned), act (inputs of blocks wait in RAM). No weights are read: every
+compile, pageable (streamed blocks are not pinned), act (inputs of blocks wait in RAM), given (the first frame is given
+clean). No weights are read: every
 tensor is drawn on the device, quantized there, and blocks that stream go to RAM, as in loading. A step is forward,
 loss, backward, clipping and AdamW of a rank-32 LoRA. The floor is the arithmetic of the step over the matmul rate that
-this very card shows at the start. One line of JSON a case, then a table.
+this very card shows at the start. Beside the seconds of a step stand those after which all of it was launched (`host`)
+and those of the card (`card`): where host and seconds are alike, the thread that launches is the brake. One line of
+JSON a case as soon as it is known, then a table.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -76,6 +82,7 @@ class Case:
     compile: bool = False
     pinned: bool = True
     act: bool = False
+    given: bool = False
 
     @classmethod
     def read(cls, name: str) -> Case:
@@ -87,10 +94,10 @@ class Case:
                 found["swap"] = int(option[4:])
             elif option == "pageable":
                 found["pinned"] = False
-            elif option in ("keep", "compile", "act"):
+            elif option in ("keep", "compile", "act", "given"):
                 found[option] = True
             else:
-                raise SystemExit(f"{name}: {option} is not an option: swapN, keep, compile, pageable, act")
+                raise SystemExit(f"{name}: {option} is not an option: swapN, keep, compile, pageable, act, given")
         return cls(name, form, mode, VideoShape(frames, height, width), **found)
 
     def shrunk(self, layers: int) -> Case:
@@ -170,7 +177,9 @@ def build(case: Case, config: TransformerConfig, device: torch.device) -> tuple[
     return model.requires_grad_(False).eval(), streamed
 
 
-def measure(case: Case, config: TransformerConfig, device: torch.device, steps: int, rate: float) -> dict:
+def measure(
+    case: Case, config: TransformerConfig, device: torch.device, steps: int, rate: float, profiled: bool = False
+) -> dict:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -201,10 +210,13 @@ def measure(case: Case, config: TransformerConfig, device: torch.device, steps: 
     where_video = video_positions(latent, 25.0, device)
     where_audio = audio_positions(sounds, device)
 
-    def step() -> float:
+    lead = latent.height * latent.width if case.given else 0
+    given = (torch.arange(latent.tokens, device=device) < lead)[None] if lead else None
+
+    def step() -> torch.Tensor:
         sigma = torch.full((1,), 0.6, device=device)
         noisy, target = draw(1, latent.tokens, 128), draw(1, latent.tokens, 128, dtype=torch.float32)
-        video = Modality(noisy, sigma, None, where_video, video_context)
+        video = Modality(noisy, sigma, None, where_video, video_context, given=given, lead=lead or None)
         audio = None
         if case.mode == "av":
             heard = draw(1, sounds.steps, 128)
@@ -217,17 +229,27 @@ def measure(case: Case, config: TransformerConfig, device: torch.device, steps: 
         torch.nn.utils.clip_grad_norm_(loras.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return loss.item()
+        return loss.detach()
 
     model.train()
-    times, loss = [], 0.0
+    times, launched, on_card = [], [], []
+    loss = torch.zeros(())
     for number in range(2 + steps):
         synchronize(device)
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
         begun = time.perf_counter()
+        for mark in marks[:1]:
+            mark.record()
         loss = step()
+        for mark in marks[1:]:
+            mark.record()
+        host = time.perf_counter() - begun
         synchronize(device)
         if number >= 2:
             times.append(time.perf_counter() - begun)
+            launched.append(host)
+            on_card += [marks[0].elapsed_time(marks[1]) / 1e3] if marks else []
+    kinds = by_kind(step, device) if profiled else {}
     work = Workload(case.mode, latent, sounds.steps if case.mode == "av" else 0, text=TEXT_TOKENS)
     first = "transformer_blocks.0."
     sizes = [(n, m.lora_A.numel() + m.lora_B.numel()) for n, m in loras.layers.items()]
@@ -240,7 +262,9 @@ def measure(case: Case, config: TransformerConfig, device: torch.device, steps: 
         "floor": round(operations / rate, 4),
         "ratio": round(seconds * rate / operations, 2),
         "tflop": round(operations / 1e12, 1),
-        "loss": loss,
+        "host": round(statistics.median(launched), 4),
+        "card": round(statistics.median(on_card), 4) if on_card else None,
+        "loss": loss.item(),
         "built_s": round(built, 1),
     }
     if device.type == "cuda":
@@ -251,7 +275,38 @@ def measure(case: Case, config: TransformerConfig, device: torch.device, steps: 
         streamer.close()
     if note:
         row["note"] = note
+    if kinds:
+        row["kinds"] = kinds
     return row
+
+
+# kinds of kernels, by what their names hold; the first that fits counts
+KINDS = {
+    "attention": ("flash", "fmha", "attention", "cudnn_generated"),
+    "products": ("gemm", "cutlass", "nvjet", "mm", "cublas"),
+    "copies": ("memcpy", "memset", "copy"),
+    "norms": ("norm", "reduce"),
+    "optimizer": ("adam", "multi_tensor"),
+    "quantized": ("dequant", "int8", "fp8", "bitsandbytes", "kgemm"),
+    "pointwise": ("elementwise", "vectorized", "add", "mul", "cat", "index", "fill"),
+}
+
+
+def by_kind(step: Callable[[], object], device: torch.device) -> dict[str, float]:
+    """Seconds of one step by kinds of kernels (on a processor: of operations), most first."""
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        kinds = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=kinds) as found:
+        step()
+        synchronize(device)
+    sums: dict[str, float] = {}
+    for event in found.key_averages():
+        taken = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
+        name = event.key.lower()
+        kind = next((kind for kind, words in KINDS.items() if any(word in name for word in words)), "others")
+        sums[kind] = sums.get(kind, 0.0) + taken / 1e6
+    return {kind: round(value, 4) for kind, value in sorted(sums.items(), key=lambda pair: -pair[1])}
 
 
 def main() -> None:
@@ -262,6 +317,8 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="a small model, to try the script on a CPU")
     parser.add_argument("--out", type=Path, help="file for the rows as JSON")
+    parser.add_argument("--budget", type=float, metavar="S", help="begin no case that would end after so many seconds")
+    parser.add_argument("--profile", action="store_true", help="a step of each case by kinds of kernels")
     args = parser.parse_args()
     if args.list:
         print("\n".join(STANDARD))
@@ -275,14 +332,21 @@ def main() -> None:
     rate, config = matmul_rate(device, torch.bfloat16), config_of(args.small)
     print(f"torch {torch.__version__}, matmul {rate / 1e12:.1f} TFLOP/s", flush=True)
     rows = []
+    started, longest = time.monotonic(), 0.0
     for case in cases:
+        begun = time.monotonic()
+        if args.budget is not None and begun - started + longest > args.budget:
+            print(json.dumps({"case": case.name, "left_out": f"{args.budget:g} s are spent"}), flush=True)
+            continue
+        shown = case.shrunk(config.num_layers) if args.small else case
         try:
-            row = measure(case.shrunk(config.num_layers) if args.small else case, config, device, args.steps, rate)
+            row = measure(shown, config, device, args.steps, rate, args.profile)
         except torch.OutOfMemoryError:
             row = {"case": case.name, "error": "out of memory"}
         except Exception as error:  # what is left of a rented card's time belongs to the other cases
             row = {"case": case.name, "error": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
         gc.collect()
+        longest = max(longest, time.monotonic() - begun)
         rows.append(row)
         print(json.dumps(row), flush=True)
     if args.out is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,3 +34,23 @@ def test_the_counter_of_a_step_gives_every_number_it_promises():
         for way in ("eager", "compiled"):
             assert row[f"{card}.{way}.ratio"] > 1, "the floor is below what is counted"
     assert row["h200.eager"] < row["4090.eager"]
+
+
+@pytest.mark.slow
+def test_the_ten_minutes_on_a_card_run_small_on_a_cpu(tmp_path):
+    command = [str(BENCH.parent / "gpu" / "card.sh"), "--small", "--device", "cpu", "--out", str(tmp_path)]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert not [row for row in rows if "error" in row], rows
+    stages = ["imports", "tests", "steps", "profile", "optimizers", "gradients", "full"]
+    assert [row["stage"] for row in rows if row.get("what") == "end"] == stages
+    steps = [row for row in rows if row["stage"] == "steps" and "case" in row]
+    assert len(steps) == 9
+    assert all(row["seconds"] > 0 for row in steps)
+    assert [row["notches"] for row in rows if row.get("what") == "out of memory"] == [1]
+    errors = {row["what"]: row["relative_error"] for row in rows if "relative_error" in row}
+    assert errors["bf16 in float32"] == 0
+    assert 0 < errors["bf16 in bfloat16"] < 0.1
+    assert (tmp_path / "table.md").read_text().count("\n") == len(rows) + 2
