@@ -1,7 +1,7 @@
 """The seam to whoever runs the core: a terminal, a ComfyUI node, a test.
 
-The core never prints. It tells an `Events` object what it does and asks it three things: whether to stop, whether
-the host can make room on the device, and nothing else. `Events` itself ignores everything, so it is both the
+The core never prints. It tells an `Events` object what it does and asks it whether to stop, whether the host can make
+room, and what it leaves of card and RAM. `Events` itself ignores everything, so it is both the
 interface and the silent implementation; a host overrides the methods it cares for.
 """
 
@@ -50,8 +50,20 @@ class Events:
         """True once the user has asked to stop. Polled between units of work, at least once a micro-step."""
         return False
 
-    def make_room(self, needed: int, device: Any) -> None:
-        """Asked before `needed` bytes are put on `device`: the host may unload what it holds there."""
+    def make_room(self, needed: int, device: Any, ram: int = 0) -> None:
+        """Asked before `needed` bytes are put on `device`, and `ram` bytes in RAM: the host may unload what it holds
+        there."""
+
+    def kept_free(self, device: Any) -> int | None:
+        """Bytes of `device` that the host leaves free for other programs; None where it has no wish."""
+        return None
+
+    def may_lock(self) -> int | None:
+        """Bytes of RAM that may be locked besides what the host has locked; None where it knows no limit."""
+        return None
+
+    def locked(self, nbytes: int) -> None:
+        """The core holds `nbytes` of locked RAM in all from now on."""
 
     def holding(self, owner: Any, needed: int, device: Any) -> None:
         """`owner` (anything with `to(device)`) now keeps `needed` bytes on `device`; 0 bytes: it no longer does."""
@@ -93,8 +105,17 @@ class Passing(Events):
     def should_stop(self) -> bool:
         return self._host.should_stop()
 
-    def make_room(self, needed: int, device: Any) -> None:
-        self._host.make_room(needed, device)
+    def make_room(self, needed: int, device: Any, ram: int = 0) -> None:
+        self._host.make_room(needed, device, ram)
+
+    def kept_free(self, device: Any) -> int | None:
+        return self._host.kept_free(device)
+
+    def may_lock(self) -> int | None:
+        return self._host.may_lock()
+
+    def locked(self, nbytes: int) -> None:
+        self._host.locked(nbytes)
 
     def holding(self, owner: Any, needed: int, device: Any) -> None:
         self._host.holding(owner, needed, device)

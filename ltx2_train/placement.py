@@ -19,6 +19,8 @@ from .events import Events
 from .models.transformer import LTXTransformer, TransformerConfig
 from .offload.activations import ActivationStore
 from .offload.blocks import BlockStreamer, spread
+from .offload.copies import Source
+from .offload.host import HostBuffers
 from .offload.settings import MemorySettings
 from .offload.source import FileBlocks, Ranges
 from .quant.base import QuantLinear
@@ -42,12 +44,20 @@ class Placed:
         self.streamer: BlockStreamer | None = None
         self._scratch, self._checkpoint = scratch, checkpoint
         self._source: FileBlocks | None = None
+        self._buffers: HostBuffers | None = None
 
     @property
     def device_bytes(self) -> int:
         """Bytes of weights on the device: resident blocks, everything outside the blocks, and the slots."""
         here = (t for t in (*self.model.parameters(), *self.model.buffers()) if t.device.type == self.device.type)
         return sum(t.nbytes for t in here) + (0 if self.streamer is None else self.streamer.slot_bytes)
+
+    @property
+    def locked_bytes(self) -> int:
+        """RAM of swapped blocks and of inputs of blocks that is locked."""
+        blocks = 0 if self._buffers is None else self._buffers.locked_bytes
+        store = self.model.activations
+        return blocks + (store.locked_bytes if isinstance(store, ActivationStore) else 0)
 
     def stream(self, memory: MemorySettings) -> None:
         """Let as many blocks as `memory` says come and go from now on, the others stay. Nothing may be running."""
@@ -56,18 +66,23 @@ class Placed:
         if self.streamer is not None:
             assert self._source is None or set(self.streamer.streamed) <= set(numbers), "blocks cannot leave a file"
             self.streamer.close()
-        self.streamer = self.model.residence = None
+            if self._buffers is not None:
+                self._buffers.close()
+        self.streamer = self._buffers = self.model.residence = None
         if not numbers:
             return
+        source: Source | None = self._source
         if memory.swap_from == "file" and self._source is None:
-            self._source = FileBlocks(self._scratch, self._checkpoint, _ranges(self._checkpoint))
+            source = self._source = FileBlocks(self._scratch, self._checkpoint, _ranges(self._checkpoint))
+        if source is None:
+            most = float("inf") if memory.pinned_gb is None else memory.pinned_gb * 2**30
+            source = self._buffers = HostBuffers(bool(memory.pinned) and self.device.type == "cuda", most)
         self.streamer = BlockStreamer(
             blocks,
             numbers,
             self.device,
-            pinned=bool(memory.pinned),
             ahead=memory.swap_ahead,
-            source=self._source,
+            source=source,
         )
         self.model.residence = self.streamer
 
@@ -125,19 +140,28 @@ class Placed:
     def aside(self, needed: int) -> Iterator[None]:
         """A context in which `needed` bytes are free on the device, as far as leaving it can make them so.
 
-        First the slots of swapped blocks are given back, which costs nothing, then the resident weights go to RAM.
+        First the slots of swapped blocks are given back, which costs nothing, then resident blocks go to RAM, no more
+        of them than must, then what is left.
         """
-        left = False
+        left, moved = False, []
         if self.device.type == "cuda" and not _free(self.device, needed):
             left = True
             if self.streamer is not None:
                 self.streamer.park()
-            if not _free(self.device, needed):
+            enough = _free(self.device, needed)
+            for number, block in enumerate(self.model.transformer_blocks):
+                if not enough and (self.streamer is None or self.streamer.resident(number)):
+                    _move(block, torch.device("cpu"))
+                    moved.append(block)
+                    enough = _free(self.device, needed)
+            if not enough:
                 self.to("cpu")
                 torch.cuda.empty_cache()
         try:
             yield
         finally:
+            for block in moved:
+                _move(block, self.device)
             if left:
                 self.to(self.device)
 
@@ -145,9 +169,10 @@ class Placed:
         """Let go of everything; the model cannot be used any more."""
         if self.streamer is not None:
             self.streamer.close()
-        if self._source is not None:
-            self._source.close()
-        self.streamer = self._source = self.model.residence = self.model.activations = None
+        for source in (self._source, self._buffers):
+            if source is not None:
+                source.close()
+        self.streamer = self._source = self._buffers = self.model.residence = self.model.activations = None
 
 
 def load_placed(
@@ -271,6 +296,10 @@ def read_slowly(model: nn.Module, device: torch.device) -> str | None:
         f"nf4 weights are read without the kernel of bitsandbytes, which {why}: a step takes about 1.3 times as long. "
         "The results are the same."
     )
+
+
+def _move(block: nn.Module, device: torch.device) -> None:
+    block.to(device)
 
 
 def _free(device: torch.device, needed: int) -> bool:

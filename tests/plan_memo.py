@@ -26,7 +26,7 @@ SETTINGS = {
     },
     "memory": {
         "fit", "blocks_to_swap", "recompute_blocks", "gradient_checkpointing", "pinned", "swap_from", "swap_ahead",
-        "offload_activations", "context_gb", "ff_chunk",
+        "offload_activations", "context_gb", "ff_chunk", "pinned_gb",
     },
 }  # fmt: skip
 
@@ -51,7 +51,12 @@ def install(rough: bool) -> None:
         if _rough:
             key = (repr(config), run.model.mode, run.model.precision, repr(rest[2:3]))
         else:
-            key = (repr(config), _relevant(run), repr(replace(work, captions=1, source="")), repr(rest[:3]))
+            key = (
+                repr(config),
+                _relevant(run),
+                repr(replace(work, captions=1, source="")),
+                repr((*rest[:3], *rest[4:])),
+            )
         if key not in _profiles:
             _profiles[key] = real(config, run, work, *rest)
         return _profiles[key]

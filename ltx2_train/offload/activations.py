@@ -68,6 +68,11 @@ class ActivationStore:
         """RAM of all buffers, in use or not."""
         return self._bytes
 
+    @property
+    def locked_bytes(self) -> int:
+        """Of `host_bytes` those that are locked."""
+        return self._bytes if self._pinned else 0
+
     def put(self, tensor: Tensor) -> Handle:
         """Keep the values of `tensor`, whose memory is free once they are copied and nobody else holds it."""
         assert tensor.device.type == self.device.type, (tensor.device, self.device)

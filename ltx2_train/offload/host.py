@@ -52,12 +52,12 @@ class HostMemory:
 class HostBuffers:
     """A source of blocks that are kept in RAM, one flat buffer each; the tensors of the blocks live in it.
 
-    `notes` are sentences for the user.
+    With `pinned` it is locked, up to `most` bytes of it; the rest is ordinary. `notes` are sentences for the user.
     """
 
-    def __init__(self, pinned: bool = False) -> None:
+    def __init__(self, pinned: bool = False, most: float = float("inf")) -> None:
         self.notes: list[str] = []
-        self._pinned = pinned
+        self._pinned, self._most = pinned, most
         self._memory: dict[int, HostMemory] = {}
         self._layouts: dict[int, Layout] = {}
         self._homes: dict[int, list[Tensor]] = {}
@@ -68,13 +68,18 @@ class HostBuffers:
     def add(self, number: int, block: nn.Module) -> None:
         """Move the frozen tensors of `block` here."""
         layout = layout_of(block)
-        memory = HostMemory(layout.size, self._pinned)
+        memory = HostMemory(layout.size, self._pinned and self.locked_bytes + layout.size <= self._most)
         if memory.note is not None:
             self.notes.append(memory.note)
             self._pinned = False  # one refusal is enough
         layout.pack(memory.bytes)
         self._memory[number], self._layouts[number] = memory, layout
         self._homes[number] = layout.views(memory.bytes)
+
+    @property
+    def locked_bytes(self) -> int:
+        """Of all blocks together."""
+        return sum(memory.bytes.numel() for memory in self._memory.values() if memory.pinned)
 
     def layout(self, number: int) -> Layout:
         """Where the tensors of a block stand in its bytes."""

@@ -117,6 +117,13 @@ class MemorySettings(Settings):
         description="RAM for the text contexts of all captions; above it they go to a file of the run.",
         json_schema_extra={"unit": "GB", "advanced": True},
     )
+    pinned_gb: float | None = Field(
+        default=None,
+        ge=0,
+        description="How much of the RAM of swapped blocks is locked, at most; the others come more slowly. Not set: "
+        "as much as RAM, the system and ComfyUI leave (custom: all). Inputs of blocks are locked besides.",
+        json_schema_extra={"unit": "GB", "advanced": True},
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -24,9 +24,10 @@ from ..device import DTYPES
 from ..errors import ConfigError, Stopped, TrainerError
 from ..events import Events
 from ..media.images import fit_image
-from ..models.tiling import decode_frames
+from ..models.tiling import TileSettings, decode_frames
 from ..models.transformer import LTXTransformer
 from ..models.video_vae import VideoVAE
+from ..shapes import VideoShape
 from ..weights.load import load_video_vae
 from .denoise import Guidance, Pair, denoise
 from .given_media import GivenMedia, media_of
@@ -41,7 +42,9 @@ from .video_file import write_image, write_video
 
 logger = logging.getLogger(__name__)
 
-DECODE_BYTES = 4 << 30  # on the card for the decoder of the video VAE at work on one tile
+DECODER_BYTES = 0.82e9  # of the weights of the published decoder in 16 bits
+DECODED_BYTES = 180  # on the card for each pixel of a frame of a tile, at the widest layer
+KERNEL_BYTES = 0.7e9  # that the library of convolutions takes to work in
 
 # the block whose self-attention the official pipelines skip for spatio-temporal guidance, of 48
 STG_BLOCKS = {"2.0": 29, "2.3": 28}
@@ -54,6 +57,14 @@ def require_stg_block(settings: SampleSettings, blocks: int) -> None:
             f"sample.stg_block is {settings.stg_block}, but the blocks of this model are 0 to {blocks - 1}. Choose one "
             "of them, or leave it out: then the usual one is taken."
         )
+
+
+def decode_bytes(tiles: TileSettings, shape: VideoShape) -> float:
+    """What the decoder of the video VAE needs on a card for one tile of a clip of `shape`, its weights included."""
+    side = tiles.spatial_tile
+    height, width = (length if side is None else min(length, side) for length in (shape.height, shape.width))
+    frames = min(size for size in (shape.frames, tiles.chunk_size, tiles.temporal_tile) if size is not None)
+    return DECODER_BYTES + KERNEL_BYTES + DECODED_BYTES * height * width * frames
 
 
 @dataclass(frozen=True)
@@ -256,7 +267,9 @@ class Renderer:
         self, drawn: list[Drawn], name: Callable[[int, Prompt], Path], info: dict[str, Any], tolerant: bool
     ) -> list[SampleFile]:
         files: list[SampleFile] = []
-        with self.weights.aside(DECODE_BYTES) if self.weights is not None else contextlib.nullcontext():
+        seen = [one.prompt.shape for one in drawn if one.latents.video is not None]
+        needed = int(max((decode_bytes(self.settings.tiles, shape) for shape in seen), default=KERNEL_BYTES))
+        with self.weights.aside(needed) if self.weights is not None else contextlib.nullcontext():
             sounds: dict[int, Waveform] = {}
             with self._failures("sound of the samples", tolerant):
                 sounds = self._sounds(drawn, tolerant)

@@ -47,7 +47,7 @@ def measured_activations(
         update={"quant": config.quant.model_copy(update={"format": "none", "awq": False, "loftq": False})}
     )
     device = checked.device
-    work = of_batch(largest_batch(checked.order), plain)
+    work = of_batch(largest_batch(checked.order, plain), plain)
     plan = make_plan(plain, Facts.read(plain, work, device.type), this_machine(device, checked.folder.path))
     events.stage("load the transformer for AWQ")
     memory = plan.memory_settings(plain.memory)

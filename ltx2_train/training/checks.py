@@ -36,6 +36,7 @@ from .check_given import as_cached, check_samples, check_streams, tell_ungiven
 from .contexts import EMPTY_PROMPT
 from .fit import Facts, this_machine
 from .fit.choose import LEANER, fixed_settings, make_plan
+from .fit.machine import EVERYTHING
 from .fit.work import largest_batch, of_batch
 from .held_out import require_apart, require_validation, validation_clips
 from .identity import Identity, recorded_optimizer, require_same
@@ -248,14 +249,14 @@ def _plan_optimizer(
 ) -> tuple[RunConfig, Facts]:
     """The settings with the optimizer that the plan of a new run asks for, and what that was planned from."""
     captions = len({sample.text_path for sample in data.samples})
-    facts = Facts.read(config, of_batch(largest_batch(order), config, captions), device.type)
+    facts = Facts.read(config, of_batch(largest_batch(order, config), config, captions), device.type)
     name, note = choose_optimizer(config.optimizer, device)
     fails = why_not(LEANER, config.optimizer, device)
     if fails:
         note = f"Optimizer {name} (auto: bitsandbytes {fails})."
     else:
-        events.make_room(1 << 50, device)  # everything: what is free decides
-        plan = make_plan(config, facts, this_machine(device, folder))
+        events.make_room(EVERYTHING, device, EVERYTHING)  # what is free decides
+        plan = make_plan(config, facts, this_machine(device, folder, events))
         if plan.optimizer != name:
             name, note = plan.optimizer, plan.reasons[-1]
     events.message(note)

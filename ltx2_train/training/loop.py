@@ -32,6 +32,7 @@ from ..feed.loader import Sample
 from ..optim import averaged, can_be_guarded, guarded_step, state_aside
 from .checks import check, check_settings
 from .contexts import streams_of
+from .fit.pace import Pace
 from .fit.trial import OomGuard, Rewound, take_guarded, try_largest
 from .metrics import LOSS, STREAMS, loss_column, validated
 from .proof import Proof, is_wanted
@@ -108,6 +109,7 @@ class _Loop:
         self.started, self.first = time.monotonic(), run.step
         self.batches = Ahead(Batches(_reader(run), run.order, run.place, run.config.data.prefetch), run.device)
         self.lora: Path | None = None
+        self.pace = Pace(run.device, None, events)
         self.bad = 0  # steps in a row that were not finite
         self.clean = True  # false while the weights are being changed: a state written then would mix two steps
         self.finished = False  # the last save is done; its samples may be missing
@@ -139,6 +141,7 @@ class _Loop:
         run, events, sample = self.run, self.events, self.settings.sample
         if (trial := try_largest(run, run.plan, run.apply, events)) is not None:
             run.plan = trial.plan
+            self.pace = Pace(run.device, trial.seconds * self.settings.train.accumulation, events)
         guard = OomGuard(run.plan, run.apply, events, run.device, lambda: save_after_error(run, events, "running"))
         if run.step == 0 and sample.wanted and sample.at_start:
             _draw(run, events)
@@ -226,6 +229,7 @@ class _Loop:
         if self.validation is not None and validated(row):
             self.validation.watch(run.log.rows)
         self.events.step({**row, "total": run.total, "eta": _eta(run, self.started, self.first)})
+        self.pace.step(row["seconds"])
         self.bad = 0 if done.finite else self.bad + 1
         if not done.finite:
             _report_bad(run, done.names, self.bad, self.events)

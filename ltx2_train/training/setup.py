@@ -42,6 +42,7 @@ from .awq import measured_activations
 from .checks import Checked
 from .contexts import ContextStore
 from .fit import Facts, MemoryPlan, make_plan, this_machine
+from .fit.machine import EVERYTHING, hold_to, let_go
 from .fit.work import largest_batch, of_batch
 from .held_out import validation_clips
 from .metrics import MetricsLog
@@ -97,17 +98,19 @@ class Run:
     def apply(self, plan: MemoryPlan) -> None:
         """Put another plan for the same base in force, between two steps."""
         memory = plan.memory_settings(self.config.memory)
-        if plan.blocks_to_swap != self.plan.blocks_to_swap:
+        if (plan.blocks_to_swap, plan.swap_from) != (self.plan.blocks_to_swap, self.plan.swap_from):
             self.placed.stream(memory)
             self.placed.adapted()
         self.placed.work_as(memory)
         self.model.keep_text_kv = plan.keep_text_kv
+        self.model.set_lean(plan.choice.lean)
         self.plan = plan
         try:
             plan.save(self.folder.path)
         except RunError as error:  # the run needs it only to go on
             self.renderer.events.message(str(error), "warning")
         self.renderer.events.holding(self.placed, self.placed.device_bytes, self.device)
+        self.renderer.events.locked(self.placed.locked_bytes)
 
     def close(self) -> None:
         """Free files and memory; the folder can be opened by another run then."""
@@ -117,6 +120,8 @@ class Run:
         self.folder.close()
         self.placed.close()
         self.renderer.events.holding(self.placed, 0, self.device)
+        self.renderer.events.locked(0)
+        let_go(self.device)
         release(self.device)
 
 
@@ -177,7 +182,7 @@ def _place_model(
             loftq.load(begun)
     if quant.awq:
         activations = measured_activations(checked, stored, contexts, sound, events)
-    events.make_room(int(plan.prediction.vram), device)
+    events.make_room(int(plan.prediction.vram), device, int(plan.prediction.ram))
     events.stage("load the transformer")
     return load_placed(stored, memory, device, events, folder.path, loftq, activations), loftq
 
@@ -198,12 +203,14 @@ def _set_to_work(checked: Checked, placed: Placed, plan: MemoryPlan, events: Eve
     config, device, model = checked.config, checked.device, placed.model
     memory, quant = plan.memory_settings(config.memory), plan.quant_settings(config.quant)
     model.keep_text_kv = plan.keep_text_kv
-    tokens = of_batch(largest_batch(checked.order), config).video_tokens or 1
+    model.set_lean(plan.choice.lean)
+    tokens = of_batch(largest_batch(checked.order, config), config).video_tokens or 1
     notes = (multiply_low(model, quant.matmul, tokens, device), read_slowly(model, device))
     for text in (*placed.work_as(memory), *notes):
         if text:
             events.message(text)
     events.holding(placed, placed.device_bytes, device)
+    events.locked(placed.locked_bytes)
 
 
 def _assemble(
@@ -267,9 +274,10 @@ def plan_run(checked: Checked, events: Events) -> MemoryPlan:
     config, folder, device = checked.config, checked.folder, checked.device
     samples = (*checked.data.samples, *validation_clips(config, checked.data))
     captions = len({sample.text_path for sample in samples})
-    work = of_batch(largest_batch(checked.order), config, captions)
-    events.make_room(1 << 50, device)  # everything: what is free decides
-    machine = this_machine(device, folder.path)
+    work = of_batch(largest_batch(checked.order, config), config, captions)
+    events.make_room(EVERYTHING, device, EVERYTHING)  # what is free decides
+    machine = this_machine(device, folder.path, events)
+    hold_to(machine, device)
     known = checked.facts
     facts = Facts.read(config, work, device.type) if known is None else replace(known, run=config)
     plan = make_plan(config, facts, machine, MemoryPlan.load(folder.path))

@@ -6,6 +6,7 @@ them back.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 
@@ -27,16 +28,20 @@ class DeviceShare:
 
     def __init__(self) -> None:
         self._handles: dict[int, Any] = {}
+        self._locked = 0
 
-    def make_room(self, needed: int, device: Any) -> None:
-        """Have ComfyUI unload models of its own until `needed` bytes and what inference takes are free on `device`."""
+    def make_room(self, needed: int, device: Any, ram: int = 0) -> None:
+        """Have ComfyUI unload models of its own until `needed` bytes and what inference takes are free on `device`, and
+        give back RAM that it has locked or keeps for later until `ram` bytes are free, where it can."""
         import comfy.model_management as management
 
         device = _device(device)
         if device.type == "cpu":
             return
         ours = [entry for entry in management.current_loaded_models if entry.model in self._handles.values()]
-        management.free_memory(needed + management.minimum_inference_memory(), device, keep_loaded=ours)
+        known = inspect.signature(management.free_memory).parameters
+        more = {name: ram for name in ("pins_required", "ram_required") if ram and name in known}
+        management.free_memory(needed + management.minimum_inference_memory(), device, keep_loaded=ours, **more)
         management.soft_empty_cache()
 
     def hold(self, owner: Any, needed: int, device: Any) -> None:
@@ -55,8 +60,32 @@ class DeviceShare:
         handle.hold(needed, device)
         management.load_models_gpu([handle], force_full_load=True)
 
+    def kept_free(self, device: Any) -> int | None:
+        """What ComfyUI leaves free on `device` for other programs, `--reserve-vram` included."""
+        import comfy.model_management as management
+
+        told = getattr(management, "extra_reserved_memory", None)
+        return None if told is None or _device(device).type == "cpu" else int(told())
+
+    def may_lock(self) -> int | None:
+        """What is left of the RAM that ComfyUI lets be locked; None where it sets no limit."""
+        import comfy.model_management as management
+
+        most = getattr(management, "MAX_PINNED_MEMORY", -1)
+        return max(0, int(most - management.TOTAL_PINNED_MEMORY) + self._locked) if most > 0 else None
+
+    def lock(self, nbytes: int) -> None:
+        """The trainer holds `nbytes` of locked RAM in all; ComfyUI counts them with its own."""
+        import comfy.model_management as management
+
+        if hasattr(management, "TOTAL_PINNED_MEMORY"):
+            management.TOTAL_PINNED_MEMORY += nbytes - self._locked
+            self._locked = nbytes
+
     def close(self) -> None:
         """Take all that is left off the list."""
+        if self._locked:
+            self.lock(0)
         for handle in list(self._handles.values()):
             _forget(handle)
         if self._handles:

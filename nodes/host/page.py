@@ -103,8 +103,17 @@ class ComfyEvents(Events):
         # The flag is only looked at: consuming it is left to training_job, once everything is saved.
         return bool(management.processing_interrupted())
 
-    def make_room(self, needed: int, device: Any) -> None:
-        self._share.make_room(needed, device)
+    def make_room(self, needed: int, device: Any, ram: int = 0) -> None:
+        self._share.make_room(needed, device, ram)
+
+    def kept_free(self, device: Any) -> int | None:
+        return self._share.kept_free(device)
+
+    def may_lock(self) -> int | None:
+        return self._share.may_lock()
+
+    def locked(self, nbytes: int) -> None:
+        self._share.lock(nbytes)
 
     def holding(self, owner: Any, needed: int, device: Any) -> None:
         self._share.hold(owner, needed, device)

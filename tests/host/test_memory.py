@@ -64,6 +64,38 @@ def test_room_is_made_by_unloading_what_comfyui_holds(events, comfy, other):
     assert comfy.emptied > 0
 
 
+def test_ram_that_comfyui_has_locked_or_keeps_is_asked_for_where_it_can_be(events, comfy, monkeypatch):
+    import comfy.model_management as management
+
+    asked = []
+    events.make_room(GB, CARD, 7 * GB)  # this ComfyUI gives back no RAM
+
+    def newer(memory_required, device, keep_loaded=(), for_dynamic=False, pins_required=0, ram_required=0):
+        asked.append((pins_required, ram_required))
+
+    monkeypatch.setattr(management, "free_memory", newer)
+    events.make_room(GB, CARD, 7 * GB)
+    events.make_room(GB, CARD)
+    assert asked == [(7 * GB, 7 * GB), (0, 0)]
+
+
+def test_what_comfyui_leaves_free_and_lets_be_locked_is_kept(events, comfy, monkeypatch):
+    import comfy.model_management as management
+
+    assert events.may_lock() is None
+    assert events.kept_free(torch.device("cpu")) is None
+    monkeypatch.setattr(management, "extra_reserved_memory", lambda: 2 * GB, raising=False)
+    monkeypatch.setattr(management, "MAX_PINNED_MEMORY", 20 * GB, raising=False)
+    monkeypatch.setattr(management, "TOTAL_PINNED_MEMORY", 8 * GB, raising=False)
+    assert (events.kept_free(CARD), events.may_lock()) == (2 * GB, 12 * GB)
+    events.locked(5 * GB)
+    assert (management.TOTAL_PINNED_MEMORY, events.may_lock()) == (13 * GB, 12 * GB)
+    events.locked(3 * GB)
+    assert management.TOTAL_PINNED_MEMORY == 11 * GB
+    events.close()
+    assert management.TOTAL_PINNED_MEMORY == 8 * GB
+
+
 def test_what_the_trainer_holds_is_counted_and_not_unloaded_for_itself(events, comfy):
     owner = Owner()
     events.holding(owner, 12 * GB, CARD)

@@ -75,7 +75,7 @@ WIDGETS = {
     "LTX2T_TrainingOptions": "data_prefetch epochs lr_args changed_rate caption_dropout_with norms_every "
     "save_every_epochs on_nan prove_references",
     "LTX2T_MemoryOptions": "swap_ahead ff_chunk_target split_attention split_attention_size "
-    "split_attention_target context_gb",
+    "split_attention_target context_gb pinned_gb",
     "LTX2T_ValidationOptions": "every every_epochs at_start levels clips",
     "LTX2T_SamplesOptions": "every_epochs validation_clips validation_first_frame include_reference "
     "identity_guidance image_crf spectrogram tiles_chunk_size | tiles_spatial_tile "

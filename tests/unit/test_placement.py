@@ -41,6 +41,28 @@ def test_swapped_blocks_are_spread_and_the_last_one_stays(placed):
     assert placed().streamer is None
 
 
+def test_no_more_blocks_leave_the_card_than_samples_need(placed, monkeypatch):
+    """Four blocks on a card that is only counted: with 5 free, each that leaves frees 10."""
+    one, moves, free = placed(), [], [5]
+    one.device = torch.device("cuda")
+    blocks = list(one.model.transformer_blocks)
+
+    def move(block, device):
+        moves.append((blocks.index(block), device.type))
+        free[0] += 10 if device.type == "cpu" else -10
+
+    monkeypatch.setattr("ltx2_train.placement._move", move)
+    monkeypatch.setattr("ltx2_train.placement._free", lambda device, needed: free[0] >= needed)
+    monkeypatch.setattr(one, "to", lambda device: moves.append(("all", torch.device(device).type)))
+    with one.aside(22):
+        assert moves == [(0, "cpu"), (1, "cpu")]
+    assert moves[2:] == [(0, "cuda"), (1, "cuda"), ("all", "cuda")]
+    moves.clear()
+    with one.aside(5):
+        assert moves == []
+    one.device = CPU
+
+
 def test_a_block_is_admitted_while_the_next_ones_are_not_read_yet(placed, monkeypatch):
     from ltx2_train.offload.blocks import BlockStreamer
 
@@ -140,7 +162,11 @@ def test_sampling_swaps_what_does_not_fit(tiny, monkeypatch):
 
 @pytest.mark.parametrize(
     ("free", "does"),
-    [([9], []), ([1, 9], ["parked", "back"]), ([1, 1], ["parked", "to cpu", "back"])],
+    [
+        ([9], []),
+        ([1, 9], ["parked", "back"]),
+        ([1] * 4, ["parked", "block out", "block out", "to cpu", "block in", "block in", "back"]),
+    ],
     ids=["there is room", "the slots are enough", "all of it has to go"],
 )
 def test_no_more_leaves_the_device_than_must(placed, monkeypatch, free, does):
@@ -148,6 +174,8 @@ def test_no_more_leaves_the_device_than_must(placed, monkeypatch, free, does):
     one.device = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (left.pop(0), 100))
     monkeypatch.setattr(one.streamer, "park", lambda: done.append("parked"))
+    moved = {"cpu": "block out", "cuda": "block in"}
+    monkeypatch.setattr("ltx2_train.placement._move", lambda block, device: done.append(moved[device.type]))
     monkeypatch.setattr(one, "to", lambda device: done.append("back" if device == one.device else f"to {device}"))
     with pytest.raises(KeyError), one.aside(5):
         raise KeyError

@@ -11,22 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ...config import RunConfig
 from ...errors import ConfigError
 from ...optim import find_optimizer
 from ...quant.formats import FORMATS, planned_formats
-from .estimate import device_parts, predict, ram_bytes
+from .estimate import device_parts, offloaded_bytes, predict, ram_bytes
 from .facts import KEPT, Facts
-from .machine import GB, Machine, card
+from .machine import GB, GIB, PLENTY, Machine, card
 from .memory_plan import CHUNKS, Choice, MemoryPlan, Prediction, seconds
 
 WHOLE = 16  # bits of a base that is not quantized
 LEAST_WORTH_IT = 8  # below so many bits a format is taken only where nothing else fits
+# text keys and values of recomputed blocks, and whether they are lean, in the order of what it costs
+KEPT_OF_REPLAYS = ((True, False), (False, False), (False, True))
 SLOWER = 1.5
 PLAIN, LEANER = "adamw", "adamw8bit"  # optimizers that `auto` comes to
 AS_FAST = 1.05  # within this share of the fastest the choice with the fewest moving parts is better
-PLENTY = 0.6  # share of the free RAM that may be locked
 TAKEN = 1.5 * GB  # what others hold of a card before it is worth a word
 
 
@@ -139,17 +141,17 @@ class _Search:
     def leanest(self, format: str) -> Candidate:
         """The choice that takes least of the device, whether it fits or not."""
         swap, again = self._swaps()[-1], self._recomputes(self._swaps()[-1])[-1]
-        choice = self._choice(format, swap, again, self._offloads()[-1], False, self._chunks()[-1])
+        choice = self._choice(format, swap, again, self._offloads()[-1], (False, True), self._chunks()[-1])
         return Candidate(choice, predict(self.facts, choice, self.machine))
 
     def _fitting(self, format: str, swap: int, chunk: int) -> Iterator[Candidate]:
         for offload in self._offloads():
-            for text_kv in (True, False):
+            for kept in KEPT_OF_REPLAYS:
                 counts = self._recomputes(swap)
                 low, high, found = 0, len(counts) - 1, None
                 while low <= high:  # more recomputed takes less memory and more time
                     middle = (low + high) // 2
-                    choice = self._choice(format, swap, counts[middle], offload, text_kv, chunk)
+                    choice = self._choice(format, swap, counts[middle], offload, kept, chunk)
                     if self._fits(choice):
                         found, high = choice, middle - 1
                     else:
@@ -158,19 +160,34 @@ class _Search:
                     yield Candidate(found, predict(self.facts, found, self.machine))
                     break
 
-    def _choice(self, format: str, swap: int, again: int, offload: bool, text_kv: bool, chunk: int) -> Choice:
-        memory, ram = self.memory, self.machine.ram
-        choice = Choice(format, swap, again, offload, False, "ram", memory.swap_ahead, text_kv and again > 0, chunk)
+    def _choice(self, format: str, swap: int, again: int, offload: bool, kept: tuple[bool, bool], chunk: int) -> Choice:
+        memory, ram, (text_kv, lean) = self.memory, self.machine.ram, kept
+        choice = Choice(
+            format, swap, again, offload, False, "ram", memory.swap_ahead, text_kv and again > 0, chunk, lean
+        )
         if memory.swap_from != "auto":
             choice = replace(choice, swap_from=memory.swap_from)
-        elif swap and ram_bytes(self.facts, choice) > ram:
+        elif swap and ram_bytes(self.facts, choice, self.machine.limit) > ram:
             choice = replace(choice, swap_from="file")
-        pinned = choice.swap_from == "ram" and ram_bytes(self.facts, choice) <= PLENTY * ram
-        return replace(choice, pinned=pinned if memory.pinned is None else memory.pinned)
+        if memory.pinned is not None:
+            return replace(choice, pinned=memory.pinned, pinned_gb=memory.pinned_gb)
+        return replace(choice, **self._locked(choice))
+
+    def _locked(self, choice: Choice) -> dict[str, Any]:
+        """What of the RAM of `choice` is locked: inputs of blocks first, since copies of those that are not hold up the
+        thread that launches; then as many swapped blocks as there is room for."""
+        left = min(self.machine.lockable, PLENTY * self.machine.ram) - offloaded_bytes(self.facts, choice)
+        swapped = choice.blocks_to_swap * self.facts.sizes(choice.format).block if choice.swap_from == "ram" else 0.0
+        if left < 0 or choice.swap_from == "file":
+            return {"pinned": False}
+        most = self.memory.pinned_gb
+        left = left if most is None else min(left, most * GIB)
+        return {"pinned": True, "pinned_gb": None if swapped <= left else round(left / GIB, 2)}
 
     def _fits(self, choice: Choice) -> bool:
+        limit = self.machine.limit
         vram = sum(device_parts(self.facts, choice).values())
-        return vram <= self.machine.limit and ram_bytes(self.facts, choice) <= self.machine.ram
+        return vram <= limit and ram_bytes(self.facts, choice, limit) <= self.machine.ram
 
     def _chunks(self) -> tuple[int, ...]:
         """Tokens of a feed-forward at a time: what the device chooses, and what is tried where that does not fit."""
@@ -306,8 +323,13 @@ def _as_given(config: RunConfig, facts: Facts, machine: Machine, format: str) ->
         "ram" if memory.swap_from == "auto" else memory.swap_from,
         memory.swap_ahead,
         ff_chunk=memory.ff_chunk,
+        lean=custom,
+        pinned_gb=memory.pinned_gb,
     )
     candidate = Candidate(choice, predict(facts, choice, machine))
+    if not custom and not choice.lean and candidate.prediction.ram > machine.ram:
+        choice = replace(choice, lean=True)
+        candidate = Candidate(choice, predict(facts, choice, machine))
     reasons, need = [], candidate.prediction
     if custom:
         reasons.append("The settings are taken as they are (memory.fit = custom).")

@@ -7,19 +7,27 @@ Device, in bytes:
     optimizer   what it keeps for each trainable number
     step        the peak of the simulated step
     workspace   of cuBLAS and kernels, 0.4 GB: an assumption
+    samples     what one forward pass for a sample takes more than a step, where the run draws some
     fragments   5 % of LoRA, optimizer and step, which an allocator loses in holes: an assumption
 
 RAM: blocks that are swapped, inputs of blocks that wait there, text contexts (up to memory.context_gb; the rest is a
-file), batches read ahead, and the process itself; while loading, one block in full and half a GB in its place.
+file), batches read ahead, and the process itself; instead of what training has, while loading one block in full and
+half a GB, and while samples are decoded the weights that make room on the card.
 
 Disk: saved states and LoRAs, contexts that spill over, and 3 MB for each sample.
 """
 
 from __future__ import annotations
 
+import math
+
+from ...objective.audio import audio_steps
+from ...sampling.render import decode_bytes
+from ...shapes import VideoShape, floor_frames
 from .facts import KEPT, Facts
-from .machine import GB, GIB, Machine
+from .machine import GB, GIB, Machine, Rates
 from .memory_plan import Choice, Prediction
+from .simulate import StepProfile
 from .speed import step_seconds
 
 WORKSPACE = 0.4 * GB
@@ -33,7 +41,7 @@ HALF = 2  # of its copy for products in fewer bits
 
 def predict(facts: Facts, choice: Choice, machine: Machine) -> Prediction:
     """What a run of `facts` with `choice` takes on `machine`."""
-    parts, ram = device_parts(facts, choice), ram_bytes(facts, choice)
+    parts, ram = device_parts(facts, choice), ram_bytes(facts, choice, machine.limit)
     vram = sum(parts.values())
     if facts.device_type != "cuda":  # the device is the RAM
         vram = ram = vram + ram
@@ -43,7 +51,7 @@ def predict(facts: Facts, choice: Choice, machine: Machine) -> Prediction:
 def device_parts(facts: Facts, choice: Choice) -> dict[str, float]:
     """Bytes on the device by what they are for."""
     sizes, total, swap = facts.sizes(choice.format), facts.total, choice.blocks_to_swap
-    profile = facts.profile(choice.format, choice.ff_chunk)
+    profile = facts.profile(choice.format, choice.ff_chunk, choice.lean)
     slots = min(max(2, choice.swap_ahead + 1), swap)
     step = profile.peak(
         total,
@@ -63,21 +71,66 @@ def device_parts(facts: Facts, choice: Choice) -> dict[str, float]:
     }
     if facts.device_type != "cuda":
         return parts
-    return {**parts, "workspace": WORKSPACE, "fragments": FRAGMENTS * (lora + state + step)}
+    drawing = max(0.0, denoise_bytes(facts, profile) - step)
+    return {**parts, "samples": drawing, "workspace": WORKSPACE, "fragments": FRAGMENTS * (lora + state + step)}
 
 
-def ram_bytes(facts: Facts, choice: Choice) -> float:
-    """Bytes in RAM besides what is on a device that has memory of its own."""
+def ram_bytes(facts: Facts, choice: Choice, limit: float = float("inf")) -> float:
+    """Bytes in RAM besides what is on a device that has memory of its own, of which `limit` may be used."""
     sizes, run = facts.sizes(choice.format), facts.run
     slots = choice.swap_ahead + 2
     swapped = choice.blocks_to_swap if choice.swap_from == "ram" else min(slots, choice.blocks_to_swap)
-    inputs = 0
-    if choice.offload_activations:
-        inputs = len(choice.recomputed(facts.total)) * facts.profile(choice.format, choice.ff_chunk).recomputed.saved
+    inputs = offloaded_bytes(facts, choice)
     contexts = min(run.memory.context_gb * GIB, facts.work.captions * facts.context_bytes)
     training = inputs + contexts + (run.data.prefetch + 1) * facts.work.latent_bytes
     loading = facts.sizes("none").block + LOADING
-    return PROCESS.get(facts.device_type, 1.0 * GB) + swapped * sizes.block + max(training, loading)
+    drawing = contexts + moved_for_samples(facts, choice, limit)
+    return PROCESS.get(facts.device_type, 1.0 * GB) + swapped * sizes.block + max(training, loading, drawing)
+
+
+def offloaded_bytes(facts: Facts, choice: Choice) -> float:
+    """Of the inputs of blocks that wait in RAM."""
+    if not choice.offload_activations:
+        return 0.0
+    profile = facts.profile(choice.format, choice.ff_chunk, choice.lean)
+    return float(len(choice.recomputed(facts.total)) * profile.recomputed.saved)
+
+
+def moved_for_samples(facts: Facts, choice: Choice, limit: float) -> float:
+    """Bytes of weights that make room for the decoder of samples: resident blocks, one by one, once the slots are
+    free."""
+    if not facts.run.sample.wanted or facts.work.mode == "audio" or facts.device_type != "cuda":
+        return 0.0
+    sizes, decoder = facts.sizes(choice.format), decode_bytes(facts.run.sample.tiles, _sample_shape(facts))
+    resident = facts.total - choice.blocks_to_swap
+    there = resident * sizes.block + sizes.outside + facts.lora_values * (NUMBER + facts.state_bytes)
+    lacking = there + decoder - limit
+    return float(min(resident, max(0, math.ceil(lacking / max(1, sizes.block)))) * sizes.block)
+
+
+def denoise_bytes(facts: Facts, profile: StepProfile) -> float:
+    """What a forward pass for a sample takes on a card, reckoned from that of training in proportion to its tokens."""
+    sample, work = facts.run.sample, facts.work
+    if not sample.wanted:
+        return 0.0
+    shape = _sample_shape(facts)
+    tokens = shape.latent().tokens if work.mode != "audio" else audio_steps(shape.frames, shape.fps)
+    trained = work.batch * (work.video_tokens or work.audio_tokens)
+    return (profile.fixed + profile.recomputed.forward_rise) * tokens / max(1, trained)
+
+
+def _sample_shape(facts: Facts) -> VideoShape:
+    sample = facts.run.sample
+    return VideoShape(floor_frames(sample.frames), sample.height, sample.width, sample.fps)
+
+
+def _link(facts: Facts, choice: Choice, rates: Rates) -> float:
+    """Bytes a second over which swapped blocks come: some perhaps from locked RAM, the others not."""
+    whole = choice.blocks_to_swap * facts.sizes(choice.format).block
+    if not choice.pinned or choice.pinned_gb is None or not whole:
+        return rates.pinned if choice.pinned else rates.pageable
+    locked = min(1.0, choice.pinned_gb * GIB / whole)
+    return 1 / (locked / rates.pinned + (1 - locked) / rates.pageable)
 
 
 def _disk(facts: Facts, choice: Choice) -> float:
@@ -95,11 +148,12 @@ def _disk(facts: Facts, choice: Choice) -> float:
 
 def _seconds(facts: Facts, choice: Choice, machine: Machine) -> float:
     sizes, rates = facts.sizes(choice.format), machine.rates
-    link = rates.pinned if choice.pinned else rates.pageable
+    link = _link(facts, choice, rates)
     if choice.swap_from == "file":
         link = min(link, rates.disk)
-    profile = facts.profile(choice.format, choice.ff_chunk)
-    inputs = choice.recompute_blocks * profile.recomputed.saved if choice.offload_activations else 0
+    profile = facts.profile(choice.format, choice.ff_chunk, choice.lean)
+    inputs = offloaded_bytes(facts, choice)
+    held_up = inputs if not choice.pinned else 0
     micro = step_seconds(
         facts.flops,
         profile,
@@ -108,7 +162,8 @@ def _seconds(facts: Facts, choice: Choice, machine: Machine) -> float:
         recomputed=choice.recompute_blocks,
         streamed_bytes=choice.blocks_to_swap * sizes.block,
         link=link,
-        offloaded_bytes=inputs,
+        offloaded_bytes=inputs - held_up,
+        blocking_bytes=held_up,
         text_kv=choice.keep_text_kv,
         compiled=bool(facts.run.memory.compile),  # what a trial will find is not known yet
     )

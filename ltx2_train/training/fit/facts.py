@@ -48,7 +48,7 @@ class Facts:
     stored_as: str = ""
     checkpoint: str = ""
     _sizes: dict[str, Sizes] = field(default_factory=dict, repr=False, compare=False)
-    _profiles: dict[tuple[str, int], StepProfile] = field(default_factory=dict, repr=False, compare=False)
+    _profiles: dict[tuple[str, int, bool], StepProfile] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def read(cls, run: RunConfig, work: Workload, device_type: str) -> Facts:
@@ -76,9 +76,9 @@ class Facts:
             self._sizes[format] = _sizes(self.config, self.run, self.stored_format(format))
         return self._sizes[format]
 
-    def profile(self, format: str, ff_chunk: int = 0) -> StepProfile:
+    def profile(self, format: str, ff_chunk: int = 0, lean: bool = False) -> StepProfile:
         """The simulated step."""
-        key = (format, ff_chunk)
+        key = (format, ff_chunk, lean)
         if key not in self._profiles:
             self._profiles[key] = simulate(
                 self.config,
@@ -87,7 +87,8 @@ class Facts:
                 self.stored_format(format),
                 ff_chunk,
                 self.device_type,
-                self._profiles.get((format, 0)),
+                next((known for (name, _, _), known in self._profiles.items() if name == format), None),
+                lean,
             )
         return self._profiles[key]
 

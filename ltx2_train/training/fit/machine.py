@@ -6,9 +6,11 @@ here) those of a usual card of that size stand in: data-sheet bf16 with float32 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import os
+import platform
 import shutil
 import sys
 import time
@@ -19,13 +21,18 @@ from pathlib import Path
 
 import torch
 
+from ...events import Events
 from ...optional import why_missing
 
 GB = 10**9
 GIB = 2**30
+EVERYTHING = 1 << 50  # asks a host to give what it holds
 CONTEXT = 0.5 * GB  # of a process that uses CUDA, before its first tensor: an assumption
 # left free on the card, for the screen and what comes up later: the larger of these bytes and this share
 RESERVE, RESERVE_SHARE = 0.3 * GB, 0.02
+WINDOWS_RESERVE = 0.7 * GB  # there the driver moves memory to RAM, silently and slowly, before a card is full
+WINDOWS_LOCKED = 0.4  # share of all RAM that Windows lets be locked, with some to spare
+PLENTY = 0.6  # share of the free RAM that may be locked
 RAM_RESERVE = 1.0 * GB
 SIZES = (80, 48, 32, 24, 16, 12, 8)  # of memory.fit
 SUSTAINED, TIMES = 0.1, 5  # seconds of products that tell a card's rate, and tries of everything that is measured
@@ -47,7 +54,8 @@ class Rates:
 
 @dataclass(frozen=True)
 class Machine:
-    """Bytes that may be used: `limit` of the device, `ram`, `disk`. `taken` is what others hold of the device."""
+    """Bytes that may be used: `limit` of the device, `ram`, `disk`, and of `ram` what may be locked. `taken` is what
+    others hold of the device, `held` what this process holds of it already."""
 
     device_type: str
     name: str
@@ -57,6 +65,8 @@ class Machine:
     rates: Rates
     taken: float = 0.0
     total: float = 0.0
+    lockable: float = float("inf")
+    held: float = 0.0
 
 
 # size in GB -> a usual card, TFLOP/s, GB/s of its memory, GB/s of its link
@@ -87,24 +97,51 @@ def size_limit(size: int) -> float:
     return total - CONTEXT - reserve(total)
 
 
-def reserve(total: float) -> float:
-    """Bytes of a card of `total` that no plan uses."""
-    return max(RESERVE, RESERVE_SHARE * total)
+def reserve(total: float, asked: float | None = None) -> float:
+    """Bytes of a card of `total` that no plan uses; `asked` is what a host leaves free, where it has a wish."""
+    return max(WINDOWS_RESERVE if spills() else RESERVE, RESERVE_SHARE * total) if asked is None else asked
 
 
-def this_machine(device: torch.device, folder: Path, reclaimable: float = 0.0) -> Machine:
-    """The machine at hand. `reclaimable`: bytes on the device that whoever holds them gives back when asked."""
+def spills() -> bool:
+    """Whether the driver moves memory of the card to RAM instead of saying that the card is full: Windows, and Linux
+    inside of it."""
+    return sys.platform == "win32" or "microsoft" in platform.release().lower()
+
+
+def hold_to(machine: Machine, device: torch.device) -> None:
+    """Where the driver spills, let this process take no more of the card than was planned with, so that too much is an
+    error that a leaner plan answers. `let_go` ends it."""
+    if device.type == "cuda" and spills() and machine.total > 0:
+        share = (machine.held + machine.limit) / machine.total
+        torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.05, share)), device)
+
+
+def let_go(device: torch.device) -> None:
+    """The whole card again."""
+    if device.type == "cuda" and spills():
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+
+
+def this_machine(device: torch.device, folder: Path, events: Events | None = None) -> Machine:
+    """The machine at hand; `events` is asked what the host leaves free of the card, and of RAM that may be locked."""
+    events = events or Events()
     ram = max(0.0, available_ram() - RAM_RESERVE)
+    lockable = PLENTY * ram
+    if spills():
+        lockable = min(lockable, WINDOWS_LOCKED * total_ram())
+    if (left := events.may_lock()) is not None:
+        lockable = min(lockable, left)
     disk = free_disk(folder)
     rates = measure(device)
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        mine = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        free += mine + reclaimable
+        held = torch.cuda.memory_allocated(device)
+        free += torch.cuda.memory_reserved(device) - held
         taken = total - free - CONTEXT
         name = torch.cuda.get_device_name(device)
-        return Machine("cuda", name, free - reserve(total), ram, disk, rates, max(0.0, taken), total)
-    return Machine(device.type, device.type, ram, ram, disk, rates, total=ram)
+        limit = free - reserve(total, events.kept_free(device))
+        return Machine("cuda", name, limit, ram, disk, rates, max(0.0, taken), total, lockable, held)
+    return Machine(device.type, device.type, ram, ram, disk, rates, total=ram, lockable=lockable)
 
 
 @lru_cache(maxsize=8)
@@ -182,7 +219,7 @@ def _system_ram() -> float:
         return float("inf")
 
 
-def _windows_ram() -> float:
+def _windows_ram(what: str = "free") -> float:
     class Status(ctypes.Structure):
         _fields_ = [("length", ctypes.c_ulong), ("load", ctypes.c_ulong)] + [
             (name, ctypes.c_ulonglong)
@@ -192,22 +229,44 @@ def _windows_ram() -> float:
     status = Status(length=ctypes.sizeof(Status))
     if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # type: ignore[attr-defined]
         return float("inf")
-    return float(status.free)
+    return float(getattr(status, what))
 
 
-def _container_ram() -> float:
-    """What a Linux control group leaves; infinity where there is no limit."""
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            most, now = Path(limit).read_text().strip(), Path(used).read_text().strip()
-            cached = _cgroup_cache(Path(limit).parent)
-            return float(most) - float(now) + cached if most != "max" and float(most) < 1 << 60 else float("inf")
-        except (OSError, ValueError):
-            continue
-    return float("inf")
+def total_ram() -> float:
+    """Bytes of RAM that are built in; infinity where that is not known."""
+    if sys.platform == "win32":
+        return _windows_ram("total")
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError, AttributeError):
+        return float("inf")
+
+
+def _container_ram(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """What the control groups of this process leave, its own and those round it; infinity where none has a limit."""
+    left = float("inf")
+    for folder in _cgroups(groups, own):
+        for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            try:
+                most, now = ((folder / name).read_text().strip() for name in (limit, used))
+                if most != "max" and float(most) < 1 << 60:
+                    left = min(left, max(0.0, float(most) - float(now) + _cgroup_cache(folder)))
+            except (OSError, ValueError):
+                continue
+    return left
+
+
+def _cgroups(groups: Path, own: Path) -> list[Path]:
+    """Folders of this process's control groups of memory, of both versions; in a container its own is the root."""
+    found = [groups, groups / "memory"]
+    with contextlib.suppress(OSError):
+        for line in own.read_text().splitlines():
+            _, kinds, path = line.split(":", 2)
+            if kinds in ("", "memory") or "memory" in kinds.split(","):
+                root = groups / "memory" if kinds else groups
+                parts = [part for part in path.split("/") if part and part != ".."]
+                found += [root.joinpath(*parts[:count]) for count in range(1, len(parts) + 1)]
+    return found
 
 
 def _cgroup_cache(folder: Path) -> float:

@@ -3,8 +3,8 @@
 It is kept in the run folder as plan.json, so that a run that goes on stores its base as before. When memory runs out
 in a run the plan gives a leaner one, in this order, each once:
 
-    keep no text keys and values; recompute more blocks; inputs of blocks to RAM; swap more blocks, halving those that
-    stay; all but one; smaller pieces of the feed-forward
+    keep no text keys and values; no norms of recomputed blocks; recompute more blocks; inputs of blocks to RAM; swap
+    more blocks, halving those that stay; all but one; smaller pieces of the feed-forward
 
 The format of the base is never changed: the LoRA was trained on it.
 """
@@ -41,6 +41,8 @@ class Choice:
     swap_ahead: int = 1
     keep_text_kv: bool = False
     ff_chunk: int = 0
+    lean: bool = False  # recomputed blocks make their norms once more instead of keeping them for their gradient
+    pinned_gb: float | None = None  # of the swapped blocks, where not all of them may be locked
 
     def streamed(self, total: int) -> list[int]:
         """Which blocks are swapped."""
@@ -62,7 +64,8 @@ class Choice:
         """ "int8_rotated, 20 of 48 blocks swapped, all recomputed"."""
         words = [{"none": "not quantized", "kept": "quantized as the file is"}.get(self.format, self.format)]
         if self.blocks_to_swap:
-            where = "read from the file" if self.swap_from == "file" else f"in {'pinned ' * self.pinned}RAM"
+            locked = "" if not self.pinned else "pinned " if self.pinned_gb is None else "partly pinned "
+            where = "read from the file" if self.swap_from == "file" else f"in {locked}RAM"
             words.append(f"{self.blocks_to_swap} of {total} blocks {where}")
         else:
             words.append("all blocks on the device")
@@ -162,6 +165,7 @@ class MemoryPlan:
         """What changes from this plan to `other`, in words."""
         words = {
             "keep_text_kv": "text keys and values are not kept",
+            "lean": "norms of recomputed blocks are not kept",
             "recompute_blocks": f"{other.recompute_blocks} instead of {self.recompute_blocks} blocks are recomputed",
             "offload_activations": "the inputs of blocks wait in RAM",
             "blocks_to_swap": f"{other.blocks_to_swap} instead of {self.blocks_to_swap} of {self.total} blocks are "
@@ -182,6 +186,7 @@ class MemoryPlan:
                 "swap_ahead": self.choice.swap_ahead,
                 "swap_from": self.swap_from,
                 "pinned": self.pinned,
+                "pinned_gb": self.choice.pinned_gb,
                 "offload_activations": self.offload_activations,
                 "ff_chunk": self.choice.ff_chunk,
             }
@@ -237,6 +242,8 @@ def _leaner(choice: Choice, total: int, device_type: str) -> list[dict[str, Any]
     found: list[dict[str, Any]] = []
     if choice.keep_text_kv:
         found.append({"keep_text_kv": False})
+    if not choice.lean and choice.recompute_blocks:
+        found.append({"lean": True})
     kept = total - choice.recompute_blocks
     if kept > 0:
         found.append({"recompute_blocks": total - (kept // 2 if kept >= KEEP_FEW else 0)})

@@ -22,7 +22,7 @@ import torch
 
 from ...config import RunConfig
 from ...device import DTYPES
-from ...feed.batches import Batch
+from ...feed.batches import Batch, GivenData
 from ...feed.loader import Sample
 from ...models.norms import meta_is
 from ...models.transformer import LTXTransformer, Modality, Output, TransformerConfig
@@ -31,7 +31,7 @@ from ...sizes import meta_model
 from ..contexts import streams_of
 from ..step import training_step
 from .tracker import LiveBytes, Segment
-from .work import Workload
+from .work import Workload, at_worst
 
 BLOCKS = 3
 ON_THEIR_WAY = 3  # inputs of blocks that are on the device although they wait elsewhere
@@ -121,16 +121,18 @@ def simulate(
     ff_chunk: int = 0,
     device_type: str = "cuda",
     like: StepProfile | None = None,
+    lean: bool = True,
 ) -> StepProfile:
     """The pieces of a step on a device of `device_type`; takes a second or two and next to no memory.
 
-    `like` is the same with another `ff_chunk`, which concerns recomputed blocks alone: of the others it is taken over.
+    `like` is the same with another `ff_chunk` or `lean`, which concern recomputed blocks alone: of the others it is
+    taken over.
     """
-    again = _pieces(config, run, work, format, ff_chunk, device_type, recompute=True)
+    again = _pieces(config, run, work, format, ff_chunk, device_type, True, lean)
     if like is not None:
         cost = _cost(again, again["f0"].start, again["lora"])
         return replace(like, recomputed=cost, tail_recomputed=again[f"f{BLOCKS - 1}"])
-    kept = _pieces(config, run, work, format, ff_chunk, device_type, recompute=False)
+    kept = _pieces(config, run, work, format, ff_chunk, device_type, False, lean)
     fixed = again["f0"].start
     gradient = again["lora"]
     return StepProfile(
@@ -167,9 +169,11 @@ def _pieces(
     ff_chunk: int,
     device_type: str,
     recompute: bool,
+    lean: bool,
 ) -> dict[str, Any]:
     model, numbers = meta_model(config, run, format, BLOCKS)
     set_memory(model, run, ff_chunk)
+    model.set_lean(lean)
     model.set_recompute(None if recompute else 0)
     batch, contexts = meta_batch(config, run, work)
     tracker = LiveBytes("meta", accelerator=device_type != "cpu")
@@ -195,7 +199,7 @@ def take_step(
     marks.mark("head")
     silent = _Sound(batch) if sound else None
     with marked:
-        terms = training_step(marked, batch, contexts, run, "2.3", torch.Generator().manual_seed(0), silent)
+        terms = training_step(marked, batch, contexts, at_worst(run), "2.3", torch.Generator().manual_seed(0), silent)
         terms.loss.mean().backward()
     del terms
     for parameter in model.parameters():
@@ -218,7 +222,15 @@ def meta_batch(
     if work.sound:
         audio = torch.zeros(count, AUDIO_CHANNELS, work.sound, AUDIO_BINS, device=device)
         mask = torch.ones(count, work.sound, dtype=torch.bool)
-    batch = Batch(latents, [sample] * count, work.fps, 0, 0, audio, mask)
+    given: tuple[GivenData, ...] = ()
+    if work.reference is not None or work.reference_sound:
+        seen = heard = None
+        if (size := work.reference) is not None:
+            seen = torch.zeros(size.channels, size.frames, size.height, size.width, device=device)
+        if work.reference_sound:
+            heard = torch.zeros(AUDIO_CHANNELS, work.reference_sound, AUDIO_BINS, device=device)
+        given = (GivenData(seen, heard),) * count
+    batch = Batch(latents, [sample] * count, work.fps, 0, 0, audio, mask, given)
     contexts = {
         stream: torch.zeros(count, work.text, width, dtype=dtype, device=device)
         for stream, width in context_widths(config, work.mode).items()

@@ -7,6 +7,8 @@ FLOP of the forward pass, two a multiplication, N video tokens, A audio tokens, 
     attention      4 N N D + 4 N L D  +  4 A A E + 4 A L E
     between both   2 N 4 DE   +  2 A 4 EE           and attention 2 * 4 N A E, all in the audio width
 
+Attention and the thin products of the LoRA run at half the rate of the others.
+
 Backward has the linears once (the base is frozen: gradients to the inputs only), no text, 2.5 times the attention
 (scores are made again), and the LoRA twice. What is recomputed is a forward pass without the second linear of each
 feed-forward, whose value nobody reads.
@@ -28,16 +30,22 @@ from .work import Workload
 LAUNCH = 8e-6  # seconds from one operation to the next when the device waits for Python: an assumption
 COMPILED = 0.4  # share of the traffic that is left where norms, rotations and gates are fused: an assumption
 ATTENTION_BACKWARD = 2.5
+SLOW = 0.5  # share of the rate of products that attention and thin products reach: an assumption
 
 
 @dataclass(frozen=True)
 class Flops:
-    """FLOP of all blocks: one forward pass, what of it a recompute does not do, text keys and values, backward."""
+    """FLOP of all blocks: one forward pass, what of it a recompute does not do, text keys and values, backward.
+
+    `slow_forward` and `slow_backward` are what of both is attention and LoRA, which reach half the rate.
+    """
 
     forward: float
     unread: float
     text: float
     backward: float
+    slow_forward: float = 0.0
+    slow_backward: float = 0.0
 
     def total(self, recomputed: float = 0.0) -> float:
         """Of a step in which this share of the blocks is recomputed."""
@@ -51,7 +59,7 @@ def flops(
     attention_backward: float = ATTENTION_BACKWARD,
 ) -> Flops:
     """FLOP of a batch. `lora_values`: LoRA values of a block by what passes them, "video", "audio", "text"."""
-    n, a, l, count = work.video_tokens, work.sound, work.text, config.num_layers  # noqa: E741
+    n, a, l, count = work.video_tokens, work.audio_tokens, work.text, config.num_layers  # noqa: E741
     d, e = config.video.width, config.audio.width
     linear = attention = text = unread = 0.0
     if n:
@@ -75,6 +83,8 @@ def flops(
         unread=scale * unread,
         text=scale * text,
         backward=scale * (linear + attention_backward * attention + 2 * lora),
+        slow_forward=scale * (attention + lora),
+        slow_backward=scale * (attention_backward * attention + 2 * lora),
     )
 
 
@@ -108,23 +118,27 @@ def step_seconds(
     streamed_bytes: float = 0.0,
     link: float = 25e9,
     offloaded_bytes: float = 0.0,
+    blocking_bytes: float = 0.0,
     text_kv: bool = False,
     compiled: bool = False,
 ) -> float:
     """Seconds of forward and backward, `recomputed` of the `total` blocks worked out again.
 
     `streamed_bytes` come over the link in each of both phases; `offloaded_bytes` leave in the first, beside the
-    weights since a link has two directions, and come back in the second, among them.
+    weights since a link has two directions, and come back in the second, among them. `blocking_bytes` are held up for
+    both ways by the thread that launches, since their RAM is not locked.
     """
     again = recomputed / total
     forward_traffic, backward_traffic = profile.traffic(total, recomputed)
     forward_count, backward_count = profile.operations(total, recomputed)
     share = COMPILED if compiled else 1.0
     again_flop = again * (arithmetic.forward - arithmetic.unread - (arithmetic.text if text_kv else 0))
-    forward = arithmetic.forward / rates.matmul + share * forward_traffic / rates.bandwidth
+    again_flop += (1 / SLOW - 1) * (arithmetic.slow_backward + again * arithmetic.slow_forward)
+    forward = (arithmetic.forward + (1 / SLOW - 1) * arithmetic.slow_forward) / rates.matmul
+    forward += share * forward_traffic / rates.bandwidth
     backward = (arithmetic.backward + again_flop) / rates.matmul + share * backward_traffic / rates.bandwidth
     forward = max(forward, LAUNCH * forward_count)
     backward = max(backward, LAUNCH * backward_count)
     out = max(streamed_bytes, offloaded_bytes) / link
     back = (streamed_bytes + offloaded_bytes) / link
-    return max(forward, out) + max(backward, back)
+    return max(forward, out) + max(backward, back) + 2 * blocking_bytes / link

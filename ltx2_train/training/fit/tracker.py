@@ -5,8 +5,8 @@ is forgotten when the storage is freed. What was there before (weights, inputs) 
 not count. So the peak is exactly that of the tensors: rounding and holes of an allocator come on top, and so does what
 a kernel allocates inside itself, which is told in `WORKSPACE`.
 
-Beside memory it counts the bytes that operations read and write, products of matrices apart: that is the traffic which
-bounds everything else in a step.
+Beside memory it counts the bytes that operations read and write, products of large matrices apart: that is the traffic
+which bounds everything else in a step.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _aten = torch.ops.aten
+THIN = 64
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,16 @@ class LiveBytes(TorchDispatchMode):
         if func in _FREE or getattr(func, "is_view", False):
             return
         self._operations += 1
-        if func not in _PRODUCTS:
+        if func not in _PRODUCTS or _thin(inputs):
             self._traffic += sum(_size(tensor) for tensor in (*inputs, *outputs) if self._here(tensor))
 
     def _here(self, tensor: Tensor) -> bool:
         return tensor.device.type == self.device_type
+
+
+def _thin(factors: list[Tensor]) -> bool:
+    """Whether a product takes what its bytes take: one side of its last two factors is the rank of a LoRA."""
+    return any(min(factor.shape[-2:]) <= THIN for factor in factors[-2:] if factor.ndim == 2)
 
 
 def _by_sizes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

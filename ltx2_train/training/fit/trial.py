@@ -29,7 +29,7 @@ from ..contexts import streams_of
 from ..ready import Ready
 from ..step import training_step
 from .memory_plan import MemoryPlan, seconds
-from .work import largest_batch
+from .work import at_worst, largest_batch
 
 if TYPE_CHECKING:
     from ..setup import Run
@@ -72,7 +72,7 @@ def try_largest(
     events.stage("try the largest batch")
     take = step
     if take is None:
-        take = partial(_forward_and_backward, run, load_batch(run.data, largest_batch(run.order)))
+        take = partial(_forward_and_backward, run, load_batch(run.data, largest_batch(run.order, run.config)))
     guard = OomGuard(plan, apply, events, run.device)
     # its state now, so that the trial holds all that a step does, and memory that runs out over it costs a notch
     prepare = find_optimizer(run.config.optimizer.name).prepare
@@ -249,17 +249,10 @@ def _forward_and_backward(run: Run, batch: Batch) -> None:
     keys = [sample.text_path for sample in batch.samples]
     contexts = {s: run.contexts.batch(keys, s, run.device) for s in streams_of(run.config.model.mode)}
     generator = torch.Generator().manual_seed(run.config.train.seed)
-    config = _with_first_frame(run.config)
+    config = at_worst(run.config)
     with run.loras.held(run.model.dtype):
         terms = training_step(run.model, batch, contexts, config, run.version, generator, run.sound)
         run.scaler.scale(terms.loss.mean()).backward()
-
-
-def _with_first_frame(config: Any) -> Any:
-    """The settings with the first frame given whenever it may be, which takes the most memory."""
-    if not config.train.first_frame_probability:
-        return config
-    return config.model_copy(update={"train": config.train.model_copy(update={"first_frame_probability": 1.0})})
 
 
 def _reset_peak(device: torch.device) -> None:

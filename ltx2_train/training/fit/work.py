@@ -6,12 +6,17 @@ hand ("512x512x121", width x height x frames).
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
+from typing import TypeVar
 
+from ...caching.cache_file import CacheFile
 from ...caching.recipe import Recipe
+from ...conditions.settings import AudioReference, AudioStream, Reference, VideoStream
 from ...config import RunConfig
 from ...dataset.dataset_file import DatasetConfig
 from ...dataset.entry import DatasetSettings
@@ -21,8 +26,12 @@ from ...events import Events, Passing
 from ...feed.batches import BatchOrder
 from ...feed.loader import Sample, SoundBuckets, TrainingSet
 from ...objective.audio import audio_steps, virtual_shape
+from ...shapes import AUDIO_LATENTS_PER_SECOND as LATENTS_PER_SECOND
 from ...shapes import SPATIAL_FACTOR, LatentShape, VideoShape, floor_frames
 
+References = tuple[LatentShape | None, int]  # of a picture, and latent steps of that of a sound
+Shown = Callable[[Sample], References]
+Stream = TypeVar("Stream", VideoStream, AudioStream)
 TEXT_TOKENS = 1024  # connectors fill every caption up to this
 
 
@@ -31,6 +40,7 @@ class Workload:
     """Sizes of one batch: `shape` None has no picture, `sound` counts latent steps, 0 for none.
 
     `given` is whether a first frame may be given clean, which costs memory; `captions` is how many contexts are kept.
+    `reference` is that of the picture, in front of it, `reference_sound` counts the latent steps of that of the sound.
     """
 
     mode: str
@@ -42,17 +52,23 @@ class Workload:
     given: bool = True
     captions: int = 1
     source: str = ""
+    reference: LatentShape | None = None
+    reference_sound: int = 0
 
     @property
     def video_tokens(self) -> int:
-        """Of one sample."""
-        return 0 if self.shape is None else self.shape.tokens
+        """Of one sample, with its reference."""
+        return sum(shape.tokens for shape in (self.shape, self.reference) if shape is not None)
+
+    @property
+    def audio_tokens(self) -> int:
+        """Of one sample, with its reference."""
+        return self.sound + self.reference_sound
 
     @property
     def latent_bytes(self) -> int:
         """Of the batch as it is read, in float32."""
-        video = 0 if self.shape is None else self.shape.tokens * self.shape.channels
-        return 4 * self.batch * (video + self.sound * 128)
+        return 4 * self.batch * 128 * (self.video_tokens + self.audio_tokens)
 
     def describe(self) -> str:
         """ "512 x 512, 121 frames, 5.0 s of sound"."""
@@ -62,6 +78,11 @@ class Workload:
             parts.append(f"{video.width} x {video.height}, {video.frames} frame{'s' if video.frames > 1 else ''}")
         if self.sound:
             parts.append(f"{self.sound / 25:.1f} s of sound")
+        if self.reference is not None:
+            shown = self.reference.video(self.fps)
+            parts.append(f"a reference of {shown.width} x {shown.height}, {shown.frames} frames")
+        if self.reference_sound:
+            parts.append(f"a reference of {self.reference_sound / 25:.1f} s of sound")
         if self.batch > 1:
             parts.append(f"{self.batch} at a time")
         return ", ".join(parts)
@@ -96,8 +117,16 @@ def largest_workload(run: RunConfig, events: Events | None = None) -> Workload:
     try:
         data = TrainingSet.open(dataset, Recipe(run.cache, mode), quiet, plan, run.audio)
         samples: Sequence[Sample] = data.samples
-        source = "the caches"
+        shown, source = partial(cached_references, run=run), "the caches"
     except CacheError:
+        planned = {item.key: item for item in plan.items}
+
+        def shown(sample: Sample) -> References:
+            item = planned[sample.key]
+            picture = None if item.reference is None else item.reference.shape
+            longest = item.dataset.entry.reference_audio_max_seconds or 0.0  # how long it is, its cache will say
+            return _used(run, picture, 0 if item.reference_audio is None else math.ceil(longest * LATENTS_PER_SECOND))
+
         samples = [
             sample
             for item in plan.items
@@ -110,22 +139,72 @@ def largest_workload(run: RunConfig, events: Events | None = None) -> Workload:
         )
     sizes = tuple(entry.batch_size for entry in dataset.datasets)
     order = BatchOrder(samples, sizes, run.train.seed)
-    return of_batch(largest_batch(order), run, len({sample.text_path for sample in samples}), source)
+    captions = len({sample.text_path for sample in samples})
+    return of_batch(largest_batch(order, run, shown), run, captions, source, shown)
 
 
-def largest_batch(order: BatchOrder) -> list[Sample]:
-    """The samples of the batch with the most tokens; a token of sound is half as wide as one of a picture."""
+def cached_references(sample: Sample, run: RunConfig) -> References:
+    """What `run` shows of the references of a cached sample, by the headers of their files."""
+    picture = None if sample.reference_path is None else _latent_shape(sample.reference_path)
+    return _used(run, picture, 0 if sample.reference_audio_path is None else _steps(sample.reference_audio_path))
+
+
+def _used(run: RunConfig, picture: LatentShape | None, steps: int) -> References:
+    """The references that conditions of `run` ask for."""
+    seen = any(isinstance(one, Reference) and one.probability for one in run.video.conditions)
+    heard = any(isinstance(one, AudioReference) and one.probability for one in run.audio.conditions)
+    return picture if seen else None, steps if heard else 0
+
+
+@cache
+def _latent_shape(path: Path) -> LatentShape:
+    return CacheFile(path).latent_shape()
+
+
+@cache
+def _steps(path: Path) -> int:
+    return CacheFile(path).audio_steps()
+
+
+def largest_batch(order: BatchOrder, run: RunConfig, shown: Shown | None = None) -> list[Sample]:
+    """The samples of the batch with the most tokens, references among them; a token of sound is half as wide as one of
+    a picture. `shown` tells the references of a sample; those of its cache where it is not given."""
     batches = [[order.samples[i] for i in batch] for batch in order.epoch(0)]
+    tell = shown or partial(cached_references, run=run)
 
     def size(batch: list[Sample]) -> int:
         picture = 0 if batch[0].kind == "audio" else batch[0].shape.tokens
-        return len(batch) * (2 * picture + max(sample.audio_steps for sample in batch))
+        references = [tell(sample) for sample in batch]
+        picture += max(0 if shape is None else shape.tokens for shape, _ in references)
+        sound = max(sample.audio_steps for sample in batch) + max(steps for _, steps in references)
+        return len(batch) * (2 * picture + sound)
 
     return max(batches, key=size)
 
 
-def of_batch(batch: Sequence[Sample], run: RunConfig, captions: int = 1, source: str = "the caches") -> Workload:
-    """The sizes of a batch of `run`."""
+def at_worst(run: RunConfig) -> RunConfig:
+    """`run` with everything given whenever it may be, which takes the most memory."""
+
+    def certain(stream: Stream) -> Stream:
+        conditions = [
+            one.model_copy(update={"probability": 1.0}) if one.probability else one for one in stream.conditions
+        ]
+        return stream.model_copy(update={"conditions": conditions})
+
+    train = run.train
+    if train.first_frame_probability:
+        train = train.model_copy(update={"first_frame_probability": 1.0})
+    return run.model_copy(update={"train": train, "video": certain(run.video), "audio": certain(run.audio)})
+
+
+def of_batch(
+    batch: Sequence[Sample],
+    run: RunConfig,
+    captions: int = 1,
+    source: str = "the caches",
+    shown: Shown | None = None,
+) -> Workload:
+    """The sizes of a batch of `run`; `shown` as in `largest_batch`."""
     first, mode = batch[0], run.model.mode
     shape = None if first.kind == "audio" else first.shape
     sound = max(sample.audio_steps for sample in batch)
@@ -134,7 +213,20 @@ def of_batch(batch: Sequence[Sample], run: RunConfig, captions: int = 1, source:
     default = run.train.first_frame_probability
     chances = [default if s.first_frame_probability is None else s.first_frame_probability for s in batch]
     given = shape is not None and shape.frames > 1 and max(chances) > 0
-    return Workload(mode, shape, sound, len(batch), first.fps, given=given, captions=captions, source=source)
+    references = [(shown or partial(cached_references, run=run))(sample) for sample in batch]
+    pictures = [picture for picture, _ in references if picture is not None]
+    return Workload(
+        mode,
+        shape,
+        sound,
+        len(batch),
+        first.fps,
+        given=given,
+        captions=captions,
+        source=source,
+        reference=max(pictures, key=lambda picture: picture.tokens, default=None) if shape is not None else None,
+        reference_sound=max(steps for _, steps in references) if sound else 0,
+    )
 
 
 def _planned(item: Item, run: RunConfig, entry: DatasetSettings) -> Sample | None:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import pytest
 import torch
 
 from ltx2_train.config import make_run
 from ltx2_train.errors import ConfigError, RunError
+from ltx2_train.events import Events
 from ltx2_train.models.transformer import TransformerConfig
-from ltx2_train.shapes import LatentShape
+from ltx2_train.sampling.render import decode_bytes
+from ltx2_train.shapes import LatentShape, VideoShape
 from ltx2_train.training.fit import Facts, MemoryPlan, make_plan, parse_bucket
 from ltx2_train.training.fit import machine as machine_module
 from ltx2_train.training.fit.choose import fitted
-from ltx2_train.training.fit.estimate import device_parts, predict
+from ltx2_train.training.fit.estimate import device_parts, moved_for_samples, predict
 from ltx2_train.training.fit.machine import GIB, SIZES, Machine, Rates, available_ram, card, measure, this_machine
 from ltx2_train.training.fit.memory_plan import Choice
+from ltx2_train.training.fit.pace import Pace
 from ltx2_train.training.fit.report import make_report
 from ltx2_train.training.fit.speed import flops
 from ltx2_train.training.fit.work import Workload
@@ -200,6 +204,125 @@ def test_memory_settings_have_every_field():
     for name in ("recompute_blocks", "blocks_to_swap", "pinned", "offload_activations"):
         assert getattr(settings, name) is not None
         assert getattr(settings, name) == getattr(plan, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [8, 12, 16])
+def test_samples_find_room_on_a_small_card_and_in_32_gb_of_ram(size):
+    """A PC of 32 GB has 27 free. While samples are decoded, blocks of the card wait there beside those that are
+    swapped."""
+    ram = 27.2e9
+    plan, none = plan_for(size, full("av"), ram=ram), plan_for(size, full("av"), ram=ram, sample={"every": 0})
+    facts = replace(full("av"), run=make_run({"model": {"mode": "av"}, "optimizer": {"name": plan.optimizer}}))
+    assert plan.prediction.ram <= ram
+    assert plan.prediction.vram <= plan.limit
+    sizes, moved = facts.sizes(plan.format), moved_for_samples(facts, plan.choice, plan.limit)
+    there = plan.prediction.parts
+    left = plan.limit - there["weights"] - there["LoRA"] - there["optimizer"] + moved
+    decoder = decode_bytes(make_run({}).sample.tiles, VideoShape(49, 512, 768))
+    assert left >= decoder or moved == (48 - plan.blocks_to_swap) * sizes.block
+    assert moved - sizes.block < decoder, "no more blocks leave than must"
+    assert none.prediction.parts["samples"] == 0
+
+
+def test_a_sample_larger_than_the_clips_is_reckoned_with():
+    large = {"width": 2048, "height": 1152, "frames": 257}
+    choice = Choice("none", 47, 48, offload_activations=True)
+    usual, more = (replace(full(), run=make_run({"sample": one})) for one in ({}, large))
+    assert device_parts(usual, choice)["samples"] == 0
+    assert device_parts(more, choice)["samples"] > 1e9
+    assert device_parts(replace(more, run=make_run({"sample": {**large, "every": 0}})), choice)["samples"] == 0
+
+
+def test_norms_are_made_once_more_only_where_memory_asks_for_it():
+    assert not plan_for(80).choice.lean
+    lean = plan_for(0, machine=replace(card(8, RAM, DISK), limit=4.2e9))
+    assert lean.choice.lean
+    assert lean.prediction.vram <= 4.2e9
+
+
+def test_what_may_not_be_locked_comes_slowly_and_inputs_are_locked_first():
+    memory = {"blocks_to_swap": 40, "offload_activations": True, "recompute_blocks": 48}
+    stays, machine = {"format": "none"}, card(12, RAM, DISK)
+    machine = replace(machine, rates=replace(machine.rates, pinned=5e9, pageable=2e9))
+    block, inputs = full().sizes("none").block, 48 * full().profile("none").recomputed.saved
+    whole = plan_for(0, machine=machine, memory=memory, quant=stays)
+    some = plan_for(0, machine=replace(machine, lockable=inputs + 10 * block), memory=memory, quant=stays)
+    none = plan_for(0, machine=replace(machine, lockable=inputs / 2), memory=memory, quant=stays)
+    assert (whole.pinned, whole.choice.pinned_gb) == (True, None)
+    assert some.pinned
+    assert some.choice.pinned_gb == pytest.approx(10 * block / GIB, abs=0.01)
+    assert "partly pinned RAM" in some.describe()
+    assert some.memory_settings(make_run({}).memory).pinned_gb == some.choice.pinned_gb
+    assert not none.pinned
+    assert whole.prediction.seconds < some.prediction.seconds < none.prediction.seconds
+    unlocked = predict(full(), replace(some.choice, pinned=False), machine).seconds
+    kept = predict(full(), replace(some.choice, pinned=False, offload_activations=False), machine).seconds
+    assert unlocked - kept > 1.9 * inputs / machine.rates.pageable, "copies of what is not locked overlap with nothing"
+
+
+def test_windows_and_a_host_keep_more_of_the_card_free(monkeypatch):
+    here = machine_module
+    assert here.reserve(12e9) == 0.3e9
+    asked = []
+
+    class Host(Events):
+        def kept_free(self, device):
+            return 3 * GIB
+
+        def may_lock(self):
+            return 5 * GIB
+
+    card_of = Machine("cuda", "", 10e9, RAM, DISK, Rates(1e12, 1e11), total=16e9, held=2e9)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: asked.append(share))
+    here.hold_to(card_of, torch.device("cuda"))
+    assert asked == [], "elsewhere the driver says that a card is full"
+    monkeypatch.setattr(here.sys, "platform", "win32")
+    assert here.reserve(12e9) == 0.7e9
+    here.hold_to(card_of, torch.device("cuda"))
+    here.let_go(torch.device("cuda"))
+    assert asked == [12 / 16, 1.0]
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (14 * GIB, 16 * GIB))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    for name in ("memory_allocated", "memory_reserved"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: 0)
+    monkeypatch.setattr(here, "measure", lambda device: Rates(1e12, 1e11))
+    found = here.this_machine(torch.device("cuda"), Path(), Host())
+    assert found.limit == 11 * GIB
+    assert found.lockable <= 5 * GIB
+
+
+def test_ram_is_what_every_control_group_round_the_process_leaves(tmp_path):
+    own = tmp_path / "cgroup"
+    for name, most, used, cached in (("a", "max", 9, 0), ("a/b", 100, 70, 20), ("a/b/c", 90, 20, 0)):
+        folder = tmp_path / "groups" / name
+        folder.mkdir(parents=True)
+        (folder / "memory.max").write_text(f"{most}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text(f"anon 1\ninactive_file {cached}\n")
+    own.write_text("0::/a/b/c\n")
+    assert machine_module._container_ram(tmp_path / "groups", own) == 50
+    own.write_text("0::/\n")
+    assert machine_module._container_ram(tmp_path / "groups", own) == float("inf")
+
+
+def test_steps_that_take_twice_as_long_as_the_trial_are_named_once():
+    told = []
+
+    class Told(Events):
+        def message(self, text, level="info"):
+            told.append((level, text))
+
+    pace = Pace(torch.device("cpu"), 1.0, Told())
+    for taken in (9.0, 1.1, 1.2, 1.1, 9.0, 1.1):
+        pace.step(taken)
+    assert told == []
+    for _ in range(9):
+        pace.step(3.0)
+    assert len(told) == 1
+    assert told[0][0] == "warning"
+    assert "Steps take 3.0 s, and the trial took 1.00 s." in told[0][1]
 
 
 def test_the_optimizer_is_the_fast_one_unless_memory_asks_for_the_other(monkeypatch):

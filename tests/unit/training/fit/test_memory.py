@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import pytest
@@ -115,6 +116,31 @@ def test_batches_and_a_first_frame_that_is_never_given():
     run, work = run_of("video"), work_of("video", batch=2, given=False)
     found = tracked(run, work, SETS["all"])
     profile_ = simulate.simulate(CONFIG, run, work, device_type="cpu")
+    assert profile_.peak(TOTAL, SETS["all"]) == pytest.approx(found, rel=0.04)
+
+
+CONDITIONS = {
+    "video": {"conditions": [{"type": "reference", "probability": 0.5}]},
+    "audio": {"conditions": [{"type": "reference", "probability": 0.5}]},
+}
+
+
+def test_references_in_front_of_picture_and_sound_are_counted():
+    recomputed = "spread"
+    run, plain = run_of("av", **CONDITIONS), work_of("av")
+    work = replace(plain, reference=plain.shape, reference_sound=plain.sound)
+    found = tracked(run, work, SETS[recomputed])
+    profile_ = simulate.simulate(CONFIG, run, work, device_type="cpu")
+    assert profile_.peak(TOTAL, SETS[recomputed]) == pytest.approx(found, rel=0.05)
+    assert profile_.peak(TOTAL, SETS[recomputed]) > 1.4 * predicted("av").peak(TOTAL, SETS[recomputed])
+
+
+def test_norms_that_are_kept_in_a_replay_are_counted(monkeypatch):
+    run, work, lean = run_of("video"), work_of("video"), False
+    profile_ = simulate.simulate(CONFIG, run, work, device_type="cpu", lean=lean)
+    real = simulate.set_memory
+    monkeypatch.setattr(simulate, "set_memory", lambda model, *rest: (real(model, *rest), model.set_lean(lean)))
+    found = tracked(run, work, SETS["all"])
     assert profile_.peak(TOTAL, SETS["all"]) == pytest.approx(found, rel=0.04)
 
 

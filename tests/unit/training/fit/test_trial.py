@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
-from ltx2_train import Events, load_run
+from ltx2_train import Events, load_run, make_run
 from ltx2_train.errors import OutOfMemory, OutOfRam
+from ltx2_train.feed.batches import BatchOrder
+from ltx2_train.feed.loader import Sample
+from ltx2_train.shapes import LatentShape
 from ltx2_train.training.checks import check
 from ltx2_train.training.fit import Facts, make_plan
+from ltx2_train.training.fit import work as work_module
 from ltx2_train.training.fit.machine import Machine, Rates, card
 from ltx2_train.training.fit.trial import OomGuard, Rewound, guarded, take_guarded, try_largest, unchanged
-from ltx2_train.training.fit.work import largest_workload, of_batch
+from ltx2_train.training.fit.work import largest_batch, largest_workload, of_batch
 from ltx2_train.training.setup import load
 
 
@@ -174,6 +179,26 @@ def test_unchanged_gives_gradients_back(run):
         for parameter in run.loras.parameters():
             parameter.grad += 1
     assert all(float(p.grad.sum()) == p.numel() for p in run.loras.parameters())
+
+
+def test_the_largest_batch_is_the_one_with_its_references(monkeypatch):
+    """A smaller clip with a reference takes more than a larger one without, if the run shows references at all."""
+
+    def sample(name, frames, reference=None):
+        clip = LatentShape(frames, 4, 4)
+        return Sample(name, clip, 25.0, "", Path(name), Path(name), reference_path=reference)
+
+    monkeypatch.setattr(work_module, "_latent_shape", lambda path: LatentShape(5, 4, 4))
+    samples = [sample("plain", 7), sample("shown", 4, Path("reference")), sample("small", 2)]
+    order = BatchOrder(samples, 1, seed=0)
+    shown = make_run({"video": {"conditions": [{"type": "reference"}]}})
+    assert [one.key for one in largest_batch(order, make_run({}))] == ["plain"]
+    (largest,) = largest_batch(order, shown)
+    assert largest.key == "shown"
+    work = of_batch([largest], shown)
+    assert (work.reference, work.video_tokens) == (LatentShape(5, 4, 4), 9 * 16)
+    assert "a reference of 128 x 128, 33 frames" in work.describe()
+    assert of_batch([largest], make_run({})).reference is None
 
 
 def test_the_largest_batch_is_found_with_caches_and_without(run_file):
