@@ -80,7 +80,7 @@ class Card(TorchDispatchMode):
         if func is aten._to_copy.default:
             source, device = args[0], kwargs.get("device")
             if isinstance(source, FakeTensor) and device is not None and device.type == "cpu":
-                self.wait("read" if not kwargs.get("non_blocking") else "read beside")
+                self._comes_back(bool(kwargs.get("non_blocking")))
                 return self._values(source.shape, kwargs.get("dtype") or source.dtype)
             if not isinstance(source, FakeTensor) and to_card:
                 self._goes_over(source, bool(kwargs.get("non_blocking")))
@@ -89,7 +89,7 @@ class Card(TorchDispatchMode):
             target, source = args[:2]
             beside = bool(args[2]) if len(args) > 2 else bool(kwargs.get("non_blocking"))
             if not isinstance(target, FakeTensor):
-                self.wait("read" if not beside else "read beside")
+                self._comes_back(beside)
                 with unset_fake_temporarily():
                     return target.copy_(self._values(target.shape, target.dtype))
             if not isinstance(source, FakeTensor):
@@ -157,6 +157,10 @@ class Card(TorchDispatchMode):
         with unset_fake_temporarily():
             out = torch.zeros(tuple(shape), dtype=dtype)
             return out + 0.01 if dtype.is_floating_point and dtype.itemsize > 1 else out
+
+    def _comes_back(self, beside: bool) -> None:
+        if not beside:
+            self.wait("read")
 
     def _goes_over(self, source: Tensor, beside: bool) -> None:
         if not beside:

@@ -20,7 +20,10 @@ from gpu_pretended.swapping import swapping
 
 from ltx2_train import build_caches, load_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor:UserWarning"),
+]
 
 READ = ("read", "training/reading.py read")  # all numbers of a step
 BALANCE = ("read", "training/sound.py weight")  # a weight that follows the losses
