@@ -42,7 +42,7 @@ def as_modality(
             count = (tokens.shape[0], tokens.shape[1] - front)
             given = torch.zeros(count, dtype=torch.bool, device=tokens.device) if given is None else given
             given = pad(given, (front, 0), value=True)
-    weights = None if learned is None else learned[:, None, :].expand(-1, learned.shape[1], -1).float()
+    weights = None if learned is None else learned[:, None, :].float()  # one row for all that attend
     return Modality(
         latent=tokens.to(context.dtype),
         sigma=sigma,

@@ -120,7 +120,8 @@ def text_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 def token_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Weights [B, T, T] in 0..1 to an additive mask [B, 1, T, T]: their logarithm, and the lowest number for 0."""
+    """Weights [B, T or 1, T] in 0..1 to an additive mask [B, 1, T or 1, T]: their logarithm, and the lowest number for
+    0."""
     if mask is None:
         return None
     logarithm = mask.float().clamp(min=torch.finfo(torch.float32).tiny).log()

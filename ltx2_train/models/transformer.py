@@ -75,7 +75,7 @@ class Modality:
     positions: Tensor  # [B or 1, axes, T, 2] float32
     context: Tensor  # [B, S, D]
     context_mask: Tensor | None = None  # [B, S]
-    attention_mask: Tensor | None = None  # [B, T, T]
+    attention_mask: Tensor | None = None  # [B, T, T], or [B, 1, T] where it is the same for all that attend
     enabled: bool = True
     unseen: int = 0
     textless: int = 0

@@ -286,6 +286,8 @@ def require_given(shown: Sequence[Shown], shape: VideoShape, mode: Mode, trained
             raise ConfigError(f"{one.name}: model.mode is {mode}, which has no {one.stream}. Set model.mode to av.")
         if one.condition is None and mode != "av":
             raise ConfigError(f"{one.name}: it gives all there is in mode {mode}. Set model.mode to av.")
+        if isinstance(one.condition, FirstFrame) and shape.frames == 1 and mode != "audio":
+            raise ConfigError(f"{one.name}: a sample of one frame is given whole by it. Ask for more frames.")
         if one.stream == OF_AUDIO and mode == "av" and shape.frames == 1:
             raise ConfigError(f"{one.name}: a sample of one frame has no sound. Ask for more frames.")
         if one.stream == OF_VIDEO and one.is_reference and not one.cached:

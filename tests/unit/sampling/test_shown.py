@@ -143,6 +143,12 @@ def test_what_the_model_cannot_draw_is_refused_with_its_prompt(media, tables, mo
         require_drawable([prompt], mode, Trained())
 
 
+def test_a_picture_of_one_frame_begins_with_none(media):
+    prompt = parse_prompt("a fox --f 1 --i a face.png", SETTINGS, media)
+    with pytest.raises(ConfigError, match="a sample of one frame is given whole by it"):
+        require_drawable([prompt], "video", Trained())
+
+
 def test_a_library_of_prompts_lists_conditions(media):
     (media / "p.toml").write_text(
         '[[prompt.subset]]\nprompt = "a fox"\nreference = "clip.mp4"\n[[prompt.subset.conditions]]\n'

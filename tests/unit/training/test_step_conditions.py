@@ -13,6 +13,7 @@ from ltx2_train.weights.load import load_transformer
 
 NONE = {"first_frame_probability": 0.0}
 REFERENCE = {"type": "reference"}
+CHECKERED = torch.tensor([[[0, 1], [1, 0]]] * 2) > 0
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +108,46 @@ def test_sounds_end_where_they_end_when_a_suffix_is_given(models):
     other = make_batch([6, 4], picture=False)
     other.audio[1, :, 4:] = 9.0  # what fills up
     assert torch.allclose(both.loss, losses(models, other, "audio", **run).loss, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("mode", "settings", "data"),
+    [
+        ("video", {"video": {"conditions": [{"type": "first_frame"}]}}, GivenData()),
+        ("video", {"video": {"conditions": [{"type": "suffix", "temporal_boundary": 1}]}}, GivenData()),
+        (
+            "video",
+            {"video": {"conditions": [{"type": "mask"}]}},
+            GivenData(mask=torch.tensor([[[0, 1], [1, 0]]] * 2) > 0),
+        ),
+        ("video", {"video": {"conditions": [REFERENCE]}}, reference(1)),
+        ("audio", {"audio": {"conditions": [{"type": "prefix", "temporal_boundary": 2}]}}, GivenData()),
+        ("audio", {"audio": {"conditions": [{**REFERENCE, "negative_positions": True, "hide_text": True}]}}, voice(1)),
+        ("av", {"audio": {"conditions": [{**REFERENCE, "hide_from_video": True}]}}, voice(1)),
+        ("av", {"audio": {"generated": False}}, GivenData()),
+        ("av", {"video": {"generated": False}}, GivenData()),
+    ],
+)
+def test_gradients_with_each_condition_are_those_of_finite_differences(tiny, mode, settings, data):
+    model = load_transformer(tiny.checkpoint, mode, torch.float32).double()
+    batch = with_data(make_batch([6] if mode != "video" else [0], picture=mode != "audio"), data)
+    run = {"train": NONE, **settings}
+    learns_sound = mode == "audio" or (mode == "av" and settings != {"audio": {"generated": False}})
+    block = model.transformer_blocks[0]
+    weight = (block.audio_attn1 if learns_sound else block.attn1).to_v.weight
+
+    def loss() -> torch.Tensor:
+        return losses({mode: model}, batch, mode, **run).loss.sum()
+
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter is weight)
+    (gradient,) = torch.autograd.grad(loss(), weight)
+    direction, step = gradient / gradient.norm(), 0.1  # losses are in float32, so it takes a wide step up the slope
+    with torch.no_grad():
+        ends = []
+        for sign in (1, -1):
+            weight += sign * step * direction
+            ends.append(float(loss()))
+            weight -= sign * step * direction
+    measured_slope = (ends[0] - ends[1]) / (2 * step)
+    assert measured_slope == pytest.approx(float(gradient.norm()), rel=1e-2)
