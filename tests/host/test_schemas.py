@@ -73,7 +73,7 @@ WIDGETS = {
     "LTX2T_OptimizerOptions": "betas eps args",
     "LTX2T_ScheduleOptions": "min_lr_ratio cycles power step_size gamma",
     "LTX2T_TrainingOptions": "data_prefetch epochs lr_args changed_rate caption_dropout_with norms_every "
-    "save_every_epochs on_nan prove_references",
+    "save_every_epochs on_nan | prove_references",
     "LTX2T_MemoryOptions": "swap_ahead ff_chunk_target split_attention split_attention_size "
     "split_attention_target context_gb pinned_gb",
     "LTX2T_ValidationOptions": "every every_epochs at_start levels clips",
