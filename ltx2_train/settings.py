@@ -96,7 +96,7 @@ def parse(kind: type[S], table: Mapping[str, Any], source: str, problems: Iterab
 def refusal(source: str, lines: Iterable[str]) -> str:
     """The text of an error about settings of `source`, one line for each."""
     lines = list(dict.fromkeys(lines))
-    head = "1 setting is" if len(lines) == 1 else f"{len(lines)} settings are"
+    head = "1 setting is" if len(lines) == 1 else "these settings are"
     return f"{source}: {head} not usable.\n" + "\n".join(f"  {line}" for line in lines)
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import DataError
+from . import jpeg
 
 COVER = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # FFmpeg's own decoder of VP9 notices next to nothing; this one does, and gives the same pictures.
-WATCHFUL_DECODERS = {"vp9": "libvpx-vp9"}
+WATCHFUL_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 WATCHFUL_FORMATS = frozenset(("yuv420p", None))
 # What entropy coding leaves behind has no long run of zeros inside; the part of a file that was never written has.
 ENTROPY_CODED = frozenset(("h264", "hevc", "vp8", "vp9", "av1"))
@@ -154,6 +155,8 @@ def decode(decoder: Any, packet: Any, watch: Alarm | None = None) -> list[Any]:
         return []
 
 
-def has_hole(packet: Any, codec: str) -> bool:
-    """Whether part of a packet was never written: a run of zeros that its coding does not make."""
+def is_damaged(packet: Any, codec: str) -> bool:
+    """Whether a packet holds what its coding does not make: a run of zeros that was never written, wrong markers."""
+    if codec == "mjpeg":
+        return jpeg.is_broken(bytes(packet))
     return codec in ENTROPY_CODED and HOLE.search(packet) is not None

@@ -17,6 +17,9 @@ from .clock import Packets
 from .decoding import decode, decoder_of, opened
 
 NEAR = 2  # packets
+# Whose usual decoder hands out what it could not decode; what is harmless to it is so in every frame of a file.
+FORGIVING = frozenset(("mjpeg",))
+USUAL_SHARE = 0.5
 STRICT = {"err_detect": "explode+crccheck+bitstream+buffer", "strict": "strict"}
 
 
@@ -32,6 +35,7 @@ class Look:
     wrong: list[int] = field(default_factory=list)
     doubtful: list[int] = field(default_factory=list)
     sizes: dict[tuple[int, int], int] = field(default_factory=dict)
+    codec: str = ""
 
 
 def look_through(path: Path, alpha: bool, stamped: bool) -> Look:
@@ -41,6 +45,8 @@ def look_through(path: Path, alpha: bool, stamped: bool) -> Look:
     if strict.wrong:  # some decoders are strict about what does no harm
         found = _decoded(path, alpha, stamped, None)
         found.doubtful = [] if found.wrong else strict.wrong
+        if strict.codec in FORGIVING and len(strict.wrong) < USUAL_SHARE * len(found.shown):
+            found.wrong, found.doubtful = sorted({*found.wrong, *strict.wrong}), []
     if not found.shown:
         raise DataError(f"{path}: not one frame can be decoded. Export it again or remove it.", path)
     return found
@@ -49,6 +55,7 @@ def look_through(path: Path, alpha: bool, stamped: bool) -> Look:
 def _decoded(path: Path, alpha: bool, stamped: bool, options: dict[str, str] | None) -> Look:
     look = Look()
     with opened(path, threads=False) as (container, stream):
+        look.codec = stream.codec_context.name
         decoder = decoder_of(stream, alpha, options)
         watch = _Places(look, stamped)
         for packet in container.demux(stream):

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import DataError
 from .clock import Clock, Packets, counted_clock, stamped_clock, why_unusable
 from .convert import orientation
-from .decoding import alpha_decoder, decode, has_hole, opened
+from .decoding import alpha_decoder, decode, is_damaged, opened
 from .images import OVER_BLACK
 from .info import MediaInfo
 from .intact import Look, damaged_spans, look_through
@@ -95,7 +95,7 @@ def _read_packets(path: Path, container: Any, stream: Any) -> tuple[Packets, Any
         if packet.pts is not None:
             end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         if packet.stream is stream:
-            packets.add(packet, packet.is_corrupt or has_hole(packet, codec))
+            packets.add(packet, packet.is_corrupt or is_damaged(packet, codec))
     if first is None:
         raise DataError(f"{path}: not one frame can be decoded. Export it again or remove it.", path)
     return packets, first, end

@@ -18,6 +18,7 @@ IN_SEGMENT = frozenset(
     for text in "114d9b74 1549a966 1654ae6b 1f43b675 1c53bb6b 1941a469 1043a770 1254c367 ec bf".split()
 )
 IN_CLUSTER = frozenset(bytes.fromhex(text) for text in "e7 a3 a0 a7 ab 5854 af ec bf".split())
+BLOCKS, CRC = (b"\xa3", b"\xa0"), b"\xbf"
 AVI_CHUNK = re.compile(rb"\d\d(?:d[bcd]|wb|tx|pc|iv)|ix\d\d|JUNK|idx1|LIST|RIFF|rec |AVIX")
 AVI_FRAME = re.compile(rb"\d\d(?:d[bc]|wb)")
 FLV_TAGS = frozenset((8, 9, 18))
@@ -77,6 +78,7 @@ def _matroska(data: mmap.mmap) -> Iterator[int]:
         if name != CLUSTER:
             at = stop
             continue
+        yield from _blocks_of_a_wrong_sum(data, body, stop)
         at = body
         while at < stop:
             name, _, behind = _element(data, at)
@@ -91,6 +93,23 @@ def _matroska(data: mmap.mmap) -> Iterator[int]:
                     return
                 break
             at = behind
+
+
+def _blocks_of_a_wrong_sum(data: mmap.mmap, body: int, stop: int) -> Iterator[int]:
+    """The ends of all blocks of a cluster that has a check sum which is not that of the rest of it."""
+    name, begin, behind = _element(data, body)
+    if name != CRC or behind - begin != 4 or stop > len(data):
+        return
+    if zlib.crc32(data[behind:stop]) == int.from_bytes(data[begin:behind], "little"):
+        return
+    at = behind
+    while at < stop:
+        name, _, behind = _element(data, at)
+        if name not in IN_CLUSTER:
+            return
+        at = behind
+        if name in BLOCKS:
+            yield min(at, stop)
 
 
 def _element(data: mmap.mmap, at: int) -> tuple[bytes, int, int]:

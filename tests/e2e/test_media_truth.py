@@ -21,6 +21,7 @@ from ltx2_train.media.sound_media import read_sound
 from ltx2_train.media.video import probe_media, read_frames
 
 FPS, COUNT, AT = 25, 49, 1.6
+AV1 = {"preset": "8", "crf": "8"}
 REORDERED = {"g": "24", "bf": "2", "preset": "veryfast", "crf": "12"}
 
 
@@ -60,6 +61,8 @@ CLIPS = {
 # What decoders of many kinds and containers add.
 MORE = {
     "hevc": ("a.mp4", even(25), {"codec": "libx265", "options": {"x265-params": "log-level=none"}}),
+    "av1": ("a.mkv", even(25), {"codec": "libsvtav1", "sound_codec": "libopus", "options": AV1}),
+    "av1, mp4": ("a.mp4", even(25), {"codec": "libsvtav1", "options": AV1}),
     "prores": ("a.mov", even(25), {"codec": "prores_ks", "pixel_format": "yuv422p10le", "sound_codec": "pcm_s16le"}),
     "mpeg2": ("a.mpg", even(25), {"codec": "mpeg2video", "sound_codec": "mp2", "options": {"bf": "2"}}),
     "flv": ("a.flv", even(25), {"options": REORDERED}),
@@ -141,6 +144,12 @@ HURT = {
     "c.avi": {"codec": "mpeg4", "options": {"g": "24", "qmin": "2", "qmax": "5"}},
     "d.webm": {"codec": "libvpx-vp9", "options": {"g": "24", "cpu-used": "8", "deadline": "realtime"}},
     "e.mp4": {"codec": "libx265", "options": {"x265-params": "keyint=24:log-level=none"}},
+    "f.webm": {"codec": "libvpx", "options": {"g": "24"}},
+    # with the tables of the standard, as cameras write it
+    "g.avi": {"codec": "mjpeg", "pixel_format": "yuvj420p", "options": {"huffman": "default"}},
+    "h.flv": {"options": REORDERED},
+    "i.mkv": {"codec": "libsvtav1", "options": {**AV1, "g": "24"}},
+    "j.ts": {"options": REORDERED},
 }
 KINDS = ("hole of 512", "hole of 4096", "cut short", "bytes lost")
 
@@ -190,7 +199,7 @@ def test_of_200_damaged_copies_none_is_green_with_a_wrong_frame(tmp_path):
         data = whole.read_bytes()
         for kind in KINDS:
             drawn = random.Random(name + kind)
-            for turn in range(10):
+            for turn in range(5):
                 path = tmp_path / f"hurt{whole.suffix}"
                 path.write_bytes(damaged(data, kind, drawn))
                 level, wrong = judged(path)
@@ -200,6 +209,18 @@ def test_of_200_damaged_copies_none_is_green_with_a_wrong_frame(tmp_path):
     print(dict(levels))
     assert not bad
     assert sum(levels.values()) == 200
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libvpx"])
+def test_other_bytes_in_a_matroska_with_check_sums_are_seen(tmp_path, codec):
+    whole = make_clip(tmp_path / "a.mkv", even(25), codec=codec, options={"g": "24"})
+    data, drawn = whole.read_bytes(), random.Random(codec)
+    assert judged(whole) == ("green", False)
+    for _ in range(5):
+        at = drawn.randrange(len(data) // 8, len(data) * 7 // 8)
+        path = tmp_path / "hurt.mkv"
+        path.write_bytes(data[:at] + drawn.randbytes(16) + data[at + 16 :])
+        assert judged(path) == ("red", False), at
 
 
 def test_pictures_of_the_bench_tell_their_numbers():

@@ -239,6 +239,7 @@ def test_a_recording_is_cut_into_spoken_segments(tmp_path):
     assert (second.sound.start, second.sound.seconds) == (pytest.approx(3.9, abs=0.05), pytest.approx(2.7, abs=0.05))
     assert first.audio_path != second.audio_path
     assert first.text_key == second.text_key
+    assert any("segments of talk.wav all carry its whole caption" in text for text in plan.warnings)
     assert path.read_bytes() == before
 
 

@@ -1,0 +1,71 @@
+"""Whether a JPEG inside a video holds together: its markers, and what its entropy coding cannot have made.
+
+Decoders read over such places and go on, so a part of the picture is moved or grey and nothing is said.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+
+SOF2, DHT, SOS, EOI = 0xC2, 0xC4, 0xDA, 0xD9
+BARE = frozenset((0x01, *range(0xD0, 0xDA)))  # markers without a segment behind them
+MARKER = re.compile(rb"\xff+([^\x00\xff])")  # inside a scan a byte of 255 has a zero behind it
+RESTARTS = range(0xD0, 0xD8)
+ZEROS = re.compile(rb"\0{64,}")
+END_OF_BLOCK = 0
+
+
+def is_broken(data: bytes) -> bool:
+    """Whether something is wrong with the JPEGs that `data` consists of, as far as their bytes show it."""
+    at, end = 0, len(data)
+    tables: dict[int, bool] = {}  # of AC coefficients: whether a plain block is zeros
+    progressive = False  # then most of what refines a picture may be zeros
+    while at + 1 < end:
+        if data[at] != 0xFF:
+            # cameras put what they like behind the picture
+            return at == 0 or data[at - 2 : at] != bytes((0xFF, EOI))
+        marker = data[at + 1]
+        if marker == 0xFF:  # padding
+            at += 1
+        elif marker in BARE:
+            at += 2
+        else:
+            size = int.from_bytes(data[at + 2 : at + 4], "big")
+            body, at = data[at + 4 : at + 2 + size], at + 2 + size
+            if size < 2 or at > end:
+                return True
+            progressive |= marker == SOF2
+            if marker == DHT:
+                tables |= _plain_is_zeros(body)
+            if marker == SOS:
+                found = MARKER.search(data, at)
+                begin, restart = at, 0
+                while found is not None and found[1][0] in RESTARTS:
+                    if found[1][0] != 0xD0 + restart % 8:
+                        return True
+                    restart += 1
+                    found = MARKER.search(data, found.end())
+                behind = end if found is None else found.start()
+                if found is not None and found[1][0] in BARE - {EOI}:
+                    return True
+                plain = progressive or bool(tables) and all(tables.values())
+                if not plain and ZEROS.search(data, begin, behind):
+                    return True
+                at = behind
+    return False
+
+
+@functools.lru_cache(maxsize=64)
+def _plain_is_zeros(tables: bytes) -> dict[int, bool]:
+    """Of each table of AC coefficients whether its shortest code, all zeros, ends a block: then a plain picture is a
+    run of zeros."""
+    found = {}
+    at = 0
+    while at + 17 <= len(tables):
+        number, counts = tables[at], tables[at + 1 : at + 17]
+        values = tables[at + 17 : at + 17 + sum(counts)]
+        if number >> 4:
+            found[number] = values[:1] == bytes((END_OF_BLOCK,))
+        at += 17 + sum(counts)
+    return found
