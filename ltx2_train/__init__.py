@@ -83,6 +83,7 @@ _HOME = {
     "terms_text": "training.metrics",
     "thinned_metrics": "training.runs",
     "train": "training.loop",
+    "train_slider": "training.slider_run",
     "write_image": "sampling.video_file",
     "write_report": "training.report",
     "write_sound": "sampling.sound_file",

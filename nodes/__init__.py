@@ -22,6 +22,7 @@ from .monitor import RunMonitor
 from .pairs import LoadTrainingPairs
 from .preview import PreviewItem
 from .sample import SampleLoRA
+from .slider import TrainSlider
 from .train import TrainLoRA
 
 from .option_nodes import OPTION_NODES  # isort: skip  # after all that show settings: it shows the others
@@ -46,6 +47,7 @@ NODES = [
     DatasetFromFile,
     RunFromFile,
     RunMonitor,
+    TrainSlider,
     *OPTION_NODES,
 ]
 

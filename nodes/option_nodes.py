@@ -32,6 +32,12 @@ ELSEWHERE: dict[str, str] = {
     "video.conditions": "Run from File",
     "audio.generated": "Run from File",
     "audio.conditions": "Run from File",
+    "slider.mode": "the sockets of Train Slider",
+    "slider.targets": "positive, negative, target_class and more_targets of Train Slider",
+    "slider.positive_caches": "the socket `positive_pictures` of Train Slider",
+    "slider.negative_caches": "the socket `negative_pictures` of Train Slider",
+    "slider.text_caches": "the captions of `positive_pictures` of Train Slider",
+    "slider.config": "more_targets of Train Slider",
 }
 # What a dataset file alone says: the columns of its lists, and what old dataset files have.
 IN_A_FILE = {

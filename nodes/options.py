@@ -34,22 +34,23 @@ class Group:
 
 
 BASE, PREPARE, TRAIN = ("Load LTX-2 Base Model",), ("Prepare Dataset", "Dataset from File"), ("Train LoRA",)
+TRAINING = (*TRAIN, "Train Slider")
 CLIPS = ("Load Training Clips",)
 GROUPS = (
     Group("Quantization", BASE, ("quant",), "How the base is stored in few bits, and how that is made exact."),
     Group("Text Encoder", BASE, ("gemma",), "How the text encoder is stored and run."),
     Group("Dataset", CLIPS, ("",), "How clips are cropped, varied, captioned and weighed.", DatasetSettings),
     Group("Caching", PREPARE, ("cache",), "How clips and captions are encoded, and what else is."),
-    Group("LoRA", TRAIN, ("lora",), "Which linears get a LoRA, and how it begins."),
-    Group("Objective", TRAIN, ("objective",), "Which noise levels are trained, and how often."),
-    Group("Loss", TRAIN, ("loss",), "How the error is measured, and how picture and sound are balanced."),
+    Group("LoRA", TRAINING, ("lora",), "Which linears get a LoRA, and how it begins."),
+    Group("Objective", TRAINING, ("objective",), "Which noise levels are trained, and how often."),
+    Group("Loss", TRAINING, ("loss",), "How the error is measured, and how picture and sound are balanced."),
     Group("Audio", TRAIN, ("audio",), "How sound is trained beside the picture."),
-    Group("Optimizer", TRAIN, ("optimizer", "ema"), "The numbers of the optimizer, and a running mean of the LoRA."),
-    Group("Schedule", TRAIN, ("schedule",), "How the learning rate changes over the run."),
-    Group("Training", TRAIN, ("train", "data"), "Epochs, saves and what happens when numbers break."),
-    Group("Memory", TRAIN, ("memory",), "What is traded for memory, in detail."),
+    Group("Optimizer", TRAINING, ("optimizer", "ema"), "The numbers of the optimizer, and a running mean of the LoRA."),
+    Group("Schedule", TRAINING, ("schedule",), "How the learning rate changes over the run."),
+    Group("Training", TRAINING, ("train", "data"), "Epochs, saves and what happens when numbers break."),
+    Group("Memory", TRAINING, ("memory",), "What is traded for memory, in detail."),
     Group("Validation", TRAIN, ("validation",), "The loss on clips that are not trained on, and when it is measured."),
-    Group("Samples", TRAIN, ("sample",), "Samples during the run, in detail."),
+    Group("Samples", TRAINING, ("sample",), "Samples during the run, in detail."),
 )
 
 FORMS: dict[str, Form] = {}

@@ -182,12 +182,12 @@ class TrainLoRA(io.ComfyNode):
                 raise
             finally:
                 events.close()
-            lora = _with_its_step(result)
+            lora = with_its_step(result)
             events.finish(
                 "finished",
                 f"{lora.name} is in ComfyUI's loras folder. Raise steps to extend; this LoRA stays as it is.",
             )
-            _finished.add(result.folder)
+            note_finished(result.folder)
             finished = handles.FinishedRun(result.folder, lora, result.step, tables)
             return io.NodeOutput(read_lora(lora), finished, str(lora), ui={"ltx2_train": [events.shown()]})
 
@@ -223,10 +223,15 @@ def check_ahead(prompt: Mapping[str, Any] | None, prepared_by: str | None, table
                 raise type(error)(text if text.startswith(TITLE) else f"{TITLE}: {text}") from None
 
 
-def _with_its_step(result: core.RunResult) -> Path:
+def with_its_step(result: core.RunResult) -> Path:
     """The LoRA of a run under the name with its step: the plain name is that of a longer run, once there is one."""
     saved = [path for step, path in core.list_loras(result.lora.parent, result.folder.name) if step == result.step]
     return saved[-1] if saved else result.lora
+
+
+def note_finished(folder: Path) -> None:
+    """Remember that this process has finished the run in `folder`, so that it is seen if it changes."""
+    _finished.add(folder)
 
 
 def _is_finished(folder: Path) -> bool:

@@ -137,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     add_run_file(add("train", _train, "Train the LoRA that a run file describes, or go on where it stopped."))
 
     add_runs(add)
+    add_run_file(add("slider", _slider, "Train a slider from pairs of prompts, or from pairs of cached latents."))
 
     draw = add("sample", _sample, "Draw samples with a LoRA.")
     add_run_file(draw)
@@ -187,6 +188,14 @@ def _train(args: argparse.Namespace, events: ConsoleEvents) -> None:
     from .. import load_run, train
 
     result = train(load_run(args.run, args.set), events)
+    events.finish()
+    print(result.summary)
+
+
+def _slider(args: argparse.Namespace, events: ConsoleEvents) -> None:
+    from .. import load_run, train_slider
+
+    result = train_slider(load_run(args.run, args.set), events)
     events.finish()
     print(result.summary)
 

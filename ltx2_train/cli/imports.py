@@ -37,7 +37,7 @@ def run_import(args: argparse.Namespace, events: ConsoleEvents) -> int:
     for line in missing:
         print(f"  {line}")
     if missing or not made.complete:
-        print(f"Put that right in {run}, then: ltx2-train cache build {run}; ltx2-train train {run}")
+        print(f"Put that right in {run}, then: {made.commands(run)}")
         return 1
-    print(f"Next: ltx2-train cache build {run}; ltx2-train train {run}")
+    print(f"Next: {made.commands(run)}")
     return 0

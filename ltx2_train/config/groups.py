@@ -23,6 +23,7 @@ from ..quant.settings import QuantSettings
 from ..settings import Dtype, Settings
 from ..shapes import floor_frames, floor_side
 from ..weights.gemma_settings import GemmaSettings
+from .slider import SliderSettings
 from .train import TrainSettings
 from .validation import ValidationSettings
 
@@ -322,6 +323,7 @@ class RunConfig(Settings):
     sample: SampleSettings = SampleSettings()
     validation: ValidationSettings = ValidationSettings()
     ema: MeanSettings = MeanSettings()
+    slider: SliderSettings = SliderSettings()
 
     _notes: tuple[str, ...] = PrivateAttr(())
 

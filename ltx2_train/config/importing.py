@@ -104,11 +104,19 @@ class Imported:
         for setting in (*NEEDED, "lora.weights"):
             group, key = setting.split(".")
             value = getattr(getattr(config, group), key)
+            if setting == "data.config" and config.slider.wanted:
+                continue  # it is trained from prompts, or from pairs of caches
             if value is None and setting in NEEDED:
                 lines.append(f"{setting} is not set")
             elif value is not None and not value.exists():
                 lines.append(f"{setting}: {value} does not exist")
         return lines
+
+    def commands(self, run: Path) -> str:
+        """What trains the written run file `run`."""
+        if load_run(run).slider.wanted:
+            return f"ltx2-train slider {run}"
+        return f"ltx2-train cache build {run}; ltx2-train train {run}"
 
     def summary(self) -> str:
         """What was taken over and what was not, for people."""

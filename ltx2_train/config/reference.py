@@ -42,12 +42,17 @@ def settings_page() -> str:
             for name, field in kind.model_fields.items()
             if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel))
         ]
-        inside = [one for field in kind.model_fields.values() if _listed(field) for one in models_in(field.annotation)]
+        inside = {
+            one: f"{section}.{name}"
+            for name, field in kind.model_fields.items()
+            if _listed(field)
+            for one in models_in(field.annotation)
+        }
         if rows:
             head = ["| setting | default | range | meaning | other names | since |", "|---|---|---|---|---|---|"]
             parts.append("\n".join([f"## [{section}]", "", title, "", *head, *rows]))
-        for one in dict.fromkeys(inside):
-            parts.append(_table_inside(section, one))
+        for one, setting in inside.items():
+            parts.append(_table_inside(setting, one))
     return "\n\n".join(parts) + "\n"
 
 
@@ -72,10 +77,10 @@ def _listed(field: FieldInfo) -> bool:
     return get_origin(inner_type(field.annotation)) is list and any(models_in(field.annotation))
 
 
-def _table_inside(section: str, kind: type[BaseModel]) -> str:
-    """What a table in a list of `section` may say."""
+def _table_inside(setting: str, kind: type[BaseModel]) -> str:
+    """What a table in the list of tables `setting` may say."""
     title = " ".join((kind.__doc__ or "").split())
-    word = kind.model_fields["type"].default if "type" in kind.model_fields else kind.__name__
+    word = f' type = "{kind.model_fields["type"].default}"' if "type" in kind.model_fields else ""
     rows = [
         f"| `{name}` | {_default(field.get_default(call_default_factory=True))} | {_range(field, _extra(field))} "
         f"| {_cell(field.description or '')} |"
@@ -83,7 +88,7 @@ def _table_inside(section: str, kind: type[BaseModel]) -> str:
         if name != "type"
     ]
     head = ["| key | default | range | meaning |", "|---|---|---|---|"]
-    return "\n".join([f'### [[{section}.conditions]] type = "{word}"', "", title, "", *head, *rows])
+    return "\n".join([f"### [[{setting}]]{word}", "", title, "", *head, *rows])
 
 
 def _extra(field: FieldInfo) -> dict[str, Any]:

@@ -175,7 +175,7 @@ class CachedSamples:
         return Sample(
             key=key,
             shape=shape,
-            fps=_rate(file) or rate,
+            fps=frame_rate(file) or rate,
             caption=text.metadata.get("caption", text.metadata.get("caption1", "")),
             latent_path=path,
             text_path=text.path,
@@ -261,7 +261,7 @@ class CachedSamples:
             raise CacheError(reason, file.path)
 
 
-def _rate(file: CacheFile | None) -> float | None:
+def frame_rate(file: CacheFile | None) -> float | None:
     """The frame rate that a file says it was made at; newer files of the community trainer call it target_fps."""
     said = {} if file is None else file.metadata
     try:

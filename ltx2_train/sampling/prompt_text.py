@@ -78,8 +78,13 @@ def prompts_beside(texts: Sequence[str], folder: Path, fingerprint: str, device:
     return {text: functools.partial(_keep, path, text, device) for text, path in paths.items() if _kept(path) is None}
 
 
+def prompt_path(text: str, folder: Path, fingerprint: str) -> Path:
+    """Where the features of `text` are kept in `folder`, made by the text encoder of that fingerprint."""
+    return folder / f"prompt_{digest(text.strip(), fingerprint)}{COMPACT_SUFFIX}"
+
+
 def _paths(texts: Sequence[str], folder: Path, fingerprint: str) -> dict[str, Path]:
-    return {text: folder / f"prompt_{digest(text.strip(), fingerprint)}{COMPACT_SUFFIX}" for text in texts}
+    return {text: prompt_path(text, folder, fingerprint) for text in texts}
 
 
 def _kept(path: Path) -> TextFeatures | None:

@@ -128,7 +128,10 @@ def _checked(lora: Path, base: BaseFiles, mode: str, events: Events) -> LoraFile
 
 
 def prompt_folder(run: RunConfig) -> Path:
-    """Where features of prompts and media of samples are cached: in the cache folder of the first dataset."""
+    """Where features of prompts and media of samples are cached: in the cache folder of the first dataset, or beside
+    the runs where there is none, as for a slider."""
+    if run.data.config is run.data.manifest is None and run.run.folder is not None:
+        return run.run.folder / "prompts"
     return prompts_of(DatasetConfig.read(run.dataset_file()))
 
 

@@ -68,6 +68,7 @@ class Checked:
     total: int
     trained: Trained = Trained()
     facts: Facts | None = None  # of its memory, where the check had to know them
+    texts: tuple[str, ...] = ()  # prompts that are needed besides those of the samples
 
     def finished_lora(self) -> Path | None:
         """The LoRA of a run that has taken all its steps already, so that nothing need be loaded."""
@@ -84,9 +85,7 @@ def check(config: RunConfig, events: Events) -> Checked:
     events.stage("check")
     for note in config.notes:
         events.message(note)
-    config, files, layers, device = _check_model(config, events)
-    checkpoint = files.checkpoint
-    path, before = recorded_run(config.run)
+    config, files, layers, device = check_model(config, events)
     dataset = DatasetConfig.read(config.dataset_file())
     require_used(config, dataset)
     require_validation(config, dataset)
@@ -95,6 +94,29 @@ def check(config: RunConfig, events: Events) -> Checked:
     require_drawable(prompts, config.model.mode, trained)
     tell_ungiven(config, prompts, events)
     order = _order_batches(config, data, events)
+    trigger = ", ".join(dict.fromkeys(entry.trigger_word for entry in dataset.datasets if entry.trigger_word))
+    model, written = (config, files, layers, device), {"dataset.toml": dataset.to_toml()}
+    return open_checked(model, data, order, prompts, events, trigger, written, trained=trained)
+
+
+def open_checked(
+    model: tuple[RunConfig, BaseFiles, list[str], torch.device],
+    data: TrainingSet,
+    order: BatchOrder,
+    prompts: list[Prompt],
+    events: Events,
+    trigger: str = "",
+    written: Mapping[str, str] | None = None,
+    texts: Sequence[str] = (),
+    trained: Trained | None = None,
+) -> Checked:
+    """Hold the run against its folder, and open that. `model` is what `check_model` returned.
+
+    `written` are texts that go into the folder beside run.toml, by name; `texts` prompts that are needed besides those
+    of the samples.
+    """
+    config, files, layers, device = model
+    path, before = recorded_run(config.run)
     total = config.train.steps
     if config.train.epochs is not None:
         total = config.train.epochs * -(-len(order) // config.train.accumulation)
@@ -102,14 +124,13 @@ def check(config: RunConfig, events: Events) -> Checked:
     if config.optimizer.name == "auto":
         config, facts = _plan_optimizer(config, data, order, device, path, events)
     base = _base_record(files)
-    trigger = ", ".join(dict.fromkeys(entry.trigger_word for entry in dataset.datasets if entry.trigger_word))
     identity = Identity.of(config, base, data, layers)
     if before is not None:
         require_same(path, before, identity, config, data)
     checked = Checked(
         config=config,
         folder=open_run(config.run, identity.record(), events),
-        checkpoint=checkpoint,
+        checkpoint=files.checkpoint,
         encoder=files.encoder,
         projection=files.projection,
         version=files.version,
@@ -120,15 +141,16 @@ def check(config: RunConfig, events: Events) -> Checked:
         base=base,
         trigger=trigger,
         total=total,
-        trained=trained,
+        trained=trained or Trained(),
         facts=facts,
+        texts=tuple(texts),
     )
     folder = checked.folder
     try:
         if checked.finished_lora() is None:
             folder.require_state()
-        save_text(folder, "run.toml", config.to_toml())
-        save_text(folder, "dataset.toml", dataset.to_toml())
+        for name, text in {"run.toml": config.to_toml(), **(written or {})}.items():
+            save_text(folder, name, text)
     except BaseException:
         folder.close("failed")
         raise
@@ -145,7 +167,7 @@ def foresee(config: RunConfig, events: Events | None = None) -> None:
     check_settings(config)
     if config.sample.wanted and config.sample.prompts is not None:
         require_drawable(read_prompts(config.sample), config.model.mode, Trained())
-    config, files, layers, _ = _check_model(config, quiet)
+    config, files, layers, _ = check_model(config, quiet)
     if config.data.config is not None or config.data.manifest is not None:
         require_used(config, DatasetConfig.read(config.dataset_file()))
     require_usable(config.run)
@@ -154,7 +176,7 @@ def foresee(config: RunConfig, events: Events | None = None) -> None:
         require_same(path, before, Identity.of(config, _base_record(files), None, layers), config, None)
 
 
-def _check_model(config: RunConfig, events: Events) -> tuple[RunConfig, BaseFiles, list[str], torch.device]:
+def check_model(config: RunConfig, events: Events) -> tuple[RunConfig, BaseFiles, list[str], torch.device]:
     """What can be checked before the dataset is looked at.
 
     Returns the settings with an optimizer chosen (see _with_optimizer), the files of the base, the layers that get a

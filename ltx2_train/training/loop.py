@@ -16,7 +16,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ import torch
 
 from ..config import RunConfig
 from ..device import out_of_memory, release
-from ..errors import RunError, Stopped, TrainerError
+from ..errors import ConfigError, RunError, Stopped, TrainerError
 from ..events import Events, shielded
 from ..feed.batches import Batch, Batches, load_batch
 from ..feed.loader import Sample
 from ..optim import averaged, can_be_guarded, guarded_step, state_aside
-from .checks import check, check_settings
+from .checks import Checked, check, check_settings
 from .contexts import streams_of
 from .fit.pace import Pace
 from .fit.trial import OomGuard, Rewound, take_guarded, try_largest
@@ -42,7 +42,8 @@ from .requests import Asked
 from .saving import complete, save, save_after_error
 from .sending import Ahead, pinned
 from .setup import Run, load
-from .step import ready_step
+from .step import StepTerms, ready_step
+from .strip import draw_strengths, sample_name
 from .validation import Validation
 from .watch import norm_row
 
@@ -68,8 +69,14 @@ def train(config: RunConfig, events: Events | None = None) -> RunResult:
     Raises Stopped once everything is saved when the user asked to stop, and TrainerError for what the user can mend.
     """
     events = shielded(events)
+    if config.slider.wanted:
+        raise ConfigError("The run describes a slider, which `ltx2-train slider` trains. Use it, or take [slider] out.")
     check_settings(config)
-    checked = check(config, events)
+    return train_checked(check(config, events), events)
+
+
+def train_checked(checked: Checked, events: Events) -> RunResult:
+    """As `train`, of a run whose inputs have been found good; its folder is closed afterwards."""
     try:
         if (lora := checked.finished_lora()) is not None:
             text = f"Finished before: {checked.total} steps. Raise train.steps to go on. LoRA: {lora}"
@@ -313,15 +320,22 @@ def _micro_steps(run: Run, batches: Rewound, events: Events) -> tuple[Columns, l
         ready = next(batches)
         batch = ready.batch
         place = run.order.following(batch.epoch, batch.index)
-        terms = ready_step(run.model, ready, run.config, run.sound)
-        mean = terms.loss.mean()
-        run.scaler.scale(mean / count).backward()
-        for column, value in terms.columns().items():
-            columns.setdefault(column, []).append(value)
+        for terms in _parts(run, ready):
+            mean = terms.loss.mean()
+            run.scaler.scale(mean / count).backward()
+            for column, value in terms.columns().items():
+                columns.setdefault(column, []).append(value)
         names += [sample.key for sample in batch.samples]
         if run.sound is not None and (text := run.sound.watch(batch)):
             events.message(text, "warning")
     return columns, names, place
+
+
+def _parts(run: Run, ready: Ready) -> Iterable[StepTerms]:
+    """The losses of a micro-batch, each with a backward pass of its own: one, or the two halves of a slider."""
+    if run.slider is not None:
+        return run.slider.parts(run.model, run.loras, ready)
+    return (ready_step(run.model, ready, run.config, run.sound),)
 
 
 def _reader(run: Run) -> Callable[[Sequence[Sample], int, int], Ready]:
@@ -381,10 +395,10 @@ def _draw(run: Run, events: Events) -> None:
     away = run.config.memory.optimizer_offload
     with averaged(run.optimizer), state_aside(run.optimizer, run.device) if away else contextlib.nullcontext():
         try:
-            _draw_as_they_are(run)
+            _draw_as_they_are(run, events)
             if run.mean is not None and run.config.ema.sample:
                 with run.mean.shown():
-                    _draw_as_they_are(run, "_ema")
+                    _draw_as_they_are(run, events, "_ema")
             return
         except Stopped:
             raise
@@ -395,11 +409,14 @@ def _draw(run: Run, events: Events) -> None:
     events.message(f"The samples of step {run.step} are left out, and the run goes on. {text}", "warning")
 
 
-def _draw_as_they_are(run: Run, mark: str = "") -> None:
+def _draw_as_they_are(run: Run, events: Events, mark: str = "") -> None:
     """Draw with the weights that the LoRA has now; `mark` stands at the end of the files' names."""
+    if run.slider is not None:
+        draw_strengths(run, events, mark)
+        return
     run.renderer.draw(
         run.prompts,
-        lambda index, prompt: run.folder.samples / f"step_{run.step:06d}_p{index + 1:02d}_s{prompt.seed}{mark}",
+        lambda index, prompt: run.folder.samples / f"{sample_name(run, index, prompt)}{mark}",
         {"step": run.step, "run": run.folder.name, "strength": 1.0, **({"weights": "ema"} if mark else {})},
         tolerant=True,
     )

@@ -32,6 +32,7 @@ def lora_metadata(run: Run) -> dict[str, Any]:
         "ss_num_batches_per_epoch": len(run.order),
         "ss_epoch": run.place[0],
         **_given(run),
+        **({} if run.slider is None else run.slider.about()),
     }
 
 

@@ -48,6 +48,7 @@ from .held_out import validation_clips
 from .metrics import MetricsLog
 from .optimizing import make_optimizer
 from .run_folder import RunFolder
+from .slider import Slider, SliderSet
 from .sound import RunSound, open_sound
 from .state import list_states, load_state, restore_random_state
 from .texts import prepare_texts
@@ -85,6 +86,7 @@ class Run:
     mean: WeightMean | None
     placed: Placed
     plan: MemoryPlan
+    slider: Slider | None = None
     step: int = 0
     place: tuple[int, int] = (0, 0)
     log: MetricsLog | None = None
@@ -266,6 +268,7 @@ def _assemble(
         placed=placed,
         plan=plan,
         trained=checked.trained,
+        slider=Slider(config.slider, config, checked.data, contexts) if isinstance(checked.data, SliderSet) else None,
     )
 
 

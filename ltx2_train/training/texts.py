@@ -26,7 +26,7 @@ def prepare_texts(checked: Checked, events: Events) -> ContextStore:
     config, device, data = checked.config, checked.device, checked.data
     contexts = ContextStore(checked.folder.path / "contexts.bin", int(config.memory.context_gb * 2**30))
     dtype, streams = DTYPES[config.model.precision], streams_of(config.model.mode)
-    texts = needed_texts(config, checked.prompts)
+    texts = list(dict.fromkeys([*needed_texts(config, checked.prompts), *checked.texts]))
     folder = prompt_folder(config) if texts else checked.folder.path
     prompts = prompt_features(texts, folder, checked.encoder, checked.projection, device, events, config.gemma)
     samples = {sample.text_path: sample for sample in (*data.samples, *validation_clips(config, data))}

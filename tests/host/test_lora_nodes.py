@@ -75,7 +75,7 @@ def test_without_a_name_it_lies_among_the_runs_and_every_recipe_has_a_file(nodes
         ({"lora_paths": "fox\nwolf"}, "lora_paths: there is no file wolf"),
         ({"lora_paths": "fox\n../../secret"}, "lora_paths: ../../secret leads out"),
         ({"lora_paths": "fox\nfox\nfox", "method": "orthogonal"}, "orthogonal merge takes two LoRAs, and 3"),
-        ({"lora_paths": "fox\nmy style", "save_name": "../x"}, "save_name: '../x' cannot be a file name"),
+        ({"lora_paths": "fox\nmy style", "save_name": "../x"}, "save_name: '/x' cannot be a file name"),
         ({"lora_paths": "fox\nmy style", "save_name": "fox"}, "written over itself"),
         ({"lora_paths": "fox\nfox", "save_name": "my style"}, "is there already and holds something else"),
     ],

@@ -55,6 +55,7 @@ KNOWN = {
     "CaptionClips": {"folder", "path", "model", "whisper", "model_path", "whisper_path"},
     "MergeLoRA": {"lora_paths", "save_name"},
     "ConvertLoRA": {"lora_path", "save_name"},
+    "TrainSlider": {"run_name"},
 }
 # texts and choices that say nothing of files
 WORDS = set(
@@ -63,7 +64,7 @@ WORDS = set(
     "text_form sample_prompts if_exists target optimizer scheduler state save_precision negative_prompt comment "
     "audio_balance audio_supervision sample_audio swap_from attention_kernel low_precision_matmul memory "
     "offload_activations pinned prompt shift_tokens audio_file audio_format action branches goal captions batches "
-    "cut_at speaker prefix method rank_mode dtype to".split()
+    "cut_at speaker prefix method rank_mode dtype to positive negative target_class more_targets strengths".split()
 )
 
 

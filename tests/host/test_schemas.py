@@ -56,6 +56,12 @@ WIDGETS = {
     "LTX2T_DatasetFromFile": "path cache_only",
     "LTX2T_RunFromFile": "path changes",
     "LTX2T_Monitor": "run_name",
+    "LTX2T_TrainSlider": "positive negative target_class run_name steps rank learning_rate guidance | more_targets "
+    "strengths frames width height sample_every sample_prompts sample_frames train_seed if_exists alpha dropout target "
+    "save_every keep_states keep_loras accumulation clip_norm optimizer weight_decay scheduler warmup "
+    "gradient_checkpointing state save_precision sample_at_start sample_width sample_height sample_steps "
+    "sample_guidance negative_prompt sample_seed comment loraplus_ratio blocks_to_swap recompute_blocks swap_from "
+    "ff_chunk attention_kernel compile optimizer_offload low_precision_matmul offload_activations pinned memory",
     "LTX2T_QuantizationOptions": "block_size device loftq loftq_iters awq awq_alpha awq_batches",
     "LTX2T_TextEncoderOptions": "double_quant compute_dtype",
     "LTX2T_DatasetOptions": "audio_track reference_temporal_scale flip color_jitter crop caption_prefix "
@@ -104,6 +110,10 @@ SOCKETS = {
     "LTX2T_DatasetFromFile": (["LTX2T_MODEL", "LTX2T_OPTIONS"], ["LTX2T_PREPARED", "STRING"]),
     "LTX2T_RunFromFile": ([], ["LORA_MODEL", "LTX2T_RUN", "STRING"]),
     "LTX2T_Monitor": ([], []),
+    "LTX2T_TrainSlider": (
+        ["LTX2T_MODEL", "LTX2T_PREPARED", "LTX2T_PREPARED", "LTX2T_OPTIONS"],
+        ["LORA_MODEL", "LTX2T_RUN", "STRING"],
+    ),
     "LTX2T_QuantizationOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
     "LTX2T_TextEncoderOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
     "LTX2T_DatasetOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),

@@ -88,6 +88,7 @@ def test_the_public_names_are_these():
         "terms_text",
         "thinned_metrics",
         "train",
+        "train_slider",
         "write_image",
         "write_report",
         "write_sound",

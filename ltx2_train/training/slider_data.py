@@ -1,0 +1,171 @@
+"""What a slider is trained on, found good before a big file is read: its prompts, or its pairs of latents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..caching.cache_file import CacheFile, stale_weights
+from ..caching.encode_text import stale_text_weights, useless_text
+from ..caching.recipe import Recipe
+from ..config import RunConfig, TrainSettings
+from ..config.base_files import BaseFiles
+from ..config.slider import SliderSettings
+from ..dataset.cache_names import LATENT_SUFFIX, text_cache_name
+from ..dataset.windows import IMAGE_FPS
+from ..errors import CacheError, ConfigError
+from ..events import Events
+from ..feed.cached import CachedName, frame_rate
+from ..feed.loader import Sample
+from ..files import digest
+from ..sampling.prompt_text import prompt_path
+from ..shapes import SPATIAL_FACTOR, LatentShape
+from ..weights.text_encoder import text_fingerprint
+from .slider import SliderSet
+
+_NAMED = 3
+
+
+def slider_settings(config: RunConfig) -> tuple[RunConfig, SliderSettings]:
+    """The settings of the run as a slider has them, and those of the slider, whole. Raises ConfigError for what a
+    slider has no use for."""
+    slider = config.slider.whole()
+    if not slider.wanted:
+        raise ConfigError(
+            "No slider is described. Write [[slider.targets]] with positive and negative prompts into the run file, or "
+            'slider.mode = "reference" with positive_caches and negative_caches; see docs/sliders.md.'
+        )
+    text = slider.mode == "text"
+    if text and not slider.targets:
+        raise ConfigError("slider.mode is text and there are no [[slider.targets]]. Name at least one.")
+    if not text and (slider.positive_caches is None or slider.negative_caches is None):
+        raise ConfigError("slider.mode is reference, which needs slider.positive_caches and slider.negative_caches.")
+    unused = {
+        "slider.targets": not text and bool(slider.targets),
+        "slider.positive_caches": text and slider.positive_caches is not None,
+        "slider.negative_caches": text and slider.negative_caches is not None,
+        "slider.text_caches": text and slider.text_caches is not None,
+        "data.config": config.data.config is not None,
+        "data.manifest": config.data.manifest is not None,
+        "validation.every": bool(config.validation.every),
+        "validation.every_epochs": bool(config.validation.every_epochs),
+        "video.conditions": bool(config.video.conditions),
+        "quant.awq": config.quant.awq,
+        "loss.video_weight": config.loss.video_weight != 1,
+        "train.caption_dropout": text and _set(config, "caption_dropout"),
+        "train.first_frame_probability": _set(config, "first_frame_probability"),
+    }
+    if given := [name for name, there in unused.items() if there]:
+        raise ConfigError(f"A slider of mode {slider.mode} has no use for {', '.join(given)}. Take it out of the run.")
+    if config.model.mode != "video":
+        raise ConfigError(f"Sliders are of the picture: model.mode is {config.model.mode}. Set it to video.")
+    train = {"first_frame_probability": 0.0, **({"caption_dropout": 0.0} if text else {})}
+    settings = {"train": config.train.model_copy(update=train), "slider": slider}
+    return config.model_copy(update=settings), slider
+
+
+def _set(config: RunConfig, name: str) -> bool:
+    """Whether a setting of the training was changed to something that does something."""
+    value = getattr(config.train, name)
+    return bool(value) and value != TrainSettings.model_fields[name].default
+
+
+def open_slider(config: RunConfig, slider: SliderSettings, files: BaseFiles, folder: Path, events: Events) -> SliderSet:
+    """The prompts or pairs of `slider`; features of prompts are kept in `folder`. Raises CacheError."""
+    if slider.mode == "text":
+        return _targets(config, slider, files, folder)
+    return _pairs(slider, files.recipe(config, dino=False), events)
+
+
+def _targets(config: RunConfig, slider: SliderSettings, files: BaseFiles, folder: Path) -> SliderSet:
+    shape = LatentShape(slider.frames, slider.height // SPATIAL_FACTOR, slider.width // SPATIAL_FACTOR)
+    fingerprint = text_fingerprint(files.encoder, files.projection, config.gemma)
+    samples, targets = [], {}
+    for number, target in enumerate(slider.targets, 1):
+        recipe = (target.positive, target.negative, target.target_class, f"{target.weight:g}", f"{slider.guidance:g}")
+        key = f"target {number} ({digest(*recipe, length=8)})"
+        targets[key] = target
+        samples.append(
+            Sample(
+                key=key,
+                shape=shape,
+                fps=IMAGE_FPS,
+                caption=target.target_class or target.positive,
+                latent_path=Path(key),
+                text_path=prompt_path(target.target_class, folder, fingerprint),
+                kind="image" if slider.frames == 1 else "video",
+            )
+        )
+    return SliderSet(tuple(samples), (), (1,), targets=targets)
+
+
+def _pairs(slider: SliderSettings, recipe: Recipe, events: Events) -> SliderSet:
+    """The latents that both folders have. Raises CacheError where there are none, or two are not of one shape."""
+    positive, negative = slider.positive_caches, slider.negative_caches
+    assert positive is not None
+    assert negative is not None
+    for name, folder in (("positive_caches", positive), ("negative_caches", negative)):
+        if not folder.is_dir():
+            raise CacheError(f"slider.{name}: there is no folder {folder}. Correct the path.", folder)
+    names = [{path.name for path in folder.glob(f"*{LATENT_SUFFIX}")} for folder in (positive, negative)]
+    both = sorted(names[0] & names[1])
+    if not both:
+        raise CacheError(
+            f"No latents of {positive} have the name of latents in {negative}, so there is no pair. Name the media of "
+            "a pair alike, and encode both folders at the same size with `ltx2-train cache build`.",
+            positive,
+        )
+    for folder, own, other in ((positive, *names), (negative, names[1], names[0])):
+        if alone := sorted(own - other):
+            more = f" and {len(alone) - _NAMED} more" if len(alone) > _NAMED else ""
+            listed = ", ".join(name.removesuffix(LATENT_SUFFIX) for name in alone[:_NAMED])
+            events.message(f"Left out, since they have no partner: {listed}{more} in {folder.name}.", "warning")
+    texts = slider.text_caches or positive
+    samples = [_pair(positive / name, negative / name, texts, recipe) for name in both]
+    negatives = {positive / name: negative / name for name in both}
+    return SliderSet(tuple(samples), (), (1,), negatives=negatives)
+
+
+def _pair(positive: Path, negative: Path, texts: Path, recipe: Recipe) -> Sample:
+    files = [CacheFile(path) for path in (positive, negative)]
+    for file in files:
+        if file.fingerprinted and (reason := stale_weights(file, "VAE", recipe.video_vae)):
+            raise CacheError(f"{file.path}: {reason}. Encode both folders again with this base.", file.path)
+    shapes = [file.latent_shape() for file in files]
+    if shapes[0] != shapes[1]:
+        raise CacheError(
+            f"The pair {positive.name} is of two sizes: {shapes[0]} and {shapes[1]}. Encode both folders with the same "
+            "size and frames.",
+            positive,
+        )
+    parsed = CachedName.parse(positive.name)
+    if parsed is None:
+        raise CacheError(f"{positive}: its name is not that of latents (docs/dataset_file.md lists the names).")
+    text = _text(texts, parsed.stem, recipe)
+    return Sample(
+        key=positive.name.removesuffix(LATENT_SUFFIX),
+        shape=shapes[0],
+        fps=frame_rate(files[0]) or IMAGE_FPS,
+        caption=text.metadata.get("caption", text.metadata.get("caption1", "")),
+        latent_path=positive,
+        text_path=text.path,
+        kind="image" if shapes[0].frames == 1 else "video",
+    )
+
+
+def _text(folder: Path, stem: str, recipe: Recipe) -> CacheFile:
+    for form in ("compact", "full"):
+        path = folder / text_cache_name(stem, form)
+        if not path.is_file():
+            continue
+        file = CacheFile(path)
+        reason = useless_text(file, recipe.mode)
+        if reason is None and file.fingerprinted:
+            reason = stale_text_weights(file, recipe.text)
+        if reason is not None:
+            raise CacheError(f"{path}: {reason}. Make the text caches again with this base.", path)
+        return file
+    raise CacheError(
+        f"There is no text cache for {stem} in {folder}. Encode the captions of one of both folders with "
+        "`ltx2-train cache build`, and name it as slider.text_caches if it is not that of the positive latents.",
+        folder,
+    )

@@ -1,0 +1,39 @@
+"""Training a slider: the loop of any run, on prompts alone or on pairs of latents."""
+
+from __future__ import annotations
+
+from ..conditions.trained import Trained
+from ..config import RunConfig
+from ..events import Events, shielded
+from ..feed.batches import BatchOrder
+from ..sampling.ahead import training_prompts
+from ..sampling.prompts import require_drawable
+from ..sampling.sample import prompt_folder
+from .checks import Checked, check_model, check_settings, open_checked
+from .loop import RunResult, train_checked
+from .slider_data import open_slider, slider_settings
+
+
+def train_slider(config: RunConfig, events: Events | None = None) -> RunResult:
+    """Train, or go on training, the slider that `config.slider` describes.
+
+    Raises Stopped once everything is saved when the user asked to stop, and TrainerError for what the user can mend.
+    """
+    events = shielded(events)
+    check_settings(config)
+    return train_checked(check_slider(config, events), events)
+
+
+def check_slider(config: RunConfig, events: Events) -> Checked:
+    """Find everything that can be wrong before a big file is read, and open the run folder."""
+    events.stage("check")
+    for note in config.notes:
+        events.message(note)
+    config, slider = slider_settings(config)
+    model = check_model(config, events)
+    config, files = model[:2]
+    data = open_slider(config, slider, files, prompt_folder(config), events)
+    order = BatchOrder(data.samples, data.batch_sizes, config.train.seed, None, config.train.accumulation)
+    prompts = training_prompts(config, data)
+    require_drawable(prompts, config.model.mode, Trained())
+    return open_checked(model, data, order, prompts, events, texts=slider.texts())
