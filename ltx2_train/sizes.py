@@ -48,7 +48,7 @@ def meta_model(
     model.to(dtype).requires_grad_(False)
     if format != "none":
         _quantize_blocks(model, format, run, source)
-    loras = inject(model, run.lora, torch.Generator().manual_seed(0))
+    loras = inject(model, run.settled_lora, torch.Generator().manual_seed(0))
     return model, sum(parameter.numel() for parameter in loras.parameters())
 
 

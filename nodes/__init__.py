@@ -11,6 +11,7 @@ from .audio import LoadTrainingAudio
 from .branches import KeepBranch
 from .check import CheckDataset
 from .combine import CombineDatasets
+from .conditions import AudioConditions, ConditionsRecipe, VideoConditions
 from .convert_lora import ConvertLoRA
 from .data import LoadTrainingClips, PrepareDataset
 from .from_file import DatasetFromFile, RunFromFile
@@ -49,6 +50,9 @@ NODES = [
     RunMonitor,
     TrainSlider,
     *OPTION_NODES,
+    VideoConditions,
+    AudioConditions,
+    ConditionsRecipe,
 ]
 
 

@@ -13,6 +13,7 @@ from . import handles, host
 SOURCES = ("video_directory", "image_directory", "audio_directory")
 SIZELESS = ("batch_size", "max_left_out")  # what of a shape concerns recordings too
 PAIRED = ("reference_directory", "reference_frames", "reference_downscale")
+BESIDE = ("reference_audio_directory", "mask_directory", "audio_mask_directory")
 
 
 def dataset_folder(clips: handles.ClipFolder, name: str = "") -> Path:
@@ -61,7 +62,11 @@ def _cache_name(entry: Mapping[str, Any], first: Path, second: bool) -> str:
     if second or source != first:
         name += f"_{digest(str(source.resolve()), length=8)}"
     if "reference_directory" in entry:
-        name += f"_pairs_{digest(*(str(entry.get(key)) for key in PAIRED), length=8)}"
+        scale = entry.get("reference_temporal_scale", 1)
+        marks = [str(entry.get(key)) for key in PAIRED] + ([str(scale)] if scale != 1 else [])
+        name += f"_pairs_{digest(*marks, length=8)}"
+    if any(key in entry for key in BESIDE):
+        name += f"_with_{digest(*(str(entry.get(key)) for key in BESIDE), length=8)}"
     return name
 
 

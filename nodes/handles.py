@@ -18,6 +18,7 @@ Dataset = io.Custom("LTX2T_DATASET")
 Prepared = io.Custom("LTX2T_PREPARED")
 Run = io.Custom("LTX2T_RUN")
 Options = io.Custom("LTX2T_OPTIONS")
+Conditions = io.Custom("LTX2T_CONDITIONS")
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,24 @@ class PreparedDataset:
 
 
 @dataclass(frozen=True)
+class Given:
+    """What a run is given beside the text: the groups `video` and `audio` of its settings."""
+
+    tables: Mapping[str, Any]
+
+    def describe(self) -> str:
+        """ "video: reference, first_frame (20%) | audio: whole"."""
+        parts = []
+        for stream, table in self.tables.items():
+            named = [_condition(one) for one in table.get("conditions", ())]
+            parts.append(f"{stream}: {', '.join(named if table.get('generated', True) else ['whole', *named])}")
+        return " | ".join(parts)
+
+    def __repr__(self) -> str:
+        return f"<{self.describe()}>"
+
+
+@dataclass(frozen=True)
 class FinishedRun:
     """A trained run: its folder, its newest LoRA and the settings it was trained with."""
 
@@ -91,3 +110,8 @@ class GivenOptions:
 
     def __repr__(self) -> str:
         return f"<{', '.join(self.groups)}>"
+
+
+def _condition(table: Mapping[str, Any]) -> str:
+    chance = float(table.get("probability", 1.0))
+    return str(table["type"]) if chance == 1 else f"{table['type']} ({chance:.0%})"

@@ -36,12 +36,19 @@ def outputs(counted: str) -> list[Any]:
     ]
 
 
-def inputs(what: str, prefix: str = "") -> list[Any]:
-    """The two widgets that say where the media lie; `what` they are, in the plural. `prefix` begins their names."""
+def inputs(what: str, prefix: str = "", advanced: bool = False) -> list[Any]:
+    """The two widgets that say where the media lie; `what` they are, in the plural. `prefix` begins their names.
+
+    `advanced` ones are folded away, and need not be given.
+    """
+    more: dict[str, Any] = {"optional": True, "advanced": True} if advanced else {}
+    first: dict[str, Any] = {"default": NO_FOLDER} if advanced else {}
     return [
         io.Combo.Input(
             f"{prefix}folder",
             options=[NO_FOLDER, *host.input_folders()],
+            **first,
+            **more,
             tooltip=f"Folder of {what} inside ComfyUI's input folder. Press R after adding one.",
         ),
         io.String.Input(
@@ -49,8 +56,14 @@ def inputs(what: str, prefix: str = "") -> list[Any]:
             default="",
             tooltip="Folder anywhere on this machine; where given, it is used instead of the one above. A path that "
             "does not begin at a drive or at / is one below ComfyUI's input folder.",
+            **more,
         ),
     ]
+
+
+def named(folder: str, path: str) -> bool:
+    """Whether the widgets name a folder at all."""
+    return folder != NO_FOLDER or bool(path.strip())
 
 
 def fingerprint(folder: str | None, path: str | None, recursive: bool | None) -> Any:

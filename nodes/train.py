@@ -10,6 +10,7 @@ from .. import ltx2_train as core
 from ..ltx2_train import RunConfig
 from ..ltx2_train.errors import ConfigError, Stopped, TrainerError
 from . import handles, host, options, words
+from .conditions import foretold
 from .host import io
 from .widgets import SWITCH, Form, Setting, merged, widget
 from .wire import lora_file, read_lora
@@ -115,6 +116,12 @@ class TrainLoRA(io.ComfyNode):
                 widget(RunConfig, MEMORY),
                 *LATER.advanced_inputs(),
                 options.socket(),
+                handles.Conditions.Input(
+                    "conditions",
+                    optional=True,
+                    tooltip="What the run is given beside the text: references, first frames, masks, a whole stream. "
+                    "From Video Conditions, Audio Conditions or Conditions Recipe.",
+                ),
             ],
             outputs=[
                 io.LoraModel.Output("lora", display_name="lora", tooltip="The trained LoRA, for Load LoRA Model."),
@@ -165,12 +172,14 @@ class TrainLoRA(io.ComfyNode):
         start_lora: dict[str, Any] | None = None,
         memory: str = "auto",
         options: handles.GivenOptions | None = None,
+        conditions: handles.Given | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
         with host.training_job(TITLE):
             more = {} if start_lora is None else {"lora": {"weights": str(lora_file(start_lora))}}
             shown = run_tables(prepared.tables, {**settings, MEMORY.id: memory})
-            tables = merged(shown, further_settings(options, TITLE), more)
+            streams = {} if conditions is None else conditions.tables
+            tables = merged(shown, further_settings(options, TITLE), streams, more)
             run = core.make_run(tables, host.runs_folder(), TITLE)
             events = host.ComfyEvents(cls.hidden.unique_id, run.run.name, widget=True)
             if run.run.if_exists == "continue":
@@ -204,19 +213,26 @@ def check_ahead(prompt: Mapping[str, Any] | None, prepared_by: str | None, table
 
     `tables` are the settings of its caches. Raises TrainerError, as they would when everything has been encoded.
     """
-    for node in (prompt or {}).values():
-        given_inputs = node.get("inputs", {})
-        if node.get("class_type") != NODE_ID or given_inputs.get("prepared") != [prepared_by, 0]:
+    prompt = prompt or {}
+    for node in prompt.values():
+        inputs = node.get("inputs", {})
+        if node.get("class_type") != NODE_ID or inputs.get("prepared") != [prepared_by, 0]:
             continue
-        known = {name: value for name, value in given_inputs.items() if not isinstance(value, list)}
+        known = {name: value for name, value in inputs.items() if not isinstance(value, list)}
         widgets = {**FORM.defaults(visible=True), **LATER.defaults(), MEMORY.id: "auto"}
+        streams = handles.Given({})
+        if "conditions" in inputs:
+            streams = foretold(prompt, inputs["conditions"])
         with words.speaking_as(TITLE):
             try:
                 shown = {name: known.get(name, value) for name, value in widgets.items()}
-                further = options.in_prompt(prompt or {}, given_inputs.get("options"))
-                run = core.make_run(merged(run_tables(tables, shown), further or {}), host.runs_folder(), TITLE)
-                # a wire: its value is not known
-                if further is not None and not any(name in given_inputs and name not in known for name in widgets):
+                further = options.in_prompt(prompt, inputs.get("options"))
+                streams_shown = {} if streams is None else streams.tables
+                tables_shown = merged(run_tables(tables, shown), further or {}, streams_shown)
+                run = core.make_run(tables_shown, host.runs_folder(), TITLE)
+                wired = further is None or streams is None
+                # the value at the end of a wire is not known
+                if not wired and not any(name in inputs and name not in known for name in widgets):
                     core.foresee(run)
             except TrainerError as error:
                 text = words.in_words(str(error))

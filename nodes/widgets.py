@@ -168,10 +168,13 @@ def shown_field(kind: type[BaseModel], setting: Setting) -> FieldInfo:
     if setting.item is None:
         return field
     types = get_args(field.annotation)
-    row = field.get_default(call_default_factory=True)
+    default = setting.default
+    if not field.is_required():
+        row = field.get_default(call_default_factory=True)
+        default = row[min(setting.item, len(row) - 1)]
     return FieldInfo(
         annotation=types[min(setting.item, len(types) - 1)] if types[-1] is not Ellipsis else types[0],
-        default=row[min(setting.item, len(row) - 1)],
+        default=default,
         description=field.description,
         json_schema_extra=field.json_schema_extra,
     )

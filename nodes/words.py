@@ -6,8 +6,32 @@ import contextlib
 import contextvars
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+_PAIRS = "Load Training Pairs"
+_FOLDERS = {
+    "reference_directory": "reference_folder",
+    "reference_audio_directory": "reference_folder",
+    "mask_directory": "mask_folder",
+    "audio_mask_directory": "mask_folder",
+}
+_DATA = "|".join(_FOLDERS)
+# whole phrases of the core that speak of files which a graph has not
+_PHRASES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
+    (
+        re.compile(r'add \[\[(video|audio)\.conditions\]\] with type = "(\w+)" to the run'),
+        lambda found: f"connect {found[1].capitalize()} Conditions, set to {found[2]}, to `conditions` of Train LoRA",
+    ),
+    (
+        re.compile(r"\b(video|audio)\.conditions asks for"),
+        lambda found: f"{found[1].capitalize()} Conditions asks for",
+    ),
+    (re.compile(rf"(?:\w*datasets\[\d+\]\.)({_DATA})\b"), lambda found: f"{_FOLDERS[found[1]]} of {_PAIRS}"),
+    (
+        re.compile(rf"\b({_DATA}) in the dataset file"),
+        lambda found: f"{_FOLDERS[found[1]]} of {_PAIRS} ({found[1]} of a dataset file)",
+    ),
+)
 _shown: dict[str, dict[str, str]] = {}  # dotted path of a setting -> node that shows it -> name of the widget
 _node: contextvars.ContextVar[str] = contextvars.ContextVar("node", default="")
 
@@ -30,6 +54,8 @@ def speaking_as(node: str) -> Iterator[None]:
 
 def in_words(text: str) -> str:
     """`text` with each setting called as its widget; of another node, with the name of the node."""
+    for phrase, said in _PHRASES:
+        text = phrase.sub(said, text)
     return _pattern().sub(_widget, text)
 
 

@@ -68,6 +68,13 @@ class _Input:
             raise AttributeError(name) from None
 
 
+class _Option:
+    """One choice of a dynamic combo, with the inputs that come with it."""
+
+    def __init__(self, key: str, inputs: list[_Input]) -> None:
+        self.key, self.inputs = key, inputs
+
+
 class _Output:
     def __init__(self, id: str | None = None, display_name: str | None = None, tooltip: str | None = None) -> None:
         self.id, self.display_name, self.tooltip = id, display_name, tooltip
@@ -124,10 +131,13 @@ class Hidden(str, enum.Enum):
 
 
 def _io() -> types.SimpleNamespace:
+    dynamic = _kind("COMFY_DYNAMICCOMBO_V3")
+    dynamic.Option = _Option
     names = {"Int": "INT", "Float": "FLOAT", "String": "STRING", "Boolean": "BOOLEAN", "Combo": "COMBO"}
     names |= {"Video": "VIDEO", "Audio": "AUDIO", "LoraModel": "LORA_MODEL", "Image": "IMAGE"}
     return types.SimpleNamespace(
         **{name: _kind(io_type) for name, io_type in names.items()},
+        DynamicCombo=dynamic,
         Custom=_kind,
         Schema=Schema,
         NodeOutput=NodeOutput,

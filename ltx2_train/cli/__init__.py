@@ -162,6 +162,11 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--defaults", action="store_true", help="the whole tree with help, as a TOML file")
     what.add_argument("--run", type=Path, metavar="RUN.toml", help="the resolved settings of a run file")
     what.add_argument("--reference", action="store_true", help="every setting as a page of Markdown (docs/settings.md)")
+    what.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="a run file for a task beside a plain LoRA (IC-LoRA, image to video, voices ...); `list` names them",
+    )
     what.add_argument("--names", action="store_true", help="what becomes of the names of other programs, as Markdown")
     return parser
 
@@ -227,7 +232,22 @@ def _config(args: argparse.Namespace, events: ConsoleEvents) -> None:
 
         print((settings_page() if args.reference else names_tables()).rstrip())
         return
+    if args.recipe is not None:
+        print(_recipe(args.recipe).rstrip())
+        return
     print((describe_defaults() if args.defaults else load_run(args.run).to_toml()).rstrip())
+
+
+def _recipe(name: str) -> str:
+    from ..config.recipes import RECIPES, recipe_text
+    from ..registry import nearest
+
+    if name == "list":
+        return "\n".join(f"{name:16} {recipe.title}: {recipe.about}" for name, recipe in RECIPES.items())
+    if name not in RECIPES:
+        near = f" Did you mean {' or '.join(found)}?" if (found := nearest(name, RECIPES)) else ""
+        raise ConfigError(f"--recipe {name}: there is no such recipe.{near} There are {', '.join(RECIPES)}.")
+    return recipe_text(name)
 
 
 __all__ = ["ConsoleEvents", "duration", "main"]

@@ -6,7 +6,7 @@ what any of them gives is given.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -53,12 +53,14 @@ class Boundary(Condition):
     @classmethod
     def _one_number_is_both_ends(cls, values: Any) -> Any:
         if isinstance(values, dict):
-            single = {
-                key: (values[key], values[key])
-                for key in ("temporal_boundary", "seconds")
-                if isinstance(values.get(key), (int, float)) and not isinstance(values[key], bool)
-            }
-            return {**values, **single}
+            both = {}
+            for key in ("temporal_boundary", "seconds"):
+                value = values.get(key)
+                if isinstance(value, (list, tuple)) and len(value) == 1:
+                    value = value[0]
+                if isinstance(value, (int, float)) and not isinstance(value, bool):
+                    both[key] = (value, value)
+            return {**values, **both}
         return values
 
     @model_validator(mode="after")
@@ -167,6 +169,13 @@ AudioCondition = Annotated[
     | Annotated[AudioReference, Tag("reference")],
     _by_type("audio", "prefix, suffix, mask, reference"),
 ]
+
+
+def condition_kinds(stream: Literal["video", "audio"]) -> dict[str, type[Condition]]:
+    """Type -> class of each condition of the stream, in the order in which they are named."""
+    union = get_args(VideoCondition if stream == "video" else AudioCondition)[0]
+    classes = (get_args(tagged)[0] for tagged in get_args(union))
+    return {one.model_fields["type"].default: one for one in classes}
 
 
 class VideoStream(Settings):

@@ -72,8 +72,9 @@ def _official_conditions(value: Any, name: str, whole: Mapping[str, Any]) -> Fou
     if not isinstance(value, Sequence) or not all(isinstance(one, Mapping) and "type" in one for one in value):
         raise ValueError("needs a list of conditions, each with a type")
     stream, conditions, found = name.split(".")[1], [], []
+    made = dict(whole.get(f"training_strategy.{stream}") or {}).get("is_generated", True)
     for one in value:
-        if one["type"] == "first_frame" and stream == "video":
+        if one["type"] == "first_frame" and stream == "video" and made:
             found.append(("train.first_frame_probability", one.get("probability", 1.0)))
             continue
         conditions.append({key: inner for key, inner in one.items() if key not in ("latents_dir", "mask_dir")})
@@ -82,10 +83,16 @@ def _official_conditions(value: Any, name: str, whole: Mapping[str, Any]) -> Fou
 
 
 def _ic_lora(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
-    """In-context LoRAs: the preset names the layers, and by itself or by its strategy what is given as a reference."""
+    """In-context LoRAs: the preset names the layers, and by itself or by its strategy what is given as a reference.
+
+    A strategy without a preset trains the layers of every other run there, and not those that go with a reference.
+    """
     preset, strategy = whole.get("lora_target_preset"), whole.get("ic_lora_strategy", "auto")
     kind = strategy if strategy != "auto" else preset
     found: Found = [("lora.target", value)] if name == "lora_target_preset" else []
+    if preset is None and kind in ("v2v", "audio_ref_only_ic"):
+        sound_alone = (whole.get("ltx2_mode") or whole.get("ltx_mode")) in ("a", "audio")
+        found = [("lora.target", "audio" if sound_alone else "t2v")]
     if kind == "v2v":
         return [*found, ("video.conditions", [{"type": "reference"}])]
     if kind == "audio_ref_only_ic":

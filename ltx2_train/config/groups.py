@@ -332,6 +332,22 @@ class RunConfig(Settings):
         """Sentences on names of other programs that were given and change nothing."""
         return self._notes
 
+    @property
+    def settled_lora(self) -> LoraSettings:
+        """`lora`, its target chosen by what conditions make of the run where it is "auto" and they decide it."""
+        if self.lora.target != "auto":
+            return self.lora
+        chosen: Literal["audio", "v2v", "audio_ref_only_ic"]
+        if not self.video.generated:
+            chosen = "audio"
+        elif any(one.type == "reference" for one in self.video.conditions):
+            chosen = "v2v"
+        elif self.model.mode == "av" and any(one.type == "reference" for one in self.audio.conditions):
+            chosen = "audio_ref_only_ic"
+        else:
+            return self.lora
+        return self.lora.model_copy(update={"target": chosen})
+
     def to_toml(self) -> str:
         """The whole tree as TOML; unset values are left out."""
         import tomli_w

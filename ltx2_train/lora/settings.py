@@ -58,8 +58,8 @@ class LoraSettings(Settings):
     target: Literal["auto", "t2v", "v2v", "audio", "audio_ref_only_ic", "full"] = Field(
         default="auto",
         description="Layers to train: t2v = attention; v2v = attention and feed-forward; audio = the audio layers; "
-        "audio_ref_only_ic = audio and its exchange with video; full = all but the attention gates. auto = t2v, or "
-        "audio where only audio is trained.",
+        "audio_ref_only_ic = audio and its exchange with video; full = all but the attention gates. auto = t2v; "
+        "audio where only sound is learned; v2v with a reference; audio_ref_only_ic with a reference sound.",
         json_schema_extra={"community": "lora_target_preset"},
     )
     include_patterns: list[str] = Field(

@@ -45,6 +45,7 @@ from ..shapes import Mode
 from ..weights.gemma_bnb import require_bitsandbytes
 from ..weights.load import load_audio_vae, load_connectors, load_video_vae
 from ..weights.text_encoder import TextEncoder
+from .check_given import check_supplied
 from .checks import needed_texts
 from .sound import require_sound
 from .unused import require_items_used, require_used
@@ -89,6 +90,7 @@ def build_caches(run: RunConfig, events: Events | None = None, trains: bool = Tr
     dataset = DatasetConfig.read(config)
     if trains:
         require_used(run, dataset)
+        check_supplied(run, dataset)
     require_drawable(asked, run.model.mode, trained_of(run, dataset))
     device = pick_device(run.model.device)
     make_folders(dataset)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ..caching.cache_file import CacheFile
-from ..conditions.given import Target, refusal
+from ..conditions.given import Target, is_given, refusal
 from ..conditions.reference import downscale
 from ..conditions.settings import AudioReference, Condition, Mask, Reference
 from ..conditions.trained import Trained, reference_of, reference_sound_of
 from ..config import RunConfig
+from ..dataset.dataset_file import DatasetConfig
+from ..dataset.entry import DatasetSettings
 from ..errors import ConfigError
 from ..events import Events
 from ..feed.loader import Sample
@@ -45,6 +47,12 @@ def check_streams(config: RunConfig) -> None:
                     f"{stream}.conditions: the condition of type {one.type} has probability 0, so what it needs would "
                     "be cached and never used. Raise its probability, or take it out."
                 )
+        parts = [one.type for one in settings.conditions if is_given(one)]
+        if parts and not settings.generated:
+            raise ConfigError(
+                f"{stream}.generated is false, so the whole {stream} is given, and {stream}.conditions of type "
+                f"{', '.join(parts)} would change nothing. Take them out, or set {stream}.generated to true."
+            )
         for kind in (type(one) for one in settings.conditions):
             if sum(type(one) is kind for one in settings.conditions) > 1 and kind in (Reference, AudioReference, Mask):
                 raise ConfigError(
@@ -52,6 +60,16 @@ def check_streams(config: RunConfig) -> None:
                     f"{next(one.type for one in settings.conditions if type(one) is kind)}; keep one, with the "
                     "probability that both together should have."
                 )
+
+
+def check_supplied(config: RunConfig, dataset: DatasetConfig) -> None:
+    """What the settings of the dataset show before one medium is looked at. Raises ConfigError that names the setting
+    whose data a condition asks for."""
+    for stream, settings in (("video", config.video), ("audio", config.audio)):
+        for condition in settings.conditions:
+            data = _data_of(stream, condition)
+            if data is not None and not any(data.may_come_with(entry) for entry in dataset.datasets):
+                raise _none_has(stream, data)
 
 
 def check_samples(config: RunConfig, samples: Sequence[Sample], events: Events) -> None:
@@ -66,8 +84,7 @@ def check_samples(config: RunConfig, samples: Sequence[Sample], events: Events) 
     _tell_black(config, samples, events)
     for stream, settings in (("video", config.video), ("audio", config.audio)):
         for condition in settings.conditions:
-            if isinstance(condition, (Mask, Reference, AudioReference)):
-                _require_some(stream, condition, samples, events)
+            _require_some(stream, condition, samples, events)
 
 
 def as_cached(config: RunConfig, samples: Sequence[Sample], trained: Trained) -> Trained:
@@ -172,26 +189,58 @@ def _problems(config: RunConfig, sample: Sample) -> Iterator[str]:
             )
 
 
-def _require_some(stream: str, condition: Condition, samples: Sequence[Sample], events: Events) -> None:
-    of_sound = stream == "audio"
-    concerned = [one for one in samples if (one.audio_steps if of_sound else one.kind != "audio")]
+@dataclass(frozen=True)
+class _Data:
+    """What a condition takes of each sample: its name, the setting of the dataset that gives it, and where a sample
+    has it."""
+
+    name: str
+    setting: str
+    caches: str
+    path: str
+
+    def may_come_with(self, entry: DatasetSettings) -> bool:
+        """Whether the dataset gives it: by a folder, or perhaps by a list or caches, which only a closer look tells."""
+        listed = entry.from_caches or entry.source_key.endswith("_file")
+        return listed or any(getattr(entry, key, None) is not None for key in (self.setting, self.caches))
+
+
+_MASK = _Data("mask", "mask_directory", "", "mask_path")
+_SOUND_MASK = _Data("mask", "audio_mask_directory", "", "audio_mask_path")
+_REFERENCE = _Data("reference", "reference_directory", "reference_cache_directory", "reference_path")
+_REFERENCE_SOUND = _Data(
+    "reference sound", "reference_audio_directory", "reference_audio_cache_directory", "reference_audio_path"
+)
+
+
+def _data_of(stream: str, condition: Condition) -> _Data | None:
+    """What `condition` takes of each sample beside its media; None where it takes nothing."""
     if isinstance(condition, Mask):
-        what, setting = "mask", "audio_mask_directory" if of_sound else "mask_directory"
-        lacking = [one.key for one in concerned if (one.audio_mask_path if of_sound else one.mask_path) is None]
-    else:
-        what = "reference sound" if of_sound else "reference"
-        setting = "reference_audio_directory" if of_sound else "reference_directory"
-        paths = ((one, one.reference_audio_path if of_sound else one.reference_path) for one in concerned)
-        lacking = [one.key for one, path in paths if path is None]
-    if len(lacking) == len(concerned):
-        raise ConfigError(
-            f"{stream}.conditions asks for a {what}, and not one sample has any. Set {setting} in the dataset file (in "
-            "ComfyUI: Load Training Pairs), or take the condition out."
-        )
+        return _SOUND_MASK if stream == "audio" else _MASK
+    if isinstance(condition, Reference):
+        return _REFERENCE
+    return _REFERENCE_SOUND if isinstance(condition, AudioReference) else None
+
+
+def _none_has(stream: str, data: _Data) -> ConfigError:
+    return ConfigError(
+        f"{stream}.conditions asks for a {data.name}, and not one sample has any. Set {data.setting} in the dataset "
+        "file, or take the condition out."
+    )
+
+
+def _require_some(stream: str, condition: Condition, samples: Sequence[Sample], events: Events) -> None:
+    data = _data_of(stream, condition)
+    if data is None:
+        return
+    concerned = [one for one in samples if (one.audio_steps if stream == "audio" else one.kind != "audio")]
+    lacking = [one.key for one in concerned if getattr(one, data.path) is None]
+    if samples and len(lacking) == len(concerned):
+        raise _none_has(stream, data)
     if lacking:
         named = ", ".join(lacking[:_NAMED]) + (" ..." if len(lacking) > _NAMED else "")
         events.message(
-            f"{len(lacking)} of {len(concerned)} samples have no {what} and train without: {named}.", "warning"
+            f"{len(lacking)} of {len(concerned)} samples have no {data.name} and train without: {named}.", "warning"
         )
 
 

@@ -32,7 +32,7 @@ from ..weights.fingerprint import part_fingerprint
 from ..weights.load import blueprint
 from ..weights.quantize import check_quant
 from ..weights.reader import TensorFile
-from .check_given import as_cached, check_samples, check_streams, tell_ungiven
+from .check_given import as_cached, check_samples, check_streams, check_supplied, tell_ungiven
 from .contexts import EMPTY_PROMPT
 from .fit import Facts, this_machine
 from .fit.choose import LEANER, fixed_settings, make_plan
@@ -89,6 +89,7 @@ def check(config: RunConfig, events: Events) -> Checked:
     dataset = DatasetConfig.read(config.dataset_file())
     require_used(config, dataset)
     require_validation(config, dataset)
+    check_supplied(config, dataset)
     data = _open_data(config, dataset, files, events)
     prompts, trained = training_prompts(config, data), as_cached(config, data.samples, trained_of(config, dataset))
     require_drawable(prompts, config.model.mode, trained)
@@ -160,8 +161,8 @@ def open_checked(
 def foresee(config: RunConfig, events: Events | None = None) -> None:
     """Raise what training would raise whatever its dataset comes to, so that nothing is encoded for nothing.
 
-    That is: settings that are wrong or contradict each other, prompts of samples, a base that cannot be used, a run of
-    this name that has other settings, and data that its dataset file, where there is one, gives in vain.
+    That is: settings that are wrong or contradict each other, data that no condition uses and conditions that find no
+    data, prompts of samples, a base that cannot be used, and a run of this name that has other settings.
     """
     quiet = Passing(events or Events(), tells=())
     check_settings(config)
@@ -169,7 +170,9 @@ def foresee(config: RunConfig, events: Events | None = None) -> None:
         require_drawable(read_prompts(config.sample), config.model.mode, Trained())
     config, files, layers, _ = check_model(config, quiet)
     if config.data.config is not None or config.data.manifest is not None:
-        require_used(config, DatasetConfig.read(config.dataset_file()))
+        dataset = DatasetConfig.read(config.dataset_file())
+        require_used(config, dataset)
+        check_supplied(config, dataset)
     require_usable(config.run)
     path, before = recorded_run(config.run)
     if before is not None:
@@ -216,7 +219,7 @@ def _check_layers(config: RunConfig, checkpoint: Path) -> dict[str, tuple[int, i
     model, as its header describes it."""
     with TensorFile(checkpoint) as file:
         model = blueprint(file, config.model.mode)
-    layers = chosen_layers(model, config.lora)
+    layers = chosen_layers(model, config.settled_lora)
     total, memory = len(model.transformer_blocks), config.memory
     require_stg_block(config.sample, total)
     if memory.fit == "custom":  # nothing is planned, and settings may contradict each other
@@ -231,9 +234,9 @@ def _check_start(config: RunConfig, files: BaseFiles, sizes: Sizes, events: Even
     """Hold the LoRA that the run starts from against the layers that are trained. A run that goes on needs it no more:
     its state has all that came of it."""
     if config.quant.loftq:
-        loftq_for(files.checkpoint, config.model.mode, config.lora)  # refuses the one or the other
+        loftq_for(files.checkpoint, config.model.mode, config.settled_lora)  # refuses the one or the other
     start = load_lora_header(config.need("lora.weights"))
-    fitting_start(start, sizes, config.lora.rank, config.lora.target)
+    fitting_start(start, sizes, config.lora.rank, config.settled_lora.target)
     tell_version(start, files.version, events)
     tell_start(start, list(sizes), events)
 

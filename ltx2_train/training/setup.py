@@ -179,7 +179,7 @@ def _place_model(
     stored = config.model_copy(update={"quant": quant})
     loftq = activations = None
     if quant.loftq:
-        loftq = loftq_for(checkpoint, config.model.mode, config.lora)
+        loftq = loftq_for(checkpoint, config.model.mode, config.settled_lora)
         if (begun := folder.path / LOFTQ).exists():
             loftq.load(begun)
     if quant.awq:
@@ -192,7 +192,7 @@ def _place_model(
 def _adapt(checked: Checked, placed: Placed, loftq: Loftq | None) -> LoraSet:
     """Put the LoRA round the linears of the model."""
     config = checked.config
-    loras = inject(placed.model, config.lora, torch.Generator().manual_seed(config.train.seed))
+    loras = inject(placed.model, config.settled_lora, torch.Generator().manual_seed(config.train.seed))
     if loftq is not None:
         apply_loftq(loras, loftq)
         loftq.save(checked.folder.path / LOFTQ, {})

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(fake_comfy.ROOT)
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+DYNAMIC = "COMFY_DYNAMICCOMBO_V3"
 
 # Append at the end of a node only: a saved workflow gives its values by position. Visible widgets, then the advanced
 # ones, then visible ones that came later.
@@ -44,7 +45,8 @@ WIDGETS = {
     "frame_stride frame_sample max_frames min_frames pad_short batch_size sizes",
     "LTX2T_CombineDatasets": "share_1 share_2 share_3 share_4",
     "LTX2T_LoadTrainingPairs": "folder path reference_folder reference_path trigger_word fps reference_frames "
-    "reference_downscale | caption_extension repeats recursive source_fps",
+    "reference_downscale | caption_extension repeats recursive source_fps reference_temporal_scale "
+    "mask_folder mask_path",
     "LTX2T_DatasetFromLists": "captions name batches trigger_word fps | repeats audio_normalize",
     "LTX2T_PreviewItem": "item decode width height frames frame_extraction buckets | bucket_no_upscale "
     "frame_stride frame_sample max_frames min_frames pad_short batch_size sizes",
@@ -86,6 +88,9 @@ WIDGETS = {
     "LTX2T_SamplesOptions": "every_epochs validation_clips validation_first_frame include_reference "
     "identity_guidance image_crf spectrogram tiles_chunk_size | tiles_spatial_tile "
     "tiles_spatial_overlap tiles_temporal_tile tiles_temporal_overlap",
+    "LTX2T_VideoConditions": "",
+    "LTX2T_AudioConditions": "",
+    "LTX2T_ConditionsRecipe": "",
 }
 SOCKETS = {
     "LTX2T_LoadBaseModel": (["LTX2T_OPTIONS"], ["LTX2T_MODEL"]),
@@ -94,7 +99,10 @@ SOCKETS = {
         ["LTX2T_MODEL", "LTX2T_DATASET", "LTX2T_DATASET", "LTX2T_OPTIONS"],
         ["LTX2T_PREPARED", "STRING"],
     ),
-    "LTX2T_TrainLoRA": (["LTX2T_PREPARED", "LORA_MODEL", "LTX2T_OPTIONS"], ["LORA_MODEL", "LTX2T_RUN", "STRING"]),
+    "LTX2T_TrainLoRA": (
+        ["LTX2T_PREPARED", "LORA_MODEL", "LTX2T_OPTIONS", "LTX2T_CONDITIONS"],
+        ["LORA_MODEL", "LTX2T_RUN", "STRING"],
+    ),
     "LTX2T_SampleLoRA": (["LTX2T_RUN", "LTX2T_MODEL"], ["VIDEO", "STRING", "AUDIO"]),
     "LTX2T_LoadTrainingAudio": ([], ["LTX2T_DATASET", "INT"]),
     "LTX2T_KeepBranch": (["LORA_MODEL"], ["LORA_MODEL", "STRING", "STRING"]),
@@ -128,6 +136,9 @@ SOCKETS = {
     "LTX2T_MemoryOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
     "LTX2T_ValidationOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
     "LTX2T_SamplesOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
+    "LTX2T_VideoConditions": ([DYNAMIC, "LTX2T_CONDITIONS"], ["LTX2T_CONDITIONS"]),
+    "LTX2T_AudioConditions": ([DYNAMIC, "LTX2T_CONDITIONS"], ["LTX2T_CONDITIONS"]),
+    "LTX2T_ConditionsRecipe": ([DYNAMIC, "LTX2T_CONDITIONS"], ["LTX2T_CONDITIONS"]),
 }
 IDS = list(WIDGETS)
 

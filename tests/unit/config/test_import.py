@@ -10,6 +10,7 @@ from ltx2_train.config.command_file import read_commands
 from ltx2_train.config.importing import import_settings
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.errors import ConfigError
+from ltx2_train.training.check_given import check_streams
 
 # the flags of a whole run as the community trainer's users have them in a script, in cmd.exe's way
 COMMAND = """accelerate launch --num_cpu_threads_per_process 1 --mixed_precision bf16 ltx2_train_network.py ^
@@ -260,12 +261,65 @@ def test_reference_videos_of_the_older_yaml_belong_to_the_prompts_of_their_numbe
     assert run.sample.include_reference
 
 
+@pytest.mark.parametrize(
+    ("stream", "condition", "expected"),
+    [
+        ("video", "type: prefix, temporal_boundary: 8", {"temporal_boundary": (8, 8)}),
+        ("video", "type: suffix, temporal_boundary: 8", {"temporal_boundary": (8, 8)}),
+        ("video", "type: spatial_crop, spatial_region: [0, 0, 288, 576]", {"spatial_region": (0, 0, 288, 576)}),
+        ("video", "type: mask, mask_dir: video_masks", {}),
+        ("video", "type: reference, latents_dir: reference_latents", {"temporal_scale_factor": None}),
+        ("audio", "type: prefix, temporal_boundary: 25", {"temporal_boundary": (25, 25)}),
+        ("audio", "type: suffix, temporal_boundary: 25", {"temporal_boundary": (25, 25)}),
+        ("audio", "type: mask, mask_dir: audio_masks", {}),
+        ("audio", "type: reference, latents_dir: reference_audio_latents", {"hide_text": False}),
+    ],
+)
+def test_each_condition_of_the_official_yaml_trains_as_it_is(tmp_path, stream, condition, expected):
+    conditions = f"conditions: [{{{condition}, probability: 0.5}}]"
+    before = {"video": "conditions: [{type: first_frame, probability: 0.2}]", "audio": "latents_dir: audio_latents"}
+    after = {"video": conditions, "audio": f"latents_dir: audio_latents, {conditions}"}
+    text = OFFICIAL.replace(before[stream], after[stream]).replace("batch_size: 2", "batch_size: 1")
+    (tmp_path / "encoded" / "latents").mkdir(parents=True)
+    run = load_run(written(tmp_path, "fox.yaml", text))
+    (one,) = getattr(run, stream).conditions
+    assert one.probability == 0.5
+    assert {name: getattr(one, name) for name in expected} == expected
+    assert run.lora.target_modules == ["to_k", "to_q"], "its layers are named, and no condition chooses others"
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        ("{type: prefix}", "give either temporal_boundary or seconds"),
+        ("{type: prefix, temporal_boundary: 0}", "a length above 0"),
+        ("{type: mask, mask_dir: other}", r"mask\.mask_dir is not there yet: folders of latents under other names"),
+        ("{type: reference, latents_dir: reference_latents, strength: 1}", r"strength: unknown setting"),
+        ("{type: rotate}", "a condition of video is a table whose type is one of first_frame"),
+        ("prefix", "needs a list of conditions, each with a type"),
+    ],
+)
+def test_a_condition_that_is_none_is_refused_by_name(tmp_path, block, said):
+    path = written(tmp_path, "fox.yaml", OFFICIAL.replace("{type: first_frame, probability: 0.2}", block))
+    with pytest.raises(ConfigError, match=said):
+        load_run(path)
+
+
+def test_a_first_frame_of_a_given_stream_is_not_dropped_without_a_word(tmp_path):
+    text = OFFICIAL.replace("video: {is_generated: true", "video: {is_generated: false")
+    run = load_run(written(tmp_path, "fox.yaml", text.replace("batch_size: 2", "batch_size: 1")))
+    with pytest.raises(ConfigError, match="the whole video is given, and video.conditions of type first_frame"):
+        check_streams(run)
+
+
 def test_in_context_loras_of_the_community_trainer_are_conditions(tmp_path):
     run = load_run(written(tmp_path, "a.toml", 'network_dim = 8\nlora_target_preset = "v2v"\n'))
     assert [one.type for one in run.video.conditions] == ["reference"]
     flags = 'lora_target_preset = "audio_ref_only_ic"\nltx2_mode = "av"\naudio_ref_use_negative_positions = true\n'
     (sound,) = load_run(written(tmp_path, "b.toml", flags)).audio.conditions
     assert (sound.negative_positions, sound.hide_text) == (True, False)
+    # a strategy alone leaves the layers as in every other run there
+    assert load_run(written(tmp_path, "c.toml", 'network_dim = 8\nic_lora_strategy = "v2v"\n')).lora.target == "t2v"
     # in a file of our own it is the layers alone
     assert make_run({"lora_target_preset": "v2v"}).video.conditions == []
 

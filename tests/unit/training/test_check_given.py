@@ -9,11 +9,12 @@ from unit.training.step_parts import make_sample
 from ltx2_train.caching.cache_file import SILENCE
 from ltx2_train.conditions.trained import Trained
 from ltx2_train.config import make_run
+from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.errors import ConfigError
 from ltx2_train.events import Events
 from ltx2_train.files import write_tensors
 from ltx2_train.shapes import LatentShape
-from ltx2_train.training.check_given import as_cached, check_samples, check_streams, tell_ungiven
+from ltx2_train.training.check_given import as_cached, check_samples, check_streams, check_supplied, tell_ungiven
 
 
 class Told(Events):
@@ -40,6 +41,10 @@ def given(*conditions):
         ({"mode": "video", "video": {"generated": False}}, "video.generated is false, but model.mode is video"),
         ({"video": {"generated": False}, "audio": {"generated": False}}, "both false"),
         ({"video": given({"type": "reference"}, {"type": "reference"})}, "two conditions of type reference"),
+        (
+            {"video": {"generated": False, **given({"type": "reference"}, {"type": "first_frame"})}},
+            "the whole video is given, and video.conditions of type first_frame would change nothing",
+        ),
     ],
 )
 def test_streams_that_leave_nothing_to_learn_are_refused(settings, said):
@@ -50,6 +55,34 @@ def test_streams_that_leave_nothing_to_learn_are_refused(settings, said):
 def test_a_stream_may_be_given_and_conditions_may_stand_side_by_side():
     check_streams(run(video={"generated": False}))
     check_streams(run(video=given({"type": "first_frame"}, {"type": "suffix", "temporal_boundary": 1})))
+
+
+@pytest.mark.parametrize(
+    ("entry", "serves"),
+    [
+        ({"video_directory": "a"}, False),
+        ({"video_directory": "a", "mask_directory": "m"}, False),
+        ({"video_directory": "a", "reference_directory": "r"}, True),
+        ({"video_jsonl_file": "a.jsonl", "cache_directory": "c"}, True),  # its lines may name references
+        ({"cache_only": True, "cache_directory": "c"}, True),
+    ],
+)
+def test_a_condition_whose_data_no_dataset_can_have_is_refused_before_media_are_looked_at(tmp_path, entry, serves):
+    dataset = DatasetConfig.from_table({"datasets": [{"video_directory": "plain"}, entry]}, tmp_path)
+    config = run("video", video=given({"type": "first_frame"}, {"type": "reference"}))
+    if serves:
+        check_supplied(config, dataset)
+    else:
+        with pytest.raises(ConfigError, match=r"^video\.conditions asks for a reference.*Set reference_directory"):
+            check_supplied(config, dataset)
+
+
+def test_sound_asks_for_sounds(tmp_path):
+    dataset = DatasetConfig.from_table({"datasets": [{"video_directory": "a", "reference_directory": "r"}]}, tmp_path)
+    with pytest.raises(ConfigError, match="reference sound, .*reference_audio_directory"):
+        check_supplied(run(audio=given({"type": "reference"})), dataset)
+    with pytest.raises(ConfigError, match="a mask, .*audio_mask_directory"):
+        check_supplied(run(audio=given({"type": "mask"})), dataset)
 
 
 def test_a_prefix_longer_than_a_clip_names_the_clip_and_how_many_more():
@@ -74,6 +107,10 @@ def test_what_no_sample_has_is_an_error_and_what_some_lack_a_warning(tmp_path):
     told = Told()
     check_samples(config, [replace(make_sample("fox"), mask_path=mask), make_sample("hen")], told)
     assert told.texts == [("warning", "1 of 2 samples have no mask and train without: hen.")]
+
+
+def test_where_there_are_no_samples_none_is_missed():
+    check_samples(run("video", video=given({"type": "reference"})), [], Events())
 
 
 def test_a_mask_that_gives_everything_is_named(tmp_path):
