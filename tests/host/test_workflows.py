@@ -11,6 +11,7 @@ import pytest
 FOLDER = Path(fake_comfy.ROOT) / "example_workflows"
 WORKFLOWS = sorted(FOLDER.glob("*.json"))
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+DYNAMIC = "COMFY_DYNAMICCOMBO_V3"
 NOTES = {"Note", "MarkdownNote"}
 # nodes of ComfyUI itself: what they take and give, and their widgets
 CORE_INPUTS = {"PreviewAudio": {"audio": "AUDIO"}, "LoadImageTextDataSetFromFolder": {}}
@@ -18,6 +19,8 @@ CORE_OUTPUTS = {"LoadImageTextDataSetFromFolder": ["IMAGE", "STRING"]}
 CORE_WIDGETS = {"PreviewAudio": [], "LoadImageTextDataSetFromFolder": ["folder"]}
 CORE = set(CORE_INPUTS)
 GOALS = {"01_first_lora": "video", "02_talking_character": "av", "03_voice": "audio", "05_dataset_from_lists": "video"}
+GOALS |= {"06_ic_lora": "video", "07_voice_reference": "av", "08_sound_for_silent_film": "av"}
+RECIPES = {"06_ic_lora": "ic_lora", "07_voice_reference": "voice_reference", "08_sound_for_silent_film": "foley"}
 MODEL_FREE = {"04_make_a_dataset"}
 
 
@@ -26,17 +29,26 @@ def schemas(nodes):
     return {node.define_schema().node_id: node.define_schema() for node in nodes.NODES}
 
 
-def widgets_of(schema):
-    """Widgets in the order in which a workflow stores their values; a seed is followed by its control."""
+def widgets_of(schema, stored):
+    """Widgets in the order in which a workflow stores their values; a seed is followed by its control, a choice by the
+    widgets that come with it."""
+    at = 0
     for shown in schema.inputs:
-        if shown.io_type in WIDGET_TYPES:
+        if shown.io_type == DYNAMIC:
             yield shown.id, shown
+            chosen = next(option for option in shown.options["options"] if option.key == stored[at])
+            yield from ((f"{shown.id}.{inner.id}", inner) for inner in chosen.inputs)
+            at += 1 + len(chosen.inputs)
+        elif shown.io_type in WIDGET_TYPES:
+            yield shown.id, shown
+            at += 1
             if shown.options.get("control_after_generate"):
                 yield f"{shown.id}.control", None
+                at += 1
 
 
 def values_of(node, schema):
-    ids = [name for name, _ in widgets_of(schema)]
+    ids = [name for name, _ in widgets_of(schema, node["widgets_values"])]
     assert len(node["widgets_values"]) == len(ids), (node["type"], ids)
     return dict(zip(ids, node["widgets_values"], strict=True))
 
@@ -62,6 +74,16 @@ def test_the_goal_of_each_workflow_is_set_where_the_base_is_chosen(schemas):
         (base,) = (node for node in nodes if node["type"] == "LTX2T_LoadBaseModel")
         goals[path.stem] = values_of(base, schemas[base["type"]])["mode"]
     assert goals == GOALS
+
+
+def test_a_task_beside_a_plain_lora_has_its_recipe():
+    found = {}
+    for path in WORKFLOWS:
+        nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+        for node in nodes:
+            if node["type"] == "LTX2T_ConditionsRecipe":
+                found[path.stem] = node["widgets_values"][0]
+    assert found == RECIPES
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -91,7 +113,7 @@ def test_each_value_stands_in_its_widget(path, schemas):
             continue
         schema = schemas[node["type"]]
         values = values_of(node, schema)
-        for name, shown in widgets_of(schema):
+        for name, shown in widgets_of(schema, node["widgets_values"]):
             value = values[name]
             if shown is None:
                 assert value == "fixed", "a seed that changes would train anew at each press"
@@ -137,11 +159,13 @@ def test_the_api_twin_says_the_same_in_visible_widgets_alone(path, schemas):
         schema = schemas[node["type"]]
         stored = values_of(node, schema)
         expected = {
-            name: stored[name] for name, shown in widgets_of(schema) if shown and not shown.options.get("advanced")
+            name: stored[name]
+            for name, shown in widgets_of(schema, node["widgets_values"])
+            if shown and not shown.options.get("advanced")
         }
         expected |= {slot["name"]: list(origin[slot["link"]]) for slot in node["inputs"] if slot["link"] is not None}
         assert twin[number]["inputs"] == expected
         assert twin[number]["class_type"] == node["type"]
-        for name, shown in widgets_of(schema):
+        for name, shown in widgets_of(schema, node["widgets_values"]):
             if shown and shown.options.get("advanced"):
                 assert stored[name] == shown.default, f"{name} would differ between page and API"
