@@ -66,8 +66,8 @@ WIDGETS = {
     "ff_chunk attention_kernel compile optimizer_offload low_precision_matmul offload_activations pinned memory",
     "LTX2T_QuantizationOptions": "block_size device loftq loftq_iters awq awq_alpha awq_batches",
     "LTX2T_TextEncoderOptions": "double_quant compute_dtype",
-    "LTX2T_DatasetOptions": "audio_track reference_temporal_scale flip color_jitter crop caption_prefix "
-    "caption_replace frame_interval | first_frame_probability video_loss_weight",
+    "LTX2T_DatasetOptions": "audio_track flip color_jitter crop caption_prefix caption_replace frame_interval "
+    "first_frame_probability | video_loss_weight",
     "LTX2T_CachingOptions": "latents_dtype audio_vae_dtype audio_latents_dtype text_dtype preservation_prompts "
     "tiles_chunk_size tiles_spatial_overlap tiles_temporal_overlap | dino_model "
     "dino_size dino_batch",

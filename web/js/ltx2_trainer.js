@@ -218,12 +218,16 @@ app.registerExtension({
 
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith(OURS)) return
-    addFold(node)
-    countFolded(node)
+    const foldable = node.widgets?.some((widget) => widget.options?.advanced)
+    if (foldable) {
+      addFold(node)
+      countFolded(node)
+    }
     if (node.comfyClass === NODE || node.comfyClass === MONITOR) addView(node)
     if (node.comfyClass === MONITOR) watch(node, views.get(node))
     afterExecuted(node)
-    applyFold(node)
+    if (foldable) applyFold(node)
+    else fit(node)
   },
 
   afterConfigureGraph() {
