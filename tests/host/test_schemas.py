@@ -71,14 +71,14 @@ WIDGETS = {
     "LTX2T_CachingOptions": "latents_dtype audio_vae_dtype audio_latents_dtype text_dtype preservation_prompts "
     "tiles_chunk_size tiles_spatial_overlap tiles_temporal_overlap | dino_model "
     "dino_size dino_batch",
-    "LTX2T_LoRAOptions": "include_patterns exclude_patterns target_modules",
+    "LTX2T_LoRAOptions": "rank_dropout module_dropout rslora include_patterns exclude_patterns target_modules",
     "LTX2T_ObjectiveOptions": "sampling mode shift std eps uniform_prob min_timestep max_timestep | buckets",
     "LTX2T_LossOptions": "type huber_delta balance_beta balance_eps balance_start balance_decay balance_min "
     "balance_max",
     "LTX2T_AudioOptions": "silence_weight supervision_warmup supervision_interval supervision_min_ratio "
     "batch_probability separate_buckets bucket_strategy bucket_interval | "
     "sequence_resolution",
-    "LTX2T_OptimizerOptions": "betas eps args",
+    "LTX2T_OptimizerOptions": "betas eps args ema_decay ema_sample",
     "LTX2T_ScheduleOptions": "min_lr_ratio cycles power step_size gamma",
     "LTX2T_TrainingOptions": "data_prefetch epochs lr_args changed_rate caption_dropout_with norms_every "
     "save_every_epochs on_nan | prove_references",
