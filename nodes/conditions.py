@@ -139,7 +139,7 @@ class ConditionsNode(io.ComfyNode):
     CHOICES: ClassVar[Choices]
 
     @classmethod
-    def define_schema(cls) -> io.Schema:
+    def schema(cls) -> io.Schema:
         return io.Schema(
             node_id=cls.ID,
             display_name=cls.TITLE,
@@ -185,6 +185,10 @@ class VideoConditions(ConditionsNode):
     CHOICES = VIDEO
 
     @classmethod
+    def define_schema(cls) -> io.Schema:
+        return cls.schema()
+
+    @classmethod
     def execute(cls, condition: dict[str, Any], conditions: handles.Given | None = None) -> io.NodeOutput:
         return cls.finished(condition, conditions)
 
@@ -200,6 +204,10 @@ class AudioConditions(ConditionsNode):
     CHOICES = AUDIO
 
     @classmethod
+    def define_schema(cls) -> io.Schema:
+        return cls.schema()
+
+    @classmethod
     def execute(cls, condition: dict[str, Any], conditions: handles.Given | None = None) -> io.NodeOutput:
         return cls.finished(condition, conditions)
 
@@ -213,6 +221,10 @@ class ConditionsRecipe(ConditionsNode):
     )
     ALIASES: ClassVar = ["recipe", "ic-lora", "reference", "i2v", "voice", "lip-sync", "foley", "inpaint", "extend"]
     CHOICES = RECIPE
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return cls.schema()
 
     @classmethod
     def execute(cls, recipe: dict[str, Any], conditions: handles.Given | None = None) -> io.NodeOutput:
