@@ -56,7 +56,13 @@ KNOWN = {
     "MergeLoRA": {"lora_paths", "save_name"},
     "ConvertLoRA": {"lora_path", "save_name"},
     "TrainSlider": {"run_name"},
+    # files that a person at this machine names, as the terminal takes them
+    "DatasetFromFile": {"path"},
+    "RunFromFile": {"path"},
+    "RunMonitor": {"run_name"},
 }
+# settings of option nodes that are a file or a folder of this machine
+OPTION_PATHS = {"CachingOptions": {"dino_model"}}
 # texts and choices that say nothing of files
 WORDS = set(
     "precision version version_check device mode quantization text_encoder_precision text_encoder_placement "
@@ -64,7 +70,8 @@ WORDS = set(
     "text_form sample_prompts if_exists target optimizer scheduler state save_precision negative_prompt comment "
     "audio_balance audio_supervision sample_audio swap_from attention_kernel low_precision_matmul memory "
     "offload_activations pinned prompt shift_tokens audio_file audio_format action branches goal captions batches "
-    "cut_at speaker prefix method rank_mode dtype to positive negative target_class more_targets strengths".split()
+    "cut_at speaker prefix method rank_mode dtype to positive negative target_class more_targets strengths sizes "
+    "changes compile".split()
 )
 
 
@@ -112,7 +119,13 @@ def prepare(nodes, name):
 
 
 def test_no_argument_with_a_path_is_forgotten(nodes):
+    for node in nodes.option_nodes.OPTION_NODES:
+        form = nodes.options.FORMS[node.define_schema().node_id]
+        paths = {s.id for s in form.settings if nodes.widgets.is_path(nodes.widgets.shown_field(form.kind, s))}
+        assert paths == OPTION_PATHS.get(node.__name__, set()), node.__name__
     for node in nodes.NODES:
+        if node in nodes.option_nodes.OPTION_NODES:
+            continue
         texts = {shown.id for shown in node.define_schema().inputs if shown.io_type in ("STRING", "COMBO")}
         assert texts - WORDS == KNOWN[node.__name__], node.__name__
 
@@ -228,9 +241,11 @@ def test_a_lora_is_a_name_in_its_folder_or_a_full_path(nodes, comfy, outside, na
     assert nodes.TrainLoRA.fingerprint_inputs(run_name=name) is None
 
 
-def test_the_one_route_takes_no_path(nodes, comfy):
+def test_the_routes_take_the_name_of_a_run_at_most(nodes, comfy):
     nodes.host.add_routes()
-    assert list(comfy.routes) == ["/ltx2_train/live"]
+    run = "/ltx2_train/runs/{name}"  # test_rest.py tries what is no such name
+    parts = ("", "/metrics", "/view", "/samples", "/{what}")
+    assert set(comfy.routes) == {"/ltx2_train/live", "/ltx2_train/runs", *(run + part for part in parts)}
 
 
 def link(place: Path, target: Path) -> None:
