@@ -42,7 +42,15 @@ KNOWN = {
     "LoadBaseModel": {"checkpoint", "text_encoder", "text_projection"},
     "LoadTrainingClips": {"folder", "path", "caption_extension"},
     "LoadTrainingAudio": {"folder", "path", "caption_extension"},
-    "LoadTrainingPairs": {"folder", "path", "reference_folder", "reference_path", "caption_extension"},
+    "LoadTrainingPairs": {
+        "folder",
+        "path",
+        "reference_folder",
+        "reference_path",
+        "mask_folder",
+        "mask_path",
+        "caption_extension",
+    },
     "PrepareDataset": {"name"},
     "TrainLoRA": {"run_name"},
     "SampleLoRA": {"lora_path"},
@@ -60,6 +68,9 @@ KNOWN = {
     "DatasetFromFile": {"path"},
     "RunFromFile": {"path"},
     "RunMonitor": {"run_name"},
+    "VideoConditions": set(),
+    "AudioConditions": set(),
+    "ConditionsRecipe": set(),
 }
 # settings of option nodes that are a file or a folder of this machine
 OPTION_PATHS = {"CachingOptions": {"dino_model"}}
@@ -151,6 +162,15 @@ def test_references_that_climb_out_are_refused(nodes, outside, unchanged, name):
     if not Path(name).is_absolute():
         with pytest.raises(RuntimeError, match=r"^reference_path: .*leads out"):
             given(nodes, "LoadTrainingPairs", reference_path=name)
+
+
+@pytest.mark.parametrize("name", CLIMBING)
+def test_masks_that_climb_out_are_refused(nodes, outside, unchanged, name):
+    with pytest.raises(RuntimeError, match=r"^mask_folder: .*leads out"):
+        given(nodes, "LoadTrainingPairs", mask_folder=name)
+    if not Path(name).is_absolute():
+        with pytest.raises(RuntimeError, match=r"^mask_path: .*leads out"):
+            given(nodes, "LoadTrainingPairs", mask_path=name)
 
 
 def test_a_full_path_and_one_below_the_input_folder_are_taken(nodes, outside):
