@@ -65,8 +65,10 @@ def twin(name, run_name, **more):
 
 
 def rows_of(server, run_name):
+    """The rows of the steps; that of step 0 says how much the references matter before the first one."""
     text = (server.base / f"output/ltx2_runs/{run_name}/metrics.jsonl").read_text()
-    return [json.loads(row) for row in text.splitlines()]
+    rows = [json.loads(row) for row in text.splitlines()]
+    return [row for row in rows if row["step"] > 0]
 
 
 def branches_of(server, run_name):
