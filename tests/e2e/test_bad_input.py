@@ -69,6 +69,11 @@ def test_damaged_and_short_clips_are_named_and_the_rest_is_used(work, capsys, dr
     draw_clip(work / "clips" / "short.mp4", frames=4)
     (work / "clips" / "short.txt").write_text("short")
     code, text = call(capsys, "cache", "build", work / "run.toml")
+    assert code == 1, "two of three are more than half"
+    assert "max_left_out" in text
+    dataset = work / "dataset.toml"
+    dataset.write_text(dataset.read_text().replace("[general]", "[general]\nmax_left_out = 0.7"))
+    code, text = call(capsys, "cache", "build", work / "run.toml")
     assert code == 0
     assert "cut.mp4" in text
     assert "short.mp4" in text

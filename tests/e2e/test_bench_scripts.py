@@ -28,7 +28,7 @@ def test_every_case_for_a_card_runs_small_on_a_cpu():
 def test_the_counter_of_a_step_gives_every_number_it_promises():
     script = [sys.executable, str(BENCH / "count_step.py"), "--case", "bf16/video/512x512x1", "--json"]
     row = json.loads(subprocess.run(script, capture_output=True, text=True, check=True).stdout)
-    assert row["launches"] > row["launches.compiled"] > 10_000
+    assert row["launches"] > row["launches.compiled"] > 1_000
     assert row["gigabytes"] > row["gigabytes.compiled"] > 0
     for card in ("h200", "4090"):
         for way in ("eager", "compiled"):

@@ -1,5 +1,7 @@
 """Every choice of storage and memory with every other, two at a time, on real runs of the tiny model.
 
+A third of the rows runs always; `-m slow` runs the rest.
+
 The rows are generated: each pair of values of two settings is in some row, or the pair is one that is refused, with a
 reason that the last tests look for. What only moves weights about must not change a bit of the losses.
 """
@@ -75,7 +77,11 @@ def known() -> dict[tuple, list[float]]:
     return {}
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(str(value) for value in row.values()))
+# every third row always, the others with -m slow: a row is two runs
+PARAMETERS = [pytest.param(row, marks=() if number % 3 == 0 else pytest.mark.slow) for number, row in enumerate(ROWS)]
+
+
+@pytest.mark.parametrize("row", PARAMETERS, ids=lambda row: "-".join(str(value) for value in row.values()))
 def test_every_pair_of_choices_trains(row, known, request):
     file = request.getfixturevalue("sound_run_file" if row["mode"] == "av" else "run_file")
     settings = [f"{FACTORS[name][0]}={json.dumps(value)}" for name, value in row.items() if name != "mode"]

@@ -281,7 +281,7 @@ def test_recordings_that_are_all_silence_are_refused_when_built_and_when_trained
     shutil.rmtree(work / "clips")
     for name in ("one", "two"):
         write_video(
-            work / "clips" / f"{name}.mp4", moving_square(20, 96, 96), 25, sound=np.zeros((1, 16000), np.float32)
+            work / "clips" / f"{name}.mp4", moving_square(20, 96, 96), 25, sound=np.zeros((1, 48000), np.float32)
         )
         (work / "clips" / f"{name}.txt").write_text(f"square {name}")
     run = load_run(sound_run_file, ["model.mode=av", "run.name=x", "train.steps=1"])
