@@ -23,6 +23,7 @@ MEDIAN_OF = 50
 TOLD_STATES = {
     "paused": ("running", "Paused."),
     "interrupted": ("stopped", "Its process ended without a word. Run again to go on from the last saved state."),
+    "unreadable": ("failed", "Its manifest.json is damaged. Run again: its states say how far it got."),
     "stopped": ("stopped", "Stopped. Run again to go on."),
     "failed": ("failed", "It ended in an error, which stands in ComfyUI's log. Run again to go on."),
 }

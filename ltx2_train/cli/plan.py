@@ -51,6 +51,10 @@ def run_plan(args: argparse.Namespace, events: ConsoleEvents) -> int:
 
     if args.run is None and args.published is None:
         raise ConfigError("plan needs a run file, or --published 2.3 with --bucket 512x512x121.")
+    if args.batch != 1 and args.bucket is None:
+        raise ConfigError(
+            f"--batch {args.batch} counts with --bucket alone; a run file's dataset has its own batch_size."
+        )
     if args.batch < 1:
         raise ConfigError(f"--batch is {args.batch}; it is the number of clips at a time, at least 1.")
     overrides = [*args.set, *_overrides(args)]

@@ -203,9 +203,9 @@ def _older_sample(prompt: str, number: int, whole: Mapping[str, Any]) -> dict[st
     """A prompt of `validation.prompts` with the image and the reference video of its number."""
     conditions: list[dict[str, Any]] = []
     images, videos = (list(whole.get(f"validation.{key}") or []) for key in ("images", "reference_videos"))
-    if number < len(images):
+    if number < len(images) and images[number] is not None:
         conditions.append({"type": "first_frame", "image_or_video": images[number]})
-    if number < len(videos):
+    if number < len(videos) and videos[number] is not None:
         factor = whole.get("validation.reference_downscale_factor", 1)
         conditions.append({"type": "reference", "video": videos[number], "downscale_factor": factor})
     return {"prompt": prompt, "conditions": conditions}

@@ -73,7 +73,14 @@ def bake_loras(
                 if name in weights:
                     layer, owners = weights[name]
                     changes = [(sources[number].factors(layer, place), each[number]) for number in owners]
-                    writer.write(name, _changed(file.read(name, place), changes, branch_of(layer), losses))
+                    new = _changed(file.read(name, place), changes, branch_of(layer), losses)
+                    if not bool(torch.isfinite(new).all()):
+                        whose = " and ".join(sources[number].path.name for number in owners)
+                        raise ConfigError(
+                            f"{name} would hold numbers that are not finite, with {whose} in it. Look at the LoRA with "
+                            "`ltx2-train lora inspect`; take another of its saves, or a lower strength."
+                        )
+                    writer.write(name, new)
                 else:
                     writer.write_bytes(name, _pieces(file, name))
                 done += file.tensors[name].nbytes

@@ -64,6 +64,11 @@ def merge_recipe(
         raise ConfigError("A multiplier is no finite number.")
     if not 0.0 <= k_fraction <= 1.0:
         raise ConfigError(f"k_fraction is {k_fraction:g}. It is a share, from 0 (a plain sum) to 1.")
+    if method == "concat" and (k_fraction != MergeRecipe.k_fraction or rank_mode != MergeRecipe.rank_mode):
+        raise ConfigError(
+            f"k_fraction ({k_fraction:g}) and rank_mode ({rank_mode}) count for the method orthogonal alone, and the "
+            "method is concat. Choose orthogonal, or leave them at 0.5 and sum."
+        )
     pick_dtype(dtype, torch.bfloat16)
     each = tuple(float(value) for value in multipliers)
     return MergeRecipe(

@@ -21,8 +21,8 @@ _SAMPLE = re.compile(r"step_(\d+)_p(\d+)_s(\d+)")
 
 @dataclass(frozen=True)
 class RunFacts:
-    """How far a run got. `status` is running, paused, stopped, failed, finished, or interrupted where its process ended
-    without a word; `loras` are steps and file names."""
+    """How far a run got. `status` is running, paused, stopped, failed, finished, interrupted where its process ended
+    without a word, or unreadable where the manifest is damaged; `loras` are steps and file names."""
 
     name: str
     status: str
@@ -61,8 +61,8 @@ def run_facts(folder: Path) -> RunFacts | None:
     """What the folder says of its run; None where it holds none."""
     try:
         manifest = read_manifest(folder)
-    except RunError:
-        return None
+    except RunError:  # its states say how far it got, and Run reads them
+        return RunFacts(folder.name, "unreadable", 0, None, "", "", _loras(folder))
     if manifest is None:
         return None
     return RunFacts(
@@ -72,7 +72,7 @@ def run_facts(folder: Path) -> RunFacts | None:
         manifest.get("total"),
         str(manifest.get("created", "")),
         str(manifest.get("updated", "")),
-        tuple((step, path.name) for step, path in list_loras(folder / "lora", folder.name)),
+        _loras(folder),
     )
 
 
@@ -92,6 +92,10 @@ def thinned_metrics(folder: Path, points: int = 500) -> list[dict[str, Any]]:
 def list_samples(folder: Path) -> list[DrawnSample]:
     """What the run has drawn, by step and prompt; a sound that lies beside its video is not named again."""
     return sorted(_samples(folder / "samples"), key=lambda one: (one.step, one.prompt, one.seed, one.path.name))
+
+
+def _loras(folder: Path) -> tuple[tuple[int, str], ...]:
+    return tuple((step, path.name) for step, path in list_loras(folder / "lora", folder.name))
 
 
 def _samples(folder: Path) -> Iterator[DrawnSample]:

@@ -109,7 +109,7 @@ def _write(run: Run, events: Events, status: str, with_state: bool, final: bool)
     with _tolerant(saved, "chart of the loss", events):
         draw_chart([] if run.log is None else run.log.rows, folder.path / "loss.png", f"{folder.name}: loss per step")
     if STATE in saved.failed:
-        folder.ended(status)
+        folder.ended("failed" if status == "finished" else status)
         return saved
     about: dict[str, Any] = {"total": run.total, "loss": _last_row(run).get(LOSS)}
     if saved.state is not None:

@@ -138,7 +138,11 @@ def load(checked: Checked, events: Events) -> Run:
     loras = _adapt(checked, placed, loftq)
     _set_to_work(checked, placed, plan, events)
     run = _assemble(checked, contexts, media, sound, plan, placed, loras, events)
-    if not _resume(run, events) and config.lora.weights is not None:
+    begun = _resume(run, events)
+    if begun and config.lora.weights is not None:
+        name = config.lora.weights.name
+        events.message(f"lora.weights ({name}) counts where a run begins; this one goes on from its own state.")
+    if not begun and config.lora.weights is not None:
         loras.load(load_lora_state(config.lora.weights))
         if run.mean is not None:
             run.mean.begin()

@@ -106,6 +106,7 @@ def test_a_run_goes_on_without_the_lora_it_started_from(run_file, tiny):
     path.unlink()
     assert train(load_run(run_file, more), events := Heard()).step == 6
     assert not any("Starting from" in text for _, text in events.said)
+    assert any("lora.weights (x.safetensors) counts where a run begins" in text for _, text in events.said)
 
 
 def test_what_of_a_lora_does_not_fit_the_base_is_said_in_time(run_file, tiny, monkeypatch):

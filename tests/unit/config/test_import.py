@@ -249,7 +249,7 @@ def test_conditions_of_the_official_yaml_are_ours(tmp_path):
 
 def test_reference_videos_of_the_older_yaml_belong_to_the_prompts_of_their_number(tmp_path):
     text = OFFICIAL[: OFFICIAL.index("validation:")] + (
-        "validation:\n  prompts: [a fox, a hare]\n  images: [fox.png]\n  reference_videos: [a.mp4, b.mp4]\n"
+        "validation:\n  prompts: [a fox, a hare]\n  images: [fox.png, null]\n  reference_videos: [a.mp4, b.mp4]\n"
         "  reference_downscale_factor: 2\n  include_reference_in_output: true\n"
     )
     run = load_run(import_settings(written(tmp_path, "fox.yaml", text)).write(tmp_path / "out")[-1])

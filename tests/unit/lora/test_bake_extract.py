@@ -6,6 +6,7 @@ import pytest
 import torch
 from lora_files import changes, metadata, pair, write_lora
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from ltx2_train.cli import main
 from ltx2_train.errors import CheckpointError, ConfigError
@@ -93,6 +94,14 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tiny, tmp_path,
     with pytest.raises(ConfigError, match=message):
         bake_loras(tiny.checkpoint, [path], tmp_path / "out.safetensors", strengths)
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_numbers_that_are_not_finite_are_never_baked(tiny, loras, tmp_path):
+    broken = {name: torch.full_like(tensor, 3e38) for name, tensor in load_file(loras[0]).items()}
+    save_file(broken, tmp_path / "broken.safetensors")
+    with pytest.raises(ConfigError, match=r"not finite, with broken\.safetensors in it"):
+        bake_loras(tiny.checkpoint, [tmp_path / "broken.safetensors"], tmp_path / "out.safetensors")
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_a_quantized_checkpoint_is_refused_by_name(tiny, loras, tmp_path):

@@ -177,6 +177,7 @@ def test_orthogonal_copies_layers_of_one_file_and_never_exceeds_a_layer(tmp_path
         (["a", "b"], {"method": "add"}, "method is 'add'. Choose concat or orthogonal"),
         (["a", "b"], {"rank_mode": "mean"}, "rank_mode is 'mean'"),
         (["a", "b"], {"k_fraction": 2}, "k_fraction is 2. It is a share"),
+        (["a", "b"], {"rank_mode": "max"}, "count for the method orthogonal alone"),
         (["a", "b"], {"dtype": "int8"}, "dtype is 'int8'"),
         (["a", "other size"], {}, r"other size.safetensors is for another model than a.safetensors: .*to_q is 8x10"),
         (["a", "flux"], {}, "flux.safetensors is a LoRA of Flux"),

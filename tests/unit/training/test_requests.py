@@ -117,13 +117,16 @@ def test_the_terminal_lists_the_runs(tmp_path, capsys):
         manifest = {"format": 1, "name": name, "status": "finished", "step": 3, "total": 3, "updated": updated}
         (tmp_path / name / "manifest.json").write_text(json.dumps(manifest))
     (tmp_path / "datasets").mkdir()
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "manifest.json").write_text("{")
     (tmp_path / "new" / "lora" / "new_000003.safetensors").touch()
     assert main(["runs", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["new", "old"]
+    assert [line.split()[0] for line in lines] == ["new", "old", "torn"]
+    assert "unreadable" in lines[2]
     assert lines[0].endswith("step 3 of 3  new_000003.safetensors")
     assert main(["runs", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["loras"] == [[3, "new_000003.safetensors"]]
-    assert [facts.name for facts in list_runs(tmp_path)] == ["new", "old"]
+    assert [facts.name for facts in list_runs(tmp_path)] == ["new", "old", "torn"]
     assert main(["ask", str(tmp_path / "new"), "save"]) == 1
     assert "Nobody trains new" in capsys.readouterr().err
