@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import ltx2_train as core
-from ..ltx2_train.errors import ConfigError
 from ..ltx2_train.files import digest
 from . import host
 from .host import io
-from .lora_names import lora_named, new_lora
-from .made import always
-from .wire import lora_file, read_lora
+from .lora_names import chosen_lora, new_lora, stamp
+from .wire import read_lora
 
 TITLE = "Keep or Drop LoRA Branches"
 
@@ -65,13 +63,7 @@ class KeepBranch(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_path: str | None, **settings: Any) -> Any:
-        if lora_path is None or not lora_path.strip():
-            return None
-        try:
-            stat = lora_named(lora_path).stat()
-        except (ConfigError, OSError):
-            return always()
-        return [stat.st_size, stat.st_mtime_ns]
+        return stamp(lora_path)
 
     @classmethod
     def execute(
@@ -83,9 +75,7 @@ class KeepBranch(io.ComfyNode):
         lora: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         with host.training_job(TITLE):
-            if lora is None and not lora_path.strip():
-                raise ConfigError("There is no LoRA to take apart: connect `lora`, or write `lora_path`.")
-            source = lora_named(lora_path) if lora is None else lora_file(lora)
+            source = chosen_lora(lora, lora_path, "take apart")
             out = _target(save_name, source, action, branches)
             work = core.keep_branches if action == KEEP else core.drop_branches
             report = work(source, [name.strip() for name in branches.split(",")], out)

@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import ltx2_train as core
-from ..ltx2_train.errors import ConfigError
 from ..ltx2_train.files import digest
 from . import host
 from .host import io
-from .lora_names import lora_named, new_lora
-from .made import always
+from .lora_names import chosen_lora, new_lora, stamp
 from .merge_lora import DTYPES
-from .wire import lora_file, read_lora
+from .wire import read_lora
 
 TITLE = "Convert LoRA"
 
@@ -71,13 +69,7 @@ class ConvertLoRA(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_path: str | None, **settings: Any) -> Any:
-        if lora_path is None or not lora_path.strip():
-            return None
-        try:
-            stat = lora_named(lora_path).stat()
-        except (ConfigError, OSError):
-            return always()
-        return [stat.st_size, stat.st_mtime_ns]
+        return stamp(lora_path)
 
     @classmethod
     def execute(
@@ -89,9 +81,7 @@ class ConvertLoRA(io.ComfyNode):
         dtype: str = "auto",
     ) -> io.NodeOutput:
         with host.training_job(TITLE):
-            if lora is None and not lora_path.strip():
-                raise ConfigError("There is no LoRA to convert: connect `lora`, or write `lora_path`.")
-            source = lora_named(lora_path) if lora is None else lora_file(lora)
+            source = chosen_lora(lora, lora_path, "convert")
             mark = digest(str(source.resolve()), str(source.stat().st_mtime_ns), to, dtype, length=8)
             out = new_lora(save_name, f"converted/{source.stem}_{to}_{mark}")
             events = host.ComfyEvents(cls.hidden.unique_id)

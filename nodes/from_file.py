@@ -130,7 +130,7 @@ class RunFromFile(io.ComfyNode):
             if run.run.export_folder is None:  # where ComfyUI finds it
                 folder = run.run.model_copy(update={"export_folder": host.loras_folder()})
                 run = run.model_copy(update={"run": folder})
-            events = host.ComfyEvents(cls.hidden.unique_id, run.run.name, widget=True)
+            events = host.ComfyEvents(cls.hidden.unique_id, run.run.name)  # as text; Run Monitor draws it
             try:
                 if run.data.manifest is None:
                     core.build_caches(run, events)
@@ -143,8 +143,7 @@ class RunFromFile(io.ComfyNode):
             events.finish("finished", f"{result.lora.name} is in {result.lora.parent}.")
             tables = run.model_dump(mode="json", exclude_defaults=True)
             finished = handles.FinishedRun(result.folder, result.lora, result.step, tables)
-            shown = {"ltx2_train": [events.shown()]}
-            return io.NodeOutput(read_lora(result.lora), finished, str(result.lora), ui=shown)
+            return io.NodeOutput(read_lora(result.lora), finished, str(result.lora))
 
 
 def _file(text: str, what: str) -> Path:

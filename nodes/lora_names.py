@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..ltx2_train.errors import ConfigError
 from . import host
+from .made import always
+from .wire import lora_file
 
 
 def lora_named(text: str, widget: str = "lora_path", otherwise: str = "connect `lora`") -> Path:
@@ -18,6 +22,29 @@ def lora_named(text: str, widget: str = "lora_path", otherwise: str = "connect `
     if found is not None:
         return found
     raise ConfigError(f"{widget}: there is no file {text}. Write the path of a LoRA file, or {otherwise}.")
+
+
+def chosen_lora(lora: Mapping[str, Any] | None, lora_path: str, to_do: str) -> Path:
+    """The one LoRA of a node that takes it from the socket `lora` or by `lora_path`. Raises ConfigError where there is
+    none, or are two."""
+    if lora is None:
+        if not lora_path.strip():
+            raise ConfigError(f"There is no LoRA to {to_do}: connect `lora`, or write `lora_path`.")
+        return lora_named(lora_path)
+    if lora_path.strip():
+        raise ConfigError(f"There are two LoRAs to {to_do}: take the wire off `lora`, or empty `lora_path`.")
+    return lora_file(lora)
+
+
+def stamp(lora_path: str | None) -> Any:
+    """What changes when the file behind `lora_path` does; None where there is no path."""
+    if lora_path is None or not lora_path.strip():
+        return None
+    try:
+        stat = lora_named(lora_path).stat()
+    except (ConfigError, OSError):
+        return always()
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def new_lora(save_name: str, otherwise: str) -> Path:

@@ -94,6 +94,8 @@ class SampleLoRA(io.ComfyNode):
         **settings: Any,
     ) -> io.NodeOutput:
         with host.training_job(TITLE):
+            if run is not None and model is not None:
+                raise ConfigError("`run` has its own base, and `model` is connected too. Take one of the wires off.")
             base = model if run is None else run
             if base is None:
                 raise ConfigError("Nothing to sample with: connect `run`, or `model` and write a `lora_path`.")

@@ -167,7 +167,7 @@ class TrainSlider(io.ComfyNode):
             shown = merged(model.tables, FORM.tables(settings), {"memory": {"fit": memory}}, places, {"slider": slider})
             tables = merged(shown, further_settings(options, TITLE))
             run = core.make_run(tables, host.runs_folder(), TITLE)
-            events = host.ComfyEvents(cls.hidden.unique_id, run.run.name)
+            events = host.ComfyEvents(cls.hidden.unique_id, run.run.name, widget=True)
             try:
                 result = core.train_slider(run, events)
             except BaseException as error:
@@ -181,7 +181,8 @@ class TrainSlider(io.ComfyNode):
             strips = sorted((result.folder / "samples").glob("*_strip.png"))
             finished = handles.FinishedRun(result.folder, lora, result.step, tables)
             shown_strip = host.preview(strips[-1]) if strips else {}
-            return io.NodeOutput(read_lora(lora), finished, str(lora), ui=shown_strip)
+            seen = {"ltx2_train": [events.shown()], **shown_strip}
+            return io.NodeOutput(read_lora(lora), finished, str(lora), ui=seen)
 
 
 def _targets(positive: str, negative: str, target_class: str, more: str) -> list[dict[str, Any]]:

@@ -125,3 +125,19 @@ def test_a_lora_of_another_trainer_is_converted_for_comfyui_and_back(nodes, list
 def test_what_cannot_be_converted_is_told_plainly(nodes, listed, given, message):
     with pytest.raises(RuntimeError, match=message):
         nodes.ConvertLoRA.execute(**CONVERT | given)
+
+
+def test_a_lora_that_is_connected_and_written_down_is_one_too_many(nodes, listed):
+    wired = nodes.wire.read_lora(listed / "fox.safetensors")
+    with pytest.raises(RuntimeError, match="There are two LoRAs to convert: take the wire off `lora`, or empty"):
+        nodes.ConvertLoRA.execute(**{**CONVERT, "lora_path": "my style"}, lora=wired)
+    with pytest.raises(RuntimeError, match="There are two LoRAs to take apart"):
+        nodes.KeepBranch.execute(action="keep", branches="video", lora_path="my style", save_name="", lora=wired)
+
+
+def test_a_run_and_a_base_are_one_base_too_many(nodes):
+    run = nodes.handles.FinishedRun(Path("fox"), Path("fox.safetensors"), 3, {})
+    with pytest.raises(RuntimeError, match="`run` has its own base"):
+        nodes.SampleLoRA.execute(
+            prompt="a fox", run=run, model=nodes.handles.BaseModel({}, ""), **nodes.sample.FORM.defaults(visible=True)
+        )

@@ -1,4 +1,4 @@
-// The extension: puts a live view into each Train LoRA node and feeds it from the server's messages.
+// The extension: puts a live view into each node that trains, and into Run Monitor, and feeds it from the server's messages.
 
 import { api } from "../../../scripts/api.js"
 import { app } from "../../../scripts/app.js"
@@ -6,7 +6,7 @@ import { viewQuery } from "./format.mjs"
 import { HEIGHT, LiveView } from "./live_view.mjs"
 
 const OURS = "LTX2T_"
-const NODE = "LTX2T_TrainLoRA"
+const TRAINING = ["LTX2T_TrainLoRA", "LTX2T_TrainSlider"]
 const MONITOR = "LTX2T_Monitor" // shows the run that it names, whichever node trains it
 const WATCH_SECONDS = 5 // a run of another process sends nothing here, so its folder is looked at
 const views = new Map() // node -> LiveView
@@ -223,7 +223,7 @@ app.registerExtension({
       addFold(node)
       countFolded(node)
     }
-    if (node.comfyClass === NODE || node.comfyClass === MONITOR) addView(node)
+    if ([...TRAINING, MONITOR].includes(node.comfyClass)) addView(node)
     if (node.comfyClass === MONITOR) watch(node, views.get(node))
     afterExecuted(node)
     if (foldable) applyFold(node)
