@@ -25,6 +25,11 @@ class AppliedLora:
         for layer in self.layers.values():
             layer.strength = float(strength)
 
+    def remove(self, model: nn.Module) -> None:
+        """Put the original linears back into `model`."""
+        for name, layer in self.layers.items():
+            place(model, name, layer.base)
+
 
 def apply_file(model: nn.Module, file: LoraFile) -> AppliedLora:
     """Wrap every linear that `file` has a layer for.

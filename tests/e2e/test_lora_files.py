@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from ltx2_train import Events, Stopped, load_run, sample, train
 from ltx2_train.errors import CheckpointError, ConfigError
 from ltx2_train.lora.fit import linear_sizes
-from ltx2_train.sampling import sample as drawing
+from ltx2_train.sampling import studio as drawing
 from ltx2_train.training import checks
 from ltx2_train.weights.load import blueprint
 from ltx2_train.weights.reader import TensorFile

@@ -248,7 +248,7 @@ def test_what_does_not_fit_of_a_lora_reaches_the_node(nodes, chain, monkeypatch,
     def stop(*_, **__):
         raise ValueError("far enough")
 
-    drawing = importlib.import_module(f"{nodes.sample.core.__name__}.sampling.sample")
+    drawing = importlib.import_module(f"{nodes.sample.core.__name__}.sampling.studio")
     monkeypatch.setattr(drawing, "prompt_features", stop)
     base = chain.base()[0]
     words = save("words.safetensors", "text_encoder.layers.0.mlp.up_proj")

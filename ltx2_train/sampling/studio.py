@@ -1,0 +1,126 @@
+"""The base with all that draws samples around it: texts are encoded once, the base is read once, LoRAs change."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ..config import RunConfig, SampleSettings
+from ..config.base_files import BaseFiles
+from ..device import DTYPES, pick_device, release
+from ..events import Events
+from ..lora.apply import AppliedLora, apply_file
+from ..lora.file import LoraFile, load_lora_state
+from ..lora.fit import fitting, linear_sizes, tell_left_out, tell_version
+from ..placement import Placed, fit_for_sampling, load_placed
+from ..weights.load import blueprint, load_connectors
+from ..weights.reader import TensorFile
+from .given_media import GivenMedia
+from .prompt_text import prompt_features
+from .prompts import Prompt, prompt_texts
+from .render import Renderer, open_vae
+from .sound import SoundParts
+
+
+@dataclass(frozen=True)
+class Studio:
+    """A base in its place, and what draws with it."""
+
+    renderer: Renderer
+    placed: Placed
+    device: torch.device
+
+    @contextlib.contextmanager
+    def wearing(self, state: LoraFile | None) -> Iterator[AppliedLora | None]:
+        """A context in which the base has the LoRA `state`; None is the base alone."""
+        if state is None:
+            yield None
+            return
+        loras = apply_file(self.placed.model, state)
+        try:
+            self.placed.adapted()
+            self.renderer.events.holding(self.placed, self.placed.device_bytes, self.device)
+            yield loras
+        finally:
+            loras.remove(self.placed.model)
+
+
+def checked_lora(lora: Path, base: BaseFiles, mode: str, events: Events) -> LoraFile:
+    """The LoRA at `lora`, held against the header of the base before that is loaded; says what of it is not drawn."""
+    file = load_lora_state(lora)
+    with TensorFile(base.checkpoint) as checkpoint:
+        _, left_out = fitting(file, linear_sizes(blueprint(checkpoint, mode)))
+    tell_version(file, base.version, events)
+    tell_left_out(file, left_out, mode, events)
+    return file
+
+
+@contextlib.contextmanager
+def open_studio(
+    run: RunConfig,
+    base: BaseFiles,
+    settings: SampleSettings,
+    prompts: Sequence[Prompt],
+    folder: Path,
+    scratch: Path,
+    media: GivenMedia,
+    events: Events,
+) -> Iterator[Studio]:
+    """Encode all texts of `prompts`, then load the base of `run`; both are let go of at the end.
+
+    Features of prompts are kept in `folder`; `scratch` is for what cannot wait in the checkpoint.
+    """
+    device, dtype = pick_device(run.model.device), DTYPES[run.model.precision]
+    features = prompt_features(prompt_texts(prompts), folder, base.encoder, base.projection, device, events, run.gemma)
+    connectors = load_connectors(base.projection, run.model.mode, dtype, device)
+    with torch.no_grad():
+        contexts: dict[str, tuple[torch.Tensor | None, torch.Tensor | None]] = {}
+        for text, one in features.items():
+            video, audio = connectors([one.to(device, dtype)])
+            contexts[text] = (
+                None if video is None else video[0].cpu(),
+                None if audio is None else audio[0].cpu(),
+            )
+    del connectors
+    release(device)
+
+    events.make_room(base.checkpoint.stat().st_size, device)
+    events.stage("load the transformer")
+    memory = fit_for_sampling(run, device)
+    if memory.blocks_to_swap:
+        events.message(f"{memory.blocks_to_swap} blocks of the transformer come from RAM when their turn comes.")
+    # a LoRA is of the original weights, whatever helped the base along while it was trained
+    plain = run.quant.model_copy(update={"loftq": False, "awq": False})
+    placed = load_placed(run.model_copy(update={"quant": plain}), memory, device, events, scratch)
+    for text in placed.work_as(memory):
+        events.message(text)
+    try:
+        events.holding(placed, placed.device_bytes, device)
+        sound = SoundParts(base.checkpoint, device) if placed.model.has_audio else None
+        vae = partial(open_vae, run, base.checkpoint, device)
+        yield Studio(
+            Renderer(
+                placed.model,
+                contexts.__getitem__,
+                vae,
+                settings,
+                base.version,
+                device,
+                events,
+                sound,
+                placed,
+                media,
+            ),
+            placed,
+            device,
+        )
+    finally:
+        events.holding(placed, 0, device)
+        placed.close()
+        del placed
+        release(device)
