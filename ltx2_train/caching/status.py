@@ -132,7 +132,7 @@ def _name(path: Path) -> str:
     return _NAMES[longest]
 
 
-def remove(rows: list[CacheRow]) -> int:
+def remove_caches(rows: list[CacheRow]) -> int:
     """Delete the files of `rows`; returns the bytes that became free. A file that is gone already is passed over."""
     freed = 0
     for row in rows:

@@ -225,29 +225,21 @@ def _tiny(args: argparse.Namespace, events: ConsoleEvents) -> None:
 
 
 def _config(args: argparse.Namespace, events: ConsoleEvents) -> None:
-    from ..config import describe_defaults, load_run
+    from .. import describe_defaults, load_run, names_tables, recipe_text, settings_page
 
     if args.reference or args.names:
-        from ..config.reference import names_tables, settings_page
-
         print((settings_page() if args.reference else names_tables()).rstrip())
         return
     if args.recipe is not None:
-        print(_recipe(args.recipe).rstrip())
+        print((_recipes() if args.recipe == "list" else recipe_text(args.recipe)).rstrip())
         return
     print((describe_defaults() if args.defaults else load_run(args.run).to_toml()).rstrip())
 
 
-def _recipe(name: str) -> str:
-    from ..config.recipes import RECIPES, recipe_text
-    from ..registry import nearest
+def _recipes() -> str:
+    from .. import RECIPES
 
-    if name == "list":
-        return "\n".join(f"{name:16} {recipe.title}: {recipe.about}" for name, recipe in RECIPES.items())
-    if name not in RECIPES:
-        near = f" Did you mean {' or '.join(found)}?" if (found := nearest(name, RECIPES)) else ""
-        raise ConfigError(f"--recipe {name}: there is no such recipe.{near} There are {', '.join(RECIPES)}.")
-    return recipe_text(name)
+    return "\n".join(f"{name:16} {recipe.title}: {recipe.about}" for name, recipe in RECIPES.items())
 
 
 __all__ = ["ConsoleEvents", "duration", "main"]

@@ -38,21 +38,18 @@ def _build(args: argparse.Namespace, events: ConsoleEvents) -> None:
 
 
 def _status(args: argparse.Namespace, events: ConsoleEvents) -> int:
-    from ..config import load_run
-    from ..training.cache_status import status_of
+    from .. import load_run, status_of_caches
 
-    status = status_of(load_run(args.run, args.set), events)
+    status = status_of_caches(load_run(args.run, args.set), events)
     events.finish()
     show(status, args.json)
     return 0 if status.complete else 1
 
 
 def _clean(args: argparse.Namespace, events: ConsoleEvents) -> None:
-    from ..caching.status import remove
-    from ..config import load_run
-    from ..training.cache_status import status_of
+    from .. import load_run, remove_caches, status_of_caches
 
-    status = status_of(load_run(args.run, args.set), events)
+    status = status_of_caches(load_run(args.run, args.set), events)
     events.finish()
     rows = status.of("orphaned") + (status.of("stale") if args.stale else [])
     for row in rows:
@@ -60,14 +57,14 @@ def _clean(args: argparse.Namespace, events: ConsoleEvents) -> None:
     if not rows:
         print("Nothing to clean.")
     elif args.yes:
-        print(f"{len(rows)} files deleted, {remove(rows) / 1e6:.1f} MB free again.")
+        print(f"{len(rows)} files deleted, {remove_caches(rows) / 1e6:.1f} MB free again.")
     else:
         total = sum(row.bytes for row in rows) / 1e6
         print(f"{len(rows)} files, {total:.1f} MB. Nothing was deleted; add --yes to delete them.")
 
 
 def _import(args: argparse.Namespace, events: ConsoleEvents) -> None:
-    from ..caching.official import import_official
+    from .. import import_official
 
     report = import_official(args.folder, args.out, events)
     events.finish()

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from .. import terms_text
 from ..events import Events
-from ..training.metrics import terms_text
 from .output import Lasting
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..workshop.choices import CAPTION_FRAMES, GOALS, SPEAKER
+from .. import CAPTION_FRAMES, GOALS, SPEAKER
 from .console import ConsoleEvents
 from .output import show
 

@@ -26,13 +26,13 @@ def add_import(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run_import(args: argparse.Namespace, events: ConsoleEvents) -> int:
     """Write the files and say what became of each setting; 1 where something has to be put right by hand."""
-    from ..config.importing import RUN_NAME, import_settings
+    from .. import import_settings
 
     made = import_settings(args.file)
     paths = made.write(args.out, args.replace)
     print(made.summary())
     print("Written: " + ", ".join(str(path) for path in paths))
-    run = next(path for path in paths if path.name == RUN_NAME)
+    run = made.run_path(args.out)
     missing = made.missing(run)
     for line in missing:
         print(f"  {line}")

@@ -73,13 +73,12 @@ def run_quantize(args: argparse.Namespace, events: ConsoleEvents) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from ..device import pick_device
-    from ..quant.report import error_table, render
+    from .. import error_table, error_text
 
     if args.size < 64:
         raise ConfigError(f"--size is {args.size}; a weight smaller than 64 x 64 says nothing. Leave it at 4096.")
-    rows = error_table(args.size, device=pick_device(args.device))
+    rows = error_table(args.size, device=args.device)
     if args.json:
         print_json(rows)
     else:
-        print(render(rows))
+        print(error_text(rows))

@@ -87,7 +87,7 @@ class Imported:
 
         Raises ConfigError where one of them is there already and `replace` is not set.
         """
-        out = Path(out) if out is not None else self.folder / f"{self.source.stem or self.source.name}_ltx2"
+        out = self._into(out)
         texts = {DATASET_NAME: self.dataset_toml(out), **self.lists, RUN_NAME: self.run_toml(out)}
         paths = {out / name: text for name, text in texts.items() if text}
         there = [path for path in paths if path.exists()]
@@ -96,6 +96,13 @@ class Imported:
         for path, text in paths.items():
             write_text(path, text)
         return list(paths)
+
+    def run_path(self, out: Path | str | None = None) -> Path:
+        """Where `write` with the same `out` puts the run file."""
+        return self._into(out) / RUN_NAME
+
+    def _into(self, out: Path | str | None) -> Path:
+        return Path(out) if out is not None else self.folder / f"{self.source.stem or self.source.name}_ltx2"
 
     def missing(self, run: Path) -> list[str]:
         """A sentence for each file that the written run file `run` needs and that is not there."""

@@ -6,6 +6,7 @@ for `lora.rank`; a whole TOML, YAML, JSON or saved command of theirs). All that 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,16 @@ __all__ = ["load_run", "make_run", "read_toml", "taken_over", "tomllib"]
 DATASET_TABLES = ("general", "datasets", "validation_datasets")
 
 
-def make_run(tables: Mapping[str, Any], base: Path | str = ".", source: str = "settings") -> RunConfig:
-    """A RunConfig from nested tables; relative paths are taken from `base`. Raises ConfigError."""
+def make_run(
+    tables: Mapping[str, Any], base: Path | str = ".", source: str = "settings", overrides: Sequence[str] = ()
+) -> RunConfig:
+    """A RunConfig from nested tables and `section.key=value` overrides; relative paths are taken from `base`.
+
+    Raises ConfigError.
+    """
+    tables = copy.deepcopy(dict(tables))
+    for text in overrides:
+        _override(tables, text)
     return _made(tables, Path(base).absolute(), source)
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..errors import ConfigError
+from ..registry import nearest
 from .describe import compact
 
 Stream = Literal["video", "audio"]
@@ -43,7 +45,10 @@ class Recipe:
 
 
 def recipe_text(name: str) -> str:
-    """A run file for the recipe `name`, with what its dataset file says as comments."""
+    """A run file for the recipe `name`, with what its dataset file says as comments. Raises ConfigError."""
+    if name not in RECIPES:
+        near = f" Did you mean {' or '.join(hints)}?" if (hints := nearest(name, RECIPES)) else ""
+        raise ConfigError(f"--recipe {name}: there is no such recipe.{near} There are {', '.join(RECIPES)}.")
     return "\n".join(_lines(name, RECIPES[name])) + "\n"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..device import pick_device
 from ..optional import why_missing
 from .base import row_parts
 from .formats import FORMATS
@@ -22,16 +23,16 @@ LOFTQ_RANK = 32
 LOFTQ_ITERATIONS = 2
 
 
-def error_table(size: int = 4096, seed: int = 0, device: torch.device | str = "cpu") -> list[dict[str, Any]]:
+def error_table(size: int = 4096, seed: int = 0, device: str = "cpu") -> list[dict[str, Any]]:
     """A row {"name", "mae", "snr_db", "cosine"} for bf16, each format (nf4 in blocks of 32), and nf4 with LoftQ.
 
-    Formats whose library cannot be used have no row.
+    `device` is a name as `model.device` takes it. Formats whose library cannot be used have no row.
     """
-    weight = torch.randn(size, size, generator=torch.Generator().manual_seed(seed)).to(device)
+    weight = torch.randn(size, size, generator=torch.Generator().manual_seed(seed)).to(pick_device(device))
     return [{"name": name, **_errors(found, weight)} for name, found in _approximations(weight)]
 
 
-def render(rows: Sequence[Mapping[str, Any]]) -> str:
+def error_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as a table of text."""
     widest = max(len("format"), *(len(row["name"]) for row in rows))
     lines = [f"{'format':<{widest}}  {'MAE':>8}  {'SNR dB':>7}  {'cosine':>9}"]

@@ -10,7 +10,7 @@ from ..dataset.plan import plan_dataset
 from ..events import Events, shielded
 
 
-def status_of(run: RunConfig, events: Events | None = None) -> CacheStatus:
+def status_of_caches(run: RunConfig, events: Events | None = None) -> CacheStatus:
     """Compare every cache that `run` needs; reads headers only. Raises TrainerError."""
     events = shielded(events)
     recipe = BaseFiles.find(run, events).recipe(run)

@@ -16,7 +16,7 @@ import pytest
 
 from ltx2_train import build_caches, load_run
 from ltx2_train.caching.cache_file import CacheFile
-from ltx2_train.training.cache_status import status_of
+from ltx2_train.training.cache_status import status_of_caches
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -150,7 +150,7 @@ def test_two_builds_at_once_make_each_cache_once_and_say_what_the_other_made(emp
     assert sorted(count(out, "text", "made by another process") for out, _ in outs) == [0, 2]
     assert any("Waiting for process" in said for _, said in outs)
     assert hidden(empty.parent / "cache") == []
-    status = status_of(load_run(empty))
+    status = status_of_caches(load_run(empty))
     assert status.complete
     assert status.of("orphaned") == []
     manifest = json.loads((empty.parent / "cache" / "dataset_manifest.json").read_text())
@@ -173,7 +173,7 @@ def test_killed_between_writing_and_renaming_leaves_no_damaged_cache(empty):
     report = build_caches(load_run(empty))
     assert (report.kinds["latents"].made, report.kinds["latents"].kept) == (4, 2)
     assert hidden(cache) == []
-    assert status_of(load_run(empty)).complete
+    assert status_of_caches(load_run(empty)).complete
 
 
 def test_what_a_killed_build_had_claimed_is_made_by_the_one_that_waits_for_it(empty):
@@ -190,7 +190,7 @@ def test_what_a_killed_build_had_claimed_is_made_by_the_one_that_waits_for_it(em
     (told,) = [line for line in lines if "Waiting" in line]
     assert f"process {first.pid} on " in told
     assert len(noted(log, "latents")) == 4, "all that the other does not hold: one at hand, one read ahead"
-    status = status_of(load_run(empty))
+    status = status_of_caches(load_run(empty))
     assert status.of("orphaned") == [], "what is being made leaves its traces beside the caches"
     assert hidden(empty.parent / "cache") != []
     first.kill()
@@ -199,4 +199,4 @@ def test_what_a_killed_build_had_claimed_is_made_by_the_one_that_waits_for_it(em
     assert len(noted(log, "latents")) == len(set(noted(log, "latents"))) == 6
     assert count(out, "latents", "made") == 6
     assert hidden(empty.parent / "cache") == []
-    assert status_of(load_run(empty)).complete
+    assert status_of_caches(load_run(empty)).complete

@@ -1,9 +1,12 @@
 """The order of the packages: who may import whom, and which libraries are never imported by merely loading the pack."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+import ltx2_train
 
 ROOT = Path(__file__).resolve().parents[2]
 # Lower rows first. In a row that is a list, each package may import those before it; in a set, none of the others.
@@ -43,8 +46,9 @@ OPTIONAL = {
 }
 COMFY = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "server", "nodes", "execution"}
 COMFY_DOOR = "nodes/host/"
-# modules of the core that a node may import besides the packages; all else it takes from ltx2_train itself
-OPEN_TO_NODES = {"errors", "events", "files", "settings"}
+# Who takes from the core only what is public: names of ltx2_train, names in __all__ of a package, and these modules.
+CALLERS = {"nodes", "cli"}
+OPEN = {"errors", "events", "files", "settings"}
 
 
 def imports(tree):
@@ -81,8 +85,8 @@ def violations(path, text):
             elif first in OPTIONAL and top:
                 found.append(f"{at}{first} must be imported where it is used")
             continue
-        if package == "nodes" and (deep := _too_deep(node, level, module, parts)):
-            found.append(f"{at}a node must not import {deep}, but a name of ltx2_train")
+        if package in CALLERS and (deep := _not_public(node, level, module, parts)):
+            found.append(f"{at}{package} must not import {deep}, but public names of ltx2_train or of a package")
         target = [*parts[: len(parts) - level], *module.split("."), ""]
         other = "nodes" if target[0] == "nodes" else target[1]
         if other not in RANK_OF:  # a name from ltx2_train/__init__.py itself, or a module that is in no row
@@ -94,17 +98,26 @@ def violations(path, text):
     return found
 
 
-def _too_deep(node, level, module, parts):
-    """The module inside the core that an import of a node reaches into; empty where it does not."""
-    target = [*parts[: len(parts) - level], *module.split(".")]
-    if target[0] != "ltx2_train" or len(target) == 1:
+def _not_public(node, level, module, parts):
+    """What an import of a node or a command takes from inside the core; empty where all of it is public."""
+    owner = [*parts[: len(parts) - level], *(node.module or "").split(".")]
+    owner = [part for part in owner if part]
+    names = [alias.name for alias in node.names] if node.module else [module]
+    if owner[:1] != ["ltx2_train"] or owner[1:2] == ["cli"] or (len(owner) == 2 and owner[1] in OPEN):
         return ""
-    inner = target[1]
-    if len(target) == 2 and (inner in OPEN_TO_NODES or (ROOT / "ltx2_train" / inner / "__init__.py").is_file()):
-        names = [alias.name for alias in node.names]
-        modules = [name for name in names if (ROOT / "ltx2_train" / inner / f"{name}.py").is_file()]
-        return f"{inner}.{modules[0]}" if modules else ""
-    return ".".join(target[1:])
+    known = public_names("/".join(owner[1:])) | (OPEN if len(owner) == 1 else set())
+    return ", ".join(".".join([*owner[1:], name]) for name in names if name not in known)
+
+
+@cache
+def public_names(package):
+    """Those in __all__ of a package of the core, "" for ltx2_train itself; none where it has no such list."""
+    path = ROOT / "ltx2_train" / package / "__init__.py"
+    if not package:
+        return set(ltx2_train.__all__)
+    body = ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else []
+    lists = [one.value for one in body if isinstance(one, ast.Assign) and ast.unparse(one.targets[0]) == "__all__"]
+    return {name for value in lists for name in ast.literal_eval(value)}
 
 
 SOURCES = sorted(p.relative_to(ROOT).as_posix() for top in ("ltx2_train", "nodes") for p in (ROOT / top).rglob("*.py"))
@@ -126,10 +139,16 @@ def test_imports_follow_the_table(path):
         ("ltx2_train/feed/a.py", "import comfy.utils", "must not be imported here"),
         ("nodes/a.py", "import folder_paths", "must not be imported here"),
         ("nodes/hosted.py", "from server import PromptServer", "must not be imported here"),
-        ("nodes/a.py", "from ..ltx2_train.training.loop import train", "must not import training.loop"),
-        ("nodes/host/a.py", "from ...ltx2_train.models.blocks import x", "must not import models.blocks"),
+        ("nodes/a.py", "from ..ltx2_train.training.loop import train", "must not import training.loop.train"),
+        ("nodes/host/a.py", "from ...ltx2_train.models.blocks import x", "must not import models.blocks.x"),
         ("nodes/a.py", "def f():\n    from ..ltx2_train.lora import branches", "must not import lora.branches"),
-        ("nodes/a.py", "from ..ltx2_train.device import pick_device", "must not import device"),
+        ("nodes/a.py", "from ..ltx2_train.device import pick_device", "must not import device.pick_device"),
+        ("nodes/a.py", "from ..ltx2_train import probe, training", "nodes must not import training,"),
+        ("nodes/a.py", "from ..ltx2_train.quant import formats", "must not import quant.formats"),
+        ("ltx2_train/cli/a.py", "from ..training.metrics import terms_text", "must not import training.metrics"),
+        ("ltx2_train/cli/a.py", "def f():\n    from ..config.read import load_run", "cli must not import config.read"),
+        ("ltx2_train/cli/a.py", "from ..sampling import render", "cli must not import sampling.render"),
+        ("ltx2_train/cli/__init__.py", "from .. import load_run, device", "cli must not import device,"),
         ("ltx2_train/optim/a.py", "import bitsandbytes", "where it is used"),
         ("ltx2_train/optim/a.py", "try:\n    import av\nexcept ImportError:\n    av = None", "where it is used"),
         ("ltx2_train/extra.py", "", "is in no row"),
@@ -153,7 +172,9 @@ def test_planted_faults_are_caught(path, text, fault):
         ("ltx2_train/conditions/a.py", "from ..caching.cache_file import x\nfrom ..lora.file import y"),
         ("ltx2_train/workshop/a.py", "from ..feed.loader import x"),
         ("ltx2_train/__init__.py", "from .training import train\nfrom .errors import x"),
-        ("ltx2_train/cli.py", "from . import train\nfrom .config import x"),
+        ("ltx2_train/cli/a.py", "from .. import train\nfrom ..config import load_run"),
+        ("ltx2_train/cli/a.py", "from .b import x\nfrom . import c\nfrom ..errors import y"),
+        ("ltx2_train/cli/a.py", "from ..files import atomic\nfrom ..training.fit import plan_run"),
         ("nodes/a.py", "from ..ltx2_train import probe\nfrom . import host\nfrom .host import io"),
         ("nodes/a.py", "from .. import ltx2_train as core\nfrom ..ltx2_train.errors import DataError"),
         ("nodes/a.py", "from ..ltx2_train.config import RunConfig\nfrom ..ltx2_train.files import digest"),

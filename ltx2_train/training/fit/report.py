@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ...config import RunConfig
+from ...device import pick_device
 from ...errors import ConfigError
+from ...events import Events
 from .choose import make_plan, taken
 from .facts import Facts
-from .machine import GB, SIZES, Machine, card
+from .machine import GB, SIZES, Machine, Rates, available_ram, card, this_machine
 from .memory_plan import MemoryPlan, seconds
+from .work import largest_workload, parse_bucket
 
 HEADS = ("memory", "card", "base", "swapped", "recomputed", "VRAM GB", "RAM GB", "disk GB", "a step")
+USUAL_RAM = 64.0  # GB, where no machine is looked at
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,34 @@ class Report:
             "source": self.source,
             "rows": [row.to_json() for row in self.rows],
         }
+
+
+def plan_run(
+    run: RunConfig,
+    bucket: str | None = None,
+    batch: int = 1,
+    published: str | None = None,
+    ram: float | None = None,
+    events: Events | None = None,
+) -> Report:
+    """What each size of card and this machine would do with `run`; nothing is loaded.
+
+    `bucket`: width x height x frames of `batch` clips instead of the largest batch of the dataset. `published`: the
+    version of the published model, for which no file is needed. `ram`: GB to reckon with. Raises TrainerError.
+    """
+    mode = run.model.mode
+    work = parse_bucket(bucket, mode, run, batch) if bucket else largest_workload(run, events)
+    if published:
+        facts = Facts.published(published, run, work)
+        nowhere = Machine("none", "", 0.0, (USUAL_RAM if ram is None else ram) * GB, math.inf, Rates(1e12, 1e11))
+        return make_report(run, facts, nowhere)
+    device = pick_device(run.model.device)
+    facts = Facts.read(run, work, device.type)
+    folder = (run.run.folder or Path("runs")) / run.run.name
+    here = this_machine(device, folder)
+    if ram is not None:
+        here = replace(here, ram=min(ram * GB, available_ram()))
+    return make_report(run, facts, here, stored=MemoryPlan.load(folder) if run.run.if_exists == "continue" else None)
 
 
 def make_report(

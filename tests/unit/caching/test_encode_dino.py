@@ -22,7 +22,7 @@ from ltx2_train.caching.disk import CacheNeed
 from ltx2_train.caching.encode_dino import DinoFeatures, to_square
 from ltx2_train.caching.recipe import Recipe
 from ltx2_train.caching.settings import CacheSettings, DinoSettings
-from ltx2_train.caching.status import cache_status, remove
+from ltx2_train.caching.status import cache_status, remove_caches
 from ltx2_train.dataset.augment import read_clip
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
@@ -413,7 +413,7 @@ def test_status_knows_them_and_clean_takes_none_that_a_sample_has(dino, dataset,
     for chosen in (settings(dino), settings(None)):
         assert [row.path for row in rows("orphaned", chosen)] == [gone]
     assert len(rows("stale", settings(dino, size=56))) == 3
-    assert remove(rows("orphaned")) > 0
+    assert remove_caches(rows("orphaned")) > 0
     assert not gone.exists()
 
 

@@ -18,7 +18,7 @@ from ltx2_train.caching.encode import Latents
 from ltx2_train.caching.encode_text import Text
 from ltx2_train.caching.recipe import Recipe
 from ltx2_train.caching.settings import CacheSettings
-from ltx2_train.caching.status import cache_status, remove
+from ltx2_train.caching.status import cache_status, remove_caches
 from ltx2_train.cli import main
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.media_index import INDEX_NAME, MediaIndex
@@ -71,7 +71,7 @@ def test_every_state_is_told_with_its_reason(tmp_path):
     assert "d_ltx2_te_compact" in status.text()
     other = cache_status(plan, Recipe(video_vae="x")).of("stale")
     assert other[0].why == "it was made with another VAE"
-    freed = remove(status.of("orphaned"))
+    freed = remove_caches(status.of("orphaned"))
     assert freed > 0
     assert not list((tmp_path / "cache").glob("d_*"))
     assert (tmp_path / "cache" / "notes.safetensors").exists()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ltx2_train.quant import FORMATS
-from ltx2_train.quant.report import error_table, render
+from ltx2_train.quant.report import error_table, error_text
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_a_row_is_what_its_names_say():
 
 
 def test_text(rows):
-    lines = render(list(rows.values())).splitlines()
+    lines = error_text(list(rows.values())).splitlines()
     assert lines[0].split() == ["format", "MAE", "SNR", "dB", "cosine"]
     assert len({len(line) for line in lines}) == 1
     assert any(line.split() == ["fp8", "0.0171", "32.02", "0.999686"] for line in lines)
