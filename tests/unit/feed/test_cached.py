@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -117,6 +118,19 @@ def test_cache_only_takes_what_has_text_and_names_the_rest(made, capsys):
     empty = DatasetConfig.from_table({"datasets": [{"cache_only": True, "cache_directory": "none"}]}, folder)
     with pytest.raises(CacheError, match="no caches"):
         TrainingSet.open(empty)
+
+
+def test_a_file_that_is_not_named_as_latents_is_left_out_and_the_page_of_names_is_said(made):
+    folder, said, events = made.config.datasets[0].caches, [], Events()
+    (folder / "holiday_ltx2.safetensors").write_bytes(b"")
+    events.message = lambda text, level="info": said.append((level, text))
+    config = DatasetConfig.from_table({"datasets": [{"cache_only": True, "cache_directory": str(folder)}]}, folder)
+    assert len(TrainingSet.open(config, RECIPE, events).samples) == 6
+    ((level, text),) = [(level, text) for level, text in said if "holiday" in text]
+    assert level == "warning"
+    page = re.search(r"\((\S+\.md) lists the names\)", text)[1]
+    assert page == "docs/dataset_file.md"
+    assert "`NAME_00000-049_0768x0512_ltx2.safetensors`" in (Path(__file__).parents[3] / page).read_text()
 
 
 def test_the_community_trainers_manifest(made, tmp_path):

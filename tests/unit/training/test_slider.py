@@ -223,6 +223,11 @@ def test_pairs_without_a_partner_are_named_and_no_pair_at_all_is_refused(tmp_pat
     assert data.negatives == {folders[0] / "a_0064x0064_ltx2.safetensors": folders[1] / "a_0064x0064_ltx2.safetensors"}
     assert any("b_0064x0064 in more" in text for text in said)
     assert any("c_0064x0064 in less" in text for text in said)
+    for folder in folders:
+        write_tensors(folder / "odd_ltx2.safetensors", {"latents_1x2x2_float32": torch.zeros(128, 1, 2, 2)})
+    with pytest.raises(CacheError, match=r"odd_ltx2.*not that of latents \(docs/dataset_file\.md lists the names\)"):
+        _pairs(slider, Recipe(), events)
+    (folders[0] / "odd_ltx2.safetensors").unlink()
     for path in folders[1].glob("a*"):
         path.rename(path.with_name("z_0064x0064_ltx2.safetensors"))
     with pytest.raises(CacheError, match="there is no pair"):
