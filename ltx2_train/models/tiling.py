@@ -179,18 +179,6 @@ def encode_tiled(vae: VideoVAE, pixels: Tensor, tiles: TileSettings, on_progress
 
 
 @torch.no_grad()
-def decode_tiled(
-    vae: VideoVAE,
-    latents: Tensor,
-    tiles: TileSettings,
-    on_progress: Progress | None = None,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Decode normalised latents [B,C,f,h,w] to pixels [B,3,F,H,W], about [-1,1], in float32 on the CPU."""
-    return torch.cat(list(_decoded(vae, latents, tiles, on_progress, generator)), dim=2)
-
-
-@torch.no_grad()
 def decode_frames(
     vae: VideoVAE,
     latents: Tensor,
@@ -201,7 +189,7 @@ def decode_frames(
     """Yield the frames of one clip, [n,H,W,3] uint8 on the CPU, in order and each once. `latents` is [1,C,f,h,w]."""
     if latents.shape[0] != 1:
         raise DataError(f"Frames are decoded one clip at a time; {latents.shape[0]} were given.")
-    for pixels in _decoded(vae, latents, tiles, on_progress, generator):
+    for pixels in decode_pieces(vae, latents, tiles, on_progress, generator):
         yield to_bytes(pixels)[0]
 
 
@@ -210,14 +198,14 @@ def to_bytes(pixels: Tensor) -> Tensor:
     return pixels.float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 4, 1)
 
 
-def _decoded(
+def decode_pieces(
     vae: VideoVAE,
     latents: Tensor,
     tiles: TileSettings,
-    on_progress: Progress | None,
-    generator: torch.Generator | None,
+    on_progress: Progress | None = None,
+    generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
-    """Yield finished frames [B,3,n,H,W] in float32, blending the tiles in time."""
+    """Yield finished frames [B,3,n,H,W], about [-1,1], in float32 on the CPU, blending the tiles in time."""
     vae.check_latents(latents)
     latents = vae.add_decode_noise(latents, generator)
     times, rows, columns = _cut(*latents.shape[2:], tiles=tiles)

@@ -122,11 +122,6 @@ def first_frame_tokens(shape: LatentShape, given: Tensor) -> Tensor:
     return given.bool()[:, None] & first
 
 
-def token_sigmas(sigma: Tensor, clean: Tensor) -> Tensor:
-    """Noise level per token, [B, T]: zero where `clean` [B, T], else the sample's `sigma` [B]."""
-    return torch.where(clean.to(sigma.device), 0.0, sigma[:, None])
-
-
 def _spread(sigma: Tensor, like: Tensor) -> Tensor:
     sigma = sigma.to(device=like.device, dtype=torch.float32)
     return sigma.reshape(*sigma.shape, *([1] * (like.ndim - sigma.ndim)))

@@ -12,11 +12,17 @@ from torch.utils._pytree import tree_leaves
 from video_vae_sizes import SECTIONS, apart, clip, fill, latent_clip, section_23, tiny_vae
 
 from ltx2_train.errors import ConfigError, DataError
-from ltx2_train.models.tiling import TileSettings, decode_frames, decode_tiled, encode_tiled, spans, to_bytes
+from ltx2_train.models.tiling import TileSettings, decode_frames, decode_pieces, encode_tiled, spans, to_bytes
 from ltx2_train.models.video_vae import VideoVAE, VideoVAEConfig
 from ltx2_train.settings import parse
 
 OFF = TileSettings()
+
+
+@torch.no_grad()
+def decode_tiled(*arguments, **more):
+    """Pixels [B,3,F,H,W] of all pieces."""
+    return torch.cat(list(decode_pieces(*arguments, **more)), dim=2)
 
 
 @pytest.mark.parametrize("name", ["2.0", "2.3"])

@@ -11,7 +11,6 @@ from ltx2_train.objective.flow import (
     element_loss,
     first_frame_tokens,
     masked_mean,
-    token_sigmas,
     velocity,
 )
 from ltx2_train.shapes import LatentShape
@@ -100,10 +99,6 @@ def test_first_frame_tokens_are_clean_and_only_for_the_samples_that_are_given_it
     shape = LatentShape(frames=3, height=2, width=2)
     clean = first_frame_tokens(shape, torch.tensor([True, False]))
     assert clean.tolist() == [[True] * 4 + [False] * 8, [False] * 12]
-    sigma = token_sigmas(torch.tensor([0.5, 0.7]), clean)
-    assert sigma[0, :4].tolist() == [0.0] * 4
-    assert sigma[0, 4:].tolist() == [0.5] * 8
-    assert torch.allclose(sigma[1], torch.tensor(0.7))
 
 
 def test_a_single_frame_is_never_given_away():
