@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .config import RunConfig
 from .device import DTYPES
 from .events import Events
-from .models.transformer import LTXTransformer, TransformerConfig
+from .models.transformer import LTXTransformer
 from .offload.activations import ActivationStore
 from .offload.blocks import BlockStreamer, spread
 from .offload.copies import Source
@@ -28,7 +28,7 @@ from .quant.faster import faster_matmul, has_matmul, set_matmul
 from .quant.nf4 import Nf4, why_slow
 from .sizes import frozen_bytes, meta_model, stored_as
 from .weights.keys import transformer_prefix
-from .weights.load import load_transformer, section
+from .weights.load import load_transformer, transformer_config
 from .weights.loftq import Loftq
 from .weights.reader import TensorFile
 
@@ -256,7 +256,7 @@ def fit_for_sampling(config: RunConfig, device: torch.device) -> MemorySettings:
 def block_sizes(config: RunConfig) -> tuple[int, int, int]:
     """Bytes of one block and of what is outside of the blocks, as they will be stored, and the number of blocks."""
     with TensorFile(config.need("model.checkpoint")) as file:
-        model, stored = TransformerConfig.from_checkpoint(section(file, "transformer")), stored_as(file)
+        model, stored = transformer_config(file), stored_as(file)
     format = stored or ("none" if config.quant.format == "auto" else config.quant.format)
     block, outside = frozen_bytes(meta_model(model, config, format, 1)[0])
     return block, outside, model.num_layers

@@ -77,6 +77,11 @@ class LatentShape:
     def tokens(self) -> int:
         return self.frames * self.height * self.width
 
+    @property
+    def frame_tokens(self) -> int:
+        """Of one latent frame."""
+        return self.height * self.width
+
     def video(self, fps: float = 25.0) -> VideoShape:
         return VideoShape(
             (self.frames - 1) * TEMPORAL_FACTOR + 1, self.height * SPATIAL_FACTOR, self.width * SPATIAL_FACTOR, fps

@@ -26,11 +26,13 @@ def as_modality(
     reference: Lead | None = None,
     learned: Tensor | None = None,
     generated: bool = True,
+    first: int = 0,
 ) -> Modality:
     """The stream of `tokens` [B, T, C], whose given ones are clean already, at noise levels `sigma` [B].
 
     `given` [B, T] has timestep 0; where all of it is at the start, and alike in every sample, `lead` is its number.
     `learned` [B, T] is false where there is padding. A stream that is not `generated` has noise level 0 as a whole.
+    `first` is how many tokens the first latent frame of a picture has; 0 for sound.
     """
     front = 0 if reference is None else reference.tokens.shape[1]
     if reference is not None:
@@ -52,6 +54,7 @@ def as_modality(
         attention_mask=weights,  # nobody may listen to padding
         given=given,
         lead=lead,
+        single=slice(front, front + first) if first else None,
         unseen=front if reference is not None and reference.unseen else 0,
         textless=front if reference is not None and reference.textless else 0,
     )

@@ -95,17 +95,19 @@ class SkipLayers:
 class Projection(nn.Module):
     """The first linear of a feed-forward, under the checkpoint's name."""
 
-    def __init__(self, width: int, inner: int) -> None:
+    def __init__(self, width: int, inner: int, bias: bool) -> None:
         super().__init__()
-        self.proj = nn.Linear(width, inner)
+        self.proj = nn.Linear(width, inner, bias=bias)
 
 
 class FeedForward(nn.Module):
     """Linear to four times the width, GELU (tanh form), linear back."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, bias: bool = True) -> None:
         super().__init__()
-        self.net = nn.ModuleList([Projection(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width)])
+        self.net = nn.ModuleList(
+            [Projection(width, 4 * width, bias), nn.Identity(), nn.Linear(4 * width, width, bias=bias)]
+        )
 
     def forward(self, x: Tensor, value_unread: bool = False) -> Tensor:
         first = self.net[0]
@@ -133,7 +135,7 @@ class Block(nn.Module):
             )
             setattr(self, f"{prefix}attn1", self_attention)
             setattr(self, f"{prefix}attn2", text_attention)
-            setattr(self, f"{prefix}ff", FeedForward(side.width))
+            setattr(self, f"{prefix}ff", FeedForward(side.width, side.ff_bias))
             setattr(self, f"{prefix}scale_shift_table", nn.Parameter(torch.zeros(rows, side.width)))
             if self.text_modulated:
                 setattr(self, f"{prefix}prompt_scale_shift_table", nn.Parameter(torch.zeros(2, side.width)))

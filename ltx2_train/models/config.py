@@ -5,7 +5,7 @@ Files carry many keys that never vary; those that would change the computation i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,6 @@ FIXED: dict[str, Any] = {
     "attention_bias": True,
     "av_cross_ada_norm": True,
     "double_self_attention": False,
-    "ff_bias": True,
     "norm_elementwise_affine": False,
     "only_cross_attention": False,
     "positional_embedding_type": "rope",
@@ -25,8 +24,17 @@ FIXED: dict[str, Any] = {
     "share_ff": False,
     "standardization_norm": "rms_norm",
     "use_audio_video_cross_attention": True,
-    "use_keyframes_abs_pos_embedding": False,
     "use_middle_indices_grid": True,
+}
+# A variant is a matter of tensors: flag -> the tensor that only one kind of file has, and what stands beside it in any.
+VARIANTS: dict[str, tuple[str, str]] = {
+    "ff_bias": ("transformer_blocks.0.ff.net.0.proj.bias", "transformer_blocks.0.ff.net.0.proj."),
+    "audio_ff_bias": ("transformer_blocks.0.audio_ff.net.0.proj.bias", "transformer_blocks.0.audio_ff.net.0.proj."),
+    "use_prompt_adaln_single": (
+        "prompt_adaln_single.linear.weight",
+        "transformer_blocks.0.prompt_scale_shift_table",
+    ),
+    "use_keyframes_abs_pos_embedding": ("keyframes_abs_pos_embedding", "patchify_proj."),
 }
 NEEDED = ("num_layers", "num_attention_heads", "attention_head_dim")
 
@@ -41,6 +49,7 @@ class Side:
     in_channels: int
     out_channels: int
     max_pos: tuple[float, ...]
+    ff_bias: bool = True
 
     @property
     def width(self) -> int:
@@ -74,12 +83,18 @@ class TransformerConfig:
     cross_attention_adaln: bool = True
     apply_gated_attention: bool = True
     caption_proj_before_connector: bool = True
+    ff_bias: bool = True
+    audio_ff_bias: bool = True
+    use_prompt_adaln_single: bool = True
+    use_keyframes_abs_pos_embedding: bool = False
 
     @classmethod
-    def from_checkpoint(cls, section: Mapping[str, Any]) -> TransformerConfig:
+    def from_checkpoint(cls, section: Mapping[str, Any], names: Collection[str] = ()) -> TransformerConfig:
         """Read `config.transformer`. Keys we do not know are ignored.
 
-        Raises CheckpointError where a needed key is missing or the file describes another network.
+        `names` are those of the transformer's tensors in the file, which decide what 2.5 brought; without them
+        `section` does. Raises CheckpointError where a needed key is missing, where the file describes another network,
+        or where `section` and `names` contradict each other.
         """
         missing = [key for key in NEEDED if key not in section]
         if missing:
@@ -101,6 +116,7 @@ class TransformerConfig:
             if section.get(name) is not None:
                 value = section[name]
                 values[name] = tuple(value) if isinstance(value, list) else value
+        values |= _variants(section, names)
         config = cls(**values)
         config.check()
         return config
@@ -143,6 +159,7 @@ class TransformerConfig:
             self.in_channels,
             self.out_channels,
             tuple(self.positional_embedding_max_pos),
+            self.ff_bias,
         )
 
     @property
@@ -154,4 +171,21 @@ class TransformerConfig:
             self.audio_in_channels,
             self.audio_out_channels,
             tuple(self.audio_positional_embedding_max_pos),
+            self.audio_ff_bias,
         )
+
+
+def _variants(section: Mapping[str, Any], names: Collection[str]) -> dict[str, bool]:
+    """The flags of VARIANTS that `names` settle."""
+    found: dict[str, bool] = {}
+    for flag, (tensor, beside) in VARIANTS.items():
+        if not any(name.startswith(beside) for name in names):
+            continue
+        found[flag] = tensor in names
+        if section.get(flag) is not None and bool(section[flag]) != found[flag]:
+            raise CheckpointError(
+                f"The checkpoint contradicts itself: its embedded config says {flag} = {section[flag]!r}, but the "
+                f"tensor {tensor} is {'there' if found[flag] else 'missing'}. It was repacked with the header of "
+                "another file. Download the original."
+            )
+    return found

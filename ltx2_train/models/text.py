@@ -18,7 +18,7 @@ B batch, T tokens, D width, L hidden states, N context length.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -209,6 +209,7 @@ class Connector(nn.Module):
         theta: float = 10000.0,
         interleaved: bool = False,
         double: bool = True,
+        ff_bias: bool = True,
     ) -> None:
         super().__init__()
         self.width = heads * head_width
@@ -217,7 +218,7 @@ class Connector(nn.Module):
         self.theta = theta
         self.interleaved = interleaved
         self.float64_angles = double
-        self.transformer_1d_blocks = nn.ModuleList([_Block(self.width, heads, gated) for _ in range(layers)])
+        self.transformer_1d_blocks = nn.ModuleList([_Block(self.width, heads, gated, ff_bias) for _ in range(layers)])
         self.learnable_registers = nn.Parameter(torch.randn(registers, self.width))
 
     @torch.no_grad()
@@ -242,14 +243,19 @@ class Connector(nn.Module):
 class TextConnectors(nn.Module):
     """The connectors of the streams that `mode` ("video", "audio", "av") uses, named as in the checkpoint.
 
-    `section` is the checkpoint's config.transformer. The context has `minimum` rows or more,
-    always a multiple of the registers.
+    `section` is the checkpoint's config.transformer, `names` those of its tensors, which say whether feed-forwards have
+    biases; without them `section` does. The context has `minimum` rows or more, always a multiple of the registers.
     """
 
-    def __init__(self, section: Mapping[str, Any], mode: str = "av", minimum: int = 1024) -> None:
+    def __init__(
+        self, section: Mapping[str, Any], mode: str = "av", minimum: int = 1024, names: Collection[str] = ()
+    ) -> None:
         super().__init__()
         assert mode in ("video", "audio", "av"), mode
         self.minimum = minimum
+        beside = "transformer_1d_blocks.0.ff.net.0.proj."
+        found = {name.rpartition(".")[2] for name in names if beside in name}
+        self.ff_bias = "bias" in found if found else bool(section.get("connector_ff_bias", True))
         self.registers = int(section.get("connector_num_learnable_registers") or 128)
         self.video_embeddings_connector = self._connector(section, "") if mode != "audio" else None
         self.audio_embeddings_connector = self._connector(section, "audio_") if mode != "video" else None
@@ -268,6 +274,7 @@ class TextConnectors(nn.Module):
             max_pos=section.get("connector_positional_embedding_max_pos") or (4096,),
             interleaved=section.get("rope_type", "split") == "interleaved",
             double=section.get("frequencies_precision", "float64") == "float64",
+            ff_bias=self.ff_bias,
         )
 
     def length(self, features: Sequence[TextFeatures]) -> int:
@@ -296,11 +303,11 @@ class TextConnectors(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, width: int, heads: int, gated: bool) -> None:
+    def __init__(self, width: int, heads: int, gated: bool, ff_bias: bool) -> None:
         super().__init__()
         self.width = width
         self.attn1 = Attention(width, width, heads, width // heads, gated, _EPSILON)
-        self.ff = FeedForward(width)
+        self.ff = FeedForward(width, ff_bias)
 
     def forward(self, x: torch.Tensor, rope: Rope) -> torch.Tensor:
         x = x + self.attn1(functional.rms_norm(x, (self.width,), eps=_EPSILON), rope=rope)

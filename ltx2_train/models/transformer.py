@@ -1,4 +1,4 @@
-"""The LTX-2 audio-video diffusion transformer (19B) and its 2.3 successor (22B), for training adapters on it.
+"""The LTX-2 audio-video diffusion transformer (19B) and its successors 2.3 and 2.5 (22B), for training adapters on it.
 
 It predicts velocities (noise minus data) of video tokens, audio tokens, or both at once. Module names are those of
 the original checkpoints, so their keys load after the prefix `model.diffusion_model.` is cut off. A modality that the
@@ -7,6 +7,8 @@ mode leaves out has no modules and costs nothing.
 Timestep of the attention between modalities: shift and scale follow a token's own timestep, the gate follows the
 noise level of the other modality ("how much of the other can be trusted"). The first public code used other rules;
 this is the one its authors later named as the intended one. All agree where everything has one noise level.
+
+2.5 adds a learned vector to the tokens that stand for a single picture frame: the first latent frame of what is drawn.
 
 The file is long because a model's switches (recompute, kernels, chunks, compile) stand beside the blocks they set.
 
@@ -34,7 +36,7 @@ from .blocks import BASE_ROWS, TEXT_ROWS, Block, SkipLayers, Stream
 from .config import Side, TransformerConfig
 from .fused import Fused
 from .kernels import QUERIES, SPLITS, find_kernel
-from .norms import Index, rows_of
+from .norms import Index, rows_of, wide
 from .recompute import Kept, Store, recomputed, trainable
 from .rope import rope_table
 from .trial import why_not_compiled
@@ -67,6 +69,8 @@ class Modality:
 
     The first `unseen` tokens are not attended to by the other modality, the first `textless` do not attend to the text:
     both are left out of the products, so neither needs a mask.
+
+    `single` are the tokens of the first latent frame, which holds one picture frame; references are none of them.
     """
 
     latent: Tensor  # [B, T, C]
@@ -81,6 +85,7 @@ class Modality:
     textless: int = 0
     given: Tensor | None = None  # [B, T] bool
     lead: int | None = None  # tokens given at the start of every sample, where no others are
+    single: slice | None = None
 
     @property
     def token_timesteps(self) -> Tensor:
@@ -144,6 +149,7 @@ class LTXTransformer(nn.Module):
     """
 
     scale_shift_table: nn.Parameter
+    keyframes_abs_pos_embedding: nn.Parameter
     audio_scale_shift_table: nn.Parameter
     patchify_proj: nn.Module
     audio_patchify_proj: nn.Module
@@ -161,6 +167,8 @@ class LTXTransformer(nn.Module):
         rows = BASE_ROWS + (TEXT_ROWS if config.cross_attention_adaln else 0)
         if self.has_video:
             self._add_side("", config.video, rows)
+            if config.use_keyframes_abs_pos_embedding:
+                self.keyframes_abs_pos_embedding = nn.Parameter(torch.zeros(1, config.video.width))
         if self.has_audio:
             self._add_side("audio_", config.audio, rows)
         if mode == "av":
@@ -279,7 +287,7 @@ class LTXTransformer(nn.Module):
         assert audio is None or self.has_audio, f"audio given to a model of mode {self.mode}"
         v = None if video is None else self._stream("", self.config.video, video, audio)
         a = None if audio is None else self._stream("audio_", self.config.audio, audio, video)
-        vx = None if video is None else self.patchify_proj(video.latent.to(self.dtype))
+        vx = None if video is None else self._marked(self.patchify_proj(video.latent.to(self.dtype)), video.single)
         ax = None if audio is None else self.audio_patchify_proj(audio.latent.to(self.dtype))
         hidden: dict[str, Tensor] = {}
         for number, block in enumerate(self.transformer_blocks):
@@ -311,7 +319,7 @@ class LTXTransformer(nn.Module):
             projection = CaptionProjection(self.config.caption_channels, side.width)
             setattr(self, f"{prefix}caption_projection", projection)
         setattr(self, f"{prefix}adaln_single", AdaLN(side.width, rows))
-        if self.config.cross_attention_adaln:
+        if self.config.cross_attention_adaln and self.config.use_prompt_adaln_single:
             setattr(self, f"{prefix}prompt_adaln_single", AdaLN(side.width, 2))
         setattr(self, f"{prefix}scale_shift_table", nn.Parameter(torch.zeros(2, side.width)))
         setattr(self, f"{prefix}proj_out", nn.Linear(side.width, side.out_channels))
@@ -325,8 +333,10 @@ class LTXTransformer(nn.Module):
         levels = own.levels()  # once: comparing them would make a card wait
         ada, embedded = self._rows(f"{prefix}adaln_single", *levels)
         prompt = cross = cross_gate = cross_rope = None
-        if config.cross_attention_adaln:
+        if config.cross_attention_adaln and config.use_prompt_adaln_single:
             prompt, _ = self._rows(f"{prefix}prompt_adaln_single", own.sigma, None)
+        elif config.cross_attention_adaln:  # the tables of the blocks alone, whatever the noise level
+            prompt = Rows(wide(context.new_zeros(1, 2, side.width)).expand(len(context), -1, -1), None)
         if other is not None:
             name, direction = ("audio", "v2a") if prefix else ("video", "a2v")
             shifted, (gated, gate_index) = self.cross_levels(own, other, levels)
@@ -351,6 +361,13 @@ class LTXTransformer(nn.Module):
             unseen=own.unseen,
             textless=own.textless,
         )
+
+    def _marked(self, x: Tensor, single: slice | None) -> Tensor:
+        """Video tokens `x` [B, T, D], those that stand for a single picture frame marked as such."""
+        if single is None or not self.config.use_keyframes_abs_pos_embedding:
+            return x
+        marked = x[:, single] + self.keyframes_abs_pos_embedding.to(x.dtype)
+        return torch.cat((x[:, : single.start], marked, x[:, single.stop :]), dim=1)
 
     def _rows(self, name: str, values: Tensor, index: Index | None) -> tuple[Rows, Rows]:
         rows, embedded = getattr(self, name)(values.float() * self.config.timestep_scale_multiplier, self.dtype)

@@ -101,6 +101,7 @@ class _Tokens:
     clean: Tensor | None = None
     reference: Lead | None = None
     generated: bool = True
+    first: int = 0  # tokens of the first latent frame of a picture
 
     def modality(self, sigma: Tensor, context: Tensor | None) -> Modality:
         assert context is not None, "what is drawn needs its text"
@@ -112,6 +113,7 @@ class _Tokens:
             given=self.given,
             reference=self.reference,
             generated=self.generated,
+            first=self.first,
         )
 
     def denoised(self, velocity: Tensor | None, sigma: Tensor) -> Tensor:
@@ -199,9 +201,10 @@ def _predict(
 
 
 def _video(noise: Tensor, fps: float, given: Given) -> _Tokens:
-    positions = video_positions(LatentShape(*noise.shape[2:]), fps, noise.device)
+    shape = LatentShape(*noise.shape[2:])
+    positions = video_positions(shape, fps, noise.device)
     clean = None if given.latents is None else video_tokens(given.latents.to(noise.device, torch.float32))
-    return _begin(video_tokens(noise.float()), positions, clean, given)
+    return replace(_begin(video_tokens(noise.float()), positions, clean, given), first=shape.frame_tokens)
 
 
 def _audio(noise: Tensor, given: Given) -> _Tokens:

@@ -39,6 +39,7 @@ class Noised:
     in every sample, `lead` is their number. `learned` [B, T]: tokens that are no padding, None where there is none.
     `leads`: the reference of each sample, empty where none has any. All is settled on the CPU, so that nothing has to
     wait for the device, to which `sent` takes it. A stream that is not `generated` has noise level 0.
+    `first`: tokens of the first latent frame of a picture.
     """
 
     clean: Tensor
@@ -50,6 +51,7 @@ class Noised:
     learned: Tensor | None = None
     leads: Sequence[Lead | None] = ()
     generated: bool = True
+    first: int = 0
 
     def part(self, rows: Sequence[int] | None, tokens: int | None = None, even: bool = False) -> Noised:
         """The samples `rows`, and of them the first `tokens`; `even` if all of them are that long."""
@@ -103,6 +105,7 @@ class Noised:
             reference=self.reference,
             learned=self.learned,
             generated=self.generated,
+            first=self.first,
         )
 
     def losses(self, predicted: Tensor, run: RunConfig) -> Tensor:
@@ -137,9 +140,10 @@ def noised_video(batch: Batch, run: RunConfig, version: str, generator: torch.Ge
         ]
     positions = video_positions(shape, batch.fps)
     if not run.video.generated:
-        return Noised(clean, noise, torch.zeros_like(sigma), positions, leads=leads, generated=False)
+        nothing = torch.zeros_like(sigma)
+        return Noised(clean, noise, nothing, positions, leads=leads, generated=False, first=shape.frame_tokens)
     tokens, lead = _settled(given)
-    return Noised(clean, noise, sigma, positions, given=tokens, lead=lead, leads=leads)
+    return Noised(clean, noise, sigma, positions, given=tokens, lead=lead, leads=leads, first=shape.frame_tokens)
 
 
 def noised_audio(

@@ -81,9 +81,18 @@ def load_transformer(
 
 def blueprint(file: TensorFile, mode: str) -> LTXTransformer:
     """The transformer of `file` for `mode` on the meta device: all modules, no memory."""
-    config = TransformerConfig.from_checkpoint(section(file, "transformer"))
     with torch.device("meta"):
-        return LTXTransformer(config, mode)
+        return LTXTransformer(transformer_config(file), mode)
+
+
+def transformer_config(file: TensorFile) -> TransformerConfig:
+    """Sizes and variant of the transformer in `file`, by its header alone."""
+    prefix = keys.transformer_prefix(file.tensors) or ""
+    names = {name[len(prefix) :] for name in file.tensors if name.startswith(prefix)}
+    try:
+        return TransformerConfig.from_checkpoint(section(file, "transformer"), names)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.path.name}: {error}") from None
 
 
 def load_connectors(
@@ -96,7 +105,8 @@ def load_connectors(
     """The frozen text connectors of the streams that `mode` uses."""
     with TensorFile(path) as file:
         with torch.device("meta"):
-            model = TextConnectors(section(file, "transformer"), mode)
+            names = [name for name in file.tensors if name.startswith(keys.CONNECTORS)]
+            model = TextConnectors(section(file, "transformer"), mode, names=names)
         wanted = tuple(
             name[len(keys.TRANSFORMER) :]
             for name, stream in zip(keys.CONNECTORS, ("video", "audio"), strict=True)

@@ -49,7 +49,8 @@ def section(version: str, **changes) -> dict:
         "av_ca_timestep_scale_multiplier": 1000.0,
         "timestep_scale_multiplier": 1000,
         "norm_eps": 1e-6,
-        **(v23 if version == "2.3" else {}),
+        **({} if version == "2.0" else v23),
+        **({"ff_bias": False, "use_keyframes_abs_pos_embedding": True} if version == "2.5" else {}),
         **changes,
     }
 
@@ -62,7 +63,9 @@ def build(version: str, mode: str = "av", seed: int = 0, **changes) -> LTXTransf
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             norm = name.endswith(("q_norm.weight", "k_norm.weight"))
-            parameter.copy_(1 + 0.2 * noise if norm else 0.2 * noise)
+            # real values of this one are tiny: large ones show whether it reaches the right tokens
+            size = 1.0 if name == "keyframes_abs_pos_embedding" else 0.2
+            parameter.copy_(1 + 0.2 * noise if norm else size * noise)
     return model.requires_grad_(False)
 
 
@@ -113,6 +116,7 @@ def inputs(version: str, batch: int = 2, text: int = 5, per_token: bool = False,
                 timesteps=timesteps,
                 positions=positions.expand(batch, -1, -1, -1),
                 context=torch.randn(batch, text, width, generator=g),
+                single=slice(0, GRID.frame_tokens) if name == "video" else None,
                 **changes.get(name, {}),
             )
         )
@@ -298,6 +302,10 @@ class Diffusers(Oracle):
             rope_double_precision=True,
             timestep_scale_multiplier=1000,
             cross_attn_timestep_scale_multiplier=1000,
+            ff_bias=config.ff_bias,
+            audio_ff_bias=config.audio_ff_bias,
+            use_prompt_adaln_single=config.use_prompt_adaln_single,
+            use_keyframes_abs_pos_embedding=config.use_keyframes_abs_pos_embedding,
         )
 
     def name_of(self, name):
@@ -335,10 +343,20 @@ class Diffusers(Oracle):
             "isolate_modalities": mode != "av",
             "use_cross_timestep": True,
             "video_self_attention_mask": video.attention_mask,
+            "video_keyframes_mask": keyframes(video),
             "return_dict": False,
         }
         out = functional_call(self.net, self.weights, (), arguments, strict=False)
         return (None if mode == "audio" else out[0]), (None if mode == "video" else out[1])
+
+
+def keyframes(video: Modality) -> Tensor | None:
+    """The mask [B, T, 1] of the tokens that stand for a single picture frame."""
+    if video.single is None:
+        return None
+    mask = torch.zeros(*video.latent.shape[:2], 1)
+    mask[:, video.single] = 1.0
+    return mask
 
 
 def dummy(tokens: int, channels: int, width: int, positions: Tensor, batch: int, sigma: Tensor) -> Modality:

@@ -82,6 +82,7 @@ def test_a_given_first_frame_stays_and_has_timestep_zero():
     for step, (video, audio) in enumerate(model.seen):
         assert torch.equal(video.token_timesteps[:, :4], torch.zeros(1, 4)), step
         assert (video.token_timesteps[:, 4:] == video.sigma).all()
+        assert (video.single, audio.single) == (slice(0, 4), None)
         assert audio.timesteps is None  # no part of the sound is given
         assert torch.equal(audio.sigma, video.sigma)
 

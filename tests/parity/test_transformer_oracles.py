@@ -57,6 +57,23 @@ def test_outputs_and_gradients_are_equal_with_first_frame_timesteps(oracle, vers
     compare(oracle, version, mode, inputs(version, per_token=True), where, recompute)
 
 
+@pytest.mark.parametrize(("mode", "recompute"), [("video", None), ("audio", 0), ("av", None), ("av", 0)])
+def test_25_is_equal_with_the_first_frame_marked(mode, recompute):
+    # ltx-core 1.0.0 cannot build this version
+    batch = inputs("2.5", per_token=True)
+    compare(Diffusers, "2.5", mode, batch, "", recompute)
+    if mode == "av":
+        model = build("2.5")
+        plain = model(replace(batch.video, single=None), batch.audio)
+        marked = model(batch.video, batch.audio)
+        assert min((marked.video - plain.video).abs().max(), (marked.audio - plain.audio).abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("change", ["audio_ff_bias", "use_prompt_adaln_single"])
+def test_variants_that_no_published_file_has_are_equal(change):
+    compare(Diffusers, "2.5", "av", inputs("2.5", per_token=True), "attn", **{change: False})
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("oracle", [LtxCore, Diffusers])
 def test_one_timestep_a_sample_equals_the_oracles_given_it_per_token(oracle, version):

@@ -12,7 +12,7 @@ from ...lora.layer import LoRALinear
 from ...models.transformer import TransformerConfig
 from ...optim import find_optimizer, state_bytes
 from ...sizes import frozen_bytes, meta_model, stored_as
-from ...weights.load import section
+from ...weights.load import transformer_config
 from ...weights.published import published_config
 from ...weights.reader import TensorFile
 from ..contexts import streams_of
@@ -55,7 +55,7 @@ class Facts:
         """From the header of the run's checkpoint; no weights are read. Raises CheckpointError, ConfigError."""
         path = run.need("model.checkpoint")
         with TensorFile(path) as file:
-            config = TransformerConfig.from_checkpoint(section(file, "transformer"))
+            config = transformer_config(file)
             stored = stored_as(file)
         return cls(config, run, work, device_type, stored, Path(path).name)
 

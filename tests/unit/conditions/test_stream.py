@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from ltx2_train.conditions.reference import audio_lead
+from ltx2_train.conditions.reference import Lead, audio_lead
 from ltx2_train.conditions.settings import AudioReference
 from ltx2_train.conditions.stream import as_modality
 from ltx2_train.models.positions import audio_positions
@@ -43,3 +43,11 @@ def test_masks_are_rows_of_tokens_and_never_squares():
 def test_without_conditions_nothing_is_stored():
     plain = shown()
     assert plain.attention_mask is plain.given is plain.timesteps is plain.lead is None
+
+
+def test_the_first_frame_of_the_target_is_marked_behind_its_reference_and_sound_never():
+    lead = Lead(torch.zeros(2, 50, 128), torch.zeros(1, 3, 50, 2), (5, 2, 5))
+    arguments = (torch.zeros(2, 12, 128), torch.ones(2), torch.zeros(1, 3, 12, 2), torch.zeros(2, 4, 8))
+    assert as_modality(*arguments, first=6).single == slice(0, 6)
+    assert as_modality(*arguments, first=6, reference=lead).single == slice(50, 56)
+    assert as_modality(*arguments).single is None

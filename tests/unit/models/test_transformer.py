@@ -89,7 +89,7 @@ def test_a_hidden_state_that_does_not_exist_is_our_own_mistake():
     ("changes", "word"),
     [
         ({"qk_norm": "layer_norm"}, "qk_norm"),
-        ({"use_keyframes_abs_pos_embedding": True}, "another model family"),
+        ({"share_ff": True}, "another model family"),
         ({"rope_type": "spiral"}, "spiral"),
         ({"audio_num_attention_heads": 4}, "heads"),
         ({"attention_head_dim": 7}, "even"),
@@ -106,6 +106,20 @@ def test_a_config_without_sizes_is_refused_and_unknown_keys_are_ignored():
     with pytest.raises(CheckpointError, match="num_layers"):
         TransformerConfig.from_checkpoint(table)
     assert TransformerConfig.from_checkpoint(section("2.0", news=1)).is_v23 is False
+
+
+def test_the_tensors_say_what_25_brought_and_a_contradiction_is_refused():
+    names = set(build("2.5").state_dict())
+    table = section("2.3")  # says nothing of it
+    config = TransformerConfig.from_checkpoint(table, names)
+    assert (config.ff_bias, config.audio_ff_bias, config.use_keyframes_abs_pos_embedding) == (False, True, True)
+    assert config.use_prompt_adaln_single
+    assert TransformerConfig.from_checkpoint(section("2.5"), names) == config
+    with pytest.raises(CheckpointError, match="ff_bias = True, but the tensor .* is missing"):
+        TransformerConfig.from_checkpoint(table | {"ff_bias": True}, names)
+    older = TransformerConfig.from_checkpoint(table, set(build("2.3").state_dict()))
+    assert older.ff_bias
+    assert not older.use_keyframes_abs_pos_embedding
 
 
 def test_timesteps_are_told_apart_once_a_stream(monkeypatch):

@@ -151,3 +151,15 @@ def test_gradients_with_each_condition_are_those_of_finite_differences(tiny, mod
             weight -= sign * step * direction
     measured_slope = (ends[0] - ends[1]) / (2 * step)
     assert measured_slope == pytest.approx(float(gradient.norm()), rel=1e-2)
+
+
+def test_the_first_latent_frame_of_a_clip_is_marked_in_training_and_a_reference_is_not(models):
+    seen = []
+    hook = models["av"].register_forward_pre_hook(lambda _, given: seen.append(given))
+    batch = with_data(make_batch([5, 5]), reference(1), reference(2))
+    losses(models, batch, "av", train=NONE, video={"conditions": [REFERENCE]})
+    hook.remove()
+    video, audio = seen[0]
+    front, frame = video.latent.shape[1] - SHAPE.tokens, SHAPE.height * SHAPE.width
+    assert front > 0
+    assert (video.single, audio.single) == (slice(front, front + frame), None)
