@@ -218,17 +218,18 @@ def _official_size(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
     return [("sample.width", width), ("sample.height", height), ("sample.frames", frames)]
 
 
-def _as_the_picture(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
-    """Guidance of the sound: one number is for both here."""
-    other = whole.get(name.replace("audio", "video"))
-    return [] if value == other else [Part("validation.audio_guidance_apart", value)]
+def _official_stg_mode(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    """Whether the sound is guided as the picture is, or not at all."""
+    if value not in ("stg_av", "stg_v"):
+        raise ValueError("is stg_av or stg_v")
+    return [("sample.audio_stg", 0.0)] if value == "stg_v" else []
 
 
 def _official_stg_blocks(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
-    blocks = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    if len(blocks) != 1:
-        raise ValueError("one block is skipped here; name one, 29 of LTX-2 or 28 of LTX-2.3")
-    return [("sample.stg_block", blocks[0])]
+    blocks = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if None in blocks or not blocks:
+        raise ValueError("name the blocks that are skipped, [29] for LTX-2 or [28] for LTX-2.3")
+    return [("sample.stg_block", blocks[0])] if len(blocks) == 1 else [("sample.stg_blocks", blocks)]
 
 
 def _run_folder(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
@@ -314,8 +315,8 @@ _CONVERTERS: dict[str, Converter] = {
     "thousands": _thousands,
     "official_samples": _official_samples,
     "official_size": _official_size,
-    "as_the_picture": _as_the_picture,
     "official_stg_blocks": _official_stg_blocks,
+    "official_stg_mode": _official_stg_mode,
     "run_folder": _run_folder,
     "local_file": _local_file,
     "found_from_here": _found_from_here,

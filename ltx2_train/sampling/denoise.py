@@ -3,12 +3,14 @@
 The model predicts the velocity v = noise - x0 at x = (1 - sigma) x0 + sigma noise, so x0 = x - sigma v per token. All
 guidance happens on x0, in float32, for each modality by itself:
 
-    x0 = c + (guidance - 1)(c - u) + stg (c - p)        c prompt, u negative prompt, p self-attention of a block skipped
+    x0 = c + (guidance - 1)(c - u) + stg (c - p) + (modality - 1)(c - i)
 
-(classifier-free guidance: arXiv 2207.12598; spatio-temporal guidance: arXiv 2411.18664), then scaled back towards the
-spread of c where `rescale` is above 0 (arXiv 2305.08891). What is given keeps its clean tokens at timestep 0, and a
-stream that is given whole stays as it is at noise level 0. Picture and sound walk down one schedule together, since
-they were trained to see each other at like noise levels.
+    c prompt, u negative prompt, p self-attention of some blocks skipped, i picture and sound kept from each other
+
+(classifier-free guidance: arXiv 2207.12598; spatio-temporal guidance: arXiv 2411.18664; the last as in the pipelines of
+LTX-2), then scaled back towards the spread of c where `rescale` is above 0 (arXiv 2305.08891). What is given keeps its
+clean tokens at timestep 0, and a stream that is given whole stays as it is at noise level 0. Picture and sound walk
+down one schedule together, since they were trained to see each other at like noise levels.
 """
 
 from __future__ import annotations
@@ -37,26 +39,12 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Guidance:
-    """Strengths of the three corrections; 1, 0 and 0 switch them off and save their forward passes.
-
-    `audio_cfg` is that of the sound; None: as `cfg`.
-    """
+    """How strongly one modality is corrected; 1, 0 and 1 switch the corrections off and save their forward passes."""
 
     cfg: float = 1.0
     stg: float = 0.0
-    stg_block: int = 0
+    modality: float = 1.0
     rescale: float = 0.0
-    audio_cfg: float | None = None
-
-    @property
-    def of_audio(self) -> Guidance:
-        """The guidance of the sound."""
-        return self if self.audio_cfg is None else replace(self, cfg=self.audio_cfg)
-
-    @property
-    def needs_negative(self) -> bool:
-        """Whether the negative prompt has a part in it."""
-        return self.cfg != 1 or self.of_audio.cfg != 1
 
 
 @dataclass(frozen=True)
@@ -77,13 +65,21 @@ class GivenPair(NamedTuple):
     audio: Given | None = None
 
 
-def guide(cond: Tensor, uncond: Tensor | None, perturbed: Tensor | None, guidance: Guidance) -> Tensor:
-    """The guided x0 from predictions of one shape [B, T, C], float32."""
+def guide(
+    cond: Tensor,
+    uncond: Tensor | None,
+    perturbed: Tensor | None,
+    guidance: Guidance,
+    isolated: Tensor | None = None,
+) -> Tensor:
+    """The guided x0 from predictions of one shape [B, T, C], float32; those that the guidance has no use for: None."""
     guided = cond
     if uncond is not None:
         guided = guided + (guidance.cfg - 1) * (cond - uncond)
     if perturbed is not None:
         guided = guided + guidance.stg * (cond - perturbed)
+    if isolated is not None:
+        guided = guided + (guidance.modality - 1) * (cond - isolated)
     if guidance.rescale > 0 and guided is not cond:
         axes = tuple(range(1, cond.ndim))
         factor = cond.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True).clamp_min(1e-8)
@@ -139,13 +135,16 @@ def denoise(
     fps: float,
     negative: Pair | None = None,
     guidance: Guidance = Guidance(),
+    audio_guidance: Guidance | None = None,
+    stg_blocks: Sequence[int] = (0,),
     given: GivenPair | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Pair:
     """Latents drawn from `noise` of the same shapes along `sigmas`: [B, 128, F, H, W] and [B, 8, T, 16], float32.
 
     `context`, `negative`: text contexts [B, S, D] of every modality in `noise`; `negative` is needed where
-    the guidance asks for it. `given`: what each modality is given, alike for all samples.
+    the guidance asks for it. `audio_guidance` is that of the sound, None: as `guidance`; `stg_blocks` are those that
+    spatio-temporal guidance skips. `given`: what each modality is given, alike for all samples.
     `on_step(done, total)` is called after each step and may raise to end the sampling.
     """
     assert any(part is not None for part in noise), "nothing to draw"
@@ -155,22 +154,26 @@ def denoise(
         None if noise.video is None else _video(noise.video, fps, given.video or Given()),
         None if noise.audio is None else _audio(noise.audio, given.audio or Given()),
     ]
-    skipped = frozenset([guidance.stg_block])
+    strengths = [
+        _asked(tokens, strength, alone=len([one for one in drawn if one is not None]) == 1)
+        for tokens, strength in zip(drawn, (guidance, audio_guidance or guidance), strict=True)
+    ]
+    skipped = [frozenset(stg_blocks) if strength.stg != 0 else None for strength in strengths]
     total = len(sigmas) - 1
     for index in range(total):
         level, following = float(sigmas[index]), float(sigmas[index + 1])
         sigma = torch.full((first.shape[0],), level, device=first.device)
         cond = _predict(model, drawn, sigma, context)
-        uncond = perturbed = (None, None)
-        if negative is not None and guidance.needs_negative:
+        uncond = perturbed = isolated = (None, None)
+        if negative is not None and any(strength.cfg != 1 for strength in strengths):
             uncond = _predict(model, drawn, sigma, negative)
-        if guidance.stg > 0:
-            perturbed = _predict(model, drawn, sigma, context, SkipLayers(video_self=skipped, audio_self=skipped))
+        if any(skipped):
+            perturbed = _predict(model, drawn, sigma, context, SkipLayers(*skipped))
+        if any(strength.modality != 1 for strength in strengths):
+            isolated = _predict(model, drawn, sigma, context, SkipLayers(a2v="all", v2a="all"))
         drawn = [
-            None if tokens is None or c is None else tokens.step(guide(c, u, p, strength), level, following)
-            for tokens, c, u, p, strength in zip(
-                drawn, cond, uncond, perturbed, (guidance, guidance.of_audio), strict=True
-            )
+            None if tokens is None or c is None else tokens.step(guide(c, u, p, strength, i), level, following)
+            for tokens, c, u, p, i, strength in zip(drawn, cond, uncond, perturbed, isolated, strengths, strict=True)
         ]
         if on_step is not None:
             on_step(index + 1, total)
@@ -179,6 +182,14 @@ def denoise(
         None if video is None or noise.video is None else video_grid(video.x, LatentShape(*noise.video.shape[2:])),
         None if audio is None or noise.audio is None else audio_grid(audio.x, _audio_shape(noise.audio)),
     )
+
+
+def _asked(tokens: _Tokens | None, guidance: Guidance, alone: bool) -> Guidance:
+    """What of `guidance` counts: nothing for a modality that is not made, and none of the other one where there is
+    none."""
+    if tokens is None or not tokens.generated:
+        return Guidance()
+    return replace(guidance, modality=1.0) if alone else guidance
 
 
 def _predict(

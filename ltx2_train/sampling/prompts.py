@@ -44,13 +44,15 @@ class Prompt:
     steps: int
     guidance: float
     given: tuple[Shown, ...] = ()
-    identity_guidance: float = 0.0  # of the sound where a reference sound is given; 0: as guidance
+    guidance_of_sound: float | None = None  # None: as guidance
+    identity_guidance: float = 0.0  # of the sound where a reference sound is given; 0: as without one
 
     @property
     def audio_guidance(self) -> float:
         """The guidance of the sound."""
-        voice = any(isinstance(one.condition, AudioReference) for one in self.given)
-        return self.identity_guidance if voice and self.identity_guidance else self.guidance
+        if self.identity_guidance and any(isinstance(one.condition, AudioReference) for one in self.given):
+            return self.identity_guidance
+        return self.guidance if self.guidance_of_sound is None else self.guidance_of_sound
 
     @property
     def needs_negative(self) -> bool:
@@ -249,6 +251,7 @@ def parse_prompt(
         seed=of("seed"),
         steps=of("steps"),
         guidance=of("guidance"),
+        guidance_of_sound=settings.audio_guidance,
         identity_guidance=settings.identity_guidance,
         given=(*by_option, *shown_tables(tables, shape, base)),
     )

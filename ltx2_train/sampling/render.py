@@ -21,7 +21,7 @@ from ..conditions.settings import FirstFrame
 from ..conditions.trained import OF_AUDIO, OF_VIDEO
 from ..config import RunConfig, SampleSettings
 from ..device import DTYPES
-from ..errors import ConfigError, Stopped, TrainerError
+from ..errors import Stopped, TrainerError
 from ..events import Events
 from ..media.images import fit_image
 from ..models.tiling import TileSettings, decode_frames
@@ -29,9 +29,10 @@ from ..models.transformer import LTXTransformer
 from ..models.video_vae import VideoVAE
 from ..shapes import VideoShape
 from ..weights.load import load_video_vae
-from .denoise import Guidance, Pair, denoise
+from .denoise import Pair, denoise
 from .given_media import GivenMedia, media_of
 from .giving import given_pair
+from .guidance import guidance_of, stg_blocks
 from .prompts import Prompt
 from .schedule import ANCHOR_TOKENS, sampling_sigmas
 from .shown import Shown
@@ -45,18 +46,6 @@ logger = logging.getLogger(__name__)
 DECODER_BYTES = 0.82e9  # of the weights of the published decoder in 16 bits
 DECODED_BYTES = 180  # on the card for each pixel of a frame of a tile, at the widest layer
 KERNEL_BYTES = 0.7e9  # that the library of convolutions takes to work in
-
-# the block whose self-attention the official pipelines skip for spatio-temporal guidance, of 48
-STG_BLOCKS = {"2.0": 29, "2.3": 28}
-
-
-def require_stg_block(settings: SampleSettings, blocks: int) -> None:
-    """Raise ConfigError where sample.stg_block is none of the model's."""
-    if settings.stg_block is not None and settings.stg_block >= blocks:
-        raise ConfigError(
-            f"sample.stg_block is {settings.stg_block}, but the blocks of this model are 0 to {blocks - 1}. Choose one "
-            "of them, or leave it out: then the usual one is taken."
-        )
 
 
 def decode_bytes(tiles: TileSettings, shape: VideoShape) -> float:
@@ -179,21 +168,11 @@ class Renderer:
         tokens = ANCHOR_TOKENS
         if self.settings.shift_tokens == "latent":
             tokens = sound_shape(prompt.shape).steps if noise.video is None else prompt.shape.latent().tokens
-        layers = len(self.model.transformer_blocks)
-        block = self.settings.stg_block
-        if block is None:
-            # a model of other depth (a tiny one) gets the block at the same height
-            block = STG_BLOCKS[self.version] if layers == 48 else round(STG_BLOCKS[self.version] / 48 * layers)
-            block = min(block, layers - 1)
-        require_stg_block(self.settings, layers)
 
         def on_step(step: int, steps: int) -> None:
             self.events.progress(done + step, total, f"denoising {step}/{steps}")
             self.events.check_stop()
 
-        guidance = Guidance(
-            prompt.guidance, self.settings.stg, block, self.settings.rescale, audio_cfg=prompt.audio_guidance
-        )
         drawn = denoise(
             self.model,
             Pair(*(None if part is None else part.to(self.device) for part in noise)),
@@ -201,7 +180,9 @@ class Renderer:
             self._context(prompt.text, noise),
             fps=prompt.shape.fps,
             negative=self._context(prompt.negative, noise) if prompt.needs_negative else None,
-            guidance=guidance,
+            guidance=guidance_of(prompt, self.settings),
+            audio_guidance=guidance_of(prompt, self.settings, of_sound=True),
+            stg_blocks=stg_blocks(self.settings, self.version, len(self.model.transformer_blocks)),
             given=given,
             on_step=on_step,
         )

@@ -15,8 +15,9 @@ from ..errors import ConfigError, DataError
 from ..events import Events, shielded
 from ..weights.fingerprint import part_fingerprint
 from .given_media import GivenMedia
+from .guidance import require_stg_block
 from .prompts import read_prompts, require_drawable
-from .render import SampleFile, require_stg_block
+from .render import SampleFile
 from .studio import checked_lora, open_studio
 
 

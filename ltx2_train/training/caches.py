@@ -185,7 +185,8 @@ def _likely_texts(run: RunConfig, dataset: DatasetConfig, plan: DatasetPlan) -> 
         with contextlib.suppress(DataError):
             prompts = read_prompts(run.sample, dataset_captions(dataset, plan=plan)[:CAPTIONS])
         held_out = [item.caption for item in plan.items if item.validation][: run.sample.validation_clips]
-        captions = [*held_out, run.sample.negative_prompt] if held_out and run.sample.guidance != 1 else held_out
+        guided = run.sample.guidance != 1 or run.sample.audio_guidance not in (None, 1)
+        captions = [*held_out, run.sample.negative_prompt] if held_out and guided else held_out
     return list(dict.fromkeys([*needed_texts(run, prompts), *captions, *run.cache.preservation_prompts]))
 
 

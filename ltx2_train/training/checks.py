@@ -25,8 +25,8 @@ from ..lora.loftq import loftq_for
 from ..offload.blocks import spread
 from ..optim import choose_optimizer, why_not
 from ..sampling.ahead import training_prompts
+from ..sampling.guidance import require_stg_block
 from ..sampling.prompts import Prompt, prompt_texts, read_prompts, require_drawable
-from ..sampling.render import require_stg_block
 from ..sampling.sample import trained_of
 from ..weights.fingerprint import part_fingerprint
 from ..weights.load import blueprint

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from ltx_core.components.diffusion_steps import EulerDiffusionStep
+from ltx_core.components.guiders import MultiModalGuider, MultiModalGuiderParams
 from ltx_core.components.schedulers import LTX2Scheduler
 from ltx_core.utils import to_denoised
 
@@ -14,19 +15,25 @@ from ltx2_train.shapes import AudioLatentShape, LatentShape
 
 
 class Velocity(torch.nn.Module):
-    """Stands for the transformer: fixed velocities that depend on the text and on the skipped blocks."""
+    """Stands for the transformer: fixed velocities that depend on the text and on the attentions that block 0 skips."""
+
+    MOVED = {"video": {"video_self": 0.1, "a2v": 0.4}, "audio": {"audio_self": -0.2, "v2a": -0.3}}
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list = []
+        self.skipped: list = []
 
     def forward(self, video, audio, *, skip=None, keep_hidden=()):
-        self.seen.append((video, audio))
         left_out = frozenset() if skip is None else skip.at(0)
-        return Output(
-            None if video is None else self.velocity(video, 0.1 if "video_self" in left_out else 0.0),
-            None if audio is None else self.velocity(audio, -0.2 if "audio_self" in left_out else 0.0),
-        )
+        self.seen.append((video, audio))
+        self.skipped.append(left_out)
+
+        def out(given, stream):
+            moved = sum(by for name, by in self.MOVED[stream].items() if name in left_out)
+            return None if given is None else self.velocity(given, moved)
+
+        return Output(out(video, "video"), out(audio, "audio"))
 
     @staticmethod
     def velocity(given, extra):
@@ -66,6 +73,57 @@ def test_a_step_with_guidance_equals_ltx_core_for_each_modality():
     audio = theirs(audio_tokens(noise.audio), text.audio, negative.audio, -0.2)
     assert torch.allclose(video_tokens(ours.video), video, atol=1e-4)
     assert torch.allclose(audio_tokens(ours.audio), audio, atol=1e-4)
+
+
+PICTURE = Guidance(cfg=3.0, stg=1.0, modality=3.0, rescale=0.7)
+SOUND = Guidance(cfg=7.0, stg=0.5, modality=2.0, rescale=0.7)
+
+
+def test_picture_and_sound_are_guided_apart_as_ltx_core_guides_them():
+    generator = torch.Generator().manual_seed(0)
+    noise = Pair(torch.randn(1, 8, 3, 2, 2, generator=generator), torch.randn(1, 8, 5, 16, generator=generator))
+    text = Pair(torch.full((1, 4, 6), 0.3), torch.full((1, 4, 6), 0.1))
+    negative = Pair(torch.full((1, 4, 6), -0.2), torch.full((1, 4, 6), 0.4))
+    model, sigmas = Velocity(), torch.tensor([0.9, 0.7])
+    ours = denoise(
+        model, noise, sigmas, text, fps=25, negative=negative, guidance=PICTURE, audio_guidance=SOUND, stg_blocks=[0]
+    )
+    both = {"video_self", "audio_self"}
+    assert model.skipped == [set(), set(), both, {"a2v", "v2a"}], "once each: prompt, negative, blocks, isolated"
+
+    def theirs(x, text, negative, strength, moved):
+        level = torch.full((1, 1, 1), 0.9)
+
+        def x0(context, extra=0.0):
+            return to_denoised(x, torch.sin(3 * x) * (1 + level) + context.mean() + extra, level)
+
+        params = MultiModalGuiderParams(strength.cfg, strength.stg, [0], strength.rescale, strength.modality)
+        skipped, isolated = moved.values()
+        guided = MultiModalGuider(params).calculate(x0(text), x0(negative), x0(text, skipped), x0(text, isolated))
+        return EulerDiffusionStep().step(x, guided, sigmas, 0)
+
+    video = theirs(video_tokens(noise.video), text.video, negative.video, PICTURE, Velocity.MOVED["video"])
+    audio = theirs(audio_tokens(noise.audio), text.audio, negative.audio, SOUND, Velocity.MOVED["audio"])
+    assert torch.allclose(video_tokens(ours.video), video, atol=1e-4)
+    assert torch.allclose(audio_tokens(ours.audio), audio, atol=1e-4)
+
+
+@pytest.mark.parametrize("whole", ["video", "audio", "absent"])
+def test_what_is_not_made_is_not_guided_and_costs_no_pass(whole):
+    """A sound that is given, with a picture that nothing guides: one pass a step."""
+    noise = Pair(torch.randn(1, 8, 3, 2, 2), None if whole == "absent" else torch.randn(1, 8, 5, 16))
+    given = {
+        "video": GivenPair(Given(noise.video, whole=True)),
+        "audio": GivenPair(None, Given(noise.audio, whole=True)),
+    }
+    text = Pair(torch.zeros(1, 4, 6), None if whole == "absent" else torch.zeros(1, 4, 6))
+    off, model = Guidance(), Velocity()
+    strengths = {"video": (PICTURE, off), "audio": (off, SOUND), "absent": (Guidance(modality=3.0), SOUND)}[whole]
+    denoise(
+        model, noise, sampling_sigmas(2), text, fps=25, negative=text, guidance=strengths[0],
+        audio_guidance=strengths[1], given=given.get(whole),
+    )  # fmt: skip
+    assert model.skipped == [set(), set()]
 
 
 def test_a_given_first_frame_stays_and_has_timestep_zero():

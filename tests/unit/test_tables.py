@@ -28,7 +28,7 @@ from ltx2_train.sampling.prompts import OPTIONS, Prompt
 from ltx2_train.weights.load import load_transformer
 
 ROOT = Path(__file__).resolve().parents[2]
-OF_THE_RUN = {"identity_guidance"}  # what all samples of a run share: no option of a prompt
+OF_THE_RUN = {"identity_guidance", "guidance_of_sound"}  # what all samples of a run share: no option of a prompt
 
 
 def below(kind: type) -> list[type]:

@@ -1,0 +1,53 @@
+"""How strongly picture and sound are guided, and which blocks are skipped."""
+
+import pytest
+
+from ltx2_train.config import SampleSettings
+from ltx2_train.errors import ConfigError
+from ltx2_train.sampling.denoise import Guidance
+from ltx2_train.sampling.guidance import guidance_of, require_stg_block, stg_blocks
+from ltx2_train.sampling.prompts import parse_prompt
+from ltx2_train.settings import parse
+
+
+def both(**settings):
+    chosen = SampleSettings(guidance=3.0, stg=1.0, rescale=0.7, **settings)
+    prompt = parse_prompt("a fox", chosen, plain=True)
+    return guidance_of(prompt, chosen), guidance_of(prompt, chosen, of_sound=True)
+
+
+def test_what_is_not_set_for_the_sound_is_as_for_the_picture():
+    assert both() == (Guidance(3.0, 1.0, 1.0, 0.7),) * 2
+    assert both(modality_guidance=2.0)[1] == Guidance(3.0, 1.0, 2.0, 0.7)
+
+
+def test_the_sound_has_numbers_of_its_own_and_zero_is_one_of_them():
+    seen, heard = both(audio_guidance=7.0, audio_stg=0.0, modality_guidance=3.0, audio_modality_guidance=1.0)
+    assert (seen, heard) == (Guidance(3.0, 1.0, 3.0, 0.7), Guidance(7.0, 0.0, 1.0, 0.7))
+
+
+def test_the_guidance_of_a_prompt_is_that_of_its_picture_where_the_sound_has_its_own():
+    settings = SampleSettings(audio_guidance=7.0)
+    prompt = parse_prompt("a fox --g 1", settings)
+    assert (prompt.guidance, prompt.audio_guidance, prompt.needs_negative) == (1.0, 7.0, True)
+
+
+def test_several_blocks_are_skipped_or_the_usual_one():
+    assert stg_blocks(SampleSettings(), "2.3", 48) == [28]
+    assert stg_blocks(SampleSettings(stg_block=5), "2.3", 48) == [5]
+    assert stg_blocks(SampleSettings(stg_blocks=[28, 29]), "2.3", 48) == [28, 29]
+    with pytest.raises(ConfigError, match=r"sample.stg_blocks is \[2, 9\], but the blocks of this model are 0 to 3"):
+        require_stg_block(SampleSettings(stg_blocks=[2, 9]), 4)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"stg_block": 1, "stg_blocks": [2]}, "stg_block and stg_blocks are both set; keep one of them"),
+        ({"stg_blocks": []}, "name one block or more"),
+        ({"stg_blocks": [-1]}, "name one block or more, counted from 0"),
+    ],
+)
+def test_blocks_are_named_once(given, says):
+    with pytest.raises(ConfigError, match=says):
+        parse(SampleSettings, given, "sample")
