@@ -77,7 +77,7 @@ _HOME = {
     "mean_of_loras": "lora.mean",
     "merge_loras": "lora.merge",
     "names_tables": "config.reference",
-    "plan_run": "training.fit",
+    "predict_run": "training.fit",
     "preview_dataset": "sampling.preview",
     "probe": "weights.probe",
     "quantize_checkpoint": "weights.quantized_file",

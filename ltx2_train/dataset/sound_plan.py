@@ -153,7 +153,7 @@ def virtual_side(entry: DatasetSettings) -> tuple[int, int]:
     return entry.resolution
 
 
-def virtual_shape(entry: DatasetSettings, seconds: float) -> LatentShape:
+def named_shape(entry: DatasetSettings, seconds: float) -> LatentShape:
     """Its size in latents."""
     width, height = (max(SPATIAL_FACTOR, side // SPATIAL_FACTOR * SPATIAL_FACTOR) for side in virtual_side(entry))
     frames = floor_frames(max(1, round(seconds * entry.audio_only_target_fps)))

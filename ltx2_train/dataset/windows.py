@@ -17,7 +17,7 @@ from .dataset_file import DatasetRef, DatasetSettings, MediaKind
 from .items import Item, Medium, Reference, smaller
 from .reference import frames_within
 from .scan import MediaFile
-from .sound_plan import SoundWindow, chosen_tracks, clip_sound, of_tracks, recording_parts, virtual_shape
+from .sound_plan import SoundWindow, chosen_tracks, clip_sound, named_shape, of_tracks, recording_parts
 
 IMAGE_FPS = 25.0
 
@@ -168,7 +168,7 @@ class Cutter:
             window = timing.Window(int(start * fps), max(1, round(seconds * fps)))
             sound = SoundWindow(media.path, start, seconds, seconds, tracks=tracks)
             items.append(
-                self._item(source, window, entry.resolution, beside, sound, virtual=virtual_shape(entry, seconds))
+                self._item(source, window, entry.resolution, beside, sound, virtual=named_shape(entry, seconds))
             )
         return items, None
 

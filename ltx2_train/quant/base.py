@@ -248,6 +248,14 @@ def row_parts(rows: int, columns: int) -> Iterator[slice]:
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
+def scale_into(out: Tensor, values: Tensor, scales: Tensor) -> None:
+    """Write `values` * `scales` into `out`, the float32 product rounded once; `values` may be overwritten."""
+    if out.device.type == "cpu":
+        out.copy_(values.mul_(scales))
+    else:  # an accelerator casts as it writes
+        torch.mul(values, scales, out=out)
+
+
 def scale_dtype(source: torch.dtype) -> torch.dtype:
     """What the scales of a weight are kept in: its own dtype, but float32 where that has too few exponents."""
     return source if source in (torch.bfloat16, torch.float32) else torch.float32

@@ -1,4 +1,4 @@
-"""Two 4-bit codes a byte: reading them by a table of byte -> pair of values."""
+"""Two 4-bit codes a byte: reading them by a table of byte -> pair of values, or compiled by one of code -> value."""
 
 from __future__ import annotations
 
@@ -12,6 +12,24 @@ def read_pairs(packed: Tensor, code: tuple[float, ...]) -> Tensor:
     """The values [2 n] in float32 of `packed` uint8 (n bytes, any shape): high half first, each an index of `code`."""
     table = _pairs if torch.compiler.is_compiling() else _kept_pairs
     return table(code, packed.device).index_select(0, packed.flatten().int()).flatten()
+
+
+def scaled_codes(packed: Tensor, scale: Tensor, code: Tensor, dtype: torch.dtype) -> Tensor:
+    """The values [O, I] of `packed` [O, I / 2] by `code` [16] in float32, times `scale` [O, blocks, 1], in `dtype`.
+
+    Compiled it is one pass; as it is, it takes several times the room of its result.
+    """
+    shifts = 4 - 4 * torch.arange(2, dtype=torch.int32, device=packed.device)
+    codes = (packed.unsqueeze(-1).int() >> shifts) & 15
+    values = code[codes].view(packed.shape[0], scale.shape[1], -1) * scale
+    return values.view(packed.shape[0], -1).to(dtype)
+
+
+@lru_cache(maxsize=16)
+def kept_code(code: tuple[float, ...], device: torch.device) -> Tensor:
+    """`code` as a tensor in float32, made once."""
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.tensor(code, device=device)
 
 
 def _pairs(code: tuple[float, ...], device: torch.device) -> Tensor:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from .base import Numbers, QuantLinear, Storage, row_parts
+from .base import Numbers, QuantLinear, Storage, row_parts, scale_into
 from .tiles import tiled_size, untiled
 
 if TYPE_CHECKING:
@@ -63,12 +63,29 @@ class KeptMxfp8(QuantLinear):
         raise NotImplementedError("a format of files; nothing is quantized into it")
 
     def stored_weight(self, dtype: torch.dtype) -> Tensor:
+        if self.unpacking is not None:
+            sizes = self.out_features, self.in_features
+            weight = self.unpacking(_values, self.weight, self.exponent, *sizes, dtype)
+            if weight is not None:
+                return weight
         rows, width = self.weight.shape
-        exponents = untiled(self.exponent, rows, width // BLOCK).to(torch.int32)
-        # the byte is a float32's exponent; 0, which stands for 2^-127, becomes 0: its block holds zeros
-        scales = (exponents << _MANTISSA).view(torch.float32).unsqueeze(-1)
-        values = torch.empty(self.out_features, self.in_features, dtype=dtype, device=self.weight.device)
+        scales = _scales(self.exponent, rows, width // BLOCK)
+        weight = torch.empty(self.out_features, width // BLOCK, BLOCK, dtype=dtype, device=self.weight.device)
         for part in row_parts(self.out_features, width):
-            found = self.weight[part].float().view(-1, width // BLOCK, BLOCK)
-            values[part] = found.mul_(scales[part]).view(-1, width)[:, : self.in_features]
-        return values
+            stored = self.weight[: self.out_features][part]
+            scale_into(weight[part], stored.float().view(-1, width // BLOCK, BLOCK), scales[part][: len(stored)])
+        return weight.view(self.out_features, width)[:, : self.in_features].contiguous()
+
+
+def _scales(exponent: Tensor, rows: int, blocks: int) -> Tensor:
+    """[rows, blocks, 1] in float32 of exponents in tiles."""
+    # the byte is a float32's exponent; 0, which stands for 2^-127, becomes 0: its block holds zeros
+    return (untiled(exponent, rows, blocks).to(torch.int32) << _MANTISSA).view(torch.float32).unsqueeze(-1)
+
+
+def _values(weight: Tensor, exponent: Tensor, out: int, inputs: int, dtype: torch.dtype) -> Tensor:
+    """The weight [out, inputs] of what `KeptMxfp8` holds; compiled it is one pass."""
+    rows, width = weight.shape
+    scales = _scales(exponent, rows, width // BLOCK)
+    values = weight.float().view(rows, width // BLOCK, BLOCK) * scales
+    return values.view(rows, width).to(dtype)[:out, :inputs].contiguous()

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..optional import why_missing
-from .base import Numbers, QuantLinear, Storage, row_parts, scale_dtype
-from .codes import read_pairs
+from .base import Numbers, QuantLinear, Storage, row_parts, scale_dtype, scale_into
+from .codes import kept_code, read_pairs, scaled_codes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -84,7 +84,15 @@ class Nf4(QuantLinear):
         return self.in_features // self.scale.shape[1]
 
     def stored_weight(self, dtype: torch.dtype) -> Tensor:
-        return dequantize_nf4(self.weight, self.scale, dtype)
+        # a compiled graph fuses the lookup, and cannot hold the trial
+        if not torch.compiler.is_compiling() and _library_agrees(self.weight.device.type, self.block_size, dtype):
+            return _by_library(self.weight, self.scale, dtype)
+        if self.unpacking is not None:
+            code = kept_code(CODEBOOK, self.weight.device)
+            values = self.unpacking(scaled_codes, self.weight, self.scale, code, dtype)
+            if values is not None:
+                return values
+        return _by_lookup(self.weight, self.scale, dtype)
 
 
 def quantize_nf4(weight: Tensor, block: int) -> tuple[Tensor, Tensor]:
@@ -109,22 +117,14 @@ def quantize_nf4(weight: Tensor, block: int) -> tuple[Tensor, Tensor]:
     return packed, scale
 
 
-def dequantize_nf4(packed: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weight [O, I] of `packed` [O, I / 2] and `scale` [O, blocks, 1]: the float32 product, rounded to `dtype`."""
-    block = 2 * packed.shape[1] // scale.shape[1]
-    # a compiled graph fuses the lookup, and cannot hold the trial
-    if not torch.compiler.is_compiling() and _library_agrees(packed.device.type, block, dtype):
-        return _by_library(packed, scale, dtype)
-    return _by_lookup(packed, scale, dtype)
-
-
 def _by_lookup(packed: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weight [O, I] of `packed` [O, I / 2] and `scale` [O, blocks, 1]: the float32 product, rounded to `dtype`."""
     out, width = packed.shape[0], 2 * packed.shape[1]
-    values = torch.empty(out, width, dtype=dtype, device=packed.device)
+    blocks = scale.shape[1]
+    weight = torch.empty(out, blocks, width // blocks, dtype=dtype, device=packed.device)
     for part in row_parts(out, width):
-        found = read_pairs(packed[part], CODEBOOK).view(-1, scale.shape[1], width // scale.shape[1])
-        values[part] = found.mul_(scale[part]).view(-1, width)
-    return values
+        scale_into(weight[part], read_pairs(packed[part], CODEBOOK).view(-1, *weight.shape[1:]), scale[part])
+    return weight.view(out, width)
 
 
 def _by_library(packed: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:

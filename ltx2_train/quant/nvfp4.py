@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from .base import Numbers, QuantLinear, Storage, row_parts
-from .codes import read_pairs
+from .base import Numbers, QuantLinear, Storage, row_parts, scale_into
+from .codes import kept_code, read_pairs, scaled_codes
 from .tiles import tiled_size, untiled
 
 if TYPE_CHECKING:
@@ -66,10 +66,26 @@ class KeptNvfp4(QuantLinear):
         raise NotImplementedError("a format of files; nothing is quantized into it")
 
     def stored_weight(self, dtype: torch.dtype) -> Tensor:
+        stored = self.weight, self.block_scale, self.scale
+        if self.unpacking is not None:
+            code = kept_code(_E2M1, self.weight.device)
+            weight = self.unpacking(_values, *stored, code, self.out_features, self.in_features, dtype)
+            if weight is not None:
+                return weight
         rows, width = self.weight.shape[0], 2 * self.weight.shape[1]
         scales = untiled(self.block_scale, rows, width // BLOCK).float().mul_(self.scale).unsqueeze(-1)
-        values = torch.empty(self.out_features, self.in_features, dtype=dtype, device=self.weight.device)
+        weight = torch.empty(self.out_features, width // BLOCK, BLOCK, dtype=dtype, device=self.weight.device)
         for part in row_parts(self.out_features, width):
-            found = read_pairs(self.weight[part], _E2M1).view(-1, width // BLOCK, BLOCK)
-            values[part] = found.mul_(scales[part]).view(-1, width)[:, : self.in_features]
-        return values
+            codes = self.weight[: self.out_features][part]
+            scale_into(
+                weight[part], read_pairs(codes, _E2M1).view(-1, width // BLOCK, BLOCK), scales[part][: len(codes)]
+            )
+        return weight.view(self.out_features, width)[:, : self.in_features].contiguous()
+
+
+def _values(
+    weight: Tensor, block_scale: Tensor, scale: Tensor, code: Tensor, out: int, inputs: int, dtype: torch.dtype
+) -> Tensor:
+    """The weight [out, inputs] of what `KeptNvfp4` holds, `code` [16] in float32; compiled it is one pass."""
+    scales = untiled(block_scale, weight.shape[0], 2 * weight.shape[1] // BLOCK).float() * scale
+    return scaled_codes(weight, scales.unsqueeze(-1), code, dtype)[:out, :inputs].contiguous()

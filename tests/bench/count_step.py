@@ -46,7 +46,11 @@ from ltx2_train.models.norms import meta_is  # noqa: E402
 from ltx2_train.models.positions import audio_positions, video_positions  # noqa: E402
 from ltx2_train.models.transformer import Modality, TransformerConfig  # noqa: E402
 from ltx2_train.objective.audio import audio_steps  # noqa: E402
-from ltx2_train.quant import QuantLinear  # noqa: E402
+from ltx2_train.quant import FORMATS, QuantLinear  # noqa: E402
+from ltx2_train.quant.formats import add_format  # noqa: E402
+from ltx2_train.quant.mxfp8 import KeptMxfp8  # noqa: E402
+from ltx2_train.quant.nvfp4 import KeptNvfp4  # noqa: E402
+from ltx2_train.quant.tiles import tiled_size  # noqa: E402
 from ltx2_train.shapes import AudioLatentShape, LatentShape, VideoShape  # noqa: E402
 from ltx2_train.sizes import meta_model  # noqa: E402
 from ltx2_train.training.fit.simulate import context_widths  # noqa: E402
@@ -70,6 +74,8 @@ STANDARD = (
     "fp8/av/512x512x121",
     "int8/av/512x512x121",
     "nf4/av/512x512x121",
+    "nvfp4/av/512x512x121",
+    "mxfp8/av/512x512x121",
 )
 
 _aten = torch.ops.aten
@@ -228,6 +234,35 @@ class OnePass:
         return out
 
 
+class _Nvfp4(KeptNvfp4):
+    """What a file brings, of any size: nothing quantizes into it."""
+
+    storage = replace(KeptNvfp4.storage, name="nvfp4", about="of files alone")
+
+    @classmethod
+    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: Any, compute_dtype: torch.dtype) -> Any:
+        rows, width = weight.shape
+        packed = torch.empty(rows, width // 2, dtype=torch.uint8, device="meta")
+        scales = torch.empty(tiled_size(rows, width // 16), dtype=torch.float8_e4m3fn, device="meta")
+        return cls(packed, scales, torch.empty(1, device="meta"), bias=bias, compute_dtype=compute_dtype)
+
+
+class _Mxfp8(KeptMxfp8):
+    """As `_Nvfp4`."""
+
+    storage = replace(KeptMxfp8.storage, name="mxfp8", about="of files alone")
+
+    @classmethod
+    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: Any, compute_dtype: torch.dtype) -> Any:
+        rows, width = weight.shape
+        stored = torch.empty(rows, width, dtype=torch.float8_e4m3fn, device="meta")
+        exponents = torch.empty(tiled_size(rows, width // 32), dtype=torch.uint8, device="meta")
+        return cls(stored, exponents, bias=bias, compute_dtype=compute_dtype)
+
+
+OF_FILES = {"nvfp4": _Nvfp4, "mxfp8": _Mxfp8}  # formats that quant.format does not offer
+
+
 def count(case: Case, compiled: bool, by_place: bool = False) -> Tally:
     """What one step of `case` launches, all blocks together."""
     few, many = 2, 4
@@ -237,7 +272,9 @@ def count(case: Case, compiled: bool, by_place: bool = False) -> Tally:
 def _counted(case: Case, blocks: int, compiled: bool, by_place: bool) -> Tally:
     config = TransformerConfig.from_checkpoint(published_config("2.3")["transformer"])
     format = "none" if case.format == "bf16" else case.format
-    quant = {} if format == "none" else {"quant": {"format": format}}
+    if format in OF_FILES and format not in FORMATS:
+        add_format(OF_FILES[format])
+    quant = {} if format == "none" or format in OF_FILES else {"quant": {"format": format}}
     run = make_run({"model": {"mode": case.mode}, "lora": {"rank": 32}, **quant})
     model, _ = meta_model(config, run, format, blocks)
     model.train()

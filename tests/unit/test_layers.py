@@ -174,7 +174,7 @@ def test_planted_faults_are_caught(path, text, fault):
         ("ltx2_train/__init__.py", "from .training import train\nfrom .errors import x"),
         ("ltx2_train/cli/a.py", "from .. import train\nfrom ..config import load_run"),
         ("ltx2_train/cli/a.py", "from .b import x\nfrom . import c\nfrom ..errors import y"),
-        ("ltx2_train/cli/a.py", "from ..files import atomic\nfrom ..training.fit import plan_run"),
+        ("ltx2_train/cli/a.py", "from ..files import atomic\nfrom ..training.fit import predict_run"),
         ("nodes/a.py", "from ..ltx2_train import probe\nfrom . import host\nfrom .host import io"),
         ("nodes/a.py", "from .. import ltx2_train as core\nfrom ..ltx2_train.errors import DataError"),
         ("nodes/a.py", "from ..ltx2_train.config import RunConfig\nfrom ..ltx2_train.files import digest"),

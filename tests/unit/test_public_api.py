@@ -81,7 +81,7 @@ def test_the_public_names_are_these():
         "mean_of_loras",
         "merge_loras",
         "names_tables",
-        "plan_run",
+        "predict_run",
         "preview_dataset",
         "probe",
         "quantize_checkpoint",

@@ -4,7 +4,7 @@ from .choose import make_plan
 from .facts import Facts
 from .machine import Machine, Rates, available_ram, this_machine
 from .memory_plan import Choice, MemoryPlan, Prediction
-from .report import make_report, plan_run
+from .report import make_report, predict_run
 from .work import Workload, largest_workload, parse_bucket
 
 __all__ = [
@@ -20,6 +20,6 @@ __all__ = [
     "make_plan",
     "make_report",
     "parse_bucket",
-    "plan_run",
+    "predict_run",
     "this_machine",
 ]

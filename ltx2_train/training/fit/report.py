@@ -23,7 +23,7 @@ USUAL_RAM = 64.0  # GB, where no machine is looked at
 
 
 @dataclass(frozen=True)
-class Row:
+class CardRow:
     """The plan for one size of card (`size` None: this machine); `problem` says why there is none."""
 
     size: int | None
@@ -52,17 +52,17 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Report:
+class PlanReport:
     """All rows, for the batch and base that the sentences name."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[CardRow, ...]
     work: str
     source: str
     base: str
     rates: str
 
     @property
-    def chosen(self) -> Row:
+    def chosen(self) -> CardRow:
         return next(row for row in self.rows if row.chosen)
 
     def text(self) -> str:
@@ -93,14 +93,14 @@ class Report:
         }
 
 
-def plan_run(
+def predict_run(
     run: RunConfig,
     bucket: str | None = None,
     batch: int = 1,
     published: str | None = None,
     ram: float | None = None,
     events: Events | None = None,
-) -> Report:
+) -> PlanReport:
     """What each size of card and this machine would do with `run`; nothing is loaded.
 
     `bucket`: width x height x frames of `batch` clips instead of the largest batch of the dataset. `published`: the
@@ -123,7 +123,7 @@ def plan_run(
 
 def make_report(
     run: RunConfig, facts: Facts, here: Machine, sizes: Sequence[int] = SIZES, stored: MemoryPlan | None = None
-) -> Report:
+) -> PlanReport:
     """Plans of `run` for each of `sizes` and, where memory.fit is auto or custom, for `here`; that of memory.fit is
     chosen.
 
@@ -143,7 +143,7 @@ def make_report(
         rows.append(_row(run, facts, here, None, stored, auto or not any(row.chosen for row in rows)))
     elif not any(row.chosen for row in rows):
         rows[0] = replace(rows[0], chosen=True)
-    return Report(
+    return PlanReport(
         rows=tuple(rows),
         work=facts.work.describe(),
         source=facts.work.source,
@@ -154,13 +154,13 @@ def make_report(
 
 def _row(
     run: RunConfig, facts: Facts, machine: Machine, size: int | None, stored: MemoryPlan | None, chosen: bool
-) -> Row:
+) -> CardRow:
     fit = str(size) if size is not None else ("custom" if run.memory.fit == "custom" else "auto")
     sized = run.model_copy(update={"memory": run.memory.model_copy(update={"fit": fit})})
     try:
-        return Row(size, machine, make_plan(sized, facts, machine, stored), chosen=chosen)
+        return CardRow(size, machine, make_plan(sized, facts, machine, stored), chosen=chosen)
     except ConfigError as error:
-        return Row(size, machine, None, str(error), chosen)
+        return CardRow(size, machine, None, str(error), chosen)
 
 
 def _rates(here: Machine, facts: Facts) -> str:

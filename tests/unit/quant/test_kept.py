@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
+from ltx2_train.models import fused
+from ltx2_train.models.fused import Fused
+from ltx2_train.quant import base
 from ltx2_train.quant.fp8 import KeptFp8
 from ltx2_train.quant.mxfp8 import KeptMxfp8
 from ltx2_train.quant.nvfp4 import KeptNvfp4
@@ -87,6 +90,43 @@ def test_mxfp8_reads_what_comfyui_writes(shape, stored):
     module.to(torch.bfloat16)
     assert module.weight.dtype == torch.float8_e4m3fn
     assert module.nbytes == values.nbytes + exponents.nbytes
+
+
+def nvfp4(rows, width, shape):
+    weight = torch.randint(256, (rows, width // 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    scales = draw(128, -(-width // 64) * 4).abs().to(torch.float8_e4m3fn)
+    return KeptNvfp4(weight, scales, torch.tensor(0.1), shape=shape)
+
+
+def mxfp8(rows, width, shape):
+    exponents = torch.randint(100, 140, (128, -(-width // 128) * 4), generator=torch.Generator().manual_seed(1))
+    return KeptMxfp8(draw(rows, width).to(torch.float8_e4m3fn), exponents.to(torch.uint8), shape=shape)
+
+
+@pytest.mark.parametrize("make", [nvfp4, mxfp8])
+@pytest.mark.parametrize("shape", [(96, 160), (40, 24)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_compiled_pass_gives_the_same_weight(make, shape, dtype, monkeypatch):
+    module = make(*(-(-size // 32) * 32 for size in shape), shape)
+    expected = module.stored_weight(dtype)
+    assert expected.shape == shape
+    assert expected.is_contiguous()
+    monkeypatch.setattr(fused, "BACKEND", "eager")
+    module.unpacking = Fused()
+    found = module.stored_weight(dtype)
+    assert module.unpacking.failure is None
+    assert found.is_contiguous()
+    assert torch.equal(found, expected)
+    module.unpacking = lambda *arguments: None  # it cannot be compiled here
+    assert torch.equal(module.stored_weight(dtype), expected)
+
+
+@pytest.mark.parametrize("make", [nvfp4, mxfp8])
+def test_weights_worked_out_in_parts_are_the_same(make, monkeypatch):
+    module = make(64, 96, (40, 70))
+    expected = module.dequantize()
+    monkeypatch.setattr(base, "_AT_ONCE", 96 * 7)
+    assert torch.equal(module.dequantize(), expected)
 
 
 def test_nvfp4_state_goes_round():

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from ltx2_train.errors import ConfigError
+from ltx2_train.models import fused
+from ltx2_train.models.fused import Fused
 from ltx2_train.quant import QuantSettings, nf4, quantize_linear
 from ltx2_train.quant.nf4 import CODEBOOK, Nf4, quantize_nf4
 
@@ -83,6 +85,29 @@ def test_the_library_and_our_own_reader_agree(block, dtype, monkeypatch):
     found = module.dequantize()
     assert len(used) == 2  # the trial and the weight
     assert torch.equal(found, nf4._by_lookup(module.weight, module.scale, dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("block", [32, 64])
+def test_without_the_library_one_compiled_pass_gives_the_same_weight(block, dtype, monkeypatch):
+    monkeypatch.setattr(nf4, "_library_agrees", lambda *arguments: False)
+    module = Nf4.quantize(draw(48, 320).bfloat16(), None, QuantSettings(block_size=block), dtype)
+    expected = module.dequantize()
+    assert torch.equal(expected, by_hand(module.weight, module.scale, block).to(dtype))
+    monkeypatch.setattr(fused, "BACKEND", "eager")
+    module.unpacking = Fused()
+    assert torch.equal(module.dequantize(), expected)
+    assert module.unpacking.failure is None
+    module.unpacking = lambda *arguments: None  # it cannot be compiled here
+    assert torch.equal(module.dequantize(), expected)
+
+
+def test_the_kernel_of_the_library_is_taken_before_a_compiled_pass():
+    pytest.importorskip("bitsandbytes")
+    nf4._library_agrees.cache_clear()
+    module = Nf4.quantize(draw(48, 512).bfloat16(), None, QuantSettings(), torch.float32)
+    module.unpacking = lambda *arguments: pytest.fail("the kernel reads it in one pass already")
+    module.dequantize()
 
 
 @pytest.mark.parametrize("fault", [ImportError, RuntimeError, "wrong"])
