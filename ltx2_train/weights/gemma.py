@@ -1,7 +1,9 @@
-"""Gemma 3 as a Gemma3TextModel of transformers, and its tokenizer.
+"""Gemma 3 as a Gemma3TextModel of transformers, Gemma 4 as our own, and their tokenizers.
 
 Only the text tower is built. What no shape shows (rotary bases, window) comes from the folder's config.json, or is
 Gemma-3-12B's, the one encoder that LTX-2 and LTX-2.3 were trained with.
+
+Gemma 4 needs nothing of transformers, which builds it in its newest releases alone (models/gemma4.py).
 
 The module is made on the meta device and filled tensor by tensor, so memory holds the model once. Non-persistent
 buffers (rotary frequencies, the embedding's scale) have other names in every release of transformers: they are copied
@@ -12,6 +14,7 @@ are upcast one at a time where they are used.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +23,9 @@ from torch.nn import functional
 
 from ..errors import CheckpointError
 from ..files import digest
-from .gemma_files import SPIECE, USABLE, GemmaFiles
+from ..models.gemma4 import Gemma4
+from .gemma4 import Gemma4Shape
+from .gemma_files import SPIECE, TOKENIZER, GemmaFiles, GemmaShape
 from .load import OnLinear, Progress
 from .stored import FP8_TYPES, KEPT_FP8, numbers_shape
 from .stored_numbers import read_numbers, read_scale, read_stored, refuse_unscaled
@@ -28,6 +33,7 @@ from .stored_numbers import read_numbers, read_scale, read_stored, refuse_unscal
 TOKEN_LIMIT = 1024  # the models were trained with captions cut here
 
 _PATTERN = 6  # every sixth layer attends globally
+_SCALAR = "layer_scalar"
 
 
 def gemma_config(files: GemmaFiles) -> Any:
@@ -35,6 +41,7 @@ def gemma_config(files: GemmaFiles) -> Any:
     from transformers import Gemma3TextConfig
 
     shape, options = files.shape, files.options
+    assert isinstance(shape, GemmaShape), files.family
     rope = options.get("rope_parameters") or {}  # 5.x groups the rotary values by kind of layer
     whole, local = rope.get("full_attention") or {}, rope.get("sliding_attention") or {}
     scaling = options.get("rope_scaling")
@@ -78,19 +85,16 @@ def load_gemma(
     on_progress: Progress | None = None,
     on_linear: OnLinear | None = None,
 ) -> Any:
-    """A frozen Gemma3TextModel that computes in `dtype` on `device`.
+    """A frozen text model, a Gemma3TextModel or a Gemma4, that computes in `dtype` on `device`.
 
     `on_linear(path, linear)` may return a module that takes the place of a layer's linear that has just arrived;
     quantized weights are then turned into numbers first.
     """
-    from transformers import Gemma3TextModel
-
-    config = gemma_config(files)
-    with torch.device("meta"):
-        model = Gemma3TextModel(config)
-    _copy_buffers(model, config, Gemma3TextModel, device)
+    model = _empty(files, device)
     done, total = 0, files.nbytes
     for name in files.tensors:
+        if name.endswith(_SCALAR):
+            _place_scalar(model, files, name, name, device, dtype)
         if not name.endswith(".weight"):
             continue
         place_weight(model, files, name, name.removesuffix(".weight"), device, dtype, on_linear)
@@ -148,21 +152,15 @@ def embedding_factor(files: GemmaFiles, dtype: torch.dtype) -> float:
 
 
 def one_layer(files: GemmaFiles, number: int, device: torch.device | str, dtype: torch.dtype) -> nn.Module:
-    """Layer `number` as a Gemma3TextModel of its own, to be called with `inputs_embeds`.
+    """Layer `number` as a text model of its own, to be called with `inputs_embeds`.
 
     The last one ends with the final norm, the others with none, as the states of the whole model do.
     """
-    from transformers import Gemma3TextModel
-
-    config = gemma_config(files)
-    values = config.to_dict()
-    values.update(num_hidden_layers=1, layer_types=[config.layer_types[number]], vocab_size=8)
-    own = type(config).from_dict(values)
-    with torch.device("meta"):
-        model = Gemma3TextModel(own)
-    _copy_buffers(model, config, Gemma3TextModel, device)
+    model = _empty(files, device, number)
     prefix = f"layers.{number}."
     for name in files.tensors:
+        if name == prefix + _SCALAR:
+            _place_scalar(model, files, name, f"layers.0.{_SCALAR}", device, dtype)
         if name.startswith(prefix) and name.endswith(".weight"):
             place_weight(model, files, name, "layers.0." + name[len(prefix) :].removesuffix(".weight"), device, dtype)
     if number + 1 == files.shape.layers:
@@ -170,6 +168,14 @@ def one_layer(files: GemmaFiles, number: int, device: torch.device | str, dtype:
     else:
         model.add_module("norm", nn.Identity())
     return model.requires_grad_(False).eval()
+
+
+def _place_scalar(
+    model: nn.Module, files: GemmaFiles, name: str, path: str, device: torch.device | str, dtype: torch.dtype
+) -> None:
+    """Read what Gemma 4 scales a layer with into the buffer at `path`."""
+    owner = model.get_submodule(path.rpartition(".")[0])
+    owner._buffers[_SCALAR] = files.read(name).to(device, dtype)
 
 
 def embedding_rows(files: GemmaFiles, ids: list[int], dtype: torch.dtype) -> torch.Tensor:
@@ -233,7 +239,8 @@ class Fp8Embedding(nn.Module):
 class Tokenizer:
     """Text to ids: stripped, the begin token first, no end token, cut at TOKEN_LIMIT.
 
-    A folder's tokenizer.json is read by the tokenizers library, everything else by sentencepiece; both give the same.
+    A tokenizer.json, in a folder or packed, is read by the tokenizers library, everything else by sentencepiece; both
+    give the same.
     """
 
     def __init__(self, split: Callable[[str], list[int]], begin: int) -> None:
@@ -248,36 +255,51 @@ class Tokenizer:
 def load_tokenizer(files: GemmaFiles) -> Tokenizer:
     """The tokenizer that lies with the weights. Raises CheckpointError where there is none."""
     if not files.path.is_dir():
+        packed = _packed_tokenizer(files)
+        if packed is not None:
+            return _fast(packed, f"{TOKENIZER} of {files.path.name}", files.usable)
         if SPIECE not in files.files[0]:
             raise CheckpointError(
-                f"The text encoder file {files.path.name} has no tokenizer (the tensor {SPIECE} is missing). "
-                f"A single file must bring its own; a raw part of a Hugging Face download does not. {USABLE}"
+                f"The text encoder file {files.path.name} has no tokenizer (the tensor {SPIECE} is missing, and so is "
+                f"{TOKENIZER}). A single file must bring its own; a raw part of a Hugging Face download does not. "
+                f"{files.usable}"
             )
-        return _sentencepiece(files.files[0].read_bytes(SPIECE), files.path.name)
-    if (files.path / "tokenizer.json").is_file():
-        from tokenizers import Tokenizer as Fast
-
-        try:
-            fast = Fast.from_file(str(files.path / "tokenizer.json"))
-        except Exception as error:  # the library raises plain Exception
-            raise CheckpointError(
-                f"{files.path / 'tokenizer.json'} cannot be read: {error}. Download it again."
-            ) from None
-        fast.no_truncation()
-        fast.no_padding()
-        begin = fast.token_to_id("<bos>")
-        if begin is None:
-            raise CheckpointError(f"{files.path / 'tokenizer.json'} has no <bos> token: it is not Gemma's. {USABLE}")
-        return Tokenizer(lambda text: fast.encode(text, add_special_tokens=False).ids, begin)
+        return _sentencepiece(files.files[0].read_bytes(SPIECE), files.path.name, files.usable)
+    json = files.path / "tokenizer.json"
+    if json.is_file():
+        return _fast(json.read_bytes(), str(json), files.usable)
     if (files.path / "tokenizer.model").is_file():
-        return _sentencepiece((files.path / "tokenizer.model").read_bytes(), "tokenizer.model")
+        return _sentencepiece((files.path / "tokenizer.model").read_bytes(), "tokenizer.model", files.usable)
     raise CheckpointError(
         f"The text encoder folder {files.path} has neither tokenizer.json nor tokenizer.model. "
         "Download one of them from the same repository into the folder."
     )
 
 
-def _sentencepiece(proto: bytes, name: str) -> Tokenizer:
+def _packed_tokenizer(files: GemmaFiles) -> bytes | None:
+    """The tokenizer.json in a single file: a tensor of bytes, of whichever type, or a text in the header."""
+    file = files.files[0]
+    if TOKENIZER in file:
+        return file.read_bytes(TOKENIZER)
+    return file.metadata[TOKENIZER].encode() if TOKENIZER in file.metadata else None
+
+
+def _fast(json: bytes, name: str, usable: str) -> Tokenizer:
+    from tokenizers import Tokenizer as Fast
+
+    try:
+        fast = Fast.from_str(json.decode())
+    except Exception as error:  # the library raises plain Exception
+        raise CheckpointError(f"{name} cannot be read: {error}. Download it again.") from None
+    fast.no_truncation()
+    fast.no_padding()
+    begin = fast.token_to_id("<bos>")
+    if begin is None:
+        raise CheckpointError(f"{name} has no <bos> token: it is not Gemma's. {usable}")
+    return Tokenizer(lambda text: fast.encode(text, add_special_tokens=False).ids, begin)
+
+
+def _sentencepiece(proto: bytes, name: str, usable: str) -> Tokenizer:
     import sentencepiece
 
     try:
@@ -285,19 +307,43 @@ def _sentencepiece(proto: bytes, name: str) -> Tokenizer:
     except RuntimeError as error:
         raise CheckpointError(f"The tokenizer in {name} cannot be read: {error}. Download the file again.") from None
     if pieces.bos_id() < 0:
-        raise CheckpointError(f"The tokenizer in {name} has no begin token: it is not Gemma's. {USABLE}")
+        raise CheckpointError(f"The tokenizer in {name} has no begin token: it is not Gemma's. {usable}")
     return Tokenizer(pieces.encode, pieces.bos_id())
 
 
 def tokenizer_digest(files: GemmaFiles) -> str:
     """Identifies the tokenizer by its bytes."""
     if not files.path.is_dir():
+        packed = _packed_tokenizer(files)
+        if packed is not None:
+            return digest(packed)
         return digest(files.files[0].read_bytes(SPIECE)) if SPIECE in files.files[0] else ""
     present = [files.path / name for name in ("tokenizer.json", "tokenizer.model")]
     return next((digest(file.read_bytes()) for file in present if file.is_file()), "")
 
 
-# --- filling the module ----------------------------------------------------------------------------------------------
+# --- the module, empty ----------------------------------------------------------------------------------------------
+
+
+def _empty(files: GemmaFiles, device: torch.device | str, number: int | None = None) -> Any:
+    """The model of `files` on the meta device; with `number` that layer alone, whose embedding stays unfilled."""
+    if isinstance(files.shape, Gemma4Shape):
+        config = files.shape.config
+        if number is not None:
+            config = replace(config, vocabulary=8, layers=(config.layers[number],))
+        with torch.device("meta"):
+            return Gemma4(config)
+    from transformers import Gemma3TextModel
+
+    config = own = gemma_config(files)
+    if number is not None:
+        values = config.to_dict()
+        values.update(num_hidden_layers=1, layer_types=[config.layer_types[number]], vocab_size=8)
+        own = type(config).from_dict(values)
+    with torch.device("meta"):
+        model = Gemma3TextModel(own)
+    _copy_buffers(model, config, Gemma3TextModel, device)
+    return model
 
 
 def _copy_buffers(model: nn.Module, config: Any, kind: type[nn.Module], device: torch.device | str) -> None:

@@ -1,4 +1,6 @@
-"""What a Gemma 3 text encoder on disk is, by its headers: a Hugging Face folder or one safetensors file.
+"""What a Gemma text encoder on disk is, by its headers: a Hugging Face folder or one safetensors file.
+
+Gemma 3 belongs to LTX-2 and LTX-2.3, Gemma 4 to LTX-2.5; `layers.0.layer_scalar` tells them apart.
 
 Sizes come from the tensors' shapes, so a file without a config is enough. Names are those of the text tower
 (`embed_tokens.weight`, `layers.0...`) after whatever prefix the file puts before them; the image tower is ignored.
@@ -17,6 +19,8 @@ import torch
 
 from ..errors import CheckpointError
 from ..files import parse_json
+from . import gemma4
+from .gemma4 import Gemma4Shape
 from .keys import QUANTIZATION_MARK
 from .reader import TensorFile, TensorInfo
 from .stored import KEPT_FP8, StoredLinears, declared_layers, find_stored, numbers_shape, read_marks
@@ -39,6 +43,8 @@ _LAYER = re.compile(r"layers\.(\d+)\.(.+)\.weight$")
 # beside a weight: its scales, a mark, and the scales of activations, which stay in bf16 here
 _BESIDE = ("weight_scale", "scale_weight", "weight_scale_2", "comfy_quant", "input_scale", "scale_input")
 SPIECE = "spiece_model"
+TOKENIZER = "tokenizer_json"  # the bytes of tokenizer.json in a packed Gemma 4
+_FAMILIES = ("gemma3", "gemma3_text", "gemma4_unified", "gemma4", "gemma4_text")
 
 
 @dataclass(frozen=True)
@@ -61,19 +67,32 @@ class GemmaShape:
 
 @dataclass(frozen=True)
 class GemmaFiles:
-    """An opened text encoder; only headers have been read. Close it, or use it in a `with` block."""
+    """An opened text encoder; only headers have been read. Close it, or use it in a `with` block.
+
+    `version` is what a Gemma 4 calls itself; "" where it is a stock one, or a Gemma 3.
+    """
 
     path: Path
     files: tuple[TensorFile, ...]
     tensors: Mapping[str, tuple[TensorFile, str]]  # the text tower's name -> where it lies
-    shape: GemmaShape
+    shape: GemmaShape | Gemma4Shape
     stored: StoredLinears  # which layers are quantized, by the text tower's names
     options: Mapping[str, Any] = field(default_factory=dict)  # text_config of config.json
+    version: str = ""
 
     @property
     def name(self) -> str:
         """Its file or folder name, for messages."""
         return self.path.name
+
+    @property
+    def family(self) -> str:
+        return "Gemma 4" if isinstance(self.shape, Gemma4Shape) else "Gemma 3"
+
+    @property
+    def usable(self) -> str:
+        """What to choose where a file of this family will not do."""
+        return gemma4.USABLE if isinstance(self.shape, Gemma4Shape) else USABLE
 
     def info(self, name: str) -> TensorInfo:
         file, stored = self.tensors[name]
@@ -111,29 +130,49 @@ class GemmaFiles:
 
 
 def open_gemma(path: Path | str) -> GemmaFiles:
-    """Read the headers of the folder or file at `path` and check that it holds a usable Gemma 3 text tower.
+    """Read the headers of the folder or file at `path` and check that it holds a usable Gemma text tower.
 
     Raises CheckpointError where it does not, saying what it is instead and what to choose.
     """
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"The text encoder {path} does not exist. Check the path. {USABLE}")
-    options: Mapping[str, Any] = {}
+    config: Mapping[str, Any] = {}
     if path.is_dir():
-        options = _folder_options(path)
+        config = _folder_config(path)
         found, everything = _folder_tensors(path)
     else:
         found = (TensorFile(path),)
         everything = dict.fromkeys(found[0].tensors, found[0])
+    try:
+        return _opened(path, config, found, everything)
+    except BaseException:
+        for file in found:
+            file.close()
+        raise
+
+
+def _opened(
+    path: Path, config: Mapping[str, Any], found: tuple[TensorFile, ...], everything: Mapping[str, TensorFile]
+) -> GemmaFiles:
     prefix = _prefix(path, everything)
     kept = (f"{prefix}embed_tokens.", f"{prefix}layers.", f"{prefix}norm.")
     tensors = {name[len(prefix) :]: (file, name) for name, file in everything.items() if name.startswith(kept)}
     infos = {name: file.tensors[stored] for name, (file, stored) in tensors.items()}
-    stored = _stored(path, prefix, infos, everything)
-    return GemmaFiles(path, found, tensors, _shape(path, infos, stored), stored, options)
+    newer = gemma4.MARK in infos
+    stored = _stored(path, prefix, infos, everything, gemma4.USABLE if newer else USABLE)
+    if newer and not path.is_dir():
+        config = gemma4.packed_config(found[0])
+    options = config.get("text_config", config)
+    options = options if isinstance(options, Mapping) else {}
+    if not newer:
+        return GemmaFiles(path, found, tensors, _shape(path, infos, stored), stored, options)
+    sizes = {name: numbers_shape(name, info, stored) for name, info in infos.items()}
+    shape = gemma4.shape_of(path.name, infos, sizes, options)
+    return GemmaFiles(path, found, tensors, shape, stored, options, str(config.get("gemma_version") or ""))
 
 
-def _folder_options(path: Path) -> Mapping[str, Any]:
+def _folder_config(path: Path) -> Mapping[str, Any]:
     file = path / "config.json"
     if not file.is_file():
         raise CheckpointError(
@@ -143,14 +182,15 @@ def _folder_options(path: Path) -> Mapping[str, Any]:
     try:
         config = parse_json(file.read_bytes())
         kind = str(config.get("model_type", ""))
-        options = dict(config.get("text_config", config))
+        dict(config.get("text_config", config))
     except (ValueError, AttributeError, TypeError):
         raise CheckpointError(f"{file} is not readable. Download it again.") from None
-    if kind not in ("gemma3", "gemma3_text"):
+    if kind not in _FAMILIES:
         raise CheckpointError(
-            f"The text encoder folder {path} holds a model of type {kind or 'unknown'!r}; Gemma 3 is needed. {USABLE}"
+            f"The text encoder folder {path} holds a model of type {kind or 'unknown'!r}; Gemma 3 is needed, or "
+            f"Gemma 4 for LTX-2.5. {USABLE}"
         )
-    return options
+    return config
 
 
 def _folder_tensors(path: Path) -> tuple[tuple[TensorFile, ...], dict[str, TensorFile]]:
@@ -232,7 +272,7 @@ def _prefix(path: Path, names: Mapping[str, TensorFile]) -> str:
 
 
 def _stored(
-    path: Path, prefix: str, infos: Mapping[str, TensorInfo], everything: Mapping[str, TensorFile]
+    path: Path, prefix: str, infos: Mapping[str, TensorInfo], everything: Mapping[str, TensorFile], usable: str
 ) -> StoredLinears:
     """How the text tower stores its layers. Raises CheckpointError where one cannot be read.
 
@@ -247,10 +287,10 @@ def _stored(
         if name.rpartition(".")[2] == QUANTIZATION_MARK:
             seen[QUANTIZATION_MARK] = file.tensors[name]
     stored = find_stored(seen, {}, marks)
-    text = stored.complaint(usable=USABLE)
+    text = stored.complaint(usable=usable)
     embedding = stored.kinds.get("embed_tokens", KEPT_FP8)
     if not text and embedding != KEPT_FP8:
-        text = f"{embedding.removeprefix('kept_')} (embed_tokens), of which no single row can be read. {USABLE}"
+        text = f"{embedding.removeprefix('kept_')} (embed_tokens), of which no single row can be read. {usable}"
     if text:
         raise CheckpointError(f"The text encoder {path.name} is stored as {text}")
     return stored

@@ -86,6 +86,7 @@ OTHER_FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
 DIFFUSERS_TRANSFORMER = ("time_embed.emb.timestep_embedder.linear_1.weight", "proj_in.weight")
 
 TEXT_ENCODERS: tuple[tuple[str, str], ...] = (
+    ("Gemma 4", "layers.0.layer_scalar"),  # it has the mark of Gemma 3 as well
     ("Gemma 3", "layers.0.self_attn.q_norm.weight"),
     ("T5", "encoder.block.0.layer.0.SelfAttention.q.weight"),
     ("CLIP", "text_model.encoder.layers.0."),

@@ -270,6 +270,12 @@ def _version_of_metadata(file: TensorFile) -> str | None:
     return next((version for version in ("2.3", "2.0") if stated.startswith(version)), None)
 
 
+def is_25(file: TensorFile) -> bool:
+    """Whether the transformer in `file` is that of LTX-2.5."""
+    prefix = keys.transformer_prefix(file.tensors)
+    return _is_25(file, {} if prefix is None else _under(file.tensors, prefix))
+
+
 def _is_25(file: TensorFile, inside: Mapping[str, TensorInfo]) -> bool:
     transformer = (file.config or {}).get("transformer")
     return (

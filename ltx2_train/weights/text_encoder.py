@@ -1,4 +1,6 @@
-"""Captions to text features: Gemma, its tokenizer and the checkpoint's text projection as one object.
+"""Captions to text features: Gemma, its tokenizer and the text projection as one object.
+
+The projection lies in the checkpoint; the single file of LTX-2.5's encoder brings its own.
 
 A caption is stripped, begins with the begin token, has no end token and is cut at 1024 tokens. Captions of a batch
 are padded at the end: Gemma attends backwards only, so padding behind a caption changes nothing in front of it, no
@@ -24,11 +26,13 @@ from ..errors import CheckpointError, OutOfMemory
 from ..events import Events
 from ..files import digest
 from ..models.text import FeatureExtractor, TextFeatures
+from . import gemma4
 from .gemma import Tokenizer, fingerprint_parts, load_gemma, load_tokenizer
 from .gemma_bnb import bitsandbytes_linear, quantized_bytes
 from .gemma_files import USABLE, GemmaFiles, open_gemma
 from .gemma_settings import GemmaSettings
 from .materialise import Arrival, OnLinear, Origin, Progress, materialise
+from .probe import is_25
 from .reader import TensorFile
 from .stored import numbers_shape, stored_in, weight_shapes
 from .text_layers import LayeredTextEncoder, check_finite
@@ -44,16 +48,34 @@ class TextEncoderInfo:
     hidden: int
     layers: int
     columns: int
-    version: str  # "2.0" or "2.3", by the projection
+    version: str  # "2.0" or "2.3", by the projection, which 2.5 has as 2.3 does
     nbytes: int  # of Gemma and the projection as stored
 
 
-def check_text_encoder(text_encoder: Path | str, checkpoint: Path | str) -> TextEncoderInfo:
+def projection_file(text_encoder: Path | str, checkpoint: Path | str) -> Path:
+    """The file with the text projection: the text encoder where it brings one, else `checkpoint`."""
+    text_encoder = Path(text_encoder)
+    if text_encoder.is_file():
+        with TensorFile(text_encoder) as file:
+            if any(_is_projection(name) for name in file.tensors):
+                return text_encoder
+    return Path(checkpoint)
+
+
+def check_text_encoder(
+    text_encoder: Path | str, checkpoint: Path | str, transformer: Path | str | None = None
+) -> TextEncoderInfo:
     """Whether `text_encoder` fits the text projection in `checkpoint`; reads headers only.
 
-    Raises CheckpointError that states both sizes, or what is missing, and what to choose.
+    `transformer`, where it lies elsewhere, is the file whose Gemma it has to be. Raises CheckpointError that states
+    both sizes, or what is missing, and what to choose.
     """
-    with open_gemma(text_encoder) as gemma, TensorFile(checkpoint) as source:
+    with (
+        open_gemma(text_encoder) as gemma,
+        TensorFile(checkpoint) as source,
+        TensorFile(transformer or checkpoint) as model,
+    ):
+        _check_family(gemma, model)
         extractor, prefix = _projection(source)
         _check_fit(gemma, extractor, source)
         load_tokenizer(gemma)
@@ -239,7 +261,7 @@ class TextEncoder:
         return self._extractor(states, mask)
 
 
-# --- the projection in the checkpoint --------------------------------------------------------------------------------
+# --- whether the parts belong together --------------------------------------------------------------------------------
 
 
 def _is_projection(name: str) -> bool:
@@ -268,6 +290,23 @@ def _projection(source: TensorFile) -> tuple[FeatureExtractor, str]:
     return extractor, prefix
 
 
+def _check_family(gemma: GemmaFiles, transformer: TensorFile) -> None:
+    """Raise CheckpointError where the transformer was trained with another Gemma."""
+    newer = is_25(transformer)
+    if newer and gemma.family != "Gemma 4":
+        raise CheckpointError(
+            f"The text encoder {gemma.path.name} is {gemma.family}; {transformer.path.name} is LTX-2.5, which was "
+            f"trained with a Gemma 4 of its own. {gemma4.USABLE}"
+        )
+    if not newer and gemma.family != "Gemma 3":
+        raise CheckpointError(
+            f"The text encoder {gemma.path.name} is {gemma.family}, which belongs to LTX-2.5; {transformer.path.name} "
+            f"was trained with Gemma 3. {USABLE}"
+        )
+    if newer:
+        gemma4.check_version(gemma.path.name, gemma.version, transformer)
+
+
 def _check_fit(gemma: GemmaFiles, extractor: FeatureExtractor, source: TensorFile) -> None:
     shape = gemma.shape
     if shape.columns == extractor.columns:
@@ -275,7 +314,7 @@ def _check_fit(gemma: GemmaFiles, extractor: FeatureExtractor, source: TensorFil
     raise CheckpointError(
         f"The text encoder {gemma.path.name} does not fit {source.path.name}: it gives {shape.layers + 1} states of "
         f"{shape.hidden} values, {shape.columns} in all, and the checkpoint's text projection takes "
-        f"{extractor.columns}. LTX-2 and LTX-2.3 need Gemma 3 12B (49 x 3840 = 188160). {USABLE}"
+        f"{extractor.columns}. The published model needs {gemma.family} 12B (49 x 3840 = 188160). {gemma.usable}"
     )
 
 

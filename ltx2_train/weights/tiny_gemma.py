@@ -33,6 +33,7 @@ _SENTENCES = (
     "Waves break against black rocks, the sound of the sea is loud and steady.",
 )
 _SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")  # ids 0 to 3, as in Gemma
+BEGIN = _SPECIAL[2]
 _NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 
@@ -178,7 +179,7 @@ def _write_folder(
         },
     )  # fmt: skip
     files.write_bytes(folder / "tokenizer.model", proto)
-    files.write_text(folder / "tokenizer.json", _tokenizer_json(proto))
+    files.write_text(folder / "tokenizer.json", tokenizer_json(proto))
     files.write_json(
         folder / "tokenizer_config.json",
         {
@@ -189,8 +190,8 @@ def _write_folder(
     )  # fmt: skip
 
 
-def _tokenizer_json(proto: bytes) -> str:
-    """The sentencepiece model in the words of the tokenizers library."""
+def tokenizer_json(proto: bytes, begin: bool = True) -> str:
+    """The sentencepiece model in the words of the tokenizers library; `begin`: it puts the begin token in front."""
     import sentencepiece
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
@@ -216,8 +217,7 @@ def _tokenizer_json(proto: bytes) -> str:
     tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{_SPECIAL[2]} $A", special_tokens=[(_SPECIAL[2], 2)]
-    )
+    if begin:
+        tokenizer.post_processor = processors.TemplateProcessing(single=f"{BEGIN} $A", special_tokens=[(BEGIN, 2)])
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in _SPECIAL])
     return tokenizer.to_str(pretty=False)

@@ -148,8 +148,8 @@ def test_a_missing_tensor_is_named(single):
 
 
 def test_an_unknown_tensor_means_another_gemma(single):
-    _change(single, lambda tensors: tensors | {"model.layers.0.layer_scalar": torch.ones(1)})
-    _refused(single, "layers.0.layer_scalar")
+    _change(single, lambda tensors: tensors | {"model.layers.0.altup.weight": torch.ones(1)})
+    _refused(single, "layers.0.altup")
 
 
 def test_a_wrong_shape_is_named(single):
