@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import DataError
 from .buckets import MIDDLE, cover
+from .still import why_damaged
 
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"))
 # Endings of pictures that are named where they lie among others, and not read.
@@ -75,6 +76,8 @@ def read_image(
     from PIL import ImageOps
 
     with _opened(path) as image:
+        if damage := why_damaged(path):
+            raise DataError(f"{path} is damaged: {damage}. Save it again from its source, or remove it.", path)
         if rough and size is not None:
             image.draft(None, (4 * size[0], 4 * size[1]))
         picture = _to_rgb(ImageOps.exif_transpose(image), _profile(image))

@@ -14,13 +14,12 @@ from typing import Any
 
 from ..errors import DataError
 from .clock import Packets
-from .decoding import decode, decoder_of, opened
+from .decoding import STRICT, decode, decoder_of, opened
 
 NEAR = 2  # packets
 # Whose usual decoder hands out what it could not decode; what is harmless to it is so in every frame of a file.
 FORGIVING = frozenset(("mjpeg",))
 USUAL_SHARE = 0.5
-STRICT = {"err_detect": "explode+crccheck+bitstream+buffer", "strict": "strict"}
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Whether a JPEG inside a video holds together: its markers, and what its entropy coding cannot have made.
+"""Whether a JPEG holds together: its markers, and what its entropy coding cannot have made.
 
 Decoders read over such places and go on, so a part of the picture is moved or grey and nothing is said.
 """
@@ -10,19 +10,26 @@ import re
 
 SOF2, DHT, SOS, EOI = 0xC2, 0xC4, 0xDA, 0xD9
 BARE = frozenset((0x01, *range(0xD0, 0xDA)))  # markers without a segment behind them
-MARKER = re.compile(rb"\xff+([^\x00\xff])")  # inside a scan a byte of 255 has a zero behind it
+MARKER = re.compile(rb"\xff([^\x00\xff])")  # inside a scan a byte of 255 has a zero behind it
+EXTRAS = frozenset((*range(0xE0, 0xF0), 0xFE))  # segments that no decoder needs: Exif, profiles, comments
 RESTARTS = range(0xD0, 0xD8)
 ZEROS = re.compile(rb"\0{64,}")
 END_OF_BLOCK = 0
 
 
-def is_broken(data: bytes) -> bool:
-    """Whether something is wrong with the JPEGs that `data` consists of, as far as their bytes show it."""
+def is_broken(data: bytes, alone: bool = False) -> bool:
+    """Whether something is wrong with the JPEGs that `data` consists of, as far as their bytes show it.
+
+    `alone`: what is behind the first one is no part of the picture (a preview, the film of a phone), and not looked at.
+    """
     at, end = 0, len(data)
     tables: dict[int, bool] = {}  # of AC coefficients: whether a plain block is zeros
     progressive = False  # then most of what refines a picture may be zeros
     while at + 1 < end:
         if data[at] != 0xFF:
+            if alone and (found := MARKER.search(data, at)) is not None:
+                at = found.start()  # between segments decoders read over whatever there is
+                continue
             # cameras put what they like behind the picture
             return at == 0 or data[at - 2 : at] != bytes((0xFF, EOI))
         marker = data[at + 1]
@@ -30,6 +37,8 @@ def is_broken(data: bytes) -> bool:
             at += 1
         elif marker in BARE:
             at += 2
+            if alone and marker == EOI:
+                return False
         else:
             size = int.from_bytes(data[at + 2 : at + 4], "big")
             body, at = data[at + 4 : at + 2 + size], at + 2 + size
@@ -54,6 +63,20 @@ def is_broken(data: bytes) -> bool:
                     return True
                 at = behind
     return False
+
+
+def without_extras(data: bytes) -> bytes:
+    """A JPEG without what describes it and is no part of its picture; whatever is odd there harms nobody."""
+    parts, at = [data[:2]], 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] not in (*BARE, SOS):
+        if data[at + 1] == 0xFF:  # padding
+            at += 1
+            continue
+        behind = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if data[at + 1] not in EXTRAS:
+            parts.append(data[at:behind])
+        at = behind
+    return b"".join([*parts, data[at:]])
 
 
 @functools.lru_cache(maxsize=64)

@@ -22,6 +22,7 @@ BLOCKS, CRC = (b"\xa3", b"\xa0"), b"\xbf"
 AVI_CHUNK = re.compile(rb"\d\d(?:d[bcd]|wb|tx|pc|iv)|ix\d\d|JUNK|idx1|LIST|RIFF|rec |AVIX")
 AVI_FRAME = re.compile(rb"\d\d(?:d[bc]|wb)")
 FLV_TAGS = frozenset((8, 9, 18))
+GIF_HEAD, GIF_EXTENSION, GIF_PICTURE, GIF_END = 13, 0x21, 0x2C, 0x3B
 OGG_HEAD = 27
 STREAMED = frozenset((0, 0x7FFFFFFF, 0xFFFFFFFF))  # sizes written by programs that could not go back
 SLACK = 4  # bytes that a file may lack for rounding
@@ -37,6 +38,8 @@ def breaks(path: Path, formats: frozenset[str]) -> list[int]:
         walk = _avi
     elif "flv" in formats:
         walk = _flv
+    elif "gif" in formats:
+        walk = _gif
     if walk is None:
         return []
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -162,6 +165,28 @@ def _flv(data: mmap.mmap) -> Iterator[int]:
             yield at
             return
         at = behind + 4
+
+
+def _gif(data: mmap.mmap) -> Iterator[int]:
+    at = GIF_HEAD + _gif_colours(data[10])
+    while at < len(data) and data[at] != GIF_END:
+        if data[at] == GIF_EXTENSION:
+            at += 2
+        elif data[at] == GIF_PICTURE and at + 10 < len(data):
+            at += 11 + _gif_colours(data[at + 9])
+        else:
+            yield at
+            return
+        while at < len(data) and data[at]:  # blocks, each with its length in front; one of no length ends them
+            at += 1 + data[at]
+        if at >= len(data):
+            yield len(data) - 1  # cut short
+        at += 1
+
+
+def _gif_colours(flags: int) -> int:
+    """Bytes of the table of colours that `flags` announce."""
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
 def _ogg_end(tail: bytes) -> str:

@@ -272,3 +272,15 @@ def test_damage_is_not_cut_into_clips(tmp_path):
     assert len(report.failed) == 2
     assert "x_0003.mp4 is not written" in report.failed[0][1]
     assert len(list(source_frames(probe_media(path), 0, 60, lenient=True))) > 40
+
+
+def test_a_gif_that_breaks_off_or_has_a_hole_is_named(tmp_path):
+    path = write_video(tmp_path / "x.gif", textured(12), codec="gif", pixel_format="rgb8")
+    assert (probe_media(path).frames, probe_media(path).damage) == (12, ())
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(DataError, match="damaged"):
+        read_frames(path)
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="damaged"):
+        read_frames(hurt(path))

@@ -1,0 +1,121 @@
+"""Pictures whose file is damaged: never taken for whole, as far as the file shows it, and no whole one refused."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from media import moving_square
+from PIL import Image
+
+from ltx2_train.dataset.dataset_file import DatasetConfig
+from ltx2_train.errors import DataError
+from ltx2_train.media.frame_folder import probe_frame_folder
+from ltx2_train.media.images import read_image
+from ltx2_train.media.jpeg import is_broken, without_extras
+from ltx2_train.media.still import why_damaged
+from ltx2_train.media.video import read_frames
+from ltx2_train.workshop.check import check_dataset
+
+TEXTURE = np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8)
+FORMATS = {
+    "a.jpg": {"quality": 90},
+    "progressive.jpg": {"quality": 90, "progressive": True},
+    "restarts.jpg": {"quality": 90, "restart_marker_rows": 1},
+    "a.webp": {"quality": 90},
+    "a.avif": {"quality": 90},
+    "a.png": {},
+}
+
+
+def written(path, picture=TEXTURE, **options):
+    Image.fromarray(picture).save(path, **options)
+    return path
+
+
+def hurt(path, share=0.6, count=512):
+    data = bytearray(path.read_bytes())
+    at = int(len(data) * share)
+    data[at : at + count] = bytes(count)
+    path.write_bytes(bytes(data))
+    return path
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_hole_of_zeros_is_red(tmp_path, name):
+    path = written(tmp_path / name, **FORMATS[name])
+    assert why_damaged(path) == ""
+    read_image(path)
+    with pytest.raises(DataError, match=f"{name}.*(is damaged|cannot be read)"):
+        read_image(hurt(path))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"optimize": True}, {"progressive": True}, {"restart_marker_rows": 1}], ids=str
+)
+def test_a_jpeg_that_holds_less_than_its_picture_is_red(tmp_path, options):
+    """Its coding ends early, and an end is written behind it: Pillow fills the rest with grey."""
+    path = written(tmp_path / "a.jpg", **options)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 3 // 4] + data[-2:])
+    Image.open(path).load()
+    with pytest.raises(DataError, match="does not come out as a whole picture|breaks off inside"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 100}], ids=str)
+@pytest.mark.parametrize("picture", [TEXTURE, np.zeros((480, 640, 3), np.uint8)], ids=["texture", "plain"])
+def test_whole_jpegs_are_whole(tmp_path, mode, options, picture):
+    Image.fromarray(picture).convert(mode).save(tmp_path / "a.jpg", **options)
+    assert why_damaged(tmp_path / "a.jpg") == ""
+
+
+def test_what_is_odd_beside_the_picture_is_no_damage(tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(TEXTURE).save(file, "JPEG", comment="a word", icc_profile=b"rubbish", exif=b"Exif\0\0" + bytes(200))
+    data, path = file.getvalue(), tmp_path / "a.jpg"
+    assert len(without_extras(data)) < len(data) - 200
+    tables = data.index(b"\xff\xdb")
+    for odd in (
+        data + b"\xff\xd8\xff\xe1a film of a phone" + bytes(500),
+        data[:tables] + bytes(100) + data[tables:],
+        data[:2] + b"\xff\xe1\x00\x04ab" + data[2:],
+    ):
+        path.write_bytes(odd)
+        assert why_damaged(path) == ""
+        assert not is_broken(odd, alone=True)
+
+
+def test_a_webp_that_is_cut_short_is_red(tmp_path):
+    path = written(tmp_path / "a.webp", quality=90)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError):
+        read_image(path)
+    assert why_damaged(path).startswith("it has ")
+
+
+def test_a_damaged_picture_is_red_in_the_check_and_so_is_a_damaged_frame(tmp_path):
+    for place, picture in enumerate(moving_square(4, 128, 96)):
+        noisy = np.clip(picture.astype(int) + TEXTURE // 4, 0, 255).astype(np.uint8)
+        for folder in ("m", "frames"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            written(tmp_path / folder / f"{place}.jpg", noisy, quality=90)
+        (tmp_path / "m" / f"{place}.txt").write_text(f"picture {place}")
+    hurt(tmp_path / "m" / "2.jpg")
+    table = {"general": {"resolution": 64}, "datasets": [{"image_directory": "m", "cache_directory": "k"}]}
+    report = check_dataset(DatasetConfig.from_table(table, tmp_path))
+    assert [(found.path.name, found.rule) for found in report.findings if found.level == "red"] == [
+        ("2.jpg", "unreadable")
+    ]
+    frames = probe_frame_folder(tmp_path / "frames")
+    (tmp_path / "list.jsonl").write_text('{"video_path": "frames", "caption": "four pictures"}')
+    entry = {"video_jsonl_file": "list.jsonl", "cache_directory": "k", "pad_short": "pad", "target_frames": [9]}
+    of_frames = DatasetConfig.from_table({"general": {"resolution": 64}, "datasets": [entry]}, tmp_path)
+    assert check_dataset(of_frames).level == "amber", "few and short, and nothing else"
+    hurt(tmp_path / "frames" / "3.jpg")
+    assert any("3.jpg is damaged" in found.reason for found in check_dataset(of_frames).findings)
+    read_frames(frames, range(3))
+    with pytest.raises(DataError, match=r"3\.jpg is damaged"):
+        read_frames(frames, range(4))
