@@ -11,16 +11,19 @@ from .audio import LoadTrainingAudio
 from .branches import KeepBranch
 from .check import CheckDataset
 from .combine import CombineDatasets
+from .compare import CompareCheckpoints
 from .conditions import AudioConditions, ConditionsRecipe, VideoConditions
 from .convert_lora import ConvertLoRA
 from .data import LoadTrainingClips, PrepareDataset
 from .from_file import DatasetFromFile, RunFromFile
 from .lists import DatasetFromLists
+from .lora_tools import BakeLoRA, ExtractLoRA, ResizeLoRA
 from .making import CaptionClips, CutLongVideos
 from .merge_lora import MergeLoRA
 from .model import LoadBaseModel
 from .monitor import RunMonitor
 from .pairs import LoadTrainingPairs
+from .pick import PickCheckpoints
 from .preview import PreviewItem
 from .sample import SampleLoRA
 from .slider import TrainSlider
@@ -53,6 +56,11 @@ NODES = [
     VideoConditions,
     AudioConditions,
     ConditionsRecipe,
+    PickCheckpoints,
+    CompareCheckpoints,
+    ResizeLoRA,
+    ExtractLoRA,
+    BakeLoRA,
 ]
 
 

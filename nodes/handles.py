@@ -19,6 +19,7 @@ Prepared = io.Custom("LTX2T_PREPARED")
 Run = io.Custom("LTX2T_RUN")
 Options = io.Custom("LTX2T_OPTIONS")
 Conditions = io.Custom("LTX2T_CONDITIONS")
+Checkpoints = io.Custom("LTX2T_CHECKPOINTS")
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,18 @@ class FinishedRun:
 
     def __repr__(self) -> str:
         return f"<run {self.folder.name}, step {self.step}>"
+
+
+@dataclass(frozen=True)
+class PickedCheckpoints:
+    """LoRAs that are compared, by their labels: the first run they are of, and the settings it was trained with."""
+
+    folder: Path
+    loras: Mapping[str, Path]
+    tables: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return f"<{len(self.loras)} checkpoints of {self.folder.name}>"
 
 
 @dataclass(frozen=True)

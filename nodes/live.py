@@ -19,6 +19,8 @@ from .. import ltx2_train as core
 CURVE_POINTS = 120
 KEPT_ROWS = 4096
 MEDIAN_OF = 50
+MARKS = ("save", "sample", "resume")
+MOST_MARKS = 200  # of a kind, the newest
 # how the page shows what a folder says of its run, where that is not the same word
 TOLD_STATES = {
     "paused": ("running", "Paused."),
@@ -51,13 +53,27 @@ class LiveView:
         self._seconds: deque[float] = deque(maxlen=MEDIAN_OF)
         self._rows: list[dict[str, Any]] = []
         self._every = 1
+        self._validation: list[list[float]] = []  # step and loss on clips that are not trained on
+        self._marks: dict[str, list[int]] = {kind: [] for kind in MARKS}
+        self._loaded = False  # the next step is the first after an earlier part
 
-    def load(self, metrics: Path) -> None:
-        """Take up the curve of an earlier part of the run, so that it goes on where it ended."""
-        self._rows = []
-        self._every = 1
-        for row in core.read_rows(metrics):
+    def load(self, folder: Path) -> None:
+        """Take up the curve and the marks of an earlier part of the run, so that it goes on where it ended."""
+        self._rows, self._every, self._validation = [], 1, []
+        for row in core.read_rows(folder / "metrics.jsonl"):
             self._keep(row)
+        facts = core.run_facts(folder)
+        self._marks = {
+            "save": sorted({step for step, _ in facts.loras} if facts else ()),
+            "sample": sorted({sample.step for sample in core.list_samples(folder)}),
+            "resume": list(facts.resumes) if facts else [],
+        }
+        self._loaded = True
+
+    def mark(self, kind: str, step: Any) -> None:
+        """Note that at `step` something was saved or drawn, or that the run went on."""
+        if isinstance(step, int) and step not in self._marks[kind][-MOST_MARKS:]:
+            self._marks[kind].append(step)
 
     @classmethod
     def of_run(cls, folder: Path, address_of: Callable[[Path], Any]) -> LiveView | None:
@@ -69,7 +85,7 @@ class LiveView:
         if facts is None:
             return None
         view = cls("", facts.name)
-        view.load(folder / "metrics.jsonl")
+        view.load(folder)
         view.state, view.message = TOLD_STATES.get(facts.status, (facts.status, ""))
         view.stage, view.done, view.total = "train", facts.step, facts.total
         view.metrics = {"step": facts.step, **(view._rows[-1] if view._rows else {})}
@@ -102,6 +118,11 @@ class LiveView:
             self.done, self.total = step, metrics.get("total", self.total)
         if self._rows and isinstance(step, int) and step <= self._rows[-1]["step"]:  # a resume dropped what came after
             self._rows = [row for row in self._rows if row["step"] < step]
+            self._validation = [point for point in self._validation if point[0] < step]
+            self._marks = {kind: [at for at in steps if at < step] for kind, steps in self._marks.items()}
+        if self._loaded and isinstance(step, int) and step > 1:
+            self.mark("resume", step - 1)
+        self._loaded = False
         self._keep(metrics)
         seconds = metrics.get("seconds")
         if isinstance(seconds, (int, float)) and math.isfinite(seconds):
@@ -181,6 +202,8 @@ class LiveView:
             "loss_video": self.metrics.get("loss_video"),
             "loss_audio": self.metrics.get("loss_audio"),
             **self.curves(),
+            "validation": self._validation[-CURVE_POINTS:],
+            "marks": {kind: steps[-MOST_MARKS:] for kind, steps in self._marks.items()},
         }
 
     def picture(self, size: tuple[int, int] = (480, 240)) -> Any:
@@ -203,6 +226,9 @@ class LiveView:
 
     def _keep(self, row: Mapping[str, Any]) -> None:
         step = row.get("step")
+        measured = _finite(row.get(f"{core.VALIDATION}{core.LOSS}"))
+        if isinstance(step, int) and measured is not None:
+            self._validation.append([step, measured])
         if not isinstance(step, int) or step % self._every:
             return
         losses = dict.fromkeys(

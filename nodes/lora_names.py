@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,14 +48,36 @@ def stamp(lora_path: str | None) -> Any:
     return [stat.st_size, stat.st_mtime_ns]
 
 
+def listed_loras(text: str) -> list[tuple[Path, float]]:
+    """(file, multiplier) of each line. Raises ConfigError where one names no file or no number."""
+    found = []
+    for line in filter(None, (line.strip() for line in text.splitlines())):
+        name, bar, number = line.rpartition("|")
+        try:
+            multiplier = float(number) if bar else 1.0
+        except ValueError:
+            multiplier = math.nan
+        if not math.isfinite(multiplier):
+            raise ConfigError(
+                f"lora_paths: {number.strip()!r} is no number, in the line {line!r}. Write the file, a |, and how "
+                "strongly it counts."
+            )
+        found.append((lora_named(name if bar else line, "lora_paths", "connect it"), multiplier))
+    return found
+
+
 def new_lora(save_name: str, otherwise: str) -> Path:
     """Where a node writes a LoRA: `save_name` in the loras folder, or `otherwise` among the runs where it is empty.
 
     Raises ConfigError where the name can be none of a file.
     """
+    name = plain_name(save_name)
+    return host.loras_folder() / f"{name}.safetensors" if name else host.runs_folder() / f"{otherwise}.safetensors"
+
+
+def plain_name(save_name: str) -> str:
+    """`save_name` without its ending, or "". Raises ConfigError where it can be none of a file."""
     name = save_name.strip().removesuffix(".safetensors").strip(" .")
-    if not name:
-        return host.runs_folder() / f"{otherwise}.safetensors"
     if any(sign in name for sign in '\\:*?"<>|') or ".." in name.split("/") or name.startswith("/"):
         raise ConfigError(f"save_name: {name!r} cannot be a file name. Use letters, digits, spaces, - and _.")
-    return host.loras_folder() / f"{name}.safetensors"
+    return name

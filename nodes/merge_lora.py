@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from .. import ltx2_train as core
@@ -12,7 +10,7 @@ from ..ltx2_train.errors import ConfigError
 from ..ltx2_train.files import digest
 from . import host
 from .host import io
-from .lora_names import lora_named, new_lora
+from .lora_names import listed_loras, new_lora
 from .made import always
 from .wire import lora_file, read_lora
 
@@ -121,7 +119,7 @@ class MergeLoRA(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, lora_paths: str | None, **settings: Any) -> Any:
         try:
-            stats = [path.stat() for path, _ in _listed(lora_paths or "")]
+            stats = [path.stat() for path, _ in listed_loras(lora_paths or "")]
         except (ConfigError, OSError):
             return always()
         return [number for stat in stats for number in (stat.st_size, stat.st_mtime_ns)]
@@ -152,7 +150,7 @@ class MergeLoRA(io.ComfyNode):
                 strict=True,
             )
             parts = [(lora_file(lora), multiplier) for lora, multiplier in wired if lora is not None]
-            parts += _listed(lora_paths)
+            parts += listed_loras(lora_paths)
             if len(parts) < 2:
                 raise ConfigError(
                     f"Merging takes two LoRAs or more, and there is {len(parts)}: connect another one, or write its "
@@ -172,21 +170,3 @@ class MergeLoRA(io.ComfyNode):
             text = made.text()
             events.finish("finished", text)
             return io.NodeOutput(read_lora(made.path), text, str(made.path))
-
-
-def _listed(text: str) -> list[tuple[Path, float]]:
-    """(file, multiplier) of each line. Raises ConfigError where one names no file or no number."""
-    found = []
-    for line in filter(None, (line.strip() for line in text.splitlines())):
-        name, bar, number = line.rpartition("|")
-        try:
-            multiplier = float(number) if bar else 1.0
-        except ValueError:
-            multiplier = math.nan
-        if not math.isfinite(multiplier):
-            raise ConfigError(
-                f"lora_paths: {number.strip()!r} is no number, in the line {line!r}. Write the file, a |, and how "
-                "strongly it counts."
-            )
-        found.append((lora_named(name if bar else line, "lora_paths", "connect it"), multiplier))
-    return found

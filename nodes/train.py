@@ -183,7 +183,7 @@ class TrainLoRA(io.ComfyNode):
             run = core.make_run(tables, host.runs_folder(), TITLE)
             events = host.ComfyEvents(cls.hidden.unique_id, run.run.name, widget=True)
             if run.run.if_exists == "continue":
-                events.view.load(host.runs_folder() / run.run.name / "metrics.jsonl")
+                events.view.load(host.runs_folder() / run.run.name)
             try:
                 result = core.train(run, events)
             except BaseException as error:

@@ -23,8 +23,42 @@ class WireLora(dict[str, Any]):
         self.metadata = dict(metadata)
 
 
+class FileLora(WireLora):
+    """A LoRA file on the wire whose tensors are read when they are asked for, so that ten of them cost nothing."""
+
+    def __init__(self, path: Path) -> None:
+        from safetensors import safe_open
+
+        self.path = path
+        with safe_open(str(path), "pt") as file:
+            super().__init__(dict.fromkeys(file.keys()), file.metadata() or {})
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self:
+            raise KeyError(name)
+        return next(iter(self._read([name])))[1]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default
+
+    def items(self) -> Any:
+        return self._read(list(self))
+
+    def values(self) -> Any:
+        return [tensor for _, tensor in self._read(list(self))]
+
+    def _read(self, names: list[str]) -> list[tuple[str, Any]]:
+        from safetensors import safe_open
+
+        with safe_open(str(self.path), "pt") as file:
+            # copies, as in read_lora
+            return [(name, file.get_tensor(name).clone()) for name in names]
+
+
 def lora_file(tensors: Mapping[str, Any]) -> Path:
-    """The LoRA on the wire as a file, named by what is in it; made once."""
+    """The LoRA on the wire as a file: its own, or one that is named by what is in it and made once."""
+    if isinstance(tensors, FileLora):
+        return tensors.path
     metadata = tensors.metadata if isinstance(tensors, WireLora) else {}
     parts = [f"{name} {tuple(tensor.shape)} {tensor.float().sum().item()}" for name, tensor in sorted(tensors.items())]
     parts += [f"{name}={text}" for name, text in sorted(metadata.items())]

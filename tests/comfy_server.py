@@ -1,6 +1,7 @@
 """A real ComfyUI in a process of its own, with this pack in it, and the few calls a test makes to it.
 
-The tree is the one COMFYUI_PATH names. Everything the server reads and writes lies in a base folder of the test.
+The tree is the one COMFYUI_PATH names, the page that of COMFY_FRONT_END_ROOT (the folder `static` of another
+comfyui-frontend-package) where it is set. Everything the server reads and writes lies in a base folder of the test.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class ComfyServer:
         main = Path(os.environ["COMFYUI_PATH"]) / "main.py"
         command = [sys.executable, str(main), "--cpu", "--listen", "127.0.0.1", "--port", str(self.port)]
         command += ["--base-directory", str(self.base), "--database-url", "sqlite:///:memory:", "--disable-api-nodes"]
+        if page := os.environ.get("COMFY_FRONT_END_ROOT"):
+            command += ["--front-end-root", page]
         with open(self.log, "wb") as log:
             self._process = subprocess.Popen(command, cwd=main.parent, stdout=log, stderr=subprocess.STDOUT)
         self.wait(lambda: self._answers(), 120, "the server to answer")

@@ -76,8 +76,14 @@ class _Option:
 
 
 class _Output:
-    def __init__(self, id: str | None = None, display_name: str | None = None, tooltip: str | None = None) -> None:
-        self.id, self.display_name, self.tooltip = id, display_name, tooltip
+    def __init__(
+        self,
+        id: str | None = None,
+        display_name: str | None = None,
+        tooltip: str | None = None,
+        is_output_list: bool = False,
+    ) -> None:
+        self.id, self.display_name, self.tooltip, self.is_output_list = id, display_name, tooltip, is_output_list
 
 
 def _kind(io_type: str) -> Any:

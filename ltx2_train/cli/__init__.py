@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..errors import ConfigError, Stopped, TrainerError
 from . import cache
+from .compare import add_compare
 from .console import ConsoleEvents, duration
 from .data import add_data_commands
 from .imports import add_import
@@ -148,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         "--strength", type=float, action="append", metavar="X", help="strength of the LoRA; may be repeated"
     )
 
+    add_compare(add, add_run_file)
     add_lora(commands, add)
     add_report(add)
     add_data_commands(commands, add)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..conditions.settings import AudioReference
 from ..conditions.trained import Trained, reference_sound_of
-from ..config import RunConfig
+from ..config import RunConfig, SampleSettings
 from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.outputs import refuse_among_media
@@ -16,7 +16,7 @@ from ..events import Events, shielded
 from ..weights.fingerprint import part_fingerprint
 from .given_media import GivenMedia
 from .guidance import require_stg_block
-from .prompts import read_prompts, require_drawable
+from .prompts import Prompt, read_prompts, require_drawable
 from .render import SampleFile
 from .studio import checked_lora, open_studio
 
@@ -39,21 +39,15 @@ def sample(
     events = shielded(events)
     events.stage("check")
     base = BaseFiles.find(run, events)
-    own_folder = run.data.config is run.data.manifest is None
-    if not own_folder:
+    if has_dataset(run):
         refuse_among_media(out, DatasetConfig.read(run.dataset_file()))
-    settings = run.sample if prompts is None else run.sample.model_copy(update={"prompts": list(prompts)})
-    wanted = read_prompts(settings, [] if settings.prompts is not None else _first_captions(run))
-    if not wanted:
-        raise ConfigError("There is no prompt to draw. Set sample.prompts, or pass --prompt.")
+    settings, wanted = wanted_prompts(run, prompts)
     require_stg_block(settings, base.info.blocks)
     state = None if lora is None else checked_lora(lora, base, run.model.mode, events)
-    trained = None if state is None else Trained.read(state.metadata)
-    if trained is None:
-        trained = Trained() if own_folder else trained_of(run, DatasetConfig.read(run.dataset_file()))
+    trained = shown_to(run, None if state is None else state.metadata)
     require_drawable(wanted, run.model.mode, trained)
 
-    folder = out / "prompts" if own_folder else prompt_folder(run)
+    folder = prompt_folder(run) if has_dataset(run) else out / "prompts"
     media = given_media(run, base.checkpoint, folder, trained)
     with (
         open_studio(run, base, settings, wanted, folder, out, media, events) as studio,
@@ -72,10 +66,35 @@ def sample(
         return files
 
 
+def has_dataset(run: RunConfig) -> bool:
+    """Whether `run` names what it is trained on; a slider need not."""
+    return not (run.data.config is run.data.manifest is None)
+
+
+def wanted_prompts(run: RunConfig, prompts: Sequence[str] | None) -> tuple[SampleSettings, list[Prompt]]:
+    """The sample settings of `run` with `prompts` in place of its own, and what is drawn by them. Raises ConfigError.
+
+    Without either, the first captions of the dataset are taken.
+    """
+    settings = run.sample if prompts is None else run.sample.model_copy(update={"prompts": list(prompts)})
+    wanted = read_prompts(settings, [] if settings.prompts is not None else _first_captions(run))
+    if not wanted:
+        raise ConfigError("There is no prompt to draw. Set sample.prompts, or pass --prompt.")
+    return settings, wanted
+
+
+def shown_to(run: RunConfig, metadata: Mapping[str, str] | None) -> Trained:
+    """How a LoRA with that metadata is shown references; where it does not say so, as the dataset of `run` has them."""
+    told = None if metadata is None else Trained.read(metadata)
+    if told is not None:
+        return told
+    return trained_of(run, DatasetConfig.read(run.dataset_file())) if has_dataset(run) else Trained()
+
+
 def prompt_folder(run: RunConfig) -> Path:
     """Where features of prompts and media of samples are cached: in the cache folder of the first dataset, or beside
     the runs where there is none, as for a slider."""
-    if run.data.config is run.data.manifest is None and run.run.folder is not None:
+    if not has_dataset(run) and run.run.folder is not None:
         return run.run.folder / "prompts"
     return prompts_of(DatasetConfig.read(run.dataset_file()))
 
@@ -116,7 +135,7 @@ def trained_of(run: RunConfig, dataset: DatasetConfig) -> Trained:
 def _first_captions(run: RunConfig) -> list[str]:
     from ..feed.cached import dataset_captions
 
-    if run.data.config is run.data.manifest is None:
+    if not has_dataset(run):
         return []
     try:
         return dataset_captions(DatasetConfig.read(run.dataset_file()), Events())[:2]

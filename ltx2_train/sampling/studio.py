@@ -15,7 +15,7 @@ from ..config.base_files import BaseFiles
 from ..device import DTYPES, pick_device, release
 from ..events import Events
 from ..lora.apply import AppliedLora, apply_file
-from ..lora.file import LoraFile, load_lora_state
+from ..lora.file import LoraFile, load_lora_header, load_lora_state
 from ..lora.fit import fitting, linear_sizes, tell_left_out, tell_version
 from ..placement import Placed, fit_for_sampling, load_placed
 from ..weights.load import blueprint, load_connectors
@@ -50,9 +50,12 @@ class Studio:
             loras.remove(self.placed.model)
 
 
-def checked_lora(lora: Path, base: BaseFiles, mode: str, events: Events) -> LoraFile:
-    """The LoRA at `lora`, held against the header of the base before that is loaded; says what of it is not drawn."""
-    file = load_lora_state(lora)
+def checked_lora(lora: Path, base: BaseFiles, mode: str, events: Events, weights: bool = True) -> LoraFile:
+    """The LoRA at `lora`, held against the header of the base before that is loaded; says what of it is not drawn.
+
+    Without `weights` its header alone is read.
+    """
+    file = load_lora_state(lora) if weights else load_lora_header(lora)
     with TensorFile(base.checkpoint) as checkpoint:
         _, left_out = fitting(file, linear_sizes(blueprint(checkpoint, mode)))
     tell_version(file, base.version, events)

@@ -156,7 +156,9 @@ class _Loop:
             run.log.append({"step": 0, **measured})
         events.stage("train", run.total)
         try:
-            run.folder.write_manifest("running", run.step, total=run.total, state=run.step)
+            went_on = [step for step in run.folder.manifest.get("resumes", ()) if step < run.step]
+            resumes = [*went_on, run.step] if run.step else []
+            run.folder.write_manifest("running", run.step, total=run.total, state=run.step, resumes=resumes)
         except RunError as error:  # the states alone will do
             events.message(str(error), "warning")
         if run.step < run.total:

@@ -22,7 +22,8 @@ _SAMPLE = re.compile(r"step_(\d+)_p(\d+)_s(\d+)")
 @dataclass(frozen=True)
 class RunFacts:
     """How far a run got. `status` is running, paused, stopped, failed, finished, interrupted where its process ended
-    without a word, or unreadable where the manifest is damaged; `loras` are steps and file names."""
+    without a word, or unreadable where the manifest is damaged; `loras` are steps and file names, `resumes` the steps
+    at which it went on after it had ended."""
 
     name: str
     status: str
@@ -31,6 +32,7 @@ class RunFacts:
     created: str
     updated: str
     loras: tuple[tuple[int, str], ...]
+    resumes: tuple[int, ...] = ()
 
     def table(self) -> dict[str, Any]:
         """As plain values."""
@@ -45,6 +47,12 @@ class DrawnSample:
     prompt: int
     seed: int
     path: Path
+
+    @property
+    def picture(self) -> Path | None:
+        """The picture of a sound that is not inside a video, where there is one."""
+        path = self.path.with_name(f"{self.path.stem}.sound.png")
+        return path if self.path.suffix in (".wav", ".flac") and path.is_file() else None
 
 
 def list_runs(folder: Path) -> list[RunFacts]:
@@ -73,6 +81,7 @@ def run_facts(folder: Path) -> RunFacts | None:
         str(manifest.get("created", "")),
         str(manifest.get("updated", "")),
         _loras(folder),
+        tuple(step for step in manifest.get("resumes", ()) if isinstance(step, int)),
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .folders import (
     checkpoint_names,
     checkpoint_path,
+    checkpoints_folder,
     input_folder,
     input_folders,
     lora_path,
@@ -41,6 +42,7 @@ __all__ = [
     "add_routes",
     "checkpoint_names",
     "checkpoint_path",
+    "checkpoints_folder",
     "input_folder",
     "input_folders",
     "io",

@@ -111,17 +111,27 @@ def output_folder() -> Path:
 
 
 def loras_folder() -> Path:
-    """A folder whose LoRA files ComfyUI lists: the first of its loras folders that can be written.
+    """A folder whose LoRA files ComfyUI lists."""
+    return _written("loras")
 
-    `loras` in the output folder comes last; ComfyUI registers that one when it starts.
+
+def checkpoints_folder() -> Path:
+    """A folder whose checkpoints ComfyUI lists."""
+    return _written("checkpoints")
+
+
+def _written(kind: str) -> Path:
+    """The first of ComfyUI's folders of that kind that can be written.
+
+    The one in the output folder comes last; ComfyUI registers it when it starts.
     """
     import folder_paths
 
-    for root in folder_paths.get_folder_paths("loras"):
+    for root in folder_paths.get_folder_paths(kind):
         path = Path(root)
         if path.is_dir() and os.access(path, os.W_OK):
             return path
-    return output_folder() / "loras"
+    return output_folder() / kind
 
 
 def lora_path(name: str) -> Path | None:

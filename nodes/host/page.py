@@ -66,6 +66,7 @@ class ComfyEvents(Events):
     def sample(self, path: Path, info: dict[str, Any]) -> None:
         self.view.sample_file = path
         self.view.sample = {**info, "file": view_address(path)}
+        self.view.mark("sample", info.get("step"))
         logger.info("sample: %s", path)
         self._pictured = -math.inf
         if self._widget:
@@ -74,6 +75,8 @@ class ComfyEvents(Events):
         self._show(now=True)
 
     def saved(self, kind: str, path: Path) -> None:
+        if kind == "lora":
+            self.view.mark("save", self.view.metrics.get("step"))
         logger.info("saved %s: %s", kind, path)
 
     def message(self, text: str, level: str = "info") -> None:

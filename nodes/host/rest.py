@@ -65,9 +65,7 @@ def add_run_routes(routes: Any) -> None:
     @routes.get(PREFIX + "/{name}/samples")
     async def samples(request: web.Request) -> web.Response:
         drawn = await asyncio.to_thread(core.list_samples, run_of(request))
-        return answer(
-            [{"step": s.step, "prompt": s.prompt, "seed": s.seed, "file": view_address(s.path)} for s in drawn]
-        )
+        return answer([{"step": s.step, "prompt": s.prompt, "seed": s.seed, **_files(s)} for s in drawn])
 
     @routes.post(PREFIX + "/{name}/{what}")
     async def ask(request: web.Request) -> web.Response:
@@ -79,3 +77,9 @@ def add_run_routes(routes: Any) -> None:
         except TrainerError:  # its text names the folder
             raise web.HTTPConflict(text=f"Nobody trains {folder.name} at the moment.") from None
         return answer({"asked": what})
+
+
+def _files(sample: Any) -> dict[str, Any]:
+    """The address of a sample, and that of the picture of a sound."""
+    picture = sample.picture
+    return {"file": view_address(sample.path), **({} if picture is None else {"picture": view_address(picture)})}

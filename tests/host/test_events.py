@@ -102,9 +102,30 @@ def test_steps_that_are_run_again_after_a_resume_replace_the_old_ones(nodes, tmp
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text("".join(json.dumps(row(step)) + "\n" for step in range(1, 6)) + '{"step": 6, "lo')
     view = nodes.live.LiveView("7")
-    view.load(metrics)
+    view.load(tmp_path)
     view.step(row(4, loss=0.25))
     assert [point[:2] for point in view.curve()] == [[1, 1.0], [2, 1.0], [3, 1.0], [4, 0.25]]
+    assert view.payload()["marks"] == {"save": [], "sample": [], "resume": [3]}
+
+
+def test_the_view_has_the_validation_and_marks_of_what_happened(nodes, events, comfy, clock, tmp_path):
+    events.stage("train", 50)
+    for step in range(1, 11):
+        clock.now += 1
+        events.step(row(step, **({"val_loss": 2 / step} if step % 5 == 0 else {})))
+        if step == 4:
+            events.saved("state", tmp_path)
+            events.saved("lora", tmp_path)
+    events.sample(comfy.folder("output") / "step_000010_p01_s1.mp4", {"step": 10})
+    shown = comfy.events("ltx2_train.step")[-1]
+    assert shown["validation"] == [[5, 0.4], [10, 0.2]]
+    assert shown["marks"] == {"save": [4], "sample": [10], "resume": []}
+    view = events.view
+    for step in range(11, 2000):
+        view.mark("save", step)
+        view.step(row(step, val_loss=1.0))
+    assert len(view.payload()["marks"]["save"]) == 200
+    assert len(view.payload()["validation"]) == 120, "the newest"
 
 
 def test_a_sample_is_sent_with_the_address_the_page_loads_it_from(events, comfy):

@@ -141,3 +141,49 @@ def test_a_run_and_a_base_are_one_base_too_many(nodes):
         nodes.SampleLoRA.execute(
             prompt="a fox", run=run, model=nodes.handles.BaseModel({}, ""), **nodes.sample.FORM.defaults(visible=True)
         )
+
+
+def test_a_lora_is_made_smaller_and_says_what_that_lost(nodes, listed):
+    given = {"rank": 1, "max_error": 0.0, "lora_path": "fox", "save_name": "small fox"}
+    lora, report, path = nodes.ResizeLoRA.execute(**given).args
+    assert path == str(listed / "small fox.safetensors")
+    assert all(min(tensor.shape) == 1 for tensor in lora.values())
+    assert "lost" in report
+    by_error = nodes.ResizeLoRA.execute(**{**given, "rank": 0, "max_error": 0.9, "save_name": ""}).args
+    assert "ltx2_runs" in by_error[2]
+    for more, message in (
+        ({"rank": 0}, "Say how small: a rank, the largest error, or both"),
+        ({"rank": 9}, "has rank 2 already"),
+        ({"lora_path": ""}, "There is no LoRA to resize"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            nodes.ResizeLoRA.execute(**given | more)
+
+
+def test_loras_are_baked_into_a_checkpoint_and_taken_out_again(nodes, comfy, tiny):
+    folder = comfy.folder("models", "checkpoints")
+    (folder / "base.safetensors").symlink_to(tiny.checkpoint)
+    wired = {Q: pair(2, size=(160, 160), seed=4)}
+    write_lora(comfy.folder("models", "loras") / "fox.safetensors", wired)
+    lora = nodes.wire.read_lora(comfy.folder("models", "loras") / "fox.safetensors")
+    bake = {"checkpoint": "base.safetensors", "strength": 0.5, "lora_paths": "", "save_name": "with fox"}
+    report, path = nodes.BakeLoRA.execute(**bake, lora=lora).args
+    assert path == str(folder / "with fox.safetensors")
+    assert "fox" in report or "strength 0.5" in report
+    taken, _, other = nodes.ExtractLoRA.execute(
+        finetune="with fox.safetensors", base="base.safetensors", rank=2, save_name="", dtype="fp32"
+    ).args
+    assert len(taken) == 2
+    torch.testing.assert_close(
+        changes(other)[Q], 0.5 * changes(comfy.folder("models", "loras") / "fox.safetensors")[Q], rtol=0.05, atol=0.05
+    )
+    nodes.ExtractLoRA.execute(finetune="with fox.safetensors", base="base.safetensors", rank=2, save_name="")
+    for more, message in (
+        ({"lora": None}, "strength is 0.5, and it is that of `lora`, which is not connected"),
+        ({"lora": None, "strength": 1.0}, "There is no LoRA to bake"),
+        ({"save_name": ""}, "save_name is empty"),
+        ({"save_name": "base"}, "written over itself"),
+        ({}, "is there already"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            nodes.BakeLoRA.execute(**{**bake, "lora": lora, **more})

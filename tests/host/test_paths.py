@@ -71,6 +71,11 @@ KNOWN = {
     "VideoConditions": set(),
     "AudioConditions": set(),
     "ConditionsRecipe": set(),
+    "PickCheckpoints": {"run_name"},
+    "CompareCheckpoints": set(),
+    "ResizeLoRA": {"lora_path", "save_name"},
+    "ExtractLoRA": {"finetune", "base", "save_name"},
+    "BakeLoRA": {"checkpoint", "lora_paths", "save_name"},
 }
 # settings of option nodes that are a file or a folder of this machine
 OPTION_PATHS = {"CachingOptions": {"dino_model"}}
@@ -82,7 +87,7 @@ WORDS = set(
     "audio_balance audio_supervision sample_audio swap_from attention_kernel low_precision_matmul memory "
     "offload_activations pinned prompt shift_tokens audio_file audio_format action branches goal captions batches "
     "cut_at speaker prefix method rank_mode dtype to positive negative target_class more_targets strengths sizes "
-    "changes compile".split()
+    "changes compile prompts seeds".split()
 )
 
 

@@ -37,14 +37,17 @@ def fox(nodes, comfy):
     for name in ("lora", "samples"):
         (folder / name).mkdir(parents=True)
     manifest = {"format": 1, "name": "fox", "status": "finished", "step": 40, "total": 40, "updated": "2026"}
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "identity": {"base": "/home/me/base.safetensors"}}))
+    more = {"identity": {"base": "/home/me/base.safetensors"}, "resumes": [20]}
+    (folder / "manifest.json").write_text(json.dumps({**manifest, **more}))
     rows = [{"step": step, "loss": 1.0 if step % 2 else float("inf")} for step in range(1, 41)]
+    rows[29]["val_loss"] = 0.5
     (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     for name in (
         "step_000000_p01_s7.mp4",
         "step_000040_p01_s7.mp4",
         "step_000040_p02_s7.wav",
         "step_000040_p01_s7.wav",
+        "step_000040_p02_s7.sound.png",
     ):
         (folder / "samples" / name).touch()
     (folder / "lora" / "fox_000040.safetensors").touch()
@@ -69,6 +72,12 @@ def test_metrics_come_in_as_many_points_as_are_wanted(ask, fox):
     assert len(ask("/fox/metrics")[1]) == 40
 
 
+def test_the_view_has_the_marks_of_the_folder(ask, fox):
+    _, view = ask("/fox/view")
+    assert view["marks"] == {"save": [40], "sample": [0, 40], "resume": [20]}
+    assert view["validation"] == [[30, 0.5]]
+
+
 def test_samples_have_addresses_and_no_paths(ask, fox):
     _, samples = ask("/fox/samples")
     assert [(one["step"], one["prompt"], one["file"]["filename"]) for one in samples] == [
@@ -81,6 +90,8 @@ def test_samples_have_addresses_and_no_paths(ask, fox):
         "subfolder": "ltx2_runs/fox/samples",
         "type": "output",
     }
+    assert samples[2]["picture"]["filename"] == "step_000040_p02_s7.sound.png", "a sound alone is seen by its spectrum"
+    assert "picture" not in samples[1]
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,12 @@ WIDGETS = {
     "LTX2T_VideoConditions": "",
     "LTX2T_AudioConditions": "",
     "LTX2T_ConditionsRecipe": "",
+    "LTX2T_PickCheckpoints": "run_name",
+    "LTX2T_CompareCheckpoints": "prompts seeds strengths width height frames steps sound_cell | with_base guidance "
+    "negative_prompt fps stg rescale",
+    "LTX2T_ResizeLoRA": "rank max_error lora_path save_name | dtype",
+    "LTX2T_ExtractLoRA": "finetune base rank save_name | dtype",
+    "LTX2T_BakeLoRA": "checkpoint strength lora_paths save_name",
 }
 SOCKETS = {
     "LTX2T_LoadBaseModel": (["LTX2T_OPTIONS"], ["LTX2T_MODEL"]),
@@ -140,6 +146,14 @@ SOCKETS = {
     "LTX2T_VideoConditions": ([DYNAMIC, "LTX2T_CONDITIONS"], ["LTX2T_CONDITIONS"]),
     "LTX2T_AudioConditions": ([DYNAMIC, "LTX2T_CONDITIONS"], ["LTX2T_CONDITIONS"]),
     "LTX2T_ConditionsRecipe": ([DYNAMIC, "LTX2T_CONDITIONS"], ["LTX2T_CONDITIONS"]),
+    "LTX2T_PickCheckpoints": (
+        ["LTX2T_RUN", "LTX2T_CHECKPOINTS", DYNAMIC],
+        ["LTX2T_CHECKPOINTS", "LORA_MODEL", "STRING"],
+    ),
+    "LTX2T_CompareCheckpoints": (["LTX2T_CHECKPOINTS"], ["VIDEO", "STRING", "AUDIO", "STRING"]),
+    "LTX2T_ResizeLoRA": (["LORA_MODEL"], ["LORA_MODEL", "STRING", "STRING"]),
+    "LTX2T_ExtractLoRA": ([], ["LORA_MODEL", "STRING", "STRING"]),
+    "LTX2T_BakeLoRA": (["LORA_MODEL"], ["STRING", "STRING"]),
 }
 IDS = list(WIDGETS)
 
@@ -216,7 +230,7 @@ def test_no_seed_changes_by_itself(schemas, node_id):
     for shown in widgets_of(schemas[node_id][1]):
         if shown.id in ("seed", "noise_seed"):
             assert shown.control_after_generate == "fixed"
-        elif "seed" in shown.id:
+        elif "seed" in shown.id and shown.io_type == "INT":
             assert not shown.control_after_generate
 
 
@@ -248,6 +262,7 @@ def forms(nodes):
         nodes.audio.FORM,
         nodes.pairs.FORM,
         nodes.lists.FORM,
+        nodes.compare.FORM,
         *nodes.options.FORMS.values(),
     ]
 

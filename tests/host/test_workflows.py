@@ -21,7 +21,7 @@ CORE = set(CORE_INPUTS)
 GOALS = {"01_first_lora": "video", "02_talking_character": "av", "03_voice": "audio", "05_dataset_from_lists": "video"}
 GOALS |= {"06_ic_lora": "video", "07_voice_reference": "av", "08_sound_for_silent_film": "av"}
 RECIPES = {"06_ic_lora": "ic_lora", "07_voice_reference": "voice_reference", "08_sound_for_silent_film": "foley"}
-MODEL_FREE = {"04_make_a_dataset"}
+MODEL_FREE = {"04_make_a_dataset", "09_compare_checkpoints", "10_lora_tools"}
 
 
 @pytest.fixture

@@ -53,4 +53,5 @@ test("a spike does not flatten the curve, and a gap is no loss", () => {
   assert.ok(scale.low <= 0.51)
   assert.deepEqual([scale.first, scale.last], [0, 199])
   assert.equal(fit([]), null)
+  assert.deepEqual(fit([[5, null, 2]]).first, 5, "a validation before the first step is a curve")
 })

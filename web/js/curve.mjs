@@ -1,7 +1,12 @@
 // Curves of the loss on a canvas, on one scale. Each has `points` [step, loss, smoothed loss], where a gap is null, and
-// the colors of its `dots` and its `line`.
+// the colors of its `dots` and its `line`. `validation` [step, loss] is drawn as a broken line, `marks` below all of it.
 
-export function drawCurves(canvas, curves, grid) {
+import { KINDS, placed } from "./marks.mjs"
+
+export const VALIDATION = "#e05a9a"
+
+// The places of the marks in the page's pixels, or null where there is nothing to draw.
+export function drawCurves(canvas, curves, grid, validation = [], marks = {}) {
   const ratio = window.devicePixelRatio || 1
   const width = Math.max(1, Math.round(canvas.clientWidth * ratio))
   const height = Math.max(1, Math.round(canvas.clientHeight * ratio))
@@ -11,8 +16,8 @@ export function drawCurves(canvas, curves, grid) {
   }
   const context = canvas.getContext("2d")
   context.clearRect(0, 0, width, height)
-  const scale = fit(curves.flatMap((curve) => curve.points))
-  if (!scale) return false
+  const scale = fit([...curves.flatMap((curve) => curve.points), ...validation.map(([step, loss]) => [step, null, loss])])
+  if (!scale) return null
   const pad = 4 * ratio
   const x = (step) => pad + ((width - 2 * pad) * (step - scale.first)) / Math.max(1, scale.last - scale.first)
   const y = (loss) => height - pad - ((height - 2 * pad) * (clamp(loss, scale) - scale.low)) / (scale.high - scale.low)
@@ -49,16 +54,40 @@ export function drawCurves(canvas, curves, grid) {
     }
     context.stroke()
   }
-  return true
+  drawValidation(context, validation, x, y, ratio)
+  const places = placed(marks, scale, width, pad)
+  drawMarks(context, places, height, ratio)
+  return places.map((place) => ({ ...place, x: place.x / ratio }))
+}
+
+function drawValidation(context, points, x, y, ratio) {
+  context.strokeStyle = context.fillStyle = VALIDATION
+  context.lineWidth = 1.5 * ratio
+  context.setLineDash([5 * ratio, 3 * ratio])
+  context.beginPath()
+  points.forEach(([step, loss], at) => (at ? context.lineTo(x(step), y(loss)) : context.moveTo(x(step), y(loss))))
+  context.stroke()
+  context.setLineDash([])
+  for (const [step, loss] of points) context.fillRect(x(step) - 2 * ratio, y(loss) - 2 * ratio, 4 * ratio, 4 * ratio)
+}
+
+// Short ticks at the lower edge; where the run went on, a thin line over the whole height.
+function drawMarks(context, places, height, ratio) {
+  for (const { kind, x } of places) {
+    context.fillStyle = KINDS[kind].color
+    if (kind === "resume") context.fillRect(x - ratio / 2, 0, ratio, height)
+    else context.fillRect(x - ratio, height - (kind === "save" ? 9 : 4) * ratio, 2 * ratio, (kind === "save" ? 5 : 4) * ratio)
+  }
 }
 
 // The range shown: single spikes must not flatten the rest, so the top is the 98th percentile.
 export function fit(points) {
   const losses = points.map((point) => point[1]).filter((loss) => loss != null).sort((a, b) => a - b)
-  if (!losses.length) return null
   const smooth = points.map((point) => point[2]).filter((loss) => loss != null)
-  let low = Math.min(losses[0], ...smooth)
-  let high = Math.max(losses[Math.floor((losses.length - 1) * 0.98)], ...smooth)
+  if (!losses.length && !smooth.length) return null
+  const [least, most] = losses.length ? [losses[0], losses[Math.floor((losses.length - 1) * 0.98)]] : [smooth[0], smooth[0]]
+  let low = Math.min(least, ...smooth)
+  let high = Math.max(most, ...smooth)
   const margin = Math.max((high - low) * 0.08, Math.abs(high) * 0.01, 1e-9)
   low = Math.max(0, low - margin)
   high += margin

@@ -1,7 +1,9 @@
 // The live view inside a Train LoRA node: stage, progress, loss, newest sample. Builds DOM, knows nothing of ComfyUI.
 
-import { drawCurves } from "./curve.mjs"
+import { drawCurves, VALIDATION } from "./curve.mjs"
 import { duration, gigabytes, mediaKind, number, pace, sampleCaption } from "./format.mjs"
+import { KINDS, told } from "./marks.mjs"
+import { SampleGrid } from "./sample_grid.mjs"
 
 export const HEIGHT = 208
 
@@ -97,13 +99,25 @@ export class LiveView {
     this.next.title = "the sample after"
     this.back.addEventListener("click", () => this.browse(-1))
     this.next.addEventListener("click", () => this.browse(1))
+    this.grid = new SampleGrid(addressOf)
+    this.all = tag("button")
+    this.all.textContent = "All samples"
+    this.all.title = "All samples of the run: steps down, prompts across, played together."
+    this.all.addEventListener("click", () => this.grid.open(`Samples of ${this.view.title}`, this.drawn))
     const chart = tag("div", "chart")
     chart.append(this.canvas, this.label, this.empty)
+    this.places = []
+    chart.addEventListener("mousemove", (event) => {
+      const kinds = Object.keys(KINDS).filter((kind) => this.places.some((place) => place.kind === kind))
+      // in a classic node the chart is scaled with the graph
+      const x = (event.offsetX * this.canvas.clientWidth) / Math.max(1, chart.clientWidth)
+      chart.title = told(this.places, x, 4) || kinds.map((kind) => KINDS[kind].name).join(", ")
+    })
     this.element.append(
       row(this.chip, this.title, this.count, this.left),
       wrap("bar", this.fill),
       wrap("middle", this.sample, chart),
-      row(this.note, this.back, this.next, ...this.asks, this.stop)
+      row(this.note, this.back, this.next, this.all, ...this.asks, this.stop)
     )
     // a canvas has no size until the node is laid out
     this.observer = new ResizeObserver(() => this.redraw())
@@ -188,12 +202,16 @@ export class LiveView {
     const { curve_name: first = "loss", curve: points = [], curve_audio: sound = [], curve_more: more = {} } = this.view
     const terms = [[first, points], ...(sound.length ? [["audio", sound]] : []), ...Object.entries(more)]
     const curves = terms.map(([name, values], at) => ({ name, points: values, ...COLORS[at % COLORS.length] }))
-    const drawn = this.canvas.clientWidth > 0 && drawCurves(this.canvas, curves, "#8884")
+    const { validation = [], marks = {} } = this.view
+    const drawn = this.canvas.clientWidth > 0 && drawCurves(this.canvas, curves, "#8884", validation, marks)
+    this.places = drawn || []
+    const parts = (points.length ? curves : []).map((curve) => [curve.name, lastSmooth(curve.points), curves.length > 1 ? curve.line : ""])
+    if (validation.length) parts.push(["validation", validation.at(-1)[1], VALIDATION])
     this.label.replaceChildren(
-      ...(points.length ? curves : []).map((curve) => {
+      ...parts.map(([name, value, color]) => {
         const part = tag("span", "part")
-        part.textContent = `${curve.name} ${number(lastSmooth(curve.points))}`
-        part.style.color = curves.length > 1 ? curve.line : ""
+        part.textContent = `${name} ${number(value)}`
+        part.style.color = color
         return part
       })
     )
@@ -202,12 +220,13 @@ export class LiveView {
 
   remove() {
     this.observer.disconnect()
+    this.grid.close()
     this.sample.replaceChildren() // ends the download of a playing video
   }
 
   #arrows() {
     const last = this.drawn.length - 1
-    this.back.hidden = this.next.hidden = last < 1
+    this.back.hidden = this.next.hidden = this.all.hidden = last < 1
     this.back.disabled = this.at === 0
     this.next.disabled = this.at < 0
   }

@@ -1,15 +1,18 @@
-// The extension: puts a live view into each node that trains, and into Run Monitor, and feeds it from the server's messages.
+// The extension: puts a live view into each node that trains, into Run Monitor and into a tab beside the graph, and feeds
+// it from the server's messages.
 
 import { api } from "../../../scripts/api.js"
 import { app } from "../../../scripts/app.js"
-import { viewQuery } from "./format.mjs"
 import { HEIGHT, LiveView } from "./live_view.mjs"
+import { RunServer } from "./run_server.mjs"
+import { RunsTab } from "./runs_tab.mjs"
 
 const OURS = "LTX2T_"
 const TRAINING = ["LTX2T_TrainLoRA", "LTX2T_TrainSlider"]
 const MONITOR = "LTX2T_Monitor" // shows the run that it names, whichever node trains it
 const WATCH_SECONDS = 5 // a run of another process sends nothing here, so its folder is looked at
 const views = new Map() // node -> LiveView
+const server = new RunServer({ fetchApi: (path, more) => api.fetchApi(path, more), apiURL: (path) => api.apiURL(path) })
 
 function runName(node) {
   return node.widgets?.find((widget) => widget.name === "run_name")?.value
@@ -52,8 +55,7 @@ async function feedAll() {
 async function seedAll(again = false) {
   if (!views.size) return
   try {
-    const response = await api.fetchApi("/ltx2_train/runs")
-    const names = new Set((await response.json()).map((run) => run.name))
+    const names = new Set((await server.runs()).map((run) => run.name))
     for (const [node, view] of views) if (names.has(runName(node))) await seed(node, view, again && node.comfyClass === MONITOR)
   } catch (error) {
     console.warn("LTX-2 trainer: the runs are not known", error)
@@ -63,19 +65,12 @@ async function seedAll(again = false) {
 // What the folder of the run tells, where the server has no word of it: after a restart, of a run of another program.
 async function seed(node, view, again = false) {
   const name = runName(node)
-  const base = `/ltx2_train/runs/${encodeURIComponent(name)}`
   if (again || view.view.state === "idle") {
-    const response = await api.fetchApi(`${base}/view`)
-    if (response.ok && (again || view.view.state === "idle")) view.show(await response.json()) // it may have begun meanwhile
+    const seen = await server.view(name)
+    if (seen && (again || view.view.state === "idle")) view.show(seen) // it may have begun meanwhile
   }
   if (view.view.title !== name) return
-  const samples = await api.fetchApi(`${base}/samples`)
-  if (samples.ok) view.showDrawn(await samples.json())
-}
-
-async function askRun(name, what) {
-  const response = await api.fetchApi(`/ltx2_train/runs/${encodeURIComponent(name)}/${what}`, { method: "POST" })
-  if (!response.ok) console.warn(`LTX-2 trainer: ${await response.text()}`)
+  view.showDrawn(await server.samples(name))
 }
 
 // Classic nodes show every widget, so the advanced ones are folded here, with a button to unfold them. Nodes 2.0 does
@@ -154,9 +149,9 @@ function watch(node, view) {
 function addView(node) {
   const monitor = node.comfyClass === MONITOR
   const view = new LiveView({
-    addressOf: (file) => api.apiURL(viewQuery(file)),
-    stop: () => (monitor ? askRun(runName(node), "stop") : api.interrupt()),
-    ask: askRun,
+    addressOf: server.addressOf,
+    stop: () => (monitor ? server.ask(runName(node), "stop") : api.interrupt()),
+    ask: (name, what) => server.ask(name, what),
   })
   const widget = node.addDOMWidget("live", "ltx2_train_live", view.element, {
     serialize: false,
@@ -189,10 +184,31 @@ function grow(node) {
   node.setDirtyCanvas(true, true)
 }
 
+function addTab() {
+  let tab = null
+  app.extensionManager?.registerSidebarTab?.({
+    id: "ltx2_trainer.runs",
+    icon: "pi pi-chart-line",
+    title: "LTX-2 runs",
+    tooltip: "LTX-2 runs: what trains, what has been trained, with curves and samples",
+    type: "custom",
+    render: (place) => {
+      tab?.remove()
+      tab = new RunsTab(server)
+      place.replaceChildren(tab.element)
+    },
+    destroy: () => {
+      tab?.remove()
+      tab = null
+    },
+  })
+}
+
 app.registerExtension({
   name: "ltx2_trainer.live",
 
   setup() {
+    addTab()
     api.addEventListener("ltx2_train.step", (event) => feed(event.detail))
     api.addEventListener("ltx2_train.sample", (event) => {
       for (const view of viewsOf(event.detail)) view.showSample(event.detail.sample)
