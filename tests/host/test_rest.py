@@ -40,7 +40,7 @@ def fox(nodes, comfy):
     more = {"identity": {"base": "/home/me/base.safetensors"}, "resumes": [20]}
     (folder / "manifest.json").write_text(json.dumps({**manifest, **more}))
     rows = [{"step": step, "loss": 1.0 if step % 2 else float("inf")} for step in range(1, 41)]
-    rows[29]["val_loss"] = 0.5
+    rows[32]["val_loss"] = 0.5
     (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     for name in (
         "step_000000_p01_s7.mp4",
@@ -75,7 +75,7 @@ def test_metrics_come_in_as_many_points_as_are_wanted(ask, fox):
 def test_the_view_has_the_marks_of_the_folder(ask, fox):
     _, view = ask("/fox/view")
     assert view["marks"] == {"save": [40], "sample": [0, 40], "resume": [20]}
-    assert view["validation"] == [[30, 0.5]]
+    assert view["validation"] == [[33, 0.5]]
 
 
 def test_samples_have_addresses_and_no_paths(ask, fox):
