@@ -99,6 +99,12 @@ class Placed:
         if self.streamer is not None:
             self.streamer.move_others(self.model)
 
+    @contextlib.contextmanager
+    def block_there(self, number: int) -> Iterator[None]:
+        """While entered, the weights of block `number` can be read, wherever they wait otherwise."""
+        with contextlib.nullcontext() if self.streamer is None else self.streamer.visiting(number, backward=False):
+            yield
+
     def work_as(self, memory: MemorySettings) -> list[str]:
         """Everything of `memory` but where the weights are. Returns what could not be done, as sentences."""
         model, count = self.model, len(self.model.transformer_blocks)

@@ -122,6 +122,9 @@ def known_keys(kind: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
         if (branch := _branch(annotation, part)) is not None:
             model, annotation = branch, None
             continue
+        if get_origin(annotation) is dict:  # the name of an entry
+            annotation = None
+            continue
         field = model.model_fields.get(str(part))
         annotation = None if field is None else field.annotation
         model = None if field is None else model_in(annotation)
@@ -234,6 +237,8 @@ def _dotted(kind: type[BaseModel], location: tuple[Any, ...]) -> str:
             text += f"[{part}]"
         elif (branch := _branch(annotation, part)) is not None:
             model, annotation = branch, None
+        elif model is not None and get_origin(annotation) is dict:  # the name of an entry
+            text, annotation = f"{text}.{part}", None
         elif model is not None:
             text += f".{part}" if text else str(part)
             field = model.model_fields.get(str(part))

@@ -7,11 +7,12 @@ as (dotted path, value), and parts of the value that have rows of their own as `
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
+
+from . import lycoris
 
 
 class Part(NamedTuple):
@@ -40,7 +41,7 @@ def _pairs(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
         if not sign or not key.strip():
             raise ValueError(f"{text!r} is not of the form key=value")
         # "modules.<name>.<param>" and "init.<param>" stand under their first word
-        found.append(Part(f"{name}.{key.strip().split('.')[0]}", _literal(raw.strip())))
+        found.append(Part(f"{name}.{key.strip().split('.')[0]}", lycoris.literal(raw.strip())))
     return found
 
 
@@ -293,11 +294,22 @@ def _as_it_is(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
     return []
 
 
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
-    except (ValueError, SyntaxError):
-        return text
+def _lycoris_config(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    return [*lycoris.from_file(value, whole)]
+
+
+def _lycoris_modules(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    table = value if isinstance(value, Mapping) else {}
+    return [] if whole.get("lycoris_config") else [*lycoris.modules_of(table, whole)]  # the file has them too
+
+
+def _lycoris_norm(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    table = value if isinstance(value, Mapping) and name == "network.init" else {}
+    return [] if whole.get("lycoris_config") else [*lycoris.norm_of(table, whole)]
+
+
+def _lycoris_json(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    return [*lycoris.from_json(value)]
 
 
 _CONVERTERS: dict[str, Converter] = {
@@ -326,4 +338,8 @@ _CONVERTERS: dict[str, Converter] = {
     "no_samples": _no_samples,
     "one_prompt": _one_prompt,
     "size_text": _size_text,
+    "lycoris_config": _lycoris_config,
+    "lycoris_modules": _lycoris_modules,
+    "lycoris_norm": _lycoris_norm,
+    "lycoris_json": _lycoris_json,
 }

@@ -106,6 +106,8 @@ def _with_own_names(tables: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
             problems.append(f"{key}: belongs to the dataset file, which data.config names.")
         elif isinstance(value, Mapping) and not _is_known(key) and any(_is_known(name) for name in value):
             foreign += [(name, inner, f"{key}.{name}") for name, inner in value.items()]
+        elif isinstance(value, Mapping) and value and all(_is_known(f"{key}.{name}") for name in value):
+            foreign += [(f"{key}.{name}", inner, f"{key}.{name}") for name, inner in value.items()]
         elif _is_known(key) or key in DatasetSettings.model_fields:
             foreign.append((key, value, key))
         else:

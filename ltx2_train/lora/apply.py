@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
+from .adapter import Adapter
 from .file import LoraFile
 from .fit import fitting, linear_sizes
 from .inject import place
 from .layer import LoRALinear
+from .others import OtherEntry, layer_of
+from .targets import block_of
 
 
 @dataclass(frozen=True)
 class AppliedLora:
     """The layers of a LoRA file round the linears of a model, and the names of those that have no place in it."""
 
-    layers: dict[str, LoRALinear]
+    layers: dict[str, Adapter]
     left_out: list[str]
 
     def set_strength(self, strength: float) -> None:
@@ -31,19 +37,26 @@ class AppliedLora:
             place(model, name, layer.base)
 
 
-def apply_file(model: nn.Module, file: LoraFile) -> AppliedLora:
-    """Wrap every linear that `file` has a layer for.
+def apply_file(
+    model: nn.Module, file: LoraFile, there: Callable[[int], AbstractContextManager[Any]] = lambda block: nullcontext()
+) -> AppliedLora:
+    """Wrap every linear that `file` has a layer for. `there(n)` is a context in which the weights of block n are there.
 
     Raises ConfigError where nothing fits or a size differs, with what the file holds. What has no place in the model,
     such as sound in video mode, is left out and named in the result.
     """
     entries, left_out = fitting(file, linear_sizes(model))
-    layers: dict[str, LoRALinear] = {}
+    layers: dict[str, Adapter] = {}
     for name, entry in entries.items():
-        layer = LoRALinear(model.get_submodule(name), entry.rank, entry.scale * entry.rank)
-        with torch.no_grad():
-            layer.lora_A.copy_(entry.down)
-            layer.lora_B.copy_(entry.up)
+        base = model.get_submodule(name)
+        if isinstance(entry, OtherEntry):
+            with there(int(block_of(name) or 0)):
+                layer: Adapter = layer_of(base, entry)
+        else:
+            layer = plain = LoRALinear(base, entry.rank, entry.scale * entry.rank)
+            with torch.no_grad():
+                plain.lora_A.copy_(entry.down)
+                plain.lora_B.copy_(entry.up)
         place(model, name, layer)
         layers[name] = layer
     return AppliedLora(layers, left_out)

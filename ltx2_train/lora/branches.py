@@ -21,8 +21,9 @@ from ..files import parse_json, write_tensors
 from ..registry import nearest
 from ..weights.reader import TensorFile
 from .file import load_lora_state
+from .foreign import kind_and_layer
 from .metadata import HASHES
-from .names import split_key
+from .names import bare, original, split_key
 from .targets import BRANCHES, branch_of, count_branches, dotted
 
 CROSS = "cross"
@@ -61,7 +62,7 @@ def drop_branches(path: Path | str, branches: Collection[str], out: Path | str) 
 
 
 def _rewrite(path: Path, wanted: Collection[str], out: Path, why_empty: str) -> BranchReport:
-    entries = load_lora_state(path).entries  # refuses what is no LoRA
+    entries = load_lora_state(path).layers  # refuses what is no LoRA
     if out.exists() and os.path.samefile(path, out):
         raise ConfigError(f"{out.name} would be written over itself. Choose another file to write to.")
     named = [dotted(name) for name in entries]
@@ -96,7 +97,9 @@ def _holds(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
 
 def _path_of(key: str) -> str:
     """The dotted path behind a key of any spelling; what follows the layer's name does no harm."""
-    head, dot, rest = split_key(key).module.partition(".")
+    kind, layer = kind_and_layer(key)
+    module = original(bare(layer)) if kind else split_key(key).module
+    head, dot, rest = module.partition(".")
     return head + dot + rest if rest and head == "transformer_blocks" else dotted(head) + dot + rest
 
 

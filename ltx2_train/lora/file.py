@@ -21,7 +21,9 @@ from torch import Tensor
 from ..errors import CheckpointError, ConfigError
 from ..weights.reader import TORCH_NAMES, TensorFile
 from .foreign import family_of, kinds_of, version_named
+from .low_rank import squared_norm
 from .names import PREFIX, Key, flat_names, split_key
+from .others import OtherEntry, read_others
 from .scales import AdapterScales, adapter_scales
 from .targets import count_branches
 
@@ -53,12 +55,28 @@ class Entry:
             return 1.0
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The matrices of the file."""
+        return self.down, self.up
+
+    @property
+    def learned(self) -> bool:
+        """Whether the matrix that training begins with as zeros has moved."""
+        return bool(self.up.any())
+
+    def squared_norm(self) -> float:
+        """The square of the Frobenius norm of the change at strength 1."""
+        return float(squared_norm(self.down, self.up)) * self.scale**2
+
 
 @dataclass
 class LoraFile:
     """A LoRA as it stands in a file. `entries` by module name in the checkpoint's spelling, as far as a key allows.
 
-    `kinds` counts the layers of what is no plain LoRA. `problems` are sentences on what makes its scale uncertain.
+    `others` are the layers of another kind that can be trained and drawn with; a DoRA stands in both. `kinds` counts
+    the layers of what is no plain LoRA, and `other_keys` are theirs. `problems` are sentences on what makes its scale
+    uncertain.
     `dtypes` are those of its matrices. `keys` are those of each entry in the file: down, up, and alpha if there is one.
     """
 
@@ -72,10 +90,22 @@ class LoraFile:
     problems: list[str] = field(default_factory=list)
     dtypes: frozenset[str] = frozenset()
     keys: dict[str, dict[str, str]] = field(default_factory=dict)
+    others: dict[str, OtherEntry] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> dict[str, Entry | OtherEntry]:
+        """Every layer that can be trained and drawn with, of whatever kind."""
+        return {**self.entries, **self.others}
+
+    @property
+    def strange_keys(self) -> list[str]:
+        """Keys of nothing that can be trained or drawn with."""
+        known = {key for entry in self.others.values() for key in entry.keys}
+        return [key for key in self.other_keys if key not in known]
 
     @property
     def ranks(self) -> list[int]:
-        return sorted({entry.rank for entry in self.entries.values()})
+        return sorted({entry.rank for entry in self.layers.values() if entry.rank is not None})
 
     @property
     def alpha(self) -> float | None:
@@ -110,7 +140,7 @@ class LoraFile:
     @property
     def version(self) -> str:
         """The LTX it was made for: "2.0", "2.3", "2.5" or "LTX-Video", by its layers, else by its metadata; or ""."""
-        for name, entry in self.entries.items():
+        for name, entry in self.layers.items():
             if "to_gate_logits" in name or "prompt_adaln" in name:
                 return "2.3"
             if "caption_projection" in name:
@@ -122,33 +152,34 @@ class LoraFile:
 
     def describe(self) -> str:
         """Its size in words: layers per branch, or of what other model it is."""
-        counts = ", ".join(f"{count} {branch}" for branch, count in count_branches(self.entries).items())
-        if family := family_of(self.entries):
-            return f"{len(self.entries)} layers of {family}"
-        return f"{len(self.entries)} layers ({counts})" if counts else f"{len(self.entries)} layers"
+        layers = self.layers
+        counts = ", ".join(f"{count} {branch}" for branch, count in count_branches(layers).items())
+        if family := family_of(layers):
+            return f"{len(layers)} layers of {family}"
+        return f"{len(layers)} layers ({counts})" if counts else f"{len(layers)} layers"
 
-    def match(self, modules: Iterable[str]) -> tuple[dict[str, Entry], list[str]]:
-        """The entries by the names of `modules`, and the names in the file that are none of them.
+    def match(self, modules: Iterable[str]) -> tuple[dict[str, Entry | OtherEntry], list[str]]:
+        """The layers by the names of `modules`, and the names in the file that are none of them.
 
-        Raises ConfigError where the file is more than a plain LoRA: half of it would change the model otherwise; and
-        where its scale is not known.
+        Raises ConfigError where the file is more than can be drawn with: half of it would change the model otherwise;
+        and where its scale is not known.
         """
         if self.problems:
             raise ConfigError(f"{self.path.name} cannot be used: {self.problems[0]}")
-        for what, names in (("cannot be used", self.other_keys), ("lacks its other half", self.unpaired)):
+        for what, names in (("cannot be used", self.strange_keys), ("lacks its other half", self.unpaired)):
             if names:
                 raise ConfigError(
-                    f"{self.path.name} is not a plain LoRA: {names[0]} {what}. Choose a LoRA without DoRA, LoHa, LoKr "
-                    "or full weights."
+                    f"{self.path.name} is not a plain LoRA: {names[0]} {what}. Choose a plain LoRA, a LoKr, a LoHa, or "
+                    "a DoRA that scales inputs (dora_scale of one row), without full weights."
                 )
         modules = list(modules)
         spelled = {name: name for name in modules}
         for name in modules:
             for flat in flat_names(name):
                 spelled.setdefault(flat, name)
-        found: dict[str, Entry] = {}
+        found: dict[str, Entry | OtherEntry] = {}
         unknown = []
-        for name, entry in self.entries.items():
+        for name, entry in self.layers.items():
             module = spelled.get(name)
             if module is None:
                 unknown.append(name)
@@ -162,20 +193,20 @@ class LoraFile:
 def load_lora_state(path: Path | str) -> LoraFile:
     """Read a LoRA of any usual spelling. Raises CheckpointError where it is damaged or no plain LoRA at all."""
     file = read_lora(path)
-    if not file.entries:
+    if not file.layers:
         if file.kinds:
             listed = ", ".join(f"{kind} ({count} layers)" for kind, count in file.kinds.items())
             what = f"no plain LoRA but {listed}"
         else:
             what = "not a LoRA: no lora_A / lora_B or lora_down / lora_up pair is in it"
-        raise CheckpointError(f"{file.path.name} is {what}. LoKr, LoHa, OFT and full checkpoints cannot be used here.")
+        raise CheckpointError(f"{file.path.name} is {what}. OFT, full checkpoints and their kin cannot be used here.")
     return file
 
 
 def load_lora_header(path: Path | str) -> LoraFile:
     """As `load_lora_state` with weights that have shapes alone (on the meta device); alphas are numbers."""
     file = read_lora(path, weights=False)
-    return file if file.entries else load_lora_state(path)
+    return file if file.layers else load_lora_state(path)
 
 
 def read_lora(path: Path | str, weights: bool = True) -> LoraFile:
@@ -201,6 +232,7 @@ def read_lora(path: Path | str, weights: bool = True) -> LoraFile:
             if "down" in names and "up" in names:
                 spelled = (module, keys[names["down"]].spelled)
                 entries[module] = _entry(file, module, names, scales, spelled, problems, weights)
+        others = read_others(file, other, parts, weights)
         metadata = file.metadata
         matrices = [info.dtype for info in file.tensors.values() if len(info.shape) > 1]
         dtypes = frozenset(TORCH_NAMES.get(dtype, dtype) for dtype in matrices)
@@ -208,13 +240,14 @@ def read_lora(path: Path | str, weights: bool = True) -> LoraFile:
         path,
         entries,
         metadata,
-        [module for module in parts if module not in entries],
+        [module for module in parts if module not in entries and module not in others],
         other,
         all(key.comfyui for key in keys.values() if key.part != "alpha"),
         kinds_of(other),
         problems,
         dtypes,
         {module: names for module, names in parts.items() if module in entries},
+        others,
     )
 
 
@@ -276,20 +309,18 @@ def verify_saved(path: Path | str, checkpoint_tensors: Mapping[str, Any], traine
     """
     file = load_lora_state(path)
     problems = [f"{module} lacks its other half" for module in file.unpaired]
-    problems += [f"unexpected key {key}" for key in file.other_keys]
+    problems += [f"unexpected key {key}" for key in file.strange_keys]
     if not file.loads_in_comfyui:
         problems.append(f"keys do not begin with {PREFIX}")
-    for module, entry in file.entries.items():
+    for module, entry in file.layers.items():
         weight = _weight_of(module, checkpoint_tensors)
         if weight is None:
             problems.append(f"{module} is not a layer of the checkpoint")
-        elif len(weight) == 2 and (entry.up.shape[0], entry.down.shape[1]) != weight:
-            problems.append(
-                f"{module} is {entry.up.shape[0]}x{entry.down.shape[1]}, in the checkpoint {weight[0]}x{weight[1]}"
-            )
-        if not (torch.isfinite(entry.down).all() and torch.isfinite(entry.up).all()):
+        elif len(weight) == 2 and entry.size != weight:
+            problems.append(f"{module} is {entry.size[0]}x{entry.size[1]}, in the checkpoint {weight[0]}x{weight[1]}")
+        if not all(bool(torch.isfinite(part).all()) for part in entry.tensors):
             problems.append(f"{module} holds numbers that are not finite")
-    if trained and not any(bool(entry.up.any()) for entry in file.entries.values()):
+    if trained and not any(entry.learned for entry in file.layers.values()):
         problems.append("every B is zero: nothing was learned")
     if problems:
         more = f"\n  ... and {len(problems) - 5} more" if len(problems) > 5 else ""

@@ -11,11 +11,16 @@ from ..events import Events
 from ..weights.keys import in_mode
 from .file import Entry, LoraFile
 from .foreign import family_of
+from .kinds import KINDS, NAMES, factor_shapes
+from .others import OtherEntry
+from .settings import LoraSettings
 from .targets import linear_size
 
 _NAMED = 3
 Sizes = Mapping[str, tuple[int, int]]
 """(out, in) of linears by dotted path."""
+Layers = dict[str, "Entry | OtherEntry"]
+"""What a file has for layers, by dotted path."""
 
 
 def linear_sizes(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -23,7 +28,7 @@ def linear_sizes(model: nn.Module) -> dict[str, tuple[int, int]]:
     return {path: size for path, module in model.named_modules() if (size := linear_size(module)) is not None}
 
 
-def fitting(file: LoraFile, sizes: Sizes) -> tuple[dict[str, Entry], list[str]]:
+def fitting(file: LoraFile, sizes: Sizes) -> tuple[Layers, list[str]]:
     """The entries of `file` by the names in `sizes`, and those of its names that have no place there.
 
     Raises ConfigError where nothing fits or a size differs, with what the file is.
@@ -43,24 +48,34 @@ def fitting(file: LoraFile, sizes: Sizes) -> tuple[dict[str, Entry], list[str]]:
     return entries, unknown
 
 
-def fitting_start(file: LoraFile, sizes: Sizes, rank: int, target: str) -> tuple[dict[str, Entry], list[str]]:
-    """As `fitting`, to begin training with: `sizes` are those of the layers that are trained, at `rank`.
+def fitting_start(file: LoraFile, sizes: Sizes, settings: LoraSettings) -> tuple[Layers, list[str]]:
+    """As `fitting`, to begin training with: `sizes` are those of the layers that are trained as `settings` say.
 
-    Layers of several ranks are all filled up to `rank`; a file of one rank must have that one.
+    Each layer must be of the kind that is trained. Layers of several ranks are all filled up; a file of one rank must
+    have that one. The factors of a LoKr or LoHa must have the same sizes.
     """
     entries, unknown = file.match(sizes)
     if not entries:
         raise ConfigError(
-            f"{file.path.name} has no layer in common with lora.target = {target}. It holds {file.describe()}. "
-            + _other_model(file, "Choose the target it was trained with, or another file.")
+            f"{file.path.name} has no layer in common with lora.target = {settings.target}. It holds "
+            f"{file.describe()}. " + _other_model(file, "Choose the target it was trained with, or another file.")
         )
-    ranks = sorted({entry.rank for entry in entries.values()})
-    if len(ranks) == 1 and ranks[0] != rank:
+    here = {path: settings.layer(path) for path in entries}
+    for path, entry in entries.items():
+        algo = "lora" if isinstance(entry, Entry) else entry.algo
+        if KINDS[algo] is not KINDS[here[path].algo]:
+            raise ConfigError(
+                f"{file.path.name} has a {NAMES[algo]} for {path}, and lora.algo is {here[path].algo}. Set lora.algo "
+                f"to {algo}, or start from another file."
+            )
+    rank = settings.rank
+    ranks = sorted({entry.rank for path, entry in entries.items() if not _factored(entry) and entry.rank is not None})
+    if len(ranks) == 1 and not settings.modules and ranks[0] != rank:
         raise ConfigError(
             f"{file.path.name} has rank {ranks[0]}, but lora.rank is {rank}. Set lora.rank to {ranks[0]}, or start "
             "from another file."
         )
-    if ranks[-1] > rank:
+    if ranks and ranks[-1] > rank and not settings.modules:
         raise ConfigError(
             f"The layers of {file.path.name} have ranks from {ranks[0]} to {ranks[-1]}, but lora.rank is {rank}. Set "
             f"lora.rank to {ranks[-1]}: layers of a lower rank are filled up."
@@ -71,7 +86,25 @@ def fitting_start(file: LoraFile, sizes: Sizes, rank: int, target: str) -> tuple
                 f"{file.path.name} is for another model: {path} has {entry.size[1]} inputs and {entry.size[0]} outputs "
                 f"there, {sizes[path][1]} and {sizes[path][0]} here."
             )
+        if isinstance(entry, OtherEntry) and (wanted := factor_shapes(here[path], sizes[path])) != entry.shapes():
+            raise ConfigError(
+                f"{file.path.name} has other factors for {path}: {_shapes(entry.shapes())}, here {_shapes(wanted)}. "
+                "Set lora.rank and lora.factor to those it was trained with."
+            )
+        if not _factored(entry) and (entry.rank or 0) > here[path].rank:
+            raise ConfigError(
+                f"{file.path.name} has rank {entry.rank} for {path}, but lora.modules give it {here[path].rank}. Raise "
+                "that rank, or start from another file."
+            )
     return entries, unknown
+
+
+def _factored(entry: Entry | OtherEntry) -> bool:
+    return isinstance(entry, OtherEntry) and entry.algo != "dora"
+
+
+def _shapes(shapes: Mapping[str, tuple[int, int]]) -> str:
+    return ", ".join(f"{name} {rows}x{columns}" for name, (rows, columns) in shapes.items())
 
 
 def tell_version(file: LoraFile, version: str, events: Events) -> None:
@@ -90,7 +123,7 @@ def tell_version(file: LoraFile, version: str, events: Events) -> None:
 
 def tell_left_out(file: LoraFile, left_out: Sequence[str], mode: str, events: Events) -> None:
     """Say which layers of `file` have no place in a model of `mode`."""
-    total = len(file.entries)
+    total = len(file.layers)
     elsewhere = [name for name in left_out if not in_mode(name, mode)]
     nowhere = [name for name in left_out if in_mode(name, mode)]
     if elsewhere:
@@ -112,7 +145,7 @@ def tell_start(file: LoraFile, trained: Collection[str], events: Events) -> None
     entries, dropped = file.match(trained)
     if dropped:
         events.message(
-            f"{len(dropped)} of the {len(file.entries)} layers of {file.path.name} are not trained here and are "
+            f"{len(dropped)} of the {len(file.layers)} layers of {file.path.name} are not trained here and are "
             f"dropped: {_some(dropped)}. To keep them, choose lora.target or lora.include_patterns so that they are "
             "trained.",
             "warning",
@@ -121,7 +154,7 @@ def tell_start(file: LoraFile, trained: Collection[str], events: Events) -> None
         events.message(
             f"{fresh} of the {len(trained)} layers that are trained are not in {file.path.name}; they begin afresh."
         )
-    ranks = sorted({entry.rank for entry in entries.values()})
+    ranks = sorted({entry.rank for entry in entries.values() if isinstance(entry, Entry)})
     if len(ranks) > 1:
         events.message(
             f"The layers of {file.path.name} have ranks from {ranks[0]} to {ranks[-1]}; the lower ones are filled up."
@@ -129,7 +162,7 @@ def tell_start(file: LoraFile, trained: Collection[str], events: Events) -> None
 
 
 def _other_model(file: LoraFile, otherwise: str) -> str:
-    family = family_of(file.entries)
+    family = family_of(file.layers)
     return f"It is a LoRA of {family}. Choose one of an LTX-2 transformer." if family else otherwise
 
 

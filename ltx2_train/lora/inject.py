@@ -8,8 +8,11 @@ Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+import itertools
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +20,15 @@ import torch
 from torch import nn
 
 from ..errors import RunError
+from .adapter import Adapter
 from .file import LoraFile
 from .fit import fitting_start
 from .held import Held
+from .kinds import NAMES, make_layer
 from .layer import LoRALinear
-from .low_rank import squared_norm
+from .others import OtherEntry, fill
 from .settings import LoraSettings
-from .targets import BRANCHES, branch_of, candidates, count_branches, select
+from .targets import BRANCHES, block_of, branch_of, candidates, count_branches, select
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Loaded:
 class LoraSet:
     """The LoRA layers of one model: `layers` by dotted path, in the model's order."""
 
-    def __init__(self, model: nn.Module, layers: dict[str, LoRALinear], settings: LoraSettings) -> None:
+    def __init__(self, model: nn.Module, layers: dict[str, Adapter], settings: LoraSettings) -> None:
         self.model = model
         self.layers = layers
         self.settings = settings
@@ -52,10 +57,9 @@ class LoraSet:
         return self.alpha / self.rank
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """A and B of every layer."""
+        """What is trained, layer by layer: A and B of a LoRA, the factors of other kinds."""
         for layer in self.layers.values():
-            yield layer.lora_A
-            yield layer.lora_B
+            yield from layer.trained().values()
 
     def branches(self) -> dict[str, int]:
         """Number of layers in each branch of the model."""
@@ -65,7 +69,9 @@ class LoraSet:
         """One sentence for the user."""
         number = sum(parameter.numel() for parameter in self.parameters())
         counts = ", ".join(f"{count} {branch}" for branch, count in self.branches().items())
-        size = f"LoRA of rank {self.rank} (alpha {self.alpha:g})"
+        kinds = Counter(NAMES[layer.algo] for layer in self.layers.values())
+        kind = " and ".join(kinds) if len(kinds) < 2 else " and ".join(f"{name} ({n})" for name, n in kinds.items())
+        size = f"{kind} of rank {self.rank} (alpha {self.alpha:g})"
         return f"{size} on {len(self.layers)} layers ({counts}), {number:,} numbers."
 
     def held(self, dtype: torch.dtype) -> AbstractContextManager[None]:
@@ -73,8 +79,8 @@ class LoraSet:
 
         The room for the copies, one value of `dtype` a number, is kept. Factors in `dtype` need none.
         """
-        layers = list(self.layers.values())
-        if all(parameter.dtype == dtype for parameter in self.parameters()):
+        layers = [layer for layer in self.layers.values() if isinstance(layer, LoRALinear)]
+        if all(parameter.dtype == dtype for layer in layers for parameter in (layer.lora_A, layer.lora_B)):
             return nullcontext()
         if self._held is None or not self._held.fits(layers, dtype):
             self._held = None
@@ -86,9 +92,38 @@ class LoraSet:
         for layer in self.layers.values():
             layer.strength = float(strength)
 
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """While entered, the model is exactly the base, whatever kinds of change lie round its linears."""
+        before = [layer.strength for layer in self.layers.values()]
+        self.set_strength(0.0)
+        try:
+            yield
+        finally:
+            for layer, strength in zip(self.layers.values(), before, strict=True):
+                layer.strength = strength
+
+    def measure(self, blocks: Callable[[int], AbstractContextManager[Any]], seed: int) -> None:
+        """Let the layers look at the weights of the base; `blocks(n)` is a context in which those of block n are there.
+
+        Call it after `inject` and before a saved state is laid over the set.
+        """
+        measured = {path: layer for path, layer in self.layers.items() if layer.measures}
+        for block, paths in itertools.groupby(measured, block_of):
+            with blocks(int(block or 0)):
+                for path in paths:
+                    measured[path].measure(torch.Generator().manual_seed(seed + zlib.crc32(path.encode())))
+
     def norms(self) -> dict[str, float]:
-        """Frobenius norm of the weight change alpha / rank * B @ A, per branch, at strength 1; LoftQ's part is none."""
-        return branch_norms({path: layer.change() for path, layer in self.layers.items()})
+        """Frobenius norm of the change of the weights, per branch, at strength 1; LoftQ's part is none."""
+        squares: dict[str, list[torch.Tensor]] = {}
+        for path, layer in self.layers.items():
+            squares.setdefault(branch_of(path), []).append(layer.squared_change())
+        return {
+            branch: float(torch.stack(squares[branch]).sum().clamp(min=0).sqrt())
+            for branch in BRANCHES
+            if branch in squares
+        }
 
     def load(self, file: LoraFile) -> Loaded:
         """Fill the layers from a file so that they change the model as the file does, whatever its alpha.
@@ -98,21 +133,29 @@ class LoraSet:
         the file and this set share no layer.
         """
         sizes = {path: (layer.out_features, layer.in_features) for path, layer in self.layers.items()}
-        entries, unknown = fitting_start(file, sizes, self.rank, self.settings.target)
+        entries, unknown = fitting_start(file, sizes, self.settings)
         with torch.no_grad():
             for path, entry in entries.items():
                 layer = self.layers[path]
+                if isinstance(entry, OtherEntry):
+                    fill(layer, entry)
+                    continue
+                assert isinstance(layer, LoRALinear), type(layer)
                 # components beyond the file's rank stay as they were made: A drawn, B zero, so that they can learn
                 layer.lora_A[: entry.rank].copy_(entry.down)
                 layer.lora_B.zero_()
-                layer.lora_B[:, : entry.rank].copy_(entry.up.float() * (entry.scale / self.scale))
+                layer.lora_B[:, : entry.rank].copy_(entry.up.float() * (entry.scale / layer.own_scale))
         untouched = [path for path in self.layers if path not in entries]
         return Loaded(list(entries), untouched, unknown)
 
     def state(self) -> dict[str, dict[str, Any]]:
         """All that a resume equal to an unbroken run needs, by dotted path: A, B in full precision, dropout draws."""
         return {
-            path: {"A": layer.lora_A.detach(), "B": layer.lora_B.detach(), "dropout_draws": layer.dropout_draws}
+            path: {
+                **{name: parameter.detach() for name, parameter in layer.trained().items()},
+                **layer.kept(),
+                "dropout_draws": layer.dropout_draws,
+            }
             for path, layer in self.layers.items()
         }
 
@@ -124,16 +167,21 @@ class LoraSet:
                 "same. Resume with the lora settings that the run began with."
             )
         for path, layer in self.layers.items():
-            if state[path]["A"].shape != layer.lora_A.shape or state[path]["B"].shape != layer.lora_B.shape:
+            saved = {name: tuple(state[path][name].shape) for name in layer.trained() if name in state[path]}
+            here = {name: tuple(parameter.shape) for name, parameter in layer.trained().items()}
+            if "A" in saved and "A" in here and saved["A"][0] != here["A"][0]:
                 raise RunError(
-                    f"The saved state has rank {state[path]['A'].shape[0]}, this run has {self.rank}. Resume with the "
-                    "lora.rank that the run began with."
+                    f"The saved state has rank {saved['A'][0]}, this run has {here['A'][0]}. Resume with the lora.rank "
+                    "that the run began with."
+                )
+            if saved != here:
+                raise RunError(
+                    f"The saved state has {_sizes(saved)} for {path}, this run has {_sizes(here)}. Resume with the "
+                    "lora.algo, lora.rank and lora.factor that the run began with."
                 )
         with torch.no_grad():
             for path, layer in self.layers.items():
-                layer.lora_A.copy_(state[path]["A"])
-                layer.lora_B.copy_(state[path]["B"])
-                layer.dropout_draws = int(state[path]["dropout_draws"])
+                layer.restore(state[path])
 
     def remove(self) -> None:
         """Put the original linears back; the set is empty afterwards."""
@@ -164,35 +212,18 @@ def inject(
     `generator` is a CPU generator; the layers draw from it in the model's order. Raises ConfigError where the
     settings choose no layer.
     """
-    assert not any(isinstance(module, LoRALinear) for module in model.modules()), "the model has a LoRA already"
-    layers: dict[str, LoRALinear] = {}
+    assert not any(isinstance(module, Adapter) for module in model.modules()), "the model has a LoRA already"
+    layers: dict[str, Adapter] = {}
     for path in chosen_layers(model, settings):
         base = model.get_submodule(path)
-        layer = LoRALinear(
-            base,
-            settings.rank,
-            settings.effective_alpha,
-            settings.dropout,
-            dtype,
-            generator,
-            settings.rank_dropout,
-            settings.module_dropout,
-        )
+        layer = make_layer(base, settings.layer(path), settings, dtype, generator)
         place(model, path, layer)
         layers[path] = layer
     return LoraSet(model, layers, settings)
 
 
-def branch_norms(pairs: dict[str, tuple[torch.Tensor, torch.Tensor]], scale: float = 1.0) -> dict[str, float]:
-    """Frobenius norm of scale * B @ A over the layers of each branch; (A [r, in], B [out, r]) by dotted path."""
-    squares: dict[str, list[torch.Tensor]] = {}
-    for path, (down, up) in pairs.items():
-        squares.setdefault(branch_of(path), []).append(squared_norm(down, up))
-    return {
-        branch: scale * float(torch.stack(squares[branch]).sum().clamp(min=0).sqrt())
-        for branch in BRANCHES
-        if branch in squares
-    }
+def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items()) or "nothing"
 
 
 def place(model: nn.Module, path: str, module: nn.Module) -> None:

@@ -21,14 +21,21 @@ from ..weights.loftq import Loftq
 from ..weights.quantize import eligible
 from ..weights.reader import TensorFile
 from .inject import LoraSet, chosen_layers
+from .layer import LoRALinear
 from .settings import LoraSettings
 
 
 def loftq_for(checkpoint: Path | str, mode: str, settings: LoraSettings) -> Loftq:
     """Which quantized linears of `checkpoint` get a LoRA, found from its header.
 
-    Raises ConfigError where the LoRA starts from a file: what that file holds belongs to the original weights.
+    Raises ConfigError where the LoRA is of another kind, or starts from a file: what that file holds belongs to the
+    original weights.
     """
+    if not settings.plain:
+        raise ConfigError(
+            "quant.loftq begins with a plain LoRA of one rank, and lora.algo or lora.modules ask for another kind. "
+            "Switch quant.loftq off, or set lora.algo to lora and leave lora.modules out."
+        )
     if settings.weights is not None:
         raise ConfigError(
             "quant.loftq begins with a LoRA of its own, and lora.weights names another. Switch quant.loftq off, or "
@@ -50,6 +57,7 @@ def apply_loftq(loras: LoraSet, loftq: Loftq) -> None:
     with torch.no_grad():
         for path, (a, b) in loftq.initial.items():
             layer = loras.layers[path]
+            assert isinstance(layer, LoRALinear), type(layer)
             used = a.any(dim=1).to(
                 layer.lora_A.device
             )  # rows beyond the layer's own size can only learn if they are not zero

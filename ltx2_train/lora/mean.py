@@ -3,6 +3,7 @@
 A LoRA that was saved at step s counts decay ^ (last - s), times the steps since the one before it, which it stands for.
 What is averaged are the changes B A of the weights, and not A and B, whose mean is another change. The mean of n
 changes has n times their rank; its best approximation in the rank of the files, along its singular vectors, is written.
+A LoKr, a LoHa or a DoRA has no such approximation: there the factors are averaged, as a running mean does.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,10 +61,23 @@ def mean_of_loras(
     _require_alike(list(files.values()))
     shares = _shares(list(files), decay)
     last = next(reversed(files.values()))
-    rank = rank or last.ranks[-1]
+    if last.others and rank is not None:
+        raise ConfigError(
+            f"{last.path.name} is no plain LoRA. Of such files the factors are averaged, whose rank stays. Leave the "
+            "rank out."
+        )
+    rank = rank or (last.ranks[-1] if last.ranks else int(last.metadata.get("rank") or 0))
     tensors: dict[str, Tensor] = {}
     whole = held = 0.0
-    for module in last.entries:
+    for module, other in last.others.items():
+        for end, tensor in other.parts.items():
+            parts = [
+                file.others[module].parts[end].float() * share
+                for file, share in zip(files.values(), shares, strict=True)
+            ]
+            key = f"{PREFIX}{module}.{end}{'.weight' if end.startswith('lora_') else ''}"
+            tensors[key] = torch.stack(parts).sum(0).to(tensor.dtype).contiguous()
+    for module in (name for name in last.entries if name not in last.others):
         parts = [(file.entries[module], share) for file, share in zip(files.values(), shares, strict=True)]
         a = torch.cat([entry.down.float() for entry, _ in parts])
         b = torch.cat([entry.up.float() * (entry.scale * share) for entry, share in parts], dim=1)
@@ -96,14 +111,21 @@ def _step_of(file: LoraFile) -> int:
 def _require_alike(files: Sequence[LoraFile]) -> None:
     first = files[0]
     for file in files:
-        if file.problems or file.unpaired or file.other_keys:
-            raise ConfigError(f"{file.path.name} is not a plain LoRA, of which alone a mean can be made.")
-        sizes = {module: entry.size for module, entry in file.entries.items()}
-        if sizes != {module: entry.size for module, entry in first.entries.items()}:
+        if file.problems or file.unpaired or file.strange_keys:
+            raise ConfigError(f"{file.path.name} holds what is not known here, so a mean cannot be made of it.")
+        if _sizes(file) != _sizes(first):
             raise ConfigError(
                 f"{file.path.name} and {first.path.name} change other layers, so they are not of one run. Name the "
                 "LoRAs of one run."
             )
+
+
+def _sizes(file: LoraFile) -> dict[str, Any]:
+    """What must agree: sizes of the weights, and of the factors where those are averaged."""
+    sizes: dict[str, Any] = {module: entry.size for module, entry in file.layers.items()}
+    return sizes | {
+        module: {end: part.shape for end, part in entry.parts.items()} for module, entry in file.others.items()
+    }
 
 
 def _metadata(last: LoraFile, tensors: dict[str, Tensor], rank: int, decay: float, steps: list[int]) -> dict[str, str]:

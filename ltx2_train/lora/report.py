@@ -13,7 +13,6 @@ import torch
 from ..files import parse_json
 from .file import LoraFile, load_lora_state, read_lora
 from .foreign import family_of, kind_and_layer
-from .low_rank import squared_norm
 from .metadata import REFERENCE
 from .names import bare, original
 from .targets import BRANCHES, block_of, branch_of, count_branches, dotted
@@ -94,12 +93,10 @@ def inspect_lora(path: Path | str) -> LoraReport:
     file = read_lora(path)
     if not file.kinds:
         file = load_lora_state(path)  # refuses what is no change of a model at all
-    named = {dotted(name): name for name in file.entries}
+    layers = file.layers
+    named = {dotted(name): name for name in layers}
     changed = dict.fromkeys([*named, *(dotted(original(bare(kind_and_layer(key)[1]))) for key in file.other_keys)])
-    squares = {
-        path: float(squared_norm(entry.down, entry.up)) * entry.scale**2
-        for path, entry in ((path, file.entries[name]) for path, name in named.items())
-    }
+    squares = {path: layers[name].squared_norm() for path, name in named.items()}
     meta = file.metadata
     return LoraReport(
         file=path.name,
@@ -156,19 +153,19 @@ def _problems(file: LoraFile, modules: list[str]) -> list[str]:
         problems.append("ComfyUI does not load it: keys must begin with diffusion_model.")
     if file.unpaired:
         problems.append(f"{len(file.unpaired)} layers lack their other half, {file.unpaired[0]} first.")
-    if file.other_keys:
+    if strange := file.strange_keys:
         problems.append(
-            f"{len(file.other_keys)} keys are not of a plain LoRA, {file.other_keys[0]} first: it can neither be drawn "
-            "with nor started from here."
+            f"{len(strange)} keys are of nothing that is known here, {strange[0]} first: it can neither be drawn with "
+            "nor started from."
         )
     bad = [
         name
-        for name, entry in file.entries.items()
-        if not (torch.isfinite(entry.down).all() and torch.isfinite(entry.up).all())
+        for name, entry in file.layers.items()
+        if not all(bool(torch.isfinite(part).all()) for part in entry.tensors)
     ]
     if bad:
         problems.append(f"{len(bad)} layers hold numbers that are not finite, {bad[0]} first.")
-    if file.entries and not any(bool(entry.up.any()) for entry in file.entries.values()):
+    if file.layers and not any(entry.learned for entry in file.layers.values()):
         problems.append("Every B is zero: it does nothing.")
     if len(file.ranks) > 1:
         shown = ", ".join(map(str, file.ranks[:8])) + (" ..." if len(file.ranks) > 8 else "")

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from ..device import DTYPES
 from ..files import write_tensors
+from .dora import SCALE
 from .file import PREFIX
 from .inject import LoraSet
+from .layer import LoRALinear
 from .low_rank import factored, of_rank
 from .metadata import describe_run
 
@@ -21,7 +23,7 @@ from .metadata import describe_run
 def save_lora(
     path: Path | str, lora_set: LoraSet, metadata: Mapping[str, Any], dtype: torch.dtype | str = torch.bfloat16
 ) -> None:
-    """Write `lora_set` atomically, with alpha / rank multiplied into B.
+    """Write `lora_set` atomically, with alpha / rank multiplied into B, or into the first factor of other kinds.
 
     Where it began with LoftQ, the beginning is taken out again, so that the file fits the original weights; it then
     has twice the rank, and the metadata say so.
@@ -31,15 +33,18 @@ def save_lora(
     """
     dtype = DTYPES[dtype] if isinstance(dtype, str) else dtype
     tensors: dict[str, Tensor] = {}
-    doubled = any(layer.initial is not None for layer in lora_set.layers.values())
+    doubled = any(isinstance(layer, LoRALinear) and layer.initial is not None for layer in lora_set.layers.values())
     for module, layer in lora_set.layers.items():
-        a, b = layer.change()
+        parts = layer.exported()
         if doubled:
-            a, b = of_rank(*factored(a, b), 2 * lora_set.rank)
-        tensors[f"{PREFIX}{module}.lora_A.weight"] = a.to("cpu", dtype)
-        tensors[f"{PREFIX}{module}.lora_B.weight"] = b.to("cpu", dtype)
+            assert isinstance(layer, LoRALinear), type(layer)
+            parts = dict(zip(parts, of_rank(*factored(*layer.change()), 2 * lora_set.rank), strict=True))
+        for end, tensor in parts.items():
+            # lengths of columns in few digits would change every weight by more than was learned
+            tensors[f"{PREFIX}{module}.{end}"] = tensor.to("cpu", torch.float32 if end == SCALE else dtype).contiguous()
     rank = 2 * lora_set.rank if doubled else lora_set.rank
-    about = {**metadata, "hash": tensors_hash(tensors)}
+    settings = lora_set.settings
+    about = {**metadata, **({} if settings.plain else {"algo": settings.algo}), "hash": tensors_hash(tensors)}
     strings = describe_run(about, rank, rank if doubled else lora_set.alpha, lora_set.branches())
     write_tensors(path, tensors, strings)
 

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from ..settings import Settings
+
+Algo = Literal["lora", "lokr", "loha", "locon", "dora"]
+
+
+class LoraModule(Settings):
+    """What is other than in [lora] for the layers that a pattern names. What is not set is as there."""
+
+    algo: Algo | None = Field(default=None, description="As lora.algo.")
+    rank: int | None = Field(default=None, ge=1, le=1024, description="As lora.rank.")
+    alpha: float | None = Field(default=None, ge=0, le=65536, description="As lora.alpha.")
+    factor: int | None = Field(default=None, ge=-1, le=65536, description="As lora.factor.")
+
+
+@dataclass(frozen=True)
+class LayerSettings:
+    """The kind and size of one layer. `scaled_alpha` over the rank is its scale."""
+
+    algo: str
+    rank: int
+    scaled_alpha: float
+    factor: int
 
 
 class LoraSettings(Settings):
@@ -84,11 +107,73 @@ class LoraSettings(Settings):
         json_schema_extra={"community": "network_weights", "advanced": True},
     )
 
+    algo: Algo = Field(
+        default="lora",
+        description="Kind of change: lora = a low-rank product; dora = the same with the length of each input's "
+        "weights learned apart; lokr = a Kronecker product; loha = two low-rank products multiplied number by number; "
+        "locon = lora, since the model has no convolutions. docs/training.md says what each costs.",
+        json_schema_extra={"since": "0.2", "advanced": True},
+    )
+    factor: int = Field(
+        default=-1,
+        ge=-1,
+        le=65536,
+        description="Of lokr: the size of the first factor, at most. A larger one makes the second factor and the file "
+        "smaller. -1: as near to the root of the layer's size as it comes.",
+        json_schema_extra={"since": "0.2", "advanced": True},
+    )
+    lokr_norm: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Of lokr: begin with noise as large as this share of the base's weights instead of with no change. "
+        "It needs a whole second factor: a high rank. 1e-3 is usual; 0 is off.",
+        json_schema_extra={"since": "0.2", "advanced": True, "community": "init_lokr_norm"},
+    )
+    modules: dict[str, LoraModule] = Field(
+        default_factory=dict,
+        description="Layers with another algo, rank, alpha or factor, by patterns of their names with * for any part; "
+        "the last pattern that fits counts.",
+        json_schema_extra={"since": "0.2", "advanced": True},
+    )
+
     @property
     def effective_alpha(self) -> float:
         """What over the rank is the scale: alpha, the rank where it is not set; with rslora sqrt(rank) times that."""
-        alpha = float(self.alpha or self.rank)
-        return alpha * math.sqrt(self.rank) if self.rslora else alpha
+        return self._scaled(self.alpha, self.rank)
+
+    def layer(self, path: str) -> LayerSettings:
+        """The kind and size of the layer at the dotted `path`."""
+        algo, rank, alpha, factor = self.algo, self.rank, self.alpha, self.factor
+        for pattern, module in self.modules.items():
+            if fnmatchcase(path, pattern):
+                algo, rank = module.algo or self.algo, module.rank or self.rank
+                alpha = self.alpha if module.alpha is None else module.alpha
+                factor = self.factor if module.factor is None else module.factor
+        return LayerSettings(algo, rank, self._scaled(alpha, rank), factor)
+
+    @property
+    def plain(self) -> bool:
+        """Whether every layer is a LoRA of the same rank."""
+        return self.algo in ("lora", "locon") and not self.modules
+
+    @property
+    def has_halves(self) -> bool:
+        """Whether every layer has A and B."""
+        return all(algo in ("lora", "locon", "dora", None) for algo in self._algos)
+
+    @property
+    def has_factor(self) -> bool:
+        """Whether a layer is a LoKr."""
+        return "lokr" in self._algos
+
+    @property
+    def _algos(self) -> list[str | None]:
+        return [self.algo, *(module.algo for module in self.modules.values())]
+
+    def _scaled(self, alpha: float | None, rank: int) -> float:
+        alpha = float(alpha or rank)
+        return alpha * math.sqrt(rank) if self.rslora else alpha
 
     @property
     def drops(self) -> dict[str, float]:

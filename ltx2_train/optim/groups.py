@@ -28,7 +28,7 @@ def flat_name(path: str) -> str:
 
 
 def parameter_groups(
-    layers: Iterable[tuple[str, nn.Parameter, nn.Parameter]],
+    layers: Iterable[tuple[Any, ...]],
     lr: float,
     audio_lr: float | None = None,
     patterns: Mapping[str, float] | None = None,
@@ -36,7 +36,8 @@ def parameter_groups(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Groups for `build_optimizer` from (dotted path, A, B) of each layer, and sentences on what came of it.
 
-    A group is {"params", "lr", "name"}; layers of one rule share it, and with LoRA+ their B matrices have their own.
+    Layers of other kinds than LoRA may have more or other parameters. A group is {"params", "lr", "name"}; layers of
+    one rule share it, and with LoRA+ the last parameters of each, their B matrices, have their own.
     `patterns` (pattern -> rate) are searched in the dotted and in the flat name. Raises ConfigError where one is no
     regular expression, or is found in no layer.
     """
@@ -48,7 +49,7 @@ def parameter_groups(
     def add(name: str, rate: float, parameter: nn.Parameter) -> None:
         groups.setdefault(name, {"params": [], "lr": rate, "name": name})["params"].append(parameter)
 
-    for path, a, b in layers:
+    for path, *parameters in layers:
         hits = [pattern for pattern, rule in rules.items() if rule.search(path) or rule.search(flat_name(path))]
         for pattern in hits:
             found[pattern] += 1
@@ -59,17 +60,18 @@ def parameter_groups(
         else:
             name, rate = "main", lr
         counts[name] = counts.get(name, 0) + 1
-        add(name, rate, a)
+        for parameter in parameters[:-1]:
+            add(name, rate, parameter)
         if loraplus_ratio is None or loraplus_ratio == 1:
-            add(name, rate, b)
+            add(name, rate, parameters[-1])
         else:
-            add(f"{name} B", rate * loraplus_ratio, b)
+            add(f"{name} B", rate * loraplus_ratio, parameters[-1])
 
     for pattern, number in found.items():
         if not number:
             raise ConfigError(
                 f"train.lr_args: {pattern!r} is found in no layer that is trained. Layers are called "
-                f"{', '.join(path for path, _, _ in layers[:3])}, ... Correct or remove it."
+                f"{', '.join(path for path, *_ in layers[:3])}, ... Correct or remove it."
             )
     notes = [
         f"train.lr_args: {pattern!r} has no effect, since earlier patterns take all {number} layers that it names. "

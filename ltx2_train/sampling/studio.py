@@ -41,7 +41,7 @@ class Studio:
         if state is None:
             yield None
             return
-        loras = apply_file(self.placed.model, state)
+        loras = apply_file(self.placed.model, state, self.placed.block_there)
         try:
             self.placed.adapted()
             self.renderer.events.holding(self.placed, self.placed.device_bytes, self.device)

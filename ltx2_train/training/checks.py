@@ -21,6 +21,7 @@ from ..feed.loader import TrainingSet
 from ..lora.file import load_lora_header
 from ..lora.fit import Sizes, fitting_start, linear_sizes, tell_start, tell_version
 from ..lora.inject import chosen_layers
+from ..lora.kinds import check_kinds
 from ..lora.loftq import loftq_for
 from ..offload.blocks import spread
 from ..optim import choose_optimizer, why_not
@@ -227,7 +228,9 @@ def _check_layers(config: RunConfig, checkpoint: Path) -> dict[str, tuple[int, i
     else:
         fixed_settings(config, total)
     sizes = linear_sizes(model)
-    return {layer: sizes[layer] for layer in layers}
+    sizes = {layer: sizes[layer] for layer in layers}
+    check_kinds(config.settled_lora, sizes)
+    return sizes
 
 
 def _check_start(config: RunConfig, files: BaseFiles, sizes: Sizes, events: Events) -> None:
@@ -236,7 +239,7 @@ def _check_start(config: RunConfig, files: BaseFiles, sizes: Sizes, events: Even
     if config.quant.loftq:
         loftq_for(files.checkpoint, config.model.mode, config.settled_lora)  # refuses the one or the other
     start = load_lora_header(config.need("lora.weights"))
-    fitting_start(start, sizes, config.lora.rank, config.settled_lora.target)
+    fitting_start(start, sizes, config.settled_lora)
     tell_version(start, files.version, events)
     tell_start(start, list(sizes), events)
 
@@ -318,6 +321,17 @@ def needed_texts(config: RunConfig, prompts: Sequence[Prompt]) -> list[str]:
 
 def check_settings(config: RunConfig) -> None:
     """Cross-checks between groups that need no file. Raises ConfigError."""
+    if config.train.loraplus_ratio not in (None, 1) and not config.lora.has_halves:
+        raise ConfigError(
+            f"train.loraplus_ratio is {config.train.loraplus_ratio:g}, and lora.algo = {config.lora.algo} has no B "
+            "matrix that it could speed up. Leave it out, or set lora.algo to lora or dora."
+        )
+    if config.quant.loftq and not config.lora.plain:
+        raise ConfigError(
+            f"quant.loftq is on and lora.algo is {config.lora.algo}"
+            f"{' with lora.modules' if config.lora.modules else ''}: it begins with a plain LoRA of one rank. Switch "
+            "quant.loftq off, or train such a LoRA."
+        )
     for name, share in config.lora.drops.items() if config.quant.loftq else ():
         raise ConfigError(
             f"{name} is {share:g} and quant.loftq is on: the LoRA then holds a part of the base, which must not be "

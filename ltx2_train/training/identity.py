@@ -23,8 +23,9 @@ from ..feed.loader import TrainingSet
 from ..files import digest
 from .state import list_states, read_tree
 
-VERSION = 2
-FORMER: dict[int, dict[str, Any]] = {}  # version -> the fields that it brought, as runs of the version before had them
+VERSION = 3
+# version -> the fields that it brought, as runs of the version before had them
+FORMER: dict[int, dict[str, Any]] = {3: {"lora.algo": "lora", "lora.factor": None, "lora.modules": {}}}
 _CHECKPOINT = "model.checkpoint"
 _OF_DATA = ("dataset", "batches of sound")  # fields that are known once the dataset has been read
 
@@ -52,6 +53,9 @@ class Identity:
     layers: str = _setting("lora layers")
     rank: int = _setting("lora.rank")
     alpha: float = _setting("lora.alpha")
+    algo: str = _setting("lora.algo")
+    factor: int | None = _setting("lora.factor")
+    modules: dict[str, Any] = _setting("lora.modules")
     accumulation: int = _setting("train.accumulation")
     seed: int = _setting("train.seed")
     optimizer: str = _setting("optimizer.name")
@@ -85,6 +89,9 @@ class Identity:
             layers=f"{len(layers)} ({digest(*layers)[:8]})",
             rank=config.lora.rank,
             alpha=config.lora.effective_alpha,
+            algo="lora" if config.lora.algo == "locon" else config.lora.algo,
+            factor=config.lora.factor if config.lora.has_factor else None,
+            modules={pattern: module.model_dump(exclude_none=True) for pattern, module in config.lora.modules.items()},
             accumulation=train.accumulation,
             seed=train.seed,
             optimizer=config.optimizer.name,
@@ -204,6 +211,7 @@ def _version_1(now: Identity, config: RunConfig) -> dict[str, Any]:
         "dataset": now.dataset,
         "lora.rank": str(now.rank),
         "lora.alpha": f"{now.alpha:g}",
+        "lora.algo": None if config.lora.plain else now.algo,
         "lora targets": digest(*targets)[:8],
         "train.accumulation": str(now.accumulation),
         "train.seed": str(now.seed),
@@ -220,7 +228,7 @@ def _version_1(now: Identity, config: RunConfig) -> dict[str, Any]:
 def _as_version_1(before: Mapping[str, Any], optimizer: str) -> dict[str, Any]:
     """A record of version 1 with all its fields, `optimizer` in place of `auto`. The learning rate has left the
     identity since then."""
-    left_out = ("audio.independent_timestep", "loss.balance.mode", "batches of sound", "quant: nf4")
+    left_out = ("audio.independent_timestep", "loss.balance.mode", "batches of sound", "quant: nf4", "lora.algo")
     record = {**dict.fromkeys((*left_out, "train: rates of parts")), **before}
     record.pop("train.learning_rate", None)
     if record.get("optimizer.name") == "auto":

@@ -15,7 +15,7 @@ from ..lora.inject import LoraSet
 from ..lora.targets import branch_of
 from ..optim import build_optimizer, build_schedule, describe_groups, find_optimizer, parameter_groups, rehearse
 
-Halves = tuple[str, nn.Parameter, nn.Parameter]  # of a layer: its dotted path, A and B
+Halves = tuple[Any, ...]  # of a layer: its dotted path, then its parameters
 
 
 def rates_of(layers: Iterable[Halves], train: TrainSettings) -> tuple[list[dict[str, Any]], list[str]]:
@@ -38,7 +38,7 @@ def make_optimizer(
     config: RunConfig, loras: LoraSet, device: torch.device, total: int, events: Events
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR, int | None]:
     """Optimizer, schedule over `total` steps, and which group holds the first audio layer, None where there is none."""
-    halves = [(path, layer.lora_A, layer.lora_B) for path, layer in loras.layers.items()]
+    halves = [(path, *layer.trained().values()) for path, layer in loras.layers.items()]
     groups, notes = rates_of(halves, config.train)
     for text in notes:
         events.message(text, "warning")
@@ -51,6 +51,7 @@ def make_optimizer(
 
 
 def _audio_group(loras: LoraSet, groups: Sequence[Mapping[str, Any]]) -> int | None:
-    first = next((layer.lora_A for path, layer in loras.layers.items() if branch_of(path) == "audio"), None)
+    audio = (layer for path, layer in loras.layers.items() if branch_of(path) == "audio")
+    first = next((parameter for layer in audio for parameter in layer.trained().values()), None)
     held = (index for index, group in enumerate(groups) if any(one is first for one in group["params"]))
     return next(held, None) if first is not None else None

@@ -201,6 +201,7 @@ def _adapt(checked: Checked, placed: Placed, loftq: Loftq | None) -> LoraSet:
         apply_loftq(loras, loftq)
         loftq.save(checked.folder.path / LOFTQ, {})
     placed.adapted()
+    loras.measure(placed.block_there, config.train.seed)
     return loras
 
 

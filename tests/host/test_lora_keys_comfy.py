@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ltx2_train.lora.file import verify_saved
 from ltx2_train.lora.inject import inject
@@ -58,7 +58,7 @@ NEWER = {
 
 ASK_COMFYUI = """
 import json, sys
-root, lora_path, config, out = sys.argv[1:5]
+root, lora_path, config, out, base_path = sys.argv[1:6]
 sys.argv = sys.argv[:1]
 sys.path.insert(0, root)
 import comfy.options
@@ -66,7 +66,7 @@ from comfy.cli_args import args
 args.cpu = True
 import torch
 import comfy.lora, comfy.supported_models, comfy.utils
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 family = comfy.supported_models.LTXAV({"image_model": "ltxav", **json.loads(config)})
 family.set_inference_dtype(torch.float32, None)
@@ -74,26 +74,33 @@ model = family.get_model({}, device="meta")
 lora = comfy.utils.load_torch_file(lora_path, safe_load=True)
 patches = comfy.lora.load_lora(lora, comfy.lora.model_lora_keys_unet(model, {}))
 shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+base = load_file(base_path)
 used = set().union(*(patch.loaded_keys for patch in patches.values()))
 changes = {}
 for key, patch in patches.items():
-    weight = torch.zeros(shapes[key])
+    weight = base[key].clone()
+    assert weight.shape == shapes[key], key
     changes[key] = comfy.lora.calculate_weight([(1.0, patch, 1.0, None, None)], weight, key).contiguous()
 save_file(changes, out)
 print(json.dumps({"unused": sorted(set(lora) - used), "weights": sorted(shapes)}))
 """
 
 
-@pytest.mark.parametrize("version", ["2.0", "2.3"])
-def test_comfyui_takes_every_key_and_makes_the_same_change(tmp_path, version):
+KINDS = {"*audio_attn*": {"algo": "lokr"}, "*attn2*": {"algo": "loha"}, "*ff*": {"algo": "dora"}, "*to_v": {"rank": 2}}
+
+
+@pytest.mark.parametrize(("version", "modules"), [("2.0", {}), ("2.3", KINDS)])
+def test_comfyui_takes_every_key_and_makes_the_same_change(tmp_path, version, modules):
     section = {**SIZES, **(NEWER if version == "2.3" else {})}
     model = LTXTransformer(TransformerConfig.from_checkpoint(section), "av")
     generator = torch.Generator().manual_seed(0)
     # the gates too, so that every linear of a block is asked for
-    loras = inject(model, LoraSettings(rank=3, alpha=6, include_patterns=[".*"]), generator)
+    loras = inject(model, LoraSettings(rank=3, alpha=6, include_patterns=[".*"], modules=modules), generator)
     with torch.no_grad():
-        for layer in loras.layers.values():
-            layer.lora_B.normal_(generator=generator)
+        for parameter in loras.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    base = {f"diffusion_model.{name}.weight": layer.base.weight.detach() for name, layer in loras.layers.items()}
+    save_file(base, tmp_path / "base")
     path = tmp_path / "lora.safetensors"
     save_lora(path, loras, {}, "fp32")
 
@@ -106,6 +113,7 @@ def test_comfyui_takes_every_key_and_makes_the_same_change(tmp_path, version):
             str(path),
             json.dumps(section),
             str(tmp_path / "out"),
+            str(tmp_path / "base"),
         ],
         capture_output=True,
         text=True,
@@ -120,7 +128,9 @@ def test_comfyui_takes_every_key_and_makes_the_same_change(tmp_path, version):
     assert "lora key not loaded" not in done.stderr + done.stdout
     assert set(changes) == {f"diffusion_model.{name}.weight" for name in loras.layers}
     for name, layer in loras.layers.items():
-        assert torch.allclose(changes[f"diffusion_model.{name}.weight"], layer.delta(), atol=1e-5), name
+        # column by column what the layer makes of it, whatever kind it is
+        expected = (layer(torch.eye(layer.in_features)) - (0 if layer.base.bias is None else layer.base.bias)).T
+        assert torch.allclose(changes[f"diffusion_model.{name}.weight"], expected, atol=1e-4), name
 
     # our own check after saving, with the names that ComfyUI's model has
     verify_saved(path, {f"model.{key}": tuple(changes[key].shape) for key in changes}, trained=True)

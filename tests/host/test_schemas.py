@@ -71,7 +71,8 @@ WIDGETS = {
     "LTX2T_CachingOptions": "latents_dtype audio_vae_dtype audio_latents_dtype text_dtype preservation_prompts "
     "tiles_chunk_size tiles_spatial_overlap tiles_temporal_overlap | dino_model "
     "dino_size dino_batch",
-    "LTX2T_LoRAOptions": "rank_dropout module_dropout rslora include_patterns exclude_patterns target_modules",
+    "LTX2T_LoRAOptions": "rank_dropout module_dropout rslora include_patterns exclude_patterns target_modules "
+    "algo factor | lokr_norm modules",
     "LTX2T_ObjectiveOptions": "sampling mode shift std eps uniform_prob min_timestep max_timestep | buckets",
     "LTX2T_LossOptions": "type huber_delta balance_beta balance_eps balance_start balance_decay balance_min "
     "balance_max",

@@ -23,8 +23,8 @@ TESTS = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TEXT)
 
 def test_each_kind_of_thing_has_a_row():
     assert [row[0] for row in TABLE] == [
-        "optimizer", "schedule", "loss term", "regularizer", "condition", "storage format", "dataset field",
-        "cache kind", "sample option", "setting", "attention kernel", "node", "workflow", "metric",
+        "optimizer", "kind of LoRA", "schedule", "loss term", "regularizer", "condition", "storage format",
+        "dataset field", "cache kind", "sample option", "setting", "attention kernel", "node", "workflow", "metric",
     ]  # fmt: skip
     assert all(len(row) == 4 and all(row) for row in TABLE)
     assert all("`tests/" in row[3] for row in TABLE)

@@ -19,6 +19,9 @@ from ltx2_train.caching.kind import CacheKind
 from ltx2_train.caching.kinds import KINDS
 from ltx2_train.conditions.settings import AudioCondition, Condition, VideoCondition
 from ltx2_train.config.groups import SampleSettings
+from ltx2_train.lora.adapter import Adapter
+from ltx2_train.lora.kinds import KINDS as LORA_KINDS
+from ltx2_train.lora.settings import LoraSettings
 from ltx2_train.models.kernels import KERNELS
 from ltx2_train.objective.flow import LossSettings
 from ltx2_train.offload.settings import MemorySettings
@@ -55,12 +58,16 @@ def members(union: Any) -> set[type]:
         (CacheKind, "caching", set(KINDS)),
         (QuantLinear, "quant", set(CLASSES)),
         (Condition, "conditions", members(VideoCondition) | members(AudioCondition)),
+        (Adapter, "lora", set(LORA_KINDS.values())),
     ],
-    ids=["caches", "formats", "conditions"],
+    ids=["caches", "formats", "conditions", "loras"],
 )
 def test_each_class_is_in_the_table_of_its_kind(kind, package, table):
     written = {
-        one for one in classes_of(kind, package) if kind is not Condition or "type" in vars(one)["__annotations__"]
+        one
+        for one in classes_of(kind, package)
+        if (kind is not Condition or "type" in vars(one)["__annotations__"])
+        and (kind is not Adapter or "algo" in vars(one))
     }
     assert {one.__name__ for one in written} == {one.__name__ for one in table}
 
@@ -122,3 +129,7 @@ def test_a_loss_term_without_its_entry_is_named():
     assert unused(sources) == ["ltx2_train/objective/sharpness.py: sharpness"]
     sources["ltx2_train/training/step.py"] += "terms['sharpness'] = Term(sharpness(out))\n"
     assert unused(sources) == []
+
+
+def test_each_kind_of_lora_can_be_asked_for():
+    assert set(get_args(LoraSettings.model_fields["algo"].annotation)) == set(LORA_KINDS)

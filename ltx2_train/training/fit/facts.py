@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...config import RunConfig
 from ...device import DTYPES
-from ...lora.layer import LoRALinear
+from ...lora.adapter import Adapter
 from ...models.transformer import TransformerConfig
 from ...optim import find_optimizer, state_bytes
 from ...sizes import frozen_bytes, meta_model, stored_as
@@ -143,6 +143,6 @@ def _sizes(config: TransformerConfig, run: RunConfig, format: str) -> Sizes:
     model, values = meta_model(config, run, format, 1)
     (block,) = model.transformer_blocks
     inside, outside = frozen_bytes(model)
-    layers = [(name, m) for name, m in block.named_modules() if isinstance(m, LoRALinear)]
-    passes = lora_passes([(name, m.lora_A.numel() + m.lora_B.numel()) for name, m in layers])
-    return Sizes(inside, outside, values, 2 * len(layers), passes)
+    layers = [(name, m) for name, m in block.named_modules() if isinstance(m, Adapter)]
+    passes = lora_passes([(name, m.products()) for name, m in layers])
+    return Sizes(inside, outside, values, sum(len(m.trained()) for _, m in layers), passes)

@@ -8,8 +8,10 @@ import pytest
 from ltx2_train.config import load_run, make_run
 from ltx2_train.config.command_file import read_commands
 from ltx2_train.config.importing import import_settings
+from ltx2_train.config.lycoris import from_json
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.errors import ConfigError
+from ltx2_train.toml import parse_toml
 from ltx2_train.training.check_given import check_streams
 
 # the flags of a whole run as the community trainer's users have them in a script, in cmd.exe's way
@@ -446,7 +448,7 @@ def test_files_that_are_no_run_files_say_what_they_are(tmp_path, name, text, say
     ("flags", "says"),
     [
         ({"resume": "x-state"}, "resume is replaced: start the same run again"),
-        ({"network_module": "lycoris.kohya"}, "network_module is not there yet: networks of LyCORIS"),
+        ({"network_module": "networks.oft"}, "network_module is not there yet: networks other than"),
         ({"optimizer_type": "Lion"}, "optimizer_type is not there yet"),
         ({"network_args": ["algo=lokr", "x"]}, "network_args: 'x' is not of the form key=value"),
         ({"datasets": []}, "datasets: belongs to the dataset file"),
@@ -488,3 +490,59 @@ def test_values_that_make_no_sense_are_named_and_left_out(tmp_path, name, text):
     assert not made.complete
     run = load_run(made.write(tmp_path / "out")[-1])
     assert run.optimizer.args in ({}, {"weight_decay": 0.1})
+
+
+LYCORIS = """
+[network]
+base_algo = "lokr"
+base_factor = 16
+[network.modules."*audio*"]
+algo = "lora"
+dim = 64
+alpha = 32
+[network.init]
+lokr_norm = 1e-3
+"""
+
+
+def test_networks_of_lycoris_are_taken_over(tmp_path):
+    file = written(tmp_path, "my_lycoris.toml", LYCORIS)
+    module = {"network_module": "lycoris.kohya"}
+    audio = {"algo": "lora", "rank": 64, "alpha": 32}
+    for flags in ({**module, "lycoris_config": str(file)}, parse_toml(LYCORIS, "run.toml")):
+        lora = make_run(flags).lora
+        assert (lora.algo, lora.factor, lora.lokr_norm) == ("lokr", 16, 1e-3)
+        assert lora.modules["*audio*"].model_dump(exclude_none=True) == audio
+    over = ["algo=loha", "modules.*audio*.dim=16", "init.lokr_norm=0.01"]
+    lora = make_run({**module, "lycoris_config": str(file), "network_args": over}).lora
+    assert (lora.algo, lora.factor, lora.lokr_norm, lora.modules["*audio*"].rank) == ("loha", 16, 0.01, 16)
+    assert make_run({**module, "network_args": ["algo=locon", "conv_dim=8", "conv_alpha=4"]}).lora.algo == "locon"
+    with pytest.raises(ConfigError, match=r"lycoris_config: .*none\.toml is no file"):
+        make_run({**module, "lycoris_config": str(tmp_path / "none.toml")})
+    with pytest.raises(ConfigError, match="network_args.algo is not there yet"):
+        make_run({**module, "network_args": ["algo=oft"]})
+
+
+def test_a_lycoris_file_of_simpletuner_is_taken_over(tmp_path):
+    preset = {"target_module": ["Attention", "FeedForward"], "module_algo_map": {"FeedForward": {"factor": 8}}}
+    table = {
+        "algo": "lokr",
+        "multiplier": 1.0,
+        "linear_dim": 10000,
+        "linear_alpha": 1,
+        "factor": 16,
+        "apply_preset": preset,
+    }
+    (tmp_path / "lycoris.json").write_text(json.dumps(table))
+    settings = from_json(tmp_path / "lycoris.json")
+    assert settings == [
+        ("lora.algo", "lokr"),
+        ("lora.rank", 1024),
+        ("lora.alpha", 1),
+        ("lora.factor", 16),
+        ("lora.target", "v2v"),
+        ("lora.modules", {"*ff*": {"factor": 8}}),
+    ]
+    (tmp_path / "lycoris.json").write_text(json.dumps({"algo": "lokr", "what": 1}))
+    with pytest.raises(ValueError, match="what is not known"):
+        from_json(tmp_path / "lycoris.json")

@@ -44,8 +44,7 @@ def test_flat_names_are_counted_by_branch_and_flagged_where_comfyui_ignores_them
 
 AT = "diffusion_model.transformer_blocks.{}.audio_attn1.to_q."
 OTHER_KINDS = {
-    "LoKr": ("lokr_w1", "lokr_w2_a", "lokr_w2_b"),
-    "LoHa": ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
+    "LoKr": ("lokr_w1", "lokr_t2", "lokr_w2_a", "lokr_w2_b"),
     "OFT": ("oft_blocks",),
     "full weights": ("diff",),
     "GLoRA": ("a1.weight", "a2.weight", "b1.weight", "b2.weight"),
@@ -66,6 +65,19 @@ def test_other_kinds_are_described(tmp_path, kind):
     with pytest.raises(CheckpointError, match=rf"x.safetensors is no plain LoRA but {kind} \(3 layers\)"):
         load_lora_state(tmp_path / "x.safetensors")
     json.dumps(report.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("algo", ["lokr", "loha"])
+def test_kinds_that_can_be_trained_are_described_with_their_norms(make_set, tmp_path, algo):
+    loras = make_set(trained=False, rank=1, algo=algo, target="v2v")
+    with torch.no_grad():
+        for parameter in loras.parameters():
+            parameter.add_(0.3)
+    save_lora(tmp_path / "x.safetensors", loras, {}, "fp32")
+    report = inspect_lora(tmp_path / "x.safetensors")
+    assert (report.kind, report.branches) == ({"lokr": "LoKr", "loha": "LoHa"}[algo], loras.branches())
+    assert report.norms == pytest.approx(loras.norms(), rel=1e-4)
+    assert report.problems == []
 
 
 def test_dora_is_described_with_its_lora(tmp_path):

@@ -75,6 +75,7 @@ def test_every_field_that_is_dropped_or_changed_is_noticed_by_name(field, run):
     ("begun", "named"),
     [
         ({"quant": {"format": "nf4", "loftq": True}}, "quant.loftq: was on (loftq_iters 2), now off"),
+        ({"lora": {"algo": "loha"}}, "lora.algo: was loha, now lora"),
         ({"quant": {"block_size": 64}}, "quant.block_size: was 64, now 32"),
         ({"quant": {"format": "nf4", "awq": True}}, "quant.awq: was on (awq_alpha 0.25, awq_batches 8), now off"),
         ({"train": {"loraplus_ratio": 16}}, "train.loraplus_ratio: was on, now off"),
@@ -108,10 +109,11 @@ def test_a_renamed_checkpoint_is_the_same_and_another_under_the_same_name_is_not
 def test_a_field_that_came_later_is_known_for_runs_of_the_version_before(monkeypatch):
     now = of(config()).record()
     before = {name: value for name, value in now.items() if name != "schedule.name"}
-    monkeypatch.setattr(identity, "VERSION", 3)
-    monkeypatch.setattr(identity, "FORMER", {3: {"schedule.name": "linear"}})
+    later = identity.VERSION + 1
+    monkeypatch.setattr(identity, "VERSION", later)
+    monkeypatch.setattr(identity, "FORMER", {later: {"schedule.name": "linear"}})
     assert changes(before, now) == []
-    assert changes({**before, "version": 3}, now) == ["schedule.name: was not recorded, now linear"]
+    assert changes({**before, "version": later}, now) == ["schedule.name: was not recorded, now linear"]
 
 
 def test_a_record_of_a_later_version_is_refused(tmp_path):
