@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import fake_comfy
+import node_pictures
 import pytest
 
 
@@ -21,6 +22,8 @@ def page(node: Any) -> str:
     return "\n".join(
         [
             f"# {schema.display_name}",
+            "",
+            node_pictures.LINE.format(schema.node_id),
             "",
             schema.description,
             "",
