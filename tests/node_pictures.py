@@ -1,4 +1,4 @@
-"""A picture of each node for its help page, drawn from its schema: `python tests/node_pictures.py` in the top folder."""
+"""A picture of each node for its help page, from its schema: `python tests/node_pictures.py` in the top folder."""
 
 from __future__ import annotations
 
