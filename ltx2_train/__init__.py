@@ -84,6 +84,7 @@ _HOME = {
     "predict_run": "training.fit",
     "preview_dataset": "sampling.preview",
     "probe": "weights.probe",
+    "prompt_of": "training.runs",
     "quantize_checkpoint": "weights.quantized_file",
     "read_manifest": "training.run_folder",
     "read_rows": "training.metrics",

@@ -88,8 +88,8 @@ class PickCheckpoints(io.ComfyNode):
         return [[step, path.name] for step, path in core.list_loras(folder / "lora", folder.name)]
 
     @classmethod
-    def validate_inputs(cls, run_name: Any) -> bool:
-        return True  # that a run was deleted is told by the node itself, with what to do
+    def validate_inputs(cls, run_name: Any, pick: Any = None) -> bool:
+        return True  # that a run was deleted is told by the node itself, with what to do; ComfyUI hands `pick` over too
 
     @classmethod
     def execute(

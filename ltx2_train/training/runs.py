@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunError
+from ..files import parse_json
 from .lora_files import list_loras
 from .metrics import clean_row, read_rows, validated
 from .requests import is_paused
@@ -101,6 +103,26 @@ def thinned_metrics(folder: Path, points: int = 500) -> list[dict[str, Any]]:
 def list_samples(folder: Path) -> list[DrawnSample]:
     """What the run has drawn, by step and prompt; a sound that lies beside its video is not named again."""
     return sorted(_samples(folder / "samples"), key=lambda one: (one.step, one.prompt, one.seed, one.path.name))
+
+
+@functools.lru_cache(maxsize=1024)
+def prompt_of(path: Path) -> str:
+    """The prompt that a sample was drawn from, as its file says; "" where it does not, as of a WAV."""
+    try:
+        if path.suffix == ".png":
+            from PIL import Image
+
+            with Image.open(path) as picture:
+                text = picture.info.get("comment", "")
+        else:
+            import av
+
+            with av.open(str(path)) as container:
+                text = container.metadata.get("comment", "")
+        told = parse_json(text)
+    except (OSError, ValueError):
+        return ""
+    return str(told.get("prompt", "")) if isinstance(told, dict) else ""
 
 
 def _loras(folder: Path) -> tuple[tuple[int, str], ...]:

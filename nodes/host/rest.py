@@ -64,8 +64,7 @@ def add_run_routes(routes: Any) -> None:
 
     @routes.get(PREFIX + "/{name}/samples")
     async def samples(request: web.Request) -> web.Response:
-        drawn = await asyncio.to_thread(core.list_samples, run_of(request))
-        return answer([{"step": s.step, "prompt": s.prompt, "seed": s.seed, **_files(s)} for s in drawn])
+        return answer(await asyncio.to_thread(_samples, run_of(request)))
 
     @routes.post(PREFIX + "/{name}/{what}")
     async def ask(request: web.Request) -> web.Response:
@@ -79,7 +78,15 @@ def add_run_routes(routes: Any) -> None:
         return answer({"asked": what})
 
 
-def _files(sample: Any) -> dict[str, Any]:
-    """The address of a sample, and that of the picture of a sound."""
-    picture = sample.picture
-    return {"file": view_address(sample.path), **({} if picture is None else {"picture": view_address(picture)})}
+def _samples(folder: Path) -> list[dict[str, Any]]:
+    """The samples of a run with the addresses of their files; the first of each prompt and seed has its text too."""
+    found, told = [], set()
+    for sample in core.list_samples(folder):
+        one = {"step": sample.step, "prompt": sample.prompt, "seed": sample.seed, "file": view_address(sample.path)}
+        if (picture := sample.picture) is not None:
+            one["picture"] = view_address(picture)
+        if (sample.prompt, sample.seed) not in told:
+            told.add((sample.prompt, sample.seed))
+            one["text"] = core.prompt_of(sample.path)
+        found.append(one)
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
+import numpy as np
 import pytest
 
 
@@ -92,6 +93,15 @@ def test_samples_have_addresses_and_no_paths(ask, fox):
     }
     assert samples[2]["picture"]["filename"] == "step_000040_p02_s7.sound.png", "a sound alone is seen by its spectrum"
     assert "picture" not in samples[1]
+    assert samples[0]["text"] == "", "nothing is in that file"
+
+
+def test_the_first_sample_of_a_prompt_has_its_text(ask, fox, nodes):
+    for step in (0, 20):
+        path = fox / "samples" / f"step_{step:06d}_p03_s9.png"
+        nodes.host.rest.core.write_image(path, np.zeros((8, 8, 3), np.uint8), {"prompt": "a <b>fox</b>"})
+    found = [one for one in ask("/fox/samples")[1] if one["prompt"] == 3]
+    assert [one.get("text") for one in found] == ["a <b>fox</b>", None]
 
 
 @pytest.mark.parametrize(

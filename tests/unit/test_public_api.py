@@ -88,6 +88,7 @@ def test_the_public_names_are_these():
         "predict_run",
         "preview_dataset",
         "probe",
+        "prompt_of",
         "quantize_checkpoint",
         "read_manifest",
         "read_rows",

@@ -12,7 +12,13 @@ test("a column is a prompt, its seed, and what else a name says", () => {
   assert.equal(columnOf("step_000250_p02_s7.mp4").label, "prompt 2, seed 7")
   assert.equal(columnOf("step_000250_p01_s7_mult-1.5.png").label, "prompt 1, seed 7, strength -1.5")
   assert.equal(columnOf("step_000250_p01_s7_ema.mp4").label, "prompt 1, seed 7, ema")
+  assert.equal(columnOf("step_000250_p02_s7_ema.mp4", "a fox runs").label, "a fox runs, seed 7, ema")
   assert.equal(columnOf("loss.png"), null)
+  const told = gridOf([
+    { ...sample(0, "p01_s7.mp4"), prompt: 1, seed: 7, text: "a fox runs" },
+    { ...sample(10, "p01_s7.mp4"), prompt: 1, seed: 7 },
+  ])
+  assert.deepEqual(told.columns.map((column) => column.label), ["a fox runs, seed 7"], "said once, true of all")
 })
 
 test("steps go down from 0, prompts across, and what was not drawn is a gap", () => {

@@ -75,7 +75,7 @@ function drawValidation(context, points, x, y, ratio) {
 function drawMarks(context, places, height, ratio) {
   for (const { kind, x } of places) {
     context.fillStyle = KINDS[kind].color
-    if (kind === "resume") context.fillRect(x - ratio / 2, 0, ratio, height)
+    if (kind === "resume") context.fillRect(Math.round(x), 0, Math.max(1, Math.round(ratio)), height)
     else context.fillRect(x - ratio, height - (kind === "save" ? 9 : 4) * ratio, 2 * ratio, (kind === "save" ? 5 : 4) * ratio)
   }
 }

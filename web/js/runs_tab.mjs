@@ -11,7 +11,8 @@ const STYLE = `
 .ltx2-runs .run.chosen { background: #3b6fb555; }
 .ltx2-runs .run b { overflow: hidden; text-overflow: ellipsis; font-weight: 500; }
 .ltx2-runs .run span { margin-left: auto; color: var(--descrip-text, #999); font-variant-numeric: tabular-nums; }
-.ltx2-runs .seen { flex: none; height: 340px; }
+.ltx2-runs .seen { flex: none; height: 460px; }
+.ltx2-runs .ltx2-live .middle { flex-direction: column; }
 `
 
 // "running, 120 of 2000", "finished, 2000"

@@ -10,11 +10,12 @@ const STYLE = `
 .ltx2-grid .bar b { margin-right: auto; }
 .ltx2-grid button { font: inherit; color: inherit; background: #333; border: 1px solid #666; border-radius: 6px; padding: 3px 12px; cursor: pointer; }
 .ltx2-grid button:hover { background: #444; }
-.ltx2-grid .table { overflow: auto; display: grid; gap: 6px; align-content: start; flex: 1; min-height: 0; }
-.ltx2-grid .head { position: sticky; top: 0; z-index: 1; background: #111; padding: 4px; }
+.ltx2-grid .table { overflow: auto; display: grid; grid-auto-rows: max-content; gap: 6px; align-content: start; justify-content: start; flex: 1; min-height: 0; }
+.ltx2-grid .head { position: sticky; top: 0; z-index: 1; background: #111; padding: 4px; max-height: 4.2em; overflow: hidden; }
 .ltx2-grid .step { position: sticky; left: 0; background: #111; padding: 4px; font-variant-numeric: tabular-nums; }
 .ltx2-grid .cell { min-height: 90px; display: flex; flex-direction: column; background: #0006; border-radius: 4px; overflow: hidden; cursor: zoom-in; }
-.ltx2-grid .cell > * { width: 100%; object-fit: contain; }
+.ltx2-grid .cell > * { width: 100%; height: auto; display: block; }
+.ltx2-grid .cell > audio { height: 40px; }
 .ltx2-grid .large { flex: 1; min-height: 0; display: flex; flex-direction: column; align-items: center; justify-content: center; gap: 8px; }
 .ltx2-grid .large > :first-child { max-width: 100%; min-height: 0; flex: 1; object-fit: contain; }
 .ltx2-grid [hidden] { display: none !important; }
@@ -67,7 +68,7 @@ export class SampleGrid {
 
   #table() {
     const table = tag("div", "table")
-    table.style.gridTemplateColumns = `90px repeat(${this.grid.columns.length}, minmax(160px, 1fr))`
+    table.style.gridTemplateColumns = `90px repeat(${this.grid.columns.length}, minmax(160px, 360px))`
     // hundreds of samples are not loaded before they are looked at
     this.seen = new IntersectionObserver(
       (entries) => {
@@ -182,6 +183,6 @@ function tag(name, className = "") {
 
 function text(className, value) {
   const element = tag("div", className)
-  element.textContent = value
+  element.textContent = element.title = value // long ones are cut
   return element
 }

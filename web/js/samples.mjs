@@ -2,8 +2,9 @@
 
 const NAME = /^step_(\d+)_(p(\d+)_s(\d+).*)\.\w+$/
 
-// "prompt 2, seed 7" and what else the name of a file says: the strength of a slider, the running mean.
-export function columnOf(filename) {
+// "prompt 2, seed 7", or the `text` of the prompt in place of its number, and what else the name of a file says: the
+// strength of a slider, the running mean.
+export function columnOf(filename, text = "") {
   const found = NAME.exec(filename)
   if (!found) return null
   const more = found[2].slice(`p${found[3]}_s${found[4]}`.length)
@@ -12,15 +13,17 @@ export function columnOf(filename) {
     .replace(/_?mult([+-][\d.e+-]+)/, " strength $1")
     .replaceAll("_", " ")
     .trim()
-  return { key: found[2], prompt: Number(found[3]), label: [`prompt ${Number(found[3])}, seed ${found[4]}`, told].filter(Boolean).join(", ") }
+  const label = [text || `prompt ${Number(found[3])}`, `seed ${found[4]}`, told].filter(Boolean).join(", ")
+  return { key: found[2], prompt: Number(found[3]), label }
 }
 
 // {columns: [{key, label}], rows: [{step, cells: [sample or null]}]} of what /samples of a run gives.
 export function gridOf(samples) {
   const columns = new Map()
   const rows = new Map()
+  const texts = new Map(samples.filter((sample) => sample.text).map((sample) => [`${sample.prompt} ${sample.seed}`, sample.text]))
   for (const sample of samples) {
-    const column = sample.file && columnOf(sample.file.filename)
+    const column = sample.file && columnOf(sample.file.filename, texts.get(`${sample.prompt} ${sample.seed}`))
     if (!column) continue
     columns.set(column.key, column)
     if (!rows.has(sample.step)) rows.set(sample.step, new Map())
