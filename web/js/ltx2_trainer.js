@@ -173,7 +173,7 @@ function afterExecuted(node) {
     if (state) views.get(node)?.show(state)
     const result = executed?.apply(this, arguments)
     // a preview gets its size once it is loaded, and would hang out of a classic node
-    if (output?.images && !window.LiteGraph.vueNodesMode) for (const wait of [300, 1500]) setTimeout(() => grow(node), wait)
+    if (output?.images && !window.LiteGraph.vueNodesMode) for (const wait of [300, 1500, 4000, 9000]) setTimeout(() => grow(node), wait)
     return result
   }
 }
