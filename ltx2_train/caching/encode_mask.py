@@ -7,7 +7,7 @@ file by its mean level, from JSON ([[from, to], ...] in seconds of the medium) b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,7 @@ from ..dataset.augment import GREY, crop_centre, same_shape
 from ..dataset.cache_names import AUDIO_MASK_SUFFIX, MASK_SUFFIX
 from ..dataset.dataset_file import DatasetSettings
 from ..dataset.plan import Item
-from ..dataset.reference import frames_beside, probe_companion
-from ..dataset.scan import SHOWN_AT_MOST
+from ..dataset.reference import frames_beside, line_beside, probe_companion
 from ..errors import DataError
 from ..files import parse_json
 from ..media.buckets import MIDDLE, cover
@@ -34,11 +33,10 @@ from .kind import Bench, CacheKind, Job, Made, header_bytes
 
 THRESHOLD = 0.5
 HEADER = 290  # bytes of a mask besides tensor and settings; no weights are named
-OTHER_SIZE = "other size"
 
 
-class Masks(CacheKind[tuple[torch.Tensor, str]]):
-    """Of the pictures of clips. What is read is the mask, and what a user should know of its size."""
+class Masks(CacheKind[torch.Tensor]):
+    """Of the pictures of clips. What is read is the mask."""
 
     name = "masks"
     stage = "encode masks"
@@ -55,6 +53,8 @@ class Masks(CacheKind[tuple[torch.Tensor, str]]):
             **beside(item, self.plan.settings_of(item)),
             "latents": [shape.frames, shape.height, shape.width],
         }
+        if _was_read_otherwise(item, self.plan.settings_of(item)):
+            made_from["mask_times"] = "of the clip"
         return Job(self, item, mask, path, made_from)
 
     def stale(self, file: CacheFile, job: Job) -> str | None:
@@ -72,19 +72,11 @@ class Masks(CacheKind[tuple[torch.Tensor, str]]):
     def weight(self, job: Job) -> float:
         return max(1.0, self.cells(job.item))
 
-    def read(self, job: Job, model: None) -> tuple[torch.Tensor, str]:
+    def read(self, job: Job, model: None) -> torch.Tensor:
         return picture_mask(job.source, job.item, self.plan.settings_of(job.item))
 
-    def make(self, job: Job, was_read: tuple[torch.Tensor, str], bench: Bench) -> Made:
-        mask, other_size = was_read
-        return Made(self.write(job, {MASK_KEY: mask}), {OTHER_SIZE: other_size} if other_size else {})
-
-    def notes(self, seen: Mapping[str, Mapping[Path, str]]) -> list[str]:
-        sizes = seen.get(OTHER_SIZE, {})
-        if not sizes:
-            return []
-        shown = "; ".join(f"{path.name} {text}" for path, text in list(sizes.items())[:SHOWN_AT_MOST])
-        return [f"{len(sizes)} masks have another size than their clips and were resized: {shown}"]
+    def make(self, job: Job, was_read: torch.Tensor, bench: Bench) -> Made:
+        return Made(self.write(job, {MASK_KEY: was_read}))
 
 
 class SoundMasks(Masks):
@@ -110,18 +102,23 @@ class SoundMasks(Masks):
     def cells(self, item: Item) -> int:
         return item.sound.steps if item.sound is not None else 0
 
-    def read(self, job: Job, model: None) -> tuple[torch.Tensor, str]:
-        return sound_mask(job.source, job.item), ""
+    def read(self, job: Job, model: None) -> torch.Tensor:
+        return sound_mask(job.source, job.item)
 
 
-def picture_mask(path: Path, item: Item, entry: DatasetSettings) -> tuple[torch.Tensor, str]:
-    """uint8 [F, H, W] in latents, and what a user should know of its size ("": nothing). Raises DataError."""
-    media, own = probe_companion(path, entry), item.source.media
-    picks, centre = frames_beside(item, media, entry, item.window.count), crop_centre(item, entry)
-    note = ""
-    if (media.width, media.height) != (own.width, own.height):
-        note = f"is {media.width}x{media.height}, not {own.width}x{own.height}"
-    return latent_mask(media, picks, own, item.shape, centre, item.flipped), note
+def picture_mask(path: Path, item: Item, entry: DatasetSettings) -> torch.Tensor:
+    """uint8 [F, H, W] in latents. Raises DataError."""
+    media, own = item.mask_media or probe_companion(path, entry), item.source.media
+    picks = frames_beside(item, media, entry, item.window.count, by_clock=True)
+    return latent_mask(media, picks, own, item.shape, crop_centre(item, entry), item.flipped)
+
+
+def _was_read_otherwise(item: Item, entry: DatasetSettings) -> bool:
+    """Whether a mask of another length than its clip was once read from its beginning for a later window."""
+    media = item.mask_media
+    if media is None or media.kind == "image" or not item.window.start:
+        return False
+    return line_beside(item, media, entry)[1] != item.window.start
 
 
 def latent_mask(

@@ -37,7 +37,6 @@ TOPICS = {
     "padded": "have sound that ends before they do",
     "silent": "are silent",
     "clipped": "are clipped",
-    "broken": "hold samples that are not numbers",
     "damaged": "are damaged in places",
 }
 SURROUND = "weights add up to 1"  # how it is mixed down; what is written into caches

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 from pathlib import Path
 
+from ..errors import DataError
 from ..media.images import IMAGE_SUFFIXES
 from ..media.names import is_dir, is_file, same
 from ..media.sound_media import AUDIO_SUFFIXES
@@ -40,13 +42,27 @@ class Stems:
         near = self._listed[folder].get(same(stem), [])
         return [path for path in near if path.stem == stem] or near
 
-    def find(self, folder: Path | None, candidate: MediaFile, suffixes: Collection[str]) -> Path | None:
-        """The file of one of `suffixes` that is called as the medium is, or None."""
+    def find(self, folder: Path | None, candidate: MediaFile, suffixes: Collection[str], what: str) -> Path | None:
+        """The file of one of `suffixes` that is called as the medium is, or None.
+
+        Raises DataError where there are two, for nobody can tell which is meant; `what` it would be.
+        """
         for place in self.places(folder, candidate) if folder is not None else ():
             named = self.named(place, candidate.path.stem)
             if found := [path for path in named if path.suffix.lower() in suffixes]:
-                return found[0]
+                return _one(found, what)
         return None
+
+
+def _one(found: list[Path], what: str) -> Path:
+    """The only file of `found`. Raises DataError where there are more."""
+    if len(found) > 1:
+        names = " and ".join(path.name for path in found)
+        raise DataError(
+            f"two files could be its {what}: {names} in {found[0].parent}. Keep one of them, or name it in a list.",
+            found[1],
+        )
+    return found[0]
 
 
 class Companions:
@@ -61,7 +77,13 @@ class Companions:
         """The reference image or video of a medium, or None."""
         if candidate.reference is not None:
             return candidate.reference if is_file(candidate.reference) or is_dir(candidate.reference) else None
-        return self._stems.find(self.entry.reference_directory, candidate, PICTURE_SUFFIXES)
+        return self._stems.find(self.entry.reference_directory, candidate, PICTURE_SUFFIXES, "reference")
+
+    def pictures(self, candidate: MediaFile) -> list[Path]:
+        """The reference and the mask of a medium, as far as they are there."""
+        with contextlib.suppress(DataError):  # of two of one name, which is said when the medium is cut
+            return [path for path in (self.reference(candidate), self.mask(candidate)) if path is not None]
+        return []
 
     def missing(self, candidate: MediaFile) -> str:
         """Why a medium without its reference is left out."""
@@ -86,11 +108,12 @@ class Companions:
 
     def mask(self, candidate: MediaFile) -> Path | None:
         """The image or video with the mask of a medium, or None."""
-        return candidate.mask or self._stems.find(self.entry.mask_directory, candidate, PICTURE_SUFFIXES)
+        return candidate.mask or self._stems.find(self.entry.mask_directory, candidate, PICTURE_SUFFIXES, "mask")
 
     def audio_mask(self, candidate: MediaFile) -> Path | None:
         """The file with the mask of the sound of a medium, or None."""
-        return candidate.audio_mask or self._stems.find(self.entry.audio_mask_directory, candidate, AUDIO_MASK_SUFFIXES)
+        folder = self.entry.audio_mask_directory
+        return candidate.audio_mask or self._stems.find(folder, candidate, AUDIO_MASK_SUFFIXES, "mask for sound")
 
 
 class SoundFinder:
@@ -101,22 +124,19 @@ class SoundFinder:
         self._stems = Stems(entry.source)
 
     def apart(self, candidate: MediaFile) -> tuple[Path | None, str]:
-        """The file with the sound of a video, or None and why there is none."""
+        """The file with the sound of a video, or None and why there is none. Raises DataError where there are two."""
         if candidate.sound is not None:
             missing = "" if is_file(candidate.sound) else f"{candidate.sound} is not there; correct its audio_path"
             return (None if missing else candidate.sound), missing
         entry = self.entry
         folder = entry.audio_files_directory or candidate.path.parent
         explicit = "audio_extension" in entry.model_fields_set
-        endings = [entry.audio_extension.lower()] + ([] if explicit else sorted(AUDIO_SUFFIXES))
-        for place in self._stems.places(folder, candidate):
-            found = {path.suffix.lower(): path for path in self._stems.named(place, candidate.path.stem)}
-            for ending in endings:
-                if ending in found:
-                    return found[ending], ""
+        endings = {entry.audio_extension.lower()} | (set() if explicit else AUDIO_SUFFIXES)
+        if (found := self._stems.find(folder, candidate, endings, "sound")) is not None:
+            return found, ""
         key = "audio_source" if entry.audio_files_directory is None else "audio_files_directory"
         return None, f"no {candidate.path.stem}{entry.audio_extension} in {folder}; add it, or correct {key}"
 
     def reference(self, candidate: MediaFile) -> Path | None:
         """The reference sound of a medium, or None."""
-        return self._stems.find(self.entry.reference_audio_directory, candidate, AUDIO_SUFFIXES)
+        return self._stems.find(self.entry.reference_audio_directory, candidate, AUDIO_SUFFIXES, "reference sound")

@@ -57,7 +57,7 @@ class Medium:
 @dataclass(frozen=True)
 class Reference:
     """An image or a video that a sample is shown. `frames` of it are cached in `folder`, as `width` x `height`; after
-    the first, each stands for `temporal_scale` frames of the clip."""
+    the first, each stands for `temporal_scale` frames of the clip. `media` is what the file holds, where known."""
 
     path: Path
     folder: Path
@@ -65,6 +65,7 @@ class Reference:
     width: int
     height: int
     temporal_scale: int = 1
+    media: MediaInfo | None = field(default=None, repr=False, compare=False)
 
     @property
     def shape(self) -> LatentShape:
@@ -93,6 +94,7 @@ class Item:
     mask: Path | None = None
     audio_mask: Path | None = None
     flipped: bool = False
+    mask_media: MediaInfo | None = field(default=None, repr=False, compare=False)  # what `mask` holds, where known
 
     @property
     def kind(self) -> MediaKind:
@@ -184,6 +186,7 @@ class DatasetPlan:
     items: tuple[Item, ...]
     skipped: tuple[Skipped, ...] = ()
     warnings: tuple[str, ...] = ()
+    pairs: tuple[str, ...] = ()  # what does not fit of references and masks; among the warnings too
     left_out: Mapping[DatasetRef, Sequence[Skipped]] = field(default_factory=dict)
 
     @property
@@ -228,6 +231,7 @@ class DatasetPlan:
             )
         if self.from_caches:
             lines.append(f"  {self.from_caches} datasets are read from their caches alone")
+        lines += [f"  {note}" for note in self.pairs]
         lines += [f"  left out {skip.path.name}: {skip.reason}" for skip in self.skipped]
         return "\n".join(lines)
 

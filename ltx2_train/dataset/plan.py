@@ -6,6 +6,7 @@ cannot be used is listed with its reason, and a dataset of which nothing is left
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from ..media.info import MediaInfo
 from ..media.names import same
 from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import probe_media
-from .companions import PICTURE_SUFFIXES
+from .companions import PICTURE_SUFFIXES, Companions
 from .dataset_file import DatasetConfig, DatasetRef, DatasetSettings
 from .items import DatasetPlan, Item
 from .media_index import MediaIndex
@@ -43,16 +44,17 @@ def plan_dataset(config: DatasetConfig, events: Events | None = None, brief: boo
     items: list[Item] = []
     left_out: dict[DatasetRef, list[Skipped]] = {}
     warnings: list[str] = list(config.notes)
+    pairs: list[str] = []
     for ref in config.refs:
         if not ref.entry.from_caches:
-            found, left_out[ref] = _plan_one(ref, events, warnings)
+            found, left_out[ref] = _plan_one(ref, events, warnings, pairs)
             items += found
     skipped = [skip for of_one in left_out.values() for skip in of_one]
     for warning in warnings:
         events.message(warning, "warning")
     if skipped:
         events.message(_left_out(skipped, brief), "warning")
-    return DatasetPlan(config, tuple(items), tuple(skipped), tuple(warnings), left_out)
+    return DatasetPlan(config, tuple(items), tuple(skipped), tuple(warnings), tuple(pairs), left_out)
 
 
 def _left_out(skipped: Sequence[Skipped], brief: bool) -> str:
@@ -66,7 +68,9 @@ def _left_out(skipped: Sequence[Skipped], brief: bool) -> str:
     return "\n".join([f"{head}:", *lines])
 
 
-def _plan_one(ref: DatasetRef, events: Events, warnings: list[str]) -> tuple[list[Item], list[Skipped]]:
+def _plan_one(
+    ref: DatasetRef, events: Events, warnings: list[str], pairs: list[str]
+) -> tuple[list[Item], list[Skipped]]:
     name, entry = ref.name, ref.entry
     targets, notes = timing.floor_targets(entry.target_frames)
     if entry.kind == "video" and entry.frame_extraction != "full":
@@ -85,14 +89,14 @@ def _plan_one(ref: DatasetRef, events: Events, warnings: list[str]) -> tuple[lis
         raise DataError(nothing_left(name, entry, len(candidates), skipped), entry.source)
 
     promised = any(candidate.reference is not None for candidate in ready)
-    cutter = Cutter(ref, targets, promised)
     known = MediaIndex(entry.caches)
+    cutter = Cutter(ref, targets, promised, functools.partial(_look_at, index=known))
     items: list[Item] = []
     events.stage(f"read {name}", len(ready))
     workers = min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers, thread_name_prefix="probe") as pool:
         try:
-            probed = pool.map(functools.partial(_probe, index=known), ready)
+            probed = pool.map(functools.partial(_probe, index=known, beside=cutter.companions), ready)
             for done, (candidate, media) in enumerate(zip(ready, probed, strict=True), 1):
                 events.check_stop()
                 if isinstance(media, DataError):
@@ -113,7 +117,9 @@ def _plan_one(ref: DatasetRef, events: Events, warnings: list[str]) -> tuple[lis
             known.save()
     if not items:
         raise DataError(nothing_left(name, entry, len(candidates), skipped), entry.source)
-    warnings += [f"{name}: {note}" for note in cutter.notes]
+    told = [f"{name}: {note}" for note in cutter.fit.sentences()]
+    pairs += told
+    warnings += [*(f"{name}: {note}" for note in cutter.notes), *told]
     warnings += [
         f"{name}: {note}" for note in (*_copies(items), *_without_reference(entry, items), *_without_mask(entry, items))
     ]
@@ -167,8 +173,19 @@ def _lacking(items: list[Item], what: str) -> list[str]:
     return [f"{len(names)} files have {what}: {', '.join(names[:SHOWN_AT_MOST])}{more}"] if names else []
 
 
-def _probe(candidate: MediaFile, index: MediaIndex) -> MediaInfo | DataError:
-    path = candidate.path
+def _probe(candidate: MediaFile, index: MediaIndex, beside: Companions) -> MediaInfo | DataError:
+    """What a medium holds, or why it is of no use; its reference and its mask are known as well from then on."""
+    for path in beside.pictures(candidate):
+        with contextlib.suppress(DataError):  # it is asked for again when the medium is cut
+            _look_at(path, index)
+    try:
+        return _look_at(candidate.path, index)
+    except DataError as error:
+        return error
+
+
+def _look_at(path: Path, index: MediaIndex) -> MediaInfo:
+    """What the file or folder of frames `path` holds, from the index where it is there. Raises DataError."""
     try:
         size, mtime_ns = source_stat(path)
         known = index.get(path, size, mtime_ns)
@@ -176,10 +193,8 @@ def _probe(candidate: MediaFile, index: MediaIndex) -> MediaInfo | DataError:
             known = _probe_once(path, size, mtime_ns)
             index.put(known, size, mtime_ns)
         return known
-    except (OSError, ValueError):
-        return DataError(f"{path} does not exist or cannot be opened.", path)
-    except DataError as error:
-        return error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} does not exist or cannot be opened.", path) from error
 
 
 @functools.lru_cache(maxsize=512)

@@ -12,6 +12,7 @@ It is cropped as its clip where it has the clip's shape, and mirrored with it; i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def read_reference(item: Item, entry: DatasetSettings) -> np.ndarray:
     """The reference of `item` as uint8 [frames, H, W, 3]. Raises DataError where it cannot be read."""
     wanted = item.reference
     assert wanted is not None, item.key
-    media = probe_companion(wanted.path, entry)
+    media = wanted.media or probe_companion(wanted.path, entry)
     alike = same_shape(media, item.source.media.width, item.source.media.height)
     centre = crop_centre(item, entry) if alike else MIDDLE
     picks = frames_beside(item, media, entry, wanted.frames, wanted.temporal_scale)
@@ -61,18 +62,28 @@ def read_reference(item: Item, entry: DatasetSettings) -> np.ndarray:
     return clip
 
 
-def frames_beside(item: Item, media: MediaInfo, entry: DatasetSettings, count: int, scale: int = 1) -> list[int]:
-    """Which `count` frames of `media`, `scale` times fewer a second, go with the window of `item`."""
+def frames_beside(
+    item: Item, media: MediaInfo, entry: DatasetSettings, count: int, scale: int = 1, by_clock: bool = False
+) -> list[int]:
+    """Which `count` frames of `media`, `scale` times fewer a second, go with the window of `item`.
+
+    `by_clock`: it shows the clip's own time, however long it is.
+    """
     if media.kind == "image":
         return [0] * count
-    own = item.source.media
-    start = item.window.start
-    if own.kind == "video" and media.frames == own.frames:
-        picks = item.source.timeline.picks
-    else:
-        assert media.fps is not None
-        picks = timeline(media.path.name, media.times, media.fps, entry.target_fps).picks
-        if own.kind != "video" or abs(len(picks) - item.source.timeline.frames) > PAD_LIMIT:
-            start = 0
+    picks, start = line_beside(item, media, entry, by_clock)
     last = len(picks) - 1
     return [picks[min(start + index, last)] for index in spaced(count, scale)]
+
+
+def line_beside(
+    item: Item, media: MediaInfo, entry: DatasetSettings, by_clock: bool = False
+) -> tuple[Sequence[int], int]:
+    """The frames of the video `media` at the rate of training, and which of them goes with the first of `item`."""
+    own = item.source.media
+    if own.kind == "video" and media.frames == own.frames:
+        return item.source.timeline.picks, item.window.start
+    assert media.fps is not None
+    picks = timeline(media.path.name, media.times, media.fps, entry.target_fps).picks
+    alike = own.kind == "video" and (by_clock or abs(len(picks) - item.source.timeline.frames) <= PAD_LIMIT)
+    return picks, item.window.start if alike else 0

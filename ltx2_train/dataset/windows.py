@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from ..media import frames as timing
 from ..media.buckets import BucketSelector, ExplicitBuckets, parse_bucket
 from ..media.frame_folder import at_rate
 from ..media.info import MediaInfo
+from ..media.sound_media import AUDIO_SUFFIXES
 from .companions import Companions, SoundFinder
 from .dataset_file import DatasetRef, DatasetSettings, MediaKind
 from .items import Item, Medium, Reference, smaller
+from .pairs import Fit
 from .reference import frames_within
 from .scan import MediaFile
 from .sound_plan import SoundWindow, chosen_tracks, clip_sound, named_shape, of_tracks, recording_parts
@@ -29,6 +32,7 @@ class _Beside:
     reference_audio: Path | None
     reference_folder: Path | None
     mask: Path | None
+    mask_media: MediaInfo | None
     audio_mask: Path | None
 
 
@@ -38,11 +42,13 @@ class Cutter:
 
     dataset: DatasetRef
     targets: tuple[int, ...]
-    promised: bool = False  # references, by the list of media
+    promised: bool  # references, by the list of media
+    look: Callable[[Path], MediaInfo]  # what a file holds; raises DataError
     buckets: BucketSelector = field(init=False)
     sounds: SoundFinder = field(init=False)
     companions: Companions = field(init=False)
     notes: list[str] = field(default_factory=list)  # what a user should know of the media that were cut
+    fit: Fit = field(default_factory=Fit)  # of their references and masks
 
     @property
     def settings(self) -> DatasetSettings:
@@ -56,7 +62,13 @@ class Cutter:
         self.buckets = BucketSelector(entry.resolution, entry.enable_bucket, entry.bucket_no_upscale, factor)
 
     def cut(self, media: MediaInfo, candidate: MediaFile) -> tuple[list[Item], str | None]:
-        """The items of a medium; none and the reason where it is too short."""
+        """The items of a medium; none and the reason where it, or what belongs to it, cannot be used."""
+        try:
+            return self._cut(media, candidate)
+        except DataError as error:
+            return [], str(error)
+
+    def _cut(self, media: MediaInfo, candidate: MediaFile) -> tuple[list[Item], str | None]:
         if media.kind == "audio":
             return self._cut_recording(media, candidate)
         entry = self.settings
@@ -65,6 +77,7 @@ class Cutter:
             return [], self.companions.missing(candidate)
         if gone := self.companions.gone(candidate):
             return [], gone
+        shown = None if reference is None else self._look(reference, "reference")
         if media.kind == "image":
             line = timing.Timeline((0,), IMAGE_FPS, entry.target_fps, False)
             cut, explicit = [timing.Window(0, 1)], self._explicit(media, 1)
@@ -92,8 +105,9 @@ class Cutter:
         items = []
         for window in cut:
             sound = None if silence else clip_sound(media, line, window, overridden, apart, tracks)
-            shown = self._reference(reference, window, width, height)
-            item = self._item(source, window, (width, height), beside, sound, silence=silence, reference=shown)
+            pair = self._reference(shown, window, width, height)
+            item = self._item(source, window, (width, height), beside, sound, silence=silence, reference=pair)
+            self._check_fit(item)
             items += [item, dataclasses.replace(item, flipped=True)] if entry.flip else [item]
         return items, None
 
@@ -119,6 +133,7 @@ class Cutter:
             reference_audio=beside.reference_audio,
             reference_folder=beside.reference_folder,
             mask=beside.mask,
+            mask_media=beside.mask_media,
             audio_mask=None if sound is None else beside.audio_mask,
             **more,
         )
@@ -176,21 +191,39 @@ class Cutter:
         """What lies beside a medium; looked for once, however many windows it has."""
         entry, promised = self.settings, self.settings.reference_audio_directory is not None
         heard = promised or candidate.reference_audio is not None
+        mask = self.companions.mask(candidate) if kind != "audio" else None
         return _Beside(
             (candidate.reference_audio or self.sounds.reference(candidate)) if heard else None,
             entry.reference_audio_caches if heard else None,
-            self.companions.mask(candidate) if kind != "audio" else None,
+            mask,
+            None if mask is None else self._look(mask, "mask"),
             self.companions.audio_mask(candidate),
         )
 
-    def _reference(self, path: Path | None, window: timing.Window, width: int, height: int) -> Reference | None:
-        if path is None:
+    def _look(self, path: Path, what: str) -> MediaInfo:
+        """What a reference or a mask holds. Raises DataError."""
+        try:
+            media = self.look(path)
+        except DataError as error:
+            raise DataError(f"no {what}: {error}", path) from error
+        rate = self.settings.source_fps or self.settings.target_fps
+        return at_rate(media, rate) if media.kind == "video" else media
+
+    def _check_fit(self, item: Item) -> None:
+        """Take down how the files beside an item fit it. Raises DataError where one belongs to another medium."""
+        self.fit.reference(item)
+        self.fit.mask(item)
+        if item.audio_mask is not None and item.audio_mask.suffix.lower() in AUDIO_SUFFIXES:
+            self.fit.sound_mask(item, self._look(item.audio_mask, "mask for sound"))
+
+    def _reference(self, media: MediaInfo | None, window: timing.Window, width: int, height: int) -> Reference | None:
+        if media is None:
             return None
         entry = self.settings
         scale = entry.reference_temporal_scale
         frames = entry.reference_frames or frames_within(window.count, scale)
         size = smaller(width, height, entry.reference_downscale)
-        return Reference(path, entry.reference_caches, frames, *size, scale)
+        return Reference(media.path, entry.reference_caches, frames, *size, scale, media)
 
     def _seconds(self, duration: float) -> str | None:
         entry = self.settings

@@ -80,6 +80,8 @@ def read_image(
             raise DataError(f"{path} is damaged: {damage}. Save it again from its source, or remove it.", path)
         if rough and size is not None:
             image.draft(None, (4 * size[0], 4 * size[1]))
+        if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
+            raise DataError(f"{path} holds levels that are not numbers. Save it again, or remove it.", path)
         picture = _to_rgb(ImageOps.exif_transpose(image), _profile(image))
         return np.array(picture if size is None else _covering(picture, size, centre, 2.0 if rough else None))
 

@@ -86,7 +86,7 @@ def prepare_file(path: Path, limit: float | None, rate: int, normalise: bool = F
     """
     parts: list[np.ndarray] = []
     change: _Resampler | None = None
-    had = missing = broken = damaged = clipped = 0
+    had = missing = damaged = clipped = 0
     most, source_rate = math.inf, 0
     for block in sound_blocks(path):
         if change is None:
@@ -95,7 +95,7 @@ def prepare_file(path: Path, limit: float | None, rate: int, normalise: bool = F
             most = math.inf if limit is None else max(1, round(limit * source_rate))
         samples = block.samples[:, : int(min(block.samples.shape[1], most - had))]
         had += samples.shape[1]
-        missing, broken, damaged = missing + block.missing, broken + block.broken, damaged + block.damaged
+        missing, damaged = missing + block.missing, damaged + block.damaged
         clipped += clipped_share(samples) * samples.shape[1]
         parts.append(change.push(to_stereo(dataclasses.replace(block, samples=samples))))
         if had >= most:
@@ -108,15 +108,13 @@ def prepare_file(path: Path, limit: float | None, rate: int, normalise: bool = F
         part = parts.pop(0)[:, : whole.shape[1] - at]
         whole[:, at : at + part.shape[1]] = part
         at += part.shape[1]
-    told = Sound(whole[:, :0], source_rate, "stereo", missing, broken, damaged)
+    told = Sound(whole[:, :0], source_rate, "stereo", missing, damaged)
     return _finished(whole, told, clipped / had, normalise)
 
 
 def _finished(samples: np.ndarray, sound: Sound, clipped: float, normalise: bool) -> Prepared:
     """`samples` at their level, in place where they are the caller's own, and what is to be said of `sound`."""
     remarks: dict[str, str] = {}
-    if sound.broken:
-        remarks["broken"] = f"{sound.broken} samples are not numbers; they were silenced"
     if sound.damaged:
         remarks["damaged"] = f"{sound.damaged} damaged parts were silenced"
     if sound.missing > PADDED_SECONDS * sound.rate:

@@ -30,6 +30,8 @@ INTEGER_SCALE = {np.dtype(np.uint8): 128.0, np.dtype(np.int16): 32768.0, np.dtyp
 READABLE = frozenset(("u8", "s16", "s32", "flt", "dbl"))  # what PyAV makes arrays of
 MISCOUNTED_CHANNELS = 8  # PyAV finds more planes than there are
 UNREADABLE = "The file is damaged, cut short or not sound; export it again or remove it."
+NOT_NUMBERS = "holds samples that are not numbers"
+FLOAT_CODECS = ("pcm_f", "wavpack")
 JITTER_SECONDS = 0.02
 RATES = (1000, 1_536_000)  # Hz; a header that says less or more is damaged, and would fill the memory
 # A codec's own check sums are looked at, and what fails them is an error. Others would complain of what does no harm.
@@ -58,13 +60,12 @@ class SoundInfo:
 
 @dataclass(frozen=True)
 class Sound:
-    """Decoded samples [C, N] in float32. `missing` of them were not in the file, `broken` were NaN or infinite."""
+    """Decoded samples [C, N] in float32, all of them finite. `missing` of them were not in the file."""
 
     samples: np.ndarray = field(repr=False)
     rate: int
     layout: str
     missing: int = 0
-    broken: int = 0
     damaged: int = 0  # packets that could not be decoded
 
 
@@ -138,7 +139,6 @@ def read_sound(
         sides[0].rate,
         "stereo",
         max(side.missing + less for side, less in zip(sides, short, strict=True)),
-        sum(side.broken for side in sides),
         sum(side.damaged for side in sides),
     )
 
@@ -172,7 +172,7 @@ def sound_blocks(path: Path) -> Iterator[Sound]:
         for at, frame, damaged in _placed(path, container, stream, _origin(container)):
             kind = frame.sample_rate, frame.layout.name
             position = round(_origin(container) * kind[0]) if position is None else position
-            block = as_floats(frame)[:, max(0, position - at) :]
+            block = _floats(path, frame)[:, max(0, position - at) :]
             if not block.shape[1]:
                 continue
             gap = max(0, at - position)
@@ -188,18 +188,24 @@ def sound_blocks(path: Path) -> Iterator[Sound]:
 
 
 def _block(parts: Sequence[np.ndarray], rate: int, layout: str, missing: int, damaged: int) -> Sound:
-    samples = np.concatenate(parts, axis=1)
-    broken = _silence_broken(samples)
-    return Sound(samples, rate, layout, missing, broken, damaged)
+    return Sound(np.concatenate(parts, axis=1), rate, layout, missing, damaged)
 
 
-def _silence_broken(samples: np.ndarray) -> int:
-    """Put silence for what is NaN or infinite; returns how many samples that were."""
-    bad = ~np.isfinite(samples)
-    broken = int(bad.sum())
-    if broken:
-        samples[bad] = 0.0
-    return broken
+def _floats(path: Path, frame: Any) -> np.ndarray:
+    """As `as_floats`. Raises DataError where a sample is NaN or infinite, as files of floats may hold them."""
+    samples = as_floats(frame)
+    if not np.isfinite(samples).all():
+        raise DataError(f"The sound of {path} {NOT_NUMBERS} (NaN or infinite). Export it again, or remove it.", path)
+    return samples
+
+
+def check_numbers(path: Path, tracks: Sequence[int] = ()) -> None:
+    """Look at all samples of a sound that is stored as floats. Raises DataError where one is no number."""
+    for track in tracks or (None,):
+        with _opened(path, track) as (container, stream):
+            if stream.codec_context.name.startswith(FLOAT_CODECS):
+                for _, frame, _ in _placed(path, container, stream, -math.inf):
+                    _floats(path, frame)
 
 
 def sound_levels(path: Path, steps_per_second: int, tracks: Sequence[int] = ()) -> np.ndarray:
@@ -217,7 +223,7 @@ def _track_levels(path: Path, steps_per_second: int, track: int | None) -> np.nd
     counts = np.zeros(0)
     with _opened(path, track) as (container, stream):
         for at, frame, _ in _placed(path, container, stream, -math.inf):
-            block = np.nan_to_num(as_floats(frame), posinf=0.0, neginf=0.0)
+            block = _floats(path, frame)
             places = at - round(_origin(container) * frame.sample_rate) + np.arange(block.shape[1])
             steps = places * steps_per_second // frame.sample_rate
             inside = steps >= 0
@@ -360,7 +366,7 @@ def _collect(
                 return None
         lost = damaged
         if at + frame.samples > first and at < stop:
-            parts.append((at, as_floats(frame)))
+            parts.append((at, _floats(path, frame)))
         if at + frame.samples >= stop:
             begins = at / frame.sample_rate
             break
@@ -396,5 +402,4 @@ def _joined(
         if right > left:
             samples[:, left - first : right - first] = block[:, left - at : right - at]
             there[left - first : right - first] = True
-    broken = _silence_broken(samples)
-    return Sound(samples, rate, layout, int(count - there.sum()), broken, damaged)
+    return Sound(samples, rate, layout, int(count - there.sum()), damaged)

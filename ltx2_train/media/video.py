@@ -116,6 +116,9 @@ def source_frames(info: MediaInfo, first: int, stop: int, lenient: bool = False)
 
 def check_frames(info: MediaInfo, picks: Sequence[int]) -> None:
     """Decode `picks` (ascending) and let go of them. Raises DataError where one is damaged."""
+    if info.kind == "image":
+        read_image(info.path)
+        return
     if info.path.is_dir():
         for pick in sorted(set(picks)):
             read_frame_folder(info, [pick])

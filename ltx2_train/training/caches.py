@@ -59,10 +59,12 @@ class CachesReport:
     kinds: dict[str, CacheReport]
     left_out: list[str]
     manifest: Path
+    pairs: tuple[str, ...] = ()  # what does not fit of references and masks
 
     def summary(self) -> str:
         """Some lines for people."""
         lines = [report.summary() for report in self.kinds.values()]
+        lines += self.pairs
         return "\n".join([*lines, *(f"left out: {line}" for line in self.left_out)])
 
 
@@ -139,7 +141,7 @@ def build_caches(run: RunConfig, events: Events | None = None, trains: bool = Tr
         write_manifest(plan, manifest, config.name)
     tidy([*written_folders(dataset), folder])
     left_out = [f"{skipped.path.name}: {skipped.reason}" for skipped in plan.skipped]
-    return CachesReport(reports, left_out, manifest)
+    return CachesReport(reports, left_out, manifest, plan.pairs)
 
 
 def _require_no_mute(due: Due, mode: Mode) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,9 @@ from ..media.frames import BY_TIME
 from ..media.images import read_image
 from ..media.info import MediaInfo
 from ..media.sound import CLIPPED_SHARE, PADDED_SECONDS, SILENCE_DB, clipped_share, rms_db
-from ..media.sound_media import AUDIO_SUFFIXES, Sound, read_sound
+from ..media.sound_media import AUDIO_SUFFIXES, NOT_NUMBERS, Sound, check_numbers, probe_sound, read_sound
 from ..media.video import check_frames, probe_media, read_frames
-from .check_report import Finding
+from .check_report import Finding, Level
 
 LONGEST_CAPTION = 200  # words; what the guides call the limit
 CROP_SHARE = 0.2  # more than this of a picture cut away deserves a look
@@ -40,6 +40,7 @@ BY_PREFIX = (
     ("is a folder", "not-a-file", "Rename it, or move its media up."),
     ("is not a file", "not-a-file", "Move it elsewhere."),
     ("no mask", "mask", ""),
+    ("two files", "same-stem", ""),
     ("damaged", "damaged", ""),
     ("is damaged", "damaged", ""),
     ("is a HEIC", "unread", ""),
@@ -65,6 +66,7 @@ class FileFacts:
     sound_short: float = 0.0  # seconds that its sound lacks
     sound_damaged: int = 0  # parts of it that cannot be decoded
     loud_track: int = 0  # where the sound is silence, a track of the file that is not
+    beside: tuple[tuple[Level, str], ...] = ()  # what is wrong with its references and its mask
 
     @property
     def path(self) -> Path:
@@ -112,7 +114,29 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> FileFacts:
         short,
         damaged,
         loud,
+        tuple(_of_companions(items)),
     )
+
+
+def _of_companions(items: Sequence[Item]) -> Iterator[tuple[Level, str]]:
+    """What is wrong with the files beside a medium, as far as the plan cannot know it."""
+    item = items[0]
+    pictures = {"reference": item.reference and item.reference.media, "mask": item.mask_media}
+    for what, media in pictures.items():
+        try:
+            if media is not None and (media.kind == "image" or not media.whole):
+                check_frames(media, range(media.frames))
+        except DataError as error:
+            yield "red", f"its {what}: {error}".rstrip(".")
+    path = item.reference_audio
+    if path is not None:
+        try:
+            heard = read_sound(path, 0.0, HEARD_SECONDS if probe_sound(path).duration > HEARD_SECONDS else None)
+            check_numbers(path)
+            if rms_db(heard.samples) < SILENCE_DB:
+                yield "amber", f"its reference sound {path.name} is silence"
+        except DataError as error:
+            yield "red", f"its reference sound: {error}".rstrip(".")
 
 
 def _loud_track(item: Item) -> int:
@@ -134,7 +158,10 @@ def _heard(items: Sequence[Item]) -> Sound:
     """The sound that the windows of a medium use, at most a minute of it."""
     used = [item.sound for item in items if item.sound is not None]
     start = min(part.start for part in used)
-    seconds = min(HEARD_SECONDS, max(part.start + part.seconds for part in used) - start)
+    whole = max(part.start + part.seconds for part in used) - start
+    seconds = min(HEARD_SECONDS, whole)
+    if seconds < whole:
+        check_numbers(used[0].path, used[0].tracks)
     return read_sound(used[0].path, start, seconds, used[0].of_clip, used[0].tracks)
 
 
@@ -167,7 +194,7 @@ def file_findings(dataset: str, facts: FileFacts, entry: DatasetSettings) -> lis
         say("red", "unreadable", facts.picture_error.removeprefix(f"{facts.path}: ").rstrip("."))
     if facts.sound_error:
         # a clip trains without its sound; a recording is nothing without it
-        level = "red" if facts.items[0].kind == "audio" else "amber"
+        level = "red" if facts.items[0].kind == "audio" or NOT_NUMBERS in facts.sound_error else "amber"
         say(level, "unreadable", f"its sound: {facts.sound_error.removeprefix(f'{facts.path}: ')}".rstrip("."))
     if facts.level is not None and facts.level < SILENCE_DB:
         remedy = 'Use another take, or audio_source = "none" for silent clips.'
@@ -181,6 +208,8 @@ def file_findings(dataset: str, facts: FileFacts, entry: DatasetSettings) -> lis
         say(level, "damaged", f"{facts.sound_damaged} parts of its sound are damaged and silenced", "Copy it again.")
     if facts.clipped > CLIPPED_SHARE:
         say("amber", "clipped", f"{facts.clipped:.1%} of its sound is at full scale", "Use a cleaner recording.")
+    for level, reason in facts.beside:
+        say(level, "reference", reason)
     if facts.caption_warning:
         say("amber", "encoding", facts.caption_warning.split(": ", 1)[-1].rstrip("."))
     words = len(facts.items[0].caption.split())

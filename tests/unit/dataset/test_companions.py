@@ -85,8 +85,10 @@ def test_a_reference_that_cannot_be_read_leaves_its_clip_out(tmp_path):
         write_image(tmp_path / "refs" / f"{name}.png", 64, 64, caption=None)
     (tmp_path / "refs" / "b.png").write_bytes(b"no picture")
     entry = config(tmp_path, reference_directory="refs")
-    _, report, _ = build(entry)
-    assert [failure.path.name for failure in report.failed] == ["b.png"]
+    plan, report, _ = build(entry)
+    assert (report.failed, [skip.path.name for skip in plan.skipped]) == ([], ["b.mp4"])
+    assert "no reference" in plan.skipped[0].reason
+    assert "b.png cannot be read" in plan.skipped[0].reason
     data = TrainingSet.open(entry, RECIPE)
     assert [sample.caption for sample in data.samples] == ["a"]
 
@@ -108,7 +110,7 @@ def test_masks_come_at_the_resolution_of_latents_mirrored_with_their_clip(tmp_pa
     entry = config(tmp_path, mask_directory="masks", flip=True)
     plan, _, masks = build(entry)
     assert any("b.mp4" in warning and "no mask" in warning for warning in plan.warnings)
-    assert (masks.made, masks.notes) == (2, [])
+    assert (masks.made, plan.pairs) == (2, ())
     data = TrainingSet.open(entry, RECIPE)
     plain, mirrored = (sample for sample in data.samples if sample.mask_path is not None)
     assert data.load_mask(plain).tolist() == [[[True, False]] * 2] * 2
@@ -132,8 +134,11 @@ def test_a_mask_of_another_shape_is_stretched_with_a_note(tmp_path):
     write_captioned(tmp_path / "clips" / "a.mp4", moving_square(9, 128, 64))
     half_white(tmp_path / "masks" / "a.png", 50, 50)
     entry = config(tmp_path, mask_directory="masks", resolution=[128, 64])
-    _, _, masks = build(entry)
-    assert "a.png is 50x50, not 128x64" in masks.notes[0]
+    plan, _, _ = build(entry)
+    (said,) = plan.pairs
+    assert said.endswith("1 masks have another size than their clips and are resized: a.png is 50x50, not 128x64")
+    assert said in plan.warnings
+    assert said in plan.summary()
     data = TrainingSet.open(entry, RECIPE)
     assert data.load_mask(data.samples[0])[0].tolist() == [[True, True, False, False]] * 2
 

@@ -1,0 +1,111 @@
+"""Whether references and masks fit their clips, and what a user should know where they do not.
+
+They are used all the same: held to the end, read from the beginning, cropped or stretched, as reference.py and the
+encoding of masks say. Only a mask that lasts less than half as long as its clip, or more than twice as long, is that of
+another clip, and an error.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import DataError
+from ..media.buckets import cover
+from ..media.frames import PAD_LIMIT
+from ..media.info import MediaInfo
+from .augment import same_shape
+from .items import Item
+from .reference import line_beside, spaced
+from .scan import SHOWN_AT_MOST
+
+SHORT_REFERENCE = "references are shorter than their clips; where they end, their last frame is held"
+LONG_REFERENCE = "references are longer than their clips, and only their beginning is used"
+OTHER_SHAPE = "references have another shape than their clips, and their middle is used"
+SHORT_MASK = "masks are shorter than their clips; where they end, their last frame is held"
+LONG_MASK = "masks are longer than their clips; what is behind the end is not used"
+OTHER_SIZE = "masks have another size than their clips and are resized"
+SHORT_SOUND_MASK = "masks for sound are shorter than their clips, and what is behind their end is generated"
+NOTICED = 2  # frames; less comes of rounding
+GROSS = 2.0
+
+
+class Fit:
+    """What does not fit, by what is said of it, each file once."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, dict[Path, str]] = {}
+
+    def sentences(self) -> list[str]:
+        """What a user should know: how many files, and the first of them by name."""
+        found = []
+        for topic, files in self._seen.items():
+            shown = [f"{path.name} {detail}" for path, detail in list(files.items())[:SHOWN_AT_MOST]]
+            more = ["..."] if len(files) > SHOWN_AT_MOST else []
+            found.append(f"{len(files)} {topic}: {', '.join([*shown, *more])}")
+        return found
+
+    def reference(self, item: Item) -> None:
+        """Look at the reference of `item`, whose medium is known."""
+        wanted = item.reference
+        if wanted is None or wanted.media is None:
+            return
+        media, own = wanted.media, item.source.media
+        self._length(item, media, spaced(wanted.frames, wanted.temporal_scale), SHORT_REFERENCE)
+        if not item.dataset.entry.reference_frames and media.kind == "video":
+            self._longer(item, media, LONG_REFERENCE)
+        if not same_shape(media, own.width, own.height):
+            wide, high, _, _ = cover(media.width, media.height, (wanted.width, wanted.height))
+            lost = 1 - wanted.width * wanted.height / (wide * high)
+            self._note(OTHER_SHAPE, media, f"({media.width}x{media.height}, {lost:.0%} is cut away)")
+
+    def mask(self, item: Item) -> None:
+        """Look at the mask of `item`. Raises DataError where it must be that of another clip."""
+        media, own = item.mask_media, item.source.media
+        if media is None:
+            return
+        if media.kind == "video" and own.kind == "video" and _gross(media, own):
+            raise DataError(
+                f"no mask: {media.path} lasts {media.duration:.2f} s, and the clip {own.duration:.2f} s. A mask is a "
+                "picture, or a video as long as its clip.",
+                media.path,
+            )
+        self._length(item, media, list(range(item.window.count)), SHORT_MASK, by_clock=True)
+        if media.kind == "video":
+            self._longer(item, media, LONG_MASK)
+        if (media.width, media.height) != (own.width, own.height):
+            detail = f"is {media.width}x{media.height}, not {own.width}x{own.height}"
+            self._note(OTHER_SIZE, media, detail)
+
+    def sound_mask(self, item: Item, mask: MediaInfo) -> None:
+        """Look at the sound file `mask`, which masks the sound of `item`."""
+        sound = item.sound
+        assert sound is not None, item.key
+        start = sound.start - item.source.media.times[0] if sound.of_clip else sound.start
+        short = start + sound.seconds - mask.duration
+        if short >= NOTICED / item.fps:
+            self._note(SHORT_SOUND_MASK, mask, f"({short:.2f} s)")
+
+    def _length(self, item: Item, media: MediaInfo, shown: list[int], topic: str, by_clock: bool = False) -> None:
+        """Note it where `media` ends before what the clip itself has in its window; `shown` are frames of that."""
+        if media.kind == "image":
+            return
+        picks, start = line_beside(item, media, item.dataset.entry, by_clock)
+        own = item.source.timeline.frames - item.window.start  # behind that the clip is held as well
+        last = max((frame for frame in shown if frame < max(1, own)), default=0)
+        short = start + last - (len(picks) - 1)
+        if short >= NOTICED:
+            self._note(topic, media, f"({short / item.fps:.2f} s)")
+
+    def _longer(self, item: Item, media: MediaInfo, topic: str) -> None:
+        picks, _ = line_beside(item, media, item.dataset.entry)
+        more = len(picks) - item.source.timeline.frames
+        if more > PAD_LIMIT:
+            self._note(topic, media, f"({more / item.fps:.2f} s)")
+
+    def _note(self, topic: str, media: MediaInfo, detail: str) -> None:
+        self._seen.setdefault(topic, {}).setdefault(media.path, detail)
+
+
+def _gross(media: MediaInfo, own: MediaInfo) -> bool:
+    longer, shorter = max(media.duration, own.duration), min(media.duration, own.duration)
+    return longer > GROSS * shorter and media.frames != own.frames

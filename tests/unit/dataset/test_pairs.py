@@ -1,0 +1,230 @@
+"""References and masks that do not fit their clips: named and counted, or refused by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from media import moving_square, tone, write_captioned, write_image, write_sound, write_video
+from PIL import Image
+
+from ltx2_train.caching.encode_mask import Masks, picture_mask
+from ltx2_train.caching.recipe import Recipe
+from ltx2_train.dataset.dataset_file import DatasetConfig
+from ltx2_train.dataset.plan import plan_dataset
+from ltx2_train.workshop.check import check_dataset
+
+
+def config(folder, **entry):
+    entry = {"video_directory": "clips", "cache_directory": "cache", "target_frames": [17], **entry}
+    return DatasetConfig.from_table({"general": {"resolution": 64}, "datasets": [entry]}, folder)
+
+
+def said(folder, **entry):
+    """What is said of pairs, without the name of the dataset; the plan and the check say the same."""
+    plan = plan_dataset(config(folder, **entry))
+    assert set(plan.pairs) <= set(plan.warnings)
+    reasons = {finding.reason for finding in check_dataset(config(folder, **entry)).findings}
+    texts = [text.removeprefix("datasets[0]: ") for text in plan.pairs]
+    assert set(texts) <= reasons
+    return texts
+
+
+def refused(folder, **entry):
+    """The one medium that is left out, and why; the check has it red."""
+    (skip,) = plan_dataset(config(folder, **entry)).skipped
+    red = [finding for finding in check_dataset(config(folder, **entry)).findings if finding.level == "red"]
+    assert [finding.path for finding in red] == [skip.path]
+    return skip.path.name, skip.reason
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """Clips a and b of 25 frames, 64x64, at 25 a second."""
+    for name in "ab":
+        write_captioned(tmp_path / "clips" / f"{name}.mp4", moving_square(25, 64, 64), caption=name)
+    return tmp_path
+
+
+# --- two of one name -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "files"),
+    [
+        ("reference_directory", ["a.jpg", "a.png"]),
+        ("reference_directory", ["a.mp4", "a.png"]),
+        ("mask_directory", ["a.bmp", "a.webp"]),
+        ("reference_audio_directory", ["a.flac", "a.wav"]),
+        ("audio_mask_directory", ["a.json", "a.wav"]),
+        ("audio_files_directory", ["a.mp3", "a.wav"]),
+    ],
+)
+def test_two_files_of_one_name_are_refused_and_both_named(clips, key, files):
+    more = {"audio_source": "audio_files"} if key == "audio_files_directory" else {}
+    sounds = "audio" in key
+    if key == "audio_mask_directory":
+        more = {"audio_source": "audio_files"}
+        write_sound(clips / "clips" / "a.wav", tone(1))
+    for name in [*files, "b.wav" if sounds else "b.png"]:
+        path = clips / "beside" / name
+        path.parent.mkdir(exist_ok=True)
+        if path.suffix == ".json":
+            path.write_text("[[0, 0.5]]")
+        elif path.suffix == ".mp4":
+            write_video(path, moving_square(25, 64, 64))
+        elif sounds:
+            write_sound(path, tone(1), codec={".mp3": "libmp3lame", ".flac": "flac"}.get(path.suffix, "pcm_s16le"))
+        else:
+            write_image(path, 64, 64, caption=None)
+    name, reason = refused(clips, **{key: "beside"}, **more)
+    assert name == "a.mp4"
+    assert reason.startswith("two files could be its ")
+    assert all(file in reason for file in files)
+    (clips / "beside" / files[1]).unlink()
+    assert not plan_dataset(config(clips, **{key: "beside"}, **more)).skipped
+
+
+def test_case_decides_where_it_is_the_only_difference(clips):
+    write_image(clips / "beside" / "a.png", 64, 64, caption=None)
+    write_image(clips / "beside" / "A.png", 32, 32, caption=None)
+    write_image(clips / "beside" / "b.png", 64, 64, caption=None)
+    plan = plan_dataset(config(clips, reference_directory="beside"))
+    assert [item.reference.path.name for item in plan.items] == ["a.png", "b.png"]
+
+
+def test_the_ending_that_is_set_chooses_among_sounds(clips):
+    for name in ("a.mp3", "a.wav", "b.wav"):
+        write_sound(clips / "clips" / name, tone(1), codec="libmp3lame" if name == "a.mp3" else "pcm_s16le")
+    plan = plan_dataset(config(clips, audio_source="audio_files", audio_extension=".wav"))
+    assert [item.sound.path.name for item in plan.items] == ["a.wav", "b.wav"]
+
+
+# --- length ----------------------------------------------------------------------------------------------------------
+
+
+def test_references_of_another_length_are_counted(clips):
+    write_video(clips / "refs" / "a.mp4", moving_square(9, 64, 64))
+    write_video(clips / "refs" / "b.mp4", moving_square(50, 64, 64))
+    assert said(clips, reference_directory="refs", reference_frames=0) == [
+        "1 references are shorter than their clips; where they end, their last frame is held: a.mp4 (0.32 s)",
+        "1 references are longer than their clips, and only their beginning is used: b.mp4 (1.00 s)",
+    ]
+    assert said(clips, reference_directory="refs", reference_frames=9) == [], "as many frames as were asked for"
+
+
+def test_references_that_fit_are_not_mentioned(clips):
+    write_video(clips / "refs" / "a.mp4", moving_square(25, 128, 128))
+    write_image(clips / "refs" / "b.png", 64, 64, caption=None)
+    assert said(clips, reference_directory="refs", reference_frames=0) == []
+
+
+def test_a_mask_goes_by_the_time_of_its_clip_and_is_counted_where_it_ends_before(clips):
+    write_captioned(clips / "clips" / "b.mp4", moving_square(50, 64, 64))
+    frames = np.zeros((30, 64, 64, 3), np.uint8)
+    frames[17:] = 255  # the second window of 17 frames
+    write_video(clips / "masks" / "b.mp4", frames)
+    chunks = {"mask_directory": "masks", "frame_extraction": "chunk"}
+    texts = said(clips, **chunks)
+    assert texts[-1] == "1 masks are shorter than their clips; where they end, their last frame is held: b.mp4 (0.16 s)"
+    plan = plan_dataset(config(clips, **chunks))
+    first, second = (item for item in plan.items if item.source.stem == "b")
+    assert picture_mask(first.mask, first, plan.settings_of(first)).sum() == 0
+    assert picture_mask(second.mask, second, plan.settings_of(second)).float().mean() == 1
+    made = [Masks(plan, Recipe()).of(item).made_from for item in (first, second)]
+    assert ["mask_times" in one for one in made] == [False, True], "caches that were read from the beginning are stale"
+
+
+@pytest.mark.parametrize("frames", [9, 60])
+def test_a_mask_that_must_be_of_another_clip_is_refused(clips, frames):
+    write_video(clips / "masks" / "a.mp4", moving_square(frames, 64, 64))
+    name, reason = refused(clips, mask_directory="masks")
+    assert name == "a.mp4"
+    assert f"lasts {frames / 25:.2f} s, and the clip 1.00 s" in reason
+
+
+def test_a_sound_mask_that_ends_before_its_clip_is_counted(clips):
+    for name in "ab":
+        write_sound(clips / "clips" / f"{name}.wav", tone(1.2))
+    write_sound(clips / "masks" / "a.wav", tone(0.3))
+    text = said(clips, audio_mask_directory="masks", audio_source="audio_files")[0]
+    assert text.endswith("what is behind their end is generated: a.wav (0.38 s)")
+
+
+# --- shape -----------------------------------------------------------------------------------------------------------
+
+
+def test_references_and_masks_of_another_shape_are_counted(clips):
+    write_image(clips / "refs" / "a.png", 128, 64, caption=None)
+    write_image(clips / "refs" / "b.png", 200, 200, caption=None)
+    write_image(clips / "masks" / "a.png", 128, 128, caption=None)
+    assert said(clips, reference_directory="refs", mask_directory="masks") == [
+        "1 references have another shape than their clips, and their middle is used: a.png (128x64, 50% is cut away)",
+        "1 masks have another size than their clips and are resized: a.png is 128x128, not 64x64",
+    ]
+
+
+# --- what cannot be used ---------------------------------------------------------------------------------------------
+
+
+def test_a_reference_or_mask_that_cannot_be_read_is_refused_before_anything_is_encoded(clips):
+    for what in ("reference", "mask"):
+        write_image(clips / what / "a.png", 64, 64, caption=None)
+        write_image(clips / what / "b.png", 64, 64, caption=None)
+        (clips / what / "a.png").write_bytes(b"no picture")
+        name, reason = refused(clips, **{f"{what}_directory": what})
+        assert (name, reason.startswith(f"no {what}: ")) == ("a.mp4", True)
+
+
+def test_damage_inside_a_reference_is_red_in_the_check(clips):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    (clips / "refs").mkdir()
+    for name in "ab":
+        Image.fromarray(noise).save(clips / "refs" / f"{name}.jpg", quality=90)
+    data = (clips / "refs" / "b.jpg").read_bytes()
+    (clips / "refs" / "b.jpg").write_bytes(data[:2000] + bytes(300) + data[2300:])
+    report = check_dataset(config(clips, reference_directory="refs"))
+    (red,) = (finding for finding in report.findings if finding.level == "red")
+    assert (red.path.name, red.rule) == ("b.mp4", "reference")
+    assert "b.jpg is damaged" in red.reason
+
+
+def test_reference_sounds_are_listened_to(clips):
+    write_sound(clips / "voices" / "a.wav", tone(1, level=0))
+    bad = tone(1)
+    bad[0, 100] = np.nan
+    write_sound(clips / "voices" / "b.wav", bad)
+    report = check_dataset(config(clips, reference_audio_directory="voices"))
+    found = {
+        finding.path.name: (finding.level, finding.reason) for finding in report.findings if finding.rule == "reference"
+    }
+    assert found["a.mp4"] == ("amber", "its reference sound a.wav is silence")
+    assert found["b.mp4"][0] == "red"
+    assert "not numbers" in found["b.mp4"][1]
+
+
+def test_targets_and_references_alone_are_named(clips):
+    write_image(clips / "refs" / "a.png", 64, 64, caption=None)
+    write_image(clips / "refs" / "z.png", 64, 64, caption=None)
+    entry = config(clips, reference_directory="refs")
+    plan = plan_dataset(entry)
+    assert [(skip.path.name, skip.reason.split(":")[0]) for skip in plan.skipped] == [("b.mp4", "no reference")]
+    assert any("1 references in" in text and text.endswith("no medium of their name: z.png") for text in plan.warnings)
+    reasons = {
+        finding.path.name: finding.level for finding in check_dataset(entry).findings if finding.rule == "reference"
+    }
+    assert reasons == {"b.mp4": "red", "z.png": "amber"}
+
+
+def test_sound_of_a_recording_that_is_not_numbers_is_red_wherever_it_is(tmp_path):
+    wave = np.zeros((1, 62 * 8000), np.float32)
+    wave[:] = tone(62, rate=8000)
+    wave[0, -100] = np.inf
+    write_sound(tmp_path / "clips" / "a.wav", wave, 8000, caption="x")
+    table = {"datasets": [{"audio_directory": "clips", "cache_directory": "cache"}]}
+    red = [
+        finding
+        for finding in check_dataset(DatasetConfig.from_table(table, tmp_path)).findings
+        if finding.level == "red"
+    ]
+    assert len(red) == 1
+    assert "not numbers" in red[0].reason
