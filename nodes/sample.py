@@ -9,7 +9,7 @@ from .. import ltx2_train as core
 from ..ltx2_train import RunConfig
 from ..ltx2_train.errors import ConfigError
 from ..ltx2_train.files import digest
-from . import handles, host
+from . import given, handles, host
 from .host import io
 from .widgets import Form, Setting, merged
 from .wire import read_audio
@@ -74,6 +74,7 @@ class SampleLoRA(io.ComfyNode):
                     "ComfyUI's loras folders will do.",
                 ),
                 *FORM.advanced_inputs(),
+                *given.inputs(),
             ],
             outputs=[
                 io.Video.Output("video", display_name="video"),
@@ -91,6 +92,12 @@ class SampleLoRA(io.ComfyNode):
         run: handles.FinishedRun | None = None,
         model: handles.BaseModel | None = None,
         lora_path: str = "",
+        first_frame: Any = None,
+        reference: Any = None,
+        reference_audio: Any = None,
+        given_frames: Any = None,
+        given_mask: Any = None,
+        given_audio: Any = None,
         **settings: Any,
     ) -> io.NodeOutput:
         with host.training_job(TITLE):
@@ -105,13 +112,25 @@ class SampleLoRA(io.ComfyNode):
             lora = _lora(run, lora_path)
             config = core.make_run(merged(base.tables, FORM.tables(settings)), host.runs_folder())
             out = host.output_folder() / "ltx2_samples" / (run.folder.name if run is not None else "base")
+            conditions = given.conditions(
+                {
+                    "first_frame": first_frame,
+                    "reference": reference,
+                    "reference_audio": reference_audio,
+                    "given_frames": given_frames,
+                    "given_mask": given_mask,
+                    "given_audio": given_audio,
+                }
+            )
+            prompts = [{"prompt": text, "conditions": conditions} if conditions else text]
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
-                drawn = core.sample(config, lora, out, events, prompts=[text], strengths=[config.sample.strength])[0]
+                drawn = core.sample(config, lora, out, events, prompts=prompts, strengths=[config.sample.strength])[0]
             finally:
                 events.close()
             # a name of its own for every way to draw it: other nodes and the page go on using what they were given
-            mark = digest(text, config.sample.model_dump_json(), config.model.mode, str(lora), length=8)
+            said = (*map(str, conditions), config.sample.model_dump_json(), config.model.mode)
+            mark = digest(text, *said, str(lora), length=8)
             moved = {file: file.replace(_marked(file, mark)) for file in _files(drawn)}
             path = moved[drawn.path]
             events.finish("finished", path.name)

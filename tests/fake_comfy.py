@@ -140,7 +140,7 @@ def _io() -> types.SimpleNamespace:
     dynamic = _kind("COMFY_DYNAMICCOMBO_V3")
     dynamic.Option = _Option
     names = {"Int": "INT", "Float": "FLOAT", "String": "STRING", "Boolean": "BOOLEAN", "Combo": "COMBO"}
-    names |= {"Video": "VIDEO", "Audio": "AUDIO", "LoraModel": "LORA_MODEL", "Image": "IMAGE"}
+    names |= {"Video": "VIDEO", "Audio": "AUDIO", "LoraModel": "LORA_MODEL", "Image": "IMAGE", "Mask": "MASK"}
     return types.SimpleNamespace(
         **{name: _kind(io_type) for name, io_type in names.items()},
         DynamicCombo=dynamic,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..conditions.settings import AudioReference
 from ..conditions.trained import Trained, reference_sound_of
@@ -27,10 +28,10 @@ def sample(
     out: Path,
     events: Events | None = None,
     *,
-    prompts: Sequence[str] | None = None,
+    prompts: Sequence[str | dict[str, Any]] | None = None,
     strengths: Sequence[float] = (1.0,),
 ) -> list[SampleFile]:
-    """Draw the prompts of `run` (or `prompts`) once per strength of the LoRA into `out`.
+    """Draw the prompts of `run` (or `prompts`, lines or tables) once per strength of the LoRA into `out`.
 
     Without a LoRA the base alone is drawn. Strength 0 is exactly the base. Each strength gets the same seeds, so that
     the files beside each other differ by the LoRA alone. The run's mode decides what is drawn: video, av or audio.
@@ -71,7 +72,9 @@ def has_dataset(run: RunConfig) -> bool:
     return not (run.data.config is run.data.manifest is None)
 
 
-def wanted_prompts(run: RunConfig, prompts: Sequence[str] | None) -> tuple[SampleSettings, list[Prompt]]:
+def wanted_prompts(
+    run: RunConfig, prompts: Sequence[str | dict[str, Any]] | None
+) -> tuple[SampleSettings, list[Prompt]]:
     """The sample settings of `run` with `prompts` in place of its own, and what is drawn by them. Raises ConfigError.
 
     Without either, the first captions of the dataset are taken.

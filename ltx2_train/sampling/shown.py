@@ -301,7 +301,7 @@ def require_given(shown: Sequence[Shown], shape: VideoShape, mode: Mode, trained
     if {one.stream for one in shown if one.condition is None} == {OF_VIDEO, OF_AUDIO}:
         raise ConfigError("conditions: picture and sound are both given whole, so nothing is left to draw.")
     for stream in (OF_VIDEO, OF_AUDIO):
-        for which in ("reference", "mask"):
+        for which in ("first_frame", "reference", "mask"):
             found = [one for one in shown if one.stream == stream and getattr(one.condition, "type", "") == which]
             if len(found) > 1:
                 raise ConfigError(f"{found[1].name}: there is another {which} of the {stream} already. Keep one.")

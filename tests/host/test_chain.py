@@ -287,6 +287,25 @@ def test_the_lora_draws_a_video_and_strength_zero_is_the_base(nodes, chain, monk
     assert (latents[0] - latents[1]).abs().mean() > 1e-3
 
 
+def test_what_a_mask_gives_is_in_the_sample_whatever_the_seed(nodes, chain, monkeypatch):
+    drawn, plain = [], nodes.sample.core.sample
+
+    def kept(*args, **options):
+        files = plain(*args, **options)
+        drawn.append(files[0].latents)
+        return files
+
+    monkeypatch.setattr(nodes.sample.core, "sample", kept)
+    left = torch.zeros(1, 64, 64)
+    left[:, :, :32] = 1
+    given = {"given_frames": torch.rand(9, 64, 64, 3), "given_mask": left}
+    for seed in (1, 2):
+        nodes.SampleLoRA.execute(prompt="a ball", model=chain.base()[0], **{**DRAW, "seed": seed}, **given)
+    one, two = drawn
+    assert torch.allclose(one[..., 0], two[..., 0], atol=1e-5)
+    assert (one[..., 1] - two[..., 1]).abs().mean() > 1e-2
+
+
 def test_sampling_without_anything_to_sample_with_says_so(nodes):
     with pytest.raises(RuntimeError, match="connect `run`"):
         nodes.SampleLoRA.execute(prompt="a ball", **DRAW)

@@ -111,7 +111,10 @@ SOCKETS = {
         ["LTX2T_PREPARED", "LORA_MODEL", "LTX2T_OPTIONS", "LTX2T_CONDITIONS"],
         ["LORA_MODEL", "LTX2T_RUN", "STRING"],
     ),
-    "LTX2T_SampleLoRA": (["LTX2T_RUN", "LTX2T_MODEL"], ["VIDEO", "STRING", "AUDIO"]),
+    "LTX2T_SampleLoRA": (
+        ["LTX2T_RUN", "LTX2T_MODEL", "IMAGE", "IMAGE", "AUDIO", "IMAGE", "MASK", "AUDIO"],
+        ["VIDEO", "STRING", "AUDIO"],
+    ),
     "LTX2T_LoadTrainingAudio": ([], ["LTX2T_DATASET", "INT"]),
     "LTX2T_KeepBranch": (["LORA_MODEL"], ["LORA_MODEL", "STRING", "STRING"]),
     "LTX2T_CheckDataset": (["LTX2T_DATASET"], ["LTX2T_DATASET", "STRING"]),

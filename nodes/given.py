@@ -1,0 +1,109 @@
+"""What Sample LoRA is given by wire - pictures, masks and sounds of other nodes - as files and conditions of a prompt.
+
+A file is named by what is in it, so the same picture is written, and encoded, once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import ltx2_train as core
+from ..ltx2_train.errors import ConfigError
+from . import host
+from .host import io
+
+FRAMES = "Several are frames at the frame rate of the sample."
+
+
+def inputs() -> list[Any]:
+    """The sockets, all of them optional."""
+    return [
+        io.Image.Input("first_frame", optional=True, tooltip="The picture that the video begins with."),
+        io.Image.Input(
+            "reference",
+            optional=True,
+            tooltip=f"Reference of an IC-LoRA, shown as the LoRA was trained. {FRAMES}",
+        ),
+        io.Audio.Input("reference_audio", optional=True, tooltip="Reference sound, such as a voice to copy."),
+        io.Image.Input(
+            "given_frames",
+            optional=True,
+            tooltip="Pictures that are given: where `given_mask` is white, or, without a mask, all of them, so that "
+            f"only their sound is made. {FRAMES}",
+        ),
+        io.Mask.Input(
+            "given_mask",
+            optional=True,
+            tooltip="What of `given_frames` is kept: white stays, black is made. Masks of ComfyUI's inpainting are the "
+            "other way round; InvertMask turns them.",
+        ),
+        io.Audio.Input(
+            "given_audio", optional=True, tooltip="A sound that is given whole, so that only its picture is made."
+        ),
+    ]
+
+
+def conditions(wires: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The tables of a prompt file that say the same as `wires`, sockets by name. Raises ConfigError."""
+    there = {name: value for name, value in wires.items() if value is not None}
+    tables: list[dict[str, Any]] = []
+    if "first_frame" in there:
+        if len(there["first_frame"]) > 1:
+            raise ConfigError(
+                f"`first_frame` takes one picture, and {len(there['first_frame'])} are connected. Choose one with "
+                "ImageFromBatch, or connect them to `reference` or `given_frames`."
+            )
+        tables.append({"type": "first_frame", "image_or_video": _pictures(there["first_frame"])})
+    if "reference" in there:
+        tables.append({"type": "reference", "video": _pictures(there["reference"])})
+    if "reference_audio" in there:
+        tables.append({"type": "reference", "audio": _sound(there["reference_audio"], "reference_audio")})
+    if "given_mask" in there:
+        if "given_frames" not in there:
+            raise ConfigError("`given_mask` is connected without `given_frames`. Connect the pictures that it is of.")
+        mask = there["given_mask"][..., None].expand(-1, -1, -1, 3)
+        tables.append({"type": "mask", "video": _pictures(there["given_frames"]), "mask": _pictures(mask)})
+    elif "given_frames" in there:
+        tables.append({"type": "video_to_audio", "video": _pictures(there["given_frames"])})
+    if "given_audio" in there:
+        tables.append({"type": "audio_to_video", "audio": _sound(there["given_audio"], "given_audio")})
+    return tables
+
+
+def _folder() -> Path:
+    return host.output_folder() / "ltx2_samples" / "given"
+
+
+def _pictures(batch: Any) -> str:
+    """A picture as PNG, several as a folder of frames; `batch` is [N, H, W, C] in [0, 1]."""
+    frames = (batch[..., :3].detach().float().cpu().clamp(0, 1) * 255).round().byte().contiguous().numpy()
+    name = hashlib.sha256(frames.tobytes() + str(frames.shape).encode()).hexdigest()[:16]
+    if len(frames) == 1:
+        path = _folder() / f"{name}.png"
+        return str(path if path.is_file() else core.write_image(path, frames[0]))
+    path = _folder() / name
+    if not path.is_dir():
+        _folder().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=_folder(), prefix=".writing") as temporary:
+            made = Path(temporary) / name
+            made.mkdir()
+            for number, frame in enumerate(frames):
+                core.write_image(made / f"{number:05d}.png", frame)
+            made.rename(path)
+    return str(path)
+
+
+def _sound(audio: Mapping[str, Any], socket: str) -> str:
+    """A sound as WAV; its `waveform` is [1, C, N] in [-1, 1]."""
+    waves, rate = audio["waveform"].detach().float().cpu(), int(audio["sample_rate"])
+    if len(waves) > 1:
+        raise ConfigError(f"`{socket}` takes one sound, and {len(waves)} are connected.")
+    wave = waves[0]
+    stereo = wave if len(wave) == 2 else wave.mean(0, keepdim=True).expand(2, -1)
+    name = hashlib.sha256(stereo.contiguous().numpy().tobytes() + str(rate).encode()).hexdigest()[:16]
+    path = _folder() / f"{name}.wav"
+    return str(path if path.is_file() else core.write_sound(path, stereo, rate))
