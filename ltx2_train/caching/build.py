@@ -12,6 +12,7 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -94,48 +95,11 @@ def fill(due: Due, openers: Openers, events: Events | None = None, device: torch
     events, started = events or Events(), time.monotonic()
     first = due.kinds[0]
     due = due.needed()
-    report = begin_report(due, events)
-    lost: set[Path] = set()
-    seen: dict[str, dict[Path, str]] = {}
-    bench = Bench(None, device, events)
-
-    def read(job: Job) -> Any:
-        try:
-            was_read = job.kind.read(job, bench.model)
-        except MemoryError as error:
-            raise job.kind.too_large(job) from error
-        with contextlib.suppress(OSError):
-            source_record(job.source)  # hashes the file in this thread; it is known when the cache is written
-        return was_read
-
-    def make(job: Job, was_read: Any) -> None:
-        try:
-            if isinstance(was_read, DataError):
-                raise was_read
-            made = job.kind.make(job, was_read, bench)
-            report.bytes += made.bytes
-            report.made += 1
-            for topic, text in made.remarks.items():
-                seen.setdefault(topic, {})[job.source] = text
-        except DataError as error:
-            lost.add(job.path)
-            note_failure(report, job.source, str(error), events, job.kind.consequence(job))
-            job.kind.remember(job, str(error))
-        except (RuntimeError, MemoryError) as error:
-            if not is_full(error):
-                raise
-            raise job.kind.too_large(job) from error
-
-    def work(model: Any) -> None:
-        nonlocal bench
-        bench = Bench(model, device, events)
-        try:
-            turns.each(make)
-        finally:
-            bench = Bench(None, device, events)  # whoever opened the model lets it go
-
-    with Turns(due, read, first.stage, events) as turns:
+    filling = _Filling(begin_report(due, events), events, device)
+    report = filling.report
+    with Turns(due, filling.read, first.stage, events) as turns:
         if turns.begin(first.reads_ahead):
+            work = partial(filling.work, turns)
             opener = None if first.model is None else getattr(openers, first.model)
             if opener is None:
                 assert first.model is None, f"{first.name} needs {first.model}"
@@ -143,13 +107,61 @@ def fill(due: Due, openers: Openers, events: Events | None = None, device: torch
             else:
                 with_model(opener, work, device)
     report.others = turns.others
-    report.notes += first.notes(seen)
+    report.notes += first.notes(filling.remarks)
     for note in report.notes:
         events.message(note, "warning")
     report.seconds = time.monotonic() - started
-    if reason := first.verdict([*due.kept, *due.jobs], lost):
+    if reason := first.verdict([*due.kept, *due.jobs], filling.lost):
         raise DataError(f"{reason}\n{report.summary()}", report.failed[0].path)
     return report
+
+
+class _Filling:
+    """Jobs of one name on their way into files. `lost` are the caches that could not be made; `remarks` is what was
+    noticed, by its topic and then by the medium."""
+
+    def __init__(self, report: CacheReport, events: Events, device: torch.device | str) -> None:
+        self.report, self.events, self.device = report, events, device
+        self.lost: set[Path] = set()
+        self.remarks: dict[str, dict[Path, str]] = {}
+        self._bench = Bench(None, device, events)
+
+    def read(self, job: Job) -> Any:
+        """What `job` is made from. Called in another thread."""
+        try:
+            was_read = job.kind.read(job, self._bench.model)
+        except MemoryError as error:
+            raise job.kind.too_large(job) from error
+        with contextlib.suppress(OSError):
+            source_record(job.source)  # hashes the file in this thread; it is known when the cache is written
+        return was_read
+
+    def work(self, turns: Turns[Any], model: Any) -> None:
+        """Take all turns with `model`."""
+        self._bench = Bench(model, self.device, self.events)
+        try:
+            turns.each(self._make)
+        finally:
+            self._bench = Bench(None, self.device, self.events)  # whoever opened the model lets it go
+
+    def _make(self, job: Job, was_read: Any) -> None:
+        """Write the cache of `job`, or note why there is none."""
+        try:
+            if isinstance(was_read, DataError):
+                raise was_read
+            made = job.kind.make(job, was_read, self._bench)
+            self.report.bytes += made.bytes
+            self.report.made += 1
+            for topic, text in made.remarks.items():
+                self.remarks.setdefault(topic, {})[job.source] = text
+        except DataError as error:
+            self.lost.add(job.path)
+            note_failure(self.report, job.source, str(error), self.events, job.kind.consequence(job))
+            job.kind.remember(job, str(error))
+        except (RuntimeError, MemoryError) as error:
+            if not is_full(error):
+                raise
+            raise job.kind.too_large(job) from error
 
 
 def begin_report(due: Due, events: Events) -> CacheReport:

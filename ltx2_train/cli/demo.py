@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .. import (
     MEDIA_SUFFIXES,
     BaseFiles,
+    CachesReport,
     DatasetConfig,
     RunConfig,
+    RunResult,
     SampleFile,
     TrainingSet,
     build_caches,
@@ -137,21 +139,42 @@ def run_demo(
     out = out.absolute()
     if read_manifest(out / "runs" / "demo") is not None:
         raise RunError(f"{out} holds a demo already. Choose another --out, or delete the folder.")
+    clip = _prepare(out, events, media, steps, mode)
+    config = load_run(out / "run.toml")
+    events.check_stop()
+    caches = build_caches(config, events)
+    result = _train_twice(config, events, steps // 2)
+    losses = _losses(result.folder / "metrics.jsonl", steps, mode)
+    files = sample(config, result.lora, out / "samples", events, strengths=[0.0, 1.0])
+    distances = _distances(config, files, events)
+    if steps >= DEFAULT_STEPS:
+        _require_nearer(distances, clip)
+    for path in (result.folder / "metrics.jsonl", result.folder / "loss.png", result.lora):
+        shutil.copyfile(path, out / path.name)
+    lines = [
+        *_made_lines(out, clip, caches, result, steps),
+        *_learned_lines(out, clip, losses, files, distances, steps),
+    ]
+    minutes, seconds = divmod(round(time.monotonic() - started), 60)
+    return "\n".join(["", f"Done in {minutes} min {seconds} s. Everything is in {out}", *lines])
 
+
+def _prepare(out: Path, events: Events, media: Path | None, steps: int, mode: str) -> Path:
+    """Model, clip, dataset file and run file in `out`; returns the clip."""
     events.stage("make a tiny LTX-2.3 and a tiny Gemma")
     tiny = make_tiny(out / "model", version="2.3", events=events)
     clip = _take_clip(out / "clips", media, mode)
-    half = steps // 2
     paths = {"checkpoint": tiny.checkpoint.relative_to(out).as_posix(),
              "encoder": tiny.text_encoder.relative_to(out).as_posix()}  # fmt: skip
     sizes = {"width": WIDTH, "height": HEIGHT, "frames": SOUND_FRAMES if mode == "audio" else FRAMES}
     recording = mode == "audio" and clip.suffix.lower() not in MEDIA_SUFFIXES["video"]  # of a video, the sound is taken
     write_text(out / "dataset.toml", SOUND_DATASET if recording else DATASET.format(**sizes))
-    write_text(out / "run.toml", RUN.format(name="run.toml", mode=mode, steps=steps, half=half, **paths, **sizes))
-    config = load_run(out / "run.toml")
-    events.check_stop()
+    write_text(out / "run.toml", RUN.format(name="run.toml", mode=mode, steps=steps, half=steps // 2, **paths, **sizes))
+    return clip
 
-    caches = build_caches(config, events)
+
+def _train_twice(config: RunConfig, events: Events, half: int) -> RunResult:
+    """Train with a stop after `half` of the steps, and go on to the end."""
     try:
         train(config, StopAfter(events, half))
         raise AssertionError("the demo did not stop half way")
@@ -159,50 +182,56 @@ def run_demo(
         if events.should_stop():
             raise
         events.message(f"{stop}")
-    result = train(config, events)
+    return train(config, events)
 
-    losses = _losses(result.folder / "metrics.jsonl", steps, mode)
-    files = sample(config, result.lora, out / "samples", events, strengths=[0.0, 1.0])
-    distances = _distances(config, files, events)
-    judged = steps >= DEFAULT_STEPS
+
+def _require_nearer(distances: Mapping[str, tuple[float, float]], clip: Path) -> None:
+    """Raise TrainerError where a sample with the LoRA is not nearer to the clip than the one without."""
     for stream, (without, with_it) in distances.items():
-        if judged and with_it >= without:
+        if with_it >= without:
             raise TrainerError(
                 f"The demo failed: with the LoRA the {stream} of the sample is not nearer to {clip.name} "
                 f"({without:.3f} -> {with_it:.3f})."
             )
-    for name in ("metrics.jsonl", "loss.png"):
-        shutil.copyfile(result.folder / name, out / name)
-    lora = out / result.lora.name
-    shutil.copyfile(result.lora, lora)
-    report = inspect_lora(lora)
-    minutes, seconds = divmod(round(time.monotonic() - started), 60)
-    made = caches.summary().splitlines()
-    return "\n".join(
-        [
-            "",
-            f"Done in {minutes} min {seconds} s. Everything is in {out}",
-            f"  trained on    {clip.relative_to(out)}",
-            f"  caches        {made[0]}",
-            *(f"                {line}" for line in made[1:]),
-            f"  settings      run.toml, dataset.toml; resolved: {(result.folder / 'run.toml').relative_to(out)}",
-            f"  training      {steps} steps, stopped after {half} and resumed at {half + 1}; metrics.jsonl, loss.png",
-            *(
-                f"  loss          {stream} {before:.3f} -> {after:.3f} "
-                f"(means of the first and last {_window(steps)} steps)"
-                for stream, (before, after) in losses.items()
-            ),
-            f"  LoRA          {lora.name}: {len(report.modules)} modules, rank {'/'.join(map(str, report.ranks))}",
-            *(f"  strength {file.info['strength']:g}    {file.path.relative_to(out)}" for file in files),
-            f"  distance of the sample's latents to those of {clip.name} (mean square):",
-            *(
-                f"    {stream:<11} {without:.3f} without the LoRA, {with_it:.3f} with it, "
-                f"{1 - with_it / without:.0%} less"
-                for stream, (without, with_it) in distances.items()
-            ),
-            *([] if judged else [f"  {steps} steps are too few to learn from; {DEFAULT_STEPS} show that it does."]),
-        ]
-    )
+
+
+def _made_lines(out: Path, clip: Path, caches: CachesReport, result: RunResult, steps: int) -> list[str]:
+    """What there is now, and where."""
+    report = inspect_lora(out / result.lora.name)
+    made, half = caches.summary().splitlines(), steps // 2
+    return [
+        f"  trained on    {clip.relative_to(out)}",
+        f"  caches        {made[0]}",
+        *(f"                {line}" for line in made[1:]),
+        f"  settings      run.toml, dataset.toml; resolved: {(result.folder / 'run.toml').relative_to(out)}",
+        f"  training      {steps} steps, stopped after {half} and resumed at {half + 1}; metrics.jsonl, loss.png",
+        f"  LoRA          {result.lora.name}: {len(report.modules)} modules, rank {'/'.join(map(str, report.ranks))}",
+    ]
+
+
+def _learned_lines(
+    out: Path,
+    clip: Path,
+    losses: Mapping[str, tuple[float, float]],
+    files: Sequence[SampleFile],
+    distances: Mapping[str, tuple[float, float]],
+    steps: int,
+) -> list[str]:
+    """What was learned, in numbers."""
+    few = f"  {steps} steps are too few to learn from; {DEFAULT_STEPS} show that it does."
+    return [
+        *(
+            f"  loss          {stream} {before:.3f} -> {after:.3f} (means of the first and last {_window(steps)} steps)"
+            for stream, (before, after) in losses.items()
+        ),
+        *(f"  strength {file.info['strength']:g}    {file.path.relative_to(out)}" for file in files),
+        f"  distance of the sample's latents to those of {clip.name} (mean square):",
+        *(
+            f"    {stream:<11} {without:.3f} without the LoRA, {with_it:.3f} with it, {1 - with_it / without:.0%} less"
+            for stream, (without, with_it) in distances.items()
+        ),
+        *([] if steps >= DEFAULT_STEPS else [few]),
+    ]
 
 
 def _take_clip(folder: Path, media: Path | None, mode: str) -> Path:

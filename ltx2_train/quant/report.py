@@ -29,7 +29,7 @@ def error_table(size: int = 4096, seed: int = 0, device: str = "cpu") -> list[di
     `device` is a name as `model.device` takes it. Formats whose library cannot be used have no row.
     """
     weight = torch.randn(size, size, generator=torch.Generator().manual_seed(seed)).to(pick_device(device))
-    return [{"name": name, **_errors(found, weight)} for name, found in _approximations(weight)]
+    return [{"name": name, **_errors(approximation, weight)} for name, approximation in _approximations(weight)]
 
 
 def error_text(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -59,11 +59,11 @@ def _approximations(weight: Tensor) -> Iterator[tuple[str, Tensor]]:
             yield f"{name} + loftq rank {LOFTQ_RANK}", module.dequantize().addmm_(b, a)
 
 
-def _errors(found: Tensor, weight: Tensor) -> dict[str, float]:
+def _errors(approximation: Tensor, weight: Tensor) -> dict[str, float]:
     """Sums in float64, over parts, so that no second copy of the weight is made."""
     off = energy = error = found_energy = product = 0.0
     for part in row_parts(*weight.shape):
-        a, b = found[part].double(), weight[part].double()
+        a, b = approximation[part].double(), weight[part].double()
         off += float((a - b).abs().sum())
         error += float((a - b).square().sum())
         energy += float(b.square().sum())

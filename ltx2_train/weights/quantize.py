@@ -121,12 +121,12 @@ def quant_device(settings: QuantSettings, device: torch.device | str) -> torch.d
     if settings.device == "auto":
         return torch.device(device)
     try:
-        found = torch.device("cuda" if settings.device == "gpu" else settings.device)
-        torch.empty(1, device=found)
+        device = torch.device("cuda" if settings.device == "gpu" else settings.device)
+        torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"quant.device: {settings.device!r} cannot be used ({reason}). Use auto or cpu.") from None
-    return found
+    return device
 
 
 def check_quant(path: Path | str, settings: QuantSettings, rank: int | None = None) -> str:
@@ -136,22 +136,22 @@ def check_quant(path: Path | str, settings: QuantSettings, rank: int | None = No
     or ConfigError where the file does not go with the settings.
     """
     with TensorFile(path) as file:
-        found = stored_in(file)
-        words = settle(found, settings, file.path.name)[1]
-    if settings.loftq and found.in_blocks() and rank is not None:
+        stored = stored_in(file)
+        words = settle(stored, settings, file.path.name)[1]
+    if settings.loftq and stored.in_blocks() and rank is not None:
         find_companion(path, rank)
     return words
 
 
-def settle(found: StoredLinears, settings: QuantSettings, name: str) -> tuple[QuantSettings, str]:
+def settle(stored: StoredLinears, settings: QuantSettings, name: str) -> tuple[QuantSettings, str]:
     """(settings under which the plain linears of a file are loaded, what its blocks are then stored as).
 
     Raises CheckpointError for a layout that cannot be read, ConfigError where a quantized file meets settings that
     would quantize it again.
     """
-    if text := found.complaint():
-        raise CheckpointError(f"{name} is stored as {text}")
-    kinds = set(found.in_blocks().values())
+    if complaint := stored.complaint():
+        raise CheckpointError(f"{name} is stored as {complaint}")
+    kinds = set(stored.in_blocks().values())
     asked = settings.format
     if not kinds:
         if asked in FORMATS:
@@ -167,7 +167,7 @@ def settle(found: StoredLinears, settings: QuantSettings, name: str) -> tuple[Qu
         )
     same = all(asked in (storage.name, storage.answers) for storage in storages)
     if asked in ("auto", "none") or same:
-        _same_blocks(found, settings, name)
+        _same_blocks(stored, settings, name)
         return plain, words
     remedy = "set quant.format to none (or auto), or use the bf16 checkpoint"
     if asked in (storage.called for storage in storages):
@@ -177,10 +177,10 @@ def settle(found: StoredLinears, settings: QuantSettings, name: str) -> tuple[Qu
     raise ConfigError(f"{name} is {words} already and cannot be quantized again to {asked}: {remedy}.")
 
 
-def _same_blocks(found: StoredLinears, settings: QuantSettings, name: str) -> None:
+def _same_blocks(stored: StoredLinears, settings: QuantSettings, name: str) -> None:
     asked = settings.block_size if "block_size" in settings.model_fields_set else 0
-    if found.format == "nf4" and asked and found.block_size and asked != found.block_size:
+    if stored.format == "nf4" and asked and stored.block_size and asked != stored.block_size:
         raise ConfigError(
-            f"{name} is nf4 in blocks of {found.block_size}, but quant.block_size is {asked}. Set it to "
-            f"{found.block_size}, or quantize the bf16 checkpoint again with blocks of {asked}."
+            f"{name} is nf4 in blocks of {stored.block_size}, but quant.block_size is {asked}. Set it to "
+            f"{stored.block_size}, or quantize the bf16 checkpoint again with blocks of {asked}."
         )

@@ -209,12 +209,12 @@ class TextEncoder:
             events.check_stop()
             batch = order[start : start + max(1, batch_size)]
             try:
-                found = self._features([ids[caption] for caption in batch])
+                of_batch = self._features([ids[caption] for caption in batch])
             except RuntimeError as error:
                 if not card_is_full(error):
                     raise
                 raise _too_small(self.device) from error
-            for caption, features in zip(batch, found, strict=True):
+            for caption, features in zip(batch, of_batch, strict=True):
                 check_finite(features, caption)
                 done[caption] = features.to("cpu")
             events.progress(len(done), len(order), batch[-1][:60])
@@ -270,12 +270,12 @@ def _is_projection(name: str) -> bool:
 
 def _projection(source: TensorFile) -> tuple[FeatureExtractor, str]:
     """An empty extractor that fits the checkpoint's tensors, and what stands before its names in the file."""
-    found = [name for name in source.tensors if _is_projection(name)]
-    if text := stored_in(source).complaint(name.removesuffix(".weight") for name in found):
-        raise CheckpointError(f"{source.path.name} stores the text projection as {text}")
-    prefix = found[0][: found[0].rfind(_PROJECTION) + len(_PROJECTION)] if found and _PROJECTION in found[0] else ""
+    names = [name for name in source.tensors if _is_projection(name)]
+    if complaint := stored_in(source).complaint(name.removesuffix(".weight") for name in names):
+        raise CheckpointError(f"{source.path.name} stores the text projection as {complaint}")
+    prefix = names[0][: names[0].rfind(_PROJECTION) + len(_PROJECTION)] if names and _PROJECTION in names[0] else ""
     known = weight_shapes(source)
-    shapes = {name[len(prefix) :]: known[name] for name in found if name.startswith(prefix)}
+    shapes = {name[len(prefix) :]: known[name] for name in names if name.startswith(prefix)}
     with torch.device("meta"):
         try:
             extractor = FeatureExtractor.from_shapes(shapes)
@@ -371,17 +371,17 @@ def _placement(
 
 def _visit_device(module: nn.Module, device: torch.device) -> None:
     """Have `module` on `device` while its forward runs; the original in RAM is kept and never copied back."""
-    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+    originals: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def bring(_: nn.Module, __: Any) -> None:
         for tensor in (*module.parameters(), *module.buffers()):
-            kept.append((tensor, tensor.data))
+            originals.append((tensor, tensor.data))
             tensor.data = tensor.data.to(device, non_blocking=True)
 
     def release(*_: Any) -> None:
-        for tensor, original in kept:
+        for tensor, original in originals:
             tensor.data = original
-        kept.clear()
+        originals.clear()
 
     module.register_forward_pre_hook(bring)
     module.register_forward_hook(release, always_call=True)

@@ -51,27 +51,27 @@ class LayeredTextEncoder:
         with open_gemma(self._path) as files:
             per_token = files.shape.hidden * self._dtype.itemsize
         per_token += sum(4 * head.out_features for head in self._extractor.heads)
-        found: list[list[str]] = [[]]
+        groups: list[list[str]] = [[]]
         room = GROUP_BYTES
         for caption in captions:
             need = len(self.tokenizer.ids(caption)) * per_token
-            if need > room and found[-1]:
-                found.append([])
+            if need > room and groups[-1]:
+                groups.append([])
                 room = GROUP_BYTES
-            found[-1].append(caption)
+            groups[-1].append(caption)
             room -= need
-        return found
+        return groups
 
     def encode(self, captions: Sequence[str], batch_size: int = 1, events: Events | None = None) -> list[TextFeatures]:
         """The features of each caption, on the CPU. `batch_size` does not count: batches are as large as may be.
 
         Asks `events` whether to stop before each batch of each layer. Raises OutOfMemory where one layer is too much.
         """
-        found = dict(self.encode_each(captions, events))
-        for features in found.values():
+        by_caption = dict(self.encode_each(captions, events))
+        for features in by_caption.values():
             if isinstance(features, DataError):
                 raise features
-        return [found[caption] for caption in captions]  # type: ignore[misc]
+        return [by_caption[caption] for caption in captions]  # type: ignore[misc]
 
     def encode_each(
         self, captions: Sequence[str], events: Events | None = None
@@ -190,10 +190,10 @@ def check_finite(features: TextFeatures, caption: str) -> None:
 
 def _batches(ids: dict[str, list[int]]) -> list[list[str]]:
     """Captions of like length together, of which padding and all fit into BATCH_TOKENS."""
-    found: list[list[str]] = []
+    batches: list[list[str]] = []
     for caption in sorted(ids, key=lambda one: len(ids[one])):  # the longest of a batch comes last
-        if found and (len(found[-1]) + 1) * len(ids[caption]) <= BATCH_TOKENS:
-            found[-1].append(caption)
+        if batches and (len(batches[-1]) + 1) * len(ids[caption]) <= BATCH_TOKENS:
+            batches[-1].append(caption)
         else:
-            found.append([caption])
-    return found
+            batches.append([caption])
+    return batches

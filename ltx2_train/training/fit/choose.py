@@ -130,12 +130,12 @@ class _Search:
     def best(self, format: str) -> Candidate | None:
         """The fastest choice of `format` that fits; None where none does."""
         if format not in self._best:
-            found: list[Candidate] = []
+            candidates: list[Candidate] = []
             for chunk in self._chunks():
-                found = [candidate for swap in self._swaps() for candidate in self._fitting(format, swap, chunk)]
-                if found:
+                candidates = [candidate for swap in self._swaps() for candidate in self._fitting(format, swap, chunk)]
+                if candidates:
                     break
-            self._best[format] = _least_of_fast(found) if found else None
+            self._best[format] = _least_of_fast(candidates) if candidates else None
         return self._best[format]
 
     def leanest(self, format: str) -> Candidate:
@@ -146,22 +146,24 @@ class _Search:
 
     def _fitting(self, format: str, swap: int, chunk: int) -> Iterator[Candidate]:
         for offload in self._offloads():
-            for kept in KEPT_OF_REPLAYS:
+            for replays in KEPT_OF_REPLAYS:
                 counts = self._recomputes(swap)
-                low, high, found = 0, len(counts) - 1, None
+                low, high, fewest = 0, len(counts) - 1, None
                 while low <= high:  # more recomputed takes less memory and more time
                     middle = (low + high) // 2
-                    choice = self._choice(format, swap, counts[middle], offload, kept, chunk)
+                    choice = self._choice(format, swap, counts[middle], offload, replays, chunk)
                     if self._fits(choice):
-                        found, high = choice, middle - 1
+                        fewest, high = choice, middle - 1
                     else:
                         low = middle + 1
-                if found is not None:
-                    yield Candidate(found, predict(self.facts, found, self.machine))
+                if fewest is not None:
+                    yield Candidate(fewest, predict(self.facts, fewest, self.machine))
                     break
 
-    def _choice(self, format: str, swap: int, again: int, offload: bool, kept: tuple[bool, bool], chunk: int) -> Choice:
-        memory, ram, (text_kv, lean) = self.memory, self.machine.ram, kept
+    def _choice(
+        self, format: str, swap: int, again: int, offload: bool, replays: tuple[bool, bool], chunk: int
+    ) -> Choice:
+        memory, ram, (text_kv, lean) = self.memory, self.machine.ram, replays
         choice = Choice(
             format, swap, again, offload, False, "ram", memory.swap_ahead, text_kv and again > 0, chunk, lean
         )
@@ -302,9 +304,9 @@ def _hampered(choice: Choice) -> bool:
     return bool(choice.blocks_to_swap or choice.recompute_blocks or choice.offload_activations)
 
 
-def _least_of_fast(found: list[Candidate]) -> Candidate:
-    fastest = min(candidate.prediction.seconds for candidate in found)
-    fast = [candidate for candidate in found if candidate.prediction.seconds <= AS_FAST * fastest]
+def _least_of_fast(candidates: list[Candidate]) -> Candidate:
+    fastest = min(candidate.prediction.seconds for candidate in candidates)
+    fast = [candidate for candidate in candidates if candidate.prediction.seconds <= AS_FAST * fastest]
     return min(fast, key=lambda c: (c.choice.offload_activations, c.choice.blocks_to_swap, c.choice.recompute_blocks))
 
 
@@ -370,16 +372,16 @@ def _plan(
 
 def _words(chosen: Candidate, facts: Facts) -> list[str]:
     choice, total = chosen.choice, facts.total
-    found = []
+    reasons = []
     if choice.swap_from == "file" and choice.blocks_to_swap:
-        found.append(
+        reasons.append(
             "RAM is too small for the swapped blocks, so they are read from the file each time, which is slow."
         )
     if choice.blocks_to_swap == 0 and choice.recompute_blocks == 0:
-        found.append("Everything fits; nothing is swapped or recomputed.")
+        reasons.append("Everything fits; nothing is swapped or recomputed.")
     elif choice.blocks_to_swap >= total - 1:
-        found.append("As many blocks as possible are swapped.")
-    return found
+        reasons.append("As many blocks as possible are swapped.")
+    return reasons
 
 
 def _too_small(search: _Search, formats: tuple[str, ...]) -> str:

@@ -239,25 +239,25 @@ class MemoryPlan:
 
 def _leaner(choice: Choice, total: int, device_type: str) -> list[dict[str, Any]]:
     """Changes that save memory, the cheapest first."""
-    found: list[dict[str, Any]] = []
+    notches: list[dict[str, Any]] = []
     if choice.keep_text_kv:
-        found.append({"keep_text_kv": False})
+        notches.append({"keep_text_kv": False})
     if not choice.lean and choice.recompute_blocks:
-        found.append({"lean": True})
-    kept = total - choice.recompute_blocks
-    if kept > 0:
-        found.append({"recompute_blocks": total - (kept // 2 if kept >= KEEP_FEW else 0)})
+        notches.append({"lean": True})
+    not_recomputed = total - choice.recompute_blocks
+    if not_recomputed > 0:
+        notches.append({"recompute_blocks": total - (not_recomputed // 2 if not_recomputed >= KEEP_FEW else 0)})
     if device_type == "cuda":
         if not choice.offload_activations and choice.recompute_blocks:
-            found.append({"offload_activations": True})
+            notches.append({"offload_activations": True})
         stay = total - choice.blocks_to_swap
         if stay > 1:
             swap = total - (stay // 2 if stay >= KEEP_FEW else 1)
-            found.append({"blocks_to_swap": swap, "recompute_blocks": max(swap, choice.recompute_blocks)})
+            notches.append({"blocks_to_swap": swap, "recompute_blocks": max(swap, choice.recompute_blocks)})
     chunks = [size for size in CHUNKS if choice.ff_chunk == 0 or size < choice.ff_chunk]
     if chunks:
-        found.append({"ff_chunk": chunks[0]})
-    return found
+        notches.append({"ff_chunk": chunks[0]})
+    return notches
 
 
 def seconds(value: float) -> str:

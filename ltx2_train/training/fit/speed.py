@@ -90,10 +90,10 @@ def flops(
 
 def lora_passes(paths_and_sizes: list[tuple[str, int]]) -> dict[str, int]:
     """LoRA values of one block by what flows through them: `paths` inside the block, values of A and B together."""
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for path, size in paths_and_sizes:
-        found[_who(path)] = found.get(_who(path), 0) + size
-    return found
+        sizes[_who(path)] = sizes.get(_who(path), 0) + size
+    return sizes
 
 
 def _who(path: str) -> str:
