@@ -348,7 +348,7 @@ def test_a_companion_that_cannot_be_read_costs_its_clip_alone(work, capsys, key,
     assert "bad.wav" in text if sounds else "bad.png" in text
     code, text = train(work, capsys, *mode)
     assert code == 0, text
-    assert "bad.wav is missing in training" in text if sounds else "bad.mp4 is left out" in text
+    assert "bad.wav is missing in training" in text if sounds else "1 file is left out (bad.mp4)" in text
 
 
 @pytest.mark.parametrize("key", ["mask_path", "reference_path", "reference_audio_path", "audio_mask_path"])
