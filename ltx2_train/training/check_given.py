@@ -19,6 +19,13 @@ from ..feed.loader import Sample
 from ..sampling.prompts import Prompt
 
 _NAMED = 5  # samples that a message names
+# what to do instead of a second condition of one kind: each sample has one file of it
+_INSTEAD = {
+    Mask: "keep one, with the probability that both together should have",
+    Reference: "keep one. A clip has one reference; several subjects are frames of one reference: reference_frames of "
+    "the dataset, 1 + 8 (N - 1) for N of them",
+    AudioReference: "keep one. A clip has one reference sound; put one reference sound after another in one file",
+}
 
 
 def check_streams(config: RunConfig) -> None:
@@ -55,11 +62,8 @@ def check_streams(config: RunConfig) -> None:
             )
         for kind in (type(one) for one in settings.conditions):
             if sum(type(one) is kind for one in settings.conditions) > 1 and kind in (Reference, AudioReference, Mask):
-                raise ConfigError(
-                    f"{stream}.conditions: there are two conditions of type "
-                    f"{next(one.type for one in settings.conditions if type(one) is kind)}; keep one, with the "
-                    "probability that both together should have."
-                )
+                name = next(one.type for one in settings.conditions if type(one) is kind)
+                raise ConfigError(f"{stream}.conditions: there are two conditions of type {name}; {_INSTEAD[kind]}.")
 
 
 def check_supplied(config: RunConfig, dataset: DatasetConfig) -> None:

@@ -36,6 +36,7 @@ def test_the_official_names_are_read_and_a_single_length_is_both_ends():
         (VideoStream, {"type": "prefix", "temporal_boundary": 0}, "above 0"),
         (VideoStream, {"type": "suffix", "temporal_boundary": [4, 2]}, "ascending"),
         (VideoStream, {"type": "first_frame", "probability": 1.5}, "probability"),
+        (AudioStream, {"type": "mask", "probability": -0.1}, "probability: must be at least 0"),
         (VideoStream, {"type": "spatial_crop", "spatial_region": [64, 0, 32, 64]}, "top < bottom"),
         (AudioStream, {"type": "spatial_crop", "spatial_region": [0, 0, 32, 64]}, "one of prefix, suffix"),
         (AudioStream, {"type": "first_frame"}, "one of prefix, suffix"),

@@ -149,6 +149,20 @@ def test_a_picture_of_one_frame_begins_with_none(media):
         require_drawable([prompt], "video", Trained())
 
 
+def test_a_sample_has_a_size_that_its_smaller_reference_can_have(media):
+    prompt = parse_prompt("a fox --v clip.mp4 --w 96", SETTINGS, media)
+    with pytest.raises(ConfigError, match="a reference 2 times smaller than 96x64 is not made of whole latents"):
+        require_drawable([prompt], "video", Trained(downscale=2))
+    require_drawable([prompt], "video", Trained())
+
+
+def test_a_second_first_frame_is_refused(media):
+    table = {"type": "first_frame", "image_or_video": "clip.mp4"}
+    prompt = parse_prompt("a fox --i a face.png", SETTINGS, media, tables=[table])
+    with pytest.raises(ConfigError, match="there is another first_frame of the video already. Keep one"):
+        require_drawable([prompt], "video", Trained())
+
+
 def test_a_library_of_prompts_lists_conditions(media):
     (media / "p.toml").write_text(
         '[[prompt.subset]]\nprompt = "a fox"\nreference = "clip.mp4"\n[[prompt.subset.conditions]]\n'

@@ -40,7 +40,12 @@ def given(*conditions):
         ({"mode": "audio", "video": {"generated": False}}, "video.generated is set, but model.mode is audio"),
         ({"mode": "video", "video": {"generated": False}}, "video.generated is false, but model.mode is video"),
         ({"video": {"generated": False}, "audio": {"generated": False}}, "both false"),
-        ({"video": given({"type": "reference"}, {"type": "reference"})}, "two conditions of type reference"),
+        (
+            {"video": given({"type": "reference"}, {"type": "reference"})},
+            "two conditions of type reference.*several subjects are frames of one reference: reference_frames",
+        ),
+        ({"audio": given({"type": "reference"}, {"type": "reference"})}, "one reference sound after another"),
+        ({"video": given({"type": "mask"}, {"type": "mask"})}, "keep one, with the probability that both together"),
         (
             {"video": {"generated": False, **given({"type": "reference"}, {"type": "first_frame"})}},
             "the whole video is given, and video.conditions of type first_frame would change nothing",
@@ -89,6 +94,33 @@ def test_a_prefix_longer_than_a_clip_names_the_clip_and_how_many_more():
     samples = [make_sample("fox"), make_sample("hen")]
     with pytest.raises(ConfigError, match=r"fox: it has 2 latent frames, and a prefix of up to 2.* one more sample"):
         check_samples(run("video", video=given({"type": "prefix", "temporal_boundary": 2})), samples, Events())
+
+
+@pytest.mark.parametrize(
+    ("region", "said"),
+    [
+        (
+            [0, 0, 64, 96],
+            r"fox: it is 64x64 as cached, and the crop \[0, 0, 64, 96\].* leads out of it.* one more sample",
+        ),
+        ([0, 0, 20, 64], "is made of latents of 32 pixels, and the crop .* holds none"),
+        ([0, 0, 64, 64], "is given whole by its conditions together, so nothing is left to make"),
+    ],
+)
+def test_a_crop_must_lie_in_the_picture_and_leave_some_of_it(region, said):
+    samples = [make_sample("fox"), make_sample("hen")]
+    with pytest.raises(ConfigError, match=said):
+        check_samples(run("video", video=given({"type": "spatial_crop", "spatial_region": region})), samples, Events())
+
+
+def test_clips_without_sound_train_beside_those_with_reference_sounds(tmp_path):
+    voice = tmp_path / "voice.safetensors"
+    write_tensors(voice, {"audio_latents_6x16x8_fp32": torch.ones(8, 6, 16), "audio_lengths_int32": torch.tensor([6])})
+    told = Told()
+    config = run("av", audio=given({"type": "reference"}))
+    heard = replace(make_sample("fox", steps=6), reference_audio_path=voice)
+    check_samples(config, [heard, make_sample("hen")], told)
+    assert told.texts == [], "a silent clip lacks nothing"
 
 
 def test_sound_is_measured_by_itself():

@@ -72,6 +72,21 @@ def test_a_reference_sound_changes_its_own_samples_sound(models, mode, flags):
     assert difference[[0, 2]].max() < 1e-6
 
 
+def test_a_clip_without_sound_trains_its_picture_beside_reference_sounds(models):
+    run = {
+        "train": NONE,
+        "video": {"conditions": [REFERENCE]},
+        "audio": {"conditions": [{**REFERENCE, "negative_positions": True}]},
+    }
+    both = replace(reference(1), reference_audio=voice(1).reference_audio)
+    terms = losses(models, with_data(make_batch([6, 0]), both, reference(2)), **run)
+    other = losses(models, with_data(make_batch([6, 0]), both, reference(3)), **run)
+    assert bool(torch.isfinite(terms.loss).all())
+    assert len(measured(terms, "audio")) == 1, "the sound of one clip is learned"
+    assert len(measured(terms, "video")) == 2
+    assert (terms.loss - other.loss).abs()[1] > 1e-4, "the reference of the silent clip is used"
+
+
 def test_a_mask_gives_its_tokens_and_only_the_others_count(models):
     mask = torch.zeros(SHAPE.frames, SHAPE.height, SHAPE.width, dtype=torch.bool)
     mask[1] = True
