@@ -82,6 +82,8 @@ def tokens_of(condition: Condition, target: Target, mask: Tensor | None = None, 
     elif isinstance(condition, Mask) and mask is not None:
         assert mask.numel() == frame * target.frames, (tuple(mask.shape), target)
         given = mask.to(dtype=torch.bool, device="cpu").reshape(given.shape)
+    else:
+        assert isinstance(condition, Mask) or not is_given(condition), type(condition).__name__
     return given.flatten()
 
 

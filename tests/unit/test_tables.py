@@ -6,19 +6,22 @@ import ast
 import importlib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
+from pydantic import BaseModel
 from unit.training.step_parts import losses, make_batch
 
 from ltx2_train.caching.kind import CacheKind
 from ltx2_train.caching.kinds import KINDS
+from ltx2_train.conditions.given import Target, tokens_of
 from ltx2_train.conditions.settings import AudioCondition, Condition, VideoCondition
-from ltx2_train.config.groups import SampleSettings
+from ltx2_train.config.groups import RunConfig, SampleSettings
+from ltx2_train.dataset.entry import DatasetSettings
 from ltx2_train.lora.adapter import Adapter
 from ltx2_train.lora.kinds import KINDS as LORA_KINDS
 from ltx2_train.lora.settings import LoraSettings
@@ -72,6 +75,47 @@ def test_each_class_is_in_the_table_of_its_kind(kind, package, table):
     assert {one.__name__ for one in written} == {one.__name__ for one in table}
 
 
+SHOWN = {
+    "first_frame": {},
+    "prefix": {"temporal_boundary": 1},
+    "suffix": {"temporal_boundary": 1},
+    "spatial_crop": {"spatial_region": [0, 0, 32, 32]},
+    "mask": {},
+    "reference": None,  # stands in front of the target and gives nothing of it
+}
+
+
+def test_each_condition_gives_its_tokens():
+    """One that is accepted and gives nothing would be given and ignored."""
+    target, mask = Target(2, 2, 2, 25.0), torch.tensor([True, False] * 4)
+    for union in (VideoCondition, AudioCondition):
+        for one in members(union):
+            (kind,) = get_args(one.model_fields["type"].annotation)
+            assert kind in SHOWN, f"{kind}: say here how it is made, and in conditions/given.py what it gives"
+            if SHOWN[kind] is None:
+                continue
+            tokens = tokens_of(one.model_validate({"type": kind, **SHOWN[kind]}), target, mask)
+            assert 0 < int(tokens.sum()) < len(tokens), f"{kind} gives nothing, or all: see conditions/given.py"
+
+
+def settings_of(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(path, name) of every setting in `kind` and the groups below it."""
+    for name, field in kind.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from settings_of(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, name
+
+
+@pytest.mark.parametrize("kind", [RunConfig, DatasetSettings])
+def test_each_setting_is_read(kind):
+    """As an attribute, or by its name in a text; the flag that the community trainer has for it does not count."""
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "ltx2_train").rglob("*.py")]
+    code = re.sub(r'"community": "\w+"', "", "".join(texts))
+    read = set(re.findall(r"(?:\.|\"|')([a-z]\w*)", code))
+    assert [path for path, name in settings_of(kind) if name not in read] == []
+
+
 def test_each_attention_kernel_can_be_asked_for():
     assert set(get_args(MemorySettings.model_fields["attention"].annotation)) == {"sdpa", *KERNELS}
 
@@ -109,7 +153,7 @@ AHEAD = {"ltx2_train/caching/dino.py: read_dino"}
 def unused(sources: Mapping[str, str]) -> list[str]:
     """ "path: name" of each function and class at the top of a module that no other line of `sources` speaks of."""
     words = Counter(word for text in sources.values() for word in re.findall(r"\w+", text))
-    defined = re.compile(r"^(?:def|class) ([A-Za-z]\w*)", re.M)
+    defined = re.compile(r"^(?:def|class) (?!__)(\w+)", re.M)
     return [f"{path}: {name}" for path, text in sources.items() for name in defined.findall(text) if words[name] < 2]
 
 
