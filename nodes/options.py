@@ -47,7 +47,12 @@ GROUPS = (
     Group("Audio", TRAIN, ("audio",), "How sound is trained beside the picture."),
     Group("Optimizer", TRAINING, ("optimizer", "ema"), "The numbers of the optimizer, and a running mean of the LoRA."),
     Group("Schedule", TRAINING, ("schedule",), "How the learning rate changes over the run."),
-    Group("Training", TRAINING, ("train", "data"), "Epochs, saves and what happens when numbers break."),
+    Group(
+        "Training",
+        TRAINING,
+        ("train", "data", "log", "wandb", "hub"),
+        "Epochs, saves, what happens when numbers break, and logs elsewhere.",
+    ),
     Group("Memory", TRAINING, ("memory",), "What is traded for memory, in detail."),
     Group("Validation", TRAIN, ("validation",), "The loss on clips that are not trained on, and when it is measured."),
     Group("Samples", TRAINING, ("sample",), "Samples during the run, in detail."),

@@ -294,6 +294,10 @@ def _as_it_is(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
     return []
 
 
+def _hub_repo(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    return [("hub.push", True), ("hub.repo", str(value))]
+
+
 def _lycoris_config(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
     return [*lycoris.from_file(value, whole)]
 
@@ -338,6 +342,7 @@ _CONVERTERS: dict[str, Converter] = {
     "no_samples": _no_samples,
     "one_prompt": _one_prompt,
     "size_text": _size_text,
+    "hub_repo": _hub_repo,
     "lycoris_config": _lycoris_config,
     "lycoris_modules": _lycoris_modules,
     "lycoris_norm": _lycoris_norm,

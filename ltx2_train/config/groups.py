@@ -21,6 +21,7 @@ from ..paths import name_fault
 from ..quant.settings import QuantSettings
 from ..settings import Dtype, Settings
 from ..weights.gemma_settings import GemmaSettings
+from .logs import HubSettings, LogSettings, WandbSettings
 from .sample import SampleSettings
 from .slider import SliderSettings
 from .train import TrainSettings
@@ -166,6 +167,9 @@ class RunConfig(Settings):
     validation: ValidationSettings = ValidationSettings()
     ema: MeanSettings = MeanSettings()
     slider: SliderSettings = SliderSettings()
+    log: LogSettings = LogSettings()
+    wandb: WandbSettings = WandbSettings()
+    hub: HubSettings = HubSettings()
 
     _notes: tuple[str, ...] = PrivateAttr(())
 

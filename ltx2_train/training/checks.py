@@ -46,6 +46,7 @@ from .optimizing import check_optimizer
 from .run_folder import RunFolder, open_run, recorded_run, require_usable, save_text
 from .sound import require_sound
 from .state import list_states
+from .trackers import check_trackers
 from .unused import require_samples_used, require_used
 from .watch import describe_mix, require_heard, warn_of_captions
 
@@ -321,6 +322,7 @@ def needed_texts(config: RunConfig, prompts: Sequence[Prompt]) -> list[str]:
 
 def check_settings(config: RunConfig) -> None:
     """Cross-checks between groups that need no file. Raises ConfigError."""
+    check_trackers(config)
     if config.train.loraplus_ratio not in (None, 1) and not config.lora.has_halves:
         raise ConfigError(
             f"train.loraplus_ratio is {config.train.loraplus_ratio:g}, and lora.algo = {config.lora.algo} has no B "

@@ -44,6 +44,7 @@ from .sending import Ahead, pinned
 from .setup import Run, load
 from .step import StepTerms, ready_step
 from .strip import draw_strengths, sample_name
+from .trackers import tracked
 from .validation import Validation
 from .watch import norm_row
 
@@ -81,15 +82,16 @@ def train_checked(checked: Checked, events: Events) -> RunResult:
         if (lora := checked.finished_lora()) is not None:
             text = f"Finished before: {checked.total} steps. Raise train.steps to go on. LoRA: {lora}"
             return RunResult(checked.folder.path, lora, checked.total, checked.total, text)
-        asked = Asked(events, checked.folder.path)
-        try:
-            run = load(checked, asked)
-        except (RuntimeError, MemoryError) as error:
-            raise out_of_memory(error, "loading the model") or error from error
-        try:
-            return _Loop(run, asked).go_on()
-        finally:
-            run.close()
+        with tracked(checked.config, checked.folder.path, events) as told:
+            asked = Asked(told, checked.folder.path)
+            try:
+                run = load(checked, asked)
+            except (RuntimeError, MemoryError) as error:
+                raise out_of_memory(error, "loading the model") or error from error
+            try:
+                return _Loop(run, asked).go_on()
+            finally:
+                run.close()
     except BaseException as error:
         checked.folder.close(_ending(error))
         raise
