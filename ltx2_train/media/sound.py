@@ -26,11 +26,11 @@ from typing import Any
 
 import numpy as np
 
+from .samples import as_floats
 from .sound_media import (
     AUDIO_SUFFIXES,
     Sound,
     SoundInfo,
-    as_floats,
     probe_sound,
     read_sound,
     sound_blocks,

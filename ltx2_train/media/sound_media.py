@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from .samples import as_floats, channel_count
 from .structure import missing_end
 
 AUDIO_SUFFIXES = frozenset(
@@ -26,9 +27,6 @@ AUDIO_SUFFIXES = frozenset(
 SOUGHT_FORMATS = frozenset(("mov", "mp4", "matroska", "webm", "wav"))
 SEEK_FROM_SECONDS = 5.0
 PREROLL_SECONDS = 1.0
-INTEGER_SCALE = {np.dtype(np.uint8): 128.0, np.dtype(np.int16): 32768.0, np.dtype(np.int32): 2147483648.0}
-READABLE = frozenset(("u8", "s16", "s32", "flt", "dbl"))  # what PyAV makes arrays of
-MISCOUNTED_CHANNELS = 8  # PyAV finds more planes than there are
 UNREADABLE = "The file is damaged, cut short or not sound; export it again or remove it."
 NOT_NUMBERS = "holds samples that are not numbers"
 FLOAT_CODECS = ("pcm_f", "wavpack")
@@ -91,7 +89,7 @@ def probe_sound(path: Path | str) -> SoundInfo:
             end, begin = float(container.duration or 0) / 1e6, 0.0
         duration = max(0.0, end - max(begin, _origin(container)))
         missing = _cut_short(path, container, end)
-        layout, channels = first.layout.name, _channels(first)
+        layout, channels = first.layout.name, channel_count(first)
         return SoundInfo(path, first.sample_rate, channels, layout, duration, missing, *sound_tracks(container))
 
 
@@ -283,10 +281,6 @@ def _origin(container: Any) -> float:
     return float(container.start_time or 0) / 1e6
 
 
-def _channels(frame: Any) -> int:
-    return frame.layout.nb_channels
-
-
 def _decode(decoder: Any, packet: Any) -> list[Any]:
     import av.error
 
@@ -294,30 +288,6 @@ def _decode(decoder: Any, packet: Any) -> list[Any]:
         return decoder.decode(packet if packet.size else None)
     except av.error.InvalidDataError:
         return []
-
-
-def as_floats(frame: Any) -> np.ndarray:
-    """[C, N] of a decoded frame in float32, full scale at 1."""
-    packed = frame.format.packed.name
-    if packed not in READABLE:
-        frame = _packed(frame, "dbl")
-    elif frame.format.is_planar and _channels(frame) >= MISCOUNTED_CHANNELS:
-        frame = _packed(frame, packed)
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, _channels(frame)).T
-    scale = INTEGER_SCALE.get(samples.dtype)
-    if scale is None:
-        return samples.astype(np.float32)
-    middle = 128 if samples.dtype == np.uint8 else 0
-    return ((samples.astype(np.float64) - middle) / scale).astype(np.float32)
-
-
-def _packed(frame: Any, kind: str) -> Any:
-    import av
-
-    (packed,) = av.AudioResampler(kind, frame.layout, frame.sample_rate).resample(frame)
-    return packed
 
 
 def _placed(path: Path, container: Any, stream: Any, start: float) -> Iterator[tuple[int, Any, int]]:
@@ -335,10 +305,10 @@ def _placed(path: Path, container: Any, stream: Any, start: float) -> Iterator[t
             rate = frame.sample_rate
             if kind is None:
                 _refuse_rate(path, rate)
-                kind = rate, _channels(frame)
-            if (rate, _channels(frame)) != kind:
+                kind = rate, channel_count(frame)
+            if (rate, channel_count(frame)) != kind:
                 raise DataError(
-                    f"{path}: its sound changes from {kind[1]} channels at {kind[0]} Hz to {_channels(frame)} at "
+                    f"{path}: its sound changes from {kind[1]} channels at {kind[0]} Hz to {channel_count(frame)} at "
                     f"{rate} Hz on the way. Export it again.",
                     path,
                 )
@@ -359,7 +329,7 @@ def _collect(
     begins = 0.0  # on the clock of the container
     for at, frame, damaged in _placed(path, container, stream, start):
         if kind is None:
-            kind = frame.sample_rate, _channels(frame), frame.layout.name
+            kind = frame.sample_rate, channel_count(frame), frame.layout.name
             first = round(start * kind[0])
             stop = math.inf if seconds is None else first + max(1, round(seconds * kind[0]))
             if sought and (frame.pts is None or at > first):
