@@ -6,13 +6,14 @@ complete with the next message; its `picture` is the same for clients without ou
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import ltx2_train as core
 
@@ -226,18 +227,33 @@ class LiveView:
 
     def _keep(self, row: Mapping[str, Any]) -> None:
         step = row.get("step")
-        measured = _finite(row.get(f"{core.VALIDATION}{core.LOSS}"))
+        names = _names()
+        measured = _finite(row.get(names.validation))
         if isinstance(step, int) and measured is not None:
             self._validation.append([step, measured])
         if not isinstance(step, int) or step % self._every:
             return
-        losses = dict.fromkeys(
-            (core.LOSS, *map(core.loss_column, core.STREAMS), *map(core.loss_column, core.terms_of([row])))
-        )
+        losses = dict.fromkeys((*names.losses, *map(names.column, names.terms([row]))))
         self._rows.append({"step": step, **{column: _finite(row.get(column)) for column in losses}})
         if len(self._rows) > KEPT_ROWS:  # a long run keeps its whole curve, at half the detail
             self._every *= 2
             self._rows = [kept for kept in self._rows if kept["step"] % self._every == 0]
+
+
+class _Names(NamedTuple):
+    """What the columns of the metrics are called: asked of the core once, since a run has ten thousands of rows."""
+
+    validation: str
+    losses: tuple[str, ...]
+    column: Callable[[str], str]
+    terms: Callable[[Iterable[Mapping[str, Any]]], list[str]]
+
+
+@functools.cache
+def _names() -> _Names:
+    column = core.loss_column
+    losses = (core.LOSS, *map(column, core.STREAMS))
+    return _Names(f"{core.VALIDATION}{core.LOSS}", losses, column, core.terms_of)
 
 
 def _finite(value: Any) -> float | None:

@@ -77,6 +77,7 @@ def test_the_workflow_opens_whole_and_comes_out_as_its_twin(opened):
 
 def test_the_live_view_lies_inside_its_node(opened):
     assert state(opened) == "idle"
+    assert opened.locator(".ltx2-live button:visible").count() == 0, "there is nothing to do yet"
     inside = opened.evaluate("""() => {
       const node = app.graph.nodes.find((node) => node.type === "LTX2T_TrainLoRA")
       const box = document.querySelector(".ltx2-live").getBoundingClientRect()

@@ -122,6 +122,7 @@ export class LiveView {
     // a canvas has no size until the node is laid out
     this.observer = new ResizeObserver(() => this.redraw())
     this.observer.observe(this.canvas)
+    this.#arrows()
     this.show({ state: "idle", curve: [] })
   }
 
