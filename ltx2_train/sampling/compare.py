@@ -102,6 +102,7 @@ def compare(
     events = shielded(events)
     events.stage("check")
     columns = _columns(loras, strengths, base)
+    run = _without_lost_dataset(run)
     files = BaseFiles.find(run, events)
     if has_dataset(run):
         refuse_among_media(out, DatasetConfig.read(run.dataset_file()))
@@ -139,6 +140,14 @@ def compare(
     about = {"columns": [column.label for column in columns], "prompts": [prompt.text for prompt in wanted]}
     events.sample(grid, about)
     return Comparison(grid, tuple(columns), tuple(cells), drawn_now, sound)
+
+
+def _without_lost_dataset(run: RunConfig) -> RunConfig:
+    """`run` without the dataset that it was trained on, where that is gone: a comparison can do without."""
+    path = run.data.config if run.data.manifest is None else run.data.manifest
+    if path is None or path.exists():
+        return run
+    return run.model_copy(update={"data": run.data.model_copy(update={"config": None, "manifest": None})})
 
 
 def _columns(loras: Mapping[str, Path], strengths: Sequence[float], base: bool) -> list[Column]:

@@ -104,8 +104,8 @@ def run(tiny, tmp_path):
 
 @pytest.fixture
 def silent(run, tmp_path):
-    """The same without sound, which draws fastest."""
-    return load_run(tmp_path / "run.toml", ["model.mode=video"])
+    """The same without sound, which draws fastest; what it was trained on is gone."""
+    return load_run(tmp_path / "run.toml", ["model.mode=video", f"data.config={tmp_path / 'gone.toml'}"])
 
 
 def loras_of(saves, *steps):
