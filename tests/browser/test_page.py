@@ -106,9 +106,9 @@ def test_advanced_widgets_are_folded_at_first(opened):
         assert opened.evaluate(hidden) == 0
     else:
         node = opened.locator("[data-node-id='5']")
-        assert node.get_by_text("save_every").count() == 0
+        assert node.get_by_text("save every").count() == 0
         node.get_by_text("Show advanced inputs").click()
-        node.get_by_text("save_every").first.wait_for()
+        node.get_by_text("save every").first.wait_for()
 
 
 def test_a_run_is_shown_as_it_goes_and_after_a_reload(opened, tmp_path):

@@ -184,6 +184,24 @@ function grow(node) {
   node.setDirtyCanvas(true, true)
 }
 
+// The newest frontends take the text below a node away when its job is over, others when it comes from ComfyUI's cache.
+// What one of our nodes said last is said again then: its report, or where its file is.
+const TEXT = "$$node-text-preview" // the page's own widget
+const texts = new WeakMap() // node -> what it said
+
+function remember({ detail: { nodeId, text } }) {
+  const node = app.graph.nodes.find((one) => one.comfyClass?.startsWith(OURS) && isNode(one, nodeId))
+  if (node && text) texts.set(node, text)
+}
+
+function sayAgain() {
+  for (const node of app.graph.nodes) {
+    const text = texts.get(node)
+    if (!text || node.widgets?.some((widget) => widget.name === TEXT)) continue
+    api.dispatchCustomEvent("progress_text", { nodeId: String(node.id), text })
+  }
+}
+
 function addTab() {
   let tab = null
   app.extensionManager?.registerSidebarTab?.({
@@ -221,6 +239,9 @@ app.registerExtension({
     // with the first status the page has its number, by which the server knows it
     api.addEventListener("status", feedAll, { once: true })
     for (const name of ["execution_start", "reconnected"]) api.addEventListener(name, feedAll)
+    api.addEventListener("progress_text", remember)
+    for (const name of ["execution_success", "execution_error", "execution_interrupted"])
+      api.addEventListener(name, () => [300, 1500].forEach((wait) => setTimeout(sayAgain, wait)))
     // the node says itself how it ended; this is for an end that it could not tell of
     const ended = (state, message) => (event) => {
       for (const [node, view] of views) {
