@@ -241,7 +241,7 @@ app.registerExtension({
     for (const name of ["execution_start", "reconnected"]) api.addEventListener(name, feedAll)
     api.addEventListener("progress_text", remember)
     for (const name of ["execution_success", "execution_error", "execution_interrupted"])
-      api.addEventListener(name, () => [300, 1500].forEach((wait) => setTimeout(sayAgain, wait)))
+      api.addEventListener(name, () => [300, 1500, 5000].forEach((wait) => setTimeout(sayAgain, wait)))
     // the node says itself how it ended; this is for an end that it could not tell of
     const ended = (state, message) => (event) => {
       for (const [node, view] of views) {
