@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -322,6 +323,11 @@ def needed_texts(config: RunConfig, prompts: Sequence[Prompt]) -> list[str]:
 
 def check_settings(config: RunConfig) -> None:
     """Cross-checks between groups that need no file. Raises ConfigError."""
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and "LOCAL_RANK" in os.environ:
+        raise ConfigError(
+            f"This is one of {os.environ['WORLD_SIZE']} processes (accelerate launch, torchrun), and a run is trained "
+            "by one process on one card. Start it without them; model.device chooses the card."
+        )
     check_trackers(config)
     if config.train.loraplus_ratio not in (None, 1) and not config.lora.has_halves:
         raise ConfigError(

@@ -171,7 +171,11 @@ class Hub(Tracker):
                 self._events.message(text, "warning")
 
 
-TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB, "hub": Hub}
+TRACKERS: dict[str, Callable[[RunConfig, Path, Events], Tracker]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WandB,
+    "hub": Hub,
+}
 
 
 def wanted(config: RunConfig) -> tuple[str, ...]:

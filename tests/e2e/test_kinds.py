@@ -29,7 +29,10 @@ class StopAt(Events):
 
 def test_every_kind_resumes_to_the_bit_wherever_its_blocks_wait(run_file):
     more = [*MIXED, *PLAIN, "quant.format=int8", "memory.fit=custom", "ema.decay=0.5", "train.save_every=1"]
-    whole = train(load_run(run_file, [*more, "run.name=whole", "memory.recompute_blocks=2"]))
+    whole = train(
+        load_run(run_file, [*more, "run.name=whole", "memory.recompute_blocks=2", "log.report_to=tensorboard"])
+    )
+    assert list((whole.folder / "tensorboard").glob("events*"))
     swapped = [*more, "run.name=swapped", "memory.blocks_to_swap=1"]
     with pytest.raises(Stopped):
         train(load_run(run_file, swapped), StopAt(2))

@@ -8,12 +8,14 @@ from torch.nn.functional import linear
 
 from ltx2_train.errors import ConfigError, RunError
 from ltx2_train.lora.apply import apply_file
+from ltx2_train.lora.branches import keep_branches
 from ltx2_train.lora.factors import split
 from ltx2_train.lora.file import load_lora_state, verify_saved
 from ltx2_train.lora.inject import inject
 from ltx2_train.lora.kinds import KINDS, check_kinds, make_layer
 from ltx2_train.lora.save import save_lora
 from ltx2_train.lora.settings import LoraSettings
+from ltx2_train.lora.targets import branch_of
 from ltx2_train.quant.formats import FORMATS
 from ltx2_train.quant.settings import QuantSettings
 
@@ -233,6 +235,11 @@ def test_layers_of_several_kinds_stand_in_one_file(make_model, tmp_path, checkpo
     keys = load_file(path)
     assert keys[f"diffusion_model.{audio}.lora_A.weight"].shape == (3, 6)
     assert "diffusion_model.transformer_blocks.0.attn1.to_q.lokr_w1" in keys
+    keep_branches(path, ["audio"], tmp_path / "audio.safetensors")
+    kept = load_lora_state(tmp_path / "audio.safetensors").layers
+    assert kept.keys() == {name for name in made.layers if branch_of(name) == "audio"}
+    keep_branches(path, ["video"], tmp_path / "video.safetensors")
+    assert not load_lora_state(tmp_path / "video.safetensors").unpaired
     drawn = apply_file(make_model(), load_lora_state(path))
     x = torch.randn(3, 12, generator=generator(7))
     for name in ("transformer_blocks.1.attn1.to_q", "transformer_blocks.1.ff.net.0.proj"):
