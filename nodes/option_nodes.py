@@ -71,6 +71,8 @@ def settings_of(group: options.Group) -> list[Setting]:
     for path, field in leaves(group.kind):
         if not any(not table or path.startswith(f"{table}.") for table in group.tables):
             continue
+        if any(path.startswith(f"{table}.") for table in group.but):
+            continue
         if path in SHOWN or path in ELSEWHERE or (group.tables == ("",) and (path in IN_A_FILE or is_path(field))):
             continue
         name = path.removeprefix(f"{group.tables[0]}.").replace(".", "_")

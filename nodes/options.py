@@ -16,13 +16,15 @@ from .widgets import Form, merged
 
 @dataclass(frozen=True)
 class Group:
-    """One option node: which tables of `kind` it shows ("" is all of it), and the titles of the nodes it goes into."""
+    """One option node: which tables of `kind` it shows ("" is all of it) but for `but`, and the titles of the nodes it
+    goes into."""
 
     name: str
     into: tuple[str, ...]
     tables: tuple[str, ...]
     says: str
     kind: type[BaseModel] = RunConfig
+    but: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -54,6 +56,19 @@ GROUPS = (
         "Epochs, saves, what happens when numbers break, and logs elsewhere.",
     ),
     Group("Memory", TRAINING, ("memory",), "What is traded for memory, in detail."),
+    Group(
+        "Regularizers",
+        TRAIN,
+        ("regularizers",),
+        "What the LoRA is held to, or helped by, besides the error on its clips. Each is off at weight 0.",
+        but=("regularizers.self_flow",),
+    ),
+    Group(
+        "Self Flow",
+        TRAIN,
+        ("regularizers.self_flow",),
+        "A block learns from a deeper block of a teacher that sees less noise; off at weight 0.",
+    ),
     Group("Validation", TRAIN, ("validation",), "The loss on clips that are not trained on, and when it is measured."),
     Group("Samples", TRAINING, ("sample",), "Samples during the run, in detail."),
 )

@@ -27,18 +27,22 @@ def as_modality(
     learned: Tensor | None = None,
     generated: bool = True,
     first: int = 0,
+    second: Tensor | None = None,
+    masked: Tensor | None = None,
 ) -> Modality:
     """The stream of `tokens` [B, T, C], whose given ones are clean already, at noise levels `sigma` [B].
 
     `given` [B, T] has timestep 0; where all of it is at the start, and alike in every sample, `lead` is its number.
     `learned` [B, T] is false where there is padding. A stream that is not `generated` has noise level 0 as a whole.
     `first` is how many tokens the first latent frame of a picture has; 0 for sound.
+    Tokens that are `masked` [B, T] are at noise levels `second` [B].
     """
     front = 0 if reference is None else reference.tokens.shape[1]
     if reference is not None:
         tokens = torch.cat((reference.tokens, tokens), dim=1)
         positions = torch.cat((reference.positions, positions), dim=2)
         learned = None if learned is None else pad(learned, (front, 0), value=True)
+        masked = None if masked is None else pad(masked, (front, 0), value=False)
         if generated:  # else all of it is at 0
             lead = front + (lead or 0) if given is None or lead is not None else None
             count = (tokens.shape[0], tokens.shape[1] - front)
@@ -55,6 +59,8 @@ def as_modality(
         given=given,
         lead=lead,
         single=slice(front, front + first) if first else None,
+        second=second,
+        masked=masked,
         unseen=front if reference is not None and reference.unseen else 0,
         textless=front if reference is not None and reference.textless else 0,
     )

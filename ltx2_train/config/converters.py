@@ -8,41 +8,17 @@ as (dotted path, value), and parts of the value that have rows of their own as `
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PureWindowsPath
-from typing import Any, NamedTuple
+from typing import Any
 
-from . import lycoris
-
-
-class Part(NamedTuple):
-    """A part of a value that has a row of its own."""
-
-    name: str
-    value: Any
-
-
-Found = list["tuple[str, Any] | Part"]
-Converter = Callable[[Any, str, Mapping[str, Any]], Found]
+from . import lycoris, regularizer_flags
+from .converted import Converter, Found, Part, pairs
 
 
 def convert(by: str, value: Any, name: str, whole: Mapping[str, Any]) -> Found:
     """What the converter called `by` makes of `value`. Raises ValueError for a value that makes no sense."""
     return _CONVERTERS[by](value, name, whole)
-
-
-def _pairs(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
-    """["a=1", "b=[2, 3]"], or a table, as parts `name.a` and `name.b`."""
-    if isinstance(value, Mapping):
-        return [Part(f"{name}.{key}", inner) for key, inner in value.items()]
-    found: Found = []
-    for text in [value] if isinstance(value, str) else value:
-        key, sign, raw = str(text).partition("=")
-        if not sign or not key.strip():
-            raise ValueError(f"{text!r} is not of the form key=value")
-        # "modules.<name>.<param>" and "init.<param>" stand under their first word
-        found.append(Part(f"{name}.{key.strip().split('.')[0]}", lycoris.literal(raw.strip())))
-    return found
 
 
 def _kept_by_steps(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
@@ -317,8 +293,9 @@ def _lycoris_json(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
 
 
 _CONVERTERS: dict[str, Converter] = {
-    "pairs": _pairs,
+    "pairs": pairs,
     "config_file": _as_it_is,
+    **regularizer_flags.CONVERTERS,
     "gemma_4bit_type": _gemma_4bit_type,
     "kept_by_steps": _kept_by_steps,
     "official_streams": _official_streams,

@@ -14,6 +14,7 @@ from ..errors import ConfigError
 from ..lora.settings import LoraSettings
 from ..objective.audio import AudioSettings
 from ..objective.flow import LossSettings
+from ..objective.regularizers import RegularizerSettings
 from ..objective.sigmas import SigmaSettings
 from ..offload.settings import MemorySettings
 from ..optim import MeanSettings, OptimizerSettings, ScheduleSettings
@@ -170,6 +171,7 @@ class RunConfig(Settings):
     log: LogSettings = LogSettings()
     wandb: WandbSettings = WandbSettings()
     hub: HubSettings = HubSettings()
+    regularizers: RegularizerSettings = RegularizerSettings()
 
     _notes: tuple[str, ...] = PrivateAttr(())
 

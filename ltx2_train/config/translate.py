@@ -15,7 +15,8 @@ from ..foreign import PROGRAMS, Row, defaults_of, key_of, later_words, row_of, r
 from ..registry import nearest
 from ..settings import inner_type, is_text
 from ..toml import parse_value
-from .converters import Part, convert
+from .converted import Part
+from .converters import convert
 from .describe import aliases, walk
 from .groups import RunConfig
 
@@ -158,6 +159,8 @@ class Translation:
     def _row(self, row: Row, value: Any, whole: Mapping[str, Any], shown: str) -> None:
         if row.by and not row.unused(value):
             self._converted(row, value, whole, shown)
+        elif row.by and row.takes:
+            self._say(shown, value, "unused")  # a switch that is off
         elif row.takes:
             self._taken(row, value, shown)
         elif row.dataset:

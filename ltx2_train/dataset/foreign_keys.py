@@ -19,6 +19,7 @@ from .entry_types import LISTS
 RUN_SECTIONS = (
     "run", "model", "data", "cache", "lora", "objective", "loss", "video", "audio", "optimizer", "schedule", "train",
     "quant", "memory", "gemma", "sample", "validation", "ema", "slider", "log", "wandb", "hub",
+    "regularizers",
 )  # fmt: skip
 
 

@@ -103,6 +103,21 @@ class LoraSet:
             for layer, strength in zip(self.layers.values(), before, strict=True):
                 layer.strength = strength
 
+    @contextmanager
+    def unheld(self) -> Iterator[None]:
+        """While entered, products use the factors themselves, so that others may be put in their place for a while.
+
+        They must be what they were at the end, to the bit.
+        """
+        held = [(layer, layer.held) for layer in self.layers.values() if isinstance(layer, LoRALinear)]
+        for layer, _ in held:
+            layer.held = None
+        try:
+            yield
+        finally:
+            for layer, pair in held:
+                layer.held = pair
+
     def measure(self, blocks: Callable[[int], AbstractContextManager[Any]], seed: int) -> None:
         """Let the layers look at the weights of the base; `blocks(n)` is a context in which those of block n are there.
 

@@ -97,3 +97,12 @@ def given_or_not(sigma: Tensor, given: Tensor, lead: int | None) -> tuple[Tensor
     """
     own = torch.arange(1, sigma.shape[0] + 1, device=given.device).unsqueeze(1)
     return torch.cat((sigma.new_zeros(1), sigma)), Index(torch.where(given, 0, own), lead)
+
+
+def of_two_levels(sigma: Tensor, second: Tensor, masked: Tensor, given: Tensor | None) -> tuple[Tensor, Index]:
+    """Timesteps [1 + 2 B], zero first, and each token's index: `second` [B] where `masked` [B, T], else `sigma` [B],
+    and 0 where `given` [B, T]."""
+    own = torch.arange(1, sigma.shape[0] + 1, device=masked.device).unsqueeze(1)
+    index = torch.where(masked, own + sigma.shape[0], own)
+    index = index if given is None else torch.where(given, 0, index)
+    return torch.cat((sigma.new_zeros(1), sigma, second)), Index(index)

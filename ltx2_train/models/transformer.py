@@ -20,7 +20,7 @@ Shape letters: B batch, T tokens, S context tokens, C latent channels, D width, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm
 
-from .adaln import AdaLN, Rows, distinct, given_or_not
+from .adaln import AdaLN, Rows, distinct, given_or_not, of_two_levels
 from .attention import Attention, text_mask, token_mask
 from .blocks import BASE_ROWS, TEXT_ROWS, Block, SkipLayers, Stream
 from .config import Side, TransformerConfig
@@ -39,6 +39,7 @@ from .kernels import QUERIES, SPLITS, find_kernel
 from .norms import Index, rows_of, wide
 from .recompute import Kept, Store, recomputed, trainable
 from .rope import rope_table
+from .routes import Route, check_routes, kept_of, put_back, stream_of
 from .trial import why_not_compiled
 
 logger = logging.getLogger(__name__)
@@ -86,18 +87,27 @@ class Modality:
     given: Tensor | None = None  # [B, T] bool
     lead: int | None = None  # tokens given at the start of every sample, where no others are
     single: slice | None = None
+    second: Tensor | None = None  # [B] float32, the noise level of the tokens that are `masked`
+    masked: Tensor | None = None  # [B, T] bool
 
     @property
     def token_timesteps(self) -> Tensor:
         """[B, T] or [B, 1]."""
         if self.timesteps is not None:
             return self.timesteps
+        if self.masked is not None:
+            values, index = self.levels()
+            assert index is not None
+            return values[index.rows]
         return self.sigma.unsqueeze(1) if self.given is None else torch.where(self.given, 0.0, self.sigma.unsqueeze(1))
 
     def levels(self) -> tuple[Tensor, Index | None]:
         """The distinct timesteps [R], and which of them each token has; None where each sample has one (R = B)."""
         if self.timesteps is not None:
             return distinct(self.timesteps)
+        if self.masked is not None:
+            assert self.second is not None, "masked tokens have a noise level of their own"
+            return of_two_levels(self.sigma, self.second, self.masked, self.given)
         return (self.sigma, None) if self.given is None else given_or_not(self.sigma, self.given, self.lead)
 
 
@@ -280,8 +290,14 @@ class LTXTransformer(nn.Module):
         *,
         skip: SkipLayers | None = None,
         keep_hidden: Collection[str] = (),
+        routes: Sequence[Route] = (),
+        last: int | None = None,
     ) -> Output:
-        """Velocities of the modalities given. `keep_hidden` names streams after blocks: "video.12", "audio.0"."""
+        """Velocities of the modalities given. `keep_hidden` names streams after blocks: "video.12", "audio.0".
+
+        `routes` lead tokens of the picture around some blocks. `last` ends the pass after that block, for the hidden
+        states alone: there are no velocities then.
+        """
         assert video is not None or audio is not None, "no modality given"
         assert video is None or self.has_video, f"video given to a model of mode {self.mode}"
         assert audio is None or self.has_audio, f"audio given to a model of mode {self.mode}"
@@ -290,7 +306,15 @@ class LTXTransformer(nn.Module):
         vx = None if video is None else self._marked(self.patchify_proj(video.latent.to(self.dtype)), video.single)
         ax = None if audio is None else self.audio_patchify_proj(audio.latent.to(self.dtype))
         hidden: dict[str, Tensor] = {}
+        check_routes(routes, len(self.transformer_blocks))
+        begins = {} if v is None else {route.first: route for route in routes}
+        on: tuple[Route, Tensor, Stream] | None = None  # the route, all tokens before it, and what holds for them
         for number, block in enumerate(self.transformer_blocks):
+            if (route := begins.get(number)) is not None:
+                assert vx is not None
+                assert v is not None
+                on = route, vx, v
+                vx, v = kept_of(vx, route.kept), stream_of(v, route.kept)
             left_out = frozenset() if skip is None else skip.at(number)
             saving = torch.is_grad_enabled() and number in self.recompute
             if saving and number + 1 < len(self.transformer_blocks):
@@ -302,10 +326,15 @@ class LTXTransformer(nn.Module):
                 )
                 with self._visit(number, False):
                     vx, ax = block(vx, ax, v, a, left_out, slim=saving)
+            if on is not None and number == on[0].last:
+                assert vx is not None
+                vx, v, on = put_back(vx, on[0].kept, on[1]), on[2], None
             for name, x in ((f"video.{number}", vx), (f"audio.{number}", ax)):
                 if name in keep_hidden:
                     assert x is not None, f"{name} is to be kept, but the modality was not given"
                     hidden[name] = x
+            if number == last:
+                return Output(None, None, hidden)
         assert len(hidden) == len(set(keep_hidden)), f"unknown names in keep_hidden: {set(keep_hidden) - set(hidden)}"
         return Output(self._velocity("", vx, v), self._velocity("audio_", ax, a), hidden)
 

@@ -1,7 +1,7 @@
 """A running mean of the weights (EMA) beside those that are trained.
 
     mean <- d * mean + (1 - d) * weights        after every step that moved them
-    d = min(decay, (1 + n) / (10 + n))          n steps taken: the first weights are forgotten soon
+    d = min(decay, (1 + n) / (10 + n))          n steps taken: the first weights are forgotten soon; or decay itself
 
 Averaging along the way of an optimizer: Polyak and Juditsky 1992; the warm-up of d is that of TensorFlow's
 ExponentialMovingAverage.
@@ -39,21 +39,30 @@ class MeanSettings(Settings):
 
 
 class WeightMean:
-    """The mean of `parameters`, in float32 beside them. It begins with what they are now."""
+    """The mean of `parameters`, in float32 beside them or on `device`. It begins with what they are now.
 
-    def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
-        assert 0 < decay < 1, decay
-        self.decay, self.taken = decay, 0
+    `warm`: the share that stays grows to `decay` with the steps.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        decay: float,
+        device: torch.device | None = None,
+        warm: bool = True,
+    ) -> None:
+        assert 0 <= decay < 1, decay
+        self.decay, self.taken, self.warm = decay, 0, warm
         self._parameters: list[Tensor] = list(parameters)
-        self._mean = [parameter.detach().clone() for parameter in self._parameters]
+        self._mean = [parameter.detach().clone().to(device or parameter.device) for parameter in self._parameters]
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the weights after a step."""
-        decay = min(self.decay, (1 + self.taken) / (10 + self.taken))
+        decay = min(self.decay, (1 + self.taken) / (10 + self.taken)) if self.warm else self.decay
         self.taken += 1
         for mean, parameter in zip(self._mean, self._parameters, strict=True):
-            mean.lerp_(parameter, 1 - decay)
+            mean.lerp_(parameter.to(mean.device), 1 - decay)
 
     def begin(self) -> None:
         """Forget what was, and begin with the weights as they are."""
@@ -86,4 +95,4 @@ class WeightMean:
     def _show(into: list[Tensor], values: list[Tensor]) -> None:
         with torch.no_grad():
             for target, value in zip(into, values, strict=True):
-                target.copy_(value)
+                target.data.copy_(value)  # autograd may hold the weights, which come back before it reads them

@@ -29,7 +29,7 @@ from ..dataset.dataset_file import DatasetConfig
 from ..dataset.manifest import MANIFEST_NAME
 from ..dataset.plan import DatasetPlan, plan_dataset
 from ..device import DTYPES, pick_device
-from ..errors import CheckpointError, DataError, RunError
+from ..errors import CheckpointError, ConfigError, DataError, RunError
 from ..events import Events, shielded
 from ..feed.cached import dataset_captions
 from ..feed.loader import TrainingSet
@@ -46,7 +46,8 @@ from ..weights.gemma_bnb import require_bitsandbytes
 from ..weights.load import load_audio_vae, load_connectors, load_video_vae
 from ..weights.text_encoder import TextEncoder
 from .check_given import check_supplied
-from .checks import needed_texts
+from .checks import needed_texts, triggers_of
+from .regularizers.checks import regularizer_texts
 from .sound import require_sound
 from .unused import require_items_used, require_used
 from .watch import all_silent, nothing_heard
@@ -122,7 +123,7 @@ def build_caches(run: RunConfig, events: Events | None = None, trains: bool = Tr
         if name == SoundLatents.name and not elsewhere:
             _require_no_mute(due, run.model.mode)
     prompts = _prompts(run, dataset, plan, recipe)
-    texts = list(dict.fromkeys([*needed_texts(run, prompts), *run.cache.preservation_prompts]))
+    texts = _texts(run, dataset, plan, prompts)
     if prompts or texts:
         with Claims(events) as claims:  # one process at a time encodes prompts; the next finds them
             claims.take_or_wait(folder / "prompts", "the sample prompts")
@@ -189,7 +190,16 @@ def _likely_texts(run: RunConfig, dataset: DatasetConfig, plan: DatasetPlan) -> 
         held_out = [item.caption for item in plan.items if item.validation][: run.sample.validation_clips]
         guided = run.sample.guidance != 1 or run.sample.audio_guidance not in (None, 1)
         captions = [*held_out, run.sample.negative_prompt] if held_out and guided else held_out
-    return list(dict.fromkeys([*needed_texts(run, prompts), *captions, *run.cache.preservation_prompts]))
+    return list(dict.fromkeys([*_texts(run, dataset, plan, prompts), *captions]))
+
+
+def _texts(run: RunConfig, dataset: DatasetConfig, plan: DatasetPlan, prompts: list[Prompt]) -> list[str]:
+    """What is encoded besides the captions, as far as the plan tells."""
+    beside: list[str] = []
+    captions = [item.caption for item in plan.items if not item.validation]
+    with contextlib.suppress(ConfigError):  # there may be captions in caches alone; training will say what is wrong
+        beside = regularizer_texts(run.regularizers, captions, triggers_of(dataset))
+    return list(dict.fromkeys([*needed_texts(run, prompts), *beside, *run.cache.preservation_prompts]))
 
 
 def _prompts(run: RunConfig, dataset: DatasetConfig, plan: DatasetPlan, recipe: Recipe) -> list[Prompt]:

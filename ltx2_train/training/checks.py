@@ -44,6 +44,7 @@ from .held_out import require_apart, require_validation, validation_clips
 from .identity import Identity, recorded_optimizer, require_same
 from .lora_files import list_loras
 from .optimizing import check_optimizer
+from .regularizers.checks import check_blocks, check_regularized, check_samples_of, regularizer_texts
 from .run_folder import RunFolder, open_run, recorded_run, require_usable, save_text
 from .sound import require_sound
 from .state import list_states
@@ -72,6 +73,7 @@ class Checked:
     trained: Trained = Trained()
     facts: Facts | None = None  # of its memory, where the check had to know them
     texts: tuple[str, ...] = ()  # prompts that are needed besides those of the samples
+    triggers: tuple[str, ...] = ()  # trigger words of the dataset
 
     def finished_lora(self) -> Path | None:
         """The LoRA of a run that has taken all its steps already, so that nothing need be loaded."""
@@ -98,9 +100,11 @@ def check(config: RunConfig, events: Events) -> Checked:
     require_drawable(prompts, config.model.mode, trained)
     tell_ungiven(config, prompts, events)
     order = _order_batches(config, data, events)
-    trigger = ", ".join(dict.fromkeys(entry.trigger_word for entry in dataset.datasets if entry.trigger_word))
+    triggers = triggers_of(dataset)
+    check_samples_of(config, data.samples, events)
+    texts = regularizer_texts(config.regularizers, [sample.caption for sample in data.samples], triggers)
     model, written = (config, files, layers, device), {"dataset.toml": dataset.to_toml()}
-    return open_checked(model, data, order, prompts, events, trigger, written, trained=trained)
+    return open_checked(model, data, order, prompts, events, triggers, written, texts, trained)
 
 
 def open_checked(
@@ -109,7 +113,7 @@ def open_checked(
     order: BatchOrder,
     prompts: list[Prompt],
     events: Events,
-    trigger: str = "",
+    triggers: Sequence[str] = (),
     written: Mapping[str, str] | None = None,
     texts: Sequence[str] = (),
     trained: Trained | None = None,
@@ -143,7 +147,8 @@ def open_checked(
         order=order,
         prompts=prompts,
         base=base,
-        trigger=trigger,
+        trigger=", ".join(triggers),
+        triggers=tuple(triggers),
         total=total,
         trained=trained or Trained(),
         facts=facts,
@@ -201,6 +206,11 @@ def check_model(config: RunConfig, events: Events) -> tuple[RunConfig, BaseFiles
     return config, files, layers, device
 
 
+def triggers_of(dataset: DatasetConfig) -> list[str]:
+    """The trigger words of the datasets, each once."""
+    return list(dict.fromkeys(entry.trigger_word for entry in dataset.datasets if entry.trigger_word))
+
+
 def _base_record(files: BaseFiles) -> dict[str, str]:
     fingerprint = part_fingerprint(files.checkpoint, "transformer")
     return {"file": files.checkpoint.name, "fingerprint": fingerprint, "version": files.version}
@@ -229,6 +239,7 @@ def _check_layers(config: RunConfig, checkpoint: Path) -> dict[str, tuple[int, i
         spread(total, memory.blocks_to_swap or 0)
     else:
         fixed_settings(config, total)
+    check_blocks(config, total, layers)
     sizes = linear_sizes(model)
     sizes = {layer: sizes[layer] for layer in layers}
     check_kinds(config.settled_lora, sizes)
@@ -329,6 +340,7 @@ def check_settings(config: RunConfig) -> None:
             "by one process on one card. Start it without them; model.device chooses the card."
         )
     check_trackers(config)
+    check_regularized(config)
     if config.train.loraplus_ratio not in (None, 1) and not config.lora.has_halves:
         raise ConfigError(
             f"train.loraplus_ratio is {config.train.loraplus_ratio:g}, and lora.algo = {config.lora.algo} has no B "

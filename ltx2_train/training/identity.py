@@ -21,11 +21,14 @@ from ..config import RunConfig
 from ..errors import RunError
 from ..feed.loader import TrainingSet
 from ..files import digest
+from ..objective.regularizers import RegularizerSettings
 from .state import list_states, read_tree
 
 VERSION = 3
 # version -> the fields that it brought, as runs of the version before had them
-FORMER: dict[int, dict[str, Any]] = {3: {"lora.algo": "lora", "lora.factor": None, "lora.modules": {}}}
+FORMER: dict[int, dict[str, Any]] = {
+    3: {"lora.algo": "lora", "lora.factor": None, "lora.modules": {}, "regularizers": "train nothing"}
+}
 _CHECKPOINT = "model.checkpoint"
 _OF_DATA = ("dataset", "batches of sound")  # fields that are known once the dataset has been read
 
@@ -67,6 +70,7 @@ class Identity:
     block_size: int = _setting("quant.block_size")
     loftq: str = _setting("quant.loftq")
     awq: str = _setting("quant.awq")
+    regularizers: str = _setting("regularizers")
 
     @classmethod
     def of(
@@ -103,6 +107,7 @@ class Identity:
             block_size=quant.block_size,
             loftq=f"on (loftq_iters {quant.loftq_iters})" if quant.loftq else "off",
             awq=f"on (awq_alpha {quant.awq_alpha:g}, awq_batches {quant.awq_batches})" if quant.awq else "off",
+            regularizers=_beside(config.regularizers),
         )
 
     def record(self) -> dict[str, Any]:
@@ -182,6 +187,19 @@ def _words(record: Mapping[str, Any], name: str) -> str:
     if value is None or isinstance(value, bool):
         return {None: "not set", True: "on", False: "off"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _beside(settings: RegularizerSettings) -> str:
+    """What regularizers train beside the LoRA, which a state holds; their weights may change."""
+    crepa, flow, found = settings.crepa, settings.self_flow, []
+    if crepa.weight:
+        teacher = f"{crepa.teacher_block}" if crepa.mode == "backbone" else "dino"
+        found.append(f"crepa of block {crepa.student_block} to {teacher}")
+    if flow.weight:
+        student = flow.student_block if flow.student_ratio is None else flow.student_ratio
+        teacher = flow.teacher_block if flow.teacher_ratio is None else flow.teacher_ratio
+        found.append(f"self_flow of block {student} to {teacher} ({flow.teacher}, width {flow.projector_width})")
+    return ", ".join(found) or "train nothing"
 
 
 def _dataset(data: TrainingSet, heard: bool) -> str:

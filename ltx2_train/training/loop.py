@@ -50,7 +50,8 @@ from .watch import norm_row
 
 MAX_BAD_STEPS = 5
 NORM = "grad_norm"  # the column of the metrics
-DROPOUT_COINS = 1  # purpose of a generator: noise is purpose 0, and must not shift when captions are dropped
+# purposes of a generator: noise is purpose 0, and must not shift when captions are dropped or regularizers draw
+DROPOUT_COINS, REGULARIZERS = 1, 2
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,8 @@ class _Loop:
         columns, names, place = take_guarded(run, self.batches, guard, self._micro_steps)
         run.scaler.unscale_(run.optimizer)
         limit = self.settings.train.clip_norm or math.inf
-        columns[NORM] = [torch.nn.utils.clip_grad_norm_(run.loras.parameters(), limit)]
+        beside = () if run.regularizers is None else run.regularizers.parameters()
+        columns[NORM] = [torch.nn.utils.clip_grad_norm_([*run.loras.parameters(), *beside], limit)]
         rates = run.rates()
         queued = run.device.type == "cuda" and can_be_guarded(run.optimizer)
         if queued:
@@ -194,6 +196,8 @@ class _Loop:
         run.optimizer.zero_grad(set_to_none=True)
         epoch_ended = place[0] if place[0] > run.place[0] else 0
         run.step, run.place = run.step + 1, place
+        if run.regularizers is not None:
+            run.regularizers.stepped(run.step)
         self.clean = True
         if run.sound is not None:
             run.sound.keep()
@@ -328,7 +332,11 @@ def _micro_steps(run: Run, batches: Rewound, events: Events) -> tuple[Columns, l
             mean = terms.loss.mean()
             run.scaler.scale(mean / count).backward()
             for column, value in terms.columns().items():
-                columns.setdefault(column, []).append(value)
+                values = columns.setdefault(column, [])
+                if terms.adds and column == LOSS:
+                    values[-1] = values[-1] + value
+                else:
+                    values.append(value)
         names += [sample.key for sample in batch.samples]
         if run.sound is not None and (text := run.sound.watch(batch)):
             events.message(text, "warning")
@@ -336,9 +344,12 @@ def _micro_steps(run: Run, batches: Rewound, events: Events) -> tuple[Columns, l
 
 
 def _parts(run: Run, ready: Ready) -> Iterable[StepTerms]:
-    """The losses of a micro-batch, each with a backward pass of its own: one, or the two halves of a slider."""
+    """The losses of a micro-batch, each with a backward pass of its own: one, the two halves of a slider, or those of
+    regularizers besides."""
     if run.slider is not None:
         return run.slider.parts(run.model, run.loras, ready)
+    if run.regularizers is not None:
+        return run.regularizers.parts(run.model, ready, run.sound)
     return (ready_step(run.model, ready, run.config, run.sound),)
 
 
@@ -354,6 +365,8 @@ def _reader(run: Run) -> Callable[[Sequence[Sample], int, int], Ready]:
         contexts = _contexts(run, batch, _generator(seed, step, micro, DROPOUT_COINS))
         generator = _generator(seed, step, micro)
         ready = make_ready(run.model, batch, contexts, run.config, run.version, generator, run.sound, turn)
+        if run.regularizers is not None:
+            ready = run.regularizers.drawn(ready, _generator(seed, step, micro, REGULARIZERS), step)
         return pinned(ready) if run.device.type == "cuda" else ready
 
     return read_next

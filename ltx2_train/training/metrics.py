@@ -210,7 +210,7 @@ def chart_image(rows: Sequence[Mapping[str, Any]], title: str = "", size: tuple[
     # single spikes must not flatten the rest: the axis ends at the 99th percentile
     high, low = values[min(len(values) - 1, int(len(values) * 0.99))], values[0]
     margin = max((high - low) * 0.08, abs(high) * 0.02, 1e-6)
-    high, low = high + margin, max(0.0, low - margin)
+    high, low = high + margin, low - margin if low < 0 else max(0.0, low - margin)
     first = curves[0][0][0]
     last = max(curves[0][-1][0], first + 1)
 

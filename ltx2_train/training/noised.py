@@ -38,8 +38,9 @@ class Noised:
     `given` [B, T]: tokens that stay clean, None where no sample has any; where all of them are at the start, and alike
     in every sample, `lead` is their number. `learned` [B, T]: tokens that are no padding, None where there is none.
     `leads`: the reference of each sample, empty where none has any. All is settled on the CPU, so that nothing has to
-    wait for the device, to which `sent` takes it. A stream that is not `generated` has noise level 0.
-    `first`: tokens of the first latent frame of a picture.
+    wait for the device, to which `sent` takes it. `first`: tokens of the first latent frame of a picture. A stream that
+    is not `generated` has noise level 0. Tokens that a regularizer has `masked` [B, T] have the noise level `second`
+    [B]; `told` [B], where it is there, is what the model is told for all tokens instead.
     """
 
     clean: Tensor
@@ -52,6 +53,9 @@ class Noised:
     leads: Sequence[Lead | None] = ()
     generated: bool = True
     first: int = 0
+    second: Tensor | None = None
+    masked: Tensor | None = None
+    told: Tensor | None = None
 
     def part(self, rows: Sequence[int] | None, tokens: int | None = None, even: bool = False) -> Noised:
         """The samples `rows`, and of them the first `tokens`; `even` if all of them are that long."""
@@ -92,12 +96,12 @@ class Noised:
 
     def modality(self, context: Tensor) -> Modality:
         """What the model is shown."""
-        noisy = add_noise(self.clean, self.noise, self.sigma) if self.generated else self.clean
+        noisy = add_noise(self.clean, self.noise, self.levels) if self.generated else self.clean
         if self.given is not None:
             noisy = torch.where(self.given[..., None], self.clean, noisy)
         return as_modality(
             noisy,
-            self.sigma,
+            self.sigma if self.told is None else self.told,
             self.positions,
             context,
             given=self.given,
@@ -106,14 +110,28 @@ class Noised:
             learned=self.learned,
             generated=self.generated,
             first=self.first,
+            second=self.second if self.told is None else None,
+            masked=self.masked if self.told is None else None,
         )
+
+    @property
+    def levels(self) -> Tensor:
+        """Noise levels, [B] or [B, T]; of what is given as if it were not."""
+        if self.masked is None or self.second is None:
+            return self.sigma
+        return torch.where(self.masked, self.second[:, None], self.sigma[:, None])
+
+    @property
+    def judged(self) -> Tensor | None:
+        """bool [B, T]: tokens whose prediction counts, None for all."""
+        if self.given is None:
+            return self.learned
+        return ~self.given if self.learned is None else self.learned & ~self.given
 
     def losses(self, predicted: Tensor, run: RunConfig) -> Tensor:
         """[B]: the mean over what is learned."""
         errors = element_loss(predicted[:, -self.clean.shape[1] :], velocity(self.clean, self.noise), run.loss)
-        if self.given is None:
-            return masked_mean(errors, self.learned)
-        return masked_mean(errors, ~self.given if self.learned is None else self.learned & ~self.given)
+        return masked_mean(errors, self.judged)
 
 
 def noised_video(batch: Batch, run: RunConfig, version: str, generator: torch.Generator, turn: int) -> Noised:

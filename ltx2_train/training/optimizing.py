@@ -35,11 +35,20 @@ def check_optimizer(config: RunConfig, layers: Iterable[str]) -> None:
 
 
 def make_optimizer(
-    config: RunConfig, loras: LoraSet, device: torch.device, total: int, events: Events
+    config: RunConfig,
+    loras: LoraSet,
+    device: torch.device,
+    total: int,
+    events: Events,
+    more: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR, int | None]:
-    """Optimizer, schedule over `total` steps, and which group holds the first audio layer, None where there is none."""
+    """Optimizer, schedule over `total` steps, and which group holds the first audio layer, None where there is none.
+
+    `more` are groups of what is trained beside the LoRA.
+    """
     halves = [(path, *layer.trained().values()) for path, layer in loras.layers.items()]
     groups, notes = rates_of(halves, config.train)
+    groups += [dict(group) for group in more]
     for text in notes:
         events.message(text, "warning")
     if len(groups) > 1:

@@ -12,7 +12,7 @@ attention. So each sample's loss is what it would be in a batch of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..config import RunConfig
 from ..feed.batches import Batch
+from ..feed.loader import Sample
 from ..objective.audio_balance import sample_weights
 from ..objective.terms import Factor
 from .noised import Noised, noised_audio, noised_video
@@ -42,12 +43,17 @@ class Latents(Protocol):
 
 @dataclass(frozen=True)
 class Group:
-    """`count` samples that go through the model together, and what they read."""
+    """`count` samples that go through the model together, and what they read.
+
+    `drawn` is what regularizers drew for them or look at, by name.
+    """
 
     count: int
     video: Noised | None
     audio: Noised | None
     contexts: Mapping[str, Tensor]
+    samples: tuple[Sample, ...] = ()
+    drawn: Mapping[str, Tensor] = field(default_factory=dict)
 
     def sent(self, send: Send) -> Group:
         """The same with its tensors where `send` puts them."""
@@ -56,6 +62,7 @@ class Group:
             video=None if self.video is None else self.video.sent(send),
             audio=None if self.audio is None else self.audio.sent(send),
             contexts={name: send(context) for name, context in self.contexts.items()},
+            drawn={name: send(value) for name, value in self.drawn.items()},
         )
 
 
@@ -66,6 +73,7 @@ class Ready:
     `back` [B] puts the samples of the groups, one after the other, in the order of the batch; None where they are.
     `sigma` and `sigma_audio` [B] are the noise levels of the streams that are generated, `video_weight` the factor on
     the loss of the picture. `heard` [n]: places of the samples with real sound, and `is_heard` [B]; None where all are.
+    `places` is `back` as numbers, empty where that is None; `step` counts the steps before this one.
     """
 
     batch: Batch
@@ -77,6 +85,8 @@ class Ready:
     any_heard: bool
     heard: Tensor | None
     is_heard: Tensor | None
+    places: tuple[int, ...] = ()
+    step: int = 0
 
     def sent(self, send: Send) -> Ready:
         """The same with its tensors where `send` puts them."""
@@ -125,14 +135,17 @@ def make_ready(
         v = None if video is None else video.part(some)
         a = None if audio is None or not steps else audio.part(some, steps, even=video is not None)
         shown = {name: contexts[name] for name, stream in (("video", v), ("audio", a)) if stream is not None}
-        groups.append(Group(len(rows), v, a, {name: _rows(context, some) for name, context in shown.items()}))
+        texts = {name: _rows(context, some) for name, context in shown.items()}
+        groups.append(Group(len(rows), v, a, texts, tuple(batch.samples[row] for row in rows)))
         order += rows
+    back = torch.tensor(order).argsort() if len(groups) > 1 else None
     weights = sample_weights(run.loss.video_weight, [sample.video_loss_weight for sample in batch.samples])
     heard = None if all(real) else torch.tensor([row for row, has in enumerate(real) if has], dtype=torch.long)
     return Ready(
         batch=batch,
         groups=tuple(groups),
-        back=torch.tensor(order).argsort() if len(groups) > 1 else None,
+        back=back,
+        places=() if back is None else tuple(back.tolist()),
         sigma=None if video is None or not video.generated else video.sigma,
         sigma_audio=None if audio is None or not audio.generated else audio.sigma,
         video_weight=weights[0] if len(set(weights)) == 1 else torch.tensor(weights),

@@ -210,6 +210,7 @@ def _write_state(run: Run) -> Path:
             "schedule": run.schedule.state_dict(),
             "random": random_state(),
             "mean": None if run.mean is None else run.mean.state_dict(),
+            **({} if run.regularizers is None else {"regularizers": run.regularizers.state_dict()}),
             "sound": None if run.sound is None else {**run.sound.state_dict(), "watch": run.watch.state_dict()},
         },
     )

@@ -47,6 +47,8 @@ from .fit.work import largest_batch, of_batch
 from .held_out import validation_clips
 from .metrics import MetricsLog
 from .optimizing import make_optimizer
+from .regularizers import Kit, Regularizers
+from .regularizers.checks import check_streamed
 from .run_folder import RunFolder
 from .slider import Slider, SliderSet
 from .sound import RunSound, open_sound
@@ -87,6 +89,7 @@ class Run:
     placed: Placed
     plan: MemoryPlan
     slider: Slider | None = None
+    regularizers: Regularizers | None = None
     step: int = 0
     place: tuple[int, int] = (0, 0)
     log: MetricsLog | None = None
@@ -134,6 +137,7 @@ def load(checked: Checked, events: Events) -> Run:
     media = _prepare_media(checked, events)
     sound = open_sound(config, checked.checkpoint, device)
     plan = plan_run(checked, events)
+    check_streamed(config, plan.streamed(), plan.total)
     placed, loftq = _place_model(checked, plan, contexts, sound, events)
     loras = _adapt(checked, placed, loftq)
     _set_to_work(checked, placed, plan, events)
@@ -146,6 +150,8 @@ def load(checked: Checked, events: Events) -> Run:
         loras.load(load_lora_state(config.lora.weights))
         if run.mean is not None:
             run.mean.begin()
+        if run.regularizers is not None:
+            run.regularizers.begin()
         run.watch.begin()
         events.message(f"Starting from the LoRA {config.lora.weights.name}.")
     run.log = MetricsLog(run.folder.metrics, run.step, events)
@@ -232,7 +238,9 @@ def _assemble(
 ) -> Run:
     """Make what moves the LoRA and what draws samples, and put the run together."""
     config, device, model = checked.config, checked.device, placed.model
-    optimizer, schedule, audio_group = make_optimizer(config, loras, device, checked.total, events)
+    regularizers = _regularize(checked, contexts, sound, placed, loras)
+    more = () if regularizers is None else regularizers.groups()
+    optimizer, schedule, audio_group = make_optimizer(config, loras, device, checked.total, events, more)
     with TensorFile(checked.checkpoint) as file:
         shapes = weight_shapes(file)
     renderer = Renderer(
@@ -274,7 +282,29 @@ def _assemble(
         plan=plan,
         trained=checked.trained,
         slider=Slider(config.slider, config, checked.data, contexts) if isinstance(checked.data, SliderSet) else None,
+        regularizers=regularizers,
     )
+
+
+def _regularize(
+    checked: Checked, contexts: ContextStore, sound: RunSound | None, placed: Placed, loras: LoraSet
+) -> Regularizers | None:
+    """The regularizers of the run, None where it has none."""
+    if not checked.config.regularizers.wanted:
+        return None
+    kit = Kit(
+        run=checked.config,
+        model=placed.model,
+        loras=loras,
+        contexts=contexts,
+        data=checked.data,
+        device=checked.device,
+        total=checked.total,
+        version=checked.version,
+        triggers=checked.triggers,
+        silence=None if sound is None else sound.known_silence,
+    )
+    return Regularizers(kit)
 
 
 def plan_run(checked: Checked, events: Events) -> MemoryPlan:
@@ -316,6 +346,8 @@ def _resume(run: Run, events: Events) -> bool:
         for text in resume(run.optimizer, run.schedule, state.get("optimizer"), state["schedule"], keep):
             events.message(text)
         _resume_mean(run, state.get("mean"), events)
+        if run.regularizers is not None:
+            run.regularizers.load_state_dict(state.get("regularizers"), events)
         restore_random_state(state["random"])
         if run.sound is not None and state.get("sound") is not None:
             run.sound.load_state_dict(state["sound"])

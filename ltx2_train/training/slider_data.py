@@ -50,6 +50,7 @@ def slider_settings(config: RunConfig) -> tuple[RunConfig, SliderSettings]:
         "validation.every_epochs": bool(config.validation.every_epochs),
         "video.conditions": bool(config.video.conditions),
         "quant.awq": config.quant.awq,
+        **{f"regularizers.{name}.weight": True for name in config.regularizers.wanted},
         "loss.video_weight": config.loss.video_weight != 1,
         "train.caption_dropout": text and _set(config, "caption_dropout"),
         "train.first_frame_probability": _set(config, "first_frame_probability"),

@@ -34,10 +34,12 @@ SILENCE_SECONDS = 4.0  # beyond it the encoder's answer to silence does not chan
 
 
 class RunSound:
-    """The sound of a run. `silence` [8, T, 16] is what the audio VAE makes of silence; None: not asked for."""
+    """The sound of a run. `silence` [8, T, 16] is what the audio VAE makes of silence, and stands in for sound that is
+    missing; None: not asked for. `known` is the same where something else wants it."""
 
-    def __init__(self, run: RunConfig, silence: Tensor | None = None) -> None:
+    def __init__(self, run: RunConfig, silence: Tensor | None = None, known: Tensor | None = None) -> None:
         self._run = run
+        self.known_silence = silence if known is None else known
         self._silence = silence
         self.balance = AudioBalance(run.loss.balance)
         self.monitor = SupervisionMonitor(run.audio)
@@ -113,13 +115,14 @@ def open_sound(run: RunConfig, checkpoint: Path, device: torch.device) -> RunSou
     if run.model.mode == "video":
         return None
     silence = None
-    if run.audio.silence_regularizer and run.model.mode == "av":
+    fills = run.audio.silence_regularizer and run.model.mode == "av"
+    if fills or run.regularizers.audio_dop.weight:
         vae = load_audio_vae(checkpoint, decoder=False, dtype=DTYPES[run.cache.audio_vae_dtype], device=device)
         silence = encode_silence(vae)
         del vae
         release(device)
         log.info("encoded %d steps of silence", silence.shape[1])
-    return RunSound(run, silence)
+    return RunSound(run, silence if fills else None, silence)
 
 
 @torch.no_grad()

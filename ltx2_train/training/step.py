@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from ..feed.batches import Batch
 from ..models.transformer import Modality, Output
 from ..objective.terms import Term, total
 from .metrics import LOSS, loss_column
-from .ready import Ready, make_ready
+from .ready import Group, Ready, make_ready
 
 
 class StepModel(Protocol):
@@ -31,7 +31,7 @@ class StepModel(Protocol):
     has_video: bool
     has_audio: bool
 
-    def __call__(self, video: Modality | None, audio: Modality | None, /) -> Output: ...
+    def __call__(self, video: Modality | None, audio: Modality | None, /, **options: Any) -> Output: ...
 
 
 class StepSound(Protocol):
@@ -45,13 +45,29 @@ class StepSound(Protocol):
     def weight(self, batch: Batch, video_loss: Tensor | None, audio_loss: Tensor | None, /) -> float: ...
 
 
+class StepHelp(Protocol):
+    """What a step asks of the regularizers, for each group in turn and then once for its terms."""
+
+    def before(self, group: Group, /) -> tuple[Group, Mapping[str, Any]]:
+        """What the model is to be shown in place of `group`, and how it is to be called."""
+        ...
+
+    def after(self, out: Output, /) -> None: ...
+
+    def terms(self, ready: Ready, /) -> Mapping[str, Term]: ...
+
+    def facts(self) -> Mapping[str, Tensor | float]: ...
+
+
 @dataclass(frozen=True)
 class StepTerms:
     """What one micro-batch says. `terms`: the parts of its loss by name. `facts`: what else is worth a column of the
-    metrics, by the column's name: a number, or one a sample."""
+    metrics, by the column's name: a number, or one a sample. `adds`: they come on top of the loss of the terms before,
+    by a backward pass of their own."""
 
     terms: Mapping[str, Term]
     facts: Mapping[str, Tensor | float]
+    adds: bool = False
 
     @cached_property
     def loss(self) -> Tensor:
@@ -85,16 +101,24 @@ def training_step(
     return ready_step(model, ready.sent(lambda tensor: tensor.to(device)), run, sound)
 
 
-def ready_step(model: StepModel, ready: Ready, run: RunConfig, sound: StepSound | None = None) -> StepTerms:
+def ready_step(
+    model: StepModel, ready: Ready, run: RunConfig, sound: StepSound | None = None, help: StepHelp | None = None
+) -> StepTerms:
     """Forward pass and loss of a batch that is ready, on its device."""
     video_losses: list[Tensor] = []
     audio_losses: list[Tensor] = []
     for group in ready.groups:
+        options: Mapping[str, Any] = {}
+        if help is not None:
+            group, options = help.before(group)
         v, a = group.video, group.audio
         out = model(
             None if v is None else v.modality(group.contexts["video"]),
             None if a is None else a.modality(group.contexts["audio"]),
+            **options,
         )
+        if help is not None:
+            help.after(out)
         device = next(x for x in (out.video, out.audio) if x is not None).device
         zeros = torch.zeros(group.count, device=device)
         video_losses.append(zeros if v is None or out.video is None or not v.generated else v.losses(out.video, run))
@@ -102,22 +126,26 @@ def ready_step(model: StepModel, ready: Ready, run: RunConfig, sound: StepSound 
     terms: dict[str, Term] = {}
     facts: dict[str, Tensor | float] = {}
     if ready.sigma is not None:
-        terms["video"] = Term(_joined(video_losses, ready.back), ready.video_weight)
+        terms["video"] = Term(joined(video_losses, ready.back), ready.video_weight)
         facts["sigma"] = ready.sigma
     if ready.sigma_audio is not None:
         facts["sigma_audio"] = ready.sigma_audio
         facts.setdefault("sigma", ready.sigma_audio)  # that of the stream that leads
     if sound is not None and run.audio.generated:
-        losses = None if ready.sigma_audio is None else _joined(audio_losses, ready.back)
+        losses = None if ready.sigma_audio is None else joined(audio_losses, ready.back)
         term, weight = _audio_term(ready, losses, sound, terms.get("video"))
         if term is not None:
             terms["audio"] = term
         if ready.any_heard:
             facts["audio_weight"] = weight
+    if help is not None:
+        terms |= help.terms(ready)
+        facts |= help.facts()
     return StepTerms(terms, facts)
 
 
-def _joined(parts: list[Tensor], back: Tensor | None) -> Tensor:
+def joined(parts: list[Tensor], back: Tensor | None) -> Tensor:
+    """Values of the groups [count, ...] in the order of the batch; see `Ready.back`."""
     return parts[0] if back is None else torch.cat(parts)[back]
 
 

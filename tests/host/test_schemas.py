@@ -86,6 +86,16 @@ WIDGETS = {
     "wandb_log_validation_videos hub_push hub_repo hub_path hub_private",
     "LTX2T_MemoryOptions": "swap_ahead ff_chunk_target split_attention split_attention_size "
     "split_attention_target context_gb pinned_gb",
+    "LTX2T_RegularizersOptions": "blank_weight dop_weight dop_captions dop_class_prompt dop_trigger "
+    "prior_divergence_weight prior_divergence_margin audio_dop_weight | crepa_weight crepa_mode crepa_student_block "
+    "crepa_teacher_block crepa_tau crepa_neighbors crepa_normalize crepa_schedule crepa_warmup_steps "
+    "crepa_decay_steps crepa_learning_rate tread_weight tread_routes rollout_weight rollout_steps rollout_step_size "
+    "rollout_warmup_steps",
+    "LTX2T_SelfFlowOptions": "weight teacher student_block teacher_block student_ratio teacher_ratio student_range "
+    "mask_ratio | mask_frames masked_only dual_timestep tokenwise_timestep loss_type max_loss temporal "
+    "temporal_weight delta_weight temporal_tau neighbors granularity patch_radius patch_match patch_temperature "
+    "delta_steps motion_weighting motion_strength schedule warmup_steps decay_steps momentum update_every "
+    "projector_width projector_learning_rate offload_features offload_teacher",
     "LTX2T_ValidationOptions": "every every_epochs at_start levels clips",
     "LTX2T_SamplesOptions": "every_epochs validation_clips validation_first_frame include_reference "
     "identity_guidance image_crf spectrogram tiles_chunk_size | tiles_spatial_tile "
@@ -146,6 +156,8 @@ SOCKETS = {
     "LTX2T_ScheduleOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
     "LTX2T_TrainingOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
     "LTX2T_MemoryOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
+    "LTX2T_RegularizersOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
+    "LTX2T_SelfFlowOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
     "LTX2T_ValidationOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
     "LTX2T_SamplesOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
     "LTX2T_VideoConditions": ([DYNAMIC, "LTX2T_CONDITIONS"], ["LTX2T_CONDITIONS"]),

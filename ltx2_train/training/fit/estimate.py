@@ -6,6 +6,7 @@ Device, in bytes:
     LoRA        4 for each trainable number, and 2 for its copy in bf16 or fp16; their gradients are part of the step
     optimizer   what it keeps for each trainable number
     step        the peak of the simulated step
+    regularizers    hidden states and what is compared with them, and what is trained beside the LoRA
     workspace   of cuBLAS and kernels, 0.4 GB: an assumption
     samples     what one forward pass for a sample takes more than a step, where the run draws some
     fragments   5 % of LoRA, optimizer and step, which an allocator loses in holes: an assumption
@@ -57,7 +58,7 @@ def device_parts(facts: Facts, choice: Choice) -> dict[str, float]:
         total,
         choice.recomputed(total),
         choice.offload_activations,
-        facts.run.train.accumulation > 1,
+        facts.run.train.accumulation > 1 or facts.regularizers.steps > 0,  # gradients of an earlier backward pass
         facts.text_kv_bytes if choice.keep_text_kv else 0,
     )
     copy = 0 if facts.run.model.precision == "fp32" else HALF
@@ -69,6 +70,9 @@ def device_parts(facts: Facts, choice: Choice) -> dict[str, float]:
         "optimizer": state,
         "step": float(step),
     }
+    beside = facts.regularizers
+    if held := beside.bytes + beside.trained * (2 * NUMBER + facts.state_bytes):  # with its gradient
+        parts["regularizers"] = float(held)
     if facts.device_type != "cuda":
         return parts
     drawing = max(0.0, denoise_bytes(facts, profile) - step)
@@ -154,7 +158,7 @@ def _seconds(facts: Facts, choice: Choice, machine: Machine) -> float:
     profile = facts.profile(choice.format, choice.ff_chunk, choice.lean)
     inputs = offloaded_bytes(facts, choice)
     held_up = inputs if not choice.pinned else 0
-    micro = step_seconds(
+    forward, micro = step_seconds(
         facts.flops,
         profile,
         rates,
@@ -167,6 +171,7 @@ def _seconds(facts: Facts, choice: Choice, machine: Machine) -> float:
         text_kv=choice.keep_text_kv,
         compiled=bool(facts.run.memory.compile),  # what a trial will find is not known yet
     )
+    micro += facts.regularizers.forwards * forward + facts.regularizers.steps * micro
     update = (3 * NUMBER + 2 * facts.state_bytes) * facts.lora_values  # gradient read, value and state read and written
     launches = facts.update_seconds if facts.device_type == "cuda" else 0.0
     return micro * facts.run.train.accumulation + update / rates.bandwidth + launches

@@ -16,10 +16,14 @@ from ...weights.load import transformer_config
 from ...weights.published import published_config
 from ...weights.reader import TensorFile
 from ..contexts import streams_of
+from ..regularizers.base import Cost
+from ..regularizers.base import Sizes as PassSizes
+from ..regularizers.together import costs
 from .simulate import StepProfile, context_widths, simulate
 from .speed import Flops, flops, lora_passes
 from .work import Workload
 
+OUT_CHANNELS = 128  # numbers of a token's prediction, of picture and sound alike
 KEPT = "kept"  # the format of a file that is quantized already
 
 
@@ -117,6 +121,20 @@ class Facts:
         name = self.run.optimizer.name
         each = 0.0 if name == "auto" else find_optimizer(name).tensor_seconds
         return each * self.sizes("none").lora_tensors * self.total
+
+    @cached_property
+    def regularizers(self) -> Cost:
+        """What the regularizers of the run add to a micro-batch."""
+        shape, work = self.work.shape, self.work
+        sizes = PassSizes(
+            depth=self.total,
+            width=self.config.video.width,
+            batch=work.batch,
+            tokens=0 if shape is None else shape.tokens,
+            itemsize=self.itemsize,
+            outputs=work.batch * OUT_CHANNELS * ((0 if shape is None else shape.tokens) + work.sound),
+        )
+        return costs(self.run.regularizers, sizes)
 
     @property
     def text_kv_bytes(self) -> int:

@@ -262,7 +262,8 @@ class _Marked:
         for hook in self._hooks:
             hook.remove()
 
-    def __call__(self, video: Modality | None, audio: Modality | None) -> Output:
+    def __call__(self, video: Modality | None, audio: Modality | None, /, **options: Any) -> Output:
+        assert not options, "the cost of regularizers is reckoned apart"
         stream = "audio" if video is None else "video"
         last = len(self.model.transformer_blocks) - 1
         out = self.model(video, audio, keep_hidden=[f"{stream}.{number}" for number in range(last)])

@@ -121,8 +121,8 @@ def step_seconds(
     blocking_bytes: float = 0.0,
     text_kv: bool = False,
     compiled: bool = False,
-) -> float:
-    """Seconds of forward and backward, `recomputed` of the `total` blocks worked out again.
+) -> tuple[float, float]:
+    """Seconds of a forward pass alone, and of both passes with `recomputed` of `total` blocks worked out again.
 
     `streamed_bytes` come over the link in each of both phases; `offloaded_bytes` leave in the first, beside the
     weights since a link has two directions, and come back in the second, among them. `blocking_bytes` are held up for
@@ -141,4 +141,5 @@ def step_seconds(
     backward = max(backward, LAUNCH * backward_count)
     out = max(streamed_bytes, offloaded_bytes) / link
     back = (streamed_bytes + offloaded_bytes) / link
-    return max(forward, out) + max(backward, back) + 2 * blocking_bytes / link
+    alone = max(forward, streamed_bytes / link)
+    return alone, max(forward, out) + max(backward, back) + 2 * blocking_bytes / link

@@ -26,7 +26,7 @@ from ...events import Events
 from ...feed.batches import Batch, load_batch
 from ...optim import find_optimizer
 from ..contexts import streams_of
-from ..ready import Ready
+from ..ready import Ready, make_ready
 from ..step import training_step
 from .memory_plan import MemoryPlan, seconds
 from .work import at_worst, largest_batch
@@ -83,7 +83,7 @@ def try_largest(
         with unchanged(run):  # the first step on a device compiles and tunes, the second tells how long one takes
             _reset_peak(run.device)
             take()
-            for parameter in run.loras.parameters():
+            for parameter in moved(run):
                 parameter.grad = None
             _wait(run.device)
             begun = time.perf_counter()
@@ -177,7 +177,7 @@ def unchanged(run: Run, keep: bool = False) -> Iterator[None]:
     """
     loras, sound = run.loras, run.sound
     draws = {path: layer.dropout_draws for path, layer in loras.layers.items()}
-    gradients = [None if p.grad is None else p.grad.detach().clone() for p in loras.parameters()] if not keep else None
+    gradients = [None if p.grad is None else p.grad.detach().clone() for p in moved(run)] if not keep else None
     heard = None if sound is None else (sound.balance.state_dict(), sound.monitor.state_dict())
     random = torch.get_rng_state()
     on_device = torch.cuda.get_rng_state(run.device) if run.device.type == "cuda" else None
@@ -189,7 +189,7 @@ def unchanged(run: Run, keep: bool = False) -> Iterator[None]:
         if not (done and keep):
             for path, layer in loras.layers.items():
                 layer.dropout_draws = draws[path]
-            for index, parameter in enumerate(loras.parameters()):
+            for index, parameter in enumerate(moved(run)):
                 parameter.grad = None if gradients is None else gradients[index]
             if sound is not None and heard is not None:
                 sound.balance.load_state_dict(heard[0])
@@ -244,6 +244,11 @@ def take_guarded(run: Run, batches: Rewound, guard: OomGuard, micro_steps: Calla
     return guarded(attempt, guard, f"training step {run.step + 1}")
 
 
+def moved(run: Run) -> list[torch.nn.Parameter]:
+    """What a step moves: the LoRA, and what regularizers train beside it."""
+    return [*run.loras.parameters(), *(() if run.regularizers is None else run.regularizers.parameters())]
+
+
 def _forward_and_backward(run: Run, batch: Batch) -> None:
     run.model.train()
     keys = [sample.text_path for sample in batch.samples]
@@ -251,8 +256,15 @@ def _forward_and_backward(run: Run, batch: Batch) -> None:
     generator = torch.Generator().manual_seed(run.config.train.seed)
     config = at_worst(run.config)
     with run.loras.held(run.model.dtype):
-        terms = training_step(run.model, batch, contexts, config, run.version, generator, run.sound)
-        run.scaler.scale(terms.loss.mean()).backward()
+        if run.regularizers is None:
+            terms = training_step(run.model, batch, contexts, config, run.version, generator, run.sound)
+            run.scaler.scale(terms.loss.mean()).backward()
+            return
+        here = {name: context.cpu() for name, context in contexts.items()}
+        ready = make_ready(run.model, batch, here, config, run.version, generator, run.sound)
+        ready = run.regularizers.drawn(ready, generator, run.step).sent(lambda tensor: tensor.to(run.device))
+        for terms in run.regularizers.parts(run.model, ready, run.sound):
+            run.scaler.scale(terms.loss.mean()).backward()
 
 
 def _reset_peak(device: torch.device) -> None:

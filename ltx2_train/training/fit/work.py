@@ -208,7 +208,8 @@ def of_batch(
     first, mode = batch[0], run.model.mode
     shape = None if first.kind == "audio" else first.shape
     sound = max(sample.audio_steps for sample in batch)
-    if shape is not None and mode == "av" and run.audio.silence_regularizer and not sound:
+    fills = run.audio.silence_regularizer or run.regularizers.audio_dop.weight > 0
+    if shape is not None and mode == "av" and fills and not sound:
         sound = audio_steps(shape.video(first.fps).frames, first.fps)
     default = run.train.first_frame_probability
     chances = [default if s.first_frame_probability is None else s.first_frame_probability for s in batch]

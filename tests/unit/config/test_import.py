@@ -155,15 +155,15 @@ def test_all_that_is_not_there_yet_is_told_at_once(tmp_path):
     path = written(
         tmp_path,
         "flags.toml",
-        "network_dim = 8\ncrepa = true\ndop = true\nsave_state_to_huggingface = true\n"
+        "network_dim = 8\nsample_two_stage = true\nxformers = true\nsave_state_to_huggingface = true\n"
         "learing_rate = 1e-4\nnf4_block_size = 33\n",
     )
     with pytest.raises(ConfigError) as caught:
         load_run(path)
     text = str(caught.value)
     for words in (
-        "crepa is not there yet",
-        "dop is not there yet",
+        "sample_two_stage is not there yet",
+        "xformers is not there yet",
         "save_state_to_huggingface",
         "learing_rate: unknown",
     ):
@@ -176,13 +176,13 @@ def test_all_that_is_not_there_yet_is_told_at_once(tmp_path):
 
 def test_import_leaves_out_what_is_not_there_yet_and_says_so(tmp_path):
     path = written(
-        tmp_path, "flags.toml", 'network_dim = 8\ncrepa = true\nnf4_block_size = 33\nmax_train_steps = "x"\n'
+        tmp_path, "flags.toml", 'network_dim = 8\nsample_two_stage = true\nnf4_block_size = 33\nmax_train_steps = "x"\n'
     )
     made = import_settings(path)
     assert not made.complete
     text = made.run_toml(tmp_path)
     assert "rank = 8" in text
-    assert "#   crepa = true: the regularizer CREPA" in text
+    assert "#   sample_two_stage = true: " in text
     assert "#   nf4_block_size = 33: quant.block_size: must be one of 32" in text
     assert "#   max_train_steps = x: train.steps: needs a whole number" in text
     assert load_run(made.write(tmp_path / "out")[-1]).lora.rank == 8
@@ -546,3 +546,37 @@ def test_a_lycoris_file_of_simpletuner_is_taken_over(tmp_path):
     (tmp_path / "lycoris.json").write_text(json.dumps({"algo": "lokr", "what": 1}))
     with pytest.raises(ValueError, match="what is not known"):
         from_json(tmp_path / "lycoris.json")
+
+
+def test_regularizers_are_taken_over():
+    flags = {
+        "blank_preservation": True, "blank_preservation_args": ["multiplier=0.5"],
+        "dop": True, "dop_args": ["class=a woman", "multiplier=0.3"],
+        "prior_divergence": True,
+        "audio_dop": False, "audio_dop_args": ["multiplier=0.5"],
+        "crepa": True, "crepa_args": "mode=backbone student_block_idx=8 lambda_crepa=0.2 normalize=false".split(),
+        "self_flow": True,
+        "self_flow_args": "teacher_mode=ema student_block_ratio=0.3 temporal_mode=frame lambda_temporal=0.1".split(),
+    }  # fmt: skip
+    made = make_run(flags).regularizers
+    assert made.wanted == ["blank", "dop", "prior_divergence", "crepa", "self_flow"]
+    assert (made.blank.weight, made.dop.weight, made.dop.class_prompt) == (0.5, 0.3, "a woman")
+    assert (made.prior_divergence.weight, made.crepa.weight, made.self_flow.weight) == (0.1, 0.2, 0.1)
+    assert (made.crepa.student_block, made.crepa.normalize) == (8, False)
+    flow = made.self_flow
+    assert (flow.teacher, flow.student_ratio, flow.temporal, flow.temporal_weight) == ("ema", 0.3, "frame", 0.1)
+    assert make_run({"crepa_args": ["tau=2"]}).regularizers.crepa.tau == 1.0  # without its switch it is not used
+
+
+def test_regularizers_of_simpletuner_are_taken_over(tmp_path):
+    settings = {
+        "model_family": "ltxvideo2", "crepa_enabled": True, "crepa_lambda": 0.3, "crepa_block_index": 8,
+        "tread_config": {"routes": [{"selection_ratio": 0.4, "start_layer_idx": 2, "end_layer_idx": -2}]},
+        "scheduled_sampling_max_step_offset": 5, "scheduled_sampling_probability": 0.5,
+    }  # fmt: skip
+    path = written(tmp_path, "config.json", json.dumps(settings))
+    made = load_run(import_settings(path).write(tmp_path / "out")[-1]).regularizers
+    assert made.wanted == ["crepa", "tread", "rollout"]
+    assert (made.crepa.mode, made.crepa.weight, made.crepa.student_block) == ("dino", 0.3, 8)
+    assert (made.tread.weight, made.tread.routes) == (1.0, ["2:-2:0.6"])
+    assert (made.rollout.weight, made.rollout.steps) == (0.5, 5)

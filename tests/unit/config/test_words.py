@@ -149,12 +149,13 @@ def test_overrides_are_what_the_setting_wants(tmp_path, text, path, value):
 
 
 def test_all_that_is_wrong_in_a_run_file_is_told_at_once():
+    flags = {"fps": 3, "sample_two_stage": True, "resume": "x"}
     with pytest.raises(ConfigError) as caught:
-        make_run({"trian": {}, "lora": {"rnak": 4}, "train": {"steps": 0}, "crepa": True, "resume": "x", "fps": 3})
+        make_run({"trian": {}, "lora": {"rnak": 4}, "train": {"steps": 0}, **flags})
     lines = str(caught.value).splitlines()
     assert lines[0] == "settings: these settings are not usable."
     assert [line.split(":")[0].split(" is ")[0].strip() for line in lines[1:]] == [
-        "trian", "fps", "crepa", "resume", "lora.rnak", "train.steps"
+        "trian", "fps", "sample_two_stage", "resume", "lora.rnak", "train.steps"
     ]  # fmt: skip
 
 
