@@ -58,7 +58,7 @@ class Fused:
         if compiled is None:
             compiled = torch.compile(body, dynamic=True, fullgraph=True, backend=BACKEND)
             self._compiled[body] = compiled
-        # detached, lest one graph is compiled for inputs that need a gradient and another for those that do not
+        # detached: inputs with and without gradient would each get a graph of their own
         plain = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
         with torch.no_grad():
             return compiled(*plain)

@@ -141,7 +141,7 @@ class Remade:
         if self.on:
             self._hooks.__exit__(*error)
         for recipe in self._recipes:
-            recipe.value = None  # held so far lest its memory is given to another tensor
+            recipe.value = None  # held so far: its memory must not go to another tensor before
         self._recipes.clear()
 
     def _pack(self, tensor: Tensor) -> Any:
