@@ -247,3 +247,21 @@ def test_the_help_page_is_shown(opened, server):
     opened.evaluate("() => app.canvas.selectNode(app.graph.nodes.find((n) => n.type === 'LTX2T_TrainLoRA'))")
     opened.locator("[data-testid='info-button']").first.click()
     opened.get_by_text("Stop, go on, extend").first.wait_for(timeout=10_000)
+
+
+@pytest.mark.parametrize("name", ["06_ic_lora", "07_voice_reference", "08_sound_for_silent_film"])
+def test_the_chosen_recipe_is_shown_and_no_node_lies_on_another(page, name):
+    text = (ROOT / "example_workflows" / f"{name}.json").read_text(encoding="utf-8")
+    page.evaluate("async (text) => await app.loadGraphData(JSON.parse(text))", text)
+    page.wait_for_timeout(1500)
+    stored = next(n for n in json.loads(text)["nodes"] if n["type"] == "LTX2T_ConditionsRecipe")
+    recipe = stored["widgets_values"][0]
+    if page.renderer == "nodes 2.0":
+        page.locator(f"[data-node-id='{stored['id']}']").get_by_text(recipe).wait_for(timeout=5000)
+    prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
+    assert prompt[str(stored["id"])]["inputs"]["recipe"] == recipe
+    boxes = page.evaluate("() => app.graph.nodes.map((node) => [node.type, ...node.getBounding()])")
+    for place, (one, x, y, width, height) in enumerate(boxes):
+        for other, left, top, wide, high in boxes[place + 1 :]:
+            apart = x + width <= left or left + wide <= x or y + height <= top or top + high <= y
+            assert apart, f"{one} lies on {other}"

@@ -222,6 +222,17 @@ function addTab() {
   })
 }
 
+// A widget with choices of its own numbers keeps its value beside the state that Nodes 2.0 draws, which after loading a
+// workflow still holds the first choice. Writing the value by the accessor of its class brings the two together.
+function showChoices(node) {
+  for (const widget of node.widgets ?? []) {
+    if (!Object.getOwnPropertyDescriptor(widget, "value")?.get) continue
+    let kind = Object.getPrototypeOf(widget)
+    while (kind && !Object.getOwnPropertyDescriptor(kind, "value")?.set) kind = Object.getPrototypeOf(kind)
+    if (kind) Object.getOwnPropertyDescriptor(kind, "value").set.call(widget, widget.value)
+  }
+}
+
 app.registerExtension({
   name: "ltx2_trainer.live",
 
@@ -265,6 +276,10 @@ app.registerExtension({
     afterExecuted(node)
     if (foldable) applyFold(node)
     else fit(node)
+  },
+
+  loadedGraphNode(node) {
+    if (node.comfyClass?.startsWith(OURS)) showChoices(node)
   },
 
   afterConfigureGraph() {
