@@ -26,13 +26,15 @@ video (`ltx2_virtual_num_frames_int32`, `..._height_int32`, `..._width_int32`). 
 
 What a file was made from is written as text into its metadata: `source` (size, time and hash of the medium),
 `settings` (all that changes the content), `checkpoint` and `encoder` (fingerprints of weights). A stale file is found
-by comparing them, and the reason names what differs.
+by comparing them, and the reason names what differs. `crc32` has a check sum of each tensor, which is compared whenever
+the tensor is read; older files and those of others have none.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +45,7 @@ import torch
 from ..dataset.sources import source_change
 from ..device import DTYPES as SHORT_DTYPES
 from ..errors import CacheError, CheckpointError, DataError
+from ..files import write_tensors
 from ..shapes import AudioLatentShape, LatentShape
 from ..weights.reader import TensorFile
 from .notes import damage, note_damage
@@ -51,6 +54,7 @@ FORMAT_VERSION = "1"
 ARCHITECTURE = "ltx2_v1"  # as the community trainer calls it
 MASK_KEY = "mask"
 AUDIO_LENGTH_KEY = "audio_lengths_int32"
+CHECK_SUMS = "crc32"  # entry of the metadata: key -> CRC-32 of its bytes, as JSON
 SILENCE = "silence"  # entry of the metadata of sound, "yes" or "no"
 VIRTUAL_KEYS = ("ltx2_virtual_num_frames_int32", "ltx2_virtual_height_int32", "ltx2_virtual_width_int32")
 
@@ -102,6 +106,21 @@ class Fingerprints:
 
     checkpoint: str = ""
     encoder: str = ""
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write_cache(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a cache with the check sums of its tensors. Raises RunError."""
+    kept = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
+    sums = {key: _check_sum(tensor) for key, tensor in kept.items()}
+    write_tensors(path, kept, {**metadata, CHECK_SUMS: json.dumps(sums)})
+
+
+def _check_sum(tensor: torch.Tensor) -> str:
+    """Of the bytes of a contiguous tensor on the CPU."""
+    return f"{zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data):08x}"
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -189,16 +208,24 @@ class CacheFile:
     def tensor(self, key: str, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The tensor `key`. Raises CacheError where it is damaged or holds NaN or infinities."""
         try:
-            tensor = self._file.read(key, dtype=dtype)
+            tensor = self._file.read(key)
         except CheckpointError as error:
             note_damage(self.path, "it cannot be read as a whole")
             raise self._damaged(error.reason or str(error)) from error
         finally:
             self._file.close()
+        if (written := self.record(CHECK_SUMS).get(key)) is not None and written != _check_sum(tensor):
+            note_damage(self.path, "its bytes are not those that were written")
+            raise self._damaged(f"the bytes of {key} are not those that were written")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             note_damage(self.path, "it holds numbers that are not finite")
             raise self._damaged(f"{key} holds numbers that are not finite")
-        return tensor
+        return tensor if dtype is None else tensor.to(dtype)
+
+    def verify(self) -> None:
+        """Read every tensor. Raises CacheError where one is damaged, which is noted beside the file."""
+        for key in self.keys:
+            self.tensor(key)
 
     @property
     def silent(self) -> bool:

@@ -32,7 +32,7 @@ from .encode import beside
 from .kind import Bench, CacheKind, Job, Made, header_bytes
 
 THRESHOLD = 0.5
-HEADER = 290  # bytes of a mask besides tensor and settings; no weights are named
+HEADER = 330  # bytes of a mask besides tensor and settings; no weights are named
 
 
 class Masks(CacheKind[torch.Tensor]):

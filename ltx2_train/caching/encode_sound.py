@@ -22,12 +22,11 @@ from ..dataset.plan import Item
 from ..dataset.scan import SHOWN_AT_MOST
 from ..dataset.sources import source_stat
 from ..errors import DataError, OutOfMemory
-from ..files import write_tensors
 from ..media.sound import Prepared, prepare, prepare_file, probe_sound, read_sound
 from ..media.sound_media import channels_of
 from ..models.audio_vae import TIME_FACTOR, past_rows
 from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, AudioLatentShape, LatentShape, encoded_audio_steps
-from .cache_file import AUDIO_LENGTH_KEY, DTYPES, SILENCE, VIRTUAL_KEYS, CacheFile, audio_key, latent_key
+from .cache_file import AUDIO_LENGTH_KEY, DTYPES, SILENCE, VIRTUAL_KEYS, CacheFile, audio_key, latent_key, write_cache
 from .kind import Bench, CacheKind, Job, Made, header_bytes
 
 if TYPE_CHECKING:
@@ -147,7 +146,7 @@ class SoundLatents(CacheKind[Prepared]):
             tensors[key] = torch.tensor(size, dtype=torch.int32)
         count = str((shape.frames - 1) * 8 + 1)
         size = {"frame_count": count, "width": str(job.item.width), "height": str(job.item.height)}
-        write_tensors(path, tensors, self.metadata(job, **said, **size, fps=repr(job.item.fps)))
+        write_cache(path, tensors, self.metadata(job, **said, **size, fps=repr(job.item.fps)))
         return path.stat().st_size
 
     def notes(self, seen: Mapping[str, Mapping[Path, str]]) -> list[str]:

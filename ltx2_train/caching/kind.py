@@ -18,13 +18,12 @@ from ..dataset.plan import DatasetPlan, Item
 from ..dataset.sources import source_record
 from ..errors import CacheError, OutOfMemory
 from ..events import Events
-from ..files import write_tensors
 from ..shapes import Mode
-from .cache_file import ARCHITECTURE, FORMAT_VERSION, CacheFile, stale_made, without_mend
+from .cache_file import ARCHITECTURE, FORMAT_VERSION, CacheFile, stale_made, without_mend, write_cache
 from .notes import FAILED, damage
 from .recipe import Recipe
 
-HEADER = 430  # bytes of a cache that are neither tensor nor settings: source, checkpoint, names
+HEADER = 480  # bytes of a cache that are neither tensor nor settings: source, checkpoint, names
 LEFT_OUT = "is left out"
 R = TypeVar("R")
 ModelName = Literal["video_vae", "audio_vae", "dino", "text_encoder"]
@@ -225,7 +224,7 @@ class CacheKind(Generic[R]):
 
     def write(self, job: Job, tensors: Mapping[str, torch.Tensor], **more: str) -> int:
         """Write the file; returns its bytes."""
-        write_tensors(job.path, tensors, self.metadata(job, **more))
+        write_cache(job.path, tensors, self.metadata(job, **more))
         return job.path.stat().st_size
 
 

@@ -31,10 +31,9 @@ from ..dataset.entry import IMPORTED_FOLDER, REFERENCE_AUDIO_FOLDER, REFERENCE_F
 from ..dataset.scan import SHOWN_AT_MOST, Skipped
 from ..errors import DataError
 from ..events import Events, shielded
-from ..files import write_tensors
 from ..shapes import AudioLatentShape, LatentShape
 from . import cache_file as caches
-from .cache_file import ARCHITECTURE, AUDIO_LENGTH_KEY, MASK_KEY
+from .cache_file import ARCHITECTURE, AUDIO_LENGTH_KEY, MASK_KEY, write_cache
 
 PRECOMPUTED = ".precomputed"
 MAIN = ("latents", "audio_latents")  # each sample has one of them
@@ -119,21 +118,21 @@ def _import_one(root: Path, name: Path, out: Path) -> None:
             key: torch.tensor(size, dtype=torch.int32) for key, size in zip(caches.VIRTUAL_KEYS, sizes, strict=True)
         }
     metadata = {"architecture": ARCHITECTURE, "fps": repr(fps), "imported_from": "official trainer"}
-    write_tensors(out / text_cache_name(stem, "compact"), _text(text), metadata)
+    write_cache(out / text_cache_name(stem, "compact"), _text(text), metadata)
     if heard is not None:
-        write_tensors(out / audio_cache_name(base), _sound(heard["latents"]), metadata)
+        write_cache(out / audio_cache_name(base), _sound(heard["latents"]), metadata)
     if (shown := _load(root / "reference_latents" / name)) is not None:
         given = _unpatchified(shown)
         key = caches.latent_key(LatentShape(*given.shape[1:]), given.dtype)
-        write_tensors(out / REFERENCE_FOLDER / base, {key: given}, metadata)
+        write_cache(out / REFERENCE_FOLDER / base, {key: given}, metadata)
     if (voice := _load(root / "reference_audio_latents" / name)) is not None:
         path = out / REFERENCE_AUDIO_FOLDER / audio_cache_name(base)
-        write_tensors(path, _sound(voice["latents"]), metadata)
+        write_cache(path, _sound(voice["latents"]), metadata)
     for folder, named in (("video_masks", mask_cache_name), ("audio_masks", audio_mask_cache_name)):
         if (mask := _load(root / folder / name)) is not None:
-            write_tensors(out / named(base), {MASK_KEY: (mask["mask"] > 0.5).to(torch.uint8)}, metadata)
+            write_cache(out / named(base), {MASK_KEY: (mask["mask"] > 0.5).to(torch.uint8)}, metadata)
     # the latents last: whatever has them is whole
-    write_tensors(out / base, tensors, metadata)
+    write_cache(out / base, tensors, metadata)
 
 
 def _names(folder: Path) -> set[Path]:

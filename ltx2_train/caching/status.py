@@ -1,7 +1,7 @@
 """What lies in the cache folders of a plan: present, missing, stale with the reason, failed, and what nobody uses.
 
-Headers alone are read. Orphans are files with the endings of caches that no sample of the plan would read; media and
-anything else in the folders are never looked at.
+Headers alone are read, unless the files are verified first. Orphans are files with the endings of caches that no sample
+of the plan would read; media and anything else in the folders are never looked at.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Any
 from ..dataset.cache_names import TEXT_SUFFIX
 from ..dataset.plan import DatasetPlan
 from ..dataset.scan import SHOWN_AT_MOST
-from .cache_file import MEND
+from ..errors import CacheError
+from ..events import Events
+from .cache_file import MEND, CacheFile
 from .encode import Latents
 from .encode_text import Text
 from .kind import CacheKind
@@ -97,6 +99,18 @@ def cache_status(plan: DatasetPlan, recipe: Recipe) -> CacheStatus:
     orphans = [path for path in _files(plan) if path not in rows and path not in other_form]
     unused = [CacheRow(path, _name(path), "orphaned", "no sample uses it", path.stat().st_size) for path in orphans]
     return CacheStatus((*rows.values(), *unused))
+
+
+def verify_caches(plan: DatasetPlan, recipe: Recipe, events: Events) -> None:
+    """Read all of every cache that `plan` needs. What is damaged is noted beside it, and stale from then on."""
+    jobs = [job for kind in needed_kinds(plan, recipe) for job in kind.jobs()]
+    paths = [path for path in dict.fromkeys(job.path for job in jobs) if path.is_file()]
+    events.stage("verify caches", len(paths))
+    for done, path in enumerate(paths, 1):
+        events.check_stop()
+        with contextlib.suppress(CacheError):  # it is in the notes, or its header says it each time
+            CacheFile(path).verify()
+        events.progress(done, len(paths), path.name)
 
 
 def _rows(kind: CacheKind[Any]) -> Iterator[CacheRow]:

@@ -20,6 +20,7 @@ def add_commands(commands, add: Callable[..., argparse.ArgumentParser], add_run_
     status = add("status", _status, "Say what is cached, missing, stale and why, or of no use any more.", actions)
     add_run_file(status)
     status.add_argument("--json", action="store_true", help="print JSON")
+    status.add_argument("--verify", action="store_true", help="read all of each file, not its header alone")
     clean = add("clean", _clean, "List the caches that nothing uses any more; --yes deletes them.", actions)
     add_run_file(clean)
     clean.add_argument("--stale", action="store_true", help="those that no longer fit as well")
@@ -40,7 +41,7 @@ def _build(args: argparse.Namespace, events: ConsoleEvents) -> None:
 def _status(args: argparse.Namespace, events: ConsoleEvents) -> int:
     from .. import load_run, status_of_caches
 
-    status = status_of_caches(load_run(args.run, args.set), events)
+    status = status_of_caches(load_run(args.run, args.set), events, args.verify)
     events.finish()
     show(status, args.json)
     return 0 if status.complete else 1

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..caching.build import with_model
-from ..caching.cache_file import ARCHITECTURE, FORMAT_VERSION, CacheFile, audio_key, latent_key
+from ..caching.cache_file import ARCHITECTURE, FORMAT_VERSION, CacheFile, audio_key, latent_key, write_cache
 from ..caching.encode import encode_clip
 from ..caching.encode_sound import encode
 from ..caching.settings import CacheSettings
@@ -34,7 +34,7 @@ from ..dataset.sources import content_hash, source_stat
 from ..device import card_is_full
 from ..errors import CacheError, DataError, OutOfMemory, RunError
 from ..events import Events
-from ..files import digest, write_tensors
+from ..files import digest
 from ..media.sound import prepare, prepare_file, rms_db
 from ..media.sound_media import read_sound
 from ..media.video import read_frames
@@ -119,7 +119,7 @@ class GivenMedia:
                 key, weights = audio_key(size, torch.float32), self.audio_vae
             metadata = {"format_version": FORMAT_VERSION, "architecture": ARCHITECTURE, "checkpoint": weights}
             try:
-                write_tensors(path, {key: latents}, metadata)
+                write_cache(path, {key: latents}, metadata)
             except RunError as error:  # a sample is worth more than its cache
                 events.message(f"What a sample is given of {shown.path.name} is not kept. {error}", "warning")
         return latents

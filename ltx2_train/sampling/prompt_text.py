@@ -13,14 +13,14 @@ from pathlib import Path
 
 import torch
 
-from ..caching.cache_file import ARCHITECTURE, FORMAT_VERSION, CacheFile
+from ..caching.cache_file import ARCHITECTURE, FORMAT_VERSION, CacheFile, write_cache
 from ..caching.encode_text import Beside, each_features
 from ..caching.text_file import compact_tensors, read_compact
 from ..dataset.cache_names import COMPACT_SUFFIX
 from ..device import DTYPES, release
 from ..errors import CacheError, DataError, RunError
 from ..events import Events
-from ..files import digest, write_tensors
+from ..files import digest
 from ..models.text import TextFeatures
 from ..weights.gemma_settings import GemmaSettings
 from ..weights.text_encoder import TextEncoder, device_bytes, text_fingerprint
@@ -96,7 +96,7 @@ def _kept(path: Path) -> TextFeatures | None:
 
 def _keep(path: Path, text: str, device: torch.device, features: TextFeatures) -> None:
     metadata = {"format_version": FORMAT_VERSION, "architecture": ARCHITECTURE, "caption": text}
-    write_tensors(path, compact_tensors(features, encoder_dtype(device)), metadata)
+    write_cache(path, compact_tensors(features, encoder_dtype(device)), metadata)
 
 
 def encoder_dtype(device: torch.device) -> torch.dtype:

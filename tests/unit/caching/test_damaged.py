@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from ltx2_train.caching import notes, writable
-from ltx2_train.caching.cache_file import CacheFile
+from ltx2_train.caching.cache_file import CHECK_SUMS, CacheFile, write_cache
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.errors import CacheError, RunError
 
@@ -28,6 +28,35 @@ def test_damage_is_remembered_for_that_very_file(tmp_path):
     other = latents(tmp_path / "b_0064x0064_ltx2.safetensors", 1.0)
     notes.note_damage(other, "reason")
     assert "a_0064" not in (tmp_path / notes.DAMAGED.file).read_text()  # what was mended is forgotten
+
+
+def flip(path, share=0.9):
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * share)] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.uint8, torch.bool])
+def test_a_bit_that_changed_on_the_disk_is_seen_when_it_is_read(tmp_path, dtype):
+    path = tmp_path / "a_0064x0064_ltx2.safetensors"
+    tensors = {"mask": torch.ones(3, 40, 50).to(dtype), "one": torch.tensor(1, dtype=torch.int32)}
+    write_cache(path, tensors, {"settings": "{}"})
+    file = CacheFile(path)
+    file.verify()
+    assert torch.equal(file.tensor("mask"), tensors["mask"])
+    assert sorted(file.record(CHECK_SUMS)) == ["mask", "one"]
+    flip(path)
+    assert notes.damage(path) is None
+    with pytest.raises(CacheError, match="bytes of mask are not those that were written"):
+        CacheFile(path).tensor("mask", torch.float32)
+    assert notes.damage(path) == "its bytes are not those that were written"
+
+
+def test_caches_from_before_check_sums_are_read_as_they_are(tmp_path):
+    path = latents(tmp_path / "a_0064x0064_ltx2.safetensors", 1.0)
+    flip(path)
+    assert CacheFile(path).latents().isfinite().all()
+    CacheFile(path).verify()
 
 
 def test_notes_that_cannot_be_read_or_written_are_none(tmp_path, monkeypatch):

@@ -77,6 +77,19 @@ def test_every_state_is_told_with_its_reason(tmp_path):
     assert (tmp_path / "cache" / "notes.safetensors").exists()
 
 
+def test_verifying_finds_what_headers_do_not_show_and_a_build_mends_it(run_file, capsys):
+    path = next((run_file.parent / "cache").glob("*_ltx2.safetensors"))
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    assert main(["cache", "status", str(run_file)]) == 0, "headers alone are read"
+    assert main(["cache", "status", str(run_file), "--verify"]) == 1
+    assert f"{path.name}: its bytes are not those that were written" in capsys.readouterr().out
+    assert main(["cache", "build", str(run_file)]) == 0
+    assert "1 made (1 were stale)" in capsys.readouterr().out
+    assert main(["cache", "status", str(run_file), "--verify"]) == 0
+
+
 def test_the_commands_list_first_and_delete_only_when_told(run_file, capsys):
     cache = run_file.parent / "cache"
     extra = cache / "gone_00000-009_0064x0064_ltx2.safetensors"
