@@ -134,12 +134,22 @@ def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text that comes from outside.
 
     Raises ValueError for all that is not plain JSON: other bytes than UTF-8, NaN, Infinity and numbers as large, lists
-    in lists without end. The library lets some of these through and fails on others in its own ways.
+    in lists without end, a name with two values. The library lets some of these through and fails on others in its own
+    ways.
     """
     try:
-        return json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        return json.loads(text, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_once)
     except RecursionError:
         raise ValueError("lists or tables are nested too deep") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):  # the last value would win without a word
+        for name, value in pairs:
+            if value != table[name]:
+                raise ValueError(f"{name!r} stands twice in one table, as {value!r} and as {table[name]!r}; keep one")
+    return table
 
 
 def _no_number(text: str) -> float:

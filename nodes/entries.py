@@ -16,6 +16,10 @@ PAIRED = ("reference_directory", "reference_frames", "reference_downscale")
 BESIDE = ("reference_audio_directory", "mask_directory", "audio_mask_directory")
 
 
+# widgets that always say something, and that `sizes` replaces
+REPLACED = ("resolution", "target_frames", "enable_bucket")
+
+
 def dataset_folder(clips: handles.ClipFolder, name: str = "") -> Path:
     """The folder that keeps the caches of `clips`: called `name`, or after the folder of the media.
 
@@ -44,7 +48,7 @@ def dataset_config(
             taken.add(name)
             sized = {key: shape[key] for key in SIZELESS if key in shape} if "audio_directory" in entry else shape
             entries.append({**entry, **sized, "cache_directory": str(folder / name)})
-    return DatasetConfig.from_table({"datasets": entries}, folder, node)
+    return DatasetConfig.from_table({"datasets": entries}, folder, node, alike=True, quiet=REPLACED)
 
 
 def media_folder(entry: Mapping[str, Any]) -> Path:

@@ -19,7 +19,7 @@ class DinoSettings(Settings):
         description="Folder of a DINOv2 model in the format of Hugging Face (nothing is downloaded). Set: `cache "
         "build` stores features of every frame of the training clips beside their latents, about 2 MB a frame for the "
         "base model. Not set: none are made.",
-        json_schema_extra={"community": "dino_model", "advanced": True},
+        json_schema_extra={"counts_with": "model.mode = video | av", "community": "dino_model", "advanced": True},
     )
     size: int = Field(
         default=518,
@@ -27,14 +27,14 @@ class DinoSettings(Settings):
         le=2044,
         description="Side of the square that frames are resized to; a multiple of the model's patch, which is 14. "
         "Smaller is faster and takes less disk.",
-        json_schema_extra={"unit": "pixels", "advanced": True},
+        json_schema_extra={"counts_with": ".model", "unit": "pixels", "advanced": True},
     )
     batch: int = Field(
         default=16,
         ge=1,
         le=1024,
         description="Frames that pass the model together. Lower it where the device runs out of memory.",
-        json_schema_extra={"community": "dino_batch_size", "unit": "frames", "advanced": True},
+        json_schema_extra={"counts_with": ".model", "community": "dino_batch_size", "unit": "frames", "advanced": True},
     )
 
 
@@ -42,18 +42,29 @@ class CacheSettings(Settings):
     """What is stored in the caches, and how it is computed."""
 
     vae_dtype: Dtype = Field(
-        default="bf16", description="Precision the video VAE computes in.", json_schema_extra={"community": "vae_dtype"}
+        default="bf16",
+        description="Precision the video VAE computes in.",
+        json_schema_extra={"harmless": True, "counts_with": "model.mode = video | av", "community": "vae_dtype"},
     )
     latents_dtype: Dtype = Field(
-        default="bf16", description="Precision latents are stored in.", json_schema_extra={"advanced": True}
+        default="bf16",
+        description="Precision latents are stored in.",
+        json_schema_extra={"harmless": True, "counts_with": "model.mode = video | av", "advanced": True},
     )
     audio_vae_dtype: Dtype = Field(
-        default="fp32", description="Precision the audio VAE computes in.", json_schema_extra={"advanced": True}
+        default="fp32",
+        description="Precision the audio VAE computes in.",
+        json_schema_extra={"harmless": True, "counts_with": "model.mode = av | audio", "advanced": True},
     )
     audio_latents_dtype: Dtype = Field(
         default="fp16",
         description="Precision the latents of sound are stored in.",
-        json_schema_extra={"community": "ltx2_audio_dtype", "advanced": True},
+        json_schema_extra={
+            "harmless": True,
+            "counts_with": "model.mode = av | audio",
+            "community": "ltx2_audio_dtype",
+            "advanced": True,
+        },
     )
     text_form: Literal["compact", "full"] = Field(
         default="compact",

@@ -5,8 +5,9 @@ shows them (describe.py).
 """
 
 from .describe import aliases, describe_defaults, walk
-from .groups import MemorySettings, ModelSettings, RunConfig, RunSettings, SampleSettings
+from .groups import MemorySettings, ModelSettings, RunConfig, RunSettings
 from .read import load_run, make_run, read_toml
+from .sample import SampleSettings
 from .train import TrainSettings
 
 __all__ = [

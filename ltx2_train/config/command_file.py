@@ -1,13 +1,14 @@
 """A command as it was typed or saved in a script: its words, with quotes, line breaks and variables undone.
 
 bash, cmd.exe and PowerShell continue a line with a backslash, a caret and a backtick. A path from Windows keeps its
-backslashes: only one before a quote or a blank is taken for an escape.
+backslashes: only one before a quote or a blank is taken for an escape. Arrays of bash and PowerShell are put where they
+are used. What a shell would have to work out ($(...), $1) is named as missing.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,21 @@ _REMARK = re.compile(r"^\s*(#|::|@?rem\b|@?echo\b|set -|setlocal|endlocal|pause\
 _ASSIGNMENT = re.compile(
     r"""^\s*(?:export\s+|set\s+"?|\$env:|\$)?(?P<name>[A-Za-z_]\w*)\s*=\s*(?P<value>[^\s].*?)"?\s*$""", re.IGNORECASE
 )
-_VARIABLE = re.compile(r"\$env:(?P<a>\w+)|\$\{(?P<b>\w+)\}|%(?P<c>\w+)%|\$(?P<d>[A-Za-z_]\w*)")
+# ARGS=(--a 1, or $a = @("--a", "1"; up to the bracket that closes it
+_ARRAY = re.compile(
+    r"""^\s*(?:(?:export|local|declare(?:\s+-\w+)*)\s+)?\$?(?P<name>[A-Za-z_]\w*)\s*(?P<more>\+?)=\s*@?\((?P<inner>.*)$"""
+)
+# NAME=value before a command, for this command alone
+_FOR_ONE = re.compile(r"""^\s*(?P<name>[A-Za-z_]\w*)=(?P<value>"[^"]*"|'[^']*'|[^\s"']*)\s+(?=\S)""")
+_USED_ARRAY = re.compile(r""""?\$\{(?P<a>\w+)\[[@*]\]\}"?|(?<!\S)@(?P<b>[A-Za-z_]\w*)(?!\S)""")
+_VARIABLE = re.compile(
+    r"\$env:(?P<a>\w+)|\$\{(?P<b>\w+)(?::?-(?P<default>[^}]*))?\}|%(?P<c>\w+)%|\$(?P<d>[A-Za-z_]\w*)|!(?P<e>[A-Za-z_]\w*)!"
+)
+# what a shell works out: a command's output, a part of a variable, what the script was called with
+_WORKED_OUT = re.compile(r"\$\([^)]*\)|\$\{[^}]*\}|`[^`\n]+`|\$\d|%\d(?!\w)")
+_ALL_ARGUMENTS = re.compile(r'(?<!\S)"?(?:\$[@*]|%\*)"?(?!\S)')
+_ENDS = ("&&", "||", ";", "|", "&", "|&")
+_REDIRECTED = re.compile(r"^\d*(?:>>?|<)(?P<to>.*)$|^&>")
 _WORD = re.compile(r"""(?:"(?:\\"|[^"])*"|'[^']*'|\\[ "']|[^\s"'])+""")
 _FLAG = re.compile(r"^--?[A-Za-z]")
 _NUMBER = re.compile(r"^-[\d.]")
@@ -40,19 +55,53 @@ class Command:
 def read_commands(text: str) -> tuple[list[Command], dict[str, str], list[str]]:
     """The commands of a script, the variables it sets, and the names of variables that it uses and does not set."""
     variables: dict[str, str] = {}
+    arrays: dict[str, str] = {}
     commands: list[Command] = []
     missing: list[str] = []
     for line in _whole_lines(text):
+        if (array := _ARRAY.match(line)) is not None:
+            inner = re.sub(r"\)\s*$", "", _with_arrays(array["inner"], arrays))
+            inner = re.sub(r""",(?=\s*["'])""", " ", inner)  # PowerShell has commas between them
+            before = f"{arrays.get(array['name'], '')} " if array["more"] else ""
+            arrays[array["name"]] = before + _insert(inner, variables, missing)
+            continue
+        while (one := _FOR_ONE.match(line)) is not None:
+            variables[one["name"]] = _insert(one["value"].strip("\"'"), variables, missing)
+            line = line[one.end() :]
         assignment = _ASSIGNMENT.match(line)
         if assignment is not None and not line.lstrip().startswith("-"):
             variables[assignment["name"]] = _insert(assignment["value"].strip("\"'"), variables, missing)
             continue
-        whole = _LEFT_OUT.sub(" ", line)
-        words = [_plain(word) for word in _WORD.findall(_insert(whole, variables, missing))]
-        if words:
-            commands.append(_command(words))
+        whole = _ALL_ARGUMENTS.sub(" ", _LEFT_OUT.sub(" ", line))
+        for words in _split(_WORD.findall(_insert(_with_arrays(whole, arrays), variables, missing))):
+            commands.append(_command([_plain(word) for word in words]))
             commands[-1].cut_short = whole != line
     return [one for one in commands if one.flags or one.plain], variables, list(dict.fromkeys(missing))
+
+
+def _with_arrays(text: str, arrays: Mapping[str, str]) -> str:
+    """`text` with the words of each array where it is used; one that is not known stays as it is."""
+    return _USED_ARRAY.sub(lambda found: arrays.get(found["a"] or found["b"], found[0]), text)
+
+
+def _split(words: Iterable[str]) -> Iterator[list[str]]:
+    """The words of each command of a line, without what is redirected."""
+    command: list[str] = []
+    skip = False
+    for word in words:
+        bare, semicolon = (word[:-1], True) if word.endswith(";") and word != ";" else (word, False)
+        redirected = _REDIRECTED.match(bare)
+        if skip or redirected is not None:
+            skip = redirected is not None and not skip and not redirected["to"]
+        elif bare in _ENDS:
+            semicolon = True
+        else:
+            command.append(bare)
+        if semicolon and command:
+            yield command
+            command = []
+    if command:
+        yield command
 
 
 def _whole_lines(text: str) -> Iterator[str]:
@@ -62,7 +111,7 @@ def _whole_lines(text: str) -> Iterator[str]:
     for raw in text.replace("\r\n", "\n").split("\n"):
         line = raw.rstrip()
         if not line.strip():
-            open_line = False
+            open_line = open_line and _ARRAY.match(whole) is not None
             continue
         if _REMARK.match(line) and not open_line:
             continue
@@ -72,6 +121,8 @@ def _whole_lines(text: str) -> Iterator[str]:
         open_line = line.endswith(("\\", "^", "`")) and not line.endswith(('"\\', "\\\\"))
         line = line[:-1].rstrip() if open_line else line
         line = re.sub(r"\s+#\s.*$", "", line)
+        if (array := _ARRAY.match(f"{whole} {line}" if joined and whole else line)) is not None:
+            open_line = not array["inner"].rstrip().endswith(")")  # up to the line that closes it
         if joined and whole:
             whole += " " + line.strip()
         else:
@@ -84,13 +135,16 @@ def _whole_lines(text: str) -> Iterator[str]:
 
 def _insert(text: str, variables: dict[str, str], missing: list[str]) -> str:
     def value(found: re.Match[str]) -> str:
-        name = next(part for part in found.groups() if part)
+        name = found["a"] or found["b"] or found["c"] or found["d"] or found["e"]
         for known, inner in variables.items():
             if known.lower() == name.lower():
                 return inner
+        if found["default"] is not None:
+            return found["default"]
         missing.append(name)
         return found[0]
 
+    missing += [found[0].lstrip("$") for found in _WORKED_OUT.finditer(text) if not _VARIABLE.fullmatch(found[0])]
     return _VARIABLE.sub(value, text)
 
 

@@ -11,6 +11,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from ..caching.settings import CacheSettings
 from ..conditions.settings import AudioStream, VideoStream
 from ..errors import ConfigError
+from ..idle import Idle, idle
 from ..lora.settings import LoraSettings
 from ..objective.audio import AudioSettings
 from ..objective.flow import LossSettings
@@ -20,7 +21,7 @@ from ..offload.settings import MemorySettings
 from ..optim import MeanSettings, OptimizerSettings, ScheduleSettings
 from ..paths import name_fault
 from ..quant.settings import QuantSettings
-from ..settings import Dtype, Settings
+from ..settings import Dtype, Settings, refusal
 from ..weights.gemma_settings import GemmaSettings
 from .logs import HubSettings, LogSettings, WandbSettings
 from .sample import SampleSettings
@@ -98,7 +99,11 @@ class ModelSettings(Settings):
     version_check: Literal["off", "warn", "error"] = Field(
         default="warn",
         description="What to do when `version` and the checkpoint disagree.",
-        json_schema_extra={"community": "ltx_version_check_mode", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".version = 2.0 | 2.3",
+            "community": "ltx_version_check_mode",
+            "advanced": True,
+        },
     )
     device: str = Field(
         default="auto", description="auto, cpu, cuda, cuda:1, mps ...", json_schema_extra={"advanced": True}
@@ -125,7 +130,7 @@ class DataSettings(Settings):
         default=None,
         description="Dataset file (TOML) that lists folders, captions and sizes; or a folder that the official trainer "
         "has encoded.",
-        json_schema_extra={"community": "dataset_config"},
+        json_schema_extra={"harmless": True, "counts_with": "not .manifest", "community": "dataset_config"},
     )
     manifest: Path | None = Field(
         default=None,
@@ -174,11 +179,22 @@ class RunConfig(Settings):
     regularizers: RegularizerSettings = RegularizerSettings()
 
     _notes: tuple[str, ...] = PrivateAttr(())
+    _said: frozenset[str] = PrivateAttr(frozenset())  # settings without effect that the notes name already
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences on names of other programs that were given and change nothing."""
         return self._notes
+
+    @property
+    def without_effect(self) -> list[Idle]:
+        """Settings that were set and change nothing as the others are, but for those that `notes` name."""
+        return [one for one in idle(self, RunConfig()) if one.setting not in self._said]
+
+    def require_effect(self) -> None:
+        """Raise ConfigError that names each setting which was set and would change nothing."""
+        if lines := [str(one) for one in self.without_effect if not one.harmless]:
+            raise ConfigError(refusal(f"The run {self.run.name}", lines))
 
     @property
     def settled_lora(self) -> LoraSettings:

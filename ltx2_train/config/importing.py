@@ -7,12 +7,13 @@ files can be trained on as they are, and nothing is lost without a word.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from ..dataset.dataset_file import DatasetConfig, load_table
+from ..dataset.dataset_file import DatasetConfig, load_table, without_idle
 from ..dataset.foreign_keys import LISTS, translate
 from ..dataset.layouts import LIST_NAME, Layout, layout_of
 from ..dataset.simpletuner import read_backends
@@ -22,13 +23,13 @@ from ..foreign import PROGRAMS
 from ..media.names import is_file
 from ..paths import from_folder, path_fault
 from ..settings import explain
-from .describe import compact
+from .describe import compact, group_line
 from .groups import RunConfig
 from .import_paths import DATASET_NAME, moved, rebased
 from .import_text import NEEDED, TITLES, run_lines
 from .read import load_run, taken_over
 from .sources import SettingsFile, is_dataset_table, read_source
-from .translate import Line, Translation, accepts, told
+from .translate import ASSUMED, Line, Translation, accepts, told
 
 RUN_NAME = "run.toml"
 
@@ -164,6 +165,7 @@ def import_settings(file: Path | str) -> Imported:
     made = Imported(path, source.program, found, source.folder, problems=list(source.problems), notes=source.notes)
     _drop_unusable(made)
     _find_dataset(made, source)
+    _drop_idle(made)
     return made
 
 
@@ -231,6 +233,23 @@ def _drop_unusable(made: Imported) -> None:
         made.problems += explain(RunConfig, error)
 
 
+def _drop_idle(made: Imported) -> None:
+    """Take out each setting that has no effect beside the others, with a line that says so."""
+    found = made.found
+    try:
+        run = RunConfig.model_validate(found.tables)
+    except ValidationError:  # told already
+        return
+    for one in run.without_effect:
+        *groups, key = one.setting.split(".")
+        table = reduce(dict.__getitem__, groups, found.tables)
+        table.pop(key, None)
+        origin = found.origin.pop(one.setting, ASSUMED)
+        if origin != ASSUMED:
+            found.lines = [line for line in found.lines if (line.name, line.settings) != (origin, (one.setting,))]
+            found.lines.append(Line(origin, one.value, "no effect", f"as {one.setting} {one.reason}"))
+
+
 def _find_dataset(made: Imported, source: SettingsFile) -> None:
     """The dataset file that the source names, in our words; or one made of what it says itself."""
     given = made.found.tables.get("data", {}).get("config")
@@ -241,11 +260,7 @@ def _find_dataset(made: Imported, source: SettingsFile) -> None:
         path = from_folder(source.folder, str(given))
         if path_fault(str(given)) or not is_file(path):
             made.problems.append(f"{given}: the dataset file is not there. Put it right in {RUN_NAME} (data.config).")
-            made.problems += [
-                f"{line.name}: put `{key} = {value!r}` into [general] of the dataset file"
-                for line in made.found.of("dataset")
-                for key, value in ((line.settings[0], line.value),)
-            ]
+            _tell_unplaced(made)
             return
         try:
             _take_dataset(made, load_table(path), source.folder if source.program == "simpletuner" else path.parent)
@@ -253,6 +268,16 @@ def _find_dataset(made: Imported, source: SettingsFile) -> None:
             made.problems.append(str(error))
     if made.data is not None:
         made.found.tables.setdefault("data", {})["config"] = DATASET_NAME
+    else:
+        _tell_unplaced(made)
+
+
+def _tell_unplaced(made: Imported) -> None:
+    """A line for each setting of a dataset that the file gives, where there is no dataset to put it into."""
+    made.problems += [
+        f"{line.name}: put `{group_line(line.settings[0], line.value)}` into [general] of the dataset file"
+        for line in made.found.of("dataset")
+    ]
 
 
 def _take_dataset(made: Imported, table: Any, folder: Path) -> None:
@@ -269,8 +294,9 @@ def _take_dataset(made: Imported, table: Any, folder: Path) -> None:
         table = {**table, "general": {**made.found.dataset, **(table.get("general") or {})}}
     out, more, problems = translate(table)
     made.problems += problems
-    made.data_notes = [*notes, *more]
     made.data = rebased(out, folder, made.folder)
+    made.data, idle = without_idle(made.data)
+    made.data_notes = [*notes, *more, *idle]
     try:
         DatasetConfig.from_table(dict(made.data), made.folder, "the dataset")
     except TrainerError as error:

@@ -9,6 +9,8 @@ from pydantic import Field
 from ..settings import Settings
 
 NEW = {"since": "0.2", "advanced": True}
+OF_WANDB = {**NEW, "counts_with": "log.report_to = wandb | all"}
+OF_HUB = {**NEW, "counts_with": ".push"}
 
 
 class LogSettings(Settings):
@@ -34,20 +36,20 @@ class WandbSettings(Settings):
         min_length=1,
         max_length=128,
         description="Project at Weights & Biases.",
-        json_schema_extra={**NEW, "community": "log_tracker_name"},
+        json_schema_extra={**OF_WANDB, "community": "log_tracker_name"},
     )
     entity: str = Field(
-        default="", max_length=128, description="Team or user there; empty: your own.", json_schema_extra=NEW
+        default="", max_length=128, description="Team or user there; empty: your own.", json_schema_extra=OF_WANDB
     )
     run_name: str = Field(
         default="",
         max_length=128,
         description="Name of the run there; empty: run.name.",
-        json_schema_extra={**NEW, "community": "wandb_run_name"},
+        json_schema_extra={**OF_WANDB, "community": "wandb_run_name"},
     )
-    tags: list[str] = Field(default_factory=list, description="Tags of the run there.", json_schema_extra=NEW)
+    tags: list[str] = Field(default_factory=list, description="Tags of the run there.", json_schema_extra=OF_WANDB)
     log_validation_videos: bool = Field(
-        default=True, description="Upload samples too: films, pictures and sound.", json_schema_extra=NEW
+        default=True, description="Upload samples too: films, pictures and sound.", json_schema_extra=OF_WANDB
     )
 
 
@@ -65,12 +67,12 @@ class HubSettings(Settings):
         max_length=128,
         pattern=r"^([\w.-]+/)?[\w.-]+$|^$",
         description='Repository there, "name" or "owner/name"; made if it is missing.',
-        json_schema_extra=NEW,
+        json_schema_extra=OF_HUB,
     )
     path: str = Field(
         default="",
         max_length=256,
         description="Folder in the repository; empty: its top.",
-        json_schema_extra={**NEW, "community": "huggingface_path_in_repo"},
+        json_schema_extra={**OF_HUB, "community": "huggingface_path_in_repo"},
     )
-    private: bool = Field(default=True, description="Make a new repository private.", json_schema_extra=NEW)
+    private: bool = Field(default=True, description="Make a new repository private.", json_schema_extra=OF_HUB)

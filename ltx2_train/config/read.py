@@ -52,7 +52,7 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
         tables = read_toml(path)
     else:
         found = taken_over(source)
-        tables, notes = found.tables, [*told(found.of("no effect")), *found.assumptions()]
+        tables, notes = found.tables, [*source.notes, *told(found.of("no effect")), *found.assumptions()]
         problems = [*source.problems, *told(found.of(*REFUSED))]
         if problems:
             problems.append(f"`ltx2-train import {path.name}` writes a run file that leaves these out, and says so.")
@@ -60,6 +60,10 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
         _override(tables, text)
     base = path.absolute().parent if source is None else source.folder
     run = _made(tables, base, path.name, problems, notes)
+    if source is not None:  # files of other programs carry settings of ways that they do not go
+        harmless = run.without_effect
+        run._notes = (*run.notes, *(str(one) for one in harmless))
+        run._said = frozenset(one.setting for one in harmless)
     if run.run.folder is None:
         folder = run.run.model_copy(update={"folder": path.absolute().parent / "runs"})
         run = run.model_copy(update={"run": folder})

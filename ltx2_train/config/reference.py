@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from ..foreign import PROGRAMS, rows_of
+from ..idle import counts_with
 from ..settings import inner_type, models_in
 from .describe import aliases, bounds, walk
 from .groups import RunConfig
@@ -25,7 +26,8 @@ _HEAD = """# Settings of a run file
 
 Every setting, printed by `ltx2-train config --reference`. A run file is TOML: `[section]`, then `setting = value`. What
 is left out has its default. Relative paths are seen from the file. `--set section.setting=value` overrides one on the
-command line. `ltx2-train config --defaults` prints all of them as a file to begin with.
+command line. `ltx2-train config --defaults` prints all of them as a file to begin with. What *counts only* beside
+another setting is refused where it is set without it, before anything is read.
 
 Other names are understood too. Plain ones are flags of the community trainer, those with a point are keys of the
 official trainer's YAML, those with (S) are keys of SimpleTuner's config.json: see
@@ -117,11 +119,17 @@ def _row(dotted: str, name: str, field: FieldInfo) -> str:
         f"`{name}`",
         f"{_default(value)}{unit}",
         _range(field, extra),
-        _cell(field.description or ""),
+        _cell(_meaning(field, dotted)),
         ", ".join(f"`{one}`" if "(" not in one else one for one in _other_names().get(dotted, ())),
         str(extra.get("since", FIRST_VERSION)),
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _meaning(field: FieldInfo, dotted: str) -> str:
+    """What a setting is for, and what it needs beside it to have an effect."""
+    beside = counts_with(field, dotted.rpartition(".")[0] + ".")
+    return f"{field.description or ''} Counts only {beside}." if beside else field.description or ""
 
 
 def _default(value: Any) -> str:

@@ -44,7 +44,10 @@ class SampleSettings(Settings):
         ge=0,
         le=64,
         description="Clips of the dataset's validation_datasets to draw as well: caption, size and length of each.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={
+            "counts_with": [".wanted -- with sample.every or sample.every_epochs", "model.mode = video | av"],
+            "advanced": True,
+        },
     )
     validation_first_frame: bool = Field(
         default=True,
@@ -61,14 +64,24 @@ class SampleSettings(Settings):
         ge=32,
         le=8192,
         description="Width; rounded down to a multiple of 32.",
-        json_schema_extra={"unit": "pixels", "community": "width"},
+        json_schema_extra={
+            "harmless": True,
+            "counts_with": "model.mode = video | av",
+            "unit": "pixels",
+            "community": "width",
+        },
     )
     height: int = Field(
         default=512,
         ge=32,
         le=8192,
         description="Height; rounded down to a multiple of 32.",
-        json_schema_extra={"unit": "pixels", "community": "height"},
+        json_schema_extra={
+            "harmless": True,
+            "counts_with": "model.mode = video | av",
+            "unit": "pixels",
+            "community": "height",
+        },
     )
     frames: int = Field(
         default=49,
@@ -91,7 +104,7 @@ class SampleSettings(Settings):
         default=None,
         ge=0,
         description="Block whose self-attention is skipped for it; not set: 29 of LTX-2, 28 of LTX-2.3.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": ".stg or .audio_stg", "advanced": True},
     )
     rescale: float = Field(
         default=0.0,
@@ -108,12 +121,21 @@ class SampleSettings(Settings):
         default="merge",
         description="Sound of samples in the modes av and audio: merge = inside the mp4; separate = in a file beside "
         "it; off = none.",
-        json_schema_extra={"community": "sample_merge_audio", "advanced": True},
+        json_schema_extra={
+            "harmless": True,
+            "counts_with": "model.mode = av | audio",
+            "community": "sample_merge_audio",
+            "advanced": True,
+        },
     )
     audio_format: Literal["wav", "flac"] = Field(
         default="wav",
         description="File of a sound that is not inside an mp4: wav or flac, both 16 bits.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={
+            "harmless": True,
+            "counts_with": ["model.mode = audio or .audio = separate", "model.mode = av | audio"],
+            "advanced": True,
+        },
     )
     include_reference: bool = Field(
         default=False,
@@ -150,21 +172,31 @@ class SampleSettings(Settings):
         default=None,
         description="Blocks whose self-attention spatio-temporal guidance skips, where they are several; instead of "
         "stg_block.",
-        json_schema_extra={"advanced": True, "since": "0.2"},
+        json_schema_extra={"counts_with": ".stg or .audio_stg", "advanced": True, "since": "0.2"},
     )
     audio_guidance: float | None = Field(
         default=None,
         ge=0,
         le=50,
         description="Classifier-free guidance of the sound; not set: as guidance. The pipelines of LTX-2 use 7.",
-        json_schema_extra={"advanced": True, "since": "0.2"},
+        json_schema_extra={
+            "harmless": True,
+            "counts_with": "model.mode = av | audio",
+            "advanced": True,
+            "since": "0.2",
+        },
     )
     audio_stg: float | None = Field(
         default=None,
         ge=0,
         le=20,
         description="Spatio-temporal guidance of the sound; not set: as stg.",
-        json_schema_extra={"advanced": True, "since": "0.2"},
+        json_schema_extra={
+            "harmless": True,
+            "counts_with": "model.mode = av | audio",
+            "advanced": True,
+            "since": "0.2",
+        },
     )
     modality_guidance: float = Field(
         default=1.0,
@@ -172,7 +204,7 @@ class SampleSettings(Settings):
         le=50,
         description="In mode av: guidance of the picture towards what the sound makes of it; 1 switches it off and "
         "saves a pass of the model. The pipelines of LTX-2 use 3.",
-        json_schema_extra={"advanced": True, "since": "0.2"},
+        json_schema_extra={"harmless": True, "counts_with": "model.mode = av", "advanced": True, "since": "0.2"},
     )
     audio_modality_guidance: float | None = Field(
         default=None,
@@ -180,13 +212,19 @@ class SampleSettings(Settings):
         le=50,
         description="In mode av: guidance of the sound towards what the picture makes of it; not set: as "
         "modality_guidance.",
-        json_schema_extra={"advanced": True, "since": "0.2"},
+        json_schema_extra={"harmless": True, "counts_with": "model.mode = av", "advanced": True, "since": "0.2"},
     )
     tiles: TileSettings = Field(
         default=TileSettings(spatial_tile=512, chunk_size=32),
         description="Tiles of the decoder, which bound its memory.",
         json_schema_extra={"advanced": True},
     )
+
+    @property
+    def guided_without_text(self) -> bool:
+        """Whether samples are guided by what the model gives with a part of it left out."""
+        modality = (self.modality_guidance, self.audio_modality_guidance)
+        return bool(self.stg or self.audio_stg) or any(scale not in (None, 1) for scale in modality)
 
     @property
     def wanted(self) -> bool:

@@ -47,13 +47,14 @@ class SliderSettings(Settings):
         default_factory=list,
         description="Mode text: the directions, tables with positive, negative, target_class and weight.",
         json_schema_extra={
+            "counts_with": ".mode = text or .config",
             "community": [
                 "slider.targets",
                 "slider.targets.positive",
                 "slider.targets.negative",
                 "slider.targets.target_class",
                 "slider.targets.weight",
-            ]
+            ],
         },
     )
     guidance: float = Field(
@@ -61,20 +62,35 @@ class SliderSettings(Settings):
         gt=0,
         le=20,
         description="Mode text: how far a target is pushed along its direction. 2 to 3 is strong, and may not settle.",
-        json_schema_extra={"community": ["guidance_strength", "slider.guidance_strength"]},
+        json_schema_extra={
+            "counts_with": [
+                ".mode = text or .config",
+                ".wanted -- with slider.targets, slider.config or pairs of caches",
+            ],
+            "community": ["guidance_strength", "slider.guidance_strength"],
+        },
     )
     strengths: list[float] = Field(
         default=[-2.0, -1.0, 0.0, 1.0, 2.0],
         min_length=1,
         description="Strengths at which samples are drawn, beside each other.",
-        json_schema_extra={"community": ["sample_slider_range", "slider.sample_slider_range"]},
+        json_schema_extra={
+            "counts_with": ".wanted -- with slider.targets, slider.config or pairs of caches",
+            "community": ["sample_slider_range", "slider.sample_slider_range"],
+        },
     )
     frames: int = Field(
         default=1,
         ge=1,
         le=257,
         description="Mode text: latent frames that are trained on; 1 is a picture, each more is 8 frames of video.",
-        json_schema_extra={"community": "latent_frames"},
+        json_schema_extra={
+            "counts_with": [
+                ".mode = text or .config",
+                ".wanted -- with slider.targets, slider.config or pairs of caches",
+            ],
+            "community": "latent_frames",
+        },
     )
     width: int = Field(
         default=768,
@@ -82,7 +98,14 @@ class SliderSettings(Settings):
         le=8192,
         multiple_of=32,
         description="Mode text: width that is trained at.",
-        json_schema_extra={"community": "latent_width", "unit": "pixels"},
+        json_schema_extra={
+            "counts_with": [
+                ".mode = text or .config",
+                ".wanted -- with slider.targets, slider.config or pairs of caches",
+            ],
+            "community": "latent_width",
+            "unit": "pixels",
+        },
     )
     height: int = Field(
         default=512,
@@ -90,22 +113,29 @@ class SliderSettings(Settings):
         le=8192,
         multiple_of=32,
         description="Mode text: height that is trained at.",
-        json_schema_extra={"community": "latent_height", "unit": "pixels"},
+        json_schema_extra={
+            "counts_with": [
+                ".mode = text or .config",
+                ".wanted -- with slider.targets, slider.config or pairs of caches",
+            ],
+            "community": "latent_height",
+            "unit": "pixels",
+        },
     )
     positive_caches: Path | None = Field(
         default=None,
         description="Mode reference: folder with the latents of what strength 1 shows, as `cache build` makes them.",
-        json_schema_extra={"community": "slider.pos_cache_dir"},
+        json_schema_extra={"counts_with": ".mode = reference or .config", "community": "slider.pos_cache_dir"},
     )
     negative_caches: Path | None = Field(
         default=None,
         description="Mode reference: folder with the latents of what strength -1 shows, under the same names.",
-        json_schema_extra={"community": "slider.neg_cache_dir"},
+        json_schema_extra={"counts_with": ".mode = reference or .config", "community": "slider.neg_cache_dir"},
     )
     text_caches: Path | None = Field(
         default=None,
         description="Mode reference: folder with the captions; that of the positive latents if not set.",
-        json_schema_extra={"community": "slider.text_cache_dir"},
+        json_schema_extra={"counts_with": ".mode = reference or .config", "community": "slider.text_cache_dir"},
     )
     config: Path | None = Field(
         default=None,

@@ -8,13 +8,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..files import parse_json
 from ..foreign import PROGRAMS, rows_of
 from ..media.names import is_file
 from ..paths import from_folder
@@ -121,10 +121,36 @@ def _yaml(path: Path) -> SettingsFile:
     except ImportError:
         raise ConfigError(f"{path} is YAML, which needs the package pyyaml. Install it: pip install pyyaml") from None
     try:
-        table = yaml.safe_load(_text(path))
+        table = yaml.load(_text(path), Loader=_each_key_once(yaml))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     return _official(path, table)
+
+
+def _each_key_once(yaml: Any) -> Any:
+    """A loader of plain YAML that refuses a key which stands twice: the library's takes the last, without a word."""
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen: dict[Any, Any] = {}
+            for key_node, value_node in node.value:
+                key = key_node.value
+                if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
+                    line, other = key_node.start_mark.line + 1, seen[key].start_mark.line + 1
+                    raise ConfigError(
+                        f"{key} stands twice in one section, in lines {other} and {line}: "
+                        f"{_said(seen[key])} and {_said(value_node)}. Keep one."
+                    )
+                seen[key] = value_node
+            return super().construct_mapping(node, deep)
+
+    return Loader
+
+
+def _said(node: Any) -> str:
+    return str(node.value) if isinstance(node.value, str) else "a table or list"
 
 
 def _official(path: Path, table: Any) -> SettingsFile:
@@ -154,7 +180,7 @@ def _official(path: Path, table: Any) -> SettingsFile:
 
 def _json(path: Path) -> SettingsFile:
     try:
-        table = json.loads(_text(path))
+        table = parse_json(_text(path))
     except ValueError as error:
         raise ConfigError(f"{path} is not valid JSON: {error}.") from None
     if isinstance(table, list):
@@ -171,42 +197,99 @@ def _script(path: Path) -> SettingsFile:
     commands, variables, missing = read_commands(_text(path))
     if not commands:
         raise ConfigError(f"{path} holds no command with flags.")
-    problems = [f"${name}: the script uses it and does not set it; write its value" for name in missing]
+    problems = [
+        f"{'' if name[0] in '`%@' else '$'}{name}: the script uses it and does not set it; write its value"
+        for name in missing
+    ]
     notes = ["... stands for flags that are not in the file"] if any(one.cut_short for one in commands) else []
-    for command in commands:
-        if command.program == "train" and command.plain and command.plain[0].endswith((".yaml", ".yml")):
-            return _yaml(path.absolute().parent / command.plain[0])
-    if commands[0].program == "simpletuner":
-        flags = [flag for command in commands for flag in command.flags]
-        return SettingsFile("simpletuner", path, flags, problems=problems, notes=notes)
+    if configs := [one for one in commands if _is_official(one)]:
+        _require_one(path, configs)
+        found = _yaml(path.absolute().parent / configs[0].plain[0])
+        rest = [f"--{name} of {configs[0].program} is not taken over" for name, _ in configs[0].flags]
+        rest += [
+            f"{one.program} is a command of its own and is not taken over" for one in commands if one not in configs
+        ]
+        return replace(found, problems=problems, notes=[*notes, *rest])
+    if own := [one for one in commands if one.program == "simpletuner"]:
+        _require_one(path, own)
+        flags, twice, said = _collected(path, own, own)
+        return SettingsFile("simpletuner", path, flags, True, [], [*problems, *twice], [*notes, *said])
     of_run = [one for one in commands if one.program in _OF_A_RUN]
-    others = [one for one in commands if one not in of_run]
+    others = [one for one in commands if one not in of_run and one.program.startswith("ltx2_")]
     if not of_run and not any(one.program.startswith("ltx2_") for one in commands):
         raise ConfigError(
             f"{path} runs no script of the community trainer ({', '.join(filter(None, _OF_A_RUN))}) or another one."
         )
-    names: dict[str, Any] = {}
-    for command in of_run:
-        for name, value in _with_config_file(command, path):
-            if name in names and names[name] != value and command.program in _TRAINS:
-                names.pop(name)  # what training is told counts
-            names.setdefault(name, value)
-    names |= {name: value for name, value in variables.items() if name in rows_of("community")}
-    trains = any(one.program in _TRAINS for one in of_run)
-    return SettingsFile("community", path, list(names.items()), trains, others, problems, notes)
+    training = [one for one in of_run if one.program in _TRAINS]
+    _require_one(path, training)
+    flags, twice, said = _collected(path, of_run, training)
+    names = dict(flags) | {name: value for name, value in variables.items() if name in rows_of("community")}
+    problems, notes = [*problems, *twice], [*notes, *said]
+    return SettingsFile("community", path, list(names.items()), bool(training), others, problems, notes)
 
 
-def _with_config_file(command: Command, path: Path) -> Iterator[tuple[str, Any]]:
-    """The flags of a command, and those of its --config_file that it does not give itself."""
-    given = dict(command.flags)
-    yield from given.items()
-    if isinstance(given.get("config_file"), str):
-        file = path.absolute().parent / given["config_file"]
+def _is_official(command: Command) -> bool:
+    return command.program == "train" and bool(command.plain) and command.plain[0].endswith((".yaml", ".yml"))
+
+
+def _require_one(path: Path, training: Sequence[Command]) -> None:
+    """Raise ConfigError where a script trains more than once: a run file is one run."""
+    if len(training) > 1:
+        named = ", ".join(" ".join([one.program or "flags", *one.plain[:1]]) for one in training)
+        raise ConfigError(
+            f"{path} holds {len(training)} training commands ({named}), and a run file is one run. Put each into a "
+            "file of its own."
+        )
+
+
+def _collected(
+    path: Path, commands: Sequence[Command], training: Sequence[Command]
+) -> tuple[list[tuple[str, Any]], list[str], list[str]]:
+    """The flags of commands that make one run, each once; what is wrong with them; and notes.
+
+    What training is told counts. Raises ConfigError where a --config_file cannot be read.
+    """
+    given: dict[str, list[tuple[str, Any, bool]]] = {}
+    problems: list[str] = []
+    notes: list[str] = []
+    for command in commands:
+        for name, value in _once(command.program or "the command", command.flags, problems).items():
+            given.setdefault(name, []).append((command.program, value, command in training))
+        own = dict(command.flags)
+        for name, value in _once("the config_file", _config_file(own.get("config_file"), path), problems).items():
+            if name not in own:
+                given.setdefault(name, []).append((command.program, value, command in training))
+            elif own[name] != value:
+                notes.append(f"{name} = {own[name]} of the command counts, not {value} of its config_file")
+    flags: list[tuple[str, Any]] = []
+    for name, all_given in given.items():
+        first = next((one for one in all_given if one[2]), all_given[0])
+        flags.append((name, first[1]))
+        for program, value, _ in all_given:
+            if value != first[1] and first[2]:
+                notes.append(f"{name} = {first[1]} of {first[0]} counts, not {value} of {program}")
+            elif value != first[1]:
+                problems.append(f"{name}: {first[0]} says {first[1]}, {program} says {value}; keep one of them")
+    return flags, problems, notes
+
+
+def _once(where: str, flags: Iterable[tuple[str, Any]], problems: list[str]) -> dict[str, Any]:
+    """The flags by name, the last of each; a line in `problems` for each that has two values."""
+    found: dict[str, Any] = {}
+    for name, value in flags:
+        if found.get(name, value) != value:
+            problems.append(f"{name}: {where} gives it twice, as {found[name]} and as {value}; keep one of them")
+        found[name] = value
+    return found
+
+
+def _config_file(name: Any, path: Path) -> Iterator[tuple[str, Any]]:
+    """The names and values of a --config_file of a command in the script at `path`."""
+    if isinstance(name, str):
+        file = path.absolute().parent / name
         table = read_toml(file if file.suffix else file.with_name(file.name + ".toml"))
         for key, value in table.items():
-            for name, inner in value.items() if isinstance(value, Mapping) else ((key, value),):
-                if name not in given:
-                    yield name, inner
+            yield from value.items() if isinstance(value, Mapping) else ((key, value),)
 
 
 def _bare(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -38,7 +38,7 @@ class TrainSettings(Settings):
         gt=0,
         le=1,
         description="Learning rate of the audio layers of the LoRA; not set: as the others.",
-        json_schema_extra={"community": "audio_lr", "advanced": True},
+        json_schema_extra={"counts_with": "model.mode = av | audio", "community": "audio_lr", "advanced": True},
     )
     lr_args: dict[str, float] = Field(
         default_factory=dict,
@@ -85,7 +85,10 @@ class TrainSettings(Settings):
         le=1,
         description="Share of clips whose first frame is given instead of learned, so that the LoRA also works "
         "for image-to-video.",
-        json_schema_extra={"community": "ltx2_first_frame_conditioning_p"},
+        json_schema_extra={
+            "counts_with": ["model.mode = video | av", "video.generated"],
+            "community": "ltx2_first_frame_conditioning_p",
+        },
     )
     caption_dropout: float = Field(
         default=0.05,
@@ -98,7 +101,11 @@ class TrainSettings(Settings):
         default="empty",
         description="What stands in for a dropped caption: empty = the encoded empty prompt, which samplers use as "
         "the negative one; zeros = no text at all, as the community trainer.",
-        json_schema_extra={"community": "caption_dropout_technique", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".caption_dropout",
+            "community": "caption_dropout_technique",
+            "advanced": True,
+        },
     )
     norms_every: int = Field(
         default=50,

@@ -33,13 +33,19 @@ class ValidationSettings(Settings):
         le=64,
         description="Noise levels at which each clip is measured: the middles of so many equal parts of the range. "
         "Each is a forward pass.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={
+            "counts_with": ".wanted -- with validation.every or validation.every_epochs",
+            "advanced": True,
+        },
     )
     clips: int = Field(
         default=0,
         ge=0,
         description="How many of the clips to measure, from the first; 0 is all.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={
+            "counts_with": ".wanted -- with validation.every or validation.every_epochs",
+            "advanced": True,
+        },
     )
 
     @property

@@ -25,14 +25,23 @@ class ConditionSettings(SoundSettings):
         le=1025,
         description="Frames of each reference, 8n+1: an image is repeated, a video begins where the clip's window does "
         "if it is as long as the clip, else at its own start. 0: as many as the clip has.",
-        json_schema_extra={"community": "reference_frames", "unit": "frames", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".may_have_references -- with reference_directory, or references of a list",
+            "community": "reference_frames",
+            "unit": "frames",
+            "advanced": True,
+        },
     )
     reference_downscale: int = Field(
         default=1,
         ge=1,
         le=16,
         description="How many times smaller than the clip references are cached, in width and height.",
-        json_schema_extra={"community": "reference_downscale", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".may_have_references -- with reference_directory, or references of a list",
+            "community": "reference_downscale",
+            "advanced": True,
+        },
     )
     reference_temporal_scale: int = Field(
         default=1,
@@ -40,11 +49,15 @@ class ConditionSettings(SoundSettings):
         le=16,
         description="How many times fewer frames a second references are cached with than the clip has: of a video the "
         "first frame and then every so many.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={
+            "counts_with": ".may_have_references -- with reference_directory, or references of a list",
+            "advanced": True,
+        },
     )
     flip: bool = Field(
         default=False,
         description="Also train on a mirrored copy of each picture. Not for text, faces or left and right.",
+        json_schema_extra={"counts_with": ".kind = image | video -- for images and videos"},
     )
     color_jitter: float = Field(
         default=0.0,
@@ -52,12 +65,12 @@ class ConditionSettings(SoundSettings):
         le=0.3,
         description="Change brightness, contrast and saturation of each medium by up to this share; which way, its "
         "name decides.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": ".kind = image | video -- for images and videos", "advanced": True},
     )
     crop: Literal["center", "motion"] = Field(
         default="center",
         description="What is kept where a picture does not fit its size: its middle, or the place that moves most.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": ".kind = video -- for videos", "advanced": True},
     )
 
     @field_validator("reference_frames")

@@ -7,10 +7,11 @@ the default. Paths are relative to the file.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
 
 from ..errors import ConfigError, DataError
 from ..files import parse_json
@@ -30,6 +31,7 @@ from .entry import (
 )
 from .entry_types import wrong_types
 from .foreign_keys import translate
+from .idle_entries import idle_entries, idle_of
 from .manifest import dataset_table, is_manifest
 from .simpletuner import is_backends, read_backends
 
@@ -108,20 +110,34 @@ class DatasetConfig(Settings):
             found = read_backends(table, folder=path.absolute().parent)
             if found.problems:
                 raise ConfigError(refusal(str(path), found.problems))
-            table = found.table
+            table = without_idle(found.table)[0]
         if not isinstance(table, dict):
             raise ConfigError(f"{path}: expected a table with [[datasets]], got {type(table).__name__}.")
         return cls.from_table(table, path.absolute() if path.is_dir() else path.absolute().parent, source=str(path))
 
     @classmethod
-    def from_table(cls, table: dict[str, Any], folder: Path, source: str = "dataset") -> DatasetConfig:
-        """Validate a table whose relative paths start at `folder`. Raises ConfigError that speaks of `source`."""
+    def from_table(
+        cls,
+        table: dict[str, Any],
+        folder: Path,
+        source: str = "dataset",
+        alike: bool = False,
+        quiet: Collection[str] = (),
+    ) -> DatasetConfig:
+        """Validate a table whose relative paths start at `folder`. Raises ConfigError that speaks of `source`.
+
+        `alike` and `quiet`: see idle_entries.
+        """
         notes: list[str] = []
         if is_manifest(table):
             table, notes = dataset_table(table, source)
         table, more, problems = translate(table)
         config = parse(cls, table, source, [*problems, *wrong_types(table)])
-        config._notes = (*notes, *more)
+        shared = {name: getattr(config.general, name) for name in config.general.model_fields_set}
+        unused, said = idle_entries(config.refs, shared, alike, quiet)
+        if unused:
+            raise ConfigError(refusal(source, unused))
+        config._notes = (*notes, *more, *said)
         parts = {
             key: tuple(_absolute(entry, folder) for entry in getattr(config, key))
             for key in ("datasets", "validation_datasets")
@@ -129,15 +145,44 @@ class DatasetConfig(Settings):
         return config.model_copy(update={"general": _absolute(config.general, folder), **parts})
 
     def to_toml(self) -> str:
-        """The file's text with every value spelt out in each dataset, and absolute paths."""
+        """The file's text with every value that counts spelt out in each dataset, and absolute paths."""
         import tomli_w
 
         table: dict[str, Any] = {"general": {}}
         for key in ("datasets", "validation_datasets"):
-            entries = [entry.model_dump(mode="json", exclude_none=True) for entry in getattr(self, key)]
+            entries = [
+                entry.model_dump(mode="json", exclude_none=True, exclude=_unspoken(entry))
+                for entry in getattr(self, key)
+            ]
             if entries:
                 table[key] = entries
         return tomli_w.dumps(table)
+
+
+def without_idle(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The table of a dataset file in our words without settings that have no effect, and a note on each.
+
+    For files of other programs, which carry settings of ways that they do not go. What is wrong otherwise stays.
+    """
+    out, notes = dict(table), list[str]()
+    try:
+        config = DatasetConfig.model_validate(table)
+    except ValidationError:
+        return out, notes
+    for ref in config.refs:
+        key = ref.name.partition("[")[0]
+        own = dict(out[key][ref.index])
+        for one in idle_of(ref.entry):
+            if own.pop(one.setting, None) is not None:
+                notes.append(f"{ref.name}.{one.setting} has no effect: {one.reason}.")
+        out[key] = [own if index == ref.index else entry for index, entry in enumerate(out[key])]
+    return out, notes
+
+
+def _unspoken(entry: DatasetSettings) -> set[str]:
+    """The settings that a written dataset leaves out: those without effect, and one that means more when it is said."""
+    left_open = {"audio_extension"} - entry.model_fields_set  # any ending does
+    return {one.setting for one in idle_of(entry)} | left_open
 
 
 def _check_size(name: str, dataset: DatasetSettings) -> None:

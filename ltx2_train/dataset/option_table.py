@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from ..idle import counts_with
 from ..settings import inner_type
 from .entry import DatasetSettings, SharedSettings
 
@@ -64,6 +65,8 @@ def markdown() -> str:
 def _row(name: str, field: FieldInfo) -> str:
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     notes = [field.description or ""]
+    if beside := counts_with(field):
+        notes.append(f"Counts only {beside}.")
     if extra.get("community", name) != name:
         notes.append(f"Also: `{extra['community']}`.")
     if name not in SharedSettings.model_fields:

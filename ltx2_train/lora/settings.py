@@ -83,7 +83,10 @@ class LoraSettings(Settings):
         description="Layers to train: t2v = attention; v2v = attention and feed-forward; audio = the audio layers; "
         "audio_ref_only_ic = audio and its exchange with video; full = all but the attention gates. auto = t2v; "
         "audio where only sound is learned; v2v with a reference; audio_ref_only_ic with a reference sound.",
-        json_schema_extra={"community": "lora_target_preset"},
+        json_schema_extra={
+            "counts_with": ["not .include_patterns", "not .target_modules"],
+            "community": "lora_target_preset",
+        },
     )
     include_patterns: list[str] = Field(
         default_factory=list,
@@ -120,7 +123,7 @@ class LoraSettings(Settings):
         le=65536,
         description="Of lokr: the size of the first factor, at most. A larger one makes the second factor and the file "
         "smaller. -1: as near to the root of the layer's size as it comes.",
-        json_schema_extra={"since": "0.2", "advanced": True},
+        json_schema_extra={"counts_with": ".algo = lokr or .modules", "since": "0.2", "advanced": True},
     )
     lokr_norm: float = Field(
         default=0.0,
@@ -128,7 +131,12 @@ class LoraSettings(Settings):
         le=1,
         description="Of lokr: begin with noise as large as this share of the base's weights instead of with no change. "
         "It needs a whole second factor: a high rank. 1e-3 is usual; 0 is off.",
-        json_schema_extra={"since": "0.2", "advanced": True, "community": "init_lokr_norm"},
+        json_schema_extra={
+            "counts_with": ".algo = lokr or .modules",
+            "since": "0.2",
+            "advanced": True,
+            "community": "init_lokr_norm",
+        },
     )
     modules: dict[str, LoraModule] = Field(
         default_factory=dict,

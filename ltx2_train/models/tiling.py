@@ -46,32 +46,58 @@ class TileSettings(Settings):
         ge=TEMPORAL_FACTOR,
         description="Work through a clip this many frames at a time. Same result as the whole clip, less memory. "
         "Rounded down to a multiple of 8. Empty: 16 where a card encodes the caches, else the whole clip.",
-        json_schema_extra={"community": "vae_chunk_size", "unit": "frames"},
+        json_schema_extra={
+            "harmless": True,
+            "counts_with": "model.mode = video | av",
+            "community": "vae_chunk_size",
+            "unit": "frames",
+        },
     )
     spatial_tile: Size = Field(
         default=None,
         ge=2 * SPATIAL_FACTOR,
         description="Cut the picture into tiles of this many pixels a side and blend them. Empty is off; 512 is usual.",
-        json_schema_extra={"community": "vae_spatial_tile_size", "unit": "pixels"},
+        json_schema_extra={
+            "harmless": True,
+            "counts_with": "model.mode = video | av",
+            "community": "vae_spatial_tile_size",
+            "unit": "pixels",
+        },
     )
     spatial_overlap: int = Field(
         default=64,
         ge=0,
         description="How far neighbouring tiles of the picture overlap. More hides seams better and takes longer.",
-        json_schema_extra={"community": "vae_spatial_tile_overlap", "unit": "pixels", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".spatial_tile",
+            "community": "vae_spatial_tile_overlap",
+            "unit": "pixels",
+            "advanced": True,
+        },
     )
     temporal_tile: Size = Field(
         default=None,
         ge=2 * TEMPORAL_FACTOR,
         description="Cut the clip into tiles of this many frames and blend them. Empty is off; "
         "chunk_size saves memory too and has no seams.",
-        json_schema_extra={"community": "vae_temporal_tile_size", "unit": "frames", "advanced": True},
+        json_schema_extra={
+            "harmless": True,
+            "counts_with": "model.mode = video | av",
+            "community": "vae_temporal_tile_size",
+            "unit": "frames",
+            "advanced": True,
+        },
     )
     temporal_overlap: int = Field(
         default=24,
         ge=0,
         description="How many frames neighbouring tiles in time share.",
-        json_schema_extra={"community": "vae_temporal_tile_overlap", "unit": "frames", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".temporal_tile",
+            "community": "vae_temporal_tile_overlap",
+            "unit": "frames",
+            "advanced": True,
+        },
     )
 
     @model_validator(mode="after")

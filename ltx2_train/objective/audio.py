@@ -26,49 +26,80 @@ class AudioSettings(Settings):
     independent_timestep: bool = Field(
         default=False,
         description="Give the sound a noise level of its own, uniform in the range, instead of the picture's.",
-        json_schema_extra={"community": "independent_audio_timestep", "advanced": True},
+        json_schema_extra={
+            "counts_with": "model.mode = av",
+            "community": "independent_audio_timestep",
+            "advanced": True,
+        },
     )
     silence_regularizer: bool = Field(
         default=False,
         description="Batches without sound train the audio side on silence instead of leaving it out (mode av).",
-        json_schema_extra={"community": "audio_silence_regularizer", "advanced": True},
+        json_schema_extra={
+            "counts_with": "model.mode = av",
+            "community": "audio_silence_regularizer",
+            "advanced": True,
+        },
     )
     silence_weight: float = Field(
         default=1.0,
         ge=0,
         le=1000,
         description="Factor on the audio loss of such batches.",
-        json_schema_extra={"community": "audio_silence_regularizer_weight", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".silence_regularizer",
+            "community": "audio_silence_regularizer_weight",
+            "advanced": True,
+        },
     )
     supervision: Literal["off", "warn", "error"] = Field(
         default="off",
         description="What to do when too few batches carry sound (mode av): nothing, warn, or end the run.",
-        json_schema_extra={"community": "audio_supervision_mode", "advanced": True},
+        json_schema_extra={"counts_with": "model.mode = av", "community": "audio_supervision_mode", "advanced": True},
     )
     supervision_warmup: int = Field(
         default=50,
         ge=0,
         description="Batches before the share of batches with sound is first looked at.",
-        json_schema_extra={"community": "audio_supervision_warmup_steps", "unit": "batches", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".supervision = warn | error",
+            "community": "audio_supervision_warmup_steps",
+            "unit": "batches",
+            "advanced": True,
+        },
     )
     supervision_interval: int = Field(
         default=50,
         ge=1,
         description="Batches between two looks at it.",
-        json_schema_extra={"community": "audio_supervision_check_interval", "unit": "batches", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".supervision = warn | error",
+            "community": "audio_supervision_check_interval",
+            "unit": "batches",
+            "advanced": True,
+        },
     )
     supervision_min_ratio: float = Field(
         default=0.9,
         ge=0,
         le=1,
         description="Smallest share of batches with sound that is right.",
-        json_schema_extra={"community": "audio_supervision_min_ratio", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".supervision = warn | error",
+            "community": "audio_supervision_min_ratio",
+            "advanced": True,
+        },
     )
     min_batches: int = Field(
         default=0,
         ge=0,
         description="Batches with sound in each step of train.accumulation batches, at least; 0 leaves it to chance.",
-        json_schema_extra={"community": "min_audio_batches_per_accum", "unit": "batches", "advanced": True},
+        json_schema_extra={
+            "counts_with": "model.mode = av",
+            "community": "min_audio_batches_per_accum",
+            "unit": "batches",
+            "advanced": True,
+        },
     )
     batch_probability: float | None = Field(
         default=None,
@@ -76,25 +107,34 @@ class AudioSettings(Settings):
         le=1,
         description="How often the next batch is one with sound while both kinds are left in the epoch. It moves them "
         "within the epoch only; num_repeats of a dataset changes how many there are.",
-        json_schema_extra={"community": "audio_batch_probability", "advanced": True},
+        json_schema_extra={"counts_with": "model.mode = av", "community": "audio_batch_probability", "advanced": True},
     )
     separate_buckets: bool | None = Field(
         default=None,
         description="Keep clips with and without sound in separate batches; counts for datasets that do not say.",
-        json_schema_extra={"community": "separate_audio_buckets", "advanced": True},
+        json_schema_extra={"counts_with": "model.mode = av", "community": "separate_audio_buckets", "advanced": True},
     )
     bucket_strategy: Literal["pad", "truncate"] | None = Field(
         default=None,
         description="Sounds of one batch: pad = fill the shorter ones, outside the loss; truncate = cut all to one "
         "length. Counts for datasets that do not say.",
-        json_schema_extra={"community": "audio_bucket_strategy", "advanced": True},
+        json_schema_extra={
+            "counts_with": "model.mode = av | audio",
+            "community": "audio_bucket_strategy",
+            "advanced": True,
+        },
     )
     bucket_interval: float | None = Field(
         default=None,
         gt=0,
         le=3600,
         description="Sounds whose lengths differ by less go into one batch; counts for datasets that do not say.",
-        json_schema_extra={"community": "audio_bucket_interval", "unit": "s", "advanced": True},
+        json_schema_extra={
+            "counts_with": "model.mode = av | audio",
+            "community": "audio_bucket_interval",
+            "unit": "s",
+            "advanced": True,
+        },
     )
     sequence_resolution: int | None = Field(
         default=None,
@@ -102,7 +142,12 @@ class AudioSettings(Settings):
         le=8192,
         description="Side of the picture that stands in for the missing one when the noise levels of mode audio are "
         "drawn; 0 takes the size of the dataset. Not set: as each dataset says.",
-        json_schema_extra={"community": "audio_only_sequence_resolution", "unit": "pixels", "advanced": True},
+        json_schema_extra={
+            "counts_with": "model.mode = audio",
+            "community": "audio_only_sequence_resolution",
+            "unit": "pixels",
+            "advanced": True,
+        },
     )
 
     @model_validator(mode="after")

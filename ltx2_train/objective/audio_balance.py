@@ -34,56 +34,80 @@ class BalanceSettings(Settings):
         default="none",
         description="Balance of the audio loss: none = its fixed weight; inv_freq = more where sound is rare among the "
         "batches; ema_mag = held at a share of the video loss.",
-        json_schema_extra={"community": "audio_loss_balance_mode", "advanced": True},
+        json_schema_extra={
+            "counts_with": ["model.mode = av", "audio.generated"],
+            "community": "audio_loss_balance_mode",
+            "advanced": True,
+        },
     )
     beta: float = Field(
         default=0.01,
         gt=0,
         le=1,
         description="inv_freq: how fast the share of batches with sound is followed; 0.02 to 0.05 reacts faster.",
-        json_schema_extra={"community": "audio_loss_balance_beta", "advanced": True},
+        json_schema_extra={"counts_with": ".mode = inv_freq", "community": "audio_loss_balance_beta", "advanced": True},
     )
     eps: float = Field(
         default=0.05,
         gt=0,
         le=1,
         description="inv_freq: the smallest share that is divided by; 0.1 where weights jump.",
-        json_schema_extra={"community": "audio_loss_balance_eps", "advanced": True},
+        json_schema_extra={"counts_with": ".mode = inv_freq", "community": "audio_loss_balance_eps", "advanced": True},
     )
     start: float = Field(
         default=1.0,
         gt=0,
         le=1,
         description="inv_freq: the share of batches with sound that is assumed at first; 1 begins without a boost.",
-        json_schema_extra={"community": "audio_loss_balance_ema_init", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".mode = inv_freq",
+            "community": "audio_loss_balance_ema_init",
+            "advanced": True,
+        },
     )
     ratio: float = Field(
         default=0.33,
         gt=0,
         le=1000,
         description="ema_mag: the audio loss aimed at, as a share of the video loss.",
-        json_schema_extra={"community": "audio_loss_balance_target_ratio", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".mode = ema_mag",
+            "community": "audio_loss_balance_target_ratio",
+            "advanced": True,
+        },
     )
     decay: float = Field(
         default=0.99,
         ge=0,
         lt=1,
         description="ema_mag: memory of the running means of the losses; nearer 1 is smoother and slower.",
-        json_schema_extra={"community": "audio_loss_balance_ema_decay", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".mode = ema_mag",
+            "community": "audio_loss_balance_ema_decay",
+            "advanced": True,
+        },
     )
     min: float = Field(
         default=0.05,
         ge=0,
         le=1000,
         description="Lowest weight the balance may give.",
-        json_schema_extra={"community": "audio_loss_balance_min", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".mode = inv_freq | ema_mag",
+            "community": "audio_loss_balance_min",
+            "advanced": True,
+        },
     )
     max: float = Field(
         default=4.0,
         gt=0,
         le=1000,
         description="Highest weight the balance may give.",
-        json_schema_extra={"community": "audio_loss_balance_max", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".mode = inv_freq | ema_mag",
+            "community": "audio_loss_balance_max",
+            "advanced": True,
+        },
     )
 
     @model_validator(mode="after")

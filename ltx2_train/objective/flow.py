@@ -39,21 +39,29 @@ class LossSettings(Settings):
         gt=0,
         le=1000,
         description="Error at which huber goes from squared to absolute.",
-        json_schema_extra={"community": "huber_delta", "advanced": True},
+        json_schema_extra={"counts_with": ".type = huber", "community": "huber_delta", "advanced": True},
     )
     video_weight: float = Field(
         default=1.0,
         ge=0,
         le=1000,
         description="Weight of the video loss.",
-        json_schema_extra={"community": "video_loss_weight", "advanced": True},
+        json_schema_extra={
+            "counts_with": ["model.mode = video | av", "video.generated"],
+            "community": "video_loss_weight",
+            "advanced": True,
+        },
     )
     audio_weight: float = Field(
         default=1.0,
         ge=0,
         le=1000,
         description="Weight of the audio loss; lower it where sound is learned at the cost of the picture.",
-        json_schema_extra={"community": "audio_loss_weight", "advanced": True},
+        json_schema_extra={
+            "counts_with": ["model.mode = av | audio", "audio.generated"],
+            "community": "audio_loss_weight",
+            "advanced": True,
+        },
     )
     balance: BalanceSettings = BalanceSettings()
 

@@ -54,7 +54,11 @@ class SigmaSettings(Settings):
     mode: Literal["auto", "legacy", "stretched"] = Field(
         default="auto",
         description="Form of the shifted logit-normal: auto = legacy for LTX-2.0, stretched for LTX-2.3.",
-        json_schema_extra={"community": "shifted_logit_mode", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".sampling = shifted_logit_normal",
+            "community": "shifted_logit_mode",
+            "advanced": True,
+        },
     )
     shift: float | None = Field(
         default=None,
@@ -62,28 +66,44 @@ class SigmaSettings(Settings):
         le=20,
         description="Shift of the logit-normal. Not set: computed from the number of latent tokens. Lower trains more "
         "on fine detail, higher more on composition and motion.",
-        json_schema_extra={"community": "shifted_logit_shift", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".sampling = shifted_logit_normal",
+            "community": "shifted_logit_shift",
+            "advanced": True,
+        },
     )
     std: float = Field(
         default=1.0,
         ge=0.01,
         le=10,
         description="Spread of the logit-normal.",
-        json_schema_extra={"community": "logit_std", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".sampling = shifted_logit_normal",
+            "community": "logit_std",
+            "advanced": True,
+        },
     )
     eps: float = Field(
         default=1e-3,
         ge=0,
         le=0.499,
         description="Stretched form: levels below this are mirrored to above it; also the lowest uniform level.",
-        json_schema_extra={"community": "shifted_logit_eps", "advanced": True},
+        json_schema_extra={
+            "counts_with": [".sampling = shifted_logit_normal", ".mode = auto | stretched"],
+            "community": "shifted_logit_eps",
+            "advanced": True,
+        },
     )
     uniform_prob: float = Field(
         default=0.1,
         ge=0,
         le=1,
         description="Stretched form: share of samples that get a uniform level instead.",
-        json_schema_extra={"community": "shifted_logit_uniform_prob", "advanced": True},
+        json_schema_extra={
+            "counts_with": [".sampling = shifted_logit_normal", ".mode = auto | stretched"],
+            "community": "shifted_logit_uniform_prob",
+            "advanced": True,
+        },
     )
     min_timestep: float = Field(
         default=0.0,

@@ -29,7 +29,7 @@ class MemorySettings(Settings):
         ge=0,
         le=512,
         description="How many of the blocks are recomputed; not set: as many as must be (custom: all).",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": ".gradient_checkpointing", "advanced": True},
     )
     blocks_to_swap: int | None = Field(
         default=None,
@@ -44,25 +44,34 @@ class MemorySettings(Settings):
         ge=1,
         le=8,
         description="Blocks that are fetched ahead of the one at work; each takes the memory of a block.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": ".may_swap -- with memory.blocks_to_swap above 0", "advanced": True},
     )
     swap_from: Literal["auto", "ram", "file"] = Field(
         default="auto",
         description="Where swapped blocks wait: ram, or file = they are read from the checkpoint each time, for "
         "machines with little RAM (what is quantized while loading, from a scratch file in the run folder). auto = ram "
         "where it is large enough.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": ".may_swap -- with memory.blocks_to_swap above 0", "advanced": True},
     )
     pinned: bool | None = Field(
         default=None,
         description="Lock the RAM of swapped blocks, which makes copies faster. Not set: where RAM is plenty "
         "(custom: no).",
-        json_schema_extra={"community": "use_pinned_memory_for_block_swap", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".may_swap or .offload_activations -- with memory.blocks_to_swap above 0, or with "
+            "memory.offload_activations",
+            "community": "use_pinned_memory_for_block_swap",
+            "advanced": True,
+        },
     )
     offload_activations: bool | None = Field(
         default=None,
         description="Keep the inputs of recomputed blocks in RAM. Not set: where it is needed (custom: no).",
-        json_schema_extra={"community": "gradient_checkpointing_cpu_offload", "advanced": True},
+        json_schema_extra={
+            "counts_with": [".gradient_checkpointing", ".recompute_blocks != 0"],
+            "community": "gradient_checkpointing_cpu_offload",
+            "advanced": True,
+        },
     )
     ff_chunk: int = Field(
         default=0,
@@ -74,7 +83,7 @@ class MemorySettings(Settings):
     ff_chunk_target: Literal["all", "video", "audio"] = Field(
         default="all",
         description="Feed-forwards that ff_chunk is for.",
-        json_schema_extra={"community": "ffn_chunk_target", "advanced": True},
+        json_schema_extra={"counts_with": ".ff_chunk", "community": "ffn_chunk_target", "advanced": True},
     )
     attention: Literal["sdpa", "flash2", "flash3"] = Field(
         default="sdpa",
@@ -91,13 +100,22 @@ class MemorySettings(Settings):
         ge=0,
         le=1 << 20,
         description="Queries at a time for query; 0 is 1024.",
-        json_schema_extra={"unit": "tokens", "community": "split_attn_chunk_size", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".split_attention = query",
+            "unit": "tokens",
+            "community": "split_attn_chunk_size",
+            "advanced": True,
+        },
     )
     split_attention_target: Literal["all", "self", "cross", "text_cross", "av_cross", "video", "audio"] = Field(
         default="all",
         description="Attentions that are split: self = attn1 and audio_attn1; text_cross = attn2 and audio_attn2; "
         "av_cross = those between picture and sound; cross = both kinds; video, audio = attn1 and attn2 of one stream.",
-        json_schema_extra={"community": "split_attn_target", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".split_attention != off",
+            "community": "split_attn_target",
+            "advanced": True,
+        },
     )
     compile: bool | None = Field(
         default=None,
@@ -109,7 +127,11 @@ class MemorySettings(Settings):
     optimizer_offload: bool = Field(
         default=False,
         description="Move the optimizer's state to RAM while samples are drawn.",
-        json_schema_extra={"community": "offload_optimizer_during_validation", "advanced": True},
+        json_schema_extra={
+            "counts_with": "sample.wanted -- with sample.every or sample.every_epochs",
+            "community": "offload_optimizer_during_validation",
+            "advanced": True,
+        },
     )
     context_gb: float = Field(
         default=4.0,
@@ -122,8 +144,17 @@ class MemorySettings(Settings):
         ge=0,
         description="How much of the RAM of swapped blocks is locked, at most; the others come more slowly. Not set: "
         "as much as RAM, the system and ComfyUI leave (custom: all). Inputs of blocks are locked besides.",
-        json_schema_extra={"unit": "GB", "advanced": True},
+        json_schema_extra={
+            "counts_with": [".may_swap -- with memory.blocks_to_swap above 0", ".pinned != false"],
+            "unit": "GB",
+            "advanced": True,
+        },
     )
+
+    @property
+    def may_swap(self) -> bool:
+        """Whether blocks are swapped, or a plan may decide so."""
+        return bool(self.blocks_to_swap) or (self.blocks_to_swap is None and self.fit != "custom")
 
     @model_validator(mode="before")
     @classmethod

@@ -52,41 +52,54 @@ class ScheduleSettings(Settings):
         default=0.05,
         ge=0,
         description="Warm-up: a number of steps, or below 1 a share of all steps. `constant` has none.",
-        json_schema_extra={"community": "lr_warmup_steps", "unit": "steps or share", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".name != constant",
+            "community": "lr_warmup_steps",
+            "unit": "steps or share",
+            "advanced": True,
+        },
     )
     min_lr_ratio: float = Field(
         default=0.0,
         ge=0,
         le=1,
         description="Share of the learning rate at which a falling schedule ends.",
-        json_schema_extra={"community": "lr_scheduler_min_lr_ratio", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".name = linear | polynomial | cosine | cosine_with_restarts | step",
+            "community": "lr_scheduler_min_lr_ratio",
+            "advanced": True,
+        },
     )
     cycles: int = Field(
         default=1,
         ge=1,
         le=1000,
         description="Number of falls of cosine_with_restarts.",
-        json_schema_extra={"community": "lr_scheduler_num_cycles", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".name = cosine_with_restarts",
+            "community": "lr_scheduler_num_cycles",
+            "advanced": True,
+        },
     )
     power: float = Field(
         default=1.0,
         gt=0,
         le=100,
         description="Exponent of polynomial; 1 is a line.",
-        json_schema_extra={"community": "lr_scheduler_power", "advanced": True},
+        json_schema_extra={"counts_with": ".name = polynomial", "community": "lr_scheduler_power", "advanced": True},
     )
     step_size: float = Field(
         default=0.5,
         gt=0,
         description="Steps between two falls of step, or below 1 a share of the steps after the warm-up.",
-        json_schema_extra={"unit": "steps or share", "advanced": True},
+        json_schema_extra={"counts_with": ".name = step", "unit": "steps or share", "advanced": True},
     )
     gamma: float = Field(
         default=0.1,
         gt=0,
         le=1,
         description="What each fall of step multiplies the learning rate with.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": ".name = step", "advanced": True},
     )
 
 

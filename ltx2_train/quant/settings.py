@@ -35,12 +35,12 @@ class QuantSettings(Settings):
     block_size: Literal[32, 64, 128, 256] = Field(
         default=32,
         description="Values that share one scale in nf4.",
-        json_schema_extra={"community": "nf4_block_size", "advanced": True},
+        json_schema_extra={"counts_with": ".format = nf4 | auto", "community": "nf4_block_size", "advanced": True},
     )
     device: str = Field(
         default="auto",
         description="Where weights are quantized: auto = on the training device, piece by piece; cpu, cuda, cuda:1 ...",
-        json_schema_extra={"community": "quantize_device", "advanced": True},
+        json_schema_extra={"counts_with": ".format != none", "community": "quantize_device", "advanced": True},
     )
     loftq: bool = Field(
         default=False,
@@ -53,7 +53,7 @@ class QuantSettings(Settings):
         ge=1,
         le=20,
         description="Rounds of LoftQ.",
-        json_schema_extra={"community": "loftq_iters", "advanced": True},
+        json_schema_extra={"counts_with": ".loftq", "community": "loftq_iters", "advanced": True},
     )
     awq: bool = Field(
         default=False,
@@ -66,14 +66,14 @@ class QuantSettings(Settings):
         ge=0,
         le=1,
         description="Strength of the AWQ scaling; 0 is none.",
-        json_schema_extra={"community": "awq_alpha", "advanced": True},
+        json_schema_extra={"counts_with": ".awq", "community": "awq_alpha", "advanced": True},
     )
     awq_batches: int = Field(
         default=8,
         ge=1,
         le=1024,
         description="Batches of the dataset that AWQ looks at.",
-        json_schema_extra={"community": "awq_num_batches", "advanced": True},
+        json_schema_extra={"counts_with": ".awq", "community": "awq_num_batches", "advanced": True},
     )
     matmul: Literal["off", "auto", "on"] = Field(
         default="off",

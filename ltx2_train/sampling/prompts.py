@@ -232,7 +232,11 @@ def parse_prompt(
         if letter not in BY_LETTER:
             raise ConfigError(f"--{letter} is not known. Known: {' '.join(BY_LETTER)}.")
         option = BY_LETTER[letter]
-        values[option.setting], more = option.read(rest.strip(), base)
+        value, more = option.read(rest.strip(), base)
+        if values.setdefault(option.setting, value) != value:
+            raise ConfigError(
+                f"{option.setting} is given twice: {values[option.setting]} and {value}. Keep one of them."
+            )
         # options may stand before the prompt, so what follows a number is the prompt, once
         if more and text:
             expected = "a path" if option.kind is Path else "one number"
@@ -264,6 +268,23 @@ def require_drawable(prompts: Sequence[Prompt], mode: Mode, trained: Trained) ->
             require_given(prompt.given, prompt.shape, mode, trained)
         except ConfigError as error:
             raise ConfigError(f"The sample {prompt.text[:60]!r}: {error}") from None
+
+
+def unused_options(settings: SampleSettings, prompts: Sequence[Prompt]) -> list[str]:
+    """A sentence for each setting of the samples that none of `prompts` makes use of."""
+    given = [one for prompt in prompts for one in prompt.given]
+    guided = any(prompt.needs_negative for prompt in prompts)
+    voices = any(isinstance(one.condition, AudioReference) for one in given)
+    shown = any(one.is_reference and one.stream == "video" for one in given)
+    used = (
+        ("negative_prompt", guided, "no sample is drawn with a guidance other than 1"),
+        ("rescale", guided or settings.guided_without_text, "no sample is guided"),
+        ("identity_guidance", voices, "no sample is given a reference sound (--ra)"),
+        ("include_reference", shown, "no sample is given a reference (--v)"),
+    )
+    return [
+        f"sample.{name} has no effect: {why}." for name, there, why in used if getattr(settings, name) and not there
+    ]
 
 
 def prompt_texts(prompts: Sequence[Prompt]) -> list[str]:

@@ -17,7 +17,7 @@ from ..events import Events, shielded
 from ..weights.fingerprint import part_fingerprint
 from .given_media import GivenMedia
 from .guidance import require_stg_block
-from .prompts import Prompt, read_prompts, require_drawable
+from .prompts import Prompt, read_prompts, require_drawable, unused_options
 from .render import SampleFile
 from .studio import checked_lora, open_studio
 
@@ -47,6 +47,9 @@ def sample(
     state = None if lora is None else checked_lora(lora, base, run.model.mode, events)
     trained = shown_to(run, None if state is None else state.metadata)
     require_drawable(wanted, run.model.mode, trained)
+    idle = [str(one) for one in run.without_effect if one.setting.startswith("sample.") and "every" not in one.words]
+    for text in (*idle, *unused_options(settings, wanted)):
+        events.message(text, "warning")
 
     folder = prompt_folder(run) if has_dataset(run) else out / "prompts"
     media = given_media(run, base.checkpoint, folder, trained)

@@ -77,7 +77,8 @@ def build_caches(run: RunConfig, events: Events | None = None, trains: bool = Tr
     """
     events = shielded(events)
     events.stage("check")
-    for note in run.notes:
+    run.require_effect()
+    for note in (*run.notes, *(str(one) for one in run.without_effect if one.harmless)):
         events.message(note)
     base = BaseFiles.find(run, events)
     require_sound(base.info, run)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..conditions.trained import Trained
-from ..config import RunConfig
+from ..config import RunConfig, TrainSettings
 from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
 from ..device import pick_device
@@ -28,7 +28,7 @@ from ..offload.blocks import spread
 from ..optim import choose_optimizer, why_not
 from ..sampling.ahead import training_prompts
 from ..sampling.guidance import require_stg_block
-from ..sampling.prompts import Prompt, prompt_texts, read_prompts, require_drawable
+from ..sampling.prompts import Prompt, prompt_texts, read_prompts, require_drawable, unused_options
 from ..sampling.sample import trained_of
 from ..weights.fingerprint import part_fingerprint
 from ..weights.load import blueprint
@@ -88,7 +88,7 @@ class Checked:
 def check(config: RunConfig, events: Events) -> Checked:
     """Find everything that can be wrong before a big file is read, and open the run folder."""
     events.stage("check")
-    for note in config.notes:
+    for note in (*config.notes, *(str(one) for one in config.without_effect if one.harmless)):
         events.message(note)
     config, files, layers, device = check_model(config, events)
     dataset = DatasetConfig.read(config.dataset_file())
@@ -99,6 +99,8 @@ def check(config: RunConfig, events: Events) -> Checked:
     prompts, trained = training_prompts(config, data), as_cached(config, data.samples, trained_of(config, dataset))
     require_drawable(prompts, config.model.mode, trained)
     tell_ungiven(config, prompts, events)
+    for text in unused_options(config.sample, prompts) if prompts else ():
+        events.message(text, "warning")
     order = _order_batches(config, data, events)
     triggers = triggers_of(dataset)
     check_samples_of(config, data.samples, events)
@@ -128,6 +130,11 @@ def open_checked(
     total = config.train.steps
     if config.train.epochs is not None:
         total = config.train.epochs * -(-len(order) // config.train.accumulation)
+        if config.train.steps != TrainSettings().steps:
+            events.message(
+                f"train.epochs = {config.train.epochs} counts, which is {total} steps; train.steps = "
+                f"{config.train.steps} does not."
+            )
     facts = None
     if config.optimizer.name == "auto":
         config, facts = _plan_optimizer(config, data, order, device, path, events)
@@ -339,6 +346,7 @@ def check_settings(config: RunConfig) -> None:
             f"This is one of {os.environ['WORLD_SIZE']} processes (accelerate launch, torchrun), and a run is trained "
             "by one process on one card. Start it without them; model.device chooses the card."
         )
+    config.require_effect()
     check_trackers(config)
     check_regularized(config)
     if config.train.loraplus_ratio not in (None, 1) and not config.lora.has_halves:

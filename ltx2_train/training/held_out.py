@@ -16,7 +16,12 @@ from ..feed.loader import Sample, TrainingSet
 
 
 def require_validation(config: RunConfig, dataset: DatasetConfig) -> None:
-    """Raise ConfigError where a validation loss is asked for, and there is nothing to measure it on."""
+    """Raise ConfigError where a validation loss, or samples of such clips, are asked for and there are none."""
+    if config.sample.validation_clips and not dataset.validation_datasets:
+        raise ConfigError(
+            f"sample.validation_clips is {config.sample.validation_clips}, and the dataset file has no "
+            "[[validation_datasets]] to draw. Add some, or set sample.validation_clips to 0."
+        )
     if config.validation.wanted and not dataset.validation_datasets:
         name = "validation.every" if config.validation.every else "validation.every_epochs"
         raise ConfigError(

@@ -48,6 +48,7 @@ def slider_settings(config: RunConfig) -> tuple[RunConfig, SliderSettings]:
         "data.manifest": config.data.manifest is not None,
         "validation.every": bool(config.validation.every),
         "validation.every_epochs": bool(config.validation.every_epochs),
+        "sample.validation_clips": bool(config.sample.validation_clips),
         "video.conditions": bool(config.video.conditions),
         "quant.awq": config.quant.awq,
         **{f"regularizers.{name}.weight": True for name in config.regularizers.wanted},

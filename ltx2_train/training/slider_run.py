@@ -30,6 +30,8 @@ def check_slider(config: RunConfig, events: Events) -> Checked:
     for note in config.notes:
         events.message(note)
     config, slider = slider_settings(config)
+    for one in config.without_effect:  # what its own file says; the run file has been looked at
+        events.message(str(one), "warning")
     model = check_model(config, events)
     config, files = model[:2]
     data = open_slider(config, slider, files, prompt_folder(config), events)

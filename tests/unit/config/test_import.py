@@ -580,3 +580,104 @@ def test_regularizers_of_simpletuner_are_taken_over(tmp_path):
     assert (made.crepa.mode, made.crepa.weight, made.crepa.student_block) == ("dino", 0.3, 8)
     assert (made.tread.weight, made.tread.routes) == (1.0, ["2:-2:0.6"])
     assert (made.rollout.weight, made.rollout.steps) == (0.5, 5)
+
+
+TRAIN = "python ltx2_train_network.py --ltx2_checkpoint m.safetensors --gemma_root gemma --dataset_config d.toml"
+
+
+def test_two_training_commands_are_two_runs(tmp_path):
+    path = written(tmp_path, "two.sh", f"{TRAIN} --output_name one\n\n{TRAIN} --output_name two\n")
+    for read in (import_settings, load_run):
+        with pytest.raises(ConfigError, match=r"two\.sh holds 2 training commands .* a file of its own"):
+            read(path)
+    both = written(tmp_path, "both.sh", f"{TRAIN} --network_dim 4 && {TRAIN} --network_dim 8\n")
+    with pytest.raises(ConfigError, match="2 training commands"):
+        import_settings(both)
+    other = written(tmp_path, "simple.sh", "simpletuner train --lora_rank=4\nsimpletuner train --lora_rank=8\n")
+    with pytest.raises(ConfigError, match="2 training commands"):
+        import_settings(other)
+    yaml = written(tmp_path, "official.sh", "python scripts/train.py a.yaml\npython scripts/train.py b.yaml\n")
+    with pytest.raises(ConfigError, match=r"train a\.yaml, train b\.yaml"):
+        import_settings(yaml)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'ARGS=(--network_dim 4\n  # a note\n  --output_name "a fox"\n\n)\nARGS+=(--seed 7)\n'
+        + TRAIN
+        + ' "${ARGS[@]}" "$@"\n',
+        f"$more = @(\n  '--network_dim', '4',\n  \"--output_name\", \"a fox\",\n  '--seed', '7'\n)\n& {TRAIN} @more\n",
+        f'NAME="a fox"\nCUDA_VISIBLE_DEVICES=0 X=1 {TRAIN} --network_dim 4 --output_name "$NAME" --seed ${{SEED:-7}} '
+        "2>&1 | tee --append log.txt\n",
+    ],
+    ids=["bash array", "PowerShell array", "variables for one command"],
+)
+def test_arguments_from_arrays_and_variables_are_not_lost(tmp_path, text):
+    run = load_run(written(tmp_path, "run.sh" if "$more" not in text else "run.ps1", text))
+    assert (run.lora.rank, run.run.name, run.train.seed) == (4, "a fox", 7)
+
+
+@pytest.mark.parametrize("value", ["$(nproc)", "$1", '"${LIST[@]}"', "${DIR%/}", "$NOTHING"])
+def test_what_a_shell_works_out_is_named(tmp_path, value):
+    made = import_settings(written(tmp_path, "run.sh", f"{TRAIN} --output_name {value}\n"))
+    assert any(value.strip('"') in problem and "write its value" in problem for problem in made.problems)
+
+
+def test_a_flag_that_is_given_twice_is_named_with_both_values(tmp_path):
+    made = import_settings(written(tmp_path, "run.sh", f"{TRAIN} --network_dim 4 --network_dim 8\n"))
+    assert made.problems[0] == ("network_dim: ltx2_train_network gives it twice, as 4 and as 8; keep one of them")
+    with pytest.raises(ConfigError, match="gives it twice, as 4 and as 8"):
+        load_run(tmp_path / "run.sh")
+    same = written(tmp_path, "same.sh", f"{TRAIN} --network_dim 4 --network_dim 4\n")
+    assert load_run(same).lora.rank == 4
+
+
+def test_commands_that_say_different_things_are_told(tmp_path):
+    caches = "python ltx2_cache_latents.py --dataset_config {} --vae_dtype fp16\n"
+    text = caches.format("d.toml") + f"{TRAIN} --vae_dtype bf16 --config_file more.toml --network_dim 4\n"
+    written(tmp_path, "more.toml", "network_dim = 8\nseed = 3\n")
+    run = load_run(written(tmp_path, "run.sh", text))
+    assert (run.cache.vae_dtype, run.lora.rank, run.train.seed) == ("bf16", 4, 3)
+    assert "vae_dtype = bf16 of ltx2_train_network counts, not fp16 of ltx2_cache_latents" in run.notes
+    assert "network_dim = 4 of the command counts, not 8 of its config_file" in run.notes
+    two = import_settings(written(tmp_path, "caches.sh", caches.format("a.toml") + caches.format("b.toml")))
+    assert any("says a.toml, ltx2_cache_latents says b.toml" in problem for problem in two.problems)
+
+
+def test_settings_of_a_dataset_without_a_dataset_file_are_not_dropped(tmp_path):
+    path = written(
+        tmp_path,
+        "config.json",
+        '{"model_family": "ltxvideo2", "train_batch_size": 4, "resolution": 512, "lora_rank": 8}',
+    )
+    made = import_settings(path)
+    assert any(problem.startswith("train_batch_size: put `batch_size = 4` into") for problem in made.problems)
+    assert any(problem.startswith("resolution: put `resolution = ") for problem in made.problems)
+    assert not made.complete
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        (
+            "a.json",
+            '{"model_family": "ltxvideo2", "lora_rank": 4, "lora_rank": 8}',
+            "'lora_rank' stands twice .* 4 and as 8",
+        ),
+        (
+            "a.yaml",
+            "model: {model_path: m}\nlora:\n  rank: 4\n  alpha: 4\n  rank: 8\n",
+            "rank stands twice .* lines 3 and 5: 4 and 8",
+        ),
+        ("a.toml", "network_dim = 4\nnetwork_dim = 8\n", "network_dim stands twice"),
+        (
+            "b.json",
+            '{"datasets": [{"video_directory": "a", "video_directory": "b"}]}',
+            "'video_directory' stands twice",
+        ),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path, name, text, says):
+    with pytest.raises(ConfigError, match=says):
+        import_settings(written(tmp_path, name, text))

@@ -5,7 +5,7 @@ from PIL import Image
 
 from ltx2_train.config import SampleSettings
 from ltx2_train.errors import ConfigError
-from ltx2_train.sampling.prompts import parse_prompt, read_prompts
+from ltx2_train.sampling.prompts import parse_prompt, read_prompts, unused_options
 
 SETTINGS = SampleSettings(width=768, height=512, frames=49, negative_prompt="ugly")
 
@@ -99,3 +99,21 @@ def test_a_wrong_library_says_what_is_wrong(tmp_path, name, text, says):
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=says):
         read_prompts(SampleSettings(prompts=tmp_path / name))
+
+
+@pytest.mark.parametrize("line", ["A fox --w 512 --w 768", "A fox --g 3 --l 4"])
+def test_an_option_that_is_given_twice_is_refused(line):
+    with pytest.raises(ConfigError, match="given twice"):
+        parse_prompt(line, SETTINGS)
+    assert parse_prompt("A fox --w 512 --w 512", SETTINGS).shape.width == 512
+
+
+def test_settings_that_no_prompt_uses_are_named():
+    plain = SampleSettings(guidance=1, stg=0, negative_prompt="ugly", rescale=0.5, include_reference=True)
+    prompts = [parse_prompt("A fox", plain)]
+    named = [line.split()[0] for line in unused_options(plain, prompts)]
+    assert named == ["sample.negative_prompt", "sample.rescale", "sample.include_reference"]
+    assert [line.split()[0] for line in unused_options(plain, [*prompts, parse_prompt("A hen --g 3", plain)])] == [
+        "sample.include_reference"
+    ]
+    assert unused_options(SampleSettings(), prompts) == []

@@ -1,0 +1,48 @@
+"""Settings of datasets that would change nothing: refused where one dataset says them, noted where all share them.
+
+What a setting counts with stands in its field (see idle.py). `[general]` is for all datasets, so a value there has to
+be of use to one of them; where it is of none that is a note, since such files are kept for many folders. A folder with
+data is never passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from ..idle import Idle, idle
+from .entry import FOLDER_KEYS, LIST_KEYS, SOURCE_KEYS, DatasetRef, DatasetSettings
+
+_DATA = {*FOLDER_KEYS, *LIST_KEYS, *SOURCE_KEYS}
+
+
+def idle_entries(
+    refs: Sequence[DatasetRef], shared: Mapping[str, Any], alike: bool = False, quiet: Collection[str] = ()
+) -> tuple[list[str], list[str]]:
+    """(what is wrong, notes): a sentence for each setting of the datasets without effect.
+
+    `shared` is what [general] says. With `alike` the datasets are those of one form, so that a value is of use where
+    one of them uses it. `quiet` names what nobody asked for.
+    """
+    found = {ref.name: {one.setting: one for one in idle_of(ref.entry)} for ref in refs if not ref.entry.from_caches}
+    problems: list[str] = []
+    general: dict[str, list[Idle]] = {}
+    for ref in refs:
+        for name, one in found.get(ref.name, {}).items():
+            if name in quiet:
+                continue
+            if alike or (name in shared and shared[name] == one.value):
+                general.setdefault(name, []).append(one)
+            else:
+                problems.append(f"{ref.name}.{one}")
+    notes = []
+    for name, ones in general.items():
+        if len(ones) == len(found):
+            where = name if alike else f"general.{name}"
+            (problems if alike or name in _DATA else notes).append(where + str(ones[0]).removeprefix(name))
+    return problems, notes
+
+
+def idle_of(entry: DatasetSettings) -> list[Idle]:
+    """The settings of a dataset without effect; of one that is read from caches none, since they made it."""
+    return [] if entry.from_caches else idle(entry)

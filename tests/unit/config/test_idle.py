@@ -1,0 +1,283 @@
+"""Settings that would change nothing: each field says what it counts with, and what is set without it is refused."""
+
+import pytest
+from pydantic import BaseModel, Field
+
+from ltx2_train.config import RunConfig, load_run, make_run
+from ltx2_train.config.describe import walk
+from ltx2_train.config.importing import import_settings
+from ltx2_train.dataset.dataset_file import DatasetConfig
+from ltx2_train.dataset.entry import DatasetSettings
+from ltx2_train.errors import ConfigError
+from ltx2_train.idle import counts_with, idle
+from ltx2_train.training.checks import check_settings
+from ltx2_train.training.held_out import require_validation
+
+# Settings that have an effect whatever the others are, or none that another setting decides. A new setting is added
+# here, or says in its field what it counts with.
+ALWAYS = {
+    "run.name", "run.folder", "run.if_exists", "run.export_folder", "model.checkpoint", "model.text_encoder",
+    "model.text_projection", "model.mode", "model.precision", "model.version", "model.device", "data.manifest",
+    "data.prefetch", "cache.text_form", "cache.text_dtype", "cache.skip_existing", "cache.manifest",
+    "cache.preservation_prompts", "lora.rank", "lora.alpha", "lora.dropout", "lora.rank_dropout",
+    "lora.module_dropout", "lora.rslora", "lora.include_patterns", "lora.exclude_patterns", "lora.target_modules",
+    "lora.weights", "lora.algo", "lora.modules", "objective.sampling", "objective.min_timestep", "objective.max_timestep", "objective.buckets",
+    "loss.type", "optimizer.name", "optimizer.args", "schedule.name", "train.epochs", "train.learning_rate",
+    "train.lr_args", "train.loraplus_ratio", "train.changed_rate", "train.accumulation", "train.clip_norm",
+    "train.seed", "train.caption_dropout", "train.norms_every", "train.save_every", "train.save_every_epochs",
+    "train.keep_states", "train.keep_loras", "train.state", "train.save_precision", "train.on_nan", "train.comment",
+    "quant.format", "memory.fit", "memory.gradient_checkpointing", "memory.blocks_to_swap", "memory.ff_chunk",
+    "memory.attention", "memory.split_attention", "memory.compile", "memory.context_gb", "gemma.precision",
+    "gemma.compute_dtype", "gemma.placement", "sample.every", "sample.every_epochs", "sample.prompts",
+    "sample.frames", "sample.fps", "sample.steps", "sample.guidance", "sample.stg", "sample.seed", "sample.strength",
+    "sample.image_crf", "sample.shift_tokens", "validation.every", "validation.every_epochs", "ema.decay",
+    "slider.mode", "slider.config",
+    "log.report_to", "hub.push",
+}  # fmt: skip
+# On where nobody says anything: to switch one off asks for nothing that does not happen.
+SWITCHED_OFF = {
+    "gemma.double_quant", "sample.at_start", "sample.validation_first_frame", "sample.spectrogram", "ema.sample",
+    "validation.at_start", "train.prove_references",
+}  # fmt: skip
+# Checked or said in a place of its own, which knows more than the settings.
+ELSEWHERE = {
+    "video.generated", "video.conditions", "audio.generated", "audio.conditions",  # check_given.py
+    "optimizer.betas", "optimizer.eps", "optimizer.weight_decay",  # the class of the optimizer tells
+    "quant.loftq", "quant.awq",  # refused by their group
+    "quant.matmul", "train.steps",  # a message
+    "sample.negative_prompt", "sample.rescale", "sample.include_reference", "sample.identity_guidance",  # the prompts
+}  # fmt: skip
+ALWAYS_OF_A_DATASET = {
+    "audio_only_sequence_resolution", "reference_audio_cache_directory", "reference_cache_directory", "trigger_word",
+    "caption_prefix", "caption_replace", "batch_size", "num_repeats", "cache_directory", "cache_only", "max_left_out",
+    "target_fps", "image_directory", "image_jsonl_file", "video_directory", "video_jsonl_file", "audio_directory",
+    "audio_jsonl_file", "dataset_file", "data_root", "preprocessed_data_root", "cache_files",
+}  # fmt: skip
+
+
+def test_every_setting_says_what_it_counts_with_or_always_counts():
+    open_ones = {dotted for dotted, field in walk() if not counts_with(field)}
+    assert open_ones == ALWAYS | SWITCHED_OFF | ELSEWHERE
+    assert {name for name, field in DatasetSettings.model_fields.items() if not counts_with(field)} == (
+        ALWAYS_OF_A_DATASET
+    )
+
+
+def test_defaults_are_never_refused():
+    assert idle(RunConfig(), RunConfig()) == []
+    check_settings(RunConfig())
+    check_settings(make_run(RunConfig().model_dump(mode="json", exclude_none=True)))  # each at its default, said
+    for key in ("image_directory", "video_directory", "audio_directory"):
+        assert idle(DatasetSettings(**{key: "media"})) == []
+
+
+# tables, the settings of them without effect, and tables that give them one
+AV = {"model": {"mode": "av"}}
+CASES = [
+    ({"audio": {"supervision": "warn"}}, ["audio.supervision"], AV),
+    ({"audio": {"independent_timestep": True, "batch_probability": 0.5}}, [
+        "audio.independent_timestep", "audio.batch_probability"], AV),
+    ({"audio": {"bucket_interval": 3.0}}, ["audio.bucket_interval"], {"model": {"mode": "audio"}}),
+    ({"model": {"mode": "av"}, "audio": {"silence_weight": 2}}, ["audio.silence_weight"], {
+        "audio": {"silence_regularizer": True}}),
+    ({"objective": {"sampling": "uniform", "shift": 2.0, "std": 2}}, ["objective.shift", "objective.std"], {
+        "objective": {"sampling": "shifted_logit_normal"}}),
+    ({"objective": {"mode": "legacy", "uniform_prob": 0.3}}, ["objective.uniform_prob"], {
+        "objective": {"mode": "stretched"}}),
+    ({"schedule": {"name": "constant", "warmup": 10, "power": 2}}, ["schedule.warmup", "schedule.power"], {
+        "schedule": {"name": "polynomial"}}),
+    ({"schedule": {"cycles": 3}}, ["schedule.cycles"], {"schedule": {"name": "cosine_with_restarts"}}),
+    ({"schedule": {"gamma": 0.5, "step_size": 5}}, ["schedule.step_size", "schedule.gamma"], {
+        "schedule": {"name": "step"}}),
+    ({"schedule": {"name": "constant_with_warmup", "min_lr_ratio": 0.1}}, ["schedule.min_lr_ratio"], {
+        "schedule": {"name": "cosine"}}),
+    ({"loss": {"huber_delta": 0.5}}, ["loss.huber_delta"], {"loss": {"type": "huber"}}),
+    ({"loss": {"audio_weight": 0.5}}, ["loss.audio_weight"], AV),
+    ({"model": {"mode": "av"}, "loss": {"balance": {"beta": 0.05}}}, ["loss.balance.beta"], {
+        "loss": {"balance": {"mode": "inv_freq"}}}),
+    ({"memory": {"gradient_checkpointing": False, "recompute_blocks": 3}}, ["memory.recompute_blocks"], {
+        "memory": {"gradient_checkpointing": True}}),
+    ({"memory": {"fit": "custom", "swap_ahead": 3, "pinned": True}}, ["memory.swap_ahead", "memory.pinned"], {
+        "memory": {"blocks_to_swap": 2}}),
+    ({"memory": {"split_attention_size": 64}}, ["memory.split_attention_size"], {
+        "memory": {"split_attention": "query"}}),
+    ({"sample": {"every": 0, "validation_clips": 2}}, ["sample.validation_clips"], {"sample": {"every": 5}}),
+    ({"sample": {"stg": 0, "stg_block": 3}}, ["sample.stg_block"], {"sample": {"stg": 1}}),
+    ({"sample": {"tiles": {"temporal_overlap": 40}}}, ["sample.tiles.temporal_overlap"], {
+        "sample": {"tiles": {"temporal_tile": 64}}}),
+    ({"validation": {"levels": 8}}, ["validation.levels"], {"validation": {"every": 5}}),
+    ({"cache": {"tiles": {"spatial_overlap": 96}}}, ["cache.tiles.spatial_overlap"], {
+        "cache": {"tiles": {"spatial_tile": 512}}}),
+    ({"cache": {"dino": {"size": 224}}}, ["cache.dino.size"], {"cache": {"dino": {"model": "dino"}}}),
+    ({"lora": {"target": "v2v", "include_patterns": [".*to_q"]}}, ["lora.target"], {
+        "lora": {"include_patterns": []}}),
+    ({"quant": {"format": "int8", "block_size": 64}}, ["quant.block_size"], {"quant": {"format": "nf4"}}),
+    ({"quant": {"awq_alpha": 0.5, "loftq_iters": 4}}, ["quant.loftq_iters", "quant.awq_alpha"], None),
+    ({"train": {"caption_dropout": 0, "caption_dropout_with": "zeros"}}, ["train.caption_dropout_with"], {
+        "train": {"caption_dropout": 0.1}}),
+    ({"train": {"audio_learning_rate": 1e-5}}, ["train.audio_learning_rate"], AV),
+    ({"slider": {"guidance": 3}}, ["slider.guidance"], {"slider": {"targets": [{"positive": "a"}]}}),
+]  # fmt: skip
+
+
+def merged(one, other):
+    out = dict(one)
+    for key, value in other.items():
+        out[key] = merged(out.get(key, {}), value) if isinstance(value, dict) else value
+    return out
+
+
+@pytest.mark.parametrize(("tables", "names", "mend"), CASES)
+def test_a_setting_without_effect_is_refused_by_name(tables, names, mend):
+    run = make_run(tables)
+    assert [one.setting for one in run.without_effect] == names
+    with pytest.raises(ConfigError) as error:
+        check_settings(run)
+    assert all(f"{name} = " in str(error.value) for name in names), error.value
+    if mend is not None:
+        assert make_run(merged(tables, mend)).without_effect == []
+
+
+def test_the_words_say_what_it_counts_with_and_what_is_there():
+    (one,) = make_run({"loss": {"huber_delta": 0.5}}).without_effect
+    assert str(one) == (
+        "loss.huber_delta = 0.5 has no effect: it counts only with loss.type = huber, and loss.type is mse. Leave it "
+        "out, or at its default (1)."
+    )
+
+
+def test_what_asks_for_nothing_is_let_alone():
+    tables = {"sample": {"audio": "off", "every": 0}, "train": {"prove_references": False}}
+    check_settings(make_run(merged(tables, {"model": {"mode": "audio"}, "memory": {"fit": "custom", "pinned": False}})))
+
+
+@pytest.mark.parametrize(
+    ("tables", "name"),
+    [
+        ({"sample": {"audio_format": "flac"}}, "sample.audio_format"),
+        ({"sample": {"width": 64}, "model": {"mode": "audio"}}, "sample.width"),
+        ({"cache": {"audio_vae_dtype": "bf16"}}, "cache.audio_vae_dtype"),
+        ({"data": {"config": "a.toml", "manifest": "b.json"}}, "data.config"),
+        ({"cache": {"tiles": {"spatial_tile": 512}}, "model": {"mode": "audio"}}, "cache.tiles.spatial_tile"),
+    ],
+)
+def test_how_a_thing_is_done_that_is_not_there_is_told_and_not_refused(tables, name):
+    run = make_run(tables)
+    check_settings(run)
+    assert [one.setting for one in run.without_effect] == [name]
+
+
+def test_conditions_are_joined_and_negated():
+    class Inner(BaseModel):
+        kind: str = "a"
+        size: int = Field(default=1, json_schema_extra={"counts_with": [".kind = b | c", "not top"]})
+
+    class Tree(BaseModel):
+        top: str = ""
+        inner: Inner = Inner()
+        either: int = Field(default=0, json_schema_extra={"counts_with": "top or inner.kind != a -- with a top"})
+
+    def names(**values):
+        return [one.setting for one in idle(Tree(**values), Tree())]
+
+    assert names(inner=Inner(size=2)) == ["inner.size"]
+    assert names(inner=Inner(size=2, kind="c")) == []
+    assert names(inner=Inner(size=2, kind="c"), top="x") == ["inner.size"]
+    assert names(either=1) == ["either"]
+    assert names(either=1, top="x") == names(either=1, inner=Inner(kind="b")) == []
+    assert counts_with(Inner.model_fields["size"], "inner.") == "with inner.kind = b or c, and without top"
+    assert counts_with(Tree.model_fields["either"]) == "with a top"
+
+
+COMMUNITY = """ltx2_checkpoint = "base.safetensors"
+gemma_root = "gemma"
+dataset_config = "data.toml"
+network_dim = 16
+lr_scheduler = "cosine"
+lr_scheduler_power = 2.0
+huber_delta = 0.3
+"""
+
+
+def test_files_of_other_programs_are_taken_with_a_note(tmp_path):
+    (tmp_path / "theirs.toml").write_text(COMMUNITY)
+    run = load_run(tmp_path / "theirs.toml")
+    check_settings(run)
+    assert any(note.startswith("loss.huber_delta = 0.3 has no effect") for note in run.notes)
+    assert any(note.startswith("schedule.power = 2 has no effect") for note in run.notes)
+
+
+def test_an_imported_file_leaves_them_out_and_says_so(tmp_path):
+    (tmp_path / "theirs.toml").write_text(COMMUNITY)
+    (tmp_path / "data.toml").write_text(
+        '[[datasets]]\nvideo_directory = "clips"\ntarget_frames = [25]\nframe_sample = 4\nmax_frames = 97\n'
+    )
+    made = import_settings(tmp_path / "theirs.toml")
+    made.write(tmp_path / "out")
+    text = (tmp_path / "out" / "run.toml").read_text()
+    assert "# --- No effect here" in text
+    assert "huber_delta = 0.3: as loss.huber_delta it counts only with loss.type = huber" in text
+    check_settings(load_run(tmp_path / "out" / "run.toml"))
+    dataset = (tmp_path / "out" / "dataset.toml").read_text()
+    assert "# datasets[0].frame_sample has no effect: it counts only with frame_extraction = uniform" in dataset
+    assert DatasetConfig.read(tmp_path / "out" / "dataset.toml").datasets[0].frame_sample == 1
+
+
+VIDEOS, IMAGES, SOUNDS = ({"video_directory": "v"}, {"image_directory": "i"}, {"audio_directory": "a"})
+ENTRIES = [
+    ({**VIDEOS, "audio_files_directory": "sounds"}, ["audio_files_directory"], {"audio_source": "audio_files"}),
+    ({**VIDEOS, "frame_sample": 4}, ["frame_sample"], {"frame_extraction": "uniform"}),
+    ({**VIDEOS, "frame_stride": 4, "target_frames": [9]}, ["frame_stride"], {"frame_extraction": "slide"}),
+    ({**VIDEOS, "max_frames": 97, "frame_interval": 8}, ["max_frames", "frame_interval"], {
+        "frame_extraction": "full"}),
+    ({**VIDEOS, "frame_extraction": "full", "target_frames": [9]}, ["target_frames"], {"frame_extraction": "head"}),
+    ({**VIDEOS, "resolution_buckets": ["64x64x9"], "target_frames": [9]}, ["target_frames"], {
+        "resolution_buckets": []}),
+    ({**VIDEOS, "reference_frames": 9}, ["reference_frames"], {"reference_directory": "r"}),
+    ({**VIDEOS, "audio_source": "none", "audio_track": 2, "audio_normalize": True}, [
+        "audio_track", "audio_normalize"], {"audio_source": "video"}),
+    ({**VIDEOS, "speech_segments": True}, ["speech_segments"], None),
+    ({**VIDEOS, "bucket_no_upscale": True}, ["bucket_no_upscale"], {"enable_bucket": True}),
+    ({**VIDEOS, "caption_column": "text"}, ["caption_column"], None),
+    ({**IMAGES, "target_frames": [25], "min_frames": 5}, ["target_frames", "min_frames"], None),
+    ({**IMAGES, "audio_mask_directory": "m"}, ["audio_mask_directory"], None),
+    ({**SOUNDS, "reference_directory": "r"}, ["reference_directory"], None),
+    ({**SOUNDS, "flip": True}, ["flip"], None),
+    ({**SOUNDS, "speech_max_seconds": 20}, ["speech_max_seconds"], {"speech_segments": True}),
+    ({**SOUNDS, "speech_segments": True, "max_seconds": 20}, ["max_seconds"], {"speech_segments": False}),
+    ({"video_jsonl_file": "l.jsonl", "cache_directory": "c", "recursive": True}, ["recursive"], None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("entry", "names", "mend"), ENTRIES)
+def test_a_setting_of_a_dataset_without_effect_is_refused_by_name(tmp_path, entry, names, mend):
+    with pytest.raises(ConfigError) as error:
+        DatasetConfig.from_table({"datasets": [entry]}, tmp_path)
+    found = [line.split(" = ")[0].strip() for line in str(error.value).splitlines()[1:]]
+    assert sorted(found) == sorted(f"datasets[0].{name}" for name in names)
+    if mend is not None:
+        assert DatasetConfig.from_table({"datasets": [{**entry, **mend}]}, tmp_path).datasets
+
+
+def test_general_is_for_all_datasets(tmp_path):
+    table = {"general": {"target_frames": [25], "frame_sample": 3}, "datasets": [IMAGES, VIDEOS]}
+    config = DatasetConfig.from_table(table, tmp_path)
+    assert config.datasets[1].target_frames == (25,)
+    assert [note.partition(" has no effect")[0] for note in config.notes] == ["general.frame_sample = 3"]
+    # what is written out is read back, though nothing is shared in it
+    (tmp_path / "all.toml").write_text(config.to_toml())
+    again = DatasetConfig.read(tmp_path / "all.toml")
+    assert again.datasets[1].target_frames == (25,)
+    with pytest.raises(ConfigError, match=r"general\.audio_files_directory = .* has no effect"):
+        DatasetConfig.from_table({"general": {"audio_files_directory": "sounds"}, "datasets": [VIDEOS]}, tmp_path)
+
+
+def test_a_dataset_of_caches_keeps_what_they_were_made_with(tmp_path):
+    entry = {**VIDEOS, "cache_only": True, "cache_directory": "c", "max_frames": 97}
+    assert DatasetConfig.from_table({"datasets": [entry]}, tmp_path).datasets[0].max_frames == 97
+
+
+def test_samples_of_validation_clips_need_some(tmp_path):
+    config = DatasetConfig.from_table({"datasets": [VIDEOS]}, tmp_path)
+    with pytest.raises(ConfigError, match=r"sample\.validation_clips is 2, and the dataset file has no"):
+        require_validation(make_run({"sample": {"validation_clips": 2}}), config)
