@@ -114,8 +114,8 @@ def settings_of(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, 
 
 @pytest.mark.parametrize("kind", [RunConfig, DatasetSettings])
 def test_each_setting_is_read(kind):
-    """As an attribute, or by its name in a text; the flag that the community trainer has for it does not count, nor what
-    another setting counts with."""
+    """As an attribute, or by its name in a text. The flag that the community trainer has for it does not count, nor
+    what another setting counts with."""
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "ltx2_train").rglob("*.py")]
     code = re.sub(r'"community": "\w+"|"counts_with": (\[[^\]]*\]|"[^"]*")', "", "".join(texts))
     read = set(re.findall(r"(?:\.|\"|')([a-z]\w*)", code))
