@@ -43,16 +43,17 @@ class DopSettings(Settings):
         default="class",
         description="Which prompt: class = class_prompt for all clips; replace = the caption of the clip with "
         "class_prompt in place of the trigger.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": ".weight", "advanced": True},
     )
     class_prompt: str = Field(
         default="",
         description="What the subject is in general, without the trigger: a woman, a cat. Empty: nothing.",
+        json_schema_extra={"counts_with": ".weight"},
     )
     trigger: str = Field(
         default="",
         description="The trigger that replace looks for; empty: the trigger_word of the dataset.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": ".weight", "advanced": True},
     )
 
 
@@ -71,7 +72,7 @@ class PriorDivergenceSettings(Settings):
         le=10,
         description="Distance from the base at which the push ends: the squared difference of both predictions as a "
         "share of the square of the base's.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": ".weight", "advanced": True},
     )
 
 
@@ -97,46 +98,57 @@ class CrepaSettings(Settings):
         default="backbone",
         description="What is aligned to: backbone = a deeper block of the same model; dino = DINOv2 features, which "
         "cache.dino makes.",
+        json_schema_extra={"counts_with": ".weight"},
     )
-    student_block: int = Field(default=16, ge=0, le=511, description="Block that is aligned, counted from 0.")
+    student_block: int = Field(
+        default=16,
+        ge=0,
+        le=511,
+        description="Block that is aligned, counted from 0.",
+        json_schema_extra={"counts_with": ".weight"},
+    )
     teacher_block: int = Field(
-        default=32, ge=0, le=511, description="Deeper block that is aligned to, in mode backbone; counted from 0."
+        default=32,
+        ge=0,
+        le=511,
+        description="Deeper block that is aligned to, in mode backbone; counted from 0.",
+        json_schema_extra={"counts_with": [".weight", ".mode = backbone"]},
     )
     tau: float = Field(
         default=1.0,
         gt=0,
         le=1000,
         description="How far neighbours count: a frame d frames away counts exp(-d / tau).",
-        json_schema_extra={"unit": "latent frames", "advanced": True},
+        json_schema_extra={"counts_with": ".weight", "unit": "latent frames", "advanced": True},
     )
     neighbors: int = Field(
         default=2,
         ge=0,
         le=64,
         description="Neighbours on each side that a frame is aligned to, besides its own.",
-        json_schema_extra={"unit": "latent frames", "advanced": True},
+        json_schema_extra={"counts_with": ".weight", "unit": "latent frames", "advanced": True},
     )
     normalize: bool = Field(
         default=True,
         description="Compare directions (cosine); off compares by the mean product of the values.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": ".weight", "advanced": True},
     )
     schedule: Course = Field(
         default="constant",
         description="Course of the weight: constant, or down to 0 in a line or along a cosine.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": ".weight", "advanced": True},
     )
     warmup_steps: int = Field(
         default=0,
         ge=0,
         description="Steps over which the weight rises from 0 first.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": ".weight", "advanced": True},
     )
     decay_steps: int = Field(
         default=0,
         ge=0,
         description="Step at which linear and cosine reach 0; 0: the last step of the run.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": [".weight", ".schedule = linear | cosine"], "advanced": True},
     )
     learning_rate: float | None = Field(
         default=None,
@@ -144,7 +156,7 @@ class CrepaSettings(Settings):
         le=1,
         description="Learning rate of the projector, which is trained beside the LoRA and left out of its file; not "
         "set: train.learning_rate.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": ".weight", "advanced": True},
     )
 
 
@@ -178,6 +190,7 @@ class TreadSettings(Settings):
         min_length=1,
         description='Routes, each "first:last:keep": from which block to which, both included and negative ones '
         "counted from the end, and the share of the tokens that go through. The last block must be free.",
+        json_schema_extra={"counts_with": ".weight"},
     )
 
     @field_validator("routes", mode="before")
@@ -212,19 +225,20 @@ class RolloutSettings(Settings):
         le=100,
         description="Denoising steps from the higher level, at most; a number of 1 to this is drawn. Each costs a "
         "forward pass.",
+        json_schema_extra={"counts_with": ".weight"},
     )
     step_size: float = Field(
         default=0.04,
         gt=0,
         le=1,
         description="Noise level that a denoising step goes down by, of 1.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": ".weight", "advanced": True},
     )
     warmup_steps: int = Field(
         default=0,
         ge=0,
         description="Steps over which the chance rises from 0 first.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": ".weight", "advanced": True},
     )
 
 
