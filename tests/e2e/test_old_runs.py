@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from ltx2_train import Events, load_run, read_manifest, train
 from ltx2_train.errors import RunError
+from ltx2_train.training.identity import VERSION
 from ltx2_train.training.state import load_state
 from ltx2_train.weights.fingerprint import part_fingerprint
 
@@ -73,4 +74,4 @@ def test_an_old_run_goes_on_with_its_lora_its_moments_and_its_files(sound_run_fi
     assert kept.keys() == lora.keys()
     assert all(torch.equal(kept[name], value) for name, value in lora.items())
     record = read_manifest(folder)["identity"]
-    assert (record["version"], record["optimizer.name"], record["lora.rank"]) == (2, "adamw", 1)
+    assert (record["version"], record["optimizer.name"], record["lora.rank"]) == (VERSION, "adamw", 1)
