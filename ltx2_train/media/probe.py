@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ TIMED_FORMATS = frozenset(("mov", "mp4", "matroska", "webm", "avi", "flv", "asf"
 ABSOLUTE_FORMATS = frozenset(("matroska", "webm", "flv", "asf"))  # whose duration counts from zero, not from the start
 # What is decoded whole when it is first looked at; longer clips are where they are used.
 WHOLE_PIXELS = 300_000_000
+BACK_SECONDS = 0.5
 HDR_TRANSFERS = (16, 18)  # PQ and HLG, by their numbers in H.273
 WIDE_PRIMARIES = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
 MEND = "Copy or export it again, or remove it."
@@ -40,6 +42,7 @@ def probe_video(path: Path) -> MediaInfo:
             packets.note_break(place)
         if missing := missing_end(path, formats):
             raise DataError(f"{path} is cut short: {missing}. {MEND}", path)
+        _refuse_going_back(path, packets, stream.time_base)
         base, rates = stream.time_base, [stream.average_rate, stream.base_rate, stream.guessed_rate]
         ratio = stream.sample_aspect_ratio or Fraction(1)
         has_alpha = alpha_decoder(stream) is not None or any(part.is_alpha for part in first.format.components)
@@ -73,7 +76,7 @@ def probe_video(path: Path) -> MediaInfo:
         has_audio=bool(tracks),
         tracks=tracks,
         pair=pair,
-        remarks=(*_remarks(first, has_alpha), *_doubts(look, clock, damage)),
+        remarks=(*_remarks(first, has_alpha), *_of_stamps(packets, formats), *_doubts(look, clock, damage)),
         reading=("mirrored",) if mirrored else (),
         times=clock.times,
         stamps=clock.stamps,
@@ -176,6 +179,28 @@ def _refuse_picture(path: Path, container: Any) -> None:
     kind = container.format.name.removesuffix("_pipe")  # FFmpeg's word for a picture that is a file of its own
     if kind != container.format.name:
         raise DataError(f"{path} is a picture ({kind}) with the ending of a video. Give it its own ending.", path)
+
+
+def _refuse_going_back(path: Path, packets: Packets, base: Any) -> None:
+    """Raise DataError where the time begins anew on the way, as in recordings that were put one behind the other."""
+    keys = [stamp for stamp, key in zip(packets.shown, packets.keys, strict=True) if key and stamp is not None]
+    for before, after in pairwise(keys):
+        if float((before - after) * base) > BACK_SECONDS:
+            raise DataError(
+                f"{path}: its time stamps go back after {float((before - keys[0]) * base):.2f} s, as where recordings "
+                "were put one behind the other. Export it again, or cut it there.",
+                path,
+            )
+
+
+def _of_stamps(packets: Packets, formats: frozenset[str]) -> tuple[str, ...]:
+    """What a user should know of the time stamps of frames."""
+    visible = [stamp for stamp, hidden in zip(packets.shown, packets.hidden, strict=True) if not hidden]
+    told = [stamp for stamp in visible if stamp is not None]
+    twice = len(told) - len(set(told))
+    if not twice or formats & COUNTED_FORMATS:
+        return ()
+    return (f"has {twice} frames with the time stamp of another; the times of its frames are taken from their order",)
 
 
 def _refuse_truncated(path: Path, container: Any, end: float) -> None:

@@ -86,6 +86,32 @@ def test_an_avi_that_lost_frames_shows_the_others_at_their_time(tmp_path):
     assert numbers(read_frames(info)) == [*range(8), *range(13, 25)]
 
 
+def test_time_that_begins_anew_is_refused(tmp_path):
+    parts = [write_video(tmp_path / f"{name}.ts", grey_levels(25), options={"g": "5", "bf": "0"}) for name in "ab"]
+    path = tmp_path / "joined.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(DataError, match=r"time stamps go back after 0\.80 s.*Export it again, or cut it there"):
+        probe_media(path)
+
+
+def test_time_stamps_that_come_twice_are_named_and_the_frames_are_the_right_ones(tmp_path):
+    source = write_video(tmp_path / "x.mp4", grey_levels(25), options={"g": "5", "bf": "0"})
+    path = tmp_path / "twice.mkv"
+    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+        stream = old.streams.video[0]
+        copy, held = new.add_stream_from_template(stream), 0
+        for number, packet in enumerate(old.demux(stream)):
+            if packet.size:
+                if number == 12:
+                    packet.pts = packet.dts = held
+                held, packet.stream = packet.pts, copy
+                new.mux(packet)
+    info = probe_media(path)
+    assert info.remarks[0].startswith("has 1 frames with the time stamp of another")
+    assert info.frames == 25
+    assert numbers(read_frames(info)) == list(range(25))
+
+
 def test_raw_video_without_timestamps_keeps_all_its_frames(tmp_path):
     source = write_video(tmp_path / "x.mp4", grey_levels(25), options={"g": "10", "bf": "2", "preset": "medium"})
     path = tmp_path / "raw.mpeg"
