@@ -149,6 +149,13 @@ class MergeLoRA(io.ComfyNode):
                 (multiplier_1, multiplier_2, multiplier_3, multiplier_4),
                 strict=True,
             )
+            wired = list(wired)
+            for number, (lora, multiplier) in enumerate(wired, 1):
+                if lora is None and multiplier != 1.0:
+                    raise ConfigError(
+                        f"multiplier_{number} is {multiplier:g}, and nothing is connected to `lora_{number}`. Connect "
+                        "a LoRA, or put it back to 1; files of `lora_paths` have theirs behind a |."
+                    )
             parts = [(lora_file(lora), multiplier) for lora, multiplier in wired if lora is not None]
             parts += listed_loras(lora_paths)
             if len(parts) < 2:

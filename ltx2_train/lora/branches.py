@@ -38,10 +38,12 @@ class BranchReport:
     path: Path
     kept: dict[str, int]
     removed: dict[str, int]
+    other_keys: tuple[str, ...] = ()  # left out with them, and of no layer that is known
 
     def text(self) -> str:
         """Two lines for a terminal."""
-        return f"{self.path.name}: kept {_counts(self.kept)}; removed {_counts(self.removed)}"
+        others = f"; left out, of no known layer: {', '.join(self.other_keys)}" if self.other_keys else ""
+        return f"{self.path.name}: kept {_counts(self.kept)}; removed {_counts(self.removed)}{others}"
 
 
 def keep_branches(path: Path | str, branches: Collection[str], out: Path | str) -> BranchReport:
@@ -74,6 +76,8 @@ def _rewrite(path: Path, wanted: Collection[str], out: Path, why_empty: str) -> 
         )
     with TensorFile(path) as file:
         tensors = {key: file.read(key) for key in file.tensors if branch_of(_path_of(key)) in wanted}
+        others = [key for key in file.tensors if key not in tensors and branch_of(_path_of(key)) == "other"]
+        unknown = tuple(key for key in others if dotted(split_key(key).module) not in named)
         metadata = _metadata(file.metadata, kept, removed)
     if out.exists() and not _holds(out, tensors, metadata):
         raise ConfigError(
@@ -81,7 +85,7 @@ def _rewrite(path: Path, wanted: Collection[str], out: Path, why_empty: str) -> 
             "first."
         )
     write_tensors(out, tensors, metadata)
-    return BranchReport(out, kept, removed)
+    return BranchReport(out, kept, removed, unknown)
 
 
 def _holds(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool:

@@ -274,7 +274,9 @@ def _entry(
                 "fp16 version."
             )
     tensors = [
-        file.read(names[part]) if weights else torch.empty(info.shape, dtype=info.torch_dtype, device="meta")
+        file.read(names[part]).to(_computed_in(info.torch_dtype))
+        if weights
+        else torch.empty(info.shape, dtype=_computed_in(info.torch_dtype), device="meta")
         for part, info in (("down", down), ("up", up))
     ]
     alpha, rslora = None, False
@@ -291,6 +293,11 @@ def _entry(
                 f"{down.shape[0]}, so its scale is not known. Save it again with the program that made it."
             )
     return Entry(tensors[0], tensors[1], alpha, rslora)
+
+
+def _computed_in(dtype: torch.dtype) -> torch.dtype:
+    """A format of 8 bits is one to store numbers in; bf16 holds each of them exactly."""
+    return torch.bfloat16 if dtype.itemsize == 1 else dtype
 
 
 def _twice(path: Path, module: str) -> str:

@@ -97,6 +97,7 @@ def inspect_lora(path: Path | str) -> LoraReport:
     named = {dotted(name): name for name in layers}
     changed = dict.fromkeys([*named, *(dotted(original(bare(kind_and_layer(key)[1]))) for key in file.other_keys)])
     squares = {path: layers[name].squared_norm() for path, name in named.items()}
+    norms = _norms(squares, branch_of, BRANCHES)
     meta = file.metadata
     return LoraReport(
         file=path.name,
@@ -104,7 +105,7 @@ def inspect_lora(path: Path | str) -> LoraReport:
         alpha=file.alpha,
         modules=list(changed),
         branches=count_branches(changed),
-        norms=_norms(squares, branch_of, BRANCHES),
+        norms=norms,
         blocks=_norms(squares, block_of),
         size=path.stat().st_size,
         dtypes=sorted(file.dtypes),
@@ -114,7 +115,7 @@ def inspect_lora(path: Path | str) -> LoraReport:
         trigger=file.trigger or None,
         step=file.step,
         metadata=dict(meta),
-        problems=_problems(file, list(changed)),
+        problems=_problems(file, list(changed), norms),
         conditions=_conditions(file),
         kind=" and ".join([*(["LoRA"] if file.entries and "DoRA" not in file.kinds else []), *file.kinds]),
     )
@@ -145,7 +146,7 @@ def _conditions(file: LoraFile) -> dict[str, Any]:
     return {key: value for key, value in told.items() if value not in (None, "", [])}
 
 
-def _problems(file: LoraFile, modules: list[str]) -> list[str]:
+def _problems(file: LoraFile, modules: list[str], norms: Mapping[str, float]) -> list[str]:
     problems = [f"{text[:1].upper()}{text[1:]}" for text in file.problems]
     if family := family_of(modules):
         problems.append(f"It changes {family}, not the transformer of LTX-2.")
@@ -165,6 +166,12 @@ def _problems(file: LoraFile, modules: list[str]) -> list[str]:
     ]
     if bad:
         problems.append(f"{len(bad)} layers hold numbers that are not finite, {bad[0]} first.")
+    elif not all(math.isfinite(norm) for norm in norms.values()):
+        problems.append("Its norm is too large for a number of 32 bits: it would change the model beyond all use.")
+    said, of_keys = file.alpha, {entry.alpha for entry in file.entries.values() if entry.alpha is not None}
+    if said is not None and of_keys and of_keys != {said}:
+        found = ", ".join(f"{alpha:g}" for alpha in sorted(of_keys)[:8])
+        problems.append(f"Its metadata say alpha {said:g}, its .alpha keys {found}; the keys count.")
     if file.layers and not any(entry.learned for entry in file.layers.values()):
         problems.append("Every B is zero: it does nothing.")
     if len(file.ranks) > 1:

@@ -71,6 +71,7 @@ def test_without_a_name_it_lies_among_the_runs_and_every_recipe_has_a_file(nodes
     [
         ({}, r"there is 0: connect another one, or write its file into `lora_paths`"),
         ({"lora_paths": "fox"}, "there is 1: connect another one"),
+        ({"lora_paths": "fox\nfox", "multiplier_3": 0.5}, "multiplier_3 is 0.5, and nothing is connected to `lora_3`"),
         ({"lora_paths": "fox\nfox | strong"}, "lora_paths: 'strong' is no number"),
         ({"lora_paths": "fox\nwolf"}, "lora_paths: there is no file wolf"),
         ({"lora_paths": "fox\n../../secret"}, "lora_paths: ../../secret leads out"),

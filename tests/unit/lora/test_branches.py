@@ -128,3 +128,12 @@ def test_the_command_line_keeps_and_drops(lora, tmp_path, capsys):
     assert inspect_lora(out).branches == {"video": 20, "audio": 20}
     assert main(["lora", "drop", str(lora), "--branch", "sound", "--out", str(out)]) == 2
     assert "no branch of a LoRA" in capsys.readouterr().err
+
+
+def test_a_key_of_no_known_layer_is_named_where_it_is_left_out(lora, tmp_path):
+    tensors, metadata = stored(lora)
+    save_file({**tensors, "something.else": torch.ones(2)}, tmp_path / "more.safetensors", metadata)
+    report = keep_branches(tmp_path / "more.safetensors", ["audio"], tmp_path / "voice.safetensors")
+    assert report.other_keys == ("something.else",)
+    assert "left out, of no known layer: something.else" in report.text()
+    assert keep_branches(lora, ["audio"], tmp_path / "other.safetensors").other_keys == ()

@@ -147,3 +147,37 @@ def test_norms_per_block_and_what_it_is_given_are_said(make_set, tmp_path):
     text = report.text()
     assert f"blocks    0: {report.blocks['0']:.3g}  1: " in text
     assert "reference_downscale_factor: 2" in text
+
+
+LAYER = "diffusion_model.transformer_blocks.0.attn1.to_q"
+
+
+def written_lora(path, dtype=torch.float32, scale=1.0, alpha=None, metadata=None):
+    tensors = {
+        f"{LAYER}.lora_A.weight": (torch.ones(2, 3) * scale).to(dtype),
+        f"{LAYER}.lora_B.weight": (torch.ones(4, 2) * scale).to(dtype),
+    }
+    if alpha is not None:
+        tensors[f"{LAYER}.alpha"] = torch.tensor(alpha)
+    save_file(tensors, path, metadata)
+    return path
+
+
+def test_two_alphas_are_both_named_and_the_keys_count(tmp_path):
+    report = inspect_lora(written_lora(tmp_path / "a.safetensors", alpha=4.0, metadata={"ss_network_alpha": "16"}))
+    assert "Its metadata say alpha 16, its .alpha keys 4; the keys count." in report.problems
+    assert report.norms["video"] == pytest.approx(2 * (4 * 3 * 4) ** 0.5)  # alpha 4 / rank 2
+    same = inspect_lora(written_lora(tmp_path / "b.safetensors", alpha=4.0, metadata={"ss_network_alpha": "4"}))
+    assert same.problems == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_a_lora_in_8_bits_is_read_as_what_it_holds(tmp_path, dtype):
+    path = written_lora(tmp_path / "a.safetensors", dtype, scale=0.5)
+    assert inspect_lora(path).norms["video"] == pytest.approx((4 * 3 * 0.25) ** 0.5)
+    assert float(load_lora_state(path).entries[LAYER.removeprefix("diffusion_model.")].up[0, 0]) == 0.5
+
+
+def test_a_norm_that_is_no_number_is_a_problem(tmp_path):
+    report = inspect_lora(written_lora(tmp_path / "a.safetensors", scale=1e20))
+    assert any(problem.startswith("Its norm is too large") for problem in report.problems)

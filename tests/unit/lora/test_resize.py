@@ -5,7 +5,7 @@ import torch
 from lora_files import BLOCK, changes, metadata, pair, write_lora
 
 from ltx2_train.cli import main
-from ltx2_train.errors import ConfigError
+from ltx2_train.errors import CheckpointError, ConfigError
 from ltx2_train.lora.file import load_lora_state
 from ltx2_train.lora.resize import resize_lora
 
@@ -74,3 +74,10 @@ def test_a_lora_of_zeros_stays_one(tmp_path):
     made = resize_lora(path, tmp_path / "out.safetensors", max_error=0.1)
     assert made.error == {}
     assert not changes(tmp_path / "out.safetensors")[Q].any()
+
+
+def test_numbers_that_are_not_finite_are_named_by_layer(tmp_path):
+    down, up = pair(8, (40, 30), 1)
+    path = write_lora(tmp_path / "bad.safetensors", {Q: (down * float("nan"), up)})
+    with pytest.raises(CheckpointError, match=r"bad\.safetensors cannot be resized: .*attn1\.to_q holds numbers"):
+        resize_lora(path, tmp_path / "out.safetensors", rank=3)
