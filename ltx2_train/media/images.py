@@ -30,6 +30,7 @@ MOVING_FORMATS = frozenset(("WEBP", "PNG", "GIF", "AVIF"))  # a JPEG of several 
 # What Pillow alone does not read: name, package to install and its module.
 PLUGINS = {"JPEG XL": ("pillow-jxl-plugin", "pillow_jxl"), "HEIC": ("pillow-heif", "pillow_heif")}
 HEIC_BRANDS = frozenset((b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"))
+HDR_LEVELS = 32.0  # of floats; a picture whose white is 255 goes higher
 COLOUR_STEPS = (0, 64, 128, 192, 255)  # of each channel; where a profile shows
 SAME_COLOUR = 2  # levels of 255
 RELATIVE, BLACK_POINT = 1, 0x2000  # intent and flag of littlecms, which older Pillow has no names for
@@ -80,10 +81,18 @@ def read_image(
             raise DataError(f"{path} is damaged: {damage}. Save it again from its source, or remove it.", path)
         if rough and size is not None:
             image.draft(None, (4 * size[0], 4 * size[1]))
-        if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
-            raise DataError(f"{path} holds levels that are not numbers. Save it again, or remove it.", path)
+        if image.mode == "F":
+            _refuse_levels(path, np.asarray(image))
         picture = _to_rgb(ImageOps.exif_transpose(image), _profile(image))
         return np.array(picture if size is None else _covering(picture, size, centre, 2.0 if rough else None))
+
+
+def _refuse_levels(path: Path, levels: np.ndarray) -> None:
+    """Raise DataError where nobody can tell what the `levels` of a picture in floats look like."""
+    if not np.isfinite(levels).all():
+        raise DataError(f"{path} holds levels that are not numbers. Save it again, or remove it.", path)
+    if 1.0 < (top := float(levels.max(initial=0))) < HDR_LEVELS:
+        raise DataError(f"{path} is HDR: its levels go up to {top:.2f}. Save it with 8 or 16 bits.", path)
 
 
 def fit_image(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:

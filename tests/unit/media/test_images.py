@@ -172,3 +172,14 @@ def test_frames_whose_names_are_no_utf8_are_read(tmp_path):
     assert probe_frame_folder(folder).frames == 2
     assert len(source_record(folder)["sha256"]) == 64
     assert read_frames(probe_frame_folder(folder))[1, 0, 0, 0] == 10
+
+
+@pytest.mark.parametrize(("level", "words"), [(np.nan, "not numbers"), (np.inf, "not numbers"), (8.0, "is HDR.*8.00")])
+def test_levels_that_nobody_can_tell_are_refused(tmp_path, level, words):
+    levels = np.full((48, 64), 0.5, np.float32)
+    Image.fromarray(levels).save(tmp_path / "a.png", format="TIFF")
+    assert read_image(tmp_path / "a.png")[0, 0].tolist() == [128, 128, 128]
+    levels[3, 3] = level
+    Image.fromarray(levels).save(tmp_path / "a.png", format="TIFF")
+    with pytest.raises(DataError, match=words):
+        read_image(tmp_path / "a.png")
