@@ -2,10 +2,10 @@
 
     python tests/bench/regularized.py --size small --steps 3
 
-The step is the real one, on one clip of random numbers, all blocks recomputed. Live memory is what is allocated above
-what was there before the step; what is trained beside the LoRA comes on top, and is in a column of its own. The clip is
-without sound; rows of mode av are compared with one of the same mode. Passes are those of the largest batch, in steps
-without a gradient and with one, as the plan of memory counts them.
+The step is the real one, on one clip of random numbers (--grid), all blocks recomputed. Live memory is what is taken
+above what was there before the step; what is trained beside the LoRA comes on top, and is in a column of its own. The
+clip is without sound; rows of mode av are compared with one of the same mode. Passes are those of the largest batch, in
+steps without a gradient and with one, as the plan of memory counts them.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Row:
         self.loras = inject(self.model, self.run.lora, torch.Generator().manual_seed(0))
         self.model.train()
         generator = torch.Generator().manual_seed(1)
-        shape = LatentShape(*common.VIDEO_FHW)
+        shape = LatentShape(*map(int, args.grid.split("x")))
         path = folder / "clip_ltx2.safetensors"
         self.sample = Sample("clip", shape, common.FPS, "", path, Path("text"))
         features = torch.zeros(shape.video(common.FPS).frames, 37 * 37, 768, dtype=torch.float16)
@@ -160,7 +160,8 @@ class Row:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="small", choices=list(common.SIZES))
-    parser.add_argument("--dtype", default="bf16", choices=list(DTYPES))
+    parser.add_argument("--dtype", default="fp32", choices=list(DTYPES))
+    parser.add_argument("--grid", default="4x8x8", help="latent frames, rows and columns of the clip")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--only", nargs="*", help="these options alone, beside those without any")
     args = parser.parse_args()
@@ -169,6 +170,7 @@ def main() -> None:
     print("| option | s a step | ratio | live MB | ratio | trained beside | passes without, with gradient |")
     print("|---|---|---|---|---|---|---|")
     plain: dict[str, tuple[float, float]] = {}
+    assert depth > 2, "a route, and a teacher above the student, need more blocks"
     for name, (mode, settings) in options(depth).items():
         if args.only and name not in args.only and settings:
             continue
