@@ -47,6 +47,18 @@ TEXT = Form(
 MODES = {"video": "video", "av": "video and sound", "audio": "sound alone"}
 
 
+def _vae(name: str, about: str) -> Any:
+    """The list of files that may have a part which LTX-2.5 keeps apart."""
+    return io.Combo.Input(
+        name,
+        options=[SAME_CHECKPOINT, *host.vae_names()],
+        default=SAME_CHECKPOINT,
+        optional=True,
+        advanced=True,
+        tooltip=f"The {name.split('_')[0]} VAE of LTX-2.5, {about}",
+    )
+
+
 class LoadBaseModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -54,21 +66,22 @@ class LoadBaseModel(io.ComfyNode):
             node_id="LTX2T_LoadBaseModel",
             display_name=TITLE,
             category="LTX-2 training",
-            description="Chooses the LTX-2 or LTX-2.3 checkpoint to train on and its text encoder. Reads headers only; "
-            "the weights are loaded when a later node needs them.",
+            description="Chooses the LTX-2 or LTX-2.3 checkpoint to train on and its text encoder, or the four files "
+            "of LTX-2.5. Reads headers only; the weights are loaded when a later node needs them.",
             search_aliases=["ltx", "ltxv", "lora", "train", "finetune", "checkpoint", "gemma"],
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
                     options=host.checkpoint_names(),
-                    tooltip="LTX-2 or LTX-2.3 checkpoint: the dev file rather than a distilled one. Files of "
+                    tooltip="LTX-2 or LTX-2.3 checkpoint, or the transformer of LTX-2.5: the dev file rather than a "
+                    "distilled one. Files of "
                     "models/checkpoints and models/diffusion_models are listed; press R after adding one.",
                 ),
                 io.Combo.Input(
                     "text_encoder",
                     options=host.text_encoder_names(),
-                    tooltip="Gemma 3 12B: the single file that ComfyUI uses, or a Hugging Face folder, in "
-                    "models/text_encoders.",
+                    tooltip="Gemma 3 12B, for LTX-2.5 its own Gemma 4: the single file that ComfyUI uses, or a Hugging "
+                    "Face folder, in models/text_encoders.",
                 ),
                 *FORM.visible_inputs(),
                 io.Combo.Input(
@@ -84,6 +97,8 @@ class LoadBaseModel(io.ComfyNode):
                 widget(RunConfig, MODE),
                 widget(RunConfig, STORAGE),
                 *TEXT.advanced_inputs(),
+                _vae("video_vae", "from models/vae. The conv file draws samples; the other one serves for encoding."),
+                _vae("audio_vae", "with its vocoder, from models/vae or models/checkpoints, for the modes with sound."),
                 options.socket(),
             ],
             outputs=[handles.Model.Output("model", display_name="model")],
@@ -105,6 +120,8 @@ class LoadBaseModel(io.ComfyNode):
         text_projection: str = SAME_CHECKPOINT,
         mode: str = "video",
         quantization: str = "auto",
+        video_vae: str = SAME_CHECKPOINT,
+        audio_vae: str = SAME_CHECKPOINT,
         options: handles.GivenOptions | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
@@ -116,6 +133,9 @@ class LoadBaseModel(io.ComfyNode):
             if text_projection != SAME_CHECKPOINT:
                 files["text_projection"] = str(host.checkpoint_path(text_projection))
             chosen = {"model": {**files, "mode": mode}, "quant": {"format": quantization}}
+            for name, chosen_file in (("video_vae", video_vae), ("audio_vae", audio_vae)):
+                if chosen_file != SAME_CHECKPOINT:
+                    files[name] = str(host.vae_path(chosen_file))
             groups = merged(FORM.tables(settings), TEXT.tables(settings), chosen, further_settings(options, TITLE))
             events = host.ComfyEvents(cls.hidden.unique_id)
             # whether samples have sound is not decided here

@@ -24,6 +24,8 @@ ELSEWHERE: dict[str, str] = {
     "model.checkpoint": "checkpoint of Load LTX-2 Base Model",
     "model.text_encoder": "text_encoder of Load LTX-2 Base Model",
     "model.text_projection": "text_projection of Load LTX-2 Base Model",
+    "model.video_vae": "video_vae of Load LTX-2 Base Model",
+    "model.audio_vae": "audio_vae of Load LTX-2 Base Model",
     "data.config": "the socket `prepared`; Dataset from File",
     "data.manifest": "Run from File",
     "cache.manifest": "Run from File",

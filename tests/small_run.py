@@ -58,8 +58,8 @@ class SmallRuns:
 
     def _check(self, config, events):
         folder = open_run(config.run, {"lora.rank": str(config.lora.rank)}, events)
-        unused = (None,) * 11
-        checked = Checked(config, folder, *unused[:10], config.train.steps)
+        unused = (None,) * 7
+        checked = Checked(config, folder, *unused, config.train.steps)
         try:
             if checked.finished_lora() is None:
                 folder.require_state()

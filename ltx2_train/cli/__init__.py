@@ -155,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     add_data_commands(commands, add)
 
     small = add("tiny", _tiny, "Write a tiny checkpoint and text encoder in the real file formats.")
-    small.add_argument("--version", choices=["2.0", "2.3"], default="2.3", help="model version (default: 2.3)")
+    small.add_argument("--version", choices=["2.0", "2.3", "2.5"], default="2.3", help="model version (default: 2.3)")
     small.add_argument("--out", type=Path, required=True, metavar="DIR")
     small.add_argument("--seed", type=int, default=0, help="seed of the weights (default: 0)")
 
@@ -224,6 +224,9 @@ def _tiny(args: argparse.Namespace, events: ConsoleEvents) -> None:
     files = make_tiny(args.out, version=args.version, seed=args.seed, events=events)
     events.finish()
     print(f"checkpoint    {files.checkpoint}\ntext encoder  {files.text_encoder}\nGemma folder  {files.gemma_folder}")
+    for words, path in (("video VAE", files.video_vae), ("audio VAE", files.audio_vae), ("all in one", files.whole)):
+        if path is not None:
+            print(f"{words:<12}  {path}")
 
 
 def _config(args: argparse.Namespace, events: ConsoleEvents) -> None:

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..caching.cache_file import Fingerprints
 from ..caching.dino_model import DinoModel
 from ..caching.recipe import Recipe, text_widths
+from ..errors import CheckpointError
 from ..events import Events
+from ..weights import keys
 from ..weights.fingerprint import part_fingerprint
 from ..weights.info import CheckpointInfo
-from ..weights.probe import require_trainable
-from ..weights.text_encoder import check_text_encoder, text_fingerprint
+from ..weights.probe import DIFFUSION_VAE, ELSEWHERE, probe, require_trainable, version_of
+from ..weights.reader import TensorFile
+from ..weights.text_encoder import check_family, check_text_encoder, projection_file, text_fingerprint
 from .groups import RunConfig
 
 
 @dataclass(frozen=True)
 class BaseFiles:
-    """`projection` has the text projection and the connectors, most often the checkpoint itself."""
+    """`projection` has the text projection and `connectors` the connectors, most often the checkpoint itself, as has
+    what `video_vae` and `audio_vae` name. `info` is that of the checkpoint with the parts of all files."""
 
     checkpoint: Path
     encoder: Path
     projection: Path
+    connectors: Path
+    video_vae: Path
+    audio_vae: Path
     info: CheckpointInfo
     version: str
 
@@ -31,13 +38,32 @@ class BaseFiles:
         """Check the files that `run` names against each other. Raises ConfigError and CheckpointError in seconds."""
         checkpoint, encoder = run.need("model.checkpoint"), run.need("model.text_encoder")
         other = None if run.model.text_projection is None else run.need("model.text_projection")
-        info = require_trainable(
-            checkpoint, run.model.version, run.model.version_check, events, text_elsewhere=other is not None
-        )
-        check_text_encoder(encoder, other or checkpoint)
+        projection = other or projection_file(encoder, checkpoint)
+        elsewhere = {"connectors", "text_projection"} if other is not None else set()
+        if projection != checkpoint:
+            elsewhere.add("text_projection")
+        if run.model.video_vae is not None or run.model.mode == "audio":
+            elsewhere.add("video_vae_encoder")
+        if probe(checkpoint).version == "2.5":
+            check_family(encoder, checkpoint)  # a Gemma 3 would else be said to lack the projection
+        info = require_trainable(checkpoint, run.model.version, run.model.version_check, events, elsewhere)
+        check_text_encoder(encoder, projection, checkpoint)
         assert info.version is not None, "a checkpoint that can be trained on has a version"
+        others = {part: _part(run, part, info) for part in ("video_vae", "audio_vae")}
+        parts = dict(info.parts)
+        for _, found in others.values():
+            parts |= found.parts
         version = info.version if run.model.version == "auto" else run.model.version
-        return cls(checkpoint, encoder, other or checkpoint, info, version)
+        return cls(
+            checkpoint,
+            encoder,
+            projection,
+            other or checkpoint,
+            others["video_vae"][0],
+            others["audio_vae"][0],
+            replace(info, parts=parts, missing=[]),
+            version,
+        )
 
     def recipe(self, run: RunConfig, dino: bool = True) -> Recipe:
         """What the caches of `run` are made with. Raises ConfigError where, with `dino`, its model will not do."""
@@ -45,11 +71,44 @@ class BaseFiles:
         return Recipe(
             run.cache,
             mode,
-            part_fingerprint(self.checkpoint, "video_vae") if mode != "audio" else "",
-            part_fingerprint(self.checkpoint, "audio_vae") if mode != "video" else "",
+            part_fingerprint(self.video_vae, "video_vae") if mode != "audio" else "",
+            part_fingerprint(self.audio_vae, "audio_vae") if mode != "video" else "",
             Fingerprints(
                 part_fingerprint(self.projection, "text"), text_fingerprint(self.encoder, self.projection, run.gemma)
             ),
             DinoModel.find(run.cache.dino) if dino and mode != "audio" else None,
             text_widths(self.projection),
         )
+
+    def require_decoder(self, mode: str) -> None:
+        """Raise CheckpointError where samples of `mode` are to be drawn and the video VAE cannot decode."""
+        with TensorFile(self.video_vae) as file:
+            prefix = keys.video_vae_prefix(file.tensors)
+            if mode != "audio" and prefix is not None and prefix + keys.DIFFUSION_DECODER in file:
+                raise CheckpointError(f"{self.video_vae.name} {DIFFUSION_VAE}")
+
+
+def _part(run: RunConfig, part: str, base: CheckpointInfo) -> tuple[Path, CheckpointInfo]:
+    """The file that has `part` ("video_vae" or "audio_vae"), and what it is: that of the setting, else the checkpoint.
+
+    Raises CheckpointError where the file of the setting holds no such part, or one of another version.
+    """
+    if getattr(run.model, part) is None:
+        return base.path, base
+    setting = f"model.{part}"
+    path = run.need(setting)
+    with TensorFile(path) as file:
+        version = version_of(file)
+    info = probe(path)
+    name = {"video_vae": "video VAE", "audio_vae": "audio VAE"}[part]
+    needed = {"video_vae": "video_vae_encoder", "audio_vae": "audio_vae"}[part]
+    usual = next(file for named, file in ELSEWHERE.values() if named == setting)
+    if needed not in info.parts:
+        raise CheckpointError(f"{setting}: {path.name} holds no {name}. For LTX-2.5 choose {usual}.")
+    if version is not None and version != base.version:
+        raise CheckpointError(
+            f"{setting}: {path.name} belongs to LTX-{version}, but {base.path.name} is LTX-{base.version}. Choose the "
+            f"{name} of the same model{f', {usual}' if base.version == '2.5' else ''}."
+        )
+    own = {"video_vae": ("video_vae",), "audio_vae": ("audio_vae", "vocoder")}[part]
+    return path, replace(info, parts={key: value for key, value in info.parts.items() if key.startswith(own)})

@@ -68,12 +68,13 @@ class ModelSettings(Settings):
 
     checkpoint: Path | None = Field(
         default=None,
-        description="LTX-2 or LTX-2.3 checkpoint (one .safetensors file, the dev one).",
+        description="LTX-2 or LTX-2.3 checkpoint (one .safetensors file, the dev one), or the transformer of LTX-2.5.",
         json_schema_extra={"community": "ltx2_checkpoint"},
     )
     text_encoder: Path | None = Field(
         default=None,
-        description="Gemma 3 12B: a Hugging Face folder, or the single .safetensors file that ComfyUI uses.",
+        description="Gemma 3 12B, for LTX-2.5 its own Gemma 4: a Hugging Face folder, or the single .safetensors file "
+        "that ComfyUI uses.",
         json_schema_extra={"community": ["gemma_root", "gemma_safetensors"]},
     )
     text_projection: Path | None = Field(
@@ -91,7 +92,7 @@ class ModelSettings(Settings):
         description="Number format of the frozen base and of the activations. LoRA weights are always fp32.",
         json_schema_extra={"community": "mixed_precision"},
     )
-    version: Literal["auto", "2.0", "2.3"] = Field(
+    version: Literal["auto", "2.0", "2.3", "2.5"] = Field(
         default="auto",
         description="Model version; auto reads it from the checkpoint. Decides version-dependent defaults.",
         json_schema_extra={"community": "ltx_version", "advanced": True},
@@ -104,6 +105,16 @@ class ModelSettings(Settings):
             "community": "ltx_version_check_mode",
             "advanced": True,
         },
+    )
+    video_vae: Path | None = Field(
+        default=None,
+        description="The video VAE, where it is not in the checkpoint: a file of LTX-2.5.",
+        json_schema_extra={"since": "0.2", "advanced": True},
+    )
+    audio_vae: Path | None = Field(
+        default=None,
+        description="The audio VAE and the vocoder, where they are not in the checkpoint: a file of LTX-2.5.",
+        json_schema_extra={"since": "0.2", "advanced": True},
     )
     device: str = Field(
         default="auto", description="auto, cpu, cuda, cuda:1, mps ...", json_schema_extra={"advanced": True}

@@ -103,7 +103,7 @@ class SampleSettings(Settings):
     stg_block: int | None = Field(
         default=None,
         ge=0,
-        description="Block whose self-attention is skipped for it; not set: 29 of LTX-2, 28 of LTX-2.3.",
+        description="Block whose self-attention is skipped for it; not set: 29 of LTX-2, 28 of LTX-2.3 and 2.5.",
         json_schema_extra={"counts_with": ".stg or .audio_stg", "advanced": True},
     )
     rescale: float = Field(

@@ -138,16 +138,21 @@ class LoraFile:
         return self.metadata.get(name) or self.metadata.get(f"ss_{name}", "")
 
     @property
+    def _newer(self) -> str:
+        """2.3 or 2.5, whose layers have the same sizes: only a word can tell."""
+        return "2.5" if version_named(self.metadata) == "2.5" else "2.3"
+
+    @property
     def version(self) -> str:
         """The LTX it was made for: "2.0", "2.3", "2.5" or "LTX-Video", by its layers, else by its metadata; or ""."""
         for name, entry in self.layers.items():
             if "to_gate_logits" in name or "prompt_adaln" in name:
-                return "2.3"
+                return self._newer
             if "caption_projection" in name:
                 return "2.0"
             if name in ("adaln_single.linear", "audio_adaln_single.linear"):
                 rows, width = entry.size
-                return {6 * width: "2.0", 9 * width: "2.3"}.get(rows, "")
+                return {6 * width: "2.0", 9 * width: self._newer}.get(rows, "")
         return version_named(self.metadata)
 
     def describe(self) -> str:

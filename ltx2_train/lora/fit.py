@@ -10,7 +10,7 @@ from ..errors import ConfigError
 from ..events import Events
 from ..weights.keys import in_mode
 from .file import Entry, LoraFile
-from .foreign import family_of
+from .foreign import family_of, version_named
 from .kinds import KINDS, NAMES, factor_shapes
 from .others import OtherEntry
 from .settings import LoraSettings
@@ -112,6 +112,8 @@ def tell_version(file: LoraFile, version: str, events: Events) -> None:
     made_for = file.version
     if made_for in ("", version):
         return
+    if version == "2.5" and made_for == "2.3" and not version_named(file.metadata):
+        return  # the layers of both have the same sizes, and nothing says which it is
     name = made_for if made_for.startswith("LTX") else f"LTX-{made_for}"
     events.message(
         f"{file.path.name} is a LoRA of {name}, and the base is LTX-{version}. Some layers have the same sizes in both "

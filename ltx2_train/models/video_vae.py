@@ -103,6 +103,11 @@ class VideoVAEConfig:
         Where `keys` are given, they decide on time step conditioning, since headers are known to be wrong about it.
         Raises CheckpointError for a block kind or an option this VAE does not have.
         """
+        nested = isinstance(section.get("encoder"), Mapping)  # beside a diffusion decoder, which is not ours
+        if nested:
+            own = dict(section["encoder"])
+            section = own | {"encoder_blocks": own.get("blocks"), "latent_channels": own.pop("out_channels", None)}
+            section = {key: value for key, value in section.items() if key != "out_channels" and value is not None}
         for name, wanted in (("dims", 3), ("norm_layer", "pixel_norm"), ("in_channels", 3), ("out_channels", 3)):
             _supported(name, section.get(name, wanted), (wanted,))
         if keys:
@@ -114,7 +119,7 @@ class VideoVAEConfig:
         padding = section.get("spatial_padding_mode")
         config = cls(
             encoder_blocks=_blocks(section, "encoder_blocks", ENCODER_STRIDES),
-            decoder_blocks=_blocks(section, "decoder_blocks", DECODER_STRIDES),
+            decoder_blocks=() if nested else _blocks(section, "decoder_blocks", DECODER_STRIDES),
             latent_channels=int(section.get("latent_channels", VIDEO_CHANNELS)),
             patch_size=int(section.get("patch_size", 4)),
             decoder_base_channels=int(section.get("decoder_base_channels", 128)),
@@ -124,10 +129,10 @@ class VideoVAEConfig:
             causal_decoder=bool(section.get("causal_decoder", False)),
             timestep_conditioning=conditioned,
         )
-        for half, blocks, strides in (
-            ("encoder", config.encoder_blocks, ENCODER_STRIDES),
-            ("decoder", config.decoder_blocks, DECODER_STRIDES),
-        ):
+        halves = [("encoder", config.encoder_blocks, ENCODER_STRIDES)]
+        if not nested:
+            halves.append(("decoder", config.decoder_blocks, DECODER_STRIDES))
+        for half, blocks, strides in halves:
             frames, rows, _ = (math.prod(strides[block.kind][axis] for block in blocks) for axis in range(3))
             if (frames, rows * config.patch_size) != (TEMPORAL_FACTOR, SPATIAL_FACTOR):
                 raise CheckpointError(

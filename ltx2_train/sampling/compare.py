@@ -108,6 +108,7 @@ def compare(
         refuse_among_media(out, DatasetConfig.read(run.dataset_file()))
     settings, wanted = _rows(run, prompts, seeds)
     require_stg_block(settings, files.info.blocks)
+    files.require_decoder(run.model.mode)
     heard = _heard(settings, wanted, run.model.mode, len(columns), sound_cell)
     metadata = {}
     for lora in dict.fromkeys(column.lora for column in columns if column.lora is not None):
@@ -126,7 +127,7 @@ def compare(
     missing = {at: name for at, name in names.items() if _files_of(folder, name) is None}
     if missing:
         texts = prompt_folder(run) if has_dataset(run) else out / "prompts"
-        media = given_media(run, files.checkpoint, texts, trained)
+        media = given_media(run, files, texts, trained)
         drawn = list(dict.fromkeys(wanted[row] for row, _ in missing))
         with open_studio(run, files, settings, drawn, texts, out, media, events) as studio:
             _draw(studio, files, run, columns, wanted, missing, folder)
@@ -216,8 +217,8 @@ def _names(
         files.version,
         part_fingerprint(files.checkpoint, "transformer"),
         text_fingerprint(files.encoder, files.projection, run.gemma),
-        "" if mode == "audio" else part_fingerprint(files.checkpoint, "video_vae"),
-        "" if mode == "video" else part_fingerprint(files.checkpoint, "audio_vae"),
+        "" if mode == "audio" else part_fingerprint(files.video_vae, "video_vae"),
+        "" if mode == "video" else part_fingerprint(files.audio_vae, "audio_vae"),
         run.model.precision,
         run.quant.model_dump_json(),
         run.cache.vae_dtype,

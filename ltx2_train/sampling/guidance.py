@@ -10,7 +10,7 @@ from .denoise import Guidance
 from .prompts import Prompt
 
 # the block whose self-attention the official pipelines skip for spatio-temporal guidance, of 48
-STG_BLOCKS = {"2.0": 29, "2.3": 28}
+STG_BLOCKS = {"2.0": 29, "2.3": 28, "2.5": 28}
 
 
 def require_stg_block(settings: SampleSettings, blocks: int) -> None:

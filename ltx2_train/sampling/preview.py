@@ -149,13 +149,15 @@ def _sound_of(item: Item) -> Tensor | None:
 def _decode_back(item: Item, stem: Path, run: RunConfig, events: Events) -> Path:
     """Decode the caches of a sample and write the result beside its clip."""
     events.stage("decode the caches")
-    checkpoint, device = BaseFiles.find(run, events).checkpoint, pick_device(run.model.device)
+    base, device = BaseFiles.find(run, events), pick_device(run.model.device)
+    if item.kind != "audio":
+        base.require_decoder(run.model.mode)
     for path in (item.latent_path,) if item.kind != "audio" else (item.audio_path,):
         if path is None or not path.is_file():
             raise CacheError(f"{path} is not there. Make the caches first: ltx2-train cache build RUN.toml.", path)
     sound, rate = None, SOUND_RATE
     if item.audio_path is not None and item.audio_path.is_file():
-        file, parts = CacheFile(item.audio_path), SoundParts(checkpoint, device)
+        file, parts = CacheFile(item.audio_path), SoundParts(base.audio_vae, device)
         latents = file.audio_latents()[:, : file.audio_steps()]
         decoder = parts.open_decoder()
         mel = decode_mel(decoder, latents)
@@ -170,7 +172,7 @@ def _decode_back(item: Item, stem: Path, run: RunConfig, events: Events) -> Path
     if item.kind == "audio":
         assert sound is not None
         return write_sound(_ending(stem, ".wav"), sound, rate, info)
-    vae = load_video_vae(checkpoint, encoder=False, dtype=DTYPES[run.cache.vae_dtype], device=device)
+    vae = load_video_vae(base.video_vae, encoder=False, dtype=DTYPES[run.cache.vae_dtype], device=device)
     weight = next(vae.parameters())
     latents = CacheFile(item.latent_path).latents()[None].to(weight.device, weight.dtype)
     with torch.no_grad():

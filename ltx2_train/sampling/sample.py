@@ -44,6 +44,7 @@ def sample(
         refuse_among_media(out, DatasetConfig.read(run.dataset_file()))
     settings, wanted = wanted_prompts(run, prompts)
     require_stg_block(settings, base.info.blocks)
+    base.require_decoder(run.model.mode)
     state = None if lora is None else checked_lora(lora, base, run.model.mode, events)
     trained = shown_to(run, None if state is None else state.metadata)
     require_drawable(wanted, run.model.mode, trained)
@@ -52,7 +53,7 @@ def sample(
         events.message(text, "warning")
 
     folder = prompt_folder(run) if has_dataset(run) else out / "prompts"
-    media = given_media(run, base.checkpoint, folder, trained)
+    media = given_media(run, base, folder, trained)
     with (
         open_studio(run, base, settings, wanted, folder, out, media, events) as studio,
         studio.wearing(state) as loras,
@@ -110,13 +111,13 @@ def prompts_of(dataset: DatasetConfig) -> Path:
     return dataset.datasets[0].caches / "prompts"
 
 
-def given_media(run: RunConfig, checkpoint: Path, folder: Path, trained: Trained) -> GivenMedia:
+def given_media(run: RunConfig, base: BaseFiles, folder: Path, trained: Trained) -> GivenMedia:
     """What is kept in `folder` of the media that samples of `run` are given, references shown as `trained` says."""
     mode = run.model.mode
     return GivenMedia(
         folder,
-        "" if mode == "audio" else part_fingerprint(checkpoint, "video_vae"),
-        "" if mode == "video" else part_fingerprint(checkpoint, "audio_vae"),
+        "" if mode == "audio" else part_fingerprint(base.video_vae, "video_vae"),
+        "" if mode == "video" else part_fingerprint(base.audio_vae, "audio_vae"),
         run.cache,
         trained,
         run.sample.image_crf,

@@ -80,7 +80,7 @@ def open_studio(
     """
     device, dtype = pick_device(run.model.device), DTYPES[run.model.precision]
     features = prompt_features(prompt_texts(prompts), folder, base.encoder, base.projection, device, events, run.gemma)
-    connectors = load_connectors(base.projection, run.model.mode, dtype, device)
+    connectors = load_connectors(base.connectors, run.model.mode, dtype, device)
     with torch.no_grad():
         contexts: dict[str, tuple[torch.Tensor | None, torch.Tensor | None]] = {}
         for text, one in features.items():
@@ -104,8 +104,8 @@ def open_studio(
         events.message(text)
     try:
         events.holding(placed, placed.device_bytes, device)
-        sound = SoundParts(base.checkpoint, device) if placed.model.has_audio else None
-        vae = partial(open_vae, run, base.checkpoint, device)
+        sound = SoundParts(base.audio_vae, device) if placed.model.has_audio else None
+        vae = partial(open_vae, run, base.video_vae, device)
         yield Studio(
             Renderer(
                 placed.model,

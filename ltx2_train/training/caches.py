@@ -88,7 +88,7 @@ def build_caches(run: RunConfig, events: Events | None = None, trains: bool = Tr
         asked = read_prompts(run.sample)  # a prompt that is wrong, or whose image is gone, likewise
     if run.model.mode != "audio" and "video_vae_encoder" not in base.info.parts:
         raise CheckpointError(
-            f"{base.checkpoint.name} holds no video VAE (vae.encoder). Choose the full checkpoint file."
+            f"{base.video_vae.name} holds no video VAE (vae.encoder). Choose the full checkpoint file."
         )
     config, recipe = run.need("data.config"), base.recipe(run)
     dataset = DatasetConfig.read(config)
@@ -129,7 +129,7 @@ def build_caches(run: RunConfig, events: Events | None = None, trains: bool = Tr
         with Claims(events) as claims:  # one process at a time encodes prompts; the next finds them
             claims.take_or_wait(folder / "prompts", "the sample prompts")
             assert openers.video_vae is not None, "a run has one"
-            media = given_media(run, base.checkpoint, folder, trained_of(run, dataset))
+            media = given_media(run, base, folder, trained_of(run, dataset))
             media.fill(
                 prompts,
                 None if run.model.mode == "audio" else openers.video_vae,
@@ -160,11 +160,11 @@ def openers_of(run: RunConfig, base: BaseFiles, recipe: Recipe, events: Events, 
 
     def video_vae() -> VideoVAE:
         events.make_room(2 * sum(part.bytes for name, part in parts.items() if "video_vae" in name), device)
-        return load_video_vae(base.checkpoint, decoder=False, dtype=DTYPES[run.cache.vae_dtype], device=device)
+        return load_video_vae(base.video_vae, decoder=False, dtype=DTYPES[run.cache.vae_dtype], device=device)
 
     def audio_vae() -> AudioVAE:
         events.make_room(parts["audio_vae"].bytes, device)
-        return load_audio_vae(base.checkpoint, decoder=False, dtype=DTYPES[run.cache.audio_vae_dtype], device=device)
+        return load_audio_vae(base.audio_vae, decoder=False, dtype=DTYPES[run.cache.audio_vae_dtype], device=device)
 
     def dino() -> Any:
         assert recipe.dino is not None
@@ -176,7 +176,7 @@ def openers_of(run: RunConfig, base: BaseFiles, recipe: Recipe, events: Events, 
         return TextEncoder.load(base.encoder, base.projection, encoder_dtype(device), device, settings=gemma)
 
     def connectors() -> TextConnectors:
-        return load_connectors(base.projection, "av", encoder_dtype(device), device)
+        return load_connectors(base.connectors, "av", encoder_dtype(device), device)
 
     return Openers(video_vae, audio_vae, dino, text_encoder, connectors)
 

@@ -59,10 +59,7 @@ class Checked:
 
     config: RunConfig
     folder: RunFolder
-    checkpoint: Path
-    encoder: Path
-    projection: Path
-    version: str
+    files: BaseFiles
     device: torch.device
     data: TrainingSet
     order: BatchOrder
@@ -74,6 +71,14 @@ class Checked:
     facts: Facts | None = None  # of its memory, where the check had to know them
     texts: tuple[str, ...] = ()  # prompts that are needed besides those of the samples
     triggers: tuple[str, ...] = ()  # trigger words of the dataset
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.files.checkpoint
+
+    @property
+    def version(self) -> str:
+        return self.files.version
 
     def finished_lora(self) -> Path | None:
         """The LoRA of a run that has taken all its steps already, so that nothing need be loaded."""
@@ -145,10 +150,7 @@ def open_checked(
     checked = Checked(
         config=config,
         folder=open_run(config.run, identity.record(), events),
-        checkpoint=files.checkpoint,
-        encoder=files.encoder,
-        projection=files.projection,
-        version=files.version,
+        files=files,
         device=device,
         data=data,
         order=order,
@@ -231,6 +233,8 @@ def check_base(config: RunConfig, events: Events, rank: int | None = None) -> tu
     """
     files = BaseFiles.find(config, events)
     require_sound(files.info, config)
+    if config.sample.wanted:
+        files.require_decoder(config.model.mode)
     return files, check_quant(files.checkpoint, config.quant, rank)
 
 

@@ -135,7 +135,7 @@ def load(checked: Checked, events: Events) -> Run:
     config, device = checked.config, checked.device
     contexts = prepare_texts(checked, events)
     media = _prepare_media(checked, events)
-    sound = open_sound(config, checked.checkpoint, device)
+    sound = open_sound(config, checked.files.audio_vae, device)
     plan = plan_run(checked, events)
     check_streamed(config, plan.streamed(), plan.total)
     placed, loftq = _place_model(checked, plan, contexts, sound, events)
@@ -160,16 +160,16 @@ def load(checked: Checked, events: Events) -> Run:
 
 def _prepare_media(checked: Checked, events: Events) -> GivenMedia:
     """The latents of what samples are given; an encoder comes only where something is not kept yet."""
-    config, checkpoint, device = checked.config, checked.checkpoint, checked.device
+    config, files, device = checked.config, checked.files, checked.device
 
     def open_encoder() -> VideoVAE:
         events.make_room(ENCODER_BYTES, device)
-        return open_vae(config, checkpoint, device, True, False)
+        return open_vae(config, files.video_vae, device, True, False)
 
     def open_ear() -> AudioVAE:
-        return SoundParts(checkpoint, device).open_encoder(DTYPES[config.cache.audio_vae_dtype])
+        return SoundParts(files.audio_vae, device).open_encoder(DTYPES[config.cache.audio_vae_dtype])
 
-    media = given_media(config, checkpoint, prompt_folder(config), checked.trained)
+    media = given_media(config, files, prompt_folder(config), checked.trained)
     mode = config.model.mode
     media.fill(
         checked.prompts,
@@ -246,12 +246,12 @@ def _assemble(
     renderer = Renderer(
         model=model,
         contexts=contexts.pair,
-        open_vae=partial(open_vae, checked.config, checked.checkpoint, checked.device),
+        open_vae=partial(open_vae, checked.config, checked.files.video_vae, checked.device),
         settings=config.sample,
         version=checked.version,
         device=device,
         events=events,
-        sound=SoundParts(checked.checkpoint, device) if model.has_audio else None,
+        sound=SoundParts(checked.files.audio_vae, device) if model.has_audio else None,
         weights=placed,
         media=media,
     )

@@ -145,5 +145,6 @@ def require_sound(info: CheckpointInfo, run: RunConfig) -> None:
     if missing:
         raise CheckpointError(
             f"{info.path.name} holds no {' and no '.join(missing)}, which model.mode = {mode} needs for its sound. "
-            "Choose the full single-file checkpoint, or set model.mode to video."
+            "Choose the full single-file checkpoint, name the file that has them as model.audio_vae, or set model.mode "
+            "to video."
         )

@@ -28,11 +28,13 @@ def prepare_texts(checked: Checked, events: Events) -> ContextStore:
     dtype, streams = DTYPES[config.model.precision], streams_of(config.model.mode)
     texts = list(dict.fromkeys([*needed_texts(config, checked.prompts), *checked.texts]))
     folder = prompt_folder(config) if texts else checked.folder.path
-    prompts = prompt_features(texts, folder, checked.encoder, checked.projection, device, events, config.gemma)
+    prompts = prompt_features(
+        texts, folder, checked.files.encoder, checked.files.projection, device, events, config.gemma
+    )
     samples = {sample.text_path: sample for sample in (*data.samples, *validation_clips(config, data))}
     total = len(samples) + len(prompts)
     events.stage("prepare captions", total)
-    connectors = load_connectors(checked.projection, config.model.mode, dtype, device)
+    connectors = load_connectors(checked.files.connectors, config.model.mode, dtype, device)
 
     for done, key in enumerate([*samples, *prompts]):
         events.check_stop()

@@ -3,6 +3,9 @@
 Names, shapes and types of the part's tensors, every byte of its small statistics, and the first bytes of a few tensors
 spread evenly over the part. Independent of where the file lies, when it was written, the order of its tensors and of
 all other parts: a copy, or a file with a quantized transformer, has the same VAE and text fingerprints.
+
+LTX-2.5 has its video VAE in a file of its own or in the checkpoint, and with one of two decoders. What is cached
+depends on none of that, so there the encoder and the statistics count, by their names without a prefix.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from pathlib import Path
 from ..errors import CheckpointError
 from ..files import digest
 from . import keys
+from .probe import is_25
 from .reader import TensorFile
 
 _SAMPLED = 4
@@ -32,14 +36,21 @@ def part_fingerprint(path: Path | str, part: str) -> str:
             names = sorted(file.tensors)
         else:
             names = sorted(name for name in file.tensors if keys.part_of(name) in owners and name not in keys.UNUSED)
+        version, prefix = "1", ""  # of this recipe
+        vae = keys.video_vae_prefix(file.tensors) if part == "video_vae" else None
+        if vae is not None and (vae == "" or is_25(file)):
+            version, prefix = "2", vae
+            bare = [name[len(vae) :] for name in file.tensors if name.startswith(vae)]
+            starts = ("encoder.", "per_channel_statistics.")
+            names = sorted(vae + n for n in bare if n.startswith(starts) and keys.VIDEO_VAE + n not in keys.UNUSED)
         if not names:
             raise CheckpointError(
                 f"{file.path.name} holds no {part.replace('_', ' ')}. Use the full single-file checkpoint."
             )
-        pieces: list[str | bytes] = ["1"]  # the version of this recipe
+        pieces: list[str | bytes] = [version]
         for name in names:
             info = file.tensors[name]
-            pieces += [name, info.dtype, str(info.shape)]
+            pieces += [name[len(prefix) :], info.dtype, str(info.shape)]
         for name in names:
             if "per_channel_statistics." in name:
                 pieces.append(file.read_bytes(name))

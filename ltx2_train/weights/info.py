@@ -30,10 +30,10 @@ class Part:
 class CheckpointInfo:
     """What a weight file is.
 
-    `kind`: "ltx2" (2.0 and 2.3), "ltx2.5", "ltxv" (LTX-Video), "part", "lora", "upsampler", "text_encoder", "gguf",
-    "other" (another family, named in `family`) or "unknown". `version`: "2.0", "2.3" or None. `precision` is that of
-    most of the transformer's bytes; `quant_format` is the quant.format of a file quantized by this program (or, nf4,
-    the community trainer). `problems` hinder training, `warnings` do not; each is a sentence with its remedy.
+    `kind`: "ltx2" (2.0, 2.3 and 2.5), "ltxv" (LTX-Video), "part", "lora", "upsampler", "text_encoder", "gguf",
+    "other" (another family, named in `family`) or "unknown". `version`: "2.0", "2.3", "2.5" or None. `precision` is
+    that of most of the transformer's bytes; `quant_format` is the quant.format of a file quantized by this program (or,
+    nf4, the community trainer). `problems` hinder training, `warnings` do not; each is a sentence with its remedy.
     """
 
     path: Path
@@ -74,6 +74,9 @@ class CheckpointInfo:
                 + "."
             )
         lines["training"] = "Can be trained on." if self.trainable else " ".join(self.problems)
+        if self.trainable and self.missing:
+            lacking = ", ".join(NAMES[part] for part in self.missing)
+            lines["training"] = f"Can be trained on, together with the files of LTX-2.5 that have the {lacking}."
         if self.warnings:
             lines["note"] = " ".join(self.warnings)
         return lines

@@ -8,11 +8,15 @@ A published LTX-2 file holds all parts side by side:
     vae.{encoder,decoder,per_channel_statistics}.      video VAE
     audio_vae.{encoder,decoder,per_channel_statistics}.
     vocoder.                                           2.3: vocoder.vocoder., vocoder.bwe_generator., vocoder.mel_stft.
+
+LTX-2.5 is published in four files: the transformer with the connectors; the text encoder with the text projection; the
+video VAE, whose names have no prefix; the audio VAE with the vocoder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 TRANSFORMER = "model.diffusion_model."
 # Files with the transformer alone use any of these.
@@ -93,6 +97,20 @@ TEXT_ENCODERS: tuple[tuple[str, str], ...] = (
     ("a language model", "model.layers.0.self_attn.q_proj.weight"),
 )
 UPSAMPLER_MARKS = ("initial_conv.weight", "post_upsample_res_blocks.0.conv1.weight")
+
+
+# of a video VAE in a file of its own, whose names begin at the root; the kernel of a sound's has two axes
+_ROOT_VAE = ("per_channel_statistics.mean-of-means", "encoder.conv_in.conv.weight")
+DIFFUSION_DECODER = "decoder.conv_in_x_t.weight"
+
+
+def video_vae_prefix(tensors: Mapping[str, Any]) -> str | None:
+    """What stands before the names of the video VAE among `tensors` (name -> its shape); None where there is none."""
+    if any(name.startswith(VIDEO_VAE) for name in tensors):
+        return VIDEO_VAE
+    if all(name in tensors for name in _ROOT_VAE) and len(tensors[_ROOT_VAE[1]].shape) == 5:
+        return ""
+    return None
 
 
 def part_of(name: str) -> str | None:

@@ -18,7 +18,7 @@ from ..quant.settings import QuantSettings
 from . import keys
 from .loftq import Loftq, read_companion
 from .materialise import Arrival, Home, OnLinear, Origin, Progress, materialise
-from .probe import describe
+from .probe import DIFFUSION_VAE, describe
 from .published import published_config
 from .quantize import eligible, quantizer, settle
 from .reader import TensorFile
@@ -127,11 +127,16 @@ def load_video_vae(
 ) -> VideoVAE:
     """The frozen video VAE; a half that is not asked for is not read."""
     with TensorFile(path) as file:
-        names = [name for name in file.tensors if name.startswith(keys.VIDEO_VAE)]
+        prefix = keys.video_vae_prefix(file.tensors)
+        if prefix is None:
+            raise CheckpointError(f"{file.path.name} holds no video VAE. Name a file that does as model.video_vae.")
+        if decoder and prefix + keys.DIFFUSION_DECODER in file:
+            raise CheckpointError(f"{file.path.name} {DIFFUSION_VAE}")
+        names = [name for name in file.tensors if name.startswith(prefix)]
         config = VideoVAEConfig.from_checkpoint(section(file, "vae"), names)
         with torch.device("meta"):
             model = VideoVAE(config, encoder=encoder, decoder=decoder)
-        origin = Origin(file, keys.VIDEO_VAE, "video VAE", _halves(encoder, decoder))
+        origin = Origin(file, prefix, "video VAE", _halves(encoder, decoder))
         materialise(model, origin, Arrival(dtype, device, on_progress))
     return model
 

@@ -3,6 +3,7 @@
 Tensor names and shapes say what the file can do; its metadata says what it claims. Version, both ways:
 
     tensors    2.3 has `transformer_blocks.0.prompt_scale_shift_table`, 2.0 has not; 2.5 is 2.3 less the biases of `ff`
+               and with `keyframes_abs_pos_embedding`
     metadata   config.transformer.cross_attention_adaln, else `model_version`
 
 The tensors are believed; a contradiction is noted. What cannot be trained on is named, with what to use in its place.
@@ -11,7 +12,7 @@ The tensors are believed; a contradiction is noted. What cannot be trained on is
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,20 @@ from .info import NAMES, CheckpointInfo, Part
 from .reader import TensorFile, TensorInfo
 from .stored import StoredLinears, stored_in
 
-WANTED = "Use a full checkpoint of LTX-2 or LTX-2.3 (for example ltx-2.3-22b-dev.safetensors)."
+WANTED = (
+    "Use a full checkpoint of LTX-2 or LTX-2.3 (for example ltx-2.3-22b-dev.safetensors), or the transformer of "
+    "LTX-2.5 (ltx-2.5-22b-dev-transformer-bf16.safetensors)."
+)
+DIFFUSION_VAE = (
+    "has the diffusion decoder, with which samples cannot be drawn here; it serves for caching. Set model.video_vae to "
+    "ltx-2.5-video-vae-conv-bf16.safetensors, whose encoder is the same, or draw no samples."
+)
+# what of LTX-2.5 lies in files of its own: part -> the setting that names it, and the published file
+ELSEWHERE: dict[str, tuple[str, str]] = {
+    "text_projection": ("model.text_encoder", "gemma4-12b-with-proj-ltx-2.5-bf16.safetensors"),
+    "video_vae_encoder": ("model.video_vae", "ltx-2.5-video-vae-conv-bf16.safetensors"),
+    "audio_vae": ("model.audio_vae", "ltx-2.5-audio-vae-bf16.safetensors"),
+}
 
 _PLAIN = {"BF16": "bf16", "F16": "fp16", "F32": "fp32", "F8_E4M3": "fp8_e4m3", "F8_E5M2": "fp8_e5m2", "I8": "int8"}
 _NEEDED = ("transformer", "connectors", "text_projection", "video_vae_encoder")
@@ -84,18 +98,32 @@ def describe(file: TensorFile) -> CheckpointInfo:
         count = sum(info.elements for info in inside.values())
         parts["transformer"] = Part(len(inside), count, sum(info.nbytes for info in inside.values()))
     missing = [part for part in _NEEDED if part not in parts]
-    if missing:
-        lacking = ", ".join(NAMES[part] for part in missing)
-        found = ", ".join(NAMES[part] for part in parts if part in NAMES)
+    split = version == "2.5" and set(missing) <= set(ELSEWHERE)
+    problems, warnings = _judge(file, version, inside, found, facts["distilled"], parts)
+    if missing and not split:
         return CheckpointInfo(
             kind="part",
             family="the transformer alone" if len(parts) == 1 else "",
             missing=missing,
-            problems=[f"{path.name} is only a part of a checkpoint: it has {found} but lacks {lacking}. {WANTED}"],
+            problems=[_lacking(path.name, missing, parts), *problems],
             **facts,
         )
-    problems, warnings = _judge(file, version, inside, found, facts["distilled"], parts)
-    return CheckpointInfo(kind="ltx2", family="LTX-2", problems=problems, warnings=warnings, **facts)
+    family = "LTX-2.5" if version == "2.5" else "LTX-2"
+    return CheckpointInfo(kind="ltx2", family=family, missing=missing, problems=problems, warnings=warnings, **facts)
+
+
+def _lacking(name: str, missing: Sequence[str], parts: Mapping[str, Part]) -> str:
+    lacking = ", ".join(NAMES[part] for part in missing)
+    found = ", ".join(NAMES[part] for part in parts if part in NAMES)
+    return f"{name} is only a part of a checkpoint: it has {found} but lacks {lacking}. {WANTED}"
+
+
+def _name_others(name: str, missing: Iterable[str]) -> str:
+    """What to do about parts of LTX-2.5 that were published in other files."""
+    parts = [part for part in missing if part in ELSEWHERE]
+    lacking = " and no ".join(NAMES[part] for part in parts)
+    named = ", and ".join("{} to {}".format(*ELSEWHERE[part]) for part in parts)
+    return f"{name} holds no {lacking}: LTX-2.5 comes in several files. Set {named}."
 
 
 def require_trainable(
@@ -103,20 +131,24 @@ def require_trainable(
     expected_version: str = "auto",
     check: str = "warn",
     events: Events | None = None,
-    text_elsewhere: bool = False,
+    elsewhere: Collection[str] = (),
 ) -> CheckpointInfo:
     """Probe `path` and raise CheckpointError unless it can be trained on.
 
-    `expected_version` is "auto", "2.0" or "2.3"; where the file is another, `check` says what happens: "off" nothing,
-    "warn" a message, "error" a CheckpointError. Warnings go to `events`. `text_elsewhere`: the text projection and the
-    connectors come from another checkpoint and may be missing here.
+    `expected_version` is "auto" or a version; where the file is another, `check` says what happens: "off" nothing,
+    "warn" a message, "error" a CheckpointError. Warnings go to `events`. Parts that are `elsewhere` may be missing.
     """
     assert check in ("off", "warn", "error"), check
     events = events or Events()
     info = probe(path)
-    lacks_text_only = bool(info.missing) and set(info.missing) <= {"connectors", "text_projection"}
-    if info.problems and not (text_elsewhere and lacks_text_only):
-        raise CheckpointError("\n".join(info.problems))
+    absent = [part for part in info.missing if part not in elsewhere]
+    problems = list(info.problems)
+    if info.missing and not absent and "transformer" not in info.missing:
+        problems = [text for text in problems if text != _lacking(info.path.name, info.missing, info.parts)]
+    elif absent and not problems:
+        problems = [_name_others(info.path.name, absent)]
+    if problems:
+        raise CheckpointError("\n".join(problems))
     if expected_version != "auto" and expected_version != info.version and check != "off":
         text = (
             f"{info.path.name} is LTX-{info.version}, but model.version says {expected_version}. "
@@ -160,16 +192,17 @@ def _judge(
     if text := found.complaint():
         problems.append(f"{name} is stored as {text}")
     if distilled:
+        told = " (by its name; the header of the dev file is the same)" if version == "2.5" else ""
         warnings.append(
-            f"{name} is a distilled model. A LoRA trained on it tends to undo the distillation and fits the "
+            f"{name} is a distilled model{told}. A LoRA trained on it tends to undo the distillation and fits the "
             "undistilled model badly. Train on the dev checkpoint and use the distilled one for sampling."
         )
     silent = [part for part in ("audio_vae", "vocoder") if part not in parts]
-    if silent:
+    if silent and version != "2.5":  # whose files are several
         warnings.append(
             f"{name} has no {' and no '.join(NAMES[part] for part in silent)}: only video can be trained or sampled."
         )
-    if "video_vae_decoder" not in parts:
+    if "video_vae_decoder" not in parts and version != "2.5":
         warnings.append(f"{name} has no video VAE decoder: samples cannot be made during training.")
     return problems, warnings
 
@@ -189,12 +222,6 @@ def _other_kind(
             width = inside["patchify_proj.weight"].shape[0]
             size = {2048: " 2B", 4096: " 13B"}.get(width, "")
             return "ltxv", f"LTX-Video{size}", f"is LTX-Video{size}, the predecessor without sound. {WANTED}"
-        if _is_25(file, inside):
-            return (
-                "ltx2.5",
-                "LTX-2.5",
-                f"is LTX-2.5, which this trainer does not support yet. {WANTED}",
-            )
         return None
     if all(any(mark in name for name in names) for mark in keys.DIFFUSERS_TRANSFORMER):
         return (
@@ -238,8 +265,9 @@ def _bare_parts(names: Mapping[str, TensorInfo]) -> list[str]:
 
 def _parts(tensors: Mapping[str, TensorInfo]) -> dict[str, Part]:
     counts: dict[str, list[int]] = {}
+    root = keys.VIDEO_VAE if keys.video_vae_prefix(tensors) == "" else ""
     for name, info in tensors.items():
-        part = keys.part_of(name)
+        part = keys.part_of(root + name)
         if part is None:
             continue
         entry = counts.setdefault(part, [0, 0, 0])
@@ -259,34 +287,33 @@ def _under(tensors: Mapping[str, TensorInfo], prefix: str) -> dict[str, TensorIn
 
 
 def _version_of_tensors(inside: Mapping[str, TensorInfo]) -> str:
-    return "2.3" if "transformer_blocks.0.prompt_scale_shift_table" in inside else "2.0"
+    if "transformer_blocks.0.prompt_scale_shift_table" not in inside:
+        return "2.0"
+    plain = "transformer_blocks.0.ff.net.0.proj.weight" in inside
+    unbiased = plain and "transformer_blocks.0.ff.net.0.proj.bias" not in inside
+    return "2.5" if unbiased or "keyframes_abs_pos_embedding" in inside else "2.3"
 
 
 def _version_of_metadata(file: TensorFile) -> str | None:
     transformer = (file.config or {}).get("transformer")
     if isinstance(transformer, dict) and transformer.get("_class_name", "AVTransformer3DModel").startswith("AV"):
-        return "2.3" if transformer.get("cross_attention_adaln", False) else "2.0"
+        if not transformer.get("cross_attention_adaln", False):
+            return "2.0"
+        newer = transformer.get("ff_bias") is False or transformer.get("use_keyframes_abs_pos_embedding")
+        return "2.5" if newer else "2.3"
     stated = file.metadata.get("model_version", "")
-    return next((version for version in ("2.3", "2.0") if stated.startswith(version)), None)
+    return next((version for version in ("2.5", "2.3", "2.0") if stated.startswith(version)), None)
+
+
+def version_of(file: TensorFile) -> str | None:
+    """The version of LTX that `file` is, or is a part of; None where nothing says so."""
+    prefix = keys.transformer_prefix(file.tensors)
+    return _version_of_metadata(file) if prefix is None else _version_of_tensors(_under(file.tensors, prefix))
 
 
 def is_25(file: TensorFile) -> bool:
-    """Whether the transformer in `file` is that of LTX-2.5."""
-    prefix = keys.transformer_prefix(file.tensors)
-    return _is_25(file, {} if prefix is None else _under(file.tensors, prefix))
-
-
-def _is_25(file: TensorFile, inside: Mapping[str, TensorInfo]) -> bool:
-    transformer = (file.config or {}).get("transformer")
-    return (
-        file.metadata.get("model_version", "").startswith("2.5")
-        or "keyframes_abs_pos_embedding" in inside
-        or (isinstance(transformer, dict) and transformer.get("ff_bias") is False)
-        or (
-            "transformer_blocks.0.ff.net.0.proj.weight" in inside
-            and "transformer_blocks.0.ff.net.0.proj.bias" not in inside
-        )
-    )
+    """Whether `file` is LTX-2.5, or a part of it."""
+    return version_of(file) == "2.5"
 
 
 def _is_distilled(file: TensorFile) -> bool:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-VERSIONS = ("2.0", "2.3")
-MODEL_VERSIONS = {"2.0": "2.0.0", "2.3": "2.3.0"}
+VERSIONS = ("2.0", "2.3", "2.5")
+MODEL_VERSIONS = {"2.0": "2.0.0", "2.3": "2.3.0", "2.5": "2.5.0"}
 
 _TRANSFORMER: dict[str, Any] = {
     "_class_name": "AVTransformer3DModel",
@@ -78,6 +78,14 @@ _TRANSFORMER_23: dict[str, Any] = {
     "audio_connector_attention_head_dim": 64,
     "connector_apply_gated_attention": True,
 }
+
+_TRANSFORMER_25: dict[str, Any] = {
+    **_TRANSFORMER_23,
+    "ff_bias": False,
+    "use_keyframes_abs_pos_embedding": True,
+    "text_encoder_norm_type": "PER_TOKEN_RMS",
+}
+_TRANSFORMERS = {"2.0": {}, "2.3": _TRANSFORMER_23, "2.5": _TRANSFORMER_25}
 
 _VAE: dict[str, Any] = {
     "_class_name": "CausalVideoAutoencoder",
@@ -233,14 +241,14 @@ _SCHEDULER: dict[str, Any] = {
 
 
 def published_config(version: str) -> dict[str, Any]:
-    """A fresh copy of the header's `config` for `version`, "2.0" or "2.3"."""
-    transformer = _TRANSFORMER | (_TRANSFORMER_23 if version == "2.3" else {})
+    """A fresh copy of the header's `config` for `version`; the files of 2.5 share its sections among them."""
+    like = "2.3" if version == "2.5" else version  # whose VAEs and vocoder it has
     return copy.deepcopy(
         {
-            "transformer": transformer,
-            "vae": _VAE | _VAE_BLOCKS[version],
+            "transformer": _TRANSFORMER | _TRANSFORMERS[version],
+            "vae": _VAE | _VAE_BLOCKS[like],
             "audio_vae": _AUDIO_VAE,
-            "vocoder": _VOCODER[version],
+            "vocoder": _VOCODER[like],
             "scheduler": _SCHEDULER,
         }
     )

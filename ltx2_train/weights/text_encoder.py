@@ -62,6 +62,12 @@ def projection_file(text_encoder: Path | str, checkpoint: Path | str) -> Path:
     return Path(checkpoint)
 
 
+def check_family(text_encoder: Path | str, transformer: Path | str) -> None:
+    """Raise CheckpointError where `transformer` was trained with another Gemma. Reads headers only."""
+    with open_gemma(text_encoder) as gemma, TensorFile(transformer) as model:
+        _check_family(gemma, model)
+
+
 def check_text_encoder(
     text_encoder: Path | str, checkpoint: Path | str, transformer: Path | str | None = None
 ) -> TextEncoderInfo:

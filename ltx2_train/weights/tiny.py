@@ -27,12 +27,13 @@ from ..models.vocoder import VocoderConfig, build_vocoder
 from . import keys
 from .published import MODEL_VERSIONS, VERSIONS, published_config
 from .tiny_gemma import write_tiny_gemma
+from .tiny_split import write_tiny_split
 from .tiny_transformer import fill_linears, fill_transformer
 from .tiny_vae import fill_video_vae
 
 HIDDEN = 32  # of the tiny Gemma
 LAYERS = 6
-FILE_NAMES = {"2.0": "ltx-2-tiny.safetensors", "2.3": "ltx-2.3-tiny.safetensors"}
+FILE_NAMES = {version: f"ltx-{version.removesuffix('.0')}-tiny.safetensors" for version in VERSIONS}
 
 _TRANSFORMER: dict[str, Any] = {
     "num_layers": 4,
@@ -65,20 +66,35 @@ _ENCODER_BLOCKS = [
 ]
 _DECODER_BASE = 8
 _AUDIO_SIZES = {"ch_mult": [1, 1, 1], "num_res_blocks": 1}
+_CONNECTORS["2.5"] = _CONNECTORS["2.3"]
 _VOCODER_WIDTHS = {"2.0": 64, "2.3": 64, "bwe": 64}
 
 
 @dataclass(frozen=True)
 class TinyFiles:
-    """Where the tiny files lie: the checkpoint, and the text encoder as a single file and as a folder."""
+    """Where the tiny files lie: the checkpoint, and the text encoder as a single file and as a folder.
+
+    Of LTX-2.5 `checkpoint` is the transformer alone, the VAEs have files of their own, and `whole` is everything but
+    the text encoder in one file, which goes with the folder.
+    """
 
     checkpoint: Path
     text_encoder: Path
     gemma_folder: Path
+    video_vae: Path | None = None
+    diffusion_vae: Path | None = None
+    audio_vae: Path | None = None
+    whole: Path | None = None
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The settings of a run, by name, that these files are."""
+        names = ("checkpoint", "text_encoder", "video_vae", "audio_vae")
+        return {f"model.{name}": str(path) for name in names if (path := getattr(self, name)) is not None}
 
 
 def make_tiny(out: Path | str, version: str = "2.3", seed: int = 0, events: Events | None = None) -> TinyFiles:
-    """Write the tiny files of `version` ("2.0" or "2.3") into the folder `out`; the same seed gives the same numbers.
+    """Write the tiny files of `version` ("2.0", "2.3", "2.5") into the folder `out`; one seed gives the same numbers.
 
     Raises ConfigError for another version, RunError where the folder cannot be written.
     """
@@ -89,6 +105,10 @@ def make_tiny(out: Path | str, version: str = "2.3", seed: int = 0, events: Even
     events.stage("make a tiny checkpoint", 2)
     tensors = tiny_tensors(version, seed)
     events.check_stop()
+    if version == "2.5":
+        made = TinyFiles(**write_tiny_split(out, FILE_NAMES[version], tensors, tiny_config(version), HIDDEN, seed))
+        events.progress(2, 2, made.checkpoint.name)
+        return made
     checkpoint = out / FILE_NAMES[version]
     metadata = {"config": json.dumps(tiny_config(version)), "model_version": MODEL_VERSIONS[version]}
     files.write_tensors(checkpoint, tensors, metadata)

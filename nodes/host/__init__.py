@@ -25,6 +25,8 @@ from .folders import (
     stays_inside,
     text_encoder_names,
     text_encoder_path,
+    vae_names,
+    vae_path,
 )
 from .jobs import nothing, training_job
 from .page import ComfyEvents, add_routes, preview, preview_all
@@ -58,5 +60,7 @@ __all__ = [
     "stays_inside",
     "text_encoder_names",
     "text_encoder_path",
+    "vae_names",
+    "vae_path",
     "training_job",
 ]

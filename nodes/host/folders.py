@@ -19,6 +19,16 @@ def checkpoint_path(name: str) -> Path:
     return _found(name, "checkpoints", "diffusion_models")
 
 
+def vae_names() -> list[str]:
+    """Names of the files in ComfyUI's vae and checkpoints folders: the audio VAE may lie in either."""
+    return _names("vae", "checkpoints")
+
+
+def vae_path(name: str) -> Path:
+    """The file behind a name of `vae_names`. Raises TrainerError where it is gone."""
+    return _found(name, "vae", "checkpoints")
+
+
 def text_encoder_names() -> list[str]:
     """Files of ComfyUI's text_encoders folder, and its sub-folders that hold a Hugging Face model."""
     import folder_paths

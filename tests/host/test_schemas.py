@@ -17,7 +17,7 @@ DYNAMIC = "COMFY_DYNAMICCOMBO_V3"
 # ones, then visible ones that came later.
 WIDGETS = {
     "LTX2T_LoadBaseModel": "checkpoint text_encoder precision | text_projection version version_check device | "
-    "mode quantization | text_encoder_precision text_encoder_placement",
+    "mode quantization | text_encoder_precision text_encoder_placement video_vae audio_vae",
     "LTX2T_LoadTrainingClips": "folder path trigger_word fps | caption_extension repeats recursive source_fps "
     "audio_source audio_normalize audio_loss_weight audio_bucket_strategy "
     "audio_bucket_interval separate_audio_buckets",

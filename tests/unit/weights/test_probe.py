@@ -199,11 +199,11 @@ def test_the_transformer_alone_is_a_part(contents, tmp_path, prefix):
     assert "video VAE encoder" in info.problems[0]
 
 
-def test_ltx_2_5_is_named_as_not_supported(contents, tmp_path):
+def test_tensors_of_2_5_under_the_header_of_2_3_are_a_contradiction(contents, tmp_path):
     tensors = {name: t for name, t in contents[0].items() if not (".ff.net." in name and name.endswith("bias"))}
     info = probe(save(tmp_path / "x.safetensors", tensors, contents[1]))
-    assert info.kind == "ltx2.5"
-    assert "does not support yet" in info.problems[0]
+    assert info.version == "2.5"
+    assert "its metadata say LTX-2.3, its tensors are those of LTX-2.5" in info.problems[0]
 
 
 @pytest.mark.parametrize("check", ["off", "warn", "error"])
