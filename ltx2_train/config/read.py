@@ -37,8 +37,7 @@ def make_run(
     Raises ConfigError.
     """
     tables = copy.deepcopy(dict(tables))
-    for text in overrides:
-        _override(tables, text)
+    _override(tables, overrides)
     return _made(tables, Path(base).absolute(), source)
 
 
@@ -56,8 +55,7 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
         problems = [*source.problems, *told(found.of(*REFUSED))]
         if problems:
             problems.append(f"`ltx2-train import {path.name}` writes a run file that leaves these out, and says so.")
-    for text in overrides:
-        _override(tables, text)
+    _override(tables, overrides)
     base = path.absolute().parent if source is None else source.folder
     run = _made(tables, base, path.name, problems, notes)
     if source is not None:  # files of other programs carry settings of ways that they do not go
@@ -130,12 +128,21 @@ def _is_known(name: str) -> bool:
     return find_row("community", name) is not None
 
 
-def _override(tables: dict[str, Any], text: str) -> None:
-    path, sign, raw = text.partition("=")
-    path = path.strip()
-    if not sign or not path:
-        raise ConfigError(f"--set {text!r}: expected section.key=value, for example --set train.steps=500.")
-    path = aliases().get(path, path)
+def _override(tables: dict[str, Any], texts: Sequence[str]) -> None:
+    """Raises ConfigError, also where one setting is given two values."""
+    given: dict[str, str] = {}
+    for text in texts:
+        path, sign, raw = text.partition("=")
+        path = path.strip()
+        if not sign or not path:
+            raise ConfigError(f"--set {text!r}: expected section.key=value, for example --set train.steps=500.")
+        path, raw = aliases().get(path, path), raw.strip()
+        if given.setdefault(path, raw) != raw:
+            raise ConfigError(f"{path} is given twice, as {given[path]} and as {raw}. Give it once.")
+        _set(tables, path, raw, text)
+
+
+def _set(tables: dict[str, Any], path: str, raw: str, text: str) -> None:
     target = tables
     *sections, key = path.split(".")
     for part in sections:
@@ -143,7 +150,7 @@ def _override(tables: dict[str, Any], text: str) -> None:
         if not isinstance(inner, dict):
             raise ConfigError(f"--set {text!r}: {part} is a setting, not a section.")
         target = inner
-    target[key] = from_text(run_fields().get(path), raw.strip())
+    target[key] = from_text(run_fields().get(path), raw)
 
 
 def _resolve(value: Any, base: Path) -> Any:

@@ -158,13 +158,6 @@ def test_each_weight_of_the_loss_has_its_term(tiny):
     assert set(terms) == named, "the entries of `terms` in training/step.py are not the weights of LossSettings"
 
 
-# of the core and read by nobody yet
-AHEAD = {
-    "ltx2_train/weights/text_encoder.py: projection_file",  # the text encoder of LTX-2.5, whose caller comes next
-    "ltx2_train/weights/tiny_gemma4.py: write_tiny_gemma4",
-}
-
-
 def unused(sources: Mapping[str, str]) -> list[str]:
     """ "path: name" of each function and class at the top of a module that no other line of `sources` speaks of."""
     words = Counter(word for text in sources.values() for word in re.findall(r"\w+", text))
@@ -176,7 +169,7 @@ def test_what_is_written_is_used():
     """A loss that no step reads, a cache that nobody opens: forgotten where it should have been entered."""
     paths = [path for top in ("ltx2_train", "nodes") for path in (ROOT / top).rglob("*.py")]
     sources = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths}
-    assert set(unused(sources)) <= AHEAD, "see the table of ARCHITECTURE.md for the line that was forgotten"
+    assert unused(sources) == [], "see the table of ARCHITECTURE.md for the line that was forgotten"
 
 
 def test_a_loss_term_without_its_entry_is_named():

@@ -23,6 +23,12 @@ def test_set_overrides_win_and_keep_their_type(tmp_path):
     assert (run.train.steps, run.run.name, run.train.learning_rate) == (7, "a b", 2e-4)
 
 
+def test_a_setting_that_is_set_twice_is_named_with_both_values():
+    assert make_run({}, overrides=["train.steps=7", "train.steps= 7"]).train.steps == 7
+    with pytest.raises(ConfigError, match=r"train\.steps is given twice, as 7 and as 8"):
+        make_run({}, overrides=["train.steps=7", "max_train_steps=8"])  # another name of the same setting
+
+
 @pytest.mark.parametrize(
     ("table", "says"),
     [
