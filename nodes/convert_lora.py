@@ -15,7 +15,6 @@ from .wire import read_lora
 
 TITLE = "Convert LoRA"
 
-FORMATS = ["comfyui", "official", "diffusers", "community", "diffsynth"]
 _FOR_COMFYUI = ("comfyui", "official")
 
 
@@ -34,7 +33,7 @@ class ConvertLoRA(io.ComfyNode):
                 io.LoraModel.Input("lora", optional=True, tooltip="The LoRA of Train LoRA or Load LoRA Model."),
                 io.Combo.Input(
                     "to",
-                    options=FORMATS,
+                    options=list(core.KEY_FORMATS),
                     default="comfyui",
                     tooltip="Whose keys. official is Lightricks' trainer, whose keys ComfyUI loads as well.",
                 ),

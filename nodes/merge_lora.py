@@ -17,8 +17,6 @@ from .wire import lora_file, read_lora
 TITLE = "Merge LoRAs"
 
 MOST = 4
-METHODS = ["concat", "orthogonal"]
-RANK_MODES = ["sum", "max", "min"]
 DTYPES = ["auto", "bf16", "fp16", "fp32"]
 
 
@@ -63,7 +61,7 @@ class MergeLoRA(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "method",
-                    options=METHODS,
+                    options=list(core.MERGE_METHODS),
                     default="concat",
                     tooltip="concat: exactly the sum, of any number; the ranks add up. orthogonal: of two LoRAs, each "
                     "without the main directions of the other, so that they disturb each other less.",
@@ -85,7 +83,7 @@ class MergeLoRA(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "rank_mode",
-                    options=RANK_MODES,
+                    options=list(core.MERGED_RANKS),
                     default="sum",
                     optional=True,
                     advanced=True,

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import ConfigError
+from .choices import MERGE_METHODS, MERGED_RANKS
 from .metadata import REFERENCE, describe_run, file_name
 from .new_file import pick_dtype
 from .source import LoraSource
 from .targets import count_branches
-
-METHODS = ("concat", "orthogonal")
-RANK_MODES = ("sum", "max", "min")
 
 
 @dataclass(frozen=True)
@@ -45,10 +43,10 @@ def merge_recipe(
     emit_alpha: bool,
 ) -> MergeRecipe:
     """The recipe for `count` files. Raises ConfigError where it makes no sense."""
-    if method not in METHODS:
-        raise ConfigError(f"method is {method!r}. Choose {' or '.join(METHODS)}.")
-    if rank_mode not in RANK_MODES:
-        raise ConfigError(f"rank_mode is {rank_mode!r}. Choose {', '.join(RANK_MODES)}.")
+    if method not in MERGE_METHODS:
+        raise ConfigError(f"method is {method!r}. Choose {' or '.join(MERGE_METHODS)}.")
+    if rank_mode not in MERGED_RANKS:
+        raise ConfigError(f"rank_mode is {rank_mode!r}. Choose {', '.join(MERGED_RANKS)}.")
     if count < 2:
         raise ConfigError(f"Merging takes two LoRAs or more, and {count} was named. Name another one.")
     if method == "orthogonal" and count != 2:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from ltx2_train.cli import main
 from ltx2_train.errors import ConfigError
+from ltx2_train.lora.choices import KEY_FORMATS
 from ltx2_train.lora.convert import FORMATS, convert_lora
 from ltx2_train.lora.file import load_lora_state
 from ltx2_train.lora.known import known_layer
@@ -36,6 +37,10 @@ KEYS = {
 @pytest.fixture
 def ours(tmp_path):
     return write_lora(tmp_path / "ours.safetensors", LAYERS, {"alpha": "4", "trigger": "ann", "sshs_model_hash": "ab"})
+
+
+def test_what_can_be_chosen_is_what_can_be_written():
+    assert tuple(FORMATS) == KEY_FORMATS
 
 
 @pytest.mark.parametrize("to", FORMATS)
