@@ -363,7 +363,7 @@ def test_a_validation_sample_is_batched_as_its_own_dataset_says(tmp_path):
     entry = {"audio_bucket_strategy": "truncate", "audio_bucket_interval": 1}
     table = {
         "general": {"resolution": 64},
-        "datasets": [{"audio_directory": "heard", "cache_directory": "cache0"}],
+        "datasets": [{"audio_directory": "heard", "cache_directory": "cache0", "num_repeats": 5}],
         "validation_datasets": [
             {"audio_directory": "first", "cache_directory": "cache1", **entry},
             {"audio_directory": "second", "cache_directory": "cache2", **entry},
@@ -374,7 +374,7 @@ def test_a_validation_sample_is_batched_as_its_own_dataset_says(tmp_path):
     data = opened(config, "audio")
     train, (first, second) = data.samples[0], data.validation
     assert [load_batch(data, [one]).audio.shape[2] for one in (train, first, second)] == [36, 25, 25]
-    assert len(BatchOrder(data.validation, 1, 0)) == 2
+    assert len(BatchOrder(data.validation, 1, 0)) == 2  # the five repeats are of training
 
 
 def test_images_clips_and_recordings_train_in_one_run_without_errors_of_shape(config):
