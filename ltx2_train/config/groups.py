@@ -101,7 +101,7 @@ class ModelSettings(Settings):
         default="warn",
         description="What to do when `version` and the checkpoint disagree.",
         json_schema_extra={
-            "counts_with": ".version = 2.0 | 2.3",
+            "counts_with": ".version = 2.0 | 2.3 | 2.5",
             "community": "ltx_version_check_mode",
             "advanced": True,
         },

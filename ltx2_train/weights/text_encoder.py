@@ -1,5 +1,4 @@
 """Captions to text features: Gemma, its tokenizer and the text projection as one object.
-
 The projection lies in the checkpoint; the single file of LTX-2.5's encoder brings its own.
 
 A caption is stripped, begins with the begin token, has no end token and is cut at 1024 tokens. Captions of a batch

@@ -162,7 +162,7 @@ def test_a_text_encoder_that_does_not_fit(work, tmp_path, capsys):
         ("model.checkpoint=nowhere.safetensors", "nowhere.safetensors does not exist"),
         ("model.device=abacus", "model.device"),
         ("lora.include_patterns=['nothing.*']", "nothing"),
-        ("sample.stg_block=9", "sample.stg_block is 9, but the blocks of this model are 0 to 3"),
+        ("sample.stg=1 sample.stg_block=9", "sample.stg_block is 9, but the blocks of this model are 0 to 3"),
         ("memory.blocks_to_swap=48", "memory.blocks_to_swap is 48, but the model has 4 blocks"),
         ("memory.gradient_checkpointing=false memory.blocks_to_swap=1", "swapped must be recomputed"),
         ("memory.fit=custom memory.blocks_to_swap=4", "4 of 4 blocks cannot be swapped"),

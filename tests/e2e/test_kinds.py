@@ -69,7 +69,7 @@ def test_every_kind_resumes_to_the_bit_wherever_its_blocks_wait(run_file):
     [
         (["lora.algo=lokr", "train.loraplus_ratio=4"], r"train\.loraplus_ratio is 4, and lora\.algo = lokr has no B"),
         (["lora.algo=loha", "quant.format=nf4", "quant.loftq=true"], r"quant\.loftq is on and lora\.algo is loha"),
-        (["lora.algo=lora", "lora.factor=8"], r"lora\.factor is 8"),
+        (["lora.algo=lora", "lora.factor=8"], r"lora\.factor = 8 has no effect"),
         (['lora.modules={"*attn9*" = {rank = 2}}'], r"'\*attn9\*' names none of the"),
     ],
 )

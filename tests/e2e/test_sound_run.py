@@ -311,7 +311,9 @@ def test_recordings_that_cannot_be_used_are_named_and_left_out(sound_run_file):
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     (work / "sounds" / "nan.txt").write_text("not a number")
-    (work / "dataset.toml").write_text('[[datasets]]\naudio_directory = "sounds"\ncache_directory = "cache2"\n')
+    (work / "dataset.toml").write_text(
+        '[[datasets]]\naudio_directory = "sounds"\ncache_directory = "cache2"\nmax_left_out = 0.7\n'
+    )
     run = load_run(sound_run_file, ["model.mode=audio", "run.name=x", "train.steps=1"])
     report = build_caches(run)
     assert "empty.wav" in report.summary()

@@ -188,7 +188,8 @@ def test_what_goes_wrong_is_said_in_the_words_of_the_node(nodes, comfy):
 
 def test_a_recording_is_seen_as_a_picture_of_its_sound(nodes, comfy):
     media.write_sound(comfy.folder("input", "voice") / "v.wav", media.tone(2.0, 440.0, 16000), 16000, caption="a tone")
-    voice = {"speaker_word": "ohwx", "normalise": False, "cut_at_pauses": False, "min_seconds": 1.0, "max_seconds": 9.0}
+    whole = {"cut_at_pauses": False, "min_seconds": 2.0, "max_seconds": 12.0}
+    voice = {"speaker_word": "ohwx", "normalise": False, **whole}
     dataset = nodes.LoadTrainingAudio.execute(folder="voice", path="", **voice).args[0]
     answer = shown(nodes, dataset=dataset)
     assert "no video" in answer.args[0].message

@@ -39,7 +39,7 @@ LOADERS = {
 }
 # every argument of every node that holds a path or a name of a file or folder
 KNOWN = {
-    "LoadBaseModel": {"checkpoint", "text_encoder", "text_projection"},
+    "LoadBaseModel": {"checkpoint", "text_encoder", "text_projection", "video_vae", "audio_vae"},
     "LoadTrainingClips": {"folder", "path", "caption_extension"},
     "LoadTrainingAudio": {"folder", "path", "caption_extension"},
     "LoadTrainingPairs": {

@@ -44,7 +44,8 @@ def tiny(tmp_path_factory):
 def transformer(tmp_path_factory):
     """What of a transformer's file the encoder is compared with."""
     path = tmp_path_factory.mktemp("transformer") / "ltx-2.5.safetensors"
-    names = ("transformer_blocks.0.attn1.to_q.weight", "patchify_proj.weight", "keyframes_abs_pos_embedding")
+    block = ("attn1.to_q.weight", "prompt_scale_shift_table", "ff.net.0.proj.weight")
+    names = (*(f"transformer_blocks.0.{name}" for name in block), "patchify_proj.weight")
     tensors = {f"model.diffusion_model.{name}": torch.zeros(1, 4) for name in names}
     files.write_tensors(path, tensors | projection(), SPLIT | {"model_version": "2.5.0"})
     return path

@@ -17,7 +17,8 @@ from ltx2_train.training.held_out import require_validation
 # here, or says in its field what it counts with.
 ALWAYS = {
     "run.name", "run.folder", "run.if_exists", "run.export_folder", "model.checkpoint", "model.text_encoder",
-    "model.text_projection", "model.mode", "model.precision", "model.version", "model.device", "data.manifest",
+    "model.text_projection", "model.video_vae", "model.audio_vae",
+    "model.mode", "model.precision", "model.version", "model.device", "data.manifest",
     "data.prefetch", "cache.text_form", "cache.text_dtype", "cache.skip_existing", "cache.manifest",
     "cache.preservation_prompts", "lora.rank", "lora.alpha", "lora.dropout", "lora.rank_dropout",
     "lora.module_dropout", "lora.rslora", "lora.include_patterns", "lora.exclude_patterns", "lora.target_modules",
