@@ -56,6 +56,7 @@ _HOME = {
     "chart_image": "training.metrics",
     "check_base": "training.checks",
     "check_dataset": "workshop.check",
+    "check_overrides": "config.read",
     "clean_row": "training.metrics",
     "compare": "sampling.compare",
     "condition_kinds": "conditions.settings",

@@ -63,6 +63,10 @@ def _run(argv: Sequence[str] | None) -> int:
     except ValueError:  # not in the main thread, where a test may be
         pass
     try:
+        if getattr(args, "set", None):
+            from .. import check_overrides
+
+            check_overrides(args.set)
         return args.call(args, events) or 0
     except Stopped as stop:
         events.finish()

@@ -29,7 +29,7 @@ def add_plan(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run_plan(args: argparse.Namespace, events: ConsoleEvents) -> int:
     """Print the plan; 0 where the run fits, 1 where it does not."""
-    from .. import load_run, make_run, predict_run
+    from .. import check_overrides, load_run, make_run, predict_run
 
     if args.run is None and args.published is None:
         raise ConfigError("plan needs a run file, or --published 2.3 with --bucket 512x512x121.")
@@ -40,6 +40,7 @@ def run_plan(args: argparse.Namespace, events: ConsoleEvents) -> int:
     if args.batch < 1:
         raise ConfigError(f"--batch is {args.batch}; it is the number of clips at a time, at least 1.")
     overrides = [*args.set, *_overrides(args)]
+    check_overrides(overrides)
     run = load_run(args.run, overrides) if args.run is not None else make_run({}, overrides=overrides)
     if args.bucket is None and args.run is None:
         raise ConfigError("--published needs --bucket, for example --bucket 512x512x121.")

@@ -24,7 +24,7 @@ from .groups import RunConfig
 from .sources import SettingsFile, read_source
 from .translate import REFUSED, Translation, find_row, from_text, run_fields, told
 
-__all__ = ["load_run", "make_run", "read_toml", "taken_over", "tomllib"]
+__all__ = ["load_run", "make_run", "read_toml", "check_overrides", "taken_over", "tomllib"]
 
 DATASET_TABLES = ("general", "datasets", "validation_datasets")
 
@@ -37,7 +37,8 @@ def make_run(
     Raises ConfigError.
     """
     tables = copy.deepcopy(dict(tables))
-    _override(tables, overrides)
+    for text in overrides:
+        _override(tables, text)
     return _made(tables, Path(base).absolute(), source)
 
 
@@ -55,7 +56,8 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
         problems = [*source.problems, *told(found.of(*REFUSED))]
         if problems:
             problems.append(f"`ltx2-train import {path.name}` writes a run file that leaves these out, and says so.")
-    _override(tables, overrides)
+    for text in overrides:
+        _override(tables, text)
     base = path.absolute().parent if source is None else source.folder
     run = _made(tables, base, path.name, problems, notes)
     if source is not None:  # files of other programs carry settings of ways that they do not go
@@ -128,21 +130,22 @@ def _is_known(name: str) -> bool:
     return find_row("community", name) is not None
 
 
-def _override(tables: dict[str, Any], texts: Sequence[str]) -> None:
-    """Raises ConfigError, also where one setting is given two values."""
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Raise ConfigError where `section.key=value` overrides give one setting two values, under whatever names."""
     given: dict[str, str] = {}
-    for text in texts:
-        path, sign, raw = text.partition("=")
-        path = path.strip()
-        if not sign or not path:
-            raise ConfigError(f"--set {text!r}: expected section.key=value, for example --set train.steps=500.")
-        path, raw = aliases().get(path, path), raw.strip()
+    for text in overrides:
+        path, _, raw = (part.strip() for part in text.partition("="))
+        path = aliases().get(path, path)
         if given.setdefault(path, raw) != raw:
             raise ConfigError(f"{path} is given twice, as {given[path]} and as {raw}. Give it once.")
-        _set(tables, path, raw, text)
 
 
-def _set(tables: dict[str, Any], path: str, raw: str, text: str) -> None:
+def _override(tables: dict[str, Any], text: str) -> None:
+    path, sign, raw = text.partition("=")
+    path = path.strip()
+    if not sign or not path:
+        raise ConfigError(f"--set {text!r}: expected section.key=value, for example --set train.steps=500.")
+    path = aliases().get(path, path)
     target = tables
     *sections, key = path.split(".")
     for part in sections:
@@ -150,7 +153,7 @@ def _set(tables: dict[str, Any], path: str, raw: str, text: str) -> None:
         if not isinstance(inner, dict):
             raise ConfigError(f"--set {text!r}: {part} is a setting, not a section.")
         target = inner
-    target[key] = from_text(run_fields().get(path), raw)
+    target[key] = from_text(run_fields().get(path), raw.strip())
 
 
 def _resolve(value: Any, base: Path) -> Any:

@@ -60,6 +60,7 @@ def test_the_public_names_are_these():
         "chart_image",
         "check_base",
         "check_dataset",
+        "check_overrides",
         "clean_row",
         "compare",
         "condition_kinds",

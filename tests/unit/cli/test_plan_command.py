@@ -40,3 +40,9 @@ def test_plan_that_does_not_fit_is_one(capsys):
     assert "does not fit" in out
     assert "target_frames" in out
     assert "lower lora.rank (1024)" in out
+
+
+def test_a_setting_that_the_command_line_gives_twice_is_refused(capsys):
+    given = ["plan", "--published", "2.3", "--bucket", "512x512x121", "--fit", "16", "--set", "memory.fit=24"]
+    assert main(given) == 2
+    assert "memory.fit is given twice, as 24 and as" in capsys.readouterr().err
