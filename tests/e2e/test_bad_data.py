@@ -48,8 +48,8 @@ def build(work, capsys, *more):
     return call(capsys, "cache", "build", work / "run.toml", *more)
 
 
-def train(work, capsys, *more):
-    return call(capsys, "train", work / "run.toml", "--set", "train.steps=1", *more)
+def train(work, capsys, *more, steps=1):
+    return call(capsys, "train", work / "run.toml", "--set", f"train.steps={steps}", *more)
 
 
 def clip(path: Path, caption: str | bytes = "a square moves", frames: int = 10, **more) -> Path:
@@ -446,7 +446,7 @@ def test_a_cache_that_went_bad_is_named_by_training_and_mended_by_building(sound
     work = sound_run_file.parent
     path = next(path for path in sorted((work / "cache").iterdir()) if path.name.endswith(suffix))
     spoil(path, how)
-    code, text = train(work, capsys, "--set", "train.steps=3")  # each of the three windows is read
+    code, text = train(work, capsys, steps=3)  # each of the three windows is read
     assert code == 1
     assert path.name in text
     assert "cache build" in text
