@@ -5,7 +5,7 @@ whole, so a setting that was put back to its default is a difference like any ot
 (number of steps, samples, how often to save, rates and numbers of the optimizer) may change between two presses.
 
 A record carries a version. A field that is new gets a new version and an entry in FORMER: what it was, in fact, before
-it was recorded. Version 1 was another matter: it left out what stood at its default and kept some settings as a
+it was recorded; or in UNTOLD, where nobody can know. Version 1 was another matter: it left out what stood at its default and kept some settings as a
 checksum. Such a record is compared with what version 1 would have said of the run as it is now.
 """
 
@@ -24,11 +24,13 @@ from ..files import digest
 from ..objective.regularizers import RegularizerSettings
 from .state import list_states, read_tree
 
-VERSION = 3
+VERSION = 4
 # version -> the fields that it brought, as runs of the version before had them
 FORMER: dict[int, dict[str, Any]] = {
     3: {"lora.algo": "lora", "lora.factor": None, "lora.modules": {}, "regularizers": "train nothing"}
 }
+# version -> fields that it brought, of which records of the version before tell nothing: they are not compared
+UNTOLD: dict[int, tuple[str, ...]] = {4: ("lora.lokr_norm",)}
 _CHECKPOINT = "model.checkpoint"
 _OF_DATA = ("dataset", "batches of sound")  # fields that are known once the dataset has been read
 
@@ -59,6 +61,7 @@ class Identity:
     algo: str = _setting("lora.algo")
     factor: int | None = _setting("lora.factor")
     modules: dict[str, Any] = _setting("lora.modules")
+    lokr_norm: float | None = _setting("lora.lokr_norm")
     accumulation: int = _setting("train.accumulation")
     seed: int = _setting("train.seed")
     optimizer: str = _setting("optimizer.name")
@@ -96,6 +99,7 @@ class Identity:
             algo="lora" if config.lora.algo == "locon" else config.lora.algo,
             factor=config.lora.factor if config.lora.has_factor else None,
             modules={pattern: module.model_dump(exclude_none=True) for pattern, module in config.lora.modules.items()},
+            lokr_norm=config.lora.lokr_norm if config.lora.has_factor else None,
             accumulation=train.accumulation,
             seed=train.seed,
             optimizer=config.optimizer.name,
@@ -167,6 +171,9 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     for version, fields_of_it in FORMER.items():
         if before.get("version", VERSION) < version:
             before = {**fields_of_it, **before}
+    for version, untold in UNTOLD.items():
+        if before.get("version", VERSION) < version:
+            before = {**{name: now[name] for name in untold if name in now}, **before}
     names = [name for name in dict.fromkeys([*now, *before]) if name != "version"]
     return [
         f"{name}: was {_words(before, name)}, now {_words(now, name)}"

@@ -109,10 +109,9 @@ class Slider:
         targets = [self._data.targets[sample.key] for sample in batch.samples]
         neutral = group.contexts["video"]
         prompts = ([one.positive for one in targets], [one.negative for one in targets])
-        loras.set_strength(0.0)
         model.eval()
         answers: list[Tensor] = []
-        with torch.no_grad():
+        with loras.off(), torch.no_grad():
             for context in (neutral, *(self._contexts.batch(texts, "video", neutral.device) for texts in prompts)):
                 answer = model(video.modality(context), None).video
                 assert answer is not None

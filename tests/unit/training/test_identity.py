@@ -116,6 +116,14 @@ def test_a_field_that_came_later_is_known_for_runs_of_the_version_before(monkeyp
     assert changes({**before, "version": later}, now) == ["schedule.name: was not recorded, now linear"]
 
 
+def test_the_noise_that_a_lokr_begins_with_is_part_of_the_run_where_its_record_tells_it(tmp_path):
+    noisy, without = (config(lora={"algo": "lokr", "lokr_norm": norm}) for norm in (1e-3, 0.0))
+    with pytest.raises(RunError, match=r"lora\.lokr_norm: was 0\.001, now 0"):
+        require_same(tmp_path, stored(of(noisy)), of(without), without, DATA)
+    of_version_3 = {name: value for name, value in stored(of(noisy)).items() if name != "lora.lokr_norm"}
+    require_same(tmp_path, {**of_version_3, "version": 3}, of(noisy), noisy, DATA)
+
+
 def test_a_record_of_a_later_version_is_refused(tmp_path):
     with pytest.raises(RunError, match="newer version"):
         require_same(tmp_path, {"version": identity.VERSION + 1}, of(config()), config(), DATA)

@@ -1,5 +1,6 @@
 """What a slider is asked to learn, and the inputs that are refused."""
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -35,6 +36,12 @@ class Loras:
 
     def set_strength(self, strength):
         self.strength = strength
+
+    @contextmanager
+    def off(self):
+        before, self.strength = self.strength, 0.0
+        yield
+        self.strength = before
 
 
 class Model:
