@@ -5,8 +5,9 @@ whole, so a setting that was put back to its default is a difference like any ot
 (number of steps, samples, how often to save, rates and numbers of the optimizer) may change between two presses.
 
 A record carries a version. A field that is new gets a new version and an entry in FORMER: what it was, in fact, before
-it was recorded; or in UNTOLD, where nobody can know. Version 1 was another matter: it left out what stood at its default and kept some settings as a
-checksum. Such a record is compared with what version 1 would have said of the run as it is now.
+it was recorded; or in UNTOLD, where nobody can know. Version 1 was another matter: it left out what stood at its
+default and kept some settings as a checksum. Such a record is compared with what version 1 would have said of the run
+as it is now.
 """
 
 from __future__ import annotations
