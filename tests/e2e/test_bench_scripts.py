@@ -25,6 +25,7 @@ def test_every_case_for_a_card_runs_small_on_a_cpu():
     assert [row.split("|")[1].strip() for row in rows if "s a step" not in row] == cases
 
 
+@pytest.mark.slow
 def test_the_counter_of_a_step_gives_every_number_it_promises():
     script = [sys.executable, str(BENCH / "count_step.py"), "--case", "bf16/video/512x512x1", "--json"]
     row = json.loads(subprocess.run(script, capture_output=True, text=True, check=True).stdout)

@@ -176,6 +176,7 @@ def test_killed_between_writing_and_renaming_leaves_no_damaged_cache(empty):
     assert status_of_caches(load_run(empty)).complete
 
 
+@pytest.mark.slow
 def test_what_a_killed_build_had_claimed_is_made_by_the_one_that_waits_for_it(empty):
     log = empty.parent / "log"
     first = start(log, "hang", empty)

@@ -76,8 +76,11 @@ def compare(fused, tokens, dtype, **tolerance):
                 torch.testing.assert_close(a, b, msg=lambda m, n=name: f"{n} gradient: {m}", **tolerance)
 
 
+BF16 = pytest.param(torch.bfloat16, 2e-2, marks=pytest.mark.slow)
+
+
 @pytest.mark.usefixtures("_traced")
-@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), BF16])
 def test_every_function_is_the_one_it_stands_for(dtype, limit):
     compare(Fused(), 6, dtype, rtol=limit, atol=limit)
     assert counters["stats"]["unique_graphs"] >= 15
@@ -112,7 +115,7 @@ def step(model, batch):
 
 
 @pytest.mark.usefixtures("_traced")
-@pytest.mark.parametrize("version", ["2.0", "2.3"])
+@pytest.mark.parametrize("version", [pytest.param("2.0", marks=pytest.mark.slow), "2.3"])
 def test_a_step_is_the_same_compiled_or_not_and_may_be_switched(version):
     model = build(version, num_layers=3)
     adapt(model)
@@ -143,7 +146,7 @@ def other_sizes(batch, video, audio):
 
 
 @pytest.mark.usefixtures("_traced")
-@pytest.mark.parametrize(("size", "per_token"), [(1, True), (2, False)])
+@pytest.mark.parametrize(("size", "per_token"), [(1, True), pytest.param(2, False, marks=pytest.mark.slow)])
 def test_other_buckets_compile_nothing(size, per_token):
     model = build("2.3", num_layers=3)
     adapt(model, "attn")
