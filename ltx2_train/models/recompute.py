@@ -128,7 +128,7 @@ class Remade:
     def note(self, make: Callable[..., Tensor], *arguments: Any) -> Tensor:
         """`make(*arguments)`, a fresh contiguous tensor, noted; `arguments` live until backward."""
         value = make(*arguments)
-        if self.on and value.requires_grad:
+        if self.on and torch.is_grad_enabled():  # an adapter also keeps what needs no gradient itself
             self._recipes.append(_Recipe(value, make, arguments))
         return value
 

@@ -90,6 +90,22 @@ def test_a_noted_tensor_is_made_again_once_for_all_that_kept_it():
     assert len(made) == 3
 
 
+def test_what_only_an_adapter_keeps_is_a_recipe_too():
+    """The first block's norms need no gradient, but the adapter that multiplies them has one."""
+    x, w = numbers(5, 4).detach(), numbers(4, 4, seed=1)
+    made = []
+
+    def make(x):
+        made.append(1)
+        return x.sin()
+
+    with Remade() as remade:
+        value = (remade.note(make, x) @ w).sum()
+    (found,) = torch.autograd.grad(value, [w])
+    torch.testing.assert_close(found, torch.autograd.grad((x.sin() @ w).sum(), [w])[0])
+    assert len(made) == 2, "made again, not kept"
+
+
 class Adapted(nn.Module):
     """A linear with a trained part, that can leave its value out."""
 
