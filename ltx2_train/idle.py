@@ -49,8 +49,8 @@ class Idle:
         return f"it counts only {self.words}{self.now}"
 
     def __str__(self) -> str:
-        default = f", or at its default ({shown(self.default)})" if shown(self.default) else ""
-        value = f" = {shown(self.value)}" if len(shown(self.value)) <= 60 else ""
+        default = f", or at its default ({shown_value(self.default)})" if shown_value(self.default) else ""
+        value = f" = {shown_value(self.value)}" if len(shown_value(self.value)) <= 60 else ""
         return f"{self.setting}{value} has no effect: {self.reason}. Leave it out{default}."
 
 
@@ -64,7 +64,7 @@ class _Part:
     def holds(self, value: Any) -> bool:
         if not self.sign:
             return bool(value) != self.negated
-        return (shown(value) in self.values) == (self.sign == "=")
+        return (shown_value(value) in self.values) == (self.sign == "=")
 
     def words(self, name: str) -> str:
         if not self.sign:
@@ -89,7 +89,7 @@ def counts_with(field: FieldInfo, prefix: str = "") -> str:
     return ", and ".join(_words(condition, prefix) for condition in _conditions(field))
 
 
-def shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
     """A value as it is written in a file, without quotes; "" for one that is not set."""
     if value is None:
         return ""
@@ -98,7 +98,7 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(shown(one) for one in value)}]"
+        return f"[{', '.join(shown_value(one) for one in value)}]"
     return str(value)
 
 
@@ -162,7 +162,7 @@ def _now(condition: str, group: BaseModel, tree: BaseModel, prefix: str) -> str:
     if " -- " in condition:
         return ""
     compared = dict.fromkeys(part.name for part in _parts(condition) if part.sign)
-    values = {_full(name, prefix): shown(_look(name, group, tree)) for name in compared}
+    values = {_full(name, prefix): shown_value(_look(name, group, tree)) for name in compared}
     return "".join(f", and {name} is {value or 'not set'}" for name, value in values.items())
 
 

@@ -31,7 +31,7 @@ def alone(folder: Path, seconds: float = 10.0) -> Iterator[None]:
         yield
     finally:
         if lock is not None:
-            let_go(lock)
+            release_lock(lock)
 
 
 def lock_file(path: Path) -> Path:
@@ -50,7 +50,7 @@ def locked(file: Path, seconds: float = 0.0) -> BaseFileLock | None:
     return lock
 
 
-def let_go(lock: BaseFileLock) -> None:
+def release_lock(lock: BaseFileLock) -> None:
     # Deleted while it is held: whoever opened it in the meantime finds that it is gone, and tries again. Windows does
     # not delete open files; there the library does it, after the lock was given back.
     if os.name == "posix":

@@ -86,21 +86,21 @@ def parse(kind: type[S], table: Mapping[str, Any], source: str, problems: Iterab
         settings = kind.model_validate(dict(table))
     except ValidationError as error:
         told = {line.partition(": ")[0] for line in lines}
-        lines += [line for line in explain(kind, error) if line.partition(": ")[0] not in told]
+        lines += [line for line in explain_refusals(kind, error) if line.partition(": ")[0] not in told]
     else:
         if not lines:
             return settings
-    raise ConfigError(refusal(source, lines))
+    raise ConfigError(refusal_text(source, lines))
 
 
-def refusal(source: str, lines: Iterable[str]) -> str:
+def refusal_text(source: str, lines: Iterable[str]) -> str:
     """The text of an error about settings of `source`, one line for each."""
     lines = list(dict.fromkeys(lines))
     head = "1 setting is" if len(lines) == 1 else "these settings are"
     return f"{source}: {head} not usable.\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def explain(kind: type[BaseModel], error: ValidationError) -> list[str]:
+def explain_refusals(kind: type[BaseModel], error: ValidationError) -> list[str]:
     """A sentence in plain words for each setting that pydantic refused, once."""
     found: dict[str, tuple[list[str], str]] = {}
     for problem in error.errors():

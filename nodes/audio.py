@@ -46,7 +46,7 @@ class LoadTrainingAudio(source_folder.FolderNode):
             "beside it, in a text file of the same name: what is said, and how.",
             search_aliases=["dataset", "audio", "voice", "speech", "sound", "recordings", "folder", "lora", "train"],
             inputs=[
-                *source_folder.inputs("recordings"),
+                *source_folder.folder_inputs("recordings"),
                 *FORM.visible_inputs(),
                 *FORM.advanced_inputs(),
             ],
@@ -58,12 +58,12 @@ class LoadTrainingAudio(source_folder.FolderNode):
     @FORM.fill
     def execute(cls, folder: str, path: str, **settings: Any) -> io.NodeOutput:
         with host.training_job(TITLE):
-            root = source_folder.chosen(folder, path)
+            root = source_folder.chosen_folder(folder, path)
             shared = FORM.tables(settings)
             source_folder.ending(shared)
             count = source_folder.media(root, shared["recursive"], ("audio",))["audio"]
             entry = {"audio_directory": str(root), **shared}
             host.ComfyEvents(cls.hidden.unique_id).finish(
-                "finished", f"{source_folder.told({'audio': count})} in {root.name}"
+                "finished", f"{source_folder.counts_in_words({'audio': count})} in {root.name}"
             )
             return io.NodeOutput(handles.ClipFolder(root, (entry,), count, "recordings"), count)

@@ -10,7 +10,7 @@ from ..ltx2_train.files import digest
 from . import host
 from .host import io
 from .lora_names import chosen_lora, new_lora, stamp
-from .wire import read_lora
+from .wire import read_wire_lora
 
 TITLE = "Keep or Drop LoRA Branches"
 
@@ -81,7 +81,7 @@ class KeepBranch(io.ComfyNode):
             report = work(source, [name.strip() for name in branches.split(",")], out)
             text = report.text()
             host.ComfyEvents(cls.hidden.unique_id).finish("finished", text)
-            return io.NodeOutput(read_lora(report.path), text, str(report.path))
+            return io.NodeOutput(read_wire_lora(report.path), text, str(report.path))
 
 
 def _target(name: str, source: Path, action: str, branches: str) -> Path:

@@ -8,13 +8,13 @@ from .. import ltx2_train as core
 from ..ltx2_train.errors import DataError
 from ..ltx2_train.files import digest
 from . import entries, handles, host, words
-from .data import SHAPE, SIZES, shape_of
+from .data import SHAPE, SIZES, size_settings
 from .host import io
-from .made import Made
+from .made import NewestFiles
 
 TITLE = "Check Dataset"
 
-_made = Made()
+_made = NewestFiles()
 
 
 class CheckDataset(io.ComfyNode):
@@ -62,7 +62,7 @@ class CheckDataset(io.ComfyNode):
     def execute(cls, dataset: handles.ClipFolder, goal: str, stop_on_red: bool, **settings: Any) -> io.NodeOutput:
         with host.training_job(TITLE):
             folder = entries.dataset_folder(dataset)
-            config = entries.dataset_config([dataset], shape_of(settings), folder, "Check Dataset")
+            config = entries.dataset_config([dataset], size_settings(settings), folder, "Check Dataset")
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
                 out = folder / "check" / digest(config.to_toml(), length=8)
@@ -70,7 +70,7 @@ class CheckDataset(io.ComfyNode):
             finally:
                 events.close()
             assert made.report is not None
-            text = words.in_words(made.report.text())
+            text = words.in_widget_words(made.report.text())
             if stop_on_red and not made.report.ok:
                 events.finish("failed", text)
                 raise DataError(

@@ -161,13 +161,13 @@ class ConditionsNode(io.ComfyNode):
         )
 
     @classmethod
-    def made(cls, chosen: Mapping[str, Any] | None, before: handles.Given | None) -> handles.Given:
+    def made(cls, chosen: Mapping[str, Any] | None, before: handles.GivenSettings | None) -> handles.GivenSettings:
         """The conditions `before` and what is chosen. Raises ConfigError."""
         tables = cls.CHOICES.tables(chosen, cls.TITLE)
-        return handles.Given(joined({} if before is None else before.tables, tables))
+        return handles.GivenSettings(joined_conditions({} if before is None else before.tables, tables))
 
     @classmethod
-    def finished(cls, chosen: Mapping[str, Any] | None, conditions: handles.Given | None) -> io.NodeOutput:
+    def finished(cls, chosen: Mapping[str, Any] | None, conditions: handles.GivenSettings | None) -> io.NodeOutput:
         with host.training_job(cls.TITLE):
             given = cls.made(chosen, conditions)
             host.ComfyEvents(cls.hidden.unique_id).finish("finished", given.describe())
@@ -189,7 +189,7 @@ class VideoConditions(ConditionsNode):
         return cls.schema()
 
     @classmethod
-    def execute(cls, condition: dict[str, Any], conditions: handles.Given | None = None) -> io.NodeOutput:
+    def execute(cls, condition: dict[str, Any], conditions: handles.GivenSettings | None = None) -> io.NodeOutput:
         return cls.finished(condition, conditions)
 
 
@@ -208,7 +208,7 @@ class AudioConditions(ConditionsNode):
         return cls.schema()
 
     @classmethod
-    def execute(cls, condition: dict[str, Any], conditions: handles.Given | None = None) -> io.NodeOutput:
+    def execute(cls, condition: dict[str, Any], conditions: handles.GivenSettings | None = None) -> io.NodeOutput:
         return cls.finished(condition, conditions)
 
 
@@ -227,14 +227,14 @@ class ConditionsRecipe(ConditionsNode):
         return cls.schema()
 
     @classmethod
-    def execute(cls, recipe: dict[str, Any], conditions: handles.Given | None = None) -> io.NodeOutput:
+    def execute(cls, recipe: dict[str, Any], conditions: handles.GivenSettings | None = None) -> io.NodeOutput:
         return cls.finished(recipe, conditions)
 
 
 NODES = {node.ID: node for node in (VideoConditions, AudioConditions, ConditionsRecipe)}
 
 
-def joined(before: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+def joined_conditions(before: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     """The groups `video` and `audio` of both; lists of conditions go on."""
     out = {stream: dict(table) for stream, table in before.items()}
     for stream, table in more.items():
@@ -244,7 +244,7 @@ def joined(before: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]
     return out
 
 
-def foretold(prompt: Mapping[str, Any], link: Any) -> handles.Given | None:
+def foretold(prompt: Mapping[str, Any], link: Any) -> handles.GivenSettings | None:
     """What the conditions at the end of `link` will be, from the widgets in the prompt; None where a value or a node is
     not known before it has run. Raises TrainerError, as that node would."""
     source = prompt.get(str(link[0]), {})
@@ -261,4 +261,4 @@ def foretold(prompt: Mapping[str, Any], link: Any) -> handles.Given | None:
         try:
             return node.made(chosen, earlier)
         except TrainerError as error:
-            raise type(error)(f"{node.TITLE}: {words.in_words(str(error))}") from None
+            raise type(error)(f"{node.TITLE}: {words.in_widget_words(str(error))}") from None

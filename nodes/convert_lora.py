@@ -11,7 +11,7 @@ from . import host
 from .host import io
 from .lora_names import chosen_lora, new_lora, stamp
 from .merge_lora import DTYPES
-from .wire import read_lora
+from .wire import read_wire_lora
 
 TITLE = "Convert LoRA"
 
@@ -92,7 +92,7 @@ class ConvertLoRA(io.ComfyNode):
             events.finish("finished", text)
             for_comfyui = to in _FOR_COMFYUI
             return io.NodeOutput(
-                read_lora(made.path)
+                read_wire_lora(made.path)
                 if for_comfyui
                 else host.nothing(f"Convert LoRA wrote keys of {to}, which ComfyUI does not load. Use `path`."),
                 text,

@@ -12,7 +12,7 @@ from ..ltx2_train.errors import DataError
 from ..ltx2_train.files import digest, write_text
 from . import entries, handles, host, options, source_folder
 from .host import io
-from .made import Made
+from .made import NewestFiles
 from .train import check_ahead
 from .widgets import Form, Setting, merged
 
@@ -95,7 +95,7 @@ class LoadTrainingClips(source_folder.FolderNode):
             "text file of the same name.",
             search_aliases=["dataset", "clips", "videos", "captions", "folder", "lora", "train"],
             inputs=[
-                *source_folder.inputs("clips"),
+                *source_folder.folder_inputs("clips"),
                 *CLIPS.visible_inputs(),
                 *CLIPS.advanced_inputs(),
                 options.socket(),
@@ -110,17 +110,19 @@ class LoadTrainingClips(source_folder.FolderNode):
         cls, folder: str, path: str, options: handles.GivenOptions | None = None, **settings: Any
     ) -> io.NodeOutput:
         with host.training_job(CLIPS_TITLE):
-            root = source_folder.chosen(folder, path)
+            root = source_folder.chosen_folder(folder, path)
             shared = {**CLIPS.tables(settings), **further_settings(options, CLIPS_TITLE)}
             source_folder.ending(shared)
             kinds = source_folder.media(root, shared["recursive"], ("video", "image"))
             found = tuple({f"{kind}_directory": str(root), **shared} for kind in kinds)
             clips = handles.ClipFolder(root, found, sum(kinds.values()))
-            host.ComfyEvents(cls.hidden.unique_id).finish("finished", f"{source_folder.told(kinds)} in {root.name}")
+            host.ComfyEvents(cls.hidden.unique_id).finish(
+                "finished", f"{source_folder.counts_in_words(kinds)} in {root.name}"
+            )
             return io.NodeOutput(clips, clips.count)
 
 
-_made = Made()
+_made = NewestFiles()
 
 
 class PrepareDataset(io.ComfyNode):
@@ -185,7 +187,7 @@ class PrepareDataset(io.ComfyNode):
         with host.training_job(TITLE):
             parts = [dataset] if audio is None else [dataset, audio]
             _need_mode(model.tables["model"].get("mode", "video"), parts)
-            config = _write_dataset(parts, {**shape_of(settings), **LATER.tables(settings)}, name)
+            config = _write_dataset(parts, {**size_settings(settings), **LATER.tables(settings)}, name)
             chosen = merged(CACHES.tables(settings), further_settings(options, TITLE))
             tables = {**model.tables, "data": {"config": str(config)}, **chosen}
             check_ahead(cls.hidden.prompt, cls.hidden.unique_id, tables)
@@ -205,7 +207,7 @@ class PrepareDataset(io.ComfyNode):
             return io.NodeOutput(handles.PreparedDataset(config, tables, summary), summary)
 
 
-def shape_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+def size_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The sizes that the widgets say, as settings of a dataset."""
     return merged(SHAPE.tables(settings), SIZES.tables(settings))
 

@@ -10,15 +10,15 @@ from ..ltx2_train.errors import ConfigError, Stopped
 from ..ltx2_train.files import digest, write_text
 from . import handles, host, options
 from .host import io
-from .made import Made
+from .made import NewestFiles
 from .train import check_ahead
 from .widgets import merged
-from .wire import read_lora
+from .wire import read_wire_lora
 
 DATASET_TITLE, RUN_TITLE = "Dataset from File", "Run from File"
 further_settings = options.given  # `options` is the name of a socket where the nodes run
 
-_made = Made()
+_made = NewestFiles()
 
 
 class DatasetFromFile(io.ComfyNode):
@@ -143,7 +143,7 @@ class RunFromFile(io.ComfyNode):
             events.finish("finished", f"{result.lora.name} is in {result.lora.parent}.")
             tables = run.model_dump(mode="json", exclude_defaults=True)
             finished = handles.FinishedRun(result.folder, result.lora, result.step, tables)
-            return io.NodeOutput(read_lora(result.lora), finished, str(result.lora))
+            return io.NodeOutput(read_wire_lora(result.lora), finished, str(result.lora))
 
 
 def _file(text: str, what: str) -> Path:

@@ -19,7 +19,7 @@ from .host import io
 FRAMES = "Several are frames at the frame rate of the sample."
 
 
-def inputs() -> list[Any]:
+def given_inputs() -> list[Any]:
     """The sockets, all of them optional."""
     return [
         io.Image.Input("first_frame", optional=True, tooltip="The picture that the video begins with."),

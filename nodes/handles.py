@@ -72,7 +72,7 @@ class PreparedDataset:
 
 
 @dataclass(frozen=True)
-class Given:
+class GivenSettings:
     """What a run is given beside the text: the groups `video` and `audio` of its settings."""
 
     tables: Mapping[str, Any]

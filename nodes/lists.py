@@ -15,7 +15,7 @@ from ..ltx2_train.files import write_json, write_text
 from . import handles, host, source_folder
 from .entries import plain
 from .host import io
-from .made import Made
+from .made import NewestFiles
 from .widgets import Form, Setting
 
 TITLE = "Dataset from Lists"
@@ -31,7 +31,7 @@ ENDINGS = {"image": ".png", "video": ".mp4", "audio": ".wav"}
 
 Writable = tuple[str, Callable[[Path], Any]]  # its kind, and what writes it to a path
 
-_made = Made()
+_made = NewestFiles()
 
 
 class DatasetFromLists(io.ComfyNode):
@@ -108,7 +108,7 @@ class DatasetFromLists(io.ComfyNode):
             kinds = {kind: count for kind in ENDINGS if (count := sum(made == kind for made, _ in media))}
             made = tuple({f"{kind}_directory": str(folder / "media"), **shared} for kind in kinds)
             noun = "recordings" if set(kinds) == {"audio"} else "clips"
-            events.finish("finished", f"{source_folder.told(kinds)} in {folder / 'media'}")
+            events.finish("finished", f"{source_folder.counts_in_words(kinds)} in {folder / 'media'}")
             _made.keep(cls.hidden.unique_id, folder / "files.json")
             return io.NodeOutput(handles.ClipFolder(folder / "media", made, len(media), noun, called), len(media))
 

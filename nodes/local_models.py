@@ -23,7 +23,7 @@ def listeners() -> list[str]:
     return _names(lambda config: config.get("model_type") == "whisper")
 
 
-def chosen(widget: str, name: str, path: str) -> Path | None:
+def chosen_model(widget: str, name: str, path: str) -> Path | None:
     """The folder that `widget`, or the widget for a path beside it, names. Raises ConfigError where it is not there."""
     text = path.strip().strip('"')
     if text:

@@ -14,7 +14,7 @@ from .host import io
 from .lora_names import chosen_lora, listed_loras, new_lora, plain_name, stamp
 from .made import always
 from .merge_lora import DTYPES
-from .wire import lora_file, read_lora
+from .wire import lora_file, read_wire_lora
 
 RESIZE_TITLE, EXTRACT_TITLE, BAKE_TITLE = "Resize LoRA", "Extract LoRA", "Bake LoRAs into Checkpoint"
 SAVE_NAME = "Name of the new file in ComfyUI's loras folder. Empty: it lies among the runs."
@@ -94,7 +94,7 @@ class ResizeLoRA(io.ComfyNode):
             finally:
                 events.close()
             events.finish("finished", made.text())
-            return io.NodeOutput(read_lora(made.path), made.text(), str(made.path))
+            return io.NodeOutput(read_wire_lora(made.path), made.text(), str(made.path))
 
 
 class ExtractLoRA(io.ComfyNode):
@@ -133,7 +133,7 @@ class ExtractLoRA(io.ComfyNode):
             finally:
                 events.close()
             events.finish("finished", made.text())
-            return io.NodeOutput(read_lora(made.path), made.text(), str(made.path))
+            return io.NodeOutput(read_wire_lora(made.path), made.text(), str(made.path))
 
 
 class BakeLoRA(io.ComfyNode):

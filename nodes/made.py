@@ -13,7 +13,7 @@ def always() -> float:
     return float("nan")
 
 
-class Made:
+class NewestFiles:
     """The newest file of each node of one kind, and how often it was found gone."""
 
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ WORDS = {"out": "name", "min": "min_seconds", "max": "max_seconds"}
 NAMED = 3  # files that a sentence names
 
 for _widget in ("min_seconds", "max_seconds"):  # settings of recordings have these names too, other nodes show those
-    words.show(CUT_TITLE, _widget, _widget)
+    words.note_widget(CUT_TITLE, _widget, _widget)
 
 _written_over: dict[Path, str] = {}  # folders whose captions were written anew, and with which settings
 
@@ -41,7 +41,7 @@ class CutLongVideos(io.ComfyNode):
             search_aliases=["dataset", "scenes", "split", "cut", "trim", "clips", "speech", "lora", "train"],
             is_output_node=True,
             inputs=[
-                *source_folder.inputs("long videos or recordings"),
+                *source_folder.folder_inputs("long videos or recordings"),
                 io.Combo.Input(
                     "cut_at",
                     options=[SCENES, SECONDS, SPEECH],
@@ -98,7 +98,7 @@ class CutLongVideos(io.ComfyNode):
         name: str,
     ) -> io.NodeOutput:
         with host.training_job(CUT_TITLE):
-            root = source_folder.chosen(folder, path)
+            root = source_folder.chosen_folder(folder, path)
             lengths = (seconds, min_seconds) if cut_at == SECONDS else (min_seconds, max_seconds)
             out = own_folder("clips", name, root, cut_at, *map(str, lengths))
             events = host.ComfyEvents(cls.hidden.unique_id)
@@ -133,7 +133,7 @@ class CaptionClips(io.ComfyNode):
             search_aliases=["dataset", "caption", "describe", "whisper", "transcribe", "VLM", "lora", "train"],
             is_output_node=True,
             inputs=[
-                *source_folder.inputs("clips"),
+                *source_folder.folder_inputs("clips"),
                 io.Combo.Input(
                     "model",
                     options=[local_models.NONE, *local_models.describers()],
@@ -210,9 +210,9 @@ class CaptionClips(io.ComfyNode):
         whisper_path: str = "",
     ) -> io.NodeOutput:
         with host.training_job(CAPTION_TITLE):
-            root = source_folder.chosen(folder, path)
-            eye = local_models.chosen("model", model, model_path)
-            ear = local_models.chosen("whisper", whisper, whisper_path)
+            root = source_folder.chosen_folder(folder, path)
+            eye = local_models.chosen_model("model", model, model_path)
+            ear = local_models.chosen_model("whisper", whisper, whisper_path)
             events = host.ComfyEvents(cls.hidden.unique_id)
             if eye is None and ear is None:
                 summary = _as_they_are(root)

@@ -12,7 +12,7 @@ from . import host
 from .host import io
 from .lora_names import listed_loras, new_lora
 from .made import always
-from .wire import lora_file, read_lora
+from .wire import lora_file, read_wire_lora
 
 TITLE = "Merge LoRAs"
 
@@ -174,4 +174,4 @@ class MergeLoRA(io.ComfyNode):
                 events.close()
             text = made.text()
             events.finish("finished", text)
-            return io.NodeOutput(read_lora(made.path), text, str(made.path))
+            return io.NodeOutput(read_wire_lora(made.path), text, str(made.path))

@@ -67,7 +67,7 @@ def leaves(kind: type[BaseModel], before: str = "") -> Iterator[tuple[str, Field
             yield before + name, field
 
 
-def settings_of(group: options.Group) -> list[Setting]:
+def settings_of(group: options.OptionGroup) -> list[Setting]:
     """The settings that the node of `group` shows: the oldest first, since workflows store values by position."""
     found = []
     for path, field in leaves(group.kind):
@@ -87,7 +87,7 @@ def _since(field: FieldInfo) -> tuple[int, ...]:
     return tuple(int(part) for part in str(extra.get("since", "0.1")).split("."))
 
 
-def _node(group: options.Group) -> type[io.ComfyNode]:
+def _node(group: options.OptionGroup) -> type[io.ComfyNode]:
     shown = settings_of(group)
     form = Form(group.kind, shown[:IN_VIEW], shown[IN_VIEW:], nodes=(group.title,))
     options.FORMS[group.node_id] = form

@@ -15,7 +15,7 @@ from .widgets import Form, merged
 
 
 @dataclass(frozen=True)
-class Group:
+class OptionGroup:
     """One option node: which tables of `kind` it shows ("" is all of it) but for `but`, and the titles of the nodes it
     goes into."""
 
@@ -39,38 +39,42 @@ BASE, PREPARE, TRAIN = ("Load LTX-2 Base Model",), ("Prepare Dataset", "Dataset 
 TRAINING = (*TRAIN, "Train Slider")
 CLIPS = ("Load Training Clips",)
 GROUPS = (
-    Group("Quantization", BASE, ("quant",), "How the base is stored in few bits, and how that is made exact."),
-    Group("Text Encoder", BASE, ("gemma",), "How the text encoder is stored and run."),
-    Group("Dataset", CLIPS, ("",), "How clips are cropped, varied, captioned and weighed.", DatasetSettings),
-    Group("Caching", PREPARE, ("cache",), "How clips and captions are encoded, and what else is."),
-    Group("LoRA", TRAINING, ("lora",), "Which linears get a LoRA, and how it begins."),
-    Group("Objective", TRAINING, ("objective",), "Which noise levels are trained, and how often."),
-    Group("Loss", TRAINING, ("loss",), "How the error is measured, and how picture and sound are balanced."),
-    Group("Audio", TRAIN, ("audio",), "How sound is trained beside the picture."),
-    Group("Optimizer", TRAINING, ("optimizer", "ema"), "The numbers of the optimizer, and a running mean of the LoRA."),
-    Group("Schedule", TRAINING, ("schedule",), "How the learning rate changes over the run."),
-    Group(
+    OptionGroup("Quantization", BASE, ("quant",), "How the base is stored in few bits, and how that is made exact."),
+    OptionGroup("Text Encoder", BASE, ("gemma",), "How the text encoder is stored and run."),
+    OptionGroup("Dataset", CLIPS, ("",), "How clips are cropped, varied, captioned and weighed.", DatasetSettings),
+    OptionGroup("Caching", PREPARE, ("cache",), "How clips and captions are encoded, and what else is."),
+    OptionGroup("LoRA", TRAINING, ("lora",), "Which linears get a LoRA, and how it begins."),
+    OptionGroup("Objective", TRAINING, ("objective",), "Which noise levels are trained, and how often."),
+    OptionGroup("Loss", TRAINING, ("loss",), "How the error is measured, and how picture and sound are balanced."),
+    OptionGroup("Audio", TRAIN, ("audio",), "How sound is trained beside the picture."),
+    OptionGroup(
+        "Optimizer", TRAINING, ("optimizer", "ema"), "The numbers of the optimizer, and a running mean of the LoRA."
+    ),
+    OptionGroup("Schedule", TRAINING, ("schedule",), "How the learning rate changes over the run."),
+    OptionGroup(
         "Training",
         TRAINING,
         ("train", "data", "log", "wandb", "hub"),
         "Epochs, saves, what happens when numbers break, and logs elsewhere.",
     ),
-    Group("Memory", TRAINING, ("memory",), "What is traded for memory, in detail."),
-    Group(
+    OptionGroup("Memory", TRAINING, ("memory",), "What is traded for memory, in detail."),
+    OptionGroup(
         "Regularizers",
         TRAIN,
         ("regularizers",),
         "What the LoRA is held to, or helped by, besides the error on its clips. Each is off at weight 0.",
         but=("regularizers.self_flow",),
     ),
-    Group(
+    OptionGroup(
         "Self Flow",
         TRAIN,
         ("regularizers.self_flow",),
         "A block learns from a deeper block of a teacher that sees less noise; off at weight 0.",
     ),
-    Group("Validation", TRAIN, ("validation",), "The loss on clips that are not trained on, and when it is measured."),
-    Group("Samples", TRAINING, ("sample",), "Samples during the run, in detail."),
+    OptionGroup(
+        "Validation", TRAIN, ("validation",), "The loss on clips that are not trained on, and when it is measured."
+    ),
+    OptionGroup("Samples", TRAINING, ("sample",), "Samples during the run, in detail."),
 )
 
 FORMS: dict[str, Form] = {}
@@ -95,7 +99,7 @@ def given(options: handles.GivenOptions | None, title: str) -> dict[str, Any]:
     return merged(options.tables)
 
 
-def chained(group: Group, before: handles.GivenOptions | None, tables: Mapping[str, Any]) -> handles.GivenOptions:
+def chained(group: OptionGroup, before: handles.GivenOptions | None, tables: Mapping[str, Any]) -> handles.GivenOptions:
     """`before` with the settings of `group` behind. Raises ConfigError where the group is in the chain already."""
     if before is None:
         return handles.GivenOptions((group.title,), tables)

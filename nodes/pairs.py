@@ -61,11 +61,11 @@ class LoadTrainingPairs(io.ComfyNode):
                 "voice",
             ],
             inputs=[
-                *source_folder.inputs("targets"),
-                *source_folder.inputs("references", "reference_"),
+                *source_folder.folder_inputs("targets"),
+                *source_folder.folder_inputs("references", "reference_"),
                 *FORM.visible_inputs(),
                 *FORM.advanced_inputs(),
-                *source_folder.inputs("masks", "mask_", advanced=True),
+                *source_folder.folder_inputs("masks", "mask_", advanced=True),
             ],
             outputs=source_folder.outputs("Number of targets that have a reference."),
             hidden=[io.Hidden.unique_id],
@@ -105,12 +105,12 @@ class LoadTrainingPairs(io.ComfyNode):
         **settings: Any,
     ) -> io.NodeOutput:
         with host.training_job(TITLE):
-            root = source_folder.chosen(folder, path)
+            root = source_folder.chosen_folder(folder, path)
             masks = references = None
             if source_folder.named(mask_folder, mask_path):
-                masks = source_folder.chosen(mask_folder, mask_path, "mask_")
+                masks = source_folder.chosen_folder(mask_folder, mask_path, "mask_")
             if masks is None or source_folder.named(reference_folder, reference_path):
-                references = source_folder.chosen(reference_folder, reference_path, "reference_")
+                references = source_folder.chosen_folder(reference_folder, reference_path, "reference_")
             shared = FORM.tables(settings)
             source_folder.ending(shared)
             targets = _Targets(root, shared["recursive"])

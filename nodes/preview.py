@@ -9,7 +9,7 @@ from .. import ltx2_train as core
 from ..ltx2_train.errors import ConfigError, DataError
 from ..ltx2_train.files import digest
 from . import entries, handles, host
-from .data import SHAPE, SIZES, shape_of
+from .data import SHAPE, SIZES, size_settings
 from .host import io
 from .made import always
 from .wire import read_audio
@@ -80,7 +80,7 @@ class PreviewItem(io.ComfyNode):
                 run = core.make_run(dict(prepared.tables), folder) if decode else None
             elif dataset is not None:
                 folder = entries.dataset_folder(dataset)
-                config = entries.dataset_config([dataset], shape_of(settings), folder, "Preview Item")
+                config = entries.dataset_config([dataset], size_settings(settings), folder, "Preview Item")
                 if decode:
                     raise ConfigError("decode needs the caches: connect `prepared`, from Prepare Dataset.")
             else:

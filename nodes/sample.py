@@ -74,7 +74,7 @@ class SampleLoRA(io.ComfyNode):
                     "ComfyUI's loras folders will do.",
                 ),
                 *FORM.advanced_inputs(),
-                *given.inputs(),
+                *given.given_inputs(),
             ],
             outputs=[
                 io.Video.Output("video", display_name="video"),

@@ -12,7 +12,7 @@ from . import handles, host, options, train
 from .host import io
 from .train import TrainLoRA
 from .widgets import Form, Setting, merged, widget
-from .wire import read_lora
+from .wire import read_wire_lora
 
 TITLE = "Train Slider"
 
@@ -182,7 +182,7 @@ class TrainSlider(io.ComfyNode):
             finished = handles.FinishedRun(result.folder, lora, result.step, tables)
             shown_strip = host.preview(strips[-1]) if strips else {}
             seen = {"ltx2_train": [events.shown()], **shown_strip}
-            return io.NodeOutput(read_lora(lora), finished, str(lora), ui=seen)
+            return io.NodeOutput(read_wire_lora(lora), finished, str(lora), ui=seen)
 
 
 def _targets(positive: str, negative: str, target_class: str, more: str) -> list[dict[str, Any]]:

@@ -36,7 +36,7 @@ def outputs(counted: str) -> list[Any]:
     ]
 
 
-def inputs(what: str, prefix: str = "", advanced: bool = False) -> list[Any]:
+def folder_inputs(what: str, prefix: str = "", advanced: bool = False) -> list[Any]:
     """The two widgets that say where the media lie; `what` they are, in the plural. `prefix` begins their names.
 
     `advanced` ones are folded away, and need not be given.
@@ -81,7 +81,7 @@ def fingerprint(folder: str | None, path: str | None, recursive: bool | None) ->
     return digest(*(f"{entry} {stat.st_size} {stat.st_mtime_ns}" for entry, stat in stats))
 
 
-def chosen(folder: str, path: str, prefix: str = "") -> Path:
+def chosen_folder(folder: str, path: str, prefix: str = "") -> Path:
     """The folder the widgets name. Raises DataError where they name none, or one that is not there."""
     root = _folder(folder, path, prefix)
     if root is None:
@@ -104,13 +104,13 @@ def media(root: Path, recursive: bool, kinds: Sequence[str]) -> dict[str, int]:
     if any(entry.suffix.lower() in wanted for entry in root.glob("*/*")):
         hint = "Its sub-folders do: choose one of them, or switch `recursive` on."
     elif other is not None:
-        hint = f"It holds {told({other: counts[other]})}; use {LOADERS[other]} for these."
+        hint = f"It holds {counts_in_words({other: counts[other]})}; use {LOADERS[other]} for these."
     else:
         hint = "Choose another folder."
     raise DataError(f"The folder {root} holds {' and '.join(f'no {NOUNS[kind]}s' for kind in kinds)}. {hint}", root)
 
 
-def told(counts: Mapping[str, int]) -> str:
+def counts_in_words(counts: Mapping[str, int]) -> str:
     """ "3 videos and 1 image"."""
     return " and ".join(f"{count} {NOUNS[kind]}{'' if count == 1 else 's'}" for kind, count in counts.items())
 

@@ -13,7 +13,7 @@ from . import handles, host, options, words
 from .conditions import foretold
 from .host import io
 from .widgets import SWITCH, Form, Setting, merged, widget
-from .wire import lora_file, read_lora
+from .wire import lora_file, read_wire_lora
 
 NODE_ID, TITLE = "LTX2T_TrainLoRA", "Train LoRA"
 
@@ -160,7 +160,7 @@ class TrainLoRA(io.ComfyNode):
                 core.make_run({"run": {"name": run_name}}, source=TITLE)
         except ConfigError as error:
             with words.speaking_as(TITLE):
-                return words.in_words(str(error))
+                return words.in_widget_words(str(error))
         return True
 
     @classmethod
@@ -172,7 +172,7 @@ class TrainLoRA(io.ComfyNode):
         start_lora: dict[str, Any] | None = None,
         memory: str = "auto",
         options: handles.GivenOptions | None = None,
-        conditions: handles.Given | None = None,
+        conditions: handles.GivenSettings | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
         with host.training_job(TITLE):
@@ -198,7 +198,7 @@ class TrainLoRA(io.ComfyNode):
             )
             note_finished(result.folder)
             finished = handles.FinishedRun(result.folder, lora, result.step, tables)
-            return io.NodeOutput(read_lora(lora), finished, str(lora), ui={"ltx2_train": [events.shown()]})
+            return io.NodeOutput(read_wire_lora(lora), finished, str(lora), ui={"ltx2_train": [events.shown()]})
 
 
 def run_tables(prepared: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,7 +220,7 @@ def check_ahead(prompt: Mapping[str, Any] | None, prepared_by: str | None, table
             continue
         known = {name: value for name, value in inputs.items() if not isinstance(value, list)}
         widgets = {**FORM.defaults(visible=True), **LATER.defaults(), MEMORY.id: "auto"}
-        streams = handles.Given({})
+        streams = handles.GivenSettings({})
         if "conditions" in inputs:
             streams = foretold(prompt, inputs["conditions"])
         with words.speaking_as(TITLE):
@@ -235,7 +235,7 @@ def check_ahead(prompt: Mapping[str, Any] | None, prepared_by: str | None, table
                 if not wired and not any(name in inputs and name not in known for name in widgets):
                     core.foresee(run)
             except TrainerError as error:
-                text = words.in_words(str(error))
+                text = words.in_widget_words(str(error))
                 raise type(error)(text if text.startswith(TITLE) else f"{TITLE}: {text}") from None
 
 

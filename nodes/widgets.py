@@ -63,7 +63,7 @@ class Setting:
         and so are settings that several widgets show."""
         SHOWN.add(self.path)
         if self.item is None and ("." in self.path or "_" in self.path):
-            words.show(node, self.path, self.id)
+            words.note_widget(node, self.path, self.id)
 
 
 class Form:
@@ -198,14 +198,14 @@ def widget(kind: type[BaseModel], setting: Setting, advanced: bool = False) -> A
     if inner is bool:
         return io.Boolean.Input(setting.id, **options)
     if inner is int:
-        low, high = bounds(field, setting)
+        low, high = widget_bounds(field, setting)
         options.setdefault("min", int(low) if low is not None else -LARGEST_INT)
         options.setdefault("max", int(high) if high is not None else LARGEST_INT)
         if setting.step:
             options["step"] = int(setting.step)
         return io.Int.Input(setting.id, **options)
     if inner is float:
-        low, high = bounds(field, setting)
+        low, high = widget_bounds(field, setting)
         step = setting.step or _step(field.default)
         options.setdefault("min", float(low) if low is not None else -LARGEST_FLOAT)
         options.setdefault("max", float(high) if high is not None else LARGEST_FLOAT)
@@ -258,7 +258,7 @@ def value_of(field: FieldInfo, setting: Setting, shown: Any) -> Any:
     return text if text or not optional else None
 
 
-def bounds(field: FieldInfo, setting: Setting) -> tuple[float | None, float | None]:
+def widget_bounds(field: FieldInfo, setting: Setting) -> tuple[float | None, float | None]:
     """Smallest and largest value of the widget; an unset number lies just below the smallest legal one."""
     inner, optional = _unwrap(field.annotation)
     rules, step = limits(field), 1 if inner is int else setting.step or _step(field.default)

@@ -68,7 +68,7 @@ def lora_file(tensors: Mapping[str, Any]) -> Path:
     return path
 
 
-def read_lora(path: Path) -> WireLora:
+def read_wire_lora(path: Path) -> WireLora:
     """A LoRA file as a table of CPU tensors."""
     from safetensors import safe_open
 

@@ -36,7 +36,7 @@ _shown: dict[str, dict[str, str]] = {}  # dotted path of a setting -> node that 
 _node: contextvars.ContextVar[str] = contextvars.ContextVar("node", default="")
 
 
-def show(node: str, path: str, widget: str) -> None:
+def note_widget(node: str, path: str, widget: str) -> None:
     """Note that `node` shows the setting at `path` as `widget`."""
     _shown.setdefault(path, {})[node] = widget
     _pattern.cache_clear()
@@ -44,7 +44,7 @@ def show(node: str, path: str, widget: str) -> None:
 
 @contextlib.contextmanager
 def speaking_as(node: str) -> Iterator[None]:
-    """Inside, `in_words` speaks of the widgets of `node`."""
+    """Inside, `in_widget_words` speaks of the widgets of `node`."""
     token = _node.set(node)
     try:
         yield
@@ -52,7 +52,7 @@ def speaking_as(node: str) -> Iterator[None]:
         _node.reset(token)
 
 
-def in_words(text: str) -> str:
+def in_widget_words(text: str) -> str:
     """`text` with each setting called as its widget; of another node, with the name of the node."""
     for phrase, said in _PHRASES:
         text = phrase.sub(said, text)

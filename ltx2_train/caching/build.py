@@ -89,7 +89,9 @@ class CacheReport:
         return "\n".join(lines)
 
 
-def fill(due: Due, openers: Openers, events: Events | None = None, device: torch.device | str = "cpu") -> CacheReport:
+def make_due(
+    due: Due, openers: Openers, events: Events | None = None, device: torch.device | str = "cpu"
+) -> CacheReport:
     """Make what is `due` of one name (text has a way of its own, encode_text). Raises DataError where nothing could be
     made that the datasets need, OutOfMemory with what to make smaller."""
     events, started = events or Events(), time.monotonic()

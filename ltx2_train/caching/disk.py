@@ -18,7 +18,7 @@ from ..errors import RunError
 from ..events import Events
 from .due import Due
 from .kinds import caches_due
-from .recipe import Recipe
+from .recipe import CacheRecipe
 
 EXACT = 1.1  # what replaces a file of about its own size needs no room, though the estimate be a little higher
 
@@ -32,7 +32,7 @@ class CacheNeed:
     upper_sizes: dict[Path, int]  # of those that are only known to be at most as large
 
     @classmethod
-    def of(cls, plan: DatasetPlan, recipe: Recipe) -> CacheNeed:
+    def of(cls, plan: DatasetPlan, recipe: CacheRecipe) -> CacheNeed:
         """Look at all caches of `plan`."""
         dues = caches_due(plan, recipe)
         jobs = [job for due in dues.values() for job in due.jobs]

@@ -19,11 +19,11 @@ from ..errors import DataError, OutOfMemory
 from ..models.tiling import TileSettings, encode_tiled
 from ..shapes import VIDEO_CHANNELS, LatentShape
 from .cache_file import DTYPES, CacheFile, by, latent_key
-from .kind import Bench, CacheKind, Job, Made, header_bytes
+from .kind import Bench, CacheKind, CacheMade, Job, header_bytes
 from .settings import CacheSettings
 
 if TYPE_CHECKING:
-    from ..models.video_vae import Stream, VideoVAE
+    from ..models.video_vae import ClipMemory, VideoVAE
 
 CARD_CHUNK = 16  # frames at a time
 
@@ -84,7 +84,7 @@ class Latents(CacheKind[np.ndarray]):
     def read(self, job: Job, model: VideoVAE | None) -> np.ndarray:
         return read_clip(job.item, self.plan.settings_of(job.item))
 
-    def make(self, job: Job, was_read: np.ndarray, bench: Bench) -> Made:
+    def make(self, job: Job, was_read: np.ndarray, bench: Bench) -> CacheMade:
         settings, shape = self.recipe.settings, self.shape(job.item)
         frames, height, width, _ = was_read.shape
         latents = encode_clip(was_read, bench.model, settings, bench.device)[0].to(DTYPES[settings.latents_dtype])
@@ -96,7 +96,7 @@ class Latents(CacheKind[np.ndarray]):
             )
         assert tuple(latents.shape[1:]) == (shape.frames, shape.height, shape.width), latents.shape
         said = {"frame_count": str(frames), "width": str(width), "height": str(height), "fps": repr(job.item.fps)}
-        return Made(self.write(job, {latent_key(shape, latents.dtype): latents}, **said))
+        return CacheMade(self.write(job, {latent_key(shape, latents.dtype): latents}, **said))
 
     def verdict(self, jobs: Sequence[Job], lost: set[Path]) -> str | None:
         own = [job for job in jobs if job.kind is self]
@@ -223,5 +223,5 @@ class _FromBytes:
         self.config = vae.config
         self._vae, self._dtype, self._device = vae, dtype, device
 
-    def encode_piece(self, piece: torch.Tensor, stream: Stream) -> torch.Tensor:
+    def encode_piece(self, piece: torch.Tensor, stream: ClipMemory) -> torch.Tensor:
         return self._vae.encode_piece(to_pixels(piece.to(self._device), self._dtype), stream)

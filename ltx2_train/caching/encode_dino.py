@@ -20,9 +20,9 @@ from .cache_file import CacheFile, by
 from .dino import DINO_KEY, DINO_SUFFIX, dino_path, dino_shape
 from .dino_model import DinoModel
 from .encode import Latents
-from .kind import Bench, CacheKind, Job, Made, header_bytes
+from .kind import Bench, CacheKind, CacheMade, Job, header_bytes
 from .notes import damage
-from .recipe import Recipe
+from .recipe import CacheRecipe
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as DINOv2 was trained
 DEVIATION = (0.229, 0.224, 0.225)
@@ -40,7 +40,7 @@ class DinoFeatures(CacheKind[np.ndarray]):
     part = "DINOv2 model"
     advice = "a smaller cache.dino.size"
 
-    def __init__(self, plan: DatasetPlan, recipe: Recipe) -> None:
+    def __init__(self, plan: DatasetPlan, recipe: CacheRecipe) -> None:
         super().__init__(plan, recipe)
         self.latents = Latents(plan, recipe)
 
@@ -89,14 +89,14 @@ class DinoFeatures(CacheKind[np.ndarray]):
     def read(self, job: Job, model: Any) -> np.ndarray:
         return read_clip(job.item, self.plan.settings_of(job.item))
 
-    def make(self, job: Job, was_read: np.ndarray, bench: Bench) -> Made:
+    def make(self, job: Job, was_read: np.ndarray, bench: Bench) -> CacheMade:
         model, batch = self.recipe.dino, self.recipe.settings.dino.batch
         assert model is not None, job.path
         features = dino_features(bench.model, was_read, model, batch, bench.events)
         frames, patches, width = features.shape
         said = {"dino_model": model.folder.name, "dino_dim": str(width)}
         said |= {"num_frames": str(frames), "num_patches": str(patches)}
-        return Made(self.write(job, {DINO_KEY: features}, **said))
+        return CacheMade(self.write(job, {DINO_KEY: features}, **said))
 
     def too_large(self, job: Job) -> OutOfMemory:
         settings = self.recipe.settings.dino

@@ -29,7 +29,7 @@ from ..media.video import read_frames
 from ..shapes import AUDIO_LATENTS_PER_SECOND, SPATIAL_FACTOR, TEMPORAL_FACTOR, LatentShape
 from .cache_file import MASK_KEY, CacheFile
 from .encode import beside
-from .kind import Bench, CacheKind, Job, Made, header_bytes
+from .kind import Bench, CacheKind, CacheMade, Job, header_bytes
 
 THRESHOLD = 0.5
 HEADER = 330  # bytes of a mask besides tensor and settings; no weights are named
@@ -75,8 +75,8 @@ class Masks(CacheKind[torch.Tensor]):
     def read(self, job: Job, model: None) -> torch.Tensor:
         return picture_mask(job.source, job.item, self.plan.settings_of(job.item))
 
-    def make(self, job: Job, was_read: torch.Tensor, bench: Bench) -> Made:
-        return Made(self.write(job, {MASK_KEY: was_read}))
+    def make(self, job: Job, was_read: torch.Tensor, bench: Bench) -> CacheMade:
+        return CacheMade(self.write(job, {MASK_KEY: was_read}))
 
 
 class SoundMasks(Masks):

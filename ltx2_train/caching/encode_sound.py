@@ -27,7 +27,7 @@ from ..media.sound_media import channels_of
 from ..models.audio_vae import TIME_FACTOR, past_rows
 from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, AudioLatentShape, LatentShape, encoded_audio_steps
 from .cache_file import AUDIO_LENGTH_KEY, DTYPES, SILENCE, VIRTUAL_KEYS, CacheFile, audio_key, latent_key, write_cache
-from .kind import Bench, CacheKind, Job, Made, header_bytes
+from .kind import Bench, CacheKind, CacheMade, Job, header_bytes
 
 if TYPE_CHECKING:
     from ..models.audio_vae import AudioVAE
@@ -114,7 +114,7 @@ class SoundLatents(CacheKind[Prepared]):
         sound = read_sound(job.source, window.start, window.seconds, window.of_clip, window.tracks)
         return prepare(sound, window.length, rate, entry.audio_normalize)
 
-    def make(self, job: Job, was_read: Prepared, bench: Bench) -> Made:
+    def make(self, job: Job, was_read: Prepared, bench: Bench) -> CacheMade:
         settings, rate = self.recipe.settings, bench.model.config.sample_rate
         latents = encode(was_read, bench.model, bench.device).to(DTYPES[settings.audio_latents_dtype]).cpu()
         if not bool(torch.isfinite(latents).all()):
@@ -133,7 +133,7 @@ class SoundLatents(CacheKind[Prepared]):
         size = self.write(job, tensors, **said, **{SILENCE: "yes" if "silent" in was_read.remarks else "no"})
         if self.beside(job) is not None:
             size += self._write_virtual(job, latents.dtype, said)
-        return Made(size, was_read.remarks)
+        return CacheMade(size, was_read.remarks)
 
     def _write_virtual(self, job: Job, dtype: torch.dtype, said: Mapping[str, str]) -> int:
         """The file of latents of a recording: one zero, and the size of the video that is imagined beside it."""

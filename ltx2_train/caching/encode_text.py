@@ -28,10 +28,10 @@ from .cache_file import (
     stale_weights,
 )
 from .due import Due
-from .kind import Bench, CacheKind, CacheState, Job, Made, header_bytes
+from .kind import Bench, CacheKind, CacheMade, CacheState, Job, header_bytes
 from .locks import Claims
 from .notes import damage
-from .recipe import Recipe
+from .recipe import CacheRecipe
 from .text_file import TEXT_KEYS, compact_tensors, full_tensors, has_sound, read_compact
 from .work import Work
 
@@ -55,7 +55,7 @@ class Text(CacheKind[Any]):
     model = "text_encoder"
     exact = False
 
-    def __init__(self, plan: DatasetPlan, recipe: Recipe, form: TextForm | None = None) -> None:
+    def __init__(self, plan: DatasetPlan, recipe: CacheRecipe, form: TextForm | None = None) -> None:
         super().__init__(plan, recipe)
         self.form: TextForm = form or recipe.settings.text_form
 
@@ -105,9 +105,9 @@ class Text(CacheKind[Any]):
     def read(self, job: Job, model: Any) -> str:
         return job.item.caption
 
-    def make(self, job: Job, was_read: Any, bench: Bench) -> Made:
+    def make(self, job: Job, was_read: Any, bench: Bench) -> CacheMade:
         """Write the tensors `was_read`."""
-        return Made(self.write(job, was_read))
+        return CacheMade(self.write(job, was_read))
 
     def metadata(self, job: Job, **more: str) -> dict[str, str]:
         return {

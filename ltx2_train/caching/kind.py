@@ -21,7 +21,7 @@ from ..events import Events
 from ..shapes import Mode
 from .cache_file import ARCHITECTURE, FORMAT_VERSION, CacheFile, stale_made, without_mend, write_cache
 from .notes import FAILED, damage
-from .recipe import Recipe
+from .recipe import CacheRecipe
 
 HEADER = 480  # bytes of a cache that are neither tensor nor settings: source, checkpoint, names
 LEFT_OUT = "is left out"
@@ -75,7 +75,7 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class Made:
+class CacheMade:
     """A cache that was written: its bytes, and what a user should know of its source, by topic."""
 
     bytes: int
@@ -105,7 +105,7 @@ class CacheKind(Generic[R]):
     exact: ClassVar[bool] = True
     advice: ClassVar[str] = ""
 
-    def __init__(self, plan: DatasetPlan, recipe: Recipe) -> None:
+    def __init__(self, plan: DatasetPlan, recipe: CacheRecipe) -> None:
         self.plan, self.recipe = plan, recipe
 
     # --- which, and whether it is fresh ------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ class CacheKind(Generic[R]):
         """What the cache is made from, read in a thread. `model` is None until it is open. Raises DataError."""
         raise NotImplementedError
 
-    def make(self, job: Job, was_read: R, bench: Bench) -> Made:
+    def make(self, job: Job, was_read: R, bench: Bench) -> CacheMade:
         """Write the cache. Raises DataError."""
         raise NotImplementedError
 

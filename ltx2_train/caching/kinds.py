@@ -13,7 +13,7 @@ from .encode_mask import Masks, SoundMasks
 from .encode_sound import ReferenceSound, SoundLatents
 from .encode_text import Text
 from .kind import CacheKind
-from .recipe import Recipe
+from .recipe import CacheRecipe
 
 # In the order in which they are filled; those of one name together.
 KINDS: tuple[type[CacheKind[Any]], ...] = (
@@ -28,17 +28,17 @@ KINDS: tuple[type[CacheKind[Any]], ...] = (
 )
 
 
-def all_kinds(plan: DatasetPlan, recipe: Recipe) -> list[CacheKind[Any]]:
+def all_kinds(plan: DatasetPlan, recipe: CacheRecipe) -> list[CacheKind[Any]]:
     """Every kind, also those that the mode has no use for."""
     return [kind(plan, recipe) for kind in KINDS]
 
 
-def needed_kinds(plan: DatasetPlan, recipe: Recipe) -> list[CacheKind[Any]]:
+def needed_kinds(plan: DatasetPlan, recipe: CacheRecipe) -> list[CacheKind[Any]]:
     """The kinds that a run of this mode reads."""
     return [kind for kind in all_kinds(plan, recipe) if recipe.mode in kind.modes]
 
 
-def caches_due(plan: DatasetPlan, recipe: Recipe) -> dict[str, Due]:
+def caches_due(plan: DatasetPlan, recipe: CacheRecipe) -> dict[str, Due]:
     """What is missing or no longer fits, by the name of its kinds; a name is absent where none of it is needed."""
     kinds = [kind for kind in needed_kinds(plan, recipe) if kind.buildable]
     named = {name: Due.find(list(group), recipe.settings.skip_existing) for name, group in groupby(kinds, _name)}

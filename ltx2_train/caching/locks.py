@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from ..events import Events
 from ..files import sweep
-from ..locks import LOCK, PREFIX, let_go, lock_file, locked
+from ..locks import LOCK, PREFIX, lock_file, locked, release_lock
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -68,7 +68,7 @@ class Claims:
         if lock is not None:
             with contextlib.suppress(OSError):
                 _owner_file(path).unlink()
-            let_go(lock)
+            release_lock(lock)
 
     def wait(self, path: Path, what: str = "") -> None:
         """Some time until `path` is worth another try; says once for whom. Raises Stopped on request."""
@@ -106,7 +106,7 @@ def tidy(folders: Iterable[Path]) -> None:
                     lock = locked(path)
                     if lock is not None:
                         path.with_suffix(OWNER).unlink(missing_ok=True)
-                        let_go(lock)
+                        release_lock(lock)
 
 
 def _owner_file(path: Path) -> Path:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class CacheRecipe:
     """`video_vae`, `audio_vae` and `text` are fingerprints of weights; an empty one is not known and not compared.
 
     `dino` is None where no DINOv2 model is set. `text_widths` are those of the checkpoint's text features, which only

@@ -23,7 +23,7 @@ from .encode import Latents
 from .encode_text import Text
 from .kind import CacheKind
 from .kinds import KINDS, needed_kinds
-from .recipe import Recipe
+from .recipe import CacheRecipe
 from .writable import written_folders
 
 _NAMES = {**{kind.suffix: kind.name for kind in KINDS}, TEXT_SUFFIX: Text.name}
@@ -88,7 +88,7 @@ class CacheStatus:
         return "\n".join(lines) or "There are no caches, and none are needed."
 
 
-def cache_status(plan: DatasetPlan, recipe: Recipe) -> CacheStatus:
+def cache_status(plan: DatasetPlan, recipe: CacheRecipe) -> CacheStatus:
     """The state of every cache that `plan` needs in the mode of `recipe`, then the orphans."""
     rows: dict[Path, CacheRow] = {}
     for kind in needed_kinds(plan, recipe):
@@ -101,7 +101,7 @@ def cache_status(plan: DatasetPlan, recipe: Recipe) -> CacheStatus:
     return CacheStatus((*rows.values(), *unused))
 
 
-def verify_caches(plan: DatasetPlan, recipe: Recipe, events: Events) -> None:
+def verify_caches(plan: DatasetPlan, recipe: CacheRecipe, events: Events) -> None:
     """Read all of every cache that `plan` needs. What is damaged is noted beside it, and stale from then on."""
     jobs = [job for kind in needed_kinds(plan, recipe) for job in kind.jobs()]
     paths = [path for path in dict.fromkeys(job.path for job in jobs) if path.is_file()]

@@ -20,7 +20,7 @@ from .console import ConsoleEvents, duration
 from .data import add_data_commands
 from .imports import add_import
 from .lora import add_lora
-from .output import lasting_output, show
+from .output import lasting_output, show_report
 from .plan import add_plan
 from .quantize import add_quantize
 from .report import add_report
@@ -191,7 +191,7 @@ def _probe(args: argparse.Namespace, events: ConsoleEvents) -> int:
     from .. import probe
 
     info = probe(args.file)
-    show(info, args.json)
+    show_report(info, args.json)
     return 0 if info.trainable else 1
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .console import ConsoleEvents
-from .output import show
+from .output import show_report
 
 
 def add_commands(commands, add: Callable[..., argparse.ArgumentParser], add_run_file: Callable) -> None:
@@ -43,7 +43,7 @@ def _status(args: argparse.Namespace, events: ConsoleEvents) -> int:
 
     status = status_of_caches(load_run(args.run, args.set), events, args.verify)
     events.finish()
-    show(status, args.json)
+    show_report(status, args.json)
     return 0 if status.complete else 1
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import CAPTION_FRAMES, GOALS, SPEAKER
 from .console import ConsoleEvents
-from .output import show
+from .output import show_report
 
 
 def add_data_commands(commands: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -69,7 +69,7 @@ def _check(args: argparse.Namespace, events: ConsoleEvents) -> int:
 
     report = check_dataset(args.file, args.goal, events)
     events.finish()
-    show(report, args.json)
+    show_report(report, args.json)
     return 0 if report.ok else 1
 
 

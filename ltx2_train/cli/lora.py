@@ -9,7 +9,7 @@ from typing import Any
 
 from .console import ConsoleEvents
 from .lora_mean import add_ema
-from .output import show
+from .output import show_report
 
 # what can be chosen is said by the core, which loads torch; a command line that is only parsed does not
 _DTYPES = ["auto", "bf16", "fp16", "fp32", "bfloat16", "float16", "float32"]
@@ -115,7 +115,7 @@ def _add_output(sub: argparse.ArgumentParser, dtype: str = "", device: bool = Fa
 def _inspect(args: argparse.Namespace, events: ConsoleEvents) -> None:
     from .. import inspect_lora
 
-    show(inspect_lora(args.file), args.json)
+    show_report(inspect_lora(args.file), args.json)
 
 
 def _branches(args: argparse.Namespace, events: ConsoleEvents) -> None:
@@ -142,7 +142,7 @@ def _merge(args: argparse.Namespace, events: ConsoleEvents) -> None:
         events,
     )
     events.finish()
-    show(made, args.json)
+    show_report(made, args.json)
 
 
 def _convert(args: argparse.Namespace, events: ConsoleEvents) -> None:
@@ -150,7 +150,7 @@ def _convert(args: argparse.Namespace, events: ConsoleEvents) -> None:
 
     made = convert_lora(args.file, args.to, args.out, args.dtype, args.replace, events)
     events.finish()
-    show(made, args.json)
+    show_report(made, args.json)
 
 
 def _resize(args: argparse.Namespace, events: ConsoleEvents) -> None:
@@ -158,7 +158,7 @@ def _resize(args: argparse.Namespace, events: ConsoleEvents) -> None:
 
     made = resize_lora(args.file, args.out, args.rank, args.max_error, args.dtype, args.replace, args.device, events)
     events.finish()
-    show(made, args.json)
+    show_report(made, args.json)
 
 
 def _extract(args: argparse.Namespace, events: ConsoleEvents) -> None:
@@ -166,7 +166,7 @@ def _extract(args: argparse.Namespace, events: ConsoleEvents) -> None:
 
     made = extract_lora(args.checkpoint, args.base, args.out, args.rank, args.dtype, args.replace, args.device, events)
     events.finish()
-    show(made, args.json)
+    show_report(made, args.json)
 
 
 def _bake(args: argparse.Namespace, events: ConsoleEvents) -> None:
@@ -174,4 +174,4 @@ def _bake(args: argparse.Namespace, events: ConsoleEvents) -> None:
 
     made = bake_loras(args.checkpoint, args.files, args.out, args.strength, args.replace, args.device, events)
     events.finish()
-    show(made, args.json)
+    show_report(made, args.json)

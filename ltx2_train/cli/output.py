@@ -103,7 +103,7 @@ class Report(Protocol):
     def to_json(self) -> Any: ...
 
 
-def show(report: Report, as_json: bool) -> None:
+def show_report(report: Report, as_json: bool) -> None:
     """Print `report` as text or as JSON."""
     if as_json:
         print_json(report.to_json())

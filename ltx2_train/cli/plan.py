@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from .console import ConsoleEvents
-from .output import show
+from .output import show_report
 
 FITS = ("auto", "custom", "80", "48", "32", "24", "16", "12", "8")
 
@@ -46,7 +46,7 @@ def run_plan(args: argparse.Namespace, events: ConsoleEvents) -> int:
         raise ConfigError("--published needs --bucket, for example --bucket 512x512x121.")
     report = predict_run(run, args.bucket, args.batch, args.published, args.ram, events)
     events.finish()
-    show(report, args.json)
+    show_report(report, args.json)
     return 0 if report.chosen.plan is not None else 1
 
 

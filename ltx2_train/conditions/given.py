@@ -114,7 +114,7 @@ def draw_given(
     return given
 
 
-def refusal(conditions: Sequence[Condition], target: Target) -> str | None:
+def why_not_given(conditions: Sequence[Condition], target: Target) -> str | None:
     """Why `conditions` cannot serve `target`, in words that follow "it"; None where they can.
 
     Not looked at are masks, which every sample has of its own.

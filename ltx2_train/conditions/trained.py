@@ -63,7 +63,7 @@ class Trained:
         return found if sound is None else replace(found, sound=sound)
 
 
-def describe(streams: Mapping[str, Sequence[Condition]]) -> list[dict[str, Any]]:
+def condition_tables(streams: Mapping[str, Sequence[Condition]]) -> list[dict[str, Any]]:
     """The conditions of each stream as plain tables, for metadata: what is at its default is left out."""
     tables: list[dict[str, Any]] = []
     for stream, conditions in streams.items():
@@ -74,7 +74,7 @@ def describe(streams: Mapping[str, Sequence[Condition]]) -> list[dict[str, Any]]
 
 
 def _sound_of(conditions: str | None) -> AudioReference | None:
-    """The switches of the reference sound that `describe` wrote; None where there is none."""
+    """The switches of the reference sound that `condition_tables` wrote; None where there is none."""
     try:
         tables = json.loads(conditions or "[]")
         found = [one for one in tables if one.get("stream") == OF_AUDIO and one.get("type") == "reference"]

@@ -4,7 +4,7 @@ Each group is owned by the component that reads it; this package nests them (gro
 shows them (describe.py).
 """
 
-from .describe import aliases, describe_defaults, walk
+from .describe import aliases, describe_defaults, walk_settings
 from .groups import MemorySettings, ModelSettings, RunConfig, RunSettings
 from .read import load_run, make_run, read_toml
 from .sample import SampleSettings
@@ -22,5 +22,5 @@ __all__ = [
     "load_run",
     "make_run",
     "read_toml",
-    "walk",
+    "walk_settings",
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..caching.cache_file import Fingerprints
 from ..caching.dino_model import DinoModel
-from ..caching.recipe import Recipe, text_widths
+from ..caching.recipe import CacheRecipe, text_widths
 from ..errors import CheckpointError
 from ..events import Events
 from ..weights import keys
@@ -65,10 +65,10 @@ class BaseFiles:
             version,
         )
 
-    def recipe(self, run: RunConfig, dino: bool = True) -> Recipe:
+    def recipe(self, run: RunConfig, dino: bool = True) -> CacheRecipe:
         """What the caches of `run` are made with. Raises ConfigError where, with `dino`, its model will not do."""
         mode = run.model.mode
-        return Recipe(
+        return CacheRecipe(
             run.cache,
             mode,
             part_fingerprint(self.video_vae, "video_vae") if mode != "audio" else "",

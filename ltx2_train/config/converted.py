@@ -8,26 +8,26 @@ from typing import Any, NamedTuple
 from .lycoris import literal
 
 
-class Part(NamedTuple):
+class ValuePart(NamedTuple):
     """A part of a value that has a row of its own."""
 
     name: str
     value: Any
 
 
-Found = list["tuple[str, Any] | Part"]
+Found = list["tuple[str, Any] | ValuePart"]
 Converter = Callable[[Any, str, Mapping[str, Any]], Found]
 
 
 def pairs(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
     """["a=1", "b=[2, 3]"], or a table, as parts `name.a` and `name.b`."""
     if isinstance(value, Mapping):
-        return [Part(f"{name}.{key}", inner) for key, inner in value.items()]
+        return [ValuePart(f"{name}.{key}", inner) for key, inner in value.items()]
     found: Found = []
     for text in [value] if isinstance(value, str) else value:
         key, sign, raw = str(text).partition("=")
         if not sign or not key.strip():
             raise ValueError(f"{text!r} is not of the form key=value")
         # "modules.<name>.<param>" and "init.<param>" stand under their first word
-        found.append(Part(f"{name}.{key.strip().split('.')[0]}", literal(raw.strip())))
+        found.append(ValuePart(f"{name}.{key.strip().split('.')[0]}", literal(raw.strip())))
     return found

@@ -1,8 +1,8 @@
 """Values of other programs that are no single value here: the functions that the column `by` of the tables names.
 
 A function gets the value, the name it stands under and all that the file gives (name -> value). It returns settings
-as (dotted path, value), and parts of the value that have rows of their own as `Part`. What cannot be said here is a
-`Part` with a row that says so; a value that makes no sense raises ValueError.
+as (dotted path, value), and parts of the value that have rows of their own as `ValuePart`. What cannot be said here is
+a `ValuePart` with a row that says so; a value that makes no sense raises ValueError.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from . import lycoris, regularizer_flags
-from .converted import Converter, Found, Part, pairs
+from .converted import Converter, Found, ValuePart, pairs
 
 
 def convert(by: str, value: Any, name: str, whole: Mapping[str, Any]) -> Found:
@@ -34,7 +34,7 @@ def _official_streams(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
         raise ValueError("needs its settings below it")
     streams = [stream for stream in ("video", "audio") if whole.get(f"training_strategy.{stream}") is not None]
     mode = "av" if len(streams) == 2 else streams[0]
-    return [("model.mode", mode), *(Part(f"{name}.{key}", inner) for key, inner in value.items())]
+    return [("model.mode", mode), *(ValuePart(f"{name}.{key}", inner) for key, inner in value.items())]
 
 
 def _official_strategy(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
@@ -55,7 +55,9 @@ def _official_conditions(value: Any, name: str, whole: Mapping[str, Any]) -> Fou
             found.append(("train.first_frame_probability", one.get("probability", 1.0)))
             continue
         conditions.append({key: inner for key, inner in one.items() if key not in ("latents_dir", "mask_dir")})
-        found += [Part(f"{name}.{one['type']}.{key}", one[key]) for key in ("latents_dir", "mask_dir") if key in one]
+        found += [
+            ValuePart(f"{name}.{one['type']}.{key}", one[key]) for key in ("latents_dir", "mask_dir") if key in one
+        ]
     return [(f"{stream}.conditions", conditions), *found] if conditions else found
 
 
@@ -136,7 +138,7 @@ def _official_schedule(value: Any, name: str, whole: Mapping[str, Any]) -> Found
 
 
 def _official_timesteps(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
-    return [Part(f"{name}.{key}", inner) for key, inner in dict(value or {}).items()]
+    return [ValuePart(f"{name}.{key}", inner) for key, inner in dict(value or {}).items()]
 
 
 def _thousands(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
@@ -223,7 +225,7 @@ def _local_file(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
     text = str(value)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", text) or text.endswith(".safetensors") or Path(text).exists():
         return [(setting.get(name, "model.checkpoint"), text)]
-    return [Part(f"{name}.repository", text)]
+    return [ValuePart(f"{name}.repository", text)]
 
 
 def _found_from_here(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
@@ -262,7 +264,7 @@ def _size_text(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
 def _gemma_4bit_type(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
     """It says which 4 bits, not that there are 4."""
     if not whole.get("gemma_load_in_4bit"):
-        return [Part(f"{name}.alone", value)]
+        return [ValuePart(f"{name}.alone", value)]
     return [(f"gemma.{name}", value)]
 
 

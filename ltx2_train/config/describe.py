@@ -18,12 +18,12 @@ from ..weights import gemma_settings as gemma
 from .groups import RunConfig, plain_toml
 
 
-def walk(kind: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+def walk_settings(kind: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every setting with its dotted path, groups opened up."""
     for name, field in kind.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from walk(inner, f"{prefix}{name}.")
+            yield from walk_settings(inner, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field
 
@@ -40,13 +40,13 @@ def describe_defaults() -> str:
     """The settings tree as a commented TOML file: help, bounds and default of each."""
     lines: list[str] = []
     group_seen, defaults = "", RunConfig()
-    for dotted, field in walk():
+    for dotted, field in walk_settings():
         group, key = dotted.rsplit(".", 1)
         if group != group_seen:
             lines += ["", f"[{group}]"]
             group_seen = group
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-        limits = bounds(field)
+        limits = bounds_text(field)
         also = [name for name in community_names(field) if name != key]
         note = " ".join(
             part
@@ -74,7 +74,7 @@ def community_names(field: FieldInfo) -> list[str]:
 def aliases() -> dict[str, str]:
     """Flag name of the community trainer -> dotted path of our setting."""
     table: dict[str, str] = {}
-    for dotted, field in walk():
+    for dotted, field in walk_settings():
         for name in community_names(field):
             table.setdefault(name, dotted)
     # switches that no one field stands for; the group itself turns them into its own words
@@ -87,7 +87,7 @@ def aliases() -> dict[str, str]:
     return table
 
 
-def bounds(field: FieldInfo) -> str:
+def bounds_text(field: FieldInfo) -> str:
     """The choices of a setting, or its limits; empty where it has none."""
     if get_args(field.annotation) and all(isinstance(choice, str) for choice in get_args(field.annotation)):
         return " | ".join(get_args(field.annotation))

@@ -21,7 +21,7 @@ from ..offload.settings import MemorySettings
 from ..optim import MeanSettings, OptimizerSettings, ScheduleSettings
 from ..paths import name_fault
 from ..quant.settings import QuantSettings
-from ..settings import Dtype, Settings, refusal
+from ..settings import Dtype, Settings, refusal_text
 from ..weights.gemma_settings import GemmaSettings
 from .logs import HubSettings, LogSettings, WandbSettings
 from .sample import SampleSettings
@@ -205,7 +205,7 @@ class RunConfig(Settings):
     def require_effect(self) -> None:
         """Raise ConfigError that names each setting which was set and would change nothing."""
         if lines := [str(one) for one in self.without_effect if not one.harmless]:
-            raise ConfigError(refusal(f"The run {self.run.name}", lines))
+            raise ConfigError(refusal_text(f"The run {self.run.name}", lines))
 
     @property
     def settled_lora(self) -> LoraSettings:

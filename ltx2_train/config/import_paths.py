@@ -28,7 +28,7 @@ def rebased(table: Mapping[str, Any], folder: Path, top: Path) -> dict[str, Any]
     return _with_paths(table, seen)
 
 
-def moved(table: Mapping[str, Any], folder: Path, out: Path) -> dict[str, Any]:
+def moved_paths(table: Mapping[str, Any], folder: Path, out: Path) -> dict[str, Any]:
     """The paths of a dataset table, which are seen from `folder`, as seen from `out`."""
     return _with_paths(table, lambda value: relative(value, folder, out))
 

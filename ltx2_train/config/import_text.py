@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..foreign import PROGRAMS
-from .describe import group_line, walk
+from .describe import group_line, walk_settings
 from .groups import RunConfig
 from .import_paths import DATASET_NAME, relative
 from .translate import ASSUMED, Line, Outcome, Translation, run_fields
@@ -86,7 +86,7 @@ def _value(found: Translation, run: RunConfig | None, setting: str) -> tuple[Any
 
 def _switches(found: Translation, group: str) -> list[str]:
     """Names of switches (fp8_base, ...) that a group turned into words of its own."""
-    known = {setting for setting, _ in walk()}
+    known = {setting for setting, _ in walk_settings()}
     return [
         origin for setting, origin in found.origin.items() if setting.split(".")[0] == group and setting not in known
     ]

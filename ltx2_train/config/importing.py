@@ -15,21 +15,21 @@ from pydantic import ValidationError
 
 from ..dataset.dataset_file import DatasetConfig, load_table, without_idle
 from ..dataset.foreign_keys import LISTS, translate
-from ..dataset.layouts import LIST_NAME, Layout, layout_of
+from ..dataset.layouts import LIST_NAME, FolderLayout, folder_layout
 from ..dataset.simpletuner import read_backends
 from ..errors import ConfigError, TrainerError
 from ..files import write_text
 from ..foreign import PROGRAMS
 from ..media.names import is_file
 from ..paths import from_folder, path_fault
-from ..settings import explain
+from ..settings import explain_refusals
 from .describe import compact, group_line
 from .groups import RunConfig
-from .import_paths import DATASET_NAME, moved, rebased
+from .import_paths import DATASET_NAME, moved_paths, rebased
 from .import_text import NEEDED, TITLES, run_lines
 from .read import load_run, taken_over
 from .sources import SettingsFile, is_dataset_table, read_source
-from .translate import ASSUMED, Line, Translation, accepts, told
+from .translate import ASSUMED, Line, Translation, accepts, lines_in_words
 
 RUN_NAME = "run.toml"
 
@@ -78,7 +78,7 @@ class Imported:
         head = [f"# By `ltx2-train import` from {self.source.name}."]
         head += [f"# {note}" for note in self.data_notes]
         head += [f"# {line.settings[0]} is {line.name} of {self.source.name}." for line in self.found.of("dataset")]
-        table = moved(self.data, self.folder, out)
+        table = moved_paths(self.data, self.folder, out)
         parts = [f"[general]\n{tomli_w.dumps(table['general'])}"] if table["general"] else []
         parts += [f"[[{key}]]\n{tomli_w.dumps(entry)}" for key in LISTS for entry in table.get(key, ())]
         return compact("\n".join([*head, "", "\n".join(parts)]))
@@ -136,7 +136,7 @@ class Imported:
             head = f"{self.source.name}: {number} dataset{'' if number == 1 else 's'}"
         text = [head + "".join(f", {number} {title}" for number, title in counts if number) + "."]
         left_out = self.found.of("not usable", "unknown", "not yet", "replaced", "other command")
-        text += [f"  {line}" for line in told(left_out)]
+        text += [f"  {line}" for line in lines_in_words(left_out)]
         text += [f"  {problem}" for problem in self.problems]
         return "\n".join([*text, *self.found.assumptions()])
 
@@ -170,7 +170,7 @@ def import_settings(file: Path | str) -> Imported:
 
 
 def _of_folder(path: Path) -> Imported:
-    layout = layout_of(path)
+    layout = folder_layout(path)
     if layout is None:
         raise ConfigError(
             f"{path} holds no images, videos or sounds, nor sub-folders of them with repeats in the name."
@@ -184,7 +184,7 @@ def _of_folder(path: Path) -> Imported:
     return made
 
 
-def _size_for_a_start(layout: Layout, made: Imported) -> None:
+def _size_for_a_start(layout: FolderLayout, made: Imported) -> None:
     """A folder says nothing of sizes and lengths; without a length videos would be single frames."""
     entries = layout.table["datasets"]
     if any("audio_directory" not in entry for entry in entries):
@@ -223,14 +223,14 @@ def _drop_unusable(made: Imported) -> None:
         try:
             RunConfig.model_validate(wrong)
         except ValidationError as error:
-            reason = "; ".join(explain(RunConfig, error))
+            reason = "; ".join(explain_refusals(RunConfig, error))
             found.lines = [line for line in found.lines if line.name != origin]
             found.lines.append(Line(origin, value, "not usable", reason))
         del found.origin[setting]
     try:
         RunConfig.model_validate(found.tables)
     except ValidationError as error:
-        made.problems += explain(RunConfig, error)
+        made.problems += explain_refusals(RunConfig, error)
 
 
 def _drop_idle(made: Imported) -> None:

@@ -22,7 +22,7 @@ from ..toml import read_toml, tomllib
 from .describe import aliases, groups
 from .groups import RunConfig
 from .sources import SettingsFile, read_source
-from .translate import REFUSED, Translation, find_row, from_text, run_fields, told
+from .translate import REFUSED, Translation, find_row, from_text, lines_in_words, run_fields
 
 __all__ = ["load_run", "make_run", "read_toml", "check_overrides", "taken_over", "tomllib"]
 
@@ -52,8 +52,8 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
         tables = read_toml(path)
     else:
         found = taken_over(source)
-        tables, notes = found.tables, [*source.notes, *told(found.of("no effect")), *found.assumptions()]
-        problems = [*source.problems, *told(found.of(*REFUSED))]
+        tables, notes = found.tables, [*source.notes, *lines_in_words(found.of("no effect")), *found.assumptions()]
+        problems = [*source.problems, *lines_in_words(found.of(*REFUSED))]
         if problems:
             problems.append(f"`ltx2-train import {path.name}` writes a run file that leaves these out, and says so.")
     for text in overrides:
@@ -123,7 +123,7 @@ def _with_own_names(tables: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
     whole = {name: value for name, value, _ in foreign}
     for name, value, where in foreign:
         moved.add(name, value, whole, where)
-    return out, [*problems, *told(moved.of(*REFUSED))], told(moved.of("no effect"))
+    return out, [*problems, *lines_in_words(moved.of(*REFUSED))], lines_in_words(moved.of("no effect"))
 
 
 def _is_known(name: str) -> bool:

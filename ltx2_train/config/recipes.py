@@ -19,7 +19,7 @@ Stream = Literal["video", "audio"]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TaskRecipe:
     """One task. `modes` are those of model.mode that it works in, the usual one first; `needs` says what the dataset
     brings, `dataset` is an entry of it. `given` is a stream that is given whole."""
 
@@ -52,7 +52,7 @@ def recipe_text(name: str) -> str:
     return "\n".join(_lines(name, RECIPES[name])) + "\n"
 
 
-def _lines(name: str, recipe: Recipe) -> Iterator[str]:
+def _lines(name: str, recipe: TaskRecipe) -> Iterator[str]:
     yield f"# {recipe.title[0].upper()}{recipe.title[1:]}: {recipe.about}."
     yield f"# The dataset brings {recipe.needs}. In dataset.toml, besides sizes and captions:"
     yield "#   [[datasets]]"
@@ -76,8 +76,8 @@ def _toml(table: Mapping[str, Any]) -> list[str]:
 
 _PAIRS = {"video_directory": "after", "reference_directory": "before", "reference_frames": 0}
 
-RECIPES: dict[str, Recipe] = {
-    "ic_lora": Recipe(
+RECIPES: dict[str, TaskRecipe] = {
+    "ic_lora": TaskRecipe(
         "IC-LoRA from pairs",
         "learns to make each clip from its reference: an edit, a style, a control picture or a subject",
         ("video", "av"),
@@ -85,7 +85,7 @@ RECIPES: dict[str, Recipe] = {
         _PAIRS,
         video=[{"type": "reference", "probability": 1.0}, {"type": "first_frame", "probability": 0.2}],
     ),
-    "image_to_video": Recipe(
+    "image_to_video": TaskRecipe(
         "image to video",
         "learns to go on from a first frame",
         ("video", "av"),
@@ -93,7 +93,7 @@ RECIPES: dict[str, Recipe] = {
         {"video_directory": "clips"},
         video=[{"type": "first_frame", "probability": 0.9}],
     ),
-    "extend": Recipe(
+    "extend": TaskRecipe(
         "extend",
         "learns to go on from the beginning of a clip",
         ("video", "av"),
@@ -101,7 +101,7 @@ RECIPES: dict[str, Recipe] = {
         {"video_directory": "clips", "target_frames": [97]},
         video=[{"type": "prefix", "temporal_boundary": [2, 4], "probability": 1.0}],
     ),
-    "inpaint": Recipe(
+    "inpaint": TaskRecipe(
         "inpaint",
         "learns to fill in what a mask leaves open",
         ("video", "av"),
@@ -109,7 +109,7 @@ RECIPES: dict[str, Recipe] = {
         {"video_directory": "clips", "mask_directory": "masks"},
         video=[{"type": "mask", "probability": 1.0}],
     ),
-    "voice_reference": Recipe(
+    "voice_reference": TaskRecipe(
         "voice reference",
         "learns to speak with the voice of a recording that is given",
         ("av", "audio"),
@@ -125,7 +125,7 @@ RECIPES: dict[str, Recipe] = {
             }
         ],
     ),
-    "lip_sync": Recipe(
+    "lip_sync": TaskRecipe(
         "lip-sync (sound to picture)",
         "learns the picture that belongs to a given sound",
         ("av",),
@@ -133,7 +133,7 @@ RECIPES: dict[str, Recipe] = {
         {"video_directory": "clips"},
         given="audio",
     ),
-    "foley": Recipe(
+    "foley": TaskRecipe(
         "foley (picture to sound)",
         "learns the sound that belongs to a given picture",
         ("av",),

@@ -13,10 +13,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from ..foreign import PROGRAMS, rows_of
+from ..foreign import PROGRAMS, program_rows
 from ..idle import counts_with
 from ..settings import inner_type, models_in
-from .describe import aliases, bounds, walk
+from .describe import aliases, bounds_text, walk_settings
 from .groups import RunConfig
 from .translate import find_row, known_names
 
@@ -148,7 +148,7 @@ def _range(field: FieldInfo, extra: dict[str, Any]) -> str:
     kind = inner_type(field.annotation)
     if get_origin(kind) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(kind))
-    limits = bounds(field)
+    limits = bounds_text(field)
     unit = f" {extra['unit']}" if "unit" in extra else ""
     name = getattr(kind, "__name__", "")
     words = {"bool": "true or false", "str": "text", "Path": "path", "int": "whole number", "float": "number"}
@@ -161,13 +161,13 @@ def _range(field: FieldInfo, extra: dict[str, Any]) -> str:
 @cache
 def _other_names() -> dict[str, list[str]]:
     """Dotted setting -> the names that other programs have for it."""
-    found: dict[str, list[str]] = {dotted: [] for dotted, _ in walk()}
+    found: dict[str, list[str]] = {dotted: [] for dotted, _ in walk_settings()}
     for name, dotted in aliases().items():
         if dotted in found:
             found[dotted].append(name)
     for program in PROGRAMS:
         mark = " (S)" if program == "simpletuner" else ""
-        for row in rows_of(program).values():
+        for row in program_rows(program).values():
             for dotted in row.takes:
                 name = f"`{row.name}` (S)" if mark else row.name
                 if dotted in found and name not in found[dotted]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .converted import Converter, Found, Part, pairs
+from .converted import Converter, Found, ValuePart, pairs
 
 # switches of regularizers: where their weight stands among their arguments, and what it is without
 _SWITCHED = {
@@ -33,8 +33,8 @@ def _switched_args(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
     return list(_arguments(name, whole)) if on else []
 
 
-def _arguments(name: str, whole: Mapping[str, Any]) -> list[Part]:
-    return [one for one in pairs(whole.get(name) or {}, name, whole) if isinstance(one, Part)]
+def _arguments(name: str, whole: Mapping[str, Any]) -> list[ValuePart]:
+    return [one for one in pairs(whole.get(name) or {}, name, whole) if isinstance(one, ValuePart)]
 
 
 def _simpletuner_crepa(value: Any, name: str, whole: Mapping[str, Any]) -> Found:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..files import parse_json
-from ..foreign import PROGRAMS, rows_of
+from ..foreign import program_rows
 from ..media.names import is_file
 from ..paths import from_folder
 from ..toml import read_toml
@@ -95,7 +95,7 @@ def _toml(path: Path) -> SettingsFile | None:
     if "targets" in table or table.get("mode") in ("text", "reference"):
         return SettingsFile("community", path, [(f"slider.{key}", value) for key, value in table.items()])
     if isinstance(table.get("network"), Mapping) and "base_algo" in table["network"]:
-        return SettingsFile("community", path, list(unfold(table, rows_of("community"))))
+        return SettingsFile("community", path, list(unfold(table, program_rows("community"))))
     flags = known_names("community")
     ours = groups()
     given: list[tuple[str, Any]] = []
@@ -156,7 +156,7 @@ def _said(node: Any) -> str:
 def _official(path: Path, table: Any) -> SettingsFile:
     if isinstance(table, Mapping) and "job" in table and "config" in table:
         raise ConfigError(f"{path} is a job of ai-toolkit, which is not read. Write a run file: config --defaults.")
-    known = {name.split(".")[0] for name in rows_of("official")}
+    known = {name.split(".")[0] for name in program_rows("official")}
     if not isinstance(table, Mapping) or not any(key in known for key in table):
         raise ConfigError(f"{path} is not the official trainer's configuration: none of {', '.join(sorted(known))}.")
     table = _numbers(table)
@@ -175,7 +175,7 @@ def _official(path: Path, table: Any) -> SettingsFile:
                 for key in ("image_or_video", "video", "audio", "mask"):
                     if isinstance(condition, dict) and condition.get(key):
                         condition[key] = str(folder / str(condition[key]))
-    return SettingsFile("official", path, list(unfold(table, rows_of("official"))))
+    return SettingsFile("official", path, list(unfold(table, program_rows("official"))))
 
 
 def _json(path: Path) -> SettingsFile:
@@ -188,7 +188,7 @@ def _json(path: Path) -> SettingsFile:
     if isinstance(table, Mapping) and is_dataset_table(table):
         raise ConfigError(f"{path} is a dataset file. Name it as data.config in a run file.")
     names = list(_bare(table)) if isinstance(table, Mapping) else []
-    if not any(name in rows_of("simpletuner") for name, _ in names):
+    if not any(name in program_rows("simpletuner") for name, _ in names):
         raise ConfigError(f"{path} is not SimpleTuner's config.json, and a run file is TOML.")
     return SettingsFile("simpletuner", path, names)
 
@@ -223,7 +223,7 @@ def _script(path: Path) -> SettingsFile:
     training = [one for one in of_run if one.program in _TRAINS]
     _require_one(path, training)
     flags, twice, said = _collected(path, of_run, training)
-    names = dict(flags) | {name: value for name, value in variables.items() if name in rows_of("community")}
+    names = dict(flags) | {name: value for name, value in variables.items() if name in program_rows("community")}
     problems, notes = [*problems, *twice], [*notes, *said]
     return SettingsFile("community", path, list(names.items()), bool(training), others, problems, notes)
 
@@ -319,8 +319,3 @@ def _text(path: Path) -> str:
         raise ConfigError(f"Cannot read {path}: {error.strerror or error}. Check the path.") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text. Save it as UTF-8.") from None
-
-
-def describe(source: SettingsFile) -> str:
-    """What the file is, in words."""
-    return f"{source.path.name}: {len(source.names)} settings of {PROGRAMS[source.program]}"

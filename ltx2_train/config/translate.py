@@ -11,13 +11,13 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from ..dataset.entry import DatasetSettings
-from ..foreign import PROGRAMS, Row, defaults_of, key_of, later_words, row_of, rows_of
+from ..foreign import PROGRAMS, NameRow, defaults_of, key_of, later_words, program_rows, row_of
 from ..registry import nearest
 from ..settings import inner_type, is_text
 from ..toml import parse_value
-from .converted import Part
+from .converted import ValuePart
 from .converters import convert
-from .describe import aliases, walk
+from .describe import aliases, walk_settings
 from .groups import RunConfig
 
 Outcome = Literal[
@@ -55,7 +55,7 @@ class Line:
         return f"{self.name}: {what}" if self.outcome in ("unknown", "not usable") else f"{self.name} {what}"
 
 
-def told(lines: Iterable[Line]) -> list[str]:
+def lines_in_words(lines: Iterable[Line]) -> list[str]:
     """A sentence for each line; names that are not there for the same reason share one."""
     groups: dict[tuple[str, str], list[Line]] = {}
     for number, line in enumerate(lines):
@@ -91,7 +91,7 @@ class Translation:
         row = find_row(self.program, name)
         if row is not None and row.by and self.plain and aliases().get(name) in row.takes:
             row = replace(row, by="")
-        if row is None and value is None and any(one.startswith(f"{name}.") for one in rows_of(self.program)):
+        if row is None and value is None and any(one.startswith(f"{name}.") for one in program_rows(self.program)):
             self._say(shown, value, "unused")  # a section with nothing in it
         elif row is None:
             self._say(shown, value, "unknown", _unknown(self.program, name))
@@ -156,7 +156,7 @@ class Translation:
     def _say(self, name: str, value: Any, outcome: Outcome, text: str = "", settings: tuple[str, ...] = ()) -> None:
         self.lines.append(Line(name, value, outcome, text, settings))
 
-    def _row(self, row: Row, value: Any, whole: Mapping[str, Any], shown: str) -> None:
+    def _row(self, row: NameRow, value: Any, whole: Mapping[str, Any], shown: str) -> None:
         if row.by and not row.unused(value):
             self._converted(row, value, whole, shown)
         elif row.by and row.takes:
@@ -185,7 +185,7 @@ class Translation:
         else:
             self._say(shown, value, "not yet", later_words(row.later))
 
-    def _taken(self, row: Row, value: Any, shown: str) -> None:
+    def _taken(self, row: NameRow, value: Any, shown: str) -> None:
         key = key_of(value)
         if key in row.values:
             value = row.values[key]
@@ -199,9 +199,9 @@ class Translation:
         if all(done):
             self._say(shown, value, "taken", settings=row.takes)
 
-    def _converted(self, row: Row, value: Any, whole: Mapping[str, Any], shown: str) -> None:
+    def _converted(self, row: NameRow, value: Any, whole: Mapping[str, Any], shown: str) -> None:
         found = convert(row.by, value, row.name, whole)
-        settings = [one for one in found if not isinstance(one, Part)]
+        settings = [one for one in found if not isinstance(one, ValuePart)]
         if row.otherwise and not all(accepts(setting, given) for setting, given in settings):
             self._say(shown, value, "not yet", later_words(row.otherwise))
             return
@@ -209,30 +209,30 @@ class Translation:
         if settings and all(done):
             self._say(shown, value, "taken", settings=tuple(setting for setting, _ in settings))
         for one in found:
-            if isinstance(one, Part):
+            if isinstance(one, ValuePart):
                 self.add(one.name, one.value, whole, one.name if shown == row.name else f"{shown}: {one.name}")
         if not found:
             self._say(shown, value, "unused")
 
 
-def find_row(program: str, name: str) -> Row | None:
+def find_row(program: str, name: str) -> NameRow | None:
     """The row of `name`; other names of settings are rows of the community trainer."""
     row = row_of(program, name)
     if row is None and program == "community" and name in aliases():
-        return Row(name, takes=(aliases()[name],))
+        return NameRow(name, takes=(aliases()[name],))
     return row
 
 
 def known_names(program: str) -> list[str]:
     """Every name of `program` that has a row."""
-    names = list(rows_of(program))
+    names = list(program_rows(program))
     return list(dict.fromkeys([*names, *aliases()])) if program == "community" else names
 
 
 @cache
 def run_fields() -> dict[str, FieldInfo]:
     """Dotted path -> field of every setting of a run file."""
-    return dict(walk())
+    return dict(walk_settings())
 
 
 def accepts(setting: str, value: Any) -> bool:

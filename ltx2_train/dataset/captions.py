@@ -34,7 +34,7 @@ def read_caption(path: Path) -> tuple[str, str | None]:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"The caption {path} cannot be read: {error.strerror or error}.", path) from error
-    text, warning = decode(data)
+    text, warning = decode_text(data)
     if NOT_TEXT.search(text):
         raise DataError(f"The caption {path.name} is not text. Write it anew, and save it as UTF-8.", path)
     if path.suffix.lower() == ".json":
@@ -69,7 +69,7 @@ def _in_json(path: Path, text: str) -> tuple[str, str | None]:
     return value, "it has several captions, and the first is used." if several else None
 
 
-def decode(data: bytes) -> tuple[str, str | None]:
+def decode_text(data: bytes) -> tuple[str, str | None]:
     """Text of `data` and a warning where its encoding had to be guessed. What is no text comes out as some, too."""
     # the mark of UTF-32 begins with that of UTF-16
     for marks, encoding in (

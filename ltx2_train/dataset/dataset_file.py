@@ -17,7 +17,7 @@ from ..errors import ConfigError, DataError
 from ..files import parse_json
 from ..media.buckets import parse_bucket
 from ..paths import from_folder
-from ..settings import Settings, parse, refusal
+from ..settings import Settings, parse, refusal_text
 from ..shapes import SPATIAL_FACTOR
 from ..toml import read_toml
 from .entry import (
@@ -109,7 +109,7 @@ class DatasetConfig(Settings):
         if is_backends(table):
             found = read_backends(table, folder=path.absolute().parent)
             if found.problems:
-                raise ConfigError(refusal(str(path), found.problems))
+                raise ConfigError(refusal_text(str(path), found.problems))
             table = without_idle(found.table)[0]
         if not isinstance(table, dict):
             raise ConfigError(f"{path}: expected a table with [[datasets]], got {type(table).__name__}.")
@@ -136,7 +136,7 @@ class DatasetConfig(Settings):
         shared = {name: getattr(config.general, name) for name in config.general.model_fields_set}
         unused, said = idle_entries(config.refs, shared, alike, quiet)
         if unused:
-            raise ConfigError(refusal(source, unused))
+            raise ConfigError(refusal_text(source, unused))
         config._notes = (*notes, *more, *said)
         parts = {
             key: tuple(_absolute(entry, folder) for entry in getattr(config, key))

@@ -55,7 +55,7 @@ class Medium:
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceMedia:
     """An image or a video that a sample is shown. `frames` of it are cached in `folder`, as `width` x `height`; after
     the first, each stands for `temporal_scale` frames of the clip. `media` is what the file holds, where known."""
 
@@ -90,7 +90,7 @@ class Item:
     virtual: LatentShape | None = None
     reference_audio: Path | None = None  # the file
     reference_folder: Path | None = None  # of its cache
-    reference: Reference | None = None
+    reference: ReferenceMedia | None = None
     mask: Path | None = None
     audio_mask: Path | None = None
     flipped: bool = False

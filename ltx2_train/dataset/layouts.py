@@ -24,7 +24,7 @@ LIST_NAME = "pairs.jsonl"
 
 
 @dataclass
-class Layout:
+class FolderLayout:
     """A dataset file for a folder: its table, and the text of a list that goes beside it, if any."""
 
     words: str
@@ -36,7 +36,7 @@ class Layout:
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows)
 
 
-def layout_of(folder: Path) -> Layout | None:
+def folder_layout(folder: Path) -> FolderLayout | None:
     """What the layout of `folder` comes to, or None where it holds no media. Paths in it are absolute."""
     files = _files(folder)
     repeated = {
@@ -50,20 +50,22 @@ def layout_of(folder: Path) -> Layout | None:
             for sub, (repeats, _, kind) in repeated.items()
         ]
         words = f"{len(repeated)} sub-folders as kohya's scripts want them, with their repeats in the name"
-        return Layout(words, {"datasets": entries})
+        return FolderLayout(words, {"datasets": entries})
     if rows := _pairs(files):
         words = f"{len(rows)} pairs as fal's trainer wants them: NAME_start is what is given, NAME_end what comes of it"
-        return Layout(words, {"datasets": [{"video_jsonl_file": LIST_NAME, "cache_directory": "cache"}]}, rows)
+        return FolderLayout(words, {"datasets": [{"video_jsonl_file": LIST_NAME, "cache_directory": "cache"}]}, rows)
     kind = _kind(files)
     return (
-        Layout(f"a folder of {kind}s", {"datasets": [{f"{kind}_directory": str(folder.absolute())}]}) if kind else None
+        FolderLayout(f"a folder of {kind}s", {"datasets": [{f"{kind}_directory": str(folder.absolute())}]})
+        if kind
+        else None
     )
 
 
-def explain(folder: Path) -> str:
+def explain_layout(folder: Path) -> str:
     """A sentence on a layout that is another program's; empty where it is none."""
     try:
-        layout = layout_of(folder)
+        layout = folder_layout(folder)
     except OSError:  # no folder, or one that cannot be opened
         return ""
     if layout is None or ("num_repeats" not in layout.table["datasets"][0] and not layout.rows):

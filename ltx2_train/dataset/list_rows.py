@@ -27,7 +27,7 @@ _MEDIA_SUFFIXES = tuple(
 
 
 @dataclass(frozen=True)
-class Row:
+class ListRow:
     """What one row says, by the names of its columns. `problem` says why it cannot be used; `where` it stands."""
 
     where: str
@@ -51,7 +51,7 @@ def text_lines(text: str) -> list[str]:
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
-def csv_rows(path: Path, text: str) -> Iterator[Row]:
+def csv_rows(path: Path, text: str) -> Iterator[ListRow]:
     """The rows of a CSV file below its header, whose names lose the blanks around them. Raises DataError."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     first = 0
@@ -80,7 +80,7 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise DataError(f"{path}: two columns are called {', '.join(twice)}. Rename one.", path)
 
 
-def _csv_row(path: Path, header: list[str], cells: list[str], line: int) -> Row:
+def _csv_row(path: Path, header: list[str], cells: list[str], line: int) -> ListRow:
     where = f"line {line}"
     swallowed = [part for cell in cells for part in cell.splitlines()[1:] if _looks_like_a_row(part)]
     if swallowed:
@@ -90,15 +90,15 @@ def _csv_row(path: Path, header: list[str], cells: list[str], line: int) -> Row:
     more = cells[len(header) :]
     if any(cell.strip() for cell in more) or len(cells) < len(header):
         problem = f"it has {len(cells)} cells and the header {len(header)}; put a text with commas in quotes"
-        return Row(where, problem=f"{problem} ({','.join(cells)[:_SHOWN]})")
-    return Row(where, {name: cell for name, cell in zip(header, cells, strict=False) if name})
+        return ListRow(where, problem=f"{problem} ({','.join(cells)[:_SHOWN]})")
+    return ListRow(where, {name: cell for name, cell in zip(header, cells, strict=False) if name})
 
 
 def _looks_like_a_row(line: str) -> bool:
     return any(ending in line.lower() for ending in _MEDIA_SUFFIXES)
 
 
-def json_line_rows(text: str) -> Iterator[Row]:
+def json_line_rows(text: str) -> Iterator[ListRow]:
     """The rows of a file with one JSON object a line."""
     for number, line in enumerate(text_lines(text), 1):
         if line.strip():
@@ -106,10 +106,10 @@ def json_line_rows(text: str) -> Iterator[Row]:
             try:
                 yield _json_row(where, parse_json(line))
             except ValueError as error:
-                yield Row(where, problem=f"not JSON ({error}); write one object a line")
+                yield ListRow(where, problem=f"not JSON ({error}); write one object a line")
 
 
-def json_rows(path: Path, text: str) -> Iterator[Row]:
+def json_rows(path: Path, text: str) -> Iterator[ListRow]:
     """The rows of a JSON file: a list of objects, or one object whose values are columns. Raises DataError."""
     try:
         table = parse_json(text)
@@ -126,7 +126,7 @@ def json_rows(path: Path, text: str) -> Iterator[Row]:
         yield _json_row(f"entry {number}", row)
 
 
-def _json_row(where: str, row: Any) -> Row:
+def _json_row(where: str, row: Any) -> ListRow:
     if not isinstance(row, dict):
-        return Row(where, problem=f"expected an object, got {str(row)[:_SHOWN]}")
-    return Row(where, {str(key).strip(): value for key, value in row.items()})
+        return ListRow(where, problem=f"expected an object, got {str(row)[:_SHOWN]}")
+    return ListRow(where, {str(key).strip(): value for key, value in row.items()})

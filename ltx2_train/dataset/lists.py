@@ -25,7 +25,7 @@ from ..media.names import cache_stem, is_dir, readable
 from ..paths import from_folder
 from ..registry import nearest
 from .dataset_file import DatasetSettings
-from .list_rows import Row, csv_rows, json_line_rows, json_rows, read_text, text_lines
+from .list_rows import ListRow, csv_rows, json_line_rows, json_rows, read_text, text_lines
 
 VIDEOS_FILE, CAPTIONS_FILE = "videos.txt", "prompts.txt"
 # Columns in the order in which they are looked for.
@@ -85,13 +85,13 @@ class _Reader:
         self.unused: dict[str, str] = {}  # column -> where it first stands
         self.several: list[str] = []  # where a caption is a list
 
-    def candidate(self, row: Row) -> MediaFile | Skipped:
+    def candidate(self, row: ListRow) -> MediaFile | Skipped:
         try:
             return self._candidate(row)
         except ValueError as error:
             return Skipped(self.source, f"{row.where}: {error}")
 
-    def _candidate(self, row: Row) -> MediaFile:
+    def _candidate(self, row: ListRow) -> MediaFile:
         if row.problem:
             raise ValueError(row.problem)
         cells = {key: value for key, value in row.cells.items() if value is not None and str(value).strip()}
@@ -119,7 +119,7 @@ class _Reader:
                 self.unused.setdefault(key, row.where)
         return found
 
-    def _told(self, caption: Any, row: Row) -> str | None:
+    def _told(self, caption: Any, row: ListRow) -> str | None:
         if isinstance(caption, (list, tuple)):
             caption = next((one for one in caption if not isinstance(one, str) or one.strip()), None)
             self.several.append(row.where)
@@ -161,7 +161,7 @@ def _path(source: Path, text: str) -> Path:
     return from_folder(source.parent, text.strip())
 
 
-def _rows(name: str, entry: DatasetSettings) -> Iterator[Row]:
+def _rows(name: str, entry: DatasetSettings) -> Iterator[ListRow]:
     path = entry.source
     text = read_text(name, entry.source_key, path)
     if not text.strip():

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..media.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES
-from ..media.names import cache_stem, is_file, readable, same, shown
+from ..media.names import cache_stem, is_file, readable, same, shown_path
 from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import VIDEO_SUFFIXES
 from .captions import read_caption, rewrite
 from .dataset_file import DatasetSettings
 from .entry import LIST_KEYS
-from .layouts import explain
+from .layouts import explain_layout
 from .lists import MediaFile, Skipped, read_list
 
 __all__ = ["MEDIA_SUFFIXES", "MediaFile", "Skipped", "find_media", "nothing_left", "with_captions"]
@@ -84,7 +84,7 @@ def _in_folder(name: str, entry: DatasetSettings) -> Iterator[MediaFile | Skippe
     names = {(path.parent, same(path.name)): path for path in reversed(listed)}
     for path in media:
         if not readable(path.name):
-            yield Skipped(shown(path), "its name is in another encoding than UTF-8; rename it")
+            yield Skipped(shown_path(path), "its name is in another encoding than UTF-8; rename it")
         elif reason := _no_file(path):
             yield Skipped(path, reason)
         else:
@@ -125,7 +125,7 @@ def _empty_folder(name: str, entry: DatasetSettings, listed: Sequence[Path]) -> 
     for other, suffixes in MEDIA_SUFFIXES.items():
         if other != entry.kind and any(ending in suffixes for ending in endings):
             return f"{text} For these use {other}_directory."
-    if layout := explain(folder):
+    if layout := explain_layout(folder):
         return f"{text} {layout}"
     if not entry.recursive:
         suffixes = MEDIA_SUFFIXES[entry.kind]
@@ -168,7 +168,7 @@ def with_captions(
 def nothing_left(name: str, entry: DatasetSettings, found: int, skipped: list[Skipped]) -> str:
     reasons = Counter(skip.reason.split(":")[0] for skip in skipped)
     if found and set(reasons) == {"no caption"} and entry.source_key.endswith("_directory"):
-        if layout := explain(entry.source):
+        if layout := explain_layout(entry.source):
             return f"{name}.{entry.source_key}: {found} {entry.noun}, but not one caption of their names. {layout}"
         return (
             f"{name}.{entry.source_key}: {found} {entry.noun} in {entry.source}, but not one caption. "

@@ -16,7 +16,7 @@ from ..media.info import MediaInfo
 from ..media.sound_media import AUDIO_SUFFIXES
 from .companions import Companions, SoundFinder
 from .dataset_file import DatasetRef, DatasetSettings, MediaKind
-from .items import Item, Medium, Reference, smaller
+from .items import Item, Medium, ReferenceMedia, smaller
 from .pairs import Fit
 from .reference import frames_within
 from .scan import MediaFile
@@ -216,14 +216,16 @@ class Cutter:
         if item.audio_mask is not None and item.audio_mask.suffix.lower() in AUDIO_SUFFIXES:
             self.fit.sound_mask(item, self._look(item.audio_mask, "mask for sound"))
 
-    def _reference(self, media: MediaInfo | None, window: timing.Window, width: int, height: int) -> Reference | None:
+    def _reference(
+        self, media: MediaInfo | None, window: timing.Window, width: int, height: int
+    ) -> ReferenceMedia | None:
         if media is None:
             return None
         entry = self.settings
         scale = entry.reference_temporal_scale
         frames = entry.reference_frames or frames_within(window.count, scale)
         size = smaller(width, height, entry.reference_downscale)
-        return Reference(media.path, entry.reference_caches, frames, *size, scale, media)
+        return ReferenceMedia(media.path, entry.reference_caches, frames, *size, scale, media)
 
     def _seconds(self, duration: float) -> str | None:
         entry = self.settings
@@ -262,7 +264,7 @@ class Cutter:
             pad=entry.pad_short == "pad",
             interval=entry.frame_interval,
         )
-        kept = [window for window in cut if not timing.is_damaged(line, window, media.damage)]
+        kept = [window for window in cut if not timing.is_window_damaged(line, window, media.damage)]
         if kept:
             return kept, None
         if cut or not whole:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..caching.cache_file import CacheFile
-from ..caching.recipe import Recipe
+from ..caching.recipe import CacheRecipe
 from ..caching.text_file import FullText, load_text
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.plan import DatasetPlan, plan_dataset
@@ -43,7 +43,7 @@ class TrainingSet:
     def open(
         cls,
         config: DatasetConfig,
-        recipe: Recipe | None = None,
+        recipe: CacheRecipe | None = None,
         events: Events | None = None,
         plan: DatasetPlan | None = None,
         audio: AudioSettings | None = None,
@@ -53,7 +53,7 @@ class TrainingSet:
         Mode video takes no notice of sound, audio takes only what has sound, av takes all. Raises CacheError that
         lists what is missing or stale and why.
         """
-        recipe, events, audio = recipe or Recipe(), events or Events(), audio or AudioSettings()
+        recipe, events, audio = recipe or CacheRecipe(), events or Events(), audio or AudioSettings()
         plan = plan or plan_dataset(config, _WarningsOnly(events), brief=True)
         checker = SampleChecker(plan, recipe, events, audio)
         events.stage("check caches", len(plan.items))

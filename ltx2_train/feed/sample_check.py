@@ -10,7 +10,7 @@ from ..caching.encode_mask import Masks, SoundMasks
 from ..caching.encode_sound import ReferenceSound, SoundLatents
 from ..caching.encode_text import Text
 from ..caching.kind import Job
-from ..caching.recipe import Recipe
+from ..caching.recipe import CacheRecipe
 from ..dataset.plan import DatasetPlan, Item
 from ..dataset.scan import SHOWN_AT_MOST
 from ..errors import CacheError, DataError
@@ -29,7 +29,7 @@ NO_SOURCES = (
 class SampleChecker:
     """Turns items into samples and notes what is missing, stale, left out or of no use to the mode."""
 
-    def __init__(self, plan: DatasetPlan, recipe: Recipe, events: Events, audio: AudioSettings) -> None:
+    def __init__(self, plan: DatasetPlan, recipe: CacheRecipe, events: Events, audio: AudioSettings) -> None:
         self.plan, self.recipe, self.events, self.audio = plan, recipe, events, audio
         self.mode: Mode = recipe.mode
         self.problems: dict[Path, str] = {}

@@ -7,6 +7,6 @@
 `config` turns their files into run files by these rows, `dataset` into dataset files.
 """
 
-from .table import PROGRAMS, Row, defaults_of, key_of, later_words, row_of, rows_of, topics
+from .table import PROGRAMS, NameRow, defaults_of, key_of, later_words, program_rows, row_of, topics
 
-__all__ = ["PROGRAMS", "Row", "defaults_of", "key_of", "later_words", "row_of", "rows_of", "topics"]
+__all__ = ["PROGRAMS", "NameRow", "defaults_of", "key_of", "later_words", "row_of", "program_rows", "topics"]

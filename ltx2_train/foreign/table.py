@@ -22,7 +22,7 @@ _DEFAULTS = "defaults"
 
 
 @dataclass(frozen=True)
-class Row:
+class NameRow:
     """What becomes of one name; community.toml says what each column means."""
 
     name: str
@@ -74,7 +74,7 @@ def key_of(value: Any) -> str:
 
 
 @functools.cache
-def rows_of(program: str) -> dict[str, Row]:
+def program_rows(program: str) -> dict[str, NameRow]:
     """Name -> row of every flag and key of `program` that its file lists."""
     table = dict(read_toml(_FOLDER / f"{program}.toml"))
     table.pop(_DEFAULTS, None)
@@ -93,9 +93,9 @@ def topics() -> dict[str, dict[str, Any]]:
     return read_toml(_FOLDER / "topics.toml")
 
 
-def row_of(program: str, name: str) -> Row | None:
+def row_of(program: str, name: str) -> NameRow | None:
     """The row of `name`, or None where the table has none."""
-    return rows_of(program).get(name)
+    return program_rows(program).get(name)
 
 
 def later_words(topic: str) -> str:
@@ -103,10 +103,10 @@ def later_words(topic: str) -> str:
     return topics()[topic]["words"]
 
 
-def _row(name: str, columns: Mapping[str, Any]) -> Row:
+def _row(name: str, columns: Mapping[str, Any]) -> NameRow:
     columns = dict(columns)
     takes = columns.pop("takes", ())
-    return Row(
+    return NameRow(
         name,
         takes=(takes,) if isinstance(takes, str) else tuple(takes),
         off=tuple(columns.pop("off", ())),

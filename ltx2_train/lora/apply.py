@@ -13,7 +13,7 @@ from torch import nn
 from .adapter import Adapter
 from .file import LoraFile
 from .fit import fitting, linear_sizes
-from .inject import place
+from .inject import place_module
 from .layer import LoRALinear
 from .others import OtherEntry, layer_of
 from .targets import block_of
@@ -34,7 +34,7 @@ class AppliedLora:
     def remove(self, model: nn.Module) -> None:
         """Put the original linears back into `model`."""
         for name, layer in self.layers.items():
-            place(model, name, layer.base)
+            place_module(model, name, layer.base)
 
 
 def apply_file(
@@ -57,6 +57,6 @@ def apply_file(
             with torch.no_grad():
                 plain.lora_A.copy_(entry.down)
                 plain.lora_B.copy_(entry.up)
-        place(model, name, layer)
+        place_module(model, name, layer)
         layers[name] = layer
     return AppliedLora(layers, left_out)

@@ -23,7 +23,7 @@ from ..weights.fingerprint import BAKED
 from ..weights.probe import probe
 from ..weights.reader import TensorFile
 from ..weights.stored import PLAIN_TYPES
-from ..weights.writer import Entry, TensorWriter, require_space
+from ..weights.writer import TensorEntry, TensorWriter, require_space
 from .fit import tell_version
 from .new_file import LoraMade, Losses, check_target
 from .source import LoraSource
@@ -62,7 +62,7 @@ def bake_loras(
             if version is not None:
                 tell_version(source.about, version, events)
         weights = _weights(file, sources)
-        entries = {name: Entry(info.dtype, info.shape) for name, info in file.tensors.items()}
+        entries = {name: TensorEntry(info.dtype, info.shape) for name, info in file.tensors.items()}
         require_space(out, sum(entry.nbytes for entry in entries.values()))
         metadata = file.metadata | {BAKED: _told(file.metadata, sources, each)}
         events.stage("bake LoRAs into the checkpoint", total := sum(info.nbytes for info in file.tensors.values()))

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..events import Events, shielded
 from ..registry import nearest
-from ..weights.writer import Entry
+from ..weights.writer import TensorEntry
 from .metadata import FORMAT_VERSION, HASHES, REFERENCE
 from .names import FLAT_PREFIX, PREFIX, in_diffusers
 from .new_file import LoraMade, check_target, in_dtype, pick_dtype, write_lora
@@ -107,7 +107,7 @@ class _Conversion:
         self.source, self.kind, self.events = source, kind, events
         self.folded = 0
         self.alphas: Counter[float] = Counter()
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, TensorEntry] = {}
         self._dtypes: dict[str, torch.dtype] = {}
         self._factors: dict[str, float] = {}
         for layer, entry in source.layers.items():
@@ -123,9 +123,9 @@ class _Conversion:
             self._dtypes[layer] = pick_dtype(dtype, stored)
             spelled = kind.spell(layer)
             for end, tensor in ((kind.down, entry.down), (kind.up, entry.up)):
-                self.entries[spelled + end] = Entry.of(tensor.to(self._dtypes[layer]))
+                self.entries[spelled + end] = TensorEntry.of(tensor.to(self._dtypes[layer]))
             if kind.alpha:
-                self.entries[spelled + kind.alpha] = Entry("F32", ())
+                self.entries[spelled + kind.alpha] = TensorEntry("F32", ())
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         self.events.stage("convert LoRA", len(self.source.layers))

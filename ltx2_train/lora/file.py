@@ -31,7 +31,7 @@ CHECKPOINT_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 
 
 @dataclass(frozen=True)
-class Entry:
+class LoraEntry:
     """One layer of a file: down [r, in], up [out, r], and its alpha, if the file says one."""
 
     down: Tensor
@@ -81,7 +81,7 @@ class LoraFile:
     """
 
     path: Path
-    entries: dict[str, Entry]
+    entries: dict[str, LoraEntry]
     metadata: dict[str, str]
     unpaired: list[str] = field(default_factory=list)
     other_keys: list[str] = field(default_factory=list)
@@ -93,7 +93,7 @@ class LoraFile:
     others: dict[str, OtherEntry] = field(default_factory=dict)
 
     @property
-    def layers(self) -> dict[str, Entry | OtherEntry]:
+    def layers(self) -> dict[str, LoraEntry | OtherEntry]:
         """Every layer that can be trained and drawn with, of whatever kind."""
         return {**self.entries, **self.others}
 
@@ -163,7 +163,7 @@ class LoraFile:
             return f"{len(layers)} layers of {family}"
         return f"{len(layers)} layers ({counts})" if counts else f"{len(layers)} layers"
 
-    def match(self, modules: Iterable[str]) -> tuple[dict[str, Entry | OtherEntry], list[str]]:
+    def match(self, modules: Iterable[str]) -> tuple[dict[str, LoraEntry | OtherEntry], list[str]]:
         """The layers by the names of `modules`, and the names in the file that are none of them.
 
         Raises ConfigError where the file is more than can be drawn with: half of it would change the model otherwise;
@@ -182,7 +182,7 @@ class LoraFile:
         for name in modules:
             for flat in flat_names(name):
                 spelled.setdefault(flat, name)
-        found: dict[str, Entry | OtherEntry] = {}
+        found: dict[str, LoraEntry | OtherEntry] = {}
         unknown = []
         for name, entry in self.layers.items():
             module = spelled.get(name)
@@ -231,7 +231,7 @@ def read_lora(path: Path | str, weights: bool = True) -> LoraFile:
             if key.part in parts.setdefault(key.module, {}):
                 raise CheckpointError(_twice(path, key.module))
             parts[key.module][key.part] = name
-        entries: dict[str, Entry] = {}
+        entries: dict[str, LoraEntry] = {}
         problems: list[str] = []
         for module, names in parts.items():
             if "down" in names and "up" in names:
@@ -264,7 +264,7 @@ def _entry(
     spelled: tuple[str, ...],
     problems: list[str],
     weights: bool,
-) -> Entry:
+) -> LoraEntry:
     """The layer `module`, of which `names` are the keys; a scale that is not certain is added to `problems`."""
     down, up = (file.tensors[names[part]] for part in ("down", "up"))
     if len(down.shape) != 2 or len(up.shape) != 2 or down.shape[0] != up.shape[1] or not down.shape[0]:
@@ -297,7 +297,7 @@ def _entry(
                 f"its metadata say that {module} has rank {rank:g} and alpha {alpha:g}, but its weights have rank "
                 f"{down.shape[0]}, so its scale is not known. Save it again with the program that made it."
             )
-    return Entry(tensors[0], tensors[1], alpha, rslora)
+    return LoraEntry(tensors[0], tensors[1], alpha, rslora)
 
 
 def _computed_in(dtype: torch.dtype) -> torch.dtype:

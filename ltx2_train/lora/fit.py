@@ -9,7 +9,7 @@ from torch import nn
 from ..errors import ConfigError
 from ..events import Events
 from ..weights.keys import in_mode
-from .file import Entry, LoraFile
+from .file import LoraEntry, LoraFile
 from .foreign import family_of, version_named
 from .kinds import KINDS, NAMES, factor_shapes
 from .others import OtherEntry
@@ -19,7 +19,7 @@ from .targets import linear_size
 _NAMED = 3
 Sizes = Mapping[str, tuple[int, int]]
 """(out, in) of linears by dotted path."""
-Layers = dict[str, "Entry | OtherEntry"]
+Layers = dict[str, "LoraEntry | OtherEntry"]
 """What a file has for layers, by dotted path."""
 
 
@@ -62,7 +62,7 @@ def fitting_start(file: LoraFile, sizes: Sizes, settings: LoraSettings) -> tuple
         )
     here = {path: settings.layer(path) for path in entries}
     for path, entry in entries.items():
-        algo = "lora" if isinstance(entry, Entry) else entry.algo
+        algo = "lora" if isinstance(entry, LoraEntry) else entry.algo
         if KINDS[algo] is not KINDS[here[path].algo]:
             raise ConfigError(
                 f"{file.path.name} has a {NAMES[algo]} for {path}, and lora.algo is {here[path].algo}. Set lora.algo "
@@ -99,7 +99,7 @@ def fitting_start(file: LoraFile, sizes: Sizes, settings: LoraSettings) -> tuple
     return entries, unknown
 
 
-def _factored(entry: Entry | OtherEntry) -> bool:
+def _factored(entry: LoraEntry | OtherEntry) -> bool:
     return isinstance(entry, OtherEntry) and entry.algo != "dora"
 
 
@@ -156,7 +156,7 @@ def tell_start(file: LoraFile, trained: Collection[str], events: Events) -> None
         events.message(
             f"{fresh} of the {len(trained)} layers that are trained are not in {file.path.name}; they begin afresh."
         )
-    ranks = sorted({entry.rank for entry in entries.values() if isinstance(entry, Entry)})
+    ranks = sorted({entry.rank for entry in entries.values() if isinstance(entry, LoraEntry)})
     if len(ranks) > 1:
         events.message(
             f"The layers of {file.path.name} have ranks from {ranks[0]} to {ranks[-1]}; the lower ones are filled up."

@@ -26,7 +26,7 @@ from .fit import fitting_start
 from .held import Held
 from .kinds import NAMES, make_layer
 from .layer import LoRALinear
-from .others import OtherEntry, fill
+from .others import OtherEntry, fill_adapter
 from .settings import LoraSettings
 from .targets import BRANCHES, block_of, branch_of, candidates, count_branches, select
 
@@ -153,7 +153,7 @@ class LoraSet:
             for path, entry in entries.items():
                 layer = self.layers[path]
                 if isinstance(entry, OtherEntry):
-                    fill(layer, entry)
+                    fill_adapter(layer, entry)
                     continue
                 assert isinstance(layer, LoRALinear), type(layer)
                 # components beyond the file's rank stay as they were made: A drawn, B zero, so that they can learn
@@ -201,7 +201,7 @@ class LoraSet:
     def remove(self) -> None:
         """Put the original linears back; the set is empty afterwards."""
         for path, layer in self.layers.items():
-            place(self.model, path, layer.base)
+            place_module(self.model, path, layer.base)
         self.layers, self._held = {}, None
 
 
@@ -232,7 +232,7 @@ def inject(
     for path in chosen_layers(model, settings):
         base = model.get_submodule(path)
         layer = make_layer(base, settings.layer(path), settings, dtype, generator)
-        place(model, path, layer)
+        place_module(model, path, layer)
         layers[path] = layer
     return LoraSet(model, layers, settings)
 
@@ -241,7 +241,7 @@ def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items()) or "nothing"
 
 
-def place(model: nn.Module, path: str, module: nn.Module) -> None:
+def place_module(model: nn.Module, path: str, module: nn.Module) -> None:
     """Put `module` where `path` points to in `model`."""
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module)

@@ -23,7 +23,7 @@ from torch.nn.functional import linear
 
 from .adapter import Adapter, uniform, unread_base, zeros
 from .low_rank import squared_norm
-from .products import Part, low_rank_products, owns_product
+from .products import LinearPart, low_rank_products, owns_product
 
 
 class LoRALinear(Adapter):
@@ -104,7 +104,7 @@ class LoRALinear(Adapter):
         """The values of `linears`, of which one at least is of this class, at `x`: all A in one product."""
         if not all(_joins(one) for one in linears):
             return [one(x) for one in linears]
-        parts = [one._part() if isinstance(one, LoRALinear) else Part(one) for one in linears]
+        parts = [one._part() if isinstance(one, LoRALinear) else LinearPart(one) for one in linears]
         return list(low_rank_products(x, parts))
 
     def _with_low_rank(self, x: Tensor, value: bool) -> Tensor:
@@ -116,14 +116,14 @@ class LoRALinear(Adapter):
             return low_rank_products(x, [self._dropped(y, x.device)], value, mask, self._drawn)[0]
         return low_rank_products(x, [self._part(y)], value)[0]
 
-    def _part(self, y: Tensor | None = None) -> Part:
-        return Part(self.base, y, self.lora_A, self.lora_B, self.held, self.scale)
+    def _part(self, y: Tensor | None = None) -> LinearPart:
+        return LinearPart(self.base, y, self.lora_A, self.lora_B, self.held, self.scale)
 
-    def _dropped(self, y: Tensor | None, device: torch.device) -> Part:
+    def _dropped(self, y: Tensor | None, device: torch.device) -> LinearPart:
         """The part without the ranks that are dropped this time."""
         if device.type == "meta" or not (self.rank_dropout or self.module_dropout):
             return self._part(y)
-        return Part(self.base, y, self.lora_A, self.lora_B * self._kept_ranks(device), None, self.scale)
+        return LinearPart(self.base, y, self.lora_A, self.lora_B * self._kept_ranks(device), None, self.scale)
 
     def _kept_ranks(self, device: torch.device) -> Tensor:
         """The factor on each rank, float32 [r]."""

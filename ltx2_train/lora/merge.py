@@ -25,7 +25,7 @@ from torch import Tensor
 from ..device import pick_device
 from ..errors import ConfigError
 from ..events import Events, shielded
-from ..weights.writer import Entry
+from ..weights.writer import TensorEntry
 from .low_rank import halved, singular
 from .merge_recipe import MergeRecipe, merge_recipe, merged_metadata
 from .new_file import LoraMade, Losses, check_target, in_dtype, lora_keys, pick_dtype, write_lora
@@ -77,15 +77,15 @@ class _Merge:
         self.owners = _layers(sources)
         self.ranks = {layer: self._rank(layer) for layer in self.owners}
         self.losses = Losses()
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, TensorEntry] = {}
         zero = torch.empty((), dtype=self.dtype)
         for layer, rank in self.ranks.items():
             rows, columns = sources[self.owners[layer][0]].layers[layer].size
-            kind = Entry.of(zero).dtype
+            kind = TensorEntry.of(zero).dtype
             for key, shape in zip(lora_keys(layer), ((rank, columns), (rows, rank)), strict=True):
-                self.entries[key] = Entry(kind, shape)
+                self.entries[key] = TensorEntry(kind, shape)
             if recipe.emit_alpha:
-                self.entries[_alpha_key(layer)] = Entry("F32", ())
+                self.entries[_alpha_key(layer)] = TensorEntry("F32", ())
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(key, tensor) of the new file."""

@@ -15,7 +15,7 @@ from ..device import DTYPES
 from ..errors import CheckpointError, ConfigError
 from ..files import atomic
 from ..weights.reader import TensorFile
-from ..weights.writer import Entry, TensorWriter, require_space
+from ..weights.writer import TensorEntry, TensorWriter, require_space
 from .names import PREFIX
 
 DTYPE_NAMES = {
@@ -113,7 +113,7 @@ def check_target(out: Path, sources: Sequence[Path]) -> None:
 
 def write_lora(
     out: Path,
-    entries: Mapping[str, Entry],
+    entries: Mapping[str, TensorEntry],
     metadata: Mapping[str, str],
     tensors: Iterable[tuple[str, Tensor]],
     replace: bool = False,
@@ -137,14 +137,14 @@ def write_lora(
 
 def write_tensors_of(out: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], replace: bool) -> None:
     """As `write_lora`, of tensors that are all there."""
-    entries = {name: Entry.of(tensor) for name, tensor in tensors.items()}
+    entries = {name: TensorEntry.of(tensor) for name, tensor in tensors.items()}
     write_lora(out, entries, metadata, tensors.items(), replace)
 
 
-def _looks_like(path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> bool:
+def _looks_like(path: Path, entries: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> bool:
     try:
         with TensorFile(path) as file:
-            found = {name: Entry(info.dtype, info.shape) for name, info in file.tensors.items()}
+            found = {name: TensorEntry(info.dtype, info.shape) for name, info in file.tensors.items()}
             return file.metadata == dict(metadata) and found == dict(entries)
     except CheckpointError:
         return False

@@ -97,7 +97,7 @@ def read_others(
     return {module: entry for module, entry in entries.items() if entry is not None}
 
 
-def fill(layer: Adapter, entry: OtherEntry) -> None:
+def fill_adapter(layer: Adapter, entry: OtherEntry) -> None:
     """Let `layer`, which is of the same kind and size, change its base as `entry` does."""
     if isinstance(layer, FactoredChange):
         layer.begin_with(entry.parts, entry.scale)
@@ -119,7 +119,7 @@ def layer_of(base: nn.Module, entry: OtherEntry) -> Adapter:
     else:
         kind = LoKrLinear if entry.algo == "lokr" else LoHaLinear
         layer = kind(base, rank, rank, entry.shapes())
-    fill(layer, entry)
+    fill_adapter(layer, entry)
     return layer
 
 

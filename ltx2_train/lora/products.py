@@ -30,7 +30,7 @@ _PER_PART = 5  # tensors of a part, see `Part.tensors`
 
 
 @dataclass(frozen=True)
-class Part:
+class LinearPart:
     """One linear. `y` is the base's value where the base makes its own; `a` [r, I] and `b` [O, r] are the parameters,
     both None without a low-rank term, `held` the same two in the dtype of the products where they lie ready."""
 
@@ -60,7 +60,7 @@ def owns_product(base: nn.Module) -> bool:
 
 def low_rank_products(
     x: Tensor,
-    parts: Sequence[Part],
+    parts: Sequence[LinearPart],
     value: bool = True,
     mask: Tensor | None = None,
     used: Callable[[], None] | None = None,
@@ -77,7 +77,7 @@ def low_rank_products(
 class _Job:
     """The linears of one call, those with factors among them, and the ranks of these."""
 
-    def __init__(self, parts: tuple[Part, ...], value: bool, used: Callable[[], None] | None) -> None:
+    def __init__(self, parts: tuple[LinearPart, ...], value: bool, used: Callable[[], None] | None) -> None:
         self.parts, self.value, self.used = parts, value, used
         self.low = [index for index, part in enumerate(parts) if part.a is not None]
         self.ranks = [part.a.shape[0] for part in parts if part.a is not None]
@@ -146,7 +146,7 @@ class _LowRank(torch.autograd.Function):
         return None, grad_x, None, *found
 
 
-def _value(x: Tensor, part: Part, term: tuple[Tensor, Tensor] | None) -> Tensor:
+def _value(x: Tensor, part: LinearPart, term: tuple[Tensor, Tensor] | None) -> Tensor:
     """[N, O] of one linear; `term` is A x [N, r] and B."""
     base = part.base
     if term is None:
@@ -215,13 +215,13 @@ def _writes_wide(device: torch.device, narrow: torch.dtype, wide: torch.dtype) -
         return False
 
 
-def _outputs(part: Part) -> int:
+def _outputs(part: LinearPart) -> int:
     if part.b is not None:
         return part.b.shape[0]
     assert type(part.base) is nn.Linear, type(part.base)
     return part.base.out_features
 
 
-def _kept_in(part: Part) -> torch.dtype:
+def _kept_in(part: LinearPart) -> torch.dtype:
     assert part.a is not None
     return part.a.dtype

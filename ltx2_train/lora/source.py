@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..weights.reader import TensorFile
-from .file import Entry, LoraFile, load_lora_header
+from .file import LoraEntry, LoraFile, load_lora_header
 from .foreign import family_of
 from .known import known_layer
 
@@ -28,7 +28,7 @@ class LoraSource:
         self.about = load_lora_header(path)
         _require_plain(self.about, tool)
         self._names = _dotted_names(self.about)
-        self.layers: dict[str, Entry] = {layer: self.about.entries[name] for layer, name in self._names.items()}
+        self.layers: dict[str, LoraEntry] = {layer: self.about.entries[name] for layer, name in self._names.items()}
         self._file = TensorFile(path)
 
     @property

@@ -116,7 +116,7 @@ def _rate(times: Sequence[float], rates: Collection[Fraction | None]) -> float:
     return (len(times) - 1) / span if span > 0 else USUAL_RATE
 
 
-def why_unusable(clock: Clock) -> str:
+def why_clock_unusable(clock: Clock) -> str:
     """What is wrong with a clock that no clip can have, or ""."""
     if clock.duration > LONGEST_SECONDS:
         return f"says that its {len(clock.times)} frames last {clock.duration / 86400:,.0f} days"

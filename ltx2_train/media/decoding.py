@@ -142,12 +142,12 @@ def decoded(container: Any, stream: Any, decoder: Any, watch: Watch) -> Iterator
     for packet in container.demux(stream):
         if packet.size:
             watch.packet(packet)
-        for frame in decode(decoder, packet, watch):
+        for frame in decode_packet(decoder, packet, watch):
             watch.frame(frame)
             yield frame
 
 
-def decode(decoder: Any, packet: Any, watch: Alarm | None = None) -> list[Any]:
+def decode_packet(decoder: Any, packet: Any, watch: Alarm | None = None) -> list[Any]:
     """The frames that come out when `packet` goes in; none, and `watch` is told, where it cannot be decoded."""
     import av.error
 
@@ -177,7 +177,7 @@ def strictly_decoded(codec: str, data: bytes, strict: bool = True) -> bool:
     return bool(frames) and not any(frame.is_corrupt for frame in frames)
 
 
-def is_damaged(packet: Any, codec: str) -> bool:
+def is_packet_damaged(packet: Any, codec: str) -> bool:
     """Whether a packet holds what its coding does not make: a run of zeros that was never written, wrong markers."""
     if codec == "mjpeg":
         return jpeg.is_broken(bytes(packet))

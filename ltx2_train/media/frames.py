@@ -211,7 +211,7 @@ def windows(
     return list(found)
 
 
-def is_damaged(line: Timeline, window: Window, damage: Sequence[tuple[int, int]]) -> bool:
+def is_window_damaged(line: Timeline, window: Window, damage: Sequence[tuple[int, int]]) -> bool:
     """Whether a window shows source frames of the spans [first, last) that are damaged."""
     first, last = line.picks[window.start], line.picks[min(window.start + window.count, line.frames) - 1]
     return any(begin <= last and first < end for begin, end in damage)

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import DataError
 from .clock import Packets
-from .decoding import STRICT, decode, decoder_of, opened
+from .decoding import STRICT, decode_packet, decoder_of, opened
 
 NEAR = 2  # packets
 # Whose usual decoder hands out what it could not decode; what is harmless to it is so in every frame of a file.
@@ -59,7 +59,7 @@ def _decoded(path: Path, alpha: bool, stamped: bool, options: dict[str, str] | N
         watch = _Places(look, stamped)
         for packet in container.demux(stream):
             watch.packets += packet.size > 0
-            for frame in decode(decoder, packet, watch):
+            for frame in decode_packet(decoder, packet, watch):
                 watch.frame(frame)
     return look
 

@@ -33,7 +33,7 @@ def readable(text: str) -> bool:
     return "\0" not in text
 
 
-def shown(path: Path) -> Path:
+def shown_path(path: Path) -> Path:
     """`path` with what cannot be printed replaced."""
     return Path(str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from .clock import Clock, Packets, counted_clock, stamped_clock, why_unusable
+from .clock import Clock, Packets, counted_clock, stamped_clock, why_clock_unusable
 from .convert import orientation
-from .decoding import alpha_decoder, decode, is_damaged, opened
+from .decoding import alpha_decoder, decode_packet, is_packet_damaged, opened
 from .images import OVER_BLACK
 from .info import MediaInfo
 from .intact import Look, damaged_spans, look_through
@@ -58,7 +58,7 @@ def probe_video(path: Path) -> MediaInfo:
         look = look_through(path, has_alpha, stamps is not None)
         stamps, count = _there(packets, look, stamps, count)
     clock = counted_clock(packets, count, base, rates) if stamps is None else stamped_clock(stamps, base, rates)
-    if wrong := why_unusable(clock):
+    if wrong := why_clock_unusable(clock):
         raise DataError(f"{path} {wrong}; its timestamps are damaged. Export it again.", path)
     damage = _damage(path, packets, look, clock)
     return MediaInfo(
@@ -92,13 +92,13 @@ def _read_packets(path: Path, container: Any, stream: Any) -> tuple[Packets, Any
     codec = stream.codec_context.name
     for packet in container.demux():
         if packet.stream is stream and first is None:
-            first = next(iter(decode(stream.codec_context, packet)), None)
+            first = next(iter(decode_packet(stream.codec_context, packet)), None)
         if not packet.size:
             continue
         if packet.pts is not None:
             end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         if packet.stream is stream:
-            packets.add(packet, packet.is_corrupt or is_damaged(packet, codec))
+            packets.add(packet, packet.is_corrupt or is_packet_damaged(packet, codec))
     if first is None:
         raise DataError(f"{path}: not one frame can be decoded. Export it again or remove it.", path)
     return packets, first, end

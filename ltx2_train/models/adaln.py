@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from .norms import Index, wide
+from .norms import RowIndex, wide
 
 SINUSOID = 256
 
@@ -25,7 +25,7 @@ class Rows(NamedTuple):
     """Modulation rows [R, n, D]; `index` names each token's row, None means one row a sample (R = B)."""
 
     values: Tensor
-    index: Index | None
+    index: RowIndex | None
 
     def plus(self, table: Tensor) -> Rows:
         """The same with a block's table [n, D] added."""
@@ -76,7 +76,7 @@ def sinusoid(timesteps: Tensor) -> Tensor:
     return torch.cat((angles.cos(), angles.sin()), dim=1)
 
 
-def distinct(timesteps: Tensor) -> tuple[Tensor, Index | None]:
+def distinct(timesteps: Tensor) -> tuple[Tensor, RowIndex | None]:
     """The distinct values [R] of timesteps [B, T] or [B, 1] and each token's index.
 
     Where a sample's tokens all share one the index is None and R = B. On a card this waits for its result; where tokens
@@ -85,24 +85,24 @@ def distinct(timesteps: Tensor) -> tuple[Tensor, Index | None]:
     if timesteps.shape[1] == 1 or timesteps.stride(1) == 0:
         return timesteps[:, 0], None
     if timesteps.device.type == "meta":  # has no values to compare: two, as where the first frame is given clean
-        return timesteps.new_empty(2), Index(torch.empty_like(timesteps, dtype=torch.long))
+        return timesteps.new_empty(2), RowIndex(torch.empty_like(timesteps, dtype=torch.long))
     values, index = torch.unique(timesteps, return_inverse=True)
-    return values, Index(index)
+    return values, RowIndex(index)
 
 
-def given_or_not(sigma: Tensor, given: Tensor, lead: int | None) -> tuple[Tensor, Index]:
+def given_or_not(sigma: Tensor, given: Tensor, lead: int | None) -> tuple[Tensor, RowIndex]:
     """Timesteps [1 + B], zero first, and each token's index; the `given` [B, T] are at 0 and the others at `sigma`.
 
     `lead` is how many tokens are given at the start of every sample, if no others are.
     """
     own = torch.arange(1, sigma.shape[0] + 1, device=given.device).unsqueeze(1)
-    return torch.cat((sigma.new_zeros(1), sigma)), Index(torch.where(given, 0, own), lead)
+    return torch.cat((sigma.new_zeros(1), sigma)), RowIndex(torch.where(given, 0, own), lead)
 
 
-def of_two_levels(sigma: Tensor, second: Tensor, masked: Tensor, given: Tensor | None) -> tuple[Tensor, Index]:
+def of_two_levels(sigma: Tensor, second: Tensor, masked: Tensor, given: Tensor | None) -> tuple[Tensor, RowIndex]:
     """Timesteps [1 + 2 B], zero first, and each token's index: `second` [B] where `masked` [B, T], else `sigma` [B],
     and 0 where `given` [B, T]."""
     own = torch.arange(1, sigma.shape[0] + 1, device=masked.device).unsqueeze(1)
     index = torch.where(masked, own + sigma.shape[0], own)
     index = index if given is None else torch.where(given, 0, index)
-    return torch.cat((sigma.new_zeros(1), sigma, second)), Index(index)
+    return torch.cat((sigma.new_zeros(1), sigma, second)), RowIndex(index)

@@ -138,7 +138,7 @@ class CausalConv2d(nn.Module):
         return self.conv(F.pad(x, self.padding))
 
 
-class Downsample(nn.Module):
+class AudioDownsample(nn.Module):
     """Halves time and frequency, rounding time up."""
 
     def __init__(self, channels: int) -> None:
@@ -149,7 +149,7 @@ class Downsample(nn.Module):
         return self.conv(F.pad(x, (0, 1, 2, 0)))
 
 
-class Upsample(nn.Module):
+class AudioUpsample(nn.Module):
     """Doubles frequency, and time to 2 T - 1."""
 
     def __init__(self, channels: int) -> None:
@@ -161,12 +161,12 @@ class Upsample(nn.Module):
         return x[:, :, 1:]
 
 
-def pixel_norm(x: Tensor) -> Tensor:
+def channel_norm(x: Tensor) -> Tensor:
     """Divides each position by the RMS over its channels."""
     return x / torch.sqrt(x.square().mean(dim=1, keepdim=True) + NORM_EPSILON)
 
 
-class ResBlock(nn.Module):
+class AudioResBlock(nn.Module):
     """Two rounds of norm, SiLU and convolution, added to the input; 1 x 1 on the shortcut where the width changes."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -176,12 +176,12 @@ class ResBlock(nn.Module):
         self.nin_shortcut = CausalConv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(pixel_norm(x)))
-        h = self.conv2(F.silu(pixel_norm(h)))
+        h = self.conv1(F.silu(channel_norm(x)))
+        h = self.conv2(F.silu(channel_norm(h)))
         return self.nin_shortcut(x) + h
 
 
-class Attention(nn.Module):
+class AudioAttention(nn.Module):
     """One-head attention over all positions; only in checkpoints whose config asks for it."""
 
     def __init__(self, channels: int) -> None:
@@ -192,7 +192,7 @@ class Attention(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = pixel_norm(x)
+        h = channel_norm(x)
         q, k, v = (layer(h).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v))  # [B, positions, C]
         h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
         return x + self.proj_out(h)
@@ -203,9 +203,9 @@ class Middle(nn.Module):
 
     def __init__(self, channels: int, attention: bool) -> None:
         super().__init__()
-        self.block_1 = ResBlock(channels, channels)
-        self.attn_1 = Attention(channels) if attention else nn.Identity()
-        self.block_2 = ResBlock(channels, channels)
+        self.block_1 = AudioResBlock(channels, channels)
+        self.attn_1 = AudioAttention(channels) if attention else nn.Identity()
+        self.block_2 = AudioResBlock(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block_2(self.attn_1(self.block_1(x)))
@@ -217,10 +217,10 @@ class Level(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, blocks: int, step: str | None = None) -> None:
         super().__init__()
         widths = [in_channels] + [out_channels] * blocks
-        self.block = nn.ModuleList(ResBlock(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.block = nn.ModuleList(AudioResBlock(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.step = step
         if step is not None:
-            self.add_module(step, {"downsample": Downsample, "upsample": Upsample}[step](out_channels))
+            self.add_module(step, {"downsample": AudioDownsample, "upsample": AudioUpsample}[step](out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.block:
@@ -247,7 +247,7 @@ class AudioEncoder(nn.Module):
         x = self.conv_in(mel)
         for level in self.down:
             x = level(x)
-        return self.conv_out(F.silu(pixel_norm(self.mid(x))))
+        return self.conv_out(F.silu(channel_norm(self.mid(x))))
 
 
 class AudioDecoder(nn.Module):
@@ -269,7 +269,7 @@ class AudioDecoder(nn.Module):
         x = self.mid(self.conv_in(latents))
         for level in reversed(self.up):
             x = level(x)
-        return self.conv_out(F.silu(pixel_norm(x)))
+        return self.conv_out(F.silu(channel_norm(x)))
 
 
 class ChannelStatistics(nn.Module):

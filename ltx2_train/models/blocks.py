@@ -26,7 +26,7 @@ from torch.nn.functional import gelu
 from .adaln import Rows
 from .attention import Attention
 from .fused import Fused
-from .norms import Index, device_type, gated_sum, modulated, modulated_norm, plain_norm
+from .norms import RowIndex, device_type, gated_sum, modulated, modulated_norm, plain_norm
 from .recompute import Kept, Remade, deferred, trainable, unread_gelu
 from .rope import Rope
 
@@ -211,7 +211,7 @@ class Block(nn.Module):
         stream: Stream,
         prefix: str,
         rows: Tensor,
-        index: Index | None,
+        index: RowIndex | None,
         text_kv: Kept | None,
         recipes: bool,
     ) -> Tensor:

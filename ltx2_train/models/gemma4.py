@@ -67,14 +67,14 @@ class Norm(nn.Module):
         return (normal if self.weight is None else normal * self.weight.float()).to(x.dtype)
 
 
-class Embedding(nn.Embedding):
+class ScaledEmbedding(nn.Embedding):
     """Rows scaled by the root of their width, rounded to the weights' type as published."""
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input) * torch.tensor(self.embedding_dim**0.5).to(self.weight.dtype)
 
 
-class Attention(nn.Module):
+class CausalAttention(nn.Module):
     """Causal self-attention of one layer."""
 
     def __init__(self, shape: LayerShape, config: Gemma4Config) -> None:
@@ -125,7 +125,7 @@ class Layer(nn.Module):
 
     def __init__(self, shape: LayerShape, config: Gemma4Config) -> None:
         super().__init__()
-        self.self_attn = Attention(shape, config)
+        self.self_attn = CausalAttention(shape, config)
         self.mlp = Mlp(config.hidden, config.intermediate)
         self.input_layernorm = Norm(config.hidden, config.eps)
         self.post_attention_layernorm = Norm(config.hidden, config.eps)
@@ -145,7 +145,7 @@ class Gemma4(nn.Module):
     def __init__(self, config: Gemma4Config) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens: nn.Module = Embedding(config.vocabulary, config.hidden)
+        self.embed_tokens: nn.Module = ScaledEmbedding(config.vocabulary, config.hidden)
         self.layers = nn.ModuleList(Layer(shape, config) for shape in config.layers)
         self.norm: nn.Module = Norm(config.hidden, config.eps)
 

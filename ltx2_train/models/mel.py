@@ -77,7 +77,7 @@ def log_mel(waveform: Tensor, sample_rate: int, *, n_fft: int = 1024, hop: int =
     return mel.clamp(min=FLOOR).log().reshape(batch, channels, -1, bins)
 
 
-def resample(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
+def resample_waveform(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
     """The same sound at another rate, by torchaudio's windowed sinc; unchanged where the rates are equal."""
     if source_rate == target_rate:
         return waveform
@@ -105,6 +105,6 @@ def waveform_to_mel(
             f"The sound has the shape {list(waveform.shape)}; expected [batch, channels, samples] with one or two "
             "channels. Mix surround sound down to stereo first."
         )
-    waveform = resample(waveform, source_rate, sample_rate)
+    waveform = resample_waveform(waveform, source_rate, sample_rate)
     mel = log_mel(waveform, sample_rate, n_fft=n_fft, hop=hop, bins=bins)
     return mel.expand(-1, 2, -1, -1).contiguous()

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from . import fused as bodies
 from .fused import Fused
-from .rope import Rope, rotate
+from .rope import Rope, rotate_heads
 
 SLICE_ELEMENTS = 1 << 18
 
@@ -38,7 +38,7 @@ _meta_is = "cuda"
 _aten = torch.ops.aten
 
 
-class Index(NamedTuple):
+class RowIndex(NamedTuple):
     """Which row of modulation each token has: `rows` [B, T].
 
     Where `lead` is a number, the first so many tokens of every sample have row 0 and the others row 1 + b; then rows
@@ -48,15 +48,15 @@ class Index(NamedTuple):
     rows: Tensor
     lead: int | None = None
 
-    def part(self, tokens: slice) -> Index:
+    def part(self, tokens: slice) -> RowIndex:
         """That of some tokens."""
         start, stop, _ = tokens.indices(self.rows.shape[1])
         lead = None if self.lead is None else min(max(self.lead - start, 0), stop - start)
-        return Index(self.rows[:, tokens], lead)
+        return RowIndex(self.rows[:, tokens], lead)
 
 
 def modulated_norm(
-    x: Tensor, scale: Tensor, shift: Tensor, index: Index | None, eps: float, fused: Fused | None = None
+    x: Tensor, scale: Tensor, shift: Tensor, index: RowIndex | None, eps: float, fused: Fused | None = None
 ) -> Tensor:
     """n(x) * (1 + scale) + shift in the dtype of `x` [B, T, D].
 
@@ -72,7 +72,7 @@ def plain_norm(x: Tensor, eps: float, fused: Fused | None = None) -> Tensor:
 
 
 def gated_sum(
-    x: Tensor, y: Tensor, gate: Tensor, index: Index | None, unread: bool = False, fused: Fused | None = None
+    x: Tensor, y: Tensor, gate: Tensor, index: RowIndex | None, unread: bool = False, fused: Fused | None = None
 ) -> Tensor:
     """x + gate * y in the dtype of `x` [B, T, D]; `gate` [R, D] and `index` as in `modulated_norm`.
 
@@ -99,7 +99,7 @@ def modulated(x: Tensor, scale: Tensor, shift: Tensor, fused: Fused | None = Non
         done = fused(bodies.modulated, x, scale, shift)
         if done is not None:
             return done
-    return torch.addcmul(rows_of(shift, None), wide(x), rows_of(scale + 1, None)).to(x.dtype)
+    return torch.addcmul(rows_of_tokens(shift, None), wide(x), rows_of_tokens(scale + 1, None)).to(x.dtype)
 
 
 def wide(x: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ def wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def rows_of(values: Tensor, index: Index | None, tokens: slice = slice(None)) -> Tensor:
+def rows_of_tokens(values: Tensor, index: RowIndex | None, tokens: slice = slice(None)) -> Tensor:
     """Rows [R, D] laid out for tokens: [B or 1, 1, D] to broadcast where one row serves them, else [B, T, D]."""
     if index is None:
         return values.unsqueeze(1)
@@ -136,7 +136,7 @@ def device_type(x: Tensor) -> str:
     return _meta_is if x.device.type == "meta" else x.device.type
 
 
-def slices(x: Tensor, index: Index | None = None) -> Iterator[slice]:
+def slices(x: Tensor, index: RowIndex | None = None) -> Iterator[slice]:
     """Slices along dim 1 of `x` [B, T, D] that are worth a pass of their own, none over both sides of a lead."""
     tokens = x.shape[1]
     step = tokens if device_type(x) != "cpu" else max(1, SLICE_ELEMENTS // max(1, x.shape[0] * x.shape[2]))
@@ -195,7 +195,7 @@ class _ModulatedNorm(torch.autograd.Function):
             size = _inverse_size(x, eps)
         for part in slices(x, index):
             normal = _product(x[:, part], size[:, part]) if whole is None else whole[:, part]
-            moved, own, row = out[:, part], rows_of(shift, index, part), rows_of(factor, index, part)
+            moved, own, row = out[:, part], rows_of_tokens(shift, index, part), rows_of_tokens(factor, index, part)
             if _casts_in_place(moved, normal):
                 torch.addcmul(own, normal, row, out=moved)
             else:
@@ -214,7 +214,7 @@ class _ModulatedNorm(torch.autograd.Function):
         if grad_x is None and want_x and native(x):
             inner = torch.empty_like(x)
             for part in slices(x, index):
-                torch.mul(grad[:, part], rows_of(factor, index, part), out=inner[:, part])
+                torch.mul(grad[:, part], rows_of_tokens(factor, index, part), out=inner[:, part])
             grad_x = _aten._fused_rms_norm_backward(inner, x, [x.shape[-1]], size, None, [True, False])[0]
         if grad_x is not None:
             if not (want_scale or want_shift):
@@ -232,7 +232,9 @@ class _ModulatedNorm(torch.autograd.Function):
                 _add_rows(grad_shift, wide(grad[:, part]), index, part)
             if want_x:
                 assert grad_x is not None
-                _norm_gradient(_product(grad[:, part], rows_of(factor, index, part)), own, r, out=grad_x[:, part])
+                _norm_gradient(
+                    _product(grad[:, part], rows_of_tokens(factor, index, part)), own, r, out=grad_x[:, part]
+                )
         return grad_x, grad_scale, grad_shift, None, None, None
 
 
@@ -251,7 +253,7 @@ class _GatedSum(torch.autograd.Function):
             return done
         out = torch.empty_like(x)
         for part in slices(x, index):
-            torch.addcmul(x[:, part], y[:, part], rows_of(gate, index, part), out=out[:, part])
+            torch.addcmul(x[:, part], y[:, part], rows_of_tokens(gate, index, part), out=out[:, part])
         return out
 
     @staticmethod
@@ -264,7 +266,7 @@ class _GatedSum(torch.autograd.Function):
             if grad_y is None:
                 grad_y = torch.empty_like(grad)
                 for part in slices(grad, index):
-                    torch.mul(grad[:, part], rows_of(gate, index, part), out=grad_y[:, part])
+                    torch.mul(grad[:, part], rows_of_tokens(gate, index, part), out=grad_y[:, part])
         if ctx.needs_input_grad[2]:
             grad_gate = torch.zeros_like(gate, dtype=wide(gate).dtype)
             for part in slices(grad, index):
@@ -288,7 +290,7 @@ class _RotatedNorm(torch.autograd.Function):
         if native(x) and (weight.dtype == x.dtype):
             normal, size = _native_norm(x, weight, eps)
             ctx.save_for_backward(x, size, weight)
-            return normal if rope is None else rotate(_heads(normal, heads), rope).flatten(2)
+            return normal if rope is None else rotate_heads(_heads(normal, heads), rope).flatten(2)
         out = torch.empty_like(x)
         factor = wide(weight)
         size = _inverse_size(x, eps)
@@ -297,9 +299,9 @@ class _RotatedNorm(torch.autograd.Function):
             if rope is None:
                 out[:, part] = normal
             elif out.dtype == normal.dtype:
-                rotate(_heads(normal, heads), rope.part(part), out=_heads(out[:, part], heads))
+                rotate_heads(_heads(normal, heads), rope.part(part), out=_heads(out[:, part], heads))
             else:
-                out[:, part] = rotate(_heads(normal, heads), rope.part(part)).flatten(2)
+                out[:, part] = rotate_heads(_heads(normal, heads), rope.part(part)).flatten(2)
         ctx.save_for_backward(x, size, weight)
         return out
 
@@ -317,7 +319,7 @@ class _RotatedNorm(torch.autograd.Function):
             if done is not None:
                 return done, None, None, None, None, None
         if native(x) and weight.dtype == x.dtype:
-            inner = grad if rope is None else rotate(_heads(grad, ctx.heads), rope, backward=True).flatten(2)
+            inner = grad if rope is None else rotate_heads(_heads(grad, ctx.heads), rope, backward=True).flatten(2)
             grads = _aten._fused_rms_norm_backward(inner, x, [x.shape[-1]], size, weight, [want_x, want_weight])
             return grads[0] if want_x else None, grads[1] if want_weight else None, None, None, None, None
         factor = wide(weight)
@@ -326,7 +328,7 @@ class _RotatedNorm(torch.autograd.Function):
         for part in slices(x):
             own, r, g = wide(x[:, part]), size[:, part], wide(grad[:, part])
             if rope is not None:
-                g = rotate(_heads(g, ctx.heads), rope.part(part), backward=True).flatten(2)
+                g = rotate_heads(_heads(g, ctx.heads), rope.part(part), backward=True).flatten(2)
             if grad_weight is not None:
                 grad_weight += (g * own * r).sum((0, 1))
             if grad_x is not None:
@@ -383,7 +385,7 @@ def _heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(2, (heads, x.shape[2] // heads))
 
 
-def _add_rows(total: Tensor, values: Tensor, index: Index | None, part: slice) -> None:
+def _add_rows(total: Tensor, values: Tensor, index: RowIndex | None, part: slice) -> None:
     if index is None:
         total += values.sum(1)
     else:

@@ -58,7 +58,7 @@ def rope_table(
     return Rope(angles.cos(), angles.sin(), interleaved)
 
 
-def rotate(x: Tensor, rope: Rope, out: Tensor | None = None, backward: bool = False) -> Tensor:
+def rotate_heads(x: Tensor, rope: Rope, out: Tensor | None = None, backward: bool = False) -> Tensor:
     """Rotate `x` [B, T, H, K] into `out`; `backward` rotates the other way, which is the gradient.
 
     `out` must not overlap `x`. Not differentiable by autograd: callers are autograd functions themselves.

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from .adaln import Rows
 from .blocks import Stream
-from .norms import Index
+from .norms import RowIndex
 from .rope import Rope
 
 
 @dataclass(frozen=True)
-class Route:
+class TokenRoute:
     """Blocks `first` to `last`, both included, see the tokens `kept` [B, K] of the picture, in ascending order."""
 
     first: int
@@ -31,7 +31,7 @@ class Route:
     kept: Tensor
 
 
-def check_routes(routes: Sequence[Route], blocks: int) -> None:
+def check_routes(routes: Sequence[TokenRoute], blocks: int) -> None:
     """Routes must not overlap, and must leave the last block to all tokens."""
     covered = [number for route in routes for number in range(route.first, route.last + 1)]
     assert len(covered) == len(set(covered)), "routes overlap"
@@ -64,7 +64,7 @@ def stream_of(stream: Stream, kept: Tensor) -> Stream:
 def _rows(rows: Rows, kept: Tensor) -> Rows:
     if rows.index is None:
         return rows
-    return Rows(rows.values, Index(rows.index.rows.expand(kept.shape[0], -1).gather(1, kept)))
+    return Rows(rows.values, RowIndex(rows.index.rows.expand(kept.shape[0], -1).gather(1, kept)))
 
 
 def _rope(rope: Rope, kept: Tensor) -> Rope:

@@ -26,7 +26,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..settings import Settings
 from ..shapes import SPATIAL_FACTOR, TEMPORAL_FACTOR, VideoShape
-from .vae_layers import Stream
+from .vae_layers import ClipMemory
 from .video_vae import VideoVAE, check_pixels
 
 log = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ def encode_tiled(vae: VideoVAE, pixels: Tensor, tiles: TileSettings, on_progress
         first = max(time.start - 1, 0)
         for row in rows:
             for column in columns:
-                stream = Stream()
+                stream = ClipMemory()
                 parts = []
                 for start, stop in _pieces(first, time.stop, chunk):
                     piece = pixels[
@@ -298,11 +298,11 @@ def _blended_in_space(
     Each tile has its own stream and is done with a piece before the next tile begins it.
     """
     rows, columns = grid
-    cells = [(row, column, Stream()) for row in rows for column in columns]
+    cells = [(row, column, ClipMemory()) for row in rows for column in columns]
     height, width = rows[-1].stop * SPATIAL_FACTOR, columns[-1].stop * SPATIAL_FACTOR
     limit = None if len(pieces) == 1 else max(stop - start for start, stop in pieces)
 
-    def frames_of(cell: tuple[Span, Span, Stream], start: int, stop: int) -> Iterator[Tensor]:
+    def frames_of(cell: tuple[Span, Span, ClipMemory], start: int, stop: int) -> Iterator[Tensor]:
         row, column, stream = cell
         tile = latents[:, :, start:stop, row.start : row.stop, column.start : column.stop]
         for frames in vae.decode_pieces(tile, stream, stop == pieces[-1][1], limit, generator):

@@ -36,10 +36,10 @@ from .blocks import BASE_ROWS, TEXT_ROWS, Block, SkipLayers, Stream
 from .config import Side, TransformerConfig
 from .fused import Fused
 from .kernels import QUERIES, SPLITS, find_kernel
-from .norms import Index, rows_of, wide
+from .norms import RowIndex, rows_of_tokens, wide
 from .recompute import Kept, Store, recomputed, trainable
 from .rope import rope_table
-from .routes import Route, check_routes, kept_of, put_back, stream_of
+from .routes import TokenRoute, check_routes, kept_of, put_back, stream_of
 from .trial import why_not_compiled
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class Modality:
             return values[index.rows]
         return self.sigma.unsqueeze(1) if self.given is None else torch.where(self.given, 0.0, self.sigma.unsqueeze(1))
 
-    def levels(self) -> tuple[Tensor, Index | None]:
+    def levels(self) -> tuple[Tensor, RowIndex | None]:
         """The distinct timesteps [R], and which of them each token has; None where each sample has one (R = B)."""
         if self.timesteps is not None:
             return distinct(self.timesteps)
@@ -120,7 +120,7 @@ class Output:
     hidden: dict[str, Tensor] = field(default_factory=dict)
 
 
-Levels = tuple[Tensor, Index | None]  # distinct timesteps [R], and which each token has
+Levels = tuple[Tensor, RowIndex | None]  # distinct timesteps [R], and which each token has
 
 
 class Residence(Protocol):
@@ -290,7 +290,7 @@ class LTXTransformer(nn.Module):
         *,
         skip: SkipLayers | None = None,
         keep_hidden: Collection[str] = (),
-        routes: Sequence[Route] = (),
+        routes: Sequence[TokenRoute] = (),
         last: int | None = None,
     ) -> Output:
         """Velocities of the modalities given. `keep_hidden` names streams after blocks: "video.12", "audio.0".
@@ -308,7 +308,7 @@ class LTXTransformer(nn.Module):
         hidden: dict[str, Tensor] = {}
         check_routes(routes, len(self.transformer_blocks))
         begins = {} if v is None else {route.first: route for route in routes}
-        on: tuple[Route, Tensor, Stream] | None = None  # the route, all tokens before it, and what holds for them
+        on: tuple[TokenRoute, Tensor, Stream] | None = None  # the route, all tokens before it, and what holds for them
         for number, block in enumerate(self.transformer_blocks):
             if (route := begins.get(number)) is not None:
                 assert vx is not None
@@ -398,7 +398,7 @@ class LTXTransformer(nn.Module):
         marked = x[:, single] + self.keyframes_abs_pos_embedding.to(x.dtype)
         return torch.cat((x[:, : single.start], marked, x[:, single.stop :]), dim=1)
 
-    def _rows(self, name: str, values: Tensor, index: Index | None) -> tuple[Rows, Rows]:
+    def _rows(self, name: str, values: Tensor, index: RowIndex | None) -> tuple[Rows, Rows]:
         rows, embedded = getattr(self, name)(values.float() * self.config.timestep_scale_multiplier, self.dtype)
         return Rows(rows, index), Rows(embedded, index)
 
@@ -458,7 +458,7 @@ class LTXTransformer(nn.Module):
         rows, index = stream.embedded
         shift, scale = (rows + row for row in getattr(self, f"{prefix}scale_shift_table").to(rows.dtype))
         normal = layer_norm(x, x.shape[-1:], eps=self.config.norm_eps)
-        moved = (normal * rows_of(scale + 1, index) + rows_of(shift, index)).to(x.dtype)
+        moved = (normal * rows_of_tokens(scale + 1, index) + rows_of_tokens(shift, index)).to(x.dtype)
         return getattr(self, f"{prefix}proj_out")(moved)
 
 

@@ -1,7 +1,7 @@
 """The layers of the video VAE, each able to work on a clip piece by piece.
 
 A whole clip is only the case of one piece that is both the first and the last, so there is one code path. What a
-layer needs of earlier frames it keeps in a `Stream`; the pieces then give the same numbers as the whole clip:
+layer needs of earlier frames it keeps in a `ClipMemory`; the pieces then give the same numbers as the whole clip:
 
 - a convolution of 3 frames keeps the 2 frames before the next piece. The first piece begins with copies of its first
   frame; a non-causal convolution looks one frame ahead, so it answers one frame late until the last piece, which ends
@@ -31,7 +31,7 @@ SINUSOID_PERIOD = 10000.0
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
-class Stream:
+class ClipMemory:
     """What the layers remember between consecutive pieces of one clip; a fresh one suits a whole clip.
 
     `last` is True while the piece at hand ends the clip.
@@ -82,7 +82,7 @@ class Conv3d(nn.Module):
             channels, out_channels, KERNEL, stride=stride, padding=(0, 1, 1), padding_mode=padding_mode
         )
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+    def forward(self, x: Tensor, stream: ClipMemory) -> Tensor:
         past = stream.get(self, "past")
         parts = [x]
         if past is not None:
@@ -151,7 +151,7 @@ class ResBlock(nn.Module):
         self.inject_noise = inject_noise
 
     def forward(
-        self, x: Tensor, stream: Stream, embedding: Tensor | None = None, generator: torch.Generator | None = None
+        self, x: Tensor, stream: ClipMemory, embedding: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         shift1 = scale1 = shift2 = scale2 = None
         if self.conditioned:
@@ -167,7 +167,7 @@ class ResBlock(nn.Module):
         return self.conv_shortcut(self.norm3(stream.in_step(self, x, h))) + h
 
     def _noise(
-        self, name: str, scale: Tensor, like: Tensor, stream: Stream, generator: torch.Generator | None
+        self, name: str, scale: Tensor, like: Tensor, stream: ClipMemory, generator: torch.Generator | None
     ) -> Tensor:
         """One plane of noise [1,C,1,Y,X], the same for all samples and frames of the clip."""
         plane = stream.once(self, f"noise{name}", lambda: draw(like.shape[-2:], generator).to(like))
@@ -195,7 +195,7 @@ class ResStage(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, stream: Stream, timestep: Tensor | None = None, generator: torch.Generator | None = None
+        self, x: Tensor, stream: ClipMemory, timestep: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         embedding = self.time_embedder(timestep) if self.conditioned else None
         for block in self.res_blocks:
@@ -214,7 +214,7 @@ class Downsample(nn.Module):
         self.groups = (out_channels, channels * math.prod(stride) // out_channels)
         self.conv = Conv3d(channels, out_channels // math.prod(stride), padding_mode, causal=True)
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+    def forward(self, x: Tensor, stream: ClipMemory) -> Tensor:
         if self.stride[0] == 2 and stream.get(self, "begun") is None:
             # The clip's single first frame makes a pair with itself.
             x = torch.cat([x[:, :, :1], x], dim=2)
@@ -242,7 +242,7 @@ class Upsample(nn.Module):
         self.repeats = math.prod(stride) // multiplier
         self.conv = Conv3d(channels, math.prod(stride) * channels // multiplier, padding_mode, causal)
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+    def forward(self, x: Tensor, stream: ClipMemory) -> Tensor:
         h = self.conv(x, stream)
         skip = stream.in_step(self, x, h) if self.residual else None
         h = depth_to_space(h, self.stride)

@@ -24,12 +24,12 @@ from torch.nn import functional as F
 from ..errors import CheckpointError, DataError
 from ..shapes import SPATIAL_FACTOR, TEMPORAL_FACTOR, VIDEO_CHANNELS
 from .vae_layers import (
+    ClipMemory,
     Conv3d,
     Downsample,
     PaddingMode,
     ResBlock,
     ResStage,
-    Stream,
     TimeEmbedding,
     Upsample,
     draw,
@@ -71,7 +71,7 @@ DECODER_WIDENING = 8
 
 
 @dataclass(frozen=True)
-class Block:
+class BlockEntry:
     """One entry of a block list; `multiplier` is how much wider (encoder) or narrower (decoder) it makes the grid."""
 
     kind: str
@@ -85,8 +85,8 @@ class Block:
 class VideoVAEConfig:
     """What the tensors alone do not tell. Blocks are in the order of the file; the decoder builds them reversed."""
 
-    encoder_blocks: tuple[Block, ...]
-    decoder_blocks: tuple[Block, ...]
+    encoder_blocks: tuple[BlockEntry, ...]
+    decoder_blocks: tuple[BlockEntry, ...]
     latent_channels: int = VIDEO_CHANNELS
     patch_size: int = 4
     decoder_base_channels: int = 128
@@ -171,8 +171,8 @@ class VideoEncoder(nn.Module):
         out = config.latent_channels * 2 if extra is None else config.latent_channels + extra
         self.conv_out = Conv3d(width, out, mode, causal=True)
 
-    def forward(self, pixels: Tensor, stream: Stream | None = None) -> Tensor:
-        stream = stream or Stream()
+    def forward(self, pixels: Tensor, stream: ClipMemory | None = None) -> Tensor:
+        stream = stream or ClipMemory()
         x = self.conv_in(to_patches(pixels, self.patch_size), stream)
         for block in self.down_blocks:
             x = block(x, stream)
@@ -208,12 +208,12 @@ class VideoDecoder(nn.Module):
             self.last_scale_shift_table = nn.Parameter(torch.zeros(2, width))
 
     def forward(self, latents: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return torch.cat(list(self.pieces(latents, Stream(), True, None, generator)), dim=2)
+        return torch.cat(list(self.pieces(latents, ClipMemory(), True, None, generator)), dim=2)
 
     def pieces(
         self,
         latents: Tensor,
-        stream: Stream,
+        stream: ClipMemory,
         last: bool,
         limit: int | None,
         generator: torch.Generator | None = None,
@@ -247,7 +247,7 @@ class VideoDecoder(nn.Module):
         stream.last = last
         yield from run(0, self.conv_in(latents, stream), last, limit)
 
-    def _head(self, x: Tensor, timestep: Tensor | None, stream: Stream) -> Tensor:
+    def _head(self, x: Tensor, timestep: Tensor | None, stream: ClipMemory) -> Tensor:
         x = pixel_norm(x)
         if timestep is not None:
             shift, scale = modulation(self.last_scale_shift_table, self.last_time_embedder(timestep))
@@ -294,7 +294,7 @@ class VideoVAE(nn.Module):
         Raises DataError where F is not 8n+1 or H, W are not multiples of 32; nothing is cropped.
         """
         check_pixels(pixels)
-        return self.encode_piece(pixels, Stream())
+        return self.encode_piece(pixels, ClipMemory())
 
     def decode(self, latents: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Normalised latents [B,C,f,h,w] to pixels [B,3,F,H,W], about [-1,1], in the dtype of the weights.
@@ -303,9 +303,9 @@ class VideoVAE(nn.Module):
         """
         self.check_latents(latents)
         latents = self.add_decode_noise(latents, generator)
-        return torch.cat(list(self.decode_pieces(latents, Stream(), generator=generator)), dim=2)
+        return torch.cat(list(self.decode_pieces(latents, ClipMemory(), generator=generator)), dim=2)
 
-    def encode_piece(self, pixels: Tensor, stream: Stream) -> Tensor:
+    def encode_piece(self, pixels: Tensor, stream: ClipMemory) -> Tensor:
         """Latents of the next frames of a clip: 8n+1 frames first, then 8n each, with one `stream` for all."""
         assert self.encoder is not None, "the VAE was built without its encoder"
         weight = self.encoder.conv_in.conv.weight
@@ -314,7 +314,7 @@ class VideoVAE(nn.Module):
     def decode_pieces(
         self,
         latents: Tensor,
-        stream: Stream,
+        stream: ClipMemory,
         last: bool = True,
         limit: int | None = None,
         generator: torch.Generator | None = None,
@@ -367,7 +367,7 @@ def check_pixels(pixels: Tensor) -> None:
         )
 
 
-def _encoder_block(block: Block, index: int, width: int, out: int, mode: PaddingMode) -> nn.Module:
+def _encoder_block(block: BlockEntry, index: int, width: int, out: int, mode: PaddingMode) -> nn.Module:
     stride = ENCODER_STRIDES[block.kind]
     if block.kind == "res_x":
         return ResStage(width, block.layers, mode, causal=True)
@@ -384,7 +384,7 @@ def _encoder_block(block: Block, index: int, width: int, out: int, mode: Padding
     return Downsample(width, out, stride, mode)
 
 
-def _blocks(section: Mapping[str, Any], name: str, known: Mapping[str, Any]) -> tuple[Block, ...]:
+def _blocks(section: Mapping[str, Any], name: str, known: Mapping[str, Any]) -> tuple[BlockEntry, ...]:
     entries = section.get(name)
     if not entries:
         raise CheckpointError(
@@ -394,7 +394,7 @@ def _blocks(section: Mapping[str, Any], name: str, known: Mapping[str, Any]) -> 
     return tuple(_block(index, entry, name, known) for index, entry in enumerate(entries))
 
 
-def _block(index: int, entry: Iterable[Any], name: str, known: Mapping[str, Any]) -> Block:
+def _block(index: int, entry: Iterable[Any], name: str, known: Mapping[str, Any]) -> BlockEntry:
     try:
         kind, options = entry
     except (TypeError, ValueError):
@@ -410,7 +410,7 @@ def _block(index: int, entry: Iterable[Any], name: str, known: Mapping[str, Any]
     widens = kind.endswith(("_res", "_x_y"))
     changes_width = widens or (name == "decoder_blocks" and kind.startswith("compress"))
     noisy = bool(options.get("inject_noise", False)) and kind == "res_x"
-    return Block(
+    return BlockEntry(
         kind=kind,
         layers=int(options.get("num_layers", 1)),
         multiplier=int(options.get("multiplier", 2 if widens else 1)) if changes_width else 1,

@@ -160,7 +160,7 @@ class CrepaSettings(Settings):
     )
 
 
-class Route(NamedTuple):
+class RouteShare(NamedTuple):
     """Blocks `first` to `last` see this share of the tokens of the picture."""
 
     first: int
@@ -168,12 +168,12 @@ class Route(NamedTuple):
     keep: float
 
 
-def parse_route(text: str) -> Route:
+def parse_route(text: str) -> RouteShare:
     """The route that "2:-3:0.5" says. Raises ValueError."""
     match = re.fullmatch(r"\s*(-?\d+)\s*:\s*(-?\d+)\s*:\s*(0?\.\d+|0|1(?:\.0*)?)\s*", text)
     if match is None or not 0 < float(match[3]) < 1:
         raise ValueError(f'{text!r} is not of the form "first:last:keep", as "2:-3:0.5"; keep is above 0 and below 1')
-    return Route(int(match[1]), int(match[2]), float(match[3]))
+    return RouteShare(int(match[1]), int(match[2]), float(match[3]))
 
 
 class TreadSettings(Settings):
@@ -205,7 +205,7 @@ class TreadSettings(Settings):
             parse_route(text)
         return value
 
-    def parsed(self) -> list[Route]:
+    def parsed(self) -> list[RouteShare]:
         """The routes as they are written, with negative blocks."""
         return [parse_route(text) for text in self.routes]
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .copies import Slot, Source, copies_to, settle
+from .copies import Slot, Source, copies_to, wait_for_slot
 from .host import HostBuffers
 from .packing import frozen
 
@@ -270,7 +270,7 @@ class BlockStreamer:
         return slot
 
     def _forget(self, slot: Slot) -> None:
-        settle(slot)
+        wait_for_slot(slot)
         if slot.block is not None:
             del self._where[slot.block]
             slot.block = None

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .packing import Layout
+from .packing import BlockLayout
 
 STAGING_BUFFERS, STAGING_BYTES = 3, 64 << 20
 
@@ -30,7 +30,7 @@ class Source(Protocol):
 
     def __contains__(self, number: int) -> bool: ...
     def add(self, number: int, block: nn.Module) -> None: ...
-    def layout(self, number: int) -> Layout: ...
+    def layout(self, number: int) -> BlockLayout: ...
     def home(self, number: int) -> list[Tensor]: ...
     def size(self, number: int) -> int: ...
     def direct(self, number: int) -> Tensor | None: ...
@@ -83,7 +83,7 @@ class ThreadCopies:
         pass
 
     def start(self, slot: Slot, number: int, poison: bool) -> None:
-        settle(slot)
+        wait_for_slot(slot)
         if poison:
             slot.memory.fill_(0xFF)
         part = slot.memory[: self._source.size(number)]
@@ -156,7 +156,7 @@ class CudaCopies:
         slot.released.record(torch.cuda.current_stream(self._device))
 
     def start(self, slot: Slot, number: int, poison: bool) -> None:
-        settle(slot)
+        wait_for_slot(slot)
         if poison:
             with torch.cuda.stream(self._stream):
                 self._stream.wait_event(slot.released)
@@ -218,7 +218,7 @@ class CudaCopies:
             return torch.empty(size, dtype=torch.uint8), event
 
 
-def settle(slot: Slot) -> None:
+def wait_for_slot(slot: Slot) -> None:
     """Until the thread has nothing more to do with `slot`, however that went."""
     if slot.job is not None:
         with contextlib.suppress(Exception):

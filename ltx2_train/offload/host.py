@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .packing import Layout, layout_of
+from .packing import BlockLayout, block_layout
 
 PAGE = 4096
 
@@ -59,7 +59,7 @@ class HostBuffers:
         self.notes: list[str] = []
         self._pinned, self._most = pinned, most
         self._memory: dict[int, HostMemory] = {}
-        self._layouts: dict[int, Layout] = {}
+        self._layouts: dict[int, BlockLayout] = {}
         self._homes: dict[int, list[Tensor]] = {}
 
     def __contains__(self, number: int) -> bool:
@@ -67,7 +67,7 @@ class HostBuffers:
 
     def add(self, number: int, block: nn.Module) -> None:
         """Move the frozen tensors of `block` here."""
-        layout = layout_of(block)
+        layout = block_layout(block)
         memory = HostMemory(layout.size, self._pinned and self.locked_bytes + layout.size <= self._most)
         if memory.note is not None:
             self.notes.append(memory.note)
@@ -81,7 +81,7 @@ class HostBuffers:
         """Of all blocks together."""
         return sum(memory.bytes.numel() for memory in self._memory.values() if memory.pinned)
 
-    def layout(self, number: int) -> Layout:
+    def layout(self, number: int) -> BlockLayout:
         """Where the tensors of a block stand in its bytes."""
         return self._layouts[number]
 

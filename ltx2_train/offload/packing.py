@@ -1,6 +1,6 @@
 """The frozen tensors of a block as one run of bytes, so that a block travels in one copy.
 
-A `Layout` says where each tensor stands in the run and gives the views of a flat buffer that has it. The tensor
+A `BlockLayout` says where each tensor stands in the run and gives the views of a flat buffer that has it. The tensor
 objects of the modules stay what they are; only their `.data` is pointed at one buffer or another.
 """
 
@@ -33,7 +33,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Layout:
+class BlockLayout:
     """Where the frozen tensors of one block stand; `size` in bytes."""
 
     pieces: tuple[Piece, ...]
@@ -62,7 +62,7 @@ class Layout:
         return [hollow(piece.shape, piece.dtype) for piece in self.pieces]
 
 
-def layout_of(block: nn.Module) -> Layout:
+def block_layout(block: nn.Module) -> BlockLayout:
     """The layout of the frozen parameters and the buffers of `block`, those that share memory once."""
     found: dict[object, list[Tensor]] = {}
     for tensor in frozen(block):
@@ -75,7 +75,7 @@ def layout_of(block: nn.Module) -> Layout:
         nbytes = first.numel() * first.element_size()
         pieces.append(Piece(tuple(tensors), first.dtype, first.shape, tuple(stride), start, nbytes))
         start += -(-nbytes // ALIGNMENT) * ALIGNMENT
-    return Layout(tuple(pieces), start)
+    return BlockLayout(tuple(pieces), start)
 
 
 def frozen(block: nn.Module) -> Iterator[Tensor]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RunError
-from .packing import Layout, bytes_of, layout_of
+from .packing import BlockLayout, block_layout, bytes_of
 
 Ranges = Callable[[int], Sequence[tuple[int, int]]]  # block -> (first byte, bytes) of its tensors in the checkpoint
 
@@ -43,7 +43,7 @@ class FileBlocks:
         self._checkpoint = None if checkpoint is None else _Checkpoint(Path(checkpoint))
         self._ranges = ranges or (lambda number: ())
         self._parts: dict[int, list[tuple[int, int, bool, int]]] = {}  # in the block, bytes, in scratch, in the file
-        self._layouts: dict[int, Layout] = {}
+        self._layouts: dict[int, BlockLayout] = {}
         self._homes: dict[int, list[Tensor]] = {}
 
     def __contains__(self, number: int) -> bool:
@@ -52,7 +52,7 @@ class FileBlocks:
     def add(self, number: int, block: nn.Module) -> None:
         """Find the frozen tensors of `block` in the checkpoint or write them, and free them."""
         assert number not in self, number
-        layout = layout_of(block)
+        layout = block_layout(block)
         ranges = self._ranges(number) if self._checkpoint is not None else ()
         end, parts = self.scratch_bytes, []
         for piece in layout.pieces:
@@ -69,7 +69,7 @@ class FileBlocks:
         self._homes[number] = layout.hollow()
         layout.point(self._homes[number])
 
-    def layout(self, number: int) -> Layout:
+    def layout(self, number: int) -> BlockLayout:
         """Where the tensors of a block stand in its bytes."""
         return self._layouts[number]
 

@@ -36,7 +36,7 @@ from .adamw_bf16 import AdamWBf16
 DEFAULTS: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
 
 
-class Numbers(Protocol):
+class OptimizerNumbers(Protocol):
     """What an optimizer reads of the settings, see OptimizerSettings."""
 
     @property
@@ -64,8 +64,8 @@ class OptimizerKind:
     already. `advice(learning rate, schedule)` is a sentence for the user where the numbers are unusual for it, else "".
     """
 
-    build: Callable[[list[Any], Numbers, float, torch.device], Optimizer]
-    state_bytes: Callable[[Numbers], float] | None = None
+    build: Callable[[list[Any], OptimizerNumbers, float, torch.device], Optimizer]
+    state_bytes: Callable[[OptimizerNumbers], float] | None = None
     prepare: Callable[[Any], None] | None = None
     tensor_seconds: float = 0.0
     library: str = ""
@@ -76,18 +76,18 @@ class OptimizerKind:
     advice: Callable[[float, str], str] = lambda lr, schedule: ""
 
 
-def _adamw(groups: list[Any], settings: Numbers, lr: float, device: torch.device) -> Optimizer:
+def _adamw(groups: list[Any], settings: OptimizerNumbers, lr: float, device: torch.device) -> Optimizer:
     extra = {} if device.type != "cuda" or settings.args else {"fused": True}
     return construct(torch.optim.AdamW, groups, settings, lr, extra)
 
 
-def _adamw8bit(groups: list[Any], settings: Numbers, lr: float, device: torch.device) -> Optimizer:
+def _adamw8bit(groups: list[Any], settings: OptimizerNumbers, lr: float, device: torch.device) -> Optimizer:
     from bitsandbytes.optim.adamw import AdamW8bit
 
     return construct(AdamW8bit, groups, settings, lr)
 
 
-def _adamw8bit_paged(groups: list[Any], settings: Numbers, lr: float, device: torch.device) -> Optimizer:
+def _adamw8bit_paged(groups: list[Any], settings: OptimizerNumbers, lr: float, device: torch.device) -> Optimizer:
     from bitsandbytes.optim.adamw import PagedAdamW8bit
 
     class Paged(PagedAdamW8bit):
@@ -105,34 +105,34 @@ def _adamw8bit_paged(groups: list[Any], settings: Numbers, lr: float, device: to
     return construct(Paged, groups, settings, lr)
 
 
-def _adamw_bf16(groups: list[Any], settings: Numbers, lr: float, device: torch.device) -> Optimizer:
+def _adamw_bf16(groups: list[Any], settings: OptimizerNumbers, lr: float, device: torch.device) -> Optimizer:
     return construct(AdamWBf16, groups, settings, lr)
 
 
-def _prodigy(groups: list[Any], settings: Numbers, lr: float, device: torch.device) -> Optimizer:
+def _prodigy(groups: list[Any], settings: OptimizerNumbers, lr: float, device: torch.device) -> Optimizer:
     from prodigyopt import Prodigy
 
     with contextlib.redirect_stdout(io.StringIO()):  # it prints that its weight decay is decoupled
         return construct(Prodigy, groups, settings, lr)
 
 
-def _muon(groups: list[Any], settings: Numbers, lr: float, device: torch.device) -> Optimizer:
+def _muon(groups: list[Any], settings: OptimizerNumbers, lr: float, device: torch.device) -> Optimizer:
     return construct(torch.optim.Muon, groups, settings, lr, {"adjust_lr_fn": "match_rms_adamw"})
 
 
-def _came(groups: list[Any], settings: Numbers, lr: float, device: torch.device) -> Optimizer:
+def _came(groups: list[Any], settings: OptimizerNumbers, lr: float, device: torch.device) -> Optimizer:
     from came_pytorch import CAME
 
     return construct(CAME, groups, settings, lr, {"betas": (*settings.betas, 0.9999)})
 
 
-def _schedule_free(groups: list[Any], settings: Numbers, lr: float, device: torch.device) -> Optimizer:
+def _schedule_free(groups: list[Any], settings: OptimizerNumbers, lr: float, device: torch.device) -> Optimizer:
     from schedulefree import AdamWScheduleFree
 
     return construct(AdamWScheduleFree, groups, settings, lr)
 
 
-def _adafactor(groups: list[Any], settings: Numbers, lr: float, device: torch.device) -> Optimizer:
+def _adafactor(groups: list[Any], settings: OptimizerNumbers, lr: float, device: torch.device) -> Optimizer:
     from transformers.optimization import Adafactor
 
     if settings.args.get("relative_step"):
@@ -168,7 +168,11 @@ def _prepare_bitsandbytes(optimizer: Any) -> None:
 
 
 def construct(
-    kind: type[Optimizer], groups: list[Any], settings: Numbers, lr: float, own: Mapping[str, Any] | None = None
+    kind: type[Optimizer],
+    groups: list[Any],
+    settings: OptimizerNumbers,
+    lr: float,
+    own: Mapping[str, Any] | None = None,
 ) -> Optimizer:
     """A `kind` over `groups` with the numbers and arguments of the settings; `own` are arguments that stand instead of
     its defaults. Raises ConfigError for an argument or a number that it does not have."""
@@ -238,7 +242,7 @@ def _schedule_is_flat(lr: float, schedule: str) -> str:
     return f"schedule_free needs no falling rate, and schedule.name is {schedule}; constant_with_warmup is usual."
 
 
-def _paged_bytes(settings: Numbers) -> float:
+def _paged_bytes(settings: OptimizerNumbers) -> float:
     return 2 + 8 / 256  # two bytes, and a float32 for each 256 of both
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from .base import Numbers, QuantLinear, Storage
+from .base import QuantLinear, QuantNumbers, Storage
 from .nf4 import Nf4, quantize_nf4
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class AwqNf4(Nf4):
 
     @classmethod
     def quantize_scaled(
-        cls, weight: Tensor, bias: Tensor | None, settings: Numbers, compute_dtype: torch.dtype, scales: Tensor
+        cls, weight: Tensor, bias: Tensor | None, settings: QuantNumbers, compute_dtype: torch.dtype, scales: Tensor
     ) -> Self:
         """`weight` [O, I] with s = `scales` [I]."""
         packed, block = quantize_nf4((weight.detach() * scales).to(weight.dtype), settings.block_size)

@@ -87,7 +87,7 @@ def require_library(storage: Storage) -> None:
         )
 
 
-class Numbers(Protocol):
+class QuantNumbers(Protocol):
     """What a format reads of the settings, see QuantSettings."""
 
     @property
@@ -131,7 +131,7 @@ class QuantLinear(nn.Module):
         self.register_parameter("bias", frozen)
 
     @classmethod
-    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: Numbers, compute_dtype: torch.dtype) -> Self:
+    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: QuantNumbers, compute_dtype: torch.dtype) -> Self:
         """`weight` [O, I] in this format, on its device. Raises ConfigError where the shape cannot be stored so."""
         raise NotImplementedError
 

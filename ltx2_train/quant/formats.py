@@ -9,7 +9,7 @@ from torch import nn
 
 from ..registry import Registry
 from .awq import AwqNf4
-from .base import Numbers, QuantLinear
+from .base import QuantLinear, QuantNumbers
 from .fp8 import Fp8, Fp8Cast, Fp8Uz, KeptFp8
 from .int8 import Int8, Int8Rotated
 from .mxfp8 import KeptMxfp8
@@ -41,7 +41,7 @@ def planned_formats() -> list[str]:
     return [storage.name for storage in sorted(planned, key=lambda storage: -storage.snr_db)]
 
 
-def quantize_linear(linear: nn.Linear, format: str, settings: Numbers) -> QuantLinear:
+def quantize_linear(linear: nn.Linear, format: str, settings: QuantNumbers) -> QuantLinear:
     """`linear` stored in `format`, on its device; it computes in the dtype of `linear`.
 
     Raises ConfigError where the format is unknown, its library is missing, or it cannot hold this shape.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from .base import Numbers, QuantLinear, Storage, row_parts, scale_dtype
+from .base import QuantLinear, QuantNumbers, Storage, row_parts, scale_dtype
 from .multiply import fp8_can, fp8_multiply, fp8_multiply_back
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Fp8(QuantLinear):
         super().__init__(width, out, {"weight": weight, "scale": scale}, bias, compute_dtype)
 
     @classmethod
-    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: Numbers, compute_dtype: torch.dtype) -> Self:
+    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: QuantNumbers, compute_dtype: torch.dtype) -> Self:
         stored, scale = _quantize(weight, cls.stored_dtypes[0])
         return cls(stored, scale, bias=bias, compute_dtype=compute_dtype)
 
@@ -110,7 +110,7 @@ class Fp8Cast(Fp8):
         self.scale = None
 
     @classmethod
-    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: Numbers, compute_dtype: torch.dtype) -> Self:
+    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: QuantNumbers, compute_dtype: torch.dtype) -> Self:
         most = torch.finfo(cls.stored_dtypes[0]).max
         stored = torch.empty(weight.shape, dtype=cls.stored_dtypes[0], device=weight.device)
         for part in row_parts(*weight.shape):
@@ -137,7 +137,7 @@ class KeptFp8(Fp8):
         super().__init__(weight, scale, bias=bias, compute_dtype=compute_dtype)
 
     @classmethod
-    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: Numbers, compute_dtype: torch.dtype) -> Self:
+    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: QuantNumbers, compute_dtype: torch.dtype) -> Self:
         raise NotImplementedError("a format of files; nothing is quantized into it")
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from .base import Numbers, QuantLinear, Storage, row_parts
+from .base import QuantLinear, QuantNumbers, Storage, row_parts
 from .multiply import int8_can, int8_multiply, int8_multiply_back
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Int8(QuantLinear):
         super().__init__(width, out, stored, bias, compute_dtype)
 
     @classmethod
-    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: Numbers, compute_dtype: torch.dtype) -> Self:
+    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: QuantNumbers, compute_dtype: torch.dtype) -> Self:
         stored = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
         scale = torch.empty(weight.shape[0], 1, dtype=torch.float32, device=weight.device)
         # a tensor: a card divides by a plain number by way of its inverse, and its bytes would not be the CPU's
@@ -88,7 +88,7 @@ class Int8(QuantLinear):
 
 
 class Int8Rotated(Int8):
-    """As `Int8`, for the weight after `rotate`."""
+    """As `Int8`, for the weight after `hadamard_rotate`."""
 
     storage: ClassVar[Storage] = Storage(
         "int8_rotated",
@@ -100,17 +100,17 @@ class Int8Rotated(Int8):
 
     @staticmethod
     def into_basis(values: Tensor) -> Tensor:
-        return rotate(values)
+        return hadamard_rotate(values)
 
     def turn(self, x: Tensor) -> Tensor:
-        return rotate(x)
+        return hadamard_rotate(x)
 
     def turn_back(self, x: Tensor) -> Tensor:
-        return rotate(x)  # a symmetric orthogonal matrix is its own inverse
+        return hadamard_rotate(x)  # a symmetric orthogonal matrix is its own inverse
 
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
         dtype = self.compute_dtype if dtype is None else dtype
-        return rotate(self.stored_weight(torch.float32)).to(dtype)  # rounded to `dtype` once
+        return hadamard_rotate(self.stored_weight(torch.float32)).to(dtype)  # rounded to `dtype` once
 
 
 def rotation_size(width: int) -> int:
@@ -118,7 +118,7 @@ def rotation_size(width: int) -> int:
     return min(width & -width, LARGEST_ROTATION)
 
 
-def rotate(x: Tensor) -> Tensor:
+def hadamard_rotate(x: Tensor) -> Tensor:
     """x [.., I] times the block-diagonal Hadamard rotation of I; in the dtype of x."""
     size = rotation_size(x.shape[-1])
     build = _hadamard if torch.compiler.is_compiling() else _kept_hadamard

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..optional import why_missing
-from .base import Numbers, QuantLinear, Storage, row_parts, scale_dtype, scale_into
+from .base import QuantLinear, QuantNumbers, Storage, row_parts, scale_dtype, scale_into
 from .codes import kept_code, read_pairs, scaled_codes
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Nf4(QuantLinear):
         super().__init__(width, out, {"weight": weight, "scale": scale}, bias, compute_dtype)
 
     @classmethod
-    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: Numbers, compute_dtype: torch.dtype) -> Self:
+    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: QuantNumbers, compute_dtype: torch.dtype) -> Self:
         stored, scale = quantize_nf4(weight, settings.block_size)
         return cls(stored, scale, bias=bias, compute_dtype=compute_dtype)
 

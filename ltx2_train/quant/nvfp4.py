@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from .base import Numbers, QuantLinear, Storage, row_parts, scale_into
+from .base import QuantLinear, QuantNumbers, Storage, row_parts, scale_into
 from .codes import kept_code, read_pairs, scaled_codes
 from .tiles import tiled_size, untiled
 
@@ -62,7 +62,7 @@ class KeptNvfp4(QuantLinear):
         super().__init__(inputs, out, stored, bias, compute_dtype)
 
     @classmethod
-    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: Numbers, compute_dtype: torch.dtype) -> Self:
+    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: QuantNumbers, compute_dtype: torch.dtype) -> Self:
         raise NotImplementedError("a format of files; nothing is quantized into it")
 
     def stored_weight(self, dtype: torch.dtype) -> Tensor:

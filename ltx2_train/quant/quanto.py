@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from .base import Numbers, QuantLinear, Storage, require_library, row_parts, scale_dtype
+from .base import QuantLinear, QuantNumbers, Storage, require_library, row_parts, scale_dtype
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -49,7 +49,7 @@ class Int4(QuantLinear):
         super().__init__(width, out, {"weight": weight, "scale": scale, "shift": shift}, bias, compute_dtype)
 
     @classmethod
-    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: Numbers, compute_dtype: torch.dtype) -> Self:
+    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: QuantNumbers, compute_dtype: torch.dtype) -> Self:
         return cls(*_quantize(weight, cls.storage), bias=bias, compute_dtype=compute_dtype)
 
     def stored_weight(self, dtype: torch.dtype) -> Tensor:

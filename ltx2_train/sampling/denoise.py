@@ -48,7 +48,7 @@ class Guidance:
 
 
 @dataclass(frozen=True)
-class Given:
+class GivenStream:
     """What one modality is given. `latents` have the shape of its noise and hold clean numbers where `tokens`, bool
     [T], is true; of a stream that is given `whole` they are all of it. `reference` goes in front."""
 
@@ -61,8 +61,8 @@ class Given:
 class GivenPair(NamedTuple):
     """What each modality is given; None: nothing but the text."""
 
-    video: Given | None = None
-    audio: Given | None = None
+    video: GivenStream | None = None
+    audio: GivenStream | None = None
 
 
 def guide(
@@ -151,8 +151,8 @@ def denoise(
     first = next(part for part in noise if part is not None)
     given = given or GivenPair()
     drawn = [
-        None if noise.video is None else _video(noise.video, fps, given.video or Given()),
-        None if noise.audio is None else _audio(noise.audio, given.audio or Given()),
+        None if noise.video is None else _video(noise.video, fps, given.video or GivenStream()),
+        None if noise.audio is None else _audio(noise.audio, given.audio or GivenStream()),
     ]
     strengths = [
         _asked(tokens, strength, alone=len([one for one in drawn if one is not None]) == 1)
@@ -211,20 +211,20 @@ def _predict(
     )
 
 
-def _video(noise: Tensor, fps: float, given: Given) -> _Tokens:
+def _video(noise: Tensor, fps: float, given: GivenStream) -> _Tokens:
     shape = LatentShape(*noise.shape[2:])
     positions = video_positions(shape, fps, noise.device)
     clean = None if given.latents is None else video_tokens(given.latents.to(noise.device, torch.float32))
     return replace(_begin(video_tokens(noise.float()), positions, clean, given), first=shape.frame_tokens)
 
 
-def _audio(noise: Tensor, given: Given) -> _Tokens:
+def _audio(noise: Tensor, given: GivenStream) -> _Tokens:
     positions = audio_positions(_audio_shape(noise), noise.device)
     clean = None if given.latents is None else audio_tokens(given.latents.to(noise.device, torch.float32))
     return _begin(audio_tokens(noise.float()), positions, clean, given)
 
 
-def _begin(x: Tensor, positions: Tensor, clean: Tensor | None, given: Given) -> _Tokens:
+def _begin(x: Tensor, positions: Tensor, clean: Tensor | None, given: GivenStream) -> _Tokens:
     clean = None if clean is None else clean.expand_as(x)
     lead = given.reference
     if lead is not None:

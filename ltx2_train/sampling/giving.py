@@ -13,7 +13,7 @@ from ..conditions.reference import audio_lead, video_lead
 from ..conditions.settings import AudioReference, Boundary, Mask, Suffix
 from ..conditions.trained import OF_AUDIO, OF_VIDEO, Trained
 from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, VideoShape, sampled_audio_steps
-from .denoise import Given, GivenPair
+from .denoise import GivenPair, GivenStream
 from .shown import Shown, mask_of
 
 Latents = Sequence[tuple[Shown, Tensor]]  # each with what it is made of: [128, F, H, W] or [8, T, 16]
@@ -27,7 +27,7 @@ def given_pair(shape: VideoShape, latents: Latents, trained: Trained, device: to
     )
 
 
-def _video(shape: VideoShape, latents: Latents, trained: Trained, device: torch.device) -> Given | None:
+def _video(shape: VideoShape, latents: Latents, trained: Trained, device: torch.device) -> GivenStream | None:
     size = shape.latent()
     clean = torch.zeros(size.channels, size.frames, size.height, size.width)
     target = Target.video(size, shape.fps)
@@ -35,11 +35,11 @@ def _video(shape: VideoShape, latents: Latents, trained: Trained, device: torch.
     for shown, reference in latents:
         if shown.is_reference:
             scale = shown.form(trained).temporal_scale
-            given = replace(given or Given(), reference=video_lead(reference, size, shape.fps, scale, device))
+            given = replace(given or GivenStream(), reference=video_lead(reference, size, shape.fps, scale, device))
     return given
 
 
-def _audio(shape: VideoShape, latents: Latents, trained: Trained, device: torch.device) -> Given | None:
+def _audio(shape: VideoShape, latents: Latents, trained: Trained, device: torch.device) -> GivenStream | None:
     steps = sampled_audio_steps(shape.seconds)
     clean = torch.zeros(AUDIO_CHANNELS, steps, AUDIO_BINS)
     # what is encoded of a sound often has a step more than is drawn
@@ -48,11 +48,13 @@ def _audio(shape: VideoShape, latents: Latents, trained: Trained, device: torch.
         condition = shown.condition
         if isinstance(condition, AudioReference):
             switches = condition if shown.cached else shown.form(trained).sound
-            given = replace(given or Given(), reference=audio_lead(reference, switches, device))
+            given = replace(given or GivenStream(), reference=audio_lead(reference, switches, device))
     return given
 
 
-def _parts(clean: Tensor, target: Target, latents: Iterable[tuple[Shown, Tensor]], shape: VideoShape) -> Given | None:
+def _parts(
+    clean: Tensor, target: Target, latents: Iterable[tuple[Shown, Tensor]], shape: VideoShape
+) -> GivenStream | None:
     """What of `clean` [C, frames or steps, ...], which is filled, is given; None where nothing is."""
     tokens = torch.zeros(target.tokens, dtype=torch.bool)
     per_frame = target.height * target.width
@@ -60,7 +62,7 @@ def _parts(clean: Tensor, target: Target, latents: Iterable[tuple[Shown, Tensor]
     for shown, piece in latents:
         condition = shown.condition
         if condition is None:
-            return Given(piece[None], whole=True)
+            return GivenStream(piece[None], whole=True)
         if shown.is_reference:
             continue
         found, there = True, piece.shape[1]
@@ -81,4 +83,4 @@ def _parts(clean: Tensor, target: Target, latents: Iterable[tuple[Shown, Tensor]
         chosen = own.reshape(clean.shape[1:4] if target.fps is not None else clean.shape[1:2])
         clean[:, chosen] = placed[:, chosen]
         tokens |= own
-    return Given(clean[None], tokens) if found else None
+    return GivenStream(clean[None], tokens) if found else None

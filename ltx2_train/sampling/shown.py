@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ..caching.cache_file import CacheFile
 from ..caching.encode_mask import latent_mask, step_mask
-from ..conditions.given import Target, refusal
+from ..conditions.given import Target, why_not_given
 from ..conditions.settings import (
     AudioCondition,
     AudioReference,
@@ -197,7 +197,7 @@ def _seen(table: ShownTable, path: Path, mask: Path | None, shape: VideoShape, n
             condition = Mask()
         else:
             condition = None
-    if condition is not None and (reason := refusal([condition], target)):
+    if condition is not None and (reason := why_not_given([condition], target)):
         raise ConfigError(f"{name}: the sample {reason}.")
     return Shown(OF_VIDEO, condition, path, name, mask)
 
@@ -244,7 +244,7 @@ def _heard(table: ShownTable, path: Path, mask: Path | None, shape: VideoShape, 
         raise ConfigError(f"{name}: lasts {seconds:.2f} s, and duration asks for {length:g} s. Use a smaller duration.")
     kind = Prefix if table.type == "prefix" else Suffix
     condition = kind(seconds=(length, length))
-    if reason := refusal([condition], Target(steps)):
+    if reason := why_not_given([condition], Target(steps)):
         raise ConfigError(f"{name}: the sound of the sample {reason}.")
     return Shown(OF_AUDIO, condition, path, name)
 
@@ -308,7 +308,7 @@ def require_given(shown: Sequence[Shown], shape: VideoShape, mode: Mode, trained
         parts = [one.condition for one in shown if one.stream == stream and one.condition is not None]
         frames = shape.latent() if stream == OF_VIDEO else None
         target = Target.video(frames, shape.fps) if frames else Target(sampled_audio_steps(shape.seconds))
-        if parts and (reason := refusal(parts, target)):
+        if parts and (reason := why_not_given(parts, target)):
             raise ConfigError(f"conditions: the {'sample' if frames else 'sound of the sample'} {reason}.")
     for one in shown:
         if one.mask is not None and not one.cached:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..caching.build import CacheReport, Encoder, Openers, fill
+from ..caching.build import CacheReport, Encoder, Openers, make_due
 from ..caching.cache_file import CacheFile
 from ..caching.disk import CacheNeed
 from ..caching.due import Due
@@ -21,7 +21,7 @@ from ..caching.encode_sound import ReferenceSound, SoundLatents
 from ..caching.encode_text import Text, encode_text
 from ..caching.locks import Claims, tidy
 from ..caching.manifest import write_manifest
-from ..caching.recipe import Recipe
+from ..caching.recipe import CacheRecipe
 from ..caching.writable import require_writable, written_folders
 from ..config import RunConfig
 from ..config.base_files import BaseFiles
@@ -46,7 +46,7 @@ from ..weights.gemma_bnb import require_bitsandbytes
 from ..weights.load import load_audio_vae, load_connectors, load_video_vae
 from ..weights.text_encoder import TextEncoder
 from .check_given import check_supplied
-from .checks import needed_texts, triggers_of
+from .checks import dataset_triggers, needed_texts
 from .regularizers.checks import regularizer_texts
 from .sound import require_sound
 from .unused import require_items_used, require_used
@@ -118,7 +118,7 @@ def build_caches(run: RunConfig, events: Events | None = None, trains: bool = Tr
             beside = prompts_beside(_likely_texts(run, dataset, plan), folder, recipe.text.encoder, device)
             reports[name] = encode_text(due, openers, events, device, beside)
         else:
-            reports[name] = fill(due, openers, events, device)
+            reports[name] = make_due(due, openers, events, device)
         if name == Latents.name:
             plan.require_enough({failure.path: failure.reason for failure in reports[name].failed})
         if name == SoundLatents.name and not elsewhere:
@@ -154,7 +154,7 @@ def _require_no_mute(due: Due, mode: Mode) -> None:
         raise all_silent([job.source.name for job in jobs], mode)
 
 
-def openers_of(run: RunConfig, base: BaseFiles, recipe: Recipe, events: Events, device: torch.device) -> Openers:
+def openers_of(run: RunConfig, base: BaseFiles, recipe: CacheRecipe, events: Events, device: torch.device) -> Openers:
     """How the models that caches are made with are opened; the host makes room for each first."""
     parts, gemma = base.info.parts, run.gemma
 
@@ -199,11 +199,11 @@ def _texts(run: RunConfig, dataset: DatasetConfig, plan: DatasetPlan, prompts: l
     beside: list[str] = []
     captions = [item.caption for item in plan.items if not item.validation]
     with contextlib.suppress(ConfigError):  # there may be captions in caches alone; training will say what is wrong
-        beside = regularizer_texts(run.regularizers, captions, triggers_of(dataset))
+        beside = regularizer_texts(run.regularizers, captions, dataset_triggers(dataset))
     return list(dict.fromkeys([*needed_texts(run, prompts), *beside, *run.cache.preservation_prompts]))
 
 
-def _prompts(run: RunConfig, dataset: DatasetConfig, plan: DatasetPlan, recipe: Recipe) -> list[Prompt]:
+def _prompts(run: RunConfig, dataset: DatasetConfig, plan: DatasetPlan, recipe: CacheRecipe) -> list[Prompt]:
     """The prompts that training will draw, found as training finds them: it opens the caches that have been made."""
     if not run.sample.wanted:
         return []

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..caching.cache_file import CacheFile
-from ..conditions.given import Target, is_given, refusal
+from ..conditions.given import Target, is_given, why_not_given
 from ..conditions.reference import downscale
 from ..conditions.settings import AudioReference, Condition, Mask, Reference
 from ..conditions.trained import Trained, reference_of, reference_sound_of
@@ -161,13 +161,13 @@ def tell_ungiven(config: RunConfig, prompts: Sequence[Prompt], events: Events) -
 def _problems(config: RunConfig, sample: Sample) -> Iterator[str]:
     if sample.kind == "video" and config.video.generated and config.model.mode != "audio":
         target = Target.video(sample.shape, sample.fps)
-        if reason := refusal(config.video.conditions, target):
+        if reason := why_not_given(config.video.conditions, target):
             yield f"it {reason}"
         if any(isinstance(one, Mask) for one in config.video.conditions) and sample.mask_path is not None:
             if bool(CacheFile(sample.mask_path).mask().all()):
                 yield "its mask is white all over, so nothing is left to make. Paint black what the model should make"
     if sample.audio_steps and config.audio.generated and config.model.mode != "video":
-        if reason := refusal(config.audio.conditions, Target(sample.audio_steps)):
+        if reason := why_not_given(config.audio.conditions, Target(sample.audio_steps)):
             yield f"its sound {reason}"
         masked = any(isinstance(one, Mask) for one in config.audio.conditions)
         if masked and sample.audio_mask_path is not None and bool(CacheFile(sample.audio_mask_path).mask().all()):

@@ -107,7 +107,7 @@ def check(config: RunConfig, events: Events) -> Checked:
     for text in unused_options(config.sample, prompts) if prompts else ():
         events.message(text, "warning")
     order = _order_batches(config, data, events)
-    triggers = triggers_of(dataset)
+    triggers = dataset_triggers(dataset)
     check_samples_of(config, data.samples, events)
     texts = regularizer_texts(config.regularizers, [sample.caption for sample in data.samples], triggers)
     model, written = (config, files, layers, device), {"dataset.toml": dataset.to_toml()}
@@ -215,7 +215,7 @@ def check_model(config: RunConfig, events: Events) -> tuple[RunConfig, BaseFiles
     return config, files, layers, device
 
 
-def triggers_of(dataset: DatasetConfig) -> list[str]:
+def dataset_triggers(dataset: DatasetConfig) -> list[str]:
     """The trigger words of the datasets, each once."""
     return list(dict.fromkeys(entry.trigger_word for entry in dataset.datasets if entry.trigger_word))
 

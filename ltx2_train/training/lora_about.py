@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from ..conditions.trained import describe, reference_of
+from ..conditions.trained import condition_tables, reference_of
 from ..feed.loader import Sample
 from ..optim import warmup_steps
 from ..version import VERSION
@@ -42,7 +42,7 @@ def _given(run: Run) -> dict[str, Any]:
     streams = {"video": config.video.conditions, "audio": config.audio.conditions}
     whole = [stream for stream in streams if not getattr(config, stream).generated]
     about: dict[str, Any] = {}
-    if conditions := describe(streams):
+    if conditions := condition_tables(streams):
         about["conditions"] = conditions
     if whole:
         about["given_whole"] = ", ".join(whole)

@@ -33,7 +33,7 @@ def list_loras(folder: Path, name: str) -> list[tuple[int, Path]]:
     return sorted((int(match[1] or match[2]), path) for match, path in matches if match)
 
 
-def write_lora(wanted: Path, write: Callable[[Path], None]) -> Path:
+def write_lora_beside(wanted: Path, write: Callable[[Path], None]) -> Path:
     """`write` a LoRA to `wanted`, or to a numbered name beside it where another one stands there; returns the path.
 
     Where the same LoRA stands there already, it stays as it is.
@@ -51,7 +51,7 @@ def write_lora(wanted: Path, write: Callable[[Path], None]) -> Path:
     return path
 
 
-def place(source: Path, wanted: Path) -> Path:
+def place_lora(source: Path, wanted: Path) -> Path:
     """Put the LoRA `source` at `wanted` too, or beside it where another one stands there; returns the path."""
     for path in _names(wanted):
         if not _taken(path):
@@ -73,7 +73,7 @@ def place_newest(lora: Path, folder: Path, name: str) -> Path:
             step = file.metadata.get("step", "")
         known = {str(number) for number, _ in list_loras(folder, name)}
         if step not in known:
-            place(plain, folder / (lora_name(name, int(step)) if step.isdecimal() else f"{name}_before{ENDING}"))
+            place_lora(plain, folder / (lora_name(name, int(step)) if step.isdecimal() else f"{name}_before{ENDING}"))
     copy_file(lora, plain)
     return plain
 

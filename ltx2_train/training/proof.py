@@ -104,7 +104,7 @@ class Proof:
         known = run.folder.manifest.get(RECORD)
         known = dict(known) if isinstance(known, dict) else {}
         before = known.get("start") if run.step else None
-        text, level = in_words(use, before if isinstance(before, dict) else None, run.step, what=_named(run.config))
+        text, level = use_in_words(use, before if isinstance(before, dict) else None, run.step, what=_named(run.config))
         self._events.message(text, level)
         known["end" if run.step else "start"] = use.record(run.step)
         manifest = run.folder.manifest
@@ -199,7 +199,7 @@ def swapped(batch: Batch, other: Batch, kinds: Sequence[str]) -> Batch | None:
     return changed
 
 
-def in_words(use: Use, before: dict[str, Any] | None, step: int, what: str) -> tuple[str, str]:
+def use_in_words(use: Use, before: dict[str, Any] | None, step: int, what: str) -> tuple[str, str]:
     """What was found after `step` steps, in words, and the level of the message; `before`: the record of step 0."""
     with_what = f"with {'those of other clips' if use.swapped else 'none'} {use.others:.4f} ({use.gain:+.1%})"
     numbers = f"{what}: the loss is {use.own:.4f} with their own, {with_what}, over {use.clips} clips"

@@ -35,7 +35,7 @@ class Streams(Protocol):
     has_audio: bool
 
 
-class Latents(Protocol):
+class SoundOfBatch(Protocol):
     """What is asked of `RunSound`, which says more of it."""
 
     def latents(self, batch: Batch, /) -> tuple[Tensor | None, list[int], list[bool]]: ...
@@ -113,7 +113,7 @@ def make_ready(
     run: RunConfig,
     version: str,
     generator: torch.Generator,
-    sound: Latents | None = None,
+    sound: SoundOfBatch | None = None,
     turn: int = 0,
 ) -> Ready:
     """`batch` with the text contexts [B, S, D] of its streams, for a model with these `streams`.

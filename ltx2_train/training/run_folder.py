@@ -227,7 +227,7 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def rotate(folder: Path, keep: int, step: int) -> str:
+def delete_old_states(folder: Path, keep: int, step: int) -> str:
     """Delete all but the newest `keep` states of the first `step` steps; says what could not be deleted.
 
     Later states are damaged ones that the run went on without, and count for nothing.

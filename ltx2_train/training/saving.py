@@ -26,9 +26,9 @@ from ..lora.file import verify_saved
 from ..lora.save import save_lora
 from ..optim import WeightMean, averaged
 from .lora_about import lora_metadata
-from .lora_files import list_loras, lora_name, place, place_newest, prune, write_lora
+from .lora_files import list_loras, lora_name, place_lora, place_newest, prune, write_lora_beside
 from .metrics import LOSS, STREAMS, VALIDATION, draw_chart, loss_column, terms_of
-from .run_folder import rotate
+from .run_folder import delete_old_states
 from .setup import Run
 from .state import list_states, random_state, save_state, state_name
 
@@ -91,7 +91,7 @@ def complete(run: Run, events: Events) -> None:
 
 def export(lora: Path, folder: Path, name: str) -> Path:
     """Place the LoRA in `folder` too, under its own name and the plain one; returns the plain path."""
-    return place_newest(place(lora, folder / lora.name), folder, name)
+    return place_newest(place_lora(lora, folder / lora.name), folder, name)
 
 
 def _write(run: Run, events: Events, status: str, with_state: bool, final: bool) -> Saved:
@@ -105,7 +105,7 @@ def _write(run: Run, events: Events, status: str, with_state: bool, final: bool)
     _write_loras(run, events, saved)
     good = saved.lora if CHECK not in saved.failed else None
     if saved.state is not None and CHECK not in saved.failed:
-        _removed(rotate(folder.states, run.config.train.keep_states, run.step), events)
+        _removed(delete_old_states(folder.states, run.config.train.keep_states, run.step), events)
     with _tolerant(saved, "chart of the loss", events):
         draw_chart([] if run.log is None else run.log.rows, folder.path / "loss.png", f"{folder.name}: loss per step")
     if STATE in saved.failed:
@@ -220,7 +220,7 @@ def _write_lora(run: Run, name: str, more: Mapping[str, Any] | None = None) -> P
     metadata, dtype = {**lora_metadata(run), **(more or {})}, DTYPES[run.config.train.save_precision]
     wanted = run.folder.loras / lora_name(name, run.step)
     with averaged(run.optimizer):
-        return write_lora(wanted, lambda path: save_lora(path, run.loras, metadata, dtype))
+        return write_lora_beside(wanted, lambda path: save_lora(path, run.loras, metadata, dtype))
 
 
 def _write_sidecars(run: Run, loras: Iterable[Path]) -> None:

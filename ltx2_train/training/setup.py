@@ -42,7 +42,7 @@ from .awq import measured_activations
 from .checks import Checked
 from .contexts import ContextStore
 from .fit import Facts, MemoryPlan, make_plan, this_machine
-from .fit.machine import EVERYTHING, hold_to, let_go
+from .fit.machine import EVERYTHING, hold_to, lift_limit
 from .fit.work import largest_batch, of_batch
 from .held_out import validation_clips
 from .metrics import MetricsLog
@@ -126,7 +126,7 @@ class Run:
         self.placed.close()
         self.renderer.events.holding(self.placed, 0, self.device)
         self.renderer.events.locked(0)
-        let_go(self.device)
+        lift_limit(self.device)
         release(self.device)
 
 

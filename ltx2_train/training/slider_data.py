@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..caching.cache_file import CacheFile, stale_weights
 from ..caching.encode_text import stale_text_weights, useless_text
-from ..caching.recipe import Recipe
+from ..caching.recipe import CacheRecipe
 from ..config import RunConfig, TrainSettings
 from ..config.base_files import BaseFiles
 from ..config.slider import SliderSettings
@@ -100,7 +100,7 @@ def _targets(config: RunConfig, slider: SliderSettings, files: BaseFiles, folder
     return SliderSet(tuple(samples), (), (1,), targets=targets)
 
 
-def _pairs(slider: SliderSettings, recipe: Recipe, events: Events) -> SliderSet:
+def _pairs(slider: SliderSettings, recipe: CacheRecipe, events: Events) -> SliderSet:
     """The latents that both folders have. Raises CacheError where there are none, or two are not of one shape."""
     positive, negative = slider.positive_caches, slider.negative_caches
     assert positive is not None
@@ -127,7 +127,7 @@ def _pairs(slider: SliderSettings, recipe: Recipe, events: Events) -> SliderSet:
     return SliderSet(tuple(samples), (), (1,), negatives=negatives)
 
 
-def _pair(positive: Path, negative: Path, texts: Path, recipe: Recipe) -> Sample:
+def _pair(positive: Path, negative: Path, texts: Path, recipe: CacheRecipe) -> Sample:
     files = [CacheFile(path) for path in (positive, negative)]
     for file in files:
         if file.fingerprinted and (reason := stale_weights(file, "VAE", recipe.video_vae)):
@@ -154,7 +154,7 @@ def _pair(positive: Path, negative: Path, texts: Path, recipe: Recipe) -> Sample
     )
 
 
-def _text(folder: Path, stem: str, recipe: Recipe) -> CacheFile:
+def _text(folder: Path, stem: str, recipe: CacheRecipe) -> CacheFile:
     for form in ("compact", "full"):
         path = folder / text_cache_name(stem, form)
         if not path.is_file():

@@ -126,13 +126,13 @@ def ready_step(
     terms: dict[str, Term] = {}
     facts: dict[str, Tensor | float] = {}
     if ready.sigma is not None:
-        terms["video"] = Term(joined(video_losses, ready.back), ready.video_weight)
+        terms["video"] = Term(in_batch_order(video_losses, ready.back), ready.video_weight)
         facts["sigma"] = ready.sigma
     if ready.sigma_audio is not None:
         facts["sigma_audio"] = ready.sigma_audio
         facts.setdefault("sigma", ready.sigma_audio)  # that of the stream that leads
     if sound is not None and run.audio.generated:
-        losses = None if ready.sigma_audio is None else joined(audio_losses, ready.back)
+        losses = None if ready.sigma_audio is None else in_batch_order(audio_losses, ready.back)
         term, weight = _audio_term(ready, losses, sound, terms.get("video"))
         if term is not None:
             terms["audio"] = term
@@ -144,7 +144,7 @@ def ready_step(
     return StepTerms(terms, facts)
 
 
-def joined(parts: list[Tensor], back: Tensor | None) -> Tensor:
+def in_batch_order(parts: list[Tensor], back: Tensor | None) -> Tensor:
     """Values of the groups [count, ...] in the order of the batch; see `Ready.back`."""
     return parts[0] if back is None else torch.cat(parts)[back]
 

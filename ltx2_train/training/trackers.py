@@ -210,7 +210,7 @@ def tracked(config: RunConfig, folder: Path, events: Events) -> Iterator[Events]
         try:
             trackers[name] = TRACKERS[name](config, folder, events)
         except Exception as error:
-            left_out(name, error, events)
+            say_given_up(name, error, events)
     if not trackers:
         yield events
         return
@@ -222,7 +222,7 @@ def tracked(config: RunConfig, folder: Path, events: Events) -> Iterator[Events]
             try:
                 tracker.close()
             except Exception as error:
-                left_out(name, error, events)
+                say_given_up(name, error, events)
 
 
 class _Tracked(Passing):
@@ -249,7 +249,7 @@ class _Tracked(Passing):
                 tell(tracker)
             except Exception as error:
                 del self._trackers[name]
-                left_out(name, error, self._host)
+                say_given_up(name, error, self._host)
                 with contextlib.suppress(Exception):
                     tracker.close()
 
@@ -274,7 +274,7 @@ def wandb_key() -> str:
     return found[2] or "" if found else ""
 
 
-def left_out(name: str, error: BaseException, events: Events) -> None:
+def say_given_up(name: str, error: BaseException, events: Events) -> None:
     """Say that a tracker is given up."""
     events.message(f"{PACKAGES[name]} gets nothing more of this run, which goes on: {first_line(error)}", "warning")
 

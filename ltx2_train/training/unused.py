@@ -20,7 +20,7 @@ Uses = Callable[[RunConfig], bool]
 
 
 @dataclass(frozen=True)
-class Given:
+class SideData:
     """A kind of data beside the media. `settings` of a dataset name it, and `sample` is what a sample has of it."""
 
     settings: tuple[str, ...]
@@ -28,31 +28,31 @@ class Given:
     mend: str
 
 
-REFERENCES = Given(
+REFERENCES = SideData(
     ("reference_directory", "reference_cache_directory"),
     "reference_path",
     'No condition uses references: add [[video.conditions]] with type = "reference" to the run (IC-LoRA). '
     "Leave it out to train a plain LoRA.",
 )
-REFERENCE_SOUNDS = Given(
+REFERENCE_SOUNDS = SideData(
     ("reference_audio_directory", "reference_audio_cache_directory"),
     "reference_audio_path",
     'No condition uses reference sounds: add [[audio.conditions]] with type = "reference" to the run. '
     "Leave it out to train a plain LoRA.",
 )
-MASKS = Given(
+MASKS = SideData(
     ("mask_directory",),
     "mask_path",
     'No condition uses masks: add [[video.conditions]] with type = "mask" to the run (inpainting). '
     "Leave it out to train a plain LoRA.",
 )
-SOUND_MASKS = Given(
+SOUND_MASKS = SideData(
     ("audio_mask_directory",),
     "audio_mask_path",
     'No condition uses masks of sound: add [[audio.conditions]] with type = "mask" to the run. '
     "Leave it out to train a plain LoRA.",
 )
-VALIDATION = Given(
+VALIDATION = SideData(
     ("validation_datasets",),
     "",
     "Set validation.every to measure the loss on its clips, sample.validation_clips to draw samples of them on the "
@@ -78,7 +78,7 @@ def _has_condition(stream: str, kind: str) -> Uses:
     return uses
 
 
-CONSUMERS: dict[Given, list[Uses]] = {
+CONSUMERS: dict[SideData, list[Uses]] = {
     REFERENCES: [_has_condition("video", "reference")],
     REFERENCE_SOUNDS: [_has_condition("audio", "reference")],
     MASKS: [_has_condition("video", "mask")],
@@ -121,13 +121,13 @@ def require_items_used(run: RunConfig, items: Sequence[Item]) -> None:
     )
 
 
-def _of_some(one: Given, keys: Sequence[str]) -> str:
+def _of_some(one: SideData, keys: Sequence[str]) -> str:
     """The line that names the samples `keys`, which have it; "" where none has."""
     more = f" and {len(keys) - 1} other samples" if len(keys) > 1 else ""
     return f"{one.sample.removesuffix('_path')} of {keys[0]}{more}: {one.mend}" if keys else ""
 
 
-def _unused(run: RunConfig) -> list[Given]:
+def _unused(run: RunConfig) -> list[SideData]:
     return [one for one, consumers in CONSUMERS.items() if not any(uses(run) for uses in consumers)]
 
 

@@ -8,7 +8,7 @@ import torch
 
 from ..errors import CheckpointError
 from . import keys
-from .probe import describe
+from .probe import describe_checkpoint
 from .reader import TensorFile
 from .stored import StoredLinears
 
@@ -57,7 +57,7 @@ def check_names(
 
 
 def _likely_cause(file: TensorFile, nothing: bool, what: str) -> str:
-    info = describe(file)
+    info = describe_checkpoint(file)
     if info.problems and info.kind != "part":
         return " ".join(info.problems)
     if nothing:

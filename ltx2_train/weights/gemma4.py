@@ -70,7 +70,7 @@ def packed_config(file: TensorFile) -> Mapping[str, Any]:
     return found
 
 
-def shape_of(
+def tower_shape(
     name: str, infos: Mapping[str, TensorInfo], sizes: Mapping[str, tuple[int, ...]], options: Mapping[str, Any]
 ) -> Gemma4Shape:
     """The tower of the tensors `infos`, whose shapes in numbers are `sizes`; `options` is text_config.

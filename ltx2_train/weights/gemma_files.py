@@ -168,7 +168,7 @@ def _opened(
     if not newer:
         return GemmaFiles(path, found, tensors, _shape(path, infos, stored), stored, options)
     sizes = {name: numbers_shape(name, info, stored) for name, info in infos.items()}
-    shape = gemma4.shape_of(path.name, infos, sizes, options)
+    shape = gemma4.tower_shape(path.name, infos, sizes, options)
     return GemmaFiles(path, found, tensors, shape, stored, options, str(config.get("gemma_version") or ""))
 
 

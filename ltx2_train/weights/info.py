@@ -18,7 +18,7 @@ NAMES = {
 
 
 @dataclass(frozen=True)
-class Part:
+class PartSize:
     """Size of one part of a file; the scales of quantized weights count as bytes only."""
 
     tensors: int
@@ -40,7 +40,7 @@ class CheckpointInfo:
     kind: str
     version: str | None = None
     family: str = ""
-    parts: dict[str, Part] = field(default_factory=dict)
+    parts: dict[str, PartSize] = field(default_factory=dict)
     parameters: int = 0
     bytes: int = 0
     precision: str = ""

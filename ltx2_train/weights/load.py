@@ -18,9 +18,9 @@ from ..quant.settings import QuantSettings
 from . import keys
 from .loftq import Loftq, read_companion
 from .materialise import Arrival, Home, OnLinear, Origin, Progress, materialise
-from .probe import DIFFUSION_VAE, describe
+from .probe import DIFFUSION_VAE, describe_checkpoint
 from .published import published_config
-from .quantize import eligible, quantizer, settle
+from .quantize import eligible, quantizer, settle_storage
 from .reader import TensorFile
 from .stored import check_marks, stored_in
 
@@ -58,7 +58,7 @@ def load_transformer(
         check_marks(file, found.kinds)
         quantize = None
         if quant is not None:
-            settings, _ = settle(found, quant, file.path.name)
+            settings, _ = settle_storage(found, quant, file.path.name)
             quantize = quantizer(settings, device, dtype, loftq, activations)
             if quant.loftq and not settings.loftq and loftq is not None:
                 read_companion(path, loftq)
@@ -184,7 +184,7 @@ def section(file: TensorFile, name: str) -> Mapping[str, Any]:
     if isinstance(found, Mapping) and found:
         return found
     if not file.config:
-        info = describe(file)
+        info = describe_checkpoint(file)
         if info.kind == "ltx2" and info.trainable and info.version is not None:
             return published_config(info.version)[name]
         if info.problems:

@@ -20,7 +20,7 @@ from ..errors import CheckpointError
 from ..events import Events
 from ..quant.formats import STORED
 from . import keys
-from .info import NAMES, CheckpointInfo, Part
+from .info import NAMES, CheckpointInfo, PartSize
 from .reader import TensorFile, TensorInfo
 from .stored import StoredLinears, stored_in
 
@@ -60,10 +60,10 @@ def probe(path: Path | str) -> CheckpointInfo:
             ],
         )
     with TensorFile(path) as file:
-        return describe(file)
+        return describe_checkpoint(file)
 
 
-def describe(file: TensorFile) -> CheckpointInfo:
+def describe_checkpoint(file: TensorFile) -> CheckpointInfo:
     """`probe` for a file that is open already."""
     path, tensors = file.path, file.tensors
     weights = {name: info for name, info in tensors.items() if not keys.is_quantization(name)}
@@ -96,7 +96,7 @@ def describe(file: TensorFile) -> CheckpointInfo:
     }
     if "transformer" not in parts:
         count = sum(info.elements for info in inside.values())
-        parts["transformer"] = Part(len(inside), count, sum(info.nbytes for info in inside.values()))
+        parts["transformer"] = PartSize(len(inside), count, sum(info.nbytes for info in inside.values()))
     missing = [part for part in _NEEDED if part not in parts]
     split = version == "2.5" and set(missing) <= set(ELSEWHERE)
     problems, warnings = _judge(file, version, inside, found, facts["distilled"], parts)
@@ -112,7 +112,7 @@ def describe(file: TensorFile) -> CheckpointInfo:
     return CheckpointInfo(kind="ltx2", family=family, missing=missing, problems=problems, warnings=warnings, **facts)
 
 
-def _lacking(name: str, missing: Sequence[str], parts: Mapping[str, Part]) -> str:
+def _lacking(name: str, missing: Sequence[str], parts: Mapping[str, PartSize]) -> str:
     lacking = ", ".join(NAMES[part] for part in missing)
     found = ", ".join(NAMES[part] for part in parts if part in NAMES)
     return f"{name} is only a part of a checkpoint: it has {found} but lacks {lacking}. {WANTED}"
@@ -168,7 +168,7 @@ def _judge(
     inside: Mapping[str, TensorInfo],
     found: StoredLinears,
     distilled: bool,
-    parts: Mapping[str, Part],
+    parts: Mapping[str, PartSize],
 ) -> tuple[list[str], list[str]]:
     name, problems, warnings = file.path.name, [], []
     claimed = _version_of_metadata(file)
@@ -208,7 +208,7 @@ def _judge(
 
 
 def _other_kind(
-    file: TensorFile, prefix: str | None, inside: Mapping[str, TensorInfo], parts: Mapping[str, Part]
+    file: TensorFile, prefix: str | None, inside: Mapping[str, TensorInfo], parts: Mapping[str, PartSize]
 ) -> tuple[str, str, str] | None:
     """(kind, family, sentence after the file name) for everything that is not LTX-2 with a transformer; else None."""
     names = file.tensors
@@ -263,7 +263,7 @@ def _bare_parts(names: Mapping[str, TensorInfo]) -> list[str]:
     return found
 
 
-def _parts(tensors: Mapping[str, TensorInfo]) -> dict[str, Part]:
+def _parts(tensors: Mapping[str, TensorInfo]) -> dict[str, PartSize]:
     counts: dict[str, list[int]] = {}
     root = keys.VIDEO_VAE if keys.video_vae_prefix(tensors) == "" else ""
     for name, info in tensors.items():
@@ -275,7 +275,7 @@ def _parts(tensors: Mapping[str, TensorInfo]) -> dict[str, Part]:
         if not keys.is_quantization(name):
             entry[0] += 1
             entry[1] += info.elements
-    return {part: Part(*counts[part]) for part in keys.PARTS if part in counts}
+    return {part: PartSize(*counts[part]) for part in keys.PARTS if part in counts}
 
 
 def _under(tensors: Mapping[str, TensorInfo], prefix: str) -> dict[str, TensorInfo]:
@@ -322,7 +322,7 @@ def _is_distilled(file: TensorFile) -> bool:
     return any("distill" in text.lower() for text in (file.path.name, *texts))
 
 
-def _packed_parameters(found: StoredLinears, tensors: Mapping[str, TensorInfo], parts: dict[str, Part]) -> int:
+def _packed_parameters(found: StoredLinears, tensors: Mapping[str, TensorInfo], parts: dict[str, PartSize]) -> int:
     """How many more numbers than stored elements there are in packed weights; added to their parts too."""
     more: Counter[str] = Counter()
     for layer, kind in found.kinds.items():
@@ -331,7 +331,7 @@ def _packed_parameters(found: StoredLinears, tensors: Mapping[str, TensorInfo], 
     for name, count in more.items():
         if count and name in parts:
             part = parts[name]
-            parts[name] = Part(part.tensors, part.parameters + count, part.bytes)
+            parts[name] = PartSize(part.tensors, part.parameters + count, part.bytes)
     return sum(more.values())
 
 

@@ -137,13 +137,13 @@ def check_quant(path: Path | str, settings: QuantSettings, rank: int | None = No
     """
     with TensorFile(path) as file:
         stored = stored_in(file)
-        words = settle(stored, settings, file.path.name)[1]
+        words = settle_storage(stored, settings, file.path.name)[1]
     if settings.loftq and stored.in_blocks() and rank is not None:
         find_companion(path, rank)
     return words
 
 
-def settle(stored: StoredLinears, settings: QuantSettings, name: str) -> tuple[QuantSettings, str]:
+def settle_storage(stored: StoredLinears, settings: QuantSettings, name: str) -> tuple[QuantSettings, str]:
     """(settings under which the plain linears of a file are loaded, what its blocks are then stored as).
 
     Raises CheckpointError for a layout that cannot be read, ConfigError where a quantized file meets settings that

@@ -29,11 +29,11 @@ from ..quant.settings import QuantSettings
 from . import keys, stored
 from .fingerprint import part_fingerprint
 from .loftq import BASE, ITERS, Loftq, companion, residual
-from .probe import describe
+from .probe import describe_checkpoint
 from .quantize import BLOCKS, Quantizer, eligible, quant_device
 from .reader import TensorFile, TensorInfo
 from .stored import stored_in
-from .writer import Entry, TensorWriter, require_space
+from .writer import TensorEntry, TensorWriter, require_space
 
 _PIECE = 1 << 26  # bytes copied at once
 
@@ -125,7 +125,7 @@ def _check_settings(source: Path, target: Path, settings: QuantSettings, rank: i
 def _layers(file: TensorFile) -> dict[str, str]:
     """path in the model -> name in the file of every linear to quantize. Raises CheckpointError where there is none."""
     prefix = keys.transformer_prefix(file.tensors)
-    info = describe(file)
+    info = describe_checkpoint(file)
     if prefix is None or info.kind not in ("ltx2", "part"):
         raise CheckpointError("\n".join(info.problems) or f"{file.path.name} holds no transformer.")
     found = stored_in(file)
@@ -145,20 +145,20 @@ def _layers(file: TensorFile) -> dict[str, str]:
     }
 
 
-def _plan(file: TensorFile, layers: Mapping[str, str], quantize: Quantizer) -> dict[str, dict[str, Entry]]:
+def _plan(file: TensorFile, layers: Mapping[str, str], quantize: Quantizer) -> dict[str, dict[str, TensorEntry]]:
     """For each tensor of `file`, what is written in its place: names and shapes of the new file."""
     weights = {f"{name}.weight" for name in layers.values()}
-    like: dict[tuple, dict[str, Entry]] = {}
-    plan: dict[str, dict[str, Entry]] = {}
+    like: dict[tuple, dict[str, TensorEntry]] = {}
+    plan: dict[str, dict[str, TensorEntry]] = {}
     for name, info in file.tensors.items():
         if name not in weights:
-            plan[name] = {name: Entry(info.dtype, info.shape)}
+            plan[name] = {name: TensorEntry(info.dtype, info.shape)}
             continue
         key = (info.dtype, info.shape)
         if key not in like:  # few shapes are repeated by all blocks; zeros of each show what comes out
             zeros = torch.zeros(info.shape, dtype=info.torch_dtype, device=quantize.device)
             made = _made(quantize, f"{BLOCKS}.0.x", zeros)
-            like[key] = {end: Entry.of(tensor) for end, tensor in _parts(made)}
+            like[key] = {end: TensorEntry.of(tensor) for end, tensor in _parts(made)}
         layer = name.removesuffix(".weight")
         plan[name] = {layer + end: entry for end, entry in like[key].items()}
     return plan
@@ -167,7 +167,7 @@ def _plan(file: TensorFile, layers: Mapping[str, str], quantize: Quantizer) -> d
 def _fill(
     writer: TensorWriter,
     file: TensorFile,
-    plan: Mapping[str, Mapping[str, Entry]],
+    plan: Mapping[str, Mapping[str, TensorEntry]],
     layers: Mapping[str, str],
     quantize: Quantizer,
     loftq: Loftq | None,

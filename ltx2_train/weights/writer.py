@@ -25,14 +25,14 @@ _MARGIN = 64 << 20  # bytes that are left free on the disk
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """One tensor of the file to come: `dtype` in the file's own words ("BF16") and its shape."""
 
     dtype: str
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, tensor: torch.Tensor) -> Entry:
+    def of(cls, tensor: torch.Tensor) -> TensorEntry:
         return cls(_NAMES[tensor.dtype], tuple(tensor.shape))
 
     @property
@@ -46,7 +46,7 @@ class TensorWriter:
     Use it in a `with` block. On a clean exit every tensor must have been written.
     """
 
-    def __init__(self, path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, entries: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> None:
         ordered = sorted(entries, key=lambda name: _order(entries[name]))
         header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
         begin, self._starts = 0, {}
@@ -71,7 +71,7 @@ class TensorWriter:
 
     def write(self, name: str, tensor: torch.Tensor) -> None:
         """Put `tensor`, of any device, in its place."""
-        found, expected = Entry.of(tensor), self.entries[name]
+        found, expected = TensorEntry.of(tensor), self.entries[name]
         assert found == expected, f"{name} was announced as {expected} and is {found}"
         flat = tensor.detach().to("cpu").contiguous().reshape(-1)
         self.write_bytes(name, [flat.view(torch.uint8).numpy().data] if flat.numel() else [])
@@ -110,6 +110,6 @@ def require_space(path: Path, needed: int) -> None:
         )
 
 
-def _order(entry: Entry) -> tuple[bool, int]:
+def _order(entry: TensorEntry) -> tuple[bool, int]:
     odd = entry.nbytes % 8 != 0
     return odd, -BITS[entry.dtype] if odd else 0

@@ -110,7 +110,7 @@ def caption_media(
 
     def write(job: _Job) -> None:
         seen = _describe(job.info, describer, prompt, frames) if describer and job.info is not None else ""
-        text = joined(prefix, seen, notes.speech.get(job.path.name, ""), speaker)
+        text = joined_caption(prefix, seen, notes.speech.get(job.path.name, ""), speaker)
         if text == prefix.strip():
             raise DataError(f"{job.path}: {_nothing(job, model, whisper)}", job.path)
         if overwrite or not job.caption.exists():
@@ -129,7 +129,7 @@ def caption_media(
     return CaptionReport(tuple(written), kept, tuple(failed))
 
 
-def joined(prefix: str, seen: str, said: str, speaker: str = SPEAKER) -> str:
+def joined_caption(prefix: str, seen: str, said: str, speaker: str = SPEAKER) -> str:
     """The caption from its parts; speech stands in quotes, as the text encoder of LTX-2 knows it."""
     spoken = said.replace('"', "'")
     quote = f'{speaker.strip() or SPEAKER} says: "{spoken}"' if spoken else ""

@@ -19,7 +19,7 @@ from ..dataset.scan import MEDIA_SUFFIXES, MediaFile, Skipped, find_media
 from ..errors import ConfigError, DataError
 from ..events import Events, Passing, shielded
 from ..shapes import VideoShape
-from .check_files import FileFacts, examine, file_findings, left_out, lost_clip, lost_frame, why_unusable
+from .check_files import FileFacts, examine, file_findings, left_out_finding, lost_clip, lost_frame, unusable_finding
 from .check_folder import companion_folders, folder_findings, pair_findings
 from .check_report import LEVELS, CheckReport, FileCheck, Finding, worst
 from .check_rules import dataset_findings, duplicate_findings, size_finding
@@ -89,10 +89,10 @@ def _check_part(
         alone = config.model_copy(update={"datasets": (entry,), "validation_datasets": ()})
         plan = plan_dataset(alone, _OneDataset(events, name))
     except DataError as error:
-        part.findings += [left_out(name, skip.path, skip.reason) for skip in strange if skip.path not in links]
+        part.findings += [left_out_finding(name, skip.path, skip.reason) for skip in strange if skip.path not in links]
         part.findings += _all_unusable(part, str(error))
         return
-    part.findings += [left_out(name, skip.path, skip.reason) for skip in plan.skipped if skip.path not in links]
+    part.findings += [left_out_finding(name, skip.path, skip.reason) for skip in plan.skipped if skip.path not in links]
     for warning in plan.warnings:
         if warning.startswith("datasets[0]: ") and not any(words in warning for words in OWN_WORDS):
             text = warning.removeprefix("datasets[0]: ").rstrip(".")
@@ -140,7 +140,7 @@ def _examined(items: Sequence[Item], found: Sequence[MediaFile], stage: str, eve
 def _all_unusable(part: _Part, reason: str) -> list[Finding]:
     """Each file's own reason, where nothing of a dataset can be used."""
     found = [
-        why_unusable(part.name, candidate.path, candidate.caption_path, candidate.caption, reason)
+        unusable_finding(part.name, candidate.path, candidate.caption_path, candidate.caption, reason)
         for candidate in part.found
     ]
     general = reason.splitlines()[0].removeprefix(f"{part.name}: ").removeprefix(f"{part.name}.").rstrip(".")

@@ -268,7 +268,7 @@ def lost_clip(items: Sequence[Item]) -> float | None:
     return max(0.0, 1 - len([frame for frame in used if frame < frames]) / frames)
 
 
-def left_out(dataset: str, path: Path, reason: str) -> Finding:
+def left_out_finding(dataset: str, path: Path, reason: str) -> Finding:
     """The finding for a file that the trainer leaves out."""
     reason = reason.removeprefix(f"{path} ").removeprefix(f"{path}: ")
     for prefix, rule, remedy in BY_PREFIX:
@@ -277,21 +277,21 @@ def left_out(dataset: str, path: Path, reason: str) -> Finding:
     return Finding("red", "unreadable", dataset, reason.rstrip("."), "", path)
 
 
-def why_unusable(dataset: str, path: Path, caption_path: Path | None, caption: str | None, general: str) -> Finding:
+def unusable_finding(dataset: str, path: Path, caption_path: Path | None, caption: str | None, general: str) -> Finding:
     """Why one file of a dataset of which nothing is left cannot be used."""
     if caption_path is not None and not caption_path.is_file():
-        return left_out(dataset, path, f"no caption: {caption_path.name} is not there")
+        return left_out_finding(dataset, path, f"no caption: {caption_path.name} is not there")
     if caption_path is not None:
         try:
             caption = read_caption(caption_path)[0]
         except DataError as error:
-            return left_out(dataset, path, str(error))
+            return left_out_finding(dataset, path, str(error))
     if not caption:
-        return left_out(dataset, path, "empty caption: write what is to be seen or heard")
+        return left_out_finding(dataset, path, "empty caption: write what is to be seen or heard")
     try:
         read_sound(path, 0.0, 0.1) if path.suffix.lower() in AUDIO_SUFFIXES else probe_media(path)
     except DataError as error:
-        return left_out(dataset, path, str(error))
+        return left_out_finding(dataset, path, str(error))
     lines = [line.strip() for line in general.splitlines() if path.name in line]
     reason = lines[0].split(": ", 1)[-1] if lines else general.splitlines()[0]
-    return left_out(dataset, path, reason)
+    return left_out_finding(dataset, path, reason)

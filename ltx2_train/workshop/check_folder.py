@@ -11,7 +11,7 @@ from pathlib import Path
 from ..dataset.dataset_file import DatasetSettings
 from ..dataset.scan import MEDIA_SUFFIXES
 from ..media.images import UNREAD_SUFFIXES
-from ..media.names import readable, same, shown
+from ..media.names import readable, same, shown_path
 from .check_report import Finding
 
 OURS = frozenset((".safetensors", ".toml", ".json", ".jsonl", ".csv", ".npz"))  # caches, lists and settings
@@ -36,11 +36,11 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
     media: set[str] = set()
     captions: list[Path] = []
     strays: list[tuple[Path, str, str]] = []
-    for path, problem in walk(folder, entry.recursive):
+    for path, problem in walk_folder(folder, entry.recursive):
         ending = path.suffix.lower()
         if not readable(path.name):
             if ending not in MEDIA_SUFFIXES[entry.kind]:  # of media the plan says it
-                strays.append((shown(path), "its name is in another encoding than UTF-8", "Rename it."))
+                strays.append((shown_path(path), "its name is in another encoding than UTF-8", "Rename it."))
         elif problem:
             remedy = "Remove the link, or let it point at a file."
             found.append(Finding("red" if ending in used else "amber", "link", dataset, problem, remedy, path))
@@ -97,7 +97,9 @@ def pair_findings(
             found.append(Finding("red", what, dataset, f"{key} {folder} is not a folder", "Correct the path."))
             continue
         endings = set().union(*(MEDIA_SUFFIXES[kind] for kind in kinds))
-        files = [path for path, problem in walk(Path(folder), True) if not problem and path.suffix.lower() in endings]
+        files = [
+            path for path, problem in walk_folder(Path(folder), True) if not problem and path.suffix.lower() in endings
+        ]
         there = {same(path.stem) for path in files}
         wanted = {same(path.stem) for path in all_targets.get(str(folder), ())}
         for path in targets:
@@ -111,7 +113,7 @@ def pair_findings(
     return found
 
 
-def walk(folder: Path, recursive: bool) -> Iterator[tuple[Path, str]]:
+def walk_folder(folder: Path, recursive: bool) -> Iterator[tuple[Path, str]]:
     """Every visible entry with what is wrong with it as a link; links to folders are not followed."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -128,7 +130,7 @@ def walk(folder: Path, recursive: bool) -> Iterator[tuple[Path, str]]:
             continue
         yield path, ""
         if recursive and entry.is_dir(follow_symlinks=False):
-            yield from walk(path, True)
+            yield from walk_folder(path, True)
 
 
 def _bad_link(path: Path) -> str:

@@ -20,7 +20,7 @@ from ..files import parse_json, write_text
 from ..media.info import MediaInfo
 from ..media.scenes import scene_starts
 from ..media.video import VIDEO_SUFFIXES, probe_media
-from .cut_video import bounds, read_index, write_piece
+from .cut_video import piece_seconds, read_index, write_piece
 
 NOTES = "cut.json"
 SHORTEST_SECONDS = 1.0
@@ -109,7 +109,7 @@ def cut_videos(
                 else:
                     events.check_stop()
                     index = index or read_index(info)
-                    begin, end = bounds(info, first, stop)
+                    begin, end = piece_seconds(info, first, stop)
                     try:
                         copied = write_piece(info, index, first, stop, path, events)
                     except DataError as error:
@@ -210,7 +210,7 @@ def _pieces(
 
 def _every(info: MediaInfo, seconds: float) -> list[int]:
     """The frames with which pieces of `seconds` begin: the first one shown at or after each multiple."""
-    begin, end = bounds(info, 0, info.frames)
+    begin, end = piece_seconds(info, 0, info.frames)
     starts, number = [], 0
     for count in range(ceil((end - begin) / seconds - ROUNDING)):
         while number < info.frames and info.times[number] < begin + count * seconds - ROUNDING:
@@ -231,7 +231,7 @@ def divide(
     for first, stop in zip(starts, [*starts[1:], info.frames], strict=True):
         edges = [first, stop] if longest is None else _parts(info, first, stop, shortest, longest)
         for one, other in zip(edges, edges[1:], strict=False):
-            begin, end = bounds(info, one, other)
+            begin, end = piece_seconds(info, one, other)
             if end - begin + ROUNDING < shortest:
                 short += 1
             else:
@@ -240,7 +240,7 @@ def divide(
 
 
 def _parts(info: MediaInfo, first: int, stop: int, shortest: float, longest: float) -> list[int]:
-    begin, end = bounds(info, first, stop)
+    begin, end = piece_seconds(info, first, stop)
     length = end - begin
     count = max(1, ceil((length - ROUNDING) / longest))
     size = length / count if length / count + ROUNDING >= shortest else longest

@@ -32,14 +32,14 @@ TURNS = {90: (("transpose", "cclock"),), 180: (("hflip", None), ("vflip", None))
 
 
 @dataclass(frozen=True)
-class Index:
+class PacketIndex:
     """What the packets of a video say: its codec, and the times at which it can be cut without encoding."""
 
     codec: str
     clean_keys: frozenset[int]
 
 
-def read_index(info: MediaInfo) -> Index:
+def read_index(info: MediaInfo) -> PacketIndex:
     """Find the key frames that divide what is before from what is behind in both orders, of decoding and of showing."""
     with opened(info.path) as (container, stream):
         clean: set[int] = set()
@@ -54,10 +54,10 @@ def read_index(info: MediaInfo) -> Index:
             elif key is not None and packet.pts < key:
                 clean.discard(key)
             latest = max(latest, packet.pts)
-        return Index(stream.codec_context.name, frozenset(clean))
+        return PacketIndex(stream.codec_context.name, frozenset(clean))
 
 
-def can_copy(info: MediaInfo, index: Index, first: int, stop: int) -> bool:
+def can_copy(info: MediaInfo, index: PacketIndex, first: int, stop: int) -> bool:
     """Whether frames `first` to `stop` (not included) can be had without encoding."""
     stamps = info.stamps
     if stamps is None or index.codec not in COPIED_VIDEO or info.has_alpha:
@@ -67,14 +67,16 @@ def can_copy(info: MediaInfo, index: Index, first: int, stop: int) -> bool:
     return stamps[first] in index.clean_keys and (stop >= len(stamps) or stamps[stop] in index.clean_keys)
 
 
-def bounds(info: MediaInfo, first: int, stop: int) -> tuple[float, float]:
+def piece_seconds(info: MediaInfo, first: int, stop: int) -> tuple[float, float]:
     """Seconds on the clock of the container at which a piece begins and ends."""
     times, count = info.times, len(info.times)
     step = float(np.median(np.diff(times))) if count > 1 else 1.0 / (info.fps or 25.0)
     return times[first], times[stop] if stop < count else times[-1] + step
 
 
-def write_piece(info: MediaInfo, index: Index, first: int, stop: int, path: Path, events: Events | None = None) -> bool:
+def write_piece(
+    info: MediaInfo, index: PacketIndex, first: int, stop: int, path: Path, events: Events | None = None
+) -> bool:
     """Write frames `first` to `stop` (not included) to `path`; True where they were copied.
 
     Raises DataError; Stopped on request, and then nothing is left of the piece.
@@ -99,7 +101,7 @@ def write_piece(info: MediaInfo, index: Index, first: int, stop: int, path: Path
 def _copy(info: MediaInfo, first: int, stop: int, out: Path, events: Events) -> None:
     import av
 
-    begin, end = bounds(info, first, stop)
+    begin, end = piece_seconds(info, first, stop)
     assert info.stamps is not None
     with (
         opened(info.path) as (source, video),
@@ -146,7 +148,7 @@ def _encode(info: MediaInfo, first: int, stop: int, out: Path, events: Events) -
     import av
     from av.video.frame import PictureType
 
-    begin, end = bounds(info, first, stop)
+    begin, end = piece_seconds(info, first, stop)
     chain = stream = heard = None
     with av.open(str(out), "w", format="mp4", options={"movflags": "faststart"}) as target:
         for number, frame in source_frames(info, first, stop):

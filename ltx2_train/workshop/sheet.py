@@ -45,7 +45,7 @@ BACKGROUND, CARD, INK, FAINT = (24, 26, 30), (40, 43, 49), (232, 232, 232), (160
 SOUND_BINS = 150
 
 
-def source_frames(
+def sample_frames(
     item: Item, entry: DatasetSettings, numbers: Sequence[int], size: tuple[int, int] | None = None
 ) -> np.ndarray:
     """Frames `numbers` (ascending) of a sample as the trainer sees them, uint8 [n, H, W, 3]; `size`: made small.
@@ -146,11 +146,11 @@ def _paste_frames(tile: Any, item: Item, entry: DatasetSettings) -> None:
     big = _inside(item, PICTURE)
     if item.kind == "image" or not last:
         tile.paste(
-            Image.fromarray(source_frames(item, entry, [0], _inside(item, (TILE[0] - BAR, PICTURE[1])))[0]), (BAR, 0)
+            Image.fromarray(sample_frames(item, entry, [0], _inside(item, (TILE[0] - BAR, PICTURE[1])))[0]), (BAR, 0)
         )
         return
     tall = item.height > item.width
-    frames = source_frames(item, entry, [0, last // 2, last], _inside(item, THIRD) if tall else big)
+    frames = sample_frames(item, entry, [0, last // 2, last], _inside(item, THIRD) if tall else big)
     if tall:
         for column, frame in enumerate(frames):
             tile.paste(Image.fromarray(frame), (BAR + column * (THIRD[0] + 3), 0))

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...ltx2_train.errors import Stopped, TrainerError
 from ..needs import require_needs
-from ..words import in_words, speaking_as
+from ..words import in_widget_words, speaking_as
 
 logger = logging.getLogger("ltx2_trainer")
 
@@ -33,7 +33,7 @@ def training_job(node: str = "") -> Iterator[None]:
             logger.info("%s", stop)
             raise _interrupted() from None
         except TrainerError as error:
-            raise RuntimeError(in_words(str(error))) from None
+            raise RuntimeError(in_widget_words(str(error))) from None
 
 
 def _interrupted() -> BaseException:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ...ltx2_train.events import Events
 from ..live import LiveView, json_safe
-from ..words import in_words
+from ..words import in_widget_words
 from .folders import view_address
 from .memory import DeviceShare, device_memory
 from .rest import add_run_routes
@@ -80,7 +80,7 @@ class ComfyEvents(Events):
         logger.info("saved %s: %s", kind, path)
 
     def message(self, text: str, level: str = "info") -> None:
-        text = in_words(text)
+        text = in_widget_words(text)
         if level == "warning":
             self.warnings.append(text)
         logger.log(logging.WARNING if level == "warning" else logging.INFO, "%s", text)
@@ -89,7 +89,7 @@ class ComfyEvents(Events):
 
     def finish(self, state: str, text: str) -> None:
         """The last word: `state` is finished, stopped or failed."""
-        text = in_words(text)
+        text = in_widget_words(text)
         self.view.state, self.view.message = state, text
         self.view.sample_file = None
         self._show(now=True, last=text)

@@ -30,10 +30,10 @@ import torch  # noqa: E402
 from media import moving_square, write_video  # noqa: E402
 
 from ltx2_train.caching import encode  # noqa: E402
-from ltx2_train.caching.build import Openers, fill  # noqa: E402
+from ltx2_train.caching.build import Openers, make_due  # noqa: E402
 from ltx2_train.caching.kind import Bench, Job  # noqa: E402
 from ltx2_train.caching.kinds import caches_due  # noqa: E402
-from ltx2_train.caching.recipe import Recipe  # noqa: E402
+from ltx2_train.caching.recipe import CacheRecipe  # noqa: E402
 from ltx2_train.caching.settings import CacheSettings  # noqa: E402
 from ltx2_train.dataset.dataset_file import DatasetConfig  # noqa: E402
 from ltx2_train.dataset.plan import DatasetPlan, plan_dataset  # noqa: E402
@@ -93,14 +93,14 @@ class Counted:
 
 def plain(plan: DatasetPlan, vae: WaitingVAE, settings: CacheSettings) -> None:
     """One clip after the other, each decoded, encoded and written before the next is begun."""
-    kind = encode.Latents(plan, Recipe(settings, video_vae="vae"))
+    kind = encode.Latents(plan, CacheRecipe(settings, video_vae="vae"))
     for job in kind.jobs():
         kind.make(job, kind.read(job, vae), Bench(vae, DEVICE, Events()))
 
 
 def ours(plan: DatasetPlan, vae: WaitingVAE, settings: CacheSettings) -> None:
-    due = caches_due(plan, Recipe(settings, video_vae="vae"))["latents"]
-    report = fill(due, Openers(video_vae=lambda: vae), device=DEVICE)
+    due = caches_due(plan, CacheRecipe(settings, video_vae="vae"))["latents"]
+    report = make_due(due, Openers(video_vae=lambda: vae), device=DEVICE)
     assert report.made == len(plan.items), report.summary()
 
 

@@ -35,11 +35,11 @@ def printed(line: str) -> str:
 def counted() -> str:
     """Gigabytes that a step moves and operations that it launches, forward and backward, by mode."""
     from ltx2_train.config import make_run
-    from ltx2_train.training.fit import Facts, parse_bucket
+    from ltx2_train.training.fit import Facts, parse_workload
 
     lines = ["| 512x512x121 | blocks recomputed | GB moved | operations | TFLOP |", "|---|---|---|---|---|"]
     for mode in ("video", "av"):
-        facts = Facts.published("2.3", make_run({"model": {"mode": mode}}), parse_bucket("512x512x121", mode))
+        facts = Facts.published("2.3", make_run({"model": {"mode": mode}}), parse_workload("512x512x121", mode))
         for again in (0, facts.total):
             profile = facts.profile("none")
             moved, launched = sum(profile.traffic(facts.total, again)), sum(profile.operations(facts.total, again))

@@ -36,7 +36,7 @@ from ltx2_train.shapes import LatentShape  # noqa: E402
 from ltx2_train.training.contexts import ContextStore, streams_of  # noqa: E402
 from ltx2_train.training.ready import make_ready  # noqa: E402
 from ltx2_train.training.regularizers import Kit, Regularizers  # noqa: E402
-from ltx2_train.training.regularizers.base import Sizes  # noqa: E402
+from ltx2_train.training.regularizers.base import CostSizes  # noqa: E402
 from ltx2_train.training.regularizers.together import costs  # noqa: E402
 from ltx2_train.training.sound import RunSound  # noqa: E402
 from ltx2_train.training.step import ready_step  # noqa: E402
@@ -180,7 +180,7 @@ def main() -> None:
         if not settings:
             plain[mode] = seconds, live
         c, shape = common.dims(args.size), row.sample.shape
-        cost = costs(row.run.regularizers, Sizes(depth, c["dim"], 1, shape.tokens, 2))
+        cost = costs(row.run.regularizers, CostSizes(depth, c["dim"], 1, shape.tokens, 2))
         base = plain[mode]
         print(
             f"| {name} | {seconds:.2f} | {seconds / base[0]:.2f} | {live:.0f} | {live / base[1]:.2f} | "

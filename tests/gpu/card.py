@@ -235,12 +235,12 @@ def full(device: str, small: bool) -> Iterator[dict[str, Any]]:
 
     from ltx2_train.config import make_run
     from ltx2_train.events import Events
-    from ltx2_train.training.fit import Facts, make_plan, parse_bucket
+    from ltx2_train.training.fit import Facts, make_plan, parse_workload
     from ltx2_train.training.fit.machine import card
     from ltx2_train.training.fit.trial import OomGuard, guarded
 
     run = make_run({"optimizer": {"name": "adamw"}})
-    plan = make_plan(run, Facts.published("2.3", run, parse_bucket("256x256x9", "video")), card(24, 64e9, 1e12))
+    plan = make_plan(run, Facts.published("2.3", run, parse_workload("256x256x9", "video")), card(24, 64e9, 1e12))
     attempts: list[int] = []
 
     def step() -> int:

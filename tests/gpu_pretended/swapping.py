@@ -26,9 +26,9 @@ Owner = tuple[nn.Module, bool, str, Tensor]  # module, whether it is a parameter
 def swapping() -> Iterator[None]:
     """While entered, blocks of the transformer and layers of Gemma can come to a pretended card and leave it."""
     owners: dict[int, list[Owner]] = {}  # by the id of the tensor, which lives on in its layout
-    real = packing.layout_of
+    real = packing.block_layout
 
-    def layout_of(block: nn.Module) -> packing.Layout:
+    def layout_of(block: nn.Module) -> packing.BlockLayout:
         for module in block.modules():
             for table, is_parameter in ((module._parameters, True), (module._buffers, False)):
                 for name, tensor in table.items():
@@ -36,7 +36,7 @@ def swapping() -> Iterator[None]:
                         owners.setdefault(id(tensor), []).append((module, is_parameter, name, tensor))
         return real(block)
 
-    def point(self: packing.Layout, data: Any) -> None:
+    def point(self: packing.BlockLayout, data: Any) -> None:
         for piece, value in zip(self.pieces, data, strict=True):
             for tensor in piece.tensors:
                 for module, is_parameter, name, own in owners[id(tensor)]:
@@ -73,8 +73,8 @@ def swapping() -> Iterator[None]:
 
     with ExitStack() as stack:
         for owner in (packing, host, source):
-            stack.enter_context(patch.object(owner, "layout_of", layout_of))
-        stack.enter_context(patch.object(packing.Layout, "point", point))
+            stack.enter_context(patch.object(owner, "block_layout", layout_of))
+        stack.enter_context(patch.object(packing.BlockLayout, "point", point))
         stack.enter_context(patch.object(blocks.BlockStreamer, "move_others", move_others))
         stack.enter_context(patch.object(copies._Worker, "submit", submit))
         stack.enter_context(patch.object(text_encoder, "_visit_device", _visit_device))

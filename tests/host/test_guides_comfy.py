@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from ltx2_train.conditions.reference import video_lead, video_reference_positions
 from ltx2_train.models.positions import video_positions
-from ltx2_train.sampling.denoise import Given, GivenPair, Pair, denoise
+from ltx2_train.sampling.denoise import GivenPair, GivenStream, Pair, denoise
 from ltx2_train.shapes import LatentShape
 from ltx2_train.weights.load import load_transformer
 
@@ -117,7 +117,7 @@ def test_a_guide_of_comfyui_is_a_reference_of_ours(frames, tiny, tmp_path):
     assert not theirs["masked"], "all attend to all"
 
     model = load_transformer(tiny.checkpoint, "video", torch.float32)
-    reference = GivenPair(Given(reference=video_lead(guide, TARGET, FPS, 1)))
+    reference = GivenPair(GivenStream(reference=video_lead(guide, TARGET, FPS, 1)))
     drawn = denoise(model, Pair(given["noise"]), SIGMAS, Pair(given["text"]), fps=FPS, given=reference).video
     assert drawn is not None
     spread = float(drawn.std())

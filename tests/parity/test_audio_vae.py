@@ -4,7 +4,7 @@ import pytest
 import torch
 from audio_sizes import audio_vae_section, randomize
 
-from ltx2_train.models.audio_vae import AudioVAE, AudioVAEConfig, pixel_norm
+from ltx2_train.models.audio_vae import AudioVAE, AudioVAEConfig, channel_norm
 
 SMALL = audio_vae_section(ch=16, z_channels=2, mel_bins=32, num_res_blocks=1)
 ATTENDING = audio_vae_section(ch=16, z_channels=2, mel_bins=32, mid_block_add_attention=True)
@@ -132,4 +132,4 @@ def test_the_norm_treats_near_silence_as_ltx_core_does():
     normalization = pytest.importorskip("ltx_core.model.common.normalization")
     norm = normalization.build_normalization_layer(4, normtype=normalization.NormType.PIXEL)
     x = torch.randn(1, 4, 3, 3, generator=torch.Generator().manual_seed(0)) * 1e-3
-    torch.testing.assert_close(pixel_norm(x), norm(x), rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(channel_norm(x), norm(x), rtol=1e-5, atol=0.0)

@@ -9,7 +9,7 @@ from ltx_core.utils import to_denoised
 
 from ltx2_train.models.patchify import audio_tokens, video_tokens
 from ltx2_train.models.transformer import LTXTransformer, Output, TransformerConfig
-from ltx2_train.sampling.denoise import Given, GivenPair, Guidance, Pair, denoise, guide
+from ltx2_train.sampling.denoise import GivenPair, GivenStream, Guidance, Pair, denoise, guide
 from ltx2_train.sampling.schedule import sampling_sigmas
 from ltx2_train.shapes import AudioLatentShape, LatentShape
 
@@ -113,8 +113,8 @@ def test_what_is_not_made_is_not_guided_and_costs_no_pass(whole):
     """A sound that is given, with a picture that nothing guides: one pass a step."""
     noise = Pair(torch.randn(1, 8, 3, 2, 2), None if whole == "absent" else torch.randn(1, 8, 5, 16))
     given = {
-        "video": GivenPair(Given(noise.video, whole=True)),
-        "audio": GivenPair(None, Given(noise.audio, whole=True)),
+        "video": GivenPair(GivenStream(noise.video, whole=True)),
+        "audio": GivenPair(None, GivenStream(noise.audio, whole=True)),
     }
     text = Pair(torch.zeros(1, 4, 6), None if whole == "absent" else torch.zeros(1, 4, 6))
     off, model = Guidance(), Velocity()
@@ -133,7 +133,7 @@ def test_a_given_first_frame_stays_and_has_timestep_zero():
     model, text = Velocity(), torch.zeros(1, 4, 6)
     latents, tokens = torch.zeros(1, 8, 3, 2, 2), torch.arange(12) < 4
     latents[:, :, :1] = first
-    given = GivenPair(Given(latents, tokens))
+    given = GivenPair(GivenStream(latents, tokens))
     out = denoise(model, noise, sampling_sigmas(5), Pair(text, text), fps=25, given=given)
     assert torch.equal(out.video[:, :, :1], first)
     assert not torch.allclose(out.video[:, :, 1:], noise.video[:, :, 1:])

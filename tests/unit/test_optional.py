@@ -10,7 +10,7 @@ from torch import nn
 
 from ltx2_train.errors import ConfigError, DataError
 from ltx2_train.media import scenes
-from ltx2_train.models.mel import resample
+from ltx2_train.models.mel import resample_waveform
 from ltx2_train.optim import OptimizerSettings, choose_optimizer, why_not
 from ltx2_train.optional import why_missing
 from ltx2_train.quant.formats import quantize_linear
@@ -75,4 +75,4 @@ def test_a_broken_torchaudio_is_named_with_the_one_that_belongs_to_this_torch(br
     broken("torchaudio")
     own = torch.__version__.partition("+")[0]
     with pytest.raises(DataError, match=f"{BROKEN}.*pip install torchaudio=={own} --no-deps"):
-        resample(torch.zeros(1, 2, 4800), 48000, 16000)
+        resample_waveform(torch.zeros(1, 2, 4800), 48000, 16000)

@@ -5,7 +5,7 @@ from .facts import Facts
 from .machine import Machine, Rates, available_ram, this_machine
 from .memory_plan import Choice, MemoryPlan, Prediction
 from .report import make_report, predict_run
-from .work import Workload, largest_workload, parse_bucket
+from .work import Workload, largest_workload, parse_workload
 
 __all__ = [
     "Choice",
@@ -19,7 +19,7 @@ __all__ = [
     "largest_workload",
     "make_plan",
     "make_report",
-    "parse_bucket",
+    "parse_workload",
     "predict_run",
     "this_machine",
 ]

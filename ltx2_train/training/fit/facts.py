@@ -17,7 +17,7 @@ from ...weights.published import published_config
 from ...weights.reader import TensorFile
 from ..contexts import streams_of
 from ..regularizers.base import Cost
-from ..regularizers.base import Sizes as PassSizes
+from ..regularizers.base import CostSizes as PassSizes
 from ..regularizers.together import costs
 from .simulate import StepProfile, context_widths, simulate
 from .speed import Flops, flops, lora_passes
@@ -28,7 +28,7 @@ KEPT = "kept"  # the format of a file that is quantized already
 
 
 @dataclass(frozen=True)
-class Sizes:
+class BlockSizes:
     """Bytes of one block and of what is outside of the blocks in one format, and LoRA values and tensors of a block."""
 
     block: int
@@ -51,7 +51,7 @@ class Facts:
     device_type: str = "cuda"
     stored_as: str = ""
     checkpoint: str = ""
-    _sizes: dict[str, Sizes] = field(default_factory=dict, repr=False, compare=False)
+    _sizes: dict[str, BlockSizes] = field(default_factory=dict, repr=False, compare=False)
     _profiles: dict[tuple[str, int, bool], StepProfile] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -74,7 +74,7 @@ class Facts:
         """Number of blocks."""
         return self.config.num_layers
 
-    def sizes(self, format: str) -> Sizes:
+    def sizes(self, format: str) -> BlockSizes:
         """Bytes of weights in `format`."""
         if format not in self._sizes:
             self._sizes[format] = _sizes(self.config, self.run, self.stored_format(format))
@@ -157,10 +157,10 @@ class Facts:
         return replace(self, run=run, _sizes={}, _profiles={})
 
 
-def _sizes(config: TransformerConfig, run: RunConfig, format: str) -> Sizes:
+def _sizes(config: TransformerConfig, run: RunConfig, format: str) -> BlockSizes:
     model, values = meta_model(config, run, format, 1)
     (block,) = model.transformer_blocks
     inside, outside = frozen_bytes(model)
     layers = [(name, m) for name, m in block.named_modules() if isinstance(m, Adapter)]
     passes = lora_passes([(name, m.products()) for name, m in layers])
-    return Sizes(inside, outside, values, sum(len(m.trained()) for _, m in layers), passes)
+    return BlockSizes(inside, outside, values, sum(len(m.trained()) for _, m in layers), passes)

@@ -110,13 +110,13 @@ def spills() -> bool:
 
 def hold_to(machine: Machine, device: torch.device) -> None:
     """Where the driver spills, let this process take no more of the card than was planned with, so that too much is an
-    error that a leaner plan answers. `let_go` ends it."""
+    error that a leaner plan answers. `lift_limit` ends it."""
     if device.type == "cuda" and spills() and machine.total > 0:
         share = (machine.held + machine.limit) / machine.total
         torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.05, share)), device)
 
 
-def let_go(device: torch.device) -> None:
+def lift_limit(device: torch.device) -> None:
     """The whole card again."""
     if device.type == "cuda" and spills():
         torch.cuda.set_per_process_memory_fraction(1.0, device)

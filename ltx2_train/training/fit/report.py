@@ -16,7 +16,7 @@ from .choose import make_plan, taken
 from .facts import Facts
 from .machine import GB, SIZES, Machine, Rates, available_ram, card, this_machine
 from .memory_plan import MemoryPlan, seconds
-from .work import largest_workload, parse_bucket
+from .work import largest_workload, parse_workload
 
 HEADS = ("memory", "card", "base", "swapped", "recomputed", "VRAM GB", "RAM GB", "disk GB", "a step")
 USUAL_RAM = 64.0  # GB, where no machine is looked at
@@ -107,7 +107,7 @@ def predict_run(
     version of the published model, for which no file is needed. `ram`: GB to reckon with. Raises TrainerError.
     """
     mode = run.model.mode
-    work = parse_bucket(bucket, mode, run, batch) if bucket else largest_workload(run, events)
+    work = parse_workload(bucket, mode, run, batch) if bucket else largest_workload(run, events)
     if published:
         facts = Facts.published(published, run, work)
         nowhere = Machine("none", "", 0.0, (USUAL_RAM if ram is None else ram) * GB, math.inf, Rates(1e12, 1e11))

@@ -83,7 +83,7 @@ def try_largest(
         with unchanged(run):  # the first step on a device compiles and tunes, the second tells how long one takes
             _reset_peak(run.device)
             take()
-            for parameter in moved(run):
+            for parameter in moved_parameters(run):
                 parameter.grad = None
             _wait(run.device)
             begun = time.perf_counter()
@@ -177,7 +177,9 @@ def unchanged(run: Run, keep: bool = False) -> Iterator[None]:
     """
     loras, sound = run.loras, run.sound
     draws = {path: layer.dropout_draws for path, layer in loras.layers.items()}
-    gradients = [None if p.grad is None else p.grad.detach().clone() for p in moved(run)] if not keep else None
+    gradients = (
+        [None if p.grad is None else p.grad.detach().clone() for p in moved_parameters(run)] if not keep else None
+    )
     heard = None if sound is None else (sound.balance.state_dict(), sound.monitor.state_dict())
     random = torch.get_rng_state()
     on_device = torch.cuda.get_rng_state(run.device) if run.device.type == "cuda" else None
@@ -189,7 +191,7 @@ def unchanged(run: Run, keep: bool = False) -> Iterator[None]:
         if not (done and keep):
             for path, layer in loras.layers.items():
                 layer.dropout_draws = draws[path]
-            for index, parameter in enumerate(moved(run)):
+            for index, parameter in enumerate(moved_parameters(run)):
                 parameter.grad = None if gradients is None else gradients[index]
             if sound is not None and heard is not None:
                 sound.balance.load_state_dict(heard[0])
@@ -244,7 +246,7 @@ def take_guarded(run: Run, batches: Rewound, guard: OomGuard, micro_steps: Calla
     return guarded(attempt, guard, f"training step {run.step + 1}")
 
 
-def moved(run: Run) -> list[torch.nn.Parameter]:
+def moved_parameters(run: Run) -> list[torch.nn.Parameter]:
     """What a step moves: the LoRA, and what regularizers train beside it."""
     return [*run.loras.parameters(), *(() if run.regularizers is None else run.regularizers.parameters())]
 

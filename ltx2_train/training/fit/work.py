@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ...caching.cache_file import CacheFile
-from ...caching.recipe import Recipe
+from ...caching.recipe import CacheRecipe
 from ...conditions.settings import AudioReference, AudioStream, Reference, VideoStream
 from ...config import RunConfig
 from ...dataset.dataset_file import DatasetConfig
@@ -88,7 +88,7 @@ class Workload:
         return ", ".join(parts)
 
 
-def parse_bucket(text: str, mode: str, run: RunConfig | None = None, batch: int = 1) -> Workload:
+def parse_workload(text: str, mode: str, run: RunConfig | None = None, batch: int = 1) -> Workload:
     """The batch of clips called "512x512x121"; in mode audio only their sound. Raises ConfigError."""
     match = re.fullmatch(r"(\d+)x(\d+)(?:x(\d+))?", text.strip())
     if match is None:
@@ -115,7 +115,7 @@ def largest_workload(run: RunConfig, events: Events | None = None) -> Workload:
     plan = plan_dataset(dataset, quiet)
     mode = run.model.mode
     try:
-        data = TrainingSet.open(dataset, Recipe(run.cache, mode), quiet, plan, run.audio)
+        data = TrainingSet.open(dataset, CacheRecipe(run.cache, mode), quiet, plan, run.audio)
         samples: Sequence[Sample] = data.samples
         shown, source = partial(cached_references, run=run), "the caches"
     except CacheError:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ...config import RunConfig
 from ...feed.loader import TrainingSet
 from ...lora.inject import LoraSet
-from ...models.routes import Route
+from ...models.routes import TokenRoute
 from ...models.transformer import LTXTransformer, Output
 from ...objective.terms import Factor
 from ..contexts import ContextStore, streams_of
@@ -79,7 +79,7 @@ class View:
         """The prediction of the model without the LoRA at what it is shown, made once."""
         if self._base is None:
             with self.kit.loras.off():
-                self._base = predict(self.kit.model, self.group, options)
+                self._base = answer_of(self.kit.model, self.group, options)
         return self._base
 
 
@@ -111,7 +111,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class CostSizes:
     """What a cost is reckoned from: blocks, and of the picture of the largest batch its width and tokens.
 
     `itemsize` is the bytes of a number of the streams, `outputs` the numbers of a prediction of all streams.
@@ -141,7 +141,7 @@ class Regularizer:
         return self.kit.run.train.learning_rate if own is None else own
 
     @classmethod
-    def cost(cls, settings: Any, sizes: Sizes) -> Cost:
+    def cost(cls, settings: Any, sizes: CostSizes) -> Cost:
         return Cost()
 
     def draw(self, group: Group, generator: torch.Generator, step: int) -> dict[str, Tensor]:
@@ -156,7 +156,7 @@ class Regularizer:
         """Names of the hidden states that it reads of the pass that is learned from."""
         return ()
 
-    def routes(self, view: View) -> tuple[Route, ...]:
+    def routes(self, view: View) -> tuple[TokenRoute, ...]:
         return ()
 
     def prepare(self, view: View, options: Mapping[str, Any]) -> None:
@@ -211,7 +211,7 @@ def with_texts(group: Group, name: str) -> Group:
     return replace(group, contexts=drawn)
 
 
-def predict(model: LTXTransformer, group: Group, options: Mapping[str, Any] | None = None) -> Output:
+def answer_of(model: LTXTransformer, group: Group, options: Mapping[str, Any] | None = None) -> Output:
     """What the model answers to `group`, without a gradient."""
     with torch.no_grad():
         return call(model, group, options)

@@ -26,7 +26,7 @@ from ...objective.alignment import places, with_neighbors
 from ...objective.regularizers import CrepaSettings
 from ...shapes import TEMPORAL_FACTOR, LatentShape
 from ..ready import Group
-from .base import Cost, Kit, Regularizer, Sizes, Value, View, course
+from .base import Cost, CostSizes, Kit, Regularizer, Value, View, course
 from .projector import Projector
 
 DINO_WIDTH = 1536  # of the largest DINOv2, where a plan does not know it
@@ -49,7 +49,7 @@ class Crepa(Regularizer):
         self._teacher = f"video.{settings.teacher_block}"
 
     @classmethod
-    def cost(cls, settings: CrepaSettings, sizes: Sizes) -> Cost:
+    def cost(cls, settings: CrepaSettings, sizes: CostSizes) -> Cost:
         held = sizes.batch * sizes.tokens * sizes.width
         if settings.mode == "backbone":
             # both blocks are held until the loss, and the gradient to the student's

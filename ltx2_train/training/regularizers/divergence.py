@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...models.transformer import Output
 from ...objective.flow import masked_mean
-from .base import Cost, Regularizer, Sizes, Value, View, streams
+from .base import Cost, CostSizes, Regularizer, Value, View, streams
 
 
 class PriorDivergence(Regularizer):
@@ -22,7 +22,7 @@ class PriorDivergence(Regularizer):
     name = "prior_divergence"
 
     @classmethod
-    def cost(cls, settings: Any, sizes: Sizes) -> Cost:
+    def cost(cls, settings: Any, sizes: CostSizes) -> Cost:
         return Cost(forwards=1, bytes=2 * 4 * sizes.outputs)
 
     def prepare(self, view: View, options: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from ...shapes import AudioLatentShape
 from ..contexts import EMPTY_PROMPT
 from ..noised import Noised
 from ..ready import Group
-from .base import Cost, Kit, Preservation, Sizes, with_texts
+from .base import Cost, CostSizes, Kit, Preservation, with_texts
 
 
 class Blank(Preservation):
@@ -35,7 +35,7 @@ class Blank(Preservation):
         return "text", EMPTY_PROMPT
 
     @classmethod
-    def cost(cls, settings: Any, sizes: Sizes) -> Cost:
+    def cost(cls, settings: Any, sizes: CostSizes) -> Cost:
         return one_more(sizes)
 
     def draw(self, group: Group, generator: torch.Generator, step: int) -> dict[str, Tensor]:
@@ -52,14 +52,14 @@ class Dop(Preservation):
 
     def __init__(self, settings: DopSettings, kit: Kit) -> None:
         super().__init__(settings, kit)
-        self._triggers = triggers_of(settings, kit.triggers)
+        self._triggers = sought_triggers(settings, kit.triggers)
 
     @property
     def key(self) -> Any:
         return ("text", self.settings.class_prompt) if self.settings.captions == "class" else ("captions", self.name)
 
     @classmethod
-    def cost(cls, settings: Any, sizes: Sizes) -> Cost:
+    def cost(cls, settings: Any, sizes: CostSizes) -> Cost:
         return one_more(sizes)
 
     def draw(self, group: Group, generator: torch.Generator, step: int) -> dict[str, Tensor]:
@@ -95,7 +95,7 @@ class AudioDop(Preservation):
         return "silence"
 
     @classmethod
-    def cost(cls, settings: Any, sizes: Sizes) -> Cost:
+    def cost(cls, settings: Any, sizes: CostSizes) -> Cost:
         return one_more(sizes)
 
     def draw(self, group: Group, generator: torch.Generator, step: int) -> dict[str, Tensor]:
@@ -120,12 +120,12 @@ class AudioDop(Preservation):
         return replace(group, audio=sound, contexts={**group.contexts, "audio": group.drawn[f"{self.name}.text"]})
 
 
-def one_more(sizes: Sizes) -> Cost:
+def one_more(sizes: CostSizes) -> Cost:
     """Of a pass of its own: what the base predicts is held, and compared in float32."""
     return Cost(forwards=1, steps=1, bytes=2 * 4 * sizes.outputs)
 
 
-def triggers_of(settings: DopSettings, of_dataset: Sequence[str]) -> tuple[str, ...]:
+def sought_triggers(settings: DopSettings, of_dataset: Sequence[str]) -> tuple[str, ...]:
     """The triggers that are looked for, the longest first."""
     found = [settings.trigger] if settings.trigger.strip() else of_dataset
     return tuple(sorted({one.strip() for one in found if one.strip()}, key=len, reverse=True))
@@ -148,7 +148,7 @@ def dop_texts(settings: DopSettings, captions: Iterable[str], of_dataset: Sequen
         return []
     if settings.captions == "class":
         return [settings.class_prompt]
-    triggers = triggers_of(settings, of_dataset)
+    triggers = sought_triggers(settings, of_dataset)
     if not triggers:
         raise ConfigError(
             "regularizers.dop.captions is replace, and there is no trigger to replace. Set trigger_word in the dataset "

@@ -23,7 +23,7 @@ from ...objective.regularizers import RolloutSettings
 from ...objective.sigmas import SIGMA_LIMIT
 from ..noised import Noised
 from ..ready import Group
-from .base import Cost, Regularizer, Sizes, View, course, predict, streams, undisturbed
+from .base import Cost, CostSizes, Regularizer, View, answer_of, course, streams, undisturbed
 
 LOWEST = 0.05  # noise level below which an error of the model would count too much, divided by it
 DRIFT = "rollout_drift"
@@ -35,7 +35,7 @@ class Rollout(Regularizer):
     name = "rollout"
 
     @classmethod
-    def cost(cls, settings: RolloutSettings, sizes: Sizes) -> Cost:
+    def cost(cls, settings: RolloutSettings, sizes: CostSizes) -> Cost:
         any_of_batch = 1 - (1 - settings.weight) ** sizes.batch
         return Cost(forwards=any_of_batch * (1 + settings.steps) / 2)
 
@@ -74,7 +74,7 @@ class Rollout(Regularizer):
     def _step(self, group: Group, drawn: dict[str, Tensor], place: int) -> Group:
         """One step of Euler, from level `place` to the next."""
         here = {name: replace(one, sigma=drawn[name][place]) for name, one in self._streams(group)}
-        out = predict(self.kit.model, replace(group, **here))
+        out = answer_of(self.kit.model, replace(group, **here))
         moved = {}
         for name, stream, velocity in streams(replace(group, **here), out):
             begin, end = drawn[name][place], drawn[name][place + 1]

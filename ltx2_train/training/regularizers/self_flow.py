@@ -37,7 +37,7 @@ from ...objective.sigmas import sample_sigmas
 from ...optim import WeightMean
 from ..noised import Noised
 from ..ready import Group
-from .base import Cost, Kit, Regularizer, Sizes, Value, View, course, predict, undisturbed
+from .base import Cost, CostSizes, Kit, Regularizer, Value, View, answer_of, course, undisturbed
 from .projector import Projector
 
 
@@ -70,7 +70,7 @@ class SelfFlow(Regularizer):
         return self.kit.run.train.learning_rate if own is None else own
 
     @classmethod
-    def cost(cls, settings: SelfFlowSettings, sizes: Sizes) -> Cost:
+    def cost(cls, settings: SelfFlowSettings, sizes: CostSizes) -> Cost:
         teacher, inner = blocks_of(settings, sizes.depth)[1], settings.projector_width * sizes.width
         compared = sizes.batch * sizes.tokens * sizes.width
         # the student's block and the gradient to it, what the teacher says, the inside of the projector, and both sides
@@ -115,10 +115,10 @@ class SelfFlow(Regularizer):
         loras, model = self.kit.loras, self.kit.model
         if self._mean is None:
             with loras.off():
-                out = predict(model, group, asked)
+                out = answer_of(model, group, asked)
         else:
             with undisturbed(model), loras.unheld(), self._mean.shown():
-                out = predict(model, group, asked)
+                out = answer_of(model, group, asked)
         says = out.hidden[name][:, -video.clean.shape[1] :]
         view.notes[self.name] = says.cpu() if self.settings.offload_features else says
 

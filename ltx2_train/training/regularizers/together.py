@@ -16,8 +16,8 @@ from ...objective.flow import masked_mean
 from ...objective.regularizers import RegularizerSettings
 from ...objective.terms import Factor, Term
 from ..ready import Group, Ready
-from ..step import StepSound, StepTerms, joined, ready_step
-from .base import Cost, Kit, Preservation, Regularizer, Sizes, Value, View, call, predict, streams
+from ..step import StepSound, StepTerms, in_batch_order, ready_step
+from .base import Cost, CostSizes, Kit, Preservation, Regularizer, Value, View, answer_of, call, streams
 from .table import REGULARIZERS
 
 
@@ -124,10 +124,10 @@ class Regularizers:
                 counts += [False] * group.count
                 continue
             with self.kit.loras.off():
-                base = predict(model, other)
+                base = answer_of(model, other)
             values.append(_apart(other, call(model, other), base, first.reads))
             counts += first.counts(group)
-        value = joined(values, ready.back)
+        value = in_batch_order(values, ready.back)
         counting = _in_order(counts, ready)
         if all(counting):
             return StepTerms({one.name: Term(value, one.settings.weight) for one in members}, {}, adds=True)
@@ -192,7 +192,7 @@ class _Help:
         rows = None
         if not all(there):
             rows = torch.tensor([row for row, on in enumerate(_in_order(there, ready)) if on], device=device)
-        return Term(joined(values, ready.back), self._weight(weights, device, ready.back), rows)
+        return Term(in_batch_order(values, ready.back), self._weight(weights, device, ready.back), rows)
 
     def _weight(self, weights: list[Factor], device: torch.device, back: Tensor | None) -> Factor:
         plain = {weight for weight in weights if isinstance(weight, (int, float))} - {0.0}
@@ -202,10 +202,10 @@ class _Help:
             torch.as_tensor(weight, dtype=torch.float32, device=device).expand(count)
             for weight, count in zip(weights, self._counts, strict=True)
         ]
-        return joined(spread, back)
+        return in_batch_order(spread, back)
 
 
-def costs(settings: RegularizerSettings, sizes: Sizes) -> Cost:
+def costs(settings: RegularizerSettings, sizes: CostSizes) -> Cost:
     """What all regularizers of a run add to a micro-batch; passes that are shared count once."""
     found = Cost()
     for name in settings.wanted:

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...models.routes import Route, draw_kept
-from ...objective.regularizers import Route as Written
+from ...models.routes import TokenRoute, draw_kept
+from ...objective.regularizers import RouteShare as Written
 from ...objective.regularizers import TreadSettings
 from ..ready import Group
-from .base import Cost, Regularizer, Sizes, View
+from .base import Cost, CostSizes, Regularizer, View
 
 
 class Tread(Regularizer):
@@ -25,7 +25,7 @@ class Tread(Regularizer):
     name = "tread"
 
     @classmethod
-    def cost(cls, settings: TreadSettings, sizes: Sizes) -> Cost:
+    def cost(cls, settings: TreadSettings, sizes: CostSizes) -> Cost:
         routes = resolved(settings, sizes.depth)
         saved = sum((1 - route.keep) * (route.last - route.first + 1) for route in routes) / sizes.depth
         return Cost(steps=-settings.weight * saved if sizes.tokens else 0.0)
@@ -44,10 +44,12 @@ class Tread(Regularizer):
             for number, route in enumerate(resolved(self.settings, self.kit.depth))
         }
 
-    def routes(self, view: View) -> tuple[Route, ...]:
+    def routes(self, view: View) -> tuple[TokenRoute, ...]:
         drawn = view.drawn(self.name)
         routes = resolved(self.settings, self.kit.depth)
-        return tuple(Route(routes[int(number)].first, routes[int(number)].last, kept) for number, kept in drawn.items())
+        return tuple(
+            TokenRoute(routes[int(number)].first, routes[int(number)].last, kept) for number, kept in drawn.items()
+        )
 
 
 def resolved(settings: TreadSettings, depth: int) -> list[Written]:

@@ -15,7 +15,7 @@ from ltx2_train import build_caches, load_run
 from ltx2_train.caching.cache_file import Fingerprints
 from ltx2_train.caching.disk import CacheNeed
 from ltx2_train.caching.encode_text import most_tokens
-from ltx2_train.caching.recipe import Recipe, text_widths
+from ltx2_train.caching.recipe import CacheRecipe, text_widths
 from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
@@ -62,7 +62,7 @@ def mixed(tmp_path):
 
 
 def need_of(plan, settings, mode="av"):
-    return CacheNeed.of(plan, Recipe(settings, mode, VAE, AUDIO, WEIGHTS, text_widths=(24, 16)))
+    return CacheNeed.of(plan, CacheRecipe(settings, mode, VAE, AUDIO, WEIGHTS, text_widths=(24, 16)))
 
 
 def build(plan, settings):

@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from ltx2_train.caching.cache_file import Fingerprints
 from ltx2_train.caching.encode import as_bytes, tiles_on, to_pixels
-from ltx2_train.caching.recipe import Recipe
+from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.caching.status import cache_status
 from ltx2_train.dataset.cache_names import text_cache_name
@@ -403,7 +403,7 @@ def test_compact_text_of_200_tokens_stays_below_3_mb(tmp_path):
 def test_leftovers_are_listed_and_never_deleted(dataset, tmp_path):
     build(dataset())
     plan = plan_dataset(dataset(resolution=96))
-    assert [row.path.name for row in cache_status(plan, Recipe()).of("orphaned")] == [
+    assert [row.path.name for row in cache_status(plan, CacheRecipe()).of("orphaned")] == [
         "a_00000-009_0064x0064_ltx2.safetensors",
         "a_00000-017_0064x0064_ltx2.safetensors",
         "b_00000-009_0064x0064_ltx2.safetensors",

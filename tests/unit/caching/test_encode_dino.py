@@ -20,7 +20,7 @@ from ltx2_train.caching.dino import DINO_KEY, DINO_SUFFIX, dino_path, read_dino
 from ltx2_train.caching.dino_model import DinoModel
 from ltx2_train.caching.disk import CacheNeed
 from ltx2_train.caching.encode_dino import DinoFeatures, to_square
-from ltx2_train.caching.recipe import Recipe
+from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.caching.settings import CacheSettings, DinoSettings
 from ltx2_train.caching.status import cache_status, remove_caches
 from ltx2_train.dataset.augment import read_clip
@@ -80,7 +80,7 @@ def dataset(tmp_path):
 
 
 def recipe(chosen):
-    return Recipe(chosen, dino=DinoModel.find(chosen.dino))
+    return CacheRecipe(chosen, dino=DinoModel.find(chosen.dino))
 
 
 def build(config, chosen, events=None):
@@ -354,7 +354,7 @@ def test_the_space_they_take_is_told_before_it_is_taken(dino, dataset, monkeypat
 
     def need():
         model = DinoModel.find(chosen.dino)
-        return CacheNeed.of(plan, Recipe(chosen, dino=model, text_widths=(8,)))
+        return CacheNeed.of(plan, CacheRecipe(chosen, dino=model, text_widths=(8,)))
 
     before = need()
     wanted = {path: size for path, size in before.sizes.items() if path.name.endswith(DINO_SUFFIX)}

@@ -17,7 +17,7 @@ from ltx2_train.caching import cache_file as caches
 from ltx2_train.caching import encode_sound
 from ltx2_train.caching.cache_file import CacheFile
 from ltx2_train.caching.encode_sound import SoundLatents
-from ltx2_train.caching.recipe import Recipe
+from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.caching.status import cache_status
 from ltx2_train.dataset.dataset_file import DatasetConfig
@@ -70,7 +70,7 @@ class Heard(Events):
 
 def failure(plan, item):
     """Why the sound of `item` could not be cached."""
-    sounds = SoundLatents(plan, Recipe())
+    sounds = SoundLatents(plan, CacheRecipe())
     return sounds.failure(sounds.of(item))
 
 
@@ -130,7 +130,7 @@ def test_sound_is_cached_under_the_names_that_others_read(mixed):
     assert json.loads(file.metadata["source"])["size"] == loud.source.path.stat().st_size
     assert CacheFile(hum.audio_path).audio_steps() == 51
     assert [item.audio_path for item in plan.items[1:3]] == [None, None]
-    assert cache_status(plan, Recipe(mode="av")).of("orphaned") == []
+    assert cache_status(plan, CacheRecipe(mode="av")).of("orphaned") == []
 
 
 def test_a_recording_has_the_file_that_the_community_trainer_looks_for(mixed):
@@ -230,7 +230,7 @@ def test_old_caches_of_surround_sound_are_made_again_and_others_stay(tmp_path, c
     write_sound(tmp_path / "a" / "x.wav", tone(1.0, channels=channels), caption="x")
     plan = plan_of(tmp_path, {"audio_directory": "a"})
     encode(plan)
-    sounds = SoundLatents(plan, Recipe(mode="av"))
+    sounds = SoundLatents(plan, CacheRecipe(mode="av"))
     job = sounds.of(plan.items[0])
     assert sounds.check(job).fresh
     made_from = {key: value for key, value in job.made_from.items() if key != "surround"}

@@ -16,7 +16,7 @@ from media import moving_square, write_captioned, write_image, write_video
 from ltx2_train.caching.cache_file import FORMAT_VERSION, Fingerprints, latent_key
 from ltx2_train.caching.encode import Latents
 from ltx2_train.caching.encode_text import Text
-from ltx2_train.caching.recipe import Recipe
+from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.caching.status import cache_status, remove_caches
 from ltx2_train.cli import main
@@ -28,7 +28,7 @@ from ltx2_train.files import write_tensors
 from ltx2_train.media.video import probe_media
 
 WEIGHTS = Fingerprints("ckpt", "gemma")
-RECIPE = Recipe(video_vae="vae", text=WEIGHTS)
+RECIPE = CacheRecipe(video_vae="vae", text=WEIGHTS)
 
 
 def config(folder, **general):
@@ -69,7 +69,7 @@ def test_every_state_is_told_with_its_reason(tmp_path):
     assert not status.complete
     assert json.loads(json.dumps(status.to_json()))["states"]["orphaned"]["files"] == 2
     assert "d_ltx2_te_compact" in status.text()
-    other = cache_status(plan, Recipe(video_vae="x")).of("stale")
+    other = cache_status(plan, CacheRecipe(video_vae="x")).of("stale")
     assert other[0].why == "it was made with another VAE"
     freed = remove_caches(status.of("orphaned"))
     assert freed > 0

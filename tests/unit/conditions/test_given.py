@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ltx2_train.conditions.given import Target, draw_given, refusal, tokens_of
+from ltx2_train.conditions.given import Target, draw_given, tokens_of, why_not_given
 from ltx2_train.conditions.settings import FirstFrame, Mask, Prefix, Reference, SpatialCrop, Suffix
 from ltx2_train.shapes import LatentShape
 
@@ -75,5 +75,5 @@ def test_what_a_coin_shows_does_not_move_the_numbers_after_it():
     ],
 )
 def test_refusals_name_what_does_not_fit(conditions, target, said):
-    reason = refusal(conditions, target)
+    reason = why_not_given(conditions, target)
     assert reason is None if said is None else said in (reason or "")

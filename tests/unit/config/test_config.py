@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ltx2_train.config import aliases, describe_defaults, load_run, make_run, walk
+from ltx2_train.config import aliases, describe_defaults, load_run, make_run, walk_settings
 from ltx2_train.config.read import check_overrides, tomllib
 from ltx2_train.errors import ConfigError
 
@@ -113,11 +113,11 @@ def test_the_defaults_shown_are_the_defaults():
 
 
 def test_every_setting_has_help():
-    assert [dotted for dotted, field in walk() if not field.description] == []
+    assert [dotted for dotted, field in walk_settings() if not field.description] == []
 
 
 def test_aliases_point_at_settings_and_are_unique():
-    known = {dotted for dotted, _ in walk()}
+    known = {dotted for dotted, _ in walk_settings()}
     switches = {"quant", "memory", "gemma"}  # groups that turn some switches of other trainers into their own words
     strange = {name: path for name, path in aliases().items() if path not in known}
     assert all(path == f"{path.split('.')[0]}.{name}" for name, path in strange.items())
@@ -182,4 +182,4 @@ def test_a_path_that_is_not_there_names_the_setting(tmp_path):
 def test_the_names_in_lora_metadata_are_settings():
     from ltx2_train.lora.metadata import SS_NAMES
 
-    assert set(SS_NAMES.values()) <= {dotted for dotted, _ in walk()}
+    assert set(SS_NAMES.values()) <= {dotted for dotted, _ in walk_settings()}

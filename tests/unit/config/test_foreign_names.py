@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from ltx2_train.config import walk
+from ltx2_train.config import walk_settings
 from ltx2_train.config.converters import _CONVERTERS
 from ltx2_train.config.read import tomllib
 from ltx2_train.config.translate import find_row, known_names
 from ltx2_train.dataset.entry import DatasetSettings
 from ltx2_train.dataset.foreign_keys import RUN_SECTIONS
-from ltx2_train.foreign import PROGRAMS, defaults_of, row_of, rows_of, topics
+from ltx2_train.foreign import PROGRAMS, defaults_of, program_rows, row_of, topics
 
 NAMES = tomllib.loads((Path(__file__).parent / "seed_names.toml").read_text(encoding="utf-8"))
-ROWS = [(program, row) for program in PROGRAMS for row in rows_of(program).values()]
-SETTINGS = {dotted for dotted, _ in walk()}
+ROWS = [(program, row) for program in PROGRAMS for row in program_rows(program).values()]
+SETTINGS = {dotted for dotted, _ in walk_settings()}
 SWITCHES = {  # words that a group turns into its own
     "quant.fp8_base", "quant.fp8_scaled", "quant.nf4_base", "memory.sdpa", "memory.flash_attn", "memory.flash3",
     "gemma.gemma_load_in_8bit", "gemma.gemma_load_in_4bit", "gemma.gemma_bnb_4bit_disable_double_quant",
@@ -37,7 +37,7 @@ def test_every_key_of_their_dataset_files_is_ours():
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_rows_say_one_thing_and_speak_of_settings_that_are_there(program):
-    for row in rows_of(program).values():
+    for row in program_rows(program).values():
         outcomes = [row.takes, row.dataset, row.run, row.command, row.no_effect, row.instead, row.later]
         assert sum(map(bool, outcomes)) <= 1, row.name
         assert any(outcomes) or row.by, row.name

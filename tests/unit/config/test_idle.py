@@ -4,7 +4,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from ltx2_train.config import RunConfig, load_run, make_run
-from ltx2_train.config.describe import walk
+from ltx2_train.config.describe import walk_settings
 from ltx2_train.config.importing import import_settings
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.entry import DatasetSettings
@@ -58,7 +58,7 @@ ALWAYS_OF_A_DATASET = {
 
 
 def test_every_setting_says_what_it_counts_with_or_always_counts():
-    open_ones = {dotted for dotted, field in walk() if not counts_with(field)}
+    open_ones = {dotted for dotted, field in walk_settings() if not counts_with(field)}
     weights = {dotted for dotted in open_ones if dotted.startswith("regularizers.") and dotted.endswith(".weight")}
     assert open_ones - weights == ALWAYS | SWITCHED_OFF | ELSEWHERE
     assert {name for name, field in DatasetSettings.model_fields.items() if not counts_with(field)} == (

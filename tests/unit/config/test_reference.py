@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ltx2_train.config import walk
+from ltx2_train.config import walk_settings
 from ltx2_train.config.reference import names_tables, settings_page
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
@@ -22,6 +22,6 @@ def test_the_page_of_other_trainers_has_every_name():
 
 def test_every_setting_is_on_the_page():
     page = settings_page()
-    assert [dotted for dotted, _ in walk() if f"| `{dotted.rsplit('.', 1)[1]}` |" not in page] == []
+    assert [dotted for dotted, _ in walk_settings() if f"| `{dotted.rsplit('.', 1)[1]}` |" not in page] == []
     assert "| `rank` | `32` | whole number, >= 1, <= 1024 |" in page
     assert "`network_dim`, `lora.rank`, `lora_rank` (S) | 0.1 |" in page

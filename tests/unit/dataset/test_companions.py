@@ -14,7 +14,7 @@ from PIL import Image
 
 from ltx2_train.caching.cache_file import CacheFile, Fingerprints
 from ltx2_train.caching.encode_mask import sound_mask
-from ltx2_train.caching.recipe import Recipe
+from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.dataset.augment import jitter, motion_centre, read_clip
 from ltx2_train.dataset.dataset_file import DatasetConfig
@@ -24,7 +24,7 @@ from ltx2_train.errors import CacheError, DataError
 from ltx2_train.feed.loader import TrainingSet
 
 WEIGHTS = Fingerprints("ckpt", "gemma")
-RECIPE = Recipe(video_vae="vae", text=WEIGHTS)
+RECIPE = CacheRecipe(video_vae="vae", text=WEIGHTS)
 SETTINGS = CacheSettings()
 
 

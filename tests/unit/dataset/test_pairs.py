@@ -8,7 +8,7 @@ from media import moving_square, tone, write_captioned, write_image, write_sound
 from PIL import Image
 
 from ltx2_train.caching.encode_mask import Masks, picture_mask
-from ltx2_train.caching.recipe import Recipe
+from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.workshop.check import check_dataset
@@ -130,7 +130,7 @@ def test_a_mask_goes_by_the_time_of_its_clip_and_is_counted_where_it_ends_before
     first, second = (item for item in plan.items if item.source.stem == "b")
     assert picture_mask(first.mask, first, plan.settings_of(first)).sum() == 0
     assert picture_mask(second.mask, second, plan.settings_of(second)).float().mean() == 1
-    made = [Masks(plan, Recipe()).of(item).made_from for item in (first, second)]
+    made = [Masks(plan, CacheRecipe()).of(item).made_from for item in (first, second)]
     assert ["mask_times" in one for one in made] == [False, True], "caches that were read from the beginning are stale"
 
 

@@ -10,7 +10,7 @@ import pytest
 from media import moving_square, pitch, tone
 
 from ltx2_train.caching.encode_sound import SoundLatents
-from ltx2_train.caching.recipe import Recipe
+from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.media.sound_media import read_sound
@@ -58,7 +58,7 @@ def test_two_tracks_of_one_channel_are_left_and_right(tmp_path):
     sound = heard(item)
     assert [pitch(side, 48000) for side in sound.samples] == pytest.approx([440, 880], rel=0.01)
     assert any("has 2 sound tracks" in text and "left and right" in text for text in plan.warnings)
-    assert SoundLatents(plan, Recipe()).made_from(item)["tracks"] == [1, 2]
+    assert SoundLatents(plan, CacheRecipe()).made_from(item)["tracks"] == [1, 2]
     (clip,) = cut_videos(path, tmp_path / "out", seconds=1).clips
     sides = read_sound(clip.path, of_clip=True).samples
     assert [pitch(side, 48000) for side in sides] == pytest.approx([440, 880], rel=0.01)
@@ -71,7 +71,7 @@ def test_a_track_can_be_chosen(tmp_path, track, hz):
     (item,) = plan.items
     assert pitch(heard(item).samples, 48000) == pytest.approx(hz, rel=0.01)
     assert any("has 2 sound tracks (1: " in text for text in plan.warnings) == (track is None)
-    assert SoundLatents(plan, Recipe()).made_from(item)["tracks"] == ([] if track is None else [track])
+    assert SoundLatents(plan, CacheRecipe()).made_from(item)["tracks"] == ([] if track is None else [track])
 
 
 def test_a_track_that_is_not_there_leaves_the_clip_silent_and_says_so(tmp_path):

@@ -16,7 +16,7 @@ from media import moving_square, write_captioned, write_image
 from ltx2_train.caching import cache_file as caches
 from ltx2_train.caching.encode_sound import SoundLatents
 from ltx2_train.caching.notes import FAILED
-from ltx2_train.caching.recipe import Recipe
+from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
@@ -278,14 +278,14 @@ def build(config, ours=True, length=None, full_text=True, vae="audio vae"):
                 "format_version": caches.FORMAT_VERSION,
                 "checkpoint": vae,
                 "source": json.dumps(source_record(item.sound.path)),
-                "settings": json.dumps(SoundLatents(plan, Recipe(SETTINGS)).made_from(item)),
+                "settings": json.dumps(SoundLatents(plan, CacheRecipe(SETTINGS)).made_from(item)),
             }
         write_tensors(item.audio_path, tensors, metadata)
     return plan
 
 
 def opened(config, mode="av", settings=SETTINGS, **more):
-    return TrainingSet.open(config, Recipe(settings, mode, audio_vae="audio vae"), **more)
+    return TrainingSet.open(config, CacheRecipe(settings, mode, audio_vae="audio vae"), **more)
 
 
 def heard_events():
@@ -418,7 +418,7 @@ def test_sound_that_failed_when_caching_makes_a_clip_silent_and_leaves_a_recordi
 def test_stale_sound_is_an_error_with_the_reason(config, tmp_path):
     build(config)
     with pytest.raises(CacheError, match="another audio VAE"):
-        TrainingSet.open(config, Recipe(mode="av", audio_vae="other"))
+        TrainingSet.open(config, CacheRecipe(mode="av", audio_vae="other"))
     with pytest.raises(CacheError, match="audio_vae_dtype changed"):
         opened(config, settings=CacheSettings(audio_vae_dtype="bf16"))
     write_wave(tmp_path / "clips" / "a.wav", 1.1)

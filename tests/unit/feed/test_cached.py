@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from ltx2_train.caching.cache_file import CacheFile, Fingerprints
 from ltx2_train.caching.manifest import write_manifest
 from ltx2_train.caching.official import import_official
-from ltx2_train.caching.recipe import Recipe
+from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.config import make_run
 from ltx2_train.dataset.dataset_file import DatasetConfig
@@ -33,7 +33,7 @@ from ltx2_train.shapes import LatentShape
 from ltx2_train.training.watch import warn_of_captions
 
 WEIGHTS = Fingerprints("ckpt", "gemma")
-RECIPE = Recipe(video_vae="vae", text=WEIGHTS)
+RECIPE = CacheRecipe(video_vae="vae", text=WEIGHTS)
 
 
 def build(config, **settings):
@@ -93,8 +93,8 @@ def test_a_manifest_trains_elsewhere_without_the_media(made, tmp_path):
     assert after.load_reference(after.samples[0]).shape == (128, 1, 2, 2)
     assert dataset_captions(config) == ["a clip", "another", "a picture"]
     for recipe, reason in (
-        (Recipe(video_vae="other", text=WEIGHTS), "another VAE"),
-        (Recipe(video_vae="vae", text=Fingerprints("x", "gemma")), "checkpoint"),
+        (CacheRecipe(video_vae="other", text=WEIGHTS), "another VAE"),
+        (CacheRecipe(video_vae="vae", text=Fingerprints("x", "gemma")), "checkpoint"),
     ):
         with pytest.raises(CacheError, match=reason) as caught:
             TrainingSet.open(config, recipe)
@@ -193,7 +193,7 @@ def test_caches_of_the_community_trainer_are_a_dataset(tmp_path, dtype, token, s
     video, sound = community(tmp_path / "cache", dtype, token, short)
     table = {"datasets": [{"cache_only": True, "cache_directory": "cache", "target_fps": 24}]}
     config = DatasetConfig.from_table(table, tmp_path)
-    data = TrainingSet.open(config, Recipe(mode="av"))
+    data = TrainingSet.open(config, CacheRecipe(mode="av"))
     clip, picture, voice = data.samples
     assert (clip.caption, clip.shape, clip.fps, clip.kind) == (
         "caption of my_clip",
@@ -209,8 +209,8 @@ def test_caches_of_the_community_trainer_are_a_dataset(tmp_path, dtype, token, s
     assert isinstance(text, FullText)
     assert torch.equal(text.video_context, video)
     assert torch.equal(text.audio_context, sound)
-    assert len(TrainingSet.open(config, Recipe(mode="video")).samples) == 2
-    assert len(TrainingSet.open(config, Recipe(mode="audio")).samples) == 2
+    assert len(TrainingSet.open(config, CacheRecipe(mode="video")).samples) == 2
+    assert len(TrainingSet.open(config, CacheRecipe(mode="audio")).samples) == 2
 
 
 @pytest.mark.parametrize("width", [(4096, 2048), (3840, 3840)])
@@ -254,11 +254,11 @@ def test_text_for_video_alone_will_not_do_for_sound_and_joined_text_will(tmp_pat
     path = tmp_path / "cache" / "my_clip_ltx2_te.safetensors"
     tensors = load_file(path)
     save_file({"text_bfloat16": tensors["text_bfloat16"]}, str(path))
-    assert len(TrainingSet.open(config, Recipe(mode="av")).samples) == 3
+    assert len(TrainingSet.open(config, CacheRecipe(mode="av")).samples) == 3
     save_file({"text_bfloat16": tensors["text_bfloat16"][:, :4096].contiguous()}, str(path))
-    assert len(TrainingSet.open(config, Recipe(mode="video")).samples) == 2
+    assert len(TrainingSet.open(config, CacheRecipe(mode="video")).samples) == 2
     with pytest.raises(CacheError, match="holds no text for sound"):
-        TrainingSet.open(config, Recipe(mode="av"))
+        TrainingSet.open(config, CacheRecipe(mode="av"))
 
 
 def test_our_full_form_is_what_the_community_trainer_expects(made, tmp_path):
@@ -329,7 +329,7 @@ def test_the_official_trainers_folder_is_imported_and_trained_on(tmp_path):
     assert report.samples == 2
     assert [skip.path.name for skip in report.skipped] == ["lonely.pt"]
     assert f"cache_directory = '{(tmp_path / 'root' / 'ltx2_caches').absolute()}'" in report.text()
-    data = TrainingSet.open(config, Recipe(mode="av"))
+    data = TrainingSet.open(config, CacheRecipe(mode="av"))
     old, new = sorted(data.samples, key=lambda sample: sample.key)
     assert (new.fps, new.shape, new.audio_steps) == (24.0, LatentShape(2, 3, 4), 10)
     text = data.load_text(new)
@@ -357,7 +357,7 @@ def test_what_has_no_latents_is_named_and_sound_alone_is_imported(tmp_path, monk
     assert "no latents" in reasons["conditions/sub/other.pt"]
     assert f"cache_directory = '{tmp_path / 'out'}'" in report.text()  # not from where the dataset file lies
     config = DatasetConfig.from_table({"datasets": [{"cache_only": True, "cache_directory": "out"}]}, tmp_path)
-    data = TrainingSet.open(config, Recipe(mode="av"))
+    data = TrainingSet.open(config, CacheRecipe(mode="av"))
     assert sorted(sample.kind for sample in data.samples) == ["audio", "video", "video"]
 
 

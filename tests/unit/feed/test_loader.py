@@ -10,7 +10,7 @@ from fill_caches import encode_latents, encode_text
 from media import moving_square, write_captioned, write_image
 
 from ltx2_train.caching.cache_file import Fingerprints
-from ltx2_train.caching.recipe import Recipe
+from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
@@ -49,7 +49,7 @@ class Connectors(torch.nn.Linear):
 
 
 WEIGHTS = Fingerprints("ckpt", "gemma")
-RECIPE = Recipe(video_vae="vae", text=WEIGHTS)
+RECIPE = CacheRecipe(video_vae="vae", text=WEIGHTS)
 
 
 @pytest.fixture
@@ -121,10 +121,13 @@ def test_missing_caches_are_an_error_that_names_the_command(config):
 @pytest.mark.parametrize(
     ("recipe", "reason"),
     [
-        (Recipe(video_vae="other", text=WEIGHTS), "another VAE"),
-        (Recipe(video_vae="vae", text=Fingerprints("other", "gemma")), "another checkpoint"),
-        (Recipe(video_vae="vae", text=Fingerprints("ckpt", "other")), "another text encoder"),
-        (Recipe(CacheSettings(vae_dtype="fp32"), video_vae="vae", text=WEIGHTS), "vae_dtype changed (bf16 -> fp32)"),
+        (CacheRecipe(video_vae="other", text=WEIGHTS), "another VAE"),
+        (CacheRecipe(video_vae="vae", text=Fingerprints("other", "gemma")), "another checkpoint"),
+        (CacheRecipe(video_vae="vae", text=Fingerprints("ckpt", "other")), "another text encoder"),
+        (
+            CacheRecipe(CacheSettings(vae_dtype="fp32"), video_vae="vae", text=WEIGHTS),
+            "vae_dtype changed (bf16 -> fp32)",
+        ),
     ],
 )
 def test_stale_caches_are_an_error_with_the_reason(config, recipe, reason):

@@ -11,7 +11,7 @@ from old_caches import AUDIO_VAE, ENCODER, TEXT, VIDEO_VAE, write_old_caches
 
 from ltx2_train.caching.cache_file import Fingerprints
 from ltx2_train.caching.disk import CacheNeed
-from ltx2_train.caching.recipe import Recipe
+from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.caching.status import cache_status
 from ltx2_train.dataset.dataset_file import DatasetConfig
@@ -43,7 +43,7 @@ def config(tmp_path):
 def test_old_caches_are_fresh_and_trained_on(config, tmp_path, form):
     write_old_caches(tmp_path, tmp_path / "cache", form)
     text = Fingerprints(TEXT, ENCODER)
-    recipe = Recipe(CacheSettings(text_form=form), "av", VIDEO_VAE, AUDIO_VAE, text, text_widths=(24, 16))
+    recipe = CacheRecipe(CacheSettings(text_form=form), "av", VIDEO_VAE, AUDIO_VAE, text, text_widths=(24, 16))
     plan = plan_dataset(config)
     status = cache_status(plan, recipe)
     assert [(row.path.name, row.state, row.why) for row in status.rows if row.state != "present"] == []
@@ -64,7 +64,7 @@ def test_old_caches_are_fresh_and_trained_on(config, tmp_path, form):
     text = data.load_text(clip)
     assert isinstance(text, FullText) == (form == "full")
     for changed in ("video_vae", "audio_vae"):
-        other = Recipe(**{**vars(recipe), changed: "5" * 16})
+        other = CacheRecipe(**{**vars(recipe), changed: "5" * 16})
         assert len(cache_status(plan, other).of("stale")) == (2 if changed == "video_vae" else 3)
 
 
@@ -79,6 +79,6 @@ def test_an_old_mask_goes_with_sound_that_was_made_again(config, tmp_path):
         metadata = file.metadata()
     tensors = {"audio_latents_18x16x8_fp16": torch.zeros(8, 18, 16, dtype=torch.float16)}
     save_file({**tensors, "audio_lengths_int32": torch.tensor(18, dtype=torch.int32)}, str(path), metadata)
-    data = TrainingSet.open(config, Recipe(mode="av"))
+    data = TrainingSet.open(config, CacheRecipe(mode="av"))
     assert data.samples[0].audio_steps == 18
     assert data.load_audio_mask(data.samples[0]).tolist() == [False] * 16 + [True, True]

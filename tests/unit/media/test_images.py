@@ -8,7 +8,7 @@ from media import DISPLAY_P3, SRGB, colour_profile, moving_square, write_image
 from PIL import Image
 
 from ltx2_train.caching.encode import Latents
-from ltx2_train.caching.recipe import Recipe
+from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import DataError
@@ -73,7 +73,7 @@ def test_caches_of_pictures_with_wide_colours_are_made_again_and_no_others(tmp_p
         tmp_path / "m" / "wide.png", icc_profile=colour_profile(DISPLAY_P3, "Display P3")
     )
     plan = planned(tmp_path)
-    made = {item.source.path.name: Latents(plan, Recipe()).made_from(item)["reading"] for item in plan.items}
+    made = {item.source.path.name: Latents(plan, CacheRecipe()).made_from(item)["reading"] for item in plan.items}
     assert made == {"plain.png": [], "wide.png": ["colours of Display P3"]}
 
 

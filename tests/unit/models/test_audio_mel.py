@@ -5,7 +5,7 @@ import torch
 from audio_sizes import chirp
 
 from ltx2_train.errors import DataError
-from ltx2_train.models.mel import log_mel, mel_filterbank, resample, waveform_to_mel
+from ltx2_train.models.mel import log_mel, mel_filterbank, resample_waveform, waveform_to_mel
 
 
 @pytest.mark.parametrize("samples", [513, 640, 799, 800, 16000, 80667])
@@ -62,7 +62,7 @@ def test_surround_sound_and_missing_axes_are_refused_with_the_shape(shape):
 
 def test_resampling_keeps_the_duration():
     pytest.importorskip("torchaudio")
-    assert resample(torch.zeros(1, 2, 48000), 48000, 16000).shape == (1, 2, 16000)
+    assert resample_waveform(torch.zeros(1, 2, 48000), 48000, 16000).shape == (1, 2, 16000)
     assert waveform_to_mel(torch.zeros(1, 2, 44100), 44100).shape[2] == 101
 
 
@@ -70,6 +70,6 @@ def test_without_torchaudio_the_error_names_the_command_and_equal_rates_still_wo
     monkeypatch.setitem(sys.modules, "torchaudio", None)
     monkeypatch.setitem(sys.modules, "torchaudio.functional", None)
     wave = chirp(4000)
-    assert resample(wave, 16000, 16000) is wave
+    assert resample_waveform(wave, 16000, 16000) is wave
     with pytest.raises(DataError, match="pip install torchaudio"):
-        resample(wave, 48000, 16000)
+        resample_waveform(wave, 48000, 16000)

@@ -12,7 +12,15 @@ from torch._dynamo.utils import counters
 
 from ltx2_train.models import fused as bodies
 from ltx2_train.models.fused import Fused
-from ltx2_train.models.norms import Index, gated_heads, gated_sum, modulated, modulated_norm, plain_norm, rotated_norm
+from ltx2_train.models.norms import (
+    RowIndex,
+    gated_heads,
+    gated_sum,
+    modulated,
+    modulated_norm,
+    plain_norm,
+    rotated_norm,
+)
 from ltx2_train.models.rope import rope_table
 
 EPS = 1e-6
@@ -39,7 +47,7 @@ def numbers(*shape, seed=0, dtype=torch.float32):
 
 def calls(tokens=6, dtype=torch.float32, batch=2):
     """Every function with each kind of argument it meets in a block."""
-    index = Index(torch.arange(batch * tokens).view(batch, tokens) % 3)
+    index = RowIndex(torch.arange(batch * tokens).view(batch, tokens) % 3)
     x, y = numbers(batch, tokens, 16, dtype=dtype), numbers(batch, tokens, 16, seed=1, dtype=dtype)
     a, b = (numbers(batch, 16, seed=s).detach() for s in (2, 3))
     c, d = (numbers(3, 16, seed=s).detach() for s in (4, 5))

@@ -5,7 +5,7 @@ import torch
 from torch.autograd import gradcheck
 
 from ltx2_train.models import norms
-from ltx2_train.models.norms import Index, gated_sum, modulated_norm, plain_norm, rotated_norm
+from ltx2_train.models.norms import RowIndex, gated_sum, modulated_norm, plain_norm, rotated_norm
 from ltx2_train.models.rope import rope_table
 
 EPS = 1e-6
@@ -26,8 +26,8 @@ def index(request):
     if request.param == "row-a-sample":
         return None
     if request.param == "row-by-index":
-        return Index(torch.tensor([[0, 2, 1, 1, 0], [2, 2, 0, 1, 1]]))
-    return Index(torch.tensor([[0, 0, 1, 1, 1], [0, 0, 2, 2, 2]]), lead=2)
+        return RowIndex(torch.tensor([[0, 2, 1, 1, 0], [2, 2, 0, 1, 1]]))
+    return RowIndex(torch.tensor([[0, 0, 1, 1, 1], [0, 0, 2, 2, 2]]), lead=2)
 
 
 @pytest.mark.usefixtures("_slices")

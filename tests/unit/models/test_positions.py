@@ -4,7 +4,7 @@ import torch
 
 from ltx2_train.models.patchify import audio_grid, audio_tokens, video_grid, video_tokens
 from ltx2_train.models.positions import audio_positions, video_positions
-from ltx2_train.models.rope import Rope, rope_table, rotate
+from ltx2_train.models.rope import Rope, rope_table, rotate_heads
 from ltx2_train.shapes import AudioLatentShape, LatentShape
 
 
@@ -39,9 +39,9 @@ def test_rotation_keeps_lengths_is_undone_backward_and_pads_the_first_head():
     assert torch.all(rope.sin[:, :, 0, :2] == 0)
     x = torch.randn(1, 8, 2, 8)
     for table in (rope, Rope(rope.cos, rope.sin, True)):
-        turned = rotate(x, table)
+        turned = rotate_heads(x, table)
         torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
-        torch.testing.assert_close(rotate(turned, table, backward=True), x)
+        torch.testing.assert_close(rotate_heads(turned, table, backward=True), x)
 
 
 def test_equal_positions_of_a_batch_share_one_table():

@@ -8,7 +8,7 @@ from video_vae_sizes import SECTIONS, apart, clip, latent_clip, section_20, sect
 
 from ltx2_train.errors import CheckpointError, DataError
 from ltx2_train.models.vae_layers import (
-    Stream,
+    ClipMemory,
     depth_to_space,
     from_patches,
     space_to_depth,
@@ -160,7 +160,7 @@ def test_full_size_vaes_have_the_published_number_of_parameters(encoder, decoder
 def test_statistics_centre_the_latents():
     vae = tiny_vae()
     pixels = clip(1)
-    plain = vae.encoder(pixels, Stream())
+    plain = vae.encoder(pixels, ClipMemory())
     mean, deviation = (
         vae.per_channel_statistics.get_buffer(name).view(1, -1, 1, 1, 1) for name in ("mean-of-means", "std-of-means")
     )

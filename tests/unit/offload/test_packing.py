@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ltx2_train.offload import packing
-from ltx2_train.offload.packing import ALIGNMENT, hollow, layout_of
+from ltx2_train.offload.packing import ALIGNMENT, block_layout, hollow
 
 
 def frozen_parameter(values):
@@ -45,7 +45,7 @@ def test_every_kind_of_tensor_comes_through_bit_for_bit():
     block = Odd()
     before = {name: t.detach().clone() for name, t in (*block.named_parameters(), *block.named_buffers())}
     objects = {name: id(t) for name, t in (*block.named_parameters(), *block.named_buffers())}
-    layout = layout_of(block)
+    layout = block_layout(block)
     flat = torch.full((layout.size,), 0xFF, dtype=torch.uint8)
     layout.pack(flat)
     after = dict((*block.named_parameters(), *block.named_buffers()))
@@ -61,7 +61,7 @@ def test_every_kind_of_tensor_comes_through_bit_for_bit():
 
 def test_pieces_are_aligned_and_do_not_overlap_and_shared_memory_is_there_once():
     block = Odd()
-    layout = layout_of(block)
+    layout = block_layout(block)
     end = 0
     for piece in layout.pieces:
         assert piece.start % ALIGNMENT == 0
@@ -89,7 +89,7 @@ def test_packing_frees_each_tensor_before_it_copies_the_next(monkeypatch):
         return real(tensor)
 
     monkeypatch.setattr(packing, "bytes_of", counted)
-    layout = layout_of(block)
+    layout = block_layout(block)
     layout.pack(torch.empty(layout.size, dtype=torch.uint8))
     assert counts == [4, 3, 2, 1]
     assert not any(ref() is not None for ref in alive)
@@ -112,8 +112,8 @@ def test_a_tensor_that_is_more_than_its_bytes_is_refused():
     block = nn.Module()
     block.register_buffer("special", torch.zeros(2).as_subclass(Special))
     with pytest.raises(AssertionError, match="Special"):
-        layout_of(block)
+        block_layout(block)
 
 
 def test_a_block_without_frozen_tensors_has_no_size():
-    assert layout_of(nn.Linear(2, 2)).size == 0
+    assert block_layout(nn.Linear(2, 2)).size == 0

@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltx2_train.quant import QuantSettings
-from ltx2_train.quant.int8 import Int8, Int8Rotated, rotate, rotation_size
+from ltx2_train.quant.int8 import Int8, Int8Rotated, hadamard_rotate, rotation_size
 
 SETTINGS = QuantSettings()
 
@@ -61,14 +61,16 @@ def test_without_outliers_both_are_alike():
 def test_the_rotation_is_orthogonal_and_its_own_inverse(width, size):
     assert rotation_size(width) == size
     x = draw(5, width).double()
-    turned = rotate(x)
-    torch.testing.assert_close(rotate(turned), x)
+    turned = hadamard_rotate(x)
+    torch.testing.assert_close(hadamard_rotate(turned), x)
     torch.testing.assert_close(turned.norm(dim=1), x.norm(dim=1))
     if size > 1:
         assert not torch.allclose(turned, x)
         spike = torch.zeros(1, width, dtype=torch.float64)
         spike[0, 0] = 1
-        torch.testing.assert_close(rotate(spike)[0, :size].abs(), torch.full((size,), size**-0.5, dtype=torch.float64))
+        torch.testing.assert_close(
+            hadamard_rotate(spike)[0, :size].abs(), torch.full((size,), size**-0.5, dtype=torch.float64)
+        )
 
 
 def test_the_dequantized_weight_is_in_the_basis_of_the_inputs():
@@ -83,7 +85,7 @@ def test_the_dequantized_weight_is_in_the_basis_of_the_inputs():
 def test_no_bias_of_strength_in_bfloat16(width):
     """A rounded 1/sqrt(size) would change the strength of everything by up to 0.2 %."""
     x = draw(400, width).bfloat16()
-    ratio = rotate(x).double().norm() / x.double().norm()
+    ratio = hadamard_rotate(x).double().norm() / x.double().norm()
     assert abs(float(ratio) - 1) < 1e-4
 
 

@@ -21,7 +21,7 @@ from ltx2_train.quant.formats import CLASSES, FORMATS, STORED, add_format, plann
 from ltx2_train.quant.int8 import Int8
 from ltx2_train.quant.report import error_table
 from ltx2_train.quant.settings import QuantSettings
-from ltx2_train.training.fit import Facts, make_plan, parse_bucket
+from ltx2_train.training.fit import Facts, make_plan, parse_workload
 from ltx2_train.training.fit.choose import _Search
 from ltx2_train.training.fit.machine import card
 from ltx2_train.weights.load import load_transformer
@@ -78,7 +78,7 @@ def test_a_file_of_it_is_probed_read_planned_and_kept(run, tiny, tmp_path):
     small = run.model_copy(
         update={"model": run.model.model_copy(update={"checkpoint": path}), "quant": QuantSettings()}
     )
-    facts = Facts.read(small, parse_bucket("64x64x9", "video"), "cuda")
+    facts = Facts.read(small, parse_workload("64x64x9", "video"), "cuda")
     assert facts.stored_as == "planted"
     assert make_plan(small, facts, card(24, 64e9, 1e12)).format == "kept"
 
@@ -107,7 +107,7 @@ def test_room_for_samples_is_reckoned_with_the_bytes_of_the_format(run, format, 
 def test_the_plan_chooses_it_by_what_it_keeps(run):
     assert planned_formats()[:2] == ["planted", "int8_rotated"]
     auto = run.model_copy(update={"quant": QuantSettings(), "optimizer": OptimizerSettings(name="adamw")})
-    facts, machine = Facts.read(auto, parse_bucket("64x64x9", "video"), "cuda"), card(24, 64e9, 1e12)
+    facts, machine = Facts.read(auto, parse_workload("64x64x9", "video"), "cuda"), card(24, 64e9, 1e12)
     need = _Search(auto, facts, machine).leanest("none").prediction.vram
     plan = make_plan(auto, facts, card(24, 64e9, 1e12, free=need - 1))
     assert plan.format == "planted"

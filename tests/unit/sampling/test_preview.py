@@ -61,7 +61,7 @@ def test_a_tile_shows_the_cropped_frames_of_the_window(folder):
     config = DatasetConfig.read(folder / "ds.toml")
     item = plan_dataset(config.model_copy(update={"validation_datasets": ()})).items[-1 - 2]
     assert item.window.start == 31
-    shown = sheet.source_frames(item, item.dataset.entry, [0, 8])
+    shown = sheet.sample_frames(item, item.dataset.entry, [0, 8])
     again = read_frames(item.source.media, [31, 39], (item.width, item.height))
     assert (shown == again).all()
 
@@ -71,7 +71,7 @@ def test_changes_at_caching_are_seen_too(folder):
     (folder / "ds.toml").write_text(text.replace("[general]", "[general]\nflip = true\ncolor_jitter = 0.3"), "utf-8")
     config = DatasetConfig.read(folder / "ds.toml").model_copy(update={"validation_datasets": ()})
     item = next(item for item in plan_dataset(config).items if item.flipped)
-    shown = sheet.source_frames(item, item.dataset.entry, list(range(9)))
+    shown = sheet.sample_frames(item, item.dataset.entry, list(range(9)))
     assert (shown == read_clip(item, item.dataset.entry)).all()
     plain = read_frames(item.source.media, item.picks, (item.width, item.height))
     assert np.abs(shown.astype(int) - plain).mean() > 5

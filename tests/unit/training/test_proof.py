@@ -8,7 +8,7 @@ from unit.training.step_parts import make_batch
 
 from ltx2_train.config import make_run
 from ltx2_train.feed.batches import GivenData
-from ltx2_train.training.proof import OTHERS, OWN, Use, in_words, is_wanted, swapped
+from ltx2_train.training.proof import OTHERS, OWN, Use, is_wanted, swapped, use_in_words
 
 
 def run(**settings):
@@ -63,7 +63,7 @@ def test_a_stream_that_is_given_changes_places_at_its_own_length():
     ],
 )
 def test_what_was_found_is_said_in_words(use, before, level, says):
-    text, told = in_words(use, before, 100, "References")
+    text, told = use_in_words(use, before, 100, "References")
     assert told == level
     import re
 
@@ -71,6 +71,6 @@ def test_what_was_found_is_said_in_words(use, before, level, says):
 
 
 def test_before_training_there_is_nothing_to_judge():
-    text, level = in_words(Use(0.5, 0.5, 0.1, 4, True), None, 0, "References")
+    text, level = use_in_words(Use(0.5, 0.5, 0.1, 4, True), None, 0, "References")
     assert level == "info"
     assert text.startswith("Before training, references: the loss is 0.5000 with their own")

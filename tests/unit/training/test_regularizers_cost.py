@@ -20,7 +20,7 @@ from ltx2_train.training.fit.machine import Machine, Rates
 from ltx2_train.training.fit.memory_plan import Choice
 from ltx2_train.training.fit.tracker import LiveBytes
 from ltx2_train.training.fit.work import Workload
-from ltx2_train.training.regularizers.base import Cost, Sizes
+from ltx2_train.training.regularizers.base import Cost, CostSizes
 from ltx2_train.training.regularizers.together import costs
 
 CONFIG = TransformerConfig(
@@ -34,7 +34,7 @@ CONFIG = TransformerConfig(
 )
 SHAPE = LatentShape(3, 8, 8)
 BLOCKS = {"student_block": 1, "teacher_block": 2}
-SIZES = Sizes(depth=4, width=128, batch=1, tokens=SHAPE.tokens, itemsize=4, outputs=128 * SHAPE.tokens)
+SIZES = CostSizes(depth=4, width=128, batch=1, tokens=SHAPE.tokens, itemsize=4, outputs=128 * SHAPE.tokens)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from ltx2_train.caching.dino import DINO_KEY, dino_path
 from ltx2_train.config import make_run
 from ltx2_train.errors import CacheError, ConfigError
 from ltx2_train.files import write_tensors
-from ltx2_train.models.routes import Route, draw_kept
+from ltx2_train.models.routes import TokenRoute, draw_kept
 from ltx2_train.models.transformer import Modality
 from ltx2_train.offload.activations import ActivationStore
 from ltx2_train.offload.blocks import BlockStreamer, spread
@@ -185,7 +185,7 @@ def test_a_block_of_a_route_sees_the_kept_tokens_as_if_there_were_no_others(mode
     assert bool((kept.diff(dim=1) > 0).all())
     assert kept[:, 0].tolist() == [0, 0]
     with torch.no_grad():
-        routed = model(whole, None, routes=[Route(0, 0, kept)], keep_hidden=["video.0"], last=0).hidden["video.0"]
+        routed = model(whole, None, routes=[TokenRoute(0, 0, kept)], keep_hidden=["video.0"], last=0).hidden["video.0"]
         some = replace(
             whole,
             latent=whole.latent.gather(1, kept[..., None].expand(-1, -1, 128)),
@@ -195,7 +195,7 @@ def test_a_block_of_a_route_sees_the_kept_tokens_as_if_there_were_no_others(mode
         )
         alone = model(some, None, keep_hidden=["video.0"], last=0).hidden["video.0"]
         before = model.patchify_proj(whole.latent)
-        everything = Route(1, 2, torch.arange(8).expand(2, -1))
+        everything = TokenRoute(1, 2, torch.arange(8).expand(2, -1))
         plain, all_kept = model(whole, None), model(whole, None, routes=[everything])
     places = kept[..., None].expand(-1, -1, routed.shape[2])
     assert torch.allclose(routed.gather(1, places), alone, atol=1e-5)
@@ -249,7 +249,7 @@ def test_a_perfect_model_rolls_out_to_the_noise_there_was(bench):
     def predict(model, shown, options=None):
         return SimpleNamespace(video=perfect, audio=None)
 
-    with patch.object(rollout, "predict", predict):
+    with patch.object(rollout, "answer_of", predict):
         shown = active.shown(view)
     assert torch.allclose(shown.video.noise, group.video.noise, atol=1e-4)
     some = {**drawn, "chosen": torch.tensor([False, True])}

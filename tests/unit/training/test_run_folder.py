@@ -6,7 +6,7 @@ import pytest
 
 from ltx2_train.config import RunSettings
 from ltx2_train.errors import RunError
-from ltx2_train.training.run_folder import open_run, read_manifest, recorded_run, rotate
+from ltx2_train.training.run_folder import delete_old_states, open_run, read_manifest, recorded_run
 from ltx2_train.training.state import list_states, save_state, state_name
 
 
@@ -135,7 +135,7 @@ def test_the_end_is_noted_where_the_run_was_under_way_and_nowhere_else(tmp_path)
 def test_rotating_keeps_the_newest_and_never_counts_later_ones(tmp_path):
     for step in (10, 20, 30, 99):
         save_state(tmp_path / state_name(step), {"step": step})
-    assert rotate(tmp_path, 1, 30) == ""
+    assert delete_old_states(tmp_path, 1, 30) == ""
     assert [step for step, _ in list_states(tmp_path)] == [30, 99], "99 may be the damaged one that 30 went on without"
 
 

@@ -207,7 +207,7 @@ def test_a_slider_is_not_trained_as_another_lora():
 
 
 def test_pairs_without_a_partner_are_named_and_no_pair_at_all_is_refused(tmp_path):
-    from ltx2_train.caching.recipe import Recipe
+    from ltx2_train.caching.recipe import CacheRecipe
     from ltx2_train.events import Events
     from ltx2_train.training.slider_data import _pairs
 
@@ -225,7 +225,7 @@ def test_pairs_without_a_partner_are_named_and_no_pair_at_all_is_refused(tmp_pat
     slider = make_run(
         {"slider": {"mode": "reference", "positive_caches": folders[0], "negative_caches": folders[1]}}
     ).slider
-    data = _pairs(slider, Recipe(), events)
+    data = _pairs(slider, CacheRecipe(), events)
     assert [(sample.key, sample.caption) for sample in data.samples] == [("a_0064x0064", "a cat")]
     assert data.negatives == {folders[0] / "a_0064x0064_ltx2.safetensors": folders[1] / "a_0064x0064_ltx2.safetensors"}
     assert any("b_0064x0064 in more" in text for text in said)
@@ -233,9 +233,9 @@ def test_pairs_without_a_partner_are_named_and_no_pair_at_all_is_refused(tmp_pat
     for folder in folders:
         write_tensors(folder / "odd_ltx2.safetensors", {"latents_1x2x2_float32": torch.zeros(128, 1, 2, 2)})
     with pytest.raises(CacheError, match=r"odd_ltx2.*not that of latents \(docs/dataset_file\.md lists the names\)"):
-        _pairs(slider, Recipe(), events)
+        _pairs(slider, CacheRecipe(), events)
     (folders[0] / "odd_ltx2.safetensors").unlink()
     for path in folders[1].glob("a*"):
         path.rename(path.with_name("z_0064x0064_ltx2.safetensors"))
     with pytest.raises(CacheError, match="there is no pair"):
-        _pairs(slider, Recipe(), events)
+        _pairs(slider, CacheRecipe(), events)

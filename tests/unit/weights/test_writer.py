@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from ltx2_train.errors import RunError
 from ltx2_train.weights.reader import TensorFile
-from ltx2_train.weights.writer import Entry, TensorWriter, require_space
+from ltx2_train.weights.writer import TensorEntry, TensorWriter, require_space
 
 TENSORS = {
     "odd": torch.arange(3, dtype=torch.uint8),
@@ -25,7 +25,7 @@ TENSORS = {
 
 def test_other_readers_find_what_was_written_in_any_order(tmp_path):
     path = tmp_path / "x.safetensors"
-    entries = {name: Entry.of(tensor) for name, tensor in TENSORS.items()}
+    entries = {name: TensorEntry.of(tensor) for name, tensor in TENSORS.items()}
     with TensorWriter(path, entries, {"note": "größer"}) as writer:
         for name in sorted(TENSORS):
             writer.write(name, TENSORS[name])
@@ -44,12 +44,12 @@ def test_other_readers_find_what_was_written_in_any_order(tmp_path):
 def test_a_tensor_that_is_not_as_announced_or_missing_is_a_fault(tmp_path):
     with (
         pytest.raises(AssertionError, match="announced"),
-        TensorWriter(tmp_path / "x", {"a": Entry("F32", (2,))}, {}) as writer,
+        TensorWriter(tmp_path / "x", {"a": TensorEntry("F32", (2,))}, {}) as writer,
     ):
         writer.write("a", torch.zeros(3))
     with (
         pytest.raises(AssertionError, match="never written"),
-        TensorWriter(tmp_path / "x", {"a": Entry("F32", (2,))}, {}),
+        TensorWriter(tmp_path / "x", {"a": TensorEntry("F32", (2,))}, {}),
     ):
         pass
 

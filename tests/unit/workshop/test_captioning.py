@@ -16,7 +16,7 @@ from ltx2_train.events import Events
 from ltx2_train.media.video import probe_media
 from ltx2_train.workshop import captioning
 from ltx2_train.workshop.caption_models import Describer, Listener, clean
-from ltx2_train.workshop.captioning import caption_media, joined, sampled
+from ltx2_train.workshop.captioning import caption_media, joined_caption, sampled
 
 CPU = torch.device("cpu")
 
@@ -198,8 +198,8 @@ def test_what_cannot_be_done_is_refused(folder, tmp_path, made):
 
 
 def test_the_parts_of_a_caption():
-    assert joined("", "A man.", 'he said "no"') == "A man. A voice says: \"he said 'no'\""
-    assert joined("  x ", "", "") == "x"
+    assert joined_caption("", "A man.", 'he said "no"') == "A man. A voice says: \"he said 'no'\""
+    assert joined_caption("  x ", "", "") == "x"
     assert clean("<think>well\nhm</think>\n A  man\nwalks. ") == "A man walks."
     assert clean("a man\x00\x1b walks\x7f") == "a man walks"  # what is written must be read again
 

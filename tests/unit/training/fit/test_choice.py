@@ -16,7 +16,7 @@ from ltx2_train.events import Events
 from ltx2_train.models.transformer import TransformerConfig
 from ltx2_train.sampling.render import decode_bytes
 from ltx2_train.shapes import LatentShape, VideoShape
-from ltx2_train.training.fit import Facts, MemoryPlan, make_plan, parse_bucket
+from ltx2_train.training.fit import Facts, MemoryPlan, make_plan, parse_workload
 from ltx2_train.training.fit import machine as machine_module
 from ltx2_train.training.fit.choose import fitted
 from ltx2_train.training.fit.estimate import device_parts, moved_for_samples, predict
@@ -34,7 +34,7 @@ FULL = TransformerConfig()
 @lru_cache
 def full(mode="video", bucket="512x512x121"):
     run = make_run({"model": {"mode": mode}})
-    return Facts.published("2.3", run, parse_bucket(bucket, mode))
+    return Facts.published("2.3", run, parse_workload(bucket, mode))
 
 
 def plan_for(size, facts=None, ram=RAM, stored=None, machine=None, **settings):
@@ -411,7 +411,7 @@ def test_the_header_of_a_quantized_file_is_understood(tiny, tmp_path):
 
     quantize_checkpoint(tiny.checkpoint, tmp_path / "small.safetensors", QuantSettings(format="int8"))
     run = make_run({"model": {"checkpoint": str(tmp_path / "small.safetensors")}})
-    facts = Facts.read(run, parse_bucket("64x64x9", "video"), "cuda")
+    facts = Facts.read(run, parse_workload("64x64x9", "video"), "cuda")
     assert (facts.stored_as, facts.total) == ("int8", 4)
     assert make_plan(run, facts, card(8, RAM, DISK)).format == "kept"
     assert facts.sizes("kept").block < 0.6 * facts.sizes("none").block

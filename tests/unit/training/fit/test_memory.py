@@ -15,7 +15,7 @@ from ltx2_train.sizes import meta_model
 from ltx2_train.training.fit import simulate
 from ltx2_train.training.fit.facts import Facts
 from ltx2_train.training.fit.tracker import LiveBytes
-from ltx2_train.training.fit.work import Workload, parse_bucket
+from ltx2_train.training.fit.work import Workload, parse_workload
 
 TOTAL = 7  # the simulation has three
 CONFIG = TransformerConfig(
@@ -36,7 +36,7 @@ def run_of(mode, **more):
 
 
 def work_of(mode, **more):
-    work = parse_bucket(BUCKETS[mode], mode)
+    work = parse_workload(BUCKETS[mode], mode)
     return Workload(mode, work.shape, work.sound, text=256, **{"given": work.given, **more})
 
 
