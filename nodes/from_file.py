@@ -11,7 +11,7 @@ from ..ltx2_train.files import digest, write_text
 from . import handles, host, options
 from .host import io
 from .made import NewestFiles
-from .train import check_ahead
+from .train import check_ahead, seen
 from .widgets import merged
 from .wire import read_wire_lora
 
@@ -143,7 +143,7 @@ class RunFromFile(io.ComfyNode):
             events.finish("finished", f"{result.lora.name} is in {result.lora.parent}.")
             tables = run.model_dump(mode="json", exclude_defaults=True)
             finished = handles.FinishedRun(result.folder, result.lora, result.step, tables)
-            return io.NodeOutput(read_wire_lora(result.lora), finished, str(result.lora))
+            return io.NodeOutput(read_wire_lora(result.lora), finished, str(result.lora), ui=seen(events, finished))
 
 
 def _file(text: str, what: str) -> Path:

@@ -181,8 +181,9 @@ class TrainSlider(io.ComfyNode):
             strips = sorted((result.folder / "samples").glob("*_strip.png"))
             finished = handles.FinishedRun(result.folder, lora, result.step, tables)
             shown_strip = host.preview(strips[-1]) if strips else {}
-            seen = {"ltx2_train": [events.shown()], **shown_strip}
-            return io.NodeOutput(read_wire_lora(lora), finished, str(lora), ui=seen)
+            return io.NodeOutput(
+                read_wire_lora(lora), finished, str(lora), ui={**train.seen(events, finished), **shown_strip}
+            )
 
 
 def _targets(positive: str, negative: str, target_class: str, more: str) -> list[dict[str, Any]]:

@@ -198,7 +198,7 @@ class TrainLoRA(io.ComfyNode):
             )
             note_finished(result.folder)
             finished = handles.FinishedRun(result.folder, lora, result.step, tables)
-            return io.NodeOutput(read_wire_lora(lora), finished, str(lora), ui={"ltx2_train": [events.shown()]})
+            return io.NodeOutput(read_wire_lora(lora), finished, str(lora), ui=seen(events, finished))
 
 
 def run_tables(prepared: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -243,6 +243,11 @@ def with_its_step(result: core.RunResult) -> Path:
     """The LoRA of a run under the name with its step: the plain name is that of a longer run, once there is one."""
     saved = [path for step, path in core.list_loras(result.lora.parent, result.folder.name) if step == result.step]
     return saved[-1] if saved else result.lora
+
+
+def seen(events: host.ComfyEvents, run: handles.FinishedRun) -> dict[str, Any]:
+    """What the node leaves in ComfyUI's history: its live view, with the names of the run and of its LoRA."""
+    return {"ltx2_train": [{**events.shown(), "step": run.step, "run": run.folder.name, "lora": run.lora.name}]}
 
 
 def note_finished(folder: Path) -> None:

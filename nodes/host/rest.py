@@ -5,6 +5,7 @@ true after a reload, in a second browser, and after a restart of the server.
     GET  /ltx2_train/runs/NAME               one run: status, steps, names of its LoRAs
     GET  /ltx2_train/runs/NAME/metrics       rows of its metrics; ?points=N, 500 where it is left out
     GET  /ltx2_train/runs/NAME/view          what the live view of a node shows of it
+    GET  /ltx2_train/runs/NAME/loras         its LoRAs with their steps, and the address of each for /view
     GET  /ltx2_train/runs/NAME/samples       what it drew, with the address of each file for ComfyUI's /view
     POST /ltx2_train/runs/NAME/stop | save | sample | pause | go
 
@@ -61,6 +62,12 @@ def add_run_routes(routes: Any) -> None:
     async def view(request: web.Request) -> web.Response:
         seen = await asyncio.to_thread(LiveView.of_run, run_of(request), view_address)
         return answer(None if seen is None else seen.payload())
+
+    @routes.get(PREFIX + "/{name}/loras")
+    async def loras(request: web.Request) -> web.Response:
+        folder = run_of(request)
+        saved = await asyncio.to_thread(core.list_loras, folder / "lora", folder.name)
+        return answer([{"step": step, "name": path.name, "file": view_address(path)} for step, path in saved])
 
     @routes.get(PREFIX + "/{name}/samples")
     async def samples(request: web.Request) -> web.Response:

@@ -193,7 +193,9 @@ def test_a_stop_saves_and_the_next_press_goes_on(nodes, comfy, chain, monkeypatc
     assert result.args[1].step == 4
     rows = (comfy.folder("output", "ltx2_runs", "stopped") / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [1, 2, 3, 4]
-    assert [point[0] for point in result.ui["ltx2_train"][0]["curve"]] == [1, 2, 3, 4]
+    (told,) = result.ui["ltx2_train"]
+    assert [point[0] for point in told["curve"]] == [1, 2, 3, 4]
+    assert (told["run"], told["step"], told["lora"]) == ("stopped", 4, result.args[1].lora.name)
 
 
 def test_a_finished_run_is_left_alone_until_its_folder_changes(nodes, chain):
@@ -204,8 +206,8 @@ def test_a_finished_run_is_left_alone_until_its_folder_changes(nodes, chain):
     first = chain.trained("done").args
     assert mark() == before, "a second press is answered from ComfyUI's cache"
     state = sorted((path.name, path.stat().st_mtime_ns) for path in first[1].folder.rglob("*.safetensors"))
-    again = chain.trained("done").args
-    assert again[1].step == 3
+    again = chain.trained("done")
+    assert again.args[1].step == again.ui["ltx2_train"][0]["step"] == 3
     assert sorted((path.name, path.stat().st_mtime_ns) for path in first[1].folder.rglob("*.safetensors")) == state
     shutil.rmtree(first[1].folder)
     assert mark() != before

@@ -104,6 +104,12 @@ def test_the_first_sample_of_a_prompt_has_its_text(ask, fox, nodes):
     assert [one.get("text") for one in found] == ["a <b>fox</b>", None]
 
 
+def test_loras_have_steps_and_addresses(ask, fox):
+    (lora,) = ask("/fox/loras")[1]
+    assert (lora["step"], lora["name"]) == (40, "fox_000040.safetensors")
+    assert lora["file"] == {"filename": lora["name"], "subfolder": "ltx2_runs/fox/lora", "type": "output"}
+
+
 @pytest.mark.parametrize(
     "path", ["/cat", "/..%2F..%2Fetc", "/%2Fetc", "/..", "/fox%2Flora", "/fox%2F..%2Ffox", "/C:%5Cruns"]
 )

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import fake_comfy
 import pytest
+from PIL import Image
+from workflow_pictures import MOST_BYTES, SIZE
 
 FOLDER = Path(fake_comfy.ROOT) / "example_workflows"
 WORKFLOWS = sorted(FOLDER.glob("*.json"))
@@ -19,6 +21,7 @@ CORE_OUTPUTS = {"LoadImageTextDataSetFromFolder": ["IMAGE", "STRING"]}
 CORE_WIDGETS = {"PreviewAudio": [], "LoadImageTextDataSetFromFolder": ["folder"]}
 CORE = set(CORE_INPUTS)
 GOALS = {"01_first_lora": "video", "02_talking_character": "av", "03_voice": "audio", "05_dataset_from_lists": "video"}
+GOALS |= {"11_slider": "video", "12_low_vram": "video", "13_go_on_extend_fork": "video"}
 GOALS |= {"06_ic_lora": "video", "07_voice_reference": "av", "08_sound_for_silent_film": "av"}
 RECIPES = {"06_ic_lora": "ic_lora", "07_voice_reference": "voice_reference", "08_sound_for_silent_film": "foley"}
 MODEL_FREE = {"04_make_a_dataset", "09_compare_checkpoints", "10_lora_tools"}
@@ -57,6 +60,14 @@ def test_the_workflows_are_these():
     names = sorted(f"{name}.json" for name in [*GOALS, *MODEL_FREE])
     assert [path.name for path in WORKFLOWS] == names
     assert sorted(path.name for path in (FOLDER / "api").glob("*.json")) == names
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_has_a_picture_for_the_templates_dialog(path):
+    picture = path.with_suffix(".jpg")  # `python tests/workflow_pictures.py` takes them anew
+    assert picture.stat().st_size < MOST_BYTES
+    with Image.open(picture) as seen:
+        assert (seen.format, seen.size) == ("JPEG", SIZE)
 
 
 def test_the_goal_of_each_workflow_is_set_where_the_base_is_chosen(schemas):

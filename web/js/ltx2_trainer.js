@@ -233,8 +233,23 @@ function showChoices(node) {
   }
 }
 
+// ComfyUI lists example workflows in the order of the disk; ours have numbers, which say what comes first.
+const FOLDER = decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-3))
+
+function orderTemplates() {
+  const list = api.getWorkflowTemplates
+  if (!list) return
+  api.getWorkflowTemplates = async function () {
+    const listed = await list.apply(this, arguments)
+    listed?.[FOLDER]?.sort()
+    return listed
+  }
+}
+
 app.registerExtension({
   name: "ltx2_trainer.live",
+
+  init: orderTemplates,
 
   setup() {
     addTab()
