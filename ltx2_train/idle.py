@@ -13,8 +13,8 @@ on or not empty. Behind " -- " a condition may have words for people instead of 
 `"harmless": True` beside it: a setting that says how a thing is done, and says it for runs that have no such thing too.
 It is told, and not refused.
 
-Only a value that differs from the default and asks for something is looked at: a switch that is off, 0, "off" and an
-empty text ask for nothing.
+Only a value that differs from the default and asks for something is looked at: a switch that is off, 0, "off", an empty
+text and the value under "off" beside the condition ask for nothing.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _idle(group: BaseModel, defaults: BaseModel | None, tree: BaseModel, prefix:
         plain = field.get_default(call_default_factory=True) if defaults is None else getattr(defaults, name)
         if isinstance(value, BaseModel):
             yield from _idle(value, plain if isinstance(plain, BaseModel) else None, tree, f"{prefix}{name}.")
-        elif value != plain and _asks(value):
+        elif value != plain and _asks(value) and value != _extra(field).get("off"):
             for condition in _conditions(field):
                 if not _holds(condition, group, tree):
                     words, now = _words(condition, prefix), _now(condition, group, tree, prefix)

@@ -10,7 +10,7 @@ from ..ltx2_train.errors import ConfigError
 from . import handles, host
 from .host import io
 from .numbers import numbers_of
-from .widgets import Form, Setting, merged
+from .widgets import Form, Setting
 from .wire import read_audio
 
 TITLE = "Compare Checkpoints"
@@ -24,7 +24,7 @@ FORM = Form(
         Setting("sample.steps"),
     ],
     advanced=[
-        Setting("sample.guidance", step=0.1),
+        Setting("sample.guidance", step=0.1, unset=0),
         Setting("sample.negative_prompt", extra={"multiline": True}),
         Setting("sample.fps"),
         Setting("sample.stg"),
@@ -111,7 +111,7 @@ class CompareCheckpoints(io.ComfyNode):
             multipliers = numbers_of(strengths, "strengths", float)
             if not multipliers:
                 raise ConfigError("strengths is empty. Write how strongly the LoRAs count, such as 1.")
-            config = core.make_run(merged(checkpoints.tables, FORM.tables(settings)), host.runs_folder(), TITLE)
+            config = core.make_run(FORM.instead(checkpoints.tables, settings), host.runs_folder(), TITLE)
             out = host.output_folder() / "ltx2_compare" / checkpoints.folder.name
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:

@@ -11,7 +11,7 @@ from ..ltx2_train.errors import ConfigError
 from ..ltx2_train.files import digest
 from . import given, handles, host
 from .host import io
-from .widgets import Form, Setting, merged
+from .widgets import Form, Setting
 from .wire import read_audio
 
 TITLE = "Sample LoRA"
@@ -24,7 +24,7 @@ FORM = Form(
         Setting("sample.height", step=32),
         Setting("sample.frames", step=8),
         Setting("sample.steps"),
-        Setting("sample.guidance", step=0.1),
+        Setting("sample.guidance", step=0.1, unset=0),
         Setting("sample.seed", extra={"control_after_generate": io.ControlAfterGenerate.fixed}),
     ],
     advanced=[
@@ -110,7 +110,7 @@ class SampleLoRA(io.ComfyNode):
             if not text:
                 raise ConfigError("The prompt is empty. Write what the video shows.")
             lora = _lora(run, lora_path)
-            config = core.make_run(merged(base.tables, FORM.tables(settings)), host.runs_folder())
+            config = core.make_run(FORM.instead(base.tables, settings), host.runs_folder())
             out = host.output_folder() / "ltx2_samples" / (run.folder.name if run is not None else "base")
             conditions = given.conditions(
                 {

@@ -51,7 +51,7 @@ FORM = Form(
         Setting("sample.height", "sample_height", step=32),
         Setting("sample.frames", "sample_frames", step=8),
         Setting("sample.steps", "sample_steps"),
-        Setting("sample.guidance", "sample_guidance"),
+        Setting("sample.guidance", "sample_guidance", unset=0),
         Setting("sample.negative_prompt", extra={"multiline": True}),
         Setting("sample.seed", "sample_seed", extra={"control_after_generate": False}),
         Setting("train.comment", extra={"multiline": True}),

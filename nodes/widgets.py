@@ -25,6 +25,7 @@ from . import words
 from .host import io
 
 NOT_SET = "not set"
+NO_TEXT = '""'  # in a widget whose empty text means that it is not set
 SWITCH = {"auto": None, "on": True, "off": False}  # a yes or no that the core decides where it is not set
 LARGEST_INT = 2**31 - 1
 LARGEST_FLOAT = 1e6
@@ -134,6 +135,17 @@ class Form:
             else:
                 table[last] = [*table.get(last, []), value]
         return tables
+
+    def instead(self, tables: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+        """`tables` with the widget values in place of theirs; what a widget leaves unset is unset whatever they say."""
+        kept = merged(tables)
+        for setting in self.settings:
+            *groups, last = setting.path.split(".")
+            table = kept
+            for group in groups:
+                table = table.get(group) or {}
+            table.pop(last, None)
+        return merged(kept, self.tables(values))
 
     def changed(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """As `tables`, of those settings alone whose widgets do not hold their defaults."""
@@ -255,6 +267,8 @@ def value_of(field: FieldInfo, setting: Setting, shown: Any) -> Any:
         if str in _item_types(inner):
             return [line.strip() for line in text.splitlines() if line.strip()] or None
         return [_number(part) for part in text.replace(";", ",").split(",") if part.strip()] or None
+    if optional and text == NO_TEXT:
+        return ""
     return text if text or not optional else None
 
 
@@ -290,7 +304,7 @@ def tooltip(field: FieldInfo, setting: Setting) -> str:
     elif optional and inner is bool:
         notes.append("auto = not set")
     elif optional and get_origin(inner) is not Literal and not (_is_list(inner) and "ot set" in text):
-        notes.append("empty = not set")
+        notes += ["empty = not set", f"{NO_TEXT} = none"] if inner is str else ["empty = not set"]
     return f"{text} ({'; '.join(notes)})" if notes else text
 
 

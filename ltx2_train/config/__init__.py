@@ -5,12 +5,14 @@ shows them (describe.py).
 """
 
 from .describe import aliases, describe_defaults, walk_settings
+from .drawn import DrawSettings
 from .groups import MemorySettings, ModelSettings, RunConfig, RunSettings
 from .read import load_run, make_run, read_toml
 from .sample import SampleSettings
 from .train import TrainSettings
 
 __all__ = [
+    "DrawSettings",
     "MemorySettings",
     "ModelSettings",
     "RunConfig",

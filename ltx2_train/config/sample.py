@@ -14,7 +14,10 @@ from ..shapes import floor_frames, floor_side
 
 
 class SampleSettings(Settings):
-    """Samples drawn while training and by the sample command."""
+    """Samples drawn while training and by the sample command.
+
+    What depends on the version of the model is None where nobody sets it; drawn.py has the values.
+    """
 
     every: int = Field(
         default=250,
@@ -54,9 +57,10 @@ class SampleSettings(Settings):
         description="Give each of them its first frame: image-to-video on clips never trained on.",
         json_schema_extra={"advanced": True},
     )
-    negative_prompt: str = Field(
-        default="",
-        description="What the sample should not show; used when guidance is above 1.",
+    negative_prompt: str | None = Field(
+        default=None,
+        description="What the sample should not show; used when guidance is above 1. Not set: nothing, or with LTX-2.5 "
+        "the long text of its pipelines.",
         json_schema_extra={"advanced": True},
     )
     width: int = Field(
@@ -90,9 +94,20 @@ class SampleSettings(Settings):
         description="Frames; rounded down to 8n+1. 1 draws an image.",
         json_schema_extra={"community": "sample_num_frames"},
     )
-    fps: float = Field(default=25.0, gt=0, le=240, description="Frames a second.", json_schema_extra={"advanced": True})
+    fps: float | None = Field(
+        default=None,
+        gt=0,
+        le=240,
+        description="Frames a second. Not set: 25, or 24 with LTX-2.5.",
+        json_schema_extra={"advanced": True},
+    )
     steps: int = Field(default=30, ge=1, le=1000, description="Denoising steps.")
-    guidance: float = Field(default=4.0, ge=0, le=50, description="Classifier-free guidance; 1 switches it off.")
+    guidance: float | None = Field(
+        default=None,
+        ge=0,
+        le=50,
+        description="Classifier-free guidance; 1 switches it off. Not set: 4, or 3 with LTX-2.5.",
+    )
     stg: float = Field(
         default=1.0,
         ge=0,
@@ -106,11 +121,12 @@ class SampleSettings(Settings):
         description="Block whose self-attention is skipped for it; not set: 29 of LTX-2, 28 of LTX-2.3 and 2.5.",
         json_schema_extra={"counts_with": ".stg or .audio_stg", "advanced": True},
     )
-    rescale: float = Field(
-        default=0.0,
+    rescale: float | None = Field(
+        default=None,
         ge=0,
         le=1,
-        description="How far guided predictions are scaled back to the spread of the unguided one.",
+        description="How far guided predictions are scaled back to the spread of the unguided one. Not set: 0, or 0.7 "
+        "with LTX-2.5.",
         json_schema_extra={"advanced": True},
     )
     seed: int = Field(default=42, ge=0, le=2**63 - 1, description="Seed of the starting noise.")
@@ -149,12 +165,12 @@ class SampleSettings(Settings):
         description="Classifier-free guidance of the sound of samples with a reference sound (--ra); 0: as of others.",
         json_schema_extra={"community": "audio_ref_identity_guidance_scale", "advanced": True},
     )
-    image_crf: int = Field(
-        default=33,
+    image_crf: int | None = Field(
+        default=None,
         ge=0,
         le=51,
         description="How strongly pictures that samples begin with are compressed by H.264 first, as the model's own "
-        "pipelines do: its CRF. 0: not at all.",
+        "pipelines do: its CRF. 0: not at all. Not set: 33, or 18 with LTX-2.5.",
         json_schema_extra={"advanced": True},
     )
     spectrogram: bool = Field(
@@ -178,7 +194,8 @@ class SampleSettings(Settings):
         default=None,
         ge=0,
         le=50,
-        description="Classifier-free guidance of the sound; not set: as guidance. The pipelines of LTX-2 use 7.",
+        description="Classifier-free guidance of the sound. Not set: as guidance, or 7 with LTX-2.5 where that is not "
+        "set either. The pipelines of LTX-2 use 7.",
         json_schema_extra={
             "harmless": True,
             "counts_with": "model.mode = av | audio",
@@ -198,13 +215,19 @@ class SampleSettings(Settings):
             "since": "0.2",
         },
     )
-    modality_guidance: float = Field(
-        default=1.0,
+    modality_guidance: float | None = Field(
+        default=None,
         ge=0,
         le=50,
         description="In mode av: guidance of the picture towards what the sound makes of it; 1 switches it off and "
-        "saves a pass of the model. The pipelines of LTX-2 use 3.",
-        json_schema_extra={"harmless": True, "counts_with": "model.mode = av", "advanced": True, "since": "0.2"},
+        "saves a pass of the model. Not set: 1, or 3 with LTX-2.5. The pipelines of LTX-2 use 3.",
+        json_schema_extra={
+            "harmless": True,
+            "counts_with": "model.mode = av",
+            "off": 1,
+            "advanced": True,
+            "since": "0.2",
+        },
     )
     audio_modality_guidance: float | None = Field(
         default=None,

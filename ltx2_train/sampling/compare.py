@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..config import RunConfig, SampleSettings
+from ..config import DrawSettings, RunConfig, SampleSettings
 from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.outputs import refuse_among_media
@@ -106,7 +106,7 @@ def compare(
     files = BaseFiles.find(run, events)
     if has_dataset(run):
         refuse_among_media(out, DatasetConfig.read(run.dataset_file()))
-    settings, wanted = _rows(run, prompts, seeds)
+    settings, wanted = _rows(run, prompts, seeds, files.version)
     require_stg_block(settings, files.info.blocks)
     files.require_decoder(run.model.mode)
     heard = _heard(settings, wanted, run.model.mode, len(columns), sound_cell)
@@ -169,9 +169,11 @@ def _columns(loras: Mapping[str, Path], strengths: Sequence[float], base: bool) 
     return found
 
 
-def _rows(run: RunConfig, prompts: Sequence[str] | None, seeds: Sequence[int]) -> tuple[SampleSettings, list[Prompt]]:
-    """What each row draws. Raises ConfigError."""
-    settings, wanted = wanted_prompts(run, prompts)
+def _rows(
+    run: RunConfig, prompts: Sequence[str] | None, seeds: Sequence[int], version: str
+) -> tuple[DrawSettings, list[Prompt]]:
+    """What each row draws with a model of `version`. Raises ConfigError."""
+    settings, wanted = wanted_prompts(run, prompts, version)
     most = int(limits(SampleSettings.model_fields["seed"])["le"])
     for seed in seeds:
         if not 0 <= seed <= most:
@@ -180,7 +182,7 @@ def _rows(run: RunConfig, prompts: Sequence[str] | None, seeds: Sequence[int]) -
         return settings, wanted
     # a prompt that names its seed has it whatever the settings say
     other = run.sample.model_copy(update={"seed": settings.seed ^ 1})
-    again = wanted_prompts(run.model_copy(update={"sample": other}), prompts)[1]
+    again = wanted_prompts(run.model_copy(update={"sample": other}), prompts, version)[1]
     rows = []
     for prompt, changed in zip(wanted, again, strict=True):
         own = prompt.seed == changed.seed
@@ -188,7 +190,7 @@ def _rows(run: RunConfig, prompts: Sequence[str] | None, seeds: Sequence[int]) -
     return settings, rows
 
 
-def _heard(settings: SampleSettings, rows: Sequence[Prompt], mode: str, columns: int, cell: int) -> int:
+def _heard(settings: DrawSettings, rows: Sequence[Prompt], mode: str, columns: int, cell: int) -> int:
     """The number of the cell whose sound the grid has; 0 where there is none to hear. Raises ConfigError."""
     count = len(rows) * columns
     if not 0 <= cell <= count:
@@ -207,7 +209,7 @@ def _heard(settings: SampleSettings, rows: Sequence[Prompt], mode: str, columns:
 
 
 def _names(
-    run: RunConfig, files: BaseFiles, settings: SampleSettings, columns: Sequence[Column], rows: Sequence[Prompt]
+    run: RunConfig, files: BaseFiles, settings: DrawSettings, columns: Sequence[Column], rows: Sequence[Prompt]
 ) -> dict[tuple[int, int], str]:
     """The name of each cell, row by row, without its ending: its digest is of all that it is made from."""
     mode = run.model.mode

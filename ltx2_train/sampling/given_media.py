@@ -29,6 +29,7 @@ from ..caching.encode_sound import encode
 from ..caching.settings import CacheSettings
 from ..conditions.settings import FirstFrame, Prefix, Suffix
 from ..conditions.trained import OF_VIDEO, Trained
+from ..config.drawn import OfModel
 from ..dataset.reference import spaced
 from ..dataset.sources import content_hash, source_stat
 from ..device import card_is_full
@@ -44,8 +45,6 @@ from ..shapes import TEMPORAL_FACTOR, AudioLatentShape, LatentShape, VideoShape
 from .prompts import Prompt
 from .recompress import recompressed
 from .shown import Shown, picks, probed_picture, sound_seconds
-
-IMAGE_CRF = 33  # of the pipelines of LTX-2 and LTX-2.3
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class GivenMedia:
     audio_vae: str = ""
     settings: CacheSettings = field(default_factory=CacheSettings)
     trained: Trained = Trained()
-    crf: int = IMAGE_CRF
+    crf: int = OfModel().image_crf
 
     def read(self, prompt: Prompt, shown: Shown) -> Tensor | None:
         """Latents in float32, [128, F, H, W] or [8, T, 16], of what `prompt` is shown; None where they have yet to be

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..config import SampleSettings
+from ..config import DrawSettings, SampleSettings
 from ..errors import ConfigError
 from .denoise import Guidance
 from .prompts import Prompt
@@ -36,7 +36,7 @@ def stg_blocks(settings: SampleSettings, version: str, blocks: int) -> Sequence[
     return [min(usual, blocks - 1)]
 
 
-def guidance_of(prompt: Prompt, settings: SampleSettings, of_sound: bool = False) -> Guidance:
+def guidance_of(prompt: Prompt, settings: DrawSettings, of_sound: bool = False) -> Guidance:
     """How strongly the picture of `prompt` is guided, or its sound; what is not set for the sound is as the picture."""
     if not of_sound:
         return Guidance(prompt.guidance, settings.stg, settings.modality_guidance, settings.rescale)

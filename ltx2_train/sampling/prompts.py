@@ -22,7 +22,7 @@ from typing import Any
 
 from ..conditions.settings import AudioReference
 from ..conditions.trained import Trained
-from ..config import RunConfig, SampleSettings
+from ..config import DrawSettings, RunConfig, SampleSettings
 from ..config.read import tomllib
 from ..errors import ConfigError
 from ..feed.loader import Sample
@@ -126,7 +126,7 @@ BY_NAME = {name: option for option in OPTIONS for name in option.names}
 _OPTION = re.compile(r"(?:^|\s)--(?=[A-Za-z]+(?:\s|$))")
 
 
-def read_prompts(settings: SampleSettings, fallback: Sequence[str] = ()) -> list[Prompt]:
+def read_prompts(settings: DrawSettings, fallback: Sequence[str] = ()) -> list[Prompt]:
     """The prompts of `settings.prompts` (a file or a list), else those of `fallback`. Raises ConfigError."""
     source = settings.prompts
     if source is None:
@@ -172,12 +172,11 @@ def read_library(name: str, text: str, suffix: str) -> list[str | dict[str, Any]
     return entries
 
 
-def validation_prompts(samples: Sequence[Sample], run: RunConfig) -> list[Prompt]:
+def validation_prompts(samples: Sequence[Sample], run: RunConfig, settings: DrawSettings) -> list[Prompt]:
     """Prompts of the first clips of the validation datasets, each at the clip's own size, length and rate.
 
     Each is given what the conditions of the run give of it: its own parts, its reference, the whole other stream.
     """
-    settings = run.sample
     clips = [sample for sample in samples if sample.kind != "audio"][: settings.validation_clips]
     return [
         replace(
@@ -189,7 +188,7 @@ def validation_prompts(samples: Sequence[Sample], run: RunConfig) -> list[Prompt
     ]
 
 
-def _parsed(name: str, entries: Sequence[str | dict[str, Any]], settings: SampleSettings, base: Path) -> list[Prompt]:
+def _parsed(name: str, entries: Sequence[str | dict[str, Any]], settings: DrawSettings, base: Path) -> list[Prompt]:
     prompts = []
     for number, entry in enumerate(entries, 1):
         try:
@@ -218,7 +217,7 @@ def _line_of(entry: dict[str, Any]) -> str:
 
 
 def parse_prompt(
-    line: str, settings: SampleSettings, base: Path = Path("."), plain: bool = False, tables: Any = ()
+    line: str, settings: DrawSettings, base: Path = Path("."), plain: bool = False, tables: Any = ()
 ) -> Prompt:
     """One line as a Prompt; what it leaves open comes from `settings`. `plain`: the line is all prompt.
 
@@ -255,7 +254,7 @@ def parse_prompt(
         seed=of("seed"),
         steps=of("steps"),
         guidance=of("guidance"),
-        guidance_of_sound=settings.audio_guidance,
+        guidance_of_sound=None if "guidance" in values and settings.sound_of_model else settings.audio_guidance,
         identity_guidance=settings.identity_guidance,
         given=(*by_option, *shown_tables(tables, shape, base)),
     )
@@ -270,21 +269,19 @@ def require_drawable(prompts: Sequence[Prompt], mode: Mode, trained: Trained) ->
             raise ConfigError(f"The sample {prompt.text[:60]!r}: {error}") from None
 
 
-def unused_options(settings: SampleSettings, prompts: Sequence[Prompt]) -> list[str]:
-    """A sentence for each setting of the samples that none of `prompts` makes use of."""
-    given = [one for prompt in prompts for one in prompt.given]
+def unused_options(given: SampleSettings, settings: DrawSettings, prompts: Sequence[Prompt]) -> list[str]:
+    """A sentence for each of the `given` settings that none of `prompts` makes use of; `settings` are all of them."""
+    media = [one for prompt in prompts for one in prompt.given]
     guided = any(prompt.needs_negative for prompt in prompts)
-    voices = any(isinstance(one.condition, AudioReference) for one in given)
-    shown = any(one.is_reference and one.stream == "video" for one in given)
+    voices = any(isinstance(one.condition, AudioReference) for one in media)
+    shown = any(one.is_reference and one.stream == "video" for one in media)
     used = (
         ("negative_prompt", guided, "no sample is drawn with a guidance other than 1"),
         ("rescale", guided or settings.guided_without_text, "no sample is guided"),
         ("identity_guidance", voices, "no sample is given a reference sound (--ra)"),
         ("include_reference", shown, "no sample is given a reference (--v)"),
     )
-    return [
-        f"sample.{name} has no effect: {why}." for name, there, why in used if getattr(settings, name) and not there
-    ]
+    return [f"sample.{name} has no effect: {why}." for name, there, why in used if getattr(given, name) and not there]
 
 
 def prompt_texts(prompts: Sequence[Prompt]) -> list[str]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..conditions.settings import FirstFrame
 from ..conditions.trained import OF_AUDIO, OF_VIDEO
-from ..config import RunConfig, SampleSettings
+from ..config import DrawSettings, RunConfig
 from ..device import DTYPES
 from ..errors import Stopped, TrainerError
 from ..events import Events
@@ -111,7 +111,7 @@ class Renderer:
     model: LTXTransformer
     contexts: Callable[[str], tuple[Tensor | None, Tensor | None]]
     open_vae: Callable[[bool, bool], VideoVAE]
-    settings: SampleSettings
+    settings: DrawSettings
     version: str
     device: torch.device
     events: Events

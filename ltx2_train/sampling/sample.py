@@ -8,7 +8,7 @@ from typing import Any
 
 from ..conditions.settings import AudioReference
 from ..conditions.trained import Trained, reference_sound_of
-from ..config import RunConfig, SampleSettings
+from ..config import DrawSettings, RunConfig
 from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.outputs import refuse_among_media
@@ -42,14 +42,14 @@ def sample(
     base = BaseFiles.find(run, events)
     if has_dataset(run):
         refuse_among_media(out, DatasetConfig.read(run.dataset_file()))
-    settings, wanted = wanted_prompts(run, prompts)
+    settings, wanted = wanted_prompts(run, prompts, base.version)
     require_stg_block(settings, base.info.blocks)
     base.require_decoder(run.model.mode)
     state = None if lora is None else checked_lora(lora, base, run.model.mode, events)
     trained = shown_to(run, None if state is None else state.metadata)
     require_drawable(wanted, run.model.mode, trained)
     idle = [str(one) for one in run.without_effect if one.setting.startswith("sample.") and "every" not in one.words]
-    for text in (*idle, *unused_options(settings, wanted)):
+    for text in (*idle, *unused_options(run.sample, settings, wanted)):
         events.message(text, "warning")
 
     folder = prompt_folder(run) if has_dataset(run) else out / "prompts"
@@ -77,13 +77,15 @@ def has_dataset(run: RunConfig) -> bool:
 
 
 def wanted_prompts(
-    run: RunConfig, prompts: Sequence[str | dict[str, Any]] | None
-) -> tuple[SampleSettings, list[Prompt]]:
-    """The sample settings of `run` with `prompts` in place of its own, and what is drawn by them. Raises ConfigError.
+    run: RunConfig, prompts: Sequence[str | dict[str, Any]] | None, version: str
+) -> tuple[DrawSettings, list[Prompt]]:
+    """The sample settings of `run` for a model of `version`, with `prompts` in place of its own, and what is drawn by
+    them. Raises ConfigError.
 
     Without either, the first captions of the dataset are taken.
     """
-    settings = run.sample if prompts is None else run.sample.model_copy(update={"prompts": list(prompts)})
+    given = run.sample if prompts is None else run.sample.model_copy(update={"prompts": list(prompts)})
+    settings = DrawSettings.of(given, version)
     wanted = read_prompts(settings, [] if settings.prompts is not None else _first_captions(run))
     if not wanted:
         raise ConfigError("There is no prompt to draw. Set sample.prompts, or pass --prompt.")
@@ -120,7 +122,7 @@ def given_media(run: RunConfig, base: BaseFiles, folder: Path, trained: Trained)
         "" if mode == "video" else part_fingerprint(base.audio_vae, "audio_vae"),
         run.cache,
         trained,
-        run.sample.image_crf,
+        DrawSettings.of(run.sample, base.version).image_crf,
     )
 
 

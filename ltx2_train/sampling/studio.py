@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ..config import RunConfig, SampleSettings
+from ..config import DrawSettings, RunConfig
 from ..config.base_files import BaseFiles
 from ..device import DTYPES, pick_device, release
 from ..events import Events
@@ -67,7 +67,7 @@ def checked_lora(lora: Path, base: BaseFiles, mode: str, events: Events, weights
 def open_studio(
     run: RunConfig,
     base: BaseFiles,
-    settings: SampleSettings,
+    settings: DrawSettings,
     prompts: Sequence[Prompt],
     folder: Path,
     scratch: Path,

@@ -23,7 +23,7 @@ from ..caching.locks import Claims, tidy
 from ..caching.manifest import write_manifest
 from ..caching.recipe import CacheRecipe
 from ..caching.writable import require_writable, written_folders
-from ..config import RunConfig
+from ..config import DrawSettings, RunConfig
 from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.manifest import MANIFEST_NAME
@@ -83,9 +83,9 @@ def build_caches(run: RunConfig, events: Events | None = None, trains: bool = Tr
     base = BaseFiles.find(run, events)
     require_sound(base.info, run)
     require_bitsandbytes(run.gemma)  # before hours of pictures, not after
-    asked: list[Prompt] = []
-    if run.sample.wanted:
-        asked = read_prompts(run.sample)  # a prompt that is wrong, or whose image is gone, likewise
+    asked, drawn = list[Prompt](), DrawSettings.of(run.sample, base.version)
+    if drawn.wanted:
+        asked = read_prompts(drawn)  # a prompt that is wrong, or whose image is gone, likewise
     if run.model.mode != "audio" and "video_vae_encoder" not in base.info.parts:
         raise CheckpointError(
             f"{base.video_vae.name} holds no video VAE (vae.encoder). Choose the full checkpoint file."
@@ -115,7 +115,7 @@ def build_caches(run: RunConfig, events: Events | None = None, trains: bool = Tr
     for name, due in need.dues.items():
         if name == Text.name:
             # most of the prompts are known by now, and Gemma need not come a second time for them
-            beside = prompts_beside(_likely_texts(run, dataset, plan), folder, recipe.text.encoder, device)
+            beside = prompts_beside(_likely_texts(run, drawn, dataset, plan), folder, recipe.text.encoder, device)
             reports[name] = encode_text(due, openers, events, device, beside)
         else:
             reports[name] = make_due(due, openers, events, device)
@@ -123,7 +123,7 @@ def build_caches(run: RunConfig, events: Events | None = None, trains: bool = Tr
             plan.require_enough({failure.path: failure.reason for failure in reports[name].failed})
         if name == SoundLatents.name and not elsewhere:
             _require_no_mute(due, run.model.mode)
-    prompts = _prompts(run, dataset, plan, recipe)
+    prompts = _prompts(run, drawn, dataset, plan, recipe, base.version)
     texts = _texts(run, dataset, plan, prompts)
     if prompts or texts:
         with Claims(events) as claims:  # one process at a time encodes prompts; the next finds them
@@ -181,16 +181,16 @@ def openers_of(run: RunConfig, base: BaseFiles, recipe: CacheRecipe, events: Eve
     return Openers(video_vae, audio_vae, dino, text_encoder, connectors)
 
 
-def _likely_texts(run: RunConfig, dataset: DatasetConfig, plan: DatasetPlan) -> list[str]:
+def _likely_texts(run: RunConfig, drawn: DrawSettings, dataset: DatasetConfig, plan: DatasetPlan) -> list[str]:
     """What `_prompts` will name, as far as the plan tells."""
     prompts: list[Prompt] = []
     captions: list[str] = []
-    if run.sample.wanted:
+    if drawn.wanted:
         with contextlib.suppress(DataError):
-            prompts = read_prompts(run.sample, dataset_captions(dataset, plan=plan)[:CAPTIONS])
-        held_out = [item.caption for item in plan.items if item.validation][: run.sample.validation_clips]
-        guided = run.sample.guidance != 1 or run.sample.audio_guidance not in (None, 1)
-        captions = [*held_out, run.sample.negative_prompt] if held_out and guided else held_out
+            prompts = read_prompts(drawn, dataset_captions(dataset, plan=plan)[:CAPTIONS])
+        held_out = [item.caption for item in plan.items if item.validation][: drawn.validation_clips]
+        guided = drawn.guidance != 1 or drawn.audio_guidance not in (None, 1)
+        captions = [*held_out, drawn.negative_prompt] if held_out and guided else held_out
     return list(dict.fromkeys([*_texts(run, dataset, plan, prompts), *captions]))
 
 
@@ -203,17 +203,19 @@ def _texts(run: RunConfig, dataset: DatasetConfig, plan: DatasetPlan, prompts: l
     return list(dict.fromkeys([*needed_texts(run, prompts), *beside, *run.cache.preservation_prompts]))
 
 
-def _prompts(run: RunConfig, dataset: DatasetConfig, plan: DatasetPlan, recipe: CacheRecipe) -> list[Prompt]:
+def _prompts(
+    run: RunConfig, drawn: DrawSettings, dataset: DatasetConfig, plan: DatasetPlan, recipe: CacheRecipe, version: str
+) -> list[Prompt]:
     """The prompts that training will draw, found as training finds them: it opens the caches that have been made."""
-    if not run.sample.wanted:
+    if not drawn.wanted:
         return []
-    if run.sample.prompts is not None and not run.sample.validation_clips:
-        return read_prompts(run.sample)  # what the dataset holds is of no concern
+    if drawn.prompts is not None and not drawn.validation_clips:
+        return read_prompts(drawn)  # what the dataset holds is of no concern
     try:
         data = TrainingSet.open(dataset, recipe, plan=plan, audio=run.audio)
     except DataError:  # training will say what is wrong; until then the plan's captions are the best guess
-        return read_prompts(run.sample, dataset_captions(dataset, plan=plan)[:CAPTIONS])
-    return prompts_ahead(run, data)
+        return read_prompts(drawn, dataset_captions(dataset, plan=plan)[:CAPTIONS])
+    return prompts_ahead(run, data, version)
 
 
 def make_folders(dataset: DatasetConfig) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..conditions.trained import Trained
-from ..config import RunConfig, TrainSettings
+from ..config import DrawSettings, RunConfig, TrainSettings
 from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
 from ..device import pick_device
@@ -32,6 +32,7 @@ from ..sampling.prompts import Prompt, prompt_texts, read_prompts, require_drawa
 from ..sampling.sample import trained_of
 from ..weights.fingerprint import part_fingerprint
 from ..weights.load import blueprint
+from ..weights.published import VERSIONS
 from ..weights.quantize import check_quant
 from ..weights.reader import TensorFile
 from .check_given import as_cached, check_samples, check_streams, check_supplied, tell_ungiven
@@ -101,10 +102,12 @@ def check(config: RunConfig, events: Events) -> Checked:
     require_validation(config, dataset)
     check_supplied(config, dataset)
     data = _open_data(config, dataset, files, events)
-    prompts, trained = training_prompts(config, data), as_cached(config, data.samples, trained_of(config, dataset))
+    prompts = training_prompts(config, data, files.version)
+    trained = as_cached(config, data.samples, trained_of(config, dataset))
     require_drawable(prompts, config.model.mode, trained)
     tell_ungiven(config, prompts, events)
-    for text in unused_options(config.sample, prompts) if prompts else ():
+    drawn = DrawSettings.of(config.sample, files.version)
+    for text in unused_options(config.sample, drawn, prompts) if prompts else ():
         events.message(text, "warning")
     order = _order_batches(config, data, events)
     triggers = dataset_triggers(dataset)
@@ -183,8 +186,9 @@ def foresee(config: RunConfig, events: Events | None = None) -> None:
     """
     quiet = Passing(events or Events(), tells=())
     check_settings(config)
-    if config.sample.wanted and config.sample.prompts is not None:
-        require_drawable(read_prompts(config.sample), config.model.mode, Trained())
+    asked = DrawSettings.of(config.sample, VERSIONS[-1])  # whichever it is: the base has not been looked at
+    if asked.wanted and asked.prompts is not None:
+        require_drawable(read_prompts(asked), config.model.mode, Trained())
     config, files, layers, _ = check_model(config, quiet)
     if config.data.config is not None or config.data.manifest is not None:
         dataset = DatasetConfig.read(config.dataset_file())

@@ -16,7 +16,7 @@ import torch
 from torch.amp.grad_scaler import GradScaler
 
 from ..conditions.trained import Trained
-from ..config import RunConfig
+from ..config import DrawSettings, RunConfig
 from ..device import DTYPES, release
 from ..errors import RunError
 from ..events import Events
@@ -247,7 +247,7 @@ def _assemble(
         model=model,
         contexts=contexts.pair,
         open_vae=partial(open_vae, checked.config, checked.files.video_vae, checked.device),
-        settings=config.sample,
+        settings=DrawSettings.of(config.sample, checked.version),
         version=checked.version,
         device=device,
         events=events,

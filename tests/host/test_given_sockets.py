@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ltx2_train.conditions.trained import Trained
+from ltx2_train.config import DrawSettings
 from ltx2_train.sampling.prompts import read_prompts, require_drawable
 
 
@@ -32,9 +33,8 @@ def test_each_wire_is_a_condition_that_the_sampler_reads(nodes, given):
          "given_audio": None, "reference_audio": sound()}
     )  # fmt: skip
     assert [table["type"] for table in tables] == ["first_frame", "reference", "reference", "mask"]
-    settings = nodes.sample.core.RunConfig().sample.model_copy(
-        update={"prompts": [{"prompt": "a ball", "conditions": tables}], "width": 64, "height": 64, "frames": 9}
-    )
+    asked = {"prompts": [{"prompt": "a ball", "conditions": tables}], "width": 64, "height": 64, "frames": 9}
+    settings = DrawSettings(**asked)
     (prompt,) = read_prompts(settings)
     require_drawable([prompt], "av", Trained())
     again = given.conditions({"reference": pictures(9)})

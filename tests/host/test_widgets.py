@@ -16,6 +16,7 @@ class Inner(BaseModel):
     alpha: float | None = Field(default=None, gt=0, description="Share.")
     block: int | None = Field(default=None, ge=0, description="Which block.")
     kind: Literal["a", "b"] = Field(default="b", description="Which kind.")
+    words: str | None = Field(default=None, description="Words.")
     mood: Literal["x"] | None = Field(default=None, description="Which mood.")
     on: bool = Field(default=True, description="Whether.")
     asked: bool | None = Field(default=None, description="Whether, if that is known.")
@@ -77,6 +78,21 @@ def test_a_yes_or_no_that_may_be_left_open_has_three_choices(widgets):
     form = widgets.Form(Tree, [widgets.Setting("inner.asked")])
     told = {word: form.tables({"asked": word}) for word in ("auto", "on", "off")}
     assert told == {"auto": {}, "on": {"inner": {"asked": True}}, "off": {"inner": {"asked": False}}}
+
+
+def test_a_text_that_may_be_unset_can_be_empty_all_the_same(widgets):
+    setting = widgets.Setting("inner.words")
+    form = widgets.Form(Tree, [setting])
+    assert widgets.widget(Tree, setting).tooltip == 'Words. (empty = not set; "" = none)'
+    shown = {given: form.tables({"words": given}) for given in ("", '""', " a fox ")}
+    assert shown == {"": {}, '""': {"inner": {"words": ""}}, " a fox ": {"inner": {"words": "a fox"}}}
+
+
+def test_what_a_node_leaves_unset_is_not_taken_from_the_tables_before_it(widgets):
+    form = widgets.Form(Tree, [widgets.Setting("inner.alpha"), widgets.Setting("inner.count")])
+    before = {"inner": {"alpha": 0.5, "count": 3, "rate": 0.1}, "other": {"on": True}}
+    assert form.instead(before, {"alpha": 0, "count": 7}) == {"inner": {"count": 7, "rate": 0.1}, "other": {"on": True}}
+    assert before["inner"]["alpha"] == 0.5
 
 
 def test_an_empty_text_leaves_a_path_and_a_list_unset(widgets):

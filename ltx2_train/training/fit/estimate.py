@@ -22,9 +22,11 @@ from __future__ import annotations
 
 import math
 
+from ...config import DrawSettings
 from ...objective.audio import audio_steps
 from ...sampling.render import decode_bytes
 from ...shapes import VideoShape, floor_frames
+from ...weights.published import VERSIONS
 from .facts import KEPT, Facts
 from .machine import GB, GIB, Machine, Rates
 from .memory_plan import Choice, Prediction
@@ -124,7 +126,7 @@ def denoise_bytes(facts: Facts, profile: StepProfile) -> float:
 
 
 def _sample_shape(facts: Facts) -> VideoShape:
-    sample = facts.run.sample
+    sample = DrawSettings.of(facts.run.sample, VERSIONS[-1])  # the rate alone is of the model, and counts for sound
     return VideoShape(floor_frames(sample.frames), sample.height, sample.width, sample.fps)
 
 

@@ -371,8 +371,8 @@ def test_captions_that_the_caches_do_not_say_are_not_taken_for_equal_ones(tmp_pa
     warn_of_captions(data.samples, events)
     assert said == []
     with pytest.raises(ConfigError, match=r"do not say their captions.*sample\.prompts"):
-        training_prompts(make_run({}), data)
-    assert len(training_prompts(make_run({"sample": {"prompts": ["a fox"]}}), data)) == 1
+        training_prompts(make_run({}), data, "2.3")
+    assert len(training_prompts(make_run({"sample": {"prompts": ["a fox"]}}), data, "2.3")) == 1
 
 
 def test_a_pickle_that_holds_more_than_tensors_is_refused(tmp_path):

@@ -10,7 +10,7 @@ from media import grey_levels, tone, write_image, write_sound, write_video
 from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.conditions.settings import AudioReference
 from ltx2_train.conditions.trained import Trained
-from ltx2_train.config import SampleSettings
+from ltx2_train.config import DrawSettings
 from ltx2_train.errors import DataError
 from ltx2_train.events import Events
 from ltx2_train.sampling.denoise import GivenPair
@@ -20,7 +20,7 @@ from ltx2_train.sampling.prompts import parse_prompt
 from ltx2_train.sampling.recompress import through_h264
 from ltx2_train.weights.load import load_audio_vae, load_video_vae
 
-SETTINGS = SampleSettings(width=64, height=64, frames=17)
+SETTINGS = DrawSettings(width=64, height=64, frames=17)
 CPU = torch.device("cpu")
 
 

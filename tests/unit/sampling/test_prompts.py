@@ -3,11 +3,11 @@
 import pytest
 from PIL import Image
 
-from ltx2_train.config import SampleSettings
+from ltx2_train.config import DrawSettings, SampleSettings
 from ltx2_train.errors import ConfigError
 from ltx2_train.sampling.prompts import parse_prompt, read_prompts, unused_options
 
-SETTINGS = SampleSettings(width=768, height=512, frames=49, negative_prompt="ugly")
+SETTINGS = DrawSettings(width=768, height=512, frames=49, negative_prompt="ugly")
 
 
 def test_a_plain_line_takes_the_settings():
@@ -46,7 +46,7 @@ def test_wrong_options_are_named(line, says):
 def test_a_file_gives_one_prompt_a_line_and_resolves_images(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "p.txt").write_text("# note\nA fox --i a.png\n\nA hen\n", encoding="utf-8")
-    prompts = read_prompts(SampleSettings(prompts=tmp_path / "p.txt"))
+    prompts = read_prompts(DrawSettings(prompts=tmp_path / "p.txt"))
     assert [prompt.text for prompt in prompts] == ["A fox", "A hen"]
     assert [(one.stream, one.path) for one in prompts[0].given] == [("video", tmp_path / "a.png")]
 
@@ -54,13 +54,13 @@ def test_a_file_gives_one_prompt_a_line_and_resolves_images(tmp_path):
 def test_an_error_in_a_file_names_the_line(tmp_path):
     (tmp_path / "p.txt").write_text("A fox\nA hen --f 9x\n")
     with pytest.raises(ConfigError, match=r"p\.txt, line 2"):
-        read_prompts(SampleSettings(prompts=tmp_path / "p.txt"))
+        read_prompts(DrawSettings(prompts=tmp_path / "p.txt"))
 
 
 def test_an_empty_file_is_an_error(tmp_path):
     (tmp_path / "p.txt").write_text("# nothing\n")
     with pytest.raises(ConfigError, match="no prompt"):
-        read_prompts(SampleSettings(prompts=tmp_path / "p.txt"))
+        read_prompts(DrawSettings(prompts=tmp_path / "p.txt"))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_an_empty_file_is_an_error(tmp_path):
 )
 def test_libraries_are_read(tmp_path, name, text):
     (tmp_path / name).write_text(text)
-    prompts = read_prompts(SampleSettings(prompts=tmp_path / name, seed=1))
+    prompts = read_prompts(DrawSettings(prompts=tmp_path / name, seed=1))
     assert [(prompt.text, prompt.seed, prompt.shape.width) for prompt in prompts] == [
         ("A fox", 3, 768),
         ("A hen", 1, 768),
@@ -98,7 +98,7 @@ def test_libraries_are_read(tmp_path, name, text):
 def test_a_wrong_library_says_what_is_wrong(tmp_path, name, text, says):
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=says):
-        read_prompts(SampleSettings(prompts=tmp_path / name))
+        read_prompts(DrawSettings(prompts=tmp_path / name))
 
 
 @pytest.mark.parametrize("line", ["A fox --w 512 --w 768", "A fox --g 3 --l 4"])
@@ -109,11 +109,11 @@ def test_an_option_that_is_given_twice_is_refused(line):
 
 
 def test_settings_that_no_prompt_uses_are_named():
-    plain = SampleSettings(guidance=1, stg=0, negative_prompt="ugly", rescale=0.5, include_reference=True)
+    plain = DrawSettings(guidance=1, stg=0, negative_prompt="ugly", rescale=0.5, include_reference=True)
     prompts = [parse_prompt("A fox", plain)]
-    named = [line.split()[0] for line in unused_options(plain, prompts)]
+    named = [line.split()[0] for line in unused_options(plain, plain, prompts)]
     assert named == ["sample.negative_prompt", "sample.rescale", "sample.include_reference"]
-    assert [line.split()[0] for line in unused_options(plain, [*prompts, parse_prompt("A hen --g 3", plain)])] == [
-        "sample.include_reference"
-    ]
-    assert unused_options(SampleSettings(), prompts) == []
+    prompts.append(parse_prompt("A hen --g 3", plain))
+    assert [line.split()[0] for line in unused_options(plain, plain, prompts)] == ["sample.include_reference"]
+    given = SampleSettings(guidance=1, stg=0, modality_guidance=1)
+    assert unused_options(given, DrawSettings.of(given, "2.5"), prompts[:1]) == []  # of what nobody set

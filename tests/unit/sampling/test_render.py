@@ -12,7 +12,7 @@ from refusing import Refusing, for_good, once
 
 from ltx2_train import files
 from ltx2_train.conditions.settings import FirstFrame
-from ltx2_train.config import SampleSettings
+from ltx2_train.config import DrawSettings
 from ltx2_train.errors import RunError, TrainerError
 from ltx2_train.events import Events
 from ltx2_train.models.transformer import Output
@@ -108,7 +108,7 @@ def draw(tmp_path):
     """Draw two prompts; returns the samples, the model, the decoders and what was told."""
 
     def run(mode, *, frames=9, broken=False, lost=False, tolerant=False, line="a {} barks --w 64 --h 32 --s 2", **more):
-        settings = SampleSettings(**{"frames": frames, "stg": 0, **more})
+        settings = DrawSettings(**{"frames": frames, "stg": 0, **more})
         model, decoders, told = Model(mode, broken), Decoders(lost), Told()
         text = torch.zeros(4, 6)
         contexts = (text if model.has_video else None, text if model.has_audio else None)

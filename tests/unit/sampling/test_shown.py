@@ -8,11 +8,11 @@ from media import moving_square, tone, write_image, write_sound, write_video
 
 from ltx2_train.conditions.settings import AudioReference, FirstFrame, Mask, Prefix, Reference, SpatialCrop, Suffix
 from ltx2_train.conditions.trained import Trained
-from ltx2_train.config import SampleSettings
+from ltx2_train.config import DrawSettings
 from ltx2_train.errors import ConfigError
 from ltx2_train.sampling.prompts import parse_prompt, prompt_texts, read_prompts, require_drawable
 
-SETTINGS = SampleSettings(width=64, height=64, frames=17)
+SETTINGS = DrawSettings(width=64, height=64, frames=17)
 
 
 @pytest.fixture(scope="module")
@@ -168,21 +168,21 @@ def test_a_library_of_prompts_lists_conditions(media):
         '[[prompt.subset]]\nprompt = "a fox"\nreference = "clip.mp4"\n[[prompt.subset.conditions]]\n'
         'type = "prefix"\nvideo = "clip.mp4"\nnum_frames = 9\n'
     )
-    (prompt,) = read_prompts(SampleSettings(prompts=media / "p.toml", frames=17, width=64, height=64))
+    (prompt,) = read_prompts(DrawSettings(prompts=media / "p.toml", frames=17, width=64, height=64))
     assert [one.condition for one in prompt.given] == [Reference(), Prefix(temporal_boundary=2)]
     (media / "p.json").write_text(json.dumps([{"prompt": "a fox", "conditions": "clip.mp4"}]))
     with pytest.raises(ConfigError, match=r"p.json, line 1: conditions: expected a list of tables"):
-        read_prompts(SampleSettings(prompts=media / "p.json"))
+        read_prompts(DrawSettings(prompts=media / "p.json"))
 
 
 def test_settings_take_tables_too(media):
     table = {"prompt": "a fox", "conditions": [{"type": "reference", "video": str(media / "clip.mp4")}]}
-    (prompt,) = read_prompts(SampleSettings(prompts=[table]))
+    (prompt,) = read_prompts(DrawSettings(prompts=[table]))
     assert isinstance(prompt.given[0].condition, Reference)
 
 
 def test_identity_guidance_is_for_samples_with_a_reference_sound(media):
-    settings = SampleSettings(identity_guidance=3.0, guidance=1.0)
+    settings = DrawSettings(identity_guidance=3.0, guidance=1.0)
     plain, voiced = (parse_prompt(line, settings, media) for line in ("a fox", "a fox --ra voice.wav"))
     assert (plain.audio_guidance, plain.needs_negative) == (1.0, False)
     assert (voiced.audio_guidance, voiced.needs_negative) == (3.0, True)
