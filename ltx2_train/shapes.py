@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Mode = Literal["video", "av", "audio"]  # which streams a run trains
+StreamName = Literal["video", "audio"]
 
 TEMPORAL_FACTOR = 8
 SPATIAL_FACTOR = 32

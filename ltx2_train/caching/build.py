@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ..models.text import TextConnectors, TextFeatures
     from ..models.video_vae import VideoVAE
 
-Model = TypeVar("Model")
+ModelT = TypeVar("ModelT")
 
 
 class Encoder(Protocol):
@@ -174,7 +174,7 @@ def begin_report(due: Due, events: Events) -> CacheReport:
     return CacheReport(due.kinds[0].name, kept=len(due.kept), stale=len(due.replaced))
 
 
-def with_model(opener: Callable[[], Model], work: Callable[[Model], None], device: torch.device | str | None) -> None:
+def with_model(opener: Callable[[], ModelT], work: Callable[[ModelT], None], device: torch.device | str | None) -> None:
     """Open a model, move it to `device` unless None, `work` with it, and let it go, however that ends."""
     model = opener()
     try:

@@ -117,6 +117,28 @@ def _parser() -> argparse.ArgumentParser:
             help="override a setting, for example --set train.steps=500; may be repeated",
         )
 
+    _add_demo(add)
+    check = add("probe", _probe, "Say what a weight file is, and whether it can be trained on.")
+    check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument("--json", action="store_true", help="print JSON")
+    add_import(add)
+    add_quantize(add)
+    add_plan(add)
+    cache.add_commands(commands, add, add_run_file)
+    add_run_file(add("train", _train, "Train the LoRA that a run file describes, or go on where it stopped."))
+    add_runs(add)
+    add_run_file(add("slider", _slider, "Train a slider from pairs of prompts, or from pairs of cached latents."))
+    _add_sample(add, add_run_file)
+    add_compare(add, add_run_file)
+    add_lora(commands, add)
+    add_report(add)
+    add_data_commands(commands, add)
+    _add_tiny(add)
+    _add_config(add)
+    return parser
+
+
+def _add_demo(add: Callable[..., argparse.ArgumentParser]) -> None:
     demo = add("demo", _demo, "Train a tiny model on one file, from nothing to a LoRA and samples, in minutes.")
     demo.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for everything the demo leaves")
     demo.add_argument(
@@ -130,20 +152,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--steps", type=int, metavar="N", help="training steps (default: 240)")
 
-    check = add("probe", _probe, "Say what a weight file is, and whether it can be trained on.")
-    check.add_argument("file", type=Path, metavar="FILE")
-    check.add_argument("--json", action="store_true", help="print JSON")
 
-    add_import(add)
-    add_quantize(add)
-    add_plan(add)
-    cache.add_commands(commands, add, add_run_file)
-
-    add_run_file(add("train", _train, "Train the LoRA that a run file describes, or go on where it stopped."))
-
-    add_runs(add)
-    add_run_file(add("slider", _slider, "Train a slider from pairs of prompts, or from pairs of cached latents."))
-
+def _add_sample(add: Callable[..., argparse.ArgumentParser], add_run_file: Callable[..., None]) -> None:
     draw = add("sample", _sample, "Draw samples with a LoRA.")
     add_run_file(draw)
     draw.add_argument("--lora", type=Path, metavar="FILE", help="LoRA file; the base alone if not given")
@@ -153,16 +163,15 @@ def _parser() -> argparse.ArgumentParser:
         "--strength", type=float, action="append", metavar="X", help="strength of the LoRA; may be repeated"
     )
 
-    add_compare(add, add_run_file)
-    add_lora(commands, add)
-    add_report(add)
-    add_data_commands(commands, add)
 
+def _add_tiny(add: Callable[..., argparse.ArgumentParser]) -> None:
     small = add("tiny", _tiny, "Write a tiny checkpoint and text encoder in the real file formats.")
     small.add_argument("--version", choices=["2.0", "2.3", "2.5"], default="2.3", help="model version (default: 2.3)")
     small.add_argument("--out", type=Path, required=True, metavar="DIR")
     small.add_argument("--seed", type=int, default=0, help="seed of the weights (default: 0)")
 
+
+def _add_config(add: Callable[..., argparse.ArgumentParser]) -> None:
     config = add("config", _config, "Print settings.")
     what = config.add_mutually_exclusive_group(required=True)
     what.add_argument("--defaults", action="store_true", help="the whole tree with help, as a TOML file")
@@ -174,7 +183,6 @@ def _parser() -> argparse.ArgumentParser:
         help="a run file for a task beside a plain LoRA (IC-LoRA, image to video, voices ...); `list` names them",
     )
     what.add_argument("--names", action="store_true", help="what becomes of the names of other programs, as Markdown")
-    return parser
 
 
 def _demo(args: argparse.Namespace, events: ConsoleEvents) -> None:

@@ -16,15 +16,14 @@ from .. import (
     MEDIA_SUFFIXES,
     BaseFiles,
     CachesReport,
-    DatasetConfig,
     RunConfig,
     RunResult,
     SampleFile,
-    TrainingSet,
     build_caches,
     inspect_lora,
     load_run,
     make_tiny,
+    open_data,
     read_manifest,
     read_rows,
     sample,
@@ -279,8 +278,8 @@ def _mean(values: Sequence[float | None]) -> float:
 
 def _distances(config: RunConfig, files: Sequence[SampleFile], events: Events) -> dict[str, tuple[float, float]]:
     """Stream -> mean square distance of the sample's latents to the file's, without the LoRA and with it."""
-    mode, dataset = config.model.mode, DatasetConfig.read(config.need("data.config"))
-    data = TrainingSet.open(dataset, BaseFiles.find(config, events).recipe(config), events, audio=config.audio)
+    mode = config.model.mode
+    data = open_data(config, BaseFiles.find(config, events).recipe(config), events)
     first = data.samples[0]
     wanted = {"video": data.load_latents(first)} if mode != "audio" else {}
     if mode != "video":

@@ -22,7 +22,17 @@ def add_lora(commands: Any, add: Callable[..., argparse.ArgumentParser]) -> None
     group = commands.add_parser("lora", help=about, description=about)
     group.set_defaults(group=group)
     tools = group.add_subparsers(title="commands", metavar="COMMAND")
+    _add_inspect(add, tools)
+    _add_branches(add, tools)
+    add_ema(add, tools)
+    _add_merge(add, tools)
+    _add_convert(add, tools)
+    _add_resize(add, tools)
+    _add_extract(add, tools)
+    _add_bake(add, tools)
 
+
+def _add_inspect(add: Callable[..., argparse.ArgumentParser], tools: Any) -> None:
     look = add(
         "inspect",
         _inspect,
@@ -31,6 +41,9 @@ def add_lora(commands: Any, add: Callable[..., argparse.ArgumentParser]) -> None
     )
     look.add_argument("file", type=Path, metavar="FILE")
     look.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_branches(add: Callable[..., argparse.ArgumentParser], tools: Any) -> None:
     for name, what in (
         ("keep", "Write a LoRA with only some branches of another: --branch audio keeps the voice."),
         ("drop", "Write a LoRA without some branches of another: --branch video takes the looks away."),
@@ -47,8 +60,8 @@ def add_lora(commands: Any, add: Callable[..., argparse.ArgumentParser]) -> None
         )
         part.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
 
-    add_ema(add, tools)
 
+def _add_merge(add: Callable[..., argparse.ArgumentParser], tools: Any) -> None:
     join = add("merge", _merge, "Write several LoRAs as one, each times its multiplier.", tools)
     join.add_argument("files", type=Path, nargs="+", metavar="FILE", help="LoRAs in any spelling, of any ranks")
     join.add_argument(
@@ -74,11 +87,15 @@ def add_lora(commands: Any, add: Callable[..., argparse.ArgumentParser]) -> None
     join.add_argument("--emit-alpha", action="store_true", help="write .alpha keys too, each the rank of its layer")
     _add_output(join, dtype="auto", device=True)
 
+
+def _add_convert(add: Callable[..., argparse.ArgumentParser], tools: Any) -> None:
     turn = add("convert", _convert, "Write a LoRA in the keys of another program.", tools)
     turn.add_argument("file", type=Path, metavar="FILE", help="LoRA in any spelling")
     turn.add_argument("--to", required=True, choices=_KEYS, help="whose keys")
     _add_output(turn, dtype="auto")
 
+
+def _add_resize(add: Callable[..., argparse.ArgumentParser], tools: Any) -> None:
     size = add("resize", _resize, "Write a LoRA at a lower rank and say how much is lost.", tools)
     size.add_argument("file", type=Path, metavar="FILE")
     size.add_argument("--rank", type=int, metavar="N", help="highest rank of a layer")
@@ -87,12 +104,16 @@ def add_lora(commands: Any, add: Callable[..., argparse.ArgumentParser]) -> None
     )
     _add_output(size, dtype="auto", device=True)
 
+
+def _add_extract(add: Callable[..., argparse.ArgumentParser], tools: Any) -> None:
     take = add("extract", _extract, "Write what a full finetune changed as a LoRA.", tools)
     take.add_argument("checkpoint", type=Path, metavar="FINETUNE", help="finetuned checkpoint, not quantized")
     take.add_argument("--base", type=Path, required=True, metavar="FILE", help="checkpoint it began with")
     take.add_argument("--rank", type=int, default=32, metavar="N", help="rank of each layer (default: 32)")
     _add_output(take, dtype="bf16", device=True)
 
+
+def _add_bake(add: Callable[..., argparse.ArgumentParser], tools: Any) -> None:
     burn = add("bake", _bake, "Write a checkpoint with LoRAs merged into its weights.", tools)
     burn.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="bf16 checkpoint; it is kept")
     burn.add_argument("files", type=Path, nargs="+", metavar="LORA")

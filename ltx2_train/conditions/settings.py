@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from ..settings import Settings
+from ..shapes import StreamName
 
 Range = tuple[int, int]
 Seconds = tuple[float, float]
@@ -171,7 +172,7 @@ AudioCondition = Annotated[
 ]
 
 
-def condition_kinds(stream: Literal["video", "audio"]) -> dict[str, type[Condition]]:
+def condition_kinds(stream: StreamName) -> dict[str, type[Condition]]:
     """Type -> class of each condition of the stream, in the order in which they are named."""
     union = get_args(VideoCondition if stream == "video" else AudioCondition)[0]
     classes = (get_args(tagged)[0] for tagged in get_args(union))

@@ -16,7 +16,7 @@ class ValuePart(NamedTuple):
 
 
 Found = list["tuple[str, Any] | ValuePart"]
-Converter = Callable[[Any, str, Mapping[str, Any]], Found]
+ValueConverter = Callable[[Any, str, Mapping[str, Any]], Found]
 
 
 def pairs(value: Any, name: str, whole: Mapping[str, Any]) -> Found:

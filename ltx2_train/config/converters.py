@@ -13,7 +13,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from . import lycoris, regularizer_flags
-from .converted import Converter, Found, ValuePart, pairs
+from .converted import Found, ValueConverter, ValuePart, pairs
 
 
 def convert(by: str, value: Any, name: str, whole: Mapping[str, Any]) -> Found:
@@ -294,7 +294,7 @@ def _lycoris_json(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
     return [*lycoris.from_json(value)]
 
 
-_CONVERTERS: dict[str, Converter] = {
+_CONVERTERS: dict[str, ValueConverter] = {
     "pairs": pairs,
     "config_file": _as_it_is,
     **regularizer_flags.CONVERTERS,

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ..errors import ConfigError
 from ..registry import nearest
+from ..shapes import StreamName
 from .describe import compact
-
-Stream = Literal["video", "audio"]
 
 
 @dataclass(frozen=True)
@@ -30,13 +29,13 @@ class TaskRecipe:
     dataset: Mapping[str, Any]
     video: Sequence[Mapping[str, Any]] = ()
     audio: Sequence[Mapping[str, Any]] = ()
-    given: Stream | None = None
+    given: StreamName | None = None
 
     def streams(self) -> dict[str, Any]:
         """The groups `video` and `audio` of a run."""
-        named: tuple[tuple[Stream, Sequence[Mapping[str, Any]]], ...] = (("video", self.video), ("audio", self.audio))
+        named: dict[StreamName, Sequence[Mapping[str, Any]]] = {"video": self.video, "audio": self.audio}
         tables: dict[str, Any] = {}
-        for stream, conditions in named:
+        for stream, conditions in named.items():
             if conditions:
                 tables[stream] = {"conditions": [dict(one) for one in conditions]}
             elif self.given == stream:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .converted import Converter, Found, ValuePart, pairs
+from .converted import Found, ValueConverter, ValuePart, pairs
 
 # switches of regularizers: where their weight stands among their arguments, and what it is without
 _SWITCHED = {
@@ -65,7 +65,7 @@ def _simpletuner_rollout(value: Any, name: str, whole: Mapping[str, Any]) -> Fou
     return [weight] if name.endswith("probability") else [weight, ("regularizers.rollout.steps", int(steps))]
 
 
-CONVERTERS: dict[str, Converter] = {
+CONVERTERS: dict[str, ValueConverter] = {
     "switched": _switched,
     "switched_args": _switched_args,
     "simpletuner_crepa": _simpletuner_crepa,

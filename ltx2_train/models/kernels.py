@@ -29,7 +29,7 @@ QUERIES = 1024
 
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 Part = tuple[slice, slice]
-Piece = tuple[Tensor, Tensor, Tensor, Tensor | None]
+AttentionPiece = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 
 class Way(NamedTuple):
@@ -126,7 +126,7 @@ def _parts(q: Tensor, way: Way) -> list[Part]:
     return [(everything, everything)]
 
 
-def _piece(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, part: Part) -> Piece:
+def _piece(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, part: Part) -> AttentionPiece:
     samples, queries = part
     if mask is not None:
         rows = queries if mask.shape[2] > 1 else slice(None)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-Run = Callable[..., tuple[Tensor, ...]]
+Computation = Callable[..., tuple[Tensor, ...]]
 Scope = Callable[[bool], AbstractContextManager[Any]]
 
 
@@ -36,7 +36,7 @@ class Store(Protocol):
 
 
 def recomputed(
-    run: Run,
+    run: Computation,
     tensors: Sequence[Tensor | None],
     parameters: Sequence[Tensor],
     scope: Scope | None = None,
@@ -185,7 +185,7 @@ class _Recipe:
 class _Plan(NamedTuple):
     """How a piece is run, and where each of its inputs waits: places in `stored` at the store, others with autograd."""
 
-    run: Run
+    run: Computation
     scope: Scope
     store: Store | None
     stored: frozenset[int]

@@ -31,7 +31,7 @@ from .video_vae import VideoVAE, check_pixels
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
+TileProgress = Callable[[int, int], None]
 """Called with the number of finished and of all pieces."""
 
 # Widgets that cannot be left empty give 0 for "off".
@@ -154,7 +154,7 @@ def spans(length: int, tile: int | None, overlap: int) -> list[Span]:
 
 
 @torch.no_grad()
-def encode_tiled(vae: VideoVAE, pixels: Tensor, tiles: TileSettings, on_progress: Progress | None = None) -> Tensor:
+def encode_tiled(vae: VideoVAE, pixels: Tensor, tiles: TileSettings, on_progress: TileProgress | None = None) -> Tensor:
     """Encode pixels [B,3,F,H,W] to normalised latents [B,C,f,h,w] in float32 on the CPU.
 
     `pixels` may stay on the CPU; only one tile of one chunk is moved to the VAE at a time. Raises DataError for a size
@@ -209,7 +209,7 @@ def decode_frames(
     vae: VideoVAE,
     latents: Tensor,
     tiles: TileSettings,
-    on_progress: Progress | None = None,
+    on_progress: TileProgress | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
     """Yield the frames of one clip, [n,H,W,3] uint8 on the CPU, in order and each once. `latents` is [1,C,f,h,w]."""
@@ -228,7 +228,7 @@ def decode_pieces(
     vae: VideoVAE,
     latents: Tensor,
     tiles: TileSettings,
-    on_progress: Progress | None = None,
+    on_progress: TileProgress | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
     """Yield finished frames [B,3,n,H,W], about [-1,1], in float32 on the CPU, blending the tiles in time."""

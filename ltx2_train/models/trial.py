@@ -21,11 +21,11 @@ TOKENS, ROUNDS = 2048, 5
 FASTER = 0.95  # of the plain time, or compiling is not worth the wait at the start
 APART = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}  # as far as rounding goes
 
-Clock = Callable[[Callable[[], object], torch.device], float]
+Stopwatch = Callable[[Callable[[], object], torch.device], float]
 
 
 def why_not_compiled(
-    fused: Fused, device: torch.device, dtype: torch.dtype, width: int, heads: int, clock: Clock | None = None
+    fused: Fused, device: torch.device, dtype: torch.dtype, width: int, heads: int, clock: Stopwatch | None = None
 ) -> str | None:
     """Why passes of `fused` are not taken for streams of this width, as the end of a sentence; None where they are.
 

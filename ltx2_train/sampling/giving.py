@@ -16,10 +16,10 @@ from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, VideoShape, sampled_audio_steps
 from .denoise import GivenPair, GivenStream
 from .shown import Shown, mask_of
 
-Latents = Sequence[tuple[Shown, Tensor]]  # each with what it is made of: [128, F, H, W] or [8, T, 16]
+ShownLatents = Sequence[tuple[Shown, Tensor]]  # each with what it is made of: [128, F, H, W] or [8, T, 16]
 
 
-def given_pair(shape: VideoShape, latents: Latents, trained: Trained, device: torch.device) -> GivenPair:
+def given_pair(shape: VideoShape, latents: ShownLatents, trained: Trained, device: torch.device) -> GivenPair:
     """What each stream of a sample of `shape` is given."""
     return GivenPair(
         _video(shape, [one for one in latents if one[0].stream == OF_VIDEO], trained, device),
@@ -27,7 +27,7 @@ def given_pair(shape: VideoShape, latents: Latents, trained: Trained, device: to
     )
 
 
-def _video(shape: VideoShape, latents: Latents, trained: Trained, device: torch.device) -> GivenStream | None:
+def _video(shape: VideoShape, latents: ShownLatents, trained: Trained, device: torch.device) -> GivenStream | None:
     size = shape.latent()
     clean = torch.zeros(size.channels, size.frames, size.height, size.width)
     target = Target.video(size, shape.fps)
@@ -39,7 +39,7 @@ def _video(shape: VideoShape, latents: Latents, trained: Trained, device: torch.
     return given
 
 
-def _audio(shape: VideoShape, latents: Latents, trained: Trained, device: torch.device) -> GivenStream | None:
+def _audio(shape: VideoShape, latents: ShownLatents, trained: Trained, device: torch.device) -> GivenStream | None:
     steps = sampled_audio_steps(shape.seconds)
     clean = torch.zeros(AUDIO_CHANNELS, steps, AUDIO_BINS)
     # what is encoded of a sound often has a step more than is drawn

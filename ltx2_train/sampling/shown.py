@@ -49,9 +49,7 @@ from ..media.frames import timeline
 from ..media.info import MediaInfo
 from ..media.sound_media import probe_sound
 from ..settings import Settings, parse
-from ..shapes import SPATIAL_FACTOR, TEMPORAL_FACTOR, Mode, VideoShape, sampled_audio_steps
-
-Stream = Literal["video", "audio"]
+from ..shapes import SPATIAL_FACTOR, TEMPORAL_FACTOR, Mode, StreamName, VideoShape, sampled_audio_steps
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Shown:
     reference leaves open (None) is as the LoRA was trained. `beside`: it is shown beside the sample.
     """
 
-    stream: Stream
+    stream: StreamName
     condition: VideoCondition | AudioCondition | None
     path: Path
     name: str

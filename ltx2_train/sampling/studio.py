@@ -63,6 +63,21 @@ def checked_lora(lora: Path, base: BaseFiles, mode: str, events: Events, weights
     return file
 
 
+def _contexts(
+    run: RunConfig, base: BaseFiles, texts: Sequence[str], folder: Path, device: torch.device, events: Events
+) -> dict[str, tuple[torch.Tensor | None, torch.Tensor | None]]:
+    """What the model reads of each text, in RAM: of the picture and of the sound, None of what it has not."""
+    dtype = DTYPES[run.model.precision]
+    features = prompt_features(texts, folder, base.encoder, base.projection, device, events, run.gemma)
+    connectors = load_connectors(base.connectors, run.model.mode, dtype, device)
+    contexts: dict[str, tuple[torch.Tensor | None, torch.Tensor | None]] = {}
+    with torch.no_grad():
+        for text, one in features.items():
+            video, audio = connectors([one.to(device, dtype)])
+            contexts[text] = (None if video is None else video[0].cpu(), None if audio is None else audio[0].cpu())
+    return contexts
+
+
 @contextlib.contextmanager
 def open_studio(
     run: RunConfig,
@@ -78,20 +93,9 @@ def open_studio(
 
     Features of prompts are kept in `folder`; `scratch` is for what cannot wait in the checkpoint.
     """
-    device, dtype = pick_device(run.model.device), DTYPES[run.model.precision]
-    features = prompt_features(prompt_texts(prompts), folder, base.encoder, base.projection, device, events, run.gemma)
-    connectors = load_connectors(base.connectors, run.model.mode, dtype, device)
-    with torch.no_grad():
-        contexts: dict[str, tuple[torch.Tensor | None, torch.Tensor | None]] = {}
-        for text, one in features.items():
-            video, audio = connectors([one.to(device, dtype)])
-            contexts[text] = (
-                None if video is None else video[0].cpu(),
-                None if audio is None else audio[0].cpu(),
-            )
-    del connectors
+    device = pick_device(run.model.device)
+    contexts = _contexts(run, base, prompt_texts(prompts), folder, device, events)
     release(device)
-
     events.make_room(base.checkpoint.stat().st_size, device)
     events.stage("load the transformer")
     memory = fit_for_sampling(run, device)
@@ -106,22 +110,9 @@ def open_studio(
         events.holding(placed, placed.device_bytes, device)
         sound = SoundParts(base.audio_vae, device) if placed.model.has_audio else None
         vae = partial(open_vae, run, base.video_vae, device)
-        yield Studio(
-            Renderer(
-                placed.model,
-                contexts.__getitem__,
-                vae,
-                settings,
-                base.version,
-                device,
-                events,
-                sound,
-                placed,
-                media,
-            ),
-            placed,
-            device,
-        )
+        text = contexts.__getitem__
+        renderer = Renderer(placed.model, text, vae, settings, base.version, device, events, sound, placed, media)
+        yield Studio(renderer, placed, device)
     finally:
         events.holding(placed, 0, device)
         placed.close()

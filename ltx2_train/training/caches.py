@@ -32,12 +32,12 @@ from ..device import DTYPES, pick_device
 from ..errors import CheckpointError, ConfigError, DataError, RunError
 from ..events import Events, shielded
 from ..feed.cached import dataset_captions
-from ..feed.loader import TrainingSet
 from ..locks import alone
 from ..models.audio_vae import AudioVAE
 from ..models.text import TextConnectors
 from ..models.video_vae import VideoVAE
 from ..sampling.ahead import CAPTIONS, prompts_ahead
+from ..sampling.given_media import GivenMedia
 from ..sampling.prompt_text import encoder_bytes, encoder_dtype, prompt_features, prompts_beside
 from ..sampling.prompts import Prompt, read_prompts, require_drawable
 from ..sampling.sample import given_media, prompts_of, trained_of
@@ -48,6 +48,7 @@ from ..weights.text_encoder import TextEncoder
 from .check_given import check_supplied
 from .checks import dataset_triggers, needed_texts
 from .regularizers.checks import regularizer_texts
+from .run_data import open_data
 from .sound import require_sound
 from .unused import require_items_used, require_used
 from .watch import all_silent, nothing_heard
@@ -77,34 +78,10 @@ def build_caches(run: RunConfig, events: Events | None = None, trains: bool = Tr
     """
     events = shielded(events)
     events.stage("check")
-    run.require_effect()
-    for note in (*run.notes, *(str(one) for one in run.without_effect if one.harmless)):
-        events.message(note)
-    base = BaseFiles.find(run, events)
-    require_sound(base.info, run)
-    require_bitsandbytes(run.gemma)  # before hours of pictures, not after
-    asked, drawn = list[Prompt](), DrawSettings.of(run.sample, base.version)
-    if drawn.wanted:
-        asked = read_prompts(drawn)  # a prompt that is wrong, or whose image is gone, likewise
-    if run.model.mode != "audio" and "video_vae_encoder" not in base.info.parts:
-        raise CheckpointError(
-            f"{base.video_vae.name} holds no video VAE (vae.encoder). Choose the full checkpoint file."
-        )
+    base, drawn, asked = _checked(run, events)
     config, recipe = run.need("data.config"), base.recipe(run)
-    dataset = DatasetConfig.read(config)
-    if trains:
-        require_used(run, dataset)
-        check_supplied(run, dataset)
-    require_drawable(asked, run.model.mode, trained_of(run, dataset))
     device = pick_device(run.model.device)
-    make_folders(dataset)
-    plan = plan_dataset(dataset, events)
-    if trains:
-        require_items_used(run, plan.items)
-    elsewhere = any(ref.entry.from_caches for ref in dataset.refs)  # whose sound is not known here
-    if run.model.mode != "video" and plan.items and all(item.sound is None for item in plan.items) and not elsewhere:
-        raise nothing_heard(len(plan.items), run.model.mode)
-    plan.require_enough()
+    dataset, plan = _planned(run, config, asked, trains, events)
     need = CacheNeed.of(plan, recipe)
     need.require_room(events)
     if need.sizes or need.upper_sizes:
@@ -121,22 +98,15 @@ def build_caches(run: RunConfig, events: Events | None = None, trains: bool = Tr
             reports[name] = make_due(due, openers, events, device)
         if name == Latents.name:
             plan.require_enough({failure.path: failure.reason for failure in reports[name].failed})
-        if name == SoundLatents.name and not elsewhere:
+        if name == SoundLatents.name and not _sound_from_caches(dataset):
             _require_no_mute(due, run.model.mode)
     prompts = _prompts(run, drawn, dataset, plan, recipe, base.version)
     texts = _texts(run, dataset, plan, prompts)
     if prompts or texts:
         with Claims(events) as claims:  # one process at a time encodes prompts; the next finds them
             claims.take_or_wait(folder / "prompts", "the sample prompts")
-            assert openers.video_vae is not None, "a run has one"
             media = given_media(run, base, folder, trained_of(run, dataset))
-            media.fill(
-                prompts,
-                None if run.model.mode == "audio" else openers.video_vae,
-                None if run.model.mode == "video" else openers.audio_vae,
-                events,
-                device,
-            )
+            _encode_media(prompts, media, openers, run.model.mode, events, device)
             prompt_features(texts, folder, base.encoder, base.projection, device, events, run.gemma)
     manifest = run.cache.manifest or dataset.datasets[0].caches / MANIFEST_NAME
     with alone(manifest.parent):  # from what is there to the file without anybody in between
@@ -144,6 +114,63 @@ def build_caches(run: RunConfig, events: Events | None = None, trains: bool = Tr
     tidy([*written_folders(dataset), folder])
     left_out = [f"{skipped.path.name}: {skipped.reason}" for skipped in plan.skipped]
     return CachesReport(reports, left_out, manifest, plan.pairs)
+
+
+def _checked(run: RunConfig, events: Events) -> tuple[BaseFiles, DrawSettings, list[Prompt]]:
+    """The files of the base, how samples are drawn, and the prompts that the run names. Raises TrainerError for what can be known of both
+    before hours of pictures."""
+    run.require_effect()
+    for note in (*run.notes, *(str(one) for one in run.without_effect if one.harmless)):
+        events.message(note)
+    base = BaseFiles.find(run, events)
+    require_sound(base.info, run)
+    require_bitsandbytes(run.gemma)
+    drawn = DrawSettings.of(run.sample, base.version)
+    asked = read_prompts(drawn) if drawn.wanted else []
+    if run.model.mode != "audio" and "video_vae_encoder" not in base.info.parts:
+        raise CheckpointError(
+            f"{base.video_vae.name} holds no video VAE (vae.encoder). Choose the full checkpoint file."
+        )
+    return base, drawn, asked
+
+
+def _planned(
+    run: RunConfig, config: Path, asked: list[Prompt], trains: bool, events: Events
+) -> tuple[DatasetConfig, DatasetPlan]:
+    """The dataset file `config` and what it comes to. Raises TrainerError where the run could not train on it."""
+    dataset = DatasetConfig.read(config)
+    if trains:
+        require_used(run, dataset)
+        check_supplied(run, dataset)
+    require_drawable(asked, run.model.mode, trained_of(run, dataset))
+    make_folders(dataset)
+    plan = plan_dataset(dataset, events)
+    if trains:
+        require_items_used(run, plan.items)
+    silent = bool(plan.items) and all(item.sound is None for item in plan.items)
+    if run.model.mode != "video" and silent and not _sound_from_caches(dataset):
+        raise nothing_heard(len(plan.items), run.model.mode)
+    plan.require_enough()
+    return dataset, plan
+
+
+def _sound_from_caches(dataset: DatasetConfig) -> bool:
+    """Whether there are caches without media, of whose sound the plan says nothing."""
+    return any(ref.entry.from_caches for ref in dataset.refs)
+
+
+def _encode_media(
+    prompts: list[Prompt], media: GivenMedia, openers: Openers, mode: Mode, events: Events, device: torch.device
+) -> None:
+    """The pictures and sounds that the sample prompts name."""
+    assert openers.video_vae is not None, "a run has one"
+    media.fill(
+        prompts,
+        None if mode == "audio" else openers.video_vae,
+        None if mode == "video" else openers.audio_vae,
+        events,
+        device,
+    )
 
 
 def _require_no_mute(due: Due, mode: Mode) -> None:
@@ -212,7 +239,7 @@ def _prompts(
     if drawn.prompts is not None and not drawn.validation_clips:
         return read_prompts(drawn)  # what the dataset holds is of no concern
     try:
-        data = TrainingSet.open(dataset, recipe, plan=plan, audio=run.audio)
+        data = open_data(run, recipe, dataset=dataset, plan=plan)
     except DataError:  # training will say what is wrong; until then the plan's captions are the best guess
         return read_prompts(drawn, dataset_captions(dataset, plan=plan)[:CAPTIONS])
     return prompts_ahead(run, data, version)

@@ -46,6 +46,7 @@ from .identity import Identity, recorded_optimizer, require_same
 from .lora_files import list_loras
 from .optimizing import check_optimizer
 from .regularizers.checks import check_blocks, check_regularized, check_samples_of, regularizer_texts
+from .run_data import open_data
 from .run_folder import RunFolder, open_run, recorded_run, require_usable, save_text
 from .sound import require_sound
 from .state import list_states
@@ -322,7 +323,7 @@ def _plan_optimizer(
 
 def _open_data(config: RunConfig, dataset: DatasetConfig, files: BaseFiles, events: Events) -> TrainingSet:
     """The samples of the run, their caches all there and made for this base."""
-    data = TrainingSet.open(dataset, files.recipe(config, dino=False), events, audio=config.audio)
+    data = open_data(config, files.recipe(config, dino=False), events, dataset)
     require_samples_used(config, data)
     require_apart(config, data)
     check_samples(config, data.samples, events)

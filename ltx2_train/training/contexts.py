@@ -20,11 +20,11 @@ from torch import Tensor
 
 from ..errors import RunError
 
-Streams = tuple[str, ...]
+StreamNames = tuple[str, ...]
 EMPTY_PROMPT = ""
 
 
-def streams_of(mode: str) -> Streams:
+def streams_of(mode: str) -> StreamNames:
     """The streams that a run of `mode` ("video", "av", "audio") has."""
     return ("video", "audio") if mode == "av" else (mode,)
 

@@ -1,4 +1,4 @@
-"""The numbers of a run: one JSON row a step, and a chart of them."""
+"""The numbers of a run: one JSON row a step."""
 
 from __future__ import annotations
 
@@ -13,21 +13,13 @@ from typing import Any, BinaryIO
 
 from ..errors import RunError
 from ..events import Events
-from ..files import atomic, write_bytes
-from ..media.font import drawable, load_font
+from ..files import write_bytes
 
 SMOOTHING = 0.95
 KEPT_ROWS = 4096  # in memory, for the chart; a longer run keeps its whole curve, at half the detail
 LOSS = "loss"  # what is minimised; each of its terms has a column loss_<name>
 VALIDATION = "val_"  # in front of a column of the loss: on clips that are not trained on, in rows where it was measured
 STREAMS = ("video", "audio")  # terms whose column every row has, null where the step lacks the stream
-COLOURS = (  # dots and line of each curve; after the last they begin again
-    ("#a9c4ea", "#1f5fbf"),
-    ("#f0c9a0", "#d0721a"),
-    ("#b4dcb0", "#2f8a3a"),
-    ("#d9b8e6", "#8440a8"),
-    ("#e8b4b4", "#b03038"),
-)
 
 
 def loss_column(term: str) -> str:
@@ -170,83 +162,3 @@ def smooth(values: Sequence[float | None], factor: float = SMOOTHING) -> list[fl
         weight = factor * weight + (1 - factor)
         out.append(average / weight)
     return out
-
-
-def draw_chart(
-    rows: Sequence[Mapping[str, Any]], path: Path, title: str = "", size: tuple[int, int] = (960, 480)
-) -> Path:
-    """Draw the loss of each step as dots and its moving average as a line, several terms apart; PNG."""
-    with atomic(path) as temporary:
-        chart_image(rows, title, size).save(temporary, format="PNG")
-    return path
-
-
-def chart_image(rows: Sequence[Mapping[str, Any]], title: str = "", size: tuple[int, int] = (960, 480)) -> Any:
-    """The chart as a PIL image, for a file or for a preview in a host."""
-    from PIL import Image, ImageDraw
-
-    scale = 2  # drawn at twice the size and reduced, which smooths the lines
-    width, height = size[0] * scale, size[1] * scale
-    image = Image.new("RGB", (width, height), "#ffffff")
-    draw = ImageDraw.Draw(image)
-    font = load_font(14 * scale)
-    left, right, top, bottom = 64 * scale, width - 20 * scale, 44 * scale, height - 44 * scale
-    names = terms_of(rows)
-    columns = [loss_column(name) for name in names] if len(names) > 1 else [LOSS]
-    if any(map(validated, rows)):
-        columns += [f"{VALIDATION}{column}" for column in columns]
-        names = [*(names if len(names) > 1 else ["training"]), *(_validation_names(names))]
-    curves = [[(int(row["step"]), row.get(column)) for row in rows] for column in columns]
-    values = sorted(value for curve in curves for _, value in curve if value is not None)
-    draw.text((left, 12 * scale), drawable(title) or "loss", fill="#222222", font=font)
-    if len(curves) > 1:
-        end = float(right)
-        for index, name in reversed(list(enumerate(names))):
-            draw.text((end, 12 * scale), name, fill=_colours(index)[1], font=font, anchor="ra")
-            end -= draw.textlength(name, font=font) + 14 * scale
-    if not values:
-        draw.text((left, top + 20 * scale), "no finite loss yet", fill="#888888", font=font)
-        return image.resize(size, Image.Resampling.LANCZOS)
-    # single spikes must not flatten the rest: the axis ends at the 99th percentile
-    high, low = values[min(len(values) - 1, int(len(values) * 0.99))], values[0]
-    margin = max((high - low) * 0.08, abs(high) * 0.02, 1e-6)
-    high, low = high + margin, low - margin if low < 0 else max(0.0, low - margin)
-    first = curves[0][0][0]
-    last = max(curves[0][-1][0], first + 1)
-
-    def place(step: float, value: float) -> tuple[float, float]:
-        x = left + (right - left) * (step - first) / (last - first)
-        y = bottom - (bottom - top) * (min(max(value, low), high) - low) / (high - low)
-        return x, y
-
-    for index in range(5):
-        value = low + (high - low) * index / 4
-        y = place(first, value)[1]
-        draw.line([(left, y), (right, y)], fill="#e4e4e4", width=scale)
-        draw.text((left - 8 * scale, y), f"{value:.3g}", fill="#555555", font=font, anchor="rm")
-    for index in range(6):
-        step = first + (last - first) * index / 5
-        x = place(step, low)[0]
-        draw.text((x, bottom + 8 * scale), f"{round(step)}", fill="#555555", font=font, anchor="ma")
-    draw.text((right, bottom + 26 * scale), "step", fill="#555555", font=font, anchor="ra")
-    for number, curve in enumerate(curves):
-        for step, value in curve:
-            if value is not None:
-                x, y = place(step, value)
-                draw.ellipse([x - 2 * scale, y - 2 * scale, x + 2 * scale, y + 2 * scale], fill=_colours(number)[0])
-    for number, curve in enumerate(curves):
-        values = [value for _, value in curve]
-        # what is measured on the same clips with the same noise has nothing to be smoothed
-        averages = values if columns[number].startswith(VALIDATION) else smooth(values)
-        line = [place(curve[index][0], value) for index, value in enumerate(averages) if value is not None]
-        if len(line) > 1:
-            draw.line(line, fill=_colours(number)[1], width=3 * scale, joint="curve")
-    return image.resize(size, Image.Resampling.LANCZOS)
-
-
-def _validation_names(names: Sequence[str]) -> list[str]:
-    return [f"{name} validation" for name in names] if len(names) > 1 else ["validation"]
-
-
-def _colours(curve: int) -> tuple[str, str]:
-    return COLOURS[curve % len(COLOURS)]

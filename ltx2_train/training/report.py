@@ -17,7 +17,8 @@ from urllib.parse import quote
 from ..errors import RunError
 from ..files import write_text
 from ..version import VERSION
-from .metrics import COLOURS, LOSS, VALIDATION, loss_column, read_rows, smooth, terms_of
+from .chart import CURVE_COLOURS
+from .metrics import LOSS, VALIDATION, loss_column, read_rows, smooth, terms_of
 from .run_folder import read_manifest
 
 LARGEST = 8 << 20  # bytes of a sample that is written into the page
@@ -104,7 +105,7 @@ def _chart(curves: Mapping[str, Points]) -> str:
 
     lines, legend = [], []
     for index, (name, points) in enumerate((name, points) for name, points in curves.items() if points):
-        colour = COLOURS[index % len(COLOURS)][1]
+        colour = CURVE_COLOURS[index % len(CURVE_COLOURS)][1]
         path = " ".join(place(*point) for point in points)
         lines.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{path}"/>')
         legend.append(f'<span style="color:{colour}">{escape(name)}</span>')

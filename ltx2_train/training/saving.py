@@ -25,9 +25,10 @@ from ..files import write_json
 from ..lora.file import verify_saved
 from ..lora.save import save_lora
 from ..optim import WeightMean, averaged
+from .chart import draw_chart
 from .lora_about import lora_metadata
 from .lora_files import list_loras, lora_name, place_lora, place_newest, prune, write_lora_beside
-from .metrics import LOSS, STREAMS, VALIDATION, draw_chart, loss_column, terms_of
+from .metrics import LOSS, STREAMS, VALIDATION, loss_column, terms_of
 from .run_folder import delete_old_states
 from .setup import Run
 from .state import list_states, random_state, save_state, state_name

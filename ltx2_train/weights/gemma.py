@@ -26,7 +26,7 @@ from ..files import digest
 from ..models.gemma4 import Gemma4
 from .gemma4 import Gemma4Shape
 from .gemma_files import SPIECE, TOKENIZER, GemmaFiles, GemmaShape
-from .load import OnLinear, Progress
+from .load import LoadProgress, OnLinear
 from .stored import FP8_TYPES, KEPT_FP8, numbers_shape
 from .stored_numbers import read_numbers, read_scale, read_stored, refuse_unscaled
 
@@ -82,7 +82,7 @@ def load_gemma(
     files: GemmaFiles,
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
-    on_progress: Progress | None = None,
+    on_progress: LoadProgress | None = None,
     on_linear: OnLinear | None = None,
 ) -> Any:
     """A frozen text model, a Gemma3TextModel or a Gemma4, that computes in `dtype` on `device`.

@@ -93,20 +93,15 @@ def tower_shape(
             f"{missing[0]}. {USABLE}"
         )
     vocabulary, hidden = sizes["embed_tokens.weight"]
-    intermediate = sizes["layers.0.mlp.gate_proj.weight"][0]
-    layers = [_layer(number, sizes, options) for number in range(count)]
-    wanted |= {"embed_tokens.weight": (vocabulary, hidden), "norm.weight": (hidden,)}
-    for number, layer in enumerate(layers):
-        queries, keys = layer.heads * layer.head_dim, layer.kv_heads * layer.head_dim
-        expected: dict[str, tuple[int, ...]] = {
-            "self_attn.q_proj": (queries, hidden), "self_attn.k_proj": (keys, hidden),
-            "self_attn.o_proj": (hidden, queries), "mlp.gate_proj": (intermediate, hidden),
-            "mlp.up_proj": (intermediate, hidden), "mlp.down_proj": (hidden, intermediate),
-            **dict.fromkeys(_HEAD_NORMS, (layer.head_dim,)), **dict.fromkeys(_NORMS, (hidden,)),
-        }  # fmt: skip
-        if layer.own_values:
-            expected[_VALUES] = (keys, hidden)
-        wanted |= {f"layers.{number}.{part}.weight": size for part, size in expected.items()}
+    config = Gemma4Config(
+        vocabulary,
+        hidden,
+        sizes["layers.0.mlp.gate_proj.weight"][0],
+        tuple(_layer(number, sizes, options) for number in range(count)),
+        int(options.get("sliding_window") or 1024),
+        float(options.get("rms_norm_eps") or 1e-6),
+    )
+    wanted |= _expected(config)
     for tensor, size in sorted(wanted.items()):
         if sizes[tensor] != size:
             raise CheckpointError(
@@ -120,16 +115,28 @@ def tower_shape(
             f"The text encoder {name} is another Gemma 4: it has {len(unknown)} unknown tensors, the first is "
             f"{unknown[0]}. {USABLE}"
         )
-    return Gemma4Shape(
-        Gemma4Config(
-            vocabulary,
-            hidden,
-            intermediate,
-            tuple(layers),
-            int(options.get("sliding_window") or 1024),
-            float(options.get("rms_norm_eps") or 1e-6),
-        )
-    )
+    return Gemma4Shape(config)
+
+
+def _expected(config: Gemma4Config) -> dict[str, tuple[int, ...]]:
+    """The shape of each matrix and norm of the tower."""
+    hidden, intermediate = config.hidden, config.intermediate
+    shapes: dict[str, tuple[int, ...]] = {
+        "embed_tokens.weight": (config.vocabulary, hidden),
+        "norm.weight": (hidden,),
+    }
+    for number, layer in enumerate(config.layers):
+        queries, keys = layer.heads * layer.head_dim, layer.kv_heads * layer.head_dim
+        expected: dict[str, tuple[int, ...]] = {
+            "self_attn.q_proj": (queries, hidden), "self_attn.k_proj": (keys, hidden),
+            "self_attn.o_proj": (hidden, queries), "mlp.gate_proj": (intermediate, hidden),
+            "mlp.up_proj": (intermediate, hidden), "mlp.down_proj": (hidden, intermediate),
+            **dict.fromkeys(_HEAD_NORMS, (layer.head_dim,)), **dict.fromkeys(_NORMS, (hidden,)),
+        }  # fmt: skip
+        if layer.own_values:
+            expected[_VALUES] = (keys, hidden)
+        shapes |= {f"layers.{number}.{part}.weight": size for part, size in expected.items()}
+    return shapes
 
 
 def _layer(number: int, sizes: Mapping[str, tuple[int, ...]], options: Mapping[str, Any]) -> LayerShape:

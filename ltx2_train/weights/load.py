@@ -17,7 +17,7 @@ from ..models.vocoder import ExtendedVocoder, Vocoder, VocoderConfig, build_voco
 from ..quant.settings import QuantSettings
 from . import keys
 from .loftq import Loftq, read_companion
-from .materialise import Arrival, Home, OnLinear, Origin, Progress, materialise
+from .materialise import Arrival, Home, LoadProgress, OnLinear, Origin, materialise
 from .probe import DIFFUSION_VAE, describe_checkpoint
 from .published import published_config
 from .quantize import eligible, quantizer, settle_storage
@@ -30,7 +30,7 @@ def load_transformer(
     mode: str = "video",
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
-    on_progress: Progress | None = None,
+    on_progress: LoadProgress | None = None,
     on_linear: OnLinear | None = None,
     quant: QuantSettings | None = None,
     home: Home | None = None,
@@ -100,7 +100,7 @@ def load_connectors(
     mode: str = "video",
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
-    on_progress: Progress | None = None,
+    on_progress: LoadProgress | None = None,
 ) -> TextConnectors:
     """The frozen text connectors of the streams that `mode` uses."""
     with TensorFile(path) as file:
@@ -123,7 +123,7 @@ def load_video_vae(
     decoder: bool = True,
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
-    on_progress: Progress | None = None,
+    on_progress: LoadProgress | None = None,
 ) -> VideoVAE:
     """The frozen video VAE; a half that is not asked for is not read."""
     with TensorFile(path) as file:
@@ -147,7 +147,7 @@ def load_audio_vae(
     decoder: bool = True,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    on_progress: Progress | None = None,
+    on_progress: LoadProgress | None = None,
 ) -> AudioVAE:
     """The frozen audio VAE, in float32 unless told otherwise; a half that is not asked for is not read."""
     with TensorFile(path) as file:
@@ -163,7 +163,7 @@ def load_vocoder(
     path: Path | str,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    on_progress: Progress | None = None,
+    on_progress: LoadProgress | None = None,
 ) -> Vocoder | ExtendedVocoder:
     """The frozen vocoder, in float32 unless told otherwise."""
     with TensorFile(path) as file:

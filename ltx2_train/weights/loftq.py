@@ -33,7 +33,7 @@ from .reader import TensorFile
 RANK, ITERS, MODULES, BASE = "loftq_rank", "loftq_iters", "num_modules", "base_fingerprint"
 _KEYS = (".lora_A", ".lora_B")
 
-Pair = tuple[Tensor, Tensor]
+FactorPair = tuple[Tensor, Tensor]
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Loftq:
 
     rank: int
     paths: Collection[str]
-    initial: dict[str, Pair] = field(default_factory=dict)
+    initial: dict[str, FactorPair] = field(default_factory=dict)
 
     def quantize(self, path: str, linear: nn.Linear, settings: QuantSettings) -> QuantLinear:
         """`linear` without its low-rank part in the format of `settings`; the part is put into `initial`."""
@@ -85,7 +85,7 @@ class Loftq:
                 self.initial[layer] = (a, b)
 
 
-def residual(weight: Tensor, made: QuantLinear, rank: int) -> Pair:
+def residual(weight: Tensor, made: QuantLinear, rank: int) -> FactorPair:
     """(A, B), bfloat16 on the CPU: the best of `rank` for what `made` lacks of `weight`."""
     b, a = low_rank(weight.float() - made.dequantize(torch.float32), rank)
     return _rounded(a, b)
@@ -137,5 +137,5 @@ def _command(checkpoint: Path, rank: int) -> str:
     return f"ltx2-train quantize ORIGINAL.safetensors --out {checkpoint.name} --format nf4 --loftq --rank {rank}"
 
 
-def _rounded(a: Tensor, b: Tensor) -> Pair:
+def _rounded(a: Tensor, b: Tensor) -> FactorPair:
     return a.to("cpu", torch.bfloat16), b.to("cpu", torch.bfloat16)

@@ -26,7 +26,7 @@ from .reader import TensorFile
 from .stored import stored_in
 from .stored_numbers import read_numbers, read_stored
 
-Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, name; may raise Stopped
+LoadProgress = Callable[[int, int, str], None]  # bytes done, bytes in all, name; may raise Stopped
 OnLinear = Callable[[str, nn.Linear], "nn.Module | None"]
 Home = Callable[[str], "torch.device | str"]  # module path -> where its finished tensors shall lie
 
@@ -55,7 +55,7 @@ class Arrival:
 
     dtype: torch.dtype
     device: torch.device | str = "cpu"
-    on_progress: Progress | None = None
+    on_progress: LoadProgress | None = None
     on_linear: OnLinear | None = None
     keep: Callable[[str], bool] | None = None
     quantize: Quantizer | None = None

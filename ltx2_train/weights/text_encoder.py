@@ -30,7 +30,7 @@ from .gemma import Tokenizer, fingerprint_parts, load_gemma, load_tokenizer
 from .gemma_bnb import bitsandbytes_linear, quantized_bytes
 from .gemma_files import USABLE, GemmaFiles, open_gemma
 from .gemma_settings import GemmaSettings
-from .materialise import Arrival, OnLinear, Origin, Progress, materialise
+from .materialise import Arrival, LoadProgress, OnLinear, Origin, materialise
 from .probe import is_25
 from .reader import TensorFile
 from .stored import numbers_shape, stored_in, weight_shapes
@@ -148,7 +148,7 @@ class TextEncoder:
         checkpoint: Path | str,
         dtype: torch.dtype = torch.bfloat16,
         device: torch.device | str = "cpu",
-        on_progress: Progress | None = None,
+        on_progress: LoadProgress | None = None,
         on_linear: OnLinear | None = None,
         *,
         stream: bool | None = None,

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from ..media.speech import STEPS_PER_SECOND, spoken_segments
 from ..media.video import VIDEO_SUFFIXES, probe_media, read_frames
 from .caption_models import Describer, Listener
 from .choices import CAPTION_FRAMES, SPEAKER
+
+if TYPE_CHECKING:
+    import torch
 
 PROMPT = (
     "Describe what is seen in one paragraph of plain sentences, in the present: who and what is there, how they look, "
@@ -84,25 +87,15 @@ def caption_media(
         raise ConfigError("Name a model: --model for what is seen, --whisper for what is said, or both.")
     if frames < 1:
         raise ConfigError(f"--frames: {frames} is too few; use 1 or more, for example {CAPTION_FRAMES}.")
-    chosen = {
-        "model": model,
-        "whisper": whisper,
-        "prompt": prompt,
-        "prefix": prefix,
-        "speaker": speaker,
-        "frames": frames,
-    }
+    models = {"model": model, "whisper": whisper}
+    chosen = {**models, "prompt": prompt, "prefix": prefix, "speaker": speaker, "frames": frames}
     notes = _Notes(folder / NOTES, {key: str(value) for key, value in chosen.items()})
     jobs, kept = _jobs(folder, overwrite, notes)
     failed: list[tuple[Path, str]] = []
     jobs = _each("look into files", jobs, failed, events, _probe)
     where = pick_device(device)
     if whisper is not None:
-        heard = [job for job in jobs if (job.info is None or job.info.has_audio) and job.path.name not in notes.speech]
-        if heard:
-            _hear(heard, Listener(Path(whisper), where, events), notes, failed, events)
-    bad = {path for path, _ in failed}
-    jobs = [job for job in jobs if job.path not in bad]
+        jobs = _heard(jobs, Path(whisper), where, notes, failed, events)
     written: list[Path] = []
     describer = None
     if model is not None and any(job.info is not None for job in jobs):
@@ -217,13 +210,24 @@ def _probe(job: _Job) -> None:
         job.info = probe_media(job.path)
 
 
-def _hear(
-    jobs: Sequence[_Job], listener: Listener, notes: _Notes, failed: list[tuple[Path, str]], events: Events
-) -> None:
-    try:
-        _each("listen", jobs, failed, events, lambda job: notes.heard(job.path.name, _said(job.path, listener)))
-    finally:
-        listener.close()
+def _heard(
+    jobs: Sequence[_Job],
+    whisper: Path,
+    device: torch.device,
+    notes: _Notes,
+    failed: list[tuple[Path, str]],
+    events: Events,
+) -> list[_Job]:
+    """Listen to those of `jobs` that have a sound which was not heard before; all but those that failed."""
+    new = [job for job in jobs if (job.info is None or job.info.has_audio) and job.path.name not in notes.speech]
+    if new:
+        listener = Listener(whisper, device, events)
+        try:
+            _each("listen", new, failed, events, lambda job: notes.heard(job.path.name, _said(job.path, listener)))
+        finally:
+            listener.close()
+    bad = {path for path, _ in failed}
+    return [job for job in jobs if job.path not in bad]
 
 
 def _said(path: Path, listener: Listener) -> str:

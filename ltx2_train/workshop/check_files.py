@@ -19,7 +19,7 @@ from ..media.info import MediaInfo
 from ..media.sound import CLIPPED_SHARE, PADDED_SECONDS, SILENCE_DB, clipped_share, rms_db
 from ..media.sound_media import AUDIO_SUFFIXES, NOT_NUMBERS, Sound, check_numbers, probe_sound, read_sound
 from ..media.video import check_frames, probe_media, read_frames
-from .check_report import Finding, Level
+from .check_report import Finding, FindingLevel
 
 LONGEST_CAPTION = 200  # words; what the guides call the limit
 CROP_SHARE = 0.2  # more than this of a picture cut away deserves a look
@@ -66,7 +66,7 @@ class FileFacts:
     sound_short: float = 0.0  # seconds that its sound lacks
     sound_damaged: int = 0  # parts of it that cannot be decoded
     loud_track: int = 0  # where the sound is silence, a track of the file that is not
-    beside: tuple[tuple[Level, str], ...] = ()  # what is wrong with its references and its mask
+    beside: tuple[tuple[FindingLevel, str], ...] = ()  # what is wrong with its references and its mask
 
     @property
     def path(self) -> Path:
@@ -118,7 +118,7 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> FileFacts:
     )
 
 
-def _of_companions(items: Sequence[Item]) -> Iterator[tuple[Level, str]]:
+def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
     """What is wrong with the files beside a medium, as far as the plan cannot know it."""
     item = items[0]
     pictures = {"reference": item.reference and item.reference.media, "mask": item.mask_media}

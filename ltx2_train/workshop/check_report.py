@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from ..shapes import VideoShape
 
-Level = Literal["green", "amber", "red"]
-LEVELS: tuple[Level, ...] = ("green", "amber", "red")
+FindingLevel = Literal["green", "amber", "red"]
+LEVELS: tuple[FindingLevel, ...] = ("green", "amber", "red")
 SHOWN_OF_A_RULE = 5
 
 
@@ -22,7 +22,7 @@ SHOWN_OF_A_RULE = 5
 class Finding:
     """One thing to look at. `path` is None where it is about a whole dataset; `rule` is a short fixed name."""
 
-    level: Level
+    level: FindingLevel
     rule: str
     dataset: str
     reason: str
@@ -43,7 +43,7 @@ class FileCheck:
 
     path: Path
     dataset: str
-    level: Level
+    level: FindingLevel
     samples: int = 0
     sizes: tuple[VideoShape, ...] = ()  # of its samples
     lost_frame: float | None = None
@@ -72,7 +72,7 @@ class CheckReport:
     seconds: float = 0.0
 
     @property
-    def level(self) -> Level:
+    def level(self) -> FindingLevel:
         return worst(self.findings)
 
     @property
@@ -126,7 +126,7 @@ class CheckReport:
         }
 
 
-def worst(findings: Sequence[Finding]) -> Level:
+def worst(findings: Sequence[Finding]) -> FindingLevel:
     """The highest level among `findings`; green where there is none."""
     return LEVELS[max((LEVELS.index(finding.level) for finding in findings), default=0)]
 

@@ -24,14 +24,15 @@ from ...dataset.plan import Item, plan_dataset
 from ...errors import CacheError, ConfigError
 from ...events import Events, Passing
 from ...feed.batches import BatchOrder
-from ...feed.loader import Sample, SoundBuckets, TrainingSet
+from ...feed.loader import Sample, SoundBuckets
 from ...objective.audio import audio_steps, virtual_shape
 from ...shapes import AUDIO_LATENTS_PER_SECOND as LATENTS_PER_SECOND
 from ...shapes import SPATIAL_FACTOR, LatentShape, VideoShape, floor_frames
+from ..run_data import open_data
 
-References = tuple[LatentShape | None, int]  # of a picture, and latent steps of that of a sound
-Shown = Callable[[Sample], References]
-Stream = TypeVar("Stream", VideoStream, AudioStream)
+ReferenceSize = tuple[LatentShape | None, int]  # of a picture, and latent steps of that of a sound
+ShownReference = Callable[[Sample], ReferenceSize]
+SampleStream = TypeVar("SampleStream", VideoStream, AudioStream)
 TEXT_TOKENS = 1024  # connectors fill every caption up to this
 
 
@@ -115,13 +116,13 @@ def largest_workload(run: RunConfig, events: Events | None = None) -> Workload:
     plan = plan_dataset(dataset, quiet)
     mode = run.model.mode
     try:
-        data = TrainingSet.open(dataset, CacheRecipe(run.cache, mode), quiet, plan, run.audio)
+        data = open_data(run, CacheRecipe(run.cache, mode), quiet, dataset, plan)
         samples: Sequence[Sample] = data.samples
         shown, source = partial(cached_references, run=run), "the caches"
     except CacheError:
         planned = {item.key: item for item in plan.items}
 
-        def shown(sample: Sample) -> References:
+        def shown(sample: Sample) -> ReferenceSize:
             item = planned[sample.key]
             picture = None if item.reference is None else item.reference.shape
             longest = item.dataset.entry.reference_audio_max_seconds or 0.0  # how long it is, its cache will say
@@ -143,13 +144,13 @@ def largest_workload(run: RunConfig, events: Events | None = None) -> Workload:
     return of_batch(largest_batch(order, run, shown), run, captions, source, shown)
 
 
-def cached_references(sample: Sample, run: RunConfig) -> References:
+def cached_references(sample: Sample, run: RunConfig) -> ReferenceSize:
     """What `run` shows of the references of a cached sample, by the headers of their files."""
     picture = None if sample.reference_path is None else _latent_shape(sample.reference_path)
     return _used(run, picture, 0 if sample.reference_audio_path is None else _steps(sample.reference_audio_path))
 
 
-def _used(run: RunConfig, picture: LatentShape | None, steps: int) -> References:
+def _used(run: RunConfig, picture: LatentShape | None, steps: int) -> ReferenceSize:
     """The references that conditions of `run` ask for."""
     seen = any(isinstance(one, Reference) and one.probability for one in run.video.conditions)
     heard = any(isinstance(one, AudioReference) and one.probability for one in run.audio.conditions)
@@ -166,7 +167,7 @@ def _steps(path: Path) -> int:
     return CacheFile(path).audio_steps()
 
 
-def largest_batch(order: BatchOrder, run: RunConfig, shown: Shown | None = None) -> list[Sample]:
+def largest_batch(order: BatchOrder, run: RunConfig, shown: ShownReference | None = None) -> list[Sample]:
     """The samples of the batch with the most tokens, references among them; a token of sound is half as wide as one of
     a picture. `shown` tells the references of a sample; those of its cache where it is not given."""
     batches = [[order.samples[i] for i in batch] for batch in order.epoch(0)]
@@ -185,7 +186,7 @@ def largest_batch(order: BatchOrder, run: RunConfig, shown: Shown | None = None)
 def at_worst(run: RunConfig) -> RunConfig:
     """`run` with everything given whenever it may be, which takes the most memory."""
 
-    def certain(stream: Stream) -> Stream:
+    def certain(stream: SampleStream) -> SampleStream:
         conditions = [
             one.model_copy(update={"probability": 1.0}) if one.probability else one for one in stream.conditions
         ]
@@ -202,7 +203,7 @@ def of_batch(
     run: RunConfig,
     captions: int = 1,
     source: str = "the caches",
-    shown: Shown | None = None,
+    shown: ShownReference | None = None,
 ) -> Workload:
     """The sizes of a batch of `run`; `shown` as in `largest_batch`."""
     first, mode = batch[0], run.model.mode

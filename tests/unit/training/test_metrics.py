@@ -9,7 +9,8 @@ from PIL import Image
 
 from ltx2_train import Events, RunError
 from ltx2_train.training import metrics
-from ltx2_train.training.metrics import MetricsLog, draw_chart, read_rows, smooth, terms_of, terms_text
+from ltx2_train.training.chart import draw_chart
+from ltx2_train.training.metrics import MetricsLog, read_rows, smooth, terms_of, terms_text
 
 
 def test_rows_after_the_saved_step_go_on_resume(tmp_path):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ltx2_train.config import make_run
-from ltx2_train.training.metrics import KEPT_ROWS, MetricsLog, chart_image
+from ltx2_train.training.chart import chart_image
+from ltx2_train.training.metrics import KEPT_ROWS, MetricsLog
 from ltx2_train.training.validation import rising, sigmas_of
 
 
