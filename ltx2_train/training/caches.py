@@ -117,8 +117,10 @@ def build_caches(run: RunConfig, events: Events | None = None, trains: bool = Tr
 
 
 def _checked(run: RunConfig, events: Events) -> tuple[BaseFiles, DrawSettings, list[Prompt]]:
-    """The files of the base, how samples are drawn, and the prompts that the run names. Raises TrainerError for what can be known of both
-    before hours of pictures."""
+    """The files of the base, how samples are drawn, and the prompts that the run names.
+
+    Raises TrainerError for what can be known of them before hours of pictures.
+    """
     run.require_effect()
     for note in (*run.notes, *(str(one) for one in run.without_effect if one.harmless)):
         events.message(note)
