@@ -22,6 +22,7 @@ from .making import CaptionClips, CutLongVideos
 from .merge_lora import MergeLoRA
 from .model import LoadBaseModel
 from .monitor import RunMonitor
+from .more_references import AddReference
 from .pairs import LoadTrainingPairs
 from .pick import PickCheckpoints
 from .preview import PreviewItem
@@ -42,6 +43,7 @@ NODES = [
     CheckDataset,
     CombineDatasets,
     LoadTrainingPairs,
+    AddReference,
     DatasetFromLists,
     PreviewItem,
     CutLongVideos,

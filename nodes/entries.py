@@ -14,6 +14,7 @@ SOURCES = ("video_directory", "image_directory", "audio_directory")
 SIZELESS = ("batch_size", "max_left_out")  # what of a shape concerns recordings too
 PAIRED = ("reference_directory", "reference_frames", "reference_downscale")
 BESIDE = ("reference_audio_directory", "mask_directory", "audio_mask_directory")
+MORE = ("more_reference_directories", "more_reference_frames", "more_reference_audio_directories")
 
 
 # widgets that always say something, and that `sizes` replaces
@@ -56,6 +57,11 @@ def media_folder(entry: Mapping[str, Any]) -> Path:
     return Path(next(entry[key] for key in SOURCES if key in entry))
 
 
+def media_kind(entry: Mapping[str, Any]) -> str:
+    """ "video", "image" or "audio"."""
+    return next(key for key in SOURCES if key in entry).removesuffix("_directory")
+
+
 def _cache_name(entry: Mapping[str, Any], first: Path, second: bool) -> str:
     """The name says kind and rate; media of another folder than the first, and pairs, are told apart by a mark."""
     source = media_folder(entry)
@@ -71,6 +77,8 @@ def _cache_name(entry: Mapping[str, Any], first: Path, second: bool) -> str:
         name += f"_pairs_{digest(*marks, length=8)}"
     if any(key in entry for key in BESIDE):
         name += f"_with_{digest(*(str(entry.get(key)) for key in BESIDE), length=8)}"
+    if any(key in entry for key in MORE):
+        name += f"_and_{digest(*(str(entry.get(key)) for key in MORE), length=8)}"
     return name
 
 

@@ -44,6 +44,13 @@ def given_inputs() -> list[Any]:
         io.Audio.Input(
             "given_audio", optional=True, tooltip="A sound that is given whole, so that only its picture is made."
         ),
+        io.Image.Input(
+            "reference_2",
+            optional=True,
+            tooltip="The second reference of a LoRA that was trained with several; further ones by --v behind the "
+            "prompt.",
+        ),
+        io.Audio.Input("reference_audio_2", optional=True, tooltip="The second reference sound, likewise."),
     ]
 
 
@@ -58,10 +65,14 @@ def conditions(wires: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "ImageFromBatch, or connect them to `reference` or `given_frames`."
             )
         tables.append({"type": "first_frame", "image_or_video": _pictures(there["first_frame"])})
-    if "reference" in there:
-        tables.append({"type": "reference", "video": _pictures(there["reference"])})
-    if "reference_audio" in there:
-        tables.append({"type": "reference", "audio": _sound(there["reference_audio"], "reference_audio")})
+    for first in ("reference", "reference_audio"):
+        for name in (first, f"{first}_2"):
+            if name not in there:
+                continue
+            if name != first and first not in there:
+                raise ConfigError(f"`{name}` is connected without `{first}`. Connect the first one there.")
+            made = {"video": _pictures(there[name])} if first == "reference" else {"audio": _sound(there[name], name)}
+            tables.append({"type": "reference", **made})
     if "given_mask" in there:
         if "given_frames" not in there:
             raise ConfigError("`given_mask` is connected without `given_frames`. Connect the pictures that it is of.")

@@ -113,19 +113,19 @@ class LoadTrainingPairs(io.ComfyNode):
                 references = source_folder.chosen_folder(reference_folder, reference_path, "reference_")
             shared = FORM.tables(settings)
             source_folder.ending(shared)
-            targets = _Targets(root, shared["recursive"])
+            targets = Targets(root, shared["recursive"])
             beside: dict[str, str] = {}
             told, count = [], sum(targets.kinds.values())
             if references is not None:
                 beside |= targets.settings("reference", references)
                 lone = targets.alone(references)
                 count -= len(lone)
-                told += _named("without a reference", lone)
+                told += named_alone("without a reference", lone)
             if masks is not None:
                 beside |= targets.settings("mask", masks)
-                told += _named("without a mask", targets.alone(masks))
+                told += named_alone("without a mask", targets.alone(masks))
             entries = tuple(
-                {f"{kind}_directory": str(root), **_for_kind(kind, beside), **shared} for kind in targets.kinds
+                {f"{kind}_directory": str(root), **of_kind(kind, beside), **shared} for kind in targets.kinds
             )
             for entry in entries:
                 parse(DatasetSettings, entry, TITLE)
@@ -136,7 +136,7 @@ class LoadTrainingPairs(io.ComfyNode):
             return io.NodeOutput(handles.ClipFolder(root, entries, count, noun), count)
 
 
-class _Targets:
+class Targets:
     """The files of the folder of targets. Recordings count where there are no pictures, whose sound they may be."""
 
     def __init__(self, root: Path, recursive: bool) -> None:
@@ -190,14 +190,14 @@ def _name(folder: Path, path: Path) -> str:
     return path.relative_to(folder).with_suffix("").as_posix().casefold()
 
 
-def _for_kind(kind: str, beside: dict[str, str]) -> dict[str, str]:
+def of_kind(kind: str, beside: dict[str, str]) -> dict[str, str]:
     """What of `beside` targets of `kind` can have: images have no sound, recordings no picture."""
     if kind == "video":
         return beside
     return {key: place for key, place in beside.items() if ("audio" in key) == (kind == "audio")}
 
 
-def _named(what: str, lone: list[Path]) -> list[str]:
+def named_alone(what: str, lone: list[Path]) -> list[str]:
     if not lone:
         return []
     return [f"{what}: {', '.join(sorted(path.name for path in lone)[:5])}{' ...' if len(lone) > 5 else ''}"]

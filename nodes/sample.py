@@ -98,6 +98,8 @@ class SampleLoRA(io.ComfyNode):
         given_frames: Any = None,
         given_mask: Any = None,
         given_audio: Any = None,
+        reference_2: Any = None,
+        reference_audio_2: Any = None,
         **settings: Any,
     ) -> io.NodeOutput:
         with host.training_job(TITLE):
@@ -113,15 +115,10 @@ class SampleLoRA(io.ComfyNode):
             config = core.make_run(FORM.instead(base.tables, settings), host.runs_folder())
             out = host.output_folder() / "ltx2_samples" / (run.folder.name if run is not None else "base")
             conditions = given.conditions(
-                {
-                    "first_frame": first_frame,
-                    "reference": reference,
-                    "reference_audio": reference_audio,
-                    "given_frames": given_frames,
-                    "given_mask": given_mask,
-                    "given_audio": given_audio,
-                }
-            )
+                {"first_frame": first_frame, "reference": reference, "reference_audio": reference_audio,
+                 "given_frames": given_frames, "given_mask": given_mask, "given_audio": given_audio,
+                 "reference_2": reference_2, "reference_audio_2": reference_audio_2}
+            )  # fmt: skip
             prompts = [{"prompt": text, "conditions": conditions} if conditions else text]
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:

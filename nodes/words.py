@@ -8,12 +8,14 @@ import functools
 import re
 from collections.abc import Callable, Iterator
 
-_PAIRS = "Load Training Pairs"
+_PAIRS, _MORE = "Load Training Pairs", "Add Reference"
 _FOLDERS = {
-    "reference_directory": "reference_folder",
-    "reference_audio_directory": "reference_folder",
-    "mask_directory": "mask_folder",
-    "audio_mask_directory": "mask_folder",
+    "reference_directory": f"reference_folder of {_PAIRS}",
+    "reference_audio_directory": f"reference_folder of {_PAIRS}",
+    "more_reference_directories": f"reference_folder of {_MORE}",
+    "more_reference_audio_directories": f"reference_folder of {_MORE}",
+    "mask_directory": f"mask_folder of {_PAIRS}",
+    "audio_mask_directory": f"mask_folder of {_PAIRS}",
 }
 _DATA = "|".join(_FOLDERS)
 # whole phrases of the core that speak of files which a graph has not
@@ -23,13 +25,19 @@ _PHRASES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
         lambda found: f"connect {found[1].capitalize()} Conditions, set to {found[2]}, to `conditions` of Train LoRA",
     ),
     (
+        re.compile(r"Add another \[\[(video|audio)\.conditions\]\]"),
+        lambda found: (
+            f"Connect another {found[1].capitalize()} Conditions, set to reference, to `conditions` of Train LoRA"
+        ),
+    ),
+    (
         re.compile(r"\b(video|audio)\.conditions asks for"),
         lambda found: f"{found[1].capitalize()} Conditions asks for",
     ),
-    (re.compile(rf"(?:\w*datasets\[\d+\]\.)({_DATA})\b"), lambda found: f"{_FOLDERS[found[1]]} of {_PAIRS}"),
+    (re.compile(rf"(?:\w*datasets\[\d+\]\.)({_DATA})\b"), lambda found: _FOLDERS[found[1]]),
     (
         re.compile(rf"\b({_DATA}) in the dataset file"),
-        lambda found: f"{_FOLDERS[found[1]]} of {_PAIRS} ({found[1]} of a dataset file)",
+        lambda found: f"{_FOLDERS[found[1]]} ({found[1]} of a dataset file)",
     ),
 )
 _shown: dict[str, dict[str, str]] = {}  # dotted path of a setting -> node that shows it -> name of the widget

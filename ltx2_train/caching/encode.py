@@ -12,14 +12,15 @@ import torch
 from ..dataset.augment import read_clip
 from ..dataset.cache_names import LATENT_SUFFIX
 from ..dataset.dataset_file import DatasetSettings
-from ..dataset.entry import REFERENCE_FOLDER
-from ..dataset.plan import Item
+from ..dataset.entry import REFERENCE_FOLDER, numbered_folder
+from ..dataset.plan import DatasetPlan, Item
 from ..dataset.reference import read_reference
 from ..errors import DataError, OutOfMemory
 from ..models.tiling import TileSettings, encode_tiled
 from ..shapes import VIDEO_CHANNELS, LatentShape
 from .cache_file import DTYPES, CacheFile, by, latent_key
 from .kind import Bench, CacheKind, CacheMade, Job, header_bytes
+from .recipe import CacheRecipe
 from .settings import CacheSettings
 
 if TYPE_CHECKING:
@@ -129,17 +130,25 @@ def encode_clip(clip: np.ndarray, vae: VideoVAE, settings: CacheSettings, device
 
 
 class References(Latents):
-    """Of the pictures that samples are shown."""
+    """Of the pictures that samples are shown: of each its reference `number`, counted from 0."""
+
+    def __init__(self, plan: DatasetPlan, recipe: CacheRecipe, number: int = 0) -> None:
+        super().__init__(plan, recipe)
+        self.number = number
+
+    @classmethod
+    def each(cls, plan: DatasetPlan, recipe: CacheRecipe) -> list[CacheKind[Any]]:
+        most = max((len(item.references) for item in plan.items), default=0)
+        return [cls(plan, recipe, number) for number in range(max(1, most))]
 
     def of(self, item: Item) -> Job | None:
-        reference, path = item.reference, item.reference_path
-        if item.kind == "audio" or reference is None or path is None:
+        if item.kind == "audio" or self.number >= len(item.references):
             return None
-        return Job(self, item, reference.path, path, self.made_from(item))
+        path = item.reference_path(self.number)
+        return Job(self, item, item.references[self.number].path, path, self.made_from(item))
 
     def made_from(self, item: Item) -> dict[str, Any]:
-        reference, shape, settings = item.reference, self.shape(item), self.recipe.settings
-        assert reference is not None, item.key
+        reference, shape, settings = item.references[self.number], self.shape(item), self.recipe.settings
         made = {
             "reference_file": reference.path.name,
             "reference_frames": reference.frames,
@@ -153,21 +162,21 @@ class References(Latents):
         return made | tiled(settings) | {"latents": [shape.frames, shape.height, shape.width]}
 
     def shape(self, item: Item) -> LatentShape:
-        assert item.reference is not None, item.key
-        return item.reference.shape
+        return item.references[self.number].shape
 
     def read(self, job: Job, model: VideoVAE | None) -> np.ndarray:
-        return read_reference(job.item, self.plan.settings_of(job.item))
+        return read_reference(job.item, self.plan.settings_of(job.item), self.number)
 
     def failure_name(self, job: Job) -> str:
-        return f"{REFERENCE_FOLDER}/{job.path.name}"  # its own name is that of its clip's latents
+        folder = numbered_folder(Path(REFERENCE_FOLDER), self.number)
+        return f"{folder}/{job.path.name}"  # its own name is that of its clip's latents
 
     def verdict(self, jobs: Sequence[Job], lost: set[Path]) -> str | None:
         return None
 
     @property
     def length_setting(self) -> str:
-        return "reference_frames"
+        return "more_reference_frames" if self.number else "reference_frames"
 
 
 def tiles_on(device: torch.device | str, tiles: TileSettings, vae: VideoVAE) -> TileSettings:

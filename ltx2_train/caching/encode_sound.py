@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..dataset.cache_names import AUDIO_SUFFIX
-from ..dataset.plan import Item
+from ..dataset.plan import DatasetPlan, Item
 from ..dataset.scan import SHOWN_AT_MOST
 from ..dataset.sources import source_stat
 from ..errors import DataError, OutOfMemory
@@ -28,6 +28,7 @@ from ..models.audio_vae import TIME_FACTOR, past_rows
 from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, AudioLatentShape, LatentShape, encoded_audio_steps
 from .cache_file import AUDIO_LENGTH_KEY, DTYPES, SILENCE, VIRTUAL_KEYS, CacheFile, audio_key, latent_key, write_cache
 from .kind import Bench, CacheKind, CacheMade, Job, header_bytes
+from .recipe import CacheRecipe
 
 if TYPE_CHECKING:
     from ..models.audio_vae import AudioVAE
@@ -179,16 +180,27 @@ class SoundLatents(CacheKind[Prepared]):
 
 
 class ReferenceSound(SoundLatents):
-    """Of the sounds that samples are given as a reference."""
+    """Of the sounds that samples are given as a reference: of each its sound `number`, counted from 0."""
+
+    def __init__(self, plan: DatasetPlan, recipe: CacheRecipe, number: int = 0) -> None:
+        super().__init__(plan, recipe)
+        self.number = number
+
+    @classmethod
+    def each(cls, plan: DatasetPlan, recipe: CacheRecipe) -> list[CacheKind[Any]]:
+        most = max((len(item.reference_audios) for item in plan.items), default=0)
+        return [cls(plan, recipe, number) for number in range(max(1, most))]
 
     def of(self, item: Item) -> Job | None:
-        sound, path = item.reference_audio, item.reference_audio_path
-        return None if sound is None or path is None else Job(self, item, sound, path, self.made_from(item))
+        sounds = item.reference_audios
+        if self.number >= len(sounds) or (sound := sounds[self.number]) is None:
+            return None
+        return Job(self, item, sound, item.reference_audio_path(self.number), self.made_from(item))
 
     def made_from(self, item: Item) -> dict[str, Any]:
         entry, settings = self.plan.settings_of(item), self.recipe.settings
         return {
-            "reference_file": item.reference_audio.name if item.reference_audio else None,
+            "reference_file": sound.name if (sound := item.reference_audios[self.number]) is not None else None,
             "reference_audio_max_seconds": entry.reference_audio_max_seconds,
             "audio_normalize": entry.audio_normalize,
             "surround": SURROUND,

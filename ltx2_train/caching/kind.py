@@ -108,6 +108,11 @@ class CacheKind(Generic[R]):
     def __init__(self, plan: DatasetPlan, recipe: CacheRecipe) -> None:
         self.plan, self.recipe = plan, recipe
 
+    @classmethod
+    def each(cls, plan: DatasetPlan, recipe: CacheRecipe) -> list[CacheKind[Any]]:
+        """The kinds of this class that `plan` has: one, unless an item may need several caches of it."""
+        return [cls(plan, recipe)]
+
     # --- which, and whether it is fresh ------------------------------------------------------------------------------
 
     @property

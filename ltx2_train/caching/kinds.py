@@ -30,7 +30,7 @@ KINDS: tuple[type[CacheKind[Any]], ...] = (
 
 def all_kinds(plan: DatasetPlan, recipe: CacheRecipe) -> list[CacheKind[Any]]:
     """Every kind, also those that the mode has no use for."""
-    return [kind(plan, recipe) for kind in KINDS]
+    return [one for kind in KINDS for one in kind.each(plan, recipe)]
 
 
 def needed_kinds(plan: DatasetPlan, recipe: CacheRecipe) -> list[CacheKind[Any]]:

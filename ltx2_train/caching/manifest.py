@@ -41,9 +41,9 @@ def _row(entry: DatasetSettings, files: list[str] | None, folder: Path) -> dict[
     if chosen is not None:
         row["cache_files"] = list(chosen)
     if entry.reference_directory is not None or entry.reference_cache_directory is not None:
-        row["reference_cache_directory"] = _relative(entry.reference_caches, folder)
+        row["reference_cache_directory"] = _relative(entry.reference_caches(), folder)
     if entry.reference_audio_directory is not None or entry.reference_audio_cache_directory is not None:
-        row["reference_audio_cache_directory"] = _relative(entry.reference_audio_caches, folder)
+        row["reference_audio_cache_directory"] = _relative(entry.reference_audio_caches(), folder)
     return row
 
 

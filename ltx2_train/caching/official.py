@@ -3,7 +3,8 @@
     latents/**/NAME.pt           latents [C, F, H, W] (older: [F H W, C]), num_frames, height, width in latents, fps
     conditions/**/NAME.pt        video_prompt_embeds and audio_prompt_embeds [N, D], or prompt_embeds of LTX-2 for both,
                                  before the connectors; prompt_attention_mask [N]. latent_X.pt has condition_X.pt
-    audio_latents, reference_latents, reference_audio_latents, video_masks, audio_masks: NAME.pt where there are any
+    audio_latents, reference_latents, reference_audio_latents, video_masks, audio_masks: NAME.pt where there are any;
+                of a second, third ... reference in reference_latents_2, reference_latents_3 ...
 
 These files are pickles. Nothing in this program reads a pickle but `_load` below, which is called by the command
 `ltx2-train cache import` alone, and which admits tensors, numbers, text and tables, and no code.
@@ -27,7 +28,7 @@ from ..dataset.cache_names import (
     text_cache_name,
     video_cache_name,
 )
-from ..dataset.entry import IMPORTED_FOLDER, REFERENCE_AUDIO_FOLDER, REFERENCE_FOLDER
+from ..dataset.entry import IMPORTED_FOLDER, REFERENCE_AUDIO_FOLDER, REFERENCE_FOLDER, numbered_caches, numbered_folder
 from ..dataset.scan import SHOWN_AT_MOST, Skipped
 from ..errors import DataError
 from ..events import Events, shielded
@@ -37,7 +38,8 @@ from .cache_file import ARCHITECTURE, AUDIO_LENGTH_KEY, MASK_KEY, write_cache
 
 PRECOMPUTED = ".precomputed"
 MAIN = ("latents", "audio_latents")  # each sample has one of them
-BESIDE = ("conditions", "reference_latents", "reference_audio_latents", "video_masks", "audio_masks")
+REFERENCES, REFERENCE_SOUNDS = "reference_latents", "reference_audio_latents"
+BESIDE = ("conditions", "video_masks", "audio_masks")
 TEXT_DTYPE = torch.bfloat16
 
 
@@ -64,7 +66,8 @@ def import_official(root: Path, out: Path | None = None, events: Events | None =
     events = shielded(events)
     out = out or root / IMPORTED_FOLDER
     root = root / PRECOMPUTED if (root / PRECOMPUTED).is_dir() else root
-    names = {folder: _names(root / folder) for folder in (*MAIN, *BESIDE)}
+    folders = [path.name for name in (REFERENCES, REFERENCE_SOUNDS) for path in numbered_caches(root / name)]
+    names = {folder: _names(root / folder) for folder in (*MAIN, *BESIDE, *folders)}
     main = sorted(set().union(*(names[folder] for folder in MAIN)))
     if not main:
         raise DataError(f"{root} holds no latents/*.pt of the official trainer. Name its preprocessed_data_root.", root)
@@ -84,7 +87,7 @@ def import_official(root: Path, out: Path | None = None, events: Events | None =
     used = {*main, *(_condition_name(name) for name in main)}
     report.skipped += [
         Skipped(root / folder / name, f"there are no {' and no '.join(MAIN)} of its name ({folder})")
-        for folder in BESIDE
+        for folder in (*BESIDE, *folders)
         for name in sorted(names[folder] - used)
     ]
     if not report.samples:
@@ -121,13 +124,15 @@ def _import_one(root: Path, name: Path, out: Path) -> None:
     write_cache(out / text_cache_name(stem, "compact"), _text(text), metadata)
     if heard is not None:
         write_cache(out / audio_cache_name(base), _sound(heard["latents"]), metadata)
-    if (shown := _load(root / "reference_latents" / name)) is not None:
-        given = _unpatchified(shown)
-        key = caches.latent_key(LatentShape(*given.shape[1:]), given.dtype)
-        write_cache(out / REFERENCE_FOLDER / base, {key: given}, metadata)
-    if (voice := _load(root / "reference_audio_latents" / name)) is not None:
-        path = out / REFERENCE_AUDIO_FOLDER / audio_cache_name(base)
-        write_cache(path, _sound(voice["latents"]), metadata)
+    for number, folder in enumerate(numbered_caches(root / REFERENCES)):
+        if (shown := _load(folder / name)) is not None:
+            given = _unpatchified(shown)
+            key = caches.latent_key(LatentShape(*given.shape[1:]), given.dtype)
+            write_cache(numbered_folder(out / REFERENCE_FOLDER, number) / base, {key: given}, metadata)
+    for number, folder in enumerate(numbered_caches(root / REFERENCE_SOUNDS)):
+        if (voice := _load(folder / name)) is not None:
+            path = numbered_folder(out / REFERENCE_AUDIO_FOLDER, number) / audio_cache_name(base)
+            write_cache(path, _sound(voice["latents"]), metadata)
     for folder, named in (("video_masks", mask_cache_name), ("audio_masks", audio_mask_cache_name)):
         if (mask := _load(root / folder / name)) is not None:
             write_cache(out / named(base), {MASK_KEY: (mask["mask"] > 0.5).to(torch.uint8)}, metadata)

@@ -13,14 +13,14 @@ from ..errors import RunError
 def require_writable(config: DatasetConfig) -> None:
     """Make the cache folders of `config` and write a byte into each. Raises RunError that names setting and folder."""
     for ref in config.refs:
-        for key, folder in ({} if ref.entry.from_caches else ref.entry.cache_folders()).items():
+        for key, folder in [] if ref.entry.from_caches else ref.entry.cache_folders():
             _try_to_write(f"{ref.name}.{key}", key, folder)
 
 
 def written_folders(config: DatasetConfig) -> list[Path]:
     """All folders that caches of media lie in, or have lain in."""
     media = [ref.entry for ref in config.refs if not ref.entry.from_caches]
-    return sorted({folder for entry in media for folder in entry.cache_folders(needed=False).values()})
+    return sorted({folder for entry in media for _, folder in entry.cache_folders(needed=False)})
 
 
 def _try_to_write(where: str, key: str, folder: Path) -> None:

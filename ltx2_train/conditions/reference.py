@@ -14,7 +14,7 @@ Shape letters: R tokens of the reference.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,13 +34,30 @@ class Lead:
 
     tokens: Tensor
     positions: Tensor
-    extent: tuple[int, ...]  # latent frames, rows, columns, or steps: equal where the positions are
+    extent: tuple[int, ...]  # latent frames, rows, columns, or steps and side: equal where the positions are
     unseen: bool = False  # the other modality does not attend to them
     textless: bool = False  # they do not attend to the text
 
     def sent(self, send: Callable[[Tensor], Tensor]) -> Lead:
         """The same with its tensors where `send` puts them."""
         return replace(self, tokens=send(self.tokens), positions=send(self.positions))
+
+
+def joined_leads(leads: Sequence[Lead | None]) -> Lead | None:
+    """The references of one sample as one, in the order of their conditions; None where there are none.
+
+    Each goes in front of what is there, so the last stands first, as in the official trainer. Their switches must be
+    alike.
+    """
+    there = [lead for lead in reversed(leads) if lead is not None]
+    if len(there) < 2:
+        return there[0] if there else None
+    return replace(
+        there[0],
+        tokens=torch.cat([lead.tokens for lead in there], dim=1),
+        positions=torch.cat([lead.positions for lead in there], dim=2),
+        extent=tuple(size for lead in there for size in lead.extent),
+    )
 
 
 def downscale(reference: LatentShape, target: LatentShape) -> int | None:
@@ -88,4 +105,5 @@ def audio_lead(latents: Tensor, reference: AudioReference, device: torch.device 
     """The reference sound `latents` [8, T, 16] in front of a sound."""
     positions = audio_reference_positions(latents.shape[1], reference.negative_positions, device)
     tokens = audio_tokens(latents[None].to(device=device, dtype=torch.float32))
-    return Lead(tokens, positions, (latents.shape[1],), reference.hide_from_video, reference.hide_text)
+    extent = (latents.shape[1], int(reference.negative_positions))
+    return Lead(tokens, positions, extent, reference.hide_from_video, reference.hide_text)

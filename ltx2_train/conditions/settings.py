@@ -112,7 +112,8 @@ class Mask(Condition):
 
 
 class Reference(Condition):
-    """A picture or clip of its own goes in front (IC-LoRA). It comes from reference_directory."""
+    """A picture or clip of its own goes in front (IC-LoRA). It comes from reference_directory; those of a second, third
+    ... condition of this type from more_reference_directories."""
 
     type: Literal["reference"] = "reference"
     temporal_scale_factor: int | None = Field(
@@ -125,7 +126,8 @@ class Reference(Condition):
 
 
 class AudioReference(Condition):
-    """A sound of its own goes in front (IC-LoRA of voices). It comes from reference_audio_directory."""
+    """A sound of its own goes in front (IC-LoRA of voices). It comes from reference_audio_directory; those of a second,
+    third ... condition of this type from more_reference_audio_directories."""
 
     type: Literal["reference"] = "reference"
     negative_positions: bool = Field(
@@ -143,6 +145,9 @@ class AudioReference(Condition):
         description="The reference does not attend to the text.",
         json_schema_extra={"community": "audio_ref_mask_reference_from_text_attention"},
     )
+
+
+SWITCHES = ("negative_positions", "hide_from_video", "hide_text")  # of a reference sound
 
 
 def _type_of(value: Any) -> Any:

@@ -50,7 +50,10 @@ def _official_conditions(value: Any, name: str, whole: Mapping[str, Any]) -> Fou
         raise ValueError("needs a list of conditions, each with a type")
     stream, conditions, found = name.split(".")[1], [], []
     made = dict(whole.get(f"training_strategy.{stream}") or {}).get("is_generated", True)
-    for one in value:
+    # the n-th condition shows the n-th reference, whatever the order of theirs
+    references = iter(sorted((one for one in value if one["type"] == "reference"), key=_numbered_folder))
+    for given in value:
+        one = next(references) if given["type"] == "reference" else given
         if one["type"] == "first_frame" and stream == "video" and made:
             found.append(("train.first_frame_probability", one.get("probability", 1.0)))
             continue
@@ -59,6 +62,12 @@ def _official_conditions(value: Any, name: str, whole: Mapping[str, Any]) -> Fou
             ValuePart(f"{name}.{one['type']}.{key}", one[key]) for key in ("latents_dir", "mask_dir") if key in one
         ]
     return [(f"{stream}.conditions", conditions), *found] if conditions else found
+
+
+def _numbered_folder(condition: Mapping[str, Any]) -> int:
+    """Which reference of a sample a condition shows: that of reference_latents_2 is the second."""
+    found = re.search(r"_(\d+)$", str(condition.get("latents_dir", "")))
+    return int(found[1]) if found else 1
 
 
 def _ic_lora(value: Any, name: str, whole: Mapping[str, Any]) -> Found:

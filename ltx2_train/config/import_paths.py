@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..dataset.entry import FOLDER_KEYS, SOURCE_KEYS
+from ..dataset.entry import FOLDER_KEYS, FOLDER_LIST_KEYS, SOURCE_KEYS
 from ..dataset.foreign_keys import LISTS
 from ..dataset.layouts import LIST_NAME
 from ..paths import from_folder, path_fault
@@ -36,7 +36,11 @@ def moved_paths(table: Mapping[str, Any], folder: Path, out: Path) -> dict[str, 
 def _with_paths(table: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
     def entry(values: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            key: change(str(value)) if key in (*FOLDER_KEYS, *SOURCE_KEYS) and value else value
+            key: change(str(value))
+            if key in (*FOLDER_KEYS, *SOURCE_KEYS) and value
+            else [change(str(one)) for one in value]
+            if key in FOLDER_LIST_KEYS and isinstance(value, (list, tuple))
+            else value
             for key, value in values.items()
             if value is not None
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ..errors import DataError
@@ -68,40 +68,44 @@ def _one(found: list[Path], what: str) -> Path:
 class Companions:
     """References and masks of the media of one dataset. `promised`: the list of media names references."""
 
-    def __init__(self, entry: DatasetSettings, promised: bool = False) -> None:
+    def __init__(self, entry: DatasetSettings, promised: int = 0) -> None:
         self.entry = entry
-        self.wants_reference = promised or entry.reference_directory is not None
+        self.wanted = max(promised, len(entry.reference_directories))
         self._stems = Stems(entry.source)
 
-    def reference(self, candidate: MediaFile) -> Path | None:
-        """The reference image or video of a medium, or None."""
-        if candidate.reference is not None:
-            return candidate.reference if is_file(candidate.reference) or is_dir(candidate.reference) else None
-        return self._stems.find(self.entry.reference_directory, candidate, PICTURE_SUFFIXES, "reference")
+    def reference(self, candidate: MediaFile, number: int) -> Path | None:
+        """The reference image or video `number` of a medium, counted from 0, or None."""
+        if (named := _at(candidate.references, number)) is not None:
+            return named if is_file(named) or is_dir(named) else None
+        folder = _at(self.entry.reference_directories, number)
+        return self._stems.find(folder, candidate, PICTURE_SUFFIXES, "reference")
+
+    def references(self, candidate: MediaFile) -> list[Path | None]:
+        """All that a medium should have of them; None where one is missing."""
+        return [self.reference(candidate, number) for number in range(self.wanted)]
 
     def pictures(self, candidate: MediaFile) -> list[Path]:
-        """The reference and the mask of a medium, as far as they are there."""
+        """The references and the mask of a medium, as far as they are there."""
         with contextlib.suppress(DataError):  # of two of one name, which is said when the medium is cut
-            return [path for path in (self.reference(candidate), self.mask(candidate)) if path is not None]
+            return [path for path in (*self.references(candidate), self.mask(candidate)) if path is not None]
         return []
 
-    def missing(self, candidate: MediaFile) -> str:
-        """Why a medium without its reference is left out."""
-        folder = self.entry.reference_directory
-        if candidate.reference is not None:
-            return f"no reference: {candidate.reference} is not there"
+    def missing(self, candidate: MediaFile, number: int) -> str:
+        """Why a medium without its reference `number` is left out."""
+        what, folder = named_reference(number), _at(self.entry.reference_directories, number)
+        if (named := _at(candidate.references, number)) is not None:
+            return f"no {what}: {named} is not there"
         if folder is None:
-            return f"no reference: its line in {self.entry.source.name} names none"
-        return f"no reference: {folder} has no image or video called {candidate.path.stem}"
+            return f"no {what}: its line in {self.entry.source.name} names none"
+        return f"no {what}: {folder} has no image or video called {candidate.path.stem}"
 
     def gone(self, candidate: MediaFile) -> str:
         """Why a medium is left out for which the list names a file that is not there; "" where all are."""
-        named = {
-            "mask": candidate.mask,
-            "mask for sound": candidate.audio_mask,
-            "reference sound": candidate.reference_audio,
-        }
-        for what, path in named.items():
+        named = [("mask", candidate.mask), ("mask for sound", candidate.audio_mask)]
+        named += [
+            (named_reference(number, "reference sound"), path) for number, path in enumerate(candidate.reference_audios)
+        ]
+        for what, path in named:
             if path is not None and not (is_file(path) or is_dir(path)):
                 return f"no {what}: {path} is not there; correct its line in {self.entry.source.name}"
         return ""
@@ -137,6 +141,20 @@ class SoundFinder:
         key = "audio_source" if entry.audio_files_directory is None else "audio_files_directory"
         return None, f"no {candidate.path.stem}{entry.audio_extension} in {folder}; add it, or correct {key}"
 
-    def reference(self, candidate: MediaFile) -> Path | None:
-        """The reference sound of a medium, or None."""
-        return self._stems.find(self.entry.reference_audio_directory, candidate, AUDIO_SUFFIXES, "reference sound")
+    def references(self, candidate: MediaFile) -> tuple[Path | None, ...]:
+        """The reference sounds of a medium, None where one is missing; empty where it has none."""
+        folders, named = self.entry.reference_audio_directories, candidate.reference_audios
+        found = [
+            _at(named, number) or self._stems.find(_at(folders, number), candidate, AUDIO_SUFFIXES, "reference sound")
+            for number in range(max(len(folders), len(named)))
+        ]
+        return tuple(found) if any(found) else ()
+
+
+def named_reference(number: int, what: str = "reference") -> str:
+    """ "reference", "reference 2" ...: what the reference `number`, counted from 0, is called."""
+    return what if number == 0 else f"{what} {number + 1}"
+
+
+def _at(paths: Sequence[Path | None], number: int) -> Path | None:
+    return paths[number] if number < len(paths) else None

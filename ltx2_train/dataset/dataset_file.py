@@ -22,6 +22,7 @@ from ..shapes import SPATIAL_FACTOR
 from ..toml import read_toml
 from .entry import (
     FOLDER_KEYS,
+    FOLDER_LIST_KEYS,
     LIST_KEYS,
     SOURCE_KEYS,
     DatasetRef,
@@ -78,7 +79,7 @@ class DatasetConfig(Settings):
                 raise ValueError(f"{name}.cache_directory: needs a folder, since {why}")
             if dataset.cache_files is not None and not dataset.from_caches:
                 raise ValueError(f"{name}.cache_files: counts only with cache_only = true; set that, or leave it out")
-            for key, path in dataset.cache_folders().items():
+            for key, path in dataset.cache_folders():
                 folder = path.expanduser().absolute()
                 if folder in owners:
                     raise ValueError(
@@ -211,6 +212,9 @@ def _absolute(settings: Any, folder: Path) -> Any:
         value = getattr(settings, key, None)
         if value is not None:
             update[key] = from_folder(folder, value)
+    for key in FOLDER_LIST_KEYS:
+        if places := getattr(settings, key, ()):
+            update[key] = tuple(from_folder(folder, place) for place in places)
     # A copy must not count the paths of `general` as set in a dataset, hence only what was there is updated.
     return settings.model_copy(update=update) if update else settings
 

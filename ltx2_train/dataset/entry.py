@@ -32,6 +32,7 @@ FOLDER_KEYS = (
     "mask_directory",
     "audio_mask_directory",
 )
+FOLDER_LIST_KEYS = ("more_reference_directories", "more_reference_audio_directories")
 REFERENCE_FOLDER = "reference"
 IMPORTED_FOLDER = "ltx2_caches"
 REFERENCE_AUDIO_FOLDER = "reference_audio"
@@ -88,9 +89,24 @@ class DatasetSettings(SharedSettings):
         description="Folder of reference images or videos, one for each medium of the same name.",
         json_schema_extra={"counts_with": ".kind = image | video -- for images and videos", "advanced": True},
     )
+    more_reference_directories: tuple[Path, ...] = Field(
+        default=(),
+        description="Folders of a second, third ... reference of each medium. Each has a condition of its own, in this "
+        "order.",
+        json_schema_extra={"counts_with": ".kind = image | video -- for images and videos", "advanced": True},
+    )
     reference_audio_directory: Path | None = Field(
         default=None,
         description="Folder of reference sounds, one for each video or sound of the same name.",
+        json_schema_extra={
+            "counts_with": ".may_have_sound -- for recordings, and for videos whose audio_source is not none",
+            "advanced": True,
+        },
+    )
+    more_reference_audio_directories: tuple[Path, ...] = Field(
+        default=(),
+        description="Folders of a second, third ... reference sound of each medium. Each has a condition of its own, "
+        "in this order.",
         json_schema_extra={
             "counts_with": ".may_have_sound -- for recordings, and for videos whose audio_source is not none",
             "advanced": True,
@@ -121,6 +137,21 @@ class DatasetSettings(SharedSettings):
             apart = {key.split("_")[0] for key in given} == {"video", "audio"}
             hint = '. For videos whose sound is in files of their own set audio_source = "audio_files"' if apart else ""
             raise ValueError(f"this dataset {what}; give exactly one of {', '.join(SOURCE_KEYS)}{hint}")
+        return self
+
+    @model_validator(mode="after")
+    def _first_before_more(self) -> DatasetSettings:
+        firsts = {"more_reference_directories": "reference_directory"}
+        firsts["more_reference_audio_directories"] = "reference_audio_directory"
+        for more, first in firsts.items():
+            if getattr(self, more) and getattr(self, first) is None:
+                raise ValueError(f"{more} names further folders, and {first} is not set. Name the first one there")
+        folders, frames = self.more_reference_directories, self.more_reference_frames
+        if folders and frames and len(folders) != len(frames):
+            raise ValueError(
+                f"more_reference_frames has {len(frames)} numbers, and more_reference_directories {len(folders)} "
+                "folders. Give one number for each folder"
+            )
         return self
 
     @property
@@ -174,6 +205,23 @@ class DatasetSettings(SharedSettings):
         return self.from_a_list or self.reference_directory is not None or self.reference_cache_directory is not None
 
     @property
+    def may_have_more_references(self) -> bool:
+        """Whether media may have several references."""
+        return self.from_a_list or bool(self.more_reference_directories)
+
+    @property
+    def reference_directories(self) -> tuple[Path, ...]:
+        """The folders of all references of a medium, in the order of their conditions."""
+        first = self.reference_directory
+        return () if first is None else (first, *self.more_reference_directories)
+
+    @property
+    def reference_audio_directories(self) -> tuple[Path, ...]:
+        """The folders of all reference sounds of a medium, in the order of their conditions."""
+        first = self.reference_audio_directory
+        return () if first is None else (first, *self.more_reference_audio_directories)
+
+    @property
     def may_have_voices(self) -> bool:
         """Whether media may have reference sounds."""
         folders = (self.reference_audio_directory, self.reference_audio_cache_directory)
@@ -191,27 +239,40 @@ class DatasetSettings(SharedSettings):
             return self.source / IMPORTED_FOLDER
         return self.cache_directory if self.cache_directory is not None else self.source
 
-    @property
-    def reference_caches(self) -> Path:
-        """The folder of the cached references."""
-        return self.reference_cache_directory or self.caches / REFERENCE_FOLDER
+    def reference_caches(self, number: int = 0) -> Path:
+        """The folder of the cached references `number`, counted from 0."""
+        return numbered_folder(self.reference_cache_directory or self.caches / REFERENCE_FOLDER, number)
 
-    @property
-    def reference_audio_caches(self) -> Path:
-        """The folder of the cached reference sounds."""
-        return self.reference_audio_cache_directory or self.caches / REFERENCE_AUDIO_FOLDER
+    def reference_audio_caches(self, number: int = 0) -> Path:
+        """The folder of the cached reference sounds `number`, counted from 0."""
+        return numbered_folder(self.reference_audio_cache_directory or self.caches / REFERENCE_AUDIO_FOLDER, number)
 
-    def cache_folders(self, needed: bool = True) -> dict[str, Path]:
-        """The folders that its caches are written to, by the setting that names each.
+    def cache_folders(self, needed: bool = True) -> list[tuple[str, Path]]:
+        """The folders that its caches are written to, each with the setting that names it.
 
         Without `needed` also those of references that it does not have (any more).
         """
-        folders = {"cache_directory": self.caches}
-        if self.reference_directory is not None or not needed:
-            folders["reference_cache_directory"] = self.reference_caches
-        if self.reference_audio_directory is not None or not needed:
-            folders["reference_audio_cache_directory"] = self.reference_audio_caches
+        folders = [("cache_directory", self.caches)]
+        for key, first, count in (
+            ("reference_cache_directory", self.reference_caches(), len(self.reference_directories)),
+            ("reference_audio_cache_directory", self.reference_audio_caches(), len(self.reference_audio_directories)),
+        ):
+            wanted = [numbered_folder(first, number) for number in range(count)]
+            folders += [(key, folder) for folder in (wanted if needed else {*wanted, *numbered_caches(first)})]
         return folders
+
+
+def numbered_folder(folder: Path, number: int) -> Path:
+    """The cache folder of references `number`, beside `folder` of the first ones: "reference", "reference_2" ..."""
+    return folder if number == 0 else folder.with_name(f"{folder.name}_{number + 1}")
+
+
+def numbered_caches(folder: Path) -> list[Path]:
+    """Those of them that are there: `folder`, and behind it as many as follow without a gap."""
+    found = [folder]
+    while (more := numbered_folder(folder, len(found))).is_dir():
+        found.append(more)
+    return found
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..idle import Idle, idle
-from .entry import FOLDER_KEYS, LIST_KEYS, SOURCE_KEYS, DatasetRef, DatasetSettings
+from .entry import FOLDER_KEYS, FOLDER_LIST_KEYS, LIST_KEYS, SOURCE_KEYS, DatasetRef, DatasetSettings
 
-_DATA = {*FOLDER_KEYS, *LIST_KEYS, *SOURCE_KEYS}
+_DATA = {*FOLDER_KEYS, *FOLDER_LIST_KEYS, *LIST_KEYS, *SOURCE_KEYS}
 
 
 def idle_entries(

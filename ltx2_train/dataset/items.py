@@ -88,9 +88,8 @@ class Item:
     sound: SoundWindow | None = None
     silence: str = ""
     virtual: LatentShape | None = None
-    reference_audio: Path | None = None  # the file
-    reference_folder: Path | None = None  # of its cache
-    reference: ReferenceMedia | None = None
+    reference_audios: tuple[Path | None, ...] = ()  # the files; None where one is missing
+    references: tuple[ReferenceMedia, ...] = ()
     mask: Path | None = None
     audio_mask: Path | None = None
     flipped: bool = False
@@ -150,17 +149,13 @@ class Item:
         """Where the cache of the sound belongs; None where there is no sound. A mirrored copy shares it."""
         return None if self.sound is None else self.source.folder / audio_cache_name(self._name(""))
 
-    @property
-    def reference_audio_path(self) -> Path | None:
-        """Where the cache of the reference sound belongs; None where there is none."""
-        if self.reference_audio is None or self.reference_folder is None:
-            return None
-        return self.reference_folder / audio_cache_name(self._name(""))
+    def reference_audio_path(self, number: int) -> Path:
+        """Where the cache of the reference sound `number` belongs."""
+        return self.dataset.entry.reference_audio_caches(number) / audio_cache_name(self._name(""))
 
-    @property
-    def reference_path(self) -> Path | None:
-        """Where the cache of the reference belongs; None where there is none."""
-        return None if self.reference is None else self.reference.folder / self.latent_path.name
+    def reference_path(self, number: int) -> Path:
+        """Where the cache of the reference `number` belongs."""
+        return self.references[number].folder / self.latent_path.name
 
     @property
     def mask_path(self) -> Path | None:

@@ -2,7 +2,8 @@
 
     {image,video,audio}_jsonl_file  one JSON object a line: {image_path | video_path | audio_path, caption}, and where
                         there are any audio_path (of a video), control_path or reference_path, reference_audio_path,
-                        mask_path, audio_mask_path
+                        mask_path, audio_mask_path; of further references reference_path_2, reference_path_3 ... or
+                        control_path_0, control_path_1 ...
     dataset_file        JSON (a list of objects, or one object of lists), JSON lines or CSV with named columns, as the
                         official trainer's: caption, video (or media_path), audio, reference_video (or ref_media_path),
                         reference_audio, video_mask, audio_mask
@@ -15,6 +16,7 @@ reads are named.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +33,12 @@ VIDEOS_FILE, CAPTIONS_FILE = "videos.txt", "prompts.txt"
 # Columns in the order in which they are looked for.
 _MEDIA = ("video", "media_path", "video_path", "image", "image_path", "audio", "audio_path")
 _SOUND = ("audio", "audio_path")
-_REFERENCE = ("reference_video", "ref_media_path", "reference_path", "control_path", "control_path_0")
+_CONTROL = "control_path"
+_REFERENCE = ("reference_video", "ref_media_path", "reference_path", _CONTROL, f"{_CONTROL}_0")
 _REFERENCE_AUDIO = ("reference_audio", "reference_audio_path")
 _MASK = ("video_mask", "mask_path")
 _AUDIO_MASK = ("audio_mask", "audio_mask_path")
+_NUMBERED = re.compile(r"_(\d{1,2})$")  # columns of a second, third ... reference
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,8 @@ class MediaFile:
     caption_path: Path | None = None
     # named by the list that names the medium
     sound: Path | None = None
-    reference: Path | None = None
-    reference_audio: Path | None = None
+    references: tuple[Path | None, ...] = ()
+    reference_audios: tuple[Path | None, ...] = ()
     mask: Path | None = None
     audio_mask: Path | None = None
 
@@ -109,8 +113,8 @@ class _Reader:
             cache_stem(media.name if is_dir(media) else media.stem),
             caption=caption,
             sound=None if silent else self._path(cells, _SOUND, used)[0],
-            reference=self._path(cells, _REFERENCE, used)[0],
-            reference_audio=self._path(cells, _REFERENCE_AUDIO, used)[0],
+            references=self._paths(cells, _REFERENCE, used),
+            reference_audios=self._paths(cells, _REFERENCE_AUDIO, used),
             mask=self._path(cells, _MASK, used)[0],
             audio_mask=self._path(cells, _AUDIO_MASK, used)[0],
         )
@@ -144,6 +148,17 @@ class _Reader:
             raise ValueError("it holds half a character or a zero byte; write it anew")
         return _path(self.source, value), column
 
+    def _paths(self, cells: Mapping[str, Any], columns: Sequence[str], used: list[str]) -> tuple[Path | None, ...]:
+        """What `columns` name, and behind it what columns of the same names with a number do: _2, _3 ..."""
+        found = [self._path(cells, columns, used)[0]]
+        numbers = [int(match[1]) for key in cells if (match := _NUMBERED.search(key)) is not None]
+        found += [
+            self._path(cells, _numbered(columns, number), used)[0] for number in range(2, max(numbers, default=0) + 2)
+        ]
+        while found and found[-1] is None:
+            found.pop()
+        return tuple(found)
+
     def notes(self) -> Iterator[str]:
         known = {*self.media, self.caption, *_SOUND, *_REFERENCE, *_REFERENCE_AUDIO, *_MASK, *_AUDIO_MASK}
         for column, where in self.unused.items():
@@ -155,6 +170,12 @@ class _Reader:
                 f"{self.source.name}: {len(self.several)} rows have several captions (first in {self.several[0]}). The "
                 "first of each is used."
             )
+
+
+def _numbered(columns: Sequence[str], number: int) -> list[str]:
+    """What `columns` are called of the reference `number`; the community trainer counts its control_path from 0."""
+    named = [f"{column}_{number}" for column in columns if not column.startswith(_CONTROL)]
+    return [*named, f"{_CONTROL}_{number - 1}"] if _CONTROL in columns else named
 
 
 def _path(source: Path, text: str) -> Path:

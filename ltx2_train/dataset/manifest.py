@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ConfigError
-from .entry import FOLDER_KEYS, SOURCE_KEYS, DatasetSettings
+from .entry import FOLDER_KEYS, FOLDER_LIST_KEYS, SOURCE_KEYS, DatasetSettings
 from .entry_types import LISTS
 
 MANIFEST_NAME = "dataset_manifest.json"
@@ -29,7 +29,7 @@ COMMUNITY_FORMAT = "musubi_tuner_dataset_manifest"
 # What only matters where media are read; the caches are what came of it.
 OF_MEDIA = frozenset(
     (
-        *SOURCE_KEYS, *(key for key in FOLDER_KEYS if not key.endswith("cache_directory")),
+        *SOURCE_KEYS, *FOLDER_LIST_KEYS, *(key for key in FOLDER_KEYS if not key.endswith("cache_directory")),
         "video_column", "caption_column", "cache_only", "cache_files",
     )
 )  # fmt: skip

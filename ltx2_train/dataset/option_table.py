@@ -36,7 +36,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "References and masks": (
         "reference_directory", "reference_frames", "reference_downscale", "reference_temporal_scale",
-        "reference_audio_directory", "reference_audio_max_seconds", "mask_directory", "audio_mask_directory",
+        "more_reference_directories", "more_reference_frames", "reference_audio_directory",
+        "more_reference_audio_directories", "reference_audio_max_seconds", "mask_directory", "audio_mask_directory",
     ),
     "Caches": (
         "cache_directory", "reference_cache_directory", "reference_audio_cache_directory", "cache_only", "cache_files",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from .dataset_file import DatasetConfig
+from .entry import FOLDER_LIST_KEYS
 
 MEDIA_FOLDERS = (
     "image_directory",
@@ -24,8 +25,9 @@ def refuse_among_media(out: Path, config: DatasetConfig) -> None:
     place = out.resolve()
     for ref in config.refs:
         name, entry = ref.name, ref.entry
-        for key in () if entry.from_caches else MEDIA_FOLDERS:
-            folder = getattr(entry, key)
+        places = [(key, getattr(entry, key)) for key in MEDIA_FOLDERS]
+        places += [(key, folder) for key in FOLDER_LIST_KEYS for folder in getattr(entry, key)]
+        for key, folder in () if entry.from_caches else places:
             if folder is None:
                 continue
             media = folder.resolve()

@@ -14,7 +14,7 @@ from ..media.buckets import cover
 from ..media.frames import PAD_LIMIT
 from ..media.info import MediaInfo
 from .augment import same_shape
-from .items import Item
+from .items import Item, ReferenceMedia
 from .reference import line_beside, spaced
 from .scan import SHOWN_AT_MOST
 
@@ -44,14 +44,16 @@ class Fit:
             found.append(f"{len(files)} {topic}: {', '.join([*shown, *more])}")
         return found
 
-    def reference(self, item: Item) -> None:
-        """Look at the reference of `item`, whose medium is known."""
-        wanted = item.reference
-        if wanted is None or wanted.media is None:
-            return
-        media, own = wanted.media, item.source.media
+    def references(self, item: Item) -> None:
+        """Look at the references of `item`."""
+        for number, wanted in enumerate(item.references):
+            if wanted.media is not None:
+                self._reference(item, wanted, wanted.media, item.dataset.entry.frames_of(number))
+
+    def _reference(self, item: Item, wanted: ReferenceMedia, media: MediaInfo, frames: int) -> None:
+        own = item.source.media
         self._length(item, media, spaced(wanted.frames, wanted.temporal_scale), SHORT_REFERENCE)
-        if not item.dataset.entry.reference_frames and media.kind == "video":
+        if not frames and media.kind == "video":
             self._longer(item, media, LONG_REFERENCE)
         if not same_shape(media, own.width, own.height):
             wide, high, _, _ = cover(media.width, media.height, (wanted.width, wanted.height))

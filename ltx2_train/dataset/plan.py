@@ -88,7 +88,7 @@ def _plan_one(
     if not ready:
         raise DataError(nothing_left(name, entry, len(candidates), skipped), entry.source)
 
-    promised = any(candidate.reference is not None for candidate in ready)
+    promised = max(len(candidate.references) for candidate in ready)
     known = MediaIndex(entry.caches)
     cutter = Cutter(ref, targets, promised, functools.partial(_look_at, index=known))
     items: list[Item] = []
@@ -135,11 +135,12 @@ def _copies(items: list[Item]) -> list[str]:
 
 
 def _without_reference(entry: DatasetSettings, items: list[Item]) -> list[str]:
-    """A sentence where media lack the reference sound that their dataset promises."""
-    if entry.reference_audio_directory is None:
-        return []
-    lacking = [item for item in items if item.reference_audio is None]
-    return _lacking(lacking, f"no reference sound of their name in {entry.reference_audio_directory}")
+    """A sentence where media lack a reference sound that their dataset promises."""
+    notes: list[str] = []
+    for number, folder in enumerate(entry.reference_audio_directories):
+        lacking = [item for item in items if number >= len(item.reference_audios) or not item.reference_audios[number]]
+        notes += _lacking(lacking, f"no reference sound of their name in {folder}")
+    return notes
 
 
 def _without_mask(entry: DatasetSettings, items: list[Item]) -> list[str]:
@@ -155,16 +156,18 @@ def _without_mask(entry: DatasetSettings, items: list[Item]) -> list[str]:
 
 
 def _references_alone(entry: DatasetSettings, candidates: Sequence[MediaFile]) -> list[str]:
-    """A sentence where files in the folder of references belong to no medium."""
-    folder = entry.reference_directory
-    if folder is None or not folder.is_dir() or folder == entry.source:
-        return []
+    """A sentence for each folder of references with files that belong to no medium."""
     media = {same(candidate.path.stem) for candidate in candidates}
-    files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in PICTURE_SUFFIXES)
-    alone = [path.name for path in files if same(path.stem) not in media]
-    more = " ..." if len(alone) > SHOWN_AT_MOST else ""
-    shown = ", ".join(alone[:SHOWN_AT_MOST])
-    return [f"{len(alone)} references in {folder} have no medium of their name: {shown}{more}"] if alone else []
+    notes = []
+    for folder in entry.reference_directories:
+        if not folder.is_dir() or folder == entry.source:
+            continue
+        files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in PICTURE_SUFFIXES)
+        if alone := [path.name for path in files if same(path.stem) not in media]:
+            more = " ..." if len(alone) > SHOWN_AT_MOST else ""
+            shown = ", ".join(alone[:SHOWN_AT_MOST])
+            notes.append(f"{len(alone)} references in {folder} have no medium of their name: {shown}{more}")
+    return notes
 
 
 def _lacking(items: list[Item], what: str) -> list[str]:

@@ -48,10 +48,9 @@ def frames_within(clip: int, scale: int) -> int:
     return floor_frames(1 + (clip - 1) // scale)
 
 
-def read_reference(item: Item, entry: DatasetSettings) -> np.ndarray:
-    """The reference of `item` as uint8 [frames, H, W, 3]. Raises DataError where it cannot be read."""
-    wanted = item.reference
-    assert wanted is not None, item.key
+def read_reference(item: Item, entry: DatasetSettings, number: int = 0) -> np.ndarray:
+    """The reference `number` of `item` as uint8 [frames, H, W, 3]. Raises DataError where it cannot be read."""
+    wanted = item.references[number]
     media = wanted.media or probe_companion(wanted.path, entry)
     alike = same_shape(media, item.source.media.width, item.source.media.height)
     centre = crop_centre(item, entry) if alike else MIDDLE

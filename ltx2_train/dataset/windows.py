@@ -29,8 +29,7 @@ IMAGE_FPS = 25.0
 class _Beside:
     """The files that belong to all windows of a medium."""
 
-    reference_audio: Path | None
-    reference_folder: Path | None
+    reference_audios: tuple[Path | None, ...]
     mask: Path | None
     mask_media: MediaInfo | None
     audio_mask: Path | None
@@ -42,7 +41,7 @@ class Cutter:
 
     dataset: DatasetRef
     targets: tuple[int, ...]
-    promised: bool  # references, by the list of media
+    promised: int  # references of each medium, by the list of media
     look: Callable[[Path], MediaInfo]  # what a file holds; raises DataError
     buckets: BucketSelector = field(init=False)
     sounds: SoundFinder = field(init=False)
@@ -58,7 +57,7 @@ class Cutter:
         entry = self.settings
         self.sounds = SoundFinder(entry)
         self.companions = Companions(entry, self.promised)
-        factor = entry.reference_downscale if self.companions.wants_reference else 1
+        factor = entry.reference_downscale if self.companions.wanted else 1
         self.buckets = BucketSelector(entry.resolution, entry.enable_bucket, entry.bucket_no_upscale, factor)
 
     def cut(self, media: MediaInfo, candidate: MediaFile) -> tuple[list[Item], str | None]:
@@ -72,12 +71,12 @@ class Cutter:
         if media.kind == "audio":
             return self._cut_recording(media, candidate)
         entry = self.settings
-        reference = self.companions.reference(candidate)
-        if reference is None and self.companions.wants_reference:
-            return [], self.companions.missing(candidate)
+        references = self.companions.references(candidate)
+        if None in references:
+            return [], self.companions.missing(candidate, references.index(None))
         if gone := self.companions.gone(candidate):
             return [], gone
-        shown = None if reference is None else self._look(reference, "reference")
+        shown = [self._look(path, "reference") for path in references if path is not None]
         if media.kind == "image":
             line = timing.Timeline((0,), IMAGE_FPS, entry.target_fps, False)
             cut, explicit = [timing.Window(0, 1)], self._explicit(media, 1)
@@ -105,8 +104,8 @@ class Cutter:
         items = []
         for window in cut:
             sound = None if silence else clip_sound(media, line, window, overridden, apart, tracks)
-            pair = self._reference(shown, window, width, height)
-            item = self._item(source, window, (width, height), beside, sound, silence=silence, reference=pair)
+            pairs = tuple(self._reference(number, media, window, width, height) for number, media in enumerate(shown))
+            item = self._item(source, window, (width, height), beside, sound, silence=silence, references=pairs)
             self._check_fit(item)
             items += [item, dataclasses.replace(item, flipped=True)] if entry.flip else [item]
         return items, None
@@ -130,8 +129,7 @@ class Cutter:
             *size,
             self.dataset,
             sound,
-            reference_audio=beside.reference_audio,
-            reference_folder=beside.reference_folder,
+            reference_audios=beside.reference_audios,
             mask=beside.mask,
             mask_media=beside.mask_media,
             audio_mask=None if sound is None else beside.audio_mask,
@@ -189,12 +187,9 @@ class Cutter:
 
     def _companions_of(self, candidate: MediaFile, kind: MediaKind) -> _Beside:
         """What lies beside a medium; looked for once, however many windows it has."""
-        entry, promised = self.settings, self.settings.reference_audio_directory is not None
-        heard = promised or candidate.reference_audio is not None
         mask = self.companions.mask(candidate) if kind != "audio" else None
         return _Beside(
-            (candidate.reference_audio or self.sounds.reference(candidate)) if heard else None,
-            entry.reference_audio_caches if heard else None,
+            self.sounds.references(candidate),
             mask,
             None if mask is None else self._look(mask, "mask"),
             self.companions.audio_mask(candidate),
@@ -211,21 +206,19 @@ class Cutter:
 
     def _check_fit(self, item: Item) -> None:
         """Take down how the files beside an item fit it. Raises DataError where one belongs to another medium."""
-        self.fit.reference(item)
+        self.fit.references(item)
         self.fit.mask(item)
         if item.audio_mask is not None and item.audio_mask.suffix.lower() in AUDIO_SUFFIXES:
             self.fit.sound_mask(item, self._look(item.audio_mask, "mask for sound"))
 
     def _reference(
-        self, media: MediaInfo | None, window: timing.Window, width: int, height: int
-    ) -> ReferenceMedia | None:
-        if media is None:
-            return None
+        self, number: int, media: MediaInfo, window: timing.Window, width: int, height: int
+    ) -> ReferenceMedia:
         entry = self.settings
         scale = entry.reference_temporal_scale
-        frames = entry.reference_frames or frames_within(window.count, scale)
+        frames = entry.frames_of(number) or frames_within(window.count, scale)
         size = smaller(width, height, entry.reference_downscale)
-        return ReferenceMedia(media.path, entry.reference_caches, frames, *size, scale, media)
+        return ReferenceMedia(media.path, entry.reference_caches(number), frames, *size, scale, media)
 
     def _seconds(self, duration: float) -> str | None:
         entry = self.settings

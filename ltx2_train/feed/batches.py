@@ -39,17 +39,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class GivenData:
-    """What conditions may give of one sample, None where it has none of it: the reference [128, F, H, W] and the
-    reference sound [8, T, 16] in float32, masks [F, H, W] and [T] as bool, true where it is given."""
+    """What conditions may give of one sample, None where it has none of it: references [128, F, H, W] and reference
+    sounds [8, T, 16] in float32, masks [F, H, W] and [T] as bool, true where it is given."""
 
-    reference: torch.Tensor | None = None
-    reference_audio: torch.Tensor | None = None
+    references: tuple[torch.Tensor | None, ...] = ()
+    reference_audios: tuple[torch.Tensor | None, ...] = ()
     mask: torch.Tensor | None = None
     audio_mask: torch.Tensor | None = None
 
     @property
     def any(self) -> bool:
-        return any(value is not None for value in (self.reference, self.reference_audio, self.mask, self.audio_mask))
+        values = (*self.references, *self.reference_audios, self.mask, self.audio_mask)
+        return any(value is not None for value in values)
 
 
 @dataclass(frozen=True)
@@ -214,8 +215,8 @@ def load_batch(dataset: TrainingSet, samples: Sequence[Sample], epoch: int = 0, 
 
 def _load_given(dataset: TrainingSet, sample: Sample) -> GivenData:
     return GivenData(
-        None if sample.reference_path is None else dataset.load_reference(sample),
-        None if sample.reference_audio_path is None else dataset.load_reference_audio(sample),
+        dataset.load_references(sample) if sample.reference_paths else (),
+        dataset.load_reference_audios(sample) if sample.reference_audio_paths else (),
         None if sample.mask_path is None else dataset.load_mask(sample),
         None if sample.audio_mask_path is None else dataset.load_audio_mask(sample),
     )
@@ -241,7 +242,8 @@ def _key(sample: Sample) -> tuple[Any, ...]:
     """Equal for samples that may share a batch."""
     if sample.kind == "audio":
         return sample.dataset, sound_key(sample.audio_steps, sample.buckets)
-    key = (sample.dataset, sample.shape, sample.fps, sample.reference_path is not None)
+    shown = tuple(path is not None for path in sample.reference_paths)
+    key = (sample.dataset, sample.shape, sample.fps, shown)
     return (*key, sample.audio_steps > 0) if sample.buckets.separate else key
 
 

@@ -8,7 +8,7 @@ that its dataset promises, is left out with a warning, as in the community train
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ..dataset.cache_names import (
     text_cache_name,
 )
 from ..dataset.dataset_file import DatasetConfig
-from ..dataset.entry import DatasetRef, DatasetSettings
+from ..dataset.entry import DatasetRef, DatasetSettings, numbered_caches
 from ..dataset.items import FLIPPED, require_share
 from ..dataset.plan import DatasetPlan, plan_dataset
 from ..dataset.scan import Skipped
@@ -35,7 +35,7 @@ from ..errors import CacheError
 from ..events import Events
 from ..objective.audio import virtual_shape
 from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, LatentShape, VideoShape
-from .sample_check import SampleChecker
+from .sample_check import SampleChecker, up_to_the_last
 from .samples import Sample, SoundBuckets
 
 _NAME = re.compile(
@@ -232,24 +232,36 @@ class CachedSamples:
         return None
 
     def _companions(self, entry: DatasetSettings, name: CachedName, kind: str, heard: bool) -> dict[str, Any] | None:
-        found: dict[str, Path] = {}
-        reference = entry.reference_caches / name.name
-        if kind != "audio" and reference.is_file():
-            self._check(CacheFile(reference), "VAE", self.checker.recipe.video_vae)
-            found["reference_path"] = reference
-        elif kind != "audio" and entry.reference_cache_directory is not None:
-            self.checker.left_out[entry.caches / name.name] = f"there is no reference of its name in {reference.parent}"
-            return None
-        sound = entry.reference_audio_caches / audio_cache_name(name.plain)
-        if heard and sound.is_file():
-            self._check(CacheFile(sound), "audio VAE", self.checker.recipe.audio_vae)
-            found["reference_audio_path"] = sound
+        found: dict[str, Any] = {}
+        if kind != "audio":
+            folders = numbered_caches(entry.reference_caches())
+            references = self._numbered(folders, name.name, "VAE", self.checker.recipe.video_vae)
+            if entry.reference_cache_directory is not None and None in references:
+                lacking = folders[references.index(None)]
+                self.checker.left_out[entry.caches / name.name] = f"there is no reference of its name in {lacking}"
+                return None
+            found["reference_paths"] = up_to_the_last(references)
+        if heard:
+            folders = numbered_caches(entry.reference_audio_caches())
+            plain = audio_cache_name(name.plain)
+            sounds = self._numbered(folders, plain, "audio VAE", self.checker.recipe.audio_vae)
+            found["reference_audio_paths"] = up_to_the_last(sounds)
         mask = entry.caches / mask_cache_name(name.name)
         if kind != "audio" and mask.is_file():
             found["mask_path"] = mask
         audio_mask = entry.caches / audio_mask_cache_name(name.plain)
         if heard and audio_mask.is_file():
             found["audio_mask_path"] = audio_mask
+        return found
+
+    def _numbered(self, folders: Sequence[Path], name: str, part: str, weights: str) -> list[Path | None]:
+        """The file called `name` in each of `folders`, None where it is missing. Raises CacheError."""
+        found: list[Path | None] = []
+        for folder in folders:
+            path = folder / name
+            if path.is_file():
+                self._check(CacheFile(path), part, weights)
+            found.append(path if path.is_file() else None)
         return found
 
     def _check(self, file: CacheFile, part: str, fingerprint: str) -> None:

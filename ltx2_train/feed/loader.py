@@ -83,16 +83,15 @@ class TrainingSet:
         assert sample.audio_path is not None, sample.key
         return CacheFile(sample.audio_path).audio_latents()[:, : sample.audio_steps]
 
-    def load_reference(self, sample: Sample) -> torch.Tensor:
-        """[128, F, H, W] of the reference in float32, normalised. Raises CacheError where the file is damaged."""
-        assert sample.reference_path is not None, sample.key
-        return CacheFile(sample.reference_path).latents()
+    def load_references(self, sample: Sample) -> tuple[torch.Tensor | None, ...]:
+        """[128, F, H, W] of each reference in float32, normalised; None where one is missing. Raises CacheError where
+        a file is damaged."""
+        return tuple(None if path is None else CacheFile(path).latents() for path in sample.reference_paths)
 
-    def load_reference_audio(self, sample: Sample) -> torch.Tensor:
-        """[8, T, 16] of the reference sound in float32, normalised, as long as it is."""
-        assert sample.reference_audio_path is not None, sample.key
-        file = CacheFile(sample.reference_audio_path)
-        return file.audio_latents()[:, : file.audio_steps()]
+    def load_reference_audios(self, sample: Sample) -> tuple[torch.Tensor | None, ...]:
+        """[8, T, 16] of each reference sound in float32, normalised, as long as it is; None where one is missing."""
+        files = [None if path is None else CacheFile(path) for path in sample.reference_audio_paths]
+        return tuple(None if file is None else file.audio_latents()[:, : file.audio_steps()] for file in files)
 
     def load_mask(self, sample: Sample) -> torch.Tensor:
         """bool [F, H, W] in latents, true where the clip is given. Raises CacheError where the file is damaged."""

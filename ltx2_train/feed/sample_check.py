@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..caching.cache_file import MEND, CacheFile
 from ..caching.encode import Latents, References
@@ -38,8 +40,8 @@ class SampleChecker:
         self.unheard: dict[Path, str] = {}
         self.unfit = 0
         self.foreign = 0
-        self._latents, self._references = Latents(plan, recipe), References(plan, recipe)
-        self._sounds, self._reference_sounds = SoundLatents(plan, recipe), ReferenceSound(plan, recipe)
+        self._latents, self._references = Latents(plan, recipe), References.each(plan, recipe)
+        self._sounds, self._reference_sounds = SoundLatents(plan, recipe), ReferenceSound.each(plan, recipe)
         self._masks, self._sound_masks = Masks(plan, recipe), SoundMasks(plan, recipe)
         self._text = Text(plan, recipe)
         self._texts: dict[tuple[Path, str], Path | None] = {}
@@ -127,31 +129,33 @@ class SampleChecker:
             self._texts[item.text_key] = None if problem else job.path
         return self._texts[item.text_key]
 
-    def _companions(self, item: Item, seen: bool, heard: bool) -> dict[str, Path] | None:
+    def _companions(self, item: Item, seen: bool, heard: bool) -> dict[str, Any] | None:
         """The caches of references and masks that the mode has a use for; None with the reason noted."""
-        companions: dict[str, Path] = {}
         needed = {
-            "reference_path": self._references.of(item) if seen else None,
-            "reference_audio_path": self._reference_sounds.of(item) if heard else None,
-            "mask_path": self._masks.of(item) if seen else None,
-            "audio_mask_path": self._sound_masks.of(item) if heard else None,
+            "reference_paths": [kind.of(item) for kind in self._references] if seen else [],
+            "reference_audio_paths": [kind.of(item) for kind in self._reference_sounds] if heard else [],
+            "mask_path": [self._masks.of(item)] if seen else [],
+            "audio_mask_path": [self._sound_masks.of(item)] if heard else [],
         }
-        for key, job in needed.items():
-            if job is None:
-                continue
-            if not job.path.is_file():
-                if key == "reference_audio_path":
-                    # once something is missing the run ends anyway, and sounds need not be listened to
-                    if not self.problems and (reason := _unheard(job.source)):
-                        self.unheard[job.source] = reason
-                        continue
-                elif reason := job.kind.failure(job):
-                    self.left_out[item.source.path] = reason
+        found: dict[str, tuple[Path | None, ...]] = {}
+        for key, jobs in needed.items():
+            paths: list[Path | None] = []
+            for job in jobs:
+                if job is not None and not job.path.is_file():
+                    if key == "reference_audio_paths":
+                        # once something is missing the run ends anyway, and sounds need not be listened to
+                        if not self.problems and (reason := _unheard(job.source)):
+                            self.unheard[job.source] = reason
+                            job = None
+                    elif reason := job.kind.failure(job):
+                        self.left_out[item.source.path] = reason
+                        return None
+                if job is not None and self._usable(job) is None:
                     return None
-            if self._usable(job) is None:
-                return None
-            companions[key] = job.path
-        return companions
+                paths.append(None if job is None else job.path)
+            found[key] = tuple(paths)
+        masks = {key: next(iter(found.pop(key)), None) for key in ("mask_path", "audio_mask_path")}
+        return {**masks, **{key: up_to_the_last(paths) for key, paths in found.items()}}
 
     def finish(self, total: int) -> None:
         if self.problems:
@@ -192,6 +196,12 @@ class SampleChecker:
                 "Not one sample with sound is left. Add clips or recordings that have sound, or set model.mode = video."
             )
         return CacheError("Not one sample for training is left. " + MEND)
+
+
+def up_to_the_last(paths: Sequence[Path | None]) -> tuple[Path | None, ...]:
+    """`paths` without what is missing behind the last that is there."""
+    count = max((place for place, path in enumerate(paths, 1) if path is not None), default=0)
+    return tuple(paths[:count])
 
 
 def _unheard(path: Path) -> str:

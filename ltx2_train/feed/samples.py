@@ -42,8 +42,8 @@ class Sample:
 
     `kind` is what is trained of it: "audio" has no picture, be it a recording or, in mode audio, the sound of a clip;
     its `shape` then is that of an imagined video, which the noise levels follow. `audio_steps` counts the latents of
-    its sound, 0 for none, and `silent` says that all of it is known to be silence. References and masks are None where
-    a sample has none, or the mode no use for them.
+    its sound, 0 for none, and `silent` says that all of it is known to be silence. References stand in the order of
+    their conditions, None where one is missing; masks are None where a sample has none, or the mode no use for them.
     """
 
     key: str
@@ -62,8 +62,8 @@ class Sample:
     audio_steps: int = 0
     silent: bool = False
     audio_loss_weight: float | None = None
-    reference_path: Path | None = None
-    reference_audio_path: Path | None = None
+    reference_paths: tuple[Path | None, ...] = ()
+    reference_audio_paths: tuple[Path | None, ...] = ()
     reference_temporal_scale: int = 1
     mask_path: Path | None = None
     audio_mask_path: Path | None = None

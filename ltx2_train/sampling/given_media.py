@@ -216,7 +216,7 @@ class GivenMedia:
         elif shown.is_reference:
             form = shown.form(self.trained)
             size = (shape.width // form.downscale, shape.height // form.downscale)
-            frames = spaced(form.count(shape.frames, still), form.temporal_scale)
+            frames = spaced(form.count(shape.frames, still, shown.number), form.temporal_scale)
         elif isinstance(condition, Prefix):
             frames = list(range(1 + TEMPORAL_FACTOR * (_length(condition) - 1)))
         elif isinstance(condition, Suffix):

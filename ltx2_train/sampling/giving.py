@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..conditions.given import Target, lengths, tokens_of
-from ..conditions.reference import audio_lead, video_lead
+from ..conditions.reference import audio_lead, joined_leads, video_lead
 from ..conditions.settings import AudioReference, Boundary, Mask, Suffix
 from ..conditions.trained import OF_AUDIO, OF_VIDEO, Trained
 from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, VideoShape, sampled_audio_steps
@@ -32,11 +32,12 @@ def _video(shape: VideoShape, latents: ShownLatents, trained: Trained, device: t
     clean = torch.zeros(size.channels, size.frames, size.height, size.width)
     target = Target.video(size, shape.fps)
     given = _parts(clean, target, latents, shape)
-    for shown, reference in latents:
-        if shown.is_reference:
-            scale = shown.form(trained).temporal_scale
-            given = replace(given or GivenStream(), reference=video_lead(reference, size, shape.fps, scale, device))
-    return given
+    leads = [
+        video_lead(reference, size, shape.fps, shown.form(trained).temporal_scale, device)
+        for shown, reference in latents
+        if shown.is_reference
+    ]
+    return replace(given or GivenStream(), reference=joined_leads(leads)) if leads else given
 
 
 def _audio(shape: VideoShape, latents: ShownLatents, trained: Trained, device: torch.device) -> GivenStream | None:
@@ -44,12 +45,12 @@ def _audio(shape: VideoShape, latents: ShownLatents, trained: Trained, device: t
     clean = torch.zeros(AUDIO_CHANNELS, steps, AUDIO_BINS)
     # what is encoded of a sound often has a step more than is drawn
     given = _parts(clean, Target(steps), [(shown, piece[:, :steps]) for shown, piece in latents], shape)
+    leads = []
     for shown, reference in latents:
-        condition = shown.condition
-        if isinstance(condition, AudioReference):
+        if isinstance(condition := shown.condition, AudioReference):
             switches = condition if shown.cached else shown.form(trained).sound
-            given = replace(given or GivenStream(), reference=audio_lead(reference, switches, device))
-    return given
+            leads.append(audio_lead(reference, switches, device))
+    return replace(given or GivenStream(), reference=joined_leads(leads)) if leads else given
 
 
 def _parts(

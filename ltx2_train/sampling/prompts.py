@@ -7,9 +7,9 @@
 or a library of them in JSON or TOML, see read_library.
 
 Options: w width, h height, f frames, r frames a second, d seed, s steps, g (or l) guidance, n negative prompt, i image
-of the first frame, v reference picture or video, ra reference sound. Where sound alone is drawn, f and r say how long
-it lasts. Lines that begin with # are left out. A prompt may begin with any word: only what follows two dashes is an
-option. A table of a library may have `conditions`, see shown.py.
+of the first frame, v reference picture or video, ra reference sound; v and ra once for each reference. Where sound
+alone is drawn, f and r say how long it lasts. Lines that begin with # are left out. A prompt may begin with any word:
+only what follows two dashes is an option. A table of a library may have `conditions`, see shown.py.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from ..conditions.settings import AudioReference
-from ..conditions.trained import Trained
+from ..conditions.trained import OF_AUDIO, OF_VIDEO, Trained
 from ..config import DrawSettings, RunConfig, SampleSettings
 from ..config.read import tomllib
 from ..errors import ConfigError
@@ -30,7 +31,7 @@ from ..files import parse_json
 from ..settings import limits
 from ..shapes import Mode, VideoShape, floor_frames, floor_side
 from .shown import OPTIONS as OPTIONS_OF_MEDIA
-from .shown import Shown, require_given, shown_by_option, shown_of_clip, shown_tables
+from .shown import REPEATED, Shown, require_given, shown_by_option, shown_of_clip, shown_tables
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,8 @@ def _line_of(entry: dict[str, Any]) -> str:
         if key not in ("prompt", "conditions", "enum"):  # the community trainer numbers its prompts with enum
             if key not in BY_NAME:
                 raise ConfigError(f"{key} is not known. Known: {', '.join(BY_NAME)}, conditions.")
-            line += f" --{BY_NAME[key].letter} {value}"
+            several = value if isinstance(value, list) and BY_NAME[key].setting in REPEATED else [value]
+            line += "".join(f" --{BY_NAME[key].letter} {one}" for one in several)
     return line
 
 
@@ -232,6 +234,8 @@ def parse_prompt(
             raise ConfigError(f"--{letter} is not known. Known: {' '.join(BY_LETTER)}.")
         option = BY_LETTER[letter]
         value, more = option.read(rest.strip(), base)
+        if option.setting in REPEATED:
+            value = (*values.pop(option.setting, ()), value)
         if values.setdefault(option.setting, value) != value:
             raise ConfigError(
                 f"{option.setting} is given twice: {values[option.setting]} and {value}. Keep one of them."
@@ -246,7 +250,11 @@ def parse_prompt(
         return values.get(setting, getattr(settings, setting))
 
     shape = VideoShape(floor_frames(of("frames")), floor_side(of("height")), floor_side(of("width")), of("fps"))
-    by_option = [shown_by_option(setting, values[setting], shape) for setting in OPTIONS_OF_MEDIA if setting in values]
+    by_option = [
+        shown_by_option(setting, path, shape)
+        for setting in OPTIONS_OF_MEDIA
+        for path in (values.get(setting, ()) if setting in REPEATED else filter(None, [values.get(setting)]))
+    ]
     return Prompt(
         text=text,
         negative=of("negative_prompt"),
@@ -256,8 +264,14 @@ def parse_prompt(
         guidance=of("guidance"),
         guidance_of_sound=None if "guidance" in values and settings.sound_of_model else settings.audio_guidance,
         identity_guidance=settings.identity_guidance,
-        given=(*by_option, *shown_tables(tables, shape, base)),
+        given=_counted((*by_option, *shown_tables(tables, shape, base))),
     )
+
+
+def _counted(shown: Sequence[Shown]) -> tuple[Shown, ...]:
+    """`shown` with the references of each stream numbered in their order, as those of a clip are."""
+    numbers = {OF_VIDEO: count(), OF_AUDIO: count()}
+    return tuple(replace(one, number=next(numbers[one.stream])) if one.is_reference else one for one in shown)
 
 
 def require_drawable(prompts: Sequence[Prompt], mode: Mode, trained: Trained) -> None:

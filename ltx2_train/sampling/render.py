@@ -87,8 +87,8 @@ class Drawn:
     index: int
     prompt: Prompt
     latents: Pair
-    beside: Tensor | None = None  # latents [128, F, H, W] of the reference that is shown beside it
-    spacing: int = 1  # of its frames
+    # latents [128, F, H, W] of each reference that is shown beside it, and the spacing of its frames
+    beside: tuple[tuple[Tensor, int], ...] = ()
 
 
 def open_vae(config: RunConfig, checkpoint: Path, device: torch.device, encoder: bool, decoder: bool) -> VideoVAE:
@@ -146,15 +146,12 @@ class Renderer:
     def _drawn(
         self, index: int, prompt: Prompt, latents: Sequence[tuple[Shown, Tensor]], done: int, prompts: Sequence[Prompt]
     ) -> Drawn:
-        beside = next(
-            (
-                (piece, one.form(self.media.trained).temporal_scale)
-                for one, piece in latents
-                if one.is_reference and one.stream == OF_VIDEO and (one.beside or self.settings.include_reference)
-            ),
-            (None, 1),
+        beside = tuple(
+            (piece, one.form(self.media.trained).temporal_scale)
+            for one, piece in latents
+            if one.is_reference and one.stream == OF_VIDEO and (one.beside or self.settings.include_reference)
         )
-        return Drawn(index, prompt, self._latents(prompt, latents, done, prompts), *beside)
+        return Drawn(index, prompt, self._latents(prompt, latents, done, prompts), beside)
 
     def _latents(
         self, prompt: Prompt, latents: Sequence[tuple[Shown, Tensor]], done: int, prompts: Sequence[Prompt]
@@ -311,9 +308,9 @@ class Renderer:
             assert video is not None, "pictures are decoded where pictures were drawn"
             weight = next(vae.parameters())
             frames = _single(decode_frames(vae, video[None].to(weight.device), self.settings.tiles))
-            if one.beside is not None:
-                reference = decode_frames(vae, one.beside[None].to(weight.device), self.settings.tiles)
-                frames = side_by_side([*_single(reference)], frames, one.spacing, one.prompt.shape.frames)
+            for latents, spacing in reversed(one.beside):
+                reference = decode_frames(vae, latents[None].to(weight.device), self.settings.tiles)
+                frames = side_by_side([*_single(reference)], frames, spacing, one.prompt.shape)
             if one.prompt.shape.frames == 1:
                 path = write_image(_ending(stem, ".png"), next(frames), about)
             elif sound is not None and merge:
@@ -358,9 +355,10 @@ def _ending(stem: Path, ending: str) -> Path:
 
 
 def side_by_side(
-    reference: Sequence[np.ndarray], frames: Iterable[np.ndarray], spacing: int, count: int
+    reference: Sequence[np.ndarray], frames: Iterable[np.ndarray], spacing: int, shape: VideoShape
 ) -> Iterator[np.ndarray]:
-    """`frames` [H, W, 3], `count` of them, each with the frame of the reference of its time to the left of it.
+    """`frames` [H, W', 3] of a sample of `shape`, each with the frame of the reference of its time, as large as the
+    sample, to the left of it.
 
     The reference has `spacing` times fewer frames a second; one of another length is spread over the whole.
     """
@@ -369,8 +367,8 @@ def side_by_side(
         if spacing > 1:
             place = min(last, 1 + (index - 1) // spacing if index else 0)
         else:
-            place = index if last + 1 >= count else round(index * last / max(1, count - 1))
-        shown = fit_image(reference[place], (frame.shape[1], frame.shape[0]))
+            place = index if last + 1 >= shape.frames else round(index * last / max(1, shape.frames - 1))
+        shown = fit_image(reference[place], (shape.width, shape.height))
         yield np.concatenate((shown, frame), axis=1)
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..conditions.settings import AudioReference
-from ..conditions.trained import Trained, reference_sound_of
+from ..conditions.trained import Trained, reference_sounds_of, references_of
 from ..config import DrawSettings, RunConfig
 from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
+from ..dataset.entry import DatasetSettings
 from ..dataset.outputs import refuse_among_media
 from ..errors import ConfigError, DataError
 from ..events import Events, shielded
@@ -130,7 +131,7 @@ def trained_of(run: RunConfig, dataset: DatasetConfig) -> Trained:
     """How a LoRA of `run` on `dataset` is shown its references: as the first dataset that has any says."""
     having = [one for one in dataset.datasets if one.reference_directory or one.reference_cache_directory]
     hearing = [one for one in dataset.datasets if one.reference_audio_directory or one.reference_audio_cache_directory]
-    sound = reference_sound_of(run.audio.conditions) or AudioReference()
+    sound = next(iter(reference_sounds_of(run.audio.conditions)), AudioReference())
     entry, heard = (having or dataset.datasets)[0], (hearing or dataset.datasets)[0]
     return Trained(
         entry.reference_downscale,
@@ -138,7 +139,14 @@ def trained_of(run: RunConfig, dataset: DatasetConfig) -> Trained:
         entry.reference_frames,
         heard.reference_audio_max_seconds,
         sound,
+        _frames_of_more(run, entry),
     )
+
+
+def _frames_of_more(run: RunConfig, entry: DatasetSettings) -> tuple[int, ...]:
+    """The frames of each reference behind the first, as the dataset says; nothing where they are those of the first."""
+    found = tuple(entry.frames_of(number) for number in range(1, len(references_of(run.video.conditions))))
+    return found if entry.more_reference_frames else ()
 
 
 def _first_captions(run: RunConfig) -> list[str]:

@@ -29,6 +29,7 @@ from ..caching.cache_file import CacheFile
 from ..caching.encode_mask import latent_mask, step_mask
 from ..conditions.given import Target, why_not_given
 from ..conditions.settings import (
+    SWITCHES,
     AudioCondition,
     AudioReference,
     FirstFrame,
@@ -39,7 +40,7 @@ from ..conditions.settings import (
     Suffix,
     VideoCondition,
 )
-from ..conditions.trained import OF_AUDIO, OF_VIDEO, Trained
+from ..conditions.trained import OF_AUDIO, OF_VIDEO, Trained, reference_sounds_of, references_of
 from ..config import RunConfig
 from ..dataset.reference import probe_picture
 from ..dataset.sources import source_stat
@@ -57,7 +58,8 @@ class Shown:
     """One thing that a sample is given. `condition` says which tokens it gives; None: the whole stream.
 
     `path` is a medium or, if `cached`, latents of the caches; `mask` belongs to a condition of type mask. What a
-    reference leaves open (None) is as the LoRA was trained. `beside`: it is shown beside the sample.
+    reference leaves open (None) is as the LoRA was trained. `beside`: it is shown beside the sample. `number` counts
+    the references of a stream from 0.
     """
 
     stream: StreamName
@@ -70,6 +72,7 @@ class Shown:
     switches: tuple[tuple[str, bool], ...] = ()
     beside: bool = False
     cached: bool = False
+    number: int = 0
 
     @property
     def is_reference(self) -> bool:
@@ -83,6 +86,7 @@ class Shown:
             trained.frames,
             trained.seconds,
             trained.sound.model_copy(update=dict(self.switches)),
+            trained.more_frames,
         )
 
 
@@ -108,7 +112,7 @@ class ShownTable(Settings):
 
 
 OPTIONS = {"image": "--i", "reference": "--v", "reference_audio": "--ra"}
-_OF_SOUND = ("negative_positions", "hide_from_video", "hide_text")
+REPEATED = ("reference", "reference_audio")  # given once for each reference, in the order of training
 # which keys a table of a type may have besides its medium; those of the sound alone
 _KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...] | None]] = {
     "first_frame": ((), None),
@@ -116,7 +120,7 @@ _KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...] | None]] = {
     "suffix": (("num_frames",), ("duration",)),
     "spatial_crop": (("spatial_region",), None),
     "mask": (("mask",), ("mask",)),
-    "reference": (("downscale_factor", "temporal_scale_factor", "include_in_output"), _OF_SOUND),
+    "reference": (("downscale_factor", "temporal_scale_factor", "include_in_output"), SWITCHES),
     "video_to_audio": ((), None),
     "audio_to_video": ((), ()),
 }
@@ -227,7 +231,7 @@ def _heard(table: ShownTable, path: Path, mask: Path | None, shape: VideoShape, 
     seconds = sound_seconds(path, name)
     steps = sampled_audio_steps(shape.seconds)
     if table.type == "reference":
-        switches = tuple((key, value) for key in _OF_SOUND if (value := getattr(table, key)) is not None)
+        switches = tuple((key, value) for key in SWITCHES if (value := getattr(table, key)) is not None)
         return Shown(OF_AUDIO, AudioReference(), path, name, switches=switches)
     if table.type == "audio_to_video":
         return Shown(OF_AUDIO, None, path, name)
@@ -255,11 +259,12 @@ def shown_of_clip(sample: Sample, run: RunConfig) -> tuple[Shown, ...]:
         found.append(Shown(OF_VIDEO, None, sample.latent_path, name, cached=True))
     elif run.sample.validation_first_frame and sample.shape.frames > 1:
         found.append(Shown(OF_VIDEO, FirstFrame(), sample.latent_path, name, cached=True))
+    scale = sample.reference_temporal_scale
+    for one, path in zip(references_of(run.video.conditions), sample.reference_paths, strict=False):
+        if path is not None:
+            found.append(Shown(OF_VIDEO, one, path, name, temporal_scale=scale, cached=True))
     for one in run.video.conditions:
-        scale = sample.reference_temporal_scale
-        if isinstance(one, Reference) and sample.reference_path is not None:
-            found.append(Shown(OF_VIDEO, one, sample.reference_path, name, temporal_scale=scale, cached=True))
-        elif isinstance(one, Mask) and sample.mask_path is not None and run.video.generated:
+        if isinstance(one, Mask) and sample.mask_path is not None and run.video.generated:
             found.append(Shown(OF_VIDEO, one, sample.latent_path, name, sample.mask_path, cached=True))
         elif not isinstance(one, (Reference, Mask, FirstFrame)) and run.video.generated:
             found.append(Shown(OF_VIDEO, one, sample.latent_path, name, cached=True))
@@ -267,10 +272,11 @@ def shown_of_clip(sample: Sample, run: RunConfig) -> tuple[Shown, ...]:
         return tuple(found)
     if not run.audio.generated:
         found.append(Shown(OF_AUDIO, None, sample.audio_path, name, cached=True))
+    for one, path in zip(reference_sounds_of(run.audio.conditions), sample.reference_audio_paths, strict=False):
+        if path is not None:
+            found.append(Shown(OF_AUDIO, one, path, name, cached=True))
     for one in run.audio.conditions:
-        if isinstance(one, AudioReference) and sample.reference_audio_path is not None:
-            found.append(Shown(OF_AUDIO, one, sample.reference_audio_path, name, cached=True))
-        elif isinstance(one, Mask) and sample.audio_mask_path is not None and run.audio.generated:
+        if isinstance(one, Mask) and sample.audio_mask_path is not None and run.audio.generated:
             found.append(Shown(OF_AUDIO, one, sample.audio_path, name, sample.audio_mask_path, cached=True))
         elif not isinstance(one, (AudioReference, Mask)) and run.audio.generated:
             found.append(Shown(OF_AUDIO, one, sample.audio_path, name, cached=True))
@@ -299,7 +305,7 @@ def require_given(shown: Sequence[Shown], shape: VideoShape, mode: Mode, trained
     if {one.stream for one in shown if one.condition is None} == {OF_VIDEO, OF_AUDIO}:
         raise ConfigError("conditions: picture and sound are both given whole, so nothing is left to draw.")
     for stream in (OF_VIDEO, OF_AUDIO):
-        for which in ("first_frame", "reference", "mask"):
+        for which in ("first_frame", "mask"):
             found = [one for one in shown if one.stream == stream and getattr(one.condition, "type", "") == which]
             if len(found) > 1:
                 raise ConfigError(f"{found[1].name}: there is another {which} of the {stream} already. Keep one.")

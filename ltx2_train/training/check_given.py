@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ..caching.cache_file import CacheFile
 from ..conditions.given import Target, is_given, why_not_given
 from ..conditions.reference import downscale
-from ..conditions.settings import AudioReference, Condition, Mask, Reference
-from ..conditions.trained import Trained, reference_of, reference_sound_of
+from ..conditions.settings import SWITCHES, AudioReference, Condition, Mask, Reference
+from ..conditions.trained import Trained, reference_sounds_of, references_of
 from ..config import RunConfig
+from ..dataset.companions import named_reference
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.entry import DatasetSettings
 from ..errors import ConfigError
@@ -19,13 +21,6 @@ from ..feed.loader import Sample
 from ..sampling.prompts import Prompt
 
 _NAMED = 5  # samples that a message names
-# what to do instead of a second condition of one kind: each sample has one file of it
-_INSTEAD = {
-    Mask: "keep one, with the probability that both together should have",
-    Reference: "keep one. A clip has one reference; several subjects are frames of one reference: reference_frames of "
-    "the dataset, 1 + 8 (N - 1) for N of them",
-    AudioReference: "keep one. A clip has one reference sound; put one reference sound after another in one file",
-}
 
 
 def check_streams(config: RunConfig) -> None:
@@ -60,19 +55,31 @@ def check_streams(config: RunConfig) -> None:
                 f"{stream}.generated is false, so the whole {stream} is given, and {stream}.conditions of type "
                 f"{', '.join(parts)} would change nothing. Take them out, or set {stream}.generated to true."
             )
-        for kind in (type(one) for one in settings.conditions):
-            if sum(type(one) is kind for one in settings.conditions) > 1 and kind in (Reference, AudioReference, Mask):
-                name = next(one.type for one in settings.conditions if type(one) is kind)
-                raise ConfigError(f"{stream}.conditions: there are two conditions of type {name}; {_INSTEAD[kind]}.")
+        if sum(isinstance(one, Mask) for one in settings.conditions) > 1:
+            raise ConfigError(
+                f"{stream}.conditions: there are two conditions of type mask, and a clip has one mask. Keep one, with "
+                "the probability that both together should have."
+            )
+    _require_alike(reference_sounds_of(config.audio.conditions))
+
+
+def _require_alike(sounds: Sequence[AudioReference]) -> None:
+    """Raise ConfigError where reference sounds differ in who attends to them or on which side of 0 they lie."""
+    for switch in SWITCHES:
+        said = {getattr(one, switch) for one in sounds}
+        if len(said) > 1:
+            raise ConfigError(
+                f"audio.conditions: {switch} is true for one reference sound and false for another. All of a run are "
+                "shown alike: give each the same."
+            )
 
 
 def check_supplied(config: RunConfig, dataset: DatasetConfig) -> None:
     """What the settings of the dataset show before one medium is looked at. Raises ConfigError that names the setting
     whose data a condition asks for."""
     for stream, settings in (("video", config.video), ("audio", config.audio)):
-        for condition in settings.conditions:
-            data = _data_of(stream, condition)
-            if data is not None and not any(data.may_come_with(entry) for entry in dataset.datasets):
+        for data in _data_of(stream, settings.conditions):
+            if not any(data.may_come_with(entry) for entry in dataset.datasets):
                 raise _none_has(stream, data)
 
 
@@ -87,8 +94,8 @@ def check_samples(config: RunConfig, samples: Sequence[Sample], events: Events) 
         raise ConfigError(f"{key}: {reason}.{more}")
     _tell_black(config, samples, events)
     for stream, settings in (("video", config.video), ("audio", config.audio)):
-        for condition in settings.conditions:
-            _require_some(stream, condition, samples, events)
+        for data in _data_of(stream, settings.conditions):
+            _require_some(stream, data, samples, events)
 
 
 def as_cached(config: RunConfig, samples: Sequence[Sample], trained: Trained) -> Trained:
@@ -96,12 +103,12 @@ def as_cached(config: RunConfig, samples: Sequence[Sample], trained: Trained) ->
 
     Raises ConfigError where they are of two kinds: whoever samples with the LoRA has one number for all.
     """
-    if reference_of(config.video.conditions) is None:
+    if not references_of(config.video.conditions):
         return trained
     found: dict[tuple[int, int], str] = {}
     for sample in samples:
-        if sample.reference_path is not None and sample.kind != "audio":
-            factor = downscale(CacheFile(sample.reference_path).latent_shape(), sample.shape)
+        for path in () if sample.kind == "audio" else filter(None, sample.reference_paths):
+            factor = downscale(CacheFile(path).latent_shape(), sample.shape)
             found.setdefault((factor or 1, sample.reference_temporal_scale), sample.key)
     if len(found) > 1:
         (one, other), (first, second) = list(found)[:2], list(found.values())[:2]
@@ -133,8 +140,8 @@ def _tell_black(config: RunConfig, samples: Sequence[Sample], events: Events) ->
 def tell_ungiven(config: RunConfig, prompts: Sequence[Prompt], events: Events) -> None:
     """Warn where samples are not given what the LoRA is trained with, since they then show little of it, and where
     the layers are those of an in-context LoRA and nothing is shown in training."""
-    shows = reference_of(config.video.conditions) or reference_sound_of(config.audio.conditions)
-    if config.lora.target in ("v2v", "audio_ref_only_ic") and shows is None:
+    shows = [*references_of(config.video.conditions), *reference_sounds_of(config.audio.conditions)]
+    if config.lora.target in ("v2v", "audio_ref_only_ic") and not shows:
         events.message(
             f"lora.target = {config.lora.target} names layers alone: no condition gives a reference, so a plain LoRA "
             'is trained. For an IC-LoRA add a condition of type = "reference".',
@@ -143,19 +150,26 @@ def tell_ungiven(config: RunConfig, prompts: Sequence[Prompt], events: Events) -
     wanted: list[tuple[str, bool, str]] = []
     for stream, settings in (("video", config.video), ("audio", config.audio)):
         shown = [one for prompt in prompts for one in prompt.given if one.stream == stream]
-        if any(isinstance(one, (Reference, AudioReference)) for one in settings.conditions):
-            option = "--v" if stream == "video" else "--ra"
-            wanted.append((f"a reference ({option} PATH)", any(one.is_reference for one in shown), stream))
+        if count := sum(isinstance(one, (Reference, AudioReference)) for one in settings.conditions):
+            option = "--v PATH" if stream == "video" else "--ra PATH"
+            what = f"a reference ({option})" if count == 1 else f"{count} references ({' '.join([option] * count)})"
+            most = max((_shown(prompt, stream) for prompt in prompts), default=0)
+            wanted.append((what, most >= count, "one" if count == 1 else "as many"))
         if not settings.generated:
             kind = "video_to_audio" if stream == "video" else "audio_to_video"
-            wanted.append((f"its {stream} (a condition {kind})", any(one.condition is None for one in shown), stream))
-    for what, there, _ in wanted:
+            wanted.append((f"its {stream} (a condition {kind})", any(one.condition is None for one in shown), "one"))
+    for what, there, so_much in wanted:
         if prompts and not there:
             events.message(
-                f"The LoRA is trained with {what}, and no sample is given one, so samples show little of it. Name one "
-                "in sample.prompts, or set sample.validation_clips.",
+                f"The LoRA is trained with {what}, and no sample is given {so_much}, so "
+                "samples show little of it. Name one in sample.prompts, or set sample.validation_clips.",
                 "warning",
             )
+
+
+def _shown(prompt: Prompt, stream: str) -> int:
+    """How many references of `stream` a sample is given."""
+    return sum(one.is_reference for one in prompt.given if one.stream == stream)
 
 
 def _problems(config: RunConfig, sample: Sample) -> Iterator[str]:
@@ -172,22 +186,26 @@ def _problems(config: RunConfig, sample: Sample) -> Iterator[str]:
         masked = any(isinstance(one, Mask) for one in config.audio.conditions)
         if masked and sample.audio_mask_path is not None and bool(CacheFile(sample.audio_mask_path).mask().all()):
             yield "the mask of its sound gives all of it, so nothing is left to make. Leave out what should be made"
-        voice = sample.reference_audio_path if reference_sound_of(config.audio.conditions) is not None else None
-        if voice is not None and CacheFile(voice).silent:
-            yield "its reference sound is silence, which tells nothing of a voice. Use another take, or take it out"
-    wanted = reference_of(config.video.conditions)
-    if wanted is not None and sample.reference_path is not None and config.model.mode != "audio":
-        scale, asked = sample.reference_temporal_scale, wanted.temporal_scale_factor
+        voices = zip(reference_sounds_of(config.audio.conditions), sample.reference_audio_paths, strict=False)
+        for number, (_, voice) in enumerate(voices):
+            if voice is not None and CacheFile(voice).silent:
+                what = named_reference(number, "reference sound")
+                yield f"its {what} is silence, which tells nothing of a voice. Use another take, or take it out"
+    shown = [] if config.model.mode == "audio" else references_of(config.video.conditions)
+    for number, (wanted, path) in enumerate(zip(shown, sample.reference_paths, strict=False)):
+        if path is None:
+            continue
+        what, scale, asked = named_reference(number), sample.reference_temporal_scale, wanted.temporal_scale_factor
         if asked not in (None, scale):
             yield (
-                f"its reference is cached with reference_temporal_scale = {scale}, and video.conditions asks for a "
+                f"its {what} is cached with reference_temporal_scale = {scale}, and video.conditions asks for a "
                 f"temporal_scale_factor of {asked}. Set reference_temporal_scale = {asked} in the dataset file and "
                 "cache again, or take temporal_scale_factor out"
             )
-        size = CacheFile(sample.reference_path).latent_shape()
+        size = CacheFile(path).latent_shape()
         if downscale(size, sample.shape) is None:
             yield (
-                f"its reference is {size.width}x{size.height} latents and the clip {sample.shape.width}x"
+                f"its {what} is {size.width}x{size.height} latents and the clip {sample.shape.width}x"
                 f"{sample.shape.height}, which no whole number ties together. Choose a reference_downscale that "
                 "divides width / 32 and height / 32 of the clip"
             )
@@ -196,34 +214,48 @@ def _problems(config: RunConfig, sample: Sample) -> Iterator[str]:
 @dataclass(frozen=True)
 class _Data:
     """What a condition takes of each sample: its name, the setting of the dataset that gives it, and where a sample
-    has it."""
+    has it. Of references it is the one of this `number`, counted from 0."""
 
     name: str
     setting: str
     caches: str
     path: str
+    number: int | None = None
 
     def may_come_with(self, entry: DatasetSettings) -> bool:
         """Whether the dataset gives it: by a folder, or perhaps by a list or caches, which only a closer look tells."""
-        listed = entry.from_caches or entry.source_key.endswith("_file")
-        return listed or any(getattr(entry, key, None) is not None for key in (self.setting, self.caches))
+        if entry.from_caches or entry.source_key.endswith("_file"):
+            return True
+        if self.number:
+            return len(getattr(entry, self.setting)) >= self.number
+        return any(getattr(entry, key, None) is not None for key in (self.setting, self.caches))
+
+    def of(self, sample: Sample) -> Path | None:
+        """The cache of it that a sample has."""
+        value = getattr(sample, self.path)
+        if self.number is None:
+            return value
+        return value[self.number] if self.number < len(value) else None
 
 
 _MASK = _Data("mask", "mask_directory", "", "mask_path")
 _SOUND_MASK = _Data("mask", "audio_mask_directory", "", "audio_mask_path")
-_REFERENCE = _Data("reference", "reference_directory", "reference_cache_directory", "reference_path")
-_REFERENCE_SOUND = _Data(
-    "reference sound", "reference_audio_directory", "reference_audio_cache_directory", "reference_audio_path"
-)
 
 
-def _data_of(stream: str, condition: Condition) -> _Data | None:
-    """What `condition` takes of each sample beside its media; None where it takes nothing."""
-    if isinstance(condition, Mask):
-        return _SOUND_MASK if stream == "audio" else _MASK
-    if isinstance(condition, Reference):
-        return _REFERENCE
-    return _REFERENCE_SOUND if isinstance(condition, AudioReference) else None
+def _data_of(stream: str, conditions: Sequence[Condition]) -> list[_Data]:
+    """What `conditions` take of each sample beside its media."""
+    found: list[_Data] = []
+    if any(isinstance(one, Mask) for one in conditions):
+        found.append(_SOUND_MASK if stream == "audio" else _MASK)
+    for what, key, references in (
+        ("reference", "reference", references_of(conditions)),
+        ("reference sound", "reference_audio", reference_sounds_of(conditions)),
+    ):
+        for number in range(len(references)):
+            setting = f"more_{key}_directories" if number else f"{key}_directory"
+            name = named_reference(number, what)
+            found.append(_Data(name, setting, f"{key}_cache_directory", f"{key}_paths", number))
+    return found
 
 
 def _none_has(stream: str, data: _Data) -> ConfigError:
@@ -233,12 +265,9 @@ def _none_has(stream: str, data: _Data) -> ConfigError:
     )
 
 
-def _require_some(stream: str, condition: Condition, samples: Sequence[Sample], events: Events) -> None:
-    data = _data_of(stream, condition)
-    if data is None:
-        return
+def _require_some(stream: str, data: _Data, samples: Sequence[Sample], events: Events) -> None:
     concerned = [one for one in samples if (one.audio_steps if stream == "audio" else one.kind != "audio")]
-    lacking = [one.key for one in concerned if getattr(one, data.path) is None]
+    lacking = [one.key for one in concerned if data.of(one) is None]
     if samples and len(lacking) == len(concerned):
         raise _none_has(stream, data)
     if lacking:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from ..conditions.trained import condition_tables, reference_of
+from ..conditions.trained import condition_tables, references_of
 from ..feed.loader import Sample
 from ..optim import warmup_steps
 from ..version import VERSION
@@ -46,7 +46,7 @@ def _given(run: Run) -> dict[str, Any]:
         about["conditions"] = conditions
     if whole:
         about["given_whole"] = ", ".join(whole)
-    if reference_of(config.video.conditions) is not None:
+    if references_of(config.video.conditions):
         about |= run.trained.metadata()
     return about
 

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..conditions.given import Target, draw_given
-from ..conditions.reference import Lead, audio_lead, video_lead
-from ..conditions.settings import AudioReference, Condition, FirstFrame, Reference
+from ..conditions.reference import Lead, audio_lead, joined_leads, video_lead
+from ..conditions.settings import Condition, FirstFrame
 from ..conditions.stream import as_modality
+from ..conditions.trained import reference_sounds_of, references_of
 from ..config import RunConfig
 from ..feed.batches import Batch, GivenData
 from ..models.patchify import audio_tokens, video_tokens
@@ -30,6 +31,8 @@ from ..objective.flow import add_noise, draw_first_frame, element_loss, first_fr
 from ..objective.sigmas import sample_audio_sigmas, sample_sigmas
 from ..shapes import AudioLatentShape, LatentShape
 
+R = TypeVar("R", bound=Condition)
+
 
 @dataclass(frozen=True)
 class Noised:
@@ -37,7 +40,7 @@ class Noised:
 
     `given` [B, T]: tokens that stay clean, None where no sample has any; where all of them are at the start, and alike
     in every sample, `lead` is their number. `learned` [B, T]: tokens that are no padding, None where there is none.
-    `leads`: the reference of each sample, empty where none has any. All is settled on the CPU, so that nothing has to
+    `leads`: the references of each sample, empty where none has any. All is settled on the CPU, so that nothing has to
     wait for the device, to which `sent` takes it. `first`: tokens of the first latent frame of a picture. A stream that
     is not `generated` has noise level 0. Tokens that a regularizer has `masked` [B, T] have the noise level `second`
     [B]; `told` [B], where it is there, is what the model is told for all tokens instead.
@@ -146,16 +149,13 @@ def noised_video(batch: Batch, run: RunConfig, version: str, generator: torch.Ge
     given = first_frame_tokens(shape, draw_first_frame(chances, generator))  # [B, T]
     data = batch.given or [GivenData()] * len(batch.samples)
     given = given | draw_given(others, Target.video(shape, batch.fps), [one.mask for one in data], generator)
-    leads: list[Lead | None] = []
-    reference = next((one for one in others if isinstance(one, Reference)), None)
-    if reference is not None:
-        shown = zip(_coins(reference, batch, generator), data, batch.samples, strict=True)
-        leads = [
-            video_lead(one.reference, shape, batch.fps, sample.reference_temporal_scale)
-            if apply and one.reference is not None
-            else None
-            for apply, one, sample in shown
-        ]
+    scales = [sample.reference_temporal_scale for sample in batch.samples]
+    leads = _leads(
+        references_of(others),
+        [one.references for one in data],
+        lambda _, row, latents: video_lead(latents, shape, batch.fps, scales[row]),
+        generator,
+    )
     positions = video_positions(shape, batch.fps)
     if not run.video.generated:
         nothing = torch.zeros_like(sigma)
@@ -203,7 +203,7 @@ def _given_of_sound(
     run: RunConfig,
     generator: torch.Generator,
 ) -> tuple[Tensor, list[Lead | None]]:
-    """Tokens that are given, bool [B, T], and each sample's reference; each sound ends where it ends."""
+    """Tokens that are given, bool [B, T], and each sample's references; each sound ends where it ends."""
     given = torch.zeros(len(lengths), steps, dtype=torch.bool)
     data = batch.given or [GivenData()] * len(lengths)
     for row, length in enumerate(lengths):
@@ -211,13 +211,9 @@ def _given_of_sound(
         if length:
             masks = [None if mask is None else mask[:length]]
             given[row, :length] = draw_given(run.audio.conditions, Target(length), masks, generator)[0]
-    reference = next((one for one in run.audio.conditions if isinstance(one, AudioReference)), None)
-    if reference is None:
-        return given, []
-    return given, [
-        audio_lead(one.reference_audio, reference) if apply and one.reference_audio is not None else None
-        for apply, one in zip(_coins(reference, batch, generator), data, strict=True)
-    ]
+    shown = [one.reference_audios for one in data]
+    conditions = reference_sounds_of(run.audio.conditions)
+    return given, _leads(conditions, shown, lambda condition, _, latents: audio_lead(latents, condition), generator)
 
 
 def _first_frame(run: RunConfig) -> tuple[float, list[Any]]:
@@ -230,8 +226,21 @@ def _first_frame(run: RunConfig) -> tuple[float, list[Any]]:
     return (found[0].probability if found else run.train.first_frame_probability), others
 
 
-def _coins(condition: Condition, batch: Batch, generator: torch.Generator) -> list[bool]:
-    return (torch.rand(len(batch.samples), generator=generator) < condition.probability).tolist()
+def _leads(
+    conditions: Sequence[R],
+    shown: Sequence[Sequence[Tensor | None]],
+    lead: Callable[[R, int, Tensor], Lead],
+    generator: torch.Generator,
+) -> list[Lead | None]:
+    """What goes in front of each sample, of those of its references `shown` whose coins fall so; empty where no
+    condition asks for any. `lead` makes it of a condition, the place of a sample and the latents."""
+    found: list[list[Lead | None]] = [[] for _ in shown]
+    for number, condition in enumerate(conditions):
+        coins = (torch.rand(len(shown), generator=generator) < condition.probability).tolist()
+        for row, references in enumerate(shown):
+            latents = references[number] if number < len(references) else None
+            found[row].append(lead(condition, row, latents) if coins[row] and latents is not None else None)
+    return [joined_leads(leads) for leads in found] if conditions else []
 
 
 def _settled(given: Tensor) -> tuple[Tensor | None, int | None]:

@@ -17,9 +17,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..conditions.settings import Condition
-from ..conditions.trained import reference_of, reference_sound_of
+from ..conditions.trained import reference_sounds_of, references_of
 from ..config import RunConfig
 from ..device import out_of_memory, release
 from ..errors import RunError, Stopped, TrainerError
@@ -191,12 +192,20 @@ def swapped(batch: Batch, other: Batch, kinds: Sequence[str]) -> Batch | None:
         if not batch.given or not other.given:
             return None
         mine, theirs = getattr(batch.given[0], kind), getattr(other.given[0], kind)
-        if mine is None or theirs is None or (mine.shape == theirs.shape and torch.equal(mine, theirs)):
-            return None
-        if kind == "reference" and mine.shape != theirs.shape:
+        if not _may_change(mine, theirs, alike=kind == "references"):
             return None
         changed = replace(changed, given=(replace(changed.given[0], **{kind: theirs}),))
     return changed
+
+
+def _may_change(mine: Sequence[Tensor | None], theirs: Sequence[Tensor | None], alike: bool) -> bool:
+    """Whether a clip can be given the references of another: as many, `alike` of the same shapes, and others."""
+    if [one is None for one in mine] != [one is None for one in theirs]:
+        return False
+    pairs = [(a, b) for a, b in zip(mine, theirs, strict=True) if a is not None and b is not None]
+    if alike and any(a.shape != b.shape for a, b in pairs):
+        return False
+    return any(a.shape != b.shape or not torch.equal(a, b) for a, b in pairs)
 
 
 def use_in_words(use: Use, before: dict[str, Any] | None, step: int, what: str) -> tuple[str, str]:
@@ -221,8 +230,8 @@ def use_in_words(use: Use, before: dict[str, Any] | None, step: int, what: str) 
 def _named(config: RunConfig) -> str:
     kinds = _kinds(config)
     names = {
-        "reference": "References",
-        "reference_audio": "Reference sounds",
+        "references": "References",
+        "reference_audios": "Reference sounds",
         "video": "Pictures that are given",
         "audio": "Sounds that are given",
     }
@@ -241,8 +250,8 @@ def _kinds(config: RunConfig) -> list[str]:
 
 
 def _kinds_of_data(config: RunConfig) -> list[str]:
-    kinds = ["reference"] if reference_of(config.video.conditions) is not None else []
-    return kinds + (["reference_audio"] if reference_sound_of(config.audio.conditions) is not None else [])
+    kinds = ["references"] if references_of(config.video.conditions) else []
+    return kinds + (["reference_audios"] if reference_sounds_of(config.audio.conditions) else [])
 
 
 def _has(clip: Sample, kind: str) -> bool:
@@ -250,14 +259,14 @@ def _has(clip: Sample, kind: str) -> bool:
         return clip.audio_steps > 0
     if kind == "video":
         return clip.kind != "audio"
-    return getattr(clip, f"{kind}_path") is not None
+    return bool(clip.reference_paths if kind == "references" else clip.reference_audio_paths)
 
 
 def _certain(config: RunConfig) -> RunConfig:
     """The same with every reference shown, whatever its coin."""
 
     def shown(conditions: Sequence[Condition]) -> list[Condition]:
-        references = (reference_of(conditions), reference_sound_of(conditions))
+        references = [*references_of(conditions), *reference_sounds_of(conditions)]
         return [one.model_copy(update={"probability": 1.0}) if one in references else one for one in conditions]
 
     return config.model_copy(

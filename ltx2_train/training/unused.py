@@ -6,7 +6,7 @@ from then on the error is raised only where the settings do not ask for that fea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..config import RunConfig
@@ -21,39 +21,51 @@ Uses = Callable[[RunConfig], bool]
 
 @dataclass(frozen=True)
 class SideData:
-    """A kind of data beside the media. `settings` of a dataset name it, and `sample` is what a sample has of it."""
+    """A kind of data beside the media. `settings` of a dataset name it; `sample` and `item` say where a sample and an
+    item of the plan have it."""
 
     settings: tuple[str, ...]
     sample: str
+    item: str
     mend: str
 
 
 REFERENCES = SideData(
     ("reference_directory", "reference_cache_directory"),
-    "reference_path",
+    "reference_paths",
+    "references",
     'No condition uses references: add [[video.conditions]] with type = "reference" to the run (IC-LoRA). '
     "Leave it out to train a plain LoRA.",
 )
 REFERENCE_SOUNDS = SideData(
     ("reference_audio_directory", "reference_audio_cache_directory"),
-    "reference_audio_path",
+    "reference_audio_paths",
+    "reference_audios",
     'No condition uses reference sounds: add [[audio.conditions]] with type = "reference" to the run. '
     "Leave it out to train a plain LoRA.",
 )
 MASKS = SideData(
     ("mask_directory",),
     "mask_path",
+    "mask",
     'No condition uses masks: add [[video.conditions]] with type = "mask" to the run (inpainting). '
     "Leave it out to train a plain LoRA.",
 )
 SOUND_MASKS = SideData(
     ("audio_mask_directory",),
     "audio_mask_path",
+    "audio_mask",
     'No condition uses masks of sound: add [[audio.conditions]] with type = "mask" to the run. '
     "Leave it out to train a plain LoRA.",
 )
+# what a sample may have several of, each with a condition of its own: the stream, and the setting for all but the first
+SEVERAL = (
+    (REFERENCES, "video", "more_reference_directories"),
+    (REFERENCE_SOUNDS, "audio", "more_reference_audio_directories"),
+)
 VALIDATION = SideData(
     ("validation_datasets",),
+    "",
     "",
     "Set validation.every to measure the loss on its clips, sample.validation_clips to draw samples of them on the "
     "way, or leave it out.",
@@ -99,32 +111,74 @@ def require_used(run: RunConfig, dataset: DatasetConfig) -> None:
     ]
     if dataset.validation_datasets and VALIDATION in unused:
         lines.append(f"{VALIDATION.settings[0]}: {VALIDATION.mend}")
+    for one, stream, setting in SEVERAL:
+        asked = 0 if one in unused else _asked(run, stream)
+        lines += [
+            f"{ref.name}.{setting}: {folder} is used by no condition: {_one_more(stream, asked)}"
+            for ref in dataset.refs
+            for folder in (getattr(ref.entry, setting)[asked - 1 :] if asked else ())
+        ]
     _refuse(lines)
 
 
 def require_samples_used(run: RunConfig, data: TrainingSet) -> None:
     """The same for what comes with the samples: from a column of a list, or from caches that lie there."""
-    _refuse(
-        _of_some(one, [sample.key for sample in data.samples if getattr(sample, one.sample) is not None])
-        for one in _unused(run)
+    unused = _unused(run)
+    lines = [
+        _of_some(one, [sample.key for sample in data.samples if getattr(sample, one.sample)])
+        for one in unused
         if one.sample
-    )
+    ]
+    counts = {one: {sample.key: len(getattr(sample, one.sample)) for sample in data.samples} for one, _, _ in SEVERAL}
+    _refuse([*lines, *_too_many(run, unused, counts)])
 
 
 def require_items_used(run: RunConfig, items: Sequence[Item]) -> None:
     """The same for what the rows of lists give, before it is encoded."""
-    for_sound = (REFERENCE_SOUNDS, SOUND_MASKS)
-    _refuse(
-        _of_some(one, [item.key for item in items if getattr(item, one.sample.removesuffix("_path")) is not None])
-        for one in _unused(run)
-        if one.sample and run.model.mode != ("video" if one in for_sound else "audio")
+    for_sound, unused = (REFERENCE_SOUNDS, SOUND_MASKS), _unused(run)
+    lines = [
+        _of_some(one, [item.key for item in items if getattr(item, one.item)])
+        for one in unused
+        if one.item and run.model.mode != ("video" if one in for_sound else "audio")
+    ]
+    counts = {one: {item.key: len(getattr(item, one.item)) for item in items} for one, _, _ in SEVERAL}
+    _refuse([*lines, *_too_many(run, unused, counts)])
+
+
+def _too_many(run: RunConfig, unused: Sequence[SideData], counts: Mapping[SideData, Mapping[str, int]]) -> list[str]:
+    """A line where samples have more references than conditions show; `counts` says how many each has."""
+    lines = []
+    for one, stream, _ in SEVERAL:
+        asked = _asked(run, stream)
+        keys = [key for key, count in counts[one].items() if count > asked]
+        if one not in unused and keys:
+            most = max(counts[one].values())
+            found = f"{keys[0]}{_more(keys)}: {most} {one.item.replace('_audios', ' sounds')}"
+            lines.append(f"{found}, of which {most - asked} would not be used: {_one_more(stream, asked)}")
+    return lines
+
+
+def _asked(run: RunConfig, stream: str) -> int:
+    """How many conditions of the stream show references."""
+    settings = run.video if stream == "video" else run.audio
+    return sum(one.type == "reference" for one in settings.conditions)
+
+
+def _one_more(stream: str, asked: int) -> str:
+    number = f"{asked} condition{'s' if asked > 1 else ''}"
+    return (
+        f'the run has {number} of type "reference" in {stream}.conditions, and each shows one. Add another '
+        f"[[{stream}.conditions]], or take it out."
     )
 
 
 def _of_some(one: SideData, keys: Sequence[str]) -> str:
     """The line that names the samples `keys`, which have it; "" where none has."""
-    more = f" and {len(keys) - 1} other samples" if len(keys) > 1 else ""
-    return f"{one.sample.removesuffix('_path')} of {keys[0]}{more}: {one.mend}" if keys else ""
+    return f"{one.item.removesuffix('s')} of {keys[0]}{_more(keys)}: {one.mend}" if keys else ""
+
+
+def _more(keys: Sequence[str]) -> str:
+    return f" and {len(keys) - 1} other samples" if len(keys) > 1 else ""
 
 
 def _unused(run: RunConfig) -> list[SideData]:

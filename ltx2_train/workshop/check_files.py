@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..dataset.captions import read_caption
+from ..dataset.companions import named_reference
 from ..dataset.dataset_file import DatasetSettings
 from ..dataset.plan import Item
 from ..errors import DataError
@@ -121,22 +122,24 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> FileFacts:
 def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
     """What is wrong with the files beside a medium, as far as the plan cannot know it."""
     item = items[0]
-    pictures = {"reference": item.reference and item.reference.media, "mask": item.mask_media}
-    for what, media in pictures.items():
+    pictures = [(named_reference(number), one.media) for number, one in enumerate(item.references)]
+    for what, media in [*pictures, ("mask", item.mask_media)]:
         try:
             if media is not None and (media.kind == "image" or not media.whole):
                 check_frames(media, range(media.frames))
         except DataError as error:
             yield "red", f"its {what}: {error}".rstrip(".")
-    path = item.reference_audio
-    if path is not None:
+    for number, path in enumerate(item.reference_audios):
+        what = named_reference(number, "reference sound")
         try:
+            if path is None:
+                continue
             heard = read_sound(path, 0.0, HEARD_SECONDS if probe_sound(path).duration > HEARD_SECONDS else None)
             check_numbers(path)
             if rms_db(heard.samples) < SILENCE_DB:
-                yield "amber", f"its reference sound {path.name} is silence"
+                yield "amber", f"its {what} {path.name} is silence"
         except DataError as error:
-            yield "red", f"its reference sound: {error}".rstrip(".")
+            yield "red", f"its {what}: {error}".rstrip(".")
 
 
 def _loud_track(item: Item) -> int:

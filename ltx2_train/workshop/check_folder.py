@@ -18,7 +18,9 @@ OURS = frozenset((".safetensors", ".toml", ".json", ".jsonl", ".csv", ".npz"))  
 SYSTEM = frozenset(("thumbs.db", "desktop.ini"))
 COMPANIONS = (
     ("reference_directory", "reference", ("image", "video")),
+    ("more_reference_directories", "reference", ("image", "video")),
     ("reference_audio_directory", "reference", ("audio",)),
+    ("more_reference_audio_directories", "reference", ("audio",)),
     ("mask_directory", "mask", ("image", "video")),
 )
 
@@ -76,9 +78,17 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
     return found
 
 
+def _companions(entry: DatasetSettings) -> Iterator[tuple[str, Path, str, tuple[str, ...]]]:
+    """(setting, folder, what it holds, kinds of media) of each folder of references and masks of a dataset."""
+    for key, what, kinds in COMPANIONS:
+        value = getattr(entry, key)
+        for folder in value if isinstance(value, tuple) else filter(None, [value]):
+            yield key, folder, what, kinds
+
+
 def companion_folders(entry: DatasetSettings) -> list[str]:
     """The folders of references and masks of a dataset."""
-    return [str(folder) for key, _, _ in COMPANIONS if (folder := getattr(entry, key)) is not None]
+    return [str(folder) for _, folder, _, _ in _companions(entry)]
 
 
 def pair_findings(
@@ -89,22 +99,17 @@ def pair_findings(
     `all_targets` are those of every dataset, by the folder of references: several datasets may share one.
     """
     found: list[Finding] = []
-    for key, what, kinds in COMPANIONS:
-        folder = getattr(entry, key)
-        if folder is None:
-            continue
-        if not Path(folder).is_dir():
+    for key, folder, what, kinds in _companions(entry):
+        if not folder.is_dir():
             found.append(Finding("red", what, dataset, f"{key} {folder} is not a folder", "Correct the path."))
             continue
         endings = set().union(*(MEDIA_SUFFIXES[kind] for kind in kinds))
-        files = [
-            path for path, problem in walk_folder(Path(folder), True) if not problem and path.suffix.lower() in endings
-        ]
+        files = [path for path, problem in walk_folder(folder, True) if not problem and path.suffix.lower() in endings]
         there = {same(path.stem) for path in files}
         wanted = {same(path.stem) for path in all_targets.get(str(folder), ())}
         for path in targets:
             if same(path.stem) not in there:
-                reason = f"no file of its name in {key} ({Path(folder).name})"
+                reason = f"no file of its name in {key} ({folder.name})"
                 found.append(Finding("amber", what, dataset, reason, f"Add its {what}, or remove it.", path))
         for path in sorted(files):
             if same(path.stem) not in wanted:

@@ -3,6 +3,8 @@
 Learned and sampled by the same code as runs are, on latents that need no VAE.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
 from unit.training.step_parts import make_sample
@@ -54,17 +56,20 @@ def nearest(drawn, outcomes):
     return min(range(len(outcomes)), key=lambda index: float((drawn - outcomes[index]).square().mean()))
 
 
-def test_the_reference_decides_the_picture(tiny):
+@pytest.mark.parametrize("before", [0, 1], ids=["alone", "behind another that is always the same"])
+def test_the_reference_decides_the_picture(tiny, before):
     outcomes = [noise(1, 128, 2, 2, 2, seed=seed) for seed in (1, 2)]
-    references = [noise(128, 1, 2, 2, seed=seed) for seed in (3, 4)]
+    same = [noise(128, 2, 2, 2, seed=5)] * before
+    references = [(*same, noise(128, 1, 2, 2, seed=seed)) for seed in (3, 4)]
     batches = [
-        Batch(outcome, [make_sample("a")], 25.0, 0, 0, given=(GivenData(reference=reference),))
-        for outcome, reference in zip(outcomes, references, strict=True)
+        Batch(outcome, [make_sample("a")], 25.0, 0, 0, given=(GivenData(shown),))
+        for outcome, shown in zip(outcomes, references, strict=True)
     ]
-    model, text = learned(tiny, "video", {"video": {"conditions": [{"type": "reference"}]}}, batches)
-    for index, reference in enumerate(references):
-        shown = Shown("video", Reference(), "unused", "a reference", cached=True)
-        given = given_pair(SIZE, [(shown, reference)], Trained(), torch.device("cpu"))
+    conditions = [{"type": "reference"}] * (1 + before)
+    model, text = learned(tiny, "video", {"video": {"conditions": conditions}}, batches)
+    for index, latents in enumerate(references):
+        shown = [(Shown("video", Reference(), Path("unused"), "a reference", cached=True), one) for one in latents]
+        given = given_pair(SIZE, shown, Trained(), torch.device("cpu"))
         for seed in (11, 12):
             start = Pair(noise(1, 128, 2, 2, 2, seed=seed))
             drawn = denoise(model, start, sampling_sigmas(12), Pair(text), fps=25, given=given).video
@@ -84,7 +89,7 @@ def test_the_voice_decides_the_sound(tiny, switches):
             0,
             outcome,
             torch.ones(1, 9, dtype=torch.bool),
-            (GivenData(reference_audio=voice),),
+            (GivenData(reference_audios=(voice,)),),
         )
         for outcome, voice in zip(outcomes, voices, strict=True)
     ]

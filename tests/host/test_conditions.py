@@ -52,6 +52,10 @@ def graph(nodes, comfy, tiny):
             given |= {"trigger_word": "", "fps": 25.0, "reference_frames": 1, "reference_downscale": 1, **more}
             return nodes.LoadTrainingPairs.execute(**given).args
 
+        def more(self, pairs, folder, frames=1):
+            given = {"reference_folder": folder, "reference_path": "", "reference_frames": frames}
+            return nodes.AddReference.execute(pairs=pairs, **given).args
+
         def clips(self):
             given = {"folder": "after", "path": "", "trigger_word": "", "fps": 25.0}
             return nodes.LoadTrainingClips.execute(**given).args[0]
@@ -179,6 +183,35 @@ def test_a_reference_may_be_a_sound_or_both(graph, comfy, pair):
     (entry,) = graph.pairs()[0].entries
     assert "reference_directory" not in entry
     assert entry["reference_audio_directory"] == str(before)
+
+
+def test_further_references_have_folders_and_frames_of_their_own(nodes, graph, comfy, pair, unencoded):
+    media.write_image(comfy.folder("input", "faces") / "a.png", 64, 64, None)
+    media.write_sound(comfy.folder("input", "voices") / "a.wav", media.tone(0.5))
+    two, count = graph.more(graph.pairs(reference_frames=0)[0], "faces")
+    assert (count, comfy.texts[-1][1]) == (1, "1 pairs with a reference in faces")
+    three, _ = graph.more(graph.more(two, "before", 9)[0], "voices")
+    (entry,) = DatasetConfig.read(graph.prepared(three, mode="av").config).datasets
+    faces = comfy.folder("input", "faces")
+    assert (entry.reference_directory, entry.more_reference_directories) == (pair[1], (faces, pair[1]))
+    assert (entry.reference_frames, entry.more_reference_frames) == (0, (1, 9))
+    assert entry.reference_audio_directory == comfy.folder("input", "voices")
+    assert entry.more_reference_audio_directories == ()
+    places = {nodes.entries._cache_name({**one.entries[0], "cache_directory": ""}, one.folder, False)
+              for one in (graph.pairs(reference_frames=0)[0], two, three)}  # fmt: skip
+    assert len(places) == 3, "each has caches of its own"
+    media.write_image(comfy.folder("input", "strange") / "b.png", 64, 64, None)
+    with pytest.raises(RuntimeError, match="No file in .* is called as one in"):
+        graph.more(two, "strange")
+
+
+def test_a_further_reference_goes_before_datasets_are_combined(nodes, graph, comfy, pair):
+    media.write_captioned(comfy.folder("input", "other") / "b.mp4", media.moving_square(30, 64, 64), "b")
+    other = nodes.LoadTrainingClips.execute(folder="other", path="", trigger_word="", fps=25.0).args[0]
+    shares = {f"share_{number}": 1 for number in range(1, 5)}
+    both = nodes.CombineDatasets.execute(dataset_1=graph.pairs()[0], dataset_2=other, **shares).args[0]
+    with pytest.raises(RuntimeError, match="`pairs` is made of several folders. Connect Add Reference behind Load"):
+        graph.more(both, "before")
 
 
 def test_recordings_are_paired_with_recordings(graph, comfy):
@@ -319,6 +352,25 @@ def test_what_does_not_go_together_is_refused_before_anything_is_encoded(graph, 
     dataset = graph.pairs()[0] if paired else graph.clips()
     with pytest.raises(RuntimeError, match=said):
         pressed(dataset, conditions=["8", 0] if more else None, **more)
+
+
+def test_each_further_reference_needs_a_condition_of_its_own(graph, comfy, pair, pressed):
+    media.write_image(comfy.folder("input", "faces") / "a.png", 64, 64, None)
+    one = {"8": node("VideoConditions", **CROP)}
+    two = {"8": node("VideoConditions", **CROP, conditions=["9", 0]), "9": node("VideoConditions", **CROP)}
+    both = graph.more(graph.pairs()[0], "faces")[0]
+    with pytest.raises(
+        RuntimeError,
+        match="reference_folder of Add Reference: .*faces is used by no condition.*"
+        "Connect another Video Conditions, set to reference, to `conditions` of Train LoRA",
+    ):
+        pressed(both, conditions=["8", 0], **one)
+    with pytest.raises(
+        RuntimeError, match="Video Conditions asks for a reference 2, .* Set reference_folder of Add Reference"
+    ):
+        pressed(graph.pairs()[0], conditions=["8", 0], **two)
+    with pytest.raises(pytest.fail.Exception, match="encoding began"):
+        pressed(both, conditions=["8", 0], **two)
 
 
 def test_what_goes_together_or_is_not_known_yet_is_encoded(graph, pair, pressed):

@@ -122,7 +122,7 @@ def test_pairs_are_cached_with_their_references(graph, comfy):
     assert "alone.mp4" in summary
     (entry,) = DatasetConfig.read(prepared.config).datasets
     assert (entry.reference_directory.name, entry.reference_frames, entry.reference_downscale) == ("before", 9, 2)
-    assert len(list(entry.reference_caches.glob("*.safetensors"))) == 2
+    assert len(list(entry.reference_caches().glob("*.safetensors"))) == 2
     plain = DatasetConfig.read(graph.prepared(graph.clips("after"))[0].config).datasets[0]
     assert plain.caches != entry.caches, "the same clips without references have caches of their own"
 

@@ -39,6 +39,9 @@ def test_each_wire_is_a_condition_that_the_sampler_reads(nodes, given):
     require_drawable([prompt], "av", Trained())
     again = given.conditions({"reference": pictures(9)})
     assert again[0]["video"] == tables[1]["video"], "the same pictures are one file"
+    two = given.conditions({"reference": pictures(9), "reference_2": pictures(1), "reference_audio": sound()})
+    assert [next(key for key in table if key != "type") for table in two] == ["video", "video", "audio"]
+    assert (two[0]["video"], two[1]["video"]) == (tables[1]["video"], tables[0]["image_or_video"])
     whole = given.conditions({"given_frames": pictures(9), "given_audio": sound()})
     assert [table["type"] for table in whole] == ["video_to_audio", "audio_to_video"]
 
@@ -48,6 +51,7 @@ def test_each_wire_is_a_condition_that_the_sampler_reads(nodes, given):
     [
         ({"first_frame": pictures(2)}, "`first_frame` takes one picture, and 2 are connected"),
         ({"given_mask": torch.ones(1, 64, 64)}, "`given_mask` is connected without `given_frames`"),
+        ({"reference_2": pictures(1)}, "`reference_2` is connected without `reference`"),
         (
             {"given_audio": {"waveform": torch.zeros(2, 1, 99), "sample_rate": 16000}},
             "`given_audio` takes one sound, and 2 are connected",

@@ -51,6 +51,7 @@ KNOWN = {
         "mask_path",
         "caption_extension",
     },
+    "AddReference": {"reference_folder", "reference_path"},
     "PrepareDataset": {"name"},
     "TrainLoRA": {"run_name"},
     "SampleLoRA": {"lora_path"},
@@ -164,6 +165,8 @@ def test_a_path_that_is_not_full_stays_below_the_input_folder(nodes, outside, un
 def test_references_that_climb_out_are_refused(nodes, outside, unchanged, name):
     with pytest.raises(RuntimeError, match=r"^reference_folder: .*leads out"):
         given(nodes, "LoadTrainingPairs", reference_folder=name)
+    with pytest.raises(RuntimeError, match=r"^reference_folder: .*leads out"):
+        nodes.AddReference.execute(pairs=load(nodes), reference_folder=name, reference_path="", reference_frames=1)
     if not Path(name).is_absolute():
         with pytest.raises(RuntimeError, match=r"^reference_path: .*leads out"):
             given(nodes, "LoadTrainingPairs", reference_path=name)

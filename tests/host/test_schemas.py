@@ -47,6 +47,7 @@ WIDGETS = {
     "LTX2T_LoadTrainingPairs": "folder path reference_folder reference_path trigger_word fps reference_frames "
     "reference_downscale | caption_extension repeats recursive source_fps reference_temporal_scale "
     "mask_folder mask_path",
+    "LTX2T_AddReference": "reference_folder reference_path reference_frames",
     "LTX2T_DatasetFromLists": "captions name batches trigger_word fps | repeats audio_normalize",
     "LTX2T_PreviewItem": "item decode width height frames frame_extraction buckets | bucket_no_upscale "
     "frame_stride frame_sample max_frames min_frames pad_short batch_size sizes",
@@ -123,7 +124,7 @@ SOCKETS = {
         ["LORA_MODEL", "LTX2T_RUN", "STRING"],
     ),
     "LTX2T_SampleLoRA": (
-        ["LTX2T_RUN", "LTX2T_MODEL", "IMAGE", "IMAGE", "AUDIO", "IMAGE", "MASK", "AUDIO"],
+        ["LTX2T_RUN", "LTX2T_MODEL", "IMAGE", "IMAGE", "AUDIO", "IMAGE", "MASK", "AUDIO", "IMAGE", "AUDIO"],
         ["VIDEO", "STRING", "AUDIO"],
     ),
     "LTX2T_LoadTrainingAudio": ([], ["LTX2T_DATASET", "INT"]),
@@ -131,6 +132,7 @@ SOCKETS = {
     "LTX2T_CheckDataset": (["LTX2T_DATASET"], ["LTX2T_DATASET", "STRING"]),
     "LTX2T_CombineDatasets": (["LTX2T_DATASET"] * 4, ["LTX2T_DATASET", "INT"]),
     "LTX2T_LoadTrainingPairs": ([], ["LTX2T_DATASET", "INT"]),
+    "LTX2T_AddReference": (["LTX2T_DATASET"], ["LTX2T_DATASET", "INT"]),
     "LTX2T_DatasetFromLists": (["IMAGE", "VIDEO", "AUDIO"], ["LTX2T_DATASET", "INT"]),
     "LTX2T_PreviewItem": (["LTX2T_DATASET", "LTX2T_PREPARED"], ["VIDEO", "AUDIO", "STRING", "STRING"]),
     "LTX2T_CutLongVideos": ([], ["STRING", "INT", "STRING"]),
@@ -204,7 +206,7 @@ def test_a_node_calls_its_own_widgets_by_their_names(nodes, schemas, node_id):
     schema = schemas[node_id][1]
     with nodes.words.speaking_as(schema.display_name):
         for widget in widgets_of(schema):
-            told = nodes.words.in_words(f"Lower {widget.id}.")
+            told = nodes.words.in_widget_words(f"Lower {widget.id}.")
             assert " of " not in told, "a setting of that name is shown by another node, and this widget is not it"
 
 

@@ -37,6 +37,7 @@ class Case:
     size: tuple[int, int, int] = (3, 4, 4)
     reference: tuple[int, int, int] | None = None
     temporal_scale: int = 1
+    second: tuple[int, int, int] | None = None  # of a second reference
 
     @property
     def present(self) -> list[str]:
@@ -73,6 +74,18 @@ CASES = {
     "picture given": Case([], [], generated=(False, True)),
     "sound given and first frame": Case([{"type": "first_frame"}], [], generated=(True, False)),
     "references of both": Case([REFERENCE], [REFERENCE], reference=(3, 4, 4)),
+    "two references": Case([REFERENCE, REFERENCE], reference=(3, 4, 4), second=(1, 4, 4)),
+    "two small and slow references": Case(
+        [REFERENCE, REFERENCE], size=(5, 4, 4), reference=(3, 2, 2), temporal_scale=2, second=(3, 2, 2)
+    ),
+    "two references among others": Case(
+        [REFERENCE, {"type": "first_frame"}, REFERENCE, {"type": "mask"}],
+        [REFERENCE],
+        reference=(1, 4, 4),
+        second=(3, 4, 4),
+    ),
+    "two reference sounds": Case(audio=[REFERENCE, REFERENCE]),
+    "two references of both": Case([REFERENCE] * 2, [REFERENCE] * 2, reference=(3, 4, 4), second=(2, 4, 4)),
     "reference beside a given sound": Case([REFERENCE], [], generated=(True, False), reference=(3, 2, 2)),
 }
 
@@ -93,9 +106,12 @@ def inputs(case: Case) -> dict[str, Tensor]:
         "video_mask": (wave(2, tokens, phase=0.3) > 0.4).reshape(2, frames, rows, columns),
         "audio_mask": wave(2, STEPS, phase=0.4) > 0.4,
         "audio_reference": wave(2, 8, REFERENCE_STEPS, 16, phase=0.5),
+        "audio_reference_2": wave(2, 8, REFERENCE_STEPS - 2, 16, phase=0.51),
     }
     if case.reference is not None:
         found["video_reference"] = wave(2, 128, *case.reference, phase=0.6)
+    if case.second is not None:
+        found["video_reference_2"] = wave(2, 128, *case.second, phase=0.61)
     return found
 
 
@@ -126,8 +142,11 @@ def _official_config(case: Case) -> dict[str, Any]:
     config: dict[str, Any] = {"name": "flexible"}
     for stream in case.present:
         conditions = []
+        names = iter((f"{stream}_reference", f"{stream}_reference_2"))
         for one in getattr(case, stream):
-            places = {"reference": {"latents_dir": f"{stream}_reference"}, "mask": {"mask_dir": f"{stream}_mask"}}
+            places = {"mask": {"mask_dir": f"{stream}_mask"}}
+            if one["type"] == "reference":
+                places["reference"] = {"latents_dir": next(names)}
             conditions.append({**one, **places.get(one["type"], {})})
         config[stream] = {"is_generated": case.made(stream), "latents_dir": stream, "conditions": conditions}
     return config
@@ -147,14 +166,16 @@ def _official_batch(case: Case, widths: dict[str, int]) -> dict[str, Any]:
         "video_mask": {"mask": made["video_mask"].float()},
         "audio_mask": {"mask": made["audio_mask"].float()},
         "audio_reference": {"latents": made["audio_reference"]},
+        "audio_reference_2": {"latents": made["audio_reference_2"]},
         "conditions": {
             "video_prompt_embeds": text_of("video", widths["video"]),
             "audio_prompt_embeds": text_of("audio", widths["audio"]),
             "prompt_attention_mask": torch.ones(2, TEXT, dtype=torch.int64),
         },
     }
-    if "video_reference" in made:
-        batch["video_reference"] = video(made["video_reference"], FPS / case.temporal_scale)
+    for name in ("video_reference", "video_reference_2"):
+        if name in made:
+            batch[name] = video(made[name], FPS / case.temporal_scale)
     return batch
 
 

@@ -54,6 +54,10 @@ def batch_of(case: Case) -> Batch:
     def of(row: int, name: str, stream: str, kind: str) -> Tensor | None:
         return made[name][row] if (stream, kind) in asked else None
 
+    def references(row: int, stream: str) -> tuple[Tensor, ...]:
+        count = sum(one["type"] == "reference" for one in getattr(case, stream) or ())
+        return tuple(made[f"{stream}_reference{number}"][row] for number in ("", "_2")[:count])
+
     samples, given = [], []
     for row in range(2):
         place = Path(f"{row}")
@@ -65,8 +69,8 @@ def batch_of(case: Case) -> Batch:
         )  # fmt: skip
         given.append(
             GivenData(
-                of(row, "video_reference", "video", "reference"),
-                of(row, "audio_reference", "audio", "reference"),
+                references(row, "video"),
+                references(row, "audio"),
                 of(row, "video_mask", "video", "mask"),
                 of(row, "audio_mask", "audio", "mask"),
             )

@@ -223,12 +223,13 @@ def meta_batch(
         audio = torch.zeros(count, AUDIO_CHANNELS, work.sound, AUDIO_BINS, device=device)
         mask = torch.ones(count, work.sound, dtype=torch.bool)
     given: tuple[GivenData, ...] = ()
-    if work.reference is not None or work.reference_sound:
-        seen = heard = None
-        if (size := work.reference) is not None:
-            seen = torch.zeros(size.channels, size.frames, size.height, size.width, device=device)
-        if work.reference_sound:
-            heard = torch.zeros(AUDIO_CHANNELS, work.reference_sound, AUDIO_BINS, device=device)
+    if work.references or work.reference_sound:
+        seen = tuple(
+            torch.zeros(size.channels, size.frames, size.height, size.width, device=device) for size in work.references
+        )
+        heard: tuple[torch.Tensor, ...] = ()
+        if work.reference_sound:  # all of them as one, which is as many tokens
+            heard = (torch.zeros(AUDIO_CHANNELS, work.reference_sound, AUDIO_BINS, device=device),)
         given = (GivenData(seen, heard),) * count
     batch = Batch(latents, [sample] * count, work.fps, 0, 0, audio, mask, given)
     contexts = {

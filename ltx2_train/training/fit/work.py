@@ -16,7 +16,8 @@ from typing import TypeVar
 
 from ...caching.cache_file import CacheFile
 from ...caching.recipe import CacheRecipe
-from ...conditions.settings import AudioReference, AudioStream, Reference, VideoStream
+from ...conditions.settings import AudioStream, VideoStream
+from ...conditions.trained import reference_sounds_of, references_of
 from ...config import RunConfig
 from ...dataset.dataset_file import DatasetConfig
 from ...dataset.entry import DatasetSettings
@@ -30,8 +31,8 @@ from ...shapes import AUDIO_LATENTS_PER_SECOND as LATENTS_PER_SECOND
 from ...shapes import SPATIAL_FACTOR, LatentShape, VideoShape, floor_frames
 from ..run_data import open_data
 
-ReferenceSize = tuple[LatentShape | None, int]  # of a picture, and latent steps of that of a sound
-ShownReference = Callable[[Sample], ReferenceSize]
+ReferenceSizes = tuple[tuple[LatentShape, ...], int]  # of a picture, and latent steps of all those of a sound
+ShownReference = Callable[[Sample], ReferenceSizes]
 SampleStream = TypeVar("SampleStream", VideoStream, AudioStream)
 TEXT_TOKENS = 1024  # connectors fill every caption up to this
 
@@ -41,7 +42,8 @@ class Workload:
     """Sizes of one batch: `shape` None has no picture, `sound` counts latent steps, 0 for none.
 
     `given` is whether a first frame may be given clean, which costs memory; `captions` is how many contexts are kept.
-    `reference` is that of the picture, in front of it, `reference_sound` counts the latent steps of that of the sound.
+    `references` are those of the picture, in front of it, `reference_sound` counts the latent steps of all those of
+    the sound.
     """
 
     mode: str
@@ -53,17 +55,17 @@ class Workload:
     given: bool = True
     captions: int = 1
     source: str = ""
-    reference: LatentShape | None = None
+    references: tuple[LatentShape, ...] = ()
     reference_sound: int = 0
 
     @property
     def video_tokens(self) -> int:
-        """Of one sample, with its reference."""
-        return sum(shape.tokens for shape in (self.shape, self.reference) if shape is not None)
+        """Of one sample, with its references."""
+        return sum(shape.tokens for shape in (self.shape, *self.references) if shape is not None)
 
     @property
     def audio_tokens(self) -> int:
-        """Of one sample, with its reference."""
+        """Of one sample, with its references."""
         return self.sound + self.reference_sound
 
     @property
@@ -79,8 +81,8 @@ class Workload:
             parts.append(f"{video.width} x {video.height}, {video.frames} frame{'s' if video.frames > 1 else ''}")
         if self.sound:
             parts.append(f"{self.sound / 25:.1f} s of sound")
-        if self.reference is not None:
-            shown = self.reference.video(self.fps)
+        for reference in self.references:
+            shown = reference.video(self.fps)
             parts.append(f"a reference of {shown.width} x {shown.height}, {shown.frames} frames")
         if self.reference_sound:
             parts.append(f"a reference of {self.reference_sound / 25:.1f} s of sound")
@@ -122,11 +124,12 @@ def largest_workload(run: RunConfig, events: Events | None = None) -> Workload:
     except CacheError:
         planned = {item.key: item for item in plan.items}
 
-        def shown(sample: Sample) -> ReferenceSize:
+        def shown(sample: Sample) -> ReferenceSizes:
             item = planned[sample.key]
-            picture = None if item.reference is None else item.reference.shape
             longest = item.dataset.entry.reference_audio_max_seconds or 0.0  # how long it is, its cache will say
-            return _used(run, picture, 0 if item.reference_audio is None else math.ceil(longest * LATENTS_PER_SECOND))
+            steps = math.ceil(longest * LATENTS_PER_SECOND)
+            sounds = [0 if path is None else steps for path in item.reference_audios]
+            return _used(run, [one.shape for one in item.references], sounds)
 
         samples = [
             sample
@@ -144,17 +147,18 @@ def largest_workload(run: RunConfig, events: Events | None = None) -> Workload:
     return of_batch(largest_batch(order, run, shown), run, captions, source, shown)
 
 
-def cached_references(sample: Sample, run: RunConfig) -> ReferenceSize:
+def cached_references(sample: Sample, run: RunConfig) -> ReferenceSizes:
     """What `run` shows of the references of a cached sample, by the headers of their files."""
-    picture = None if sample.reference_path is None else _latent_shape(sample.reference_path)
-    return _used(run, picture, 0 if sample.reference_audio_path is None else _steps(sample.reference_audio_path))
+    pictures = [None if path is None else _latent_shape(path) for path in sample.reference_paths]
+    return _used(run, pictures, [0 if path is None else _steps(path) for path in sample.reference_audio_paths])
 
 
-def _used(run: RunConfig, picture: LatentShape | None, steps: int) -> ReferenceSize:
+def _used(run: RunConfig, pictures: Sequence[LatentShape | None], steps: Sequence[int]) -> ReferenceSizes:
     """The references that conditions of `run` ask for."""
-    seen = any(isinstance(one, Reference) and one.probability for one in run.video.conditions)
-    heard = any(isinstance(one, AudioReference) and one.probability for one in run.audio.conditions)
-    return picture if seen else None, steps if heard else 0
+    seen = zip(references_of(run.video.conditions), pictures, strict=False)
+    heard = zip(reference_sounds_of(run.audio.conditions), steps, strict=False)
+    shown = tuple(shape for one, shape in seen if one.probability and shape is not None)
+    return shown, sum(count for one, count in heard if one.probability)
 
 
 @cache
@@ -176,7 +180,7 @@ def largest_batch(order: BatchOrder, run: RunConfig, shown: ShownReference | Non
     def size(batch: list[Sample]) -> int:
         picture = 0 if batch[0].kind == "audio" else batch[0].shape.tokens
         references = [tell(sample) for sample in batch]
-        picture += max(0 if shape is None else shape.tokens for shape, _ in references)
+        picture += max(sum(shape.tokens for shape in shapes) for shapes, _ in references)
         sound = max(sample.audio_steps for sample in batch) + max(steps for _, steps in references)
         return len(batch) * (2 * picture + sound)
 
@@ -216,7 +220,7 @@ def of_batch(
     chances = [default if s.first_frame_probability is None else s.first_frame_probability for s in batch]
     given = shape is not None and shape.frames > 1 and max(chances) > 0
     references = [(shown or partial(cached_references, run=run))(sample) for sample in batch]
-    pictures = [picture for picture, _ in references if picture is not None]
+    pictures = [shapes for shapes, _ in references]
     return Workload(
         mode,
         shape,
@@ -226,7 +230,7 @@ def of_batch(
         given=given,
         captions=captions,
         source=source,
-        reference=max(pictures, key=lambda picture: picture.tokens, default=None) if shape is not None else None,
+        references=max(pictures, key=lambda shapes: sum(one.tokens for one in shapes)) if shape is not None else (),
         reference_sound=max(steps for _, steps in references) if sound else 0,
     )
 

@@ -370,11 +370,11 @@ def test_a_reference_is_neither_cut_nor_stretched(tmp_path):
     references = [heard for heard in vae.heard if heard.shape[1] == 80000]
     assert len(references) == 2
     assert pitch(references[0], 16000) == pytest.approx(330, rel=1e-3)
-    assert [CacheFile(item.reference_audio_path).audio_steps() for item in plan.items] == [126, 126]
+    assert [CacheFile(item.reference_audio_path(0)).audio_steps() for item in plan.items] == [126, 126]
     limited = plan_of(tmp_path, {**entry, "reference_audio_max_seconds": 2})
     report, _ = encode(limited)
     assert (report.made, report.kept, report.stale) == (2, 2, 2)
-    assert CacheFile(limited.items[0].reference_audio_path).audio_steps() == 51
+    assert CacheFile(limited.items[0].reference_audio_path(0)).audio_steps() == 51
 
 
 # --- stale or fresh --------------------------------------------------------------------------------------------------

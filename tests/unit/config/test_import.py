@@ -249,6 +249,17 @@ def test_conditions_of_the_official_yaml_are_ours(tmp_path):
     ]
 
 
+def test_several_references_of_the_official_yaml_follow_the_numbers_of_their_folders(tmp_path):
+    text = OFFICIAL.replace(
+        "{type: first_frame, probability: 0.2}",
+        "{type: reference, latents_dir: reference_latents_2, probability: 0.5}, {type: first_frame}, "
+        "{type: reference, latents_dir: reference_latents}",
+    ).replace("batch_size: 2", "batch_size: 1")
+    (tmp_path / "encoded" / "latents").mkdir(parents=True)
+    run = load_run(written(tmp_path, "fox.yaml", text))
+    assert [(one.type, one.probability) for one in run.video.conditions] == [("reference", 1.0), ("reference", 0.5)]
+
+
 def test_reference_videos_of_the_older_yaml_belong_to_the_prompts_of_their_number(tmp_path):
     text = OFFICIAL[: OFFICIAL.index("validation:")] + (
         "validation:\n  prompts: [a fox, a hare]\n  images: [fox.png, null]\n  reference_videos: [a.mp4, b.mp4]\n"

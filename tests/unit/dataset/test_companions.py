@@ -58,7 +58,7 @@ def test_references_are_found_by_stem_and_cached_smaller_under_the_same_name(tmp
     names = sorted(path.name for path in (tmp_path / "cache" / "reference").iterdir())
     assert names == ["B_00000-009_0128x0064_ltx2.safetensors", "a_00000-009_0128x0064_ltx2.safetensors"]
     data = TrainingSet.open(config(tmp_path, **entry), RECIPE)
-    assert [data.load_reference(sample).shape for sample in data.samples] == [(128, 2, 1, 2)] * 2
+    assert [[one.shape for one in data.load_references(sample)] for sample in data.samples] == [[(128, 2, 1, 2)]] * 2
     assert [data.load_latents(sample).shape for sample in data.samples] == [(128, 2, 2, 4)] * 2
     with pytest.raises(CacheError, match="reference_frames changed"):
         TrainingSet.open(config(tmp_path, **{**entry, "reference_frames": 1}), RECIPE)

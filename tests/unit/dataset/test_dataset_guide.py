@@ -143,9 +143,9 @@ def test_defaults_are_those_of_the_guides_tables(tmp_path):
 def test_the_folders_of_references_are_where_the_guide_has_them(tmp_path):
     (entry,) = read(tmp_path, EXAMPLES["IC-LoRA"]).datasets
     assert entry.reference_directory == tmp_path / "references"
-    assert entry.reference_caches == tmp_path / "cache_ref"
+    assert entry.reference_caches() == tmp_path / "cache_ref"
     (entry,) = read(tmp_path, EXAMPLES["IC-LoRA"].replace('reference_cache_directory = "cache_ref"', "")).datasets
-    assert entry.reference_caches == tmp_path / "cache" / "reference"
+    assert entry.reference_caches() == tmp_path / "cache" / "reference"
 
 
 def test_keys_of_other_models_and_old_names_load_with_a_note(tmp_path):
@@ -237,7 +237,7 @@ def test_the_official_trainers_json_with_its_columns(clips):
     (clips / "dataset.json").write_text(json.dumps(rows))
     plan = planned(clips, dataset_file="dataset.json")
     assert told(plan) == [("a.mp4", "first"), ("b.mp4", "second")]
-    assert [item.reference.path.name for item in plan.items] == ["p.png", "a.mp4"]
+    assert [item.references[0].path.name for item in plan.items] == ["p.png", "a.mp4"]
     assert [item.mask and item.mask.name for item in plan.items] == ["p.png", None]
 
 
@@ -281,7 +281,7 @@ def test_jsonl_names_control_images_and_folders_of_frames(clips):
     plan = planned(clips, video_jsonl_file="list.jsonl")
     (item,) = plan.items
     assert (item.source.stem, item.source.media.frames, item.fps, item.picks) == ("frames.v1", 12, 25.0, [*range(9)])
-    assert item.reference.path.name == "p.png"
+    assert item.references[0].path.name == "p.png"
     assert "no reference" in plan.skipped[0].reason
     with pytest.raises(DataError, match=r"frames\.v1: too short: 6 frames at 25 fps"):
         planned(clips, video_jsonl_file="list.jsonl", source_fps=50)

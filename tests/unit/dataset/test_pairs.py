@@ -89,7 +89,7 @@ def test_case_decides_where_it_is_the_only_difference(clips):
     write_image(clips / "beside" / "A.png", 32, 32, caption=None)
     write_image(clips / "beside" / "b.png", 64, 64, caption=None)
     plan = plan_dataset(config(clips, reference_directory="beside"))
-    assert [item.reference.path.name for item in plan.items] == ["a.png", "b.png"]
+    assert [item.references[0].path.name for item in plan.items] == ["a.png", "b.png"]
 
 
 def test_the_ending_that_is_set_chooses_among_sounds(clips):

@@ -29,6 +29,6 @@ def test_its_frames_are_the_first_and_then_every_so_many(tmp_path):
     plan = plan_dataset(DatasetConfig.read(tmp_path / "dataset.toml"), events)
     assert any("1 references in" in text and "have no medium of their name: other.mp4" in text for text in told)
     (item,) = plan.items
-    assert item.reference.frames == 9
+    assert item.references[0].frames == 9
     clip = read_reference(item, plan.settings_of(item))
     assert numbers(clip) == [0, 1, 3, 5, 7, 9, 11, 13, 15]

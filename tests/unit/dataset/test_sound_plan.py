@@ -316,9 +316,11 @@ def test_references_are_found_by_name(tmp_path):
     }
     heard = Heard()
     a, b = plan_dataset(config(tmp_path, entry), heard).items
-    assert a.reference_audio == path
-    assert a.reference_audio_path == tmp_path / "k" / "reference_audio" / "a_00000-009_0064x0064_ltx2_audio.safetensors"
-    assert b.reference_audio is b.reference_audio_path is None
+    assert a.reference_audios == (path,)
+    assert (
+        a.reference_audio_path(0) == tmp_path / "k" / "reference_audio" / "a_00000-009_0064x0064_ltx2_audio.safetensors"
+    )
+    assert b.reference_audios == ()
     assert any("1 files have no reference sound" in text and "b.mp4" in text for _, text in heard.messages)
 
 
@@ -327,7 +329,7 @@ def test_recordings_have_references_too(tmp_path):
     path = write_sound(tmp_path / "ref" / "a.wav", tone(0.5))
     entry = {"audio_directory": "s", "reference_audio_directory": "ref", "reference_audio_cache_directory": "rk"}
     (item,) = plan_dataset(config(tmp_path, entry)).items
-    assert (item.reference_audio, item.reference_audio_path.parent) == (path, tmp_path / "rk")
+    assert (item.reference_audios, item.reference_audio_path(0).parent) == ((path,), tmp_path / "rk")
 
 
 # --- settings --------------------------------------------------------------------------------------------------------

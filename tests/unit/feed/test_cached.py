@@ -90,7 +90,7 @@ def test_a_manifest_trains_elsewhere_without_the_media(made, tmp_path):
     after = TrainingSet.open(config, RECIPE)
     assert len(after.samples) == 7
     assert alike(before.samples, after.samples)
-    assert after.load_reference(after.samples[0]).shape == (128, 1, 2, 2)
+    assert after.load_references(after.samples[0])[0].shape == (128, 1, 2, 2)
     assert dataset_captions(config) == ["a clip", "another", "a picture"]
     for recipe, reason in (
         (CacheRecipe(video_vae="other", text=WEIGHTS), "another VAE"),
@@ -308,7 +308,9 @@ def official(root):
     torch.save(new, at / "conditions" / "sub" / "clip.pt")
     sound = {"latents": torch.randn(8, 10, 16), "num_time_steps": 10, "frequency_bins": 16, "duration": 0.4}
     torch.save(sound, at / "audio_latents" / "sub" / "clip.pt")
-    torch.save({"latents": torch.randn(128, 2, 3, 4), **sizes}, at / "reference_latents" / "sub" / "clip.pt")
+    for name in ("reference_latents", "reference_latents_2"):
+        (at / name / "sub").mkdir(parents=True, exist_ok=True)
+        torch.save({"latents": torch.randn(128, 2, 3, 4), **sizes}, at / name / "sub" / "clip.pt")
     torch.save({"mask": torch.full((2, 3, 4), 0.7)}, at / "video_masks" / "sub" / "clip.pt")
     grid = torch.arange(24.0).reshape(2, 3, 4).expand(128, 2, 3, 4)
     torch.save({"latents": grid.reshape(128, 24).T.clone(), **sizes}, at / "latents" / "latent_0.pt")
@@ -337,7 +339,7 @@ def test_the_official_trainers_folder_is_imported_and_trained_on(tmp_path):
     assert torch.equal(text.video, video[-5:].bfloat16())
     assert torch.equal(text.audio, audio[-5:].bfloat16())
     assert data.load_mask(new).all()
-    assert data.load_reference(new).shape == (128, 2, 3, 4)
+    assert [one.shape for one in data.load_references(new)] == [(128, 2, 3, 4)] * 2
     assert torch.equal(data.load_latents(old), grid)
     assert data.load_text(old).video.shape == (5, 3840)
 

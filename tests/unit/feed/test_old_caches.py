@@ -55,8 +55,8 @@ def test_old_caches_are_fresh_and_trained_on(config, tmp_path, form):
     assert (clip.kind, clip.shape, clip.audio_steps, clip.fps) == ("video", LatentShape(3, 2, 2), 17, 25.0)
     assert (hum.kind, hum.shape, hum.audio_steps) == ("audio", LatentShape(7, 2, 2), 50)
     assert data.load_latents(clip).eq(0.5).all()
-    assert data.load_reference(clip).eq(0.25).all()
-    assert data.load_reference_audio(clip).shape == (8, 25, 16)
+    assert data.load_references(clip)[0].eq(0.25).all()
+    assert data.load_reference_audios(clip)[0].shape == (8, 25, 16)
     assert data.load_mask(clip).shape == (3, 2, 2)
     assert data.load_audio_mask(clip).tolist() == [False] * 16 + [True]
     batch = load_batch(data, [clip])

@@ -167,3 +167,15 @@ def test_a_picture_goes_through_h264_at_its_own_size(folder, vaes):
         for n in (0, 33)
     )
     assert not torch.allclose(plain[1][0][1], compressed[1][0][1], atol=1e-4)
+
+
+def test_several_references_go_in_front_each_with_its_own_frames(folder, vaes):
+    trained = Trained(frames=0, more_frames=(1,))
+    both = pair(folder, vaes, trained=trained, line="a fox --v clip.mp4 --v a.png").video.reference
+    assert both.extent == (1, 2, 2, 3, 2, 2)
+    table = pair(folder, vaes, {"type": "reference", "video": "a.png"}, trained=trained, line="a fox --v clip.mp4")
+    assert torch.equal(table.video.reference.tokens, both.tokens)
+    one = pair(folder, vaes, trained=trained, line="a fox --v clip.mp4").video.reference
+    assert torch.equal(both.tokens[:, 4:], one.tokens)
+    sounds = pair(folder, vaes, line="a fox --ra voice.wav --ra voice.wav").audio.reference
+    assert sounds.tokens.shape[1] in (50, 52)

@@ -123,7 +123,7 @@ def test_what_cannot_be_given_is_refused_by_name(media, table, says):
             "av",
             "both given whole",
         ),
-        ([{"type": "reference", "video": "clip.mp4"}] * 2, "video", "another reference of the video already"),
+        ([{"type": "first_frame", "image_or_video": "clip.mp4"}] * 2, "video", "another first_frame of the video"),
         ([{"type": "reference", "video": "clip.mp4", "downscale_factor": 4}], "video", "not made of whole latents"),
         ([{"type": "mask", "video": "clip.mp4", "mask": "white.png"}], "video", "white.png is white all over"),
         ([{"type": "mask", "video": "clip.mp4", "mask": "black.png"}], "video", "black.png is black all over"),

@@ -42,11 +42,10 @@ def given(*conditions):
         ({"mode": "video", "video": {"generated": False}}, "video.generated is false, but model.mode is video"),
         ({"video": {"generated": False}, "audio": {"generated": False}}, "both false"),
         (
-            {"video": given({"type": "reference"}, {"type": "reference"})},
-            "two conditions of type reference.*several subjects are frames of one reference: reference_frames",
+            {"audio": given({"type": "reference", "hide_text": True}, {"type": "reference"})},
+            "hide_text is true for one reference sound and false for another",
         ),
-        ({"audio": given({"type": "reference"}, {"type": "reference"})}, "one reference sound after another"),
-        ({"video": given({"type": "mask"}, {"type": "mask"})}, "keep one, with the probability that both together"),
+        ({"video": given({"type": "mask"}, {"type": "mask"})}, "Keep one, with the probability that both together"),
         (
             {"video": {"generated": False, **given({"type": "reference"}, {"type": "first_frame"})}},
             "the whole video is given, and video.conditions of type first_frame would change nothing",
@@ -119,7 +118,7 @@ def test_clips_without_sound_train_beside_those_with_reference_sounds(tmp_path):
     write_tensors(voice, {"audio_latents_6x16x8_fp32": torch.ones(8, 6, 16), "audio_lengths_int32": torch.tensor([6])})
     told = Told()
     config = run("av", audio=given({"type": "reference"}))
-    heard = replace(make_sample("fox", steps=6), reference_audio_path=voice)
+    heard = replace(make_sample("fox", steps=6), reference_audio_paths=(voice,))
     check_samples(config, [heard, make_sample("hen")], told)
     assert told.texts == [], "a silent clip lacks nothing"
 
@@ -159,7 +158,7 @@ def test_a_mask_that_gives_everything_is_named(tmp_path):
 def test_the_rate_of_references_is_that_of_their_caches(tmp_path, asked, cached, fits):
     path = tmp_path / "reference.safetensors"
     write_tensors(path, {"latents_1x2x2_float32": torch.zeros(128, 1, 2, 2)})
-    sample = replace(make_sample("fox"), reference_path=path, reference_temporal_scale=cached)
+    sample = replace(make_sample("fox"), reference_paths=(path,), reference_temporal_scale=cached)
     config = run("video", video=given({"type": "reference", "temporal_scale_factor": asked}))
     if fits:
         check_samples(config, [sample], Events())
@@ -188,7 +187,7 @@ def test_samples_that_lack_what_the_lora_is_trained_with_are_told():
 def test_a_reference_must_be_smaller_by_a_whole_number(tmp_path, side, fits):
     path = tmp_path / "reference.safetensors"
     write_tensors(path, {f"latents_1x{side}x{side}_float32": torch.zeros(128, 1, side, side)})
-    sample = replace(make_sample("fox"), shape=LatentShape(2, 2, 2), reference_path=path)
+    sample = replace(make_sample("fox"), shape=LatentShape(2, 2, 2), reference_paths=(path,))
     config = run("video", video=given({"type": "reference"}))
     if fits:
         check_samples(config, [sample], Events())
@@ -230,7 +229,7 @@ def test_a_silent_reference_and_a_mask_of_all_the_sound_are_named(tmp_path):
     sample = make_sample("fox", "audio", 6)
     config = run("audio", audio=given({"type": "reference"}))
     with pytest.raises(ConfigError, match="fox: its reference sound is silence"):
-        check_samples(config, [replace(sample, reference_audio_path=voice)], Events())
+        check_samples(config, [replace(sample, reference_audio_paths=(voice,))], Events())
     with pytest.raises(ConfigError, match="fox: the mask of its sound gives all of it"):
         check_samples(run("audio", audio=given({"type": "mask"})), [replace(sample, audio_mask_path=mask)], Events())
 
@@ -240,7 +239,7 @@ def test_references_of_two_sizes_in_one_run_are_refused(tmp_path):
     for side in (1, 2):
         path = tmp_path / f"{side}.safetensors"
         write_tensors(path, {f"latents_1x{side}x{side}_float32": torch.zeros(128, 1, side, side)})
-        samples.append(replace(make_sample(f"clip {side}"), reference_path=path))
+        samples.append(replace(make_sample(f"clip {side}"), reference_paths=(path,)))
     config = run("video", video=given({"type": "reference"}))
     with pytest.raises(ConfigError, match="References are of two kinds: that of clip 1 is 2 times smaller"):
         as_cached(config, samples, Trained())
@@ -256,3 +255,23 @@ def test_one_of_several_processes_is_told_that_it_must_be_alone(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(ConfigError, match=r"one of 2 processes .* model\.device chooses the card"):
         check_settings(run)
+
+
+def test_each_condition_asks_for_a_reference_of_its_own(tmp_path):
+    path, small = tmp_path / "reference.safetensors", tmp_path / "small.safetensors"
+    write_tensors(path, {"latents_1x2x2_float32": torch.zeros(128, 1, 2, 2)})
+    write_tensors(small, {"latents_1x1x1_float32": torch.zeros(128, 1, 1, 1)})
+    config = run("video", video=given({"type": "reference"}, {"type": "reference"}))
+    one, two = (replace(make_sample(key), reference_paths=paths) for key, paths in (("a", (path,)), ("b", (path,) * 2)))
+    with pytest.raises(ConfigError, match="asks for a reference 2, and not one.*Set more_reference_directories"):
+        check_samples(config, [one], Events())
+    told = Told()
+    check_samples(config, [one, two], told)
+    assert told.texts == [("warning", "1 of 2 samples have no reference 2 and train without: a.")]
+    with pytest.raises(ConfigError, match="References are of two kinds"):
+        as_cached(config, [replace(two, reference_paths=(path, small))], Trained())
+    dataset = {"video_directory": "clips", "reference_directory": "depth"}
+    with pytest.raises(ConfigError, match="asks for a reference 2.*more_reference_directories"):
+        check_supplied(config, DatasetConfig.from_table({"datasets": [dataset]}, tmp_path))
+    more = {**dataset, "more_reference_directories": ["faces"]}
+    check_supplied(config, DatasetConfig.from_table({"datasets": [more]}, tmp_path))

@@ -31,17 +31,17 @@ def test_it_is_measured_where_another_clip_could_lend_what_is_given(settings, wa
 
 
 def with_reference(value: float, side: int = 2, seed: int = 0):
-    return replace(make_batch([4], seed=seed), given=(GivenData(reference=torch.full((128, 1, side, side), value)),))
+    return replace(make_batch([4], seed=seed), given=(GivenData((torch.full((128, 1, side, side), value),)),))
 
 
 def test_a_clip_gets_the_reference_of_another_and_keeps_all_else():
     mine, theirs = with_reference(1.0), with_reference(2.0, seed=1)
-    lent = swapped(mine, theirs, ["reference"])
-    assert lent.given[0].reference.unique().tolist() == [2.0]
+    lent = swapped(mine, theirs, ["references"])
+    assert lent.given[0].references[0].unique().tolist() == [2.0]
     assert torch.equal(lent.latents, mine.latents)
-    assert swapped(mine, with_reference(1.0, seed=1), ["reference"]) is None  # the same reference proves nothing
-    assert swapped(mine, with_reference(2.0, side=1), ["reference"]) is None
-    assert swapped(mine, make_batch([4]), ["reference"]) is None
+    assert swapped(mine, with_reference(1.0, seed=1), ["references"]) is None  # the same reference proves nothing
+    assert swapped(mine, with_reference(2.0, side=1), ["references"]) is None
+    assert swapped(mine, make_batch([4]), ["references"]) is None
 
 
 def test_a_stream_that_is_given_changes_places_at_its_own_length():

@@ -27,11 +27,11 @@ def with_data(batch, *data: GivenData):
 
 def reference(seed: int, frames: int = 1, side: int = 2) -> GivenData:
     generator = torch.Generator().manual_seed(seed)
-    return GivenData(reference=torch.randn(128, frames, side, side, generator=generator))
+    return GivenData((torch.randn(128, frames, side, side, generator=generator),))
 
 
 def voice(seed: int, steps: int = 5) -> GivenData:
-    return GivenData(reference_audio=torch.randn(8, steps, 16, generator=torch.Generator().manual_seed(seed)))
+    return GivenData(reference_audios=(torch.randn(8, steps, 16, generator=torch.Generator().manual_seed(seed)),))
 
 
 def test_a_reference_changes_the_loss_of_its_own_sample_alone(models):
@@ -78,7 +78,7 @@ def test_a_clip_without_sound_trains_its_picture_beside_reference_sounds(models)
         "video": {"conditions": [REFERENCE]},
         "audio": {"conditions": [{**REFERENCE, "negative_positions": True}]},
     }
-    both = replace(reference(1), reference_audio=voice(1).reference_audio)
+    both = replace(reference(1), reference_audios=voice(1).reference_audios)
     terms = losses(models, with_data(make_batch([6, 0]), both, reference(2)), **run)
     other = losses(models, with_data(make_batch([6, 0]), both, reference(3)), **run)
     assert bool(torch.isfinite(terms.loss).all())
@@ -178,3 +178,32 @@ def test_the_first_latent_frame_of_a_clip_is_marked_in_training_and_a_reference_
     front, frame = video.latent.shape[1] - SHAPE.tokens, SHAPE.height * SHAPE.width
     assert front > 0
     assert (video.single, audio.single) == (slice(front, front + frame), None)
+
+
+def test_each_of_two_references_counts_and_has_its_own_coin(models):
+    batch = make_batch([0, 0])
+    one, two = reference(1).references[0], reference(2, 2).references[0]
+    run = {"train": NONE, "video": {"conditions": [REFERENCE, REFERENCE]}}
+
+    def loss(*given, **more):
+        return losses(models, with_data(batch, *given), "video", **{**run, **more}).loss
+
+    both = loss(GivenData((one, two)), GivenData((one, two)))
+    other = loss(GivenData((one, two)), GivenData((one, -two)))
+    assert (both - other).abs()[1] > 1e-4
+    assert (both - other).abs()[0] < 1e-6
+    # a sample that lacks one trains with what it has, whatever the others of its batch have
+    lacking = loss(GivenData((one, two)), GivenData((None, two)))
+    alone = losses(
+        models, with_data(batch, GivenData(), GivenData((two,))), "video", train=NONE, video=given(REFERENCE)
+    )
+    assert abs(lacking[1] - alone.loss[1]) < 1e-5
+    never = loss(
+        GivenData((one, two)), GivenData((one, two)), video=given(REFERENCE, {**REFERENCE, "probability": 0.0})
+    )
+    first = losses(models, with_data(batch, *[GivenData((one,))] * 2), "video", train=NONE, video=given(REFERENCE))
+    assert (never - first.loss).abs().max() < 1e-5
+
+
+def given(*conditions):
+    return {"conditions": list(conditions)}

@@ -69,16 +69,18 @@ def test_validation_datasets_are_used_where_samples_of_them_are_drawn(sample, us
 @pytest.mark.parametrize("kind", [one for one in CONSUMERS if one.sample], ids=lambda one: one.sample)
 def test_what_comes_with_samples_is_named_as_well(kind):
     require_samples_used(RUN, data())
+    path = Path("r.safetensors")
+    found = data(**{kind.sample: (path,) if kind.sample.endswith("s") else path})
     with pytest.raises(ConfigError, match="of x and 1 other samples"):
-        require_samples_used(RUN, data(**{kind.sample: Path("r.safetensors")}))
+        require_samples_used(RUN, found)
 
 
 @pytest.mark.parametrize("kind", [one for one in CONSUMERS if one.sample], ids=lambda one: one.sample)
 def test_what_rows_of_lists_give_is_named_before_it_is_encoded(kind):
-    nothing = dict.fromkeys(("reference", "reference_audio", "mask", "audio_mask"))
-    items = [SimpleNamespace(key="x", **{**nothing, kind.sample.removesuffix("_path"): Path("m.png")})]
+    nothing = {"references": (), "reference_audios": (), "mask": None, "audio_mask": None}
+    items = [SimpleNamespace(key="x", **{**nothing, kind.item: ("m.png",) if kind.item.endswith("s") else "m.png"})]
     require_items_used(RUN, [SimpleNamespace(key="x", **nothing)])
-    with pytest.raises(ConfigError, match=rf"{kind.sample.removesuffix('_path')} of x: "):
+    with pytest.raises(ConfigError, match=rf"{kind.item.removesuffix('s')} of x: "):
         require_items_used(make_run({"model": {"mode": "av"}}), items)
     stream = "audio" if "audio" in kind.sample else "video"
     condition = {"conditions": [{"type": "mask" if "mask" in kind.sample else "reference"}]}
@@ -110,3 +112,19 @@ def test_a_condition_uses_what_it_is_for_where_the_mode_has_its_stream(setting, 
     other = "audio" if stream == "video" else "video"
     with pytest.raises(ConfigError, match=rf"{setting}: .*{stream}.conditions"):
         require_used(make_run({"model": {"mode": other}, **conditions}), given)
+
+
+def test_more_references_than_conditions_are_named(tmp_path):
+    run = make_run({"video": {"conditions": [{"type": "reference"}]}})
+    both = {"reference_directory": "depth", "more_reference_directories": ["faces"]}
+    with pytest.raises(
+        ConfigError, match=r"datasets\[1\]\.more_reference_directories: .*faces is used by no condition"
+    ):
+        require_used(run, dataset(tmp_path, **both))
+    require_used(make_run({"video": {"conditions": [{"type": "reference"}] * 2}}), dataset(tmp_path, **both))
+    found = data(reference_paths=(Path("a"), Path("b")))
+    with pytest.raises(ConfigError, match="x and 1 other samples: 2 references, of which 1 would not be used"):
+        require_samples_used(run, found)
+    items = [SimpleNamespace(key="x", references=("a", "b"), reference_audios=(), mask=None, audio_mask=None)]
+    with pytest.raises(ConfigError, match=r"x: 2 references, of which 1 .*Add another \[\[video.conditions\]\]"):
+        require_items_used(run, items)

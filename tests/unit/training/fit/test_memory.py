@@ -128,7 +128,7 @@ CONDITIONS = {
 def test_references_in_front_of_picture_and_sound_are_counted():
     recomputed = "spread"
     run, plain = run_of("av", **CONDITIONS), work_of("av")
-    work = replace(plain, reference=plain.shape, reference_sound=plain.sound)
+    work = replace(plain, references=(plain.shape,), reference_sound=plain.sound)
     found = tracked(run, work, SETS[recomputed])
     profile_ = simulate.simulate(CONFIG, run, work, device_type="cpu")
     assert profile_.peak(TOTAL, SETS[recomputed]) == pytest.approx(found, rel=0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -186,7 +187,9 @@ def test_the_largest_batch_is_the_one_with_its_references(monkeypatch):
 
     def sample(name, frames, reference=None):
         clip = LatentShape(frames, 4, 4)
-        return Sample(name, clip, 25.0, "", Path(name), Path(name), reference_path=reference)
+        return Sample(
+            name, clip, 25.0, "", Path(name), Path(name), reference_paths=() if reference is None else (reference,)
+        )
 
     monkeypatch.setattr(work_module, "_latent_shape", lambda path: LatentShape(5, 4, 4))
     samples = [sample("plain", 7), sample("shown", 4, Path("reference")), sample("small", 2)]
@@ -196,9 +199,13 @@ def test_the_largest_batch_is_the_one_with_its_references(monkeypatch):
     (largest,) = largest_batch(order, shown)
     assert largest.key == "shown"
     work = of_batch([largest], shown)
-    assert (work.reference, work.video_tokens) == (LatentShape(5, 4, 4), 9 * 16)
+    assert (work.references, work.video_tokens) == ((LatentShape(5, 4, 4),), 9 * 16)
     assert "a reference of 128 x 128, 33 frames" in work.describe()
-    assert of_batch([largest], make_run({})).reference is None
+    assert of_batch([largest], make_run({})).references == ()
+    both = make_run({"video": {"conditions": [{"type": "reference"}] * 2}})
+    twice = replace(samples[1], reference_paths=(Path("reference"), Path("another")))
+    assert of_batch([twice], both).video_tokens == 14 * 16
+    assert of_batch([twice], shown).video_tokens == 9 * 16
 
 
 def test_the_largest_batch_is_found_with_caches_and_without(run_file):
