@@ -3,6 +3,7 @@
 In this order, n being the RMS norm without a weight:
  1. video self-attention    x += gate * attn1(n(x) modulated)
  2. video text attention    x += gate * attn2(n(x) modulated, context modulated)      2.0: no modulation, no gate
+                                                                                       LTX-Video: no norm either
  3. the same two for audio
  4. audio to video and video to audio, both from the streams as they are after step 3
  5. video feed-forward, audio feed-forward
@@ -122,6 +123,7 @@ class Block(nn.Module):
     def __init__(self, config: TransformerConfig, mode: str) -> None:
         super().__init__()
         self.eps, self.text_modulated = config.norm_eps, config.cross_attention_adaln
+        self.norm_before_text, qk_eps = config.norm_before_text, config.qk_eps
         self.ff_chunk = {"": 0, "audio_": 0}  # tokens of a feed-forward at a time, by prefix; 0: by device
         self.fused: Fused | None = None
         self.lean = True  # whether a replay keeps recipes of norms, too, and makes them a third time for its gradient
@@ -129,9 +131,9 @@ class Block(nn.Module):
         for name, prefix, side in (("video", "", config.video), ("audio", "audio_", config.audio)):
             if mode not in (name, "av"):
                 continue
-            self_attention = Attention(side.width, side.width, side.heads, side.head_width, config.gated, self.eps)
+            self_attention = Attention(side.width, side.width, side.heads, side.head_width, config.gated, qk_eps)
             text_attention = Attention(
-                side.width, side.context_width, side.heads, side.head_width, config.gated, self.eps
+                side.width, side.context_width, side.heads, side.head_width, config.gated, qk_eps
             )
             setattr(self, f"{prefix}attn1", self_attention)
             setattr(self, f"{prefix}attn2", text_attention)
@@ -142,8 +144,8 @@ class Block(nn.Module):
         if mode == "av":
             v, a = config.video, config.audio
             # both directions attend in the audio width
-            self.audio_to_video_attn = Attention(v.width, a.width, a.heads, a.head_width, config.gated, self.eps)
-            self.video_to_audio_attn = Attention(a.width, v.width, a.heads, a.head_width, config.gated, self.eps)
+            self.audio_to_video_attn = Attention(v.width, a.width, a.heads, a.head_width, config.gated, qk_eps)
+            self.video_to_audio_attn = Attention(a.width, v.width, a.heads, a.head_width, config.gated, qk_eps)
             self.scale_shift_table_a2v_ca_video = nn.Parameter(torch.zeros(5, v.width))
             self.scale_shift_table_a2v_ca_audio = nn.Parameter(torch.zeros(5, a.width))
 
@@ -219,8 +221,8 @@ class Block(nn.Module):
         attention, context = getattr(self, f"{prefix}attn2"), stream.context
         with Remade(recipes) as remade:
             if stream.prompt is None:
-                normal = remade.note(plain_norm, x, self.eps, self.fused)
-                return x + attention(normal, context, mask=stream.context_mask, remade=remade, kept=text_kv)
+                query = remade.note(plain_norm, x, self.eps, self.fused) if self.norm_before_text else x
+                return x + attention(query, context, mask=stream.context_mask, remade=remade, kept=text_kv)
             prompt = stream.prompt.plus(getattr(self, f"{prefix}prompt_scale_shift_table")).values
             context = remade.note(modulated, context, prompt[:, 1], prompt[:, 0], self.fused)
             normal = remade.note(modulated_norm, x, rows[:, 7], rows[:, 6], index, self.eps, self.fused)

@@ -1,5 +1,7 @@
 """The transformer's part of a checkpoint's embedded config.
 
+LTX-Video, which came before LTX-2 and has no sound, is a variant of the same network: see LTX_VIDEO.
+
 Files carry many keys that never vary; those that would change the computation if they did are checked, not read.
 """
 
@@ -24,8 +26,18 @@ FIXED: dict[str, Any] = {
     "share_ff": False,
     "standardization_norm": "rms_norm",
     "use_audio_video_cross_attention": True,
-    "use_middle_indices_grid": True,
 }
+# What LTX-Video computes in its own way; its headers say nothing of it. Pairs of features side by side are rotated, by
+# frequencies in float32 and where a token's cell begins, and the text is asked with the stream as it is.
+LTX_VIDEO: dict[str, Any] = {
+    "has_sound": False,
+    "frequencies_precision": "float32",
+    "norm_before_text": False,
+    "qk_norm_eps": 1e-5,
+    "rope_type": "interleaved",
+    "use_middle_indices_grid": False,
+}
+_SOUND = "audio_adaln_single."  # begins the name of a tensor of every LTX-2 transformer
 # A variant is a matter of tensors: flag -> the tensor that only one kind of file has, and what stands beside it in any.
 VARIANTS: dict[str, tuple[str, str]] = {
     "ff_bias": ("transformer_blocks.0.ff.net.0.proj.bias", "transformer_blocks.0.ff.net.0.proj."),
@@ -87,14 +99,18 @@ class TransformerConfig:
     audio_ff_bias: bool = True
     use_prompt_adaln_single: bool = True
     use_keyframes_abs_pos_embedding: bool = False
+    has_sound: bool = True
+    norm_before_text: bool = True
+    qk_norm_eps: float | None = None
+    use_middle_indices_grid: bool = True
 
     @classmethod
     def from_checkpoint(cls, section: Mapping[str, Any], names: Collection[str] = ()) -> TransformerConfig:
         """Read `config.transformer`. Keys we do not know are ignored.
 
-        `names` are those of the transformer's tensors in the file, which decide what 2.5 brought; without them
-        `section` does. Raises CheckpointError where a needed key is missing, where the file describes another network,
-        or where `section` and `names` contradict each other.
+        `names` are those of the transformer's tensors in the file, which decide what 2.5 brought and whether it is
+        LTX-Video; without them `section` does. Raises CheckpointError where a needed key is missing, where the file
+        describes another network, or where `section` and `names` contradict each other.
         """
         missing = [key for key in NEEDED if key not in section]
         if missing:
@@ -112,6 +128,13 @@ class TransformerConfig:
         values: dict[str, Any] = dict.fromkeys(
             ("cross_attention_adaln", "apply_gated_attention", "caption_proj_before_connector"), False
         )
+        if is_ltx_video(section, names):
+            values |= LTX_VIDEO
+        elif section.get("use_middle_indices_grid") is False:
+            raise CheckpointError(
+                "The checkpoint's embedded config says use_middle_indices_grid = False; LTX-2 and LTX-2.3 have True. "
+                "This is another model family, which cannot be trained here; choose an LTX-2 file."
+            )
         for name in cls.__dataclass_fields__:
             if section.get(name) is not None:
                 value = section[name]
@@ -127,7 +150,7 @@ class TransformerConfig:
             raise CheckpointError(
                 f"The checkpoint's rope_type is {self.rope_type!r}; expected split or interleaved. Use an LTX-2 file."
             )
-        if self.num_attention_heads != self.audio_num_attention_heads:
+        if self.has_sound and self.num_attention_heads != self.audio_num_attention_heads:
             raise CheckpointError(
                 f"The checkpoint has {self.num_attention_heads} video heads and {self.audio_num_attention_heads} audio "
                 "heads; LTX-2 has as many of each. Use an LTX-2 file."
@@ -142,13 +165,22 @@ class TransformerConfig:
         return self.cross_attention_adaln
 
     @property
+    def qk_eps(self) -> float:
+        """What keeps the norms of queries and keys from dividing by zero."""
+        return self.norm_eps if self.qk_norm_eps is None else self.qk_norm_eps
+
+    @property
     def gated(self) -> bool:
         return self.apply_gated_attention
 
     @property
     def projects_captions(self) -> bool:
-        """True for LTX-2.0: the transformer itself projects the text features to its width."""
+        """True for LTX-2.0 and LTX-Video: the transformer itself projects the text features to its width."""
         return not self.caption_proj_before_connector
+
+    def read_width(self, side: Side) -> int:
+        """How wide the text is that the stream `side` is given."""
+        return self.caption_channels if self.projects_captions else side.context_width
 
     @property
     def video(self) -> Side:
@@ -173,6 +205,15 @@ class TransformerConfig:
             tuple(self.audio_positional_embedding_max_pos),
             self.audio_ff_bias,
         )
+
+
+def is_ltx_video(section: Mapping[str, Any], names: Collection[str] = ()) -> bool:
+    """Whether a transformer with the tensors `names` is LTX-Video, which knows no sound; without them `section` says
+    it."""
+    if "patchify_proj.weight" in names:
+        newer = "transformer_blocks.0.prompt_scale_shift_table" in names
+        return not newer and not any(name.startswith(_SOUND) for name in names)
+    return section.get("_class_name") == "Transformer3DModel"
 
 
 def _variants(section: Mapping[str, Any], names: Collection[str]) -> dict[str, bool]:

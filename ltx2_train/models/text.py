@@ -277,6 +277,12 @@ class TextConnectors(nn.Module):
             ff_bias=self.ff_bias,
         )
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """How wide the features of each stream are."""
+        found = {"video": self.video_embeddings_connector, "audio": self.audio_embeddings_connector}
+        return {stream: connector.width for stream, connector in found.items() if connector is not None}
+
     def length(self, features: Sequence[TextFeatures]) -> int:
         """The context length N of a batch."""
         longest = max((one.tokens for one in features), default=0)

@@ -1,4 +1,5 @@
-"""The LTX-2 audio-video diffusion transformer (19B) and its successors 2.3 and 2.5 (22B), for training adapters on it.
+"""The LTX-2 audio-video diffusion transformer (19B), its successors 2.3 and 2.5 (22B) and LTX-Video (2B, 13B) before
+it, for training adapters on them.
 
 It predicts velocities (noise minus data) of video tokens, audio tokens, or both at once. Module names are those of
 the original checkpoints, so their keys load after the prefix `model.diffusion_model.` is cut off. A modality that the
@@ -9,6 +10,7 @@ noise level of the other modality ("how much of the other can be trusted"). The 
 this is the one its authors later named as the intended one. All agree where everything has one noise level.
 
 2.5 adds a learned vector to the tokens that stand for a single picture frame: the first latent frame of what is drawn.
+LTX-Video has video alone, and differs in what config.LTX_VIDEO lists.
 
 The file is long because a model's switches (recompute, kernels, chunks, compile) stand beside the blocks they set.
 
@@ -37,6 +39,7 @@ from .config import Side, TransformerConfig
 from .fused import Fused
 from .kernels import QUERIES, SPLITS, find_kernel
 from .norms import RowIndex, rows_of_tokens, wide
+from .plain_text import split_marked
 from .recompute import Kept, Store, recomputed, trainable
 from .rope import rope_table
 from .routes import TokenRoute, check_routes, kept_of, put_back, stream_of
@@ -133,7 +136,7 @@ class Residence(Protocol):
 
 
 class CaptionProjection(nn.Module):
-    """Text features to a stream's context width (2.0 only)."""
+    """Text features to a stream's context width (2.0 and LTX-Video)."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -167,6 +170,7 @@ class LTXTransformer(nn.Module):
     def __init__(self, config: TransformerConfig, mode: str = "av") -> None:
         super().__init__()
         assert mode in MODES, mode
+        assert mode == "video" or config.has_sound, f"mode {mode} of a model without sound"
         self.config, self.mode = config, mode
         self.recompute = frozenset(range(config.num_layers))
         self.residence: Residence | None = None
@@ -356,7 +360,9 @@ class LTXTransformer(nn.Module):
     def _stream(self, prefix: str, side: Side, own: Modality, other: Modality | None) -> Stream:
         """Everything about one modality that the blocks share, computed once."""
         config = self.config
-        context = own.context.to(self.dtype)
+        context, context_mask = own.context.to(self.dtype), own.context_mask
+        if context.shape[-1] == config.read_width(side) + 1:
+            context, context_mask = split_marked(context)
         if config.projects_captions:
             context = getattr(self, f"{prefix}caption_projection")(context)
         levels = own.levels()  # once: comparing them would make a card wait
@@ -379,7 +385,7 @@ class LTXTransformer(nn.Module):
             ada=ada,
             embedded=embedded,
             context=context,
-            context_mask=text_mask(own.context_mask, self.dtype),
+            context_mask=text_mask(context_mask, self.dtype),
             attention_mask=token_mask(own.attention_mask, self.dtype),
             rope=self._rope(own.positions, side.width, side.heads, side.max_pos),
             enabled=own.enabled,
@@ -404,6 +410,8 @@ class LTXTransformer(nn.Module):
 
     def _rope(self, positions: Tensor, width: int, heads: int, max_pos: tuple[float, ...]):
         config = self.config
+        if not config.use_middle_indices_grid:
+            positions = positions[..., :1]  # where a cell begins
         return rope_table(
             positions,
             width,

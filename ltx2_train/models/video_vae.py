@@ -97,10 +97,13 @@ class VideoVAEConfig:
     timestep_conditioning: bool = False
 
     @classmethod
-    def from_checkpoint(cls, section: Mapping[str, Any], keys: Collection[str] = ()) -> VideoVAEConfig:
+    def from_checkpoint(
+        cls, section: Mapping[str, Any], keys: Collection[str] = (), unnamed_padding: PaddingMode = "reflect"
+    ) -> VideoVAEConfig:
         """Read `config.vae` of a checkpoint. `keys` are the file's tensor names, with or without `vae.` in front.
 
         Where `keys` are given, they decide on time step conditioning, since headers are known to be wrong about it.
+        `unnamed_padding` is that of a decoder whose header names none: of LTX-2 "reflect", of LTX-Video "zeros".
         Raises CheckpointError for a block kind or an option this VAE does not have.
         """
         nested = isinstance(section.get("encoder"), Mapping)  # beside a diffusion decoder, which is not ours
@@ -124,7 +127,7 @@ class VideoVAEConfig:
             patch_size=int(section.get("patch_size", 4)),
             decoder_base_channels=int(section.get("decoder_base_channels", 128)),
             encoder_padding=_supported("spatial_padding_mode", padding or "zeros", PADDING_MODES),
-            decoder_padding=_supported("spatial_padding_mode", padding or "reflect", PADDING_MODES),
+            decoder_padding=_supported("spatial_padding_mode", padding or unnamed_padding, PADDING_MODES),
             log_variance=_supported("latent_log_var", section.get("latent_log_var", "uniform"), EXTRA_CHANNELS),
             causal_decoder=bool(section.get("causal_decoder", False)),
             timestep_conditioning=conditioned,

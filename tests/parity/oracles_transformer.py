@@ -44,13 +44,13 @@ def section(version: str, **changes) -> dict:
         "caption_channels": 12,
         "positional_embedding_max_pos": [20, 2048, 2048],
         "audio_positional_embedding_max_pos": [20],
-        "rope_type": "split",
-        "frequencies_precision": "float64",
+        **({} if version == "ltxv" else {"rope_type": "split", "frequencies_precision": "float64"}),
         "av_ca_timestep_scale_multiplier": 1000.0,
         "timestep_scale_multiplier": 1000,
         "norm_eps": 1e-6,
-        **({} if version == "2.0" else v23),
+        **({} if version in ("2.0", "ltxv") else v23),
         **({"ff_bias": False, "use_keyframes_abs_pos_embedding": True} if version == "2.5" else {}),
+        **({"_class_name": "Transformer3DModel"} if version == "ltxv" else {}),
         **changes,
     }
 
@@ -99,7 +99,7 @@ def inputs(version: str, batch: int = 2, text: int = 5, per_token: bool = False,
     """Random inputs; video and audio differ in sigma. `per_token` gives the first frame of each clip clean."""
     g = torch.Generator().manual_seed(seed)
     sizes = section(version)
-    widths = (12, 12) if version == "2.0" else (16, 8)
+    widths = (12, 12) if version in ("2.0", "ltxv") else (16, 8)
     made = []
     for width, tokens, channels, positions, name in (
         (widths[0], GRID.tokens, sizes["in_channels"], video_positions(GRID, FPS), "video"),
