@@ -24,8 +24,9 @@ from torch.nn import functional
 from ..errors import CheckpointError
 from ..files import digest
 from ..models.gemma4 import Gemma4
+from .encoder_files import SPIECE, EncoderFiles
 from .gemma4 import Gemma4Shape
-from .gemma_files import SPIECE, TOKENIZER, GemmaFiles, GemmaShape
+from .gemma_files import TOKENIZER, GemmaFiles, GemmaShape
 from .load import LoadProgress, OnLinear
 from .stored import FP8_TYPES, KEPT_FP8, numbers_shape
 from .stored_numbers import read_numbers, read_scale, read_stored, refuse_unscaled
@@ -97,7 +98,8 @@ def load_gemma(
             _place_scalar(model, files, name, name, device, dtype)
         if not name.endswith(".weight"):
             continue
-        place_weight(model, files, name, name.removesuffix(".weight"), device, dtype, on_linear)
+        factor = embedding_factor(files, dtype)
+        place_weight(model, files, name, name.removesuffix(".weight"), device, dtype, on_linear, factor)
         done += files.info(name).nbytes
         if on_progress is not None:
             on_progress(done, total, name)
@@ -108,16 +110,17 @@ def load_gemma(
 
 def place_weight(
     model: nn.Module,
-    files: GemmaFiles,
+    files: EncoderFiles,
     name: str,
     path: str,
     device: torch.device | str,
     dtype: torch.dtype,
     on_linear: OnLinear | None = None,
+    factor: float = 1.0,
 ) -> None:
     """Read the tensor `name` into the module at `path` of `model`.
 
-    What is stored quantized stays so, unless `on_linear` wants numbers.
+    What is stored quantized stays so, unless `on_linear` wants numbers. An embedding in fp8 is multiplied by `factor`.
     """
     owner, layer = model.get_submodule(path), name.removesuffix(".weight")
     kind = files.stored.kinds.get(layer)
@@ -132,7 +135,7 @@ def place_weight(
         model.set_submodule(path, linear)
     elif keep and isinstance(owner, nn.Embedding):
         weight, scale = _fp8(files, name, device)
-        model.set_submodule(path, Fp8Embedding(weight, scale, embedding_factor(files, dtype), dtype))
+        model.set_submodule(path, Fp8Embedding(weight, scale, factor, dtype))
     else:
         if kind in (None, KEPT_FP8):
             numbers = read_numbers(files, name, files.info(name)).to(device, dtype)
@@ -180,20 +183,28 @@ def _place_scalar(
 
 def embedding_rows(files: GemmaFiles, ids: list[int], dtype: torch.dtype) -> torch.Tensor:
     """The scaled embeddings [N, D] of `ids` on the CPU; only these rows are read."""
-    name = "embed_tokens.weight"
-    info, hidden = files.info(name), files.shape.hidden
+    return matrix_rows(files, "embed_tokens.weight", ids).to(dtype) * embedding_factor(files, dtype)
+
+
+def matrix_rows(files: EncoderFiles, name: str, ids: list[int], plain: bool = False) -> torch.Tensor:
+    """The rows `ids` [N, D] of the matrix `name`, with their scales where it is fp8; only they are read.
+
+    `plain`: fp8 without a scale is known to be a cast, whatever its numbers.
+    """
+    info, layer = files.info(name), name.removesuffix(".weight")
     file, stored = files.tensors[name]
     width = info.nbytes // info.shape[0]
     raw = bytearray(b"".join(file.read_bytes(stored, row * width, width) for row in ids))
-    rows = torch.frombuffer(raw, dtype=torch.uint8).view(info.torch_dtype).view(len(ids), hidden)
-    if info.dtype in FP8_TYPES:
-        scale = read_scale(files, "embed_tokens")
-        if scale is None:
-            refuse_unscaled(rows, "embed_tokens", files.name)
-        rows = rows.float()
-        if scale is not None:
-            rows = rows * (scale.reshape(()) if scale.numel() == 1 else scale.reshape(-1, 1)[torch.tensor(ids)])
-    return rows.to(dtype) * embedding_factor(files, dtype)
+    rows = torch.frombuffer(raw, dtype=torch.uint8).view(info.torch_dtype).view(len(ids), info.shape[1])
+    if info.dtype not in FP8_TYPES:
+        return rows
+    scale = read_scale(files, layer)
+    if scale is None and not plain:
+        refuse_unscaled(rows, layer, files.name)
+    rows = rows.float()
+    if scale is not None:
+        rows = rows * (scale.reshape(()) if scale.numel() == 1 else scale.reshape(-1, 1)[torch.tensor(ids)])
+    return rows
 
 
 class Fp8Linear(nn.Module):
@@ -364,7 +375,7 @@ def _copy_buffers(model: nn.Module, config: Any, kind: type[nn.Module], device: 
         model.get_submodule(owner)._buffers[leaf] = buffer.to(device)
 
 
-def _fp8(files: GemmaFiles, name: str, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _fp8(files: EncoderFiles, name: str, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor | None]:
     """An fp8 weight as it is stored, and its scale: a scalar, one value a row, or None where it is a plain cast."""
     weight, scale = files.read(name, device), read_scale(files, name.removesuffix(".weight"), device)
     if scale is None:

@@ -15,15 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..errors import CheckpointError
-from ..files import parse_json
 from . import gemma4
+from .encoder_files import EncoderFiles, folder_config, folder_tensors, stored_layers
 from .gemma4 import Gemma4Shape
-from .keys import QUANTIZATION_MARK
 from .reader import TensorFile, TensorInfo
-from .stored import KEPT_FP8, StoredLinears, declared_layers, find_stored, numbers_shape, read_marks
+from .stored import StoredLinears, numbers_shape
 
 USABLE = (
     "Choose gemma_3_12B_it.safetensors or an fp8 or fp4 version of it from ComfyUI's text_encoders folder, "
@@ -38,11 +35,9 @@ _NORMS = (
     "pre_feedforward_layernorm",
     "post_feedforward_layernorm",
 )
-_PART = re.compile(r"(.+)-(\d+)-of-(\d+)\.safetensors")
 _LAYER = re.compile(r"layers\.(\d+)\.(.+)\.weight$")
 # beside a weight: its scales, a mark, and the scales of activations, which stay in bf16 here
 _BESIDE = ("weight_scale", "scale_weight", "weight_scale_2", "comfy_quant", "input_scale", "scale_input")
-SPIECE = "spiece_model"
 TOKENIZER = "tokenizer_json"  # the bytes of tokenizer.json in a packed Gemma 4
 _FAMILIES = ("gemma3", "gemma3_text", "gemma4_unified", "gemma4", "gemma4_text")
 
@@ -66,24 +61,15 @@ class GemmaShape:
 
 
 @dataclass(frozen=True)
-class GemmaFiles:
-    """An opened text encoder; only headers have been read. Close it, or use it in a `with` block.
+class GemmaFiles(EncoderFiles):
+    """An opened Gemma; only headers have been read. Close it, or use it in a `with` block.
 
     `version` is what a Gemma 4 calls itself; "" where it is a stock one, or a Gemma 3.
     """
 
-    path: Path
-    files: tuple[TensorFile, ...]
-    tensors: Mapping[str, tuple[TensorFile, str]]  # the text tower's name -> where it lies
     shape: GemmaShape | Gemma4Shape
-    stored: StoredLinears  # which layers are quantized, by the text tower's names
     options: Mapping[str, Any] = field(default_factory=dict)  # text_config of config.json
     version: str = ""
-
-    @property
-    def name(self) -> str:
-        """Its file or folder name, for messages."""
-        return self.path.name
 
     @property
     def family(self) -> str:
@@ -93,40 +79,6 @@ class GemmaFiles:
     def usable(self) -> str:
         """What to choose where a file of this family will not do."""
         return gemma4.USABLE if isinstance(self.shape, Gemma4Shape) else USABLE
-
-    def info(self, name: str) -> TensorInfo:
-        file, stored = self.tensors[name]
-        return file.tensors[stored]
-
-    def read(self, name: str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> torch.Tensor:
-        file, stored = self.tensors[name]
-        return file.read(stored, device, dtype)
-
-    def read_bytes(self, name: str, start: int = 0, count: int | None = None) -> bytes:
-        file, stored = self.tensors[name]
-        return file.read_bytes(stored, start, count)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.tensors
-
-    def packed(self, name: str) -> bool:
-        """Whether the tensor belongs to a layer that is stored quantized."""
-        return name.rpartition(".")[0] in self.stored.kinds
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the text tower as stored."""
-        return sum(self.info(name).nbytes for name in self.tensors)
-
-    def close(self) -> None:
-        for file in self.files:
-            file.close()
-
-    def __enter__(self) -> GemmaFiles:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 def open_gemma(path: Path | str) -> GemmaFiles:
@@ -139,8 +91,8 @@ def open_gemma(path: Path | str) -> GemmaFiles:
         raise CheckpointError(f"The text encoder {path} does not exist. Check the path. {USABLE}")
     config: Mapping[str, Any] = {}
     if path.is_dir():
-        config = _folder_config(path)
-        found, everything = _folder_tensors(path)
+        config = folder_config(path, _FAMILIES, "Gemma 3 is needed, or Gemma 4 for LTX-2.5", USABLE)
+        found, everything = folder_tensors(path, USABLE)
     else:
         found = (TensorFile(path),)
         everything = dict.fromkeys(found[0].tensors, found[0])
@@ -160,95 +112,16 @@ def _opened(
     tensors = {name[len(prefix) :]: (file, name) for name, file in everything.items() if name.startswith(kept)}
     infos = {name: file.tensors[stored] for name, (file, stored) in tensors.items()}
     newer = gemma4.MARK in infos
-    stored = _stored(path, prefix, infos, everything, gemma4.USABLE if newer else USABLE)
+    stored = stored_layers(path, prefix, infos, everything, gemma4.USABLE if newer else USABLE, "embed_tokens")
     if newer and not path.is_dir():
         config = gemma4.packed_config(found[0])
     options = config.get("text_config", config)
     options = options if isinstance(options, Mapping) else {}
     if not newer:
-        return GemmaFiles(path, found, tensors, _shape(path, infos, stored), stored, options)
+        return GemmaFiles(path, found, tensors, stored, _shape(path, infos, stored), options)
     sizes = {name: numbers_shape(name, info, stored) for name, info in infos.items()}
     shape = gemma4.tower_shape(path.name, infos, sizes, options)
-    return GemmaFiles(path, found, tensors, shape, stored, options, str(config.get("gemma_version") or ""))
-
-
-def _folder_config(path: Path) -> Mapping[str, Any]:
-    file = path / "config.json"
-    if not file.is_file():
-        raise CheckpointError(
-            f"The text encoder folder {path} has no config.json. Choose the folder that holds config.json and "
-            "the .safetensors files of Gemma 3, or a single .safetensors file."
-        )
-    try:
-        config = parse_json(file.read_bytes())
-        kind = str(config.get("model_type", ""))
-        dict(config.get("text_config", config))
-    except (ValueError, AttributeError, TypeError):
-        raise CheckpointError(f"{file} is not readable. Download it again.") from None
-    if kind not in _FAMILIES:
-        raise CheckpointError(
-            f"The text encoder folder {path} holds a model of type {kind or 'unknown'!r}; Gemma 3 is needed, or "
-            f"Gemma 4 for LTX-2.5. {USABLE}"
-        )
-    return config
-
-
-def _folder_tensors(path: Path) -> tuple[tuple[TensorFile, ...], dict[str, TensorFile]]:
-    """The files of the folder, and the one that holds each tensor: the index decides, where there is one."""
-    index = path / "model.safetensors.index.json"
-    places = _index(index) if index.is_file() else None
-    names = sorted(set(places.values())) if places is not None else _shards(path)
-    missing = [name for name in names if not (path / name).is_file()]
-    if missing:
-        raise CheckpointError(
-            f"The text encoder folder {path} is incomplete: {', '.join(missing)} of {len(names)} files missing. "
-            "Finish the download."
-        )
-    files = {name: TensorFile(path / name) for name in names}
-    if places is not None:
-        absent = next((tensor for tensor, name in places.items() if tensor not in files[name]), None)
-        if absent is not None:
-            raise CheckpointError(
-                f"The index of the text encoder folder {path} says that {absent} lies in {places[absent]}, but it does "
-                "not: index and files are of different downloads. Download the folder again."
-            )
-        return tuple(files.values()), {tensor: files[name] for tensor, name in places.items()}
-    everything: dict[str, TensorFile] = {}
-    for file in files.values():
-        for tensor in file.tensors:
-            if tensor in everything:
-                raise CheckpointError(
-                    f"The text encoder folder {path} holds {tensor} twice, in {everything[tensor].name} and in "
-                    f"{file.name}, and no model.safetensors.index.json that says which counts. Keep the files of one "
-                    "model in a folder."
-                )
-            everything[tensor] = file
-    return tuple(files.values()), everything
-
-
-def _index(index: Path) -> dict[str, str]:
-    """tensor -> file name. Raises CheckpointError where the index cannot be read."""
-    try:
-        table = parse_json(index.read_bytes())["weight_map"]
-        if all(isinstance(name, str) for name in table.values()):
-            return dict(table)
-    except (ValueError, KeyError, AttributeError, TypeError):
-        pass
-    raise CheckpointError(f"{index} is not readable. Download it again.")
-
-
-def _shards(path: Path) -> list[str]:
-    """The names of the weight files; of a model in numbered parts those that should be there."""
-    found = sorted(file.name for file in path.glob("*.safetensors"))
-    if not found:
-        raise CheckpointError(f"The text encoder folder {path} has no .safetensors files. {USABLE}")
-    names = set(found)
-    for name in found:
-        if match := _PART.fullmatch(name):
-            start, number, total = match.groups()
-            width = len(number)
-            names |= {f"{start}-{part:0{width}d}-of-{total}.safetensors" for part in range(1, int(total) + 1)}
-    return sorted(names)
+    return GemmaFiles(path, found, tensors, stored, shape, options, str(config.get("gemma_version") or ""))
 
 
 def _prefix(path: Path, names: Mapping[str, TensorFile]) -> str:
@@ -269,31 +142,6 @@ def _prefix(path: Path, names: Mapping[str, TensorFile]) -> str:
     else:
         reason = "holds no language model"
     raise CheckpointError(f"The text encoder {path.name} is not Gemma 3: it {reason}. {USABLE}")
-
-
-def _stored(
-    path: Path, prefix: str, infos: Mapping[str, TensorInfo], everything: Mapping[str, TensorFile], usable: str
-) -> StoredLinears:
-    """How the text tower stores its layers. Raises CheckpointError where one cannot be read.
-
-    Marks and tables of layers use the names of their file; a mark for the whole file may stand outside of the tower.
-    """
-    marks: dict[str, object] = {}
-    for file in {file.path: file for file in everything.values()}.values():
-        found = declared_layers(file.metadata) | read_marks(file, file.tensors, sample=True)
-        marks |= {layer.removeprefix(prefix): entry for layer, entry in found.items()}
-    seen = dict(infos)
-    for name, file in everything.items():
-        if name.rpartition(".")[2] == QUANTIZATION_MARK:
-            seen[QUANTIZATION_MARK] = file.tensors[name]
-    stored = find_stored(seen, {}, marks)
-    text = stored.complaint(usable=usable)
-    embedding = stored.kinds.get("embed_tokens", KEPT_FP8)
-    if not text and embedding != KEPT_FP8:
-        text = f"{embedding.removeprefix('kept_')} (embed_tokens), of which no single row can be read. {usable}"
-    if text:
-        raise CheckpointError(f"The text encoder {path.name} is stored as {text}")
-    return stored
 
 
 def _shape(path: Path, infos: Mapping[str, TensorInfo], stored: StoredLinears) -> GemmaShape:

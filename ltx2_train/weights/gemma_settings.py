@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -37,6 +38,13 @@ class GemmaSettings(Settings):
         json_schema_extra={"advanced": True},
     )
 
+    tokenizer: Path | None = Field(
+        default=None,
+        description="Tokenizer of T5, the text encoder of LTX-Video, which ComfyUI's files of it lack: spiece.model or "
+        "tokenizer.json, or the folder of one, such as comfy/text_encoders/t5_tokenizer of ComfyUI.",
+        json_schema_extra={"advanced": True, "since": "0.2"},
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _community_values(cls, values: Any) -> Any:
@@ -66,6 +74,14 @@ class GemmaSettings(Settings):
                 "gemma.placement to device"
             )
         return self
+
+
+def told_precision(settings: GemmaSettings | None) -> str:
+    """What of `settings` changes the numbers beyond rounding."""
+    if settings is None:
+        return "stored"
+    single = settings.precision in ("nf4", "fp4") and not settings.double_quant
+    return f"{settings.precision} single" if single else settings.precision
 
 
 # switches of the community and the official trainer that the settings above take up

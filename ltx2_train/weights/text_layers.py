@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..device import card_is_full
 from ..errors import DataError, OutOfMemory
@@ -176,6 +177,33 @@ def _pass(layer: Any, batch: Sequence[str], state: torch.Tensor, device: torch.d
     half = len(state) // 2
     parts = ((batch[:half], state[:half]), (batch[half:], state[half:]))
     return torch.cat([_pass(layer, some, rows, device, take) for some, rows in parts])
+
+
+def too_small(device: torch.device) -> OutOfMemory:
+    """What is raised where a text encoder and `device` do not go together."""
+    return OutOfMemory(
+        f"The text encoder does not fit into the memory of {device}. Set gemma.placement to layers, which needs little "
+        "and changes nothing, or gemma.precision to nf4; or choose an fp8 text encoder file, or encode on the CPU "
+        "(model.device = cpu)."
+    )
+
+
+def visit_device(module: nn.Module, device: torch.device) -> None:
+    """Have `module` on `device` while its forward runs; the original in RAM is kept and never copied back."""
+    originals: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def bring(_: nn.Module, __: Any) -> None:
+        for tensor in (*module.parameters(), *module.buffers()):
+            originals.append((tensor, tensor.data))
+            tensor.data = tensor.data.to(device, non_blocking=True)
+
+    def release(*_: Any) -> None:
+        for tensor, original in originals:
+            tensor.data = original
+        originals.clear()
+
+    module.register_forward_pre_hook(bring)
+    module.register_forward_hook(release, always_call=True)
 
 
 def check_finite(features: TextFeatures, caption: str) -> None:

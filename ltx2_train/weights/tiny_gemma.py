@@ -23,7 +23,7 @@ from .. import files
 
 FP8_MARK = json.dumps({"format": "float8_e4m3fn"}).encode()
 
-_SENTENCES = (
+SENTENCES = (
     "A red fox runs through fresh snow at dawn, its breath visible in the cold air.",
     "The camera moves slowly past an old wooden boat while rain falls on the lake.",
     "A woman in a yellow coat plays the violin on a busy street; people stop and listen.",
@@ -102,7 +102,7 @@ def train_tokenizer(vocabulary: int = 384) -> bytes:
 
     target = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(_SENTENCES),
+        sentence_iterator=iter(SENTENCES),
         model_writer=target,
         vocab_size=vocabulary,
         model_type="bpe",
