@@ -66,22 +66,22 @@ class LoadBaseModel(io.ComfyNode):
             node_id="LTX2T_LoadBaseModel",
             display_name=TITLE,
             category="LTX-2 training",
-            description="Chooses the LTX-2 or LTX-2.3 checkpoint to train on and its text encoder, or the four files "
-            "of LTX-2.5. Reads headers only; the weights are loaded when a later node needs them.",
-            search_aliases=["ltx", "ltxv", "lora", "train", "finetune", "checkpoint", "gemma"],
+            description="Chooses the LTX-2, LTX-2.3 or LTX-Video checkpoint to train on and its text encoder, or the "
+            "four files of LTX-2.5. Reads headers only; the weights are loaded when a later node needs them.",
+            search_aliases=["ltx", "ltxv", "lora", "train", "finetune", "checkpoint", "gemma", "t5"],
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
                     options=host.checkpoint_names(),
-                    tooltip="LTX-2 or LTX-2.3 checkpoint, or the transformer of LTX-2.5: the dev file rather than a "
-                    "distilled one. Files of "
-                    "models/checkpoints and models/diffusion_models are listed; press R after adding one.",
+                    tooltip="LTX-2 or LTX-2.3 checkpoint, the transformer of LTX-2.5, or LTX-Video 2B or 13B: the dev "
+                    "file rather than a distilled one. Files of models/checkpoints and models/diffusion_models are "
+                    "listed; press R after adding one.",
                 ),
                 io.Combo.Input(
                     "text_encoder",
                     options=host.text_encoder_names(),
-                    tooltip="Gemma 3 12B, for LTX-2.5 its own Gemma 4: the single file that ComfyUI uses, or a Hugging "
-                    "Face folder, in models/text_encoders.",
+                    tooltip="Gemma 3 12B, for LTX-2.5 its own Gemma 4, for LTX-Video T5-XXL: the single file that "
+                    "ComfyUI uses, or a Hugging Face folder, in models/text_encoders. T5's tokenizer is ComfyUI's.",
                 ),
                 *FORM.visible_inputs(),
                 io.Combo.Input(
@@ -136,12 +136,15 @@ class LoadBaseModel(io.ComfyNode):
             for name, chosen_file in (("video_vae", video_vae), ("audio_vae", audio_vae)):
                 if chosen_file != SAME_CHECKPOINT:
                     files[name] = str(host.vae_path(chosen_file))
+            encoder, tokenizer = host.text_encoder_path(text_encoder), host.t5_tokenizer()
+            if tokenizer is not None and encoder.is_file() and core.is_t5(encoder):
+                chosen["gemma"] = {"tokenizer": str(tokenizer)}  # ComfyUI's files of T5 have none
             groups = merged(FORM.tables(settings), TEXT.tables(settings), chosen, further_settings(options, TITLE))
             events = host.ComfyEvents(cls.hidden.unique_id)
             # whether samples have sound is not decided here
             base, stored = core.check_base(core.make_run({**groups, "sample": {"audio": "off"}}), events)
             info = base.info
-            label = f"LTX {info.version}, {info.precision}, {MODES[mode]}"
+            label = f"{info.model}, {info.precision}, {MODES[mode]}"
             if stored not in ("none", info.precision):
                 label += f", trained as {stored}"
             events.finish("finished", "\n".join([label, *events.warnings]))

@@ -26,6 +26,7 @@ ELSEWHERE: dict[str, str] = {
     "model.text_projection": "text_projection of Load LTX-2 Base Model",
     "model.video_vae": "video_vae of Load LTX-2 Base Model",
     "model.audio_vae": "audio_vae of Load LTX-2 Base Model",
+    "gemma.tokenizer": "ComfyUI's own tokenizer of T5, or that in its folder",
     "data.config": "the socket `prepared`; Dataset from File",
     "data.manifest": "Run from File",
     "cache.manifest": "Run from File",

@@ -29,6 +29,7 @@ from .turns import Turns
 
 if TYPE_CHECKING:
     from ..models.audio_vae import AudioVAE
+    from ..models.plain_text import PlainText
     from ..models.text import TextConnectors, TextFeatures
     from ..models.video_vae import VideoVAE
 
@@ -55,7 +56,7 @@ class Openers:
     audio_vae: Callable[[], AudioVAE] | None = None
     dino: Callable[[], Any] | None = None
     text_encoder: Callable[[], Encoder] | None = None
-    connectors: Callable[[], TextConnectors] | None = None
+    connectors: Callable[[], TextConnectors | PlainText] | None = None
 
 
 @dataclass

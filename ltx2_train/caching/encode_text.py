@@ -36,6 +36,7 @@ from .text_file import TEXT_KEYS, compact_tensors, full_tensors, has_sound, read
 from .work import Work
 
 if TYPE_CHECKING:
+    from ..models.plain_text import PlainText
     from ..models.text import TextConnectors, TextFeatures
 
 Beside = Mapping[str, "Callable[[TextFeatures], None]"]  # other text -> what takes its features
@@ -268,7 +269,7 @@ class _Work:
         events.stage("connect text", len(todo))
         dtype = DTYPES[compact.recipe.settings.text_dtype]
 
-        def work(connectors: TextConnectors) -> None:
+        def work(connectors: TextConnectors | PlainText) -> None:
             first = next(connectors.parameters())
             for done, job in enumerate(todo, 1):
                 events.check_stop()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..shapes import Mode
 from ..weights.reader import TensorFile
+from ..weights.t5 import is_t5, open_t5
 from .cache_file import Fingerprints
 from .settings import CacheSettings
 
@@ -32,8 +33,12 @@ class CacheRecipe:
     text_widths: tuple[int, ...] = ()
 
 
-def text_widths(projection: Path) -> tuple[int, ...]:
-    """The widths of a checkpoint's text features: of both streams, or the one they share (2.0). Reads the header."""
+def text_widths(projection: Path, encoder: Path | None = None) -> tuple[int, ...]:
+    """The widths of a checkpoint's text features: of both streams, or the one they share (2.0). Where nothing projects
+    them, that of the text encoder's states. Reads headers."""
+    if encoder is not None and is_t5(encoder):
+        with open_t5(encoder) as files:
+            return (files.config.hidden,)
     ends = ("video_aggregate_embed.weight", "audio_aggregate_embed.weight", ".aggregate_embed.weight")
     with TensorFile(projection) as file:
         return tuple(info.shape[0] for name, info in file.tensors.items() if f".{name}".endswith(ends))

@@ -166,7 +166,8 @@ def _add_sample(add: Callable[..., argparse.ArgumentParser], add_run_file: Calla
 
 def _add_tiny(add: Callable[..., argparse.ArgumentParser]) -> None:
     small = add("tiny", _tiny, "Write a tiny checkpoint and text encoder in the real file formats.")
-    small.add_argument("--version", choices=["2.0", "2.3", "2.5"], default="2.3", help="model version (default: 2.3)")
+    kinds = ["2.0", "2.3", "2.5", "ltxv-2b"]
+    small.add_argument("--version", choices=kinds, default="2.3", help="model version (default: 2.3)")
     small.add_argument("--out", type=Path, required=True, metavar="DIR")
     small.add_argument("--seed", type=int, default=0, help="seed of the weights (default: 0)")
 
@@ -180,7 +181,8 @@ def _add_config(add: Callable[..., argparse.ArgumentParser]) -> None:
     what.add_argument(
         "--recipe",
         metavar="NAME",
-        help="a run file for a task beside a plain LoRA (IC-LoRA, image to video, voices ...); `list` names them",
+        help="a run file for a task beside a plain LoRA (IC-LoRA, image to video, voices ...) or for LTX-Video; `list` "
+        "names them",
     )
     what.add_argument("--names", action="store_true", help="what becomes of the names of other programs, as Markdown")
 
@@ -235,7 +237,7 @@ def _tiny(args: argparse.Namespace, events: ConsoleEvents) -> None:
 
     files = make_tiny(args.out, version=args.version, seed=args.seed, events=events)
     events.finish()
-    print(f"checkpoint    {files.checkpoint}\ntext encoder  {files.text_encoder}\nGemma folder  {files.gemma_folder}")
+    print(f"checkpoint    {files.checkpoint}\ntext encoder  {files.text_encoder}\nits folder    {files.gemma_folder}")
     for words, path in (("video VAE", files.video_vae), ("audio VAE", files.audio_vae), ("all in one", files.whole)):
         if path is not None:
             print(f"{words:<12}  {path}")
@@ -254,9 +256,10 @@ def _config(args: argparse.Namespace, events: ConsoleEvents) -> None:
 
 
 def _recipes() -> str:
-    from .. import RECIPES
+    from .. import MODEL_RECIPES, RECIPES
 
-    return "\n".join(f"{name:16} {recipe.title}: {recipe.about}" for name, recipe in RECIPES.items())
+    known = {**RECIPES, **MODEL_RECIPES}
+    return "\n".join(f"{name:16} {recipe.title}: {recipe.about}" for name, recipe in known.items())
 
 
 __all__ = ["ConsoleEvents", "duration", "main"]

@@ -10,6 +10,7 @@ from ..errors import ConfigError
 from .console import ConsoleEvents
 from .output import show_report
 
+PUBLISHED = ("2.0", "2.3", "2.5", "ltxv-2b", "ltxv-13b")
 FITS = ("auto", "custom", "80", "48", "32", "24", "16", "12", "8")
 
 
@@ -21,7 +22,7 @@ def add_plan(add: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument("--fit", choices=FITS, help="memory.fit: plan for a card of so many GB")
     sub.add_argument("--bucket", metavar="WxHxF", help="size of the clips, instead of the largest of the dataset")
     sub.add_argument("--batch", type=int, default=1, metavar="N", help="with --bucket: clips at a time (default: 1)")
-    sub.add_argument("--published", choices=["2.0", "2.3", "2.5"], help="plan for a published model, without a file")
+    sub.add_argument("--published", choices=PUBLISHED, help="plan for a published model, without a file")
     sub.add_argument("--mode", choices=["video", "av", "audio"], help="model.mode")
     sub.add_argument("--ram", type=float, metavar="GB", help="RAM to reckon with (default: what is free here)")
     sub.add_argument("--json", action="store_true", help="print JSON")

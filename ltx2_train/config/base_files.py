@@ -8,12 +8,13 @@ from pathlib import Path
 from ..caching.cache_file import Fingerprints
 from ..caching.dino_model import DinoModel
 from ..caching.recipe import CacheRecipe, text_widths
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..events import Events
+from ..families import FAMILIES, Family, name_of
 from ..weights import keys
 from ..weights.fingerprint import part_fingerprint
 from ..weights.info import CheckpointInfo
-from ..weights.probe import DIFFUSION_VAE, ELSEWHERE, probe, require_trainable, version_of
+from ..weights.probe import DIFFUSION_VAE, probe, require_trainable, version_of
 from ..weights.reader import TensorFile
 from ..weights.text_encoder import check_family, check_text_encoder, projection_file, text_fingerprint
 from .groups import RunConfig
@@ -39,15 +40,19 @@ class BaseFiles:
         checkpoint, encoder = run.need("model.checkpoint"), run.need("model.text_encoder")
         other = None if run.model.text_projection is None else run.need("model.text_projection")
         projection = other or projection_file(encoder, checkpoint)
+        version = probe(checkpoint).version
+        family = FAMILIES[version] if version is not None else None
+        if family is not None:
+            _check_family(run, family, checkpoint.name)
         elsewhere = {"connectors", "text_projection"} if other is not None else set()
         if projection != checkpoint:
             elsewhere.add("text_projection")
         if run.model.video_vae is not None or run.model.mode == "audio":
             elsewhere.add("video_vae_encoder")
-        if probe(checkpoint).version == "2.5":
-            check_family(encoder, checkpoint)  # a Gemma 3 would else be said to lack the projection
+        if family is not None and (family.split or not family.connectors):
+            check_family(encoder, checkpoint)  # another one would else be said to lack the projection
         info = require_trainable(checkpoint, run.model.version, run.model.version_check, events, elsewhere)
-        check_text_encoder(encoder, projection, checkpoint)
+        check_text_encoder(encoder, projection, checkpoint, run.gemma)
         assert info.version is not None, "a checkpoint that can be trained on has a version"
         others = {part: _part(run, part, info) for part in ("video_vae", "audio_vae")}
         parts = dict(info.parts)
@@ -74,10 +79,11 @@ class BaseFiles:
             part_fingerprint(self.video_vae, "video_vae") if mode != "audio" else "",
             part_fingerprint(self.audio_vae, "audio_vae") if mode != "video" else "",
             Fingerprints(
-                part_fingerprint(self.projection, "text"), text_fingerprint(self.encoder, self.projection, run.gemma)
+                part_fingerprint(self.projection, "text") if FAMILIES[self.version].connectors else "",
+                text_fingerprint(self.encoder, self.projection, run.gemma),
             ),
             DinoModel.find(run.cache.dino) if dino and mode != "audio" else None,
-            text_widths(self.projection),
+            text_widths(self.projection, self.encoder),
         )
 
     def require_decoder(self, mode: str) -> None:
@@ -86,6 +92,30 @@ class BaseFiles:
             prefix = keys.video_vae_prefix(file.tensors)
             if mode != "audio" and prefix is not None and prefix + keys.DIFFUSION_DECODER in file:
                 raise CheckpointError(f"{self.video_vae.name} {DIFFUSION_VAE}")
+
+
+def require_mode(run: RunConfig, family: Family, name: str) -> None:
+    """Raise ConfigError where the checkpoint `name` of `family` has not what model.mode asks for."""
+    if run.model.mode not in family.modes:
+        raise ConfigError(
+            f"model.mode is {run.model.mode}, and {name} is {family.name}, which has no sound. Set model.mode to "
+            f"{' or '.join(family.modes)}, or choose an LTX-2 checkpoint."
+        )
+
+
+def _check_family(run: RunConfig, family: Family, name: str) -> None:
+    """Raise ConfigError where `run` asks of the checkpoint `name` what its family has not."""
+    require_mode(run, family, name)
+    if family.connectors:
+        return
+    for setting in ("text_projection", "audio_vae"):
+        if getattr(run.model, setting) is not None:
+            raise ConfigError(f"model.{setting} is set, and {name} is {family.name}, which has none. Leave it out.")
+    if run.cache.text_form == "full":
+        raise ConfigError(
+            f"cache.text_form is full, and {name} is {family.name}, which has no text connectors whose results "
+            "could be kept. Set cache.text_form to compact."
+        )
 
 
 def _part(run: RunConfig, part: str, base: CheckpointInfo) -> tuple[Path, CheckpointInfo]:
@@ -98,17 +128,19 @@ def _part(run: RunConfig, part: str, base: CheckpointInfo) -> tuple[Path, Checkp
     setting = f"model.{part}"
     path = run.need(setting)
     with TensorFile(path) as file:
-        version = version_of(file)
+        version = version_of(file) or ("ltxv-2b" if keys.is_ltxv_vae(file.tensors) else None)
     info = probe(path)
     name = {"video_vae": "video VAE", "audio_vae": "audio VAE"}[part]
     needed = {"video_vae": "video_vae_encoder", "audio_vae": "audio_vae"}[part]
-    usual = next(file for named, file in ELSEWHERE.values() if named == setting)
+    own = FAMILIES[base.version or "2.3"]
+    like = own if setting in (named for named, _ in own.apart.values()) else FAMILIES["2.5"]
+    usual = next(file for named, file in like.apart.values() if named == setting)
     if needed not in info.parts:
-        raise CheckpointError(f"{setting}: {path.name} holds no {name}. For LTX-2.5 choose {usual}.")
-    if version is not None and version != base.version:
+        raise CheckpointError(f"{setting}: {path.name} holds no {name}. For {like.name} choose {usual}.")
+    if version is not None and FAMILIES[version].vae != own.vae:
         raise CheckpointError(
-            f"{setting}: {path.name} belongs to LTX-{version}, but {base.path.name} is LTX-{base.version}. Choose the "
-            f"{name} of the same model{f', {usual}' if base.version == '2.5' else ''}."
+            f"{setting}: {path.name} belongs to {name_of(version)}, but {base.path.name} is {own.name}. Choose the "
+            f"{name} of the same model{f', {usual}' if own.apart else ''}."
         )
-    own = {"video_vae": ("video_vae",), "audio_vae": ("audio_vae", "vocoder")}[part]
-    return path, replace(info, parts={key: value for key, value in info.parts.items() if key.startswith(own)})
+    starts = {"video_vae": ("video_vae",), "audio_vae": ("audio_vae", "vocoder")}[part]
+    return path, replace(info, parts={key: value for key, value in info.parts.items() if key.startswith(starts)})

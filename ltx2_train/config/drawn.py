@@ -1,7 +1,8 @@
 """Sample settings with all that they leave to the model: each version is drawn as its own pipelines draw it.
 
 Source of the values of LTX-2.5: the presets, the image CRF and the negative prompt of the official pipelines, whose
-preset it shares with LTX-2.3 but for the CRF. LTX-2 and LTX-2.3 keep what this program has always drawn them with.
+preset it shares with LTX-2.3 but for the CRF; of those of LTX-Video, the configuration of its 2B. LTX-2 and LTX-2.3
+keep what this program has always drawn them with.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ NEGATIVE_25 = (
     "flat lighting, inconsistent tone, cinematic oversaturation, stylized filters, or AI artifacts."
 )
 
+NEGATIVE_LTX_VIDEO = "worst quality, inconsistent motion, blurry, jittery, distorted"
+
 
 class OfModel(NamedTuple):
     """What samples of a version have where nobody says so, by the names of the settings.
@@ -46,6 +49,8 @@ OF_MODEL = {
     "2.0": OfModel(),
     "2.3": OfModel(),
     "2.5": OfModel(24.0, 3.0, 7.0, 3.0, 0.7, 18, NEGATIVE_25),
+    "ltxv-2b": OfModel(guidance=3.0, negative_prompt=NEGATIVE_LTX_VIDEO),
+    "ltxv-13b": OfModel(guidance=3.0, negative_prompt=NEGATIVE_LTX_VIDEO),
 }
 
 

@@ -68,13 +68,14 @@ class ModelSettings(Settings):
 
     checkpoint: Path | None = Field(
         default=None,
-        description="LTX-2 or LTX-2.3 checkpoint (one .safetensors file, the dev one), or the transformer of LTX-2.5.",
+        description="LTX-2 or LTX-2.3 checkpoint (one .safetensors file, the dev one), the transformer of LTX-2.5, or "
+        "LTX-Video 2B or 13B (0.9.5 and later).",
         json_schema_extra={"community": "ltx2_checkpoint"},
     )
     text_encoder: Path | None = Field(
         default=None,
-        description="Gemma 3 12B, for LTX-2.5 its own Gemma 4: a Hugging Face folder, or the single .safetensors file "
-        "that ComfyUI uses.",
+        description="Gemma 3 12B, for LTX-2.5 its own Gemma 4, for LTX-Video T5-XXL: a Hugging Face folder, or the "
+        "single .safetensors file that ComfyUI uses.",
         json_schema_extra={"community": ["gemma_root", "gemma_safetensors"]},
     )
     text_projection: Path | None = Field(
@@ -84,7 +85,8 @@ class ModelSettings(Settings):
     )
     mode: Literal["video", "av", "audio"] = Field(
         default="video",
-        description="What is trained: video; av = video with its sound; audio = sound alone. Also v, av and a.",
+        description="What is trained: video; av = video with its sound; audio = sound alone. Also v, av and a. "
+        "LTX-Video has video alone.",
         json_schema_extra={"community": ["ltx2_mode", "ltx_mode"]},
     )
     precision: Dtype = Field(
@@ -92,7 +94,7 @@ class ModelSettings(Settings):
         description="Number format of the frozen base and of the activations. LoRA weights are always fp32.",
         json_schema_extra={"community": "mixed_precision"},
     )
-    version: Literal["auto", "2.0", "2.3", "2.5"] = Field(
+    version: Literal["auto", "2.0", "2.3", "2.5", "ltxv-2b", "ltxv-13b"] = Field(
         default="auto",
         description="Model version; auto reads it from the checkpoint. Decides version-dependent defaults.",
         json_schema_extra={"community": "ltx_version", "advanced": True},
@@ -101,7 +103,7 @@ class ModelSettings(Settings):
         default="warn",
         description="What to do when `version` and the checkpoint disagree.",
         json_schema_extra={
-            "counts_with": ".version = 2.0 | 2.3 | 2.5",
+            "counts_with": ".version = 2.0 | 2.3 | 2.5 | ltxv-2b | ltxv-13b",
             "community": "ltx_version_check_mode",
             "advanced": True,
         },

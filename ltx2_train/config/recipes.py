@@ -2,13 +2,13 @@
 
 A recipe is data: conditions with the numbers to begin with. `config --recipe` writes it as a run file, and the node
 Conditions Recipe shows its numbers. Where to start: the official trainer's configurations of these tasks, and for
-voices ID-LoRA.
+voices ID-LoRA. Recipes of a model hold the settings that its community trains plain LoRAs with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError
@@ -20,7 +20,8 @@ from .describe import compact
 @dataclass(frozen=True)
 class TaskRecipe:
     """One task. `modes` are those of model.mode that it works in, the usual one first; `needs` says what the dataset
-    brings, `dataset` is an entry of it. `given` is a stream that is given whole."""
+    brings, `dataset` is an entry of it. `given` is a stream that is given whole. `settings` are other groups of the
+    run, `files` the checkpoint and the text encoder."""
 
     title: str
     about: str
@@ -30,6 +31,8 @@ class TaskRecipe:
     video: Sequence[Mapping[str, Any]] = ()
     audio: Sequence[Mapping[str, Any]] = ()
     given: StreamName | None = None
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    files: tuple[str, str] = ("ltx-2.3-22b-dev.safetensors", "gemma_3_12B_it.safetensors")
 
     def streams(self) -> dict[str, Any]:
         """The groups `video` and `audio` of a run."""
@@ -45,10 +48,11 @@ class TaskRecipe:
 
 def recipe_text(name: str) -> str:
     """A run file for the recipe `name`, with what its dataset file says as comments. Raises ConfigError."""
-    if name not in RECIPES:
-        near = f" Did you mean {' or '.join(hints)}?" if (hints := nearest(name, RECIPES)) else ""
-        raise ConfigError(f"--recipe {name}: there is no such recipe.{near} There are {', '.join(RECIPES)}.")
-    return "\n".join(_lines(name, RECIPES[name])) + "\n"
+    known = {**RECIPES, **MODEL_RECIPES}
+    if name not in known:
+        near = f" Did you mean {' or '.join(hints)}?" if (hints := nearest(name, known)) else ""
+        raise ConfigError(f"--recipe {name}: there is no such recipe.{near} There are {', '.join(known)}.")
+    return "\n".join(_lines(name, known[name])) + "\n"
 
 
 def _lines(name: str, recipe: TaskRecipe) -> Iterator[str]:
@@ -59,12 +63,14 @@ def _lines(name: str, recipe: TaskRecipe) -> Iterator[str]:
     yield from ("", "[run]", *_toml({"name": name}), "", "[data]", 'config = "dataset.toml"', "", "[model]")
     others = " and ".join(recipe.modes[1:])
     yield f'mode = "{recipe.modes[0]}"' + (f"  # {others} as well" if others else "")
-    yield from ("checkpoint = 'ltx-2.3-22b-dev.safetensors'", "text_encoder = 'gemma_3_12B_it.safetensors'")
+    yield from (f"{key} = '{file}'" for key, file in zip(("checkpoint", "text_encoder"), recipe.files, strict=True))
     for stream, table in recipe.streams().items():
         for condition in table.get("conditions", ()):
             yield from ("", f"[[{stream}.conditions]]", *_toml(condition))
         if "generated" in table:
             yield from ("", f"[{stream}]", *_toml(table))
+    for group, values in recipe.settings.items():
+        yield from ("", f"[{group}]", *_toml(values))
 
 
 def _toml(table: Mapping[str, Any]) -> list[str]:
@@ -139,5 +145,64 @@ RECIPES: dict[str, TaskRecipe] = {
         "clips with their sound",
         {"video_directory": "clips"},
         given="video",
+    ),
+}
+
+
+def _ltx_video(rank: int, **groups: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The groups of a run on LTX-Video; what `groups` say wins."""
+    tables: dict[str, dict[str, Any]] = {
+        "lora": {"rank": rank, "alpha": rank, "target": "t2v"},
+        "optimizer": {},
+        "schedule": {"name": "linear", "warmup": 100},
+        "train": {
+            "learning_rate": 2e-4,
+            "steps": 1500,
+            "caption_dropout": 0.05,
+            "save_every": 200,
+            "keep_states": 10,
+        },
+        "sample": {
+            "every": 200,
+            "negative_prompt": "worst quality, inconsistent motion, blurry, jittery, distorted",
+            "frames": 97,
+            "steps": 40,
+            "guidance": 3.0,
+        },
+    }
+    return {name: {**tables.get(name, {}), **groups.get(name, {})} for name in dict.fromkeys((*tables, *groups))}
+
+
+_CLIPS = {"video_directory": "clips", "target_frames": [49], "target_fps": 24.0}
+# what people train LTX-Video with, on a card of 16 and of 24 GB
+MODEL_RECIPES: dict[str, TaskRecipe] = {
+    "ltxv_2b": TaskRecipe(
+        "LTX-Video 2B (0.9.6 dev)",
+        "a plain LoRA on a card of 16 GB",
+        ("video",),
+        "clips, nothing else",
+        _CLIPS,
+        settings=_ltx_video(
+            32,
+            optimizer={"name": "adamw8bit"},
+            train={"first_frame_probability": 0.1},
+            quant={"format": "fp8"},
+            gemma={"precision": "8bit"},
+        ),
+        files=("ltxv-2b-0.9.6-dev-04-25.safetensors", "t5xxl_fp16.safetensors"),
+    ),
+    "ltxv_13b": TaskRecipe(
+        "LTX-Video 13B (0.9.7 dev)",
+        "a plain LoRA on a card of 24 GB or more",
+        ("video",),
+        "clips, nothing else",
+        _CLIPS,
+        settings=_ltx_video(
+            128,
+            optimizer={"name": "adamw", "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.001},
+            train={"accumulation": 4, "first_frame_probability": 0.5},
+            sample={"steps": 30, "guidance": 3.5},
+        ),
+        files=("ltxv-13b-0.9.7-dev.safetensors", "t5xxl_fp16.safetensors"),
     ),
 }

@@ -60,7 +60,7 @@ class SampleSettings(Settings):
     negative_prompt: str | None = Field(
         default=None,
         description="What the sample should not show; used when guidance is above 1. Not set: nothing, or with LTX-2.5 "
-        "the long text of its pipelines.",
+        "and LTX-Video the text of their pipelines.",
         json_schema_extra={"advanced": True},
     )
     width: int = Field(
@@ -106,7 +106,7 @@ class SampleSettings(Settings):
         default=None,
         ge=0,
         le=50,
-        description="Classifier-free guidance; 1 switches it off. Not set: 4, or 3 with LTX-2.5.",
+        description="Classifier-free guidance; 1 switches it off. Not set: 4, or 3 with LTX-2.5 and LTX-Video.",
     )
     stg: float = Field(
         default=1.0,
@@ -118,7 +118,8 @@ class SampleSettings(Settings):
     stg_block: int | None = Field(
         default=None,
         ge=0,
-        description="Block whose self-attention is skipped for it; not set: 29 of LTX-2, 28 of LTX-2.3 and 2.5.",
+        description="Block whose self-attention is skipped for it; not set: 29 of LTX-2, 28 of LTX-2.3 and 2.5 and of "
+        "LTX-Video 13B, 19 of its 2B.",
         json_schema_extra={"counts_with": ".stg or .audio_stg", "advanced": True},
     )
     rescale: float | None = Field(
@@ -180,8 +181,8 @@ class SampleSettings(Settings):
     )
     shift_tokens: Literal["official", "latent"] = Field(
         default="official",
-        description="Token count that shapes the schedule: official = always 4096, as the official pipelines; latent = "
-        "the sample's own, as ComfyUI's LTXVScheduler.",
+        description="Token count that shapes the schedule: official = as the official pipelines: always 4096, of "
+        "LTX-Video the sample's own; latent = the sample's own, as ComfyUI's LTXVScheduler.",
         json_schema_extra={"advanced": True},
     )
     stg_blocks: list[int] | None = Field(

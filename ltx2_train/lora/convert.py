@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..events import Events, shielded
+from ..families import FAMILIES
 from ..registry import nearest
 from ..weights.writer import TensorEntry
 from .metadata import FORMAT_VERSION, HASHES, REFERENCE
@@ -153,7 +154,8 @@ def _metadata(source: LoraSource, to: str, found: str, work: _Conversion) -> dic
         if count == len(source.layers):
             told |= {"alpha": f"{alpha:g}", "ss_network_alpha": f"{alpha:g}"}
         told["ss_network_module"] = _COMMUNITY_MODULE
-        told.setdefault("ss_base_model_version", "ltx2_v1")
+        family = FAMILIES.get(about.version)
+        told.setdefault("ss_base_model_version", family.base_word if family else "ltx2_v1")
     else:
         alpha = about.alpha
         told |= {"alpha_folded": "true", "ss_network_module": "ltx2_train.lora"}
@@ -161,7 +163,7 @@ def _metadata(source: LoraSource, to: str, found: str, work: _Conversion) -> dic
             told |= {"alpha": f"{alpha:g}", "ss_network_alpha": f"{alpha:g}"}
     if to in ("comfyui", "official"):
         told["format_version"] = FORMAT_VERSION
-    if about.version and about.version in ("2.0", "2.3"):
+    if about.version in FAMILIES:
         told |= {"version": about.version, "ss_ltx_version": about.version}
     for key in REFERENCE:
         if factor := about.reference_factor(key):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
+from ..families import FAMILIES, UNSIZED
 from ..weights.reader import TORCH_NAMES, TensorFile
 from .foreign import family_of, kinds_of, version_named
 from .low_rank import squared_norm
@@ -144,16 +145,22 @@ class LoraFile:
 
     @property
     def version(self) -> str:
-        """The LTX it was made for: "2.0", "2.3", "2.5" or "LTX-Video", by its layers, else by its metadata; or ""."""
+        """The LTX it was made for, a key of FAMILIES or "LTX-Video", by its layers, else by its metadata; or "".
+
+        LTX-Video is told by its metadata alone, since each of its layers has the name of one of LTX-2.
+        """
+        if any("to_gate_logits" in name or "prompt_adaln" in name for name in self.layers):
+            return self._newer
+        stated = version_named(self.metadata)
+        if stated == UNSIZED or (stated in FAMILIES and not FAMILIES[stated].connectors):
+            return stated
         for name, entry in self.layers.items():
-            if "to_gate_logits" in name or "prompt_adaln" in name:
-                return self._newer
             if "caption_projection" in name:
                 return "2.0"
             if name in ("adaln_single.linear", "audio_adaln_single.linear"):
                 rows, width = entry.size
                 return {6 * width: "2.0", 9 * width: self._newer}.get(rows, "")
-        return version_named(self.metadata)
+        return stated
 
     def describe(self) -> str:
         """Its size in words: layers per branch, or of what other model it is."""

@@ -8,6 +8,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..events import Events
+from ..families import FAMILIES, UNSIZED, name_of
 from ..weights.keys import in_mode
 from .file import LoraEntry, LoraFile
 from .foreign import family_of, version_named
@@ -43,7 +44,8 @@ def fitting(file: LoraFile, sizes: Sizes) -> tuple[Layers, list[str]]:
         if entry.size != sizes[path]:
             raise ConfigError(
                 f"{file.path.name} is for another model: {path} is {entry.size[0]}x{entry.size[1]} there, "
-                f"{sizes[path][0]}x{sizes[path][1]} here." + (f" It is of LTX {file.version}." if file.version else "")
+                f"{sizes[path][0]}x{sizes[path][1]} here."
+                + (f" It is of {name_of(file.version)}." if file.version else "")
             )
     return entries, unknown
 
@@ -114,11 +116,13 @@ def tell_version(file: LoraFile, version: str, events: Events) -> None:
         return
     if version == "2.5" and made_for == "2.3" and not version_named(file.metadata):
         return  # the layers of both have the same sizes, and nothing says which it is
-    name = made_for if made_for.startswith("LTX") else f"LTX-{made_for}"
+    if made_for == UNSIZED and not FAMILIES[version].connectors:
+        return  # of which size, its layers have told by fitting
+    base = name_of(version)
     events.message(
-        f"{file.path.name} is a LoRA of {name}, and the base is LTX-{version}. Some layers have the same sizes in both "
-        f"but mean something else, so it will do harm or nothing. Use a LoRA of LTX-{version}, or the base it was made "
-        "for.",
+        f"{file.path.name} is a LoRA of {name_of(made_for)}, and the base is {base}. Some layers have the same sizes "
+        f"in both but mean something else, so it will do harm or nothing. Use a LoRA of {base}, or the base it was "
+        "made for.",
         "warning",
     )
 

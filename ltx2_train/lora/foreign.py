@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from ..families import FAMILIES, UNSIZED
+
 # what it is -> what stands behind the layer's name in its keys
 _KINDS = {
     "LoKr": r"lokr_\w+",
@@ -66,12 +68,12 @@ def family_of(names: Iterable[str]) -> str:
 
 
 def version_named(metadata: Mapping[str, str]) -> str:
-    """The version of LTX that the metadata name: "2.0", "2.3", "2.5", "LTX-Video"; "" where they name none."""
+    """The version of LTX that the metadata name, a key of FAMILIES or "LTX-Video"; "" where they name none."""
     ours = ("version",) if "format_version" in metadata else ()  # a word that others use for other things
     for key in (*ours, "ss_ltx_version", "model_version"):
         stated = metadata.get(key, "").strip().lstrip("v")
-        if stated[:3] in ("2.0", "2.3", "2.5"):
-            return stated[:3]
+        if found := next((version for version in FAMILIES if stated.startswith(version)), ""):
+            return found
     keys = ("modelspec.architecture", "ss_base_model_version", "base", "ss_sd_model_name", "base_model")
     return next((found for key in keys if (found := _named_version(metadata.get(key, "")))), "")
 
@@ -79,7 +81,7 @@ def version_named(metadata: Mapping[str, str]) -> str:
 def _named_version(text: str) -> str:
     text = text.lower().replace("_", "-")
     if re.search(r"ltxv|ltx-video|ltx-?0?\.9|video-13b|video-2b", text):
-        return "LTX-Video"
+        return UNSIZED
     found = re.search(r"ltx-?(?:video-?)?(2\.[035])", text)
     if found:
         return found[1]

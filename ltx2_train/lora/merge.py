@@ -25,6 +25,7 @@ from torch import Tensor
 from ..device import pick_device
 from ..errors import ConfigError
 from ..events import Events, shielded
+from ..families import name_of
 from ..weights.writer import TensorEntry
 from .low_rank import halved, singular
 from .merge_recipe import MergeRecipe, merge_recipe, merged_metadata
@@ -163,7 +164,7 @@ def _told(sources: Sequence[LoraSource]) -> list[str]:
     versions = {source.version for source in sources} - {""}
     if len(versions) < 2:
         return []
-    named = ", ".join(f"{source.path.name} (LTX {source.version or 'not known'})" for source in sources)
+    named = ", ".join(f"{one.path.name} ({name_of(one.version) if one.version else 'not known'})" for one in sources)
     return [
         f"These LoRAs are of different versions: {named}. Layers of the same sizes mean something else in each, so on "
         "either base a part of the merged file will do harm or nothing. Merge LoRAs of one version."

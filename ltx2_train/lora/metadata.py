@@ -14,6 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ..families import FAMILIES
+
 FORMAT_VERSION = "1"
 LONGEST_TEXT, LONGEST_LIST = 2000, 64  # of a setting
 
@@ -60,6 +62,7 @@ def describe_run(about: Mapping[str, Any], rank: int, alpha: float, branches: Ma
     base = dict(about.pop("base", None) or {})
     settings = shortened(without_paths(about.pop("settings", None) or {}))
     version = str(base.get("version") or about.pop("version", "") or "")
+    family = FAMILIES.get(version)
     name = str(about.pop("name", "") or _at(settings, "run.name") or "")
     digest = about.pop("hash", None)
     step, trigger, date = about.pop("step", None), shortened(about.pop("trigger", None)), about.pop("date", None)
@@ -81,15 +84,15 @@ def describe_run(about: Mapping[str, Any], rank: int, alpha: float, branches: Ma
         "ss_network_module": "ltx2_train.lora",
         "ss_network_dim": rank,
         "ss_network_alpha": f"{alpha:g}",
-        "ss_base_model_version": "ltx2_v1",
+        "ss_base_model_version": family.base_word if family else "ltx2_v1",
         "ss_ltx_version": version,
         "ss_sd_model_name": file_name(base.get("file")),
         "ss_output_name": name,
         "ss_steps": step,
         "ss_network_args": "{}",
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"ltx-{version or '2'}/lora",
-        "modelspec.implementation": "https://github.com/Lightricks/LTX-2",
+        "modelspec.architecture": f"{family.slug if family else f'ltx-{version or 2}'}/lora",
+        "modelspec.implementation": f"https://github.com/Lightricks/{family.repository if family else 'LTX-2'}",
         "modelspec.title": name,
         "modelspec.trigger_phrase": trigger,
         "modelspec.date": date,

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..families import name_of
 from ..files import parse_json
 from .file import LoraFile, load_lora_state, read_lora
 from .foreign import family_of, kind_and_layer
@@ -64,7 +65,7 @@ class LoraReport:
         if self.ranks and self.kind != "LoRA":
             rank = f"{self.kind}, {rank}"
         alpha = "" if self.alpha is None else f", alpha {self.alpha:g}"
-        base = [part for part in (self.base, self.version and f"(LTX {self.version})") if part]
+        base = [part for part in (self.base, self.version and f"({name_of(self.version)})") if part]
         size = f"{len(self.modules)} layers, {self.size / 1e6:.1f} MB, {', '.join(self.dtypes)}"
         lines = [f"{self.file}: {rank}{alpha}, {size}", f"  base      {' '.join(base) or 'unknown'}"]
         if self.trigger:

@@ -11,9 +11,10 @@ sigma runs from 0 (data) to 1 (noise). With n target tokens, shift(n) is the lin
 
 Last, sigma is squeezed into [min_timestep, max_timestep] / 1000 by an affine map (no rejection).
 
-LTX-2.0 was trained with the first form, LTX-2.3 with the second. The line is extended beyond its two points, as the
-model's own trainer does; only audio-only training clamps it. The stretched form is computed from the upper tail,
-1 - sigmoid(z) = sigmoid(-z), in float64: the usual form divides zero by zero in float32 at some 90 000 tokens.
+LTX-Video and LTX-2.0 were trained with the first form, LTX-2.3 with the second. The line is extended beyond its two
+points, as the model's own trainer does; only audio-only training clamps it. The stretched form is computed from the
+upper tail, 1 - sigmoid(z) = sigmoid(-z), in float64: the usual form divides zero by zero in float32 at some 90 000
+tokens.
 
 Logit-normal sampling: Esser et al. 2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis".
 """
@@ -27,6 +28,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
+from ..families import FAMILIES
 from ..settings import Settings
 
 BASE_TOKENS, BASE_SHIFT = 1024, 0.95
@@ -53,7 +55,8 @@ class SigmaSettings(Settings):
     )
     mode: Literal["auto", "legacy", "stretched"] = Field(
         default="auto",
-        description="Form of the shifted logit-normal: auto = legacy for LTX-2.0, stretched for LTX-2.3.",
+        description="Form of the shifted logit-normal: auto = legacy for LTX-2.0 and LTX-Video, stretched for LTX-2.3 "
+        "and 2.5.",
         json_schema_extra={
             "counts_with": ".sampling = shifted_logit_normal",
             "community": "shifted_logit_mode",
@@ -153,10 +156,10 @@ def shift_for(tokens: int, clamp: bool = False) -> float:
 
 
 def resolve_mode(mode: str, version: str | None) -> Literal["legacy", "stretched"]:
-    """The form to use for a checkpoint of `version`; "auto" is legacy for "2.0" and stretched for all others."""
-    if mode == "legacy" or (mode == "auto" and version == "2.0"):
-        return "legacy"
-    return "stretched"
+    """The form to use for a checkpoint of `version`; "auto" is its family's, and stretched where that is not known."""
+    if mode == "auto":
+        return FAMILIES[version].sigma_form if version in FAMILIES else "stretched"
+    return "legacy" if mode == "legacy" else "stretched"
 
 
 def sample_sigmas(

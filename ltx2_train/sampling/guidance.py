@@ -6,11 +6,9 @@ from collections.abc import Sequence
 
 from ..config import DrawSettings, SampleSettings
 from ..errors import ConfigError
+from ..families import FAMILIES
 from .denoise import Guidance
 from .prompts import Prompt
-
-# the block whose self-attention the official pipelines skip for spatio-temporal guidance, of 48
-STG_BLOCKS = {"2.0": 29, "2.3": 28, "2.5": 28}
 
 
 def require_stg_block(settings: SampleSettings, blocks: int) -> None:
@@ -32,7 +30,8 @@ def stg_blocks(settings: SampleSettings, version: str, blocks: int) -> Sequence[
     if settings.stg_block is not None:
         return [settings.stg_block]
     # a model of other depth (a tiny one) gets the block at the same height
-    usual = STG_BLOCKS[version] if blocks == 48 else round(STG_BLOCKS[version] / 48 * blocks)
+    family = FAMILIES[version]
+    usual = family.stg_block if blocks == family.blocks else round(family.stg_block / family.blocks * blocks)
     return [min(usual, blocks - 1)]
 
 

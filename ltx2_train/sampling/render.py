@@ -23,6 +23,7 @@ from ..config import DrawSettings, RunConfig
 from ..device import DTYPES
 from ..errors import Stopped, TrainerError
 from ..events import Events
+from ..families import FAMILIES
 from ..media.images import fit_image
 from ..models.tiling import TileSettings, decode_frames
 from ..models.transformer import LTXTransformer
@@ -34,7 +35,7 @@ from .given_media import GivenMedia, media_of
 from .giving import given_pair
 from .guidance import guidance_of, stg_blocks
 from .prompts import Prompt
-from .schedule import ANCHOR_TOKENS, sampling_sigmas
+from .schedule import sampling_sigmas
 from .shown import Shown
 from .sound import SoundParts, decode_mel, decode_wave, sound_shape
 from .sound_file import write_sound
@@ -162,8 +163,8 @@ class Renderer:
         if given.audio is not None and given.audio.whole and noise.audio is not None:
             assert given.audio.latents is not None, "a stream that is given whole has its latents"
             noise = noise._replace(audio=given.audio.latents)  # a sound may be shorter than its picture
-        tokens = ANCHOR_TOKENS
-        if self.settings.shift_tokens == "latent":
+        tokens = FAMILIES[self.version].schedule_tokens
+        if tokens is None or self.settings.shift_tokens == "latent":
             tokens = sound_shape(prompt.shape).steps if noise.video is None else prompt.shape.latent().tokens
 
         def on_step(step: int, steps: int) -> None:

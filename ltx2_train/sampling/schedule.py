@@ -6,7 +6,8 @@ the last level above zero is 0.1:
     s = linspace(1, 0, steps + 1)        mu = 0.95 + (tokens - 1024) * (2.05 - 0.95) / (4096 - 1024)
     s' = e^mu / (e^mu + 1/s - 1)         s'' = 1 - (1 - s') * (1 - 0.1) / (1 - s'_last)
 
-Source: the scheduler of the official LTX-2 pipelines, which call it with 4096 tokens whatever the size; the shift is
+Source: the scheduler of the official LTX-2 pipelines, which call it with 4096 tokens whatever the size, those of
+LTX-Video with the tokens that are drawn; the shift is
 that of "Scaling Rectified Flow Transformers" (arXiv 2403.03206), section 5.3.2.
 """
 

@@ -34,6 +34,7 @@ from ..events import Events, shielded
 from ..feed.cached import dataset_captions
 from ..locks import alone
 from ..models.audio_vae import AudioVAE
+from ..models.plain_text import PlainText
 from ..models.text import TextConnectors
 from ..models.video_vae import VideoVAE
 from ..sampling.ahead import CAPTIONS, prompts_ahead
@@ -204,7 +205,7 @@ def openers_of(run: RunConfig, base: BaseFiles, recipe: CacheRecipe, events: Eve
         events.make_room(encoder_bytes(base.encoder, gemma, device), device)
         return TextEncoder.load(base.encoder, base.projection, encoder_dtype(device), device, settings=gemma)
 
-    def connectors() -> TextConnectors:
+    def connectors() -> TextConnectors | PlainText:
         return load_connectors(base.connectors, "av", encoder_dtype(device), device)
 
     return Openers(video_vae, audio_vae, dino, text_encoder, connectors)

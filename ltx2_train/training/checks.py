@@ -17,6 +17,7 @@ from ..dataset.dataset_file import DatasetConfig
 from ..device import pick_device
 from ..errors import ConfigError, RunError
 from ..events import Events, Passing
+from ..families import VERSIONS
 from ..feed.batches import BatchOrder
 from ..feed.loader import TrainingSet
 from ..lora.file import load_lora_header
@@ -32,7 +33,6 @@ from ..sampling.prompts import Prompt, prompt_texts, read_prompts, require_drawa
 from ..sampling.sample import trained_of
 from ..weights.fingerprint import part_fingerprint
 from ..weights.load import blueprint
-from ..weights.published import VERSIONS
 from ..weights.quantize import check_quant
 from ..weights.reader import TensorFile
 from .check_given import as_cached, check_samples, check_streams, check_supplied, tell_ungiven

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import RunError
+from ..models.plain_text import stack_contexts
 
 StreamNames = tuple[str, ...]
 EMPTY_PROMPT = ""
@@ -55,7 +56,7 @@ class ContextStore:
         dropped: Sequence[bool] = (),
         stand_in: str = "empty",
     ) -> Tensor:
-        """Contexts of `keys` as [B, S, D]; shorter ones cannot occur, since the connectors fill up to one length.
+        """Contexts of `keys` as [B, S, D]. Connectors fill up to one length; without them shorter ones end in zeros.
 
         Where `dropped` is true the caption gives way to the empty prompt, or to zeros if `stand_in` says so.
         """
@@ -65,7 +66,7 @@ class ContextStore:
                 contexts[index] = torch.zeros_like(contexts[index])
             else:
                 contexts[index] = self._contexts[EMPTY_PROMPT, stream]
-        return torch.stack(contexts).to(device)
+        return stack_contexts(contexts).to(device)
 
     def __contains__(self, key: tuple[Hashable, str]) -> bool:
         return key in self._contexts

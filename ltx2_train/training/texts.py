@@ -12,6 +12,7 @@ from ..device import DTYPES, release
 from ..errors import CacheError
 from ..events import Events
 from ..feed.loader import FullText
+from ..models.plain_text import PlainText
 from ..models.text import TextConnectors, TextFeatures
 from ..sampling.prompt_text import prompt_features
 from ..sampling.sample import prompt_folder
@@ -22,7 +23,7 @@ from .held_out import validation_clips
 
 
 def prepare_texts(checked: Checked, events: Events) -> ContextStore:
-    """Run the connectors over every caption and prompt, once; Gemma only where a prompt is not cached yet."""
+    """Run the connectors over every caption and prompt, once; the text encoder where a prompt is not cached yet."""
     config, device, data = checked.config, checked.device, checked.data
     contexts = ContextStore(checked.folder.path / "contexts.bin", int(config.memory.context_gb * 2**30))
     dtype, streams = DTYPES[config.model.precision], streams_of(config.model.mode)
@@ -63,13 +64,17 @@ def prepare_texts(checked: Checked, events: Events) -> ContextStore:
     return contexts
 
 
-def _check_width(text: TextFeatures | FullText, connectors: TextConnectors, key: Path | str) -> None:
+def _check_width(text: TextFeatures | FullText, connectors: TextConnectors | PlainText, key: Path | str) -> None:
     """Raises CacheError for text of another model version; the next build makes its cache again."""
     video, audio = (text.video_context, text.audio_context) if isinstance(text, FullText) else (text.video, text.audio)
-    sides = ((video, connectors.video_embeddings_connector), (audio, connectors.audio_embeddings_connector))
-    for given, connector in sides:
-        if given is not None and connector is not None and given.shape[-1] != connector.width:
-            reason = f"its text is {given.shape[-1]} wide and not {connector.width}, that of another model version"
-            if isinstance(key, Path):
-                note_damage(key, reason)
-            raise CacheError(f"{key} does not fit the checkpoint: {reason}. {MEND}", key)
+    reason = None
+    if isinstance(connectors, PlainText) and (isinstance(text, FullText) or not text.shared):
+        reason = "it holds text of LTX-2, made by another text encoder"
+    for stream, given in (("video", video), ("audio", audio)):
+        width = connectors.widths.get(stream)
+        if given is not None and width not in (None, given.shape[-1]):
+            reason = f"its text is {given.shape[-1]} wide and not {width}, that of another model version"
+    if reason is not None:
+        if isinstance(key, Path):
+            note_damage(key, reason)
+        raise CacheError(f"{key} does not fit the checkpoint: {reason}. {MEND}", key)

@@ -4,7 +4,8 @@ Names, shapes and types of the part's tensors, every byte of its small statistic
 spread evenly over the part. Independent of where the file lies, when it was written, the order of its tensors and of
 all other parts: a copy, or a file with a quantized transformer, has the same VAE and text fingerprints.
 
-LTX-2.5 has its video VAE in a file of its own or in the checkpoint, and with one of two decoders. What is cached
+LTX-2.5 has its video VAE in a file of its own or in the checkpoint, and with one of two decoders; LTX-Video 2B and 13B
+have the same one. What is cached
 depends on none of that, so there the encoder and the statistics count, by their names without a prefix.
 """
 
@@ -15,7 +16,7 @@ from pathlib import Path
 from ..errors import CheckpointError
 from ..files import digest
 from . import keys
-from .probe import is_25
+from .probe import model_family
 from .reader import TensorFile
 
 _SAMPLED = 4
@@ -38,7 +39,7 @@ def part_fingerprint(path: Path | str, part: str) -> str:
             names = sorted(name for name in file.tensors if keys.part_of(name) in owners and name not in keys.UNUSED)
         version, prefix = "1", ""  # of this recipe
         vae = keys.video_vae_prefix(file.tensors) if part == "video_vae" else None
-        if vae is not None and (vae == "" or is_25(file)):
+        if vae is not None and (vae == "" or "video_vae_encoder" in model_family(file).apart):
             version, prefix = "2", vae
             bare = [name[len(vae) :] for name in file.tensors if name.startswith(vae)]
             starts = ("encoder.", "per_channel_statistics.")

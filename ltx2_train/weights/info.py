@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..families import name_of
+
 NAMES = {
     "transformer": "transformer",
     "connectors": "text connectors",
@@ -30,10 +32,11 @@ class PartSize:
 class CheckpointInfo:
     """What a weight file is.
 
-    `kind`: "ltx2" (2.0, 2.3 and 2.5), "ltxv" (LTX-Video), "part", "lora", "upsampler", "text_encoder", "gguf",
-    "other" (another family, named in `family`) or "unknown". `version`: "2.0", "2.3", "2.5" or None. `precision` is
-    that of most of the transformer's bytes; `quant_format` is the quant.format of a file quantized by this program (or,
-    nf4, the community trainer). `problems` hinder training, `warnings` do not; each is a sentence with its remedy.
+    `kind`: "ltx2" (2.0, 2.3 and 2.5), "ltxv" (LTX-Video, 2B and 13B), "part", "lora", "upsampler", "text_encoder",
+    "gguf", "other" (another family, named in `family`) or "unknown". `version`: a key of FAMILIES or None.
+    `precision` is that of most of the transformer's bytes; `quant_format` is the quant.format of a file quantized by
+    this program (or, nf4, the community trainer). `problems` hinder training, `warnings` do not; each is a sentence
+    with its remedy.
     """
 
     path: Path
@@ -51,6 +54,11 @@ class CheckpointInfo:
     missing: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def model(self) -> str:
+        """What the model is called; "" where it is not known."""
+        return name_of(self.version) if self.version is not None else ""
 
     @property
     def trainable(self) -> bool:
@@ -76,7 +84,7 @@ class CheckpointInfo:
         lines["training"] = "Can be trained on." if self.trainable else " ".join(self.problems)
         if self.trainable and self.missing:
             lacking = ", ".join(NAMES[part] for part in self.missing)
-            lines["training"] = f"Can be trained on, together with the files of LTX-2.5 that have the {lacking}."
+            lines["training"] = f"Can be trained on, together with the files of {self.model} that have the {lacking}."
         if self.warnings:
             lines["note"] = " ".join(self.warnings)
         return lines
@@ -93,8 +101,8 @@ class CheckpointInfo:
 
 
 def _kind_sentence(info: CheckpointInfo) -> str:
-    if info.kind == "ltx2":
-        return f"LTX-{info.version}{', distilled' if info.distilled else ''}, {info.blocks} blocks."
+    if info.kind in ("ltx2", "ltxv") and info.version is not None:
+        return f"{info.model}{', distilled' if info.distilled else ''}, {info.blocks} blocks."
     return {
         "part": "A part of an LTX-2 checkpoint.",
         "gguf": "A GGUF file.",

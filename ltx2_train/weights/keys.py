@@ -10,7 +10,8 @@ A published LTX-2 file holds all parts side by side:
     vocoder.                                           2.3: vocoder.vocoder., vocoder.bwe_generator., vocoder.mel_stft.
 
 LTX-2.5 is published in four files: the transformer with the connectors; the text encoder with the text projection; the
-video VAE, whose names have no prefix; the audio VAE with the vocoder.
+video VAE, whose names have no prefix; the audio VAE with the vocoder. LTX-Video's file has the transformer and the
+video VAE alone.
 """
 
 from __future__ import annotations
@@ -111,6 +112,12 @@ def video_vae_prefix(tensors: Mapping[str, Any]) -> str | None:
     if all(name in tensors for name in _ROOT_VAE) and len(tensors[_ROOT_VAE[1]].shape) == 5:
         return ""
     return None
+
+
+def is_ltxv_vae(tensors: Mapping[str, Any]) -> bool:
+    """Whether the video VAE among `tensors` is LTX-Video's, whose decoder alone is told how noisy latents are."""
+    prefix = video_vae_prefix(tensors)
+    return prefix is not None and f"{prefix}decoder.timestep_scale_multiplier" in tensors
 
 
 def part_of(name: str) -> str | None:

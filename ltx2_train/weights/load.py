@@ -10,6 +10,7 @@ import torch
 
 from ..errors import CheckpointError
 from ..models.audio_vae import AudioVAE, AudioVAEConfig
+from ..models.plain_text import PlainText
 from ..models.text import TextConnectors
 from ..models.transformer import LTXTransformer, TransformerConfig
 from ..models.video_vae import VideoVAE, VideoVAEConfig
@@ -18,7 +19,7 @@ from ..quant.settings import QuantSettings
 from . import keys
 from .loftq import Loftq, read_companion
 from .materialise import Arrival, Home, LoadProgress, OnLinear, Origin, materialise
-from .probe import DIFFUSION_VAE, describe_checkpoint
+from .probe import DIFFUSION_VAE, describe_checkpoint, model_family
 from .published import published_config
 from .quantize import eligible, quantizer, settle_storage
 from .reader import TensorFile
@@ -101,9 +102,11 @@ def load_connectors(
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
     on_progress: LoadProgress | None = None,
-) -> TextConnectors:
-    """The frozen text connectors of the streams that `mode` uses."""
+) -> TextConnectors | PlainText:
+    """The frozen text connectors of the streams that `mode` uses, or what stands for them where a model has none."""
     with TensorFile(path) as file:
+        if not model_family(file).connectors:
+            return PlainText(transformer_config(file).caption_channels)
         with torch.device("meta"):
             names = [name for name in file.tensors if name.startswith(keys.CONNECTORS)]
             model = TextConnectors(section(file, "transformer"), mode, names=names)
@@ -133,7 +136,7 @@ def load_video_vae(
         if decoder and prefix + keys.DIFFUSION_DECODER in file:
             raise CheckpointError(f"{file.path.name} {DIFFUSION_VAE}")
         names = [name for name in file.tensors if name.startswith(prefix)]
-        config = VideoVAEConfig.from_checkpoint(section(file, "vae"), names)
+        config = VideoVAEConfig.from_checkpoint(section(file, "vae"), names, model_family(file).decoder_padding)
         with torch.device("meta"):
             model = VideoVAE(config, encoder=encoder, decoder=decoder)
         origin = Origin(file, prefix, "video VAE", _halves(encoder, decoder))
@@ -177,7 +180,7 @@ def load_vocoder(
 def section(file: TensorFile, name: str) -> Mapping[str, Any]:
     """Section `name` of the header's configuration.
 
-    A repack without any configuration gets that of the published files, as long as it is a full-size LTX-2.
+    A repack without any configuration gets that of the published files, as long as it is a full-size model.
     Raises CheckpointError where there is none.
     """
     found = (file.config or {}).get(name)
@@ -185,7 +188,7 @@ def section(file: TensorFile, name: str) -> Mapping[str, Any]:
         return found
     if not file.config:
         info = describe_checkpoint(file)
-        if info.kind == "ltx2" and info.trainable and info.version is not None:
+        if info.kind in ("ltx2", "ltxv") and info.trainable and info.version is not None:
             return published_config(info.version)[name]
         if info.problems:
             raise CheckpointError("\n".join(info.problems))

@@ -3,7 +3,7 @@
 Tensor names and shapes say what the file can do; its metadata says what it claims. Version, both ways:
 
     tensors    2.3 has `transformer_blocks.0.prompt_scale_shift_table`, 2.0 has not; 2.5 is 2.3 less the biases of `ff`
-               and with `keyframes_abs_pos_embedding`
+               and with `keyframes_abs_pos_embedding`; LTX-Video has no `audio_adaln_single`, and its width is its size
     metadata   config.transformer.cross_attention_adaln, else `model_version`
 
 The tensors are believed; a contradiction is noted. What cannot be trained on is named, with what to use in its place.
@@ -18,6 +18,8 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..events import Events
+from ..families import FAMILIES, Family, name_of
+from ..models.config import is_ltx_video
 from ..quant.formats import STORED
 from . import keys
 from .info import NAMES, CheckpointInfo, PartSize
@@ -25,24 +27,17 @@ from .reader import TensorFile, TensorInfo
 from .stored import StoredLinears, stored_in
 
 WANTED = (
-    "Use a full checkpoint of LTX-2 or LTX-2.3 (for example ltx-2.3-22b-dev.safetensors), or the transformer of "
-    "LTX-2.5 (ltx-2.5-22b-dev-transformer-bf16.safetensors)."
+    "Use a full checkpoint of LTX-2 or LTX-2.3 (for example ltx-2.3-22b-dev.safetensors), the transformer of "
+    "LTX-2.5 (ltx-2.5-22b-dev-transformer-bf16.safetensors), or LTX-Video (ltxv-2b-0.9.6-dev-04-25.safetensors)."
 )
 DIFFUSION_VAE = (
     "has the diffusion decoder, with which samples cannot be drawn here; it serves for caching. Set model.video_vae to "
     "ltx-2.5-video-vae-conv-bf16.safetensors, whose encoder is the same, or draw no samples."
 )
-# what of LTX-2.5 lies in files of its own: part -> the setting that names it, and the published file
-ELSEWHERE: dict[str, tuple[str, str]] = {
-    "text_projection": ("model.text_encoder", "gemma4-12b-with-proj-ltx-2.5-bf16.safetensors"),
-    "video_vae_encoder": ("model.video_vae", "ltx-2.5-video-vae-conv-bf16.safetensors"),
-    "audio_vae": ("model.audio_vae", "ltx-2.5-audio-vae-bf16.safetensors"),
-}
-
 _PLAIN = {"BF16": "bf16", "F16": "fp16", "F32": "fp32", "F8_E4M3": "fp8_e4m3", "F8_E5M2": "fp8_e5m2", "I8": "int8"}
-_NEEDED = ("transformer", "connectors", "text_projection", "video_vae_encoder")
 # a repack without any metadata can be built from the published configuration if it has the published widths
 _PUBLISHED_WIDTHS = (4096, 2048)
+_WIDTH_13B = 4096
 
 
 def probe(path: Path | str) -> CheckpointInfo:
@@ -97,10 +92,10 @@ def describe_checkpoint(file: TensorFile) -> CheckpointInfo:
     if "transformer" not in parts:
         count = sum(info.elements for info in inside.values())
         parts["transformer"] = PartSize(len(inside), count, sum(info.nbytes for info in inside.values()))
-    missing = [part for part in _NEEDED if part not in parts]
-    split = version == "2.5" and set(missing) <= set(ELSEWHERE)
-    problems, warnings = _judge(file, version, inside, found, facts["distilled"], parts)
-    if missing and not split:
+    own = FAMILIES[version]
+    missing = [part for part in own.needed if part not in parts]
+    problems, warnings = _judge(file, own, inside, found, facts["distilled"], parts)
+    if missing and not set(missing) <= set(own.apart):
         return CheckpointInfo(
             kind="part",
             family="the transformer alone" if len(parts) == 1 else "",
@@ -108,8 +103,8 @@ def describe_checkpoint(file: TensorFile) -> CheckpointInfo:
             problems=[_lacking(path.name, missing, parts), *problems],
             **facts,
         )
-    family = "LTX-2.5" if version == "2.5" else "LTX-2"
-    return CheckpointInfo(kind="ltx2", family=family, missing=missing, problems=problems, warnings=warnings, **facts)
+    kind, family = ("ltxv", own.name) if own.vae == "ltxv" else ("ltx2", "LTX-2.5" if own.split else "LTX-2")
+    return CheckpointInfo(kind=kind, family=family, missing=missing, problems=problems, warnings=warnings, **facts)
 
 
 def _lacking(name: str, missing: Sequence[str], parts: Mapping[str, PartSize]) -> str:
@@ -118,12 +113,13 @@ def _lacking(name: str, missing: Sequence[str], parts: Mapping[str, PartSize]) -
     return f"{name} is only a part of a checkpoint: it has {found} but lacks {lacking}. {WANTED}"
 
 
-def _name_others(name: str, missing: Iterable[str]) -> str:
-    """What to do about parts of LTX-2.5 that were published in other files."""
-    parts = [part for part in missing if part in ELSEWHERE]
+def _name_others(name: str, family: Family, missing: Iterable[str]) -> str:
+    """What to do about parts that lie in other files."""
+    parts = [part for part in missing if part in family.apart]
     lacking = " and no ".join(NAMES[part] for part in parts)
-    named = ", and ".join("{} to {}".format(*ELSEWHERE[part]) for part in parts)
-    return f"{name} holds no {lacking}: LTX-2.5 comes in several files. Set {named}."
+    named = ", and ".join("{} to {}".format(*family.apart[part]) for part in parts)
+    why = f"{family.name} comes in several files. " if family.split else ""
+    return f"{name} holds no {lacking}{':' if why else '.'} {why}Set {named}."
 
 
 def require_trainable(
@@ -145,18 +141,20 @@ def require_trainable(
     problems = list(info.problems)
     if info.missing and not absent and "transformer" not in info.missing:
         problems = [text for text in problems if text != _lacking(info.path.name, info.missing, info.parts)]
-    elif absent and not problems:
-        problems = [_name_others(info.path.name, absent)]
+    elif absent and not problems and info.version is not None:
+        problems = [_name_others(info.path.name, FAMILIES[info.version], absent)]
     if problems:
         raise CheckpointError("\n".join(problems))
-    if expected_version != "auto" and expected_version != info.version and check != "off":
+    # nothing that holds for LTX-Video holds for LTX-2
+    apart = expected_version != "auto" and (FAMILIES[expected_version].vae == "ltxv") != (info.kind == "ltxv")
+    if expected_version != "auto" and expected_version != info.version and (check != "off" or apart):
         text = (
-            f"{info.path.name} is LTX-{info.version}, but model.version says {expected_version}. "
-            f'Set model.version to "auto" or "{info.version}", or choose an LTX-{expected_version} checkpoint.'
+            f"{info.path.name} is {name_of(info.version or '')}, but model.version says {expected_version}. Set "
+            f'model.version to "auto" or "{info.version}", or choose an {name_of(expected_version)} checkpoint.'
         )
-        if check == "error":
+        if check == "error" or apart:
             raise CheckpointError(text)
-        events.message(text + f" Going on as LTX-{info.version}.", "warning")
+        events.message(text + f" Going on as {name_of(info.version or '')}.", "warning")
     for text in info.warnings:
         events.message(text, "warning")
     return info
@@ -164,19 +162,20 @@ def require_trainable(
 
 def _judge(
     file: TensorFile,
-    version: str,
+    family: Family,
     inside: Mapping[str, TensorInfo],
     found: StoredLinears,
     distilled: bool,
     parts: Mapping[str, PartSize],
 ) -> tuple[list[str], list[str]]:
     name, problems, warnings = file.path.name, [], []
+    version = family.version
     claimed = _version_of_metadata(file)
     if not (file.config or {}).get("transformer"):
         width = inside["patchify_proj.weight"].shape[0]
         if width in _PUBLISHED_WIDTHS:
             warnings.append(
-                f"{name} has lost its header configuration (metadata `config`); that of the published LTX-{version} "
+                f"{name} has lost its header configuration (metadata `config`); that of the published {family.name} "
                 "is used. ComfyUI may build it wrongly: prefer the original file."
             )
         else:
@@ -186,23 +185,30 @@ def _judge(
             )
     elif claimed is not None and claimed != version:
         problems.append(
-            f"{name} contradicts itself: its metadata say LTX-{claimed}, its tensors are those of LTX-{version}. "
+            f"{name} contradicts itself: its metadata say {name_of(claimed)}, its tensors are those of {family.name}. "
             "It was repacked with the header of another file. Download the original."
         )
     if text := found.complaint():
         problems.append(f"{name} is stored as {text}")
-    if distilled:
+    if family.vae == "ltxv" and (text := _too_old(file)):
+        problems.append(f"{name} {text} Use {family.checkpoint}.")
+    if distilled and not family.trains_distilled:
+        problems.append(
+            f"{name} is a distilled {family.name}: it was made to draw in a few steps without guidance, and a LoRA "
+            f"trained on it goes wrong. Train on the dev file, {family.checkpoint}; the LoRA works with both."
+        )
+    elif distilled:
         told = " (by its name; the header of the dev file is the same)" if version == "2.5" else ""
         warnings.append(
             f"{name} is a distilled model{told}. A LoRA trained on it tends to undo the distillation and fits the "
             "undistilled model badly. Train on the dev checkpoint and use the distilled one for sampling."
         )
     silent = [part for part in ("audio_vae", "vocoder") if part not in parts]
-    if silent and version != "2.5":  # whose files are several
+    if silent and not family.split and len(family.modes) > 1:  # where files are several, or there is no sound
         warnings.append(
             f"{name} has no {' and no '.join(NAMES[part] for part in silent)}: only video can be trained or sampled."
         )
-    if "video_vae_decoder" not in parts and version != "2.5":
+    if "video_vae_decoder" not in parts and "video_vae_encoder" not in family.apart:
         warnings.append(f"{name} has no video VAE decoder: samples cannot be made during training.")
     return problems, warnings
 
@@ -218,10 +224,6 @@ def _other_kind(
     if marked * 4 >= len(names):
         return "lora", "a LoRA", f"is a LoRA, not a model: it only changes one. As the base: {_lower(WANTED)}"
     if prefix is not None:
-        if "audio_adaln_single.linear.weight" not in inside:
-            width = inside["patchify_proj.weight"].shape[0]
-            size = {2048: " 2B", 4096: " 13B"}.get(width, "")
-            return "ltxv", f"LTX-Video{size}", f"is LTX-Video{size}, the predecessor without sound. {WANTED}"
         return None
     if all(any(mark in name for name in names) for mark in keys.DIFFUSERS_TRANSFORMER):
         return (
@@ -287,6 +289,8 @@ def _under(tensors: Mapping[str, TensorInfo], prefix: str) -> dict[str, TensorIn
 
 
 def _version_of_tensors(inside: Mapping[str, TensorInfo]) -> str:
+    if is_ltx_video({}, inside):
+        return "ltxv-13b" if inside["patchify_proj.weight"].shape[0] >= _WIDTH_13B else "ltxv-2b"
     if "transformer_blocks.0.prompt_scale_shift_table" not in inside:
         return "2.0"
     plain = "transformer_blocks.0.ff.net.0.proj.weight" in inside
@@ -305,15 +309,28 @@ def _version_of_metadata(file: TensorFile) -> str | None:
     return next((version for version in ("2.5", "2.3", "2.0") if stated.startswith(version)), None)
 
 
+def _too_old(file: TensorFile) -> str:
+    """Why this LTX-Video is of a version whose VAE and positions are not those of 0.9.5 and later; or ""."""
+    transformer = (file.config or {}).get("transformer") or {}
+    prefix = keys.video_vae_prefix(file.tensors)
+    older = prefix is not None and prefix + "encoder.down_blocks.1.conv.conv.bias" not in file
+    if older or (transformer and not transformer.get("causal_temporal_positioning")):
+        return "is LTX-Video 0.9.1 or older, which has another VAE and other positions and cannot be trained here."
+    return ""
+
+
+def model_family(file: TensorFile) -> Family:
+    """What `file` is or is a part of; LTX-2.3 where nothing says so."""
+    version = version_of(file)
+    if version is None and keys.is_ltxv_vae(file.tensors):
+        version = "ltxv-2b"
+    return FAMILIES[version or "2.3"]
+
+
 def version_of(file: TensorFile) -> str | None:
     """The version of LTX that `file` is, or is a part of; None where nothing says so."""
     prefix = keys.transformer_prefix(file.tensors)
     return _version_of_metadata(file) if prefix is None else _version_of_tensors(_under(file.tensors, prefix))
-
-
-def is_25(file: TensorFile) -> bool:
-    """Whether `file` is LTX-2.5, or a part of it."""
-    return version_of(file) == "2.5"
 
 
 def _is_distilled(file: TensorFile) -> bool:

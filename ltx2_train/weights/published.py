@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-VERSIONS = ("2.0", "2.3", "2.5")
 MODEL_VERSIONS = {"2.0": "2.0.0", "2.3": "2.3.0", "2.5": "2.5.0"}
 
 _TRANSFORMER: dict[str, Any] = {
@@ -86,6 +85,36 @@ _TRANSFORMER_25: dict[str, Any] = {
     "text_encoder_norm_type": "PER_TOKEN_RMS",
 }
 _TRANSFORMERS = {"2.0": {}, "2.3": _TRANSFORMER_23, "2.5": _TRANSFORMER_25}
+
+_LTX_VIDEO: dict[str, Any] = {
+    "_class_name": "Transformer3DModel",
+    "num_layers": 28,
+    "num_attention_heads": 32,
+    "attention_head_dim": 64,
+    "in_channels": 128,
+    "out_channels": 128,
+    "cross_attention_dim": 2048,
+    "caption_channels": 4096,
+    "attention_bias": True,
+    "activation_fn": "gelu-approximate",
+    "adaptive_norm": "single_scale_shift",
+    "norm_elementwise_affine": False,
+    "norm_eps": 1e-6,
+    "standardization_norm": "rms_norm",
+    "qk_norm": "rms_norm",
+    "positional_embedding_type": "rope",
+    "positional_embedding_theta": 10000.0,
+    "positional_embedding_max_pos": [20, 2048, 2048],
+    "timestep_scale_multiplier": 1000,
+    "causal_temporal_positioning": True,
+    "dropout": 0.0,
+    "double_self_attention": False,
+    "only_cross_attention": False,
+}
+_LTX_VIDEOS: dict[str, dict[str, Any]] = {
+    "ltxv-2b": {},
+    "ltxv-13b": {"num_layers": 48, "attention_head_dim": 128, "cross_attention_dim": 4096},
+}
 
 _VAE: dict[str, Any] = {
     "_class_name": "CausalVideoAutoencoder",
@@ -242,6 +271,10 @@ _SCHEDULER: dict[str, Any] = {
 
 def published_config(version: str) -> dict[str, Any]:
     """A fresh copy of the header's `config` for `version`; the files of 2.5 share its sections among them."""
+    if version in _LTX_VIDEOS:
+        vae = _VAE | _VAE_BLOCKS["2.0"] | {"timestep_conditioning": True}
+        transformer = _LTX_VIDEO | _LTX_VIDEOS[version]
+        return copy.deepcopy({"transformer": transformer, "vae": vae, "scheduler": _SCHEDULER})
     like = "2.3" if version == "2.5" else version  # whose VAEs and vocoder it has
     return copy.deepcopy(
         {

@@ -126,7 +126,7 @@ def _layers(file: TensorFile) -> dict[str, str]:
     """path in the model -> name in the file of every linear to quantize. Raises CheckpointError where there is none."""
     prefix = keys.transformer_prefix(file.tensors)
     info = describe_checkpoint(file)
-    if prefix is None or info.kind not in ("ltx2", "part"):
+    if prefix is None or info.kind not in ("ltx2", "ltxv", "part"):
         raise CheckpointError("\n".join(info.problems) or f"{file.path.name} holds no transformer.")
     found = stored_in(file)
     if found.in_blocks() or found.format or any("transformer_blocks." in layer for layer in found.unreadable):
@@ -135,7 +135,7 @@ def _layers(file: TensorFile) -> dict[str, str]:
             f"{file.path.name} is quantized already ({words}); doing it twice only adds errors. "
             "Use the bf16 checkpoint."
         )
-    if info.kind == "ltx2" and info.problems:
+    if info.kind != "part" and info.problems:
         raise CheckpointError("\n".join(info.problems))
     names = (name.removesuffix(".weight") for name in file.tensors if name.endswith(".weight"))
     return {

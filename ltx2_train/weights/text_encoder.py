@@ -21,21 +21,25 @@ import torch
 from torch import nn
 
 from ..device import DTYPES, card_is_full
-from ..errors import CheckpointError, OutOfMemory
+from ..errors import CheckpointError, ConfigError
 from ..events import Events
 from ..files import digest
 from ..models.text import FeatureExtractor, TextFeatures
-from . import gemma4
+from . import gemma4, t5
 from .gemma import Tokenizer, fingerprint_parts, load_gemma, load_tokenizer
 from .gemma_bnb import bitsandbytes_linear, quantized_bytes
 from .gemma_files import USABLE, GemmaFiles, open_gemma
-from .gemma_settings import GemmaSettings
+from .gemma_settings import GemmaSettings, told_precision
+from .load import transformer_config
 from .materialise import Arrival, LoadProgress, OnLinear, Origin, materialise
-from .probe import is_25
+from .probe import model_family
 from .reader import TensorFile
 from .stored import numbers_shape, stored_in, weight_shapes
-from .text_layers import LayeredTextEncoder, check_finite
+from .t5 import is_t5
+from .t5_encoder import T5Encoder, check_t5, t5_bytes, t5_fingerprint
+from .text_layers import LayeredTextEncoder, check_finite, too_small, visit_device
 
+_USABLE = {"Gemma 3": USABLE, "Gemma 4": gemma4.USABLE, "T5": t5.USABLE}
 _PROJECTION = "text_embedding_projection."
 _ACTIVATIONS = 3 << 29  # 1.5 GB: 1024 tokens x 188160 values as states and packed, and the largest layer at work
 
@@ -47,8 +51,8 @@ class TextEncoderInfo:
     hidden: int
     layers: int
     columns: int
-    version: str  # "2.0" or "2.3", by the projection, which 2.5 has as 2.3 does
-    nbytes: int  # of Gemma and the projection as stored
+    version: str  # "2.0" or "2.3", by the projection, which 2.5 has as 2.3 does; of T5, which has none, "ltxv"
+    nbytes: int  # of the encoder and the projection as stored
 
 
 def projection_file(text_encoder: Path | str, checkpoint: Path | str) -> Path:
@@ -62,19 +66,36 @@ def projection_file(text_encoder: Path | str, checkpoint: Path | str) -> Path:
 
 
 def check_family(text_encoder: Path | str, transformer: Path | str) -> None:
-    """Raise CheckpointError where `transformer` was trained with another Gemma. Reads headers only."""
-    with open_gemma(text_encoder) as gemma, TensorFile(transformer) as model:
-        _check_family(gemma, model)
+    """Raise CheckpointError where `transformer` was trained with another text encoder. Reads headers only."""
+    with TensorFile(transformer) as model:
+        if is_t5(text_encoder):
+            _check_kind("T5", Path(text_encoder).name, model)
+            return
+        with open_gemma(text_encoder) as gemma:
+            _check_family(gemma, model)
 
 
 def check_text_encoder(
-    text_encoder: Path | str, checkpoint: Path | str, transformer: Path | str | None = None
+    text_encoder: Path | str,
+    checkpoint: Path | str,
+    transformer: Path | str | None = None,
+    settings: GemmaSettings | None = None,
 ) -> TextEncoderInfo:
     """Whether `text_encoder` fits the text projection in `checkpoint`; reads headers only.
 
     `transformer`, where it lies elsewhere, is the file whose Gemma it has to be. Raises CheckpointError that states
-    both sizes, or what is missing, and what to choose.
+    both sizes, or what is missing, and what to choose; ConfigError for a tokenizer that nothing would read.
     """
+    if is_t5(text_encoder):
+        with TensorFile(transformer or checkpoint) as model:
+            _check_kind("T5", Path(text_encoder).name, model)
+            width = transformer_config(model).caption_channels
+            return TextEncoderInfo(*check_t5(text_encoder, settings, model, width))
+    if settings is not None and settings.tokenizer is not None:
+        raise ConfigError(
+            f"gemma.tokenizer is set, and the text encoder {Path(text_encoder).name} brings its own: only T5, the text "
+            "encoder of LTX-Video, needs it. Leave it out."
+        )
     with (
         open_gemma(text_encoder) as gemma,
         TensorFile(checkpoint) as source,
@@ -98,25 +119,20 @@ def text_fingerprint(text_encoder: Path | str, checkpoint: Path | str, settings:
 
     Loads no weights.
     """
+    if is_t5(text_encoder):
+        return t5_fingerprint(text_encoder, settings)
     with open_gemma(text_encoder) as gemma, TensorFile(checkpoint) as source:
-        return _fingerprint(gemma, source, _precision(settings))
+        return _fingerprint(gemma, source, told_precision(settings))
 
 
 def device_bytes(text_encoder: Path | str, settings: GemmaSettings, dtype: torch.dtype) -> dict[str, int]:
-    """Bytes that Gemma in `dtype` takes on a device without its activations: "device" all of it, "layers" one layer.
-
-    Reads headers only.
+    """Bytes that the text encoder in `dtype` takes on a device without its activations: "device" all of it, "layers"
+    one layer. Reads headers only.
     """
+    if is_t5(text_encoder):
+        return t5_bytes(text_encoder, settings, dtype)
     with open_gemma(text_encoder) as gemma:
         return {"device": _held(gemma, settings, dtype), "layers": _held(gemma, settings, dtype, "layers.0.")}
-
-
-def _precision(settings: GemmaSettings | None) -> str:
-    """What of `settings` changes the numbers beyond rounding."""
-    if settings is None:
-        return "stored"
-    single = settings.precision in ("nf4", "fp4") and not settings.double_quant
-    return f"{settings.precision} single" if single else settings.precision
 
 
 class TextEncoder:
@@ -139,7 +155,7 @@ class TextEncoder:
         self._extractor: FeatureExtractor | None = extractor
         if stream:
             for module in (*self._gemma.layers, self._gemma.norm, extractor):
-                _visit_device(module, device)
+                visit_device(module, device)
 
     @classmethod
     def load(
@@ -153,8 +169,9 @@ class TextEncoder:
         *,
         stream: bool | None = None,
         settings: GemmaSettings | None = None,
-    ) -> TextEncoder | LayeredTextEncoder:
+    ) -> TextEncoder | LayeredTextEncoder | T5Encoder:
         """Gemma from a folder or a file, the text projection from `checkpoint`, computing in `dtype` on `device`.
+        A T5 is a T5Encoder, and needs no projection.
 
         `on_linear(path, linear)` may return another module for a linear of Gemma. `stream` keeps the weights in RAM and
         brings one layer at a time; None does so where a CUDA device has too little free memory. `settings` decide
@@ -163,10 +180,12 @@ class TextEncoder:
         where `settings` need a package that is missing.
         """
         device = torch.device(device)
+        if is_t5(text_encoder):
+            return T5Encoder.load(text_encoder, dtype, device, settings)
         placement, precision = "device", "stored"
         if settings is not None:
             dtype = DTYPES.get(settings.compute_dtype, dtype)
-            on_linear, precision = bitsandbytes_linear(settings, dtype), _precision(settings)
+            on_linear, precision = bitsandbytes_linear(settings, dtype), told_precision(settings)
             placement = _placement(settings, text_encoder, checkpoint, dtype, device)
             stream = placement == "stream"
         try:
@@ -187,7 +206,7 @@ class TextEncoder:
         except RuntimeError as error:
             if not card_is_full(error):
                 raise
-            raise _too_small(device) from error
+            raise too_small(device) from error
         if stream:
             for name, buffer in gemma.named_buffers():
                 if not name.startswith(("layers.", "embed_tokens.")):
@@ -218,7 +237,7 @@ class TextEncoder:
             except RuntimeError as error:
                 if not card_is_full(error):
                     raise
-                raise _too_small(self.device) from error
+                raise too_small(self.device) from error
             for caption, features in zip(batch, of_batch, strict=True):
                 check_finite(features, caption)
                 done[caption] = features.to("cpu")
@@ -296,20 +315,23 @@ def _projection(source: TensorFile) -> tuple[FeatureExtractor, str]:
 
 
 def _check_family(gemma: GemmaFiles, transformer: TensorFile) -> None:
-    """Raise CheckpointError where the transformer was trained with another Gemma."""
-    newer = is_25(transformer)
-    if newer and gemma.family != "Gemma 4":
-        raise CheckpointError(
-            f"The text encoder {gemma.path.name} is {gemma.family}; {transformer.path.name} is LTX-2.5, which was "
-            f"trained with a Gemma 4 of its own. {gemma4.USABLE}"
-        )
-    if not newer and gemma.family != "Gemma 3":
-        raise CheckpointError(
-            f"The text encoder {gemma.path.name} is {gemma.family}, which belongs to LTX-2.5; {transformer.path.name} "
-            f"was trained with Gemma 3. {USABLE}"
-        )
-    if newer:
+    """Raise CheckpointError where the transformer was trained with another Gemma, or with none."""
+    _check_kind(gemma.family, gemma.path.name, transformer)
+    if gemma.family == "Gemma 4":
         gemma4.check_version(gemma.path.name, gemma.version, transformer)
+
+
+def _check_kind(kind: str, name: str, transformer: TensorFile) -> None:
+    """Raise CheckpointError where the text encoder `name` is of a `kind` that the transformer was not trained with."""
+    base = model_family(transformer)
+    if base.text_encoder == kind:
+        return
+    own = " of its own" if base.text_encoder == "Gemma 4" else ""
+    belongs = {"Gemma 4": ", which belongs to LTX-2.5", "T5": ", which belongs to LTX-Video"}.get(kind, "")
+    raise CheckpointError(
+        f"The text encoder {name} is {kind}{belongs}; {transformer.path.name} is {base.name}, which was trained with "
+        f"{'a ' if own else ''}{base.text_encoder}{own}. {_USABLE[base.text_encoder]}"
+    )
 
 
 def _check_fit(gemma: GemmaFiles, extractor: FeatureExtractor, source: TensorFile) -> None:
@@ -372,29 +394,3 @@ def _placement(
         return settings.placement
     with open_gemma(text_encoder) as files, TensorFile(checkpoint) as source:
         return "device" if _fits(files, _projection(source)[0], dtype, device) else "layers"
-
-
-def _visit_device(module: nn.Module, device: torch.device) -> None:
-    """Have `module` on `device` while its forward runs; the original in RAM is kept and never copied back."""
-    originals: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def bring(_: nn.Module, __: Any) -> None:
-        for tensor in (*module.parameters(), *module.buffers()):
-            originals.append((tensor, tensor.data))
-            tensor.data = tensor.data.to(device, non_blocking=True)
-
-    def release(*_: Any) -> None:
-        for tensor, original in originals:
-            tensor.data = original
-        originals.clear()
-
-    module.register_forward_pre_hook(bring)
-    module.register_forward_hook(release, always_call=True)
-
-
-def _too_small(device: torch.device) -> OutOfMemory:
-    return OutOfMemory(
-        f"The text encoder does not fit into the memory of {device}. Set gemma.placement to layers, which needs little "
-        "and changes nothing, or gemma.precision to nf4; or choose an fp8 text encoder file, or encode on the CPU "
-        "(model.device = cpu)."
-    )

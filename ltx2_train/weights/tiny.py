@@ -19,21 +19,28 @@ from torch import Tensor
 from .. import files
 from ..errors import ConfigError
 from ..events import Events
+from ..families import FAMILIES
 from ..models.audio_vae import AudioVAE, AudioVAEConfig
 from ..models.text import FeatureExtractor, TextConnectors
 from ..models.transformer import LTXTransformer, TransformerConfig
 from ..models.video_vae import VideoVAE, VideoVAEConfig
 from ..models.vocoder import VocoderConfig, build_vocoder
 from . import keys
-from .published import MODEL_VERSIONS, VERSIONS, published_config
+from .published import MODEL_VERSIONS, published_config
 from .tiny_gemma import write_tiny_gemma
 from .tiny_split import write_tiny_split
+from .tiny_t5 import write_tiny_t5
 from .tiny_transformer import fill_linears, fill_transformer
 from .tiny_vae import fill_video_vae
 
 HIDDEN = 32  # of the tiny Gemma
 LAYERS = 6
-FILE_NAMES = {version: f"ltx-{version.removesuffix('.0')}-tiny.safetensors" for version in VERSIONS}
+FILE_NAMES = {
+    "2.0": "ltx-2-tiny.safetensors",
+    "2.3": "ltx-2.3-tiny.safetensors",
+    "2.5": "ltx-2.5-tiny.safetensors",
+    "ltxv-2b": "ltxv-2b-tiny.safetensors",
+}
 
 _TRANSFORMER: dict[str, Any] = {
     "num_layers": 4,
@@ -74,8 +81,8 @@ _VOCODER_WIDTHS = {"2.0": 64, "2.3": 64, "bwe": 64}
 class TinyFiles:
     """Where the tiny files lie: the checkpoint, and the text encoder as a single file and as a folder.
 
-    Of LTX-2.5 `checkpoint` is the transformer alone, the VAEs have files of their own, and `whole` is everything but
-    the text encoder in one file, which goes with the folder.
+    Of LTX-Video the encoder is a T5. Of LTX-2.5 `checkpoint` is the transformer alone, the VAEs have files of their
+    own, and `whole` is everything but the text encoder in one file, which goes with the folder.
     """
 
     checkpoint: Path
@@ -94,12 +101,12 @@ class TinyFiles:
 
 
 def make_tiny(out: Path | str, version: str = "2.3", seed: int = 0, events: Events | None = None) -> TinyFiles:
-    """Write the tiny files of `version` ("2.0", "2.3", "2.5") into the folder `out`; one seed gives the same numbers.
+    """Write the tiny files of `version`, a key of FILE_NAMES, into the folder `out`; one seed gives the same numbers.
 
     Raises ConfigError for another version, RunError where the folder cannot be written.
     """
-    if version not in VERSIONS:
-        raise ConfigError(f"version is {version!r}; tiny checkpoints exist for {' and '.join(VERSIONS)}.")
+    if version not in FILE_NAMES:
+        raise ConfigError(f"version is {version!r}; tiny checkpoints exist for {' and '.join(FILE_NAMES)}.")
     events = events or Events()
     out = Path(out)
     events.stage("make a tiny checkpoint", 2)
@@ -110,10 +117,13 @@ def make_tiny(out: Path | str, version: str = "2.3", seed: int = 0, events: Even
         events.progress(2, 2, made.checkpoint.name)
         return made
     checkpoint = out / FILE_NAMES[version]
-    metadata = {"config": json.dumps(tiny_config(version)), "model_version": MODEL_VERSIONS[version]}
-    files.write_tensors(checkpoint, tensors, metadata)
+    stated = {"model_version": MODEL_VERSIONS[version]} if version in MODEL_VERSIONS else {}
+    files.write_tensors(checkpoint, tensors, {"config": json.dumps(tiny_config(version)), **stated})
     events.progress(1, 2, checkpoint.name)
-    single, folder = write_tiny_gemma(out, hidden=HIDDEN, layers=LAYERS, seed=seed)
+    if FAMILIES[version].text_encoder == "T5":
+        single, folder = write_tiny_t5(out, hidden=HIDDEN, seed=seed)
+    else:
+        single, folder = write_tiny_gemma(out, hidden=HIDDEN, layers=LAYERS, seed=seed)
     events.progress(2, 2, single.name)
     return TinyFiles(checkpoint, single, folder)
 
@@ -121,13 +131,21 @@ def make_tiny(out: Path | str, version: str = "2.3", seed: int = 0, events: Even
 def tiny_config(version: str) -> dict[str, Any]:
     """The header's configuration: the published one with small sizes."""
     config = published_config(version)
-    config["transformer"] |= _TRANSFORMER | _CONNECTORS[version]
+    family = FAMILIES[version]
+    sound = len(family.modes) > 1
+    config["transformer"] |= {
+        name: size
+        for name, size in (_TRANSFORMER | _CONNECTORS.get(version, {})).items()
+        if (sound or "audio" not in name) and (family.connectors or "connector" not in name)
+    }
     vae = config["vae"]
     vae["encoder_blocks"] = _ENCODER_BLOCKS
     vae["decoder_base_channels"] = _DECODER_BASE
     vae["decoder_blocks"] = [
         [kind, options | ({"num_layers": 1} if kind == "res_x" else {})] for kind, options in vae["decoder_blocks"]
     ]
+    if not sound:
+        return config
     config["audio_vae"]["model"]["params"]["ddconfig"] |= _AUDIO_SIZES
     few = {"resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3, 5]]}
     vocoder = config["vocoder"]
@@ -147,8 +165,11 @@ def tiny_tensors(version: str, seed: int = 0) -> dict[str, Tensor]:
 
     video_vae = VideoVAE(VideoVAEConfig.from_checkpoint(config["vae"]))
     covariance = fill_video_vae(video_vae, generator)
-    transformer = LTXTransformer(TransformerConfig.from_checkpoint(section), "av")
+    sizes = TransformerConfig.from_checkpoint(section)
+    transformer = LTXTransformer(sizes, "av" if sizes.has_sound else "video")
     fill_transformer(transformer, covariance, generator)
+    if not FAMILIES[version].connectors:
+        return _stored((keys.TRANSFORMER, transformer), (keys.VIDEO_VAE, video_vae)) | _unused(video_vae)
     connectors = TextConnectors(section, "av")
     fill_linears(connectors, generator)
     columns = HIDDEN * (LAYERS + 1)
@@ -160,18 +181,24 @@ def tiny_tensors(version: str, seed: int = 0) -> dict[str, Tensor]:
     vocoder = build_vocoder(VocoderConfig.from_checkpoint(config["vocoder"]))
     _fill_vocoder(vocoder, generator)
 
-    tensors: dict[str, Tensor] = {}
-    for prefix, module in (
+    return _stored(
         (keys.TRANSFORMER, transformer),
         (keys.TRANSFORMER, connectors),
         (keys.TEXT_PROJECTION, projection),
         (keys.VIDEO_VAE, video_vae),
         (keys.AUDIO_VAE, audio_vae),
         (keys.VOCODER, vocoder),
-    ):
-        for name, tensor in module.state_dict().items():
-            tensors[prefix + name] = tensor.bfloat16()
-    return tensors
+    )
+
+
+def _stored(*modules: tuple[str, torch.nn.Module]) -> dict[str, Tensor]:
+    """The tensors of `modules` in bfloat16, under a prefix each."""
+    return {prefix + name: one.bfloat16() for prefix, module in modules for name, one in module.state_dict().items()}
+
+
+def _unused(vae: VideoVAE) -> dict[str, Tensor]:
+    """The further statistics of latents that the files of LTX-Video carry and nothing reads."""
+    return {name: torch.ones(vae.config.latent_channels) for name in keys.UNUSED if name.startswith(keys.VIDEO_VAE)}
 
 
 def _width(section: dict[str, Any], prefix: str) -> int:

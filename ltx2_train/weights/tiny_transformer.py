@@ -32,7 +32,8 @@ _SIGMAS = torch.linspace(0, 1, 401)
 
 
 def fill_transformer(model: LTXTransformer, video_covariance: Tensor, generator: torch.Generator) -> None:
-    """Give every weight of `model`, built for "av" in float32, a value."""
+    """Give every weight of `model`, built in float32 for all it has, a value."""
+    sides = ("", "audio_") if model.has_audio else ("",)
     with torch.no_grad():
         fill_linears(model, generator)
         for module in model.modules():
@@ -44,16 +45,17 @@ def fill_transformer(model: LTXTransformer, video_covariance: Tensor, generator:
             if "table" in name:
                 parameter.copy_(_normal(parameter, 0.05, generator))
         for block in model.transformer_blocks:
-            for prefix in ("", "audio_"):
+            for prefix in sides:
                 table = getattr(block, f"{prefix}scale_shift_table")
                 for row in range(2, len(table), 3):
                     table[row] += _GATE
                 ff = getattr(block, f"{prefix}ff")
                 ff.net[2].weight.mul_(_OUT)
-            for side in ("video", "audio"):
+            for side in ("video", "audio") if model.has_audio else ():
                 getattr(block, f"scale_shift_table_a2v_ca_{side}")[4] += _GATE
         _fill_ends(model, "", video_covariance, generator)
-        _fill_ends(model, "audio_", torch.eye(model.config.audio_in_channels), generator)
+        if model.has_audio:
+            _fill_ends(model, "audio_", torch.eye(model.config.audio_in_channels), generator)
 
 
 def fill_linears(module: nn.Module, generator: torch.Generator) -> None:

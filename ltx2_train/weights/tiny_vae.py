@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..models.vae_layers import Conv3d, Downsample, Upsample
-from ..models.video_vae import VideoVAE
+from ..models.video_vae import TIMESTEP_SCALE, VideoVAE
 
 MODES = 64  # as wide as the decoder begins
 _CELLS = 96
@@ -54,6 +54,8 @@ def fill_video_vae(vae: VideoVAE, generator: torch.Generator) -> Tensor:
                 fan_in = math.prod(parameter.shape[1:])
                 gain = 1.0 if "conv1" in name else _NOISE
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * gain / math.sqrt(fan_in))
+        if vae.decoder.conditioned:
+            vae.decoder.timestep_scale_multiplier.fill_(TIMESTEP_SCALE)
         pictures = moving_pictures(48, generator)
         code, inverse, mean = _code(pictures, generator)
         latents = _fill_encoder(vae, pictures, code)

@@ -35,8 +35,8 @@ def text_encoder_names() -> list[str]:
 
     names = _names("text_encoders")
     for root in folder_paths.get_folder_paths("text_encoders"):
-        for config in sorted(Path(root).glob("*/config.json")):
-            if (name := config.parent.name) not in names:
+        for config in sorted([*Path(root).glob("*/config.json"), *Path(root).glob("*/text_encoder/config.json")]):
+            if (name := config.relative_to(root).parts[0]) not in names:
                 names.append(name)
     return names
 
@@ -46,9 +46,18 @@ def text_encoder_path(name: str) -> Path:
     import folder_paths
 
     for root in folder_paths.get_folder_paths("text_encoders") if stays_inside(name) else ():
-        if (Path(root) / name / "config.json").is_file():
-            return Path(root) / name
+        folder = Path(root) / name
+        if (folder / "config.json").is_file() or (folder / "text_encoder" / "config.json").is_file():
+            return folder
     return _found(name, "text_encoders")
+
+
+def t5_tokenizer() -> Path | None:
+    """The tokenizer of T5 in ComfyUI's own tree; None where this ComfyUI has none."""
+    import folder_paths
+
+    folder = Path(getattr(folder_paths, "base_path", "")) / "comfy" / "text_encoders" / "t5_tokenizer"
+    return folder if (folder / "tokenizer.json").is_file() else None
 
 
 def input_folders() -> list[str]:

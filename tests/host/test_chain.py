@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,8 @@ import pytest
 import torch
 from fake_comfy import InterruptProcessingException
 from safetensors.torch import save_file
+
+from ltx2_train.weights.tiny import make_tiny
 
 SIZE = {"width": 64, "height": 64, "frames": 9, "frame_extraction": "head", "buckets": False}
 RUN = {
@@ -80,8 +83,28 @@ def link(source: Path, target: Path) -> None:
 
 def test_the_base_is_described_and_nothing_is_loaded(chain):
     (model,) = chain.base()
-    assert repr(model).startswith("<LTX 2.3")
+    assert repr(model).startswith("<LTX-2.3")
     assert set(model.tables["model"]) >= {"checkpoint", "text_encoder", "precision"}
+
+
+def test_ltx_video_reads_with_comfyuis_t5_tokenizer(nodes, comfy, monkeypatch, tmp_path):
+    tiny = make_tiny(tmp_path / "ltxv", "ltxv-2b")
+    models, tree = comfy.folder("models"), tmp_path / "ComfyUI" / "comfy" / "text_encoders" / "t5_tokenizer"
+    (tree.parent).mkdir(parents=True)
+    shutil.copytree(tiny.text_encoder.parent / "t5_tokenizer", tree)
+    monkeypatch.setattr(sys.modules["folder_paths"], "base_path", str(tmp_path / "ComfyUI"), raising=False)
+    link(tiny.checkpoint, models / "checkpoints" / "ltxv.safetensors")
+    link(tiny.text_encoder, models / "text_encoders" / "t5.safetensors")
+    shutil.copytree(tiny.gemma_folder, models / "text_encoders" / "pixart")
+    chosen = {"checkpoint": "ltxv.safetensors", "device": "cpu", "precision": "fp32"}
+    (model,) = nodes.LoadBaseModel.execute(text_encoder="t5.safetensors", **chosen).args
+    assert repr(model).startswith("<LTX-Video 2B")
+    assert model.tables["gemma"]["tokenizer"] == str(tree)
+    assert "pixart" in nodes.host.text_encoder_names()
+    (model,) = nodes.LoadBaseModel.execute(text_encoder="pixart", **chosen).args
+    assert "tokenizer" not in model.tables.get("gemma", {}), "its own"
+    with pytest.raises(RuntimeError, match="LTX-Video 2B, which has no sound"):
+        nodes.LoadBaseModel.execute(text_encoder="pixart", mode="av", **chosen)
 
 
 def test_a_file_that_is_no_base_is_refused_in_plain_words(comfy, chain):

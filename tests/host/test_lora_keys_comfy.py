@@ -26,6 +26,7 @@ pytestmark = [
 ]
 
 SIZES = {
+    "_class_name": "AVTransformer3DModel",
     "num_layers": 2,
     "num_attention_heads": 2,
     "attention_head_dim": 8,
@@ -56,6 +57,9 @@ NEWER = {
     "caption_proj_input_norm": False,
 }
 
+LTX_VIDEO = {"_class_name": "Transformer3DModel"}
+VIDEO_KEYS = {name for name in SIZES if "audio" not in name and name not in ("rope_type", "frequencies_precision")}
+
 ASK_COMFYUI = """
 import json, sys
 root, lora_path, config, out, base_path = sys.argv[1:6]
@@ -68,7 +72,10 @@ import torch
 import comfy.lora, comfy.supported_models, comfy.utils
 from safetensors.torch import load_file, save_file
 
-family = comfy.supported_models.LTXAV({"image_model": "ltxav", **json.loads(config)})
+config = json.loads(config)
+kinds = {"AVTransformer3DModel": comfy.supported_models.LTXAV, "Transformer3DModel": comfy.supported_models.LTXV}
+kind = kinds[config["_class_name"]]
+family = kind({**kind.unet_config, **config})
 family.set_inference_dtype(torch.float32, None)
 model = family.get_model({}, device="meta")
 lora = comfy.utils.load_torch_file(lora_path, safe_load=True)
@@ -89,10 +96,12 @@ print(json.dumps({"unused": sorted(set(lora) - used), "weights": sorted(shapes)}
 KINDS = {"*audio_attn*": {"algo": "lokr"}, "*attn2*": {"algo": "loha"}, "*ff*": {"algo": "dora"}, "*to_v": {"rank": 2}}
 
 
-@pytest.mark.parametrize(("version", "modules"), [("2.0", {}), ("2.3", KINDS)])
+@pytest.mark.parametrize(("version", "modules"), [("2.0", {}), ("2.3", KINDS), ("ltxv", {})])
 def test_comfyui_takes_every_key_and_makes_the_same_change(tmp_path, version, modules):
     section = {**SIZES, **(NEWER if version == "2.3" else {})}
-    model = LTXTransformer(TransformerConfig.from_checkpoint(section), "av")
+    if version == "ltxv":
+        section = {name: SIZES[name] for name in VIDEO_KEYS - {"use_middle_indices_grid"}} | LTX_VIDEO
+    model = LTXTransformer(TransformerConfig.from_checkpoint(section), "video" if version == "ltxv" else "av")
     generator = torch.Generator().manual_seed(0)
     # the gates too, so that every linear of a block is asked for
     loras = inject(model, LoraSettings(rank=3, alpha=6, include_patterns=[".*"], modules=modules), generator)

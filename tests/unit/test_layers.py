@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Lower rows first. In a row that is a list, each package may import those before it; in a set, none of the others.
 ROWS: list[set[str] | list[str]] = [
     {"errors", "shapes", "version", "paths"},
-    {"registry", "events", "files", "optional", "device", "toml", "idle"},
+    {"registry", "events", "families", "files", "optional", "device", "toml", "idle"},
     {"settings", "locks", "foreign"},
     {"models", "quant", "offload", "objective", "optim", "media"},
     {"weights", "dataset"},

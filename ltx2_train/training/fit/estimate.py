@@ -23,10 +23,10 @@ from __future__ import annotations
 import math
 
 from ...config import DrawSettings
+from ...families import VERSIONS
 from ...objective.audio import audio_steps
 from ...sampling.render import decode_bytes
 from ...shapes import VideoShape, floor_frames
-from ...weights.published import VERSIONS
 from .facts import KEPT, Facts
 from .machine import GB, GIB, Machine, Rates
 from .memory_plan import Choice, Prediction

@@ -7,12 +7,15 @@ from functools import cached_property
 from pathlib import Path
 
 from ...config import RunConfig
+from ...config.base_files import require_mode
 from ...device import DTYPES
+from ...families import FAMILIES, Family
 from ...lora.adapter import Adapter
 from ...models.transformer import TransformerConfig
 from ...optim import find_optimizer, state_bytes
 from ...sizes import frozen_bytes, meta_model, stored_as
 from ...weights.load import transformer_config
+from ...weights.probe import model_family
 from ...weights.published import published_config
 from ...weights.reader import TensorFile
 from ..contexts import streams_of
@@ -21,7 +24,7 @@ from ..regularizers.base import CostSizes as PassSizes
 from ..regularizers.together import costs
 from .simulate import StepProfile, context_widths, simulate
 from .speed import Flops, flops, lora_passes
-from .work import Workload
+from .work import TEXT_TOKENS, Workload
 
 OUT_CHANNELS = 128  # numbers of a token's prediction, of picture and sound alike
 KEPT = "kept"  # the format of a file that is quantized already
@@ -60,14 +63,16 @@ class Facts:
         path = run.need("model.checkpoint")
         with TensorFile(path) as file:
             config = transformer_config(file)
-            stored = stored_as(file)
-        return cls(config, run, work, device_type, stored, Path(path).name)
+            stored, family = stored_as(file), model_family(file)
+        require_mode(run, family, Path(path).name)
+        return cls(config, run, _reading(work, family), device_type, stored, Path(path).name)
 
     @classmethod
     def published(cls, version: str, run: RunConfig, work: Workload) -> Facts:
         """Of the published full-size model of `version`, on a CUDA card."""
-        config = TransformerConfig.from_checkpoint(published_config(version)["transformer"])
-        return cls(config, run, work, "cuda", checkpoint=f"LTX-{version} as published")
+        config, family = TransformerConfig.from_checkpoint(published_config(version)["transformer"]), FAMILIES[version]
+        require_mode(run, family, family.checkpoint)
+        return cls(config, run, _reading(work, family), "cuda", checkpoint=f"{family.name} as published")
 
     @property
     def total(self) -> int:
@@ -155,6 +160,11 @@ class Facts:
     def with_run(self, run: RunConfig) -> Facts:
         """The same for other settings."""
         return replace(self, run=run, _sizes={}, _profiles={})
+
+
+def _reading(work: Workload, family: Family) -> Workload:
+    """`work` with captions as long as `family` reads them."""
+    return work if family.caption_tokens == TEXT_TOKENS else replace(work, text=family.caption_tokens)
 
 
 def _sizes(config: TransformerConfig, run: RunConfig, format: str) -> BlockSizes:

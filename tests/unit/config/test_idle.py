@@ -46,6 +46,7 @@ ELSEWHERE = {
     "video.generated", "video.conditions", "audio.generated", "audio.conditions",  # check_given.py
     "optimizer.betas", "optimizer.eps", "optimizer.weight_decay",  # the class of the optimizer tells
     "quant.loftq", "quant.awq",  # refused by their group
+    "gemma.tokenizer",  # refused with the text encoder
     "quant.matmul", "train.steps",  # a message
     "sample.negative_prompt", "sample.rescale", "sample.include_reference", "sample.identity_guidance",  # the prompts
 }  # fmt: skip

@@ -6,21 +6,28 @@ import pytest
 
 from ltx2_train.cli import main
 from ltx2_train.config import make_run
-from ltx2_train.config.recipes import RECIPES, recipe_text
+from ltx2_train.config.groups import plain_toml
+from ltx2_train.config.recipes import MODEL_RECIPES, RECIPES, recipe_text
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.toml import tomllib
 from ltx2_train.training.check_given import check_streams, check_supplied
 from ltx2_train.training.unused import require_used
 
+EVERY = {**RECIPES, **MODEL_RECIPES}
 
-@pytest.mark.parametrize("name", RECIPES)
+
+@pytest.mark.parametrize("name", EVERY)
 def test_a_recipe_is_a_run_file_that_its_dataset_serves(name, tmp_path):
-    recipe, text = RECIPES[name], recipe_text(name)
+    recipe, text = EVERY[name], recipe_text(name)
     run = make_run(tomllib.loads(text), tmp_path)
     assert (run.run.name, run.model.mode) == (name, recipe.modes[0])
     assert [one.type for one in run.video.conditions] == [one["type"] for one in recipe.video]
     assert [one.type for one in run.audio.conditions] == [one["type"] for one in recipe.audio]
     assert [run.video.generated, run.audio.generated] == [recipe.given != "video", recipe.given != "audio"]
+    assert not run.without_effect
+    for group, values in recipe.settings.items():
+        has = plain_toml(getattr(run, group).model_dump())
+        assert values == {one: has[one] for one in values}
     entry = tomllib.loads("\n".join(line[4:] for line in text.splitlines() if line.startswith("#   ")))
     assert entry["datasets"] == [dict(recipe.dataset)]
     dataset = DatasetConfig.from_table(entry, tmp_path)
@@ -51,6 +58,6 @@ def test_recipes_are_printed_and_a_slip_names_the_nearest(capsys):
     assert main(["config", "--recipe", "foley"]) == 0
     assert capsys.readouterr().out.strip() == recipe_text("foley").strip()
     assert main(["config", "--recipe", "list"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(RECIPES)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(EVERY)
     assert main(["config", "--recipe", "folley"]) == 2
     assert "Did you mean foley" in capsys.readouterr().err

@@ -220,7 +220,7 @@ def test_versions_that_differ_are_named(tmp_path):
     events.message = lambda text, level="info": said.append((level, text))
     made = merge_loras(paths, tmp_path / "out.safetensors", events=events)
     assert said[0][0] == "warning"
-    assert "2.0.safetensors (LTX 2.0), 2.3.safetensors (LTX 2.3)" in said[0][1] == made.notes[0]
+    assert "2.0.safetensors (LTX-2.0), 2.3.safetensors (LTX-2.3)" in said[0][1] == made.notes[0]
     assert "version" not in metadata(tmp_path / "out.safetensors")
 
 

@@ -24,7 +24,7 @@ def test_report_names_rank_base_and_norm_of_each_branch(make_set, tmp_path):
     assert report.problems == []
     assert json.loads(json.dumps(report.to_json(), allow_nan=False))["base"] == "ltx.safetensors"
     text = report.text()
-    for part in ("rank 3", "alpha 6", "ltx.safetensors (LTX 2.3)", "ohwx", "a2v", "float32"):
+    for part in ("rank 3", "alpha 6", "ltx.safetensors (LTX-2.3)", "ohwx", "a2v", "float32"):
         assert part in text
 
 
@@ -60,7 +60,7 @@ def test_other_kinds_are_described(tmp_path, kind):
     assert report.kind == kind
     assert (report.branches, report.norms, report.ranks) == ({"audio": 3}, {}, [])
     assert report.text().startswith(f"x.safetensors: {kind}, 3 layers, 0.0 MB, float32\n")
-    assert "ltx.safetensors (LTX 2.3)" in report.text()
+    assert "ltx.safetensors (LTX-2.3)" in report.text()
     assert any("can neither be drawn with nor started from" in problem for problem in report.problems)
     with pytest.raises(CheckpointError, match=rf"x.safetensors is no plain LoRA but {kind} \(3 layers\)"):
         load_lora_state(tmp_path / "x.safetensors")

@@ -41,6 +41,7 @@ def guidance_on(version, line="a fox", **settings):
 def test_what_nobody_sets_is_that_of_the_version():
     assert guidance_on("2.3") == guidance_on("2.0") == (Guidance(4.0, 1.0, 1.0, 0.0),) * 2
     assert guidance_on("2.5") == (Guidance(3.0, 1.0, 3.0, 0.7), Guidance(7.0, 1.0, 3.0, 0.7))
+    assert guidance_on("ltxv-2b") == (Guidance(3.0, 1.0, 1.0, 0.0),) * 2
     old, new = (DrawSettings.of(SampleSettings(), version) for version in ("2.3", "2.5"))
     assert (old.fps, old.image_crf, old.negative_prompt) == (25.0, 33, "")
     assert (new.fps, new.image_crf) == (24.0, 18)
@@ -83,3 +84,10 @@ def test_several_blocks_are_skipped_or_the_usual_one():
 def test_blocks_are_named_once(given, says):
     with pytest.raises(ConfigError, match=says):
         parse(SampleSettings, given, "sample")
+
+
+def test_the_block_that_is_skipped_is_the_models_own():
+    settings = SampleSettings()
+    usual = {"2.0": (29, 48), "2.3": (28, 48), "2.5": (28, 48), "ltxv-2b": (19, 28), "ltxv-13b": (28, 48)}
+    for version, (block, blocks) in usual.items():
+        assert stg_blocks(settings, version, blocks) == [block]

@@ -154,7 +154,6 @@ BLOCK = "transformer_blocks.0.attn1.to_q"
 CASES = {
     "lora": (blank(f"diffusion_model.{BLOCK}.lora_A.weight", f"diffusion_model.{BLOCK}.lora_B.weight"), "is a LoRA"),
     "lora2": (blank("lora_unet_x.lora_down.weight", "lora_unet_x.lora_up.weight", "lora_unet_x.alpha"), "is a LoRA"),
-    "ltxv": (blank(f"{keys.TRANSFORMER}{BLOCK}.weight", f"{keys.TRANSFORMER}patchify_proj.weight"), "LTX-Video"),
     "upsampler": (blank("initial_conv.weight", "post_upsample_res_blocks.0.conv1.weight"), "latent upsampler"),
     "text_encoder": (blank("model.layers.0.self_attn.q_norm.weight"), "text encoder .Gemma 3."),
     "other": (blank("blocks.0.self_attn.norm_q.weight", "patch_embedding.weight"), "Wan video"),
