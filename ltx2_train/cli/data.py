@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import CAPTION_FRAMES, GOALS, SPEAKER
+from ..errors import ConfigError
 from .console import ConsoleEvents
 from .output import show_report
 
@@ -100,6 +101,13 @@ def _cut(args: argparse.Namespace, events: ConsoleEvents) -> int:
 def _caption(args: argparse.Namespace, events: ConsoleEvents) -> int:
     from .. import caption_media
 
+    for option, given, model in (
+        ("--prompt", args.prompt is not None, "model"),
+        ("--frames", args.frames != CAPTION_FRAMES, "model"),
+        ("--speaker", args.speaker != SPEAKER, "whisper"),
+    ):
+        if given and getattr(args, model) is None:
+            raise ConfigError(f"{option} counts with --{model} alone, which is not given. Add that, or leave this out.")
     report = caption_media(
         args.folder,
         args.model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,8 @@ def run_plan(args: argparse.Namespace, events: ConsoleEvents) -> int:
         )
     if args.batch < 1:
         raise ConfigError(f"--batch is {args.batch}; it is the number of clips at a time, at least 1.")
+    if args.ram is not None and not 0 < args.ram < math.inf:
+        raise ConfigError(f"--ram is {args.ram:g}; it is an amount of memory in GB, above 0.")
     overrides = [*args.set, *_overrides(args)]
     check_overrides(overrides)
     run = load_run(args.run, overrides) if args.run is not None else make_run({}, overrides=overrides)

@@ -23,9 +23,7 @@ def add_quantize(add: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument("--out", type=Path, metavar="FILE", help="file to write (.safetensors)")
     # what can be chosen is said by the setting, which loads torch; a command line that is only parsed does not
     sub.add_argument("--format", metavar="NAME", help="how the blocks are stored, as quant.format, for example nf4")
-    sub.add_argument(
-        "--block-size", type=int, default=32, metavar="N", help="nf4: values that share a scale (default: 32)"
-    )
+    sub.add_argument("--block-size", type=int, metavar="N", help="nf4: values that share a scale (default: 32)")
     sub.add_argument("--device", default="auto", metavar="NAME", help="where to quantize: auto, cpu, cuda ...")
     sub.add_argument("--loftq", action="store_true", help="nf4: also write the beginning of a LoRA of one rank")
     sub.add_argument("--rank", type=int, metavar="N", help="that rank, the same as lora.rank in training")
@@ -37,12 +35,13 @@ def add_quantize(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="rounds of LoftQ: 1, since the file stays good for any rank, and for it one round is the best there is",
     )
     sub.add_argument("--report", action="store_true", help="print the error of each format on random weights")
-    sub.add_argument("--size", type=int, default=4096, metavar="N", help="with --report: N x N weights (default: 4096)")
+    sub.add_argument("--size", type=int, metavar="N", help="with --report: N x N weights (default: 4096)")
     sub.add_argument("--json", action="store_true", help="with --report: print JSON")
 
 
 def run_quantize(args: argparse.Namespace, events: ConsoleEvents) -> None:
     """Carry the command out."""
+    _require_use(args)
     if args.report:
         _report(args)
         return
@@ -65,19 +64,41 @@ def run_quantize(args: argparse.Namespace, events: ConsoleEvents) -> None:
     from ..quant import QuantSettings
     from ..settings import parse
 
-    table = {"format": args.format, "block_size": args.block_size, "device": args.device, "loftq": args.loftq}
+    table = {"format": args.format, "device": args.device, "loftq": args.loftq}
+    if args.block_size is not None:
+        table["block_size"] = args.block_size
     settings = parse(QuantSettings, table, "quantize")
     made = quantize_checkpoint(args.checkpoint, args.out, settings, args.rank, events)
     events.finish()
     print(made.summary())
 
 
+def _require_use(args: argparse.Namespace) -> None:
+    """Raise ConfigError for what was given and would be passed over: a report has no file, and a file no report."""
+    of_file = {
+        "CHECKPOINT": args.checkpoint,
+        "--out": args.out,
+        "--format": args.format,
+        "--block-size": args.block_size,
+        "--loftq": args.loftq or None,
+        "--rank": args.rank,
+    }
+    of_report = {"--size": args.size, "--json": args.json or None}
+    given = [name for name, value in (of_file if args.report else of_report).items() if value is not None]
+    if given:
+        there = "without --report, which tries every format on random weights" if args.report else "with --report"
+        raise ConfigError(f"{', '.join(given)}: counts only {there}. Leave it out.")
+    if args.block_size is not None and args.format not in (None, "nf4"):
+        raise ConfigError(f"--block-size counts with --format nf4 alone, and the format is {args.format}.")
+
+
 def _report(args: argparse.Namespace) -> None:
     from .. import error_table, error_text
 
-    if args.size < 64:
-        raise ConfigError(f"--size is {args.size}; a weight smaller than 64 x 64 says nothing. Leave it at 4096.")
-    rows = error_table(args.size, device=args.device)
+    size = 4096 if args.size is None else args.size
+    if size < 64:
+        raise ConfigError(f"--size is {size}; a weight smaller than 64 x 64 says nothing. Leave it at 4096.")
+    rows = error_table(size, device=args.device)
     if args.json:
         print_json(rows)
     else:

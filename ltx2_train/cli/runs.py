@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from ..errors import ConfigError
 from .console import ConsoleEvents
 
 # said by the core as well, which loads torch; a command line that is only parsed does not
@@ -26,6 +27,8 @@ def add_runs(add: Callable[..., argparse.ArgumentParser]) -> None:
 def _runs(args: argparse.Namespace, events: ConsoleEvents) -> int:
     from .. import list_runs
 
+    if not args.folder.is_dir():
+        raise ConfigError(f"{args.folder} is no folder. Name the folder of the runs, as run.folder of a run file.")
     found = list_runs(args.folder)
     if args.json:
         print(json.dumps([facts.table() for facts in found], indent=2))

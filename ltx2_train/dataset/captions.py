@@ -97,13 +97,29 @@ def parse_replacement(text: str) -> tuple[str, str]:
     return find.strip(), put.strip()
 
 
-def rewrite(caption: str, replacements: Sequence[str] = (), prefix: str = "", trigger: str = "") -> str:
-    """The caption as it is trained on: words replaced (whole ones only), then the prefix, then the trigger word."""
+def says_something(caption: str) -> bool:
+    """Whether `caption` has a letter that can be seen; marks of no width, which web pages leave behind, are none."""
+    return any(letter.isprintable() and not letter.isspace() for letter in caption)
+
+
+def rewrite(
+    caption: str,
+    replacements: Sequence[str] = (),
+    prefix: str = "",
+    trigger: str = "",
+    found: set[str] | None = None,
+) -> str:
+    """The caption as it is trained on: words replaced (whole ones only), then the prefix, then the trigger word.
+
+    The replacements whose words are in it are added to `found`.
+    """
     for text in replacements:
         find, put = parse_replacement(text)
         before = r"(?<!\w)" if find[0].isalnum() else ""
         after = r"(?!\w)" if find[-1].isalnum() else ""
-        caption = re.sub(before + re.escape(find) + after, lambda _, put=put: put, caption)
+        caption, times = re.subn(before + re.escape(find) + after, lambda _, put=put: put, caption)
+        if times and found is not None:
+            found.add(text)
     caption = " ".join(caption.split())
     prefix = prefix.strip()
     if prefix and not caption.startswith(prefix):

@@ -84,7 +84,7 @@ def _plan_one(
     unused: list[str] = []
     candidates, skipped = find_media(name, entry, unused)
     warnings += [f"{name}: {note}" for note in (*unused, *_references_alone(entry, candidates))]
-    ready = with_captions(entry, candidates, skipped, warnings)
+    ready = with_captions(name, entry, candidates, skipped, warnings)
     if not ready:
         raise DataError(nothing_left(name, entry, len(candidates), skipped), entry.source)
 

@@ -12,7 +12,7 @@ from ..media.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from ..media.names import cache_stem, is_file, readable, same, shown_path
 from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import VIDEO_SUFFIXES
-from .captions import read_caption, rewrite
+from .captions import read_caption, rewrite, says_something
 from .dataset_file import DatasetSettings
 from .entry import LIST_KEYS
 from .layouts import explain_layout
@@ -138,9 +138,10 @@ def _empty_folder(name: str, entry: DatasetSettings, listed: Sequence[Path]) -> 
 
 
 def with_captions(
-    entry: DatasetSettings, candidates: list[MediaFile], skipped: list[Skipped], warnings: list[str]
+    name: str, entry: DatasetSettings, candidates: list[MediaFile], skipped: list[Skipped], warnings: list[str]
 ) -> list[MediaFile]:
     ready = []
+    found: set[str] = set()
     for candidate in candidates:
         beside = candidate.caption_path
         if beside is not None:
@@ -154,14 +155,25 @@ def with_captions(
                 continue
             if warning:
                 warnings.append(warning)
-        if not candidate.caption:
+        if not candidate.caption or not says_something(candidate.caption):
             where = (
                 beside.name if beside is not None else f'the column "{entry.caption_column or "caption"}" of the list'
             )
             skipped.append(Skipped(candidate.path, f"empty caption: write what is to be seen or heard into {where}"))
             continue
-        candidate.caption = rewrite(candidate.caption, entry.caption_replace, entry.caption_prefix, entry.trigger_word)
+        candidate.caption = rewrite(
+            candidate.caption, entry.caption_replace, entry.caption_prefix, entry.trigger_word, found
+        )
+        if not says_something(candidate.caption):
+            skipped.append(Skipped(candidate.path, "empty caption: caption_replace takes all of it away; narrow it"))
+            continue
         ready.append(candidate)
+    if candidates:
+        warnings += [
+            f"{name}: caption_replace: {text!r} finds nothing in any caption; case counts, and words are found whole."
+            for text in entry.caption_replace
+            if text not in found
+        ]
     return ready
 
 

@@ -160,6 +160,8 @@ def _strengths(count: int, strengths: Sequence[float]) -> list[float]:
         )
     if not all(math.isfinite(value) for value in strengths):
         raise ConfigError("A strength is no finite number.")
+    if not any(strengths):
+        raise ConfigError("Every strength is 0, so the checkpoint would stay as it is. Give one that is not.")
     return [float(value) for value in strengths] * (count if len(strengths) == 1 else 1)
 
 

@@ -50,6 +50,8 @@ def mean_of_loras(
     out = Path(out)
     if not 0 < decay < 1:
         raise ConfigError(f"The decay is {decay:g}; it must lie between 0 and 1, for example 0.999.")
+    if rank is not None and rank < 1:
+        raise ConfigError(f"rank is {rank}. It is at least 1.")
     if out.exists():
         raise ConfigError(f"{out} is there already. Choose another name, or delete it first.")
     files = {_step_of(file): file for file in (load_lora_state(path) for path in paths)}
@@ -66,6 +68,9 @@ def mean_of_loras(
             f"{last.path.name} is no plain LoRA. Of such files the factors are averaged, whose rank stays. Leave the "
             "rank out."
         )
+    highest = _highest_rank(list(files.values()), last)
+    if rank is not None and rank > highest:
+        raise ConfigError(f"rank is {rank}, and the mean of these {len(files)} LoRAs has {highest} at most. Lower it.")
     rank = rank or (last.ranks[-1] if last.ranks else int(last.metadata.get("rank") or 0))
     tensors: dict[str, Tensor] = {}
     whole = held = 0.0
@@ -89,6 +94,18 @@ def mean_of_loras(
         tensors[f"{PREFIX}{module}.lora_B.weight"] = b[:, :rank].to(dtype).contiguous()
     write_tensors(out, tensors, _metadata(last, tensors, rank, decay, list(files)))
     return MeanReport(out, dict(zip(files, shares, strict=True)), held / whole if whole else 1.0)
+
+
+def _highest_rank(files: Sequence[LoraFile], last: LoraFile) -> int:
+    """The rank that holds all of the mean in every layer: the ranks of the files together, or a side of the layer."""
+    plain = [(name, entry) for name, entry in last.entries.items() if name not in last.others]
+    return max(
+        (
+            min(sum(len(file.entries[name].down) for file in files), entry.down.shape[1], len(entry.up))
+            for name, entry in plain
+        ),
+        default=0,
+    )
 
 
 def _shares(steps: Sequence[int], decay: float) -> list[float]:

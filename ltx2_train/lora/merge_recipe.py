@@ -60,6 +60,8 @@ def merge_recipe(
         )
     if not all(math.isfinite(value) for value in multipliers):
         raise ConfigError("A multiplier is no finite number.")
+    if not any(multipliers):
+        raise ConfigError("Every multiplier is 0, so the merged LoRA would do nothing. Give one that is not.")
     if not 0.0 <= k_fraction <= 1.0:
         raise ConfigError(f"k_fraction is {k_fraction:g}. It is a share, from 0 (a plain sum) to 1.")
     if method == "concat" and (k_fraction != MergeRecipe.k_fraction or rank_mode != MergeRecipe.rank_mode):

@@ -140,6 +140,8 @@ class SigmaSettings(Settings):
 
     @model_validator(mode="after")
     def _range_is_ordered(self) -> SigmaSettings:
+        if self.max_timestep == 0:
+            raise ValueError("max_timestep is 0, so no clip is ever noised and nothing can be learned; 1000 is usual")
         if self.min_timestep > self.max_timestep:
             raise ValueError(
                 f"min_timestep ({self.min_timestep:g}) is above max_timestep ({self.max_timestep:g}); swap them or "

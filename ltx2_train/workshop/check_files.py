@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..dataset.captions import read_caption
+from ..dataset.captions import read_caption, says_something
 from ..dataset.companions import named_reference
 from ..dataset.dataset_file import DatasetSettings
 from ..dataset.plan import Item
@@ -289,7 +289,7 @@ def unusable_finding(dataset: str, path: Path, caption_path: Path | None, captio
             caption = read_caption(caption_path)[0]
         except DataError as error:
             return left_out_finding(dataset, path, str(error))
-    if not caption:
+    if not says_something(caption or ""):
         return left_out_finding(dataset, path, "empty caption: write what is to be seen or heard")
     try:
         read_sound(path, 0.0, 0.1) if path.suffix.lower() in AUDIO_SUFFIXES else probe_media(path)

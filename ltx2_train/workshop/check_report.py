@@ -31,7 +31,8 @@ class Finding:
 
     def text(self) -> str:
         remedy = f" {self.remedy}" if self.remedy else ""
-        return f"{self.path.name if self.path else self.dataset}: {self.reason}.{remedy}"
+        end = "" if self.reason.endswith((".", "?")) else "."
+        return f"{self.path.name if self.path else self.dataset}: {self.reason}{end}{remedy}"
 
     def to_json(self) -> dict[str, Any]:
         return {**self.__dict__, "path": None if self.path is None else str(self.path)}

@@ -99,11 +99,15 @@ def parse_workload(text: str, mode: str, run: RunConfig | None = None, batch: in
             f"--bucket {text!r} is not a size. Expected width x height x frames, for example 512x512x121; without "
             "frames it is an image."
         )
-    width, height, frames = (int(part or 1) for part in match.groups())
+    width, height, frames = (int(1 if part is None else part) for part in match.groups())
+    if min(width, height) < SPATIAL_FACTOR or frames < 1:
+        raise ConfigError(
+            f"--bucket {text!r} is not a size: sides are {SPATIAL_FACTOR} pixels or more, and there is 1 frame or more."
+        )
     shape = VideoShape(
         max(1, floor_frames(frames)),
-        max(1, height // SPATIAL_FACTOR) * SPATIAL_FACTOR,
-        max(1, width // SPATIAL_FACTOR) * SPATIAL_FACTOR,
+        height // SPATIAL_FACTOR * SPATIAL_FACTOR,
+        width // SPATIAL_FACTOR * SPATIAL_FACTOR,
     )
     sound = 0 if mode == "video" else audio_steps(shape.frames, shape.fps)
     picture = None if mode == "audio" else shape.latent()

@@ -31,6 +31,14 @@ def test_wrong_use_is_said(run_file, capsys):
     assert main(["plan", "--published", "2.3"]) == 2
     assert main(["plan", str(run_file), "--bucket", "big"]) == 2
     assert "512x512x121" in capsys.readouterr().err
+    for given, words in (
+        (["--bucket", "0x512x9"], "--bucket '0x512x9' is not a size"),
+        (["--bucket", "512x512x0"], "there is 1 frame or more"),
+        (["--bucket", "64x64x9", "--ram", "nan"], "--ram is nan"),
+        (["--bucket", "64x64x9", "--ram=-1"], "--ram is -1"),
+    ):
+        assert main(["plan", "--published", "2.3", *given]) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_plan_that_does_not_fit_is_one(capsys):

@@ -31,6 +31,11 @@ def test_a_checkpoint_is_written_and_described(tiny, tmp_path, capsys):
         (["x.safetensors", "--out", "y.safetensors", "--format", "fp8", "--loftq", "--rank", "4"], "loftq is for nf4"),
         (["x.safetensors", "--out", "y.safetensors", "--format", "nf4", "--loftq"], "name it (--rank 32)"),
         (["--report", "--size", "3"], "--size is 3"),
+        (["x.safetensors", "--report"], "CHECKPOINT: counts only without --report"),
+        (["--report", "--format", "nf4", "--rank", "4"], "--format, --rank: counts only without --report"),
+        (["x.safetensors", "--out", "y.safetensors", "--format", "nf4", "--size", "64"], "--size: counts only with"),
+        (["x.safetensors", "--out", "y.safetensors", "--format", "nf4", "--json"], "--json: counts only with"),
+        (["x.safetensors", "--out", "y.safetensors", "--format", "int8", "--block-size", "64"], "with --format nf4"),
     ],
 )
 def test_what_is_missing_or_wrong_is_said(arguments, words, capsys):

@@ -129,3 +129,21 @@ def test_json_without_a_caption_is_named(tmp_path, text, words):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(DataError, match=words):
         read_caption(tmp_path / "a.json")
+
+
+def test_captions_that_are_emptied_or_invisible_are_left_out_and_idle_replacements_told(tmp_path):
+    for name, caption in (("plain", "a red fox"), ("emptied", "red"), ("invisible", "\u200b\ufeff \u2060")):
+        media.write_image(tmp_path / "a" / f"{name}.png", 64, 64, caption)
+    entry = {"image_directory": "a", "cache_directory": "c", "resolution": 64, "max_left_out": 1}
+    replace = ["red =>", "Fox => cat", "fox => wolf"]
+    plan = plan_dataset(DatasetConfig.from_table({"datasets": [{**entry, "caption_replace": replace}]}, tmp_path))
+    assert [item.caption for item in plan.items] == ["a wolf"]
+    assert {skip.path.name: skip.reason.split(";")[0] for skip in plan.skipped} == {
+        "emptied.png": "empty caption: caption_replace takes all of it away",
+        "invisible.png": "empty caption: write what is to be seen or heard into invisible.txt",
+    }
+    idle = [warning for warning in plan.warnings if "caption_replace" in warning]
+    assert idle == [
+        "datasets[0]: caption_replace: 'Fox => cat' finds nothing in any caption; case counts, and words are found "
+        "whole."
+    ]

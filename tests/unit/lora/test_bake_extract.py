@@ -87,6 +87,7 @@ def test_only_the_transformer_of_a_baked_checkpoint_counts_as_another(tiny, lora
         ({Q: (10, 12)}, [1], "is for another model: .* is 10x12 there and 160x160"),
         ({Q: (160, 160)}, [1, 2], "2 strengths were given for 1"),
         ({Q: (160, 160)}, [float("inf")], "no finite number"),
+        ({Q: (160, 160)}, [0.0], "would stay as it is"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(tiny, tmp_path, layers, strengths, message):

@@ -92,7 +92,7 @@ def test_the_mean_of_saved_loras_is_that_of_their_changes(monkeypatch, tmp_path,
     runs.train(steps=4, save_every=1)
     folder = runs.path / "lora"
     files = [folder / f"fox_{step:06d}.safetensors" for step in (1, 3, 4)]
-    report = mean_of_loras(files, tmp_path / "mean.safetensors", decay=0.5, rank=6)
+    report = mean_of_loras(files, tmp_path / "mean.safetensors", decay=0.5, rank=4)
     # two steps before the first of them, two and one after it; 0.5 for each step further back
     weights = [2 * 0.125, 2 * 0.5, 1.0]
     assert list(report.shares.values()) == pytest.approx([weight / sum(weights) for weight in weights])
@@ -113,3 +113,7 @@ def test_the_mean_of_saved_loras_is_that_of_their_changes(monkeypatch, tmp_path,
         out = tmp_path / ("new.safetensors" if len(given) == 1 else "mean.safetensors")
         with pytest.raises(ConfigError, match=words):
             mean_of_loras(given, out)
+    for rank, words in ((0, "It is at least 1"), (-9, "It is at least 1"), (5, "has 4 at most")):
+        with pytest.raises(ConfigError, match=f"rank is {rank}.*{words}"):
+            mean_of_loras(files, tmp_path / "new.safetensors", rank=rank)
+    assert not (tmp_path / "new.safetensors").exists()

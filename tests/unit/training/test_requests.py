@@ -125,6 +125,8 @@ def test_the_terminal_lists_the_runs(tmp_path, capsys):
     assert [line.split()[0] for line in lines] == ["new", "old", "torn"]
     assert "unreadable" in lines[2]
     assert lines[0].endswith("step 3 of 3  new_000003.safetensors")
+    assert main(["runs", str(tmp_path / "elsewhere")]) == 2
+    assert "elsewhere is no folder" in capsys.readouterr().err
     assert main(["runs", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["loras"] == [[3, "new_000003.safetensors"]]
     assert [facts.name for facts in list_runs(tmp_path)] == ["new", "old", "torn"]

@@ -273,3 +273,18 @@ def test_the_command_with_real_models(folder, describer, whisper, capsys):
     assert texts(folder) == before
     (folder / "bad.mp4").write_bytes(b"x")
     assert main(command) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "model", "needed"),
+    [
+        (["--prompt", "What?"], "whisper", "--model"),
+        (["--frames", "3"], "whisper", "--model"),
+        (["--speaker", "anna"], "model", "--whisper"),
+    ],
+)
+def test_what_no_model_would_use_is_refused(folder, given, model, needed, capsys):
+    before = texts(folder)
+    assert main(["data", "caption", str(folder), f"--{model}", "none", *given]) == 2
+    assert f"{given[0]} counts with {needed} alone" in capsys.readouterr().err
+    assert texts(folder) == before
