@@ -64,6 +64,12 @@ def atomic(path: Path | str) -> Iterator[Path]:
                 temporary.unlink()
 
 
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Whether something below `folder` is nothing of the user's: a name that begins with a dot, such as the
+    "._clip.mp4" of a Mac, which has the ending of a medium; and the `__MACOSX` that lies in its zip files."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
+
+
 def sweep(folder: Path, older: float = ABANDONED) -> None:
     """Delete what killed processes left half written in `folder`: temporary files unchanged for `older` seconds."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:

@@ -45,6 +45,13 @@ def from_folder(folder: Path, text: Path | str) -> Path:
     return whole
 
 
+def is_record(path: Path) -> bool:
+    """Whether `path` is the file that a run has written of itself into its folder."""
+    return path.name in ("run.toml", "dataset.toml") and all(
+        _there(path.parent / name) for name in ("manifest.json", "states")
+    )
+
+
 def _there(path: Path) -> bool:
     try:
         return path.exists()

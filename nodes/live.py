@@ -231,6 +231,7 @@ class LiveView:
         measured = _finite(row.get(names.validation))
         if isinstance(step, int) and measured is not None:
             self._validation.append([step, measured])
+            del self._validation[:-KEPT_ROWS]
         if not isinstance(step, int) or step % self._every:
             return
         losses = dict.fromkeys((*names.losses, *map(names.column, names.terms([row]))))

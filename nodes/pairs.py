@@ -9,6 +9,7 @@ from typing import Any
 from .. import ltx2_train as core
 from ..ltx2_train import DatasetSettings
 from ..ltx2_train.errors import DataError
+from ..ltx2_train.files import is_hidden
 from ..ltx2_train.settings import parse
 from . import handles, host, source_folder
 from .host import io
@@ -182,7 +183,7 @@ class Targets:
         """The files of `folder` of these kinds of media, and those with other endings `more`."""
         endings = set(more).union(*(core.MEDIA_SUFFIXES[kind] for kind in kinds))
         found = folder.rglob("*") if self.recursive else folder.iterdir()
-        return (path for path in found if path.suffix.lower() in endings)
+        return (path for path in found if path.suffix.lower() in endings and not is_hidden(path, folder))
 
 
 def _name(folder: Path, path: Path) -> str:

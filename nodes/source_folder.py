@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import ltx2_train as core
 from ..ltx2_train.errors import ConfigError, DataError, TrainerError
-from ..ltx2_train.files import digest
+from ..ltx2_train.files import digest, is_hidden
 from . import handles, host
 from .host import io
 from .made import always
@@ -95,13 +95,14 @@ def chosen_folder(folder: str, path: str, prefix: str = "") -> Path:
 
 def media(root: Path, recursive: bool, kinds: Sequence[str]) -> dict[str, int]:
     """How many media of each of `kinds` `root` holds, those that it holds. Raises DataError where it holds none."""
-    files = [entry.suffix.lower() for entry in (root.rglob("*") if recursive else root.iterdir()) if entry.is_file()]
+    listed = (path for path in (root.rglob("*") if recursive else root.iterdir()) if not is_hidden(path, root))
+    files = [path.suffix.lower() for path in listed if path.is_file()]
     counts = {kind: sum(suffix in core.MEDIA_SUFFIXES[kind] for suffix in files) for kind in core.MEDIA_SUFFIXES}
     if found := {kind: counts[kind] for kind in kinds if counts[kind]}:
         return found
     wanted = set().union(*(core.MEDIA_SUFFIXES[kind] for kind in kinds))
     other = next((kind for kind, count in counts.items() if count), None)
-    if any(entry.suffix.lower() in wanted for entry in root.glob("*/*")):
+    if any(path.suffix.lower() in wanted and not is_hidden(path, root) for path in root.glob("*/*")):
         hint = "Its sub-folders do: choose one of them, or switch `recursive` on."
     elif other is not None:
         hint = f"It holds {counts_in_words({other: counts[other]})}; use {LOADERS[other]} for these."

@@ -193,11 +193,17 @@ class RunConfig(Settings):
 
     _notes: tuple[str, ...] = PrivateAttr(())
     _said: frozenset[str] = PrivateAttr(frozenset())  # settings without effect that the notes name already
+    _foreign: bool = PrivateAttr(False)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences on names of other programs that were given and change nothing."""
         return self._notes
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it was read from a file of another program, whose dataset file then is that program's as well."""
+        return self._foreign
 
     @property
     def without_effect(self) -> list[Idle]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from ..dataset.entry import DatasetSettings
 from ..errors import ConfigError
-from ..paths import from_folder
+from ..paths import from_folder, is_record
 from ..registry import nearest
 from ..settings import parse
 from ..toml import read_toml, tomllib
@@ -60,8 +60,11 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
         _override(tables, text)
     base = path.absolute().parent if source is None else source.folder
     run = _made(tables, base, path.name, problems, notes)
-    if source is not None:  # files of other programs carry settings of ways that they do not go
-        harmless = run.without_effect
+    run._foreign = source is not None
+    # files of other programs carry settings of ways that they do not go; so does what a run wrote of all its settings
+    if run.foreign or is_record(path):
+        asked = {text.partition("=")[0].strip() for text in overrides}
+        harmless = [one for one in run.without_effect if one.setting not in asked]
         run._notes = (*run.notes, *(str(one) for one in harmless))
         run._said = frozenset(one.setting for one in harmless)
     if run.run.folder is None:

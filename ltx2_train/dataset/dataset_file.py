@@ -16,7 +16,7 @@ from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_
 from ..errors import ConfigError, DataError
 from ..files import parse_json
 from ..media.buckets import parse_bucket
-from ..paths import from_folder
+from ..paths import from_folder, is_record
 from ..settings import Settings, parse, refusal_text
 from ..shapes import SPATIAL_FACTOR
 from ..toml import read_toml
@@ -100,8 +100,11 @@ class DatasetConfig(Settings):
         return [DatasetRef(held, index, entry) for held, entries in lists for index, entry in enumerate(entries)]
 
     @classmethod
-    def read(cls, path: Path | str) -> DatasetConfig:
+    def read(cls, path: Path | str, foreign: bool = False) -> DatasetConfig:
         """Read a TOML (or JSON) dataset file, or a manifest; paths in it are relative to its folder.
+
+        One of another program, which is `foreign` or has names of its own, may carry settings without effect: they
+        are noted. So is what stands in the record of a run.
 
         Raises DataError where the file is missing or not TOML, ConfigError where a setting is wrong.
         """
@@ -114,7 +117,8 @@ class DatasetConfig(Settings):
             table = without_idle(found.table)[0]
         if not isinstance(table, dict):
             raise ConfigError(f"{path}: expected a table with [[datasets]], got {type(table).__name__}.")
-        return cls.from_table(table, path.absolute() if path.is_dir() else path.absolute().parent, source=str(path))
+        folder = path.absolute() if path.is_dir() else path.absolute().parent
+        return cls.from_table(table, folder, source=str(path), foreign=foreign or is_record(path))
 
     @classmethod
     def from_table(
@@ -124,15 +128,19 @@ class DatasetConfig(Settings):
         source: str = "dataset",
         alike: bool = False,
         quiet: Collection[str] = (),
+        foreign: bool = False,
     ) -> DatasetConfig:
         """Validate a table whose relative paths start at `folder`. Raises ConfigError that speaks of `source`.
 
-        `alike` and `quiet`: see idle_entries.
+        `alike` and `quiet`: see idle_entries; `foreign`: see read.
         """
         notes: list[str] = []
         if is_manifest(table):
             table, notes = dataset_table(table, source)
         table, more, problems = translate(table)
+        if (foreign or more) and not problems:
+            table, idle = without_idle(table)
+            more += idle
         config = parse(cls, table, source, [*problems, *wrong_types(table)])
         shared = {name: getattr(config.general, name) for name in config.general.model_fields_set}
         unused, said = idle_entries(config.refs, shared, alike, quiet)

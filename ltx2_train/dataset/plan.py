@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..events import Events
+from ..files import is_hidden
 from ..media import frames as timing
 from ..media.frame_folder import probe_frame_folder
 from ..media.info import MediaInfo
@@ -162,7 +163,8 @@ def _references_alone(entry: DatasetSettings, candidates: Sequence[MediaFile]) -
     for folder in entry.reference_directories:
         if not folder.is_dir() or folder == entry.source:
             continue
-        files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in PICTURE_SUFFIXES)
+        listed = (path for path in sorted(folder.rglob("*")) if not is_hidden(path, folder))
+        files = (path for path in listed if path.suffix.lower() in PICTURE_SUFFIXES)
         if alone := [path.name for path in files if same(path.stem) not in media]:
             more = " ..." if len(alone) > SHOWN_AT_MOST else ""
             shown = ", ".join(alone[:SHOWN_AT_MOST])

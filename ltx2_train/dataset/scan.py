@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DataError
+from ..files import is_hidden
 from ..media.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from ..media.names import cache_stem, is_file, readable, same, shown_path
 from ..media.sound_media import AUDIO_SUFFIXES
@@ -74,14 +75,16 @@ def _in_folder(name: str, entry: DatasetSettings) -> Iterator[MediaFile | Skippe
     except OSError as error:
         reason = error.strerror or error
         raise DataError(f"{name}.{entry.source_key}: {folder} cannot be opened: {reason}.", folder) from error
-    # what a file manager or a Mac leaves behind ("._clip.mp4") has the endings of media
-    listed = [path for path in listed if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    listed = [path for path in listed if not is_hidden(path, folder)]
     media = [path for path in listed if path.suffix.lower() in MEDIA_SUFFIXES[entry.kind]]
     unread = _unread(listed) if entry.kind == "image" else []
     if not unread and not any(path.is_file() for path in media):
         raise DataError(_empty_folder(name, entry, listed), folder)
     yield from unread
-    names = {(path.parent, same(path.name)): path for path in reversed(listed)}
+    captions: dict[tuple[Path, str], list[Path]] = {}
+    for path in listed:
+        if path.suffix.casefold() == entry.caption_extension.casefold():
+            captions.setdefault((path.parent, same(path.name)), []).append(path)
     for path in media:
         if not readable(path.name):
             yield Skipped(shown_path(path), "its name is in another encoding than UTF-8; rename it")
@@ -91,8 +94,13 @@ def _in_folder(name: str, entry: DatasetSettings) -> Iterator[MediaFile | Skippe
             # A folder becomes part of the cache name, so that equal names in two folders do not meet.
             stem = "__".join(path.relative_to(folder).with_suffix("").parts)
             wanted = path.with_suffix(entry.caption_extension)
-            beside = wanted if is_file(wanted) else names.get((path.parent, same(wanted.name)), wanted)
-            yield MediaFile(path, cache_stem(stem), caption_path=beside)
+            near = [one for one in captions.get((path.parent, same(wanted.name)), ()) if is_file(one)]
+            beside = [one for one in near if one.stem == path.stem] or near or [wanted]
+            if len(beside) > 1:
+                names = " and ".join(one.name for one in beside)
+                yield Skipped(path, f"two files could be its caption: {names}; keep one of them")
+            else:
+                yield MediaFile(path, cache_stem(stem), caption_path=beside[0])
 
 
 def _unread(listed: Sequence[Path]) -> list[Skipped]:
@@ -130,7 +138,7 @@ def _empty_folder(name: str, entry: DatasetSettings, listed: Sequence[Path]) -> 
     if not entry.recursive:
         suffixes = MEDIA_SUFFIXES[entry.kind]
         for sub in sorted(path for path in listed if path.is_dir()):
-            if any(path.suffix.lower() in suffixes for path in sub.iterdir()):
+            if any(path.suffix.lower() in suffixes and not is_hidden(path, sub) for path in sub.iterdir()):
                 return (
                     f"{text} There are {entry.noun} in its sub-folder {sub.name}; name that, or set recursive = true."
                 )

@@ -105,7 +105,7 @@ def compare(
     run = _without_lost_dataset(run)
     files = BaseFiles.find(run, events)
     if has_dataset(run):
-        refuse_among_media(out, DatasetConfig.read(run.dataset_file()))
+        refuse_among_media(out, DatasetConfig.read(run.dataset_file(), run.foreign))
     settings, wanted = _rows(run, prompts, seeds, files.version)
     require_stg_block(settings, files.info.blocks)
     files.require_decoder(run.model.mode)

@@ -42,7 +42,7 @@ def sample(
     events.stage("check")
     base = BaseFiles.find(run, events)
     if has_dataset(run):
-        refuse_among_media(out, DatasetConfig.read(run.dataset_file()))
+        refuse_among_media(out, DatasetConfig.read(run.dataset_file(), run.foreign))
     settings, wanted = wanted_prompts(run, prompts, base.version)
     require_stg_block(settings, base.info.blocks)
     base.require_decoder(run.model.mode)
@@ -98,7 +98,7 @@ def shown_to(run: RunConfig, metadata: Mapping[str, str] | None) -> Trained:
     told = None if metadata is None else Trained.read(metadata)
     if told is not None:
         return told
-    return trained_of(run, DatasetConfig.read(run.dataset_file())) if has_dataset(run) else Trained()
+    return trained_of(run, DatasetConfig.read(run.dataset_file(), run.foreign)) if has_dataset(run) else Trained()
 
 
 def prompt_folder(run: RunConfig) -> Path:
@@ -106,7 +106,7 @@ def prompt_folder(run: RunConfig) -> Path:
     the runs where there is none, as for a slider."""
     if not has_dataset(run) and run.run.folder is not None:
         return run.run.folder / "prompts"
-    return prompts_of(DatasetConfig.read(run.dataset_file()))
+    return prompts_of(DatasetConfig.read(run.dataset_file(), run.foreign))
 
 
 def prompts_of(dataset: DatasetConfig) -> Path:
@@ -155,6 +155,6 @@ def _first_captions(run: RunConfig) -> list[str]:
     if not has_dataset(run):
         return []
     try:
-        return dataset_captions(DatasetConfig.read(run.dataset_file()), Events())[:2]
+        return dataset_captions(DatasetConfig.read(run.dataset_file(), run.foreign), Events())[:2]
     except DataError as error:
         raise ConfigError(f"sample.prompts is not set and the dataset gives no captions: {error}") from None

@@ -14,7 +14,7 @@ def status_of_caches(run: RunConfig, events: Events | None = None, verify: bool 
     """Compare every cache that `run` needs; reads headers only, with `verify` all of each file. Raises TrainerError."""
     events = shielded(events)
     recipe = BaseFiles.find(run, events).recipe(run)
-    plan = plan_dataset(DatasetConfig.read(run.need("data.config")), events)
+    plan = plan_dataset(DatasetConfig.read(run.need("data.config"), run.foreign), events)
     if verify:
         verify_caches(plan, recipe, events)
     return cache_status(plan, recipe)

@@ -141,7 +141,7 @@ def _planned(
     run: RunConfig, config: Path, asked: list[Prompt], trains: bool, events: Events
 ) -> tuple[DatasetConfig, DatasetPlan]:
     """The dataset file `config` and what it comes to. Raises TrainerError where the run could not train on it."""
-    dataset = DatasetConfig.read(config)
+    dataset = DatasetConfig.read(config, run.foreign)
     if trains:
         require_used(run, dataset)
         check_supplied(run, dataset)

@@ -98,7 +98,7 @@ def check(config: RunConfig, events: Events) -> Checked:
     for note in (*config.notes, *(str(one) for one in config.without_effect if one.harmless)):
         events.message(note)
     config, files, layers, device = check_model(config, events)
-    dataset = DatasetConfig.read(config.dataset_file())
+    dataset = DatasetConfig.read(config.dataset_file(), config.foreign)
     require_used(config, dataset)
     require_validation(config, dataset)
     check_supplied(config, dataset)
@@ -192,7 +192,7 @@ def foresee(config: RunConfig, events: Events | None = None) -> None:
         require_drawable(read_prompts(asked), config.model.mode, Trained())
     config, files, layers, _ = check_model(config, quiet)
     if config.data.config is not None or config.data.manifest is not None:
-        dataset = DatasetConfig.read(config.dataset_file())
+        dataset = DatasetConfig.read(config.dataset_file(), config.foreign)
         require_used(config, dataset)
         check_supplied(config, dataset)
     require_usable(config.run)

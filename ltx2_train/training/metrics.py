@@ -66,7 +66,8 @@ class MetricsLog:
         self._events = events or Events()
         self._waiting = b""
         self._kept: list[dict[str, Any]] = []
-        self._every = 1
+        self._every = self._every_validation = 1
+        self._validations = 0
         try:
             rows = [row for row in read_rows(path) if row["step"] <= step]
             text = "".join(json.dumps(row) + "\n" for row in rows).encode("utf-8")
@@ -112,12 +113,25 @@ class MetricsLog:
     def _keep(self, row: dict[str, Any]) -> None:
         """Remember a row without growing with the run."""
         self.last = row
-        if row["step"] % self._every == 0 or validated(row):
+        due = row["step"] % self._every == 0
+        if validated(row):
+            self._validations += 1
+            due = self._validations % self._every_validation == 0
+        if due:
             names = ("step", LOSS, f"{VALIDATION}{LOSS}")
             self._kept.append({name: value for name, value in row.items() if name.startswith(names)})
         if len(self._kept) > KEPT_ROWS:
-            self._every *= 2
-            self._kept = [kept for kept in self._kept if kept["step"] % self._every == 0 or validated(kept)]
+            self._thin()
+
+    def _thin(self) -> None:
+        """Keep every second row; all that were validated, unless these are most of them."""
+        self._every *= 2
+        held = [row for row in self._kept if validated(row)]
+        if len(held) > KEPT_ROWS // 2:
+            self._every_validation *= 2
+            held = held[1::2]
+        plain = [row for row in self._kept if not validated(row) and row["step"] % self._every == 0]
+        self._kept = sorted([*held, *plain], key=lambda row: row["step"])
 
     def _write(self) -> None:
         """Write what waits, wholly or not at all."""

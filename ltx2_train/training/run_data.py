@@ -22,5 +22,5 @@ def open_data(
     `dataset` and `plan` spare reading and planning its dataset file again. Raises ConfigError, DataError, and
     CacheError that lists what is missing or stale and why.
     """
-    dataset = dataset or DatasetConfig.read(run.need("data.config"))
+    dataset = dataset or DatasetConfig.read(run.need("data.config"), run.foreign)
     return TrainingSet.open(dataset, recipe, events, plan, run.audio)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..dataset.dataset_file import DatasetSettings
 from ..dataset.scan import MEDIA_SUFFIXES
+from ..files import is_hidden
 from ..media.images import UNREAD_SUFFIXES
 from ..media.names import readable, same, shown_path
 from .check_report import Finding
@@ -126,9 +127,9 @@ def walk_folder(folder: Path, recursive: bool) -> Iterator[tuple[Path, str]]:
         yield folder, f"cannot be opened: {error.strerror or error}"
         return
     for entry in entries:
-        if entry.name.startswith("."):
-            continue
         path = Path(entry.path)
+        if is_hidden(path, folder):
+            continue
         if entry.is_symlink():
             problem = _bad_link(path)
             yield path, problem
@@ -149,7 +150,8 @@ def _bad_link(path: Path) -> str:
 
 def _media_in(folder: Path, endings: frozenset[str]) -> int:
     try:
-        return Counter(entry.suffix.lower() in endings for entry in folder.iterdir())[True]
+        files = (path for path in folder.iterdir() if not is_hidden(path, folder))
+        return Counter(path.suffix.lower() in endings for path in files)[True]
     except OSError:
         return 0
 

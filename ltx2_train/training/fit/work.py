@@ -117,7 +117,7 @@ def parse_workload(text: str, mode: str, run: RunConfig | None = None, batch: in
 
 def largest_workload(run: RunConfig, events: Events | None = None) -> Workload:
     """The largest batch of the run's dataset, by its caches or, where they are not made yet, by its plan."""
-    dataset = DatasetConfig.read(run.need("data.config"))
+    dataset = DatasetConfig.read(run.need("data.config"), run.foreign)
     quiet = Passing(events or Events(), tells=())  # what is wrong with the data, training and caching tell
     plan = plan_dataset(dataset, quiet)
     mode = run.model.mode

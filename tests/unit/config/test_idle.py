@@ -285,3 +285,44 @@ def test_samples_of_validation_clips_need_some(tmp_path):
     config = DatasetConfig.from_table({"datasets": [VIDEOS]}, tmp_path)
     with pytest.raises(ConfigError, match=r"sample\.validation_clips is 2, and the dataset file has no"):
         require_validation(make_run({"sample": {"validation_clips": 2}}), config)
+
+
+BROUGHT_ALONG = """
+[[datasets]]
+video_directory = "v"
+frame_extraction = "head"
+frame_sample = 4
+{more}
+"""
+
+
+def test_a_dataset_file_of_another_program_may_carry_settings_without_effect(tmp_path):
+    path = tmp_path / "dataset.toml"
+    path.write_text(BROUGHT_ALONG.format(more=""))
+    with pytest.raises(ConfigError, match=r"datasets\[0\]\.frame_sample = 4 has no effect"):
+        DatasetConfig.read(path)
+    config = DatasetConfig.read(path, foreign=True)
+    assert config.datasets[0].frame_sample == DatasetSettings.model_fields["frame_sample"].default
+    assert [note for note in config.notes if note.startswith("datasets[0].frame_sample has no effect: it counts only")]
+    # by a name of its own it is seen to be another program's
+    path.write_text(BROUGHT_ALONG.format(more="no_resize_control = true"))
+    assert any("frame_sample has no effect" in note for note in DatasetConfig.read(path).notes)
+    path.write_text("network_dim = 16\nlearning_rate = 3e-4\ndataset_config = 'd.toml'\n")
+    assert load_run(path).foreign
+    assert not make_run({}).foreign
+
+
+def test_the_record_of_a_run_trains_on_whatever_it_says_of_settings_without_effect(tmp_path):
+    folder = tmp_path / "runs" / "fox"
+    (folder / "states").mkdir(parents=True)
+    (folder / "run.toml").write_text("[loss]\nhuber_delta = 0.5\n")
+    (folder / "dataset.toml").write_text(BROUGHT_ALONG.format(more=""))
+    with pytest.raises(ConfigError, match=r"loss\.huber_delta = 0\.5 has no effect"):
+        load_run(folder / "run.toml").require_effect()
+    (folder / "manifest.json").write_text("{}")
+    run = load_run(folder / "run.toml")
+    run.require_effect()
+    assert any("loss.huber_delta = 0.5 has no effect" in note for note in run.notes)
+    assert any("frame_sample has no effect" in note for note in DatasetConfig.read(folder / "dataset.toml").notes)
+    with pytest.raises(ConfigError, match=r"loss\.huber_delta = 0\.3 has no effect"):
+        load_run(folder / "run.toml", ["loss.huber_delta=0.3"]).require_effect()

@@ -148,6 +148,44 @@ def test_sub_folders_do_not_collide(tmp_path):
     assert plan.items[0].source.stem == "one__a"
 
 
+def test_what_a_mac_leaves_in_a_zip_is_no_medium(tmp_path):
+    write_captioned(tmp_path / "clips" / "one" / "a.mp4", moving_square(9, 64, 64))
+    for place in ("clips/__MACOSX/one", "clips/one", "references/__MACOSX", "references"):
+        for name in ("._a.mp4", "._a.txt", "._lone.png", ".DS_Store"):
+            path = tmp_path / place / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"\x00\x05\x16\x07\x00")
+    write_image(tmp_path / "references" / "a.png", 64, 64)
+    write_image(tmp_path / "clips" / "__MACOSX" / "strange.png", 64, 64)
+    heard = Heard()
+    entry = {"video_directory": "clips", "recursive": True, "reference_directory": "references"}
+    plan = plan_dataset(config(tmp_path, {**entry, "cache_directory": "cache", "target_frames": [9]}), heard)
+    assert [item.source.path.name for item in plan.items] == ["a.mp4"]
+    assert not plan.skipped
+    assert not [text for _, text in heard.messages if "._" in text or "__MACOSX" in text]
+    with pytest.raises(DataError, match="no images in") as caught:
+        plan_dataset(config(tmp_path, {"image_directory": "clips", "cache_directory": "cache", "resolution": 64}))
+    assert "__MACOSX" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("names", "said"), [
+    (("a.txt", "a.TXT"), "a.TXT and a.txt"),
+    (("A.txt", "A.TXT"), "A.TXT and A.txt"),
+    (("a.txt",), ""), (("a.TXT",), ""), (("A.txt",), ""), (("a.txt", "A.txt"), ""),
+])  # fmt: skip
+def test_two_files_that_could_be_the_caption_are_refused_by_name(tmp_path, names, said):
+    write_video(tmp_path / "clips" / "a.mp4", moving_square(9, 64, 64))
+    for name in names:
+        (tmp_path / "clips" / name).write_text(name)
+    if len(list((tmp_path / "clips").glob("*.[tT]*"))) < len(names):
+        pytest.skip("this file system does not tell the two apart")
+    write_captioned(tmp_path / "clips" / "other.mp4", moving_square(9, 64, 64))
+    plan = plan_dataset(one_video(tmp_path, target_frames=[9]))
+    reason = f"two files could be its caption: {said}; keep one of them"
+    assert refused(plan) == ({"a.mp4": reason} if said else {})
+    assert [item.caption for item in plan.items][: -1 or None] == ([] if said else [names[0]])
+
+
 def test_jsonl_lists_are_read_relative_to_themselves(tmp_path):
     write_video(tmp_path / "media" / "a.mp4", moving_square(9, 64, 64))
     rows = [{"video_path": "a.mp4", "caption": "listed", "other": 1}, {"video_path": "gone.mp4", "caption": "x"}]

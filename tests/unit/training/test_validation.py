@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ltx2_train.config import make_run
+from ltx2_train.training import metrics
 from ltx2_train.training.chart import chart_image
 from ltx2_train.training.metrics import KEPT_ROWS, MetricsLog
 from ltx2_train.training.validation import rising, sigmas_of
@@ -51,6 +52,17 @@ def test_measurements_stay_when_the_rows_of_a_long_run_are_thinned(tmp_path):
     assert len(kept) < 0.6 * KEPT_ROWS
     assert [row["step"] for row in kept if "val_loss" in row] == list(range(333, KEPT_ROWS + 100, 333))
     assert set(kept[0]) == {"step", "loss"}
+
+
+def test_a_run_that_measures_at_every_step_keeps_no_more_rows_than_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "KEPT_ROWS", 64)
+    log = MetricsLog(tmp_path / "metrics.jsonl", 0)
+    for step in range(1, 1001):
+        log._keep({"step": step, "loss": 1.0, "lr": 1.0, "val_loss": 2.0})
+    log.close()
+    steps = [row["step"] for row in log.rows]
+    assert 32 <= len(steps) <= 64
+    assert steps == list(range(steps[0], 1001, steps[0])), "they lie evenly over the whole run"
 
 
 def test_the_chart_has_a_line_of_it():
