@@ -1,0 +1,121 @@
+"""Commands and scripts of other programs as run files, as their shells read them."""
+
+import pytest
+from unit.config.community_files import DATASET, saved_command, written
+
+from ltx2_train.config import load_run
+from ltx2_train.config.command_file import read_commands
+from ltx2_train.config.importing import import_settings
+from ltx2_train.errors import ConfigError
+
+TRAIN = "python ltx2_train_network.py --ltx2_checkpoint m.safetensors --gemma_root gemma --dataset_config d.toml"
+
+
+@pytest.fixture
+def command(tmp_path):
+    return saved_command(tmp_path)
+
+
+def test_flags_of_the_cache_commands_go_into_the_dataset_file(tmp_path):
+    written(tmp_path, "dataset.toml", DATASET)
+    path = written(
+        tmp_path,
+        "run.sh",
+        "python ltx2_cache_latents.py --dataset_config dataset.toml \\\n  --ltx2_audio_source audio_files "
+        "--ltx2_audio_dir sounds --reference_downscale 1 --vae_chunk_size 16\n"
+        'MODEL="m.safetensors"\naccelerate launch ltx2_train_network.py --dataset_config dataset.toml '
+        "--ltx2_checkpoint $MODEL --gemma_root $GEMMA\n",
+    )
+    made = import_settings(path)
+    assert made.problems == ["$GEMMA: the script uses it and does not set it; write its value"]
+    assert made.data["general"]["audio_source"] == "audio_files"
+    assert made.found.tables["model"]["checkpoint"] == "m.safetensors"
+    assert made.found.tables["cache"]["tiles"]["chunk_size"] == 16
+    with pytest.raises(ConfigError, match="ltx2_audio_source belongs to the dataset file"):
+        load_run(path)
+
+
+def test_other_commands_of_a_script_are_answered_with_ours(tmp_path):
+    path = written(
+        tmp_path,
+        "q.sh",
+        "python ltx2_quantize_model.py --input_model a.safetensors --output_model b.safetensors "
+        "--loftq_init --network_dim 32",
+    )
+    found = {line.name: line.text for line in import_settings(path).found.of("other command")}
+    assert found["ltx2_quantize_model --loftq_init"] == "ltx2-train quantize --loftq"
+
+
+@pytest.mark.parametrize(
+    ("line", "flags"),
+    [
+        (r'python x.py --a "C:\my data\b.toml" --c', [("a", r"C:\my data\b.toml"), ("c", True)]),
+        ("python x.py --lr_args a=1 b=2 --no-deep --n=-3", [("lr_args", ["a=1", "b=2"]), ("deep", False), ("n", "-3")]),
+        ("$env:DIR = 'd'\npython x.py `\n  --a $env:DIR/b", [("a", "d/b")]),
+        ('set DIR=d e\npython x.py --a "%DIR%" ^\n\n--b 1', [("a", "d e"), ("b", "1")]),
+        ("# --x 1\npython x.py ... (other training args) --a 1  # no more", [("a", "1")]),
+    ],
+)
+def test_commands_are_read_as_their_shells_do(line, flags):
+    (command,), _, missing = read_commands(line)
+    assert (command.program, command.flags, missing) == ("x", flags, [])
+
+
+def test_two_training_commands_are_two_runs(tmp_path):
+    path = written(tmp_path, "two.sh", f"{TRAIN} --output_name one\n\n{TRAIN} --output_name two\n")
+    for read in (import_settings, load_run):
+        with pytest.raises(ConfigError, match=r"two\.sh holds 2 training commands .* a file of its own"):
+            read(path)
+    both = written(tmp_path, "both.sh", f"{TRAIN} --network_dim 4 && {TRAIN} --network_dim 8\n")
+    with pytest.raises(ConfigError, match="2 training commands"):
+        import_settings(both)
+    other = written(tmp_path, "simple.sh", "simpletuner train --lora_rank=4\nsimpletuner train --lora_rank=8\n")
+    with pytest.raises(ConfigError, match="2 training commands"):
+        import_settings(other)
+    yaml = written(tmp_path, "official.sh", "python scripts/train.py a.yaml\npython scripts/train.py b.yaml\n")
+    with pytest.raises(ConfigError, match=r"train a\.yaml, train b\.yaml"):
+        import_settings(yaml)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'ARGS=(--network_dim 4\n  # a note\n  --output_name "a fox"\n\n)\nARGS+=(--seed 7)\n'
+        + TRAIN
+        + ' "${ARGS[@]}" "$@"\n',
+        f"$more = @(\n  '--network_dim', '4',\n  \"--output_name\", \"a fox\",\n  '--seed', '7'\n)\n& {TRAIN} @more\n",
+        f'NAME="a fox"\nCUDA_VISIBLE_DEVICES=0 X=1 {TRAIN} --network_dim 4 --output_name "$NAME" --seed ${{SEED:-7}} '
+        "2>&1 | tee --append log.txt\n",
+    ],
+    ids=["bash array", "PowerShell array", "variables for one command"],
+)
+def test_arguments_from_arrays_and_variables_are_not_lost(tmp_path, text):
+    run = load_run(written(tmp_path, "run.sh" if "$more" not in text else "run.ps1", text))
+    assert (run.lora.rank, run.run.name, run.train.seed) == (4, "a fox", 7)
+
+
+@pytest.mark.parametrize("value", ["$(nproc)", "$1", '"${LIST[@]}"', "${DIR%/}", "$NOTHING"])
+def test_what_a_shell_works_out_is_named(tmp_path, value):
+    made = import_settings(written(tmp_path, "run.sh", f"{TRAIN} --output_name {value}\n"))
+    assert any(value.strip('"') in problem and "write its value" in problem for problem in made.problems)
+
+
+def test_a_flag_that_is_given_twice_is_named_with_both_values(tmp_path):
+    made = import_settings(written(tmp_path, "run.sh", f"{TRAIN} --network_dim 4 --network_dim 8\n"))
+    assert made.problems[0] == ("network_dim: ltx2_train_network gives it twice, as 4 and as 8; keep one of them")
+    with pytest.raises(ConfigError, match="gives it twice, as 4 and as 8"):
+        load_run(tmp_path / "run.sh")
+    same = written(tmp_path, "same.sh", f"{TRAIN} --network_dim 4 --network_dim 4\n")
+    assert load_run(same).lora.rank == 4
+
+
+def test_commands_that_say_different_things_are_told(tmp_path):
+    caches = "python ltx2_cache_latents.py --dataset_config {} --vae_dtype fp16\n"
+    text = caches.format("d.toml") + f"{TRAIN} --vae_dtype bf16 --config_file more.toml --network_dim 4\n"
+    written(tmp_path, "more.toml", "network_dim = 8\nseed = 3\n")
+    run = load_run(written(tmp_path, "run.sh", text))
+    assert (run.cache.vae_dtype, run.lora.rank, run.train.seed) == ("bf16", 4, 3)
+    assert "vae_dtype = bf16 of ltx2_train_network counts, not fp16 of ltx2_cache_latents" in run.notes
+    assert "network_dim = 4 of the command counts, not 8 of its config_file" in run.notes
+    two = import_settings(written(tmp_path, "caches.sh", caches.format("a.toml") + caches.format("b.toml")))
+    assert any("says a.toml, ltx2_cache_latents says b.toml" in problem for problem in two.problems)

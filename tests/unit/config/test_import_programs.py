@@ -1,0 +1,332 @@
+"""Files of the official trainer, of SimpleTuner and of LyCORIS as run files: what becomes of their settings."""
+
+import json
+from pathlib import Path
+
+import pytest
+from unit.config.community_files import written
+
+from ltx2_train.config import load_run, make_run
+from ltx2_train.config.importing import import_settings
+from ltx2_train.config.lycoris import from_json
+from ltx2_train.dataset.dataset_file import DatasetConfig
+from ltx2_train.errors import ConfigError
+from ltx2_train.toml import parse_toml
+from ltx2_train.training.check_given import check_streams
+
+OFFICIAL = """
+model: {model_path: m.safetensors, text_encoder_path: gemma, training_mode: lora, load_checkpoint: null}
+lora: {rank: 16, alpha: 8, dropout: 0.0, target_modules: [to_k, to_q]}
+training_strategy:
+  name: flexible
+  video: {is_generated: true, latents_dir: latents, conditions: [{type: first_frame, probability: 0.2}]}
+  audio: {is_generated: true, latents_dir: audio_latents}
+optimization: {learning_rate: 2e-4, steps: 70, batch_size: 2, scheduler_type: linear, optimizer_type: adamw}
+acceleration: {mixed_precision_mode: bf16, quantization: int8-quanto, load_text_encoder_in_8bit: true}
+data: {preprocessed_data_root: encoded, num_dataloader_workers: 0}
+validation:
+  samples:
+    - {prompt: a fox, conditions: [{type: first_frame, image_or_video: fox.png}], seed: 7, video_dims: [64, 32, 9]}
+    - {prompt: a hare}
+  video_dims: [576, 544, 49]
+  interval: null
+  guidance_scale: 4.0
+  stg_blocks: [29]
+  skip_initial_validation: true
+checkpoints: {interval: 250, keep_last_n: -1, precision: bfloat16, no_resume: true, save_training_state: minimal}
+hub: {push_to_hub: false, hub_model_id: null}
+wandb: {enabled: false, tags: []}
+flow_matching: {timestep_sampling_mode: shifted_logit_normal, timestep_sampling_params: {std: 0.9}}
+seed: 3
+output_dir: outputs/fox
+"""
+BACKENDS = [
+    {
+        "id": "clips", "type": "local", "dataset_type": "video", "instance_data_dir": "data/videos",
+        "caption_strategy": "textfile", "resolution": 480, "repeats": 9,
+        "video": {"num_frames": 49, "min_frames": 49, "frame_rate": 25, "bucket_strategy": "aspect_ratio"},
+        "audio": {"auto_split": True, "sample_rate": 16000, "channels": 1, "duration_interval": 3.0},
+    },
+    {"id": "text", "type": "local", "dataset_type": "text_embeds", "default": True, "cache_dir": "cache/text"},
+]  # fmt: skip
+SIMPLETUNER = {
+    "model_family": "ltxvideo2", "model_type": "lora", "pretrained_model_name_or_path": "m.safetensors",
+    "data_backend_config": "config/data.json", "output_dir": "output/fox", "learning_rate": 6e-5,
+    "max_train_steps": 200, "num_train_epochs": 0, "optimizer": "bnb-adamw8bit", "train_batch_size": 2,
+    "base_model_precision": "int8-quanto",
+    "lr_warmup_steps": 50, "validation_resolution": "768x512", "validation_prompt": "a fox", "report_to": "none",
+    "vae_enable_tiling": True, "ramtorch_text_encoder": True, "validation_steps": 20, "seed": 42,
+}  # fmt: skip
+LYCORIS = """
+[network]
+base_algo = "lokr"
+base_factor = 16
+[network.modules."*audio*"]
+algo = "lora"
+dim = 64
+alpha = 32
+[network.init]
+lokr_norm = 1e-3
+"""
+
+
+def test_the_official_yaml_is_taken_as_it_is(tmp_path):
+    (tmp_path / "encoded" / "latents").mkdir(parents=True)
+    path = written(tmp_path, "fox.yaml", OFFICIAL.replace("batch_size: 2", "batch_size: 1"))
+    assert load_run(path).data.config == tmp_path / "encoded"
+    made = import_settings(written(tmp_path, "fox.yaml", OFFICIAL))
+    assert made.complete
+    dataset_file, run_file = made.write(tmp_path / "out")
+    run = load_run(run_file)
+    assert (run.run.name, run.model.mode, run.lora.rank, run.lora.alpha) == ("fox", "av", 16, 8.0)
+    assert (run.train.steps, run.train.learning_rate, run.train.first_frame_probability) == (70, 2e-4, 0.2)
+    assert (run.schedule.min_lr_ratio, run.schedule.warmup) == (0.1, 0)  # its line ends at a tenth
+    assert (run.train.keep_loras, run.train.state, run.run.if_exists) == (0, "minimal", "new")
+    assert (run.sample.every, run.sample.at_start, run.sample.stg_block) == (0, False, 29)
+    assert run.sample.prompts == [f"a fox --w 64 --h 32 --f 9 --d 7 --i {tmp_path / 'fox.png'}", "a hare"]
+    assert (run.objective.mode, run.objective.std, run.gemma.precision) == ("stretched", 0.9, "8bit")
+    (entry,) = DatasetConfig.read(dataset_file).datasets
+    assert entry.preprocessed_data_root.resolve() == tmp_path / "encoded"
+    assert entry.batch_size == 2
+
+
+def test_conditions_of_the_official_yaml_are_ours(tmp_path):
+    text = OFFICIAL.replace(
+        "{type: first_frame, probability: 0.2}",
+        "{type: prefix, temporal_boundary: 2}, {type: reference, latents_dir: references, probability: 0.5}",
+    ).replace("{is_generated: true, latents_dir: audio_latents}", "{is_generated: false, latents_dir: audio_latents}")
+    text = text.replace("- {prompt: a hare}", "- {prompt: a hare, conditions: [{type: audio_to_video, audio: a.wav}]}")
+    made = import_settings(written(tmp_path, "fox.yaml", text))
+    run = load_run(made.write(tmp_path / "out")[-1])
+    assert [type(one).__name__ for one in run.video.conditions] == ["Prefix", "Reference"]
+    assert run.video.conditions[1].probability == 0.5
+    assert (run.model.mode, run.audio.generated, run.train.first_frame_probability) == ("av", False, 0.0)
+    assert run.sample.prompts[1] == {
+        "prompt": "a hare",
+        "conditions": [{"type": "audio_to_video", "audio": str(tmp_path / "a.wav")}],
+    }
+    assert [line.name for line in made.found.of("not yet")] == [
+        "training_strategy.video.conditions.reference.latents_dir"
+    ]
+
+
+def test_several_references_of_the_official_yaml_follow_the_numbers_of_their_folders(tmp_path):
+    text = OFFICIAL.replace(
+        "{type: first_frame, probability: 0.2}",
+        "{type: reference, latents_dir: reference_latents_2, probability: 0.5}, {type: first_frame}, "
+        "{type: reference, latents_dir: reference_latents}",
+    ).replace("batch_size: 2", "batch_size: 1")
+    (tmp_path / "encoded" / "latents").mkdir(parents=True)
+    run = load_run(written(tmp_path, "fox.yaml", text))
+    assert [(one.type, one.probability) for one in run.video.conditions] == [("reference", 1.0), ("reference", 0.5)]
+
+
+def test_reference_videos_of_the_older_yaml_belong_to_the_prompts_of_their_number(tmp_path):
+    text = OFFICIAL[: OFFICIAL.index("validation:")] + (
+        "validation:\n  prompts: [a fox, a hare]\n  images: [fox.png, null]\n  reference_videos: [a.mp4, b.mp4]\n"
+        "  reference_downscale_factor: 2\n  include_reference_in_output: true\n"
+    )
+    run = load_run(import_settings(written(tmp_path, "fox.yaml", text)).write(tmp_path / "out")[-1])
+    assert [prompt["prompt"] for prompt in run.sample.prompts] == ["a fox", "a hare"]
+    assert run.sample.prompts[0]["conditions"] == [
+        {"type": "first_frame", "image_or_video": str(tmp_path / "fox.png")},
+        {"type": "reference", "video": str(tmp_path / "a.mp4"), "downscale_factor": 2},
+    ]
+    assert run.sample.include_reference
+
+
+@pytest.mark.parametrize(
+    ("stream", "condition", "expected"),
+    [
+        ("video", "type: prefix, temporal_boundary: 8", {"temporal_boundary": (8, 8)}),
+        ("video", "type: suffix, temporal_boundary: 8", {"temporal_boundary": (8, 8)}),
+        ("video", "type: spatial_crop, spatial_region: [0, 0, 288, 576]", {"spatial_region": (0, 0, 288, 576)}),
+        ("video", "type: mask, mask_dir: video_masks", {}),
+        ("video", "type: reference, latents_dir: reference_latents", {"temporal_scale_factor": None}),
+        ("audio", "type: prefix, temporal_boundary: 25", {"temporal_boundary": (25, 25)}),
+        ("audio", "type: suffix, temporal_boundary: 25", {"temporal_boundary": (25, 25)}),
+        ("audio", "type: mask, mask_dir: audio_masks", {}),
+        ("audio", "type: reference, latents_dir: reference_audio_latents", {"hide_text": False}),
+    ],
+)
+def test_each_condition_of_the_official_yaml_trains_as_it_is(tmp_path, stream, condition, expected):
+    conditions = f"conditions: [{{{condition}, probability: 0.5}}]"
+    before = {"video": "conditions: [{type: first_frame, probability: 0.2}]", "audio": "latents_dir: audio_latents"}
+    after = {"video": conditions, "audio": f"latents_dir: audio_latents, {conditions}"}
+    text = OFFICIAL.replace(before[stream], after[stream]).replace("batch_size: 2", "batch_size: 1")
+    (tmp_path / "encoded" / "latents").mkdir(parents=True)
+    run = load_run(written(tmp_path, "fox.yaml", text))
+    (one,) = getattr(run, stream).conditions
+    assert one.probability == 0.5
+    assert {name: getattr(one, name) for name in expected} == expected
+    assert run.lora.target_modules == ["to_k", "to_q"], "its layers are named, and no condition chooses others"
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        ("{type: prefix}", "give either temporal_boundary or seconds"),
+        ("{type: prefix, temporal_boundary: 0}", "a length above 0"),
+        ("{type: mask, mask_dir: other}", r"mask\.mask_dir is not there yet: folders of latents under other names"),
+        ("{type: reference, latents_dir: reference_latents, strength: 1}", r"strength: unknown setting"),
+        ("{type: rotate}", "a condition of video is a table whose type is one of first_frame"),
+        ("prefix", "needs a list of conditions, each with a type"),
+    ],
+)
+def test_a_condition_that_is_none_is_refused_by_name(tmp_path, block, said):
+    path = written(tmp_path, "fox.yaml", OFFICIAL.replace("{type: first_frame, probability: 0.2}", block))
+    with pytest.raises(ConfigError, match=said):
+        load_run(path)
+
+
+def test_a_first_frame_of_a_given_stream_is_not_dropped_without_a_word(tmp_path):
+    text = OFFICIAL.replace("video: {is_generated: true", "video: {is_generated: false")
+    run = load_run(written(tmp_path, "fox.yaml", text.replace("batch_size: 2", "batch_size: 1")))
+    with pytest.raises(ConfigError, match="the whole video is given, and video.conditions of type first_frame"):
+        check_streams(run)
+
+
+def test_in_context_loras_of_the_community_trainer_are_conditions(tmp_path):
+    run = load_run(written(tmp_path, "a.toml", 'network_dim = 8\nlora_target_preset = "v2v"\n'))
+    assert [one.type for one in run.video.conditions] == ["reference"]
+    flags = 'lora_target_preset = "audio_ref_only_ic"\nltx2_mode = "av"\naudio_ref_use_negative_positions = true\n'
+    (sound,) = load_run(written(tmp_path, "b.toml", flags)).audio.conditions
+    assert (sound.negative_positions, sound.hide_text) == (True, False)
+    # a strategy alone leaves the layers as in every other run there
+    assert load_run(written(tmp_path, "c.toml", 'network_dim = 8\nic_lora_strategy = "v2v"\n')).lora.target == "t2v"
+    # in a file of our own it is the layers alone
+    assert make_run({"lora_target_preset": "v2v"}).video.conditions == []
+
+
+def test_a_folder_that_the_official_trainer_encoded_is_a_dataset(tmp_path):
+    (tmp_path / "latents").mkdir()
+    (entry,) = DatasetConfig.read(tmp_path).datasets
+    assert entry.preprocessed_data_root == tmp_path
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ConfigError, match="is a folder, not a dataset file"):
+        DatasetConfig.read(tmp_path / "other")
+
+
+def test_simpletuners_files_are_taken_as_they_are(tmp_path):
+    (tmp_path / "data" / "videos").mkdir(parents=True)
+    written(tmp_path, "config/data.json", BACKENDS)
+    made = import_settings(written(tmp_path, "config/config.json", SIMPLETUNER))
+    assert made.complete
+    dataset_file, run_file = made.write(tmp_path / "out")
+    run = load_run(run_file)
+    assert (run.run.name, run.model.mode, run.optimizer.name) == ("fox", "av", "adamw8bit")
+    assert (run.train.steps, run.train.epochs, run.schedule.warmup, run.lora.rank) == (200, None, 50, 16)
+    assert (run.sample.width, run.sample.height, run.sample.prompts) == (768, 512, ["a fox"])
+    assert (run.quant.format, run.gemma.placement, run.cache.tiles.spatial_tile) == ("int8", "layers", 512)
+    (entry,) = DatasetConfig.read(dataset_file).datasets
+    assert entry.video_directory.resolve() == tmp_path / "data" / "videos"  # seen from the top of its tree
+    assert (entry.batch_size, entry.num_repeats, entry.target_frames) == (2, 10, (49,))
+
+
+def test_an_audio_backend_makes_an_audio_run(tmp_path):
+    backend = {
+        "id": "a", "type": "local", "dataset_type": "audio", "instance_data_dir": "sounds",
+        "audio": {"audio_only": True, "min_duration_seconds": 1, "max_duration_seconds": 30, "duration_interval": 3.0},
+    }  # fmt: skip
+    made = import_settings(written(tmp_path, "data.json", [backend]))
+    assert made.found.tables["model"]["mode"] == "audio"
+    (entry,) = made.data["datasets"]
+    assert (entry["audio_bucket_strategy"], entry["audio_bucket_interval"], entry["max_seconds"]) == (
+        "truncate",
+        3.0,
+        30,
+    )
+
+
+def test_folders_of_other_programs_become_datasets(tmp_path):
+    for name in ("10_fox/a.png", "3_hare/b.mp4"):
+        written(tmp_path, f"train/{name}", "")
+    made = import_settings(tmp_path / "train")
+    first, second = made.data["datasets"]
+    assert (Path(first["image_directory"]).name, first["num_repeats"]) == ("10_fox", 10)
+    assert (Path(second["video_directory"]).name, second["num_repeats"]) == ("3_hare", 3)
+    for name in ("a_start.mp4", "a_end.mp4", "a_audio.wav", "b.mp4"):
+        written(tmp_path, f"pairs/{name}", "")
+    written(tmp_path, "pairs/a.txt", "it turns")
+    made = import_settings(tmp_path / "pairs")
+    (row,) = [json.loads(line) for line in made.lists["pairs.jsonl"].splitlines()]
+    assert Path(row["video_path"]).name == "a_end.mp4"
+    assert Path(row["control_path"]).name == "a_start.mp4"
+    assert (Path(row["audio_path"]).name, row["caption"]) == ("a_audio.wav", "it turns")
+
+
+def test_networks_of_lycoris_are_taken_over(tmp_path):
+    file = written(tmp_path, "my_lycoris.toml", LYCORIS)
+    module = {"network_module": "lycoris.kohya"}
+    audio = {"algo": "lora", "rank": 64, "alpha": 32}
+    for flags in ({**module, "lycoris_config": str(file)}, parse_toml(LYCORIS, "run.toml")):
+        lora = make_run(flags).lora
+        assert (lora.algo, lora.factor, lora.lokr_norm) == ("lokr", 16, 1e-3)
+        assert lora.modules["*audio*"].model_dump(exclude_none=True) == audio
+    over = ["algo=loha", "modules.*audio*.dim=16", "init.lokr_norm=0.01"]
+    lora = make_run({**module, "lycoris_config": str(file), "network_args": over}).lora
+    assert (lora.algo, lora.factor, lora.lokr_norm, lora.modules["*audio*"].rank) == ("loha", 16, 0.01, 16)
+    assert make_run({**module, "network_args": ["algo=locon", "conv_dim=8", "conv_alpha=4"]}).lora.algo == "locon"
+    with pytest.raises(ConfigError, match=r"lycoris_config: .*none\.toml is no file"):
+        make_run({**module, "lycoris_config": str(tmp_path / "none.toml")})
+    with pytest.raises(ConfigError, match="network_args.algo is not there yet"):
+        make_run({**module, "network_args": ["algo=oft"]})
+
+
+def test_a_lycoris_file_of_simpletuner_is_taken_over(tmp_path):
+    preset = {"target_module": ["Attention", "FeedForward"], "module_algo_map": {"FeedForward": {"factor": 8}}}
+    table = {
+        "algo": "lokr",
+        "multiplier": 1.0,
+        "linear_dim": 10000,
+        "linear_alpha": 1,
+        "factor": 16,
+        "apply_preset": preset,
+    }
+    (tmp_path / "lycoris.json").write_text(json.dumps(table))
+    settings = from_json(tmp_path / "lycoris.json")
+    assert settings == [
+        ("lora.algo", "lokr"),
+        ("lora.rank", 1024),
+        ("lora.alpha", 1),
+        ("lora.factor", 16),
+        ("lora.target", "v2v"),
+        ("lora.modules", {"*ff*": {"factor": 8}}),
+    ]
+    (tmp_path / "lycoris.json").write_text(json.dumps({"algo": "lokr", "what": 1}))
+    with pytest.raises(ValueError, match="what is not known"):
+        from_json(tmp_path / "lycoris.json")
+
+
+def test_regularizers_are_taken_over():
+    flags = {
+        "blank_preservation": True, "blank_preservation_args": ["multiplier=0.5"],
+        "dop": True, "dop_args": ["class=a woman", "multiplier=0.3"],
+        "prior_divergence": True,
+        "audio_dop": False, "audio_dop_args": ["multiplier=0.5"],
+        "crepa": True, "crepa_args": "mode=backbone student_block_idx=8 lambda_crepa=0.2 normalize=false".split(),
+        "self_flow": True,
+        "self_flow_args": "teacher_mode=ema student_block_ratio=0.3 temporal_mode=frame lambda_temporal=0.1".split(),
+    }  # fmt: skip
+    made = make_run(flags).regularizers
+    assert made.wanted == ["blank", "dop", "prior_divergence", "crepa", "self_flow"]
+    assert (made.blank.weight, made.dop.weight, made.dop.class_prompt) == (0.5, 0.3, "a woman")
+    assert (made.prior_divergence.weight, made.crepa.weight, made.self_flow.weight) == (0.1, 0.2, 0.1)
+    assert (made.crepa.student_block, made.crepa.normalize) == (8, False)
+    flow = made.self_flow
+    assert (flow.teacher, flow.student_ratio, flow.temporal, flow.temporal_weight) == ("ema", 0.3, "frame", 0.1)
+    assert make_run({"crepa_args": ["tau=2"]}).regularizers.crepa.tau == 1.0  # without its switch it is not used
+
+
+def test_regularizers_of_simpletuner_are_taken_over(tmp_path):
+    settings = {
+        "model_family": "ltxvideo2", "crepa_enabled": True, "crepa_lambda": 0.3, "crepa_block_index": 8,
+        "tread_config": {"routes": [{"selection_ratio": 0.4, "start_layer_idx": 2, "end_layer_idx": -2}]},
+        "scheduled_sampling_max_step_offset": 5, "scheduled_sampling_probability": 0.5,
+    }  # fmt: skip
+    path = written(tmp_path, "config.json", json.dumps(settings))
+    made = load_run(import_settings(path).write(tmp_path / "out")[-1]).regularizers
+    assert made.wanted == ["crepa", "tread", "rollout"]
+    assert (made.crepa.mode, made.crepa.weight, made.crepa.student_block) == ("dino", 0.3, 8)
+    assert (made.tread.weight, made.tread.routes) == (1.0, ["2:-2:0.6"])
+    assert (made.rollout.weight, made.rollout.steps) == (0.5, 5)
