@@ -1,5 +1,7 @@
 """Launches and bytes of a LoRA training step at full width, counted where tensors have sizes only, and their cost.
 
+It is long: the counter and the prices of what it counts, read side by side.
+
     python tests/bench/count_step.py                                              # the standard cases, as a table
     python tests/bench/count_step.py --case bf16/av/512x512x121 --json
     python tests/bench/count_step.py --case int8/av/512x512x121/keep

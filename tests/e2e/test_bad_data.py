@@ -1,5 +1,7 @@
 """Datasets as people have them: rubbish among the media, odd names, captions of any encoding, caches that went bad.
 
+It is long: one test a kind of rubbish.
+
 Each is met as a user meets it, by the commands: what is said, the exit code, that the rest of the dataset is used, and
 that nothing is written where nothing should be. Tests may run as root, so that no folder is made read-only by its mode.
 """

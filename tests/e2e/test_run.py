@@ -1,4 +1,7 @@
-"""A run from caches to a LoRA: it learns, stops, goes on, and never loses what it has saved."""
+"""A run from caches to a LoRA: it learns, stops, goes on, and never loses what it has saved.
+
+It is long: each way in which a run begins, ends, goes on and is refused, told by the same few helpers.
+"""
 
 from __future__ import annotations
 

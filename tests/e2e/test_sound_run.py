@@ -1,4 +1,7 @@
-"""Runs with sound: video with its sound, and sound alone, from files to a LoRA; and what people get wrong with them."""
+"""Runs with sound: video with its sound, and sound alone, from files to a LoRA; and what people get wrong with them.
+
+It is long: both modes with sound, and each mistake people make with it.
+"""
 
 from __future__ import annotations
 

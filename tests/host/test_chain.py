@@ -1,4 +1,7 @@
-"""The five nodes one after the other on the pretended ComfyUI: a clip becomes a LoRA becomes a video."""
+"""The five nodes one after the other on the pretended ComfyUI: a clip becomes a LoRA becomes a video.
+
+It is long: one chain, looked at after each of its nodes.
+"""
 
 from __future__ import annotations
 

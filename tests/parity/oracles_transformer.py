@@ -1,5 +1,7 @@
 """Tiny transformers of ours and of the two independent implementations, filled with the same numbers.
 
+It is long: two programs in whose words our tensors are named.
+
 The sizes exercise every branch: the rotary table of width 16 over three axes needs a pad, batch, frames, rows, columns,
 audio steps and text length are all different. The oracles hold no LoRA: their weights are W + scale * B A with A and B
 as leaves, so their gradients come from nothing but their own forward pass.

@@ -215,6 +215,16 @@ def circles(sources):
     return sorted(graph)
 
 
+def test_the_tree_of_the_readme_has_every_package_in_this_order():
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").split("## Where things are")[1].split("```")[1]
+    core = tree.split("ltx2_train/ ")[1].split("\nweb/")[0]
+    lines = [line.strip().split("   ")[0].split() for line in core.splitlines()[1:]]
+    named = [name.rstrip("/") for line in lines for name in line]
+    assert sorted(named) == sorted(name for name in RANK_OF if name not in {"", "__main__", "nodes"})
+    rows = [RANK_OF[name] for line in lines[1:] for name in [line[0].rstrip("/")]]
+    assert rows == sorted(rows), "a package stands below those that it imports"
+
+
 def test_no_circles():
     texts = {path: (ROOT / path).read_text(encoding="utf-8") for path in SOURCES}
     packages = {path: text for path, text in texts.items() if not path.endswith("__init__.py")}

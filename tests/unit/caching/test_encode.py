@@ -1,3 +1,8 @@
+"""Clips and images to caches of latents: names, contents, what stays, what is made again and what is refused.
+
+It is long: one kind of cache from its file to what is said of it.
+"""
+
 from __future__ import annotations
 
 import json

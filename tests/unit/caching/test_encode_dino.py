@@ -1,4 +1,7 @@
-"""DINOv2 features: equal to the model's own on the same pixels, made when needed, found stale, read and refused."""
+"""DINOv2 features: equal to the model's own on the same pixels, made when needed, found stale, read and refused.
+
+It is long: a kind of cache from its model to what training reads.
+"""
 
 from __future__ import annotations
 

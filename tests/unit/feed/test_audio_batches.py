@@ -1,4 +1,7 @@
-"""Samples with sound: which caches are accepted, what shares a batch, and where batches with sound stand."""
+"""Samples with sound: which caches are accepted, what shares a batch, and where batches with sound stand.
+
+It is long: one table of samples, and all that is drawn from it.
+"""
 
 from __future__ import annotations
 

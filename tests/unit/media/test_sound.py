@@ -1,3 +1,8 @@
+"""Sound as it is read: exact samples at any place, rates, channels, and files that are cut, odd or none.
+
+It is long: each container and codec by the same made tones.
+"""
+
 from __future__ import annotations
 
 import math

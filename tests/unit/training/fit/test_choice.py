@@ -1,4 +1,7 @@
-"""Which plan a card gets, what is said about it, and how it is kept."""
+"""Which plan a card gets, what is said about it, and how it is kept.
+
+It is long: one card after another, by the same facts.
+"""
 
 from __future__ import annotations
 
