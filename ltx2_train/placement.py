@@ -264,6 +264,8 @@ def block_sizes(config: RunConfig) -> tuple[int, int, int]:
     with TensorFile(config.need("model.checkpoint")) as file:
         model, stored = transformer_config(file), stored_as(file)
     format = stored or ("none" if config.quant.format == "auto" else config.quant.format)
+    # nothing is trained while samples are drawn alone
+    config = config.model_copy(update={"train": config.train.model_copy(update={"what": "lora"})})
     block, outside = frozen_bytes(meta_model(model, config, format, 1)[0])
     return block, outside, model.num_layers
 

@@ -14,7 +14,9 @@ from torch import nn
 
 from .config import RunConfig
 from .device import DTYPES
+from .full.choose import chosen_weights
 from .lora.inject import inject
+from .lora.targets import BLOCKS
 from .models.transformer import LTXTransformer, TransformerConfig
 from .quant.formats import FORMATS, STORED
 from .weights.quantize import quantized_paths
@@ -37,10 +39,11 @@ def meta_model(
     device: str = "meta",
     source: torch.dtype = torch.bfloat16,
 ) -> tuple[LTXTransformer, int]:
-    """The model with `blocks` blocks in the dtype of the run, its linears stored in `format`, and the LoRA in place.
+    """The model with `blocks` blocks in the dtype of the run, its linears stored in `format`, and the LoRA in place, or
+    the weights that are trained themselves wanting gradients.
 
     `source` is the dtype of the file, which scales of quantized weights follow; that of the published ones at first.
-    Returns it with the number of values of the LoRA.
+    Returns it with the number of values that are trained.
     """
     dtype = DTYPES[run.model.precision]
     with torch.device(device):
@@ -48,8 +51,38 @@ def meta_model(
     model.to(dtype).requires_grad_(False)
     if format != "none":
         _quantize_blocks(model, format, run, source)
+    if run.train.what == "full":
+        return model, _want_gradients(model, config.num_layers, run)
     loras = inject(model, run.settled_lora, torch.Generator().manual_seed(0))
     return model, sum(parameter.numel() for parameter in loras.parameters())
+
+
+def _want_gradients(model: LTXTransformer, total: int, run: RunConfig) -> int:
+    """Mark what is trained of a model that stands for one of `total` blocks: a weight of a block where it is trained in
+    any of them. Returns how many numbers that are."""
+    chosen = {_in_block(name, 0) for name in chosen_weights(names_of(model, total), run.full)}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(_in_block(name, 0) in chosen)
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def names_of(model: LTXTransformer, total: int) -> list[str]:
+    """The names of the weights of a model of `total` blocks like the first of `model`."""
+    first = f"{BLOCKS}.0."
+    outside, block = [], []
+    for name, _ in model.named_parameters():
+        if name.startswith(first):
+            block.append(name)
+        elif not name.startswith(f"{BLOCKS}."):
+            outside.append(name)
+    return [*outside, *(_in_block(name, number) for number in range(total) for name in block)]
+
+
+def _in_block(name: str, number: int) -> str:
+    """`name`, where it is of a block, as that of block `number`."""
+    if not name.startswith(f"{BLOCKS}."):
+        return name
+    return f"{BLOCKS}.{number}.{name.split('.', 2)[2]}"
 
 
 def _quantize_blocks(model: LTXTransformer, format: str, run: RunConfig, source: torch.dtype) -> None:

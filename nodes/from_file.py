@@ -11,9 +11,8 @@ from ..ltx2_train.files import digest, write_text
 from . import handles, host, options
 from .host import io
 from .made import NewestFiles
-from .train import check_ahead, seen
+from .train import check_ahead, run_outputs, seen
 from .widgets import merged
-from .wire import read_wire_lora
 
 DATASET_TITLE, RUN_TITLE = "Dataset from File", "Run from File"
 further_settings = options.given  # `options` is the name of a socket where the nodes run
@@ -128,7 +127,8 @@ class RunFromFile(io.ComfyNode):
             lines = [line.strip() for line in changes.splitlines() if line.strip()]
             run = core.load_run(file, lines)
             if run.run.export_folder is None:  # where ComfyUI finds it
-                folder = run.run.model_copy(update={"export_folder": host.loras_folder()})
+                place = host.checkpoints_folder() if run.train.what == "full" else host.loras_folder()
+                folder = run.run.model_copy(update={"export_folder": place})
                 run = run.model_copy(update={"run": folder})
             events = host.ComfyEvents(cls.hidden.unique_id, run.run.name)  # as text; Run Monitor draws it
             try:
@@ -142,8 +142,8 @@ class RunFromFile(io.ComfyNode):
                 events.close()
             events.finish("finished", f"{result.lora.name} is in {result.lora.parent}.")
             tables = run.model_dump(mode="json", exclude_defaults=True)
-            finished = handles.FinishedRun(result.folder, result.lora, result.step, tables)
-            return io.NodeOutput(read_wire_lora(result.lora), finished, str(result.lora), ui=seen(events, finished))
+            found = run_outputs(run, result, result.lora, tables)
+            return io.NodeOutput(*found, ui=seen(events, found[1]))
 
 
 def _file(text: str, what: str) -> Path:

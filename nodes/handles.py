@@ -91,10 +91,13 @@ class GivenSettings:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A trained run: its folder, its newest LoRA and the settings it was trained with."""
+    """A trained run: its folder, its newest LoRA and the settings it was trained with.
+
+    `lora` is None where the run trained the weights themselves: its settings name the checkpoint as the base then.
+    """
 
     folder: Path
-    lora: Path
+    lora: Path | None
     step: int
     tables: Mapping[str, Any]
 

@@ -44,6 +44,9 @@ GROUPS = (
     OptionGroup("Dataset", CLIPS, ("",), "How clips are cropped, varied, captioned and weighed.", DatasetSettings),
     OptionGroup("Caching", PREPARE, ("cache",), "How clips and captions are encoded, and what else is."),
     OptionGroup("LoRA", TRAINING, ("lora",), "Which linears get a LoRA, and how it begins."),
+    OptionGroup(
+        "Full Finetuning", TRAIN, ("full",), "Which weights are trained, where `what` of Training Options is full."
+    ),
     OptionGroup("Objective", TRAINING, ("objective",), "Which noise levels are trained, and how often."),
     OptionGroup("Loss", TRAINING, ("loss",), "How the error is measured, and how picture and sound are balanced."),
     OptionGroup("Audio", TRAIN, ("audio",), "How sound is trained beside the picture."),

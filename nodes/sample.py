@@ -168,7 +168,7 @@ def _lora(run: handles.FinishedRun | None, text: str) -> Path | None:
     places = [Path(text).expanduser()]
     if not places[0].is_absolute() and not host.stays_inside(text):
         raise ConfigError(f"lora_path: {text} leads out of the loras folders. Write a name in one, or a full path.")
-    if run is not None:
+    if run is not None and run.lora is not None:
         places.append(run.lora.parent / text)
     if (listed := host.lora_path(text)) is not None:
         places.append(listed)

@@ -179,7 +179,7 @@ class TrainLoRA(io.ComfyNode):
             more = {} if start_lora is None else {"lora": {"weights": str(lora_file(start_lora))}}
             shown = run_tables(prepared.tables, {**settings, MEMORY.id: memory})
             streams = {} if conditions is None else conditions.tables
-            tables = merged(shown, further_settings(options, TITLE), streams, more)
+            tables = placed(merged(shown, further_settings(options, TITLE), streams, more))
             run = core.make_run(tables, host.runs_folder(), TITLE)
             events = host.ComfyEvents(cls.hidden.unique_id, run.run.name, widget=True)
             if run.run.if_exists == "continue":
@@ -191,14 +191,15 @@ class TrainLoRA(io.ComfyNode):
                 raise
             finally:
                 events.close()
-            lora = with_its_step(result)
-            events.finish(
-                "finished",
-                f"{lora.name} is in ComfyUI's loras folder. Raise steps to extend; this LoRA stays as it is.",
-            )
+            made = with_its_step(result)
+            if run.train.what == "full":
+                text = f"{result.lora.name} is in ComfyUI's checkpoints folder, for Load Checkpoint; {made} stays."
+            else:
+                text = f"{made.name} is in ComfyUI's loras folder. Raise steps to extend; this LoRA stays as it is."
+            events.finish("finished", text)
             note_finished(result.folder)
-            finished = handles.FinishedRun(result.folder, lora, result.step, tables)
-            return io.NodeOutput(read_wire_lora(lora), finished, str(lora), ui=seen(events, finished))
+            found = run_outputs(run, result, made, tables)
+            return io.NodeOutput(*found, ui=seen(events, found[1]))
 
 
 def run_tables(prepared: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,6 +207,28 @@ def run_tables(prepared: Mapping[str, Any], settings: Mapping[str, Any]) -> dict
     places = {"run": {"folder": str(host.runs_folder()), "export_folder": str(host.loras_folder())}}
     shown = merged(FORM.tables(settings), LATER.tables(settings), {"memory": {"fit": settings[MEMORY.id]}})
     return merged(prepared, shown, places)
+
+
+def placed(tables: dict[str, Any]) -> dict[str, Any]:
+    """`tables` with the folder where ComfyUI finds what the run makes: checkpoints are no LoRAs."""
+    if tables.get("train", {}).get("what") != "full":
+        return tables
+    return merged(tables, {"run": {"export_folder": str(host.checkpoints_folder())}})
+
+
+def run_outputs(run: RunConfig, result: core.RunResult, made: Path, tables: Mapping[str, Any]) -> tuple[Any, Any, str]:
+    """The outputs lora, run and path of a run that made the file `made`.
+
+    Where it trained the weights themselves there is no LoRA, and nodes behind that output are told where the checkpoint
+    lies; `run` then has it as the base.
+    """
+    if run.train.what != "full":
+        return read_wire_lora(made), handles.FinishedRun(result.folder, made, result.step, tables), str(made)
+    text = (
+        f"{run.run.name} trained the weights themselves (what = full), so there is no LoRA. Its checkpoint is {made}."
+    )
+    base = merged(dict(tables), {"model": {"checkpoint": str(made)}})
+    return host.nothing(text), handles.FinishedRun(result.folder, None, result.step, base), str(made)
 
 
 def check_ahead(prompt: Mapping[str, Any] | None, prepared_by: str | None, tables: Mapping[str, Any]) -> None:
@@ -228,7 +251,7 @@ def check_ahead(prompt: Mapping[str, Any] | None, prepared_by: str | None, table
                 shown = {name: known.get(name, value) for name, value in widgets.items()}
                 further = options.in_prompt(prompt, inputs.get("options"))
                 streams_shown = {} if streams is None else streams.tables
-                tables_shown = merged(run_tables(tables, shown), further or {}, streams_shown)
+                tables_shown = placed(merged(run_tables(tables, shown), further or {}, streams_shown))
                 run = core.make_run(tables_shown, host.runs_folder(), TITLE)
                 wired = further is None or streams is None
                 # the value at the end of a wire is not known
@@ -246,8 +269,9 @@ def with_its_step(result: core.RunResult) -> Path:
 
 
 def seen(events: host.ComfyEvents, run: handles.FinishedRun) -> dict[str, Any]:
-    """What the node leaves in ComfyUI's history: its live view, with the names of the run and of its LoRA."""
-    return {"ltx2_train": [{**events.shown(), "step": run.step, "run": run.folder.name, "lora": run.lora.name}]}
+    """What the node leaves in ComfyUI's history: its live view, with the names of the run and of what it made."""
+    made = run.lora or Path(run.tables["model"]["checkpoint"])
+    return {"ltx2_train": [{**events.shown(), "step": run.step, "run": run.folder.name, "lora": made.name}]}
 
 
 def note_finished(folder: Path) -> None:

@@ -84,7 +84,7 @@ class SmallRuns:
             config=config, folder=checked.folder, device=device, model=model, loras=loras, optimizer=optimizer,
             schedule=build_schedule(optimizer, config.schedule, checked.total),
             scaler=torch.amp.GradScaler("cpu", enabled=False), data=SimpleNamespace(samples=[]), order=[],
-            sound=None, slider=None, plan=None, regularizers=None,
+            sound=None, slider=None, whole=False, product="LoRA", plan=None, regularizers=None,
             mean=WeightMean(loras.parameters(), config.ema.decay) if config.ema.decay else None,
             watch=SimpleNamespace(step=lambda heard: None), total=checked.total, step=0, place=(0, 0), log=None,
             prompts=["a ball"], checkpoint_shapes=shapes, base={}, trigger="", version="2.3", apply=None,

@@ -45,7 +45,7 @@ CLAIM = "captions"  # what is claimed of a cache folder while its captions are m
 
 
 class Text(CacheKind[Any]):
-    """Of captions, one for all samples of a medium. What is made of them are tensors by their keys.
+    """Of captions: those of a medium, for all its samples. What is made of them are tensors by their keys.
 
     Either form can be trained on; `form` is the one that is made.
     """
@@ -70,7 +70,8 @@ class Text(CacheKind[Any]):
         return Job(self, item, item.source.path, item.source.text_path(self.form), made_from)
 
     def jobs(self) -> Iterator[Job]:
-        return map(self.of, {item.text_key: item for item in self.plan.items}.values())
+        each = {item.text_key: item for item in self.plan.items}.values()
+        return map(self.of, (one for item in each for one in item.by_caption))
 
     def either(self, item: Item) -> tuple[Job, CacheState]:
         """The text of `item` that training reads: a fresh one, else one that is there; rather of `form`."""
@@ -86,6 +87,8 @@ class Text(CacheKind[Any]):
         stored = file.metadata.get("caption", file.metadata.get("caption1"))
         if stored is not None and " ".join(stored.split()) != job.item.caption:
             return "the caption (or trigger word) changed"
+        if job.item.source.others and file.metadata.get("captions") != _count(job):
+            return "the number of its captions changed"
         if not file.fingerprinted:
             return None
         return stale_text_weights(file, self.recipe.text) or difference(file.record("settings"), job.made_from)
@@ -116,10 +119,16 @@ class Text(CacheKind[Any]):
             "architecture": ARCHITECTURE,
             "caption": job.item.caption,
             "caption1": job.item.caption,  # where the community trainer looks for it
+            **({"captions": _count(job)} if job.item.source.others else {}),
             "settings": json.dumps(job.made_from),
             "checkpoint": self.recipe.text.checkpoint,
             "encoder": self.recipe.text.encoder,
         }
+
+
+def _count(job: Job) -> str:
+    """How many captions the medium of `job` has."""
+    return str(1 + len(job.item.source.others))
 
 
 def useless_text(file: CacheFile, mode: Mode) -> str | None:

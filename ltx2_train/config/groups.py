@@ -11,6 +11,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from ..caching.settings import CacheSettings
 from ..conditions.settings import AudioStream, VideoStream
 from ..errors import ConfigError
+from ..full.settings import FullSettings
 from ..idle import Idle, idle
 from ..lora.settings import LoraSettings
 from ..objective.audio import AudioSettings
@@ -172,6 +173,7 @@ class RunConfig(Settings):
     data: DataSettings = DataSettings()
     cache: CacheSettings = CacheSettings()
     lora: LoraSettings = LoraSettings()
+    full: FullSettings = FullSettings()
     objective: SigmaSettings = SigmaSettings()
     loss: LossSettings = LossSettings()
     video: VideoStream = VideoStream()

@@ -60,7 +60,7 @@ class HubSettings(Settings):
         default=False,
         description="Upload each saved LoRA to the Hugging Face hub, beside the training. What fails there is said, "
         "and the run goes on.",
-        json_schema_extra=NEW,
+        json_schema_extra={**NEW, "counts_with": "train.what = lora"},
     )
     repo: str = Field(
         default="",

@@ -9,6 +9,8 @@ from pydantic import Field, field_validator
 
 from ..settings import Dtype, Settings
 
+OF_LORA = {"counts_with": "train.what = lora"}
+
 
 class TrainSettings(Settings):
     """The length of the run, its step, and what it leaves behind."""
@@ -51,7 +53,7 @@ class TrainSettings(Settings):
         ge=0.01,
         le=1000,
         description="LoRA+: how many times faster the B half of each layer learns than the A half; 16 is usual.",
-        json_schema_extra={"community": "loraplus_lr_ratio", "advanced": True},
+        json_schema_extra={**OF_LORA, "community": "loraplus_lr_ratio", "advanced": True},
     )
     changed_rate: Literal["take", "keep"] = Field(
         default="take",
@@ -111,7 +113,7 @@ class TrainSettings(Settings):
         default=50,
         ge=0,
         description="Steps between measurements of how far each part of the LoRA has moved; 0 measures never.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={**OF_LORA, "advanced": True},
     )
     save_every: int = Field(
         default=250,
@@ -136,7 +138,7 @@ class TrainSettings(Settings):
         ge=0,
         description="How many of the newest LoRAs to keep; 0 keeps all. One that the run was finished with stays, and "
         "so do the copies in run.export_folder.",
-        json_schema_extra={"community": "save_last_n_steps", "advanced": True},
+        json_schema_extra={**OF_LORA, "community": "save_last_n_steps", "advanced": True},
     )
     state: Literal["full", "minimal", "off"] = Field(
         default="full",
@@ -147,7 +149,7 @@ class TrainSettings(Settings):
     save_precision: Dtype = Field(
         default="bf16",
         description="Number format of the saved LoRA files.",
-        json_schema_extra={"community": "save_precision", "advanced": True},
+        json_schema_extra={**OF_LORA, "community": "save_precision", "advanced": True},
     )
     on_nan: Literal["skip", "stop"] = Field(
         default="skip",
@@ -166,6 +168,13 @@ class TrainSettings(Settings):
         description="At the start and at the end, where references or a whole stream are given: measure the loss with "
         "them and with those of other clips, which shows whether the LoRA uses them.",
         json_schema_extra={"advanced": True},
+    )
+
+    what: Literal["lora", "full"] = Field(
+        default="lora",
+        description="What is trained: a LoRA beside the frozen base, or full = the weights of the transformer "
+        "themselves, which become a checkpoint as large as the base; [full] chooses which.",
+        json_schema_extra={"since": "0.2", "advanced": True},
     )
 
     @field_validator("lr_args", mode="before")

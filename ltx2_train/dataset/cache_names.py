@@ -41,6 +41,6 @@ def audio_mask_cache_name(latent_name: str) -> str:
     return latent_name.removesuffix(LATENT_SUFFIX) + AUDIO_MASK_SUFFIX
 
 
-def text_cache_name(stem: str, form: TextForm) -> str:
-    """The file of a caption in the given form."""
-    return stem + (COMPACT_SUFFIX if form == "compact" else TEXT_SUFFIX)
+def text_cache_name(stem: str, form: TextForm, number: int = 0) -> str:
+    """The file of a caption in the given form; `number` counts the captions of one medium."""
+    return stem + (f"~caption{number + 1}" if number else "") + (COMPACT_SUFFIX if form == "compact" else TEXT_SUFFIX)

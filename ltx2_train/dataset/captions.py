@@ -21,11 +21,19 @@ NOT_TEXT = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
 
 
 def read_caption(path: Path) -> tuple[str, str | None]:
-    """The stripped text of `path` and a warning for the user, or None. Raises DataError where it is no text.
+    """The first caption in `path` and a warning, as `read_captions`."""
+    captions, warning = read_captions(path)
+    return captions[0], warning
+
+
+def read_captions(path: Path, by_line: bool = False) -> tuple[list[str], str | None]:
+    """The stripped captions in `path`, one at least, and a warning for the user, or None. Raises DataError where it is
+    no text.
 
     UTF-8 with or without a byte order mark, and UTF-16 and UTF-32 with one are certain. Anything else is taken as
-    Windows-1252, the Latin-1 of Windows, which may be wrong, hence the warning. Line breaks become spaces: one file is
-    one caption. A file that ends in .json is an object with the caption, or the caption alone; of a list the first.
+    Windows-1252, the Latin-1 of Windows, which may be wrong, hence the warning. Line breaks become spaces, since one
+    file is one caption, or part captions where `by_line`. A file that ends in .json is an object with the caption or a
+    list of captions, or these alone.
     """
     try:
         size = path.stat().st_size
@@ -38,14 +46,21 @@ def read_caption(path: Path) -> tuple[str, str | None]:
     if NOT_TEXT.search(text):
         raise DataError(f"The caption {path.name} is not text. Write it anew, and save it as UTF-8.", path)
     if path.suffix.lower() == ".json":
-        text, warning = _in_json(path, text)
+        found = _in_json(path, text)
+    else:
+        found = text.splitlines() if by_line else [text]
     if warning:
         warning = f"{path.name}: {warning}"
-    return " ".join(text.split()), warning
+    return unlike(found) or [""], warning
 
 
-def _in_json(path: Path, text: str) -> tuple[str, str | None]:
-    """The caption in the text of a JSON file, and a warning where there are several."""
+def unlike(captions: Sequence[str]) -> list[str]:
+    """Captions on one line each, those that are there, each once."""
+    return [one for one in dict.fromkeys(" ".join(caption.split()) for caption in captions) if one]
+
+
+def _in_json(path: Path, text: str) -> list[str]:
+    """The captions in the text of a JSON file."""
     try:
         value = parse_json(text)
     except ValueError as error:
@@ -59,14 +74,13 @@ def _in_json(path: Path, text: str) -> tuple[str, str | None]:
                 path,
             )
         value = value[key]
-    several = isinstance(value, list) and len(value) > 1
-    if isinstance(value, list):
-        value = next((one for one in value if one), "")
-    if not isinstance(value, str):
-        raise DataError(f"The caption {path.name} holds {value!r} where the caption should be. Write text.", path)
-    if NOT_TEXT.search(value) or not readable(value):
-        raise DataError(f"The caption {path.name} is not text. Write it anew, and save it as UTF-8.", path)
-    return value, "it has several captions, and the first is used." if several else None
+    values = [one for one in value if one] if isinstance(value, list) else [value]
+    for one in values:
+        if not isinstance(one, str):
+            raise DataError(f"The caption {path.name} holds {one!r} where the caption should be. Write text.", path)
+        if NOT_TEXT.search(one) or not readable(one):
+            raise DataError(f"The caption {path.name} is not text. Write it anew, and save it as UTF-8.", path)
+    return values
 
 
 def decode_text(data: bytes) -> tuple[str, str | None]:

@@ -18,7 +18,7 @@ from .entry_types import LISTS
 # the sections of a run file; a test holds them together
 RUN_SECTIONS = (
     "run", "model", "data", "cache", "lora", "objective", "loss", "video", "audio", "optimizer", "schedule", "train",
-    "quant", "memory", "gemma", "sample", "validation", "ema", "slider", "log", "wandb", "hub",
+    "quant", "memory", "gemma", "sample", "validation", "ema", "slider", "log", "wandb", "hub", "full",
     "regularizers",
 )  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import DataError
@@ -32,13 +32,25 @@ HELD = "frames held until the next"
 
 @dataclass(frozen=True)
 class Medium:
-    """A medium with its caption. `stem` names its caches; `picks` maps output frames to source frames."""
+    """A medium with its caption. `stem` names its caches; `picks` maps output frames to source frames.
+
+    `others` are further captions of it, one of all being drawn whenever it is trained on; `number` says which of them
+    `caption` is.
+    """
 
     media: MediaInfo
     caption: str
     stem: str
     folder: Path  # of the caches
     timeline: timing.Timeline
+    others: tuple[str, ...] = ()
+    number: int = 0
+
+    @property
+    def each(self) -> tuple[Medium, ...]:
+        """The medium with each of its captions in turn."""
+        more = (replace(self, caption=text, number=number) for number, text in enumerate(self.others, 1))
+        return (self, *more)
 
     @property
     def path(self) -> Path:
@@ -51,7 +63,7 @@ class Medium:
 
     def text_path(self, form: TextForm) -> Path:
         """Where the cache of the caption belongs."""
-        return self.folder / text_cache_name(self.stem, form)
+        return self.folder / text_cache_name(self.stem, form, self.number)
 
 
 @dataclass(frozen=True)
@@ -111,6 +123,11 @@ class Item:
     @property
     def caption(self) -> str:
         return self.source.caption
+
+    @property
+    def by_caption(self) -> tuple[Item, ...]:
+        """The item with each of the captions of its medium in turn."""
+        return tuple(self if one is self.source else replace(self, source=one) for one in self.source.each)
 
     @property
     def fps(self) -> float:

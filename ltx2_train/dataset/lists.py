@@ -10,8 +10,8 @@
     data_root           a folder with videos.txt and prompts.txt, one a line
 
 Paths are relative to the list. A video may be a folder of pictures, its frames. A caption may be a list of captions, of
-which the first is used. A row that makes no sense is named with its line and costs itself alone; columns that nobody
-reads are named.
+which one is drawn whenever the medium is trained on. A row that makes no sense is named with its line and costs itself
+alone; columns that nobody reads are named.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ..errors import DataError
 from ..media.names import cache_stem, is_dir, readable
 from ..paths import from_folder
 from ..registry import nearest
+from .captions import unlike
 from .dataset_file import DatasetSettings
 from .list_rows import ListRow, csv_rows, json_line_rows, json_rows, read_text, text_lines
 
@@ -56,6 +57,7 @@ class MediaFile:
     path: Path
     stem: str
     caption: str | None = None
+    more_captions: tuple[str, ...] = ()  # others of the same medium
     caption_path: Path | None = None
     # named by the list that names the medium
     sound: Path | None = None
@@ -87,7 +89,6 @@ class _Reader:
         self.media = (entry.video_column,) if entry.video_column else _MEDIA if whole else (f"{entry.kind}_path",)
         self.caption = entry.caption_column or "caption"
         self.unused: dict[str, str] = {}  # column -> where it first stands
-        self.several: list[str] = []  # where a caption is a list
 
     def candidate(self, row: ListRow) -> MediaFile | Skipped:
         try:
@@ -106,12 +107,13 @@ class _Reader:
                 f'expected {{"{self.media[0]}": ..., "{self.caption}": ...}}, got {str(row.cells)[:80]}; if the '
                 "column with the media has another name, set video_column"
             )
-        caption = self._told(cells.get(self.caption), row)
+        captions = self._told(cells.get(self.caption))
         silent = column in _SOUND or self.entry.kind == "image"
         found = MediaFile(
             media,
             cache_stem(media.name if is_dir(media) else media.stem),
-            caption=caption,
+            caption=captions[0] if captions else None,
+            more_captions=tuple(captions[1:]),
             sound=None if silent else self._path(cells, _SOUND, used)[0],
             references=self._paths(cells, _REFERENCE, used),
             reference_audios=self._paths(cells, _REFERENCE_AUDIO, used),
@@ -123,17 +125,15 @@ class _Reader:
                 self.unused.setdefault(key, row.where)
         return found
 
-    def _told(self, caption: Any, row: ListRow) -> str | None:
-        if isinstance(caption, (list, tuple)):
-            caption = next((one for one in caption if not isinstance(one, str) or one.strip()), None)
-            self.several.append(row.where)
-        if caption is not None and not isinstance(caption, str):
-            raise ValueError(f"the caption is not text but {caption!r}")
-        if caption is None:
-            return None
-        if not readable(caption):
-            raise ValueError("it holds half a character or a zero byte; write it anew")
-        return " ".join(caption.split())
+    def _told(self, caption: Any) -> list[str]:
+        """The captions of a row; none where the cell has no text."""
+        captions = caption if isinstance(caption, (list, tuple)) else [] if caption is None else [caption]
+        for one in captions:
+            if not isinstance(one, str):
+                raise ValueError(f"the caption is not text but {one!r}")
+            if not readable(one):
+                raise ValueError("it holds half a character or a zero byte; write it anew")
+        return unlike(captions)
 
     def _path(self, cells: Mapping[str, Any], columns: Sequence[str], used: list[str]) -> tuple[Path | None, str]:
         """What the first of `columns` names that there is, and which one that is."""
@@ -165,11 +165,6 @@ class _Reader:
             near = [name for name in nearest(column, known - {column}, 1) if column not in known]
             hint = f" Did you mean {near[0]}?" if near else ""
             yield f"{self.source.name}: the column {column!r} (first in {where}) is not used.{hint}"
-        if self.several:
-            yield (
-                f"{self.source.name}: {len(self.several)} rows have several captions (first in {self.several[0]}). The "
-                "first of each is used."
-            )
 
 
 def _numbered(columns: Sequence[str], number: int) -> list[str]:

@@ -21,7 +21,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "audio_jsonl_file", "dataset_file", "data_root", "video_column", "caption_column", "preprocessed_data_root",
         "recursive", "max_left_out",
     ),
-    "Captions": ("caption_extension", "trigger_word", "caption_prefix", "caption_replace"),
+    "Captions": ("caption_extension", "caption_lines", "trigger_word", "caption_prefix", "caption_replace"),
     "Size": ("resolution", "enable_bucket", "bucket_no_upscale", "resolution_buckets", "crop", "flip", "color_jitter"),
     "Length and frame rate": (
         "target_frames", "frame_extraction", "frame_stride", "frame_sample", "max_frames", "frame_interval",

@@ -13,7 +13,7 @@ from ..media.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from ..media.names import cache_stem, is_file, readable, same, shown_path
 from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import VIDEO_SUFFIXES
-from .captions import read_caption, rewrite, says_something
+from .captions import read_captions, rewrite, says_something, unlike
 from .dataset_file import DatasetSettings
 from .entry import LIST_KEYS
 from .layouts import explain_layout
@@ -157,7 +157,9 @@ def with_captions(
                 skipped.append(Skipped(candidate.path, f"no caption: {beside.name} is not there"))
                 continue
             try:
-                candidate.caption, warning = read_caption(beside)
+                captions, warning = read_captions(beside, entry.caption_lines)
+                candidate.caption, *more = captions
+                candidate.more_captions = tuple(more)
             except DataError as error:
                 skipped.append(Skipped(candidate.path, str(error)))
                 continue
@@ -169,12 +171,16 @@ def with_captions(
             )
             skipped.append(Skipped(candidate.path, f"empty caption: write what is to be seen or heard into {where}"))
             continue
-        candidate.caption = rewrite(
-            candidate.caption, entry.caption_replace, entry.caption_prefix, entry.trigger_word, found
-        )
-        if not says_something(candidate.caption):
+        captions = [
+            rewrite(caption, entry.caption_replace, entry.caption_prefix, entry.trigger_word, found)
+            for caption in (candidate.caption, *candidate.more_captions)
+        ]
+        captions = [caption for caption in unlike(captions) if says_something(caption)]
+        if not captions:
             skipped.append(Skipped(candidate.path, "empty caption: caption_replace takes all of it away; narrow it"))
             continue
+        candidate.caption, *more = captions
+        candidate.more_captions = tuple(more)
         ready.append(candidate)
     if candidates:
         warnings += [

@@ -12,6 +12,8 @@ from ..shapes import SPATIAL_FACTOR
 from .captions import REPLACEMENT, parse_replacement
 from .condition_settings import ConditionSettings
 
+OF_FOLDERS = ".source_key = image_directory | video_directory | audio_directory -- with a folder of media"
+
 
 class SharedSettings(ConditionSettings):
     """What `[general]` and every dataset may say."""
@@ -19,8 +21,16 @@ class SharedSettings(ConditionSettings):
     caption_extension: str = Field(
         default=".txt",
         description="Ending of the caption file beside each medium.",
+        json_schema_extra={"counts_with": OF_FOLDERS},
+    )
+    caption_lines: bool = Field(
+        default=False,
+        description="Each line of a caption file is a caption of its own, and one of them is drawn whenever the medium "
+        "is trained on. Off: the file is one caption.",
         json_schema_extra={
-            "counts_with": ".source_key = image_directory | video_directory | audio_directory -- with a folder of media"
+            "counts_with": OF_FOLDERS,
+            "since": "0.2",
+            "advanced": True,
         },
     )
     trigger_word: str = Field(default="", description="Word put before each caption that does not contain it.")
@@ -82,9 +92,7 @@ class SharedSettings(ConditionSettings):
     recursive: bool = Field(
         default=False,
         description="Also take media from sub-folders.",
-        json_schema_extra={
-            "counts_with": ".source_key = image_directory | video_directory | audio_directory -- with a folder of media"
-        },
+        json_schema_extra={"counts_with": OF_FOLDERS},
     )
     max_left_out: float = Field(
         default=0.5,

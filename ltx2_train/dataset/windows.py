@@ -92,7 +92,7 @@ class Cutter:
             cut, reason = self._windows(line, explicit, media)
             if reason:
                 return [], f"{reason} ({media.frames} frames at {line.source_fps:.2f} fps in the file)"
-        source = Medium(media, candidate.caption or "", candidate.stem, entry.caches, line)
+        source = Medium(media, candidate.caption or "", candidate.stem, entry.caches, line, candidate.more_captions)
         width, height = explicit[:2] if explicit else self.buckets.choose(media.width, media.height)
         apart, silence = self._sound_of(media, candidate)
         tracks: tuple[int, ...] = ()
@@ -174,7 +174,7 @@ class Cutter:
             )
         fps = entry.audio_only_target_fps
         line = timing.Timeline((0,), fps, fps, False)
-        source = Medium(media, candidate.caption or "", candidate.stem, entry.caches, line)
+        source = Medium(media, candidate.caption or "", candidate.stem, entry.caches, line, candidate.more_captions)
         beside = self._companions_of(candidate, media.kind)
         items = []
         for start, seconds in parts:

@@ -98,7 +98,7 @@ def cached_captions(entry: DatasetSettings) -> Iterator[str]:
 
 
 def dataset_captions(config: DatasetConfig, events: Events | None = None, plan: DatasetPlan | None = None) -> list[str]:
-    """The captions that are trained on, each once; `plan` spares planning again. Raises DataError."""
+    """The first captions of the media that are trained on; `plan` spares planning. Raises DataError."""
     plan = plan or plan_dataset(config, events)
     found = [item.caption for item in plan.items if not item.validation]
     for entry in config.datasets:
@@ -179,6 +179,7 @@ class CachedSamples:
             caption=text.metadata.get("caption", text.metadata.get("caption1", "")),
             latent_path=path,
             text_path=text.path,
+            others=self._others(entry, name, text),
             dataset=index,
             repeats=entry.num_repeats,
             buckets=SoundBuckets.of(entry, checker.audio),
@@ -213,11 +214,22 @@ class CachedSamples:
         self._check(file, "audio VAE", self.checker.recipe.audio_vae)
         return file
 
-    def _text(self, entry: DatasetSettings, name: CachedName) -> CacheFile | None:
+    def _others(self, entry: DatasetSettings, name: CachedName, first: CacheFile) -> tuple[tuple[str, Path], ...]:
+        """The further captions that a medium has by what the cache of its first says."""
+        said = first.metadata.get("captions", "1")
+        found = []
+        for number in range(1, int(said) if said.isdecimal() else 1):
+            file = self._text(entry, name, number)
+            if file is None:
+                raise CacheError(f"caption {number + 1} of {said} has no cache", first.path)
+            found.append((file.metadata.get("caption", ""), file.path))
+        return tuple(found)
+
+    def _text(self, entry: DatasetSettings, name: CachedName, number: int = 0) -> CacheFile | None:
         preferred = self.checker.recipe.settings.text_form
         other: TextForm = "full" if preferred == "compact" else "compact"
         for form in (preferred, other):
-            path = entry.caches / text_cache_name(name.stem, form)
+            path = entry.caches / text_cache_name(name.stem, form, number)
             if not path.is_file():
                 continue
             file = CacheFile(path)

@@ -44,7 +44,7 @@ class SampleChecker:
         self._sounds, self._reference_sounds = SoundLatents(plan, recipe), ReferenceSound.each(plan, recipe)
         self._masks, self._sound_masks = Masks(plan, recipe), SoundMasks(plan, recipe)
         self._text = Text(plan, recipe)
-        self._texts: dict[tuple[Path, str], Path | None] = {}
+        self._texts: dict[tuple[Path, str], tuple[Path, ...] | None] = {}
 
     def sample(self, item: Item) -> Sample | None:
         """The sample of `item`, or None where the mode has no use for it or with the reason noted."""
@@ -71,9 +71,9 @@ class SampleChecker:
         else:
             file = self._usable(latents)
             shape = None if file is None else file.latent_shape()
-        text_path = self._text_of(item)
+        texts = self._texts_of(item)
         companions = self._companions(item, latents is not None, bool(steps))
-        if shape is None or text_path is None or steps is None or companions is None:
+        if shape is None or texts is None or steps is None or companions is None:
             return None
         return Sample(
             key=item.key,
@@ -81,7 +81,8 @@ class SampleChecker:
             fps=item.fps,
             caption=item.caption,
             latent_path=item.latent_path,
-            text_path=text_path,
+            text_path=texts[0],
+            others=tuple(zip(item.source.others, texts[1:], strict=True)),
             dataset=item.dataset.index,
             repeats=entry.num_repeats,
             buckets=SoundBuckets.of(entry, self.audio),
@@ -118,16 +119,21 @@ class SampleChecker:
         file = self._usable(job)
         return (None, False) if file is None else (file.audio_steps(), file.silent)
 
-    def _text_of(self, item: Item) -> Path | None:
-        """The fresh text cache of `item`: of the form that is set, else of the other."""
+    def _texts_of(self, item: Item) -> tuple[Path, ...] | None:
+        """The fresh text caches of `item`, one a caption: of the form that is set, else of the other."""
         if item.text_key not in self._texts:
-            job, state = self._text.either(item)
-            if problem := state.problem:
-                self.problems[job.path] = problem
-            elif state.file is not None:
-                self.foreign += not state.file.fingerprinted
-            self._texts[item.text_key] = None if problem else job.path
+            paths = [self._text_of(one) for one in item.by_caption]
+            self._texts[item.text_key] = None if None in paths else tuple(path for path in paths if path is not None)
         return self._texts[item.text_key]
+
+    def _text_of(self, item: Item) -> Path | None:
+        job, state = self._text.either(item)
+        if problem := state.problem:
+            self.problems[job.path] = problem
+            return None
+        if state.file is not None:
+            self.foreign += not state.file.fingerprinted
+        return job.path
 
     def _companions(self, item: Item, seen: bool, heard: bool) -> dict[str, Any] | None:
         """The caches of references and masks that the mode has a use for; None with the reason noted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +44,8 @@ class Sample:
     its `shape` then is that of an imagined video, which the noise levels follow. `audio_steps` counts the latents of
     its sound, 0 for none, and `silent` says that all of it is known to be silence. References stand in the order of
     their conditions, None where one is missing; masks are None where a sample has none, or the mode no use for them.
+
+    `others` are its further captions with their caches; one of all is drawn whenever it is trained on.
     """
 
     key: str
@@ -67,3 +69,18 @@ class Sample:
     reference_temporal_scale: int = 1
     mask_path: Path | None = None
     audio_mask_path: Path | None = None
+    others: tuple[tuple[str, Path], ...] = ()
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """All its captions."""
+        return (self.caption, *(caption for caption, _ in self.others))
+
+    @property
+    def text_paths(self) -> tuple[Path, ...]:
+        """The caches of all its captions."""
+        return (self.text_path, *(path for _, path in self.others))
+
+    def told(self, number: int) -> Sample:
+        """The sample with its caption of that number alone, from 0."""
+        return replace(self, caption=self.captions[number], text_path=self.text_paths[number], others=())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -30,7 +30,6 @@ from .source import LoraSource
 from .targets import branch_of, count_branches
 
 TOOL = "Baking"
-_PIECE = 1 << 26  # bytes copied at once
 
 
 def bake_loras(
@@ -82,7 +81,7 @@ def bake_loras(
                         )
                     writer.write(name, new)
                 else:
-                    writer.write_bytes(name, _pieces(file, name))
+                    writer.write_bytes(name, file.pieces(name))
                 done += file.tensors[name].nbytes
                 events.progress(done, total, f"{done / 2**30:.1f} of {total / 2**30:.1f} GB")
     layers = [layer for layer, _ in weights.values()]
@@ -163,7 +162,3 @@ def _strengths(count: int, strengths: Sequence[float]) -> list[float]:
     if not any(strengths):
         raise ConfigError("Every strength is 0, so the checkpoint would stay as it is. Give one that is not.")
     return [float(value) for value in strengths] * (count if len(strengths) == 1 else 1)
-
-
-def _pieces(file: TensorFile, name: str) -> Iterator[bytes]:
-    return (file.read_bytes(name, start, _PIECE) for start in range(0, file.tensors[name].nbytes, _PIECE))

@@ -61,6 +61,10 @@ class LoraSet:
         for layer in self.layers.values():
             yield from layer.trained().values()
 
+    def named(self) -> list[tuple[Any, ...]]:
+        """(dotted path, then its parameters) of each layer, as groups of learning rates take them."""
+        return [(path, *layer.trained().values()) for path, layer in self.layers.items()]
+
     def branches(self) -> dict[str, int]:
         """Number of layers in each branch of the model."""
         return count_branches(self.layers)

@@ -12,6 +12,8 @@ from pydantic import Field
 
 from ..settings import Settings
 
+OF_LORA = {"counts_with": "train.what = lora"}
+
 Algo = Literal["lora", "lokr", "loha", "locon", "dora"]
 
 
@@ -42,41 +44,41 @@ class LoraSettings(Settings):
         ge=1,
         le=1024,
         description="Rank: how much a LoRA can hold. 16 to 64 is usual; the file grows with it.",
-        json_schema_extra={"community": "network_dim"},
+        json_schema_extra={**OF_LORA, "community": "network_dim"},
     )
     alpha: float | None = Field(
         default=None,
         ge=0,
         le=65536,
         description="Scale of the LoRA: it works at alpha / rank. Not set, or 0: the rank, so a scale of 1.",
-        json_schema_extra={"community": "network_alpha", "advanced": True},
+        json_schema_extra={**OF_LORA, "community": "network_alpha", "advanced": True},
     )
     dropout: float = Field(
         default=0.0,
         ge=0,
         lt=1,
         description="Share of a LoRA layer's inputs that is dropped in training.",
-        json_schema_extra={"community": "network_dropout", "advanced": True},
+        json_schema_extra={**OF_LORA, "community": "network_dropout", "advanced": True},
     )
     rank_dropout: float = Field(
         default=0.0,
         ge=0,
         lt=1,
         description="Share of a LoRA layer's ranks that is dropped in training, others at each step.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={**OF_LORA, "advanced": True},
     )
     module_dropout: float = Field(
         default=0.0,
         ge=0,
         lt=1,
         description="Share of the LoRA layers that is dropped whole in training, others at each step.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={**OF_LORA, "advanced": True},
     )
     rslora: bool = Field(
         default=False,
         description="Scale by alpha / sqrt(rank) instead of alpha / rank, so that a high rank learns as fast as a low "
         "one. With alpha not set the LoRA then works at sqrt(rank): lower the learning rate, or set alpha.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={**OF_LORA, "advanced": True},
     )
     target: Literal["auto", "t2v", "v2v", "audio", "audio_ref_only_ic", "full"] = Field(
         default="auto",
@@ -84,30 +86,30 @@ class LoraSettings(Settings):
         "audio_ref_only_ic = audio and its exchange with video; full = all but the attention gates. auto = t2v; "
         "audio where only sound is learned; v2v with a reference; audio_ref_only_ic with a reference sound.",
         json_schema_extra={
-            "counts_with": ["not .include_patterns", "not .target_modules"],
+            "counts_with": ["train.what = lora", "not .include_patterns", "not .target_modules"],
             "community": "lora_target_preset",
         },
     )
     include_patterns: list[str] = Field(
         default_factory=list,
         description="Regular expressions; each must match the whole dotted name of a layer. They replace the preset.",
-        json_schema_extra={"community": "include_patterns", "advanced": True},
+        json_schema_extra={**OF_LORA, "community": "include_patterns", "advanced": True},
     )
     exclude_patterns: list[str] = Field(
         default_factory=list,
         description="Regular expressions of layers to leave out; what include_patterns name stays.",
-        json_schema_extra={"community": "exclude_patterns", "advanced": True},
+        json_schema_extra={**OF_LORA, "community": "exclude_patterns", "advanced": True},
     )
     target_modules: list[str] = Field(
         default_factory=list,
         description='Ends of layer names, such as "attn1.to_q", as the official trainer lists them. They replace the '
         "preset.",
-        json_schema_extra={"community": "target_modules", "advanced": True},
+        json_schema_extra={**OF_LORA, "community": "target_modules", "advanced": True},
     )
     weights: Path | None = Field(
         default=None,
         description="A LoRA file to start from, of the same rank; one with a rank per layer is filled up to lora.rank.",
-        json_schema_extra={"community": "network_weights", "advanced": True},
+        json_schema_extra={**OF_LORA, "community": "network_weights", "advanced": True},
     )
 
     algo: Algo = Field(
@@ -115,7 +117,7 @@ class LoraSettings(Settings):
         description="Kind of change: lora = a low-rank product; dora = the same with the length of each input's "
         "weights learned apart; lokr = a Kronecker product; loha = two low-rank products multiplied number by number; "
         "locon = lora, since the model has no convolutions. docs/training.md says what each costs.",
-        json_schema_extra={"since": "0.2", "advanced": True},
+        json_schema_extra={**OF_LORA, "since": "0.2", "advanced": True},
     )
     factor: int = Field(
         default=-1,
@@ -123,7 +125,11 @@ class LoraSettings(Settings):
         le=65536,
         description="Of lokr: the size of the first factor, at most. A larger one makes the second factor and the file "
         "smaller. -1: as near to the root of the layer's size as it comes.",
-        json_schema_extra={"counts_with": ".algo = lokr or .modules", "since": "0.2", "advanced": True},
+        json_schema_extra={
+            "counts_with": ["train.what = lora", ".algo = lokr or .modules"],
+            "since": "0.2",
+            "advanced": True,
+        },
     )
     lokr_norm: float = Field(
         default=0.0,
@@ -132,7 +138,7 @@ class LoraSettings(Settings):
         description="Of lokr: begin with noise as large as this share of the base's weights instead of with no change. "
         "It needs a whole second factor: a high rank. 1e-3 is usual; 0 is off.",
         json_schema_extra={
-            "counts_with": ".algo = lokr or .modules",
+            "counts_with": ["train.what = lora", ".algo = lokr or .modules"],
             "since": "0.2",
             "advanced": True,
             "community": "init_lokr_norm",
@@ -142,7 +148,7 @@ class LoraSettings(Settings):
         default_factory=dict,
         description="Layers with another algo, rank, alpha or factor, by patterns of their names with * for any part; "
         "the last pattern that fits counts.",
-        json_schema_extra={"since": "0.2", "advanced": True},
+        json_schema_extra={**OF_LORA, "since": "0.2", "advanced": True},
     )
 
     @property

@@ -29,7 +29,7 @@ class MeanSettings(Settings):
         ge=0,
         lt=1,
         description="Share of the mean that stays at each step, for example 0.999; 0 keeps no mean.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": "train.what = lora", "advanced": True},
     )
     sample: bool = Field(
         default=True,

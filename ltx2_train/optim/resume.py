@@ -38,7 +38,7 @@ def resume(
     if moments is not None:
         notes += _differences(moments["param_groups"], optimizer.param_groups)
         groups = [
-            {**saved, **_given(optimizer, built), "params": saved["params"]}
+            {**saved, **given_numbers(optimizer, built), "params": saved["params"]}
             for saved, built in zip(moments["param_groups"], optimizer.param_groups, strict=False)
         ]
         fitting = len(moments["param_groups"]) == len(optimizer.param_groups)
@@ -58,7 +58,7 @@ def resume(
     return notes
 
 
-def _given(optimizer: Optimizer, group: Mapping[str, Any]) -> dict[str, Any]:
+def given_numbers(optimizer: Optimizer, group: Mapping[str, Any]) -> dict[str, Any]:
     """Those entries of a group that the optimizer was built with."""
     names = {*inspect.signature(type(optimizer).__init__).parameters, RATE} - {"params"}
     return {name: value for name, value in group.items() if name in names}

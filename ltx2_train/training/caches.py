@@ -227,7 +227,7 @@ def _likely_texts(run: RunConfig, drawn: DrawSettings, dataset: DatasetConfig, p
 def _texts(run: RunConfig, dataset: DatasetConfig, plan: DatasetPlan, prompts: list[Prompt]) -> list[str]:
     """What is encoded besides the captions, as far as the plan tells."""
     beside: list[str] = []
-    captions = [item.caption for item in plan.items if not item.validation]
+    captions = [one.caption for item in plan.items if not item.validation for one in item.source.each]
     with contextlib.suppress(ConfigError):  # there may be captions in caches alone; training will say what is wrong
         beside = regularizer_texts(run.regularizers, captions, dataset_triggers(dataset))
     return list(dict.fromkeys([*needed_texts(run, prompts), *beside, *run.cache.preservation_prompts]))

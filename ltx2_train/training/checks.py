@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from ..events import Events, Passing
 from ..families import VERSIONS
 from ..feed.batches import BatchOrder
 from ..feed.loader import TrainingSet
+from ..full.choose import chosen_weights
 from ..lora.file import load_lora_header
 from ..lora.fit import Sizes, fitting_start, linear_sizes, tell_start, tell_version
 from ..lora.inject import chosen_layers
@@ -35,6 +37,7 @@ from ..weights.fingerprint import part_fingerprint
 from ..weights.load import blueprint
 from ..weights.quantize import check_quant
 from ..weights.reader import TensorFile
+from .check_full import check_full, require_plain
 from .check_given import as_cached, check_samples, check_streams, check_supplied, tell_ungiven
 from .contexts import EMPTY_PROMPT
 from .fit import Facts, this_machine
@@ -113,7 +116,8 @@ def check(config: RunConfig, events: Events) -> Checked:
     order = _order_batches(config, data, events)
     triggers = dataset_triggers(dataset)
     check_samples_of(config, data.samples, events)
-    texts = regularizer_texts(config.regularizers, [sample.caption for sample in data.samples], triggers)
+    captions = [text for sample in data.samples for text in sample.captions]
+    texts = regularizer_texts(config.regularizers, captions, triggers)
     model, written = (config, files, layers, device), {"dataset.toml": dataset.to_toml()}
     return open_checked(model, data, order, prompts, events, triggers, written, texts, trained)
 
@@ -208,7 +212,8 @@ def check_model(config: RunConfig, events: Events) -> tuple[RunConfig, BaseFiles
     LoRA, and the device.
     """
     check_streams(config)
-    files, _ = check_base(config, events, config.lora.rank)
+    files, stored = check_base(config, events, config.lora.rank)
+    require_plain(config, files.checkpoint.name, stored)
     device = pick_device(config.model.device)
     sizes = _check_layers(config, files.checkpoint)
     layers = list(sizes)
@@ -244,11 +249,13 @@ def check_base(config: RunConfig, events: Events, rank: int | None = None) -> tu
 
 
 def _check_layers(config: RunConfig, checkpoint: Path) -> dict[str, tuple[int, int]]:
-    """The layers that get a LoRA, with their sizes. They and the blocks that the settings count on must be in the
-    model, as its header describes it."""
+    """The layers that get a LoRA, with their sizes, or the weights that are trained. They and the blocks that the
+    settings count on must be in the model, as its header describes it."""
     with TensorFile(checkpoint) as file:
         model = blueprint(file, config.model.mode)
-    layers = chosen_layers(model, config.settled_lora)
+    full = config.train.what == "full"
+    weights = {name: tuple(one.shape) for name, one in model.named_parameters()} if full else {}
+    layers = chosen_weights(list(weights), config.full) if full else chosen_layers(model, config.settled_lora)
     total, memory = len(model.transformer_blocks), config.memory
     require_stg_block(config.sample, total)
     if memory.fit == "custom":  # nothing is planned, and settings may contradict each other
@@ -256,6 +263,8 @@ def _check_layers(config: RunConfig, checkpoint: Path) -> dict[str, tuple[int, i
     else:
         fixed_settings(config, total)
     check_blocks(config, total, layers)
+    if full:
+        return {name: (weights[name][0], math.prod(weights[name][1:])) for name in layers}
     sizes = linear_sizes(model)
     sizes = {layer: sizes[layer] for layer in layers}
     check_kinds(config.settled_lora, sizes)
@@ -305,8 +314,9 @@ def _plan_optimizer(
     config: RunConfig, data: TrainingSet, order: BatchOrder, device: torch.device, folder: Path, events: Events
 ) -> tuple[RunConfig, Facts]:
     """The settings with the optimizer that the plan of a new run asks for, and what that was planned from."""
-    captions = len({sample.text_path for sample in data.samples})
-    facts = Facts.read(config, of_batch(largest_batch(order, config), config, captions), device.type)
+    captions = len({path for sample in data.samples for path in sample.text_paths})
+    work = of_batch(largest_batch(order, config), config, captions, held_out=validation_clips(config, data))
+    facts = Facts.read(config, work, device.type)
     name, note = choose_optimizer(config.optimizer, device)
     fails = why_not(LEANER, config.optimizer, device)
     if fails:
@@ -358,6 +368,7 @@ def check_settings(config: RunConfig) -> None:
     config.require_effect()
     check_trackers(config)
     check_regularized(config)
+    check_full(config)
     if config.train.loraplus_ratio not in (None, 1) and not config.lora.has_halves:
         raise ConfigError(
             f"train.loraplus_ratio is {config.train.loraplus_ratio:g}, and lora.algo = {config.lora.algo} has no B "

@@ -28,7 +28,8 @@ from .state import list_states, read_tree
 VERSION = 4
 # version -> the fields that it brought, as runs of the version before had them
 FORMER: dict[int, dict[str, Any]] = {
-    3: {"lora.algo": "lora", "lora.factor": None, "lora.modules": {}, "regularizers": "train nothing"}
+    3: {"lora.algo": "lora", "lora.factor": None, "lora.modules": {}, "regularizers": "train nothing"},
+    4: {"train.what": "lora", "full.master_weights": None},
 }
 # version -> fields that it brought, of which records of the version before tell nothing: they are not compared
 UNTOLD: dict[int, tuple[str, ...]] = {4: ("lora.lokr_norm",)}
@@ -62,6 +63,8 @@ class Identity:
     algo: str = _setting("lora.algo")
     factor: int | None = _setting("lora.factor")
     modules: dict[str, Any] = _setting("lora.modules")
+    what: str = _setting("train.what")
+    master_weights: bool | None = _setting("full.master_weights")
     lokr_norm: float | None = _setting("lora.lokr_norm")
     accumulation: int = _setting("train.accumulation")
     seed: int = _setting("train.seed")
@@ -100,6 +103,8 @@ class Identity:
             algo="lora" if config.lora.algo == "locon" else config.lora.algo,
             factor=config.lora.factor if config.lora.has_factor else None,
             modules={pattern: module.model_dump(exclude_none=True) for pattern, module in config.lora.modules.items()},
+            what=train.what,
+            master_weights=config.full.master_weights if train.what == "full" else None,
             lokr_norm=config.lora.lokr_norm if config.lora.has_factor else None,
             accumulation=train.accumulation,
             seed=train.seed,

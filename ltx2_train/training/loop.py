@@ -29,6 +29,8 @@ from ..errors import ConfigError, RunError, Stopped, TrainerError
 from ..events import Events, shielded
 from ..feed.batches import Batch, Batches, load_batch
 from ..feed.loader import Sample
+from ..full.optimizer import WeightOptimizer
+from ..lora.inject import LoraSet
 from ..optim import averaged, can_be_guarded, guarded_step, state_aside
 from .checks import Checked, check, check_settings
 from .contexts import streams_of
@@ -51,7 +53,7 @@ from .watch import norm_row
 MAX_BAD_STEPS = 5
 NORM = "grad_norm"  # the column of the metrics
 # purposes of a generator: noise is purpose 0, and must not shift when captions are dropped or regularizers draw
-DROPOUT_COINS, REGULARIZERS = 1, 2
+DROPOUT_COINS, REGULARIZERS, CAPTIONS = 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def train_checked(checked: Checked, events: Events) -> RunResult:
     """As `train`, of a run whose inputs have been found good; its folder is closed afterwards."""
     try:
         if (lora := checked.finished_lora()) is not None:
-            text = f"Finished before: {checked.total} steps. Raise train.steps to go on. LoRA: {lora}"
+            product = "Checkpoint" if checked.config.train.what == "full" else "LoRA"
+            text = f"Finished before: {checked.total} steps. Raise train.steps to go on. {product}: {lora}"
             return RunResult(checked.folder.path, lora, checked.total, checked.total, text)
         with tracked(checked.config, checked.folder.path, events) as told:
             asked = Asked(told, checked.folder.path)
@@ -171,11 +174,7 @@ class _Loop:
     def _step(self, guard: OomGuard) -> _Done:
         """Gradients, clipping, optimizer. A step that is not finite changes nothing but the numbers of its place."""
         run, begun = self.run, time.monotonic()
-        columns, names, place = take_guarded(run, self.batches, guard, self._micro_steps)
-        run.scaler.unscale_(run.optimizer)
-        limit = self.settings.train.clip_norm or math.inf
-        beside = () if run.regularizers is None else run.regularizers.parameters()
-        columns[NORM] = [torch.nn.utils.clip_grad_norm_([*run.loras.parameters(), *beside], limit)]
+        columns, names, place = self._gradients(guard)
         rates = run.rates()
         queued = run.device.type == "cuda" and can_be_guarded(run.optimizer)
         if queued:
@@ -214,6 +213,23 @@ class _Loop:
             **(norm_row(run.loras) if every and run.step % every == 0 else {}),
         }
         return _Done(row, names, finite, epoch_ended)
+
+    def _gradients(self, guard: OomGuard) -> tuple[Columns, list[str], tuple[int, int]]:
+        """The gradients of a step, clipped, with their norm among its columns; or where they are let go of, the norm
+        of what has moved the weights already."""
+        run = self.run
+        if isinstance(run.optimizer, WeightOptimizer) and self.settings.full.release_gradients:
+            self.batches.begin()
+            with run.optimizer.releasing():
+                columns, names, place = self._micro_steps()
+                columns[NORM] = [run.optimizer.released_norm()]
+            return columns, names, place
+        columns, names, place = take_guarded(run, self.batches, guard, self._micro_steps)
+        run.scaler.unscale_(run.optimizer)
+        limit = self.settings.train.clip_norm or math.inf
+        beside = () if run.regularizers is None else run.regularizers.parameters()
+        columns[NORM] = [torch.nn.utils.clip_grad_norm_([*run.loras.parameters(), *beside], limit)]
+        return columns, names, place
 
     def _micro_steps(self) -> tuple[Columns, list[str], tuple[int, int]]:
         with self.run.loras.held(self.run.model.dtype):
@@ -283,7 +299,7 @@ class _Loop:
         run = self.run
         lora = self.lora or save(run, self.events, "finished", final=True)  # the run may have finished before
         done, seconds = run.step - self.first, time.monotonic() - self.started
-        summary = f"{run.step} of {run.total} steps done ({done} in {_clock(seconds)}). LoRA: {lora}"
+        summary = f"{run.step} of {run.total} steps done ({done} in {_clock(seconds)}). {_titled(run.product)}: {lora}"
         return RunResult(run.folder.path, lora, run.step, run.total, summary)
 
     def _after(self, error: BaseException) -> BaseException:
@@ -291,8 +307,8 @@ class _Loop:
         run, events = self.run, self.events
         full = out_of_memory(error, f"training step {run.step + 1}") if isinstance(error, Exception) else None
         if self.finished:
-            kept = "State and LoRA are saved."
-        elif self.clean:
+            kept = f"State and {run.product} are saved."
+        elif self.clean and not (isinstance(run.optimizer, WeightOptimizer) and run.optimizer.moved):
             kept = save_after_error(run, events, _ending(error))
         else:
             kept = "The last saved state is kept."
@@ -321,6 +337,7 @@ def _micro_steps(run: Run, batches: Rewound, events: Events) -> tuple[Columns, l
     columns: Columns = {}
     names: list[str] = []
     place = run.place
+    released = run.whole and run.config.full.release_gradients
     run.model.train()
     for _ in range(count):
         if events.should_stop():
@@ -330,7 +347,8 @@ def _micro_steps(run: Run, batches: Rewound, events: Events) -> tuple[Columns, l
         place = run.order.following(batch.epoch, batch.index)
         for terms in _parts(run, ready):
             mean = terms.loss.mean()
-            run.scaler.scale(mean / count).backward()
+            if not released or bool(torch.isfinite(mean)):  # weights that have moved cannot be moved back
+                run.scaler.scale(mean / count).backward()
             for column, value in terms.columns().items():
                 values = columns.setdefault(column, [])
                 if terms.adds and column == LOSS:
@@ -347,6 +365,7 @@ def _parts(run: Run, ready: Ready) -> Iterable[StepTerms]:
     """The losses of a micro-batch, each with a backward pass of its own: one, the two halves of a slider, or those of
     regularizers besides."""
     if run.slider is not None:
+        assert isinstance(run.loras, LoraSet), "a slider is a LoRA"
         return run.slider.parts(run.model, run.loras, ready)
     if run.regularizers is not None:
         return run.regularizers.parts(run.model, ready, run.sound)
@@ -361,7 +380,7 @@ def _reader(run: Run) -> Callable[[Sequence[Sample], int, int], Ready]:
     def read_next(samples: Sequence[Sample], epoch: int, index: int) -> Ready:
         turn = next(turns)
         step, micro = divmod(turn, count)
-        batch = load_batch(run.data, samples, epoch, index)
+        batch = load_batch(run.data, _told(samples, _generator(seed, step, micro, CAPTIONS)), epoch, index)
         contexts = _contexts(run, batch, _generator(seed, step, micro, DROPOUT_COINS))
         generator = _generator(seed, step, micro)
         ready = make_ready(run.model, batch, contexts, run.config, run.version, generator, run.sound, turn)
@@ -370,6 +389,14 @@ def _reader(run: Run) -> Callable[[Sequence[Sample], int, int], Ready]:
         return pinned(ready) if run.device.type == "cuda" else ready
 
     return read_next
+
+
+def _told(samples: Sequence[Sample], generator: torch.Generator) -> list[Sample]:
+    """The samples, each that has several captions with one of them, drawn."""
+    return [
+        sample.told(int(torch.randint(len(sample.captions), (), generator=generator))) if sample.others else sample
+        for sample in samples
+    ]
 
 
 def _contexts(run: Run, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -437,6 +464,10 @@ def _draw_as_they_are(run: Run, events: Events, mark: str = "") -> None:
         {"step": run.step, "run": run.folder.name, "strength": 1.0, **({"weights": "ema"} if mark else {})},
         tolerant=True,
     )
+
+
+def _titled(word: str) -> str:
+    return word[:1].upper() + word[1:]
 
 
 def _eta(run: Run, started: float, first: int) -> float:

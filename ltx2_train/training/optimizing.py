@@ -11,7 +11,8 @@ from torch import nn
 from ..config import RunConfig, TrainSettings
 from ..errors import ConfigError
 from ..events import Events
-from ..lora.inject import LoraSet
+from ..full.optimizer import WeightOptimizer
+from ..full.weights import TrainedSet, TrainedWeights
 from ..lora.targets import branch_of
 from ..optim import build_optimizer, build_schedule, describe_groups, find_optimizer, parameter_groups, rehearse
 
@@ -24,7 +25,18 @@ def rates_of(layers: Iterable[Halves], train: TrainSettings) -> tuple[list[dict[
 
 
 def check_optimizer(config: RunConfig, layers: Iterable[str]) -> None:
-    """Raise ConfigError for what does not go with the optimizer: rates, arguments, an EMA. `layers` get stand-ins."""
+    """Raise ConfigError for what does not go with the optimizer: rates, arguments, an EMA. `layers` get stand-ins.
+
+    Where the weights are trained themselves, `layers` are their names.
+    """
+    layers = list(layers)
+    if config.train.what == "full":
+        # weights of one and of two dimensions, each by an optimizer of its own
+        groups = rates_of([(name, nn.Parameter(torch.zeros(1))) for name in layers], config.train)[0]
+        for shape in ((1,), (1, 1)):
+            one = [{"params": [nn.Parameter(torch.zeros(shape))], "lr": groups[0]["lr"]}]
+            rehearse(one, config.optimizer, config.train.learning_rate, config.lora.rank)
+        return
     if config.ema.decay and find_optimizer(config.optimizer.name).averages:
         raise ConfigError(
             f"ema.decay is {config.ema.decay:g}, and what optimizer.name = {config.optimizer.name} saves is a mean "
@@ -36,7 +48,7 @@ def check_optimizer(config: RunConfig, layers: Iterable[str]) -> None:
 
 def make_optimizer(
     config: RunConfig,
-    loras: LoraSet,
+    loras: TrainedSet,
     device: torch.device,
     total: int,
     events: Events,
@@ -46,7 +58,7 @@ def make_optimizer(
 
     `more` are groups of what is trained beside the LoRA.
     """
-    halves = [(path, *layer.trained().values()) for path, layer in loras.layers.items()]
+    halves = loras.named()
     groups, notes = rates_of(halves, config.train)
     groups += [dict(group) for group in more]
     for text in notes:
@@ -55,12 +67,21 @@ def make_optimizer(
         events.message(describe_groups(groups))
     if advice := find_optimizer(config.optimizer.name).advice(config.train.learning_rate, config.schedule.name):
         events.message(advice, "warning")
-    optimizer, _ = build_optimizer(groups, config.optimizer, config.train.learning_rate, device)
-    return optimizer, build_schedule(optimizer, config.schedule, total), _audio_group(loras, groups)
+    optimizer = _build(config, groups, isinstance(loras, TrainedWeights), device)
+    return optimizer, build_schedule(optimizer, config.schedule, total), _audio_group(halves, groups)
 
 
-def _audio_group(loras: LoraSet, groups: Sequence[Mapping[str, Any]]) -> int | None:
-    audio = (layer for path, layer in loras.layers.items() if branch_of(path) == "audio")
-    first = next((parameter for layer in audio for parameter in layer.trained().values()), None)
+def _build(config: RunConfig, groups: list[dict[str, Any]], whole: bool, device: torch.device) -> torch.optim.Optimizer:
+    if not whole:
+        return build_optimizer(groups, config.optimizer, config.train.learning_rate, device)[0]
+
+    def build(weight: nn.Parameter, rate: float) -> torch.optim.Optimizer:
+        return build_optimizer([{"params": [weight], "lr": rate}], config.optimizer, rate, device)[0]
+
+    return WeightOptimizer(groups, build, config.train.seed, config.full.master_weights)
+
+
+def _audio_group(halves: Sequence[Halves], groups: Sequence[Mapping[str, Any]]) -> int | None:
+    first = next((parameters[0] for path, *parameters in halves if branch_of(path) == "audio"), None)
     held = (index for index, group in enumerate(groups) if any(one is first for one in group["params"]))
     return next(held, None) if first is not None else None

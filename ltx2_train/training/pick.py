@@ -22,6 +22,11 @@ def pick_loras(
     saved = dict(list_loras(folder / "lora", name))  # of two after one step, the later
     if not saved:
         plain = folder / "lora" / lora_name(name)
+        if any((folder / "checkpoints").glob("*.safetensors")):
+            raise ConfigError(
+                f"The run {name} trains the weights themselves (train.what = full): it has checkpoints, in "
+                f"{folder / 'checkpoints'}, and no LoRA. Load one of them as the base, or choose another run."
+            )
         if not plain.is_file():
             raise ConfigError(f"The run {name} has no LoRA yet. Train it to its first save, or choose another run.")
         return {name: plain}

@@ -3,7 +3,7 @@
     run.toml          the resolved settings            dataset.toml   the dataset as it was read
     metrics.jsonl     one row a step                   loss.png       the chart of it
     samples/          what was drawn on the way        states/        what a resume needs
-    lora/             the LoRA files                   manifest.json  what the run is and how far it got, written last
+    lora/             the LoRA files, or checkpoints/  manifest.json  what the run is and how far it got, written last
 
 A run is recognised by its identity (identity.py): named values (base, rank, data ...) that must agree for its state to
 make sense.
@@ -57,7 +57,8 @@ class RunFolder:
 
     @property
     def loras(self) -> Path:
-        return self.path / "lora"
+        """Where its saves go: LoRAs, or checkpoints where it trains the weights themselves."""
+        return self.path / saves_in(self.identity)
 
     @property
     def metrics(self) -> Path:
@@ -115,6 +116,11 @@ class RunFolder:
                     (self.path / ".lock").unlink()
 
 
+def saves_in(identity: Mapping[str, Any] | None) -> str:
+    """The folder in a run's that holds what it saves, by the record of the run."""
+    return "checkpoints" if (identity or {}).get("train.what") == "full" else "lora"
+
+
 def recorded_run(settings: RunSettings) -> tuple[Path, dict[str, Any] | None]:
     """The folder that the run is to have, and the record (identity.py) of the run that it goes on with, or None.
 
@@ -158,7 +164,7 @@ def open_run(settings: RunSettings, identity: Mapping[str, Any], events: Events 
     """
     path, manifest = require_usable(settings)
     _, damage = _manifest_or_states(path)
-    folders = (path, path / "states", path / "samples", path / "lora")
+    folders = (path, path / "states", path / "samples", path / saves_in(identity))
     try:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
@@ -246,7 +252,7 @@ def save_text(folder: RunFolder, name: str, text: str) -> None:
 
 def _foreign(path: Path) -> list[Path]:
     """What stands in a folder without a manifest and is not the skeleton of a run killed while it was made."""
-    own = {"states", "samples", "lora", ".lock"}
+    own = {"states", "samples", "lora", "checkpoints", ".lock"}
     if not path.is_dir():
         return [path]
     return [

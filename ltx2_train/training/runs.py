@@ -126,7 +126,8 @@ def prompt_of(path: Path) -> str:
 
 
 def _loras(folder: Path) -> tuple[tuple[int, str], ...]:
-    return tuple((step, path.name) for step, path in list_loras(folder / "lora", folder.name))
+    saved = (one for kind in ("lora", "checkpoints") for one in list_loras(folder / kind, folder.name))
+    return tuple((step, path.name) for step, path in saved)
 
 
 def _samples(folder: Path) -> Iterator[DrawnSample]:

@@ -2,6 +2,7 @@
 
     state      everything a resume needs; tried again, and a run that cannot write it ends
     LoRA       under a name with its step; it can be made from the state, so until the last one the run goes on without
+               (or the checkpoint, where the weights themselves are trained)
     check      the LoRA is opened and held against the checkpoint; one that would not work ends the run
     the rest   plain name, sidecar, export, chart, old files, manifest: what fails is said, and the run goes on
 
@@ -21,7 +22,9 @@ from typing import Any, TypeVar
 from ..device import DTYPES
 from ..errors import RunError, TrainerError
 from ..events import Events
-from ..files import write_json
+from ..files import copy_file, write_json
+from ..full.file import save_checkpoint, verify_checkpoint
+from ..full.weights import TrainedWeights
 from ..lora.file import verify_saved
 from ..lora.save import save_lora
 from ..optim import WeightMean, averaged
@@ -62,7 +65,7 @@ def save(run: Run, events: Events, status: str, final: bool = False) -> Path:
     if (error := saved.failed.get(LORA)) is not None:
         if final or not with_state or not isinstance(error, RunError):
             raise error
-        events.message(f"The LoRA of step {run.step} is missing, its state is saved. {error}", "warning")
+        events.message(f"The {run.product} of step {run.step} is missing, its state is saved. {error}", "warning")
     return saved.lora or run.folder.loras / lora_name(run.folder.name)
 
 
@@ -76,9 +79,10 @@ def save_after_error(run: Run, events: Events, status: str) -> str:
     if saved.state is None:
         kept = list_states(run.folder.states)
         older = f"The state of step {kept[-1][0]} is kept." if kept else "There is no state on disk."
-        also = f" The LoRA of step {run.step} is saved." if saved.lora is not None else ""
+        also = f" The {run.product} of step {run.step} is saved." if saved.lora is not None else ""
         return f"The state could not be saved: {saved.failed[STATE]} {older}{also}{failed}"
-    return f"The state is saved, the LoRA is not:{failed}" if failed else "State and LoRA are saved."
+    product = run.product
+    return f"The state is saved, the {product} is not:{failed}" if failed else f"State and {product} are saved."
 
 
 def complete(run: Run, events: Events) -> None:
@@ -87,12 +91,18 @@ def complete(run: Run, events: Events) -> None:
         saved = Saved()
         _write_loras(run, events, saved)
         for step in saved.failed.keys() & {LORA, CHECK}:
-            events.message(f"The LoRA of step {run.step} is missing. {saved.failed[step]}", "warning")
+            events.message(f"The {run.product} of step {run.step} is missing. {saved.failed[step]}", "warning")
 
 
 def export(lora: Path, folder: Path, name: str) -> Path:
     """Place the LoRA in `folder` too, under its own name and the plain one; returns the plain path."""
     return place_newest(place_lora(lora, folder / lora.name), folder, name)
+
+
+def export_one(checkpoint: Path, folder: Path, name: str) -> Path:
+    """Place the checkpoint in `folder` under the plain name alone, in place of the one before; returns its path."""
+    copy_file(checkpoint, folder / lora_name(name))
+    return folder / lora_name(name)
 
 
 def _write(run: Run, events: Events, status: str, with_state: bool, final: bool) -> Saved:
@@ -132,22 +142,28 @@ def _write_loras(run: Run, events: Events, saved: Saved) -> None:
     written = saved.lora
     if written is None:
         return
-    events.saved("lora", written)
+    events.saved("checkpoint" if run.whole else "lora", written)
     with _needed(saved, CHECK):
-        verify_saved(written, run.checkpoint_shapes, trained=run.step > 0)
+        if run.whole:
+            verify_checkpoint(written, run.checkpoint)
+        else:
+            verify_saved(written, run.checkpoint_shapes, trained=run.step > 0)
     if CHECK in saved.failed:
         return
     if written.name != lora_name(name, run.step):
-        events.message(f"Another LoRA of step {run.step} is there already and is kept; this one is {written.name}.")
+        other = f"Another {run.product} of step {run.step} is there already and is kept"
+        events.message(f"{other}; this one is {written.name}.")
     with _tolerant(saved, f"copy of {written.name} as {lora_name(name)}", events):
         saved.lora = place_newest(written, folder.loras, name)
-    with _tolerant(saved, "file that says how the LoRA came about", events):
+    with _tolerant(saved, f"file that says how the {run.product} came about", events):
         _write_sidecars(run, dict.fromkeys((written, saved.lora)))
     if run.config.run.export_folder is not None:
         with _tolerant(saved, "copy in run.export_folder", events):
-            events.saved("export", export(written, run.config.run.export_folder / name, name))
-    if run.config.train.keep_loras:
-        _removed(prune(folder.loras, name, run.config.train.keep_loras, folder.finished), events)
+            # a checkpoint is too large for one of each step to stay there
+            place_one = export_one if run.whole else export
+            events.saved("export", place_one(written, run.config.run.export_folder / name, name))
+    if keep := run.config.full.keep if run.whole else run.config.train.keep_loras:
+        _removed(prune(folder.loras, name, keep, folder.finished), events)
     if run.mean is not None:
         with _tolerant(saved, "LoRA of the running mean", events):
             _write_mean(run, run.mean, events)
@@ -220,8 +236,12 @@ def _write_state(run: Run) -> Path:
 def _write_lora(run: Run, name: str, more: Mapping[str, Any] | None = None) -> Path:
     metadata, dtype = {**lora_metadata(run), **(more or {})}, DTYPES[run.config.train.save_precision]
     wanted = run.folder.loras / lora_name(name, run.step)
+    if isinstance(run.loras, TrainedWeights):
+        weights = run.loras.weights
+        return write_lora_beside(wanted, lambda path: save_checkpoint(run.checkpoint, path, weights, metadata))
+    loras = run.loras
     with averaged(run.optimizer):
-        return write_lora_beside(wanted, lambda path: save_lora(path, run.loras, metadata, dtype))
+        return write_lora_beside(wanted, lambda path: save_lora(path, loras, metadata, dtype))
 
 
 def _write_sidecars(run: Run, loras: Iterable[Path]) -> None:

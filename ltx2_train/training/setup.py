@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from ..errors import RunError
 from ..events import Events
 from ..feed.batches import BatchOrder
 from ..feed.loader import TrainingSet
+from ..full.optimizer import WeightOptimizer
+from ..full.weights import TrainedSet, TrainedWeights
 from ..lora.file import load_lora_state
 from ..lora.inject import LoraSet, inject
 from ..lora.loftq import apply_loftq, loftq_for
@@ -39,6 +42,7 @@ from ..weights.loftq import Loftq
 from ..weights.reader import TensorFile
 from ..weights.stored import weight_shapes
 from .awq import measured_activations
+from .check_full import tell_disk
 from .checks import Checked
 from .contexts import ContextStore
 from .fit import Facts, MemoryPlan, make_plan, this_machine
@@ -69,7 +73,7 @@ class Run:
     version: str
     device: torch.device
     model: LTXTransformer
-    loras: LoraSet
+    loras: TrainedSet
     optimizer: torch.optim.Optimizer
     schedule: Any
     scaler: GradScaler
@@ -81,6 +85,7 @@ class Run:
     base: dict[str, str]
     total: int
     trigger: str
+    checkpoint: Path
     checkpoint_shapes: Mapping[str, tuple[int, ...]]
     sound: RunSound | None
     watch: SoundWatch
@@ -94,6 +99,16 @@ class Run:
     place: tuple[int, int] = (0, 0)
     log: MetricsLog | None = None
     trained: Trained = Trained()
+
+    @property
+    def whole(self) -> bool:
+        """Whether the weights themselves are trained."""
+        return isinstance(self.loras, TrainedWeights)
+
+    @property
+    def product(self) -> str:
+        """What its saves make, in words."""
+        return "checkpoint" if self.whole else "LoRA"
 
     def rates(self) -> dict[str, float | None]:
         """The rates of the step to come: of the first layer, and of the first audio layer where there is one."""
@@ -147,6 +162,7 @@ def load(checked: Checked, events: Events) -> Run:
         name = config.lora.weights.name
         events.message(f"lora.weights ({name}) counts where a run begins; this one goes on from its own state.")
     if not begun and config.lora.weights is not None:
+        assert isinstance(loras, LoraSet), "lora.weights counts with a LoRA alone"
         loras.load(load_lora_state(config.lora.weights))
         if run.mean is not None:
             run.mean.begin()
@@ -199,9 +215,11 @@ def _place_model(
     return load_placed(stored, memory, device, events, folder.path, loftq, activations), loftq
 
 
-def _adapt(checked: Checked, placed: Placed, loftq: Loftq | None) -> LoraSet:
-    """Put the LoRA round the linears of the model."""
+def _adapt(checked: Checked, placed: Placed, loftq: Loftq | None) -> TrainedSet:
+    """Put the LoRA round the linears of the model, or let its weights want gradients."""
     config = checked.config
+    if config.train.what == "full":
+        return TrainedWeights(placed.model, config.full)
     loras = inject(placed.model, config.settled_lora, torch.Generator().manual_seed(config.train.seed))
     if loftq is not None:
         apply_loftq(loras, loftq)
@@ -233,7 +251,7 @@ def _assemble(
     sound: RunSound | None,
     plan: MemoryPlan,
     placed: Placed,
-    loras: LoraSet,
+    loras: TrainedSet,
     events: Events,
 ) -> Run:
     """Make what moves the LoRA and what draws samples, and put the run together."""
@@ -273,6 +291,7 @@ def _assemble(
         base=checked.base,
         total=checked.total,
         trigger=checked.trigger,
+        checkpoint=checked.checkpoint,
         checkpoint_shapes=shapes,
         sound=sound,
         watch=SoundWatch(loras, config.model.mode if config.audio.generated else "video", events),
@@ -287,7 +306,7 @@ def _assemble(
 
 
 def _regularize(
-    checked: Checked, contexts: ContextStore, sound: RunSound | None, placed: Placed, loras: LoraSet
+    checked: Checked, contexts: ContextStore, sound: RunSound | None, placed: Placed, loras: TrainedSet
 ) -> Regularizers | None:
     """The regularizers of the run, None where it has none."""
     if not checked.config.regularizers.wanted:
@@ -310,9 +329,10 @@ def _regularize(
 def plan_run(checked: Checked, events: Events) -> MemoryPlan:
     """How the run uses memory; a run that goes on keeps the format of its base. Raises ConfigError if nothing fits."""
     config, folder, device = checked.config, checked.folder, checked.device
-    samples = (*checked.data.samples, *validation_clips(config, checked.data))
-    captions = len({sample.text_path for sample in samples})
-    work = of_batch(largest_batch(checked.order, config), config, captions)
+    held_out = validation_clips(config, checked.data)
+    samples = (*checked.data.samples, *held_out)
+    captions = len({path for sample in samples for path in sample.text_paths})
+    work = of_batch(largest_batch(checked.order, config), config, captions, held_out=held_out)
     events.make_room(EVERYTHING, device, EVERYTHING)  # what is free decides
     machine = this_machine(device, folder.path, events)
     hold_to(machine, device)
@@ -320,6 +340,7 @@ def plan_run(checked: Checked, events: Events) -> MemoryPlan:
     facts = Facts.read(config, work, device.type) if known is None else replace(known, run=config)
     plan = make_plan(config, facts, machine, MemoryPlan.load(folder.path))
     events.message(plan.describe())
+    tell_disk(config, plan, machine, events)
     plan.save(folder.path)
     return plan
 
@@ -338,6 +359,8 @@ def _resume(run: Run, events: Events) -> bool:
             events.message(f"{error} An older state is taken.", "warning")
             continue
         run.loras.restore(state["lora"])
+        if isinstance(run.optimizer, WeightOptimizer):
+            run.optimizer.begin()
         if state.get("optimizer") is not None:
             run.scaler.load_state_dict(state["scaler"])
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..conditions.trained import Trained
 from ..config import RunConfig
+from ..errors import ConfigError
 from ..events import Events, shielded
 from ..feed.batches import BatchOrder
 from ..sampling.ahead import training_prompts
@@ -27,6 +28,8 @@ def train_slider(config: RunConfig, events: Events | None = None) -> RunResult:
 def check_slider(config: RunConfig, events: Events) -> Checked:
     """Find everything that can be wrong before a big file is read, and open the run folder."""
     events.stage("check")
+    if config.train.what == "full":
+        raise ConfigError("train.what is full, and a slider is a LoRA. Set train.what to lora.")
     for note in config.notes:
         events.message(note)
     config, slider = slider_settings(config)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..events import Events
 from ..files import atomic
+from ..lora.inject import LoraSet
 from ..media.font import load_font
 from ..sampling.prompts import Prompt
 from ..sampling.render import SampleFile
@@ -28,6 +29,7 @@ def draw_strengths(run: Run, events: Events, mark: str = "") -> None:
     left out.
     """
     assert run.slider is not None
+    assert isinstance(run.loras, LoraSet)
     drawn: dict[int, list[tuple[float, SampleFile]]] = {}
     try:
         for strength in run.slider.settings.strengths:

@@ -32,7 +32,8 @@ def prepare_texts(checked: Checked, events: Events) -> ContextStore:
     prompts = prompt_features(
         texts, folder, checked.files.encoder, checked.files.projection, device, events, config.gemma
     )
-    samples = {sample.text_path: sample for sample in (*data.samples, *validation_clips(config, data))}
+    every = (*data.samples, *validation_clips(config, data))
+    samples = {path: sample.told(number) for sample in every for number, path in enumerate(sample.text_paths)}
     total = len(samples) + len(prompts)
     events.stage("prepare captions", total)
     connectors = load_connectors(checked.files.connectors, config.model.mode, dtype, device)

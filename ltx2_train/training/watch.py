@@ -15,7 +15,7 @@ from ..errors import DataError
 from ..events import Events
 from ..feed.batches import BatchOrder
 from ..feed.loader import Sample
-from ..lora.inject import LoraSet
+from ..full.weights import TrainedSet, TrainedWeights
 from ..shapes import AUDIO_LATENTS_PER_SECOND
 
 CHECK_AFTER = 100  # steps
@@ -24,7 +24,7 @@ HEARING = ("audio", "v2a")  # branches of the model that make the sound
 STILL = 1e-6, 1e-4  # a branch that moved less than this, or than this share of what moved most, has not moved
 
 
-def norm_row(loras: LoraSet) -> dict[str, float]:
+def norm_row(loras: TrainedSet) -> dict[str, float]:
     """How far each branch of the LoRA has moved the model, as it stands in the metrics: norm_video, norm_audio, ..."""
     return {f"norm_{branch}": value for branch, value in loras.norms().items()}
 
@@ -111,13 +111,13 @@ def warn_of_captions(samples: Sequence[Sample], events: Events) -> None:
 class SoundWatch:
     """Counts steps with sound and checks, once, that the audio layers of the LoRA move. Save `state_dict`."""
 
-    def __init__(self, loras: LoraSet, mode: str, events: Events) -> None:
+    def __init__(self, loras: TrainedSet, mode: str, events: Events) -> None:
         self._loras, self._mode, self._events = loras, mode, events
         self._steps = self._heard = 0
-        self._done = mode == "video"
+        self._done = mode == "video" or isinstance(loras, TrainedWeights)
         self._first: dict[str, float] = {}
         self.begin()
-        if mode == "av" and not any(branch in HEARING for branch in self._first):
+        if not self._done and mode == "av" and not any(branch in HEARING for branch in self._first):
             self._done = True
             events.message(
                 "The LoRA has no audio layers, so the sound of the clips only informs the picture and is not learned. "

@@ -31,11 +31,9 @@ from .fingerprint import part_fingerprint
 from .loftq import BASE, ITERS, Loftq, companion, residual
 from .probe import describe_checkpoint
 from .quantize import BLOCKS, Quantizer, eligible, quant_device
-from .reader import TensorFile, TensorInfo
+from .reader import TensorFile
 from .stored import stored_in
 from .writer import TensorEntry, TensorWriter, require_space
-
-_PIECE = 1 << 26  # bytes copied at once
 
 
 @dataclass(frozen=True)
@@ -181,7 +179,7 @@ def _fill(
             raise Stopped("Stopped on request. Nothing was written.")
         path, info = paths.get(name), file.tensors[name]
         if path is None:
-            writer.write_bytes(name, _pieces(file, name, info))
+            writer.write_bytes(name, file.pieces(name))
         else:
             weight = file.read(name, quantize.device)
             made = _made(quantize, path, weight)
@@ -227,7 +225,3 @@ def _linear(weight: Tensor) -> nn.Linear:
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=False)
     return linear
-
-
-def _pieces(file: TensorFile, name: str, info: TensorInfo) -> Iterator[bytes]:
-    return (file.read_bytes(name, start, _PIECE) for start in range(0, info.nbytes, _PIECE))

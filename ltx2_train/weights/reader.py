@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +38,7 @@ TORCH_NAMES = {
 
 _LONGEST_HEADER = 100_000_000  # the format's own limit
 _CHUNK = 1 << 30  # one system call returns at most about 2 GiB
+_PIECE = 1 << 26  # bytes of a copy at once
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,10 @@ class TensorFile:
         buffer = bytearray(count)
         self._fill(name, info.offset + start, memoryview(buffer))
         return bytes(buffer)
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """The raw bytes of tensor `name`, some at a time."""
+        return (self.read_bytes(name, start, _PIECE) for start in range(0, self._info(name).nbytes, _PIECE))
 
     def close(self) -> None:
         """Let go of the file; a later read opens it again."""

@@ -68,12 +68,13 @@ WIDGETS = {
     "LTX2T_QuantizationOptions": "block_size device loftq loftq_iters awq awq_alpha awq_batches",
     "LTX2T_TextEncoderOptions": "double_quant compute_dtype",
     "LTX2T_DatasetOptions": "audio_track flip color_jitter crop caption_prefix caption_replace frame_interval "
-    "first_frame_probability | video_loss_weight",
+    "first_frame_probability | video_loss_weight caption_lines",
     "LTX2T_CachingOptions": "latents_dtype audio_vae_dtype audio_latents_dtype text_dtype preservation_prompts "
     "tiles_chunk_size tiles_spatial_overlap tiles_temporal_overlap | dino_model "
     "dino_size dino_batch",
     "LTX2T_LoRAOptions": "rank_dropout module_dropout rslora include_patterns exclude_patterns target_modules "
     "algo factor | lokr_norm modules",
+    "LTX2T_FullFinetuningOptions": "include_patterns exclude_patterns master_weights release_gradients keep",
     "LTX2T_ObjectiveOptions": "sampling mode shift std eps uniform_prob min_timestep max_timestep | buckets",
     "LTX2T_LossOptions": "type huber_delta balance_beta balance_eps balance_start balance_decay balance_min "
     "balance_max",
@@ -83,8 +84,8 @@ WIDGETS = {
     "LTX2T_OptimizerOptions": "betas eps args ema_decay ema_sample",
     "LTX2T_ScheduleOptions": "min_lr_ratio cycles power step_size gamma",
     "LTX2T_TrainingOptions": "data_prefetch epochs lr_args changed_rate caption_dropout_with norms_every "
-    "save_every_epochs on_nan | prove_references log_report_to wandb_project wandb_entity wandb_run_name wandb_tags "
-    "wandb_log_validation_videos hub_push hub_repo hub_path hub_private",
+    "save_every_epochs on_nan | prove_references what log_report_to wandb_project wandb_entity wandb_run_name "
+    "wandb_tags wandb_log_validation_videos hub_push hub_repo hub_path hub_private",
     "LTX2T_MemoryOptions": "swap_ahead ff_chunk_target split_attention split_attention_size "
     "split_attention_target context_gb pinned_gb",
     "LTX2T_RegularizersOptions": "blank_weight dop_weight dop_captions dop_class_prompt dop_trigger "
@@ -151,6 +152,7 @@ SOCKETS = {
     "LTX2T_DatasetOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
     "LTX2T_CachingOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
     "LTX2T_LoRAOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
+    "LTX2T_FullFinetuningOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
     "LTX2T_ObjectiveOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
     "LTX2T_LossOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
     "LTX2T_AudioOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),

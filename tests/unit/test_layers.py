@@ -16,7 +16,7 @@ ROWS: list[set[str] | list[str]] = [
     {"settings", "locks", "foreign"},
     {"models", "quant", "offload", "objective", "optim", "media"},
     {"weights", "dataset"},
-    ["lora", "caching", "conditions"],
+    ["lora", "full", "caching", "conditions"],
     ["feed", "workshop"],
     {"config"},
     ["sizes", "placement"],

@@ -197,6 +197,8 @@ class _Search:
 
     def _swaps(self) -> list[int]:
         given = self.memory.blocks_to_swap
+        if self.config.train.what == "full":
+            return [0]
         if given is not None:
             return [given]
         most = self._recomputes(0)[-1]  # what is swapped is recomputed
@@ -235,7 +237,7 @@ def fixed_settings(config: RunConfig, total: int) -> tuple[str, ...]:
             f"weights are gone when backward comes. Set memory.recompute_blocks to at least {swap}, or swap fewer."
         )
     given = {
-        "blocks_to_swap": swap is not None,
+        "blocks_to_swap": swap is not None or config.train.what == "full",
         "recompute_blocks": recompute is not None,
         "offload_activations": memory.offload_activations is not None,
         "pinned": memory.pinned is not None,
@@ -247,6 +249,8 @@ def fixed_settings(config: RunConfig, total: int) -> tuple[str, ...]:
 
 def _formats(config: RunConfig, facts: Facts, stored: MemoryPlan | None) -> tuple[str, ...]:
     given = config.quant.format
+    if config.train.what == "full":
+        return ("none",)
     if stored is not None and given not in ("auto", stored.format):
         raise ConfigError(
             f"quant.format is {given}, but the run began with {stored.format}, and its LoRA was trained on that base. "
@@ -343,6 +347,7 @@ def _as_given(config: RunConfig, facts: Facts, machine: Machine, format: str) ->
         raise ConfigError(_too_little_ram(need.ram, machine.ram))
     else:
         reasons.append(f"On {machine.device_type} the whole model lies in RAM.")
+    reasons += _of_validation(facts, candidate.prediction)
     fixed = tuple(Choice.__dataclass_fields__) if custom else fixed_settings(config, total)
     return _plan(candidate, facts, machine, tuple(reasons), (), fixed)
 
@@ -381,7 +386,16 @@ def _words(chosen: Candidate, facts: Facts) -> list[str]:
         reasons.append("Everything fits; nothing is swapped or recomputed.")
     elif choice.blocks_to_swap >= total - 1:
         reasons.append("As many blocks as possible are swapped.")
-    return reasons
+    return [*reasons, *_of_validation(facts, chosen.prediction)]
+
+
+def _of_validation(facts: Facts, prediction: Prediction) -> list[str]:
+    """What a measurement of the clips held out takes, where there are any."""
+    count, levels = facts.work.held_out, facts.run.validation.levels
+    if not count:
+        return []
+    times = f"{count} clip{'s' if count > 1 else ''} at {levels} noise level{'s' if levels > 1 else ''}"
+    return [f"Each validation ({times}) takes about {seconds(prediction.validation)}."]
 
 
 def _too_small(search: _Search, formats: tuple[str, ...]) -> str:
@@ -395,10 +409,15 @@ def _too_small(search: _Search, formats: tuple[str, ...]) -> str:
         f"{need.ram / GB:.0f} GB of RAM; {max(0.0, machine.limit) / GB:.1f} and {machine.ram / GB:.0f} GB can be used. "
         "Make the clips shorter (target_frames), smaller (resolution) or fewer at a time (batch_size) in the dataset"
     )
-    if search.config.lora.rank > 16:
+    full = search.config.train.what == "full"
+    if full:
+        text += (
+            ", train fewer weights (full.include_patterns), let gradients go (full.release_gradients), or train a LoRA"
+        )
+    elif search.config.lora.rank > 16:
         text += f", lower lora.rank ({search.config.lora.rank})"
-    if search.fixed:
-        text += f", leave out the settings of memory that you fixed ({', '.join(search.fixed)})"
+    if fixed := [name for name in search.fixed if not (full and name == "blocks_to_swap")]:
+        text += f", leave out the settings of memory that you fixed ({', '.join(fixed)})"
     if search.config.quant.format == "none":
         text += ', or set quant.format to "auto"'
     other = taken(machine)

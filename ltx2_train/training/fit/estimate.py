@@ -4,11 +4,12 @@ Device, in bytes:
 
     weights     blocks that stay, what is outside of the blocks, and the slots through which swapped blocks pass
     LoRA        4 for each trainable number, and 2 for its copy in bf16 or fp16; their gradients are part of the step
+    trained     instead of the LoRA, where the weights themselves are: as they are stored, 4 more with float32 copies
     optimizer   what it keeps for each trainable number
     step        the peak of the simulated step
     regularizers    hidden states and what is compared with them, and what is trained beside the LoRA
     workspace   of cuBLAS and kernels, 0.4 GB: an assumption
-    samples     what one forward pass for a sample takes more than a step, where the run draws some
+    samples     what one forward pass for a sample, or for a clip of the validation, takes more than a step
     fragments   5 % of LoRA, optimizer and step, which an allocator loses in holes: an assumption
 
 RAM: blocks that are swapped, inputs of blocks that wait there, text contexts (up to memory.context_gb; the rest is a
@@ -39,7 +40,7 @@ PROCESS = {"cuda": 3.0 * GB}  # Python, torch and the libraries of the device; 1
 LOADING = 0.5 * GB
 SAMPLE = 3e6
 NUMBER = 4  # bytes of a trainable number and of its gradient
-HALF = 2  # of its copy for products in fewer bits
+COPIES = 4  # of one weight in float32 while its optimizer works: itself, gradient, update and what that is made of
 
 
 def predict(facts: Facts, choice: Choice, machine: Machine) -> Prediction:
@@ -48,7 +49,9 @@ def predict(facts: Facts, choice: Choice, machine: Machine) -> Prediction:
     vram = sum(parts.values())
     if facts.device_type != "cuda":  # the device is the RAM
         vram = ram = vram + ram
-    return Prediction(vram, ram, _disk(facts, choice), _seconds(facts, choice, machine), parts)
+    step, forward = _seconds(facts, choice, machine)
+    measured = facts.work.held_out * facts.run.validation.levels * forward * _held_out_share(facts)
+    return Prediction(vram, ram, _disk(facts, choice), step, parts, measured)
 
 
 def device_parts(facts: Facts, choice: Choice) -> dict[str, float]:
@@ -63,12 +66,14 @@ def device_parts(facts: Facts, choice: Choice) -> dict[str, float]:
         facts.run.train.accumulation > 1 or facts.regularizers.steps > 0,  # gradients of an earlier backward pass
         facts.text_kv_bytes if choice.keep_text_kv else 0,
     )
-    copy = 0 if facts.run.model.precision == "fp32" else HALF
-    lora, state = facts.lora_values * (NUMBER + copy), facts.lora_values * facts.state_bytes
+    lora, state = facts.lora_values * facts.value_bytes, facts.lora_values * facts.state_bytes
+    if facts.full:
+        step += sizes.outside_values * facts.gradient_bytes
+        state += COPIES * NUMBER * sizes.largest
     parts = {
         "weights": float((total - swap) * sizes.block + sizes.outside),
         "slots": float(slots * sizes.block),
-        "LoRA": float(lora),
+        "trained" if facts.full else "LoRA": float(lora),
         "optimizer": state,
         "step": float(step),
     }
@@ -77,7 +82,8 @@ def device_parts(facts: Facts, choice: Choice) -> dict[str, float]:
         parts["regularizers"] = float(held)
     if facts.device_type != "cuda":
         return parts
-    drawing = max(0.0, denoise_bytes(facts, profile) - step)
+    measuring = (profile.fixed + profile.recomputed.forward_rise) * _held_out_share(facts)
+    drawing = max(0.0, denoise_bytes(facts, profile) - step, measuring - step)
     return {**parts, "samples": drawing, "workspace": WORKSPACE, "fragments": FRAGMENTS * (lora + state + step)}
 
 
@@ -125,6 +131,12 @@ def denoise_bytes(facts: Facts, profile: StepProfile) -> float:
     return (profile.fixed + profile.recomputed.forward_rise) * tokens / max(1, trained)
 
 
+def _held_out_share(facts: Facts) -> float:
+    """How much larger the largest clip of the validation is than the largest batch."""
+    work = facts.work
+    return work.held_out_tokens / max(1, work.batch * (work.video_tokens or work.audio_tokens))
+
+
 def _sample_shape(facts: Facts) -> VideoShape:
     sample = DrawSettings.of(facts.run.sample, VERSIONS[-1])  # the rate alone is of the model, and counts for sound
     return VideoShape(floor_frames(sample.frames), sample.height, sample.width, sample.fps)
@@ -145,14 +157,18 @@ def _disk(facts: Facts, choice: Choice) -> float:
     scratch = 0 if choice.swap_from == "ram" or as_in_file else choice.blocks_to_swap * facts.sizes(choice.format).block
     train = run.train
     saves = 1 + (train.steps // train.save_every if train.save_every else 0)
-    states = min(train.keep_states, saves) * values * (NUMBER + facts.state_bytes)
+    number = facts.value_bytes if facts.full else NUMBER
+    states = min(train.keep_states, saves) * values * (number + facts.state_bytes)
     loras = (min(train.keep_loras, saves) if train.keep_loras else saves) * values * 2 * (2 if run.ema.decay else 1)
+    if facts.full:
+        loras = min(run.full.keep, saves) * facts.file_bytes
     drawn = train.steps // run.sample.every + 1 if run.sample.every else 0
     contexts = max(0.0, facts.work.captions * facts.context_bytes - run.memory.context_gb * GIB)
     return states + loras + drawn * 2 * SAMPLE + contexts + scratch
 
 
-def _seconds(facts: Facts, choice: Choice, machine: Machine) -> float:
+def _seconds(facts: Facts, choice: Choice, machine: Machine) -> tuple[float, float]:
+    """Of a step, and of a forward pass alone."""
     sizes, rates = facts.sizes(choice.format), machine.rates
     link = _link(facts, choice, rates)
     if choice.swap_from == "file":
@@ -174,6 +190,8 @@ def _seconds(facts: Facts, choice: Choice, machine: Machine) -> float:
         compiled=bool(facts.run.memory.compile),  # what a trial will find is not known yet
     )
     micro += facts.regularizers.forwards * forward + facts.regularizers.steps * micro
-    update = (3 * NUMBER + 2 * facts.state_bytes) * facts.lora_values  # gradient read, value and state read and written
+    # gradient read, value and state read and written
+    number = facts.value_bytes if facts.full else NUMBER
+    update = (facts.gradient_bytes + 2 * number + 2 * facts.state_bytes) * facts.lora_values
     launches = facts.update_seconds if facts.device_type == "cuda" else 0.0
-    return micro * facts.run.train.accumulation + update / rates.bandwidth + launches
+    return micro * facts.run.train.accumulation + update / rates.bandwidth + launches, forward

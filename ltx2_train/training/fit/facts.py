@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,10 +11,11 @@ from ...config import RunConfig
 from ...config.base_files import require_mode
 from ...device import DTYPES
 from ...families import FAMILIES, Family
+from ...full.choose import chosen_weights
 from ...lora.adapter import Adapter
 from ...models.transformer import TransformerConfig
 from ...optim import find_optimizer, state_bytes
-from ...sizes import frozen_bytes, meta_model, stored_as
+from ...sizes import frozen_bytes, meta_model, names_of, stored_as
 from ...weights.load import transformer_config
 from ...weights.probe import model_family
 from ...weights.published import published_config
@@ -27,18 +29,25 @@ from .speed import Flops, flops, lora_passes
 from .work import TEXT_TOKENS, Workload
 
 OUT_CHANNELS = 128  # numbers of a token's prediction, of picture and sound alike
+ROWS = 512  # of a weight on which the state of an optimizer is measured, where the weights are trained themselves
 KEPT = "kept"  # the format of a file that is quantized already
 
 
 @dataclass(frozen=True)
 class BlockSizes:
-    """Bytes of one block and of what is outside of the blocks in one format, and LoRA values and tensors of a block."""
+    """Bytes of one block and of what is outside of the blocks in one format, and trained values and tensors of a block.
+
+    Where the weights themselves are trained, the bytes are those that are not, and all are spread over the blocks.
+    `outside_values` are those of `lora_values` that are no block's, `largest` is that of the largest tensor.
+    """
 
     block: int
     outside: int
     lora_values: int
     lora_tensors: int = 0
     lora_of: dict[str, int] = field(default_factory=dict)
+    outside_values: int = 0
+    largest: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,7 @@ class Facts:
     device_type: str = "cuda"
     stored_as: str = ""
     checkpoint: str = ""
+    file_bytes: int = 0  # of the checkpoint
     _sizes: dict[str, BlockSizes] = field(default_factory=dict, repr=False, compare=False)
     _profiles: dict[tuple[str, int, bool], StepProfile] = field(default_factory=dict, repr=False, compare=False)
 
@@ -65,7 +75,8 @@ class Facts:
             config = transformer_config(file)
             stored, family = stored_as(file), model_family(file)
         require_mode(run, family, Path(path).name)
-        return cls(config, run, _reading(work, family), device_type, stored, Path(path).name)
+        size = Path(path).stat().st_size
+        return cls(config, run, _reading(work, family), device_type, stored, Path(path).name, size)
 
     @classmethod
     def published(cls, version: str, run: RunConfig, work: Workload) -> Facts:
@@ -107,7 +118,25 @@ class Facts:
 
     @cached_property
     def flops(self) -> Flops:
-        return flops(self.config, self.work, self.sizes("none").lora_of)
+        passed = self.sizes("none").lora_of
+        return flops(self.config, self.work, weights=passed) if self.full else flops(self.config, self.work, passed)
+
+    @property
+    def full(self) -> bool:
+        """Whether the weights themselves are trained."""
+        return self.run.train.what == "full"
+
+    @property
+    def value_bytes(self) -> int:
+        """Of one trainable number with its copies: a LoRA is float32 and copied for products in fewer bits."""
+        if self.full:
+            return self.itemsize + (4 if self.run.full.master_weights else 0)
+        return 4 + (0 if self.run.model.precision == "fp32" else 2)
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Of the gradient of one trainable number."""
+        return self.itemsize if self.full else 4
 
     @property
     def lora_values(self) -> int:
@@ -118,7 +147,8 @@ class Facts:
     def state_bytes(self) -> float:
         """Bytes of optimizer state, and of a running mean, for one trainable number."""
         mean = 4 if self.run.ema.decay else 0
-        return mean + state_bytes(self.run.optimizer, self.device_type, self.run.lora.rank)
+        rows = ROWS if self.full else self.run.lora.rank
+        return mean + state_bytes(self.run.optimizer, self.device_type, rows)
 
     @property
     def update_seconds(self) -> float:
@@ -167,7 +197,39 @@ def _reading(work: Workload, family: Family) -> Workload:
     return work if family.caption_tokens == TEXT_TOKENS else replace(work, text=family.caption_tokens)
 
 
+def _full_sizes(config: TransformerConfig, run: RunConfig) -> BlockSizes:
+    model, _ = meta_model(config, run, "none", 1)
+    (block,) = model.transformer_blocks
+    total, shapes = config.num_layers, dict(model.named_parameters())
+    inside = outside = tensors = largest = 0
+    passes: list[tuple[str, int]] = []
+    for name in chosen_weights(names_of(model, total), run.full):
+        number = name.split(".")[1] if name.startswith("transformer_blocks.") else ""
+        weight = shapes[name.replace(f".{number}.", ".0.", 1) if number else name]
+        tensors, largest = tensors + 1, max(largest, weight.numel())
+        if not number:
+            outside += weight.numel()
+            continue
+        inside += weight.numel()
+        if weight.ndim == 2 and name.endswith(".weight"):
+            passes.append((name.split(".", 2)[2].removesuffix(".weight"), weight.numel()))
+    size, item = sum(one.numel() for one in block.parameters()), DTYPES[run.model.precision].itemsize
+    around = sum(one.numel() for one in model.parameters()) - size
+    passed = {who: count // total for who, count in lora_passes(passes).items()}
+    return BlockSizes(
+        (size * total - inside) * item // total,
+        (around - outside) * item,
+        math.ceil((inside + outside) / total),
+        math.ceil(tensors / total),
+        passed,
+        outside,
+        largest,
+    )
+
+
 def _sizes(config: TransformerConfig, run: RunConfig, format: str) -> BlockSizes:
+    if run.train.what == "full":
+        return _full_sizes(config, run)
     model, values = meta_model(config, run, format, 1)
     (block,) = model.transformer_blocks
     inside, outside = frozen_bytes(model)

@@ -82,13 +82,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Bytes on the device, in RAM and on disk, and seconds of a step. `parts` adds up to `vram`."""
+    """Bytes on the device, in RAM and on disk, and seconds of a step. `parts` adds up to `vram`. `validation` is the
+    seconds of one measurement of the clips held out."""
 
     vram: float
     ram: float
     disk: float
     seconds: float
     parts: dict[str, float] = field(default_factory=dict)
+    validation: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,7 @@ def make_report(
         rows=tuple(rows),
         work=facts.work.describe(),
         source=facts.work.source,
-        base=f"{facts.checkpoint or 'The base'}, mode {facts.work.mode}, LoRA of rank {run.lora.rank}",
+        base=f"{facts.checkpoint or 'The base'}, mode {facts.work.mode}, {_trained(run)}",
         rates=_rates(here, facts),
     )
 
@@ -161,6 +161,10 @@ def _row(
         return CardRow(size, machine, make_plan(sized, facts, machine, stored), chosen=chosen)
     except ConfigError as error:
         return CardRow(size, machine, None, str(error), chosen)
+
+
+def _trained(run: RunConfig) -> str:
+    return "all weights trained" if run.train.what == "full" else f"LoRA of rank {run.lora.rank}"
 
 
 def _rates(here: Machine, facts: Facts) -> str:

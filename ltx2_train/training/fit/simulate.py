@@ -54,7 +54,8 @@ class BlockCost:
 
 @dataclass(frozen=True)
 class StepProfile:
-    """A step in pieces, in bytes. `gradient` is that of one block's LoRA, `stored` what `activations` may take away."""
+    """A step in pieces, in bytes. `gradient` is that of what is trained of one block, 0 where none stays, `stored` what
+    `activations` may take away."""
 
     fixed: int
     recomputed: BlockCost
@@ -142,7 +143,7 @@ def simulate(
         tail_recomputed=again[f"f{BLOCKS - 1}"],
         tail_kept=kept[f"f{BLOCKS - 1}"],
         head=again["head"],
-        gradient=gradient,
+        gradient=0 if run.train.what == "full" and run.full.release_gradients else gradient,
     )
 
 
@@ -171,7 +172,8 @@ def _pieces(
     recompute: bool,
     lean: bool,
 ) -> dict[str, Any]:
-    model, numbers = meta_model(config, run, format, BLOCKS)
+    model, _ = meta_model(config, run, format, BLOCKS)
+    trained = [one for block in model.transformer_blocks for one in block.parameters() if one.requires_grad]
     set_memory(model, run, ff_chunk)
     model.set_lean(lean)
     model.set_recompute(None if recompute else 0)
@@ -180,7 +182,7 @@ def _pieces(
     with meta_is(device_type), tracker:
         take_step(model, batch, contexts, run, tracker, work.sound)
     pieces: dict[str, Any] = {segment.name: segment for segment in tracker.segments}
-    return {**pieces, "lora": numbers * 4 // BLOCKS}
+    return {**pieces, "lora": sum(one.nbytes for one in trained) // BLOCKS}
 
 
 def set_memory(model: LTXTransformer, run: RunConfig, ff_chunk: int) -> None:

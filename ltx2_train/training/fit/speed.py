@@ -57,8 +57,10 @@ def flops(
     work: Workload,
     lora_values: dict[str, int] | None = None,
     attention_backward: float = ATTENTION_BACKWARD,
+    weights: dict[str, int] | None = None,
 ) -> Flops:
-    """FLOP of a batch. `lora_values`: LoRA values of a block by what passes them, "video", "audio", "text"."""
+    """FLOP of a batch. `lora_values`: LoRA values of a block by what passes them, "video", "audio", "text"; `weights`:
+    the same of weights that are trained themselves."""
     n, a, l, count = work.video_tokens, work.audio_tokens, work.text, config.num_layers  # noqa: E741
     d, e = config.video.width, config.audio.width
     linear = attention = text = unread = 0.0
@@ -77,12 +79,13 @@ def flops(
         attention += 2 * 4 * n * a * e
     tokens = {"video": n, "audio": a, "text": l}
     lora = sum(2 * tokens[who] * values for who, values in (lora_values or {}).items())
+    own = sum(2 * tokens[who] * values for who, values in (weights or {}).items())
     scale = work.batch * count
     return Flops(
         forward=scale * (linear + attention + text + lora),
         unread=scale * unread,
         text=scale * text,
-        backward=scale * (linear + attention_backward * attention + 2 * lora),
+        backward=scale * (linear + attention_backward * attention + 2 * lora + own),
         slow_forward=scale * (attention + lora),
         slow_backward=scale * (attention_backward * attention + 2 * lora),
     )

@@ -24,6 +24,7 @@ from ...device import out_of_memory, release
 from ...errors import OutOfMemory, OutOfRam
 from ...events import Events
 from ...feed.batches import Batch, load_batch
+from ...full.optimizer import WeightOptimizer
 from ...optim import find_optimizer
 from ..contexts import streams_of
 from ..ready import Ready, make_ready
@@ -77,7 +78,10 @@ def try_largest(
     # its state now, so that the trial holds all that a step does, and memory that runs out over it costs a notch
     prepare = find_optimizer(run.config.optimizer.name).prepare
     if prepare is not None:
-        guarded(partial(prepare, run.optimizer), guard, "making the optimizer's state")
+        optimizer = run.optimizer
+        whole = isinstance(optimizer, WeightOptimizer)
+        make = partial(optimizer.prepare, prepare) if whole else partial(prepare, optimizer)
+        guarded(make, guard, "making the optimizer's state")
 
     def attempt() -> tuple[float | None, float]:
         with unchanged(run):  # the first step on a device compiles and tunes, the second tells how long one takes

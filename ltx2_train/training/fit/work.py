@@ -44,6 +44,7 @@ class Workload:
     `given` is whether a first frame may be given clean, which costs memory; `captions` is how many contexts are kept.
     `references` are those of the picture, in front of it, `reference_sound` counts the latent steps of all those of
     the sound.
+    `held_out` are clips of the validation, the largest of which has `held_out_tokens`, of the picture where it has one.
     """
 
     mode: str
@@ -57,6 +58,8 @@ class Workload:
     source: str = ""
     references: tuple[LatentShape, ...] = ()
     reference_sound: int = 0
+    held_out: int = 0
+    held_out_tokens: int = 0
 
     @property
     def video_tokens(self) -> int:
@@ -125,6 +128,7 @@ def largest_workload(run: RunConfig, events: Events | None = None) -> Workload:
         data = open_data(run, CacheRecipe(run.cache, mode), quiet, dataset, plan)
         samples: Sequence[Sample] = data.samples
         shown, source = partial(cached_references, run=run), "the caches"
+        held_out = data.validation
     except CacheError:
         planned = {item.key: item for item in plan.items}
 
@@ -140,6 +144,8 @@ def largest_workload(run: RunConfig, events: Events | None = None) -> Workload:
             for item in plan.items
             if not item.validation and (sample := _planned(item, run, item.dataset.entry)) is not None
         ]
+        of_plan = (_planned(item, run, item.dataset.entry) for item in plan.items if item.validation)
+        held_out = tuple(sample for sample in of_plan if sample is not None)
         source = "the plan of the dataset, since the caches are not complete"
     if not samples:
         raise ConfigError(
@@ -147,8 +153,9 @@ def largest_workload(run: RunConfig, events: Events | None = None) -> Workload:
         )
     sizes = tuple(entry.batch_size for entry in dataset.datasets)
     order = BatchOrder(samples, sizes, run.train.seed)
-    captions = len({sample.text_path for sample in samples})
-    return of_batch(largest_batch(order, run, shown), run, captions, source, shown)
+    captions = len({path for sample in samples for path in sample.text_paths})
+    held_out = held_out[: run.validation.clips or None] if run.validation.wanted else ()
+    return of_batch(largest_batch(order, run, shown), run, captions, source, shown, held_out)
 
 
 def cached_references(sample: Sample, run: RunConfig) -> ReferenceSizes:
@@ -212,8 +219,9 @@ def of_batch(
     captions: int = 1,
     source: str = "the caches",
     shown: ShownReference | None = None,
+    held_out: Sequence[Sample] = (),
 ) -> Workload:
-    """The sizes of a batch of `run`; `shown` as in `largest_batch`."""
+    """The sizes of a batch of `run`; `shown` as in `largest_batch`, `held_out` the clips of the validation."""
     first, mode = batch[0], run.model.mode
     shape = None if first.kind == "audio" else first.shape
     sound = max(sample.audio_steps for sample in batch)
@@ -225,6 +233,7 @@ def of_batch(
     given = shape is not None and shape.frames > 1 and max(chances) > 0
     references = [(shown or partial(cached_references, run=run))(sample) for sample in batch]
     pictures = [shapes for shapes, _ in references]
+    tokens = [clip.audio_steps if clip.kind == "audio" else clip.shape.tokens for clip in held_out]
     return Workload(
         mode,
         shape,
@@ -236,6 +245,8 @@ def of_batch(
         source=source,
         references=max(pictures, key=lambda shapes: sum(one.tokens for one in shapes)) if shape is not None else (),
         reference_sound=max(steps for _, steps in references) if sound else 0,
+        held_out=len(held_out),
+        held_out_tokens=max(tokens, default=0),
     )
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ...config import RunConfig
 from ...feed.loader import TrainingSet
+from ...full.weights import TrainedSet
 from ...lora.inject import LoraSet
 from ...models.routes import TokenRoute
 from ...models.transformer import LTXTransformer, Output
@@ -38,7 +39,7 @@ class Kit:
 
     run: RunConfig
     model: LTXTransformer
-    loras: LoraSet
+    loras: TrainedSet
     contexts: ContextStore
     data: TrainingSet
     device: torch.device
@@ -46,6 +47,12 @@ class Kit:
     version: str = ""
     triggers: tuple[str, ...] = ()
     silence: Tensor | None = None
+
+    @property
+    def lora(self) -> LoraSet:
+        """What can be switched off, so that the model is the base; checks refuse to ask for it in other runs."""
+        assert isinstance(self.loras, LoraSet), "the base is gone where its weights are trained"
+        return self.loras
 
     @property
     def depth(self) -> int:
@@ -78,7 +85,7 @@ class View:
     def base(self, options: Mapping[str, Any]) -> Output:
         """The prediction of the model without the LoRA at what it is shown, made once."""
         if self._base is None:
-            with self.kit.loras.off():
+            with self.kit.lora.off():
                 self._base = answer_of(self.kit.model, self.group, options)
         return self._base
 

@@ -57,7 +57,7 @@ class SelfFlow(Regularizer):
         if settings.teacher != "base":
             parameters = [
                 half
-                for path, layer in kit.loras.layers.items()
+                for path, layer in kit.lora.layers.items()
                 if settings.teacher == "ema" or path.startswith(f"transformer_blocks.{self._teacher}.")
                 for half in layer.trained().values()
             ]
@@ -112,7 +112,7 @@ class SelfFlow(Regularizer):
         name = f"video.{self._teacher}"
         asked = {"keep_hidden": [name], "last": self._teacher}
         group = replace(view.group, video=_less_noisy(video))
-        loras, model = self.kit.loras, self.kit.model
+        loras, model = self.kit.lora, self.kit.model
         if self._mean is None:
             with loras.off():
                 out = answer_of(model, group, asked)

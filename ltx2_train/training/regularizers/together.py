@@ -123,7 +123,7 @@ class Regularizers:
                 values.append(torch.zeros(group.count, device=self.kit.device))
                 counts += [False] * group.count
                 continue
-            with self.kit.loras.off():
+            with self.kit.lora.off():
                 base = answer_of(model, other)
             values.append(_apart(other, call(model, other), base, first.reads))
             counts += first.counts(group)

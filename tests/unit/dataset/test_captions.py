@@ -5,7 +5,7 @@ import codecs
 import media
 import pytest
 
-from ltx2_train.dataset.captions import read_caption, rewrite, with_trigger
+from ltx2_train.dataset.captions import read_caption, read_captions, rewrite, with_trigger
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import ConfigError, DataError
@@ -109,11 +109,23 @@ def test_a_caption_in_json(tmp_path, text, caption):
     assert read_caption(tmp_path / "a.json") == (caption, None)
 
 
-def test_of_several_captions_in_json_the_first_is_used_and_said_so(tmp_path):
-    (tmp_path / "a.json").write_text('{"caption": ["", "a fox", "a red fox"]}')
-    text, warning = read_caption(tmp_path / "a.json")
-    assert text == "a fox"
-    assert "the first is used" in warning
+def test_several_captions_in_json_and_by_line(tmp_path):
+    (tmp_path / "a.json").write_text('{"caption": ["", "a fox", "a red fox", "a  fox"]}')
+    assert read_captions(tmp_path / "a.json") == (["a fox", "a red fox"], None)
+    assert read_caption(tmp_path / "a.json") == ("a fox", None)
+    (tmp_path / "a.txt").write_text("a fox\r\n\n  a red fox \n")
+    assert read_captions(tmp_path / "a.txt", by_line=True) == (["a fox", "a red fox"], None)
+    assert read_captions(tmp_path / "a.txt") == (["a fox a red fox"], None)
+
+
+def test_each_caption_of_a_medium_is_changed_and_has_a_cache_of_its_own(tmp_path):
+    media.write_image(tmp_path / "a.png", caption="a fox\na red ohwx")
+    given = {"datasets": [{"image_directory": ".", "caption_lines": True, "trigger_word": "ohwx"}]}
+    (item,) = plan_dataset(DatasetConfig.from_table(given, tmp_path)).items
+    assert [one.caption for one in item.by_caption] == ["ohwx, a fox", "a red ohwx"]
+    names = [one.source.text_path("compact").name for one in item.by_caption]
+    assert names == ["a_ltx2_te_compact.safetensors", "a~caption2_ltx2_te_compact.safetensors"]
+    assert len({one.latent_path for one in item.by_caption}) == 1
 
 
 @pytest.mark.parametrize(

@@ -86,11 +86,11 @@ def test_a_column_is_named_where_another_is_used_in_its_place(folder):
     assert any("'image' (first in entry 1) is not used" in text for text in plan.warnings)
 
 
-def test_of_several_captions_the_first_is_used_and_said_so(folder):
+def test_of_several_captions_each_is_one_of_the_medium(folder):
     rows = [GOOD, {"image_path": "m/b.png", "caption": ["", "a bear", "a brown bear"]}]
     plan = planned(folder, rows)
     assert told(plan) == [("a.png", "a fox"), ("b.png", "a bear")]
-    assert any("1 rows have several captions (first in line 2). The first of each is used" in w for w in plan.warnings)
+    assert [item.source.others for item in plan.items] == [(), ("a brown bear",)]
 
 
 # --- CSV -------------------------------------------------------------------------------------------------------------

@@ -99,6 +99,46 @@ def test_parts_add_up():
     assert plan.prediction.parts["weights"] - more["weights"] == full().sizes("none").block
 
 
+def test_clips_held_out_cost_time_and_memory():
+    plain, work = plan_for(24), replace(full().work, held_out=8, held_out_tokens=full().work.video_tokens)
+    facts = replace(full(), work=work, run=make_run({"validation": {"levels": 4}}))
+    measured = predict(facts, plain.choice, card(24, RAM, DISK))
+    assert measured.seconds == plain.prediction.seconds
+    assert plain.prediction.seconds * 8 < measured.validation < plain.prediction.seconds * 20  # 32 forward passes
+    assert plain.prediction.validation == 0
+    large = replace(facts, work=replace(work, held_out_tokens=30 * work.video_tokens))
+    more = predict(large, plain.choice, card(24, RAM, DISK))
+    assert more.validation == pytest.approx(30 * measured.validation)
+    assert more.parts["samples"] > measured.parts["samples"]
+    assert more.parts["step"] == measured.parts["step"]
+    told = make_plan(facts.run, facts, card(24, RAM, DISK)).reasons
+    assert any(text.startswith("Each validation (8 clips at 4 noise levels) takes about") for text in told)
+
+
+def test_full_finetuning_counts_weights_gradients_and_state():
+    settings = {"train": {"what": "full", "clip_norm": 0}, "optimizer": {"name": "adafactor"}}
+    released = plan_for(80, full_weights(released=True), **settings, full={"release_gradients": True})
+    assert (released.format, released.blocks_to_swap) == ("none", 0)
+    values = full_weights(released=True).lora_values
+    assert values == pytest.approx(48 * full().sizes("none").block / 2, rel=0.1)
+    parts = released.prediction.parts
+    assert parts["trained"] == 2 * values
+    assert parts["weights"] < 1e6
+    assert parts["optimizer"] < 0.3 * values
+    kept = device_parts(full_weights(released=False), released.choice)
+    assert kept["step"] - parts["step"] == pytest.approx(2 * values, rel=0.1)
+    with pytest.raises(ConfigError, match=r"let gradients go \(full\.release_gradients\), or train a LoRA"):
+        plan_for(24, full_weights(released=True), **settings, full={"release_gradients": True})
+
+
+@lru_cache
+def full_weights(released):
+    run = make_run(
+        {"train": {"what": "full"}, "full": {"release_gradients": released}, "optimizer": {"name": "adafactor"}}
+    )
+    return replace(full(), run=run, _sizes={}, _profiles={})
+
+
 def test_little_ram_makes_the_base_smaller_and_never_four_bits_where_eight_fit():
     plan = plan_for(12, ram=20e9)
     assert plan.format == "int8_rotated"

@@ -1,0 +1,72 @@
+"""What must be right where the weights themselves are trained (train.what = full); each is refused by its setting."""
+
+from __future__ import annotations
+
+from ..config import RunConfig
+from ..errors import ConfigError
+from ..events import Events
+from ..optim import find_optimizer
+from .fit import MemoryPlan
+from .fit.machine import Machine
+
+# regularizers that need the model as it was before the run, or a mean of the LoRA
+ASK_THE_BASE = ("blank", "dop", "prior_divergence", "audio_dop", "self_flow")
+
+
+def check_full(config: RunConfig) -> None:
+    """Raise ConfigError for settings that do not go with it; needs no file. Other runs pass."""
+    if config.train.what != "full":
+        return
+    quant, memory, train = config.quant, config.memory, config.train
+    if quant.format not in ("auto", "none"):
+        raise ConfigError(
+            f"train.what is full and quant.format is {quant.format}: weights in few bits cannot be trained. Set it to "
+            "none, or train a LoRA."
+        )
+    if memory.blocks_to_swap:
+        raise ConfigError(
+            f"train.what is full and memory.blocks_to_swap is {memory.blocks_to_swap}: blocks that are copied from RAM "
+            "each time are never written back. Leave it out, train fewer weights (full.include_patterns), or train a "
+            "LoRA."
+        )
+    if config.model.precision == "fp16":
+        raise ConfigError("train.what is full and model.precision is fp16, which is too coarse for it. Choose bf16.")
+    if config.full.release_gradients and (train.clip_norm or train.accumulation > 1):
+        raise ConfigError(
+            f"full.release_gradients is on, train.clip_norm is {train.clip_norm:g} and train.accumulation is "
+            f"{train.accumulation}: both need all gradients of a step together. Set clip_norm to 0 and accumulation to "
+            "1, or switch release_gradients off."
+        )
+    asking = [f"regularizers.{name}" for name in config.regularizers.wanted if name in ASK_THE_BASE]
+    if asking:
+        raise ConfigError(
+            f"{' and '.join(asking)} {'needs' if len(asking) == 1 else 'need'} the model without the LoRA, and with "
+            "train.what = full the base changes itself. Set the weight to 0, or train a LoRA."
+        )
+    name = config.optimizer.name
+    kind = None if name == "auto" else find_optimizer(name)
+    if kind is not None and (kind.one_rate or kind.averages):
+        why = "finds one rate for all weights together" if kind.one_rate else "saves a mean of its steps"
+        raise ConfigError(
+            f"train.what is full, which moves each weight by itself, and optimizer.name = {name} {why}. Choose adamw, "
+            "adamw8bit, adamw_bf16, adafactor or came."
+        )
+
+
+def require_plain(config: RunConfig, name: str, stored: str) -> None:
+    """Raise ConfigError where the weights are trained, and the file `name` has them in few bits, as `stored` says."""
+    if config.train.what == "full" and stored != "none":
+        raise ConfigError(
+            f"train.what is full, and {name} is {stored}: weights in few bits cannot be trained. Use the bf16 "
+            "checkpoint, or train a LoRA."
+        )
+
+
+def tell_disk(config: RunConfig, plan: MemoryPlan, machine: Machine, events: Events) -> None:
+    """Warn where states and checkpoints will not find room."""
+    if config.train.what == "full" and plan.prediction.disk > machine.disk:
+        events.message(
+            f"The run leaves about {plan.prediction.disk / 1e9:.0f} GB of states and checkpoints, and "
+            f"{machine.disk / 1e9:.0f} GB are free there. Lower full.keep or train.keep_states, or set train.state.",
+            "warning",
+        )
