@@ -4,7 +4,9 @@
 
 Options that only move weights or activations about must give the first loss of the plain run to the last bit; the last
 column says so. Ratios are to the better peer. Times need a quiet machine; live memory does not depend on it.
-Regularizers are in a table of their own, beside a step without any: --regularizers, see regularized.py.
+What is trained with (optimizers, kinds of LoRA, regularizers, a running mean, full fine-tuning) is in a table of its
+own, beside a step without any, all taken in turns: --training, about five minutes; --regularizers are those alone. See
+regularized.py.
 """
 
 from __future__ import annotations
@@ -59,10 +61,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=list(OPTIONS), help="these options alone")
     parser.add_argument("--no-peers", action="store_true", help="leave the peers out; ratios are to the plain run")
     parser.add_argument("--regularizers", action="store_true", help="the table of regularizers instead")
+    parser.add_argument("--training", action="store_true", help="the table of all that is trained with instead")
     parser.add_argument("--rounds", type=int, default=1, help="so often is everything run, in turns")
     args = parser.parse_args()
-    if args.regularizers:
-        given = ["--size", args.size, "--dtype", args.dtype, "--steps", str(args.steps)]
+    if args.regularizers or args.training:
+        given = ["--size", args.size, "--dtype", args.dtype, "--steps", str(2 if args.training else args.steps)]
+        given += ["--rounds", str(max(2, args.rounds) if args.training else args.rounds)]
+        given += ["--all"] if args.training else []
         raise SystemExit(subprocess.run([sys.executable, str(HERE / "regularized.py"), *given]).returncode)
     common = ["--size", args.size, "--mode", args.mode, "--dtype", args.dtype, "--steps", str(args.steps)]
     blocks = {"tiny": 2, "small": 4, "mid": 8}[args.size]
