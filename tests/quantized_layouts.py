@@ -124,6 +124,26 @@ def int8_rows(tensors, metadata):
         tensors |= {f"{layer}.weight": (weight / scale).round().to(torch.int8), f"{layer}.weight_scale": scale}
 
 
+def int8_convrot(tensors, metadata):
+    """As `int8_rows`, after the rotation of ComfyUI's kernels where the inputs allow its groups."""
+    for layer in block_linears(tensors):
+        tensors |= as_convrot(layer, tensors[f"{layer}.weight"])
+
+
+def as_convrot(layer, weight, group=16):
+    """The tensors of one such layer; one whose inputs are no whole groups is not rotated."""
+    from comfy_kitchen.tensor.int8 import TensorWiseINT8Layout
+
+    turned = weight.shape[1] % group == 0
+    stored, about = TensorWiseINT8Layout.quantize(
+        weight.float(), per_channel=True, convrot=turned, convrot_groupsize=group
+    )
+    made = {f"{layer}.weight": stored, f"{layer}.weight_scale": about.scale}
+    entry = {"format": "int8_tensorwise", "per_row": True}
+    mark(made, layer, entry | ({"convrot": True, "convrot_groupsize": group} if turned else {}))
+    return made
+
+
 def same_state(one, other):
     """Whether two models store the same bytes under the same names in the same classes."""
     left, right = one.state_dict(), other.state_dict()

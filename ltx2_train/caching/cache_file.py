@@ -25,8 +25,9 @@ video (`ltx2_virtual_num_frames_int32`, `..._height_int32`, `..._width_int32`). 
 "float16" or "fp16"; sound is written with the short one.
 
 What a file was made from is written as text into its metadata: `source` (size, time and hash of the medium),
-`settings` (all that changes the content), `checkpoint` and `encoder` (fingerprints of weights). A stale file is found
-by comparing them, and the reason names what differs. `crc32` has a check sum of each tensor, which is compared whenever
+`settings` (all that changes the content), `checkpoint` and `encoder` (fingerprints of weights), of latents also
+`vae_encoder` (that of the encoder alone, by which versions with one encoder share them). A stale file is found by
+comparing them, and the reason names what differs. `crc32` has a check sum of each tensor, which is compared whenever
 the tensor is read; older files and those of others have none.
 """
 
@@ -55,6 +56,7 @@ ARCHITECTURE = "ltx2_v1"  # as the community trainer calls it
 MASK_KEY = "mask"
 AUDIO_LENGTH_KEY = "audio_lengths_int32"
 CHECK_SUMS = "crc32"  # entry of the metadata: key -> CRC-32 of its bytes, as JSON
+ENCODER_WEIGHTS = "vae_encoder"  # entry of the metadata of latents: what its video VAE is in any file and version
 SILENCE = "silence"  # entry of the metadata of sound, "yes" or "no"
 VIRTUAL_KEYS = ("ltx2_virtual_num_frames_int32", "ltx2_virtual_height_int32", "ltx2_virtual_width_int32")
 
@@ -249,23 +251,27 @@ class CacheFile:
 # --- stale or not ----------------------------------------------------------------------------------------------------
 
 
-def stale_weights(file: CacheFile, part: str = "", weights: str = "") -> str | None:
-    """Why a cache of ours is of another format or other weights, or None. `weights` "" are not compared."""
+def stale_weights(file: CacheFile, part: str = "", weights: str = "", encoder: str = "") -> str | None:
+    """Why a cache of ours is of another format or other weights, or None. `weights` "" are not compared.
+
+    `encoder` is what the encoder among them is, whatever file and version of the model it comes from.
+    """
     version = file.metadata.get("format_version")
     if version != FORMAT_VERSION:
         return f"it is of cache format {version}, this program writes {FORMAT_VERSION}"
-    if weights and file.metadata.get("checkpoint") != weights:
+    stored = file.metadata.get("checkpoint")
+    if weights and stored != weights and (not encoder or encoder not in (stored, file.metadata.get(ENCODER_WEIGHTS))):
         return f"it was made with another {part}"
     return None
 
 
 def stale_made(
-    file: CacheFile, source: Path, settings: Mapping[str, Any], part: str = "", weights: str = ""
+    file: CacheFile, source: Path, settings: Mapping[str, Any], part: str = "", weights: str = "", encoder: str = ""
 ) -> str | None:
-    """Why a cache of ours must be made again, or None, where it was made from `source`."""
+    """Why a cache of ours must be made again, or None, where it was made from `source`; see `stale_weights`."""
     return (
         damage(file.path)
-        or stale_weights(file, part, weights)
+        or stale_weights(file, part, weights, encoder)
         or source_change(file.record("source"), source)
         or difference(file.record("settings"), settings)
     )

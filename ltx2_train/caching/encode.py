@@ -43,6 +43,10 @@ class Latents(CacheKind[np.ndarray]):
     def weights(self) -> str:
         return self.recipe.video_vae
 
+    @property
+    def encoder(self) -> str:
+        return self.recipe.video_encoder
+
     def of(self, item: Item) -> Job | None:
         if item.kind == "audio":
             return None

@@ -19,7 +19,15 @@ from ..dataset.sources import source_record
 from ..errors import CacheError, OutOfMemory
 from ..events import Events
 from ..shapes import Mode
-from .cache_file import ARCHITECTURE, FORMAT_VERSION, CacheFile, stale_made, without_mend, write_cache
+from .cache_file import (
+    ARCHITECTURE,
+    ENCODER_WEIGHTS,
+    FORMAT_VERSION,
+    CacheFile,
+    stale_made,
+    without_mend,
+    write_cache,
+)
 from .notes import FAILED, damage
 from .recipe import CacheRecipe
 
@@ -121,6 +129,11 @@ class CacheKind(Generic[R]):
         return ""
 
     @property
+    def encoder(self) -> str:
+        """The fingerprint of those of them that encode, whatever file they come from; "" where there is none such."""
+        return ""
+
+    @property
     def buildable(self) -> bool:
         """Whether the run has what they are made with."""
         return True
@@ -154,7 +167,7 @@ class CacheKind(Generic[R]):
         """Why `file` must be made again, or None. Raises CacheError where it is damaged."""
         if not file.fingerprinted:
             return damage(file.path) or self.foreign(file, job)
-        return stale_made(file, job.source, job.made_from, self.part, self.weights)
+        return stale_made(file, job.source, job.made_from, self.part, self.weights, self.encoder)
 
     def foreign(self, file: CacheFile, job: Job) -> str | None:
         """Why a file of another program, which says nothing of its origin, will not do; None where it may."""
@@ -225,7 +238,11 @@ class CacheKind(Generic[R]):
             "source": json.dumps(source_record(job.source)),
             "settings": json.dumps(job.made_from),
         }
-        return {**metadata, "checkpoint": self.weights} if self.part else metadata
+        if self.part:
+            metadata["checkpoint"] = self.weights
+        if self.encoder:
+            metadata[ENCODER_WEIGHTS] = self.encoder
+        return metadata
 
     def write(self, job: Job, tensors: Mapping[str, torch.Tensor], **more: str) -> int:
         """Write the file; returns its bytes."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class CacheRecipe:
     """`video_vae`, `audio_vae` and `text` are fingerprints of weights; an empty one is not known and not compared.
 
+    `video_encoder` is that of the video VAE's encoder alone, which is the same for its file of any version.
+
     `dino` is None where no DINOv2 model is set. `text_widths` are those of the checkpoint's text features, which only
     the size of text caches depends on.
     """
@@ -31,6 +33,7 @@ class CacheRecipe:
     text: Fingerprints = field(default_factory=Fingerprints)
     dino: DinoModel | None = None
     text_widths: tuple[int, ...] = ()
+    video_encoder: str = ""
 
 
 def text_widths(projection: Path, encoder: Path | None = None) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from ..errors import CheckpointError, ConfigError
 from ..events import Events
 from ..families import FAMILIES, Family, name_of
 from ..weights import keys
-from ..weights.fingerprint import part_fingerprint
+from ..weights.fingerprint import part_fingerprint, video_encoder_fingerprint
 from ..weights.info import CheckpointInfo
 from ..weights.probe import DIFFUSION_VAE, probe, require_trainable, version_of
 from ..weights.reader import TensorFile
@@ -84,6 +84,7 @@ class BaseFiles:
             ),
             DinoModel.find(run.cache.dino) if dino and mode != "audio" else None,
             text_widths(self.projection, self.encoder),
+            video_encoder_fingerprint(self.video_vae) if mode != "audio" else "",
         )
 
     def require_decoder(self, mode: str) -> None:

@@ -281,7 +281,8 @@ class CachedSamples:
         if not file.fingerprinted:
             self.checker.foreign += 1
             return
-        if reason := damage(file.path) or stale_weights(file, part, fingerprint):
+        encoder = self.checker.recipe.video_encoder if part == "VAE" else ""
+        if reason := damage(file.path) or stale_weights(file, part, fingerprint, encoder):
             raise CacheError(reason, file.path)
 
 

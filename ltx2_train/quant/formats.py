@@ -11,13 +11,13 @@ from ..registry import Registry
 from .awq import AwqNf4
 from .base import QuantLinear, QuantNumbers
 from .fp8 import Fp8, Fp8Cast, Fp8Uz, KeptFp8
-from .int8 import Int8, Int8Rotated
+from .int8 import Int8, Int8Rotated, KeptConvrot
 from .mxfp8 import KeptMxfp8
 from .nf4 import Nf4
 from .nvfp4 import KeptNvfp4
 from .quanto import Int2, Int4
 
-CLASSES = (Fp8, Fp8Cast, Fp8Uz, Int8, Int8Rotated, Nf4, Int4, Int2, KeptFp8, KeptMxfp8, KeptNvfp4, AwqNf4)
+CLASSES = (Fp8, Fp8Cast, Fp8Uz, Int8, Int8Rotated, Nf4, Int4, Int2, KeptFp8, KeptMxfp8, KeptNvfp4, KeptConvrot, AwqNf4)
 
 # what quant.format can ask for, and all the ways there are
 FORMATS: Registry[type[QuantLinear]] = Registry("quant.format")

@@ -7,6 +7,8 @@ A few strong input channels make every row's largest value, and with it the step
 up to 256 neighbouring channels by a normalised Hadamard matrix, which spreads each channel over the block and leaves
 the lengths of rows as they are; so the grid becomes fine again. On a weight without outliers nothing is won or lost.
 
+Files of ComfyUI may bring another rotation of the same kind, see KeptConvrot.
+
 Rotation: Ashkboos et al. 2024, "QuaRot", arXiv:2404.00456. Hadamard matrix: Sylvester's construction.
 
 Shape letters: O out, I in, N tokens.
@@ -113,6 +115,48 @@ class Int8Rotated(Int8):
         return hadamard_rotate(self.stored_weight(torch.float32)).to(dtype)  # rounded to `dtype` once
 
 
+class KeptConvrot(Int8):
+    """Int8 after a rotation as ComfyUI's convrot files bring it, within groups of `group` inputs, a power of 4.
+
+    Its matrix is another than that of Int8Rotated: the Kronecker power of one of four, see `_regular_hadamard`.
+    """
+
+    storage: ClassVar[Storage] = Storage("kept_convrot", bits=8, called="int8 convrot", like="int8_rotated")
+
+    def __init__(
+        self,
+        weight: Tensor,
+        scale: Tensor,
+        *,
+        bias: Tensor | None = None,
+        compute_dtype: torch.dtype = torch.bfloat16,
+        group: int = LARGEST_ROTATION,
+    ) -> None:
+        assert is_convrot_group(group, weight.shape[1]), (group, weight.shape)
+        self.group = group
+        super().__init__(weight, scale, bias=bias, compute_dtype=compute_dtype)
+
+    @classmethod
+    def quantize(cls, weight: Tensor, bias: Tensor | None, settings: QuantNumbers, compute_dtype: torch.dtype) -> Self:
+        raise NotImplementedError("a format of files; nothing is quantized into it")
+
+    def turn(self, x: Tensor) -> Tensor:
+        build = _regular_hadamard if torch.compiler.is_compiling() else _kept_regular_hadamard
+        return (x.reshape(-1, self.group) @ build(self.group, x.device, x.dtype)).view(x.shape)
+
+    def turn_back(self, x: Tensor) -> Tensor:
+        return self.turn(x)  # a symmetric orthogonal matrix is its own inverse
+
+    def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
+        dtype = self.compute_dtype if dtype is None else dtype
+        return self.turn(self.stored_weight(torch.float32)).to(dtype)  # rounded to `dtype` once
+
+
+def is_convrot_group(group: int, width: int) -> bool:
+    """Whether `width` inputs can be rotated in groups of `group`: a power of 4 that divides them."""
+    return group >= 4 and group & (group - 1) == 0 and group.bit_length() % 2 == 1 and width % group == 0
+
+
 def rotation_size(width: int) -> int:
     """The largest power of two up to LARGEST_ROTATION that divides `width`."""
     return min(width & -width, LARGEST_ROTATION)
@@ -138,6 +182,27 @@ def _hadamard(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     for step in (4, 2, 1):  # LARGEST_ROTATION has eight bits
         bits = bits ^ (bits >> step)
     return (1 - 2 * (bits & 1)).to(dtype) * 0.5 ** ((size.bit_length() - 1) // 2)
+
+
+def _regular_hadamard(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """[size, size], a power of 4, symmetric, all its rows of one sum, as convrot has it (arXiv:2512.03673).
+
+    Row i, column j of the matrix of four is -1 where i + j = 3; the entries of its powers are exact in every dtype.
+    """
+    number = torch.arange(size, device=device)
+    digits = (size.bit_length() - 1) // 2
+    sign = torch.ones(size, size, device=device)
+    for digit in range(digits):
+        own = (number >> (2 * digit)) & 3
+        sign = torch.where(own.unsqueeze(1) + own == 3, -sign, sign)
+    return sign.to(dtype) * 0.5**digits
+
+
+@lru_cache(maxsize=32)
+def _kept_regular_hadamard(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The same; it depends on no weight, so it may be kept."""
+    with torch.inference_mode(False), torch.no_grad():
+        return _regular_hadamard(size, device, dtype)
 
 
 @lru_cache(maxsize=32)

@@ -130,7 +130,7 @@ def _pairs(slider: SliderSettings, recipe: CacheRecipe, events: Events) -> Slide
 def _pair(positive: Path, negative: Path, texts: Path, recipe: CacheRecipe) -> Sample:
     files = [CacheFile(path) for path in (positive, negative)]
     for file in files:
-        if file.fingerprinted and (reason := stale_weights(file, "VAE", recipe.video_vae)):
+        if file.fingerprinted and (reason := stale_weights(file, "VAE", recipe.video_vae, recipe.video_encoder)):
             raise CacheError(f"{file.path}: {reason}. Encode both folders again with this base.", file.path)
     shapes = [file.latent_shape() for file in files]
     if shapes[0] != shapes[1]:

@@ -5,8 +5,9 @@ spread evenly over the part. Independent of where the file lies, when it was wri
 all other parts: a copy, or a file with a quantized transformer, has the same VAE and text fingerprints.
 
 LTX-2.5 has its video VAE in a file of its own or in the checkpoint, and with one of two decoders; LTX-Video 2B and 13B
-have the same one. What is cached
-depends on none of that, so there the encoder and the statistics count, by their names without a prefix.
+have the same one. What is cached depends on none of that, so there the encoder and the statistics count, by their names
+without a prefix. Latents of the other versions carry this fingerprint beside their own: where the encoders are equal,
+either serves the other.
 """
 
 from __future__ import annotations
@@ -37,29 +38,45 @@ def part_fingerprint(path: Path | str, part: str) -> str:
             names = sorted(file.tensors)
         else:
             names = sorted(name for name in file.tensors if keys.part_of(name) in owners and name not in keys.UNUSED)
-        version, prefix = "1", ""  # of this recipe
         vae = keys.video_vae_prefix(file.tensors) if part == "video_vae" else None
         if vae is not None and (vae == "" or "video_vae_encoder" in model_family(file).apart):
-            version, prefix = "2", vae
-            bare = [name[len(vae) :] for name in file.tensors if name.startswith(vae)]
-            starts = ("encoder.", "per_channel_statistics.")
-            names = sorted(vae + n for n in bare if n.startswith(starts) and keys.VIDEO_VAE + n not in keys.UNUSED)
-        if not names:
-            raise CheckpointError(
-                f"{file.path.name} holds no {part.replace('_', ' ')}. Use the full single-file checkpoint."
-            )
-        pieces: list[str | bytes] = [version]
-        for name in names:
-            info = file.tensors[name]
-            pieces += [name[len(prefix) :], info.dtype, str(info.shape)]
-        for name in names:
-            if "per_channel_statistics." in name:
-                pieces.append(file.read_bytes(name))
-        for name in _spread(names):
-            pieces.append(file.read_bytes(name, 0, _BYTES))
+            return _of_encoder(file, vae)
+        pieces = _pieces(file, names, part)
         if part == "transformer" and BAKED in file.metadata:
             pieces.append(file.metadata[BAKED])
-    return digest(*pieces)
+    return digest("1", *pieces)
+
+
+def video_encoder_fingerprint(path: Path | str) -> str:
+    """That of the video VAE's encoder and statistics alone, for the files of all versions alike.
+
+    Raises CheckpointError where the file holds no video VAE.
+    """
+    with TensorFile(path) as file:
+        vae = keys.video_vae_prefix(file.tensors)
+        return _of_encoder(file, keys.VIDEO_VAE if vae is None else vae)
+
+
+def _of_encoder(file: TensorFile, prefix: str) -> str:
+    bare = [name[len(prefix) :] for name in file.tensors if name.startswith(prefix)]
+    starts = ("encoder.", "per_channel_statistics.")
+    names = sorted(prefix + n for n in bare if n.startswith(starts) and keys.VIDEO_VAE + n not in keys.UNUSED)
+    return digest("2", *_pieces(file, names, "video_vae", prefix))
+
+
+def _pieces(file: TensorFile, names: list[str], part: str, prefix: str = "") -> list[str | bytes]:
+    """What is hashed of the tensors `names` of `part`, under their names without `prefix`."""
+    if not names:
+        raise CheckpointError(
+            f"{file.path.name} holds no {part.replace('_', ' ')}. Use the full single-file checkpoint."
+        )
+    pieces: list[str | bytes] = []
+    for name in names:
+        info = file.tensors[name]
+        pieces += [name[len(prefix) :], info.dtype, str(info.shape)]
+    pieces += [file.read_bytes(name) for name in names if "per_channel_statistics." in name]
+    pieces += [file.read_bytes(name, 0, _BYTES) for name in _spread(names)]
+    return pieces
 
 
 def _spread(names: list[str]) -> list[str]:

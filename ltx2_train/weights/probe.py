@@ -24,7 +24,7 @@ from ..quant.formats import STORED
 from . import keys
 from .info import NAMES, CheckpointInfo, PartSize
 from .reader import TensorFile, TensorInfo
-from .stored import StoredLinears, stored_in
+from .stored import KEPT_CONVROT, StoredLinears, stored_in
 
 WANTED = (
     "Use a full checkpoint of LTX-2 or LTX-2.3 (for example ltx-2.3-22b-dev.safetensors), the transformer of "
@@ -74,7 +74,8 @@ def describe_checkpoint(file: TensorFile) -> CheckpointInfo:
     inside = {} if prefix is None else _under(tensors, prefix)
     found = stored_in(file)
     facts["quant_format"] = found.format
-    facts["precision"] = found.format or _precision(inside or tensors)
+    rotated = KEPT_CONVROT in found.kinds.values()  # its bytes are those of any int8
+    facts["precision"] = found.format or ("int8_convrot" if rotated else _precision(inside or tensors))
     if found.kinds and prefix is not None:
         facts["parameters"] += _packed_parameters(found, tensors, parts)
 

@@ -5,6 +5,7 @@
     kept_nvfp4    weight U8 [O, I/2]; weight_scale F8 in tiles; weight_scale_2 one number    ComfyUI
     kept_mxfp8    weight F8 [O, I]; weight_scale U8 or E8M0 in tiles                         ComfyUI
     int8          weight I8 [O, I]; weight_scale, one number or O                            ComfyUI, quantize
+    kept_convrot  as int8, and ComfyUI's mark says convrot: the inputs are rotated           ComfyUI
     nf4           weight U8 [O, I/2]; scale_weight [O, I/block, 1]; nf4_shape I64 [2]        community trainer, quantize
     fp8 ...       weight; scale_weight; quant_<name>; metadata `quant_format`                quantize
 
@@ -26,7 +27,7 @@ from ..errors import CheckpointError
 from ..files import parse_json
 from ..quant.formats import FORMATS, STORED
 from ..quant.fp8 import KeptFp8
-from ..quant.int8 import Int8
+from ..quant.int8 import LARGEST_ROTATION, Int8, KeptConvrot, is_convrot_group
 from ..quant.mxfp8 import KeptMxfp8
 from ..quant.nvfp4 import KeptNvfp4
 from ..quant.tiles import tiled_size
@@ -41,7 +42,7 @@ NF4_MARK, NF4_BLOCK_SIZE, NF4_SHAPE = "nf4_quantized", "nf4_block_size", ".nf4_s
 COMFY_METADATA, COMFY_MARK = "_quantization_metadata", ".comfy_quant"
 
 KEPT_FP8, KEPT_NVFP4, KEPT_MXFP8 = (kind.storage.name for kind in (KeptFp8, KeptNvfp4, KeptMxfp8))
-INT8 = Int8.storage.name
+INT8, KEPT_CONVROT = Int8.storage.name, KeptConvrot.storage.name
 FP8_TYPES = ("F8_E4M3", "F8_E5M2")
 PLAIN_TYPES = ("BF16", "F16", "F32", "F64")
 SCALES = (".weight_scale", ".scale_weight")
@@ -53,7 +54,9 @@ _COMFY = {
     "mxfp8": KEPT_MXFP8,
     "int8_tensorwise": INT8,
 }
-_COMFY_DETAILS = {"format", "full_precision_matrix_mult"}
+# what a mark may say besides: how another program multiplies, what the scales show too, and the rotation
+_COMFY_DETAILS = {"format", "full_precision_matrix_mult", "per_row", "orig_dtype", "orig_shape"}
+_ROTATED, _GROUP = "convrot", "convrot_groupsize"
 _LONGEST_MARK = 4096  # bytes
 _LOST = "whose scale is missing"
 USABLE = "Use the bf16 or fp8 checkpoint; quant.format makes it small in memory."
@@ -77,7 +80,7 @@ class StoredLinears:
     """What of a file is quantized. `kinds`: layer -> kind, by the whole name in the file without ".weight".
 
     `format` is the format of this program the file was written in, or "". `unreadable`: layer -> the layout it has that
-    cannot be used; then `kinds` lacks that layer.
+    cannot be used; then `kinds` lacks that layer. `groups`: rotated layer -> how many inputs are rotated together.
     """
 
     kinds: dict[str, str]
@@ -85,6 +88,7 @@ class StoredLinears:
     block_size: int = 0
     types: dict[str, str] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
+    groups: dict[str, int] = field(default_factory=dict)
 
     def complaint(self, layers: Iterable[str] | None = None, usable: str = USABLE) -> str:
         """What of `layers` (None: of the whole file) cannot be read, as the end of a sentence; "" where all can."""
@@ -122,6 +126,7 @@ def find_stored(
         return StoredLinears({}, own, unreadable={"": f"{own} of a newer version of this program"})
     kinds: dict[str, str] = {}
     unreadable: dict[str, str] = {}
+    groups: dict[str, int] = {}
     header = _Header(tensors, {**declared_layers(metadata), **(marks or {})})
     for name, info in tensors.items():
         if keys.is_quantization(name):
@@ -139,12 +144,15 @@ def find_stored(
             unreadable[layer] = why
         elif kind:
             kinds[layer] = kind
+            if kind == KEPT_CONVROT:
+                groups[layer] = _group_of(header.declared[layer])
     return StoredLinears(
         kinds,
         own,
         _number(metadata.get(NF4_BLOCK_SIZE)),
         _table(metadata.get(TYPES)),
         unreadable,
+        groups,
     )
 
 
@@ -251,6 +259,9 @@ def _kind(layer: str, info: TensorInfo, header: _Header, own: str) -> tuple[str,
         kind, why = _by_types(layer, info, header)
     if kind and isinstance(declared, Mapping) and _COMFY[str(declared["format"])] != kind:
         return "", f"{STORED.get(kind).storage.words}, but marked as {declared['format']}"
+    if kind == INT8 and (group := _group_of(declared)):
+        fits = is_convrot_group(group, info.shape[1])
+        return (KEPT_CONVROT, "") if fits else ("", f"int8_tensorwise with convrot in groups of {group}")
     return ("", why) if why else (kind, "")
 
 
@@ -309,6 +320,14 @@ def declared_layers(metadata: Mapping[str, str]) -> dict[str, object]:
     return layers if isinstance(layers, dict) else {}
 
 
+def _group_of(entry: object) -> int:
+    """How many inputs of an int8 layer its mark says are rotated together; 0: none are."""
+    if not isinstance(entry, Mapping) or not entry.get(_ROTATED):
+        return 0
+    group = entry.get(_GROUP, LARGEST_ROTATION)
+    return group if isinstance(group, int) and group > 0 else -1
+
+
 def _format_of(entry: object) -> str:
     return str(entry.get("format")) if isinstance(entry, dict) else "an unreadable format"
 
@@ -318,9 +337,8 @@ def _foreign(entry: object) -> str:
     if not isinstance(entry, dict):
         return "an unreadable format"
     name = str(entry.get("format"))
-    more = (
-        {key for key, value in entry.items() if key not in _COMFY_DETAILS and value} if name.startswith("int8") else {}
-    )
+    known = {*_COMFY_DETAILS, _ROTATED, _GROUP} if name == "int8_tensorwise" else _COMFY_DETAILS
+    more = {key for key, value in entry.items() if key not in known and value} if name.startswith("int8") else {}
     return "" if name in _COMFY and not more else " with ".join([name, *sorted(more)])
 
 

@@ -9,13 +9,14 @@ from ..errors import CheckpointError
 from ..quant.base import QuantLinear
 from ..quant.formats import FORMATS
 from ..quant.fp8 import KeptFp8
-from ..quant.int8 import Int8
+from ..quant.int8 import Int8, KeptConvrot
 from ..quant.mxfp8 import KeptMxfp8
 from ..quant.nvfp4 import KeptNvfp4
 from .reader import TensorInfo
 from .stored import (
     FP8_TYPES,
     INT8,
+    KEPT_CONVROT,
     KEPT_FP8,
     KEPT_MXFP8,
     KEPT_NVFP4,
@@ -62,11 +63,16 @@ def read_stored(
         if (rows, width) not in (shape, tuple(-(-size // pad) * pad for size in shape)):
             raise CheckpointError(_other_shape(file.name, layer, (rows, width), shape))
         return cls(*stored, bias=bias, compute_dtype=compute_dtype, shape=shape)
-    if kind == INT8:
+    if kind in (INT8, KEPT_CONVROT):
         weight, scale = file.read(f"{layer}.weight", device), read_scale(file, layer, device)
         assert scale is not None, layer
         scale = scale.reshape(-1, 1).expand(weight.shape[0], 1).clone()
-        return _fitting(Int8(weight, scale, bias=bias, compute_dtype=compute_dtype), file, layer, shape)
+        made = (
+            Int8(weight, scale, bias=bias, compute_dtype=compute_dtype)
+            if kind == INT8
+            else KeptConvrot(weight, scale, bias=bias, compute_dtype=compute_dtype, group=found.groups[layer])
+        )
+        return _fitting(made, file, layer, shape)
     cls = FORMATS.get(kind)
     tensors = []
     for name in cls.stored_names:

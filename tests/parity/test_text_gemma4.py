@@ -9,6 +9,7 @@ import transformers
 from ltx2_train import files
 from ltx2_train.errors import CheckpointError
 from ltx2_train.models.text import FeatureExtractor
+from ltx2_train.quant.int8 import KeptConvrot
 from ltx2_train.weights.gemma import Fp8Linear, load_gemma, load_tokenizer, tokenizer_digest
 from ltx2_train.weights.gemma_files import open_gemma
 from ltx2_train.weights.gemma_settings import GemmaSettings
@@ -189,6 +190,23 @@ def test_another_gemma_4_is_refused_by_what_differs(tiny, tmp_path, change, word
         )
     with pytest.raises(CheckpointError, match=words):
         open_gemma(tmp_path / "x.safetensors")
+
+
+def test_its_file_of_rotated_int8_is_kept_and_near_the_original(tiny, tmp_path):
+    from quantized_layouts import as_convrot
+
+    with TensorFile(tiny[0]) as file:
+        tensors, metadata = {name: file.read(name) for name in file.tensors}, file.metadata
+    for name in [name for name in tensors if name.endswith("_proj.weight") and "layers." in name]:
+        tensors |= as_convrot(name.removesuffix(".weight"), tensors[name])
+    files.write_tensors(tmp_path / "int8.safetensors", tensors, metadata)
+    encoder = TextEncoder.load(tmp_path / "int8.safetensors", tmp_path / "int8.safetensors", torch.float32)
+    linears = {type(m) for name, m in encoder._gemma.named_modules() if name.endswith("_proj")}
+    assert linears == {KeptConvrot}
+    expected = TextEncoder.load(tiny[0], tiny[0], torch.float32).encode(TEXTS)
+    for one, other in zip(encoder.encode(TEXTS), expected, strict=True):
+        assert torch.nn.functional.cosine_similarity(one.video.flatten(), other.video.flatten(), dim=0) > 0.95
+        assert not torch.equal(one.video, other.video)
 
 
 # attention of scale 1 is sharp where weights are random, so rounding to 4 bits shows more than in the real model

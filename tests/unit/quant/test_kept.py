@@ -10,6 +10,7 @@ from ltx2_train.models import fused
 from ltx2_train.models.fused import Fused
 from ltx2_train.quant import base
 from ltx2_train.quant.fp8 import KeptFp8
+from ltx2_train.quant.int8 import KeptConvrot
 from ltx2_train.quant.mxfp8 import KeptMxfp8
 from ltx2_train.quant.nvfp4 import KeptNvfp4
 
@@ -90,6 +91,25 @@ def test_mxfp8_reads_what_comfyui_writes(shape, stored):
     module.to(torch.bfloat16)
     assert module.weight.dtype == torch.float8_e4m3fn
     assert module.nbytes == values.nbytes + exponents.nbytes
+
+
+@pytest.mark.parametrize(("shape", "group"), [((24, 512), 256), ((16, 64), 64), ((8, 48), 16), ((8, 12), 4)])
+def test_a_rotated_int8_weight_is_what_comfyui_wrote(shape, group):
+    kitchen = pytest.importorskip("comfy_kitchen.tensor.int8").TensorWiseINT8Layout
+    weight = draw(*shape, by=0.02)
+    stored, about = kitchen.quantize(weight, per_channel=True, convrot=True, convrot_groupsize=group)
+    expected = kitchen.dequantize(stored, about)
+    bias = draw(shape[0], seed=1)
+    module = KeptConvrot(stored, about.scale, bias=bias, compute_dtype=torch.float32, group=group)
+    torch.testing.assert_close(module.dequantize(), expected, rtol=1e-6, atol=1e-9)
+    assert 38 < 10 * torch.log10(weight.square().sum() / (module.dequantize() - weight).square().sum())
+    x = draw(2, 3, shape[1], seed=2).requires_grad_()
+    y = module(x)
+    torch.testing.assert_close(y, linear(x, expected, bias), rtol=1e-5, atol=1e-5)
+    grad = draw(2, 3, shape[0], seed=3)
+    y.backward(grad)
+    torch.testing.assert_close(x.grad, grad @ expected, rtol=1e-5, atol=1e-5)
+    assert module.nbytes == stored.nbytes + 4 * shape[0]
 
 
 def nvfp4(rows, width, shape):

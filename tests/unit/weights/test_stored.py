@@ -11,6 +11,7 @@ from quantized_layouts import (
     cast_fp8,
     comfy_fp8,
     comfy_marked,
+    int8_convrot,
     int8_rows,
     legacy_fp8,
     mark,
@@ -23,7 +24,7 @@ from quantized_layouts import (
 from ltx2_train.errors import CheckpointError, ConfigError
 from ltx2_train.quant.base import QuantLinear
 from ltx2_train.quant.fp8 import KeptFp8
-from ltx2_train.quant.int8 import Int8
+from ltx2_train.quant.int8 import Int8, KeptConvrot
 from ltx2_train.quant.mxfp8 import KeptMxfp8
 from ltx2_train.quant.nvfp4 import KeptNvfp4
 from ltx2_train.quant.settings import QuantSettings
@@ -147,6 +148,21 @@ def test_int8_rows_are_kept_as_int8(made, plain):
     assert kept(model)
 
 
+def test_int8_of_a_rotated_weight_is_kept_rotated_and_becomes_the_numbers_before(made, plain):
+    info = probe(made(int8_convrot))
+    assert (info.precision, info.problems, info.quantized) == ("int8_convrot", [], True)
+    assert check_quant(made(int8_convrot), KEEP) == "int8 convrot"
+    model = load_transformer(made(int8_convrot), "av", torch.float32, quant=KEEP)
+    numbers = load_transformer(made(int8_convrot), "av", torch.float32)
+    assert {(type(module), module.group) for module in kept(model).values()} == {(KeptConvrot, 16)}
+    for layer, module in kept(model).items():
+        weight = plain.get_submodule(layer).weight
+        assert (module.dequantize(torch.float32) - weight).norm() < 0.02 * weight.norm()
+        assert torch.equal(numbers.get_submodule(layer).weight, module.dequantize(torch.float32))
+    with pytest.raises(ConfigError, match="is int8 convrot already and cannot be quantized again to nf4"):
+        check_quant(made(int8_convrot), QuantSettings(format="nf4"))
+
+
 @pytest.mark.parametrize("layout", [*FP8_FILES, nvfp4, mxfp8, int8_rows])
 def test_the_other_parts_of_a_quantized_file_load_as_ever(made, tiny, layout):
     for load in (load_video_vae, load_connectors):
@@ -225,7 +241,7 @@ def newer(tensors, metadata):
         (mxfp8_row_by_row, "mxfp8 of an unknown layout"),
         (packed, "4-bit"),
         (smoothed, "pre_quant_scale"),
-        (rotated, "int8_tensorwise with convrot"),
+        (rotated, "int8_tensorwise with convrot in groups of 256"),
         (newer, "nf3 of a newer version"),
     ],
 )
