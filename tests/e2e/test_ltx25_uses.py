@@ -24,6 +24,7 @@ from ltx2_train import (
     merge_loras,
     preview_dataset,
     sample,
+    status_of_caches,
     train,
 )
 from ltx2_train.conditions.trained import Trained
@@ -107,8 +108,8 @@ def test_a_lora_of_the_other_version_is_named_wherever_it_is_used(tiny25, tiny, 
     foreign, own = (write_lora(tmp_path / f"{n}.safetensors", layers, spell) for n, spell in enumerate(spells))
     changes = [f'{name}="{path}"' for name, path in models.items()]
     if base == "2.3":
-        changes += ["model.video_vae=", "model.audio_vae="]
-    run = load_run(folder / "run.toml", [*changes, PROMPTS])
+        changes += [f'model.{part}="{tiny.checkpoint}"' for part in ("video_vae", "audio_vae")]
+    run = load_run(folder / "run.toml", [*changes, PROMPTS, "lora.rank=2"])
     files = BaseFiles.find(run, Events())
     words = f"is a LoRA of {named}, and the base is LTX-{base}"
     for lora in (foreign, own):
@@ -230,6 +231,7 @@ def test_latents_of_23_serve_25_where_the_encoder_is_the_same_and_texts_never(ti
         return {"text" if "_te" in name else "latents" for name in changed}, report.summary()
 
     assert made_again("same")[0] == {"text"}
+    status = status_of_caches(load_run(run_file, [*models, f'model.video_vae="{paths["foreign"]}"']))
+    assert "it was made with another VAE" in str(status)
     changed, said = made_again("foreign")
-    assert changed == {"latents"}
-    assert "it was made with another VAE" in said
+    assert (changed, "3 were stale" in said) == ({"latents"}, True)
