@@ -77,7 +77,7 @@ def swapping() -> Iterator[None]:
         stack.enter_context(patch.object(packing.BlockLayout, "point", point))
         stack.enter_context(patch.object(blocks.BlockStreamer, "move_others", move_others))
         stack.enter_context(patch.object(copies._Worker, "submit", submit))
-        stack.enter_context(patch.object(text_encoder, "_visit_device", _visit_device))
+        stack.enter_context(patch.object(text_encoder, "visit_device", _visit_device))
         yield
 
 

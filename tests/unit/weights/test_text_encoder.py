@@ -7,7 +7,7 @@ import torch
 from quantized_layouts import as_mxfp8, as_nvfp4
 
 from ltx2_train import files
-from ltx2_train.errors import CheckpointError, DataError, Stopped
+from ltx2_train.errors import CheckpointError, DataError, OutOfMemory, Stopped
 from ltx2_train.events import Events
 from ltx2_train.models.text import FeatureExtractor
 from ltx2_train.weights import text_encoder
@@ -277,5 +277,5 @@ def test_a_full_device_says_what_to_change(tiny, checkpoint, monkeypatch):
         raise torch.OutOfMemoryError("no room")
 
     monkeypatch.setattr(text_encoder, "load_gemma", full)
-    with pytest.raises(text_encoder.OutOfMemory, match="fp8 text encoder"):
+    with pytest.raises(OutOfMemory, match="fp8 text encoder"):
         TextEncoder.load(tiny[0], checkpoint)
