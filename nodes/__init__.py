@@ -26,6 +26,7 @@ from .more_references import AddReference
 from .pairs import LoadTrainingPairs
 from .pick import PickCheckpoints
 from .preview import PreviewItem
+from .recipes import SamplesRecipe, TrainingRecipe
 from .sample import SampleLoRA
 from .slider import TrainSlider
 from .train import TrainLoRA
@@ -63,6 +64,8 @@ NODES = [
     ResizeLoRA,
     ExtractLoRA,
     BakeLoRA,
+    TrainingRecipe,
+    SamplesRecipe,
 ]
 
 

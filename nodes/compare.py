@@ -7,10 +7,11 @@ from typing import Any
 from .. import ltx2_train as core
 from ..ltx2_train import RunConfig
 from ..ltx2_train.errors import ConfigError
-from . import handles, host
+from . import handles, host, options
 from .host import io
+from .lora_names import listed_loras
 from .numbers import numbers_of
-from .widgets import Form, Setting
+from .widgets import Form, Setting, merged
 from .wire import read_audio
 
 TITLE = "Compare Checkpoints"
@@ -32,6 +33,9 @@ FORM = Form(
     ],
     nodes=(TITLE,),
 )
+# shown by Samples Options too, so errors speak of the setting
+LATER = Form(RunConfig, visible=[], advanced=[Setting("sample.sigmas")])
+further_settings = options.given  # `options` is the name of a socket where the node runs
 
 
 class CompareCheckpoints(io.ComfyNode):
@@ -82,6 +86,19 @@ class CompareCheckpoints(io.ComfyNode):
                     tooltip="Draw the base without a LoRA too, in the first column.",
                 ),
                 *FORM.advanced_inputs(),
+                *LATER.advanced_inputs(),
+                io.String.Input(
+                    "more_loras",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    placeholder="ltx-2.3-22b-distilled-lora-384.safetensors | 0.6",
+                    tooltip="Other LoRAs that every column wears too, the base as well, one in each line: the name in "
+                    "ComfyUI's loras folders or a path, then a bar and how strongly it counts; 1 where nothing is "
+                    "said.",
+                ),
+                handles.Options.Input("options", optional=True, tooltip="Samples Recipe: fast or faithful samples."),
             ],
             outputs=[
                 io.Video.Output("video", display_name="video", tooltip="The grid; of single pictures there is none."),
@@ -94,6 +111,7 @@ class CompareCheckpoints(io.ComfyNode):
 
     @classmethod
     @FORM.fill
+    @LATER.fill
     def execute(
         cls,
         checkpoints: handles.PickedCheckpoints,
@@ -102,6 +120,8 @@ class CompareCheckpoints(io.ComfyNode):
         strengths: str,
         sound_cell: int,
         with_base: bool = True,
+        more_loras: str = "",
+        options: handles.GivenOptions | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
         with host.training_job(TITLE):
@@ -111,7 +131,10 @@ class CompareCheckpoints(io.ComfyNode):
             multipliers = numbers_of(strengths, "strengths", float)
             if not multipliers:
                 raise ConfigError("strengths is empty. Write how strongly the LoRAs count, such as 1.")
-            config = core.make_run(FORM.instead(checkpoints.tables, settings), host.runs_folder(), TITLE)
+            shown = LATER.instead(FORM.instead(checkpoints.tables, settings), settings)
+            touched = merged(FORM.changed(settings), LATER.changed(settings))
+            brought = further_settings(options, TITLE, touched)
+            config = core.make_run(merged(shown, brought), host.runs_folder(), TITLE)
             out = host.output_folder() / "ltx2_compare" / checkpoints.folder.name
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
@@ -125,6 +148,7 @@ class CompareCheckpoints(io.ComfyNode):
                     strengths=multipliers,
                     base=with_base,
                     sound_cell=sound_cell,
+                    beside=listed_loras(more_loras, "more_loras"),
                 )
             finally:
                 events.close()

@@ -60,8 +60,11 @@ class LiveView:
 
     def load(self, folder: Path) -> None:
         """Take up the curve and the marks of an earlier part of the run, so that it goes on where it ended."""
+        rows = list(core.read_rows(folder / "metrics.jsonl"))
         self._rows, self._every, self._validation = [], 1, []
-        for row in core.read_rows(folder / "metrics.jsonl"):
+        while len(rows) > KEPT_ROWS * self._every:  # what would be thinned out later is not looked at
+            self._every *= 2
+        for row in rows:
             self._keep(row)
         facts = core.run_facts(folder)
         self._marks = {

@@ -48,7 +48,7 @@ def stamp(lora_path: str | None) -> Any:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def listed_loras(text: str) -> list[tuple[Path, float]]:
+def listed_loras(text: str, widget: str = "lora_paths") -> list[tuple[Path, float]]:
     """(file, multiplier) of each line. Raises ConfigError where one names no file or no number."""
     found = []
     for line in filter(None, (line.strip() for line in text.splitlines())):
@@ -59,10 +59,10 @@ def listed_loras(text: str) -> list[tuple[Path, float]]:
             multiplier = math.nan
         if not math.isfinite(multiplier):
             raise ConfigError(
-                f"lora_paths: {number.strip()!r} is no number, in the line {line!r}. Write the file, a |, and how "
+                f"{widget}: {number.strip()!r} is no number, in the line {line!r}. Write the file, a |, and how "
                 "strongly it counts."
             )
-        found.append((lora_named(name if bar else line, "lora_paths", "connect it"), multiplier))
+        found.append((lora_named(name if bar else line, widget, "empty the line"), multiplier))
     return found
 
 

@@ -5,7 +5,7 @@ A new setting appears in the node of its group by itself. This module comes afte
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -96,6 +96,12 @@ def _node(group: options.OptionGroup) -> type[io.ComfyNode]:
     form = Form(group.kind, shown[:IN_VIEW], shown[IN_VIEW:], nodes=(group.title,))
     options.FORMS[group.node_id] = form
 
+    def read(values: Mapping[str, Any]) -> handles.GivenOptions:
+        changed = form.changed({**form.defaults(visible=True), **values})
+        return handles.GivenOptions((group.title,), changed)
+
+    options.READERS[group.node_id] = read
+
     class OptionNode(io.ComfyNode):
         @classmethod
         def define_schema(cls) -> io.Schema:
@@ -120,7 +126,7 @@ def _node(group: options.OptionGroup) -> type[io.ComfyNode]:
         @form.fill
         def execute(cls, options: handles.GivenOptions | None = None, **settings: Any) -> io.NodeOutput:
             with host.training_job(group.title):
-                return io.NodeOutput(chained(group, options, form.changed(settings)))
+                return io.NodeOutput(chained(options, read(settings)))
 
     OptionNode.__name__ = OptionNode.__qualname__ = group.node_id.removeprefix("LTX2T_")
     return OptionNode

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,8 +80,14 @@ GROUPS = (
     OptionGroup("Samples", TRAINING, ("sample",), "Samples during the run, in detail."),
 )
 
+GOES_INTO: dict[str, tuple[str, ...]] = {group.title: group.into for group in GROUPS}
+"""Title of each node with an output `options` -> titles of the nodes that take it; recipes add theirs."""
+
 FORMS: dict[str, Form] = {}
-"""Node id -> the settings it shows; filled as the nodes are made."""
+"""Node id of an option node -> the settings it shows; filled as the nodes are made."""
+
+READERS: dict[str, Callable[[Mapping[str, Any]], handles.GivenOptions]] = {}
+"""Node id -> what it gives for the widgets in a prompt; filled as the nodes are made."""
 
 
 def socket() -> Any:
@@ -91,34 +97,80 @@ def socket() -> Any:
     )
 
 
-def given(options: handles.GivenOptions | None, title: str) -> dict[str, Any]:
-    """The tables of settings that `options` bring to the node `title`. Raises ConfigError where a group of them belongs
-    to another node."""
+def given(options: handles.GivenOptions | None, title: str, changed: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The tables of settings that `options` bring to the node `title`.
+
+    `changed` are the tables of its own widgets that do not hold their defaults. Raises ConfigError where a group of
+    them belongs to another node, or a setting is chosen on both sides.
+    """
     if options is None:
         return {}
-    for group in GROUPS:
-        if group.title in options.groups and title not in group.into:
-            raise ConfigError(f"{group.title} is connected to {title}, but goes into `options` of {group.into[0]}.")
+    for group in options.groups:
+        if title not in (into := GOES_INTO[group]):
+            raise ConfigError(f"{group} is connected to {title}, but goes into `options` of {into[0]}.")
+    refuse_twice(options, changed or {}, title)
     return merged(options.tables)
 
 
-def chained(group: OptionGroup, before: handles.GivenOptions | None, tables: Mapping[str, Any]) -> handles.GivenOptions:
-    """`before` with the settings of `group` behind. Raises ConfigError where the group is in the chain already."""
+def refuse_twice(options: handles.GivenOptions, other: Mapping[str, Any], title: str) -> None:
+    """Raise ConfigError where `other`, of the node `title`, sets what `options` set to something else."""
+    chosen = dict(_leaves(options.tables))
+    for path, value in _leaves(other):
+        if path in chosen and chosen[path] != value:
+            groups = " or ".join(options.groups)
+            raise ConfigError(
+                f"{path} is set twice: to {value} in {title}, and to {chosen[path]} by {groups}. Set it in one of "
+                "them, and put the other back to what it was."
+            )
+
+
+def require_recipe_mode(options: handles.GivenOptions | None, mode: str) -> None:
+    """Raise ConfigError where a recipe is for a base that is set to another mode."""
+    for name, modes in (options.modes if options is not None else {}).items():
+        if mode not in modes:
+            raise ConfigError(
+                f"{name} is for mode {' or '.join(modes)}, and the base is set to {mode}. Set `mode` of Load LTX-2 "
+                f"Base Model to {modes[0]}, or choose another recipe."
+            )
+
+
+def chained(before: handles.GivenOptions | None, more: handles.GivenOptions) -> handles.GivenOptions:
+    """`before` with what one more node gives. Raises ConfigError where that node is in the chain already, or a setting
+    is in it with another value."""
     if before is None:
-        return handles.GivenOptions((group.title,), tables)
-    if group.title in before.groups:
-        raise ConfigError(f"{group.title} is in the chain twice. Set everything in one of them, and leave one out.")
-    return handles.GivenOptions((*before.groups, group.title), merged(before.tables, tables))
+        return more
+    (title,) = more.groups
+    if title in before.groups:
+        raise ConfigError(f"{title} is in the chain twice. Set everything in one of them, and leave one out.")
+    refuse_twice(before, more.tables, title)
+    return handles.GivenOptions(
+        (*before.groups, title), merged(before.tables, more.tables), {**before.modes, **more.modes}
+    )
 
 
-def in_prompt(prompt: Mapping[str, Any], link: Any) -> dict[str, Any] | None:
-    """The tables that the option nodes behind `link` of a prompt will give; None where a value is not known yet."""
-    tables: dict[str, Any] = {}
-    while isinstance(link, list):
-        node = prompt.get(str(link[0]), {})
-        form, values = FORMS.get(node.get("class_type", "")), dict(node.get("inputs", {}))
-        link = values.pop("options", None)
-        if form is None or any(isinstance(value, list) for value in values.values()):
+def in_prompt(prompt: Mapping[str, Any], link: Any) -> handles.GivenOptions | None:
+    """What the option nodes behind `link` of a prompt will give; None where a value is not known yet.
+
+    Raises ConfigError, as they would.
+    """
+    links, found = link, handles.GivenOptions((), {})
+    while isinstance(links, list):
+        node = prompt.get(str(links[0]), {})
+        read, values = READERS.get(node.get("class_type", "")), dict(node.get("inputs", {}))
+        links = values.pop("options", None)
+        if read is None or any(isinstance(value, list) for value in values.values()):
             return None
-        tables = merged(form.changed({**form.defaults(visible=True), **values}), tables)
-    return tables
+        one = read(values)
+        refuse_twice(one, found.tables, " or ".join(found.groups))
+        found = handles.GivenOptions(
+            (*one.groups, *found.groups), merged(one.tables, found.tables), {**one.modes, **found.modes}
+        )
+    return found
+
+
+def _leaves(tables: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ from .. import ltx2_train as core
 from ..ltx2_train import RunConfig
 from ..ltx2_train.errors import ConfigError
 from ..ltx2_train.files import digest
-from . import given, handles, host
+from . import given, handles, host, options
 from .host import io
-from .widgets import Form, Setting
+from .lora_names import listed_loras
+from .widgets import Form, Setting, merged
 from .wire import read_audio
 
 TITLE = "Sample LoRA"
@@ -39,6 +41,8 @@ FORM = Form(
     ],
     nodes=(TITLE,),
 )
+# shown by Samples Options too, so errors speak of the setting
+LATER = Form(RunConfig, visible=[], advanced=[Setting("sample.sigmas")])
 
 
 class SampleLoRA(io.ComfyNode):
@@ -75,6 +79,18 @@ class SampleLoRA(io.ComfyNode):
                 ),
                 *FORM.advanced_inputs(),
                 *given.given_inputs(),
+                *LATER.advanced_inputs(),
+                io.String.Input(
+                    "more_loras",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    placeholder="ltx-2.3-22b-distilled-lora-384.safetensors | 0.6",
+                    tooltip="Other LoRAs that all that is drawn wears too, one in each line: the name in ComfyUI's "
+                    "loras folders or a path, then a bar and how strongly it counts; 1 where nothing is said.",
+                ),
+                handles.Options.Input("options", optional=True, tooltip="Samples Recipe: fast or faithful samples."),
             ],
             outputs=[
                 io.Video.Output("video", display_name="video"),
@@ -86,6 +102,7 @@ class SampleLoRA(io.ComfyNode):
 
     @classmethod
     @FORM.fill
+    @LATER.fill
     def execute(
         cls,
         prompt: str,
@@ -100,6 +117,8 @@ class SampleLoRA(io.ComfyNode):
         given_audio: Any = None,
         reference_2: Any = None,
         reference_audio_2: Any = None,
+        more_loras: str = "",
+        options: handles.GivenOptions | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
         with host.training_job(TITLE):
@@ -112,7 +131,8 @@ class SampleLoRA(io.ComfyNode):
             if not text:
                 raise ConfigError("The prompt is empty. Write what the video shows.")
             lora = _lora(run, lora_path)
-            config = core.make_run(FORM.instead(base.tables, settings), host.runs_folder())
+            config = _config(base, settings, options)
+            beside = listed_loras(more_loras, "more_loras")
             out = host.output_folder() / "ltx2_samples" / (run.folder.name if run is not None else "base")
             conditions = given.conditions(
                 {"first_frame": first_frame, "reference": reference, "reference_audio": reference_audio,
@@ -122,26 +142,33 @@ class SampleLoRA(io.ComfyNode):
             prompts = [{"prompt": text, "conditions": conditions} if conditions else text]
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
-                drawn = core.sample(config, lora, out, events, prompts=prompts, strengths=[config.sample.strength])[0]
+                more: dict[str, Any] = {"strengths": [config.sample.strength], "beside": beside}
+                drawn = core.sample(config, lora, out, events, prompts=prompts, **more)[0]
             finally:
                 events.close()
             # a name of its own for every way to draw it: other nodes and the page go on using what they were given
             said = (*map(str, conditions), config.sample.model_dump_json(), config.model.mode)
-            mark = digest(text, *said, str(lora), length=8)
+            mark = digest(text, *said, str(lora), *map(str, beside), length=8)
             moved = {file: file.replace(_marked(file, mark)) for file in _files(drawn)}
             path = moved[drawn.path]
             events.finish("finished", path.name)
-            video = audio = None
-            if drawn.latents is not None:
-                video = host.InputImpl.VideoFromFile(str(path))
-            if drawn.audio_path is not None:
-                audio = read_audio(moved[drawn.audio_path])
+            video = None if drawn.latents is None else host.InputImpl.VideoFromFile(str(path))
+            audio = None if drawn.audio_path is None else read_audio(moved[drawn.audio_path])
             return io.NodeOutput(
                 video or host.nothing("Sample LoRA drew sound alone, as the base is set to; there is no video."),
                 str(path),
                 audio or host.nothing("Sample LoRA drew no sound. Set `mode` of Load LTX-2 Base Model to av or audio."),
                 ui=host.preview(path, moved.get(_picture_of(drawn.path))),
             )
+
+
+def _config(
+    base: handles.FinishedRun | handles.BaseModel, settings: Mapping[str, Any], brought: handles.GivenOptions | None
+) -> RunConfig:
+    """The settings of `base`, with those of the widgets in their place, and over them what `options` brings."""
+    shown = LATER.instead(FORM.instead(base.tables, settings), settings)
+    touched = merged(FORM.changed(settings), LATER.changed(settings))
+    return core.make_run(merged(shown, options.given(brought, TITLE, touched)), host.runs_folder(), TITLE)
 
 
 def _picture_of(path: Path) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import ltx2_train as core
 from ..ltx2_train import RunConfig
-from ..ltx2_train.errors import ConfigError, Stopped
+from ..ltx2_train.errors import ConfigError
 from . import handles, host, options, train
 from .host import io
 from .train import TrainLoRA
@@ -171,7 +171,7 @@ class TrainSlider(io.ComfyNode):
             try:
                 result = core.train_slider(run, events)
             except BaseException as error:
-                events.finish("stopped" if isinstance(error, Stopped) else "failed", str(error))
+                train.tell_end(events, error)
                 raise
             finally:
                 events.close()

@@ -88,7 +88,10 @@ LATER = Form(
 )
 MEMORY.shown_by(TITLE)
 
-further_settings = options.given  # `options` is the name of a socket where the node runs
+further_settings, require_recipe_mode = (
+    options.given,
+    options.require_recipe_mode,
+)  # `options` is a socket where the node runs
 _finished: set[Path] = set()
 _generation: dict[Path, int] = {}
 
@@ -179,15 +182,16 @@ class TrainLoRA(io.ComfyNode):
             more = {} if start_lora is None else {"lora": {"weights": str(lora_file(start_lora))}}
             shown = run_tables(prepared.tables, {**settings, MEMORY.id: memory})
             streams = {} if conditions is None else conditions.tables
-            tables = placed(merged(shown, further_settings(options, TITLE), streams, more))
+            tables = placed(merged(shown, further_settings(options, TITLE, touched(settings)), streams, more))
             run = core.make_run(tables, host.runs_folder(), TITLE)
+            require_recipe_mode(options, run.model.mode)
             events = host.ComfyEvents(cls.hidden.unique_id, run.run.name, widget=True)
             if run.run.if_exists == "continue":
                 events.view.load(host.runs_folder() / run.run.name)
             try:
                 result = core.train(run, events)
             except BaseException as error:
-                events.finish("stopped" if isinstance(error, Stopped) else "failed", str(error))
+                tell_end(events, error)
                 raise
             finally:
                 events.close()
@@ -200,6 +204,11 @@ class TrainLoRA(io.ComfyNode):
             note_finished(result.folder)
             found = run_outputs(run, result, made, tables)
             return io.NodeOutput(*found, ui=seen(events, found[1]))
+
+
+def touched(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of those widgets of Train LoRA that do not hold their defaults."""
+    return merged(FORM.changed(settings), LATER.changed(settings))
 
 
 def run_tables(prepared: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,8 +260,10 @@ def check_ahead(prompt: Mapping[str, Any] | None, prepared_by: str | None, table
                 shown = {name: known.get(name, value) for name, value in widgets.items()}
                 further = options.in_prompt(prompt, inputs.get("options"))
                 streams_shown = {} if streams is None else streams.tables
-                tables_shown = placed(merged(run_tables(tables, shown), further or {}, streams_shown))
+                brought = options.given(further, TITLE, touched(shown))
+                tables_shown = placed(merged(run_tables(tables, shown), brought, streams_shown))
                 run = core.make_run(tables_shown, host.runs_folder(), TITLE)
+                options.require_recipe_mode(further, run.model.mode)
                 wired = further is None or streams is None
                 # the value at the end of a wire is not known
                 if not wired and not any(name in inputs and name not in known for name in widgets):
@@ -266,6 +277,15 @@ def with_its_step(result: core.RunResult) -> Path:
     """The LoRA of a run under the name with its step: the plain name is that of a longer run, once there is one."""
     saved = [path for step, path in core.list_loras(result.lora.parent, result.folder.name) if step == result.step]
     return saved[-1] if saved else result.lora
+
+
+def tell_end(events: host.ComfyEvents, error: BaseException) -> None:
+    """Show on the node that its run was ended by `error`. A stop is one of all presses of Run for it."""
+    if not isinstance(error, Stopped):
+        events.finish("failed", str(error))
+        return
+    more = host.drop_presses(events.view.title)
+    events.finish("stopped", f"{error}{f' It was queued {more} times more; that was taken back.' if more else ''}")
 
 
 def seen(events: host.ComfyEvents, run: handles.FinishedRun) -> dict[str, Any]:

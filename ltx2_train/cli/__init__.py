@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import ConfigError, Stopped, TrainerError
 from . import cache
-from .compare import add_compare
+from .compare import add_beside, add_compare
 from .console import ConsoleEvents, duration
 from .data import add_data_commands
 from .imports import add_import
@@ -162,6 +162,7 @@ def _add_sample(add: Callable[..., argparse.ArgumentParser], add_run_file: Calla
     draw.add_argument(
         "--strength", type=float, action="append", metavar="X", help="strength of the LoRA; may be repeated"
     )
+    add_beside(draw)
 
 
 def _add_tiny(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -225,7 +226,13 @@ def _sample(args: argparse.Namespace, events: ConsoleEvents) -> None:
     from .. import load_run, sample
 
     files = sample(
-        load_run(args.run, args.set), args.lora, args.out, events, prompts=args.prompt, strengths=args.strength or [1.0]
+        load_run(args.run, args.set),
+        args.lora,
+        args.out,
+        events,
+        prompts=args.prompt,
+        strengths=args.strength or [1.0],
+        beside=args.beside,
     )
     events.finish()
     for file in files:
@@ -244,22 +251,15 @@ def _tiny(args: argparse.Namespace, events: ConsoleEvents) -> None:
 
 
 def _config(args: argparse.Namespace, events: ConsoleEvents) -> None:
-    from .. import describe_defaults, load_run, names_tables, recipe_text, settings_page
+    from .. import describe_defaults, load_run, names_tables, recipe_list, recipe_text, settings_page
 
     if args.reference or args.names:
         print((settings_page() if args.reference else names_tables()).rstrip())
         return
     if args.recipe is not None:
-        print((_recipes() if args.recipe == "list" else recipe_text(args.recipe)).rstrip())
+        print((recipe_list() if args.recipe == "list" else recipe_text(args.recipe)).rstrip())
         return
     print((describe_defaults() if args.defaults else load_run(args.run).to_toml()).rstrip())
-
-
-def _recipes() -> str:
-    from .. import MODEL_RECIPES, RECIPES
-
-    known = {**RECIPES, **MODEL_RECIPES}
-    return "\n".join(f"{name:16} {recipe.title}: {recipe.about}" for name, recipe in known.items())
 
 
 __all__ = ["ConsoleEvents", "duration", "main"]

@@ -29,6 +29,7 @@ def add_compare(add: Callable[..., argparse.ArgumentParser], add_run_file: Calla
     sub.add_argument("--prompt", action="append", metavar="TEXT", help="prompt with options (--w --h --f ...)")
     sub.add_argument("--seed", type=int, nargs="+", default=[], metavar="N", help="draw each prompt with each of these")
     sub.add_argument("--strength", type=float, nargs="+", default=[1.0], metavar="X", help="of each LoRA (default: 1)")
+    add_beside(sub)
     sub.add_argument("--no-base", action="store_true", help="leave the base without a LoRA out")
     sub.add_argument(
         "--sound-cell",
@@ -37,6 +38,27 @@ def add_compare(add: Callable[..., argparse.ArgumentParser], add_run_file: Calla
         metavar="N",
         help="whose sound the grid has, by the number in its corner (default: the last of the first row)",
     )
+
+
+def add_beside(sub: argparse.ArgumentParser) -> None:
+    """Add the option for LoRAs that all samples wear."""
+    sub.add_argument(
+        "--with",
+        dest="beside",
+        type=_with_strength,
+        action="append",
+        default=[],
+        metavar="FILE[=X]",
+        help="another LoRA at strength X for all samples, such as the distilled one; may be repeated",
+    )
+
+
+def _with_strength(text: str) -> tuple[Path, float]:
+    path, _, number = text.rpartition("=")
+    try:
+        return (Path(path), float(number)) if path else (Path(text), 1.0)
+    except ValueError:  # the name holds the sign
+        return Path(text), 1.0
 
 
 def _compare(args: argparse.Namespace, events: ConsoleEvents) -> None:
@@ -66,6 +88,7 @@ def _compare(args: argparse.Namespace, events: ConsoleEvents) -> None:
         strengths=args.strength,
         base=not args.no_base,
         sound_cell=args.sound_cell,
+        beside=args.beside,
     )
     events.finish()
     print(made.text())

@@ -14,7 +14,10 @@ from typing import Any
 from ..errors import ConfigError
 from ..registry import nearest
 from ..shapes import StreamName
+from .beginnings import TRAINING_RECIPES
 from .describe import compact
+
+_FILES = ("ltx-2.3-22b-dev.safetensors", "gemma_3_12B_it.safetensors")
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class TaskRecipe:
     audio: Sequence[Mapping[str, Any]] = ()
     given: StreamName | None = None
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    files: tuple[str, str] = ("ltx-2.3-22b-dev.safetensors", "gemma_3_12B_it.safetensors")
+    files: tuple[str, str] = _FILES
 
     def streams(self) -> dict[str, Any]:
         """The groups `video` and `audio` of a run."""
@@ -48,11 +51,28 @@ class TaskRecipe:
 
 def recipe_text(name: str) -> str:
     """A run file for the recipe `name`, with what its dataset file says as comments. Raises ConfigError."""
-    known = {**RECIPES, **MODEL_RECIPES}
+    known = {**RECIPES, **MODEL_RECIPES, **TRAINING_RECIPES}
     if name not in known:
         near = f" Did you mean {' or '.join(hints)}?" if (hints := nearest(name, known)) else ""
         raise ConfigError(f"--recipe {name}: there is no such recipe.{near} There are {', '.join(known)}.")
-    return "\n".join(_lines(name, known[name])) + "\n"
+    task = {**RECIPES, **MODEL_RECIPES}.get(name)
+    begins = TRAINING_RECIPES.get(name)
+    lines = [] if task is None else [*_lines(name, task)]
+    if begins is not None:
+        numbers = begins.tables()
+        if task is None:
+            lines = [f"# {begins.about[0].upper()}{begins.about[1:]}.", *_run_lines(name, begins.modes, _FILES)]
+        else:  # its conditions say it
+            numbers["train"].pop("first_frame_probability", None)
+        lines += ["", *_toml(numbers)]
+    return "\n".join(lines) + "\n"
+
+
+def recipe_list() -> str:
+    """The recipes of `recipe_text`, one a line."""
+    told = {name: f"{recipe.title}: {recipe.about}" for name, recipe in {**RECIPES, **MODEL_RECIPES}.items()}
+    told |= {name: begins.about for name, begins in TRAINING_RECIPES.items() if name not in told}
+    return "\n".join(f"{name:18} {text}" for name, text in told.items())
 
 
 def _lines(name: str, recipe: TaskRecipe) -> Iterator[str]:
@@ -60,10 +80,7 @@ def _lines(name: str, recipe: TaskRecipe) -> Iterator[str]:
     yield f"# The dataset brings {recipe.needs}. In dataset.toml, besides sizes and captions:"
     yield "#   [[datasets]]"
     yield from (f"#   {line}" for line in _toml(recipe.dataset))
-    yield from ("", "[run]", *_toml({"name": name}), "", "[data]", 'config = "dataset.toml"', "", "[model]")
-    others = " and ".join(recipe.modes[1:])
-    yield f'mode = "{recipe.modes[0]}"' + (f"  # {others} as well" if others else "")
-    yield from (f"{key} = '{file}'" for key, file in zip(("checkpoint", "text_encoder"), recipe.files, strict=True))
+    yield from _run_lines(name, recipe.modes, recipe.files)
     for stream, table in recipe.streams().items():
         for condition in table.get("conditions", ()):
             yield from ("", f"[[{stream}.conditions]]", *_toml(condition))
@@ -71,6 +88,13 @@ def _lines(name: str, recipe: TaskRecipe) -> Iterator[str]:
             yield from ("", f"[{stream}]", *_toml(table))
     for group, values in recipe.settings.items():
         yield from ("", f"[{group}]", *_toml(values))
+
+
+def _run_lines(name: str, modes: Sequence[str], files: tuple[str, str]) -> Iterator[str]:
+    yield from ("", "[run]", *_toml({"name": name}), "", "[data]", 'config = "dataset.toml"', "", "[model]")
+    others = " and ".join(modes[1:])
+    yield f'mode = "{modes[0]}"' + (f"  # {others} as well" if others else "")
+    yield from (f"{key} = '{file}'" for key, file in zip(("checkpoint", "text_encoder"), files, strict=True))
 
 
 def _toml(table: Mapping[str, Any]) -> list[str]:

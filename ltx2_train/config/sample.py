@@ -183,7 +183,7 @@ class SampleSettings(Settings):
         default="official",
         description="Token count that shapes the schedule: official = as the official pipelines: always 4096, of "
         "LTX-Video the sample's own; latent = the sample's own, as ComfyUI's LTXVScheduler.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": ".sigmas = shifted", "advanced": True},
     )
     stg_blocks: list[int] | None = Field(
         default=None,
@@ -237,6 +237,22 @@ class SampleSettings(Settings):
         description="In mode av: guidance of the sound towards what the picture makes of it; not set: as "
         "modality_guidance.",
         json_schema_extra={"harmless": True, "counts_with": "model.mode = av", "advanced": True, "since": "0.2"},
+    )
+    sigmas: Literal["shifted", "distilled"] = Field(
+        default="shifted",
+        description="Noise levels of the steps: shifted = the schedule of the dev model; distilled = the eight levels "
+        "of the distilled model, which takes 8 steps and guidance 1.",
+        json_schema_extra={"advanced": True, "since": "0.2"},
+    )
+    streams: Literal["all", "sound"] = Field(
+        default="all",
+        description="What is drawn: all = all that the model makes; sound = in mode av the sound alone, which costs a "
+        "small part of the time and shows what a voice has come to.",
+        json_schema_extra={
+            "counts_with": ["model.mode = av | audio", ".audio = merge | separate"],
+            "advanced": True,
+            "since": "0.2",
+        },
     )
     tiles: TileSettings = Field(
         default=TileSettings(spatial_tile=512, chunk_size=32),

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..conditions.trained import Trained
 from ..config import DrawSettings, RunConfig, SampleSettings
 from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
@@ -23,6 +24,7 @@ from ..dataset.sources import content_hash, source_stat
 from ..errors import ConfigError
 from ..events import Events, shielded
 from ..files import digest
+from ..lora.file import LoraFile
 from ..settings import limits
 from ..weights.fingerprint import part_fingerprint
 from ..weights.text_encoder import text_fingerprint
@@ -30,7 +32,7 @@ from .grid import GridCell, write_grid
 from .guidance import require_stg_block
 from .prompts import Prompt, require_drawable
 from .sample import given_media, has_dataset, prompt_folder, shown_to, wanted_prompts
-from .studio import Studio, checked_lora, open_studio
+from .studio import Studio, checked_lora, open_studio, outer_lora
 
 RECIPE = "1"  # of the names of cells
 AT_ONCE = 4  # cells that are drawn before they are decoded and saved; a stop loses no more of them
@@ -92,12 +94,14 @@ def compare(
     strengths: Sequence[float] = (1.0,),
     base: bool = True,
     sound_cell: int = 0,
+    beside: Sequence[tuple[Path, float]] = (),
 ) -> Comparison:
     """Draw the prompts of `run` (or `prompts`) with each of `loras`, which are named by the labels of their columns.
 
     `base`: its own column comes first. Each prompt is drawn with each of `seeds`, one that names its own (--d) with
     that alone; without seeds, with that of the settings. The grid has the sound of cell `sound_cell`, counted row by
-    row from 1 on; 0 is the last of the first row. A sample that fails is reported and left out. Raises TrainerError.
+    row from 1 on; 0 is the last of the first row. Every cell wears the LoRAs `beside` at their strengths too. A
+    sample that fails is reported and left out. Raises TrainerError.
     """
     events = shielded(events)
     events.stage("check")
@@ -113,24 +117,19 @@ def compare(
     metadata = {}
     for lora in dict.fromkeys(column.lora for column in columns if column.lora is not None):
         metadata[lora] = checked_lora(lora, files, run.model.mode, events, weights=False).metadata
-    forms = {lora: shown_to(run, told) for lora, told in metadata.items()}
-    trained = next(iter(forms.values()), None) or shown_to(run, None)
-    if other := [lora for lora, form in forms.items() if form != trained and any(prompt.given for prompt in wanted)]:
-        raise ConfigError(
-            f"{next(iter(forms)).name} and {other[0].name} were trained with references of other forms, so one prompt "
-            "cannot show them the same. Compare them one by one, or take what the prompts are given out."
-        )
+    trained = _one_form(run, metadata, any(prompt.given for prompt in wanted))
     require_drawable(wanted, run.model.mode, trained)
 
-    names = _names(run, files, settings, columns, wanted)
+    names = _names(run, files, settings, columns, wanted, beside)
     folder = out / "cells"
     missing = {at: name for at, name in names.items() if _files_of(folder, name) is None}
     if missing:
+        others = [(outer_lora(path, files, run.model.mode, events), strength) for path, strength in beside]
         texts = prompt_folder(run) if has_dataset(run) else out / "prompts"
         media = given_media(run, files, texts, trained)
         drawn = list(dict.fromkeys(wanted[row] for row, _ in missing))
         with open_studio(run, files, settings, drawn, texts, out, media, events) as studio:
-            _draw(studio, files, run, columns, wanted, missing, folder)
+            _draw(studio, files, run, columns, wanted, missing, folder, others)
     cells = []
     for number, (row, column) in enumerate(names, 1):
         path, sound = _files_of(folder, names[row, column]) or (None, None)
@@ -141,6 +140,19 @@ def compare(
     about = {"columns": [column.label for column in columns], "prompts": [prompt.text for prompt in wanted]}
     events.sample(grid, about)
     return Comparison(grid, tuple(columns), tuple(cells), drawn_now, sound)
+
+
+def _one_form(run: RunConfig, metadata: Mapping[Path, Mapping[str, str]], shown: bool) -> Trained:
+    """How the LoRAs with that metadata are shown references. Raises ConfigError where they differ and some are
+    `shown`."""
+    forms = {lora: shown_to(run, told) for lora, told in metadata.items()}
+    trained = next(iter(forms.values()), None) or shown_to(run, None)
+    if other := [lora for lora, form in forms.items() if form != trained and shown]:
+        raise ConfigError(
+            f"{next(iter(forms)).name} and {other[0].name} were trained with references of other forms, so one prompt "
+            "cannot show them the same. Compare them one by one, or take what the prompts are given out."
+        )
+    return trained
 
 
 def _without_lost_dataset(run: RunConfig) -> RunConfig:
@@ -209,7 +221,12 @@ def _heard(settings: DrawSettings, rows: Sequence[Prompt], mode: str, columns: i
 
 
 def _names(
-    run: RunConfig, files: BaseFiles, settings: DrawSettings, columns: Sequence[Column], rows: Sequence[Prompt]
+    run: RunConfig,
+    files: BaseFiles,
+    settings: DrawSettings,
+    columns: Sequence[Column],
+    rows: Sequence[Prompt],
+    beside: Sequence[tuple[Path, float]],
 ) -> dict[tuple[int, int], str]:
     """The name of each cell, row by row, without its ending: its digest is of all that it is made from."""
     mode = run.model.mode
@@ -225,6 +242,7 @@ def _names(
         run.quant.model_dump_json(),
         run.cache.vae_dtype,
         settings.model_dump_json(exclude=set(_ELSEWHERE)),
+        *(f"{_content(path)} {strength:g}" for path, strength in beside),
     ]
     names = {}
     for row, prompt in enumerate(rows):
@@ -259,6 +277,7 @@ def _draw(
     rows: Sequence[Prompt],
     missing: Mapping[tuple[int, int], str],
     folder: Path,
+    others: Sequence[tuple[LoraFile, float]],
 ) -> None:
     """Draw what is missing, LoRA by LoRA, a few cells at a time."""
     quiet = Events()  # what of a LoRA is left out has been said
@@ -267,7 +286,7 @@ def _draw(
         if not wanted:
             continue
         state = None if lora is None else checked_lora(lora, files, run.model.mode, quiet)
-        with studio.wearing(state) as loras:
+        with studio.wearing(state, others) as loras:
             for number in dict.fromkeys(column for _, column in wanted):
                 column = columns[number]
                 if loras is not None:

@@ -30,6 +30,7 @@ from ..feed.loader import Sample
 from ..files import parse_json
 from ..settings import limits
 from ..shapes import Mode, VideoShape, floor_frames, floor_side
+from .schedule import require_steps
 from .shown import OPTIONS as OPTIONS_OF_MEDIA
 from .shown import REPEATED, Shown, require_given, shown_by_option, shown_of_clip, shown_tables
 
@@ -249,6 +250,7 @@ def parse_prompt(
     def of(setting: str) -> Any:
         return values.get(setting, getattr(settings, setting))
 
+    require_steps(settings.sigmas, of("steps"))
     shape = VideoShape(floor_frames(of("frames")), floor_side(of("height")), floor_side(of("width")), of("fps"))
     by_option = [
         shown_by_option(setting, path, shape)

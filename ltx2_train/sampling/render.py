@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..conditions.settings import FirstFrame
 from ..conditions.trained import OF_AUDIO, OF_VIDEO
 from ..config import DrawSettings, RunConfig
 from ..device import DTYPES
@@ -35,7 +34,7 @@ from .given_media import GivenMedia, media_of
 from .giving import given_pair
 from .guidance import guidance_of, stg_blocks
 from .prompts import Prompt
-from .schedule import sampling_sigmas
+from .schedule import noise_levels
 from .shown import Shown
 from .sound import SoundParts, decode_mel, decode_wave, sound_shape
 from .sound_file import write_sound
@@ -120,6 +119,11 @@ class Renderer:
     weights: Any = None
     media: GivenMedia = GivenMedia()
 
+    @property
+    def draws_video(self) -> bool:
+        """Whether pictures are drawn; else the sound alone."""
+        return self.model.has_video and self.settings.streams == "all"
+
     def draw(
         self,
         prompts: Sequence[Prompt],
@@ -174,7 +178,7 @@ class Renderer:
         drawn = denoise(
             self.model,
             Pair(*(None if part is None else part.to(self.device) for part in noise)),
-            sampling_sigmas(prompt.steps, tokens),
+            noise_levels(self.settings.sigmas, prompt.steps, tokens),
             self._context(prompt.text, noise),
             fps=prompt.shape.fps,
             negative=self._context(prompt.negative, noise) if prompt.needs_negative else None,
@@ -191,10 +195,10 @@ class Renderer:
         # the picture's comes first, so that a seed starts from the same picture with sound and without
         generator = torch.Generator().manual_seed(prompt.seed)
         video = audio = None
-        if self.model.has_video:
+        if self.draws_video:
             shape = prompt.shape.latent()
             video = torch.randn(1, shape.channels, shape.frames, shape.height, shape.width, generator=generator)
-        if self.model.has_audio and not (self.model.has_video and prompt.shape.frames == 1):
+        if self.model.has_audio and not (self.draws_video and prompt.shape.frames == 1):
             shape = sound_shape(prompt.shape)
             audio = torch.randn(1, shape.channels, shape.steps, shape.bins, generator=generator)
         return Pair(video, audio)
@@ -207,7 +211,7 @@ class Renderer:
 
     def _usable(self, prompt: Prompt) -> list[Shown]:
         """What of the media of `prompt` the model has a stream for."""
-        has = {OF_VIDEO: self.model.has_video, OF_AUDIO: self.model.has_audio}
+        has = {OF_VIDEO: self.draws_video, OF_AUDIO: self.model.has_audio}
         return [one for one in prompt.given if has[one.stream]]
 
     def _given(self, prompts: Sequence[Prompt], tolerant: bool) -> dict[tuple[Prompt, Shown], Tensor]:
@@ -215,8 +219,11 @@ class Renderer:
 
         An encoder is opened only where something was not encoded before.
         """
-        if not self.model.has_video and any(isinstance(one.condition, FirstFrame) for _, one in media_of(prompts)):
-            self.events.message("Sound alone is drawn: the first frames of the prompts (--i) are left out.", "warning")
+        if not self.draws_video and any(one.stream == OF_VIDEO for _, one in media_of(prompts)):
+            self.events.message(
+                "Sound alone is drawn: the first frames and references of the prompts (--i, --v) are left out.",
+                "warning",
+            )
         found: dict[tuple[Prompt, Shown], Tensor] = {}
         missing: dict[str, list[tuple[Prompt, Shown]]] = {OF_VIDEO: [], OF_AUDIO: []}
         for prompt in prompts:
@@ -269,7 +276,7 @@ class Renderer:
     def _sounds(self, drawn: Sequence[Drawn], tolerant: bool) -> dict[int, Waveform]:
         """The sounds of `drawn` by index: all through the audio VAE, then all through the vocoder."""
         wanted = [(one, one.latents.audio) for one in drawn if one.latents.audio is not None]
-        if not wanted or self.sound is None or (self.settings.audio == "off" and self.model.has_video):
+        if not wanted or self.sound is None or (self.settings.audio == "off" and self.draws_video):
             return {}
         mels: dict[int, Tensor] = {}
         sounds: dict[int, Waveform] = {}

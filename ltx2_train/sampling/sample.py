@@ -20,7 +20,7 @@ from .given_media import GivenMedia
 from .guidance import require_stg_block
 from .prompts import Prompt, read_prompts, require_drawable, unused_options
 from .render import SampleFile
-from .studio import checked_lora, open_studio
+from .studio import checked_lora, open_studio, outer_lora
 
 
 def sample(
@@ -31,11 +31,13 @@ def sample(
     *,
     prompts: Sequence[str | dict[str, Any]] | None = None,
     strengths: Sequence[float] = (1.0,),
+    beside: Sequence[tuple[Path, float]] = (),
 ) -> list[SampleFile]:
     """Draw the prompts of `run` (or `prompts`, lines or tables) once per strength of the LoRA into `out`.
 
     Without a LoRA the base alone is drawn. Strength 0 is exactly the base. Each strength gets the same seeds, so that
     the files beside each other differ by the LoRA alone. The run's mode decides what is drawn: video, av or audio.
+    `beside` are other LoRAs with their strengths, which all that is drawn wears, the base at strength 0 as well.
     Where the run names no prompts, the first two captions of its dataset are taken. Raises TrainerError.
     """
     events = shielded(events)
@@ -47,6 +49,7 @@ def sample(
     require_stg_block(settings, base.info.blocks)
     base.require_decoder(run.model.mode)
     state = None if lora is None else checked_lora(lora, base, run.model.mode, events)
+    others = [(outer_lora(path, base, run.model.mode, events), strength) for path, strength in beside]
     trained = shown_to(run, None if state is None else state.metadata)
     require_drawable(wanted, run.model.mode, trained)
     idle = [str(one) for one in run.without_effect if one.setting.startswith("sample.") and "every" not in one.words]
@@ -57,7 +60,7 @@ def sample(
     media = given_media(run, base, folder, trained)
     with (
         open_studio(run, base, settings, wanted, folder, out, media, events) as studio,
-        studio.wearing(state) as loras,
+        studio.wearing(state, others) as loras,
     ):
         files: list[SampleFile] = []
         for strength in strengths:
@@ -67,7 +70,11 @@ def sample(
             files += studio.renderer.draw(
                 wanted,
                 lambda index, prompt, label=label: out / f"{label}_p{index + 1:02d}_s{prompt.seed}",
-                {"lora": None if lora is None else lora.name, "strength": strength},
+                {
+                    "lora": None if lora is None else lora.name,
+                    "strength": strength,
+                    **({"beside": {path.name: each for path, each in beside}} if beside else {}),
+                },
             )
         return files
 

@@ -14,12 +14,36 @@ that of "Scaling Rectified Flow Transformers" (arXiv 2403.03206), section 5.3.2.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
+
 ANCHOR_TOKENS = 4096
 TERMINAL = 0.1
+
+# the levels that the distilled model was made for, as its pipelines take them
+DISTILLED = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0)
+
+
+def noise_levels(kind: Literal["shifted", "distilled"], steps: int, tokens: int = ANCHOR_TOKENS) -> Tensor:
+    """The noise levels [steps + 1] that sample.sigmas = `kind` asks for, float32. Raises ConfigError."""
+    if kind == "shifted":
+        return sampling_sigmas(steps, tokens)
+    require_steps(kind, steps)
+    return torch.tensor(DISTILLED)
+
+
+def require_steps(kind: Literal["shifted", "distilled"], steps: int) -> None:
+    """Raise ConfigError where sample.sigmas = `kind` has another number of steps."""
+    own = len(DISTILLED) - 1
+    if kind == "distilled" and steps != own:
+        raise ConfigError(
+            f"sample.sigmas is distilled, which has {own} steps, and {steps} are asked for. Set sample.steps to {own} "
+            "(of one prompt: --s), or sample.sigmas to shifted."
+        )
 
 
 def sampling_sigmas(steps: int, tokens: int = ANCHOR_TOKENS) -> Tensor:

@@ -13,10 +13,12 @@ import torch
 from ..config import DrawSettings, RunConfig
 from ..config.base_files import BaseFiles
 from ..device import DTYPES, pick_device, release
+from ..errors import ConfigError
 from ..events import Events
 from ..lora.apply import AppliedLora, apply_file
 from ..lora.file import LoraFile, load_lora_header, load_lora_state
 from ..lora.fit import fitting, linear_sizes, tell_left_out, tell_version
+from ..lora.others import OtherEntry
 from ..placement import Placed, fit_for_sampling, load_placed
 from ..weights.load import blueprint, load_connectors
 from ..weights.reader import TensorFile
@@ -36,11 +38,21 @@ class Studio:
     device: torch.device
 
     @contextlib.contextmanager
-    def wearing(self, state: LoraFile | None) -> Iterator[AppliedLora | None]:
-        """A context in which the base has the LoRA `state`; None is the base alone."""
-        if state is None:
-            yield None
-            return
+    def wearing(
+        self, state: LoraFile | None, others: Sequence[tuple[LoraFile, float]] = ()
+    ) -> Iterator[AppliedLora | None]:
+        """A context in which the base has the LoRA `state`, whose layers it gives; None is the base alone.
+
+        `others` lie over it at strengths of their own, whatever strength it has.
+        """
+        with contextlib.ExitStack() as worn:
+            loras = None if state is None else worn.enter_context(self._wearing(state))
+            for other, strength in others:  # over it, since a DoRA has to lie next to the weights
+                worn.enter_context(self._wearing(other)).set_strength(strength)
+            yield loras
+
+    @contextlib.contextmanager
+    def _wearing(self, state: LoraFile) -> Iterator[AppliedLora]:
         loras = apply_file(self.placed.model, state, self.placed.block_there)
         try:
             self.placed.adapted()
@@ -76,6 +88,17 @@ def _contexts(
             video, audio = connectors([one.to(device, dtype)])
             contexts[text] = (None if video is None else video[0].cpu(), None if audio is None else audio[0].cpu())
     return contexts
+
+
+def outer_lora(lora: Path, base: BaseFiles, mode: str, events: Events) -> LoraFile:
+    """As `checked_lora`, of one that is worn over others. Raises ConfigError where it cannot be."""
+    file = checked_lora(lora, base, mode, events)
+    if any(isinstance(entry, OtherEntry) and entry.algo == "dora" for entry in file.layers.values()):
+        raise ConfigError(
+            f"{lora.name} is a DoRA, which scales the weights themselves and cannot lie over another LoRA. Draw with "
+            "it as the one LoRA, or merge it into the base by `ltx2-train lora bake`."
+        )
+    return file
 
 
 @contextlib.contextmanager

@@ -270,6 +270,7 @@ class _Loop:
         run, train = self.run, self.settings.train
         last = run.step == run.total
         if last or _due(run.step, train.save_every, done.epoch_ended, train.save_every_epochs):
+            run.folder.require_there()
             self.lora = save(run, self.events, "finished" if last else "running", final=last)
             self.finished = last
 

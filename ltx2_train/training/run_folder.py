@@ -64,6 +64,21 @@ class RunFolder:
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
+    def require_there(self) -> None:
+        """Raise RunError where the folder was deleted, moved or replaced since it was opened."""
+        if self._lock is None:
+            return
+        try:
+            there = os.stat(self.path / ".lock")
+        except OSError:
+            there = None
+        held = os.fstat(self._lock.fileno())
+        if there is None or (there.st_dev, there.st_ino) != (held.st_dev, held.st_ino):
+            raise RunError(
+                f"The folder of the run, {self.path}, was deleted or moved while the run was trained. What it held "
+                "until now, such as run.toml, the curve and earlier saves, is not in it any more."
+            )
+
     def write_manifest(self, status: str, step: int, **more: Any) -> None:
         """Record how far the run got: status is running, stopped, failed or finished. Raises RunError."""
         self.manifest = {

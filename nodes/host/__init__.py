@@ -29,7 +29,7 @@ from .folders import (
     vae_names,
     vae_path,
 )
-from .jobs import nothing, training_job
+from .jobs import drop_presses, nothing, training_job
 from .page import ComfyEvents, add_routes, preview, preview_all
 
 if TYPE_CHECKING:  # Any to a type checker, so that it says the same with ComfyUI on the path and without
@@ -44,6 +44,7 @@ __all__ = [
     "InputImpl",
     "add_routes",
     "checkpoint_names",
+    "drop_presses",
     "checkpoint_path",
     "checkpoints_folder",
     "input_folder",

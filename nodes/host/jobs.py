@@ -11,6 +11,7 @@ from ...ltx2_train.errors import Stopped, TrainerError
 from ..needs import require_needs
 from ..words import in_widget_words, speaking_as
 
+TRAINS = "LTX2T_Train"  # how the ids of nodes that train begin
 logger = logging.getLogger("ltx2_trainer")
 
 
@@ -45,6 +46,27 @@ def _interrupted() -> BaseException:
     except management.InterruptProcessingException as interrupt:
         return interrupt
     return management.InterruptProcessingException()
+
+
+def drop_presses(run_name: str) -> int:
+    """Take out of ComfyUI's queue what would train the run `run_name` again; how many prompts that were.
+
+    So one X ends a run, however often Run was pressed for it.
+    """
+    from server import PromptServer
+
+    queue = getattr(getattr(PromptServer, "instance", None), "prompt_queue", None)
+    if queue is None:
+        return 0
+
+    def trains(waiting: Any) -> bool:
+        nodes = [node for node in waiting[2].values() if str(node.get("class_type", "")).startswith(TRAINS)]
+        return any(node.get("inputs", {}).get("run_name") == run_name for node in nodes)
+
+    dropped = 0
+    while queue.delete_queue_item(trains):
+        dropped += 1
+    return dropped
 
 
 def nothing(why: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from ltx2_train import Events, Stopped, TrainerError, build_caches, foresee, inspect_lora, load_run, sample, train
+from ltx2_train import (
+    Events,
+    Stopped,
+    TrainerError,
+    build_caches,
+    foresee,
+    inspect_lora,
+    load_run,
+    merge_loras,
+    sample,
+    train,
+)
 from ltx2_train.errors import DataError, RunError
 from ltx2_train.files import digest
 from ltx2_train.lora.file import load_lora_state
@@ -474,6 +486,24 @@ def test_samples_are_drawn_at_the_start_and_on_the_way(run_file):
     assert names == [f"step_{step:06d}_p01_s42.mp4" for step in (0, 3, 4)]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows deletes no folder whose files are open")
+def test_a_run_folder_that_is_deleted_meanwhile_is_an_error_and_the_lora_is_saved(run_file, tmp_path):
+    run = load_run(run_file, [f"run.export_folder='{tmp_path / 'loras'}'"])
+    folder = run_file.parent / "runs" / "r"
+
+    class Deletes(Events):
+        def step(self, metrics):
+            if metrics["step"] == 2:
+                shutil.rmtree(folder)
+
+    with pytest.raises(RunError, match=r"was deleted or moved while the run was trained.*State and LoRA are saved"):
+        train(run, Deletes())
+    for lora in (folder / "lora/r_000006.safetensors", tmp_path / "loras/r/r_000006.safetensors"):
+        assert load_lora_state(lora).entries
+    assert read_manifest(folder)["status"] == "failed"
+    assert train(run).step == 6, "its state is that of the last step"
+
+
 def test_a_sample_that_fails_does_not_end_the_run(run_file, monkeypatch):
     from ltx2_train.sampling import render
 
@@ -496,6 +526,16 @@ def test_the_lora_changes_the_sample_and_strength_zero_does_not(run_file):
     assert torch.equal(files[0].latents, base[0].latents)
     assert not torch.equal(files[1].latents, base[0].latents)
     assert files[1].path.exists()
+
+    # another LoRA beside: at strength 0 nothing, alone as the one LoRA, together as both in one file
+    (over,) = sample(run, None, out, beside=[(lora, 1.0)])
+    assert torch.allclose(over.latents, files[1].latents, atol=1e-5)
+    (off,) = sample(run, None, out, beside=[(lora, 0.0)])
+    assert torch.equal(off.latents, base[0].latents)
+    both = merge_loras([lora, lora], run_file.parent / "both.safetensors", [1.0, 0.5]).path
+    (merged,), (two,) = sample(run, both, out), sample(run, lora, out, beside=[(lora, 0.5)])
+    assert torch.allclose(two.latents, merged.latents, atol=1e-4)
+    assert two.info["beside"] == {lora.name: 0.5}
 
 
 def test_an_image_can_be_the_first_frame(run_file):

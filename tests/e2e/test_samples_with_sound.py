@@ -107,6 +107,18 @@ def test_sound_alone_never_reads_the_video_side(run_of, tmp_path, monkeypatch):
     assert all(part.startswith("audio") for part in blocks)
 
 
+def test_a_model_with_pictures_draws_the_sound_alone_where_that_is_asked_for(run_of, tmp_path, monkeypatch):
+    import ltx2_train.sampling.render as module
+
+    monkeypatch.setattr(module, "load_video_vae", lambda *_, **__: pytest.fail("no picture, no video VAE"))
+    (alone,) = sample(run_of("audio"), None, tmp_path / "audio", prompts=PROMPT)
+    (found,) = sample(run_of("av", "sample.streams=sound"), None, tmp_path / "av", prompts=PROMPT)
+    assert found.latents is None
+    assert torch.equal(found.audio_latents, alone.audio_latents), "as the sound side by itself"
+    assert found.path.suffix == ".wav"
+    assert found.path.with_name("base_p01_s42.sound.png").is_file()
+
+
 def test_strengths_stand_beside_each_other_at_the_same_seed(run_of, lora, tmp_path):
     run, out = run_of("av", "sample.audio=separate"), tmp_path / "out"
     base = sample(run, None, out, prompts=PROMPT)[0]

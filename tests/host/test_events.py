@@ -6,6 +6,7 @@ import asyncio
 import json
 import types
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -181,6 +182,37 @@ def test_an_interrupt_is_seen_but_left_for_the_end(events, comfy):
     assert events.should_stop() is True
     assert events.should_stop() is True
     assert comfy.polls_that_consume == 0
+
+
+def test_one_stop_is_one_of_all_presses_for_the_run(nodes, comfy, monkeypatch):
+    import server
+
+    def press(run, kind="LTX2T_TrainLoRA"):
+        return (0, run, {"5": {"class_type": kind, "inputs": {"run_name": run}}, "6": {"class_type": "Other"}})
+
+    class Queue:
+        waiting: ClassVar = [
+            press("fox"),
+            press("cat"),
+            press("fox", "LTX2T_Monitor"),
+            press("fox", "LTX2T_TrainSlider"),
+        ]
+
+        def delete_queue_item(self, chosen):
+            found = next((item for item in self.waiting if chosen(item)), None)
+            if found is not None:
+                self.waiting.remove(found)
+                return True
+            return None  # as ComfyUI's does
+
+    monkeypatch.setattr(server.PromptServer.instance, "prompt_queue", Queue(), raising=False)
+    events = nodes.host.ComfyEvents("5", "fox", widget=True)
+    nodes.train.tell_end(events, nodes.train.Stopped("Stopped after step 3."))
+    assert Queue.waiting == [press("cat"), press("fox", "LTX2T_Monitor")]
+    assert events.view.payload()["state"] == "stopped"
+    assert events.view.payload()["message"] == "Stopped after step 3. It was queued 2 times more; that was taken back."
+    nodes.train.tell_end(events, ValueError("no"))
+    assert events.view.payload()["state"] == "failed"
 
 
 def test_a_stop_is_reported_as_an_interrupt_after_the_core_has_saved(nodes, comfy):

@@ -54,7 +54,7 @@ KNOWN = {
     "AddReference": {"reference_folder", "reference_path"},
     "PrepareDataset": {"name"},
     "TrainLoRA": {"run_name"},
-    "SampleLoRA": {"lora_path"},
+    "SampleLoRA": {"lora_path", "more_loras"},
     "KeepBranch": {"lora_path", "save_name"},
     "CheckDataset": set(),
     "CombineDatasets": set(),
@@ -73,10 +73,12 @@ KNOWN = {
     "AudioConditions": set(),
     "ConditionsRecipe": set(),
     "PickCheckpoints": {"run_name"},
-    "CompareCheckpoints": set(),
+    "CompareCheckpoints": {"more_loras"},
     "ResizeLoRA": {"lora_path", "save_name"},
     "ExtractLoRA": {"finetune", "base", "save_name"},
     "BakeLoRA": {"checkpoint", "lora_paths", "save_name"},
+    "TrainingRecipe": set(),
+    "SamplesRecipe": set(),
 }
 # settings of option nodes that are a file or a folder of this machine
 OPTION_PATHS = {"CachingOptions": {"dino_model"}}
@@ -88,7 +90,7 @@ WORDS = set(
     "audio_balance audio_supervision sample_audio swap_from attention_kernel low_precision_matmul memory "
     "offload_activations pinned prompt shift_tokens audio_file audio_format action branches goal captions batches "
     "cut_at speaker prefix method rank_mode dtype to positive negative target_class more_targets strengths sizes "
-    "changes compile prompts seeds".split()
+    "changes compile prompts seeds sigmas streams".split()
 )
 
 
@@ -272,7 +274,7 @@ def test_a_lora_is_a_name_in_its_folder_or_a_full_path(nodes, comfy, outside, na
 def test_the_routes_take_the_name_of_a_run_at_most(nodes, comfy):
     nodes.host.add_routes()
     run = "/ltx2_train/runs/{name}"  # test_rest.py tries what is no such name
-    parts = ("", "/metrics", "/view", "/samples", "/{what}")
+    parts = ("", "/metrics", "/view", "/loras", "/samples", "/{what}")
     assert set(comfy.routes) == {"/ltx2_train/live", "/ltx2_train/runs", *(run + part for part in parts)}
 
 

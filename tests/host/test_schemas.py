@@ -36,7 +36,7 @@ WIDGETS = {
     "compile optimizer_offload low_precision_matmul | memory | offload_activations "
     "pinned",
     "LTX2T_SampleLoRA": "prompt strength width height frames steps guidance seed | lora_path "
-    "negative_prompt fps stg stg_block rescale shift_tokens audio_file audio_format",
+    "negative_prompt fps stg stg_block rescale shift_tokens audio_file audio_format sigmas more_loras",
     "LTX2T_LoadTrainingAudio": "folder path speaker_word normalise cut_at_pauses min_seconds max_seconds | "
     "pause_seconds caption_extension repeats recursive shortest_file longest_file "
     "loss_weight bucket_strategy bucket_interval",
@@ -102,16 +102,18 @@ WIDGETS = {
     "LTX2T_SamplesOptions": "every_epochs validation_clips validation_first_frame include_reference "
     "identity_guidance image_crf spectrogram tiles_chunk_size | tiles_spatial_tile "
     "tiles_spatial_overlap tiles_temporal_tile tiles_temporal_overlap stg_blocks audio_guidance audio_stg "
-    "modality_guidance audio_modality_guidance",
+    "modality_guidance audio_modality_guidance sigmas streams",
     "LTX2T_VideoConditions": "",
     "LTX2T_AudioConditions": "",
     "LTX2T_ConditionsRecipe": "",
     "LTX2T_PickCheckpoints": "run_name",
     "LTX2T_CompareCheckpoints": "prompts seeds strengths width height frames steps sound_cell | with_base guidance "
-    "negative_prompt fps stg rescale",
+    "negative_prompt fps stg rescale sigmas more_loras",
     "LTX2T_ResizeLoRA": "rank max_error lora_path save_name | dtype",
     "LTX2T_ExtractLoRA": "finetune base rank save_name | dtype",
     "LTX2T_BakeLoRA": "checkpoint strength lora_paths save_name",
+    "LTX2T_TrainingRecipe": "",
+    "LTX2T_SamplesRecipe": "",
 }
 SOCKETS = {
     "LTX2T_LoadBaseModel": (["LTX2T_OPTIONS"], ["LTX2T_MODEL"]),
@@ -125,7 +127,19 @@ SOCKETS = {
         ["LORA_MODEL", "LTX2T_RUN", "STRING"],
     ),
     "LTX2T_SampleLoRA": (
-        ["LTX2T_RUN", "LTX2T_MODEL", "IMAGE", "IMAGE", "AUDIO", "IMAGE", "MASK", "AUDIO", "IMAGE", "AUDIO"],
+        [
+            "LTX2T_RUN",
+            "LTX2T_MODEL",
+            "IMAGE",
+            "IMAGE",
+            "AUDIO",
+            "IMAGE",
+            "MASK",
+            "AUDIO",
+            "IMAGE",
+            "AUDIO",
+            "LTX2T_OPTIONS",
+        ],
         ["VIDEO", "STRING", "AUDIO"],
     ),
     "LTX2T_LoadTrainingAudio": ([], ["LTX2T_DATASET", "INT"]),
@@ -171,10 +185,12 @@ SOCKETS = {
         ["LTX2T_RUN", "LTX2T_CHECKPOINTS", DYNAMIC],
         ["LTX2T_CHECKPOINTS", "LORA_MODEL", "STRING"],
     ),
-    "LTX2T_CompareCheckpoints": (["LTX2T_CHECKPOINTS"], ["VIDEO", "STRING", "AUDIO", "STRING"]),
+    "LTX2T_CompareCheckpoints": (["LTX2T_CHECKPOINTS", "LTX2T_OPTIONS"], ["VIDEO", "STRING", "AUDIO", "STRING"]),
     "LTX2T_ResizeLoRA": (["LORA_MODEL"], ["LORA_MODEL", "STRING", "STRING"]),
     "LTX2T_ExtractLoRA": ([], ["LORA_MODEL", "STRING", "STRING"]),
     "LTX2T_BakeLoRA": (["LORA_MODEL"], ["STRING", "STRING"]),
+    "LTX2T_TrainingRecipe": ([DYNAMIC, "LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
+    "LTX2T_SamplesRecipe": ([DYNAMIC, "LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
 }
 IDS = list(WIDGETS)
 

@@ -29,7 +29,7 @@ def asked(nodes, monkeypatch):
 
     def train_slider(run, events):
         found.append(run)
-        raise nodes.slider.Stopped("enough")
+        raise nodes.train.Stopped("enough")
 
     monkeypatch.setattr(nodes.slider.core, "train_slider", train_slider, raising=False)
     return found

@@ -127,6 +127,7 @@ export class LiveView {
   }
 
   show(view) {
+    if (view.title && this.view?.title && view.title !== this.view.title) this.#forget() // another run of this node
     this.view = view
     const running = view.state === "running"
     this.element.dataset.state = view.state
@@ -160,12 +161,16 @@ export class LiveView {
 
   // Another run is going to be shown.
   clear() {
+    this.#forget()
+    this.show({ state: "idle", curve: [] })
+  }
+
+  #forget() {
     this.drawn = []
     this.at = -1
     this.address = null
     this.sample.replaceChildren()
     this.#arrows()
-    this.show({ state: "idle", curve: [] })
   }
 
   browse(by) {
@@ -179,7 +184,7 @@ export class LiveView {
   showSample(sample) {
     if (!sample.file) return
     const known = this.drawn.some((other) => other.file.filename === sample.file.filename)
-    if (!known && this.drawn.length) this.drawn.push(sample)
+    if (!known) this.drawn.push(sample)
     if (this.at < 0) this.#put(sample)
     this.#arrows()
   }

@@ -65,12 +65,10 @@ async function seedAll(again = false) {
 // What the folder of the run tells, where the server has no word of it: after a restart, of a run of another program.
 async function seed(node, view, again = false) {
   const name = runName(node)
-  if (again || view.view.state === "idle") {
-    const seen = await server.view(name)
-    if (seen && (again || view.view.state === "idle")) view.show(seen) // it may have begun meanwhile
-  }
-  if (view.view.title !== name) return
-  view.showDrawn(await server.samples(name))
+  const wanted = () => again || view.view.state === "idle"
+  const [seen, samples] = await Promise.all([wanted() ? server.view(name) : null, server.samples(name)])
+  if (seen && wanted()) view.show(seen) // it may have begun meanwhile
+  if (view.view.title === name) view.showDrawn(samples)
 }
 
 // Classic nodes show every widget, so the advanced ones are folded here, with a button to unfold them. Nodes 2.0 does

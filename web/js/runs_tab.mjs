@@ -73,7 +73,7 @@ export class RunsTab {
   }
 
   async #fill(name) {
-    const [view, samples] = [await this.server.view(name), await this.server.samples(name)]
+    const [view, samples] = await Promise.all([this.server.view(name), this.server.samples(name)])
     if (this.chosen !== name || !view) return
     this.view.show(view)
     this.view.showDrawn(samples)

@@ -30,7 +30,7 @@ ALWAYS = {
     "memory.attention", "memory.split_attention", "memory.compile", "memory.context_gb", "gemma.precision",
     "gemma.compute_dtype", "gemma.placement", "sample.every", "sample.every_epochs", "sample.prompts",
     "sample.frames", "sample.fps", "sample.steps", "sample.guidance", "sample.stg", "sample.seed", "sample.strength",
-    "sample.image_crf", "sample.shift_tokens", "validation.every", "validation.every_epochs",
+    "sample.image_crf", "sample.sigmas", "validation.every", "validation.every_epochs",
     "slider.mode", "slider.config",
     "log.report_to",
 }  # fmt: skip

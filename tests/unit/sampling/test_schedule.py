@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from ltx2_train.sampling.schedule import sampling_sigmas
+from ltx2_train.config import DrawSettings, SampleSettings
+from ltx2_train.errors import ConfigError
+from ltx2_train.sampling.prompts import parse_prompt
+from ltx2_train.sampling.schedule import noise_levels, sampling_sigmas
 
 
 @pytest.mark.parametrize(
@@ -28,3 +31,17 @@ def test_any_size_gives_finite_falling_levels(steps, tokens):
     assert sigmas[0] == 1
     assert sigmas[-1] == 0
     assert (sigmas.diff() <= 0).all()
+
+
+def test_the_distilled_levels_are_those_of_the_published_pipelines():
+    assert noise_levels("distilled", 8).tolist() == pytest.approx(
+        [1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0], abs=1e-7
+    )
+    assert torch.equal(noise_levels("shifted", 8, 6144), sampling_sigmas(8, 6144))
+
+
+def test_another_number_of_distilled_steps_is_refused_where_the_prompt_is_read():
+    settings = DrawSettings.of(SampleSettings(sigmas="distilled", steps=8), "2.3")
+    assert parse_prompt("a ball", settings).steps == 8
+    with pytest.raises(ConfigError, match="has 8 steps, and 20 are asked for"):
+        parse_prompt("a ball --s 20", settings)
