@@ -61,7 +61,7 @@ class RecipeNode(io.ComfyNode):
     @classmethod
     def read(cls, chosen: Mapping[str, Any]) -> handles.GivenOptions:
         """What the choice and its numbers give. Raises ConfigError."""
-        name = chosen.get(WIDGET)
+        name = str(chosen.get(WIDGET))
         if name not in cls.RECIPES:
             raise ConfigError(f"{WIDGET}: {name!r} is none of {', '.join(cls.RECIPES)}.")
         recipe = cls.RECIPES[name]
