@@ -22,7 +22,7 @@ SETTINGS = {
     "train": {
         "steps", "epochs", "learning_rate", "audio_learning_rate", "lr_args", "loraplus_ratio", "changed_rate",
         "accumulation", "caption_dropout", "caption_dropout_with", "norms_every", "save_every", "save_every_epochs",
-        "seed", "keep_states", "keep_loras", "save_precision", "clip_norm", "state", "on_nan", "comment",
+        "processes", "seed", "keep_states", "keep_loras", "save_precision", "clip_norm", "state", "on_nan", "comment",
     },
     "memory": {
         "fit", "blocks_to_swap", "recompute_blocks", "gradient_checkpointing", "pinned", "swap_from", "swap_ahead",

@@ -21,6 +21,7 @@ from ltx2_train.optim import WeightMean, build_optimizer, build_schedule
 from ltx2_train.training import loop, saving, setup
 from ltx2_train.training.checks import Checked
 from ltx2_train.training.metrics import MetricsLog
+from ltx2_train.training.peers import ALONE
 from ltx2_train.training.run_folder import open_run, save_text
 
 PREFIX = "model.diffusion_model."
@@ -56,7 +57,7 @@ class SmallRuns:
         tables = {"run": run, "train": settings, "sample": sample, "lora": lora, "optimizer": {"name": "adamw"}}
         return loop.train(make_run({**tables, **more}), events)
 
-    def _check(self, config, events):
+    def _check(self, config, events, peers):
         folder = open_run(config.run, {"lora.rank": str(config.lora.rank)}, events)
         unused = (None,) * 7
         checked = Checked(config, folder, *unused, config.train.steps)
@@ -88,7 +89,7 @@ class SmallRuns:
             mean=WeightMean(loras.parameters(), config.ema.decay) if config.ema.decay else None,
             watch=SimpleNamespace(step=lambda heard: None), total=checked.total, step=0, place=(0, 0), log=None,
             prompts=["a ball"], checkpoint_shapes=shapes, base={}, trigger="", version="2.3", apply=None,
-            rates=lambda: {"lr": optimizer.param_groups[0]["lr"]},
+            peers=ALONE, rates=lambda: {"lr": optimizer.param_groups[0]["lr"]},
         )  # fmt: skip
         run.renderer = SimpleNamespace(draw=self._draw, events=events)
         run.close = lambda: run.log.close()
@@ -111,4 +112,4 @@ class SmallRuns:
         for parameter in run.loras.parameters():
             parameter.grad = torch.randn(parameter.shape, generator=generator)
         losses = {"loss": [1.0 / (run.step + 1)], "loss_video": [1.0]}
-        return losses, ["clip"], (0, run.step + 1)
+        return losses, [loop._Taken(["clip"], False)], (0, run.step + 1)

@@ -22,6 +22,7 @@ from .imports import add_import
 from .lora import add_lora
 from .output import lasting_output, show_report
 from .plan import add_plan
+from .processes import process_number, run_in_processes
 from .quantize import add_quantize
 from .report import add_report
 from .runs import add_runs
@@ -57,7 +58,9 @@ def _run(argv: Sequence[str] | None) -> int:
     if not hasattr(args, "call"):
         (args.group if hasattr(args, "group") else parser).print_help(sys.stderr)
         return 2
-    events = ConsoleEvents()
+    rank = process_number()
+    who = f"process {rank}: " if rank else ""
+    events = ConsoleEvents() if rank == 0 else ConsoleEvents(open(os.devnull, "w"))
     try:
         events.catch_interrupt()
     except ValueError:  # not in the main thread, where a test may be
@@ -70,23 +73,25 @@ def _run(argv: Sequence[str] | None) -> int:
         return args.call(args, events) or 0
     except Stopped as stop:
         events.finish()
-        print(stop, file=sys.stderr)
+        if rank == 0:
+            print(stop, file=sys.stderr)
         return 130
     except KeyboardInterrupt:
         events.finish()
-        print("Left at once. The next run goes on from the last saved state.", file=sys.stderr)
+        if rank == 0:
+            print("Left at once. The next run goes on from the last saved state.", file=sys.stderr)
         return 130
     except TrainerError as error:
         events.finish()
         if args.debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{who}error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     except Exception as error:
         events.finish()
         if args.debug:
             traceback.print_exc()
-        print(f"error: {type(error).__name__}: {error}\nRun again with --debug for the details.", file=sys.stderr)
+        print(f"{who}error: {type(error).__name__}: {error}\nRun again with --debug for the details.", file=sys.stderr)
         return 1
     finally:
         events.finish()
@@ -125,7 +130,11 @@ def _parser() -> argparse.ArgumentParser:
     add_quantize(add)
     add_plan(add)
     cache.add_commands(commands, add, add_run_file)
-    add_run_file(add("train", _train, "Train the LoRA that a run file describes, or go on where it stopped."))
+    train = add("train", _train, "Train the LoRA that a run file describes, or go on where it stopped.")
+    add_run_file(train)
+    train.add_argument(
+        "--processes", type=int, metavar="N", help="train.processes: train with N processes, one a card (default: 1)"
+    )
     add_runs(add)
     add_run_file(add("slider", _slider, "Train a slider from pairs of prompts, or from pairs of cached latents."))
     _add_sample(add, add_run_file)
@@ -206,12 +215,22 @@ def _probe(args: argparse.Namespace, events: ConsoleEvents) -> int:
     return 0 if info.trainable else 1
 
 
-def _train(args: argparse.Namespace, events: ConsoleEvents) -> None:
-    from .. import load_run, train
+def _train(args: argparse.Namespace, events: ConsoleEvents) -> int:
+    from .. import check_overrides, check_processes, load_run, started_processes, train
 
-    result = train(load_run(args.run, args.set), events)
+    overrides = [*args.set, *([] if args.processes is None else [f"train.processes={args.processes}"])]
+    check_overrides(overrides)
+    run = load_run(args.run, overrides)
+    count = run.train.processes
+    if count > 1 and started_processes() == 1:
+        check_processes(run, count)
+        settings = [part for override in overrides for part in ("--set", override)]
+        return run_in_processes(["train", str(args.run), *settings, *(["--debug"] if args.debug else [])], count)
+    result = train(run, events)
     events.finish()
-    print(result.summary)
+    if process_number() == 0:
+        print(result.summary)
+    return 0
 
 
 def _slider(args: argparse.Namespace, events: ConsoleEvents) -> None:

@@ -169,6 +169,19 @@ class TrainSettings(Settings):
         "them and with those of other clips, which shows whether the LoRA uses them.",
         json_schema_extra={"advanced": True},
     )
+    processes: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="Processes that train together, one a card; each takes train.accumulation batches of a step. From "
+        "a terminal only; accelerate launch says the number by itself.",
+        json_schema_extra={"advanced": True, "since": "0.3"},
+    )
+
+    @property
+    def batches_a_step(self) -> int:
+        """Batches whose gradients are averaged into one step, over all processes."""
+        return self.accumulation * self.processes
 
     what: Literal["lora", "full"] = Field(
         default="lora",

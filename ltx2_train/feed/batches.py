@@ -19,6 +19,7 @@ With `batch_probability` a coin chooses between both kinds as long as there are 
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -163,7 +164,7 @@ class BatchOrder:
         if wanted > self.accumulation:
             raise ConfigError(
                 f"audio.min_batches is {wanted}, but a step has only {self.accumulation} batches "
-                "(train.accumulation). Lower the one or raise the other."
+                "(train.accumulation, times train.processes). Lower the one or raise the other."
             )
         if wanted and not any(sample.audio_steps for sample in self.samples):
             raise ConfigError(
@@ -269,6 +270,7 @@ class Batches(Generic[T]):
 
     `read(samples, epoch, index)` makes one; the thread calls it in order. Use it in a `with` block, or call `close`.
     With `prefetch` 0 there is no thread. Errors of the thread are raised to whoever asks for the batch that failed.
+    `share` (number, count): of each `count` batches the one at place `number` alone, the others are somebody else's.
     """
 
     def __init__(
@@ -277,9 +279,10 @@ class Batches(Generic[T]):
         order: BatchOrder,
         start: tuple[int, int] = (0, 0),
         prefetch: int = 2,
+        share: tuple[int, int] = (0, 1),
     ):
         self._read, self._order = read, order
-        self._walk = order.walk(*start)
+        self._walk = itertools.islice(order.walk(*start), share[0], None, share[1])
         self._stop = threading.Event()
         self._ready: queue.Queue[T | BaseException] = queue.Queue(maxsize=max(1, prefetch))
         self._failed: BaseException | None = None

@@ -48,7 +48,8 @@ def measured_activations(
     )
     device = checked.device
     work = of_batch(largest_batch(checked.order, plain), plain)
-    plan = make_plan(plain, Facts.read(plain, work, device.type), this_machine(device, checked.folder.path))
+    machine = this_machine(device, checked.folder.path).shared(plain.train.processes)
+    plan = make_plan(plain, Facts.read(plain, work, device.type), machine)
     events.stage("load the transformer for AWQ")
     memory = plan.memory_settings(plain.memory)
     placed = load_placed(plain, memory, device, events, checked.folder.path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +47,7 @@ from .held_out import require_apart, require_validation, validation_clips
 from .identity import Identity, recorded_optimizer, require_same
 from .lora_files import list_loras
 from .optimizing import check_optimizer
+from .peers import ALONE, Peers, require_processes
 from .regularizers.checks import check_blocks, check_regularized, check_samples_of, regularizer_texts
 from .run_data import open_data
 from .run_folder import RunFolder, open_run, recorded_run, require_usable, save_text
@@ -75,6 +75,7 @@ class Checked:
     trained: Trained = Trained()
     facts: Facts | None = None  # of its memory, where the check had to know them
     texts: tuple[str, ...] = ()  # prompts that are needed besides those of the samples
+    peers: Peers = ALONE
     triggers: tuple[str, ...] = ()  # trigger words of the dataset
 
     @property
@@ -95,12 +96,26 @@ class Checked:
         return next((path for path in candidates if path.is_file()), None)
 
 
-def check(config: RunConfig, events: Events) -> Checked:
-    """Find everything that can be wrong before a big file is read, and open the run folder."""
+def check(config: RunConfig, events: Events, peers: Peers = ALONE) -> Checked:
+    """Find everything that can be wrong before a big file is read, and open the run folder.
+
+    Of several processes the first opens it before the others look into it.
+    """
+    checked = peers.lead(lambda: _check(config, events, peers))
+    opened = peers.told(checked and checked.folder.path)
+    if checked is None:
+        assert opened is not None
+        place = {"folder": opened.parent, "name": opened.name, "if_exists": "continue"}
+        follower = config.model_copy(update={"run": config.run.model_copy(update=place)})
+        checked = _check(follower, events, peers)
+    return checked
+
+
+def _check(config: RunConfig, events: Events, peers: Peers) -> Checked:
     events.stage("check")
     for note in (*config.notes, *(str(one) for one in config.without_effect if one.harmless)):
         events.message(note)
-    config, files, layers, device = check_model(config, events)
+    config, files, layers, device = check_model(config, events, peers)
     dataset = DatasetConfig.read(config.dataset_file(), config.foreign)
     require_used(config, dataset)
     require_validation(config, dataset)
@@ -119,7 +134,7 @@ def check(config: RunConfig, events: Events) -> Checked:
     captions = [text for sample in data.samples for text in sample.captions]
     texts = regularizer_texts(config.regularizers, captions, triggers)
     model, written = (config, files, layers, device), {"dataset.toml": dataset.to_toml()}
-    return open_checked(model, data, order, prompts, events, triggers, written, texts, trained)
+    return open_checked(model, data, order, prompts, events, triggers, written, texts, trained, peers)
 
 
 def open_checked(
@@ -132,17 +147,17 @@ def open_checked(
     written: Mapping[str, str] | None = None,
     texts: Sequence[str] = (),
     trained: Trained | None = None,
+    peers: Peers = ALONE,
 ) -> Checked:
     """Hold the run against its folder, and open that. `model` is what `check_model` returned.
 
-    `written` are texts that go into the folder beside run.toml, by name; `texts` prompts that are needed besides those
-    of the samples.
+    `written`: texts that go into the folder beside run.toml, by name; `texts`: prompts besides those of the samples.
     """
     config, files, layers, device = model
     path, before = recorded_run(config.run)
     total = config.train.steps
     if config.train.epochs is not None:
-        total = config.train.epochs * -(-len(order) // config.train.accumulation)
+        total = config.train.epochs * -(-len(order) // config.train.batches_a_step)
         if config.train.steps != TrainSettings().steps:
             events.message(
                 f"train.epochs = {config.train.epochs} counts, which is {total} steps; train.steps = "
@@ -157,7 +172,7 @@ def open_checked(
         require_same(path, before, identity, config, data)
     checked = Checked(
         config=config,
-        folder=open_run(config.run, identity.record(), events),
+        folder=open_run(config.run, identity.record(), events, peers.first),
         files=files,
         device=device,
         data=data,
@@ -170,6 +185,7 @@ def open_checked(
         trained=trained or Trained(),
         facts=facts,
         texts=tuple(texts),
+        peers=peers,
     )
     folder = checked.folder
     try:
@@ -205,7 +221,9 @@ def foresee(config: RunConfig, events: Events | None = None) -> None:
         require_same(path, before, Identity.of(config, _base_record(files), None, layers), config, None)
 
 
-def check_model(config: RunConfig, events: Events) -> tuple[RunConfig, BaseFiles, list[str], torch.device]:
+def check_model(
+    config: RunConfig, events: Events, peers: Peers = ALONE
+) -> tuple[RunConfig, BaseFiles, list[str], torch.device]:
     """What can be checked before the dataset is looked at.
 
     Returns the settings with an optimizer chosen (see _with_optimizer), the files of the base, the layers that get a
@@ -214,7 +232,7 @@ def check_model(config: RunConfig, events: Events) -> tuple[RunConfig, BaseFiles
     check_streams(config)
     files, stored = check_base(config, events, config.lora.rank)
     require_plain(config, files.checkpoint.name, stored)
-    device = pick_device(config.model.device)
+    device = peers.place(pick_device(config.model.device))
     sizes = _check_layers(config, files.checkpoint)
     layers = list(sizes)
     path, before = recorded_run(config.run)
@@ -323,7 +341,7 @@ def _plan_optimizer(
         note = f"Optimizer {name} (auto: bitsandbytes {fails})."
     else:
         events.make_room(EVERYTHING, device, EVERYTHING)  # what is free decides
-        plan = make_plan(config, facts, this_machine(device, folder, events))
+        plan = make_plan(config, facts, this_machine(device, folder, events).shared(config.train.processes))
         if plan.optimizer != name:
             name, note = plan.optimizer, plan.reasons[-1]
     events.message(note)
@@ -345,7 +363,7 @@ def _open_data(config: RunConfig, dataset: DatasetConfig, files: BaseFiles, even
 
 def _order_batches(config: RunConfig, data: TrainingSet, events: Events) -> BatchOrder:
     """The batches of every epoch; tells how many of them carry sound."""
-    order = BatchOrder(data.samples, data.batch_sizes, config.train.seed, config.audio, config.train.accumulation)
+    order = BatchOrder(data.samples, data.batch_sizes, config.train.seed, config.audio, config.train.batches_a_step)
     describe_mix(order, config.model.mode, config.audio.silence_regularizer, events)
     return order
 
@@ -358,13 +376,9 @@ def needed_texts(config: RunConfig, prompts: Sequence[Prompt]) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def check_settings(config: RunConfig) -> None:
+def check_settings(config: RunConfig, peers: Peers = ALONE) -> None:
     """Cross-checks between groups that need no file. Raises ConfigError."""
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and "LOCAL_RANK" in os.environ:
-        raise ConfigError(
-            f"This is one of {os.environ['WORLD_SIZE']} processes (accelerate launch, torchrun), and a run is trained "
-            "by one process on one card. Start it without them; model.device chooses the card."
-        )
+    require_processes(config, peers)
     config.require_effect()
     check_trackers(config)
     check_regularized(config)

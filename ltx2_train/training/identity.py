@@ -106,7 +106,7 @@ class Identity:
             what=train.what,
             master_weights=config.full.master_weights if train.what == "full" else None,
             lokr_norm=config.lora.lokr_norm if config.lora.has_factor else None,
-            accumulation=train.accumulation,
+            accumulation=train.batches_a_step,
             seed=train.seed,
             optimizer=config.optimizer.name,
             optimizer_args=config.optimizer.args,
@@ -165,7 +165,9 @@ def require_same(
     if data is None:
         changed = [line for line in changed if not line.startswith(tuple(f"{name}: " for name in _OF_DATA))]
     if changed:
-        lines = "\n".join(f"  {line}" for line in changed)
+        a_step = f" batches a step; here train.accumulation {config.train.accumulation} x {config.train.processes}"
+        of_step = "train.accumulation: "
+        lines = "\n".join(f"  {line}{a_step * line.startswith(of_step)}" for line in changed)
         raise RunError(
             f"The run folder {path} belongs to a run with other settings:\n{lines}\n"
             "Put them back to continue it, choose another run.name, or set run.if_exists to 'new'."

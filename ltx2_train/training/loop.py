@@ -1,8 +1,9 @@
 """The training loop: step, and once in a while save and sample; whatever ends it, the state is on disk.
 
 A step is the mean of `accumulation` micro-batches. All its random numbers come from the run's seed and the step's own
-number, so a resumed run draws what an unbroken one would have drawn. A loss or gradient that is not finite never
-reaches the weights: the batch is named and left out, and five in a row end the run.
+number, so a resumed run draws what an unbroken one would have drawn. Several processes (peers.py) take the batches of
+a step in turns, and meet before the optimizer and after it; the first of them does all else. A loss or gradient that
+is not finite never reaches the weights: the batch is named and left out, and five in a row end the run.
 
 On a card a step waits for the device once, when all of it has been queued. Other optimizers than the fused ones have to
 be told before whether the gradients are finite; there the wait comes first.
@@ -16,7 +17,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ import torch
 from ..config import RunConfig
 from ..device import out_of_memory, release
 from ..errors import ConfigError, RunError, Stopped, TrainerError
-from ..events import Events, shielded
+from ..events import Events, Passing, shielded
 from ..feed.batches import Batch, Batches, load_batch
 from ..feed.loader import Sample
 from ..full.optimizer import WeightOptimizer
@@ -35,8 +36,9 @@ from ..optim import averaged, can_be_guarded, guarded_step, state_aside
 from .checks import Checked, check, check_settings
 from .contexts import streams_of
 from .fit.pace import Pace
-from .fit.trial import OomGuard, Rewound, take_guarded, try_largest
-from .metrics import LOSS, STREAMS, loss_column, validated
+from .fit.trial import OomGuard, Rewound, moved_parameters, take_guarded, try_largest
+from .metrics import LOSS, STREAMS, clean_row, loss_column, validated
+from .peers import join_peers
 from .proof import Proof, is_wanted
 from .reading import Columns, not_finite, read
 from .ready import Ready, make_ready
@@ -75,19 +77,32 @@ def train(config: RunConfig, events: Events | None = None) -> RunResult:
     events = shielded(events)
     if config.slider.wanted:
         raise ConfigError("The run describes a slider, which `ltx2-train slider` trains. Use it, or take [slider] out.")
-    check_settings(config)
-    return train_checked(check(config, events), events)
+    peers = join_peers(config)
+    try:
+        if not peers.first:  # what is to be told is told once
+            events = Passing(events, tells=())
+        if peers.several:
+            together = config.train.model_copy(update={"processes": peers.count})
+            config = config.model_copy(update={"train": together})
+            events.message(
+                f"{peers.count} processes train together: {together.accumulation} x {peers.count} batches a step."
+            )
+        check_settings(config, peers)
+        return train_checked(check(config, events, peers), events)
+    finally:
+        peers.close()
 
 
 def train_checked(checked: Checked, events: Events) -> RunResult:
     """As `train`, of a run whose inputs have been found good; its folder is closed afterwards."""
+    first = checked.peers.first
     try:
         if (lora := checked.finished_lora()) is not None:
             product = "Checkpoint" if checked.config.train.what == "full" else "LoRA"
             text = f"Finished before: {checked.total} steps. Raise train.steps to go on. {product}: {lora}"
             return RunResult(checked.folder.path, lora, checked.total, checked.total, text)
-        with tracked(checked.config, checked.folder.path, events) as told:
-            asked = Asked(told, checked.folder.path)
+        with tracked(checked.config, checked.folder.path, events) if first else contextlib.nullcontext(events) as told:
+            asked = Asked(told, checked.folder.path if first else None)
             try:
                 run = load(checked, asked)
             except (RuntimeError, MemoryError) as error:
@@ -114,13 +129,22 @@ class _Done:
     epoch_ended: int
 
 
+@dataclass(frozen=True)
+class _Taken:
+    """A batch that was taken: the names of its clips, and whether it had sound."""
+
+    names: list[str]
+    heard: bool
+
+
 class _Loop:
     """One stretch of a run: from where it stands to its last step, or to whatever ends it."""
 
     def __init__(self, run: Run, events: Asked) -> None:
         self.run, self.events, self.settings = run, events, run.config
         self.started, self.first = time.monotonic(), run.step
-        self.batches = Ahead(Batches(_reader(run), run.order, run.place, run.config.data.prefetch), run.device)
+        share = run.peers.rank, run.peers.count
+        self.batches = Ahead(Batches(_reader(run), run.order, run.place, run.config.data.prefetch, share), run.device)
         self.lora: Path | None = None
         self.pace = Pace(run.device, None, events)
         self.bad = 0  # steps in a row that were not finite
@@ -155,11 +179,14 @@ class _Loop:
         if (trial := try_largest(run, run.plan, run.apply, events)) is not None:
             run.plan = trial.plan
             self.pace = Pace(run.device, trial.seconds * self.settings.train.accumulation, events)
-        guard = OomGuard(run.plan, run.apply, events, run.device, lambda: save_after_error(run, events, "running"))
+        guard = OomGuard(run.plan, run.apply, events, run.device, lambda: self._keep("running"))
+        run.peers.align(moved_parameters(run))  # equal before, but for the last bits where cards are of several kinds
         if run.step == 0 and sample.wanted and sample.at_start:
-            _draw(run, events)
-        if run.step == 0 and run.log is not None and (measured := self._measured_at_start()):
-            run.log.append({"step": 0, **measured})
+            run.peers.lead(lambda: _draw(run, events))
+        if run.step == 0:
+            measured = run.peers.lead(self._measured_at_start)
+            if run.log is not None and measured:
+                run.log.append({"step": 0, **measured})
         events.stage("train", run.total)
         try:
             went_on = [step for step in run.folder.manifest.get("resumes", ()) if step < run.step]
@@ -168,19 +195,27 @@ class _Loop:
         except RunError as error:  # the states alone will do
             events.message(str(error), "warning")
         if run.step < run.total:
-            complete(run, events)
+            run.peers.lead(lambda: complete(run, events))
         return guard
+
+    def _keep(self, status: str) -> str:
+        """Save what there is after an error, in the process that writes; a sentence about it."""
+        return save_after_error(self.run, self.events, status) if self.run.peers.first else ""
 
     def _step(self, guard: OomGuard) -> _Done:
         """Gradients, clipping, optimizer. A step that is not finite changes nothing but the numbers of its place."""
         run, begun = self.run, time.monotonic()
-        columns, names, place = self._gradients(guard)
+        columns, taken, place = self._gradients(guard)
+        names = [name for batch in taken for name in batch.names]
+        for batch in taken:
+            if run.sound is not None and (text := run.sound.watch(batch.heard)):
+                self.events.message(text, "warning")
         rates = run.rates()
         queued = run.device.type == "cuda" and can_be_guarded(run.optimizer)
         if queued:
             self.clean = False
             guarded_step(run.optimizer, not_finite(columns, LOSS, NORM))
-        numbers = read(columns)
+        numbers = _merged(run.peers.gather(read(columns)))
         # what some batches of the step lack is averaged over those that have it
         terms = {column: sum(values) / len(values) for column, values in numbers.items()}
         norm = terms.pop(NORM)
@@ -214,26 +249,52 @@ class _Loop:
         }
         return _Done(row, names, finite, epoch_ended)
 
-    def _gradients(self, guard: OomGuard) -> tuple[Columns, list[str], tuple[int, int]]:
+    def _gradients(self, guard: OomGuard) -> tuple[Columns, list[_Taken], tuple[int, int]]:
         """The gradients of a step, clipped, with their norm among its columns; or where they are let go of, the norm
         of what has moved the weights already."""
         run = self.run
         if isinstance(run.optimizer, WeightOptimizer) and self.settings.full.release_gradients:
             self.batches.begin()
             with run.optimizer.releasing():
-                columns, names, place = self._micro_steps()
+                columns, taken, place, _ = self._micro_steps()
                 columns[NORM] = [run.optimizer.released_norm()]
-            return columns, names, place
-        columns, names, place = take_guarded(run, self.batches, guard, self._micro_steps)
+            return columns, taken, place
+        columns, taken, place, there = take_guarded(run, self.batches, guard, self._micro_steps)
+        self._average(columns, there)
         run.scaler.unscale_(run.optimizer)
         limit = self.settings.train.clip_norm or math.inf
-        beside = () if run.regularizers is None else run.regularizers.parameters()
-        columns[NORM] = [torch.nn.utils.clip_grad_norm_([*run.loras.parameters(), *beside], limit)]
-        return columns, names, place
+        columns[NORM] = [torch.nn.utils.clip_grad_norm_(moved_parameters(run), limit)]
+        return columns, taken, place
 
-    def _micro_steps(self) -> tuple[Columns, list[str], tuple[int, int]]:
-        with self.run.loras.held(self.run.model.dtype):
-            return _micro_steps(self.run, self.batches, self.events)
+    def _micro_steps(self) -> tuple[Columns, list[_Taken], tuple[int, int], list[bool]]:
+        """As the function of this name; the batches are those of all processes, in their order. Returns also which of
+        what is trained has a gradient in any of them. Raises Stopped where any is to stop."""
+        run = self.run
+        with run.loras.held(run.model.dtype):
+            columns, taken, place = _micro_steps(run, self.batches, self.events)
+        if not run.peers.several:
+            return columns, taken, place, []
+        mine = (self.events.should_stop(), taken, [parameter.grad is not None for parameter in moved_parameters(run)])
+        stops, batches, there = zip(*run.peers.gather(mine), strict=True)
+        if any(stops):
+            raise Stopped
+        side_by_side = zip(*batches, strict=True)
+        return (
+            columns,
+            [batch for row in side_by_side for batch in row],
+            place,
+            [any(one) for one in zip(*there, strict=True)],
+        )
+
+    def _average(self, columns: Columns, there: list[bool]) -> None:
+        """The gradients of all processes become their mean. A loss that is not finite makes it none in all of them."""
+        if not self.run.peers.several:
+            return
+        trained = moved_parameters(self.run)
+        gradient = next((parameter.grad for parameter in trained if parameter.grad is not None), None)
+        if gradient is not None:  # + 0, or NaN
+            gradient.add_(sum(torch.as_tensor(loss).detach() * 0 for loss in columns[LOSS]))
+        self.run.peers.average(trained, there)
 
     def _validate(self, done: _Done) -> _Done:
         """The same step, its row with what is measured after it: the validation loss where due, the use at the end."""
@@ -241,9 +302,9 @@ class _Loop:
         due = _due(run.step, validation.every, done.epoch_ended, validation.every_epochs)
         row = done.row
         if self.validation is not None and (due or run.step == run.total):
-            row = {**row, **self.validation.measure()}
+            row = {**row, **(run.peers.lead(self.validation.measure) or {})}
         if self.proof is not None and run.step == run.total:
-            row = {**row, **self.proof.measure()}
+            row = {**row, **(run.peers.lead(self.proof.measure) or {})}
         return replace(done, row=row)
 
     def _measured_at_start(self) -> dict[str, float]:
@@ -255,9 +316,8 @@ class _Loop:
     def _tell(self, done: _Done) -> None:
         """Write the row of the step, and look at what it says. Raises TrainerError after too many bad steps."""
         run = self.run
-        assert run.log is not None, "load opens it"
-        row = run.log.append(done.row)
-        if self.validation is not None and validated(row):
+        row = clean_row(done.row) if run.log is None else run.log.append(done.row)
+        if self.validation is not None and run.log is not None and validated(row):
             self.validation.watch(run.log.rows)
         self.events.step({**row, "total": run.total, "eta": _eta(run, self.started, self.first)})
         self.pace.step(row["seconds"])
@@ -271,14 +331,15 @@ class _Loop:
         last = run.step == run.total
         if last or _due(run.step, train.save_every, done.epoch_ended, train.save_every_epochs):
             run.folder.require_there()
-            self.lora = save(run, self.events, "finished" if last else "running", final=last)
+            status = "finished" if last else "running"
+            self.lora = run.peers.lead(lambda: save(run, self.events, status, final=last))
             self.finished = last
 
     def _sample(self, done: _Done) -> None:
         run, sample = self.run, self.settings.sample
         due = _due(run.step, sample.every, done.epoch_ended, sample.every_epochs)
         if due or (run.step == run.total and sample.wanted):
-            _draw(run, self.events)
+            run.peers.lead(lambda: _draw(run, self.events))
             self.events.stage("train", run.total)
 
     def _answer(self) -> None:
@@ -286,19 +347,26 @@ class _Loop:
         run, asked = self.run, self.events
         if run.step == run.total:
             return
-        if asked.taken("save"):
-            save(run, asked, "running")
-        if asked.taken("sample"):
+        wants_save, wants_samples, waits = run.peers.told((asked.taken("save"), asked.taken("sample"), asked.paused()))
+        if wants_save:
+            run.peers.lead(lambda: save(run, asked, "running"))
+        if wants_samples:
             if self.settings.sample.wanted:
-                _draw(run, asked)
+                run.peers.lead(lambda: _draw(run, asked))
                 asked.stage("train", run.total)
             else:
                 asked.message("There is nothing to draw: the run has no sample prompts.", "warning")
-        asked.wait(lambda: asked.message(f"Paused after step {run.step} of {run.total}."))
+        if waits:
+            told = f"Paused after step {run.step} of {run.total}."
+            asked.wait(lambda: asked.message(told), agreed=lambda fact: any(run.peers.gather(fact)))
 
     def _result(self) -> RunResult:
         run = self.run
-        lora = self.lora or save(run, self.events, "finished", final=True)  # the run may have finished before
+        lora = self.lora
+        if not self.finished:  # it may have been before
+            lora = run.peers.lead(lambda: save(run, self.events, "finished", final=True))
+        lora = run.peers.told(lora)
+        assert lora is not None, "the first process has saved it"
         done, seconds = run.step - self.first, time.monotonic() - self.started
         summary = f"{run.step} of {run.total} steps done ({done} in {_clock(seconds)}). {_titled(run.product)}: {lora}"
         return RunResult(run.folder.path, lora, run.step, run.total, summary)
@@ -310,7 +378,7 @@ class _Loop:
         if self.finished:
             kept = f"State and {run.product} are saved."
         elif self.clean and not (isinstance(run.optimizer, WeightOptimizer) and run.optimizer.moved):
-            kept = save_after_error(run, events, _ending(error))
+            kept = self._keep(_ending(error))
         else:
             kept = "The last saved state is kept."
         if isinstance(error, Stopped):
@@ -329,23 +397,23 @@ def _ending(error: BaseException) -> str:
     return "stopped" if isinstance(error, (Stopped, KeyboardInterrupt)) else "failed"
 
 
-def _micro_steps(run: Run, batches: Rewound, events: Events) -> tuple[Columns, list[str], tuple[int, int]]:
-    """Gradients of one step. Returns its columns of the metrics, the names of its clips and the place after it.
+def _micro_steps(run: Run, batches: Rewound, events: Events) -> tuple[Columns, list[_Taken], tuple[int, int]]:
+    """Gradients of one step. Returns its columns of the metrics, the batches that were taken and the place after it.
 
     The columns are not read, so nothing in here waits for the device.
     """
-    count = run.config.train.accumulation
+    count, peers = run.config.train.accumulation, run.peers
     columns: Columns = {}
-    names: list[str] = []
-    place = run.place
+    taken: list[_Taken] = []
+    draws = _Draws(run)
     released = run.whole and run.config.full.release_gradients
     run.model.train()
-    for _ in range(count):
-        if events.should_stop():
+    for micro in range(count):
+        if not peers.several and events.should_stop():
             raise Stopped
+        draws.begin(micro)
         ready = next(batches)
         batch = ready.batch
-        place = run.order.following(batch.epoch, batch.index)
         for terms in _parts(run, ready):
             mean = terms.loss.mean()
             if not released or bool(torch.isfinite(mean)):  # weights that have moved cannot be moved back
@@ -356,10 +424,43 @@ def _micro_steps(run: Run, batches: Rewound, events: Events) -> tuple[Columns, l
                     values[-1] = values[-1] + value
                 else:
                     values.append(value)
-        names += [sample.key for sample in batch.samples]
-        if run.sound is not None and (text := run.sound.watch(batch)):
-            events.message(text, "warning")
-    return columns, names, place
+        taken.append(_Taken([sample.key for sample in batch.samples], batch.has_audio))
+    draws.end()
+    place = run.place
+    for _ in range(count * peers.count):
+        place = run.order.following(*place)
+    return columns, taken, place
+
+
+class _Draws:
+    """The masks of dropout follow the number of a layer's backward passes; in several processes, that of the batch."""
+
+    def __init__(self, run: Run) -> None:
+        self._peers, self._count = run.peers, run.config.train.accumulation
+        layers = run.loras.layers.values() if run.peers.several else ()
+        drops = [one for one in layers if one.dropout or one.rank_dropout or one.module_dropout]
+        self._before = [(layer, layer.dropout_draws) for layer in drops]
+
+    def begin(self, micro: int) -> None:
+        """The batch `micro` of this process is next."""
+        self._set(micro * self._peers.count + self._peers.rank)
+
+    def end(self) -> None:
+        """All processes have taken all their batches."""
+        self._set(self._count * self._peers.count)
+
+    def _set(self, done: int) -> None:
+        for layer, before in self._before:
+            layer.dropout_draws = before + done
+
+
+def _merged(numbers: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
+    """The columns of all processes."""
+    merged: dict[str, list[float]] = {}
+    for columns in numbers:
+        for name, values in columns.items():
+            merged.setdefault(name, []).extend(values)
+    return merged
 
 
 def _parts(run: Run, ready: Ready) -> Iterable[StepTerms]:
@@ -375,8 +476,8 @@ def _parts(run: Run, ready: Ready) -> Iterable[StepTerms]:
 
 def _reader(run: Run) -> Callable[[Sequence[Sample], int, int], Ready]:
     """Reads the batches of the run from here on, in their order, and makes each ready for its step."""
-    count, seed = run.config.train.accumulation, run.config.train.seed
-    turns = itertools.count(run.step * count)
+    count, seed = run.config.train.batches_a_step, run.config.train.seed
+    turns = itertools.count(run.step * count + run.peers.rank, run.peers.count)
 
     def read_next(samples: Sequence[Sample], epoch: int, index: int) -> Ready:
         turn = next(turns)

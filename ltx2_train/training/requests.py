@@ -50,28 +50,43 @@ def is_paused(folder: Path) -> bool:
 
 
 class Asked(Passing):
-    """The events of a run, which also stops when its folder says so, and what else is asked in there."""
+    """The events of a run, which also stops when its folder says so, and what else is asked in there.
 
-    def __init__(self, host: Events, folder: Path) -> None:
+    Of several processes one alone has the `folder`; the others hear of it from that one.
+    """
+
+    def __init__(self, host: Events, folder: Path | None) -> None:
         super().__init__(host)
         self._folder = folder
         for what in REQUESTS:  # asked of an earlier part of the run
-            _forget(folder, what)
+            self.taken(what)
 
     def should_stop(self) -> bool:
-        return super().should_stop() or _place(self._folder, "stop").exists()
+        return super().should_stop() or (self._folder is not None and _place(self._folder, "stop").exists())
 
     def taken(self, what: str) -> bool:
         """Whether `what` was asked since the last time."""
-        return _forget(self._folder, what)
+        return self._folder is not None and _forget(self._folder, what)
 
-    def wait(self, told: Callable[[], object] = lambda: None, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Come back when the pause is over; `told` is called where there is one. Raises Stopped."""
-        if not is_paused(self._folder):
+    def paused(self) -> bool:
+        """Whether the run is to wait."""
+        return self._folder is not None and is_paused(self._folder)
+
+    def wait(
+        self,
+        told: Callable[[], object] = lambda: None,
+        sleep: Callable[[float], None] = time.sleep,
+        agreed: Callable[[bool], bool] = bool,
+    ) -> None:
+        """Come back when the pause is over; `told` is called where there is one. Raises Stopped.
+
+        `agreed(fact)`: whether it is true in any of the processes of the run.
+        """
+        if not agreed(self.paused()):
             return
         told()
-        while is_paused(self._folder):
-            if self.should_stop():
+        while agreed(self.paused()):
+            if agreed(self.should_stop()):
                 raise Stopped
             sleep(PAUSE_SECONDS)
 

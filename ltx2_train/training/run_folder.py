@@ -30,12 +30,14 @@ FORMAT = 1
 
 @dataclass
 class RunFolder:
-    """An opened run folder; holds its lock until `close`."""
+    """An opened run folder; holds its lock until `close`. One that does not `write` is only looked at: another process
+    holds the lock, and nothing is changed in it."""
 
     path: Path
     identity: Mapping[str, Any]
     manifest: dict[str, Any] = field(default_factory=dict)
     _lock: IO[bytes] | None = None
+    writes: bool = True
 
     @property
     def name(self) -> str:
@@ -91,7 +93,8 @@ class RunFolder:
             "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **more,
         }
-        write_json(self.path / "manifest.json", self.manifest)
+        if self.writes:
+            write_json(self.path / "manifest.json", self.manifest)
 
     def require_state(self) -> None:
         """Raise RunError where the run has taken steps, and no state is left to go on from."""
@@ -171,13 +174,18 @@ def require_usable(settings: RunSettings) -> tuple[Path, dict[str, Any] | None]:
     return path, manifest
 
 
-def open_run(settings: RunSettings, identity: Mapping[str, Any], events: Events | None = None) -> RunFolder:
+def open_run(
+    settings: RunSettings, identity: Mapping[str, Any], events: Events | None = None, writes: bool = True
+) -> RunFolder:
     """Create or reopen the folder of the run, whose record is `identity` from now on.
 
+    One that does not write looks at what another process has opened for it.
     Where its manifest is damaged, the states tell how far it got, and `events` hears of it. Raises RunError where the
     folder cannot be written, is in use, or holds something else; nothing in it has been changed then.
     """
     path, manifest = require_usable(settings)
+    if not writes:
+        return RunFolder(path, identity, manifest or {}, writes=False)
     _, damage = _manifest_or_states(path)
     folders = (path, path / "states", path / "samples", path / saves_in(identity))
     try:
@@ -258,6 +266,8 @@ def delete_old_states(folder: Path, keep: int, step: int) -> str:
 
 def save_text(folder: RunFolder, name: str, text: str) -> None:
     """Write a text file into the run folder unless it already says so."""
+    if not folder.writes:
+        return
     path = folder.path / name
     with contextlib.suppress(OSError):
         if path.read_bytes() == text.encode("utf-8"):

@@ -8,6 +8,7 @@ laid over it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -51,6 +52,7 @@ from .fit.work import largest_batch, of_batch
 from .held_out import validation_clips
 from .metrics import MetricsLog
 from .optimizing import make_optimizer
+from .peers import ALONE, Peers
 from .regularizers import Kit, Regularizers
 from .regularizers.checks import check_streamed
 from .run_folder import RunFolder
@@ -99,6 +101,7 @@ class Run:
     place: tuple[int, int] = (0, 0)
     log: MetricsLog | None = None
     trained: Trained = Trained()
+    peers: Peers = ALONE
 
     @property
     def whole(self) -> bool:
@@ -126,7 +129,8 @@ class Run:
         self.model.set_lean(plan.choice.lean)
         self.plan = plan
         try:
-            plan.save(self.folder.path)
+            if self.peers.first:
+                plan.save(self.folder.path)
         except RunError as error:  # the run needs it only to go on
             self.renderer.events.message(str(error), "warning")
         self.renderer.events.holding(self.placed, self.placed.device_bytes, self.device)
@@ -147,14 +151,19 @@ class Run:
 
 def load(checked: Checked, events: Events) -> Run:
     """Load the model, put the LoRA round it, and lay the newest state over both where the run has one."""
-    config, device = checked.config, checked.device
-    contexts = prepare_texts(checked, events)
-    media = _prepare_media(checked, events)
-    sound = open_sound(config, checked.files.audio_vae, device)
-    plan = plan_run(checked, events)
+    config, device, peers = checked.config, checked.device, checked.peers
+    with peers.turn():  # what is encoded is kept in files, where the others find it
+        contexts = prepare_texts(checked, events)
+        media = _prepare_media(checked, events)
+        sound = open_sound(config, checked.files.audio_vae, device)
+    with peers.turn():
+        plan = plan_run(checked, events)
     check_streamed(config, plan.streamed(), plan.total)
-    placed, loftq = _place_model(checked, plan, contexts, sound, events)
-    loras = _adapt(checked, placed, loftq)
+    peers.gather(None)  # all have looked how much RAM is free
+    # what is measured or worked out of the weights is kept in the run folder
+    with peers.turn() if config.quant.loftq or config.quant.awq else nullcontext():
+        placed, loftq = _place_model(checked, plan, contexts, sound, events)
+        loras = _adapt(checked, placed, loftq)
     _set_to_work(checked, placed, plan, events)
     run = _assemble(checked, contexts, media, sound, plan, placed, loras, events)
     begun = _resume(run, events)
@@ -170,7 +179,8 @@ def load(checked: Checked, events: Events) -> Run:
             run.regularizers.begin()
         run.watch.begin()
         events.message(f"Starting from the LoRA {config.lora.weights.name}.")
-    run.log = MetricsLog(run.folder.metrics, run.step, events)
+    if peers.first:
+        run.log = MetricsLog(run.folder.metrics, run.step, events)
     return run
 
 
@@ -223,7 +233,8 @@ def _adapt(checked: Checked, placed: Placed, loftq: Loftq | None) -> TrainedSet:
     loras = inject(placed.model, config.settled_lora, torch.Generator().manual_seed(config.train.seed))
     if loftq is not None:
         apply_loftq(loras, loftq)
-        loftq.save(checked.folder.path / LOFTQ, {})
+        if checked.peers.first:
+            loftq.save(checked.folder.path / LOFTQ, {})
     placed.adapted()
     loras.measure(placed.block_there, config.train.seed)
     return loras
@@ -302,6 +313,7 @@ def _assemble(
         trained=checked.trained,
         slider=Slider(config.slider, config, checked.data, contexts) if isinstance(checked.data, SliderSet) else None,
         regularizers=regularizers,
+        peers=checked.peers,
     )
 
 
@@ -334,14 +346,15 @@ def plan_run(checked: Checked, events: Events) -> MemoryPlan:
     captions = len({path for sample in samples for path in sample.text_paths})
     work = of_batch(largest_batch(checked.order, config), config, captions, held_out=held_out)
     events.make_room(EVERYTHING, device, EVERYTHING)  # what is free decides
-    machine = this_machine(device, folder.path, events)
+    machine = this_machine(device, folder.path, events).shared(config.train.processes)
     hold_to(machine, device)
     known = checked.facts
     facts = Facts.read(config, work, device.type) if known is None else replace(known, run=config)
     plan = make_plan(config, facts, machine, MemoryPlan.load(folder.path))
-    events.message(plan.describe())
-    tell_disk(config, plan, machine, events)
-    plan.save(folder.path)
+    events.message(f"{plan.describe()}{' This is of each process.' if checked.peers.several else ''}")
+    if checked.peers.first:
+        tell_disk(config, plan, machine, events)
+        plan.save(folder.path)
     return plan
 
 

@@ -38,7 +38,7 @@ def check_slider(config: RunConfig, events: Events) -> Checked:
     model = check_model(config, events)
     config, files = model[:2]
     data = open_slider(config, slider, files, prompt_folder(config), events)
-    order = BatchOrder(data.samples, data.batch_sizes, config.train.seed, None, config.train.accumulation)
+    order = BatchOrder(data.samples, data.batch_sizes, config.train.seed, None, config.train.batches_a_step)
     prompts = training_prompts(config, data, files.version)
     require_drawable(prompts, config.model.mode, Trained())
     return open_checked(model, data, order, prompts, events, texts=slider.texts())

@@ -85,11 +85,13 @@ class RunSound:
             self.balance.observe(audio_loss is not None, *losses)
         return self.balance.weight(base)
 
-    def watch(self, batch: Batch) -> str | None:
-        """Count a batch of an audio-video run; a sentence to warn with, or None. Raises DataError as settings say."""
+    def watch(self, real: bool) -> str | None:
+        """Count a batch of an audio-video run, which has `real` sound or none; a sentence to warn with, or None.
+
+        Raises DataError as settings say.
+        """
         if self._run.model.mode != "av":
             return None
-        real = batch.has_audio
         return self.monitor.observe(real, regularized=not real and self._silence is not None)
 
     def keep(self) -> None:

@@ -25,7 +25,8 @@ from .held_out import validation_clips
 def prepare_texts(checked: Checked, events: Events) -> ContextStore:
     """Run the connectors over every caption and prompt, once; the text encoder where a prompt is not cached yet."""
     config, device, data = checked.config, checked.device, checked.data
-    contexts = ContextStore(checked.folder.path / "contexts.bin", int(config.memory.context_gb * 2**30))
+    own = "" if checked.peers.first else f"_{checked.peers.rank}"
+    contexts = ContextStore(checked.folder.path / f"contexts{own}.bin", int(config.memory.context_gb * 2**30))
     dtype, streams = DTYPES[config.model.precision], streams_of(config.model.mode)
     texts = list(dict.fromkeys([*needed_texts(config, checked.prompts), *checked.texts]))
     folder = prompt_folder(config) if texts else checked.folder.path

@@ -85,7 +85,7 @@ WIDGETS = {
     "LTX2T_ScheduleOptions": "min_lr_ratio cycles power step_size gamma",
     "LTX2T_TrainingOptions": "data_prefetch epochs lr_args changed_rate caption_dropout_with norms_every "
     "save_every_epochs on_nan | prove_references what log_report_to wandb_project wandb_entity wandb_run_name "
-    "wandb_tags wandb_log_validation_videos hub_push hub_repo hub_path hub_private",
+    "wandb_tags wandb_log_validation_videos hub_push hub_repo hub_path hub_private processes",
     "LTX2T_MemoryOptions": "swap_ahead ff_chunk_target split_attention split_attention_size "
     "split_attention_target context_gb pinned_gb",
     "LTX2T_RegularizersOptions": "blank_weight dop_weight dop_captions dop_class_prompt dop_trigger "

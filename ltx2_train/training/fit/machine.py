@@ -15,7 +15,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -67,6 +67,14 @@ class Machine:
     total: float = 0.0
     lockable: float = float("inf")
     held: float = 0.0
+
+    def shared(self, processes: int) -> Machine:
+        """What one of so many processes, each with a device of its own, may use of the RAM."""
+        if processes == 1:
+            return self
+        ram, lockable = self.ram / processes, self.lockable / processes
+        limit = ram if self.device_type == "cpu" else self.limit
+        return replace(self, ram=ram, lockable=lockable, limit=limit)
 
 
 # size in GB -> a usual card, TFLOP/s, GB/s of its memory, GB/s of its link

@@ -60,6 +60,7 @@ class PlanReport:
     source: str
     base: str
     rates: str
+    processes: int = 1
 
     @property
     def chosen(self) -> CardRow:
@@ -74,7 +75,10 @@ class PlanReport:
             f"{mark}{'  '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))}".rstrip()
             for mark, line in zip(marks, table, strict=True)
         ]
-        head = [f"{self.base}; largest batch: {self.work} (from {self.source}).", self.rates, ""]
+        head = [f"{self.base}; largest batch: {self.work} (from {self.source}).", self.rates]
+        if self.processes > 1:
+            head.append(f"{self.processes} processes share the batches of a step and the RAM; all numbers are of one.")
+        head.append("")
         return "\n".join([*head, *lines, "", *self._words()])
 
     def _words(self) -> list[str]:
@@ -89,6 +93,7 @@ class PlanReport:
             "base": self.base,
             "batch": self.work,
             "source": self.source,
+            "processes": self.processes,
             "rows": [row.to_json() for row in self.rows],
         }
 
@@ -111,13 +116,14 @@ def predict_run(
     if published:
         facts = Facts.published(published, run, work)
         nowhere = Machine("none", "", 0.0, (USUAL_RAM if ram is None else ram) * GB, math.inf, Rates(1e12, 1e11))
-        return make_report(run, facts, nowhere)
+        return make_report(run, facts, nowhere.shared(run.train.processes))
     device = pick_device(run.model.device)
     facts = Facts.read(run, work, device.type)
     folder = (run.run.folder or Path("runs")) / run.run.name
     here = this_machine(device, folder)
     if ram is not None:
         here = replace(here, ram=min(ram * GB, available_ram()))
+    here = here.shared(run.train.processes)
     return make_report(run, facts, here, stored=MemoryPlan.load(folder) if run.run.if_exists == "continue" else None)
 
 
@@ -149,6 +155,7 @@ def make_report(
         source=facts.work.source,
         base=f"{facts.checkpoint or 'The base'}, mode {facts.work.mode}, {_trained(run)}",
         rates=_rates(here, facts),
+        processes=run.train.processes,
     )
 
 

@@ -22,7 +22,7 @@ SWITCHES = {  # words that a group turns into its own
     "prompt.ra",
 }  # fmt: skip
 # How many names are not there yet. It may only fall: whoever adds a setting flips its rows and lowers the number.
-NOT_YET = 53
+NOT_YET = 48
 
 
 @pytest.mark.parametrize("program", ["community", "official", "simpletuner", "simpletuner_data"])

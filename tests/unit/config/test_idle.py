@@ -32,7 +32,7 @@ ALWAYS = {
     "sample.frames", "sample.fps", "sample.steps", "sample.guidance", "sample.stg", "sample.seed", "sample.strength",
     "sample.image_crf", "sample.sigmas", "validation.every", "validation.every_epochs",
     "slider.mode", "slider.config",
-    "log.report_to",
+    "log.report_to", "train.processes",
 }  # fmt: skip
 # On where nobody says anything: to switch one off asks for nothing that does not happen.
 SWITCHED_OFF = {

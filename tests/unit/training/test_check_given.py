@@ -15,7 +15,6 @@ from ltx2_train.events import Events
 from ltx2_train.files import write_tensors
 from ltx2_train.shapes import LatentShape
 from ltx2_train.training.check_given import as_cached, check_samples, check_streams, check_supplied, tell_ungiven
-from ltx2_train.training.checks import check_settings
 
 
 class Told(Events):
@@ -245,16 +244,6 @@ def test_references_of_two_sizes_in_one_run_are_refused(tmp_path):
         as_cached(config, samples, Trained())
     assert as_cached(config, samples[:1], Trained()) == Trained(downscale=2)
     assert as_cached(run("video"), samples, Trained()) == Trained()
-
-
-def test_one_of_several_processes_is_told_that_it_must_be_alone(monkeypatch):
-    run = make_run({})
-    check_settings(run)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    check_settings(run)  # a cluster may set it for a single process
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(ConfigError, match=r"one of 2 processes .* model\.device chooses the card"):
-        check_settings(run)
 
 
 def test_each_condition_asks_for_a_reference_of_its_own(tmp_path):
