@@ -46,7 +46,7 @@ class SharedSettings(ConditionSettings):
         json_schema_extra={"advanced": True},
     )
     batch_size: int = Field(default=1, ge=1, description="Samples in one batch; all of one size.")
-    num_repeats: int = Field(default=1, ge=1, description="How often each sample is seen in an epoch.")
+    num_repeats: int = Field(default=1, ge=1, le=100_000, description="How often each sample is seen in an epoch.")
     resolution: tuple[int, int] = Field(
         default=(960, 544),
         description="Width and height, or one number for a square. With buckets it is the area that counts.",

@@ -126,7 +126,7 @@ def test_both_ways_to_start_several_processes(run_file):
     "settings",
     [
         ("memory.fit=custom", "memory.blocks_to_swap=2", "quant.format=nf4", "ema.decay=0.9"),
-        ("regularizers.dop.weight=1", 'regularizers.dop.class="a ball"', "regularizers.crepa.weight=0.1"),
+        ("regularizers.dop.weight=1", 'regularizers.dop.class_prompt="a ball"', "regularizers.crepa.weight=0.1"),
     ],
 )
 def test_swapped_quantized_and_regularized_runs_are_the_same_in_two_processes(run_file, settings):

@@ -418,15 +418,15 @@ def test_a_distilled_base_is_told_where_it_is_chosen(comfy, chain):
 def test_settings_are_called_as_their_widgets(nodes):
     words = nodes.words
     with words.speaking_as("Train LoRA"):
-        assert words.in_words("lora.rank: was 2. Raise train.steps.") == "rank: was 2. Raise steps."
-        assert words.in_words("model.mode is av") == "mode of Load LTX-2 Base Model is av"
-        assert words.in_words("train.steps_done of rank, run.name.x") == "train.steps_done of rank, run.name.x"
+        assert words.in_widget_words("lora.rank: was 2. Raise train.steps.") == "rank: was 2. Raise steps."
+        assert words.in_widget_words("model.mode is av") == "mode of Load LTX-2 Base Model is av"
+        assert words.in_widget_words("train.steps_done of rank, run.name.x") == "train.steps_done of rank, run.name.x"
     with words.speaking_as("Check Dataset"):
-        assert words.in_words("Set enable_bucket = true") == "Set buckets = true"
-        assert words.in_words("a higher resolution") == "a higher resolution"
-        told = words.in_words("Lower speech_min_seconds.")
+        assert words.in_widget_words("Set enable_bucket = true") == "Set buckets = true"
+        assert words.in_widget_words("a higher resolution") == "a higher resolution"
+        told = words.in_widget_words("Lower speech_min_seconds.")
         assert told == "Lower min_seconds of Load Training Audio.", "a node's own min_seconds is another setting"
-        assert words.in_words(told) == told
+        assert words.in_widget_words(told) == told
 
 
 def test_what_the_requirements_name_and_is_missing_is_told_with_the_line_that_installs_it(nodes, tmp_path, monkeypatch):

@@ -132,7 +132,7 @@ def test_clips_and_sizes_take_their_options(nodes, comfy):
     dataset = nodes.LoadTrainingClips.execute(folder="fox", path="", trigger_word="", fps=25.0, options=given).args[0]
     assert dataset.entries[0]["flip"] is True
     values = {**nodes.data.SHAPE.defaults(visible=True), "sizes": "256x128x9\n128x128x17"}
-    config = nodes.entries.dataset_config([dataset], nodes.data.shape_of(values), folder, "Prepare Dataset")
+    config = nodes.entries.dataset_config([dataset], nodes.data.size_settings(values), folder, "Prepare Dataset")
     assert config.datasets[0].resolution_buckets == ("256x128x9", "128x128x17")
     assert config.datasets[0].caption_replace == ("automobile => car",)
 

@@ -89,6 +89,7 @@ def test_json_is_read_too(tmp_path):
         ('[[datasets]]\nvideo_directory = "a"\nframe_extraction = "tail"', ["frame_extraction", "head"]),
         ('[[datasets]]\nvideo_directory = "a"\nfirst_frame_probability = 1.5', ["first_frame_probability"]),
         ('[[datasets]]\nvideo_directory = "a"\ntarget_frames = []', ["target_frames"]),
+        ('[[datasets]]\nvideo_directory = "a"\nnum_repeats = 1000000000', ["num_repeats", "100000"]),
         ('[[datasets]]\nvideo_jsonl_file = "a.jsonl"', ["cache_directory", "datasets[0]"]),
         (
             '[general]\ncache_directory="c"\n[[datasets]]\nvideo_directory="a"\n[[validation_datasets]]\n'

@@ -323,7 +323,7 @@ def test_windows_and_a_host_keep_more_of_the_card_free(monkeypatch):
     monkeypatch.setattr(here.sys, "platform", "win32")
     assert here.reserve(12e9) == 0.7e9
     here.hold_to(card_of, torch.device("cuda"))
-    here.let_go(torch.device("cuda"))
+    here.lift_limit(torch.device("cuda"))
     assert asked == [12 / 16, 1.0]
     monkeypatch.undo()
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (14 * GIB, 16 * GIB))
