@@ -51,7 +51,7 @@ class FileLora(WireLora):
         from safetensors import safe_open
 
         with safe_open(str(self.path), "pt") as file:
-            # copies, as in read_lora
+            # copies, as in read_wire_lora
             return [(name, file.get_tensor(name).clone()) for name in names]
 
 

@@ -3,6 +3,8 @@
 The order is fixed. Everything that can be wrong is found from headers and small files before a big one is read; the
 connectors run and leave before the transformer arrives; the LoRA is put round the linears last, and a saved state is
 laid over it.
+
+The file is long because the steps of this order stand beside each other.
 """
 
 from __future__ import annotations

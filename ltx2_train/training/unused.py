@@ -151,7 +151,7 @@ def _too_many(run: RunConfig, unused: Sequence[SideData], counts: Mapping[SideDa
     for one, stream, _ in SEVERAL:
         asked = _asked(run, stream)
         keys = [key for key, count in counts[one].items() if count > asked]
-        if one not in unused and keys:
+        if asked and one not in unused and keys:
             most = max(counts[one].values())
             found = f"{keys[0]}{_more(keys)}: {most} {one.item.replace('_audios', ' sounds')}"
             lines.append(f"{found}, of which {most - asked} would not be used: {_one_more(stream, asked)}")

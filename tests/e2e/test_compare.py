@@ -192,9 +192,9 @@ def test_what_cannot_be_compared_is_named_before_anything_is_loaded(run, saves, 
 
 
 def test_a_prompt_that_names_its_seed_is_drawn_with_that_alone(run):
-    _, rows = comparing._rows(run, ["a fox", "a dog --d 7"], [1, 2, 1])
+    _, rows = comparing._rows(run, ["a fox", "a dog --d 7"], [1, 2, 1], "2.3")
     assert [(row.text, row.seed) for row in rows] == [("a fox", 1), ("a fox", 2), ("a dog", 7)]
-    _, rows = comparing._rows(run, ["a fox", "a dog --d 7"], [])
+    _, rows = comparing._rows(run, ["a fox", "a dog --d 7"], [], "2.3")
     assert [row.seed for row in rows] == [42, 7]
 
 

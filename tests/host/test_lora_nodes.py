@@ -40,7 +40,7 @@ def inference_mode():
 
 
 def test_loras_of_sockets_and_of_files_become_one(nodes, comfy, listed):
-    wired = nodes.wire.read_lora(listed / "fox.safetensors")
+    wired = nodes.wire.read_wire_lora(listed / "fox.safetensors")
     lines = "\nmy style | -0.5\n\n fox.safetensors \n"
     given = {**MERGE, "lora_2": wired, "multiplier_2": 2.0, "lora_paths": lines, "save_name": "both/of them"}
     lora, report, path = nodes.MergeLoRA.execute(**given).args
@@ -129,7 +129,7 @@ def test_what_cannot_be_converted_is_told_plainly(nodes, listed, given, message)
 
 
 def test_a_lora_that_is_connected_and_written_down_is_one_too_many(nodes, listed):
-    wired = nodes.wire.read_lora(listed / "fox.safetensors")
+    wired = nodes.wire.read_wire_lora(listed / "fox.safetensors")
     with pytest.raises(RuntimeError, match="There are two LoRAs to convert: take the wire off `lora`, or empty"):
         nodes.ConvertLoRA.execute(**{**CONVERT, "lora_path": "my style"}, lora=wired)
     with pytest.raises(RuntimeError, match="There are two LoRAs to take apart"):
@@ -166,7 +166,7 @@ def test_loras_are_baked_into_a_checkpoint_and_taken_out_again(nodes, comfy, tin
     (folder / "base.safetensors").symlink_to(tiny.checkpoint)
     wired = {Q: pair(2, size=(160, 160), seed=4)}
     write_lora(comfy.folder("models", "loras") / "fox.safetensors", wired)
-    lora = nodes.wire.read_lora(comfy.folder("models", "loras") / "fox.safetensors")
+    lora = nodes.wire.read_wire_lora(comfy.folder("models", "loras") / "fox.safetensors")
     bake = {"checkpoint": "base.safetensors", "strength": 0.5, "lora_paths": "", "save_name": "with fox"}
     report, path = nodes.BakeLoRA.execute(**bake, lora=lora).args
     assert path == str(folder / "with fox.safetensors")

@@ -22,7 +22,7 @@ def test_plan_as_json_for_a_size(run_file, capsys):
     chosen = [row for row in value["rows"] if row["chosen"]]
     assert [row["fit"] for row in chosen] == ["12"]
     assert chosen[0]["plan"]["choice"]["format"] == "none"
-    assert set(chosen[0]["plan"]["prediction"]) == {"vram", "ram", "disk", "seconds", "parts"}
+    assert set(chosen[0]["plan"]["prediction"]) == {"vram", "ram", "disk", "seconds", "validation", "parts"}
 
 
 def test_wrong_use_is_said(run_file, capsys):

@@ -154,7 +154,8 @@ def other_sizes(batch, video, audio):
 
 
 @pytest.mark.usefixtures("_traced")
-@pytest.mark.parametrize(("size", "per_token"), [(1, True), pytest.param(2, False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "per_token"), [(1, True), (2, False)])
 def test_other_buckets_compile_nothing(size, per_token):
     model = build("2.3", num_layers=3)
     adapt(model, "attn")
