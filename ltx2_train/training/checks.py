@@ -1,4 +1,7 @@
-"""What must be right before a big file is read, found from headers and small files."""
+"""What must be right before a big file is read, found from headers and small files.
+
+The file is long because the checks stand in the order in which a run makes them.
+"""
 
 from __future__ import annotations
 
