@@ -38,7 +38,7 @@ from .t5 import (
     load_t5_tokenizer,
     open_t5,
 )
-from .text_layers import GROUP_BYTES, check_finite, too_small
+from .text_layers import check_finite, grouped, too_small
 
 _BLOCK = "encoder.block.{}."
 _ACTIVATIONS = 1 << 28  # bytes, of one caption
@@ -100,16 +100,7 @@ class T5Encoder:
             return [[caption] for caption in captions]
         with open_t5(self._path) as files:
             per_token = 4 * files.config.hidden
-        groups: list[list[str]] = [[]]
-        room = GROUP_BYTES
-        for caption in captions:
-            need = len(self.tokenizer.ids(caption)) * per_token
-            if need > room and groups[-1]:
-                groups.append([])
-                room = GROUP_BYTES
-            groups[-1].append(caption)
-            room -= need
-        return groups
+        return grouped(captions, lambda caption: len(self.tokenizer.ids(caption)) * per_token)
 
     def encode(self, captions: Sequence[str], batch_size: int = 1, events: Events | None = None) -> list[TextFeatures]:
         """The features of each caption, on the CPU in the encoder's dtype. `batch_size` does not count."""

@@ -52,16 +52,7 @@ class LayeredTextEncoder:
         with open_gemma(self._path) as files:
             per_token = files.shape.hidden * self._dtype.itemsize
         per_token += sum(4 * head.out_features for head in self._extractor.heads)
-        groups: list[list[str]] = [[]]
-        room = GROUP_BYTES
-        for caption in captions:
-            need = len(self.tokenizer.ids(caption)) * per_token
-            if need > room and groups[-1]:
-                groups.append([])
-                room = GROUP_BYTES
-            groups[-1].append(caption)
-            room -= need
-        return groups
+        return grouped(captions, lambda caption: len(self.tokenizer.ids(caption)) * per_token)
 
     def encode(self, captions: Sequence[str], batch_size: int = 1, events: Events | None = None) -> list[TextFeatures]:
         """The features of each caption, on the CPU. `batch_size` does not count: batches are as large as may be.
@@ -177,6 +168,20 @@ def _pass(layer: Any, batch: Sequence[str], state: torch.Tensor, device: torch.d
     half = len(state) // 2
     parts = ((batch[:half], state[:half]), (batch[half:], state[half:]))
     return torch.cat([_pass(layer, some, rows, device, take) for some, rows in parts])
+
+
+def grouped(captions: Sequence[str], need: Callable[[str], int]) -> list[list[str]]:
+    """`captions` in parts, in their order, of at most GROUP_BYTES each; `need` says how many bytes one takes."""
+    groups: list[list[str]] = [[]]
+    room = GROUP_BYTES
+    for caption in captions:
+        wanted = need(caption)
+        if wanted > room and groups[-1]:
+            groups.append([])
+            room = GROUP_BYTES
+        groups[-1].append(caption)
+        room -= wanted
+    return groups
 
 
 def too_small(device: torch.device) -> OutOfMemory:
