@@ -46,6 +46,14 @@ def tiny20(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="session")
+def tiny25(tmp_path_factory: pytest.TempPathFactory):
+    """The four files of a tiny LTX-2.5; read only."""
+    from ltx2_train.weights.tiny import make_tiny
+
+    return make_tiny(tmp_path_factory.mktemp("tiny25"), version="2.5")
+
+
+@pytest.fixture(scope="session")
 def drawn_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clip of 40 frames with motion and a tone; read only."""
     from ltx2_train.cli.demo import draw_clip
@@ -106,6 +114,20 @@ def cached_folder(tiny, drawn_clip: Path, tmp_path_factory: pytest.TempPathFacto
     (folder / "dataset.toml").write_text(DATASET)
     (folder / "run.toml").write_text(RUN.format(checkpoint=tiny.checkpoint, encoder=tiny.text_encoder))
     build_caches(load_run(folder / "run.toml"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder25(tiny25, drawn_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one clip and the files of a run of LTX-2.5, for the tests of one module."""
+    folder = tmp_path_factory.mktemp("run25")
+    (folder / "clips").mkdir()
+    shutil.copy2(drawn_clip, folder / "clips" / "clip.mp4")
+    (folder / "clips" / "clip.txt").write_text("a red ball bounces")
+    (folder / "dataset.toml").write_text(DATASET)
+    text = RUN.format(checkpoint=tiny25.checkpoint, encoder=tiny25.text_encoder)
+    vaes = f"video_vae = '{tiny25.video_vae}'\naudio_vae = '{tiny25.audio_vae}'\n"
+    (folder / "run.toml").write_text(text.replace("[data]", f"{vaes}[data]", 1))
     return folder
 
 

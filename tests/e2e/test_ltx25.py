@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import pytest
-from conftest import DATASET, RUN
 
 from ltx2_train import Events, build_caches, check_base, files, load_run, make_run, probe, train
 from ltx2_train.config.base_files import BaseFiles
@@ -14,7 +12,6 @@ from ltx2_train.errors import CheckpointError
 from ltx2_train.lora.file import load_lora_state
 from ltx2_train.weights.fingerprint import part_fingerprint
 from ltx2_train.weights.reader import TensorFile
-from ltx2_train.weights.tiny import make_tiny
 
 
 class Heard(Events):
@@ -25,33 +22,15 @@ class Heard(Events):
         self.texts.append(text)
 
 
-@pytest.fixture(scope="module")
-def tiny25(tmp_path_factory):
-    return make_tiny(tmp_path_factory.mktemp("tiny25"), "2.5")
-
-
-@pytest.fixture(scope="module")
-def folder(tiny25, drawn_clip: Path, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("run25")
-    (folder / "clips").mkdir()
-    shutil.copy2(drawn_clip, folder / "clips" / "clip.mp4")
-    (folder / "clips" / "clip.txt").write_text("a red ball bounces")
-    (folder / "dataset.toml").write_text(DATASET)
-    text = RUN.format(checkpoint=tiny25.checkpoint, encoder=tiny25.text_encoder)
-    vaes = f"video_vae = '{tiny25.video_vae}'\naudio_vae = '{tiny25.audio_vae}'\n"
-    (folder / "run.toml").write_text(text.replace("[data]", f"{vaes}[data]", 1))
-    return folder
-
-
-def test_four_files_and_one_train_and_draw_from_the_same_caches(tiny25, folder):
+def test_four_files_and_one_train_and_draw_from_the_same_caches(tiny25, folder25):
     # encoded with the file whose decoder draws nothing here; its encoder is that of the others
-    build_caches(load_run(folder / "run.toml", [f"model.video_vae={tiny25.diffusion_vae}", "model.mode=av"]))
-    cached = {path: path.stat().st_mtime_ns for path in (folder / "cache").glob("*.safetensors")}
+    build_caches(load_run(folder25 / "run.toml", [f"model.video_vae={tiny25.diffusion_vae}", "model.mode=av"]))
+    cached = {path: path.stat().st_mtime_ns for path in (folder25 / "cache").glob("*.safetensors")}
     assert cached
     heard = Heard()
     quick = ["train.steps=2", "train.save_precision=fp32"]
     drawn = ['sample.prompts=["a fox"]', "sample.every=2", "sample.at_start=false", "sample.guidance=2.0"]
-    result = train(load_run(folder / "run.toml", ["model.mode=av", "run.name=four", *quick, *drawn]), heard)
+    result = train(load_run(folder25 / "run.toml", ["model.mode=av", "run.name=four", *quick, *drawn]), heard)
     assert result.step == 2
     assert list((result.folder / "samples").glob("*.mp4"))
     assert result.lora is not None
@@ -59,11 +38,11 @@ def test_four_files_and_one_train_and_draw_from_the_same_caches(tiny25, folder):
     assert file.metadata["version"] == file.version == "2.5"
     assert {path: path.stat().st_mtime_ns for path in cached} == cached
 
-    text = (folder / "run.toml").read_text()
+    text = (folder25 / "run.toml").read_text()
     lines = [line for line in text.splitlines() if not line.startswith(("video_vae", "audio_vae"))]
     text = "\n".join(lines).replace(str(tiny25.checkpoint), str(tiny25.whole))
-    (folder / "whole.toml").write_text(text.replace(str(tiny25.text_encoder), str(tiny25.gemma_folder)))
-    whole, four = load_run(folder / "whole.toml"), load_run(folder / "run.toml")
+    (folder25 / "whole.toml").write_text(text.replace(str(tiny25.text_encoder), str(tiny25.gemma_folder)))
+    whole, four = load_run(folder25 / "whole.toml"), load_run(folder25 / "run.toml")
     base = BaseFiles.find(whole, Events())
     assert (base.version, base.projection, base.video_vae) == ("2.5", tiny25.whole, tiny25.whole)
     assert base.recipe(whole) == BaseFiles.find(four, Events()).recipe(four)  # so its caches are these
@@ -95,7 +74,7 @@ def test_what_is_cached_of_an_encoder_does_not_depend_on_its_file_or_decoder(tin
     ],
     ids=str,
 )
-def test_a_part_that_is_missing_or_foreign_is_named(tiny25, tiny, folder, tmp_path, changes, words):
+def test_a_part_that_is_missing_or_foreign_is_named(tiny25, tiny, folder25, tmp_path, changes, words):
     mute = tmp_path / "mute-audio-vae.safetensors"
     with TensorFile(tiny25.audio_vae) as file:
         kept = {name: file.read(name) for name in file.tensors if not name.startswith("vocoder.")}

@@ -114,8 +114,9 @@ def test_both_ways_to_start_several_processes(run_file):
     assert other.returncode == 2 or other.returncode == 1
     assert "was 2, now 4 batches a step; here train.accumulation 2 x 2" in other.stderr
     assert "process 1: error: The first process of this run has ended. Its own message says why." in other.stderr
-    twice = command("train", run_file, "--processes", 2, "--set", "train.processes=2")
+    twice = command("train", run_file, "--processes", 2, "--set", "train.processes=3")
     assert twice.returncode == 2
+    assert "train.processes is given twice, as 3 and as 2" in twice.stderr
     slider = command("slider", run_file, "--set", "train.processes=2")
     assert slider.returncode == 2
     assert "this is one process" in slider.stderr
@@ -126,7 +127,13 @@ def test_both_ways_to_start_several_processes(run_file):
     "settings",
     [
         ("memory.fit=custom", "memory.blocks_to_swap=2", "quant.format=nf4", "ema.decay=0.9"),
-        ("regularizers.dop.weight=1", 'regularizers.dop.class_prompt="a ball"', "regularizers.crepa.weight=0.1"),
+        (
+            "regularizers.dop.weight=1",
+            'regularizers.dop.class_prompt="a ball"',
+            "regularizers.crepa.weight=0.1",
+            "regularizers.crepa.student_block=1",
+            "regularizers.crepa.teacher_block=2",
+        ),
     ],
 )
 def test_swapped_quantized_and_regularized_runs_are_the_same_in_two_processes(run_file, settings):
