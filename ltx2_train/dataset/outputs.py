@@ -1,4 +1,4 @@
-"""Where nothing may be written: what lies in a folder of media is trained on, be it a sample or a preview."""
+"""Where nothing may be written: among media, which are trained on, and where a file lies in place of a folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from .dataset_file import DatasetConfig
-from .entry import FOLDER_LIST_KEYS
+from .entry import FOLDER_LIST_KEYS, DatasetSettings
 
 MEDIA_FOLDERS = (
     "image_directory",
@@ -18,6 +18,31 @@ MEDIA_FOLDERS = (
     "mask_directory",
     "audio_mask_directory",
 )
+
+
+def cache_folder_faults(entry: DatasetSettings) -> list[str]:
+    """What is wrong with each folder of caches of a dataset in whose place a file lies."""
+    folders = entry.cache_folders()
+    if entry.cache_directory is None:
+        folders = folders[1:]  # the first is that of the media, of which more is said elsewhere
+    return [f"{key}: {folder} {why}" for key, folder in folders if (why := _no_folder(folder))]
+
+
+def require_cache_folders(config: DatasetConfig) -> None:
+    """Raise ConfigError that names each of them."""
+    lines = [f"{ref.name}.{fault}." for ref in config.refs for fault in cache_folder_faults(ref.entry)]
+    if lines:
+        raise ConfigError("\n".join([*lines[:-1], f"{lines[-1]} Name a folder for caches."]))
+
+
+def _no_folder(path: Path) -> str:
+    """Why `path` cannot be, or become, a folder; empty where it can."""
+    for place in (path, *path.parents):
+        if place.is_dir():
+            return ""
+        if place.exists():
+            return "is a file, not a folder" if place == path else f"cannot be made, since {place} is a file"
+    return ""
 
 
 def refuse_among_media(out: Path, config: DatasetConfig) -> None:

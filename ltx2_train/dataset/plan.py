@@ -26,6 +26,7 @@ from .companions import PICTURE_SUFFIXES, Companions
 from .dataset_file import DatasetConfig, DatasetRef, DatasetSettings
 from .items import DatasetPlan, Item
 from .media_index import MediaIndex
+from .outputs import require_cache_folders
 from .scan import SHOWN_AT_MOST, MediaFile, Skipped, find_media, nothing_left, with_captions
 from .sound_plan import probe_recording
 from .sources import copies, source_stat
@@ -38,10 +39,12 @@ def plan_dataset(config: DatasetConfig, events: Events | None = None, brief: boo
     """Find, check and cut all media of `config`.
 
     Messages go to `events`, those about frame rates in the words of the community trainer. `brief`: what is left out is
-    named and no more, where another command has said why. Raises DataError where a dataset has nothing to offer: folder
+    named and no more, where another command has said why. Raises ConfigError where a file lies in place of a folder of
+    caches, and DataError where a dataset has nothing to offer: folder
     missing or empty, no captions, all clips too short or unreadable.
     """
     events = events or Events()
+    require_cache_folders(config)
     items: list[Item] = []
     left_out: dict[DatasetRef, list[Skipped]] = {}
     warnings: list[str] = list(config.notes)

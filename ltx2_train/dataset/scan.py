@@ -9,20 +9,26 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..files import is_hidden
-from ..media.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES
+from ..media.images import IMAGE_SUFFIXES, UNREAD_PICTURES
 from ..media.names import cache_stem, is_file, readable, same, shown_path
-from ..media.sound_media import AUDIO_SUFFIXES
-from ..media.video import VIDEO_SUFFIXES
+from ..media.sound_media import AUDIO_SUFFIXES, UNREAD_SOUNDS
+from ..media.video import UNREAD_VIDEOS, VIDEO_SUFFIXES
 from .captions import read_captions, rewrite, says_something, unlike
 from .dataset_file import DatasetSettings
 from .entry import LIST_KEYS
 from .layouts import explain_layout
 from .lists import MediaFile, Skipped, read_list
 
-__all__ = ["MEDIA_SUFFIXES", "MediaFile", "Skipped", "find_media", "nothing_left", "with_captions"]
+__all__ = ["MEDIA_SUFFIXES", "MediaFile", "Skipped", "find_media", "nothing_left", "unread_kind", "with_captions"]
 
 SHOWN_AT_MOST = 5
 MEDIA_SUFFIXES = {"image": IMAGE_SUFFIXES, "video": VIDEO_SUFFIXES, "audio": AUDIO_SUFFIXES}
+# By kind of dataset: endings that are named and not read, what such a file is, and what to do with it.
+_UNREAD = {
+    "image": (UNREAD_PICTURES, "a {} picture, a kind that is not read", "save it as PNG or JPEG"),
+    "video": (UNREAD_VIDEOS, "a {} video, a kind that is not read", "save it as MP4 at its frame rate"),
+    "audio": (UNREAD_SOUNDS, "{}, which is not read", "save it as WAV or FLAC"),
+}
 
 
 def find_media(
@@ -77,7 +83,7 @@ def _in_folder(name: str, entry: DatasetSettings) -> Iterator[MediaFile | Skippe
         raise DataError(f"{name}.{entry.source_key}: {folder} cannot be opened: {reason}.", folder) from error
     listed = [path for path in listed if not is_hidden(path, folder)]
     media = [path for path in listed if path.suffix.lower() in MEDIA_SUFFIXES[entry.kind]]
-    unread = _unread(listed) if entry.kind == "image" else []
+    unread = _unread(listed, entry.kind)
     if not unread and not any(path.is_file() for path in media):
         raise DataError(_empty_folder(name, entry, listed), folder)
     yield from unread
@@ -103,13 +109,21 @@ def _in_folder(name: str, entry: DatasetSettings) -> Iterator[MediaFile | Skippe
                 yield MediaFile(path, cache_stem(stem), caption_path=beside[0])
 
 
-def _unread(listed: Sequence[Path]) -> list[Skipped]:
-    """Pictures of a kind that is not read, unless they lie there in one that is as well."""
-    read = {same(str(path.with_suffix(""))) for path in listed if path.suffix.lower() in IMAGE_SUFFIXES}
+def unread_kind(path: Path) -> tuple[str, str, str] | None:
+    """Of a medium of a kind that is not read: "image", "video" or "audio", what it is, and what to do with it."""
+    for kind, (endings, words, mend) in _UNREAD.items():
+        if name := endings.get(path.suffix.lower()):
+            return kind, words.format(name), mend
+    return None
+
+
+def _unread(listed: Sequence[Path], kind: str) -> list[Skipped]:
+    """Media of `kind` in a form that is not read, unless they lie there in one that is as well."""
+    read = {same(str(path.with_suffix(""))) for path in listed if path.suffix.lower() in MEDIA_SUFFIXES[kind]}
     return [
-        Skipped(path, f"is a {kind} picture, a kind that is not read; save it as PNG or JPEG")
+        Skipped(path, f"is {found[1]}; {found[2]}")
         for path in listed
-        if (kind := UNREAD_SUFFIXES.get(path.suffix.lower())) and same(str(path.with_suffix(""))) not in read
+        if (found := unread_kind(path)) and found[0] == kind and same(str(path.with_suffix(""))) not in read
     ]
 
 

@@ -159,6 +159,14 @@ class BatchOrder:
             return f"{text} 30 to 50 % is usual for a voice; num_repeats of the datasets with sound raises it."
         return text
 
+    def fullness(self) -> dict[int, tuple[int, int, int]]:
+        """Of each dataset its batch size, the samples of its largest batch, and how many kinds are never mixed."""
+        found: dict[int, tuple[int, int, int]] = {}
+        for key, bucket in self._buckets.items():
+            size, (_, largest, kinds) = self._sizes[key], found.get(key[0], (0, 0, 0))
+            found[key[0]] = size, max(largest, min(size, len(bucket))), kinds + 1
+        return found
+
     def _check(self) -> None:
         wanted = self.audio.min_batches
         if wanted > self.accumulation:

@@ -20,7 +20,7 @@ from ..errors import CheckpointError, ConfigError
 from ..files import parse_json, write_tensors
 from ..registry import nearest
 from ..weights.reader import TensorFile
-from .file import load_lora_state
+from .file import load_lora_state, require_finite
 from .foreign import kind_and_layer
 from .metadata import HASHES
 from .names import bare, original, split_key
@@ -65,6 +65,7 @@ def drop_branches(path: Path | str, branches: Collection[str], out: Path | str) 
 
 def _rewrite(path: Path, wanted: Collection[str], out: Path, why_empty: str) -> BranchReport:
     entries = load_lora_state(path).layers  # refuses what is no LoRA
+    require_finite(path)
     if out.exists() and os.path.samefile(path, out):
         raise ConfigError(f"{out.name} would be written over itself. Choose another file to write to.")
     named = [dotted(name) for name in entries]

@@ -29,6 +29,7 @@ from .scales import AdapterScales, adapter_scales
 from .targets import count_branches
 
 CHECKPOINT_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
+NOT_FINITE, NOT_LEARNED = "holds numbers that are not finite", "nothing was learned"
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,24 @@ def load_lora_header(path: Path | str) -> LoraFile:
     return file if file.layers else load_lora_state(path)
 
 
+def require_finite(path: Path | str) -> None:
+    """Raise CheckpointError where a number of a LoRA is NaN or infinite. All of it is read, a matrix at a time."""
+    path = Path(path)
+    with TensorFile(path) as file:
+        floats = {name: info.torch_dtype for name, info in file.tensors.items() if info.torch_dtype.is_floating_point}
+        broken = [
+            name
+            for name, dtype in floats.items()
+            if not bool(torch.isfinite(file.read(name, "cpu", _computed_in(dtype))).all())
+        ]
+    if broken:
+        others = f" (so do {len(broken) - 1} others)" if len(broken) > 1 else ""
+        raise CheckpointError(
+            f"{path.name} cannot be used: {broken[0]} {NOT_FINITE}{others}. Its training went wrong, or the file is "
+            "damaged. Choose one of an earlier step, or fetch it again."
+        )
+
+
 def read_lora(path: Path | str, weights: bool = True) -> LoraFile:
     """What is in a file, be it a LoRA or another kind of change. Raises CheckpointError where it is damaged."""
     path = Path(path)
@@ -304,6 +323,8 @@ def _entry(
                 f"its metadata say that {module} has rank {rank:g} and alpha {alpha:g}, but its weights have rank "
                 f"{down.shape[0]}, so its scale is not known. Save it again with the program that made it."
             )
+    if alpha is not None and not math.isfinite(alpha) and not problems:
+        problems.append(f"it gives {module} the alpha {alpha}, which is no number. Choose another file.")
     return LoraEntry(tensors[0], tensors[1], alpha, rslora)
 
 
@@ -338,15 +359,24 @@ def verify_saved(path: Path | str, checkpoint_tensors: Mapping[str, Any], traine
         elif len(weight) == 2 and entry.size != weight:
             problems.append(f"{module} is {entry.size[0]}x{entry.size[1]}, in the checkpoint {weight[0]}x{weight[1]}")
         if not all(bool(torch.isfinite(part).all()) for part in entry.tensors):
-            problems.append(f"{module} holds numbers that are not finite")
+            problems.append(f"{module} {NOT_FINITE}")
     if trained and not any(entry.learned for entry in file.layers.values()):
-        problems.append("every B is zero: nothing was learned")
+        problems.append(f"every B is zero: {NOT_LEARNED}")
     if problems:
         more = f"\n  ... and {len(problems) - 5} more" if len(problems) > 5 else ""
+        advice = {
+            NOT_FINITE: "Lower the learning rate, or save in fp32 or bf16.",
+            NOT_LEARNED: "See that the learning rate is not too low for save_precision, and that what is trained has "
+            "a part in the loss.",
+            "": "The checkpoint is not the one that was trained on.",
+        }
+        found = {next((one for one in (NOT_FINITE, NOT_LEARNED) if one in text), "") for text in problems}
         raise CheckpointError(
-            f"{Path(path).name} was written, but would not work:\n  " + "\n  ".join(problems[:5]) + more + "\n"
-            "Not finite: lower the learning rate or save in fp32 or bf16. Otherwise the checkpoint is not the one that "
-            "was trained on."
+            f"{Path(path).name} was written, but would not work:\n  "
+            + "\n  ".join(problems[:5])
+            + more
+            + "\n"
+            + " ".join(text for kind, text in advice.items() if kind in found)
         )
 
 

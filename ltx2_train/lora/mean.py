@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..files import write_tensors
-from .file import PREFIX, LoraFile, load_lora_state
+from .file import PREFIX, LoraFile, load_lora_state, require_finite
 from .low_rank import factored
 from .save import tensors_hash
 
@@ -55,6 +55,8 @@ def mean_of_loras(
     if out.exists():
         raise ConfigError(f"{out} is there already. Choose another name, or delete it first.")
     files = {_step_of(file): file for file in (load_lora_state(path) for path in paths)}
+    for file in files.values():
+        require_finite(file.path)
     if len(files) < 2:
         raise ConfigError(
             "A mean needs LoRAs of at least two steps of a run. Name more files, or the folder of the run."

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..device import pick_device
-from ..errors import CheckpointError, ConfigError
+from ..errors import ConfigError
 from ..events import Events, shielded
 from .low_rank import halved, singular
 from .metadata import FORMAT_VERSION, HASHES
@@ -60,13 +60,7 @@ def resize_lora(
         events.stage("resize LoRA", len(source.layers))
         for done, layer in enumerate(source.layers, 1):
             events.check_stop()
-            factors = source.factors(layer, place)
-            if not all(bool(torch.isfinite(one).all()) for one in factors):
-                raise CheckpointError(
-                    f"{source.path.name} cannot be resized: {layer} holds numbers that are not finite. Choose a LoRA "
-                    "of an earlier step."
-                )
-            u, s, v = singular(*factors)
+            u, s, v = singular(*source.factors(layer, place))
             ranks[layer] = kept = _rank_for(s, rank, max_error)
             losses.add(branch_of(layer), float(s[kept:].square().sum()), float(s.square().sum()))
             halves = halved(u[:, :kept], s[:kept], v[:kept])

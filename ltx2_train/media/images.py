@@ -17,10 +17,13 @@ from ..errors import DataError
 from .buckets import MIDDLE, cover
 from .still import why_damaged
 
-IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"))
+IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp", ".avif", ".jxl"))
 # Endings of pictures that are named where they lie among others, and not read.
-UNREAD_SUFFIXES = {
-    ".heic": "HEIC", ".heif": "HEIC", ".hif": "HEIC", ".tif": "TIFF", ".tiff": "TIFF", ".dng": "raw",
+UNREAD_PICTURES = {
+    ".heic": "HEIC", ".heif": "HEIC", ".hif": "HEIC", ".tif": "TIFF", ".tiff": "TIFF", ".apng": "moving PNG",
+    ".jp2": "JPEG 2000", ".j2k": "JPEG 2000", ".psd": "Photoshop", ".exr": "OpenEXR", ".hdr": "Radiance",
+    ".tga": "Targa", ".svg": "SVG", ".ico": "icon", ".ppm": "PPM",
+    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"), "raw"),
 }  # fmt: skip
 OVER_BLACK = "has transparency; it is laid over black"
 NO_PROFILE = "has a colour profile that cannot be read; its colours are taken for sRGB"

@@ -26,6 +26,8 @@ ABSOLUTE_FORMATS = frozenset(("matroska", "webm", "flv", "asf"))  # whose durati
 # What is decoded whole when it is first looked at; longer clips are where they are used.
 WHOLE_PIXELS = 300_000_000
 BACK_SECONDS = 0.5
+# Streams without a container: nothing in them says when a frame is shown.
+RAW_FORMATS = frozenset(("h264", "hevc", "vvc", "obu", "mjpeg", "m4v", "cavsvideo", "dirac", "vc1"))
 HDR_TRANSFERS = (16, 18)  # PQ and HLG, by their numbers in H.273
 WIDE_PRIMARIES = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
 MEND = "Copy or export it again, or remove it."
@@ -76,7 +78,12 @@ def probe_video(path: Path) -> MediaInfo:
         has_audio=bool(tracks),
         tracks=tracks,
         pair=pair,
-        remarks=(*_remarks(first, has_alpha), *_of_stamps(packets, formats), *_doubts(look, clock, damage)),
+        remarks=(
+            *_remarks(first, has_alpha),
+            *_of_stamps(packets, formats),
+            *_of_rate(formats, clock),
+            *_doubts(look, clock, damage),
+        ),
         reading=("mirrored",) if mirrored else (),
         times=clock.times,
         stamps=clock.stamps,
@@ -201,6 +208,16 @@ def _of_stamps(packets: Packets, formats: frozenset[str]) -> tuple[str, ...]:
     if not twice or formats & COUNTED_FORMATS:
         return ()
     return (f"has {twice} frames with the time stamp of another; the times of its frames are taken from their order",)
+
+
+def _of_rate(formats: frozenset[str], clock: Clock) -> tuple[str, ...]:
+    """What a user should know of the frame rate."""
+    if not formats & RAW_FORMATS:
+        return ()
+    return (
+        f"is a raw stream without time stamps, so {clock.rate:g} frames a second are assumed unless source_fps says "
+        "otherwise",
+    )
 
 
 def _refuse_truncated(path: Path, container: Any, end: float) -> None:

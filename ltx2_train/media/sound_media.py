@@ -21,8 +21,20 @@ from .samples import as_floats, channel_count
 from .structure import missing_end
 
 AUDIO_SUFFIXES = frozenset(
-    (".wav", ".flac", ".mp3", ".ogg", ".m4a", ".aac", ".opus", ".wma", ".aif", ".aiff", ".mka", ".oga")
-)
+    (
+        ".wav", ".flac", ".mp3", ".ogg", ".m4a", ".aac", ".opus", ".wma", ".aif", ".aiff", ".mka", ".oga", ".aifc",
+        ".wave", ".bwf", ".rf64", ".w64", ".caf", ".au", ".snd", ".wv", ".tta", ".ac3", ".eac3", ".ec3", ".dts", ".thd",
+        ".mlp", ".mp2", ".mpa", ".m4b", ".m4r", ".3ga", ".weba", ".spx", ".voc",
+    )
+)  # fmt: skip
+# Endings of sounds that are named where they lie among others, and not read.
+UNREAD_SOUNDS = {
+    **dict.fromkeys((".mid", ".midi"), "MIDI, notes without a sound"),
+    **dict.fromkeys((".pcm", ".raw"), "raw samples, without a rate"),
+    **dict.fromkeys((".dsf", ".dff"), "DSD"), **dict.fromkeys((".aa", ".aax", ".m4p"), "a protected recording"),
+    ".ape": "Monkey's Audio", ".mpc": "Musepack", ".tak": "TAK", ".shn": "Shorten", ".ra": "RealAudio", ".amr": "AMR",
+    ".awb": "AMR", ".oma": "ATRAC", ".gsm": "GSM", ".latm": "raw AAC", ".loas": "raw AAC",
+}  # fmt: skip
 # Formats whose index leads to the right place; elsewhere reading starts at the beginning.
 SOUGHT_FORMATS = frozenset(("mov", "mp4", "matroska", "webm", "wav"))
 SEEK_FROM_SECONDS = 5.0

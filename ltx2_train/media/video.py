@@ -31,9 +31,19 @@ from .probe import probe_video
 VIDEO_SUFFIXES = frozenset(
     (
         ".mp4", ".webm", ".avi", ".mkv", ".mov", ".flv", ".wmv", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts",
-        ".3gp", ".3g2", ".ogv", ".mxf", ".vob", ".asf", ".f4v", ".gif",
+        ".3gp", ".3g2", ".ogv", ".mxf", ".vob", ".asf", ".f4v", ".gif", ".qt", ".mk3d", ".m2t", ".tp", ".trp", ".mod",
+        ".tod", ".mpe", ".m2p", ".evo", ".divx", ".ogm", ".wtv", ".dvr-ms", ".dv", ".insv", ".lrv", ".mp4v", ".mj2",
+        ".y4m", ".ivf", ".nut",
     )
 )  # fmt: skip
+# Endings of videos that are named where they lie among others, and not read: what has no time stamps has no frame rate.
+UNREAD_VIDEOS = {
+    **dict.fromkeys((".h264", ".264", ".avc"), "raw H.264"),
+    **dict.fromkeys((".h265", ".265", ".hevc"), "raw H.265"),
+    **dict.fromkeys((".m1v", ".m2v", ".mpv", ".obu", ".mjpeg", ".mjpg", ".yuv"), "raw"),
+    **dict.fromkeys((".r3d", ".braw", ".crm"), "raw camera"),
+    ".rm": "RealMedia", ".rmvb": "RealMedia", ".swf": "Flash", ".amv": "AMV", ".gxf": "GXF",
+}  # fmt: skip
 REORDERED = 17
 SEEK_FROM_SECONDS = 1.0
 

@@ -16,7 +16,7 @@ from ..device import DTYPES, pick_device, release
 from ..errors import ConfigError
 from ..events import Events
 from ..lora.apply import AppliedLora, apply_file
-from ..lora.file import LoraFile, load_lora_header, load_lora_state
+from ..lora.file import LoraFile, load_lora_header, load_lora_state, require_finite
 from ..lora.fit import fitting, linear_sizes, tell_left_out, tell_version
 from ..lora.others import OtherEntry
 from ..placement import Placed, fit_for_sampling, load_placed
@@ -65,11 +65,12 @@ class Studio:
 def checked_lora(lora: Path, base: BaseFiles, mode: str, events: Events, weights: bool = True) -> LoraFile:
     """The LoRA at `lora`, held against the header of the base before that is loaded; says what of it is not drawn.
 
-    Without `weights` its header alone is read.
+    Without `weights` those are looked at and not kept.
     """
     file = load_lora_state(lora) if weights else load_lora_header(lora)
     with TensorFile(base.checkpoint) as checkpoint:
         _, left_out = fitting(file, linear_sizes(blueprint(checkpoint, mode)))
+    require_finite(lora)
     tell_version(file, base.version, events)
     tell_left_out(file, left_out, mode, events)
     return file

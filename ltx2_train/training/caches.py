@@ -27,6 +27,7 @@ from ..config import DrawSettings, RunConfig
 from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.manifest import MANIFEST_NAME
+from ..dataset.outputs import require_cache_folders
 from ..dataset.plan import DatasetPlan, plan_dataset
 from ..device import DTYPES, pick_device
 from ..errors import CheckpointError, ConfigError, DataError, RunError
@@ -48,6 +49,7 @@ from ..weights.load import load_audio_vae, load_connectors, load_video_vae
 from ..weights.text_encoder import TextEncoder
 from .check_given import check_supplied
 from .checks import dataset_triggers, needed_texts
+from .effect import require_learning
 from .regularizers.checks import regularizer_texts
 from .run_data import open_data
 from .sound import require_sound
@@ -144,8 +146,10 @@ def _planned(
     dataset = DatasetConfig.read(config, run.foreign)
     if trains:
         require_used(run, dataset)
+        require_learning(run, dataset)
         check_supplied(run, dataset)
     require_drawable(asked, run.model.mode, trained_of(run, dataset))
+    require_cache_folders(dataset)
     make_folders(dataset)
     plan = plan_dataset(dataset, events)
     if trains:

@@ -24,7 +24,7 @@ from ..families import VERSIONS
 from ..feed.batches import BatchOrder
 from ..feed.loader import TrainingSet
 from ..full.choose import chosen_weights
-from ..lora.file import load_lora_header
+from ..lora.file import load_lora_header, require_finite
 from ..lora.fit import Sizes, fitting_start, linear_sizes, tell_start, tell_version
 from ..lora.inject import chosen_layers
 from ..lora.kinds import check_kinds
@@ -42,6 +42,7 @@ from ..weights.reader import TensorFile
 from .check_full import check_full, require_plain
 from .check_given import as_cached, check_samples, check_streams, check_supplied, tell_ungiven
 from .contexts import EMPTY_PROMPT
+from .effect import require_learning, require_taught, tell_batches, tell_lengths
 from .fit import Facts, this_machine
 from .fit.choose import LEANER, fixed_settings, make_plan
 from .fit.machine import EVERYTHING
@@ -121,6 +122,7 @@ def _check(config: RunConfig, events: Events, peers: Peers) -> Checked:
     config, files, layers, device = check_model(config, events, peers)
     dataset = DatasetConfig.read(config.dataset_file(), config.foreign)
     require_used(config, dataset)
+    require_learning(config, dataset)
     require_validation(config, dataset)
     check_supplied(config, dataset)
     data = _open_data(config, dataset, files, events)
@@ -131,7 +133,9 @@ def _check(config: RunConfig, events: Events, peers: Peers) -> Checked:
     drawn = DrawSettings.of(config.sample, files.version)
     for text in unused_options(config.sample, drawn, prompts) if prompts else ():
         events.message(text, "warning")
+    require_taught(config, data.samples, events)
     order = _order_batches(config, data, events)
+    tell_batches(order, [f"datasets[{number}]" for number in range(len(dataset.datasets))], events)
     triggers = dataset_triggers(dataset)
     check_samples_of(config, data.samples, events)
     captions = [text for sample in data.samples for text in sample.captions]
@@ -158,14 +162,7 @@ def open_checked(
     """
     config, files, layers, device = model
     path, before = recorded_run(config.run)
-    total = config.train.steps
-    if config.train.epochs is not None:
-        total = config.train.epochs * -(-len(order) // config.train.batches_a_step)
-        if config.train.steps != TrainSettings().steps:
-            events.message(
-                f"train.epochs = {config.train.epochs} counts, which is {total} steps; train.steps = "
-                f"{config.train.steps} does not."
-            )
+    total = _total_steps(config, order, events)
     facts = None
     if config.optimizer.name == "auto":
         config, facts = _plan_optimizer(config, data, order, device, path, events)
@@ -202,6 +199,20 @@ def open_checked(
     return checked
 
 
+def _total_steps(config: RunConfig, order: BatchOrder, events: Events) -> int:
+    """The steps of the run; says what of its settings does not fit into them."""
+    total = config.train.steps
+    if config.train.epochs is not None:
+        total = config.train.epochs * -(-len(order) // config.train.batches_a_step)
+        if config.train.steps != TrainSettings().steps:
+            events.message(
+                f"train.epochs = {config.train.epochs} counts, which is {total} steps; train.steps = "
+                f"{config.train.steps} does not."
+            )
+    tell_lengths(config, total, events)
+    return total
+
+
 def foresee(config: RunConfig, events: Events | None = None) -> None:
     """Raise what training would raise whatever its dataset comes to, so that nothing is encoded for nothing.
 
@@ -217,6 +228,7 @@ def foresee(config: RunConfig, events: Events | None = None) -> None:
     if config.data.config is not None or config.data.manifest is not None:
         dataset = DatasetConfig.read(config.dataset_file(), config.foreign)
         require_used(config, dataset)
+        require_learning(config, dataset)
         check_supplied(config, dataset)
     require_usable(config.run)
     path, before = recorded_run(config.run)
@@ -299,6 +311,7 @@ def _check_start(config: RunConfig, files: BaseFiles, sizes: Sizes, events: Even
         loftq_for(files.checkpoint, config.model.mode, config.settled_lora)  # refuses the one or the other
     start = load_lora_header(config.need("lora.weights"))
     fitting_start(start, sizes, config.settled_lora)
+    require_finite(start.path)
     tell_version(start, files.version, events)
     tell_start(start, list(sizes), events)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..dataset.dataset_file import DatasetConfig, DatasetSettings
+from ..dataset.outputs import cache_folder_faults
 from ..dataset.plan import Item, plan_dataset
 from ..dataset.scan import MEDIA_SUFFIXES, MediaFile, Skipped, find_media
 from ..errors import ConfigError, DataError
@@ -76,6 +77,9 @@ def _check_part(
     part: _Part, config: DatasetConfig, entries: Sequence[DatasetSettings], goal: str | None, events: Events
 ) -> None:
     name, entry = part.name, part.entry
+    if faults := cache_folder_faults(entry):
+        part.findings += [Finding("red", "settings", name, fault, "Name a folder for caches.") for fault in faults]
+        return
     if entry.from_caches:
         reason = "is read from its caches alone, which are not looked into here"
         part.findings.append(Finding("amber", "settings", name, reason, "See `ltx2-train cache status`."))

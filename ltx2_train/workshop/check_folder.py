@@ -9,9 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..dataset.dataset_file import DatasetSettings
-from ..dataset.scan import MEDIA_SUFFIXES
+from ..dataset.scan import MEDIA_SUFFIXES, unread_kind
 from ..files import is_hidden
-from ..media.images import UNREAD_SUFFIXES
 from ..media.names import readable, same, shown_path
 from .check_report import Finding
 
@@ -59,11 +58,11 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
             media.add(same(str(path.with_suffix(""))))
         elif path.name.lower().endswith(entry.caption_extension.lower()):
             captions.append(path)
-        elif ending in UNREAD_SUFFIXES:
+        elif unread := unread_kind(path):
+            kind, what, mend = unread
             media.add(same(str(path.with_suffix(""))))
-            if entry.kind != "image":  # of those the plan says it
-                reason = f"is a {UNREAD_SUFFIXES[ending]} picture, a kind that is not read"
-                strays.append((path, reason, "Save it as PNG or JPEG, for image_directory."))
+            if entry.kind != kind:  # of those the plan says it
+                strays.append((path, f"is {what}", f"{mend[0].upper()}{mend[1:]}, for {kind}_directory."))
         elif ending not in OURS and path.name.lower() not in SYSTEM:
             kind = next((kind for kind, endings in MEDIA_SUFFIXES.items() if ending in endings), None)
             if kind:

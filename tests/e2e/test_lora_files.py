@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from ltx2_train import Events, Stopped, load_run, sample, train
 from ltx2_train.errors import CheckpointError, ConfigError
@@ -62,6 +62,18 @@ def of_other_sizes(path, checkpoint):
     lora_for(path, checkpoint, wide=32)
 
 
+def of_no_numbers(path, checkpoint):
+    lora_for(path, checkpoint)
+    tensors = load_file(path)
+    next(reversed(tensors.values()))[-1, -1] = float("nan")
+    save_file(tensors, path)
+
+
+def of_no_alpha(path, checkpoint):
+    name = "diffusion_model.transformer_blocks.0.attn1.to_q.alpha"
+    lora_for(path, checkpoint, more={name: torch.tensor(float("inf"))})
+
+
 def missing(path, checkpoint):
     pass
 
@@ -71,6 +83,12 @@ def missing(path, checkpoint):
     [
         (damaged, CheckpointError, "damaged or still downloading"),
         (of_text, ConfigError, "It is a LoRA of a text encoder"),
+        (
+            of_no_numbers,
+            CheckpointError,
+            "cannot be used: .*lora_B.weight holds numbers that are not finite. Its train",
+        ),
+        (of_no_alpha, ConfigError, "cannot be used: it gives transformer_blocks.0.attn1.to_q the alpha inf"),
         (of_other_sizes, ConfigError, "x.safetensors is for another model"),
         (missing, (ConfigError, CheckpointError), r"x\.safetensors(: No such file| does not exist)"),
     ],

@@ -286,6 +286,9 @@ def test_data_that_nothing_uses_is_refused_before_its_caches_are_asked_for(run_f
     assert sorted(run_file.parent.rglob("*")) == before, "nothing is encoded for nothing"
     uses = ["video.conditions=[{type = 'mask'}]"]
     foresee(load_run(run_file, uses))
+    for work in (train, build_caches, foresee):
+        with pytest.raises(TrainerError, match=r"Nothing would be learned: loss\.video_weight is 0 for every clip"):
+            work(load_run(run_file, [*uses, "loss.video_weight=0"]))
 
 
 def test_a_dataset_of_which_most_is_of_no_use_is_neither_encoded_nor_trained(run_file):

@@ -79,5 +79,7 @@ def test_a_lora_of_zeros_stays_one(tmp_path):
 def test_numbers_that_are_not_finite_are_named_by_layer(tmp_path):
     down, up = pair(8, (40, 30), 1)
     path = write_lora(tmp_path / "bad.safetensors", {Q: (down * float("nan"), up)})
-    with pytest.raises(CheckpointError, match=r"bad\.safetensors cannot be resized: .*attn1\.to_q holds numbers"):
+    with pytest.raises(
+        CheckpointError, match=r"bad\.safetensors cannot be used: .*attn1\.to_q\.lora_A\.weight holds numbers"
+    ):
         resize_lora(path, tmp_path / "out.safetensors", rank=3)

@@ -118,6 +118,20 @@ def test_what_is_beside_the_media(good):
     assert not report.of(good / "pic.txt")
 
 
+@pytest.mark.parametrize(
+    ("place", "why"), [("taken", "is a file, not a folder"), ("taken/k", "cannot be made, since .* is a file")]
+)
+def test_a_file_in_place_of_a_folder_of_caches_is_named_before_a_medium_is_read(tmp_path, place, why):
+    (tmp_path / "taken").write_text("a file")
+    table = {"datasets": [{"video_directory": "clips", "cache_directory": place}]}
+    config = DatasetConfig.from_table(table, tmp_path)
+    with pytest.raises(ConfigError, match=rf"datasets\[0\]\.cache_directory: .*{why}"):
+        plan_dataset(config)
+    (finding,) = (one for one in check_dataset(config).findings if one.rule == "settings")
+    assert finding.level == "red"
+    assert finding.reason.startswith("cache_directory: ")
+
+
 def test_links_that_lead_nowhere_do_not_hang(good):
     os.symlink(good / "loop.mp4", good / "loop.mp4")
     os.symlink(good / "gone.mp4", good / "link.mp4")

@@ -1,0 +1,127 @@
+"""Whether a run comes to anything: a loss that moves something, and lengths that fit into it.
+
+A loss whose weights are all 0 ends with the LoRA that it began with. A warm-up longer than the run, or a batch larger
+than the dataset, is another run than the one that was described.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ..config import RunConfig
+from ..dataset.dataset_file import DatasetConfig
+from ..errors import ConfigError
+from ..events import Events
+from ..feed.batches import BatchOrder
+from ..feed.loader import Sample
+
+# what of the regularizers gives the loss a term; the others change what the model is shown
+TEACHING = ("blank", "dop", "prior_divergence", "audio_dop", "crepa", "self_flow")
+_NAMED = 3
+
+
+def require_learning(config: RunConfig, dataset: DatasetConfig) -> None:
+    """Raise ConfigError where the settings keep every clip out of the loss, whatever the dataset comes to."""
+    entries = dataset.datasets
+    if not any(
+        _learns(config, one.video_loss_weight, one.audio_loss_weight, one.kind != "audio", one.may_have_sound)
+        for one in entries
+    ):
+        _refuse(config, any(one.video_loss_weight == 0 or one.audio_loss_weight == 0 for one in entries))
+
+
+def require_taught(config: RunConfig, samples: Sequence[Sample], events: Events) -> None:
+    """The same with what each of the samples has. Warns of those that teach nothing where others do."""
+    idle = [
+        sample.key
+        for sample in samples
+        if not _learns(
+            config, sample.video_loss_weight, sample.audio_loss_weight, sample.kind != "audio", sample.audio_steps > 0
+        )
+    ]
+    if len(idle) == len(samples):
+        own = any(sample.video_loss_weight == 0 or sample.audio_loss_weight == 0 for sample in samples)
+        _refuse(config, own)
+    if idle:
+        more = f" and {len(idle) - _NAMED} more" if len(idle) > _NAMED else ""
+        events.message(
+            f"{len(idle)} of {len(samples)} samples teach nothing, since what they have counts 0 in the loss: "
+            f"{', '.join(idle[:_NAMED])}{more}. Their steps are lost. Take them out of the dataset, or raise "
+            f"{' or '.join(_weights(config, own=True))}.",
+            "warning",
+        )
+
+
+def _learns(config: RunConfig, video: float | None, audio: float | None, pictured: bool, heard: bool) -> bool:
+    """Whether a clip has a part in the loss. `video` and `audio` are the weights that its dataset gives it."""
+    mode, sound = config.model.mode, config.audio
+    if any(name in TEACHING for name in config.regularizers.wanted):
+        return True
+    if pictured and mode != "audio" and config.video.generated:
+        if (config.loss.video_weight if video is None else video) > 0:
+            return True
+    filled = not heard and mode == "av" and sound.silence_regularizer and sound.silence_weight > 0
+    weight = config.loss.audio_weight if audio is None else audio
+    return mode != "video" and sound.generated and weight > 0 and (heard or filled)
+
+
+def _refuse(config: RunConfig, own: bool) -> None:
+    names = _weights(config, own)
+    raise ConfigError(
+        f"Nothing would be learned: {' and '.join(names)} {'is' if len(names) == 1 else 'are'} 0 for every clip, and "
+        "no regularizer has a weight that trains something. Raise one of them (1 is usual)."
+    )
+
+
+def _weights(config: RunConfig, own: bool) -> list[str]:
+    """The settings that say how much a clip counts; `own`: those of datasets too."""
+    streams = [
+        name
+        for name, settings in (("video", config.video), ("audio", config.audio))
+        if config.model.mode in (name, "av") and settings.generated
+    ]
+    names = [f"loss.{name}_weight" for name in streams]
+    return names + [f"{name}_loss_weight of the datasets" for name in streams if own]
+
+
+def tell_batches(order: BatchOrder, names: Sequence[str], events: Events) -> None:
+    """Warn of each dataset whose batches are all smaller than its batch_size. `names` are those of the datasets."""
+    for number, (size, largest, shapes) in order.fullness().items():
+        if largest < size:
+            why = (
+                "it has no more samples (num_repeats counted)"
+                if shapes == 1
+                else f"its samples have {shapes} different sizes, lengths or frame rates, which are never mixed"
+            )
+            events.message(
+                f"{names[number]}.batch_size is {size}, but no batch of it has more than {largest}: {why}. A step "
+                "sees fewer clips than that; lower batch_size, or raise num_repeats or train.accumulation.",
+                "warning",
+            )
+
+
+def tell_lengths(config: RunConfig, total: int, events: Events) -> None:
+    """Warn of what is counted in steps and does not come to its end, or to pass, in a run of `total` steps."""
+    for text in _too_long(config, total):
+        events.message(f"{text}, and the run has {total} step{'s' if total > 1 else ''}.", "warning")
+
+
+def _too_long(config: RunConfig, total: int) -> Iterable[str]:
+    schedule, validation = config.schedule, config.validation
+    if schedule.name != "constant" and schedule.warmup >= max(2, total):
+        yield (
+            f"schedule.warmup is {schedule.warmup:g} steps, so the learning rate rises until the end and never stays "
+            "at train.learning_rate"
+        )
+    if schedule.name == "step" and schedule.step_size >= max(1, total):
+        yield f"schedule.step_size is {schedule.step_size:g} steps, so the learning rate never falls"
+    own = config.optimizer.args.get("warmup_steps")
+    if isinstance(own, int) and own >= total:
+        yield f"optimizer.args: warmup_steps is {own}, so the optimizer warms up until the end"
+    for name in ("crepa", "self_flow", "rollout"):
+        settings = getattr(config.regularizers, name)
+        if settings.weight and settings.warmup_steps >= total:
+            yield f"regularizers.{name}.warmup_steps is {settings.warmup_steps}, so it never counts in full"
+    if validation.every > total and not validation.every_epochs:
+        when = "before the first step and " if validation.at_start else ""
+        yield f"validation.every is {validation.every}, so the loss is measured {when}at the end alone"

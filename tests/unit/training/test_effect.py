@@ -1,0 +1,136 @@
+"""A run that would learn nothing is refused before work, and lengths that do not fit into it are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ltx2_train import Events
+from ltx2_train.config import make_run
+from ltx2_train.dataset.dataset_file import DatasetConfig
+from ltx2_train.errors import ConfigError
+from ltx2_train.feed.batches import BatchOrder
+from ltx2_train.feed.loader import Sample
+from ltx2_train.shapes import LatentShape
+from ltx2_train.training.effect import TEACHING, require_learning, require_taught, tell_batches, tell_lengths
+from ltx2_train.training.regularizers.base import Preservation, Regularizer
+from ltx2_train.training.regularizers.table import REGULARIZERS
+
+AV = {"model": {"mode": "av"}}
+AUDIO = {"model": {"mode": "audio"}}
+MUTE = {"loss": {"video_weight": 0}}
+DEAF = {"loss": {"audio_weight": 0}}
+NEITHER = {"loss": {"video_weight": 0, "audio_weight": 0}}
+KEPT = {"regularizers": {"blank": {"weight": 0.5}}}
+SHOWN = {"regularizers": {"rollout": {"weight": 0.5}, "tread": {"weight": 0.5}}}
+FILLED = {"audio": {"silence_regularizer": True}}
+
+
+class Told(Events):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def message(self, text: str, level: str = "info") -> None:
+        assert level == "warning"
+        self.texts.append(text)
+
+
+def sample(name: str = "x", frames: int = 1, **more: Any) -> Sample:
+    nowhere = Path("-")
+    return Sample(name, LatentShape(frames, 1, 1), 25.0, "", nowhere, nowhere, **more)
+
+
+@pytest.mark.parametrize(
+    ("run", "entry", "named"),
+    [
+        (MUTE, {}, r"loss\.video_weight is 0"),
+        (AV | NEITHER, {}, r"loss\.video_weight and loss\.audio_weight are 0"),
+        (AUDIO | DEAF, {}, r"loss\.audio_weight is 0"),
+        ({}, {"video_loss_weight": 0}, r"video_loss_weight of the datasets are 0"),
+        (AV | MUTE | {"audio": {"generated": False}}, {}, r"loss\.video_weight is 0"),
+        (AV | MUTE, {"audio_source": "none"}, r"loss\.video_weight and loss\.audio_weight are 0"),
+        (MUTE | SHOWN, {}, "no regularizer has a weight that trains something"),
+    ],
+)
+def test_weights_that_keep_every_clip_out_of_the_loss_are_refused(run, entry, named, tmp_path):
+    dataset = DatasetConfig.from_table({"datasets": [{"video_directory": "a", **entry}]}, tmp_path)
+    with pytest.raises(ConfigError, match=rf"^Nothing would be learned: .*{named}"):
+        require_learning(make_run(run), dataset)
+
+
+@pytest.mark.parametrize(
+    ("run", "entry"),
+    [
+        (MUTE, {"video_loss_weight": 1}),
+        (AV | MUTE, {}),
+        (AV | DEAF, {}),
+        (MUTE | KEPT, {}),
+        (AV | MUTE | FILLED, {"audio_source": "none"}),
+    ],
+)
+def test_what_has_a_part_in_the_loss_may_train(run, entry, tmp_path):
+    require_learning(
+        make_run(run), DatasetConfig.from_table({"datasets": [{"video_directory": "a", **entry}]}, tmp_path)
+    )
+
+
+def test_each_regularizer_with_a_term_of_its_own_counts_as_teaching():
+    terms = {name for name in REGULARIZERS.names() if _has_terms(REGULARIZERS.get(name))}
+    assert set(TEACHING) == terms
+
+
+def _has_terms(kind: type[Regularizer]) -> bool:
+    return issubclass(kind, Preservation) or kind.terms is not Regularizer.terms
+
+
+def test_clips_without_sound_teach_nothing_where_the_picture_counts_0():
+    run, told = make_run(AV | MUTE), Told()
+    heard = sample("heard", audio_steps=6)
+    require_taught(run, [heard], told)
+    assert not told.texts
+    require_taught(run, [heard, sample("a"), sample("b")], told)
+    (text,) = told.texts
+    assert text.startswith("2 of 3 samples teach nothing")
+    assert "a, b. Their steps are lost" in text
+    with pytest.raises(ConfigError, match="Nothing would be learned"):
+        require_taught(run, [sample("a"), sample("b")], told)
+
+
+@pytest.mark.parametrize(
+    ("samples", "size", "said"),
+    [
+        ([sample()] * 3, 3, ""),
+        ([sample(repeats=4)], 4, ""),
+        ([sample()] * 3, 4, "datasets[0].batch_size is 4, but no batch of it has more than 3: it has no more samples"),
+        ([sample(), sample(), sample(frames=2)], 3, "more than 2: its samples have 2 different sizes"),
+    ],
+)
+def test_a_batch_that_is_never_full_is_named(samples, size, said):
+    told = Told()
+    tell_batches(BatchOrder(samples, (size,), 0), ["datasets[0]"], told)
+    assert said in "".join(told.texts)
+    assert len(told.texts) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("run", "named"),
+    [
+        ({"schedule": {"warmup": 0.9}}, ""),
+        ({"schedule": {"warmup": 9}}, ""),
+        ({"schedule": {"warmup": 10}}, "schedule.warmup is 10 steps"),
+        ({"schedule": {"name": "constant"}}, ""),
+        ({"schedule": {"name": "step", "step_size": 50}}, "schedule.step_size is 50 steps"),
+        ({"optimizer": {"args": {"warmup_steps": 100}}}, "optimizer.args: warmup_steps is 100"),
+        ({"regularizers": {"rollout": {"weight": 0.1, "warmup_steps": 30}}}, "rollout.warmup_steps is 30"),
+        ({"validation": {"every": 20}}, "validation.every is 20"),
+        ({"validation": {"every": 10}}, ""),
+    ],
+)
+def test_what_takes_longer_than_the_run_is_named(run, named):
+    told = Told()
+    tell_lengths(make_run(run), 10, told)
+    assert len(told.texts) == bool(named)
+    assert all(named in text for text in told.texts)
+    assert all(text.endswith("the run has 10 steps.") for text in told.texts)
