@@ -94,6 +94,7 @@ _HOME = {
     "predict_run": "training.fit",
     "preview_dataset": "sampling.preview",
     "probe": "weights.probe",
+    "problems_for": "training.check_given",
     "prompt_of": "training.runs",
     "quantize_checkpoint": "weights.quantized_file",
     "read_manifest": "training.run_folder",

@@ -190,10 +190,10 @@ class PrepareDataset(io.ComfyNode):
             config = _write_dataset(parts, {**size_settings(settings), **LATER.tables(settings)}, name)
             chosen = merged(CACHES.tables(settings), further_settings(options, TITLE))
             tables = {**model.tables, "data": {"config": str(config)}, **chosen}
-            check_ahead(cls.hidden.prompt, cls.hidden.unique_id, tables)
+            runs = check_ahead(cls.hidden.prompt, cls.hidden.unique_id, tables)
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
-                report = core.build_caches(core.make_run(tables, config.parent), events, trains=False)
+                report = core.build_caches(core.make_run(tables, config.parent), events, runs)
             finally:
                 events.close()
             summary = report.summary()

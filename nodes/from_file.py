@@ -69,10 +69,10 @@ class DatasetFromFile(io.ComfyNode):
             if cache_only:
                 config = _without_media(config)
             tables = merged(model.tables, {"data": {"config": str(config)}}, further_settings(options, DATASET_TITLE))
-            check_ahead(cls.hidden.prompt, cls.hidden.unique_id, tables)
+            runs = check_ahead(cls.hidden.prompt, cls.hidden.unique_id, tables)
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
-                report = core.build_caches(core.make_run(tables, config.parent), events, trains=False)
+                report = core.build_caches(core.make_run(tables, config.parent), events, runs)
             finally:
                 events.close()
             summary = report.summary()

@@ -240,12 +240,15 @@ def run_outputs(run: RunConfig, result: core.RunResult, made: Path, tables: Mapp
     return host.nothing(text), handles.FinishedRun(result.folder, None, result.step, base), str(made)
 
 
-def check_ahead(prompt: Mapping[str, Any] | None, prepared_by: str | None, tables: Mapping[str, Any]) -> None:
+def check_ahead(
+    prompt: Mapping[str, Any] | None, prepared_by: str | None, tables: Mapping[str, Any]
+) -> list[RunConfig]:
     """Check the Train LoRA nodes of `prompt` that train on what the node `prepared_by` is about to make.
 
-    `tables` are the settings of its caches. Raises TrainerError, as they would when everything has been encoded.
+    `tables` are the settings of its caches. Returns the runs of those nodes of which everything is known by now. Raises
+    TrainerError, as they would when everything has been encoded.
     """
-    prompt = prompt or {}
+    prompt, runs = prompt or {}, list[RunConfig]()
     for node in prompt.values():
         inputs = node.get("inputs", {})
         if node.get("class_type") != NODE_ID or inputs.get("prepared") != [prepared_by, 0]:
@@ -268,9 +271,11 @@ def check_ahead(prompt: Mapping[str, Any] | None, prepared_by: str | None, table
                 # the value at the end of a wire is not known
                 if not wired and not any(name in inputs and name not in known for name in widgets):
                     core.foresee(run)
+                    runs.append(run)
             except TrainerError as error:
                 text = words.in_widget_words(str(error))
                 raise type(error)(text if text.startswith(TITLE) else f"{TITLE}: {text}") from None
+    return runs
 
 
 def with_its_step(result: core.RunResult) -> Path:

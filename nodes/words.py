@@ -31,8 +31,8 @@ _PHRASES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
         ),
     ),
     (
-        re.compile(r"\b(video|audio)\.conditions asks for"),
-        lambda found: f"{found[1].capitalize()} Conditions asks for",
+        re.compile(r"\b(video|audio)\.conditions\b"),
+        lambda found: f"{found[1].capitalize()} Conditions",
     ),
     (re.compile(rf"(?:\w*datasets\[\d+\]\.)({_DATA})\b"), lambda found: _FOLDERS[found[1]]),
     (

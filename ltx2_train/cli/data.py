@@ -23,6 +23,7 @@ def add_data_commands(commands: Any, add: Callable[..., argparse.ArgumentParser]
     check = add("check", _check, "Find what is wrong with a dataset before it costs hours; 1 if something is.", tools)
     check.add_argument("file", type=Path, metavar="FILE.toml", help="dataset file")
     check.add_argument("--goal", choices=GOALS, help="what is trained: decides how many files are enough")
+    check.add_argument("--run", type=Path, metavar="RUN.toml", help="also look whether this run could train on it")
     check.add_argument("--json", action="store_true", help="print JSON")
 
     show = add("preview", _preview, "Draw what the trainer sees: contact sheets, or one sample as a clip.", tools)
@@ -66,9 +67,10 @@ def add_data_commands(commands: Any, add: Callable[..., argparse.ArgumentParser]
 
 
 def _check(args: argparse.Namespace, events: ConsoleEvents) -> int:
-    from .. import check_dataset
+    from .. import check_dataset, load_run, problems_for
 
-    report = check_dataset(args.file, args.goal, events)
+    problems = None if args.run is None else problems_for(load_run(args.run), args.file)
+    report = check_dataset(args.file, args.goal, events, problems)
     events.finish()
     show_report(report, args.json)
     return 0 if report.ok else 1

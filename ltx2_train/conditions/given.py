@@ -40,6 +40,11 @@ class Target:
     def tokens(self) -> int:
         return self.frames * self.height * self.width
 
+    @property
+    def still(self) -> bool:
+        """Whether it is a single picture, which has no beginning and no end."""
+        return self.fps is not None and self.frames == 1
+
     def units(self, seconds: float) -> int:
         """How many latent frames (or steps) `seconds` fill, at least one: a picture's first latent is one frame."""
         if self.fps is None:
@@ -65,15 +70,15 @@ def tokens_of(condition: Condition, target: Target, mask: Tensor | None = None, 
     """The tokens that `condition` gives, bool [T] on the CPU.
 
     `mask` [F, H, W] or [T] is the sample's own, true where it is given; a sample without one is given nothing by the
-    condition "mask". `length` is that of a prefix or suffix, its longest where None. Of a target of one frame the
-    first frame is not given: nothing would be left to make.
+    condition "mask". `length` is that of a prefix or suffix, its longest where None. Of a single picture neither first
+    frame nor prefix nor suffix is given: nothing would be left to make.
     """
     frame = target.height * target.width
     given = torch.zeros(target.frames, target.height, target.width, dtype=torch.bool)
     if isinstance(condition, FirstFrame):
         given[: 1 if target.frames > 1 else 0] = True
     elif isinstance(condition, Boundary):
-        count = min(lengths(condition, target)[1] if length is None else length, target.frames)
+        count = 0 if target.still else min(lengths(condition, target)[1] if length is None else length, target.frames)
         part = slice(count) if isinstance(condition, Prefix) else slice(target.frames - count, None)
         given[part] = True
     elif isinstance(condition, SpatialCrop):

@@ -6,6 +6,7 @@ Latents of pictures and references, of the sound, masks, captions, the sample pr
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ..caching.cache_file import CacheFile
 from ..caching.disk import CacheNeed
 from ..caching.due import Due
 from ..caching.encode import Latents
+from ..caching.encode_mask import Masks
 from ..caching.encode_sound import ReferenceSound, SoundLatents
 from ..caching.encode_text import Text, encode_text
 from ..caching.locks import Claims, tidy
@@ -47,7 +49,7 @@ from ..shapes import Mode
 from ..weights.gemma_bnb import require_bitsandbytes
 from ..weights.load import load_audio_vae, load_connectors, load_video_vae
 from ..weights.text_encoder import TextEncoder
-from .check_given import check_supplied
+from .check_given import check_items, check_made, check_streams, check_supplied
 from .checks import dataset_triggers, needed_texts
 from .effect import require_learning
 from .regularizers.checks import regularizer_texts
@@ -55,6 +57,9 @@ from .run_data import open_data
 from .sound import require_sound
 from .unused import require_items_used, require_used
 from .watch import all_silent, nothing_heard
+
+# what costs little comes first, and shows early what cannot be trained on
+_FIRST = {Masks.name: -2, SoundLatents.name: -1}
 
 
 @dataclass(frozen=True)
@@ -73,18 +78,21 @@ class CachesReport:
         return "\n".join([*lines, *(f"left out: {line}" for line in self.left_out)])
 
 
-def build_caches(run: RunConfig, events: Events | None = None, trains: bool = True) -> CachesReport:
+def build_caches(
+    run: RunConfig, events: Events | None = None, trained_by: Sequence[RunConfig] | None = None
+) -> CachesReport:
     """Encode what is missing or stale of the dataset of `run`. Raises TrainerError; finished items are always kept.
 
-    What the dataset gives and `run` would not use is refused, unless `trains` is false: `run` then is not the one that
-    will train on the caches.
+    `trained_by` are the runs that will train on the caches; None: `run` itself. What they could not train on, and what
+    the dataset gives and they would not use, is refused before it is encoded.
     """
+    trained_by = [run] if trained_by is None else trained_by
     events = shielded(events)
     events.stage("check")
     base, drawn, asked = _checked(run, events)
     config, recipe = run.need("data.config"), base.recipe(run)
     device = pick_device(run.model.device)
-    dataset, plan = _planned(run, config, asked, trains, events)
+    dataset, plan = _planned(run, config, asked, trained_by, events)
     need = CacheNeed.of(plan, recipe)
     need.require_room(events)
     if need.sizes or need.upper_sizes:
@@ -92,7 +100,7 @@ def build_caches(run: RunConfig, events: Events | None = None, trains: bool = Tr
     openers = openers_of(run, base, recipe, events, device)
     folder = prompts_of(dataset)
     reports: dict[str, CacheReport] = {}
-    for name, due in need.dues.items():
+    for name, due in sorted(need.dues.items(), key=lambda named: _FIRST.get(named[0], 0)):
         if name == Text.name:
             # most of the prompts are known by now, and Gemma need not come a second time for them
             beside = prompts_beside(_likely_texts(run, drawn, dataset, plan), folder, recipe.text.encoder, device)
@@ -103,6 +111,9 @@ def build_caches(run: RunConfig, events: Events | None = None, trains: bool = Tr
             plan.require_enough({failure.path: failure.reason for failure in reports[name].failed})
         if name == SoundLatents.name and not _sound_from_caches(dataset):
             _require_no_mute(due, run.model.mode)
+        for one in trained_by:
+            check_made(one, [*due.kept, *due.jobs])
+    reports = {name: reports[name] for name in need.dues}
     prompts = _prompts(run, drawn, dataset, plan, recipe, base.version)
     texts = _texts(run, dataset, plan, prompts)
     if prompts or texts:
@@ -140,20 +151,22 @@ def _checked(run: RunConfig, events: Events) -> tuple[BaseFiles, DrawSettings, l
 
 
 def _planned(
-    run: RunConfig, config: Path, asked: list[Prompt], trains: bool, events: Events
+    run: RunConfig, config: Path, asked: list[Prompt], trained_by: Sequence[RunConfig], events: Events
 ) -> tuple[DatasetConfig, DatasetPlan]:
-    """The dataset file `config` and what it comes to. Raises TrainerError where the run could not train on it."""
+    """The dataset file `config` and what it comes to. Raises TrainerError where `trained_by` could not train on it."""
     dataset = DatasetConfig.read(config, run.foreign)
-    if trains:
-        require_used(run, dataset)
-        require_learning(run, dataset)
-        check_supplied(run, dataset)
+    for one in trained_by:
+        check_streams(one)
+        require_used(one, dataset)
+        require_learning(one, dataset)
+        check_supplied(one, dataset)
     require_drawable(asked, run.model.mode, trained_of(run, dataset))
     require_cache_folders(dataset)
     make_folders(dataset)
     plan = plan_dataset(dataset, events)
-    if trains:
-        require_items_used(run, plan.items)
+    for one in trained_by:
+        require_items_used(one, plan.items)
+        check_items(one, plan)
     silent = bool(plan.items) and all(item.sound is None for item in plan.items)
     if run.model.mode != "video" and silent and not _sound_from_caches(dataset):
         raise nothing_heard(len(plan.items), run.model.mode)

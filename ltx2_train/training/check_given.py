@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..caching.cache_file import CacheFile
+from ..caching.encode_mask import Masks, SoundMasks
+from ..caching.encode_sound import ReferenceSound
+from ..caching.kind import Job
 from ..conditions.given import Target, is_given, why_not_given
 from ..conditions.reference import downscale
-from ..conditions.settings import SWITCHES, AudioReference, Condition, Mask, Reference
+from ..conditions.settings import SWITCHES, AudioReference, Boundary, Condition, FirstFrame, Mask, Reference
 from ..conditions.trained import Trained, reference_sounds_of, references_of
 from ..config import RunConfig
 from ..dataset.companions import named_reference
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.entry import DatasetSettings
+from ..dataset.plan import DatasetPlan, Item
 from ..errors import ConfigError
 from ..events import Events
 from ..feed.loader import Sample
 from ..sampling.prompts import Prompt
+from ..shapes import LatentShape
+from .unused import require_used
 
 _NAMED = 5  # samples that a message names
 
@@ -83,19 +91,75 @@ def check_supplied(config: RunConfig, dataset: DatasetConfig) -> None:
                 raise _none_has(stream, data)
 
 
-def check_samples(config: RunConfig, samples: Sequence[Sample], events: Events) -> None:
-    """What the samples show. Raises ConfigError that names settings and samples; what some lack is a warning."""
+def check_samples(config: RunConfig, samples: Sequence[Sample], events: Events, held_out: bool = False) -> None:
+    """What the samples show, those that are trained on or those `held_out`. Raises ConfigError that names settings and
+    samples; what some lack is a warning."""
     if not samples:  # no clips are held out
         return
-    reasons = {sample.key: reason for sample in samples if (reason := next(_problems(config, sample), None))}
-    if reasons:
-        key, reason = next(iter(reasons.items()))
-        more = f" So {_are(len(reasons) - 1)}." if len(reasons) > 1 else ""
-        raise ConfigError(f"{key}: {reason}.{more}")
+    _refuse((sample.key, next(_problems(config, sample), None)) for sample in samples)
+    if not held_out:
+        _require_moving(config, {sample.kind for sample in samples})
     _tell_black(config, samples, events)
     for stream, settings in (("video", config.video), ("audio", config.audio)):
         for data in _data_of(stream, settings.conditions):
             _require_some(stream, data, samples, events)
+
+
+def check_items(config: RunConfig, plan: DatasetPlan) -> None:
+    """What the shapes of a plan show before anything of it is encoded. Raises ConfigError that names settings and
+    files."""
+    training = [item for item in plan.items if not item.validation]
+    measured = [item for item in plan.items if item.validation] if config.validation.wanted else []
+    measured = measured[: config.validation.clips or None]
+    _refuse((item.key, next(problems_of_item(config, item), None)) for item in (*training, *measured))
+    if plan.from_caches:  # of what has no media nothing is known yet
+        return
+    _require_moving(config, {item.kind for item in training})
+    for stream, settings in (("video", config.video), ("audio", config.audio)):
+        heard = stream == "audio"
+        concerned = [item for item in training if (item.sound is not None if heard else item.kind != "audio")]
+        for data in _data_of(stream, settings.conditions) if concerned else ():
+            if not any(data.of_item(item) for item in concerned):
+                raise _none_has(stream, data)
+
+
+def check_made(config: RunConfig, jobs: Sequence[Job]) -> None:
+    """What masks and reference sounds show as soon as they are cached. Raises ConfigError that names files."""
+
+    def reason(job: Job) -> str:
+        kind = job.kind
+        if not job.path.is_file():
+            return ""
+        if isinstance(kind, ReferenceSound):
+            used = config.model.mode != "video" and config.audio.generated
+            return _tells_nothing(config, kind.number, job.path) if used else ""
+        if isinstance(kind, Masks):
+            heard = isinstance(kind, SoundMasks)
+            used = (config.audio if heard else config.video).generated
+            return _gives_all(config, "audio" if heard else "video", job.path) if used else ""
+        return ""
+
+    _refuse((job.item.key, reason(job)) for job in jobs)
+
+
+def _refuse(found: Iterable[tuple[str, str | None]]) -> None:
+    """Raise ConfigError where some of the samples, by their key, have a reason."""
+    reasons = {key: reason for key, reason in found if reason}
+    if reasons:
+        key, reason = next(iter(reasons.items()))
+        more = f" So {_are(len(reasons) - 1)}." if len(reasons) > 1 else ""
+        raise ConfigError(f"{key}: {reason}.{more}")
+
+
+def _require_moving(config: RunConfig, kinds: Collection[str]) -> None:
+    """Raise ConfigError where a beginning or an end is given, and there are pictures alone, which have neither."""
+    given = [one for one in config.video.conditions if isinstance(one, (Boundary, FirstFrame)) and one.probability]
+    if given and config.video.generated and kinds == {"image"}:
+        names = ", ".join(str(getattr(one, "type", "")) for one in given)
+        raise ConfigError(
+            f"video.conditions asks for {names}, and all samples are single pictures, which have neither beginning nor "
+            "end. Train on clips, or take the condition out."
+        )
 
 
 def as_cached(config: RunConfig, samples: Sequence[Sample], trained: Trained) -> Trained:
@@ -173,53 +237,101 @@ def _shown(prompt: Prompt, stream: str) -> int:
 
 
 def _problems(config: RunConfig, sample: Sample) -> Iterator[str]:
-    if sample.kind == "video" and config.video.generated and config.model.mode != "audio":
-        target = Target.video(sample.shape, sample.fps)
-        if reason := why_not_given(config.video.conditions, target):
-            yield f"it {reason}"
-        if any(isinstance(one, Mask) for one in config.video.conditions) and sample.mask_path is not None:
-            if bool(CacheFile(sample.mask_path).mask().all()):
-                yield "its mask is white all over, so nothing is left to make. Paint black what the model should make"
+    """Why the conditions cannot serve `sample`, as its caches are."""
+    yield from _of_parts(config, sample.kind, sample.shape, sample.fps, sample.audio_steps)
+    if sample.kind != "audio" and config.video.generated and config.model.mode != "audio":
+        if sample.mask_path is not None and (reason := _gives_all(config, "video", sample.mask_path)):
+            yield reason
     if sample.audio_steps and config.audio.generated and config.model.mode != "video":
-        if reason := why_not_given(config.audio.conditions, Target(sample.audio_steps)):
-            yield f"its sound {reason}"
-        masked = any(isinstance(one, Mask) for one in config.audio.conditions)
-        if masked and sample.audio_mask_path is not None and bool(CacheFile(sample.audio_mask_path).mask().all()):
-            yield "the mask of its sound gives all of it, so nothing is left to make. Leave out what should be made"
-        voices = zip(reference_sounds_of(config.audio.conditions), sample.reference_audio_paths, strict=False)
-        for number, (_, voice) in enumerate(voices):
-            if voice is not None and CacheFile(voice).silent:
-                what = named_reference(number, "reference sound")
-                yield f"its {what} is silence, which tells nothing of a voice. Use another take, or take it out"
+        if sample.audio_mask_path is not None and (reason := _gives_all(config, "audio", sample.audio_mask_path)):
+            yield reason
+        for number, voice in enumerate(sample.reference_audio_paths):
+            if voice is not None and (reason := _tells_nothing(config, number, voice)):
+                yield reason
+    sizes = [None if path is None else CacheFile(path).latent_shape() for path in sample.reference_paths]
+    yield from _of_references(config, sizes, sample.reference_temporal_scale, sample.shape)
+
+
+def problems_for(config: RunConfig, dataset: Path) -> Callable[[Item], Iterator[str]]:
+    """What says why `config` could not train on an item of the file `dataset`. Raises ConfigError where it could on
+    none."""
+    read = DatasetConfig.read(dataset, config.foreign)
+    check_streams(config)
+    require_used(config, read)
+    check_supplied(config, read)
+    return partial(problems_of_item, config)
+
+
+def problems_of_item(config: RunConfig, item: Item) -> Iterator[str]:
+    """Why the conditions cannot serve `item` of a plan, in words that follow its name; from its shape alone."""
+    yield from _of_parts(config, item.kind, item.shape, item.fps, 0 if item.sound is None else item.sound.steps)
+    sizes = [reference.shape for reference in item.references]
+    yield from _of_references(config, sizes, item.dataset.entry.reference_temporal_scale, item.shape)
+
+
+def _of_parts(config: RunConfig, kind: str, shape: LatentShape, fps: float, steps: int) -> Iterator[str]:
+    """Why parts of a sample of `shape` and of `steps` of sound cannot be given."""
+    if kind != "audio" and config.video.generated and config.model.mode != "audio":
+        # among clips a picture has no part that could be too long
+        parts = [one for one in config.video.conditions if kind == "video" or not isinstance(one, Boundary)]
+        if reason := why_not_given(parts, Target.video(shape, fps)):
+            yield f"it {reason}: see video.conditions"
+    if steps and config.audio.generated and config.model.mode != "video":
+        if reason := why_not_given(config.audio.conditions, Target(steps)):
+            yield f"its sound {reason}: see audio.conditions"
+
+
+def _of_references(
+    config: RunConfig, sizes: Sequence[LatentShape | None], scale: int, shape: LatentShape
+) -> Iterator[str]:
+    """Why references of these `sizes` cannot be shown beside a sample of `shape`; None: there is none."""
     shown = [] if config.model.mode == "audio" else references_of(config.video.conditions)
-    for number, (wanted, path) in enumerate(zip(shown, sample.reference_paths, strict=False)):
-        if path is None:
+    for number, (wanted, size) in enumerate(zip(shown, sizes, strict=False)):
+        if size is None:
             continue
-        what, scale, asked = named_reference(number), sample.reference_temporal_scale, wanted.temporal_scale_factor
+        what, asked = named_reference(number), wanted.temporal_scale_factor
         if asked not in (None, scale):
             yield (
-                f"its {what} is cached with reference_temporal_scale = {scale}, and video.conditions asks for a "
-                f"temporal_scale_factor of {asked}. Set reference_temporal_scale = {asked} in the dataset file and "
-                "cache again, or take temporal_scale_factor out"
+                f"its {what} has reference_temporal_scale = {scale}, and video.conditions asks for a "
+                f"temporal_scale_factor of {asked}. Set reference_temporal_scale = {asked} in the dataset file, and "
+                "cache again what is cached, or take temporal_scale_factor out"
             )
-        size = CacheFile(path).latent_shape()
-        if downscale(size, sample.shape) is None:
+        if downscale(size, shape) is None:
             yield (
-                f"its {what} is {size.width}x{size.height} latents and the clip {sample.shape.width}x"
-                f"{sample.shape.height}, which no whole number ties together. Choose a reference_downscale that "
+                f"its {what} is {size.width}x{size.height} latents and the clip {shape.width}x"
+                f"{shape.height}, which no whole number ties together. Choose a reference_downscale that "
                 "divides width / 32 and height / 32 of the clip"
             )
+
+
+def _gives_all(config: RunConfig, stream: str, path: Path) -> str:
+    """Why the mask cached at `path` will not do for a condition of `stream`; "" where it will, or none asks for it."""
+    settings = config.video if stream == "video" else config.audio
+    if not any(isinstance(one, Mask) for one in settings.conditions) or not bool(CacheFile(path).mask().all()):
+        return ""
+    if stream == "video":
+        return "its mask is white all over, so nothing is left to make. Paint black what the model should make"
+    return "the mask of its sound gives all of it, so nothing is left to make. Leave out what should be made"
+
+
+def _tells_nothing(config: RunConfig, number: int, path: Path) -> str:
+    """Why the reference sound `number`, cached at `path`, will not do; "" where it will, or no condition shows it."""
+    if number >= len(reference_sounds_of(config.audio.conditions)) or not CacheFile(path).silent:
+        return ""
+    what = named_reference(number, "reference sound")
+    return f"its {what} is silence, which tells nothing of a voice. Use another take, or take it out"
 
 
 @dataclass(frozen=True)
 class _Data:
     """What a condition takes of each sample: its name, the setting of the dataset that gives it, and where a sample
-    has it. Of references it is the one of this `number`, counted from 0."""
+    and an item of a plan have it. Of references it is the one of this `number`, counted from 0."""
 
     name: str
     setting: str
     caches: str
     path: str
+    item: str
     number: int | None = None
 
     def may_come_with(self, entry: DatasetSettings) -> bool:
@@ -232,14 +344,20 @@ class _Data:
 
     def of(self, sample: Sample) -> Path | None:
         """The cache of it that a sample has."""
-        value = getattr(sample, self.path)
+        return self._numbered(getattr(sample, self.path))
+
+    def of_item(self, item: Item) -> Any:
+        """What an item of a plan has of it; None: nothing."""
+        return self._numbered(getattr(item, self.item))
+
+    def _numbered(self, value: Any) -> Any:
         if self.number is None:
             return value
         return value[self.number] if self.number < len(value) else None
 
 
-_MASK = _Data("mask", "mask_directory", "", "mask_path")
-_SOUND_MASK = _Data("mask", "audio_mask_directory", "", "audio_mask_path")
+_MASK = _Data("mask", "mask_directory", "", "mask_path", "mask")
+_SOUND_MASK = _Data("mask", "audio_mask_directory", "", "audio_mask_path", "audio_mask")
 
 
 def _data_of(stream: str, conditions: Sequence[Condition]) -> list[_Data]:
@@ -254,7 +372,7 @@ def _data_of(stream: str, conditions: Sequence[Condition]) -> list[_Data]:
         for number in range(len(references)):
             setting = f"more_{key}_directories" if number else f"{key}_directory"
             name = named_reference(number, what)
-            found.append(_Data(name, setting, f"{key}_cache_directory", f"{key}_paths", number))
+            found.append(_Data(name, setting, f"{key}_cache_directory", f"{key}_paths", f"{key}s", number))
     return found
 
 

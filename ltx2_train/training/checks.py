@@ -371,7 +371,7 @@ def _open_data(config: RunConfig, dataset: DatasetConfig, files: BaseFiles, even
     require_samples_used(config, data)
     require_apart(config, data)
     check_samples(config, data.samples, events)
-    check_samples(config, validation_clips(config, data), events)
+    check_samples(config, validation_clips(config, data), events, held_out=True)
     warn_of_captions(data.samples, events)
     require_heard(data.samples, config.model.mode)
     return data

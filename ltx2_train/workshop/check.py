@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,12 +43,16 @@ class _Part:
 
 
 def check_dataset(
-    source: Path | str | DatasetConfig, goal: str | None = None, events: Events | None = None
+    source: Path | str | DatasetConfig,
+    goal: str | None = None,
+    events: Events | None = None,
+    problems: Callable[[Item], Iterable[str]] | None = None,
 ) -> CheckReport:
     """Check a dataset file, or settings that were read already.
 
-    `goal` (character, style, motion, voice, edit) decides how many files are enough. Raises ConfigError or DataError
-    only where the file itself cannot be read; everything else is a finding.
+    `goal` (character, style, motion, voice, edit) decides how many files are enough; `problems` says why a run could
+    not train on an item, in words that follow its name. Raises ConfigError or DataError only where the file itself
+    cannot be read; everything else is a finding.
     """
     if goal is not None and goal not in GOALS:
         raise ConfigError(f"goal: {goal!r} is not known. Use one of {', '.join(GOALS)}.")
@@ -58,6 +62,8 @@ def check_dataset(
     parts = [_Part(ref.name, ref.entry) for ref in config.refs]
     for part in parts:
         _check_part(part, config, entries, goal, events)
+        if problems is not None:
+            part.findings += _unfit(part, problems)
     _pair_up(parts)
     training = [part for part in parts if part.name.startswith("datasets")]
     everything = [(part.name, fact) for part in training for fact in part.facts]
@@ -105,6 +111,15 @@ def _check_part(
     for fact in part.facts:
         part.findings += file_findings(name, fact, entry)
     part.findings += dataset_findings(name, entry, part.facts, goal)
+
+
+def _unfit(part: _Part, problems: Callable[[Item], Iterable[str]]) -> list[Finding]:
+    """Why the run that is asked about could not train on files of a dataset, once a file and reason."""
+    found = []
+    for fact in part.facts:
+        for reason in dict.fromkeys(reason for item in fact.items for reason in problems(item)):
+            found.append(Finding("red", "condition", part.name, reason, path=fact.path))
+    return found
 
 
 def _pair_up(parts: Sequence[_Part]) -> None:

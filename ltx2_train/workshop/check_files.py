@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ..caching.encode_mask import picture_mask
 from ..dataset.captions import read_caption, says_something
 from ..dataset.companions import named_reference
 from ..dataset.dataset_file import DatasetSettings
@@ -129,6 +131,12 @@ def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
                 check_frames(media, range(media.frames))
         except DataError as error:
             yield "red", f"its {what}: {error}".rstrip(".")
+    with contextlib.suppress(DataError):  # said above
+        given = None if item.mask is None else picture_mask(item.mask, item, item.dataset.entry)
+        if given is not None and bool(given.all()):
+            yield "amber", "its mask is white all over: everything is given, and nothing is left to make"
+        elif given is not None and not bool(given.any()):
+            yield "amber", "its mask is black all over: nothing is given"
     for number, path in enumerate(item.reference_audios):
         what = named_reference(number, "reference sound")
         try:

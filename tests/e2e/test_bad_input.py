@@ -7,8 +7,10 @@ import shutil
 import time
 from pathlib import Path
 
+import media
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from ltx2_train.cli import main
@@ -256,3 +258,57 @@ def test_help_is_there_for_every_command(command, capsys):
 def test_the_defaults_are_printed_as_toml(capsys):
     assert main(["config", "--defaults"]) == 0
     assert "[train]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        (
+            "{type='prefix',temporal_boundary=2}",
+            "it has 2 latent frames, and a prefix of up to 2 leaves nothing to make",
+        ),
+        ("{type='suffix',seconds=3.0}", "shorter suffix, or longer clips: see video.conditions"),
+        ("{type='spatial_crop',spatial_region=[0,0,64,96]}", "it is 64x64 as cached, and the crop [0, 0, 64, 96]"),
+        ("{type='reference',probability=0}", "the condition of type reference has probability 0"),
+    ],
+)
+def test_what_conditions_cannot_give_is_refused_before_anything_is_encoded(work, capsys, condition, said):
+    shutil.rmtree(work / "cache")
+    run = work / "run.toml"
+    run.write_text(run.read_text() + f"[video]\nconditions = [{condition}]\n")
+    code, text = call(capsys, "cache", "build", run)
+    assert code == 2
+    assert said in text
+    assert not list(work.rglob("*.safetensors"))
+    code = main(["data", "check", str(work / "dataset.toml"), "--run", str(run)])
+    shown = capsys.readouterr()
+    if "probability" in condition:
+        assert code == 2
+        assert said in shown.err
+    else:
+        assert code == 1
+        (found,) = [line for line in shown.out.splitlines() if " condition " in line]
+        assert said in found
+        assert found.startswith("RED")
+
+
+def test_what_masks_and_voices_show_ends_caching_before_pictures_are_encoded(sound_run_file, capsys):
+    work = sound_run_file.parent
+    shutil.rmtree(work / "cache")
+    (work / "masks").mkdir()
+    Image.new("L", (64, 64), 255).save(work / "masks" / "clip.png")
+    media.write_sound(work / "voices" / "clip.wav", media.tone(0.4, level=0.0))
+    dataset, run = work / "dataset.toml", sound_run_file.read_text()
+    plain = dataset.read_text()
+    for setting, condition, said in (
+        ("mask_directory = 'masks'", "[[video.conditions]]\ntype = 'mask'", "its mask is white all over"),
+        ("reference_audio_directory = 'voices'", "[[audio.conditions]]\ntype = 'reference'", "sound is silence"),
+    ):
+        dataset.write_text(plain + setting + "\n")
+        sound_run_file.write_text(run + condition + "\n")
+        assert main(["data", "check", str(dataset)]) == 0
+        assert said.removeprefix("sound ") in capsys.readouterr().out
+        code, text = call(capsys, "cache", "build", sound_run_file)
+        assert code == 2
+        assert said in text
+        assert not list(work.rglob("*_ltx2.safetensors"))

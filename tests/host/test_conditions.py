@@ -268,8 +268,7 @@ def test_what_lies_beside_gives_the_caches_a_folder_of_their_own(nodes, graph, c
 
 def test_pairs_are_trained_on(graph, pair):
     prepared = graph.prepared(graph.pairs()[0])
-    run = graph.trained(prepared, graph.recipe("ic_lora", reference_probability=1.0,
-                                               first_frame_probability=0.0))  # fmt: skip
+    run = graph.trained(prepared, graph.recipe("ic_lora", reference_probability=1.0, first_frame_probability=0.0))
     assert run.step == 2
     conditions = run.tables["video"]["conditions"]
     assert [one["type"] for one in conditions] == ["reference", "first_frame"]
@@ -352,6 +351,16 @@ def test_what_does_not_go_together_is_refused_before_anything_is_encoded(graph, 
     dataset = graph.pairs()[0] if paired else graph.clips()
     with pytest.raises(RuntimeError, match=said):
         pressed(dataset, conditions=["8", 0] if more else None, **more)
+
+
+def test_a_prefix_longer_than_the_clips_is_refused_before_anything_is_encoded(graph, comfy, pair, monkeypatch):
+    numbers = {"condition.probability": 1.0, "condition.temporal_boundary": "3", "condition.seconds": ""}
+    train = {"prepared": ["3", 0], **TRAIN, "conditions": ["8", 0]}
+    prompt = {"4": node("TrainLoRA", **train), "8": node("VideoConditions", condition="prefix", **numbers)}
+    monkeypatch.setattr(fake_comfy.ComfyNode, "hidden", SimpleNamespace(unique_id="3", prompt=prompt))
+    with pytest.raises(RuntimeError, match=r"a_.* 3 latent frames, and a prefix of up to 3 .*: see Video Conditions"):
+        graph.prepared(graph.clips())
+    assert not list(comfy.folder("output").rglob("*_ltx2.safetensors"))
 
 
 def test_each_further_reference_needs_a_condition_of_its_own(graph, comfy, pair, pressed):

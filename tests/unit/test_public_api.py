@@ -98,6 +98,7 @@ def test_the_public_names_are_these():
         "predict_run",
         "preview_dataset",
         "probe",
+        "problems_for",
         "prompt_of",
         "quantize_checkpoint",
         "read_manifest",

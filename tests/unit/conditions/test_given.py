@@ -31,7 +31,9 @@ def test_each_condition_gives_its_own_tokens():
 
 
 def test_a_picture_keeps_its_only_frame():
-    assert not tokens_of(FirstFrame(), Target.video(LatentShape(1, 2, 3), 24.0)).any()
+    picture = Target.video(LatentShape(1, 2, 3), 24.0)
+    for condition in (FirstFrame(), Prefix(temporal_boundary=(1, 1)), Suffix(seconds=(1.0, 1.0))):
+        assert not tokens_of(condition, picture).any()
 
 
 def test_coins_are_each_samples_own_and_fall_as_often_as_asked():

@@ -112,6 +112,20 @@ def test_a_crop_must_lie_in_the_picture_and_leave_some_of_it(region, said):
         check_samples(run("video", video=given({"type": "spatial_crop", "spatial_region": region})), samples, Events())
 
 
+def picture(name):
+    return replace(make_sample(name), kind="image", shape=LatentShape(1, 2, 2))
+
+
+def test_among_clips_a_picture_has_no_beginning_that_could_be_too_long():
+    prefix = {"type": "prefix", "temporal_boundary": 1}
+    check_samples(run("video", video=given(prefix)), [make_sample("fox"), picture("hen")], Events())
+    with pytest.raises(ConfigError, match=r"^video\.conditions asks for prefix, and all samples are single pictures"):
+        check_samples(run("video", video=given(prefix)), [picture("hen")], Events())
+    crop = {"type": "spatial_crop", "spatial_region": [0, 0, 64, 96]}
+    with pytest.raises(ConfigError, match="hen: it is 64x64 as cached, and the crop .* leads out of it"):
+        check_samples(run("video", video=given(crop)), [picture("hen")], Events())
+
+
 def test_clips_without_sound_train_beside_those_with_reference_sounds(tmp_path):
     voice = tmp_path / "voice.safetensors"
     write_tensors(voice, {"audio_latents_6x16x8_fp32": torch.ones(8, 6, 16), "audio_lengths_int32": torch.tensor([6])})
@@ -162,7 +176,7 @@ def test_the_rate_of_references_is_that_of_their_caches(tmp_path, asked, cached,
     if fits:
         check_samples(config, [sample], Events())
     else:
-        with pytest.raises(ConfigError, match=f"fox: its reference is cached with reference_temporal_scale = {cached}"):
+        with pytest.raises(ConfigError, match=f"fox: its reference has reference_temporal_scale = {cached}"):
             check_samples(config, [sample], Events())
 
 
