@@ -29,10 +29,23 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"model.device: {name!r} cannot be used ({reason}). Use auto, cpu or cuda.") from None
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ConfigError(f"model.device: {name!r} cannot be used: {_why_no_device(name)}.") from None
     return device
+
+
+def _why_no_device(name: str) -> str:
+    """Why there is no device of this name, and which there are."""
+    there = ["auto", "cpu"]
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    if cards := torch.cuda.device_count() if torch.cuda.is_available() else 0:
+        there += ["cuda", *(f"cuda:{number}" for number in range(cards))] if cards > 1 else ["cuda"]
+    why = "it is no device that this machine has"
+    if name.startswith("cuda") and not cards:
+        built = "finds no card, or no driver for it" if torch.version.cuda else "was built without CUDA"
+        why = f"torch {torch.__version__} {built}"
+    return f"{why}. Use {', '.join(there)}"
 
 
 def _require_torch() -> None:

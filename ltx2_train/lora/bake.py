@@ -25,7 +25,7 @@ from ..weights.reader import TensorFile
 from ..weights.stored import PLAIN_TYPES
 from ..weights.writer import TensorEntry, TensorWriter, require_space
 from .fit import tell_version
-from .new_file import LoraMade, Losses, check_target
+from .new_file import LoraMade, Losses, check_target, require_each_once
 from .source import LoraSource
 from .targets import branch_of, count_branches
 
@@ -49,6 +49,7 @@ def bake_loras(
     """
     checkpoint, out, events = Path(checkpoint), Path(out), shielded(events)
     check_target(out, [checkpoint, *(Path(path) for path in loras)])
+    require_each_once(loras)
     if out.exists() and not replace:
         raise ConfigError(f"{out} is there already. Choose another name, or delete it first.")
     each = _strengths(len(loras), strengths)

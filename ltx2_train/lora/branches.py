@@ -7,7 +7,6 @@ tensors that stay are copied bit for bit under the keys they had; the metadata s
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from .file import load_lora_state, require_finite
 from .foreign import kind_and_layer
 from .metadata import HASHES
 from .names import bare, original, split_key
+from .new_file import check_target
 from .targets import BRANCHES, branch_of, count_branches, dotted
 
 CROSS = "cross"
@@ -64,10 +64,9 @@ def drop_branches(path: Path | str, branches: Collection[str], out: Path | str) 
 
 
 def _rewrite(path: Path, wanted: Collection[str], out: Path, why_empty: str) -> BranchReport:
+    check_target(out, [path])
     entries = load_lora_state(path).layers  # refuses what is no LoRA
     require_finite(path)
-    if out.exists() and os.path.samefile(path, out):
-        raise ConfigError(f"{out.name} would be written over itself. Choose another file to write to.")
     named = [dotted(name) for name in entries]
     kept = count_branches(name for name in named if branch_of(name) in wanted)
     removed = count_branches(name for name in named if branch_of(name) not in wanted)

@@ -21,6 +21,7 @@ from ..errors import ConfigError
 from ..files import write_tensors
 from .file import PREFIX, LoraFile, load_lora_state, require_finite
 from .low_rank import factored
+from .new_file import check_target
 from .save import tensors_hash
 
 
@@ -52,6 +53,7 @@ def mean_of_loras(
         raise ConfigError(f"The decay is {decay:g}; it must lie between 0 and 1, for example 0.999.")
     if rank is not None and rank < 1:
         raise ConfigError(f"rank is {rank}. It is at least 1.")
+    check_target(out, [])
     if out.exists():
         raise ConfigError(f"{out} is there already. Choose another name, or delete it first.")
     files = {_step_of(file): file for file in (load_lora_state(path) for path in paths)}

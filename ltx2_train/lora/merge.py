@@ -29,7 +29,7 @@ from ..families import name_of
 from ..weights.writer import TensorEntry
 from .low_rank import halved, singular
 from .merge_recipe import MergeRecipe, merge_recipe, merged_metadata
-from .new_file import LoraMade, Losses, check_target, in_dtype, lora_keys, pick_dtype, write_lora
+from .new_file import LoraMade, Losses, check_target, in_dtype, lora_keys, pick_dtype, require_each_once, write_lora
 from .source import LoraSource, joint_dtype
 from .targets import branch_of, count_branches
 
@@ -58,6 +58,7 @@ def merge_loras(
     recipe = merge_recipe(len(paths), multipliers, method, k_fraction, rank_mode, dtype, emit_alpha)
     out, events = Path(out), shielded(events)
     check_target(out, [Path(path) for path in paths])
+    require_each_once(paths)
     with contextlib.ExitStack() as stack:
         sources = [stack.enter_context(LoraSource(path, TOOL)) for path in paths]
         notes = _told(sources)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..device import DTYPES
 from ..errors import CheckpointError, ConfigError
 from ..files import atomic
+from ..paths import name_fault
 from ..weights.reader import TensorFile
 from ..weights.writer import TensorEntry, TensorWriter, require_space
 from .names import PREFIX
@@ -105,10 +106,23 @@ def in_dtype(tensor: Tensor, dtype: torch.dtype, what: str) -> Tensor:
 def check_target(out: Path, sources: Sequence[Path]) -> None:
     """Raise ConfigError unless `out` can be the name of the new file: it must be none of `sources`."""
     if out.suffix != SUFFIX:
-        raise ConfigError(f"{out.name} must end in {SUFFIX}, or no program finds it.")
+        raise ConfigError(f"{out.name!r} must end in {SUFFIX}, or no program finds it.")
+    if fault := name_fault(out.stem):
+        raise ConfigError(f"The name of the new file, {out.name[:60]!r}, {fault.removesuffix('.')}.")
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder. Name a file to write.")
     for source in sources:
         if out.exists() and source.exists() and out.samefile(source):
             raise ConfigError(f"{out.name} would be written over itself. Choose another file to write to.")
+
+
+def require_each_once(paths: Sequence[Path | str]) -> None:
+    """Raise ConfigError where one LoRA is named twice: it would count twice, which hardly anybody means."""
+    seen: set[Path] = set()
+    for path in map(Path, paths):
+        if path.resolve() in seen:
+            raise ConfigError(f"{path.name} is named twice. Name it once, with a number that is twice as high.")
+        seen.add(path.resolve())
 
 
 def write_lora(

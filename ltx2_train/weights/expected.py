@@ -30,12 +30,17 @@ def check_names(
     if text := found.complaint(prefix + name.removesuffix(".weight") for name in wanted):
         raise CheckpointError(f"{file.path.name} stores the {what} as {text}")
     missing = [name for name in wanted if prefix + name not in file]
-    misfits = []
+    misfits: list[str] = []
+    whole: list[str] = []
     for name, tensor in wanted.items():
         info = file.tensors.get(prefix + name)
         packed = name.endswith(".weight") and prefix + name[: -len(".weight")] in found.kinds
-        if info is not None and not packed and info.shape != tuple(tensor.shape):
+        if info is None or packed:
+            continue
+        if info.shape != tuple(tensor.shape):
             misfits.append(f"{name} is {list(info.shape)}, expected {list(tensor.shape)}")
+        elif tensor.is_floating_point() and not info.torch_dtype.is_floating_point:
+            whole.append(f"{name} is {info.dtype}, expected a float")
     extra = [
         name[len(prefix) :]
         for name in file.tensors
@@ -45,10 +50,15 @@ def check_names(
         and not keys.is_quantization(name)
         and (owned is None or owned(name[len(prefix) :]))
     ]
-    if not (missing or misfits or extra):
+    if not (missing or misfits or whole or extra):
         return
     lines = [f"The {what} cannot be loaded from {file.path.name}: its tensors are not those that are expected."]
-    for title, names in (("missing", missing), ("of another shape", misfits), ("left over", extra)):
+    for title, names in (
+        ("missing", missing),
+        ("of another shape", misfits),
+        ("of another type", whole),
+        ("left over", extra),
+    ):
         if names:
             more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
             lines.append(f"  {len(names)} {title}: {', '.join(names[:_LISTED])}{more}")

@@ -28,6 +28,27 @@ def test_a_newer_one_is_not(monkeypatch, version):
     assert pick_device("cpu").type == "cpu"
 
 
+@pytest.mark.parametrize(
+    ("name", "built", "words"),
+    [
+        ("cuda", "12.8", "finds no card, or no driver for it. Use auto, cpu"),
+        ("cuda:1", None, "was built without CUDA. Use auto, cpu"),
+        ("gpu", None, "'gpu' cannot be used: it is no device that this machine has. Use auto, cpu"),
+        ("meta:x", None, "it is no device that this machine has"),
+    ],
+)
+def test_a_device_that_is_not_there_is_told_in_our_words(monkeypatch, name, built, words):
+    def refuse(*_, **__):
+        raise RuntimeError("Expected one of cpu, cuda, ipu, xpu, mkldnn")
+
+    monkeypatch.setattr(torch, "empty", refuse)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built)
+    with pytest.raises(ConfigError, match=words) as caught:
+        pick_device(name)
+    assert "ipu" not in str(caught.value)
+
+
 def test_nothing_that_is_installed_pulls_another_torch():
     """pip replaces a torch that does not meet a bound, whatever card it was built for."""
     project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]

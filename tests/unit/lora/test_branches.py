@@ -104,6 +104,23 @@ def test_a_wrong_name_no_name_or_the_same_file_are_refused(lora, tmp_path):
         keep_branches(tmp_path / "no.safetensors", ["audio"], tmp_path / "out.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("voice.bin", "'voice.bin' must end in .safetensors"),
+        (".safetensors", "must end in .safetensors"),
+        ("NUL.safetensors", "'NUL.safetensors', is a name that Windows keeps for a device"),
+        ("a\nb.safetensors", "must not hold line breaks"),
+        ("x" * 240 + ".safetensors", "is too long: it takes 240 bytes"),
+        ("there.safetensors", "is a folder. Name a file"),
+    ],
+)
+def test_the_new_file_has_a_name_that_files_may_have(lora, tmp_path, name, words):
+    (tmp_path / "there.safetensors").mkdir()
+    with pytest.raises(ConfigError, match=words):
+        keep_branches(lora, ["audio"], tmp_path / name)
+
+
 def test_another_file_is_never_replaced(lora, tmp_path):
     out = tmp_path / "voice.safetensors"
     keep_branches(lora, ["audio"], out)

@@ -151,6 +151,15 @@ def test_missing_extra_and_misshapen_tensors_are_listed(toy, tmp_path):
     assert "and 2 more" in text
 
 
+def test_whole_numbers_in_place_of_weights_are_named(toy, tmp_path):
+    path, tensors = toy
+    tensors["p.table"] = tensors["p.table"].to(torch.int16)
+    save_file(tensors, tmp_path / "bad.safetensors")
+    with TensorFile(tmp_path / "bad.safetensors") as file, pytest.raises(CheckpointError) as caught:
+        materialise(meta(), Origin(file, "p.", "toy"), Arrival(torch.float32))
+    assert "1 of another type: table is I16, expected a float" in str(caught.value)
+
+
 @pytest.mark.parametrize("mode", ["video", "audio", "av"])
 def test_a_mode_reads_its_own_tensors_and_no_others(tiny, monkeypatch, mode):
     read = []
