@@ -22,6 +22,7 @@ from .offload.blocks import BlockStreamer, spread
 from .offload.copies import Source
 from .offload.host import HostBuffers
 from .offload.settings import MemorySettings
+from .offload.shards import ShardedBlocks, local_part
 from .offload.source import FileBlocks, Ranges
 from .quant.base import QuantLinear
 from .quant.faster import faster_matmul, has_matmul, set_matmul
@@ -41,16 +42,21 @@ class Placed:
 
     def __init__(self, model: LTXTransformer, device: torch.device, scratch: Path, checkpoint: Path | str) -> None:
         self.model, self.device = model, device
-        self.streamer: BlockStreamer | None = None
+        self.streamer: BlockStreamer | ShardedBlocks | None = None
         self._scratch, self._checkpoint = scratch, checkpoint
         self._source: FileBlocks | None = None
         self._buffers: HostBuffers | None = None
 
     @property
+    def shards(self) -> ShardedBlocks | None:
+        """The blocks, where they are shared out over the processes of the run."""
+        return self.streamer if isinstance(self.streamer, ShardedBlocks) else None
+
+    @property
     def device_bytes(self) -> int:
         """Bytes of weights on the device: resident blocks, everything outside the blocks, and the slots."""
         here = (t for t in (*self.model.parameters(), *self.model.buffers()) if t.device.type == self.device.type)
-        return sum(t.nbytes for t in here) + (0 if self.streamer is None else self.streamer.slot_bytes)
+        return sum(local_part(t).nbytes for t in here) + (0 if self.streamer is None else self.streamer.slot_bytes)
 
     @property
     def locked_bytes(self) -> int:
@@ -62,6 +68,9 @@ class Placed:
     def stream(self, memory: MemorySettings) -> None:
         """Let as many blocks as `memory` says come and go from now on, the others stay. Nothing may be running."""
         blocks = list(self.model.transformer_blocks)
+        if memory.shard:
+            self.streamer = self.model.residence = ShardedBlocks(blocks, self.device)
+            return
         numbers = spread(len(blocks), memory.blocks_to_swap or 0)
         if self.streamer is not None:
             assert self._source is None or set(self.streamer.streamed) <= set(numbers), "blocks cannot leave a file"
@@ -254,6 +263,7 @@ def fit_for_sampling(config: RunConfig, device: torch.device) -> MemorySettings:
             if stay < blocks:
                 swap = blocks - max(1, stay - max(2, memory.swap_ahead + 1))  # the slots take the room of some blocks
     changes = {"blocks_to_swap": swap, "pinned": bool(memory.pinned), "offload_activations": False, "compile": False}
+    changes["shard"] = False  # there is one process
     if memory.swap_from == "auto":
         changes["swap_from"] = "ram"
     return memory.model_copy(update=changes)

@@ -20,11 +20,12 @@ from ..lora.metadata import shortened, without_paths
 from ..weights import keys
 from ..weights.reader import TensorFile
 from ..weights.writer import TensorEntry, TensorWriter, require_space
+from .parts import Gathered
 
 ABOUT = "ltx2_train"  # of the metadata: what the run says of itself, as JSON
 
 
-def save_checkpoint(base: Path, path: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+def save_checkpoint(base: Path, path: Path, weights: Mapping[str, Tensor | Gathered], about: Mapping[str, Any]) -> None:
     """Write the file `base` with `weights` (by their names in the transformer) in it to `path`, atomically.
 
     `about` says what it is of; no path gets in. Raises CheckpointError where the base has been taken away or is
@@ -46,12 +47,13 @@ def save_checkpoint(base: Path, path: Path, weights: Mapping[str, Tensor], about
                 if weight is None:
                     writer.write_bytes(name, file.pieces(name))
                     continue
+                weight = weight.detach()
                 if not bool(torch.isfinite(weight).all()):
                     raise CheckpointError(
                         f"{name} has numbers that are not finite. Go on from an earlier state with a lower "
                         "train.learning_rate."
                     )
-                writer.write(name, weight.detach().to(file.tensors[name].torch_dtype))
+                writer.write(name, weight.to(file.tensors[name].torch_dtype))
 
 
 def described(about: Mapping[str, Any]) -> dict[str, str]:

@@ -17,16 +17,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..offload.shards import OwnPart
 from ..optim.adamw_bf16 import by_chance
 from ..optim.resume import given_numbers
+from .parts import Ask, Gathered, Parts
 
 Build = Callable[[nn.Parameter, float], Optimizer]
+MASTER = "master"  # of a state: the float32 copy that stays
 _SHOWN = ("betas", "eps", "weight_decay")  # numbers that a resume compares with those of the state
 
 
@@ -39,6 +43,7 @@ class _Own:
     inner: Optimizer
     group: dict[str, Any]
     number: int
+    part: OwnPart | None  # where `weight` is what this process holds of one that is shared out
 
     @property
     def itself(self) -> bool:
@@ -48,12 +53,22 @@ class _Own:
 class WeightOptimizer(Optimizer):
     """Moves the weights of `groups` by optimizers that `build(weight, rate)` makes, one a weight.
 
-    `master`: float32 copies stay. `seed` decides the rounding by chance.
+    `master`: float32 copies stay. `seed` decides the rounding by chance. `parts` are those of `groups` of which this
+    process holds a part: its state is of the whole weights, gathered after `ask` (see parts.py).
     """
 
-    def __init__(self, groups: list[dict[str, Any]], build: Build, seed: int, master: bool) -> None:
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        build: Build,
+        seed: int,
+        master: bool,
+        parts: Parts | None = None,
+        ask: Ask = lambda key: None,
+    ) -> None:
         super().__init__(groups, {"taken": 0})
         self.seed, self.master = seed, master
+        self._ask = ask
         self.moved = False  # whether a weight has been moved by the step that is under way
         self._squares: list[Tensor] = []
         self._own: dict[Tensor, _Own] = {}
@@ -61,7 +76,7 @@ class WeightOptimizer(Optimizer):
             for weight in group["params"]:
                 float32 = weight if weight.dtype in (torch.float32, torch.float64) else self._copy(weight)
                 inner = build(float32, group["lr"])
-                self._own[weight] = _Own(weight, float32, inner, group, len(self._own))
+                self._own[weight] = _Own(weight, float32, inner, group, len(self._own), (parts or {}).get(weight))
         self._show_numbers()
 
     def inner(self) -> Iterator[Optimizer]:
@@ -113,9 +128,9 @@ class WeightOptimizer(Optimizer):
         """For a resume equal to an unbroken run."""
         kept = {}
         for own in self._own.values():
-            kept[own.number] = {"inner": own.inner.state_dict()}
+            kept[own.number] = {"inner": self._put_together(own, own.inner.state_dict())}
             if self.master and not own.itself:
-                kept[own.number]["master"] = own.float32.detach()
+                kept[own.number][MASTER] = self._whole(own, MASTER, own.float32.detach())
         return {"state": kept, "param_groups": super().state_dict()["param_groups"]}
 
     @torch.no_grad()
@@ -130,11 +145,32 @@ class WeightOptimizer(Optimizer):
             saved = kept[own.number]
             (built,), (before,) = own.inner.param_groups, saved["inner"]["param_groups"]
             numbers = {**before, **given_numbers(own.inner, built), "params": before["params"]}
-            own.inner.load_state_dict({**saved["inner"], "param_groups": [numbers]})
+            own.inner.load_state_dict({"state": _parted(own, saved["inner"]["state"]), "param_groups": [numbers]})
             if self.master and not own.itself:
-                own.float32.copy_(saved["master"])
+                own.float32.copy_(_parted(own, saved[MASTER]))
             self._own_state(own)
         self._show_numbers()
+
+    def here(self, number: int, name: str) -> tuple[OwnPart, Tensor]:
+        """The part of weight `number`, which is shared out, and what this process holds of its `name`: MASTER, or a
+        tensor of its state."""
+        own = next(one for one in self._own.values() if one.number == number)
+        assert own.part is not None
+        return own.part, own.float32.detach() if name == MASTER else own.inner.state[own.float32][name]
+
+    def _put_together(self, own: _Own, inner: dict[str, Any]) -> dict[str, Any]:
+        """The state of one weight; of one that is shared out, with what is as large as the weight whole."""
+        state = {
+            index: {
+                name: self._whole(own, name, one) if isinstance(one, Tensor) and one.shape == own.weight.shape else one
+                for name, one in values.items()
+            }
+            for index, values in inner["state"].items()
+        }
+        return {**inner, "state": state}
+
+    def _whole(self, own: _Own, name: str, here: Tensor) -> Tensor | Gathered:
+        return here if own.part is None else Gathered(own.part, here, partial(self._ask, (own.number, name)))
 
     def _released(self, weight: Tensor) -> None:
         assert weight.grad is not None
@@ -182,6 +218,15 @@ class WeightOptimizer(Optimizer):
     def _show_numbers(self) -> None:
         for own in self._own.values():
             own.group.update({name: v for name, v in own.inner.param_groups[0].items() if name in _SHOWN})
+
+
+def _parted(own: _Own, saved: Any) -> Any:
+    """`saved` with what this process holds in the place of each tensor as large as the whole weight."""
+    if own.part is None:
+        return saved
+    if isinstance(saved, Mapping):
+        return {name: _parted(own, one) for name, one in saved.items()}
+    return own.part.of(saved) if isinstance(saved, Tensor) and saved.shape == own.part.shape else saved
 
 
 def _placeholder(weight: Tensor) -> Tensor:

@@ -35,6 +35,18 @@ class Store(Protocol):
     def get(self, handle: Any) -> Tensor: ...
 
 
+class Shares(Protocol):
+    """Parameters of which this process holds a part each, `own`. Inside the scope there are their `wholes`; `parted`
+    makes of the gradients of those the ones of the parts."""
+
+    @property
+    def own(self) -> Sequence[Tensor]: ...
+
+    def wholes(self) -> Sequence[Tensor]: ...
+
+    def parted(self, gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]: ...
+
+
 def recomputed(
     run: Computation,
     tensors: Sequence[Tensor | None],
@@ -43,17 +55,18 @@ def recomputed(
     store: Store | None = None,
     stored: Collection[int] = (),
     kept: Kept | None = None,
+    shares: Shares | None = None,
 ) -> tuple[Tensor, ...]:
     """`run(*tensors, replay=...)`, keeping only `tensors` for backward.
 
     `run` must read nothing that needs a gradient but `tensors` and `parameters`, and must be repeatable. It runs inside
     `scope(False)`; in backward its second run and the gradients of that lie inside one `scope(True)`. The tensors at
     the places `stored` are left to `store`, where given. What the first run puts into `kept`, which must be new, the
-    second finds there.
+    second finds there. With `shares` the parameters are those.
     """
     places = frozenset(stored) if store is not None else frozenset()
-    plan = _Plan(run, scope or _anywhere, store, places, Kept() if kept is None else kept)
-    return _Recomputed.apply(plan, len(tensors), *tensors, *parameters)
+    plan = _Plan(run, scope or _anywhere, store, places, Kept() if kept is None else kept, shares)
+    return _Recomputed.apply(plan, len(tensors), *tensors, *(parameters if shares is None else shares.own))
 
 
 def deferred(
@@ -190,6 +203,7 @@ class _Plan(NamedTuple):
     store: Store | None
     stored: frozenset[int]
     kept: Kept
+    shares: Shares | None
 
 
 class _Recomputed(torch.autograd.Function):
@@ -219,7 +233,12 @@ class _Recomputed(torch.autograd.Function):
             plan.kept.give(values)
             with torch.enable_grad():
                 outputs = plan.run(*inputs, replay=True)
-            return None, None, *_gradients(outputs, grads, [*inputs, *ctx.parameters])
+            wanted = ctx.parameters if plan.shares is None else plan.shares.wholes()
+            found = _gradients(outputs, grads, [*inputs, *wanted])
+            if plan.shares is not None:
+                del outputs
+                found[len(inputs) :] = plan.shares.parted(found[len(inputs) :])
+            return None, None, *found
 
 
 def _anywhere(backward: bool) -> AbstractContextManager[Any]:

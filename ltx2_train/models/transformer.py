@@ -40,7 +40,7 @@ from .fused import Fused
 from .kernels import QUERIES, SPLITS, find_kernel
 from .norms import RowIndex, rows_of_tokens, wide
 from .plain_text import split_marked
-from .recompute import Kept, Store, recomputed, trainable
+from .recompute import Kept, Shares, Store, recomputed, trainable
 from .rope import rope_table
 from .routes import TokenRoute, check_routes, kept_of, put_back, stream_of
 from .trial import why_not_compiled
@@ -129,7 +129,7 @@ Levels = tuple[Tensor, RowIndex | None]  # distinct timesteps [R], and which eac
 class Residence(Protocol):
     """Where the weights of the blocks are. Inside `visiting`, block `number` is on the device that computes.
 
-    A method `resident(number) -> bool`, where there is one, is asked too.
+    Methods `resident(number) -> bool` and `shares(number) -> Shares | None`, where there are such, are asked too.
     """
 
     def visiting(self, number: int, backward: bool) -> AbstractContextManager[Any]: ...
@@ -429,6 +429,10 @@ class LTXTransformer(nn.Module):
         resident = getattr(self.residence, "resident", None)
         return resident is None or bool(resident(number))
 
+    def _shares(self, number: int) -> Shares | None:
+        shares = getattr(self.residence, "shares", None)
+        return None if shares is None else shares(number)
+
     def _recomputed(
         self,
         number: int,
@@ -454,8 +458,8 @@ class LTXTransformer(nn.Module):
 
         # a stream that is not changed is the same tensor before every block
         stored = [place for place, new in enumerate(changed) if new]
-        scope = partial(self._visit, number)
-        found = iter(recomputed(run, inputs, trainable(block), scope, self.activations, stored, kept))
+        scope, shares = partial(self._visit, number), self._shares(number)
+        found = iter(recomputed(run, inputs, trainable(block), scope, self.activations, stored, kept, shares))
         vx, ax = (next(found) if new else x for x, new in zip((vx, ax), changed, strict=True))
         return vx, ax
 

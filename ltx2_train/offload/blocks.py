@@ -21,7 +21,7 @@ recomputed, its graph made and used within one visit; `resident` lets the model 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -131,9 +131,7 @@ class BlockStreamer:
         held = {id(t) for number in known for piece in self._source.layout(number).pieces for t in piece.tensors}
         for tensor in (*module.parameters(), *module.buffers()):
             if id(tensor) not in held and not tensor.is_meta:
-                tensor.data = tensor.data.to(device)
-                if tensor.grad is not None:
-                    tensor.grad.data = tensor.grad.data.to(device)
+                move_tensor(tensor, device)
 
     def visiting(self, number: int, backward: bool) -> Visit:
         """A context in which block `number` can compute on the device. May be nested, also for the same block.
@@ -283,12 +281,26 @@ class BlockStreamer:
         return self._views[key]
 
 
+def move_tensor(tensor: Tensor, device: torch.device | str) -> None:
+    """Move a parameter or a buffer to `device` as it is, with its gradient."""
+    tensor.data = tensor.data.to(device)
+    if tensor.grad is not None:
+        tensor.grad.data = tensor.grad.data.to(device)
+
+
+class Visited(Protocol):
+    """Whose blocks are visited."""
+
+    def enter(self, number: int, backward: bool) -> None: ...
+    def leave(self, number: int) -> None: ...
+
+
 class Visit:
     """The time in which a block computes on the device."""
 
     __slots__ = ("_backward", "_number", "_streamer")
 
-    def __init__(self, streamer: BlockStreamer, number: int, backward: bool) -> None:
+    def __init__(self, streamer: Visited, number: int, backward: bool) -> None:
         self._streamer, self._number, self._backward = streamer, number, backward
 
     def __enter__(self) -> None:

@@ -151,6 +151,18 @@ class MemorySettings(Settings):
         },
     )
 
+    shard: bool = Field(
+        default=False,
+        description="Share the blocks out over the processes (FSDP2): each card holds a part of each, and gathers it "
+        "when its turn comes. Of weights that are trained it holds its part of the optimizer's state too. For a base "
+        "that is not quantized and does not fit one card.",
+        json_schema_extra={
+            "counts_with": "train.processes != 1 -- with train.processes above 1",
+            "advanced": True,
+            "since": "0.3",
+        },
+    )
+
     @property
     def may_swap(self) -> bool:
         """Whether blocks are swapped, or a plan may decide so."""

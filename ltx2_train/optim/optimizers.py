@@ -61,7 +61,9 @@ class OptimizerKind:
     no use elsewhere. `prepare(optimizer)` takes the memory of the state at once instead of in the first step, which it
     does not change; None: that is left to the first step. `tensor_seconds` is what a step costs for each tensor on a
     card, besides the bytes. `one_rate`: all layers must learn at one rate. `averages`: what is saved of it is a mean
-    already. `advice(learning rate, schedule)` is a sentence for the user where the numbers are unusual for it, else "".
+    already. `by_number`: how a number is moved follows from its own gradients, whatever else is in its weight, and its
+    state is as large as the weight. `advice(learning rate, schedule)` is a sentence for the user where the numbers are
+    unusual for it, else "".
     """
 
     build: Callable[[list[Any], OptimizerNumbers, float, torch.device], Optimizer]
@@ -73,6 +75,7 @@ class OptimizerKind:
     cuda: bool = False
     one_rate: bool = False
     averages: bool = False
+    by_number: bool = False
     advice: Callable[[float, str], str] = lambda lr, schedule: ""
 
 
@@ -256,11 +259,13 @@ _bitsandbytes: dict[str, Any] = {
 }
 OPTIMIZERS.add(
     "adamw",
-    OptimizerKind(_adamw, lambda settings: 12.0 if settings.args.get("amsgrad") else 8.0, prepare=_prepare_adamw),
+    OptimizerKind(
+        _adamw, lambda settings: 12.0 if settings.args.get("amsgrad") else 8.0, prepare=_prepare_adamw, by_number=True
+    ),
 )
 OPTIMIZERS.add("adamw8bit", OptimizerKind(_adamw8bit, **_bitsandbytes))
 OPTIMIZERS.add("adamw8bit_paged", OptimizerKind(_adamw8bit_paged, **_bitsandbytes, cuda=True))
-OPTIMIZERS.add("adamw_bf16", OptimizerKind(_adamw_bf16, lambda settings: 4.0))
+OPTIMIZERS.add("adamw_bf16", OptimizerKind(_adamw_bf16, lambda settings: 4.0, by_number=True))
 OPTIMIZERS.add(
     "prodigy",
     OptimizerKind(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..config import RunConfig
 from ..errors import ConfigError
 from ..events import Events
-from ..optim import find_optimizer
+from ..optim import OPTIMIZERS, find_optimizer
 from .fit import MemoryPlan
 from .fit.machine import Machine
 
@@ -37,6 +37,11 @@ def check_full(config: RunConfig) -> None:
             f"{train.accumulation}: both need all gradients of a step together. Set clip_norm to 0 and accumulation to "
             "1, or switch release_gradients off."
         )
+    if config.full.release_gradients and train.processes > 1:
+        raise ConfigError(
+            f"full.release_gradients is on, and there are {train.processes} processes: a gradient waits for those of "
+            "the others. Switch it off; memory.shard shares gradients out over the cards."
+        )
     asking = [f"regularizers.{name}" for name in config.regularizers.wanted if name in ASK_THE_BASE]
     if asking:
         raise ConfigError(
@@ -52,9 +57,22 @@ def check_full(config: RunConfig) -> None:
             "adamw8bit, adamw_bf16, adafactor or came."
         )
 
+    if memory.shard and kind is not None and not kind.by_number:
+        fitting = [one for one in OPTIMIZERS if OPTIMIZERS.get(one).by_number]
+        raise ConfigError(
+            f"train.what is full, memory.shard shares the weights out, and optimizer.name = {name} looks at more of a "
+            f"weight than one card holds. Choose {' or '.join(fitting)}, or switch memory.shard off."
+        )
+
 
 def require_plain(config: RunConfig, name: str, stored: str) -> None:
-    """Raise ConfigError where the weights are trained, and the file `name` has them in few bits, as `stored` says."""
+    """Raise ConfigError where the weights are trained or shared out, and the file `name` has them in few bits, as
+    `stored` says."""
+    if config.memory.shard and stored != "none":
+        raise ConfigError(
+            f"memory.shard is on, and {name} is {stored}: only weights as they are can be shared out. Use the bf16 "
+            "checkpoint, or switch memory.shard off, so that each card holds the base whole."
+        )
     if config.train.what == "full" and stored != "none":
         raise ConfigError(
             f"train.what is full, and {name} is {stored}: weights in few bits cannot be trained. Use the bf16 "

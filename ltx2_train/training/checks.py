@@ -51,7 +51,7 @@ from .held_out import require_apart, require_validation, validation_clips
 from .identity import Identity, recorded_optimizer, require_same
 from .lora_files import list_loras
 from .optimizing import check_optimizer
-from .peers import ALONE, Peers, require_processes
+from .peers import ALONE, Peers, check_sharded_batches, require_processes
 from .regularizers.checks import check_blocks, check_regularized, check_samples_of, regularizer_texts
 from .run_data import open_data
 from .run_folder import RunFolder, open_run, recorded_run, require_usable, save_text
@@ -134,6 +134,7 @@ def _check(config: RunConfig, events: Events, peers: Peers) -> Checked:
     for text in unused_options(config.sample, drawn, prompts) if prompts else ():
         events.message(text, "warning")
     require_taught(config, data.samples, events)
+    check_sharded_batches(config, data.batch_sizes)
     order = _order_batches(config, data, events)
     tell_batches(order, [f"datasets[{number}]" for number in range(len(dataset.datasets))], events)
     triggers = dataset_triggers(dataset)
@@ -322,6 +323,8 @@ def _with_optimizer(
     """The settings with an optimizer chosen: where they leave it open, that of the record `before` of the run. On a
     card it stays open in a new run."""
     settings, began_with = config.optimizer, None
+    if settings.name == "auto" and config.train.what == "full" and config.memory.shard:
+        settings = settings.model_copy(update={"name": "adamw"})  # any other auto may take looks at whole weights
     if settings.name == "auto" and before is not None:
         began_with = recorded_optimizer(before, path / "states")
     if began_with is None:

@@ -16,11 +16,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -31,6 +32,7 @@ from ..events import Events, Passing, shielded
 from ..feed.batches import Batch, Batches, load_batch
 from ..feed.loader import Sample
 from ..full.optimizer import WeightOptimizer
+from ..full.parts import clip_gradients
 from ..lora.inject import LoraSet
 from ..optim import averaged, can_be_guarded, guarded_step, state_aside
 from .checks import Checked, check, check_settings
@@ -51,6 +53,8 @@ from .strip import draw_strengths, sample_name
 from .trackers import tracked
 from .validation import Validation
 from .watch import norm_row
+
+T = TypeVar("T")
 
 MAX_BAD_STEPS = 5
 NORM = "grad_norm"  # the column of the metrics
@@ -152,6 +156,7 @@ class _Loop:
         self.finished = False  # the last save is done; its samples may be missing
         self.validation = Validation(run, events) if run.config.validation.wanted else None
         self.proof = Proof(run, events) if is_wanted(run.config) else None
+        self.released = run.whole and run.config.full.release_gradients
 
     def go_on(self) -> RunResult:
         """Take all steps that are left."""
@@ -180,11 +185,12 @@ class _Loop:
             run.plan = trial.plan
             self.pace = Pace(run.device, trial.seconds * self.settings.train.accumulation, events)
         guard = OomGuard(run.plan, run.apply, events, run.device, lambda: self._keep("running"))
-        run.peers.align(moved_parameters(run))  # equal before, but for the last bits where cards are of several kinds
+        # equal before, but for the last bits where cards are of several kinds
+        run.peers.align([one for one in moved_parameters(run) if one not in run.parts])
         if run.step == 0 and sample.wanted and sample.at_start:
-            run.peers.lead(lambda: _draw(run, events))
+            self._all_or_first(lambda: _draw(run, events))
         if run.step == 0:
-            measured = run.peers.lead(self._measured_at_start)
+            measured = self._all_or_first(self._measured_at_start)
             if run.log is not None and measured:
                 run.log.append({"step": 0, **measured})
         events.stage("train", run.total)
@@ -198,9 +204,26 @@ class _Loop:
             run.peers.lead(lambda: complete(run, events))
         return guard
 
-    def _keep(self, status: str) -> str:
-        """Save what there is after an error, in the process that writes; a sentence about it."""
-        return save_after_error(self.run, self.events, status) if self.run.peers.first else ""
+    def _all_or_first(self, work: Callable[[], T]) -> T | None:
+        """The result of `work`, which asks the model. Where its blocks are shared out over the processes, all do it,
+        none stops within, and the first alone tells and writes; else the first does it, and others return None."""
+        if not self.settings.memory.shard:
+            return self.run.peers.lead(work)
+        with self.events.unstopped():
+            return work()
+
+    def _keep(self, status: str, error: BaseException | None = None) -> str:
+        """Save what there is after an error, in the process that writes; a sentence about it.
+
+        What is shared out over the processes takes all of them, which a stop alone leaves together.
+        """
+        run = self.run
+        if not run.parts:
+            return save_after_error(run, self.events, status) if run.peers.first else ""
+        if isinstance(error, Stopped):
+            with contextlib.suppress(RunError):
+                return run.peers.lead(lambda: save_after_error(run, self.events, status)) or ""
+        return "The last saved state is kept."
 
     def _step(self, guard: OomGuard) -> _Done:
         """Gradients, clipping, optimizer. A step that is not finite changes nothing but the numbers of its place."""
@@ -221,7 +244,7 @@ class _Loop:
         norm = terms.pop(NORM)
         finite = math.isfinite(terms[LOSS]) and math.isfinite(norm)
         self.clean = False
-        if finite and not queued:
+        if (finite and not queued) or self.released:  # weights that have moved end their step, whatever the rest is
             run.scaler.step(run.optimizer)
         if finite and run.mean is not None:
             run.mean.update()
@@ -253,7 +276,7 @@ class _Loop:
         """The gradients of a step, clipped, with their norm among its columns; or where they are let go of, the norm
         of what has moved the weights already."""
         run = self.run
-        if isinstance(run.optimizer, WeightOptimizer) and self.settings.full.release_gradients:
+        if isinstance(run.optimizer, WeightOptimizer) and self.released:
             self.batches.begin()
             with run.optimizer.releasing():
                 columns, taken, place, _ = self._micro_steps()
@@ -263,7 +286,7 @@ class _Loop:
         self._average(columns, there)
         run.scaler.unscale_(run.optimizer)
         limit = self.settings.train.clip_norm or math.inf
-        columns[NORM] = [torch.nn.utils.clip_grad_norm_(moved_parameters(run), limit)]
+        columns[NORM] = [clip_gradients(moved_parameters(run), limit, run.parts)]
         return columns, taken, place
 
     def _micro_steps(self) -> tuple[Columns, list[_Taken], tuple[int, int], list[bool]]:
@@ -274,7 +297,11 @@ class _Loop:
             columns, taken, place = _micro_steps(run, self.batches, self.events)
         if not run.peers.several:
             return columns, taken, place, []
-        mine = (self.events.should_stop(), taken, [parameter.grad is not None for parameter in moved_parameters(run)])
+        reached = [
+            parameter.grad is not None if (part := run.parts.get(parameter)) is None else part.taken()
+            for parameter in moved_parameters(run)
+        ]
+        mine = (self.events.should_stop(), taken, reached)
         stops, batches, there = zip(*run.peers.gather(mine), strict=True)
         if any(stops):
             raise Stopped
@@ -294,7 +321,12 @@ class _Loop:
         gradient = next((parameter.grad for parameter in trained if parameter.grad is not None), None)
         if gradient is not None:  # + 0, or NaN
             gradient.add_(sum(torch.as_tensor(loss).detach() * 0 for loss in columns[LOSS]))
-        self.run.peers.average(trained, there)
+        parts = self.run.parts
+        for parameter, some in zip(trained, there, strict=True):
+            if parameter in parts and not some:
+                parameter.grad = None
+        mine = [pair for pair in zip(trained, there, strict=True) if pair[0] not in parts]
+        self.run.peers.average([parameter for parameter, _ in mine], [some for _, some in mine])
 
     def _validate(self, done: _Done) -> _Done:
         """The same step, its row with what is measured after it: the validation loss where due, the use at the end."""
@@ -302,9 +334,9 @@ class _Loop:
         due = _due(run.step, validation.every, done.epoch_ended, validation.every_epochs)
         row = done.row
         if self.validation is not None and (due or run.step == run.total):
-            row = {**row, **(run.peers.lead(self.validation.measure) or {})}
+            row = {**row, **(self._all_or_first(self.validation.measure) or {})}
         if self.proof is not None and run.step == run.total:
-            row = {**row, **(run.peers.lead(self.proof.measure) or {})}
+            row = {**row, **(self._all_or_first(self.proof.measure) or {})}
         return replace(done, row=row)
 
     def _measured_at_start(self) -> dict[str, float]:
@@ -323,7 +355,8 @@ class _Loop:
         self.pace.step(row["seconds"])
         self.bad = 0 if done.finite else self.bad + 1
         if not done.finite:
-            _report_bad(run, done.names, self.bad, self.events)
+            moved = self.released and math.isfinite(done.row[LOSS])
+            _report_bad(run, done.names, self.bad, self.events, moved)
         run.watch.step(heard=done.row[loss_column("audio")] is not None)
 
     def _save(self, done: _Done) -> None:
@@ -339,7 +372,7 @@ class _Loop:
         run, sample = self.run, self.settings.sample
         due = _due(run.step, sample.every, done.epoch_ended, sample.every_epochs)
         if due or (run.step == run.total and sample.wanted):
-            run.peers.lead(lambda: _draw(run, self.events))
+            self._all_or_first(lambda: _draw(run, self.events))
             self.events.stage("train", run.total)
 
     def _answer(self) -> None:
@@ -352,7 +385,7 @@ class _Loop:
             run.peers.lead(lambda: save(run, asked, "running"))
         if wants_samples:
             if self.settings.sample.wanted:
-                run.peers.lead(lambda: _draw(run, asked))
+                self._all_or_first(lambda: _draw(run, asked))
                 asked.stage("train", run.total)
             else:
                 asked.message("There is nothing to draw: the run has no sample prompts.", "warning")
@@ -378,7 +411,7 @@ class _Loop:
         if self.finished:
             kept = f"State and {run.product} are saved."
         elif self.clean and not (isinstance(run.optimizer, WeightOptimizer) and run.optimizer.moved):
-            kept = self._keep(_ending(error))
+            kept = self._keep(_ending(error), error)
         else:
             kept = "The last saved state is kept."
         if isinstance(error, Stopped):
@@ -524,9 +557,15 @@ def _due(step: int, every: int, epoch_ended: int, every_epochs: int) -> bool:
     return by_step or bool(every_epochs and epoch_ended and epoch_ended % every_epochs == 0)
 
 
-def _report_bad(run: Run, names: list[str], bad: int, events: Events) -> None:
+def _report_bad(run: Run, names: list[str], bad: int, events: Events, moved: bool) -> None:
+    """Say that a step was not finite. `moved`: weights had moved by then, each as soon as its gradient was there."""
     listed = ", ".join(names[:4])
     text = f"Step {run.step}: the loss or its gradient is not finite; the batch was left out ({listed})."
+    if moved:
+        text = (
+            f"Step {run.step}: a gradient is not finite ({listed}). The weights that it was of stayed as they were; "
+            "the others have moved (full.release_gradients)."
+        )
     if run.config.train.on_nan == "stop" or bad >= MAX_BAD_STEPS:
         why = "train.on_nan is 'stop'" if bad < MAX_BAD_STEPS else f"{bad} steps in a row were not finite"
         raise TrainerError(
@@ -560,12 +599,13 @@ def _draw_as_they_are(run: Run, events: Events, mark: str = "") -> None:
     if run.slider is not None:
         draw_strengths(run, events, mark)
         return
-    run.renderer.draw(
-        run.prompts,
-        lambda index, prompt: run.folder.samples / f"{sample_name(run, index, prompt)}{mark}",
-        {"step": run.step, "run": run.folder.name, "strength": 1.0, **({"weights": "ema"} if mark else {})},
-        tolerant=True,
-    )
+    with tempfile.TemporaryDirectory() if not run.peers.first else contextlib.nullcontext(run.folder.samples) as folder:
+        run.renderer.draw(
+            run.prompts,
+            lambda index, prompt: Path(folder) / f"{sample_name(run, index, prompt)}{mark}",
+            {"step": run.step, "run": run.folder.name, "strength": 1.0, **({"weights": "ema"} if mark else {})},
+            tolerant=True,
+        )
 
 
 def _titled(word: str) -> str:

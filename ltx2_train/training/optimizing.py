@@ -67,18 +67,21 @@ def make_optimizer(
         events.message(describe_groups(groups))
     if advice := find_optimizer(config.optimizer.name).advice(config.train.learning_rate, config.schedule.name):
         events.message(advice, "warning")
-    optimizer = _build(config, groups, isinstance(loras, TrainedWeights), device)
+    optimizer = _build(config, groups, loras, device)
     return optimizer, build_schedule(optimizer, config.schedule, total), _audio_group(halves, groups)
 
 
-def _build(config: RunConfig, groups: list[dict[str, Any]], whole: bool, device: torch.device) -> torch.optim.Optimizer:
-    if not whole:
+def _build(
+    config: RunConfig, groups: list[dict[str, Any]], loras: TrainedSet, device: torch.device
+) -> torch.optim.Optimizer:
+    if not isinstance(loras, TrainedWeights):
         return build_optimizer(groups, config.optimizer, config.train.learning_rate, device)[0]
 
     def build(weight: nn.Parameter, rate: float) -> torch.optim.Optimizer:
         return build_optimizer([{"params": [weight], "lr": rate}], config.optimizer, rate, device)[0]
 
-    return WeightOptimizer(groups, build, config.train.seed, config.full.master_weights)
+    master = config.full.master_weights
+    return WeightOptimizer(groups, build, config.train.seed, master, loras.parts, loras.ask)
 
 
 def _audio_group(halves: Sequence[Halves], groups: Sequence[Mapping[str, Any]]) -> int | None:

@@ -14,20 +14,18 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..config import RunConfig
-from ..device import is_full
 from ..errors import ConfigError, RunError, Stopped
+from ..offload.meeting import PATIENCE, meeting, reason_of
 from ..optional import why_missing
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(hours=2)  # the longest that the others wait for the one that saves, draws or encodes
 PIECE = 64 << 20  # bytes of gradients that travel together
 LIBRARY = "pip install accelerate"
 _DONE, _STOPPED, _FAILED = "done", "stopped", "failed"
@@ -37,6 +35,7 @@ class Peers:
     """A process that trains its run alone: nothing is shared, and nobody is waited for."""
 
     rank, count = 0, 1
+    serve: Callable[[Any], object] | None = None  # what the others do when the first one asks them, see `ask`
 
     @property
     def first(self) -> bool:
@@ -66,10 +65,17 @@ class Peers:
         """
         return work()
 
+    def ask(self, key: Any) -> None:
+        """Within `lead` or `turn`: let the other processes `serve(key)`, while the first does the same itself."""
+
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
         """The first process goes through what is inside before the others begin it; as `lead`."""
         yield
+
+    def in_turns(self, work: Callable[[], T]) -> T:
+        """The result of `work`, which the processes do one after the other."""
+        return work()
 
     def average(self, parameters: Sequence[nn.Parameter], there: Sequence[bool]) -> None:
         """Make the gradients of `parameters` their mean over all processes. `there`: whether any of them has one."""
@@ -100,7 +106,7 @@ class Joined(Peers):
             self._state = PartialState(cpu=not cuda, backend="nccl" if nccl else "gloo", timeout=PATIENCE)
             self._words = cast(Any, distributed.new_group(backend="gloo", timeout=PATIENCE))
         except (RuntimeError, ValueError, NotImplementedError) as error:
-            raise RunError(f"The processes of this run do not find each other: {_line(error)}.") from error
+            raise RunError(f"The processes of this run do not find each other: {reason_of(error)}.") from error
         self._distributed: Any = distributed
         self._reduce: Callable[..., Any] = reduce
         self._broadcast: Callable[..., Any] = broadcast
@@ -111,15 +117,18 @@ class Joined(Peers):
 
     def gather(self, value: T) -> list[T]:
         found: list[Any] = [None] * self.count
-        with _meeting():
+        with meeting():
             self._distributed.all_gather_object(found, value, group=self._words)
         return found
 
     def told(self, value: T) -> T:
         values: list[Any] = [value if self.first else None]
-        with _meeting():
+        with meeting():
             self._distributed.broadcast_object_list(values, src=0, group=self._words)
         return values[0]
+
+    def ask(self, key: Any) -> None:
+        self.told((key,))
 
     def lead(self, work: Callable[[], T]) -> T | None:
         with self.turn():
@@ -129,6 +138,10 @@ class Joined(Peers):
     def turn(self) -> Iterator[None]:
         if not self.first:
             ending = self.told(_DONE)
+            while isinstance(ending, tuple):
+                assert self.serve is not None
+                self.serve(ending[0])
+                ending = self.told(_DONE)
             if ending == _STOPPED:
                 raise Stopped
             if ending == _FAILED:
@@ -142,6 +155,14 @@ class Joined(Peers):
                 self.told(_STOPPED if isinstance(error, Stopped) else _FAILED)
             raise
         self.told(_DONE)
+
+    def in_turns(self, work: Callable[[], T]) -> T:
+        found: list[T] = []
+        for number in range(self.count):
+            if number == self.rank:
+                found.append(work())
+            self.gather(None)
+        return found[0]
 
     def average(self, parameters: Sequence[nn.Parameter], there: Sequence[bool]) -> None:
         chosen = [one for one, some in zip(parameters, there, strict=True) if some]
@@ -161,7 +182,7 @@ class Joined(Peers):
         self._state._reset_state()
 
     def _together(self, operation: Callable[..., Any], *arguments: Any) -> Tensor:
-        with _meeting():
+        with meeting():
             return operation(*arguments)
 
 
@@ -215,22 +236,50 @@ def check_processes(config: RunConfig, count: int) -> None:
         raise ConfigError(f"{count} processes need accelerate, which {missing}: {LIBRARY}")
     if not torch.distributed.is_available():
         raise ConfigError(f"There are to be {count} processes, and this torch was built without its distributed part.")
-    if config.train.what == "full":
-        raise ConfigError(
-            f"train.what is full, and there are {count} processes: the weights themselves are trained by one process. "
-            "Train with one, or a LoRA."
-        )
     if config.loss.balance.mode != "none":
         raise ConfigError(
             f"loss.balance.mode is {config.loss.balance.mode}, which follows the batches one after the other, and "
             f"{count} processes take them side by side. Set it to none and loss.audio_weight to what it comes to, or "
             "train with one process."
         )
+    if config.memory.shard:
+        _check_shards(config)
     device = _device_type(config)
     if device.type == "mps":
         raise ConfigError(f"There are to be {count} processes, and this machine has one card (mps).")
     if device.type == "cuda":
         _check_cards(config, count)
+
+
+def _check_shards(config: RunConfig) -> None:
+    """Raise ConfigError for what does not go with blocks that are shared out over the cards."""
+    memory, found = config.memory, ""
+    if config.quant.format not in ("auto", "none"):
+        found = f"quant.format is {config.quant.format}, and only weights as they are can be shared out"
+    elif memory.blocks_to_swap:
+        found = f"memory.blocks_to_swap is {memory.blocks_to_swap}, and a block waits in RAM or on the cards"
+    elif not memory.gradient_checkpointing:
+        found = "memory.gradient_checkpointing is off, and all blocks have to be recomputed"
+    elif memory.recompute_blocks is not None:
+        found = f"memory.recompute_blocks is {memory.recompute_blocks}, and all blocks have to be recomputed"
+    elif config.regularizers.wanted:
+        found = "regularizers are on, whose passes are not the same in all processes"
+    elif _device_type(config).type == "cuda" and not torch.distributed.is_nccl_available():
+        found = "blocks are gathered by NCCL, which this torch has not (none has on Windows)"
+    if found:
+        raise ConfigError(f"memory.shard is on: {found}. Change the one or the other.")
+
+
+def check_sharded_batches(config: RunConfig, sizes: Sequence[int]) -> None:
+    """Raise ConfigError where batches of these `sizes` may go through the model in parts, more of them in one process
+    than in another, while the blocks are shared out."""
+    apart = config.model.mode == "av" or bool(config.video.conditions) or bool(config.audio.conditions)
+    if config.memory.shard and apart and max(sizes, default=1) > 1:
+        raise ConfigError(
+            f"memory.shard is on, and a dataset has batch_size = {max(sizes)}: with sounds or references of several "
+            "lengths its clips go through the model apart, and the cards would wait for each other. Set batch_size to "
+            "1 and train.accumulation higher."
+        )
 
 
 def _check_cards(config: RunConfig, count: int) -> None:
@@ -256,22 +305,8 @@ def _device_type(config: RunConfig) -> torch.device:
     try:
         return torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"model.device: {name!r} cannot be used ({_line(error)}). Use auto, cpu or cuda.") from None
-
-
-@contextlib.contextmanager
-def _meeting() -> Iterator[None]:
-    """Words for a process that does not come."""
-    try:
-        yield
-    except RuntimeError as error:
-        if is_full(error):
-            raise
-        hours = PATIENCE.total_seconds() / 3600
-        raise RunError(
-            f"Another process of this run has ended, or has not answered for {hours:g} hours; where it could, its own "
-            f"message says why ({_line(error)})."
-        ) from error
+        reason = reason_of(error)
+        raise ConfigError(f"model.device: {name!r} cannot be used ({reason}). Use auto, cpu or cuda.") from None
 
 
 def _pieces(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
@@ -299,7 +334,3 @@ def _spare_old_cards() -> None:
     if not check_cuda_p2p_ib_support():
         os.environ.setdefault("NCCL_P2P_DISABLE", "1")
         os.environ.setdefault("NCCL_IB_DISABLE", "1")
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

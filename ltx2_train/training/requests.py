@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import ConfigError, RunError, Stopped
@@ -58,11 +58,22 @@ class Asked(Passing):
     def __init__(self, host: Events, folder: Path | None) -> None:
         super().__init__(host)
         self._folder = folder
+        self._stops = True
         for what in REQUESTS:  # asked of an earlier part of the run
             self.taken(what)
 
     def should_stop(self) -> bool:
-        return super().should_stop() or (self._folder is not None and _place(self._folder, "stop").exists())
+        asked = super().should_stop() or (self._folder is not None and _place(self._folder, "stop").exists())
+        return self._stops and asked
+
+    @contextlib.contextmanager
+    def unstopped(self) -> Iterator[None]:
+        """While entered, nothing is said to have to stop: what has begun in all processes ends in all."""
+        self._stops = False
+        try:
+            yield
+        finally:
+            self._stops = True
 
     def taken(self, what: str) -> bool:
         """Whether `what` was asked since the last time."""

@@ -237,7 +237,7 @@ def _write_lora(run: Run, name: str, more: Mapping[str, Any] | None = None) -> P
     metadata, dtype = {**lora_metadata(run), **(more or {})}, DTYPES[run.config.train.save_precision]
     wanted = run.folder.loras / lora_name(name, run.step)
     if isinstance(run.loras, TrainedWeights):
-        weights = run.loras.weights
+        weights = run.loras.wholes()
         return write_lora_beside(wanted, lambda path: save_checkpoint(run.checkpoint, path, weights, metadata))
     loras = run.loras
     with averaged(run.optimizer):

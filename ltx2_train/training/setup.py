@@ -27,7 +27,8 @@ from ..events import Events
 from ..feed.batches import BatchOrder
 from ..feed.loader import TrainingSet
 from ..full.optimizer import WeightOptimizer
-from ..full.weights import TrainedSet, TrainedWeights
+from ..full.parts import Parts
+from ..full.weights import WEIGHT, TrainedSet, TrainedWeights
 from ..lora.file import load_lora_state
 from ..lora.inject import LoraSet, inject
 from ..lora.loftq import apply_loftq, loftq_for
@@ -115,6 +116,19 @@ class Run:
         """What its saves make, in words."""
         return "checkpoint" if self.whole else "LoRA"
 
+    @property
+    def parts(self) -> Parts:
+        """Of what is trained, what is shared out over the processes."""
+        return self.loras.parts if isinstance(self.loras, TrainedWeights) else {}
+
+    def serve(self, key: tuple[Any, str]) -> None:
+        """Give this process's part of a tensor of the state, which the first process asks for; see full/parts.py."""
+        whose, name = key
+        assert isinstance(self.loras, TrainedWeights)
+        assert isinstance(self.optimizer, WeightOptimizer)
+        part, here = self.loras.here(name) if whose == WEIGHT else self.optimizer.here(whose, name)
+        part.whole(here.detach())
+
     def rates(self) -> dict[str, float | None]:
         """The rates of the step to come: of the first layer, and of the first audio layer where there is one."""
         rates = self.schedule.get_last_lr()
@@ -168,7 +182,11 @@ def load(checked: Checked, events: Events) -> Run:
         loras = _adapt(checked, placed, loftq)
     _set_to_work(checked, placed, plan, events)
     run = _assemble(checked, contexts, media, sound, plan, placed, loras, events)
-    begun = _resume(run, events)
+    if run.parts:  # each has room for one state that is read whole
+        peers.serve = run.serve
+        begun = peers.in_turns(lambda: _resume(run, events))
+    else:
+        begun = _resume(run, events)
     if begun and config.lora.weights is not None:
         name = config.lora.weights.name
         events.message(f"lora.weights ({name}) counts where a run begins; this one goes on from its own state.")
@@ -231,7 +249,7 @@ def _adapt(checked: Checked, placed: Placed, loftq: Loftq | None) -> TrainedSet:
     """Put the LoRA round the linears of the model, or let its weights want gradients."""
     config = checked.config
     if config.train.what == "full":
-        return TrainedWeights(placed.model, config.full)
+        return TrainedWeights(placed.model, config.full, placed.shards, checked.peers.ask)
     loras = inject(placed.model, config.settled_lora, torch.Generator().manual_seed(config.train.seed))
     if loftq is not None:
         apply_loftq(loras, loftq)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, RunError
 from ..files import write_tensors
+from ..full.parts import Gathered
 from ..weights.reader import TensorFile
 
 FORMAT = "ltx2_train_state_1"
@@ -27,7 +28,7 @@ _TENSOR, _PAIRS, _TUPLE = "__tensor__", "__pairs__", "__tuple__"
 
 def save_state(path: Path, content: Mapping[str, Any]) -> Path:
     """Write nested dictionaries of tensors, numbers, strings, lists and None. Raises RunError on a full disk."""
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor | Gathered] = {}
     tree = _pack(content, "", tensors, {})
     write_tensors(path, tensors, {"format": FORMAT, "tree": json.dumps(tree)})
     return path
@@ -87,8 +88,8 @@ def restore_random_state(state: Mapping[str, Tensor]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def _pack(value: Any, name: str, tensors: dict[str, Tensor], names: dict[int, str]) -> Any:
-    if isinstance(value, Tensor):
+def _pack(value: Any, name: str, tensors: dict[str, Tensor | Gathered], names: dict[int, str]) -> Any:
+    if isinstance(value, (Tensor, Gathered)):
         # bitsandbytes shares lookup tables between parameters; a safetensors file holds each memory once
         known = names.setdefault(id(value), name)
         tensors[known] = value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ltx2_train import load_run, read_manifest, read_rows, train
+from ltx2_train import build_caches, load_run, read_manifest, read_rows, train
 from ltx2_train.errors import RunError
 from ltx2_train.files import TEMPORARY_SUFFIX
 from ltx2_train.training.state import list_states, load_state
@@ -51,15 +52,15 @@ def command(*arguments: object, launcher: tuple[str, ...] = (), **environment: s
 
 
 def test_two_processes_learn_what_one_learns_and_their_number_may_change(run_file):
-    """Two processes, then one, then two again; beside it one process alone. Masks of dropout, noise and dropped
-    captions are those of the batches, whoever takes them."""
+    """Two processes, then one, then two that share the blocks out; beside it one process alone. Masks of dropout, noise
+    and dropped captions are those of the batches, whoever takes them."""
     settings = ("lora.dropout=0.1", "train.caption_dropout=0.3", "train.steps=3", "train.save_precision=fp32")
     folder = run_file.parent / "runs"
     found = run_jobs(
         run_file.parent,
         job(run_file, "moved", 2, *settings, ask={"1": "stop"}),
         job(run_file, "moved", 1, *settings, accumulation=2, ask={"2": "stop"}),
-        job(run_file, "moved", 2, *settings),
+        job(run_file, "moved", 2, *settings, "memory.shard=true"),
     )
     assert [one["codes"] for one in found] == [[130, 130], [130], [0, 0]], found
     alone = job(run_file, "one", 1, *settings, accumulation=2)
@@ -143,3 +144,110 @@ def test_swapped_quantized_and_regularized_runs_are_the_same_in_two_processes(ru
     one, two = (read_rows(run_file.parent / "runs" / name / "metrics.jsonl") for name in ("one", "two"))
     for name in ("loss", "grad_norm"):
         assert [row[name] for row in two] == pytest.approx([row[name] for row in one], rel=1e-4), name
+
+
+@pytest.mark.slow
+def test_blocks_that_are_shared_out_serve_samples_and_validation_too(sound_run_file):
+    """Picture and sound, DoRA (which measures the base), samples before and after, a mean, and clips held out."""
+    folder = sound_run_file.parent
+    shutil.copytree(folder / "clips", folder / "other")
+    reversed_clip = ["ffmpeg", "-v", "error", "-y", "-i", "clips/clip.mp4", "-vf", "hflip", "other/clip.mp4"]
+    subprocess.run(reversed_clip, cwd=folder, check=True)
+    with (folder / "dataset.toml").open("a") as file:
+        file.write('[[validation_datasets]]\nvideo_directory = "other"\ncache_directory = "held"\n')
+    settings = (
+        "train.steps=2",
+        "train.save_every=0",
+        "lora.algo=dora",
+        "validation.every=1",
+        "sample.every=2",
+        'sample.prompts=["a ball --f 9"]',
+        "ema.decay=0.5",
+        "sample.at_start=true",
+    )
+    build_caches(load_run(sound_run_file, settings))
+    one, shared = (
+        {**job(sound_run_file, name, count, accumulation=2 // count), "settings": [*base, *settings, *more]}
+        for name, count, more in (("one", 1, ()), ("shared", 2, ("memory.shard=true",)))
+        for base in ([f"run.name={name}", f"train.accumulation={2 // count}"],)
+    )
+    found = run_jobs(folder, one, shared)
+    assert [one["codes"] for one in found] == [[0], [0, 0]], found
+    first, second = (read_rows(folder / "runs" / name / "metrics.jsonl") for name in ("one", "shared"))
+    assert [row["step"] for row in second] == [row["step"] for row in first]
+    for name in ("loss", "grad_norm", "val_loss"):
+        told = [[row.get(name) for row in rows if row.get(name) is not None] for rows in (first, second)]
+        assert told[0]
+        assert told[1] == pytest.approx(told[0], rel=1e-4), name
+    names = [sorted(path.name for path in (folder / "runs" / name / "samples").iterdir()) for name in ("one", "shared")]
+    assert names[0] == names[1]
+    assert any("step_000000" in name for name in names[0])
+    assert any("_ema" in name for name in names[0])
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_its_blocks_shared_out_or_not_in_bf16(run_file):
+    """Two processes that share the blocks out, one, two that do not, two that do; and a sample drawn by one."""
+    settings = ("train.steps=4", "model.precision=bf16", "train.save_precision=fp32")
+    found = run_jobs(
+        run_file.parent,
+        job(run_file, "moved", 2, *settings, "memory.shard=true", ask={"1": "stop"}),
+        job(run_file, "moved", 1, *settings, accumulation=2, ask={"2": "stop"}),
+        job(run_file, "moved", 2, *settings, ask={"3": "stop"}),
+        job(run_file, "moved", 2, *settings, "memory.shard=true"),
+        job(run_file, "one", 1, *settings, accumulation=2),
+    )
+    assert [one["codes"] for one in found] == [[130, 130], [130], [130, 130], [0, 0], [0]], found
+    apart, together = (read_rows(run_file.parent / "runs" / name / "metrics.jsonl") for name in ("one", "moved"))
+    assert [row["step"] for row in together] == [1, 2, 3, 4]
+    for name in ("loss", "grad_norm"):
+        assert [row[name] for row in together] == pytest.approx([row[name] for row in apart], rel=1e-3), name
+    folder = run_file.parent / "runs" / "moved"
+    assert not [path for path in folder.rglob("*") if path.name.endswith(TEMPORARY_SUFFIX)]
+    words = ("--lora", folder / "lora" / "moved.safetensors", "--out", run_file.parent / "drawn")
+    alone = command("sample", run_file, *words, "--set", "memory.shard=true", "--prompt", "a ball")
+    assert alone.returncode == 0, alone.stderr
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_while_blocks_are_shared_out_is_told_of(run_file):
+    (died,) = run_jobs(run_file.parent, job(run_file, "died", 2, "train.steps=50", "memory.shard=true", kill=2))
+    assert died["codes"] == [1, -9]
+    assert "Another process of this run has ended" in died["said"][0]
+    assert "State and LoRA are saved." in died["said"][0]
+
+
+FULL = ("train.what=full", "train.steps=3", "train.learning_rate=1e-4", "optimizer.name=adamw", "lora.rank=32")
+
+
+def trained_alike(folder: Path, first: str, second: str) -> None:
+    """The same losses, norms and weights, but for the last digits."""
+    apart, together = (read_rows(folder / name / "metrics.jsonl") for name in (first, second))
+    assert [row["step"] for row in together] == [row["step"] for row in apart]
+    for name in ("loss", "grad_norm"):
+        assert [row[name] for row in together] == pytest.approx([row[name] for row in apart], rel=1e-4), name
+    one, two = (tensors_of(folder / name / "checkpoints" / f"{name}.safetensors") for name in (first, second))
+    assert one.keys() == two.keys()
+    for key, tensor in one.items():
+        # the first steps of AdamW are as long as the rate, whatever the gradient: noise in one of 0 turns one about
+        torch.testing.assert_close(two[key].float(), tensor.float(), rtol=1e-2, atol=1e-3)
+        assert float((two[key].float() - tensor.float()).abs().mean()) < 2e-6, key
+
+
+@pytest.mark.slow
+def test_weights_that_are_shared_out_become_the_checkpoint_of_one_process(run_file):
+    """Two processes that share them out, one, two that share them out again; and two that hold them whole."""
+    shared = ("memory.shard=true",)
+    found = run_jobs(
+        run_file.parent,
+        job(run_file, "moved", 2, *FULL, *shared, "train.save_every=1", ask={"1": "stop"}),
+        job(run_file, "moved", 1, *FULL, accumulation=2, ask={"2": "stop"}),
+        job(run_file, "moved", 2, *FULL, *shared),
+        job(run_file, "one", 1, *FULL, accumulation=2),
+        job(run_file, "whole", 2, *FULL),
+    )
+    assert [one["codes"] for one in found] == [[130, 130], [130], [0, 0], [0], [0, 0]], found
+    folder = run_file.parent / "runs"
+    trained_alike(folder, "one", "moved")
+    trained_alike(folder, "one", "whole")
+    assert not [path for path in folder.rglob("*") if path.name.endswith(TEMPORARY_SUFFIX)]

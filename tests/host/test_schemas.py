@@ -87,7 +87,7 @@ WIDGETS = {
     "save_every_epochs on_nan | prove_references what log_report_to wandb_project wandb_entity wandb_run_name "
     "wandb_tags wandb_log_validation_videos hub_push hub_repo hub_path hub_private processes",
     "LTX2T_MemoryOptions": "swap_ahead ff_chunk_target split_attention split_attention_size "
-    "split_attention_target context_gb pinned_gb",
+    "split_attention_target context_gb pinned_gb shard",
     "LTX2T_RegularizersOptions": "blank_weight dop_weight dop_captions dop_class_prompt dop_trigger "
     "prior_divergence_weight prior_divergence_margin audio_dop_weight | crepa_weight crepa_mode crepa_student_block "
     "crepa_teacher_block crepa_tau crepa_neighbors crepa_normalize crepa_schedule crepa_warmup_steps "

@@ -167,6 +167,7 @@ class _Search:
         choice = Choice(
             format, swap, again, offload, False, "ram", memory.swap_ahead, text_kv and again > 0, chunk, lean
         )
+        choice = replace(choice, shards=shards_of(self.config))
         if memory.swap_from != "auto":
             choice = replace(choice, swap_from=memory.swap_from)
         elif swap and ram_bytes(self.facts, choice, self.machine.limit) > ram:
@@ -197,7 +198,7 @@ class _Search:
 
     def _swaps(self) -> list[int]:
         given = self.memory.blocks_to_swap
-        if self.config.train.what == "full":
+        if self.config.train.what == "full" or self.memory.shard:
             return [0]
         if given is not None:
             return [given]
@@ -208,6 +209,8 @@ class _Search:
         """Numbers of recomputed blocks, fewest first; those that are swapped must be."""
         if not self.memory.gradient_checkpointing:
             return [0]
+        if self.memory.shard:
+            return [self.total]
         given = self.memory.recompute_blocks
         if given is not None:
             return [min(given, self.total)]
@@ -216,6 +219,11 @@ class _Search:
     def _offloads(self) -> list[bool]:
         given = self.memory.offload_activations
         return [False, True] if given is None else [given]
+
+
+def shards_of(config: RunConfig) -> int:
+    """How many cards the blocks are shared out over."""
+    return config.train.processes if config.memory.shard else 1
 
 
 def fixed_settings(config: RunConfig, total: int) -> tuple[str, ...]:
@@ -248,9 +256,21 @@ def fixed_settings(config: RunConfig, total: int) -> tuple[str, ...]:
 
 
 def _formats(config: RunConfig, facts: Facts, stored: MemoryPlan | None) -> tuple[str, ...]:
-    given = config.quant.format
     if config.train.what == "full":
         return ("none",)
+    found = _known_formats(config, facts, stored)
+    if not config.memory.shard:
+        return found
+    if "none" not in found:
+        raise ConfigError(
+            f"memory.shard is on, and the run began with a base in {found[0]}: only weights as they are can be shared "
+            "out. Switch memory.shard off, so that each card holds the base whole, or choose another run.name."
+        )
+    return ("none",)
+
+
+def _known_formats(config: RunConfig, facts: Facts, stored: MemoryPlan | None) -> tuple[str, ...]:
+    given = config.quant.format
     if stored is not None and given not in ("auto", stored.format):
         raise ConfigError(
             f"quant.format is {given}, but the run began with {stored.format}, and its LoRA was trained on that base. "
@@ -331,6 +351,7 @@ def _as_given(config: RunConfig, facts: Facts, machine: Machine, format: str) ->
         ff_chunk=memory.ff_chunk,
         lean=custom,
         pinned_gb=memory.pinned_gb,
+        shards=shards_of(config),
     )
     candidate = Candidate(choice, predict(facts, choice, machine))
     if not custom and not choice.lean and candidate.prediction.ram > machine.ram:
@@ -360,6 +381,8 @@ def _plan(
     rejected: tuple[str, ...],
     fixed: tuple[str, ...],
 ) -> MemoryPlan:
+    if chosen.choice.shards > 1:  # a card that went on with another plan by itself would leave the others waiting
+        fixed = tuple(Choice.__dataclass_fields__)
     return MemoryPlan(
         choice=chosen.choice,
         optimizer=facts.run.optimizer.name,

@@ -2,7 +2,8 @@
 
 Device, in bytes:
 
-    weights     blocks that stay, what is outside of the blocks, and the slots through which swapped blocks pass
+    weights     blocks that stay, what is outside of the blocks, and the slots through which swapped blocks pass; of
+                blocks that are shared out over cards, the part of one card
     LoRA        4 for each trainable number, and 2 for its copy in bf16 or fp16; their gradients are part of the step
     trained     instead of the LoRA, where the weights themselves are: as they are stored, 4 more with float32 copies
     optimizer   what it keeps for each trainable number
@@ -22,6 +23,7 @@ Disk: saved states and LoRAs, contexts that spill over, and 3 MB for each sample
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from ...config import DrawSettings
 from ...families import VERSIONS
@@ -59,6 +61,8 @@ def device_parts(facts: Facts, choice: Choice) -> dict[str, float]:
     sizes, total, swap = facts.sizes(choice.format), facts.total, choice.blocks_to_swap
     profile = facts.profile(choice.format, choice.ff_chunk, choice.lean)
     slots = min(max(2, choice.swap_ahead + 1), swap)
+    inside = profile.gradient  # of one block
+    profile = replace(profile, gradient=inside // choice.shards)
     step = profile.peak(
         total,
         choice.recomputed(total),
@@ -66,13 +70,21 @@ def device_parts(facts: Facts, choice: Choice) -> dict[str, float]:
         facts.run.train.accumulation > 1 or facts.regularizers.steps > 0,  # gradients of an earlier backward pass
         facts.text_kv_bytes if choice.keep_text_kv else 0,
     )
-    lora, state = facts.lora_values * facts.value_bytes, facts.lora_values * facts.state_bytes
+    values = _values_here(facts, choice)
+    lora, state = values * facts.value_bytes, values * facts.state_bytes
     if facts.full:
         step += sizes.outside_values * facts.gradient_bytes
         state += COPIES * NUMBER * sizes.largest
+    whole, parted = (1, total - 1) if choice.shards > 1 else (total - swap, 0)
+    gathered = sizes.block
+    if parted:  # the block at work, what it is gathered into, and the next one on its way
+        slots = min(3, parted)
+        if facts.full:
+            gathered += (facts.lora_values - sizes.outside_values) // total * facts.itemsize
+            step += 2 * inside  # the gradient of a whole block, and what it is sent in
     parts = {
-        "weights": float((total - swap) * sizes.block + sizes.outside),
-        "slots": float(slots * sizes.block),
+        "weights": float((whole + parted / choice.shards) * sizes.block + sizes.outside),
+        "slots": float(slots * gathered),
         "trained" if facts.full else "LoRA": float(lora),
         "optimizer": state,
         "step": float(step),
@@ -85,6 +97,14 @@ def device_parts(facts: Facts, choice: Choice) -> dict[str, float]:
     measuring = (profile.fixed + profile.recomputed.forward_rise) * _held_out_share(facts)
     drawing = max(0.0, denoise_bytes(facts, profile) - step, measuring - step)
     return {**parts, "samples": drawing, "workspace": WORKSPACE, "fragments": FRAGMENTS * (lora + state + step)}
+
+
+def _values_here(facts: Facts, choice: Choice) -> float:
+    """Trained numbers that one card holds: of weights that are shared out its part."""
+    if choice.shards == 1 or not facts.full:
+        return facts.lora_values
+    outside, total = facts.sizes(choice.format).outside_values, facts.total
+    return outside + (facts.lora_values - outside) * (1 + (total - 1) / choice.shards) / total
 
 
 def ram_bytes(facts: Facts, choice: Choice, limit: float = float("inf")) -> float:

@@ -43,6 +43,7 @@ class Choice:
     ff_chunk: int = 0
     lean: bool = False  # recomputed blocks make their norms once more instead of keeping them for their gradient
     pinned_gb: float | None = None  # of the swapped blocks, where not all of them may be locked
+    shards: int = 1  # cards that the blocks but the last are shared out over
 
     def streamed(self, total: int) -> list[int]:
         """Which blocks are swapped."""
@@ -67,6 +68,8 @@ class Choice:
             locked = "" if not self.pinned else "pinned " if self.pinned_gb is None else "partly pinned "
             where = "read from the file" if self.swap_from == "file" else f"in {locked}RAM"
             words.append(f"{self.blocks_to_swap} of {total} blocks {where}")
+        elif self.shards > 1:
+            words.append(f"blocks shared out over {self.shards} cards")
         else:
             words.append("all blocks on the device")
         if self.recompute_blocks >= total:

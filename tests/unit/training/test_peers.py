@@ -12,10 +12,12 @@ from ltx2_train import check_processes, make_run, started_processes
 from ltx2_train.cli import main
 from ltx2_train.errors import ConfigError
 from ltx2_train.feed.batches import Batches, BatchOrder
+from ltx2_train.placement import fit_for_sampling
 from ltx2_train.training import peers
+from ltx2_train.training.check_full import check_full, require_plain
 from ltx2_train.training.checks import check_settings
 from ltx2_train.training.fit.machine import Machine, Rates
-from ltx2_train.training.peers import ALONE, Peers, join_peers
+from ltx2_train.training.peers import ALONE, Peers, check_sharded_batches, join_peers
 
 
 @pytest.fixture
@@ -80,6 +82,52 @@ def test_what_several_processes_cannot_train_is_refused_before_they_meet(two, mo
     monkeypatch.setattr(peers, "why_missing", lambda name: "is not installed")
     with pytest.raises(ConfigError, match="accelerate, which is not installed: pip install accelerate"):
         join_peers(run())
+
+
+@pytest.mark.parametrize(
+    ("groups", "word"),
+    [
+        ({"quant": {"format": "fp8"}}, "quant.format is fp8"),
+        ({"memory": {"blocks_to_swap": 2}}, "memory.blocks_to_swap is 2"),
+        ({"memory": {"recompute_blocks": 1}}, "memory.recompute_blocks is 1"),
+        ({"memory": {"gradient_checkpointing": False}}, "memory.gradient_checkpointing is off"),
+        ({"regularizers": {"blank": {"weight": 1}}}, "regularizers are on"),
+    ],
+)
+def test_what_does_not_go_with_blocks_that_are_shared_out_is_named(two, groups, word):
+    groups = {**groups, "memory": {"shard": True, **groups.get("memory", {})}}
+    with pytest.raises(ConfigError, match=f"memory.shard is on: {word}"):
+        join_peers(run(**groups))
+
+
+def test_sharing_out_needs_several_processes_plain_weights_and_batches_of_one_pass():
+    alone = run(memory={"shard": True})
+    with pytest.raises(ConfigError, match=r"memory\.shard .* train\.processes above 1"):
+        alone.require_effect()
+    shared = run(model={"mode": "av", "device": "cpu"}, memory={"shard": True}, train={"processes": 2})
+    check_sharded_batches(shared, [1, 1])
+    with pytest.raises(ConfigError, match="batch_size = 2: with sounds or references"):
+        check_sharded_batches(shared, [1, 2])
+    require_plain(shared, "base.safetensors", "none")
+    with pytest.raises(ConfigError, match=r"memory.shard is on, and base.safetensors is fp8"):
+        require_plain(shared, "base.safetensors", "fp8")
+    assert not fit_for_sampling(alone, torch.device("cpu")).shard  # samples are drawn by one process
+
+
+@pytest.mark.parametrize(
+    ("groups", "word"),
+    [
+        ({"memory": {"shard": True}, "optimizer": {"name": "adafactor"}}, "Choose adamw or adamw_bf16, or switch"),
+        ({"memory": {"shard": True}, "optimizer": {"name": "adamw8bit"}}, "more of a weight than one card holds"),
+        ({"full": {"release_gradients": True}}, "release_gradients is on, and there are 2 processes"),
+    ],
+)
+def test_full_fine_tuning_by_several_processes_names_what_it_cannot_do(groups, word):
+    train = {"what": "full", "processes": 2, "clip_norm": 0}
+    with pytest.raises(ConfigError, match=word):
+        check_full(run(train=train, **groups))
+    check_full(run(train=train, memory={"shard": True}, optimizer={"name": "adamw_bf16"}))
+    check_full(run(train=train, optimizer={"name": "adafactor"}))  # each holds all, and all move it alike
 
 
 def test_the_terminal_starts_none_that_cannot_work(tmp_path, capsys):
