@@ -14,6 +14,8 @@ _RAM_FULL = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory"
 _CARD_FULL = ("out of memory", "cublas_status_alloc_failed", "cudnn_status_alloc_failed")
 OLDEST_TORCH = (2, 7)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+# spelt either way, as here or as PyTorch does
+DTYPE_NAMES = {**DTYPES, **{str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}}
 
 
 def pick_device(name: str) -> torch.device:

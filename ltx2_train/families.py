@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .shapes import Mode
+from .shapes import MODES, Mode
 
 SigmaForm = Literal["legacy", "stretched"]  # see objective/sigmas.py
 TextKind = Literal["Gemma 3", "Gemma 4", "T5"]
@@ -33,7 +33,7 @@ class Family:
     checkpoint: str
     vae: str
     sigma_form: SigmaForm = "stretched"
-    modes: tuple[Mode, ...] = ("video", "av", "audio")
+    modes: tuple[Mode, ...] = MODES
     text_encoder: TextKind = "Gemma 3"
     connectors: bool = True
     needed: tuple[str, ...] = ("transformer", "connectors", "text_projection", "video_vae_encoder")

@@ -28,12 +28,11 @@ from .quant.base import QuantLinear
 from .quant.faster import faster_matmul, has_matmul, set_matmul
 from .quant.nf4 import Nf4, why_slow
 from .sizes import frozen_bytes, meta_model, stored_as
-from .weights.keys import transformer_prefix
+from .weights.keys import BLOCKS, transformer_prefix
 from .weights.load import load_transformer, transformer_config
 from .weights.loftq import Loftq
 from .weights.reader import TensorFile
 
-BLOCKS = "transformer_blocks."
 SAMPLING_BYTES = 4 << 30  # on the card beside the weights while samples are drawn: activations, the decoder
 
 
@@ -327,4 +326,4 @@ def _free(device: torch.device, needed: int) -> bool:
 
 def _number(path: str) -> int | None:
     """The block that a dotted path belongs to; None outside the blocks."""
-    return int(path.split(".")[1]) if path.startswith(BLOCKS) else None
+    return int(path.split(".")[1]) if path.startswith(f"{BLOCKS}.") else None

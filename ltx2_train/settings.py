@@ -34,6 +34,10 @@ Dtype = Annotated[Literal["bf16", "fp16", "fp32"], BeforeValidator(dtype_name)]
 """A number format; bfloat16, float16 and float32 are understood as well."""
 
 
+Reaction = Literal["off", "warn", "error"]
+"""What is done where something is not as it should be: nothing, a warning, or an end."""
+
+
 class Settings(BaseModel):
     """A frozen group of settings; unknown keys are refused, whole numbers are accepted for floats."""
 

@@ -7,9 +7,10 @@ multiples of 32. The audio VAE gives 25 latents of 8 channels x 16 bins a second
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Mode = Literal["video", "av", "audio"]  # which streams a run trains
+MODES: tuple[Mode, ...] = get_args(Mode)
 StreamName = Literal["video", "audio"]
 
 TEMPORAL_FACTOR = 8

@@ -16,9 +16,9 @@ from .config import RunConfig
 from .device import DTYPES
 from .full.choose import chosen_weights
 from .lora.inject import inject
-from .lora.targets import BLOCKS
 from .models.transformer import LTXTransformer, TransformerConfig
 from .quant.formats import FORMATS, STORED
+from .weights.keys import BLOCKS
 from .weights.quantize import quantized_paths
 from .weights.reader import TensorFile
 from .weights.stored import find_stored

@@ -8,7 +8,7 @@ from .. import ltx2_train as core
 from ..ltx2_train.errors import DataError
 from ..ltx2_train.files import digest
 from . import entries, handles, host, words
-from .data import SHAPE, SIZES, size_settings
+from .data import SHAPE, SIZE_SETTINGS, size_settings
 from .host import io
 from .made import NewestFiles
 
@@ -43,7 +43,7 @@ class CheckDataset(io.ComfyNode):
                     tooltip="Stop here where something is red, so that nothing is trained on a broken dataset.",
                 ),
                 *SHAPE.advanced_inputs(),
-                *SIZES.advanced_inputs(),
+                *SIZE_SETTINGS.advanced_inputs(),
             ],
             outputs=[
                 handles.Dataset.Output("dataset", display_name="dataset", tooltip="The same dataset."),
@@ -58,7 +58,7 @@ class CheckDataset(io.ComfyNode):
 
     @classmethod
     @SHAPE.fill
-    @SIZES.fill
+    @SIZE_SETTINGS.fill
     def execute(cls, dataset: handles.ClipFolder, goal: str, stop_on_red: bool, **settings: Any) -> io.NodeOutput:
         with host.training_job(TITLE):
             folder = entries.dataset_folder(dataset)

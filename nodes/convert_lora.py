@@ -10,7 +10,6 @@ from ..ltx2_train.files import digest
 from . import host
 from .host import io
 from .lora_names import chosen_lora, new_lora, stamp
-from .merge_lora import DTYPES
 from .wire import read_wire_lora
 
 TITLE = "Convert LoRA"
@@ -49,7 +48,7 @@ class ConvertLoRA(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "dtype",
-                    options=DTYPES,
+                    options=list(core.FILE_DTYPES),
                     default="auto",
                     optional=True,
                     advanced=True,

@@ -58,7 +58,7 @@ SHAPE = Form(
     nodes=(TITLE, "Check Dataset", "Preview Item"),
 )
 # came later, and workflows store values by position
-SIZES = Form(
+SIZE_SETTINGS = Form(
     DatasetSettings,
     visible=[],
     advanced=[
@@ -157,7 +157,7 @@ class PrepareDataset(io.ComfyNode):
                 ),
                 *LATER.advanced_inputs(),
                 options.socket(),
-                *SIZES.advanced_inputs(),
+                *SIZE_SETTINGS.advanced_inputs(),
             ],
             outputs=[
                 handles.Prepared.Output("prepared", display_name="prepared"),
@@ -174,7 +174,7 @@ class PrepareDataset(io.ComfyNode):
     @SHAPE.fill
     @CACHES.fill
     @LATER.fill
-    @SIZES.fill
+    @SIZE_SETTINGS.fill
     def execute(
         cls,
         model: handles.BaseModel,
@@ -209,7 +209,7 @@ class PrepareDataset(io.ComfyNode):
 
 def size_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The sizes that the widgets say, as settings of a dataset."""
-    return merged(SHAPE.tables(settings), SIZES.tables(settings))
+    return merged(SHAPE.tables(settings), SIZE_SETTINGS.tables(settings))
 
 
 def _need_mode(mode: str, parts: Sequence[handles.ClipFolder]) -> None:

@@ -13,7 +13,6 @@ from . import host
 from .host import io
 from .lora_names import chosen_lora, listed_loras, new_lora, plain_name, stamp
 from .made import always
-from .merge_lora import DTYPES
 from .wire import lora_file, read_wire_lora
 
 RESIZE_TITLE, EXTRACT_TITLE, BAKE_TITLE = "Resize LoRA", "Extract LoRA", "Bake LoRAs into Checkpoint"
@@ -21,7 +20,9 @@ SAVE_NAME = "Name of the new file in ComfyUI's loras folder. Empty: it lies amon
 
 
 def _dtype(default: str, tooltip: str) -> Any:
-    return io.Combo.Input("dtype", options=DTYPES, default=default, optional=True, advanced=True, tooltip=tooltip)
+    return io.Combo.Input(
+        "dtype", options=list(core.FILE_DTYPES), default=default, optional=True, advanced=True, tooltip=tooltip
+    )
 
 
 def _outputs(what: str) -> list[Any]:

@@ -17,7 +17,6 @@ from .wire import lora_file, read_wire_lora
 TITLE = "Merge LoRAs"
 
 MOST = 4
-DTYPES = ["auto", "bf16", "fp16", "fp32"]
 
 
 class MergeLoRA(io.ComfyNode):
@@ -91,7 +90,7 @@ class MergeLoRA(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "dtype",
-                    options=DTYPES,
+                    options=list(core.FILE_DTYPES),
                     default="auto",
                     optional=True,
                     advanced=True,

@@ -9,7 +9,7 @@ from .. import ltx2_train as core
 from ..ltx2_train.errors import ConfigError, DataError
 from ..ltx2_train.files import digest
 from . import entries, handles, host
-from .data import SHAPE, SIZES, size_settings
+from .data import SHAPE, SIZE_SETTINGS, size_settings
 from .host import io
 from .made import always
 from .wire import read_audio
@@ -47,7 +47,7 @@ class PreviewItem(io.ComfyNode):
                 ),
                 *SHAPE.visible_inputs(),
                 *SHAPE.advanced_inputs(),
-                *SIZES.advanced_inputs(),
+                *SIZE_SETTINGS.advanced_inputs(),
             ],
             outputs=[
                 io.Video.Output("video", display_name="video"),
@@ -64,7 +64,7 @@ class PreviewItem(io.ComfyNode):
 
     @classmethod
     @SHAPE.fill
-    @SIZES.fill
+    @SIZE_SETTINGS.fill
     def execute(
         cls,
         item: str,

@@ -15,6 +15,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import plan_memo
 import pytest
 
+# Else each of the processes that tests start, and the pack under a name of its own, would compile the program anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 _modules_frozen = 0
 
 

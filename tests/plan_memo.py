@@ -41,17 +41,22 @@ def install(rough: bool) -> None:
     """
     global _rough
     _rough = rough
-    facts = sys.modules.get("ltx2_train.training.fit.facts")
-    if facts is None or hasattr(facts.simulate, "__wrapped__"):
-        return
+    for name, facts in list(sys.modules.items()):
+        # the pack has the core under a name of its own
+        if name.endswith("ltx2_train.training.fit.facts") and not hasattr(facts.simulate, "__wrapped__"):
+            _remember(name, facts)
+
+
+def _remember(home: str, facts: Any) -> None:
     real = facts.simulate
 
     @wraps(real)
     def simulate(config: Any, run: Any, work: Any, *rest: Any) -> Any:
         if _rough:
-            key = (repr(config), run.model.mode, run.model.precision, repr(rest[2:3]))
+            key = (home, repr(config), run.model.mode, run.model.precision, repr(rest[2:3]))
         else:
             key = (
+                home,
                 repr(config),
                 _relevant(run),
                 repr(replace(work, captions=1, source="")),

@@ -44,14 +44,14 @@ from typing import Any
 import torch
 
 from ..dataset.sources import source_change
-from ..device import DTYPES as SHORT_DTYPES
+from ..device import DTYPE_NAMES, DTYPES
 from ..errors import CacheError, CheckpointError, DataError
 from ..files import write_tensors
 from ..shapes import AudioLatentShape, LatentShape
 from ..weights.reader import TensorFile
 from .notes import damage, note_damage
 
-FORMAT_VERSION = "1"
+CACHE_FORMAT = "1"
 ARCHITECTURE = "ltx2_v1"  # as the community trainer calls it
 MASK_KEY = "mask"
 AUDIO_LENGTH_KEY = "audio_lengths_int32"
@@ -59,9 +59,6 @@ CHECK_SUMS = "crc32"  # entry of the metadata: key -> CRC-32 of its bytes, as JS
 ENCODER_WEIGHTS = "vae_encoder"  # entry of the metadata of latents: what its video VAE is in any file and version
 SILENCE = "silence"  # entry of the metadata of sound, "yes" or "no"
 VIRTUAL_KEYS = ("ltx2_virtual_num_frames_int32", "ltx2_virtual_height_int32", "ltx2_virtual_width_int32")
-
-# A dtype in a key, spelt either way.
-DTYPES = {**SHORT_DTYPES, **{str(dtype).removeprefix("torch."): dtype for dtype in SHORT_DTYPES.values()}}
 MEND = "Run `ltx2-train cache build RUN.toml` (in ComfyUI: the Prepare Dataset node) to make it again."
 
 # Settings that caches made before they existed do not name, and what they amount to there.
@@ -78,7 +75,7 @@ _BEFORE: dict[str, Any] = {
 
 _LATENTS = re.compile(r"latents_(\d+)x(\d+)x(\d+)_(\w+)")
 _AUDIO = re.compile(r"audio_latents_(\d+)x(\d+)x(\d+)_(\w+)")
-_SHORT = {dtype: name for name, dtype in SHORT_DTYPES.items()}
+_SHORT = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def dtype_token(dtype: torch.dtype) -> str:
@@ -147,7 +144,7 @@ class CacheFile:
 
     def find(self, prefix: str) -> str | None:
         """The key `prefix` + dtype, whichever dtype it is stored in and however that is spelt."""
-        return next((key for key in self.keys if key.startswith(prefix) and key[len(prefix) :] in DTYPES), None)
+        return next((key for key in self.keys if key.startswith(prefix) and key[len(prefix) :] in DTYPE_NAMES), None)
 
     def shape(self, key: str) -> tuple[int, ...]:
         """The shape of the tensor `key`, from the header."""
@@ -157,7 +154,7 @@ class CacheFile:
         """The size of the latents inside. Raises CacheError where there are none, or not of the size the key says."""
         for key in self.keys:
             found = _LATENTS.fullmatch(key)
-            if found and found[4] in DTYPES:
+            if found and found[4] in DTYPE_NAMES:
                 frames, height, width = (int(part) for part in found.groups()[:3])
                 shape = tuple(self._file.tensors[key].shape)
                 if shape[1:] != (frames, height, width):
@@ -196,7 +193,7 @@ class CacheFile:
     def _audio(self) -> tuple[str, AudioLatentShape]:
         for key in self.keys:
             found = _AUDIO.fullmatch(key)
-            if found and found[4] in DTYPES:
+            if found and found[4] in DTYPE_NAMES:
                 steps, bins, channels = (int(part) for part in found.groups()[:3])
                 return key, AudioLatentShape(steps, channels, bins)
         raise self._damaged("it holds no sound")
@@ -257,8 +254,8 @@ def stale_weights(file: CacheFile, part: str = "", weights: str = "", encoder: s
     `encoder` is what the encoder among them is, whatever file and version of the model it comes from.
     """
     version = file.metadata.get("format_version")
-    if version != FORMAT_VERSION:
-        return f"it is of cache format {version}, this program writes {FORMAT_VERSION}"
+    if version != CACHE_FORMAT:
+        return f"it is of cache format {version}, this program writes {CACHE_FORMAT}"
     stored = file.metadata.get("checkpoint")
     if weights and stored != weights and (not encoder or encoder not in (stored, file.metadata.get(ENCODER_WEIGHTS))):
         return f"it was made with another {part}"

@@ -15,10 +15,11 @@ from ..dataset.dataset_file import DatasetSettings
 from ..dataset.entry import REFERENCE_FOLDER, numbered_folder
 from ..dataset.plan import DatasetPlan, Item
 from ..dataset.reference import read_reference
+from ..device import DTYPES
 from ..errors import DataError, OutOfMemory
 from ..models.tiling import TileSettings, encode_tiled
 from ..shapes import VIDEO_CHANNELS, LatentShape
-from .cache_file import DTYPES, CacheFile, by, latent_key
+from .cache_file import CacheFile, by, latent_key
 from .kind import Bench, CacheKind, CacheMade, Job, header_bytes
 from .recipe import CacheRecipe
 from .settings import CacheSettings

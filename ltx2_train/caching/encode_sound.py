@@ -21,12 +21,13 @@ from ..dataset.cache_names import AUDIO_SUFFIX
 from ..dataset.plan import DatasetPlan, Item
 from ..dataset.scan import SHOWN_AT_MOST
 from ..dataset.sources import source_stat
+from ..device import DTYPES
 from ..errors import DataError, OutOfMemory
 from ..media.sound import Prepared, prepare, prepare_file, probe_sound, read_sound
 from ..media.sound_media import channels_of
 from ..models.audio_vae import TIME_FACTOR, past_rows
 from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, AudioLatentShape, LatentShape, encoded_audio_steps
-from .cache_file import AUDIO_LENGTH_KEY, DTYPES, SILENCE, VIRTUAL_KEYS, CacheFile, audio_key, latent_key, write_cache
+from .cache_file import AUDIO_LENGTH_KEY, SILENCE, VIRTUAL_KEYS, CacheFile, audio_key, latent_key, write_cache
 from .kind import Bench, CacheKind, CacheMade, Job, header_bytes
 from .recipe import CacheRecipe
 

@@ -13,6 +13,7 @@ import torch
 
 from ..dataset.cache_names import COMPACT_SUFFIX, TextForm
 from ..dataset.plan import DatasetPlan, Item
+from ..device import DTYPES
 from ..errors import CacheError, DataError
 from ..events import Events
 from ..shapes import Mode
@@ -20,8 +21,7 @@ from ..weights.gemma import TOKEN_LIMIT
 from .build import CacheReport, Encoder, Openers, begin_report, note_failure, with_model
 from .cache_file import (
     ARCHITECTURE,
-    DTYPES,
-    FORMAT_VERSION,
+    CACHE_FORMAT,
     CacheFile,
     Fingerprints,
     difference,
@@ -115,7 +115,7 @@ class Text(CacheKind[Any]):
 
     def metadata(self, job: Job, **more: str) -> dict[str, str]:
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": CACHE_FORMAT,
             "architecture": ARCHITECTURE,
             "caption": job.item.caption,
             "caption1": job.item.caption,  # where the community trainer looks for it

@@ -18,11 +18,11 @@ from ..dataset.plan import DatasetPlan, Item
 from ..dataset.sources import source_record
 from ..errors import CacheError, OutOfMemory
 from ..events import Events
-from ..shapes import Mode
+from ..shapes import MODES, Mode
 from .cache_file import (
     ARCHITECTURE,
+    CACHE_FORMAT,
     ENCODER_WEIGHTS,
-    FORMAT_VERSION,
     CacheFile,
     stale_made,
     without_mend,
@@ -106,7 +106,7 @@ class CacheKind(Generic[R]):
     name: ClassVar[str]
     stage: ClassVar[str]
     suffix: ClassVar[str]
-    modes: ClassVar[frozenset[Mode]] = frozenset(("video", "av", "audio"))
+    modes: ClassVar[frozenset[Mode]] = frozenset(MODES)
     model: ClassVar[ModelName | None] = None
     part: ClassVar[str] = ""
     reads_ahead: ClassVar[bool] = True
@@ -232,7 +232,7 @@ class CacheKind(Generic[R]):
     def metadata(self, job: Job, **more: str) -> dict[str, str]:
         """What is written into the file: what it was made from, and `more`."""
         metadata = {
-            "format_version": FORMAT_VERSION,
+            "format_version": CACHE_FORMAT,
             "architecture": ARCHITECTURE,
             **more,
             "source": json.dumps(source_record(job.source)),

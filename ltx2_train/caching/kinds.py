@@ -16,7 +16,7 @@ from .kind import CacheKind
 from .recipe import CacheRecipe
 
 # In the order in which they are filled; those of one name together.
-KINDS: tuple[type[CacheKind[Any]], ...] = (
+CACHE_KINDS: tuple[type[CacheKind[Any]], ...] = (
     Latents,
     References,
     SoundLatents,
@@ -30,7 +30,7 @@ KINDS: tuple[type[CacheKind[Any]], ...] = (
 
 def all_kinds(plan: DatasetPlan, recipe: CacheRecipe) -> list[CacheKind[Any]]:
     """Every kind, also those that the mode has no use for."""
-    return [one for kind in KINDS for one in kind.each(plan, recipe)]
+    return [one for kind in CACHE_KINDS for one in kind.each(plan, recipe)]
 
 
 def needed_kinds(plan: DatasetPlan, recipe: CacheRecipe) -> list[CacheKind[Any]]:

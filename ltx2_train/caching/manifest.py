@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset.entry import DatasetSettings
-from ..dataset.manifest import FORMAT, LISTS, OF_MEDIA, VERSION
+from ..dataset.manifest import FORMAT, LISTS, MANIFEST_VERSION, OF_MEDIA
 from ..dataset.plan import DatasetPlan, Item
 from ..files import write_json
 
@@ -17,7 +17,7 @@ def write_manifest(plan: DatasetPlan, path: Path, name: str = "") -> Path:
 
     Files that are not there, because they could not be encoded, are left out of it.
     """
-    table: dict[str, Any] = {"format": FORMAT, "version": VERSION, "dataset_config": name}
+    table: dict[str, Any] = {"format": FORMAT, "version": MANIFEST_VERSION, "dataset_config": name}
     for ref in plan.config.refs:
         items = [item for item in plan.items if item.dataset == ref]
         files = sorted({item.latent_path.name for item in items if _is_there(item)})

@@ -30,6 +30,7 @@ from ..dataset.cache_names import (
 )
 from ..dataset.entry import IMPORTED_FOLDER, REFERENCE_AUDIO_FOLDER, REFERENCE_FOLDER, numbered_caches, numbered_folder
 from ..dataset.scan import SHOWN_AT_MOST, Skipped
+from ..device import DTYPES
 from ..errors import DataError
 from ..events import Events, shielded
 from ..shapes import AudioLatentShape, LatentShape
@@ -162,7 +163,7 @@ def _unpatchified(table: Mapping[str, Any]) -> torch.Tensor:
 
 def _sound(latents: torch.Tensor) -> dict[str, torch.Tensor]:
     channels, steps, bins = latents.shape
-    kept = latents if latents.dtype in caches.DTYPES.values() else latents.float()
+    kept = latents if latents.dtype in DTYPES.values() else latents.float()
     return {
         caches.audio_key(AudioLatentShape(steps, channels, bins), kept.dtype): kept,
         AUDIO_LENGTH_KEY: torch.tensor(steps, dtype=torch.int32),

@@ -22,11 +22,11 @@ from .cache_file import MEND, CacheFile
 from .encode import Latents
 from .encode_text import Text
 from .kind import CacheKind
-from .kinds import KINDS, needed_kinds
+from .kinds import CACHE_KINDS, needed_kinds
 from .recipe import CacheRecipe
 from .writable import written_folders
 
-_NAMES = {**{kind.suffix: kind.name for kind in KINDS}, TEXT_SUFFIX: Text.name}
+_NAMES = {**{kind.suffix: kind.name for kind in CACHE_KINDS}, TEXT_SUFFIX: Text.name}
 SUFFIXES = tuple(_NAMES)
 STATES = ("present", "missing", "stale", "failed", "orphaned")
 

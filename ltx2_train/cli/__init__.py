@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from .. import MODES
 from ..errors import ConfigError, Stopped, TrainerError
 from . import cache
 from .compare import add_beside, add_compare
@@ -152,7 +153,7 @@ def _add_demo(add: Callable[..., argparse.ArgumentParser]) -> None:
     demo.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for everything the demo leaves")
     demo.add_argument(
         "--mode",
-        choices=["video", "av", "audio"],
+        choices=MODES,
         default="video",
         help="what is trained: video (the default), av = video with its sound, audio = sound alone",
     )
@@ -176,8 +177,7 @@ def _add_sample(add: Callable[..., argparse.ArgumentParser], add_run_file: Calla
 
 def _add_tiny(add: Callable[..., argparse.ArgumentParser]) -> None:
     small = add("tiny", _tiny, "Write a tiny checkpoint and text encoder in the real file formats.")
-    kinds = ["2.0", "2.3", "2.5", "ltxv-2b"]
-    small.add_argument("--version", choices=kinds, default="2.3", help="model version (default: 2.3)")
+    small.add_argument("--version", default="2.3", metavar="VERSION", help="model version (default: 2.3)")
     small.add_argument("--out", type=Path, required=True, metavar="DIR")
     small.add_argument("--seed", type=int, default=0, help="seed of the weights (default: 0)")
 

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .. import FILE_DTYPES, KEY_FORMATS
 from .console import ConsoleEvents
 from .lora_mean import add_ema
 from .output import show_report
 
-# what can be chosen is said by the core, which loads torch; a command line that is only parsed does not
-_DTYPES = ["auto", "bf16", "fp16", "fp32", "bfloat16", "float16", "float32"]
-_KEYS = ["comfyui", "official", "diffusers", "community", "diffsynth"]
+_LONG_DTYPES = ("bfloat16", "float16", "float32")  # those of FILE_DTYPES, as PyTorch calls them
 
 
 def add_lora(commands: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -91,7 +90,7 @@ def _add_merge(add: Callable[..., argparse.ArgumentParser], tools: Any) -> None:
 def _add_convert(add: Callable[..., argparse.ArgumentParser], tools: Any) -> None:
     turn = add("convert", _convert, "Write a LoRA in the keys of another program.", tools)
     turn.add_argument("file", type=Path, metavar="FILE", help="LoRA in any spelling")
-    turn.add_argument("--to", required=True, choices=_KEYS, help="whose keys")
+    turn.add_argument("--to", required=True, choices=KEY_FORMATS, help="whose keys")
     _add_output(turn, dtype="auto")
 
 
@@ -126,7 +125,12 @@ def _add_bake(add: Callable[..., argparse.ArgumentParser], tools: Any) -> None:
 def _add_output(sub: argparse.ArgumentParser, dtype: str = "", device: bool = False) -> None:
     sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write (.safetensors)")
     if dtype:
-        sub.add_argument("--dtype", choices=_DTYPES, default=dtype, help=f"numbers of the file (default: {dtype})")
+        sub.add_argument(
+            "--dtype",
+            choices=(*FILE_DTYPES, *_LONG_DTYPES),
+            default=dtype,
+            help=f"numbers of the file (default: {dtype})",
+        )
     if device:
         sub.add_argument("--device", default="auto", metavar="NAME", help="where to work: auto, cpu, cuda ...")
     sub.add_argument("--replace", action="store_true", help="write over a file that is there")

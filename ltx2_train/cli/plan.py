@@ -7,12 +7,10 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from .. import MODES, VERSIONS
 from ..errors import ConfigError
 from .console import ConsoleEvents
 from .output import show_report
-
-PUBLISHED = ("2.0", "2.3", "2.5", "ltxv-2b", "ltxv-13b")
-FITS = ("auto", "custom", "80", "48", "32", "24", "16", "12", "8")
 
 
 def add_plan(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -20,11 +18,11 @@ def add_plan(add: Callable[..., argparse.ArgumentParser]) -> None:
     sub = add("plan", run_plan, "Predict VRAM, RAM, disk and seconds a step of a run, for each size of card.")
     sub.add_argument("run", type=Path, nargs="?", metavar="RUN.toml", help="run file; not needed with --published")
     sub.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a setting")
-    sub.add_argument("--fit", choices=FITS, help="memory.fit: plan for a card of so many GB")
+    sub.add_argument("--fit", metavar="GB", help="plan for a card of so many GB, as memory.fit")
     sub.add_argument("--bucket", metavar="WxHxF", help="size of the clips, instead of the largest of the dataset")
     sub.add_argument("--batch", type=int, default=1, metavar="N", help="with --bucket: clips at a time (default: 1)")
-    sub.add_argument("--published", choices=PUBLISHED, help="plan for a published model, without a file")
-    sub.add_argument("--mode", choices=["video", "av", "audio"], help="model.mode")
+    sub.add_argument("--published", choices=VERSIONS, help="plan for a published model, without a file")
+    sub.add_argument("--mode", choices=MODES, help="model.mode")
     sub.add_argument("--ram", type=float, metavar="GB", help="RAM to reckon with (default: what is free here)")
     sub.add_argument("--json", action="store_true", help="print JSON")
 

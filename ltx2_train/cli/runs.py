@@ -10,9 +10,6 @@ from pathlib import Path
 from ..errors import ConfigError
 from .console import ConsoleEvents
 
-# said by the core as well, which loads torch; a command line that is only parsed does not
-_REQUESTS = ["save", "sample", "pause", "go", "stop"]
-
 
 def add_runs(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add both commands to the parser; `add` makes one."""
@@ -21,7 +18,7 @@ def add_runs(add: Callable[..., argparse.ArgumentParser]) -> None:
     runs.add_argument("--json", action="store_true", help="print JSON")
     ask = add("ask", _ask, "Ask a run that is being trained, here or in ComfyUI, for something.")
     ask.add_argument("folder", type=Path, metavar="RUN", help="folder of the run")
-    ask.add_argument("what", choices=_REQUESTS, help="save, sample; pause and go (on); stop saves and ends")
+    ask.add_argument("what", metavar="WHAT", help="save, sample; pause and go (on); stop saves and ends")
 
 
 def _runs(args: argparse.Namespace, events: ConsoleEvents) -> int:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..shapes import MODES
+
 
 @dataclass(frozen=True)
 class Beginning:
@@ -17,7 +19,7 @@ class Beginning:
 
     about: str
     settings: Mapping[str, Any]
-    modes: tuple[str, ...] = ("video", "av", "audio")
+    modes: tuple[str, ...] = MODES
 
     def tables(self) -> dict[str, Any]:
         """As groups of a run."""

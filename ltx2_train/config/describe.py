@@ -79,9 +79,9 @@ def aliases() -> dict[str, str]:
             table.setdefault(name, dotted)
     # switches that no one field stands for; the group itself turns them into its own words
     for group, names in (
-        ("quant", quant.COMMUNITY_SWITCHES),
+        ("quant", quant.QUANT_SWITCHES),
         ("memory", memory.ATTENTION_SWITCHES),
-        ("gemma", gemma.COMMUNITY_SWITCHES),
+        ("gemma", gemma.GEMMA_SWITCHES),
     ):
         table.update({name: f"{group}.{name}" for name in names})
     return table

@@ -22,7 +22,8 @@ from ..offload.settings import MemorySettings
 from ..optim import MeanSettings, OptimizerSettings, ScheduleSettings
 from ..paths import name_fault
 from ..quant.settings import QuantSettings
-from ..settings import Dtype, Settings, refusal_text
+from ..settings import Dtype, Reaction, Settings, refusal_text
+from ..shapes import Mode
 from ..weights.gemma_settings import GemmaSettings
 from .logs import HubSettings, LogSettings, WandbSettings
 from .sample import SampleSettings
@@ -84,7 +85,7 @@ class ModelSettings(Settings):
         description="Another checkpoint to take the text projection and the connectors from.",
         json_schema_extra={"community": "ltx2_text_encoder_checkpoint", "advanced": True},
     )
-    mode: Literal["video", "av", "audio"] = Field(
+    mode: Mode = Field(
         default="video",
         description="What is trained: video; av = video with its sound; audio = sound alone. Also v, av and a. "
         "LTX-Video has video alone.",
@@ -100,7 +101,7 @@ class ModelSettings(Settings):
         description="Model version; auto reads it from the checkpoint. Decides version-dependent defaults.",
         json_schema_extra={"community": "ltx_version", "advanced": True},
     )
-    version_check: Literal["off", "warn", "error"] = Field(
+    version_check: Reaction = Field(
         default="warn",
         description="What to do when `version` and the checkpoint disagree.",
         json_schema_extra={

@@ -21,12 +21,10 @@ from ..settings import parse
 from ..toml import read_toml, tomllib
 from .describe import aliases, groups
 from .groups import RunConfig
-from .sources import SettingsFile, read_source
+from .sources import DATASET_TABLES, SettingsFile, read_source
 from .translate import REFUSED, Translation, find_row, from_text, lines_in_words, run_fields
 
 __all__ = ["load_run", "make_run", "read_toml", "check_overrides", "taken_over", "tomllib"]
-
-DATASET_TABLES = ("general", "datasets", "validation_datasets")
 
 
 def make_run(

@@ -25,7 +25,7 @@ from .translate import known_names, unfold
 
 COMMANDS = (".sh", ".bat", ".cmd", ".ps1", ".txt")
 FILES = (".toml", ".yaml", ".yml", ".json", *COMMANDS)
-_DATASET_TABLES = ("general", "datasets", "validation_datasets")
+DATASET_TABLES = ("general", "datasets", "validation_datasets")
 _NAMES_DATA = ("dataset_config", "dataset_manifest", "data_backend_config")
 # scripts of the community trainer that make a run together; the others are commands of their own
 _TRAINS = ("ltx2_train_network", "ltx2_train_slider", "")
@@ -80,7 +80,7 @@ def read_source(path: Path) -> SettingsFile | None:
 def is_dataset_table(table: Any) -> bool:
     """Whether a table is that of a dataset file."""
     return isinstance(table, Mapping) and (
-        isinstance(table.get("datasets"), list) or ("general" in table and all(key in _DATASET_TABLES for key in table))
+        isinstance(table.get("datasets"), list) or ("general" in table and all(key in DATASET_TABLES for key in table))
     )
 
 

@@ -27,7 +27,6 @@ from .entry import (
     SOURCE_KEYS,
     DatasetRef,
     DatasetSettings,
-    MediaKind,
     SharedSettings,
 )
 from .entry_types import wrong_types
@@ -36,7 +35,7 @@ from .idle_entries import idle_entries, idle_of
 from .manifest import dataset_table, is_manifest
 from .simpletuner import is_backends, read_backends
 
-__all__ = ["DatasetConfig", "DatasetRef", "DatasetSettings", "MediaKind", "SharedSettings"]
+__all__ = ["DatasetConfig", "DatasetRef", "DatasetSettings", "SharedSettings"]
 
 
 class DatasetConfig(Settings):

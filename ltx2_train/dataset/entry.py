@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, model_validator
 
+from ..media.info import MediaKind
 from .shared_settings import SharedSettings
 
 SOURCE_KEYS = (
@@ -36,7 +36,6 @@ FOLDER_LIST_KEYS = ("more_reference_directories", "more_reference_audio_director
 REFERENCE_FOLDER = "reference"
 IMPORTED_FOLDER = "ltx2_caches"
 REFERENCE_AUDIO_FOLDER = "reference_audio"
-MediaKind = Literal["image", "video", "audio"]
 
 
 class DatasetSettings(SharedSettings):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..media import frames as timing
-from ..media.info import MediaInfo
+from ..media.info import MediaInfo, MediaKind
 from ..shapes import SPATIAL_FACTOR, LatentShape, VideoShape, floor_side
 from .cache_names import (
     LATENT_SUFFIX,
@@ -22,7 +22,7 @@ from .cache_names import (
     text_cache_name,
     video_cache_name,
 )
-from .dataset_file import DatasetConfig, DatasetRef, DatasetSettings, MediaKind
+from .dataset_file import DatasetConfig, DatasetRef, DatasetSettings
 from .scan import SHOWN_AT_MOST, Skipped
 from .sound_plan import SoundWindow
 

@@ -24,7 +24,7 @@ from .entry_types import LISTS
 
 MANIFEST_NAME = "dataset_manifest.json"
 FORMAT = "ltx2_train_dataset_manifest"
-VERSION = 1
+MANIFEST_VERSION = 1
 COMMUNITY_FORMAT = "musubi_tuner_dataset_manifest"
 # What only matters where media are read; the caches are what came of it.
 OF_MEDIA = frozenset(
@@ -44,9 +44,9 @@ def dataset_table(table: Mapping[str, Any], source: str) -> tuple[dict[str, Any]
     """The dataset file that a manifest stands for, and notes on what of it was left out. Raises ConfigError."""
     if table["format"] not in (FORMAT, COMMUNITY_FORMAT):
         raise ConfigError(f"{source}: a manifest of format {table['format']!r} is not known; expected {FORMAT!r}.")
-    if table.get("version") != VERSION:
+    if table.get("version") != MANIFEST_VERSION:
         raise ConfigError(
-            f"{source}: it is a manifest of version {table.get('version')!r}, this program reads {VERSION}. "
+            f"{source}: it is a manifest of version {table.get('version')!r}, this program reads {MANIFEST_VERSION}. "
             "Write it again with `ltx2-train cache build RUN.toml`."
         )
     if table["format"] == FORMAT:

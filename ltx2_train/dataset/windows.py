@@ -12,10 +12,10 @@ from ..errors import DataError
 from ..media import frames as timing
 from ..media.buckets import BucketSelector, ExplicitBuckets, parse_bucket
 from ..media.frame_folder import at_rate
-from ..media.info import MediaInfo
+from ..media.info import MediaInfo, MediaKind
 from ..media.sound_media import AUDIO_SUFFIXES
 from .companions import Companions, SoundFinder
-from .dataset_file import DatasetRef, DatasetSettings, MediaKind
+from .dataset_file import DatasetRef, DatasetSettings
 from .items import Item, Medium, ReferenceMedia, smaller
 from .pairs import Fit
 from .reference import frames_within

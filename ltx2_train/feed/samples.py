@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..dataset.dataset_file import DatasetSettings
+from ..media.info import MediaKind
 from ..objective.audio import AudioSettings
 from ..shapes import LatentShape
 
@@ -59,7 +60,7 @@ class Sample:
     buckets: SoundBuckets = SoundBuckets()
     first_frame_probability: float | None = None
     video_loss_weight: float | None = None
-    kind: Literal["video", "image", "audio"] = "video"
+    kind: MediaKind = "video"
     audio_path: Path | None = None
     audio_steps: int = 0
     silent: bool = False

@@ -26,7 +26,7 @@ from ..events import Events, shielded
 from ..families import FAMILIES
 from ..registry import nearest
 from ..weights.writer import TensorEntry
-from .metadata import FORMAT_VERSION, HASHES, REFERENCE
+from .metadata import HASHES, METADATA_FORMAT, REFERENCE
 from .names import FLAT_PREFIX, PREFIX, in_diffusers
 from .new_file import LoraMade, check_target, in_dtype, pick_dtype, write_lora
 from .scales import ENTRY
@@ -52,7 +52,7 @@ def _flat(layer: str) -> str:
 
 
 _OURS = KeyFormat(lambda layer: PREFIX + layer)
-FORMATS: dict[str, KeyFormat] = {
+LORA_FORMATS: dict[str, KeyFormat] = {
     "comfyui": _OURS,
     "official": _OURS,
     "diffusers": KeyFormat(in_diffusers),
@@ -69,21 +69,21 @@ def convert_lora(
     replace: bool = False,
     events: Events | None = None,
 ) -> LoraMade:
-    """Write the LoRA at `path`, in whatever spelling, to `out` in the keys called `to`, one of FORMATS.
+    """Write the LoRA at `path`, in whatever spelling, to `out` in the keys called `to`, one of LORA_FORMATS.
 
     `dtype` "auto" keeps that of each matrix (of 8 bits: bf16). Raises ConfigError where the file is no plain LoRA of an
     LTX-2 transformer or `to` is unknown, CheckpointError where it is damaged, Stopped when the user stopped.
     """
-    if to not in FORMATS:
-        close = nearest(to, FORMATS)
+    if to not in LORA_FORMATS:
+        close = nearest(to, LORA_FORMATS)
         raise ConfigError(
-            f"{to!r} is no format of keys. Choose {', '.join(FORMATS)}."
+            f"{to!r} is no format of keys. Choose {', '.join(LORA_FORMATS)}."
             + (f" Did you mean {close[0]}?" if close else "")
         )
     out, events = Path(out), shielded(events)
     check_target(out, [Path(path)])
     with LoraSource(path, TOOL) as source:
-        work = _Conversion(source, FORMATS[to], dtype, events)
+        work = _Conversion(source, LORA_FORMATS[to], dtype, events)
         found = key_format(source)
         metadata = _metadata(source, to, found, work)
         write_lora(out, work.entries, metadata, work.tensors(), replace)
@@ -96,8 +96,8 @@ def convert_lora(
 
 
 def key_format(source: LoraSource) -> str:
-    """Which of FORMATS a file is in; "another program" where it is in none."""
-    for name, kind in FORMATS.items():
+    """Which of LORA_FORMATS a file is in; "another program" where it is in none."""
+    for name, kind in LORA_FORMATS.items():
         if all(source.keys(layer)["down"] == kind.spell(layer) + kind.down for layer in source.layers):
             return name
     return "another program"
@@ -162,7 +162,7 @@ def _metadata(source: LoraSource, to: str, found: str, work: _Conversion) -> dic
         if alpha is not None:
             told |= {"alpha": f"{alpha:g}", "ss_network_alpha": f"{alpha:g}"}
     if to in ("comfyui", "official"):
-        told["format_version"] = FORMAT_VERSION
+        told["format_version"] = METADATA_FORMAT
     if about.version in FAMILIES:
         told |= {"version": about.version, "ss_ltx_version": about.version}
     for key in REFERENCE:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
 from ..families import FAMILIES, UNSIZED
+from ..weights.keys import GATES
 from ..weights.reader import TORCH_NAMES, TensorFile
 from .foreign import family_of, kinds_of, version_named
 from .low_rank import squared_norm
@@ -150,7 +151,7 @@ class LoraFile:
 
         LTX-Video is told by its metadata alone, since each of its layers has the name of one of LTX-2.
         """
-        if any("to_gate_logits" in name or "prompt_adaln" in name for name in self.layers):
+        if any(GATES in name or "prompt_adaln" in name for name in self.layers):
             return self._newer
         stated = version_named(self.metadata)
         if stated == UNSIZED or (stated in FAMILIES and not FAMILIES[stated].connectors):

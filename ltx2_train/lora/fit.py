@@ -12,7 +12,7 @@ from ..families import FAMILIES, UNSIZED, name_of
 from ..weights.keys import in_mode
 from .file import LoraEntry, LoraFile
 from .foreign import family_of, version_named
-from .kinds import KINDS, NAMES, factor_shapes
+from .kinds import KIND_NAMES, LORA_KINDS, factor_shapes
 from .others import OtherEntry
 from .settings import LoraSettings
 from .targets import linear_size
@@ -65,10 +65,10 @@ def fitting_start(file: LoraFile, sizes: Sizes, settings: LoraSettings) -> tuple
     here = {path: settings.layer(path) for path in entries}
     for path, entry in entries.items():
         algo = "lora" if isinstance(entry, LoraEntry) else entry.algo
-        if KINDS[algo] is not KINDS[here[path].algo]:
+        if LORA_KINDS[algo] is not LORA_KINDS[here[path].algo]:
             raise ConfigError(
-                f"{file.path.name} has a {NAMES[algo]} for {path}, and lora.algo is {here[path].algo}. Set lora.algo "
-                f"to {algo}, or start from another file."
+                f"{file.path.name} has a {KIND_NAMES[algo]} for {path}, and lora.algo is {here[path].algo}. Set "
+                f"lora.algo to {algo}, or start from another file."
             )
     rank = settings.rank
     ranks = sorted({entry.rank for path, entry in entries.items() if not _factored(entry) and entry.rank is not None})

@@ -24,7 +24,7 @@ from .adapter import Adapter
 from .file import LoraFile
 from .fit import fitting_start
 from .held import Held
-from .kinds import NAMES, make_layer
+from .kinds import KIND_NAMES, make_layer
 from .layer import LoRALinear
 from .others import OtherEntry, fill_adapter
 from .settings import LoraSettings
@@ -73,7 +73,7 @@ class LoraSet:
         """One sentence for the user."""
         number = sum(parameter.numel() for parameter in self.parameters())
         counts = ", ".join(f"{count} {branch}" for branch, count in self.branches().items())
-        kinds = Counter(NAMES[layer.algo] for layer in self.layers.values())
+        kinds = Counter(KIND_NAMES[layer.algo] for layer in self.layers.values())
         kind = " and ".join(kinds) if len(kinds) < 2 else " and ".join(f"{name} ({n})" for name, n in kinds.items())
         size = f"{kind} of rank {self.rank} (alpha {self.alpha:g})"
         return f"{size} on {len(self.layers)} layers ({counts}), {number:,} numbers."

@@ -17,21 +17,21 @@ from .settings import LayerSettings, LoraSettings
 from .targets import linear_size
 
 # LoCon is LoRA that reaches convolutions too, of which the transformer has none
-KINDS: Mapping[str, type[Adapter]] = {
+LORA_KINDS: Mapping[str, type[Adapter]] = {
     "lora": LoRALinear,
     "lokr": LoKrLinear,
     "loha": LoHaLinear,
     "locon": LoRALinear,
     "dora": DoRALinear,
 }
-NAMES = {"lora": "LoRA", "lokr": "LoKr", "loha": "LoHa", "dora": "DoRA"}  # of a class, by its `algo`
+KIND_NAMES = {"lora": "LoRA", "lokr": "LoKr", "loha": "LoHa", "dora": "DoRA"}  # of a class, by its `algo`
 
 
 def make_layer(
     base: nn.Module, one: LayerSettings, settings: LoraSettings, dtype: torch.dtype, generator: torch.Generator | None
 ) -> Adapter:
     """The layer that `one` describes round `base`."""
-    kind = KINDS[one.algo]
+    kind = LORA_KINDS[one.algo]
     drops = settings.dropout, dtype, generator, settings.rank_dropout, settings.module_dropout
     if issubclass(kind, LoRALinear):
         return kind(base, one.rank, one.scaled_alpha, *drops)
@@ -46,7 +46,7 @@ def make_layer(
 
 def factor_shapes(one: LayerSettings, size: tuple[int, int]) -> dict[str, tuple[int, int]]:
     """Sizes of the factors of a layer with `size` (out, in) by the ends of their keys; empty for a LoRA or a DoRA."""
-    kind = KINDS[one.algo]
+    kind = LORA_KINDS[one.algo]
     return kind.shapes(*size, one.rank, one.factor) if issubclass(kind, FactoredChange) else {}
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from ..families import FAMILIES
 
-FORMAT_VERSION = "1"
+METADATA_FORMAT = "1"
 LONGEST_TEXT, LONGEST_LIST = 2000, 64  # of a setting
 
 # "/home/...", "~/...", "C:\..." or "\\server\..."
@@ -68,7 +68,7 @@ def describe_run(about: Mapping[str, Any], rank: int, alpha: float, branches: Ma
     step, trigger, date = about.pop("step", None), shortened(about.pop("trigger", None)), about.pop("date", None)
 
     text = {
-        "format_version": FORMAT_VERSION,
+        "format_version": METADATA_FORMAT,
         "rank": str(rank),
         "alpha": f"{alpha:g}",
         "alpha_folded": "true",

@@ -11,21 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..device import DTYPES
+from ..device import DTYPE_NAMES
 from ..errors import CheckpointError, ConfigError
 from ..files import atomic
 from ..paths import name_fault
-from ..weights.reader import TensorFile
+from ..weights.reader import ENDING, TensorFile
 from ..weights.writer import TensorEntry, TensorWriter, require_space
 from .names import PREFIX
-
-DTYPE_NAMES = {
-    **DTYPES,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float32": torch.float32,
-}
-SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -105,8 +97,8 @@ def in_dtype(tensor: Tensor, dtype: torch.dtype, what: str) -> Tensor:
 
 def check_target(out: Path, sources: Sequence[Path]) -> None:
     """Raise ConfigError unless `out` can be the name of the new file: it must be none of `sources`."""
-    if out.suffix != SUFFIX:
-        raise ConfigError(f"{out.name!r} must end in {SUFFIX}, or no program finds it.")
+    if out.suffix != ENDING:
+        raise ConfigError(f"{out.name!r} must end in {ENDING}, or no program finds it.")
     if fault := name_fault(out.stem):
         raise ConfigError(f"The name of the new file, {out.name[:60]!r}, {fault.removesuffix('.')}.")
     if out.is_dir():

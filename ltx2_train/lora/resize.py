@@ -18,7 +18,7 @@ from ..device import pick_device
 from ..errors import ConfigError
 from ..events import Events, shielded
 from .low_rank import halved, singular
-from .metadata import FORMAT_VERSION, HASHES
+from .metadata import HASHES, METADATA_FORMAT
 from .new_file import LoraMade, Losses, check_target, in_dtype, lora_keys, pick_dtype, write_tensors_of
 from .scales import ENTRY
 from .source import LoraSource
@@ -87,7 +87,7 @@ def _metadata(source: LoraSource, ranks: dict[str, int], losses: Losses) -> dict
     most = str(max(ranks.values()))
     gone = {*HASHES, ENTRY}
     told = {key: value for key, value in source.metadata.items() if key not in gone}
-    told |= {"format_version": FORMAT_VERSION, "rank": most, "alpha": most, "alpha_folded": "true"}
+    told |= {"format_version": METADATA_FORMAT, "rank": most, "alpha": most, "alpha_folded": "true"}
     told |= {"ss_network_dim": most, "ss_network_alpha": most, "ss_network_module": "ltx2_train.lora"}
     told |= {"resized_from": source.path.name, "resized_from_rank": _span(source.about.ranks)}
     told["resize_error"] = f"{losses.shares().get('all', 0.0):.6f}"

@@ -24,8 +24,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..registry import nearest
-
-BLOCKS = "transformer_blocks"
+from ..weights.keys import BLOCKS, GATES
 
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 _FEED_FORWARD = ("net.0.proj", "net.2")
@@ -42,7 +41,6 @@ PRESETS: dict[str, tuple[str, ...] | None] = {
     "audio_ref_only_ic": (*_AUDIO, *(f"audio_to_video_attn.{leaf}" for leaf in _ATTENTION)),
     "full": None,
 }
-GATES = "to_gate_logits"
 
 BRANCHES = ("video", "audio", "a2v", "v2a", "other")
 _BRANCH_OF = {

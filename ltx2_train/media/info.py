@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+MediaKind = Literal["image", "video", "audio"]
+
 
 @dataclass(frozen=True)
 class MediaInfo:
     """What a file holds. `width` x `height` is the picture as shown: turned, with square pixels."""
 
     path: Path
-    kind: Literal["image", "video", "audio"]
+    kind: MediaKind
     frames: int
     width: int
     height: int

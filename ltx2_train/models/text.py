@@ -27,6 +27,7 @@ from torch import nn
 from torch.nn import functional
 
 from ..errors import CheckpointError
+from ..shapes import MODES
 from .attention import Attention
 from .blocks import FeedForward
 from .rope import Rope, rope_table
@@ -251,7 +252,7 @@ class TextConnectors(nn.Module):
         self, section: Mapping[str, Any], mode: str = "av", minimum: int = 1024, names: Collection[str] = ()
     ) -> None:
         super().__init__()
-        assert mode in ("video", "audio", "av"), mode
+        assert mode in MODES, mode
         self.minimum = minimum
         beside = "transformer_1d_blocks.0.ff.net.0.proj."
         found = {name.rpartition(".")[2] for name in names if beside in name}

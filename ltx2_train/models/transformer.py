@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm
 
+from ..shapes import MODES
 from .adaln import AdaLN, Rows, distinct, given_or_not, of_two_levels
 from .attention import Attention, text_mask, token_mask
 from .blocks import BASE_ROWS, TEXT_ROWS, Block, SkipLayers, Stream
@@ -49,7 +50,6 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["LTXTransformer", "Modality", "Output", "SkipLayers", "TransformerConfig"]
 
-MODES = ("video", "audio", "av")
 # the words that name each attention of a block, and each feed-forward by its prefix
 ATTENTIONS = {
     "attn1": ("all", "self", "video"),

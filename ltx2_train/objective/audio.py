@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ..settings import Settings
+from ..settings import Reaction, Settings
 from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, SPATIAL_FACTOR, LatentShape, sampled_audio_steps
 
 
@@ -52,7 +52,7 @@ class AudioSettings(Settings):
             "advanced": True,
         },
     )
-    supervision: Literal["off", "warn", "error"] = Field(
+    supervision: Reaction = Field(
         default="off",
         description="What to do when too few batches carry sound (mode av): nothing, warn, or end the run.",
         json_schema_extra={"counts_with": "model.mode = av", "community": "audio_supervision_mode", "advanced": True},

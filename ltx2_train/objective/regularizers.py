@@ -12,9 +12,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, field_validator
 
 from ..settings import Settings
-from .self_flow import SelfFlowSettings
-
-Course = Literal["constant", "linear", "cosine"]
+from .self_flow import Course, SelfFlowSettings
 
 
 class BlankSettings(Settings):

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from ..settings import Settings
 
+Course = Literal["constant", "linear", "cosine"]  # of a weight, over a run
+
 
 class SelfFlowSettings(Settings):
     """Self-Flow: tokens of two noise levels, and a block that learns to say what a deeper block of a teacher says."""
@@ -176,7 +178,7 @@ class SelfFlowSettings(Settings):
         description="How much more: a place with the mean motion counts 1 + this.",
         json_schema_extra={"counts_with": ".weight", "advanced": True},
     )
-    schedule: Literal["constant", "linear", "cosine"] = Field(
+    schedule: Course = Field(
         default="constant",
         description="Course of the three weights: constant, or down to 0 in a line or along a cosine.",
         json_schema_extra={"counts_with": ".weight", "advanced": True},

@@ -19,7 +19,7 @@ _STORAGES = [kind.storage for kind in FORMATS.values()]
 _OFFICIAL = {storage.official: storage.name for storage in _STORAGES if storage.official}
 _REFINABLE = [storage.name for storage in _STORAGES if storage.refinable]
 # switches of the community trainer, which together name one format
-COMMUNITY_SWITCHES = ("fp8_base", "fp8_scaled", "nf4_base")
+QUANT_SWITCHES = ("fp8_base", "fp8_scaled", "nf4_base")
 
 
 class QuantSettings(Settings):
@@ -88,7 +88,7 @@ class QuantSettings(Settings):
         if not isinstance(values, Mapping):
             return values
         values = dict(values)
-        switches = {name: values.pop(name) for name in COMMUNITY_SWITCHES if name in values}
+        switches = {name: values.pop(name) for name in QUANT_SWITCHES if name in values}
         wrong = [name for name, value in switches.items() if not isinstance(value, bool)]
         if wrong:
             raise ValueError(f"{wrong[0]} is a switch: true or false")

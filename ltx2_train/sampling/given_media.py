@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..caching.build import with_model
-from ..caching.cache_file import ARCHITECTURE, FORMAT_VERSION, CacheFile, audio_key, latent_key, write_cache
+from ..caching.cache_file import ARCHITECTURE, CACHE_FORMAT, CacheFile, audio_key, latent_key, write_cache
 from ..caching.encode import encode_clip
 from ..caching.encode_sound import encode
 from ..caching.settings import CacheSettings
@@ -116,7 +116,7 @@ class GivenMedia:
             else:
                 size = AudioLatentShape(latents.shape[1], latents.shape[0], latents.shape[2])
                 key, weights = audio_key(size, torch.float32), self.audio_vae
-            metadata = {"format_version": FORMAT_VERSION, "architecture": ARCHITECTURE, "checkpoint": weights}
+            metadata = {"format_version": CACHE_FORMAT, "architecture": ARCHITECTURE, "checkpoint": weights}
             try:
                 write_cache(path, {key: latents}, metadata)
             except RunError as error:  # a sample is worth more than its cache

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ..caching.cache_file import ARCHITECTURE, FORMAT_VERSION, CacheFile, write_cache
+from ..caching.cache_file import ARCHITECTURE, CACHE_FORMAT, CacheFile, write_cache
 from ..caching.encode_text import Beside, each_features
 from ..caching.text_file import compact_tensors, read_compact
 from ..dataset.cache_names import COMPACT_SUFFIX
@@ -95,7 +95,7 @@ def _kept(path: Path) -> TextFeatures | None:
 
 
 def _keep(path: Path, text: str, device: torch.device, features: TextFeatures) -> None:
-    metadata = {"format_version": FORMAT_VERSION, "architecture": ARCHITECTURE, "caption": text}
+    metadata = {"format_version": CACHE_FORMAT, "architecture": ARCHITECTURE, "caption": text}
     write_cache(path, compact_tensors(features, encoder_dtype(device)), metadata)
 
 

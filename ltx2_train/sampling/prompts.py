@@ -31,7 +31,7 @@ from ..files import parse_json
 from ..settings import limits
 from ..shapes import Mode, VideoShape, floor_frames, floor_side
 from .schedule import require_steps
-from .shown import OPTIONS as OPTIONS_OF_MEDIA
+from .shown import MEDIA_OPTIONS as OPTIONS_OF_MEDIA
 from .shown import REPEATED, Shown, require_given, shown_by_option, shown_of_clip, shown_tables
 
 

@@ -111,7 +111,7 @@ class ShownTable(Settings):
     hide_text: bool | None = None
 
 
-OPTIONS = {"image": "--i", "reference": "--v", "reference_audio": "--ra"}
+MEDIA_OPTIONS = {"image": "--i", "reference": "--v", "reference_audio": "--ra"}
 REPEATED = ("reference", "reference_audio")  # given once for each reference, in the order of training
 # which keys a table of a type may have besides its medium; those of the sound alone
 _KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...] | None]] = {
@@ -132,7 +132,7 @@ def shown_by_option(setting: str, path: Path, shape: VideoShape) -> Shown:
 
     Raises ConfigError where `path` holds no such medium.
     """
-    name = f"{OPTIONS[setting]} {path.name}"
+    name = f"{MEDIA_OPTIONS[setting]} {path.name}"
     if setting == "reference_audio":
         sound_seconds(path, name)
         return Shown(OF_AUDIO, AudioReference(), path, name)

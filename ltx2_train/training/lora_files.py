@@ -16,9 +16,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..files import copy_file, remove
-from ..weights.reader import TensorFile
-
-ENDING = ".safetensors"
+from ..weights.reader import ENDING, TensorFile
 
 
 def lora_name(name: str, step: int | None = None) -> str:

@@ -63,7 +63,7 @@ SEVERAL = (
     (REFERENCES, "video", "more_reference_directories"),
     (REFERENCE_SOUNDS, "audio", "more_reference_audio_directories"),
 )
-VALIDATION = SideData(
+VALIDATION_DATA = SideData(
     ("validation_datasets",),
     "",
     "",
@@ -95,7 +95,7 @@ CONSUMERS: dict[SideData, list[Uses]] = {
     REFERENCE_SOUNDS: [_has_condition("audio", "reference")],
     MASKS: [_has_condition("video", "mask")],
     SOUND_MASKS: [_has_condition("audio", "mask")],
-    VALIDATION: [_draws_validation_clips, _measures_validation],
+    VALIDATION_DATA: [_draws_validation_clips, _measures_validation],
 }
 
 
@@ -109,8 +109,8 @@ def require_used(run: RunConfig, dataset: DatasetConfig) -> None:
         for setting in one.settings
         if _has(ref.entry, setting)
     ]
-    if dataset.validation_datasets and VALIDATION in unused:
-        lines.append(f"{VALIDATION.settings[0]}: {VALIDATION.mend}")
+    if dataset.validation_datasets and VALIDATION_DATA in unused:
+        lines.append(f"{VALIDATION_DATA.settings[0]}: {VALIDATION_DATA.mend}")
     for one, stream, setting in SEVERAL:
         asked = 0 if one in unused else _asked(run, stream)
         lines += [

@@ -17,7 +17,7 @@ from ..models.gemma4 import FULL, SLIDING, Gemma4Config, LayerShape
 from .reader import TensorFile, TensorInfo
 
 MARK = "layers.0.layer_scalar"
-USABLE = (
+USABLE_GEMMA4 = (
     "Choose gemma4-12b-with-proj-ltx-2.5-bf16.safetensors of Lightricks/LTX-2.5 from ComfyUI's text_encoders folder, "
     "or the folder ltx-2.5-22b-gemma4-12b."
 )
@@ -25,8 +25,8 @@ PUBLISHED = "gemma4-12b-ltx-v1"
 SOURCE, CONFIG = "gemma_source_checkpoint", "gemma_config"  # metadata of the transformer, and of the encoder
 _LINEARS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 _VALUES = "self_attn.v_proj"
-_HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
-_NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
+HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
+LAYER_NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
 _LAYER = re.compile(r"layers\.(\d+)\.")
 # what would change the computation if it said something else
 _FIXED: dict[str, Any] = {
@@ -66,7 +66,9 @@ def packed_config(file: TensorFile) -> Mapping[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, Mapping):
-        raise CheckpointError(f"The text encoder {file.path.name} has an unreadable {CONFIG} in its header. {USABLE}")
+        raise CheckpointError(
+            f"The text encoder {file.path.name} has an unreadable {CONFIG} in its header. {USABLE_GEMMA4}"
+        )
     return found
 
 
@@ -79,18 +81,20 @@ def tower_shape(
     """
     strange = [f"{key} = {options[key]!r}" for key, value in _FIXED.items() if options.get(key, value) != value]
     if strange:
-        raise CheckpointError(f"The text encoder {name} is another Gemma 4: its config says {strange[0]}. {USABLE}")
+        raise CheckpointError(
+            f"The text encoder {name} is another Gemma 4: its config says {strange[0]}. {USABLE_GEMMA4}"
+        )
     count = 1 + max((int(match[1]) for match in map(_LAYER.match, infos) if match), default=-1)
     wanted: dict[str, tuple[int, ...] | None] = {"embed_tokens.weight": None, "norm.weight": None}
     for number in range(count):
-        for part in (*_LINEARS, *_HEAD_NORMS, *_NORMS):
+        for part in (*_LINEARS, *HEAD_NORMS, *LAYER_NORMS):
             wanted[f"layers.{number}.{part}.weight"] = None
         wanted[f"layers.{number}.layer_scalar"] = (1,)
     missing = sorted(wanted.keys() - infos.keys())
     if missing:
         raise CheckpointError(
             f"The text encoder {name} is incomplete or not Gemma 4: {len(missing)} tensors are missing, the first is "
-            f"{missing[0]}. {USABLE}"
+            f"{missing[0]}. {USABLE_GEMMA4}"
         )
     vocabulary, hidden = sizes["embed_tokens.weight"]
     config = Gemma4Config(
@@ -106,14 +110,14 @@ def tower_shape(
         if sizes[tensor] != size:
             raise CheckpointError(
                 f"The text encoder {name} is not a Gemma 4 of this program: {tensor} has the shape "
-                f"{list(sizes[tensor])}, {list(size or ())} was expected. {USABLE}"
+                f"{list(sizes[tensor])}, {list(size or ())} was expected. {USABLE_GEMMA4}"
             )
     beside = {tensor.removesuffix(".weight") for tensor in wanted}
     unknown = sorted(tensor for tensor in infos.keys() - wanted.keys() if tensor.rpartition(".")[0] not in beside)
     if unknown:
         raise CheckpointError(
             f"The text encoder {name} is another Gemma 4: it has {len(unknown)} unknown tensors, the first is "
-            f"{unknown[0]}. {USABLE}"
+            f"{unknown[0]}. {USABLE_GEMMA4}"
         )
     return Gemma4Shape(config)
 
@@ -131,7 +135,7 @@ def _expected(config: Gemma4Config) -> dict[str, tuple[int, ...]]:
             "self_attn.q_proj": (queries, hidden), "self_attn.k_proj": (keys, hidden),
             "self_attn.o_proj": (hidden, queries), "mlp.gate_proj": (intermediate, hidden),
             "mlp.up_proj": (intermediate, hidden), "mlp.down_proj": (hidden, intermediate),
-            **dict.fromkeys(_HEAD_NORMS, (layer.head_dim,)), **dict.fromkeys(_NORMS, (hidden,)),
+            **dict.fromkeys(HEAD_NORMS, (layer.head_dim,)), **dict.fromkeys(LAYER_NORMS, (hidden,)),
         }  # fmt: skip
         if layer.own_values:
             expected[_VALUES] = (keys, hidden)
@@ -179,5 +183,5 @@ def check_version(name: str, version: str, checkpoint: TensorFile) -> None:
         else "is a stock Gemma 4 (its config has no gemma_version), which has other weights"
     )
     raise CheckpointError(
-        f"The text encoder {name} {what}; {checkpoint.path.name} was trained with {wanted!r}. {USABLE}"
+        f"The text encoder {name} {what}; {checkpoint.path.name} was trained with {wanted!r}. {USABLE_GEMMA4}"
     )

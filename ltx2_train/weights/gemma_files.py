@@ -22,19 +22,12 @@ from .gemma4 import Gemma4Shape
 from .reader import TensorFile, TensorInfo
 from .stored import StoredLinears, numbers_shape
 
-USABLE = (
+USABLE_GEMMA3 = (
     "Choose gemma_3_12B_it.safetensors or an fp8 or fp4 version of it from ComfyUI's text_encoders folder, "
     "or the folder google/gemma-3-12b-it-qat-q4_0-unquantized."
 )
 _LINEARS = tuple(f"self_attn.{x}_proj" for x in "qkvo") + tuple(f"mlp.{x}_proj" for x in ("gate", "up", "down"))
-_NORMS = (
-    "self_attn.q_norm",
-    "self_attn.k_norm",
-    "input_layernorm",
-    "post_attention_layernorm",
-    "pre_feedforward_layernorm",
-    "post_feedforward_layernorm",
-)
+_NORMS = (*gemma4.HEAD_NORMS, *gemma4.LAYER_NORMS)
 _LAYER = re.compile(r"layers\.(\d+)\.(.+)\.weight$")
 # beside a weight: its scales, a mark, and the scales of activations, which stay in bf16 here
 _BESIDE = ("weight_scale", "scale_weight", "weight_scale_2", "comfy_quant", "input_scale", "scale_input")
@@ -78,7 +71,7 @@ class GemmaFiles(EncoderFiles):
     @property
     def usable(self) -> str:
         """What to choose where a file of this family will not do."""
-        return gemma4.USABLE if isinstance(self.shape, Gemma4Shape) else USABLE
+        return gemma4.USABLE_GEMMA4 if isinstance(self.shape, Gemma4Shape) else USABLE_GEMMA3
 
 
 def open_gemma(path: Path | str) -> GemmaFiles:
@@ -88,11 +81,11 @@ def open_gemma(path: Path | str) -> GemmaFiles:
     """
     path = Path(path)
     if not path.exists():
-        raise CheckpointError(f"The text encoder {path} does not exist. Check the path. {USABLE}")
+        raise CheckpointError(f"The text encoder {path} does not exist. Check the path. {USABLE_GEMMA3}")
     config: Mapping[str, Any] = {}
     if path.is_dir():
-        config = folder_config(path, _FAMILIES, "Gemma 3 is needed, or Gemma 4 for LTX-2.5", USABLE)
-        found, everything = folder_tensors(path, USABLE)
+        config = folder_config(path, _FAMILIES, "Gemma 3 is needed, or Gemma 4 for LTX-2.5", USABLE_GEMMA3)
+        found, everything = folder_tensors(path, USABLE_GEMMA3)
     else:
         found = (TensorFile(path),)
         everything = dict.fromkeys(found[0].tensors, found[0])
@@ -112,7 +105,9 @@ def _opened(
     tensors = {name[len(prefix) :]: (file, name) for name, file in everything.items() if name.startswith(kept)}
     infos = {name: file.tensors[stored] for name, (file, stored) in tensors.items()}
     newer = gemma4.MARK in infos
-    stored = stored_layers(path, prefix, infos, everything, gemma4.USABLE if newer else USABLE, "embed_tokens")
+    stored = stored_layers(
+        path, prefix, infos, everything, gemma4.USABLE_GEMMA4 if newer else USABLE_GEMMA3, "embed_tokens"
+    )
     if newer and not path.is_dir():
         config = gemma4.packed_config(found[0])
     options = config.get("text_config", config)
@@ -141,7 +136,7 @@ def _prefix(path: Path, names: Mapping[str, TensorFile]) -> str:
         reason = "is an LTX checkpoint; it belongs into the checkpoint field"
     else:
         reason = "holds no language model"
-    raise CheckpointError(f"The text encoder {path.name} is not Gemma 3: it {reason}. {USABLE}")
+    raise CheckpointError(f"The text encoder {path.name} is not Gemma 3: it {reason}. {USABLE_GEMMA3}")
 
 
 def _shape(path: Path, infos: Mapping[str, TensorInfo], stored: StoredLinears) -> GemmaShape:
@@ -154,13 +149,13 @@ def _shape(path: Path, infos: Mapping[str, TensorInfo], stored: StoredLinears) -
         part = " It is one part of several: choose the folder." if re.search(r"-\d+-of-\d+$", path.stem) else ""
         raise CheckpointError(
             f"The text encoder {path.name} is incomplete or not Gemma 3: {len(missing)} tensors are missing, "
-            f"the first is {missing[0]}.{part} {USABLE}"
+            f"the first is {missing[0]}.{part} {USABLE_GEMMA3}"
         )
     strange = sorted(name for name in infos.keys() - wanted if name.rsplit(".", 1)[-1] not in _BESIDE)
     if strange:
         raise CheckpointError(
             f"The text encoder {path.name} is not a plain Gemma 3: it has {len(strange)} unknown tensors, "
-            f"the first is {strange[0]}. {USABLE}"
+            f"the first is {strange[0]}. {USABLE_GEMMA3}"
         )
     head_dim = infos["layers.0.self_attn.q_norm.weight"].shape[0]
     rows = {part: infos[f"layers.0.{part}.weight"].shape[0] for part in _LINEARS}
@@ -174,30 +169,31 @@ def _shape(path: Path, infos: Mapping[str, TensorInfo], stored: StoredLinears) -
         head_dim=head_dim,
         intermediate=rows["mlp.gate_proj"],
     )
+    of_layer = layer_shapes(shape)
+    whole = {"embed_tokens.weight": (vocabulary, hidden), "norm.weight": (hidden,)}
     for name in sorted(wanted):
-        expected = _expected(shape, name)
+        match = _LAYER.match(name)
+        expected = whole[name] if match is None else of_layer[match[2]]
         found = numbers_shape(name, infos[name], stored)
         if found != expected:
             raise CheckpointError(
                 f"The text encoder {path.name} is not a Gemma 3: {name} has the shape {list(found)}, "
-                f"{list(expected)} was expected. {USABLE}"
+                f"{list(expected)} was expected. {USABLE_GEMMA3}"
             )
     return shape
 
 
-def _expected(shape: GemmaShape, name: str) -> tuple[int, ...]:
+def layer_shapes(shape: GemmaShape) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights of one layer, by their path in it."""
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    match = _LAYER.match(name)
-    if match is None:
-        return (shape.vocabulary, shape.hidden) if name.startswith("embed") else (shape.hidden,)
     return {
         "self_attn.q_proj": (queries, shape.hidden),
         "self_attn.k_proj": (keys, shape.hidden),
         "self_attn.v_proj": (keys, shape.hidden),
         "self_attn.o_proj": (shape.hidden, queries),
-        "self_attn.q_norm": (shape.head_dim,),
-        "self_attn.k_norm": (shape.head_dim,),
+        **dict.fromkeys(gemma4.HEAD_NORMS, (shape.head_dim,)),
         "mlp.gate_proj": (shape.intermediate, shape.hidden),
         "mlp.up_proj": (shape.intermediate, shape.hidden),
         "mlp.down_proj": (shape.hidden, shape.intermediate),
-    }.get(match[2], (shape.hidden,))
+        **dict.fromkeys(gemma4.LAYER_NORMS, (shape.hidden,)),
+    }

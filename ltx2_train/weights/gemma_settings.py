@@ -85,7 +85,7 @@ def told_precision(settings: GemmaSettings | None) -> str:
 
 
 # switches of the community and the official trainer that the settings above take up
-COMMUNITY_SWITCHES = (
+GEMMA_SWITCHES = (
     "gemma_load_in_8bit",
     "gemma_load_in_4bit",
     "gemma_bnb_4bit_quant_type",

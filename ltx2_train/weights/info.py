@@ -8,7 +8,7 @@ from typing import Any
 
 from ..families import name_of
 
-NAMES = {
+PART_NAMES = {
     "transformer": "transformer",
     "connectors": "text connectors",
     "text_projection": "text projection",
@@ -77,13 +77,15 @@ class CheckpointInfo:
         if self.parts:
             lines["parts"] = (
                 ", ".join(
-                    f"{NAMES[name]} {_billions(part.parameters)}" for name, part in self.parts.items() if name in NAMES
+                    f"{PART_NAMES[name]} {_billions(part.parameters)}"
+                    for name, part in self.parts.items()
+                    if name in PART_NAMES
                 )
                 + "."
             )
         lines["training"] = "Can be trained on." if self.trainable else " ".join(self.problems)
         if self.trainable and self.missing:
-            lacking = ", ".join(NAMES[part] for part in self.missing)
+            lacking = ", ".join(PART_NAMES[part] for part in self.missing)
             lines["training"] = f"Can be trained on, together with the files of {self.model} that have the {lacking}."
         if self.warnings:
             lines["note"] = " ".join(self.warnings)

@@ -27,6 +27,8 @@ TEXT_PROJECTION = "text_embedding_projection."
 VIDEO_VAE = "vae."
 AUDIO_VAE = "audio_vae."
 VOCODER = "vocoder."
+BLOCKS = "transformer_blocks"  # a part of the path of what is in a block
+GATES = "to_gate_logits"  # the last part of the path of those linears that scale whole heads
 
 # part -> prefixes; the first part with a matching prefix owns a tensor
 PARTS: dict[str, tuple[str, ...]] = {

@@ -14,15 +14,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ..errors import CheckpointError
 from ..events import Events
 from ..families import FAMILIES, Family, name_of
 from ..models.config import is_ltx_video
 from ..quant.formats import STORED
+from ..settings import Reaction
 from . import keys
-from .info import NAMES, CheckpointInfo, PartSize
+from .info import PART_NAMES, CheckpointInfo, PartSize
 from .reader import TensorFile, TensorInfo
 from .stored import KEPT_CONVROT, StoredLinears, stored_in
 
@@ -109,15 +110,15 @@ def describe_checkpoint(file: TensorFile) -> CheckpointInfo:
 
 
 def _lacking(name: str, missing: Sequence[str], parts: Mapping[str, PartSize]) -> str:
-    lacking = ", ".join(NAMES[part] for part in missing)
-    found = ", ".join(NAMES[part] for part in parts if part in NAMES)
+    lacking = ", ".join(PART_NAMES[part] for part in missing)
+    found = ", ".join(PART_NAMES[part] for part in parts if part in PART_NAMES)
     return f"{name} is only a part of a checkpoint: it has {found} but lacks {lacking}. {WANTED}"
 
 
 def _name_others(name: str, family: Family, missing: Iterable[str]) -> str:
     """What to do about parts that lie in other files."""
     parts = [part for part in missing if part in family.apart]
-    lacking = " and no ".join(NAMES[part] for part in parts)
+    lacking = " and no ".join(PART_NAMES[part] for part in parts)
     named = ", and ".join("{} to {}".format(*family.apart[part]) for part in parts)
     why = f"{family.name} comes in several files. " if family.split else ""
     return f"{name} holds no {lacking}{':' if why else '.'} {why}Set {named}."
@@ -135,7 +136,7 @@ def require_trainable(
     `expected_version` is "auto" or a version; where the file is another, `check` says what happens: "off" nothing,
     "warn" a message, "error" a CheckpointError. Warnings go to `events`. Parts that are `elsewhere` may be missing.
     """
-    assert check in ("off", "warn", "error"), check
+    assert check in get_args(Reaction), check
     events = events or Events()
     info = probe(path)
     absent = [part for part in info.missing if part not in elsewhere]
@@ -206,9 +207,8 @@ def _judge(
         )
     silent = [part for part in ("audio_vae", "vocoder") if part not in parts]
     if silent and not family.split and len(family.modes) > 1:  # where files are several, or there is no sound
-        warnings.append(
-            f"{name} has no {' and no '.join(NAMES[part] for part in silent)}: only video can be trained or sampled."
-        )
+        lacking = " and no ".join(PART_NAMES[part] for part in silent)
+        warnings.append(f"{name} has no {lacking}: only video can be trained or sampled.")
     if "video_vae_decoder" not in parts and "video_vae_encoder" not in family.apart:
         warnings.append(f"{name} has no video VAE decoder: samples cannot be made during training.")
     return problems, warnings
@@ -244,7 +244,7 @@ def _other_kind(
     for family, marks in keys.OTHER_FAMILIES:
         if all(any(mark in name for name in names) for mark in marks):
             return "other", family, f"is of another model family: {family}. {WANTED}"
-    found = [NAMES[part] for part in parts if part in NAMES] or _bare_parts(names)
+    found = [PART_NAMES[part] for part in parts if part in PART_NAMES] or _bare_parts(names)
     if found:
         return "part", "", f"is only a part of a checkpoint: {', '.join(found)}, without the transformer. {WANTED}"
     first = ", ".join(list(names)[:3])

@@ -18,20 +18,18 @@ from ..quant.awq import AwqNf4, channel_scales
 from ..quant.base import QuantLinear, require_library
 from ..quant.formats import FORMATS, STORED, quantize_linear
 from ..quant.settings import QuantSettings
+from .keys import BLOCKS, GATES
 from .loftq import Loftq, find_companion
 from .reader import TensorFile
 from .stored import StoredLinears, stored_in
 
 log = logging.getLogger(__name__)
 
-BLOCKS = "transformer_blocks"
-_NOT = "to_gate_logits"
-
 
 def eligible(path: str) -> bool:
     """Whether the linear at dotted `path` (with or without a prefix) is one that is quantized."""
     parts = path.split(".")
-    return BLOCKS in parts and parts[-1] != _NOT
+    return BLOCKS in parts and parts[-1] != GATES
 
 
 def quantized_paths(model: nn.Module) -> list[str]:

@@ -28,9 +28,10 @@ from ..quant.nf4 import Nf4
 from ..quant.settings import QuantSettings
 from . import keys, stored
 from .fingerprint import part_fingerprint
+from .keys import BLOCKS
 from .loftq import BASE, ITERS, Loftq, companion, residual
 from .probe import describe_checkpoint
-from .quantize import BLOCKS, Quantizer, eligible, quant_device
+from .quantize import Quantizer, eligible, quant_device
 from .reader import TensorFile
 from .stored import stored_in
 from .writer import TensorEntry, TensorWriter, require_space

@@ -15,6 +15,7 @@ import math
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -36,7 +37,10 @@ TORCH_NAMES = {
     "U32": "uint32", "F32": "float32", "I64": "int64", "U64": "uint64", "F64": "float64", "C64": "complex64",
 }  # fmt: skip
 
+ENDING = ".safetensors"
+
 _LONGEST_HEADER = 100_000_000  # the format's own limit
+_LARGE = 1 << 14  # bytes of a header that is remembered; a cache has a smaller one
 _CHUNK = 1 << 30  # one system call returns at most about 2 GiB
 _PIECE = 1 << 26  # bytes of a copy at once
 
@@ -78,12 +82,17 @@ class TensorFile:
         self.bytes_read = 0  # of tensor data so far
         self._handle: Any = None
         self._lock = threading.Lock()
-        header, data_start, self.size = _read_header(self.path)
-        metadata = header.pop("__metadata__", None) or {}
-        if not isinstance(metadata, dict):
-            raise _damaged(self.path, self.size, "its metadata is not a table")
-        self.metadata: dict[str, str] = {str(key): str(value) for key, value in metadata.items()}
-        self.tensors: dict[str, TensorInfo] = _parse_tensors(self.path, header, data_start, self.size)
+        header, self.size = _read_header(self.path)
+        try:
+            metadata, tensors = (_known if len(header) >= _LARGE else _parse)(header, self.size)
+        except _Unreadable as error:
+            raise _damaged(self.path, self.size, str(error)) from None
+        except _UnknownType as error:
+            raise CheckpointError(
+                f"{self.name} stores {error}, a type this program does not know. Use the bf16 or fp8 version."
+            ) from None
+        self.metadata: dict[str, str] = dict(metadata)
+        self.tensors: dict[str, TensorInfo] = dict(tensors)
         self.config: dict[str, Any] | None = _parse_config(self.metadata.get("config"))
 
     @property
@@ -158,8 +167,16 @@ class TensorFile:
             self.bytes_read += len(target)
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
-    """The parsed header, where the data starts, and the size of the file."""
+class _Unreadable(Exception):
+    """What is wrong with a header, for the error that names the file."""
+
+
+class _UnknownType(Exception):
+    """Which tensor is stored as what."""
+
+
+def _read_header(path: Path) -> tuple[bytes, int]:
+    """The header, not parsed yet, and the size of the file."""
     try:
         with open(path, "rb") as file:
             size = file.seek(0, 2)
@@ -178,20 +195,13 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
                 )
             if 8 + length > size:
                 raise _damaged(path, size, f"its header alone needs {_human(8 + length)}")
-            text = file.read(length)
+            return file.read(length), size
     except IsADirectoryError:
         raise CheckpointError(f"{path} is a folder; a single .safetensors file is expected.") from None
     except OSError as error:
         # Windows says "permission denied" for a folder
         reason = "it is a folder" if path.is_dir() else (error.strerror or str(error))
         raise CheckpointError(f"Could not open {path}: {reason}. Check the path.", reason) from None
-    try:
-        header = parse_json(text)
-    except ValueError as error:
-        raise _damaged(path, size, f"its header is not readable ({_short(error)})") from None
-    if not isinstance(header, dict):
-        raise _damaged(path, size, "its header is not a table of tensors")
-    return header, 8 + length, size
 
 
 def _refuse_other_formats(path: Path, start: bytes, size: int) -> None:
@@ -217,7 +227,26 @@ def _refuse_other_formats(path: Path, start: bytes, size: int) -> None:
         )
 
 
-def _parse_tensors(path: Path, header: Mapping[str, Any], data_start: int, size: int) -> dict[str, TensorInfo]:
+def _parse(text: bytes, size: int) -> tuple[dict[str, str], dict[str, TensorInfo]]:
+    """The metadata and the tensors of the header `text` of a file of `size` bytes. Raises _Unreadable."""
+    try:
+        header = parse_json(text)
+    except ValueError as error:
+        raise _Unreadable(f"its header is not readable ({_short(error)})") from None
+    if not isinstance(header, dict):
+        raise _Unreadable("its header is not a table of tensors")
+    metadata = header.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict):
+        raise _Unreadable("its metadata is not a table")
+    return {str(key): str(value) for key, value in metadata.items()}, _parse_tensors(header, 8 + len(text), size)
+
+
+# A run opens its checkpoint a dozen times, and a header of thousands of tensors takes a while. What is known of one is
+# told by all of its bytes, so that nothing is said of a file that has changed.
+_known = lru_cache(maxsize=4)(_parse)
+
+
+def _parse_tensors(header: Mapping[str, Any], data_start: int, size: int) -> dict[str, TensorInfo]:
     tensors: dict[str, TensorInfo] = {}
     for name, entry in header.items():
         try:
@@ -225,23 +254,21 @@ def _parse_tensors(path: Path, header: Mapping[str, Any], data_start: int, size:
             shape = tuple(int(length) for length in entry["shape"])
             begin, end = (int(offset) for offset in entry["data_offsets"])
         except (KeyError, TypeError, ValueError):
-            raise _damaged(path, size, f"the entry of {name} is not readable") from None
+            raise _Unreadable(f"the entry of {name} is not readable") from None
         if dtype not in BITS:
-            raise CheckpointError(
-                f"{path.name} stores {name} as {dtype}, a type this program does not know. Use the bf16 or fp8 version."
-            )
+            raise _UnknownType(f"{name} as {dtype}")
         if any(length < 0 for length in shape) or not 0 <= begin <= end:
-            raise _damaged(path, size, f"the entry of {name} is out of range")
+            raise _Unreadable(f"the entry of {name} is out of range")
         if (math.prod(shape) * BITS[dtype] + 7) // 8 != end - begin:
-            raise _damaged(path, size, f"{name} says {dtype} {list(shape)} but has {end - begin} bytes")
+            raise _Unreadable(f"{name} says {dtype} {list(shape)} but has {end - begin} bytes")
         tensors[name] = TensorInfo(dtype, shape, end - begin, data_start + begin)
     reached, last = data_start, ""
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
         if info.offset < reached:
-            raise _damaged(path, size, f"{name} overlaps {last}")
+            raise _Unreadable(f"{name} overlaps {last}")
         reached, last = info.offset + info.nbytes, name
     if reached > size:
-        raise _damaged(path, size, f"its header promises {_human(reached)}")
+        raise _Unreadable(f"its header promises {_human(reached)}")
     return tensors
 
 

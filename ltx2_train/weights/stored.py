@@ -59,7 +59,7 @@ _COMFY_DETAILS = {"format", "full_precision_matrix_mult", "per_row", "orig_dtype
 _ROTATED, _GROUP = "convrot", "convrot_groupsize"
 _LONGEST_MARK = 4096  # bytes
 _LOST = "whose scale is missing"
-USABLE = "Use the bf16 or fp8 checkpoint; quant.format makes it small in memory."
+USABLE_CHECKPOINTS = "Use the bf16 or fp8 checkpoint; quant.format makes it small in memory."
 
 
 class Tensors(Protocol):
@@ -90,7 +90,7 @@ class StoredLinears:
     unreadable: dict[str, str] = field(default_factory=dict)
     groups: dict[str, int] = field(default_factory=dict)
 
-    def complaint(self, layers: Iterable[str] | None = None, usable: str = USABLE) -> str:
+    def complaint(self, layers: Iterable[str] | None = None, usable: str = USABLE_CHECKPOINTS) -> str:
         """What of `layers` (None: of the whole file) cannot be read, as the end of a sentence; "" where all can."""
         named: dict[str, list[str]] = {}
         for layer in self.unreadable if layers is None else layers:

@@ -22,7 +22,7 @@ from .stored import (
     KEPT_NVFP4,
     PLAIN_TYPES,
     SCALES,
-    USABLE,
+    USABLE_CHECKPOINTS,
     StoredLinears,
     Tensors,
     ending_of,
@@ -123,7 +123,7 @@ def refuse_unscaled(weight: Tensor, layer: str, file_name: str) -> None:
         raise CheckpointError(
             f"{file_name} stores {layer} as fp8 without a scale, but its numbers reach the end of the range of fp8, as "
             "they do where a scale was taken out. It has been lost, and with these numbers the model would give noise. "
-            f"Download the file again. {USABLE}"
+            f"Download the file again. {USABLE_CHECKPOINTS}"
         )
 
 
@@ -137,5 +137,5 @@ def _fitting(made: QuantLinear, file: Tensors, layer: str, shape: tuple[int, int
 def _other_shape(file_name: str, layer: str, found: tuple[int, int], shape: tuple[int, int]) -> str:
     return (
         f"{file_name} stores {layer} as {found[0]}x{found[1]}, expected {shape[0]}x{shape[1]}. Its header belongs to "
-        f"another file. {USABLE}"
+        f"another file. {USABLE_CHECKPOINTS}"
     )

@@ -24,7 +24,7 @@ MARK = "encoder.block.0.layer.0.SelfAttention.q.weight"
 EMBEDDING = "shared.weight"
 TABLE = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 LAST_NORM = "encoder.final_layer_norm.weight"
-USABLE = (
+USABLE_T5 = (
     "Choose t5xxl_fp16.safetensors or an fp8 version of it from ComfyUI's text_encoders folder, or the folder "
     "PixArt-alpha/PixArt-XL-2-1024-MS with its text_encoder and tokenizer."
 )
@@ -70,10 +70,10 @@ def open_t5(path: Path | str) -> T5Files:
     """Read the headers of the folder or file at `path`. Raises CheckpointError where it is no usable T5-XXL encoder."""
     path = weights_folder(Path(path))
     if not path.exists():
-        raise CheckpointError(f"The text encoder {path} does not exist. Check the path. {USABLE}")
+        raise CheckpointError(f"The text encoder {path} does not exist. Check the path. {USABLE_T5}")
     if path.is_dir():
-        folder_config(path, ("t5",), "T5 is needed for LTX-Video", USABLE)
-        found, everything = folder_tensors(path, USABLE)
+        folder_config(path, ("t5",), "T5 is needed for LTX-Video", USABLE_T5)
+        found, everything = folder_tensors(path, USABLE_T5)
     else:
         found = (TensorFile(path),)
         everything = dict.fromkeys(found[0].tensors, found[0])
@@ -88,7 +88,7 @@ def open_t5(path: Path | str) -> T5Files:
 def _opened(path: Path, found: tuple[TensorFile, ...], everything: Mapping[str, TensorFile]) -> T5Files:
     prefix = next((name.removesuffix(MARK) for name in everything if name.endswith(MARK)), None)
     if prefix is None:
-        raise CheckpointError(f"The text encoder {path.name} is not T5. {USABLE}")
+        raise CheckpointError(f"The text encoder {path.name} is not T5. {USABLE_T5}")
     tensors: dict[str, tuple[TensorFile, str]] = {}
     for name, file in everything.items():
         own = name.removeprefix(prefix)
@@ -96,7 +96,7 @@ def _opened(path: Path, found: tuple[TensorFile, ...], everything: Mapping[str, 
         if name.startswith(prefix) and (own == EMBEDDING or own.startswith(("encoder.block.", "encoder.final_"))):
             tensors[own] = file, name
     infos = {name: file.tensors[stored] for name, (file, stored) in tensors.items()}
-    stored = stored_layers(path, prefix, infos, everything, USABLE, EMBEDDING.removesuffix(".weight"))
+    stored = stored_layers(path, prefix, infos, everything, USABLE_T5, EMBEDDING.removesuffix(".weight"))
     layers = 1 + max(int(match[1]) for match in map(_BLOCK.match, infos) if match)
     wanted = {EMBEDDING, TABLE, LAST_NORM} | {
         f"encoder.block.{layer}.{part}.weight" for layer in range(layers) for part in _LINEARS + _NORMS
@@ -104,7 +104,7 @@ def _opened(path: Path, found: tuple[TensorFile, ...], everything: Mapping[str, 
     if missing := sorted(wanted - infos.keys()):
         gate = any(".DenseReluDense.wi.weight" in name for name in infos)
         what = "of T5 1.0, which LTX-Video does not read" if gate else f"incomplete: {missing[0]} is missing"
-        raise CheckpointError(f"The text encoder {path.name} is {what}. {USABLE}")
+        raise CheckpointError(f"The text encoder {path.name} is {what}. {USABLE_T5}")
     shapes = {name: numbers_shape(name, infos[name], stored) for name in wanted}
     (vocabulary, hidden), (buckets, heads) = shapes[EMBEDDING], shapes[TABLE]
     inner = shapes[MARK][0]
@@ -116,7 +116,7 @@ def _opened(path: Path, found: tuple[TensorFile, ...], everything: Mapping[str, 
         if shapes[name] != expected[name.split(".")[-2]]:
             raise CheckpointError(
                 f"The text encoder {path.name} is not a T5: {name} has the shape {list(shapes[name])}, "
-                f"{list(expected[name.split('.')[-2]])} was expected. {USABLE}"
+                f"{list(expected[name.split('.')[-2]])} was expected. {USABLE_T5}"
             )
     config = T5Config(hidden, layers, heads, inner // heads, intermediate, buckets)
     return T5Files(path, found, tensors, stored, config, vocabulary)

@@ -31,7 +31,7 @@ from .t5 import (
     EMBEDDING,
     LAST_NORM,
     TABLE,
-    USABLE,
+    USABLE_T5,
     T5Files,
     TokenizerBytes,
     find_tokenizer,
@@ -178,7 +178,7 @@ def check_t5(
         if files.config.hidden != width:
             raise CheckpointError(
                 f"The text encoder {files.name} does not fit {transformer.path.name}: its states are "
-                f"{files.config.hidden} wide, and the transformer reads {width}. {USABLE}"
+                f"{files.config.hidden} wide, and the transformer reads {width}. {USABLE_T5}"
             )
         found = find_tokenizer(files, None if settings is None else settings.tokenizer)
         load_t5_tokenizer(found, files.vocabulary)

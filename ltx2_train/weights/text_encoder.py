@@ -28,8 +28,9 @@ from ..models.text import FeatureExtractor, TextFeatures
 from . import gemma4, t5
 from .gemma import Tokenizer, fingerprint_parts, load_gemma, load_tokenizer
 from .gemma_bnb import bitsandbytes_linear, quantized_bytes
-from .gemma_files import USABLE, GemmaFiles, open_gemma
+from .gemma_files import USABLE_GEMMA3, GemmaFiles, open_gemma
 from .gemma_settings import GemmaSettings, told_precision
+from .keys import TEXT_PROJECTION
 from .load import transformer_config
 from .materialise import Arrival, LoadProgress, OnLinear, Origin, materialise
 from .probe import model_family
@@ -39,8 +40,7 @@ from .t5 import is_t5
 from .t5_encoder import T5Encoder, check_t5, t5_bytes, t5_fingerprint
 from .text_layers import LayeredTextEncoder, check_finite, too_small, visit_device
 
-_USABLE = {"Gemma 3": USABLE, "Gemma 4": gemma4.USABLE, "T5": t5.USABLE}
-_PROJECTION = "text_embedding_projection."
+_USABLE = {"Gemma 3": USABLE_GEMMA3, "Gemma 4": gemma4.USABLE_GEMMA4, "T5": t5.USABLE_T5}
 _ACTIVATIONS = 3 << 29  # 1.5 GB: 1024 tokens x 188160 values as states and packed, and the largest layer at work
 
 
@@ -297,7 +297,8 @@ def _projection(source: TensorFile) -> tuple[FeatureExtractor, str]:
     names = [name for name in source.tensors if _is_projection(name)]
     if complaint := stored_in(source).complaint(name.removesuffix(".weight") for name in names):
         raise CheckpointError(f"{source.path.name} stores the text projection as {complaint}")
-    prefix = names[0][: names[0].rfind(_PROJECTION) + len(_PROJECTION)] if names and _PROJECTION in names[0] else ""
+    before, projection, _ = names[0].rpartition(TEXT_PROJECTION) if names else ("", "", "")
+    prefix = before + projection
     known = weight_shapes(source)
     shapes = {name[len(prefix) :]: known[name] for name in names if name.startswith(prefix)}
     with torch.device("meta"):

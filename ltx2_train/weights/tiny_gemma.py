@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from .. import files
+from .gemma_files import GemmaShape, layer_shapes
 
 FP8_MARK = json.dumps({"format": "float8_e4m3fn"}).encode()
 
@@ -34,7 +35,6 @@ SENTENCES = (
 )
 _SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")  # ids 0 to 3, as in Gemma
 BEGIN = _SPECIAL[2]
-_NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 
 def write_tiny_gemma(
@@ -60,8 +60,9 @@ def write_tiny_gemma(
     single, hugging_face = folder / "tiny_gemma.safetensors", folder / "tiny_gemma"
     proto = train_tokenizer(vocabulary)
     shapes = {"embed_tokens.weight": (vocabulary, hidden), "norm.weight": (hidden,)}
+    of_layer = layer_shapes(GemmaShape(vocabulary, hidden, layers, heads, kv_heads, head_dim, intermediate))
     for layer in range(layers):
-        shapes.update(_layer_shapes(f"layers.{layer}.", hidden, heads, kv_heads, head_dim, intermediate))
+        shapes |= {f"layers.{layer}.{part}.weight": shape for part, shape in of_layer.items()}
     generator = torch.Generator().manual_seed(seed)
     stored, plain = {}, {}
     for name, shape in shapes.items():
@@ -124,24 +125,6 @@ def train_tokenizer(vocabulary: int = 384) -> bytes:
         minloglevel=2,
     )
     return target.getvalue()
-
-
-def _layer_shapes(
-    prefix: str, hidden: int, heads: int, kv_heads: int, head_dim: int, intermediate: int
-) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {
-        "self_attn.q_proj": (heads * head_dim, hidden),
-        "self_attn.k_proj": (kv_heads * head_dim, hidden),
-        "self_attn.v_proj": (kv_heads * head_dim, hidden),
-        "self_attn.o_proj": (hidden, heads * head_dim),
-        "self_attn.q_norm": (head_dim,),
-        "self_attn.k_norm": (head_dim,),
-        "mlp.gate_proj": (intermediate, hidden),
-        "mlp.up_proj": (intermediate, hidden),
-        "mlp.down_proj": (hidden, intermediate),
-    }
-    shapes.update({norm: (hidden,) for norm in _NORMS})
-    return {f"{prefix}{name}.weight": shape for name, shape in shapes.items()}
 
 
 def _quantize(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -20,14 +20,13 @@ import torch
 from torch import Tensor
 
 from .. import files
-from .gemma4 import CONFIG, PUBLISHED
+from .gemma4 import CONFIG, LAYER_NORMS, PUBLISHED
 from .gemma_files import TOKENIZER
 from .tiny_gemma import BEGIN, tokenizer_json, train_tokenizer
 
 KINDS = (*["sliding_attention"] * 5, "full_attention")
 VOCABULARY, INTERMEDIATE, HEADS, WINDOW = 384, 48, 4, 8
 _SIZES = {"sliding_attention": (2, 16), "full_attention": (1, 32)}  # heads of keys and values, and their width
-_NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
 _ASSETS = ("chat_template.jinja", "generation_config.json", "processor_config.json", "tokenizer_config.json")
 
 
@@ -78,7 +77,7 @@ def _tensors(hidden: int, seed: int, dtype: torch.dtype) -> dict[str, Tensor]:
     add("embed_tokens", VOCABULARY, hidden)
     for number, kind in enumerate(KINDS):
         prefix, (keys, width) = f"layers.{number}.", _SIZES[kind]
-        for name in _NORMS:
+        for name in LAYER_NORMS:
             add(prefix + name, hidden)
         add(f"{prefix}self_attn.q_proj", HEADS * width, hidden)
         add(f"{prefix}self_attn.k_proj", keys * width, hidden)

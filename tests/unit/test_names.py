@@ -1,4 +1,5 @@
-"""One name means one thing, and no function is longer than a page: both are held over the whole program."""
+"""One name means one thing, no function is longer than a page, and no program says the same list of words twice: held
+over the whole program."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import ast
 from pathlib import Path
 
 import pytest
+from unit.test_layers import imported_modules
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST = 60  # lines of a function
@@ -17,6 +19,11 @@ TWICE = {
     name: "the type of a socket in nodes/handles.py is called as what it carries"
     for name in ("Prepared", "Run")
 }  # fmt: skip
+# Lists of words that stand in two modules on purpose, and why.
+SAID_TWICE = {
+    "auto bf16 fp16 fp32": "a setting has them as its type, the tools of LoRAs before pydantic is loaded",
+    "batch off query": "offload/ and models/ know nothing of each other; one word more fails in the model",
+}
 # Functions that may be longer, and why.
 LONG = {"define_schema": "a list of sockets and widgets, in the order in which the node shows them"}
 
@@ -44,6 +51,32 @@ def shared(sources):
     return {name: paths for name, paths in places.items() if len(paths) > 1}
 
 
+def constants_apart(sources):
+    """Name -> the modules whose constant of that name others import, where these are several."""
+    imported = {name for path, text in sources.items() for name in imported_modules(path, text)}
+    homes = {}
+    for path, text in sources.items():
+        module = path.removesuffix(".py").replace("/", ".")
+        for node in ast.parse(text).body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            for name in (one.id for one in targets if isinstance(one, ast.Name) and one.id.isupper()):
+                if f"{module}.{name}" in imported:
+                    homes.setdefault(name, []).append(module)
+    return {name: modules for name, modules in homes.items() if len(modules) > 1}
+
+
+def said_twice(sources):
+    """Words -> the modules that list these very words, three or more, as a constant, a type or an argument."""
+    places = {}
+    for path, text in sources.items():
+        for node in ast.walk(ast.parse(text)):
+            listed = node.elts if isinstance(node, (ast.Tuple, ast.List, ast.Set)) else ()
+            words = [one.value for one in listed if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+            if len(words) == len(listed) > 2:
+                places.setdefault(frozenset(words), set()).add(path)
+    return {" ".join(sorted(words)): sorted(paths) for words, paths in places.items() if len(paths) > 1}
+
+
 def too_long(path, text):
     """Sentences on the functions of a module that are longer than a page."""
     for node in ast.walk(ast.parse(text)):
@@ -69,11 +102,24 @@ def test_functions_can_be_read_aloud(sources):
     assert [one for path, text in sources.items() for one in too_long(path, text)] == []
 
 
+def test_a_constant_that_others_import_has_one_home(sources):
+    assert constants_apart(sources) == {}
+
+
+def test_a_list_of_words_stands_once(sources):
+    assert sorted(said_twice(sources)) == sorted(SAID_TWICE)
+
+
 def test_planted_faults_are_caught():
     first = "class Part: ...\nT = TypeVar('T')\nSIZE = 1\ndef made(): ..."
     second = "def _made(): ...\nPart = tuple[int, int]\nT = TypeVar('T')\nSIZE = 2\nmade = 3"
     assert shared({"a.py": first, "b.py": second}) == {"Part": ["a.py", "b.py"]}
     assert shared({"a.py": first, "b.py": "async def made(): ..."}) == {"made": ["a.py", "b.py"]}
+    used = {"a.py": "SIZE = 1", "b.py": "SIZE = 2", "c/d.py": "from ..a import SIZE", "c/e.py": "from ..f import SIZE"}
+    assert constants_apart(used) == {}
+    assert constants_apart({**used, "c/e.py": "from ..b import SIZE"}) == {"SIZE": ["a", "b"]}
+    listed = {"a.py": "A: Literal['x', 'y', 'z']", "b.py": "B = ['z', 'y', 'x']", "c.py": "C = ('x', 'y')"}
+    assert said_twice(listed) == {"x y z": ["a.py", "b.py"]}
     body = "def {}():\n" + "    pass\n" * LONGEST
     assert list(too_long("a.py", body.format("go"))) == [f"a.py: go has {LONGEST + 1} lines"]
     assert list(too_long("a.py", body.format("define_schema"))) == []

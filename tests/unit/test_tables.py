@@ -17,13 +17,13 @@ from pydantic import BaseModel
 from unit.training.step_parts import losses, make_batch
 
 from ltx2_train.caching.kind import CacheKind
-from ltx2_train.caching.kinds import KINDS
+from ltx2_train.caching.kinds import CACHE_KINDS
 from ltx2_train.conditions.given import Target, tokens_of
 from ltx2_train.conditions.settings import AudioCondition, Condition, VideoCondition
 from ltx2_train.config.groups import RunConfig, SampleSettings
 from ltx2_train.dataset.entry import DatasetSettings
 from ltx2_train.lora.adapter import Adapter
-from ltx2_train.lora.kinds import KINDS as LORA_KINDS
+from ltx2_train.lora.kinds import LORA_KINDS
 from ltx2_train.lora.settings import LoraSettings
 from ltx2_train.models.kernels import KERNELS
 from ltx2_train.objective.flow import LossSettings
@@ -61,7 +61,7 @@ def members(union: Any) -> set[type]:
 @pytest.mark.parametrize(
     ("kind", "package", "table"),
     [
-        (CacheKind, "caching", set(KINDS)),
+        (CacheKind, "caching", set(CACHE_KINDS)),
         (Regularizer, "training.regularizers", set(REGULARIZERS.values())),
         (QuantLinear, "quant", set(CLASSES)),
         (Condition, "conditions", members(VideoCondition) | members(AudioCondition)),

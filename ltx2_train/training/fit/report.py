@@ -14,7 +14,7 @@ from ...errors import ConfigError
 from ...events import Events
 from .choose import make_plan, taken
 from .facts import Facts
-from .machine import GB, SIZES, Machine, Rates, available_ram, card, this_machine
+from .machine import CARD_SIZES, GB, Machine, Rates, available_ram, card, this_machine
 from .memory_plan import MemoryPlan, seconds
 from .work import largest_workload, parse_workload
 
@@ -128,7 +128,7 @@ def predict_run(
 
 
 def make_report(
-    run: RunConfig, facts: Facts, here: Machine, sizes: Sequence[int] = SIZES, stored: MemoryPlan | None = None
+    run: RunConfig, facts: Facts, here: Machine, sizes: Sequence[int] = CARD_SIZES, stored: MemoryPlan | None = None
 ) -> PlanReport:
     """Plans of `run` for each of `sizes` and, where memory.fit is auto or custom, for `here`; that of memory.fit is
     chosen.

@@ -13,7 +13,7 @@ from fake_encoders import CountingEncoder, PoolingVAE
 from fill_caches import encode_latents, encode_text
 from media import moving_square, write_captioned, write_image, write_video
 
-from ltx2_train.caching.cache_file import FORMAT_VERSION, Fingerprints, latent_key
+from ltx2_train.caching.cache_file import CACHE_FORMAT, Fingerprints, latent_key
 from ltx2_train.caching.encode import Latents
 from ltx2_train.caching.encode_text import Text
 from ltx2_train.caching.recipe import CacheRecipe
@@ -150,7 +150,7 @@ def test_five_thousand_clips_are_read_again_in_seconds(tmp_path):
     plan = plan_dataset(dataset)
     latents, text = Latents(plan, RECIPE), Text(plan, RECIPE)
     assert len(plan.items) == count
-    head = {"format_version": FORMAT_VERSION, "architecture": "ltx2_v1"}
+    head = {"format_version": CACHE_FORMAT, "architecture": "ltx2_v1"}
     for item in plan.items:
         metadata = {
             **head,

@@ -278,7 +278,7 @@ def build(config, ours=True, length=None, full_text=True, vae="audio vae"):
         metadata = {"architecture": "ltx2"}
         if ours:
             metadata |= {
-                "format_version": caches.FORMAT_VERSION,
+                "format_version": caches.CACHE_FORMAT,
                 "checkpoint": vae,
                 "source": json.dumps(source_record(item.sound.path)),
                 "settings": json.dumps(SoundLatents(plan, CacheRecipe(SETTINGS)).made_from(item)),

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from ltx2_train.cli import main
 from ltx2_train.errors import ConfigError
 from ltx2_train.lora.choices import KEY_FORMATS
-from ltx2_train.lora.convert import FORMATS, convert_lora
+from ltx2_train.lora.convert import LORA_FORMATS, convert_lora
 from ltx2_train.lora.file import load_lora_state
 from ltx2_train.lora.known import known_layer
 from ltx2_train.lora.names import in_diffusers, split_key
@@ -40,10 +40,10 @@ def ours(tmp_path):
 
 
 def test_what_can_be_chosen_is_what_can_be_written():
-    assert tuple(FORMATS) == KEY_FORMATS
+    assert tuple(LORA_FORMATS) == KEY_FORMATS
 
 
-@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("to", LORA_FORMATS)
 def test_there_and_back_again_is_bit_for_bit_the_same(ours, tmp_path, to):
     there, back = tmp_path / f"{to}.safetensors", tmp_path / "back.safetensors"
     made = convert_lora(ours, to, there)
@@ -75,7 +75,7 @@ MORE = ("text_embedding_projection.audio_aggregate_embed", "proj_out", "adaln_si
 
 @pytest.mark.parametrize("name", [*LAYERS, *MORE])
 def test_each_name_is_read_back_from_each_spelling(name):
-    for kind in FORMATS.values():
+    for kind in LORA_FORMATS.values():
         found = split_key(kind.spell(name) + kind.down)
         assert found.part == "down"
         assert known_layer(found.module) == name
@@ -89,7 +89,7 @@ def test_alpha_is_multiplied_in_where_readers_ignore_it_and_kept_where_they_read
     about = {"ss_network_alpha": "1", "ss_network_dim": "4", "ss_reference_downscale_factor": "2"}
     save_file(tensors, tmp_path / "theirs.safetensors", about)
     wanted = 0.25 * b @ a
-    for to in FORMATS:
+    for to in LORA_FORMATS:
         out = tmp_path / f"{to}.safetensors"
         made = convert_lora(tmp_path / "theirs.safetensors", to, out)
         torch.testing.assert_close(changes(out)[f"{BLOCK}.attn1.to_q"], wanted)

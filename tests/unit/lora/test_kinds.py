@@ -12,7 +12,7 @@ from ltx2_train.lora.branches import keep_branches
 from ltx2_train.lora.factors import split
 from ltx2_train.lora.file import load_lora_state, verify_saved
 from ltx2_train.lora.inject import inject
-from ltx2_train.lora.kinds import KINDS, check_kinds, make_layer
+from ltx2_train.lora.kinds import LORA_KINDS, check_kinds, make_layer
 from ltx2_train.lora.save import save_lora
 from ltx2_train.lora.settings import LoraSettings
 from ltx2_train.lora.targets import branch_of
@@ -20,7 +20,7 @@ from ltx2_train.quant.formats import FORMATS
 from ltx2_train.quant.settings import QuantSettings
 
 OUT, IN = 24, 12
-ALGOS = list(KINDS)
+ALGOS = list(LORA_KINDS)
 
 
 def generator(seed=0):
@@ -205,7 +205,7 @@ def test_a_file_is_read_back_to_train_and_to_draw(make_model, tmp_path, checkpoi
             assert torch.allclose(other(x), layer(x), atol=1e-4), name
 
     another = "lora" if algo != "lora" else "lokr"
-    if KINDS[another] is not KINDS[algo]:
+    if LORA_KINDS[another] is not LORA_KINDS[algo]:
         with pytest.raises(ConfigError, match=f"Set lora.algo to {made.layers[name].algo}"):
             inject(make_model(), LoraSettings(algo=another, rank=2), generator()).load(file)
 

@@ -23,7 +23,7 @@ from ltx2_train.training.fit import Facts, MemoryPlan, make_plan, parse_workload
 from ltx2_train.training.fit import machine as machine_module
 from ltx2_train.training.fit.choose import fitted
 from ltx2_train.training.fit.estimate import device_parts, moved_for_samples, predict
-from ltx2_train.training.fit.machine import GIB, SIZES, Machine, Rates, available_ram, card, measure, this_machine
+from ltx2_train.training.fit.machine import CARD_SIZES, GIB, Machine, Rates, available_ram, card, measure, this_machine
 from ltx2_train.training.fit.memory_plan import Choice
 from ltx2_train.training.fit.pace import Pace
 from ltx2_train.training.fit.report import make_report
@@ -81,7 +81,7 @@ def test_sizes_of_the_published_model():
 
 def test_every_card_gets_a_plan_and_a_smaller_one_is_never_faster():
     previous = 0.0
-    for size in SIZES:
+    for size in CARD_SIZES:
         plan = plan_for(size)
         assert plan.prediction.vram <= plan.limit < size * GIB
         assert plan.format == "none", "RAM is plenty, so the base stays as it is"
