@@ -292,7 +292,7 @@ def forms(nodes):
         nodes.data.CLIPS,
         nodes.data.SHAPE,
         nodes.data.CACHES,
-        nodes.data.SIZES,
+        nodes.data.SIZE_SETTINGS,
         nodes.train.FORM,
         nodes.train.LATER,
         nodes.sample.FORM,
