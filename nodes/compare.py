@@ -7,9 +7,8 @@ from typing import Any
 from .. import ltx2_train as core
 from ..ltx2_train import RunConfig
 from ..ltx2_train.errors import ConfigError
-from . import handles, host, options
+from . import handles, host, lora_names, options
 from .host import io
-from .lora_names import listed_loras
 from .numbers import numbers_of
 from .widgets import Form, Setting, merged
 from .wire import read_audio
@@ -87,18 +86,8 @@ class CompareCheckpoints(io.ComfyNode):
                 ),
                 *FORM.advanced_inputs(),
                 *LATER.advanced_inputs(),
-                io.String.Input(
-                    "more_loras",
-                    multiline=True,
-                    default="",
-                    optional=True,
-                    advanced=True,
-                    placeholder="ltx-2.3-22b-distilled-lora-384.safetensors | 0.6",
-                    tooltip="Other LoRAs that every column wears too, the base as well, one in each line: the name in "
-                    "ComfyUI's loras folders or a path, then a bar and how strongly it counts; 1 where nothing is "
-                    "said.",
-                ),
-                handles.Options.Input("options", optional=True, tooltip="Samples Recipe: fast or faithful samples."),
+                lora_names.more_loras_input(),
+                options.samples_socket(),
             ],
             outputs=[
                 io.Video.Output("video", display_name="video", tooltip="The grid; of single pictures there is none."),
@@ -132,8 +121,8 @@ class CompareCheckpoints(io.ComfyNode):
             if not multipliers:
                 raise ConfigError("strengths is empty. Write how strongly the LoRAs count, such as 1.")
             shown = LATER.instead(FORM.instead(checkpoints.tables, settings), settings)
-            touched = merged(FORM.changed(settings), LATER.changed(settings))
-            brought = further_settings(options, TITLE, touched)
+            said = merged(FORM.said(settings), LATER.said(settings))
+            brought = further_settings(options, TITLE, said)
             config = core.make_run(merged(shown, brought), host.runs_folder(), TITLE)
             out = host.output_folder() / "ltx2_compare" / checkpoints.folder.name
             events = host.ComfyEvents(cls.hidden.unique_id)
@@ -148,7 +137,7 @@ class CompareCheckpoints(io.ComfyNode):
                     strengths=multipliers,
                     base=with_base,
                     sound_cell=sound_cell,
-                    beside=listed_loras(more_loras, "more_loras"),
+                    beside=lora_names.listed_loras(more_loras, "more_loras"),
                 )
             finally:
                 events.close()

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..ltx2_train.errors import ConfigError
 from . import host
+from .host import io
 from .made import always
 from .wire import lora_file
 
@@ -35,6 +36,20 @@ def chosen_lora(lora: Mapping[str, Any] | None, lora_path: str, to_do: str) -> P
     if lora_path.strip():
         raise ConfigError(f"There are two LoRAs to {to_do}: take the wire off `lora`, or empty `lora_path`.")
     return lora_file(lora)
+
+
+def more_loras_input() -> Any:
+    """The widget of a node that draws for LoRAs beside the one that is looked at; see `listed_loras`."""
+    return io.String.Input(
+        "more_loras",
+        multiline=True,
+        default="",
+        optional=True,
+        advanced=True,
+        placeholder="ltx-2.3-22b-distilled-lora-384.safetensors | 0.6",
+        tooltip="Other LoRAs that all that is drawn wears too, one in each line: the name in ComfyUI's loras folders "
+        "or a path, then a bar and how strongly it counts; 1 where nothing is said.",
+    )
 
 
 def stamp(lora_path: str | None) -> Any:

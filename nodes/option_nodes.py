@@ -97,7 +97,7 @@ def _node(group: options.OptionGroup) -> type[io.ComfyNode]:
     options.FORMS[group.node_id] = form
 
     def read(values: Mapping[str, Any]) -> handles.GivenOptions:
-        changed = form.changed({**form.defaults(visible=True), **values})
+        changed = form.changed(values)
         return handles.GivenOptions((group.title,), changed)
 
     options.READERS[group.node_id] = read

@@ -97,18 +97,23 @@ def socket() -> Any:
     )
 
 
-def given(options: handles.GivenOptions | None, title: str, changed: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def samples_socket() -> Any:
+    """The input of a node that draws: Samples Recipe alone goes into it."""
+    return handles.Options.Input("options", optional=True, tooltip="Samples Recipe: fast or faithful samples.")
+
+
+def given(options: handles.GivenOptions | None, title: str, said: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The tables of settings that `options` bring to the node `title`.
 
-    `changed` are the tables of its own widgets that do not hold their defaults. Raises ConfigError where a group of
-    them belongs to another node, or a setting is chosen on both sides.
+    `said` are the tables of its own widgets. Raises ConfigError where a group of them belongs to another node, or
+    a setting has another value on either side.
     """
     if options is None:
         return {}
     for group in options.groups:
         if title not in (into := GOES_INTO[group]):
             raise ConfigError(f"{group} is connected to {title}, but goes into `options` of {into[0]}.")
-    refuse_twice(options, changed or {}, title)
+    refuse_twice(options, said or {}, title)
     return merged(options.tables)
 
 
@@ -119,8 +124,8 @@ def refuse_twice(options: handles.GivenOptions, other: Mapping[str, Any], title:
         if path in chosen and chosen[path] != value:
             groups = " or ".join(options.groups)
             raise ConfigError(
-                f"{path} is set twice: to {value} in {title}, and to {chosen[path]} by {groups}. Set it in one of "
-                "them, and put the other back to what it was."
+                f"{path} is set twice: to {value} in {title}, and to {chosen[path]} by {groups}. Give both the "
+                f"same value, or take {groups} off."
             )
 
 

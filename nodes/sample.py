@@ -10,9 +10,8 @@ from .. import ltx2_train as core
 from ..ltx2_train import RunConfig
 from ..ltx2_train.errors import ConfigError
 from ..ltx2_train.files import digest
-from . import given, handles, host, options
+from . import given, handles, host, lora_names, options
 from .host import io
-from .lora_names import listed_loras
 from .widgets import Form, Setting, merged
 from .wire import read_audio
 
@@ -80,17 +79,8 @@ class SampleLoRA(io.ComfyNode):
                 *FORM.advanced_inputs(),
                 *given.given_inputs(),
                 *LATER.advanced_inputs(),
-                io.String.Input(
-                    "more_loras",
-                    multiline=True,
-                    default="",
-                    optional=True,
-                    advanced=True,
-                    placeholder="ltx-2.3-22b-distilled-lora-384.safetensors | 0.6",
-                    tooltip="Other LoRAs that all that is drawn wears too, one in each line: the name in ComfyUI's "
-                    "loras folders or a path, then a bar and how strongly it counts; 1 where nothing is said.",
-                ),
-                handles.Options.Input("options", optional=True, tooltip="Samples Recipe: fast or faithful samples."),
+                lora_names.more_loras_input(),
+                options.samples_socket(),
             ],
             outputs=[
                 io.Video.Output("video", display_name="video"),
@@ -132,7 +122,7 @@ class SampleLoRA(io.ComfyNode):
                 raise ConfigError("The prompt is empty. Write what the video shows.")
             lora = _lora(run, lora_path)
             config = _config(base, settings, options)
-            beside = listed_loras(more_loras, "more_loras")
+            beside = lora_names.listed_loras(more_loras, "more_loras")
             out = host.output_folder() / "ltx2_samples" / (run.folder.name if run is not None else "base")
             conditions = given.conditions(
                 {"first_frame": first_frame, "reference": reference, "reference_audio": reference_audio,
@@ -167,8 +157,8 @@ def _config(
 ) -> RunConfig:
     """The settings of `base`, with those of the widgets in their place, and over them what `options` brings."""
     shown = LATER.instead(FORM.instead(base.tables, settings), settings)
-    touched = merged(FORM.changed(settings), LATER.changed(settings))
-    return core.make_run(merged(shown, options.given(brought, TITLE, touched)), host.runs_folder(), TITLE)
+    said = merged(FORM.said(settings), LATER.said(settings))
+    return core.make_run(merged(shown, options.given(brought, TITLE, said)), host.runs_folder(), TITLE)
 
 
 def _picture_of(path: Path) -> Path:

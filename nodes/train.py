@@ -182,7 +182,7 @@ class TrainLoRA(io.ComfyNode):
             more = {} if start_lora is None else {"lora": {"weights": str(lora_file(start_lora))}}
             shown = run_tables(prepared.tables, {**settings, MEMORY.id: memory})
             streams = {} if conditions is None else conditions.tables
-            tables = placed(merged(shown, further_settings(options, TITLE, touched(settings)), streams, more))
+            tables = placed(merged(shown, further_settings(options, TITLE, said(settings)), streams, more))
             run = core.make_run(tables, host.runs_folder(), TITLE)
             require_recipe_mode(options, run.model.mode)
             events = host.ComfyEvents(cls.hidden.unique_id, run.run.name, widget=True)
@@ -206,15 +206,15 @@ class TrainLoRA(io.ComfyNode):
             return io.NodeOutput(*found, ui=seen(events, found[1]))
 
 
-def touched(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of those widgets of Train LoRA that do not hold their defaults."""
-    return merged(FORM.changed(settings), LATER.changed(settings))
+def said(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that widgets of Train LoRA were given for."""
+    return merged(FORM.said(settings), LATER.said(settings))
 
 
 def run_tables(prepared: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a run on a prepared dataset: those of its caches, and what the widgets of Train LoRA say."""
     places = {"run": {"folder": str(host.runs_folder()), "export_folder": str(host.loras_folder())}}
-    shown = merged(FORM.tables(settings), LATER.tables(settings), {"memory": {"fit": settings[MEMORY.id]}})
+    shown = merged(FORM.tables(settings), LATER.tables(settings), {"memory": {"fit": settings.get(MEMORY.id, "auto")}})
     return merged(prepared, shown, places)
 
 
@@ -254,16 +254,16 @@ def check_ahead(
         if node.get("class_type") != NODE_ID or inputs.get("prepared") != [prepared_by, 0]:
             continue
         known = {name: value for name, value in inputs.items() if not isinstance(value, list)}
-        widgets = {**FORM.defaults(visible=True), **LATER.defaults(), MEMORY.id: "auto"}
+        widgets = {setting.id for setting in (*FORM.settings, *LATER.settings, MEMORY)}
         streams = handles.GivenSettings({})
         if "conditions" in inputs:
             streams = foretold(prompt, inputs["conditions"])
         with words.speaking_as(TITLE):
             try:
-                shown = {name: known.get(name, value) for name, value in widgets.items()}
+                shown = {name: value for name, value in known.items() if name in widgets}
                 further = options.in_prompt(prompt, inputs.get("options"))
                 streams_shown = {} if streams is None else streams.tables
-                brought = options.given(further, TITLE, touched(shown))
+                brought = options.given(further, TITLE, said(shown))
                 tables_shown = placed(merged(run_tables(tables, shown), brought, streams_shown))
                 run = core.make_run(tables_shown, host.runs_folder(), TITLE)
                 options.require_recipe_mode(further, run.model.mode)

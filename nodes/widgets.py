@@ -7,7 +7,6 @@ a value that means so: an empty text, the choice "not set", or the number just b
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -102,28 +101,24 @@ class Form:
     def fill(self, execute: F) -> F:
         """Decorate an `execute` that takes `**settings`: its signature gets the advanced widgets with their defaults.
 
-        So a call that gives only the visible widgets is the same call as one from the page.
+        So a call that gives only the visible widgets is the same call as one from the page. What is not given is not
+        among the `settings`, and has its default wherever they are read.
         """
-        defaults = self.defaults()
-
-        @functools.wraps(execute)
-        def filled(*args: Any, **given: Any) -> Any:
-            return execute(*args, **{**defaults, **given})
-
         signature = inspect.signature(execute)
         own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         keyword = inspect.Parameter.KEYWORD_ONLY
         own += [inspect.Parameter(setting.id, keyword) for setting in self.visible]
-        own += [inspect.Parameter(name, keyword, default=value) for name, value in defaults.items()]
-        filled.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
-        return filled  # type: ignore[return-value]
+        own += [inspect.Parameter(name, keyword, default=value) for name, value in self.defaults().items()]
+        execute.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
+        return execute
 
     def tables(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The widget values as nested tables of settings; unset ones are left out."""
+        """The widget values as nested tables of settings; unset ones are left out; one not given has its default."""
         tables: dict[str, Any] = {}
         for setting in self.settings:
             field = shown_field(self.kind, setting)
-            value = value_of(field, setting, values[setting.id])
+            shown = values[setting.id] if setting.id in values else shown_default(field, setting)
+            value = value_of(field, setting, shown)
             if value is None:
                 continue
             *groups, last = setting.path.split(".")
@@ -147,10 +142,14 @@ class Form:
             table.pop(last, None)
         return merged(kept, self.tables(values))
 
+    def said(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """As `tables`, of those settings alone whose widgets are among the values, whatever they hold."""
+        return Form(self.kind, [setting for setting in self.settings if setting.id in values]).tables(values)
+
     def changed(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """As `tables`, of those settings alone whose widgets do not hold their defaults."""
         untouched = self.defaults(visible=True)
-        touched = [setting for setting in self.settings if values[setting.id] != untouched[setting.id]]
+        touched = [s for s in self.settings if values.get(s.id, untouched[s.id]) != untouched[s.id]]
         return Form(self.kind, touched).tables(values)
 
 
@@ -197,6 +196,7 @@ def widget(kind: type[BaseModel], setting: Setting, advanced: bool = False) -> A
     field = shown_field(kind, setting)
     inner, optional = _unwrap(field.annotation)
     options: dict[str, Any] = {"tooltip": tooltip(field, setting), "default": shown_default(field, setting)}
+    options["extra_dict"] = {"setting": setting.path}  # by which the page finds the number of a recipe in other nodes
     if setting.label:
         options["display_name"] = setting.label
     if advanced:

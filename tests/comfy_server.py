@@ -77,6 +77,12 @@ class ComfyServer:
             self._process.kill()
             self._process.wait()
 
+    def kill(self) -> None:
+        """End it as a crash does, without a word to anyone."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=60) as answer:
             data = answer.read()

@@ -22,8 +22,8 @@ Shape letters: B batch, T tokens, S context tokens, C latent channels, D width, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, cast
@@ -174,6 +174,7 @@ class LTXTransformer(nn.Module):
         self.config, self.mode = config, mode
         self.recompute = frozenset(range(config.num_layers))
         self.residence: Residence | None = None
+        self._poll: Callable[[], None] | None = None
         self.activations: Store | None = None
         self.keep_text_kv = False
         self._tried_on: tuple[torch.device, torch.dtype] | None = None  # where compiled passes have had their trial
@@ -422,7 +423,19 @@ class LTXTransformer(nn.Module):
             double=config.frequencies_precision == "float64",
         )
 
+    @contextmanager
+    def polled(self, poll: Callable[[], None]) -> Iterator[None]:
+        """Have `poll` called before each block, forward and in backward where blocks are recomputed: a pass takes
+        seconds, and what `poll` raises ends it."""
+        self._poll, before = poll, self._poll
+        try:
+            yield
+        finally:
+            self._poll = before
+
     def _visit(self, number: int, backward: bool) -> AbstractContextManager[Any]:
+        if self._poll is not None:
+            self._poll()
         return nullcontext() if self.residence is None else self.residence.visiting(number, backward)
 
     def _is_resident(self, number: int) -> bool:

@@ -175,19 +175,20 @@ class Renderer:
             self.events.progress(done + step, total, f"denoising {step}/{steps}")
             self.events.check_stop()
 
-        drawn = denoise(
-            self.model,
-            Pair(*(None if part is None else part.to(self.device) for part in noise)),
-            noise_levels(self.settings.sigmas, prompt.steps, tokens),
-            self._context(prompt.text, noise),
-            fps=prompt.shape.fps,
-            negative=self._context(prompt.negative, noise) if prompt.needs_negative else None,
-            guidance=guidance_of(prompt, self.settings),
-            audio_guidance=guidance_of(prompt, self.settings, of_sound=True),
-            stg_blocks=stg_blocks(self.settings, self.version, len(self.model.transformer_blocks)),
-            given=given,
-            on_step=on_step,
-        )
+        with self.model.polled(self.events.check_stop):
+            drawn = denoise(
+                self.model,
+                Pair(*(None if part is None else part.to(self.device) for part in noise)),
+                noise_levels(self.settings.sigmas, prompt.steps, tokens),
+                self._context(prompt.text, noise),
+                fps=prompt.shape.fps,
+                negative=self._context(prompt.negative, noise) if prompt.needs_negative else None,
+                guidance=guidance_of(prompt, self.settings),
+                audio_guidance=guidance_of(prompt, self.settings, of_sound=True),
+                stg_blocks=stg_blocks(self.settings, self.version, len(self.model.transformer_blocks)),
+                given=given,
+                on_step=on_step,
+            )
         return Pair(*(None if part is None else part[0].cpu() for part in drawn))
 
     def _noise(self, prompt: Prompt) -> Pair:

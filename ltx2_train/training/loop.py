@@ -441,23 +441,26 @@ def _micro_steps(run: Run, batches: Rewound, events: Events) -> tuple[Columns, l
     draws = _Draws(run)
     released = run.whole and run.config.full.release_gradients
     run.model.train()
-    for micro in range(count):
-        if not peers.several and events.should_stop():
-            raise Stopped
-        draws.begin(micro)
-        ready = next(batches)
-        batch = ready.batch
-        for terms in _parts(run, ready):
-            mean = terms.loss.mean()
-            if not released or bool(torch.isfinite(mean)):  # weights that have moved cannot be moved back
-                run.scaler.scale(mean / count).backward()
-            for column, value in terms.columns().items():
-                values = columns.setdefault(column, [])
-                if terms.adds and column == LOSS:
-                    values[-1] = values[-1] + value
-                else:
-                    values.append(value)
-        taken.append(_Taken([sample.key for sample in batch.samples], batch.has_audio))
+    # elsewhere between steps only: weights that have moved cannot be moved back, and other processes wait for this one
+    watched = contextlib.nullcontext() if peers.several or released else run.model.polled(events.check_stop)
+    with watched:
+        for micro in range(count):
+            if not peers.several and events.should_stop():
+                raise Stopped
+            draws.begin(micro)
+            ready = next(batches)
+            batch = ready.batch
+            for terms in _parts(run, ready):
+                mean = terms.loss.mean()
+                if not released or bool(torch.isfinite(mean)):  # weights that have moved cannot be moved back
+                    run.scaler.scale(mean / count).backward()
+                for column, value in terms.columns().items():
+                    values = columns.setdefault(column, [])
+                    if terms.adds and column == LOSS:
+                        values[-1] = values[-1] + value
+                    else:
+                        values.append(value)
+            taken.append(_Taken([sample.key for sample in batch.samples], batch.has_audio))
     draws.end()
     place = run.place
     for _ in range(count * peers.count):

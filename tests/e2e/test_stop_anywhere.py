@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -59,3 +60,37 @@ def test_a_stop_in_any_stage_leaves_nothing_half_written(run_file, stage):
         whole(run, StopIn(stage))
     assert not list(run_file.parent.rglob("*.part"))
     assert whole(run, Events()).step == 6
+
+
+class StopInStep(Events):
+    """Counts how often it is asked in the first steps; asks for a stop at the call `at` of them after step 2."""
+
+    def __init__(self, at: int | None = None) -> None:
+        self.done, self.asked, self.at = 0, 0, at
+
+    def step(self, metrics):
+        self.done, self.asked = metrics["step"], 0
+
+    def should_stop(self):
+        self.asked += self.done == 2
+        return self.at is not None and self.asked >= self.at
+
+
+def losses(run):
+    rows = (run.run.folder / run.run.name / "metrics.jsonl").read_text().splitlines()
+    return [(row["step"], row["loss"]) for row in map(json.loads, rows)]
+
+
+def test_a_stop_in_the_middle_of_a_step_ends_it_and_the_step_is_taken_again(run_file):
+    names = ["run.name=unbroken", "run.name=forward", "run.name=backward"]
+    unbroken, forward, backward = (load_run(run_file, [name, "train.steps=4"]) for name in names)
+    train(unbroken, Events())
+    blocks = 2
+    for run, at in ((forward, 3), (backward, 3 + blocks)):  # once before the step, then before each block
+        events = StopInStep(at)
+        with pytest.raises(Stopped, match=r"Stopped after step 2 of 4"):
+            train(run, events)
+        assert events.asked == at, "nothing more was done"
+        assert len(losses(run)) == 2
+        assert train(run, Events()).step == 4
+        assert losses(run) == losses(unbroken)

@@ -34,18 +34,30 @@ def test_the_numbers_that_are_seen_are_those_of_the_core_and_those_that_are_used
     assert brought["sample"] == {"every": 250, "steps": 8, "sigmas": "distilled", **off}
 
 
-def test_a_number_that_is_chosen_twice_is_refused_by_name(nodes, made):
+def test_a_number_that_is_given_twice_is_refused_by_name_and_one_that_is_not_given_is_the_recipe_s(nodes, made):
     voice = made(nodes.TrainingRecipe, "voice")
-    touched = nodes.train.touched
-    widgets = {**nodes.train.FORM.defaults(visible=True), **nodes.train.LATER.defaults()}
-    assert nodes.options.given(voice, "Train LoRA", touched(widgets))["train"]["steps"] == 1200
-    assert nodes.options.given(voice, "Train LoRA", touched({**widgets, "steps": 1200}))
-    with pytest.raises(nodes.options.ConfigError, match=r"train.steps is set twice: to 500 in Train LoRA, and to 1200"):
-        nodes.options.given(voice, "Train LoRA", touched({**widgets, "steps": 500}))
+    said = nodes.train.said
+    alike = {"steps": 1200, "rank": 32, "learning_rate": 1e-4, "sample_every": 100}  # as the page has them
+    brought = nodes.options.given(voice, "Train LoRA", said(alike))
+    assert (brought["train"]["steps"], brought["train"]["save_every"]) == (1200, 100)
+    for steps in (500, 2000):  # the second is what Train LoRA holds where there is no recipe
+        match = rf"train.steps is set twice: to {steps} in Train LoRA, and to 1200 by Training Recipe"
+        with pytest.raises(nodes.options.ConfigError, match=match):
+            nodes.options.given(voice, "Train LoRA", said({**alike, "steps": steps}))
+    with pytest.raises(nodes.options.ConfigError, match=r"train.save_every is set twice: to 250 in Train LoRA"):
+        nodes.options.given(voice, "Train LoRA", said({**alike, "save_every": 250}))
     with pytest.raises(RuntimeError, match=r"Training Recipe is in the chain twice"):
         made(nodes.TrainingRecipe, "style", voice)
     with pytest.raises(nodes.options.ConfigError, match=r"Training Recipe is connected to Sample LoRA, but goes into"):
         nodes.options.given(voice, "Sample LoRA")
+
+
+def test_the_page_is_told_which_setting_each_number_is(nodes):
+    """By which it shows the numbers of a recipe in the nodes that they go into."""
+    train = {shown.id: shown for shown in nodes.TrainLoRA.define_schema().inputs}
+    recipes = nodes.TrainingRecipe.define_schema().inputs[0].options["options"]
+    for shown in (one for choice in recipes for one in choice.inputs):
+        assert train[shown.id].extra_dict == shown.extra_dict, shown.id
 
 
 def test_a_recipe_says_which_mode_it_is_for(nodes, made):
@@ -75,7 +87,7 @@ def test_train_lora_is_foretold_with_the_recipe_of_the_prompt(nodes, made, monke
         nodes.options.ConfigError, match=r"Train LoRA: rank is set twice: to 16 in Train LoRA, and to 8"
     ):
         nodes.train.check_ahead(prompt, "0", base)
-    prompt["3"]["inputs"]["rank"] = 32
+    prompt["3"]["inputs"]["rank"] = 8
     prompt["1"]["inputs"] = {"recipe": "voice", "recipe.steps": 5}
     with pytest.raises(nodes.options.ConfigError, match=r"recipe: voice needs rank"):
         nodes.train.check_ahead(prompt, "0", base)

@@ -4,6 +4,7 @@
 import { api } from "../../../scripts/api.js"
 import { app } from "../../../scripts/app.js"
 import { HEIGHT, LiveView } from "./live_view.mjs"
+import { governed, showNumbers } from "./recipes.mjs"
 import { RunServer } from "./run_server.mjs"
 import { RunsTab } from "./runs_tab.mjs"
 
@@ -120,7 +121,7 @@ function onRemoved(node, forget) {
 
 function fit(node) {
   const [width, height] = node.computeSize()
-  const least = views.has(node) ? 380 : 300
+  const least = views.has(node) ? 380 : isRecipe(node) ? 360 : 300 // recipes: long names beside long numbers
   node.setSize([Math.max(width, least, node.size[0]), height + (views.has(node) ? 8 : 0)])
   node.setDirtyCanvas(true, true)
 }
@@ -231,6 +232,41 @@ function showChoices(node) {
   }
 }
 
+// Recipes: their numbers are shown in the nodes they go into. Wires, choices, undo and bypassing change them in ways
+// that no one event tells of, so it is looked at in short intervals while there is a recipe, and before a prompt is sent.
+const RECIPES = ["LTX2T_TrainingRecipe", "LTX2T_SamplesRecipe"]
+const LOOK_MS = 300
+const taking = new Set() // the nodes with a socket `options`
+const labels = new WeakMap() // widget -> its own label
+
+function isRecipe(node) {
+  return RECIPES.includes(node.comfyClass)
+}
+
+function labelled(widget, value) {
+  if (!labels.has(widget)) labels.set(widget, widget.label)
+  const own = labels.get(widget)
+  // a classic node shows no value of a widget that cannot be changed
+  const shown = window.LiteGraph.vueNodesMode ? "" : ` ${typeof value === "number" ? Number(value.toPrecision(6)) : value}`
+  const label = value == null ? own : `${own || widget.name.replaceAll("_", " ")}${shown} (recipe)`
+  if (widget.label !== label) widget.label = label
+}
+
+function showRecipes() {
+  const said = governed(taking, isRecipe)
+  for (const node of taking)
+    if (!isRecipe(node) && showNumbers(node, said.get(node), labelled)) node.setDirtyCanvas(true, true)
+}
+
+function followRecipes(node) {
+  taking.add(node)
+  onRemoved(node, () => {
+    taking.delete(node)
+    if (isRecipe(node)) setTimeout(showRecipes)
+  })
+  if (isRecipe(node)) node.widgets[0].beforeQueued = showRecipes
+}
+
 // ComfyUI lists example workflows in the order of the disk; ours have numbers, which say what comes first.
 const FOLDER = decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-3))
 
@@ -251,6 +287,7 @@ app.registerExtension({
 
   setup() {
     addTab()
+    setInterval(() => [...taking].some(isRecipe) && showRecipes(), LOOK_MS)
     api.addEventListener("ltx2_train.step", (event) => feed(event.detail))
     api.addEventListener("ltx2_train.sample", (event) => {
       for (const view of viewsOf(event.detail)) view.showSample(event.detail.sample)
@@ -287,6 +324,7 @@ app.registerExtension({
     if ([...TRAINING, MONITOR].includes(node.comfyClass)) addView(node)
     if (node.comfyClass === MONITOR) watch(node, views.get(node))
     afterExecuted(node)
+    if (node.inputs?.some((input) => input.name === "options")) followRecipes(node)
     if (foldable) applyFold(node)
     else fit(node)
   },
@@ -296,6 +334,7 @@ app.registerExtension({
   },
 
   afterConfigureGraph() {
+    showRecipes()
     feedAll()
   },
 })

@@ -10,6 +10,7 @@ freed before the error is gone: `guarded` leaves the `except` first.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -73,7 +74,7 @@ def try_largest(
     events.stage("try the largest batch")
     take = step
     if take is None:
-        take = partial(_forward_and_backward, run, load_batch(run.data, largest_batch(run.order, run.config)))
+        take = partial(_forward_and_backward, run, load_batch(run.data, largest_batch(run.order, run.config)), events)
     guard = OomGuard(plan, apply, events, run.device)
     # its state now, so that the trial holds all that a step does, and memory that runs out over it costs a notch
     prepare = find_optimizer(run.config.optimizer.name).prepare
@@ -255,13 +256,14 @@ def moved_parameters(run: Run) -> list[torch.nn.Parameter]:
     return [*run.loras.parameters(), *(() if run.regularizers is None else run.regularizers.parameters())]
 
 
-def _forward_and_backward(run: Run, batch: Batch) -> None:
+def _forward_and_backward(run: Run, batch: Batch, events: Events) -> None:
     run.model.train()
     keys = [sample.text_path for sample in batch.samples]
     contexts = {s: run.contexts.batch(keys, s, run.device) for s in streams_of(run.config.model.mode)}
     generator = torch.Generator().manual_seed(run.config.train.seed)
     config = at_worst(run.config)
-    with run.loras.held(run.model.dtype):
+    polled = contextlib.nullcontext() if run.peers.several else run.model.polled(events.check_stop)
+    with run.loras.held(run.model.dtype), polled:
         if run.regularizers is None:
             terms = training_step(run.model, batch, contexts, config, run.version, generator, run.sound)
             run.scaler.scale(terms.loss.mean()).backward()

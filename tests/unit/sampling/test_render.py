@@ -15,7 +15,7 @@ from ltx2_train.conditions.settings import FirstFrame
 from ltx2_train.config import DrawSettings
 from ltx2_train.errors import RunError, TrainerError
 from ltx2_train.events import Events
-from ltx2_train.models.transformer import Output
+from ltx2_train.models.transformer import LTXTransformer, Output
 from ltx2_train.sampling.prompts import parse_prompt
 from ltx2_train.sampling.render import Renderer
 from ltx2_train.sampling.shown import Shown
@@ -33,6 +33,9 @@ class Model(torch.nn.Module):
         self.has_video, self.has_audio = mode != "audio", mode != "video"
         self.transformer_blocks = torch.nn.ModuleList([torch.nn.Identity()])
         self.broken, self.seen = broken, []
+
+    polled = LTXTransformer.polled
+    _poll = None
 
     def forward(self, video, audio, *, skip=None):
         self.seen.append((video, audio, skip))

@@ -1,0 +1,81 @@
+// Numbers of a recipe in the nodes that it goes into. There they stand in place of the node's own and cannot be changed,
+// so that what is in view is what is used; when the recipe goes, the node's own come back. Knows nodes, not the page.
+
+const OWN = "ltx2t_own" // property of a node: what its widgets held before a recipe came, by name
+const SOCKET = "options"
+const MUTED = 2
+const BYPASSED = 4
+
+// Path of a setting -> the widget of `node` that shows it, as the server's description of the node says.
+export function widgetsBySetting(node) {
+  const told = { ...node.constructor.nodeData?.input?.required, ...node.constructor.nodeData?.input?.optional }
+  const found = new Map()
+  for (const widget of node.widgets ?? []) {
+    const path = settingOf(told, widget.name, node)
+    if (path) found.set(path, widget)
+  }
+  return found
+}
+
+// "recipe.steps" is the number `steps` below the choice `recipe`.
+function settingOf(told, name, node) {
+  const [first, inner] = name.split(".")
+  const more = told[first]?.[1]
+  if (!inner) return more?.setting
+  const chosen = node.widgets.find((widget) => widget.name === first)?.value
+  const inputs = more?.options?.find?.((option) => option.key === chosen)?.inputs
+  return { ...inputs?.required, ...inputs?.optional }[inner]?.[1]?.setting
+}
+
+// The nodes behind the socket `options` of `node`, the nearest first; those that are bypassed give nothing of their own.
+export function chain(node) {
+  const found = []
+  let at = node
+  for (let far = 0; far < 100; far++) {
+    const slot = at.inputs?.findIndex((input) => input.name === SOCKET) ?? -1
+    at = slot < 0 ? null : at.getInputNode(slot)
+    if (!at || at.mode === MUTED) break
+    if (at.mode !== BYPASSED) found.push(at)
+  }
+  return found
+}
+
+// Node -> (path -> value) of what recipes say, of the nodes in `nodes` that a recipe reaches and of the others between.
+export function governed(nodes, isRecipe) {
+  const said = new Map()
+  for (const node of nodes) {
+    if (node.outputs?.some((output) => output.name === SOCKET)) continue // what it brings counts where it ends
+    const options = chain(node)
+    const numbers = new Map()
+    for (const recipe of options.filter(isRecipe))
+      for (const [path, widget] of widgetsBySetting(recipe)) if (!comesByWire(recipe, widget)) numbers.set(path, widget.value)
+    for (const one of [node, ...options.filter((other) => !isRecipe(other))])
+      said.set(one, new Map([...(said.get(one) ?? []), ...numbers]))
+  }
+  return said
+}
+
+function comesByWire(node, widget) {
+  return Boolean(node.inputs?.some((input) => input.widget?.name === widget.name && input.link != null))
+}
+
+// Show `numbers` in `node`, and what it held before in place of those that went. Whether anything was changed.
+export function showNumbers(node, numbers, label) {
+  const own = (node.properties ??= {})[OWN] ?? {}
+  const before = JSON.stringify(own)
+  let changed = false
+  for (const [path, widget] of widgetsBySetting(node)) {
+    const given = numbers?.has(path) && !comesByWire(node, widget)
+    if (given && !(widget.name in own)) own[widget.name] = widget.value
+    if (!given && !(widget.name in own)) continue
+    const value = given ? numbers.get(path) : own[widget.name]
+    if (!given) delete own[widget.name]
+    changed ||= widget.value !== value || Boolean(widget.disabled) !== given
+    if (widget.value !== value) widget.value = value
+    widget.disabled = given
+    label(widget, given ? value : null)
+  }
+  if (Object.keys(own).length) node.properties[OWN] = own
+  else delete node.properties[OWN]
+  return changed || JSON.stringify(own) !== before
+}
