@@ -29,6 +29,7 @@ const STYLE = `
 .ltx2-live .quiet { color: var(--descrip-text, #999); overflow: hidden; text-overflow: ellipsis; }
 .ltx2-live .note { white-space: normal; display: -webkit-box; -webkit-line-clamp: 3; -webkit-box-orient: vertical; min-width: 0; flex: 1 1 auto; }
 .ltx2-live .title { max-width: 40%; }
+.ltx2-live .left { flex: none; }
 .ltx2-live button { flex: none; }
 .ltx2-live button:disabled { opacity: .4; cursor: default; }
 .ltx2-live .push { margin-left: auto; }
@@ -67,7 +68,7 @@ export class LiveView {
     this.element = tag("div", "ltx2-live")
     this.chip = tag("span", "chip")
     this.count = tag("span", "count")
-    this.left = tag("span", "quiet push")
+    this.left = tag("span", "quiet push left")
     this.fill = tag("i")
     this.sample = tag("div", "sample")
     this.canvas = tag("canvas")
