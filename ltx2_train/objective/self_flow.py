@@ -248,7 +248,9 @@ class SelfFlowSettings(Settings):
             if weight and not self.weight:
                 raise ValueError(f"{name} is {weight:g}, and weight = 0 switches all of Self-Flow off; raise weight")
         if self.weight and self.temporal != "off" and not any(getattr(self, name) for name in used[self.temporal]):
-            raise ValueError(f"temporal = {self.temporal} does nothing while {' and '.join(used[self.temporal])} is 0")
+            names = used[self.temporal]
+            are = "is" if len(names) == 1 else "are"
+            raise ValueError(f"temporal = {self.temporal} does nothing while {' and '.join(names)} {are} 0")
         if self.motion_strength and self.motion_weighting == "none":
             raise ValueError("motion_strength does nothing while motion_weighting is none")
         return self
