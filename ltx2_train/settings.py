@@ -211,6 +211,8 @@ def _words(kind: str, about: Mapping[str, Any], path: str, given: Any) -> str:
             if isinstance(limit, (int, float)) and abs(limit) < 1e6
             else (f"must be {words} {limit}")
         )
+    if kind == "too_long":
+        return f"takes {about.get('max_length')} values, not {about.get('actual_length')}"
     if kind in ("string_too_long", "string_too_short"):
         length = len(given) if isinstance(given, str) else 0
         if kind == "string_too_short":

@@ -56,7 +56,7 @@ def why_not(name: str, settings: OptimizerSettings, device: torch.device | str) 
     try:
         tried = torch.nn.Parameter(torch.zeros(TRIED, device=device))
         tried.grad = torch.ones_like(tried)
-        kind.build([tried], settings, 1.0, device).step()
+        _build(name, [tried], settings, 1.0, device).step()
         moved = bool(torch.isfinite(tried).all()) and bool((tried != 0).all())
     except ConfigError:  # of the arguments, and told as such where the optimizer is built
         return ""

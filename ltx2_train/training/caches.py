@@ -52,6 +52,7 @@ from ..weights.text_encoder import TextEncoder
 from .check_given import check_items, check_made, check_streams, check_supplied
 from .checks import dataset_triggers, needed_texts
 from .effect import require_learning
+from .held_out import require_media_apart
 from .regularizers.checks import regularizer_texts
 from .run_data import open_data
 from .sound import require_sound
@@ -166,6 +167,7 @@ def _planned(
     plan = plan_dataset(dataset, events)
     for one in trained_by:
         require_items_used(one, plan.items)
+        require_media_apart(one, plan.items)
         check_items(one, plan)
     silent = bool(plan.items) and all(item.sound is None for item in plan.items)
     if run.model.mode != "video" and silent and not _sound_from_caches(dataset):

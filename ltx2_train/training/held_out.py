@@ -6,11 +6,13 @@ Needed before anything is loaded; what is measured on them is in validation.py.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..caching.cache_file import CacheFile
 from ..config import RunConfig
 from ..dataset.dataset_file import DatasetConfig
+from ..dataset.items import Item
+from ..dataset.sources import copies
 from ..errors import ConfigError
 from ..feed.loader import Sample, TrainingSet
 
@@ -58,6 +60,25 @@ def require_apart(config: RunConfig, data: TrainingSet) -> None:
         raise ConfigError(
             f"{clip} of the validation is made from the same file as {other}, which is trained on, so what was learned "
             f"by heart would look well.{more} Take it out of [[validation_datasets]] or of [[datasets]]."
+        )
+
+
+def require_media_apart(config: RunConfig, items: Sequence[Item]) -> None:
+    """Raise ConfigError that names media which would be both trained on and measured, before they are encoded."""
+    if not config.validation.wanted:
+        return
+    trained, held = ([item for item in items if item.dataset.validation == one] for one in (False, True))
+    measured = dict.fromkeys(item.source.media.path for item in held[: config.validation.clips or None])
+    known = dict.fromkeys(item.source.media.path for item in trained)
+    of = copies([*known, *measured])
+    both = {path: of.get(path, path) for path in measured if of.get(path, path) in known}
+    if both:
+        path, other = next(iter(both.items()))
+        what = f"is {other.name}" if path == other else f"is the same file as {other.parent.name}/{other.name}"
+        more = f" So are {len(both) - 1} more." if len(both) > 1 else ""
+        raise ConfigError(
+            f"{path.parent.name}/{path.name} of [[validation_datasets]] {what}, which is trained on, so what was "
+            f"learned by heart would look well.{more} Take it out of [[validation_datasets]] or of [[datasets]]."
         )
 
 

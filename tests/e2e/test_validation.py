@@ -109,6 +109,8 @@ def test_what_cannot_be_measured_or_means_nothing_is_refused_by_name(held_out_ru
     dataset.write_text(
         text.replace(HELD_OUT, HELD_OUT.replace('image_directory = "held_out"', 'video_directory = "clips"'))
     )
+    with pytest.raises(ConfigError, match=r"clips/clip.mp4 of \[\[validation_datasets\]\] is clip.mp4, which is"):
+        build_caches(load_run(held_out_run, ["validation.every=2"]))  # nothing is encoded for nothing
     with pytest.raises(ConfigError, match=r"validation/0/clip_0.* made from the same file as train/0/clip_0.* 2 more"):
         train(load_run(held_out_run, ["validation.every=2"]))
     dataset.write_text(text.replace('"cache_held_out"', '"cache"'))

@@ -72,6 +72,7 @@ def test_every_path_of_windows_in_double_quotes_is_told_at_once():
         ({"model": {"mode": "vidio"}}, "must be one of 'video', 'av', 'audio'; did you mean 'video'?"),
         ({"sample": {"tiles": 5}}, "sample.tiles: must be a table: [sample.tiles] with its settings below"),
         ({"lora": {"target_modules": "to_q"}}, "lora.target_modules: needs a list, [...]"),
+        ({"optimizer": {"betas": [0.9, 0.99, 0.999]}}, "optimizer.betas: takes 2 values, not 3"),
         ({"sample": {"prompts": 5}}, "sample.prompts: needs a path, in quotes or needs a list"),
         ({"optimizer": {"args": 5}}, "optimizer.args: needs a table"),
     ],

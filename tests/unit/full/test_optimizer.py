@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from ltx2_train import make_run
 from ltx2_train.full.optimizer import WeightOptimizer
 from ltx2_train.optim import OptimizerSettings, build_optimizer
+from ltx2_train.training.loop import _report_bad
 
 RATES = (1e-2, 1e-3)
 
@@ -119,3 +122,25 @@ def test_gradients_are_let_go_of_as_they_come_and_bad_ones_count_as_none():
     assert (params[2] - before).abs().max() < 2 * RATES[1]
     loss(*params).backward()  # outside of it gradients stay
     assert all(weight.grad is not None for weight in params)
+
+
+def test_a_gradient_that_is_not_finite_stays_out_and_the_step_ends():
+    """What moved is told of, and the step is over, so that it can be saved."""
+    params = weights(torch.float32)
+    before, one = [weight.detach().clone() for weight in params], optimizer(params, weight_decay=0.0)
+    with one.releasing():
+        (params[0].sum() + params[1].sum() * float("inf")).backward()
+    assert not torch.isfinite(one.released_norm())
+    assert torch.equal(params[1], before[1])
+    assert not torch.equal(params[0], before[0])
+    assert one.moved
+    one.step()
+    assert not one.moved
+    told = []
+    events = SimpleNamespace(message=lambda text, level: told.append(text))
+    run = SimpleNamespace(step=3, config=make_run({"train": {"what": "full"}}))
+    _report_bad(run, ["clip"], 1, events, moved=True)
+    assert told == [
+        "Step 3: a gradient is not finite (clip). The weights that it was of stayed as they were; the others have "
+        "moved (full.release_gradients)."
+    ]

@@ -236,6 +236,11 @@ def test_pages_need_a_card():
         build_optimizer(parameters(), OptimizerSettings(name="adamw8bit_paged"), 1e-4, "cpu")
 
 
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if not OPTIMIZERS.get(name).cuda])
+def test_each_passes_the_step_that_it_is_tried_with_before_a_run(name):
+    assert why_not(name, OptimizerSettings(name=name), "cpu") == ""
+
+
 @pytest.mark.parametrize(("name", "wants"), [("prodigy", "1 is usual"), ("schedule_free", "constant_with_warmup")])
 def test_unusual_numbers_are_said(name, wants):
     advice = OPTIMIZERS.get(name).advice
