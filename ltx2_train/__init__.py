@@ -76,6 +76,7 @@ _HOME = {
     "error_table": "quant.report",
     "error_text": "quant.report",
     "extract_lora": "lora.extract",
+    "fitting_files": "config.base_files",
     "foresee": "training.checks",
     "import_official": "caching.official",
     "import_settings": "config.importing",

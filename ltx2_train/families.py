@@ -25,7 +25,8 @@ class Family:
     own: part -> the setting that names it, and the published file. `split`: it is published in several files.
     `schedule_tokens`: how many tokens the official pipelines shape the schedule for; None is as many as are drawn.
     `stg_block` is the block, of `blocks`, whose self-attention they skip. `caption_tokens` bounds a caption.
-    `decoder_padding` is that of a video VAE whose header names none.
+    `decoder_padding` is that of a video VAE whose header names none. `keyframe_slots`: single frames can be made beside
+    a clip.
     """
 
     version: str
@@ -45,6 +46,7 @@ class Family:
     caption_tokens: int = 1024
     decoder_padding: Literal["reflect", "zeros"] = "reflect"
     trains_distilled: bool = True
+    keyframe_slots: bool = False
     base_word: str = "ltx2_v1"  # ss_base_model_version of its LoRAs
     repository: str = "LTX-2"  # Lightricks' on GitHub
 
@@ -100,6 +102,7 @@ FAMILIES: dict[str, Family] = {
             text_encoder="Gemma 4",
             apart=_APART_25,
             split=True,
+            keyframe_slots=True,
         ),
     )
 }

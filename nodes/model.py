@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from .. import ltx2_train as core
@@ -44,6 +45,8 @@ TEXT = Form(
     ],
     nodes=(TITLE,),
 )
+# the mode that has no use for it
+WITHOUT = {"video_vae": "audio", "audio_vae": "video"}
 MODES = {"video": "video", "av": "video and sound", "audio": "sound alone"}
 
 
@@ -55,8 +58,20 @@ def _vae(name: str, about: str) -> Any:
         default=SAME_CHECKPOINT,
         optional=True,
         advanced=True,
-        tooltip=f"The {name.split('_')[0]} VAE of LTX-2.5, {about}",
+        tooltip=f"The {name.split('_')[0]} VAE of LTX-2.5, {about} Left as it is, a file of these folders that fits "
+        "is taken where the checkpoint has none.",
     )
+
+
+def _fitting(part: str, checkpoint: str, events: Any) -> str | None:
+    """The file in ComfyUI's folders that has the `part` which `checkpoint` lacks, of several the first; says which."""
+    names = {host.vae_path(name): name for name in host.vae_names()}
+    found = core.fitting_files(part, Path(checkpoint), list(names))
+    if not found:
+        return None  # where one is needed, the check says so
+    others = f" ({', '.join(names[path] for path in found[1:])} would do as well)" if len(found) > 1 else ""
+    events.message(f"{part}: {names[found[0]]}, which fits{others}.")
+    return str(found[0])
 
 
 class LoadBaseModel(io.ComfyNode):
@@ -108,6 +123,8 @@ class LoadBaseModel(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str, text_encoder: str, **settings: Any) -> Any:
         paths = [host.checkpoint_path(checkpoint), host.text_encoder_path(text_encoder)]
+        if SAME_CHECKPOINT in (settings.get("video_vae"), settings.get("audio_vae")):
+            paths += [host.vae_path(name) for name in host.vae_names()]  # one of them may be taken
         return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
 
     @classmethod
@@ -133,14 +150,17 @@ class LoadBaseModel(io.ComfyNode):
             if text_projection != SAME_CHECKPOINT:
                 files["text_projection"] = str(host.checkpoint_path(text_projection))
             chosen = {"model": {**files, "mode": mode}, "quant": {"format": quantization}}
+            events = host.ComfyEvents(cls.hidden.unique_id)
             for name, chosen_file in (("video_vae", video_vae), ("audio_vae", audio_vae)):
                 if chosen_file != SAME_CHECKPOINT:
                     files[name] = str(host.vae_path(chosen_file))
+                elif mode != WITHOUT[name] and (path := _fitting(name, files["checkpoint"], events)):
+                    files[name] = path
+            chosen["model"] |= files
             encoder, tokenizer = host.text_encoder_path(text_encoder), host.t5_tokenizer()
             if tokenizer is not None and encoder.is_file() and core.is_t5(encoder):
                 chosen["gemma"] = {"tokenizer": str(tokenizer)}  # ComfyUI's files of T5 have none
             groups = merged(FORM.tables(settings), TEXT.tables(settings), chosen, further_settings(options, TITLE))
-            events = host.ComfyEvents(cls.hidden.unique_id)
             # whether samples have sound is not decided here
             base, stored = core.check_base(core.make_run({**groups, "sample": {"audio": "off"}}), events)
             info = base.info

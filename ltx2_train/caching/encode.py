@@ -94,12 +94,7 @@ class Latents(CacheKind[np.ndarray]):
         settings, shape = self.recipe.settings, self.shape(job.item)
         frames, height, width, _ = was_read.shape
         latents = encode_clip(was_read, bench.model, settings, bench.device)[0].to(DTYPES[settings.latents_dtype])
-        if not bool(torch.isfinite(latents).all()):
-            raise DataError(
-                f"{job.source}: the VAE gave numbers that are not finite in {settings.vae_dtype}. "
-                'Set cache.vae_dtype = "fp32".',
-                job.source,
-            )
+        require_numbers(latents, job.source, settings)
         assert tuple(latents.shape[1:]) == (shape.frames, shape.height, shape.width), latents.shape
         said = {"frame_count": str(frames), "width": str(width), "height": str(height), "fps": repr(job.item.fps)}
         return CacheMade(self.write(job, {latent_key(shape, latents.dtype): latents}, **said))
@@ -126,6 +121,16 @@ class Latents(CacheKind[np.ndarray]):
     def length_setting(self) -> str:
         """The dataset's setting that says how many frames there are."""
         return "target_frames"
+
+
+def require_numbers(latents: torch.Tensor, source: Path, settings: CacheSettings) -> None:
+    """Raise DataError where `latents`, encoded from `source`, are not finite."""
+    if not bool(torch.isfinite(latents).all()):
+        raise DataError(
+            f"{source}: the VAE gave numbers that are not finite in {settings.vae_dtype}. "
+            'Set cache.vae_dtype = "fp32".',
+            source,
+        )
 
 
 def encode_clip(clip: np.ndarray, vae: VideoVAE, settings: CacheSettings, device: torch.device | str) -> torch.Tensor:

@@ -9,6 +9,7 @@ from ..dataset.plan import DatasetPlan
 from .due import Due
 from .encode import Latents, References
 from .encode_dino import DinoFeatures
+from .encode_keyframes import Keyframes
 from .encode_mask import Masks, SoundMasks
 from .encode_sound import ReferenceSound, SoundLatents
 from .encode_text import Text
@@ -19,6 +20,7 @@ from .recipe import CacheRecipe
 CACHE_KINDS: tuple[type[CacheKind[Any]], ...] = (
     Latents,
     References,
+    Keyframes,
     SoundLatents,
     ReferenceSound,
     Masks,

@@ -92,5 +92,19 @@ class CacheSettings(Settings):
         'is the blank prompt, "woman" the class of a subject.',
         json_schema_extra={"advanced": True},
     )
+    keyframe_slots: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="LTX-2.5: single frames of each clip, evenly spaced between its ends, that are encoded by "
+        "themselves too, and that training makes together with the clip. They relax how much the VAE squeezes time, "
+        "where motion is fast; each costs the tokens of one latent frame. A clip that is too short for so many has "
+        "fewer, an image none.",
+        json_schema_extra={
+            "counts_with": ["model.mode = video | av", "video.generated"],
+            "advanced": True,
+            "since": "0.2",
+        },
+    )
     tiles: TileSettings = TileSettings()
     dino: DinoSettings = DinoSettings()

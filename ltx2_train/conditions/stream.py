@@ -27,6 +27,7 @@ def as_modality(
     learned: Tensor | None = None,
     generated: bool = True,
     first: int = 0,
+    slots: int = 0,
     second: Tensor | None = None,
     masked: Tensor | None = None,
 ) -> Modality:
@@ -34,7 +35,8 @@ def as_modality(
 
     `given` [B, T] has timestep 0; where all of it is at the start, and alike in every sample, `lead` is its number.
     `learned` [B, T] is false where there is padding. A stream that is not `generated` has noise level 0 as a whole.
-    `first` is how many tokens the first latent frame of a picture has; 0 for sound.
+    `first` is how many tokens the first latent frame of a picture has; 0 for sound. The last `slots` of the tokens are
+    those of keyframe slots.
     Tokens that are `masked` [B, T] are at noise levels `second` [B].
     """
     front = 0 if reference is None else reference.tokens.shape[1]
@@ -59,6 +61,7 @@ def as_modality(
         given=given,
         lead=lead,
         single=slice(front, front + first) if first else None,
+        slots=slots,
         second=second,
         masked=masked,
         unseen=front if reference is not None and reference.unseen else 0,

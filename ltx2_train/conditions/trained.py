@@ -14,6 +14,7 @@ from ..shapes import floor_frames
 from .settings import SWITCHES, AudioReference, Condition, Reference
 
 OF_VIDEO, OF_AUDIO = "video", "audio"
+SLOTS = "keyframe_slots"  # of the file of a LoRA: how many its clips had
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,11 @@ def _number(text: str | None, lowest: int = 1) -> int:
         return max(lowest, round(float(text or lowest)))
     except (ValueError, OverflowError):
         return lowest
+
+
+def slots_of(metadata: Mapping[str, str]) -> int:
+    """How many keyframe slots the clips had that the LoRA with these metadata learned from."""
+    return _number(metadata.get(SLOTS), 0)
 
 
 def references_of(conditions: Sequence[Condition]) -> list[Reference]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from ..weights.probe import DIFFUSION_VAE, probe, require_trainable, version_of
 from ..weights.reader import TensorFile
 from ..weights.text_encoder import check_family, check_text_encoder, projection_file, text_fingerprint
 from .groups import RunConfig
+
+# the part of a file without which a model.video_vae or model.audio_vae is none
+_NEEDED = {"video_vae": "video_vae_encoder", "audio_vae": "audio_vae"}
 
 
 @dataclass(frozen=True)
@@ -89,10 +93,8 @@ class BaseFiles:
 
     def require_decoder(self, mode: str) -> None:
         """Raise CheckpointError where samples of `mode` are to be drawn and the video VAE cannot decode."""
-        with TensorFile(self.video_vae) as file:
-            prefix = keys.video_vae_prefix(file.tensors)
-            if mode != "audio" and prefix is not None and prefix + keys.DIFFUSION_DECODER in file:
-                raise CheckpointError(f"{self.video_vae.name} {DIFFUSION_VAE}")
+        if mode != "audio" and _only_encodes(self.video_vae):
+            raise CheckpointError(f"{self.video_vae.name} {DIFFUSION_VAE}")
 
 
 def require_mode(run: RunConfig, family: Family, name: str) -> None:
@@ -107,6 +109,12 @@ def require_mode(run: RunConfig, family: Family, name: str) -> None:
 def _check_family(run: RunConfig, family: Family, name: str) -> None:
     """Raise ConfigError where `run` asks of the checkpoint `name` what its family has not."""
     require_mode(run, family, name)
+    for group in ("cache", "sample"):
+        if getattr(run, group).keyframe_slots and not family.keyframe_slots:
+            raise ConfigError(
+                f"{group}.keyframe_slots is {getattr(run, group).keyframe_slots}, and {name} is {family.name}, which "
+                "knows no keyframe slots: they came with LTX-2.5. Set it to 0, or choose an LTX-2.5 checkpoint."
+            )
     if family.connectors:
         return
     for setting in ("text_projection", "audio_vae"):
@@ -119,6 +127,31 @@ def _check_family(run: RunConfig, family: Family, name: str) -> None:
         )
 
 
+def fitting_files(part: str, checkpoint: Path, files: Sequence[Path]) -> list[Path]:
+    """Those of `files` that have the `part` ("video_vae" or "audio_vae") which `checkpoint` lacks, those that draw
+    samples first; none where it lacks nothing. Reads headers."""
+    base = probe(checkpoint)
+    if base.version is None or _NEEDED[part] in base.parts:
+        return []
+    found: list[Path] = []
+    for path in files:
+        try:
+            _, info = _part_in(path, part, base)
+        except CheckpointError:
+            continue
+        if part == "video_vae" or "vocoder" in info.parts:
+            found.append(path)
+    # a part by itself before a checkpoint with all parts
+    return sorted(found, key=lambda path: (_only_encodes(path), "transformer" in probe(path).parts))
+
+
+def _only_encodes(path: Path) -> bool:
+    """Whether the video VAE in `path` has the decoder that draws nothing here."""
+    with TensorFile(path) as file:
+        prefix = keys.video_vae_prefix(file.tensors)
+        return prefix is not None and prefix + keys.DIFFUSION_DECODER in file
+
+
 def _part(run: RunConfig, part: str, base: CheckpointInfo) -> tuple[Path, CheckpointInfo]:
     """The file that has `part` ("video_vae" or "audio_vae"), and what it is: that of the setting, else the checkpoint.
 
@@ -126,17 +159,20 @@ def _part(run: RunConfig, part: str, base: CheckpointInfo) -> tuple[Path, Checkp
     """
     if getattr(run.model, part) is None:
         return base.path, base
+    return _part_in(run.need(f"model.{part}"), part, base)
+
+
+def _part_in(path: Path, part: str, base: CheckpointInfo) -> tuple[Path, CheckpointInfo]:
+    """`path` and what it has of `part`. Raises CheckpointError where that is nothing, or of another version."""
     setting = f"model.{part}"
-    path = run.need(setting)
     with TensorFile(path) as file:
         version = version_of(file) or ("ltxv-2b" if keys.is_ltxv_vae(file.tensors) else None)
     info = probe(path)
     name = {"video_vae": "video VAE", "audio_vae": "audio VAE"}[part]
-    needed = {"video_vae": "video_vae_encoder", "audio_vae": "audio_vae"}[part]
     own = FAMILIES[base.version or "2.3"]
     like = own if setting in (named for named, _ in own.apart.values()) else FAMILIES["2.5"]
     usual = next(file for named, file in like.apart.values() if named == setting)
-    if needed not in info.parts:
+    if _NEEDED[part] not in info.parts:
         raise CheckpointError(f"{setting}: {path.name} holds no {name}. For {like.name} choose {usual}.")
     if version is not None and FAMILIES[version].vae != own.vae:
         raise CheckpointError(

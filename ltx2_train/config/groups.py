@@ -219,6 +219,11 @@ class RunConfig(Settings):
             raise ConfigError(refusal_text(f"The run {self.run.name}", lines))
 
     @property
+    def sample_slots(self) -> int:
+        """How many keyframe slots a sample is made with."""
+        return self.cache.keyframe_slots if self.sample.keyframe_slots is None else self.sample.keyframe_slots
+
+    @property
     def settled_lora(self) -> LoraSettings:
         """`lora`, its target chosen by what conditions make of the run where it is "auto" and they decide it."""
         if self.lora.target != "auto":

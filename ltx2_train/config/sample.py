@@ -254,6 +254,18 @@ class SampleSettings(Settings):
             "since": "0.2",
         },
     )
+    keyframe_slots: int | None = Field(
+        default=None,
+        ge=0,
+        le=64,
+        description="LTX-2.5: single frames that a sample is made together with; its file has the clip alone. Not set: "
+        "as many as in training.",
+        json_schema_extra={
+            "counts_with": ["model.mode = video | av", ".streams = all"],
+            "advanced": True,
+            "since": "0.2",
+        },
+    )
     tiles: TileSettings = Field(
         default=TileSettings(spatial_tile=512, chunk_size=32),
         description="Tiles of the decoder, which bound its memory.",

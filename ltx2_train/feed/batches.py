@@ -41,16 +41,18 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class GivenData:
     """What conditions may give of one sample, None where it has none of it: references [128, F, H, W] and reference
-    sounds [8, T, 16] in float32, masks [F, H, W] and [T] as bool, true where it is given."""
+    sounds [8, T, 16] in float32, masks [F, H, W] and [T] as bool, true where it is given; and the `keyframes`
+    [128, K, H, W] that its slots are to make."""
 
     references: tuple[torch.Tensor | None, ...] = ()
     reference_audios: tuple[torch.Tensor | None, ...] = ()
     mask: torch.Tensor | None = None
     audio_mask: torch.Tensor | None = None
+    keyframes: torch.Tensor | None = None
 
     @property
     def any(self) -> bool:
-        values = (*self.references, *self.reference_audios, self.mask, self.audio_mask)
+        values = (*self.references, *self.reference_audios, self.mask, self.audio_mask, self.keyframes)
         return any(value is not None for value in values)
 
 
@@ -59,7 +61,8 @@ class Batch:
     """`latents` [B, 128, F, H, W] and `audio` [B, 8, T, 16] in float32, each None where the batch has none of it.
 
     `audio_mask` [B, T] is true where there is sound and false where it was filled up or the clip is silent. `epoch`
-    and `index` are the place in the order. `given` has an entry a sample where any sample has a reference or mask.
+    and `index` are the place in the order. `given` has an entry a sample where any sample has a reference, a mask or
+    keyframes.
     """
 
     latents: torch.Tensor | None
@@ -228,6 +231,7 @@ def _load_given(dataset: TrainingSet, sample: Sample) -> GivenData:
         dataset.load_reference_audios(sample) if sample.reference_audio_paths else (),
         None if sample.mask_path is None else dataset.load_mask(sample),
         None if sample.audio_mask_path is None else dataset.load_audio_mask(sample),
+        None if sample.keyframes_path is None else dataset.load_keyframes(sample),
     )
 
 

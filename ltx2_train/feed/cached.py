@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..caching.cache_file import VIRTUAL_KEYS, CacheFile, stale_weights, without_mend
+from ..caching.encode_keyframes import keyframes_path
 from ..caching.encode_text import stale_text_weights, useless_text
 from ..caching.notes import damage
 from ..dataset.cache_names import (
@@ -33,6 +34,7 @@ from ..dataset.scan import Skipped
 from ..dataset.windows import IMAGE_FPS
 from ..errors import CacheError
 from ..events import Events
+from ..models.positions import slot_places
 from ..objective.audio import virtual_shape
 from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, LatentShape, VideoShape
 from .sample_check import SampleChecker, up_to_the_last
@@ -264,7 +266,24 @@ class CachedSamples:
         audio_mask = entry.caches / audio_mask_cache_name(name.plain)
         if heard and audio_mask.is_file():
             found["audio_mask_path"] = audio_mask
+        if kind == "video":
+            found["keyframes_path"] = self._keyframes(entry.caches / name.name)
         return found
+
+    def _keyframes(self, latents: Path) -> Path | None:
+        """The frames of the slots of the clip with these `latents`, where the run has any. Raises CacheError."""
+        asked = self.checker.recipe.settings.keyframe_slots
+        wanted = len(slot_places(asked, CacheFile(latents).latent_shape().video().frames)) if asked else 0
+        if not wanted:
+            return None
+        path = keyframes_path(latents)
+        if not path.is_file():
+            raise CacheError(f"it is missing, and cache.keyframe_slots is {asked}", path)
+        file = CacheFile(path)
+        if (count := file.latent_shape().frames) != wanted:
+            raise CacheError(f"it holds {count} frames, and cache.keyframe_slots asks for {wanted}", path)
+        self._check(file, "VAE", self.checker.recipe.video_vae)
+        return path
 
     def _numbered(self, folders: Sequence[Path], name: str, part: str, weights: str) -> list[Path | None]:
         """The file called `name` in each of `folders`, None where it is missing. Raises CacheError."""

@@ -105,6 +105,12 @@ class TrainingSet:
         missing = sample.audio_steps - len(mask)  # caches of the sound once had a step less, and so had their masks
         return torch.cat([mask, mask[-1:].expand(max(0, missing))])[: sample.audio_steps]
 
+    def load_keyframes(self, sample: Sample) -> torch.Tensor:
+        """[128, K, H, W] in float32, normalised: the frames of its slots. Raises CacheError where the file is
+        damaged."""
+        assert sample.keyframes_path is not None, sample.key
+        return CacheFile(sample.keyframes_path).latents()
+
     def load_text(self, sample: Sample) -> TextFeatures | FullText:
         """The caption, in the form it is cached in. Raises CacheError where the file is damaged."""
         return load_text(sample.text_path)

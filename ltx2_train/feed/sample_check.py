@@ -8,6 +8,7 @@ from typing import Any
 
 from ..caching.cache_file import MEND, CacheFile
 from ..caching.encode import Latents, References
+from ..caching.encode_keyframes import Keyframes
 from ..caching.encode_mask import Masks, SoundMasks
 from ..caching.encode_sound import ReferenceSound, SoundLatents
 from ..caching.encode_text import Text
@@ -43,6 +44,7 @@ class SampleChecker:
         self._latents, self._references = Latents(plan, recipe), References.each(plan, recipe)
         self._sounds, self._reference_sounds = SoundLatents(plan, recipe), ReferenceSound.each(plan, recipe)
         self._masks, self._sound_masks = Masks(plan, recipe), SoundMasks(plan, recipe)
+        self._keyframes = Keyframes(plan, recipe)
         self._text = Text(plan, recipe)
         self._texts: dict[tuple[Path, str], tuple[Path, ...] | None] = {}
 
@@ -142,6 +144,7 @@ class SampleChecker:
             "reference_audio_paths": [kind.of(item) for kind in self._reference_sounds] if heard else [],
             "mask_path": [self._masks.of(item)] if seen else [],
             "audio_mask_path": [self._sound_masks.of(item)] if heard else [],
+            "keyframes_path": [self._keyframes.of(item)] if seen else [],
         }
         found: dict[str, tuple[Path | None, ...]] = {}
         for key, jobs in needed.items():
@@ -160,8 +163,9 @@ class SampleChecker:
                     return None
                 paths.append(None if job is None else job.path)
             found[key] = tuple(paths)
-        masks = {key: next(iter(found.pop(key)), None) for key in ("mask_path", "audio_mask_path")}
-        return {**masks, **{key: up_to_the_last(paths) for key, paths in found.items()}}
+        single = ("mask_path", "audio_mask_path", "keyframes_path")
+        each = {key: next(iter(found.pop(key)), None) for key in single}
+        return {**each, **{key: up_to_the_last(paths) for key, paths in found.items()}}
 
     def finish(self, total: int) -> None:
         if self.problems:

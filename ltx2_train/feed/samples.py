@@ -44,7 +44,8 @@ class Sample:
     `kind` is what is trained of it: "audio" has no picture, be it a recording or, in mode audio, the sound of a clip;
     its `shape` then is that of an imagined video, which the noise levels follow. `audio_steps` counts the latents of
     its sound, 0 for none, and `silent` says that all of it is known to be silence. References stand in the order of
-    their conditions, None where one is missing; masks are None where a sample has none, or the mode no use for them.
+    their conditions, None where one is missing; masks and the frames of keyframe slots are None where a
+    sample has none, or the mode no use for them.
 
     `others` are its further captions with their caches; one of all is drawn whenever it is trained on.
     """
@@ -70,6 +71,7 @@ class Sample:
     reference_temporal_scale: int = 1
     mask_path: Path | None = None
     audio_mask_path: Path | None = None
+    keyframes_path: Path | None = None
     others: tuple[tuple[str, Path], ...] = ()
 
     @property

@@ -74,7 +74,8 @@ class Modality:
     The first `unseen` tokens are not attended to by the other modality, the first `textless` do not attend to the text:
     both are left out of the products, so neither needs a mask.
 
-    `single` are the tokens of the first latent frame, which holds one picture frame; references are none of them.
+    `single` are the tokens of the first latent frame, which holds one picture frame; references are none of them. The
+    last `slots` tokens are those of keyframe slots, each of which stands for one picture frame too.
     """
 
     latent: Tensor  # [B, T, C]
@@ -90,6 +91,7 @@ class Modality:
     given: Tensor | None = None  # [B, T] bool
     lead: int | None = None  # tokens given at the start of every sample, where no others are
     single: slice | None = None
+    slots: int = 0
     second: Tensor | None = None  # [B] float32, the noise level of the tokens that are `masked`
     masked: Tensor | None = None  # [B, T] bool
 
@@ -308,7 +310,7 @@ class LTXTransformer(nn.Module):
         assert audio is None or self.has_audio, f"audio given to a model of mode {self.mode}"
         v = None if video is None else self._stream("", self.config.video, video, audio)
         a = None if audio is None else self._stream("audio_", self.config.audio, audio, video)
-        vx = None if video is None else self._marked(self.patchify_proj(video.latent.to(self.dtype)), video.single)
+        vx = None if video is None else self._marked(self.patchify_proj(video.latent.to(self.dtype)), video)
         ax = None if audio is None else self.audio_patchify_proj(audio.latent.to(self.dtype))
         hidden: dict[str, Tensor] = {}
         check_routes(routes, len(self.transformer_blocks))
@@ -398,12 +400,14 @@ class LTXTransformer(nn.Module):
             textless=own.textless,
         )
 
-    def _marked(self, x: Tensor, single: slice | None) -> Tensor:
+    def _marked(self, x: Tensor, video: Modality) -> Tensor:
         """Video tokens `x` [B, T, D], those that stand for a single picture frame marked as such."""
-        if single is None or not self.config.use_keyframes_abs_pos_embedding:
+        if video.single is None or not self.config.use_keyframes_abs_pos_embedding:
             return x
-        marked = x[:, single] + self.keyframes_abs_pos_embedding.to(x.dtype)
-        return torch.cat((x[:, : single.start], marked, x[:, single.stop :]), dim=1)
+        start, stop, slots = video.single.start, video.single.stop, x.shape[1] - video.slots
+        mark = self.keyframes_abs_pos_embedding.to(x.dtype)
+        parts = (x[:, :start], x[:, start:stop] + mark, x[:, stop:slots], x[:, slots:] + mark)
+        return torch.cat(parts if video.slots else (*parts[:2], x[:, stop:]), dim=1)
 
     def _rows(self, name: str, values: Tensor, index: RowIndex | None) -> tuple[Rows, Rows]:
         rows, embedded = getattr(self, name)(values.float() * self.config.timestep_scale_multiplier, self.dtype)

@@ -10,7 +10,8 @@ guidance happens on x0, in float32, for each modality by itself:
 (classifier-free guidance: arXiv 2207.12598; spatio-temporal guidance: arXiv 2411.18664; the last as in the pipelines of
 LTX-2), then scaled back towards the spread of c where `rescale` is above 0 (arXiv 2305.08891). What is given keeps its
 clean tokens at timestep 0, and a stream that is given whole stays as it is at noise level 0. Picture and sound walk
-down one schedule together, since they were trained to see each other at like noise levels.
+down one schedule together, since they were trained to see each other at like noise levels. Keyframe slots are drawn
+with the picture they belong to, and let go of at the end.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..conditions.reference import Lead
 from ..conditions.stream import as_modality
 from ..models.patchify import audio_grid, audio_tokens, video_grid, video_tokens
-from ..models.positions import audio_positions, video_positions
+from ..models.positions import audio_positions, slot_places, slot_positions, video_positions
 from ..models.transformer import LTXTransformer, Modality, SkipLayers
 from ..shapes import AudioLatentShape, LatentShape
 
@@ -98,6 +100,7 @@ class _Tokens:
     reference: Lead | None = None
     generated: bool = True
     first: int = 0  # tokens of the first latent frame of a picture
+    slots: int = 0  # tokens of the keyframe slots behind it
 
     def modality(self, sigma: Tensor, context: Tensor | None) -> Modality:
         assert context is not None, "what is drawn needs its text"
@@ -110,6 +113,7 @@ class _Tokens:
             reference=self.reference,
             generated=self.generated,
             first=self.first,
+            slots=self.slots,
         )
 
     def denoised(self, velocity: Tensor | None, sigma: Tensor) -> Tensor:
@@ -138,6 +142,7 @@ def denoise(
     audio_guidance: Guidance | None = None,
     stg_blocks: Sequence[int] = (0,),
     given: GivenPair | None = None,
+    slots: Tensor | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Pair:
     """Latents drawn from `noise` of the same shapes along `sigmas`: [B, 128, F, H, W] and [B, 8, T, 16], float32.
@@ -145,13 +150,14 @@ def denoise(
     `context`, `negative`: text contexts [B, S, D] of every modality in `noise`; `negative` is needed where
     the guidance asks for it. `audio_guidance` is that of the sound, None: as `guidance`; `stg_blocks` are those that
     spatio-temporal guidance skips. `given`: what each modality is given, alike for all samples.
+    `slots` [B, 128, K, H, W] is the noise of keyframe slots beside the picture.
     `on_step(done, total)` is called after each step and may raise to end the sampling.
     """
     assert any(part is not None for part in noise), "nothing to draw"
     first = next(part for part in noise if part is not None)
     given = given or GivenPair()
     drawn = [
-        None if noise.video is None else _video(noise.video, fps, given.video or GivenStream()),
+        None if noise.video is None else _video(noise.video, fps, given.video or GivenStream(), slots),
         None if noise.audio is None else _audio(noise.audio, given.audio or GivenStream()),
     ]
     strengths = [
@@ -179,7 +185,7 @@ def denoise(
             on_step(index + 1, total)
     video, audio = drawn
     return Pair(
-        None if video is None or noise.video is None else video_grid(video.x, LatentShape(*noise.video.shape[2:])),
+        None if video is None or noise.video is None else _picture(video.x, LatentShape(*noise.video.shape[2:])),
         None if audio is None or noise.audio is None else audio_grid(audio.x, _audio_shape(noise.audio)),
     )
 
@@ -211,11 +217,31 @@ def _predict(
     )
 
 
-def _video(noise: Tensor, fps: float, given: GivenStream) -> _Tokens:
+def _picture(x: Tensor, shape: LatentShape) -> Tensor:
+    """The latents [B, 128, F, H, W] of the tokens `x`, without those of slots."""
+    return video_grid(x[:, : shape.tokens], shape)
+
+
+def _video(noise: Tensor, fps: float, given: GivenStream, slots: Tensor | None) -> _Tokens:
     shape = LatentShape(*noise.shape[2:])
     positions = video_positions(shape, fps, noise.device)
     clean = None if given.latents is None else video_tokens(given.latents.to(noise.device, torch.float32))
-    return replace(_begin(video_tokens(noise.float()), positions, clean, given), first=shape.frame_tokens)
+    video = replace(_begin(video_tokens(noise.float()), positions, clean, given), first=shape.frame_tokens)
+    return video if slots is None or given.whole else _with_slots(video, slots, shape, fps)
+
+
+def _with_slots(video: _Tokens, noise: Tensor, shape: LatentShape, fps: float) -> _Tokens:
+    """`video` of `shape` with keyframe slots behind it, nothing of which is given."""
+    x = video_tokens(noise.float())
+    behind = slot_positions(slot_places(noise.shape[2], shape.video().frames), shape, fps, x.device)
+    return replace(
+        video,
+        x=torch.cat((video.x, x), dim=1),
+        positions=torch.cat((video.positions, behind), dim=2),
+        given=None if video.given is None else pad(video.given, (0, x.shape[1]), value=False),
+        clean=None if video.clean is None else pad(video.clean, (0, 0, 0, x.shape[1])),
+        slots=x.shape[1],
+    )
 
 
 def _audio(noise: Tensor, given: GivenStream) -> _Tokens:

@@ -24,6 +24,7 @@ from ..errors import Stopped, TrainerError
 from ..events import Events
 from ..families import FAMILIES
 from ..media.images import fit_image
+from ..models.positions import slot_places
 from ..models.tiling import TileSettings, decode_frames
 from ..models.transformer import LTXTransformer
 from ..models.video_vae import VideoVAE
@@ -105,7 +106,7 @@ class Renderer:
     out for a model without the audio side. `weights` has `aside(bytes)`, a context in which the model leaves the device
     that much room; where it is not given, the model stays. `contexts(text)` gives the text contexts [S, D] of a prompt
     or negative prompt, for video and for audio; None for a side the model lacks. `media` keeps what the encoders made
-    of what prompts are given.
+    of what prompts are given. `slots` is how many keyframe slots a clip is drawn with.
     """
 
     model: LTXTransformer
@@ -118,6 +119,7 @@ class Renderer:
     sound: SoundParts | None = None
     weights: Any = None
     media: GivenMedia = GivenMedia()
+    slots: int = 0
 
     @property
     def draws_video(self) -> bool:
@@ -163,7 +165,7 @@ class Renderer:
     ) -> Pair:
         total = sum(other.steps for other in prompts)
         given = given_pair(prompt.shape, latents, self.media.trained, self.device)
-        noise = self._noise(prompt)
+        noise, slots = self._noise(prompt)
         if given.audio is not None and given.audio.whole and noise.audio is not None:
             assert given.audio.latents is not None, "a stream that is given whole has its latents"
             noise = noise._replace(audio=given.audio.latents)  # a sound may be shorter than its picture
@@ -187,22 +189,26 @@ class Renderer:
                 audio_guidance=guidance_of(prompt, self.settings, of_sound=True),
                 stg_blocks=stg_blocks(self.settings, self.version, len(self.model.transformer_blocks)),
                 given=given,
+                slots=None if slots is None else slots.to(self.device),
                 on_step=on_step,
             )
         return Pair(*(None if part is None else part[0].cpu() for part in drawn))
 
-    def _noise(self, prompt: Prompt) -> Pair:
-        """The starting noise, on the CPU."""
+    def _noise(self, prompt: Prompt) -> tuple[Pair, Tensor | None]:
+        """The starting noise, on the CPU, and that of keyframe slots where there are any."""
         # the picture's comes first, so that a seed starts from the same picture with sound and without
         generator = torch.Generator().manual_seed(prompt.seed)
-        video = audio = None
+        video = audio = slots = None
         if self.draws_video:
             shape = prompt.shape.latent()
             video = torch.randn(1, shape.channels, shape.frames, shape.height, shape.width, generator=generator)
         if self.model.has_audio and not (self.draws_video and prompt.shape.frames == 1):
             shape = sound_shape(prompt.shape)
             audio = torch.randn(1, shape.channels, shape.steps, shape.bins, generator=generator)
-        return Pair(video, audio)
+        count = len(slot_places(self.slots, prompt.shape.frames))
+        if video is not None and count:
+            slots = torch.randn(1, video.shape[1], count, *video.shape[3:], generator=generator)
+        return Pair(video, audio), slots
 
     def _context(self, text: str, noise: Pair) -> Pair:
         """The contexts [1, S, D] of what is drawn."""

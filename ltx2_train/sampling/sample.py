@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..conditions.settings import AudioReference
-from ..conditions.trained import Trained, reference_sounds_of, references_of
+from ..conditions.trained import Trained, reference_sounds_of, references_of, slots_of
 from ..config import DrawSettings, RunConfig
 from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
@@ -15,6 +15,7 @@ from ..dataset.entry import DatasetSettings
 from ..dataset.outputs import refuse_among_media
 from ..errors import ConfigError, DataError
 from ..events import Events, shielded
+from ..families import FAMILIES
 from ..weights.fingerprint import part_fingerprint
 from .given_media import GivenMedia
 from .guidance import require_stg_block
@@ -51,6 +52,10 @@ def sample(
     state = None if lora is None else checked_lora(lora, base, run.model.mode, events)
     others = [(outer_lora(path, base, run.model.mode, events), strength) for path, strength in beside]
     trained = shown_to(run, None if state is None else state.metadata)
+    if state is not None and run.sample.keyframe_slots is None and FAMILIES[base.version].keyframe_slots:
+        # as many as in training, of which the file knows more than a run that is only here to draw
+        slots = {"keyframe_slots": slots_of(state.metadata) or run.cache.keyframe_slots}
+        run = run.model_copy(update={"sample": run.sample.model_copy(update=slots)})
     require_drawable(wanted, run.model.mode, trained)
     idle = [str(one) for one in run.without_effect if one.setting.startswith("sample.") and "every" not in one.words]
     for text in (*idle, *unused_options(run.sample, settings, wanted)):

@@ -135,7 +135,9 @@ def open_studio(
         sound = SoundParts(base.audio_vae, device) if placed.model.has_audio else None
         vae = partial(open_vae, run, base.video_vae, device)
         text = contexts.__getitem__
-        renderer = Renderer(placed.model, text, vae, settings, base.version, device, events, sound, placed, media)
+        renderer = Renderer(
+            placed.model, text, vae, settings, base.version, device, events, sound, placed, media, run.sample_slots
+        )
         yield Studio(renderer, placed, device)
     finally:
         events.holding(placed, 0, device)

@@ -25,11 +25,12 @@ from ..files import digest
 from ..objective.regularizers import RegularizerSettings
 from .state import list_states, read_tree
 
-VERSION = 4
+VERSION = 5
 # version -> the fields that it brought, as runs of the version before had them
 FORMER: dict[int, dict[str, Any]] = {
     3: {"lora.algo": "lora", "lora.factor": None, "lora.modules": {}, "regularizers": "train nothing"},
     4: {"train.what": "lora", "full.master_weights": None},
+    5: {"cache.keyframe_slots": 0},
 }
 # version -> fields that it brought, of which records of the version before tell nothing: they are not compared
 UNTOLD: dict[int, tuple[str, ...]] = {4: ("lora.lokr_norm",)}
@@ -68,6 +69,7 @@ class Identity:
     lokr_norm: float | None = _setting("lora.lokr_norm")
     accumulation: int = _setting("train.accumulation")
     seed: int = _setting("train.seed")
+    keyframe_slots: int = _setting("cache.keyframe_slots")
     optimizer: str = _setting("optimizer.name")
     optimizer_args: dict[str, Any] = _setting("optimizer.args")
     schedule: str = _setting("schedule.name")
@@ -108,6 +110,7 @@ class Identity:
             lokr_norm=config.lora.lokr_norm if config.lora.has_factor else None,
             accumulation=train.batches_a_step,
             seed=train.seed,
+            keyframe_slots=config.cache.keyframe_slots,
             optimizer=config.optimizer.name,
             optimizer_args=config.optimizer.args,
             schedule=config.schedule.name,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from ..conditions.trained import condition_tables, references_of
+from ..conditions.trained import SLOTS, condition_tables, references_of
 from ..feed.loader import Sample
 from ..optim import warmup_steps
 from ..version import VERSION
@@ -46,6 +46,8 @@ def _given(run: Run) -> dict[str, Any]:
         about["conditions"] = conditions
     if whole:
         about["given_whole"] = ", ".join(whole)
+    if config.cache.keyframe_slots:
+        about[SLOTS] = config.cache.keyframe_slots
     if references_of(config.video.conditions):
         about |= run.trained.metadata()
     return about

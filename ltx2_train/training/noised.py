@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..conditions.given import Target, draw_given
 from ..conditions.reference import Lead, audio_lead, joined_leads, video_lead
@@ -25,7 +26,7 @@ from ..conditions.trained import reference_sounds_of, references_of
 from ..config import RunConfig
 from ..feed.batches import Batch, GivenData
 from ..models.patchify import audio_tokens, video_tokens
-from ..models.positions import audio_positions, video_positions
+from ..models.positions import audio_positions, slot_places, slot_positions, video_positions
 from ..models.transformer import Modality
 from ..objective.flow import add_noise, draw_first_frame, element_loss, first_frame_tokens, masked_mean, velocity
 from ..objective.sigmas import sample_audio_sigmas, sample_sigmas
@@ -41,9 +42,10 @@ class Noised:
     `given` [B, T]: tokens that stay clean, None where no sample has any; where all of them are at the start, and alike
     in every sample, `lead` is their number. `learned` [B, T]: tokens that are no padding, None where there is none.
     `leads`: the references of each sample, empty where none has any. All is settled on the CPU, so that nothing has to
-    wait for the device, to which `sent` takes it. `first`: tokens of the first latent frame of a picture. A stream that
-    is not `generated` has noise level 0. Tokens that a regularizer has `masked` [B, T] have the noise level `second`
-    [B]; `told` [B], where it is there, is what the model is told for all tokens instead.
+    wait for the device, to which `sent` takes it. `first`: tokens of the first latent frame of a picture; the last
+    `slots` are those of keyframe slots. A stream that is not `generated` has noise level 0. Tokens that a regularizer
+    has `masked` [B, T] have the noise level `second` [B]; `told` [B], where it is there, is what the model is told for
+    all tokens instead.
     """
 
     clean: Tensor
@@ -56,6 +58,7 @@ class Noised:
     leads: Sequence[Lead | None] = ()
     generated: bool = True
     first: int = 0
+    slots: int = 0
     second: Tensor | None = None
     masked: Tensor | None = None
     told: Tensor | None = None
@@ -113,6 +116,7 @@ class Noised:
             learned=self.learned,
             generated=self.generated,
             first=self.first,
+            slots=self.slots,
             second=self.second if self.told is None else None,
             masked=self.masked if self.told is None else None,
         )
@@ -161,7 +165,26 @@ def noised_video(batch: Batch, run: RunConfig, version: str, generator: torch.Ge
         nothing = torch.zeros_like(sigma)
         return Noised(clean, noise, nothing, positions, leads=leads, generated=False, first=shape.frame_tokens)
     tokens, lead = _settled(given)
-    return Noised(clean, noise, sigma, positions, given=tokens, lead=lead, leads=leads, first=shape.frame_tokens)
+    video = Noised(clean, noise, sigma, positions, given=tokens, lead=lead, leads=leads, first=shape.frame_tokens)
+    keyframes = [one.keyframes for one in data if one.keyframes is not None]
+    return _with_slots(video, torch.stack(keyframes), shape, batch.fps, generator) if keyframes else video
+
+
+def _with_slots(video: Noised, keyframes: Tensor, shape: LatentShape, fps: float, generator: torch.Generator) -> Noised:
+    """`video` of `shape` with slots behind it, in which the `keyframes` [B, 128, K, H, W] are to be made."""
+    assert len(keyframes) == len(video.clean), "clips of one shape have equally many slots"
+    clean = video_tokens(keyframes.float())
+    noise = video_tokens(torch.randn(keyframes.shape, generator=generator))
+    positions = slot_positions(slot_places(keyframes.shape[2], shape.video().frames), shape, fps)
+    given = None if video.given is None else pad(video.given, (0, clean.shape[1]), value=False)
+    return replace(
+        video,
+        clean=torch.cat((video.clean, clean), dim=1),
+        noise=torch.cat((video.noise, noise), dim=1),
+        positions=torch.cat((video.positions, positions), dim=2),
+        given=given,
+        slots=clean.shape[1],
+    )
 
 
 def noised_audio(

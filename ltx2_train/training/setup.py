@@ -275,6 +275,24 @@ def _set_to_work(checked: Checked, placed: Placed, plan: MemoryPlan, events: Eve
     events.locked(placed.locked_bytes)
 
 
+def _renderer(checked: Checked, contexts: ContextStore, media: GivenMedia, placed: Placed, events: Events) -> Renderer:
+    """What draws the samples of the run."""
+    config, model, device = checked.config, placed.model, checked.device
+    return Renderer(
+        model=model,
+        contexts=contexts.pair,
+        open_vae=partial(open_vae, config, checked.files.video_vae, device),
+        settings=DrawSettings.of(config.sample, checked.version),
+        version=checked.version,
+        device=device,
+        events=events,
+        sound=SoundParts(checked.files.audio_vae, device) if model.has_audio else None,
+        weights=placed,
+        media=media,
+        slots=config.sample_slots,
+    )
+
+
 def _assemble(
     checked: Checked,
     contexts: ContextStore,
@@ -292,18 +310,7 @@ def _assemble(
     optimizer, schedule, audio_group = make_optimizer(config, loras, device, checked.total, events, more)
     with TensorFile(checked.checkpoint) as file:
         shapes = weight_shapes(file)
-    renderer = Renderer(
-        model=model,
-        contexts=contexts.pair,
-        open_vae=partial(open_vae, checked.config, checked.files.video_vae, checked.device),
-        settings=DrawSettings.of(config.sample, checked.version),
-        version=checked.version,
-        device=device,
-        events=events,
-        sound=SoundParts(checked.files.audio_vae, device) if model.has_audio else None,
-        weights=placed,
-        media=media,
-    )
+    renderer = _renderer(checked, contexts, media, placed, events)
     return Run(
         config=config,
         folder=checked.folder,

@@ -55,6 +55,7 @@ def slider_settings(config: RunConfig) -> tuple[RunConfig, SliderSettings]:
         "loss.video_weight": config.loss.video_weight != 1,
         "train.caption_dropout": text and _set(config, "caption_dropout"),
         "train.first_frame_probability": _set(config, "first_frame_probability"),
+        "cache.keyframe_slots": bool(config.cache.keyframe_slots),
     }
     if given := [name for name, there in unused.items() if there]:
         raise ConfigError(f"A slider of mode {slider.mode} has no use for {', '.join(given)}. Take it out of the run.")

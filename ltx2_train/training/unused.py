@@ -14,7 +14,7 @@ from ..dataset.dataset_file import DatasetConfig
 from ..dataset.entry import DatasetSettings
 from ..dataset.items import Item
 from ..errors import ConfigError
-from ..feed.loader import TrainingSet
+from ..feed.loader import Sample, TrainingSet
 
 Uses = Callable[[RunConfig], bool]
 
@@ -131,6 +131,7 @@ def require_samples_used(run: RunConfig, data: TrainingSet) -> None:
     ]
     counts = {one: {sample.key: len(getattr(sample, one.sample)) for sample in data.samples} for one, _, _ in SEVERAL}
     _refuse([*lines, *_too_many(run, unused, counts)])
+    _require_clips(run, data.samples)
 
 
 def require_items_used(run: RunConfig, items: Sequence[Item]) -> None:
@@ -143,6 +144,16 @@ def require_items_used(run: RunConfig, items: Sequence[Item]) -> None:
     ]
     counts = {one: {item.key: len(getattr(item, one.item)) for item in items} for one, _, _ in SEVERAL}
     _refuse([*lines, *_too_many(run, unused, counts)])
+    _require_clips(run, items)
+
+
+def _require_clips(run: RunConfig, found: Sequence[Item] | Sequence[Sample]) -> None:
+    """Raise ConfigError where keyframe slots are asked for and nothing that was `found` can have any."""
+    if run.cache.keyframe_slots and found and all(one.kind != "video" for one in found):
+        raise ConfigError(
+            f"cache.keyframe_slots is {run.cache.keyframe_slots}, and the dataset holds no clip, which alone has "
+            "frames between its ends. Set it to 0."
+        )
 
 
 def _too_many(run: RunConfig, unused: Sequence[SideData], counts: Mapping[SideData, Mapping[str, int]]) -> list[str]:

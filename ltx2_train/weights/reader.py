@@ -207,8 +207,9 @@ def _read_header(path: Path) -> tuple[bytes, int]:
 def _refuse_other_formats(path: Path, start: bytes, size: int) -> None:
     if start[:4] == b"GGUF":
         raise CheckpointError(
-            f"{path.name} is a GGUF file. GGUF weights cannot be trained on. Use the bf16 or fp8 .safetensors "
-            "checkpoint; the quantization setting makes it small in memory."
+            f"{path.name} is a GGUF file, which packs weights for inference and is not read here. Use the bf16 or fp8 "
+            ".safetensors file of the same model; quant.format makes a base small in memory, gemma.precision a text "
+            "encoder."
         )
     if start[:4] == b"PK\x03\x04" or start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         raise CheckpointError(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from safetensors.torch import load_file
 
-from ltx2_train import Events, build_caches, check_base, files, load_run, make_run, probe, train
+from ltx2_train import Events, build_caches, check_base, files, load_run, make_run, probe, sample, train
 from ltx2_train.config.base_files import BaseFiles
-from ltx2_train.errors import CheckpointError
+from ltx2_train.errors import CacheError, CheckpointError, ConfigError
 from ltx2_train.lora.file import load_lora_state
+from ltx2_train.models.transformer import LTXTransformer
 from ltx2_train.weights.fingerprint import part_fingerprint
 from ltx2_train.weights.reader import TensorFile
 
@@ -22,20 +24,45 @@ class Heard(Events):
         self.texts.append(text)
 
 
-def test_four_files_and_one_train_and_draw_from_the_same_caches(tiny25, folder25):
+SLOTS = 2
+FRAME = 4  # tokens of a latent frame of the clips
+
+
+@pytest.fixture
+def drawn_slots(monkeypatch):
+    """The numbers of keyframe slots that the model is shown, call by call."""
+    shown = []
+    forward = LTXTransformer.forward
+
+    def spy(model, video, audio, **options):
+        if video.latent.device.type == "cpu":  # else the plan is reckoned
+            assert video.given is None or not video.given[:, video.given.shape[1] - video.slots :].any()
+            shown.append(video.slots // FRAME)
+        return forward(model, video, audio, **options)
+
+    monkeypatch.setattr(LTXTransformer, "forward", spy)
+    return shown
+
+
+def test_four_files_and_one_train_and_draw_from_the_same_caches(tiny25, folder25, drawn_slots):
+    slots = [f"cache.keyframe_slots={SLOTS}", "train.first_frame_probability=1"]
     # encoded with the file whose decoder draws nothing here; its encoder is that of the others
-    build_caches(load_run(folder25 / "run.toml", [f"model.video_vae={tiny25.diffusion_vae}", "model.mode=av"]))
+    build_caches(load_run(folder25 / "run.toml", [f"model.video_vae={tiny25.diffusion_vae}", "model.mode=av", *slots]))
+    (latents,) = load_file(next((folder25 / "cache").glob("*_ltx2_keyframes.safetensors"))).values()
+    assert latents.shape == (128, SLOTS, 2, 2)
     cached = {path: path.stat().st_mtime_ns for path in (folder25 / "cache").glob("*.safetensors")}
     assert cached
     heard = Heard()
     quick = ["train.steps=2", "train.save_precision=fp32"]
     drawn = ['sample.prompts=["a fox"]', "sample.every=2", "sample.at_start=false", "sample.guidance=2.0"]
-    result = train(load_run(folder25 / "run.toml", ["model.mode=av", "run.name=four", *quick, *drawn]), heard)
+    result = train(load_run(folder25 / "run.toml", ["model.mode=av", "run.name=four", *quick, *drawn, *slots]), heard)
     assert result.step == 2
     assert list((result.folder / "samples").glob("*.mp4"))
     assert result.lora is not None
     file = load_lora_state(result.lora)
     assert file.metadata["version"] == file.version == "2.5"
+    assert file.metadata["keyframe_slots"] == str(SLOTS)
+    assert set(drawn_slots) == {SLOTS}  # in training and in samples
     assert {path: path.stat().st_mtime_ns for path in cached} == cached
 
     text = (folder25 / "run.toml").read_text()
@@ -65,6 +92,10 @@ def test_what_is_cached_of_an_encoder_does_not_depend_on_its_file_or_decoder(tin
         ({"text_encoder": "gemma 3"}, r"is Gemma 3;.*is LTX-2\.5"),
         ({"video_vae": "2.3"}, r"model\.video_vae: ltx-2\.3-tiny.* belongs to LTX-2\.3, but .* is LTX-2\.5"),
         ({"video_vae": "audio"}, r"model\.video_vae: .*audio-vae.* holds no video VAE"),
+        ({"audio_vae": "2.3"}, r"model\.audio_vae: ltx-2\.3-tiny.* belongs to LTX-2\.3, but .* is LTX-2\.5"),
+        ({"checkpoint": "gguf"}, r"x\.gguf is a GGUF file"),
+        ({"text_encoder": "gguf"}, r"x\.gguf is a GGUF file.*gemma\.precision"),
+        ({"video_vae": "gguf"}, r"x\.gguf is a GGUF file"),
         ({"audio_vae": "conv"}, r"model\.audio_vae: .*conv.* holds no audio VAE"),
         ({"audio_vae": "mute"}, r"holds no vocoder.*model\.audio_vae"),
         ({"video_vae": "diffusion"}, r"diffusion decoder.*caching.*ltx-2\.5-video-vae-conv-bf16"),
@@ -81,7 +112,8 @@ def test_a_part_that_is_missing_or_foreign_is_named(tiny25, tiny, folder25, tmp_
         files.write_tensors(mute, kept, file.metadata)
     known = {"2.3": tiny.checkpoint, "gemma 3": tiny.text_encoder, "folder": tiny25.gemma_folder,
              "audio": tiny25.audio_vae, "conv": tiny25.video_vae, "diffusion": tiny25.diffusion_vae, "mute": mute,
-             "encoder": tiny25.text_encoder}  # fmt: skip
+             "encoder": tiny25.text_encoder, "gguf": tmp_path / "x.gguf"}  # fmt: skip
+    known["gguf"].write_bytes(b"GGUF" + bytes(2000))
     model = {name.removeprefix("model."): path for name, path in tiny25.settings.items()}
     model |= {name: None if kind is None else str(known[kind]) for name, kind in changes.items()}
     model = {name: path for name, path in model.items() if path is not None}
@@ -95,3 +127,21 @@ def test_a_distilled_file_is_told_by_its_name_alone(tiny25, tmp_path):
     assert not probe(tiny25.checkpoint).warnings
     (warning,) = probe(path).warnings
     assert "distilled model (by its name; the header of the dev file is the same)" in warning
+
+
+def test_keyframe_slots_are_refused_where_they_are_not_cached_and_drawn_as_the_lora_says(folder25, drawn_slots):
+    settings = ["model.mode=av", "cache.keyframe_slots=3", "run.name=four"]
+    with pytest.raises(CacheError, match=r"3 caches of 3 .*\n.*_ltx2_keyframes.*: latents changed .*keyframes"):
+        train(load_run(folder25 / "run.toml", settings))
+    lora = next(folder25.glob("**/four/**/*.safetensors"))
+    drawn_slots.clear()
+    sample(load_run(folder25 / "run.toml", ["model.mode=av"]), lora, folder25 / "drawn", prompts=["a fox"])
+    assert set(drawn_slots) == {2}
+
+
+@pytest.mark.parametrize("group", ["cache", "sample"])
+def test_keyframe_slots_are_refused_of_other_versions(tiny, group):
+    model = {"checkpoint": str(tiny.checkpoint), "text_encoder": str(tiny.text_encoder), "device": "cpu"}
+    run = make_run({"model": model, group: {"keyframe_slots": 2}})
+    with pytest.raises(ConfigError, match=rf"{group}\.keyframe_slots is 2, and .* is LTX-2\.3, which knows no"):
+        check_base(run, Events())

@@ -90,6 +90,8 @@ def saved(tinyv, path: Path, drop: str = "\0", **header) -> Path:
         ({"model.mode": "audio"}, r"model\.mode is audio"),
         ({"model.text_encoder": "gemma"}, r"is Gemma 3; .* is LTX-Video 2B, which was trained with T5.*t5xxl_fp16"),
         ({"model.checkpoint": "an LTX-2.3"}, r"is T5, which belongs to LTX-Video; .* is LTX-2\.3.*gemma_3_12B"),
+        ({"model.text_encoder": "gguf"}, r"t5xxl-Q4\.gguf is a GGUF file.*gemma\.precision"),
+        ({"model.text_encoder": "gemma 4"}, r"is Gemma 4, which belongs to LTX-2\.5.*LTX-Video 2B"),
         ({"model.text_encoder": "alone"}, r"has no tokenizer.*gemma\.tokenizer.*t5_tokenizer"),
         ({"model.checkpoint": "an LTX-2.3", "model.text_encoder": "gemma", "gemma.tokenizer": "spiece"},
          r"gemma\.tokenizer is set, and .* brings its own"),
@@ -101,14 +103,17 @@ def saved(tinyv, path: Path, drop: str = "\0", **header) -> Path:
     ],
     ids=str,
 )  # fmt: skip
-def test_what_ltx_video_has_not_is_refused_by_name(tinyv, tiny, tmp_path, settings, words):
+def test_what_ltx_video_has_not_is_refused_by_name(tinyv, tiny, tiny25, tmp_path, settings, words):
     known = {
         "an LTX-2.3": tiny.checkpoint,
         "gemma": tiny.text_encoder,
         "alone": Path(shutil.copy(tinyv.text_encoder, tmp_path / "t5xxl.safetensors")),
         "spiece": tinyv.gemma_folder / "tokenizer" / "spiece.model",
+        "gguf": tmp_path / "t5xxl-Q4.gguf",
+        "gemma 4": tiny25.text_encoder,
         "no vae": saved(tinyv, tmp_path / "x.safetensors", "vae."),
     }
+    known["gguf"].write_bytes(b"GGUF" + bytes(2000))
     tables: dict = {"model": {"checkpoint": str(tinyv.checkpoint), "text_encoder": str(tinyv.text_encoder)}}
     for dotted, value in settings.items():
         group, name = dotted.split(".")

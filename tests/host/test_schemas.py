@@ -71,7 +71,7 @@ WIDGETS = {
     "first_frame_probability | video_loss_weight caption_lines",
     "LTX2T_CachingOptions": "latents_dtype audio_vae_dtype audio_latents_dtype text_dtype preservation_prompts "
     "tiles_chunk_size tiles_spatial_overlap tiles_temporal_overlap | dino_model "
-    "dino_size dino_batch",
+    "dino_size dino_batch keyframe_slots",
     "LTX2T_LoRAOptions": "rank_dropout module_dropout rslora include_patterns exclude_patterns target_modules "
     "algo factor | lokr_norm modules",
     "LTX2T_FullFinetuningOptions": "include_patterns exclude_patterns master_weights release_gradients keep",
@@ -102,7 +102,7 @@ WIDGETS = {
     "LTX2T_SamplesOptions": "every_epochs validation_clips validation_first_frame include_reference "
     "identity_guidance image_crf spectrogram tiles_chunk_size | tiles_spatial_tile "
     "tiles_spatial_overlap tiles_temporal_tile tiles_temporal_overlap stg_blocks audio_guidance audio_stg "
-    "modality_guidance audio_modality_guidance sigmas streams",
+    "modality_guidance audio_modality_guidance sigmas streams keyframe_slots",
     "LTX2T_VideoConditions": "",
     "LTX2T_AudioConditions": "",
     "LTX2T_ConditionsRecipe": "",

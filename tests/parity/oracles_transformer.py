@@ -341,6 +341,7 @@ class Diffusers(Oracle):
             "height": GRID.height,
             "width": GRID.width,
             "fps": FPS,
+            "video_coords": video.positions if video.slots else None,  # else its own
             "audio_num_frames": AUDIO_STEPS,
             "isolate_modalities": mode != "av",
             "use_cross_timestep": True,
@@ -358,6 +359,7 @@ def keyframes(video: Modality) -> Tensor | None:
         return None
     mask = torch.zeros(*video.latent.shape[:2], 1)
     mask[:, video.single] = 1.0
+    mask[:, mask.shape[1] - video.slots :] = 1.0
     return mask
 
 

@@ -80,6 +80,7 @@ def test_the_public_names_are_these():
         "error_table",
         "error_text",
         "extract_lora",
+        "fitting_files",
         "foresee",
         "import_official",
         "import_settings",

@@ -225,14 +225,17 @@ def meta_batch(
         audio = torch.zeros(count, AUDIO_CHANNELS, work.sound, AUDIO_BINS, device=device)
         mask = torch.ones(count, work.sound, dtype=torch.bool)
     given: tuple[GivenData, ...] = ()
-    if work.references or work.reference_sound:
+    if work.references or work.reference_sound or work.slots:
         seen = tuple(
             torch.zeros(size.channels, size.frames, size.height, size.width, device=device) for size in work.references
         )
         heard: tuple[torch.Tensor, ...] = ()
         if work.reference_sound:  # all of them as one, which is as many tokens
             heard = (torch.zeros(AUDIO_CHANNELS, work.reference_sound, AUDIO_BINS, device=device),)
-        given = (GivenData(seen, heard),) * count
+        frames = None
+        if work.slots:
+            frames = torch.zeros(shape.channels, work.slots, shape.height, shape.width, device=device)
+        given = (GivenData(seen, heard, keyframes=frames),) * count
     batch = Batch(latents, [sample] * count, work.fps, 0, 0, audio, mask, given)
     contexts = {
         stream: torch.zeros(count, work.text, width, dtype=dtype, device=device)

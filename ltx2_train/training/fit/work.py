@@ -26,6 +26,7 @@ from ...errors import CacheError, ConfigError
 from ...events import Events, Passing
 from ...feed.batches import BatchOrder
 from ...feed.loader import Sample, SoundBuckets
+from ...models.positions import slot_places
 from ...objective.audio import audio_steps, virtual_shape
 from ...shapes import AUDIO_LATENTS_PER_SECOND as LATENTS_PER_SECOND
 from ...shapes import SPATIAL_FACTOR, LatentShape, VideoShape, floor_frames
@@ -44,6 +45,7 @@ class Workload:
     `given` is whether a first frame may be given clean, which costs memory; `captions` is how many contexts are kept.
     `references` are those of the picture, in front of it, `reference_sound` counts the latent steps of all those of
     the sound.
+    `slots` counts the keyframe slots behind the picture, a latent frame's worth of tokens each.
     `held_out` are clips of the validation, the largest of which has `held_out_tokens`, of the picture where it has one.
     """
 
@@ -60,11 +62,13 @@ class Workload:
     reference_sound: int = 0
     held_out: int = 0
     held_out_tokens: int = 0
+    slots: int = 0
 
     @property
     def video_tokens(self) -> int:
-        """Of one sample, with its references."""
-        return sum(shape.tokens for shape in (self.shape, *self.references) if shape is not None)
+        """Of one sample, with its references and keyframe slots."""
+        slots = 0 if self.shape is None else self.slots * self.shape.frame_tokens
+        return slots + sum(shape.tokens for shape in (self.shape, *self.references) if shape is not None)
 
     @property
     def audio_tokens(self) -> int:
@@ -89,6 +93,8 @@ class Workload:
             parts.append(f"a reference of {shown.width} x {shown.height}, {shown.frames} frames")
         if self.reference_sound:
             parts.append(f"a reference of {self.reference_sound / 25:.1f} s of sound")
+        if self.slots:
+            parts.append(f"{self.slots} keyframe slot{'s' if self.slots > 1 else ''}")
         if self.batch > 1:
             parts.append(f"{self.batch} at a time")
         return ", ".join(parts)
@@ -115,7 +121,13 @@ def parse_workload(text: str, mode: str, run: RunConfig | None = None, batch: in
     sound = 0 if mode == "video" else audio_steps(shape.frames, shape.fps)
     picture = None if mode == "audio" else shape.latent()
     given = picture is not None and picture.frames > 1 and (run is None or run.train.first_frame_probability > 0)
-    return Workload(mode, picture, sound, batch, given=given, source="the size that was given")
+    slots = 0 if run is None or picture is None else _slots(run, picture)
+    return Workload(mode, picture, sound, batch, given=given, source="the size that was given", slots=slots)
+
+
+def _slots(run: RunConfig, shape: LatentShape) -> int:
+    """How many keyframe slots a clip of `shape` has."""
+    return len(slot_places(run.cache.keyframe_slots, shape.video().frames))
 
 
 def largest_workload(run: RunConfig, events: Events | None = None) -> Workload:
@@ -189,7 +201,9 @@ def largest_batch(order: BatchOrder, run: RunConfig, shown: ShownReference | Non
     tell = shown or partial(cached_references, run=run)
 
     def size(batch: list[Sample]) -> int:
-        picture = 0 if batch[0].kind == "audio" else batch[0].shape.tokens
+        picture = 0
+        if batch[0].kind != "audio":
+            picture = batch[0].shape.tokens + _slots(run, batch[0].shape) * batch[0].shape.frame_tokens
         references = [tell(sample) for sample in batch]
         picture += max(sum(shape.tokens for shape in shapes) for shapes, _ in references)
         sound = max(sample.audio_steps for sample in batch) + max(steps for _, steps in references)
@@ -246,6 +260,7 @@ def of_batch(
         references=max(pictures, key=lambda shapes: sum(one.tokens for one in shapes)) if shape is not None else (),
         reference_sound=max(steps for _, steps in references) if sound else 0,
         held_out=len(held_out),
+        slots=0 if shape is None else _slots(run, shape),
         held_out_tokens=max(tokens, default=0),
     )
 

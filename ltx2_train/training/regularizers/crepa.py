@@ -75,10 +75,11 @@ class Crepa(Regularizer):
         if video is None:
             return {}
         tokens, frames = video.clean.shape[1], view.group.samples[0].shape.frames
-        student = out.hidden[self._student][:, -tokens:]  # without references
+        clip = slice(-tokens, -video.slots or None)  # without references and keyframe slots
+        student = out.hidden[self._student][:, clip]
         if settings.mode == "backbone":
             student = self.projector(places(student, frames, mean=True).to(student.dtype)).float()
-            teacher = places(out.hidden[self._teacher][:, -tokens:].detach(), frames, mean=True)
+            teacher = places(out.hidden[self._teacher][:, clip].detach(), frames, mean=True)
         else:
             student = places(self.projector(student), frames, mean=False)
             teacher = view.drawn(self.name)["features"].float()

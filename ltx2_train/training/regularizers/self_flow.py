@@ -85,8 +85,8 @@ class SelfFlow(Regularizer):
             return {}
         count, tokens = video.clean.shape[:2]
         run = self.kit.run
-        second = sample_sigmas(run.objective, count, tokens, self.kit.version, generator)
-        frames = group.samples[0].shape.frames
+        second = sample_sigmas(run.objective, count, tokens - video.slots, self.kit.version, generator)
+        frames = tokens // video.first  # a slot is one, too
         units = frames if self.settings.mask_frames else tokens
         number = round(self.settings.mask_ratio * units)
         number = max(number, 1) if self.settings.mask_ratio else 0
@@ -138,7 +138,7 @@ class SelfFlow(Regularizer):
         shape = view.group.samples[0].shape
         if settings.temporal != "off" and shape.frames > 1:
             mean = settings.granularity == "frame"
-            ours, its = places(student, shape.frames, mean), places(teacher, shape.frames, mean)
+            ours, its = (places(x[:, : shape.tokens], shape.frames, mean) for x in (student, teacher))
             strength = settings.motion_strength if settings.motion_weighting == "teacher_delta" else 0.0
             if settings.temporal_weight:
                 match = Matching(settings.patch_radius, shape.width, settings.patch_match, settings.patch_temperature)

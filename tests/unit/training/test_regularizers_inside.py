@@ -14,6 +14,7 @@ from unit.training.step_parts import SHAPE
 from ltx2_train.caching.dino import DINO_KEY, dino_path
 from ltx2_train.config import make_run
 from ltx2_train.errors import CacheError, ConfigError
+from ltx2_train.feed.batches import GivenData
 from ltx2_train.files import write_tensors
 from ltx2_train.models.routes import TokenRoute, draw_kept
 from ltx2_train.models.transformer import Modality
@@ -97,6 +98,21 @@ def test_self_flow_has_the_right_gradient_in_the_lora_and_the_projector(bench):
     terms = one.step(batch)
     assert set(terms) == {"video", "self_flow", "self_flow_frame", "self_flow_delta"}
     assert all(bool((terms[name].values.abs() <= 1).all()) for name in terms if name != "video")
+
+
+MASKED = {"self_flow": {**FLOW["self_flow"], "mask_frames": True}}
+
+
+@pytest.mark.parametrize("settings", [MASKED, CREPA, TREAD], ids=["self_flow", "crepa", "tread"])
+def test_keyframe_slots_are_learned_beside_what_looks_at_frames(bench, settings):
+    batch = make_batch([0, 0])
+    keyframes = torch.randn(128, 2, SHAPE.height, SHAPE.width, generator=torch.Generator().manual_seed(3))
+    one = bench(settings)
+    terms = one.step(replace(batch, given=(GivenData(keyframes=keyframes),) * 2))
+    without = one.step(batch)
+    assert set(terms) == set(without)
+    assert all(bool(torch.isfinite(term.values).all()) for term in terms.values())
+    assert not torch.equal(terms["video"].values, without["video"].values)
 
 
 def test_crepa_of_dino_has_the_right_gradient(bench, with_features):

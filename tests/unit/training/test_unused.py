@@ -128,3 +128,12 @@ def test_more_references_than_conditions_are_named(tmp_path):
     items = [SimpleNamespace(key="x", references=("a", "b"), reference_audios=(), mask=None, audio_mask=None)]
     with pytest.raises(ConfigError, match=r"x: 2 references, of which 1 .*Add another \[\[video.conditions\]\]"):
         require_items_used(run, items)
+
+
+def test_keyframe_slots_need_a_clip():
+    run = make_run({"cache": {"keyframe_slots": 2}})
+    nothing = {"references": (), "reference_audios": (), "mask": None, "audio_mask": None}
+    items = [SimpleNamespace(key="x", kind=kind, **nothing) for kind in ("image", "video")]
+    require_items_used(run, items)
+    with pytest.raises(ConfigError, match=r"cache\.keyframe_slots is 2, and the dataset holds no clip"):
+        require_items_used(run, items[:1])
