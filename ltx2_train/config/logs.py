@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ..settings import Settings
 
@@ -65,7 +66,6 @@ class HubSettings(Settings):
     repo: str = Field(
         default="",
         max_length=128,
-        pattern=r"^([\w.-]+/)?[\w.-]+$|^$",
         description='Repository there, "name" or "owner/name"; made if it is missing.',
         json_schema_extra=OF_HUB,
     )
@@ -75,4 +75,12 @@ class HubSettings(Settings):
         description="Folder in the repository; empty: its top.",
         json_schema_extra={**OF_HUB, "community": "huggingface_path_in_repo"},
     )
+
+    @field_validator("repo")
+    @classmethod
+    def _a_name(cls, value: str) -> str:
+        if value and not re.fullmatch(r"([\w.-]+/)?[\w.-]+", value):
+            raise ValueError("must be a name, or owner/name, of letters, digits, points, dashes and underscores")
+        return value
+
     private: bool = Field(default=True, description="Make a new repository private.", json_schema_extra=OF_HUB)

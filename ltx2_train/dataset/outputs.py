@@ -25,7 +25,7 @@ def cache_folder_faults(entry: DatasetSettings) -> list[str]:
     folders = entry.cache_folders()
     if entry.cache_directory is None:
         folders = folders[1:]  # the first is that of the media, of which more is said elsewhere
-    return [f"{key}: {folder} {why}" for key, folder in folders if (why := _no_folder(folder))]
+    return [f"{key}: {folder} {why}" for key, folder in folders if (why := no_folder(folder))]
 
 
 def require_cache_folders(config: DatasetConfig) -> None:
@@ -35,7 +35,7 @@ def require_cache_folders(config: DatasetConfig) -> None:
         raise ConfigError("\n".join([*lines[:-1], f"{lines[-1]} Name a folder for caches."]))
 
 
-def _no_folder(path: Path) -> str:
+def no_folder(path: Path) -> str:
     """Why `path` cannot be, or become, a folder; empty where it can."""
     for place in (path, *path.parents):
         if place.is_dir():

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from ..weights.reader import TensorFile
 from ..weights.stored import PLAIN_TYPES
 from ..weights.writer import TensorEntry, TensorWriter, require_space
 from .fit import tell_version
-from .new_file import LoraMade, Losses, check_target, require_each_once
+from .new_file import HIGHEST_STRENGTH, LoraMade, Losses, check_target, require_each_once
 from .source import LoraSource
 from .targets import branch_of, count_branches
 
@@ -58,6 +57,8 @@ def bake_loras(
         file = stack.enter_context(TensorFile(checkpoint))
         sources = [stack.enter_context(LoraSource(path, TOOL)) for path in loras]
         version = probe(checkpoint).version
+        if not any(source.works for source in sources):
+            raise ConfigError("Every B of the LoRA is zero, so the checkpoint would stay as it is. Choose another.")
         for source in sources:
             if version is not None:
                 tell_version(source.about, version, events)
@@ -158,8 +159,8 @@ def _strengths(count: int, strengths: Sequence[float]) -> list[float]:
         raise ConfigError(
             f"{len(strengths)} strengths were given for {count} LoRAs. Give one for all, or one for each in order."
         )
-    if not all(math.isfinite(value) for value in strengths):
-        raise ConfigError("A strength is no finite number.")
+    if not all(abs(value) <= HIGHEST_STRENGTH for value in strengths):
+        raise ConfigError(f"A strength is no number from -{HIGHEST_STRENGTH} to {HIGHEST_STRENGTH}.")
     if not any(strengths):
         raise ConfigError("Every strength is 0, so the checkpoint would stay as it is. Give one that is not.")
     return [float(value) for value in strengths] * (count if len(strengths) == 1 else 1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..device import pick_device
@@ -21,6 +22,7 @@ from ..weights.fingerprint import part_fingerprint
 from ..weights.probe import probe
 from ..weights.reader import TensorFile
 from ..weights.stored import PLAIN_TYPES
+from .file import NOT_FINITE
 from .metadata import describe_run
 from .new_file import LoraMade, Losses, check_target, in_dtype, lora_keys, pick_dtype, write_tensors_of
 from .targets import branch_of, count_branches
@@ -54,11 +56,7 @@ def extract_lora(
     damaged, Stopped when the user stopped.
     """
     out, events = Path(out), shielded(events)
-    if rank < 1:
-        raise ConfigError(f"rank is {rank}. It is at least 1.")
-    check_target(out, [Path(tuned), Path(base)])
-    if out.exists() and not replace:
-        raise ConfigError(f"{out} is there already. Choose another name, or delete it first.")
+    _check(Path(tuned), Path(base), out, rank, replace)
     place, losses = pick_device(device), Losses()
     with TensorFile(tuned) as first, TensorFile(base) as second:
         pair = _pair(first, second)
@@ -72,6 +70,9 @@ def extract_lora(
                 file.read(f"{prefix}{layer}.weight", place).float()
                 for file, prefix in zip((first, second), pair.prefixes, strict=True)
             ]
+            for file, weight in zip((first, second), weights, strict=True):
+                if not bool(torch.isfinite(weight).all()):
+                    raise CheckpointError(f"{layer} of {file.name} {NOT_FINITE}. The file is damaged; fetch it again.")
             change = weights[0] - weights[1]
             if bool(change.any()):
                 layers[layer] = kept = min(rank, *change.shape)
@@ -96,6 +97,16 @@ def extract_lora(
     most = max(layers.values())
     write_tensors_of(out, tensors, describe_run(about, most, most, count_branches(layers)), replace)
     return LoraMade(out, count_branches(layers), sorted(set(layers.values())), notes, losses.shares())
+
+
+def _check(tuned: Path, base: Path, out: Path, rank: int, replace: bool) -> None:
+    if rank < 1:
+        raise ConfigError(f"rank is {rank}. It is at least 1.")
+    check_target(out, [tuned, base])
+    if out.exists() and not replace:
+        raise ConfigError(f"{out} is there already. Choose another name, or delete it first.")
+    if tuned.exists() and base.exists() and tuned.samefile(base):
+        raise ConfigError(f"{tuned.name} is named as finetune and as base. Name the checkpoint that it began with.")
 
 
 def _pair(tuned: TensorFile, base: TensorFile) -> _Pair:

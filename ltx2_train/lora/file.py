@@ -223,22 +223,26 @@ def load_lora_header(path: Path | str) -> LoraFile:
     return file if file.layers else load_lora_state(path)
 
 
-def require_finite(path: Path | str) -> None:
-    """Raise CheckpointError where a number of a LoRA is NaN or infinite. All of it is read, a matrix at a time."""
-    path = Path(path)
+def require_finite(path: Path | str) -> bool:
+    """Whether a LoRA does anything: false where every B is zero. All of it is read, a matrix at a time.
+
+    Raises CheckpointError where a number of it is NaN or infinite.
+    """
+    path, broken, works = Path(path), list[str](), False
     with TensorFile(path) as file:
-        floats = {name: info.torch_dtype for name, info in file.tensors.items() if info.torch_dtype.is_floating_point}
-        broken = [
-            name
-            for name, dtype in floats.items()
-            if not bool(torch.isfinite(file.read(name, "cpu", _computed_in(dtype))).all())
-        ]
+        for name, info in file.tensors.items():
+            if info.torch_dtype.is_floating_point:
+                tensor = file.read(name, dtype=_computed_in(info.torch_dtype))
+                if not bool(torch.isfinite(tensor).all()):
+                    broken.append(name)
+                works = works or (split_key(name).part not in ("down", "alpha") and bool(tensor.any()))
     if broken:
         others = f" (so do {len(broken) - 1} others)" if len(broken) > 1 else ""
         raise CheckpointError(
             f"{path.name} cannot be used: {broken[0]} {NOT_FINITE}{others}. Its training went wrong, or the file is "
             "damaged. Choose one of an earlier step, or fetch it again."
         )
+    return works
 
 
 def read_lora(path: Path | str, weights: bool = True) -> LoraFile:

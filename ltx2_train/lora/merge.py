@@ -161,14 +161,16 @@ def _layers(sources: Sequence[LoraSource]) -> dict[str, list[int]]:
 
 
 def _told(sources: Sequence[LoraSource]) -> list[str]:
-    """What the user has to know before: files of several versions."""
+    """What the user has to know before: files that do nothing, and files of several versions."""
+    told = [f"{one.path.name} does nothing: every B is zero." for one in sources if not one.works]
     versions = {source.version for source in sources} - {""}
     if len(versions) < 2:
-        return []
+        return told
     named = ", ".join(f"{one.path.name} ({name_of(one.version) if one.version else 'not known'})" for one in sources)
     return [
+        *told,
         f"These LoRAs are of different versions: {named}. Layers of the same sizes mean something else in each, so on "
-        "either base a part of the merged file will do harm or nothing. Merge LoRAs of one version."
+        "either base a part of the merged file will do harm or nothing. Merge LoRAs of one version.",
     ]
 
 

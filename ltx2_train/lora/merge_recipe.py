@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ import torch
 from ..errors import ConfigError
 from .choices import MERGE_METHODS, MERGED_RANKS
 from .metadata import REFERENCE, describe_run, file_name
-from .new_file import pick_dtype
+from .new_file import HIGHEST_STRENGTH, pick_dtype
 from .source import LoraSource
 from .targets import count_branches
 
@@ -58,8 +57,8 @@ def merge_recipe(
         raise ConfigError(
             f"{len(multipliers)} multipliers were given for {count} LoRAs. Give one for all, or one for each in order."
         )
-    if not all(math.isfinite(value) for value in multipliers):
-        raise ConfigError("A multiplier is no finite number.")
+    if not all(abs(value) <= HIGHEST_STRENGTH for value in multipliers):
+        raise ConfigError(f"A multiplier is no number from -{HIGHEST_STRENGTH} to {HIGHEST_STRENGTH}.")
     if not any(multipliers):
         raise ConfigError("Every multiplier is 0, so the merged LoRA would do nothing. Give one that is not.")
     if not 0.0 <= k_fraction <= 1.0:

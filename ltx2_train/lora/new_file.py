@@ -19,6 +19,8 @@ from ..weights.reader import ENDING, TensorFile
 from ..weights.writer import TensorEntry, TensorWriter, require_space
 from .names import PREFIX
 
+HIGHEST_STRENGTH = 100
+
 
 @dataclass(frozen=True)
 class LoraMade:

@@ -19,9 +19,9 @@ from .known import known_layer
 class LoraSource:
     """A plain LoRA of an LTX-2 transformer. `layers`: dotted name -> its Entry, whose matrices have shapes alone.
 
-    `tool` is what the user called, for messages. Raises CheckpointError where the file is damaged or no LoRA at all;
-    or holds numbers that are not finite; ConfigError where it is of another kind or of another model, or where its
-    scale or its names leave a doubt.
+    `works` is false where it changes nothing. `tool` is what the user called, for messages. Raises CheckpointError
+    where the file is damaged, no LoRA at all, or holds numbers that are not finite; ConfigError where it is of another
+    kind or of another model, or where its scale or its names leave a doubt.
     """
 
     def __init__(self, path: Path | str, tool: str) -> None:
@@ -29,7 +29,7 @@ class LoraSource:
         self.about = load_lora_header(path)
         _require_plain(self.about, tool)
         self._names = _dotted_names(self.about)
-        require_finite(path)  # before a tool works for minutes, and writes half a file
+        self.works = require_finite(path)  # before a tool works for minutes, and writes half a file
         self.layers: dict[str, LoraEntry] = {layer: self.about.entries[name] for layer, name in self._names.items()}
         self._file = TensorFile(path)
 

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..shapes import AUDIO_LATENTS_PER_SECOND
 from .mel import waveform_to_mel
 
 TIME_FACTOR = 4
@@ -91,7 +92,7 @@ class AudioVAEConfig:
                 f"The checkpoint's audio VAE attends at the resolutions {sorted(attended)} (attn_resolutions); this "
                 "trainer knows those without. Use an LTX-2 or LTX-2.3 checkpoint."
             )
-        return cls(
+        config = cls(
             channels=sizes["ch"],
             channel_multipliers=tuple(sizes["ch_mult"]),
             blocks=sizes["num_res_blocks"],
@@ -106,6 +107,13 @@ class AudioVAEConfig:
             hop=stft.get("hop_length", 160),
             n_fft=stft.get("filter_length", 1024),
         )
+        if config.latents_per_second != AUDIO_LATENTS_PER_SECOND:
+            raise CheckpointError(
+                f"The checkpoint's audio VAE makes {config.latents_per_second:g} latents a second (sampling_rate "
+                f"{config.sample_rate}, hop_length {config.hop}); LTX-2 has {AUDIO_LATENTS_PER_SECOND:g}. The file is "
+                "damaged or was repacked with a wrong header. Use an original LTX-2 checkpoint."
+            )
+        return config
 
 
 def _mapping(value: Any, name: str) -> Mapping[str, Any]:

@@ -21,10 +21,12 @@ FIXED: dict[str, Any] = {
     "double_self_attention": False,
     "norm_elementwise_affine": False,
     "only_cross_attention": False,
+    "positional_embedding_theta": 10000,
     "positional_embedding_type": "rope",
     "qk_norm": "rms_norm",
     "share_ff": False,
     "standardization_norm": "rms_norm",
+    "timestep_scale_multiplier": 1000,
     "use_audio_video_cross_attention": True,
 }
 # What LTX-Video computes in its own way; its headers say nothing of it. Pairs of features side by side are rotated, by
@@ -145,7 +147,16 @@ class TransformerConfig:
         return config
 
     def check(self) -> None:
-        """Raise CheckpointError where sizes contradict each other."""
+        """Raise CheckpointError where sizes contradict each other, or one is no number that a size can be."""
+        for name, field in self.__dataclass_fields__.items():
+            value, kind = getattr(self, name), str(field.type)
+            for one in value if isinstance(value, tuple) else (value,):
+                number = isinstance(one, (int, float)) and not isinstance(one, bool) and one > 0
+                if (kind in ("int", "float") or kind.startswith("tuple")) and not number:
+                    raise CheckpointError(
+                        f"The checkpoint's embedded config says {name} = {value!r}; expected a number above 0. The "
+                        "file is damaged or was repacked with a wrong header. Use an original LTX-2 checkpoint."
+                    )
         if self.rope_type not in ("split", "interleaved"):
             raise CheckpointError(
                 f"The checkpoint's rope_type is {self.rope_type!r}; expected split or interleaved. Use an LTX-2 file."

@@ -32,7 +32,7 @@ from .grid import GridCell, write_grid
 from .guidance import require_stg_block
 from .prompts import Prompt, require_drawable
 from .sample import given_media, has_dataset, prompt_folder, shown_to, wanted_prompts
-from .studio import Studio, checked_lora, open_studio, outer_lora
+from .studio import Studio, checked_lora, open_studio, outer_lora, require_possible
 
 RECIPE = "1"  # of the names of cells
 AT_ONCE = 4  # cells that are drawn before they are decoded and saved; a stop loses no more of them
@@ -106,6 +106,7 @@ def compare(
     events = shielded(events)
     events.stage("check")
     columns = _columns(loras, strengths, base)
+    require_possible(out, [strength for _, strength in beside])
     run = _without_lost_dataset(run)
     files = BaseFiles.find(run, events)
     if has_dataset(run):

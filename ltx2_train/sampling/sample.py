@@ -21,7 +21,7 @@ from .given_media import GivenMedia
 from .guidance import require_stg_block
 from .prompts import Prompt, read_prompts, require_drawable, unused_options
 from .render import SampleFile
-from .studio import checked_lora, open_studio, outer_lora
+from .studio import checked_lora, open_studio, outer_lora, require_possible
 
 
 def sample(
@@ -43,6 +43,7 @@ def sample(
     """
     events = shielded(events)
     events.stage("check")
+    require_possible(out, [*strengths, *(strength for _, strength in beside)])
     base = BaseFiles.find(run, events)
     if has_dataset(run):
         refuse_among_media(out, DatasetConfig.read(run.dataset_file(), run.foreign))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def load_transformer(
 
 def blueprint(file: TensorFile, mode: str) -> LTXTransformer:
     """The transformer of `file` for `mode` on the meta device: all modules, no memory."""
-    with torch.device("meta"):
+    with _described(file, "transformer"), torch.device("meta"):
         return LTXTransformer(transformer_config(file), mode)
 
 
@@ -91,7 +92,8 @@ def transformer_config(file: TensorFile) -> TransformerConfig:
     prefix = keys.transformer_prefix(file.tensors) or ""
     names = {name[len(prefix) :] for name in file.tensors if name.startswith(prefix)}
     try:
-        return TransformerConfig.from_checkpoint(section(file, "transformer"), names)
+        with _described(file, "transformer"):
+            return TransformerConfig.from_checkpoint(section(file, "transformer"), names)
     except CheckpointError as error:
         raise CheckpointError(f"{file.path.name}: {error}") from None
 
@@ -107,7 +109,7 @@ def load_connectors(
     with TensorFile(path) as file:
         if not model_family(file).connectors:
             return PlainText(transformer_config(file).caption_channels)
-        with torch.device("meta"):
+        with _described(file, "transformer"), torch.device("meta"):
             names = [name for name in file.tensors if name.startswith(keys.CONNECTORS)]
             model = TextConnectors(section(file, "transformer"), mode, names=names)
         wanted = tuple(
@@ -136,8 +138,8 @@ def load_video_vae(
         if decoder and prefix + keys.DIFFUSION_DECODER in file:
             raise CheckpointError(f"{file.path.name} {DIFFUSION_VAE}")
         names = [name for name in file.tensors if name.startswith(prefix)]
-        config = VideoVAEConfig.from_checkpoint(section(file, "vae"), names, model_family(file).decoder_padding)
-        with torch.device("meta"):
+        with _described(file, "vae"), torch.device("meta"):
+            config = VideoVAEConfig.from_checkpoint(section(file, "vae"), names, model_family(file).decoder_padding)
             model = VideoVAE(config, encoder=encoder, decoder=decoder)
         origin = Origin(file, prefix, "video VAE", _halves(encoder, decoder))
         materialise(model, origin, Arrival(dtype, device, on_progress))
@@ -154,8 +156,8 @@ def load_audio_vae(
 ) -> AudioVAE:
     """The frozen audio VAE, in float32 unless told otherwise; a half that is not asked for is not read."""
     with TensorFile(path) as file:
-        config = AudioVAEConfig.from_checkpoint(section(file, "audio_vae"))
-        with torch.device("meta"):
+        with _described(file, "audio_vae"), torch.device("meta"):
+            config = AudioVAEConfig.from_checkpoint(section(file, "audio_vae"))
             model = AudioVAE(config, encoder=encoder, decoder=decoder)
         origin = Origin(file, keys.AUDIO_VAE, "audio VAE", _halves(encoder, decoder))
         materialise(model, origin, Arrival(dtype, device, on_progress))
@@ -170,11 +172,24 @@ def load_vocoder(
 ) -> Vocoder | ExtendedVocoder:
     """The frozen vocoder, in float32 unless told otherwise."""
     with TensorFile(path) as file:
-        config = VocoderConfig.from_checkpoint(section(file, "vocoder"))
-        with torch.device("meta"):
+        with _described(file, "vocoder"), torch.device("meta"):
+            config = VocoderConfig.from_checkpoint(section(file, "vocoder"))
             model = build_vocoder(config)
         materialise(model, Origin(file, keys.VOCODER, "vocoder"), Arrival(dtype, device, on_progress))
     return model
+
+
+@contextmanager
+def _described(file: TensorFile, part: str) -> Iterator[None]:
+    """While entered, the header of `file` says what is built; numbers of which nothing can be are told as that."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RuntimeError, AssertionError) as error:
+        raise CheckpointError(
+            f"{file.path.name}: the section {part} of its header configuration (metadata `config`) describes nothing "
+            "that can be built: a number in it is missing, out of range or of another type. The file is damaged or "
+            "was repacked with a wrong header. Use an original LTX-2 or LTX-2.3 checkpoint."
+        ) from error
 
 
 def section(file: TensorFile, name: str) -> Mapping[str, Any]:

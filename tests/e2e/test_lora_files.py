@@ -108,6 +108,22 @@ def test_an_unfit_lora_is_found_before_anything_is_loaded(run_file, tiny, monkey
     assert not (run_file.parent / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("out", "asked", "words"),
+    [
+        ("out", {"strengths": [1.0, float("nan")]}, "strength of a LoRA is nan; it is a number from -100 to 100"),
+        ("out", {"strengths": [1e38]}, "strength of a LoRA is 1e.38; it is a number"),
+        ("out", {"beside": [("x.safetensors", float("inf"))]}, "strength of a LoRA is inf"),
+        ("run.toml", {}, "--out: .*run.toml is a file, not a folder. Name another folder"),
+        ("run.toml/x", {}, "--out: .*x cannot be made, since .*run.toml is a file"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_before_anything_is_loaded(run_file, monkeypatch, out, asked, words):
+    monkeypatch.setattr(drawing, "prompt_features", lambda *_, **__: pytest.fail("something was loaded"))
+    with pytest.raises(ConfigError, match=words):
+        sample(load_run(run_file), None, run_file.parent / out, prompts=["a fox"], **asked)
+
+
 def test_a_block_that_the_model_has_not_is_refused_for_samples(run_file, monkeypatch):
     monkeypatch.setattr(drawing, "prompt_features", lambda *_, **__: pytest.fail("something was loaded"))
     with pytest.raises(ConfigError, match="sample.stg_block is 4, but the blocks of this model are 0 to 3"):

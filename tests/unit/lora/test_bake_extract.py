@@ -86,7 +86,7 @@ def test_only_the_transformer_of_a_baked_checkpoint_counts_as_another(tiny, lora
         ),
         ({Q: (10, 12)}, [1], "is for another model: .* is 10x12 there and 160x160"),
         ({Q: (160, 160)}, [1, 2], "2 strengths were given for 1"),
-        ({Q: (160, 160)}, [float("inf")], "no finite number"),
+        ({Q: (160, 160)}, [float("inf")], "no number from -100 to 100"),
         ({Q: (160, 160)}, [0.0], "would stay as it is"),
     ],
 )
@@ -95,6 +95,24 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tiny, tmp_path,
     with pytest.raises(ConfigError, match=message):
         bake_loras(tiny.checkpoint, [path], tmp_path / "out.safetensors", strengths)
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_what_would_change_nothing_or_is_no_number_is_neither_baked_nor_extracted(tiny, tmp_path):
+    out = tmp_path / "out.safetensors"
+    down, up = pair(2, (160, 160))
+    path = write_lora(tmp_path / "x.safetensors", {Q: (down, 0 * up)})
+    with pytest.raises(ConfigError, match="Every B of the LoRA is zero"):
+        bake_loras(tiny.checkpoint, [path], out)
+    with pytest.raises(ConfigError, match="is named as finetune and as base"):
+        extract_lora(tiny.checkpoint, tiny.checkpoint, out)
+    tensors = load_file(tiny.checkpoint)
+    tensors[f"model.diffusion_model.{Q}.weight"][0, 0] = float("nan")
+    with TensorFile(tiny.checkpoint) as file:
+        save_file(tensors, tmp_path / "bad.safetensors", file.metadata)
+    for pair_ in ((tmp_path / "bad.safetensors", tiny.checkpoint), (tiny.checkpoint, tmp_path / "bad.safetensors")):
+        with pytest.raises(CheckpointError, match=rf"{Q} of bad.safetensors holds numbers that are not finite"):
+            extract_lora(*pair_, out)
+    assert not out.exists()
 
 
 def test_numbers_that_are_not_finite_are_never_baked(tiny, loras, tmp_path):
@@ -161,8 +179,9 @@ def test_what_a_lora_cannot_hold_is_counted(tiny, tmp_path):
     made = extract_lora(tmp_path / "tuned.safetensors", tiny.checkpoint, tmp_path / "out.safetensors")
     assert made.layers == {"video": 1}
     assert made.notes[0].startswith(f"left out: 1 biases, norms and tables that differ too, {Q}.bias first")
+    (tmp_path / "copy.safetensors").write_bytes(tiny.checkpoint.read_bytes())
     with pytest.raises(ConfigError, match="have the same weights"):
-        extract_lora(tiny.checkpoint, tiny.checkpoint, tmp_path / "none.safetensors")
+        extract_lora(tmp_path / "copy.safetensors", tiny.checkpoint, tmp_path / "none.safetensors")
 
 
 def test_two_versions_are_no_finetune_and_its_base(tiny, tiny20, tmp_path):

@@ -239,6 +239,36 @@ def test_a_file_without_the_part_says_so(contents, tmp_path):
         load_vocoder(tmp_path / "y.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("load", "path", "value", "words"),
+    [
+        (load_transformer, "transformer.out_channels", 0, "out_channels = 0; expected a number above 0"),
+        (load_transformer, "transformer.norm_eps", "x", "norm_eps = 'x'; expected a number above 0"),
+        (load_transformer, "transformer.timestep_scale_multiplier", -1, "timestep_scale_multiplier = -1; .* have 1000"),
+        (load_transformer, "transformer.positional_embedding_theta", 9000, "theta = 9000; .* have 10000"),
+        (load_connectors, "transformer.connector_num_attention_heads", 0, "section transformer of its header"),
+        (load_connectors, "transformer.connector_num_learnable_registers", -1, "section transformer of its header"),
+        (load_connectors, "transformer.connector_attention_head_dim", "x", "section transformer of its header"),
+        (load_video_vae, "vae.patch_size", 0, "The video VAE's encoder scales time"),
+        (load_video_vae, "vae.latent_channels", "x", "section vae of its header"),
+        (load_audio_vae, "audio_vae.preprocessing.stft.hop_length", 0, "section audio_vae of its header"),
+        (load_audio_vae, "audio_vae.model.params.sampling_rate", 32000, "50 latents a second .* LTX-2 has 25"),
+        (load_vocoder, "vocoder.vocoder.upsample_initial_channel", "x", "section vocoder of its header"),
+    ],
+)
+def test_numbers_of_a_header_that_describe_nothing_are_told(contents, tmp_path, load, path, value, words):
+    config = json.loads(contents[1]["config"])
+    *parents, last = path.split(".")
+    table = config
+    for parent in parents:
+        table = table[parent]
+    assert last in table or last.startswith(("norm_eps", "sampling_rate")), path
+    table[last] = value
+    save_file(contents[0], tmp_path / "x.safetensors", metadata={**contents[1], "config": json.dumps(config)})
+    with pytest.raises(CheckpointError, match=words):
+        load(tmp_path / "x.safetensors")
+
+
 def test_a_lora_is_named_when_it_is_loaded_as_a_model(tmp_path):
     name = "diffusion_model.transformer_blocks.0.attn1.to_q"
     tensors = {f"{name}.lora_A.weight": torch.zeros(4, 16), f"{name}.lora_B.weight": torch.zeros(16, 4)}
