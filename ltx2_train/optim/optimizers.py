@@ -245,6 +245,15 @@ def _schedule_is_flat(lr: float, schedule: str) -> str:
     return f"schedule_free needs no falling rate, and schedule.name is {schedule}; constant_with_warmup is usual."
 
 
+def _first_steps_are_long(lr: float, schedule: str) -> str:
+    if lr < 1e-4:
+        return ""
+    return (
+        f"The first hundreds of came's steps are three to twenty times as long as adamw's would be, and "
+        f"train.learning_rate is {lr:g}; a tenth of a rate for adamw, with a warm-up, is usual."
+    )
+
+
 def _paged_bytes(settings: OptimizerNumbers) -> float:
     return 2 + 8 / 256  # two bytes, and a float32 for each 256 of both
 
@@ -273,7 +282,10 @@ OPTIMIZERS.add(
     ),
 )
 OPTIMIZERS.add("muon", OptimizerKind(_muon, lambda settings: 4.0, library="torch>=2.9", missing=_no_muon))
-OPTIMIZERS.add("came", OptimizerKind(_came, library="came-pytorch", missing=_without("came_pytorch")))
+OPTIMIZERS.add(
+    "came",
+    OptimizerKind(_came, library="came-pytorch", missing=_without("came_pytorch"), advice=_first_steps_are_long),
+)
 OPTIMIZERS.add(
     "schedule_free",
     OptimizerKind(

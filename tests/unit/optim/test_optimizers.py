@@ -236,16 +236,18 @@ def test_pages_need_a_card():
         build_optimizer(parameters(), OptimizerSettings(name="adamw8bit_paged"), 1e-4, "cpu")
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if not OPTIMIZERS.get(name).cuda])
-def test_each_passes_the_step_that_it_is_tried_with_before_a_run(name):
-    assert why_not(name, OptimizerSettings(name=name), "cpu") == ""
-
-
-@pytest.mark.parametrize(("name", "wants"), [("prodigy", "1 is usual"), ("schedule_free", "constant_with_warmup")])
-def test_unusual_numbers_are_said(name, wants):
+@pytest.mark.parametrize(
+    ("name", "wants", "usual"),
+    [
+        ("prodigy", "1 is usual", (1.0, "linear")),
+        ("schedule_free", "constant_with_warmup", (1e-4, "constant")),
+        ("came", "a tenth", (1e-5, "linear")),
+    ],
+)
+def test_unusual_numbers_are_said(name, wants, usual):
     advice = OPTIMIZERS.get(name).advice
     assert wants in advice(1e-4, "linear")
-    assert advice(1.0, "constant") == ""
+    assert advice(*usual) == ""
     assert OPTIMIZERS.get("adamw").advice(1e-4, "linear") == ""
 
 
