@@ -194,7 +194,8 @@ def test_a_lora_is_compared_previewed_merged_and_inspected(cached, tmp_path):
     assert len(made.cells) == 2
     assert all(cell.path is not None for cell in made.cells)
     assert preview_dataset(cached / "dataset.toml", tmp_path / "preview", "clip", run).decoded is not None
-    merged = merge_loras([result.lora, result.lora], tmp_path / "merged.safetensors", [0.5, 0.5]).path
+    same = shutil.copy2(result.lora, tmp_path / "same.safetensors")
+    merged = merge_loras([result.lora, same], tmp_path / "merged.safetensors", [0.5, 0.5]).path
     assert inspect_lora(merged).version == "2.5"
     heard = Heard()
     one, two = (sample(run, lora, tmp_path / f"{n}", heard)[0] for n, lora in enumerate((result.lora, merged)))
