@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import types
+from dataclasses import replace
 
 import pytest
 from media import grey_levels, moving_square, real_clip, truncate, write_captioned, write_image, write_video
 
+from ltx2_train.dataset import plan as planning
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import DataError, Stopped
@@ -365,6 +367,37 @@ def test_listed_sizes_decide_size_and_length(tmp_path):
         ("short", 64, 64, 17),
     ]
     assert "resolution_buckets is 17" in refused(plan)["tiny.mp4"]
+
+
+class Looked(tuple):
+    """Times that count how often one of them is looked at."""
+
+    looks = 0
+
+    def __getitem__(self, place):
+        found = super().__getitem__(place)
+        Looked.looks += len(found) if isinstance(place, slice) else 1
+        return found
+
+    def __iter__(self):
+        Looked.looks += len(self)
+        return super().__iter__()
+
+
+@pytest.mark.parametrize(
+    ("extraction", "count"),
+    [({"frame_extraction": "slide", "frame_stride": 1}, 7_952), ({"frame_extraction": "chunk"}, 163)],
+)
+def test_a_long_clip_is_planned_without_going_through_it_for_each_window(tmp_path, monkeypatch, extraction, count):
+    write_captioned(tmp_path / "clips" / "long.mp4", moving_square(9, 64, 64))
+    frames = 8_000
+    known = planning.probe_media(tmp_path / "clips" / "long.mp4")
+    times = Looked(number / 25 for number in range(frames))
+    long = replace(known, frames=frames, duration=frames / 25, times=times, stamps=tuple(range(frames)), whole=False)
+    monkeypatch.setattr(planning, "_look_at", lambda path, index: long)
+    monkeypatch.setattr(Looked, "looks", 0)
+    assert len(plan_dataset(one_video(tmp_path, target_frames=[49], **extraction)).items) == count
+    assert Looked.looks < 50 * frames
 
 
 def test_full_lengths_can_be_rounded_to_an_interval(tmp_path):
