@@ -60,10 +60,12 @@ class LiveView:
 
     def load(self, folder: Path) -> None:
         """Take up the curve and the marks of an earlier part of the run, so that it goes on where it ended."""
-        rows = list(core.read_rows(folder / "metrics.jsonl"))
+        metrics = folder / "metrics.jsonl"
+        lines = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
         self._rows, self._every, self._validation = [], 1, []
-        while len(rows) > KEPT_ROWS * self._every:  # what would be thinned out later is not looked at
+        while lines > KEPT_ROWS * self._every:  # what would be thinned out later is not read
             self._every *= 2
+        rows = core.read_rows(metrics, self._every)
         for row in rows:
             self._keep(row)
         facts = core.run_facts(folder)

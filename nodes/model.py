@@ -164,7 +164,7 @@ class LoadBaseModel(io.ComfyNode):
             # whether samples have sound is not decided here
             base, stored = core.check_base(core.make_run({**groups, "sample": {"audio": "off"}}), events)
             info = base.info
-            label = f"{info.model}, {info.precision}, {MODES[mode]}"
+            label = f"{info.model}, stored in {info.precision}, for {MODES[mode]}"
             if stored not in ("none", info.precision):
                 label += f", trained as {stored}"
             events.finish("finished", "\n".join([label, *events.warnings]))

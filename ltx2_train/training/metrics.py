@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +20,7 @@ SMOOTHING = 0.95
 KEPT_ROWS = 4096  # in memory, for the chart; a longer run keeps its whole curve, at half the detail
 LOSS = "loss"  # what is minimised; each of its terms has a column loss_<name>
 VALIDATION = "val_"  # in front of a column of the loss: on clips that are not trained on, in rows where it was measured
+_BEGINS = re.compile(r'\{"step": (\d+),')  # a row as it is written
 STREAMS = ("video", "audio")  # terms whose column every row has, null where the step lacks the stream
 
 
@@ -149,12 +151,18 @@ class MetricsLog:
         self._waiting = b""
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file; a line cut short by a kill is left out."""
+def read_rows(path: Path, every: int = 1) -> list[dict[str, Any]]:
+    """The rows of a metrics file; a line cut short by a kill is left out.
+
+    Above 1, `every` leaves out steps that it does not divide, but for those with a validation loss: of a long run most
+    of the time goes into rows that a curve has no room for.
+    """
     if not path.exists():
         return []
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if every > 1 and (begins := _BEGINS.match(line)) and int(begins[1]) % every and f'"{VALIDATION}' not in line:
+            continue
         try:
             row = json.loads(line)
         except ValueError:

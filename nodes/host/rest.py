@@ -88,10 +88,15 @@ def add_run_routes(routes: Any) -> None:
 def _samples(folder: Path) -> list[dict[str, Any]]:
     """The samples of a run with the addresses of their files; the first of each prompt and seed has its text too."""
     found, told = [], set()
+    there = view_address(folder / "samples" / "any")  # hundreds lie there, and to resolve the path of each takes time
+
+    def address(path: Path) -> dict[str, str] | None:
+        return None if there is None else {**there, "filename": path.name}
+
     for sample in core.list_samples(folder):
-        one = {"step": sample.step, "prompt": sample.prompt, "seed": sample.seed, "file": view_address(sample.path)}
+        one = {"step": sample.step, "prompt": sample.prompt, "seed": sample.seed, "file": address(sample.path)}
         if (picture := sample.picture) is not None:
-            one["picture"] = view_address(picture)
+            one["picture"] = address(picture)
         if (sample.prompt, sample.seed) not in told:
             told.add((sample.prompt, sample.seed))
             one["text"] = core.prompt_of(sample.path)

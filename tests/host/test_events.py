@@ -99,6 +99,20 @@ def test_a_long_run_keeps_its_whole_curve_in_few_points(nodes):
     assert len(json.dumps(view.payload())) < 20_000
 
 
+def test_a_long_run_is_taken_up_from_the_rows_that_are_shown(nodes, tmp_path, monkeypatch):
+    monkeypatch.setattr(nodes.live, "KEPT_ROWS", 16)
+    rows = [row(step, loss=1 / step, **({"val_loss": 0.5} if step == 7 else {})) for step in range(1, 101)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    loaded, followed = nodes.live.LiveView("7"), nodes.live.LiveView("7")
+    loaded.load(tmp_path)
+    for one in rows:
+        followed.step(one)
+    assert loaded.curve() == followed.curve()
+    assert [point[0] for point in loaded.curve()] == list(range(8, 101, 8))
+    assert loaded.payload()["validation"] == [[7, 0.5]]
+    assert len(nodes.live.core.read_rows(tmp_path / "metrics.jsonl", 8)) == 13, "no other line is read"
+
+
 def test_steps_that_are_run_again_after_a_resume_replace_the_old_ones(nodes, tmp_path):
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text("".join(json.dumps(row(step)) + "\n" for step in range(1, 6)) + '{"step": 6, "lo')
