@@ -1,3 +1,8 @@
+"""From a dataset file and its media to items: which, of what size, and what is left out.
+
+It is long: all that a plan decides.
+"""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,7 @@
-"""Every rule of the check on a file made for it."""
+"""Every rule of the check on a file made for it.
+
+It is long: the check has many rules.
+"""
 
 from __future__ import annotations
 
