@@ -6,6 +6,7 @@ A new setting appears in the node of its group by itself. This module comes afte
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -45,6 +46,8 @@ ELSEWHERE: dict[str, str] = {
     "slider.text_caches": "the captions of `positive_pictures` of Train Slider",
     "slider.config": "more_targets of Train Slider",
 }
+# files that may be named as ComfyUI lists them, by its kind of folder
+MODELS = {"sample.upsampler": "latent_upscale_models"}
 # What a dataset file alone says: the columns of its lists, and what old dataset files have.
 IN_A_FILE = {
     "cache_only",
@@ -98,7 +101,7 @@ def _node(group: options.OptionGroup) -> type[io.ComfyNode]:
 
     def read(values: Mapping[str, Any]) -> handles.GivenOptions:
         changed = form.changed(values)
-        return handles.GivenOptions((group.title,), changed)
+        return handles.GivenOptions((group.title,), _found_models(changed))
 
     options.READERS[group.node_id] = read
 
@@ -130,6 +133,17 @@ def _node(group: options.OptionGroup) -> type[io.ComfyNode]:
 
     OptionNode.__name__ = OptionNode.__qualname__ = group.node_id.removeprefix("LTX2T_")
     return OptionNode
+
+
+def _found_models(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """`tables` with the whole paths of the files that are named as ComfyUI lists them."""
+    found = dict(tables)
+    for path, kind in MODELS.items():
+        group, key = path.split(".")
+        name = found.get(group, {}).get(key)
+        if name is not None and not Path(name).is_absolute():
+            found[group] = {**found[group], key: str(host.listed_model(kind, name))}
+    return found
 
 
 chained = options.chained  # `options` is the name of a socket where the nodes run

@@ -264,7 +264,8 @@ def _tiny(args: argparse.Namespace, events: ConsoleEvents) -> None:
     files = make_tiny(args.out, version=args.version, seed=args.seed, events=events)
     events.finish()
     print(f"checkpoint    {files.checkpoint}\ntext encoder  {files.text_encoder}\nits folder    {files.gemma_folder}")
-    for words, path in (("video VAE", files.video_vae), ("audio VAE", files.audio_vae), ("all in one", files.whole)):
+    others = (("video VAE", files.video_vae), ("audio VAE", files.audio_vae), ("all in one", files.whole))
+    for words, path in (*others, ("upsampler", files.upsampler)):
         if path is not None:
             print(f"{words:<12}  {path}")
 

@@ -266,6 +266,17 @@ class SampleSettings(Settings):
             "since": "0.2",
         },
     )
+    upsampler: Path | None = Field(
+        default=None,
+        description="File of the latent upsampler (spatial, x2): samples are drawn in two stages, at half their size "
+        "and then, twice as large, in three steps of the distilled noise levels without guidance, as the model's "
+        "pipelines do with a distilled model or LoRA. Not set: one stage.",
+        json_schema_extra={
+            "counts_with": ["model.mode = video | av", ".streams = all"],
+            "advanced": True,
+            "since": "0.2",
+        },
+    )
     tiles: TileSettings = Field(
         default=TileSettings(spatial_tile=512, chunk_size=32),
         description="Tiles of the decoder, which bound its memory.",

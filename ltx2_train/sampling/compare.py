@@ -33,6 +33,7 @@ from .guidance import require_stg_block
 from .prompts import Prompt, require_drawable
 from .sample import given_media, has_dataset, prompt_folder, shown_to, wanted_prompts
 from .studio import Studio, checked_lora, open_studio, outer_lora, require_possible
+from .two_stages import require_upsampler
 
 RECIPE = "1"  # of the names of cells
 AT_ONCE = 4  # cells that are drawn before they are decoded and saved; a stop loses no more of them
@@ -40,7 +41,7 @@ SOUND, PICTURE = (".wav", ".flac"), (".mp4", ".png")
 # what of the settings makes no difference to a cell, or is in its prompt
 _ELSEWHERE = frozenset(
     "every every_epochs at_start prompts validation_clips validation_first_frame strength seed width height frames fps "
-    "steps guidance negative_prompt identity_guidance".split()
+    "steps guidance negative_prompt identity_guidance upsampler".split()
 )
 
 
@@ -113,6 +114,7 @@ def compare(
         refuse_among_media(out, DatasetConfig.read(run.dataset_file(), run.foreign))
     settings, wanted = _rows(run, prompts, seeds, files.version)
     require_stg_block(settings, files.info.blocks)
+    require_upsampler(settings)
     files.require_decoder(run.model.mode)
     heard = _heard(settings, wanted, run.model.mode, len(columns), sound_cell)
     metadata = {}
@@ -244,6 +246,7 @@ def _names(
         run.cache.vae_dtype,
         settings.model_dump_json(exclude=set(_ELSEWHERE)),
         *(f"{_content(path)} {strength:g}" for path, strength in beside),
+        *([] if settings.upsampler is None else [_content(settings.upsampler)]),
     ]
     names = {}
     for row, prompt in enumerate(rows):

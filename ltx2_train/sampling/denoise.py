@@ -38,6 +38,10 @@ class Pair(NamedTuple):
     video: Tensor | None = None
     audio: Tensor | None = None
 
+    def of_one(self) -> Pair:
+        """That of the only sample of a batch, on the CPU."""
+        return Pair(*(None if part is None else part[0].cpu() for part in self))
+
 
 @dataclass(frozen=True)
 class Guidance:

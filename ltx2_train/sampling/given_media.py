@@ -270,8 +270,8 @@ class GivenMedia:
 
 
 def media_of(prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, Shown]]:
-    """Everything that `prompts` are given, with the prompt that it belongs to."""
-    return ((prompt, shown) for prompt in prompts for shown in prompt.given)
+    """Everything that the stages of `prompts` are given, each with the stage that it belongs to."""
+    return ((stage, shown) for prompt in prompts for stage in prompt.stages for shown in stage.given)
 
 
 def _length(condition: Prefix | Suffix) -> int:

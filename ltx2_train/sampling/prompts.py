@@ -21,15 +21,16 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ..conditions.settings import AudioReference
+from ..conditions.settings import AudioReference, FirstFrame
 from ..conditions.trained import OF_AUDIO, OF_VIDEO, Trained
 from ..config import DrawSettings, RunConfig, SampleSettings
 from ..config.read import tomllib
 from ..errors import ConfigError
 from ..feed.loader import Sample
 from ..files import parse_json
+from ..models.upsampler import FACTOR
 from ..settings import limits
-from ..shapes import Mode, VideoShape, floor_frames, floor_side
+from ..shapes import SPATIAL_FACTOR, Mode, VideoShape, floor_frames, floor_side
 from .schedule import require_steps
 from .shown import MEDIA_OPTIONS as OPTIONS_OF_MEDIA
 from .shown import REPEATED, Shown, require_given, shown_by_option, shown_of_clip, shown_tables
@@ -48,6 +49,15 @@ class Prompt:
     given: tuple[Shown, ...] = ()
     guidance_of_sound: float | None = None  # None: as guidance
     identity_guidance: float = 0.0  # of the sound where a reference sound is given; 0: as without one
+    upsampled: bool = False  # drawn in two stages
+
+    @property
+    def stages(self) -> tuple[Prompt, ...]:
+        """What is drawn for it, one after the other: of two stages the first is half as wide and high."""
+        if not self.upsampled:
+            return (self,)
+        half = replace(self.shape, width=self.shape.width // FACTOR, height=self.shape.height // FACTOR)
+        return replace(self, shape=half, upsampled=False), self
 
     @property
     def audio_guidance(self) -> float:
@@ -177,7 +187,8 @@ def read_library(name: str, text: str, suffix: str) -> list[str | dict[str, Any]
 def validation_prompts(samples: Sequence[Sample], run: RunConfig, settings: DrawSettings) -> list[Prompt]:
     """Prompts of the first clips of the validation datasets, each at the clip's own size, length and rate.
 
-    Each is given what the conditions of the run give of it: its own parts, its reference, the whole other stream.
+    Each is given what the conditions of the run give of it: its own parts, its reference, the whole other stream. They
+    are drawn in one stage, since what is given of a clip is there in its own size.
     """
     clips = [sample for sample in samples if sample.kind != "audio"][: settings.validation_clips]
     return [
@@ -185,6 +196,7 @@ def validation_prompts(samples: Sequence[Sample], run: RunConfig, settings: Draw
             parse_prompt(sample.caption, settings, plain=True),
             shape=sample.shape.video(sample.fps),
             given=shown_of_clip(sample, run),
+            upsampled=False,
         )
         for sample in clips
     ]
@@ -266,6 +278,7 @@ def parse_prompt(
         guidance=of("guidance"),
         guidance_of_sound=None if "guidance" in values and settings.sound_of_model else settings.audio_guidance,
         identity_guidance=settings.identity_guidance,
+        upsampled=settings.upsampler is not None,
         given=_counted((*by_option, *shown_tables(tables, shape, base))),
     )
 
@@ -280,9 +293,29 @@ def require_drawable(prompts: Sequence[Prompt], mode: Mode, trained: Trained) ->
     """Raise ConfigError that names the prompt where a model of `mode` cannot draw one with what it is given."""
     for prompt in prompts:
         try:
+            if prompt.upsampled:
+                _require_two_stages(prompt, mode)
             require_given(prompt.given, prompt.shape, mode, trained)
         except ConfigError as error:
             raise ConfigError(f"The sample {prompt.text[:60]!r}: {error}") from None
+
+
+def _require_two_stages(prompt: Prompt, mode: Mode) -> None:
+    """Raise ConfigError where `prompt`, which asks for two stages, cannot be drawn in them by a model of `mode`."""
+    if mode == "audio":
+        raise ConfigError("sample.upsampler is set, and model.mode is audio, which draws no picture. Leave it out.")
+    side, shape = FACTOR * SPATIAL_FACTOR, prompt.shape
+    if shape.width % side or shape.height % side:
+        raise ConfigError(
+            f"it is {shape.width}x{shape.height}, and half of that is not made of whole latents of {SPATIAL_FACTOR} "
+            f"pixels, as sample.upsampler needs. Use a width and height that {side} divides."
+        )
+    for one in prompt.given:
+        if one.stream == OF_VIDEO and not isinstance(one.condition, FirstFrame):
+            raise ConfigError(
+                f"{one.name}: two stages (sample.upsampler) are given first frames and sounds, and no other part of a "
+                "picture. Take it out of the sample, or leave sample.upsampler out."
+            )
 
 
 def unused_options(given: SampleSettings, settings: DrawSettings, prompts: Sequence[Prompt]) -> list[str]:

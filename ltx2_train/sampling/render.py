@@ -1,19 +1,19 @@
 """Prompts to files: draw the latents of all of them, then decode them, one model on the device at a time.
 
 The sound is decoded before the pictures, since a few megabytes of waveform can wait and minutes of frames cannot. An
-image has no sound: one frame is drawn by the video side alone.
+image has no sound: one frame is drawn by the video side alone. The file is long because what a sample goes through,
+from its noise to its files, is read in one place.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,38 +23,26 @@ from ..device import DTYPES
 from ..errors import Stopped, TrainerError
 from ..events import Events
 from ..families import FAMILIES
-from ..media.images import fit_image
 from ..models.positions import slot_places
-from ..models.tiling import TileSettings, decode_frames
+from ..models.tiling import decode_frames
 from ..models.transformer import LTXTransformer
 from ..models.video_vae import VideoVAE
-from ..shapes import VideoShape
 from ..weights.load import load_video_vae
-from .denoise import Pair, denoise
+from .decoded import KERNEL_BYTES, decode_bytes, side_by_side, single_frames
+from .denoise import GivenPair, Pair, denoise
 from .given_media import GivenMedia, media_of
 from .giving import given_pair
 from .guidance import guidance_of, stg_blocks
 from .prompts import Prompt
-from .schedule import noise_levels
+from .schedule import SECOND_STAGE, noise_levels
 from .shown import Shown
 from .sound import SoundParts, decode_mel, decode_wave, sound_shape
 from .sound_file import write_sound
 from .spectrogram import draw_spectrogram
+from .two_stages import StepCount, enlarged, upsampling_bytes
 from .video_file import write_image, write_video
 
 logger = logging.getLogger(__name__)
-
-DECODER_BYTES = 0.82e9  # of the weights of the published decoder in 16 bits
-DECODED_BYTES = 180  # on the card for each pixel of a frame of a tile, at the widest layer
-KERNEL_BYTES = 0.7e9  # that the library of convolutions takes to work in
-
-
-def decode_bytes(tiles: TileSettings, shape: VideoShape) -> float:
-    """What the decoder of the video VAE needs on a card for one tile of a clip of `shape`, its weights included."""
-    side = tiles.spatial_tile
-    height, width = (length if side is None else min(length, side) for length in (shape.height, shape.width))
-    frames = min(size for size in (shape.frames, tiles.chunk_size, tiles.temporal_tile) if size is not None)
-    return DECODER_BYTES + KERNEL_BYTES + DECODED_BYTES * height * width * frames
 
 
 @dataclass(frozen=True)
@@ -137,67 +125,115 @@ class Renderer:
 
         `tolerant`: a prompt that fails is reported and left out instead of ending the call; a stop always ends it.
         """
-        latents = self._given(prompts, tolerant)
-        drawn: list[Drawn] = []
-        self.events.stage("sample", sum(prompt.steps for prompt in prompts))
-        done = 0
-        for index, prompt in enumerate(prompts):
-            shown = self._usable(prompt)
-            if all((prompt, one) in latents for one in shown):  # else something of it has failed already
-                with self._failures(_named(prompt), tolerant):
-                    given = [(one, latents[prompt, one]) for one in shown]
-                    drawn.append(self._drawn(index, prompt, given, done, prompts))
-            done += prompt.steps
+        with self.model.polled(self.events.check_stop):  # a stop ends a step between two blocks
+            drawn = self._drawn(prompts, tolerant)
         return self._decode(drawn, name, dict(info or {}), tolerant) if drawn else []
 
-    def _drawn(
-        self, index: int, prompt: Prompt, latents: Sequence[tuple[Shown, Tensor]], done: int, prompts: Sequence[Prompt]
-    ) -> Drawn:
-        beside = tuple(
-            (piece, one.form(self.media.trained).temporal_scale)
-            for one, piece in latents
+    def _drawn(self, prompts: Sequence[Prompt], tolerant: bool) -> list[Drawn]:
+        """The latents of all that can be drawn: first stages, then what lies between, then second stages."""
+        stages = [self._stages(prompt) for prompt in prompts]
+        media = self._given([stage for of_one in stages for stage in of_one], tolerant)
+        steps = StepCount(self.events, sum(self._steps(prompt) for prompt in prompts))
+        self.events.stage("sample", steps.total)
+        first: dict[int, Pair] = {}
+        for index, (prompt, (stage, *_)) in enumerate(zip(prompts, stages, strict=True)):
+            if all((one, shown) in media for one in stages[index] for shown in self._usable(one)):
+                with self._failures(_named(prompt), tolerant):  # else something of it has failed already
+                    first[index] = self._first(stage, media, steps)
+            steps.done += stage.steps
+        larger = self._enlarged({index: first[index].video for index in first if len(stages[index]) > 1}, prompts)
+        drawn: list[Drawn] = []
+        for index, latents in first.items():
+            prompt = prompts[index]
+            with self._failures(_named(prompt), tolerant):
+                if index in larger:
+                    latents = self._second(prompt, latents, larger[index], media, steps)
+                drawn.append(Drawn(index, prompt, latents, self._beside(prompt, media)))
+            steps.done += len(SECOND_STAGE) - 1 if index in larger else 0
+        return drawn
+
+    def _stages(self, prompt: Prompt) -> tuple[Prompt, ...]:
+        """What is drawn for it in turn; of sound alone there is one stage."""
+        return prompt.stages if self.draws_video else (prompt,)
+
+    def _steps(self, prompt: Prompt) -> int:
+        """Of all its stages."""
+        return prompt.steps + (len(SECOND_STAGE) - 1 if len(self._stages(prompt)) > 1 else 0)
+
+    def _beside(self, prompt: Prompt, media: Mapping[tuple[Prompt, Shown], Tensor]) -> tuple[tuple[Tensor, int], ...]:
+        """The references that are shown beside the sample, each with the spacing of its frames."""
+        return tuple(
+            (media[prompt, one], one.form(self.media.trained).temporal_scale)
+            for one in self._usable(prompt)
             if one.is_reference and one.stream == OF_VIDEO and (one.beside or self.settings.include_reference)
         )
-        return Drawn(index, prompt, self._latents(prompt, latents, done, prompts), beside)
 
-    def _latents(
-        self, prompt: Prompt, latents: Sequence[tuple[Shown, Tensor]], done: int, prompts: Sequence[Prompt]
+    def _first(self, stage: Prompt, media: Mapping[tuple[Prompt, Shown], Tensor], steps: StepCount) -> Pair:
+        """The latents of a sample, or of the first of its two stages, on the CPU."""
+        given = self._given_pair(stage, media)
+        noise, slots = self._noise(stage, torch.Generator().manual_seed(stage.seed))
+        tokens = FAMILIES[self.version].schedule_tokens
+        if tokens is None or self.settings.shift_tokens == "latent":
+            tokens = sound_shape(stage.shape).steps if noise.video is None else stage.shape.latent().tokens
+        drawn = denoise(
+            self.model,
+            self._start(noise, given),
+            noise_levels(self.settings.sigmas, stage.steps, tokens),
+            self._context(stage.text, noise),
+            fps=stage.shape.fps,
+            negative=self._context(stage.negative, noise) if stage.needs_negative else None,
+            guidance=guidance_of(stage, self.settings),
+            audio_guidance=guidance_of(stage, self.settings, of_sound=True),
+            stg_blocks=stg_blocks(self.settings, self.version, len(self.model.transformer_blocks)),
+            given=given,
+            slots=None if slots is None else slots.to(self.device),
+            on_step=steps.on_step,
+        )
+        return drawn.of_one()
+
+    def _second(
+        self, prompt: Prompt, first: Pair, video: Tensor, media: Mapping[tuple[Prompt, Shown], Tensor], steps: StepCount
     ) -> Pair:
-        total = sum(other.steps for other in prompts)
-        given = given_pair(prompt.shape, latents, self.media.trained, self.device)
-        noise, slots = self._noise(prompt)
+        """The latents of the second stage, which begins with `video` [128, F, H, W]; the sound is that of the first."""
+        generator = torch.Generator().manual_seed(prompt.seed)
+        self._noise(prompt.stages[0], generator)  # the first stage had these numbers
+        (noise, _), level = self._noise(prompt, generator), SECOND_STAGE[0]  # slots are of the first stage alone
+        begun = (
+            None if fresh is None or there is None else (1 - level) * there[None] + level * fresh
+            for fresh, there in zip(noise, (video, first.audio), strict=True)
+        )
+        given = self._given_pair(prompt, media)
+        sigmas, context = torch.tensor(SECOND_STAGE), self._context(prompt.text, noise)
+        start = self._start(Pair(*begun), given)
+        fps = prompt.shape.fps
+        drawn = denoise(self.model, start, sigmas, context, fps=fps, given=given, on_step=steps.on_step)
+        return drawn.of_one()._replace(audio=first.audio)
+
+    def _enlarged(self, latents: Mapping[int, Tensor | None], prompts: Sequence[Prompt]) -> dict[int, Tensor]:
+        """Latents between the two stages; the upsampler comes once for all."""
+        found = {index: one for index, one in latents.items() if one is not None}
+        path = self.settings.upsampler
+        if not found or path is None:
+            return {}
+        needed = max(upsampling_bytes(path, prompts[index].shape.latent()) for index in found)
+        dtype = DTYPES[self.media.settings.vae_dtype]
+        with self.weights.aside(needed) if self.weights is not None else contextlib.nullcontext():
+            return enlarged(path, found, self.open_vae(False, False), dtype, self.device, self.events)
+
+    def _given_pair(self, stage: Prompt, media: Mapping[tuple[Prompt, Shown], Tensor]) -> GivenPair:
+        latents = [(one, media[stage, one]) for one in self._usable(stage)]
+        return given_pair(stage.shape, latents, self.media.trained, self.device)
+
+    def _start(self, noise: Pair, given: GivenPair) -> Pair:
+        """Where a walk begins, on the device."""
         if given.audio is not None and given.audio.whole and noise.audio is not None:
             assert given.audio.latents is not None, "a stream that is given whole has its latents"
             noise = noise._replace(audio=given.audio.latents)  # a sound may be shorter than its picture
-        tokens = FAMILIES[self.version].schedule_tokens
-        if tokens is None or self.settings.shift_tokens == "latent":
-            tokens = sound_shape(prompt.shape).steps if noise.video is None else prompt.shape.latent().tokens
+        return Pair(*(None if part is None else part.to(self.device) for part in noise))
 
-        def on_step(step: int, steps: int) -> None:
-            self.events.progress(done + step, total, f"denoising {step}/{steps}")
-            self.events.check_stop()
-
-        with self.model.polled(self.events.check_stop):
-            drawn = denoise(
-                self.model,
-                Pair(*(None if part is None else part.to(self.device) for part in noise)),
-                noise_levels(self.settings.sigmas, prompt.steps, tokens),
-                self._context(prompt.text, noise),
-                fps=prompt.shape.fps,
-                negative=self._context(prompt.negative, noise) if prompt.needs_negative else None,
-                guidance=guidance_of(prompt, self.settings),
-                audio_guidance=guidance_of(prompt, self.settings, of_sound=True),
-                stg_blocks=stg_blocks(self.settings, self.version, len(self.model.transformer_blocks)),
-                given=given,
-                slots=None if slots is None else slots.to(self.device),
-                on_step=on_step,
-            )
-        return Pair(*(None if part is None else part[0].cpu() for part in drawn))
-
-    def _noise(self, prompt: Prompt) -> tuple[Pair, Tensor | None]:
+    def _noise(self, prompt: Prompt, generator: torch.Generator) -> tuple[Pair, Tensor | None]:
         """The starting noise, on the CPU, and that of keyframe slots where there are any."""
         # the picture's comes first, so that a seed starts from the same picture with sound and without
-        generator = torch.Generator().manual_seed(prompt.seed)
         video = audio = slots = None
         if self.draws_video:
             shape = prompt.shape.latent()
@@ -322,10 +358,10 @@ class Renderer:
         else:
             assert video is not None, "pictures are decoded where pictures were drawn"
             weight = next(vae.parameters())
-            frames = _single(decode_frames(vae, video[None].to(weight.device), self.settings.tiles))
+            frames = single_frames(decode_frames(vae, video[None].to(weight.device), self.settings.tiles))
             for latents, spacing in reversed(one.beside):
                 reference = decode_frames(vae, latents[None].to(weight.device), self.settings.tiles)
-                frames = side_by_side([*_single(reference)], frames, spacing, one.prompt.shape)
+                frames = side_by_side([*single_frames(reference)], frames, spacing, one.prompt.shape)
             if one.prompt.shape.frames == 1:
                 path = write_image(_ending(stem, ".png"), next(frames), about)
             elif sound is not None and merge:
@@ -357,6 +393,7 @@ def _about(prompt: Prompt) -> dict[str, Any]:
         "seed": prompt.seed,
         "steps": prompt.steps,
         "guidance": prompt.guidance,
+        **({"stages": 2} if prompt.upsampled else {}),
     }
 
 
@@ -367,28 +404,3 @@ def _named(prompt: Prompt, what: str = "sample") -> str:
 def _ending(stem: Path, ending: str) -> Path:
     # not with_suffix: a name may hold dots, as a strength of 0.5 does
     return stem.with_name(stem.name + ending)
-
-
-def side_by_side(
-    reference: Sequence[np.ndarray], frames: Iterable[np.ndarray], spacing: int, shape: VideoShape
-) -> Iterator[np.ndarray]:
-    """`frames` [H, W', 3] of a sample of `shape`, each with the frame of the reference of its time, as large as the
-    sample, to the left of it.
-
-    The reference has `spacing` times fewer frames a second; one of another length is spread over the whole.
-    """
-    last = len(reference) - 1
-    for index, frame in enumerate(frames):
-        if spacing > 1:
-            place = min(last, 1 + (index - 1) // spacing if index else 0)
-        else:
-            place = index if last + 1 >= shape.frames else round(index * last / max(1, shape.frames - 1))
-        shown = fit_image(reference[place], (shape.width, shape.height))
-        yield np.concatenate((shown, frame), axis=1)
-
-
-def _single(chunks: Iterable[Any]) -> Iterator[Any]:
-    """Frames [H, W, 3] as numpy arrays out of blocks [n, H, W, 3]."""
-    for chunk in chunks:
-        for frame in chunk:
-            yield frame.numpy() if isinstance(frame, Tensor) else frame

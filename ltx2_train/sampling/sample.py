@@ -22,6 +22,7 @@ from .guidance import require_stg_block
 from .prompts import Prompt, read_prompts, require_drawable, unused_options
 from .render import SampleFile
 from .studio import checked_lora, open_studio, outer_lora, require_possible
+from .two_stages import require_upsampler
 
 
 def sample(
@@ -49,6 +50,7 @@ def sample(
         refuse_among_media(out, DatasetConfig.read(run.dataset_file(), run.foreign))
     settings, wanted = wanted_prompts(run, prompts, base.version)
     require_stg_block(settings, base.info.blocks)
+    require_upsampler(settings)
     base.require_decoder(run.model.mode)
     state = None if lora is None else checked_lora(lora, base, run.model.mode, events)
     others = [(outer_lora(path, base, run.model.mode, events), strength) for path, strength in beside]

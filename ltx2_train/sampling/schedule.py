@@ -26,6 +26,8 @@ TERMINAL = 0.1
 
 # the levels that the distilled model was made for, as its pipelines take them
 DISTILLED = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0)
+# where the second of two stages begins and ends, in the pipelines of LTX-2
+SECOND_STAGE = DISTILLED[5:]
 
 
 def noise_levels(kind: Literal["shifted", "distilled"], steps: int, tokens: int = ANCHOR_TOKENS) -> Tensor:

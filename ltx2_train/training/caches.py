@@ -45,6 +45,7 @@ from ..sampling.given_media import GivenMedia
 from ..sampling.prompt_text import encoder_bytes, encoder_dtype, prompt_features, prompts_beside
 from ..sampling.prompts import Prompt, read_prompts, require_drawable
 from ..sampling.sample import given_media, prompts_of, trained_of
+from ..sampling.two_stages import require_upsampler
 from ..shapes import Mode
 from ..weights.gemma_bnb import require_bitsandbytes
 from ..weights.load import load_audio_vae, load_connectors, load_video_vae
@@ -144,6 +145,8 @@ def _checked(run: RunConfig, events: Events) -> tuple[BaseFiles, DrawSettings, l
     require_bitsandbytes(run.gemma)
     drawn = DrawSettings.of(run.sample, base.version)
     asked = read_prompts(drawn) if drawn.wanted else []
+    if drawn.wanted:
+        require_upsampler(drawn)
     if run.model.mode != "audio" and "video_vae_encoder" not in base.info.parts:
         raise CheckpointError(
             f"{base.video_vae.name} holds no video VAE (vae.encoder). Choose the full checkpoint file."

@@ -35,6 +35,7 @@ from ..sampling.ahead import training_prompts
 from ..sampling.guidance import require_stg_block
 from ..sampling.prompts import Prompt, prompt_texts, read_prompts, require_drawable, unused_options
 from ..sampling.sample import trained_of
+from ..sampling.two_stages import require_upsampler
 from ..weights.fingerprint import part_fingerprint
 from ..weights.load import blueprint
 from ..weights.quantize import check_quant
@@ -279,6 +280,7 @@ def check_base(config: RunConfig, events: Events, rank: int | None = None) -> tu
     require_sound(files.info, config)
     if config.sample.wanted:
         files.require_decoder(config.model.mode)
+        require_upsampler(config.sample)
     return files, check_quant(files.checkpoint, config.quant, rank)
 
 

@@ -32,6 +32,7 @@ from .tiny_split import write_tiny_split
 from .tiny_t5 import write_tiny_t5
 from .tiny_transformer import fill_linears, fill_transformer
 from .tiny_vae import fill_video_vae
+from .upsampler import write_tiny_upsampler
 
 HIDDEN = 32  # of the tiny Gemma
 LAYERS = 6
@@ -82,7 +83,8 @@ class TinyFiles:
     """Where the tiny files lie: the checkpoint, and the text encoder as a single file and as a folder.
 
     Of LTX-Video the encoder is a T5. Of LTX-2.5 `checkpoint` is the transformer alone, the VAEs have files of their
-    own, and `whole` is everything but the text encoder in one file, which goes with the folder.
+    own, and `whole` is everything but the text encoder in one file, which goes with the folder. `upsampler` draws
+    samples in two stages.
     """
 
     checkpoint: Path
@@ -92,6 +94,7 @@ class TinyFiles:
     diffusion_vae: Path | None = None
     audio_vae: Path | None = None
     whole: Path | None = None
+    upsampler: Path | None = None
 
     @property
     def settings(self) -> dict[str, str]:
@@ -113,7 +116,8 @@ def make_tiny(out: Path | str, version: str = "2.3", seed: int = 0, events: Even
     tensors = tiny_tensors(version, seed)
     events.check_stop()
     if version == "2.5":
-        made = TinyFiles(**write_tiny_split(out, FILE_NAMES[version], tensors, tiny_config(version), HIDDEN, seed))
+        split = write_tiny_split(out, FILE_NAMES[version], tensors, tiny_config(version), HIDDEN, seed)
+        made = TinyFiles(**split, upsampler=write_tiny_upsampler(out, version, seed))
         events.progress(2, 2, made.checkpoint.name)
         return made
     checkpoint = out / FILE_NAMES[version]
@@ -125,7 +129,7 @@ def make_tiny(out: Path | str, version: str = "2.3", seed: int = 0, events: Even
     else:
         single, folder = write_tiny_gemma(out, hidden=HIDDEN, layers=LAYERS, seed=seed)
     events.progress(2, 2, single.name)
-    return TinyFiles(checkpoint, single, folder)
+    return TinyFiles(checkpoint, single, folder, upsampler=write_tiny_upsampler(out, version, seed))
 
 
 def tiny_config(version: str) -> dict[str, Any]:

@@ -166,6 +166,11 @@ def lora_path(name: str) -> Path | None:
     return None
 
 
+def listed_model(kind: str, name: str) -> Path:
+    """The file that ComfyUI lists as `name` in its folder `kind`. Raises TrainerError where there is none."""
+    return _found(name, kind)
+
+
 def view_address(path: Path) -> dict[str, str] | None:
     """How the page can fetch a file of the output folder: filename, subfolder, type; None for files elsewhere."""
     try:

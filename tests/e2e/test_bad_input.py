@@ -296,18 +296,20 @@ def test_what_masks_and_voices_show_ends_caching_before_pictures_are_encoded(sou
     work = sound_run_file.parent
     shutil.rmtree(work / "cache")
     (work / "masks").mkdir()
-    Image.new("L", (64, 64), 255).save(work / "masks" / "clip.png")
+    dataset, plain = work / "dataset.toml", (work / "dataset.toml").read_text()
+    for level, colour in ((0, "black"), (255, "white")):
+        Image.new("L", (64, 64), level).save(work / "masks" / "clip.png")
+        dataset.write_text(plain + "mask_directory = 'masks'\n")
+        assert main(["data", "check", str(dataset)]) == 0
+        assert f"its mask is {colour} all over" in capsys.readouterr().out
     media.write_sound(work / "voices" / "clip.wav", media.tone(0.4, level=0.0))
-    dataset, run = work / "dataset.toml", sound_run_file.read_text()
-    plain = dataset.read_text()
+    run = sound_run_file.read_text()
     for setting, condition, said in (
         ("mask_directory = 'masks'", "[[video.conditions]]\ntype = 'mask'", "its mask is white all over"),
         ("reference_audio_directory = 'voices'", "[[audio.conditions]]\ntype = 'reference'", "sound is silence"),
     ):
         dataset.write_text(plain + setting + "\n")
         sound_run_file.write_text(run + condition + "\n")
-        assert main(["data", "check", str(dataset)]) == 0
-        assert said.removeprefix("sound ") in capsys.readouterr().out
         code, text = call(capsys, "cache", "build", sound_run_file)
         assert code == 2
         assert said in text

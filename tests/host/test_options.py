@@ -76,6 +76,15 @@ def test_a_chain_brings_every_group(nodes):
     }
 
 
+def test_an_upsampler_is_named_as_comfyui_lists_it(nodes, comfy):
+    file = comfy.folder("models", "latent_upscale_models") / "x2.safetensors"
+    file.touch()
+    for given in ("x2.safetensors", str(file)):
+        assert options_of(nodes, "Samples", upsampler=given).tables == {"sample": {"upsampler": str(file)}}
+    with pytest.raises(RuntimeError, match=r"gone\.safetensors is not in ComfyUI's latent_upscale_models folder"):
+        options_of(nodes, "Samples", upsampler="gone.safetensors")
+
+
 def test_options_are_refused_where_they_have_no_effect(nodes):
     loss = options_of(nodes, "Loss", type="mae")
     with pytest.raises(nodes.options.ConfigError, match="Loss Options is connected to Prepare Dataset, but goes into"):

@@ -81,7 +81,7 @@ KNOWN = {
     "SamplesRecipe": set(),
 }
 # settings of option nodes that are a file or a folder of this machine
-OPTION_PATHS = {"CachingOptions": {"dino_model"}}
+OPTION_PATHS = {"CachingOptions": {"dino_model"}, "SamplesOptions": {"upsampler"}}
 # texts and choices that say nothing of files
 WORDS = set(
     "precision version version_check device mode quantization text_encoder_precision text_encoder_placement "

@@ -102,7 +102,7 @@ WIDGETS = {
     "LTX2T_SamplesOptions": "every_epochs validation_clips validation_first_frame include_reference "
     "identity_guidance image_crf spectrogram tiles_chunk_size | tiles_spatial_tile "
     "tiles_spatial_overlap tiles_temporal_tile tiles_temporal_overlap stg_blocks audio_guidance audio_stg "
-    "modality_guidance audio_modality_guidance sigmas streams keyframe_slots",
+    "modality_guidance audio_modality_guidance sigmas streams keyframe_slots upsampler",
     "LTX2T_VideoConditions": "",
     "LTX2T_AudioConditions": "",
     "LTX2T_ConditionsRecipe": "",

@@ -28,7 +28,8 @@ from dataclasses import replace
 from ...config import DrawSettings
 from ...families import VERSIONS
 from ...objective.audio import audio_steps
-from ...sampling.render import decode_bytes
+from ...sampling.decoded import decode_bytes
+from ...sampling.two_stages import upsampling_bytes
 from ...shapes import VideoShape, floor_frames
 from .facts import KEPT, Facts
 from .machine import GB, GIB, Machine, Rates
@@ -129,11 +130,14 @@ def offloaded_bytes(facts: Facts, choice: Choice) -> float:
 
 
 def moved_for_samples(facts: Facts, choice: Choice, limit: float) -> float:
-    """Bytes of weights that make room for the decoder of samples: resident blocks, one by one, once the slots are
-    free."""
+    """Bytes of weights that make room for the decoder of samples, or for their upsampler: resident blocks, one by one,
+    once the slots are free."""
     if not facts.run.sample.wanted or facts.work.mode == "audio" or facts.device_type != "cuda":
         return 0.0
-    sizes, decoder = facts.sizes(choice.format), decode_bytes(facts.run.sample.tiles, _sample_shape(facts))
+    sample, shape = facts.run.sample, _sample_shape(facts)
+    sizes, decoder = facts.sizes(choice.format), decode_bytes(sample.tiles, shape)
+    if sample.upsampler is not None:
+        decoder = max(decoder, upsampling_bytes(sample.upsampler, shape.latent()))
     resident = facts.total - choice.blocks_to_swap
     there = resident * sizes.block + sizes.outside + facts.lora_values * (NUMBER + facts.state_bytes)
     lacking = there + decoder - limit

@@ -79,7 +79,7 @@ def test_all_that_is_not_there_yet_is_told_at_once(tmp_path):
         load_run(path)
     text = str(caught.value)
     for words in (
-        "sample_two_stage is not there yet",
+        "sample_two_stage is replaced: set sample.upsampler",
         "xformers is not there yet",
         "save_state_to_huggingface",
         "learing_rate: unknown",

@@ -17,7 +17,7 @@ from ltx2_train.config import make_run
 from ltx2_train.errors import ConfigError, RunError
 from ltx2_train.events import Events
 from ltx2_train.models.transformer import TransformerConfig
-from ltx2_train.sampling.render import decode_bytes
+from ltx2_train.sampling.decoded import decode_bytes
 from ltx2_train.shapes import LatentShape, VideoShape
 from ltx2_train.training.fit import Facts, MemoryPlan, make_plan, parse_workload
 from ltx2_train.training.fit import machine as machine_module
@@ -267,6 +267,14 @@ def test_samples_find_room_on_a_small_card_and_in_32_gb_of_ram(size):
     assert left >= decoder or moved == (48 - plan.blocks_to_swap) * sizes.block
     assert moved - sizes.block < decoder, "no more blocks leave than must"
     assert none.prediction.parts["samples"] == 0
+
+
+def test_an_upsampler_of_samples_needs_its_room_too(monkeypatch):
+    monkeypatch.setattr("ltx2_train.training.fit.estimate.upsampling_bytes", lambda path, shape: 20e9)
+    plan, facts = plan_for(16, full(), ram=64e9), full()
+    two = replace(facts, run=make_run({"sample": {"upsampler": "x2.safetensors"}}))
+    before, after = (moved_for_samples(one, plan.choice, plan.limit) for one in (facts, two))
+    assert before < after
 
 
 def test_a_sample_larger_than_the_clips_is_reckoned_with():
