@@ -39,6 +39,14 @@ class WandbSettings(Settings):
         description="Project at Weights & Biases.",
         json_schema_extra={**OF_WANDB, "community": "log_tracker_name"},
     )
+
+    @field_validator("project")
+    @classmethod
+    def _a_project(cls, value: str) -> str:
+        if bad := [sign for sign in "/\\#?%:" if sign in value]:
+            raise ValueError(f"must not hold {' '.join(bad)}, which no project has in its name")
+        return value
+
     entity: str = Field(
         default="", max_length=128, description="Team or user there; empty: your own.", json_schema_extra=OF_WANDB
     )

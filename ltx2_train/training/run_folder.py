@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..config import RunSettings
+from ..dataset.outputs import no_folder
 from ..errors import RunError
 from ..events import Events
 from ..files import TEMPORARY_SUFFIX, parse_json, remove, sweep, write_json, write_text
@@ -155,9 +156,11 @@ def require_usable(settings: RunSettings) -> tuple[Path, dict[str, Any] | None]:
     """The folder that the run is to have, and its manifest, or None. Nothing is opened or made.
 
     Where the manifest is damaged, what the states tell stands in for it. Raises RunError where the folder holds
-    something else, or a run where `settings` want none.
+    something else, or a run where `settings` want none, or a file lies in place of run.folder.
     """
     path = _path_of(settings)
+    if why := no_folder(settings.folder):
+        raise RunError(f"run.folder: {settings.folder} {why}. Name a folder that can be written.")
     if settings.if_exists == "new":
         path = _free_name(path)
     manifest, _ = _manifest_or_states(path)

@@ -61,8 +61,10 @@ def test_two_processes_cannot_train_one_run(tmp_path):
 def test_a_folder_that_is_a_file_is_a_clear_error(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("x")
-    with pytest.raises(RunError, match=r"run\.folder"):
+    with pytest.raises(RunError, match=r"run\.folder: .* is a file, not a folder"):
         open_run(RunSettings(name="a", folder=blocked), {})
+    with pytest.raises(RunError, match=r"run\.folder: .* cannot be made, since .* is a file"):
+        open_run(RunSettings(name="a", folder=blocked / "x"), {})
 
 
 def test_leftovers_of_a_killed_writer_are_removed(tmp_path):

@@ -170,6 +170,8 @@ def test_a_name_that_no_repository_has_is_told_without_a_pattern(tmp_path):
     with pytest.raises(ConfigError, match="hub.repo: must be a name, or owner/name, of letters") as caught:
         run_of(tmp_path, hub={"push": True, "repo": "my foxes"})
     assert "pattern" not in str(caught.value)
+    with pytest.raises(ConfigError, match="wandb.project: must not hold / :, which no project has"):
+        run_of(tmp_path, log={"report_to": "wandb"}, wandb={"project": "a/b:c"})
 
 
 def test_every_lora_goes_to_the_hub_and_what_fails_is_said(tmp_path, monkeypatch):
