@@ -159,8 +159,8 @@ def require_usable(settings: RunSettings) -> tuple[Path, dict[str, Any] | None]:
     something else, or a run where `settings` want none, or a file lies in place of run.folder.
     """
     path = _path_of(settings)
-    if why := no_folder(settings.folder):
-        raise RunError(f"run.folder: {settings.folder} {why}. Name a folder that can be written.")
+    if why := no_folder(path.parent):
+        raise RunError(f"run.folder: {path.parent} {why}. Name a folder that can be written.")
     if settings.if_exists == "new":
         path = _free_name(path)
     manifest, _ = _manifest_or_states(path)
