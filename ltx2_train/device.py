@@ -67,6 +67,12 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def wait(device: torch.device) -> None:
+    """Return once all work that was given to `device` is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def is_full(error: BaseException) -> bool:
     """Whether `error` means that memory ran out, on whichever device and whoever says so."""
     return card_is_full(error) or ram_is_full(error)

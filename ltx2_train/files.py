@@ -167,6 +167,11 @@ def _finite(text: str) -> float:
     return value if math.isfinite(value) else _no_number(text)
 
 
+def with_ending(path: Path, ending: str) -> Path:
+    """`path` with `ending` behind its name. Unlike with_suffix it leaves dots alone that are part of the name."""
+    return path.with_name(path.name + ending)
+
+
 def digest(*parts: str | bytes, length: int = 16) -> str:
     """A short hexadecimal SHA-256 over `parts`, each preceded by its length so that no two lists collide."""
     sha = hashlib.sha256()

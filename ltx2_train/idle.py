@@ -108,11 +108,11 @@ def _idle(group: BaseModel, defaults: BaseModel | None, tree: BaseModel, prefix:
         plain = field.get_default(call_default_factory=True) if defaults is None else getattr(defaults, name)
         if isinstance(value, BaseModel):
             yield from _idle(value, plain if isinstance(plain, BaseModel) else None, tree, f"{prefix}{name}.")
-        elif value != plain and _asks(value) and value != _extra(field).get("off"):
+        elif value != plain and _asks(value) and value != extra_of(field).get("off"):
             for condition in _conditions(field):
                 if not _holds(condition, group, tree):
                     words, now = _words(condition, prefix), _now(condition, group, tree, prefix)
-                    yield Idle(prefix + name, value, plain, words, now, bool(_extra(field).get("harmless")))
+                    yield Idle(prefix + name, value, plain, words, now, bool(extra_of(field).get("harmless")))
                     break
 
 
@@ -121,12 +121,13 @@ def _asks(value: Any) -> bool:
     return isinstance(value, Path) or bool(value and value != "off")
 
 
-def _extra(field: FieldInfo) -> dict[str, Any]:
+def extra_of(field: FieldInfo) -> dict[str, Any]:
+    """What a field says of itself besides its type and bounds; see settings.py."""
     return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
 
 
 def _conditions(field: FieldInfo) -> tuple[str, ...]:
-    given = _extra(field).get("counts_with")
+    given = extra_of(field).get("counts_with")
     if isinstance(given, list):
         return tuple(str(one) for one in given)
     return (given,) if isinstance(given, str) else ()

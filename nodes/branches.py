@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import ltx2_train as core
-from ..ltx2_train.files import digest
 from . import host
 from .host import io
-from .lora_names import chosen_lora, new_lora, stamp
+from .lora_names import chosen_lora, file_mark, new_lora, stamp
 from .wire import read_wire_lora
 
 TITLE = "Keep or Drop LoRA Branches"
@@ -85,5 +84,4 @@ class KeepBranch(io.ComfyNode):
 
 
 def _target(name: str, source: Path, action: str, branches: str) -> Path:
-    mark = digest(str(source.resolve()), str(source.stat().st_mtime_ns), action, branches, length=8)
-    return new_lora(name, f"branches/{source.stem}_{mark}")
+    return new_lora(name, f"branches/{source.stem}_{file_mark(source, action, branches)}")

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import ltx2_train as core
-from ..ltx2_train.files import digest
 from . import host
 from .host import io
-from .lora_names import chosen_lora, new_lora, stamp
+from .lora_names import chosen_lora, file_mark, new_lora, stamp, worked
 from .wire import read_wire_lora
 
 TITLE = "Convert LoRA"
@@ -80,20 +79,13 @@ class ConvertLoRA(io.ComfyNode):
     ) -> io.NodeOutput:
         with host.training_job(TITLE):
             source = chosen_lora(lora, lora_path, "convert")
-            mark = digest(str(source.resolve()), str(source.stat().st_mtime_ns), to, dtype, length=8)
-            out = new_lora(save_name, f"converted/{source.stem}_{to}_{mark}")
-            events = host.ComfyEvents(cls.hidden.unique_id)
-            try:
-                made = core.convert_lora(source, to, out, dtype, events=events)
-            finally:
-                events.close()
-            text = made.text()
-            events.finish("finished", text)
+            out = new_lora(save_name, f"converted/{source.stem}_{to}_{file_mark(source, to, dtype)}")
+            made = worked(cls.hidden.unique_id, lambda events: core.convert_lora(source, to, out, dtype, events=events))
             for_comfyui = to in _FOR_COMFYUI
             return io.NodeOutput(
                 read_wire_lora(made.path)
                 if for_comfyui
                 else host.nothing(f"Convert LoRA wrote keys of {to}, which ComfyUI does not load. Use `path`."),
-                text,
+                made.text(),
                 str(made.path),
             )

@@ -1,13 +1,15 @@
-"""Names of LoRA files that a user writes into a widget: what is read, and what a node writes."""
+"""LoRA files of the tools: which ones a user names in a widget, what a node writes, and the work between."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import ltx2_train as core
 from ..ltx2_train.errors import ConfigError
+from ..ltx2_train.files import digest
 from . import host
 from .host import io
 from .made import always
@@ -63,6 +65,15 @@ def stamp(lora_path: str | None) -> Any:
     return [stat.st_size, stat.st_mtime_ns]
 
 
+def stamps(lora_paths: str | None) -> Any:
+    """What changes when one of the files that `lora_paths` lists does."""
+    try:
+        stats = [path.stat() for path, _ in listed_loras(lora_paths or "")]
+    except (ConfigError, OSError):
+        return always()
+    return [number for stat in stats for number in (stat.st_size, stat.st_mtime_ns)]
+
+
 def listed_loras(text: str, widget: str = "lora_paths") -> list[tuple[Path, float]]:
     """(file, multiplier) of each line. Raises ConfigError where one names no file or no number."""
     found = []
@@ -79,6 +90,22 @@ def listed_loras(text: str, widget: str = "lora_paths") -> list[tuple[Path, floa
             )
         found.append((lora_named(name if bar else line, widget, "empty the line"), multiplier))
     return found
+
+
+def file_mark(source: Path, *recipe: str) -> str:
+    """A short name for what `recipe` makes of `source` as it is now."""
+    return digest(str(source.resolve()), str(source.stat().st_mtime_ns), *recipe, length=8)
+
+
+def worked(node: str | None, work: Callable[[host.ComfyEvents], core.LoraMade]) -> core.LoraMade:
+    """What `work` makes, its progress shown at `node`, and its report when it is done."""
+    events = host.ComfyEvents(node)
+    try:
+        made = work(events)
+    finally:
+        events.close()
+    events.finish("finished", made.text())
+    return made
 
 
 def new_lora(save_name: str, otherwise: str) -> Path:

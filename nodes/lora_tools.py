@@ -11,8 +11,7 @@ from ..ltx2_train.errors import ConfigError
 from ..ltx2_train.files import digest
 from . import host
 from .host import io
-from .lora_names import chosen_lora, listed_loras, new_lora, plain_name, stamp
-from .made import always
+from .lora_names import chosen_lora, file_mark, listed_loras, new_lora, plain_name, stamp, stamps, worked
 from .wire import lora_file, read_wire_lora
 
 RESIZE_TITLE, EXTRACT_TITLE, BAKE_TITLE = "Resize LoRA", "Extract LoRA", "Bake LoRAs into Checkpoint"
@@ -86,15 +85,12 @@ class ResizeLoRA(io.ComfyNode):
     ) -> io.NodeOutput:
         with host.training_job(RESIZE_TITLE):
             source = chosen_lora(lora, lora_path, "resize")
-            recipe = [f"{rank}", f"{max_error:g}", dtype]
-            mark = digest(str(source.resolve()), str(source.stat().st_mtime_ns), *recipe, length=8)
+            mark = file_mark(source, f"{rank}", f"{max_error:g}", dtype)
             out = new_lora(save_name, f"resized/{source.stem}_{mark}")
-            events = host.ComfyEvents(cls.hidden.unique_id)
-            try:
-                made = core.resize_lora(source, out, rank or None, max_error or None, dtype, events=events)
-            finally:
-                events.close()
-            events.finish("finished", made.text())
+            made = worked(
+                cls.hidden.unique_id,
+                lambda events: core.resize_lora(source, out, rank or None, max_error or None, dtype, events=events),
+            )
             return io.NodeOutput(read_wire_lora(made.path), made.text(), str(made.path))
 
 
@@ -127,13 +123,11 @@ class ExtractLoRA(io.ComfyNode):
             facts = [f"{path.resolve()} {path.stat().st_mtime_ns}" for path in paths]
             mark = digest(*facts, str(rank), dtype, length=8)
             out = new_lora(save_name, f"extracted/{paths[0].stem}_{mark}")
-            events = host.ComfyEvents(cls.hidden.unique_id)
-            try:
-                # a file among the runs is named by its recipe, so it is the same one
-                made = core.extract_lora(*paths, out, rank, dtype, replace=not save_name.strip(), events=events)
-            finally:
-                events.close()
-            events.finish("finished", made.text())
+            again = not save_name.strip()  # a file among the runs is named by its recipe, so it is the same one
+            made = worked(
+                cls.hidden.unique_id,
+                lambda events: core.extract_lora(*paths, out, rank, dtype, replace=again, events=events),
+            )
             return io.NodeOutput(read_wire_lora(made.path), made.text(), str(made.path))
 
 
@@ -180,11 +174,7 @@ class BakeLoRA(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_paths: str | None, **settings: Any) -> Any:
-        try:
-            stats = [path.stat() for path, _ in listed_loras(lora_paths or "")]
-        except (ConfigError, OSError):
-            return always()
-        return [number for stat in stats for number in (stat.st_size, stat.st_mtime_ns)]
+        return stamps(lora_paths)
 
     @classmethod
     def execute(
@@ -209,16 +199,8 @@ class BakeLoRA(io.ComfyNode):
             if not name:
                 raise ConfigError("save_name is empty. Write the name of the new checkpoint.")
             out = host.checkpoints_folder() / f"{name}.safetensors"
-            events = host.ComfyEvents(cls.hidden.unique_id)
-            try:
-                made = core.bake_loras(
-                    host.checkpoint_path(checkpoint),
-                    [path for path, _ in parts],
-                    out,
-                    [multiplier for _, multiplier in parts],
-                    events=events,
-                )
-            finally:
-                events.close()
-            events.finish("finished", made.text())
+            base, paths, strengths = host.checkpoint_path(checkpoint), *map(list, zip(*parts, strict=True))
+            made = worked(
+                cls.hidden.unique_id, lambda events: core.bake_loras(base, paths, out, strengths, events=events)
+            )
             return io.NodeOutput(made.text(), str(made.path))

@@ -10,8 +10,7 @@ from ..ltx2_train.errors import ConfigError
 from ..ltx2_train.files import digest
 from . import host
 from .host import io
-from .lora_names import listed_loras, new_lora
-from .made import always
+from .lora_names import listed_loras, new_lora, stamps, worked
 from .wire import lora_file, read_wire_lora
 
 TITLE = "Merge LoRAs"
@@ -115,11 +114,7 @@ class MergeLoRA(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_paths: str | None, **settings: Any) -> Any:
-        try:
-            stats = [path.stat() for path, _ in listed_loras(lora_paths or "")]
-        except (ConfigError, OSError):
-            return always()
-        return [number for stat in stats for number in (stat.st_size, stat.st_mtime_ns)]
+        return stamps(lora_paths)
 
     @classmethod
     def execute(
@@ -164,13 +159,10 @@ class MergeLoRA(io.ComfyNode):
             recipe = [method, f"{k_fraction:g}", rank_mode, dtype, str(emit_alpha)]
             facts = [f"{path.resolve()} {path.stat().st_mtime_ns} {multiplier:g}" for path, multiplier in parts]
             out = new_lora(save_name, f"merged/{paths[0].stem}_{digest(*facts, *recipe, length=8)}")
-            events = host.ComfyEvents(cls.hidden.unique_id)
-            try:
-                made = core.merge_loras(
+            made = worked(
+                cls.hidden.unique_id,
+                lambda events: core.merge_loras(
                     paths, out, multipliers, method, k_fraction, rank_mode, dtype, emit_alpha, events=events
-                )
-            finally:
-                events.close()
-            text = made.text()
-            events.finish("finished", text)
-            return io.NodeOutput(read_wire_lora(made.path), text, str(made.path))
+                ),
+            )
+            return io.NodeOutput(read_wire_lora(made.path), made.text(), str(made.path))

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from ..foreign import PROGRAMS, program_rows
-from ..idle import counts_with
+from ..idle import counts_with, extra_of
 from ..settings import inner_type, models_in
 from .describe import aliases, bounds_text, walk_settings
 from .groups import RunConfig
@@ -84,17 +84,13 @@ def _table_inside(setting: str, kind: type[BaseModel]) -> str:
     title = " ".join((kind.__doc__ or "").split())
     word = f' type = "{kind.model_fields["type"].default}"' if "type" in kind.model_fields else ""
     rows = [
-        f"| `{name}` | {_default(field.get_default(call_default_factory=True))} | {_range(field, _extra(field))} "
+        f"| `{name}` | {_default(field.get_default(call_default_factory=True))} | {_range(field, extra_of(field))} "
         f"| {_cell(field.description or '')} |"
         for name, field in kind.model_fields.items()
         if name != "type"
     ]
     head = ["| key | default | range | meaning |", "|---|---|---|---|"]
     return "\n".join([f"### [[{setting}]]{word}", "", title, "", *head, *rows])
-
-
-def _extra(field: FieldInfo) -> dict[str, Any]:
-    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
 
 
 def _sections(kind: type[BaseModel], prefix: str = "") -> list[tuple[str, str, type[BaseModel]]]:
@@ -110,7 +106,7 @@ def _sections(kind: type[BaseModel], prefix: str = "") -> list[tuple[str, str, t
 
 
 def _row(dotted: str, name: str, field: FieldInfo) -> str:
-    extra = _extra(field)
+    extra = extra_of(field)
     value: Any = RunConfig()
     for part in dotted.split("."):
         value = getattr(value, part)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..device import wait
 from .base import QuantLinear
 
 _ROUNDS = 5
@@ -68,14 +69,9 @@ def faster_matmul(linear: QuantLinear, tokens: int, device: torch.device | str) 
 def _seconds(run: Callable[[], None], device: torch.device) -> float:
     times = []
     for _ in range(_ROUNDS + 2):
-        _wait(device)
+        wait(device)
         start = time.perf_counter()
         run()
-        _wait(device)
+        wait(device)
         times.append(time.perf_counter() - start)
     return median(times[2:])  # the first ones load kernels
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TrainerError
+from ..files import with_ending
 from ..media.font import drawable, load_font
 from ..media.sound_media import read_sound
 from .spectrogram import spectrogram_image
@@ -64,9 +65,9 @@ def write_grid(
         )
         count = max(1, round(seconds * fps))
         if count == 1 and wave is None:
-            return write_image(_ending(stem, ".png"), next(_frames(frame, places, playing, marks, 1, fps)), info)
+            return write_image(with_ending(stem, ".png"), next(_frames(frame, places, playing, marks, 1, fps)), info)
         shown = _frames(frame, places, playing, marks, count, fps)
-        return write_video(_ending(stem, ".mp4"), shown, fps, info, wave, rate)
+        return write_video(with_ending(stem, ".mp4"), shown, fps, info, wave, rate)
     finally:
         for player in playing.values():
             player.close()
@@ -199,7 +200,3 @@ def _fitting(text: str, width: int, font: Any) -> str:
     while text and font.getlength(text + "...") > width:
         text = text[:-1]
     return text.rstrip() + "..."
-
-
-def _ending(stem: Path, ending: str) -> Path:
-    return stem.with_name(stem.name + ending)

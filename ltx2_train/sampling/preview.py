@@ -22,17 +22,17 @@ from ..dataset.augment import read_clip
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.outputs import refuse_among_media
 from ..dataset.plan import Item, plan_dataset
-from ..device import DTYPES, pick_device, release
+from ..device import pick_device, release
 from ..errors import CacheError, ConfigError, DataError
 from ..events import Events, shielded
-from ..files import write_text
+from ..files import with_ending, write_text
 from ..media.sound import prepare
 from ..media.sound_media import read_sound
 from ..models.tiling import decode_frames
-from ..weights.load import load_video_vae
 from ..workshop.check import check_dataset
 from ..workshop.check_report import CheckReport
 from ..workshop.sheet import contact_sheets
+from .render import open_vae
 from .sound import SoundParts, decode_mel, decode_wave
 from .sound_file import write_sound
 from .video_file import write_image, write_video
@@ -124,7 +124,7 @@ def _write_item(item: Item, stem: Path) -> Path:
     info = {"caption": item.caption, "source": item.source.path.name}
     if item.kind == "audio":
         assert sound is not None
-        return write_sound(_ending(stem, ".wav"), sound, SOUND_RATE, info)
+        return write_sound(with_ending(stem, ".wav"), sound, SOUND_RATE, info)
     frames = read_clip(item, item.dataset.entry)
     return _write_frames(iter(frames), item, stem, sound, SOUND_RATE, info)
 
@@ -133,8 +133,8 @@ def _write_frames(
     frames: Iterable[np.ndarray], item: Item, stem: Path, sound: Tensor | None, rate: int, info: dict[str, str]
 ) -> Path:
     if item.window.count == 1:
-        return write_image(_ending(stem, ".png"), next(iter(frames)), info)
-    return write_video(_ending(stem, ".mp4"), frames, item.fps, info, sound, rate)
+        return write_image(with_ending(stem, ".png"), next(iter(frames)), info)
+    return write_video(with_ending(stem, ".mp4"), frames, item.fps, info, sound, rate)
 
 
 def _sound_of(item: Item) -> Tensor | None:
@@ -168,11 +168,11 @@ def _decode_back(item: Item, stem: Path, run: RunConfig, events: Events) -> Path
         del vocoder
         release(device)
     info = {"caption": item.caption, "source": f"the caches of {item.source.path.name}"}
-    stem = stem.with_name(stem.name + "_decoded")
+    stem = with_ending(stem, "_decoded")
     if item.kind == "audio":
         assert sound is not None
-        return write_sound(_ending(stem, ".wav"), sound, rate, info)
-    vae = load_video_vae(base.video_vae, encoder=False, dtype=DTYPES[run.cache.vae_dtype], device=device)
+        return write_sound(with_ending(stem, ".wav"), sound, rate, info)
+    vae = open_vae(run, base.video_vae, device, encoder=False, decoder=True)
     weight = next(vae.parameters())
     latents = CacheFile(item.latent_path).latents()[None].to(weight.device, weight.dtype)
     with torch.no_grad():
@@ -182,8 +182,3 @@ def _decode_back(item: Item, stem: Path, run: RunConfig, events: Events) -> Path
     del vae
     release(device)
     return path
-
-
-def _ending(stem: Path, ending: str) -> Path:
-    # not with_suffix, since names of caches may hold dots
-    return stem.with_name(stem.name + ending)

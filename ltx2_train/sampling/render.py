@@ -23,6 +23,7 @@ from ..device import DTYPES
 from ..errors import Stopped, TrainerError
 from ..events import Events
 from ..families import FAMILIES
+from ..files import with_ending
 from ..models.positions import slot_places
 from ..models.tiling import decode_frames
 from ..models.transformer import LTXTransformer
@@ -349,10 +350,10 @@ class Renderer:
         path = audio_path = None
         if sound is not None:
             if vae is None or not merge:
-                audio_path = _ending(stem, f".{self.settings.audio_format}")
+                audio_path = with_ending(stem, f".{self.settings.audio_format}")
                 write_sound(audio_path, sound.wave, sound.rate, about)
             if self.settings.spectrogram:
-                draw_spectrogram(_ending(stem, ".sound.png"), sound.wave, sound.rate, one.prompt.text)
+                draw_spectrogram(with_ending(stem, ".sound.png"), sound.wave, sound.rate, one.prompt.text)
         if vae is None:
             path = audio_path
         else:
@@ -363,12 +364,12 @@ class Renderer:
                 reference = decode_frames(vae, latents[None].to(weight.device), self.settings.tiles)
                 frames = side_by_side([*single_frames(reference)], frames, spacing, one.prompt.shape)
             if one.prompt.shape.frames == 1:
-                path = write_image(_ending(stem, ".png"), next(frames), about)
+                path = write_image(with_ending(stem, ".png"), next(frames), about)
             elif sound is not None and merge:
                 fps = one.prompt.shape.fps
-                path = audio_path = write_video(_ending(stem, ".mp4"), frames, fps, about, sound.wave, sound.rate)
+                path = audio_path = write_video(with_ending(stem, ".mp4"), frames, fps, about, sound.wave, sound.rate)
             else:
-                path = write_video(_ending(stem, ".mp4"), frames, one.prompt.shape.fps, about)
+                path = write_video(with_ending(stem, ".mp4"), frames, one.prompt.shape.fps, about)
         assert path is not None, "neither a picture nor sound"
         return SampleFile(path, one.prompt, video, about, one.latents.audio, audio_path)
 
@@ -399,8 +400,3 @@ def _about(prompt: Prompt) -> dict[str, Any]:
 
 def _named(prompt: Prompt, what: str = "sample") -> str:
     return f"{what} of {prompt.text[:60]!r}"
-
-
-def _ending(stem: Path, ending: str) -> Path:
-    # not with_suffix: a name may hold dots, as a strength of 0.5 does
-    return stem.with_name(stem.name + ending)

@@ -96,7 +96,9 @@ print(json.dumps({"unused": sorted(set(lora) - used), "weights": sorted(shapes)}
 KINDS = {"*audio_attn*": {"algo": "lokr"}, "*attn2*": {"algo": "loha"}, "*ff*": {"algo": "dora"}, "*to_v": {"rank": 2}}
 
 
-@pytest.mark.parametrize(("version", "modules"), [("2.0", {}), ("2.3", KINDS), ("ltxv", {})])
+@pytest.mark.parametrize(
+    ("version", "modules"), [pytest.param("2.0", {}, marks=pytest.mark.slow), ("2.3", KINDS), ("ltxv", {})]
+)
 def test_comfyui_takes_every_key_and_makes_the_same_change(tmp_path, version, modules):
     section = {**SIZES, **(NEWER if version == "2.3" else {})}
     if version == "ltxv":

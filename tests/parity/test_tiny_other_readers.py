@@ -129,6 +129,7 @@ print("RESULT" + json.dumps({
 
 
 @pytest.mark.comfy
+@pytest.mark.parametrize("path", [pytest.param("2.0", marks=pytest.mark.slow), "2.3"], indirect=True)
 @pytest.mark.skipif(not os.environ.get("COMFYUI_PATH"), reason="COMFYUI_PATH names no ComfyUI work tree")
 def test_comfyui_loads_all_of_it_and_agrees(path, tmp_path):
     generator = torch.Generator().manual_seed(0)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from ...device import wait
 from ...events import Events
 from ...optional import why_missing
 
@@ -189,17 +190,12 @@ def _seconds(run: Callable[[], object], device: torch.device, sustained: float =
 
 
 def _timed(run: Callable[[], object], device: torch.device, times: int) -> float:
-    _wait(device)
+    wait(device)
     begun = time.perf_counter()
     for _ in range(times):
         run()
-    _wait(device)
+    wait(device)
     return (time.perf_counter() - begun) / times
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def available_ram() -> float:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from ...device import out_of_memory, release
+from ...device import out_of_memory, release, wait
 from ...errors import OutOfMemory, OutOfRam
 from ...events import Events
 from ...feed.batches import Batch, load_batch
@@ -90,10 +90,10 @@ def try_largest(
             take()
             for parameter in moved_parameters(run):
                 parameter.grad = None
-            _wait(run.device)
+            wait(run.device)
             begun = time.perf_counter()
             take()
-            _wait(run.device)
+            wait(run.device)
             return _peak(run.device), time.perf_counter() - begun
 
     while True:
@@ -283,11 +283,6 @@ def _reset_peak(device: torch.device) -> None:
 
 def _peak(device: torch.device) -> float | None:
     return float(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _moments_to_come(run: Run, plan: MemoryPlan) -> float:

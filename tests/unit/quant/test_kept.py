@@ -123,9 +123,17 @@ def mxfp8(rows, width, shape):
     return KeptMxfp8(draw(rows, width).to(torch.float8_e4m3fn), exponents.to(torch.uint8), shape=shape)
 
 
-@pytest.mark.parametrize("make", [nvfp4, mxfp8])
-@pytest.mark.parametrize("shape", [(96, 160), (40, 24)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+# compiled anew for each: every value of the three always, every triple with -m slow
+ALWAYS = (("nvfp4", (96, 160), torch.float32), ("mxfp8", (40, 24), torch.bfloat16))
+PASSES = [
+    pytest.param(make, shape, dtype, marks=() if (make.__name__, shape, dtype) in ALWAYS else pytest.mark.slow)
+    for make in (nvfp4, mxfp8)
+    for shape in ((96, 160), (40, 24))
+    for dtype in (torch.float32, torch.bfloat16)
+]
+
+
+@pytest.mark.parametrize(("make", "shape", "dtype"), PASSES)
 def test_one_compiled_pass_gives_the_same_weight(make, shape, dtype, monkeypatch):
     module = make(*(-(-size // 32) * 32 for size in shape), shape)
     expected = module.stored_weight(dtype)

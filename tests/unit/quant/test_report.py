@@ -13,10 +13,14 @@ from ltx2_train.quant.report import error_table, error_text
 
 @pytest.fixture(scope="module")
 def rows():
-    return {row["name"]: row for row in error_table()}
+    return {row["name"]: row for row in error_table(size=1024)}
 
 
-def test_the_figures_of_the_published_table(rows):
+@pytest.mark.slow
+def test_the_figures_of_the_published_table():
+    rows = {row["name"]: row for row in error_table()}
+    for kind in FORMATS.values():
+        assert rows[kind.storage.name]["snr_db"] == pytest.approx(kind.storage.snr_db, abs=0.1)
     fp8, nf4 = rows["fp8"], rows["nf4"]
     assert (round(fp8["mae"], 4), round(fp8["snr_db"], 1), round(fp8["cosine"], 6)) == (0.0171, 32.0, 0.999686)
     assert (round(nf4["mae"], 4), round(nf4["snr_db"], 1), round(nf4["cosine"], 6)) == (0.0678, 21.2, 0.996188)
@@ -26,8 +30,6 @@ def test_the_figures_of_the_published_table(rows):
 def test_the_other_rows(rows):
     assert set(rows) == {"bf16", "nf4 + loftq rank 32", *FORMATS}
     assert all(set(row) == {"name", "mae", "snr_db", "cosine"} for row in rows.values())
-    assert rows["int8"]["snr_db"] == pytest.approx(41.2, abs=0.1)
-    assert rows["int8_rotated"]["snr_db"] == pytest.approx(41.2, abs=0.1)
     order = ["bf16", "int8", "fp8", "nf4 + loftq rank 32", "nf4", "int4", "int2"]
     found = [rows[name]["snr_db"] for name in order]
     assert found == sorted(found, reverse=True)
@@ -35,7 +37,9 @@ def test_the_other_rows(rows):
 
 def test_what_a_format_says_it_keeps_is_what_it_keeps(rows):
     for kind in FORMATS.values():
-        assert rows[kind.storage.name]["snr_db"] == pytest.approx(kind.storage.snr_db, abs=0.1)
+        # one scale a row of 1,024 values loses a little less than one of 4,096, which the class tells
+        shorter = 0.9 if kind.storage.name.startswith("int8") else 0
+        assert rows[kind.storage.name]["snr_db"] == pytest.approx(kind.storage.snr_db + shorter, abs=0.1)
 
 
 def test_a_row_is_what_its_names_say():
