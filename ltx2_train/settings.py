@@ -8,6 +8,7 @@ from a first look.
 
 from __future__ import annotations
 
+import threading
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -34,6 +35,8 @@ Dtype = Annotated[Literal["bf16", "fp16", "fp32"], BeforeValidator(dtype_name)]
 """A number format; bfloat16, float16 and float32 are understood as well."""
 
 
+_BUILDING = threading.RLock()
+
 Reaction = Literal["off", "warn", "error"]
 """What is done where something is not as it should be: nothing, a warning, or an end."""
 
@@ -41,7 +44,28 @@ Reaction = Literal["off", "warn", "error"]
 class Settings(BaseModel):
     """A frozen group of settings; unknown keys are refused, whole numbers are accepted for floats."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+    # built when first used: a look at the settings, as ComfyUI takes when it starts, validates few of them
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), defer_build=True
+    )
+
+    @classmethod
+    def model_rebuild(
+        cls,
+        *,
+        force: bool = False,
+        raise_errors: bool = True,
+        _parent_namespace_depth: int = 2,
+        _types_namespace: Any = None,
+    ) -> bool | None:
+        """Build the class, one thread at a time: ComfyUI checks a prompt while another one runs."""
+        with _BUILDING:
+            return super().model_rebuild(
+                force=force,
+                raise_errors=raise_errors,
+                _parent_namespace_depth=_parent_namespace_depth + 1,
+                _types_namespace=_types_namespace,
+            )
 
     @field_validator("*", mode="before")
     @classmethod

@@ -106,5 +106,5 @@ class CacheSettings(Settings):
             "since": "0.2",
         },
     )
-    tiles: TileSettings = TileSettings()
-    dino: DinoSettings = DinoSettings()
+    tiles: TileSettings = Field(default_factory=TileSettings)
+    dino: DinoSettings = Field(default_factory=DinoSettings)

@@ -23,7 +23,7 @@ from .file import load_lora_state, require_finite
 from .foreign import kind_and_layer
 from .metadata import HASHES
 from .names import bare, original, split_key
-from .new_file import check_target
+from .new_file import check_target, occupied
 from .targets import BRANCHES, branch_of, count_branches, dotted
 
 CROSS = "cross"
@@ -80,10 +80,7 @@ def _rewrite(path: Path, wanted: Collection[str], out: Path, why_empty: str) -> 
         unknown = tuple(key for key in others if dotted(split_key(key).module) not in named)
         metadata = _metadata(file.metadata, kept, removed)
     if out.exists() and not _holds(out, tensors, metadata):
-        raise ConfigError(
-            f"{out} is there already and holds something else, which would be lost. Choose another name, or delete it "
-            "first."
-        )
+        raise occupied(out)
     write_tensors(out, tensors, metadata)
     return BranchReport(out, kept, removed, unknown)
 

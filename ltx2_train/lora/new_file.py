@@ -133,14 +133,14 @@ def write_lora(
     """
     there = out.exists() and not replace
     if there and not _looks_like(out, entries, metadata):
-        raise _occupied(out)
+        raise occupied(out)
     require_space(out, sum(entry.nbytes for entry in entries.values()))
     with atomic(out) as temporary:
         with TensorWriter(temporary, entries, metadata) as writer:
             for name, tensor in tensors:
                 writer.write(name, tensor)
         if there and not filecmp.cmp(temporary, out, shallow=False):
-            raise _occupied(out)
+            raise occupied(out)
 
 
 def write_tensors_of(out: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], replace: bool) -> None:
@@ -158,7 +158,8 @@ def _looks_like(path: Path, entries: Mapping[str, TensorEntry], metadata: Mappin
         return False
 
 
-def _occupied(out: Path) -> ConfigError:
+def occupied(out: Path) -> ConfigError:
+    """That another file stands at `out`."""
     return ConfigError(
         f"{out} is there already and holds something else, which would be lost. Choose another name, or delete it "
         "first."

@@ -63,7 +63,7 @@ class LossSettings(Settings):
             "advanced": True,
         },
     )
-    balance: BalanceSettings = BalanceSettings()
+    balance: BalanceSettings = Field(default_factory=BalanceSettings)
 
     @field_validator("type", mode="before")
     @classmethod

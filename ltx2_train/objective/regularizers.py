@@ -243,14 +243,14 @@ class RolloutSettings(Settings):
 class RegularizerSettings(Settings):
     """What a run is held to, or helped by, besides the error on its clips. All are off at weight 0."""
 
-    blank: BlankSettings = BlankSettings()
-    dop: DopSettings = DopSettings()
-    prior_divergence: PriorDivergenceSettings = PriorDivergenceSettings()
-    audio_dop: AudioDopSettings = AudioDopSettings()
-    crepa: CrepaSettings = CrepaSettings()
-    self_flow: SelfFlowSettings = SelfFlowSettings()
-    tread: TreadSettings = TreadSettings()
-    rollout: RolloutSettings = RolloutSettings()
+    blank: BlankSettings = Field(default_factory=BlankSettings)
+    dop: DopSettings = Field(default_factory=DopSettings)
+    prior_divergence: PriorDivergenceSettings = Field(default_factory=PriorDivergenceSettings)
+    audio_dop: AudioDopSettings = Field(default_factory=AudioDopSettings)
+    crepa: CrepaSettings = Field(default_factory=CrepaSettings)
+    self_flow: SelfFlowSettings = Field(default_factory=SelfFlowSettings)
+    tread: TreadSettings = Field(default_factory=TreadSettings)
+    rollout: RolloutSettings = Field(default_factory=RolloutSettings)
 
     @property
     def wanted(self) -> list[str]:

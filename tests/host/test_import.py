@@ -25,7 +25,13 @@ if sys.argv[1] == "inside":
     fake_comfy.install_api(pytest.MonkeyPatch())
 before = set(sys.modules)
 pack = fake_comfy.load_pack("pack")
-print(json.dumps(sorted(set(sys.modules) - before)))
+settings = sys.modules.get("pack.ltx2_train.settings")
+built, left = [], [] if settings is None else [settings.Settings]
+while left:
+    kind = left.pop()
+    left += kind.__subclasses__()
+    built += [kind.__name__] if kind.__pydantic_complete__ and kind.model_fields else []
+print(json.dumps([sorted(set(sys.modules) - before), built]))
 """
 # what a look at the settings has no use for
 HEAVY = {"feed", "training", "sampling", "placement", "cli"}
@@ -33,7 +39,8 @@ LIBRARIES = {"transformers", "av", "bitsandbytes", "sentencepiece", "scenedetect
 MOST_MODULES = 145  # each node has one
 
 
-def loaded(where: str) -> list[str]:
+def loaded(where: str) -> tuple[list[str], list[str]]:
+    """The modules that loading the pack imports, and the groups of settings that it builds."""
     done = subprocess.run(
         [sys.executable, "-c", LOAD, where], cwd=fake_comfy.ROOT, capture_output=True, text=True, check=False
     )
@@ -42,7 +49,8 @@ def loaded(where: str) -> list[str]:
 
 
 def test_the_nodes_load_little_and_only_the_node_api_of_comfyui():
-    names = loaded("inside")
+    names, built = loaded("inside")
+    assert built == ["TileSettings"], "a group of settings is built when it is first used; this one is a default"
     ours = [name for name in names if name.startswith("pack.")]
     core = {name.split(".")[2] for name in ours if name.startswith("pack.ltx2_train.")}
     assert "pack.nodes.train" in ours
@@ -54,4 +62,4 @@ def test_the_nodes_load_little_and_only_the_node_api_of_comfyui():
 
 
 def test_the_folder_can_be_imported_where_there_is_no_comfyui():
-    assert [name for name in loaded("outside") if name.startswith("pack.")] == []
+    assert [name for name in loaded("outside")[0] if name.startswith("pack.")] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,10 +79,11 @@ def test_without_a_name_it_lies_among_the_runs_and_every_recipe_has_a_file(nodes
         ({"lora_paths": "fox\nfox\nfox", "method": "orthogonal"}, "orthogonal merge takes two LoRAs, and 3"),
         ({"lora_paths": "fox\nmy style", "save_name": "../x"}, "save_name: '/x' cannot be a file name"),
         ({"lora_paths": "fox\nmy style", "save_name": "fox"}, "written over itself"),
-        ({"lora_paths": "fox\nfox", "save_name": "my style"}, "is there already and holds something else"),
+        ({"lora_paths": "fox\nmy style", "save_name": "there"}, "is there already and holds something else"),
     ],
 )
 def test_what_cannot_be_merged_is_told_plainly(nodes, listed, given, message):
+    shutil.copy2(listed / "fox.safetensors", listed / "there.safetensors")
     before = {path: path.read_bytes() for path in listed.iterdir()}
     with pytest.raises(RuntimeError, match=message):
         nodes.MergeLoRA.execute(**MERGE | given)
