@@ -8,7 +8,8 @@
 
 The workflow is in API format, as those of the folder `api` or as ComfyUI exports it. `--server` says where ComfyUI is.
 `--set NAME=VALUE` changes the widget NAME wherever a node shows it; `--set TrainLoRA.save_every=100` that of one kind
-of node, advanced ones too. Ctrl-C saves and stops. Ends with 0 when all is finished, 3 when stopped, else 1.
+of node, advanced ones too. What nodes show at the end, such as the grid of a comparison, is fetched as well. Ctrl-C
+saves and stops. Ends with 0 when all is finished, 3 when stopped, else 1.
 """
 
 from __future__ import annotations
@@ -149,7 +150,15 @@ def train(server: Server, workflow: Path, changes: list[str], out: Path) -> int:
             fetch(server, name, out / name)
         except Refused as error:
             print(error)
+    for file in _shown(entry):
+        print(server.download(file, out / (names[0] if names else workflow.stem)))
     return _told(entry)
+
+
+def _shown(entry: dict[str, Any] | None) -> list[dict[str, str]]:
+    """The files that nodes of a prompt that has ended show: a comparison, a sample."""
+    lists = [files for node in (entry or {}).get("outputs", {}).values() for files in node.values()]
+    return [file for files in lists for file in files if isinstance(file, dict) and file.get("filename")]
 
 
 def _leave(server: Server, number: str) -> None:

@@ -23,6 +23,7 @@ from ..dataset.sources import source_record
 from ..device import is_full
 from ..errors import DataError
 from ..events import Events
+from ..models.polled import polled
 from .due import MADE_AGAIN, Due
 from .kind import LEFT_OUT, Bench, Job
 from .turns import Turns
@@ -142,8 +143,10 @@ class _Filling:
     def work(self, turns: Turns[Any], model: Any) -> None:
         """Take all turns with `model`."""
         self._bench = Bench(model, self.device, self.events)
+        network = model if isinstance(model, torch.nn.Module) else None
         try:
-            turns.each(self._make)
+            with polled(network, self.events.check_stop):  # a clip takes seconds, minutes without a card
+                turns.each(self._make)
         finally:
             self._bench = Bench(None, self.device, self.events)  # whoever opened the model lets it go
 

@@ -24,6 +24,7 @@ from ..errors import Stopped, TrainerError
 from ..events import Events
 from ..families import FAMILIES
 from ..files import with_ending
+from ..models.polled import polled
 from ..models.positions import slot_places
 from ..models.tiling import decode_frames
 from ..models.transformer import LTXTransformer
@@ -307,7 +308,8 @@ class Renderer:
             for count, one in enumerate(drawn):
                 self.events.progress(count, len(drawn), "decoding")
                 self.events.check_stop()
-                with self._failures(_named(one.prompt), tolerant), torch.no_grad():
+                stoppable = polled(vae, self.events.check_stop)
+                with self._failures(_named(one.prompt), tolerant), torch.no_grad(), stoppable:
                     sound = sounds.get(one.index)
                     if vae is None and sound is None:
                         continue  # said already: its sound could not be decoded

@@ -15,6 +15,7 @@ pytestmark = [pytest.mark.comfy, pytest.mark.slow, pytest.mark.skipif(bool(why_n
 
 CLIENT = ROOT / "example_workflows" / "headless.py"
 TWIN = ROOT / "example_workflows" / "api" / "01_first_lora.json"
+COMPARISON = ROOT / "example_workflows" / "api" / "09_compare_checkpoints.json"
 SMALL = [
     "checkpoint=tiny.safetensors",
     "text_encoder=gemma.safetensors",
@@ -106,3 +107,10 @@ def test_a_run_is_trained_stopped_gone_on_with_and_fetched_without_a_browser(bas
         assert len(rows()) == saved + 2, "nothing was trained"
         assert "finished" in said(server, "follow", "fox")
         assert "step_" in said(server, "fetch", "fox", "--out", tmp_path / "third")
+        small = ["CompareCheckpoints.width=64", "CompareCheckpoints.height=64", "frames=9", "steps=1", "prompts=ohwx"]
+        sets = [*SMALL[:3], "run_name=fox", *small]
+        sets = [word for one in sets for word in ("--set", one)]
+        out = said(server, "train", COMPARISON, "--out", tmp_path / "grids", *sets)
+        grid = next((tmp_path / "grids" / COMPARISON.stem).glob("*.mp4"))
+        assert str(grid) in out
+        assert grid.stat().st_size > 1000

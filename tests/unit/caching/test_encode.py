@@ -326,6 +326,33 @@ def test_stop_keeps_what_is_done_and_the_next_build_goes_on(dataset):
     assert (report.kept, report.made) == (2, 2)
 
 
+def test_a_stop_ends_the_clip_that_is_being_encoded(dataset):
+    plan, events, passed = plan_dataset(dataset()), Events(), []
+
+    class Layer(torch.nn.Module):
+        def forward(self, x):
+            passed.append(x)
+            return x
+
+    class DeepVAE(PoolingVAE):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.ModuleList(Layer() for _ in range(3))
+
+        def encode_piece(self, pixels, stream):
+            for layer in self.layers:
+                pixels = layer(pixels)
+            return super().encode_piece(pixels, stream)
+
+    vae = DeepVAE()
+    events.should_stop = lambda: len(passed) == 2
+    with pytest.raises(Stopped):
+        encode_latents(plan, lambda: vae, "v", CacheSettings(), events)
+    assert len(passed) == 2
+    assert not any(layer._forward_pre_hooks for layer in vae.layers)
+    assert encode_latents(plan, DeepVAE, "v", CacheSettings()).made == 4
+
+
 def test_full_form_has_the_keys_of_the_community_trainer(dataset, tmp_path):
     _, _, text, _ = build(dataset(), text_form="full")
     assert text.made == 3
