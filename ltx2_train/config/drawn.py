@@ -45,12 +45,13 @@ class OfModel(NamedTuple):
     negative_prompt: str = ""
 
 
+_LTX_VIDEO = OfModel(guidance=3.0, rescale=0.7, image_crf=29, negative_prompt=NEGATIVE_LTX_VIDEO)
 OF_MODEL = {
     "2.0": OfModel(),
     "2.3": OfModel(),
     "2.5": OfModel(24.0, 3.0, 7.0, 3.0, 0.7, 18, NEGATIVE_25),
-    "ltxv-2b": OfModel(guidance=3.0, negative_prompt=NEGATIVE_LTX_VIDEO),
-    "ltxv-13b": OfModel(guidance=3.0, negative_prompt=NEGATIVE_LTX_VIDEO),
+    "ltxv-2b": _LTX_VIDEO,
+    "ltxv-13b": _LTX_VIDEO,
 }
 
 

@@ -127,7 +127,7 @@ class SampleSettings(Settings):
         ge=0,
         le=1,
         description="How far guided predictions are scaled back to the spread of the unguided one. Not set: 0, or 0.7 "
-        "with LTX-2.5.",
+        "with LTX-2.5 and LTX-Video.",
         json_schema_extra={"advanced": True},
     )
     seed: int = Field(default=42, ge=0, le=2**63 - 1, description="Seed of the starting noise.")
@@ -171,7 +171,7 @@ class SampleSettings(Settings):
         ge=0,
         le=51,
         description="How strongly pictures that samples begin with are compressed by H.264 first, as the model's own "
-        "pipelines do: its CRF. 0: not at all. Not set: 33, or 18 with LTX-2.5.",
+        "pipelines do: its CRF. 0: not at all. Not set: 33, 18 with LTX-2.5, 29 with LTX-Video.",
         json_schema_extra={"advanced": True},
     )
     spectrogram: bool = Field(

@@ -8,7 +8,8 @@ guidance happens on x0, in float32, for each modality by itself:
     c prompt, u negative prompt, p self-attention of some blocks skipped, i picture and sound kept from each other
 
 (classifier-free guidance: arXiv 2207.12598; spatio-temporal guidance: arXiv 2411.18664; the last as in the pipelines of
-LTX-2), then scaled back towards the spread of c where `rescale` is above 0 (arXiv 2305.08891). What is given keeps its
+LTX-2), then scaled back towards the spread of c where `rescale` is above 0 (arXiv 2305.08891). The pipelines of
+LTX-Video guide velocities in place of x0: the sum is the same, what is scaled back is not. What is given keeps its
 clean tokens at timestep 0, and a stream that is given whole stays as it is at noise level 0. Picture and sound walk
 down one schedule together, since they were trained to see each other at like noise levels. Keyframe slots are drawn
 with the picture they belong to, and let go of at the end.
@@ -78,7 +79,8 @@ def guide(
     guidance: Guidance,
     isolated: Tensor | None = None,
 ) -> Tensor:
-    """The guided x0 from predictions of one shape [B, T, C], float32; those that the guidance has no use for: None."""
+    """What is guided from predictions of one shape [B, T, C], float32, x0 or velocities; those that the guidance has
+    no use for: None."""
     guided = cond
     if uncond is not None:
         guided = guided + (guidance.cfg - 1) * (cond - uncond)
@@ -120,10 +122,14 @@ class _Tokens:
             slots=self.slots,
         )
 
-    def denoised(self, velocity: Tensor | None, sigma: Tensor) -> Tensor:
+    def drawn(self, velocity: Tensor | None) -> Tensor:
+        """What of the model's `velocity` is of these tokens, float32: a reference lies in front of them."""
         assert velocity is not None, "what is drawn comes out of the model"
+        return velocity[:, -self.x.shape[1] :].float()
+
+    def denoised(self, velocity: Tensor, sigma: Tensor) -> Tensor:
         levels = sigma[:, None] if self.given is None else torch.where(self.given, 0.0, sigma[:, None])
-        return self.x - levels[..., None] * velocity[:, -self.x.shape[1] :].float()
+        return self.x - levels[..., None] * velocity
 
     def step(self, x0: Tensor, level: float, following: float) -> _Tokens:
         if not self.generated:
@@ -145,6 +151,7 @@ def denoise(
     guidance: Guidance = Guidance(),
     audio_guidance: Guidance | None = None,
     stg_blocks: Sequence[int] = (0,),
+    rescale_velocities: bool = False,
     given: GivenPair | None = None,
     slots: Tensor | None = None,
     on_step: Callable[[int, int], None] | None = None,
@@ -153,7 +160,8 @@ def denoise(
 
     `context`, `negative`: text contexts [B, S, D] of every modality in `noise`; `negative` is needed where
     the guidance asks for it. `audio_guidance` is that of the sound, None: as `guidance`; `stg_blocks` are those that
-    spatio-temporal guidance skips. `given`: what each modality is given, alike for all samples.
+    spatio-temporal guidance skips. `rescale_velocities`: guided velocities are scaled back, not x0. `given`: what each
+    modality is given, alike for all samples.
     `slots` [B, 128, K, H, W] is the noise of keyframe slots beside the picture.
     `on_step(done, total)` is called after each step and may raise to end the sampling.
     """
@@ -182,7 +190,9 @@ def denoise(
         if any(strength.modality != 1 for strength in strengths):
             isolated = _predict(model, drawn, sigma, context, SkipLayers(a2v="all", v2a="all"))
         drawn = [
-            None if tokens is None or c is None else tokens.step(guide(c, u, p, strength, i), level, following)
+            None
+            if tokens is None or c is None
+            else tokens.step(_guided(tokens, c, u, p, i, strength, sigma, rescale_velocities), level, following)
             for tokens, c, u, p, i, strength in zip(drawn, cond, uncond, perturbed, isolated, strengths, strict=True)
         ]
         if on_step is not None:
@@ -209,16 +219,33 @@ def _predict(
     context: Pair,
     skip: SkipLayers | None = None,
 ) -> tuple[Tensor | None, ...]:
-    """The model's x0 of each modality."""
+    """The model's velocity of each modality, float32, of the tokens that are drawn."""
     given = [
         None if tokens is None else tokens.modality(sigma, text) for tokens, text in zip(drawn, context, strict=True)
     ]
     output = model(*given, skip=skip)
     velocities = (None if given[0] is None else output.video, None if given[1] is None else output.audio)
     return tuple(
-        None if tokens is None else tokens.denoised(velocity, sigma)
-        for tokens, velocity in zip(drawn, velocities, strict=True)
+        None if tokens is None else tokens.drawn(velocity) for tokens, velocity in zip(drawn, velocities, strict=True)
     )
+
+
+def _guided(
+    tokens: _Tokens,
+    cond: Tensor,
+    uncond: Tensor | None,
+    perturbed: Tensor | None,
+    isolated: Tensor | None,
+    guidance: Guidance,
+    sigma: Tensor,
+    of_velocities: bool,
+) -> Tensor:
+    """The guided x0 of one modality from the model's velocities."""
+    if of_velocities:
+        return tokens.denoised(guide(cond, uncond, perturbed, guidance, isolated), sigma)
+    c, u, p, i = (None if one is None else tokens.denoised(one, sigma) for one in (cond, uncond, perturbed, isolated))
+    assert c is not None, "what is drawn comes out of the model"
+    return guide(c, u, p, guidance, i)
 
 
 def _picture(x: Tensor, shape: LatentShape) -> Tensor:

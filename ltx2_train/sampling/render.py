@@ -187,6 +187,7 @@ class Renderer:
             guidance=guidance_of(stage, self.settings),
             audio_guidance=guidance_of(stage, self.settings, of_sound=True),
             stg_blocks=stg_blocks(self.settings, self.version, len(self.model.transformer_blocks)),
+            rescale_velocities=FAMILIES[self.version].rescales_velocities,
             given=given,
             slots=None if slots is None else slots.to(self.device),
             on_step=steps.on_step,

@@ -21,6 +21,7 @@ from parity.oracles_transformer import (
 from torch.func import functional_call
 from video_vae_sizes import SECTIONS, apart, clip, fill, latent_clip
 
+from ltx2_train.families import FAMILIES
 from ltx2_train.models.patchify import video_tokens
 from ltx2_train.models.plain_text import stack_contexts
 from ltx2_train.models.positions import video_positions
@@ -149,19 +150,24 @@ def test_the_vae_encodes_and_decodes_as_diffusers():
 
 
 @torch.no_grad()
-def test_a_guided_step_is_that_of_diffusers():
+@pytest.mark.parametrize("rescale", [0.0, 0.7])
+def test_a_guided_step_is_that_of_diffusers(rescale):
+    from diffusers.pipelines.ltx.pipeline_ltx import rescale_noise_cfg
+
     model = build("ltxv", "video")
     oracle, texts = LtxVideo(model), [inputs("ltxv", batch=1, seed=seed).video.context for seed in (3, 4)]
     noise = torch.randn(1, 4, GRID.frames, GRID.height, GRID.width, generator=torch.Generator().manual_seed(0))
     sigmas = sampling_sigmas(5, GRID.tokens)
     marked = [torch.cat([text, torch.ones(1, text.shape[1], 1)], dim=2) for text in texts]
     ours = denoise(
-        model, Pair(noise), sigmas[:2], Pair(marked[0]), fps=FPS, negative=Pair(marked[1]), guidance=Guidance(cfg=3.0)
-    ).video
+        model, Pair(noise), sigmas[:2], Pair(marked[0]), fps=FPS, negative=Pair(marked[1]),
+        guidance=Guidance(cfg=3.0, rescale=rescale), rescale_velocities=FAMILIES["ltxv-2b"].rescales_velocities,
+    ).video  # fmt: skip
     tokens, level = video_tokens(noise), sigmas[:1]
     shown = replace(inputs("ltxv", batch=1).video, latent=tokens, sigma=level, timesteps=None)
     cond, uncond = (oracle(replace(shown, context=text)) for text in texts)
-    theirs = tokens + (sigmas[1] - sigmas[0]) * (uncond + 3.0 * (cond - uncond))
+    velocity = rescale_noise_cfg(uncond + 3.0 * (cond - uncond), cond, rescale)
+    theirs = tokens + (sigmas[1] - sigmas[0]) * velocity
     assert_close(video_tokens(ours), theirs, 1e-4)
 
 

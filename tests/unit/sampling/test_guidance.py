@@ -41,7 +41,8 @@ def guidance_on(version, line="a fox", **settings):
 def test_what_nobody_sets_is_that_of_the_version():
     assert guidance_on("2.3") == guidance_on("2.0") == (Guidance(4.0, 1.0, 1.0, 0.0),) * 2
     assert guidance_on("2.5") == (Guidance(3.0, 1.0, 3.0, 0.7), Guidance(7.0, 1.0, 3.0, 0.7))
-    assert guidance_on("ltxv-2b") == (Guidance(3.0, 1.0, 1.0, 0.0),) * 2
+    assert guidance_on("ltxv-2b") == guidance_on("ltxv-13b") == (Guidance(3.0, 1.0, 1.0, 0.7),) * 2
+    assert DrawSettings.of(SampleSettings(), "ltxv-2b").image_crf == 29
     old, new = (DrawSettings.of(SampleSettings(), version) for version in ("2.3", "2.5"))
     assert (old.fps, old.image_crf, old.negative_prompt) == (25.0, 33, "")
     assert (new.fps, new.image_crf) == (24.0, 18)

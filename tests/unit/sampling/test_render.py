@@ -16,6 +16,7 @@ from ltx2_train.config import DrawSettings
 from ltx2_train.errors import RunError, TrainerError
 from ltx2_train.events import Events
 from ltx2_train.models.transformer import LTXTransformer, Output
+from ltx2_train.sampling.denoise import denoise
 from ltx2_train.sampling.prompts import parse_prompt
 from ltx2_train.sampling.render import Renderer
 from ltx2_train.sampling.shown import Shown
@@ -110,13 +111,16 @@ def plain_frames(monkeypatch):
 def draw(tmp_path):
     """Draw two prompts; returns the samples, the model, the decoders and what was told."""
 
-    def run(mode, *, frames=9, broken=False, lost=False, tolerant=False, line="a {} barks --w 64 --h 32 --s 2", **more):
+    def run(
+        mode, *, frames=9, broken=False, lost=False, tolerant=False, version="2.3",
+        line="a {} barks --w 64 --h 32 --s 2", **more,
+    ):  # fmt: skip
         settings = DrawSettings(**{"frames": frames, "stg": 0, **more})
         model, decoders, told = Model(mode, broken), Decoders(lost), Told()
         text = torch.zeros(4, 6)
         contexts = (text if model.has_video else None, text if model.has_audio else None)
         renderer = Renderer(
-            model, lambda _: contexts, decoders.video, settings, "2.3", torch.device("cpu"), told,
+            model, lambda _: contexts, decoders.video, settings, version, torch.device("cpu"), told,
             decoders if model.has_audio else None,
         )  # fmt: skip
         prompts = [parse_prompt(line.format(animal), settings, tmp_path) for animal in ("dog", "cat")]
@@ -124,6 +128,19 @@ def draw(tmp_path):
         return files, model, decoders, told
 
     return run
+
+
+@pytest.mark.parametrize(("version", "expected"), [("2.3", False), ("ltxv-2b", True)])
+def test_velocities_are_scaled_back_for_ltx_video_alone(draw, monkeypatch, version, expected):
+    asked = []
+
+    def noted(*given, **named):
+        asked.append(named["rescale_velocities"])
+        return denoise(*given, **named)
+
+    monkeypatch.setattr("ltx2_train.sampling.render.denoise", noted)
+    draw("video", frames=1, version=version)
+    assert asked == [expected] * 2
 
 
 @pytest.mark.parametrize("how", [once, for_good])
