@@ -26,7 +26,8 @@ class Family:
     `schedule_tokens`: how many tokens the official pipelines shape the schedule for; None is as many as are drawn.
     `stg_block` is the block, of `blocks`, whose self-attention they skip. `caption_tokens` bounds a caption.
     `decoder_padding` is that of a video VAE whose header names none. `keyframe_slots`: single frames can be made beside
-    a clip. `rescales_velocities`: guided velocities are scaled back, where the later models scale x0.
+    a clip. `two_stages`: samples can be refined in the second stage that is built here. `rescales_velocities`: guided
+    velocities are scaled back, where the later models scale x0.
     """
 
     version: str
@@ -47,6 +48,7 @@ class Family:
     decoder_padding: Literal["reflect", "zeros"] = "reflect"
     trains_distilled: bool = True
     keyframe_slots: bool = False
+    two_stages: bool = True
     rescales_velocities: bool = False
     base_word: str = "ltx2_v1"  # ss_base_model_version of its LoRAs
     repository: str = "LTX-2"  # Lightricks' on GitHub
@@ -83,6 +85,7 @@ def _ltx_video(version: str, size: str, checkpoint: str, blocks: int, stg_block:
         caption_tokens=256,
         decoder_padding="zeros",
         trains_distilled=False,
+        two_stages=False,
         rescales_velocities=True,
         base_word="ltxv",
         repository="LTX-Video",

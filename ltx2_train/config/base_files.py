@@ -115,6 +115,11 @@ def _check_family(run: RunConfig, family: Family, name: str) -> None:
                 f"{group}.keyframe_slots is {getattr(run, group).keyframe_slots}, and {name} is {family.name}, which "
                 "knows no keyframe slots: they came with LTX-2.5. Set it to 0, or choose an LTX-2.5 checkpoint."
             )
+    if run.sample.upsampler is not None and not family.two_stages:
+        raise ConfigError(
+            f"sample.upsampler is set, and {name} is {family.name}, whose own second stage is another one: "
+            "samples of it are drawn in one stage. Leave it out, or choose an LTX-2 checkpoint."
+        )
     if family.connectors:
         return
     for setting in ("text_projection", "audio_vae"):

@@ -97,6 +97,7 @@ def saved(tinyv, path: Path, drop: str = "\0", **header) -> Path:
          r"gemma\.tokenizer is set, and .* brings its own"),
         ({"model.version": "2.3", "model.version_check": "off"}, r"is LTX-Video 2B, but model\.version says 2\.3"),
         ({"cache.text_form": "full"}, r"cache\.text_form is full.*no text connectors"),
+        ({"sample.upsampler": "up.safetensors"}, r"sample\.upsampler is set, and .* is LTX-Video 2B.*in one stage"),
         ({"model.audio_vae": "an LTX-2.3"}, r"model\.audio_vae is set, and .* is LTX-Video 2B, which has none"),
         ({"model.video_vae": "an LTX-2.3"}, r"belongs to LTX-2\.3, but .* is LTX-Video 2B"),
         ({"model.checkpoint": "no vae"}, r"holds no video VAE encoder\. Set model\.video_vae to ltxv-2b-0\.9\.6-dev"),
