@@ -8,9 +8,7 @@ from ..events import Events
 from ..optim import OPTIMIZERS, find_optimizer
 from .fit import MemoryPlan
 from .fit.machine import Machine
-
-# regularizers that need the model as it was before the run, or a mean of the LoRA
-ASK_THE_BASE = ("blank", "dop", "prior_divergence", "audio_dop", "self_flow")
+from .regularizers.table import REGULARIZERS
 
 
 def check_full(config: RunConfig) -> None:
@@ -42,7 +40,7 @@ def check_full(config: RunConfig) -> None:
             f"full.release_gradients is on, and there are {train.processes} processes: a gradient waits for those of "
             "the others. Switch it off; memory.shard shares gradients out over the cards."
         )
-    asking = [f"regularizers.{name}" for name in config.regularizers.wanted if name in ASK_THE_BASE]
+    asking = [f"regularizers.{name}" for name in config.regularizers.wanted if REGULARIZERS.get(name).asks_the_base]
     if asking:
         raise ConfigError(
             f"{' and '.join(asking)} {'needs' if len(asking) == 1 else 'need'} the model without the LoRA, and with "

@@ -14,9 +14,8 @@ from ..errors import ConfigError
 from ..events import Events
 from ..feed.batches import BatchOrder
 from ..feed.loader import Sample
+from .regularizers.table import REGULARIZERS
 
-# what of the regularizers gives the loss a term; the others change what the model is shown
-TEACHING = ("blank", "dop", "prior_divergence", "audio_dop", "crepa", "self_flow")
 _NAMED = 3
 
 
@@ -55,7 +54,7 @@ def require_taught(config: RunConfig, samples: Sequence[Sample], events: Events)
 def _learns(config: RunConfig, video: float | None, audio: float | None, pictured: bool, heard: bool) -> bool:
     """Whether a clip has a part in the loss. `video` and `audio` are the weights that its dataset gives it."""
     mode, sound = config.model.mode, config.audio
-    if any(name in TEACHING for name in config.regularizers.wanted):
+    if any(REGULARIZERS.get(name).teaches() for name in config.regularizers.wanted):
         return True
     if pictured and mode != "audio" and config.video.generated:
         if (config.loss.video_weight if video is None else video) > 0:

@@ -133,9 +133,13 @@ class CostSizes:
 
 
 class Regularizer:
-    """The base of all: it does nothing. `trained` is what it trains beside the LoRA, None for nothing."""
+    """The base of all: it does nothing. `trained` is what it trains beside the LoRA, None for nothing.
+
+    `asks_the_base`: it needs the model as it was before the run, or a mean of the LoRA.
+    """
 
     name: ClassVar[str] = ""
+    asks_the_base: ClassVar[bool] = False
 
     def __init__(self, settings: Any, kit: Kit) -> None:
         self.settings, self.kit = settings, kit
@@ -146,6 +150,11 @@ class Regularizer:
         """The learning rate of what is trained beside the LoRA."""
         own = getattr(self.settings, "learning_rate", None)
         return self.kit.run.train.learning_rate if own is None else own
+
+    @classmethod
+    def teaches(cls) -> bool:
+        """Whether it gives the loss a term; the others change what the model is shown."""
+        return cls.terms is not Regularizer.terms
 
     @classmethod
     def cost(cls, settings: Any, sizes: CostSizes) -> Cost:
@@ -198,6 +207,11 @@ class Preservation(Regularizer):
     """
 
     reads: ClassVar[tuple[str, ...]] = ("video", "audio")
+    asks_the_base = True
+
+    @classmethod
+    def teaches(cls) -> bool:
+        return True
 
     @property
     def key(self) -> Any:

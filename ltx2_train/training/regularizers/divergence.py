@@ -20,6 +20,7 @@ class PriorDivergence(Regularizer):
     """The predictions of the LoRA at the captions of the clips differ from those of the base."""
 
     name = "prior_divergence"
+    asks_the_base = True
 
     @classmethod
     def cost(cls, settings: Any, sizes: CostSizes) -> Cost:

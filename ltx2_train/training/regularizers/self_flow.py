@@ -45,6 +45,7 @@ class SelfFlow(Regularizer):
     """A block learns from a deeper block of a teacher that sees less noise."""
 
     name = "self_flow"
+    asks_the_base = True
 
     def __init__(self, settings: SelfFlowSettings, kit: Kit) -> None:
         super().__init__(settings, kit)

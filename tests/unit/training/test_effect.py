@@ -14,8 +14,7 @@ from ltx2_train.errors import ConfigError
 from ltx2_train.feed.batches import BatchOrder
 from ltx2_train.feed.loader import Sample
 from ltx2_train.shapes import LatentShape
-from ltx2_train.training.effect import TEACHING, require_learning, require_taught, tell_batches, tell_lengths
-from ltx2_train.training.regularizers.base import Preservation, Regularizer
+from ltx2_train.training.effect import require_learning, require_taught, tell_batches, tell_lengths
 from ltx2_train.training.regularizers.table import REGULARIZERS
 
 AV = {"model": {"mode": "av"}}
@@ -76,13 +75,10 @@ def test_what_has_a_part_in_the_loss_may_train(run, entry, tmp_path):
     )
 
 
-def test_each_regularizer_with_a_term_of_its_own_counts_as_teaching():
-    terms = {name for name in REGULARIZERS.names() if _has_terms(REGULARIZERS.get(name))}
-    assert set(TEACHING) == terms
-
-
-def _has_terms(kind: type[Regularizer]) -> bool:
-    return issubclass(kind, Preservation) or kind.terms is not Regularizer.terms
+def test_what_a_regularizer_is_follows_from_its_class():
+    kinds = {name: REGULARIZERS.get(name) for name in REGULARIZERS.names()}
+    assert {name for name, kind in kinds.items() if not kind.teaches()} == {"tread", "rollout"}
+    assert {name for name, kind in kinds.items() if not kind.asks_the_base} == {"crepa", "tread", "rollout"}
 
 
 def test_clips_without_sound_teach_nothing_where_the_picture_counts_0():
