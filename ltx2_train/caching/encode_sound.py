@@ -21,7 +21,7 @@ from ..dataset.cache_names import AUDIO_SUFFIX
 from ..dataset.plan import DatasetPlan, Item
 from ..dataset.scan import SHOWN_AT_MOST
 from ..dataset.sources import source_stat
-from ..device import DTYPES
+from ..device import DTYPE_NAMES, DTYPES
 from ..errors import DataError, OutOfMemory
 from ..media.sound import Prepared, prepare, prepare_file, probe_sound, read_sound
 from ..media.sound_media import channels_of
@@ -141,7 +141,7 @@ class SoundLatents(CacheKind[Prepared]):
         """The file of latents of a recording: one zero, and the size of the video that is imagined beside it."""
         shape, path = job.item.shape, job.item.latent_path
         chosen = self.plan.settings_of(job.item).audio_video_latent_dtype
-        dtype = dtype if chosen is None else DTYPES[chosen]
+        dtype = dtype if chosen is None else DTYPE_NAMES[chosen]
         one = LatentShape(1, 1, 1, shape.channels)
         tensors = {latent_key(one, dtype): torch.zeros(shape.channels, 1, 1, 1, dtype=dtype)}
         for key, size in zip(VIRTUAL_KEYS, (shape.frames, shape.height, shape.width), strict=True):

@@ -407,7 +407,7 @@ def test_a_cache_folder_that_cannot_be_made_is_told_before_work(work, capsys):
     table = (work / "dataset.toml").read_text().replace('"cache"', '"blocked/cache"')
     (work / "dataset.toml").write_text(table)
     code, text = build(work, capsys)
-    assert code == 1
+    assert code == 2
     assert "cache_directory" in text
     assert "encode" not in text
 

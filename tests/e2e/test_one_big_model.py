@@ -48,7 +48,7 @@ def test_one_big_model_at_a_time(sound_run_file, watched, form, placement):
     build_caches(
         load_run(sound_run_file, [f"cache.text_form={form}", f"gemma.placement={placement}", "sample.every=10"])
     )
-    assert opened[:3] == ["video VAE", "audio VAE", "Gemma"]
+    assert opened[:3] == ["audio VAE", "video VAE", "Gemma"]
     assert ("connectors" in opened) == (form == "full")
 
 

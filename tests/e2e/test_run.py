@@ -535,7 +535,8 @@ def test_the_lora_changes_the_sample_and_strength_zero_does_not(run_file):
     assert torch.allclose(over.latents, files[1].latents, atol=1e-5)
     (off,) = sample(run, None, out, beside=[(lora, 0.0)])
     assert torch.equal(off.latents, base[0].latents)
-    both = merge_loras([lora, lora], run_file.parent / "both.safetensors", [1.0, 0.5]).path
+    twin = Path(shutil.copy2(lora, run_file.parent / "twin.safetensors"))
+    both = merge_loras([lora, twin], run_file.parent / "both.safetensors", [1.0, 0.5]).path
     (merged,), (two,) = sample(run, both, out), sample(run, lora, out, beside=[(lora, 0.5)])
     assert torch.allclose(two.latents, merged.latents, atol=1e-4)
     assert two.info["beside"] == {lora.name: 0.5}

@@ -164,7 +164,7 @@ def test_killed_between_writing_and_renaming_leaves_no_damaged_cache(empty):
     process = start(log, "die3", empty)
     process.communicate(timeout=180)
     assert process.returncode == -signal.SIGKILL
-    whole = list(cache.glob("*.safetensors"))
+    whole = list(cache.glob("*_ltx2.safetensors"))
     assert len(whole) == 2
     assert all(CacheFile(path).latent_shape() for path in whole)
     assert any(name.endswith(".part") for name in hidden(cache)), "it was killed in the middle of a file"
