@@ -158,15 +158,14 @@ def denoise(
 ) -> Pair:
     """Latents drawn from `noise` of the same shapes along `sigmas`: [B, 128, F, H, W] and [B, 8, T, 16], float32.
 
-    `context`, `negative`: text contexts [B, S, D] of every modality in `noise`; `negative` is needed where
-    the guidance asks for it. `audio_guidance` is that of the sound, None: as `guidance`; `stg_blocks` are those that
-    spatio-temporal guidance skips. `rescale_velocities`: guided velocities are scaled back, not x0. `given`: what each
-    modality is given, alike for all samples.
-    `slots` [B, 128, K, H, W] is the noise of keyframe slots beside the picture.
-    `on_step(done, total)` is called after each step and may raise to end the sampling.
+    `context`, `negative`: text contexts [B, S, D] of every modality in `noise`; `negative` is needed where the guidance
+    asks for it. `audio_guidance`: that of the sound, None: as `guidance`; `stg_blocks`: those that spatio-temporal
+    guidance skips. `rescale_velocities`: guided velocities are scaled back, not x0. `given`: what each modality is
+    given, alike for all samples. `slots` [B, 128, K, H, W]: the noise of keyframe slots. `on_step(done, total)` is
+    called after each step and may raise to end the sampling.
     """
-    assert any(part is not None for part in noise), "nothing to draw"
-    first = next(part for part in noise if part is not None)
+    first = next((part for part in noise if part is not None), None)
+    assert first is not None, "nothing to draw"
     given = given or GivenPair()
     drawn = [
         None if noise.video is None else _video(noise.video, fps, given.video or GivenStream(), slots),
