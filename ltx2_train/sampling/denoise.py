@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -176,9 +177,7 @@ def denoise(
         for tokens, strength in zip(drawn, (guidance, audio_guidance or guidance), strict=True)
     ]
     skipped = [frozenset(stg_blocks) if strength.stg != 0 else None for strength in strengths]
-    total = len(sigmas) - 1
-    for index in range(total):
-        level, following = float(sigmas[index]), float(sigmas[index + 1])
+    for index, (level, following) in enumerate(pairwise(sigmas.tolist())):
         sigma = torch.full((first.shape[0],), level, device=first.device)
         cond = _predict(model, drawn, sigma, context)
         uncond = perturbed = isolated = (None, None)
@@ -195,7 +194,7 @@ def denoise(
             for tokens, c, u, p, i, strength in zip(drawn, cond, uncond, perturbed, isolated, strengths, strict=True)
         ]
         if on_step is not None:
-            on_step(index + 1, total)
+            on_step(index + 1, len(sigmas) - 1)
     video, audio = drawn
     return Pair(
         None if video is None or noise.video is None else _picture(video.x, LatentShape(*noise.video.shape[2:])),
