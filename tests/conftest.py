@@ -106,17 +106,23 @@ cache_directory = "cache"
 """
 
 
+def _run_folder(folder: Path, tiny, clip: Path, caption: str = "a red ball bounces", model: str = "") -> Path:
+    """`folder` with one captioned clip, its dataset.toml and its run.toml; the lines `model` are added to [model]."""
+    (folder / "clips").mkdir()
+    shutil.copy2(clip, folder / "clips" / "clip.mp4")
+    (folder / "clips" / "clip.txt").write_text(caption)
+    (folder / "dataset.toml").write_text(DATASET)
+    text = RUN.format(checkpoint=tiny.checkpoint, encoder=tiny.text_encoder)
+    (folder / "run.toml").write_text(text.replace("[model]\n", f"[model]\n{model}", 1))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def cached_folder(tiny, drawn_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with run.toml, dataset.toml, one clip (three windows) and its caches; read only, see `run_file`."""
     from ltx2_train import build_caches, load_run
 
-    folder = tmp_path_factory.mktemp("run")
-    (folder / "clips").mkdir()
-    shutil.copy2(drawn_clip, folder / "clips" / "clip.mp4")
-    (folder / "clips" / "clip.txt").write_text("a red ball bounces")
-    (folder / "dataset.toml").write_text(DATASET)
-    (folder / "run.toml").write_text(RUN.format(checkpoint=tiny.checkpoint, encoder=tiny.text_encoder))
+    folder = _run_folder(tmp_path_factory.mktemp("run"), tiny, drawn_clip)
     build_caches(load_run(folder / "run.toml"))
     return folder
 
@@ -124,15 +130,8 @@ def cached_folder(tiny, drawn_clip: Path, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="module")
 def folder25(tiny25, drawn_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one clip and the files of a run of LTX-2.5, for the tests of one module."""
-    folder = tmp_path_factory.mktemp("run25")
-    (folder / "clips").mkdir()
-    shutil.copy2(drawn_clip, folder / "clips" / "clip.mp4")
-    (folder / "clips" / "clip.txt").write_text("a red ball bounces")
-    (folder / "dataset.toml").write_text(DATASET)
-    text = RUN.format(checkpoint=tiny25.checkpoint, encoder=tiny25.text_encoder)
     vaes = f"video_vae = '{tiny25.video_vae}'\naudio_vae = '{tiny25.audio_vae}'\n"
-    (folder / "run.toml").write_text(text.replace("[data]", f"{vaes}[data]", 1))
-    return folder
+    return _run_folder(tmp_path_factory.mktemp("run25"), tiny25, drawn_clip, model=vaes)
 
 
 @pytest.fixture
@@ -155,13 +154,8 @@ def cached_sound_folder(tiny, drawn_clip: Path, tmp_path_factory: pytest.TempPat
     """As `cached_folder`, for the mode av: the caches hold the sound too; read only, see `sound_run_file`."""
     from ltx2_train import build_caches, load_run
 
-    folder = tmp_path_factory.mktemp("sound_run")
-    (folder / "clips").mkdir()
-    shutil.copy2(drawn_clip, folder / "clips" / "clip.mp4")
-    (folder / "clips" / "clip.txt").write_text("a red ball bounces to a tune")
-    (folder / "dataset.toml").write_text(DATASET)
-    text = RUN.format(checkpoint=tiny.checkpoint, encoder=tiny.text_encoder)
-    (folder / "run.toml").write_text(text.replace("[model]\n", '[model]\nmode = "av"\n'))
+    caption, model = "a red ball bounces to a tune", 'mode = "av"\n'
+    folder = _run_folder(tmp_path_factory.mktemp("sound_run"), tiny, drawn_clip, caption, model)
     build_caches(load_run(folder / "run.toml"))
     return folder
 
