@@ -55,16 +55,16 @@ class Latents(CacheKind[np.ndarray]):
 
     def made_from(self, item: Item) -> dict[str, Any]:
         shape, entry, settings = self.shape(item), self.plan.settings_of(item), self.recipe.settings
-        made: dict[str, Any] = {
+        origin: dict[str, Any] = {
             "resolution": f"{item.width}x{item.height}",
             "vae_dtype": settings.vae_dtype,
             "latents_dtype": settings.latents_dtype,
         }
         if item.source.media.kind == "video":
-            made |= {"window": item.window.token, "target_fps": entry.target_fps, "source_fps": entry.source_fps}
-            made["crop"] = entry.crop
-        made |= {"flip": item.flipped, "color_jitter": entry.color_jitter, "reading": list(item.source.reading)}
-        return made | tiled(settings) | {"latents": [shape.frames, shape.height, shape.width]}
+            origin |= {"window": item.window.token, "target_fps": entry.target_fps, "source_fps": entry.source_fps}
+            origin["crop"] = entry.crop
+        origin |= {"flip": item.flipped, "color_jitter": entry.color_jitter, "reading": list(item.source.reading)}
+        return origin | tiled(settings) | {"latents": [shape.frames, shape.height, shape.width]}
 
     def shape(self, item: Item) -> LatentShape:
         """Of the latents that belong to `item`."""
@@ -159,7 +159,7 @@ class References(Latents):
 
     def made_from(self, item: Item) -> dict[str, Any]:
         reference, shape, settings = item.references[self.number], self.shape(item), self.recipe.settings
-        made = {
+        origin = {
             "reference_file": reference.path.name,
             "reference_frames": reference.frames,
             "resolution": f"{reference.width}x{reference.height}",
@@ -168,8 +168,8 @@ class References(Latents):
             **beside(item, self.plan.settings_of(item)),
         }
         if reference.temporal_scale != 1:  # caches from before it was a setting say nothing of it
-            made["reference_temporal_scale"] = reference.temporal_scale
-        return made | tiled(settings) | {"latents": [shape.frames, shape.height, shape.width]}
+            origin["reference_temporal_scale"] = reference.temporal_scale
+        return origin | tiled(settings) | {"latents": [shape.frames, shape.height, shape.width]}
 
     def shape(self, item: Item) -> LatentShape:
         return item.references[self.number].shape

@@ -113,18 +113,18 @@ def dino_features(
 ) -> torch.Tensor:
     """[T, P, D] in float16 on the CPU, of uint8 [T, H, W, 3]. Raises DataError where they are not finite."""
     weight = next(network.parameters())
-    found = torch.empty(model.shape(len(clip)), dtype=torch.float16)
+    features = torch.empty(model.shape(len(clip)), dtype=torch.float16)
     for start in range(0, len(clip), batch):
         if events is not None:
             events.check_stop()
         pixels = to_square(torch.from_numpy(clip[start : start + batch]).to(weight.device), model.size)
         tokens = network(pixel_values=pixels.to(weight.dtype)).last_hidden_state
-        found[start : start + len(pixels)] = tokens[:, 1 + model.folder.registers :]
-    if not bool(torch.isfinite(found).all()):
+        features[start : start + len(pixels)] = tokens[:, 1 + model.folder.registers :]
+    if not bool(torch.isfinite(features).all()):
         raise DataError(
             f"{model.folder.path.name} gave features that are not finite. The model may be damaged; download it again."
         )
-    return found
+    return features
 
 
 def to_square(frames: torch.Tensor, size: int) -> torch.Tensor:

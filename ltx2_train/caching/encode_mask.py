@@ -198,15 +198,15 @@ def step_mask(
 def _spans(path: Path) -> list[tuple[float, float]]:
     try:
         spans = parse_json(path.read_text(encoding="utf-8-sig"))
-        found = [(float(begin), float(end)) for begin, end in spans]
+        unmerged = [(float(begin), float(end)) for begin, end in spans]
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.", path) from error
     except (TypeError, ValueError) as error:
         raise DataError(f"{path}: expected [[from, to], ...] in seconds, for example [[0, 1.5]].", path) from error
-    if any(end <= begin for begin, end in found):
+    if any(end <= begin for begin, end in unmerged):
         raise DataError(f"{path}: every [from, to] must end after it begins.", path)
     merged: list[tuple[float, float]] = []
-    for begin, end in sorted(found):
+    for begin, end in sorted(unmerged):
         if merged and begin <= merged[-1][1]:
             merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
         else:

@@ -137,7 +137,7 @@ class SoundLatents(CacheKind[Prepared]):
             size += self._write_virtual(job, latents.dtype, said)
         return CacheMade(size, was_read.remarks)
 
-    def _write_virtual(self, job: Job, dtype: torch.dtype, said: Mapping[str, str]) -> int:
+    def _write_virtual(self, job: Job, dtype: torch.dtype, notes: Mapping[str, str]) -> int:
         """The file of latents of a recording: one zero, and the size of the video that is imagined beside it."""
         shape, path = job.item.shape, job.item.latent_path
         chosen = self.plan.settings_of(job.item).audio_video_latent_dtype
@@ -148,7 +148,7 @@ class SoundLatents(CacheKind[Prepared]):
             tensors[key] = torch.tensor(size, dtype=torch.int32)
         count = str((shape.frames - 1) * 8 + 1)
         size = {"frame_count": count, "width": str(job.item.width), "height": str(job.item.height)}
-        write_cache(path, tensors, self.metadata(job, **said, **size, fps=repr(job.item.fps)))
+        write_cache(path, tensors, self.metadata(job, **notes, **size, fps=repr(job.item.fps)))
         return path.stat().st_size
 
     def notes(self, seen: Mapping[str, Mapping[Path, str]]) -> list[str]:

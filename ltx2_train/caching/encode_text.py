@@ -176,8 +176,8 @@ def encode_text(
     could save. Others wait for it.
     """
     events, started = events or Events(), time.monotonic()
-    (text,) = due.kinds
-    assert isinstance(text, Text), text
+    (kind,) = due.kinds
+    assert isinstance(kind, Text), kind
     work = _Work(openers, events, device, begin_report(due, events), dict(beside or {}))
     report = work.report
     waiting: dict[Path, list[Job]] = {}
@@ -192,17 +192,17 @@ def encode_text(
                     report.others += 1
                 else:
                     todo.append(job)
-            if text.form == "compact":
+            if kind.form == "compact":
                 work.encode(todo, report)
             elif todo:
-                work.make_full(text, todo)
+                work.make_full(kind, todo)
             for folder in mine:
                 claims.free(folder / CLAIM)
             if not mine:
                 folder = next(iter(waiting))
                 claims.wait(folder / CLAIM, f"the captions in {folder}")
     report.seconds = time.monotonic() - started
-    if text.plan.items and not report.made + report.kept + report.others:
+    if kind.plan.items and not report.made + report.kept + report.others:
         raise DataError("Not one caption could be encoded.\n" + report.summary(), report.failed[0].path)
     return report
 

@@ -98,8 +98,8 @@ def import_official(root: Path, out: Path | None = None, events: Events | None =
 
 def _import_one(root: Path, name: Path, out: Path) -> None:
     condition = _condition_name(name)
-    text = _load(root / "conditions" / condition) or _load(root / "conditions" / name)
-    if text is None:
+    conditions = _load(root / "conditions" / condition) or _load(root / "conditions" / name)
+    if conditions is None:
         raise DataError(f"there is no conditions/{condition.as_posix()}")
     picture, heard = _load(root / "latents" / name), _load(root / "audio_latents" / name)
     stem, frames = "__".join(name.with_suffix("").parts), 1
@@ -122,7 +122,7 @@ def _import_one(root: Path, name: Path, out: Path) -> None:
             key: torch.tensor(size, dtype=torch.int32) for key, size in zip(caches.VIRTUAL_KEYS, sizes, strict=True)
         }
     metadata = {"architecture": ARCHITECTURE, "fps": repr(fps), "imported_from": "official trainer"}
-    write_cache(out / text_cache_name(stem, "compact"), _text(text), metadata)
+    write_cache(out / text_cache_name(stem, "compact"), _text(conditions), metadata)
     if heard is not None:
         write_cache(out / audio_cache_name(base), _sound(heard["latents"]), metadata)
     for number, folder in enumerate(numbered_caches(root / REFERENCES)):

@@ -21,11 +21,11 @@ class Work:
         """Say that the stage begins. Said again when a model has been loaded: that took time, but is no work."""
         self._events.stage(self._stage, PARTS)
 
-    def finished(self, weight: float, text: str, tell: bool = True) -> None:
+    def finished(self, weight: float, label: str, tell: bool = True) -> None:
         """A job is done with, by whomever; `tell` False: the next one will say so."""
         self._done += weight
         self._jobs += 1
         if tell:
             share = self._done / self._total if self._total else 1.0
             done = PARTS if self._jobs >= self._count else min(PARTS - 1, round(PARTS * share))
-            self._events.progress(done, PARTS, f"{self._jobs}/{self._count} {text}")
+            self._events.progress(done, PARTS, f"{self._jobs}/{self._count} {label}")

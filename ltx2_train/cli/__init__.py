@@ -184,17 +184,19 @@ def _add_tiny(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _add_config(add: Callable[..., argparse.ArgumentParser]) -> None:
     config = add("config", _config, "Print settings.")
-    what = config.add_mutually_exclusive_group(required=True)
-    what.add_argument("--defaults", action="store_true", help="the whole tree with help, as a TOML file")
-    what.add_argument("--run", type=Path, metavar="RUN.toml", help="the resolved settings of a run file")
-    what.add_argument("--reference", action="store_true", help="every setting as a page of Markdown (docs/settings.md)")
-    what.add_argument(
+    choice = config.add_mutually_exclusive_group(required=True)
+    choice.add_argument("--defaults", action="store_true", help="the whole tree with help, as a TOML file")
+    choice.add_argument("--run", type=Path, metavar="RUN.toml", help="the resolved settings of a run file")
+    choice.add_argument(
+        "--reference", action="store_true", help="every setting as a page of Markdown (docs/settings.md)"
+    )
+    choice.add_argument(
         "--recipe",
         metavar="NAME",
         help="a run file for a task beside a plain LoRA (IC-LoRA, image to video, voices ...) or for LTX-Video; `list` "
         "names them",
     )
-    what.add_argument("--names", action="store_true", help="what becomes of the names of other programs, as Markdown")
+    choice.add_argument("--names", action="store_true", help="what becomes of the names of other programs, as Markdown")
 
 
 def _demo(args: argparse.Namespace, events: ConsoleEvents) -> None:

@@ -78,7 +78,7 @@ def _compare(args: argparse.Namespace, events: ConsoleEvents) -> None:
     for path in args.lora:
         label = path.stem if path.stem not in loras else str(path)
         loras[label] = path
-    made = compare(
+    comparison = compare(
         run,
         loras,
         args.out,
@@ -91,4 +91,4 @@ def _compare(args: argparse.Namespace, events: ConsoleEvents) -> None:
         beside=args.beside,
     )
     events.finish()
-    print(made.text())
+    print(comparison.text())

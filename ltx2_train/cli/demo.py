@@ -259,7 +259,7 @@ def _losses(path: Path, steps: int, mode: str) -> dict[str, tuple[float, float]]
     rows = read_rows(path)
     if [row["step"] for row in rows] != list(range(1, steps + 1)):
         raise TrainerError("The demo failed: after the resume the steps are not one after the other in metrics.jsonl.")
-    found = {}
+    losses = {}
     for stream in terms_of(rows):
         values = [row[f"loss_{stream}"] for row in rows]
         before, after = _mean(values[: _window(steps)]), _mean(values[-_window(steps) :])
@@ -267,8 +267,8 @@ def _losses(path: Path, steps: int, mode: str) -> dict[str, tuple[float, float]]
             raise TrainerError(
                 f"The demo failed: the {stream} loss did not clearly fall ({before:.3f} -> {after:.3f})."
             )
-        found[stream] = (before, after)
-    return found
+        losses[stream] = (before, after)
+    return losses
 
 
 def _mean(values: Sequence[float | None]) -> float:
@@ -284,11 +284,11 @@ def _distances(config: RunConfig, files: Sequence[SampleFile], events: Events) -
     wanted = {"video": data.load_latents(first)} if mode != "audio" else {}
     if mode != "video":
         wanted["audio"] = data.load_audio(first)
-    found = {}
+    distances = {}
     for stream, latents in wanted.items():
         both = (file.latents if stream == "video" else file.audio_latents for file in files)
         drawn = [one for one in both if one is not None]
         length = min(latents.shape[1], drawn[0].shape[1])  # both are [C, time, ...]
         distance = [float((one[:, :length].float() - latents[:, :length]).square().mean()) for one in drawn]
-        found[stream] = (distance[0], distance[1])
-    return found
+        distances[stream] = (distance[0], distance[1])
+    return distances

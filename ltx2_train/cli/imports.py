@@ -28,16 +28,16 @@ def run_import(args: argparse.Namespace, events: ConsoleEvents) -> int:
     """Write the files and say what became of each setting; 1 where something has to be put right by hand."""
     from .. import import_settings
 
-    made = import_settings(args.file)
-    paths = made.write(args.out, args.replace)
-    print(made.summary())
+    imported = import_settings(args.file)
+    paths = imported.write(args.out, args.replace)
+    print(imported.summary())
     print("Written: " + ", ".join(str(path) for path in paths))
-    run = made.run_path(args.out)
-    missing = made.missing(run)
+    run = imported.run_path(args.out)
+    missing = imported.missing(run)
     for line in missing:
         print(f"  {line}")
-    if missing or not made.complete:
-        print(f"Put that right in {run}, then: {made.commands(run)}")
+    if missing or not imported.complete:
+        print(f"Put that right in {run}, then: {imported.commands(run)}")
         return 1
-    print(f"Next: {made.commands(run)}")
+    print(f"Next: {imported.commands(run)}")
     return 0

@@ -153,7 +153,7 @@ def _branches(args: argparse.Namespace, events: ConsoleEvents) -> None:
 def _merge(args: argparse.Namespace, events: ConsoleEvents) -> None:
     from .. import merge_loras
 
-    made = merge_loras(
+    report = merge_loras(
         args.files,
         args.out,
         args.multiplier,
@@ -167,7 +167,7 @@ def _merge(args: argparse.Namespace, events: ConsoleEvents) -> None:
         events,
     )
     events.finish()
-    show_report(made, args.json)
+    show_report(report, args.json)
 
 
 def _convert(args: argparse.Namespace, events: ConsoleEvents) -> None:

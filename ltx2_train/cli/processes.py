@@ -61,14 +61,14 @@ _APART: dict[str, Any] = (
 def _wait(processes: Sequence[subprocess.Popen]) -> None:
     """Until all have ended, which they have to do soon after one has failed or the first is done."""
     since: float | None = None
-    told = False
+    terminated = False
     while any(process.poll() is None for process in processes):
         codes = [process.poll() for process in processes]
         if since is None and (codes[0] is not None or any(code not in (None, 0, STOPPED) for code in codes)):
             since = time.monotonic()
         waited = 0.0 if since is None else time.monotonic() - since
-        if waited > GRACE and not told:
-            told = True
+        if waited > GRACE and not terminated:
+            terminated = True
             for process in processes:
                 process.terminate()
         if waited > GRACE + LAST_GRACE:

@@ -26,15 +26,15 @@ def _runs(args: argparse.Namespace, events: ConsoleEvents) -> int:
 
     if not args.folder.is_dir():
         raise ConfigError(f"{args.folder} is no folder. Name the folder of the runs, as run.folder of a run file.")
-    found = list_runs(args.folder)
+    runs = list_runs(args.folder)
     if args.json:
-        print(json.dumps([facts.table() for facts in found], indent=2))
+        print(json.dumps([facts.table() for facts in runs], indent=2))
         return 0
-    for facts in found:
+    for facts in runs:
         of = f" of {facts.total}" if facts.total else ""
         newest = f"  {facts.loras[-1][1]}" if facts.loras else ""
         print(f"{facts.name:24} {facts.status:12} step {facts.step}{of}{newest}")
-    if not found:
+    if not runs:
         print(f"There are no runs in {args.folder}.")
     return 0
 

@@ -49,14 +49,14 @@ def joined_leads(leads: Sequence[Lead | None]) -> Lead | None:
     Each goes in front of what is there, so the last stands first, as in the official trainer. Their switches must be
     alike.
     """
-    there = [lead for lead in reversed(leads) if lead is not None]
-    if len(there) < 2:
-        return there[0] if there else None
+    present = [lead for lead in reversed(leads) if lead is not None]
+    if len(present) < 2:
+        return present[0] if present else None
     return replace(
-        there[0],
-        tokens=torch.cat([lead.tokens for lead in there], dim=1),
-        positions=torch.cat([lead.positions for lead in there], dim=2),
-        extent=tuple(size for lead in there for size in lead.extent),
+        present[0],
+        tokens=torch.cat([lead.tokens for lead in present], dim=1),
+        positions=torch.cat([lead.positions for lead in present], dim=2),
+        extent=tuple(size for lead in present for size in lead.extent),
     )
 
 

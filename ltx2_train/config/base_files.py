@@ -138,16 +138,16 @@ def fitting_files(part: str, checkpoint: Path, files: Sequence[Path]) -> list[Pa
     base = probe(checkpoint)
     if base.version is None or _NEEDED[part] in base.parts:
         return []
-    found: list[Path] = []
+    fitting: list[Path] = []
     for path in files:
         try:
             _, info = _part_in(path, part, base)
         except CheckpointError:
             continue
         if part == "video_vae" or "vocoder" in info.parts:
-            found.append(path)
+            fitting.append(path)
     # a part by itself before a checkpoint with all parts
-    return sorted(found, key=lambda path: (_only_encodes(path), "transformer" in probe(path).parts))
+    return sorted(fitting, key=lambda path: (_only_encodes(path), "transformer" in probe(path).parts))
 
 
 def _only_encodes(path: Path) -> bool:

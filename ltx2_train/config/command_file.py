@@ -134,15 +134,15 @@ def _whole_lines(text: str) -> Iterator[str]:
 
 
 def _insert(text: str, variables: dict[str, str], missing: list[str]) -> str:
-    def value(found: re.Match[str]) -> str:
-        name = found["a"] or found["b"] or found["c"] or found["d"] or found["e"]
+    def value(match: re.Match[str]) -> str:
+        name = match["a"] or match["b"] or match["c"] or match["d"] or match["e"]
         for known, inner in variables.items():
             if known.lower() == name.lower():
                 return inner
-        if found["default"] is not None:
-            return found["default"]
+        if match["default"] is not None:
+            return match["default"]
         missing.append(name)
-        return found[0]
+        return match[0]
 
     missing += [found[0].lstrip("$") for found in _WORKED_OUT.finditer(text) if not _VARIABLE.fullmatch(found[0])]
     return _VARIABLE.sub(value, text)
@@ -201,11 +201,11 @@ def _program(words: list[str]) -> tuple[str, list[str]]:
 
 def _launcher(words: list[str]) -> list[str]:
     """The flags given to accelerate; `--mixed_precision` is said a second time by the script itself."""
-    kept: list[str] = []
+    flags: list[str] = []
     for number, word in enumerate(words):
         if word == "-m" or not word.startswith("--"):
             continue
         following = words[number + 1] if number + 1 < len(words) else ""
         value = [following] if following and not following.startswith("-") and "=" not in word else []
-        kept += [word, *value]
-    return kept
+        flags += [word, *value]
+    return flags

@@ -23,11 +23,11 @@ def pairs(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
     """["a=1", "b=[2, 3]"], or a table, as parts `name.a` and `name.b`."""
     if isinstance(value, Mapping):
         return [ValuePart(f"{name}.{key}", inner) for key, inner in value.items()]
-    found: Found = []
+    parts: Found = []
     for text in [value] if isinstance(value, str) else value:
         key, sign, raw = str(text).partition("=")
         if not sign or not key.strip():
             raise ValueError(f"{text!r} is not of the form key=value")
         # "modules.<name>.<param>" and "init.<param>" stand under their first word
-        found.append(ValuePart(f"{name}.{key.strip().split('.')[0]}", literal(raw.strip())))
-    return found
+        parts.append(ValuePart(f"{name}.{key.strip().split('.')[0]}", literal(raw.strip())))
+    return parts

@@ -48,20 +48,20 @@ def _official_conditions(value: Any, name: str, whole: Mapping[str, Any]) -> Fou
     """Conditions of a stream, which are spelt the same here; the first frame has a setting of its own."""
     if not isinstance(value, Sequence) or not all(isinstance(one, Mapping) and "type" in one for one in value):
         raise ValueError("needs a list of conditions, each with a type")
-    stream, conditions, found = name.split(".")[1], [], []
-    made = dict(whole.get(f"training_strategy.{stream}") or {}).get("is_generated", True)
+    stream, conditions, settings = name.split(".")[1], [], []
+    generated = dict(whole.get(f"training_strategy.{stream}") or {}).get("is_generated", True)
     # the n-th condition shows the n-th reference, whatever the order of theirs
     references = iter(sorted((one for one in value if one["type"] == "reference"), key=_numbered_folder))
     for given in value:
         one = next(references) if given["type"] == "reference" else given
-        if one["type"] == "first_frame" and stream == "video" and made:
-            found.append(("train.first_frame_probability", one.get("probability", 1.0)))
+        if one["type"] == "first_frame" and stream == "video" and generated:
+            settings.append(("train.first_frame_probability", one.get("probability", 1.0)))
             continue
         conditions.append({key: inner for key, inner in one.items() if key not in ("latents_dir", "mask_dir")})
-        found += [
+        settings += [
             ValuePart(f"{name}.{one['type']}.{key}", one[key]) for key in ("latents_dir", "mask_dir") if key in one
         ]
-    return [(f"{stream}.conditions", conditions), *found] if conditions else found
+    return [(f"{stream}.conditions", conditions), *settings] if conditions else settings
 
 
 def _numbered_folder(condition: Mapping[str, Any]) -> int:
@@ -77,12 +77,12 @@ def _ic_lora(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
     """
     preset, strategy = whole.get("lora_target_preset"), whole.get("ic_lora_strategy", "auto")
     kind = strategy if strategy != "auto" else preset
-    found: Found = [("lora.target", value)] if name == "lora_target_preset" else []
+    settings: Found = [("lora.target", value)] if name == "lora_target_preset" else []
     if preset is None and kind in ("v2v", "audio_ref_only_ic"):
         sound_alone = (whole.get("ltx2_mode") or whole.get("ltx_mode")) in ("a", "audio")
-        found = [("lora.target", "audio" if sound_alone else "t2v")]
+        settings = [("lora.target", "audio" if sound_alone else "t2v")]
     if kind == "v2v":
-        return [*found, ("video.conditions", [{"type": "reference"}])]
+        return [*settings, ("video.conditions", [{"type": "reference"}])]
     if kind == "audio_ref_only_ic":
         switches = {
             "negative_positions": "audio_ref_use_negative_positions",
@@ -90,10 +90,10 @@ def _ic_lora(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
             "hide_text": "audio_ref_mask_reference_from_text_attention",
         }
         on = {ours: True for ours, theirs in switches.items() if whole.get(theirs) in (True, "true", "True")}
-        return [*found, ("audio.conditions", [{"type": "reference", **on}])]
+        return [*settings, ("audio.conditions", [{"type": "reference", **on}])]
     if strategy not in ("auto", "none"):
         raise ValueError("must be auto, none, v2v or audio_ref_only_ic")
-    return found
+    return settings
 
 
 def _simpletuner_conditions(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
@@ -124,26 +124,26 @@ def _official_schedule(value: Any, name: str, whole: Mapping[str, Any]) -> Found
         if strange:
             raise ValueError(f"scheduler_type {kind} has no {', '.join(sorted(strange))}")
         return []
-    found: Found = [("schedule.name", kind)]
+    settings: Found = [("schedule.name", kind)]
     if kind == "linear":
         if params.get("start_factor", 1.0) != 1.0:
             raise ValueError("scheduler_params.start_factor is 1 here; schedule.warmup begins slowly")
-        found.append(("schedule.min_lr_ratio", params.get("end_factor", 0.1)))
+        settings.append(("schedule.min_lr_ratio", params.get("end_factor", 0.1)))
     elif kind in ("cosine", "cosine_with_restarts"):
         lowest = params.get("eta_min", 5e-5 if kind == "cosine_with_restarts" else 0)
-        found.append(("schedule.min_lr_ratio", min(1.0, float(lowest) / rate)))
+        settings.append(("schedule.min_lr_ratio", min(1.0, float(lowest) / rate)))
         if kind == "cosine_with_restarts":
             if params.get("T_mult", 1) != 1:
                 raise ValueError("scheduler_params.T_mult is 1 here: all restarts are of one length")
             steps = int(whole.get("optimization.steps") or 3000)
-            found.append(("schedule.cycles", max(1, round(steps / int(params.get("T_0") or steps // 4 or 1)))))
+            settings.append(("schedule.cycles", max(1, round(steps / int(params.get("T_0") or steps // 4 or 1)))))
     elif kind == "polynomial":
-        found += [("schedule.power", params.get("power", 1.0)), ("schedule.min_lr_ratio", 0.0)]
+        settings += [("schedule.power", params.get("power", 1.0)), ("schedule.min_lr_ratio", 0.0)]
     elif kind == "step":
         size = params.get("step_size", int(whole.get("optimization.steps") or 3000) // 2)
-        found += [("schedule.step_size", size), ("schedule.gamma", params.get("gamma", 0.1))]
-        found.append(("schedule.min_lr_ratio", 0.0))
-    return found
+        settings += [("schedule.step_size", size), ("schedule.gamma", params.get("gamma", 0.1))]
+        settings.append(("schedule.min_lr_ratio", 0.0))
+    return settings
 
 
 def _official_timesteps(value: Any, name: str, whole: Mapping[str, Any]) -> Found:

@@ -27,9 +27,9 @@ TITLES: dict[Outcome, str] = {
 
 
 def run_lines(
-    found: Translation, head: str, folder: Path, out: Path, notes: Sequence[str], problems: Sequence[str]
+    translation: Translation, head: str, folder: Path, out: Path, notes: Sequence[str], problems: Sequence[str]
 ) -> Iterator[str]:
-    """The lines of the run file for the folder `out`; relative paths of `found` are seen from `folder`.
+    """The lines of the run file for the folder `out`; relative paths of `translation` are seen from `folder`.
 
     `head` says what it was made of.
     """
@@ -37,13 +37,13 @@ def run_lines(
     yield "# Behind each setting stands the name it had there."
     yield from (f"# {note}." for note in notes)
     try:
-        run: RunConfig | None = RunConfig.model_validate(found.tables)
+        run: RunConfig | None = RunConfig.model_validate(translation.tables)
     except ValidationError:
         run = None
     section = ""
     for setting, field in run_fields().items():
         group, key = setting.rsplit(".", 1)
-        value, names = _value(found, run, setting)
+        value, names = _value(translation, run, setting)
         if value is None and setting not in NEEDED:
             continue
         if group != section:
@@ -52,9 +52,9 @@ def run_lines(
         if value is None:
             yield f"# {key} = '...'  # needed: {field.description}"
             continue
-        yield from _with_note(group_line(key, _path_text(setting, value, folder, out)), names, found.program)
+        yield from _with_note(group_line(key, _path_text(setting, value, folder, out)), names, translation.program)
     for outcome, title in TITLES.items():
-        lines = found.of(outcome)
+        lines = translation.of(outcome)
         if lines:
             yield from ("", f"# --- {title}")
             yield from (f"#   {_written(line)}" for line in lines)
@@ -63,14 +63,14 @@ def run_lines(
         yield from (f"#   {problem}" for problem in problems)
 
 
-def _value(found: Translation, run: RunConfig | None, setting: str) -> tuple[Any, list[str]]:
+def _value(translation: Translation, run: RunConfig | None, setting: str) -> tuple[Any, list[str]]:
     """What the run file says for `setting`, and the names it comes from; None where nothing was given."""
     group = setting.split(".")[0]
     if run is None:
-        value: Any = found.tables
+        value: Any = translation.tables
         for part in setting.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
-        return value, [found.origin.get(setting, "")]
+        return value, [translation.origin.get(setting, "")]
     model: Any = run
     for part in setting.split(".")[:-1]:
         if part not in model.model_fields_set:
@@ -80,7 +80,7 @@ def _value(found: Translation, run: RunConfig | None, setting: str) -> tuple[Any
     if key not in model.model_fields_set:
         return None, []
     value = model.model_dump(mode="json", include={key})[key]
-    names = [found.origin[setting]] if setting in found.origin else _switches(found, group)
+    names = [translation.origin[setting]] if setting in translation.origin else _switches(translation, group)
     return value, names
 
 
@@ -100,18 +100,18 @@ def _path_text(setting: str, value: Any, folder: Path, out: Path) -> Any:
     return relative(value, folder, out)
 
 
-def _with_note(text: str, names: Iterable[str], program: str) -> Iterator[str]:
+def _with_note(line: str, names: Iterable[str], program: str) -> Iterator[str]:
     names = [name for name in dict.fromkeys(names) if name]
     if names == [ASSUMED]:
         note = f"not given; this is what {PROGRAMS[program]} takes"
     else:
         note = ", ".join(name for name in names if name != ASSUMED)
     if not note:
-        yield text
-    elif "\n" in text:
-        yield from (f"# {note}", text)
+        yield line
+    elif "\n" in line:
+        yield from (f"# {note}", line)
     else:
-        yield f"{text}  # {note}"
+        yield f"{line}  # {note}"
 
 
 def _written(line: Line) -> str:

@@ -44,7 +44,7 @@ class Imported:
 
     source: Path
     program: str
-    found: Translation
+    translation: Translation
     folder: Path
     data: dict[str, Any] | None = None
     data_notes: list[str] = field(default_factory=list)
@@ -56,17 +56,17 @@ class Imported:
     @property
     def lines(self) -> list[Line]:
         """What became of each name that the source gave, in its order."""
-        return self.found.lines
+        return self.translation.lines
 
     @property
     def complete(self) -> bool:
         """Whether nothing has to be put right by hand but for paths that are not there."""
-        return not self.problems and not self.found.of("not usable", "unknown")
+        return not self.problems and not self.translation.of("not usable", "unknown")
 
     def run_toml(self, out: Path) -> str:
         """The text of the run file, for the folder `out`."""
         head = f"{self.source.name}, a file of {PROGRAMS[self.program]}" if self.lines else self.source.name
-        lines = run_lines(self.found, head, self.folder, out, self.notes, self.problems)
+        lines = run_lines(self.translation, head, self.folder, out, self.notes, self.problems)
         return "\n".join(lines).strip() + "\n"
 
     def dataset_toml(self, out: Path) -> str:
@@ -77,7 +77,9 @@ class Imported:
             return ""
         head = [f"# By `ltx2-train import` from {self.source.name}."]
         head += [f"# {note}" for note in self.data_notes]
-        head += [f"# {line.settings[0]} is {line.name} of {self.source.name}." for line in self.found.of("dataset")]
+        head += [
+            f"# {line.settings[0]} is {line.name} of {self.source.name}." for line in self.translation.of("dataset")
+        ]
         table = moved_paths(self.data, self.folder, out)
         parts = [f"[general]\n{tomli_w.dumps(table['general'])}"] if table["general"] else []
         parts += [f"[[{key}]]\n{tomli_w.dumps(entry)}" for key in LISTS for entry in table.get(key, ())]
@@ -128,17 +130,17 @@ class Imported:
 
     def summary(self) -> str:
         """What was taken over and what was not, for people."""
-        taken = len(self.found.of("taken", "dataset"))
-        counts = [(len(self.found.of(outcome)), title.lower().split(":")[0]) for outcome, title in TITLES.items()]
+        taken = len(self.translation.of("taken", "dataset"))
+        counts = [(len(self.translation.of(outcome)), title.lower().split(":")[0]) for outcome, title in TITLES.items()]
         head = f"{self.source.name} ({PROGRAMS[self.program]}): {taken} setting{'' if taken == 1 else 's'} taken over"
         if not self.lines:
             number = len((self.data or {}).get("datasets", ()))
             head = f"{self.source.name}: {number} dataset{'' if number == 1 else 's'}"
         text = [head + "".join(f", {number} {title}" for number, title in counts if number) + "."]
-        left_out = self.found.of("not usable", "unknown", "not yet", "replaced", "other command")
+        left_out = self.translation.of("not usable", "unknown", "not yet", "replaced", "other command")
         text += [f"  {line}" for line in lines_in_words(left_out)]
         text += [f"  {problem}" for problem in self.problems]
-        return "\n".join([*text, *self.found.assumptions()])
+        return "\n".join([*text, *self.translation.assumptions()])
 
 
 def import_settings(file: Path | str) -> Imported:
@@ -154,19 +156,21 @@ def import_settings(file: Path | str) -> Imported:
         raise ConfigError(f"{path} does not exist. Check the path.")
     if (table := _dataset_of(path)) is not None:
         program = "simpletuner" if isinstance(table, list) else "community"
-        made = Imported(path, program, Translation(program), path.absolute().parent, whole_run=False)
-        _take_dataset(made, table, path.absolute().parent)
-        made.found.put("data.config", DATASET_NAME, path.name)
-        return made
+        imported = Imported(path, program, Translation(program), path.absolute().parent, whole_run=False)
+        _take_dataset(imported, table, path.absolute().parent)
+        imported.translation.put("data.config", DATASET_NAME, path.name)
+        return imported
     source = read_source(path)
     if source is None:
         raise ConfigError(f"{path} is a run file of this program already: ltx2-train train {path}")
-    found = taken_over(source)
-    made = Imported(path, source.program, found, source.folder, problems=list(source.problems), notes=source.notes)
-    _drop_unusable(made)
-    _find_dataset(made, source)
-    _drop_idle(made)
-    return made
+    translation = taken_over(source)
+    imported = Imported(
+        path, source.program, translation, source.folder, problems=list(source.problems), notes=source.notes
+    )
+    _drop_unusable(imported)
+    _find_dataset(imported, source)
+    _drop_idle(imported)
+    return imported
 
 
 def _of_folder(path: Path) -> Imported:
@@ -175,16 +179,16 @@ def _of_folder(path: Path) -> Imported:
         raise ConfigError(
             f"{path} holds no images, videos or sounds, nor sub-folders of them with repeats in the name."
         )
-    made = Imported(path, "community", Translation("community"), path.absolute().parent, whole_run=False)
-    made.data, made.data_notes = layout.table, [f"{layout.words}."]
-    _size_for_a_start(layout, made)
+    imported = Imported(path, "community", Translation("community"), path.absolute().parent, whole_run=False)
+    imported.data, imported.data_notes = layout.table, [f"{layout.words}."]
+    _size_for_a_start(layout, imported)
     if layout.rows:
-        made.lists[LIST_NAME] = layout.list_text()
-    made.found.put("data.config", DATASET_NAME, path.name)
-    return made
+        imported.lists[LIST_NAME] = layout.list_text()
+    imported.translation.put("data.config", DATASET_NAME, path.name)
+    return imported
 
 
-def _size_for_a_start(layout: FolderLayout, made: Imported) -> None:
+def _size_for_a_start(layout: FolderLayout, imported: Imported) -> None:
     """A folder says nothing of sizes and lengths; without a length videos would be single frames."""
     entries = layout.table["datasets"]
     if any("audio_directory" not in entry for entry in entries):
@@ -192,9 +196,9 @@ def _size_for_a_start(layout: FolderLayout, made: Imported) -> None:
         for entry in entries:
             if "video_directory" in entry or "video_jsonl_file" in entry:
                 entry["target_frames"] = [49]
-                made.data_notes.append("Size and length are a start; 49 frames are two seconds.")
+                imported.data_notes.append("Size and length are a start; 49 frames are two seconds.")
     elif entries:
-        made.found.put("model.mode", "audio", "sounds alone")
+        imported.translation.put("model.mode", "audio", "sounds alone")
     layout.table["datasets"] = layout.table.pop("datasets")  # [general] first
 
 
@@ -206,12 +210,12 @@ def _dataset_of(path: Path) -> Any:
     return table if isinstance(table, list) or is_dataset_table(table) else None
 
 
-def _drop_unusable(made: Imported) -> None:
+def _drop_unusable(imported: Imported) -> None:
     """Take out each setting whose value cannot be, with a line that says why; conflicts stay, and are told."""
-    found = made.found
-    for setting, origin in list(found.origin.items()):
+    translation = imported.translation
+    for setting, origin in list(translation.origin.items()):
         *groups, key = setting.split(".")
-        table = found.tables
+        table = translation.tables
         for group in groups:
             table = table.get(group, {})
         if key not in table or accepts(setting, table[key]):
@@ -224,80 +228,84 @@ def _drop_unusable(made: Imported) -> None:
             RunConfig.model_validate(wrong)
         except ValidationError as error:
             reason = "; ".join(explain_refusals(RunConfig, error))
-            found.lines = [line for line in found.lines if line.name != origin]
-            found.lines.append(Line(origin, value, "not usable", reason))
-        del found.origin[setting]
+            translation.lines = [line for line in translation.lines if line.name != origin]
+            translation.lines.append(Line(origin, value, "not usable", reason))
+        del translation.origin[setting]
     try:
-        RunConfig.model_validate(found.tables)
+        RunConfig.model_validate(translation.tables)
     except ValidationError as error:
-        made.problems += explain_refusals(RunConfig, error)
+        imported.problems += explain_refusals(RunConfig, error)
 
 
-def _drop_idle(made: Imported) -> None:
+def _drop_idle(imported: Imported) -> None:
     """Take out each setting that has no effect beside the others, with a line that says so."""
-    found = made.found
+    translation = imported.translation
     try:
-        run = RunConfig.model_validate(found.tables)
+        run = RunConfig.model_validate(translation.tables)
     except ValidationError:  # told already
         return
     for one in run.without_effect:
         *groups, key = one.setting.split(".")
-        table = reduce(dict.__getitem__, groups, found.tables)
+        table = reduce(dict.__getitem__, groups, translation.tables)
         table.pop(key, None)
-        origin = found.origin.pop(one.setting, ASSUMED)
+        origin = translation.origin.pop(one.setting, ASSUMED)
         if origin != ASSUMED:
-            found.lines = [line for line in found.lines if (line.name, line.settings) != (origin, (one.setting,))]
-            found.lines.append(Line(origin, one.value, "no effect", f"as {one.setting} {one.reason}"))
+            translation.lines = [
+                line for line in translation.lines if (line.name, line.settings) != (origin, (one.setting,))
+            ]
+            translation.lines.append(Line(origin, one.value, "no effect", f"as {one.setting} {one.reason}"))
 
 
-def _find_dataset(made: Imported, source: SettingsFile) -> None:
+def _find_dataset(imported: Imported, source: SettingsFile) -> None:
     """The dataset file that the source names, in our words; or one made of what it says itself."""
-    given = made.found.tables.get("data", {}).get("config")
+    given = imported.translation.tables.get("data", {}).get("config")
     if given is not None and source.program == "official":
-        made.data = {"datasets": [{"preprocessed_data_root": given, **made.found.dataset}]}
-        made.data_notes.append(f"Once, before the first run: ltx2-train cache import {given}")
+        imported.data = {"datasets": [{"preprocessed_data_root": given, **imported.translation.dataset}]}
+        imported.data_notes.append(f"Once, before the first run: ltx2-train cache import {given}")
     elif given is not None:
         path = from_folder(source.folder, str(given))
         if path_fault(str(given)) or not is_file(path):
-            made.problems.append(f"{given}: the dataset file is not there. Put it right in {RUN_NAME} (data.config).")
-            _tell_unplaced(made)
+            imported.problems.append(
+                f"{given}: the dataset file is not there. Put it right in {RUN_NAME} (data.config)."
+            )
+            _tell_unplaced(imported)
             return
         try:
-            _take_dataset(made, load_table(path), source.folder if source.program == "simpletuner" else path.parent)
+            _take_dataset(imported, load_table(path), source.folder if source.program == "simpletuner" else path.parent)
         except TrainerError as error:
-            made.problems.append(str(error))
-    if made.data is not None:
-        made.found.tables.setdefault("data", {})["config"] = DATASET_NAME
+            imported.problems.append(str(error))
+    if imported.data is not None:
+        imported.translation.tables.setdefault("data", {})["config"] = DATASET_NAME
     else:
-        _tell_unplaced(made)
+        _tell_unplaced(imported)
 
 
-def _tell_unplaced(made: Imported) -> None:
+def _tell_unplaced(imported: Imported) -> None:
     """A line for each setting of a dataset that the file gives, where there is no dataset to put it into."""
-    made.problems += [
+    imported.problems += [
         f"{line.name}: put `{group_line(line.settings[0], line.value)}` into [general] of the dataset file"
-        for line in made.found.of("dataset")
+        for line in imported.translation.of("dataset")
     ]
 
 
-def _take_dataset(made: Imported, table: Any, folder: Path) -> None:
-    """`table` of a dataset file that lies in `folder` as the dataset of `made`."""
+def _take_dataset(imported: Imported, table: Any, folder: Path) -> None:
+    """`table` of a dataset file that lies in `folder` as the dataset of `imported`."""
     notes: list[str] = []
     if isinstance(table, list):
-        backends = read_backends(table, made.found.dataset, folder)
+        backends = read_backends(table, imported.translation.dataset, folder)
         table, notes = backends.table, backends.notes
-        made.problems += backends.problems
-        if made.whole_run or backends.mode != "video":
-            made.found.put("model.mode", backends.mode, "dataset_type and audio.auto_split of the datasets")
-    elif made.found.dataset:
+        imported.problems += backends.problems
+        if imported.whole_run or backends.mode != "video":
+            imported.translation.put("model.mode", backends.mode, "dataset_type and audio.auto_split of the datasets")
+    elif imported.translation.dataset:
         # a flag holds where the file says nothing, neither in [general] nor in a dataset
-        table = {**table, "general": {**made.found.dataset, **(table.get("general") or {})}}
+        table = {**table, "general": {**imported.translation.dataset, **(table.get("general") or {})}}
     out, more, problems = translate(table)
-    made.problems += problems
-    made.data = rebased(out, folder, made.folder)
-    made.data, idle = without_idle(made.data)
-    made.data_notes = [*notes, *more, *idle]
+    imported.problems += problems
+    imported.data = rebased(out, folder, imported.folder)
+    imported.data, idle = without_idle(imported.data)
+    imported.data_notes = [*notes, *more, *idle]
     try:
-        DatasetConfig.from_table(dict(made.data), made.folder, "the dataset")
+        DatasetConfig.from_table(dict(imported.data), imported.folder, "the dataset")
     except TrainerError as error:
-        made.problems += [line.strip() for line in str(error).split("\n")[1:]] or [str(error)]
+        imported.problems += [line.strip() for line in str(error).split("\n")[1:]] or [str(error)]

@@ -71,12 +71,12 @@ def norm_of(table: Mapping[str, Any], whole: Mapping[str, Any]) -> list[tuple[st
 
 def from_json(value: Any) -> list[tuple[str, Any]]:
     """The settings that SimpleTuner's JSON file `value` comes to. Raises ValueError as `from_file`."""
-    table, found, modules = dict(_read(value)), [], {}
+    table, settings, modules = dict(_read(value)), [], {}
     preset = _table(table, "apply_preset")
     for key in ("algo", "linear_dim", "linear_alpha", "factor"):
         if key in table:
             inner = table.pop(key)
-            found.append((f"lora.{_KEYS[key]}", min(int(inner), _WHOLE) if key == "linear_dim" else inner))
+            settings.append((f"lora.{_KEYS[key]}", min(int(inner), _WHOLE) if key == "linear_dim" else inner))
     for name in ("apply_preset", "multiplier", "full_matrix", "use_scalar", "bypass_mode"):
         table.pop(name, None)
     if table:
@@ -87,10 +87,10 @@ def from_json(value: Any) -> list[tuple[str, Any]]:
     if targets and targets not in _TARGETS:
         raise ValueError(f"target_module {list(targets)} is not known; Attention and FeedForward are")
     if targets:
-        found.append(("lora.target", _TARGETS[targets]))
+        settings.append(("lora.target", _TARGETS[targets]))
     for name, inner in _table(preset, "module_algo_map").items():
         modules[_CLASSES.get(name, f"*{name}*")] = _settings(inner)
-    return [*found, *([("lora.modules", modules)] if modules else [])]
+    return [*settings, *([("lora.modules", modules)] if modules else [])]
 
 
 def literal(text: str) -> Any:

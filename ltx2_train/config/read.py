@@ -49,19 +49,20 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     if source is None:
         tables = read_toml(path)
     else:
-        found = taken_over(source)
-        tables, notes = found.tables, [*source.notes, *lines_in_words(found.of("no effect")), *found.assumptions()]
-        problems = [*source.problems, *lines_in_words(found.of(*REFUSED))]
+        translation = taken_over(source)
+        tables = translation.tables
+        notes = [*source.notes, *lines_in_words(translation.of("no effect")), *translation.assumptions()]
+        problems = [*source.problems, *lines_in_words(translation.of(*REFUSED))]
         if problems:
             problems.append(f"`ltx2-train import {path.name}` writes a run file that leaves these out, and says so.")
-    for text in overrides:
-        _override(tables, text)
+    for override in overrides:
+        _override(tables, override)
     base = path.absolute().parent if source is None else source.folder
     run = _made(tables, base, path.name, problems, notes)
     run._foreign = source is not None
     # files of other programs carry settings of ways that they do not go; so does what a run wrote of all its settings
     if run.foreign or is_record(path):
-        asked = {text.partition("=")[0].strip() for text in overrides}
+        asked = {override.partition("=")[0].strip() for override in overrides}
         harmless = [one for one in run.without_effect if one.setting not in asked]
         run._notes = (*run.notes, *(str(one) for one in harmless))
         run._said = frozenset(one.setting for one in harmless)
@@ -73,15 +74,15 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
 
 def taken_over(source: SettingsFile) -> Translation:
     """The settings that come of a file of another program, with what that program takes where the file is silent."""
-    found = Translation(source.program)
+    translation = Translation(source.program)
     whole = dict(source.names)
     for name, value in source.names:
-        found.add(name, value, whole)
+        translation.add(name, value, whole)
     for command in source.others:
-        found.add_command(command.program, command.flags)
+        translation.add_command(command.program, command.flags)
     if source.trains:
-        found.assume_defaults()
-    return found
+        translation.assume_defaults()
+    return translation
 
 
 def _made(
@@ -141,18 +142,18 @@ def check_overrides(overrides: Sequence[str]) -> None:
             raise ConfigError(f"{path} is given twice, as {given[path]} and as {raw}. Give it once.")
 
 
-def _override(tables: dict[str, Any], text: str) -> None:
-    path, sign, raw = text.partition("=")
+def _override(tables: dict[str, Any], override: str) -> None:
+    path, sign, raw = override.partition("=")
     path = path.strip()
     if not sign or not path:
-        raise ConfigError(f"--set {text!r}: expected section.key=value, for example --set train.steps=500.")
+        raise ConfigError(f"--set {override!r}: expected section.key=value, for example --set train.steps=500.")
     path = aliases().get(path, path)
     target = tables
     *sections, key = path.split(".")
     for part in sections:
         inner = target.setdefault(part, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"--set {text!r}: {part} is a setting, not a section.")
+            raise ConfigError(f"--set {override!r}: {part} is a setting, not a section.")
         target = inner
     target[key] = from_text(run_fields().get(path), raw.strip())
 

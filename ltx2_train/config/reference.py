@@ -95,14 +95,14 @@ def _table_inside(setting: str, kind: type[BaseModel]) -> str:
 
 def _sections(kind: type[BaseModel], prefix: str = "") -> list[tuple[str, str, type[BaseModel]]]:
     """(dotted name, what it is for, class) of every group, those inside of others behind them."""
-    found = []
+    sections = []
     for name, field in kind.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             said = field.description or (inner.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
-            found.append((f"{prefix}{name}", " ".join(said.split()), inner))
-            found += _sections(inner, f"{prefix}{name}.")
-    return found
+            sections.append((f"{prefix}{name}", " ".join(said.split()), inner))
+            sections += _sections(inner, f"{prefix}{name}.")
+    return sections
 
 
 def _row(dotted: str, name: str, field: FieldInfo) -> str:
@@ -157,21 +157,21 @@ def _range(field: FieldInfo, extra: dict[str, Any]) -> str:
 @cache
 def _other_names() -> dict[str, list[str]]:
     """Dotted setting -> the names that other programs have for it."""
-    found: dict[str, list[str]] = {dotted: [] for dotted, _ in walk_settings()}
+    names_of: dict[str, list[str]] = {dotted: [] for dotted, _ in walk_settings()}
     for name, dotted in aliases().items():
-        if dotted in found:
-            found[dotted].append(name)
+        if dotted in names_of:
+            names_of[dotted].append(name)
     for program in PROGRAMS:
         mark = " (S)" if program == "simpletuner" else ""
         for row in program_rows(program).values():
             for dotted in row.takes:
                 name = f"`{row.name}` (S)" if mark else row.name
-                if dotted in found and name not in found[dotted]:
-                    found[dotted].append(name)
-    for dotted, names in found.items():
+                if dotted in names_of and name not in names_of[dotted]:
+                    names_of[dotted].append(name)
+    for dotted, names in names_of.items():
         own = dotted.rsplit(".", 1)[1]
-        found[dotted] = [name for name in names if name != own]
-    return found
+        names_of[dotted] = [name for name in names if name != own]
+    return names_of
 
 
 def _cell(text: str) -> str:

@@ -212,8 +212,8 @@ def _script(path: Path) -> SettingsFile:
         return replace(found, problems=problems, notes=[*notes, *rest])
     if own := [one for one in commands if one.program == "simpletuner"]:
         _require_one(path, own)
-        flags, twice, said = _collected(path, own, own)
-        return SettingsFile("simpletuner", path, flags, True, [], [*problems, *twice], [*notes, *said])
+        flags, twice, more_notes = _collected(path, own, own)
+        return SettingsFile("simpletuner", path, flags, True, [], [*problems, *twice], [*notes, *more_notes])
     of_run = [one for one in commands if one.program in _OF_A_RUN]
     others = [one for one in commands if one not in of_run and one.program.startswith("ltx2_")]
     if not of_run and not any(one.program.startswith("ltx2_") for one in commands):
@@ -222,9 +222,9 @@ def _script(path: Path) -> SettingsFile:
         )
     training = [one for one in of_run if one.program in _TRAINS]
     _require_one(path, training)
-    flags, twice, said = _collected(path, of_run, training)
+    flags, twice, more_notes = _collected(path, of_run, training)
     names = dict(flags) | {name: value for name, value in variables.items() if name in program_rows("community")}
-    problems, notes = [*problems, *twice], [*notes, *said]
+    problems, notes = [*problems, *twice], [*notes, *more_notes]
     return SettingsFile("community", path, list(names.items()), bool(training), others, problems, notes)
 
 

@@ -40,19 +40,19 @@ class Line:
     settings: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        text = f" {self.text}" if self.text else ""
-        what = {
+        reason = f" {self.text}" if self.text else ""
+        fate = {
             "taken": f"is {' and '.join(self.settings)}.",
-            "dataset": f"belongs to the dataset file.{text}",
-            "no effect": f"has no effect:{text}.",
+            "dataset": f"belongs to the dataset file.{reason}",
+            "no effect": f"has no effect:{reason}.",
             "unused": "is not used.",
-            "replaced": f"is replaced:{text}.",
-            "not yet": f"is not there yet:{text}.",
-            "other command": f"belongs to another command:{text}.",
-            "unknown": f"unknown setting.{text}",
+            "replaced": f"is replaced:{reason}.",
+            "not yet": f"is not there yet:{reason}.",
+            "other command": f"belongs to another command:{reason}.",
+            "unknown": f"unknown setting.{reason}",
             "not usable": f"{self.text}.",
         }[self.outcome]
-        return f"{self.name}: {what}" if self.outcome in ("unknown", "not usable") else f"{self.name} {what}"
+        return f"{self.name}: {fate}" if self.outcome in ("unknown", "not usable") else f"{self.name} {fate}"
 
 
 def lines_in_words(lines: Iterable[Line]) -> list[str]:
@@ -200,18 +200,18 @@ class Translation:
             self._say(shown, value, "taken", settings=row.takes)
 
     def _converted(self, row: NameRow, value: Any, whole: Mapping[str, Any], shown: str) -> None:
-        found = convert(row.by, value, row.name, whole)
-        settings = [one for one in found if not isinstance(one, ValuePart)]
+        parts = convert(row.by, value, row.name, whole)
+        settings = [one for one in parts if not isinstance(one, ValuePart)]
         if row.otherwise and not all(accepts(setting, given) for setting, given in settings):
             self._say(shown, value, "not yet", later_words(row.otherwise))
             return
-        done = [self.put(setting, given, shown) for setting, given in settings]
-        if settings and all(done):
+        placed = [self.put(setting, given, shown) for setting, given in settings]
+        if settings and all(placed):
             self._say(shown, value, "taken", settings=tuple(setting for setting, _ in settings))
-        for one in found:
+        for one in parts:
             if isinstance(one, ValuePart):
                 self.add(one.name, one.value, whole, one.name if shown == row.name else f"{shown}: {one.name}")
-        if not found:
+        if not parts:
             self._say(shown, value, "unused")
 
 

@@ -48,8 +48,8 @@ class NameRow:
     def outcome(self) -> str:
         """One cell of a table for people: what becomes of it."""
         if self.takes:
-            text = " and ".join(f"`{setting}`" for setting in self.takes)
-            return f"{text}; else not yet: {topics()[self.otherwise]['words']}" if self.otherwise else text
+            cell = " and ".join(f"`{setting}`" for setting in self.takes)
+            return f"{cell}; else not yet: {topics()[self.otherwise]['words']}" if self.otherwise else cell
         if self.dataset:
             return f"`{self.dataset}` of the dataset file"
         if self.run:
@@ -59,8 +59,8 @@ class NameRow:
         if self.instead:
             return f"replaced: {self.instead}"
         if self.no_effect:
-            text = f"no effect: {self.no_effect}"
-            return f"{text}. Other values, not yet: {topics()[self.otherwise]['words']}" if self.otherwise else text
+            cell = f"no effect: {self.no_effect}"
+            return f"{cell}. Other values, not yet: {topics()[self.otherwise]['words']}" if self.otherwise else cell
         if self.later:
             return f"not yet: {topics()[self.later]['words']}"
         return "read in its parts"

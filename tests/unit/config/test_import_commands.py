@@ -29,8 +29,8 @@ def test_flags_of_the_cache_commands_go_into_the_dataset_file(tmp_path):
     made = import_settings(path)
     assert made.problems == ["$GEMMA: the script uses it and does not set it; write its value"]
     assert made.data["general"]["audio_source"] == "audio_files"
-    assert made.found.tables["model"]["checkpoint"] == "m.safetensors"
-    assert made.found.tables["cache"]["tiles"]["chunk_size"] == 16
+    assert made.translation.tables["model"]["checkpoint"] == "m.safetensors"
+    assert made.translation.tables["cache"]["tiles"]["chunk_size"] == 16
     with pytest.raises(ConfigError, match="ltx2_audio_source belongs to the dataset file"):
         load_run(path)
 
@@ -42,7 +42,7 @@ def test_other_commands_of_a_script_are_answered_with_ours(tmp_path):
         "python ltx2_quantize_model.py --input_model a.safetensors --output_model b.safetensors "
         "--loftq_init --network_dim 32",
     )
-    found = {line.name: line.text for line in import_settings(path).found.of("other command")}
+    found = {line.name: line.text for line in import_settings(path).translation.of("other command")}
     assert found["ltx2_quantize_model --loftq_init"] == "ltx2-train quantize --loftq"
 
 

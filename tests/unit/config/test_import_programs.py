@@ -105,7 +105,7 @@ def test_conditions_of_the_official_yaml_are_ours(tmp_path):
         "prompt": "a hare",
         "conditions": [{"type": "audio_to_video", "audio": str(tmp_path / "a.wav")}],
     }
-    assert [line.name for line in made.found.of("not yet")] == [
+    assert [line.name for line in made.translation.of("not yet")] == [
         "training_strategy.video.conditions.reference.latents_dir"
     ]
 
@@ -229,7 +229,7 @@ def test_an_audio_backend_makes_an_audio_run(tmp_path):
         "audio": {"audio_only": True, "min_duration_seconds": 1, "max_duration_seconds": 30, "duration_interval": 3.0},
     }  # fmt: skip
     made = import_settings(written(tmp_path, "data.json", [backend]))
-    assert made.found.tables["model"]["mode"] == "audio"
+    assert made.translation.tables["model"]["mode"] == "audio"
     (entry,) = made.data["datasets"]
     assert (entry["audio_bucket_strategy"], entry["audio_bucket_interval"], entry["max_seconds"]) == (
         "truncate",
