@@ -38,16 +38,16 @@ def pick_device(name: str) -> torch.device:
 
 def _why_no_device(name: str) -> str:
     """Why there is no device of this name, and which there are."""
-    there = ["auto", "cpu"]
+    devices = ["auto", "cpu"]
     if torch.backends.mps.is_available():
-        there.append("mps")
+        devices.append("mps")
     if cards := torch.cuda.device_count() if torch.cuda.is_available() else 0:
-        there += ["cuda", *(f"cuda:{number}" for number in range(cards))] if cards > 1 else ["cuda"]
+        devices += ["cuda", *(f"cuda:{number}" for number in range(cards))] if cards > 1 else ["cuda"]
     why = "it is no device that this machine has"
     if name.startswith("cuda") and not cards:
         built = "finds no card, or no driver for it" if torch.version.cuda else "was built without CUDA"
         why = f"torch {torch.__version__} {built}"
-    return f"{why}. Use {', '.join(there)}"
+    return f"{why}. Use {', '.join(devices)}"
 
 
 def _require_torch() -> None:

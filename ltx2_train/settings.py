@@ -260,24 +260,24 @@ def _words(kind: str, about: Mapping[str, Any], path: str, given: Any) -> str:
 
 def _dotted(kind: type[BaseModel], location: tuple[Any, ...]) -> str:
     """`location` as a person would write it; what names a branch of a union is no part of it."""
-    text, model = "", kind
+    dotted, model = "", kind
     annotation: Any = None
     for part in location:
         if isinstance(part, int):
-            text += f"[{part}]"
+            dotted += f"[{part}]"
         elif (branch := _branch(annotation, part)) is not None:
             model, annotation = branch, None
         elif model is not None and get_origin(annotation) is dict:  # the name of an entry
-            text, annotation = f"{text}.{part}", None
+            dotted, annotation = f"{dotted}.{part}", None
         elif model is not None:
-            text += f".{part}" if text else str(part)
+            dotted += f".{part}" if dotted else str(part)
             field = model.model_fields.get(str(part))
             annotation = None if field is None else field.annotation
             model = None if annotation is None else model_in(annotation)
         elif get_origin(inner_type(annotation)) is dict:
-            text += f".{part}"
+            dotted += f".{part}"
             annotation = None
-    return text
+    return dotted
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:

@@ -57,19 +57,19 @@ def parse_value(text: str) -> Any:
 
 def _faults(text: str, message: str) -> Iterator[str]:
     """A sentence for each fault of `text`; `message` is what the reader says of the first one."""
-    found = _PLACE.search(message)
-    what = _PLACE.sub("", message)
+    place = _PLACE.search(message)
+    fault = _PLACE.sub("", message)
     lines = text.split("\n")
-    number = int(found[1]) if found is not None and found[1] else len(lines)
-    if any(word in what for word in ("Unescaped", "Invalid hex", "unicode", "escape")):
+    number = int(place[1]) if place is not None and place[1] else len(lines)
+    if any(word in fault for word in ("Unescaped", "Invalid hex", "unicode", "escape")):
         paths = list(_bad_paths(lines))
-        yield from paths or [f"line {number}: {_shown(lines, number)}: {what}. Write it in 'single quotes'."]
-    elif "Cannot overwrite" in what or ("Cannot declare" in what and "twice" in what):
-        yield _twice(lines, number, what)
-    elif what.startswith(("Illegal character", "Unterminated")):
+        yield from paths or [f"line {number}: {_shown(lines, number)}: {fault}. Write it in 'single quotes'."]
+    elif "Cannot overwrite" in fault or ("Cannot declare" in fault and "twice" in fault):
+        yield _twice(lines, number, fault)
+    elif fault.startswith(("Illegal character", "Unterminated")):
         yield f"line {number}: {_shown(lines, number)}: the text is not closed. Put a quote at its end."
     else:
-        yield _not_a_value(lines, number, what)
+        yield _not_a_value(lines, number, fault)
 
 
 def _bad_paths(lines: list[str]) -> Iterator[str]:

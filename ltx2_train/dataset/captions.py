@@ -121,19 +121,19 @@ def rewrite(
     replacements: Sequence[str] = (),
     prefix: str = "",
     trigger: str = "",
-    found: set[str] | None = None,
+    used: set[str] | None = None,
 ) -> str:
     """The caption as it is trained on: words replaced (whole ones only), then the prefix, then the trigger word.
 
-    The replacements whose words are in it are added to `found`.
+    The replacements whose words are in it are added to `used`.
     """
-    for text in replacements:
-        find, put = parse_replacement(text)
+    for replacement in replacements:
+        find, put = parse_replacement(replacement)
         before = r"(?<!\w)" if find[0].isalnum() else ""
         after = r"(?!\w)" if find[-1].isalnum() else ""
         caption, times = re.subn(before + re.escape(find) + after, lambda _, put=put: put, caption)
-        if times and found is not None:
-            found.add(text)
+        if times and used is not None:
+            used.add(replacement)
     caption = " ".join(caption.split())
     prefix = prefix.strip()
     if prefix and not caption.startswith(prefix):

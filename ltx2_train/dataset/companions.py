@@ -42,27 +42,27 @@ class Stems:
         near = self._listed[folder].get(same(stem), [])
         return [path for path in near if path.stem == stem] or near
 
-    def find(self, folder: Path | None, candidate: MediaFile, suffixes: Collection[str], what: str) -> Path | None:
+    def find(self, folder: Path | None, candidate: MediaFile, suffixes: Collection[str], role: str) -> Path | None:
         """The file of one of `suffixes` that is called as the medium is, or None.
 
-        Raises DataError where there are two, for nobody can tell which is meant; `what` it would be.
+        Raises DataError where there are two, for nobody can tell which is meant; `role` is what it would be.
         """
         for place in self.places(folder, candidate) if folder is not None else ():
             named = self.named(place, candidate.path.stem)
-            if found := [path for path in named if path.suffix.lower() in suffixes]:
-                return _one(found, what)
+            if fitting := [path for path in named if path.suffix.lower() in suffixes]:
+                return _one(fitting, role)
         return None
 
 
-def _one(found: list[Path], what: str) -> Path:
-    """The only file of `found`. Raises DataError where there are more."""
-    if len(found) > 1:
-        names = " and ".join(path.name for path in found)
+def _one(paths: list[Path], role: str) -> Path:
+    """The only one of `paths`. Raises DataError where there are more."""
+    if len(paths) > 1:
+        names = " and ".join(path.name for path in paths)
         raise DataError(
-            f"two files could be its {what}: {names} in {found[0].parent}. Keep one of them, or name it in a list.",
-            found[1],
+            f"two files could be its {role}: {names} in {paths[0].parent}. Keep one of them, or name it in a list.",
+            paths[1],
         )
-    return found[0]
+    return paths[0]
 
 
 class Companions:

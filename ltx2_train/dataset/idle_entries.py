@@ -24,11 +24,11 @@ def idle_entries(
     `shared` is what [general] says. With `alike` the datasets are those of one form, so that a value is of use where
     one of them uses it. `quiet` names what nobody asked for.
     """
-    found = {ref.name: {one.setting: one for one in idle_of(ref.entry)} for ref in refs if not ref.entry.from_caches}
+    idle = {ref.name: {one.setting: one for one in idle_of(ref.entry)} for ref in refs if not ref.entry.from_caches}
     problems: list[str] = []
     general: dict[str, list[Idle]] = {}
     for ref in refs:
-        for name, one in found.get(ref.name, {}).items():
+        for name, one in idle.get(ref.name, {}).items():
             if name in quiet:
                 continue
             if alike or (name in shared and shared[name] == one.value):
@@ -37,7 +37,7 @@ def idle_entries(
                 problems.append(f"{ref.name}.{one}")
     notes = []
     for name, ones in general.items():
-        if len(ones) == len(found):
+        if len(ones) == len(idle):
             where = name if alike else f"general.{name}"
             (problems if alike or name in _DATA else notes).append(where + str(ones[0]).removeprefix(name))
     return problems, notes

@@ -109,7 +109,7 @@ class _Reader:
             )
         captions = self._told(cells.get(self.caption))
         silent = column in _SOUND or self.entry.kind == "image"
-        found = MediaFile(
+        file = MediaFile(
             media,
             cache_stem(media.name if is_dir(media) else media.stem),
             caption=captions[0] if captions else None,
@@ -123,7 +123,7 @@ class _Reader:
         for key in cells:
             if key not in used:
                 self.unused.setdefault(key, row.where)
-        return found
+        return file
 
     def _told(self, caption: Any) -> list[str]:
         """The captions of a row; none where the cell has no text."""
@@ -150,14 +150,14 @@ class _Reader:
 
     def _paths(self, cells: Mapping[str, Any], columns: Sequence[str], used: list[str]) -> tuple[Path | None, ...]:
         """What `columns` name, and behind it what columns of the same names with a number do: _2, _3 ..."""
-        found = [self._path(cells, columns, used)[0]]
+        paths = [self._path(cells, columns, used)[0]]
         numbers = [int(match[1]) for key in cells if (match := _NUMBERED.search(key)) is not None]
-        found += [
+        paths += [
             self._path(cells, _numbered(columns, number), used)[0] for number in range(2, max(numbers, default=0) + 2)
         ]
-        while found and found[-1] is None:
-            found.pop()
-        return tuple(found)
+        while paths and paths[-1] is None:
+            paths.pop()
+        return tuple(paths)
 
     def notes(self) -> Iterator[str]:
         known = {*self.media, self.caption, *_SOUND, *_REFERENCE, *_REFERENCE_AUDIO, *_MASK, *_AUDIO_MASK}

@@ -41,9 +41,9 @@ def find_media(
     """
     listed = entry.source_key in LIST_KEYS or entry.source_key == "data_root"
     owners: dict[str, Path] = {}
-    kept, skipped = [], []
-    found = read_list(name, entry, [] if notes is None else notes) if listed else _in_folder(name, entry)
-    for candidate in found:
+    candidates, skipped = [], []
+    listing = read_list(name, entry, [] if notes is None else notes) if listed else _in_folder(name, entry)
+    for candidate in listing:
         if isinstance(candidate, Skipped):
             skipped.append(candidate)
             continue
@@ -51,13 +51,13 @@ def find_media(
             candidate.stem = _told_apart(candidate, owners)
         owner = owners.setdefault(same(candidate.stem), candidate.path)
         if owner is candidate.path:
-            kept.append(candidate)
+            candidates.append(candidate)
         elif owner == candidate.path:
             skipped.append(Skipped(candidate.path, "is listed twice; num_repeats repeats a dataset"))
         else:
             reason = f"its name without the ending is that of {owner.name}, so both would share one cache; rename one"
             skipped.append(Skipped(candidate.path, reason))
-    return kept, skipped
+    return candidates, skipped
 
 
 def _told_apart(candidate: MediaFile, owners: Mapping[str, Path]) -> str:
@@ -143,27 +143,27 @@ def _empty_folder(name: str, entry: DatasetSettings, listed: Sequence[Path]) -> 
     folder = entry.source
     endings = Counter(path.suffix.lower() or "without ending" for path in listed if path.is_file())
     there = ", ".join(f"{number} {ending}" for ending, number in endings.most_common(6)) or "nothing"
-    text = f"{name}.{entry.source_key}: no {entry.noun} in {folder}. It holds {there}."
+    empty = f"{name}.{entry.source_key}: no {entry.noun} in {folder}. It holds {there}."
     for other, suffixes in MEDIA_SUFFIXES.items():
         if other != entry.kind and any(ending in suffixes for ending in endings):
-            return f"{text} For these use {other}_directory."
+            return f"{empty} For these use {other}_directory."
     if layout := explain_layout(folder):
-        return f"{text} {layout}"
+        return f"{empty} {layout}"
     if not entry.recursive:
         suffixes = MEDIA_SUFFIXES[entry.kind]
         for sub in sorted(path for path in listed if path.is_dir()):
             if any(path.suffix.lower() in suffixes and not is_hidden(path, sub) for path in sub.iterdir()):
                 return (
-                    f"{text} There are {entry.noun} in its sub-folder {sub.name}; name that, or set recursive = true."
+                    f"{empty} There are {entry.noun} in its sub-folder {sub.name}; name that, or set recursive = true."
                 )
-    return f"{text} Put {entry.noun} there, each with its caption ({entry.caption_extension}), or name another folder."
+    return f"{empty} Put {entry.noun} there, each with its caption ({entry.caption_extension}), or name another folder."
 
 
 def with_captions(
     name: str, entry: DatasetSettings, candidates: list[MediaFile], skipped: list[Skipped], warnings: list[str]
 ) -> list[MediaFile]:
     ready = []
-    found: set[str] = set()
+    used: set[str] = set()
     for candidate in candidates:
         beside = candidate.caption_path
         if beside is not None:
@@ -186,7 +186,7 @@ def with_captions(
             skipped.append(Skipped(candidate.path, f"empty caption: write what is to be seen or heard into {where}"))
             continue
         captions = [
-            rewrite(caption, entry.caption_replace, entry.caption_prefix, entry.trigger_word, found)
+            rewrite(caption, entry.caption_replace, entry.caption_prefix, entry.trigger_word, used)
             for caption in (candidate.caption, *candidate.more_captions)
         ]
         captions = [caption for caption in unlike(captions) if says_something(caption)]
@@ -198,24 +198,24 @@ def with_captions(
         ready.append(candidate)
     if candidates:
         warnings += [
-            f"{name}: caption_replace: {text!r} finds nothing in any caption; case counts, and words are found whole."
-            for text in entry.caption_replace
-            if text not in found
+            f"{name}: caption_replace: {rule!r} finds nothing in any caption; case counts, and words are found whole."
+            for rule in entry.caption_replace
+            if rule not in used
         ]
     return ready
 
 
-def nothing_left(name: str, entry: DatasetSettings, found: int, skipped: list[Skipped]) -> str:
+def nothing_left(name: str, entry: DatasetSettings, count: int, skipped: list[Skipped]) -> str:
     reasons = Counter(skip.reason.split(":")[0] for skip in skipped)
-    if found and set(reasons) == {"no caption"} and entry.source_key.endswith("_directory"):
+    if count and set(reasons) == {"no caption"} and entry.source_key.endswith("_directory"):
         if layout := explain_layout(entry.source):
-            return f"{name}.{entry.source_key}: {found} {entry.noun}, but not one caption of their names. {layout}"
+            return f"{name}.{entry.source_key}: {count} {entry.noun}, but not one caption of their names. {layout}"
         return (
-            f"{name}.{entry.source_key}: {found} {entry.noun} in {entry.source}, but not one caption. "
+            f"{name}.{entry.source_key}: {count} {entry.noun} in {entry.source}, but not one caption. "
             f"Each needs a text file of the same name ending in {entry.caption_extension}, "
             f"for example {skipped[0].path.with_suffix(entry.caption_extension).name}; "
             "or set caption_extension to the ending yours have."
         )
     shown = "\n".join(f"  {skip.path.name}: {skip.reason}" for skip in skipped[:SHOWN_AT_MOST])
     more = f"\n  and {len(skipped) - SHOWN_AT_MOST} more" if len(skipped) > SHOWN_AT_MOST else ""
-    return f"{name}: none of the {found} {entry.noun} in {entry.source} can be used.\n{shown}{more}"
+    return f"{name}: none of the {count} {entry.noun} in {entry.source} can be used.\n{shown}{more}"

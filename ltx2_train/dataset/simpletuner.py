@@ -46,7 +46,7 @@ def read_backends(rows: Sequence[Any], shared: Mapping[str, Any] | None = None, 
 
     `shared` are settings of a dataset that config.json gives for backends that say nothing.
     """
-    found = Backends()
+    backends = Backends()
     before = {_NAMES.get(key, key): value for key, value in (shared or {}).items()}
     entries: list[dict[str, Any]] = []
     sounds = {
@@ -55,23 +55,25 @@ def read_backends(rows: Sequence[Any], shared: Mapping[str, Any] | None = None, 
     linked: set[str] = set()
     for index, row in enumerate(rows):
         if not isinstance(row, Mapping):
-            found.problems.append(f"entry {index + 1} is not an object")
+            backends.problems.append(f"entry {index + 1} is not an object")
             continue
         name = str(row.get("id") or f"entry {index + 1}")
         kind = str(row.get("dataset_type") or "image")
         if row.get("disabled") or row.get("disable"):
-            found.notes.append(f"{name} is disabled and left out.")
+            backends.notes.append(f"{name} is disabled and left out.")
         elif kind in _CACHES:
-            found.notes.append(f"{name} has no effect: captions are cached beside the clips they belong to.")
+            backends.notes.append(f"{name} has no effect: captions are cached beside the clips they belong to.")
         elif kind not in KINDS:
-            found.problems.append(f"{name}: dataset_type {kind} is not there yet: {later_words('reference_datasets')}.")
+            backends.problems.append(
+                f"{name}: dataset_type {kind} is not there yet: {later_words('reference_datasets')}."
+            )
         elif "instance_data_dir" not in row:
-            found.problems.append(f"{name}: needs instance_data_dir; data on other machines are not read.")
+            backends.problems.append(f"{name}: needs instance_data_dir; data on other machines are not read.")
         else:
             try:
-                entry = _entry(name, kind, {**before, **row}, found)
+                entry = _entry(name, kind, {**before, **row}, backends)
             except (ValueError, TypeError, AttributeError) as error:
-                found.problems.append(f"{name}: a value is of a wrong type: {error}.")
+                backends.problems.append(f"{name}: a value is of a wrong type: {error}.")
                 continue
             for other in _names(row.get("s2v_datasets")):
                 if other in sounds:
@@ -84,17 +86,17 @@ def read_backends(rows: Sequence[Any], shared: Mapping[str, Any] | None = None, 
     entries = [entry for entry in entries if entry["__id"] not in linked]  # the sound of another dataset
     kinds = {entry["__kind"] for entry in entries}
     if kinds == {"audio"}:
-        found.mode = "audio"
+        backends.mode = "audio"
     elif any(entry["__kind"] == "video" and entry.get("audio_source") != "none" for entry in entries):
-        found.mode = "av"
+        backends.mode = "av"
     plain = [{key: value for key, value in entry.items() if not key.startswith("__")} for entry in entries]
     top = _top(folder, plain)
     if top is not None:
         for entry in plain:
             for key in [key for key in entry if key.endswith("_directory")]:
                 entry[key] = str(from_folder(top, str(entry[key])))
-    found.table = {"datasets": plain}
-    return found
+    backends.table = {"datasets": plain}
+    return backends
 
 
 def _top(folder: Path | None, entries: Sequence[Mapping[str, Any]]) -> Path | None:
@@ -161,7 +163,7 @@ def _sound(audio: Mapping[str, Any], entry: dict[str, Any]) -> None:
             entry[ours] = audio[theirs]
 
 
-def _say_rest(name: str, row: Mapping[str, Any], found: Backends) -> None:
+def _say_rest(name: str, row: Mapping[str, Any], backends: Backends) -> None:
     """A note, or a problem, for each key that is not taken over as it is."""
     flat = dict(row)
     for group in ("video", "audio"):
@@ -170,13 +172,13 @@ def _say_rest(name: str, row: Mapping[str, Any], found: Backends) -> None:
     for key, value in flat.items():
         known = row_of("simpletuner_data", key)
         if known is None:
-            found.problems.append(f"{name}: {key} is not known.")
+            backends.problems.append(f"{name}: {key} is not known.")
         elif known.dataset or known.by or key in _READ or known.unused(value):
             continue
         elif known.later or (known.values and value not in known.values and str(value) not in known.values):
-            found.problems.append(f"{name}: {key} is not there yet: {later_words(known.later or known.otherwise)}.")
+            backends.problems.append(f"{name}: {key} is not there yet: {later_words(known.later or known.otherwise)}.")
         elif key not in ("id", "type"):
-            found.notes.append(f"{name}: {key} has no effect: {known.no_effect}.")
+            backends.notes.append(f"{name}: {key} has no effect: {known.no_effect}.")
 
 
 def _names(value: Any) -> list[str]:

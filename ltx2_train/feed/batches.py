@@ -151,16 +151,17 @@ class BatchOrder:
     def describe_sound(self) -> str:
         """A line for people on how much of an epoch carries sound, and what to do where that is little."""
         carrying = sum(map(self.with_sound, self.epoch(0)))
-        text = f"Sound: {carrying} of {self.length} batches of an epoch carry it ({carrying / self.length:.0%})."
+        sentence = f"Sound: {carrying} of {self.length} batches of an epoch carry it ({carrying / self.length:.0%})."
         wanted = -(-self.length * self.audio.min_batches // self.accumulation)
         if carrying < wanted:
             return (
-                f"{text} audio.min_batches = {self.audio.min_batches} with train.accumulation = {self.accumulation} "
-                f"takes {wanted}, so the last steps of an epoch go without. Raise num_repeats where there is sound."
+                f"{sentence} audio.min_batches = {self.audio.min_batches} with train.accumulation = "
+                f"{self.accumulation} takes {wanted}, so the last steps of an epoch go without. Raise num_repeats "
+                "where there is sound."
             )
         if 0 < carrying < 0.3 * self.length:
-            return f"{text} 30 to 50 % is usual for a voice; num_repeats of the datasets with sound raises it."
-        return text
+            return f"{sentence} 30 to 50 % is usual for a voice; num_repeats of the datasets with sound raises it."
+        return sentence
 
     def fullness(self) -> dict[int, tuple[int, int, int]]:
         """Of each dataset its batch size, the samples of its largest batch, and how many kinds are never mixed."""
@@ -187,9 +188,9 @@ class BatchOrder:
         self, sound: list[tuple[int, ...]], rest: list[tuple[int, ...]], before: int, generator: torch.Generator
     ) -> list[tuple[int, ...]]:
         """Both kinds in order of use, window by window; `before` batches were taken in earlier epochs."""
-        result: list[tuple[int, ...]] = []
+        ordered: list[tuple[int, ...]] = []
         while sound or rest:
-            left, done = len(sound) + len(rest), (before + len(result)) % self.accumulation
+            left, done = len(sound) + len(rest), (before + len(ordered)) % self.accumulation
             size = min(self.accumulation - done, left)
             # an open start makes up for all that the last epoch may lack; an open end counts on the next to do so
             quota = self.audio.min_batches - (0 if done else self.accumulation - size)
@@ -197,8 +198,8 @@ class BatchOrder:
             take = min(len(sound), max(min(quota, size), share))
             take = max(take, size - len(rest))
             window, sound, rest = sound[:take] + rest[: size - take], sound[take:], rest[size - take :]
-            result += _shuffled(window, generator)
-        return result
+            ordered += _shuffled(window, generator)
+        return ordered
 
     def following(self, epoch: int, index: int) -> tuple[int, int]:
         """The place after (epoch, index)."""

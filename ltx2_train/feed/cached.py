@@ -169,19 +169,19 @@ class CachedSamples:
             shape = virtual_shape(shape, resolution)
         elif file is not None:
             self._check(file, "VAE", checker.recipe.video_vae)
-        text = self._text(entry, name)
+        caption_file = self._text(entry, name)
         companions = self._companions(entry, name, kind, heard is not None)
-        if text is None or companions is None:
+        if caption_file is None or companions is None:
             return None
         rate = IMAGE_FPS if kind == "image" else entry.target_fps
         return Sample(
             key=key,
             shape=shape,
             fps=frame_rate(file) or rate,
-            caption=text.metadata.get("caption", text.metadata.get("caption1", "")),
+            caption=caption_file.metadata.get("caption", caption_file.metadata.get("caption1", "")),
             latent_path=path,
-            text_path=text.path,
-            others=self._others(entry, name, text),
+            text_path=caption_file.path,
+            others=self._others(entry, name, caption_file),
             dataset=index,
             repeats=entry.num_repeats,
             buckets=SoundBuckets.of(entry, checker.audio),
@@ -246,7 +246,7 @@ class CachedSamples:
         return None
 
     def _companions(self, entry: DatasetSettings, name: CachedName, kind: str, heard: bool) -> dict[str, Any] | None:
-        found: dict[str, Any] = {}
+        companions: dict[str, Any] = {}
         if kind != "audio":
             folders = numbered_caches(entry.reference_caches())
             references = self._numbered(folders, name.name, "VAE", self.checker.recipe.video_vae)
@@ -254,21 +254,21 @@ class CachedSamples:
                 lacking = folders[references.index(None)]
                 self.checker.left_out[entry.caches / name.name] = f"there is no reference of its name in {lacking}"
                 return None
-            found["reference_paths"] = up_to_the_last(references)
+            companions["reference_paths"] = up_to_the_last(references)
         if heard:
             folders = numbered_caches(entry.reference_audio_caches())
             plain = audio_cache_name(name.plain)
             sounds = self._numbered(folders, plain, "audio VAE", self.checker.recipe.audio_vae)
-            found["reference_audio_paths"] = up_to_the_last(sounds)
+            companions["reference_audio_paths"] = up_to_the_last(sounds)
         mask = entry.caches / mask_cache_name(name.name)
         if kind != "audio" and mask.is_file():
-            found["mask_path"] = mask
+            companions["mask_path"] = mask
         audio_mask = entry.caches / audio_mask_cache_name(name.plain)
         if heard and audio_mask.is_file():
-            found["audio_mask_path"] = audio_mask
+            companions["audio_mask_path"] = audio_mask
         if kind == "video":
-            found["keyframes_path"] = self._keyframes(entry.caches / name.name)
-        return found
+            companions["keyframes_path"] = self._keyframes(entry.caches / name.name)
+        return companions
 
     def _keyframes(self, latents: Path) -> Path | None:
         """The frames of the slots of the clip with these `latents`, where the run has any. Raises CacheError."""

@@ -57,22 +57,22 @@ class TrainingSet:
         plan = plan or plan_dataset(config, _WarningsOnly(events), brief=True)
         checker = SampleChecker(plan, recipe, events, audio)
         events.stage("check caches", len(plan.items))
-        found: tuple[list[Sample], list[Sample]] = ([], [])
+        samples: tuple[list[Sample], list[Sample]] = ([], [])
         for done, item in enumerate(plan.items, 1):
             sample = checker.sample(item)
             if sample is not None:
-                found[item.validation].append(sample)
+                samples[item.validation].append(sample)
             events.progress(done, len(plan.items), item.latent_path.name)
         cached = CachedSamples(checker)
         for ref in plan.config.refs:
             if ref.entry.from_caches:
-                found[ref.validation].extend(cached.of(ref))
+                samples[ref.validation].extend(cached.of(ref))
         checker.finish(len(plan.items) + cached.seen)
-        if not found[0]:
+        if not samples[0]:
             raise checker.nothing_left()
         sizes = tuple(entry.batch_size for entry in plan.config.datasets)
         buckets = tuple(SoundBuckets.of(entry, audio) for entry in plan.config.datasets)
-        return cls(tuple(found[0]), tuple(found[1]), sizes, buckets, recipe.mode)
+        return cls(tuple(samples[0]), tuple(samples[1]), sizes, buckets, recipe.mode)
 
     def load_latents(self, sample: Sample) -> torch.Tensor:
         """[128, F, H, W] in float32, normalised. Raises CacheError where the file is damaged."""

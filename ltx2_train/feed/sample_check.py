@@ -146,7 +146,7 @@ class SampleChecker:
             "audio_mask_path": [self._sound_masks.of(item)] if heard else [],
             "keyframes_path": [self._keyframes.of(item)] if seen else [],
         }
-        found: dict[str, tuple[Path | None, ...]] = {}
+        paths_of: dict[str, tuple[Path | None, ...]] = {}
         for key, jobs in needed.items():
             paths: list[Path | None] = []
             for job in jobs:
@@ -162,10 +162,10 @@ class SampleChecker:
                 if job is not None and self._usable(job) is None:
                     return None
                 paths.append(None if job is None else job.path)
-            found[key] = tuple(paths)
+            paths_of[key] = tuple(paths)
         single = ("mask_path", "audio_mask_path", "keyframes_path")
-        each = {key: next(iter(found.pop(key)), None) for key in single}
-        return {**each, **{key: up_to_the_last(paths) for key, paths in found.items()}}
+        each = {key: next(iter(paths_of.pop(key)), None) for key in single}
+        return {**each, **{key: up_to_the_last(paths) for key, paths in paths_of.items()}}
 
     def finish(self, total: int) -> None:
         if self.problems:

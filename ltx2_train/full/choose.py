@@ -30,11 +30,11 @@ def _matches(kind: str, pattern: str, names: Sequence[str]) -> list[str]:
         compiled = re.compile(pattern)
     except re.error as error:
         raise ConfigError(f"{setting}: {pattern!r} is not a regular expression: {error}.") from None
-    found = [name for name in names if compiled.fullmatch(name)]
-    if not found:
+    matching = [name for name in names if compiled.fullmatch(name)]
+    if not matching:
         shown = [name for name in names if ".0." in name][:3] or list(names[:3])
         raise ConfigError(
             f"{setting}: {pattern!r} matches no weight; a pattern must match the whole name. Weights are called "
             f"{', '.join(shown)} and so on."
         )
-    return found
+    return matching

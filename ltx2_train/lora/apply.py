@@ -38,9 +38,12 @@ class AppliedLora:
 
 
 def apply_file(
-    model: nn.Module, file: LoraFile, there: Callable[[int], AbstractContextManager[Any]] = lambda block: nullcontext()
+    model: nn.Module,
+    file: LoraFile,
+    with_block: Callable[[int], AbstractContextManager[Any]] = lambda block: nullcontext(),
 ) -> AppliedLora:
-    """Wrap every linear that `file` has a layer for. `there(n)` is a context in which the weights of block n are there.
+    """Wrap every linear that `file` has a layer for. `with_block(n)` is a context in which the
+    weights of block n are there.
 
     Raises ConfigError where nothing fits or a size differs, with what the file holds. What has no place in the model,
     such as sound in video mode, is left out and named in the result.
@@ -50,7 +53,7 @@ def apply_file(
     for name, entry in entries.items():
         base = model.get_submodule(name)
         if isinstance(entry, OtherEntry):
-            with there(int(block_of(name) or 0)):
+            with with_block(int(block_of(name) or 0)):
                 layer: Adapter = layer_of(base, entry)
         else:
             layer = plain = LoRALinear(base, entry.rank, entry.scale * entry.rank)

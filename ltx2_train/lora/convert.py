@@ -142,30 +142,30 @@ class _Conversion:
             self.events.progress(done, len(self.source.layers), layer)
 
 
-def _metadata(source: LoraSource, to: str, found: str, work: _Conversion) -> dict[str, str]:
+def _metadata(source: LoraSource, to: str, keys_before: str, work: _Conversion) -> dict[str, str]:
     """That of the source, less what no longer holds, and in the names that readers of the new keys look for."""
     about = source.about
     gone = {*HASHES, ENTRY, "alpha", "alpha_folded", "ss_network_alpha", "ss_network_module"}
-    told = {key: value for key, value in about.metadata.items() if key not in gone}
-    told |= {"converted_from": found, "converted_to": to, "rank": str(about.ranks[-1])}
-    told["ss_network_dim"] = told["rank"]
+    metadata = {key: value for key, value in about.metadata.items() if key not in gone}
+    metadata |= {"converted_from": keys_before, "converted_to": to, "rank": str(about.ranks[-1])}
+    metadata["ss_network_dim"] = metadata["rank"]
     if work.kind.alpha:
         (alpha, count) = work.alphas.most_common(1)[0]
         if count == len(source.layers):
-            told |= {"alpha": f"{alpha:g}", "ss_network_alpha": f"{alpha:g}"}
-        told["ss_network_module"] = _COMMUNITY_MODULE
+            metadata |= {"alpha": f"{alpha:g}", "ss_network_alpha": f"{alpha:g}"}
+        metadata["ss_network_module"] = _COMMUNITY_MODULE
         family = FAMILIES.get(about.version)
-        told.setdefault("ss_base_model_version", family.base_word if family else "ltx2_v1")
+        metadata.setdefault("ss_base_model_version", family.base_word if family else "ltx2_v1")
     else:
         alpha = about.alpha
-        told |= {"alpha_folded": "true", "ss_network_module": "ltx2_train.lora"}
+        metadata |= {"alpha_folded": "true", "ss_network_module": "ltx2_train.lora"}
         if alpha is not None:
-            told |= {"alpha": f"{alpha:g}", "ss_network_alpha": f"{alpha:g}"}
+            metadata |= {"alpha": f"{alpha:g}", "ss_network_alpha": f"{alpha:g}"}
     if to in ("comfyui", "official"):
-        told["format_version"] = METADATA_FORMAT
+        metadata["format_version"] = METADATA_FORMAT
     if about.version in FAMILIES:
-        told |= {"version": about.version, "ss_ltx_version": about.version}
+        metadata |= {"version": about.version, "ss_ltx_version": about.version}
     for key in REFERENCE:
         if factor := about.reference_factor(key):
-            told |= {key: factor, f"ss_{key}": factor}
-    return told
+            metadata |= {key: factor, f"ss_{key}": factor}
+    return metadata

@@ -180,28 +180,28 @@ class LoraFile:
         """
         if self.problems:
             raise ConfigError(f"{self.path.name} cannot be used: {self.problems[0]}")
-        for what, names in (("cannot be used", self.strange_keys), ("lacks its other half", self.unpaired)):
+        for fault, names in (("cannot be used", self.strange_keys), ("lacks its other half", self.unpaired)):
             if names:
                 raise ConfigError(
-                    f"{self.path.name} is not a plain LoRA: {names[0]} {what}. Choose a plain LoRA, a LoKr, a LoHa, or "
-                    "a DoRA that scales inputs (dora_scale of one row), without full weights."
+                    f"{self.path.name} is not a plain LoRA: {names[0]} {fault}. Choose a plain LoRA, a LoKr, a LoHa, "
+                    "or a DoRA that scales inputs (dora_scale of one row), without full weights."
                 )
         modules = list(modules)
         spelled = {name: name for name in modules}
         for name in modules:
             for flat in flat_names(name):
                 spelled.setdefault(flat, name)
-        found: dict[str, LoraEntry | OtherEntry] = {}
+        matched: dict[str, LoraEntry | OtherEntry] = {}
         unknown = []
         for name, entry in self.layers.items():
             module = spelled.get(name)
             if module is None:
                 unknown.append(name)
-            elif module in found:
+            elif module in matched:
                 raise ConfigError(_twice(self.path, module))
             else:
-                found[module] = entry
-        return found, unknown
+                matched[module] = entry
+        return matched, unknown
 
 
 def load_lora_state(path: Path | str) -> LoraFile:

@@ -62,12 +62,12 @@ def fitting_start(file: LoraFile, sizes: Sizes, settings: LoraSettings) -> tuple
             f"{file.path.name} has no layer in common with lora.target = {settings.target}. It holds "
             f"{file.describe()}. " + _other_model(file, "Choose the target it was trained with, or another file.")
         )
-    here = {path: settings.layer(path) for path in entries}
+    chosen = {path: settings.layer(path) for path in entries}
     for path, entry in entries.items():
         algo = "lora" if isinstance(entry, LoraEntry) else entry.algo
-        if LORA_KINDS[algo] is not LORA_KINDS[here[path].algo]:
+        if LORA_KINDS[algo] is not LORA_KINDS[chosen[path].algo]:
             raise ConfigError(
-                f"{file.path.name} has a {KIND_NAMES[algo]} for {path}, and lora.algo is {here[path].algo}. Set "
+                f"{file.path.name} has a {KIND_NAMES[algo]} for {path}, and lora.algo is {chosen[path].algo}. Set "
                 f"lora.algo to {algo}, or start from another file."
             )
     rank = settings.rank
@@ -88,15 +88,15 @@ def fitting_start(file: LoraFile, sizes: Sizes, settings: LoraSettings) -> tuple
                 f"{file.path.name} is for another model: {path} has {entry.size[1]} inputs and {entry.size[0]} outputs "
                 f"there, {sizes[path][1]} and {sizes[path][0]} here."
             )
-        if isinstance(entry, OtherEntry) and (wanted := factor_shapes(here[path], sizes[path])) != entry.shapes():
+        if isinstance(entry, OtherEntry) and (wanted := factor_shapes(chosen[path], sizes[path])) != entry.shapes():
             raise ConfigError(
                 f"{file.path.name} has other factors for {path}: {_shapes(entry.shapes())}, here {_shapes(wanted)}. "
                 "Set lora.rank and lora.factor to those it was trained with."
             )
-        if not _factored(entry) and (entry.rank or 0) > here[path].rank:
+        if not _factored(entry) and (entry.rank or 0) > chosen[path].rank:
             raise ConfigError(
-                f"{file.path.name} has rank {entry.rank} for {path}, but lora.modules give it {here[path].rank}. Raise "
-                "that rank, or start from another file."
+                f"{file.path.name} has rank {entry.rank} for {path}, but lora.modules give it {chosen[path].rank}. "
+                "Raise that rank, or start from another file."
             )
     return entries, unknown
 

@@ -78,11 +78,11 @@ def version_named(metadata: Mapping[str, str]) -> str:
     return next((found for key in keys if (found := _named_version(metadata.get(key, "")))), "")
 
 
-def _named_version(text: str) -> str:
-    text = text.lower().replace("_", "-")
-    if re.search(r"ltxv|ltx-video|ltx-?0?\.9|video-13b|video-2b", text):
+def _named_version(words: str) -> str:
+    words = words.lower().replace("_", "-")
+    if re.search(r"ltxv|ltx-video|ltx-?0?\.9|video-13b|video-2b", words):
         return UNSIZED
-    found = re.search(r"ltx-?(?:video-?)?(2\.[035])", text)
-    if found:
-        return found[1]
-    return "2.0" if re.search(r"ltx-?2-19b", text) else "2.3" if re.search(r"ltx-?2.*-22b", text) else ""
+    match = re.search(r"ltx-?(?:video-?)?(2\.[035])", words)
+    if match:
+        return match[1]
+    return "2.0" if re.search(r"ltx-?2-19b", words) else "2.3" if re.search(r"ltx-?2.*-22b", words) else ""

@@ -128,12 +128,12 @@ def _agreed(values: Sequence[str]) -> str:
 
 
 def _reference(sources: Sequence[LoraSource], key: str) -> str | None:
-    said = {one.path.name: one.about.reference_factor(key) for one in sources}
-    said = {file: value for file, value in said.items() if value}
-    if len(set(said.values())) > 1:
-        listed = ", ".join(f"{value} in {file}" for file, value in said.items())
+    factors = {one.path.name: one.about.reference_factor(key) for one in sources}
+    factors = {file: value for file, value in factors.items() if value}
+    if len(set(factors.values())) > 1:
+        listed = ", ".join(f"{value} in {file}" for file, value in factors.items())
         raise ConfigError(
             f"{key} differs: {listed}. A file has one, so that references of one of them would be put in the wrong "
             "place. Merge LoRAs that were trained with references of one size."
         )
-    return next(iter(said.values()), None)
+    return next(iter(factors.values()), None)

@@ -67,7 +67,7 @@ def describe_run(about: Mapping[str, Any], rank: int, alpha: float, branches: Ma
     digest = about.pop("hash", None)
     step, trigger, date = about.pop("step", None), shortened(about.pop("trigger", None)), about.pop("date", None)
 
-    text = {
+    values = {
         "format_version": METADATA_FORMAT,
         "rank": str(rank),
         "alpha": f"{alpha:g}",
@@ -107,7 +107,7 @@ def describe_run(about: Mapping[str, Any], rank: int, alpha: float, branches: Ma
     }
     return {
         key: value if isinstance(value, str) else json.dumps(value)
-        for key, value in text.items()
+        for key, value in values.items()
         if value not in (None, "")
     }
 

@@ -131,15 +131,15 @@ def write_lora(
     A file that is there is replaced with `replace` alone; without, it must be what is about to be written, as after a
     second call. Raises ConfigError where it is not, RunError where the disk refuses.
     """
-    there = out.exists() and not replace
-    if there and not _looks_like(out, entries, metadata):
+    same_expected = out.exists() and not replace
+    if same_expected and not _looks_like(out, entries, metadata):
         raise occupied(out)
     require_space(out, sum(entry.nbytes for entry in entries.values()))
     with atomic(out) as temporary:
         with TensorWriter(temporary, entries, metadata) as writer:
             for name, tensor in tensors:
                 writer.write(name, tensor)
-        if there and not filecmp.cmp(temporary, out, shallow=False):
+        if same_expected and not filecmp.cmp(temporary, out, shallow=False):
             raise occupied(out)
 
 

@@ -170,15 +170,15 @@ def _is_lokr(names: Mapping[str, str]) -> bool:
 
 def _kronecker(parts: dict[str, Tensor]) -> tuple[dict[str, Tensor], int | None, bool]:
     """The factors, w1 whole; the rank that alpha is divided by, if any; and whether their sizes go together."""
-    rank, good, found = None, True, {}
+    rank, good, factors = None, True, {}
     for name in ("lokr_w1", "lokr_w2"):
         if name in parts:
-            found[name] = parts[name]
+            factors[name] = parts[name]
             continue
         a, b = parts[f"{name}_a"], parts[f"{name}_b"]
         rank, good = b.shape[0], good and a.shape[1] == b.shape[0]
         if name == "lokr_w2":
-            found |= {"lokr_w2_a": a, "lokr_w2_b": b}
+            factors |= {"lokr_w2_a": a, "lokr_w2_b": b}
         else:
-            found[name] = a.float() @ b.float() if good else a
-    return found, rank, good
+            factors[name] = a.float() @ b.float() if good else a
+    return factors, rank, good

@@ -111,9 +111,9 @@ class _LowRank(torch.autograd.Function):
         weights, factors_a, factors_b = rest[:count], rest[count : count + low], rest[count + low :]
         wants, dtype, x2 = ctx.needs_input_grad[3:], x.dtype, x.reshape(-1, x.shape[-1])
         flat = [None if grad is None else grad.reshape(-1, grad.shape[-1]).to(dtype) for grad in grads]
-        found: list[Tensor | None] = [None] * (_PER_PART * count)
+        gradients: list[Tensor | None] = [None] * (_PER_PART * count)
         for i, part in enumerate(job.parts):
-            found[_PER_PART * i] = grads[i] if part.y is not None else None
+            gradients[_PER_PART * i] = grads[i] if part.y is not None else None
         g_small = torch.empty_like(small)  # [N, R]
         columns = zip(job.low, factors_b, small.split(job.ranks, dim=1), g_small.split(job.ranks, dim=1), strict=True)
         for i, b, own, target in columns:
@@ -126,13 +126,13 @@ class _LowRank(torch.autograd.Function):
                 target.mul_(scale)
             if wants[place]:
                 grad_b = _written_in(_kept_in(job.parts[i]), g.t(), own)
-                found[place] = grad_b if scale == 1.0 else grad_b.mul_(scale)
+                gradients[place] = grad_b if scale == 1.0 else grad_b.mul_(scale)
         mask = None if mask is None else mask.reshape(x2.shape)
         if any(wants[_PER_PART * i + 3] for i in job.low):
             inner = x2 if mask is None else x2 * mask
             whole = _written_in(_kept_in(job.parts[job.low[0]]), g_small.t(), inner)  # [R, I]
             for i, rows in zip(job.low, whole.split(job.ranks), strict=True):
-                found[_PER_PART * i + 3] = rows
+                gradients[_PER_PART * i + 3] = rows
         grad_x = None
         if ctx.needs_input_grad[1]:
             grad_x = g_small @ _below_each_other(factors_a, dtype)
@@ -143,7 +143,7 @@ class _LowRank(torch.autograd.Function):
             grad_x = grad_x.view(x.shape)
         if job.used is not None:
             job.used()
-        return None, grad_x, None, *found
+        return None, grad_x, None, *gradients
 
 
 def _value(x: Tensor, part: LinearPart, term: tuple[Tensor, Tensor] | None) -> Tensor:

@@ -133,8 +133,8 @@ def _norms(squares: Mapping[str, float], part_of: Callable[[str], str], order: S
 
 def _conditions(file: LoraFile) -> dict[str, Any]:
     """What the metadata say of conditions, under their own names."""
-    told: dict[str, Any] = {key: file.reference_factor(key) for key in REFERENCE}
-    told |= {key: file.metadata.get(key) for key in _CONDITIONS}
+    conditions: dict[str, Any] = {key: file.reference_factor(key) for key in REFERENCE}
+    conditions |= {key: file.metadata.get(key) for key in _CONDITIONS}
     try:
         settings = parse_json(file.metadata.get("settings", "{}"))
     except ValueError:
@@ -142,9 +142,9 @@ def _conditions(file: LoraFile) -> dict[str, Any]:
     for stream in ("video", "audio"):
         group = settings.get(stream) if isinstance(settings, dict) else None
         if isinstance(group, dict):
-            told[f"{stream}.conditions"] = group.get("conditions")
-            told[f"{stream}.generated"] = None if group.get("generated", True) else False
-    return {key: value for key, value in told.items() if value not in (None, "", [])}
+            conditions[f"{stream}.conditions"] = group.get("conditions")
+            conditions[f"{stream}.generated"] = None if group.get("generated", True) else False
+    return {key: value for key, value in conditions.items() if value not in (None, "", [])}
 
 
 def _problems(file: LoraFile, modules: list[str], norms: Mapping[str, float]) -> list[str]:

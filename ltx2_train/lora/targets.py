@@ -162,16 +162,15 @@ def _ends(path: str, ending: str) -> bool:
     return path == ending or path.endswith(f".{ending}")
 
 
-def _nothing(text: str, like: str, paths: Sequence[str]) -> str:
-    """`text` and the layer names that look most like what was asked for."""
+def _nothing(reason: str, like: str, paths: Sequence[str]) -> str:
+    """`reason` and the layer names that look most like what was asked for."""
     if not paths:
-        return f"{text} It has no linear layers inside {BLOCKS} at all."
+        return f"{reason} It has no linear layers inside {BLOCKS} at all."
     plain = re.sub(r"\\(.)", r"\1", like).replace(".*", "").strip("^$.")
     # names of one block stand for all
     first = paths[0].split(".")
     prefix = ".".join(first[: first.index(BLOCKS) + 2]) + "."
     names = [path.removeprefix(prefix) for path in paths if path.startswith(prefix)]
     inner = [name for name in names if plain and (plain in name or name in plain)] or nearest(plain, names) or names
-    return (
-        f"{text} Layers of a block: {', '.join(inner[:8])}{', ...' if len(inner) > 8 else ''}; whole name: {paths[0]}."
-    )
+    listed = ", ".join(inner[:8]) + (", ..." if len(inner) > 8 else "")
+    return f"{reason} Layers of a block: {listed}; whole name: {paths[0]}."

@@ -160,15 +160,15 @@ def _sampled(times: Sequence[float], source_fps: float, target_fps: float, held:
 
 def floor_targets(targets: Sequence[int]) -> tuple[tuple[int, ...], list[str]]:
     """The target lengths rounded down to 8n+1, without duplicates, and a sentence for each one that changed."""
-    kept: list[int] = []
+    lengths: list[int] = []
     notes = []
     for target in targets:
         frames = floor_frames(target)
         if frames != target:
             notes.append(f"target_frames {target} is not 8n+1; {frames} is used instead.")
-        if frames not in kept:
-            kept.append(frames)
-    return tuple(kept), notes
+        if frames not in lengths:
+            lengths.append(frames)
+    return tuple(lengths), notes
 
 
 def windows(
@@ -190,7 +190,7 @@ def windows(
         longest = min(frames, max_frames)
         count = floor_frames((longest - 1) // interval * interval + 1)
         return [Window(0, count)] if count else []
-    found: dict[Window, None] = {}
+    cut: dict[Window, None] = {}
     for target in targets:
         if target > frames:
             continue
@@ -203,12 +203,12 @@ def windows(
             starts = list(range(0, last + 1, stride))
         else:
             starts = [int(start) for start in np.linspace(0, last, samples)]
-        found.update(dict.fromkeys(Window(start, target) for start in starts))
-    if not found and pad and frames > 0:
+        cut.update(dict.fromkeys(Window(start, target) for start in starts))
+    if not cut and pad and frames > 0:
         smallest = min(targets)
         if smallest - frames <= PAD_LIMIT:
             return [Window(0, smallest)]
-    return list(found)
+    return list(cut)
 
 
 def is_window_damaged(line: Timeline, window: Window, damage: Sequence[tuple[int, int]]) -> bool:

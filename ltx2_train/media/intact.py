@@ -40,15 +40,15 @@ class Look:
 def look_through(path: Path, alpha: bool, stamped: bool) -> Look:
     """Decode all of a video. Raises DataError where not one frame comes out."""
     strict = _decoded(path, alpha, stamped, STRICT)
-    found = strict
+    look = strict
     if strict.wrong:  # some decoders are strict about what does no harm
-        found = _decoded(path, alpha, stamped, None)
-        found.doubtful = [] if found.wrong else strict.wrong
-        if strict.codec in FORGIVING and len(strict.wrong) < USUAL_SHARE * len(found.shown):
-            found.wrong, found.doubtful = sorted({*found.wrong, *strict.wrong}), []
-    if not found.shown:
+        look = _decoded(path, alpha, stamped, None)
+        look.doubtful = [] if look.wrong else strict.wrong
+        if strict.codec in FORGIVING and len(strict.wrong) < USUAL_SHARE * len(look.shown):
+            look.wrong, look.doubtful = sorted({*look.wrong, *strict.wrong}), []
+    if not look.shown:
         raise DataError(f"{path}: not one frame can be decoded. Export it again or remove it.", path)
-    return found
+    return look
 
 
 def _decoded(path: Path, alpha: bool, stamped: bool, options: dict[str, str] | None) -> Look:
@@ -113,13 +113,13 @@ def _groups(packets: Packets, keys: Sequence[int], wrong: Iterable[int], stamped
         return {bisect_right(keys, place) - 1 for place in wrong if place >= keys[0]}
     numbers = {stamp: number for number, stamp in enumerate(packets.shown)}
     stamps = [packets.shown[key] or 0 for key in keys]
-    found = set()
+    broken = set()
     for place in wrong:
         number = numbers.get(place)
         if place < stamps[0] or (number is not None and number < keys[0]):
             continue
         group = bisect_right(stamps, place) - 1 if number is None else bisect_right(keys, number) - 1
-        found.add(group)
+        broken.add(group)
         if number is not None and number + NEAR >= (keys[group + 1] if group + 1 < len(keys) else len(packets) + NEAR):
-            found.add(group + 1)  # what was lost between two packets may be the beginning of the next
-    return found
+            broken.add(group + 1)  # what was lost between two packets may be the beginning of the next
+    return broken

@@ -27,8 +27,8 @@ def is_broken(data: bytes, alone: bool = False) -> bool:
     progressive = False  # then most of what refines a picture may be zeros
     while at + 1 < end:
         if data[at] != 0xFF:
-            if alone and (found := MARKER.search(data, at)) is not None:
-                at = found.start()  # between segments decoders read over whatever there is
+            if alone and (marker_there := MARKER.search(data, at)) is not None:
+                at = marker_there.start()  # between segments decoders read over whatever there is
                 continue
             # cameras put what they like behind the picture
             return at == 0 or data[at - 2 : at] != bytes((0xFF, EOI))
@@ -48,15 +48,15 @@ def is_broken(data: bytes, alone: bool = False) -> bool:
             if marker == DHT:
                 tables |= _plain_is_zeros(body)
             if marker == SOS:
-                found = MARKER.search(data, at)
+                marker_there = MARKER.search(data, at)
                 begin, restart = at, 0
-                while found is not None and found[1][0] in RESTARTS:
-                    if found[1][0] != 0xD0 + restart % 8:
+                while marker_there is not None and marker_there[1][0] in RESTARTS:
+                    if marker_there[1][0] != 0xD0 + restart % 8:
                         return True
                     restart += 1
-                    found = MARKER.search(data, found.end())
-                behind = end if found is None else found.start()
-                if found is not None and found[1][0] in BARE - {EOI}:
+                    marker_there = MARKER.search(data, marker_there.end())
+                behind = end if marker_there is None else marker_there.start()
+                if marker_there is not None and marker_there[1][0] in BARE - {EOI}:
                     return True
                 plain = progressive or bool(tables) and all(tables.values())
                 if not plain and ZEROS.search(data, begin, behind):
@@ -83,12 +83,12 @@ def without_extras(data: bytes) -> bytes:
 def _plain_is_zeros(tables: bytes) -> dict[int, bool]:
     """Of each table of AC coefficients whether its shortest code, all zeros, ends a block: then a plain picture is a
     run of zeros."""
-    found = {}
+    plain_zeros = {}
     at = 0
     while at + 17 <= len(tables):
         number, counts = tables[at], tables[at + 1 : at + 17]
         values = tables[at + 17 : at + 17 + sum(counts)]
         if number >> 4:
-            found[number] = values[:1] == bytes((END_OF_BLOCK,))
+            plain_zeros[number] = values[:1] == bytes((END_OF_BLOCK,))
         at += 17 + sum(counts)
-    return found
+    return plain_zeros

@@ -113,15 +113,15 @@ def channels_of(path: Path) -> int:
 
 def sound_tracks(container: Any) -> tuple[tuple[str, ...], bool]:
     """What each sound track of a file is, and whether they are the left and the right of one recording."""
-    told, kinds = [], []
+    tracks, kinds = [], []
     for number, stream in enumerate(container.streams.audio, 1):
         context, tags = stream.codec_context, {key.lower(): value for key, value in stream.metadata.items()}
         names = [tags.get("title", ""), tags.get("language", "").replace("und", "")]
         if context is not None:
             kinds.append((context.layout.nb_channels, context.sample_rate))
             names += [context.name, context.layout.name, f"{context.sample_rate} Hz"]
-        told.append(f"{number}: {', '.join(name for name in names if name)}")
-    return tuple(told), len(told) == 2 and len(kinds) == 2 and kinds[0] == kinds[1] and kinds[0][0] == 1
+        tracks.append(f"{number}: {', '.join(name for name in names if name)}")
+    return tuple(tracks), len(tracks) == 2 and len(kinds) == 2 and kinds[0] == kinds[1] and kinds[0][0] == 1
 
 
 def read_sound(
@@ -175,7 +175,7 @@ def sound_blocks(path: Path) -> Iterator[Sound]:
     Where a file has none for a while there is silence, counted as missing. Raises DataError where it has none at all.
     """
     with _opened(path) as (container, stream):
-        position, told = None, 0
+        position, damage_told = None, 0
         waiting: list[np.ndarray] = []
         missing = 0
         kind = (0, "")
@@ -189,8 +189,8 @@ def sound_blocks(path: Path) -> Iterator[Sound]:
             waiting += [np.zeros((len(block), gap), np.float32), block] if gap else [block]
             missing, position = missing + gap, position + gap + block.shape[1]
             if sum(part.shape[1] for part in waiting) >= kind[0]:
-                yield _block(waiting, *kind, missing, damaged - told)
-                waiting, missing, told = [], 0, damaged
+                yield _block(waiting, *kind, missing, damaged - damage_told)
+                waiting, missing, damage_told = [], 0, damaged
         if position is None:
             raise DataError(f"{path} has no samples. {UNREADABLE}", path)
         if waiting:

@@ -229,15 +229,15 @@ def is_ltx_video(section: Mapping[str, Any], names: Collection[str] = ()) -> boo
 
 def _variants(section: Mapping[str, Any], names: Collection[str]) -> dict[str, bool]:
     """The flags of VARIANTS that `names` settle."""
-    found: dict[str, bool] = {}
+    settled: dict[str, bool] = {}
     for flag, (tensor, beside) in VARIANTS.items():
         if not any(name.startswith(beside) for name in names):
             continue
-        found[flag] = tensor in names
-        if section.get(flag) is not None and bool(section[flag]) != found[flag]:
+        settled[flag] = tensor in names
+        if section.get(flag) is not None and bool(section[flag]) != settled[flag]:
             raise CheckpointError(
                 f"The checkpoint contradicts itself: its embedded config says {flag} = {section[flag]!r}, but the "
-                f"tensor {tensor} is {'there' if found[flag] else 'missing'}. It was repacked with the header of "
+                f"tensor {tensor} is {'there' if settled[flag] else 'missing'}. It was repacked with the header of "
                 "another file. Download the original."
             )
-    return found
+    return settled

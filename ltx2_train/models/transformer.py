@@ -476,8 +476,8 @@ class LTXTransformer(nn.Module):
         # a stream that is not changed is the same tensor before every block
         stored = [place for place, new in enumerate(changed) if new]
         scope, shares = partial(self._visit, number), self._shares(number)
-        found = iter(recomputed(run, inputs, trainable(block), scope, self.activations, stored, kept, shares))
-        vx, ax = (next(found) if new else x for x, new in zip((vx, ax), changed, strict=True))
+        changed_streams = iter(recomputed(run, inputs, trainable(block), scope, self.activations, stored, kept, shares))
+        vx, ax = (next(changed_streams) if new else x for x, new in zip((vx, ax), changed, strict=True))
         return vx, ax
 
     def _velocity(self, prefix: str, x: Tensor | None, stream: Stream | None) -> Tensor | None:

@@ -117,16 +117,16 @@ def _lock(pointer: int, length: int) -> str | None:
     try:
         runtime = torch.cuda.cudart()
         assert runtime is not None
-        result = int(runtime.cudaHostRegister(pointer, length, 0))
+        code = int(runtime.cudaHostRegister(pointer, length, 0))
     except (RuntimeError, AttributeError) as error:
         return str(error).splitlines()[0]
-    if result == 0:
+    if code == 0:
         return None
     # the driver remembers the refusal and would report it at the next launch of a kernel, so launch one
     with contextlib.suppress(RuntimeError):
         torch.zeros(1, device="cuda").add_(1)
         torch.cuda.synchronize()
-    return f"CUDA error {result}"
+    return f"CUDA error {code}"
 
 
 def _unlock(pointer: int, memory: Tensor) -> None:

@@ -44,7 +44,7 @@ class ShardedBlocks:
 
     def take_parts(self, weights: Mapping[str, nn.Parameter]) -> dict[str, OwnPart]:
         """Those of `weights`, by any names, that are shared out are trained from here on, by their parts."""
-        found: dict[str, OwnPart] = {}
+        taken: dict[str, OwnPart] = {}
         for number, whole in self._wholes.items():
             with meeting():  # what is shared out is settled with the first gathering; nothing else is asked for ahead
                 self._asked(number).wait()
@@ -59,8 +59,8 @@ class ShardedBlocks:
             self._shares[number] = BlockShares(
                 whole.block, [names[id(one)] for one in chosen.values()], list(parts.values())
             )
-            found |= parts
-        return {name: found[name] for name in weights if name in found}
+            taken |= parts
+        return {name: taken[name] for name in weights if name in taken}
 
     def shares(self, number: int) -> BlockShares | None:
         """What this process trains of block `number`, None where that is nothing or the whole."""
@@ -189,7 +189,7 @@ class BlockShares:
 
     def parted(self, gradients: Sequence[Tensor | None]) -> list[Tensor]:
         """The rows here of the mean of the gradients of all processes, which come here with the same block."""
-        found: dict[int, Tensor] = {}
+        rows_of: dict[int, Tensor] = {}
         numbered = list(enumerate(zip(self._parts, gradients, strict=True)))
         for dtype in dict.fromkeys(part.own.dtype for part in self._parts):
             these = [(place, part, one) for place, (part, one) in numbered if part.own.dtype == dtype]
@@ -199,8 +199,8 @@ class BlockShares:
                 torch.distributed.reduce_scatter_tensor(mine, flat.view(-1), group=self._parts[0].group)
             pieces = mine.div_(count).split([part.rows * part.shape[1:].numel() for _, part, _ in these])
             for (place, part, _), piece in zip(these, pieces, strict=True):
-                found[place] = piece.view(part.rows, *part.shape[1:])[: len(part.own)]
-        return [found[place] for place, _ in numbered]
+                rows_of[place] = piece.view(part.rows, *part.shape[1:])[: len(part.own)]
+        return [rows_of[place] for place, _ in numbered]
 
 
 def local_part(tensor: Tensor) -> Tensor:

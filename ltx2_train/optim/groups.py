@@ -42,7 +42,7 @@ def parameter_groups(
     regular expression, or is found in no layer.
     """
     layers, rules = list(layers), _compile(patterns or {})
-    found = {pattern: 0 for pattern in rules}  # layers whose name has it, taken by an earlier one or not
+    layers_of = {pattern: 0 for pattern in rules}  # layers whose name has it, taken by an earlier one or not
     groups: dict[str, dict[str, Any]] = {}
     counts: dict[str, int] = {}
 
@@ -52,7 +52,7 @@ def parameter_groups(
     for path, *parameters in layers:
         hits = [pattern for pattern, rule in rules.items() if rule.search(path) or rule.search(flat_name(path))]
         for pattern in hits:
-            found[pattern] += 1
+            layers_of[pattern] += 1
         if hits:
             name, rate = hits[0], (patterns or {})[hits[0]]
         elif audio_lr is not None and AUDIO_MARK in path:
@@ -67,7 +67,7 @@ def parameter_groups(
         else:
             add(f"{name} B", rate * loraplus_ratio, parameters[-1])
 
-    for pattern, number in found.items():
+    for pattern, number in layers_of.items():
         if not number:
             raise ConfigError(
                 f"train.lr_args: {pattern!r} is found in no layer that is trained. Layers are called "
@@ -76,7 +76,7 @@ def parameter_groups(
     notes = [
         f"train.lr_args: {pattern!r} has no effect, since earlier patterns take all {number} layers that it names. "
         "Put it first."
-        for pattern, number in found.items()
+        for pattern, number in layers_of.items()
         if pattern not in counts
     ]
     if audio_lr is not None and "audio" not in counts:

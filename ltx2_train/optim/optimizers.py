@@ -206,16 +206,16 @@ def construct(
 
 def _defaults(kind: type[Optimizer]) -> dict[str, Any]:
     """The arguments of `kind` besides parameters and rate, with their defaults; those that it hands on are its too."""
-    found: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for one in kind.__mro__:
         if one is Optimizer or "__init__" not in vars(one):
             continue
         parameters = inspect.signature(one.__init__).parameters.values()
         named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-        found = {**{p.name: p.default for p in named}, **found}
+        arguments = {**{p.name: p.default for p in named}, **arguments}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
-    return {name: default for name, default in found.items() if name not in ("self", "params", "lr")}
+    return {name: default for name, default in arguments.items() if name not in ("self", "params", "lr")}
 
 
 def _alike(own: Any, ours: Any) -> bool:
