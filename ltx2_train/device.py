@@ -6,7 +6,7 @@ import gc
 
 import torch
 
-from .errors import ConfigError, OutOfMemory, OutOfRam
+from .errors import ConfigError, OutOfMemory, OutOfRam, TrainerError
 
 # As the allocator of the processor says it, on Windows and elsewhere. It speaks of RAM, whatever device is at work.
 _RAM_FULL = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory", "Cannot allocate memory")
@@ -110,3 +110,9 @@ def out_of_memory(error: BaseException, doing: str) -> OutOfMemory | None:
             "uses the card."
         )
     return None
+
+
+def why_it_failed(error: Exception, doing: str) -> str:
+    """`error` for people, of something that a run can go on without: a full device in words, others with their kind."""
+    reason = out_of_memory(error, doing) or error
+    return str(reason) if isinstance(reason, TrainerError) else f"{type(reason).__name__}: {reason}"

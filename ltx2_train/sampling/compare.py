@@ -286,7 +286,7 @@ def _draw(
     """Draw what is missing, LoRA by LoRA, a few cells at a time."""
     quiet = Events()  # what of a LoRA is left out has been said
     for lora in dict.fromkeys(column.lora for column in columns):
-        wanted = [at for at in missing if columns[at[1]].lora == lora]
+        wanted = [cell for cell in missing if columns[cell[1]].lora == lora]
         if not wanted:
             continue
         state = None if lora is None else checked_lora(lora, files, run.model.mode, quiet)
@@ -295,7 +295,7 @@ def _draw(
                 column = columns[number]
                 if loras is not None:
                     loras.set_strength(column.strength)
-                cells = {missing[row, number]: rows[row] for row, at in wanted if at == number}
+                cells = {missing[row, number]: rows[row] for row, cell in wanted if cell == number}
                 for names in _pieces(list(cells)):
                     studio.renderer.draw(
                         [cells[name] for name in names],

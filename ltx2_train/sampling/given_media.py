@@ -195,16 +195,16 @@ class GivenMedia:
             ) from error
         if shown.stream != OF_VIDEO:
             span = self._span(prompt, shown)
-            made = digest(content, str(span.start), str(span.seconds), self.audio_vae, self.settings.audio_vae_dtype)
-            return self.folder / f"sound_{made}.safetensors"
+            mark = digest(content, str(span.start), str(span.seconds), self.audio_vae, self.settings.audio_vae_dtype)
+            return self.folder / f"sound_{mark}.safetensors"
         piece, dtype = self._piece(prompt, shown), self.settings.vae_dtype
         size = f"{piece.size[0]}x{piece.size[1]}"
         if len(piece.picks) == 1 and piece.picks[0] == 0:
             how = (f"crf {piece.crf}",) if piece.crf else ()
             return self.folder / f"image_{digest(content, size, self.video_vae, dtype, *how)}.safetensors"
         frames = digest(*map(str, piece.picks))
-        made = digest(content, size, frames, str(piece.drop), self.video_vae, dtype)
-        return self.folder / f"video_{made}.safetensors"
+        mark = digest(content, size, frames, str(piece.drop), self.video_vae, dtype)
+        return self.folder / f"video_{mark}.safetensors"
 
     def _piece(self, prompt: Prompt, shown: Shown) -> _Piece:
         shape, condition = prompt.shape, shown.condition

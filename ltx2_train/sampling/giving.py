@@ -59,29 +59,29 @@ def _parts(
     """What of `clean` [C, frames or steps, ...], which is filled, is given; None where nothing is."""
     tokens = torch.zeros(target.tokens, dtype=torch.bool)
     per_frame = target.height * target.width
-    found = False
+    any_given = False
     for shown, piece in latents:
         condition = shown.condition
         if condition is None:
             return GivenStream(piece[None], whole=True)
         if shown.is_reference:
             continue
-        found, there = True, piece.shape[1]
+        any_given, length_given = True, piece.shape[1]
         length = None
         if isinstance(condition, Boundary):
-            length = min(lengths(condition, target)[1], there)
+            length = min(lengths(condition, target)[1], length_given)
         mask = None
         if isinstance(condition, Mask):
             mask = mask_of(shown, shape).flatten()
             mask = torch.nn.functional.pad(mask, (0, max(0, target.tokens - len(mask))))[: target.tokens]
         own = tokens_of(condition, target, mask, length)
-        first = target.frames - there if isinstance(condition, Suffix) else 0
+        first = target.frames - length_given if isinstance(condition, Suffix) else 0
         placed = torch.zeros_like(clean)
-        placed[:, first : first + there] = piece
+        placed[:, first : first + length_given] = piece
         held = torch.zeros(target.frames, dtype=torch.bool)
-        held[first : first + there] = True
+        held[first : first + length_given] = True
         own &= held.repeat_interleave(per_frame)  # a sound may end before its sample
         chosen = own.reshape(clean.shape[1:4] if target.fps is not None else clean.shape[1:2])
         clean[:, chosen] = placed[:, chosen]
         tokens |= own
-    return GivenStream(clean[None], tokens) if found else None
+    return GivenStream(clean[None], tokens) if any_given else None

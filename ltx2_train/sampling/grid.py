@@ -158,15 +158,15 @@ def _frames(
     pasted: dict[tuple[int, int], Any] = {}
     frame = empty.copy()
     for number in range(count):
-        for at, player in playing.items():
+        for cell, player in playing.items():
             picture = player.at(number / fps)
-            if pasted.get(at) is picture:
+            if pasted.get(cell) is picture:
                 continue
-            pasted[at] = picture
-            left, top, wide, high = places[at]
+            pasted[cell] = picture
+            left, top, wide, high = places[cell]
             scale = min(wide / picture.width, high / picture.height)
             size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-            small = _marked(picture.resize(size), marks.get(at, ""))
+            small = _marked(picture.resize(size), marks.get(cell, ""))
             frame.paste(small, (left + (wide - size[0]) // 2, top + (high - size[1]) // 2))
         yield np.asarray(frame)
 

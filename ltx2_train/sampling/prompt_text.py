@@ -43,8 +43,8 @@ def prompt_features(
     """
     settings = settings or GemmaSettings()
     paths = _paths(texts, folder, text_fingerprint(encoder, projection, settings))
-    found = {text: features for text, path in paths.items() if (features := _kept(path)) is not None}
-    missing = [text for text in paths if text not in found]
+    features_of = {text: features for text, path in paths.items() if (features := _kept(path)) is not None}
+    missing = [text for text in paths if text not in features_of]
     if missing:
         events.stage("load the text encoder")
         events.make_room(encoder_bytes(encoder, settings, device), device)
@@ -58,18 +58,18 @@ def prompt_features(
                     if isinstance(features, DataError):
                         failed.append(features)
                         continue
-                    found[text] = features
+                    features_of[text] = features
                     try:
                         _keep(paths[text], text, device, features)
                     except RunError as error:  # a prompt is worth more than its cache
                         events.message(f"The features of a prompt are not kept. {error}", "warning")
-                    events.progress(sum(one in found for one in missing), len(missing), text[:60])
+                    events.progress(sum(one in features_of for one in missing), len(missing), text[:60])
         finally:
             gemma.close()
             release(device)
         if failed:  # after the others have been kept
             raise failed[0]
-    return {text: found[text] for text in texts}
+    return {text: features_of[text] for text in texts}
 
 
 def prompts_beside(texts: Sequence[str], folder: Path, fingerprint: str, device: torch.device) -> Beside:

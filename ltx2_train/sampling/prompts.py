@@ -239,7 +239,7 @@ def parse_prompt(
     `tables` are its conditions; paths are seen from `base`. Raises ConfigError.
     """
     pieces = [line] if plain else _OPTION.split(line.strip())
-    text = pieces[0].strip()
+    prompt = pieces[0].strip()
     values: dict[str, Any] = {}
     for piece in pieces[1:]:
         letter, _, rest = piece.strip().partition(" ")
@@ -254,10 +254,10 @@ def parse_prompt(
                 f"{option.setting} is given twice: {values[option.setting]} and {value}. Keep one of them."
             )
         # options may stand before the prompt, so what follows a number is the prompt, once
-        if more and text:
+        if more and prompt:
             expected = "a path" if option.kind is Path else "one number"
             raise ConfigError(f"--{letter} {rest.strip()}: expected {expected}, then the next option.")
-        text = text or more
+        prompt = prompt or more
 
     def of(setting: str) -> Any:
         return values.get(setting, getattr(settings, setting))
@@ -270,7 +270,7 @@ def parse_prompt(
         for path in (values.get(setting, ()) if setting in REPEATED else filter(None, [values.get(setting)]))
     ]
     return Prompt(
-        text=text,
+        text=prompt,
         negative=of("negative_prompt"),
         shape=shape,
         seed=of("seed"),

@@ -270,24 +270,24 @@ class Renderer:
                 "Sound alone is drawn: the first frames and references of the prompts (--i, --v) are left out.",
                 "warning",
             )
-        found: dict[tuple[Prompt, Shown], Tensor] = {}
+        latents: dict[tuple[Prompt, Shown], Tensor] = {}
         missing: dict[str, list[tuple[Prompt, Shown]]] = {OF_VIDEO: [], OF_AUDIO: []}
         for prompt in prompts:
             for shown in self._usable(prompt):
                 with self._failures(_named(prompt), tolerant):
-                    kept = self.media.read(prompt, shown)
-                    if kept is None:
+                    encoded = self.media.read(prompt, shown)
+                    if encoded is None:
                         missing[shown.stream].append((prompt, shown))
                     else:
-                        found[prompt, shown] = kept
+                        latents[prompt, shown] = encoded
         for stream, todo in missing.items():
             vae: Any = None
             for prompt, shown in todo:
                 with self._failures(_named(prompt), tolerant):
                     vae = self._open_encoder(stream) if vae is None else vae
-                    found[prompt, shown] = self.media.make(prompt, shown, vae, self.events)
+                    latents[prompt, shown] = self.media.make(prompt, shown, vae, self.events)
             del vae
-        return found
+        return latents
 
     def _open_encoder(self, stream: str) -> Any:
         if stream == OF_VIDEO:
@@ -377,7 +377,7 @@ class Renderer:
         return SampleFile(path, one.prompt, video, about, one.latents.audio, audio_path)
 
     @contextlib.contextmanager
-    def _failures(self, what: str, tolerant: bool) -> Iterator[None]:
+    def _failures(self, job: str, tolerant: bool) -> Iterator[None]:
         try:
             yield
         except Stopped:
@@ -386,7 +386,7 @@ class Renderer:
             if not tolerant:
                 raise
             logger.debug("sample failed", exc_info=True)
-            self.events.message(f"The {what} failed and is left out: {error}", "warning")
+            self.events.message(f"The {job} failed and is left out: {error}", "warning")
 
 
 def _about(prompt: Prompt) -> dict[str, Any]:

@@ -204,12 +204,12 @@ def _seen(table: ShownTable, path: Path, mask: Path | None, shape: VideoShape, n
     return Shown(OF_VIDEO, condition, path, name, mask)
 
 
-def _latents_of(table: ShownTable, there: int, name: str) -> int:
-    """How many latent frames a prefix or suffix gives, of a video with `there` frames at the rate of the sample."""
+def _latents_of(table: ShownTable, frames: int, name: str) -> int:
+    """How many latent frames a prefix or suffix gives, of a video with `frames` frames at the rate of the sample."""
     prefix = table.type == "prefix"
     count = table.num_frames
     if count is None:
-        latents = 1 + (there - 1) // TEMPORAL_FACTOR if prefix else (there - 1) // TEMPORAL_FACTOR
+        latents = 1 + (frames - 1) // TEMPORAL_FACTOR if prefix else (frames - 1) // TEMPORAL_FACTOR
     elif count % TEMPORAL_FACTOR != (1 if prefix else 0):
         raise ConfigError(
             f"{name}: num_frames is {count}, and a {table.type} has 8n{'+1' if prefix else ''} frames. Use "
@@ -219,9 +219,9 @@ def _latents_of(table: ShownTable, there: int, name: str) -> int:
         latents = 1 + (count - 1) // TEMPORAL_FACTOR if prefix else count // TEMPORAL_FACTOR
     # the first latent is one frame, so the last n of a video are made from 8 n + 1 frames
     needed = 1 + TEMPORAL_FACTOR * (latents - 1) if prefix else 1 + TEMPORAL_FACTOR * latents
-    if latents < 1 or there < needed:
+    if latents < 1 or frames < needed:
         raise ConfigError(
-            f"{name}: it has {there} frames at the rate of the sample, and {max(needed, 9)} are needed. Use a longer "
+            f"{name}: it has {frames} frames at the rate of the sample, and {max(needed, 9)} are needed. Use a longer "
             "video, or a smaller num_frames."
         )
     return latents
@@ -254,33 +254,33 @@ def _heard(table: ShownTable, path: Path, mask: Path | None, shape: VideoShape, 
 def shown_of_clip(sample: Sample, run: RunConfig) -> tuple[Shown, ...]:
     """What the conditions of `run` give of a cached clip, whatever their coins; each length is the longest."""
     name = f"the clip {sample.key}"
-    found: list[Shown] = []
+    shown: list[Shown] = []
     if not run.video.generated:
-        found.append(Shown(OF_VIDEO, None, sample.latent_path, name, cached=True))
+        shown.append(Shown(OF_VIDEO, None, sample.latent_path, name, cached=True))
     elif run.sample.validation_first_frame and sample.shape.frames > 1:
-        found.append(Shown(OF_VIDEO, FirstFrame(), sample.latent_path, name, cached=True))
+        shown.append(Shown(OF_VIDEO, FirstFrame(), sample.latent_path, name, cached=True))
     scale = sample.reference_temporal_scale
     for one, path in zip(references_of(run.video.conditions), sample.reference_paths, strict=False):
         if path is not None:
-            found.append(Shown(OF_VIDEO, one, path, name, temporal_scale=scale, cached=True))
+            shown.append(Shown(OF_VIDEO, one, path, name, temporal_scale=scale, cached=True))
     for one in run.video.conditions:
         if isinstance(one, Mask) and sample.mask_path is not None and run.video.generated:
-            found.append(Shown(OF_VIDEO, one, sample.latent_path, name, sample.mask_path, cached=True))
+            shown.append(Shown(OF_VIDEO, one, sample.latent_path, name, sample.mask_path, cached=True))
         elif not isinstance(one, (Reference, Mask, FirstFrame)) and run.video.generated:
-            found.append(Shown(OF_VIDEO, one, sample.latent_path, name, cached=True))
+            shown.append(Shown(OF_VIDEO, one, sample.latent_path, name, cached=True))
     if run.model.mode == "video" or sample.audio_path is None or sample.shape.frames == 1:
-        return tuple(found)
+        return tuple(shown)
     if not run.audio.generated:
-        found.append(Shown(OF_AUDIO, None, sample.audio_path, name, cached=True))
+        shown.append(Shown(OF_AUDIO, None, sample.audio_path, name, cached=True))
     for one, path in zip(reference_sounds_of(run.audio.conditions), sample.reference_audio_paths, strict=False):
         if path is not None:
-            found.append(Shown(OF_AUDIO, one, path, name, cached=True))
+            shown.append(Shown(OF_AUDIO, one, path, name, cached=True))
     for one in run.audio.conditions:
         if isinstance(one, Mask) and sample.audio_mask_path is not None and run.audio.generated:
-            found.append(Shown(OF_AUDIO, one, sample.audio_path, name, sample.audio_mask_path, cached=True))
+            shown.append(Shown(OF_AUDIO, one, sample.audio_path, name, sample.audio_mask_path, cached=True))
         elif not isinstance(one, (AudioReference, Mask)) and run.audio.generated:
-            found.append(Shown(OF_AUDIO, one, sample.audio_path, name, cached=True))
-    return tuple(found)
+            shown.append(Shown(OF_AUDIO, one, sample.audio_path, name, cached=True))
+    return tuple(shown)
 
 
 def require_given(shown: Sequence[Shown], shape: VideoShape, mode: Mode, trained: Trained) -> None:

@@ -41,8 +41,8 @@ def measured_activations(
         "batches": str(config.quant.awq_batches),
         "seed": str(config.train.seed),
     }
-    if (found := load_activations(path, made_from)) is not None:
-        return found
+    if (activations := load_activations(path, made_from)) is not None:
+        return activations
     plain = config.model_copy(
         update={"quant": config.quant.model_copy(update={"format": "none", "awq": False, "loftq": False})}
     )
@@ -72,10 +72,10 @@ def measured_activations(
             finally:
                 batches.close()
 
-        found = collect_activations(model, run_batches, quantized_paths(model))
+        activations = collect_activations(model, run_batches, quantized_paths(model))
     finally:
         placed.close()
         del placed
         release(device)
-    save_activations(path, found, made_from)
-    return found
+    save_activations(path, activations, made_from)
+    return activations

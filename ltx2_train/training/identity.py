@@ -209,15 +209,15 @@ def _words(record: Mapping[str, Any], name: str) -> str:
 
 def _beside(settings: RegularizerSettings) -> str:
     """What regularizers train beside the LoRA, which a state holds; their weights may change."""
-    crepa, flow, found = settings.crepa, settings.self_flow, []
+    crepa, flow, trained = settings.crepa, settings.self_flow, []
     if crepa.weight:
         teacher = f"{crepa.teacher_block}" if crepa.mode == "backbone" else "dino"
-        found.append(f"crepa of block {crepa.student_block} to {teacher}")
+        trained.append(f"crepa of block {crepa.student_block} to {teacher}")
     if flow.weight:
         student = flow.student_block if flow.student_ratio is None else flow.student_ratio
         teacher = flow.teacher_block if flow.teacher_ratio is None else flow.teacher_ratio
-        found.append(f"self_flow of block {student} to {teacher} ({flow.teacher}, width {flow.projector_width})")
-    return ", ".join(found) or "train nothing"
+        trained.append(f"self_flow of block {student} to {teacher} ({flow.teacher}, width {flow.projector_width})")
+    return ", ".join(trained) or "train nothing"
 
 
 def _dataset(data: TrainingSet, heard: bool) -> str:

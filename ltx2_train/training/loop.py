@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import torch
 
 from ..config import RunConfig
-from ..device import out_of_memory, release
+from ..device import out_of_memory, release, why_it_failed
 from ..errors import ConfigError, RunError, Stopped, TrainerError
 from ..events import Events, Passing, shielded
 from ..feed.batches import Batch, Batches, load_batch
@@ -302,7 +302,7 @@ class _Loop:
             for parameter in moved_parameters(run)
         ]
         mine = (self.events.should_stop(), taken, reached)
-        stops, batches, there = zip(*run.peers.gather(mine), strict=True)
+        stops, batches, reached_in = zip(*run.peers.gather(mine), strict=True)
         if any(stops):
             raise Stopped
         side_by_side = zip(*batches, strict=True)
@@ -310,10 +310,10 @@ class _Loop:
             columns,
             [batch for row in side_by_side for batch in row],
             place,
-            [any(one) for one in zip(*there, strict=True)],
+            [any(one) for one in zip(*reached_in, strict=True)],
         )
 
-    def _average(self, columns: Columns, there: list[bool]) -> None:
+    def _average(self, columns: Columns, reached: list[bool]) -> None:
         """The gradients of all processes become their mean. A loss that is not finite makes it none in all of them."""
         if not self.run.peers.several:
             return
@@ -322,10 +322,10 @@ class _Loop:
         if gradient is not None:  # + 0, or NaN
             gradient.add_(sum(torch.as_tensor(loss).detach() * 0 for loss in columns[LOSS]))
         parts = self.run.parts
-        for parameter, some in zip(trained, there, strict=True):
+        for parameter, some in zip(trained, reached, strict=True):
             if parameter in parts and not some:
                 parameter.grad = None
-        mine = [pair for pair in zip(trained, there, strict=True) if pair[0] not in parts]
+        mine = [pair for pair in zip(trained, reached, strict=True) if pair[0] not in parts]
         self.run.peers.average([parameter for parameter, _ in mine], [some for _, some in mine])
 
     def _validate(self, done: _Done) -> _Done:
@@ -409,19 +409,19 @@ class _Loop:
         run, events = self.run, self.events
         full = out_of_memory(error, f"training step {run.step + 1}") if isinstance(error, Exception) else None
         if self.finished:
-            kept = f"State and {run.product} are saved."
+            saved = f"State and {run.product} are saved."
         elif self.clean and not (isinstance(run.optimizer, WeightOptimizer) and run.optimizer.moved):
-            kept = self._keep(_ending(error), error)
+            saved = self._keep(_ending(error), error)
         else:
-            kept = "The last saved state is kept."
+            saved = "The last saved state is kept."
         if isinstance(error, Stopped):
-            return Stopped(f"Stopped after step {run.step} of {run.total}. {kept} Run again to go on.")
+            return Stopped(f"Stopped after step {run.step} of {run.total}. {saved} Run again to go on.")
         if full is not None:
-            return type(full)(f"{full} {kept}")
+            return type(full)(f"{full} {saved}")
         if isinstance(error, TrainerError):
-            error.args = (f"{error} {kept}", *error.args[1:])
+            error.args = (f"{error} {saved}", *error.args[1:])
         elif isinstance(error, Exception):
-            events.message(kept, "warning")
+            events.message(saved, "warning")
         return error
 
 
@@ -591,10 +591,9 @@ def _draw(run: Run, events: Events) -> None:
         except Stopped:
             raise
         except Exception as error:
-            reason = out_of_memory(error, "drawing samples") or error
-            text = str(reason) if isinstance(reason, TrainerError) else f"{type(reason).__name__}: {reason}"
+            reason = why_it_failed(error, "drawing samples")
         release(run.device)  # not before the error has let go of its tensors
-    events.message(f"The samples of step {run.step} are left out, and the run goes on. {text}", "warning")
+    events.message(f"The samples of step {run.step} are left out, and the run goes on. {reason}", "warning")
 
 
 def _draw_as_they_are(run: Run, events: Events, mark: str = "") -> None:

@@ -55,15 +55,15 @@ def _given(run: Run) -> dict[str, Any]:
 
 def _datasets(samples: Sequence[Sample]) -> list[dict[str, Any]]:
     """What each dataset of the run came to: clips, repeats, and how many of each size."""
-    found: dict[int, dict[str, Any]] = {}
+    tables: dict[int, dict[str, Any]] = {}
     for sample in samples:
         first = {"kind": sample.kind, "clips": 0, "repeats": sample.repeats, "sizes": {}}
-        about = found.setdefault(sample.dataset, first)
+        about = tables.setdefault(sample.dataset, first)
         video = sample.shape.video()
         size = f"{video.width}x{video.height}x{video.frames}"
         about["clips"] += 1
         about["sizes"][size] = about["sizes"].get(size, 0) + 1
-    return [found[number] for number in sorted(found)]
+    return [tables[number] for number in sorted(tables)]
 
 
 def _seconds(date: Any) -> int | None:

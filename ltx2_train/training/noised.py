@@ -151,12 +151,12 @@ def noised_video(batch: Batch, run: RunConfig, version: str, generator: torch.Ge
     first, others = _first_frame(run)
     chances = [first if s.first_frame_probability is None else s.first_frame_probability for s in batch.samples]
     given = first_frame_tokens(shape, draw_first_frame(chances, generator))  # [B, T]
-    data = batch.given or [GivenData()] * len(batch.samples)
-    given = given | draw_given(others, Target.video(shape, batch.fps), [one.mask for one in data], generator)
+    data_given = batch.given or [GivenData()] * len(batch.samples)
+    given = given | draw_given(others, Target.video(shape, batch.fps), [one.mask for one in data_given], generator)
     scales = [sample.reference_temporal_scale for sample in batch.samples]
     leads = _leads(
         references_of(others),
-        [one.references for one in data],
+        [one.references for one in data_given],
         lambda _, row, latents: video_lead(latents, shape, batch.fps, scales[row]),
         generator,
     )
@@ -166,7 +166,7 @@ def noised_video(batch: Batch, run: RunConfig, version: str, generator: torch.Ge
         return Noised(clean, noise, nothing, positions, leads=leads, generated=False, first=shape.frame_tokens)
     tokens, lead = _settled(given)
     video = Noised(clean, noise, sigma, positions, given=tokens, lead=lead, leads=leads, first=shape.frame_tokens)
-    keyframes = [one.keyframes for one in data if one.keyframes is not None]
+    keyframes = [one.keyframes for one in data_given if one.keyframes is not None]
     return _with_slots(video, torch.stack(keyframes), shape, batch.fps, generator) if keyframes else video
 
 

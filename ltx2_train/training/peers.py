@@ -253,21 +253,21 @@ def check_processes(config: RunConfig, count: int) -> None:
 
 def _check_shards(config: RunConfig) -> None:
     """Raise ConfigError for what does not go with blocks that are shared out over the cards."""
-    memory, found = config.memory, ""
+    memory, reason = config.memory, ""
     if config.quant.format not in ("auto", "none"):
-        found = f"quant.format is {config.quant.format}, and only weights as they are can be shared out"
+        reason = f"quant.format is {config.quant.format}, and only weights as they are can be shared out"
     elif memory.blocks_to_swap:
-        found = f"memory.blocks_to_swap is {memory.blocks_to_swap}, and a block waits in RAM or on the cards"
+        reason = f"memory.blocks_to_swap is {memory.blocks_to_swap}, and a block waits in RAM or on the cards"
     elif not memory.gradient_checkpointing:
-        found = "memory.gradient_checkpointing is off, and all blocks have to be recomputed"
+        reason = "memory.gradient_checkpointing is off, and all blocks have to be recomputed"
     elif memory.recompute_blocks is not None:
-        found = f"memory.recompute_blocks is {memory.recompute_blocks}, and all blocks have to be recomputed"
+        reason = f"memory.recompute_blocks is {memory.recompute_blocks}, and all blocks have to be recomputed"
     elif config.regularizers.wanted:
-        found = "regularizers are on, whose passes are not the same in all processes"
+        reason = "regularizers are on, whose passes are not the same in all processes"
     elif _device_type(config).type == "cuda" and not torch.distributed.is_nccl_available():
-        found = "blocks are gathered by NCCL, which this torch has not (none has on Windows)"
-    if found:
-        raise ConfigError(f"memory.shard is on: {found}. Change the one or the other.")
+        reason = "blocks are gathered by NCCL, which this torch has not (none has on Windows)"
+    if reason:
+        raise ConfigError(f"memory.shard is on: {reason}. Change the one or the other.")
 
 
 def check_sharded_batches(config: RunConfig, sizes: Sequence[int]) -> None:

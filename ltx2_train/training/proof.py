@@ -22,8 +22,8 @@ from torch import Tensor
 from ..conditions.settings import Condition
 from ..conditions.trained import reference_sounds_of, references_of
 from ..config import RunConfig
-from ..device import out_of_memory, release
-from ..errors import RunError, Stopped, TrainerError
+from ..device import release, why_it_failed
+from ..errors import RunError, Stopped
 from ..events import Events
 from ..feed.batches import Batch, load_batch
 from ..feed.loader import Sample
@@ -89,15 +89,16 @@ class Proof:
         except Stopped:
             return {}  # the row of the step is written first; the next step stops
         except Exception as error:
-            reason = out_of_memory(error, "measuring the use of references") or error
-            text = str(reason) if isinstance(reason, TrainerError) else f"{type(reason).__name__}: {reason}"
+            reason = why_it_failed(error, "measuring the use of references")
         else:
             if use is None:
                 return {}
             self._tell(use)
             return {OWN: use.own, OTHERS: use.others}
         release(run.device)
-        events.message(f"Whether the LoRA uses its references was not measured, and the run goes on. {text}", "warning")
+        events.message(
+            f"Whether the LoRA uses its references was not measured, and the run goes on. {reason}", "warning"
+        )
         return {}
 
     def _tell(self, use: Use) -> None:
@@ -160,16 +161,16 @@ class Proof:
         held = [*validation_clips(run.config, run.data), *run.data.samples]
         clips = [clip for clip in dict.fromkeys(held) if all(_has(clip, kind) for kind in kinds)][:CANDIDATES]
         batches = [load_batch(run.data, [clip]) for clip in clips]
-        found: list[tuple[Batch, Batch]] = []
+        pairs: list[tuple[Batch, Batch]] = []
         for place, batch in enumerate(batches):
             others = (*batches[place + 1 :], *batches[:place])
             lent = next((one for other in others if (one := swapped(batch, other, kinds)) is not None), None)
             if lent is not None:
-                found.append((batch, lent))
-            if len(found) == CLIPS:
+                pairs.append((batch, lent))
+            if len(pairs) == CLIPS:
                 break
-        if found or not _kinds_of_data(self._config):
-            return found
+        if pairs or not _kinds_of_data(self._config):
+            return pairs
         return [(batch, replace(batch, given=())) for batch in batches[:CLIPS]]
 
 

@@ -20,27 +20,27 @@ REQUESTS = ("save", "sample", "pause", "go", "stop")
 PAUSE_SECONDS = 0.5
 
 
-def ask_run(folder: Path | str, what: str) -> str:
+def ask_run(folder: Path | str, request: str) -> str:
     """Ask the run in `folder` for one of REQUESTS; "go" ends a pause. Returns what will happen.
 
     Raises ConfigError for another request, RunError where there is no run, or nobody trains it.
     """
     folder = Path(folder)
-    if what not in REQUESTS:
-        raise ConfigError(f"A run cannot be asked for {what!r}; it can be asked for {', '.join(REQUESTS)}.")
+    if request not in REQUESTS:
+        raise ConfigError(f"A run cannot be asked for {request!r}; it can be asked for {', '.join(REQUESTS)}.")
     if read_manifest(folder) is None:
         raise RunError(f"{folder} holds no run. Name the folder that has its manifest.json.")
     if not is_trained(folder):
         raise RunError(f"Nobody trains {folder.name} at the moment. Start it, or go on with it, first.")
-    if what == "go":
+    if request == "go":
         _forget(folder, "pause")
         return f"{folder.name} goes on."
     try:
-        _place(folder, what).parent.mkdir(exist_ok=True)
-        write_text(_place(folder, what), "")
+        _place(folder, request).parent.mkdir(exist_ok=True)
+        write_text(_place(folder, request), "")
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {error.strerror or error}.") from None
-    then = {"save": "saves", "sample": "draws its samples", "pause": "waits", "stop": "saves and ends"}[what]
+    then = {"save": "saves", "sample": "draws its samples", "pause": "waits", "stop": "saves and ends"}[request]
     return f"{folder.name} {then} after the step at hand."
 
 

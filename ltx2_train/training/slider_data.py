@@ -34,16 +34,16 @@ def slider_settings(config: RunConfig) -> tuple[RunConfig, SliderSettings]:
             "No slider is described. Write [[slider.targets]] with positive and negative prompts into the run file, or "
             'slider.mode = "reference" with positive_caches and negative_caches; see docs/sliders.md.'
         )
-    text = slider.mode == "text"
-    if text and not slider.targets:
+    by_text = slider.mode == "text"
+    if by_text and not slider.targets:
         raise ConfigError("slider.mode is text and there are no [[slider.targets]]. Name at least one.")
-    if not text and (slider.positive_caches is None or slider.negative_caches is None):
+    if not by_text and (slider.positive_caches is None or slider.negative_caches is None):
         raise ConfigError("slider.mode is reference, which needs slider.positive_caches and slider.negative_caches.")
     unused = {
-        "slider.targets": not text and bool(slider.targets),
-        "slider.positive_caches": text and slider.positive_caches is not None,
-        "slider.negative_caches": text and slider.negative_caches is not None,
-        "slider.text_caches": text and slider.text_caches is not None,
+        "slider.targets": not by_text and bool(slider.targets),
+        "slider.positive_caches": by_text and slider.positive_caches is not None,
+        "slider.negative_caches": by_text and slider.negative_caches is not None,
+        "slider.text_caches": by_text and slider.text_caches is not None,
         "data.config": config.data.config is not None,
         "data.manifest": config.data.manifest is not None,
         "validation.every": bool(config.validation.every),
@@ -53,7 +53,7 @@ def slider_settings(config: RunConfig) -> tuple[RunConfig, SliderSettings]:
         "quant.awq": config.quant.awq,
         **{f"regularizers.{name}.weight": True for name in config.regularizers.wanted},
         "loss.video_weight": config.loss.video_weight != 1,
-        "train.caption_dropout": text and _set(config, "caption_dropout"),
+        "train.caption_dropout": by_text and _set(config, "caption_dropout"),
         "train.first_frame_probability": _set(config, "first_frame_probability"),
         "cache.keyframe_slots": bool(config.cache.keyframe_slots),
     }
@@ -61,7 +61,7 @@ def slider_settings(config: RunConfig) -> tuple[RunConfig, SliderSettings]:
         raise ConfigError(f"A slider of mode {slider.mode} has no use for {', '.join(given)}. Take it out of the run.")
     if config.model.mode != "video":
         raise ConfigError(f"Sliders are of the picture: model.mode is {config.model.mode}. Set it to video.")
-    train = {"first_frame_probability": 0.0, **({"caption_dropout": 0.0} if text else {})}
+    train = {"first_frame_probability": 0.0, **({"caption_dropout": 0.0} if by_text else {})}
     settings = {"train": config.train.model_copy(update=train), "slider": slider}
     return config.model_copy(update=settings), slider
 

@@ -44,19 +44,19 @@ def prepare_texts(checked: Checked, events: Events) -> ContextStore:
         text = data.load_text(samples[key]) if isinstance(key, Path) else prompts[key]
         _check_width(text, connectors, key)
         if isinstance(text, FullText):
-            found = {"video": text.video_context, "audio": text.audio_context}
+            of_stream = {"video": text.video_context, "audio": text.audio_context}
         else:
             with torch.no_grad():
                 pair = connectors([text.to(device, dtype)])
-            found = {
+            of_stream = {
                 stream: None if one is None else one[0] for stream, one in zip(("video", "audio"), pair, strict=True)
             }
         for stream in streams:
-            context = found[stream]
+            context = of_stream[stream]
             if context is None:
+                there = " and ".join(name for name, tensor in of_stream.items() if tensor is not None)
                 raise CacheError(
-                    f"{key} holds the caption for {' and '.join(name for name in found if found[name] is not None)} "
-                    f"alone, and model.mode is {config.model.mode}. {MEND}",
+                    f"{key} holds the caption for {there} alone, and model.mode is {config.model.mode}. {MEND}",
                     key,
                 )
             contexts.add(key, stream, context.to(dtype))

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from ..config import RunConfig
-from ..device import out_of_memory, release
-from ..errors import Stopped, TrainerError
+from ..device import release, why_it_failed
+from ..errors import Stopped
 from ..events import Events
 from ..feed.batches import Batch, load_batch
 from ..feed.loader import Sample
@@ -70,13 +70,14 @@ class Validation:
         except Stopped:
             return {}  # the row of the step is written first; the next step stops
         except Exception as error:
-            reason = out_of_memory(error, "measuring the validation loss") or error
-            text = str(reason) if isinstance(reason, TrainerError) else f"{type(reason).__name__}: {reason}"
+            reason = why_it_failed(error, "measuring the validation loss")
         else:
             events.message(_said(run.step, found, len(self._clips)))
             return found
         release(run.device)
-        events.message(f"The validation loss after step {run.step} is left out, and the run goes on. {text}", "warning")
+        events.message(
+            f"The validation loss after step {run.step} is left out, and the run goes on. {reason}", "warning"
+        )
         return {}
 
     def watch(self, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -80,15 +80,15 @@ def inspect_dinov2(folder: Path, key: str) -> Dinov2Folder:
     return Dinov2Folder(folder, kind, width, patch, registers, sum(file.stat().st_size for file in files))
 
 
-def dinov2_fingerprint(found: Dinov2Folder) -> str:
+def dinov2_fingerprint(folder: Dinov2Folder) -> str:
     """A short text that stands for the weights: all names, shapes and types, and the first bytes of each tensor.
 
     Copies of a folder have the same. Raises CheckpointError where a file is damaged.
     """
-    config = _config(found.path, "")
+    config = _config(folder.path, "")
     pieces: list[str | bytes] = ["dinov2 1", *(f"{name} {config.get(name)}" for name in _NUMBERS)]
     tensors: dict[str, list[str | bytes]] = {}
-    for path in _weights(found.path):
+    for path in _weights(folder.path):
         with TensorFile(path) as file:
             for name, info in file.tensors.items():
                 count = min(_BYTES, info.nbytes)
@@ -98,28 +98,26 @@ def dinov2_fingerprint(found: Dinov2Folder) -> str:
     return digest(*pieces)
 
 
-def load_dinov2(found: Dinov2Folder, device: torch.device | str, key: str) -> Any:
+def load_dinov2(folder: Dinov2Folder, device: torch.device | str, key: str) -> Any:
     """The model in float32 on `device`, ready to be asked. Raises ConfigError, CheckpointError, OutOfMemory."""
     import transformers
 
-    kind = getattr(transformers, KINDS[found.kind])
+    kind = getattr(transformers, KINDS[folder.kind])
     try:
         model, report = kind.from_pretrained(
-            found.path, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            folder.path, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
         model = model.to(device).eval().requires_grad_(False)
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
         if card_is_full(error):
-            raise OutOfMemory(f"{key}: {found.path} does not fit on {device}. Use a smaller model.") from error
+            raise OutOfMemory(f"{key}: {folder.path} does not fit on {device}. Use a smaller model.") from error
         reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"{key}: {found.path} cannot be loaded as {kind.__name__}: {reason}.") from error
+        raise ConfigError(f"{key}: {folder.path} cannot be loaded as {kind.__name__}: {reason}.") from error
     # what a file lacks would silently be random numbers; the mask token alone is of no use here
     missing = sorted(name for name in report["missing_keys"] if not name.endswith("mask_token"))
     if missing:
-        raise CheckpointError(
-            f"{key}: {found.path} lacks {missing[0]}" + (f" and {len(missing) - 1} more weights" if missing[1:] else "")
-            + ". Download the model again."
-        )  # fmt: skip
+        more = f" and {len(missing) - 1} more weights" if missing[1:] else ""
+        raise CheckpointError(f"{key}: {folder.path} lacks {missing[0]}{more}. Download the model again.")
     return model
 
 

@@ -18,23 +18,23 @@ _LISTED = 10
 def check_names(
     file: TensorFile,
     prefix: str,
-    what: str,
+    module: str,
     wanted: Mapping[str, torch.Tensor],
     owned: Callable[[str], bool] | None,
-    found: StoredLinears,
+    stored: StoredLinears,
 ) -> None:
-    """Compare `wanted` (names without `prefix`, tensors of the right shape) with the file; `what` names the module.
+    """Compare `wanted` (names without `prefix`, tensors of the right shape) with the file; `module` is what is loaded.
 
     `owned` says which names under `prefix` must be among them. Raises CheckpointError with all that is amiss.
     """
-    if text := found.complaint(prefix + name.removesuffix(".weight") for name in wanted):
-        raise CheckpointError(f"{file.path.name} stores the {what} as {text}")
+    if text := stored.complaint(prefix + name.removesuffix(".weight") for name in wanted):
+        raise CheckpointError(f"{file.path.name} stores the {module} as {text}")
     missing = [name for name in wanted if prefix + name not in file]
     misfits: list[str] = []
     whole: list[str] = []
     for name, tensor in wanted.items():
         info = file.tensors.get(prefix + name)
-        packed = name.endswith(".weight") and prefix + name[: -len(".weight")] in found.kinds
+        packed = name.endswith(".weight") and prefix + name[: -len(".weight")] in stored.kinds
         if info is None or packed:
             continue
         if info.shape != tuple(tensor.shape):
@@ -52,7 +52,7 @@ def check_names(
     ]
     if not (missing or misfits or whole or extra):
         return
-    lines = [f"The {what} cannot be loaded from {file.path.name}: its tensors are not those that are expected."]
+    lines = [f"The {module} cannot be loaded from {file.path.name}: its tensors are not those that are expected."]
     for title, names in (
         ("missing", missing),
         ("of another shape", misfits),
@@ -62,7 +62,7 @@ def check_names(
         if names:
             more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
             lines.append(f"  {len(names)} {title}: {', '.join(names[:_LISTED])}{more}")
-    lines.append(_likely_cause(file, len(missing) == len(wanted), what))
+    lines.append(_likely_cause(file, len(missing) == len(wanted), module))
     raise CheckpointError("\n".join(lines))
 
 

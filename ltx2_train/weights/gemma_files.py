@@ -98,7 +98,7 @@ def open_gemma(path: Path | str) -> GemmaFiles:
 
 
 def _opened(
-    path: Path, config: Mapping[str, Any], found: tuple[TensorFile, ...], everything: Mapping[str, TensorFile]
+    path: Path, config: Mapping[str, Any], opened: tuple[TensorFile, ...], everything: Mapping[str, TensorFile]
 ) -> GemmaFiles:
     prefix = _prefix(path, everything)
     kept = (f"{prefix}embed_tokens.", f"{prefix}layers.", f"{prefix}norm.")
@@ -109,14 +109,14 @@ def _opened(
         path, prefix, infos, everything, gemma4.USABLE_GEMMA4 if newer else USABLE_GEMMA3, "embed_tokens"
     )
     if newer and not path.is_dir():
-        config = gemma4.packed_config(found[0])
+        config = gemma4.packed_config(opened[0])
     options = config.get("text_config", config)
     options = options if isinstance(options, Mapping) else {}
     if not newer:
-        return GemmaFiles(path, found, tensors, stored, _shape(path, infos, stored), options)
+        return GemmaFiles(path, opened, tensors, stored, _shape(path, infos, stored), options)
     sizes = {name: numbers_shape(name, info, stored) for name, info in infos.items()}
     shape = gemma4.tower_shape(path.name, infos, sizes, options)
-    return GemmaFiles(path, found, tensors, stored, shape, options, str(config.get("gemma_version") or ""))
+    return GemmaFiles(path, opened, tensors, stored, shape, options, str(config.get("gemma_version") or ""))
 
 
 def _prefix(path: Path, names: Mapping[str, TensorFile]) -> str:

@@ -73,12 +73,12 @@ def describe_checkpoint(file: TensorFile) -> CheckpointInfo:
     parts = _parts(tensors)
     prefix = keys.transformer_prefix(tensors)
     inside = {} if prefix is None else _under(tensors, prefix)
-    found = stored_in(file)
-    facts["quant_format"] = found.format
-    rotated = KEPT_CONVROT in found.kinds.values()  # its bytes are those of any int8
-    facts["precision"] = found.format or ("int8_convrot" if rotated else _precision(inside or tensors))
-    if found.kinds and prefix is not None:
-        facts["parameters"] += _packed_parameters(found, tensors, parts)
+    stored = stored_in(file)
+    facts["quant_format"] = stored.format
+    rotated = KEPT_CONVROT in stored.kinds.values()  # its bytes are those of any int8
+    facts["precision"] = stored.format or ("int8_convrot" if rotated else _precision(inside or tensors))
+    if stored.kinds and prefix is not None:
+        facts["parameters"] += _packed_parameters(stored, tensors, parts)
 
     other = _other_kind(file, prefix, inside, parts)
     if other is not None:
@@ -96,7 +96,7 @@ def describe_checkpoint(file: TensorFile) -> CheckpointInfo:
         parts["transformer"] = PartSize(len(inside), count, sum(info.nbytes for info in inside.values()))
     own = FAMILIES[version]
     missing = [part for part in own.needed if part not in parts]
-    problems, warnings = _judge(file, own, inside, found, facts["distilled"], parts)
+    problems, warnings = _judge(file, own, inside, stored, facts["distilled"], parts)
     if missing and not set(missing) <= set(own.apart):
         return CheckpointInfo(
             kind="part",
@@ -166,7 +166,7 @@ def _judge(
     file: TensorFile,
     family: Family,
     inside: Mapping[str, TensorInfo],
-    found: StoredLinears,
+    stored: StoredLinears,
     distilled: bool,
     parts: Mapping[str, PartSize],
 ) -> tuple[list[str], list[str]]:
@@ -190,7 +190,7 @@ def _judge(
             f"{name} contradicts itself: its metadata say {name_of(claimed)}, its tensors are those of {family.name}. "
             "It was repacked with the header of another file. Download the original."
         )
-    if text := found.complaint():
+    if text := stored.complaint():
         problems.append(f"{name} is stored as {text}")
     if family.vae == "ltxv" and (text := _too_old(file)):
         problems.append(f"{name} {text} Use {family.checkpoint}.")
@@ -253,17 +253,17 @@ def _other_kind(
 
 def _bare_parts(names: Mapping[str, TensorInfo]) -> list[str]:
     """Parts in a file of their own, without their prefix."""
-    found = []
+    parts = []
     if "per_channel_statistics.mean-of-means" in names:
         kernel = next((info.shape for name, info in names.items() if name.endswith("conv_in.conv.weight")), ())
-        found.append("audio VAE" if len(kernel) == 4 else "video VAE")
+        parts.append("audio VAE" if len(kernel) == 4 else "video VAE")
     if any("transformer_1d_blocks.0." in name for name in names):
-        found.append("text connectors")
+        parts.append("text connectors")
     if any(name.endswith("aggregate_embed.weight") for name in names):
-        found.append("text projection")
+        parts.append("text projection")
     if "conv_pre.weight" in names or "vocoder.conv_pre.weight" in names:
-        found.append("vocoder")
-    return found
+        parts.append("vocoder")
+    return parts
 
 
 def _parts(tensors: Mapping[str, TensorInfo]) -> dict[str, PartSize]:

@@ -64,16 +64,16 @@ class Quantizer:
         if not self.wants(path):
             return None
         if self.loftq is not None and path in self.loftq.paths:
-            made = self.loftq.quantize(path, linear, self.settings)
+            quantized = self.loftq.quantize(path, linear, self.settings)
         elif self.activations is not None:
-            made = self._scaled(path, linear, self.activations)
+            quantized = self._scaled(path, linear, self.activations)
         else:
-            made = quantize_linear(linear, self.format, self.settings)
-        made.compute_dtype = self.compute_dtype
-        if made.bias is not None:  # it passed through the dtype of the weight
-            made.bias.data = linear.bias.detach().to(self.compute_dtype)
+            quantized = quantize_linear(linear, self.format, self.settings)
+        quantized.compute_dtype = self.compute_dtype
+        if quantized.bias is not None:  # it passed through the dtype of the weight
+            quantized.bias.data = linear.bias.detach().to(self.compute_dtype)
         self.quantized += 1
-        return made
+        return quantized
 
     def _scaled(self, path: str, linear: nn.Linear, activations: Mapping[str, Tensor]) -> QuantLinear:
         if path not in activations:

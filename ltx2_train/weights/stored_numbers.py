@@ -40,7 +40,7 @@ _TILED: dict[str, tuple[type[KeptNvfp4] | type[KeptMxfp8], tuple[str, ...], int]
 def read_stored(
     file: Tensors,
     layer: str,
-    found: StoredLinears,
+    storage: StoredLinears,
     bias: Tensor | None,
     compute_dtype: torch.dtype,
     device: torch.device | str,
@@ -50,7 +50,7 @@ def read_stored(
 
     Raises CheckpointError where the file has another shape, or shows that a scale is missing.
     """
-    kind = found.kinds[layer]
+    kind = storage.kinds[layer]
     if kind == KEPT_FP8:
         weight, scale = file.read(f"{layer}.weight", device), read_scale(file, layer, device)
         if scale is None:
@@ -70,13 +70,13 @@ def read_stored(
         made = (
             Int8(weight, scale, bias=bias, compute_dtype=compute_dtype)
             if kind == INT8
-            else KeptConvrot(weight, scale, bias=bias, compute_dtype=compute_dtype, group=found.groups[layer])
+            else KeptConvrot(weight, scale, bias=bias, compute_dtype=compute_dtype, group=storage.groups[layer])
         )
         return _fitting(made, file, layer, shape)
     cls = FORMATS.get(kind)
     tensors = []
     for name in cls.stored_names:
-        as_type = found.types.get(name)
+        as_type = storage.types.get(name)
         tensor = file.read(layer + ending_of(name), device)
         tensors.append(tensor if as_type is None else tensor.view(getattr(torch, as_type)))
     return _fitting(cls(*tensors, bias=bias, compute_dtype=compute_dtype), file, layer, shape)

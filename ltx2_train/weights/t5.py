@@ -85,7 +85,7 @@ def open_t5(path: Path | str) -> T5Files:
         raise
 
 
-def _opened(path: Path, found: tuple[TensorFile, ...], everything: Mapping[str, TensorFile]) -> T5Files:
+def _opened(path: Path, opened: tuple[TensorFile, ...], everything: Mapping[str, TensorFile]) -> T5Files:
     prefix = next((name.removesuffix(MARK) for name in everything if name.endswith(MARK)), None)
     if prefix is None:
         raise CheckpointError(f"The text encoder {path.name} is not T5. {USABLE_T5}")
@@ -119,7 +119,7 @@ def _opened(path: Path, found: tuple[TensorFile, ...], everything: Mapping[str, 
                 f"{list(expected[name.split('.')[-2]])} was expected. {USABLE_T5}"
             )
     config = T5Config(hidden, layers, heads, inner // heads, intermediate, buckets)
-    return T5Files(path, found, tensors, stored, config, vocabulary)
+    return T5Files(path, opened, tensors, stored, config, vocabulary)
 
 
 # --- tokenizer -------------------------------------------------------------------------------------------------------
@@ -153,13 +153,13 @@ def find_tokenizer(files: T5Files, given: Path | None) -> TokenizerBytes:
     """The tokenizer at `given` (gemma.tokenizer), or where it usually lies. Raises CheckpointError where it is not."""
     if given is not None:
         places = [given] if given.is_file() else [given / folder / name for folder in _FOLDERS for name in _NAMES]
-        found = next((place for place in places if place.is_file()), None)
-        if found is None:
+        file = next((place for place in places if place.is_file()), None)
+        if file is None:
             raise CheckpointError(
                 f"gemma.tokenizer: {given} is no tokenizer and has none inside. Expected T5's spiece.model or "
                 "tokenizer.json, or the folder of one."
             )
-        return _read(found)
+        return _read(file)
     if files.path.is_file() and SPIECE in files.files[0]:
         return TokenizerBytes(files.files[0].read_bytes(SPIECE), f"{SPIECE} of {files.path.name}", True)
     whole = files.path.is_dir()
@@ -167,14 +167,14 @@ def find_tokenizer(files: T5Files, given: Path | None) -> TokenizerBytes:
     places = [one / folder / name for one in (home, home.parent)[: 1 + whole] for folder in _FOLDERS for name in _NAMES]
     if not whole:
         places.remove(home / "tokenizer.json")  # it may be that of another encoder in the same folder
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
         raise CheckpointError(
             f"The text encoder {files.path.name} has no tokenizer, as ComfyUI's files of T5 never do. Set "
             "gemma.tokenizer to the folder comfy/text_encoders/t5_tokenizer of ComfyUI, or to spiece.model of "
             f"google/t5-v1_1-xxl; or lay spiece.model into {home.name}."
         )
-    return _read(found)
+    return _read(file)
 
 
 def _read(path: Path) -> TokenizerBytes:

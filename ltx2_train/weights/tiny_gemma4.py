@@ -68,11 +68,11 @@ def write_tiny_gemma4(
 def _tensors(hidden: int, seed: int, dtype: torch.dtype) -> dict[str, Tensor]:
     """The text tower: matrices of unit gain, norms about 1, and layers that keep a fifth to nine tenths."""
     generator = torch.Generator().manual_seed(seed)
-    made: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
 
     def add(name: str, *shape: int) -> None:
         noise = torch.randn(shape, generator=generator)
-        made[f"{name}.weight"] = (noise / math.sqrt(shape[-1]) if len(shape) > 1 else 1 + 0.2 * noise).to(dtype)
+        tensors[f"{name}.weight"] = (noise / math.sqrt(shape[-1]) if len(shape) > 1 else 1 + 0.2 * noise).to(dtype)
 
     add("embed_tokens", VOCABULARY, hidden)
     for number, kind in enumerate(KINDS):
@@ -89,13 +89,13 @@ def _tensors(hidden: int, seed: int, dtype: torch.dtype) -> dict[str, Tensor]:
         for name in ("gate_proj", "up_proj"):
             add(f"{prefix}mlp.{name}", INTERMEDIATE, hidden)
         add(f"{prefix}mlp.down_proj", hidden, INTERMEDIATE)
-        made[f"{prefix}layer_scalar"] = (0.2 + 0.7 * torch.rand(1, generator=generator)).to(dtype)
+        tensors[f"{prefix}layer_scalar"] = (0.2 + 0.7 * torch.rand(1, generator=generator)).to(dtype)
     add("norm", hidden)
-    return made
+    return tensors
 
 
 def _config(hidden: int, version: str) -> dict[str, Any]:
-    text = {
+    text_config = {
         "model_type": "gemma4_unified_text",
         "hidden_size": hidden, "num_hidden_layers": len(KINDS), "intermediate_size": INTERMEDIATE,
         "num_attention_heads": HEADS, "hidden_activation": "gelu_pytorch_tanh",
@@ -116,7 +116,7 @@ def _config(hidden: int, version: str) -> dict[str, Any]:
         "architectures": ["Gemma4UnifiedForConditionalGeneration"],
         "model_type": "gemma4_unified",
         **named,
-        "text_config": text,
+        "text_config": text_config,
     }
 
 

@@ -29,7 +29,7 @@ def write_tiny_split(
     out: Path, name: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any], hidden: int, seed: int
 ) -> dict[str, Path]:
     """Write all files into `out`; returns them by the fields of TinyFiles. `name` is that of the file for all parts."""
-    made = {
+    paths = {
         "checkpoint": out / "diffusion_models" / "ltx-2.5-tiny-dev-transformer-bf16.safetensors",
         "video_vae": out / "vae" / "ltx-2.5-tiny-video-vae-conv.safetensors",
         "diffusion_vae": out / "vae" / "ltx-2.5-tiny-video-vae.safetensors",
@@ -38,7 +38,7 @@ def write_tiny_split(
     }
 
     def write(part: str, content: Mapping[str, Tensor], sections: Mapping[str, Any], more: Mapping[str, str]) -> None:
-        files.write_tensors(made[part], dict(content), {"config": json.dumps(sections), **_VERSION, **more})
+        files.write_tensors(paths[part], dict(content), {"config": json.dumps(sections), **_VERSION, **more})
 
     def under(*prefixes: str) -> dict[str, Tensor]:
         return {name: tensor for name, tensor in tensors.items() if name.startswith(prefixes)}
@@ -55,7 +55,7 @@ def write_tiny_split(
     write("whole", tensors, config, _SOURCE)
     projection = under(keys.TEXT_PROJECTION)
     single, folder = write_tiny_gemma4(out / "text_encoders", projection, hidden=hidden, seed=seed)
-    return made | {"text_encoder": single, "gemma_folder": folder}
+    return paths | {"text_encoder": single, "gemma_folder": folder}
 
 
 def _nested(vae: Mapping[str, Any]) -> dict[str, Any]:

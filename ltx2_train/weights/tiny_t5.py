@@ -60,12 +60,12 @@ def write_tiny_t5(
 
 def _tensors(hidden: int, seed: int, dtype: torch.dtype) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    made: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
 
     def add(name: str, *shape: int, size: float | None = None) -> None:
         noise = torch.randn(shape, generator=generator)
         scale = 1 / math.sqrt(shape[-1]) if size is None else size
-        made[name] = (1 + 0.2 * noise if len(shape) == 1 else scale * noise).to(dtype)
+        tensors[name] = (1 + 0.2 * noise if len(shape) == 1 else scale * noise).to(dtype)
 
     inner = HEADS * HEAD_DIM
     add(EMBEDDING, VOCABULARY, hidden, size=2.0)
@@ -81,7 +81,7 @@ def _tensors(hidden: int, seed: int, dtype: torch.dtype) -> dict[str, Tensor]:
         add(f"{prefix}1.DenseReluDense.wo.weight", hidden, INTERMEDIATE)
         add(f"{prefix}1.layer_norm.weight", hidden)
     add(LAST_NORM, hidden)
-    return made
+    return tensors
 
 
 def _rounded(tensors: Mapping[str, Tensor], fp8: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -125,12 +125,12 @@ def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
     """What is wrong with the files beside a medium, as far as the plan cannot know it."""
     item = items[0]
     pictures = [(named_reference(number), one.media) for number, one in enumerate(item.references)]
-    for what, media in [*pictures, ("mask", item.mask_media)]:
+    for role, media in [*pictures, ("mask", item.mask_media)]:
         try:
             if media is not None and (media.kind == "image" or not media.whole):
                 check_frames(media, range(media.frames))
         except DataError as error:
-            yield "red", f"its {what}: {error}".rstrip(".")
+            yield "red", f"its {role}: {error}".rstrip(".")
     with contextlib.suppress(DataError):  # said above
         given = None if item.mask is None else picture_mask(item.mask, item, item.dataset.entry)
         if given is not None and bool(given.all()):
@@ -138,16 +138,16 @@ def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
         elif given is not None and not bool(given.any()):
             yield "amber", "its mask is black all over: nothing is given"
     for number, path in enumerate(item.reference_audios):
-        what = named_reference(number, "reference sound")
+        role = named_reference(number, "reference sound")
         try:
             if path is None:
                 continue
             heard = read_sound(path, 0.0, HEARD_SECONDS if probe_sound(path).duration > HEARD_SECONDS else None)
             check_numbers(path)
             if rms_db(heard.samples) < SILENCE_DB:
-                yield "amber", f"its {what} {path.name} is silence"
+                yield "amber", f"its {role} {path.name} is silence"
         except DataError as error:
-            yield "red", f"its {what}: {error}".rstrip(".")
+            yield "red", f"its {role}: {error}".rstrip(".")
 
 
 def _loud_track(item: Item) -> int:
@@ -196,10 +196,10 @@ def _ranges(items: Sequence[Item]) -> list[range]:
 
 def file_findings(dataset: str, facts: FileFacts, entry: DatasetSettings) -> list[Finding]:
     """What is to be said about one file that is trained on."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
 
     def say(level, rule: str, reason: str, remedy: str = "") -> None:
-        found.append(Finding(level, rule, dataset, reason, remedy, facts.path))
+        findings.append(Finding(level, rule, dataset, reason, remedy, facts.path))
 
     if facts.picture_error:
         say("red", "unreadable", facts.picture_error.removeprefix(f"{facts.path}: ").rstrip("."))
@@ -235,14 +235,14 @@ def file_findings(dataset: str, facts: FileFacts, entry: DatasetSettings) -> lis
         if note.endswith(BY_TIME):
             reason = note.removeprefix(f"{facts.path.name} ")
             say("amber", "fps-mix", reason, "Export it at one rate, or look at the preview.")
-    return found + _size_findings(dataset, facts, entry)
+    return findings + _size_findings(dataset, facts, entry)
 
 
 def _size_findings(dataset: str, facts: FileFacts, entry: DatasetSettings) -> list[Finding]:
     item, media = facts.items[0], facts.media
     if item.kind == "audio":
         return []
-    found = []
+    findings = []
     shape = f"{media.width}x{media.height} becomes {item.width}x{item.height}"
     share = lost_frame(item)
     if share > CROP_SHARE:
@@ -251,12 +251,16 @@ def _size_findings(dataset: str, facts: FileFacts, entry: DatasetSettings) -> li
             remedy = "Add a size of its shape to resolution_buckets, or crop it yourself to what matters."
         elif not entry.enable_bucket:
             remedy = "Set enable_bucket = true, or crop it yourself to what matters."
-        found.append(Finding("amber", "odd-size", dataset, f"{shape}: {share:.0%} is cropped away", remedy, facts.path))
+        findings.append(
+            Finding("amber", "odd-size", dataset, f"{shape}: {share:.0%} is cropped away", remedy, facts.path)
+        )
     scale = max(item.width / media.width, item.height / media.height)
     if scale > UPSCALE:
         remedy = "Use a larger source, a lower resolution, or bucket_no_upscale = true."
-        found.append(Finding("amber", "odd-size", dataset, f"{shape}: enlarged {scale:.1f} times", remedy, facts.path))
-    return found
+        findings.append(
+            Finding("amber", "odd-size", dataset, f"{shape}: enlarged {scale:.1f} times", remedy, facts.path)
+        )
+    return findings
 
 
 def lost_frame(item: Item) -> float:

@@ -34,7 +34,7 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
     if entry.audio_source == "audio_files":
         kinds.add("audio")
     used = set().union(*(MEDIA_SUFFIXES[kind] for kind in kinds))
-    found: list[Finding] = []
+    findings: list[Finding] = []
     media: set[str] = set()
     captions: list[Path] = []
     strays: list[tuple[Path, str, str]] = []
@@ -45,15 +45,17 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
                 strays.append((shown_path(path), "its name is in another encoding than UTF-8", "Rename it."))
         elif problem:
             remedy = "Remove the link, or let it point at a file."
-            found.append(Finding("red" if ending in used else "amber", "link", dataset, problem, remedy, path))
+            findings.append(Finding("red" if ending in used else "amber", "link", dataset, problem, remedy, path))
         elif path.is_dir():
             if entry.recursive and path.is_symlink():
                 remedy = "Name its folder in a [[datasets]] of its own."
                 reason = "is a link to a folder, which is not followed"
-                found.append(Finding("amber", "sub-folder", dataset, reason, remedy, path))
+                findings.append(Finding("amber", "sub-folder", dataset, reason, remedy, path))
             if not entry.recursive and (count := _media_in(path, MEDIA_SUFFIXES[entry.kind])):
                 reason = f"its {count} {entry.noun} are not used"
-                found.append(Finding("amber", "sub-folder", dataset, reason, "Set recursive = true to use them.", path))
+                findings.append(
+                    Finding("amber", "sub-folder", dataset, reason, "Set recursive = true to use them.", path)
+                )
         elif ending in used:
             media.add(same(str(path.with_suffix(""))))
         elif path.name.lower().endswith(entry.caption_extension.lower()):
@@ -74,8 +76,10 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
     for path in captions:
         if same(str(path)[: -len(entry.caption_extension)]) not in media:
             strays.append((path, "is a caption without its medium", "Rename one of the two, or remove it."))
-    found += [Finding("amber", "other-file", dataset, reason, remedy, path) for path, reason, remedy in sorted(strays)]
-    return found
+    findings += [
+        Finding("amber", "other-file", dataset, reason, remedy, path) for path, reason, remedy in sorted(strays)
+    ]
+    return findings
 
 
 def _companions(entry: DatasetSettings) -> Iterator[tuple[str, Path, str, tuple[str, ...]]]:
@@ -98,10 +102,10 @@ def pair_findings(
 
     `all_targets` are those of every dataset, by the folder of references: several datasets may share one.
     """
-    found: list[Finding] = []
-    for key, folder, what, kinds in _companions(entry):
+    findings: list[Finding] = []
+    for key, folder, role, kinds in _companions(entry):
         if not folder.is_dir():
-            found.append(Finding("red", what, dataset, f"{key} {folder} is not a folder", "Correct the path."))
+            findings.append(Finding("red", role, dataset, f"{key} {folder} is not a folder", "Correct the path."))
             continue
         endings = set().union(*(MEDIA_SUFFIXES[kind] for kind in kinds))
         files = [path for path, problem in walk_folder(folder, True) if not problem and path.suffix.lower() in endings]
@@ -110,12 +114,12 @@ def pair_findings(
         for path in targets:
             if same(path.stem) not in there:
                 reason = f"no file of its name in {key} ({folder.name})"
-                found.append(Finding("amber", what, dataset, reason, f"Add its {what}, or remove it.", path))
+                findings.append(Finding("amber", role, dataset, reason, f"Add its {role}, or remove it.", path))
         for path in sorted(files):
             if same(path.stem) not in wanted:
-                reason = f"is a {what} without a target"
-                found.append(Finding("amber", what, dataset, reason, "Add the target of its name.", path))
-    return found
+                reason = f"is a {role} without a target"
+                findings.append(Finding("amber", role, dataset, reason, "Add the target of its name.", path))
+    return findings
 
 
 def walk_folder(folder: Path, recursive: bool) -> Iterator[tuple[Path, str]]:

@@ -46,10 +46,10 @@ def dataset_findings(
     dataset: str, entry: DatasetSettings, facts: Sequence[FileFacts], goal: str | None
 ) -> list[Finding]:
     """Findings that need all files of one dataset."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
 
     def say(rule: str, reason: str, remedy: str, path: Path | None = None) -> None:
-        found.append(Finding("amber", rule, dataset, reason, remedy, path))
+        findings.append(Finding("amber", rule, dataset, reason, remedy, path))
 
     _alike(facts, entry, say)
     _rates(facts, say)
@@ -57,7 +57,7 @@ def dataset_findings(
     _sides(facts, say)
     _sound(facts, entry, say)
     _speakers(facts, entry, say)
-    return found
+    return findings
 
 
 def size_finding(dataset: str, count: int, goal: str | None, voices_only: bool) -> list[Finding]:
@@ -70,17 +70,17 @@ def size_finding(dataset: str, count: int, goal: str | None, voices_only: bool) 
 
 def duplicate_findings(facts: Sequence[tuple[str, FileFacts]], events: Events) -> list[Finding]:
     """Files that are copies of others, or begin with the same picture."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     of = copies(fact.path for _, fact in facts if not fact.path.is_dir())  # a folder of frames is no file
     for dataset, fact in facts:
         if (original := of.get(fact.path)) is not None:
             remedy = "Remove one; num_repeats repeats a dataset."
-            found.append(Finding("amber", "duplicate", dataset, f"is a copy of {original.name}", remedy, fact.path))
+            findings.append(Finding("amber", "duplicate", dataset, f"is a copy of {original.name}", remedy, fact.path))
     rest = [(dataset, fact) for dataset, fact in facts if fact.path not in of]
     for dataset, fact, other in _look_alikes(rest, events):
         reason = f"begins with the same picture as {other.name}"
-        found.append(Finding("amber", "duplicate", dataset, reason, "Keep the better one.", fact.path))
-    return found
+        findings.append(Finding("amber", "duplicate", dataset, reason, "Keep the better one.", fact.path))
+    return findings
 
 
 def _look_alikes(facts: Sequence[tuple[str, FileFacts]], events: Events) -> list[tuple[str, FileFacts, Path]]:

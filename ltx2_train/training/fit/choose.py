@@ -426,7 +426,7 @@ def _too_small(search: _Search, formats: tuple[str, ...]) -> str:
     machine, need = search.machine, leanest.prediction
     if need.vram <= machine.limit and need.ram > machine.ram:
         return _too_little_ram(need.ram, machine.ram)
-    text = (
+    sentence = (
         f"The largest batch of the run ({search.facts.work.describe()}) does not fit: the leanest plan "
         f"({leanest.choice.describe(search.total)}) needs {need.vram / GB:.1f} GB on the card and "
         f"{need.ram / GB:.0f} GB of RAM; {max(0.0, machine.limit) / GB:.1f} and {machine.ram / GB:.0f} GB can be used. "
@@ -434,17 +434,17 @@ def _too_small(search: _Search, formats: tuple[str, ...]) -> str:
     )
     full = search.config.train.what == "full"
     if full:
-        text += (
+        sentence += (
             ", train fewer weights (full.include_patterns), let gradients go (full.release_gradients), or train a LoRA"
         )
     elif search.config.lora.rank > 16:
-        text += f", lower lora.rank ({search.config.lora.rank})"
+        sentence += f", lower lora.rank ({search.config.lora.rank})"
     if fixed := [name for name in search.fixed if not (full and name == "blocks_to_swap")]:
-        text += f", leave out the settings of memory that you fixed ({', '.join(fixed)})"
+        sentence += f", leave out the settings of memory that you fixed ({', '.join(fixed)})"
     if search.config.quant.format == "none":
-        text += ', or set quant.format to "auto"'
+        sentence += ', or set quant.format to "auto"'
     other = taken(machine)
-    return f"{text}.{' ' + other if other else ''}"
+    return f"{sentence}.{' ' + other if other else ''}"
 
 
 def _too_little_ram(need: float, there: float) -> str:

@@ -223,7 +223,7 @@ def _system_ram() -> float:
         return float("inf")
 
 
-def _windows_ram(what: str = "free") -> float:
+def _windows_ram(field: str = "free") -> float:
     class Status(ctypes.Structure):
         _fields_ = [("length", ctypes.c_ulong), ("load", ctypes.c_ulong)] + [
             (name, ctypes.c_ulonglong)
@@ -233,7 +233,7 @@ def _windows_ram(what: str = "free") -> float:
     status = Status(length=ctypes.sizeof(Status))
     if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # type: ignore[attr-defined]
         return float("inf")
-    return float(getattr(status, what))
+    return float(getattr(status, field))
 
 
 def total_ram() -> float:
@@ -262,15 +262,15 @@ def _container_ram(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/pro
 
 def _cgroups(groups: Path, own: Path) -> list[Path]:
     """Folders of this process's control groups of memory, of both versions; in a container its own is the root."""
-    found = [groups, groups / "memory"]
+    folders = [groups, groups / "memory"]
     with contextlib.suppress(OSError):
         for line in own.read_text().splitlines():
             _, kinds, path = line.split(":", 2)
             if kinds in ("", "memory") or "memory" in kinds.split(","):
                 root = groups / "memory" if kinds else groups
                 parts = [part for part in path.split("/") if part and part != ".."]
-                found += [root.joinpath(*parts[:count]) for count in range(1, len(parts) + 1)]
-    return found
+                folders += [root.joinpath(*parts[:count]) for count in range(1, len(parts) + 1)]
+    return folders
 
 
 def _cgroup_cache(folder: Path) -> float:

@@ -27,16 +27,16 @@ class Pace:
         self._last.append(taken)
         if self._expected is None or len(self._last) < STEPS or median(self._last) < SLOWER * self._expected:
             return
-        text = f"Steps take {seconds(median(self._last))}, and the trial took {seconds(self._expected)}. "
+        sentence = f"Steps take {seconds(median(self._last))}, and the trial took {seconds(self._expected)}. "
         if self._device.type == "cuda":
             free, total = torch.cuda.mem_get_info(self._device)
             mine = torch.cuda.memory_reserved(self._device)
-            text += (
+            sentence += (
                 f"This run holds {mine / 1e9:.1f} of the {total / 1e9:.1f} GB of the card, other programs "
                 f"{max(0, total - free - mine) / 1e9:.1f}. Where that is nearly all, the driver keeps some in RAM: "
                 "close what else uses the card, or set memory.fit to a smaller size."
             )
         else:
-            text += "Something else uses the processor, or RAM is short."
-        self._events.message(text, "warning")
+            sentence += "Something else uses the processor, or RAM is short."
+        self._events.message(sentence, "warning")
         self._expected = None

@@ -84,15 +84,15 @@ class StepProfile:
         tail = self.tail_recomputed if count in recomputed else self.tail_kept
         before = inputs = most = 0  # what blocks before this one left; how many of them their inputs alone
         for number, cost in enumerate(costs):
-            there = base + before + (min(inputs, ON_THEIR_WAY) if offloaded else inputs) * self.recomputed.saved
+            live = base + before + (min(inputs, ON_THEIR_WAY) if offloaded else inputs) * self.recomputed.saved
             gradients = 0 if held_gradients else (count - number) * self.gradient
-            most = max(most, there + max(cost.forward_rise, gradients + cost.begins_with + cost.backward_rise))
+            most = max(most, live + max(cost.forward_rise, gradients + cost.begins_with + cost.backward_rise))
             if cost is self.recomputed:
                 inputs, before = inputs + 1, before + text_kv
             else:
                 before += cost.saved
-        there = base + before + (min(inputs, ON_THEIR_WAY) if offloaded else inputs) * self.recomputed.saved
-        return max(most, there + tail.rise)
+        live = base + before + (min(inputs, ON_THEIR_WAY) if offloaded else inputs) * self.recomputed.saved
+        return max(most, live + tail.rise)
 
     def traffic(self, total: int, recomputed: int) -> tuple[int, int]:
         """Bytes read and written outside of matrix products, forward and backward (with what is recomputed)."""
@@ -102,16 +102,16 @@ class StepProfile:
         """Operations that are launched, forward and backward."""
         return self._sums(total, recomputed, "operations")
 
-    def _sums(self, total: int, recomputed: int, what: str) -> tuple[int, int]:
+    def _sums(self, total: int, recomputed: int, measure: str) -> tuple[int, int]:
         again = min(recomputed, total - 1)
         plain = total - 1 - again
         tail = self.tail_recomputed if recomputed >= total else self.tail_kept
         forward, backward = (
-            again * getattr(self.recomputed, f"{way}_{what}") + plain * getattr(self.kept, f"{way}_{what}")
+            again * getattr(self.recomputed, f"{way}_{measure}") + plain * getattr(self.kept, f"{way}_{measure}")
             for way in ("forward", "backward")
         )
-        whole = getattr(tail, what)  # forward and backward of the last block, and the loss
-        return forward + getattr(self.head, what) + whole // 3, backward + whole - whole // 3
+        whole = getattr(tail, measure)  # forward and backward of the last block, and the loss
+        return forward + getattr(self.head, measure) + whole // 3, backward + whole - whole // 3
 
 
 def simulate(

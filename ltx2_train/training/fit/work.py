@@ -100,18 +100,18 @@ class Workload:
         return ", ".join(parts)
 
 
-def parse_workload(text: str, mode: str, run: RunConfig | None = None, batch: int = 1) -> Workload:
+def parse_workload(size: str, mode: str, run: RunConfig | None = None, batch: int = 1) -> Workload:
     """The batch of clips called "512x512x121"; in mode audio only their sound. Raises ConfigError."""
-    match = re.fullmatch(r"(\d+)x(\d+)(?:x(\d+))?", text.strip())
+    match = re.fullmatch(r"(\d+)x(\d+)(?:x(\d+))?", size.strip())
     if match is None:
         raise ConfigError(
-            f"--bucket {text!r} is not a size. Expected width x height x frames, for example 512x512x121; without "
+            f"--bucket {size!r} is not a size. Expected width x height x frames, for example 512x512x121; without "
             "frames it is an image."
         )
     width, height, frames = (int(1 if part is None else part) for part in match.groups())
     if min(width, height) < SPATIAL_FACTOR or frames < 1:
         raise ConfigError(
-            f"--bucket {text!r} is not a size: sides are {SPATIAL_FACTOR} pixels or more, and there is 1 frame or more."
+            f"--bucket {size!r} is not a size: sides are {SPATIAL_FACTOR} pixels or more, and there is 1 frame or more."
         )
     shape = VideoShape(
         max(1, floor_frames(frames)),
