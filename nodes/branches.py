@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from .. import ltx2_train as core
 from . import host
 from .host import io
-from .lora_names import chosen_lora, file_mark, new_lora, stamp
-from .wire import read_wire_lora
+from .lora_names import (
+    chosen_lora,
+    file_mark,
+    lora_input,
+    lora_outputs,
+    lora_path_input,
+    new_lora,
+    stamp,
+    worked,
+    written_lora,
+)
 
 TITLE = "Keep or Drop LoRA Branches"
 
@@ -29,7 +37,7 @@ class KeepBranch(io.ComfyNode):
             search_aliases=["lora", "voice", "audio", "video", "split", "extract", "branch", "modality"],
             is_output_node=True,
             inputs=[
-                io.LoraModel.Input("lora", optional=True, tooltip="The LoRA of Train LoRA or Load LoRA Model."),
+                lora_input(),
                 io.Combo.Input(
                     "action", options=[KEEP, DROP], default=KEEP, tooltip="Keep only the branches named, or drop them."
                 ),
@@ -40,23 +48,14 @@ class KeepBranch(io.ComfyNode):
                     tooltip="audio = the sound; video = the picture; cross = what passes between them: a2v, picture "
                     "that listens, and v2a, sound that looks.",
                 ),
-                io.String.Input(
-                    "lora_path",
-                    default="",
-                    tooltip="LoRA file to take apart, where none is connected; a name in ComfyUI's loras folders "
-                    "will do.",
-                ),
+                lora_path_input("take apart"),
                 io.String.Input(
                     "save_name",
                     default="",
                     tooltip="Name of the new file in ComfyUI's loras folder. Empty: it is only passed on.",
                 ),
             ],
-            outputs=[
-                io.LoraModel.Output("lora", display_name="lora", tooltip="What is left, for Load LoRA Model."),
-                io.String.Output("report", display_name="report", tooltip="Layers kept and removed, by branch."),
-                io.String.Output("path", display_name="path", tooltip="Path of the new file."),
-            ],
+            outputs=lora_outputs("What is left, for Load LoRA Model.", "Layers kept and removed, by branch."),
             hidden=[io.Hidden.unique_id],
         )
 
@@ -75,13 +74,7 @@ class KeepBranch(io.ComfyNode):
     ) -> io.NodeOutput:
         with host.training_job(TITLE):
             source = chosen_lora(lora, lora_path, "take apart")
-            out = _target(save_name, source, action, branches)
-            work = core.keep_branches if action == KEEP else core.drop_branches
-            report = work(source, [name.strip() for name in branches.split(",")], out)
-            text = report.text()
-            host.ComfyEvents(cls.hidden.unique_id).finish("finished", text)
-            return io.NodeOutput(read_wire_lora(report.path), text, str(report.path))
-
-
-def _target(name: str, source: Path, action: str, branches: str) -> Path:
-    return new_lora(name, f"branches/{source.stem}_{file_mark(source, action, branches)}")
+            out = new_lora(save_name, f"branches/{source.stem}_{file_mark(source, action, branches)}")
+            rewrite = core.keep_branches if action == KEEP else core.drop_branches
+            names = [name.strip() for name in branches.split(",")]
+            return written_lora(worked(cls.hidden.unique_id, lambda events: rewrite(source, names, out)))

@@ -66,17 +66,17 @@ class CheckDataset(io.ComfyNode):
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
                 out = folder / "check" / digest(config.to_toml(), length=8)
-                made = core.preview_dataset(config, out, events=events, goal=goal)
+                preview = core.preview_dataset(config, out, events=events, goal=goal)
             finally:
                 events.close()
-            assert made.report is not None
-            text = words.in_widget_words(made.report.text())
-            if stop_on_red and not made.report.ok:
+            assert preview.report is not None
+            text = words.in_widget_words(preview.report.text())
+            if stop_on_red and not preview.report.ok:
                 events.finish("failed", text)
                 raise DataError(
-                    f"The dataset has red findings, and stop_on_red is on.\n{text}\nSee {made.sheets[0]}. Correct the "
-                    "files, or switch stop_on_red off to go on with the others."
+                    f"The dataset has red findings, and stop_on_red is on.\n{text}\nSee {preview.sheets[0]}. Correct "
+                    "the files, or switch stop_on_red off to go on with the others."
                 )
             events.finish("finished", text)
-            _made.keep(cls.hidden.unique_id, made.sheets[0])
-            return io.NodeOutput(dataset, text, ui={**host.preview_all(made.sheets), "text": [text]})
+            _made.keep(cls.hidden.unique_id, preview.sheets[0])
+            return io.NodeOutput(dataset, text, ui={**host.preview_all(preview.sheets), "text": [text]})

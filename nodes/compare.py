@@ -127,7 +127,7 @@ class CompareCheckpoints(io.ComfyNode):
             out = host.output_folder() / "ltx2_compare" / checkpoints.folder.name
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
-                made = core.compare(
+                comparison = core.compare(
                     config,
                     checkpoints.loras,
                     out,
@@ -141,16 +141,16 @@ class CompareCheckpoints(io.ComfyNode):
                 )
             finally:
                 events.close()
-            report = made.text()
+            report = comparison.text()
             events.finish("finished", report.splitlines()[0])
-            moves = made.grid.suffix == ".mp4"
-            audio = None if made.sound is None else read_audio(made.sound)
+            moves = comparison.grid.suffix == ".mp4"
+            audio = None if comparison.sound is None else read_audio(comparison.sound)
             return io.NodeOutput(
-                host.InputImpl.VideoFromFile(str(made.grid))
+                host.InputImpl.VideoFromFile(str(comparison.grid))
                 if moves
                 else host.nothing("Compare Checkpoints drew single pictures; there is no video. Use `path`."),
-                str(made.grid),
+                str(comparison.grid),
                 audio or host.nothing("Compare Checkpoints drew no sound. Set `mode` of the base to av or audio."),
                 report,
-                ui=host.preview(made.grid),
+                ui=host.preview(comparison.grid),
             )

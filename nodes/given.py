@@ -56,32 +56,36 @@ def given_inputs() -> list[Any]:
 
 def conditions(wires: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The tables of a prompt file that say the same as `wires`, sockets by name. Raises ConfigError."""
-    there = {name: value for name, value in wires.items() if value is not None}
+    connected = {name: value for name, value in wires.items() if value is not None}
     tables: list[dict[str, Any]] = []
-    if "first_frame" in there:
-        if len(there["first_frame"]) > 1:
+    if "first_frame" in connected:
+        if len(connected["first_frame"]) > 1:
             raise ConfigError(
-                f"`first_frame` takes one picture, and {len(there['first_frame'])} are connected. Choose one with "
+                f"`first_frame` takes one picture, and {len(connected['first_frame'])} are connected. Choose one with "
                 "ImageFromBatch, or connect them to `reference` or `given_frames`."
             )
-        tables.append({"type": "first_frame", "image_or_video": _pictures(there["first_frame"])})
+        tables.append({"type": "first_frame", "image_or_video": _pictures(connected["first_frame"])})
     for first in ("reference", "reference_audio"):
         for name in (first, f"{first}_2"):
-            if name not in there:
+            if name not in connected:
                 continue
-            if name != first and first not in there:
+            if name != first and first not in connected:
                 raise ConfigError(f"`{name}` is connected without `{first}`. Connect the first one there.")
-            made = {"video": _pictures(there[name])} if first == "reference" else {"audio": _sound(there[name], name)}
+            made = (
+                {"video": _pictures(connected[name])}
+                if first == "reference"
+                else {"audio": _sound(connected[name], name)}
+            )
             tables.append({"type": "reference", **made})
-    if "given_mask" in there:
-        if "given_frames" not in there:
+    if "given_mask" in connected:
+        if "given_frames" not in connected:
             raise ConfigError("`given_mask` is connected without `given_frames`. Connect the pictures that it is of.")
-        mask = there["given_mask"][..., None].expand(-1, -1, -1, 3)
-        tables.append({"type": "mask", "video": _pictures(there["given_frames"]), "mask": _pictures(mask)})
-    elif "given_frames" in there:
-        tables.append({"type": "video_to_audio", "video": _pictures(there["given_frames"])})
-    if "given_audio" in there:
-        tables.append({"type": "audio_to_video", "audio": _sound(there["given_audio"], "given_audio")})
+        mask = connected["given_mask"][..., None].expand(-1, -1, -1, 3)
+        tables.append({"type": "mask", "video": _pictures(connected["given_frames"]), "mask": _pictures(mask)})
+    elif "given_frames" in connected:
+        tables.append({"type": "video_to_audio", "video": _pictures(connected["given_frames"])})
+    if "given_audio" in connected:
+        tables.append({"type": "audio_to_video", "audio": _sound(connected["given_audio"], "given_audio")})
     return tables
 
 

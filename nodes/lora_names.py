@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from .. import ltx2_train as core
 from ..ltx2_train.errors import ConfigError
@@ -13,7 +13,19 @@ from ..ltx2_train.files import digest
 from . import host
 from .host import io
 from .made import always
-from .wire import lora_file
+from .wire import lora_file, read_wire_lora
+
+
+class Written(Protocol):
+    """A report of the core on a LoRA that it wrote."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def text(self) -> str: ...
+
+
+W = TypeVar("W", bound=Written)
 
 
 def lora_named(text: str, widget: str = "lora_path", otherwise: str = "connect `lora`") -> Path:
@@ -22,9 +34,9 @@ def lora_named(text: str, widget: str = "lora_path", otherwise: str = "connect `
     if not Path(text).expanduser().is_absolute() and not host.stays_inside(text):
         raise ConfigError(f"{widget}: {text} leads out of the loras folders. Write a name in one, or a full path.")
     path = Path(text).expanduser()
-    found = path if path.is_file() else host.lora_path(text)
-    if found is not None:
-        return found
+    file = path if path.is_file() else host.lora_path(text)
+    if file is not None:
+        return file
     raise ConfigError(f"{widget}: there is no file {text}. Write the path of a LoRA file, or {otherwise}.")
 
 
@@ -54,6 +66,41 @@ def more_loras_input() -> Any:
     )
 
 
+def lora_input() -> Any:
+    """The socket `lora` of a node that changes one."""
+    return io.LoraModel.Input("lora", optional=True, tooltip="The LoRA of Train LoRA or Load LoRA Model.")
+
+
+def lora_path_input(to_do: str) -> Any:
+    """The widget `lora_path`, see `chosen_lora`."""
+    return io.String.Input(
+        "lora_path",
+        default="",
+        tooltip=f"LoRA file to {to_do}, where none is connected; a name in ComfyUI's loras folders will do.",
+    )
+
+
+def dtype_input(default: str, tooltip: str) -> Any:
+    """The widget `dtype` of a node that writes a LoRA."""
+    return io.Combo.Input(
+        "dtype", options=list(core.FILE_DTYPES), default=default, optional=True, advanced=True, tooltip=tooltip
+    )
+
+
+def lora_outputs(lora: str, report: str = "Its layers and ranks, and what was lost.") -> list[Any]:
+    """The outputs of a node that writes a LoRA: `lora` and `report` say what they are; see `written_lora`."""
+    return [
+        io.LoraModel.Output("lora", display_name="lora", tooltip=lora),
+        io.String.Output("report", display_name="report", tooltip=report),
+        io.String.Output("path", display_name="path", tooltip="Path of the new file."),
+    ]
+
+
+def written_lora(report: Written) -> io.NodeOutput:
+    """The values of `lora_outputs`."""
+    return io.NodeOutput(read_wire_lora(report.path), report.text(), str(report.path))
+
+
 def stamp(lora_path: str | None) -> Any:
     """What changes when the file behind `lora_path` does; None where there is no path."""
     if lora_path is None or not lora_path.strip():
@@ -76,7 +123,7 @@ def stamps(lora_paths: str | None) -> Any:
 
 def listed_loras(text: str, widget: str = "lora_paths") -> list[tuple[Path, float]]:
     """(file, multiplier) of each line. Raises ConfigError where one names no file or no number."""
-    found = []
+    loras = []
     for line in filter(None, (line.strip() for line in text.splitlines())):
         name, bar, number = line.rpartition("|")
         try:
@@ -88,8 +135,8 @@ def listed_loras(text: str, widget: str = "lora_paths") -> list[tuple[Path, floa
                 f"{widget}: {number.strip()!r} is no number, in the line {line!r}. Write the file, a |, and how "
                 "strongly it counts."
             )
-        found.append((lora_named(name if bar else line, widget, "empty the line"), multiplier))
-    return found
+        loras.append((lora_named(name if bar else line, widget, "empty the line"), multiplier))
+    return loras
 
 
 def file_mark(source: Path, *recipe: str) -> str:
@@ -97,15 +144,15 @@ def file_mark(source: Path, *recipe: str) -> str:
     return digest(str(source.resolve()), str(source.stat().st_mtime_ns), *recipe, length=8)
 
 
-def worked(node: str | None, work: Callable[[host.ComfyEvents], core.LoraMade]) -> core.LoraMade:
+def worked(node: str | None, work: Callable[[host.ComfyEvents], W]) -> W:
     """What `work` makes, its progress shown at `node`, and its report when it is done."""
     events = host.ComfyEvents(node)
     try:
-        made = work(events)
+        report = work(events)
     finally:
         events.close()
-    events.finish("finished", made.text())
-    return made
+    events.finish("finished", report.text())
+    return report
 
 
 def new_lora(save_name: str, otherwise: str) -> Path:

@@ -11,25 +11,24 @@ from ..ltx2_train.errors import ConfigError
 from ..ltx2_train.files import digest
 from . import host
 from .host import io
-from .lora_names import chosen_lora, file_mark, listed_loras, new_lora, plain_name, stamp, stamps, worked
-from .wire import lora_file, read_wire_lora
+from .lora_names import (
+    chosen_lora,
+    dtype_input,
+    file_mark,
+    listed_loras,
+    lora_outputs,
+    lora_path_input,
+    new_lora,
+    plain_name,
+    stamp,
+    stamps,
+    worked,
+    written_lora,
+)
+from .wire import lora_file
 
 RESIZE_TITLE, EXTRACT_TITLE, BAKE_TITLE = "Resize LoRA", "Extract LoRA", "Bake LoRAs into Checkpoint"
 SAVE_NAME = "Name of the new file in ComfyUI's loras folder. Empty: it lies among the runs."
-
-
-def _dtype(default: str, tooltip: str) -> Any:
-    return io.Combo.Input(
-        "dtype", options=list(core.FILE_DTYPES), default=default, optional=True, advanced=True, tooltip=tooltip
-    )
-
-
-def _outputs(what: str) -> list[Any]:
-    return [
-        io.LoraModel.Output("lora", display_name="lora", tooltip=f"{what}, for Load LoRA Model."),
-        io.String.Output("report", display_name="report", tooltip="Its layers and ranks, and what was lost."),
-        io.String.Output("path", display_name="path", tooltip="Path of the new file."),
-    ]
 
 
 class ResizeLoRA(io.ComfyNode):
@@ -57,15 +56,11 @@ class ResizeLoRA(io.ComfyNode):
                     tooltip="Each layer takes the lowest rank that loses at most this share of its change, never above "
                     "`rank`. 0: the rank alone counts.",
                 ),
-                io.String.Input(
-                    "lora_path",
-                    default="",
-                    tooltip="LoRA file to resize, where none is connected; a name in ComfyUI's loras folders will do.",
-                ),
+                lora_path_input("resize"),
                 io.String.Input("save_name", default="", tooltip=SAVE_NAME),
-                _dtype("auto", "Numbers of the new file. auto: those of the old one."),
+                dtype_input("auto", "Numbers of the new file. auto: those of the old one."),
             ],
-            outputs=_outputs("The smaller LoRA"),
+            outputs=lora_outputs("The smaller LoRA, for Load LoRA Model."),
             hidden=[io.Hidden.unique_id],
         )
 
@@ -91,7 +86,7 @@ class ResizeLoRA(io.ComfyNode):
                 cls.hidden.unique_id,
                 lambda events: core.resize_lora(source, out, rank or None, max_error or None, dtype, events=events),
             )
-            return io.NodeOutput(read_wire_lora(made.path), made.text(), str(made.path))
+            return written_lora(made)
 
 
 class ExtractLoRA(io.ComfyNode):
@@ -110,9 +105,9 @@ class ExtractLoRA(io.ComfyNode):
                 io.Combo.Input("base", options=names, tooltip="The checkpoint that it began with."),
                 io.Int.Input("rank", default=32, min=1, max=1024, tooltip="Rank of each layer."),
                 io.String.Input("save_name", default="", tooltip=SAVE_NAME),
-                _dtype("bf16", "Numbers of the new file. auto: those of the finetune."),
+                dtype_input("bf16", "Numbers of the new file. auto: those of the finetune."),
             ],
-            outputs=_outputs("What was learned"),
+            outputs=lora_outputs("What was learned, for Load LoRA Model."),
             hidden=[io.Hidden.unique_id],
         )
 
@@ -128,7 +123,7 @@ class ExtractLoRA(io.ComfyNode):
                 cls.hidden.unique_id,
                 lambda events: core.extract_lora(*paths, out, rank, dtype, replace=again, events=events),
             )
-            return io.NodeOutput(read_wire_lora(made.path), made.text(), str(made.path))
+            return written_lora(made)
 
 
 class BakeLoRA(io.ComfyNode):

@@ -10,8 +10,8 @@ from ..ltx2_train.errors import ConfigError
 from ..ltx2_train.files import digest
 from . import host
 from .host import io
-from .lora_names import listed_loras, new_lora, stamps, worked
-from .wire import lora_file, read_wire_lora
+from .lora_names import dtype_input, listed_loras, lora_outputs, new_lora, stamps, worked, written_lora
+from .wire import lora_file
 
 TITLE = "Merge LoRAs"
 
@@ -87,14 +87,7 @@ class MergeLoRA(io.ComfyNode):
                     advanced=True,
                     tooltip="For orthogonal: the rank of a layer is the sum of both, the larger or the smaller one.",
                 ),
-                io.Combo.Input(
-                    "dtype",
-                    options=list(core.FILE_DTYPES),
-                    default="auto",
-                    optional=True,
-                    advanced=True,
-                    tooltip="Numbers of the new file. auto: one that holds all of the files.",
-                ),
+                dtype_input("auto", "Numbers of the new file. auto: one that holds all of the files."),
                 io.Boolean.Input(
                     "emit_alpha",
                     default=False,
@@ -104,11 +97,7 @@ class MergeLoRA(io.ComfyNode):
                     "rank. diffusers refuses them.",
                 ),
             ],
-            outputs=[
-                io.LoraModel.Output("lora", display_name="lora", tooltip="The merged LoRA, for Load LoRA Model."),
-                io.String.Output("report", display_name="report", tooltip="Its layers and ranks, and what was lost."),
-                io.String.Output("path", display_name="path", tooltip="Path of the new file."),
-            ],
+            outputs=lora_outputs("The merged LoRA, for Load LoRA Model."),
             hidden=[io.Hidden.unique_id],
         )
 
@@ -165,4 +154,4 @@ class MergeLoRA(io.ComfyNode):
                     paths, out, multipliers, method, k_fraction, rank_mode, dtype, emit_alpha, events=events
                 ),
             )
-            return io.NodeOutput(read_wire_lora(made.path), made.text(), str(made.path))
+            return written_lora(made)

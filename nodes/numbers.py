@@ -12,11 +12,11 @@ N = TypeVar("N", int, float)
 
 def numbers_of(text: str, widget: str, kind: Callable[[str], N]) -> list[N]:
     """The numbers in `text`, with commas, semicolons or spaces between. Raises ConfigError where one is none."""
-    found = []
+    numbers = []
     for word in text.replace(";", " ").replace(",", " ").split():
         try:
-            found.append(kind(word))
+            numbers.append(kind(word))
         except ValueError:
             wanted = "whole numbers" if kind is int else "numbers"
             raise ConfigError(f"{widget}: {word!r} is not one of them. Write {wanted} with commas between.") from None
-    return found
+    return numbers

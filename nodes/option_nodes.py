@@ -76,7 +76,7 @@ def leaves(kind: type[BaseModel], before: str = "") -> Iterator[tuple[str, Field
 
 def settings_of(group: options.OptionGroup) -> list[Setting]:
     """The settings that the node of `group` shows: the oldest first, since workflows store values by position."""
-    found = []
+    dated = []
     for path, field in leaves(group.kind):
         if not any(not table or path.startswith(f"{table}.") for table in group.tables):
             continue
@@ -85,8 +85,8 @@ def settings_of(group: options.OptionGroup) -> list[Setting]:
         if path in SHOWN or path in ELSEWHERE or (group.tables == ("",) and (path in IN_A_FILE or is_path(field))):
             continue
         name = path.removeprefix(f"{group.tables[0]}.").replace(".", "_")
-        found.append((_since(field), Setting(path, name)))
-    return [setting for _, setting in sorted(found, key=lambda pair: pair[0])]
+        dated.append((_since(field), Setting(path, name)))
+    return [setting for _, setting in sorted(dated, key=lambda pair: pair[0])]
 
 
 def _since(field: FieldInfo) -> tuple[int, ...]:

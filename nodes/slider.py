@@ -193,19 +193,19 @@ def _targets(positive: str, negative: str, target_class: str, more: str) -> list
         parts = [part.strip() for part in line.split("|")]
         if len(parts) > 4 or not parts[0]:
             raise ConfigError(f"more_targets: {line!r} is not: positive | negative | target class | weight.")
-        up, down, what, weight = (*parts, *("", "", "", "1")[len(parts) :])
-        lines.append((up, down, what, weight or "1"))
+        up, down, subject, weight = (*parts, *("", "", "", "1")[len(parts) :])
+        lines.append((up, down, subject, weight or "1"))
     if not lines:
         raise ConfigError("There is nothing to learn: write `positive`, or connect pairs of pictures.")
     if negative.strip() and not positive.strip():
         raise ConfigError("`negative` is written and `positive` is not. Write what strength 1 shows more of.")
     targets = []
-    for up, down, what, weight in lines:
+    for up, down, subject, weight in lines:
         try:
             number = float(weight)
         except ValueError:
             raise ConfigError(f"more_targets: {weight!r} is no number; the weight stands last in a line.") from None
-        prompts = (" ".join(text.split()) for text in (up, down, what))
+        prompts = (" ".join(text.split()) for text in (up, down, subject))
         targets.append({**dict(zip(("positive", "negative", "target_class"), prompts, strict=True)), "weight": number})
     return targets
 
