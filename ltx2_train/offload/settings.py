@@ -155,7 +155,7 @@ class MemorySettings(Settings):
         default=False,
         description="Share the blocks out over the processes (FSDP2): each card holds a part of each, and gathers it "
         "when its turn comes. Of weights that are trained it holds its part of the optimizer's state too. For a base "
-        "that is not quantized and does not fit one card.",
+        "that is not quantized and does not fit one card. From a terminal only.",
         json_schema_extra={
             "counts_with": "train.processes != 1 -- with train.processes above 1",
             "advanced": True,

@@ -205,7 +205,7 @@ def _total_steps(config: RunConfig, order: BatchOrder, events: Events) -> int:
     """The steps of the run; says what of its settings does not fit into them."""
     total = config.train.steps
     if config.train.epochs is not None:
-        total = config.train.epochs * -(-len(order) // config.train.batches_a_step)
+        total = -(-config.train.epochs * len(order) // config.train.batches_a_step)
         if config.train.steps != TrainSettings().steps:
             events.message(
                 f"train.epochs = {config.train.epochs} counts, which is {total} steps; train.steps = "

@@ -125,12 +125,12 @@ def train_checked(checked: Checked, events: Events) -> RunResult:
 @dataclass(frozen=True)
 class _Done:
     """A step that was taken: its columns of the metrics, the names of its clips, whether its numbers were finite, and
-    the epoch that ended with it (0: none)."""
+    how many epochs had ended before and after it."""
 
     row: dict[str, Any]
     names: list[str]
     finite: bool
-    epoch_ended: int
+    epochs: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ class _Loop:
         run.scaler.update()
         run.schedule.step()
         run.optimizer.zero_grad(set_to_none=True)
-        epoch_ended = place[0] if place[0] > run.place[0] else 0
+        epochs = run.place[0], place[0]
         run.step, run.place = run.step + 1, place
         if run.regularizers is not None:
             run.regularizers.stepped(run.step)
@@ -270,7 +270,7 @@ class _Loop:
             "skipped": None if finite else names,
             **(norm_row(run.loras) if every and run.step % every == 0 else {}),
         }
-        return _Done(row, names, finite, epoch_ended)
+        return _Done(row, names, finite, epochs)
 
     def _gradients(self, guard: OomGuard) -> tuple[Columns, list[_Taken], tuple[int, int]]:
         """The gradients of a step, clipped, with their norm among its columns; or where they are let go of, the norm
@@ -331,7 +331,7 @@ class _Loop:
     def _validate(self, done: _Done) -> _Done:
         """The same step, its row with what is measured after it: the validation loss where due, the use at the end."""
         run, validation = self.run, self.settings.validation
-        due = _due(run.step, validation.every, done.epoch_ended, validation.every_epochs)
+        due = _due(run.step, validation.every, done.epochs, validation.every_epochs)
         row = done.row
         if self.validation is not None and (due or run.step == run.total):
             row = {**row, **(self._all_or_first(self.validation.measure) or {})}
@@ -362,7 +362,7 @@ class _Loop:
     def _save(self, done: _Done) -> None:
         run, train = self.run, self.settings.train
         last = run.step == run.total
-        if last or _due(run.step, train.save_every, done.epoch_ended, train.save_every_epochs):
+        if last or _due(run.step, train.save_every, done.epochs, train.save_every_epochs):
             run.folder.require_there()
             status = "finished" if last else "running"
             self.lora = run.peers.lead(lambda: save(run, self.events, status, final=last))
@@ -370,7 +370,7 @@ class _Loop:
 
     def _sample(self, done: _Done) -> None:
         run, sample = self.run, self.settings.sample
-        due = _due(run.step, sample.every, done.epoch_ended, sample.every_epochs)
+        due = _due(run.step, sample.every, done.epochs, sample.every_epochs)
         if due or (run.step == run.total and sample.wanted):
             self._all_or_first(lambda: _draw(run, self.events))
             self.events.stage("train", run.total)
@@ -554,10 +554,11 @@ def _generator(seed: int, step: int, micro: int, purpose: int = 0) -> torch.Gene
     return torch.Generator().manual_seed((mixed + purpose * 0xD6E8FEB86659FD93) & (2**63 - 1))
 
 
-def _due(step: int, every: int, epoch_ended: int, every_epochs: int) -> bool:
-    """Whether step or epoch (0: none ended with this step) is one of every so many."""
+def _due(step: int, every: int, epochs: tuple[int, int], every_epochs: int) -> bool:
+    """Whether the step, or an epoch of those that ended with it (so many before it, so many after), is one of every so
+    many."""
     by_step = bool(every) and step % every == 0
-    return by_step or bool(every_epochs and epoch_ended and epoch_ended % every_epochs == 0)
+    return by_step or bool(every_epochs) and epochs[0] // every_epochs < epochs[1] // every_epochs
 
 
 def _report_bad(run: Run, names: list[str], bad: int, events: Events, moved: bool) -> None:

@@ -20,11 +20,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from ltx2_train.errors import ConfigError
 from ltx2_train.optim import OPTIMIZERS, OptimizerSettings, build_optimizer, state_bytes
 
+# AdamW with each of PyTorch's kernels; without arguments it is PyTorch's own choice, and on cards "fused"
+KERNELS = {
+    "adamw, a loop": {"foreach": False, "fused": False},
+    "adamw, foreach": {"foreach": True},
+    "adamw, fused": {"fused": True},
+}
 
-def seconds(name: str, sizes: list[tuple[int, int]], device: torch.device, steps: int) -> float:
+
+def seconds(settings: OptimizerSettings, sizes: list[tuple[int, int]], device: torch.device, steps: int) -> float:
     """The fastest of `steps` steps after the first."""
     params = [torch.nn.Parameter(torch.randn(size, device=device) / 64) for size in sizes]
-    optimizer, _ = build_optimizer(params, OptimizerSettings(name=name), 1e-4, device)
+    optimizer, _ = build_optimizer(params, settings, 1e-4, device)
     taken = []
     for _ in range(steps + 1):
         for param in params:
@@ -53,15 +60,18 @@ def main(arguments: list[str] | None = None) -> None:
     numbers = sum(a * b for a, b in sizes)
     print(f"{numbers:,} trainable numbers, {given.device}, torch {torch.__version__}")
     plain = 0.0
-    for name in [*OPTIMIZERS, *given.names]:
+    named = {name: OptimizerSettings(name=name) for name in [*OPTIMIZERS, *given.names]}
+    kernels = {name: OptimizerSettings(name="adamw", args=args) for name, args in KERNELS.items()}
+    for name, settings in {"adamw": named["adamw"], **kernels, **named}.items():
         try:
-            took = seconds(name, sizes, torch.device(given.device), given.steps)
-            kept = state_bytes(OptimizerSettings(name=name), given.device, given.rank)
+            took = seconds(settings, sizes, torch.device(given.device), given.steps)
+            kept = state_bytes(settings, given.device, given.rank)
         except ConfigError as error:
-            print(f"{name:16} {error}")
+            print(f"{name:16} {error}", flush=True)
             continue
         plain = plain or took
-        print(f"{name:16} {took / numbers * 1e9:7.2f} ns  {took / plain:6.2f} x adamw  {kept:6.2f} bytes")
+        per = took / numbers * 1e9
+        print(f"{name:16} {per:7.2f} ns  {took / plain:6.2f} x adamw  {kept:6.2f} bytes", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
 Options that only move weights or activations about must give the first loss of the plain run to the last bit; the last
 column says so. Ratios are to the better peer. Times need a quiet machine; live memory does not depend on it.
 What is trained with (optimizers, kinds of LoRA, regularizers, a running mean, full fine-tuning) is in a table of its
-own, beside a step without any, all taken in turns: --training, about five minutes; --regularizers are those alone. See
-regularized.py.
+own, beside a step without any, all taken in turns: --training, about five minutes; --regularizers are those alone, and
+--grid is the size of their clip. See regularized.py.
 """
 
 from __future__ import annotations
@@ -58,17 +58,23 @@ def main() -> None:
     parser.add_argument("--mode", default="av")
     parser.add_argument("--dtype", default="bf16")
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--only", nargs="*", choices=list(OPTIONS), help="these options alone")
+    parser.add_argument("--only", nargs="*", help="these options alone, beside those without any")
     parser.add_argument("--no-peers", action="store_true", help="leave the peers out; ratios are to the plain run")
     parser.add_argument("--regularizers", action="store_true", help="the table of regularizers instead")
     parser.add_argument("--training", action="store_true", help="the table of all that is trained with instead")
     parser.add_argument("--rounds", type=int, default=1, help="so often is everything run, in turns")
+    parser.add_argument("--grid", help="of these two: latent frames, rows and columns of the clip, 1x4x4 a small one")
     args = parser.parse_args()
+    if args.grid and not (args.regularizers or args.training):
+        parser.error("--grid is for --training and --regularizers; all else has the clip of common.py, as the peers.")
     if args.regularizers or args.training:
         given = ["--size", args.size, "--dtype", args.dtype, "--steps", str(2 if args.training else args.steps)]
         given += ["--rounds", str(max(2, args.rounds) if args.training else args.rounds)]
-        given += ["--all"] if args.training else []
+        given += [*(["--all"] if args.training else []), *(["--grid", args.grid] if args.grid else [])]
+        given += ["--only", *args.only] if args.only else []
         raise SystemExit(subprocess.run([sys.executable, str(HERE / "regularized.py"), *given]).returncode)
+    if strangers := set(args.only or ()) - set(OPTIONS):
+        parser.error(f"--only: there is no {', '.join(sorted(strangers))}. There are: {', '.join(OPTIONS)}.")
     common = ["--size", args.size, "--mode", args.mode, "--dtype", args.dtype, "--steps", str(args.steps)]
     blocks = {"tiny": 2, "small": 4, "mid": 8}[args.size]
     words = {"HALF": str(blocks // 2), "LAST": str(blocks - 1)}
@@ -81,6 +87,7 @@ def main() -> None:
             row = run(script, arguments)
             if name not in rows or row["min_step_s"] < rows[name]["min_step_s"]:
                 rows[name] = row
+            print(f"{len(rows)} of {len(todo)}: {name}, {row['min_step_s']:.3f} s a step", file=sys.stderr, flush=True)
     plain = rows["plain"]
     best = {
         key: min(row[key] for row in [rows[name] for name in PEERS if name in rows] or [plain])

@@ -3,11 +3,12 @@
     python tests/bench/regularized.py --size small --steps 3          # regularizers
     python tests/bench/regularized.py --all --rounds 2                # and optimizers, kinds of LoRA, a mean, full
 
-All options take their steps in turns, round after round; the fastest step of each counts. The step is the real one, on
-one clip of random numbers (--grid), all blocks recomputed. Live memory is what is taken above what was there before the
-step. What stays between steps has a column of its own: what is trained besides the base, the state of the optimizer,
-a mean. The clip is without sound; rows of mode av are compared with one of the same mode. Passes are those of the
-largest batch, in steps without a gradient and with one, as the plan of memory counts them.
+All options take their steps in turns, round after round; the fastest step of each counts. In the last round each row is
+printed as soon as it is measured; before that, stderr says how far it is. The step is the real one, on one clip of
+random numbers (--grid; 1x4x4 is a small one), all blocks recomputed. Live memory is what is taken above what was there
+before the step. What stays between steps has a column of its own: what is trained besides the base, the state of the
+optimizer, a mean. The clip is without sound; rows of mode av are compared with one of the same mode. Passes are those
+of the largest batch, in steps without a gradient and with one, as the plan of memory counts them.
 """
 
 from __future__ import annotations
@@ -248,28 +249,34 @@ def main() -> None:
     depth = common.SIZES[args.size]["layers"]
     assert depth > 2, "a route, and a teacher above the student, need more blocks"
     chosen = {**options(depth), **(further(args.dtype) if args.all else {})}
+    if strangers := set(args.only or ()) - set(chosen):
+        parser.error(f"--only: there is no {', '.join(sorted(strangers))}. There are: {', '.join(chosen)}.")
     chosen = {name: one for name, one in chosen.items() if not args.only or name in args.only or not one[1]}
     bases = {mode: model_of(args.size, mode, DTYPES[args.dtype]) for mode in {mode for mode, _ in chosen.values()}}
     seconds: dict[str, float] = {}
-    about: dict[str, tuple[float, float, Any]] = {}
+    first: dict[str, float] = {}  # live memory without any option, by the mode
     for number in range(args.rounds):
-        for name, (mode, tables) in chosen.items():
+        last = number == args.rounds - 1
+        if last:
+            print("| option | s a step | ratio | live MB | ratio | kept MB | passes without, with gradient |")
+            print("|---|---|---|---|---|---|---|", flush=True)
+        for place, (name, (mode, tables)) in enumerate(chosen.items(), 1):
             with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
                 row = Row(args, mode, tables, Path(folder), bases[mode])
                 seconds[name] = min(seconds.get(name, float("inf")), row.seconds(args.steps))
-                if number == args.rounds - 1:
+                if last:
+                    none = "none" if mode == "video" else AV  # stands before the others, so it is measured already
                     sizes = CostSizes(depth, common.dims(args.size)["dim"], 1, row.sample.shape.tokens, 2)
-                    about[name] = row.live(), row.kept(), costs(row.run.regularizers, sizes)
+                    live, cost = row.live(), costs(row.run.regularizers, sizes)
+                    share = live / first.setdefault(none, live)
+                    print(
+                        f"| {name} | {seconds[name]:.3f} | {seconds[name] / seconds[none]:.2f} | {live:.0f} | "
+                        f"{share:.2f} | {row.kept():.1f} | {cost.forwards:+.2g}, {cost.steps:+.2g} |",
+                        flush=True,
+                    )
                 row.close()
-    print("| option | s a step | ratio | live MB | ratio | kept MB | passes without, with gradient |")
-    print("|---|---|---|---|---|---|---|")
-    for name, (mode, _) in chosen.items():
-        none = "none" if mode == "video" else AV
-        live, kept, cost = about[name]
-        print(
-            f"| {name} | {seconds[name]:.3f} | {seconds[name] / seconds[none]:.2f} | {live:.0f} | "
-            f"{live / about[none][0]:.2f} | {kept:.1f} | {cost.forwards:+.2g}, {cost.steps:+.2g} |"
-        )
+            how_far = f"round {number + 1} of {args.rounds}, {place} of {len(chosen)}"
+            print(f"{how_far}: {name}, {seconds[name]:.3f} s a step", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -480,7 +480,14 @@ def test_every_optimizer_and_kind_of_state_resumes(run_file, optimizer, state):
 
 def test_steps_can_be_counted_in_epochs(run_file):
     result = train(load_run(run_file, ["train.epochs=2", "train.accumulation=2"]))
-    assert result.total == 4  # three windows a pass, two a step
+    assert result.total == 3  # three windows a pass, two a step
+    assert [row["epoch"] for row in read_rows(result.folder / "metrics.jsonl")] == [0, 1, 2]
+    # of steps in which several passes end, those that one of every so many ends in are due
+    more = ["run.name=long", "train.epochs=5", "train.accumulation=5", "train.save_every_epochs=2"]
+    folder = train(load_run(run_file, more)).folder
+    assert [row["epoch"] for row in read_rows(folder / "metrics.jsonl")] == [1, 3, 5]
+    saved = {path.name for path in (folder / "lora").glob("long_*.safetensors")}
+    assert saved == {"long_000002.safetensors", "long_000003.safetensors"}
 
 
 def test_samples_are_drawn_at_the_start_and_on_the_way(run_file):

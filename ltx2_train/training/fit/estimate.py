@@ -23,7 +23,7 @@ Disk: saved states and LoRAs, contexts that spill over, and 3 MB for each sample
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ...config import DrawSettings
 from ...families import VERSIONS
@@ -166,8 +166,44 @@ def _sample_shape(facts: Facts) -> VideoShape:
     return VideoShape(floor_frames(sample.frames), sample.height, sample.width, sample.fps)
 
 
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes that a card receives from the others: `gathered` in each pass over the blocks, `scattered` more of
+    gradients in each backward pass, and `averaged` once a step. It sends as many."""
+
+    gathered: float = 0.0
+    scattered: float = 0.0
+    averaged: float = 0.0
+
+    def of_step(self, batches: int) -> float:
+        """Bytes of a step of so many batches."""
+        return batches * (2 * self.gathered + self.scattered) + self.averaged
+
+
+def between_cards(facts: Facts, choice: Choice) -> Traffic:
+    """What the cards of a run send each other. Of what is shared out each lacks the parts of the others; of what all
+    have, gradients are added up in parts, and the sums of the parts sent round."""
+    count, shards = facts.run.train.processes, choice.shards
+    if count == 1:
+        return Traffic()
+    lacking, apart = 1 - 1 / count, facts.total - 1 if shards > 1 else 0
+    sizes, parted = facts.sizes(choice.format), 0.0
+    block = float(sizes.block)
+    if facts.full:
+        per_block = (facts.lora_values - sizes.outside_values) / facts.total
+        block, parted = block + per_block * facts.itemsize, apart * per_block
+    return Traffic(
+        gathered=lacking * apart * block,
+        scattered=lacking * parted * facts.gradient_bytes,
+        averaged=2 * lacking * (facts.lora_values - parted) * facts.gradient_bytes,
+    )
+
+
 def _link(facts: Facts, choice: Choice, rates: Rates) -> float:
-    """Bytes a second over which swapped blocks come: some perhaps from locked RAM, the others not."""
+    """Bytes a second over which swapped blocks come: some perhaps from locked RAM, the others not. Between cards it is
+    the rate of locked RAM, since a card has that link at least."""
+    if choice.shards > 1:
+        return rates.pinned
     whole = choice.blocks_to_swap * facts.sizes(choice.format).block
     if not choice.pinned or choice.pinned_gb is None or not whole:
         return rates.pinned if choice.pinned else rates.pageable
@@ -200,22 +236,25 @@ def _seconds(facts: Facts, choice: Choice, machine: Machine) -> tuple[float, flo
     profile = facts.profile(choice.format, choice.ff_chunk, choice.lean)
     inputs = offloaded_bytes(facts, choice)
     held_up = inputs if not choice.pinned else 0
+    traffic = between_cards(facts, choice)
     forward, micro = step_seconds(
         facts.flops,
         profile,
         rates,
         total=facts.total,
         recomputed=choice.recompute_blocks,
-        streamed_bytes=choice.blocks_to_swap * sizes.block,
+        streamed_bytes=choice.blocks_to_swap * sizes.block + traffic.gathered,
         link=link,
         offloaded_bytes=inputs - held_up,
         blocking_bytes=held_up,
+        scattered_bytes=traffic.scattered,
         text_kv=choice.keep_text_kv,
         compiled=bool(facts.run.memory.compile),  # what a trial will find is not known yet
     )
     micro += facts.regularizers.forwards * forward + facts.regularizers.steps * micro
     # gradient read, value and state read and written
     number = facts.value_bytes if facts.full else NUMBER
-    update = (facts.gradient_bytes + 2 * number + 2 * facts.state_bytes) * facts.lora_values
+    update = (facts.gradient_bytes + 2 * number + 2 * facts.state_bytes) * _values_here(facts, choice)
     launches = facts.update_seconds if facts.device_type == "cuda" else 0.0
-    return micro * facts.run.train.accumulation + update / rates.bandwidth + launches, forward
+    update_seconds = update / rates.bandwidth + launches + traffic.averaged / rates.pinned
+    return micro * facts.run.train.accumulation + update_seconds, forward

@@ -12,10 +12,11 @@ from ...config import RunConfig
 from ...device import pick_device
 from ...errors import ConfigError
 from ...events import Events
-from .choose import make_plan, taken
+from .choose import make_plan, shards_of, taken
+from .estimate import between_cards
 from .facts import Facts
 from .machine import CARD_SIZES, GB, Machine, Rates, available_ram, card, this_machine
-from .memory_plan import MemoryPlan, seconds
+from .memory_plan import Choice, MemoryPlan, seconds
 from .work import largest_workload, parse_workload
 
 HEADS = ("memory", "card", "base", "swapped", "recomputed", "VRAM GB", "RAM GB", "disk GB", "a step")
@@ -61,6 +62,7 @@ class PlanReport:
     base: str
     rates: str
     processes: int = 1
+    traffic: str = ""
 
     @property
     def chosen(self) -> CardRow:
@@ -78,6 +80,7 @@ class PlanReport:
         head = [f"{self.base}; largest batch: {self.work} (from {self.source}).", self.rates]
         if self.processes > 1:
             head.append(f"{self.processes} processes share the batches of a step and the RAM; all numbers are of one.")
+            head.append(self.traffic)
         head.append("")
         return "\n".join([*head, *lines, "", *self._words()])
 
@@ -156,6 +159,7 @@ def make_report(
         base=f"{facts.checkpoint or 'The base'}, mode {facts.work.mode}, {_trained(run)}",
         rates=_rates(here, facts),
         processes=run.train.processes,
+        traffic=_traffic(run, facts, here),
     )
 
 
@@ -181,3 +185,15 @@ def _rates(here: Machine, facts: Facts) -> str:
     text += f"; {here.ram / GB:.0f} GB of RAM can be used here."
     other = taken(here)
     return f"{text} {other}" if other else text
+
+
+def _traffic(run: RunConfig, facts: Facts, here: Machine) -> str:
+    """What the cards of a run with several send each other, and the rate that is taken for it; "" for one."""
+    if run.train.processes == 1:
+        return ""
+    sent = between_cards(facts, Choice("none", shards=shards_of(run))).of_step(run.train.accumulation)
+    rate = f", {here.rates.pinned / GB:.0f} GB/s here" if here.device_type == "cuda" else ""
+    return (
+        f"Each receives {sent / GB:.1f} GB a step from the others, reckoned at the rate of a card's link to RAM{rate}; "
+        "cards that are linked by NVLink are faster."
+    )

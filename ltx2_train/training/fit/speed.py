@@ -16,6 +16,9 @@ feed-forward, whose value nobody reads.
 Weights that are swapped travel once forward and once backward, beside the arithmetic of that phase, not of the other:
 
     step = max(forward, copy) + max(recompute + backward, copy)
+
+So does what a card lacks of blocks that are shared out over cards. The time in which cards add up gradients is added:
+with each block of those that are shared out, once after the last batch of a step of the others.
 """
 
 from __future__ import annotations
@@ -122,6 +125,7 @@ def step_seconds(
     link: float = 25e9,
     offloaded_bytes: float = 0.0,
     blocking_bytes: float = 0.0,
+    scattered_bytes: float = 0.0,
     text_kv: bool = False,
     compiled: bool = False,
 ) -> tuple[float, float]:
@@ -129,7 +133,8 @@ def step_seconds(
 
     `streamed_bytes` come over the link in each of both phases; `offloaded_bytes` leave in the first, beside the
     weights since a link has two directions, and come back in the second, among them. `blocking_bytes` are held up for
-    both ways by the thread that launches, since their RAM is not locked.
+    both ways by the thread that launches, since their RAM is not locked; `scattered_bytes` are gradients that other
+    cards get in the second, before the next block.
     """
     again = recomputed / total
     forward_traffic, backward_traffic = profile.traffic(total, recomputed)
@@ -145,4 +150,5 @@ def step_seconds(
     out = max(streamed_bytes, offloaded_bytes) / link
     back = (streamed_bytes + offloaded_bytes) / link
     alone = max(forward, streamed_bytes / link)
-    return alone, max(forward, out) + max(backward, back) + 2 * blocking_bytes / link
+    waited = (2 * blocking_bytes + scattered_bytes) / link
+    return alone, max(forward, out) + max(backward, back) + waited

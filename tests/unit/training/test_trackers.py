@@ -1,11 +1,15 @@
 """TensorBoard, Weights & Biases and the hub get what a run tells, and never end it."""
 
+import shutil
 import sys
 import types
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
+from PIL import Image
 
+from ltx2_train.cli.demo_media import draw_sound
 from ltx2_train.config import make_run
 from ltx2_train.errors import ConfigError
 from ltx2_train.events import Events
@@ -140,6 +144,30 @@ def test_wandb_without_a_key_stays_here_and_says_so(wandb, tmp_path, monkeypatch
     assert len(host.warnings()) == 1
 
 
+@pytest.mark.slow
+def test_the_real_library_keeps_numbers_films_sounds_and_pictures_here(tmp_path, monkeypatch, drawn_clip):
+    """As above, with what is installed: an argument that it does not have would be a warning."""
+    pytest.importorskip("wandb", reason="wandb is not among what tests install")
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    run, host, folder = run_of(tmp_path, log={"report_to": "wandb"}), Host(), tmp_path / "fox"
+    folder.mkdir()
+    shutil.copyfile(drawn_clip, folder / "step_000003_p01_s42.mp4")
+    draw_sound(folder / "step_000003_p02_s42.wav", 0.5)
+    Image.new("RGB", (32, 32)).save(folder / "step_000003_p03_s42.png")
+    check_trackers(run)
+    with tracked(run, folder, host) as events:
+        events.step(ROW)
+        for path in sorted(folder.glob("step_*")):
+            events.sample(path, {"prompt": "a fox", "step": 3})
+    assert len(host.warnings()) == 1, host.warnings()  # that there is no key
+    (log,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
+    assert b"loss" in log.read_bytes()
+    kept = sorted(path.name.partition("_")[0] + path.suffix for path in log.parent.glob("files/media/*/samples/*"))
+    assert kept == ["01.mp4", "02.wav", "03.png"]
+
+
 def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(wandb, tmp_path):
     fake, host = wandb(fails_at=4), Host()
     run = run_of(tmp_path, log={"report_to": "wandb"}, wandb={"log_validation_videos": False})
@@ -152,18 +180,26 @@ def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(wandb, tmp_path):
     assert host.warnings()[1] == "wandb gets nothing more of this run, which goes on: OSError: no way"
 
 
-class FakeApi:
-    def __init__(self):
-        self.repos, self.files = [], []
+def fake_api(monkeypatch):
+    """The client of the installed library, whose methods refuse arguments that the real ones do not have; and the
+    repositories and files that it was given."""
+    import huggingface_hub
 
-    def create_repo(self, repo, **options):
-        self.repos.append((repo, options["private"]))
-        return types.SimpleNamespace(repo_id=f"me/{repo}")
+    api, repos, files = create_autospec(huggingface_hub.HfApi, instance=True), [], []
 
-    def upload_file(self, path_or_fileobj, path_in_repo, repo_id, **_):
+    def make(repo, **options):
+        repos.append((repo, options["private"]))
+        return huggingface_hub.RepoUrl(f"https://huggingface.co/me/{repo}")
+
+    def upload(path_or_fileobj, path_in_repo, repo_id, **_):
         if "000002" in path_in_repo:
             raise ConnectionError("unplugged")
-        self.files.append((repo_id, path_in_repo))
+        files.append((repo_id, path_in_repo, Path(path_or_fileobj).name))
+
+    api.create_repo.side_effect, api.upload_file.side_effect = make, upload
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_x")
+    return api, repos, files
 
 
 def test_a_name_that_no_repository_has_is_told_without_a_pattern(tmp_path):
@@ -175,19 +211,19 @@ def test_a_name_that_no_repository_has_is_told_without_a_pattern(tmp_path):
 
 
 def test_every_lora_goes_to_the_hub_and_what_fails_is_said(tmp_path, monkeypatch):
-    import huggingface_hub
-
-    api, host = FakeApi(), Host()
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
-    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_x")
+    (api, repos, files), host = fake_api(monkeypatch), Host()
+    with pytest.raises(TypeError):  # or the test below would show nothing
+        api.upload_file(path="x")
     run = run_of(tmp_path, hub={"push": True, "repo": "foxes", "path": "loras/"})
     check_trackers(run)
     with tracked(run, tmp_path / "fox", host) as events:
         for step in (1, 2, 3):
             events.saved("lora", tmp_path / f"fox_{step:06d}.safetensors")
         events.saved("state", tmp_path / "step_000003.safetensors")
-    assert api.repos == [("foxes", True)]
-    assert api.files == [("me/foxes", f"loras/fox_{step:06d}.safetensors") for step in (1, 3)]
+    assert repos == [("foxes", True)]
+    assert files == [
+        ("me/foxes", f"loras/{name}", name) for name in ("fox_000001.safetensors", "fox_000003.safetensors")
+    ]
     assert host.warnings() == [
         "fox_000002.safetensors was not uploaded to the Hugging Face hub, and stays here: ConnectionError: unplugged"
     ]

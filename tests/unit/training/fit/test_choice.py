@@ -22,7 +22,7 @@ from ltx2_train.shapes import LatentShape, VideoShape
 from ltx2_train.training.fit import Facts, MemoryPlan, make_plan, parse_workload
 from ltx2_train.training.fit import machine as machine_module
 from ltx2_train.training.fit.choose import fitted
-from ltx2_train.training.fit.estimate import device_parts, moved_for_samples, predict
+from ltx2_train.training.fit.estimate import Traffic, between_cards, device_parts, moved_for_samples, predict
 from ltx2_train.training.fit.machine import CARD_SIZES, GIB, Machine, Rates, available_ram, card, measure, this_machine
 from ltx2_train.training.fit.memory_plan import Choice
 from ltx2_train.training.fit.pace import Pace
@@ -455,6 +455,49 @@ def test_accumulation_multiplies_the_time():
     one, four = (predict(f, choice, card(24, RAM, DISK)) for f in (facts, more))
     assert four.seconds == pytest.approx(4 * one.seconds, rel=0.05)
     assert four.vram >= one.vram
+
+
+def test_what_cards_send_each_other_takes_the_time_of_their_link():
+    two = {"train": {"processes": 2, "accumulation": 3}}
+    alone, joined = full(), replace(full(), run=make_run(two))
+    link = card(80, RAM, DISK).rates.pinned
+    halves = 4.0 * alone.lora_values  # gradients in float32: half of them to the other, and half of the sums back
+    assert between_cards(alone, Choice("none")).of_step(1) == 0
+    assert between_cards(joined, Choice("none")) == Traffic(averaged=halves)
+
+    block = alone.sizes("none").block
+    shared = Choice("none", recompute_blocks=48, shards=2)
+    assert between_cards(joined, shared) == Traffic(gathered=47 * block / 2, averaged=halves)
+    assert between_cards(joined, shared).of_step(3) == 3 * 47 * block + halves
+
+    def seconds(facts, choice, rate):
+        machine = card(80, RAM, DISK)
+        return predict(facts, choice, replace(machine, rates=replace(machine.rates, pinned=rate))).seconds
+
+    whole = replace(shared, shards=1)
+    assert seconds(joined, whole, link) - seconds(joined, whole, 1e30) == pytest.approx(halves / link)
+    slow = 1e6  # bytes a second: all else passes meanwhile
+    assert seconds(joined, shared, slow) == pytest.approx((3 * 47 * block + halves) / slow, rel=1e-3)
+    assert seconds(joined, shared, link) < seconds(joined, whole, link) * 1.5  # gathered beside the work
+
+
+def test_of_trained_blocks_that_are_shared_out_gradients_travel_too():
+    run = make_run({"train": {"what": "full", "processes": 4}, "memory": {"shard": True}})
+    facts = Facts.published("2.3", run, parse_workload("512x512x121", "video"))
+    sent = between_cards(facts, Choice("none", recompute_blocks=48, shards=4))
+    outside = facts.sizes("none").outside_values
+    inside = (facts.lora_values - outside) / 48
+    assert sent.gathered == pytest.approx(0.75 * 47 * (2 * inside + facts.sizes("none").block))
+    assert sent.scattered == pytest.approx(0.75 * 47 * 2 * inside)  # gradients in bf16
+    assert sent.averaged == pytest.approx(2 * 0.75 * 2 * (outside + inside))  # the last block is whole everywhere
+
+
+def test_a_report_says_what_cards_send_each_other():
+    run = make_run({"train": {"processes": 2}, "memory": {"shard": True}})
+    text = make_report(run, replace(full(), run=run), card(80, RAM, DISK), (80,)).text()
+    sent = between_cards(replace(full(), run=run), Choice("none", shards=2)).of_step(1)
+    assert f"Each receives {sent / 1e9:.1f} GB a step from the others" in text
+    assert "a card's link to RAM, 52 GB/s here" in text
 
 
 def test_the_header_of_a_quantized_file_is_understood(tiny, tmp_path):
