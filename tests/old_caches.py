@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 HEAD = {"format_version": "1", "architecture": "ltx2_v1"}
-VIDEO_VAE, AUDIO_VAE, TEXT, ENCODER = "1" * 16, "2" * 16, "3" * 16, "4" * 16
+VIDEO_VAE, AUDIO_VAE, TEXT, ENCODER, DINO = "1" * 16, "2" * 16, "3" * 16, "4" * 16, "6" * 16
 
 
 def made_of(path):
@@ -32,7 +32,8 @@ def _save(path, tensors, source=None, settings=None, **more):
 
 
 def write_old_caches(media, cache, form="compact"):
-    """Of clip.mp4 (17 frames of 25 fps, 64 x 64, with sound) and hum.wav (2 s) in `media`, and what goes with them."""
+    """Of clip.mp4 (17 frames of 25 fps, 64 x 64, with sound), hum.wav (2 s) and still.png (64 x 64) in `media`, and
+    what goes with them."""
     clip, base = media / "clips" / "clip.mp4", "clip_00000-017_0064x0064_ltx2"
     tiles = {"spatial_tile": None, "temporal_tile": None}
     window = {"window": "00000-017", "target_fps": 25.0, "source_fps": None, "crop": "center"}
@@ -42,6 +43,16 @@ def write_old_caches(media, cache, form="compact"):
     latents = {"latents_3x2x2_bfloat16": torch.full((128, 3, 2, 2), 0.5, dtype=torch.bfloat16)}
     path, made_from = cache / f"{base}.safetensors", {**made_from, "latents": [3, 2, 2]}
     _save(path, latents, clip, made_from, checkpoint=VIDEO_VAE, **size)
+    _dino(cache / f"{base}_dino.safetensors", clip, 17, window)
+
+    still, pictures = media / "pictures" / "still.png", cache.with_name("cache_of_pictures")
+    tensors = {"latents_1x2x2_bfloat16": torch.full((128, 1, 2, 2), 0.75, dtype=torch.bfloat16)}
+    path = pictures / "still_0064x0064_ltx2.safetensors"
+    made_from = {"resolution": "64x64", **stored, "flip": False, "color_jitter": 0.0, **tiles, "latents": [1, 2, 2]}
+    size = {"frame_count": "1", "width": "64", "height": "64", "fps": "1.0"}
+    _save(path, tensors, still, made_from, checkpoint=VIDEO_VAE, **size)
+    _dino(pictures / "still_0064x0064_ltx2_dino.safetensors", still, 1, {})
+    _text(pictures, "still", "a still", form)
 
     reference = {"reference_file": "clip.png", "reference_frames": 1, "resolution": "64x64", **stored}
     reference |= {"target_fps": 25.0, "flip": False, "window": "00000-017", "source_fps": None, "crop": "center"}
@@ -79,6 +90,44 @@ def write_old_caches(media, cache, form="compact"):
     size = {"frame_count": "49", "width": "64", "height": "64", "fps": "25.0"}
     _save(other / "hum_0064x0064_ltx2.safetensors", imagined, hum, made_from, **said, **size)
     _text(other, "hum", "a hum", form)
+
+
+def write_old_manifest(folder):
+    """`dataset_manifest.json` beside the caches of clips and sounds."""
+    clips = {"target_frames": [17], "resolution": [64, 64], "cache_only": True, "cache_directory": "cache"}
+    clips |= {"cache_files": ["clip_00000-017_0064x0064_ltx2.safetensors"], "num_repeats": 2}
+    clips |= {"reference_cache_directory": "cache/reference"}
+    clips |= {"reference_audio_cache_directory": "cache/reference_audio"}
+    sounds = {"cache_only": True, "cache_directory": "cache_of_sounds"}
+    sounds |= {"resolution": [64, 64], "cache_files": ["hum_0064x0064_ltx2.safetensors"]}
+    table = {"format": "ltx2_train_dataset_manifest", "version": 1, "dataset_config": "dataset.toml"}
+    path = folder / "dataset_manifest.json"
+    path.write_text(json.dumps({**table, "datasets": [clips, sounds]}))
+    return path
+
+
+def write_old_note(notes, name, reason, about):
+    """A line of `notes`: ltx2_failed.json or ltx2_damaged.json."""
+    stat = about.stat()
+    notes.write_text(json.dumps({name: {"reason": reason, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}}))
+
+
+def write_old_prompt(folder, prompt, fingerprint):
+    """The features of a prompt that is drawn, as a text encoder of `fingerprint` gave them."""
+    sha = hashlib.sha256()
+    for part in (prompt.encode(), fingerprint.encode()):
+        sha.update(len(part).to_bytes(8, "little") + part)
+    tensors = {"video_features_float32": torch.full((4, 24), 0.5), "audio_features_float32": torch.full((4, 16), 0.25)}
+    path = folder / f"prompt_{sha.hexdigest()[:16]}_ltx2_te_compact.safetensors"
+    save_file(tensors, str(path), metadata={**HEAD, "caption": prompt})
+    return path
+
+
+def _dino(path, source, frames, window):
+    tensors = {"dino_features": torch.full((frames, 9, 32), 0.5, dtype=torch.float16)}
+    made_from = {"resolution": "64x64", **window, "flip": False, "color_jitter": 0.0, "dino_size": 42}
+    size = {"dino_model": "tiny", "dino_dim": "32", "num_frames": str(frames), "num_patches": "9"}
+    _save(path, tensors, source, made_from, checkpoint=DINO, **size)
 
 
 def _sound(steps, value):

@@ -80,6 +80,16 @@ def write_old_run(folder: Path, checkpoint: str, fingerprint: str) -> dict[str, 
     return {name: tensor for name, tensor in tensors.items() if name.startswith("lora.")}
 
 
+def write_old_plan(folder: Path) -> None:
+    """The plan of memory that the run `folder` was trained by, on a card."""
+    choice = {"format": "int8_rotated", "blocks_to_swap": 20, "recompute_blocks": 48, "offload_activations": True}
+    choice |= {"pinned": True, "swap_from": "ram", "swap_ahead": 1, "keep_text_kv": False, "ff_chunk": 1024}
+    prediction = {"vram": 2.2e10, "ram": 1.5e10, "disk": 0.0, "seconds": 9.5, "parts": {"weights": 1.2e10}}
+    plan = {"version": 1, "total": 48, "limit": 2.3e10, "ram_limit": 5e10, "device_type": "cuda", "notches": 1}
+    plan |= {"reasons": ["It fits."], "rejected": [], "fixed": ["ff_chunk"]}
+    (folder / "plan.json").write_text(json.dumps({**plan, "choice": choice, "prediction": prediction}))
+
+
 def _row(step: int) -> dict[str, object]:
     losses = {"loss_video": 1.25, "loss_audio": 2.0, "loss": 3.25, "sigma": 0.75, "sigma_audio": 0.75}
     rates = {"audio_weight": 1.0, "lr": 1e-3 / step, "lr_audio": 1e-3 / step, "grad_norm": 1e-3}

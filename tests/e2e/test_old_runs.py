@@ -6,12 +6,13 @@ import json
 
 import pytest
 import torch
-from old_runs import SETTINGS, STEPS, write_old_run
+from old_runs import SETTINGS, STEPS, write_old_plan, write_old_run
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ltx2_train import Events, load_run, read_manifest, train
 from ltx2_train.errors import RunError
+from ltx2_train.training.fit.memory_plan import MemoryPlan
 from ltx2_train.training.identity import VERSION
 from ltx2_train.training.state import load_state
 from ltx2_train.weights.fingerprint import part_fingerprint
@@ -75,3 +76,15 @@ def test_an_old_run_goes_on_with_its_lora_its_moments_and_its_files(sound_run_fi
     assert all(torch.equal(kept[name], value) for name, value in lora.items())
     record = read_manifest(folder)["identity"]
     assert (record["version"], record["optimizer.name"], record["lora.rank"]) == (VERSION, "adamw", 1)
+
+
+def test_an_old_plan_of_memory_is_gone_on_with(tmp_path):
+    write_old_plan(tmp_path)
+    plan = MemoryPlan.load(tmp_path)
+    assert plan is not None
+    assert (plan.format, plan.blocks_to_swap, plan.recompute_blocks, plan.pinned) == ("int8_rotated", 20, 48, True)
+    assert (plan.choice.ff_chunk, plan.notches, plan.fixed) == (1024, 1, ("ff_chunk",))
+    assert (plan.choice.lean, plan.choice.shards, plan.choice.pinned_gb) == (False, 1, None)
+    lower = plan.notch_down()
+    assert lower is not None
+    assert lower.choice.lean
