@@ -101,7 +101,7 @@ def _run(argv: Sequence[str] | None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ltx2-train",
-        description="Train LoRAs for LTX-2 and LTX-2.3.",
+        description="Train LoRAs for LTX-2, LTX-2.3, LTX-2.5 and LTX-Video.",
         epilog="Start with: ltx2-train demo --out demo",
     )
     common = argparse.ArgumentParser(add_help=False)

@@ -47,7 +47,7 @@ class BaseFiles:
         version = probe(checkpoint).version
         family = FAMILIES[version] if version is not None else None
         if family is not None:
-            _check_family(run, family, checkpoint.name)
+            require_family(run, family, checkpoint.name)
         elsewhere = {"connectors", "text_projection"} if other is not None else set()
         if projection != checkpoint:
             elsewhere.add("text_projection")
@@ -106,7 +106,7 @@ def require_mode(run: RunConfig, family: Family, name: str) -> None:
         )
 
 
-def _check_family(run: RunConfig, family: Family, name: str) -> None:
+def require_family(run: RunConfig, family: Family, name: str) -> None:
     """Raise ConfigError where `run` asks of the checkpoint `name` what its family has not."""
     require_mode(run, family, name)
     for group in ("cache", "sample"):

@@ -45,12 +45,15 @@ class Stems:
     def find(self, folder: Path | None, candidate: MediaFile, suffixes: Collection[str], role: str) -> Path | None:
         """The file of one of `suffixes` that is called as the medium is, or None.
 
-        Raises DataError where there are two, for nobody can tell which is meant; `role` is what it would be.
+        Raises DataError where there are two, for nobody can tell which is meant, and where it would be the medium
+        itself; `role` is what it would be.
         """
         for place in self.places(folder, candidate) if folder is not None else ():
-            named = self.named(place, candidate.path.stem)
-            if fitting := [path for path in named if path.suffix.lower() in suffixes]:
-                return _one(fitting, role)
+            named = [path for path in self.named(place, candidate.path.stem) if path.suffix.lower() in suffixes]
+            if others := [path for path in named if path != candidate.path]:
+                return _one(others, role)
+            if named:
+                raise DataError(f"its {role} would be itself, as {place} is its own folder. Name another folder.")
         return None
 
 
@@ -97,6 +100,8 @@ class Companions:
             return f"no {what}: {named} is not there"
         if folder is None:
             return f"no {what}: its line in {self.entry.source.name} names none"
+        if not is_dir(folder):
+            return f"no {what}: {folder} is {'a file, not' if is_file(folder) else 'not there, or no'} folder"
         return f"no {what}: {folder} has no image or video called {candidate.path.stem}"
 
     def gone(self, candidate: MediaFile) -> str:

@@ -133,6 +133,7 @@ class Renderer:
 
     def _drawn(self, prompts: Sequence[Prompt], tolerant: bool) -> list[Drawn]:
         """The latents of all that can be drawn: first stages, then what lies between, then second stages."""
+        self._tell_slots(prompts)
         stages = [self._stages(prompt) for prompt in prompts]
         media = self._given([stage for of_one in stages for stage in of_one], tolerant)
         steps = StepCount(self.events, sum(self._steps(prompt) for prompt in prompts))
@@ -153,6 +154,17 @@ class Renderer:
                 drawn.append(Drawn(index, prompt, latents, self._beside(prompt, media)))
             steps.done += len(SECOND_STAGE) - 1 if index in larger else 0
         return drawn
+
+    def _tell_slots(self, prompts: Sequence[Prompt]) -> None:
+        """Say where slots that were asked for have no place."""
+        asked = self.settings.keyframe_slots or 0
+        fewer = [one for one in prompts if self.draws_video and len(slot_places(asked, one.shape.frames)) < asked]
+        if fewer:
+            self.events.message(
+                f"sample.keyframe_slots is {asked}; {len(fewer)} of {len(prompts)} prompts have fewer, since their "
+                "clips are too short for so many, or are single pictures, which have none.",
+                "warning",
+            )
 
     def _stages(self, prompt: Prompt) -> tuple[Prompt, ...]:
         """What is drawn for it in turn; of sound alone there is one stage."""

@@ -47,7 +47,8 @@ def require_upsampler(settings: SampleSettings) -> None:
     if path is None:
         return
     if not path.is_file():
-        raise ConfigError(f"sample.upsampler: {path} does not exist. Correct the path, or leave it out.")
+        why = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise ConfigError(f"sample.upsampler: {path} {why}. Correct the path, or leave it out.")
     try:
         upsampler_sizes(path)
     except CheckpointError as error:
@@ -75,10 +76,15 @@ def enlarged(
     events: Events,
 ) -> dict[int, Tensor]:
     """Normalised latents [128, F, 2 H, 2 W] on the CPU, of each of `latents` [128, F, H, W]; of `vae` the statistics
-    alone are needed."""
+    alone are needed. Raises CheckpointError where the upsampler gives no numbers."""
     model, statistics, made = load_upsampler(path, dtype, device), vae.per_channel_statistics, dict[int, Tensor]()
     for number, one in latents.items():
         events.check_stop()
         raw = statistics.unnormalize(one[None].to(device))
         made[number] = statistics.normalize(model(raw.to(dtype)))[0].cpu()
+        if bool(torch.isfinite(one).all()) and not bool(torch.isfinite(made[number]).all()):
+            raise CheckpointError(
+                f"sample.upsampler: {path.name} gives numbers that are not finite. Fetch it again, or set "
+                'cache.vae_dtype = "fp32".'
+            )
     return made

@@ -113,8 +113,9 @@ def build_caches(
             plan.require_enough({failure.path: failure.reason for failure in reports[name].failed})
         if name == SoundLatents.name and not _sound_from_caches(dataset):
             _require_no_mute(due, run.model.mode)
+        failed = {failure.path for failure in reports[name].failed}
         for one in trained_by:
-            check_made(one, [*due.kept, *due.jobs])
+            check_made(one, [*due.kept, *due.jobs], failed)
     reports = {name: reports[name] for name in need.dues}
     prompts = _prompts(run, drawn, dataset, plan, recipe, base.version)
     texts = _texts(run, dataset, plan, prompts)

@@ -1,4 +1,7 @@
-"""Whether what conditions give can be given: found from settings, shapes and small files, before anything is loaded."""
+"""Whether what conditions give can be given: found from settings, shapes and small files, before anything is loaded.
+
+The file is long because settings, samples, caches and prompts are looked at for the same rows of conditions.
+"""
 
 from __future__ import annotations
 
@@ -52,10 +55,10 @@ def check_streams(config: RunConfig) -> None:
         )
     for stream, settings in (("video", config.video), ("audio", config.audio)):
         for one in settings.conditions:
-            if isinstance(one, (Reference, AudioReference, Mask)) and one.probability == 0:
+            if one.probability == 0:
                 raise ConfigError(
-                    f"{stream}.conditions: the condition of type {one.type} has probability 0, so what it needs would "
-                    "be cached and never used. Raise its probability, or take it out."
+                    f"{stream}.conditions: the condition of type {one.type} has probability 0, so it would never be "
+                    "given. Raise its probability, or take it out."
                 )
         parts = [one.type for one in settings.conditions if is_given(one)]
         if parts and not settings.generated:
@@ -123,13 +126,13 @@ def check_items(config: RunConfig, plan: DatasetPlan) -> None:
                 raise _none_has(stream, data)
 
 
-def check_made(config: RunConfig, jobs: Sequence[Job]) -> None:
-    """What masks and reference sounds show as soon as they are cached. Raises ConfigError that names files."""
+def check_made(config: RunConfig, jobs: Sequence[Job], failed: Collection[Path] = ()) -> None:
+    """What masks and reference sounds show as soon as they are cached. Raises ConfigError that names files, or says
+    that not one could be made. Of what is `failed` an older cache may still be there."""
+    usable = [job for job in jobs if job.source not in failed and job.path.is_file()]
 
     def reason(job: Job) -> str:
         kind = job.kind
-        if not job.path.is_file():
-            return ""
         if isinstance(kind, ReferenceSound):
             used = config.model.mode != "video" and config.audio.generated
             return _tells_nothing(config, kind.number, job.path) if used else ""
@@ -139,7 +142,16 @@ def check_made(config: RunConfig, jobs: Sequence[Job]) -> None:
             return _gives_all(config, "audio" if heard else "video", job.path) if used else ""
         return ""
 
-    _refuse((job.item.key, reason(job)) for job in jobs)
+    _refuse((job.item.key, reason(job)) for job in usable)
+    for stream, settings in (("video", config.video), ("audio", config.audio)):
+        for data in _data_of(stream, settings.conditions) if settings.generated else ():
+            asked = [job for job in jobs if data.is_made_by(job)]
+            if asked and not any(data.is_made_by(job) for job in usable):
+                raise ConfigError(
+                    f"{stream}.conditions asks for a {data.name}, and not one of the {len(asked)} files of "
+                    f"{data.setting} can be used; {asked[0].source} is the first. What is wrong with each is said "
+                    "above. Mend them, or take the condition out."
+                )
 
 
 def _refuse(found: Iterable[tuple[str, str | None]]) -> None:
@@ -188,17 +200,22 @@ def as_cached(config: RunConfig, samples: Sequence[Sample], trained: Trained) ->
 
 def _tell_black(config: RunConfig, samples: Sequence[Sample], events: Events) -> None:
     """Warn of masks that give nothing at all: such clips train as if they had none."""
-    if not any(isinstance(one, Mask) for one in config.video.conditions):
-        return
-    masked = [one for one in samples if one.mask_path is not None and one.kind != "audio"]
-    black = [one.key for one in masked if one.mask_path and not bool(CacheFile(one.mask_path).mask().any())]
-    if black:
-        more = " ..." if len(black) > _NAMED else ""
-        events.message(
-            f"The masks of {len(black)} samples are black all over and give nothing, so all of the picture is made: "
-            f"{', '.join(black[:_NAMED])}{more}. White is given.",
-            "warning",
-        )
+    pictured = [(one.key, one.mask_path) for one in samples if one.kind != "audio"]
+    heard = [(one.key, one.audio_mask_path) for one in samples if one.audio_steps]
+    for settings, masks, black, made, given in (
+        (config.video, pictured, "are black all over", "the picture", "White is given."),
+        (config.audio, heard, "of the sound are quiet or empty all over", "the sound", "Level 1, or a span, is given."),
+    ):
+        if not any(isinstance(one, Mask) for one in settings.conditions):
+            continue
+        keys = [key for key, path in masks if path is not None and not bool(CacheFile(path).mask().any())]
+        if keys:
+            more = " ..." if len(keys) > _NAMED else ""
+            events.message(
+                f"The masks of {len(keys)} samples {black} and give nothing, so all of {made} is made: "
+                f"{', '.join(keys[:_NAMED])}{more}. {given}",
+                "warning",
+            )
 
 
 def tell_ungiven(config: RunConfig, prompts: Sequence[Prompt], events: Events) -> None:
@@ -341,6 +358,15 @@ class _Data:
         if self.number:
             return len(getattr(entry, self.setting)) >= self.number
         return any(getattr(entry, key, None) is not None for key in (self.setting, self.caches))
+
+    def is_made_by(self, job: Job) -> bool:
+        """Whether `job` makes a cache of it; those of pictures beside clips say themselves when none is left."""
+        kind = job.kind
+        if isinstance(kind, ReferenceSound):
+            return self.path == "reference_audio_paths" and kind.number == self.number
+        if isinstance(kind, Masks):
+            return self.path == ("audio_mask_path" if isinstance(kind, SoundMasks) else "mask_path")
+        return False
 
     def of(self, sample: Sample) -> Path | None:
         """The cache of it that a sample has."""

@@ -121,6 +121,7 @@ def _check(config: RunConfig, events: Events, peers: Peers) -> Checked:
     for note in (*config.notes, *(str(one) for one in config.without_effect if one.harmless)):
         events.message(note)
     config, files, layers, device = check_model(config, events, peers)
+    _require_same_run(config, files, layers)
     dataset = DatasetConfig.read(config.dataset_file(), config.foreign)
     require_used(config, dataset)
     require_learning(config, dataset)
@@ -233,6 +234,11 @@ def foresee(config: RunConfig, events: Events | None = None) -> None:
         require_learning(config, dataset)
         check_supplied(config, dataset)
     require_usable(config.run)
+    _require_same_run(config, files, layers)
+
+
+def _require_same_run(config: RunConfig, files: BaseFiles, layers: list[str]) -> None:
+    """Raise RunError where a run of this name has other settings; its data are held against it once they are open."""
     path, before = recorded_run(config.run)
     if before is not None:
         require_same(path, before, Identity.of(config, _base_record(files), None, layers), config, None)

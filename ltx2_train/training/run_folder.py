@@ -156,11 +156,13 @@ def require_usable(settings: RunSettings) -> tuple[Path, dict[str, Any] | None]:
     """The folder that the run is to have, and its manifest, or None. Nothing is opened or made.
 
     Where the manifest is damaged, what the states tell stands in for it. Raises RunError where the folder holds
-    something else, or a run where `settings` want none, or a file lies in place of run.folder.
+    something else, or a run where `settings` want none, or a file lies in place of run.folder or run.export_folder.
     """
     path = _path_of(settings)
     if why := no_folder(path.parent):
         raise RunError(f"run.folder: {path.parent} {why}. Name a folder that can be written.")
+    if settings.export_folder is not None and (why := no_folder(settings.export_folder)):
+        raise RunError(f"run.export_folder: {settings.export_folder} {why}. Name a folder that can be written.")
     if settings.if_exists == "new":
         path = _free_name(path)
     manifest, _ = _manifest_or_states(path)

@@ -267,9 +267,13 @@ def _parse_tensors(header: Mapping[str, Any], data_start: int, size: int) -> dic
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
         if info.offset < reached:
             raise _Unreadable(f"{name} overlaps {last}")
+        if info.offset > reached:  # as the format's own library does, which every other program reads with
+            raise _Unreadable(f"{_human(info.offset - reached)} before {name} belong to no tensor")
         reached, last = info.offset + info.nbytes, name
     if reached > size:
         raise _Unreadable(f"its header promises {_human(reached)}")
+    if reached < size:
+        raise _Unreadable(f"the last {_human(size - reached)} belong to no tensor")
     return tensors
 
 

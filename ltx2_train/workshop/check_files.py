@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..caching.encode_mask import picture_mask
+from ..caching.encode_mask import picture_mask, sound_mask
 from ..dataset.captions import read_caption, says_something
 from ..dataset.companions import named_reference
 from ..dataset.dataset_file import DatasetSettings
@@ -137,6 +137,15 @@ def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
             yield "amber", "its mask is white all over: everything is given, and nothing is left to make"
         elif given is not None and not bool(given.any()):
             yield "amber", "its mask is black all over: nothing is given"
+    if item.audio_mask is not None and item.sound is not None:
+        try:
+            heard = sound_mask(item.audio_mask, item)
+            if bool(heard.all()):
+                yield "amber", "the mask of its sound gives all of it, and nothing is left to make"
+            elif not bool(heard.any()):
+                yield "amber", "the mask of its sound gives nothing: level 1 is given, or a span in seconds"
+        except DataError as error:
+            yield "red", f"the mask of its sound: {error}".rstrip(".")
     for number, path in enumerate(item.reference_audios):
         role = named_reference(number, "reference sound")
         try:

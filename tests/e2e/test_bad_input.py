@@ -302,11 +302,22 @@ def test_what_masks_and_voices_show_ends_caching_before_pictures_are_encoded(sou
         dataset.write_text(plain + "mask_directory = 'masks'\n")
         assert main(["data", "check", str(dataset)]) == 0
         assert f"its mask is {colour} all over" in capsys.readouterr().out
+    (work / "spans").mkdir()
+    for spans, word in (("[[50, 60]]", "gives nothing"), ("[[0, 60]]", "gives all of it"), ("[[2, 1]]", "must end")):
+        (work / "spans" / "clip.json").write_text(spans)
+        dataset.write_text(plain + "audio_mask_directory = 'spans'\n")
+        assert main(["data", "check", str(dataset)]) == (1 if word == "must end" else 0)
+        assert f"the mask of its sound{':' if word == 'must end' else ''}" in (out := capsys.readouterr().out)
+        assert word in out
     media.write_sound(work / "voices" / "clip.wav", media.tone(0.4, level=0.0))
+    (work / "broken").mkdir()
+    (work / "broken" / "clip.wav").write_bytes(b"")
     run = sound_run_file.read_text()
     for setting, condition, said in (
         ("mask_directory = 'masks'", "[[video.conditions]]\ntype = 'mask'", "its mask is white all over"),
         ("reference_audio_directory = 'voices'", "[[audio.conditions]]\ntype = 'reference'", "sound is silence"),
+        ("reference_audio_directory = 'broken'", "[[audio.conditions]]\ntype = 'reference'", "can be used"),
+        ("audio_mask_directory = 'spans'", "[[audio.conditions]]\ntype = 'mask'", "not one of the 3 files of"),
     ):
         dataset.write_text(plain + setting + "\n")
         sound_run_file.write_text(run + condition + "\n")

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ...config import RunConfig
-from ...config.base_files import require_mode
+from ...config.base_files import require_family
 from ...device import DTYPES
 from ...families import FAMILIES, Family
 from ...full.choose import chosen_weights
@@ -74,7 +74,7 @@ class Facts:
         with TensorFile(path) as file:
             config = transformer_config(file)
             stored, family = stored_as(file), model_family(file)
-        require_mode(run, family, Path(path).name)
+        require_family(run, family, Path(path).name)
         size = Path(path).stat().st_size
         return cls(config, run, _reading(work, family), device_type, stored, Path(path).name, size)
 
@@ -82,7 +82,7 @@ class Facts:
     def published(cls, version: str, run: RunConfig, work: Workload) -> Facts:
         """Of the published full-size model of `version`, on a CUDA card."""
         config, family = TransformerConfig.from_checkpoint(published_config(version)["transformer"]), FAMILIES[version]
-        require_mode(run, family, family.checkpoint)
+        require_family(run, family, family.checkpoint)
         return cls(config, run, _reading(work, family), "cuda", checkpoint=f"{family.name} as published")
 
     @property

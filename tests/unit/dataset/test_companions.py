@@ -67,6 +67,13 @@ def test_references_are_found_by_stem_and_cached_smaller_under_the_same_name(tmp
         TrainingSet.open(config(tmp_path, **entry), RECIPE)
 
 
+@pytest.mark.parametrize("setting", ["reference_directory", "mask_directory"])
+def test_a_clip_is_no_companion_of_itself(tmp_path, setting):
+    write_captioned(tmp_path / "clips" / "a.mp4", moving_square(9, 64, 64))
+    with pytest.raises(DataError, match="would be itself"):
+        plan_dataset(config(tmp_path, **{setting: "clips"}))
+
+
 def test_a_reference_of_the_clips_length_follows_its_window_and_another_does_not(tmp_path):
     write_captioned(tmp_path / "clips" / "a.mp4", grey_levels(20))
     write_video(tmp_path / "refs" / "a.mp4", grey_levels(20))

@@ -209,7 +209,7 @@ def test_a_reference_must_be_smaller_by_a_whole_number(tmp_path, side, fits):
             check_samples(config, [sample], Events())
 
 
-@pytest.mark.parametrize("kind", ["reference", "mask"])
+@pytest.mark.parametrize("kind", ["reference", "mask", "first_frame"])
 def test_what_is_never_given_is_refused(kind):
     with pytest.raises(ConfigError, match=f"the condition of type {kind} has probability 0"):
         check_streams(run("video", video=given({"type": kind, "probability": 0})))
@@ -232,6 +232,17 @@ def test_a_black_mask_is_named_and_trains(tmp_path):
     ((level, text),) = told.texts
     assert (level, text[text.index(": ") :]) == ("warning", ": fox. White is given.")
     assert text.startswith("The masks of 1 samples are black all over")
+
+
+def test_a_mask_that_gives_nothing_of_the_sound_is_named_and_trains(tmp_path):
+    mask, told = tmp_path / "mask.safetensors", Told()
+    write_tensors(mask, {"mask": torch.zeros(6, dtype=torch.uint8)})
+    samples = [replace(make_sample("fox"), audio_mask_path=mask, audio_steps=6)]
+    check_samples(run("av", audio=given({"type": "mask"})), samples, told)
+    ((level, text),) = told.texts
+    assert level == "warning"
+    assert text.startswith("The masks of 1 samples of the sound")
+    assert text.endswith("all of the sound is made: fox. Level 1, or a span, is given.")
 
 
 def test_a_silent_reference_and_a_mask_of_all_the_sound_are_named(tmp_path):

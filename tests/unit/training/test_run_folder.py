@@ -65,6 +65,9 @@ def test_a_folder_that_is_a_file_is_a_clear_error(tmp_path):
         open_run(RunSettings(name="a", folder=blocked), {})
     with pytest.raises(RunError, match=r"run\.folder: .* cannot be made, since .* is a file"):
         open_run(RunSettings(name="a", folder=blocked / "x"), {})
+    with pytest.raises(RunError, match=r"run\.export_folder: .* is a file, not a folder"):
+        open_run(RunSettings(name="a", folder=tmp_path / "runs", export_folder=blocked), {})
+    assert not (tmp_path / "runs").exists()
 
 
 def test_leftovers_of_a_killed_writer_are_removed(tmp_path):

@@ -123,6 +123,8 @@ def test_a_file_that_shrinks_while_open_is_noticed(path):
     [
         ({"a": entry(0, 4), "b": entry(2, 6)}, "overlaps"),
         ({"a": entry(0, 4, shape=[8])}, "has 4 bytes"),
+        ({"a": entry(0, 4)}, "the last 4 bytes belong to no tensor"),
+        ({"a": entry(4, 8)}, "4 bytes before a belong to no tensor"),
         ({"a": entry(4, 0, shape=[4])}, "out of range"),
         ({"a": {"dtype": "U8"}}, "not readable"),
         ({"a": entry(0, 4), "__metadata__": ["x"]}, "metadata"),
