@@ -169,13 +169,14 @@ def test_a_plain_name_that_another_program_holds_keeps_the_run_going_and_is_said
 
 
 def test_an_export_folder_out_of_reach_costs_nothing_but_the_copy(runs, tmp_path):
-    (tmp_path / "file").write_text("x")
+    (tmp_path / "loras").mkdir()
+    (tmp_path / "loras" / "fox").write_text("in place of the run's own folder")
     events = Heard(stop=3)
     with pytest.raises(Stopped, match="State and LoRA are saved"):
-        runs.train(events, steps=5, export=tmp_path / "file" / "loras")
+        runs.train(events, steps=5, export=tmp_path / "loras")
     assert states(runs) == [2, 3]
     events.stop = None
-    assert runs.train(events, steps=5, export=tmp_path / "file" / "loras").step == 5
+    assert runs.train(events, steps=5, export=tmp_path / "loras").step == 5
     assert runs.taken == list(range(5))
     assert sum("run.export_folder" in text for text in events.warnings) == 4
 
