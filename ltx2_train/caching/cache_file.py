@@ -57,6 +57,7 @@ MASK_KEY = "mask"
 AUDIO_LENGTH_KEY = "audio_lengths_int32"
 CHECK_SUMS = "crc32"  # entry of the metadata: key -> CRC-32 of its bytes, as JSON
 ENCODER_WEIGHTS = "vae_encoder"  # entry of the metadata of latents: what its video VAE is in any file and version
+KEPT_AS = "kept_as"  # entry of the metadata of what is known by its name alone: that name
 SILENCE = "silence"  # entry of the metadata of sound, "yes" or "no"
 VIRTUAL_KEYS = ("ltx2_virtual_num_frames_int32", "ltx2_virtual_height_int32", "ltx2_virtual_width_int32")
 MEND = "Run `ltx2-train cache build RUN.toml` (in ComfyUI: the Prepare Dataset node) to make it again."
@@ -220,6 +221,11 @@ class CacheFile:
             note_damage(self.path, "it holds numbers that are not finite")
             raise self._damaged(f"{key} holds numbers that are not finite")
         return tensor if dtype is None else tensor.to(dtype)
+
+    def require_name(self) -> None:
+        """Raise CacheError where the file was written under another name. Older ones do not say."""
+        if (name := self.metadata.get(KEPT_AS, self.path.name)) != self.path.name:
+            raise self._damaged(f"it was written as {name}")
 
     def verify(self) -> None:
         """Read every tensor. Raises CacheError where one is damaged, which is noted beside the file."""

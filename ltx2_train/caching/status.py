@@ -18,6 +18,7 @@ from ..dataset.plan import DatasetPlan
 from ..dataset.scan import SHOWN_AT_MOST
 from ..errors import CacheError
 from ..events import Events
+from ..weights.reader import ENDING
 from .cache_file import MEND, CacheFile
 from .encode import Latents
 from .encode_text import Text
@@ -33,7 +34,8 @@ STATES = ("present", "missing", "stale", "failed", "orphaned")
 
 @dataclass(frozen=True)
 class CacheRow:
-    """One file: its kind (latents, sound, masks, dino, text), one of STATES, why, and its size (0: not there)."""
+    """One file: its kind (latents, sound, masks, dino, text; prompts: of samples), one of STATES, why, and its size,
+    0 where it is not there."""
 
     path: Path
     kind: str
@@ -150,7 +152,7 @@ def remove_caches(rows: list[CacheRow]) -> int:
     """Delete the files of `rows`; returns the bytes that became free. A file that is gone already is passed over."""
     freed = 0
     for row in rows:
-        assert row.path.name.endswith(SUFFIXES), row.path
+        assert row.path.name.endswith(ENDING), row.path
         with contextlib.suppress(FileNotFoundError):
             row.path.unlink()
             freed += row.bytes

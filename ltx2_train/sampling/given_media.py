@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..caching.build import with_model
-from ..caching.cache_file import ARCHITECTURE, CACHE_FORMAT, CacheFile, audio_key, latent_key, write_cache
+from ..caching.cache_file import ARCHITECTURE, CACHE_FORMAT, KEPT_AS, CacheFile, audio_key, latent_key, write_cache
 from ..caching.encode import encode_clip
 from ..caching.encode_sound import encode
 from ..caching.settings import CacheSettings
@@ -89,11 +89,12 @@ class GivenMedia:
         made. Raises DataError where the medium is gone, and CacheError where the caches of a clip are."""
         if shown.cached:
             return self._cached(shown)
-        path = self._path(prompt, shown)
+        path = self.path(prompt, shown)
         if path is None or not path.is_file():
             return None
         try:
             file = CacheFile(path)
+            file.require_name()
             return file.latents() if shown.stream == OF_VIDEO else file.audio_latents()
         except CacheError:
             return None  # damaged: made again
@@ -109,7 +110,7 @@ class GivenMedia:
                 f'Set cache.{name} = "fp32".',
                 shown.path,
             )
-        path = self._path(prompt, shown)
+        path = self.path(prompt, shown)
         if path is not None:
             if seen:
                 key, weights = latent_key(LatentShape(*latents.shape[1:]), torch.float32), self.video_vae
@@ -117,6 +118,7 @@ class GivenMedia:
                 size = AudioLatentShape(latents.shape[1], latents.shape[0], latents.shape[2])
                 key, weights = audio_key(size, torch.float32), self.audio_vae
             metadata = {"format_version": CACHE_FORMAT, "architecture": ARCHITECTURE, "checkpoint": weights}
+            metadata[KEPT_AS] = path.name
             try:
                 write_cache(path, {key: latents}, metadata)
             except RunError as error:  # a sample is worth more than its cache
@@ -143,7 +145,7 @@ class GivenMedia:
         for prompt, shown in media_of(prompts):
             try:
                 if not shown.cached and self.read(prompt, shown) is None:
-                    missing[shown.stream][self._path(prompt, shown)] = (prompt, shown)
+                    missing[shown.stream][self.path(prompt, shown)] = (prompt, shown)
             except DataError as error:
                 failed.append(error)
         for stream, opened in (("video", open_vae), ("audio", open_audio_vae)):
@@ -183,7 +185,9 @@ class GivenMedia:
         file = CacheFile(shown.path)
         return file.latents() if shown.stream == OF_VIDEO else file.audio_latents()[:, : file.audio_steps()]
 
-    def _path(self, prompt: Prompt, shown: Shown) -> Path | None:
+    def path(self, prompt: Prompt, shown: Shown) -> Path | None:
+        """Where the latents of what `prompt` is shown are kept; None where they are not. Raises DataError where the
+        medium is gone."""
         if self.folder is None or shown.cached:
             return None
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ..caching.cache_file import ARCHITECTURE, CACHE_FORMAT, CacheFile, write_cache
+from ..caching.cache_file import ARCHITECTURE, CACHE_FORMAT, KEPT_AS, CacheFile, write_cache
 from ..caching.encode_text import Beside, each_features
 from ..caching.text_file import compact_tensors, read_compact
 from ..dataset.cache_names import COMPACT_SUFFIX
@@ -88,14 +88,16 @@ def _paths(texts: Sequence[str], folder: Path, fingerprint: str) -> dict[str, Pa
 
 
 def _kept(path: Path) -> TextFeatures | None:
-    """What is in the file; None where it is missing or damaged."""
+    """What is in the file; None where it is missing, damaged, or another one of this name."""
     with contextlib.suppress(CacheError):
-        return read_compact(CacheFile(path))
+        file = CacheFile(path)
+        file.require_name()
+        return read_compact(file)
     return None
 
 
 def _keep(path: Path, text: str, device: torch.device, features: TextFeatures) -> None:
-    metadata = {"format_version": CACHE_FORMAT, "architecture": ARCHITECTURE, "caption": text}
+    metadata = {"format_version": CACHE_FORMAT, "architecture": ARCHITECTURE, "caption": text, KEPT_AS: path.name}
     write_cache(path, compact_tensors(features, encoder_dtype(device)), metadata)
 
 

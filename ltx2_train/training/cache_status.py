@@ -1,20 +1,64 @@
-"""The state of a run's caches against its checkpoint, text encoder and dataset."""
+"""The state of a run's caches against its checkpoint, text encoder, dataset and sample prompts."""
 
 from __future__ import annotations
 
-from ..caching.status import CacheStatus, cache_status, verify_caches
-from ..config import RunConfig
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ..caching.cache_file import CacheFile
+from ..caching.status import CacheRow, CacheStatus, cache_status, verify_caches
+from ..config import DrawSettings, RunConfig
 from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
-from ..dataset.plan import plan_dataset
+from ..dataset.plan import DatasetPlan, plan_dataset
+from ..errors import CacheError
 from ..events import Events, shielded
+from ..sampling.given_media import media_of
+from ..sampling.prompt_text import prompt_path
+from ..sampling.sample import given_media, prompts_of, trained_of
+from .caches import drawn_prompts, needed_beside
 
 
 def status_of_caches(run: RunConfig, events: Events | None = None, verify: bool = False) -> CacheStatus:
     """Compare every cache that `run` needs; reads headers only, with `verify` all of each file. Raises TrainerError."""
     events = shielded(events)
-    recipe = BaseFiles.find(run, events).recipe(run)
-    plan = plan_dataset(DatasetConfig.read(run.need("data.config"), run.foreign), events)
+    base = BaseFiles.find(run, events)
+    recipe, dataset = base.recipe(run), DatasetConfig.read(run.need("data.config"), run.foreign)
+    plan = plan_dataset(dataset, events)
     if verify:
         verify_caches(plan, recipe, events)
-    return cache_status(plan, recipe)
+    of_data = cache_status(plan, recipe)
+    of_prompts = _rows(dict.fromkeys(_kept_for_prompts(run, base, dataset, plan)), verify, events)
+    return CacheStatus((*of_data.rows, *of_prompts))
+
+
+def _kept_for_prompts(run: RunConfig, base: BaseFiles, dataset: DatasetConfig, plan: DatasetPlan) -> Iterator[Path]:
+    """Where the texts that are encoded besides the captions are kept, and the media that samples are given."""
+    recipe, folder = base.recipe(run), prompts_of(dataset)
+    drawn = DrawSettings.of(run.sample, base.version)
+    prompts = drawn_prompts(run, drawn, dataset, plan, recipe, base.version)
+    for text in needed_beside(run, dataset, plan, prompts):
+        yield prompt_path(text, folder, recipe.text.encoder)
+    media = given_media(run, base, folder, trained_of(run, dataset))
+    streams = {"av": ("video", "audio")}.get(run.model.mode, (run.model.mode,))
+    for prompt, shown in media_of(prompts):
+        path = media.path(prompt, shown) if shown.stream in streams else None
+        if path is not None:
+            yield path
+
+
+def _rows(paths: Iterable[Path], verify: bool, events: Events) -> Iterator[CacheRow]:
+    for path in paths:
+        events.check_stop()
+        if not path.is_file():
+            yield CacheRow(path, "prompts", "missing")
+            continue
+        why = ""
+        try:
+            file = CacheFile(path)
+            file.require_name()
+            if verify:
+                file.verify()
+        except CacheError as error:
+            why = str(error).split(". ")[0]
+        yield CacheRow(path, "prompts", "stale" if why else "present", why, path.stat().st_size)

@@ -117,8 +117,8 @@ def build_caches(
         for one in trained_by:
             check_made(one, [*due.kept, *due.jobs], failed)
     reports = {name: reports[name] for name in need.dues}
-    prompts = _prompts(run, drawn, dataset, plan, recipe, base.version)
-    texts = _texts(run, dataset, plan, prompts)
+    prompts = drawn_prompts(run, drawn, dataset, plan, recipe, base.version)
+    texts = needed_beside(run, dataset, plan, prompts)
     if prompts or texts:
         with Claims(events) as claims:  # one process at a time encodes prompts; the next finds them
             claims.take_or_wait(folder / "prompts", "the sample prompts")
@@ -235,7 +235,7 @@ def openers_of(run: RunConfig, base: BaseFiles, recipe: CacheRecipe, events: Eve
 
 
 def _likely_texts(run: RunConfig, drawn: DrawSettings, dataset: DatasetConfig, plan: DatasetPlan) -> list[str]:
-    """What `_prompts` will name, as far as the plan tells."""
+    """What `drawn_prompts` will name, as far as the plan tells."""
     prompts: list[Prompt] = []
     captions: list[str] = []
     if drawn.wanted:
@@ -244,10 +244,10 @@ def _likely_texts(run: RunConfig, drawn: DrawSettings, dataset: DatasetConfig, p
         held_out = [item.caption for item in plan.items if item.validation][: drawn.validation_clips]
         guided = drawn.guidance != 1 or drawn.audio_guidance not in (None, 1)
         captions = [*held_out, drawn.negative_prompt] if held_out and guided else held_out
-    return list(dict.fromkeys([*_texts(run, dataset, plan, prompts), *captions]))
+    return list(dict.fromkeys([*needed_beside(run, dataset, plan, prompts), *captions]))
 
 
-def _texts(run: RunConfig, dataset: DatasetConfig, plan: DatasetPlan, prompts: list[Prompt]) -> list[str]:
+def needed_beside(run: RunConfig, dataset: DatasetConfig, plan: DatasetPlan, prompts: list[Prompt]) -> list[str]:
     """What is encoded besides the captions, as far as the plan tells."""
     beside: list[str] = []
     captions = [one.caption for item in plan.items if not item.validation for one in item.source.each]
@@ -256,7 +256,7 @@ def _texts(run: RunConfig, dataset: DatasetConfig, plan: DatasetPlan, prompts: l
     return list(dict.fromkeys([*needed_texts(run, prompts), *beside, *run.cache.preservation_prompts]))
 
 
-def _prompts(
+def drawn_prompts(
     run: RunConfig, drawn: DrawSettings, dataset: DatasetConfig, plan: DatasetPlan, recipe: CacheRecipe, version: str
 ) -> list[Prompt]:
     """The prompts that training will draw, found as training finds them: it opens the caches that have been made."""

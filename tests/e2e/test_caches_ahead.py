@@ -18,6 +18,7 @@ from ltx2_train.sampling import prompt_text, render
 from ltx2_train.sampling.prompt_text import prompt_features
 from ltx2_train.sampling.sample import prompt_folder
 from ltx2_train.training import caches, sound
+from ltx2_train.training.cache_status import status_of_caches
 
 SAMPLES = ["sample.every=1", "train.steps=1"]
 
@@ -136,6 +137,28 @@ def test_kept_frames_draw_the_same_sample_as_fresh_ones(work, tmp_path):
     frames = [CacheFile(path).latents() for path in prompt_folder(run_of(work)).glob("image_*.safetensors")]
     for one in fresh[:2]:
         assert any(torch.allclose(one.latents[:, :1], frame, atol=1e-5) for frame in frames)
+
+
+def test_a_file_of_another_name_is_of_another_prompt(work, opened):
+    more = [*SAMPLES, prompts(work.parent, "list")]
+    build_caches(run_of(work, *more))
+    assert status_of_caches(run_of(work, *more)).complete
+    folder, swapped = prompt_folder(run_of(work)), []
+    for kind in ("image", "prompt"):
+        one, other = sorted(folder.glob(f"{kind}_*.safetensors"))[:2]
+        was = one.read_bytes(), other.read_bytes()
+        one.write_bytes(was[1])
+        other.write_bytes(was[0])
+        swapped += [one, other]
+    rows = status_of_caches(run_of(work, *more)).of("stale")
+    assert {row.path for row in rows} == set(swapped)
+    assert all("it was written as" in row.why for row in rows)
+    swapped[0].unlink()
+    assert [row.path for row in status_of_caches(run_of(work, *more)).of("missing")] == swapped[:1]
+    opened.clear()
+    build_caches(run_of(work, *more))
+    assert sorted(opened) == ["Gemma", "encoder"]
+    assert status_of_caches(run_of(work, *more), verify=True).complete
 
 
 def test_a_changed_picture_is_noticed_and_a_renamed_one_is_known(work, opened):
