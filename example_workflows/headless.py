@@ -193,7 +193,8 @@ def _wait(server: Server, number: str) -> dict[str, Any] | None:
 
 def _line(view: dict[str, Any]) -> str:
     count = f" {view['done']}/{view['total']}" if view["total"] else ""
-    loss = "" if view["loss"] is None else f", loss {view['loss']:.4f}"
+    trains = view["stage"] == "train"  # other stages count something else beside the newest loss
+    loss = "" if not trains or view["loss"] is None else f", loss {view['loss']:.4f}"
     left = "" if not view["seconds_left"] else f", {view['seconds_left'] / 60:.0f} min left"
     return f"{view['title'] or ''} {view['stage']}{count}{loss}{left} {view['message']}".strip()
 

@@ -20,6 +20,7 @@ from .. import ltx2_train as core
 CURVE_POINTS = 120
 KEPT_ROWS = 4096
 MEDIAN_OF = 50
+TRAIN = "train"  # the stage of the steps, which others interrupt
 MARKS = ("save", "sample", "resume")
 MOST_MARKS = 200  # of a kind, the newest
 # how the page shows what a folder says of its run, where that is not the same word
@@ -93,7 +94,7 @@ class LiveView:
         view = cls("", facts.name)
         view.load(folder)
         view.state, view.message = TOLD_STATES.get(facts.status, (facts.status, ""))
-        view.stage, view.done, view.total = "train", facts.step, facts.total
+        view.stage, view.done, view.total = TRAIN, facts.step, facts.total
         view.metrics = {"step": facts.step, **(view._rows[-1] if view._rows else {})}
         if drawn := core.list_samples(folder):
             newest = drawn[-1]
@@ -102,7 +103,9 @@ class LiveView:
 
     def begin(self, stage: str, total: int | None) -> None:
         total = 100 if total is not None and total >= 10**6 else total
-        self.stage, self.total, self.done, self.text = stage, total, 0, ""
+        step = self.metrics.get("step")
+        done = step if stage == TRAIN and isinstance(step, int) else 0  # it goes on after samples and saves
+        self.stage, self.total, self.done, self.text = stage, total, done, ""
         if not self.warned:  # a warning stays in view to the end
             self.message = ""
 
@@ -138,11 +141,11 @@ class LiveView:
         return statistics.median(self._seconds) if self._seconds else None
 
     def seconds_left(self) -> float | None:
-        """Steps left at the median pace of the newest ones; samples and saves are not in it."""
-        pace, step = self.seconds_a_step(), self.metrics.get("step")
-        if pace is None or self.total is None or not isinstance(step, int):
+        """Steps left at the median pace of the newest ones, in every stage; samples and saves are not in it."""
+        pace, step, total = self.seconds_a_step(), self.metrics.get("step"), self.metrics.get("total")
+        if pace is None or not isinstance(total, int) or not isinstance(step, int):
             return None
-        return max(0, self.total - step) * pace
+        return max(0, total - step) * pace
 
     def curve(self, key: str = "loss") -> list[list[float | None]]:
         """Up to CURVE_POINTS entries [step, loss, smoothed loss], evenly thinned."""

@@ -46,6 +46,7 @@ class ComfyEvents(Events):
         self.warnings: list[str] = []
         if node is not None:
             with _lock:
+                _views.pop(self.view.node, None)  # the newest is the last
                 _views[self.view.node] = self.view
 
     # What the core tells.
@@ -122,8 +123,13 @@ class ComfyEvents(Events):
         self._share.hold(owner, needed, device)
 
     def close(self) -> None:
-        """Take what is still registered off ComfyUI's list and give the memory back."""
+        """Take what is still registered off ComfyUI's list and give the memory back.
+
+        What does not say afterwards how it ended has ended all the same.
+        """
         self._share.close()
+        if self.view.state == "running":
+            self.view.state = "stopped"
 
     # Sending.
 

@@ -86,6 +86,23 @@ def test_the_view_has_pace_time_left_and_curve(events, comfy, clock):
     assert shown["seconds_left"] == 80.0
     assert [point[0] for point in shown["curve"]] == list(range(1, 11))
     assert comfy.progress[-1][:3] == ("7", 10.0, 50.0)
+    events.stage("sample", 4)
+    events.progress(1, 4)
+    shown = events.shown()
+    assert (shown["stage"], shown["done"], shown["total"], shown["seconds_left"]) == ("sample", 1, 4, 80.0)
+    events.stage("train", 50)
+    assert events.shown()["done"] == 10, "it goes on where it was"
+
+
+def test_what_ends_without_a_word_is_not_taken_for_running(nodes, events, comfy, clock):
+    events.stage("encode", 3)
+    other = nodes.host.ComfyEvents("8", clock=clock)
+    again = nodes.host.ComfyEvents("7", clock=clock)
+    assert list(nodes.host.page._views)[-2:] == ["8", "7"], "the newest is the last"
+    other.close()
+    assert (other.shown()["state"], again.shown()["state"]) == ("stopped", "running")
+    other.finish("failed", "no clips")
+    assert other.shown()["state"] == "failed"
 
 
 def test_a_long_run_keeps_its_whole_curve_in_few_points(nodes):
