@@ -31,7 +31,7 @@ from .names import FLAT_PREFIX, PREFIX, in_diffusers
 from .new_file import LoraMade, check_target, in_dtype, pick_dtype, write_lora
 from .scales import ENTRY
 from .source import LoraSource
-from .targets import count_branches
+from .targets import count_branches, layers_text
 
 TOOL = "Converting"
 _COMMUNITY_MODULE = "networks.lora_ltx2"
@@ -89,7 +89,7 @@ def convert_lora(
         write_lora(out, work.entries, metadata, work.tensors(), replace)
         notes = [f"from the keys of {found} to those of {to}"]
         if work.folded:
-            notes.append(f"alpha / rank multiplied into B of {work.folded} layers")
+            notes.append(f"alpha / rank multiplied into B of {layers_text(work.folded)}")
         if to == "diffusers" and any("embeddings_connector" in layer for layer in source.layers):
             notes.append("its layers of the text connectors are loaded into diffusers' connectors, apart from the rest")
         return LoraMade(out, count_branches(source.layers), source.about.ranks, notes)

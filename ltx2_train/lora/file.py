@@ -27,7 +27,7 @@ from .low_rank import squared_norm
 from .names import PREFIX, Key, flat_names, split_key
 from .others import OtherEntry, read_others
 from .scales import AdapterScales, adapter_scales
-from .targets import count_branches
+from .targets import count_branches, layers_text
 
 CHECKPOINT_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 NOT_FINITE, NOT_LEARNED = "holds numbers that are not finite", "nothing was learned"
@@ -169,8 +169,8 @@ class LoraFile:
         layers = self.layers
         counts = ", ".join(f"{count} {branch}" for branch, count in count_branches(layers).items())
         if family := family_of(layers):
-            return f"{len(layers)} layers of {family}"
-        return f"{len(layers)} layers ({counts})" if counts else f"{len(layers)} layers"
+            return f"{layers_text(len(layers))} of {family}"
+        return f"{layers_text(len(layers))} ({counts})" if counts else layers_text(len(layers))
 
     def match(self, modules: Iterable[str]) -> tuple[dict[str, LoraEntry | OtherEntry], list[str]]:
         """The layers by the names of `modules`, and the names in the file that are none of them.
@@ -209,7 +209,7 @@ def load_lora_state(path: Path | str) -> LoraFile:
     file = read_lora(path)
     if not file.layers:
         if file.kinds:
-            listed = ", ".join(f"{kind} ({count} layers)" for kind, count in file.kinds.items())
+            listed = ", ".join(f"{kind} ({layers_text(count)})" for kind, count in file.kinds.items())
             what = f"no plain LoRA but {listed}"
         else:
             what = "not a LoRA: no lora_A / lora_B or lora_down / lora_up pair is in it"

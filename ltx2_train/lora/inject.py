@@ -28,7 +28,7 @@ from .kinds import KIND_NAMES, make_layer
 from .layer import LoRALinear
 from .others import OtherEntry, fill_adapter
 from .settings import LoraSettings
-from .targets import BRANCHES, block_of, branch_of, candidates, count_branches, select
+from .targets import BRANCHES, block_of, branch_of, candidates, count_branches, layers_text, select
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class LoraSet:
         kinds = Counter(KIND_NAMES[layer.algo] for layer in self.layers.values())
         kind = " and ".join(kinds) if len(kinds) < 2 else " and ".join(f"{name} ({n})" for name, n in kinds.items())
         size = f"{kind} of rank {self.rank} (alpha {self.alpha:g})"
-        return f"{size} on {len(self.layers)} layers ({counts}), {number:,} numbers."
+        return f"{size} on {layers_text(len(self.layers))} ({counts}), {number:,} numbers."
 
     def held(self, dtype: torch.dtype) -> AbstractContextManager[None]:
         """While entered, products in `dtype` use copies of the factors, which must not change meanwhile.

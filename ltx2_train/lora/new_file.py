@@ -18,6 +18,7 @@ from ..paths import name_fault
 from ..weights.reader import ENDING, TensorFile
 from ..weights.writer import TensorEntry, TensorWriter, require_space
 from .names import PREFIX
+from .targets import layers_text
 
 HIGHEST_STRENGTH = 100
 
@@ -39,7 +40,7 @@ class LoraMade:
         """A few lines for a terminal."""
         counts = ", ".join(f"{count} {branch}" for branch, count in self.layers.items())
         ranks = f"rank {self.ranks[0]}" if len(self.ranks) == 1 else f"ranks {self.ranks[0]} to {self.ranks[-1]}"
-        lines = [f"{self.path.name}: {sum(self.layers.values())} layers ({counts}), {ranks}"]
+        lines = [f"{self.path.name}: {layers_text(sum(self.layers.values()))} ({counts}), {ranks}"]
         if self.error:
             lines.append("  lost      " + ", ".join(f"{name} {share:.2%}" for name, share in self.error.items()))
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])

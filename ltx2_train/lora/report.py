@@ -16,7 +16,7 @@ from .file import LoraFile, load_lora_state, read_lora
 from .foreign import family_of, kind_and_layer
 from .metadata import REFERENCE
 from .names import bare, original
-from .targets import BRANCHES, block_of, branch_of, count_branches, dotted
+from .targets import BRANCHES, block_of, branch_of, count_branches, dotted, layers_text
 
 _IN_A_LINE = 8
 # what other programs say of conditions
@@ -66,7 +66,7 @@ class LoraReport:
             rank = f"{self.kind}, {rank}"
         alpha = "" if self.alpha is None else f", alpha {self.alpha:g}"
         base = [part for part in (self.base, self.version and f"({name_of(self.version)})") if part]
-        size = f"{len(self.modules)} layers, {self.size / 1e6:.1f} MB, {', '.join(self.dtypes)}"
+        size = f"{layers_text(len(self.modules))}, {self.size / 1e6:.1f} MB, {', '.join(self.dtypes)}"
         lines = [f"{self.file}: {rank}{alpha}, {size}", f"  base      {' '.join(base) or 'unknown'}"]
         if self.trigger:
             lines.append(f"  trigger   {self.trigger}")
@@ -74,7 +74,7 @@ class LoraReport:
             lines.append(f"  step      {self.step}")
         for branch, count in self.branches.items():
             norm = f", norm {self.norms[branch]:.4g}" if branch in self.norms else ""
-            lines.append(f"  {branch:<9} {count} layers{norm}")
+            lines.append(f"  {branch:<9} {layers_text(count)}{norm}")
         for start in range(0, len(self.blocks), _IN_A_LINE):
             row = list(self.blocks.items())[start : start + _IN_A_LINE]
             label = "" if start else "blocks"

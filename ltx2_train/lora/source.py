@@ -14,6 +14,7 @@ from ..weights.reader import TensorFile
 from .file import LoraEntry, LoraFile, load_lora_header, require_finite
 from .foreign import family_of
 from .known import known_layer
+from .targets import layers_text
 
 
 class LoraSource:
@@ -82,7 +83,7 @@ def _require_plain(file: LoraFile, tool: str) -> None:
     if file.problems:
         raise ConfigError(f"{file.path.name} cannot be used: {file.problems[0]}")
     if file.kinds:
-        listed = ", ".join(f"{kind} ({count} layers)" for kind, count in file.kinds.items())
+        listed = ", ".join(f"{kind} ({layers_text(count)})" for kind, count in file.kinds.items())
         raise ConfigError(
             f"{file.path.name} is no plain LoRA: it holds {listed}. {tool} works on plain LoRAs alone, since the "
             "product of two matrices is all that it can take apart. `lora inspect` describes the file."

@@ -89,6 +89,11 @@ def count_branches(paths: Iterable[str]) -> dict[str, int]:
     return {branch: counts[branch] for branch in BRANCHES if counts[branch]}
 
 
+def layers_text(count: int) -> str:
+    """ "1 layer", "2 layers"."""
+    return f"{count} layer{'' if count == 1 else 's'}"
+
+
 def linear_size(module: nn.Module) -> tuple[int, int] | None:
     """(out, in) of anything that maps in_features to out_features, quantized or not; None for other modules."""
     out, width = (getattr(module, name, None) for name in ("out_features", "in_features"))

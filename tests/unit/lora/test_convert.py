@@ -100,7 +100,7 @@ def test_alpha_is_multiplied_in_where_readers_ignore_it_and_kept_where_they_read
             assert told["ss_network_alpha"] == "1"
         else:
             assert not any(key.endswith(".alpha") for key in stored)
-            assert any("multiplied into B of 1 layers" in note for note in made.notes)
+            assert any("multiplied into B of 1 layer" in note for note in made.notes)
             assert (told["alpha"], told["alpha_folded"]) == ("1", "true")
         assert told["reference_downscale_factor"] == told["ss_reference_downscale_factor"] == "2"
         assert (told["converted_from"], told["converted_to"]) == ("community", to)

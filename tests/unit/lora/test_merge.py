@@ -187,7 +187,7 @@ def test_orthogonal_copies_layers_of_one_file_and_never_exceeds_a_layer(tmp_path
         (
             ["a", "dora"],
             {},
-            r"dora.safetensors is no plain LoRA: it holds DoRA \(1 layers\). Merging works",
+            r"dora.safetensors is no plain LoRA: it holds DoRA \(1 layer\). Merging works",
         ),
         (["ic1", "ic2"], {}, "reference_downscale_factor differs: 1 in ic1.safetensors, 2 in ic2.safetensors"),
     ],
@@ -209,7 +209,7 @@ def test_what_cannot_be_merged_is_refused_by_name(three, tmp_path, files, given,
 
 def test_lokr_is_refused_by_name(three, tmp_path):
     save_file({f"diffusion_model.{Q}.lokr_w1": torch.ones(2, 2)}, tmp_path / "k.safetensors")
-    with pytest.raises(CheckpointError, match=r"k.safetensors is no plain LoRA but LoKr \(1 layers\)"):
+    with pytest.raises(CheckpointError, match=r"k.safetensors is no plain LoRA but LoKr \(1 layer\)"):
         merge_loras([three[0], tmp_path / "k.safetensors"], tmp_path / "out.safetensors")
 
 

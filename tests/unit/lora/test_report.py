@@ -86,7 +86,7 @@ def test_dora_is_described_with_its_lora(tmp_path):
     save_file(tensors | {f"{at}lora_magnitude_vector.default.weight": torch.ones(4)}, tmp_path / "x.safetensors")
     report = inspect_lora(tmp_path / "x.safetensors")
     assert (report.kind, report.ranks, report.branches) == ("DoRA", [2], {"video": 1})
-    assert report.text().startswith("x.safetensors: DoRA, rank 2, 1 layers")
+    assert report.text().startswith("x.safetensors: DoRA, rank 2, 1 layer,")
 
 
 def test_a_lora_of_another_model_is_called_so(tmp_path):
