@@ -158,6 +158,12 @@ class PrepareDataset(io.ComfyNode):
                 *LATER.advanced_inputs(),
                 options.socket(),
                 *SIZE_SETTINGS.advanced_inputs(),
+                handles.Dataset.Input(
+                    "validation",
+                    optional=True,
+                    tooltip="Clips that are never trained on: Validation Options measures the loss on them, Samples "
+                    "Options draws them.",
+                ),
             ],
             outputs=[
                 handles.Prepared.Output("prepared", display_name="prepared"),
@@ -182,12 +188,13 @@ class PrepareDataset(io.ComfyNode):
         name: str = "",
         audio: handles.ClipFolder | None = None,
         options: handles.GivenOptions | None = None,
+        validation: handles.ClipFolder | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
         with host.training_job(TITLE):
             parts = [dataset] if audio is None else [dataset, audio]
-            _need_mode(model.tables["model"].get("mode", "video"), parts)
-            config = _write_dataset(parts, {**size_settings(settings), **LATER.tables(settings)}, name)
+            _need_mode(model.tables["model"].get("mode", "video"), [*parts, *([validation] if validation else [])])
+            config = _write_dataset(parts, {**size_settings(settings), **LATER.tables(settings)}, name, validation)
             chosen = merged(CACHES.tables(settings), further_settings(options, TITLE))
             tables = {**model.tables, "data": {"config": str(config)}, **chosen}
             runs = check_ahead(cls.hidden.prompt, cls.hidden.unique_id, tables)
@@ -222,10 +229,12 @@ def _need_mode(mode: str, parts: Sequence[handles.ClipFolder]) -> None:
             )
 
 
-def _write_dataset(parts: Sequence[handles.ClipFolder], shape: dict[str, Any], name: str) -> Path:
+def _write_dataset(
+    parts: Sequence[handles.ClipFolder], shape: dict[str, Any], name: str, held_out: handles.ClipFolder | None
+) -> Path:
     """Write the dataset file beside its caches; its name tells settings apart, so that older handles stay good."""
     folder = entries.dataset_folder(parts[0], name)
-    text = entries.dataset_config(parts, shape, folder, "Prepare Dataset").to_toml()
+    text = entries.dataset_config(parts, shape, folder, "Prepare Dataset", held_out).to_toml()
     path = folder / f"dataset-{digest(text, length=8)}.toml"
     write_text(path, text)
     return path

@@ -33,13 +33,18 @@ def dataset_folder(clips: handles.ClipFolder, name: str = "") -> Path:
 
 
 def dataset_config(
-    parts: Sequence[handles.ClipFolder], shape: Mapping[str, Any], folder: Path, node: str
+    parts: Sequence[handles.ClipFolder],
+    shape: Mapping[str, Any],
+    folder: Path,
+    node: str,
+    held_out: handles.ClipFolder | None = None,
 ) -> DatasetConfig:
-    """All entries of `parts` with the settings `shape`, their caches below `folder`. Raises ConfigError that speaks of
-    `node`."""
-    entries: list[dict[str, Any]] = []
+    """All entries of `parts` with the settings `shape`, their caches below `folder`; those of `held_out` are not
+    trained on. Raises ConfigError that speaks of `node`."""
+    lists: dict[str, list[dict[str, Any]]] = {"datasets": []}
     taken: set[str] = set()
-    for index, part in enumerate(parts):
+    for index, part in enumerate([*parts, *([held_out] if held_out else [])]):
+        into = lists["datasets"] if index < len(parts) else lists.setdefault("validation_datasets", [])
         for entry in part.entries:
             caches = name = _cache_name(entry, parts[0].folder, second=index > 0)
             number = 1
@@ -48,8 +53,8 @@ def dataset_config(
                 name = f"{caches}_{number}"
             taken.add(name)
             sized = {key: shape[key] for key in SIZELESS if key in shape} if "audio_directory" in entry else shape
-            entries.append({**entry, **sized, "cache_directory": str(folder / name)})
-    return DatasetConfig.from_table({"datasets": entries}, folder, node, alike=True, quiet=REPLACED)
+            into.append({**entry, **sized, "cache_directory": str(folder / name)})
+    return DatasetConfig.from_table(lists, folder, node, alike=True, quiet=REPLACED)
 
 
 def media_folder(entry: Mapping[str, Any]) -> Path:

@@ -75,7 +75,10 @@ GROUPS = (
         "A block learns from a deeper block of a teacher that sees less noise; off at weight 0.",
     ),
     OptionGroup(
-        "Validation", TRAIN, ("validation",), "The loss on clips that are not trained on, and when it is measured."
+        "Validation",
+        TRAIN,
+        ("validation",),
+        "The loss on clips that are not trained on, `validation` of Prepare Dataset, and when it is measured.",
     ),
     OptionGroup("Samples", TRAINING, ("sample",), "Samples during the run, in detail."),
 )

@@ -18,6 +18,7 @@ _FOLDERS = {
     "audio_mask_directory": f"mask_folder of {_PAIRS}",
 }
 _DATA = "|".join(_FOLDERS)
+_HELD_OUT = "`validation` of Prepare Dataset ([[validation_datasets]] of a dataset file)"
 # whole phrases of the core that speak of files which a graph has not
 _PHRASES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     (
@@ -39,6 +40,12 @@ _PHRASES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
         re.compile(rf"\b({_DATA}) in the dataset file"),
         lambda found: f"{_FOLDERS[found[1]]} ({found[1]} of a dataset file)",
     ),
+    (
+        re.compile(r"the dataset file has no \[\[validation_datasets\]\] to (draw|measure on)\. Add some"),
+        lambda found: f"there are no clips to {found[1]}. Connect some to {_HELD_OUT}",
+    ),
+    (re.compile(r"\[\[validation_datasets\]\](?! of a dataset)"), lambda found: _HELD_OUT),
+    (re.compile(r"\b(none of the|or of) \[\[datasets\]\]"), lambda found: f"{found[1]} datasets that are trained on"),
 )
 _shown: dict[str, dict[str, str]] = {}  # dotted path of a setting -> node that shows it -> name of the widget
 _node: contextvars.ContextVar[str] = contextvars.ContextVar("node", default="")

@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 
 from ltx2_train.dataset.dataset_file import DatasetConfig
+from ltx2_train.errors import ConfigError
 from ltx2_train.media.sound_media import read_sound
 from ltx2_train.media.video import probe_media
+from ltx2_train.training.held_out import require_validation
 
 SIZE = {"width": 64, "height": 64, "frames": 9, "frame_extraction": "head", "buckets": False}
 SHARES = {"share_1": 1, "share_2": 1, "share_3": 1, "share_4": 1}
@@ -104,6 +106,34 @@ def test_datasets_are_combined_again_and_gaps_are_left_out(nodes, graph, comfy):
         graph.prepared(outer)
     prepared, _ = graph.prepared(outer, mode="av")
     assert [entry.kind for entry in DatasetConfig.read(prepared.config).datasets] == ["video", "audio"]
+
+
+def test_clips_that_are_held_out_are_cached_and_measured(nodes, graph, comfy, tmp_path):
+    clip(comfy.folder("input", "anna") / "clip.mp4", "a yellow square")
+    clip(comfy.folder("input", "held") / "other.mp4", "another square", frames=20)
+    prepared, summary = graph.prepared(graph.clips("anna"), validation=graph.clips("held"))
+    config = DatasetConfig.read(prepared.config)
+    assert [entry.source.name for entry in config.datasets] == ["anna"]
+    assert [entry.source.name for entry in config.validation_datasets] == ["held"]
+    assert "2 made" in summary
+    run = {
+        "run": {"name": "v", "folder": str(tmp_path)},
+        "train": {"steps": 1},
+        "lora": {"rank": 2},
+        "sample": {"every": 0, "at_start": False},
+        "validation": {"every": 1, "levels": 1},
+    }
+    core = nodes.data.core
+    with torch.inference_mode(False), torch.enable_grad():
+        core.train(core.make_run({**prepared.tables, **run}, prepared.config.parent))
+    rows = core.read_rows(tmp_path / "v" / "metrics.jsonl")
+    assert math.isfinite(rows[-1]["val_loss"])
+    without = config.model_copy(update={"validation_datasets": ()})
+    with pytest.raises(ConfigError) as error:
+        require_validation(core.make_run(run), without)
+    said = nodes.words.in_widget_words(str(error.value))
+    assert "no clips to measure on. Connect some to `validation` of Prepare Dataset" in said
+    assert said.count("[[") == 1, "the dataset file is named, for whoever has one"
 
 
 # ------------------------------------------------------------------------------------------- Load Training Pairs
