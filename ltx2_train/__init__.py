@@ -78,6 +78,7 @@ _HOME = {
     "extract_lora": "lora.extract",
     "fitting_files": "config.base_files",
     "foresee": "training.checks",
+    "import_missing": "caching.official",
     "import_official": "caching.official",
     "import_settings": "config.importing",
     "inspect_lora": "lora.report",

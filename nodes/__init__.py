@@ -32,6 +32,7 @@ from .slider import TrainSlider
 from .train import TrainLoRA
 
 from .option_nodes import OPTION_NODES  # isort: skip  # after all that show settings: it shows the others
+from .quantize import QuantizeCheckpoint  # isort: skip  # the option nodes name their settings first
 
 NODES = [
     LoadBaseModel,
@@ -66,6 +67,7 @@ NODES = [
     BakeLoRA,
     TrainingRecipe,
     SamplesRecipe,
+    QuantizeCheckpoint,
 ]
 
 

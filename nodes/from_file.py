@@ -27,8 +27,8 @@ class DatasetFromFile(io.ComfyNode):
             node_id="LTX2T_DatasetFromFile",
             display_name=DATASET_TITLE,
             category="LTX-2 training",
-            description="Takes a dataset file (dataset.toml, SimpleTuner's JSON) or a manifest as it is, and makes the "
-            "caches that it lacks.",
+            description="Takes a dataset file (dataset.toml, SimpleTuner's JSON), a manifest, or a folder that "
+            "Lightricks' trainer has encoded as it is, and makes the caches that it lacks.",
             search_aliases=["dataset", "toml", "manifest", "config", "cache", "ltx", "lora", "train"],
             inputs=[
                 handles.Model.Input("model", tooltip="The base to train on; its encoders make the caches."),
@@ -36,7 +36,8 @@ class DatasetFromFile(io.ComfyNode):
                     "path",
                     default="",
                     placeholder="/home/me/clips/dataset.toml",
-                    tooltip="Path of the dataset file or manifest. Paths in it start at its own folder.",
+                    tooltip="Path of the dataset file or manifest; paths in it start at its own folder. Or of a folder "
+                    "that Lightricks' trainer has encoded (its preprocessed_data_root), which is taken over once.",
                 ),
                 io.Boolean.Input(
                     "cache_only",
@@ -65,17 +66,18 @@ class DatasetFromFile(io.ComfyNode):
         options: handles.GivenOptions | None = None,
     ) -> io.NodeOutput:
         with host.training_job(DATASET_TITLE):
-            config = _file(path, "dataset file")
+            config = _file(path, "dataset file", folders=True)
             if cache_only:
                 config = _without_media(config)
             tables = merged(model.tables, {"data": {"config": str(config)}}, further_settings(options, DATASET_TITLE))
             runs = check_ahead(cls.hidden.prompt, cls.hidden.unique_id, tables)
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
+                taken = core.import_missing(core.DatasetConfig.read(config), events)
                 report = core.build_caches(core.make_run(tables, config.parent), events, runs)
             finally:
                 events.close()
-            summary = report.summary()
+            summary = "\n".join(one.summary() for one in (*taken, report))
             events.finish("finished", f"{config.name}: {'only its caches are used' if cache_only else 'ready'}")
             _made.keep(cls.hidden.unique_id, config)
             return io.NodeOutput(handles.PreparedDataset(config, tables, summary), summary)
@@ -146,14 +148,14 @@ class RunFromFile(io.ComfyNode):
             return io.NodeOutput(*found, ui=seen(events, found[1]))
 
 
-def _file(text: str, what: str) -> Path:
+def _file(text: str, what: str, folders: bool = False) -> Path:
     text = text.strip().strip('"')
     if not text:
         raise ConfigError(f"path: no {what} is given. Write the path of one.")
     path = Path(text).expanduser()
     if not path.is_absolute():
         raise ConfigError(f"path: {text} does not say where it begins. Write the whole path, from the root on.")
-    if not path.is_file():
+    if not path.is_file() and not (folders and path.is_dir()):
         raise ConfigError(f"path: there is no file {path}. Write the path of a {what}.")
     return path
 

@@ -6,8 +6,9 @@
     audio_latents, reference_latents, reference_audio_latents, video_masks, audio_masks: NAME.pt where there are any;
                 of a second, third ... reference in reference_latents_2, reference_latents_3 ...
 
-These files are pickles. Nothing in this program reads a pickle but `_load` below, which is called by the command
-`ltx2-train cache import` alone, and which admits tensors, numbers, text and tables, and no code.
+These files are pickles. Nothing in this program reads a pickle but `_load` below, which is called where someone names
+such a folder to be taken over (`ltx2-train cache import`, the node Dataset from File), and which admits tensors,
+numbers, text and tables, and no code.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 
 from ..dataset.cache_names import (
+    LATENT_SUFFIX,
     audio_cache_name,
     audio_mask_cache_name,
     image_cache_name,
@@ -28,7 +30,15 @@ from ..dataset.cache_names import (
     text_cache_name,
     video_cache_name,
 )
-from ..dataset.entry import IMPORTED_FOLDER, REFERENCE_AUDIO_FOLDER, REFERENCE_FOLDER, numbered_caches, numbered_folder
+from ..dataset.dataset_file import DatasetConfig
+from ..dataset.entry import (
+    IMPORTED_FOLDER,
+    PRECOMPUTED,
+    REFERENCE_AUDIO_FOLDER,
+    REFERENCE_FOLDER,
+    numbered_caches,
+    numbered_folder,
+)
 from ..dataset.scan import SHOWN_AT_MOST, Skipped
 from ..device import DTYPES
 from ..errors import DataError
@@ -37,7 +47,6 @@ from ..shapes import AudioLatentShape, LatentShape
 from . import cache_file as caches
 from .cache_file import ARCHITECTURE, AUDIO_LENGTH_KEY, MASK_KEY, write_cache
 
-PRECOMPUTED = ".precomputed"
 MAIN = ("latents", "audio_latents")  # each sample has one of them
 REFERENCES, REFERENCE_SOUNDS = "reference_latents", "reference_audio_latents"
 BESIDE = ("conditions", "video_masks", "audio_masks")
@@ -52,14 +61,16 @@ class ImportReport:
     samples: int = 0
     skipped: list[Skipped] = field(default_factory=list)
 
-    def text(self) -> str:
-        """Some lines for people, with the dataset entry to use."""
+    def summary(self) -> str:
+        """Some lines for people."""
         lines = [f"{self.samples} samples imported into {self.folder}, {len(self.skipped)} left out"]
-        lines += [f"  {skip.path.name}: {skip.reason}" for skip in self.skipped[:SHOWN_AT_MOST]]
+        return "\n".join([*lines, *(f"  {skip.path.name}: {skip.reason}" for skip in self.skipped[:SHOWN_AT_MOST])])
+
+    def text(self) -> str:
+        """The same, with the dataset entry to use."""
         folder = str(self.folder.absolute())  # a dataset file takes a relative one from where it lies itself
         quoted = json.dumps(folder, ensure_ascii=False) if "'" in folder else f"'{folder}'"
-        lines.append(f"In the dataset file:\n[[datasets]]\ncache_only = true\ncache_directory = {quoted}")
-        return "\n".join(lines)
+        return f"{self.summary()}\nIn the dataset file:\n[[datasets]]\ncache_only = true\ncache_directory = {quoted}"
 
 
 def import_official(root: Path, out: Path | None = None, events: Events | None = None) -> ImportReport:
@@ -94,6 +105,24 @@ def import_official(root: Path, out: Path | None = None, events: Events | None =
     if not report.samples:
         raise DataError("Not one sample could be imported.\n" + report.text(), root)
     return report
+
+
+def import_missing(config: DatasetConfig, events: Events | None = None) -> list[ImportReport]:
+    """Take over each folder that `config` names as preprocessed_data_root and that has no caches yet, or has changed
+    since. Raises DataError where one has nothing."""
+    roots = [(ref.entry.preprocessed_data_root, ref.entry.caches) for ref in config.refs]
+    return [import_official(root, out, events) for root, out in roots if root and not _is_imported(root, out)]
+
+
+def _is_imported(root: Path, out: Path) -> bool:
+    """Whether `out` holds all of the folder `root` as it is now: as many latents, and none older than the newest."""
+    if not root.is_dir():
+        return False
+    root = root / PRECOMPUTED if (root / PRECOMPUTED).is_dir() else root
+    names = set().union(*(_names(root / folder) for folder in MAIN))
+    sources = [path.stat().st_mtime_ns for folder in root.iterdir() for path in folder.rglob("*.pt")]
+    caches = [path.stat().st_mtime_ns for path in out.glob(f"*{LATENT_SUFFIX}")]
+    return len(caches) >= len(names) and max(sources, default=0) <= min(caches, default=0)
 
 
 def _import_one(root: Path, name: Path, out: Path) -> None:

@@ -24,6 +24,7 @@ from .entry import (
     FOLDER_KEYS,
     FOLDER_LIST_KEYS,
     LIST_KEYS,
+    PRECOMPUTED,
     SOURCE_KEYS,
     DatasetRef,
     DatasetSettings,
@@ -248,7 +249,7 @@ def load_table(path: Path) -> Any:
 
 def _folder(path: Path) -> dict[str, Any]:
     """A folder instead of a dataset file: what the official trainer has encoded."""
-    if any((path / name).is_dir() for name in ("latents", "audio_latents")):
+    if any((path / inner / name).is_dir() for inner in ("", PRECOMPUTED) for name in ("latents", "audio_latents")):
         return {"datasets": [{"preprocessed_data_root": "."}]}
     raise ConfigError(
         f"{path} is a folder, not a dataset file. `ltx2-train import {path}` writes one for a folder of media."

@@ -35,6 +35,7 @@ FOLDER_KEYS = (
 FOLDER_LIST_KEYS = ("more_reference_directories", "more_reference_audio_directories")
 REFERENCE_FOLDER = "reference"
 IMPORTED_FOLDER = "ltx2_caches"
+PRECOMPUTED = ".precomputed"  # in which the official trainer lays it, beside the media
 REFERENCE_AUDIO_FOLDER = "reference_audio"
 
 

@@ -190,3 +190,25 @@ def test_loras_are_baked_into_a_checkpoint_and_taken_out_again(nodes, comfy, tin
     ):
         with pytest.raises(RuntimeError, match=message):
             nodes.BakeLoRA.execute(**{**bake, "lora": lora, **more})
+
+
+def test_a_checkpoint_is_quantized_once_and_known_for_what_it_is(nodes, comfy, tiny):
+    folder = comfy.folder("models", "checkpoints")
+    (folder / "base.safetensors").symlink_to(tiny.checkpoint)
+    given = {"checkpoint": "base.safetensors", "format": "nf4", "save_name": "small"}
+    report, path = nodes.QuantizeCheckpoint.execute(**given, loftq_rank=2).args
+    assert path == str(folder / "small.safetensors")
+    assert "linears in nf4" in report
+    assert nodes.model.core.probe(path).quant_format == "nf4"
+    (beside,) = (one for one in folder.iterdir() if one.name not in ("base.safetensors", "small.safetensors"))
+    assert beside.name in report, "LoftQ's file"
+    for more, message in (
+        ({}, "is there already"),
+        ({"save_name": " "}, "save_name is empty"),
+        ({"save_name": "other", "format": "int8", "loftq_rank": 4}, "loftq_rank counts with nf4 alone"),
+        ({"save_name": "other", "format": "int8", "block_size": "64"}, "block_size counts with nf4 alone"),
+        ({"save_name": "other", "checkpoint": "small.safetensors"}, "is quantized already"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            nodes.QuantizeCheckpoint.execute(**{**given, **more})
+    assert len(list(folder.iterdir())) == 3

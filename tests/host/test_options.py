@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import fake_comfy
 import option_pages
 import pytest
+import torch
 
 
 def options_of(nodes, name, before=None, **changed):
@@ -169,6 +170,34 @@ def test_a_dataset_file_is_used_as_it_is(nodes, comfy, monkeypatch, tmp_path):
     ):
         with pytest.raises(RuntimeError, match=said):
             node.execute(model=model, path=path, cache_only=False)
+
+
+def test_a_folder_of_the_official_trainer_is_taken_over_once_and_where_it_changed(nodes, comfy, monkeypatch, tmp_path):
+    report = SimpleNamespace(summary=lambda: "all kept")
+    monkeypatch.setattr(nodes.from_file.core, "build_caches", lambda run, events, trains: report)
+    at = tmp_path / "root" / ".precomputed"
+    for name in ("latents", "conditions"):
+        (at / name).mkdir(parents=True)
+    text = {
+        name: torch.ones(4, width) for name, width in (("video_prompt_embeds", 4096), ("audio_prompt_embeds", 2048))
+    }
+
+    def encode(name):
+        torch.save({"latents": torch.ones(128, 2, 2, 2), "fps": 24.0}, at / "latents" / f"{name}.pt")
+        torch.save(text, at / "conditions" / f"{name}.pt")
+
+    encode("a")
+    model = nodes.handles.BaseModel({"model": {"mode": "video"}}, "LTX 2.3")
+    given = {"model": model, "path": str(tmp_path / "root"), "cache_only": False}
+    prepared, summary = nodes.DatasetFromFile.execute(**given).args
+    assert summary.startswith(f"1 samples imported into {tmp_path / 'root' / 'ltx2_caches'}, 0 left out")
+    (entry,) = nodes.from_file.core.DatasetConfig.read(prepared.config).datasets
+    assert entry.from_caches
+    assert len(list(entry.caches.glob("a_*.safetensors"))) == 2, "latents and text"
+    assert "imported" not in nodes.DatasetFromFile.execute(**given).args[1], "it is there"
+    encode("b")
+    assert "2 samples imported" in nodes.DatasetFromFile.execute(**given).args[1]
+    assert "imported" not in nodes.DatasetFromFile.execute(**given | {"cache_only": True}).args[1]
 
 
 def test_a_run_file_is_used_as_it_is(nodes, comfy, monkeypatch, tmp_path):

@@ -79,6 +79,7 @@ KNOWN = {
     "BakeLoRA": {"checkpoint", "lora_paths", "save_name"},
     "TrainingRecipe": set(),
     "SamplesRecipe": set(),
+    "QuantizeCheckpoint": {"checkpoint", "save_name"},
 }
 # settings of option nodes that are a file or a folder of this machine
 OPTION_PATHS = {"CachingOptions": {"dino_model"}, "SamplesOptions": {"upsampler"}}
@@ -90,7 +91,7 @@ WORDS = set(
     "audio_balance audio_supervision sample_audio swap_from attention_kernel low_precision_matmul memory "
     "offload_activations pinned prompt shift_tokens audio_file audio_format action branches goal captions batches "
     "cut_at speaker prefix method rank_mode dtype to positive negative target_class more_targets strengths sizes "
-    "changes compile prompts seeds sigmas streams".split()
+    "changes compile prompts seeds sigmas streams format block_size".split()
 )
 
 

@@ -114,12 +114,13 @@ WIDGETS = {
     "LTX2T_BakeLoRA": "checkpoint strength lora_paths save_name",
     "LTX2T_TrainingRecipe": "",
     "LTX2T_SamplesRecipe": "",
+    "LTX2T_QuantizeCheckpoint": "checkpoint format save_name | block_size loftq_rank device",
 }
 SOCKETS = {
     "LTX2T_LoadBaseModel": (["LTX2T_OPTIONS"], ["LTX2T_MODEL"]),
     "LTX2T_LoadTrainingClips": (["LTX2T_OPTIONS"], ["LTX2T_DATASET", "INT"]),
     "LTX2T_PrepareDataset": (
-        ["LTX2T_MODEL", "LTX2T_DATASET", "LTX2T_DATASET", "LTX2T_OPTIONS"],
+        ["LTX2T_MODEL", "LTX2T_DATASET", "LTX2T_DATASET", "LTX2T_OPTIONS", "LTX2T_DATASET"],
         ["LTX2T_PREPARED", "STRING"],
     ),
     "LTX2T_TrainLoRA": (
@@ -191,6 +192,7 @@ SOCKETS = {
     "LTX2T_BakeLoRA": (["LORA_MODEL"], ["STRING", "STRING"]),
     "LTX2T_TrainingRecipe": ([DYNAMIC, "LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
     "LTX2T_SamplesRecipe": ([DYNAMIC, "LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
+    "LTX2T_QuantizeCheckpoint": ([], ["STRING", "STRING"]),
 }
 IDS = list(WIDGETS)
 

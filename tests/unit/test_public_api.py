@@ -82,6 +82,7 @@ def test_the_public_names_are_these():
         "extract_lora",
         "fitting_files",
         "foresee",
+        "import_missing",
         "import_official",
         "import_settings",
         "inspect_lora",
