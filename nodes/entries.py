@@ -43,7 +43,8 @@ def dataset_config(
     trained on. Raises ConfigError that speaks of `node`."""
     lists: dict[str, list[dict[str, Any]]] = {"datasets": []}
     taken: set[str] = set()
-    for index, part in enumerate([*parts, *([held_out] if held_out else [])]):
+    everything: list[handles.ClipFolder] = [*parts] if held_out is None else [*parts, held_out]
+    for index, part in enumerate(everything):
         into = lists["datasets"] if index < len(parts) else lists.setdefault("validation_datasets", [])
         for entry in part.entries:
             caches = name = _cache_name(entry, parts[0].folder, second=index > 0)

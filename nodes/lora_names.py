@@ -164,6 +164,21 @@ def new_lora(save_name: str, otherwise: str) -> Path:
     return host.loras_folder() / f"{name}.safetensors" if name else host.runs_folder() / f"{otherwise}.safetensors"
 
 
+def new_checkpoint_input() -> Any:
+    """The widget `save_name` of a node that writes a checkpoint."""
+    return io.String.Input(
+        "save_name", default="", tooltip="Name of the new checkpoint in ComfyUI's checkpoints folder."
+    )
+
+
+def new_checkpoint(save_name: str) -> Path:
+    """Where a node writes a checkpoint. Raises ConfigError where the name is empty, or can be none of a file."""
+    name = plain_name(save_name)
+    if not name:
+        raise ConfigError("save_name is empty. Write the name of the new checkpoint.")
+    return host.checkpoints_folder() / f"{name}.safetensors"
+
+
 def plain_name(save_name: str) -> str:
     """`save_name` without its ending, or "". Raises ConfigError where it can be none of a file."""
     name = save_name.strip().removesuffix(".safetensors").strip(" .")

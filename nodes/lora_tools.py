@@ -18,8 +18,9 @@ from .lora_names import (
     listed_loras,
     lora_outputs,
     lora_path_input,
+    new_checkpoint,
+    new_checkpoint_input,
     new_lora,
-    plain_name,
     stamp,
     stamps,
     worked,
@@ -156,9 +157,7 @@ class BakeLoRA(io.ComfyNode):
                     tooltip="More LoRAs, a file in each line: a full path or a name in ComfyUI's loras folders, and "
                     "behind | how strongly it counts (1 where nothing is said).",
                 ),
-                io.String.Input(
-                    "save_name", default="", tooltip="Name of the new checkpoint in ComfyUI's checkpoints folder."
-                ),
+                new_checkpoint_input(),
             ],
             outputs=[
                 io.String.Output("report", display_name="report", tooltip="What was changed, and what rounding lost."),
@@ -190,10 +189,7 @@ class BakeLoRA(io.ComfyNode):
             parts += listed_loras(lora_paths)
             if not parts:
                 raise ConfigError("There is no LoRA to bake: connect `lora`, or write its file into `lora_paths`.")
-            name = plain_name(save_name)
-            if not name:
-                raise ConfigError("save_name is empty. Write the name of the new checkpoint.")
-            out = host.checkpoints_folder() / f"{name}.safetensors"
+            out = new_checkpoint(save_name)
             base, paths, strengths = host.checkpoint_path(checkpoint), *map(list, zip(*parts, strict=True))
             made = worked(
                 cls.hidden.unique_id, lambda events: core.bake_loras(base, paths, out, strengths, events=events)

@@ -9,7 +9,7 @@ from ..ltx2_train import RunConfig
 from ..ltx2_train.errors import ConfigError
 from . import host, words
 from .host import io
-from .lora_names import plain_name
+from .lora_names import new_checkpoint, new_checkpoint_input
 from .widgets import field_at
 
 TITLE = "Quantize Checkpoint"
@@ -39,9 +39,7 @@ class QuantizeCheckpoint(io.ComfyNode):
                     tooltip="How the blocks are stored. nf4 is the smallest; all that is not in the blocks stays as it "
                     "is.",
                 ),
-                io.String.Input(
-                    "save_name", default="", tooltip="Name of the new checkpoint in ComfyUI's checkpoints folder."
-                ),
+                new_checkpoint_input(),
                 io.Combo.Input(
                     "block_size",
                     options=[str(size) for size in get_args(_BLOCKS.annotation)],
@@ -91,10 +89,7 @@ class QuantizeCheckpoint(io.ComfyNode):
             given = {"block_size": block_size != str(_BLOCKS.default), "loftq_rank": loftq_rank > 0}
             for widget in (name for name, used in given.items() if used and format != _NF4):
                 raise ConfigError(f"{widget} counts with nf4 alone, and format is {format}. Put it back, or take nf4.")
-            name = plain_name(save_name)
-            if not name:
-                raise ConfigError("save_name is empty. Write the name of the new checkpoint.")
-            out = host.checkpoints_folder() / f"{name}.safetensors"
+            out = new_checkpoint(save_name)
             if out.exists():
                 raise ConfigError(f"{out} is there already. Choose another save_name, or delete it first.")
             quant: dict[str, Any] = {"format": format, "device": device}
