@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shutil
+import types
 from pathlib import Path
 
 import fake_comfy
@@ -108,13 +109,29 @@ def test_datasets_are_combined_again_and_gaps_are_left_out(nodes, graph, comfy):
     assert [entry.kind for entry in DatasetConfig.read(prepared.config).datasets] == ["video", "audio"]
 
 
+def test_clips_that_are_held_out_stand_apart_in_the_dataset_file(nodes, graph, comfy, monkeypatch):
+    clip(comfy.folder("input", "anna") / "clip.mp4", "a yellow square")
+    clip(comfy.folder("input", "held") / "other.mp4", "another square", frames=20)
+    report = types.SimpleNamespace(summary=lambda: "", kinds={}, left_out=[])
+    monkeypatch.setattr(nodes.data.core, "build_caches", lambda run, events, trains: report)
+    prepared, _ = graph.prepared(graph.clips("anna"), validation=graph.clips("held"))
+    config = DatasetConfig.read(prepared.config)
+    assert [entry.source.name for entry in config.datasets] == ["anna"]
+    assert [entry.source.name for entry in config.validation_datasets] == ["held"]
+    assert len({entry.caches for entry in (*config.datasets, *config.validation_datasets)}) == 2
+    without = config.model_copy(update={"validation_datasets": ()})
+    with pytest.raises(ConfigError) as error:
+        require_validation(nodes.data.core.make_run({"validation": {"every": 1}}), without)
+    said = nodes.words.in_widget_words(str(error.value))
+    assert "no clips to measure on. Connect some to `validation` of Prepare Dataset" in said
+    assert said.count("[[") == 1, "the dataset file is named, for whoever has one"
+
+
+@pytest.mark.slow
 def test_clips_that_are_held_out_are_cached_and_measured(nodes, graph, comfy, tmp_path):
     clip(comfy.folder("input", "anna") / "clip.mp4", "a yellow square")
     clip(comfy.folder("input", "held") / "other.mp4", "another square", frames=20)
     prepared, summary = graph.prepared(graph.clips("anna"), validation=graph.clips("held"))
-    config = DatasetConfig.read(prepared.config)
-    assert [entry.source.name for entry in config.datasets] == ["anna"]
-    assert [entry.source.name for entry in config.validation_datasets] == ["held"]
     assert "2 made" in summary
     run = {
         "run": {"name": "v", "folder": str(tmp_path)},
@@ -128,12 +145,6 @@ def test_clips_that_are_held_out_are_cached_and_measured(nodes, graph, comfy, tm
         core.train(core.make_run({**prepared.tables, **run}, prepared.config.parent))
     rows = core.read_rows(tmp_path / "v" / "metrics.jsonl")
     assert math.isfinite(rows[-1]["val_loss"])
-    without = config.model_copy(update={"validation_datasets": ()})
-    with pytest.raises(ConfigError) as error:
-        require_validation(core.make_run(run), without)
-    said = nodes.words.in_widget_words(str(error.value))
-    assert "no clips to measure on. Connect some to `validation` of Prepare Dataset" in said
-    assert said.count("[[") == 1, "the dataset file is named, for whoever has one"
 
 
 # ------------------------------------------------------------------------------------------- Load Training Pairs
