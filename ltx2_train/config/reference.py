@@ -25,7 +25,8 @@ FIRST_VERSION = "0.1"  # of settings that do not say `since`
 _HEAD = """# Settings of a run file
 
 Every setting, printed by `ltx2-train config --reference`. A run file is TOML: `[section]`, then `setting = value`. What
-is left out has its default. Relative paths are seen from the file. `--set section.setting=value` overrides one on the
+is left out has its default. Relative paths are seen from the file (those within
+the lines of a list of `sample.prompts` from the folder that the command runs in). `--set section.setting=value` overrides one on the
 command line. `ltx2-train config --defaults` prints all of them as a file to begin with. What *counts only* beside
 another setting is refused where it is set without it, before anything is read.
 
