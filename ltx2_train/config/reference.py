@@ -25,10 +25,10 @@ FIRST_VERSION = "0.1"  # of settings that do not say `since`
 _HEAD = """# Settings of a run file
 
 Every setting, printed by `ltx2-train config --reference`. A run file is TOML: `[section]`, then `setting = value`. What
-is left out has its default. Relative paths are seen from the file (those within
-the lines of a list of `sample.prompts` from the folder that the command runs in). `--set section.setting=value` overrides one on the
-command line. `ltx2-train config --defaults` prints all of them as a file to begin with. What *counts only* beside
-another setting is refused where it is set without it, before anything is read.
+is left out has its default. Relative paths are seen from the file; those within the lines of a list of `sample.prompts`
+are seen from the folder that the command runs in. `--set section.setting=value` overrides one on the command line.
+`ltx2-train config --defaults` prints all of them as a file to begin with. What *counts only* beside another setting is
+refused where it is set without it, before anything is read.
 
 Other names are understood too. Plain ones are flags of the community trainer, those with a point are keys of the
 official trainer's YAML, those with (S) are keys of SimpleTuner's config.json: see
