@@ -290,7 +290,7 @@ def difference(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     return f"{key} changed ({stored.get(key)} -> {now[key]}){more}"
 
 
-def by(sizes: Sequence[int]) -> str:
+def sizes_text(sizes: Sequence[int]) -> str:
     """Sizes for people: "2x16x30"."""
     return "x".join(str(size) for size in sizes)
 

@@ -19,7 +19,7 @@ from ..device import DTYPES
 from ..errors import DataError, OutOfMemory
 from ..models.tiling import TileSettings, encode_tiled
 from ..shapes import VIDEO_CHANNELS, LatentShape
-from .cache_file import CacheFile, by, latent_key
+from .cache_file import CacheFile, latent_key, sizes_text
 from .kind import Bench, CacheKind, CacheMade, Job, header_bytes
 from .recipe import CacheRecipe
 from .settings import CacheSettings
@@ -64,7 +64,7 @@ class Latents(CacheKind[np.ndarray]):
             origin |= {"window": item.window.token, "target_fps": entry.target_fps, "source_fps": entry.source_fps}
             origin["crop"] = entry.crop
         origin |= {"flip": item.flipped, "color_jitter": entry.color_jitter, "reading": list(item.source.reading)}
-        return origin | tiled(settings) | {"latents": [shape.frames, shape.height, shape.width]}
+        return origin | tile_settings(settings) | {"latents": [shape.frames, shape.height, shape.width]}
 
     def shape(self, item: Item) -> LatentShape:
         """Of the latents that belong to `item`."""
@@ -77,7 +77,9 @@ class Latents(CacheKind[np.ndarray]):
     def foreign(self, file: CacheFile, job: Job) -> str | None:
         stored, needed = file.latent_shape(), self.shape(job.item)
         sizes = [(shape.frames, shape.height, shape.width) for shape in (stored, needed)]
-        return None if sizes[0] == sizes[1] else f"its latents are {by(sizes[0])}, {by(sizes[1])} are needed"
+        if sizes[0] == sizes[1]:
+            return None
+        return f"its latents are {sizes_text(sizes[0])}, {sizes_text(sizes[1])} are needed"
 
     def size(self, job: Job) -> int:
         values = self.shape(job.item).tokens * VIDEO_CHANNELS
@@ -165,11 +167,11 @@ class References(Latents):
             "resolution": f"{reference.width}x{reference.height}",
             "vae_dtype": settings.vae_dtype,
             "latents_dtype": settings.latents_dtype,
-            **beside(item, self.plan.settings_of(item)),
+            **companion_settings(item, self.plan.settings_of(item)),
         }
         if reference.temporal_scale != 1:  # caches from before it was a setting say nothing of it
             origin["reference_temporal_scale"] = reference.temporal_scale
-        return origin | tiled(settings) | {"latents": [shape.frames, shape.height, shape.width]}
+        return origin | tile_settings(settings) | {"latents": [shape.frames, shape.height, shape.width]}
 
     def shape(self, item: Item) -> LatentShape:
         return item.references[self.number].shape
@@ -199,7 +201,7 @@ def tiles_on(device: torch.device | str, tiles: TileSettings, vae: VideoVAE) -> 
     return tiles.model_copy(update={"chunk_size": CARD_CHUNK})
 
 
-def tiled(settings: CacheSettings) -> dict[str, Any]:
+def tile_settings(settings: CacheSettings) -> dict[str, Any]:
     """The tiles, as far as the result depends on them; on chunk_size it does not."""
     made: dict[str, Any] = {}
     tiles = settings.tiles
@@ -209,7 +211,7 @@ def tiled(settings: CacheSettings) -> dict[str, Any]:
     return made
 
 
-def beside(item: Item, entry: DatasetSettings) -> dict[str, Any]:
+def companion_settings(item: Item, entry: DatasetSettings) -> dict[str, Any]:
     """What decides which part of a companion goes with `item`."""
     made: dict[str, Any] = {"target_fps": entry.target_fps, "flip": item.flipped, "held": item.source.timeline.held}
     if item.source.media.kind == "video":

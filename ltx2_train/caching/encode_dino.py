@@ -16,7 +16,7 @@ from ..dataset.augment import read_clip
 from ..dataset.plan import DatasetPlan, Item
 from ..errors import DataError, OutOfMemory
 from ..events import Events
-from .cache_file import CacheFile, by
+from .cache_file import CacheFile, sizes_text
 from .dino import DINO_KEY, DINO_SUFFIX, dino_path, dino_shape
 from .dino_model import DinoModel
 from .encode import Latents
@@ -77,7 +77,7 @@ class DinoFeatures(CacheKind[np.ndarray]):
         stored, model = dino_shape(file), self.recipe.dino
         frames = job.item.window.count
         needed = (frames, *stored[1:]) if model is None else model.shape(frames)
-        return None if stored == needed else f"its features are {by(stored)}, {by(needed)} are needed"
+        return None if stored == needed else f"its features are {sizes_text(stored)}, {sizes_text(needed)} are needed"
 
     def size(self, job: Job) -> int:
         assert self.recipe.dino is not None, job.path

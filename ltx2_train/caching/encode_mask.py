@@ -28,7 +28,7 @@ from ..media.sound import read_sound
 from ..media.video import read_frames
 from ..shapes import AUDIO_LATENTS_PER_SECOND, SPATIAL_FACTOR, TEMPORAL_FACTOR, LatentShape
 from .cache_file import MASK_KEY, CacheFile
-from .encode import beside
+from .encode import companion_settings
 from .kind import Bench, CacheKind, CacheMade, Job, header_bytes
 
 THRESHOLD = 0.5
@@ -50,7 +50,7 @@ class Masks(CacheKind[torch.Tensor]):
         made_from = {
             "mask_file": mask.name,
             "resolution": f"{item.width}x{item.height}",
-            **beside(item, self.plan.settings_of(item)),
+            **companion_settings(item, self.plan.settings_of(item)),
             "latents": [shape.frames, shape.height, shape.width],
         }
         if _was_read_otherwise(item, self.plan.settings_of(item)):

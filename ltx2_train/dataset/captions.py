@@ -51,10 +51,10 @@ def read_captions(path: Path, by_line: bool = False) -> tuple[list[str], str | N
         found = text.splitlines() if by_line else [text]
     if warning:
         warning = f"{path.name}: {warning}"
-    return unlike(found) or [""], warning
+    return distinct_captions(found) or [""], warning
 
 
-def unlike(captions: Sequence[str]) -> list[str]:
+def distinct_captions(captions: Sequence[str]) -> list[str]:
     """Captions on one line each, those that are there, each once."""
     return [one for one in dict.fromkeys(" ".join(caption.split()) for caption in captions) if one]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..media.images import IMAGE_SUFFIXES
-from ..media.names import is_dir, is_file, same
+from ..media.names import is_dir, is_file, name_key
 from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import VIDEO_SUFFIXES
 from .dataset_file import DatasetSettings
@@ -37,9 +37,9 @@ class Stems:
             table: dict[str, list[Path]] = {}
             for path in sorted(folder.iterdir()) if folder.is_dir() else ():
                 if path.is_file():
-                    table.setdefault(same(path.stem), []).append(path)
+                    table.setdefault(name_key(path.stem), []).append(path)
             self._listed[folder] = table
-        near = self._listed[folder].get(same(stem), [])
+        near = self._listed[folder].get(name_key(stem), [])
         return [path for path in near if path.stem == stem] or near
 
     def find(self, folder: Path | None, candidate: MediaFile, suffixes: Collection[str], role: str) -> Path | None:

@@ -263,6 +263,6 @@ def require_share(ref: DatasetRef, out: Sequence[Skipped], total: int) -> None:
     )
 
 
-def smaller(width: int, height: int, factor: int) -> tuple[int, int]:
+def reference_size(width: int, height: int, factor: int) -> tuple[int, int]:
     """The size of a reference that is `factor` times smaller than its clip, down to whole latents."""
     return max(SPATIAL_FACTOR, floor_side(width // factor)), max(SPATIAL_FACTOR, floor_side(height // factor))

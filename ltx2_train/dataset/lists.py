@@ -26,7 +26,7 @@ from ..errors import DataError
 from ..media.names import cache_stem, is_dir, readable
 from ..paths import from_folder
 from ..registry import nearest
-from .captions import unlike
+from .captions import distinct_captions
 from .dataset_file import DatasetSettings
 from .list_rows import ListRow, csv_rows, json_line_rows, json_rows, read_text, text_lines
 
@@ -133,7 +133,7 @@ class _Reader:
                 raise ValueError(f"the caption is not text but {one!r}")
             if not readable(one):
                 raise ValueError("it holds half a character or a zero byte; write it anew")
-        return unlike(captions)
+        return distinct_captions(captions)
 
     def _path(self, cells: Mapping[str, Any], columns: Sequence[str], used: list[str]) -> tuple[Path | None, str]:
         """What the first of `columns` names that there is, and which one that is."""

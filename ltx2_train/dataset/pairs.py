@@ -15,7 +15,7 @@ from ..media.frames import PAD_LIMIT
 from ..media.info import MediaInfo
 from .augment import same_shape
 from .items import Item, ReferenceMedia
-from .reference import line_beside, spaced
+from .reference import line_beside, reference_frames
 from .scan import SHOWN_AT_MOST
 
 SHORT_REFERENCE = "references are shorter than their clips; where they end, their last frame is held"
@@ -52,7 +52,7 @@ class Fit:
 
     def _reference(self, item: Item, wanted: ReferenceMedia, media: MediaInfo, frames: int) -> None:
         own = item.source.media
-        self._length(item, media, spaced(wanted.frames, wanted.temporal_scale), SHORT_REFERENCE)
+        self._length(item, media, reference_frames(wanted.frames, wanted.temporal_scale), SHORT_REFERENCE)
         if not frames and media.kind == "video":
             self._longer(item, media, LONG_REFERENCE)
         if not same_shape(media, own.width, own.height):

@@ -19,7 +19,7 @@ from ..files import is_hidden
 from ..media import frames as timing
 from ..media.frame_folder import probe_frame_folder
 from ..media.info import MediaInfo
-from ..media.names import same
+from ..media.names import name_key
 from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import probe_media
 from .companions import PICTURE_SUFFIXES, Companions
@@ -161,14 +161,14 @@ def _without_mask(entry: DatasetSettings, items: list[Item]) -> list[str]:
 
 def _references_alone(entry: DatasetSettings, candidates: Sequence[MediaFile]) -> list[str]:
     """A sentence for each folder of references with files that belong to no medium."""
-    media = {same(candidate.path.stem) for candidate in candidates}
+    media = {name_key(candidate.path.stem) for candidate in candidates}
     notes = []
     for folder in entry.reference_directories:
         if not folder.is_dir() or folder == entry.source:
             continue
         listed = (path for path in sorted(folder.rglob("*")) if not is_hidden(path, folder))
         files = (path for path in listed if path.suffix.lower() in PICTURE_SUFFIXES)
-        if alone := [path.name for path in files if same(path.stem) not in media]:
+        if alone := [path.name for path in files if name_key(path.stem) not in media]:
             more = " ..." if len(alone) > SHOWN_AT_MOST else ""
             shown = ", ".join(alone[:SHOWN_AT_MOST])
             notes.append(f"{len(alone)} references in {folder} have no medium of their name: {shown}{more}")

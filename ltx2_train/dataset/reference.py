@@ -38,7 +38,7 @@ def probe_picture(path: Path, rate: float) -> MediaInfo:
     return at_rate(probe_frame_folder(path) if path.is_dir() else probe_media(path), rate)
 
 
-def spaced(count: int, scale: int) -> list[int]:
+def reference_frames(count: int, scale: int) -> list[int]:
     """Which frames of a clip the `count` frames of a reference show that has `scale` times fewer a second."""
     return [max(0, 1 + (index - 1) * scale) for index in range(count)]
 
@@ -72,7 +72,7 @@ def frames_beside(
         return [0] * count
     picks, start = line_beside(item, media, entry, by_clock)
     last = len(picks) - 1
-    return [picks[min(start + index, last)] for index in spaced(count, scale)]
+    return [picks[min(start + index, last)] for index in reference_frames(count, scale)]
 
 
 def line_beside(

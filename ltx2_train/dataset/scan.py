@@ -10,10 +10,10 @@ from pathlib import Path
 from ..errors import DataError
 from ..files import is_hidden
 from ..media.images import IMAGE_SUFFIXES, UNREAD_PICTURES
-from ..media.names import cache_stem, is_file, readable, same, shown_path
+from ..media.names import cache_stem, is_file, name_key, readable, shown_path
 from ..media.sound_media import AUDIO_SUFFIXES, UNREAD_SOUNDS
 from ..media.video import UNREAD_VIDEOS, VIDEO_SUFFIXES
-from .captions import read_captions, rewrite, says_something, unlike
+from .captions import distinct_captions, read_captions, rewrite, says_something
 from .dataset_file import DatasetSettings
 from .entry import LIST_KEYS
 from .layouts import explain_layout
@@ -47,9 +47,9 @@ def find_media(
         if isinstance(candidate, Skipped):
             skipped.append(candidate)
             continue
-        if listed and owners.get(same(candidate.stem), candidate.path) != candidate.path:
+        if listed and owners.get(name_key(candidate.stem), candidate.path) != candidate.path:
             candidate.stem = _told_apart(candidate, owners)
-        owner = owners.setdefault(same(candidate.stem), candidate.path)
+        owner = owners.setdefault(name_key(candidate.stem), candidate.path)
         if owner is candidate.path:
             candidates.append(candidate)
         elif owner == candidate.path:
@@ -66,7 +66,7 @@ def _told_apart(candidate: MediaFile, owners: Mapping[str, Path]) -> str:
     folders = [part for part in path.parent.parts if part not in (path.anchor, "..", ".")]
     for depth in range(1, len(folders) + 1):
         stem = cache_stem("__".join([*folders[-depth:], path.stem]))
-        if owners.get(same(stem), path) == path:
+        if owners.get(name_key(stem), path) == path:
             return stem
     return cache_stem("__".join([*folders, path.name]))
 
@@ -90,7 +90,7 @@ def _in_folder(name: str, entry: DatasetSettings) -> Iterator[MediaFile | Skippe
     captions: dict[tuple[Path, str], list[Path]] = {}
     for path in listed:
         if path.suffix.casefold() == entry.caption_extension.casefold():
-            captions.setdefault((path.parent, same(path.name)), []).append(path)
+            captions.setdefault((path.parent, name_key(path.name)), []).append(path)
     for path in media:
         if not readable(path.name):
             yield Skipped(shown_path(path), "its name is in another encoding than UTF-8; rename it")
@@ -100,7 +100,7 @@ def _in_folder(name: str, entry: DatasetSettings) -> Iterator[MediaFile | Skippe
             # A folder becomes part of the cache name, so that equal names in two folders do not meet.
             stem = "__".join(path.relative_to(folder).with_suffix("").parts)
             wanted = path.with_suffix(entry.caption_extension)
-            near = [one for one in captions.get((path.parent, same(wanted.name)), ()) if is_file(one)]
+            near = [one for one in captions.get((path.parent, name_key(wanted.name)), ()) if is_file(one)]
             beside = [one for one in near if one.stem == path.stem] or near or [wanted]
             if len(beside) > 1:
                 names = " and ".join(one.name for one in beside)
@@ -119,11 +119,11 @@ def unread_kind(path: Path) -> tuple[str, str, str] | None:
 
 def _unread(listed: Sequence[Path], kind: str) -> list[Skipped]:
     """Media of `kind` in a form that is not read, unless they lie there in one that is as well."""
-    read = {same(str(path.with_suffix(""))) for path in listed if path.suffix.lower() in MEDIA_SUFFIXES[kind]}
+    read = {name_key(str(path.with_suffix(""))) for path in listed if path.suffix.lower() in MEDIA_SUFFIXES[kind]}
     return [
         Skipped(path, f"is {found[1]}; {found[2]}")
         for path in listed
-        if (found := unread_kind(path)) and found[0] == kind and same(str(path.with_suffix(""))) not in read
+        if (found := unread_kind(path)) and found[0] == kind and name_key(str(path.with_suffix(""))) not in read
     ]
 
 
@@ -189,7 +189,7 @@ def with_captions(
             rewrite(caption, entry.caption_replace, entry.caption_prefix, entry.trigger_word, used)
             for caption in (candidate.caption, *candidate.more_captions)
         ]
-        captions = [caption for caption in unlike(captions) if says_something(caption)]
+        captions = [caption for caption in distinct_captions(captions) if says_something(caption)]
         if not captions:
             skipped.append(Skipped(candidate.path, "empty caption: caption_replace takes all of it away; narrow it"))
             continue

@@ -16,7 +16,7 @@ from ..media.info import MediaInfo, MediaKind
 from ..media.sound_media import AUDIO_SUFFIXES
 from .companions import Companions, SoundFinder
 from .dataset_file import DatasetRef, DatasetSettings
-from .items import Item, Medium, ReferenceMedia, smaller
+from .items import Item, Medium, ReferenceMedia, reference_size
 from .pairs import Fit
 from .reference import frames_within
 from .scan import MediaFile
@@ -217,7 +217,7 @@ class Cutter:
         entry = self.settings
         scale = entry.reference_temporal_scale
         frames = entry.frames_of(number) or frames_within(window.count, scale)
-        size = smaller(width, height, entry.reference_downscale)
+        size = reference_size(width, height, entry.reference_downscale)
         return ReferenceMedia(media.path, entry.reference_caches(number), frames, *size, scale, media)
 
     def _seconds(self, duration: float) -> str | None:

@@ -22,7 +22,7 @@ from ..weights.reader import TensorFile
 from .file import load_lora_state, require_finite
 from .foreign import kind_and_layer
 from .metadata import HASHES
-from .names import bare, original, split_key
+from .names import checkpoint_name, split_key, without_prefixes
 from .new_file import check_target, occupied
 from .targets import BRANCHES, branch_of, count_branches, dotted
 
@@ -99,7 +99,7 @@ def _holds(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
 def _path_of(key: str) -> str:
     """The dotted path behind a key of any spelling; what follows the layer's name does no harm."""
     kind, layer = kind_and_layer(key)
-    module = original(bare(layer)) if kind else split_key(key).module
+    module = checkpoint_name(without_prefixes(layer)) if kind else split_key(key).module
     head, dot, rest = module.partition(".")
     return head + dot + rest if rest and head == "transformer_blocks" else dotted(head) + dot + rest
 

@@ -88,13 +88,13 @@ def split_key(key: str) -> Key:
         if (match := pattern.search(key)) is not None:
             part, raw, usual = name, key[: match.start()], match["adapter"] in (None, "", "default")
             break
-    spelled = bare(raw)
-    module = original(spelled)
+    spelled = without_prefixes(raw)
+    module = checkpoint_name(spelled)
     wrapped = PREFIX if "." in spelled or raw.startswith(PREFIX) else FLAT_PREFIX
     return Key(module, part, spelled, usual and module == spelled and raw == wrapped + spelled)
 
 
-def bare(name: str) -> str:
+def without_prefixes(name: str) -> str:
     """`name` without the prefixes that programs put before it, however they are nested."""
     name = _INSERTED.sub("", name)
     while True:
@@ -106,7 +106,7 @@ def bare(name: str) -> str:
         name = name[len(found) :]
 
 
-def original(name: str) -> str:
+def checkpoint_name(name: str) -> str:
     """The checkpoint's name of the layer that diffusers calls `name`; other names stay."""
     first, dot, rest = name.partition(".")
     if first in _DIFFUSERS:

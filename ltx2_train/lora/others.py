@@ -20,7 +20,7 @@ from .factors import FactoredChange, LoHaLinear, LoKrLinear, hadamard
 from .foreign import kind_and_layer
 from .layer import LoRALinear
 from .low_rank import squared_norm
-from .names import bare, original
+from .names import checkpoint_name, without_prefixes
 
 _LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 
@@ -88,12 +88,13 @@ def read_others(
 
     What cannot be read as one of the kinds is left out. Raises CheckpointError where shapes do not go together.
     """
-    found: dict[str, dict[str, str]] = {}
+    parts_of: dict[str, dict[str, str]] = {}
     for key in keys:
         kind, layer = kind_and_layer(key)
         if kind in ("LoKr", "LoHa", "DoRA"):
-            found.setdefault(original(bare(layer)), {})[key[len(layer) + 1 :].removesuffix(".weight")] = key
-    entries = {module: _entry(file, names, plain.get(module, {}), weights) for module, names in found.items()}
+            part = key[len(layer) + 1 :].removesuffix(".weight")
+            parts_of.setdefault(checkpoint_name(without_prefixes(layer)), {})[part] = key
+    entries = {module: _entry(file, names, plain.get(module, {}), weights) for module, names in parts_of.items()}
     return {module: entry for module, entry in entries.items() if entry is not None}
 
 

@@ -15,7 +15,7 @@ from ..files import parse_json
 from .file import LoraFile, load_lora_state, read_lora
 from .foreign import family_of, kind_and_layer
 from .metadata import REFERENCE
-from .names import bare, original
+from .names import checkpoint_name, without_prefixes
 from .targets import BRANCHES, block_of, branch_of, count_branches, dotted, layers_text
 
 _IN_A_LINE = 8
@@ -96,7 +96,8 @@ def inspect_lora(path: Path | str) -> LoraReport:
         file = load_lora_state(path)  # refuses what is no change of a model at all
     layers = file.layers
     named = {dotted(name): name for name in layers}
-    changed = dict.fromkeys([*named, *(dotted(original(bare(kind_and_layer(key)[1]))) for key in file.other_keys)])
+    others = (checkpoint_name(without_prefixes(kind_and_layer(key)[1])) for key in file.other_keys)
+    changed = dict.fromkeys([*named, *map(dotted, others)])
     squares = {path: layers[name].squared_norm() for path, name in named.items()}
     norms = _norms(squares, branch_of, BRANCHES)
     meta = file.metadata

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..files import parse_json
-from .names import bare
+from .names import without_prefixes
 
 ENTRY = "lora_adapter_metadata"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -85,7 +85,7 @@ def _numbers(table: Mapping[str, Any] | None) -> dict[str, float]:
 
 def _matching(patterns: Mapping[str, float], names: tuple[str, ...], otherwise: float | None) -> float | None:
     for pattern, number in patterns.items():
-        if any(_matches(spelled, name) for name in names for spelled in (pattern, bare(pattern))):
+        if any(_matches(spelled, name) for name in names for spelled in (pattern, without_prefixes(pattern))):
             return number
     return otherwise
 

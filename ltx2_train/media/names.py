@@ -10,7 +10,7 @@ from pathlib import Path
 LONGEST_STEM = 190
 
 
-def same(name: str) -> str:
+def name_key(name: str) -> str:
     """Equal for names that differ in case alone, or in how their accents are put together (NFC, NFD)."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 

@@ -30,7 +30,7 @@ from ..caching.settings import CacheSettings
 from ..conditions.settings import FirstFrame, Prefix, Suffix
 from ..conditions.trained import OF_VIDEO, Trained
 from ..config.drawn import OfModel
-from ..dataset.reference import spaced
+from ..dataset.reference import reference_frames
 from ..dataset.sources import content_hash, source_stat
 from ..device import card_is_full
 from ..errors import CacheError, DataError, OutOfMemory, RunError
@@ -220,7 +220,7 @@ class GivenMedia:
         elif shown.is_reference:
             form = shown.form(self.trained)
             size = (shape.width // form.downscale, shape.height // form.downscale)
-            frames = spaced(form.count(shape.frames, still, shown.number), form.temporal_scale)
+            frames = reference_frames(form.count(shape.frames, still, shown.number), form.temporal_scale)
         elif isinstance(condition, Prefix):
             frames = list(range(1 + TEMPORAL_FACTOR * (_length(condition) - 1)))
         elif isinstance(condition, Suffix):

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..dataset.dataset_file import DatasetSettings
 from ..dataset.scan import MEDIA_SUFFIXES, unread_kind
 from ..files import is_hidden
-from ..media.names import readable, same, shown_path
+from ..media.names import name_key, readable, shown_path
 from .check_report import Finding
 
 OURS = frozenset((".safetensors", ".toml", ".json", ".jsonl", ".csv", ".npz"))  # caches, lists and settings
@@ -57,24 +57,24 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
                     Finding("amber", "sub-folder", dataset, reason, "Set recursive = true to use them.", path)
                 )
         elif ending in used:
-            media.add(same(str(path.with_suffix(""))))
+            media.add(name_key(str(path.with_suffix(""))))
         elif path.name.lower().endswith(entry.caption_extension.lower()):
             captions.append(path)
         elif unread := unread_kind(path):
             kind, what, mend = unread
-            media.add(same(str(path.with_suffix(""))))
+            media.add(name_key(str(path.with_suffix(""))))
             if entry.kind != kind:  # of those the plan says it
                 strays.append((path, f"is {what}", f"{mend[0].upper()}{mend[1:]}, for {kind}_directory."))
         elif ending not in OURS and path.name.lower() not in SYSTEM:
             kind = next((kind for kind, endings in MEDIA_SUFFIXES.items() if ending in endings), None)
             if kind:
-                media.add(same(str(path.with_suffix(""))))  # whose caption is no stray
+                media.add(name_key(str(path.with_suffix(""))))  # whose caption is no stray
                 article = "an" if kind != "video" else "a"
                 strays.append((path, f"{article} {kind} is not used here", f"Name the folder as {kind}_directory too."))
             else:
                 strays.append((path, "is not a medium", "Move it elsewhere."))
     for path in captions:
-        if same(str(path)[: -len(entry.caption_extension)]) not in media:
+        if name_key(str(path)[: -len(entry.caption_extension)]) not in media:
             strays.append((path, "is a caption without its medium", "Rename one of the two, or remove it."))
     findings += [
         Finding("amber", "other-file", dataset, reason, remedy, path) for path, reason, remedy in sorted(strays)
@@ -109,14 +109,14 @@ def pair_findings(
             continue
         endings = set().union(*(MEDIA_SUFFIXES[kind] for kind in kinds))
         files = [path for path, problem in walk_folder(folder, True) if not problem and path.suffix.lower() in endings]
-        there = {same(path.stem) for path in files}
-        wanted = {same(path.stem) for path in all_targets.get(str(folder), ())}
+        there = {name_key(path.stem) for path in files}
+        wanted = {name_key(path.stem) for path in all_targets.get(str(folder), ())}
         for path in targets:
-            if same(path.stem) not in there:
+            if name_key(path.stem) not in there:
                 reason = f"no file of its name in {key} ({folder.name})"
                 findings.append(Finding("amber", role, dataset, reason, f"Add its {role}, or remove it.", path))
         for path in sorted(files):
-            if same(path.stem) not in wanted:
+            if name_key(path.stem) not in wanted:
                 reason = f"is a {role} without a target"
                 findings.append(Finding("amber", role, dataset, reason, "Add the target of its name.", path))
     return findings

@@ -5,14 +5,14 @@ from media import grey_levels, numbers, write_captioned, write_video
 
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
-from ltx2_train.dataset.reference import frames_within, read_reference, spaced
+from ltx2_train.dataset.reference import frames_within, read_reference, reference_frames
 from ltx2_train.events import Events
 
 
 @pytest.mark.parametrize(("clip", "scale", "frames"), [(49, 1, 49), (49, 2, 25), (49, 3, 17), (49, 4, 9), (9, 16, 1)])
 def test_a_reference_has_whole_latents_beside_its_clip(clip, scale, frames):
     assert frames_within(clip, scale) == frames
-    assert spaced(frames, scale)[-1] < clip
+    assert reference_frames(frames, scale)[-1] < clip
 
 
 def test_its_frames_are_the_first_and_then_every_so_many(tmp_path):

@@ -4,7 +4,7 @@ from itertools import permutations
 
 import pytest
 
-from ltx2_train.lora.names import bare, flat_names, original, split_key
+from ltx2_train.lora.names import checkpoint_name, flat_names, split_key, without_prefixes
 
 WRAPPERS = ("base_model.model.", "transformer.", "diffusion_model.", "module.")
 MODULE = "transformer_blocks.3.attn1.to_out.0"
@@ -52,12 +52,13 @@ def test_halves_are_told_by_their_ending(ending, part):
 
 
 def test_words_put_into_the_middle_are_taken_out():
-    assert bare("model._orig_mod.transformer_blocks.3._orig_mod.attn1.to_q") == "transformer_blocks.3.attn1.to_q"
+    name = "model._orig_mod.transformer_blocks.3._orig_mod.attn1.to_q"
+    assert without_prefixes(name) == "transformer_blocks.3.attn1.to_q"
 
 
 @pytest.mark.parametrize("name", ["text_encoder.layers.0.mlp.up_proj", "lora_te1_text_model_layers_0_mlp_fc1"])
 def test_what_belongs_to_another_model_keeps_its_name(name):
-    assert bare(name) == name
+    assert without_prefixes(name) == name
 
 
 @pytest.mark.parametrize(
@@ -76,6 +77,6 @@ def test_what_belongs_to_another_model_keeps_its_name(name):
     ],
 )
 def test_the_names_of_diffusers_become_the_checkpoints(theirs, own):
-    assert original(theirs) == own
+    assert checkpoint_name(theirs) == own
     if not theirs.startswith("connectors"):
         assert flat_names(own) == (own.replace(".", "_"), theirs.replace(".", "_"))
