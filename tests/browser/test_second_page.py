@@ -40,10 +40,11 @@ def own(server, tmp_path):
     return tmp_path / "comfyui"
 
 
-def shown(browser, url, renderer, name):
+def shown(browser, server, renderer, name):
     """A page of a browser of its own, with the first workflow for the run `name`."""
+    server.post("/settings", {"Comfy.VueNodes.Enabled": renderer == "nodes 2.0"})  # a start forgets it
     page = browser.new_page(viewport={"width": 1440, "height": 900}, locale="en-US")
-    page.goto(url)
+    page.goto(server.url)
     page.wait_for_function("() => window.app?.extensionManager?.workflow?.activeWorkflow?.isLoaded")
     page.evaluate("async (text) => await app.loadGraphData(JSON.parse(text))", WORKFLOW)
     page.locator(".ltx2-live").wait_for()
@@ -51,6 +52,7 @@ def shown(browser, url, renderer, name):
     page.evaluate(SET, {**SMALL, "LTX2T_TrainLoRA": train})
     graph = page.evaluate("() => app.graph.serialize()")
     page.evaluate("async (graph) => await app.loadGraphData(graph)", graph)  # as a saved workflow has it
+    assert page.evaluate("() => Boolean(LiteGraph.vueNodesMode)") == (renderer == "nodes 2.0")
     page.renderer = renderer
     return page
 
@@ -67,11 +69,10 @@ def test_a_second_browser_and_a_server_started_anew_show_what_is_true(own, brows
     name = "seen_twice"
     manifest = own / "output/ltx2_runs" / name / "manifest.json"
     with ComfyServer(own) as server:
-        server.post("/settings", {"Comfy.VueNodes.Enabled": renderer == "nodes 2.0"})
-        first = shown(browser, server.url, renderer, name)
+        first = shown(browser, server, renderer, name)
         first.evaluate("() => app.queuePrompt(0, 1)")
         first.wait_for_function(f"() => ({STEP})() >= 3", timeout=300_000)
-        second = shown(browser, server.url, renderer, name)
+        second = shown(browser, server, renderer, name)
         second.wait_for_function(f"() => ({STEP})() >= 3", timeout=30_000)
         assert second.evaluate(STATE) == "running"
         at = second.evaluate(STEP)
@@ -83,14 +84,14 @@ def test_a_second_browser_and_a_server_started_anew_show_what_is_true(own, brows
         steps = json.loads(manifest.read_text())["step"]
         assert first.evaluate(STEP) == second.evaluate(STEP) == steps
     with ComfyServer(own) as server:  # it has never seen the run
-        late = shown(browser, server.url, renderer, name)
+        late = shown(browser, server, renderer, name)
         late.wait_for_function(f"() => ({STATE})() === 'stopped'", timeout=30_000)
         assert late.evaluate(STEP) == steps
         late.evaluate("() => app.queuePrompt(0, 1)")
         late.wait_for_function(f"() => ({STEP})() > {steps + 1}", timeout=300_000)
         server.kill()  # in the middle of a run, as a crash
     with ComfyServer(own) as server:
-        after = shown(browser, server.url, renderer, name)
+        after = shown(browser, server, renderer, name)
         after.wait_for_function(f"() => ({STATE})() === 'stopped'", timeout=30_000)
         assert "Its process ended without a word" in after.locator(".ltx2-live").inner_text()
         look(after, "after_a_crash")

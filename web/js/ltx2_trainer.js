@@ -171,8 +171,10 @@ function afterExecuted(node) {
     const state = output?.ltx2_train?.[0]
     if (state) views.get(node)?.show(state)
     const result = executed?.apply(this, arguments)
-    // a preview gets its size once it is loaded, and would hang out of a classic node
-    if (output?.images && !window.LiteGraph.vueNodesMode) for (const wait of [300, 1500, 4000, 9000]) setTimeout(() => grow(node), wait)
+    // a preview gets its size once it is loaded, for which the page takes up to two times eight seconds, and would hang
+    // out of a classic node
+    if (output?.images && !window.LiteGraph.vueNodesMode)
+      for (const wait of [300, 1500, 4000, 9000, 18000]) setTimeout(() => grow(node), wait)
     return result
   }
 }
