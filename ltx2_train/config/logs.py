@@ -15,7 +15,7 @@ OF_HUB = {**NEW, "counts_with": ".push"}
 
 
 class LogSettings(Settings):
-    """Logs besides metrics.jsonl, loss.png and the page of `ltx2-train report`, which are there always."""
+    """Logs besides metrics.jsonl, loss.png and report.html, which are there always."""
 
     report_to: Literal["none", "tensorboard", "wandb", "all"] = Field(
         default="none",

@@ -28,6 +28,7 @@ _KEYS = {
 # SimpleTuner names the classes of diffusers; here are the layers inside
 _CLASSES = {"Attention": "*attn*", "FeedForward": "*ff*"}
 _TARGETS = {("Attention",): "t2v", ("Attention", "FeedForward"): "v2v"}
+_NEUTRAL = {"multiplier": 1, "use_scalar": False}
 _WHOLE = 1024  # a rank at which no factor is split: larger ones mean no more
 
 
@@ -77,8 +78,13 @@ def from_json(value: Any) -> list[tuple[str, Any]]:
         if key in table:
             inner = table.pop(key)
             settings.append((f"lora.{_KEYS[key]}", min(int(inner), _WHOLE) if key == "linear_dim" else inner))
-    for name in ("apply_preset", "multiplier", "full_matrix", "use_scalar", "bypass_mode"):
+    for name in ("apply_preset", "bypass_mode"):  # the latter is how a product is made, not what comes out
         table.pop(name, None)
+    for name, neutral in _NEUTRAL.items():
+        if (inner := table.pop(name, neutral)) != neutral:
+            raise ValueError(f"{name} = {inner} is not possible here, only {neutral}; take it out of the file")
+    if table.pop("full_matrix", False):  # no factor is split, whatever the rank
+        settings = [*(one for one in settings if one[0] != "lora.rank"), ("lora.rank", _WHOLE)]
     if table:
         raise ValueError(
             f"{next(iter(table))} is not known; known are algo, linear_dim, linear_alpha, factor, apply_preset"

@@ -44,6 +44,7 @@ from .peers import join_peers
 from .proof import Proof, is_wanted
 from .reading import Columns, not_finite, read
 from .ready import Ready, make_ready
+from .report import leave_report
 from .requests import Asked
 from .saving import complete, save, save_after_error
 from .sending import Ahead, pinned
@@ -120,6 +121,8 @@ def train_checked(checked: Checked, events: Events) -> RunResult:
         raise
     finally:
         checked.folder.close()
+        if first:
+            leave_report(checked.folder.path, events)
 
 
 @dataclass(frozen=True)

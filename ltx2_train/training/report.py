@@ -1,27 +1,40 @@
-"""A run as one web page that needs nothing else: its curves, its samples by step and prompt, its settings.
+"""A run as one web page that needs nothing else: its curves, its samples by step and prompt, its settings and versions.
 
-Samples are written into the page, but for large ones, which it links to. Nothing is loaded from elsewhere, and what a
-settings file or a file name says is text, never markup.
+Samples are written into the page, but for large ones and the oldest of very many, which it links to. Nothing is loaded
+from elsewhere, and what a settings file or a file name says is text, never markup.
 """
 
 from __future__ import annotations
 
 import base64
+import platform
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from html import escape
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import torch
+
 from ..errors import RunError
+from ..events import Events
 from ..files import write_text
 from ..version import VERSION
 from .chart import CURVE_COLOURS
 from .metrics import LOSS, VALIDATION, loss_column, read_rows, smooth, terms_of
 from .run_folder import read_manifest
 
+PAGE = "report.html"
 LARGEST = 8 << 20  # bytes of a sample that is written into the page
+ROOM = 64 << 20  # bytes of all samples that are
+# modules whose version may matter, where the run has used them -> their packages
+_PACKAGES = {"came_pytorch": "came-pytorch"} | {
+    name: name
+    for name in ("accelerate", "bitsandbytes", "prodigyopt", "safetensors", "schedulefree", "transformers", "triton")
+}
 POINTS = 800  # of a curve
 WIDTH, HEIGHT, LEFT, BOTTOM = 900, 260, 70, 24  # of a chart and its margins, in pixels
 _SAMPLE = re.compile(r"step_(\d+)_p(\d+)_s(\d+)(_ema)?(.*)\.(mp4|png|wav|flac)")
@@ -37,7 +50,7 @@ Points = list[tuple[float, float]]
 
 
 def write_report(folder: Path | str, out: Path | str | None = None) -> Path:
-    """Write the page of the run in `folder` to `out`, report.html in the folder if not given; returns its path.
+    """Write the page of the run in `folder` to `out`, PAGE in the folder if not given; returns its path.
 
     Raises RunError where there is no run, or the file cannot be written.
     """
@@ -45,7 +58,7 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Path:
     manifest = read_manifest(folder)
     if manifest is None:
         raise RunError(f"{folder} is no folder of a run: it has no manifest.json.")
-    target = folder / "report.html" if out is None else Path(out)
+    target = folder / PAGE if out is None else Path(out)
     rows = read_rows(folder / "metrics.jsonl")
     parts = [
         f"<h1>{escape(folder.absolute().name)}</h1>",
@@ -53,12 +66,46 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Path:
         *_charts(rows),
         _samples(folder / "samples", target.absolute().parent),
         *(_text(folder / name) for name in ("run.toml", "dataset.toml")),
+        *_versions(manifest),
         f"<p><small>Written by ltx2_train {escape(VERSION)}.</small></p>",
     ]
     title = escape(folder.absolute().name)
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
     write_text(target, f"{head}<body>{''.join(parts)}</body></html>\n")
     return target
+
+
+def leave_report(folder: Path, events: Events) -> None:
+    """Write the page into the folder of a run that ends here, if it has taken a step; what fails is said."""
+    if not (folder / "metrics.jsonl").is_file():
+        return
+    try:
+        write_report(folder)
+    except Exception as error:
+        events.message(f"The page of the run, {PAGE}, was left out: {error}", "warning")
+
+
+def versions() -> dict[str, str]:
+    """The versions of the program and of what it works with in this process, by name; "card" is its name."""
+    found = {"ltx2_train": VERSION, "python": platform.python_version(), "system": platform.platform()}
+    found["torch"] = str(torch.__version__)
+    for module, package in _PACKAGES.items():
+        if sys.modules.get(module) is not None:
+            try:
+                found[package] = metadata.version(package)
+            except metadata.PackageNotFoundError:
+                continue
+    if torch.cuda.is_initialized():
+        found["card"] = torch.cuda.get_device_name()
+    return found
+
+
+def _versions(manifest: Mapping[str, Any]) -> list[str]:
+    known = manifest.get("versions")
+    if not isinstance(known, Mapping):  # of a run that was made before they were kept
+        return []
+    lines = "\n".join(f"{name} {version}" for name, version in known.items())
+    return [f"<details><summary>Versions</summary><pre>{escape(lines)}</pre></details>"]
 
 
 def _standing(manifest: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -121,12 +168,16 @@ def _chart(curves: Mapping[str, Points]) -> str:
 def _samples(folder: Path, beside: Path) -> str:
     """A table: a row for each step, a column for each prompt and seed."""
     cells: dict[int, dict[str, list[str]]] = {}
-    for path in sorted(folder.glob("step_*")):
+    paths = sorted(folder.glob("step_*"))
+    inside = _inside(paths)
+    for path in paths:
         found = _SAMPLE.fullmatch(path.name)
         if found is None:
             continue
         column = f"prompt {int(found[2])}, seed {found[3]}{', EMA' if found[4] else ''}"
-        cells.setdefault(int(found[1]), {}).setdefault(column, []).append(_media(path, found[6], beside))
+        cells.setdefault(int(found[1]), {}).setdefault(column, []).append(
+            _media(path, found[6], beside, path in inside)
+        )
     if not cells:
         return ""
     columns = sorted({column for row in cells.values() for column in row})
@@ -138,12 +189,23 @@ def _samples(folder: Path, beside: Path) -> str:
     return f"<h2>Samples</h2><table><tr><th>step</th>{head}</tr>{body}</table>"
 
 
-def _media(path: Path, ending: str, beside: Path) -> str:
-    if path.stat().st_size <= LARGEST:
+def _inside(paths: Sequence[Path]) -> set[Path]:
+    """Those of `paths`, the newest last, that are written into the page."""
+    found, room = set(), ROOM
+    for path in reversed(paths):
+        size = path.stat().st_size
+        if size <= min(LARGEST, room):
+            room -= size
+            found.add(path)
+    return found
+
+
+def _media(path: Path, ending: str, beside: Path, inside: bool) -> str:
+    if inside:
         address = f"data:{_TYPES[ending]};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
     else:
-        inside = path.absolute().is_relative_to(beside)
-        where = path.absolute().relative_to(beside).as_posix() if inside else path.absolute().as_posix()
+        near = path.absolute().is_relative_to(beside)
+        where = path.absolute().relative_to(beside).as_posix() if near else path.absolute().as_posix()
         address = escape(quote(where), quote=True)
     if ending == "png":
         return f'<img src="{address}" alt="{escape(path.name, quote=True)}">'

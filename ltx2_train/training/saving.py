@@ -32,6 +32,7 @@ from .chart import draw_chart
 from .lora_about import lora_metadata
 from .lora_files import list_loras, lora_name, place_lora, place_newest, prune, write_lora_beside
 from .metrics import LOSS, STREAMS, VALIDATION, loss_column, terms_of
+from .report import versions
 from .run_folder import delete_old_states
 from .setup import Run
 from .state import list_states, random_state, save_state, state_name
@@ -122,7 +123,7 @@ def _write(run: Run, events: Events, status: str, with_state: bool, final: bool)
     if STATE in saved.failed:
         folder.ended("failed" if status == "finished" else status)
         return saved
-    about: dict[str, Any] = {"total": run.total, "loss": _last_row(run).get(LOSS)}
+    about: dict[str, Any] = {"total": run.total, "loss": _last_row(run).get(LOSS), "versions": versions()}
     if saved.state is not None:
         about["state"] = run.step
     if good is not None:

@@ -96,7 +96,7 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(run_file):
 def test_the_run_folder_holds_what_it_promises(run_file):
     result = train(load_run(run_file, ["train.save_every=2", "train.keep_states=2", "run.export_folder=exported"]))
     folder = result.folder
-    for name in ("run.toml", "dataset.toml", "metrics.jsonl", "loss.png", "manifest.json"):
+    for name in ("run.toml", "dataset.toml", "metrics.jsonl", "loss.png", "manifest.json", "report.html"):
         assert (folder / name).stat().st_size > 0, name
     assert sorted(path.name for path in (folder / "lora").glob("*.safetensors")) == [
         "r.safetensors",

@@ -293,9 +293,17 @@ def test_a_lycoris_file_of_simpletuner_is_taken_over(tmp_path):
         ("lora.target", "v2v"),
         ("lora.modules", {"*ff*": {"factor": 8}}),
     ]
-    (tmp_path / "lycoris.json").write_text(json.dumps({"algo": "lokr", "what": 1}))
-    with pytest.raises(ValueError, match="what is not known"):
-        from_json(tmp_path / "lycoris.json")
+    whole = {"algo": "lokr", "linear_dim": 8, "full_matrix": True, "bypass_mode": True, "use_scalar": False}
+    (tmp_path / "lycoris.json").write_text(json.dumps(whole))
+    assert from_json(tmp_path / "lycoris.json") == [("lora.algo", "lokr"), ("lora.rank", 1024)]
+    for more, said in (
+        ({"what": 1}, "what is not known"),
+        ({"multiplier": 0.5}, "multiplier = 0.5 is not possible here, only 1"),
+        ({"use_scalar": True}, "use_scalar = True is not possible"),
+    ):
+        (tmp_path / "lycoris.json").write_text(json.dumps({"algo": "lokr", **more}))
+        with pytest.raises(ValueError, match=said):
+            from_json(tmp_path / "lycoris.json")
 
 
 def test_regularizers_are_taken_over():

@@ -7,10 +7,12 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+import torch
 
 from ltx2_train import write_report
 from ltx2_train.cli import main
 from ltx2_train.errors import RunError
+from ltx2_train.events import Events
 from ltx2_train.training import report
 
 
@@ -37,7 +39,8 @@ class Page(HTMLParser):
 def run_folder(tmp_path):
     folder = tmp_path / "fox"
     (folder / "samples").mkdir(parents=True)
-    (folder / "manifest.json").write_text(json.dumps({"status": "finished", "step": 40, "total": 40}))
+    manifest = {"status": "finished", "step": 40, "total": 40, "versions": {"torch": "2.11.0 <b>"}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     rows = [{"step": 0, "val_loss": 0.9}]
     for step in range(1, 41):
         row = {"step": step, "loss": 1 / step, "lr": 1e-4, "grad_norm": 1.0, "seconds": 0.5}
@@ -63,6 +66,33 @@ def test_the_page_holds_curves_samples_and_settings(run_folder):
     assert len(page.all("img")) == 1
     assert "<script>alert(1)</script>" in page.text, "as text"
     assert not page.all("script")
+    assert "torch 2.11.0 <b>" in page.text
+    assert report.versions()["torch"] == torch.__version__
+
+
+def test_a_run_that_ends_leaves_its_page_and_says_what_it_could_not(run_folder, tmp_path):
+    told = []
+
+    class Host(Events):
+        def message(self, text, level="info"):
+            told.append((level, text))
+
+    report.leave_report(run_folder, Host())
+    assert (run_folder / "report.html").is_file()
+    assert not told
+    report.leave_report(tmp_path / "gone", Host())
+    assert not (tmp_path / "gone").exists()
+    (run_folder / "manifest.json").unlink()
+    report.leave_report(run_folder, Host())
+    assert [level for level, _ in told] == ["warning"]
+    assert "report.html, was left out: " in told[0][1]
+
+
+def test_the_oldest_of_very_many_samples_are_linked(run_folder, monkeypatch):
+    monkeypatch.setattr(report, "ROOM", 12)  # of three samples of 5 bytes
+    page = Page(write_report(run_folder).read_text(encoding="utf-8"))
+    sources = [about["src"] for about in (*page.all("video"), *page.all("img"))]
+    assert [source for source in sources if not source.startswith("data:")] == ["samples/step_000020_p01_s42.mp4"]
 
 
 def test_nothing_comes_from_elsewhere_and_large_samples_are_linked(run_folder, tmp_path, monkeypatch, capsys):
