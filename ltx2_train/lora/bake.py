@@ -24,8 +24,8 @@ from ..weights.reader import TensorFile
 from ..weights.stored import PLAIN_TYPES
 from ..weights.writer import TensorEntry, TensorWriter, require_space
 from .fit import tell_version
-from .new_file import HIGHEST_STRENGTH, LoraMade, Losses, check_target, require_each_once
-from .source import LoraSource
+from .new_file import HIGHEST_STRENGTH, LoraMade, Losses, check_target, require_each_once, square_sum
+from .source import LoraSource, tell_idle
 from .targets import branch_of, count_branches
 
 TOOL = "Baking"
@@ -58,7 +58,11 @@ def bake_loras(
         sources = [stack.enter_context(LoraSource(path, TOOL)) for path in loras]
         version = probe(checkpoint).version
         if not any(source.works for source in sources):
-            raise ConfigError("Every B of the LoRA is zero, so the checkpoint would stay as it is. Choose another.")
+            raise ConfigError(
+                f"{sources[0].path.name} does nothing: {sources[0].idle}. The checkpoint would stay as it is. Choose "
+                "another."
+            )
+        idle = tell_idle(sources, events)
         for source in sources:
             if version is not None:
                 tell_version(source.about, version, events)
@@ -89,7 +93,7 @@ def bake_loras(
     layers = [layer for layer, _ in weights.values()]
     ranks = sorted({rank for source in sources for rank in source.about.ranks})
     notes = [f"{source.path.name} at strength {strength:g}" for source, strength in zip(sources, each, strict=True)]
-    return LoraMade(out, count_branches(layers), ranks, notes, losses.shares())
+    return LoraMade(out, count_branches(layers), ranks, [*idle, *notes], losses.shares())
 
 
 def _changed(
@@ -100,7 +104,7 @@ def _changed(
     for (a, b), strength in changes:
         change.addmm_(b, a, alpha=strength)
     new = (whole + change).to(weight.dtype)
-    losses.add(branch, float((new.float() - whole - change).square().sum()), float(change.square().sum()))
+    losses.add(branch, square_sum(new.float() - whole - change), square_sum(change))
     return new
 
 

@@ -19,7 +19,8 @@ from ..errors import CheckpointError, ConfigError
 from ..files import parse_json, write_tensors
 from ..registry import nearest
 from ..weights.reader import TensorFile
-from .file import load_lora_state, require_finite
+from .effect import require_finite
+from .file import load_lora_state
 from .foreign import kind_and_layer
 from .metadata import HASHES
 from .names import checkpoint_name, split_key, without_prefixes
@@ -65,8 +66,14 @@ def drop_branches(path: Path | str, branches: Collection[str], out: Path | str) 
 
 def _rewrite(path: Path, wanted: Collection[str], out: Path, why_empty: str) -> BranchReport:
     check_target(out, [path])
-    entries = load_lora_state(path).layers  # refuses what is no LoRA
+    file = load_lora_state(path)  # refuses what is no LoRA
+    if file.unpaired:
+        raise ConfigError(
+            f"{path.name} is no whole LoRA: {file.unpaired[0]} lacks its other half. Save it again with the program "
+            "that made it, or fetch it again."
+        )
     require_finite(path)
+    entries = file.layers
     named = [dotted(name) for name in entries]
     kept = count_branches(name for name in named if branch_of(name) in wanted)
     removed = count_branches(name for name in named if branch_of(name) not in wanted)
@@ -74,11 +81,11 @@ def _rewrite(path: Path, wanted: Collection[str], out: Path, why_empty: str) -> 
         raise ConfigError(
             f"{path.name} holds {why_empty}, so the new file would be empty. It holds {_counts(removed)}."
         )
-    with TensorFile(path) as file:
-        tensors = {key: file.read(key) for key in file.tensors if branch_of(_path_of(key)) in wanted}
-        others = [key for key in file.tensors if key not in tensors and branch_of(_path_of(key)) == "other"]
+    with TensorFile(path) as stored:
+        tensors = {key: stored.read(key) for key in stored.tensors if branch_of(_path_of(key)) in wanted}
+        others = [key for key in stored.tensors if key not in tensors and branch_of(_path_of(key)) == "other"]
         unknown = tuple(key for key in others if dotted(split_key(key).module) not in named)
-        metadata = _metadata(file.metadata, kept, removed)
+        metadata = _metadata(stored.metadata, kept, removed)
     if out.exists() and not _holds(out, tensors, metadata):
         raise occupied(out)
     write_tensors(out, tensors, metadata)

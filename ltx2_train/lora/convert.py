@@ -26,12 +26,13 @@ from ..events import Events, shielded
 from ..families import FAMILIES
 from ..registry import nearest
 from ..weights.writer import TensorEntry
+from .low_rank import squared_norm
 from .metadata import HASHES, METADATA_FORMAT, REFERENCE
 from .names import FLAT_PREFIX, PREFIX, in_diffusers
-from .new_file import LoraMade, check_target, in_dtype, pick_dtype, write_lora
+from .new_file import LoraMade, Losses, check_target, pick_dtype, rounded, write_lora
 from .scales import ENTRY
-from .source import LoraSource
-from .targets import count_branches, layers_text
+from .source import LoraSource, tell_idle
+from .targets import branch_of, count_branches, layers_text
 
 TOOL = "Converting"
 _COMMUNITY_MODULE = "networks.lora_ltx2"
@@ -87,12 +88,12 @@ def convert_lora(
         found = key_format(source)
         metadata = _metadata(source, to, found, work)
         write_lora(out, work.entries, metadata, work.tensors(), replace)
-        notes = [f"from the keys of {found} to those of {to}"]
+        notes = [*tell_idle([source], events), f"from the keys of {found} to those of {to}"]
         if work.folded:
             notes.append(f"alpha / rank multiplied into B of {layers_text(work.folded)}")
         if to == "diffusers" and any("embeddings_connector" in layer for layer in source.layers):
             notes.append("its layers of the text connectors are loaded into diffusers' connectors, apart from the rest")
-        return LoraMade(out, count_branches(source.layers), source.about.ranks, notes)
+        return LoraMade(out, count_branches(source.layers), source.about.ranks, notes, work.losses.shares())
 
 
 def key_format(source: LoraSource) -> str:
@@ -107,6 +108,7 @@ class _Conversion:
     def __init__(self, source: LoraSource, kind: KeyFormat, dtype: str, events: Events) -> None:
         self.source, self.kind, self.events = source, kind, events
         self.folded = 0
+        self.losses = Losses()
         self.alphas: Counter[float] = Counter()
         self.entries: dict[str, TensorEntry] = {}
         self._dtypes: dict[str, torch.dtype] = {}
@@ -134,8 +136,11 @@ class _Conversion:
             self.events.check_stop()
             a, b = self.source.stored(layer)
             factor, dtype, spelled = self._factors[layer], self._dtypes[layer], self.kind.spell(layer)
-            yield spelled + self.kind.down, in_dtype(a, dtype, layer)
-            yield spelled + self.kind.up, in_dtype(b if factor == 1.0 else b.float() * factor, dtype, layer)
+            b = b if factor == 1.0 else b.float() * factor
+            small_a, small_b, lost = rounded(a, b, dtype, layer)
+            self.losses.add(branch_of(layer), lost, float(squared_norm(a, b)))
+            yield spelled + self.kind.down, small_a
+            yield spelled + self.kind.up, small_b
             if self.kind.alpha:
                 own = entry.alpha if entry.alpha is not None and not entry.rslora else float(entry.rank)
                 yield spelled + self.kind.alpha, torch.tensor(own)

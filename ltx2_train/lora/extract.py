@@ -7,6 +7,7 @@ One weight of each file is in memory at a time. B and A come from a randomized S
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from ..weights.reader import TensorFile
 from ..weights.stored import PLAIN_TYPES
 from .file import NOT_FINITE
 from .metadata import describe_run
-from .new_file import LoraMade, Losses, check_target, in_dtype, lora_keys, pick_dtype, write_tensors_of
+from .new_file import LoraMade, Losses, check_target, lora_keys, pick_dtype, rounded, square_sum, write_tensors_of
 from .targets import branch_of, count_branches
 
 
@@ -77,9 +78,10 @@ def extract_lora(
             if bool(change.any()):
                 layers[layer] = kept = min(rank, *change.shape)
                 b, a = low_rank(change, kept)
-                losses.add(branch_of(layer), float((change - b @ a).square().sum()), float(change.square().sum()))
-                for key, tensor in zip(lora_keys(layer), (a, b), strict=True):
-                    tensors[key] = in_dtype(tensor, number, layer)
+                small_a, small_b, lost = rounded(a, b, number, layer)
+                losses.add(branch_of(layer), square_sum(change - b @ a) + lost, square_sum(change))
+                for key, tensor in zip(lora_keys(layer), (small_a, small_b), strict=True):
+                    tensors[key] = tensor
             events.progress(done, len(pair.linears), layer)
         if not layers:
             raise ConfigError(f"{first.name} and {second.name} have the same weights; there is nothing to extract.")
@@ -122,7 +124,11 @@ def _pair(tuned: TensorFile, base: TensorFile) -> _Pair:
             )
         prefixes.append(prefix)
     shapes = [
-        {name[len(prefix) :]: info.shape for name, info in file.tensors.items() if name.startswith(prefix)}
+        {
+            name[len(prefix) :]: info.shape
+            for name, info in file.tensors.items()
+            if name.startswith(prefix) and (prefix or keys.part_of(name) in (None, "transformer"))
+        }
         for file, prefix in zip((tuned, base), prefixes, strict=True)
     ]
     common = [name for name in shapes[0] if name in shapes[1]]
@@ -134,8 +140,13 @@ def _pair(tuned: TensorFile, base: TensorFile) -> _Pair:
             )
     linears = [name[: -len(".weight")] for name in common if name.endswith(".weight") and len(shapes[0][name]) == 2]
     others = [name for name in common if not (name.endswith(".weight") and len(shapes[0][name]) == 2)]
-    if missing := [name for name in shapes[1] if name not in shapes[0]]:
-        raise ConfigError(f"{tuned.name} lacks {missing[0]}, which {base.name} has: they are of different versions.")
+    for (file, own), (other, names) in itertools.permutations(zip((tuned, base), shapes, strict=True)):
+        if missing := [name for name in names if name not in own]:
+            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            raise ConfigError(
+                f"{file.name} lacks {missing[0]}{more}, which {other.name} has: they are of different versions. A "
+                "LoRA can only hold changes of weights that both have. Name the base that the finetune began with."
+            )
     return _Pair(tuned, base, (prefixes[0], prefixes[1]), linears, others)
 
 

@@ -10,7 +10,7 @@ Read: the same, and whatever names.py knows, with the alpha of a key, of the met
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,13 +111,20 @@ class LoraFile:
         return sorted({entry.rank for entry in self.layers.values() if entry.rank is not None})
 
     @property
-    def alpha(self) -> float | None:
-        """The alpha it was trained with, where the file says so."""
+    def stated_alpha(self) -> float | None:
+        """The alpha it was trained with, as its metadata say."""
         for name in ("alpha", "ss_network_alpha"):
             try:
                 return float(self.metadata[name])
             except (KeyError, ValueError):
                 continue
+        return None
+
+    @property
+    def alpha(self) -> float | None:
+        """The alpha it was trained with, where the file says so."""
+        if (stated := self.stated_alpha) is not None:
+            return stated
         return next((entry.alpha for entry in self.entries.values() if entry.alpha is not None), None)
 
     @property
@@ -223,28 +230,6 @@ def load_lora_header(path: Path | str) -> LoraFile:
     return file if file.layers else load_lora_state(path)
 
 
-def require_finite(path: Path | str) -> bool:
-    """Whether a LoRA does anything: false where every B is zero. All of it is read, a matrix at a time.
-
-    Raises CheckpointError where a number of it is NaN or infinite.
-    """
-    path, broken, works = Path(path), list[str](), False
-    with TensorFile(path) as file:
-        for name, info in file.tensors.items():
-            if info.torch_dtype.is_floating_point:
-                tensor = file.read(name, dtype=_computed_in(info.torch_dtype))
-                if not bool(torch.isfinite(tensor).all()):
-                    broken.append(name)
-                works = works or (split_key(name).part not in ("down", "alpha") and bool(tensor.any()))
-    if broken:
-        others = f" (so do {len(broken) - 1} others)" if len(broken) > 1 else ""
-        raise CheckpointError(
-            f"{path.name} cannot be used: {broken[0]} {NOT_FINITE}{others}. Its training went wrong, or the file is "
-            "damaged. Choose one of an earlier step, or fetch it again."
-        )
-    return works
-
-
 def read_lora(path: Path | str, weights: bool = True) -> LoraFile:
     """What is in a file, be it a LoRA or another kind of change. Raises CheckpointError where it is damaged."""
     path = Path(path)
@@ -269,6 +254,8 @@ def read_lora(path: Path | str, weights: bool = True) -> LoraFile:
                 spelled = (module, keys[names["down"]].spelled)
                 entries[module] = _entry(file, module, names, scales, spelled, problems, weights)
         others = read_others(file, other, parts, weights)
+        if not problems:
+            problems += _without_alpha(parts, {**entries, **others})
         metadata = file.metadata
         matrices = [info.dtype for info in file.tensors.values() if len(info.shape) > 1]
         dtypes = frozenset(TORCH_NAMES.get(dtype, dtype) for dtype in matrices)
@@ -310,9 +297,9 @@ def _entry(
                 "fp16 version."
             )
     tensors = [
-        file.read(names[part]).to(_computed_in(info.torch_dtype))
+        file.read(names[part]).to(computed_in(info.torch_dtype))
         if weights
-        else torch.empty(info.shape, dtype=_computed_in(info.torch_dtype), device="meta")
+        else torch.empty(info.shape, dtype=computed_in(info.torch_dtype), device="meta")
         for part, info in (("down", down), ("up", up))
     ]
     alpha, rslora = None, False
@@ -333,7 +320,23 @@ def _entry(
     return LoraEntry(tensors[0], tensors[1], alpha, rslora)
 
 
-def _computed_in(dtype: torch.dtype) -> torch.dtype:
+def _without_alpha(
+    parts: Mapping[str, Mapping[str, str]], layers: Mapping[str, LoraEntry | OtherEntry]
+) -> Iterator[str]:
+    """What is to be said of a file that gives an alpha to some of its layers alone; nothing where all have scale 1."""
+    ranked = [name for name, entry in layers.items() if entry.rank is not None]  # a whole LoKr needs no alpha
+    alone = [name for name in ranked if "alpha" not in parts.get(name, {})]
+    left = [name for name in alone if isinstance(entry := layers[name], OtherEntry) or entry.alpha is None]
+    scaled = [name for name in ranked if "alpha" in parts.get(name, {}) and layers[name].scale != 1.0]
+    if left and scaled:
+        yield (
+            f"{len(left)} of its {len(ranked)} layers have no .alpha, {left[0]} first, and the others do "
+            f"({scaled[0]}: a scale of {layers[scaled[0]].scale:g}), so the scale of these is not known. Save it again "
+            "with the program that made it."
+        )
+
+
+def computed_in(dtype: torch.dtype) -> torch.dtype:
     """A format of 8 bits is one to store numbers in; bf16 holds each of them exactly."""
     return torch.bfloat16 if dtype.itemsize == 1 else dtype
 

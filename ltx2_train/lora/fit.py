@@ -11,7 +11,7 @@ from ..events import Events
 from ..families import FAMILIES, UNSIZED, name_of
 from ..weights.keys import in_mode
 from .file import LoraEntry, LoraFile
-from .foreign import family_of, version_named
+from .foreign import family_of, unknown_version, version_named
 from .kinds import KIND_NAMES, LORA_KINDS, factor_shapes
 from .others import OtherEntry
 from .settings import LoraSettings
@@ -112,6 +112,12 @@ def _shapes(shapes: Mapping[str, tuple[int, int]]) -> str:
 def tell_version(file: LoraFile, version: str, events: Events) -> None:
     """Warn where `file` is of another LTX than the base, which is `version`."""
     made_for = file.version
+    if not made_for and "format_version" in file.metadata and (stated := unknown_version(file.metadata)):
+        events.message(
+            f"{file.path.name} says that it is of LTX-{stated[:40]}, which is not known here; it was made by a newer "
+            f"program. Its layers fit {name_of(version)}, and whether it does there what it should is not known.",
+            "warning",
+        )
     if made_for in ("", version):
         return
     if version == "2.5" and made_for == "2.3" and not version_named(file.metadata):

@@ -78,6 +78,14 @@ def version_named(metadata: Mapping[str, str]) -> str:
     return next((found for key in keys if (found := _named_version(metadata.get(key, "")))), "")
 
 
+def unknown_version(metadata: Mapping[str, str]) -> str:
+    """The version that the metadata give as such where it is none that is known; or ""."""
+    if version_named(metadata):
+        return ""
+    found = (metadata.get(key, "").strip() for key in ("version", "ss_ltx_version", "model_version"))
+    return next((stated for stated in found if stated), "")
+
+
 def _named_version(words: str) -> str:
     words = words.lower().replace("_", "-")
     if re.search(r"ltxv|ltx-video|ltx-?0?\.9|video-13b|video-2b", words):

@@ -50,6 +50,28 @@ def factor_shapes(one: LayerSettings, size: tuple[int, int]) -> dict[str, tuple[
     return kind.shapes(*size, one.rank, one.factor) if issubclass(kind, FactoredChange) else {}
 
 
+def idle_alphas(settings: LoraSettings, sizes: Mapping[str, tuple[int, int]]) -> list[str]:
+    """A sentence on each alpha that counts for none of the layers that are trained, `sizes`: a whole LoKr has none."""
+    whole: dict[str, bool] = {}  # by the setting that gives a layer its alpha
+    given = {"lora.alpha": settings.alpha, "lora.rslora": float(settings.rslora)}
+    for path, size in sizes.items():
+        one, name = settings.layer(path), "lora.alpha"
+        for pattern, module in settings.modules.items():
+            if fnmatchcase(path, pattern):
+                name = "lora.alpha" if module.alpha is None else f"lora.modules.{pattern!r}.alpha"
+                given[name] = settings.alpha if module.alpha is None else module.alpha
+        is_whole = one.algo == "lokr" and "lokr_w2" in factor_shapes(one, size)
+        for setting in (name, "lora.rslora"):
+            whole[setting] = whole.get(setting, True) and is_whole
+    return [
+        f"{setting} ({'on' if setting == 'lora.rslora' else format(given[setting], 'g')}) does not count: every layer "
+        f"that it is for is a LoKr with a whole second factor, which has no rank to divide by. Take it out, or set "
+        "lora.rank so low that the factor is a product of two."
+        for setting, idle in whole.items()
+        if idle and given[setting]
+    ]
+
+
 def check_kinds(settings: LoraSettings, sizes: Mapping[str, tuple[int, int]]) -> None:
     """Raise ConfigError for what does not go with the kind of change of the layers that are trained, `sizes`."""
     layers = {path: settings.layer(path) for path in sizes}

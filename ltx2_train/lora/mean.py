@@ -19,7 +19,8 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..files import write_tensors
-from .file import PREFIX, LoraFile, load_lora_state, require_finite
+from .effect import require_finite
+from .file import PREFIX, LoraFile, load_lora_state
 from .low_rank import factored
 from .new_file import check_target
 from .save import tensors_hash

@@ -27,10 +27,21 @@ from ..errors import ConfigError
 from ..events import Events, shielded
 from ..families import name_of
 from ..weights.writer import TensorEntry
-from .low_rank import halved, singular
+from .low_rank import halved, singular, squared_norm
 from .merge_recipe import MergeRecipe, merge_recipe, merged_metadata
-from .new_file import LoraMade, Losses, check_target, in_dtype, lora_keys, pick_dtype, require_each_once, write_lora
-from .source import LoraSource, joint_dtype
+from .new_file import (
+    LoraMade,
+    Losses,
+    check_target,
+    in_dtype,
+    lora_keys,
+    pick_dtype,
+    require_each_once,
+    rounded,
+    square_sum,
+    write_lora,
+)
+from .source import LoraSource, joint_dtype, tell_idle
 from .targets import branch_of, count_branches
 
 TOOL = "Merging"
@@ -61,9 +72,13 @@ def merge_loras(
     require_each_once(paths)
     with contextlib.ExitStack() as stack:
         sources = [stack.enter_context(LoraSource(path, TOOL)) for path in paths]
-        notes = _told(sources)
-        for note in notes:
-            events.message(note, "warning")
+        if not any(one.works and factor for one, factor in zip(sources, recipe.multipliers, strict=True)):
+            idle = ", ".join(f"{one.path.name} ({one.idle or 'its multiplier is 0'})" for one in sources)
+            raise ConfigError(f"The merged LoRA would do nothing, as each of these does: {idle}. Choose others.")
+        notes = tell_idle(sources, events)
+        if clash := _of_versions(sources):
+            notes.append(clash)
+            events.message(clash, "warning")
         work = _Merge(sources, recipe, pick_device(device), events)
         metadata = merged_metadata(sources, recipe, out.stem, work.ranks)
         write_lora(out, work.entries, metadata, work.tensors(), replace)
@@ -109,21 +124,26 @@ class _Merge:
     def _merged(self, layer: str, owners: list[int]) -> tuple[Tensor, Tensor]:
         if self.recipe.method == "concat" or len(owners) == 1:
             parts = [self._concat_part(number, layer) for number in owners]
-            return torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts], dim=1)
+            a, b = torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts], dim=1)
+            small_a, small_b, lost = rounded(a, b, self.dtype, layer)
+            self.losses.add(branch_of(layer), lost, float(squared_norm(a, b)))
+            return small_a, small_b
         (a1, b1), (a2, b2) = (self.sources[number].factors(layer, self.device) for number in owners)
         first, second = (self.recipe.multipliers[number] for number in owners)
         u, s, v = _orthogonal((a1, b1 * first), (a2, b2 * second), self.recipe.k_fraction)
         rank = self.ranks[layer]
-        self.losses.add(branch_of(layer), float(s[rank:].square().sum()), float(s.square().sum()))
-        a, b = halved(u[:, :rank], s[:rank], v[:rank])
-        return in_dtype(a, self.dtype, layer), in_dtype(b, self.dtype, layer)
+        a, b, lost = rounded(*halved(u[:, :rank], s[:rank], v[:rank]), self.dtype, layer)
+        self.losses.add(branch_of(layer), square_sum(s[rank:]) + lost, square_sum(s))
+        return a, b
 
     def _concat_part(self, number: int, layer: str) -> tuple[Tensor, Tensor]:
         source, multiplier = self.sources[number], self.recipe.multipliers[number]
         a, b = source.stored(layer)
         if (factor := multiplier * source.layers[layer].scale) != 1.0:
             b = b.float() * factor
-        return in_dtype(a, self.dtype, layer), in_dtype(b, self.dtype, layer)
+        for half in (a, b):  # beside the other files, one that becomes all zero would not be seen
+            in_dtype(half, self.dtype, f"{layer} of {source.path.name}")
+        return a.float(), b.float()
 
 
 def _orthogonal(
@@ -160,18 +180,16 @@ def _layers(sources: Sequence[LoraSource]) -> dict[str, list[int]]:
     return owners
 
 
-def _told(sources: Sequence[LoraSource]) -> list[str]:
-    """What the user has to know before: files that do nothing, and files of several versions."""
-    told = [f"{one.path.name} does nothing: every B is zero." for one in sources if not one.works]
+def _of_versions(sources: Sequence[LoraSource]) -> str:
+    """What the user has to know of files of several versions; or ""."""
     versions = {source.version for source in sources} - {""}
     if len(versions) < 2:
-        return told
+        return ""
     named = ", ".join(f"{one.path.name} ({name_of(one.version) if one.version else 'not known'})" for one in sources)
-    return [
-        *told,
+    return (
         f"These LoRAs are of different versions: {named}. Layers of the same sizes mean something else in each, so on "
-        "either base a part of the merged file will do harm or nothing. Merge LoRAs of one version.",
-    ]
+        "either base a part of the merged file will do harm or nothing. Merge LoRAs of one version."
+    )
 
 
 def _alpha_key(layer: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..files import atomic
 from ..paths import name_fault
 from ..weights.reader import ENDING, TensorFile
 from ..weights.writer import TensorEntry, TensorWriter, require_space
+from .low_rank import squared_norm
 from .names import PREFIX
 from .targets import layers_text
 
@@ -42,7 +44,7 @@ class LoraMade:
         ranks = f"rank {self.ranks[0]}" if len(self.ranks) == 1 else f"ranks {self.ranks[0]} to {self.ranks[-1]}"
         lines = [f"{self.path.name}: {layers_text(sum(self.layers.values()))} ({counts}), {ranks}"]
         if self.error:
-            lines.append("  lost      " + ", ".join(f"{name} {share:.2%}" for name, share in self.error.items()))
+            lines.append("  lost      " + ", ".join(f"{name} {_percent(share)}" for name, share in self.error.items()))
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
     def to_json(self) -> dict[str, Any]:
@@ -54,6 +56,10 @@ class LoraMade:
             "notes": self.notes,
             "error": self.error,
         }
+
+
+def _percent(share: float) -> str:
+    return f"{share:.2%}" if share >= 1e-4 else "under 0.01%"
 
 
 class Losses:
@@ -75,6 +81,24 @@ class Losses:
         return {**found, "all": (lost / whole) ** 0.5}
 
 
+def square_sum(values: Tensor) -> float:
+    """The sum of the squares of `values`, also where float32 does not hold it."""
+    total = float(values.square().sum())
+    return total if math.isfinite(total) else float(values.double().square().sum())
+
+
+def rounded(a: Tensor, b: Tensor, dtype: torch.dtype, layer: str) -> tuple[Tensor, Tensor, float]:
+    """A and B of `layer` in `dtype`, and the square of what that takes from B A. Raises ConfigError as `in_dtype`."""
+    small_a, small_b = in_dtype(a, dtype, layer), in_dtype(b, dtype, layer)
+    a, b = a.to("cpu", torch.float32), b.to("cpu", torch.float32)
+    lost_a, lost_b = small_a.float() - a, small_b.float() - b
+    if not bool(lost_a.any()) and not bool(lost_b.any()):
+        return small_a, small_b, 0.0
+    # B' A' - B A = (B' - B) A' + B (A' - A)
+    lost = squared_norm(torch.cat([small_a.float(), lost_a]), torch.cat([lost_b, b], dim=1))
+    return small_a, small_b, max(0.0, float(lost))
+
+
 def lora_keys(layer: str) -> tuple[str, str]:
     """The keys of A and B of `layer`, as ComfyUI loads them."""
     return f"{PREFIX}{layer}.lora_A.weight", f"{PREFIX}{layer}.lora_B.weight"
@@ -90,11 +114,17 @@ def pick_dtype(name: str, automatic: torch.dtype) -> torch.dtype:
 
 
 def in_dtype(tensor: Tensor, dtype: torch.dtype, what: str) -> Tensor:
-    """`tensor` in `dtype` on the CPU. Raises ConfigError where its numbers do not fit, which happens in fp16 alone."""
+    """`tensor` in `dtype` on the CPU. Raises ConfigError where its numbers do not fit, or all of them become zero,
+    which happens in fp16 alone."""
     small = tensor.to("cpu", dtype)
     if not bool(torch.isfinite(small).all()):
         cause = "is not finite" if not bool(torch.isfinite(tensor).all()) else f"does not fit into {dtype}"
         raise ConfigError(f"{what} holds a number that {cause}. Choose dtype bf16 or fp32, or another LoRA.")
+    if not bool(small.any()) and bool(tensor.any()):
+        raise ConfigError(
+            f"{what} holds nothing but numbers that are too small for {dtype}: the largest is "
+            f"{float(tensor.abs().max()):.1e}, and all would become zero. Choose dtype bf16 or fp32."
+        )
     return small
 
 

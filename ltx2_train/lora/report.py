@@ -12,8 +12,9 @@ import torch
 
 from ..families import name_of
 from ..files import parse_json
+from .effect import idle
 from .file import LoraFile, load_lora_state, read_lora
-from .foreign import family_of, kind_and_layer
+from .foreign import family_of, kind_and_layer, kinds_of, unknown_version
 from .metadata import REFERENCE
 from .names import checkpoint_name, without_prefixes
 from .targets import BRANCHES, block_of, branch_of, count_branches, dotted, layers_text
@@ -113,7 +114,7 @@ def inspect_lora(path: Path | str) -> LoraReport:
         dtypes=sorted(file.dtypes),
         base=file.base or None,
         base_fingerprint=meta.get("base_fingerprint"),
-        version=file.version or meta.get("version") or None,
+        version=file.version or None,
         trigger=file.trigger or None,
         step=file.step,
         metadata=dict(meta),
@@ -157,10 +158,16 @@ def _problems(file: LoraFile, modules: list[str], norms: Mapping[str, float]) ->
     if file.unpaired:
         problems.append(f"{len(file.unpaired)} layers lack their other half, {file.unpaired[0]} first.")
     if strange := file.strange_keys:
+        kinds = kinds_of(strange)
+        known = [key for key in strange if kind_and_layer(key)[0]]
+        what = f"of {' and '.join(kinds)}" if len(known) == len(strange) else "of nothing that is known here"
+        if known and len(known) < len(strange):
+            what = f"of {' and '.join(kinds)}, or {what}"
         problems.append(
-            f"{len(strange)} keys are of nothing that is known here, {strange[0]} first: it can neither be drawn with "
-            "nor started from."
+            f"{len(strange)} keys are {what}, {strange[0]} first: it can neither be drawn with nor started from."
         )
+    if stated := unknown_version(file.metadata) if not file.version else "":
+        problems.append(f"Its metadata say version {stated[:40]}, which is no LTX that is known here.")
     bad = [
         name
         for name, entry in file.layers.items()
@@ -168,14 +175,15 @@ def _problems(file: LoraFile, modules: list[str], norms: Mapping[str, float]) ->
     ]
     if bad:
         problems.append(f"{len(bad)} layers hold numbers that are not finite, {bad[0]} first.")
-    elif not all(math.isfinite(norm) for norm in norms.values()):
+    elif not all(math.isfinite(norm) for norm in norms.values()) and not file.problems:
         problems.append("Its norm is too large for a number of 32 bits: it would change the model beyond all use.")
-    said, of_keys = file.alpha, {entry.alpha for entry in file.entries.values() if entry.alpha is not None}
+    said, of_keys = file.stated_alpha, {entry.alpha for entry in file.entries.values() if entry.alpha is not None}
     if said is not None and of_keys and of_keys != {said}:
         found = ", ".join(f"{alpha:g}" for alpha in sorted(of_keys)[:8])
         problems.append(f"Its metadata say alpha {said:g}, its .alpha keys {found}; the keys count.")
-    if file.layers and not any(entry.learned for entry in file.layers.values()):
-        problems.append("Every B is zero: it does nothing.")
+    if why := idle(file):
+        what = "its layers do nothing beside these keys" if strange else "it does nothing"
+        problems.append(f"{why[:1].upper()}{why[1:]}: {what}.")
     if len(file.ranks) > 1:
         shown = ", ".join(map(str, file.ranks[:8])) + (" ..." if len(file.ranks) > 8 else "")
         problems.append(f"Its layers have different ranks: {shown}.")

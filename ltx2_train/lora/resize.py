@@ -19,9 +19,9 @@ from ..errors import ConfigError
 from ..events import Events, shielded
 from .low_rank import halved, singular
 from .metadata import HASHES, METADATA_FORMAT
-from .new_file import LoraMade, Losses, check_target, in_dtype, lora_keys, pick_dtype, write_tensors_of
+from .new_file import LoraMade, Losses, check_target, lora_keys, pick_dtype, rounded, square_sum, write_tensors_of
 from .scales import ENTRY
-from .source import LoraSource
+from .source import LoraSource, tell_idle
 from .targets import branch_of, count_branches
 
 TOOL = "Resizing"
@@ -53,6 +53,7 @@ def resize_lora(
                 f"{source.path.name} has rank {before[-1]} already, so rank {rank} would change nothing. Name a lower "
                 "one."
             )
+        notes = [*tell_idle([source], events), f"from rank {_span(before)}"]
         number, losses = pick_dtype(dtype, source.dtype()), Losses()
         place = pick_device(device)
         tensors: dict[str, Tensor] = {}
@@ -62,14 +63,12 @@ def resize_lora(
             events.check_stop()
             u, s, v = singular(*source.factors(layer, place))
             ranks[layer] = kept = _rank_for(s, rank, max_error)
-            losses.add(branch_of(layer), float(s[kept:].square().sum()), float(s.square().sum()))
-            halves = halved(u[:, :kept], s[:kept], v[:kept])
-            for key, tensor in zip(lora_keys(layer), halves, strict=True):
-                tensors[key] = in_dtype(tensor, number, layer)
+            *halves, lost = rounded(*halved(u[:, :kept], s[:kept], v[:kept]), number, layer)
+            losses.add(branch_of(layer), square_sum(s[kept:]) + lost, square_sum(s))
+            tensors.update(zip(lora_keys(layer), halves, strict=True))
             events.progress(done, len(source.layers), layer)
         metadata = _metadata(source, ranks, losses)
     write_tensors_of(out, tensors, metadata, replace)
-    notes = [f"from rank {_span(before)}"]
     return LoraMade(out, count_branches(ranks), sorted(set(ranks.values())), notes, losses.shares())
 
 

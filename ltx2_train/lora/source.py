@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..events import Events
 from ..weights.reader import TensorFile
-from .file import LoraEntry, LoraFile, load_lora_header, require_finite
+from .effect import require_finite
+from .file import LoraEntry, LoraFile, load_lora_header
 from .foreign import family_of
 from .known import known_layer
 from .targets import layers_text
@@ -20,9 +22,9 @@ from .targets import layers_text
 class LoraSource:
     """A plain LoRA of an LTX-2 transformer. `layers`: dotted name -> its Entry, whose matrices have shapes alone.
 
-    `works` is false where it changes nothing. `tool` is what the user called, for messages. Raises CheckpointError
-    where the file is damaged, no LoRA at all, or holds numbers that are not finite; ConfigError where it is of another
-    kind or of another model, or where its scale or its names leave a doubt.
+    `idle` says why it changes nothing, "" where it does. `tool` is what the user called, for messages. Raises
+    CheckpointError where the file is damaged, no LoRA at all, or holds numbers that are not finite; ConfigError where
+    it is of another kind or of another model, or where its scale or its names leave a doubt.
     """
 
     def __init__(self, path: Path | str, tool: str) -> None:
@@ -30,7 +32,7 @@ class LoraSource:
         self.about = load_lora_header(path)
         _require_plain(self.about, tool)
         self._names = _dotted_names(self.about)
-        self.works = require_finite(path)  # before a tool works for minutes, and writes half a file
+        self.idle = require_finite(path)  # before a tool works for minutes, and writes half a file
         self.layers: dict[str, LoraEntry] = {layer: self.about.entries[name] for layer, name in self._names.items()}
         self._file = TensorFile(path)
 
@@ -38,6 +40,11 @@ class LoraSource:
     def version(self) -> str:
         """The LTX it was made for, or ""."""
         return self.about.version
+
+    @property
+    def works(self) -> bool:
+        """Whether it changes anything."""
+        return not self.idle
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -67,6 +74,14 @@ class LoraSource:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._file.close()
+
+
+def tell_idle(sources: Sequence[LoraSource], events: Events) -> list[str]:
+    """A sentence on each of `sources` that does nothing, which `events` are told."""
+    told = [f"{one.path.name} does nothing: {one.idle}." for one in sources if one.idle]
+    for text in told:
+        events.message(text, "warning")
+    return told
 
 
 def joint_dtype(dtypes: Sequence[torch.dtype]) -> torch.dtype:

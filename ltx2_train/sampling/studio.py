@@ -17,9 +17,10 @@ from ..device import DTYPES, pick_device, release
 from ..errors import ConfigError
 from ..events import Events
 from ..lora.apply import AppliedLora, apply_file
-from ..lora.file import LoraFile, load_lora_header, load_lora_state, require_finite
+from ..lora.effect import require_finite
+from ..lora.file import LoraFile, load_lora_header, load_lora_state
 from ..lora.fit import fitting, linear_sizes, tell_left_out, tell_version
-from ..lora.new_file import HIGHEST_STRENGTH
+from ..lora.new_file import HIGHEST_STRENGTH, require_each_once
 from ..lora.others import OtherEntry
 from ..placement import Placed, fit_for_sampling, load_placed
 from ..weights.load import blueprint, load_connectors
@@ -64,14 +65,16 @@ class Studio:
             loras.remove(self.placed.model)
 
 
-def require_possible(out: Path, strengths: Sequence[float]) -> None:
-    """Raise ConfigError where samples cannot lie in `out`, or a LoRA cannot be worn at one of `strengths`."""
+def require_possible(out: Path, strengths: Sequence[float], worn: Sequence[Path] = ()) -> None:
+    """Raise ConfigError where samples cannot lie in `out`, a LoRA cannot be worn at one of `strengths`, or one of those
+    that are `worn` together is named twice."""
     if why := no_folder(out):
         raise ConfigError(f"--out: {out} {why}. Name another folder.")
     for strength in strengths:
         if not abs(strength) <= HIGHEST_STRENGTH:
             most = HIGHEST_STRENGTH
             raise ConfigError(f"The strength of a LoRA is {strength:g}; it is a number from -{most} to {most}.")
+    require_each_once(worn)
 
 
 def checked_lora(lora: Path, base: BaseFiles, mode: str, events: Events, weights: bool = True) -> LoraFile:
@@ -82,8 +85,8 @@ def checked_lora(lora: Path, base: BaseFiles, mode: str, events: Events, weights
     file = load_lora_state(lora) if weights else load_lora_header(lora)
     with TensorFile(base.checkpoint) as checkpoint:
         _, left_out = fitting(file, linear_sizes(blueprint(checkpoint, mode)))
-    if not require_finite(lora):
-        events.message(f"{lora.name} does nothing: every B is zero, so what is drawn is the base.", "warning")
+    if idle := require_finite(lora):
+        events.message(f"{lora.name} does nothing: {idle}, so what is drawn is the base.", "warning")
     tell_version(file, base.version, events)
     tell_left_out(file, left_out, mode, events)
     return file

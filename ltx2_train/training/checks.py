@@ -24,10 +24,11 @@ from ..families import VERSIONS
 from ..feed.batches import BatchOrder
 from ..feed.loader import TrainingSet
 from ..full.choose import chosen_weights
-from ..lora.file import load_lora_header, require_finite
+from ..lora.effect import require_finite
+from ..lora.file import load_lora_header
 from ..lora.fit import Sizes, fitting_start, linear_sizes, tell_start, tell_version
 from ..lora.inject import chosen_layers
-from ..lora.kinds import check_kinds
+from ..lora.kinds import check_kinds, idle_alphas
 from ..lora.loftq import loftq_for
 from ..offload.blocks import spread
 from ..optim import choose_optimizer, why_not
@@ -258,6 +259,9 @@ def check_model(
     device = peers.place(pick_device(config.model.device))
     sizes = _check_layers(config, files.checkpoint)
     layers = list(sizes)
+    if config.train.what != "full":
+        for text in idle_alphas(config.settled_lora, sizes):
+            events.message(text, "warning")
     path, before = recorded_run(config.run)
     if config.lora.weights is not None and not list_states(path / "states"):
         _check_start(config, files, sizes, events)
@@ -320,7 +324,12 @@ def _check_start(config: RunConfig, files: BaseFiles, sizes: Sizes, events: Even
         loftq_for(files.checkpoint, config.model.mode, config.settled_lora)  # refuses the one or the other
     start = load_lora_header(config.need("lora.weights"))
     fitting_start(start, sizes, config.settled_lora)
-    require_finite(start.path)
+    if idle := require_finite(start.path):
+        events.message(
+            f"{start.path.name}, of lora.weights, does nothing: {idle}. Training begins as it would without what the "
+            "file was to bring.",
+            "warning",
+        )
     tell_version(start, files.version, events)
     tell_start(start, list(sizes), events)
 

@@ -44,6 +44,9 @@ def loras(tiny, tmp_path):
 
 def test_baking_adds_each_lora_at_its_strength_and_touches_nothing_else(tiny, loras, tmp_path):
     out = tmp_path / "baked.safetensors"
+    huge = write_lora(tmp_path / "huge.safetensors", {Q: tuple(half * 1e10 for half in pair(2, (160, 160)))})
+    much = bake_loras(tiny.checkpoint, [huge], tmp_path / "much.safetensors")
+    assert 0 < much.error["video"] < 0.01, "squares that float32 does not hold"
     made = bake_loras(tiny.checkpoint, loras, out, [0.5, 2.0])
     one, two = (changes(path) for path in loras)
     with TensorFile(tiny.checkpoint) as before, TensorFile(out) as after:
@@ -101,8 +104,11 @@ def test_what_would_change_nothing_or_is_no_number_is_neither_baked_nor_extracte
     out = tmp_path / "out.safetensors"
     down, up = pair(2, (160, 160))
     path = write_lora(tmp_path / "x.safetensors", {Q: (down, 0 * up)})
-    with pytest.raises(ConfigError, match="Every B of the LoRA is zero"):
+    with pytest.raises(ConfigError, match=r"x\.safetensors does nothing: every B is zero"):
         bake_loras(tiny.checkpoint, [path], out)
+    without = write_lora(tmp_path / "y.safetensors", {Q: (down, up)}, alphas={Q: 0})
+    with pytest.raises(ConfigError, match=r"y\.safetensors does nothing: its alpha is 0"):
+        bake_loras(tiny.checkpoint, [without], out)
     with pytest.raises(ConfigError, match="is named as finetune and as base"):
         extract_lora(tiny.checkpoint, tiny.checkpoint, out)
     tensors = load_file(tiny.checkpoint)
@@ -187,6 +193,19 @@ def test_what_a_lora_cannot_hold_is_counted(tiny, tmp_path):
 def test_two_versions_are_no_finetune_and_its_base(tiny, tiny20, tmp_path):
     with pytest.raises(ConfigError, match="different (models|versions)"):
         extract_lora(tiny.checkpoint, tiny20.checkpoint, tmp_path / "out.safetensors")
+    with TensorFile(tiny.checkpoint) as file:
+        tensors, about = {name: file.read(name) for name in file.tensors}, file.metadata
+    more = "transformer_blocks.9.attn1.to_q.weight"
+    write_tensors(tmp_path / "more.safetensors", tensors | {AT + more: torch.ones(160, 160)}, about)
+    bare = {name.removeprefix(AT): tensor for name, tensor in tensors.items()}
+    bare[f"{Q}.weight"] = bare[f"{Q}.weight"] + 1
+    write_tensors(tmp_path / "bare.safetensors", bare, about)
+    assert extract_lora(tmp_path / "bare.safetensors", tiny.checkpoint, tmp_path / "b.safetensors").layers == {
+        "video": 1
+    }
+    said = rf"lacks {more}, which more\.safetensors has"
+    with pytest.raises(ConfigError, match=said):
+        extract_lora(tmp_path / "more.safetensors", tiny.checkpoint, tmp_path / "out.safetensors")
     with pytest.raises(CheckpointError, match="holds no transformer"):
         extract_lora(tiny.text_encoder, tiny.checkpoint, tmp_path / "out.safetensors")
 

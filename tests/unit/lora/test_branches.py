@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from ltx2_train.cli import main
 from ltx2_train.errors import CheckpointError, ConfigError
@@ -154,3 +154,13 @@ def test_a_key_of_no_known_layer_is_named_where_it_is_left_out(lora, tmp_path):
     assert report.other_keys == ("something.else",)
     assert "left out, of no known layer: something.else" in report.text()
     assert keep_branches(lora, ["audio"], tmp_path / "other.safetensors").other_keys == ()
+
+
+def test_a_layer_that_lacks_its_other_half_is_refused_by_name(lora, tmp_path):
+    tensors = load_file(lora)
+    gone = next(name for name in tensors if name.endswith("lora_A.weight"))
+    save_file({name: tensor for name, tensor in tensors.items() if name != gone}, tmp_path / "half.safetensors")
+    layer = gone.removeprefix("diffusion_model.").removesuffix(".lora_A.weight")
+    with pytest.raises(ConfigError, match=f"half.safetensors is no whole LoRA: {layer} lacks its other half"):
+        keep_branches(tmp_path / "half.safetensors", ["video"], tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()

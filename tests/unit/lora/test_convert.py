@@ -14,7 +14,9 @@ from ltx2_train.lora.choices import KEY_FORMATS
 from ltx2_train.lora.convert import LORA_FORMATS, convert_lora
 from ltx2_train.lora.file import load_lora_state
 from ltx2_train.lora.known import known_layer
+from ltx2_train.lora.merge import merge_loras
 from ltx2_train.lora.names import in_diffusers, split_key
+from ltx2_train.lora.resize import resize_lora
 
 LAYERS = {
     f"{BLOCK}.attn1.to_out.0": pair(2, seed=1),
@@ -167,3 +169,41 @@ def test_a_dtype_can_be_asked_for_and_an_unknown_format_is_named(ours, tmp_path,
     assert {tensor.dtype for tensor in load_file(out).values()} == {torch.bfloat16}
     with pytest.raises(ConfigError, match="'difusers' is no format of keys.*Did you mean diffusers"):
         convert_lora(ours, "difusers", tmp_path / "y.safetensors")
+
+
+def test_what_rounding_takes_is_counted_and_a_layer_that_it_takes_whole_is_refused(tmp_path):
+    a, b = pair(2)
+    path = write_lora(tmp_path / "a.safetensors", {FIRST: (a, b * 1e-6)})
+    out = tmp_path / "out.safetensors"
+    made = convert_lora(path, "official", out, dtype="fp16")
+    wanted, found = changes(path)[FIRST], changes(out)[FIRST]
+    assert made.error["all"] == pytest.approx(float((found - wanted).norm() / wanted.norm()), rel=1e-3)
+    assert made.error["all"] > 0.01
+    assert convert_lora(path, "official", tmp_path / "same.safetensors").error == {}
+    tiny = write_lora(tmp_path / "tiny.safetensors", {FIRST: (a, b * 1e-20)})
+    told = rf"{FIRST}.* holds nothing but numbers that are too small for torch.float16.* Choose dtype bf16 or fp32"
+    for number, tool in enumerate(
+        (
+            lambda out: convert_lora(tiny, "official", out, dtype="fp16"),
+            lambda out: merge_loras([tiny, path], out, dtype="fp16"),
+            lambda out: resize_lora(tiny, out, rank=1, dtype="fp16"),
+        )
+    ):
+        with pytest.raises(ConfigError, match=told):
+            tool(tmp_path / f"none{number}.safetensors")
+        assert not (tmp_path / f"none{number}.safetensors").exists()
+
+
+@pytest.mark.parametrize("idle", ["alpha", "B"])
+def test_a_lora_that_does_nothing_is_named(tmp_path, idle):
+    a, b = pair(2)
+    path = write_lora(
+        tmp_path / "a.safetensors", {FIRST: (a, b * (idle != "B"))}, alphas={FIRST: 0} if idle == "alpha" else {}
+    )
+    said = f"a.safetensors does nothing: {'its alpha is 0' if idle == 'alpha' else 'every B is zero'}."
+    assert convert_lora(path, "official", tmp_path / "out.safetensors").notes[0] == said
+    assert resize_lora(path, tmp_path / "small.safetensors", rank=1).notes[0] == said
+    other = write_lora(tmp_path / "b.safetensors", {FIRST: (a, b)})
+    assert merge_loras([path, other], tmp_path / "both.safetensors").notes == [said]
+    with pytest.raises(ConfigError, match=r"The merged LoRA would do nothing.*a\.safetensors.*its multiplier is 0"):
+        merge_loras([path, other], tmp_path / "none.safetensors", [1.0, 0.0])

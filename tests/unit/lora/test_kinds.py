@@ -12,7 +12,7 @@ from ltx2_train.lora.branches import keep_branches
 from ltx2_train.lora.factors import split
 from ltx2_train.lora.file import load_lora_state, verify_saved
 from ltx2_train.lora.inject import inject
-from ltx2_train.lora.kinds import LORA_KINDS, check_kinds, make_layer
+from ltx2_train.lora.kinds import LORA_KINDS, check_kinds, idle_alphas, make_layer
 from ltx2_train.lora.save import save_lora
 from ltx2_train.lora.settings import LoraSettings
 from ltx2_train.lora.targets import branch_of
@@ -323,3 +323,22 @@ def test_the_base_is_left_when_the_lora_is_off(make_set, algo):
     with loras.off():
         assert torch.equal(loras.model.get_submodule(path)(x), layer.base(x))
     assert torch.equal(layer(x), changed)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"algo": "lokr", "rank": 8, "alpha": 4}, ["lora.alpha (4) does not count"]),
+        ({"algo": "lokr", "rank": 8, "rslora": True}, ["lora.rslora (on) does not count"]),
+        ({"algo": "lokr", "rank": 1, "alpha": 4, "rslora": True}, []),
+        ({"algo": "lokr", "rank": 8}, []),
+        ({"algo": "lora", "rank": 8, "alpha": 4}, []),
+        (
+            {"rank": 8, "alpha": 4, "modules": {"b.*": {"algo": "lokr", "alpha": 2}}},
+            ["lora.modules.'b.*'.alpha (2) does not count"],
+        ),
+    ],
+)
+def test_an_alpha_that_no_layer_counts_is_named(settings, said):
+    found = idle_alphas(LoraSettings(**settings), {"a.to_q": (12, 12), "b.to_q": (12, 12)})
+    assert [text.partition(":")[0] for text in found] == said

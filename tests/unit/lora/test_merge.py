@@ -96,7 +96,7 @@ def test_the_dtype_holds_all_files_or_is_the_one_asked_for(tmp_path, given, aske
 def test_numbers_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path):
     down, up = pair(2)
     paths = [write_lora(tmp_path / f"{n}.safetensors", {Q: (down, 1e6 * up)}) for n in range(2)]
-    with pytest.raises(ConfigError, match=r"to_q holds a number that does not fit into torch.float16"):
+    with pytest.raises(ConfigError, match=r"to_q of 0.safetensors holds a number that does not fit into torch.float16"):
         merge_loras(paths, tmp_path / "out.safetensors", dtype="fp16")
     assert not list(tmp_path.glob("*out*"))
 

@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from ltx2_train.errors import CheckpointError
+from ltx2_train.errors import CheckpointError, ConfigError
+from ltx2_train.lora.convert import convert_lora
 from ltx2_train.lora.file import load_lora_state
 from ltx2_train.lora.report import inspect_lora
+from ltx2_train.lora.resize import resize_lora
 from ltx2_train.lora.save import save_lora
 
 
@@ -181,3 +183,44 @@ def test_a_lora_in_8_bits_is_read_as_what_it_holds(tmp_path, dtype):
 def test_a_norm_that_is_no_number_is_a_problem(tmp_path):
     report = inspect_lora(written_lora(tmp_path / "a.safetensors", scale=1e20))
     assert any(problem.startswith("Its norm is too large") for problem in report.problems)
+
+
+def test_a_lora_whose_alpha_is_zero_or_no_number_is_named_once(tmp_path):
+    still = inspect_lora(written_lora(tmp_path / "a.safetensors", alpha=0.0))
+    assert still.problems == ["Its alpha is 0: it does nothing."]
+    broken = inspect_lora(written_lora(tmp_path / "b.safetensors", alpha=float("nan")))
+    assert len(broken.problems) == 1
+    assert "the alpha nan, which is no number" in broken.problems[0]
+
+
+def test_keys_of_a_known_kind_are_called_by_it(tmp_path):
+    save_file({f"{LAYER}.diff": torch.ones(4, 4)}, tmp_path / "a.safetensors")
+    assert inspect_lora(tmp_path / "a.safetensors").problems == [
+        f"1 keys are of full weights, {LAYER}.diff first: it can neither be drawn with nor started from."
+    ]
+
+
+def test_a_version_that_is_not_known_is_said_and_not_shown_as_one_of_ltx(tmp_path):
+    report = inspect_lora(written_lora(tmp_path / "a.safetensors", metadata={"model_version": "9.9"}))
+    assert report.version is None
+    assert report.problems == ["Its metadata say version 9.9, which is no LTX that is known here."]
+
+
+def test_layers_without_the_alpha_that_others_have_leave_a_doubt_that_is_said_by_name(tmp_path):
+    def made(name, alpha):
+        path = written_lora(tmp_path / name, alpha=alpha)
+        tensors = load_file(path)
+        other = LAYER.replace("to_q", "to_k")
+        tensors |= {f"{other}.lora_{half}.weight": tensors[f"{LAYER}.lora_{half}.weight"] + 0 for half in "AB"}
+        save_file(tensors, path)
+        return path
+
+    doubtful = made("a.safetensors", 4.0)
+    said = "1 of its 2 layers have no .alpha, transformer_blocks.0.attn1.to_k first, and the others do"
+    assert said in inspect_lora(doubtful).problems[0]
+    with pytest.raises(ConfigError, match=said):
+        load_lora_state(doubtful).match(["transformer_blocks.0.attn1.to_q"])
+    for tool in (lambda out: convert_lora(doubtful, "official", out), lambda out: resize_lora(doubtful, out, rank=1)):
+        with pytest.raises(ConfigError, match=said):
+            tool(tmp_path / "out.safetensors")
+    assert inspect_lora(made("b.safetensors", 2.0)).problems == [], "a scale of 1 is what no alpha means"

@@ -15,7 +15,7 @@ Q, SOUND = f"{BLOCK}.attn1.to_q", f"{BLOCK}.audio_ff.net.2"
 @pytest.fixture
 def lora(tmp_path):
     layers = {Q: pair(8, (40, 30), 1), SOUND: pair(2, (20, 25), 2)}
-    return write_lora(tmp_path / "whole.safetensors", layers, {"trigger": "ann", "alpha": "4"}, alphas={Q: 4})
+    return write_lora(tmp_path / "whole.safetensors", layers, {"trigger": "ann", "alpha": "4"}, alphas={Q: 4, SOUND: 2})
 
 
 def test_the_best_of_a_rank_is_kept_and_the_loss_is_true(lora, tmp_path):
@@ -83,3 +83,12 @@ def test_numbers_that_are_not_finite_are_named_by_layer(tmp_path):
         CheckpointError, match=r"bad\.safetensors cannot be used: .*attn1\.to_q\.lora_A\.weight holds numbers"
     ):
         resize_lora(path, tmp_path / "out.safetensors", rank=3)
+
+
+def test_the_loss_counts_what_the_dtype_rounds_away(lora, tmp_path):
+    made = resize_lora(lora, tmp_path / "out.safetensors", rank=6, dtype="bf16")
+    whole, small = changes(lora), changes(tmp_path / "out.safetensors")
+    lost = sum(float((whole[layer] - small[layer]).square().sum()) for layer in whole)
+    every = sum(float(change.square().sum()) for change in whole.values())
+    assert made.error["all"] == pytest.approx((lost / every) ** 0.5, rel=1e-2)
+    assert made.error["audio"] > 1e-4, "its rank is as it was"
