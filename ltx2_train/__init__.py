@@ -99,6 +99,7 @@ _HOME = {
     "predict_run": "training.fit",
     "preview_dataset": "sampling.preview",
     "probe": "weights.probe",
+    "probe_whole": "weights.whole",
     "problems_for": "training.check_given",
     "prompt_of": "training.runs",
     "quantize_checkpoint": "weights.quantized_file",

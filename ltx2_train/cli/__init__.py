@@ -210,9 +210,9 @@ def _demo(args: argparse.Namespace, events: ConsoleEvents) -> None:
 
 
 def _probe(args: argparse.Namespace, events: ConsoleEvents) -> int:
-    from .. import probe
+    from .. import probe_whole
 
-    info = probe(args.file)
+    info = probe_whole(args.file)
     show_report(info, args.json)
     return 0 if info.trainable else 1
 

@@ -17,10 +17,8 @@ def add_compare(add: Callable[..., argparse.ArgumentParser], add_run_file: Calla
     sub = add("compare", _compare, "Draw a grid: the base and checkpoints of a run, on the same prompts and seeds.")
     add_run_file(sub)
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the grid and its samples")
-    sub.add_argument("--newest", type=int, default=0, metavar="N", help="the last N LoRAs that the run has saved")
-    sub.add_argument(
-        "--spread", type=int, default=0, metavar="N", help=f"N of them, evenly over the run (default: {SPREAD})"
-    )
+    sub.add_argument("--newest", type=int, metavar="N", help="the last N LoRAs that the run has saved")
+    sub.add_argument("--spread", type=int, metavar="N", help=f"N of them, evenly over the run (default: {SPREAD})")
     sub.add_argument("--step", type=int, nargs="+", default=[], metavar="N", help="those of these steps")
     sub.add_argument(
         "--index", type=int, nargs="+", default=[], metavar="N", help="by number: 1 is the first save, -1 the last"
@@ -65,14 +63,14 @@ def _compare(args: argparse.Namespace, events: ConsoleEvents) -> None:
     from .. import compare, load_run, pick_loras
 
     run = load_run(args.run, args.set)
-    picks = {"newest": args.newest, "spread": args.spread}
+    picks = {name: count for name, count in (("newest", args.newest), ("spread", args.spread)) if count is not None}
     for name, count in picks.items():
-        if count < 0:
-            raise ConfigError(f"--{name} is {count}. Give a number from 1 on.")
+        if count < 1:
+            raise ConfigError(f"--{name} is {count}. Give a number from 1 on, or leave it out.")
     loras: dict[str, Path] = {}
-    if any(picks.values()) or args.step or args.index or not args.lora:
+    if picks or args.step or args.index or not args.lora:
         folder = (run.run.folder or Path("runs").absolute()) / run.run.name
-        if not (any(picks.values()) or args.step or args.index):
+        if not (picks or args.step or args.index):
             picks["spread"] = SPREAD
         loras |= pick_loras(folder, **picks, steps=args.step, numbers=args.index)
     for path in args.lora:

@@ -107,7 +107,7 @@ def compare(
     events = shielded(events)
     events.stage("check")
     columns = _columns(loras, strengths, base)
-    require_possible(out, [strength for _, strength in beside])
+    require_possible(out, [strength for _, strength in beside], [path for path, _ in beside])
     run = _without_lost_dataset(run)
     files = BaseFiles.find(run, events)
     if has_dataset(run):

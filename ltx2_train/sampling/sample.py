@@ -44,7 +44,8 @@ def sample(
     """
     events = shielded(events)
     events.stage("check")
-    require_possible(out, [*strengths, *(strength for _, strength in beside)])
+    worn = [*([] if lora is None else [lora]), *(path for path, _ in beside)]
+    require_possible(out, [*strengths, *(strength for _, strength in beside)], worn)
     base = BaseFiles.find(run, events)
     if has_dataset(run):
         refuse_among_media(out, DatasetConfig.read(run.dataset_file(), run.foreign))

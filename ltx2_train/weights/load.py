@@ -18,6 +18,7 @@ from ..models.video_vae import VideoVAE, VideoVAEConfig
 from ..models.vocoder import ExtendedVocoder, Vocoder, VocoderConfig, build_vocoder
 from ..quant.settings import QuantSettings
 from . import keys
+from .expected import check_names
 from .loftq import Loftq, read_companion
 from .materialise import Arrival, Home, LoadProgress, OnLinear, Origin, materialise
 from .probe import DIFFUSION_VAE, describe_checkpoint, model_family
@@ -65,9 +66,6 @@ def load_transformer(
             if quant.loftq and not settings.loftq and loftq is not None:
                 read_companion(path, loftq)
 
-        def owned(name: str) -> bool:
-            return "embeddings_connector." not in name and keys.in_mode(name, mode)
-
         arrival = Arrival(
             dtype,
             device,
@@ -77,8 +75,20 @@ def load_transformer(
             quantize=quantize,
             home=home,
         )
-        materialise(model, Origin(file, prefix, "transformer", owned), arrival)
+        materialise(model, Origin(file, prefix, "transformer", _owned(mode)), arrival)
     return model
+
+
+def check_transformer(file: TensorFile, mode: str) -> None:
+    """Raise CheckpointError, with all that is amiss, where the header of `file` lacks a weight that its transformer has
+    in `mode`, or has one of another shape, or one too many."""
+    prefix = keys.transformer_prefix(file.tensors) or ""
+    check_names(file, prefix, "transformer", blueprint(file, mode).state_dict(), _owned(mode), stored_in(file))
+
+
+def _owned(mode: str) -> Callable[[str], bool]:
+    """Whether a name under the transformer's prefix is one of a transformer in `mode`."""
+    return lambda name: "embeddings_connector." not in name and keys.in_mode(name, mode)
 
 
 def blueprint(file: TensorFile, mode: str) -> LTXTransformer:

@@ -63,6 +63,7 @@ class Quantizer:
     def __call__(self, path: str, linear: nn.Linear) -> QuantLinear | None:
         if not self.wants(path):
             return None
+        _require_finite(path, linear.weight.detach())
         if self.loftq is not None and path in self.loftq.paths:
             quantized = self.loftq.quantize(path, linear, self.settings)
         elif self.activations is not None:
@@ -85,6 +86,18 @@ class Quantizer:
         scales = channel_scales(activations[path].to(weight.device), self.settings.awq_alpha)
         bias = None if linear.bias is None else linear.bias.detach()
         return AwqNf4.quantize_scaled(weight, bias, self.settings, weight.dtype, scales)
+
+
+def _require_finite(path: str, weight: Tensor) -> None:
+    """Raise CheckpointError where a number of `weight` is NaN or infinite: a scale would carry it to its neighbours."""
+    if weight.is_meta or not weight.numel():
+        return
+    ends = torch.stack([weight.amin(), weight.amax()])  # a NaN becomes both; no copy of the weight is made
+    if not bool(torch.isfinite(ends).all()):
+        raise CheckpointError(
+            f"{path} of the checkpoint holds numbers that are not finite, so it cannot be quantized. The file is "
+            "damaged; fetch it again."
+        )
 
 
 def quantizer(

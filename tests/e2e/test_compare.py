@@ -175,6 +175,8 @@ def test_what_cannot_be_compared_is_named_before_anything_is_loaded(run, saves, 
         compare(run, loras, tmp_path, prompts=["a fox"], seeds=[-1])
     with pytest.raises(ConfigError, match="A strength is nan"):
         compare(run, loras, tmp_path, prompts=["a fox"], strengths=[float("nan")])
+    with pytest.raises(ConfigError, match="is named twice"):
+        compare(run, loras, tmp_path, prompts=["a fox"], beside=[(path, 0.5) for path in (*loras.values(),) * 2])
     with pytest.raises(ConfigError, match="There is no LoRA to compare"):
         compare(run, {}, tmp_path, prompts=["a fox"])
     old = {
@@ -203,5 +205,8 @@ def test_the_command_compares_what_the_run_has_saved(run, saves, tmp_path, capsy
     common = ["compare", str(file), "--set", f"run.folder={saves.parent}", "--out", str(tmp_path / "out")]
     assert main([*common, "--index", "-1", "--prompt", "a fox --f 1", "--no-base"]) == 0
     assert "1 columns, 1 samples: 1 drawn" in capsys.readouterr().out
+    for option in ("--newest", "--spread"):
+        assert main([*common, option, "0", "--prompt", "a fox"]) == 2
+        assert f"{option} is 0. Give a number from 1 on, or leave it out." in capsys.readouterr().err
     assert main([*common, "--step", "25", "--prompt", "a fox"]) == 2
     assert "has no LoRA of step 25. It has those of 10, 20, 30." in capsys.readouterr().err

@@ -103,6 +103,7 @@ def test_the_public_names_are_these():
         "predict_run",
         "preview_dataset",
         "probe",
+        "probe_whole",
         "problems_for",
         "prompt_of",
         "quantize_checkpoint",

@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ltx2_train.cli import main
 from ltx2_train.errors import CheckpointError
 from ltx2_train.events import Events
 from ltx2_train.weights import keys
@@ -12,6 +13,7 @@ from ltx2_train.weights.probe import probe, require_trainable
 from ltx2_train.weights.published import published_config
 from ltx2_train.weights.reader import TensorFile
 from ltx2_train.weights.tiny import tiny_config
+from ltx2_train.weights.whole import probe_whole
 
 WIDTH = {"BF16": 2, "F32": 4, "F8_E4M3": 1, "U8": 1}
 
@@ -235,3 +237,22 @@ def test_tiny_configuration_differs_from_the_published_one_in_sizes_only():
         "audio_connector_num_attention_heads",
         "audio_connector_attention_head_dim",
     }
+
+
+def test_a_weight_that_a_block_lacks_or_has_too_much_is_named(tiny, contents, tmp_path):
+    tensors, metadata = contents
+    assert probe_whole(tiny.checkpoint).trainable
+    gone = f"{keys.TRANSFORMER}transformer_blocks.3.attn1.to_q.weight"
+    less = save(tmp_path / "less.safetensors", {k: v for k, v in tensors.items() if k != gone}, metadata)
+    assert "1 missing: transformer_blocks.3.attn1.to_q.weight" in probe_whole(less).fit["training"]
+    extra = f"{keys.TRANSFORMER}transformer_blocks.9.attn1.to_q.weight"
+    more = save(tmp_path / "more.safetensors", {**tensors, extra: torch.ones(160, 160)}, metadata)
+    assert "1 left over: transformer_blocks.9.attn1.to_q.weight" in probe_whole(more).fit["training"]
+    sound = f"{keys.TRANSFORMER}transformer_blocks.3.audio_attn1.to_q.weight"
+    silent = probe_whole(
+        save(tmp_path / "silent.safetensors", {k: v for k, v in tensors.items() if k != sound}, metadata)
+    )
+    assert silent.trainable
+    assert "Only model.mode = video" in silent.warnings[-1]
+    assert sound.removeprefix(keys.TRANSFORMER) in silent.warnings[-1]
+    assert main(["probe", str(less)]) == 1

@@ -157,3 +157,16 @@ def test_shapes_that_a_format_cannot_hold_are_named(tmp_path, tiny):
     layer = nn.Linear(7, 4)
     with pytest.raises((ConfigError, CheckpointError), match="7 inputs"):
         quantizer(QuantSettings(format="nf4"), "cpu")("transformer_blocks.0.attn1.to_q", layer)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+def test_a_weight_that_is_not_finite_is_refused_by_name(bad):
+    linear = torch.nn.Linear(64, 64, bias=False)
+    with torch.no_grad():
+        linear.weight[3, 5] = bad
+    path = "transformer_blocks.0.attn1.to_q"
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        quantize = quantizer(QuantSettings(format="nf4"), "cpu")
+        assert quantize is not None
+        with pytest.raises(CheckpointError, match=f"{path} of the checkpoint holds numbers that are not finite"):
+            quantize(path, linear.to(dtype))
