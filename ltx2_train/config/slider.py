@@ -20,6 +20,7 @@ _THEIR_NAMES = {
     "neg_cache_dir": "negative_caches",
     "text_cache_dir": "text_caches",
 }
+_HIGHEST_STRENGTH = 100
 _PATHS = ("positive_caches", "negative_caches", "text_caches")
 
 
@@ -148,6 +149,19 @@ class SliderSettings(Settings):
     def _as_a_flag(cls, value: Any) -> Any:
         """The flag of the community trainer is one text with commas."""
         return [float(part) for part in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("strengths")
+    @classmethod
+    def _drawable(cls, value: list[float]) -> list[float]:
+        """Strengths at which a LoRA can be worn, each once."""
+        for strength in value:
+            if not abs(strength) <= _HIGHEST_STRENGTH:
+                raise ValueError(
+                    f"a strength is {strength:g}; expected numbers from -{_HIGHEST_STRENGTH} to {_HIGHEST_STRENGTH}"
+                )
+        if twice := [strength for number, strength in enumerate(value) if strength in value[:number]]:
+            raise ValueError(f"{twice[0]:g} is named twice; name each strength once")
+        return value
 
     @property
     def wanted(self) -> bool:

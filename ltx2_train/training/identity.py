@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from ..config import RunConfig
+from ..config.slider import SliderSettings
 from ..errors import RunError
 from ..feed.loader import TrainingSet
 from ..files import digest
 from ..objective.regularizers import RegularizerSettings
 from .state import list_states, read_tree
 
-VERSION = 5
+VERSION = 6
 # version -> the fields that it brought, as runs of the version before had them
 FORMER: dict[int, dict[str, Any]] = {
     3: {"lora.algo": "lora", "lora.factor": None, "lora.modules": {}, "regularizers": "train nothing"},
@@ -33,7 +34,7 @@ FORMER: dict[int, dict[str, Any]] = {
     5: {"cache.keyframe_slots": 0},
 }
 # version -> fields that it brought, of which records of the version before tell nothing: they are not compared
-UNTOLD: dict[int, tuple[str, ...]] = {4: ("lora.lokr_norm",)}
+UNTOLD: dict[int, tuple[str, ...]] = {4: ("lora.lokr_norm",), 6: ("slider",)}
 _CHECKPOINT = "model.checkpoint"
 _OF_DATA = ("dataset", "batches of sound")  # fields that are known once the dataset has been read
 
@@ -80,6 +81,7 @@ class Identity:
     loftq: str = _setting("quant.loftq")
     awq: str = _setting("quant.awq")
     regularizers: str = _setting("regularizers")
+    slider: dict[str, Any] | None = _setting("slider")
 
     @classmethod
     def of(
@@ -121,6 +123,7 @@ class Identity:
             loftq=f"on (loftq_iters {quant.loftq_iters})" if quant.loftq else "off",
             awq=f"on (awq_alpha {quant.awq_alpha:g}, awq_batches {quant.awq_batches})" if quant.awq else "off",
             regularizers=_beside(config.regularizers),
+            slider=_slider(config.slider) if config.slider.wanted else None,
         )
 
     def record(self) -> dict[str, Any]:
@@ -167,6 +170,10 @@ def require_same(
         changed = changes(before, now.record())
     if data is None:
         changed = [line for line in changed if not line.startswith(tuple(f"{name}: " for name in _OF_DATA))]
+    if any(line.startswith("slider.") for line in changed):
+        changed = [line for line in changed if not line.startswith("dataset: ")]  # a slider's data are its settings
+    elif now.slider is not None:
+        changed = [_untold_slider(line) if line.startswith("dataset: ") else line for line in changed]
     if changed:
         a_step = f" batches a step; here train.accumulation {config.train.accumulation} x {config.train.processes}"
         of_step = "train.accumulation: "
@@ -185,12 +192,21 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     for version, untold in UNTOLD.items():
         if before.get("version", VERSION) < version:
             before = {**{name: now[name] for name in untold if name in now}, **before}
+    slider, slider_now = before.get("slider"), now.get("slider")
+    if isinstance(slider, dict) and isinstance(slider_now, dict):
+        before, now = _spread(before, slider), _spread(now, slider_now)
     names = [name for name in dict.fromkeys([*now, *before]) if name != "version"]
     return [
         f"{name}: was {_words(before, name)}, now {_words(now, name)}"
         for name in names
         if name not in before or name not in now or _essence(name, before[name]) != _essence(name, now[name])
     ]
+
+
+def _spread(record: Mapping[str, Any], slider: Mapping[str, Any]) -> dict[str, Any]:
+    """`record` with the settings of its `slider` as fields of their own."""
+    fields_of_it = {f"slider.{name}": value for name, value in slider.items()}
+    return {name: value for name, value in record.items() if name != "slider"} | fields_of_it
 
 
 def _essence(name: str, value: Any) -> Any:
@@ -218,6 +234,22 @@ def _beside(settings: RegularizerSettings) -> str:
         teacher = flow.teacher_block if flow.teacher_ratio is None else flow.teacher_ratio
         trained.append(f"self_flow of block {student} to {teacher} ({flow.teacher}, width {flow.projector_width})")
     return ", ".join(trained) or "train nothing"
+
+
+def _slider(settings: SliderSettings) -> dict[str, Any]:
+    """What a slider learns, by the names of its settings. Pairs of latents are told by the dataset."""
+    if settings.mode == "reference":
+        return {"mode": settings.mode}
+    targets = [one.model_dump() for one in settings.targets]
+    sizes = {"frames": settings.frames, "width": settings.width, "height": settings.height}
+    return {"mode": settings.mode, "targets": targets, "guidance": settings.guidance, **sizes}
+
+
+def _untold_slider(line: str) -> str:
+    """The `line` on other data of a slider whose record is too old to tell which setting it is."""
+    return (
+        f"slider.targets, guidance, frames, width or height, or the pairs of latents: {line.removeprefix('dataset: ')}"
+    )
 
 
 def _dataset(data: TrainingSet, heard: bool) -> str:

@@ -104,8 +104,10 @@ def train_checked(checked: Checked, events: Events) -> RunResult:
     try:
         if (lora := checked.finished_lora()) is not None:
             product = "Checkpoint" if checked.config.train.what == "full" else "LoRA"
-            text = f"Finished before: {checked.total} steps. Raise train.steps to go on. {product}: {lora}"
-            return RunResult(checked.folder.path, lora, checked.total, checked.total, text)
+            step = int(checked.folder.manifest.get("step", checked.total))
+            above = f" above {step}" if step > checked.total else ""
+            text = f"Finished before: {step} steps. Raise train.steps{above} to go on. {product}: {lora}"
+            return RunResult(checked.folder.path, lora, step, checked.total, text)
         with tracked(checked.config, checked.folder.path, events) if first else contextlib.nullcontext(events) as told:
             asked = Asked(told, checked.folder.path if first else None)
             try:
@@ -422,7 +424,8 @@ class _Loop:
         if full is not None:
             return type(full)(f"{full} {saved}")
         if isinstance(error, TrainerError):
-            error.args = (f"{error} {saved}", *error.args[1:])
+            said = saved.replace(f": {error}", ".")  # a save that failed as the last one did is told once
+            error.args = (f"{error} {said}", *error.args[1:])
         elif isinstance(error, Exception):
             events.message(saved, "warning")
         return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..caching.cache_file import CacheFile, stale_weights
@@ -9,7 +10,7 @@ from ..caching.encode_text import stale_text_weights, useless_text
 from ..caching.recipe import CacheRecipe
 from ..config import RunConfig, TrainSettings
 from ..config.base_files import BaseFiles
-from ..config.slider import SliderSettings
+from ..config.slider import SliderSettings, SliderTarget
 from ..dataset.cache_names import LATENT_SUFFIX, text_cache_name
 from ..dataset.windows import IMAGE_FPS
 from ..errors import CacheError, ConfigError
@@ -37,6 +38,8 @@ def slider_settings(config: RunConfig) -> tuple[RunConfig, SliderSettings]:
     by_text = slider.mode == "text"
     if by_text and not slider.targets:
         raise ConfigError("slider.mode is text and there are no [[slider.targets]]. Name at least one.")
+    if by_text:
+        _require_directions(slider.targets)
     if not by_text and (slider.positive_caches is None or slider.negative_caches is None):
         raise ConfigError("slider.mode is reference, which needs slider.positive_caches and slider.negative_caches.")
     unused = {
@@ -64,6 +67,26 @@ def slider_settings(config: RunConfig) -> tuple[RunConfig, SliderSettings]:
     train = {"first_frame_probability": 0.0, **({"caption_dropout": 0.0} if by_text else {})}
     settings = {"train": config.train.model_copy(update=train), "slider": slider}
     return config.model_copy(update=settings), slider
+
+
+def _require_directions(targets: Sequence[SliderTarget]) -> None:
+    """Raise ConfigError where a target has no direction, or two have opposite ones, so that nothing is learned."""
+    found: dict[tuple[str, str, str], tuple[int, float]] = {}
+    for number, one in enumerate(targets, 1):
+        more, less, shown = (text.strip() for text in (one.positive, one.negative, one.target_class))
+        if more == less:
+            raise ConfigError(
+                f"slider.targets, number {number}: positive and negative are both {more!r}, so there is no direction "
+                "to learn. Name in negative what strength -1 shows."
+            )
+        other, weight = found.get((less, more, shown), (0, 0.0))
+        if other and weight == one.weight:
+            raise ConfigError(
+                f"slider.targets, numbers {other} and {number}: one has {less!r} as positive and {more!r} as negative, "
+                "the other the reverse, with the same weight and the same target_class. They cancel each other. Take "
+                "one of them out."
+            )
+        found[more, less, shown] = (number, one.weight)
 
 
 def _set(config: RunConfig, name: str) -> bool:

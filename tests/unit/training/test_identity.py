@@ -214,3 +214,30 @@ def test_an_optimizer_that_auto_did_not_stand_for_is_refused(tmp_path):
     before = {**record_of_version_1(config()), "optimizer.name": "auto"}
     with pytest.raises(RunError, match=r"optimizer\.name: was adamw8bit, now adamw"):
         require_same(run, before, of(config()), config(), DATA)
+
+
+SLIDER = {"targets": [{"positive": "sharp", "negative": "blurry"}], "guidance": 1.0, "width": 64, "height": 64}
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"guidance": 3.0}, "slider.guidance: was 1, now 3"),
+        ({"width": 128}, "slider.width: was 64, now 128"),
+        ({"targets": [{"positive": "new", "negative": "old"}]}, "slider.targets: was "),
+    ],
+)
+def test_what_was_changed_of_a_slider_is_refused_by_its_setting(changed, named, tmp_path):
+    begun, now = config(slider=SLIDER), config(slider={**SLIDER, **changed})
+    other_data: Any = SimpleNamespace(
+        samples=(SimpleNamespace(**{**vars(SAMPLE), "key": "other"}),), batch_sizes=(1,), buckets=(SoundBuckets(),)
+    )
+    record, identity_now = stored(of(begun)), Identity.of(now, BASE, other_data, LAYERS)
+    with pytest.raises(RunError) as caught:
+        require_same(tmp_path, record, identity_now, now, other_data)
+    (line,) = [line.strip() for line in str(caught.value).splitlines()[1:-1]]
+    assert line.startswith(named)
+    del record["slider"]
+    with pytest.raises(RunError, match=r"slider\.targets, guidance, frames, width or height, or .*: was 1 clips"):
+        require_same(tmp_path, {**record, "version": 5}, identity_now, now, other_data)
+    require_same(tmp_path, {**record, "version": 5}, of(begun), begun, DATA)

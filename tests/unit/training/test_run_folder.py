@@ -1,11 +1,17 @@
 """A run folder is recognised, locked, and never shared by two different runs."""
 
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from ltx2_train.config import RunSettings
-from ltx2_train.errors import RunError
+from ltx2_train.config import RunSettings, make_run
+from ltx2_train.errors import CheckpointError, RunError
+from ltx2_train.events import Events
+from ltx2_train.training import loop as loop_of_training
+from ltx2_train.training.loop import train_checked
+from ltx2_train.training.peers import ALONE
 from ltx2_train.training.run_folder import delete_old_states, open_run, read_manifest, recorded_run
 from ltx2_train.training.state import list_states, save_state, state_name
 
@@ -149,3 +155,30 @@ def test_manifest_is_json(tmp_path):
     folder.write_manifest("stopped", 3, loss=0.5)
     folder.close()
     assert json.loads((tmp_path / "a" / "manifest.json").read_text())["loss"] == 0.5
+
+
+def test_a_run_that_is_further_than_it_is_asked_to_be_says_its_own_step(tmp_path):
+    lora = tmp_path / "fox.safetensors"
+    checked: Any = SimpleNamespace(
+        peers=ALONE,
+        config=make_run({"train": {"steps": 1}}),
+        total=1,
+        finished_lora=lambda: lora,
+        folder=SimpleNamespace(path=tmp_path, manifest={"step": 24}, close=lambda *_: None),
+    )
+    result = train_checked(checked, Events())
+    assert result.summary == f"Finished before: 24 steps. Raise train.steps above 24 to go on. LoRA: {lora}"
+    assert (result.step, result.total) == (24, 1)
+
+
+def test_a_save_that_fails_twice_for_one_reason_tells_it_once():
+    why = "a.safetensors was written, but would not work:\n  every B is zero."
+    loop: Any = SimpleNamespace(
+        run=SimpleNamespace(step=2, total=2, product="LoRA", optimizer=None),
+        events=Events(),
+        finished=False,
+        clean=True,
+        _keep=lambda *_: f"The state is saved, the LoRA is not: {why}",
+    )
+    error = loop_of_training._Loop._after(loop, CheckpointError(why))
+    assert str(error) == f"{why} The state is saved, the LoRA is not."

@@ -194,6 +194,18 @@ def test_the_slider_file_of_the_community_trainer_is_read(tmp_path):
         ({"slider": TEXTS, "train": {"caption_dropout": 0.1}}, "has no use for train.caption_dropout"),
         ({"slider": TEXTS, "video": {"conditions": [{"type": "first_frame"}]}}, "has no use for video.conditions"),
         ({"slider": TEXTS, "model": {"mode": "av"}}, "model.mode is av. Set it to video"),
+        (
+            {"slider": {"targets": [{"positive": "a", "negative": " a"}]}},
+            "number 1: positive and negative are both 'a'",
+        ),
+        (
+            {"slider": {"targets": [{"positive": "a", "negative": "b"}, {"positive": "b", "negative": "a"}]}},
+            "numbers 1 and 2: one has 'a' as positive and 'b' as negative, the other the reverse",
+        ),
+        ({"slider": {**TEXTS, "strengths": [float("nan")]}}, "a strength is nan; expected numbers from -100 to 100"),
+        ({"slider": {**TEXTS, "strengths": [float("inf")]}}, "a strength is inf; expected"),
+        ({"slider": {**TEXTS, "strengths": []}}, "slider.strengths"),
+        ({"slider": {**TEXTS, "strengths": [1, 2, 1.0]}}, "1 is named twice"),
     ],
 )
 def test_what_a_slider_cannot_use_is_refused_by_name(tables, message):
