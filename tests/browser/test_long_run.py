@@ -8,6 +8,19 @@ import os
 import pytest
 
 STEPS, SAMPLE_STEPS, PROMPTS = 10_000, 51, 4
+CURVE_POINTS, TERMS = 120, 2  # the most points of a curve, one curve of each term of the loss
+# counts what is drawn on the charts of our views, and how often
+COUNT = """() => {
+  window.__drawn = { points: 0, times: 0 }
+  const charts = CanvasRenderingContext2D.prototype
+  for (const [name, what] of [["arc", "points"], ["clearRect", "times"]]) {
+    const call = charts[name]
+    charts[name] = function () {
+      if (this.canvas.closest?.(".ltx2-live")) window.__drawn[what]++
+      return call.apply(this, arguments)
+    }
+  }
+}"""
 SHOW = """async (name) => {
   app.graph.clear()
   const node = LiteGraph.createNode("LTX2T_Monitor")
@@ -72,13 +85,19 @@ def test_a_long_run_is_drawn_from_little(big, page, record_property):
     page.settle()
     answers = []
     page.on("response", lambda answer: "/ltx2_train/runs/big/" in answer.url and answers.append(answer))
+    page.evaluate(COUNT)
     milliseconds = page.evaluate(SHOW, big)
+    page.wait_for_timeout(500)
+    drawn = page.evaluate("() => window.__drawn")
     record_property("milliseconds", milliseconds)
     if told := os.environ.get("LTX2_TELL"):
         with open(told, "a") as out:
             out.write(f"{page.renderer}: drawn in {milliseconds:.0f} ms\n")
-    assert len(answers) <= 3, "the view and the samples, once"
+    assert len(answers) <= 3, [answer.url for answer in answers]
     assert max(len(answer.body()) for answer in answers) < 60_000
+    assert drawn["points"] >= CURVE_POINTS // 2 * TERMS, "the curves are there"
+    assert drawn["points"] <= CURVE_POINTS * TERMS * drawn["times"]
+    assert drawn["times"] <= 8, f"drawn when it is filled and laid out, not for each of its samples: {drawn}"
     page.locator(".ltx2-live").get_by_text("All samples").click()
     page.locator(".ltx2-grid").wait_for()
     assert page.locator(".ltx2-grid .cell").count() == SAMPLE_STEPS * PROMPTS

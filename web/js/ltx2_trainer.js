@@ -13,6 +13,7 @@ const TRAINING = ["LTX2T_TrainLoRA", "LTX2T_TrainSlider"]
 const MONITOR = "LTX2T_Monitor" // shows the run that it names, whichever node trains it
 const WATCH_SECONDS = 5 // a run of another process sends nothing here, so its folder is looked at
 const views = new Map() // node -> LiveView
+const seeding = new WeakMap() // LiveView -> the run whose folder is being asked for it
 const server = new RunServer({ fetchApi: (path, more) => api.fetchApi(path, more), apiURL: (path) => api.apiURL(path) })
 
 function runName(node) {
@@ -66,10 +67,16 @@ async function seedAll(again = false) {
 // What the folder of the run tells, where the server has no word of it: after a restart, of a run of another program.
 async function seed(node, view, again = false) {
   const name = runName(node)
-  const wanted = () => again || view.view.state === "idle"
-  const [seen, samples] = await Promise.all([wanted() ? server.view(name) : null, server.samples(name)])
-  if (seen && wanted()) view.show(seen) // it may have begun meanwhile
-  if (view.view.title === name) view.showDrawn(samples)
+  if (seeding.get(view) === name) return // a node that is made and set at once would ask twice
+  seeding.set(view, name)
+  try {
+    const wanted = () => again || view.view.state === "idle"
+    const [seen, samples] = await Promise.all([wanted() ? server.view(name) : null, server.samples(name)])
+    if (seen && wanted()) view.show(seen) // it may have begun meanwhile
+    if (view.view.title === name) view.showDrawn(samples)
+  } finally {
+    if (seeding.get(view) === name) seeding.delete(view)
+  }
 }
 
 // Classic nodes show every widget, so the advanced ones are folded here, with a button to unfold them. Nodes 2.0 does
