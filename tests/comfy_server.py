@@ -65,7 +65,11 @@ class ComfyServer:
             command += ["--front-end-root", page]
         with open(self.log, "wb") as log:
             self._process = subprocess.Popen(command, cwd=main.parent, stdout=log, stderr=subprocess.STDOUT)
-        self.wait(lambda: self._answers(), 120, "the server to answer")
+        try:
+            self.wait(lambda: self._answers(), 120, "the server to answer")
+        except BaseException:  # nobody else would end it
+            self.kill()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
