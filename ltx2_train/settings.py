@@ -8,6 +8,7 @@ from a first look.
 
 from __future__ import annotations
 
+import math
 import threading
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -226,6 +227,8 @@ def _words(kind: str, about: Mapping[str, Any], path: str, given: Any) -> str:
         near = nearest(given, [choice.strip("'") for choice in listed.split(", ")], 1) if isinstance(given, str) else []
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"must be one of {listed}{hint}"
+    if isinstance(given, float) and math.isnan(given):
+        return "needs a number"
     limits = {"greater_than_equal": "ge", "greater_than": "gt", "less_than_equal": "le", "less_than": "lt"}
     if kind in limits:
         words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}[limits[kind]]

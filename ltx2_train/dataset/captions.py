@@ -67,6 +67,8 @@ def _in_json(path: Path, text: str) -> list[str]:
         raise DataError(f"The caption {path.name} is not JSON: {error}. Correct it, or write a .txt.", path) from error
     if isinstance(value, dict):
         key = next((key for key in JSON_KEYS if value.get(key)), None)
+        if key is None and not {*JSON_KEYS}.isdisjoint(value):
+            return []  # it stands there, and nothing in it
         if key is None:
             raise DataError(
                 f"The caption {path.name} has none of the keys {', '.join(JSON_KEYS)}, but "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..media.images import IMAGE_SUFFIXES
-from ..media.names import is_dir, is_file, name_key
+from ..media.names import is_dir, is_file, name_key, why_no_file
 from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import VIDEO_SUFFIXES
 from .dataset_file import DatasetSettings
@@ -36,8 +36,7 @@ class Stems:
         if folder not in self._listed:
             table: dict[str, list[Path]] = {}
             for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-                if path.is_file():
-                    table.setdefault(name_key(path.stem), []).append(path)
+                table.setdefault(name_key(path.stem), []).append(path)
             self._listed[folder] = table
         near = self._listed[folder].get(name_key(stem), [])
         return [path for path in near if path.stem == stem] or near
@@ -58,7 +57,7 @@ class Stems:
 
 
 def _one(paths: list[Path], role: str) -> Path:
-    """The only one of `paths`. Raises DataError where there are more."""
+    """The only one of `paths`, whatever it is. Raises DataError where there are more."""
     if len(paths) > 1:
         names = " and ".join(path.name for path in paths)
         raise DataError(
@@ -79,9 +78,9 @@ class Companions:
     def reference(self, candidate: MediaFile, number: int) -> Path | None:
         """The reference image or video `number` of a medium, counted from 0, or None."""
         if (named := _at(candidate.references, number)) is not None:
-            return named if is_file(named) or is_dir(named) else None
+            return None if why_no_frames(named) else named
         folder = _at(self.entry.reference_directories, number)
-        return self._stems.find(folder, candidate, PICTURE_SUFFIXES, "reference")
+        return _read(self._stems.find(folder, candidate, PICTURE_SUFFIXES, "reference"), "reference")
 
     def references(self, candidate: MediaFile) -> list[Path | None]:
         """All that a medium should have of them; None where one is missing."""
@@ -97,7 +96,7 @@ class Companions:
         """Why a medium without its reference `number` is left out."""
         what, folder = named_reference(number), _at(self.entry.reference_directories, number)
         if (named := _at(candidate.references, number)) is not None:
-            return f"no {what}: {named} is not there"
+            return f"no {what}: {named} {why_no_frames(named)}"
         if folder is None:
             return f"no {what}: its line in {self.entry.source.name} names none"
         if not is_dir(folder):
@@ -111,18 +110,20 @@ class Companions:
             (named_reference(number, "reference sound"), path) for number, path in enumerate(candidate.reference_audios)
         ]
         for what, path in named:
-            if path is not None and not (is_file(path) or is_dir(path)):
-                return f"no {what}: {path} is not there; correct its line in {self.entry.source.name}"
+            if path is not None and (reason := why_no_frames(path)):
+                return f"no {what}: {path} {reason}; correct its line in {self.entry.source.name}"
         return ""
 
     def mask(self, candidate: MediaFile) -> Path | None:
         """The image or video with the mask of a medium, or None."""
-        return candidate.mask or self._stems.find(self.entry.mask_directory, candidate, PICTURE_SUFFIXES, "mask")
+        folder = self.entry.mask_directory
+        return candidate.mask or _read(self._stems.find(folder, candidate, PICTURE_SUFFIXES, "mask"), "mask")
 
     def audio_mask(self, candidate: MediaFile) -> Path | None:
         """The file with the mask of the sound of a medium, or None."""
         folder = self.entry.audio_mask_directory
-        return candidate.audio_mask or self._stems.find(folder, candidate, AUDIO_MASK_SUFFIXES, "mask for sound")
+        role = "mask for sound"
+        return candidate.audio_mask or _read(self._stems.find(folder, candidate, AUDIO_MASK_SUFFIXES, role), role)
 
 
 class SoundFinder:
@@ -135,25 +136,38 @@ class SoundFinder:
     def apart(self, candidate: MediaFile) -> tuple[Path | None, str]:
         """The file with the sound of a video, or None and why there is none. Raises DataError where there are two."""
         if candidate.sound is not None:
-            missing = "" if is_file(candidate.sound) else f"{candidate.sound} is not there; correct its audio_path"
-            return (None if missing else candidate.sound), missing
+            reason = why_no_file(candidate.sound)
+            return (None, f"{candidate.sound} {reason}; correct its audio_path") if reason else (candidate.sound, "")
         entry = self.entry
         folder = entry.audio_files_directory or candidate.path.parent
         explicit = "audio_extension" in entry.model_fields_set
         endings = {entry.audio_extension.lower()} | (set() if explicit else AUDIO_SUFFIXES)
         if (found := self._stems.find(folder, candidate, endings, "sound")) is not None:
-            return found, ""
+            reason = why_no_file(found)
+            return (None, f"{found} {reason}") if reason else (found, "")
         key = "audio_source" if entry.audio_files_directory is None else "audio_files_directory"
         return None, f"no {candidate.path.stem}{entry.audio_extension} in {folder}; add it, or correct {key}"
 
     def references(self, candidate: MediaFile) -> tuple[Path | None, ...]:
         """The reference sounds of a medium, None where one is missing; empty where it has none."""
-        folders, named = self.entry.reference_audio_directories, candidate.reference_audios
+        folders, named, role = self.entry.reference_audio_directories, candidate.reference_audios, "reference sound"
         found = [
-            _at(named, number) or self._stems.find(_at(folders, number), candidate, AUDIO_SUFFIXES, "reference sound")
+            _at(named, number) or _read(self._stems.find(_at(folders, number), candidate, AUDIO_SUFFIXES, role), role)
             for number in range(max(len(folders), len(named)))
         ]
         return tuple(found) if any(found) else ()
+
+
+def why_no_frames(path: Path) -> str:
+    """Why `path` is neither a file nor a folder of frames, or ""."""
+    return "" if is_dir(path) else why_no_file(path)
+
+
+def _read(path: Path | None, role: str) -> Path | None:
+    """`path`, which was found by its name. Raises DataError where it is no file, for it would not be used."""
+    if path is not None and (reason := why_no_file(path)):
+        raise DataError(f"no {role}: {path} {reason}", path)
+    return path
 
 
 def named_reference(number: int, what: str = "reference") -> str:

@@ -39,6 +39,9 @@ _REFERENCE = ("reference_video", "ref_media_path", "reference_path", _CONTROL, f
 _REFERENCE_AUDIO = ("reference_audio", "reference_audio_path")
 _MASK = ("video_mask", "mask_path")
 _AUDIO_MASK = ("audio_mask", "audio_mask_path")
+_COLUMNS = frozenset((*_MEDIA, *_SOUND, *_REFERENCE, *_REFERENCE_AUDIO, *_MASK, *_AUDIO_MASK))
+_FORM = "one JSON object a line"
+_FORMS = {".csv": "the names of its columns, and one medium a line", ".json": "a list of JSON objects"}
 _NUMBERED = re.compile(r"_(\d{1,2})$")  # columns of a second, third ... reference
 
 
@@ -162,8 +165,10 @@ class _Reader:
     def notes(self) -> Iterator[str]:
         known = {*self.media, self.caption, *_SOUND, *_REFERENCE, *_REFERENCE_AUDIO, *_MASK, *_AUDIO_MASK}
         for column, where in self.unused.items():
-            near = [name for name in nearest(column, known - {column}, 1) if column not in known]
+            near = [] if column in _COLUMNS else nearest(column, known, 1)
             hint = f" Did you mean {near[0]}?" if near else ""
+            if column in DatasetSettings.model_fields:
+                hint = " It is a setting of the dataset."
             yield f"{self.source.name}: the column {column!r} (first in {where}) is not used.{hint}"
 
 
@@ -180,12 +185,12 @@ def _path(source: Path, text: str) -> Path:
 def _rows(name: str, entry: DatasetSettings) -> Iterator[ListRow]:
     path = entry.source
     text = read_text(name, entry.source_key, path)
+    form = path.suffix.lower() if entry.source_key == "dataset_file" else ""
     if not text.strip():
-        raise DataError(f"{name}.{entry.source_key}: {path} is empty. Write one JSON object a line.", path)
-    whole, ending = entry.source_key == "dataset_file", path.suffix.lower()
-    if whole and ending == ".csv":
+        raise DataError(f"{name}.{entry.source_key}: {path} is empty. Write {_FORMS.get(form, _FORM)}.", path)
+    if form == ".csv":
         return csv_rows(path, text)
-    return json_rows(path, text) if whole and ending == ".json" else json_line_rows(text)
+    return json_rows(path, text) if form == ".json" else json_line_rows(text)
 
 
 def _two_files(name: str, entry: DatasetSettings) -> Iterator[MediaFile | Skipped]:

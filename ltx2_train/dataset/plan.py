@@ -196,6 +196,8 @@ def _look_at(path: Path, index: MediaIndex) -> MediaInfo:
     """What the file or folder of frames `path` holds, from the index where it is there. Raises DataError."""
     try:
         size, mtime_ns = source_stat(path)
+        if path.is_dir():
+            mtime_ns = max(mtime_ns, path.stat().st_mtime_ns)  # which a frame with a new name changes
         known = index.get(path, size, mtime_ns)
         if known is None:
             known = _probe_once(path, size, mtime_ns)

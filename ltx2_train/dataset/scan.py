@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from ..errors import DataError
 from ..files import is_hidden
 from ..media.images import IMAGE_SUFFIXES, UNREAD_PICTURES
-from ..media.names import cache_stem, is_file, name_key, readable, shown_path
+from ..media.names import cache_stem, is_file, name_key, readable, shown_path, why_no_file
 from ..media.sound_media import AUDIO_SUFFIXES, UNREAD_SOUNDS
 from ..media.video import UNREAD_VIDEOS, VIDEO_SUFFIXES
 from .captions import distinct_captions, read_captions, rewrite, says_something
@@ -94,7 +93,7 @@ def _in_folder(name: str, entry: DatasetSettings) -> Iterator[MediaFile | Skippe
     for path in media:
         if not readable(path.name):
             yield Skipped(shown_path(path), "its name is in another encoding than UTF-8; rename it")
-        elif reason := _no_file(path):
+        elif reason := why_no_file(path):
             yield Skipped(path, reason)
         else:
             # A folder becomes part of the cache name, so that equal names in two folders do not meet.
@@ -125,18 +124,6 @@ def _unread(listed: Sequence[Path], kind: str) -> list[Skipped]:
         for path in listed
         if (found := unread_kind(path)) and found[0] == kind and name_key(str(path.with_suffix(""))) not in read
     ]
-
-
-def _no_file(path: Path) -> str:
-    """Why something with the ending of a medium is none, or ""."""
-    try:
-        path.stat()
-    except OSError as error:
-        loop = error.errno == errno.ELOOP
-        return "is a link that leads to itself" if loop else "is a link to a file that is gone"
-    if path.is_dir():
-        return "is a folder, not a file"
-    return "" if path.is_file() else "is not a file that can be read, but a pipe, a socket or a device"
 
 
 def _empty_folder(name: str, entry: DatasetSettings, listed: Sequence[Path]) -> str:

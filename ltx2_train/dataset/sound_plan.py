@@ -22,6 +22,7 @@ from ..media.frames import Timeline, Window
 from ..media.info import MediaInfo
 from ..media.sound_media import probe_sound, sound_levels
 from ..media.speech import STEPS_PER_SECOND, spoken_segments
+from ..media.structure import behind_end
 from ..shapes import SPATIAL_FACTOR, LatentShape, VideoShape, encoded_audio_steps, floor_frames
 from .dataset_file import DatasetSettings
 
@@ -107,9 +108,10 @@ def probe_recording(path: Path) -> MediaInfo:
     info = probe_sound(path)
     if info.cut_short:
         raise DataError(f"{path} is cut short: {info.cut_short}. Copy or export it again, or remove it.", path)
-    remarks = ()
+    remarks = (behind,) if (behind := behind_end(path)) else ()
     if info.duration > LONG_SECONDS:
         remarks = (
+            *remarks,
             f"lasts {info.duration:.0f} s; speech_segments = true cuts it at its pauses, max_seconds leaves it out",
         )
     return MediaInfo(

@@ -23,6 +23,8 @@ from .scan import MediaFile
 from .sound_plan import SoundWindow, chosen_tracks, clip_sound, named_shape, of_tracks, recording_parts
 
 IMAGE_FPS = 25.0
+SILENCED, FILE_SILENT = "audio_source is none", "the file has no sound"
+NO_SOUND = "trains without its sound"
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class Cutter:
         source = Medium(media, candidate.caption or "", candidate.stem, entry.caches, line, candidate.more_captions)
         width, height = explicit[:2] if explicit else self.buckets.choose(media.width, media.height)
         apart, silence = self._sound_of(media, candidate)
+        if silence and candidate.sound is not None and entry.audio_source != "none":
+            self._tell(f"{media.path.name} {NO_SOUND}: {silence}")
         tracks: tuple[int, ...] = ()
         if apart is None and not silence:
             tracks, silence = chosen_tracks(media, entry.audio_track)
@@ -141,10 +145,10 @@ class Cutter:
         if media.kind == "image":
             return None, "a picture has no sound"
         if self.settings.audio_source == "none":
-            return None, "audio_source is none"
+            return None, SILENCED
         if self.settings.audio_source == "audio_files" or candidate.sound is not None:
             return self.sounds.apart(candidate)
-        return None, "" if media.has_audio else "the file has no sound"
+        return None, "" if media.has_audio else FILE_SILENT
 
     def _cut_recording(self, media: MediaInfo, candidate: MediaFile) -> tuple[list[Item], str | None]:
         entry = self.settings

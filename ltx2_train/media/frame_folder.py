@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +39,25 @@ def _natural(name: str) -> list[str | int]:
 
 
 def probe_frame_folder(folder: Path) -> MediaInfo:
-    """What a folder of frames holds; its size is that of the first. Raises DataError where it holds none."""
+    """What a folder of frames holds.
+
+    Raises DataError where it holds none, or one that is in no clip with the others: of another size or another kind of
+    name, or of a number that another has.
+    """
     files = frame_files(folder)
     if not files:
         raise DataError(f"{folder} is a folder without a single picture. Name a video, or a folder of frames.", folder)
-    head = image_header(files[0])
+    lacks = _check_numbers(folder, files)
+    heads = [image_header(path) for path in files]
+    head = heads[0]
+    usual = Counter((one.width, one.height) for one in heads).most_common(1)[0][0]
+    for path, one in zip(files, heads, strict=True):
+        if (one.width, one.height) != usual:
+            raise DataError(
+                f"{folder}: its picture {path.name} has {one.width}x{one.height}, and others {usual[0]}x{usual[1]}. "
+                "Give all of them one size, or take it out.",
+                folder,
+            )
     reading = (NATURAL_ORDER,) if files != sorted(files) else ()
     return MediaInfo(
         folder,
@@ -50,11 +66,45 @@ def probe_frame_folder(folder: Path) -> MediaInfo:
         head.width,
         head.height,
         pixel_format=head.mode,
-        has_alpha=head.has_alpha,
-        remarks=head.remarks,
+        has_alpha=any(one.has_alpha for one in heads),
+        remarks=(*dict.fromkeys(remark for one in heads for remark in one.remarks), *lacks),
         reading=reading + colours(head),
         times=tuple(range(len(files))),
     )
+
+
+def _check_numbers(folder: Path, files: Sequence[Path]) -> tuple[str, ...]:
+    """What a user should know of the numbers of frames. Raises DataError where a name leaves its place open."""
+    names = [_natural(path.stem.casefold()) for path in files]
+    first: dict[tuple[str | int, ...], Path] = {}
+    for path, parts in zip(files, names, strict=True):
+        if (other := first.setdefault(tuple(parts), path)) is not path:
+            raise DataError(
+                f"{folder}: its pictures {other.name} and {path.name} are the same frame. Keep one of them.", folder
+            )
+    patterns = Counter(tuple(parts[::2]) for parts in names)
+    usual, count = patterns.most_common(1)[0]
+    if count > 1 and len(patterns) > 1:
+        alike = next(path for path, parts in zip(files, names, strict=True) if tuple(parts[::2]) == usual)
+        stray = next(path for path, parts in zip(files, names, strict=True) if tuple(parts[::2]) != usual)
+        raise DataError(
+            f"{folder}: its picture {stray.name} is not named as the others are ({alike.name}), and its place among "
+            "them is not known. Rename it, or take it out.",
+            folder,
+        )
+    columns = [set(column) for column in zip(*(parts[1::2] for parts in names), strict=False)]
+    counting = [number for number, column in enumerate(columns) if len(column) > 1]
+    if count == 1 or len(counting) != 1:
+        return ()  # names without numbers, or of several that count, as hours and minutes do
+    numbers = [int(parts[2 * counting[0] + 1]) for parts in names]
+    steps = [after - before for before, after in pairwise(numbers)]
+    usual_step = sorted(steps)[len(steps) // 2]
+    gaps = [place for place, step in enumerate(steps) if step >= 2 * usual_step]
+    if not gaps:
+        return ()
+    lost = sum(steps[place] // usual_step - 1 for place in gaps)
+    what = "a frame" if lost == 1 else f"{lost} frames"
+    return (f"lacks {what} by its numbers, first behind {files[gaps[0]].name}; the next is shown there",)
 
 
 def at_rate(media: MediaInfo, rate: float) -> MediaInfo:

@@ -201,7 +201,8 @@ def _opened(path: Path) -> Iterator[Any]:
                 )
             yield image
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path} is too large to be opened safely: {error}. Make it smaller.", path) from error
+        reason = str(error).rstrip(".")
+        raise DataError(f"{path} is too large to be opened safely: {reason}. Make it smaller.", path) from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise DataError(_unreadable(path, kind, error), path) from error
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import unicodedata
 from pathlib import Path
 
@@ -52,3 +54,16 @@ def is_dir(path: Path) -> bool:
         return path.is_dir()
     except (OSError, ValueError):
         return False
+
+
+def why_no_file(path: Path) -> str:
+    """Why there is no file at `path` that can be read, in words that follow its name, or ""."""
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.ELOOP:
+            return "is a link that leads to itself"
+        return "is a link to a file that is gone" if os.path.islink(path) else "is not there"
+    if is_dir(path):
+        return "is a folder, not a file"
+    return "" if is_file(path) else "is not a file that can be read, but a pipe, a socket or a device"

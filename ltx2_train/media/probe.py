@@ -11,12 +11,12 @@ from typing import Any
 from ..errors import DataError
 from .clock import Clock, Packets, counted_clock, stamped_clock, why_clock_unusable
 from .convert import orientation
-from .decoding import alpha_decoder, decode_packet, is_packet_damaged, opened
+from .decoding import COVER, alpha_decoder, decode_packet, is_packet_damaged, opened
 from .images import OVER_BLACK
 from .info import MediaInfo
 from .intact import Look, damaged_spans, look_through
 from .sound_media import MISSING_END_SECONDS, sound_tracks
-from .structure import breaks, missing_end
+from .structure import breaks, header_fault, missing_end
 
 # Containers whose timestamps do not follow the order of presentation; their frames are counted instead.
 COUNTED_FORMATS = frozenset(("avi",))
@@ -40,6 +40,8 @@ def probe_video(path: Path) -> MediaInfo:
         packets, first, end = _read_packets(path, container, stream)
         _refuse_truncated(path, container, end)
         formats = frozenset(container.format.name.split(","))
+        if fault := header_fault(path, formats):
+            raise DataError(f"{path} is damaged: {fault}. {MEND}", path)
         for place in breaks(path, formats):
             packets.note_break(place)
         if missing := missing_end(path, formats):
@@ -49,6 +51,7 @@ def probe_video(path: Path) -> MediaInfo:
         ratio = stream.sample_aspect_ratio or Fraction(1)
         has_alpha = alpha_decoder(stream) is not None or any(part.is_alpha for part in first.format.components)
         tracks, pair = sound_tracks(container)
+        moving = sum(not int(getattr(one, "disposition", 0)) & COVER for one in container.streams.video)
     rotation, mirrored = orientation(first)
     width, height = max(1, round(first.width * (ratio if 0.1 < ratio < 10 else 1))), first.height
     if rotation % 180:
@@ -58,6 +61,7 @@ def probe_video(path: Path) -> MediaInfo:
     look = None
     if count * first.width * first.height <= WHOLE_PIXELS:
         look = look_through(path, has_alpha, stamps is not None)
+        _refuse_disorder(path, packets, look, base if stamps is not None else None)
         stamps, count = _there(packets, look, stamps, count)
     clock = counted_clock(packets, count, base, rates) if stamps is None else stamped_clock(stamps, base, rates)
     if wrong := why_clock_unusable(clock):
@@ -80,6 +84,7 @@ def probe_video(path: Path) -> MediaInfo:
         pair=pair,
         remarks=(
             *_remarks(first, has_alpha),
+            *_of_tracks(moving),
             *_of_stamps(packets, formats),
             *_of_rate(formats, clock),
             *_doubts(look, clock, damage),
@@ -198,6 +203,27 @@ def _refuse_going_back(path: Path, packets: Packets, base: Any) -> None:
                 "were put one behind the other. Export it again, or cut it there.",
                 path,
             )
+
+
+def _refuse_disorder(path: Path, packets: Packets, look: Look, base: Any) -> None:
+    """Raise DataError where time stamps, in units of `base` seconds, are in another order than the frames they are of.
+
+    A decoder hands frames out as they are to be shown. `base` is None where frames are counted.
+    """
+    if base is None or look.wrong or any(packets.broken):
+        return
+    for before, after in pairwise(look.shown):
+        if after < before:
+            raise DataError(
+                f"{path}: its time stamps go back after {float((before - min(look.shown)) * base):.2f} s, against the "
+                "order of its frames. Export it again.",
+                path,
+            )
+
+
+def _of_tracks(count: int) -> tuple[str, ...]:
+    """What a user should know of several video tracks."""
+    return (f"has {count} video tracks; the one that it prefers is used",) if count > 1 else ()
 
 
 def _of_stamps(packets: Packets, formats: frozenset[str]) -> tuple[str, ...]:

@@ -28,7 +28,8 @@ def as_floats(frame: Any) -> np.ndarray:
         samples = samples.reshape(-1, channel_count(frame)).T
     scale = INTEGER_SCALE.get(samples.dtype)
     if scale is None:
-        return samples.astype(np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+            return samples.astype(np.float32)
     middle = 128 if samples.dtype == np.uint8 else 0
     return ((samples.astype(np.float64) - middle) / scale).astype(np.float32)
 

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from .decoding import COVER
 from .samples import as_floats, channel_count
-from .structure import missing_end
+from .structure import missing_end, sound_fault
 
 AUDIO_SUFFIXES = frozenset(
     (
@@ -87,13 +88,14 @@ def probe_sound(path: Path | str) -> SoundInfo:
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty (0 bytes).", path)
     with _opened(path) as (container, stream):
-        first, begin, end = None, math.inf, 0.0
+        first, begin, end, held = None, math.inf, 0.0, 0.0
         for packet in container.demux(stream):
             if first is None:
                 first = next(iter(_decode(stream.codec_context, packet)), None)
             if packet.size and packet.pts is not None and not packet.is_discard:
                 begin = min(begin, float(packet.pts * packet.time_base))
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                held += float((packet.duration or 0) * packet.time_base)
         if first is None:
             raise DataError(f"{path}: not one sample of sound can be decoded. {UNREADABLE}", path)
         _refuse_rate(path, first.sample_rate)
@@ -101,6 +103,8 @@ def probe_sound(path: Path | str) -> SoundInfo:
             end, begin = float(container.duration or 0) / 1e6, 0.0
         duration = max(0.0, end - max(begin, _origin(container)))
         missing = _cut_short(path, container, end)
+        if not missing and "ogg" in container.format.name and 0 < held < end - begin - MISSING_END_SECONDS:
+            missing = f"it holds {held:.1f} of {end - begin:.1f} seconds"  # as its pages count them
         layout, channels = first.layout.name, channel_count(first)
         return SoundInfo(path, first.sample_rate, channels, layout, duration, missing, *sound_tracks(container))
 
@@ -258,6 +262,7 @@ def _opened(path: Path, track: int | None = None) -> Iterator[tuple[Any, Any]]:
 
     try:
         with av.open(str(path), metadata_errors="replace") as container:
+            _refuse_broken(path, container)
             stream = container.streams.best("audio")
             if stream is None:
                 raise DataError(f"{path} has no sound.", path)
@@ -274,6 +279,14 @@ def _opened(path: Path, track: int | None = None) -> Iterator[tuple[Any, Any]]:
     except av.error.FFmpegError as error:
         reason = error.strerror or str(error)
         raise DataError(f"The sound of {path} cannot be read: {reason}. {UNREADABLE}", path) from error
+
+
+def _refuse_broken(path: Path, container: Any) -> None:
+    """Raise DataError where the structure of a file breaks; that of a clip is looked at with its picture."""
+    formats = frozenset(container.format.name.split(","))
+    pictures = any(not int(getattr(stream, "disposition", 0)) & COVER for stream in container.streams.video)
+    if fault := sound_fault(path, formats, pictures):
+        raise DataError(f"{path} is damaged: {fault}. Copy or export it again, or remove it.", path)
 
 
 def _cut_short(path: Path, container: Any, end: float) -> str:

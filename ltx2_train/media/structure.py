@@ -5,6 +5,7 @@ Demuxers find their way around such places and say nothing, and what was lost th
 
 from __future__ import annotations
 
+import functools
 import mmap
 import re
 import zlib
@@ -23,8 +24,12 @@ AVI_CHUNK = re.compile(rb"\d\d(?:d[bcd]|wb|tx|pc|iv)|ix\d\d|JUNK|idx1|LIST|RIFF|
 AVI_FRAME = re.compile(rb"\d\d(?:d[bc]|wb)")
 FLV_TAGS = frozenset((8, 9, 18))
 GIF_HEAD, GIF_EXTENSION, GIF_PICTURE, GIF_END = 13, 0x21, 0x2C, 0x3B
-OGG_HEAD = 27
+# A segment's own tables decide how all of it is read; a wrong check sum of the others (tags, index) does no harm to it.
+HEADERS = {b"\x15\x49\xa9\x66": "Info", b"\x16\x54\xae\x6b": "Tracks"}
+OGG_PAGE, OGG_HEAD = b"OggS", 27
+OGG_BEGINS, OGG_ENDS = 2, 4  # flags of the first and the last page of a stream
 STREAMED = frozenset((0, 0x7FFFFFFF, 0xFFFFFFFF))  # sizes written by programs that could not go back
+BEHIND_BYTES = 512  # beyond what programs append
 SLACK = 4  # bytes that a file may lack for rounding
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
@@ -40,10 +45,45 @@ def breaks(path: Path, formats: frozenset[str]) -> list[int]:
         walk = _flv
     elif "gif" in formats:
         walk = _gif
+    elif "ogg" in formats:
+        walk = _ogg
     if walk is None:
         return []
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return list(walk(data))
+
+
+def header_fault(path: Path, formats: frozenset[str]) -> str:
+    """What is wrong with the header of a file by its own check sums, or ""."""
+    if not formats & {"matroska", "webm"}:
+        return ""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = data.find(SEGMENT)
+        at, end = _element(data, at)[1:] if at >= 0 else (0, 0)
+        while at < end:
+            name, body, stop = _element(data, at)
+            if name == CLUSTER or name not in IN_SEGMENT:
+                break
+            if name in HEADERS and _has_wrong_sum(data, body, stop):
+                return f"the check sum of its header ({HEADERS[name]}) is wrong"
+            at = stop
+    return ""
+
+
+def sound_fault(path: Path, formats: frozenset[str], clip: bool) -> str:
+    """What is wrong with the structure of a file with sound, or ""; of a `clip`, with its header alone."""
+    stat = path.stat()
+    return _sound_fault(path, stat.st_size, stat.st_mtime_ns, formats, clip)
+
+
+@functools.lru_cache(maxsize=512)
+def _sound_fault(path: Path, size: int, mtime_ns: int, formats: frozenset[str], clip: bool) -> str:
+    # A sound is opened once for each of its windows; its bytes are gone through once.
+    fault = header_fault(path, formats)
+    if fault or clip or not (places := breaks(path, formats)):
+        return fault
+    more = f" ({len(places)} such places)" if len(places) > 1 else ""
+    return f"what begins at byte {places[0]:,} does not fit its check sum or its place{more}"
 
 
 def missing_end(path: Path, formats: frozenset[str]) -> str:
@@ -63,6 +103,20 @@ def missing_end(path: Path, formats: frozenset[str]) -> str:
             file.seek(max(0, size - 2 * 65307))  # a page is no longer than that
             return _ogg_end(file.read())
     return ""
+
+
+def behind_end(path: Path) -> str:
+    """What a WAV holds that its own header leaves out, or ""."""
+    with open(path, "rb") as file:
+        head = file.read(4096)
+        size = file.seek(0, 2)
+    said = int.from_bytes(head[4:8], "little") + 8
+    if head[:4] != b"RIFF" or head[8:12] != b"WAVE" or said - 8 in STREAMED or size - said < BEHIND_BYTES:
+        return ""
+    at = head.find(b"data", 12) + 4
+    if int.from_bytes(head[at : at + 4], "little") in STREAMED:
+        return ""  # samples up to the end of the file
+    return f"says that it has {said:,} bytes and has {size:,}; what is behind them is not read"
 
 
 def _matroska(data: mmap.mmap) -> Iterator[int]:
@@ -100,12 +154,9 @@ def _matroska(data: mmap.mmap) -> Iterator[int]:
 
 def _blocks_of_a_wrong_sum(data: mmap.mmap, body: int, stop: int) -> Iterator[int]:
     """The ends of all blocks of a cluster that has a check sum which is not that of the rest of it."""
-    name, begin, behind = _element(data, body)
-    if name != CRC or behind - begin != 4 or stop > len(data):
+    if not _has_wrong_sum(data, body, stop):
         return
-    if zlib.crc32(data[behind:stop]) == int.from_bytes(data[begin:behind], "little"):
-        return
-    at = behind
+    at = _element(data, body)[2]
     while at < stop:
         name, _, behind = _element(data, at)
         if name not in IN_CLUSTER:
@@ -113,6 +164,14 @@ def _blocks_of_a_wrong_sum(data: mmap.mmap, body: int, stop: int) -> Iterator[in
         at = behind
         if name in BLOCKS:
             yield min(at, stop)
+
+
+def _has_wrong_sum(data: mmap.mmap, body: int, stop: int) -> bool:
+    """Whether an element whose content is from `body` to `stop` has a check sum, and it is not that of the rest."""
+    name, begin, behind = _element(data, body)
+    if name != CRC or behind - begin != 4 or stop > len(data):
+        return False
+    return zlib.crc32(data[behind:stop]) != int.from_bytes(data[begin:behind], "little")
 
 
 def _element(data: mmap.mmap, at: int) -> tuple[bytes, int, int]:
@@ -189,17 +248,49 @@ def _gif_colours(flags: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
+def _ogg(data: mmap.mmap) -> Iterator[int]:
+    """Each page that is not where it should be, whose check sum is wrong, or before which others are missing."""
+    at, numbers = 0, {}
+    while at < len(data):
+        if data[at : at + 4] != OGG_PAGE:
+            found = data.find(OGG_PAGE, at)
+            if found < 0:
+                return  # what stands behind the last page is no part of it
+            yield at
+            at = found
+        stop, page = _ogg_page(data, at)
+        if stop > len(data):
+            return  # cut short
+        if _ogg_sum(page[:22] + bytes(4) + page[26:]) != page[22:26]:
+            yield at
+            at += len(OGG_PAGE)
+            at = found if (found := data.find(OGG_PAGE, at)) >= 0 else len(data)
+            continue
+        stream, number = page[14:18], int.from_bytes(page[18:22], "little")
+        if not page[5] & OGG_BEGINS and numbers.get(stream, number) != number:
+            yield at
+        numbers[stream] = number + 1 & 0xFFFFFFFF
+        at = stop
+
+
+def _ogg_page(data: mmap.mmap | bytes, at: int) -> tuple[int, bytes]:
+    """Where the page at a byte ends, and its bytes; beyond the end of `data` where it is cut short."""
+    count = data[at + 26] if at + 26 < len(data) else 255
+    lacing = data[at + OGG_HEAD : at + OGG_HEAD + count]
+    stop = at + OGG_HEAD + count + sum(lacing)
+    return stop, data[at:stop]
+
+
 def _ogg_end(tail: bytes) -> str:
-    at = tail.rfind(b"OggS")
-    if at < 0 or len(tail) < at + OGG_HEAD + 1:
+    at = tail.rfind(OGG_PAGE)
+    if at < 0:
         return "its last page is not whole"
-    lacing = tail[at + OGG_HEAD : at + OGG_HEAD + tail[at + 26]]
-    page = tail[at : at + OGG_HEAD + len(lacing) + sum(lacing)]
-    if len(lacing) < tail[at + 26] or at + OGG_HEAD + len(lacing) + sum(lacing) > len(tail):
+    stop, page = _ogg_page(tail, at)
+    if stop > len(tail):
         return "its last page is not whole"
     if _ogg_sum(page[:22] + bytes(4) + page[26:]) != page[22:26]:
         return "its last page is damaged"
-    return "" if page[5] & 4 else "its last page does not say that it is the last"
+    return "" if page[5] & OGG_ENDS else "its last page does not say that it is the last"
 
 
 def _ogg_sum(page: bytes) -> bytes:

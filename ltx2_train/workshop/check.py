@@ -17,6 +17,7 @@ from ..dataset.dataset_file import DatasetConfig, DatasetSettings
 from ..dataset.outputs import cache_folder_faults
 from ..dataset.plan import Item, plan_dataset
 from ..dataset.scan import MEDIA_SUFFIXES, MediaFile, Skipped, find_media
+from ..dataset.windows import NO_SOUND
 from ..errors import ConfigError, DataError
 from ..events import Events, Passing, shielded
 from ..shapes import VideoShape
@@ -28,7 +29,7 @@ from .choices import GOALS
 
 __all__ = ["CheckReport", "FileCheck", "Finding", "check_dataset"]
 
-OWN_WORDS = ("is a copy of", "have no reference")  # warnings of the plan that have a finding of their own
+OWN_WORDS = ("is a copy of", "have no reference", NO_SOUND)  # warnings of the plan that have a finding of their own
 
 
 @dataclass

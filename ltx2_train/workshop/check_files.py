@@ -14,6 +14,7 @@ from ..dataset.captions import read_caption, says_something
 from ..dataset.companions import named_reference
 from ..dataset.dataset_file import DatasetSettings
 from ..dataset.plan import Item
+from ..dataset.windows import FILE_SILENT, NO_SOUND, SILENCED
 from ..errors import DataError
 from ..media.buckets import cover
 from ..media.frames import BY_TIME
@@ -27,6 +28,7 @@ from .check_report import Finding, FindingLevel
 LONGEST_CAPTION = 200  # words; what the guides call the limit
 CROP_SHARE = 0.2  # more than this of a picture cut away deserves a look
 UPSCALE = 1.25
+MEANT_SILENT = (FILE_SILENT, SILENCED)
 HEARD_SECONDS = 60.0  # of each sound; the rest is not decoded
 THUMB = (16, 16)
 BY_PREFIX = (
@@ -151,7 +153,10 @@ def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
         try:
             if path is None:
                 continue
-            heard = read_sound(path, 0.0, HEARD_SECONDS if probe_sound(path).duration > HEARD_SECONDS else None)
+            info = probe_sound(path)
+            if info.cut_short:
+                raise DataError(f"{path} is cut short: {info.cut_short}", path)
+            heard = read_sound(path, 0.0, HEARD_SECONDS if info.duration > HEARD_SECONDS else None)
             check_numbers(path)
             if rms_db(heard.samples) < SILENCE_DB:
                 yield "amber", f"its {role} {path.name} is silence"
@@ -215,7 +220,11 @@ def file_findings(dataset: str, facts: FileFacts, entry: DatasetSettings) -> lis
     if facts.sound_error:
         # a clip trains without its sound; a recording is nothing without it
         level = "red" if facts.items[0].kind == "audio" or NOT_NUMBERS in facts.sound_error else "amber"
-        say(level, "unreadable", f"its sound: {facts.sound_error.removeprefix(f'{facts.path}: ')}".rstrip("."))
+        reason = facts.sound_error.removeprefix(f"{facts.path}: ").removeprefix(f"{facts.path} ")
+        say(level, "unreadable", f"its sound: {reason}".rstrip("."))
+    first = facts.items[0]
+    if first.kind == "video" and first.sound is None and first.silence not in MEANT_SILENT:
+        say("amber", "no-sound", f"{NO_SOUND}: {first.silence}")
     if facts.level is not None and facts.level < SILENCE_DB:
         remedy = 'Use another take, or audio_source = "none" for silent clips.'
         if facts.loud_track:
@@ -239,7 +248,8 @@ def file_findings(dataset: str, facts: FileFacts, entry: DatasetSettings) -> lis
         if remark.startswith("is damaged"):
             say("red", "damaged", remark.rstrip("."))
         else:
-            say("amber", "picture" if facts.items[0].kind != "audio" else "too-long", remark)
+            of_sound = "too-long" if remark.startswith("lasts") else "damaged"
+            say("amber", "picture" if facts.items[0].kind != "audio" else of_sound, remark)
     for note in facts.items[0].source.timeline.notes:
         if note.endswith(BY_TIME):
             reason = note.removeprefix(f"{facts.path.name} ")

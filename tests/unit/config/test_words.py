@@ -67,6 +67,7 @@ def test_every_path_of_windows_in_double_quotes_is_told_at_once():
         ({"train": {"steps": "many"}}, "train.steps: needs a whole number (given: 'many')"),
         ({"train": {"steps": 1.5}}, "train.steps: needs a whole number"),
         ({"train": {"learning_rate": 2}}, "train.learning_rate: must be at most 1 (given: 2)"),
+        ({"train": {"learning_rate": float("nan")}}, "train.learning_rate: needs a number (given: nan)"),
         ({"train": {"seed": -1}}, "train.seed: must be at least 0"),
         ({"memory": {"compile": "maybe"}}, "memory.compile: needs true or false"),
         ({"model": {"mode": "vidio"}}, "must be one of 'video', 'av', 'audio'; did you mean 'video'?"),

@@ -159,3 +159,9 @@ def test_captions_that_are_emptied_or_invisible_are_left_out_and_idle_replacemen
         "datasets[0]: caption_replace: 'Fox => cat' finds nothing in any caption; case counts, and words are found "
         "whole."
     ]
+
+
+@pytest.mark.parametrize("text", ['{"caption": ""}', '{"caption": null}', '{"text": [], "other": 1}'])
+def test_a_json_caption_that_stands_there_empty_is_an_empty_caption(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    assert read_captions(tmp_path / "a.json") == ([""], None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -98,6 +99,25 @@ def test_a_reference_that_cannot_be_read_leaves_its_clip_out(tmp_path):
     assert "b.png cannot be read" in plan.skipped[0].reason
     data = TrainingSet.open(entry, RECIPE)
     assert [sample.caption for sample in data.samples] == ["a"]
+
+
+def test_what_has_the_name_of_a_companion_and_is_no_file_is_named_as_what_it_is(tmp_path):
+    for name in "abcd":
+        write_image(tmp_path / "clips" / f"{name}.png", 64, 64)
+    (tmp_path / "masks" / "a.png").mkdir(parents=True)
+    (tmp_path / "masks" / "b.png").symlink_to("gone.png")
+    os.mkfifo(tmp_path / "masks" / "c.png")
+    write_image(tmp_path / "masks" / "d.png", 64, 64, caption=None)
+    entry = {"image_directory": "clips", "cache_directory": "cache", "mask_directory": "masks"}
+    table = {"general": {"resolution": 64}, "datasets": [entry]}
+    plan = plan_dataset(DatasetConfig.from_table(table, tmp_path))
+    said = {skip.path.name: skip.reason.partition(f"{tmp_path / 'masks'}{os.sep}")[2] for skip in plan.skipped}
+    assert said == {
+        "a.png": "a.png is a folder, not a file",
+        "b.png": "b.png is a link to a file that is gone",
+        "c.png": "c.png is not a file that can be read, but a pipe, a socket or a device",
+    }
+    assert all(skip.reason.startswith("no mask: ") for skip in plan.skipped)
 
 
 # --- masks -----------------------------------------------------------------------------------------------------------

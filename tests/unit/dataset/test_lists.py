@@ -203,3 +203,22 @@ def test_a_caption_without_a_path_is_named(folder):
     plan = plan_dataset(DatasetConfig.from_table(table, folder))
     assert told(plan) == [("a.png", "a fox"), ("b.png", "a cat")]
     assert reasons(plan) == ["videos.txt: line 2: it is empty, and prompts.txt has a caption for it"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("list.jsonl", "Write one JSON object a line"),
+        ("d.csv", "Write the names of its columns, and one medium a line"),
+        ("d.json", "Write a list of JSON objects"),
+    ],
+)
+def test_an_empty_list_says_what_its_kind_should_hold(folder, name, words):
+    with pytest.raises(DataError, match=f"is empty. {words}"):
+        planned(folder, "", name)
+
+
+def test_a_column_of_another_kind_of_list_or_a_setting_gets_no_wrong_hint(folder):
+    row = {**GOOD, "num_repeats": 3, "video_path": "m/b.png", "captoin": "x"}
+    hints = [warning.partition("is not used.")[2].strip() for warning in planned(folder, [row]).warnings]
+    assert hints == ["It is a setting of the dataset.", "", "Did you mean caption?"]

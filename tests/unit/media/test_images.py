@@ -162,6 +162,63 @@ def test_odd_names_of_frames_are_sorted_too(tmp_path):
     assert [path.name for path in frame_files(folder)] == wanted
 
 
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["f0.png", "f1.png", "f1.jpg", "f2.png"], r"f1\.jpg and f1\.png are the same frame"),
+        (["f1.png", "f2.png", "f02.png"], r"f02\.png and f2\.png are the same frame"),
+        (["f1.png", "f2.png", "x7.png", "f3.png"], r"x7\.png is not named as the others are \(f1\.png\)"),
+        (["f1.png", "f2.png", "cover.png"], r"cover\.png is not named as the others"),
+    ],
+)
+def test_a_frame_whose_place_is_not_known_is_refused_by_name(tmp_path, names, words):
+    with pytest.raises(DataError, match=words):
+        probe_frame_folder(frames_named(tmp_path / "f", names))
+
+
+def test_a_frame_of_another_size_is_refused_by_name(tmp_path):
+    folder = frames_named(tmp_path / "f", [f"f{number}.png" for number in range(4)])
+    Image.new("RGB", (20, 50)).save(folder / "f0.png")
+    with pytest.raises(DataError, match=r"f0\.png has 20x50, and others \d+x\d+"):
+        probe_frame_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "told"),
+    [
+        (range(1, 6), ()),
+        (range(0, 50, 10), ()),
+        ((0, 33, 67, 100), ()),
+        ((1, 2, 4, 5), ("lacks a frame by its numbers, first behind f2.png; the next one is shown in that place",)),
+        (
+            (1, 2, 3, 6, 7, 9),
+            ("lacks 3 frames by its numbers, first behind f3.png; the next one is shown in that place",),
+        ),
+    ],
+)
+def test_numbers_that_are_missing_between_frames_are_told(tmp_path, numbers, told):
+    assert probe_frame_folder(frames_named(tmp_path / "f", [f"f{number}.png" for number in numbers])).remarks == told
+
+
+def test_a_frame_that_is_given_another_name_is_looked_at_again(tmp_path):
+    folder = frames_named(tmp_path / "f", ["f1.png", "f2.png", "f3.png"])
+    (tmp_path / "list.jsonl").write_text('{"video_path": "f", "caption": "x"}\n')
+    entry = {"video_jsonl_file": "list.jsonl", "cache_directory": "k", "target_frames": [1]}
+    config = DatasetConfig.from_table({"general": {"resolution": 64}, "datasets": [entry]}, tmp_path)
+    (tmp_path / "k").mkdir()
+    assert len(plan_dataset(config).items) == 1
+    (folder / "f3.png").rename(folder / "x3.png")
+    with pytest.raises(DataError, match=r"x3\.png is not named as the others"):
+        plan_dataset(config)
+
+
+def test_the_words_of_a_picture_that_is_too_large_end_once(tmp_path, monkeypatch):
+    patch((0, 0, 0)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8)
+    with pytest.raises(DataError, match="attack. Make it smaller"):
+        read_image(tmp_path / "a.png")
+
+
 def test_frames_whose_names_are_no_utf8_are_read(tmp_path):
     import os
 

@@ -9,10 +9,12 @@ import math
 import wave as wave_file
 from dataclasses import replace
 
+import av
 import numpy as np
 import pytest
 from media import moving_square, pitch, real_clip, tone, truncate, write_sound, write_video
 
+from ltx2_train.dataset.sound_plan import probe_recording
 from ltx2_train.errors import DataError
 from ltx2_train.media.sound import (
     Sound,
@@ -415,3 +417,52 @@ def test_what_fails_a_check_sum_is_silenced_and_counted(tmp_path):
     lost = np.flatnonzero((sound.samples != whole).any(axis=0))
     assert lost[-1] - lost[0] < 4608
     assert not sound.samples[:, lost].any()
+
+
+def pages(data):
+    """Where each page of an Ogg begins."""
+    return [at for at in range(len(data)) if data[at : at + 4] == b"OggS"]
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.opus", "libopus"), ("a.oga", "flac")])
+def test_an_ogg_with_a_damaged_or_a_missing_page_is_refused_however_it_is_read(tmp_path, name, codec):
+    path = write_sound(tmp_path / name, noise(6.0, channels=1), codec=codec)
+    assert not probe_sound(path).cut_short
+    assert read_sound(path).damaged == 0
+    whole, at = path.read_bytes(), pages(path.read_bytes())
+    middle, flipped = at[len(at) // 2], bytearray(whole)
+    flipped[middle + 200] ^= 0x10
+    hole = whole[: middle + 200] + bytes(300) + whole[middle + 500 :]
+    for data in (bytes(flipped), hole, whole[:middle] + whole[at[len(at) // 2 + 1] :]):
+        path.write_bytes(data)
+        for read in (probe_sound, read_sound, check_numbers):
+            with pytest.raises(DataError, match=r"is damaged: what begins at byte \d.* does not fit its check sum"):
+                read(path)
+
+
+def test_a_damaged_cluster_of_a_matroska_sound_is_refused(tmp_path):
+    path = write_sound(tmp_path / "a.mka", noise(2.0, channels=1), codec="libopus")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(bytes(data))
+    with pytest.raises(DataError, match="is damaged: what begins at byte"):
+        read_sound(path)
+
+
+def test_what_stands_behind_the_end_that_a_wav_names_is_told(tmp_path):
+    path = write_sound(tmp_path / "a.wav", noise(2.0, 16000, 1), 16000, codec="pcm_s16le")
+    assert probe_recording(path).remarks == ()
+    data = bytearray(path.read_bytes())
+    at = data.index(b"data") + 4
+    half = int.from_bytes(data[at : at + 4], "little") // 2
+    data[at : at + 4], data[4:8] = half.to_bytes(4, "little"), (at + 4 + half - 8).to_bytes(4, "little")
+    path.write_bytes(bytes(data))
+    (remark,) = probe_recording(path).remarks
+    assert remark.startswith("says that it has 32,0")
+    assert remark.endswith("what is behind them is not read")
+
+
+def test_samples_that_float32_cannot_hold_are_infinite_without_a_warning(recwarn):
+    frame = av.AudioFrame.from_ndarray(np.full((1, 16), 1e300), format="dbl", layout="mono")
+    assert np.isinf(as_floats(frame)).all()
+    assert not recwarn.list

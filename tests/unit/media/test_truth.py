@@ -112,6 +112,53 @@ def test_time_stamps_that_come_twice_are_named_and_the_frames_are_the_right_ones
     assert numbers(read_frames(info)) == list(range(25))
 
 
+@pytest.mark.parametrize(("codec", "kind"), [("libx264", "yuv420p"), ("mjpeg", "yuvj420p")])
+def test_time_stamps_in_another_order_than_the_frames_are_refused(tmp_path, codec, kind):
+    options = {"g": "5", "bf": "0"} if codec == "libx264" else {}
+    source = write_video(tmp_path / "x.mov", grey_levels(25), codec=codec, pixel_format=kind, options=options)
+    with av.open(str(source)) as old:
+        stream = old.streams.video[0]
+        packets = [packet for packet in old.demux(stream) if packet.size]
+        late, step = 10 * packets[1].pts, packets[1].pts
+        for name, order in (("straight", range(25)), ("swapped", [*range(11), 12, 11, *range(13, 25)])):
+            with av.open(str(tmp_path / f"{name}.mkv"), "w") as new:
+                copy = new.add_stream_from_template(stream)
+                for number, packet in zip(order, packets, strict=True):
+                    again = av.Packet(bytes(packet))
+                    again.dts, again.pts = step * packets.index(packet), step * number + late
+                    again.time_base, again.is_keyframe, again.stream = packet.time_base, packet.is_keyframe, copy
+                    new.mux(again)
+    assert numbers(read_frames(tmp_path / "straight.mkv")) == list(range(25))
+    with pytest.raises(DataError, match=r"time stamps go back after 0\.48 s, against the order of its frames"):
+        probe_media(tmp_path / "swapped.mkv")
+
+
+def test_a_second_video_track_is_named(tmp_path):
+    source = write_video(tmp_path / "x.mp4", grey_levels(9))
+    path = tmp_path / "two.mp4"
+    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+        copies = [new.add_stream_from_template(old.streams.video[0]) for _ in range(2)]
+        for packet in old.demux(video=0):
+            for copy in copies if packet.size else ():
+                again = av.Packet(bytes(packet))
+                again.pts, again.dts, again.time_base = packet.pts, packet.dts, packet.time_base
+                again.is_keyframe, again.stream = packet.is_keyframe, copy
+                new.mux(again)
+    assert probe_media(source).remarks == ()
+    assert probe_media(path).remarks == ("has 2 video tracks; the one that it prefers is used",)
+
+
+@pytest.mark.parametrize(("element", "name"), [(b"\x73\xc5", "Tracks"), (b"\x4d\x80", "Info")])
+def test_a_matroska_header_that_fails_its_check_sum_is_refused(tmp_path, element, name):
+    path = write_video(tmp_path / "x.mkv", grey_levels(9))
+    assert probe_media(path).frames == 9
+    data = bytearray(path.read_bytes())
+    data[data.index(element) + 4] ^= 0x01
+    path.write_bytes(bytes(data))
+    with pytest.raises(DataError, match=rf"is damaged: the check sum of its header \({name}\) is wrong"):
+        probe_media(path)
+
+
 def test_raw_video_without_timestamps_keeps_all_its_frames(tmp_path):
     source = write_video(tmp_path / "x.mp4", grey_levels(25), options={"g": "10", "bf": "2", "preset": "medium"})
     path = tmp_path / "raw.mpeg"

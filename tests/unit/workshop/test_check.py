@@ -395,3 +395,28 @@ def test_the_check_hears_what_a_build_would_say(tmp_path):
     report = check(tmp_path / "voice", source='audio_directory = "voice"')
     assert report.level == "red"
     assert any("cut short: it has" in finding.reason for finding in report.findings)
+
+
+def test_a_sound_that_a_list_names_and_that_is_not_there_is_named(tmp_path):
+    for name in "ab":
+        clip(tmp_path / "m" / f"{name}.mp4", None, 9, sound=media.tone(0.4))
+    rows = [{"video_path": f"m/{name}.mp4", "caption": f"a square {name}"} for name in "ab"]
+    rows[0]["audio_path"] = "gone.wav"
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    report = check(tmp_path / "m", source='video_jsonl_file = "list.jsonl"')
+    (found,) = [finding for finding in report.findings if finding.rule == "no-sound"]
+    assert (found.level, found.path.name) == ("amber", "a.mp4")
+    assert "gone.wav is not there; correct its audio_path" in found.reason
+    assert not [finding for finding in report.findings if "gone.wav" in finding.reason and finding is not found]
+    plan = plan_dataset(DatasetConfig.read(tmp_path / "ds.toml"))
+    assert any("a.mp4 trains without its sound" in warning for warning in plan.warnings)
+
+
+def test_a_damaged_ogg_is_red(tmp_path):
+    path = media.write_sound(tmp_path / "m" / "a.opus", media.tone(2.0), codec="libopus", caption="a tone sounds")
+    media.write_sound(tmp_path / "m" / "b.opus", media.tone(2.0, 300), codec="libopus", caption="a low tone sounds")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(bytes(data))
+    report = check(tmp_path / "m", source='audio_directory = "m"')
+    assert ("red", "damaged") in rules(report, path)
