@@ -198,6 +198,8 @@ def step_mask(
 def _spans(path: Path) -> list[tuple[float, float]]:
     try:
         spans = parse_json(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(spans, list) or any(isinstance(edge, (bool, str)) for span in spans for edge in span):
+            raise TypeError(spans)
         unmerged = [(float(begin), float(end)) for begin, end in spans]
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.", path) from error

@@ -142,6 +142,8 @@ def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
     if item.audio_mask is not None and item.sound is not None:
         try:
             heard = sound_mask(item.audio_mask, item)
+            if item.audio_mask.suffix.lower() in AUDIO_SUFFIXES:
+                check_numbers(item.audio_mask)
             if bool(heard.all()):
                 yield "amber", "the mask of its sound gives all of it, and nothing is left to make"
             elif not bool(heard.any()):

@@ -420,3 +420,34 @@ def test_a_damaged_ogg_is_red(tmp_path):
     path.write_bytes(bytes(data))
     report = check(tmp_path / "m", source='audio_directory = "m"')
     assert ("red", "damaged") in rules(report, path)
+
+
+def test_masks_of_sound_that_make_no_sense_are_red_by_name(tmp_path):
+    folder, masks = tmp_path / "m", tmp_path / "masks"
+    masks.mkdir()
+    written = {
+        "good": "[[0, 0.2]]",
+        "nan": "[[0, NaN]]",
+        "table": "{}",
+        "null": "null",
+        "empty": "",
+        "trailing": "[[0, 0.2]] x",
+        "backward": "[[1, 0]]",
+        "words": '[["0", "1"]]',
+        "truth": "[[true, 2]]",
+    }
+    for hz, name in enumerate([*written, "numbers", "cut"], 3):
+        sound = media.tone(0.5, 100 * hz, 16000)
+        media.write_sound(folder / f"{name}.wav", sound, 16000, caption=f"a tone of {name}")
+    for name, text in written.items():
+        (masks / f"{name}.json").write_text(text)
+    loud = np.ones((1, 8000), np.float32)
+    loud[0, 7000] = np.nan
+    media.write_sound(masks / "numbers.wav", loud, 16000)
+    media.truncate(media.write_sound(masks / "cut.wav", np.ones((1, 8000), np.float32), 16000), 0.5)
+    report = check(folder, 'audio_mask_directory = "masks"', source='audio_directory = "m"')
+    red = {finding.path.stem: finding.reason for finding in report.findings if finding.level == "red" and finding.path}
+    assert set(red) == {*written, "numbers", "cut"} - {"good"}
+    assert all("mask" in reason for reason in red.values())
+    assert "is cut short" in red["cut"]
+    assert "not numbers" in red["numbers"]
