@@ -141,9 +141,9 @@ def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
             yield "amber", "its mask is black all over: nothing is given"
     if item.audio_mask is not None and item.sound is not None:
         try:
-            heard = sound_mask(item.audio_mask, item)
             if item.audio_mask.suffix.lower() in AUDIO_SUFFIXES:
-                check_numbers(item.audio_mask)
+                _check_whole(item.audio_mask)
+            heard = sound_mask(item.audio_mask, item)
             if bool(heard.all()):
                 yield "amber", "the mask of its sound gives all of it, and nothing is left to make"
             elif not bool(heard.any()):
@@ -155,15 +155,21 @@ def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
         try:
             if path is None:
                 continue
-            info = probe_sound(path)
-            if info.cut_short:
-                raise DataError(f"{path} is cut short: {info.cut_short}", path)
-            heard = read_sound(path, 0.0, HEARD_SECONDS if info.duration > HEARD_SECONDS else None)
-            check_numbers(path)
+            seconds = _check_whole(path)
+            heard = read_sound(path, 0.0, HEARD_SECONDS if seconds > HEARD_SECONDS else None)
             if rms_db(heard.samples) < SILENCE_DB:
                 yield "amber", f"its {role} {path.name} is silence"
         except DataError as error:
             yield "red", f"its {role}: {error}".rstrip(".")
+
+
+def _check_whole(path: Path) -> float:
+    """Seconds of a sound that lies beside a medium. Raises DataError where its end is missing, or a sample no number."""
+    info = probe_sound(path)
+    if info.cut_short:
+        raise DataError(f"{path} is cut short: {info.cut_short}", path)
+    check_numbers(path)
+    return info.duration
 
 
 def _loud_track(item: Item) -> int:
