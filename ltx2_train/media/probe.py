@@ -40,12 +40,7 @@ def probe_video(path: Path) -> MediaInfo:
         packets, first, end = _read_packets(path, container, stream)
         _refuse_truncated(path, container, end)
         formats = frozenset(container.format.name.split(","))
-        if fault := header_fault(path, formats):
-            raise DataError(f"{path} is damaged: {fault}. {MEND}", path)
-        for place in breaks(path, formats):
-            packets.note_break(place)
-        if missing := missing_end(path, formats):
-            raise DataError(f"{path} is cut short: {missing}. {MEND}", path)
+        _check_structure(path, formats, packets)
         _refuse_going_back(path, packets, stream.time_base)
         base, rates = stream.time_base, [stream.average_rate, stream.base_rate, stream.guessed_rate]
         ratio = stream.sample_aspect_ratio or Fraction(1)
@@ -114,6 +109,16 @@ def _read_packets(path: Path, container: Any, stream: Any) -> tuple[Packets, Any
     if first is None:
         raise DataError(f"{path}: not one frame can be decoded. Export it again or remove it.", path)
     return packets, first, end
+
+
+def _check_structure(path: Path, formats: frozenset[str], packets: Packets) -> None:
+    """Take down in `packets` where the structure of a file breaks. Raises DataError where its header or end is bad."""
+    if fault := header_fault(path, formats):
+        raise DataError(f"{path} is damaged: {fault}. {MEND}", path)
+    for place in breaks(path, formats):
+        packets.note_break(place)
+    if missing := missing_end(path, formats):
+        raise DataError(f"{path} is cut short: {missing}. {MEND}", path)
 
 
 def _there(packets: Packets, look: Look, stamps: list[int] | None, count: int) -> tuple[list[int] | None, int]:

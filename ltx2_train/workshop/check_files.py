@@ -164,7 +164,7 @@ def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
 
 
 def _check_whole(path: Path) -> float:
-    """Seconds of a sound that lies beside a medium. Raises DataError where its end is missing, or a sample no number."""
+    """Seconds of a sound beside a medium. Raises DataError where its end is missing, or a sample is no number."""
     info = probe_sound(path)
     if info.cut_short:
         raise DataError(f"{path} is cut short: {info.cut_short}", path)
