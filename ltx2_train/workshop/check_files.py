@@ -232,7 +232,7 @@ def file_findings(dataset: str, facts: FileFacts, entry: DatasetSettings) -> lis
         say(level, "unreadable", f"its sound: {reason}".rstrip("."))
     first = facts.items[0]
     if first.kind == "video" and first.sound is None and first.silence not in MEANT_SILENT:
-        say("amber", "no-sound", f"{NO_SOUND}: {first.silence}")
+        say("amber", "sound-gone", f"{NO_SOUND}: {first.silence}")
     if facts.level is not None and facts.level < SILENCE_DB:
         remedy = 'Use another take, or audio_source = "none" for silent clips.'
         if facts.loud_track:

@@ -404,7 +404,7 @@ def test_a_sound_that_a_list_names_and_that_is_not_there_is_named(tmp_path):
     rows[0]["audio_path"] = "gone.wav"
     (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
     report = check(tmp_path / "m", source='video_jsonl_file = "list.jsonl"')
-    (found,) = [finding for finding in report.findings if finding.rule == "no-sound"]
+    (found,) = [finding for finding in report.findings if finding.rule == "sound-gone"]
     assert (found.level, found.path.name) == ("amber", "a.mp4")
     assert "gone.wav is not there; correct its audio_path" in found.reason
     assert not [finding for finding in report.findings if "gone.wav" in finding.reason and finding is not found]
