@@ -80,8 +80,11 @@ def sound_fault(path: Path, formats: frozenset[str], clip: bool) -> str:
 def _sound_fault(path: Path, size: int, mtime_ns: int, formats: frozenset[str], clip: bool) -> str:
     # A sound is opened once for each of its windows; its bytes are gone through once.
     fault = header_fault(path, formats)
-    if fault or clip or not (places := breaks(path, formats)):
+    if fault or clip:
         return fault
+    places = [place for place in breaks(path, formats) if place < size]  # a file that is cut short is told as such
+    if not places:
+        return ""
     more = f" ({len(places)} such places)" if len(places) > 1 else ""
     return f"what begins at byte {places[0]:,} does not fit its check sum or its place{more}"
 

@@ -189,10 +189,10 @@ def test_a_frame_of_another_size_is_refused_by_name(tmp_path):
         (range(1, 6), ()),
         (range(0, 50, 10), ()),
         ((0, 33, 67, 100), ()),
-        ((1, 2, 4, 5), ("lacks a frame by its numbers, first behind f2.png; the next one is shown in that place",)),
+        ((1, 2, 4, 5), ("lacks a frame by its numbers, first behind f2.png; the next is shown there",)),
         (
             (1, 2, 3, 6, 7, 9),
-            ("lacks 3 frames by its numbers, first behind f3.png; the next one is shown in that place",),
+            ("lacks 3 frames by its numbers, first behind f3.png; the next is shown there",),
         ),
     ],
 )
