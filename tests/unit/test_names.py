@@ -4,6 +4,7 @@ over the whole program."""
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,12 @@ SAID_TWICE = {
 LONG = {"define_schema": "a list of sockets and widgets, in the order in which the node shows them"}
 
 
+@cache
+def parsed(text):
+    """The tree of a module, which every test here walks."""
+    return ast.parse(text)
+
+
 def defined(tree):
     """Names of the public classes, functions and types of a module; a TypeVar of one letter is no name."""
     for node in tree.body:
@@ -46,7 +53,7 @@ def shared(sources):
     """Name -> the modules that define it, where these are several, of `sources` (path -> text)."""
     places = {}
     for path, text in sources.items():
-        for name in defined(ast.parse(text)):
+        for name in defined(parsed(text)):
             places.setdefault(name, []).append(path)
     return {name: paths for name, paths in places.items() if len(paths) > 1}
 
@@ -57,7 +64,7 @@ def constants_apart(sources):
     homes = {}
     for path, text in sources.items():
         module = path.removesuffix(".py").replace("/", ".")
-        for node in ast.parse(text).body:
+        for node in parsed(text).body:
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             for name in (one.id for one in targets if isinstance(one, ast.Name) and one.id.isupper()):
                 if f"{module}.{name}" in imported:
@@ -69,7 +76,7 @@ def said_twice(sources):
     """Words -> the modules that list these very words, three or more, as a constant, a type or an argument."""
     places = {}
     for path, text in sources.items():
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(parsed(text)):
             listed = node.elts if isinstance(node, (ast.Tuple, ast.List, ast.Set)) else ()
             words = [one.value for one in listed if isinstance(one, ast.Constant) and isinstance(one.value, str)]
             if len(words) == len(listed) > 2:
@@ -79,7 +86,7 @@ def said_twice(sources):
 
 def too_long(path, text):
     """Sentences on the functions of a module that are longer than a page."""
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parsed(text)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name not in LONG:
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
             if lines > LONGEST:
