@@ -36,8 +36,12 @@ def run_import(args: argparse.Namespace, events: ConsoleEvents) -> int:
     missing = imported.missing(run)
     for line in missing:
         print(f"  {line}")
-    if missing or not imported.complete:
-        print(f"Put that right in {run}, then: {imported.commands(run)}")
+    if missing or imported.problems:
+        data = f" and {run.with_name('dataset.toml')}" if any("datasets[" in line for line in missing) else ""
+        print(f"Put that right in {run}{data}, then: {imported.commands(run)}")
+        return 1
+    if not imported.complete:
+        print(f"That is left out of {run}. Where the run can do without it: {imported.commands(run)}")
         return 1
     print(f"Next: {imported.commands(run)}")
     return 0

@@ -15,7 +15,13 @@ class ValuePart(NamedTuple):
     value: Any
 
 
-Found = list["tuple[str, Any] | ValuePart"]
+class ReadWith(NamedTuple):
+    """Stands for a value that the converter of another name reads: what becomes of that name becomes of it."""
+
+    name: str
+
+
+Found = list["tuple[str, Any] | ValuePart | ReadWith"]
 ValueConverter = Callable[[Any, str, Mapping[str, Any]], Found]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from . import lycoris, regularizer_flags
-from .converted import Found, ValueConverter, ValuePart, pairs
+from .converted import Found, ReadWith, ValueConverter, ValuePart, pairs
 
 
 def convert(by: str, value: Any, name: str, whole: Mapping[str, Any]) -> Found:
@@ -123,7 +123,8 @@ def _official_schedule(value: Any, name: str, whole: Mapping[str, Any]) -> Found
         strange = set(params) - known
         if strange:
             raise ValueError(f"scheduler_type {kind} has no {', '.join(sorted(strange))}")
-        return []
+        if "optimization.scheduler_type" in whole:
+            return [ReadWith("optimization.scheduler_type")]
     settings: Found = [("schedule.name", kind)]
     if kind == "linear":
         if params.get("start_factor", 1.0) != 1.0:
@@ -162,7 +163,7 @@ def _official_samples(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
     A line says all of most of them; one with other conditions than a first frame is a table.
     """
     if name not in ("validation.samples", "validation.prompts"):
-        return []  # the others are read with the prompts
+        return _read_with_prompts(value, name, whole)
     prompts: list[Any] = []
     for number, sample in enumerate(value or []):
         sample = _older_sample(sample, number, whole) if isinstance(sample, str) else sample
@@ -185,6 +186,16 @@ def _official_samples(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
         else:
             prompts.append({"prompt": line, **options, "conditions": conditions})
     return [("sample.prompts", prompts)] if prompts else []
+
+
+def _read_with_prompts(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
+    """What stands beside `validation.prompts`: one medium for each prompt, and how references are shown."""
+    prompts = whole.get("validation.prompts") or []
+    if isinstance(value, list) and isinstance(prompts, list) and len(value) > len(prompts) > 0:
+        raise ValueError(f"has {len(value)} entries, and there are {len(prompts)} validation.prompts")
+    if name == "validation.reference_downscale_factor" and not whole.get("validation.reference_videos"):
+        return []
+    return [ReadWith("validation.prompts")]
 
 
 def _older_sample(prompt: str, number: int, whole: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..dataset.dataset_file import DatasetConfig, load_table, without_idle
+from ..dataset.entry import FOLDER_KEYS, FOLDER_LIST_KEYS, SOURCE_KEYS
 from ..dataset.foreign_keys import LISTS, translate
 from ..dataset.layouts import LIST_NAME, FolderLayout, folder_layout
 from ..dataset.simpletuner import read_backends
@@ -28,10 +29,12 @@ from .groups import RunConfig
 from .import_paths import DATASET_NAME, moved_paths, rebased
 from .import_text import NEEDED, TITLES, run_lines
 from .read import load_run, taken_over
-from .sources import SettingsFile, is_dataset_table, read_source
+from .sources import MEDIA_KEYS, SettingsFile, is_dataset_table, read_source
 from .translate import ASSUMED, Line, Translation, accepts, lines_in_words
 
 RUN_NAME = "run.toml"
+# what a dataset reads and nobody makes
+_READ = {*SOURCE_KEYS, *FOLDER_LIST_KEYS, *(key for key in FOLDER_KEYS if "cache" not in key)}
 
 
 @dataclass
@@ -120,13 +123,44 @@ class Imported:
                 lines.append(f"{setting} is not set")
             elif value is not None and not value.exists():
                 lines.append(f"{setting}: {value} does not exist")
+        if isinstance(config.sample.prompts, Path) and not config.sample.prompts.exists():
+            lines.append(f"sample.prompts: {config.sample.prompts} does not exist")
+        return [*lines, *self._missing_data(), *self._missing_media(config)]
+
+    def _missing_data(self) -> list[str]:
+        """A sentence for each folder or list of the dataset that is not there; folders of caches are made."""
+        lines = []
+        for key in LISTS:
+            for number, entry in enumerate((self.data or {}).get(key, ())):
+                for name in sorted(entry.keys() & _READ):
+                    paths = entry[name] if isinstance(entry[name], list) else [entry[name]]
+                    lines += [
+                        f"{key}[{number}].{name}: {path} does not exist"
+                        for path in (from_folder(self.folder, str(one)) for one in paths)
+                        if path.name not in self.lists and not path.exists()
+                    ]
         return lines
+
+    def _missing_media(self, config: RunConfig) -> list[str]:
+        """A sentence for each medium of the official trainer's samples that is not there."""
+        if self.program != "official" or config.sample.prompts is None:
+            return []
+        named: list[tuple[str, Any]] = []
+        for line in self.translation.of("taken"):
+            if line.name in ("validation.images", "validation.reference_videos"):
+                named += [(line.name, medium) for medium in line.value]
+            elif line.name == "validation.samples":
+                shown = (one for sample in line.value for one in sample.get("conditions") or ())
+                named += [(line.name, one.get(key)) for one in shown for key in MEDIA_KEYS]
+        return [f"{name}: {medium} does not exist" for name, medium in named if medium and not Path(medium).exists()]
 
     def commands(self, run: Path) -> str:
         """What trains the written run file `run`."""
         if load_run(run).slider.wanted:
             return f"ltx2-train slider {run}"
-        return f"ltx2-train cache build {run}; ltx2-train train {run}"
+        encoded = [entry.get("preprocessed_data_root") for entry in (self.data or {}).get("datasets", ())]
+        once = [f"ltx2-train cache import {from_folder(self.folder, str(one))}" for one in encoded if one]
+        return "; ".join([*once, f"ltx2-train cache build {run}", f"ltx2-train train {run}"])
 
     def summary(self) -> str:
         """What was taken over and what was not, for people."""

@@ -26,6 +26,7 @@ from .translate import known_names, unfold
 COMMANDS = (".sh", ".bat", ".cmd", ".ps1", ".txt")
 FILES = (".toml", ".yaml", ".yml", ".json", *COMMANDS)
 DATASET_TABLES = ("general", "datasets", "validation_datasets")
+MEDIA_KEYS = ("image_or_video", "video", "audio", "mask")  # of a condition of the official trainer's samples
 _NAMES_DATA = ("dataset_config", "dataset_manifest", "data_backend_config")
 # scripts of the community trainer that make a run together; the others are commands of their own
 _TRAINS = ("ltx2_train_network", "ltx2_train_slider", "")
@@ -168,11 +169,11 @@ def _official(path: Path, table: Any) -> SettingsFile:
         # prompts name their media in one line, so they need to be found from anywhere
         for key in ("images", "reference_videos"):
             if media := validation.get(key):
-                validation[key] = [str(folder / str(medium)) for medium in media]
+                validation[key] = [None if medium is None else str(folder / str(medium)) for medium in media]
         for sample in validation.get("samples") or []:
             conditions = sample.get("conditions") if isinstance(sample, dict) else None
             for condition in conditions if isinstance(conditions, list) else ():
-                for key in ("image_or_video", "video", "audio", "mask"):
+                for key in MEDIA_KEYS:
                     if isinstance(condition, dict) and condition.get(key):
                         condition[key] = str(folder / str(condition[key]))
     return SettingsFile("official", path, list(unfold(table, program_rows("official"))))

@@ -15,7 +15,7 @@ from ..foreign import PROGRAMS, NameRow, defaults_of, key_of, later_words, progr
 from ..registry import nearest
 from ..settings import inner_type, is_text
 from ..toml import parse_value
-from .converted import ValuePart
+from .converted import ReadWith, ValuePart
 from .converters import convert
 from .describe import aliases, walk_settings
 from .groups import RunConfig
@@ -84,6 +84,7 @@ class Translation:
     lines: list[Line] = field(default_factory=list)
     origin: dict[str, str] = field(default_factory=dict)
     plain: bool = False
+    _read_with: list[tuple[str, Any, str]] = field(default_factory=list)  # a name, its value, and who reads it
 
     def add(self, name: str, value: Any, whole: Mapping[str, Any], shown: str = "") -> None:
         """Take one name over. `whole` is all that the file gives, `shown` how the name stands there."""
@@ -124,6 +125,17 @@ class Translation:
         table[key] = value
         self.origin.setdefault(setting, shown)
         return True
+
+    def settle(self) -> None:
+        """A line for each value that another name reads, once all names have been added."""
+        for name, value, reader in self._read_with:
+            found = next((line for line in self.lines if line.name == reader), None)
+            if found is not None and found.outcome == "taken":
+                self._say(name, value, "taken", settings=found.settings)
+            else:
+                fate = "is not given" if found is None or found.outcome == "unused" else "cannot be used"
+                self._say(name, value, "not usable", f"it goes with {reader}, which {fate}")
+        self._read_with.clear()
 
     def assume_defaults(self) -> None:
         """What the program takes where its file is silent, where that would train another LoRA than it does."""
@@ -201,7 +213,7 @@ class Translation:
 
     def _converted(self, row: NameRow, value: Any, whole: Mapping[str, Any], shown: str) -> None:
         parts = convert(row.by, value, row.name, whole)
-        settings = [one for one in parts if not isinstance(one, ValuePart)]
+        settings = [one for one in parts if not isinstance(one, (ValuePart, ReadWith))]
         if row.otherwise and not all(accepts(setting, given) for setting, given in settings):
             self._say(shown, value, "not yet", later_words(row.otherwise))
             return
@@ -211,6 +223,8 @@ class Translation:
         for one in parts:
             if isinstance(one, ValuePart):
                 self.add(one.name, one.value, whole, one.name if shown == row.name else f"{shown}: {one.name}")
+            elif isinstance(one, ReadWith):
+                self._read_with.append((shown, value, one.name))
         if not parts:
             self._say(shown, value, "unused")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from unit.config.community_files import written
 
+from ltx2_train.cli import main
 from ltx2_train.config import load_run, make_run
 from ltx2_train.config.importing import import_settings
 from ltx2_train.config.lycoris import from_json
@@ -338,3 +339,48 @@ def test_regularizers_of_simpletuner_are_taken_over(tmp_path):
     assert (made.crepa.mode, made.crepa.weight, made.crepa.student_block) == ("dino", 0.3, 8)
     assert (made.tread.weight, made.tread.routes) == (1.0, ["2:-2:0.6"])
     assert (made.rollout.weight, made.rollout.steps) == (0.5, 5)
+
+
+def test_paths_of_the_official_yaml_that_are_not_there_are_named_and_its_folder_comes_first(tmp_path, capsys):
+    for name in ("base.safetensors", "gemma.safetensors"):
+        (tmp_path / name).write_text("")
+    text = (
+        "model: {model_path: base.safetensors, text_encoder_path: gemma.safetensors}\n"
+        "data: {preprocessed_data_root: encoded}\n"
+        'validation: {prompts: ["a", "b"], images: [null, "fox.png"], interval: 3}\n'
+    )
+    source = written(tmp_path, "fox.yaml", text)
+    assert main(["import", str(source), "--out", str(tmp_path / "out")]) == 1
+    out = capsys.readouterr().out
+    assert f"datasets[0].preprocessed_data_root: {tmp_path / 'encoded'} does not exist" in out
+    assert f"validation.images: {tmp_path / 'fox.png'} does not exist" in out
+    (tmp_path / "encoded").mkdir()
+    (tmp_path / "fox.png").write_text("")
+    assert main(["import", str(source), "--out", str(tmp_path / "out"), "--replace"]) == 0
+    out = capsys.readouterr().out
+    assert f"Next: ltx2-train cache import {tmp_path / 'encoded'}; ltx2-train cache build" in out
+    source = written(tmp_path, "fox.yaml", text + "nonsense: 1\n")
+    assert main(["import", str(source), "--out", str(tmp_path / "out"), "--replace"]) == 1
+    out = capsys.readouterr().out
+    assert "Put that right" not in out
+    assert "That is left out of" in out
+
+
+def test_values_that_another_name_reads_share_what_becomes_of_it(tmp_path):
+    def fates(text):
+        return {
+            line.name: (line.outcome, line.text) for line in import_settings(written(tmp_path, "a.yaml", text)).lines
+        }
+
+    used = fates(
+        'validation: {prompts: ["a"], images: ["x.png"], reference_videos: ["r.mp4"]}\n'
+        "optimization: {scheduler_params: {eta_min: 1e-5}, scheduler_type: cosine}\n"
+    )
+    assert {one for one, _ in used.values()} == {"taken"}
+    lost = fates('validation: {prompts: ["a --w 64"], images: ["x.png"], reference_videos: ["r.mp4", "s.mp4"]}\n')
+    assert lost["validation.images"] == ("not usable", "it goes with validation.prompts, which cannot be used")
+    assert "has 2 entries, and there are 1 validation.prompts" in lost["validation.reference_videos"][1]
+    alone = fates('validation: {images: ["x.png"]}\n')
+    assert alone["validation.images"] == ("not usable", "it goes with validation.prompts, which is not given")
+    run = load_run(written(tmp_path, "a.yaml", "optimization: {scheduler_params: {end_factor: 0.3}}\n"))
+    assert (run.schedule.name, run.schedule.min_lr_ratio) == ("linear", 0.3)
