@@ -63,6 +63,7 @@ _HOME = {
     "check_base": "training.checks",
     "check_dataset": "workshop.check",
     "check_overrides": "config.read",
+    "check_planned": "training.checks",
     "check_processes": "training.peers",
     "clean_row": "training.metrics",
     "compare": "sampling.compare",

@@ -14,13 +14,14 @@ on or not empty. Behind " -- " a condition may have words for people instead of 
 It is told, and not refused.
 
 Only a value that differs from the default and asks for something is looked at: a switch that is off, 0, "off", an empty
-text and the value under "off" beside the condition ask for nothing.
+text and the value under "off" beside the condition ask for nothing. A switch that is on by itself and was switched off
+is told, and not refused; so is one that was switched on where it is on by itself, if its name is in `asked`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache, reduce
 from pathlib import Path
@@ -49,7 +50,8 @@ class Idle:
         return f"it counts only {self.words}{self.now}"
 
     def __str__(self) -> str:
-        default = f", or at its default ({shown_value(self.default)})" if shown_value(self.default) else ""
+        other = shown_value(self.default) if self.value != self.default else ""
+        default = f", or at its default ({other})" if other else ""
         value = f" = {shown_value(self.value)}" if len(shown_value(self.value)) <= 60 else ""
         return f"{self.setting}{value} has no effect: {self.reason}. Leave it out{default}."
 
@@ -73,12 +75,13 @@ class _Part:
         return f"with {name} = {several}" if self.sign == "=" else f"where {name} is not {several}"
 
 
-def idle(tree: BaseModel, defaults: BaseModel | None = None) -> list[Idle]:
+def idle(tree: BaseModel, defaults: BaseModel | None = None, asked: Collection[str] = ()) -> list[Idle]:
     """The settings of `tree` without effect, in the order of their fields, under their dotted names.
 
-    `defaults` is a tree where nothing is set; without one the fields tell.
+    `defaults` is a tree where nothing is set; without one the fields tell. `asked` names settings that somebody wrote
+    himself, so that a switch among them counts as asked for where it is on by itself.
     """
-    return list(_idle(tree, defaults, tree, ""))
+    return list(_idle(tree, defaults, tree, "", asked))
 
 
 def counts_with(field: FieldInfo, prefix: str = "") -> str:
@@ -102,23 +105,30 @@ def shown_value(value: Any) -> str:
     return str(value)
 
 
-def _idle(group: BaseModel, defaults: BaseModel | None, tree: BaseModel, prefix: str) -> Iterator[Idle]:
+def _idle(
+    group: BaseModel, defaults: BaseModel | None, tree: BaseModel, prefix: str, asked: Collection[str]
+) -> Iterator[Idle]:
     for name, field in type(group).model_fields.items():
         value = getattr(group, name)
         plain = field.get_default(call_default_factory=True) if defaults is None else getattr(defaults, name)
         if isinstance(value, BaseModel):
-            yield from _idle(value, plain if isinstance(plain, BaseModel) else None, tree, f"{prefix}{name}.")
-        elif value != plain and _asks(value) and value != extra_of(field).get("off"):
+            inner = plain if isinstance(plain, BaseModel) else None
+            yield from _idle(value, inner, tree, f"{prefix}{name}.", asked)
+        elif _asks(value, plain, prefix + name in asked) and value != extra_of(field).get("off"):
             for condition in _conditions(field):
                 if not _holds(condition, group, tree):
                     words, now = _words(condition, prefix), _now(condition, group, tree, prefix)
-                    yield Idle(prefix + name, value, plain, words, now, bool(extra_of(field).get("harmless")))
+                    harmless = plain is True or bool(extra_of(field).get("harmless"))
+                    yield Idle(prefix + name, value, plain, words, now, harmless)
                     break
 
 
-def _asks(value: Any) -> bool:
-    """Whether a value asks for something: neither off, nor nothing."""
-    return isinstance(value, Path) or bool(value and value != "off")
+def _asks(value: Any, plain: Any, asked: bool) -> bool:
+    """Whether a value asks for something: neither off, nor nothing, nor what is there by itself. A switch that is on by
+    itself (`plain`) asks for something where it is off, and where somebody has `asked` for it."""
+    if plain is True:
+        return value is False or asked
+    return value != plain and (isinstance(value, Path) or bool(value and value != "off"))
 
 
 def extra_of(field: FieldInfo) -> dict[str, Any]:

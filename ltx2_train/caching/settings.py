@@ -90,7 +90,11 @@ class CacheSettings(Settings):
         default=(),
         description='Prompts that training compares with besides the captions, encoded ahead like sample prompts: "" '
         'is the blank prompt, "woman" the class of a subject.',
-        json_schema_extra={"advanced": True},
+        json_schema_extra={
+            "harmless": True,
+            "counts_with": "regularizers.reads_prompts -- in training with regularizers.blank or regularizers.dop",
+            "advanced": True,
+        },
     )
     keyframe_slots: int = Field(
         default=0,

@@ -28,8 +28,9 @@ def add_plan(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def run_plan(args: argparse.Namespace, events: ConsoleEvents) -> int:
-    """Print the plan; 0 where the run fits, 1 where it does not."""
-    from .. import check_overrides, load_run, make_run, predict_run
+    """Print the plan; 0 where the run fits, 1 where it does not. Raises ConfigError for what training would refuse of
+    the settings."""
+    from .. import check_overrides, check_planned, load_run, make_run, predict_run
 
     if args.run is None and args.published is None:
         raise ConfigError("plan needs a run file, or --published 2.3 with --bucket 512x512x121.")
@@ -46,6 +47,7 @@ def run_plan(args: argparse.Namespace, events: ConsoleEvents) -> int:
     run = load_run(args.run, overrides) if args.run is not None else make_run({}, overrides=overrides)
     if args.bucket is None and args.run is None:
         raise ConfigError("--published needs --bucket, for example --bucket 512x512x121.")
+    check_planned(run, args.published, data=args.bucket is None)
     report = predict_run(run, args.bucket, args.batch, args.published, args.ram, events)
     events.finish()
     show_report(report, args.json)

@@ -59,6 +59,9 @@ class BaseFiles:
         check_text_encoder(encoder, projection, checkpoint, run.gemma)
         assert info.version is not None, "a checkpoint that can be trained on has a version"
         others = {part: _part(run, part, info) for part in ("video_vae", "audio_vae")}
+        for part, (path, _) in others.items():
+            if getattr(run.model, part) is not None and _NEEDED[part] in info.parts:
+                events.message(_instead(part, path, checkpoint))
         parts = dict(info.parts)
         for _, found in others.values():
             parts |= found.parts
@@ -155,6 +158,13 @@ def _only_encodes(path: Path) -> bool:
     with TensorFile(path) as file:
         prefix = keys.video_vae_prefix(file.tensors)
         return prefix is not None and prefix + keys.DIFFUSION_DECODER in file
+
+
+def _instead(part: str, path: Path, checkpoint: Path) -> str:
+    """A sentence where the setting of `part` names a file and the checkpoint has one as well."""
+    if path.samefile(checkpoint):
+        return f"model.{part} has no effect: it names the checkpoint, whose own would be taken anyway. Leave it out."
+    return f"model.{part}: that of {path.name} is used, and not that of {checkpoint.name}."
 
 
 def _part(run: RunConfig, part: str, base: CheckpointInfo) -> tuple[Path, CheckpointInfo]:

@@ -196,6 +196,7 @@ class RunConfig(Settings):
 
     _notes: tuple[str, ...] = PrivateAttr(())
     _said: frozenset[str] = PrivateAttr(frozenset())  # settings without effect that the notes name already
+    _asked: frozenset[str] = PrivateAttr(frozenset())  # settings that an override gave
     _foreign: bool = PrivateAttr(False)
 
     @property
@@ -211,12 +212,18 @@ class RunConfig(Settings):
     @property
     def without_effect(self) -> list[Idle]:
         """Settings that were set and change nothing as the others are, but for those that `notes` name."""
-        return [one for one in idle(self, RunConfig()) if one.setting not in self._said]
+        return [one for one in idle(self, RunConfig(), self._asked) if one.setting not in self._said]
 
     def require_effect(self) -> None:
         """Raise ConfigError that names each setting which was set and would change nothing."""
         if lines := [str(one) for one in self.without_effect if not one.harmless]:
             raise ConfigError(refusal_text(f"The run {self.run.name}", lines))
+
+    @property
+    def lends(self) -> bool:
+        """Whether clips are given what another one could lend: a reference, or in mode av a whole stream."""
+        whole = self.model.mode == "av" and not (self.video.generated and self.audio.generated)
+        return whole or any(one.type == "reference" for one in (*self.video.conditions, *self.audio.conditions))
 
     @property
     def sample_slots(self) -> int:

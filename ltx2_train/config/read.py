@@ -37,7 +37,9 @@ def make_run(
     tables = copy.deepcopy(dict(tables))
     for text in overrides:
         _override(tables, text)
-    return _made(tables, Path(base).absolute(), source)
+    run = _made(tables, Path(base).absolute(), source)
+    run._asked = _names_of(overrides)
+    return run
 
 
 def load_run(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -59,11 +61,10 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
         _override(tables, override)
     base = path.absolute().parent if source is None else source.folder
     run = _made(tables, base, path.name, problems, notes)
-    run._foreign = source is not None
+    run._foreign, run._asked = source is not None, _names_of(overrides)
     # files of other programs carry settings of ways that they do not go; so does what a run wrote of all its settings
     if run.foreign or is_record(path):
-        asked = {override.partition("=")[0].strip() for override in overrides}
-        harmless = [one for one in run.without_effect if one.setting not in asked]
+        harmless = [one for one in run.without_effect if one.setting not in run._asked]
         run._notes = (*run.notes, *(str(one) for one in harmless))
         run._said = frozenset(one.setting for one in harmless)
     if run.run.folder is None:
@@ -80,6 +81,7 @@ def taken_over(source: SettingsFile) -> Translation:
         translation.add(name, value, whole)
     for command in source.others:
         translation.add_command(command.program, command.flags)
+    translation.settle()
     if source.trains:
         translation.assume_defaults()
     return translation
@@ -125,6 +127,7 @@ def _with_own_names(tables: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
     whole = {name: value for name, value, _ in foreign}
     for name, value, where in foreign:
         moved.add(name, value, whole, where)
+    moved.settle()
     return out, [*problems, *lines_in_words(moved.of(*REFUSED))], lines_in_words(moved.of("no effect"))
 
 
@@ -140,6 +143,12 @@ def check_overrides(overrides: Sequence[str]) -> None:
         path = aliases().get(path, path)
         if given.setdefault(path, raw) != raw:
             raise ConfigError(f"{path} is given twice, as {given[path]} and as {raw}. Give it once.")
+
+
+def _names_of(overrides: Sequence[str]) -> frozenset[str]:
+    """The dotted settings that `overrides` give."""
+    names = (override.partition("=")[0].strip() for override in overrides)
+    return frozenset(aliases().get(name, name) for name in names)
 
 
 def _override(tables: dict[str, Any], override: str) -> None:

@@ -28,7 +28,8 @@ Every setting, printed by `ltx2-train config --reference`. A run file is TOML: `
 is left out has its default. Relative paths are seen from the file; those within the lines of a list of `sample.prompts`
 are seen from the folder that the command runs in. `--set section.setting=value` overrides one on the command line.
 `ltx2-train config --defaults` prints all of them as a file to begin with. What *counts only* beside another setting is
-refused where it is set without it, before anything is read.
+refused where it is set without it, before anything is read; what only says how a thing is done, or switches one off, is
+told.
 
 Other names are understood too. Plain ones are flags of the community trainer, those with a point are keys of the
 official trainer's YAML, those with (S) are keys of SimpleTuner's config.json: see

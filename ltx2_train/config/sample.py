@@ -34,7 +34,12 @@ class SampleSettings(Settings):
     at_start: bool = Field(
         default=True,
         description="Draw one before the first step, to compare with.",
-        json_schema_extra={"community": "sample_at_first", "advanced": True},
+        json_schema_extra={
+            "off": False,
+            "counts_with": ".wanted -- with sample.every or sample.every_epochs",
+            "community": "sample_at_first",
+            "advanced": True,
+        },
     )
     prompts: Path | list[str | dict[str, Any]] | None = Field(
         default=None,
@@ -55,7 +60,7 @@ class SampleSettings(Settings):
     validation_first_frame: bool = Field(
         default=True,
         description="Give each of them its first frame: image-to-video on clips never trained on.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": ".validation_clips", "advanced": True},
     )
     negative_prompt: str | None = Field(
         default=None,
@@ -164,7 +169,12 @@ class SampleSettings(Settings):
         ge=0,
         le=50,
         description="Classifier-free guidance of the sound of samples with a reference sound (--ra); 0: as of others.",
-        json_schema_extra={"community": "audio_ref_identity_guidance_scale", "advanced": True},
+        json_schema_extra={
+            "harmless": True,
+            "counts_with": "model.mode = av | audio",
+            "community": "audio_ref_identity_guidance_scale",
+            "advanced": True,
+        },
     )
     image_crf: int | None = Field(
         default=None,
@@ -172,12 +182,12 @@ class SampleSettings(Settings):
         le=51,
         description="How strongly pictures that samples begin with are compressed by H.264 first, as the model's own "
         "pipelines do: its CRF. 0: not at all. Not set: 33, 18 with LTX-2.5, 29 with LTX-Video.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"harmless": True, "counts_with": "model.mode = video | av", "advanced": True},
     )
     spectrogram: bool = Field(
         default=True,
         description="In the modes av and audio: a picture of the sound beside it, loudness by time and pitch.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": "model.mode = av | audio", "advanced": True},
     )
     shift_tokens: Literal["official", "latent"] = Field(
         default="official",

@@ -167,7 +167,10 @@ class TrainSettings(Settings):
         default=True,
         description="At the start and at the end, where references or a whole stream are given: measure the loss with "
         "them and with those of other clips, which shows whether the LoRA uses them.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={
+            "counts_with": "lends -- where references or a whole stream are given",
+            "advanced": True,
+        },
     )
     processes: int = Field(
         default=1,

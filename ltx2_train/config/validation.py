@@ -25,7 +25,10 @@ class ValidationSettings(Settings):
     at_start: bool = Field(
         default=True,
         description="Measure once before the first step, to compare with.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={
+            "counts_with": ".wanted -- with validation.every or validation.every_epochs",
+            "advanced": True,
+        },
     )
     levels: int = Field(
         default=4,

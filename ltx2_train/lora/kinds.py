@@ -72,6 +72,27 @@ def idle_alphas(settings: LoraSettings, sizes: Mapping[str, tuple[int, int]]) ->
     ]
 
 
+def _check_modules(settings: LoraSettings, sizes: Mapping[str, tuple[int, int]]) -> None:
+    """Raise ConfigError for a pattern that decides nothing, and for a number that none of its layers has."""
+    decided: dict[str, list[str]] = {pattern: [] for pattern in settings.modules}
+    for path in sizes:
+        if fitting := [pattern for pattern in settings.modules if fnmatchcase(path, pattern)]:
+            decided[fitting[-1]].append(path)
+    for pattern, module in settings.modules.items():
+        paths, where = decided[pattern], f"lora.modules: {pattern!r}"
+        if not paths:
+            raise ConfigError(
+                f"{where} decides nothing: patterns behind it name all of its layers, and the last that fits counts. "
+                "Put it behind them, or leave it out."
+            )
+        algo = settings.layer(paths[0]).algo
+        if module.factor is not None and algo != "lokr":
+            raise ConfigError(
+                f"{where} has factor = {module.factor}, which LoKr alone has, and the algo of its layers is {algo}. "
+                "Leave it out, or add algo = 'lokr'."
+            )
+
+
 def check_kinds(settings: LoraSettings, sizes: Mapping[str, tuple[int, int]]) -> None:
     """Raise ConfigError for what does not go with the kind of change of the layers that are trained, `sizes`."""
     layers = {path: settings.layer(path) for path in sizes}
@@ -81,6 +102,7 @@ def check_kinds(settings: LoraSettings, sizes: Mapping[str, tuple[int, int]]) ->
                 f"lora.modules: {pattern!r} names none of the {len(sizes)} layers that are trained, which are called "
                 f"{next(iter(sizes))} and so on. Write it for such names, with * for any part."
             )
+    _check_modules(settings, sizes)
     algos = {one.algo for one in layers.values()}
     if settings.factor != -1 and "lokr" not in algos:
         raise ConfigError(

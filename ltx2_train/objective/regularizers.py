@@ -256,3 +256,8 @@ class RegularizerSettings(Settings):
     def wanted(self) -> list[str]:
         """The names of those that are on, in their order."""
         return [name for name, settings in self if settings.weight]
+
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether one that is on compares at prompts besides those of the clips."""
+        return bool(self.blank.weight or self.dop.weight)

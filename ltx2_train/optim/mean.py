@@ -34,7 +34,7 @@ class MeanSettings(Settings):
     sample: bool = Field(
         default=True,
         description="Draw samples with the mean too, at the same prompts and seeds.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": ".decay", "advanced": True},
     )
 
 

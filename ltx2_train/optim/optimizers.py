@@ -316,7 +316,10 @@ def _of_class(dotted: str) -> OptimizerKind:
     found = importlib.import_module(module)
     kind = getattr(found, name, None)
     if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
-        near = nearest(name, vars(found))
+        classes = (
+            one for one, value in vars(found).items() if isinstance(value, type) and issubclass(value, Optimizer)
+        )
+        near = nearest(name, list(classes))
         hint = f" Did you mean {module}.{near[0]}?" if near else ""
         raise ConfigError(f"optimizer.name = {dotted} is no optimizer of PyTorch.{hint}")
     return OptimizerKind(lambda groups, settings, lr, device: construct(kind, groups, settings, lr))

@@ -28,27 +28,49 @@ class OptimizerSettings(Settings):
     betas: tuple[float, float] = Field(
         default=DEFAULTS["betas"],
         description="Decay of the running mean of the gradient and of its square.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": ".own_betas -- where optimizer.args has no other betas", "advanced": True},
     )
     eps: float = Field(
         default=DEFAULTS["eps"],
         gt=0,
         le=1,
         description="Added to the denominator of the update.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": ".own_eps -- where optimizer.args has no other eps", "advanced": True},
     )
     weight_decay: float = Field(
         default=DEFAULTS["weight_decay"],
         ge=0,
         le=10,
         description="Share of each weight, times the learning rate, that a step takes away.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={
+            "counts_with": ".own_weight_decay -- where optimizer.args has no other weight_decay",
+            "advanced": True,
+        },
     )
     args: dict[str, Any] = Field(
         default_factory=dict,
         description='Further arguments of the optimizer, as a table or as a list of "name=value".',
         json_schema_extra={"community": "optimizer_args", "advanced": True},
     )
+
+    @property
+    def own_betas(self) -> bool:
+        """Whether `betas` counts: `args` has none, or the same."""
+        return self._counts("betas")
+
+    @property
+    def own_eps(self) -> bool:
+        """As `own_betas`."""
+        return self._counts("eps")
+
+    @property
+    def own_weight_decay(self) -> bool:
+        """As `own_betas`."""
+        return self._counts("weight_decay")
+
+    def _counts(self, name: str) -> bool:
+        given, own = self.args.get(name), getattr(self, name)
+        return name not in self.args or (tuple(given) if isinstance(given, list) else given) == own
 
     @field_validator("name", mode="wrap")
     @classmethod

@@ -319,18 +319,28 @@ def _require_two_stages(prompt: Prompt, mode: Mode) -> None:
 
 
 def unused_options(given: SampleSettings, settings: DrawSettings, prompts: Sequence[Prompt]) -> list[str]:
-    """A sentence for each of the `given` settings that none of `prompts` makes use of; `settings` are all of them."""
+    """A sentence for each of the `given` settings that none of `prompts` makes use of; `settings` are all of them.
+
+    Where a run draws nothing there are no prompts.
+    """
     media = [one for prompt in prompts for one in prompt.given]
     guided = any(prompt.needs_negative for prompt in prompts)
     voices = any(isinstance(one.condition, AudioReference) for one in media)
     shown = any(one.is_reference and one.stream == "video" for one in media)
+    begun = any(isinstance(one.condition, FirstFrame) and not one.cached for one in media)
     used = (
         ("negative_prompt", guided, "no sample is drawn with a guidance other than 1"),
         ("rescale", guided or settings.guided_without_text, "no sample is guided"),
         ("identity_guidance", voices, "no sample is given a reference sound (--ra)"),
         ("include_reference", shown, "no sample is given a reference (--v)"),
+        ("image_crf", begun, "no sample begins with a picture (--i)"),
     )
-    return [f"sample.{name} has no effect: {why}." for name, there, why in used if getattr(given, name) and not there]
+    idle = [(name, why) for name, there, why in used if getattr(given, name) and not there]
+    if not settings.wanted:
+        return [
+            f"sample.{name} has no effect in training: no samples are drawn (sample.every is 0)." for name, _ in idle
+        ]
+    return [f"sample.{name} has no effect: {why}." for name, why in idle]
 
 
 def prompt_texts(prompts: Sequence[Prompt]) -> list[str]:

@@ -146,8 +146,7 @@ def _checked(run: RunConfig, events: Events) -> tuple[BaseFiles, DrawSettings, l
     require_bitsandbytes(run.gemma)
     drawn = DrawSettings.of(run.sample, base.version)
     asked = read_prompts(drawn) if drawn.wanted else []
-    if drawn.wanted:
-        require_upsampler(drawn)
+    require_upsampler(drawn)
     if run.model.mode != "audio" and "video_vae_encoder" not in base.info.parts:
         raise CheckpointError(
             f"{base.video_vae.name} holds no video VAE (vae.encoder). Choose the full checkpoint file."

@@ -15,12 +15,12 @@ import torch
 
 from ..conditions.trained import Trained
 from ..config import DrawSettings, RunConfig, TrainSettings
-from ..config.base_files import BaseFiles
+from ..config.base_files import BaseFiles, require_mode
 from ..dataset.dataset_file import DatasetConfig
 from ..device import pick_device
 from ..errors import ConfigError, RunError
 from ..events import Events, Passing
-from ..families import VERSIONS
+from ..families import FAMILIES, VERSIONS
 from ..feed.batches import BatchOrder
 from ..feed.loader import TrainingSet
 from ..full.choose import chosen_weights
@@ -30,15 +30,17 @@ from ..lora.fit import Sizes, fitting_start, linear_sizes, tell_start, tell_vers
 from ..lora.inject import chosen_layers
 from ..lora.kinds import check_kinds, idle_alphas
 from ..lora.loftq import loftq_for
+from ..models.transformer import LTXTransformer
 from ..offload.blocks import spread
-from ..optim import choose_optimizer, why_not
+from ..optim import choose_optimizer, find_optimizer, why_not
 from ..sampling.ahead import training_prompts
 from ..sampling.guidance import require_stg_block
 from ..sampling.prompts import Prompt, prompt_texts, read_prompts, require_drawable, unused_options
 from ..sampling.sample import trained_of
 from ..sampling.two_stages import require_upsampler
 from ..weights.fingerprint import part_fingerprint
-from ..weights.load import blueprint
+from ..weights.load import blueprint, published_blueprint
+from ..weights.probe import model_family
 from ..weights.quantize import check_quant
 from ..weights.reader import TensorFile
 from .check_full import check_full, require_plain
@@ -134,8 +136,7 @@ def _check(config: RunConfig, events: Events, peers: Peers) -> Checked:
     require_drawable(prompts, config.model.mode, trained)
     tell_ungiven(config, prompts, events)
     drawn = DrawSettings.of(config.sample, files.version)
-    for text in unused_options(config.sample, drawn, prompts) if prompts else ():
-        events.message(text, "warning")
+    tell_unused_options(config, drawn, prompts, events)
     require_taught(config, data.samples, events)
     check_sharded_batches(config, data.batch_sizes)
     order = _order_batches(config, data, events)
@@ -146,6 +147,15 @@ def _check(config: RunConfig, events: Events, peers: Peers) -> Checked:
     texts = regularizer_texts(config.regularizers, captions, triggers)
     model, written = (config, files, layers, device), {"dataset.toml": dataset.to_toml()}
     return open_checked(model, data, order, prompts, events, triggers, written, texts, trained, peers)
+
+
+def tell_unused_options(config: RunConfig, drawn: DrawSettings, prompts: Sequence[Prompt], events: Events) -> None:
+    """Say which settings of samples none of `prompts` makes use of; where none is drawn nothing is the matter with
+    them."""
+    told = tuple(f"{one.setting} " for one in config.without_effect)
+    for text in unused_options(config.sample, drawn, prompts):
+        if not text.startswith(told):
+            events.message(text, "warning" if drawn.wanted else "info")
 
 
 def open_checked(
@@ -290,15 +300,48 @@ def check_base(config: RunConfig, events: Events, rank: int | None = None) -> tu
     require_sound(files.info, config)
     if config.sample.wanted:
         files.require_decoder(config.model.mode)
-        require_upsampler(config.sample)
+    require_upsampler(config.sample)
     return files, check_quant(files.checkpoint, config.quant, rank)
+
+
+def check_planned(config: RunConfig, published: str | None = None, data: bool = True) -> None:
+    """Raise what training would raise of settings, layers and optimizer, for a look ahead that needs no encoder.
+
+    `published` is the version of a published model that stands for the checkpoint. With `data` the dataset file is
+    held against the settings too.
+    """
+    check_groups(config)
+    check_streams(config)
+    require_upsampler(config.sample)
+    if published is None:
+        path = config.need("model.checkpoint")
+        with TensorFile(path) as file:
+            require_mode(config, model_family(file), path.name)
+            layers = list(_layers_of(config, blueprint(file, config.model.mode)))
+    else:
+        require_mode(config, FAMILIES[published], FAMILIES[published].checkpoint)
+        layers = list(_layers_of(config, published_blueprint(published, config.model.mode)))
+    name = "adamw" if config.optimizer.name == "auto" else config.optimizer.name
+    if not find_optimizer(name).missing():  # the machine that trains may have what this one lacks
+        optimizer = config.optimizer.model_copy(update={"name": name})
+        check_optimizer(config.model_copy(update={"optimizer": optimizer}), layers)
+    if data:
+        dataset = DatasetConfig.read(config.need("data.config"), config.foreign)
+        require_used(config, dataset)
+        require_learning(config, dataset)
+        require_validation(config, dataset)
+        check_supplied(config, dataset)
 
 
 def _check_layers(config: RunConfig, checkpoint: Path) -> dict[str, tuple[int, int]]:
     """The layers that get a LoRA, with their sizes, or the weights that are trained. They and the blocks that the
     settings count on must be in the model, as its header describes it."""
     with TensorFile(checkpoint) as file:
-        model = blueprint(file, config.model.mode)
+        return _layers_of(config, blueprint(file, config.model.mode))
+
+
+def _layers_of(config: RunConfig, model: LTXTransformer) -> dict[str, tuple[int, int]]:
+    """The same of `model`, which may lie on the meta device."""
     full = config.train.what == "full"
     weights = {name: tuple(one.shape) for name, one in model.named_parameters()} if full else {}
     layers = chosen_weights(list(weights), config.full) if full else chosen_layers(model, config.settled_lora)
@@ -415,6 +458,11 @@ def needed_texts(config: RunConfig, prompts: Sequence[Prompt]) -> list[str]:
 def check_settings(config: RunConfig, peers: Peers = ALONE) -> None:
     """Cross-checks between groups that need no file. Raises ConfigError."""
     require_processes(config, peers)
+    check_groups(config)
+
+
+def check_groups(config: RunConfig) -> None:
+    """The same, wherever and in however many processes the run is trained."""
     config.require_effect()
     check_trackers(config)
     check_regularized(config)

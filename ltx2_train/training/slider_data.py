@@ -8,6 +8,7 @@ from pathlib import Path
 from ..caching.cache_file import CacheFile, stale_weights
 from ..caching.encode_text import stale_text_weights, useless_text
 from ..caching.recipe import CacheRecipe
+from ..caching.settings import CacheSettings
 from ..config import RunConfig, TrainSettings
 from ..config.base_files import BaseFiles
 from ..config.slider import SliderSettings, SliderTarget
@@ -87,6 +88,15 @@ def _require_directions(targets: Sequence[SliderTarget]) -> None:
                 "one of them out."
             )
         found[more, less, shown] = (number, one.weight)
+
+
+def unused_of_caches(config: RunConfig) -> list[str]:
+    """The settings of caches that were changed: a slider reads caches at most, so that none of them counts but those
+    by which pictures for samples are encoded."""
+    default, of_samples = CacheSettings(), {"vae_dtype", "tiles"}
+    return [
+        f"cache.{name}" for name, value in config.cache if name not in of_samples and value != getattr(default, name)
+    ]
 
 
 def _set(config: RunConfig, name: str) -> bool:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from ..conditions.trained import Trained
-from ..config import RunConfig
+from ..config import DrawSettings, RunConfig
 from ..errors import ConfigError
 from ..events import Events, shielded
 from ..feed.batches import BatchOrder
 from ..sampling.ahead import training_prompts
 from ..sampling.prompts import require_drawable
 from ..sampling.sample import prompt_folder
-from .checks import Checked, check_model, check_settings, open_checked
+from .checks import Checked, check_model, check_settings, open_checked, tell_unused_options
 from .loop import RunResult, train_checked
-from .slider_data import open_slider, slider_settings
+from .slider_data import open_slider, slider_settings, unused_of_caches
 
 
 def train_slider(config: RunConfig, events: Events | None = None) -> RunResult:
@@ -33,12 +33,16 @@ def check_slider(config: RunConfig, events: Events) -> Checked:
     for note in config.notes:
         events.message(note)
     config, slider = slider_settings(config)
-    for one in config.without_effect:  # what its own file says; the run file has been looked at
-        events.message(str(one), "warning")
+    idle = {one.setting: str(one) for one in config.without_effect}  # its own file's too, which is looked at here first
+    for name in unused_of_caches(config):
+        idle[name] = f"{name} has no effect: a slider makes no caches of clips."
+    for text in idle.values():
+        events.message(text, "warning")
     model = check_model(config, events)
     config, files = model[:2]
     data = open_slider(config, slider, files, prompt_folder(config), events)
     order = BatchOrder(data.samples, data.batch_sizes, config.train.seed, None, config.train.batches_a_step)
     prompts = training_prompts(config, data, files.version)
     require_drawable(prompts, config.model.mode, Trained())
+    tell_unused_options(config, DrawSettings.of(config.sample, files.version), prompts, events)
     return open_checked(model, data, order, prompts, events, texts=slider.texts())

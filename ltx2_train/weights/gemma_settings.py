@@ -23,7 +23,7 @@ class GemmaSettings(Settings):
     double_quant: bool = Field(
         default=True,
         description="Quantize the scales of nf4 and fp4 as well.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={"counts_with": ".precision = nf4 | fp4", "advanced": True},
     )
     compute_dtype: Annotated[Literal["auto", "bf16", "fp16", "fp32"], BeforeValidator(dtype_name)] = Field(
         default="auto",

@@ -97,6 +97,12 @@ def blueprint(file: TensorFile, mode: str) -> LTXTransformer:
         return LTXTransformer(transformer_config(file), mode)
 
 
+def published_blueprint(version: str, mode: str) -> LTXTransformer:
+    """The same of the published full-size model of `version`."""
+    with torch.device("meta"):
+        return LTXTransformer(TransformerConfig.from_checkpoint(published_config(version)["transformer"]), mode)
+
+
 def transformer_config(file: TensorFile) -> TransformerConfig:
     """Sizes and variant of the transformer in `file`, by its header alone."""
     prefix = keys.transformer_prefix(file.tensors) or ""

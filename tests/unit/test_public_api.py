@@ -67,6 +67,7 @@ def test_the_public_names_are_these():
         "check_base",
         "check_dataset",
         "check_overrides",
+        "check_planned",
         "check_processes",
         "clean_row",
         "compare",

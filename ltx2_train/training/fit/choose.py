@@ -15,6 +15,7 @@ from typing import Any
 
 from ...config import RunConfig
 from ...errors import ConfigError
+from ...offload.settings import MemorySettings
 from ...optim import find_optimizer
 from ...quant.formats import FORMATS, planned_formats
 from .estimate import device_parts, offloaded_bytes, predict, ram_bytes
@@ -391,11 +392,26 @@ def _plan(
         limit=machine.limit,
         ram_limit=machine.ram,
         device_type=facts.device_type,
-        reasons=reasons,
+        reasons=(*reasons, *_unused(facts.run.memory, chosen.choice)),
         rejected=rejected,
         fixed=fixed,
         predict=lambda choice: predict(facts, choice, machine),
     )
+
+
+def _unused(memory: MemorySettings, choice: Choice) -> list[str]:
+    """A sentence on the settings of swapped blocks where the plan swaps none."""
+    if choice.blocks_to_swap:
+        return []
+    given = {
+        "swap_ahead": memory.swap_ahead != 1,
+        "swap_from": memory.swap_from != "auto",
+        "pinned": bool(memory.pinned) and not choice.offload_activations,
+        "pinned_gb": memory.pinned_gb is not None,
+    }
+    names = [f"memory.{name}" for name, there in given.items() if there]
+    have = "has" if len(names) == 1 else "have"
+    return [f"{' and '.join(names)} {have} no effect: no block is swapped."] if names else []
 
 
 def _words(chosen: Candidate, facts: Facts) -> list[str]:

@@ -122,7 +122,10 @@ def parse_workload(size: str, mode: str, run: RunConfig | None = None, batch: in
     picture = None if mode == "audio" else shape.latent()
     given = picture is not None and picture.frames > 1 and (run is None or run.train.first_frame_probability > 0)
     slots = 0 if run is None or picture is None else _slots(run, picture)
-    return Workload(mode, picture, sound, batch, given=given, source="the size that was given", slots=slots)
+    source, taken = "the size that was given", (shape.width, shape.height, shape.frames)
+    if taken != (width, height, frames):
+        source = f"{size.strip()}, which is not a size of the model: sides are multiples of 32, frames 8n+1"
+    return Workload(mode, picture, sound, batch, given=given, source=source, slots=slots)
 
 
 def _slots(run: RunConfig, shape: LatentShape) -> int:
@@ -160,6 +163,12 @@ def largest_workload(run: RunConfig, events: Events | None = None) -> Workload:
         held_out = tuple(sample for sample in of_plan if sample is not None)
         source = "the plan of the dataset, since the caches are not complete"
     if not samples:
+        for ref in dataset.refs:
+            if not ref.entry.source.exists():
+                raise ConfigError(
+                    f"{ref.name}.{ref.entry.source_key}: {ref.entry.source} does not exist. Correct the path in "
+                    f"the dataset file."
+                )
         raise ConfigError(
             f"The dataset holds nothing that model.mode = {mode} can train on. Choose another mode or other clips."
         )

@@ -54,3 +54,30 @@ def test_a_setting_that_the_command_line_gives_twice_is_refused(capsys):
     given = ["plan", "--published", "2.3", "--bucket", "512x512x121", "--fit", "16", "--set", "memory.fit=24"]
     assert main(given) == 2
     assert "memory.fit is given twice, as 24 and as" in capsys.readouterr().err
+
+
+def test_a_plan_refuses_what_training_refuses_of_the_settings(run_file, capsys):
+    """Before anything is planned, and by its reason: not as a run that does not fit."""
+    for given, words in (
+        ("memory.shard=true", "memory.shard = true has no effect"),
+        ("optimizer.args={foo=1}", "no argument 'foo'"),
+        ("optimizer.name=os.path", "os.path is no optimizer"),
+        ('lora.modules={"*nomatch*"={rank=4}}', "'*nomatch*' names none"),
+        ('train.lr_args={"nomatch"=1e-3}', "nomatch"),
+        ('lora.include_patterns=["nomatch.*"]', "nomatch"),
+        ("validation.every=2", "no [[validation_datasets]]"),
+        ("sample.upsampler=nope.safetensors", "nope.safetensors does not exist"),
+    ):
+        assert main(["plan", str(run_file), "--set", given, "--set", "sample.every=0"]) == 2, given
+        out, err = capsys.readouterr()
+        assert words in err
+        assert "does not fit" not in out
+    assert main(["plan", str(run_file), "--bucket", "64x64x9", "--set", "train.processes=2"]) == 0
+    assert main(["plan", "--published", "2.3", "--bucket", "64x64x9", "--set", "lora.modules={x={rank=4}}"]) == 2
+    assert "'x' names none" in capsys.readouterr().err
+
+
+def test_a_plan_names_a_folder_that_is_not_there(run_file, capsys):
+    (run_file.parent / "none.toml").write_text('[[datasets]]\ncache_only = true\nvideo_directory = "gone"\n')
+    assert main(["plan", str(run_file), "--set", "data.config=none.toml"]) == 2
+    assert "gone does not exist" in capsys.readouterr().err

@@ -1,14 +1,18 @@
 """Settings that would change nothing: each field says what it counts with, and what is set without it is refused."""
 
+import shutil
+
 import pytest
 from pydantic import BaseModel, Field
 
 from ltx2_train.config import RunConfig, load_run, make_run
+from ltx2_train.config.base_files import BaseFiles
 from ltx2_train.config.describe import walk_settings
 from ltx2_train.config.importing import import_settings
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.entry import DatasetSettings
 from ltx2_train.errors import ConfigError
+from ltx2_train.events import Events
 from ltx2_train.idle import counts_with, idle
 from ltx2_train.training.checks import check_settings
 from ltx2_train.training.held_out import require_validation
@@ -20,7 +24,7 @@ ALWAYS = {
     "model.text_projection", "model.video_vae", "model.audio_vae",
     "model.mode", "model.precision", "model.version", "model.device", "data.manifest",
     "data.prefetch", "cache.text_form", "cache.text_dtype", "cache.skip_existing", "cache.manifest",
-    "cache.preservation_prompts", "train.what",
+    "train.what",
     "objective.sampling", "objective.min_timestep", "objective.max_timestep", "objective.buckets",
     "loss.type", "optimizer.name", "optimizer.args", "schedule.name", "train.epochs", "train.learning_rate",
     "train.lr_args", "train.changed_rate", "train.accumulation", "train.clip_norm",
@@ -30,23 +34,17 @@ ALWAYS = {
     "memory.attention", "memory.split_attention", "memory.compile", "memory.context_gb", "gemma.precision",
     "gemma.compute_dtype", "gemma.placement", "sample.every", "sample.every_epochs", "sample.prompts",
     "sample.frames", "sample.fps", "sample.steps", "sample.guidance", "sample.stg", "sample.seed", "sample.strength",
-    "sample.image_crf", "sample.sigmas", "validation.every", "validation.every_epochs",
+    "sample.sigmas", "validation.every", "validation.every_epochs",
     "slider.mode", "slider.config",
     "log.report_to", "train.processes",
-}  # fmt: skip
-# On where nobody says anything: to switch one off asks for nothing that does not happen.
-SWITCHED_OFF = {
-    "gemma.double_quant", "sample.at_start", "sample.validation_first_frame", "sample.spectrogram", "ema.sample",
-    "validation.at_start", "train.prove_references",
 }  # fmt: skip
 # Checked or said in a place of its own, which knows more than the settings.
 ELSEWHERE = {
     "video.generated", "video.conditions", "audio.generated", "audio.conditions",  # check_given.py
-    "optimizer.betas", "optimizer.eps", "optimizer.weight_decay",  # the class of the optimizer tells
     "quant.loftq", "quant.awq",  # refused by their group
     "gemma.tokenizer",  # refused with the text encoder
     "quant.matmul", "train.steps",  # a message
-    "sample.negative_prompt", "sample.rescale", "sample.include_reference", "sample.identity_guidance",  # the prompts
+    "sample.negative_prompt", "sample.rescale", "sample.include_reference",  # the prompts
 }  # fmt: skip
 ALWAYS_OF_A_DATASET = {
     "audio_only_sequence_resolution", "reference_audio_cache_directory", "reference_cache_directory", "trigger_word",
@@ -59,7 +57,7 @@ ALWAYS_OF_A_DATASET = {
 def test_every_setting_says_what_it_counts_with_or_always_counts():
     open_ones = {dotted for dotted, field in walk_settings() if not counts_with(field)}
     weights = {dotted for dotted in open_ones if dotted.startswith("regularizers.") and dotted.endswith(".weight")}
-    assert open_ones - weights == ALWAYS | SWITCHED_OFF | ELSEWHERE
+    assert open_ones - weights == ALWAYS | ELSEWHERE
     assert {name for name, field in DatasetSettings.model_fields.items() if not counts_with(field)} == (
         ALWAYS_OF_A_DATASET
     )
@@ -118,6 +116,11 @@ CASES = [
     ({"train": {"caption_dropout": 0, "caption_dropout_with": "zeros"}}, ["train.caption_dropout_with"], {
         "train": {"caption_dropout": 0.1}}),
     ({"train": {"audio_learning_rate": 1e-5}}, ["train.audio_learning_rate"], AV),
+    ({"optimizer": {"weight_decay": 0.1, "eps": 1e-6, "args": {"weight_decay": 0.5, "eps": 1e-7}}}, [
+        "optimizer.eps", "optimizer.weight_decay"], {
+            "optimizer": {"args": {"weight_decay": 0.1, "eps": 1e-6}}}),
+    ({"optimizer": {"betas": [0.8, 0.9], "args": {"betas": [0.9, 0.9]}}}, ["optimizer.betas"], {
+        "optimizer": {"args": {"betas": [0.8, 0.9]}}}),
     ({"slider": {"guidance": 3}}, ["slider.guidance"], {"slider": {"targets": [{"positive": "a"}]}}),
 ]  # fmt: skip
 
@@ -148,6 +151,11 @@ def test_the_words_say_what_it_counts_with_and_what_is_there():
     )
 
 
+def test_what_is_no_number_is_said_to_be_none():
+    with pytest.raises(ConfigError, match=r"sample\.fps: needs a finite number \(given: nan\)"):
+        make_run({"sample": {"fps": float("nan")}})
+
+
 def test_what_asks_for_nothing_is_let_alone():
     tables = {"sample": {"audio": "off", "every": 0}, "train": {"prove_references": False}}
     check_settings(make_run(merged(tables, {"model": {"mode": "audio"}, "memory": {"fit": "custom", "pinned": False}})))
@@ -159,6 +167,9 @@ def test_what_asks_for_nothing_is_let_alone():
         ({"sample": {"audio_format": "flac"}}, "sample.audio_format"),
         ({"sample": {"width": 64}, "model": {"mode": "audio"}}, "sample.width"),
         ({"cache": {"audio_vae_dtype": "bf16"}}, "cache.audio_vae_dtype"),
+        ({"cache": {"preservation_prompts": ["woman"]}}, "cache.preservation_prompts"),
+        ({"sample": {"identity_guidance": 3}}, "sample.identity_guidance"),
+        ({"sample": {"image_crf": 10}, "model": {"mode": "audio"}}, "sample.image_crf"),
         ({"data": {"config": "a.toml", "manifest": "b.json"}}, "data.config"),
         ({"cache": {"tiles": {"spatial_tile": 512}}, "model": {"mode": "audio"}}, "cache.tiles.spatial_tile"),
     ],
@@ -167,6 +178,37 @@ def test_how_a_thing_is_done_that_is_not_there_is_told_and_not_refused(tables, n
     run = make_run(tables)
     check_settings(run)
     assert [one.setting for one in run.without_effect] == [name]
+
+
+SWITCHES = [
+    ("ema.sample", {"ema": {"decay": 0.9}}),
+    ("validation.at_start", {"validation": {"every": 5}}),
+    ("sample.validation_first_frame", {"sample": {"validation_clips": 1}}),
+    ("sample.spectrogram", {"model": {"mode": "av"}}),
+    ("gemma.double_quant", {"gemma": {"precision": "nf4"}}),
+    ("train.prove_references", {"video": {"conditions": [{"type": "reference"}]}}),
+    ("train.prove_references", {"model": {"mode": "av"}, "audio": {"generated": False}}),
+]
+
+
+@pytest.mark.parametrize(("name", "mend"), SWITCHES)
+def test_a_switch_that_is_on_by_itself_is_told_where_it_is_switched_off_and_counts_with_nothing(name, mend):
+    group, key = name.split(".")
+    run = make_run({group: {key: False}})
+    check_settings(run)
+    assert [str(one).partition(" has")[0] for one in run.without_effect] == [f"{name} = false"]
+    assert make_run(merged({group: {key: False}}, mend)).without_effect == []
+
+
+def test_a_switch_is_told_where_the_command_line_switches_it_on_for_nothing():
+    tables = {"sample": {"every": 0}}
+    assert make_run({"sample": {"every": 0, "at_start": True}}).without_effect == []  # a file may have all defaults
+    assert make_run({"sample": {"every": 0, "at_start": False}}).without_effect == []  # which is what happens
+    for flag in ("sample.at_start=true", "sample_at_first=true"):
+        run = make_run(tables, overrides=[flag])
+        assert [one.setting for one in run.without_effect] == ["sample.at_start"]
+        check_settings(run)
+    assert make_run({"sample": {"every_epochs": 1}}, overrides=["sample.at_start=true"]).without_effect == []
 
 
 def test_conditions_are_joined_and_negated():
@@ -324,3 +366,23 @@ def test_the_record_of_a_run_trains_on_whatever_it_says_of_settings_without_effe
     assert any("frame_sample has no effect" in note for note in DatasetConfig.read(folder / "dataset.toml").notes)
     with pytest.raises(ConfigError, match=r"loss\.huber_delta = 0\.3 has no effect"):
         load_run(folder / "run.toml", ["loss.huber_delta=0.3"]).require_effect()
+
+
+def test_a_vae_beside_that_of_the_checkpoint_is_said(run_file, tmp_path):
+    class Told(Events):
+        def message(self, text, level="info"):
+            said.append(text)
+
+    said = []
+    run = load_run(run_file)
+    other = tmp_path / "other.safetensors"
+    shutil.copy(run.need("model.checkpoint"), other)
+    for path, words in (
+        (other, f"model.video_vae: that of other.safetensors is used, and not that of {run.model.checkpoint.name}."),
+        (run.model.checkpoint, "model.video_vae has no effect: it names the checkpoint"),
+    ):
+        BaseFiles.find(load_run(run_file, [f"model.video_vae={path}"]), Told())
+        assert any(words in text for text in said)
+    said.clear()
+    BaseFiles.find(run, Told())
+    assert not [text for text in said if "video_vae" in text]

@@ -305,11 +305,20 @@ def test_noise_has_the_statistics_of_the_base():
         ({"algo": "loha", "lokr_norm": 1e-3}, r"lora\.lokr_norm"),
         ({"algo": "lokr", "rank": 1, "lokr_norm": 1e-3, "factor": 2}, r"lora\.rank to 7 or more"),
         ({"modules": {"*attn9*": {"rank": 4}}}, r"lora\.modules: '\*attn9\*' names none"),
+        ({"modules": {"*attn1*": {"factor": 4}}}, r"'\*attn1\*' has factor = 4, which LoKr alone has.*is lora"),
+        ({"algo": "lokr", "modules": {"*": {"algo": "loha", "factor": 4}}}, r"'\*' has factor = 4.*is loha"),
+        ({"modules": {"*attn1*": {"rank": 4}, "*to_q": {"rank": 8}}}, r"'\*attn1\*' decides nothing"),
     ],
 )
 def test_what_a_kind_does_not_have_is_refused(settings, says):
     with pytest.raises(ConfigError, match=says):
         check_kinds(LoraSettings(**settings), {"transformer_blocks.0.attn1.to_q": (24, 24)})
+
+
+@pytest.mark.parametrize("settings", [{"algo": "lokr"}, {"modules": {"*": {"algo": "lokr", "factor": 4}}}])
+def test_a_module_may_have_a_factor_where_its_layers_are_lokr(settings):
+    given = {"modules": {"*attn1*": {"factor": 4}}, **settings}
+    check_kinds(LoraSettings(**given), {"transformer_blocks.0.attn1.to_q": (24, 24)})
 
 
 @pytest.mark.parametrize("algo", ALGOS)

@@ -210,6 +210,8 @@ def test_a_class_by_its_dotted_name_takes_its_arguments_and_its_bytes_are_measur
     [
         ("torch.optim.Lion", {}, "torch.optim.Lion is no optimizer"),
         ("torch.optim.lr_scheduler", {}, "no optimizer"),
+        ("os.path", {}, r"os\.path is no optimizer of PyTorch\.$"),
+        ("torch.optim.adamax", {}, r"Did you mean torch\.optim\.Adamax\?"),
         ("no_such_package.Lion", {}, "not installed.*pip install no-such-package"),
         ("torch.optim.LBFGS", {}, "a step failed"),
         ("torch.optim.SGD", {"betas": (0.5, 0.9)}, "optimizer.betas is set, and SGD has no betas"),

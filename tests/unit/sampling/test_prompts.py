@@ -115,5 +115,14 @@ def test_settings_that_no_prompt_uses_are_named():
     assert named == ["sample.negative_prompt", "sample.rescale", "sample.include_reference"]
     prompts.append(parse_prompt("A hen --g 3", plain))
     assert [line.split()[0] for line in unused_options(plain, plain, prompts)] == ["sample.include_reference"]
+    crf = DrawSettings(image_crf=10)
+    assert unused_options(crf, crf, prompts) == [
+        "sample.image_crf has no effect: no sample begins with a picture (--i)."
+    ]
+    assert unused_options(crf, crf, [parse_prompt(f"A fox --i {__file__}", crf)]) == []
+    off = DrawSettings(every=0, negative_prompt="ugly")
+    assert unused_options(off, off, []) == [
+        "sample.negative_prompt has no effect in training: no samples are drawn (sample.every is 0)."
+    ]
     given = SampleSettings(guidance=1, stg=0, modality_guidance=1)
     assert unused_options(given, DrawSettings.of(given, "2.5"), prompts[:1]) == []  # of what nobody set

@@ -21,7 +21,7 @@ from ltx2_train.training.loop import train
 from ltx2_train.training.noised import Noised
 from ltx2_train.training.ready import Group
 from ltx2_train.training.slider import Slider, SliderSet, like
-from ltx2_train.training.slider_data import slider_settings
+from ltx2_train.training.slider_data import slider_settings, unused_of_caches
 
 SHAPE = LatentShape(1, 2, 2)
 TARGET = SliderTarget(positive="sharp", negative="blurry", target_class="a portrait", weight=3.0)
@@ -211,6 +211,12 @@ def test_the_slider_file_of_the_community_trainer_is_read(tmp_path):
 def test_what_a_slider_cannot_use_is_refused_by_name(tables, message):
     with pytest.raises(ConfigError, match=message):
         slider_settings(make_run(tables))
+
+
+def test_settings_of_caches_that_a_slider_does_not_make_are_named():
+    cache = {"text_form": "full", "latents_dtype": "fp32", "vae_dtype": "fp32"}
+    assert unused_of_caches(make_run({"slider": TEXTS, "cache": cache})) == ["cache.latents_dtype", "cache.text_form"]
+    assert unused_of_caches(make_run({"slider": TEXTS})) == []
 
 
 def test_a_slider_is_not_trained_as_another_lora():

@@ -412,6 +412,20 @@ def test_plan_json_and_what_a_resumed_run_keeps(tmp_path):
         MemoryPlan.load(tmp_path)
 
 
+def test_settings_of_swapped_blocks_are_told_where_none_is_swapped():
+    memory = {"swap_ahead": 3, "swap_from": "file", "pinned_gb": 2.0}
+    told = "memory.swap_ahead and memory.swap_from and memory.pinned_gb have no effect: no block is swapped."
+    assert told in plan_for(80, memory=memory).reasons
+    assert "memory.pinned has no effect: no block is swapped." in plan_for(80, memory={"pinned": True}).reasons
+    swapped = plan_for(80, memory={"swap_ahead": 3, "blocks_to_swap": 4})
+    assert not any("no block is swapped" in reason for reason in swapped.reasons)
+
+
+def test_a_size_that_the_model_does_not_have_is_said():
+    assert "65x64x18, which is not a size of the model" in parse_workload("65x64x18", "video").source
+    assert parse_workload("64x64x17", "video").source == "the size that was given"
+
+
 def test_report_has_a_row_a_size_and_marks_the_chosen():
     facts = full()
     nowhere = Machine("none", "", 0.0, RAM, DISK, Rates(1e12, 1e11))
