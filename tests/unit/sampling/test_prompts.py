@@ -108,8 +108,8 @@ def test_an_option_that_is_given_twice_is_refused(line):
     assert parse_prompt("A fox --w 512 --w 512", SETTINGS).shape.width == 512
 
 
-def test_settings_that_no_prompt_uses_are_named():
-    plain = DrawSettings(guidance=1, stg=0, negative_prompt="ugly", rescale=0.5, include_reference=True)
+def test_settings_that_no_prompt_uses_are_named(tmp_path):
+    plain = DrawSettings(guidance=1, stg=0, negative_prompt="ugly", rescale=0.5, include_reference=True, image_crf=0)
     prompts = [parse_prompt("A fox", plain)]
     named = [line.split()[0] for line in unused_options(plain, plain, prompts)]
     assert named == ["sample.negative_prompt", "sample.rescale", "sample.include_reference"]
@@ -119,8 +119,9 @@ def test_settings_that_no_prompt_uses_are_named():
     assert unused_options(crf, crf, prompts) == [
         "sample.image_crf has no effect: no sample begins with a picture (--i)."
     ]
-    assert unused_options(crf, crf, [parse_prompt(f"A fox --i {__file__}", crf)]) == []
-    off = DrawSettings(every=0, negative_prompt="ugly")
+    Image.new("RGB", (64, 64)).save(tmp_path / "fox.png")
+    assert unused_options(crf, crf, [parse_prompt(f"A fox --i {tmp_path / 'fox.png'}", crf)]) == []
+    off = DrawSettings(every=0, negative_prompt="ugly", image_crf=0)
     assert unused_options(off, off, []) == [
         "sample.negative_prompt has no effect in training: no samples are drawn (sample.every is 0)."
     ]
