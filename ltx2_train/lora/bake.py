@@ -56,16 +56,7 @@ def bake_loras(
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(TensorFile(checkpoint))
         sources = [stack.enter_context(LoraSource(path, TOOL)) for path in loras]
-        version = probe(checkpoint).version
-        if not any(source.works for source in sources):
-            raise ConfigError(
-                f"{sources[0].path.name} does nothing: {sources[0].idle}. The checkpoint would stay as it is. Choose "
-                "another."
-            )
-        idle = tell_idle(sources, events)
-        for source in sources:
-            if version is not None:
-                tell_version(source.about, version, events)
+        idle = _told_of(sources, probe(checkpoint).version, events)
         weights = _weights(file, sources)
         entries = {name: TensorEntry(info.dtype, info.shape) for name, info in file.tensors.items()}
         require_space(out, sum(entry.nbytes for entry in entries.values()))
@@ -94,6 +85,21 @@ def bake_loras(
     ranks = sorted({rank for source in sources for rank in source.about.ranks})
     notes = [f"{source.path.name} at strength {strength:g}" for source, strength in zip(sources, each, strict=True)]
     return LoraMade(out, count_branches(layers), ranks, [*idle, *notes], losses.shares())
+
+
+def _told_of(sources: Sequence[LoraSource], version: str | None, events: Events) -> list[str]:
+    """What was said of `sources`: those that do nothing, and those of another version of the model. Raises ConfigError
+    where none does anything."""
+    if not any(source.works for source in sources):
+        raise ConfigError(
+            f"{sources[0].path.name} does nothing: {sources[0].idle}. The checkpoint would stay as it is. Choose "
+            "another."
+        )
+    idle = tell_idle(sources, events)
+    for source in sources:
+        if version is not None:
+            tell_version(source.about, version, events)
+    return idle
 
 
 def _changed(

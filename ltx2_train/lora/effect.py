@@ -41,7 +41,7 @@ def require_finite(path: Path | str) -> str:
     )
 
 
-def idle(file: LoraFile) -> str:
+def does_nothing(file: LoraFile) -> str:
     """Why the layers of a file whose weights have been read change nothing; "" where one does, or there is none."""
     zeros = {
         name: not _is_dora(file, name) and any(not bool(part.any()) for part in entry.tensors)

@@ -12,7 +12,7 @@ import torch
 
 from ..families import name_of
 from ..files import parse_json
-from .effect import idle
+from .effect import does_nothing
 from .file import LoraFile, load_lora_state, read_lora
 from .foreign import family_of, kind_and_layer, kinds_of, unknown_version
 from .metadata import REFERENCE
@@ -181,7 +181,7 @@ def _problems(file: LoraFile, modules: list[str], norms: Mapping[str, float]) ->
     if said is not None and of_keys and of_keys != {said}:
         found = ", ".join(f"{alpha:g}" for alpha in sorted(of_keys)[:8])
         problems.append(f"Its metadata say alpha {said:g}, its .alpha keys {found}; the keys count.")
-    if why := idle(file):
+    if why := does_nothing(file):
         what = "its layers do nothing beside these keys" if strange else "it does nothing"
         problems.append(f"{why[:1].upper()}{why[1:]}: {what}.")
     if len(file.ranks) > 1:

@@ -64,7 +64,6 @@ def sample(
     idle = [str(one) for one in run.without_effect if one.setting.startswith("sample.") and "every" not in one.words]
     for text in (*idle, *unused_options(run.sample, settings, wanted)):
         events.message(text, "warning")
-
     folder = prompt_folder(run) if has_dataset(run) else out / "prompts"
     media = given_media(run, base, folder, trained)
     with (
