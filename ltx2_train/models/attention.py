@@ -82,12 +82,14 @@ class Attention(nn.Module):
                 pair = (self.to_k, self.to_v)
                 k, v = together(pair, context) if kept is None else (kept.value(one, context) for one in pair)
             its_rope = rope if context is None else context_rope
-            q = note(rotated_norm, q, self.q_norm.weight, rope, self.heads, self.eps, self.fused)
-            k = note(rotated_norm, k, self.k_norm.weight, its_rope, self.heads, self.eps, self.fused)
-            out = attend(self._split(q), self._split(k), self._split(v), mask, self.way).flatten(2)
+            # a gate reads heads however they lie; without one they would have to be put back in order by a copy
+            how = self.heads, self.eps, self.fused, self.gated
+            q = note(rotated_norm, q, self.q_norm.weight, rope, *how)
+            k = note(rotated_norm, k, self.k_norm.weight, its_rope, *how)
+            out = attend(q, k, self._split(v), mask, self.way)
         for one in logits:
-            out = note(gated_heads, out, torch.sigmoid(one) * 2, self.fused)
-        return self.to_out[0](out)
+            out = note(gated_heads, self._split(out) if skip else out, torch.sigmoid(one) * 2, self.fused)
+        return self.to_out[0](out if out.dim() == 3 else out.flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.heads, -1))

@@ -113,14 +113,14 @@ def weighted_norm_gradient(grad: Tensor, x: Tensor, r: Tensor, weight: Tensor) -
 
 
 def gated_heads(x: Tensor, gates: Tensor) -> Tensor:
-    """x [B, T, D] times one number a head: [B, T, H]."""
-    return (x.unflatten(2, (gates.shape[2], -1)) * gates.unsqueeze(-1)).flatten(2)
+    """Heads x [B, T, H, K] times one number each, [B, T, H]: [B, T, D]."""
+    return (x * gates.unsqueeze(-1)).flatten(2)
 
 
 def gated_heads_gradient(grad: Tensor, x: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients to x and to the gates of `gated_heads`."""
-    own, g = (t.unflatten(2, (gates.shape[2], -1)) for t in (x, grad))
-    return (g * gates.unsqueeze(-1)).flatten(2), (_wide(g) * _wide(own)).sum(-1).to(gates.dtype)
+    g = grad.unflatten(2, (gates.shape[2], -1))
+    return g * gates.unsqueeze(-1), (_wide(g) * _wide(x)).sum(-1).to(gates.dtype)
 
 
 def modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

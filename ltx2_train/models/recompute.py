@@ -139,7 +139,7 @@ class Remade:
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
 
     def note(self, make: Callable[..., Tensor], *arguments: Any) -> Tensor:
-        """`make(*arguments)`, a fresh contiguous tensor, noted; `arguments` live until backward."""
+        """`make(*arguments)`, a fresh tensor that fills its memory, noted; `arguments` live until backward."""
         value = make(*arguments)
         if self.on and torch.is_grad_enabled():  # an adapter also keeps what needs no gradient itself
             self._recipes.append(_Recipe(value, make, arguments))
@@ -225,7 +225,8 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        plan, tensors, values = ctx.plan, list(ctx.saved_tensors[: ctx.count]), ctx.saved_tensors[ctx.count :]
+        plan, saved = ctx.plan, ctx.saved_tensors  # asked for once: what is a recipe would be made twice
+        tensors, values = list(saved[: ctx.count]), saved[ctx.count :]
         for place, handle in ctx.handles.items():
             tensors[place] = plan.store.get(handle)
         inputs = _leaves(tensors, ctx.needs_input_grad[2:])
@@ -273,8 +274,10 @@ class _Deferred(torch.autograd.Function):
             with torch.enable_grad():
                 out = ctx.run(piece, *others, part=part, unread=True)
             first, *rest = _gradients((out,), (grad[:, part],), [piece, *wanted])
+            del piece, out
             if grad_x is not None and first is not None:
                 grad_x[:, part] = first
+                del first  # or it would be there beside the next slice
             total = [b if a is None else a if b is None else a + b for a, b in zip(total, rest, strict=True)]
         return None, None, None, None, grad_x if len(parts) > 1 else first, *total
 
@@ -321,7 +324,8 @@ class _UnreadGelu(torch.autograd.Function):
         hidden, weight = ctx.saved_tensors
         # two-dimensional, since a product over a batch dimension is slower
         inner = (grad.reshape(-1, grad.shape[-1]).to(weight.dtype) @ weight).view(hidden.shape)
-        return torch.ops.aten.gelu_backward(inner, hidden, approximate="tanh"), None
+        # into the memory of what it is made from: these are the widest tensors of a step
+        return torch.ops.aten.gelu_backward.grad_input(inner, hidden, approximate="tanh", grad_input=inner), None
 
 
 def _storage(tensor: Tensor) -> int:

@@ -39,9 +39,9 @@ from .blocks import BASE_ROWS, TEXT_ROWS, Block, SkipLayers, Stream
 from .config import Side, TransformerConfig
 from .fused import Fused
 from .kernels import QUERIES, SPLITS, find_kernel
-from .norms import RowIndex, rows_of_tokens, wide
+from .norms import RowIndex, rows_of_tokens, slices, wide
 from .plain_text import split_marked
-from .recompute import Kept, Shares, Store, recomputed, trainable
+from .recompute import Kept, Remade, Shares, Store, recomputed, trainable
 from .rope import rope_table
 from .routes import TokenRoute, check_routes, kept_of, put_back, stream_of
 from .trial import why_not_compiled
@@ -310,8 +310,10 @@ class LTXTransformer(nn.Module):
         assert audio is None or self.has_audio, f"audio given to a model of mode {self.mode}"
         v = None if video is None else self._stream("", self.config.video, video, audio)
         a = None if audio is None else self._stream("audio_", self.config.audio, audio, video)
-        vx = None if video is None else self._marked(self.patchify_proj(video.latent.to(self.dtype)), video)
-        ax = None if audio is None else self.audio_patchify_proj(audio.latent.to(self.dtype))
+        # the first block keeps no input for its second run: it is made again from the latents, which cost less
+        embedded = Remade(0 in self.recompute and self.activations is None and not self._embedding_is_trained())
+        vx = None if video is None else embedded.note(self._embed_video, video)
+        ax = None if audio is None else embedded.note(self._embed_audio, audio)
         hidden: dict[str, Tensor] = {}
         check_routes(routes, len(self.transformer_blocks))
         begins = {} if v is None else {route.first: route for route in routes}
@@ -325,7 +327,8 @@ class LTXTransformer(nn.Module):
             left_out = frozenset() if skip is None else skip.at(number)
             saving = torch.is_grad_enabled() and number in self.recompute
             if saving and number + 1 < len(self.transformer_blocks):
-                vx, ax = self._recomputed(number, block, vx, ax, v, a, left_out)
+                with embedded if number == 0 else nullcontext():
+                    vx, ax = self._recomputed(number, block, vx, ax, v, a, left_out)
             else:
                 # backward begins at the last block: what it keeps would be there again at once, at the same peak
                 assert not torch.is_grad_enabled() or self._is_resident(number), (
@@ -400,8 +403,16 @@ class LTXTransformer(nn.Module):
             textless=own.textless,
         )
 
-    def _marked(self, x: Tensor, video: Modality) -> Tensor:
-        """Video tokens `x` [B, T, D], those that stand for a single picture frame marked as such."""
+    def _embedding_is_trained(self) -> bool:
+        names = ("patchify_proj", "audio_patchify_proj")
+        return any(trainable(getattr(self, name)) for name in names if hasattr(self, name))
+
+    def _embed_audio(self, audio: Modality) -> Tensor:
+        return self.audio_patchify_proj(audio.latent.to(self.dtype))
+
+    def _embed_video(self, video: Modality) -> Tensor:
+        """Video tokens [B, T, D], those that stand for a single picture frame marked as such."""
+        x = self.patchify_proj(video.latent.to(self.dtype))
         if video.single is None or not self.config.use_keyframes_abs_pos_embedding:
             return x
         start, stop, slots = video.single.start, video.single.stop, x.shape[1] - video.slots
@@ -486,9 +497,13 @@ class LTXTransformer(nn.Module):
         assert x is not None
         rows, index = stream.embedded
         shift, scale = (rows + row for row in getattr(self, f"{prefix}scale_shift_table").to(rows.dtype))
-        normal = layer_norm(x, x.shape[-1:], eps=self.config.norm_eps)
-        moved = (normal * rows_of_tokens(scale + 1, index) + rows_of_tokens(shift, index)).to(x.dtype)
-        return getattr(self, f"{prefix}proj_out")(moved)
+        parts = list(slices(x, index))  # or three tensors of the size of x would be there at once
+        out = []
+        for part, piece in zip(parts, x.split([part.stop - part.start for part in parts], dim=1), strict=True):
+            normal = layer_norm(piece, x.shape[-1:], eps=self.config.norm_eps)
+            factor, added = rows_of_tokens(scale + 1, index, part), rows_of_tokens(shift, index, part)
+            out.append(getattr(self, f"{prefix}proj_out")((normal * factor + added).to(x.dtype)))
+        return out[0] if len(out) == 1 else torch.cat(out, dim=1)
 
 
 def _absent(setting: str, target: str, what: str, mode: str) -> str:

@@ -67,7 +67,8 @@ def _work(
     def run() -> list[Tensor]:
         with torch.enable_grad():
             normal = modulated_norm(x, rows[0], rows[1], None, 1e-6, fused)
-            out = gated_sum(rotated_norm(normal, weight, rope, heads, 1e-6, fused), y, rows[2], None, fused=fused)
+            turned = rotated_norm(normal, weight, rope, heads, 1e-6, fused).flatten(2)
+            out = gated_sum(turned, y, rows[2], None, fused=fused)
             return [out.detach(), *torch.autograd.grad(out, [x, y], grad)]
 
     return run

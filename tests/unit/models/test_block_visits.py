@@ -162,6 +162,27 @@ def test_inputs_of_recomputed_blocks_may_wait_elsewhere(mode):
     assert len(drawers[0].puts) == drawers[0].gets == streams * (BLOCKS - 1)
 
 
+@pytest.mark.parametrize(
+    ("blocks", "stored", "trained", "times"),
+    [(None, False, False, 2), ([1, 2], False, False, 1), (None, True, False, 1), (None, False, True, 1)],
+)
+def test_the_first_block_finds_its_input_again_in_the_latents(blocks, stored, trained, times):
+    made = []
+
+    def prepare(model):
+        if trained:
+            adapt(model, "patchify_proj")
+        if stored:
+            model.activations = Drawer()
+        for name in ("patchify_proj", "audio_patchify_proj"):
+            getattr(model, name).register_forward_hook(lambda *_, name=name: made.append(name))
+
+    found = gradients(prepare, blocks)
+    assert sorted(made) == sorted(["patchify_proj", "audio_patchify_proj"] * times)
+    if not trained:
+        assert_bit_equal(found, gradients(blocks=0))
+
+
 def test_a_stream_that_rests_is_not_stored_once_a_block():
     model, drawer = build("2.3", num_layers=BLOCKS), Drawer()
     adapt(model, "attn")

@@ -65,7 +65,7 @@ def calls(tokens=6, dtype=torch.float32, batch=2):
         "rotated_norm": (lambda f: rotated_norm(x, weight, rope, 2, EPS, f), [x]),
         "rotated_norm interleaved": (lambda f: rotated_norm(x, weight, woven, 2, EPS, f), [x]),
         "rotated_norm without rotation": (lambda f: rotated_norm(x, weight, None, 2, EPS, f), [x]),
-        "gated_heads": (lambda f: gated_heads(x, gates, f), [x, gates]),
+        "gated_heads": (lambda f: gated_heads(x.unflatten(2, (2, 8)), gates, f), [x, gates]),
         "modulated": (lambda f: modulated(x.detach(), a, b, f), []),
     }
 

@@ -5,7 +5,7 @@ import torch
 from torch.autograd import gradcheck
 
 from ltx2_train.models import norms
-from ltx2_train.models.norms import RowIndex, gated_sum, modulated_norm, plain_norm, rotated_norm
+from ltx2_train.models.norms import RowIndex, gated_heads, gated_sum, modulated_norm, plain_norm, rotated_norm
 from ltx2_train.models.rope import rope_table
 
 EPS = 1e-6
@@ -64,6 +64,26 @@ def test_rotated_norm_has_the_gradient_of_its_value(interleaved):
     if rope is not None:  # gradcheck compares to twelve digits, so the table must have as many
         rope = rope._replace(cos=rope.cos.double(), sin=rope.sin.double())
     assert gradcheck(lambda a, b: rotated_norm(a, b, rope, 2, EPS), (double(2, 5, 8), double(8, seed=1)))
+
+
+@pytest.mark.usefixtures("_slices")
+@pytest.mark.parametrize("rotated", [False, True])
+def test_heads_that_lie_one_behind_the_other_are_the_same_numbers(rotated):
+    positions = torch.rand(1, 1, 5, 2, generator=torch.Generator().manual_seed(0)) * 9
+    rope = rope_table(positions, 8, 2, (20,)) if rotated else None
+    x, weight = double(2, 5, 8).detach().float().requires_grad_(), double(8, seed=1).detach().float()
+    gates, grad = double(2, 5, 2, seed=2).detach().float().requires_grad_(), double(2, 5, 8, seed=3).detach().float()
+    found = []
+    for by_head in (False, True):
+        heads = rotated_norm(x, weight, rope, 2, EPS, None, by_head)
+        assert heads.shape == (2, 5, 2, 4)
+        assert heads.transpose(1, 2).is_contiguous() == by_head
+        out = gated_heads(heads, gates)
+        assert out.shape == (2, 5, 8)
+        assert out.is_contiguous()
+        assert torch.equal(out, (heads * gates.unsqueeze(3)).flatten(2))
+        found.append((out, *torch.autograd.grad(out, [x, gates], grad)))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_an_unread_sum_computes_nothing_but_its_gradient():

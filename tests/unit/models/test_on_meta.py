@@ -11,7 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ltx2_train.models.norms import meta_is, slices
+from ltx2_train.models.positions import video_positions
 from ltx2_train.models.recompute import Remade
+from ltx2_train.models.transformer import LTXTransformer, Modality, TransformerConfig
+from ltx2_train.shapes import LatentShape
+from ltx2_train.training.fit.tracker import LiveBytes
 
 
 class Shapes(TorchDispatchMode):
@@ -129,3 +133,20 @@ def test_feed_forwards_on_meta_are_sliced_like_those_of_the_device_it_stands_for
         with meta_is("cpu"):
             model(video, None)
     assert seen == [300, 256, 44]
+
+
+@pytest.mark.parametrize(("wide", "most"), [(256, 15.0), (1024, 14.9)])
+def test_a_step_on_a_processor_holds_this_many_streams(wide, most):
+    """Live at most, in tensors of the size of the picture's stream; with every block recomputed, rank 8."""
+    config = TransformerConfig(
+        num_layers=2, num_attention_heads=4, attention_head_dim=wide // 4, cross_attention_dim=wide
+    )
+    with torch.device("meta"):
+        model = LTXTransformer(config, "video").requires_grad_(False)
+    adapt(model, "attn")
+    shape = LatentShape(8, 16, 16)
+    latent, context = torch.empty(1, shape.tokens, 128, device="meta"), torch.empty(1, 256, wide, device="meta")
+    sigma, places = torch.empty(1, device="meta"), video_positions(shape, 24.0).to("meta")
+    with meta_is("cpu"), LiveBytes("meta") as live:
+        model(Modality(latent, sigma, None, places, context), None).video.sum().backward()
+    assert live.peak / (4 * wide * shape.tokens) <= most

@@ -153,8 +153,9 @@ def test_text_keys_and_values_that_are_kept():
 
 def test_settings_that_save_memory_are_simulated():
     work = work_of("video", batch=2)
-    small = simulate.simulate(CONFIG, run_of("video"), work, ff_chunk=64)
-    assert small.peak(TOTAL, SETS["all"]) < simulate.simulate(CONFIG, run_of("video"), work).peak(TOTAL, SETS["all"])
+    small, whole = (simulate.simulate(CONFIG, run_of("video"), work, ff_chunk=chunk) for chunk in (64, 0))
+    # at this size the text holds more than a feed-forward, so it is the number of its slices that shows it
+    assert small.recomputed.forward_operations > whole.recomputed.forward_operations
     step = predicted("video")
     assert step.peak(48, range(47), offloaded=True) <= step.peak(48, range(47)) < step.peak(48, ())
     assert step.peak(TOTAL, SETS["all"], held_gradients=True) >= step.peak(TOTAL, SETS["all"])
