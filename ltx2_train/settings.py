@@ -230,8 +230,6 @@ def _words(kind: str, about: Mapping[str, Any], path: str, given: Any) -> str:
     if isinstance(given, float) and math.isnan(given):
         return "needs a number"
     limits = {"greater_than_equal": "ge", "greater_than": "gt", "less_than_equal": "le", "less_than": "lt"}
-    if kind in limits and isinstance(given, float) and math.isnan(given):
-        return "needs a finite number"
     if kind in limits:
         words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}[limits[kind]]
         limit = about.get(limits[kind])
