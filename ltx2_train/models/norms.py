@@ -9,7 +9,7 @@ g the gradient that reaches n:  dx = r * (g - n * mean(g * n)),  r = 1 / sqrt(me
 
 The work goes over slices of tokens that fit a processor's cache, so the float32 temporaries stay small; on an
 accelerator one slice is everything, since there launches cost more than memory traffic. Given a `Fused`, each function
-is one compiled pass instead.
+is one compiled pass instead. The file is long because each forward stands beside the backward that it must agree with.
 
 RMSNorm: Zhang and Sennrich 2019, arXiv:1910.07467. AdaLN: Peebles and Xie 2022, arXiv:2212.09748.
 

@@ -55,10 +55,10 @@ def check_streams(config: RunConfig) -> None:
         )
     for stream, settings in (("video", config.video), ("audio", config.audio)):
         for one in settings.conditions:
-            if one.probability == 0:
+            if isinstance(one, (Reference, AudioReference, Mask)) and one.probability == 0:
                 raise ConfigError(
-                    f"{stream}.conditions: the condition of type {one.type} has probability 0, so it would never be "
-                    "given. Raise its probability, or take it out."
+                    f"{stream}.conditions: the condition of type {one.type} has probability 0, so what it needs would "
+                    "be cached and never used. Raise its probability, or take it out."
                 )
         parts = [one.type for one in settings.conditions if is_given(one)]
         if parts and not settings.generated:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from ltx2_train import Events, build_caches, check_base, files, load_run, make_run, probe, sample, train
 from ltx2_train.config.base_files import BaseFiles
-from ltx2_train.errors import CacheError, CheckpointError, ConfigError
+from ltx2_train.errors import CacheError, CheckpointError, ConfigError, RunError
 from ltx2_train.lora.file import load_lora_state
 from ltx2_train.models.transformer import LTXTransformer
 from ltx2_train.weights.fingerprint import part_fingerprint
@@ -130,9 +130,11 @@ def test_a_distilled_file_is_told_by_its_name_alone(tiny25, tmp_path):
 
 
 def test_keyframe_slots_are_refused_where_they_are_not_cached_and_drawn_as_the_lora_says(folder25, drawn_slots):
-    settings = ["model.mode=av", "cache.keyframe_slots=3", "run.name=four"]
+    settings = ["model.mode=av", "cache.keyframe_slots=3"]
+    with pytest.raises(RunError, match=r"cache\.keyframe_slots: was 2, now 3"):
+        train(load_run(folder25 / "run.toml", [*settings, "run.name=four"]))
     with pytest.raises(CacheError, match=r"3 caches of 3 .*\n.*_ltx2_keyframes.*: latents changed .*keyframes"):
-        train(load_run(folder25 / "run.toml", settings))
+        train(load_run(folder25 / "run.toml", [*settings, "run.name=five"]))
     lora = next(folder25.glob("**/four/**/*.safetensors"))
     drawn_slots.clear()
     sample(load_run(folder25 / "run.toml", ["model.mode=av"]), lora, folder25 / "drawn", prompts=["a fox"])

@@ -544,9 +544,9 @@ def test_the_lora_changes_the_sample_and_strength_zero_does_not(run_file):
     assert torch.equal(off.latents, base[0].latents)
     twin = Path(shutil.copy2(lora, run_file.parent / "twin.safetensors"))
     both = merge_loras([lora, twin], run_file.parent / "both.safetensors", [1.0, 0.5]).path
-    (merged,), (two,) = sample(run, both, out), sample(run, lora, out, beside=[(lora, 0.5)])
+    (merged,), (two,) = sample(run, both, out), sample(run, lora, out, beside=[(twin, 0.5)])
     assert torch.allclose(two.latents, merged.latents, atol=1e-4)
-    assert two.info["beside"] == {lora.name: 0.5}
+    assert two.info["beside"] == {twin.name: 0.5}
 
 
 def test_an_image_can_be_the_first_frame(run_file):

@@ -209,7 +209,7 @@ def test_a_reference_must_be_smaller_by_a_whole_number(tmp_path, side, fits):
             check_samples(config, [sample], Events())
 
 
-@pytest.mark.parametrize("kind", ["reference", "mask", "first_frame"])
+@pytest.mark.parametrize("kind", ["reference", "mask"])
 def test_what_is_never_given_is_refused(kind):
     with pytest.raises(ConfigError, match=f"the condition of type {kind} has probability 0"):
         check_streams(run("video", video=given({"type": kind, "probability": 0})))
