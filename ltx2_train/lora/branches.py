@@ -19,7 +19,7 @@ from ..errors import CheckpointError, ConfigError
 from ..files import parse_json, write_tensors
 from ..registry import nearest
 from ..weights.reader import TensorFile
-from .effect import require_finite
+from .effect import why_idle
 from .file import load_lora_state
 from .foreign import kind_and_layer
 from .metadata import HASHES
@@ -40,11 +40,14 @@ class BranchReport:
     kept: dict[str, int]
     removed: dict[str, int]
     other_keys: tuple[str, ...] = ()  # left out with them, and of no layer that is known
+    idle: str = ""  # that what it was made from does nothing
 
     def text(self) -> str:
-        """Two lines for a terminal."""
+        """A line or two for a terminal."""
         others = f"; left out, of no known layer: {', '.join(self.other_keys)}" if self.other_keys else ""
-        return f"{self.path.name}: kept {_counts(self.kept)}; removed {_counts(self.removed)}{others}"
+        return f"{self.path.name}: kept {_counts(self.kept)}; removed {_counts(self.removed)}{others}" + (
+            f"\n{self.idle}" if self.idle else ""
+        )
 
 
 def keep_branches(path: Path | str, branches: Collection[str], out: Path | str) -> BranchReport:
@@ -72,7 +75,7 @@ def _rewrite(path: Path, wanted: Collection[str], out: Path, why_empty: str) -> 
             f"{path.name} is no whole LoRA: {file.unpaired[0]} lacks its other half. Save it again with the program "
             "that made it, or fetch it again."
         )
-    require_finite(path)
+    idle = f"{path.name} does nothing: {why}." if (why := why_idle(path)) else ""
     entries = file.layers
     named = [dotted(name) for name in entries]
     kept = count_branches(name for name in named if branch_of(name) in wanted)
@@ -89,7 +92,7 @@ def _rewrite(path: Path, wanted: Collection[str], out: Path, why_empty: str) -> 
     if out.exists() and not _holds(out, tensors, metadata):
         raise occupied(out)
     write_tensors(out, tensors, metadata)
-    return BranchReport(out, kept, removed, unknown)
+    return BranchReport(out, kept, removed, unknown, idle)
 
 
 def _holds(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool:

@@ -12,7 +12,7 @@ from ..weights.reader import TensorFile
 from .file import NOT_FINITE, LoraFile, computed_in, read_lora
 
 
-def require_finite(path: Path | str) -> str:
+def why_idle(path: Path | str) -> str:
     """Why a LoRA does nothing, such as "every B is zero"; "" where it does something. All of it is read, a matrix at a
     time.
 
@@ -36,7 +36,7 @@ def require_finite(path: Path | str) -> str:
     about = read_lora(path, weights=False)
     if any(key not in zeros for key in about.strange_keys):
         return ""
-    return _why_idle(
+    return _idle_layers(
         [(_scale(about, name), any(key in zeros for key in _factors_of(about, name))) for name in about.layers]
     )
 
@@ -47,10 +47,10 @@ def does_nothing(file: LoraFile) -> str:
         name: not _is_dora(file, name) and any(not bool(part.any()) for part in entry.tensors)
         for name, entry in file.layers.items()
     }
-    return _why_idle([(_scale(file, name), zero) for name, zero in zeros.items()])
+    return _idle_layers([(_scale(file, name), zero) for name, zero in zeros.items()])
 
 
-def _why_idle(layers: Sequence[tuple[float, bool]]) -> str:
+def _idle_layers(layers: Sequence[tuple[float, bool]]) -> str:
     """Why layers, each with its scale and whether one of its factors is zero, change nothing; "" where one does."""
     if not layers or any(scale and not zero for scale, zero in layers):
         return ""

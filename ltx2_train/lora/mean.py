@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..files import write_tensors
-from .effect import require_finite
+from .effect import why_idle
 from .file import PREFIX, LoraFile, load_lora_state
 from .low_rank import factored
 from .new_file import check_target
@@ -28,18 +28,20 @@ from .save import tensors_hash
 
 @dataclass(frozen=True)
 class MeanReport:
-    """The file that was written, the share of each step in it, and the share of the mean that its rank holds."""
+    """The file that was written, the share of each step in it, and the share of the mean that its rank holds; `idle`
+    has a sentence on each file that does nothing."""
 
     path: Path
     shares: dict[int, float]
     kept: float
+    idle: tuple[str, ...] = ()
 
     def text(self) -> str:
         """Some lines for a terminal."""
         shares = ", ".join(f"step {step} {share:.1%}" for step, share in self.shares.items())
-        return (
-            f"{self.path.name}: the mean of {len(self.shares)} LoRAs ({shares}); its rank holds {self.kept:.2%} of it"
-        )
+        count, held = len(self.shares), f"{self.kept:.2%}"
+        mean = f"{self.path.name}: the mean of {count} LoRAs ({shares}); its rank holds {held} of it"
+        return "\n".join([mean, *self.idle])
 
 
 def mean_of_loras(
@@ -58,8 +60,7 @@ def mean_of_loras(
     if out.exists():
         raise ConfigError(f"{out} is there already. Choose another name, or delete it first.")
     files = {_step_of(file): file for file in (load_lora_state(path) for path in paths)}
-    for file in files.values():
-        require_finite(file.path)
+    idle = tuple(f"{file.path.name} does nothing: {why}." for file in files.values() if (why := why_idle(file.path)))
     if len(files) < 2:
         raise ConfigError(
             "A mean needs LoRAs of at least two steps of a run. Name more files, or the folder of the run."
@@ -98,7 +99,7 @@ def mean_of_loras(
         tensors[f"{PREFIX}{module}.lora_A.weight"] = a[:rank].to(dtype).contiguous()
         tensors[f"{PREFIX}{module}.lora_B.weight"] = b[:, :rank].to(dtype).contiguous()
     write_tensors(out, tensors, _metadata(last, tensors, rank, decay, list(files)))
-    return MeanReport(out, dict(zip(files, shares, strict=True)), held / whole if whole else 1.0)
+    return MeanReport(out, dict(zip(files, shares, strict=True)), held / whole if whole else 1.0, idle)
 
 
 def _highest_rank(files: Sequence[LoraFile], last: LoraFile) -> int:

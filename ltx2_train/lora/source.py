@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..events import Events
 from ..weights.reader import TensorFile
-from .effect import require_finite
+from .effect import why_idle
 from .file import LoraEntry, LoraFile, load_lora_header
 from .foreign import family_of
 from .known import known_layer
@@ -32,7 +32,7 @@ class LoraSource:
         self.about = load_lora_header(path)
         _require_plain(self.about, tool)
         self._names = _dotted_names(self.about)
-        self.idle = require_finite(path)  # before a tool works for minutes, and writes half a file
+        self.idle = why_idle(path)  # before a tool works for minutes, and writes half a file
         self.layers: dict[str, LoraEntry] = {layer: self.about.entries[name] for layer, name in self._names.items()}
         self._file = TensorFile(path)
 

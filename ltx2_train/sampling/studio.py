@@ -17,7 +17,7 @@ from ..device import DTYPES, pick_device, release
 from ..errors import ConfigError
 from ..events import Events
 from ..lora.apply import AppliedLora, apply_file
-from ..lora.effect import require_finite
+from ..lora.effect import why_idle
 from ..lora.file import LoraFile, load_lora_header, load_lora_state
 from ..lora.fit import fitting, linear_sizes, tell_left_out, tell_version
 from ..lora.new_file import HIGHEST_STRENGTH, require_each_once
@@ -85,7 +85,7 @@ def checked_lora(lora: Path, base: BaseFiles, mode: str, events: Events, weights
     file = load_lora_state(lora) if weights else load_lora_header(lora)
     with TensorFile(base.checkpoint) as checkpoint:
         _, left_out = fitting(file, linear_sizes(blueprint(checkpoint, mode)))
-    if idle := require_finite(lora):
+    if idle := why_idle(lora):
         events.message(f"{lora.name} does nothing: {idle}, so what is drawn is the base.", "warning")
     tell_version(file, base.version, events)
     tell_left_out(file, left_out, mode, events)

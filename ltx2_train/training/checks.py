@@ -24,7 +24,7 @@ from ..families import FAMILIES, VERSIONS
 from ..feed.batches import BatchOrder
 from ..feed.loader import TrainingSet
 from ..full.choose import chosen_weights
-from ..lora.effect import require_finite
+from ..lora.effect import why_idle
 from ..lora.file import load_lora_header
 from ..lora.fit import Sizes, fitting_start, linear_sizes, tell_start, tell_version
 from ..lora.inject import chosen_layers
@@ -367,7 +367,7 @@ def _check_start(config: RunConfig, files: BaseFiles, sizes: Sizes, events: Even
         loftq_for(files.checkpoint, config.model.mode, config.settled_lora)  # refuses the one or the other
     start = load_lora_header(config.need("lora.weights"))
     fitting_start(start, sizes, config.settled_lora)
-    if idle := require_finite(start.path):
+    if idle := why_idle(start.path):
         events.message(
             f"{start.path.name}, of lora.weights, does nothing: {idle}. Training begins as it would without what the "
             "file was to bring.",

@@ -156,6 +156,14 @@ def test_a_key_of_no_known_layer_is_named_where_it_is_left_out(lora, tmp_path):
     assert keep_branches(lora, ["audio"], tmp_path / "other.safetensors").other_keys == ()
 
 
+def test_a_lora_that_does_nothing_is_named(lora, tmp_path):
+    tensors, metadata = stored(lora)
+    zeros = {name: tensor * ("lora_A" in name) for name, tensor in tensors.items()}
+    save_file(zeros, tmp_path / "zero.safetensors", metadata)
+    report = keep_branches(tmp_path / "zero.safetensors", ["audio"], tmp_path / "voice.safetensors")
+    assert report.text().splitlines()[1] == "zero.safetensors does nothing: every B is zero."
+
+
 def test_a_layer_that_lacks_its_other_half_is_refused_by_name(lora, tmp_path):
     tensors = load_file(lora)
     gone = next(name for name in tensors if name.endswith("lora_A.weight"))

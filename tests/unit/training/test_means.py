@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from small_run import SmallRuns
 
 from ltx2_train import Events, Stopped, make_run, mean_of_loras
@@ -102,6 +103,12 @@ def test_the_mean_of_saved_loras_is_that_of_their_changes(monkeypatch, tmp_path,
         expected = sum(weight * one[name] for weight, one in zip(weights, each, strict=True)) / sum(weights)
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
     assert load_lora_state(tmp_path / "mean.safetensors").metadata["mean_of_steps"] == "[1, 3, 4]"
+
+    tensors, metadata = load_file(files[0]), load_lora_state(files[0]).metadata
+    zero = tmp_path / "zero.safetensors"
+    save_file({name: tensor * ("lora_A" in name) for name, tensor in tensors.items()}, zero, dict(metadata))
+    half = mean_of_loras([zero, files[1]], tmp_path / "half.safetensors", rank=4)
+    assert half.text().splitlines()[1:] == ["zero.safetensors does nothing: every B is zero."]
 
     assert main(["lora", "ema", str(runs.path), "--out", str(tmp_path / "all.safetensors")]) == 0
     assert "the mean of 4 LoRAs (step 1 " in capsys.readouterr().out
