@@ -28,8 +28,8 @@ class Rows(NamedTuple):
     index: RowIndex | None
 
     def plus(self, table: Tensor) -> Rows:
-        """The same with a block's table [n, D] added."""
-        return Rows(self.values + wide(table), self.index)
+        """The same with a block's table [n, D] added, in the dtype of these values, which is the wider one."""
+        return Rows(self.values + table, self.index)
 
 
 class TimestepEmbedder(nn.Module):

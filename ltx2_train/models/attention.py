@@ -88,7 +88,7 @@ class Attention(nn.Module):
             k = note(rotated_norm, k, self.k_norm.weight, its_rope, *how)
             out = attend(q, k, self._split(v), mask, self.way)
         for one in logits:
-            out = note(gated_heads, self._split(out) if skip else out, torch.sigmoid(one) * 2, self.fused)
+            out = note(gated_heads, self._split(out) if skip else out, one, self.fused)
         return self.to_out[0](out if out.dim() == 3 else out.flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:

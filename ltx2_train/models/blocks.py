@@ -16,7 +16,7 @@ Shape letters: B batch, T tokens, S context tokens, D width, R distinct timestep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -166,33 +166,36 @@ class Block(nn.Module):
         `text_kv` keeps keys and values of the text from one run to the next.
         """
         recipes = self.lean or not replay
-        if video is not None and video.enabled:
+        v_rows = None if video is None or not video.enabled else video.ada.plus(self.scale_shift_table)
+        a_rows = None if audio is None or not audio.enabled else audio.ada.plus(self.audio_scale_shift_table)
+        if video is not None and v_rows is not None:
             assert vx is not None
-            vx = self._attend(vx, video, "", "video_self" in skip, text_kv, recipes)
-        if audio is not None and audio.enabled:
+            vx = self._attend(vx, video, v_rows, "", "video_self" in skip, text_kv, recipes)
+        if audio is not None and a_rows is not None:
             assert ax is not None
-            ax = self._attend(ax, audio, "audio_", "audio_self" in skip, text_kv, recipes)
+            ax = self._attend(ax, audio, a_rows, "audio_", "audio_self" in skip, text_kv, recipes)
         if video is not None and audio is not None:
             assert vx is not None
             assert ax is not None
-            before = vx, ax
-            if video.enabled and "a2v" not in skip:
-                vx = self._cross(vx, before[1], video, audio, "video", 0, recipes)
-            if audio.enabled and "v2a" not in skip:
-                ax = self._cross(ax, before[0], audio, video, "audio", 2, recipes)
-        if video is not None and video.enabled:
+            before, reads = (vx, ax), (video.enabled and "a2v" not in skip, audio.enabled and "v2a" not in skip)
+            rows = self._cross_rows(video, audio) if any(reads) else {}
+            if reads[0]:
+                vx = self._cross(vx, before[1], video, audio, rows, "video", 0, recipes)
+            if reads[1]:
+                ax = self._cross(ax, before[0], audio, video, rows, "audio", 2, recipes)
+        if v_rows is not None:
             assert vx is not None
-            vx = self._feed_forward(vx, video, "", replay, slim)
-        if audio is not None and audio.enabled:
+            vx = self._feed_forward(vx, v_rows, "", replay, slim)
+        if a_rows is not None:
             assert ax is not None
-            ax = self._feed_forward(ax, audio, "audio_", replay, slim)
+            ax = self._feed_forward(ax, a_rows, "audio_", replay, slim)
         return vx, ax
 
     def _attend(
-        self, x: Tensor, stream: Stream, prefix: str, skip: bool, text_kv: Kept | None, recipes: bool
+        self, x: Tensor, stream: Stream, ada: Rows, prefix: str, skip: bool, text_kv: Kept | None, recipes: bool
     ) -> Tensor:
-        """Self-attention, then attention to the text."""
-        rows, index = stream.ada.plus(getattr(self, f"{prefix}scale_shift_table"))
+        """Self-attention, then attention to the text; `ada` are the rows of `stream` in this block."""
+        rows, index = ada
         shift, scale, gate = rows[:, 0], rows[:, 1], rows[:, 2]
         attention = getattr(self, f"{prefix}attn1")
         with Remade(recipes) as remade:
@@ -229,18 +232,30 @@ class Block(nn.Module):
             out = attention(normal, context, mask=stream.context_mask, remade=remade, kept=text_kv)
         return gated_sum(x, out, rows[:, 8], index, fused=self.fused)
 
+    def _cross_rows(self, video: Stream, audio: Stream) -> dict[str, Rows]:
+        """Scale and shift of either side, for audio to video, then for video to audio."""
+        assert video.cross is not None
+        assert audio.cross is not None
+        return {
+            "video": video.cross.plus(self.scale_shift_table_a2v_ca_video[:4]),
+            "audio": audio.cross.plus(self.scale_shift_table_a2v_ca_audio[:4]),
+        }
+
     def _cross(
-        self, x: Tensor, other: Tensor, own: Stream, its: Stream, side: str, first: int, recipes: bool
+        self,
+        x: Tensor,
+        other: Tensor,
+        own: Stream,
+        its: Stream,
+        cross: Mapping[str, Rows],
+        side: str,
+        first: int,
+        recipes: bool,
     ) -> Tensor:
         """`x` attends to the other modality; `first` is the first of the direction's two rows (scale, then shift)."""
-        other_side = "audio" if side == "video" else "video"
         table = getattr(self, f"scale_shift_table_a2v_ca_{side}")
-        its_table = getattr(self, f"scale_shift_table_a2v_ca_{other_side}")
-        assert own.cross is not None
         assert own.cross_gate is not None
-        assert its.cross is not None
-        rows, index = own.cross.plus(table[:4])
-        its_rows, its_index = its.cross.plus(its_table[:4])
+        (rows, index), (its_rows, its_index) = cross[side], cross["audio" if side == "video" else "video"]
         scale, shift, its_scale, its_shift = (r[:, i] for r in (rows, its_rows) for i in (first, first + 1))
         attention = self.audio_to_video_attn if side == "video" else self.video_to_audio_attn
         its_rope = its.cross_rope
@@ -255,8 +270,8 @@ class Block(nn.Module):
         gate, gate_index = own.cross_gate.plus(table[4:])
         return gated_sum(x, out, gate[:, 0], gate_index, fused=self.fused)
 
-    def _feed_forward(self, x: Tensor, stream: Stream, prefix: str, replay: bool, slim: bool) -> Tensor:
-        rows, index = stream.ada.plus(getattr(self, f"{prefix}scale_shift_table"))
+    def _feed_forward(self, x: Tensor, ada: Rows, prefix: str, replay: bool, slim: bool) -> Tensor:
+        rows, index = ada
         shift, scale, gate = rows[:, 3], rows[:, 4], rows[:, 5]
         ff = getattr(self, f"{prefix}ff")
 

@@ -64,26 +64,26 @@ class Fused:
             return compiled(*plain)
 
 
-def modulated_norm(x: Tensor, factor: Tensor, shift: Tensor, index: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
-    """n(x) * factor + shift [B, T, D], and r [B, T, 1]; `factor` and `shift` [R, D]."""
+def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, index: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+    """n(x) * (1 + scale) + shift [B, T, D], and r [B, T, 1]; `scale` and `shift` [R, D]."""
     wide = _wide(x)
     r = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return (wide * r * _rows(factor, index) + _rows(shift, index)).to(x.dtype), r
+    return (wide * r * (_rows(scale, index) + 1) + _rows(shift, index)).to(x.dtype), r
 
 
-def modulated_norm_gradient(grad: Tensor, x: Tensor, r: Tensor, factor: Tensor, index: Tensor | None) -> Tensor:
+def modulated_norm_gradient(grad: Tensor, x: Tensor, r: Tensor, scale: Tensor, index: Tensor | None) -> Tensor:
     """The gradient to x of `modulated_norm`."""
-    return _norm_gradient(_wide(grad) * _rows(factor, index), x, r)
+    return _norm_gradient(_wide(grad) * (_rows(scale, index) + 1), x, r)
 
 
 def gated_sum(x: Tensor, y: Tensor, gate: Tensor, index: Tensor | None) -> Tensor:
     """x + gate * y, `gate` [R, D]."""
-    return torch.addcmul(x, y, _rows(gate, index))
+    return torch.addcmul(x, y, _rows(gate, index).to(x.dtype))
 
 
 def gated_gradient(grad: Tensor, gate: Tensor, index: Tensor | None) -> Tensor:
     """The gradient to y of `gated_sum`."""
-    return grad * _rows(gate, index)
+    return grad * _rows(gate, index).to(grad.dtype)
 
 
 def rotated_norm(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, eps: float):
@@ -112,15 +112,16 @@ def weighted_norm_gradient(grad: Tensor, x: Tensor, r: Tensor, weight: Tensor) -
     return _norm_gradient(_wide(grad) * _wide(weight), x, r)
 
 
-def gated_heads(x: Tensor, gates: Tensor) -> Tensor:
-    """Heads x [B, T, H, K] times one number each, [B, T, H]: [B, T, D]."""
-    return (x * gates.unsqueeze(-1)).flatten(2)
+def gated_heads(x: Tensor, logits: Tensor) -> Tensor:
+    """Heads x [B, T, H, K] times 2 sigmoid(logits), `logits` [B, T, H]: [B, T, D]."""
+    return (_wide(x) * (2 * torch.sigmoid(_wide(logits))).unsqueeze(-1)).flatten(2).to(x.dtype)
 
 
-def gated_heads_gradient(grad: Tensor, x: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients to x and to the gates of `gated_heads`."""
-    g = grad.unflatten(2, (gates.shape[2], -1))
-    return g * gates.unsqueeze(-1), (_wide(g) * _wide(x)).sum(-1).to(gates.dtype)
+def gated_heads_gradient(grad: Tensor, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients to x and to the logits of `gated_heads`."""
+    g, s = _wide(grad).unflatten(2, (logits.shape[2], -1)), torch.sigmoid(_wide(logits))
+    share = (g * _wide(x)).sum(-1) * 2 * s * (1 - s)
+    return (g * (2 * s).unsqueeze(-1)).to(x.dtype), share.to(logits.dtype)
 
 
 def modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

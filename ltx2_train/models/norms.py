@@ -97,9 +97,9 @@ def rotated_norm(
     return _RotatedNorm.apply(x, weight, rope, heads, eps, fused, by_head)
 
 
-def gated_heads(x: Tensor, gates: Tensor, fused: Fused | None = None) -> Tensor:
-    """Heads x [B, T, H, K] times one number each, [B, T, H]: [B, T, D]."""
-    return _GatedHeads.apply(x, gates, fused)
+def gated_heads(x: Tensor, logits: Tensor, fused: Fused | None = None) -> Tensor:
+    """Heads x [B, T, H, K] times 2 sigmoid(logits), `logits` [B, T, H]: [B, T, D]."""
+    return _GatedHeads.apply(x, logits, fused)
 
 
 def modulated(x: Tensor, scale: Tensor, shift: Tensor, fused: Fused | None = None) -> Tensor:
@@ -189,13 +189,14 @@ def _native_works(device: torch.device, dtype: torch.dtype) -> bool:
 class _ModulatedNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, scale, shift, index, eps, fused):
-        factor = scale + 1
         ctx.fused, ctx.index = fused, index
         rows = None if index is None else index.rows
-        done = None if fused is None else fused(bodies.modulated_norm, x, factor, shift, rows, eps)
+        done = None if fused is None else fused(bodies.modulated_norm, x, scale, shift, rows, eps)
+        ctx.compiled = done is not None
         if done is not None:
-            ctx.save_for_backward(x, done[1], factor)
+            ctx.save_for_backward(x, done[1], scale)
             return done[0]
+        factor = scale + 1
         out = torch.empty_like(x)
         whole, size = None, None
         if native(x):
@@ -217,9 +218,10 @@ class _ModulatedNorm(torch.autograd.Function):
         (x, size, factor), index = ctx.saved_tensors, ctx.index
         want_x, want_scale, want_shift = ctx.needs_input_grad[:3]
         grad_x = None
-        if ctx.fused is not None and want_x:
-            rows = None if index is None else index.rows
-            grad_x = ctx.fused(bodies.modulated_norm_gradient, grad, x, size, factor, rows)
+        if ctx.compiled:
+            rows, scale = None if index is None else index.rows, factor
+            grad_x = ctx.fused(bodies.modulated_norm_gradient, grad, x, size, scale, rows) if want_x else None
+            factor = scale if grad_x is not None else scale + 1
         if grad_x is None and want_x and native(x):
             inner = torch.empty_like(x)
             for part in slices(x, index):
@@ -250,16 +252,17 @@ class _ModulatedNorm(torch.autograd.Function):
 class _GatedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, y, gate, index, unread, fused):
-        gate = gate.to(x.dtype)
         ctx.fused, ctx.index = fused, index
+        gate = gate if fused is not None else gate.to(x.dtype)
         ctx.save_for_backward(y if ctx.needs_input_grad[2] else None, gate)
         if unread:
             return x.new_empty(()).expand(x.shape)
-        if index is None:
-            return torch.addcmul(x, y, gate.unsqueeze(1))
-        done = None if fused is None else fused(bodies.gated_sum, x, y, gate, index.rows)
+        done = None if fused is None else fused(bodies.gated_sum, x, y, gate, None if index is None else index.rows)
         if done is not None:
             return done
+        gate = gate.to(x.dtype)
+        if index is None:
+            return torch.addcmul(x, y, gate.unsqueeze(1))
         out = torch.empty_like(x)
         for part in slices(x, index):
             torch.addcmul(x[:, part], y[:, part], rows_of_tokens(gate, index, part), out=out[:, part])
@@ -270,12 +273,12 @@ class _GatedSum(torch.autograd.Function):
         (y, gate), index = ctx.saved_tensors, ctx.index
         grad_y = grad_gate = None
         if ctx.needs_input_grad[1]:
-            if ctx.fused is not None and index is not None:
-                grad_y = ctx.fused(bodies.gated_gradient, grad, gate, index.rows)
+            if ctx.fused is not None:
+                grad_y = ctx.fused(bodies.gated_gradient, grad, gate, None if index is None else index.rows)
             if grad_y is None:
-                grad_y = torch.empty_like(grad)
+                grad_y, narrow = torch.empty_like(grad), gate.to(grad.dtype)
                 for part in slices(grad, index):
-                    torch.mul(grad[:, part], rows_of_tokens(gate, index, part), out=grad_y[:, part])
+                    torch.mul(grad[:, part], rows_of_tokens(narrow, index, part), out=grad_y[:, part])
         if ctx.needs_input_grad[2]:
             grad_gate = torch.zeros_like(gate, dtype=wide(gate).dtype)
             for part in slices(grad, index):
@@ -347,24 +350,31 @@ class _RotatedNorm(torch.autograd.Function):
 
 class _GatedHeads(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, gates, fused):
+    def forward(ctx, x, logits, fused):
         ctx.fused = fused
-        ctx.save_for_backward(x, gates)
-        done = None if fused is None else fused(bodies.gated_heads, x, gates)
+        done = None if fused is None else fused(bodies.gated_heads, x, logits)
+        ctx.compiled = done is not None
         if done is not None:
+            ctx.save_for_backward(x, logits)
             return done
+        gates = torch.sigmoid(logits) * 2
+        ctx.save_for_backward(x, gates)
         out = x.new_empty(x.shape)  # token by token, however the heads of x lie
         return torch.mul(x, gates.unsqueeze(-1), out=out).flatten(2)
 
     @staticmethod
     def backward(ctx, grad):
         x, gates = ctx.saved_tensors
-        done = None if ctx.fused is None else ctx.fused(bodies.gated_heads_gradient, grad, x, gates)
-        if done is not None:
-            return *done, None
+        if ctx.compiled:
+            logits = gates
+            done = ctx.fused(bodies.gated_heads_gradient, grad, x, logits)
+            if done is not None:
+                return *done, None
+            gates = torch.sigmoid(logits) * 2
         g = _heads(grad, gates.shape[2])
-        want_x, want_gates = ctx.needs_input_grad[:2]
-        return g * gates.unsqueeze(-1) if want_x else None, (g * x).sum(-1) if want_gates else None, None
+        want_x, want_logits = ctx.needs_input_grad[:2]
+        grad_logits = _aten.sigmoid_backward((g * x).sum(-1) * 2, gates / 2) if want_logits else None
+        return g * gates.unsqueeze(-1) if want_x else None, grad_logits, None
 
 
 def _inverse_size(x: Tensor, eps: float) -> Tensor:

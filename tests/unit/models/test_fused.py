@@ -51,7 +51,7 @@ def calls(tokens=6, dtype=torch.float32, batch=2):
     x, y = numbers(batch, tokens, 16, dtype=dtype), numbers(batch, tokens, 16, seed=1, dtype=dtype)
     a, b = (numbers(batch, 16, seed=s).detach() for s in (2, 3))
     c, d = (numbers(3, 16, seed=s).detach() for s in (4, 5))
-    weight, gates = numbers(16, seed=6).detach(), numbers(batch, tokens, 2, seed=7, dtype=dtype)
+    weight, logits = numbers(16, seed=6).detach(), numbers(batch, tokens, 2, seed=7, dtype=dtype)
     rope, woven = (
         rope_table(torch.rand(1, 1, tokens, 2, generator=torch.Generator().manual_seed(0)) * 9, 16, 2, (20,), 100.0, i)
         for i in (False, True)
@@ -65,7 +65,7 @@ def calls(tokens=6, dtype=torch.float32, batch=2):
         "rotated_norm": (lambda f: rotated_norm(x, weight, rope, 2, EPS, f), [x]),
         "rotated_norm interleaved": (lambda f: rotated_norm(x, weight, woven, 2, EPS, f), [x]),
         "rotated_norm without rotation": (lambda f: rotated_norm(x, weight, None, 2, EPS, f), [x]),
-        "gated_heads": (lambda f: gated_heads(x.unflatten(2, (2, 8)), gates, f), [x, gates]),
+        "gated_heads": (lambda f: gated_heads(x.unflatten(2, (2, 8)), logits, f), [x, logits]),
         "modulated": (lambda f: modulated(x.detach(), a, b, f), []),
     }
 

@@ -72,18 +72,22 @@ def test_heads_that_lie_one_behind_the_other_are_the_same_numbers(rotated):
     positions = torch.rand(1, 1, 5, 2, generator=torch.Generator().manual_seed(0)) * 9
     rope = rope_table(positions, 8, 2, (20,)) if rotated else None
     x, weight = double(2, 5, 8).detach().float().requires_grad_(), double(8, seed=1).detach().float()
-    gates, grad = double(2, 5, 2, seed=2).detach().float().requires_grad_(), double(2, 5, 8, seed=3).detach().float()
+    logits, grad = double(2, 5, 2, seed=2).detach().float().requires_grad_(), double(2, 5, 8, seed=3).detach().float()
     found = []
     for by_head in (False, True):
         heads = rotated_norm(x, weight, rope, 2, EPS, None, by_head)
         assert heads.shape == (2, 5, 2, 4)
         assert heads.transpose(1, 2).is_contiguous() == by_head
-        out = gated_heads(heads, gates)
+        out = gated_heads(heads, logits)
         assert out.shape == (2, 5, 8)
         assert out.is_contiguous()
-        assert torch.equal(out, (heads * gates.unsqueeze(3)).flatten(2))
-        found.append((out, *torch.autograd.grad(out, [x, gates], grad)))
+        assert torch.equal(out, (heads * (torch.sigmoid(logits) * 2).unsqueeze(3)).flatten(2))
+        found.append((out, *torch.autograd.grad(out, [x, logits], grad)))
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_gated_heads_have_the_gradient_of_their_value():
+    assert gradcheck(gated_heads, (double(2, 5, 2, 4), double(2, 5, 2, seed=1)))
 
 
 def test_an_unread_sum_computes_nothing_but_its_gradient():
