@@ -96,6 +96,7 @@ _HOME = {
     "merge_loras": "lora.merge",
     "names_tables": "config.reference",
     "open_data": "training.run_data",
+    "optimizer_numbers": "optim.settings",
     "pick_loras": "training.pick",
     "predict_run": "training.fit",
     "preview_dataset": "sampling.preview",

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from ..ltx2_train import RECIPES, condition_kinds
-from ..ltx2_train.errors import ConfigError, TrainerError
+from ..ltx2_train.errors import TrainerError
 from ..ltx2_train.settings import Settings, parse
 from . import handles, host, words
+from .choices import Choices, handed_over
 from .host import io
 from .widgets import Form, Setting
 
@@ -44,66 +45,54 @@ def form_of(kind: type[Settings], starts: Mapping[str, Any] | None = None, prefi
     return Form(kind, settings)
 
 
-class Choices:
+class Conditions(Choices):
     """What one dynamic widget offers: for each choice the conditions that it stands for, with their numbers."""
 
     def __init__(self, widget: str, tooltip: str) -> None:
-        self.widget = widget
-        self.tooltip = tooltip
-        self.forms: dict[str, list[tuple[str, type[Settings], Form]]] = {}
-        self.given: dict[str, str] = {}
+        self.conditions: dict[str, list[tuple[str, type[Settings], Form]]] = {}  # choice -> stream, kind, form of each
+        self.whole: dict[str, str] = {}  # choice -> the stream that is given as a whole
+        super().__init__(widget, tooltip, {})
 
     def add(self, name: str, stream: str, forms: Iterable[tuple[type[Settings], Form]]) -> None:
         """Offer `name`, with conditions of `stream`."""
-        self.forms.setdefault(name, []).extend((stream, kind, form) for kind, form in forms)
+        found = self.conditions.setdefault(name, [])
+        found += [(stream, kind, form) for kind, form in forms]
+        self.forms = {**self.forms, name: [form for _, _, form in found]}
 
     def add_whole(self, name: str, stream: str) -> None:
         """Offer `name`, which gives all of `stream`."""
-        self.forms.setdefault(name, [])
-        self.given[name] = stream
+        self.add(name, stream, [])
+        self.whole[name] = stream
 
-    def input(self) -> Any:
-        """The widget. Its first choice is the one that stands there at first."""
-        options = [
-            io.DynamicCombo.Option(name, [shown for _, _, form in forms for shown in form.visible_inputs()])
-            for name, forms in self.forms.items()
-        ]
-        return io.DynamicCombo.Input(self.widget, options=options, tooltip=self.tooltip)
-
-    def tables(self, chosen: Mapping[str, Any] | None, node: str) -> dict[str, Any]:
+    def streams(self, values: Mapping[str, Any] | None, node: str) -> dict[str, Any]:
         """The groups `video` and `audio` that a choice and its numbers come to. Raises ConfigError that speaks of
         `node`."""
-        name = (chosen or {}).get(self.widget)
-        if chosen is None or name not in self.forms:
-            raise ConfigError(f"{self.widget}: {name!r} is none of {', '.join(self.forms)}.")
+        name = self.chosen(values)
         tables: dict[str, Any] = {}
-        for stream, kind, form in self.forms[name]:
-            missing = [setting.id for setting in form.settings if setting.id not in chosen]
-            if missing:
-                raise ConfigError(f"{self.widget}: {name} needs {', '.join(missing)}.")
-            condition = {"type": kind.model_fields["type"].default, **form.tables(chosen)}
+        for stream, kind, form in self.conditions[name]:
+            condition = {"type": kind.model_fields["type"].default, **form.tables(values or {})}
             parse(kind, condition, node)
             tables.setdefault(stream, {}).setdefault("conditions", []).append(condition)
-        if name in self.given:
-            tables[self.given[name]] = {"generated": False}
+        if name in self.whole:
+            tables[self.whole[name]] = {"generated": False}
         return tables
 
 
 _KINDS = {"video": condition_kinds("video"), "audio": condition_kinds("audio")}
 
 
-def _of_stream(stream: str, tooltip: str) -> Choices:
+def _of_stream(stream: str, tooltip: str) -> Conditions:
     """One condition of a stream, or the whole of it."""
-    choices = Choices("condition", tooltip)
+    choices = Conditions("condition", tooltip)
     for name, kind in _KINDS[stream].items():
         choices.add(name, stream, [(kind, form_of(kind, _STARTS.get((stream, name))))])
     choices.add_whole(WHOLE, stream)
     return choices
 
 
-def _of_recipes() -> Choices:
+def _of_recipes() -> Conditions:
     """All conditions of a task at once."""
-    choices = Choices("recipe", f"The task. {'; '.join(f'{name} = {one.about}' for name, one in RECIPES.items())}.")
+    choices = Conditions("recipe", f"The task. {'; '.join(f'{name} = {one.about}' for name, one in RECIPES.items())}.")
     for name, recipe in RECIPES.items():
         for stream, conditions in (("video", recipe.video), ("audio", recipe.audio)):
             for one in conditions:
@@ -136,7 +125,7 @@ class ConditionsNode(io.ComfyNode):
     TITLE: ClassVar[str] = ""
     ABOUT: ClassVar[str] = ""
     ALIASES: ClassVar[list[str]] = []
-    CHOICES: ClassVar[Choices]
+    CHOICES: ClassVar[Conditions]
 
     @classmethod
     def schema(cls) -> io.Schema:
@@ -163,7 +152,7 @@ class ConditionsNode(io.ComfyNode):
     @classmethod
     def made(cls, chosen: Mapping[str, Any] | None, before: handles.GivenSettings | None) -> handles.GivenSettings:
         """The conditions `before` and what is chosen. Raises ConfigError."""
-        tables = cls.CHOICES.tables(chosen, cls.TITLE)
+        tables = cls.CHOICES.streams(chosen, cls.TITLE)
         return handles.GivenSettings(joined_conditions({} if before is None else before.tables, tables))
 
     @classmethod
@@ -256,7 +245,7 @@ def foretold(prompt: Mapping[str, Any], link: Any) -> handles.GivenSettings | No
     earlier = None
     if before is not None and (earlier := foretold(prompt, before)) is None:
         return None
-    chosen = {name.rpartition(".")[2]: value for name, value in given.items()}
+    chosen = handed_over(node.CHOICES.widget, given)[node.CHOICES.widget]
     with words.speaking_as(node.TITLE):
         try:
             return node.made(chosen, earlier)

@@ -121,12 +121,14 @@ class PickedCheckpoints:
 class GivenOptions:
     """Settings of option nodes: the titles of the nodes, and the tables of what differs from the defaults.
 
-    `modes` are those of the base that a recipe among them is for, by its title and choice.
+    `modes` are those of the base that a recipe among them is for, by its title and choice. `by` is who of several says
+    each setting.
     """
 
     groups: tuple[str, ...]
     tables: Mapping[str, Any]
     modes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    by: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"<{', '.join(self.groups)}>"

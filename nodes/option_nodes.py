@@ -5,16 +5,14 @@ A new setting appears in the node of its group by itself. This module comes afte
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-
 from . import handles, host, options
 from .host import io
-from .widgets import SHOWN, Form, Setting, is_path
+from .option_choices import CHOICE_NODES
+from .widgets import SHOWN, Form, Setting, is_path, settings_below
 
 IN_VIEW = 8  # widgets of a node that are not folded away
 
@@ -64,34 +62,14 @@ IN_A_FILE = {
 }
 
 
-def leaves(kind: type[BaseModel], before: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Dotted path and field of every setting of `kind`, in order."""
-    for name, field in kind.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from leaves(inner, f"{before}{name}.")
-        else:
-            yield before + name, field
-
-
 def settings_of(group: options.OptionGroup) -> list[Setting]:
-    """The settings that the node of `group` shows: the oldest first, since workflows store values by position."""
-    dated = []
-    for path, field in leaves(group.kind):
-        if not any(not table or path.startswith(f"{table}.") for table in group.tables):
-            continue
-        if any(path.startswith(f"{table}.") for table in group.but):
-            continue
+    """The settings that the node of `group` shows, the oldest first."""
+    shown = []
+    for path, field in settings_below(group.kind, *group.tables):
         if path in SHOWN or path in ELSEWHERE or (group.tables == ("",) and (path in IN_A_FILE or is_path(field))):
             continue
-        name = path.removeprefix(f"{group.tables[0]}.").replace(".", "_")
-        dated.append((_since(field), Setting(path, name)))
-    return [setting for _, setting in sorted(dated, key=lambda pair: pair[0])]
-
-
-def _since(field: FieldInfo) -> tuple[int, ...]:
-    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    return tuple(int(part) for part in str(extra.get("since", "0.1")).split("."))
+        shown.append(Setting(path, path.removeprefix(f"{group.tables[0]}.").replace(".", "_")))
+    return shown
 
 
 def _node(group: options.OptionGroup) -> type[io.ComfyNode]:
@@ -147,4 +125,4 @@ def _found_models(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 chained = options.chained  # `options` is the name of a socket where the nodes run
-OPTION_NODES = [_node(group) for group in options.GROUPS]
+OPTION_NODES: list[type[io.ComfyNode]] = [*(_node(group) for group in options.GROUPS), *CHOICE_NODES]

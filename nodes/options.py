@@ -11,20 +11,18 @@ from pydantic import BaseModel
 from ..ltx2_train import DatasetSettings, RunConfig
 from ..ltx2_train.errors import ConfigError
 from . import handles
-from .widgets import Form, merged
+from .widgets import Form, field_at, merged
 
 
 @dataclass(frozen=True)
 class OptionGroup:
-    """One option node: which tables of `kind` it shows ("" is all of it) but for `but`, and the titles of the nodes it
-    goes into."""
+    """One option node: which tables of `kind` it shows ("" is all of it), and the titles of the nodes it goes into."""
 
     name: str
     into: tuple[str, ...]
     tables: tuple[str, ...]
     says: str
     kind: type[BaseModel] = RunConfig
-    but: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -50,9 +48,6 @@ GROUPS = (
     OptionGroup("Objective", TRAINING, ("objective",), "Which noise levels are trained, and how often."),
     OptionGroup("Loss", TRAINING, ("loss",), "How the error is measured, and how picture and sound are balanced."),
     OptionGroup("Audio", TRAIN, ("audio",), "How sound is trained beside the picture."),
-    OptionGroup(
-        "Optimizer", TRAINING, ("optimizer", "ema"), "The numbers of the optimizer, and a running mean of the LoRA."
-    ),
     OptionGroup("Schedule", TRAINING, ("schedule",), "How the learning rate changes over the run."),
     OptionGroup(
         "Training",
@@ -61,30 +56,14 @@ GROUPS = (
         "Epochs, saves, what happens when numbers break, and logs elsewhere.",
     ),
     OptionGroup("Memory", TRAINING, ("memory",), "What is traded for memory, in detail."),
-    OptionGroup(
-        "Regularizers",
-        TRAIN,
-        ("regularizers",),
-        "What the LoRA is held to, or helped by, besides the error on its clips. Each is off at weight 0.",
-        but=("regularizers.self_flow",),
-    ),
-    OptionGroup(
-        "Self Flow",
-        TRAIN,
-        ("regularizers.self_flow",),
-        "A block learns from a deeper block of a teacher that sees less noise; off at weight 0.",
-    ),
-    OptionGroup(
-        "Validation",
-        TRAIN,
-        ("validation",),
-        "The loss on clips that are not trained on, `validation` of Prepare Dataset, and when it is measured.",
-    ),
     OptionGroup("Samples", TRAINING, ("sample",), "Samples during the run, in detail."),
 )
 
 GOES_INTO: dict[str, tuple[str, ...]] = {group.title: group.into for group in GROUPS}
-"""Title of each node with an output `options` -> titles of the nodes that take it; recipes add theirs."""
+"""Title of each node with an output `options` -> titles of the nodes that take it; those with a choice add theirs."""
+
+SHARED: set[str] = set()
+"""Settings of Options nodes that the nodes they go into show as well: there they count where they were touched."""
 
 FORMS: dict[str, Form] = {}
 """Node id of an option node -> the settings it shows; filled as the nodes are made."""
@@ -116,19 +95,19 @@ def given(options: handles.GivenOptions | None, title: str, said: Mapping[str, A
     for group in options.groups:
         if title not in (into := GOES_INTO[group]):
             raise ConfigError(f"{group} is connected to {title}, but goes into `options` of {into[0]}.")
-    refuse_twice(options, said or {}, title)
+    refuse_twice(options, dict(_touched(said or {})), title)
     return merged(options.tables)
 
 
 def refuse_twice(options: handles.GivenOptions, other: Mapping[str, Any], title: str) -> None:
     """Raise ConfigError where `other`, of the node `title`, sets what `options` set to something else."""
-    chosen = dict(_leaves(options.tables))
-    for path, value in _leaves(other):
+    chosen = dict(leaves(options.tables))
+    for path, value in leaves(other):
         if path in chosen and chosen[path] != value:
-            groups = " or ".join(options.groups)
+            group = _sayers(options)[path]
             raise ConfigError(
-                f"{path} is set twice: to {value} in {title}, and to {chosen[path]} by {groups}. Give both the "
-                f"same value, or take {groups} off."
+                f"{path} is set twice: to {value} in {title}, and to {chosen[path]} by {group}. Give both the "
+                f"same value, or take {group} off."
             )
 
 
@@ -143,16 +122,19 @@ def require_recipe_mode(options: handles.GivenOptions | None, mode: str) -> None
 
 
 def chained(before: handles.GivenOptions | None, more: handles.GivenOptions) -> handles.GivenOptions:
-    """`before` with what one more node gives. Raises ConfigError where that node is in the chain already, or a setting
-    is in it with another value."""
+    """`before` with what further nodes give. Raises ConfigError where one of them is in the chain already, or a
+    setting is in it with another value."""
     if before is None:
         return more
-    (title,) = more.groups
-    if title in before.groups:
-        raise ConfigError(f"{title} is in the chain twice. Set everything in one of them, and leave one out.")
-    refuse_twice(before, more.tables, title)
+    for group in more.groups:
+        if group in before.groups:
+            raise ConfigError(f"{group} is in the chain twice. Set everything in one of them, and leave one out.")
+    refuse_twice(before, more.tables, " or ".join(more.groups))
     return handles.GivenOptions(
-        (*before.groups, title), merged(before.tables, more.tables), {**before.modes, **more.modes}
+        (*before.groups, *more.groups),
+        merged(before.tables, more.tables),
+        {**before.modes, **more.modes},
+        {**_sayers(before), **_sayers(more)},
     )
 
 
@@ -161,7 +143,7 @@ def in_prompt(prompt: Mapping[str, Any], link: Any) -> handles.GivenOptions | No
 
     Raises ConfigError, as they would.
     """
-    links, found = link, handles.GivenOptions((), {})
+    links, found = link, None
     while isinstance(links, list):
         node = prompt.get(str(links[0]), {})
         read, values = READERS.get(node.get("class_type", "")), dict(node.get("inputs", {}))
@@ -169,16 +151,26 @@ def in_prompt(prompt: Mapping[str, Any], link: Any) -> handles.GivenOptions | No
         if read is None or any(isinstance(value, list) for value in values.values()):
             return None
         one = read(values)
-        refuse_twice(one, found.tables, " or ".join(found.groups))
-        found = handles.GivenOptions(
-            (*one.groups, *found.groups), merged(one.tables, found.tables), {**one.modes, **found.modes}
-        )
-    return found
+        found = one if found is None else chained(one, found)
+    return found or handles.GivenOptions((), {})
 
 
-def _leaves(tables: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+def _sayers(options: handles.GivenOptions) -> dict[str, str]:
+    """Setting -> the node that says it."""
+    return {path: options.by.get(path, options.groups[0]) for path, _ in leaves(options.tables)}
+
+
+def _touched(tables: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The leaves of `tables` but for those that an Options node may say as well and that hold their defaults."""
+    for path, value in leaves(tables):
+        if path not in SHARED or value != field_at(RunConfig, path).default:
+            yield path, value
+
+
+def leaves(tables: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted path and value of each setting in nested tables."""
     for key, value in tables.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{before}{key}.")
+            yield from leaves(value, f"{before}{key}.")
         else:
             yield f"{before}{key}", value

@@ -24,7 +24,8 @@ class PickCheckpoints(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         names = [facts.name for facts in core.list_runs(host.runs_folder())]
 
-        def count(text: str) -> Any:
+        def count() -> Any:
+            text = "So many of the saves: evenly over the run, the first and the last among them, or the last ones."
             return io.Int.Input("count", default=4, min=1, max=MOST, tooltip=text)
 
         return io.Schema(
@@ -47,8 +48,8 @@ class PickCheckpoints(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "pick",
                     options=[
-                        io.DynamicCombo.Option(SPREAD, [count("So many, evenly; the first and the last among them.")]),
-                        io.DynamicCombo.Option(NEWEST, [count("So many of the last ones.")]),
+                        io.DynamicCombo.Option(SPREAD, [count()]),
+                        io.DynamicCombo.Option(NEWEST, [count()]),
                         io.DynamicCombo.Option(
                             STEPS,
                             [io.String.Input("steps", default="", tooltip="After how many steps, such as 250, 500.")],

@@ -165,7 +165,7 @@ class TrainSlider(io.ComfyNode):
                 }
             places = {"run": {"folder": str(host.runs_folder()), "export_folder": str(host.loras_folder())}}
             shown = merged(model.tables, FORM.tables(settings), {"memory": {"fit": memory}}, places, {"slider": slider})
-            tables = merged(shown, further_settings(options, TITLE))
+            tables = merged(shown, further_settings(options, TITLE, FORM.said(settings)))
             run = core.make_run(tables, host.runs_folder(), TITLE)
             events = host.ComfyEvents(cls.hidden.unique_id, run.run.name, widget=True)
             try:

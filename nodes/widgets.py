@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -41,8 +41,8 @@ class Setting:
 
     `default` is for a node that suggests another value than a bare run file (a size, a name); `unset` is the number
     that means "not set", where the setting has one of its own; `item` makes the widget stand for one entry of
-    a setting that is a row of numbers, as the width of a resolution; `extra` goes to the widget as it is, for example
-    `multiline=True`.
+    a setting that is a row of numbers, as the width of a resolution; `text` shows a text where the setting has choices;
+    `extra` goes to the widget as it is, for example `multiline=True`.
     """
 
     path: str
@@ -52,6 +52,7 @@ class Setting:
     unset: float | None = None
     step: float | None = None
     item: int | None = None
+    text: bool = False
     extra: Mapping[str, Any] | None = None
 
     @property
@@ -173,6 +174,32 @@ def field_at(kind: type[BaseModel], path: str) -> FieldInfo:
     return kind.model_fields[last]
 
 
+def leaves(kind: type[BaseModel], before: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Dotted path and field of every setting of `kind`, in order."""
+    for name, field in kind.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from leaves(inner, f"{before}{name}.")
+        else:
+            yield before + name, field
+
+
+def settings_below(kind: type[BaseModel], *tables: str) -> list[tuple[str, FieldInfo]]:
+    """Path and field of the settings in `tables` of `kind` ("" is all of it): the oldest first, since workflows store
+    values by position."""
+    found = [one for one in leaves(kind) if any(not table or one[0].startswith(f"{table}.") for table in tables)]
+    return sorted(found, key=lambda one: [int(part) for part in str(_extra(one[1]).get("since", "0.1")).split(".")])
+
+
+def is_advanced(field: FieldInfo) -> bool:
+    """Whether the setting is none for a first look."""
+    return bool(_extra(field).get("advanced"))
+
+
+def _extra(field: FieldInfo) -> dict[str, Any]:
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+
+
 def shown_field(kind: type[BaseModel], setting: Setting) -> FieldInfo:
     """The field a widget shows; for one entry of a row of numbers, a field of that entry."""
     field = field_at(kind, setting.path)
@@ -202,7 +229,7 @@ def widget(kind: type[BaseModel], setting: Setting, advanced: bool = False) -> A
     if advanced:
         options |= {"optional": True, "advanced": True}
     options |= setting.extra or {}
-    if get_origin(inner) is Literal:
+    if get_origin(inner) is Literal and not setting.text:
         choices = [str(choice) for choice in get_args(inner)]
         return io.Combo.Input(setting.id, options=[NOT_SET, *choices] if optional else choices, **options)
     if inner is bool and optional:
@@ -290,7 +317,7 @@ def tooltip(field: FieldInfo, setting: Setting) -> str:
     """The help of the field with its unit and bounds."""
     text = (field.description or "").strip()
     inner, optional = _unwrap(field.annotation)
-    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    extra = _extra(field)
     notes = [str(extra["unit"])] if "unit" in extra else []
     if inner in (int, float):
         rules = limits(field)

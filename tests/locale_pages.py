@@ -121,15 +121,18 @@ class Words:
         return before + between.join(translated) + behind
 
 
-def _shown_inputs(inputs: list[Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Each input with its key in the page: those that come with a choice stand below its name."""
-    shown: dict[str, Any] = {}
+def _shown_inputs(inputs: list[Any], prefix: str = "", choice: str = "") -> dict[str, tuple[str, str]]:
+    """Key in the page of each input -> its name and its help. Those that come with a choice stand below its name, which
+    theirs need not say again."""
+    shown: dict[str, tuple[str, str]] = {}
     for one in inputs:
-        shown[prefix + one.id] = one
+        words = (one.id.removeprefix(f"{choice}_"), one.options.get("tooltip", ""))
+        assert shown.setdefault(prefix + one.id, words) == words, f"{prefix}{one.id}: the page knows one help of it"
         if one.io_type == "COMFY_DYNAMICCOMBO_V3":
             for option in one.options["options"]:
-                shown |= dict(_shown_inputs(option.inputs, f"{prefix}{one.id}_"))
-    return list(shown.items())
+                for key, below in _shown_inputs(option.inputs, f"{prefix}{one.id}_", option.key).items():
+                    assert shown.setdefault(key, below) == below, f"{key}: the page knows one help of it"
+    return shown
 
 
 def _entry(**words: str | None) -> dict[str, str]:
@@ -142,8 +145,8 @@ def node_words(nodes: Any, words: Words) -> dict[str, Any]:
     for node in nodes:
         schema = node.define_schema()
         inputs = {
-            key: _entry(name=words.name(one.id), tooltip=words.text(one.options.get("tooltip")))
-            for key, one in _shown_inputs(schema.inputs)
+            key: _entry(name=words.name(name), tooltip=words.text(text))
+            for key, (name, text) in _shown_inputs(schema.inputs).items()
         }
         outputs = {
             str(number): _entry(name=words.name(one.display_name or one.id), tooltip=words.text(one.tooltip))

@@ -11,14 +11,32 @@ import node_pictures
 import pytest
 
 
+def _below(choices: list[Any]) -> list[str]:
+    """A row for each widget below a choice, with the choices that have it; "" where all have."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for choice in choices:
+        for shown in choice.inputs:
+            found.setdefault((shown.id, shown.tooltip), []).append(choice.key)
+    return [
+        _row(f"{name} *({', '.join(having)})*" if len(having) < len(choices) else name, text)
+        for (name, text), having in found.items()
+    ]
+
+
+def _row(name: str, text: str) -> str:
+    return f"| {name} | {text.replace('|', chr(92) + '|')} |"
+
+
 def page(node: Any) -> str:
     """The page of an option node: what it is for, and a row for each of its widgets."""
     schema = node.define_schema()
-    rows = [
-        f"| {shown.id} | {shown.tooltip.replace('|', chr(92) + '|')} |"
-        for shown in schema.inputs
-        if shown.io_type != "LTX2T_OPTIONS"
-    ]
+    rows = []
+    for shown in schema.inputs:
+        if shown.io_type == "LTX2T_OPTIONS":
+            continue
+        rows.append(_row(shown.id, shown.tooltip))
+        if shown.io_type == "COMFY_DYNAMICCOMBO_V3":
+            rows += _below(shown.options["options"])
     return "\n".join(
         [
             f"# {schema.display_name}",

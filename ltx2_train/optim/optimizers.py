@@ -52,9 +52,15 @@ class OptimizerNumbers(Protocol):
     def args(self) -> dict[str, Any]: ...
 
 
+class Make(Protocol):
+    """Makes an optimizer of a class, see `construct`; `own` are arguments in place of the class's defaults."""
+
+    def __call__(self, kind: type[Optimizer], own: Mapping[str, Any] | None = None) -> Optimizer: ...
+
+
 @dataclass(frozen=True)
 class OptimizerKind:
-    """An optimizer: `build(groups, settings, learning rate, device)` makes one.
+    """An optimizer: `made(make, settings, device)` calls `make` with its class.
 
     `state_bytes(settings)` is what it keeps for each trainable number after its first step; None: it is measured.
     `missing()` is why it cannot be used here, as the end of a sentence on `library`; "" where it can. `cuda`: it is of
@@ -63,10 +69,10 @@ class OptimizerKind:
     card, besides the bytes. `one_rate`: all layers must learn at one rate. `averages`: what is saved of it is a mean
     already. `by_number`: how a number is moved follows from its own gradients, whatever else is in its weight, and its
     state is as large as the weight. `advice(learning rate, schedule)` is a sentence for the user where the numbers are
-    unusual for it, else "".
+    unusual for it, else "". `numbers` are those of DEFAULTS that it uses; another one that is set is refused by name.
     """
 
-    build: Callable[[list[Any], OptimizerNumbers, float, torch.device], Optimizer]
+    made: Callable[[Make, OptimizerNumbers, torch.device], Optimizer]
     state_bytes: Callable[[OptimizerNumbers], float] | None = None
     prepare: Callable[[Any], None] | None = None
     tensor_seconds: float = 0.0
@@ -77,20 +83,29 @@ class OptimizerKind:
     averages: bool = False
     by_number: bool = False
     advice: Callable[[float, str], str] = lambda lr, schedule: ""
+    numbers: tuple[str, ...] = tuple(DEFAULTS)
+
+    def build(self, groups: list[Any], settings: OptimizerNumbers, lr: float, device: torch.device) -> Optimizer:
+        """One over `groups`. Raises ConfigError for an argument or a number that it does not have."""
+
+        def make(kind: type[Optimizer], own: Mapping[str, Any] | None = None) -> Optimizer:
+            return construct(kind, groups, settings, lr, self.numbers, own)
+
+        return self.made(make, settings, device)
 
 
-def _adamw(groups: list[Any], settings: OptimizerNumbers, lr: float, device: torch.device) -> Optimizer:
+def _adamw(make: Make, settings: OptimizerNumbers, device: torch.device) -> Optimizer:
     extra = {} if device.type != "cuda" or settings.args else {"fused": True}
-    return construct(torch.optim.AdamW, groups, settings, lr, extra)
+    return make(torch.optim.AdamW, extra)
 
 
-def _adamw8bit(groups: list[Any], settings: OptimizerNumbers, lr: float, device: torch.device) -> Optimizer:
+def _adamw8bit(make: Make, settings: OptimizerNumbers, device: torch.device) -> Optimizer:
     from bitsandbytes.optim.adamw import AdamW8bit
 
-    return construct(AdamW8bit, groups, settings, lr)
+    return make(AdamW8bit)
 
 
-def _adamw8bit_paged(groups: list[Any], settings: OptimizerNumbers, lr: float, device: torch.device) -> Optimizer:
+def _adamw8bit_paged(make: Make, settings: OptimizerNumbers, device: torch.device) -> Optimizer:
     from bitsandbytes.optim.adamw import PagedAdamW8bit
 
     class Paged(PagedAdamW8bit):
@@ -105,37 +120,37 @@ def _adamw8bit_paged(groups: list[Any], settings: OptimizerNumbers, lr: float, d
                         state[name] = self.get_state_buffer(parameter, dtype=loaded.dtype)
                         state[name].copy_(loaded)
 
-    return construct(Paged, groups, settings, lr)
+    return make(Paged)
 
 
-def _adamw_bf16(groups: list[Any], settings: OptimizerNumbers, lr: float, device: torch.device) -> Optimizer:
-    return construct(AdamWBf16, groups, settings, lr)
+def _adamw_bf16(make: Make, settings: OptimizerNumbers, device: torch.device) -> Optimizer:
+    return make(AdamWBf16)
 
 
-def _prodigy(groups: list[Any], settings: OptimizerNumbers, lr: float, device: torch.device) -> Optimizer:
+def _prodigy(make: Make, settings: OptimizerNumbers, device: torch.device) -> Optimizer:
     from prodigyopt import Prodigy
 
     with contextlib.redirect_stdout(io.StringIO()):  # it prints that its weight decay is decoupled
-        return construct(Prodigy, groups, settings, lr)
+        return make(Prodigy)
 
 
-def _muon(groups: list[Any], settings: OptimizerNumbers, lr: float, device: torch.device) -> Optimizer:
-    return construct(torch.optim.Muon, groups, settings, lr, {"adjust_lr_fn": "match_rms_adamw"})
+def _muon(make: Make, settings: OptimizerNumbers, device: torch.device) -> Optimizer:
+    return make(torch.optim.Muon, {"adjust_lr_fn": "match_rms_adamw"})
 
 
-def _came(groups: list[Any], settings: OptimizerNumbers, lr: float, device: torch.device) -> Optimizer:
+def _came(make: Make, settings: OptimizerNumbers, device: torch.device) -> Optimizer:
     from came_pytorch import CAME
 
-    return construct(CAME, groups, settings, lr, {"betas": (*settings.betas, 0.9999)})
+    return make(CAME, {"betas": (*settings.betas, 0.9999)})
 
 
-def _schedule_free(groups: list[Any], settings: OptimizerNumbers, lr: float, device: torch.device) -> Optimizer:
+def _schedule_free(make: Make, settings: OptimizerNumbers, device: torch.device) -> Optimizer:
     from schedulefree import AdamWScheduleFree
 
-    return construct(AdamWScheduleFree, groups, settings, lr)
+    return make(AdamWScheduleFree)
 
 
-def _adafactor(groups: list[Any], settings: OptimizerNumbers, lr: float, device: torch.device) -> Optimizer:
+def _adafactor(make: Make, settings: OptimizerNumbers, device: torch.device) -> Optimizer:
     from transformers.optimization import Adafactor
 
     if settings.args.get("relative_step"):
@@ -143,7 +158,7 @@ def _adafactor(groups: list[Any], settings: OptimizerNumbers, lr: float, device:
             "optimizer.args: relative_step of adafactor would ignore train.learning_rate and the schedule. Remove it; "
             "prodigy is an optimizer that finds its rate."
         )
-    return construct(Adafactor, groups, settings, lr, {"relative_step": False, "scale_parameter": False})
+    return make(Adafactor, {"relative_step": False, "scale_parameter": False})
 
 
 def _prepare_adamw(optimizer: Any) -> None:
@@ -175,10 +190,11 @@ def construct(
     groups: list[Any],
     settings: OptimizerNumbers,
     lr: float,
+    used: tuple[str, ...],
     own: Mapping[str, Any] | None = None,
 ) -> Optimizer:
-    """A `kind` over `groups` with the numbers and arguments of the settings; `own` are arguments that stand instead of
-    its defaults. Raises ConfigError for an argument or a number that it does not have."""
+    """A `kind` over `groups` with the numbers `used` and the arguments of the settings; `own` are arguments that stand
+    instead of its defaults. Raises ConfigError for an argument that it does not have, or another number that is set."""
     defaults, own = _defaults(kind), own or {}
     for name in settings.args:
         if name not in defaults:
@@ -190,7 +206,7 @@ def construct(
     numbers = {}
     for name, default in DEFAULTS.items():
         value = getattr(settings, name)
-        if name in own or (name in defaults and _alike(defaults[name], default)):
+        if name in used:
             numbers[name] = value
         elif value != default:
             has = f"{name} = {defaults[name]}, to be set in optimizer.args" if name in defaults else f"no {name}"
@@ -216,6 +232,12 @@ def _defaults(kind: type[Optimizer]) -> dict[str, Any]:
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
     return {name: default for name, default in arguments.items() if name not in ("self", "params", "lr")}
+
+
+def numbers_of(kind: type[Optimizer]) -> tuple[str, ...]:
+    """The numbers of DEFAULTS that `kind` has arguments for, of their form."""
+    has = _defaults(kind)
+    return tuple(name for name, default in DEFAULTS.items() if name in has and _alike(has[name], default))
 
 
 def _alike(own: Any, ours: Any) -> bool:
@@ -281,10 +303,19 @@ OPTIMIZERS.add(
         _prodigy, library="prodigyopt", missing=_without("prodigyopt"), one_rate=True, advice=_rate_is_a_factor
     ),
 )
-OPTIMIZERS.add("muon", OptimizerKind(_muon, lambda settings: 4.0, library="torch>=2.9", missing=_no_muon))
+OPTIMIZERS.add(
+    "muon",
+    OptimizerKind(_muon, lambda settings: 4.0, library="torch>=2.9", missing=_no_muon, numbers=("eps", "weight_decay")),
+)
 OPTIMIZERS.add(
     "came",
-    OptimizerKind(_came, library="came-pytorch", missing=_without("came_pytorch"), advice=_first_steps_are_long),
+    OptimizerKind(
+        _came,
+        library="came-pytorch",
+        missing=_without("came_pytorch"),
+        advice=_first_steps_are_long,
+        numbers=("betas", "weight_decay"),
+    ),
 )
 OPTIMIZERS.add(
     "schedule_free",
@@ -297,7 +328,7 @@ OPTIMIZERS.add(
         advice=_schedule_is_flat,
     ),
 )
-OPTIMIZERS.add("adafactor", OptimizerKind(_adafactor))
+OPTIMIZERS.add("adafactor", OptimizerKind(_adafactor, numbers=("weight_decay",)))
 
 
 def find_optimizer(name: str) -> OptimizerKind:
@@ -322,4 +353,4 @@ def _of_class(dotted: str) -> OptimizerKind:
         near = nearest(name, list(classes))
         hint = f" Did you mean {module}.{near[0]}?" if near else ""
         raise ConfigError(f"optimizer.name = {dotted} is no optimizer of PyTorch.{hint}")
-    return OptimizerKind(lambda groups, settings, lr, device: construct(kind, groups, settings, lr))
+    return OptimizerKind(lambda make, settings, device: make(kind), numbers=numbers_of(kind))

@@ -106,6 +106,11 @@ class OptimizerSettings(Settings):
         return table
 
 
+def optimizer_numbers() -> dict[str, tuple[str, ...]]:
+    """Each choice of `optimizer.name` -> which of betas, eps and weight_decay it uses."""
+    return {"auto": OPTIMIZERS.get("adamw").numbers, **{name: OPTIMIZERS.get(name).numbers for name in OPTIMIZERS}}
+
+
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)

@@ -22,11 +22,11 @@ def options_of(nodes, name, before=None, **changed):
 
 def test_no_setting_is_out_of_reach(nodes):
     kinds = (nodes.train.RunConfig, nodes.data.DatasetSettings)
-    known = {path for kind in kinds for path, _ in nodes.option_nodes.leaves(kind)}
+    known = {path for kind in kinds for path, _ in nodes.widgets.leaves(kind)}
     other = nodes.option_nodes.ELSEWHERE
     files = {
         path
-        for path, field in nodes.option_nodes.leaves(nodes.data.DatasetSettings)
+        for path, field in nodes.widgets.leaves(nodes.data.DatasetSettings)
         if path in nodes.option_nodes.IN_A_FILE or nodes.widgets.is_path(field)
     }
     out_of_reach = known - nodes.widgets.SHOWN - set(other) - files
@@ -39,6 +39,8 @@ def test_no_setting_is_out_of_reach(nodes):
 
 def test_no_setting_has_two_widgets_that_reach_one_run(nodes):
     shown = [s.path for form in nodes.options.FORMS.values() for s in form.settings]
+    for node in nodes.option_choices.CHOICE_NODES:  # of the choices of a node one is made
+        shown += [*node.CHOICES.paths, *(s.path for s in node.REST.settings)]
     assert len(shown) == len(set(shown))
     for form in (
         nodes.model.FORM,
@@ -48,7 +50,8 @@ def test_no_setting_has_two_widgets_that_reach_one_run(nodes):
         nodes.train.FORM,
         nodes.train.LATER,
     ):
-        assert not {s.path for s in form.settings} & set(shown)
+        assert not {s.path for s in form.settings} & set(shown) - nodes.options.SHARED
+    assert nodes.options.SHARED == {"optimizer.name", "optimizer.weight_decay"}, "two that differ are refused by name"
 
 
 def test_each_page_of_help_says_what_the_settings_say(nodes):
@@ -71,10 +74,6 @@ def test_a_chain_brings_every_group(nodes):
         "loss": {"type": "mae", "balance": {"beta": 0.1}},
         "objective": {"std": 1.5, "shift": 2.0},
     }
-    again = options_of(nodes, "Optimizer", args="weight_decouple = true\nd0 = 1e-5\nkind = fast", betas="0.8, 0.9")
-    assert again.tables == {
-        "optimizer": {"betas": [0.8, 0.9], "args": {"weight_decouple": True, "d0": 1e-5, "kind": "fast"}}
-    }
 
 
 def test_an_upsampler_is_named_as_comfyui_lists_it(nodes, comfy):
@@ -92,8 +91,6 @@ def test_options_are_refused_where_they_have_no_effect(nodes):
         nodes.options.given(loss, "Prepare Dataset")
     with pytest.raises(RuntimeError, match="Loss Options is in the chain twice"):
         options_of(nodes, "Loss", loss)
-    with pytest.raises(RuntimeError, match="'eleven' is not `name = value`"):
-        options_of(nodes, "Optimizer", args="eleven")
 
 
 def stopped_before_training(monkeypatch, nodes):

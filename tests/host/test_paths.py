@@ -140,8 +140,10 @@ def prepare(nodes, name):
 
 def test_no_argument_with_a_path_is_forgotten(nodes):
     for node in nodes.option_nodes.OPTION_NODES:
-        form = nodes.options.FORMS[node.define_schema().node_id]
-        paths = {s.id for s in form.settings if nodes.widgets.is_path(nodes.widgets.shown_field(form.kind, s))}
+        form = nodes.options.FORMS.get(node.define_schema().node_id)
+        forms = [form] if form else [node.REST, *(one for below in node.CHOICES.forms.values() for one in below)]
+        shown = [(s, nodes.widgets.shown_field(form.kind, s)) for form in forms for s in form.settings]
+        paths = {s.id for s, field in shown if nodes.widgets.is_path(field)}
         assert paths == OPTION_PATHS.get(node.__name__, set()), node.__name__
     for node in nodes.NODES:
         if node in nodes.option_nodes.OPTION_NODES:

@@ -81,28 +81,19 @@ WIDGETS = {
     "LTX2T_AudioOptions": "silence_weight supervision_warmup supervision_interval supervision_min_ratio "
     "batch_probability separate_buckets bucket_strategy bucket_interval | "
     "sequence_resolution",
-    "LTX2T_OptimizerOptions": "betas eps args ema_decay ema_sample",
     "LTX2T_ScheduleOptions": "min_lr_ratio cycles power step_size gamma",
     "LTX2T_TrainingOptions": "data_prefetch epochs lr_args changed_rate caption_dropout_with norms_every "
     "save_every_epochs on_nan | prove_references what log_report_to wandb_project wandb_entity wandb_run_name "
     "wandb_tags wandb_log_validation_videos hub_push hub_repo hub_path hub_private processes",
     "LTX2T_MemoryOptions": "swap_ahead ff_chunk_target split_attention split_attention_size "
     "split_attention_target context_gb pinned_gb shard",
-    "LTX2T_RegularizersOptions": "blank_weight dop_weight dop_captions dop_class_prompt dop_trigger "
-    "prior_divergence_weight prior_divergence_margin audio_dop_weight | crepa_weight crepa_mode crepa_student_block "
-    "crepa_teacher_block crepa_tau crepa_neighbors crepa_normalize crepa_schedule crepa_warmup_steps "
-    "crepa_decay_steps crepa_learning_rate tread_weight tread_routes rollout_weight rollout_steps rollout_step_size "
-    "rollout_warmup_steps",
-    "LTX2T_SelfFlowOptions": "weight teacher student_block teacher_block student_ratio teacher_ratio student_range "
-    "mask_ratio | mask_frames masked_only dual_timestep tokenwise_timestep loss_type max_loss temporal "
-    "temporal_weight delta_weight temporal_tau neighbors granularity patch_radius patch_match patch_temperature "
-    "delta_steps motion_weighting motion_strength schedule warmup_steps decay_steps momentum update_every "
-    "projector_width projector_learning_rate offload_features offload_teacher",
-    "LTX2T_ValidationOptions": "every every_epochs at_start levels clips",
     "LTX2T_SamplesOptions": "every_epochs validation_clips validation_first_frame include_reference "
     "identity_guidance image_crf spectrogram tiles_chunk_size | tiles_spatial_tile "
     "tiles_spatial_overlap tiles_temporal_tile tiles_temporal_overlap stg_blocks audio_guidance audio_stg "
     "modality_guidance audio_modality_guidance sigmas streams keyframe_slots upsampler",
+    "LTX2T_OptimizerOptions": "ema_decay ema_sample",
+    "LTX2T_RegularizersOptions": "",
+    "LTX2T_ValidationOptions": "at_start levels clips",
     "LTX2T_VideoConditions": "",
     "LTX2T_AudioConditions": "",
     "LTX2T_ConditionsRecipe": "",
@@ -171,14 +162,13 @@ SOCKETS = {
     "LTX2T_ObjectiveOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
     "LTX2T_LossOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
     "LTX2T_AudioOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
-    "LTX2T_OptimizerOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
     "LTX2T_ScheduleOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
     "LTX2T_TrainingOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
     "LTX2T_MemoryOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
-    "LTX2T_RegularizersOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
-    "LTX2T_SelfFlowOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
-    "LTX2T_ValidationOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
     "LTX2T_SamplesOptions": (["LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
+    "LTX2T_OptimizerOptions": ([DYNAMIC, "LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
+    "LTX2T_RegularizersOptions": ([DYNAMIC, "LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
+    "LTX2T_ValidationOptions": ([DYNAMIC, "LTX2T_OPTIONS"], ["LTX2T_OPTIONS"]),
     "LTX2T_VideoConditions": ([DYNAMIC, "LTX2T_CONDITIONS"], ["LTX2T_CONDITIONS"]),
     "LTX2T_AudioConditions": ([DYNAMIC, "LTX2T_CONDITIONS"], ["LTX2T_CONDITIONS"]),
     "LTX2T_ConditionsRecipe": ([DYNAMIC, "LTX2T_CONDITIONS"], ["LTX2T_CONDITIONS"]),

@@ -12,7 +12,10 @@ import pytest
 
 pytest.importorskip("aiohttp", reason="aiohttp comes with ComfyUI")
 import aiohttp
+import media
 from comfy_server import ROOT, ComfyServer, error_of, executed_nodes, messages_of, why_not
+
+from ltx2_train.config import load_run
 
 pytestmark = [pytest.mark.comfy, pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 
@@ -134,6 +137,58 @@ def test_an_interrupt_saves_and_the_next_press_goes_on(server, prompt):
     server.run(prompt("stopped", LTX2T_TrainLoRA={"steps": saved + 2, "sample_every": 0}))
     steps = [json.loads(row)["step"] for row in metrics.read_text().splitlines()]
     assert steps == list(range(1, saved + 3)), "no step is repeated, none is left out"
+
+
+def test_each_choice_of_options_is_validated_and_trained_with(server, prompt):
+    media.write_captioned(server.base / "input/held_out/a.mp4", media.moving_square(30, 64, 64), "a square")
+    numbers = {"betas": "0.9, 0.99", "eps": 1e-8, "weight_decay": 0.02, "args": "d_coef = 0.5"}
+    blocks = {"crepa_mode": "backbone", "crepa_student_block": 0, "crepa_teacher_block": 3}
+    options = {
+        "20": ("Optimizer", "optimizer", "prodigy", numbers, {"ema_decay": 0.5, "ema_sample": False}),
+        "21": ("Regularizers", "regularizer", "crepa", {"crepa_weight": 0.3, **blocks}, {}),
+        "22": ("Regularizers", "regularizer", "tread", {"tread_weight": 1.0, "tread_routes": "1:-2:0.5"}, {}),
+        "23": ("Validation", "when", "every n steps", {"every": 2}, {"at_start": True, "levels": 2, "clips": 0}),
+    }
+    train = {"steps": 4, "learning_rate": 1.0, "sample_every": 0, "options": ["23", 0]}
+    whole = prompt("chosen", LTX2T_TrainLoRA=train, LTX2T_PrepareDataset={"validation": ["30", 0]})
+    loader = next(node for node in whole.values() if node["class_type"] == "LTX2T_LoadTrainingClips")
+    whole["30"] = copy.deepcopy(loader)
+    whole["30"]["inputs"] |= {"folder": "held_out", "trigger_word": ""}
+    behind = None
+    for key, (name, widget, choice, chosen, rest) in options.items():
+        inputs = {widget: choice, **{f"{widget}.{number}": value for number, value in chosen.items()}, **rest}
+        whole[key] = {
+            "class_type": f"LTX2T_{name}Options",
+            "inputs": inputs | ({"options": [behind, 0]} if behind else {}),
+        }
+        behind = key
+
+    other = copy.deepcopy(whole)
+    del other["21"]["inputs"]["regularizer.crepa_weight"]
+    refused = server.post("/prompt", {"prompt": other})["node_errors"]
+    assert [error["details"] for error in refused["21"]["errors"]] == ["crepa_weight"]
+    other = copy.deepcopy(whole)
+    del other["20"]["inputs"]["optimizer"]  # which ComfyUI does not ask for
+    assert "optimizer: None is none of auto, adamw" in error_of(server.history(server.queue(other)))
+    other = copy.deepcopy(whole)
+    next(node for node in other.values() if node["class_type"] == "LTX2T_TrainLoRA")["inputs"]["optimizer"] = "muon"
+    twice = error_of(server.history(server.queue(other)))
+    assert twice.startswith(
+        "Train LoRA: optimizer is set twice: to muon in Train LoRA, and to prodigy by Optimizer Options."
+    )
+    assert not (server.base / "output/ltx2_runs/chosen").exists(), "before anything is encoded"
+
+    server.run(whole)
+    folder = server.base / "output/ltx2_runs/chosen"
+    run = load_run(folder / "run.toml")
+    assert (run.optimizer.name, run.optimizer.betas, run.optimizer.weight_decay) == ("prodigy", (0.9, 0.99), 0.02)
+    assert (run.optimizer.args, run.ema.decay) == ({"d_coef": 0.5}, 0.5)
+    assert (run.regularizers.wanted, run.regularizers.crepa.teacher_block) == (["crepa", "tread"], 3)
+    rows = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "val_loss" in row] == [0, 2, 4]
+    assert all(row["loss_crepa"] is not None for row in rows if row["step"])
+    assert json.loads((folder / "manifest.json").read_text())["status"] == "finished"
+    assert list((folder / "lora").glob("*_ema_*")), "the running mean"
 
 
 def test_the_lora_goes_on_into_comfyui_s_own_nodes(server, prompt):

@@ -100,6 +100,7 @@ def test_the_public_names_are_these():
         "merge_loras",
         "names_tables",
         "open_data",
+        "optimizer_numbers",
         "pick_loras",
         "predict_run",
         "preview_dataset",

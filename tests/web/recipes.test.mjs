@@ -9,10 +9,16 @@ const CHOICES = [
   { key: "voice", inputs: { required: { steps: number("train.steps"), rate: number("train.learning_rate") } } },
   { key: "style", inputs: { required: { steps: number("train.steps") } } },
 ]
+const OPTIMIZERS = [
+  { key: "prodigy", inputs: {} },
+  { key: "by class", inputs: { required: { class_name: ["STRING", { setting: "optimizer.name" }] } } },
+]
 const TOLD = {
   Recipe: { required: { recipe: ["COMBO", { options: CHOICES }] } },
   Train: { required: { steps: number("train.steps") }, optional: { rank: number("lora.rank") } },
   Memory: { required: {} },
+  Optimizer: { required: { optimizer: ["COMBO", { setting: "optimizer.name", options: OPTIMIZERS }] } },
+  Choosing: { optional: { optimizer: ["COMBO", { setting: "optimizer.name" }] } },
 }
 
 function made(type, values, behind = null, outputs = [{ name: "options" }]) {
@@ -70,4 +76,21 @@ test("a number that comes over a wire is not known, and is left alone", () => {
   show(train, [train])
   assert.deepEqual(values(train), [["steps", 500, false]])
   assert.deepEqual([...widgetsBySetting(recipe).keys()], ["train.steps"])
+})
+
+test("a choice is shown where it can be held, and a class that is none of the choices is not", () => {
+  const said = made("Optimizer", { optimizer: "prodigy" })
+  const train = made("Choosing", { optimizer: "auto" }, said, [])
+  train.widgets[0].options = { values: ["auto", "prodigy"] }
+  const by = []
+  const shown = () =>
+    showNumbers(train, governed([train], (node) => node === said).get(train), (widget, value, from) => by.push(from))
+  shown()
+  assert.deepEqual(values(train), [["optimizer", "prodigy", true]])
+  assert.deepEqual(by, [said])
+  said.widgets = Object.entries({ optimizer: "by class", "optimizer.class_name": "torch.optim.RAdam" }).map(
+    ([name, value]) => ({ name, value })
+  )
+  shown()
+  assert.deepEqual(values(train), [["optimizer", "auto", false]])
 })

@@ -94,6 +94,40 @@ function addFold(node) {
   onRemoved(node, () => folds.delete(node))
 }
 
+// Whether the node has advanced widgets, or gets some with a choice.
+function isFoldable(node) {
+  const told = { ...node.constructor.nodeData?.input?.required, ...node.constructor.nodeData?.input?.optional }
+  const advanced = ([, more]) => more?.advanced || more?.options?.some?.((option) => below(option).some(advanced))
+  return Object.values(told).some(advanced)
+}
+
+function below(option) {
+  return Object.values({ ...option?.inputs?.required, ...option?.inputs?.optional })
+}
+
+// The widgets below a choice are made anew with it, and when a workflow is loaded.
+function foldChosen(node) {
+  for (const widget of node.widgets.filter(isChoice)) {
+    const chosen = widget.callback
+    widget.callback = function () {
+      const answer = chosen?.apply(this, arguments)
+      applyFold(node)
+      return answer
+    }
+  }
+  const configured = node.onConfigure
+  node.onConfigure = function () {
+    const answer = configured?.apply(this, arguments)
+    if (node.widgets.some(isChoice)) applyFold(node)
+    return answer
+  }
+}
+
+// A choice that brings widgets of its own has a value that does more than hold one.
+function isChoice(widget) {
+  return Boolean(Object.getOwnPropertyDescriptor(widget, "value")?.get)
+}
+
 function hideAdvanced(node, hidden) {
   for (const widget of node.widgets) if (widget.options?.advanced) widget.hidden = hidden
 }
@@ -103,6 +137,7 @@ function applyFold(node) {
   hideAdvanced(node, folded && !window.LiteGraph.vueNodesMode)
   fit(node)
   const button = node.widgets.find((widget) => widget.name === "settings")
+  button.hidden = !node.widgets.some((widget) => widget.options?.advanced) // a choice may have none
   button.label = folded ? "show advanced settings" : "hide advanced settings"
 }
 
@@ -234,16 +269,16 @@ function addTab() {
 // workflow still holds the first choice. Writing the value by the accessor of its class brings the two together.
 function showChoices(node) {
   for (const widget of node.widgets ?? []) {
-    if (!Object.getOwnPropertyDescriptor(widget, "value")?.get) continue
+    if (!isChoice(widget)) continue
     let kind = Object.getPrototypeOf(widget)
     while (kind && !Object.getOwnPropertyDescriptor(kind, "value")?.set) kind = Object.getPrototypeOf(kind)
     if (kind) Object.getOwnPropertyDescriptor(kind, "value").set.call(widget, widget.value)
   }
 }
 
-// Recipes: their numbers are shown in the nodes they go into. Wires, choices, undo and bypassing change them in ways
+// Recipes and Optimizer Options: their numbers are shown in the nodes they go into. Wires, choices, undo and bypassing change them in ways
 // that no one event tells of, so it is looked at in short intervals while there is a recipe, and before a prompt is sent.
-const RECIPES = ["LTX2T_TrainingRecipe", "LTX2T_SamplesRecipe"]
+const RECIPES = ["LTX2T_TrainingRecipe", "LTX2T_SamplesRecipe", "LTX2T_OptimizerOptions"]
 const LOOK_MS = 300
 const taking = new Set() // the nodes with a socket `options`
 const labels = new WeakMap() // widget -> its own label
@@ -252,12 +287,13 @@ function isRecipe(node) {
   return RECIPES.includes(node.comfyClass)
 }
 
-function labelled(widget, value) {
+function labelled(widget, value, by) {
   if (!labels.has(widget)) labels.set(widget, widget.label)
   const own = labels.get(widget)
   // a classic node shows no value of a widget that cannot be changed
   const shown = window.LiteGraph.vueNodesMode ? "" : ` ${typeof value === "number" ? Number(value.toPrecision(6)) : value}`
-  const label = value == null ? own : `${own || widget.name.replaceAll("_", " ")}${shown} (recipe)`
+  const from = by?.comfyClass.endsWith("Recipe") ? "recipe" : "options"
+  const label = value == null ? own : `${own || widget.name.replaceAll("_", " ")}${shown} (${from})`
   if (widget.label !== label) widget.label = label
 }
 
@@ -325,9 +361,10 @@ app.registerExtension({
 
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith(OURS)) return
-    const foldable = node.widgets?.some((widget) => widget.options?.advanced)
+    const foldable = node.widgets && isFoldable(node)
     if (foldable) {
       addFold(node)
+      foldChosen(node)
       countFolded(node)
     }
     if ([...TRAINING, MONITOR].includes(node.comfyClass)) addView(node)

@@ -1,4 +1,4 @@
-// Numbers of a recipe in the nodes that it goes into. There they stand in place of the node's own and cannot be changed,
+// Numbers of a recipe, or of Optimizer Options, in the nodes that it goes into. There they stand in place of the node's own and cannot be changed,
 // so that what is in view is what is used; when the recipe goes, the node's own come back. Knows nodes, not the page.
 
 const OWN = "ltx2t_own" // property of a node: what its widgets held before a recipe came, by name
@@ -40,7 +40,7 @@ export function chain(node) {
   return found
 }
 
-// Node -> (path -> value) of what recipes say, of the nodes in `nodes` that a recipe reaches and of the others between.
+// Node -> (path -> value, and which node says it) of what recipes say, of the nodes in `nodes` that a recipe reaches and of the others between.
 export function governed(nodes, isRecipe) {
   const said = new Map()
   for (const node of nodes) {
@@ -48,7 +48,7 @@ export function governed(nodes, isRecipe) {
     const options = chain(node)
     const numbers = new Map()
     for (const recipe of options.filter(isRecipe))
-      for (const [path, widget] of widgetsBySetting(recipe)) if (!comesByWire(recipe, widget)) numbers.set(path, widget.value)
+      for (const [path, widget] of widgetsBySetting(recipe)) if (!comesByWire(recipe, widget)) numbers.set(path, { value: widget.value, by: recipe })
     for (const one of [node, ...options.filter((other) => !isRecipe(other))])
       said.set(one, new Map([...(said.get(one) ?? []), ...numbers]))
   }
@@ -59,21 +59,28 @@ function comesByWire(node, widget) {
   return Boolean(node.inputs?.some((input) => input.widget?.name === widget.name && input.link != null))
 }
 
+// Whether the widget can hold the value: "torch.optim.RAdam" is none of the choices of Train LoRA.
+function offers(widget, value) {
+  const values = widget.options?.values
+  return !Array.isArray(values) || values.includes(value)
+}
+
 // Show `numbers` in `node`, and what it held before in place of those that went. Whether anything was changed.
 export function showNumbers(node, numbers, label) {
   const own = (node.properties ??= {})[OWN] ?? {}
   const before = JSON.stringify(own)
   let changed = false
   for (const [path, widget] of widgetsBySetting(node)) {
-    const given = numbers?.has(path) && !comesByWire(node, widget)
+    const said = numbers?.get(path)
+    const given = Boolean(said) && offers(widget, said.value) && !comesByWire(node, widget)
     if (given && !(widget.name in own)) own[widget.name] = widget.value
     if (!given && !(widget.name in own)) continue
-    const value = given ? numbers.get(path) : own[widget.name]
+    const value = given ? said.value : own[widget.name]
     if (!given) delete own[widget.name]
     changed ||= widget.value !== value || Boolean(widget.disabled) !== given
     if (widget.value !== value) widget.value = value
     widget.disabled = given
-    label(widget, given ? value : null)
+    label(widget, given ? value : null, said?.by)
   }
   if (Object.keys(own).length) node.properties[OWN] = own
   else delete node.properties[OWN]

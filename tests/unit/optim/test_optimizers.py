@@ -18,6 +18,8 @@ from ltx2_train.optim import (
     state_bytes,
     why_not,
 )
+from ltx2_train.optim.optimizers import DEFAULTS
+from ltx2_train.optim.settings import optimizer_numbers
 from ltx2_train.settings import parse
 
 pytestmark = pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
@@ -224,6 +226,20 @@ def test_a_class_by_its_dotted_name_takes_its_arguments_and_its_bytes_are_measur
 def test_what_an_optimizer_cannot_use_is_named_before_training(name, settings, words):
     with pytest.raises(ConfigError, match=words):
         rehearse(parameters(sizes=SIZES), OptimizerSettings(name=name, **settings), 1e-3, rank=4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_uses_the_numbers_that_it_says_and_refuses_the_others(name):
+    changed = {"betas": (0.5, 0.7), "eps": 1e-4, "weight_decay": 0.2}
+    assert set(changed) == set(DEFAULTS)
+    for number, value in changed.items():
+        if number in OPTIMIZERS.get(name).numbers:
+            got = make(name, parameters(sizes=SIZES), **{number: value}).param_groups[0][number]
+            assert (got[:2] if number == "betas" else got) == value, number
+        else:
+            with pytest.raises(ConfigError, match=f"optimizer.{number} is set, and"):
+                make(name, parameters(sizes=SIZES), **{number: value})
+    assert optimizer_numbers()[name] == OPTIMIZERS.get(name).numbers
 
 
 def test_one_rate_for_all_is_said_where_layers_have_several():
