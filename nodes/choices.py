@@ -13,7 +13,8 @@ from .widgets import Form, Setting, merged
 
 
 class Choices:
-    """One dynamic widget: for each choice the forms that are shown below it. `setting` is the path of what the choice
+    """One dynamic widget: for each choice the forms that are shown below it, none with a box of several lines, which
+    would keep, unseen, what it held before another choice. `setting` is the path of what the choice
     itself sets, where it sets something that another node shows."""
 
     def __init__(self, widget: str, tooltip: str, forms: Mapping[str, Sequence[Form]], setting: str = "") -> None:

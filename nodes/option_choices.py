@@ -5,7 +5,7 @@ A new optimizer, regularizer or setting of them appears by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar
 
 from ..ltx2_train import RunConfig, optimizer_numbers
@@ -18,6 +18,8 @@ from .widgets import SHOWN, Form, Setting, is_advanced, merged, settings_below
 CATEGORY = "LTX-2 training/options"
 IN_VIEW = 8  # settings below a choice that are not folded away
 BY_CLASS = "by class"
+NUMBERS = {number for used in optimizer_numbers().values() for number in used}  # those that some optimizer uses
+BELOW = [path for path, _ in settings_below(RunConfig, "optimizer") if path != "optimizer.name"]
 _CLASS = Setting(
     "optimizer.name",
     "class_name",
@@ -32,17 +34,13 @@ _CLASS = Setting(
 
 
 def _optimizers() -> dict[str, list[Form]]:
-    """Each optimizer -> the numbers that it uses, and what all have."""
-    used = optimizer_numbers()
-    some = {number for numbers in used.values() for number in numbers}
-    below = [path for path, _ in settings_below(RunConfig, "optimizer") if path != "optimizer.name"]
+    """Each optimizer -> the numbers that it uses."""
+    forms = {name: [Form(RunConfig, _numbers(used))] for name, used in optimizer_numbers().items()}
+    return {**forms, BY_CLASS: [Form(RunConfig, [_CLASS, *_numbers(NUMBERS)])]}
 
-    def form(numbers: Iterable[str], *first: Setting) -> list[Form]:
-        names = {path: path.removeprefix("optimizer.") for path in below}
-        left_out = some.difference(numbers)
-        return [Form(RunConfig, [*first, *(Setting(path) for path in below if names[path] not in left_out)])]
 
-    return {**{name: form(numbers) for name, numbers in used.items()}, BY_CLASS: form(some, _CLASS)}
+def _numbers(used: Collection[str]) -> list[Setting]:
+    return [Setting(path) for path in BELOW if path.removeprefix("optimizer.") in used]
 
 
 class OptimizerOptions(ChoiceNode):
@@ -61,7 +59,13 @@ class OptimizerOptions(ChoiceNode):
         _optimizers(),
         setting="optimizer.name",
     )
-    REST = Form(RunConfig, [Setting(path, path.replace(".", "_")) for path, _ in settings_below(RunConfig, "ema")])
+    REST = Form(
+        RunConfig,
+        [
+            *(Setting(path) for path in BELOW if path.removeprefix("optimizer.") not in NUMBERS),
+            *(Setting(path, path.replace(".", "_")) for path, _ in settings_below(RunConfig, "ema")),
+        ],
+    )
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -102,8 +106,10 @@ STARTS = {
 
 
 def _regularizers() -> dict[str, list[Form]]:
-    """Each regularizer -> its settings, the weight first. Their names begin with its own, since the page translates
-    a widget by its name, whatever is chosen."""
+    """Each regularizer -> its settings, the weight first.
+
+    Their names begin with its own, since the page translates a widget by its name, whatever is chosen.
+    """
     forms = {}
     for name in RunConfig.model_fields["regularizers"].annotation.model_fields:  # type: ignore[union-attr]
         below = settings_below(RunConfig, f"regularizers.{name}")
@@ -112,7 +118,7 @@ def _regularizers() -> dict[str, list[Form]]:
         for path, field in below:
             start = STARTS.get(name) if path == f"regularizers.{name}.weight" else None
             (shown if few or not is_advanced(field) else folded).append(
-                Setting(path, path.removeprefix("regularizers.").replace(".", "_"), default=start)
+                Setting(path, path.removeprefix("regularizers.").replace(".", "_"), default=start, one_line=True)
             )
         forms[name] = [Form(RunConfig, shown, folded)]
     return forms

@@ -42,7 +42,8 @@ class Setting:
     `default` is for a node that suggests another value than a bare run file (a size, a name); `unset` is the number
     that means "not set", where the setting has one of its own; `item` makes the widget stand for one entry of
     a setting that is a row of numbers, as the width of a resolution; `text` shows a text where the setting has choices;
-    `extra` goes to the widget as it is, for example `multiline=True`.
+    `one_line` has a list of texts in one line, with commas; `extra` goes to the widget as it is, for example
+    `multiline=True`.
     """
 
     path: str
@@ -53,6 +54,7 @@ class Setting:
     step: float | None = None
     item: int | None = None
     text: bool = False
+    one_line: bool = False
     extra: Mapping[str, Any] | None = None
 
     @property
@@ -250,7 +252,7 @@ def widget(kind: type[BaseModel], setting: Setting, advanced: bool = False) -> A
         options.setdefault("max", float(high) if high is not None else LARGEST_FLOAT)
         options |= {"step": step, "round": step}
         return io.Float.Input(setting.id, **options)
-    if _is_table(inner) or (_is_list(inner) and str in _item_types(inner)):
+    if _is_table(inner) or (_is_list(inner) and str in _item_types(inner) and not setting.one_line):
         options.setdefault("multiline", True)
     return io.String.Input(setting.id, **options)
 
@@ -271,7 +273,7 @@ def shown_default(field: FieldInfo, setting: Setting) -> Any:
     if isinstance(value, dict):
         return "\n".join(f"{name} = {item}" for name, item in value.items())
     if isinstance(value, (list, tuple)):
-        return ("\n" if str in _item_types(inner) else ", ").join(str(item) for item in value)
+        return ("\n" if str in _item_types(inner) and not setting.one_line else ", ").join(str(item) for item in value)
     return str(value)
 
 
@@ -292,7 +294,8 @@ def value_of(field: FieldInfo, setting: Setting, shown: Any) -> Any:
         return _table(setting, text) or None
     if _is_list(inner):
         if str in _item_types(inner):
-            return [line.strip() for line in text.splitlines() if line.strip()] or None
+            parts = text.split(",") if setting.one_line else text.splitlines()
+            return [part.strip() for part in parts if part.strip()] or None
         return [_number(part) for part in text.replace(";", ",").split(",") if part.strip()] or None
     if optional and text == NO_TEXT:
         return ""
@@ -328,6 +331,8 @@ def tooltip(field: FieldInfo, setting: Setting) -> str:
             notes.append(f"{low} or more")
         if optional:
             notes.append(f"{unset_number(field, setting):g} = not set")
+    elif setting.one_line and _is_list(inner) and str in _item_types(inner):
+        notes.append("commas between several")
     elif optional and inner is bool:
         notes.append("auto = not set")
     elif optional and get_origin(inner) is not Literal and not (_is_list(inner) and "ot set" in text):

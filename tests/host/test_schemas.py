@@ -91,7 +91,7 @@ WIDGETS = {
     "identity_guidance image_crf spectrogram tiles_chunk_size | tiles_spatial_tile "
     "tiles_spatial_overlap tiles_temporal_tile tiles_temporal_overlap stg_blocks audio_guidance audio_stg "
     "modality_guidance audio_modality_guidance sigmas streams keyframe_slots upsampler",
-    "LTX2T_OptimizerOptions": "ema_decay ema_sample",
+    "LTX2T_OptimizerOptions": "args ema_decay ema_sample",
     "LTX2T_RegularizersOptions": "",
     "LTX2T_ValidationOptions": "at_start levels clips",
     "LTX2T_VideoConditions": "",
@@ -251,6 +251,14 @@ def test_a_call_with_the_visible_widgets_alone_is_complete(schemas, node_id):
             assert parameters[shown.id].default == shown.default, shown.id
         elif shown.optional:
             assert parameters[shown.id].default is None, shown.id
+
+
+@pytest.mark.parametrize("node_id", [node_id for node_id in IDS if DYNAMIC in SOCKETS[node_id][0]])
+def test_no_box_of_several_lines_stands_below_a_choice(schemas, node_id):
+    # the page keeps its text when another choice is made and shows it empty, so that what is sent would not be seen
+    for shown in schemas[node_id][1].inputs:
+        for choice in shown.options.get("options", []) if shown.io_type == DYNAMIC else []:
+            assert not [below.id for below in choice.inputs if below.options.get("multiline")]
 
 
 @pytest.mark.parametrize("node_id", IDS)

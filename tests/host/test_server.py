@@ -141,10 +141,16 @@ def test_an_interrupt_saves_and_the_next_press_goes_on(server, prompt):
 
 def test_each_choice_of_options_is_validated_and_trained_with(server, prompt):
     media.write_captioned(server.base / "input/held_out/a.mp4", media.moving_square(30, 64, 64), "a square")
-    numbers = {"betas": "0.9, 0.99", "eps": 1e-8, "weight_decay": 0.02, "args": "d_coef = 0.5"}
+    numbers = {"betas": "0.9, 0.99", "eps": 1e-8, "weight_decay": 0.02}
     blocks = {"crepa_mode": "backbone", "crepa_student_block": 0, "crepa_teacher_block": 3}
     options = {
-        "20": ("Optimizer", "optimizer", "prodigy", numbers, {"ema_decay": 0.5, "ema_sample": False}),
+        "20": (
+            "Optimizer",
+            "optimizer",
+            "prodigy",
+            numbers,
+            {"args": "d_coef = 0.5", "ema_decay": 0.5, "ema_sample": False},
+        ),
         "21": ("Regularizers", "regularizer", "crepa", {"crepa_weight": 0.3, **blocks}, {}),
         "22": ("Regularizers", "regularizer", "tread", {"tread_weight": 1.0, "tread_routes": "1:-2:0.5"}, {}),
         "23": ("Validation", "when", "every n steps", {"every": 2}, {"at_start": True, "levels": 2, "clips": 0}),
