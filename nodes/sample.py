@@ -132,8 +132,7 @@ class SampleLoRA(io.ComfyNode):
             prompts = [{"prompt": text, "conditions": conditions} if conditions else text]
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
-                more: dict[str, Any] = {"strengths": [config.sample.strength], "beside": beside}
-                drawn = core.sample(config, lora, out, events, prompts=prompts, **more)[0]
+                drawn = core.sample(config, lora, out, events, prompts=prompts, beside=beside)[0]
             finally:
                 events.close()
             # a name of its own for every way to draw it: other nodes and the page go on using what they were given

@@ -170,7 +170,11 @@ def _add_sample(add: Callable[..., argparse.ArgumentParser], add_run_file: Calla
     draw.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the samples")
     draw.add_argument("--prompt", action="append", metavar="TEXT", help="prompt with options (--w --h --f ...)")
     draw.add_argument(
-        "--strength", type=float, action="append", metavar="X", help="strength of the LoRA; may be repeated"
+        "--strength",
+        type=float,
+        action="append",
+        metavar="X",
+        help="strength of the LoRA (default: sample.strength); may be repeated",
     )
     add_beside(draw)
 
@@ -252,7 +256,7 @@ def _sample(args: argparse.Namespace, events: ConsoleEvents) -> None:
         args.out,
         events,
         prompts=args.prompt,
-        strengths=args.strength or [1.0],
+        strengths=args.strength or (),
         beside=args.beside,
     )
     events.finish()

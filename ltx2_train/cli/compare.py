@@ -26,7 +26,9 @@ def add_compare(add: Callable[..., argparse.ArgumentParser], add_run_file: Calla
     sub.add_argument("--lora", type=Path, nargs="+", default=[], metavar="FILE", help="LoRA files, of any run")
     sub.add_argument("--prompt", action="append", metavar="TEXT", help="prompt with options (--w --h --f ...)")
     sub.add_argument("--seed", type=int, nargs="+", default=[], metavar="N", help="draw each prompt with each of these")
-    sub.add_argument("--strength", type=float, nargs="+", default=[1.0], metavar="X", help="of each LoRA (default: 1)")
+    sub.add_argument(
+        "--strength", type=float, nargs="+", default=[], metavar="X", help="of each LoRA (default: sample.strength)"
+    )
     add_beside(sub)
     sub.add_argument("--no-base", action="store_true", help="leave the base without a LoRA out")
     sub.add_argument(

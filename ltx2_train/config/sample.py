@@ -137,7 +137,11 @@ class SampleSettings(Settings):
     )
     seed: int = Field(default=42, ge=0, le=2**63 - 1, description="Seed of the starting noise.")
     strength: float = Field(
-        default=1.0, ge=-10, le=10, description="Strength of the LoRA.", json_schema_extra={"advanced": True}
+        default=1.0,
+        ge=-10,
+        le=10,
+        description="Strength of the LoRA.",
+        json_schema_extra={"harmless": True, "counts_with": "train.what = lora", "advanced": True},
     )
     audio: Literal["merge", "separate", "off"] = Field(
         default="merge",

@@ -99,13 +99,19 @@ class LoraSet:
     @contextmanager
     def off(self) -> Iterator[None]:
         """While entered, the model is exactly the base, whatever kinds of change lie round its linears."""
+        with self.at_strength(0.0):
+            yield
+
+    @contextmanager
+    def at_strength(self, strength: float) -> Iterator[None]:
+        """While entered, all layers have this scale; afterwards each has its own again."""
         before = [layer.strength for layer in self.layers.values()]
-        self.set_strength(0.0)
+        self.set_strength(strength)
         try:
             yield
         finally:
-            for layer, strength in zip(self.layers.values(), before, strict=True):
-                layer.strength = strength
+            for layer, former in zip(self.layers.values(), before, strict=True):
+                layer.strength = former
 
     @contextmanager
     def unheld(self) -> Iterator[None]:

@@ -32,14 +32,14 @@ class SelfFlowSettings(Settings):
         ge=0,
         le=511,
         description="Block that learns, counted from 0.",
-        json_schema_extra={"counts_with": ".weight"},
+        json_schema_extra={"counts_with": [".weight", "not .student_ratio"]},
     )
     teacher_block: int = Field(
         default=32,
         ge=0,
         le=511,
         description="Block that teaches, counted from 0; above the student's.",
-        json_schema_extra={"counts_with": ".weight"},
+        json_schema_extra={"counts_with": [".weight", "not .teacher_ratio"]},
     )
     student_ratio: float | None = Field(
         default=None,
@@ -67,17 +67,17 @@ class SelfFlowSettings(Settings):
         ge=0,
         le=0.5,
         description="Share of the tokens that get the second noise level.",
-        json_schema_extra={"counts_with": ".weight", "advanced": True},
+        json_schema_extra={"counts_with": [".weight", ".dual_timestep"], "advanced": True},
     )
     mask_frames: bool = Field(
         default=False,
         description="Give the second noise level to whole latent frames instead of single tokens.",
-        json_schema_extra={"counts_with": ".weight", "advanced": True},
+        json_schema_extra={"counts_with": [".weight", ".dual_timestep", ".mask_ratio"], "advanced": True},
     )
     masked_only: bool = Field(
         default=False,
         description="Align only the tokens with the second noise level.",
-        json_schema_extra={"counts_with": ".weight", "advanced": True},
+        json_schema_extra={"counts_with": [".weight", ".dual_timestep", ".mask_ratio"], "advanced": True},
     )
     dual_timestep: bool = Field(
         default=True,
@@ -87,7 +87,7 @@ class SelfFlowSettings(Settings):
     tokenwise_timestep: bool = Field(
         default=True,
         description="Tell the model the noise level of each token; off tells it the mean of the clip.",
-        json_schema_extra={"counts_with": ".weight", "advanced": True},
+        json_schema_extra={"counts_with": [".weight", ".dual_timestep", ".mask_ratio"], "advanced": True},
     )
     loss_type: Literal["negative_cosine", "one_minus_cosine"] = Field(
         default="negative_cosine",
@@ -126,62 +126,74 @@ class SelfFlowSettings(Settings):
         gt=0,
         le=1000,
         description="How far neighbours count: a frame d frames away counts exp(-d / temporal_tau).",
-        json_schema_extra={"counts_with": ".weight", "unit": "latent frames", "advanced": True},
+        json_schema_extra={"counts_with": [".weight", ".temporal != off"], "unit": "latent frames", "advanced": True},
     )
     neighbors: int = Field(
         default=2,
         ge=1,
         le=64,
         description="Neighbours on each side that a frame is aligned to.",
-        json_schema_extra={"counts_with": ".weight", "unit": "latent frames", "advanced": True},
+        json_schema_extra={
+            "counts_with": [".weight", ".temporal = frame | hybrid"],
+            "unit": "latent frames",
+            "advanced": True,
+        },
     )
     granularity: Literal["frame", "patch"] = Field(
         default="frame",
         description="What frame and delta compare: frame = the mean of a latent frame; patch = each of its tokens.",
-        json_schema_extra={"counts_with": ".weight", "advanced": True},
+        json_schema_extra={"counts_with": [".weight", ".temporal != off"], "advanced": True},
     )
     patch_radius: int = Field(
         default=0,
         ge=0,
         le=16,
         description="With granularity patch: how far from its own place a token finds its match in a neighbour.",
-        json_schema_extra={"counts_with": ".weight", "unit": "tokens", "advanced": True},
+        json_schema_extra={
+            "counts_with": [".weight", ".granularity = patch", ".temporal = frame | hybrid"],
+            "unit": "tokens",
+            "advanced": True,
+        },
     )
     patch_match: Literal["hard", "soft"] = Field(
         default="hard",
         description="With patch_radius: hard = the best match counts; soft = all, the better ones more.",
-        json_schema_extra={"counts_with": ".weight", "advanced": True},
+        json_schema_extra={"counts_with": [".weight", ".patch_radius"], "advanced": True},
     )
     patch_temperature: float = Field(
         default=0.1,
         gt=0,
         le=100,
         description="With patch_match soft: how much more the better matches count; lower is more.",
-        json_schema_extra={"counts_with": ".weight", "advanced": True},
+        json_schema_extra={"counts_with": [".weight", ".patch_radius", ".patch_match = soft"], "advanced": True},
     )
     delta_steps: int = Field(
         default=1,
         ge=1,
         le=64,
         description="Changes over 1 to so many frames are compared.",
-        json_schema_extra={"counts_with": ".weight", "unit": "latent frames", "advanced": True},
+        json_schema_extra={
+            "counts_with": [".weight", ".temporal = delta | hybrid"],
+            "unit": "latent frames",
+            "advanced": True,
+        },
     )
     motion_weighting: Literal["none", "teacher_delta"] = Field(
         default="none",
         description="teacher_delta: where the teacher sees more motion counts more.",
-        json_schema_extra={"counts_with": ".weight", "advanced": True},
+        json_schema_extra={"counts_with": [".weight", ".temporal != off", ".motion_strength"], "advanced": True},
     )
     motion_strength: float = Field(
         default=0.0,
         ge=0,
         le=100,
         description="How much more: a place with the mean motion counts 1 + this.",
-        json_schema_extra={"counts_with": ".weight", "advanced": True},
+        json_schema_extra={"counts_with": [".weight", ".temporal != off"], "advanced": True},
     )
     schedule: Course = Field(
         default="constant",
         description="Course of the three weights: constant, or down to 0 in a line or along a cosine.",
-        json_schema_extra={"counts_with": ".weight", "advanced": True},
+        json_schema_extra={"counts_with": [".weight", ".decay_steps"], "advanced": True},
     )
     warmup_steps: int = Field(
         default=0,
@@ -193,21 +205,21 @@ class SelfFlowSettings(Settings):
         default=0,
         ge=0,
         description="Step at which linear and cosine reach 0; 0: they stay.",
-        json_schema_extra={"counts_with": ".weight", "advanced": True},
+        json_schema_extra={"counts_with": [".weight", ".schedule = linear | cosine"], "advanced": True},
     )
     momentum: float = Field(
         default=0.999,
         ge=0,
         lt=1,
         description="Share of the teacher's mean that stays at an update (ema, partial_ema).",
-        json_schema_extra={"counts_with": ".weight", "advanced": True},
+        json_schema_extra={"counts_with": [".weight", ".teacher = ema | partial_ema"], "advanced": True},
     )
     update_every: int = Field(
         default=1,
         ge=1,
         le=100_000,
         description="Steps between updates of the teacher's mean.",
-        json_schema_extra={"counts_with": ".weight", "advanced": True},
+        json_schema_extra={"counts_with": [".weight", ".teacher = ema | partial_ema"], "advanced": True},
     )
     projector_width: int = Field(
         default=1,
@@ -232,7 +244,7 @@ class SelfFlowSettings(Settings):
     offload_teacher: bool = Field(
         default=False,
         description="Keep the teacher's mean in RAM (ema, partial_ema).",
-        json_schema_extra={"counts_with": ".weight", "advanced": True},
+        json_schema_extra={"counts_with": [".weight", ".teacher = ema | partial_ema"], "advanced": True},
     )
 
     @model_validator(mode="after")

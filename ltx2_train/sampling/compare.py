@@ -92,7 +92,7 @@ def compare(
     *,
     prompts: Sequence[str] | None = None,
     seeds: Sequence[int] = (),
-    strengths: Sequence[float] = (1.0,),
+    strengths: Sequence[float] = (),
     base: bool = True,
     sound_cell: int = 0,
     beside: Sequence[tuple[Path, float]] = (),
@@ -100,13 +100,13 @@ def compare(
     """Draw the prompts of `run` (or `prompts`) with each of `loras`, which are named by the labels of their columns.
 
     `base`: its own column comes first. Each prompt is drawn with each of `seeds`, one that names its own (--d) with
-    that alone; without seeds, with that of the settings. The grid has the sound of cell `sound_cell`, counted row by
-    row from 1 on; 0 is the last of the first row. Every cell wears the LoRAs `beside` at their strengths too. A
-    sample that fails is reported and left out. Raises TrainerError.
+    that alone, and each LoRA at each of `strengths`; what is not given is as the settings say. The grid has the sound
+    of cell `sound_cell`, counted row by row from 1 on; 0 is the last of the first row. Every cell wears the LoRAs
+    `beside` at their strengths too. A sample that fails is reported and left out. Raises TrainerError.
     """
     events = shielded(events)
     events.stage("check")
-    columns = _columns(loras, strengths, base)
+    columns = _columns(loras, strengths or (run.sample.strength,), base)
     require_possible(out, [strength for _, strength in beside], [path for path, _ in beside])
     run = _without_lost_dataset(run)
     files = BaseFiles.find(run, events)

@@ -336,7 +336,7 @@ def unused_options(given: SampleSettings, settings: DrawSettings, prompts: Seque
         ("image_crf", begun, "no sample begins with a picture (--i)"),
     )
     idle = [(name, why) for name, there, why in used if getattr(given, name) and not there]
-    if not settings.wanted:
+    if not prompts:
         return [
             f"sample.{name} has no effect in training: no samples are drawn (sample.every is 0)." for name, _ in idle
         ]

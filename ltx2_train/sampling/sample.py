@@ -32,18 +32,25 @@ def sample(
     events: Events | None = None,
     *,
     prompts: Sequence[str | dict[str, Any]] | None = None,
-    strengths: Sequence[float] = (1.0,),
+    strengths: Sequence[float] = (),
     beside: Sequence[tuple[Path, float]] = (),
 ) -> list[SampleFile]:
     """Draw the prompts of `run` (or `prompts`, lines or tables) once per strength of the LoRA into `out`.
 
-    Without a LoRA the base alone is drawn. Strength 0 is exactly the base. Each strength gets the same seeds, so that
-    the files beside each other differ by the LoRA alone. The run's mode decides what is drawn: video, av or audio.
-    `beside` are other LoRAs with their strengths, which all that is drawn wears, the base at strength 0 as well.
-    Where the run names no prompts, the first two captions of its dataset are taken. Raises TrainerError.
+    Without `strengths` that is `sample.strength`. Without a LoRA the base alone is drawn, once. Strength 0 is exactly
+    the base. Each strength gets the same seeds, so that the files beside each other differ by the LoRA alone. The run's
+    mode decides what is drawn: video, av or audio. `beside` are other LoRAs with their strengths, which all that is
+    drawn wears, the base at strength 0 as well. Where the run names no prompts, the first two captions of its dataset
+    are taken. Raises TrainerError.
     """
     events = shielded(events)
     events.stage("check")
+    if lora is None and strengths:  # all would be the base
+        numbers = ", ".join(f"{strength:g}" for strength in strengths)
+        raise ConfigError(
+            f"--strength is {numbers}, and no LoRA is given to draw at it. Add --lora FILE, or leave it out."
+        )
+    strengths = tuple(dict.fromkeys(map(float, strengths))) or (run.sample.strength,)
     worn = [*([] if lora is None else [lora]), *(path for path, _ in beside)]
     require_possible(out, [*strengths, *(strength for _, strength in beside)], worn)
     base = BaseFiles.find(run, events)

@@ -255,6 +255,7 @@ def _shown(prompt: Prompt, stream: str) -> int:
 
 def _problems(config: RunConfig, sample: Sample) -> Iterator[str]:
     """Why the conditions cannot serve `sample`, as its caches are."""
+    yield from _of_nothing(config, sample.kind, sample.audio_steps > 0)
     yield from _of_parts(config, sample.kind, sample.shape, sample.fps, sample.audio_steps)
     if sample.kind != "audio" and config.video.generated and config.model.mode != "audio":
         if sample.mask_path is not None and (reason := _gives_all(config, "video", sample.mask_path)):
@@ -281,9 +282,24 @@ def problems_for(config: RunConfig, dataset: Path) -> Callable[[Item], Iterator[
 
 def problems_of_item(config: RunConfig, item: Item) -> Iterator[str]:
     """Why the conditions cannot serve `item` of a plan, in words that follow its name; from its shape alone."""
+    yield from _of_nothing(config, item.kind, item.sound is not None)
     yield from _of_parts(config, item.kind, item.shape, item.fps, 0 if item.sound is None else item.sound.steps)
     sizes = [reference.shape for reference in item.references]
     yield from _of_references(config, sizes, item.dataset.entry.reference_temporal_scale, item.shape)
+
+
+def _of_nothing(config: RunConfig, kind: str, heard: bool) -> Iterator[str]:
+    """Why nothing is left to learn of a sample, `heard` or not: one stream is given whole, and it has no other."""
+    if not config.video.generated and not heard and not config.audio.silence_regularizer:
+        yield (
+            "it has no sound, and the picture is given whole (video.generated = false), so nothing of it would be "
+            "learned. Take it out of the dataset"
+        )
+    if not config.audio.generated and kind == "audio":
+        yield (
+            "it has no picture, and the sound is given whole (audio.generated = false), so nothing of it would be "
+            "learned. Take it out of the dataset"
+        )
 
 
 def _of_parts(config: RunConfig, kind: str, shape: LatentShape, fps: float, steps: int) -> Iterator[str]:

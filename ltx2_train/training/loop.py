@@ -608,11 +608,14 @@ def _draw_as_they_are(run: Run, events: Events, mark: str = "") -> None:
     if run.slider is not None:
         draw_strengths(run, events, mark)
         return
-    with tempfile.TemporaryDirectory() if not run.peers.first else contextlib.nullcontext(run.folder.samples) as folder:
+    strength = run.config.sample.strength if isinstance(run.loras, LoraSet) else 1.0
+    place = contextlib.nullcontext(run.folder.samples) if run.peers.first else tempfile.TemporaryDirectory()
+    worn = run.loras.at_strength(strength) if isinstance(run.loras, LoraSet) else contextlib.nullcontext()
+    with place as folder, worn:
         run.renderer.draw(
             run.prompts,
             lambda index, prompt: Path(folder) / f"{sample_name(run, index, prompt)}{mark}",
-            {"step": run.step, "run": run.folder.name, "strength": 1.0, **({"weights": "ema"} if mark else {})},
+            {"step": run.step, "run": run.folder.name, "strength": strength, **({"weights": "ema"} if mark else {})},
             tolerant=True,
         )
 

@@ -36,6 +36,8 @@ def check_slider(config: RunConfig, events: Events) -> Checked:
     idle = {one.setting: str(one) for one in config.without_effect}  # its own file's too, which is looked at here first
     for name in unused_of_caches(config):
         idle[name] = f"{name} has no effect: a slider makes no caches of clips."
+    if config.sample.strength != 1:
+        idle["sample.strength"] = "sample.strength has no effect: a slider is drawn at each of slider.strengths."
     for text in idle.values():
         events.message(text, "warning")
     model = check_model(config, events)

@@ -111,9 +111,14 @@ def test_an_unfit_lora_is_found_before_anything_is_loaded(run_file, tiny, monkey
 @pytest.mark.parametrize(
     ("out", "asked", "words"),
     [
-        ("out", {"strengths": [1.0, float("nan")]}, "strength of a LoRA is nan; it is a number from -100 to 100"),
-        ("out", {"strengths": [1e38]}, "strength of a LoRA is 1e.38; it is a number"),
+        (
+            "out",
+            {"lora": "x.safetensors", "strengths": [1.0, float("nan")]},
+            "strength of a LoRA is nan; it is a number from -100 to 100",
+        ),
+        ("out", {"lora": "x.safetensors", "strengths": [1e38]}, "strength of a LoRA is 1e.38; it is a number"),
         ("out", {"beside": [("x.safetensors", float("inf"))]}, "strength of a LoRA is inf"),
+        ("out", {"strengths": [0.5, 1.0]}, "--strength is 0.5, 1, and no LoRA is given"),
         ("run.toml", {}, "--out: .*run.toml is a file, not a folder. Name another folder"),
         ("run.toml/x", {}, "--out: .*x cannot be made, since .*run.toml is a file"),
     ],
@@ -121,7 +126,7 @@ def test_an_unfit_lora_is_found_before_anything_is_loaded(run_file, tiny, monkey
 def test_what_cannot_be_drawn_is_refused_before_anything_is_loaded(run_file, monkeypatch, out, asked, words):
     monkeypatch.setattr(drawing, "prompt_features", lambda *_, **__: pytest.fail("something was loaded"))
     with pytest.raises(ConfigError, match=words):
-        sample(load_run(run_file), None, run_file.parent / out, prompts=["a fox"], **asked)
+        sample(load_run(run_file), out=run_file.parent / out, prompts=["a fox"], **{"lora": None, **asked})
 
 
 def test_a_block_that_the_model_has_not_is_refused_for_samples(run_file, monkeypatch):

@@ -532,7 +532,10 @@ def test_the_lora_changes_the_sample_and_strength_zero_does_not(run_file):
     lora = train(run).lora
     out = run_file.parent / "drawn"
     base = sample(run, None, out)
-    files = sample(run, lora, out, strengths=[0.0, 1.0])
+    # without a strength beside it that of the settings counts
+    run_off = load_run(run_file, ["sample.strength=0"])
+    files = [*sample(run_off, lora, out), *sample(run, lora, out)]
+    assert [file.info["strength"] for file in files] == [0.0, 1.0]
     assert torch.equal(files[0].latents, base[0].latents)
     assert not torch.equal(files[1].latents, base[0].latents)
     assert files[1].path.exists()

@@ -33,7 +33,7 @@ ALWAYS = {
     "quant.format", "memory.fit", "memory.gradient_checkpointing", "memory.blocks_to_swap", "memory.ff_chunk",
     "memory.attention", "memory.split_attention", "memory.compile", "memory.context_gb", "gemma.precision",
     "gemma.compute_dtype", "gemma.placement", "sample.every", "sample.every_epochs", "sample.prompts",
-    "sample.frames", "sample.fps", "sample.steps", "sample.guidance", "sample.stg", "sample.seed", "sample.strength",
+    "sample.frames", "sample.fps", "sample.steps", "sample.guidance", "sample.stg", "sample.seed",
     "sample.sigmas", "validation.every", "validation.every_epochs",
     "slider.mode", "slider.config",
     "log.report_to", "train.processes",
@@ -69,6 +69,14 @@ def test_defaults_are_never_refused():
     check_settings(make_run(RunConfig().model_dump(mode="json", exclude_none=True)))  # each at its default, said
     for key in ("image_directory", "video_directory", "audio_directory"):
         assert idle(DatasetSettings(**{key: "media"})) == []
+
+
+def self_flow(**settings):
+    return {"regularizers": {"self_flow": {"weight": 0.1, **settings}}}
+
+
+def named(keys):
+    return [f"regularizers.self_flow.{key}" for key in keys.split()]
 
 
 # tables, the settings of them without effect, and tables that give them one
@@ -121,6 +129,20 @@ CASES = [
             "optimizer": {"args": {"weight_decay": 0.1, "eps": 1e-6}}}),
     ({"optimizer": {"betas": [0.8, 0.9], "args": {"betas": [0.9, 0.9]}}}, ["optimizer.betas"], {
         "optimizer": {"args": {"betas": [0.8, 0.9]}}}),
+    (self_flow(student_ratio=0.4, student_block=3, teacher_ratio=0.8, teacher_block=5), named(
+        "student_block teacher_block"), None),
+    (self_flow(dual_timestep=False, mask_ratio=0.3, mask_frames=True, masked_only=True),
+        named("mask_ratio mask_frames masked_only"), self_flow(dual_timestep=True)),
+    (self_flow(temporal_tau=2, neighbors=1, granularity="patch", patch_radius=1, patch_match="soft", delta_steps=2,
+        motion_weighting="teacher_delta", motion_strength=1), named(
+            "temporal_tau neighbors granularity patch_radius delta_steps motion_weighting motion_strength"), self_flow(
+                temporal="hybrid", temporal_weight=0.1, delta_weight=0.1)),
+    (self_flow(patch_match="soft", patch_temperature=1), named("patch_match patch_temperature"), None),
+    (self_flow(schedule="cosine"), named("schedule"), self_flow(decay_steps=9)),
+    (self_flow(decay_steps=9), named("decay_steps"), self_flow(schedule="cosine")),
+    (self_flow(motion_weighting="teacher_delta"), named("motion_weighting"), None),
+    (self_flow(momentum=0.5, update_every=2, offload_teacher=True), named("momentum update_every offload_teacher"),
+        self_flow(teacher="ema")),
     ({"slider": {"guidance": 3}}, ["slider.guidance"], {"slider": {"targets": [{"positive": "a"}]}}),
 ]  # fmt: skip
 
@@ -169,6 +191,7 @@ def test_what_asks_for_nothing_is_let_alone():
         ({"cache": {"audio_vae_dtype": "bf16"}}, "cache.audio_vae_dtype"),
         ({"cache": {"preservation_prompts": ["woman"]}}, "cache.preservation_prompts"),
         ({"sample": {"identity_guidance": 3}}, "sample.identity_guidance"),
+        ({"sample": {"strength": 0.5}, "train": {"what": "full"}}, "sample.strength"),
         ({"sample": {"image_crf": 10}, "model": {"mode": "audio"}}, "sample.image_crf"),
         ({"data": {"config": "a.toml", "manifest": "b.json"}}, "data.config"),
         ({"cache": {"tiles": {"spatial_tile": 512}}, "model": {"mode": "audio"}}, "cache.tiles.spatial_tile"),

@@ -125,5 +125,8 @@ def test_settings_that_no_prompt_uses_are_named(tmp_path):
     assert unused_options(off, off, []) == [
         "sample.negative_prompt has no effect in training: no samples are drawn (sample.every is 0)."
     ]
+    assert unused_options(off, off, prompts[:1]) == [  # they are drawn, whatever is drawn in training
+        "sample.negative_prompt has no effect: no sample is drawn with a guidance other than 1."
+    ]
     given = SampleSettings(guidance=1, stg=0, modality_guidance=1)
     assert unused_options(given, DrawSettings.of(given, "2.5"), prompts[:1]) == []  # of what nobody set

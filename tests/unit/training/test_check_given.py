@@ -126,6 +126,16 @@ def test_among_clips_a_picture_has_no_beginning_that_could_be_too_long():
         check_samples(run("video", video=given(crop)), [picture("hen")], Events())
 
 
+def test_a_clip_that_lacks_the_one_stream_that_is_learned_is_named():
+    foley, clips = run(video={"generated": False}), [make_sample("heard", steps=9), make_sample("quiet")]
+    with pytest.raises(ConfigError, match="quiet: it has no sound, and the picture is given whole"):
+        check_samples(foley, clips, Events())
+    check_samples(foley, clips[:1], Events())
+    check_samples(run(video={"generated": False}, audio={"silence_regularizer": True}), clips, Events())
+    with pytest.raises(ConfigError, match="voice: it has no picture, and the sound is given whole"):
+        check_samples(run(audio={"generated": False}), [*clips, make_sample("voice", "audio", 9)], Events())
+
+
 def test_clips_without_sound_train_beside_those_with_reference_sounds(tmp_path):
     voice = tmp_path / "voice.safetensors"
     write_tensors(voice, {"audio_latents_6x16x8_fp32": torch.ones(8, 6, 16), "audio_lengths_int32": torch.tensor([6])})
