@@ -45,12 +45,7 @@ def sample(
     """
     events = shielded(events)
     events.stage("check")
-    if lora is None and strengths:  # all would be the base
-        numbers = ", ".join(f"{strength:g}" for strength in strengths)
-        raise ConfigError(
-            f"--strength is {numbers}, and no LoRA is given to draw at it. Add --lora FILE, or leave it out."
-        )
-    strengths = tuple(dict.fromkeys(map(float, strengths))) or (run.sample.strength,)
+    strengths = _asked_strengths(run, lora, strengths)
     worn = [*([] if lora is None else [lora]), *(path for path, _ in beside)]
     require_possible(out, [*strengths, *(strength for _, strength in beside)], worn)
     base = BaseFiles.find(run, events)
@@ -68,9 +63,7 @@ def sample(
         slots = {"keyframe_slots": slots_of(state.metadata) or run.cache.keyframe_slots}
         run = run.model_copy(update={"sample": run.sample.model_copy(update=slots)})
     require_drawable(wanted, run.model.mode, trained)
-    idle = [str(one) for one in run.without_effect if one.setting.startswith("sample.") and "every" not in one.words]
-    for text in (*idle, *unused_options(run.sample, settings, wanted)):
-        events.message(text, "warning")
+    _tell_idle(run, settings, wanted, events)
     folder = prompt_folder(run) if has_dataset(run) else out / "prompts"
     media = given_media(run, base, folder, trained)
     with (
@@ -92,6 +85,23 @@ def sample(
                 },
             )
         return files
+
+
+def _asked_strengths(run: RunConfig, lora: Path | None, strengths: Sequence[float]) -> tuple[float, ...]:
+    """At what the LoRA is drawn, each once. Raises ConfigError where there is none to draw at `strengths`."""
+    if lora is None and strengths:
+        numbers = ", ".join(f"{strength:g}" for strength in strengths)
+        raise ConfigError(
+            f"--strength is {numbers}, and no LoRA is given to draw at it. Add --lora FILE, or leave it out."
+        )
+    return tuple(dict.fromkeys(map(float, strengths))) or (run.sample.strength,)
+
+
+def _tell_idle(run: RunConfig, settings: DrawSettings, prompts: Sequence[Prompt], events: Events) -> None:
+    """Name what is set for samples and changes nothing of those of `prompts`."""
+    idle = [str(one) for one in run.without_effect if one.setting.startswith("sample.") and "every" not in one.words]
+    for text in (*idle, *unused_options(run.sample, settings, prompts)):
+        events.message(text, "warning")
 
 
 def has_dataset(run: RunConfig) -> bool:
