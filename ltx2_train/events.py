@@ -8,12 +8,13 @@ interface and the silent implementation; a host overrides the methods it cares f
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import Stopped, TrainerError
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -68,10 +69,19 @@ class Events:
     def holding(self, owner: Any, needed: int, device: Any) -> None:
         """`owner` (anything with `to(device)`) now keeps `needed` bytes on `device`; 0 bytes: it no longer does."""
 
-    def check_stop(self) -> None:
-        """Raise `Stopped` if the user asked to stop. For stages whose finished units are already on disk."""
+    def check_stop(self, *progress: object) -> None:
+        """Raise `Stopped` if the user asked to stop. For stages whose finished units are already on disk.
+
+        Whoever loads something may be given this to tell of its `progress`, which nobody is told.
+        """
         if self.should_stop():
             raise Stopped("Stopped on request. Finished items are kept; run again to go on.")
+
+    def heeded(self, items: Iterable[T]) -> Iterator[T]:
+        """`items`, each once it was asked whether to stop: a video of many large frames takes long to be written."""
+        for item in items:
+            self.check_stop()
+            yield item
 
 
 TOLD = ("stage", "progress", "step", "sample", "saved", "message")

@@ -99,11 +99,12 @@ class DatasetFromLists(io.ComfyNode):
             single = {key: value[0] if isinstance(value, list) else value for key, value in settings.items()}
             shared = FORM.tables(single)
             called = _name(name[0])
-            media = list(_media(images or [], videos or [], audios or [], batches[0] == CLIPS, shared["target_fps"]))
+            events = host.ComfyEvents(cls.hidden.unique_id)
+            clips, fps = batches[0] == CLIPS, shared["target_fps"]
+            media = list(_media(images or [], videos or [], audios or [], clips, fps, events))
             if not media:
                 raise DataError("There is nothing to write: connect `images`, `videos` or `audios`.")
             folder = host.place_inside(host.runs_folder() / "datasets", called)
-            events = host.ComfyEvents(cls.hidden.unique_id)
             _write(folder, called, media, _captions(captions, len(media)), events)
             kinds = {kind: count for kind in ENDINGS if (count := sum(made == kind for made, _ in media))}
             made = tuple({f"{kind}_directory": str(folder / "media"), **shared} for kind in kinds)
@@ -137,12 +138,14 @@ def _captions(given: Sequence[str], count: int) -> list[str]:
     return captions
 
 
-def _media(images: list[Any], videos: list[Any], audios: list[Any], clips: bool, fps: float) -> Iterator[Writable]:
+def _media(
+    images: list[Any], videos: list[Any], audios: list[Any], clips: bool, fps: float, events: host.ComfyEvents
+) -> Iterator[Writable]:
     for batch in images:  # [B, H, W, C] in [0, 1]
         frames = (batch[..., :3].detach().float().cpu().clamp(0, 1) * 255).round().byte().numpy()
         if clips and len(frames) > 1:
             even = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
-            yield "video", lambda path, even=even: core.write_video(path, even, fps)
+            yield "video", lambda path, even=even: core.write_video(path, events.heeded(even), fps)
         else:
             for frame in frames:
                 yield "image", lambda path, frame=frame: core.write_image(path, frame)

@@ -3,6 +3,7 @@
 import torch
 from safetensors.torch import save_file
 
+from ltx2_train.events import Events
 from ltx2_train.lora.source import LoraSource
 
 BLOCK = "transformer_blocks.0"
@@ -30,10 +31,10 @@ def write_lora(
 
 def changes(path):
     """Layer -> the weight change of the file at strength 1."""
-    with LoraSource(path, "A test") as source:
+    with LoraSource(path, "A test", Events()) as source:
         return {layer: torch.mm(*reversed(source.factors(layer))) for layer in source.layers}
 
 
 def metadata(path):
-    with LoraSource(path, "A test") as source:
+    with LoraSource(path, "A test", Events()) as source:
         return source.metadata

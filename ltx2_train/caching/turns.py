@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 from ..errors import DataError
 from ..events import Events
+from ..threads import Threads
 from .due import Due
 from .kind import Job
 from .locks import Claims
@@ -34,7 +35,7 @@ class Turns(Generic[R]):
         self._waiting = deque(due.jobs)
         self._work = Work(events, stage, [job.kind.weight(job) for job in due.jobs])
         self._claims = Claims(events)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="decode")
+        self._threads = Threads(1, "decode", events)
         self._current: tuple[Job, Future[R | DataError] | None] | None = None
         self._reading = False
         self.others = 0
@@ -44,7 +45,7 @@ class Turns(Generic[R]):
 
     def __exit__(self, *error: object) -> None:
         self._current = None
-        self._pool.shutdown(cancel_futures=True)
+        self._threads.__exit__()
         self._claims.__exit__()
 
     def begin(self, reading: bool = True) -> bool:
@@ -56,14 +57,14 @@ class Turns(Generic[R]):
         return self._current is not None
 
     def each(self, make: Callable[[Job, R | DataError], None]) -> None:
-        """`make` each job from what was read of it. Raises Stopped between two of them on request."""
+        """`make` each job from what was read of it. Raises Stopped on request, in the middle of reading one too."""
         self._work.begin()
         self._reading = True
         current, self._current = self._current, None
         while current is not None:
             self._events.check_stop()
             job, future = current
-            was_read = (future or self._pool.submit(self._try_read, job)).result()
+            was_read = self._threads.result(future or self._threads.submit(self._try_read, job))
             # Nothing but `was_read` may hold the job that is at hand when the next but one is read.
             del future
             current = self._next()
@@ -84,7 +85,7 @@ class Turns(Generic[R]):
                 self.others += 1
                 self._finished(job)
             else:
-                claimed = job, self._pool.submit(self._try_read, job) if self._reading else None
+                claimed = job, self._threads.submit(self._try_read, job) if self._reading else None
         self._waiting.extendleft(reversed(passed))
         return claimed
 

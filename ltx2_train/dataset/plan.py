@@ -10,7 +10,6 @@ import contextlib
 import functools
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..errors import DataError
@@ -22,6 +21,7 @@ from ..media.info import MediaInfo
 from ..media.names import name_key
 from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import probe_media
+from ..threads import Threads
 from .companions import PICTURE_SUFFIXES, Companions
 from .dataset_file import DatasetConfig, DatasetRef, DatasetSettings
 from .items import DatasetPlan, Item
@@ -98,11 +98,10 @@ def _plan_one(
     items: list[Item] = []
     events.stage(f"read {name}", len(ready))
     workers = min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers, thread_name_prefix="probe") as pool:
+    with Threads(workers, "probe", events) as threads:
         try:
-            probed = pool.map(functools.partial(_probe, index=known, beside=cutter.companions), ready)
+            probed = threads.map(functools.partial(_probe, index=known, beside=cutter.companions), ready)
             for done, (candidate, media) in enumerate(zip(ready, probed, strict=True), 1):
-                events.check_stop()
                 if isinstance(media, DataError):
                     skipped.append(Skipped(candidate.path, str(media)))
                 else:
@@ -114,9 +113,6 @@ def _plan_one(
                         events.message(note)
                     warnings += [f"{media.path.name} {remark}" for remark in media.remarks if found]
                 events.progress(done, len(ready), candidate.path.name)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
         finally:
             known.save()
     if not items:

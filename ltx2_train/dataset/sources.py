@@ -10,6 +10,8 @@ from pathlib import Path
 from stat import S_ISDIR
 from typing import Any
 
+from ..threads import heed
+
 
 def source_stat(path: Path) -> tuple[int, int]:
     """Size and modification time in ns of a medium; of a folder of frames all sizes together and the newest time."""
@@ -65,5 +67,6 @@ def content_hash(path: Path, size: int, mtime_ns: int) -> str:
             sha.update(part.name.encode("utf-8", "surrogateescape") + b"\0")
         with open(part, "rb") as file:
             while block := file.read(1 << 20):
+                heed()
                 sha.update(block)
     return sha.hexdigest()

@@ -55,7 +55,7 @@ def bake_loras(
     place, losses = pick_device(device), Losses()
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(TensorFile(checkpoint))
-        sources = [stack.enter_context(LoraSource(path, TOOL)) for path in loras]
+        sources = [stack.enter_context(LoraSource(path, TOOL, events)) for path in loras]
         idle = _told_of(sources, probe(checkpoint).version, events)
         weights = _weights(file, sources)
         entries = {name: TensorEntry(info.dtype, info.shape) for name, info in file.tensors.items()}
@@ -63,7 +63,7 @@ def bake_loras(
         metadata = file.metadata | {BAKED: _told(file.metadata, sources, each)}
         events.stage("bake LoRAs into the checkpoint", total := sum(info.nbytes for info in file.tensors.values()))
         done = 0
-        with atomic(out) as temporary, TensorWriter(temporary, entries, metadata) as writer:
+        with atomic(out) as temporary, TensorWriter(temporary, entries, metadata, events.check_stop) as writer:
             for name in sorted(file.tensors, key=lambda name: file.tensors[name].offset):
                 events.check_stop()
                 if name in weights:

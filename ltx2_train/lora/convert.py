@@ -83,11 +83,11 @@ def convert_lora(
         )
     out, events = Path(out), shielded(events)
     check_target(out, [Path(path)])
-    with LoraSource(path, TOOL) as source:
+    with LoraSource(path, TOOL, events) as source:
         work = _Conversion(source, LORA_FORMATS[to], dtype, events)
         found = key_format(source)
         metadata = _metadata(source, to, found, work)
-        write_lora(out, work.entries, metadata, work.tensors(), replace)
+        write_lora(out, work.entries, metadata, work.tensors(), replace, events.check_stop)
         notes = [*tell_idle([source], events), f"from the keys of {found} to those of {to}"]
         if work.folded:
             notes.append(f"alpha / rank multiplied into B of {layers_text(work.folded)}")

@@ -8,19 +8,22 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError
+from ..events import Events
 from ..weights.reader import TensorFile
 from .file import NOT_FINITE, LoraFile, computed_in, read_lora
 
 
-def why_idle(path: Path | str) -> str:
+def why_idle(path: Path | str, events: Events | None = None) -> str:
     """Why a LoRA does nothing, such as "every B is zero"; "" where it does something. All of it is read, a matrix at a
     time.
 
-    Raises CheckpointError where a number of it is NaN or infinite.
+    Raises CheckpointError where a number of it is NaN or infinite, Stopped when the user stopped.
     """
     path, broken, zeros = Path(path), list[str](), set[str]()
+    events = events or Events()
     with TensorFile(path) as file:
         for name, info in file.tensors.items():
+            events.check_stop()
             if info.torch_dtype.is_floating_point:
                 tensor = file.read(name, dtype=computed_in(info.torch_dtype))
                 if not bool(torch.isfinite(tensor).all()):

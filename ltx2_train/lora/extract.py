@@ -85,7 +85,7 @@ def extract_lora(
             events.progress(done, len(pair.linears), layer)
         if not layers:
             raise ConfigError(f"{first.name} and {second.name} have the same weights; there is nothing to extract.")
-        notes = _notes(pair)
+        notes = _notes(pair, events)
     about = {
         "base": {
             "file": str(base),
@@ -97,7 +97,7 @@ def extract_lora(
         "extract_error": f"{losses.shares().get('all', 0.0):.6f}",
     }
     most = max(layers.values())
-    write_tensors_of(out, tensors, describe_run(about, most, most, count_branches(layers)), replace)
+    write_tensors_of(out, tensors, describe_run(about, most, most, count_branches(layers)), replace, events.check_stop)
     return LoraMade(out, count_branches(layers), sorted(set(layers.values())), notes, losses.shares())
 
 
@@ -156,14 +156,14 @@ def quantized_in(file: TensorFile, prefix: str) -> str | None:
     return next((name for name in names if file.tensors[name].dtype not in PLAIN_TYPES), None)
 
 
-def _notes(pair: _Pair) -> list[str]:
+def _notes(pair: _Pair, events: Events) -> list[str]:
     """What differs and is no weight of a linear."""
     first, second = pair.prefixes
-    differing = [
-        name
-        for name in pair.others
-        if bool((pair.tuned.read(first + name).float() != pair.base.read(second + name).float()).any())
-    ]
+    differing: list[str] = []
+    for name in pair.others:
+        events.check_stop()
+        if bool((pair.tuned.read(first + name).float() != pair.base.read(second + name).float()).any()):
+            differing.append(name)
     if not differing:
         return []
     return [

@@ -71,7 +71,7 @@ def merge_loras(
     check_target(out, [Path(path) for path in paths])
     require_each_once(paths)
     with contextlib.ExitStack() as stack:
-        sources = [stack.enter_context(LoraSource(path, TOOL)) for path in paths]
+        sources = [stack.enter_context(LoraSource(path, TOOL, events)) for path in paths]
         if not any(one.works and factor for one, factor in zip(sources, recipe.multipliers, strict=True)):
             idle = ", ".join(f"{one.path.name} ({one.idle or 'its multiplier is 0'})" for one in sources)
             raise ConfigError(f"The merged LoRA would do nothing, as each of these does: {idle}. Choose others.")
@@ -81,7 +81,7 @@ def merge_loras(
             events.message(clash, "warning")
         work = _Merge(sources, recipe, pick_device(device), events)
         metadata = merged_metadata(sources, recipe, out.stem, work.ranks)
-        write_lora(out, work.entries, metadata, work.tensors(), replace)
+        write_lora(out, work.entries, metadata, work.tensors(), replace, events.check_stop)
     return LoraMade(out, count_branches(work.ranks), sorted(set(work.ranks.values())), notes, work.losses.shares())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,9 +155,10 @@ def write_lora(
     entries: Mapping[str, TensorEntry],
     metadata: Mapping[str, str],
     tensors: Iterable[tuple[str, Tensor]],
-    replace: bool = False,
+    replace: bool,
+    poll: Callable[[], None],
 ) -> None:
-    """Write `tensors` to `out` as they come; `entries` announces all of them.
+    """Write `tensors` to `out` as they come; `entries` announces all of them. What `poll` raises ends it.
 
     A file that is there is replaced with `replace` alone; without, it must be what is about to be written, as after a
     second call. Raises ConfigError where it is not, RunError where the disk refuses.
@@ -167,17 +168,19 @@ def write_lora(
         raise occupied(out)
     require_space(out, sum(entry.nbytes for entry in entries.values()))
     with atomic(out) as temporary:
-        with TensorWriter(temporary, entries, metadata) as writer:
+        with TensorWriter(temporary, entries, metadata, poll) as writer:
             for name, tensor in tensors:
                 writer.write(name, tensor)
         if same_expected and not filecmp.cmp(temporary, out, shallow=False):
             raise occupied(out)
 
 
-def write_tensors_of(out: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], replace: bool) -> None:
+def write_tensors_of(
+    out: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], replace: bool, poll: Callable[[], None]
+) -> None:
     """As `write_lora`, of tensors that are all there."""
     entries = {name: TensorEntry.of(tensor) for name, tensor in tensors.items()}
-    write_lora(out, entries, metadata, tensors.items(), replace)
+    write_lora(out, entries, metadata, tensors.items(), replace, poll)
 
 
 def _looks_like(path: Path, entries: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> bool:

@@ -46,7 +46,7 @@ def resize_lora(
     out, events = Path(out), shielded(events)
     _check(rank, max_error)
     check_target(out, [Path(path)])
-    with LoraSource(path, TOOL) as source:
+    with LoraSource(path, TOOL, events) as source:
         before = source.about.ranks
         if max_error is None and rank is not None and rank >= before[-1]:
             raise ConfigError(
@@ -68,7 +68,7 @@ def resize_lora(
             tensors.update(zip(lora_keys(layer), halves, strict=True))
             events.progress(done, len(source.layers), layer)
         metadata = _metadata(source, ranks, losses)
-    write_tensors_of(out, tensors, metadata, replace)
+    write_tensors_of(out, tensors, metadata, replace, events.check_stop)
     return LoraMade(out, count_branches(ranks), sorted(set(ranks.values())), notes, losses.shares())
 
 

@@ -24,15 +24,15 @@ class LoraSource:
 
     `idle` says why it changes nothing, "" where it does. `tool` is what the user called, for messages. Raises
     CheckpointError where the file is damaged, no LoRA at all, or holds numbers that are not finite; ConfigError where
-    it is of another kind or of another model, or where its scale or its names leave a doubt.
+    it is of another kind or of another model, or where its scale or its names leave a doubt; Stopped.
     """
 
-    def __init__(self, path: Path | str, tool: str) -> None:
+    def __init__(self, path: Path | str, tool: str, events: Events) -> None:
         self.path = Path(path)
         self.about = load_lora_header(path)
         _require_plain(self.about, tool)
         self._names = _dotted_names(self.about)
-        self.idle = why_idle(path)  # before a tool works for minutes, and writes half a file
+        self.idle = why_idle(path, events)  # before a tool works for minutes, and writes half a file
         self.layers: dict[str, LoraEntry] = {layer: self.about.entries[name] for layer, name in self._names.items()}
         self._file = TensorFile(path)
 

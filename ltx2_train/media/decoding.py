@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import DataError
+from ..threads import heed
 from . import jpeg
 
 COVER = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
@@ -140,6 +141,7 @@ class Watch:
 def decoded(container: Any, stream: Any, decoder: Any, watch: Watch) -> Iterator[Any]:
     """Frames in the order of presentation. What cannot be decoded is passed over, and `watch` told."""
     for packet in container.demux(stream):
+        heed()
         if packet.size:
             watch.packet(packet)
         for frame in decode_packet(decoder, packet, watch):

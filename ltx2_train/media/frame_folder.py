@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
+from ..threads import heed
 from .buckets import MIDDLE
 from .images import IMAGE_SUFFIXES, colours, image_header, read_image
 from .info import MediaInfo
@@ -126,6 +127,7 @@ def read_frame_folder(
     size = size or (media.width, media.height)
     clip = np.empty((len(picks), size[1], size[0], 3), np.uint8)
     for row, pick in enumerate(picks):
+        heed()
         if row and picks[row - 1] == pick:
             clip[row] = clip[row - 1]
         else:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from ..threads import heed
 from .clock import Packets
 from .decoding import STRICT, decode_packet, decoder_of, opened
 
@@ -58,6 +59,7 @@ def _decoded(path: Path, alpha: bool, stamped: bool, options: dict[str, str] | N
         decoder = decoder_of(stream, alpha, options)
         watch = _Places(look, stamped)
         for packet in container.demux(stream):
+            heed()
             watch.packets += packet.size > 0
             for frame in decode_packet(decoder, packet, watch):
                 watch.frame(frame)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from ..threads import heed
 from .clock import Clock, Packets, counted_clock, stamped_clock, why_clock_unusable
 from .convert import orientation
 from .decoding import COVER, alpha_decoder, decode_packet, is_packet_damaged, opened
@@ -98,6 +99,7 @@ def _read_packets(path: Path, container: Any, stream: Any) -> tuple[Packets, Any
     packets, first, end = Packets(), None, 0.0
     codec = stream.codec_context.name
     for packet in container.demux():
+        heed()
         if packet.stream is stream and first is None:
             first = next(iter(decode_packet(stream.codec_context, packet)), None)
         if not packet.size:

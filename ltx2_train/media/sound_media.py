@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..threads import heed
 from .decoding import COVER
 from .samples import as_floats, channel_count
 from .structure import missing_end, sound_fault
@@ -90,6 +91,7 @@ def probe_sound(path: Path | str) -> SoundInfo:
     with _opened(path) as (container, stream):
         first, begin, end, held = None, math.inf, 0.0, 0.0
         for packet in container.demux(stream):
+            heed()
             if first is None:
                 first = next(iter(_decode(stream.codec_context, packet)), None)
             if packet.size and packet.pts is not None and not packet.is_discard:
@@ -320,6 +322,7 @@ def _placed(path: Path, container: Any, stream: Any, start: float) -> Iterator[t
     kind: tuple[int, int] | None = None
     position, damaged = None, 0
     for packet in container.demux(stream):
+        heed()
         # Frames lean on the few before them, hence a second is decoded that nobody hears.
         if position is None and packet.size and packet.pts is not None and packet.duration:
             if float((packet.pts + packet.duration) * packet.time_base) < start - PREROLL_SECONDS:

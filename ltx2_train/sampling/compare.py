@@ -139,7 +139,7 @@ def compare(
         cells.append(Cell(number, columns[column], wanted[row], path, sound))
     drawn_now = len({name for name in missing.values() if _files_of(folder, name) is not None})
     sound = cells[heard - 1].audio_path if heard else None
-    grid = _grid(out, columns, wanted, cells, sound, bool(heard))
+    grid = _grid(out, columns, wanted, cells, sound, bool(heard), events)
     about = {"columns": [column.label for column in columns], "prompts": [prompt.text for prompt in wanted]}
     events.sample(grid, about)
     return Comparison(grid, tuple(columns), tuple(cells), drawn_now, sound)
@@ -316,6 +316,7 @@ def _grid(
     cells: Sequence[Cell],
     sound: Path | None,
     numbered: bool,
+    events: Events,
 ) -> Path:
     labels = [f"{prompt.text}   seed {prompt.seed}" for prompt in rows]
     placed = {
@@ -325,4 +326,4 @@ def _grid(
     heads = [column.label for column in columns]
     mark = digest(*heads, *labels, *(str(cell.path) for cell in cells), str(sound))
     about = {"columns": heads, "rows": labels, "sound": None if sound is None else sound.name}
-    return write_grid(out / f"grid_{mark}", heads, labels, placed, sound, about)
+    return write_grid(out / f"grid_{mark}", heads, labels, placed, sound, about, events)

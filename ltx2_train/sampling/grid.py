@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TrainerError
+from ..events import Events
 from ..files import with_ending
 from ..media.font import drawable, load_font
 from ..media.sound_media import read_sound
@@ -46,10 +47,11 @@ def write_grid(
     cells: Mapping[tuple[int, int], GridCell],
     sound: Path | None,
     info: dict[str, Any],
+    events: Events,
 ) -> Path:
     """Write the grid of `cells` by (row, column) to `stem` and an ending: .mp4, or .png where nothing moves or sounds.
 
-    `sound` is the file whose sound it has. Raises TrainerError where there is no cell to show.
+    `sound` is the file whose sound it has. Raises TrainerError where there is no cell to show, Stopped.
     """
     playing = {at: _Player.open(cell.path) for at, cell in cells.items() if cell.path is not None}
     try:
@@ -66,7 +68,7 @@ def write_grid(
         count = max(1, round(seconds * fps))
         if count == 1 and wave is None:
             return write_image(with_ending(stem, ".png"), next(_frames(frame, places, playing, marks, 1, fps)), info)
-        shown = _frames(frame, places, playing, marks, count, fps)
+        shown = events.heeded(_frames(frame, places, playing, marks, count, fps))
         return write_video(with_ending(stem, ".mp4"), shown, fps, info, wave, rate)
     finally:
         for player in playing.values():

@@ -80,7 +80,7 @@ def preview_dataset(
     events.stage("read the dataset")
     found = find_item(_usable(config), item)
     stem = Path(out) / found.latent_path.stem
-    clip = _write_item(found, stem)
+    clip = _write_item(found, stem, events)
     caption = stem.with_name(stem.name + ".txt")
     write_text(caption, found.caption + "\n")
     decoded = None if run is None else _decode_back(found, stem, run, events)
@@ -119,14 +119,14 @@ def _usable(config: DatasetConfig) -> list[Item]:
     return items
 
 
-def _write_item(item: Item, stem: Path) -> Path:
+def _write_item(item: Item, stem: Path, events: Events) -> Path:
     sound = _sound_of(item)
     info = {"caption": item.caption, "source": item.source.path.name}
     if item.kind == "audio":
         assert sound is not None
         return write_sound(with_ending(stem, ".wav"), sound, SOUND_RATE, info)
     frames = read_clip(item, item.dataset.entry)
-    return _write_frames(iter(frames), item, stem, sound, SOUND_RATE, info)
+    return _write_frames(events.heeded(frames), item, stem, sound, SOUND_RATE, info)
 
 
 def _write_frames(
@@ -157,7 +157,7 @@ def _decode_back(item: Item, stem: Path, run: RunConfig, events: Events) -> Path
             raise CacheError(f"{path} is not there. Make the caches first: ltx2-train cache build RUN.toml.", path)
     sound, rate = None, SOUND_RATE
     if item.audio_path is not None and item.audio_path.is_file():
-        file, parts = CacheFile(item.audio_path), SoundParts(base.audio_vae, device)
+        file, parts = CacheFile(item.audio_path), SoundParts(base.audio_vae, device, events)
         latents = file.audio_latents()[:, : file.audio_steps()]
         decoder = parts.open_decoder()
         mel = decode_mel(decoder, latents)
@@ -172,12 +172,12 @@ def _decode_back(item: Item, stem: Path, run: RunConfig, events: Events) -> Path
     if item.kind == "audio":
         assert sound is not None
         return write_sound(with_ending(stem, ".wav"), sound, rate, info)
-    vae = open_vae(run, base.video_vae, device, encoder=False, decoder=True)
+    vae = open_vae(run, base.video_vae, device, events, encoder=False, decoder=True)
     weight = next(vae.parameters())
     latents = CacheFile(item.latent_path).latents()[None].to(weight.device, weight.dtype)
     with torch.no_grad():
         chunks = decode_frames(vae, latents, run.sample.tiles)
-        frames = (frame for chunk in chunks for frame in chunk.numpy())
+        frames = events.heeded(frame for chunk in chunks for frame in chunk.numpy())
         path = _write_frames(frames, item, stem, sound, rate, info)
     del vae
     release(device)

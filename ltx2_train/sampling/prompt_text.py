@@ -48,7 +48,8 @@ def prompt_features(
     if missing:
         events.stage("load the text encoder")
         events.make_room(encoder_bytes(encoder, settings, device), device)
-        gemma = TextEncoder.load(encoder, projection, encoder_dtype(device), device, settings=settings)
+        dtype = encoder_dtype(device)
+        gemma = TextEncoder.load(encoder, projection, dtype, device, events.check_stop, settings=settings)
         failed: list[DataError] = []
         try:
             events.stage("encode prompts", len(missing))

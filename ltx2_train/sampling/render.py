@@ -82,10 +82,11 @@ class Drawn:
     beside: tuple[tuple[Tensor, int], ...] = ()
 
 
-def open_vae(config: RunConfig, checkpoint: Path, device: torch.device, encoder: bool, decoder: bool) -> VideoVAE:
-    """The halves of the video VAE that are asked for, on the device, in the dtype of the settings."""
-    dtype = DTYPES[config.cache.vae_dtype]
-    return load_video_vae(checkpoint, encoder=encoder, decoder=decoder, dtype=dtype, device=device)
+def open_vae(
+    config: RunConfig, checkpoint: Path, device: torch.device, events: Events, encoder: bool, decoder: bool
+) -> VideoVAE:
+    """The halves of the video VAE that are asked for, on the device, in the dtype of the settings. Raises Stopped."""
+    return load_video_vae(checkpoint, encoder, decoder, DTYPES[config.cache.vae_dtype], device, events.check_stop)
 
 
 @dataclass(frozen=True)
@@ -342,7 +343,7 @@ class Renderer:
         vae = self.sound.open_decoder()
         for one, latents in wanted:
             self.events.check_stop()
-            with self._failures(_named(one.prompt, "sound"), tolerant):
+            with self._failures(_named(one.prompt, "sound"), tolerant), polled(vae, self.events.check_stop):
                 mels[one.index] = decode_mel(vae, latents)
         del vae
         vocoder = self.sound.open_vocoder()
@@ -350,7 +351,7 @@ class Renderer:
             self.events.progress(len(sounds), len(wanted), "decoding the sound")
             self.events.check_stop()
             if one.index in mels:
-                with self._failures(_named(one.prompt, "sound"), tolerant):
+                with self._failures(_named(one.prompt, "sound"), tolerant), polled(vocoder, self.events.check_stop):
                     wave = decode_wave(vocoder, mels[one.index], one.prompt.shape.seconds)
                     sounds[one.index] = Waveform(wave, vocoder.sample_rate)
         return sounds
@@ -378,6 +379,7 @@ class Renderer:
             for latents, spacing in reversed(one.beside):
                 reference = decode_frames(vae, latents[None].to(weight.device), self.settings.tiles)
                 frames = side_by_side([*single_frames(reference)], frames, spacing, one.prompt.shape)
+            frames = self.events.heeded(frames)
             if one.prompt.shape.frames == 1:
                 path = write_image(with_ending(stem, ".png"), next(frames), about)
             elif sound is not None and merge:

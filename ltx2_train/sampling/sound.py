@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import TrainerError
+from ..events import Events
 from ..models.audio_vae import AudioVAE
 from ..models.vocoder import ExtendedVocoder, Vocoder
 from ..shapes import AudioLatentShape, VideoShape, sampled_audio_steps
@@ -21,19 +22,19 @@ from ..weights.load import load_audio_vae, load_vocoder
 
 
 class SoundParts:
-    """Loads the models that make a sound audible, when they are needed, from `checkpoint` onto `device`."""
+    """Loads the models of sound, when they are needed, from `checkpoint` onto `device`; each raises Stopped."""
 
-    def __init__(self, checkpoint: Path, device: torch.device) -> None:
-        self._checkpoint, self._device = checkpoint, device
+    def __init__(self, checkpoint: Path, device: torch.device, events: Events) -> None:
+        self._checkpoint, self._device, self._poll = checkpoint, device, events.check_stop
 
     def open_encoder(self, dtype: torch.dtype) -> AudioVAE:
-        return load_audio_vae(self._checkpoint, decoder=False, dtype=dtype, device=self._device)
+        return load_audio_vae(self._checkpoint, True, False, dtype, self._device, self._poll)
 
     def open_decoder(self) -> AudioVAE:
-        return load_audio_vae(self._checkpoint, encoder=False, dtype=torch.float32, device=self._device)
+        return load_audio_vae(self._checkpoint, False, True, torch.float32, self._device, self._poll)
 
     def open_vocoder(self) -> Vocoder | ExtendedVocoder:
-        return load_vocoder(self._checkpoint, dtype=torch.float32, device=self._device)
+        return load_vocoder(self._checkpoint, torch.float32, self._device, self._poll)
 
 
 def sound_shape(clip: VideoShape) -> AudioLatentShape:

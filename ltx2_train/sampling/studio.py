@@ -85,7 +85,7 @@ def checked_lora(lora: Path, base: BaseFiles, mode: str, events: Events, weights
     file = load_lora_state(lora) if weights else load_lora_header(lora)
     with TensorFile(base.checkpoint) as checkpoint:
         _, left_out = fitting(file, linear_sizes(blueprint(checkpoint, mode)))
-    if idle := why_idle(lora):
+    if idle := why_idle(lora, events):
         events.message(f"{lora.name} does nothing: {idle}, so what is drawn is the base.", "warning")
     tell_version(file, base.version, events)
     tell_left_out(file, left_out, mode, events)
@@ -98,7 +98,7 @@ def _contexts(
     """What the model reads of each text, in RAM: of the picture and of the sound, None of what it has not."""
     dtype = DTYPES[run.model.precision]
     features = prompt_features(texts, folder, base.encoder, base.projection, device, events, run.gemma)
-    connectors = load_connectors(base.connectors, run.model.mode, dtype, device)
+    connectors = load_connectors(base.connectors, run.model.mode, dtype, device, events.check_stop)
     contexts: dict[str, tuple[torch.Tensor | None, torch.Tensor | None]] = {}
     with torch.no_grad():
         for text, one in features.items():
@@ -148,8 +148,8 @@ def open_studio(
         events.message(text)
     try:
         events.holding(placed, placed.device_bytes, device)
-        sound = SoundParts(base.audio_vae, device) if placed.model.has_audio else None
-        vae = partial(open_vae, run, base.video_vae, device)
+        sound = SoundParts(base.audio_vae, device, events) if placed.model.has_audio else None
+        vae = partial(open_vae, run, base.video_vae, device, events)
         text = contexts.__getitem__
         renderer = Renderer(
             placed.model, text, vae, settings, base.version, device, events, sound, placed, media, run.sample_slots

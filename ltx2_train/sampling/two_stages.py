@@ -21,6 +21,7 @@ from torch import Tensor
 from ..config import SampleSettings
 from ..errors import CheckpointError, ConfigError
 from ..events import Events
+from ..models.polled import polled
 from ..models.video_vae import VideoVAE
 from ..shapes import LatentShape
 from ..weights.upsampler import load_upsampler, upsampler_sizes
@@ -77,11 +78,12 @@ def enlarged(
 ) -> dict[int, Tensor]:
     """Normalised latents [128, F, 2 H, 2 W] on the CPU, of each of `latents` [128, F, H, W]; of `vae` the statistics
     alone are needed. Raises CheckpointError where the upsampler gives no numbers."""
-    model, statistics, made = load_upsampler(path, dtype, device), vae.per_channel_statistics, dict[int, Tensor]()
+    model = load_upsampler(path, dtype, device, events.check_stop)
+    statistics, made = vae.per_channel_statistics, dict[int, Tensor]()
     for number, one in latents.items():
-        events.check_stop()
         raw = statistics.unnormalize(one[None].to(device))
-        made[number] = statistics.normalize(model(raw.to(dtype)))[0].cpu()
+        with polled(model, events.check_stop):
+            made[number] = statistics.normalize(model(raw.to(dtype)))[0].cpu()
         if bool(torch.isfinite(one).all()) and not bool(torch.isfinite(made[number]).all()):
             raise CheckpointError(
                 f"sample.upsampler: {path.name} gives numbers that are not finite. Fetch it again, or set "

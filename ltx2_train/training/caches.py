@@ -44,11 +44,13 @@ from ..sampling.ahead import CAPTIONS, prompts_ahead
 from ..sampling.given_media import GivenMedia
 from ..sampling.prompt_text import encoder_bytes, encoder_dtype, prompt_features, prompts_beside
 from ..sampling.prompts import Prompt, read_prompts, require_drawable
+from ..sampling.render import open_vae
 from ..sampling.sample import given_media, prompts_of, trained_of
+from ..sampling.sound import SoundParts
 from ..sampling.two_stages import require_upsampler
 from ..shapes import Mode
 from ..weights.gemma_bnb import require_bitsandbytes
-from ..weights.load import load_audio_vae, load_connectors, load_video_vae
+from ..weights.load import load_connectors
 from ..weights.text_encoder import TextEncoder
 from .check_given import check_items, check_made, check_streams, check_supplied
 from .checks import dataset_triggers, needed_texts
@@ -212,11 +214,11 @@ def openers_of(run: RunConfig, base: BaseFiles, recipe: CacheRecipe, events: Eve
 
     def video_vae() -> VideoVAE:
         events.make_room(2 * sum(part.bytes for name, part in parts.items() if "video_vae" in name), device)
-        return load_video_vae(base.video_vae, decoder=False, dtype=DTYPES[run.cache.vae_dtype], device=device)
+        return open_vae(run, base.video_vae, device, events, True, False)
 
     def audio_vae() -> AudioVAE:
         events.make_room(parts["audio_vae"].bytes, device)
-        return load_audio_vae(base.audio_vae, decoder=False, dtype=DTYPES[run.cache.audio_vae_dtype], device=device)
+        return SoundParts(base.audio_vae, device, events).open_encoder(DTYPES[run.cache.audio_vae_dtype])
 
     def dino() -> Any:
         assert recipe.dino is not None
@@ -225,10 +227,11 @@ def openers_of(run: RunConfig, base: BaseFiles, recipe: CacheRecipe, events: Eve
 
     def text_encoder() -> Encoder:
         events.make_room(encoder_bytes(base.encoder, gemma, device), device)
-        return TextEncoder.load(base.encoder, base.projection, encoder_dtype(device), device, settings=gemma)
+        dtype = encoder_dtype(device)
+        return TextEncoder.load(base.encoder, base.projection, dtype, device, events.check_stop, settings=gemma)
 
     def connectors() -> TextConnectors | PlainText:
-        return load_connectors(base.connectors, "av", encoder_dtype(device), device)
+        return load_connectors(base.connectors, "av", encoder_dtype(device), device, events.check_stop)
 
     return Openers(video_vae, audio_vae, dino, text_encoder, connectors)
 

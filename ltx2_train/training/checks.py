@@ -367,7 +367,7 @@ def _check_start(config: RunConfig, files: BaseFiles, sizes: Sizes, events: Even
         loftq_for(files.checkpoint, config.model.mode, config.settled_lora)  # refuses the one or the other
     start = load_lora_header(config.need("lora.weights"))
     fitting_start(start, sizes, config.settled_lora)
-    if idle := why_idle(start.path):
+    if idle := why_idle(start.path, events):
         events.message(
             f"{start.path.name}, of lora.weights, does nothing: {idle}. Training begins as it would without what the "
             "file was to bring.",

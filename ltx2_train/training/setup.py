@@ -210,10 +210,10 @@ def _prepare_media(checked: Checked, events: Events) -> GivenMedia:
 
     def open_encoder() -> VideoVAE:
         events.make_room(ENCODER_BYTES, device)
-        return open_vae(config, files.video_vae, device, True, False)
+        return open_vae(config, files.video_vae, device, events, True, False)
 
     def open_ear() -> AudioVAE:
-        return SoundParts(files.audio_vae, device).open_encoder(DTYPES[config.cache.audio_vae_dtype])
+        return SoundParts(files.audio_vae, device, events).open_encoder(DTYPES[config.cache.audio_vae_dtype])
 
     media = given_media(config, files, prompt_folder(config), checked.trained)
     mode = config.model.mode
@@ -281,12 +281,12 @@ def _renderer(checked: Checked, contexts: ContextStore, media: GivenMedia, place
     return Renderer(
         model=model,
         contexts=contexts.pair,
-        open_vae=partial(open_vae, config, checked.files.video_vae, device),
+        open_vae=partial(open_vae, config, checked.files.video_vae, device, events),
         settings=DrawSettings.of(config.sample, checked.version),
         version=checked.version,
         device=device,
         events=events,
-        sound=SoundParts(checked.files.audio_vae, device) if model.has_audio else None,
+        sound=SoundParts(checked.files.audio_vae, device, events) if model.has_audio else None,
         weights=placed,
         media=media,
         slots=config.sample_slots,

@@ -37,7 +37,7 @@ def prepare_texts(checked: Checked, events: Events) -> ContextStore:
     samples = {path: sample.told(number) for sample in every for number, path in enumerate(sample.text_paths)}
     total = len(samples) + len(prompts)
     events.stage("prepare captions", total)
-    connectors = load_connectors(checked.files.connectors, config.model.mode, dtype, device)
+    connectors = load_connectors(checked.files.connectors, config.model.mode, dtype, device, events.check_stop)
 
     for done, key in enumerate([*samples, *prompts]):
         events.check_stop()

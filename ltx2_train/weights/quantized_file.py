@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -82,7 +83,8 @@ def quantize_checkpoint(
         entries = {name: entry for group in plan.values() for name, entry in group.items()}
         metadata = file.metadata | _metadata(source, settings)
         try:
-            with atomic(target) as temporary, TensorWriter(temporary, entries, metadata) as writer:
+            poll = partial(_heed, events)
+            with atomic(target) as temporary, TensorWriter(temporary, entries, metadata, poll) as writer:
                 _fill(writer, file, plan, layers, quantize, loftq, events)
         except RuntimeError as error:
             if not card_is_full(error):
@@ -176,8 +178,7 @@ def _fill(
     total, done = sum(info.nbytes for info in file.tensors.values()), 0
     events.stage("quantize the checkpoint", total)
     for name in sorted(plan, key=lambda name: file.tensors[name].offset):
-        if events.should_stop():
-            raise Stopped("Stopped on request. Nothing was written.")
+        _heed(events)
         path, info = paths.get(name), file.tensors[name]
         if path is None:
             writer.write_bytes(name, file.pieces(name))
@@ -191,6 +192,11 @@ def _fill(
             del weight, made
         done += info.nbytes
         events.progress(done, total, f"{done / 2**30:.1f} of {total / 2**30:.1f} GB")
+
+
+def _heed(events: Events) -> None:
+    if events.should_stop():
+        raise Stopped("Stopped on request. Nothing was written.")
 
 
 def _made(quantize: Quantizer, path: str, weight: Tensor) -> QuantLinear:

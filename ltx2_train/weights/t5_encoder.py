@@ -23,7 +23,7 @@ from ..models.text import TextFeatures
 from .gemma import matrix_rows, place_weight
 from .gemma_bnb import bitsandbytes_linear, quantized_bytes
 from .gemma_settings import GemmaSettings, told_precision
-from .load import OnLinear
+from .materialise import LoadProgress, OnLinear
 from .reader import TensorFile
 from .stored import numbers_shape
 from .stored_numbers import read_numbers
@@ -71,6 +71,7 @@ class T5Encoder:
         dtype: torch.dtype = torch.bfloat16,
         device: torch.device | str = "cpu",
         settings: GemmaSettings | None = None,
+        on_progress: LoadProgress | None = None,
     ) -> T5Encoder:
         """T5 from a folder or a file, computing in `dtype` on `device`, kept as `settings` say.
 
@@ -90,8 +91,11 @@ class T5Encoder:
                 encoder._here = placement == "device"
                 home = device if placement == "device" else torch.device("cpu")
                 with _told_where_full(device):
-                    layers = range(files.config.layers)
-                    encoder._blocks = [_read_block(files, number, home, dtype, replace) for number in layers]
+                    encoder._blocks = []
+                    for number in range(files.config.layers):
+                        encoder._blocks.append(_read_block(files, number, home, dtype, replace))
+                        if on_progress is not None:
+                            on_progress(number + 1, files.config.layers, f"layer {number + 1}")
         return encoder
 
     def groups(self, captions: Sequence[str]) -> list[list[str]]:
@@ -148,9 +152,9 @@ class T5Encoder:
             states = {text: rows[torch.tensor([place[token] for token in row])][None] for text, row in ids.items()}
             table = _numbers(files, TABLE, self.device, self._dtype)
             for number in range(files.config.layers):
-                events.check_stop()
                 block = self._block(files, number)
                 for caption, state in states.items():
+                    events.check_stop()
                     out = block(state.to(self.device), position_bias(table, state.shape[1]))
                     states[caption] = out if self._here else out.cpu()
                 del block

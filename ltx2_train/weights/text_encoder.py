@@ -24,6 +24,7 @@ from ..device import DTYPES, card_is_full
 from ..errors import CheckpointError, ConfigError
 from ..events import Events
 from ..files import digest
+from ..models.polled import polled
 from ..models.text import FeatureExtractor, TextFeatures
 from . import gemma4, t5
 from .gemma import Tokenizer, fingerprint_parts, load_gemma, load_tokenizer
@@ -181,7 +182,7 @@ class TextEncoder:
         """
         device = torch.device(device)
         if is_t5(text_encoder):
-            return T5Encoder.load(text_encoder, dtype, device, settings)
+            return T5Encoder.load(text_encoder, dtype, device, settings, on_progress)
         placement, precision = "device", "stored"
         if settings is not None:
             dtype = DTYPES.get(settings.compute_dtype, dtype)
@@ -196,12 +197,12 @@ class TextEncoder:
                 fingerprint = _fingerprint(files, source, precision)
                 origin = Origin(source, prefix, "text projection", _is_projection)
                 if placement == "layers":
-                    materialise(extractor, origin, Arrival(dtype, "cpu"))
+                    materialise(extractor, origin, Arrival(dtype, "cpu", on_progress))
                     return LayeredTextEncoder(text_encoder, tokenizer, extractor, dtype, device, fingerprint)
                 if stream is None:
                     stream = on_linear is None and not _fits(files, extractor, dtype, device)
                 home = torch.device("cpu") if stream else device
-                materialise(extractor, origin, Arrival(dtype, home))
+                materialise(extractor, origin, Arrival(dtype, home, on_progress))
                 gemma = load_gemma(files, dtype, home, on_progress, on_linear)
         except RuntimeError as error:
             if not card_is_full(error):
@@ -221,7 +222,7 @@ class TextEncoder:
     def encode(self, captions: Sequence[str], batch_size: int = 1, events: Events | None = None) -> list[TextFeatures]:
         """The features of each caption, on the CPU in the encoder's dtype; equal captions are computed once.
 
-        Captions of like length share a batch. Asks `events` whether to stop before each batch.
+        Captions of like length share a batch. Asks `events` whether to stop before each module of each layer.
         """
         if self._gemma is None or self._extractor is None:
             raise RuntimeError("This text encoder has been closed.")
@@ -230,10 +231,10 @@ class TextEncoder:
         order = sorted(ids, key=lambda caption: len(ids[caption]))
         done: dict[str, TextFeatures] = {}
         for start in range(0, len(order), max(1, batch_size)):
-            events.check_stop()
             batch = order[start : start + max(1, batch_size)]
             try:
-                of_batch = self._features([ids[caption] for caption in batch])
+                with polled(self._gemma, events.check_stop):  # one caption takes seconds where layers are streamed
+                    of_batch = self._features([ids[caption] for caption in batch])
             except RuntimeError as error:
                 if not card_is_full(error):
                     raise

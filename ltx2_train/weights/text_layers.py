@@ -17,6 +17,7 @@ from torch import nn
 from ..device import card_is_full
 from ..errors import DataError, OutOfMemory
 from ..events import Events
+from ..models.polled import polled
 from ..models.text import FeatureExtractor, PartialFeatures, TextFeatures
 from .gemma import Tokenizer, embedding_rows, one_layer
 from .gemma_files import open_gemma
@@ -57,7 +58,7 @@ class LayeredTextEncoder:
     def encode(self, captions: Sequence[str], batch_size: int = 1, events: Events | None = None) -> list[TextFeatures]:
         """The features of each caption, on the CPU. `batch_size` does not count: batches are as large as may be.
 
-        Asks `events` whether to stop before each batch of each layer. Raises OutOfMemory where one layer is too much.
+        Asks `events` whether to stop before each module of each layer. Raises OutOfMemory where one layer is too much.
         """
         by_caption = dict(self.encode_each(captions, events))
         for features in by_caption.values():
@@ -105,8 +106,8 @@ class LayeredTextEncoder:
                     layer = one_layer(files, number, self.device, self._dtype)
                     take = self._taker(number + 1, count, ids, sums)
                     for done, batch in enumerate(batches):
-                        events.check_stop()
-                        states[done] = _pass(layer, batch, states[done], self.device, take)
+                        with polled(layer, events.check_stop):
+                            states[done] = _pass(layer, batch, states[done], self.device, take)
                         events.progress(
                             number * len(batches) + done + 1, total, f"layer {number + 1} of {files.shape.layers}"
                         )

@@ -12,7 +12,7 @@ from ..errors import CheckpointError
 from ..models.upsampler import FACTOR, LatentUpsampler
 from ..shapes import VIDEO_CHANNELS
 from . import keys
-from .materialise import Arrival, Origin, materialise
+from .materialise import Arrival, LoadProgress, Origin, materialise
 from .probe import probe
 from .reader import TensorFile
 
@@ -22,7 +22,10 @@ _TINY = {"width": 32, "blocks": 1}
 
 
 def load_upsampler(
-    path: Path, dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu"
+    path: Path,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+    on_progress: LoadProgress | None = None,
 ) -> LatentUpsampler:
     """The frozen upsampler in `path`. Raises CheckpointError where it is none that doubles rows and columns."""
     with TensorFile(path) as file:
@@ -30,7 +33,7 @@ def load_upsampler(
             model = _empty(file)
         # the blur of other ratios is among the tensors, and has no part in this one
         origin = Origin(file, "", "latent upsampler", lambda name: "blur_down" not in name)
-        materialise(model, origin, Arrival(dtype, device))
+        materialise(model, origin, Arrival(dtype, device, on_progress))
     return model
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,8 @@ from .reader import BITS, TORCH_NAMES
 
 _NAMES = {getattr(torch, name): kind for kind, name in TORCH_NAMES.items() if hasattr(torch, name)}
 _MARGIN = 64 << 20  # bytes that are left free on the disk
+PIECE = 1 << 26  # bytes that are written without asking whether to stop
+_ON_DISK = 1 << 28  # bytes after which the disk is waited for, since the last of all waits for what is left
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,17 @@ class TensorEntry:
 class TensorWriter:
     """A safetensors file that is being filled at `path`: `entries` by name, then `write` or `write_bytes` for each.
 
-    Use it in a `with` block. On a clean exit every tensor must have been written.
+    Use it in a `with` block. On a clean exit every tensor must have been written. `poll` is called before each piece of
+    a tensor; what it raises ends the writing. Without it nothing does.
     """
 
-    def __init__(self, path: Path, entries: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        entries: Mapping[str, TensorEntry],
+        metadata: Mapping[str, str],
+        poll: Callable[[], None] | None = None,
+    ) -> None:
         ordered = sorted(entries, key=lambda name: _order(entries[name]))
         header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
         begin, self._starts = 0, {}
@@ -64,6 +74,7 @@ class TensorWriter:
         self.entries = dict(entries)
         self.size = 8 + len(text) + begin
         self._left = set(entries)
+        self._poll, self._waiting = poll, 0
         self._data = 8 + len(text)
         self._file = open(path, "wb")
         self._file.write(len(text).to_bytes(8, "little") + text)
@@ -74,7 +85,8 @@ class TensorWriter:
         found, expected = TensorEntry.of(tensor), self.entries[name]
         assert found == expected, f"{name} was announced as {expected} and is {found}"
         flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-        self.write_bytes(name, [flat.view(torch.uint8).numpy().data] if flat.numel() else [])
+        data = flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+        self.write_bytes(name, (data[start : start + PIECE] for start in range(0, len(data), PIECE)))
 
     def write_bytes(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
         """Put the raw bytes of a tensor, in pieces, in its place."""
@@ -84,10 +96,22 @@ class TensorWriter:
         for piece in pieces:
             self._file.write(piece)
             count += len(piece)
+            self._heed(len(piece))
         assert count == self.entries[name].nbytes, (name, count, self.entries[name])
 
     def close(self) -> None:
         self._file.close()
+
+    def _heed(self, nbytes: int) -> None:
+        """So many bytes more are written: whoever may end this is asked, and never waits long for the disk."""
+        if self._poll is None:
+            return
+        self._poll()
+        self._waiting += nbytes
+        if self._waiting >= _ON_DISK:
+            self._waiting = 0
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def __enter__(self) -> TensorWriter:
         return self

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from ..dataset.windows import NO_SOUND
 from ..errors import ConfigError, DataError
 from ..events import Events, Passing, shielded
 from ..shapes import VideoShape
+from ..threads import Threads
 from .check_files import FileFacts, examine, file_findings, left_out_finding, lost_clip, lost_frame, unusable_finding
 from .check_folder import companion_folders, folder_findings, pair_findings
 from .check_report import LEVELS, CheckReport, FileCheck, Finding, worst
@@ -144,16 +144,11 @@ def _examined(items: Sequence[Item], found: Sequence[MediaFile], stage: str, eve
         groups.setdefault(item.source.path, []).append(item)
     events.stage(stage, len(groups))
     facts = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="check") as pool:
-        try:
-            work = pool.map(lambda group: examine(group, captions.get(group[0].source.path)), groups.values())
-            for done, fact in enumerate(work, 1):
-                events.check_stop()
-                facts.append(fact)
-                events.progress(done, len(groups), fact.path.name)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with Threads(min(8, os.cpu_count() or 1), "check", events) as threads:
+        work = threads.map(lambda group: examine(group, captions.get(group[0].source.path)), groups.values())
+        for done, fact in enumerate(work, 1):
+            facts.append(fact)
+            events.progress(done, len(groups), fact.path.name)
     return facts
 
 

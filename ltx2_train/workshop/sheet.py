@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from ..files import atomic
 from ..media.font import drawable, load_font
 from ..media.sound_media import read_sound
 from ..media.video import read_frames
+from ..threads import Threads
 from .check_report import CheckReport
 
 COLUMNS = 5
@@ -80,15 +80,10 @@ def contact_sheets(
     jobs += [_item_job(item, item.dataset.entry, level) for level, item in ranked]
     tiles = []
     events.stage("draw the contact sheet", len(jobs))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="sheet") as pool:
-        try:
-            for done, tile in enumerate(pool.map(lambda job: job(), jobs), 1):
-                events.check_stop()
-                tiles.append(tile)
-                events.progress(done, len(jobs))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with Threads(min(8, os.cpu_count() or 1), "sheet", events) as threads:
+        for done, tile in enumerate(threads.map(lambda job: job(), jobs), 1):
+            tiles.append(tile)
+            events.progress(done, len(jobs))
     counts = report.counts()
     head = f"{len(items)} samples   " + "   ".join(f"{count} {level}" for level, count in counts.items() if count)
     paths = []

@@ -11,10 +11,13 @@ import torch
 
 from ltx2_train import load_run, sample
 from ltx2_train.cli import main
+from ltx2_train.errors import Stopped
+from ltx2_train.events import Events
 from ltx2_train.lora.branches import keep_branches
 from ltx2_train.lora.inject import inject
 from ltx2_train.lora.save import save_lora
 from ltx2_train.lora.settings import LoraSettings
+from ltx2_train.sampling import render
 from ltx2_train.sampling.sound import SoundParts, decode_mel, decode_wave
 from ltx2_train.weights.load import load_transformer
 
@@ -81,6 +84,49 @@ def test_a_sample_with_sound_is_one_file_of_both_versions(version, rate, run_of,
         "base_p01_s42.mp4",
         "base_p01_s42.sound.png",
     ]
+
+
+class Asked(Events):
+    """Counts the questions whether to stop; asks for it at the one of number `at`."""
+
+    def __init__(self, at=None):
+        self.count, self.at = 0, at
+
+    def should_stop(self):
+        self.count += 1
+        return self.at is not None and self.count >= self.at
+
+
+def test_a_stop_is_heard_within_each_part_of_decoding_and_writing_a_sample(run_of, tmp_path, monkeypatch):
+    run, asked, frames = run_of("av", "sample.steps=1"), {}, []
+
+    def watched(name):
+        original = getattr(render, name)
+
+        def call(*arguments):
+            before = events.count
+            made = original(*arguments)
+            asked[name] = events.count - before
+            return made
+
+        return call
+
+    for name in ("decode_mel", "decode_wave"):
+        monkeypatch.setattr(render, name, watched(name))
+    write = render.write_video
+
+    def written(path, shown, *more):
+        return write(path, (frames.append(0) or frame for frame in shown), *more)
+
+    monkeypatch.setattr(render, "write_video", written)
+    sample(run, None, tmp_path / "out", prompts=PROMPT, events=(events := Asked()))
+    assert min(asked.values()) > 20
+    assert len(frames) == 9
+    frames.clear()
+    with pytest.raises(Stopped):
+        sample(run, None, tmp_path / "again", prompts=PROMPT, events=(events := Asked(events.count)))
+    assert len(frames) == 8, "the last question is the one before the last frame"
+    assert not list((tmp_path / "again").glob("*.mp4"))
 
 
 def test_sound_alone_never_reads_the_video_side(run_of, tmp_path, monkeypatch):
@@ -174,7 +220,7 @@ def test_the_sound_equals_ltx_core_s_decoding(tiny, tiny20):
         )
         with torch.no_grad():
             theirs = decode_audio(latents[None], decoder, vocoder)
-        parts = SoundParts(files.checkpoint, torch.device("cpu"))
+        parts = SoundParts(files.checkpoint, torch.device("cpu"), Events())
         voice = parts.open_vocoder()
         seconds = theirs.waveform.shape[-1] / theirs.sampling_rate
         ours = decode_wave(voice, decode_mel(parts.open_decoder(), latents), seconds)

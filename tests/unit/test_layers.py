@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROWS: list[set[str] | list[str]] = [
     {"errors", "shapes", "version", "paths"},
     {"registry", "events", "families", "files", "optional", "device", "toml", "idle"},
-    {"settings", "locks", "foreign"},
+    {"settings", "locks", "threads", "foreign"},
     {"models", "quant", "offload", "objective", "optim", "media"},
     {"weights", "dataset"},
     ["lora", "full", "caching", "conditions"],

@@ -1,0 +1,60 @@
+"""Threads whose work ends when the user stops: who waits for them asks, and what they run through is told.
+
+A file may take a minute to be read. So its loops call `heed`, which ends them once nobody waits any more.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
+
+from .errors import Stopped
+from .events import Events
+
+T, R = TypeVar("T"), TypeVar("R")
+ASK_SECONDS = 0.2
+_here = threading.local()
+
+
+def heed() -> None:
+    """Raise Stopped in one of `Threads` whose work nobody waits for any more; anywhere else nothing happens."""
+    over = getattr(_here, "over", None)
+    if over is not None and over.is_set():
+        raise Stopped
+
+
+class Threads:
+    """`count` threads, called `name`; a context manager, which leaves none behind."""
+
+    def __init__(self, count: int, name: str, events: Events) -> None:
+        self._events, self._over = events, threading.Event()
+        self._pool = ThreadPoolExecutor(count, name, self._begin)
+
+    def submit(self, work: Callable[..., R], *arguments: Any) -> Future[R]:
+        """`work` in one of the threads."""
+        return self._pool.submit(work, *arguments)
+
+    def result(self, future: Future[R]) -> R:
+        """What came of it, or what it raised. Raises Stopped as soon as the user stops."""
+        while not future.done():
+            self._events.check_stop()
+            wait((future,), ASK_SECONDS)
+        return future.result()
+
+    def map(self, work: Callable[[T], R], jobs: Iterable[T]) -> Iterator[R]:
+        """`work` of each of `jobs`, in their order. Raises Stopped as soon as the user stops."""
+        for future in [self.submit(work, job) for job in jobs]:
+            self._events.check_stop()
+            yield self.result(future)
+
+    def __enter__(self) -> Threads:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def _begin(self) -> None:
+        _here.over = self._over
