@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from .errors import Stopped
 from .events import Events
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 ASK_SECONDS = 0.2
 _here = threading.local()
 

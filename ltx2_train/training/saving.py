@@ -75,6 +75,9 @@ def save_after_error(run: Run, events: Events, status: str) -> str:
     if run.step == 0:
         run.folder.ended(status)
         return "Nothing was trained yet."
+    if run.saved_step == run.step:  # a stop that was asked for in that save waits for one of it, not for two
+        run.folder.ended(status)
+        return f"State and {run.product} are saved."
     saved = _write(run, events, status, with_state=True, final=False)
     failed = "".join(f" {saved.failed[step]}" for step in (LORA, CHECK) if step in saved.failed)
     if saved.state is None:
@@ -128,6 +131,8 @@ def _write(run: Run, events: Events, status: str, with_state: bool, final: bool)
         about["state"] = run.step
     if good is not None:
         about["lora"] = good.name
+    if saved.state is not None and good is not None:
+        run.saved_step = run.step
     if final and good is not None:
         about["finished"] = sorted({*folder.finished, run.step})
     with _tolerant(saved, "manifest", events):

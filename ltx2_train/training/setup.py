@@ -101,6 +101,7 @@ class Run:
     slider: Slider | None = None
     regularizers: Regularizers | None = None
     step: int = 0
+    saved_step: int = 0  # that of the last state and LoRA which this process wrote
     place: tuple[int, int] = (0, 0)
     log: MetricsLog | None = None
     trained: Trained = Trained()

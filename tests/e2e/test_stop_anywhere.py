@@ -94,3 +94,29 @@ def test_a_stop_in_the_middle_of_a_step_ends_it_and_the_step_is_taken_again(run_
         assert len(losses(run)) == 2
         assert train(run, Events()).step == 4
         assert losses(run) == losses(unbroken)
+
+
+class StopInSave(Events):
+    """Asks for a stop once a state has been written, before the LoRA is."""
+
+    def __init__(self):
+        self.written, self.asked = [], False
+
+    def saved(self, kind, path):
+        self.written.append(kind)
+        self.asked = True
+
+    def should_stop(self):
+        return self.asked
+
+
+def test_a_stop_in_a_save_waits_for_that_save_alone(run_file):
+    run = load_run(run_file, ["train.save_every=2", "train.steps=4", "sample.every=2"])
+    events = StopInSave()
+    with pytest.raises(Stopped, match=r"Stopped after step 2 of 4. State and LoRA are saved."):
+        train(run, events)
+    assert events.written == ["state", "lora"], "not a second time, though nothing was trained since"
+    manifest = json.loads((run.run.folder / run.run.name / "manifest.json").read_text())
+    assert (manifest["status"], manifest["step"]) == ("stopped", 2)
+    assert train(run, Events()).step == 4
+    assert [step for step, _ in losses(run)] == [1, 2, 3, 4]

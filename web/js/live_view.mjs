@@ -76,10 +76,10 @@ export class LiveView {
     this.empty = tag("span", "empty quiet")
     this.note = tag("span", "quiet note")
     this.stop = tag("button", "push")
-    this.stop.textContent = "Stop and save"
-    this.stop.title = "Finish the step at hand, save, and end. Run again to go on."
+    this.stop.title = "Save what is trained so far, and end. Run again to go on."
+    this.#stops(false)
     this.stop.addEventListener("click", () => {
-      this.stop.disabled = true
+      this.#stops(true)
       stop()
     })
     this.title = tag("span", "quiet title")
@@ -148,9 +148,15 @@ export class LiveView {
     for (const button of this.asks) button.hidden = !trains
     this.#label()
     this.stop.hidden = !running
-    if (!running) this.stop.disabled = false
+    if (!running) this.#stops(false)
     if (view.sample) this.showSample(view.sample)
     this.redraw()
+  }
+
+  // A stop that was asked for is told at once: a large state takes a while to be written.
+  #stops(asked) {
+    this.stop.disabled = asked
+    this.stop.textContent = asked ? "Stopping ..." : "Stop and save"
   }
 
   // All samples of the run, for the arrows; what is in view stays there.
