@@ -77,7 +77,7 @@ def extract_lora(
             change = weights[0] - weights[1]
             if bool(change.any()):
                 layers[layer] = kept = min(rank, *change.shape)
-                b, a = low_rank(change, kept)
+                b, a = low_rank(change, kept, events.check_stop)
                 small_a, small_b, lost = rounded(a, b, number, layer)
                 losses.add(branch_of(layer), square_sum(change - b @ a) + lost, square_sum(change))
                 for key, tensor in zip(lora_keys(layer), (small_a, small_b), strict=True):

@@ -45,10 +45,10 @@ def loftq(
     return module, a, b
 
 
-def low_rank(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+def low_rank(matrix: Tensor, rank: int, poll: Callable[[], None] | None = None) -> tuple[Tensor, Tensor]:
     """(B [O, r], A [r, I]) with B A near the best approximation of that rank; both carry half of the strength.
 
-    Beyond the smaller side of `matrix` further rows and columns are zero.
+    Beyond the smaller side of `matrix` further rows and columns are zero. `poll` is called before each pass over it.
     """
     out, width = matrix.shape
     size = min(rank + _OVERSAMPLING, out, width)
@@ -56,6 +56,8 @@ def low_rank(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     start = torch.randn(width, size, generator=generator).to(matrix)
     basis = torch.linalg.qr(matrix @ start)[0]  # [O, size]
     for _ in range(_POWER_ITERATIONS):
+        if poll is not None:
+            poll()
         basis = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.t() @ basis)[0])[0]
     left, values, right = torch.linalg.svd(basis.t() @ matrix, full_matrices=False)
     kept = min(rank, size)

@@ -14,7 +14,7 @@ Li et al. 2023, "LoftQ", arXiv:2310.08659.
 from __future__ import annotations
 
 import glob
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,9 +85,9 @@ class Loftq:
                 self.initial[layer] = (a, b)
 
 
-def residual(weight: Tensor, made: QuantLinear, rank: int) -> FactorPair:
-    """(A, B), bfloat16 on the CPU: the best of `rank` for what `made` lacks of `weight`."""
-    b, a = low_rank(weight.float() - made.dequantize(torch.float32), rank)
+def residual(weight: Tensor, made: QuantLinear, rank: int, poll: Callable[[], None]) -> FactorPair:
+    """(A, B), bfloat16 on the CPU: the best of `rank` for what `made` lacks of `weight`. `poll` as in `low_rank`."""
+    b, a = low_rank(weight.float() - made.dequantize(torch.float32), rank, poll)
     return _rounded(a, b)
 
 

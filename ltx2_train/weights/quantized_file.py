@@ -188,7 +188,7 @@ def _fill(
             for end, tensor in _parts(made):
                 writer.write(name.removesuffix(".weight") + end, tensor)
             if loftq is not None:
-                loftq.initial[path] = residual(weight, made, loftq.rank)
+                loftq.initial[path] = residual(weight, made, loftq.rank, partial(_heed, events))
             del weight, made
         done += info.nbytes
         events.progress(done, total, f"{done / 2**30:.1f} of {total / 2**30:.1f} GB")
