@@ -210,6 +210,10 @@ def _replace(temporary: Path, path: Path) -> None:
 def _advice(error: OSError, path: Path) -> str:
     if error.errno in _FULL:
         return "Free some space, or choose a folder on another disk."
+    if error.errno == errno.EISDIR:
+        return "A folder lies where the file goes: move it away, or choose another name."
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return "A file lies where its folder goes: move it away, or choose another folder."
     if error.errno == errno.ENAMETOOLONG:
         return "Choose a shorter name."
     if isinstance(error, PermissionError) and path.is_file() and os.access(path.parent, os.W_OK):

@@ -60,6 +60,7 @@ class Masks(CacheKind[torch.Tensor]):
     def stale(self, file: CacheFile, job: Job) -> str | None:
         if MASK_KEY not in file.keys:
             return f"it holds no mask, but {', '.join(file.keys) or 'nothing'}"
+        file.mask()  # a few bytes, which building reads in any case
         return super().stale(file, job)
 
     def cells(self, item: Item) -> int:

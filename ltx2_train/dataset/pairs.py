@@ -20,6 +20,7 @@ from .scan import SHOWN_AT_MOST
 
 SHORT_REFERENCE = "references are shorter than their clips; where they end, their last frame is held"
 LONG_REFERENCE = "references are longer than their clips, and only their beginning is used"
+OTHER_LENGTH = "references have another length than their clips, so that every window is shown their beginning"
 OTHER_SHAPE = "references have another shape than their clips, and their middle is used"
 SHORT_MASK = "masks are shorter than their clips; where they end, their last frame is held"
 LONG_MASK = "masks are longer than their clips; what is behind the end is not used"
@@ -55,6 +56,8 @@ class Fit:
         self._length(item, media, reference_frames(wanted.frames, wanted.temporal_scale), SHORT_REFERENCE)
         if not frames and media.kind == "video":
             self._longer(item, media, LONG_REFERENCE)
+        if media.kind == "video" and item.window.start and not line_beside(item, media, item.dataset.entry)[1]:
+            self._note(OTHER_LENGTH, media, f"({media.duration:.2f} s, not {own.duration:.2f} s)")
         if not same_shape(media, own.width, own.height):
             wide, high, _, _ = cover(media.width, media.height, (wanted.width, wanted.height))
             lost = 1 - wanted.width * wanted.height / (wide * high)

@@ -154,8 +154,8 @@ def with_captions(
     for candidate in candidates:
         beside = candidate.caption_path
         if beside is not None:
-            if not is_file(beside):
-                skipped.append(Skipped(candidate.path, f"no caption: {beside.name} is not there"))
+            if reason := why_no_file(beside):
+                skipped.append(Skipped(candidate.path, f"no caption: {beside.name} {reason}"))
                 continue
             try:
                 captions, warning = read_captions(beside, entry.caption_lines)

@@ -15,13 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..caching.cache_file import CacheFile
+from ..caching.cache_file import MEND, CacheFile
+from ..caching.encode import Latents
+from ..caching.encode_sound import SoundLatents
+from ..caching.recipe import CacheRecipe
 from ..config import RunConfig
 from ..config.base_files import BaseFiles
 from ..dataset.augment import read_clip
 from ..dataset.dataset_file import DatasetConfig
-from ..dataset.outputs import refuse_among_media
-from ..dataset.plan import Item, plan_dataset
+from ..dataset.outputs import no_folder, refuse_among_media
+from ..dataset.plan import DatasetPlan, Item, plan_dataset
 from ..device import pick_device, release
 from ..errors import CacheError, ConfigError, DataError
 from ..events import Events, shielded
@@ -71,6 +74,8 @@ def preview_dataset(
     """
     events = shielded(events)
     config = source if isinstance(source, DatasetConfig) else DatasetConfig.read(source)
+    if why := no_folder(Path(out)):
+        raise ConfigError(f"--out: {out} {why}. Name a folder for the pictures.")
     refuse_among_media(Path(out), config)
     if item is None:
         if run is not None:
@@ -146,6 +151,19 @@ def _sound_of(item: Item) -> Tensor | None:
     return torch.from_numpy(prepare(sound, part.length, SOUND_RATE, item.dataset.entry.audio_normalize).samples)
 
 
+def _tell_stale(item: Item, recipe: CacheRecipe, events: Events) -> None:
+    """Warn of caches that no longer are what a run with `recipe` would train on."""
+    plan = DatasetPlan(DatasetConfig(datasets=(item.dataset.entry,)), (item,))
+    for kind in (Latents(plan, recipe), SoundLatents(plan, recipe)):
+        job = kind.of(item) if recipe.mode in kind.modes else None
+        state = None if job is None else kind.state(job)
+        if job is not None and state is not None and state.stale:
+            events.message(
+                f"{job.path.name} is stale, and what it decodes to is not what a run would see: {state.stale}. {MEND}",
+                "warning",
+            )
+
+
 def _decode_back(item: Item, stem: Path, run: RunConfig, events: Events) -> Path:
     """Decode the caches of a sample and write the result beside its clip."""
     events.stage("decode the caches")
@@ -155,6 +173,7 @@ def _decode_back(item: Item, stem: Path, run: RunConfig, events: Events) -> Path
     for path in (item.latent_path,) if item.kind != "audio" else (item.audio_path,):
         if path is None or not path.is_file():
             raise CacheError(f"{path} is not there. Make the caches first: ltx2-train cache build RUN.toml.", path)
+    _tell_stale(item, base.recipe(run, dino=False), events)
     sound, rate = None, SOUND_RATE
     if item.audio_path is not None and item.audio_path.is_file():
         file, parts = CacheFile(item.audio_path), SoundParts(base.audio_vae, device, events)

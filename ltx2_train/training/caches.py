@@ -164,8 +164,8 @@ def _planned(
     for one in trained_by:
         check_streams(one)
         require_used(one, dataset)
-        require_learning(one, dataset)
         check_supplied(one, dataset)
+        require_learning(one, dataset)
     require_drawable(asked, run.model.mode, trained_of(run, dataset))
     require_cache_folders(dataset)
     make_folders(dataset)

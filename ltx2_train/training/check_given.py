@@ -17,7 +17,16 @@ from ..caching.encode_sound import ReferenceSound
 from ..caching.kind import Job
 from ..conditions.given import Target, is_given, why_not_given
 from ..conditions.reference import downscale
-from ..conditions.settings import SWITCHES, AudioReference, Boundary, Condition, FirstFrame, Mask, Reference
+from ..conditions.settings import (
+    SWITCHES,
+    AudioReference,
+    Boundary,
+    Condition,
+    FirstFrame,
+    Mask,
+    Reference,
+    SpatialCrop,
+)
 from ..conditions.trained import Trained, reference_sounds_of, references_of
 from ..config import RunConfig
 from ..dataset.companions import named_reference
@@ -28,7 +37,7 @@ from ..errors import ConfigError
 from ..events import Events
 from ..feed.loader import Sample
 from ..sampling.prompts import Prompt
-from ..shapes import LatentShape
+from ..shapes import SPATIAL_FACTOR, LatentShape
 from .unused import require_used
 
 _NAMED = 5  # samples that a message names
@@ -88,6 +97,7 @@ def _require_alike(sounds: Sequence[AudioReference]) -> None:
 def check_supplied(config: RunConfig, dataset: DatasetConfig) -> None:
     """What the settings of the dataset show before one medium is looked at. Raises ConfigError that names the setting
     whose data a condition asks for."""
+    _require_both(config, any(entry.kind != "audio" and entry.may_have_sound for entry in dataset.datasets))
     for stream, settings in (("video", config.video), ("audio", config.audio)):
         for data in _data_of(stream, settings.conditions):
             if not any(data.may_come_with(entry) for entry in dataset.datasets):
@@ -101,7 +111,9 @@ def check_samples(config: RunConfig, samples: Sequence[Sample], events: Events, 
         return
     _refuse((sample.key, next(_problems(config, sample), None)) for sample in samples)
     if not held_out:
-        _require_moving(config, {sample.kind for sample in samples})
+        _require_both(config, any(sample.kind != "audio" and sample.audio_steps for sample in samples))
+        _require_moving(config, {sample.kind if sample.shape.frames > 1 else "image" for sample in samples})
+        _tell_rounded(config, events)
     _tell_black(config, samples, events)
     for stream, settings in (("video", config.video), ("audio", config.audio)):
         for data in _data_of(stream, settings.conditions):
@@ -117,7 +129,8 @@ def check_items(config: RunConfig, plan: DatasetPlan) -> None:
     _refuse((item.key, next(problems_of_item(config, item), None)) for item in (*training, *measured))
     if plan.from_caches:  # of what has no media nothing is known yet
         return
-    _require_moving(config, {item.kind for item in training})
+    _require_both(config, any(item.kind != "audio" and item.sound is not None for item in training))
+    _require_moving(config, {item.kind if item.window.count > 1 else "image" for item in training})
     for stream, settings in (("video", config.video), ("audio", config.audio)):
         heard = stream == "audio"
         concerned = [item for item in training if (item.sound is not None if heard else item.kind != "audio")]
@@ -161,6 +174,28 @@ def _refuse(found: Iterable[tuple[str, str | None]]) -> None:
         key, reason = next(iter(reasons.items()))
         more = f" So {_are(len(reasons) - 1)}." if len(reasons) > 1 else ""
         raise ConfigError(f"{key}: {reason}.{more}")
+
+
+def _require_both(config: RunConfig, some: bool) -> None:
+    """Raise ConfigError where a stream is given whole and not one clip has it beside the other; `some`: one has."""
+    for stream, settings, made in (("video", config.video, "sound"), ("audio", config.audio, "picture")):
+        if not settings.generated and not some:
+            raise ConfigError(
+                f"{stream}.generated is false, so that the {made} of clips is learned beside the {stream} they have, "
+                "and not one has both picture and sound. Add clips with sound, or set it to true."
+            )
+
+
+def _tell_rounded(config: RunConfig, events: Events) -> None:
+    """Say what is left of a crop whose edges lie within latents."""
+    for one in config.video.conditions:
+        if isinstance(one, SpatialCrop) and any(edge % SPATIAL_FACTOR for edge in one.spatial_region):
+            whole = [edge // SPATIAL_FACTOR * SPATIAL_FACTOR for edge in one.spatial_region]
+            events.message(
+                f"video.conditions: spatial_region {[*one.spatial_region]} has edges within latents of "
+                f"{SPATIAL_FACTOR} pixels, and {whole} is given.",
+                "warning",
+            )
 
 
 def _require_moving(config: RunConfig, kinds: Collection[str]) -> None:

@@ -127,9 +127,9 @@ def _check(config: RunConfig, events: Events, peers: Peers) -> Checked:
     _require_same_run(config, files, layers)
     dataset = DatasetConfig.read(config.dataset_file(), config.foreign)
     require_used(config, dataset)
+    check_supplied(config, dataset)
     require_learning(config, dataset)
     require_validation(config, dataset)
-    check_supplied(config, dataset)
     data = _open_data(config, dataset, files, events)
     prompts = training_prompts(config, data, files.version)
     trained = as_cached(config, data.samples, trained_of(config, dataset))
@@ -242,8 +242,8 @@ def foresee(config: RunConfig, events: Events | None = None) -> None:
     if config.data.config is not None or config.data.manifest is not None:
         dataset = DatasetConfig.read(config.dataset_file(), config.foreign)
         require_used(config, dataset)
-        require_learning(config, dataset)
         check_supplied(config, dataset)
+        require_learning(config, dataset)
     require_usable(config.run)
     _require_same_run(config, files, layers)
 
@@ -328,9 +328,9 @@ def check_planned(config: RunConfig, published: str | None = None, data: bool = 
     if data:
         dataset = DatasetConfig.read(config.need("data.config"), config.foreign)
         require_used(config, dataset)
+        check_supplied(config, dataset)
         require_learning(config, dataset)
         require_validation(config, dataset)
-        check_supplied(config, dataset)
 
 
 def _check_layers(config: RunConfig, checkpoint: Path) -> dict[str, tuple[int, int]]:

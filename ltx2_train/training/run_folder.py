@@ -172,6 +172,8 @@ def require_usable(settings: RunSettings) -> tuple[Path, dict[str, Any] | None]:
             f"A run named {settings.name!r} exists in {path.parent} and run.if_exists is 'error'. Choose another "
             "run.name, or set run.if_exists to 'continue' or 'new'."
         )
+    if why := no_folder(path):
+        raise RunError(f"The run folder {path} {why}. Move it away, or choose another run.name.")
     if manifest is None and path.exists() and any(_foreign(path)):
         names = ", ".join(sorted(entry.name for entry in _foreign(path))[:3])
         raise RunError(
@@ -194,6 +196,9 @@ def open_run(
         return RunFolder(path, identity, manifest or {}, writes=False)
     _, damage = _manifest_or_states(path)
     folders = (path, path / "states", path / "samples", path / saves_in(identity))
+    for folder in folders:
+        if why := no_folder(folder):
+            raise RunError(f"{folder} {why}, and the run writes into it. Move it away, or choose another run.name.")
     try:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)

@@ -78,7 +78,9 @@ def save_after_error(run: Run, events: Events, status: str) -> str:
     if run.saved_step == run.step:  # a stop that was asked for in that save waits for one of it, not for two
         run.folder.ended(status)
         return f"State and {run.product} are saved."
-    saved = _write(run, events, status, with_state=True, final=False)
+    step, there = run.saved or (0, None)
+    again = step != run.step or there is None or not there.is_file()  # else what ended the run came in its save
+    saved = _write(run, events, status, with_state=True, final=False, lora=None if again else there)
     failed = "".join(f" {saved.failed[step]}" for step in (LORA, CHECK) if step in saved.failed)
     if saved.state is None:
         kept = list_states(run.folder.states)
@@ -109,15 +111,17 @@ def export_one(checkpoint: Path, folder: Path, name: str) -> Path:
     return folder / lora_name(name)
 
 
-def _write(run: Run, events: Events, status: str, with_state: bool, final: bool) -> Saved:
-    """Take all steps of a save; those after a failed one are taken as far as they make sense."""
-    folder, saved = run.folder, Saved()
+def _write(run: Run, events: Events, status: str, with_state: bool, final: bool, lora: Path | None = None) -> Saved:
+    """Take all steps of a save; those after a failed one are taken as far as they make sense. `lora` is that of this
+    step, where it is written already."""
+    folder, saved = run.folder, Saved(lora=lora)
     if with_state:
         with _needed(saved, STATE):
             saved.state = _again(lambda: _write_state(run))
         if saved.state is not None:
             events.saved("state", saved.state)
-    _write_loras(run, events, saved)
+    if lora is None:
+        _write_loras(run, events, saved)
     good = saved.lora if CHECK not in saved.failed else None
     if saved.state is not None and CHECK not in saved.failed:
         _removed(delete_old_states(folder.states, run.config.train.keep_states, run.step), events)
@@ -161,6 +165,7 @@ def _write_loras(run: Run, events: Events, saved: Saved) -> None:
         events.message(f"{other}; this one is {written.name}.")
     with _tolerant(saved, f"copy of {written.name} as {lora_name(name)}", events):
         saved.lora = place_newest(written, folder.loras, name)
+    run.saved = (run.step, saved.lora)
     with _tolerant(saved, f"file that says how the {run.product} came about", events):
         _write_sidecars(run, dict.fromkeys((written, saved.lora)))
     if run.config.run.export_folder is not None:

@@ -104,6 +104,7 @@ class Run:
     saved_step: int = 0  # that of the last state and LoRA which this process wrote
     place: tuple[int, int] = (0, 0)
     log: MetricsLog | None = None
+    saved: tuple[int, Path] | None = None  # the last step whose LoRA (or checkpoint) was written and found good
     trained: Trained = Trained()
     peers: Peers = ALONE
 

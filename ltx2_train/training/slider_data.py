@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..caching.cache_file import CacheFile, stale_weights
+import torch
+
+from ..caching.cache_file import CHECK_SUMS, VIRTUAL_KEYS, CacheFile, stale_weights
 from ..caching.encode_text import stale_text_weights, useless_text
 from ..caching.recipe import CacheRecipe
 from ..caching.settings import CacheSettings
 from ..config import RunConfig, TrainSettings
 from ..config.base_files import BaseFiles
 from ..config.slider import SliderSettings, SliderTarget
-from ..dataset.cache_names import LATENT_SUFFIX, text_cache_name
+from ..dataset.cache_names import LATENT_SUFFIX, mask_cache_name, text_cache_name
+from ..dataset.entry import REFERENCE_FOLDER
 from ..dataset.windows import IMAGE_FPS
 from ..errors import CacheError, ConfigError
 from ..events import Events
@@ -25,6 +28,7 @@ from ..weights.text_encoder import text_fingerprint
 from .slider import SliderSet
 
 _NAMED = 3
+_NOTHING = 1e-9  # of a sum of weights
 
 
 def slider_settings(config: RunConfig) -> tuple[RunConfig, SliderSettings]:
@@ -73,6 +77,7 @@ def slider_settings(config: RunConfig) -> tuple[RunConfig, SliderSettings]:
 def _require_directions(targets: Sequence[SliderTarget]) -> None:
     """Raise ConfigError where a target has no direction, or two have opposite ones, so that nothing is learned."""
     found: dict[tuple[str, str, str], tuple[int, float]] = {}
+    kinds: dict[str, list[tuple[set[str], dict[str, float], list[int]]]] = {}  # by class: words that are tied, each sum
     for number, one in enumerate(targets, 1):
         more, less, shown = (text.strip() for text in (one.positive, one.negative, one.target_class))
         if more == less:
@@ -88,6 +93,25 @@ def _require_directions(targets: Sequence[SliderTarget]) -> None:
                 "one of them out."
             )
         found[more, less, shown] = (number, one.weight)
+        words, sums, numbers = {more, less}, {more: one.weight}, [number]
+        sums[less] = -one.weight
+        kept = []
+        for group in kinds.get(shown, []):
+            if words.isdisjoint(group[0]):
+                kept.append(group)
+                continue
+            words |= group[0]
+            sums = {word: sums.get(word, 0.0) + group[1].get(word, 0.0) for word in words}
+            numbers = [*group[2], *numbers]
+        kinds[shown] = [*kept, (words, sums, numbers)]
+    for _, sums, numbers in (group for groups in kinds.values() for group in groups):
+        if all(abs(value) < _NOTHING for value in sums.values()):
+            listed = ", ".join(str(number) for number in sorted(numbers)[:-1])
+            raise ConfigError(
+                f"slider.targets, numbers {listed} and {max(numbers)}: what they have as positive they have as "
+                "negative as well, with the same weight in sum and the same target_class. They cancel each other. Take "
+                "one of them out."
+            )
 
 
 def unused_of_caches(config: RunConfig) -> list[str]:
@@ -152,24 +176,69 @@ def _pairs(slider: SliderSettings, recipe: CacheRecipe, events: Events) -> Slide
         )
     for folder, own, other in ((positive, *names), (negative, names[1], names[0])):
         if alone := sorted(own - other):
-            more = f" and {len(alone) - _NAMED} more" if len(alone) > _NAMED else ""
-            listed = ", ".join(name.removesuffix(LATENT_SUFFIX) for name in alone[:_NAMED])
-            events.message(f"Left out, since they have no partner: {listed}{more} in {folder.name}.", "warning")
+            events.message(f"Left out, since they have no partner: {_listed(alone)} in {folder.name}.", "warning")
+    if positive.resolve() == negative.resolve():
+        raise CacheError(
+            f"slider.positive_caches and slider.negative_caches are both {positive}, so there is nothing to tell "
+            "apart. Name in negative_caches the folder that strength -1 shows.",
+            positive,
+        )
     texts = slider.text_caches or positive
     samples = [_pair(positive / name, negative / name, texts, recipe) for name in both]
     negatives = {positive / name: negative / name for name in both}
+    alike = [name for name in both if _alike(CacheFile(positive / name), CacheFile(negative / name))]
+    if len(alike) == len(both):
+        raise CacheError(
+            f"{positive} and {negative} hold the same latents, so there is nothing to tell apart. Encode other media "
+            "of the same names for strength -1.",
+            negative,
+        )
+    if alike:
+        events.message(f"Pairs of which both sides are the same, and teach nothing: {_listed(alike)}.", "warning")
+    for what, beside in _beside(positive, negative, both):
+        events.message(
+            f"{what} lie beside the latents, and a slider has no use for them: {_listed(beside)}.", "warning"
+        )
     return SliderSet(tuple(samples), (), (1,), negatives=negatives)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first of files of latents, without their ending, and how many more there are."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(name.removesuffix(LATENT_SUFFIX) for name in names[:_NAMED]) + more
+
+
+def _alike(one: CacheFile, other: CacheFile) -> bool:
+    """Whether two files hold the same latents."""
+    sums = one.record(CHECK_SUMS), other.record(CHECK_SUMS)
+    return sums[0] == sums[1] if all(sums) else torch.equal(one.latents(), other.latents())
+
+
+def _beside(positive: Path, negative: Path, names: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """What other runs use of the samples called `names`, and this one does not: what it is, and of which."""
+    folders = (positive, negative)
+    masked = [name for name in names if any((folder / mask_cache_name(name)).is_file() for folder in folders)]
+    shown = [(folder / REFERENCE_FOLDER / name).is_file() for folder in folders for name in names]
+    referred = [name for number, name in enumerate(names) if any(shown[number :: len(names)])]
+    return [(what, found) for what, found in (("Masks", masked), ("References", referred)) if found]
 
 
 def _pair(positive: Path, negative: Path, texts: Path, recipe: CacheRecipe) -> Sample:
     files = [CacheFile(path) for path in (positive, negative)]
+    shapes = [file.latent_shape() for file in files]
     for file in files:
+        if VIRTUAL_KEYS[0] in file.keys:
+            raise CacheError(
+                f"{file.path}: it is the empty picture beside a sound, and a slider is of the picture. Encode pictures "
+                "or clips.",
+                file.path,
+            )
         if file.fingerprinted and (reason := stale_weights(file, "VAE", recipe.video_vae, recipe.video_encoder)):
             raise CacheError(f"{file.path}: {reason}. Encode both folders again with this base.", file.path)
-    shapes = [file.latent_shape() for file in files]
     if shapes[0] != shapes[1]:
+        sizes = [f"{one.width}x{one.height} with {one.frames} frames" for one in (shape.video() for shape in shapes)]
         raise CacheError(
-            f"The pair {positive.name} is of two sizes: {shapes[0]} and {shapes[1]}. Encode both folders with the same "
+            f"The pair {positive.name} is of two sizes: {sizes[0]} and {sizes[1]}. Encode both folders with the same "
             "size and frames.",
             positive,
         )
@@ -177,6 +246,8 @@ def _pair(positive: Path, negative: Path, texts: Path, recipe: CacheRecipe) -> S
     if parsed is None:
         raise CacheError(f"{positive}: its name is not that of latents (docs/dataset_file.md lists the names).")
     text = _text(texts, parsed.stem, recipe)
+    said = text.metadata.get("captions", "1")
+    others = [_text(texts, parsed.stem, recipe, number) for number in range(1, int(said) if said.isdecimal() else 1)]
     return Sample(
         key=positive.name.removesuffix(LATENT_SUFFIX),
         shape=shapes[0],
@@ -184,13 +255,15 @@ def _pair(positive: Path, negative: Path, texts: Path, recipe: CacheRecipe) -> S
         caption=text.metadata.get("caption", text.metadata.get("caption1", "")),
         latent_path=positive,
         text_path=text.path,
+        others=tuple((file.metadata.get("caption", ""), file.path) for file in others),
         kind="image" if shapes[0].frames == 1 else "video",
     )
 
 
-def _text(folder: Path, stem: str, recipe: CacheRecipe) -> CacheFile:
+def _text(folder: Path, stem: str, recipe: CacheRecipe, number: int = 0) -> CacheFile:
+    """The cache of the caption `number` of a medium, counted from 0. Raises CacheError where there is none."""
     for form in ("compact", "full"):
-        path = folder / text_cache_name(stem, form)
+        path = folder / text_cache_name(stem, form, number)
         if not path.is_file():
             continue
         file = CacheFile(path)
@@ -200,8 +273,9 @@ def _text(folder: Path, stem: str, recipe: CacheRecipe) -> CacheFile:
         if reason is not None:
             raise CacheError(f"{path}: {reason}. Make the text caches again with this base.", path)
         return file
+    which = f"caption {number + 1} of {stem}" if number else stem
     raise CacheError(
-        f"There is no text cache for {stem} in {folder}. Encode the captions of one of both folders with "
+        f"There is no text cache for {which} in {folder}. Encode the captions of one of both folders with "
         "`ltx2-train cache build`, and name it as slider.text_caches if it is not that of the positive latents.",
         folder,
     )

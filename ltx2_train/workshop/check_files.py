@@ -20,6 +20,7 @@ from ..media.buckets import cover
 from ..media.frames import BY_TIME
 from ..media.images import read_image
 from ..media.info import MediaInfo
+from ..media.names import why_no_file
 from ..media.sound import CLIPPED_SHARE, PADDED_SECONDS, SILENCE_DB, clipped_share, rms_db
 from ..media.sound_media import AUDIO_SUFFIXES, NOT_NUMBERS, Sound, check_numbers, probe_sound, read_sound
 from ..media.video import check_frames, probe_media, read_frames
@@ -134,19 +135,20 @@ def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
         except DataError as error:
             yield "red", f"its {role}: {error}".rstrip(".")
     with contextlib.suppress(DataError):  # said above
-        given = None if item.mask is None else picture_mask(item.mask, item, item.dataset.entry)
-        if given is not None and bool(given.all()):
-            yield "amber", "its mask is white all over: everything is given, and nothing is left to make"
-        elif given is not None and not bool(given.any()):
+        given = [] if item.mask is None else [picture_mask(item.mask, one, one.dataset.entry) for one in items]
+        if full := sum(bool(one.all()) for one in given):
+            where = _of(full, given)
+            yield "amber", f"its mask is white all over{where}: everything is given, and nothing is left to make"
+        elif given and not any(bool(one.any()) for one in given):
             yield "amber", "its mask is black all over: nothing is given"
     if item.audio_mask is not None and item.sound is not None:
         try:
             if item.audio_mask.suffix.lower() in AUDIO_SUFFIXES:
                 _check_whole(item.audio_mask)
-            heard = sound_mask(item.audio_mask, item)
-            if bool(heard.all()):
-                yield "amber", "the mask of its sound gives all of it, and nothing is left to make"
-            elif not bool(heard.any()):
+            heard = [sound_mask(item.audio_mask, one) for one in items if one.sound is not None]
+            if full := sum(bool(one.all()) for one in heard):
+                yield "amber", f"the mask of its sound gives all of it{_of(full, heard)}, and nothing is left to make"
+            elif not any(bool(one.any()) for one in heard):
                 yield "amber", "the mask of its sound gives nothing: level 1 is given, or a span in seconds"
         except DataError as error:
             yield "red", f"the mask of its sound: {error}".rstrip(".")
@@ -161,6 +163,11 @@ def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
                 yield "amber", f"its {role} {path.name} is silence"
         except DataError as error:
             yield "red", f"its {role}: {error}".rstrip(".")
+
+
+def _of(count: int, windows: Sequence[object]) -> str:
+    """ " in 2 of its 5 windows"; "" where it is so in all of them."""
+    return "" if count == len(windows) else f" in {count} of its {len(windows)} windows"
 
 
 def _check_whole(path: Path) -> float:
@@ -321,8 +328,8 @@ def left_out_finding(dataset: str, path: Path, reason: str) -> Finding:
 
 def unusable_finding(dataset: str, path: Path, caption_path: Path | None, caption: str | None, general: str) -> Finding:
     """Why one file of a dataset of which nothing is left cannot be used."""
-    if caption_path is not None and not caption_path.is_file():
-        return left_out_finding(dataset, path, f"no caption: {caption_path.name} is not there")
+    if caption_path is not None and (reason := why_no_file(caption_path)):
+        return left_out_finding(dataset, path, f"no caption: {caption_path.name} {reason}")
     if caption_path is not None:
         try:
             caption = read_caption(caption_path)[0]

@@ -14,11 +14,13 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from ..dataset.outputs import no_folder
 from ..errors import ConfigError, DataError
 from ..events import Events, shielded
 from ..files import parse_json, write_text
 from ..media.info import MediaInfo
 from ..media.scenes import scene_starts
+from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import VIDEO_SUFFIXES, probe_media
 from .cut_video import piece_seconds, read_index, write_piece
 
@@ -106,6 +108,9 @@ def cut_videos(
                 path = out / f"{video.stem}_{number:04d}.mp4"
                 if path.exists():
                     kept += 1
+                    if reason := _unlike(path, stop - first):
+                        failed.append((video, f"{path} was there already, and {reason}. Delete it, and cut again."))
+                        events.message(failed[-1][1], "warning")
                 else:
                     events.check_stop()
                     index = index or read_index(info)
@@ -122,6 +127,15 @@ def cut_videos(
             failed.append((video, str(error)))
             events.message(str(error), "warning")
     return CutReport(tuple(clips), kept, short, tuple(failed))
+
+
+def _unlike(path: Path, frames: int) -> str:
+    """Why a clip that is there is none of `frames` frames; "" where it is."""
+    try:
+        found = probe_media(path).frames
+    except DataError:
+        return "it cannot be read"
+    return "" if found == frames else f"it has {found} frames, not {frames}"
 
 
 def _lengths(seconds: float | None, shortest: float | None, longest: float | None) -> float:
@@ -142,6 +156,8 @@ def _lengths(seconds: float | None, shortest: float | None, longest: float | Non
 
 def _videos(source: Path) -> list[Path]:
     if source.is_file():
+        if source.suffix.lower() in AUDIO_SUFFIXES:
+            raise DataError(f"{source} is a recording, which is cut at its pauses. Use --speech.", source)
         return [source]
     if not source.is_dir():
         raise DataError(f"{source} does not exist. Name a video, or a folder of videos.", source)
@@ -163,9 +179,9 @@ def _videos(source: Path) -> list[Path]:
 
 
 def refuse_output(source: Path, out: Path, videos: Sequence[Path]) -> None:
-    """Raise ConfigError where the pieces would lie among their sources."""
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out: {out} is a file. Name a folder for the clips.")
+    """Raise ConfigError where the pieces would lie among their sources, or below a file."""
+    if why := no_folder(out):
+        raise ConfigError(f"--out: {out} {why}. Name a folder for the clips.")
     folder = source if source.is_dir() else source.parent
     if out.resolve() == folder.resolve() or any(out.resolve() == video.resolve() for video in videos):
         raise ConfigError(
@@ -202,7 +218,8 @@ def _pieces(
         starts, longest = scene_starts(info, events), settings["longest"]
     else:
         starts, longest = _every(info, settings["seconds"]), None
-    pieces, short = divide(info, starts, settings["shortest"], longest)
+    even = settings["seconds"] is not None
+    pieces, short = divide(info, starts, settings["shortest"], longest, even)
     notes[name] = {**wanted, "pieces": pieces, "short": short}
     write_text(out / NOTES, json.dumps(notes, indent=1, ensure_ascii=False) + "\n")
     return pieces, short
@@ -221,18 +238,22 @@ def _every(info: MediaInfo, seconds: float) -> list[int]:
 
 
 def divide(
-    info: MediaInfo, starts: Sequence[int], shortest: float, longest: float | None
+    info: MediaInfo, starts: Sequence[int], shortest: float, longest: float | None, even: bool = False
 ) -> tuple[list[tuple[int, int]], int]:
     """Frames [first, stop) of each piece, and how many are below `shortest` seconds and left out.
 
-    What is above `longest` becomes equal parts, or where those would be too short, parts of `longest` and a rest.
+    What is above `longest` becomes equal parts, or where those would be too short, parts of `longest` and a rest. Such
+    parts, and all where `starts` are `even`, end at the next frame, so that one may lack less than a frame.
     """
     pieces, short = [], 0
+    begin, end = piece_seconds(info, info.frames - 1, info.frames)
+    frame = (end - begin) * (1 - ROUNDING)
     for first, stop in zip(starts, [*starts[1:], info.frames], strict=True):
         edges = [first, stop] if longest is None else _parts(info, first, stop, shortest, longest)
+        slack = frame if even or len(edges) > 2 else ROUNDING
         for one, other in zip(edges, edges[1:], strict=False):
             begin, end = piece_seconds(info, one, other)
-            if end - begin + ROUNDING < shortest:
+            if end - begin + slack < shortest:
                 short += 1
             else:
                 pieces.append((one, other))

@@ -15,13 +15,14 @@ import numpy as np
 from ..errors import ConfigError, DataError
 from ..events import Events, shielded
 from ..files import atomic, write_text
-from ..media.sound_media import AUDIO_SUFFIXES, read_sound, sound_levels
+from ..media.sound_media import AUDIO_SUFFIXES, probe_sound, read_sound, sound_levels
 from ..media.speech import STEPS_PER_SECOND, spoken_segments
 from ..media.video import VIDEO_SUFFIXES
 from .cut import CutClip, CutReport, read_notes, refuse_output
 
 NOTES = "speech.json"
 SHORTEST, LONGEST, PAUSE = 2.0, 12.0, 0.3  # seconds, as in the dataset file
+NOTICED = 0.05  # seconds; the last segment may end with its recording
 
 
 def cut_recordings(
@@ -62,6 +63,9 @@ def cut_recordings(
                 target = out / f"{path.stem}_{number:04d}.wav"
                 if target.exists():
                     kept += 1
+                    if reason := _unlike(target, seconds):
+                        failed.append((path, f"{target} was there already, and {reason}. Delete it, and cut again."))
+                        events.message(failed[-1][1], "warning")
                 else:
                     events.check_stop()
                     _write(path, start, seconds, target)
@@ -116,6 +120,15 @@ def _segments(
     notes[path.stem] = {**wanted, "segments": segments}
     write_text(out / NOTES, json.dumps(notes, indent=1, ensure_ascii=False) + "\n")
     return segments
+
+
+def _unlike(path: Path, seconds: float) -> str:
+    """Why a segment that is there does not last `seconds`; "" where it does."""
+    try:
+        found = probe_sound(path).duration
+    except DataError:
+        return "it cannot be read"
+    return "" if abs(found - seconds) <= NOTICED else f"it lasts {found:.2f} s, not {seconds:.2f}"
 
 
 def _write(path: Path, start: float, seconds: float, target: Path) -> None:

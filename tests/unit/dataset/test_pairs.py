@@ -8,9 +8,11 @@ from media import moving_square, tone, write_captioned, write_image, write_sound
 from PIL import Image
 
 from ltx2_train.caching.encode_mask import Masks, picture_mask
+from ltx2_train.caching.kind import Bench
 from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
+from ltx2_train.events import Events
 from ltx2_train.workshop.check import check_dataset
 
 
@@ -112,6 +114,18 @@ def test_references_of_another_length_are_counted(clips):
     assert said(clips, reference_directory="refs", reference_frames=9) == [], "as many frames as were asked for"
 
 
+def test_later_windows_that_are_shown_a_beginning_are_counted(clips):
+    write_captioned(clips / "clips" / "b.mp4", moving_square(50, 64, 64))
+    for name, frames in (("a", 40), ("b", 70)):
+        write_video(clips / "refs" / f"{name}.mp4", moving_square(frames, 64, 64))
+    shown = {"reference_directory": "refs", "reference_frames": 9, "frame_extraction": "chunk"}
+    (text,) = (one for one in said(clips, **shown) if "another length" in one)
+    assert text == (
+        "1 references have another length than their clips, so that every window is shown their beginning: "
+        "b.mp4 (2.80 s, not 2.00 s)"
+    ), "a.mp4 has one window, which begins where its clip does"
+
+
 def test_references_that_fit_are_not_mentioned(clips):
     write_video(clips / "refs" / "a.mp4", moving_square(25, 128, 128))
     write_image(clips / "refs" / "b.png", 64, 64, caption=None)
@@ -132,6 +146,19 @@ def test_a_mask_goes_by_the_time_of_its_clip_and_is_counted_where_it_ends_before
     assert picture_mask(second.mask, second, plan.settings_of(second)).float().mean() == 1
     made = [Masks(plan, CacheRecipe()).of(item).made_from for item in (first, second)]
     assert ["mask_times" in one for one in made] == [False, True], "caches that were read from the beginning are stale"
+
+
+def test_a_mask_with_other_bytes_is_made_again_at_once(clips):
+    write_image(clips / "masks" / "a.png", 64, 64, caption=None)
+    plan = plan_dataset(config(clips, mask_directory="masks"))
+    kind = Masks(plan, CacheRecipe())
+    job = next(job for job in kind.jobs() if job.source.stem == "a")
+    kind.make(job, kind.read(job, None), Bench(None, "cpu", Events()))
+    assert kind.state(job).fresh
+    data = bytearray(job.path.read_bytes())
+    data[-1] ^= 1
+    job.path.write_bytes(bytes(data))
+    assert kind.state(job).stale == "damaged"
 
 
 @pytest.mark.parametrize("frames", [9, 60])

@@ -257,6 +257,7 @@ def test_too_many_files_of_no_use_are_an_error_that_names_them(tmp_path):
     for index in range(8):
         write_image(tmp_path / "many" / f"{index}.png", caption="x" if index < 3 else None)
         write_image(tmp_path / "more" / f"{index}.png", caption="x" if index < 4 else None)
+    (tmp_path / "many" / "6.txt").mkdir()
     one = {"image_directory": "many", "cache_directory": "k1"}
     two = {"image_directory": "more", "cache_directory": "k2"}
     plan_dataset(config(tmp_path, two)).require_enough()
@@ -265,6 +266,7 @@ def test_too_many_files_of_no_use_are_an_error_that_names_them(tmp_path):
         DataError, match=r"(?s)^datasets\[1\]: 5 of 8 files cannot be used, and max_left_out is 0\.5"
     ) as said:
         plan.require_enough()
+    assert "  6.png: no caption: 6.txt is a folder, not a file" in str(said.value)
     assert "  7.png: no caption: 7.txt is not there" in str(said.value)
     assert "raise max_left_out" in str(said.value)
     plan_dataset(config(tmp_path, two, one, max_left_out=0.7)).require_enough()

@@ -13,6 +13,7 @@ from ltx2_train.dataset.augment import read_clip
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import CacheError, ConfigError, DataError
+from ltx2_train.events import Events
 from ltx2_train.media import font
 from ltx2_train.media.sound_media import probe_sound, read_sound
 from ltx2_train.media.video import read_frames
@@ -137,6 +138,16 @@ def test_the_caches_are_decoded_beside_the_clip(sound_run_file):
     assert made.decoded.name == "clip_00000-009_0064x0064_ltx2_decoded.mp4"
     assert read_frames(made.decoded).shape == read_frames(made.clip).shape == (9, 64, 64, 3)
     assert probe_sound(made.decoded).duration == pytest.approx(9 / 25, abs=0.03)
+    text = (folder / "dataset.toml").read_text(encoding="utf-8")
+    (folder / "dataset.toml").write_text(text.replace("[general]", "[general]\ncolor_jitter = 0.3"), encoding="utf-8")
+    said = []
+    events = Events()
+    events.message = lambda text, level="info": said.append((level, text))
+    preview_dataset(folder / "dataset.toml", folder / "out", "clip.mp4", run, events)
+    ((level, told),) = said
+    assert level == "warning"
+    assert "clip_00000-009_0064x0064_ltx2.safetensors is stale" in told
+    assert "color_jitter changed (0.0 -> 0.3)" in told
     for path in (folder / "cache").glob("*_ltx2.safetensors"):
         path.unlink()
     with pytest.raises(CacheError, match="cache build"):
@@ -148,6 +159,12 @@ def test_the_command_prints_what_it_wrote(folder, capsys):
     assert capsys.readouterr().out.strip().endswith("sheet_01.png")
     assert main(["data", "preview", str(folder / "ds.toml"), "--out", str(folder / "out"), "--item", "wide"]) == 0
     assert capsys.readouterr().out.strip().splitlines()[0].endswith(".mp4")
+    assert main(["data", "preview", str(folder / "ds.toml"), "--out", str(folder / "out"), "--item", " "]) == 2
+    assert "--item is empty" in capsys.readouterr().err
+    assert main(["data", "preview", str(folder / "ds.toml"), "--out", str(folder / "ds.toml")]) == 2
+    shown = capsys.readouterr().err
+    assert "ds.toml is a file, not a folder. Name a folder for the pictures" in shown
+    assert "read" not in shown, "nothing was looked at"
 
 
 def test_a_dataset_without_samples_is_said_to_be_one():

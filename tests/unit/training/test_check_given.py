@@ -112,6 +112,35 @@ def test_a_crop_must_lie_in_the_picture_and_leave_some_of_it(region, said):
         check_samples(run("video", video=given({"type": "spatial_crop", "spatial_region": region})), samples, Events())
 
 
+def test_a_crop_within_latents_says_what_is_given():
+    told = Told()
+    config = run("video", video=given({"type": "spatial_crop", "spatial_region": [0, 0, 64, 33]}))
+    check_samples(config, [make_sample("fox")], told)
+    assert len(told.texts) == 1
+    assert "[0, 0, 64, 33] has edges within latents of 32 pixels, and [0, 0, 64, 32] is given" in told.texts[0][1]
+
+
+def test_clips_of_one_frame_have_no_beginning_either():
+    still = replace(make_sample("fox"), shape=LatentShape(1, 2, 2))
+    first = run("video", video=given({"type": "first_frame"}))
+    with pytest.raises(ConfigError, match=r"asks for first_frame, and all samples are single pictures"):
+        check_samples(first, [still], Events())
+    check_samples(first, [still, make_sample("hen")], Events())
+
+
+@pytest.mark.parametrize("stream", ["video", "audio"])
+def test_a_stream_that_is_given_whole_needs_a_clip_with_both(stream, tmp_path):
+    config = run("av", **{stream: {"generated": False}})
+    message = rf"^{stream}\.generated is false, .* not one has both picture and sound"
+    recordings = DatasetConfig.from_table({"datasets": [{"audio_directory": "voice"}]}, tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        check_supplied(config, recordings)
+    voice = replace(make_sample("voice", steps=6), kind="audio")
+    with pytest.raises(ConfigError, match=message):
+        check_samples(config, [voice, make_sample("mute")], Events())
+    check_samples(config, [voice, make_sample("heard", steps=6)], Events())
+
+
 def picture(name):
     return replace(make_sample(name), kind="image", shape=LatentShape(1, 2, 2))
 

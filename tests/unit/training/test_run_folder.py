@@ -74,6 +74,12 @@ def test_a_folder_that_is_a_file_is_a_clear_error(tmp_path):
     with pytest.raises(RunError, match=r"run\.export_folder: .* is a file, not a folder"):
         open_run(RunSettings(name="a", folder=tmp_path / "runs", export_folder=blocked), {})
     assert not (tmp_path / "runs").exists()
+    with pytest.raises(RunError, match=r"The run folder .*file is a file, not a folder\. Move it away, or choose"):
+        open_run(RunSettings(name="file", folder=tmp_path), {})
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "lora").write_text("x")
+    with pytest.raises(RunError, match=r"lora is a file, not a folder, and the run writes into it"):
+        open_run(RunSettings(name="b", folder=tmp_path, if_exists="continue"), {})
 
 
 def test_leftovers_of_a_killed_writer_are_removed(tmp_path):

@@ -229,12 +229,15 @@ def test_a_last_lora_that_cannot_be_written_is_an_error_and_comes_with_the_next_
 
 
 def test_a_state_that_cannot_be_written_ends_the_run_with_its_lora_and_the_last_state(runs, monkeypatch):
+    events = Heard()
     with monkeypatch.context() as patch:
         refuse(patch, "state_00000004.safetensors")
         with pytest.raises(
             RunError, match=r"state_00000004.*The state of step 2 is kept\. The LoRA of step 4 is saved"
         ):
-            runs.train(steps=6)
+            runs.train(events, steps=6)
+    assert events.saves.count(("lora", "fox_000004.safetensors")) == 1
+    assert loras(runs.path / "lora") == ["fox.safetensors", "fox_000002.safetensors", "fox_000004.safetensors"]
     assert states(runs) == [2]
     manifest = read_manifest(runs.path)
     assert (manifest["status"], manifest["step"], manifest["state"]) == ("failed", 2, 2)

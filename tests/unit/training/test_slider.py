@@ -7,10 +7,13 @@ import pytest
 import torch
 from small_slider import TEXTS
 
+from ltx2_train.caching.cache_file import write_cache
+from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.config import load_run, make_run
 from ltx2_train.config.importing import import_settings
 from ltx2_train.config.slider import SliderTarget
 from ltx2_train.errors import CacheError, ConfigError
+from ltx2_train.events import Events
 from ltx2_train.feed.batches import Batch
 from ltx2_train.feed.loader import Sample
 from ltx2_train.files import write_tensors
@@ -21,7 +24,7 @@ from ltx2_train.training.loop import train
 from ltx2_train.training.noised import Noised
 from ltx2_train.training.ready import Group
 from ltx2_train.training.slider import Slider, SliderSet, like
-from ltx2_train.training.slider_data import slider_settings, unused_of_caches
+from ltx2_train.training.slider_data import _pairs, slider_settings, unused_of_caches
 
 SHAPE = LatentShape(1, 2, 2)
 TARGET = SliderTarget(positive="sharp", negative="blurry", target_class="a portrait", weight=3.0)
@@ -184,6 +187,10 @@ def test_the_slider_file_of_the_community_trainer_is_read(tmp_path):
     assert (pairs.mode, pairs.positive_caches, pairs.negative_caches) == ("reference", tmp_path / "p", tmp_path / "n")
 
 
+def round_of(positive, negative, weight=1.0):
+    return {"positive": positive, "negative": negative, "weight": weight}
+
+
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
@@ -202,6 +209,14 @@ def test_the_slider_file_of_the_community_trainer_is_read(tmp_path):
             {"slider": {"targets": [{"positive": "a", "negative": "b"}, {"positive": "b", "negative": "a"}]}},
             "numbers 1 and 2: one has 'a' as positive and 'b' as negative, the other the reverse",
         ),
+        (
+            {"slider": {"targets": [round_of(*pair) for pair in ("ab", "xy", "bc", "ca")]}},
+            "numbers 1, 3 and 4: what they have as positive they have as negative",
+        ),
+        (
+            {"slider": {"targets": [round_of("a", "b", 1), round_of("b", "a", 0.25), round_of("b", "a", 0.75)]}},
+            "numbers 1, 2 and 3: what they have as positive they have as negative",
+        ),
         ({"slider": {**TEXTS, "strengths": [float("nan")]}}, "a strength is nan; expected numbers from -100 to 100"),
         ({"slider": {**TEXTS, "strengths": [float("inf")]}}, "a strength is inf; expected"),
         ({"slider": {**TEXTS, "strengths": []}}, "slider.strengths"),
@@ -211,6 +226,13 @@ def test_the_slider_file_of_the_community_trainer_is_read(tmp_path):
 def test_what_a_slider_cannot_use_is_refused_by_name(tables, message):
     with pytest.raises(ConfigError, match=message):
         slider_settings(make_run(tables))
+
+
+def test_targets_that_do_not_come_to_nothing_are_learned():
+    pairs = ("ab", "bc", "ac")
+    apart = [{**round_of("a", "b"), "target_class": "x"}, {**round_of("b", "a"), "target_class": "y"}]
+    for targets in ([round_of(*pair) for pair in pairs], [round_of("a", "b"), round_of("b", "a", 0.5)], apart):
+        slider_settings(make_run({"slider": {"targets": targets}}))
 
 
 def test_settings_of_caches_that_a_slider_does_not_make_are_named():
@@ -225,24 +247,18 @@ def test_a_slider_is_not_trained_as_another_lora():
 
 
 def test_pairs_without_a_partner_are_named_and_no_pair_at_all_is_refused(tmp_path):
-    from ltx2_train.caching.recipe import CacheRecipe
-    from ltx2_train.events import Events
-    from ltx2_train.training.slider_data import _pairs
-
     folders = [tmp_path / name for name in ("more", "less")]
     for folder, names in zip(folders, (("a", "b"), ("a", "c")), strict=True):
         folder.mkdir()
         for name in names:
-            latents = {"latents_1x2x2_float32": torch.zeros(128, 1, 2, 2)}
+            latents = {"latents_1x2x2_float32": torch.full((128, 1, 2, 2), float(folder is folders[0]))}
             write_tensors(folder / f"{name}_0064x0064_ltx2.safetensors", latents)
     text = {"video_prompt_embeds_float32": torch.zeros(3, 8), "prompt_attention_mask": torch.ones(3, dtype=torch.int64)}
     write_tensors(folders[0] / "a_ltx2_te.safetensors", text, {"caption1": "a cat"})
     said = []
     events = Events()
     events.message = lambda text, level="info": said.append(text)
-    slider = make_run(
-        {"slider": {"mode": "reference", "positive_caches": folders[0], "negative_caches": folders[1]}}
-    ).slider
+    slider = paired(*folders)
     data = _pairs(slider, CacheRecipe(), events)
     assert [(sample.key, sample.caption) for sample in data.samples] == [("a_0064x0064", "a cat")]
     assert data.negatives == {folders[0] / "a_0064x0064_ltx2.safetensors": folders[1] / "a_0064x0064_ltx2.safetensors"}
@@ -257,3 +273,73 @@ def test_pairs_without_a_partner_are_named_and_no_pair_at_all_is_refused(tmp_pat
         path.rename(path.with_name("z_0064x0064_ltx2.safetensors"))
     with pytest.raises(CacheError, match="there is no pair"):
         _pairs(slider, CacheRecipe(), events)
+
+
+def paired(positive, negative):
+    tables = {"mode": "reference", "positive_caches": positive, "negative_caches": negative}
+    return make_run({"slider": tables}).slider
+
+
+def write_side(folder, value, shape=(1, 2, 2), names=("a", "b"), **more):
+    """Latents of `value` and captions, of which `a` has two."""
+    for name in names:
+        key = f"latents_{shape[0]}x{shape[1]}x{shape[2]}_float32"
+        write_cache(folder / f"{name}_0064x0064_ltx2.safetensors", {key: torch.full((128, *shape), value), **more}, {})
+        text = {
+            "video_prompt_embeds_float32": torch.zeros(3, 8),
+            "prompt_attention_mask": torch.ones(3, dtype=torch.int64),
+        }
+        write_tensors(folder / f"{name}_ltx2_te.safetensors", text, {"caption": name, "captions": "2"})
+        write_tensors(folder / f"{name}~caption2_ltx2_te.safetensors", text, {"caption": f"{name} again"})
+    return folder
+
+
+def test_pairs_whose_sides_are_the_same_are_refused_or_named(tmp_path):
+    side = write_side(tmp_path / "one", 1.0)
+    with pytest.raises(CacheError, match=r"positive_caches and slider\.negative_caches are both .*one"):
+        _pairs(paired(side, tmp_path / "one" / ".." / "one"), CacheRecipe(), Events())
+    other = write_side(tmp_path / "other", 1.0)
+    with pytest.raises(CacheError, match="hold the same latents, so there is nothing to tell apart"):
+        _pairs(paired(side, other), CacheRecipe(), Events())
+    for path in other.glob("*0064*"):  # as another program writes them, without check sums
+        write_tensors(path, {"latents_1x2x2_float32": torch.ones(128, 1, 2, 2)})
+    with pytest.raises(CacheError, match="hold the same latents"):
+        _pairs(paired(side, other), CacheRecipe(), Events())
+    write_side(other, 2.0, names=("b",))
+    said = []
+    events = Events()
+    events.message = lambda text, level="info": said.append((level, text))
+    assert len(_pairs(paired(side, other), CacheRecipe(), events).samples) == 2
+    assert said == [("warning", "Pairs of which both sides are the same, and teach nothing: a_0064x0064.")]
+
+
+def test_all_captions_of_a_pair_are_learned_and_what_has_no_use_is_named(tmp_path):
+    positive, negative = write_side(tmp_path / "p", 1.0), write_side(tmp_path / "n", 2.0)
+    mask = {"mask": torch.ones(1, 2, 2, dtype=torch.uint8)}
+    write_cache(positive / "b_0064x0064_ltx2_mask.safetensors", mask, {})
+    write_cache(negative / "reference" / "a_0064x0064_ltx2.safetensors", {"latents_1x2x2_float32": torch.ones(2)}, {})
+    said = []
+    events = Events()
+    events.message = lambda text, level="info": said.append(text)
+    data = _pairs(paired(positive, negative), CacheRecipe(), events)
+    assert [sample.captions for sample in data.samples] == [("a", "a again"), ("b", "b again")]
+    assert said == [
+        "Masks lie beside the latents, and a slider has no use for them: b_0064x0064.",
+        "References lie beside the latents, and a slider has no use for them: a_0064x0064.",
+    ]
+    (positive / "b~caption2_ltx2_te.safetensors").unlink()
+    with pytest.raises(CacheError, match="There is no text cache for caption 2 of b in"):
+        _pairs(paired(positive, negative), CacheRecipe(), Events())
+
+
+def test_files_that_are_no_latents_of_pictures_are_called_what_they_are(tmp_path):
+    positive = write_side(tmp_path / "p", 1.0)
+    with pytest.raises(CacheError, match="is of two sizes: 64x64 with 1 frames and 64x64 with 9 frames"):
+        _pairs(paired(positive, write_side(tmp_path / "long", 2.0, (2, 2, 2))), CacheRecipe(), Events())
+    sound = write_side(tmp_path / "sound", 2.0, ltx2_virtual_num_frames_int32=torch.tensor(9))
+    with pytest.raises(CacheError, match="it is the empty picture beside a sound"):
+        _pairs(paired(positive, sound), CacheRecipe(), Events())
+    for path in sound.glob("*0064*"):
+        write_cache(path, {"other": torch.zeros(1)}, {"settings": "{}", "format_version": "1", "checkpoint": "x"})
+    with pytest.raises(CacheError, match="it holds no latents"):
+        _pairs(paired(positive, sound), CacheRecipe(video_vae="y"), Events())

@@ -451,3 +451,30 @@ def test_masks_of_sound_that_make_no_sense_are_red_by_name(tmp_path):
     assert all("mask" in reason for reason in red.values())
     assert "is cut short" in red["cut"]
     assert "not numbers" in red["numbers"]
+
+
+def test_masks_are_judged_by_all_windows(tmp_path):
+    folder, masks = tmp_path / "m", tmp_path / "masks"
+    later = np.zeros((50, 64, 64, 3), np.uint8)
+    later[17:34] = 255  # all of the second of two windows
+    spans = {"first": [[0, 0.6]], "second": [[0.7, 1.0]], "none": [], "all": [[0.68, 1.36]]}
+    for number, (name, span) in enumerate(spans.items()):
+        clip = media.moving_square(50, 64, 64)[:, ::-1] if number else media.moving_square(50, 64, 64)
+        media.write_video(folder / f"{name}.mp4", clip, sound=media.tone(2.0, 300 + 100 * number))
+        (folder / f"{name}.txt").write_text(f"a {name} clip")
+        picture = {"second": later // 2 * (np.arange(64) < 32)[:, None] * 2, "all": later}.get(name, later * 0)
+        media.write_video(masks / f"{name}.mp4", picture)
+        (masks / f"{name}.json").write_text(json.dumps(span))
+    general = "[general]\nresolution = [64, 64]\ntarget_frames = [17]\nframe_extraction = 'chunk'\n"
+    report = check(folder, 'mask_directory = "masks"\naudio_mask_directory = "masks"', general)
+    said = {(finding.path.stem, finding.reason) for finding in report.findings if finding.rule == "reference"}
+    assert said == {
+        ("first", "its mask is black all over: nothing is given"),
+        ("none", "its mask is black all over: nothing is given"),
+        ("none", "the mask of its sound gives nothing: level 1 is given, or a span in seconds"),
+        (
+            "all",
+            "its mask is white all over in 1 of its 2 windows: everything is given, and nothing is left to make",
+        ),
+        ("all", "the mask of its sound gives all of it in 1 of its 2 windows, and nothing is left to make"),
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import hashlib
 import json
+from types import SimpleNamespace
 
 import av
 import media
@@ -17,7 +18,7 @@ from ltx2_train.events import Events
 from ltx2_train.media.scenes import scene_starts
 from ltx2_train.media.sound_media import probe_sound, read_sound
 from ltx2_train.media.video import probe_media, read_frames
-from ltx2_train.workshop.cut import cut_videos, divide
+from ltx2_train.workshop.cut import _every, cut_videos, divide
 from ltx2_train.workshop.cut_video import can_copy, read_index
 
 KEYS = {"g": "10", "keyint_min": "10", "sc_threshold": "0", "bf": "2"}
@@ -199,6 +200,47 @@ def test_a_second_run_writes_only_what_is_missing(tmp_path, monkeypatch):
     report = cut_videos(path, out, seconds=1.0)
     assert not report.clips
     assert "seconds was None, is 1.0" in report.failed[0][1]
+
+
+def test_clips_that_were_spoilt_since_are_named(tmp_path):
+    path = media.write_video(tmp_path / "in" / "v.mp4", media.grey_levels(75, step=3), options=KEYS)
+    out = tmp_path / "out"
+    assert not cut_videos(path, out, seconds=1.0).failed
+    (out / "v_0001.mp4").write_bytes(b"")
+    media.write_video(out / "v_0002.mp4", media.grey_levels(20, step=3))
+    report = cut_videos(path, out, seconds=1.0)
+    assert (len(report.clips), report.kept) == (0, 3)
+    assert [reason.split("v_", 1)[1] for _, reason in report.failed] == [
+        "0001.mp4 was there already, and it cannot be read. Delete it, and cut again.",
+        "0002.mp4 was there already, and it has 20 frames, not 25. Delete it, and cut again.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rate", "frames", "seconds", "wanted"),
+    [
+        (25, 62, 0.5, [13, 12, 13, 12, 12]),  # of the last the rest: 0.48 s
+        (25, 60, 0.5, [13, 12, 13, 12]),
+        (29.97, 1049, 1.0, [30] * 32 + [29, 30, 30]),
+    ],
+)
+def test_a_piece_that_lacks_a_part_of_a_frame_is_a_whole_one(rate, frames, seconds, wanted):
+    times = np.arange(frames) / rate
+    info = SimpleNamespace(times=times, frames=frames, fps=rate)
+    pieces, short = divide(info, _every(info, seconds), min(1.0, seconds), None, even=True)
+    assert [stop - first for first, stop in pieces] == wanted
+    assert short == (frames == 60)
+    scene, short = divide(info, [0], seconds, seconds)
+    assert ([stop - first for first, stop in scene], short) == (wanted, frames == 60)
+
+
+def test_what_is_no_video_and_no_folder_is_called_so(tmp_path):
+    voice = media.write_sound(tmp_path / "voice.wav", media.tone(1))
+    with pytest.raises(DataError, match=r"voice\.wav is a recording.*Use --speech"):
+        cut_videos(voice, tmp_path / "out", seconds=1.0)
+    path = media.write_video(tmp_path / "in" / "v.mp4", media.grey_levels(25, step=3))
+    with pytest.raises(ConfigError, match=r"--out: .*clips cannot be made, since .*voice\.wav is a file"):
+        cut_videos(path, voice / "clips", seconds=1.0)
 
 
 def test_a_stop_leaves_no_half_clip(tmp_path):

@@ -62,6 +62,18 @@ def test_a_stopped_run_goes_on_and_another_way_is_refused(folder, tmp_path):
         cut_recordings(folder, out, longest=3.0)
 
 
+def test_segments_that_were_spoilt_since_are_named(folder, tmp_path):
+    out = tmp_path / "out"
+    cut_recordings(folder / "talk.wav", out, longest=3.0)
+    (out / "talk_0001.wav").write_bytes(b"")
+    media.write_sound(out / "talk_0002.wav", media.tone(1.0))
+    report = cut_recordings(folder / "talk.wav", out, longest=3.0)
+    assert (len(report.clips), report.kept) == (0, 2)
+    (empty, _), (other, _) = ((reason, path) for path, reason in report.failed)
+    assert "talk_0001.wav was there already, and it cannot be read. Delete it, and cut again." in empty
+    assert "talk_0002.wav was there already, and it lasts 1.00 s, not 2." in other
+
+
 def test_silence_and_files_without_sound_are_named(folder, tmp_path):
     media.write_sound(folder / "quiet.wav", np.zeros((1, 96000), np.float32))
     media.write_video(folder / "mute.mp4", media.grey_levels(30))
