@@ -32,6 +32,7 @@ from .slider import TrainSlider
 from .train import TrainLoRA
 
 from .option_nodes import OPTION_NODES  # isort: skip  # after all that show settings: it shows the others
+from .option_choices import OptimizerOptions, RegularizersOptions, ValidationOptions  # isort: skip  # as they do
 from .quantize import QuantizeCheckpoint  # isort: skip  # the option nodes name their settings first
 
 NODES = [
@@ -57,6 +58,9 @@ NODES = [
     RunMonitor,
     TrainSlider,
     *OPTION_NODES,
+    OptimizerOptions,
+    RegularizersOptions,
+    ValidationOptions,
     VideoConditions,
     AudioConditions,
     ConditionsRecipe,

@@ -136,7 +136,7 @@ class ChoiceNode(io.ComfyNode):
     ) -> io.NodeOutput:
         with host.training_job(cls.TITLE):
             made = cls.read(chosen, rest or {})
-            told = [f"{path.rpartition('.')[2]} {value}" for path, value in options.leaves(made.tables)]
+            told = [f"{path.rpartition('.')[2]} {value}" for path, value in options.values_in(made.tables)]
             host.ComfyEvents(cls.hidden.unique_id).finish("finished", ", ".join(told))
             return io.NodeOutput(options.chained(before, made))
 

@@ -45,7 +45,7 @@ def form_of(kind: type[Settings], starts: Mapping[str, Any] | None = None, prefi
     return Form(kind, settings)
 
 
-class Conditions(Choices):
+class ConditionChoices(Choices):
     """What one dynamic widget offers: for each choice the conditions that it stands for, with their numbers."""
 
     def __init__(self, widget: str, tooltip: str) -> None:
@@ -81,18 +81,20 @@ class Conditions(Choices):
 _KINDS = {"video": condition_kinds("video"), "audio": condition_kinds("audio")}
 
 
-def _of_stream(stream: str, tooltip: str) -> Conditions:
+def _of_stream(stream: str, tooltip: str) -> ConditionChoices:
     """One condition of a stream, or the whole of it."""
-    choices = Conditions("condition", tooltip)
+    choices = ConditionChoices("condition", tooltip)
     for name, kind in _KINDS[stream].items():
         choices.add(name, stream, [(kind, form_of(kind, _STARTS.get((stream, name))))])
     choices.add_whole(WHOLE, stream)
     return choices
 
 
-def _of_recipes() -> Conditions:
+def _of_recipes() -> ConditionChoices:
     """All conditions of a task at once."""
-    choices = Conditions("recipe", f"The task. {'; '.join(f'{name} = {one.about}' for name, one in RECIPES.items())}.")
+    choices = ConditionChoices(
+        "recipe", f"The task. {'; '.join(f'{name} = {one.about}' for name, one in RECIPES.items())}."
+    )
     for name, recipe in RECIPES.items():
         for stream, conditions in (("video", recipe.video), ("audio", recipe.audio)):
             for one in conditions:
@@ -125,7 +127,7 @@ class ConditionsNode(io.ComfyNode):
     TITLE: ClassVar[str] = ""
     ABOUT: ClassVar[str] = ""
     ALIASES: ClassVar[list[str]] = []
-    CHOICES: ClassVar[Conditions]
+    CHOICES: ClassVar[ConditionChoices]
 
     @classmethod
     def schema(cls) -> io.Schema:

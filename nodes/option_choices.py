@@ -12,8 +12,9 @@ from ..ltx2_train import RunConfig, optimizer_numbers
 from ..ltx2_train.errors import ConfigError
 from . import handles, options
 from .choices import ChoiceNode, Choices, enter
+from .fields import is_advanced, settings_below
 from .host import io
-from .widgets import SHOWN, Form, Setting, is_advanced, merged, settings_below
+from .widgets import SHOWN, Form, Setting, merged
 
 CATEGORY = "LTX-2 training/options"
 IN_VIEW = 8  # settings below a choice that are not folded away

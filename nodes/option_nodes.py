@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from . import handles, host, options
+from .fields import settings_below
 from .host import io
-from .option_choices import CHOICE_NODES
-from .widgets import SHOWN, Form, Setting, is_path, settings_below
+from .widgets import SHOWN, Form, Setting, is_path
 
 IN_VIEW = 8  # widgets of a node that are not folded away
 
@@ -125,4 +125,4 @@ def _found_models(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 chained = options.chained  # `options` is the name of a socket where the nodes run
-OPTION_NODES: list[type[io.ComfyNode]] = [*(_node(group) for group in options.GROUPS), *CHOICE_NODES]
+OPTION_NODES = [_node(group) for group in options.GROUPS]

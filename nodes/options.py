@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from ..ltx2_train import DatasetSettings, RunConfig
 from ..ltx2_train.errors import ConfigError
 from . import handles
-from .widgets import Form, field_at, merged
+from .fields import field_at
+from .widgets import Form, merged
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,8 @@ def given(options: handles.GivenOptions | None, title: str, said: Mapping[str, A
 
 def refuse_twice(options: handles.GivenOptions, other: Mapping[str, Any], title: str) -> None:
     """Raise ConfigError where `other`, of the node `title`, sets what `options` set to something else."""
-    chosen = dict(leaves(options.tables))
-    for path, value in leaves(other):
+    chosen = dict(values_in(options.tables))
+    for path, value in values_in(other):
         if path in chosen and chosen[path] != value:
             group = _sayers(options)[path]
             raise ConfigError(
@@ -157,20 +158,20 @@ def in_prompt(prompt: Mapping[str, Any], link: Any) -> handles.GivenOptions | No
 
 def _sayers(options: handles.GivenOptions) -> dict[str, str]:
     """Setting -> the node that says it."""
-    return {path: options.by.get(path, options.groups[0]) for path, _ in leaves(options.tables)}
+    return {path: options.by.get(path, options.groups[0]) for path, _ in values_in(options.tables)}
 
 
 def _touched(tables: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The leaves of `tables` but for those that an Options node may say as well and that hold their defaults."""
-    for path, value in leaves(tables):
+    for path, value in values_in(tables):
         if path not in SHARED or value != field_at(RunConfig, path).default:
             yield path, value
 
 
-def leaves(tables: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+def values_in(tables: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted path and value of each setting in nested tables."""
     for key, value in tables.items():
         if isinstance(value, Mapping):
-            yield from leaves(value, f"{before}{key}.")
+            yield from values_in(value, f"{before}{key}.")
         else:
             yield f"{before}{key}", value

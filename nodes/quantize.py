@@ -8,9 +8,9 @@ from .. import ltx2_train as core
 from ..ltx2_train import RunConfig
 from ..ltx2_train.errors import ConfigError
 from . import host, words
+from .fields import field_at
 from .host import io
 from .lora_names import new_checkpoint, new_checkpoint_input
-from .widgets import field_at
 
 TITLE = "Quantize Checkpoint"
 _NF4 = "nf4"  # what its own settings are for

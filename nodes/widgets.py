@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -19,8 +19,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ..ltx2_train.errors import ConfigError
-from ..ltx2_train.settings import limits
+from ..ltx2_train.settings import extra_of, limits
 from . import words
+from .fields import field_at
 from .host import io
 
 NOT_SET = "not set"
@@ -165,43 +166,6 @@ def merged(*tables: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def field_at(kind: type[BaseModel], path: str) -> FieldInfo:
-    """The field at a dotted path."""
-    *groups, last = path.split(".")
-    for group in groups:
-        inner = kind.model_fields[group].annotation
-        assert isinstance(inner, type), f"{path}: {group} is not a group"
-        assert issubclass(inner, BaseModel), f"{path}: {group} is not a group"
-        kind = inner
-    return kind.model_fields[last]
-
-
-def leaves(kind: type[BaseModel], before: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Dotted path and field of every setting of `kind`, in order."""
-    for name, field in kind.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from leaves(inner, f"{before}{name}.")
-        else:
-            yield before + name, field
-
-
-def settings_below(kind: type[BaseModel], *tables: str) -> list[tuple[str, FieldInfo]]:
-    """Path and field of the settings in `tables` of `kind` ("" is all of it): the oldest first, since workflows store
-    values by position."""
-    found = [one for one in leaves(kind) if any(not table or one[0].startswith(f"{table}.") for table in tables)]
-    return sorted(found, key=lambda one: [int(part) for part in str(_extra(one[1]).get("since", "0.1")).split(".")])
-
-
-def is_advanced(field: FieldInfo) -> bool:
-    """Whether the setting is none for a first look."""
-    return bool(_extra(field).get("advanced"))
-
-
-def _extra(field: FieldInfo) -> dict[str, Any]:
-    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-
-
 def shown_field(kind: type[BaseModel], setting: Setting) -> FieldInfo:
     """The field a widget shows; for one entry of a row of numbers, a field of that entry."""
     field = field_at(kind, setting.path)
@@ -320,7 +284,7 @@ def tooltip(field: FieldInfo, setting: Setting) -> str:
     """The help of the field with its unit and bounds."""
     text = (field.description or "").strip()
     inner, optional = _unwrap(field.annotation)
-    extra = _extra(field)
+    extra = extra_of(field)
     notes = [str(extra["unit"])] if "unit" in extra else []
     if inner in (int, float):
         rules = limits(field)

@@ -59,7 +59,8 @@ def page(node: Any) -> str:
 def main() -> None:
     with pytest.MonkeyPatch.context() as monkeypatch, tempfile.TemporaryDirectory() as folder:
         fake_comfy.install(monkeypatch, Path(folder))
-        for node in fake_comfy.load_pack().nodes.option_nodes.OPTION_NODES:
+        nodes = fake_comfy.load_pack().nodes
+        for node in (*nodes.option_nodes.OPTION_NODES, *nodes.option_choices.CHOICE_NODES):
             name = node.define_schema().node_id
             Path(fake_comfy.ROOT, "web", "docs", f"{name}.md").write_text(page(node), encoding="utf-8")
 

@@ -234,7 +234,7 @@ def _defaults(kind: type[Optimizer]) -> dict[str, Any]:
     return {name: default for name, default in arguments.items() if name not in ("self", "params", "lr")}
 
 
-def numbers_of(kind: type[Optimizer]) -> tuple[str, ...]:
+def numbers_taken(kind: type[Optimizer]) -> tuple[str, ...]:
     """The numbers of DEFAULTS that `kind` has arguments for, of their form."""
     has = _defaults(kind)
     return tuple(name for name, default in DEFAULTS.items() if name in has and _alike(has[name], default))
@@ -353,4 +353,4 @@ def _of_class(dotted: str) -> OptimizerKind:
         near = nearest(name, list(classes))
         hint = f" Did you mean {module}.{near[0]}?" if near else ""
         raise ConfigError(f"optimizer.name = {dotted} is no optimizer of PyTorch.{hint}")
-    return OptimizerKind(lambda make, settings, device: make(kind), numbers=numbers_of(kind))
+    return OptimizerKind(lambda make, settings, device: make(kind), numbers=numbers_taken(kind))

@@ -56,14 +56,14 @@ def other_value(shown):
 
 def test_the_choices_are_all_there_are_and_every_setting_is_below_one(nodes):
     core = nodes.train.RunConfig
-    name = nodes.widgets.field_at(core, "optimizer.name").annotation
+    name = nodes.fields.field_at(core, "optimizer.name").annotation
     optimizer, regularizer, when = nodes.option_choices.CHOICE_NODES
     assert [*optimizer.CHOICES.forms] == [*name.__args__, nodes.option_choices.BY_CLASS]
     kinds = core.model_fields["regularizers"].annotation.model_fields
     assert [*regularizer.CHOICES.forms] == [*kinds] == [*nodes.option_choices.STARTS]
     for node, tables in ((optimizer, ("optimizer", "ema")), (regularizer, ("regularizers",)), (when, ("validation",))):
         shown = {*node.CHOICES.paths, *(one.path for one in node.REST.settings)}
-        assert shown == {path for path, _ in nodes.widgets.settings_below(core, *tables)}
+        assert shown == {path for path, _ in nodes.fields.settings_below(core, *tables)}
 
 
 def test_an_optimizer_has_the_numbers_that_it_uses_and_no_others(nodes):

@@ -22,11 +22,11 @@ def options_of(nodes, name, before=None, **changed):
 
 def test_no_setting_is_out_of_reach(nodes):
     kinds = (nodes.train.RunConfig, nodes.data.DatasetSettings)
-    known = {path for kind in kinds for path, _ in nodes.widgets.leaves(kind)}
+    known = {path for kind in kinds for path, _ in nodes.fields.leaves(kind)}
     other = nodes.option_nodes.ELSEWHERE
     files = {
         path
-        for path, field in nodes.widgets.leaves(nodes.data.DatasetSettings)
+        for path, field in nodes.fields.leaves(nodes.data.DatasetSettings)
         if path in nodes.option_nodes.IN_A_FILE or nodes.widgets.is_path(field)
     }
     out_of_reach = known - nodes.widgets.SHOWN - set(other) - files
@@ -55,7 +55,7 @@ def test_no_setting_has_two_widgets_that_reach_one_run(nodes):
 
 
 def test_each_page_of_help_says_what_the_settings_say(nodes):
-    for node in nodes.option_nodes.OPTION_NODES:
+    for node in (*nodes.option_nodes.OPTION_NODES, *nodes.option_choices.CHOICE_NODES):
         name = node.define_schema().node_id
         page = Path(fake_comfy.ROOT, "web", "docs", f"{name}.md").read_text(encoding="utf-8")
         assert page == option_pages.page(node), "run `python tests/option_pages.py`"

@@ -139,14 +139,15 @@ def prepare(nodes, name):
 
 
 def test_no_argument_with_a_path_is_forgotten(nodes):
-    for node in nodes.option_nodes.OPTION_NODES:
+    of_options = (*nodes.option_nodes.OPTION_NODES, *nodes.option_choices.CHOICE_NODES)
+    for node in of_options:
         form = nodes.options.FORMS.get(node.define_schema().node_id)
         forms = [form] if form else [node.REST, *(one for below in node.CHOICES.forms.values() for one in below)]
         shown = [(s, nodes.widgets.shown_field(form.kind, s)) for form in forms for s in form.settings]
         paths = {s.id for s, field in shown if nodes.widgets.is_path(field)}
         assert paths == OPTION_PATHS.get(node.__name__, set()), node.__name__
     for node in nodes.NODES:
-        if node in nodes.option_nodes.OPTION_NODES:
+        if node in of_options:
             continue
         texts = {shown.id for shown in node.define_schema().inputs if shown.io_type in ("STRING", "COMBO")}
         assert texts - WORDS == KNOWN[node.__name__], node.__name__

@@ -1,0 +1,43 @@
+"""Fields of the settings: the one at a dotted path, and those below a group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from ..ltx2_train.settings import extra_of
+
+
+def field_at(kind: type[BaseModel], path: str) -> FieldInfo:
+    """The field at a dotted path."""
+    *groups, last = path.split(".")
+    for group in groups:
+        inner = kind.model_fields[group].annotation
+        assert isinstance(inner, type), f"{path}: {group} is not a group"
+        assert issubclass(inner, BaseModel), f"{path}: {group} is not a group"
+        kind = inner
+    return kind.model_fields[last]
+
+
+def leaves(kind: type[BaseModel], before: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Dotted path and field of every setting of `kind`, in order."""
+    for name, field in kind.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from leaves(inner, f"{before}{name}.")
+        else:
+            yield before + name, field
+
+
+def settings_below(kind: type[BaseModel], *tables: str) -> list[tuple[str, FieldInfo]]:
+    """Path and field of the settings in `tables` of `kind` ("" is all of it): the oldest first, since workflows store
+    values by position."""
+    found = [one for one in leaves(kind) if any(not table or one[0].startswith(f"{table}.") for table in tables)]
+    return sorted(found, key=lambda one: [int(part) for part in str(extra_of(one[1]).get("since", "0.1")).split(".")])
+
+
+def is_advanced(field: FieldInfo) -> bool:
+    """Whether the setting is none for a first look."""
+    return bool(extra_of(field).get("advanced"))
