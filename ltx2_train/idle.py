@@ -131,6 +131,11 @@ def _asks(value: Any, plain: Any, asked: bool) -> bool:
     return value != plain and (isinstance(value, Path) or bool(value and value != "off"))
 
 
+def extra_of(field: FieldInfo) -> dict[str, Any]:
+    """What a field says of itself besides its type and bounds; see settings.py."""
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+
+
 def _conditions(field: FieldInfo) -> tuple[str, ...]:
     given = extra_of(field).get("counts_with")
     if isinstance(given, list):

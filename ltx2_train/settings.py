@@ -104,11 +104,6 @@ def limits(field: FieldInfo) -> dict[str, float]:
     }
 
 
-def extra_of(field: FieldInfo) -> dict[str, Any]:
-    """What a field says of itself besides its type and bounds; see the head of this module."""
-    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-
-
 def parse(kind: type[S], table: Mapping[str, Any], source: str, problems: Iterable[str] = ()) -> S:
     """Validate `table` as `kind`. Raises ConfigError that lists every wrong key with its dotted path.
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-
-from ..ltx2_train.settings import extra_of
 
 
 def field_at(kind: type[BaseModel], path: str) -> FieldInfo:
@@ -35,9 +34,14 @@ def settings_below(kind: type[BaseModel], *tables: str) -> list[tuple[str, Field
     """Path and field of the settings in `tables` of `kind` ("" is all of it): the oldest first, since workflows store
     values by position."""
     found = [one for one in leaves(kind) if any(not table or one[0].startswith(f"{table}.") for table in tables)]
-    return sorted(found, key=lambda one: [int(part) for part in str(extra_of(one[1]).get("since", "0.1")).split(".")])
+    return sorted(found, key=lambda one: [int(part) for part in str(marks_of(one[1]).get("since", "0.1")).split(".")])
 
 
 def is_advanced(field: FieldInfo) -> bool:
     """Whether the setting is none for a first look."""
-    return bool(extra_of(field).get("advanced"))
+    return bool(marks_of(field).get("advanced"))
+
+
+def marks_of(field: FieldInfo) -> dict[str, Any]:
+    """What the setting says of itself besides its bounds and its help: "unit", "since", "advanced"."""
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}

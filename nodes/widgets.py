@@ -19,9 +19,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ..ltx2_train.errors import ConfigError
-from ..ltx2_train.settings import extra_of, limits
+from ..ltx2_train.settings import limits
 from . import words
-from .fields import field_at
+from .fields import field_at, marks_of
 from .host import io
 
 NOT_SET = "not set"
@@ -284,7 +284,7 @@ def tooltip(field: FieldInfo, setting: Setting) -> str:
     """The help of the field with its unit and bounds."""
     text = (field.description or "").strip()
     inner, optional = _unwrap(field.annotation)
-    extra = extra_of(field)
+    extra = marks_of(field)
     notes = [str(extra["unit"])] if "unit" in extra else []
     if inner in (int, float):
         rules = limits(field)

@@ -14,8 +14,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from ..foreign import PROGRAMS, program_rows
-from ..idle import counts_with
-from ..settings import extra_of, inner_type, models_in
+from ..idle import counts_with, extra_of
+from ..settings import inner_type, models_in
 from .describe import aliases, bounds_text, walk_settings
 from .groups import RunConfig
 from .translate import find_row, known_names
