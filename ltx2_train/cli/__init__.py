@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from .. import MODES
 from ..errors import ConfigError, Stopped, TrainerError
@@ -98,13 +99,44 @@ def _run(argv: Sequence[str] | None) -> int:
         events.finish()
 
 
+class _Given(argparse.Action):
+    """Keeps what an option is given. The values of one that takes several add up, however often it is named; one that
+    takes a single value is refused where it is given two."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        named = vars(namespace).setdefault("named_options", set())
+        before = getattr(namespace, self.dest)
+        if option_string and self.dest in named:
+            if self.nargs == "+":
+                values = [*before, *values]
+            elif values != before:
+                parser.error(f"{option_string} is given twice, as {before} and as {values}. Give it once.")
+        named.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Looks at every option of every command for what is given twice."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.register("action", None, _Given)
+        self.register("action", "store", _Given)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="ltx2-train",
         description="Train LoRAs for LTX-2, LTX-2.3, LTX-2.5 and LTX-Video.",
         epilog="Start with: ltx2-train demo --out demo",
     )
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 

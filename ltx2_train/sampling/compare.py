@@ -120,6 +120,7 @@ def compare(
     metadata = {}
     for lora in dict.fromkeys(column.lora for column in columns if column.lora is not None):
         metadata[lora] = checked_lora(lora, files, run.model.mode, events, weights=False).metadata
+    _tell_twins(list(metadata), events)
     trained = _one_form(run, metadata, any(prompt.given for prompt in wanted))
     require_drawable(wanted, run.model.mode, trained)
 
@@ -158,6 +159,15 @@ def _one_form(run: RunConfig, metadata: Mapping[Path, Mapping[str, str]], shown:
     return trained
 
 
+def _tell_twins(loras: Sequence[Path], events: Events) -> None:
+    """Warn of files that hold the same, as the newest LoRA of a run under its second name does."""
+    first: dict[str, Path] = {}
+    for lora in loras:
+        other = first.setdefault(_content(lora), lora)
+        if other is not lora:
+            events.message(f"{other.name} and {lora.name} hold the same LoRA, so their columns are alike.", "warning")
+
+
 def _without_lost_dataset(run: RunConfig) -> RunConfig:
     """`run` without the dataset that it was trained on, where that is gone: a comparison can do without."""
     path = run.data.config if run.data.manifest is None else run.data.manifest
@@ -170,9 +180,12 @@ def _columns(loras: Mapping[str, Path], strengths: Sequence[float], base: bool) 
     """Raises ConfigError where there is nothing to compare."""
     if not loras:
         raise ConfigError("There is no LoRA to compare. Name one or more.")
+    seen: set[Path] = set()
+    for path in (Path(lora) for lora in loras.values()):
+        if path.resolve() in seen:
+            raise ConfigError(f"{path} is named twice, so its columns would be alike. Name it once.")
+        seen.add(path.resolve())
     given = list(dict.fromkeys(float(strength) for strength in strengths))
-    if not given:
-        raise ConfigError("There is no strength to draw the LoRAs at. Name one or more, such as 1.")
     for strength in given:
         if not (math.isfinite(strength) and -10 <= strength <= 10):
             raise ConfigError(f"A strength is {strength:g}. Expected a number from -10 to 10.")

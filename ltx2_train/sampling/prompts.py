@@ -340,7 +340,11 @@ def unused_options(given: SampleSettings, settings: DrawSettings, prompts: Seque
         return [
             f"sample.{name} has no effect in training: no samples are drawn (sample.every is 0)." for name, _ in idle
         ]
-    return [f"sample.{name} has no effect: {why}." for name, why in idle]
+    own = [one.text for one in prompts if one.negative not in ("", settings.negative_prompt) and not one.needs_negative]
+    return [
+        *(f"sample.{name} has no effect: {why}." for name, why in idle),
+        *(f"--n of {text[:60]!r} has no effect: it is drawn with a guidance of 1. Raise it (--g)." for text in own),
+    ]
 
 
 def prompt_texts(prompts: Sequence[Prompt]) -> list[str]:

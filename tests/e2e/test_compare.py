@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import av
 import numpy as np
 import pytest
@@ -177,6 +179,8 @@ def test_what_cannot_be_compared_is_named_before_anything_is_loaded(run, saves, 
         compare(run, loras, tmp_path, prompts=["a fox"], strengths=[float("nan")])
     with pytest.raises(ConfigError, match="is named twice"):
         compare(run, loras, tmp_path, prompts=["a fox"], beside=[(path, 0.5) for path in (*loras.values(),) * 2])
+    with pytest.raises(ConfigError, match="fox_000010.safetensors is named twice, so its columns would be alike"):
+        compare(run, {**loras, "again": next(iter(loras.values()))}, tmp_path, prompts=["a fox"])
     with pytest.raises(ConfigError, match="There is no LoRA to compare"):
         compare(run, {}, tmp_path, prompts=["a fox"])
     old = {
@@ -184,12 +188,14 @@ def test_what_cannot_be_compared_is_named_before_anything_is_loaded(run, saves, 
         for half, shape in (("A", (2, 160)), ("B", (160, 2)))
     }
     save_file(old, tmp_path / "old.safetensors", {"ss_ltx_version": "2.0"})
+    twin = shutil.copy2(next(iter(loras.values())), tmp_path / "twin.safetensors")
     events = Counted()
     monkeypatch.setattr(studio, "prompt_features", lambda *_, **__: pytest.fail("something was loaded"))
     with pytest.raises(pytest.fail.Exception):
-        compare(run, {**loras, "old": tmp_path / "old.safetensors"}, tmp_path, events, prompts=["a fox"])
+        compare(run, {**loras, "old": tmp_path / "old.safetensors", "twin": twin}, tmp_path, events, prompts=["a fox"])
     warned = [text for level, text in events.said if level == "warning"]
     assert any("old.safetensors is a LoRA of LTX-2.0, and the base is LTX-2.3" in text for text in warned)
+    assert "fox_000010.safetensors and twin.safetensors hold the same LoRA, so their columns are alike." in warned
     assert costs == {"base": 0, "text": 0, "samples": 0}
 
 

@@ -116,7 +116,7 @@ def test_settings_that_no_prompt_uses_are_named(tmp_path):
     prompts.append(parse_prompt("A hen --g 3", plain))
     assert [line.split()[0] for line in unused_options(plain, plain, prompts)] == ["sample.include_reference"]
     crf = DrawSettings(image_crf=10)
-    assert unused_options(crf, crf, prompts) == [
+    assert unused_options(crf, crf, [parse_prompt("A fox", crf)]) == [
         "sample.image_crf has no effect: no sample begins with a picture (--i)."
     ]
     Image.new("RGB", (64, 64)).save(tmp_path / "fox.png")
@@ -127,6 +127,11 @@ def test_settings_that_no_prompt_uses_are_named(tmp_path):
     ]
     assert unused_options(off, off, prompts[:1]) == [  # they are drawn, whatever is drawn in training
         "sample.negative_prompt has no effect: no sample is drawn with a guidance other than 1."
+    ]
+    bare = DrawSettings(guidance=1, stg=0)
+    lines = [parse_prompt(line, bare) for line in ("A fox --n ugly", "A hen --n ugly --g 3", "A cow")]
+    assert unused_options(bare, bare, lines) == [
+        "--n of 'A fox' has no effect: it is drawn with a guidance of 1. Raise it (--g)."
     ]
     given = SampleSettings(guidance=1, stg=0, modality_guidance=1)
     assert unused_options(given, DrawSettings.of(given, "2.5"), prompts[:1]) == []  # of what nobody set

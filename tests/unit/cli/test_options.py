@@ -1,0 +1,38 @@
+"""What an option of the command line is given, once or more than once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ltx2_train.cli import _parser, main
+
+
+def test_values_of_an_option_that_takes_several_add_up():
+    words = "compare run.toml --out o --lora a b --lora c --strength 1 --strength 2 --seed 3 --seed 3 --step 10"
+    given = _parser().parse_args(words.split())
+    assert given.lora == [Path("a"), Path("b"), Path("c")]
+    assert (given.strength, given.seed, given.step, given.index) == ([1.0, 2.0], [3, 3], [10], [])
+    assert _parser().parse_args("compare run.toml --out o".split()).lora == [], "nothing is left of the call before"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "sample run.toml --out o --lora a --lora b",
+        "sample run.toml --out o --out p",
+        "compare run.toml --out o --sound-cell 0 --sound-cell 2",
+        "train run.toml --processes 1 --processes 2",
+        "lora resize a --rank 4 --rank 8 --out b",
+    ],
+)
+def test_two_values_of_an_option_that_takes_one_are_refused(words, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(words.split())
+    assert left.value.code == 2
+    assert "is given twice, as " in capsys.readouterr().err
+
+
+def test_the_same_value_twice_is_no_other_one():
+    assert _parser().parse_args("sample run.toml --out o --lora a --lora a".split()).lora == Path("a")
