@@ -46,7 +46,7 @@ import torch
 from ..dataset.sources import source_change
 from ..device import DTYPE_NAMES, DTYPES
 from ..errors import CacheError, CheckpointError, DataError
-from ..files import write_tensors
+from ..files import digest, write_tensors
 from ..shapes import AudioLatentShape, LatentShape
 from ..weights.reader import TensorFile
 from .notes import damage, note_damage
@@ -241,6 +241,13 @@ class CacheFile:
     def fingerprinted(self) -> bool:
         """Whether this program made the file, so that its origin can be checked."""
         return "settings" in self.metadata
+
+    @property
+    def mark(self) -> str:
+        """What tells it from a file made of another source, with other settings or other weights; bytes do not count,
+        which a card may round otherwise. "" for files of others, which say none of it."""
+        said = [self.metadata.get(key, "") for key in ("source", "settings", "checkpoint")]
+        return digest(*said) if self.fingerprinted else ""
 
     def record(self, key: str) -> dict[str, Any]:
         """A table stored as JSON in the metadata; empty where absent or unreadable."""

@@ -303,6 +303,7 @@ class CachedSamples:
         encoder = self.checker.recipe.video_encoder if part == "VAE" else ""
         if reason := damage(file.path) or stale_weights(file, part, fingerprint, encoder):
             raise CacheError(reason, file.path)
+        self.checker.marks[file.path] = file.mark
 
 
 def frame_rate(file: CacheFile | None) -> float | None:

@@ -6,7 +6,9 @@ command that mends it; nothing is trained on silently that the dataset file does
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +18,7 @@ from ..caching.recipe import CacheRecipe
 from ..caching.text_file import FullText, load_text
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.plan import DatasetPlan, plan_dataset
+from ..errors import CacheError
 from ..events import Events, Passing
 from ..objective.audio import AudioSettings
 from ..shapes import Mode
@@ -31,13 +34,17 @@ __all__ = ["FullText", "Mode", "Sample", "SoundBuckets", "TrainingSet", "load_te
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Samples whose caches are all there and fresh. Open it with `TrainingSet.open`."""
+    """Samples whose caches are all there and fresh. Open it with `TrainingSet.open`.
+
+    `marks` tell each file that was looked at from another that takes its place later.
+    """
 
     samples: tuple[Sample, ...]
     validation: tuple[Sample, ...]
     batch_sizes: tuple[int, ...]
     buckets: tuple[SoundBuckets, ...] = ()
     mode: Mode = "video"
+    marks: Mapping[Path, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(
@@ -72,36 +79,47 @@ class TrainingSet:
             raise checker.nothing_left()
         sizes = tuple(entry.batch_size for entry in plan.config.datasets)
         buckets = tuple(SoundBuckets.of(entry, audio) for entry in plan.config.datasets)
-        return cls(tuple(samples[0]), tuple(samples[1]), sizes, buckets, recipe.mode)
+        return cls(tuple(samples[0]), tuple(samples[1]), sizes, buckets, recipe.mode, checker.marks)
+
+    def opened(self, path: Path) -> CacheFile:
+        """The cache at `path`. Raises CacheError where it is not the one that was looked at."""
+        file = CacheFile(path)
+        if (mark := self.marks.get(path)) and mark != file.mark:
+            raise CacheError(
+                f"The cache {path} was replaced while the run was trained: it is of another source, other settings or "
+                "other weights. Start the run again: it looks at all caches anew and goes on.",
+                path,
+            )
+        return file
 
     def load_latents(self, sample: Sample) -> torch.Tensor:
         """[128, F, H, W] in float32, normalised. Raises CacheError where the file is damaged."""
-        return CacheFile(sample.latent_path).latents()
+        return self.opened(sample.latent_path).latents()
 
     def load_audio(self, sample: Sample) -> torch.Tensor:
         """[8, T, 16] in float32, normalised; T is `audio_steps`. Raises CacheError where the file is damaged."""
         assert sample.audio_path is not None, sample.key
-        return CacheFile(sample.audio_path).audio_latents()[:, : sample.audio_steps]
+        return self.opened(sample.audio_path).audio_latents()[:, : sample.audio_steps]
 
     def load_references(self, sample: Sample) -> tuple[torch.Tensor | None, ...]:
         """[128, F, H, W] of each reference in float32, normalised; None where one is missing. Raises CacheError where
         a file is damaged."""
-        return tuple(None if path is None else CacheFile(path).latents() for path in sample.reference_paths)
+        return tuple(None if path is None else self.opened(path).latents() for path in sample.reference_paths)
 
     def load_reference_audios(self, sample: Sample) -> tuple[torch.Tensor | None, ...]:
         """[8, T, 16] of each reference sound in float32, normalised, as long as it is; None where one is missing."""
-        files = [None if path is None else CacheFile(path) for path in sample.reference_audio_paths]
+        files = [None if path is None else self.opened(path) for path in sample.reference_audio_paths]
         return tuple(None if file is None else file.audio_latents()[:, : file.audio_steps()] for file in files)
 
     def load_mask(self, sample: Sample) -> torch.Tensor:
         """bool [F, H, W] in latents, true where the clip is given. Raises CacheError where the file is damaged."""
         assert sample.mask_path is not None, sample.key
-        return CacheFile(sample.mask_path).mask()
+        return self.opened(sample.mask_path).mask()
 
     def load_audio_mask(self, sample: Sample) -> torch.Tensor:
         """bool [T], true where the sound is given; T is `audio_steps`. Raises CacheError where the file is damaged."""
         assert sample.audio_mask_path is not None, sample.key
-        mask = CacheFile(sample.audio_mask_path).mask()
+        mask = self.opened(sample.audio_mask_path).mask()
         missing = sample.audio_steps - len(mask)  # caches of the sound once had a step less, and so had their masks
         return torch.cat([mask, mask[-1:].expand(max(0, missing))])[: sample.audio_steps]
 
@@ -109,7 +127,7 @@ class TrainingSet:
         """[128, K, H, W] in float32, normalised: the frames of its slots. Raises CacheError where the file is
         damaged."""
         assert sample.keyframes_path is not None, sample.key
-        return CacheFile(sample.keyframes_path).latents()
+        return self.opened(sample.keyframes_path).latents()
 
     def load_text(self, sample: Sample) -> TextFeatures | FullText:
         """The caption, in the form it is cached in. Raises CacheError where the file is damaged."""

@@ -39,6 +39,7 @@ class SampleChecker:
         self.left_out: dict[Path, str] = {}
         self.mute: dict[Path, str] = {}
         self.unheard: dict[Path, str] = {}
+        self.marks: dict[Path, str] = {}  # of the files that were found good, see CacheFile.mark
         self.unfit = 0
         self.foreign = 0
         self._latents, self._references = Latents(plan, recipe), References.each(plan, recipe)
@@ -106,6 +107,7 @@ class SampleChecker:
             self.problems[job.path] = problem
             return None
         assert state.file is not None, job.path
+        self.marks[job.path] = state.file.mark
         self.foreign += not state.file.fingerprinted
         return state.file
 

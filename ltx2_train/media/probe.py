@@ -147,7 +147,7 @@ def _damage(path: Path, packets: Packets, look: Look | None, clock: Clock) -> tu
     ]
     if look is not None:
         wrong += look.wrong
-        if len(look.sizes) > 1 and not wrong:
+        if len(look.sizes) > 1 and not look.wrong:  # joined files have broken packets where they meet
             (old, _), (new, place) = list(look.sizes.items())[:2]
             raise DataError(
                 f"{path}: its picture changes from {old[0]}x{old[1]} to {new[0]}x{new[1]} after "

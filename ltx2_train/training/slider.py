@@ -26,7 +26,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..caching.cache_file import CacheFile
 from ..config import RunConfig
 from ..config.slider import SliderSettings, SliderTarget
 from ..feed.batches import Batch
@@ -60,7 +59,7 @@ class SliderSet(TrainingSet):
 
     def load_negative(self, sample: Sample) -> Tensor:
         """[128, F, H, W] of the negative in float32. Raises CacheError where the file is damaged."""
-        return CacheFile(self.negatives[sample.latent_path]).latents()
+        return self.opened(self.negatives[sample.latent_path]).latents()
 
 
 class Slider:

@@ -199,7 +199,8 @@ def _pairs(slider: SliderSettings, recipe: CacheRecipe, events: Events) -> Slide
         events.message(
             f"{what} lie beside the latents, and a slider has no use for them: {_listed(beside)}.", "warning"
         )
-    return SliderSet(tuple(samples), (), (1,), negatives=negatives)
+    marks = {path: CacheFile(path).mark for pair in negatives.items() for path in pair}
+    return SliderSet(tuple(samples), (), (1,), marks=marks, negatives=negatives)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ import torch
 from fill_caches import encode_latents, encode_text
 from media import moving_square, write_captioned, write_image
 
-from ltx2_train.caching.cache_file import Fingerprints
+from ltx2_train.caching.cache_file import CHECK_SUMS, CacheFile, Fingerprints
 from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.dataset.dataset_file import DatasetConfig
@@ -102,6 +102,25 @@ def test_samples_carry_what_training_needs(config):
     assert (text.video.shape, text.audio.shape) == ((3, 24), (3, 16))
 
 
+def test_a_cache_that_another_took_the_place_of_since_is_refused(config):
+    build(config)
+    data = TrainingSet.open(config, RECIPE)
+    first, second = data.samples[:2]
+    before = data.load_latents(first)
+    kept = first.latent_path.read_bytes()
+    first.latent_path.write_bytes(second.latent_path.read_bytes())
+    with pytest.raises(CacheError, match="was replaced while the run was trained: it is of another source"):
+        data.load_latents(first)
+    first.latent_path.write_bytes(kept)
+    assert torch.equal(data.load_latents(first), before)
+    entry = {"cache_only": True, "cache_directory": "cache"}
+    caches = DatasetConfig.from_table({"datasets": [entry]}, first.latent_path.parents[1])
+    data = TrainingSet.open(caches, RECIPE)
+    data.samples[0].latent_path.write_bytes(second.latent_path.read_bytes())
+    with pytest.raises(CacheError, match="was replaced while the run was trained"):
+        data.load_latents(data.samples[0])
+
+
 def test_full_text_is_read_whatever_form_is_set(config):
     build(config, CacheSettings(text_form="full"))
     data = TrainingSet.open(config, RECIPE)
@@ -174,7 +193,9 @@ def test_damaged_caches_are_named_when_opened_and_when_read(config):
 def test_numbers_that_are_not_finite_are_found(config):
     plan = build(config)
     data = TrainingSet.open(config, RECIPE)
-    write_tensors(plan.items[0].latent_path, {"latents_2x2x2_bfloat16": torch.full((128, 2, 2, 2), float("nan"))})
+    path = plan.items[0].latent_path
+    said = {key: value for key, value in CacheFile(path).metadata.items() if key != CHECK_SUMS}
+    write_tensors(path, {"latents_2x2x2_bfloat16": torch.full((128, 2, 2, 2), float("nan"))}, said)
     with pytest.raises(CacheError, match="not finite"):
         data.load_latents(data.samples[0])
 

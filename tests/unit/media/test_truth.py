@@ -274,6 +274,24 @@ def test_a_picture_that_changes_its_size_is_refused(tmp_path):
     assert any("changes from 96x64" in finding.reason for finding in report.findings)
 
 
+def test_a_picture_that_changes_its_size_where_files_were_joined_is_not_called_damaged(tmp_path, monkeypatch):
+    parts = [
+        write_video(tmp_path / f"{size}.mpg", moving_square(12, size, 64), codec="mpeg2video") for size in (96, 64)
+    ]
+    path = tmp_path / "joined.mpg"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    plain = probe._read_packets
+
+    def with_a_broken_one(*arguments):
+        found = plain(*arguments)
+        found[0].broken[-1] = True  # as the container of a camera says it
+        return found
+
+    monkeypatch.setattr(probe, "_read_packets", with_a_broken_one)
+    with pytest.raises(DataError, match="its picture changes from 96x64 to 64x64"):
+        probe_media(path)
+
+
 # --- damage ----------------------------------------------------------------------------------------------------------
 
 
