@@ -2,7 +2,8 @@
 
 Decoded as they are: float32, every channel, the rate of the file. Samples are placed by the timestamps of packets, so
 that sound and picture of a clip stay together whatever delay, gap or edit list the file has. Where timestamps are
-coarse (a millisecond in Matroska) they place the first frame only.
+coarse (a millisecond in Matroska) they place the first frame only. The file is long because what tells a damaged sound
+from a whole one stands beside what reads it.
 """
 
 from __future__ import annotations
