@@ -130,8 +130,9 @@ def test_settings_that_no_prompt_uses_are_named(tmp_path):
     ]
     bare = DrawSettings(guidance=1, stg=0)
     lines = [parse_prompt(line, bare) for line in ("A fox --n ugly", "A hen --n ugly --g 3", "A cow")]
-    assert unused_options(bare, bare, lines) == [
+    assert unused_options(SampleSettings(guidance=1, stg=0), bare, lines) == [
         "--n of 'A fox' has no effect: it is drawn with a guidance of 1. Raise it (--g)."
     ]
     given = SampleSettings(guidance=1, stg=0, modality_guidance=1)
-    assert unused_options(given, DrawSettings.of(given, "2.5"), prompts[:1]) == []  # of what nobody set
+    all_of_them = DrawSettings.of(given, "2.5")
+    assert unused_options(given, all_of_them, [parse_prompt("A fox", all_of_them)]) == []  # of what nobody set
