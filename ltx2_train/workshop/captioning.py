@@ -8,7 +8,7 @@ on. A caption that is there is never touched unless that is asked for.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from ..events import Events, shielded
 from ..files import parse_json, write_text
 from ..media.images import IMAGE_SUFFIXES
 from ..media.info import MediaInfo
+from ..media.names import name_key, why_no_file
 from ..media.sound import resample, to_stereo
 from ..media.sound_media import AUDIO_SUFFIXES, read_sound, sound_levels
 from ..media.speech import STEPS_PER_SECOND, spoken_segments
@@ -90,8 +91,8 @@ def caption_media(
     models = {"model": model, "whisper": whisper}
     chosen = {**models, "prompt": prompt, "prefix": prefix, "speaker": speaker, "frames": frames}
     notes = _Notes(folder / NOTES, {key: str(value) for key, value in chosen.items()})
-    jobs, kept = _jobs(folder, overwrite, notes)
     failed: list[tuple[Path, str]] = []
+    jobs, kept = _jobs(folder, overwrite, notes, failed)
     jobs = _each("look into files", jobs, failed, events, _probe)
     where = pick_device(device)
     if whisper is not None:
@@ -159,8 +160,11 @@ class _Notes:
         write_text(self.path, json.dumps(kept, ensure_ascii=False))
 
 
-def _jobs(folder: Path, overwrite: bool, notes: _Notes) -> tuple[list[_Job], int]:
-    """The media that need a caption, and how many have one. Of two that share a caption the one to be seen counts."""
+def _jobs(folder: Path, overwrite: bool, notes: _Notes, failed: list[tuple[Path, str]]) -> tuple[list[_Job], int]:
+    """The media that need a caption, and how many have one. Of two that share a caption the one to be seen counts.
+
+    Where something else than a file lies in the place of a caption, that is added to `failed`.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder. Name the folder with the media.", folder)
     seen = IMAGE_SUFFIXES | VIDEO_SUFFIXES
@@ -172,15 +176,30 @@ def _jobs(folder: Path, overwrite: bool, notes: _Notes) -> tuple[list[_Job], int
     if not media:
         raise DataError(f"{folder} holds no images, videos or sounds. Name another folder.", folder)
     owners: dict[Path, Path] = {}
+    there = _captions(folder, {path.stem for path in media})
     for path in media:
-        owners.setdefault(path.with_suffix(".txt"), path)
+        plain = path.with_suffix(".txt")
+        near = there.get(path.stem) or there.get(name_key(path.stem)) or plain
+        owners.setdefault(plain if plain.exists() else near, path)
     jobs, kept = [], 0
     for caption, path in owners.items():
-        if caption.exists() and (not overwrite or path.name in notes.written):
+        if caption.exists() and (why := why_no_file(caption)):
+            failed.append((path, f"{path} gets no caption: {caption.name} {why}. Move it away."))
+        elif caption.exists() and (not overwrite or path.name in notes.written):
             kept += 1
         else:
             jobs.append(_Job(path, caption))
     return jobs, kept
+
+
+def _captions(folder: Path, stems: Collection[str]) -> dict[str, Path]:
+    """Captions, of which a dataset reads those as well whose names differ in case: by the stem of a medium where it is
+    one of `stems`, else by the key of their name."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() == ".txt" and not path.name.startswith("."):
+            found.setdefault(path.stem if path.stem in stems else name_key(path.stem), path)
+    return found
 
 
 def _each(

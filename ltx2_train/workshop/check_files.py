@@ -29,6 +29,7 @@ from .check_report import Finding, FindingLevel
 LONGEST_CAPTION = 200  # words; what the guides call the limit
 CROP_SHARE = 0.2  # more than this of a picture cut away deserves a look
 UPSCALE = 1.25
+SHORT_VOICE = 0.5  # seconds of a reference sound
 MEANT_SILENT = (FILE_SILENT, SILENCED)
 HEARD_SECONDS = 60.0  # of each sound; the rest is not decoded
 THUMB = (16, 16)
@@ -161,6 +162,8 @@ def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
             heard = read_sound(path, 0.0, HEARD_SECONDS if seconds > HEARD_SECONDS else None)
             if rms_db(heard.samples) < SILENCE_DB:
                 yield "amber", f"its {role} {path.name} is silence"
+            elif seconds < SHORT_VOICE:
+                yield "amber", f"its {role} {path.name} lasts {seconds:.2f} s, in which little can be heard"
         except DataError as error:
             yield "red", f"its {role}: {error}".rstrip(".")
 

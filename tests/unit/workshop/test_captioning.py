@@ -109,6 +109,22 @@ def test_a_caption_that_is_there_is_not_touched_unless_asked(folder, made):
     assert "needs --whisper" in report.failed[0][1]
 
 
+def test_a_caption_that_a_dataset_would_read_counts_whatever_the_case_of_its_name(folder, made):
+    (folder / "a.TXT").write_text("by hand")
+    (folder / "B.txt").write_text("by hand")
+    (folder / "c.txt").mkdir()
+    (folder / "._d.txt").write_text("of a Mac")
+    report = caption_media(folder, "see", whisper="hear")
+    assert [path.name for path in report.written] == ["d.txt"]
+    assert report.kept == 2
+    assert [(path.suffix, why.split(": ", 1)[1]) for path, why in report.failed] == [
+        (next(folder.glob("c.[!t]*")).suffix, "c.txt is a folder, not a file. Move it away.")
+    ]
+    report = caption_media(folder, "see", whisper="hear", overwrite=True)
+    assert sorted(path.name for path in report.written) == ["B.txt", "a.TXT", "d.txt"]
+    assert not (folder / "a.txt").exists()
+
+
 def test_frames_are_spread_over_the_clip_and_scaled_down(tmp_path):
     info = probe_media(media.write_video(tmp_path / "a.mp4", media.grey_levels(20, 1600, 48)))
     shown = sampled(info, 4)

@@ -177,6 +177,11 @@ def test_references_without_targets_and_the_reverse(tmp_path):
     assert [finding.path.name for finding in report.findings if finding.rule == "reference"] == ["a.mp4", "c.wav"]
     missing = check(tmp_path / "clips", 'reference_audio_directory = "nowhere"')
     assert ("red", "reference") in rules(missing)
+    media.write_sound(tmp_path / "refs" / "a.wav", media.tone(0.02))
+    short = check(tmp_path / "clips", 'reference_audio_directory = "refs"')
+    assert "its reference sound a.wav lasts 0.02 s, in which little can be heard" in [
+        one.reason for one in short.findings
+    ]
 
 
 def test_a_target_without_its_reference_is_left_out(tmp_path):
