@@ -112,7 +112,9 @@ def check_samples(config: RunConfig, samples: Sequence[Sample], events: Events, 
     _refuse((sample.key, next(_problems(config, sample), None)) for sample in samples)
     if not held_out:
         _require_both(config, any(sample.kind != "audio" and sample.audio_steps for sample in samples))
-        _require_moving(config, {sample.kind if sample.shape.frames > 1 else "image" for sample in samples})
+        frames = [sample.shape.frames for sample in samples if sample.kind != "audio"]
+        _require_moving(config, frames)
+        _tell_idle_first_frame(config, samples, frames, events)
         _tell_rounded(config, events)
     _tell_black(config, samples, events)
     for stream, settings in (("video", config.video), ("audio", config.audio)):
@@ -130,7 +132,7 @@ def check_items(config: RunConfig, plan: DatasetPlan) -> None:
     if plan.from_caches:  # of what has no media nothing is known yet
         return
     _require_both(config, any(item.kind != "audio" and item.sound is not None for item in training))
-    _require_moving(config, {item.kind if item.window.count > 1 else "image" for item in training})
+    _require_moving(config, [item.window.count for item in training if item.kind != "audio"])
     for stream, settings in (("video", config.video), ("audio", config.audio)):
         heard = stream == "audio"
         concerned = [item for item in training if (item.sound is not None if heard else item.kind != "audio")]
@@ -179,7 +181,7 @@ def _refuse(found: Iterable[tuple[str, str | None]]) -> None:
 def _require_both(config: RunConfig, some: bool) -> None:
     """Raise ConfigError where a stream is given whole and not one clip has it beside the other; `some`: one has."""
     for stream, settings, made in (("video", config.video, "sound"), ("audio", config.audio, "picture")):
-        if not settings.generated and not some:
+        if not settings.generated and not some and not config.audio.silence_regularizer:
             raise ConfigError(
                 f"{stream}.generated is false, so that the {made} of clips is learned beside the {stream} they have, "
                 "and not one has both picture and sound. Add clips with sound, or set it to true."
@@ -198,14 +200,30 @@ def _tell_rounded(config: RunConfig, events: Events) -> None:
             )
 
 
-def _require_moving(config: RunConfig, kinds: Collection[str]) -> None:
-    """Raise ConfigError where a beginning or an end is given, and there are pictures alone, which have neither."""
+def _require_moving(config: RunConfig, frames: Collection[int]) -> None:
+    """Raise ConfigError where a beginning or an end is given, and there are pictures alone, which have neither.
+
+    `frames` are those of each sample that has a picture.
+    """
     given = [one for one in config.video.conditions if isinstance(one, (Boundary, FirstFrame)) and one.probability]
-    if given and config.video.generated and kinds == {"image"}:
+    if given and config.video.generated and frames and max(frames) == 1:
         names = ", ".join(str(getattr(one, "type", "")) for one in given)
         raise ConfigError(
             f"video.conditions asks for {names}, and all samples are single pictures, which have neither beginning nor "
             "end. Train on clips, or take the condition out."
+        )
+
+
+def _tell_idle_first_frame(
+    config: RunConfig, samples: Sequence[Sample], frames: Collection[int], events: Events
+) -> None:
+    """Warn where single pictures alone are trained on, and the short form of a first frame, which recipes set, counts
+    for none of them."""
+    asked = config.train.first_frame_probability or any(sample.first_frame_probability for sample in samples)
+    if asked and config.model.mode != "audio" and frames and max(frames) == 1:
+        events.message(
+            "first_frame_probability has no effect: all samples are single pictures, of which nothing would be left.",
+            "warning",
         )
 
 

@@ -122,10 +122,18 @@ def test_a_crop_within_latents_says_what_is_given():
 
 def test_clips_of_one_frame_have_no_beginning_either():
     still = replace(make_sample("fox"), shape=LatentShape(1, 2, 2))
+    told = Told()
+    check_samples(run("video", train={"first_frame_probability": 0.5}), [still], told)
+    assert told.texts[0][1].startswith("first_frame_probability has no effect: all samples are single pictures")
     first = run("video", video=given({"type": "first_frame"}))
     with pytest.raises(ConfigError, match=r"asks for first_frame, and all samples are single pictures"):
         check_samples(first, [still], Events())
     check_samples(first, [still, make_sample("hen")], Events())
+    recording = replace(make_sample("voice", steps=6), kind="audio")
+    sounding = run("av", video=given({"type": "first_frame"}))
+    check_samples(sounding, [recording], Events())
+    with pytest.raises(ConfigError, match="all samples are single pictures"):
+        check_samples(sounding, [recording, still], Events())
 
 
 @pytest.mark.parametrize("stream", ["video", "audio"])
@@ -136,9 +144,10 @@ def test_a_stream_that_is_given_whole_needs_a_clip_with_both(stream, tmp_path):
     with pytest.raises(ConfigError, match=message):
         check_supplied(config, recordings)
     voice = replace(make_sample("voice", steps=6), kind="audio")
+    alone = voice if stream == "video" else make_sample("mute")
     with pytest.raises(ConfigError, match=message):
-        check_samples(config, [voice, make_sample("mute")], Events())
-    check_samples(config, [voice, make_sample("heard", steps=6)], Events())
+        check_samples(config, [alone], Events())
+    check_samples(config, [alone, make_sample("heard", steps=6)], Events())
 
 
 def picture(name):
