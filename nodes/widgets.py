@@ -62,11 +62,11 @@ class Setting:
     def id(self) -> str:
         return self.name or self.path.rsplit(".", 1)[-1]
 
-    def shown_by(self, node: str) -> None:
+    def shown_by(self, node: str, alone: bool = False) -> None:
         """Have errors of the core speak of this widget of `node`. Single words are left alone, as sentences have them,
-        and so are settings that several widgets show."""
+        and so are settings of which this shows an item, where it is not `alone` in doing so."""
         SHOWN.add(self.path)
-        if self.item is None and ("." in self.path or "_" in self.path):
+        if (alone or self.item is None) and ("." in self.path or "_" in self.path):
             words.note_widget(node, self.path, self.id)
 
 
@@ -83,9 +83,10 @@ class Form:
         self.kind = kind
         self.visible = tuple(visible)
         self.advanced = tuple(advanced)
+        paths = [setting.path for setting in self.settings]
         for node in nodes:
             for setting in self.settings:
-                setting.shown_by(node)
+                setting.shown_by(node, alone=paths.count(setting.path) == 1)
 
     @property
     def settings(self) -> tuple[Setting, ...]:

@@ -96,7 +96,7 @@ def _plan_one(
     known = MediaIndex(entry.caches)
     cutter = Cutter(ref, targets, promised, functools.partial(_look_at, index=known))
     items: list[Item] = []
-    events.stage(f"read {name}", len(ready))
+    events.stage(f"read {entry.source.name or name}", len(ready))
     workers = min(8, os.cpu_count() or 1)
     with Threads(workers, "probe", events) as threads:
         try:

@@ -198,11 +198,12 @@ def nothing_left(name: str, entry: DatasetSettings, count: int, skipped: list[Sk
         if layout := explain_layout(entry.source):
             return f"{name}.{entry.source_key}: {count} {entry.noun}, but not one caption of their names. {layout}"
         return (
-            f"{name}.{entry.source_key}: {count} {entry.noun} in {entry.source}, but not one caption. "
+            f"There is not one caption for the {count} {entry.noun} in {entry.source.name}. "
             f"Each needs a text file of the same name ending in {entry.caption_extension}, "
             f"for example {skipped[0].path.with_suffix(entry.caption_extension).name}; "
-            "or set caption_extension to the ending yours have."
+            f"or set caption_extension to the ending yours have. ({name}.{entry.source_key}: {entry.source})"
         )
     shown = "\n".join(f"  {skip.path.name}: {skip.reason}" for skip in skipped[:SHOWN_AT_MOST])
     more = f"\n  and {len(skipped) - SHOWN_AT_MOST} more" if len(skipped) > SHOWN_AT_MOST else ""
-    return f"{name}: none of the {count} {entry.noun} in {entry.source} can be used.\n{shown}{more}"
+    where = f"({name}.{entry.source_key}: {entry.source})"  # last, since a page shows the first lines alone
+    return f"None of the {count} {entry.noun} in {entry.source.name} can be used.\n{shown}{more}\n{where}"

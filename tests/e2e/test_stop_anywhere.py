@@ -12,7 +12,7 @@ from ltx2_train.sampling.sample import prompt_folder
 
 STAGES = [
     "check",
-    "read datasets[0]",
+    "read clips",
     "encode video",
     "encode text",
     "load the text encoder",

@@ -423,6 +423,7 @@ def test_settings_are_called_as_their_widgets(nodes):
         assert words.in_widget_words("train.steps_done of rank, run.name.x") == "train.steps_done of rank, run.name.x"
     with words.speaking_as("Check Dataset"):
         assert words.in_widget_words("Set enable_bucket = true") == "Set buckets = true"
+        assert words.in_widget_words("the shortest of target_frames is 49") == "the shortest of frames is 49"
         assert words.in_widget_words("a higher resolution") == "a higher resolution"
         told = words.in_widget_words("Lower speech_min_seconds.")
         assert told == "Lower min_seconds of Load Training Audio.", "a node's own min_seconds is another setting"

@@ -180,3 +180,11 @@ def test_the_api_twin_says_the_same_in_visible_widgets_alone(path, schemas):
         for name, shown in widgets_of(schema, node["widgets_values"]):
             if shown and shown.options.get("advanced"):
                 assert stored[name] == shown.default, f"{name} would differ between page and API"
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_note_can_be_read_in_both_renderers(path):
+    """Code in a note is blue on blue in Nodes 2.0."""
+    notes = [node for node in json.loads(path.read_text(encoding="utf-8"))["nodes"] if node["type"] in NOTES]
+    assert notes
+    assert not [text for note in notes for text in note["widgets_values"] if "`" in text]

@@ -28,6 +28,9 @@ const STYLE = `
 .ltx2-live .count { font-variant-numeric: tabular-nums; }
 .ltx2-live .quiet { color: var(--descrip-text, #999); overflow: hidden; text-overflow: ellipsis; }
 .ltx2-live .note { white-space: normal; display: -webkit-box; -webkit-line-clamp: 3; -webkit-box-orient: vertical; min-width: 0; flex: 1 1 auto; }
+.ltx2-live .row:last-child { flex-wrap: wrap; row-gap: 4px; }
+.ltx2-live[data-state=running] .note { flex: 1 1 100%; -webkit-line-clamp: 2; } /* above its buttons, which leave it no room */
+.ltx2-live .note:empty { display: none; }
 .ltx2-live .title { max-width: 40%; }
 .ltx2-live .left { flex: none; }
 .ltx2-live button { flex: none; }

@@ -249,8 +249,10 @@ def test_no_captions_at_all(tmp_path):
 
 def test_nothing_left_lists_the_reasons(tmp_path):
     write_captioned(tmp_path / "clips" / "a.mp4", moving_square(3, 64, 64))
-    with pytest.raises(DataError, match=r"a\.mp4: too short"):
+    with pytest.raises(DataError, match=r"^None of the 1 videos in clips can be used\.\n  a\.mp4: too short") as said:
         plan_dataset(one_video(tmp_path, target_frames=[49]))
+    where = f"(datasets[0].video_directory: {tmp_path / 'clips'})"
+    assert str(said.value).endswith(where), "a page shows the first lines alone"
 
 
 def test_too_many_files_of_no_use_are_an_error_that_names_them(tmp_path):

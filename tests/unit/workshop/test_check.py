@@ -338,7 +338,7 @@ def test_progress_and_counts_speak_of_what_they_mean(good):
         '[[datasets]]\nvideo_directory = "other"\ncache_directory = "b"\n'
     )
     report = check_dataset(file, events=Heard())
-    assert [name for name in stages if name.startswith("read")] == ["read datasets[0]", "read datasets[1]"]
+    assert [name for name in stages if name.startswith("read")] == ["read clips", "read other"]
     whole = sum(finding.path is None for finding in report.findings)
     assert f", {whole} on the whole, " in report.text().splitlines()[0]
 
