@@ -420,6 +420,8 @@ def test_settings_are_called_as_their_widgets(nodes):
     with words.speaking_as("Train LoRA"):
         assert words.in_widget_words("lora.rank: was 2. Raise train.steps.") == "rank: was 2. Raise steps."
         assert words.in_widget_words("model.mode is av") == "mode of Load LTX-2 Base Model is av"
+        said = words.in_widget_words("Use num_repeats to repeat a clip.")
+        assert said == "Set repeats of the node that loads it to repeat a clip.", "one of several nodes, none named"
         assert words.in_widget_words("train.steps_done of rank, run.name.x") == "train.steps_done of rank, run.name.x"
     with words.speaking_as("Check Dataset"):
         assert words.in_widget_words("Set enable_bucket = true") == "Set buckets = true"
