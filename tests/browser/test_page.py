@@ -265,3 +265,27 @@ def test_the_chosen_recipe_is_shown_and_no_node_lies_on_another(page, name):
         for other, left, top, wide, high in boxes[place + 1 :]:
             apart = x + width <= left or left + wide <= x or y + height <= top or top + high <= y
             assert apart, f"{one} lies on {other}"
+
+
+def test_after_an_undo_the_view_that_is_seen_is_the_one_that_is_told(opened):
+    opened.evaluate("""async () => {
+      const tracker = app.extensionManager.workflow.activeWorkflow.changeTracker
+      const node = () => app.graph.nodes.find((node) => node.type === "LTX2T_TrainLoRA")
+      const before = node()
+      tracker.checkState()
+      before.widgets.find((widget) => widget.name === "steps").value = 77
+      tracker.checkState()
+      await tracker.undo()
+      window.__same = node() === before
+    }""")
+    opened.wait_for_timeout(1000)
+    assert not opened.evaluate("() => window.__same"), "the undo has made new nodes"
+    opened.evaluate("""() => {
+      const node = app.graph.nodes.find((node) => node.type === "LTX2T_TrainLoRA")
+      const title = node.widgets.find((widget) => widget.name === "run_name").value
+      const facts = { state: "running", stage: "train", step: 5, done: 5, total: 9, curve: [] }
+      app.api.dispatchCustomEvent("ltx2_train.step", { node: String(node.id), title, ...facts })
+    }""")
+    opened.wait_for_timeout(300)
+    assert opened.locator(".ltx2-live:visible").count() == 1
+    assert "step 5/9" in opened.locator(".ltx2-live:visible").inner_text()

@@ -40,7 +40,18 @@ function isNode(node, id) {
 }
 
 function feed(state) {
-  for (const view of viewsOf(state)) view.show(state)
+  for (const view of viewsOf(state)) {
+    bringIn(view)
+    view.show(state)
+  }
+}
+
+// After an undo there are new nodes with new views, and Nodes 2.0 goes on to show the element of the one before.
+function bringIn(view) {
+  if (view.element.isConnected) return
+  const [node] = [...views].find(([, one]) => one === view) ?? []
+  const shown = node && document.querySelector(`[data-node-id="${node.id}"] .ltx2-live`)
+  if (shown) shown.replaceWith(view.element)
 }
 
 // Everything there is, for a page that was opened in the middle; `client` tells the server that this page draws itself.
@@ -72,6 +83,7 @@ async function seed(node, view, again = false) {
   try {
     const wanted = () => again || view.view.state === "idle"
     const [seen, samples] = await Promise.all([wanted() ? server.view(name) : null, server.samples(name)])
+    bringIn(view)
     if (seen && wanted()) view.show(seen) // it may have begun meanwhile
     if (view.view.title === name) view.showDrawn(samples)
   } finally {
