@@ -17,7 +17,8 @@ from ltx2_train.errors import ConfigError, DataError
 from ltx2_train.sampling import prompt_text, render
 from ltx2_train.sampling.prompt_text import prompt_features
 from ltx2_train.sampling.sample import prompt_folder
-from ltx2_train.training import caches, sound
+from ltx2_train.sampling.sound import SoundParts
+from ltx2_train.training import sound
 from ltx2_train.training.cache_status import status_of_caches
 
 SAMPLES = ["sample.every=1", "train.steps=1"]
@@ -32,16 +33,15 @@ def opened(monkeypatch):
         real = getattr(module, name)
 
         def load(*args, **more):
-            log.append(label if isinstance(label, str) else label(more))
+            log.append(label if isinstance(label, str) else label(*args))
             return real(*args, **more)
 
         monkeypatch.setattr(module, name, load)
 
     watch(prompt_text.TextEncoder, "load", "Gemma")
-    for module in (render, caches):
-        watch(module, "load_video_vae", lambda more: "encoder" if more.get("encoder", True) else "decoder")
-    for module in (caches, sound):
-        watch(module, "load_audio_vae", "audio VAE")
+    watch(render, "load_video_vae", lambda checkpoint, encoder, *_: "encoder" if encoder else "decoder")
+    watch(SoundParts, "open_encoder", "audio VAE")
+    watch(sound, "load_audio_vae", "audio VAE")
     return log
 
 

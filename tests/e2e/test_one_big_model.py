@@ -9,6 +9,7 @@ import weakref
 import pytest
 
 from ltx2_train import Events, build_caches, load_run, placement
+from ltx2_train.sampling import render, sound
 from ltx2_train.sampling.sample import prompt_folder
 from ltx2_train.training import caches, checks, setup, texts
 
@@ -40,8 +41,8 @@ def watched(monkeypatch):
 @pytest.mark.parametrize("placement", ["device", "layers"])
 def test_one_big_model_at_a_time(sound_run_file, watched, form, placement):
     watch, opened = watched
-    watch(caches, "load_video_vae", "video VAE")
-    watch(caches, "load_audio_vae", "audio VAE")
+    watch(render, "load_video_vae", "video VAE")
+    watch(sound, "load_audio_vae", "audio VAE")
     watch(caches, "load_connectors", "connectors")
     watch(caches.TextEncoder, "load", "Gemma")  # captions and sample prompts share it
     shutil.rmtree(sound_run_file.parent / "cache")

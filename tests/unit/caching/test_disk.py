@@ -139,7 +139,7 @@ def test_a_disk_too_small_is_an_error_before_anything_is_loaded_or_written(run_f
     cache = run_file.parent / "cache"
     shutil.rmtree(cache)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=10_000))
-    monkeypatch.setattr("ltx2_train.training.caches.load_video_vae", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("ltx2_train.sampling.render.load_video_vae", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(RunError) as failure:
         build_caches(load_run(run_file))
     text = str(failure.value)

@@ -13,7 +13,7 @@ import torch
 from ltx2_train import build_caches, files, load_run
 from ltx2_train.errors import ConfigError
 from ltx2_train.models.text import FeatureExtractor
-from ltx2_train.training import caches
+from ltx2_train.sampling import render
 from ltx2_train.weights.gemma_bnb import bitsandbytes_linear
 from ltx2_train.weights.gemma_settings import GemmaSettings
 from ltx2_train.weights.text_encoder import TextEncoder
@@ -118,7 +118,7 @@ def test_8_bits_do_not_fill_the_log(gemma, checkpoint, caplog):
 
 def test_a_missing_bitsandbytes_is_told_before_anything_is_encoded(run_file, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(caches, "load_video_vae", lambda *_, **__: pytest.fail("the video VAE was loaded"))
+    monkeypatch.setattr(render, "load_video_vae", lambda *_, **__: pytest.fail("the video VAE was loaded"))
     with pytest.raises(ConfigError, match=r"gemma.precision = nf4 needs.*pip install bitsandbytes.*layers"):
         build_caches(load_run(run_file, ["gemma.precision=nf4", "cache.skip_existing=false"]))
 
