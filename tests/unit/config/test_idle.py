@@ -1,4 +1,7 @@
-"""Settings that would change nothing: each field says what it counts with, and what is set without it is refused."""
+"""Settings that would change nothing: each field says what it counts with, and what is set without it is refused.
+
+It is long: there are many settings.
+"""
 
 import shutil
 
