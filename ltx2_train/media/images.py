@@ -27,6 +27,7 @@ UNREAD_PICTURES = {
 }  # fmt: skip
 OVER_BLACK = "has transparency; it is laid over black"
 NO_PROFILE = "has a colour profile that cannot be read; its colours are taken for sRGB"
+PLAIN = "", "RGB", None  # a picture whose colours are sRGB
 ORIENTATION_TAG = 0x0112
 DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 MOVING_FORMATS = frozenset(("WEBP", "PNG", "GIF", "AVIF"))  # a JPEG of several pictures is a photo and its preview
@@ -62,6 +63,9 @@ def image_header(path: Path) -> ImageHeader:
         profile = _profile(image)
         if profile is None:
             remarks.append(NO_PROFILE)
+        gamma = image.info.get("gamma")
+        if gamma and profile == PLAIN and "srgb" not in image.info and abs(gamma * 2.2 - 1) > 0.1:
+            remarks.append(f"says a gamma of {gamma:g} (gAMA), which is not applied; save it as sRGB")
         return ImageHeader(width, height, image.mode, alpha, profile[0] if profile else "", tuple(remarks))
 
 
@@ -148,7 +152,7 @@ def _to_rgb(image: Any, profile: tuple[str, str, Any] | None) -> Any:
 def _profile(image: Any) -> tuple[str, str, Any] | None:
     """Name, mode and transform of the colours of a picture; ("", ...) where they are sRGB, None: nobody can tell."""
     data = image.info.get("icc_profile")
-    return _transform(data, image.mode) if data else ("", "RGB", None)
+    return _transform(data, image.mode) if data else PLAIN
 
 
 @functools.lru_cache(maxsize=64)

@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+CHUNK_NAME = re.compile(rb"[ -~]{4}")
+EBML = b"\x1a\x45\xdf\xa3"
 # Matroska: ids of what a segment, and a cluster in it, consist of. Sizes of all ones are not known.
 SEGMENT, CLUSTER = b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
 IN_SEGMENT = frozenset(
@@ -109,17 +111,61 @@ def missing_end(path: Path, formats: frozenset[str]) -> str:
 
 
 def behind_end(path: Path) -> str:
-    """What a WAV holds that its own header leaves out, or ""."""
+    """What a file holds behind the end that its own header states, where readers stop, or ""."""
     with open(path, "rb") as file:
-        head = file.read(4096)
-        size = file.seek(0, 2)
-    said = int.from_bytes(head[4:8], "little") + 8
-    if head[:4] != b"RIFF" or head[8:12] != b"WAVE" or said - 8 in STREAMED or size - said < BEHIND_BYTES:
+        if file.seek(0, 2) == 0:
+            return ""
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
+                return _behind_wav(data)
+            second = _second_film(data)
+    return f"holds a second film from byte {second:,} on; only the first is read" if second else ""
+
+
+def _behind_wav(data: mmap.mmap) -> str:
+    size, said = len(data), int.from_bytes(data[4:8], "little") + 8
+    if said - 8 in STREAMED:
         return ""
-    at = head.find(b"data", 12) + 4
-    if int.from_bytes(head[at : at + 4], "little") in STREAMED:
-        return ""  # samples up to the end of the file
-    return f"says that it has {said:,} bytes and has {size:,}; what is behind them is not read"
+    at, end = 12, 0
+    while at + 8 <= size and CHUNK_NAME.fullmatch(data[at : at + 4]):
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        if data[at : at + 4] == b"data":
+            if length in STREAMED:
+                return ""  # samples up to the end of the file
+            end = at + 8 + length
+        at += 8 + length
+        if length % 2 and not CHUNK_NAME.fullmatch(data[at : at + 4]):
+            at += 1  # which some programs leave out
+    if size - said >= BEHIND_BYTES:
+        return f"says that it has {said:,} bytes and has {size:,}; what is behind them is not read"
+    if end and size - at >= BEHIND_BYTES and data[at:].strip(b"\0"):
+        return f"says that its sound ends at byte {end:,} of {size:,}; what is behind it is not read"
+    return ""
+
+
+def _second_film(data: mmap.mmap) -> int:
+    """Where a whole file begins behind the first one, as two that were joined byte by byte have it; else 0."""
+    at = 0
+    if data[4:8] == b"ftyp":
+        names: list[tuple[bytes, int]] = []
+        while at + 8 <= len(data):
+            names.append((data[at + 4 : at + 8], at))
+            size = int.from_bytes(data[at : at + 4], "big")
+            size = int.from_bytes(data[at + 8 : at + 16], "big") if size == 1 else size
+            if size < 8:
+                break
+            at += size
+        # the parts of one film may each repeat its header
+        if any(name == b"moof" for name, _ in names) or sum(name == b"moov" for name, _ in names) < 2:
+            return 0
+        return [place for name, place in names if name == b"ftyp"][-1]
+    if data[:4] == EBML and (segment := data.find(SEGMENT)) >= 0:
+        at = _element(data, segment)[2]
+        return at if data[at : at + 4] == EBML else 0
+    if data[:4] == b"RIFF" and data[8:12] == b"AVI ":
+        at = int.from_bytes(data[4:8], "little") + 8
+        return at if data[at : at + 4] == b"RIFF" and data[at + 8 : at + 12] == b"AVI " else 0
+    return 0
 
 
 def _matroska(data: mmap.mmap) -> Iterator[int]:

@@ -135,6 +135,7 @@ OPTIONS = (
 )
 BY_LETTER = {option.letter: option for option in OPTIONS}
 BY_NAME = {name: option for option in OPTIONS for name in option.names}
+TABLES = frozenset((".csv", ".tsv", ".jsonl", ".yaml", ".yml"))
 _OPTION = re.compile(r"(?:^|\s)--(?=[A-Za-z]+(?:\s|$))")
 
 
@@ -151,6 +152,11 @@ def read_prompts(settings: DrawSettings, fallback: Sequence[str] = ()) -> list[P
         raise ConfigError(f"sample.prompts: cannot read {source}: {error.strerror or error}.") from None
     except UnicodeDecodeError:
         raise ConfigError(f"sample.prompts: {source} is not UTF-8 text. Save it as UTF-8.") from None
+    if source.suffix.lower() in TABLES:
+        raise ConfigError(
+            f"sample.prompts: {source} is a table, whose lines are no prompts. Give a text with a prompt a line, or a "
+            "JSON or TOML file."
+        )
     if source.suffix.lower() in (".json", ".toml"):
         entries = read_library(source.name, text, source.suffix.lower())
     else:

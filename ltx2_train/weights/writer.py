@@ -126,6 +126,8 @@ def require_space(path: Path, needed: int) -> None:
     folder = path.parent
     while not folder.exists():
         folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        raise RunError(f"{path.name} cannot be written: {folder} is read-only. Write to another folder.")
     free = shutil.disk_usage(folder).free
     if free < needed + _MARGIN:
         raise RunError(

@@ -101,7 +101,7 @@ def _check_part(
         plan = plan_dataset(alone, _OneDataset(events, name))
     except DataError as error:
         part.findings += [left_out_finding(name, skip.path, skip.reason) for skip in strange if skip.path not in links]
-        part.findings += _all_unusable(part, str(error))
+        part.findings += _all_unusable(part, str(error).replace("datasets[0]", name))  # it was looked at alone
         return
     part.findings += [left_out_finding(name, skip.path, skip.reason) for skip in plan.skipped if skip.path not in links]
     for warning in plan.warnings:

@@ -74,3 +74,13 @@ def test_a_stream_without_time_stamps_says_what_rate_is_assumed(tmp_path):
     write_video(tmp_path / "a.h264", grey_levels(12, step=20), fps=30)
     media = probe_media(tmp_path / "a.h264")
     assert any(f"so {media.fps:g} frames a second are assumed" in remark for remark in media.remarks)
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "avi"])
+def test_a_film_behind_the_first_is_told(tmp_path, ending):
+    path = write_video(tmp_path / f"a.{ending}", grey_levels(12, step=20))
+    whole = path.read_bytes()
+    assert not any("second film" in remark for remark in probe_media(path).remarks)
+    path.write_bytes(whole + whole)
+    told = f"holds a second film from byte {len(whole):,} on; only the first is read"
+    assert told in probe_media(path).remarks

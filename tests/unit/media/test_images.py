@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from media import DISPLAY_P3, SRGB, colour_profile, moving_square, write_image
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ltx2_train.caching.encode import Latents
 from ltx2_train.caching.recipe import CacheRecipe
@@ -64,6 +65,17 @@ def test_a_profile_that_cannot_be_read_is_mentioned(tmp_path):
     patch(P3_RED).save(tmp_path / "a.png", icc_profile=b"rubbish" * 50)
     assert "colour profile that cannot be read" in probe_media(tmp_path / "a.png").remarks[0]
     np.testing.assert_array_equal(read_image(tmp_path / "a.png")[0, 0], P3_RED)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "told"), [({"gAMA": 100000}, True), ({"gAMA": 45455}, False), ({"gAMA": 100000, "sRGB": 0}, False)]
+)
+def test_a_gamma_that_is_not_applied_is_mentioned(tmp_path, chunks, told):
+    extra = PngInfo()
+    for name, value in chunks.items():
+        extra.add(name.encode(), value.to_bytes(1 if name == "sRGB" else 4, "big"))
+    patch(P3_RED).save(tmp_path / "a.png", pnginfo=extra)
+    assert any("gAMA" in remark for remark in probe_media(tmp_path / "a.png").remarks) == told
 
 
 def test_caches_of_pictures_with_wide_colours_are_made_again_and_no_others(tmp_path):

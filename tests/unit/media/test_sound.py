@@ -460,6 +460,12 @@ def test_what_stands_behind_the_end_that_a_wav_names_is_told(tmp_path):
     (remark,) = probe_recording(path).remarks
     assert remark.startswith("says that it has 32,0")
     assert remark.endswith("what is behind them is not read")
+    data[4:8] = (len(data) - 8).to_bytes(4, "little")
+    path.write_bytes(bytes(data))
+    (remark,) = probe_recording(path).remarks
+    assert (
+        remark == f"says that its sound ends at byte {at + 4 + half:,} of {len(data):,}; what is behind it is not read"
+    )
 
 
 def test_samples_that_float32_cannot_hold_are_infinite_without_a_warning(recwarn):

@@ -93,6 +93,7 @@ def test_libraries_are_read(tmp_path, name, text):
         ("p.json", '[{"seed": 3}]', "needs a prompt"),
         ("p.json", '[{"prompt": "x", "sede": 3}]', "sede is not known"),
         ("p.toml", "prompt = 3", r"\[prompt\]"),
+        ("p.csv", "prompt\nA fox", "is a table"),
     ],
 )
 def test_a_wrong_library_says_what_is_wrong(tmp_path, name, text, says):

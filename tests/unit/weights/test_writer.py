@@ -54,6 +54,12 @@ def test_a_tensor_that_is_not_as_announced_or_missing_is_a_fault(tmp_path):
         pass
 
 
+def test_a_folder_that_is_read_only_is_said_to_be(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(RunError, match="read-only"):
+        require_space(tmp_path / "x", 1000)
+
+
 def test_the_disk_is_looked_at_first(tmp_path):
     require_space(tmp_path / "not" / "there" / "x", 1000)
     with pytest.raises(RunError, match="needs .* MB, and 67 MB are left free, but the disk of .* has .* MB free"):

@@ -215,6 +215,10 @@ def test_where_nothing_is_left_each_file_has_its_reason(tmp_path):
         ("bad.mp4", "unreadable"),
     }
     assert [file.level for file in report.files] == ["red"] * 3
+    two = 'video_directory = "nowhere"\ncache_directory = "one"\n[[datasets]]\nvideo_directory = "clips"'
+    second = [f.reason for f in check(tmp_path / "clips", source=two).findings if f.dataset == "datasets[1]"]
+    assert any("can be used" in reason for reason in second)
+    assert not any("datasets[0]" in reason for reason in second)
     empty = check(tmp_path / "nowhere")
     assert [(f.level, f.rule, f.path) for f in empty.findings] == [("red", "nothing-left", None)]
 
