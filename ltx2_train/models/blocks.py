@@ -166,8 +166,8 @@ class Block(nn.Module):
         `text_kv` keeps keys and values of the text from one run to the next.
         """
         recipes = self.lean or not replay
-        v_rows = None if video is None or not video.enabled else video.ada.plus(self.scale_shift_table)
-        a_rows = None if audio is None or not audio.enabled else audio.ada.plus(self.audio_scale_shift_table)
+        v_rows = None if video is None or not video.enabled else video.ada.plus(self._table(""))
+        a_rows = None if audio is None or not audio.enabled else audio.ada.plus(self._table("audio_"))
         if video is not None and v_rows is not None:
             assert vx is not None
             vx = self._attend(vx, video, v_rows, "", "video_self" in skip, text_kv, recipes)
@@ -190,6 +190,9 @@ class Block(nn.Module):
             assert ax is not None
             ax = self._feed_forward(ax, a_rows, "audio_", replay, slim)
         return vx, ax
+
+    def _table(self, prefix: str) -> Tensor:
+        return getattr(self, f"{prefix}scale_shift_table")
 
     def _attend(
         self, x: Tensor, stream: Stream, ada: Rows, prefix: str, skip: bool, text_kv: Kept | None, recipes: bool
