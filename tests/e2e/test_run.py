@@ -366,8 +366,12 @@ def test_ctrl_c_saves_and_exits_with_130(run_file):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGHUP")
 def test_a_terminal_that_goes_away_leaves_a_saved_state(run_file):
+    def closed():
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever started the tests
+        os.close(1)
+
     command = [sys.executable, "-m", "ltx2_train", "train", str(run_file), "--set", "train.steps=4000"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, preexec_fn=lambda: os.close(1))
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, preexec_fn=closed)
     assert process.stderr.readline()
     process.stderr.close()  # whoever read along is gone, in the middle of it
     metrics = run_file.parent / "runs" / "r" / "metrics.jsonl"

@@ -138,6 +138,7 @@ def test_what_could_not_be_written_is_an_error_of_a_command_whose_product_it_is(
 def test_a_closed_terminal_asks_for_a_stop_however_often_it_says_so():
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever started the tests
         events = ConsoleEvents(io.StringIO())
         events.catch_interrupt()
         signal.raise_signal(signal.SIGHUP)
