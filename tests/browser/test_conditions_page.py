@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 from comfy_server import ROOT
+from page_driver import look
 
 PAIRS = (ROOT / "example_workflows" / "06_ic_lora.json").read_text(encoding="utf-8")
 ADD = """([type, x, y]) => {
@@ -23,13 +22,6 @@ CHOOSE = """([id, name, value]) => {
 SHOWN = "(id) => app.graph.getNodeById(id).widgets.filter((w) => !w.hidden && w.type !== 'button').map((w) => w.name)"
 PRESS = """(id) => app.graph.getNodeById(id).widgets.find((widget) => widget.name === "settings").callback()"""
 BUTTONS = "(id) => app.graph.getNodeById(id).widgets.filter((widget) => widget.name === 'settings').length"
-
-
-def look(page, name):
-    """A picture for whoever wants to look, where LOOK_AT names a folder."""
-    if folder := os.environ.get("LOOK_AT"):
-        page.wait_for_timeout(700)
-        page.screenshot(path=str(Path(folder, f"{name}_{page.renderer.replace(' ', '_')}.png")))
 
 
 def test_a_condition_shows_the_numbers_of_its_choice_and_hides_none(page):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from comfy_server import ROOT
+from page_driver import CHOOSE, look, sent
 
 WORKFLOW = (ROOT / "example_workflows" / "01_first_lora.json").read_text(encoding="utf-8")
 NODES = ["LTX2T_OptimizerOptions", "LTX2T_RegularizersOptions", "LTX2T_ValidationOptions"]
@@ -24,11 +22,6 @@ JOIN = """(types) => {
   app.canvas.ds.scale = 0.75
   app.canvas.ds.offset = [240 - left, 160 - top - 880]
   app.canvas.setDirty(true, true)
-}"""
-CHOOSE = """([type, name, value]) => {
-  const widget = app.graph.nodes.find((node) => node.type === type).widgets.find((widget) => widget.name === name)
-  widget.value = value
-  widget.callback?.(value)
 }"""
 SHOWN = """(type) => app.graph.nodes.find((node) => node.type === type).widgets
   .filter((widget) => !widget.hidden && widget.name !== "settings").map((widget) => widget.name)"""
@@ -54,16 +47,8 @@ def choose(page, type_, name, value):
     page.wait_for_timeout(300)
 
 
-def look(page, name):
-    if folder := os.environ.get("LOOK_AT"):
-        page.wait_for_timeout(700)
-        page.screenshot(path=str(Path(folder, f"{name}_{page.renderer.replace(' ', '_')}.png")))
-
-
-def sent(page, type_):
-    prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
-    inputs = next(node["inputs"] for node in prompt.values() if node["class_type"] == type_)
-    return {name: value for name, value in inputs.items() if name != "options"}
+def own_sent(page, type_):
+    return {name: value for name, value in sent(page, type_).items() if name != "options"}
 
 
 def test_another_choice_swaps_the_numbers_and_a_saved_graph_keeps_them(page):
@@ -81,7 +66,7 @@ def test_another_choice_swaps_the_numbers_and_a_saved_graph_keeps_them(page):
     page.evaluate(CHOOSE, [OPTIMIZER, "optimizer.betas", "0.5, 0.6"])
     choose(page, OPTIMIZER, "optimizer", "prodigy")
     assert page.evaluate(HELD, [OPTIMIZER, "optimizer.betas"])[0] == "0.9, 0.999"
-    assert sent(page, OPTIMIZER)["optimizer.betas"] == "0.9, 0.999", "the numbers of another choice are its own"
+    assert own_sent(page, OPTIMIZER)["optimizer.betas"] == "0.9, 0.999", "the numbers of another choice are its own"
     choose(page, OPTIMIZER, "optimizer", "muon")
     assert page.evaluate(SHOWN, OPTIMIZER) == ["optimizer", *below[1:], *rest]
     page.evaluate(CHOOSE, [OPTIMIZER, "optimizer.weight_decay", 0.25])
@@ -101,7 +86,7 @@ def test_another_choice_swaps_the_numbers_and_a_saved_graph_keeps_them(page):
     assert page.evaluate(HELD, [TRAIN, "optimizer"]) == ["muon", True], "in view where it is used"
     assert page.evaluate(HELD, [TRAIN, "weight_decay"]) == [0.25, True]
 
-    before = {one: sent(page, one) for one in [*NODES, TRAIN]}
+    before = {one: own_sent(page, one) for one in [*NODES, TRAIN]}
     muon = {"optimizer": "muon", "optimizer.eps": 1e-8, "optimizer.weight_decay": 0.25}
     assert before[OPTIMIZER] == {**muon, "args": "momentum = 0.9", "ema_decay": 0.5, "ema_sample": True}
     assert before[REGULARIZERS]["regularizer.crepa_weight"] == 0.3
@@ -110,7 +95,7 @@ def test_another_choice_swaps_the_numbers_and_a_saved_graph_keeps_them(page):
     saved = page.evaluate("() => JSON.stringify(app.graph.serialize())")
     page.evaluate("async (graph) => await app.loadGraphData(JSON.parse(graph))", saved)
     page.wait_for_timeout(1000)
-    assert {one: sent(page, one) for one in [*NODES, TRAIN]} == before
+    assert {one: own_sent(page, one) for one in [*NODES, TRAIN]} == before
     if page.renderer == "classic":
         assert page.evaluate(SHOWN, REGULARIZERS) == ["regularizer", *in_view]
     look(page, "options_loaded")
@@ -121,4 +106,4 @@ def test_another_choice_swaps_the_numbers_and_a_saved_graph_keeps_them(page):
     page.wait_for_timeout(1000)
     assert page.evaluate(HELD, [TRAIN, "optimizer"]) == ["auto", False], "which has no such choice"
     look(page, "options_class")
-    assert sent(page, OPTIMIZER)["optimizer.class_name"] == "torch.optim.RAdam"
+    assert own_sent(page, OPTIMIZER)["optimizer.class_name"] == "torch.optim.RAdam"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from comfy_server import ROOT
+from page_driver import CHOOSE, look, sent
 
 WORKFLOW = (ROOT / "example_workflows" / "01_first_lora.json").read_text(encoding="utf-8")
 JOIN = """() => {
@@ -21,28 +19,12 @@ JOIN = """() => {
   made[1].connect(0, made[0], socket(made[0]))
   made[2].connect(0, made[1], socket(made[1]))
 }"""
-CHOOSE = """([type, name, value]) => {
-  const widget = app.graph.nodes.find((node) => node.type === type).widgets.find((widget) => widget.name === name)
-  widget.value = value
-  widget.callback?.(value)
-}"""
 SHOWN = """([type, name]) => {
   const widget = app.graph.nodes.find((node) => node.type === type).widgets.find((widget) => widget.name === name)
   return [widget.value, Boolean(widget.disabled)]
 }"""
 REMOVE = "(type) => app.graph.remove(app.graph.nodes.find((node) => node.type === type))"
 TRAIN = "LTX2T_TrainLoRA"
-
-
-def look(page, name):
-    if folder := os.environ.get("LOOK_AT"):
-        page.wait_for_timeout(700)
-        page.screenshot(path=str(Path(folder, f"{name}_{page.renderer.replace(' ', '_')}.png")))
-
-
-def sent(page, type_):
-    prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
-    return next(node["inputs"] for node in prompt.values() if node["class_type"] == type_)
 
 
 def test_the_numbers_of_a_recipe_are_seen_and_sent_wherever_it_goes(page):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import media
 import pytest
 from comfy_server import ROOT
 from lora_files import pair, write_lora
+from page_driver import look
 from saved_run import Q
 
 NAMES = {
@@ -98,12 +97,6 @@ def material(server):
         media.write_sound(folder / f"voices/{name}.wav", media.tone(0.8, 300.0))
     for seed, name in enumerate(("fox", "style")):
         write_lora(server.base / f"models/loras/{name}.safetensors", {Q: pair(4, (160, 160), seed)})
-
-
-def look(page, name):
-    """A picture for whoever wants to look, where LOOK_AT names a folder."""
-    if folder := os.environ.get("LOOK_AT"):
-        page.screenshot(path=str(Path(folder, f"{name}_{page.renderer.replace(' ', '_')}.png")))
 
 
 def opened(page, name):
