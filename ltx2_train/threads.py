@@ -1,6 +1,7 @@
-"""Threads whose work ends when the user stops: who waits for them asks, and what they run through is told.
+"""Reading that ends when the user stops, in a thread of its own or not.
 
-A file may take a minute to be read. So its loops call `heed`, which ends them once nobody waits any more.
+A file may take a minute to be read. So its loops call `heed`, which ends them: where `heeding` is entered once the user
+stops, in one of `Threads` once nobody waits for it any more.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from .errors import Stopped
@@ -20,10 +22,19 @@ _here = threading.local()
 
 
 def heed() -> None:
-    """Raise Stopped in one of `Threads` whose work nobody waits for any more; anywhere else nothing happens."""
-    over = getattr(_here, "over", None)
-    if over is not None and over.is_set():
-        raise Stopped
+    """Raise Stopped where this thread is to end what it reads; where nobody asked for that nothing happens."""
+    if (ask := getattr(_here, "ask", None)) is not None:
+        ask()
+
+
+@contextmanager
+def heeding(events: Events) -> Iterator[None]:
+    """While entered, what this thread reads ends as soon as the user stops."""
+    before, _here.ask = getattr(_here, "ask", None), events.check_stop
+    try:
+        yield
+    finally:
+        _here.ask = before
 
 
 class Threads:
@@ -58,4 +69,8 @@ class Threads:
         self._pool.shutdown(cancel_futures=True)
 
     def _begin(self) -> None:
-        _here.over = self._over
+        _here.ask = self._ask
+
+    def _ask(self) -> None:
+        if self._over.is_set():
+            raise Stopped

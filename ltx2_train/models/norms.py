@@ -215,13 +215,13 @@ class _ModulatedNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        (x, size, factor), index = ctx.saved_tensors, ctx.index
+        (x, size, kept), index = ctx.saved_tensors, ctx.index  # kept: the scale where compiled, else 1 more
         want_x, want_scale, want_shift = ctx.needs_input_grad[:3]
         grad_x = None
-        if ctx.compiled:
-            rows, scale = None if index is None else index.rows, factor
-            grad_x = ctx.fused(bodies.modulated_norm_gradient, grad, x, size, scale, rows) if want_x else None
-            factor = scale if grad_x is not None else scale + 1
+        if ctx.compiled and want_x:
+            rows = None if index is None else index.rows
+            grad_x = ctx.fused(bodies.modulated_norm_gradient, grad, x, size, kept, rows)
+        factor = kept + 1 if ctx.compiled and want_x and grad_x is None else kept
         if grad_x is None and want_x and native(x):
             inner = torch.empty_like(x)
             for part in slices(x, index):

@@ -32,6 +32,7 @@ from ..files import with_ending, write_text
 from ..media.sound import prepare
 from ..media.sound_media import read_sound
 from ..models.tiling import decode_frames
+from ..threads import heeding
 from ..workshop.check import check_dataset
 from ..workshop.check_report import CheckReport
 from ..workshop.sheet import contact_sheets
@@ -85,7 +86,8 @@ def preview_dataset(
     events.stage("read the dataset")
     found = find_item(_usable(config), item)
     stem = Path(out) / found.latent_path.stem
-    clip = _write_item(found, stem, events)
+    with heeding(events):
+        clip = _write_item(found, stem, events)
     caption = stem.with_name(stem.name + ".txt")
     write_text(caption, found.caption + "\n")
     decoded = None if run is None else _decode_back(found, stem, run, events)

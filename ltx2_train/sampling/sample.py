@@ -63,7 +63,7 @@ def sample(
         slots = {"keyframe_slots": slots_of(state.metadata) or run.cache.keyframe_slots}
         run = run.model_copy(update={"sample": run.sample.model_copy(update=slots)})
     require_drawable(wanted, run.model.mode, trained)
-    _tell_idle(run, settings, wanted, events)
+    _tell_idle(run, settings, wanted, lora, events)
     folder = prompt_folder(run) if has_dataset(run) else out / "prompts"
     media = given_media(run, base, folder, trained)
     with (
@@ -94,12 +94,20 @@ def _asked_strengths(run: RunConfig, lora: Path | None, strengths: Sequence[floa
         raise ConfigError(
             f"--strength is {numbers}, and no LoRA is given to draw at it. Add --lora FILE, or leave it out."
         )
-    return tuple(dict.fromkeys(map(float, strengths))) or (run.sample.strength,)
+    return tuple(dict.fromkeys(map(float, strengths))) or (1.0 if lora is None else run.sample.strength,)
 
 
-def _tell_idle(run: RunConfig, settings: DrawSettings, prompts: Sequence[Prompt], events: Events) -> None:
+def _tell_idle(
+    run: RunConfig, settings: DrawSettings, prompts: Sequence[Prompt], lora: Path | None, events: Events
+) -> None:
     """Name what is set for samples and changes nothing of those of `prompts`."""
-    idle = [str(one) for one in run.without_effect if one.setting.startswith("sample.") and "every" not in one.words]
+    idle = [
+        str(one)
+        for one in run.without_effect
+        if one.setting.startswith("sample.") and one.setting != "sample.strength" and "every" not in one.words
+    ]
+    if lora is None and run.sample.strength != 1:
+        idle.append(f"sample.strength = {run.sample.strength:g} has no effect: no LoRA is given (--lora).")
     for text in (*idle, *unused_options(run.sample, settings, prompts)):
         events.message(text, "warning")
 

@@ -165,7 +165,6 @@ def _write_loras(run: Run, events: Events, saved: Saved) -> None:
         events.message(f"{other}; this one is {written.name}.")
     with _tolerant(saved, f"copy of {written.name} as {lora_name(name)}", events):
         saved.lora = place_newest(written, folder.loras, name)
-    run.saved = (run.step, saved.lora)
     with _tolerant(saved, f"file that says how the {run.product} came about", events):
         _write_sidecars(run, dict.fromkeys((written, saved.lora)))
     if run.config.run.export_folder is not None:
@@ -178,6 +177,7 @@ def _write_loras(run: Run, events: Events, saved: Saved) -> None:
     if run.mean is not None:
         with _tolerant(saved, "LoRA of the running mean", events):
             _write_mean(run, run.mean, events)
+    run.saved = (run.step, saved.lora)  # last, so that a second interrupt before here has all of it made again
 
 
 def _write_mean(run: Run, mean: WeightMean, events: Events) -> None:

@@ -101,10 +101,10 @@ class Run:
     slider: Slider | None = None
     regularizers: Regularizers | None = None
     step: int = 0
-    saved_step: int = 0  # that of the last state and LoRA which this process wrote
+    saved_step: int = 0  # of the last save by this process that was whole: state, LoRA and their check
     place: tuple[int, int] = (0, 0)
     log: MetricsLog | None = None
-    saved: tuple[int, Path] | None = None  # the last step whose LoRA (or checkpoint) was written and found good
+    saved: tuple[int, Path] | None = None  # the last step whose LoRA (or checkpoint) is good and wherever it belongs
     trained: Trained = Trained()
     peers: Peers = ALONE
 

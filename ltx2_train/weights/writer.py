@@ -24,7 +24,7 @@ from .reader import BITS, TORCH_NAMES
 _NAMES = {getattr(torch, name): kind for kind, name in TORCH_NAMES.items() if hasattr(torch, name)}
 _MARGIN = 64 << 20  # bytes that are left free on the disk
 PIECE = 1 << 26  # bytes that are written without asking whether to stop
-_ON_DISK = 1 << 26  # bytes after which the disk is waited for, since the last of all waits for what is left
+_ON_DISK = 1 << 26  # bytes after which the disk is waited for, so that the last wait is short
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from ..media.sound import resample, to_stereo
 from ..media.sound_media import AUDIO_SUFFIXES, read_sound, sound_levels
 from ..media.speech import STEPS_PER_SECOND, spoken_segments
 from ..media.video import VIDEO_SUFFIXES, probe_media, read_frames
+from ..threads import heeding
 from .caption_models import Describer, Listener
 from .choices import CAPTION_FRAMES, SPEAKER
 
@@ -215,7 +216,8 @@ def _each(
     for number, job in enumerate(jobs, 1):
         events.check_stop()
         try:
-            work(job)
+            with heeding(events):
+                work(job)
             done.append(job)
         except DataError as error:
             failed.append((job.path, str(error)))

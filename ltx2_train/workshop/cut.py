@@ -22,6 +22,7 @@ from ..media.info import MediaInfo
 from ..media.scenes import scene_starts
 from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import VIDEO_SUFFIXES, probe_media
+from ..threads import heeding
 from .cut_video import piece_seconds, read_index, write_piece
 
 NOTES = "cut.json"
@@ -83,50 +84,55 @@ def cut_videos(
     that cannot be used is named in the report and the others go on. Raises ConfigError, DataError, Stopped.
     """
     source, out, events = Path(source), Path(out), shielded(events)
-    shortest = _lengths(seconds, shortest, longest)
+    settings = {"seconds": seconds, "shortest": _lengths(seconds, shortest, longest), "longest": longest}
     videos = _videos(source)
     refuse_output(source, out, videos)
-    settings = {"seconds": seconds, "shortest": shortest, "longest": longest}
     notes = read_notes(out / NOTES)
     clips: list[CutClip] = []
     failed: list[tuple[Path, str]] = []
     kept = short = 0
-    for video in videos:
-        try:
-            events.check_stop()
-            info = probe_media(video)
-            if len(info.tracks) > 1 and not info.pair:
-                tracks = "; ".join(info.tracks)
-                events.message(
-                    f"{video.name} has {len(info.tracks)} sound tracks ({tracks}); clips get the preferred one."
-                )
-            pieces, left_out = _pieces(info, settings, notes, out, events)
-            short += left_out
-            index = None
-            events.stage(f"cut {video.name}", len(pieces))
-            for number, (first, stop) in enumerate(pieces, 1):
-                path = out / f"{video.stem}_{number:04d}.mp4"
-                if path.exists():
-                    kept += 1
-                    if reason := _unlike(path, stop - first):
-                        failed.append((video, f"{path} was there already, and {reason}. Delete it, and cut again."))
-                        events.message(failed[-1][1], "warning")
-                else:
-                    events.check_stop()
-                    index = index or read_index(info)
-                    begin, end = piece_seconds(info, first, stop)
-                    try:
-                        copied = write_piece(info, index, first, stop, path, events)
-                    except DataError as error:
-                        failed.append((video, f"{path.name} is not written: {error}"))
-                        events.message(failed[-1][1], "warning")
+    with heeding(events):
+        for video in videos:
+            try:
+                events.check_stop()
+                info = probe_media(video)
+                if len(info.tracks) > 1 and not info.pair:
+                    tracks = "; ".join(info.tracks)
+                    events.message(
+                        f"{video.name} has {len(info.tracks)} sound tracks ({tracks}); clips get the preferred one."
+                    )
+                pieces, left_out = _pieces(info, settings, notes, out, events)
+                short += left_out
+                index = None
+                events.stage(f"cut {video.name}", len(pieces))
+                for number, (first, stop) in enumerate(pieces, 1):
+                    path = out / f"{video.stem}_{number:04d}.mp4"
+                    if path.exists():
+                        kept += 1
+                        if reason := _unlike(path, stop - first):
+                            failed.append((video, spoilt(path, reason)))
+                            events.message(failed[-1][1], "warning")
                     else:
-                        clips.append(CutClip(path, video, begin - info.times[0], end - begin, copied))
-                events.progress(number, len(pieces), path.name)
-        except DataError as error:
-            failed.append((video, str(error)))
-            events.message(str(error), "warning")
+                        events.check_stop()
+                        index = index or read_index(info)
+                        begin, end = piece_seconds(info, first, stop)
+                        try:
+                            copied = write_piece(info, index, first, stop, path, events)
+                        except DataError as error:
+                            failed.append((video, f"{path.name} is not written: {error}"))
+                            events.message(failed[-1][1], "warning")
+                        else:
+                            clips.append(CutClip(path, video, begin - info.times[0], end - begin, copied))
+                    events.progress(number, len(pieces), path.name)
+            except DataError as error:
+                failed.append((video, str(error)))
+                events.message(str(error), "warning")
     return CutReport(tuple(clips), kept, short, tuple(failed))
+
+
+def spoilt(path: Path, reason: str) -> str:
+    """What is said of a clip that an earlier cut should have left whole."""
+    return f"{path} was there already, and {reason}. Delete it, and cut again."
 
 
 def _unlike(path: Path, frames: int) -> str:

@@ -18,7 +18,8 @@ from ..files import atomic, write_text
 from ..media.sound_media import AUDIO_SUFFIXES, probe_sound, read_sound, sound_levels
 from ..media.speech import STEPS_PER_SECOND, spoken_segments
 from ..media.video import VIDEO_SUFFIXES
-from .cut import CutClip, CutReport, read_notes, refuse_output
+from ..threads import heeding
+from .cut import CutClip, CutReport, read_notes, refuse_output, spoilt
 
 NOTES = "speech.json"
 SHORTEST, LONGEST, PAUSE = 2.0, 12.0, 0.3  # seconds, as in the dataset file
@@ -54,26 +55,27 @@ def cut_recordings(
     clips: list[CutClip] = []
     failed: list[tuple[Path, str]] = []
     kept = 0
-    for path in files:
-        try:
-            events.check_stop()
-            segments = _segments(path, settings, notes, out, events)
-            events.stage(f"cut {path.name}", len(segments))
-            for number, (start, seconds) in enumerate(segments, 1):
-                target = out / f"{path.stem}_{number:04d}.wav"
-                if target.exists():
-                    kept += 1
-                    if reason := _unlike(target, seconds):
-                        failed.append((path, f"{target} was there already, and {reason}. Delete it, and cut again."))
-                        events.message(failed[-1][1], "warning")
-                else:
-                    events.check_stop()
-                    _write(path, start, seconds, target)
-                    clips.append(CutClip(target, path, start, seconds, False))
-                events.progress(number, len(segments), target.name)
-        except DataError as error:
-            failed.append((path, str(error)))
-            events.message(str(error), "warning")
+    with heeding(events):
+        for path in files:
+            try:
+                events.check_stop()
+                segments = _segments(path, settings, notes, out, events)
+                events.stage(f"cut {path.name}", len(segments))
+                for number, (start, seconds) in enumerate(segments, 1):
+                    target = out / f"{path.stem}_{number:04d}.wav"
+                    if target.exists():
+                        kept += 1
+                        if reason := _unlike(target, seconds):
+                            failed.append((path, spoilt(target, reason)))
+                            events.message(failed[-1][1], "warning")
+                    else:
+                        events.check_stop()
+                        _write(path, start, seconds, target)
+                        clips.append(CutClip(target, path, start, seconds, False))
+                    events.progress(number, len(segments), target.name)
+            except DataError as error:
+                failed.append((path, str(error)))
+                events.message(str(error), "warning")
     return CutReport(tuple(clips), kept, 0, tuple(failed))
 
 

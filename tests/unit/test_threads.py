@@ -16,7 +16,7 @@ from ltx2_train.media.frame_folder import probe_frame_folder, read_frame_folder
 from ltx2_train.media.intact import look_through
 from ltx2_train.media.sound_media import probe_sound, read_sound
 from ltx2_train.media.video import probe_media, read_frames
-from ltx2_train.threads import Threads, heed
+from ltx2_train.threads import Threads, heed, heeding
 
 
 class StopAfter(Events):
@@ -53,6 +53,16 @@ def test_work_without_an_end_ends_with_whoever_waits_for_it(wait):
     assert not [one for one in threading.enumerate() if one.name.startswith("test")]
 
 
+def test_a_thread_that_reads_itself_ends_too_and_only_while_it_heeds():
+    events = StopAfter()
+    with heeding(events):
+        heed()
+        events.begun.set()
+        with pytest.raises(Stopped):
+            heed()
+    heed()
+
+
 def test_what_a_thread_gives_or_raises_comes_in_order():
     with Threads(3, "test", Events()) as pool:
         assert list(pool.map(lambda number: number * 2, range(9))) == list(range(0, 18, 2))
@@ -78,9 +88,9 @@ def test_every_loop_over_a_medium_hears_that_nobody_waits(tmp_path, monkeypatch)
     ]
     for loop in loops:
         loop()
-    over = threading.Event()
-    over.set()
-    monkeypatch.setattr(threads._here, "over", over, raising=False)
+    pool = Threads(1, "test", Events())
+    pool.__exit__()
+    monkeypatch.setattr(threads._here, "ask", pool._ask, raising=False)
     for loop in loops:
         with pytest.raises(Stopped):
             loop()

@@ -1,11 +1,15 @@
 """Prompt lines say what they mean, whatever word they begin with."""
 
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
-from ltx2_train.config import DrawSettings, SampleSettings
+from ltx2_train.config import DrawSettings, SampleSettings, make_run
 from ltx2_train.errors import ConfigError
+from ltx2_train.events import Events
 from ltx2_train.sampling.prompts import parse_prompt, read_prompts, unused_options
+from ltx2_train.sampling.sample import _tell_idle
 
 SETTINGS = DrawSettings(width=768, height=512, frames=49, negative_prompt="ugly")
 
@@ -137,3 +141,16 @@ def test_settings_that_no_prompt_uses_are_named(tmp_path):
     given = SampleSettings(guidance=1, stg=0, modality_guidance=1)
     all_of_them = DrawSettings.of(given, "2.5")
     assert unused_options(given, all_of_them, [parse_prompt("A fox", all_of_them)]) == []  # of what nobody set
+
+
+@pytest.mark.parametrize("what", ["lora", "full"])
+def test_a_strength_is_told_where_no_lora_is_given_and_nowhere_else(what):
+    run, heard = make_run({"train": {"what": what}, "sample": {"strength": 0.5}}), []
+    events = Events()
+    events.message = lambda text, level="info": heard.append(text)
+    _tell_idle(run, run.sample, [], Path("x.safetensors"), events)
+    assert not [text for text in heard if "strength" in text]
+    _tell_idle(run, run.sample, [], None, events)
+    assert [text for text in heard if "strength" in text] == [
+        "sample.strength = 0.5 has no effect: no LoRA is given (--lora)."
+    ]
