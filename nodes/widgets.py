@@ -212,7 +212,7 @@ def widget(kind: type[BaseModel], setting: Setting, advanced: bool = False) -> A
         return io.Int.Input(setting.id, **options)
     if inner is float:
         low, high = widget_bounds(field, setting)
-        step = setting.step or _step(field.default)
+        step = setting.step or _step(field, setting)
         options.setdefault("min", float(low) if low is not None else -LARGEST_FLOAT)
         options.setdefault("max", float(high) if high is not None else LARGEST_FLOAT)
         options |= {"step": step, "round": step}
@@ -270,7 +270,7 @@ def value_of(field: FieldInfo, setting: Setting, shown: Any) -> Any:
 def widget_bounds(field: FieldInfo, setting: Setting) -> tuple[float | None, float | None]:
     """Smallest and largest value of the widget; an unset number lies just below the smallest legal one."""
     inner, optional = _unwrap(field.annotation)
-    rules, step = limits(field), 1 if inner is int else setting.step or _step(field.default)
+    rules, step = limits(field), 1 if inner is int else setting.step or _step(field, setting)
     low, high = rules.get("ge"), rules.get("le")
     if "gt" in rules:
         low = rules["gt"] + step
@@ -317,11 +317,14 @@ def unset_number(field: FieldInfo, setting: Setting) -> float:
     return 0 if rules.get("ge", 0) > 0 or rules.get("gt", -1) >= 0 else -1
 
 
-def _step(default: Any) -> float:
-    """A step that shows three digits of the default; the page would show 0.0001 as 0.0 without one."""
-    if not isinstance(default, (int, float)) or default == 0 or abs(default) >= 0.1:
-        return 0.01
-    return float(f"1e{math.floor(math.log10(abs(default))) - 2}")
+def _step(field: FieldInfo, setting: Setting) -> float:
+    """A step that keeps what people type: the page rounds to it, and would make 0.0001 a 0, 0.999 a 1."""
+    if setting.path.endswith("learning_rate"):
+        return 1e-7
+    default, step = field.default, 0.01
+    if isinstance(default, (int, float)) and 0 < abs(default) < 0.1:
+        step = float(f"1e{math.floor(math.log10(abs(default))) - 2}")
+    return min(step, 1e-4) if "lt" in limits(field) else step  # shares that come near to an open end
 
 
 def _number(text: str) -> Any:

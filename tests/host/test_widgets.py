@@ -139,3 +139,27 @@ def test_advanced_widgets_are_optional_with_their_default_in_the_signature(widge
     assert parameters["count"].default is inspect.Parameter.empty
     assert execute("m", count=1) == ("m", {"count": 1}), "what is not given has its default where it is read"
     assert execute("m", count=1, on=False)[1]["on"] is False
+
+
+def every_float(nodes):
+    """Node, id and widget of each number with a fraction, those below a choice too."""
+    for node in nodes.NODES:
+        schema = node.define_schema()
+        for shown in schema.inputs:
+            choices = shown.options["options"] if "DYNAMIC" in shown.io_type else ()
+            below = [one for choice in choices for one in choice.inputs]
+            for one in (shown, *below):
+                if one.io_type == "FLOAT":
+                    yield schema.node_id, one.id, one
+
+
+def test_a_number_can_be_left_as_it_is_and_typed_as_people_type_it(nodes):
+    """The page rounds to `round`, and the server refuses what is not between `min` and `max`."""
+    typed = {"learning_rate": 1e-5, "momentum": 0.999, "ema_decay": 0.9999}
+    found = list(every_float(nodes))
+    for node, name, shown in found:
+        for value in (shown.default, *(number for word, number in typed.items() if name.endswith(word))):
+            assert shown.min <= value <= shown.max, f"{node} {name}: {value}"
+            grain = getattr(shown, "round", None) or getattr(shown, "step", None) or 0.1  # as the page has it
+            assert abs(round(value / grain) * grain - value) < 1e-12, f"{node} {name}: {value} is rounded"
+    assert {word for word in typed if any(name.endswith(word) for _, name, _ in found)} == set(typed)
