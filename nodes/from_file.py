@@ -142,7 +142,8 @@ class RunFromFile(io.ComfyNode):
                 raise
             finally:
                 events.close()
-            events.finish("finished", f"{result.lora.name} is in {result.lora.parent}.")
+            text = f"{result.lora.name} is in {result.lora.parent}."
+            events.finish("finished", f"{text}\n{result.unused}".strip())
             tables = run.model_dump(mode="json", exclude_defaults=True)
             found = run_outputs(run, result, result.lora, tables)
             return io.NodeOutput(*found, ui=seen(events, found[1]))

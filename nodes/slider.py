@@ -176,7 +176,8 @@ class TrainSlider(io.ComfyNode):
             finally:
                 events.close()
             lora = train.with_its_step(result)
-            events.finish("finished", f"{lora.name} is in ComfyUI's loras folder. Use it at strengths from -2 to 2.")
+            text = f"{lora.name} is in ComfyUI's loras folder. Use it at strengths from -2 to 2."
+            events.finish("finished", f"{text}\n{result.unused}".strip())
             train.note_finished(result.folder)
             strips = sorted((result.folder / "samples").glob("*_strip.png"))
             finished = handles.FinishedRun(result.folder, lora, result.step, tables)

@@ -200,7 +200,7 @@ class TrainLoRA(io.ComfyNode):
                 text = f"{result.lora.name} is in ComfyUI's checkpoints folder, for Load Checkpoint; {made} stays."
             else:
                 text = f"{made.name} is in ComfyUI's loras folder. Raise steps to extend; this LoRA stays as it is."
-            events.finish("finished", text)
+            events.finish("finished", f"{text}\n{result.unused}".strip())
             note_finished(result.folder)
             found = run_outputs(run, result, made, tables)
             return io.NodeOutput(*found, ui=seen(events, found[1]))

@@ -47,6 +47,7 @@ from .check_full import check_full, require_plain
 from .check_given import as_cached, check_samples, check_streams, check_supplied, tell_ungiven
 from .contexts import EMPTY_PROMPT
 from .effect import require_learning, require_taught, tell_batches, tell_lengths
+from .finished import finished_record
 from .fit import Facts, this_machine
 from .fit.choose import LEANER, fixed_settings, make_plan
 from .fit.machine import EVERYTHING
@@ -85,6 +86,7 @@ class Checked:
     texts: tuple[str, ...] = ()  # prompts that are needed besides those of the samples
     peers: Peers = ALONE
     triggers: tuple[str, ...] = ()  # trigger words of the dataset
+    unused: Sequence[str] = ()  # of a finished run, the settings that were changed since its last step
 
     @property
     def checkpoint(self) -> Path:
@@ -142,7 +144,7 @@ def _check(config: RunConfig, events: Events, peers: Peers) -> Checked:
     order = _order_batches(config, data, events)
     tell_batches(order, [f"datasets[{number}]" for number in range(len(dataset.datasets))], events)
     triggers = dataset_triggers(dataset)
-    check_samples_of(config, data.samples, events)
+    check_samples_of(config, data, events)
     captions = [text for sample in data.samples for text in sample.captions]
     texts = regularizer_texts(config.regularizers, captions, triggers)
     model, written = (config, files, layers, device), {"dataset.toml": dataset.to_toml()}
@@ -203,9 +205,12 @@ def open_checked(
     )
     folder = checked.folder
     try:
+        texts = {"run.toml": config.to_toml(), **(written or {})}
         if checked.finished_lora() is None:
             folder.require_state()
-        for name, text in {"run.toml": config.to_toml(), **(written or {})}.items():
+        else:
+            texts, checked.unused = finished_record(folder.path, config, written or {})
+        for name, text in texts.items():
             save_text(folder, name, text)
     except BaseException:
         folder.close("failed")

@@ -65,13 +65,15 @@ DROPOUT_COINS, REGULARIZERS, CAPTIONS = 1, 2, 3
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a finished run leaves: its folder, its last LoRA and how far it got."""
+    """What a finished run leaves: its folder, its last LoRA and how far it got. `unused` says which settings no step
+    has used, where it was finished before and some have changed since."""
 
     folder: Path
     lora: Path
     step: int
     total: int
     summary: str
+    unused: str = ""
 
 
 def train(config: RunConfig, events: Events | None = None) -> RunResult:
@@ -107,7 +109,9 @@ def train_checked(checked: Checked, events: Events) -> RunResult:
             step = int(checked.folder.manifest.get("step", checked.total))
             above = f" above {step}" if step > checked.total else ""
             text = f"Finished before: {step} steps. Raise train.steps{above} to go on. {product}: {lora}"
-            return RunResult(checked.folder.path, lora, step, checked.total, text)
+            if unused := _unused_words(checked.unused):
+                events.message(f"{checked.folder.name} is finished, so nothing was trained. {unused}", "warning")
+            return RunResult(checked.folder.path, lora, step, checked.total, text, unused)
         with tracked(checked.config, checked.folder.path, events) if first else contextlib.nullcontext(events) as told:
             asked = Asked(told, checked.folder.path if first else None)
             try:
@@ -144,6 +148,18 @@ class _Taken:
 
     names: list[str]
     heard: bool
+
+
+def _unused_words(names: Sequence[str]) -> str:
+    """A sentence on the changed settings `names` of a finished run; empty where there are none."""
+    if not names:
+        return ""
+    listed = f"{', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
+    was, them = ("was", "it") if len(names) == 1 else ("were", "them")
+    return (
+        f"{listed} {was} changed since its last step and {was} not used. Raise train.steps to go on with {them}, "
+        f"choose another run.name to train anew with {them}, or put {them} back."
+    )
 
 
 class _Loop:

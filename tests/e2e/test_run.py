@@ -167,6 +167,26 @@ def test_a_finished_run_is_not_trained_again_but_can_be_extended(run_file, monke
     assert [row["step"] for row in read_rows(longer.folder / "metrics.jsonl")] == list(range(1, 9))
 
 
+def test_a_finished_run_tells_what_was_changed_since_and_keeps_the_record_of_its_steps(run_file):
+    """Values that no step has used are not written down as if one had; where files lie is."""
+    first = train(load_run(run_file, ["train.steps=2"]))
+    recorded = (first.folder / "run.toml").read_text()
+    base = load_run(run_file).model.checkpoint
+    moved = run_file.parent / "moved.safetensors"
+    moved.symlink_to(base)
+    (dataset := run_file.parent / "dataset.toml").write_text(f"{dataset.read_text()}\nvideo_loss_weight = 0.5\n")
+    events = StopAt(99)
+    changes = ["loss.video_weight=0.5", "optimizer.weight_decay=0.3", "sample.strength=0.5"]
+    again = train(load_run(run_file, ["train.steps=1", f"model.checkpoint={moved}", *changes]), events)
+    names = "loss.video_weight, optimizer.weight_decay, sample.strength, datasets[0].video_loss_weight"
+    assert again.unused.startswith(f"{names} were changed since its last step and were not used.")
+    assert [text for level, text in events.messages if level == "warning" and names in text]
+    assert (first.folder / "run.toml").read_text() == recorded.replace(str(base), str(moved))
+    longer = train(load_run(run_file, ["train.steps=3", *changes]))
+    assert (longer.unused, load_run(first.folder / "run.toml").loss.video_weight) == ("", 0.5)
+    assert not train(load_run(run_file, ["train.steps=3", *changes])).unused
+
+
 def test_other_settings_under_the_same_name_are_refused_before_anything_is_loaded(run_file, monkeypatch):
     train(load_run(run_file))
     monkeypatch.setattr(loop, "load", lambda *_: pytest.fail("must not load"))

@@ -171,6 +171,7 @@ def test_a_run_that_is_further_than_it_is_asked_to_be_says_its_own_step(tmp_path
         total=1,
         finished_lora=lambda: lora,
         folder=SimpleNamespace(path=tmp_path, manifest={"step": 24}, close=lambda *_: None),
+        unused=(),
     )
     result = train_checked(checked, Events())
     assert result.summary == f"Finished before: 24 steps. Raise train.steps above 24 to go on. LoRA: {lora}"
