@@ -12,7 +12,7 @@ and registers are left out. So P is (size / patch) squared, and patch p lies in 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -41,8 +41,10 @@ def dino_shape(file: CacheFile) -> tuple[int, int, int]:
     return shape
 
 
-def read_dino(path: Path, frames: Sequence[int] | None = None) -> torch.Tensor:
-    """The features [T, P, D] in float32, of the given `frames` alone where they are named.
+def read_dino(
+    path: Path, frames: Sequence[int] | None = None, opened: Callable[[Path], CacheFile] = CacheFile
+) -> torch.Tensor:
+    """The features [T, P, D] in float32, of the given `frames` alone where they are named; `opened` opens the file.
 
     Raises CacheError where the file is missing, damaged or holds numbers that are not finite.
     """
@@ -52,7 +54,7 @@ def read_dino(path: Path, frames: Sequence[int] | None = None) -> torch.Tensor:
             "`ltx2-train cache build RUN.toml` (in ComfyUI: the Prepare Dataset node).",
             path,
         )
-    file = CacheFile(path)
+    file = opened(path)
     dino_shape(file)
     features = file.tensor(DINO_KEY)
     return (features if frames is None else features[list(frames)]).float()

@@ -260,12 +260,14 @@ class CachedSamples:
             plain = audio_cache_name(name.plain)
             sounds = self._numbered(folders, plain, "audio VAE", self.checker.recipe.audio_vae)
             companions["reference_audio_paths"] = up_to_the_last(sounds)
-        mask = entry.caches / mask_cache_name(name.name)
-        if kind != "audio" and mask.is_file():
-            companions["mask_path"] = mask
-        audio_mask = entry.caches / audio_mask_cache_name(name.plain)
-        if heard and audio_mask.is_file():
-            companions["audio_mask_path"] = audio_mask
+        masks = {
+            "mask_path": entry.caches / mask_cache_name(name.name) if kind != "audio" else None,
+            "audio_mask_path": entry.caches / audio_mask_cache_name(name.plain) if heard else None,
+        }
+        for key, mask in masks.items():
+            if mask is not None and mask.is_file():
+                self._check(CacheFile(mask), "", "")
+                companions[key] = mask
         if kind == "video":
             companions["keyframes_path"] = self._keyframes(entry.caches / name.name)
         return companions

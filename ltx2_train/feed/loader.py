@@ -6,7 +6,6 @@ command that mends it; nothing is trained on silently that the dataset file does
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +43,7 @@ class TrainingSet:
     batch_sizes: tuple[int, ...]
     buckets: tuple[SoundBuckets, ...] = ()
     mode: Mode = "video"
-    marks: Mapping[Path, str] = field(default_factory=dict, repr=False)
+    marks: dict[Path, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(
@@ -80,6 +79,10 @@ class TrainingSet:
         sizes = tuple(entry.batch_size for entry in plan.config.datasets)
         buckets = tuple(SoundBuckets.of(entry, audio) for entry in plan.config.datasets)
         return cls(tuple(samples[0]), tuple(samples[1]), sizes, buckets, recipe.mode, checker.marks)
+
+    def watch(self, file: CacheFile) -> None:
+        """From here on `opened` notices where another file takes the place of this one, which was found good."""
+        self.marks[file.path] = file.mark
 
     def opened(self, path: Path) -> CacheFile:
         """The cache at `path`. Raises CacheError where it is not the one that was looked at."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from ...caching.cache_file import CacheFile
+from ...caching.cache_file import CacheFile, difference, stale_weights
 from ...caching.dino import dino_path, dino_shape
+from ...caching.dino_model import DinoModel
+from ...caching.notes import damage
 from ...config import RunConfig
 from ...errors import CacheError, ConfigError
 from ...events import Events
-from ...feed.loader import Sample
+from ...feed.loader import Sample, TrainingSet
 from ...objective.regularizers import RegularizerSettings
 from ...offload.blocks import spread
 from ..contexts import EMPTY_PROMPT
@@ -105,9 +107,9 @@ def check_streamed(config: RunConfig, streamed: Sequence[int], total: int) -> No
         )
 
 
-def check_samples_of(config: RunConfig, samples: Sequence[Sample], events: Events) -> None:
+def check_samples_of(config: RunConfig, data: TrainingSet, events: Events) -> None:
     """Raise where the clips lack what a regularizer needs; say where one finds nothing to do."""
-    settings = config.regularizers
+    settings, samples = config.regularizers, data.samples
     if settings.audio_dop.weight and all(sample.audio_steps for sample in samples):
         events.message(
             "regularizers.audio_dop has nothing to do: every clip has sound. It costs nothing then.", "warning"
@@ -116,7 +118,7 @@ def check_samples_of(config: RunConfig, samples: Sequence[Sample], events: Event
     for name in [name for name in ("crepa", "self_flow", "tread") if getattr(settings, name).weight and not pictures]:
         raise ConfigError(f"regularizers.{name} is about pictures, and no clip has one. Set its weight to 0.")
     if settings.crepa.weight and settings.crepa.mode == "dino":
-        _check_features(pictures)
+        _check_features(config, data, pictures)
 
 
 def regularizer_texts(settings: RegularizerSettings, captions: Iterable[str], triggers: Sequence[str]) -> list[str]:
@@ -173,8 +175,9 @@ def _check_routes(config: RunConfig, total: int) -> None:
         check_streamed(config, spread(total, memory.blocks_to_swap), total)
 
 
-def _check_features(samples: Sequence[Sample]) -> None:
-    """Raise CacheError where DINOv2 features are missing, damaged, or of several models."""
+def _check_features(config: RunConfig, data: TrainingSet, samples: Sequence[Sample]) -> None:
+    """Raise CacheError where DINOv2 features are missing, damaged, of something else, or of several models; those that
+    are good are watched from here on."""
     missing = [sample for sample in samples if not dino_path(sample.latent_path).is_file()]
     if missing:
         raise CacheError(
@@ -184,22 +187,55 @@ def _check_features(samples: Sequence[Sample]) -> None:
             "to backbone.",
             dino_path(missing[0].latent_path),
         )
+    model, models = _wanted_model(config), dict[tuple[int, str], str]()
     for sample in samples:
-        made_of, frames = dino_shape(CacheFile(dino_path(sample.latent_path)))[0], sample.shape.video(sample.fps).frames
-        if made_of != frames:
+        file = CacheFile(dino_path(sample.latent_path))
+        shape = dino_shape(file)
+        if reason := _unfit(file, shape[0], sample, model):
             raise CacheError(
-                f"The DINOv2 features of {sample.key} are of {made_of} frames, and the clip has {frames}. Build the "
-                "caches anew with cache.dino.model set.",
-                dino_path(sample.latent_path),
+                f"The DINOv2 features of {sample.key} cannot be used: {reason}. Build the caches anew with "
+                "cache.dino.model set.",
+                file.path,
             )
-    widths = {sample.key: dino_shape(CacheFile(dino_path(sample.latent_path)))[2] for sample in samples}
-    if len(set(widths.values())) > 1:
-        one, other = samples[0].key, next(key for key, width in widths.items() if width != widths[samples[0].key])
+        models.setdefault((shape[2], file.metadata.get("checkpoint", "")), sample.key)
+        data.watch(file)
+    if len(models) > 1:
+        (one, first), (other, second) = list(models.items())[:2]
+        widths = f" ({one[0]} values a patch, and {other[0]})" if one[0] != other[0] else ""
         raise CacheError(
-            f"The DINOv2 features are of several models: {one} has {widths[one]} values a patch, {other} has "
-            f"{widths[other]}. Build the caches anew with one cache.dino.model.",
+            f"The DINOv2 features of {first} and {second} are of several models{widths}. Build the caches anew with "
+            "one cache.dino.model.",
             dino_path(samples[0].latent_path),
         )
+
+
+def _wanted_model(config: RunConfig) -> DinoModel | None:
+    """The DINOv2 model that the run names; None where it names none, or its folder is not on this machine."""
+    folder = config.cache.dino.model
+    return DinoModel.find(config.cache.dino) if folder is not None and folder.is_dir() else None
+
+
+def _unfit(file: CacheFile, frames: int, sample: Sample, model: DinoModel | None) -> str | None:
+    """Why features of so many `frames` are not those of `sample` by the `model` that is asked for; None where they are,
+    or nothing tells."""
+    needed = sample.shape.video(sample.fps).frames
+    if frames != needed:
+        return f"they are of {frames} frames, and the clip has {needed}"
+    if reason := damage(file.path):
+        return reason
+    latents = CacheFile(sample.latent_path)
+    if file.fingerprinted and latents.fingerprinted:
+        made, beside = file.record("settings"), latents.record("settings")
+        contents = [one.record("source").get("sha256") for one in (file, latents)]
+        if None not in contents and contents[0] != contents[1]:
+            return "they are of another clip than its latents"
+        if reason := difference(made, {name: value for name, value in beside.items() if name in made}):
+            return f"its latents are made otherwise: {reason}"
+    if model is None or not file.fingerprinted:
+        return None
+    return stale_weights(file, "DINOv2 model", model.fingerprint) or difference(
+        file.record("settings"), {"dino_size": model.size}
+    )
 
 
 def _block(layer: str) -> int:

@@ -13,6 +13,7 @@ Divided by the sum of the weights, it does not depend on the length of a clip. a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -63,7 +64,9 @@ class Crepa(Regularizer):
     def draw(self, group: Group, generator: torch.Generator, step: int) -> dict[str, Tensor]:
         if self.settings.mode == "backbone" or group.video is None:
             return {}
-        return {"features": torch.stack([_features(dino_path(one.latent_path), one.shape) for one in group.samples])}
+        opened = self.kit.data.opened
+        found = [_features(dino_path(one.latent_path), one.shape, opened) for one in group.samples]
+        return {"features": torch.stack(found)}
 
     def keeps(self, view: View) -> tuple[str, ...]:
         if view.group.video is None:
@@ -89,11 +92,11 @@ class Crepa(Regularizer):
         return {self.name: Value(1.0 - agreement if settings.normalize else -agreement, weight)}
 
 
-def _features(path: Path, shape: LatentShape) -> Tensor:
+def _features(path: Path, shape: LatentShape, opened: Callable[[Path], CacheFile] = CacheFile) -> Tensor:
     """[F, H W, D] in float16: the features of the frame in the middle of each latent, on the grid of the latents."""
-    total = dino_shape(CacheFile(path))[0]
+    total = dino_shape(opened(path))[0]
     middle = [0, *(TEMPORAL_FACTOR * frame - TEMPORAL_FACTOR // 2 for frame in range(1, shape.frames))]
-    found = read_dino(path, [min(frame, total - 1) for frame in middle])
+    found = read_dino(path, [min(frame, total - 1) for frame in middle], opened)
     side = math.isqrt(found.shape[1])
     grid = found.transpose(1, 2).unflatten(2, (side, side))
     grid = interpolate(grid, (shape.height, shape.width), mode="bilinear", align_corners=False, antialias=True)

@@ -13,8 +13,9 @@ from unit.training.step_parts import SHAPE
 
 from ltx2_train.caching.dino import DINO_KEY, dino_path
 from ltx2_train.config import make_run
-from ltx2_train.errors import CacheError, ConfigError
+from ltx2_train.errors import ConfigError
 from ltx2_train.feed.batches import GivenData
+from ltx2_train.feed.loader import TrainingSet
 from ltx2_train.files import write_tensors
 from ltx2_train.models.routes import TokenRoute, draw_kept
 from ltx2_train.models.transformer import Modality
@@ -24,7 +25,7 @@ from ltx2_train.offload.host import HostBuffers
 from ltx2_train.quant.settings import QuantSettings
 from ltx2_train.training.regularizers import rollout
 from ltx2_train.training.regularizers.base import course
-from ltx2_train.training.regularizers.checks import check_blocks, check_regularized, check_samples_of, check_streamed
+from ltx2_train.training.regularizers.checks import check_blocks, check_regularized, check_streamed
 from ltx2_train.training.regularizers.crepa import _features
 from ltx2_train.weights.load import load_transformer
 
@@ -116,7 +117,7 @@ def test_keyframe_slots_are_learned_beside_what_looks_at_frames(bench, settings)
 
 
 def test_crepa_of_dino_has_the_right_gradient(bench, with_features):
-    data = SimpleNamespace(samples=with_features.samples)
+    data = TrainingSet(tuple(with_features.samples), (), (2,))
     one = bench({"crepa": {"weight": 0.5, "mode": "dino", **BLOCKS}}, data=data)
     norm, slope = slope_of(one, with_features, one.loras.layers["transformer_blocks.0.attn1.to_v"].lora_B)
     assert slope == pytest.approx(norm, rel=0.03)
@@ -382,17 +383,3 @@ def test_what_does_not_go_together_is_refused(settings, words):
 def test_settings_that_do_nothing_are_refused(settings, words):
     with pytest.raises(ConfigError, match=words):
         make_run({"regularizers": settings})
-
-
-def test_clips_without_features_or_with_others_are_refused(with_features):
-    run = make_run({"regularizers": {"crepa": {"weight": 1, "mode": "dino", **BLOCKS}}})
-    first, second = with_features.samples
-    check_samples_of(run, [first, second], None)
-    missing = replace(second, latent_path=second.latent_path.with_name("other_64x64_ltx2.safetensors"))
-    with pytest.raises(CacheError, match="1 of 2 clips have no DINOv2 features"):
-        check_samples_of(run, [first, missing], None)
-    with pytest.raises(CacheError, match="are of 9 frames, and the clip has 17"):
-        check_samples_of(run, [replace(first, shape=replace(SHAPE, frames=3))], None)
-    write_tensors(dino_path(second.latent_path), {DINO_KEY: torch.zeros(SHAPE.video().frames, 9, 8).half()}, {})
-    with pytest.raises(CacheError, match="of several models"):
-        check_samples_of(run, [first, second], None)
