@@ -205,12 +205,12 @@ def open_checked(
     )
     folder = checked.folder
     try:
-        texts = {"run.toml": config.to_toml(), **(written or {})}
+        record = {"run.toml": config.to_toml(), **(written or {})}
         if checked.finished_lora() is None:
             folder.require_state()
         else:
-            texts, checked.unused = finished_record(folder.path, config, written or {})
-        for name, text in texts.items():
+            record, checked.unused = finished_record(folder.path, config, written or {})
+        for name, text in record.items():
             save_text(folder, name, text)
     except BaseException:
         folder.close("failed")
