@@ -31,14 +31,14 @@ class Stems:
         inner = [folder / parent.relative_to(source)] if parent.is_relative_to(source) else []
         return list(dict.fromkeys([*inner, folder]))
 
-    def named(self, folder: Path, stem: str) -> list[Path]:
-        """Files of a folder called `stem`, whatever their ending; case and accents count only where they decide."""
+    def named(self, folder: Path, stem: str, suffixes: Collection[str]) -> list[Path]:
+        """Files of a folder called `stem`, of one of `suffixes`; case and accents count only where they decide."""
         if folder not in self._listed:
             table: dict[str, list[Path]] = {}
             for path in sorted(folder.iterdir()) if folder.is_dir() else ():
                 table.setdefault(name_key(path.stem), []).append(path)
             self._listed[folder] = table
-        near = self._listed[folder].get(name_key(stem), [])
+        near = [path for path in self._listed[folder].get(name_key(stem), []) if path.suffix.lower() in suffixes]
         return [path for path in near if path.stem == stem] or near
 
     def find(self, folder: Path | None, candidate: MediaFile, suffixes: Collection[str], role: str) -> Path | None:
@@ -48,7 +48,7 @@ class Stems:
         itself; `role` is what it would be.
         """
         for place in self.places(folder, candidate) if folder is not None else ():
-            named = [path for path in self.named(place, candidate.path.stem) if path.suffix.lower() in suffixes]
+            named = self.named(place, candidate.path.stem, suffixes)
             if others := [path for path in named if path != candidate.path]:
                 return _one(others, role)
             if named:

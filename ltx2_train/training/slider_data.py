@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -75,43 +77,43 @@ def slider_settings(config: RunConfig) -> tuple[RunConfig, SliderSettings]:
 
 
 def _require_directions(targets: Sequence[SliderTarget]) -> None:
-    """Raise ConfigError where a target has no direction, or two have opposite ones, so that nothing is learned."""
-    found: dict[tuple[str, str, str], tuple[int, float]] = {}
-    kinds: dict[str, list[tuple[set[str], dict[str, float], list[int]]]] = {}  # by class: words that are tied, each sum
-    for number, one in enumerate(targets, 1):
-        more, less, shown = (text.strip() for text in (one.positive, one.negative, one.target_class))
-        if more == less:
+    """Raise ConfigError where a target has no direction, or several cancel each other, so that nothing is learned."""
+    for number, target in enumerate(targets, 1):
+        if (prompt := target.positive.strip()) == target.negative.strip():
             raise ConfigError(
-                f"slider.targets, number {number}: positive and negative are both {more!r}, so there is no direction "
+                f"slider.targets, number {number}: positive and negative are both {prompt!r}, so there is no direction "
                 "to learn. Name in negative what strength -1 shows."
             )
-        other, weight = found.get((less, more, shown), (0, 0.0))
-        if other and weight == one.weight:
-            raise ConfigError(
-                f"slider.targets, numbers {other} and {number}: one has {less!r} as positive and {more!r} as negative, "
-                "the other the reverse, with the same weight and the same target_class. They cancel each other. Take "
-                "one of them out."
-            )
-        found[more, less, shown] = (number, one.weight)
-        words, sums, numbers = {more, less}, {more: one.weight}, [number]
-        sums[less] = -one.weight
-        kept = []
-        for group in kinds.get(shown, []):
-            if words.isdisjoint(group[0]):
-                kept.append(group)
-                continue
-            words |= group[0]
-            sums = {word: sums.get(word, 0.0) + group[1].get(word, 0.0) for word in words}
-            numbers = [*group[2], *numbers]
-        kinds[shown] = [*kept, (words, sums, numbers)]
-    for _, sums, numbers in (group for groups in kinds.values() for group in groups):
+    for some in (some for tied in _tied(targets) for some in (*combinations(tied, 2), tied)):
+        sums: Counter[str] = Counter()
+        for number in some:
+            target = targets[number - 1]
+            sums[target.positive.strip()] += target.weight
+            sums[target.negative.strip()] -= target.weight
         if all(abs(value) < _NOTHING for value in sums.values()):
-            listed = ", ".join(str(number) for number in sorted(numbers)[:-1])
             raise ConfigError(
-                f"slider.targets, numbers {listed} and {max(numbers)}: what they have as positive they have as "
-                "negative as well, with the same weight in sum and the same target_class. They cancel each other. Take "
-                "one of them out."
+                f"slider.targets, numbers {', '.join(map(str, some[:-1]))} and {some[-1]}: what they have as positive "
+                "they have as negative as well, with the same weight in sum and the same target_class. They cancel "
+                "each other. Take one of them out."
             )
+
+
+def _tied(targets: Sequence[SliderTarget]) -> list[list[int]]:
+    """The numbers, counted from 1, of targets of one class that share prompts, directly or through others."""
+    groups: list[tuple[set[tuple[str, str]], list[int]]] = []  # prompts with their class, and who has them
+    for number, target in enumerate(targets, 1):
+        shown = target.target_class.strip()
+        prompts = {(shown, text.strip()) for text in (target.positive, target.negative)}
+        tied = [number]
+        apart = []
+        for group in groups:
+            if prompts.isdisjoint(group[0]):
+                apart.append(group)
+            else:
+                prompts |= group[0]
+                tied += group[1]
+        groups = [*apart, (prompts, sorted(tied))]
+    return [tied for _, tied in groups]
 
 
 def unused_of_caches(config: RunConfig) -> list[str]:
@@ -184,9 +186,9 @@ def _pairs(slider: SliderSettings, recipe: CacheRecipe, events: Events) -> Slide
             positive,
         )
     texts = slider.text_caches or positive
-    samples = [_pair(positive / name, negative / name, texts, recipe) for name in both]
-    negatives = {positive / name: negative / name for name in both}
-    alike = [name for name in both if _alike(CacheFile(positive / name), CacheFile(negative / name))]
+    pairs = {name: (CacheFile(positive / name), CacheFile(negative / name)) for name in both}
+    samples = [_pair(*pair, texts, recipe) for pair in pairs.values()]
+    alike = [name for name, pair in pairs.items() if _alike(*pair)]
     if len(alike) == len(both):
         raise CacheError(
             f"{positive} and {negative} hold the same latents, so there is nothing to tell apart. Encode other media "
@@ -199,7 +201,8 @@ def _pairs(slider: SliderSettings, recipe: CacheRecipe, events: Events) -> Slide
         events.message(
             f"{what} lie beside the latents, and a slider has no use for them: {_listed(beside)}.", "warning"
         )
-    marks = {path: CacheFile(path).mark for pair in negatives.items() for path in pair}
+    marks = {file.path: file.mark for pair in pairs.values() for file in pair}
+    negatives = {one.path: other.path for one, other in pairs.values()}
     return SliderSet(tuple(samples), (), (1,), marks=marks, negatives=negatives)
 
 
@@ -224,10 +227,9 @@ def _beside(positive: Path, negative: Path, names: Sequence[str]) -> list[tuple[
     return [(what, found) for what, found in (("Masks", masked), ("References", referred)) if found]
 
 
-def _pair(positive: Path, negative: Path, texts: Path, recipe: CacheRecipe) -> Sample:
-    files = [CacheFile(path) for path in (positive, negative)]
-    shapes = [file.latent_shape() for file in files]
-    for file in files:
+def _pair(positive: CacheFile, negative: CacheFile, texts: Path, recipe: CacheRecipe) -> Sample:
+    name, shapes = positive.path.name, [file.latent_shape() for file in (positive, negative)]
+    for file in (positive, negative):
         if VIRTUAL_KEYS[0] in file.keys:
             raise CacheError(
                 f"{file.path}: it is the empty picture beside a sound, and a slider is of the picture. Encode pictures "
@@ -239,22 +241,22 @@ def _pair(positive: Path, negative: Path, texts: Path, recipe: CacheRecipe) -> S
     if shapes[0] != shapes[1]:
         sizes = [f"{one.width}x{one.height} with {one.frames} frames" for one in (shape.video() for shape in shapes)]
         raise CacheError(
-            f"The pair {positive.name} is of two sizes: {sizes[0]} and {sizes[1]}. Encode both folders with the same "
+            f"The pair {name} is of two sizes: {sizes[0]} and {sizes[1]}. Encode both folders with the same "
             "size and frames.",
-            positive,
+            positive.path,
         )
-    parsed = CachedName.parse(positive.name)
+    parsed = CachedName.parse(name)
     if parsed is None:
-        raise CacheError(f"{positive}: its name is not that of latents (docs/dataset_file.md lists the names).")
+        raise CacheError(f"{positive.path}: its name is not that of latents (docs/dataset_file.md lists the names).")
     text = _text(texts, parsed.stem, recipe)
     said = text.metadata.get("captions", "1")
     others = [_text(texts, parsed.stem, recipe, number) for number in range(1, int(said) if said.isdecimal() else 1)]
     return Sample(
-        key=positive.name.removesuffix(LATENT_SUFFIX),
+        key=name.removesuffix(LATENT_SUFFIX),
         shape=shapes[0],
-        fps=frame_rate(files[0]) or IMAGE_FPS,
+        fps=frame_rate(positive) or IMAGE_FPS,
         caption=text.metadata.get("caption", text.metadata.get("caption1", "")),
-        latent_path=positive,
+        latent_path=positive.path,
         text_path=text.path,
         others=tuple((file.metadata.get("caption", ""), file.path) for file in others),
         kind="image" if shapes[0].frames == 1 else "video",

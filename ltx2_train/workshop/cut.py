@@ -27,7 +27,7 @@ from .cut_video import piece_seconds, read_index, write_piece
 
 NOTES = "cut.json"
 SHORTEST_SECONDS = 1.0
-ROUNDING = 1e-3  # seconds
+ROUNDING = 1e-3  # seconds, and a share of a frame: what binary fractions of times may be off by
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,13 @@ def test_case_decides_where_it_is_the_only_difference(clips):
     assert [item.references[0].path.name for item in plan.items] == ["a.png", "b.png"]
 
 
+def test_a_sound_beside_its_clip_is_found_whatever_the_case_of_its_name(clips):
+    for name in ("A.WAV", "b.wav"):
+        write_sound(clips / "clips" / name, tone(1))
+    plan = plan_dataset(config(clips, audio_source="audio_files"))
+    assert [item.sound.path.name for item in plan.items] == ["A.WAV", "b.wav"]
+
+
 def test_the_ending_that_is_set_chooses_among_sounds(clips):
     for name in ("a.mp3", "a.wav", "b.wav"):
         write_sound(clips / "clips" / name, tone(1), codec="libmp3lame" if name == "a.mp3" else "pcm_s16le")

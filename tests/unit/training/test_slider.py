@@ -207,7 +207,7 @@ def round_of(positive, negative, weight=1.0):
         ),
         (
             {"slider": {"targets": [{"positive": "a", "negative": "b"}, {"positive": "b", "negative": "a"}]}},
-            "numbers 1 and 2: one has 'a' as positive and 'b' as negative, the other the reverse",
+            "numbers 1 and 2: what they have as positive they have as negative",
         ),
         (
             {"slider": {"targets": [round_of(*pair) for pair in ("ab", "xy", "bc", "ca")]}},
