@@ -55,8 +55,8 @@ from ..weights.text_encoder import TextEncoder
 from .check_given import check_items, check_made, check_streams, check_supplied
 from .checks import dataset_triggers, needed_texts
 from .effect import require_learning
-from .held_out import require_media_apart
-from .regularizers.checks import regularizer_texts
+from .held_out import require_media_apart, require_validation
+from .regularizers.checks import check_items_of, regularizer_texts
 from .run_data import open_data
 from .sound import require_sound
 from .unused import require_items_used, require_used
@@ -166,6 +166,7 @@ def _planned(
         require_used(one, dataset)
         check_supplied(one, dataset)
         require_learning(one, dataset)
+        require_validation(one, dataset)
     require_drawable(asked, run.model.mode, trained_of(run, dataset))
     require_cache_folders(dataset)
     make_folders(dataset)
@@ -174,6 +175,7 @@ def _planned(
         require_items_used(one, plan.items)
         require_media_apart(one, plan.items)
         check_items(one, plan)
+        check_items_of(one, plan, dataset_triggers(dataset))
     silent = bool(plan.items) and all(item.sound is None for item in plan.items)
     if run.model.mode != "video" and silent and not _sound_from_caches(dataset):
         raise nothing_heard(len(plan.items), run.model.mode)

@@ -249,6 +249,7 @@ def foresee(config: RunConfig, events: Events | None = None) -> None:
         require_used(config, dataset)
         check_supplied(config, dataset)
         require_learning(config, dataset)
+        require_validation(config, dataset)
     require_usable(config.run)
     _require_same_run(config, files, layers)
 

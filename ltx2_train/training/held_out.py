@@ -15,6 +15,7 @@ from ..dataset.items import Item
 from ..dataset.sources import copies
 from ..errors import ConfigError
 from ..feed.loader import Sample, TrainingSet
+from ..shapes import Mode
 
 
 def require_validation(config: RunConfig, dataset: DatasetConfig) -> None:
@@ -32,6 +33,19 @@ def require_validation(config: RunConfig, dataset: DatasetConfig) -> None:
         )
 
 
+def _no_use(config: RunConfig) -> ConfigError:
+    name = "validation.every" if config.validation.every else "validation.every_epochs"
+    return ConfigError(
+        f"{name} is set, and the [[validation_datasets]] hold no clip that model.mode = {config.model.mode} can use. "
+        f"Add some, or set {name} to 0."
+    )
+
+
+def _is_of(mode: Mode, item: Item) -> bool:
+    """Whether `mode` has a use for a clip like `item`."""
+    return {"video": item.kind != "audio", "audio": item.sound is not None}.get(mode, True)
+
+
 def validation_clips(config: RunConfig, data: TrainingSet) -> tuple[Sample, ...]:
     """The clips that are measured, none where no loss is asked for."""
     if not config.validation.wanted:
@@ -43,10 +57,7 @@ def require_apart(config: RunConfig, data: TrainingSet) -> None:
     """Raise ConfigError that names clips which are both trained on and measured, found by what their caches say."""
     clips = validation_clips(config, data)
     if config.validation.wanted and not clips:
-        raise ConfigError(
-            "validation.every is set, and the [[validation_datasets]] hold no clip that model.mode = "
-            f"{config.model.mode} can use. Add some, or set it to 0."
-        )
+        raise _no_use(config)
     if not clips:
         return
     trained: dict[str, Sample] = {}
@@ -64,10 +75,13 @@ def require_apart(config: RunConfig, data: TrainingSet) -> None:
 
 
 def require_media_apart(config: RunConfig, items: Sequence[Item]) -> None:
-    """Raise ConfigError that names media which would be both trained on and measured, before they are encoded."""
+    """Raise ConfigError that names media which would be both trained on and measured, or says that none of those to be
+    measured has what the mode trains, before they are encoded. `items` may lack those of datasets of caches alone."""
     if not config.validation.wanted:
         return
     trained, held = ([item for item in items if item.dataset.validation == one] for one in (False, True))
+    if held and not any(_is_of(config.model.mode, item) for item in held):
+        raise _no_use(config)
     measured = dict.fromkeys(item.source.media.path for item in held[: config.validation.clips or None])
     known = dict.fromkeys(item.source.media.path for item in trained)
     of = copies([*known, *measured])

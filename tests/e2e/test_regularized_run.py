@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ltx2_train import Events, Stopped, load_run, read_rows, train
+from ltx2_train import Events, Stopped, build_caches, load_run, read_rows, train
 from ltx2_train.errors import ConfigError, RunError
+from ltx2_train.training import caches
 from ltx2_train.training.state import list_states, load_state
 
 BLOCKS = {"student_block": 1, "teacher_block": 2}
@@ -106,3 +107,21 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded(run_file):
     ):
         with pytest.raises(ConfigError, match=words):
             train(run_of(run_file, "refused", settings))
+
+
+def test_what_clips_and_captions_cannot_serve_is_refused_before_they_are_encoded(run_file, monkeypatch):
+    for encode in ("make_due", "encode_text"):
+        monkeypatch.setattr(caches, encode, lambda *_: pytest.fail("encoding began"))
+    for settings, more, words in (
+        ({"dop": {"weight": 1, "captions": "replace", "trigger": "ohwx"}}, [], "no caption holds the trigger ohwx"),
+        ({"dop": {"weight": 1, "captions": "replace"}}, [], "there is no trigger to replace"),
+        (
+            {"crepa": {"weight": 0.1, "mode": "dino", "student_block": 1}},
+            [],
+            r"3 of 3 clips have no DINOv2 features .* nor would they get any, since cache.dino.model is not set",
+        ),
+        ({}, ["validation.every=1"], r"validation.every is set, and the dataset file has no \[\[validation_datasets"),
+        ({}, ["validation.every_epochs=1"], "or set validation.every_epochs to 0"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            build_caches(run_of(run_file, "refused", settings, *more))

@@ -10,6 +10,7 @@ from ...caching.dino import dino_path, dino_shape
 from ...caching.dino_model import DinoModel
 from ...caching.notes import damage
 from ...config import RunConfig
+from ...dataset.plan import DatasetPlan
 from ...errors import CacheError, ConfigError
 from ...events import Events
 from ...feed.loader import Sample, TrainingSet
@@ -115,10 +116,33 @@ def check_samples_of(config: RunConfig, data: TrainingSet, events: Events) -> No
             "regularizers.audio_dop has nothing to do: every clip has sound. It costs nothing then.", "warning"
         )
     pictures = [sample for sample in samples if sample.kind != "audio"]
-    for name in [name for name in ("crepa", "self_flow", "tread") if getattr(settings, name).weight and not pictures]:
-        raise ConfigError(f"regularizers.{name} is about pictures, and no clip has one. Set its weight to 0.")
+    _check_pictured(settings, bool(pictures))
     if settings.crepa.weight and settings.crepa.mode == "dino":
         _check_features(config, data, pictures)
+
+
+def check_items_of(config: RunConfig, plan: DatasetPlan, triggers: Sequence[str]) -> None:
+    """Raise ConfigError for what the media and captions of a plan show of the same, before one of them is encoded."""
+    if plan.from_caches:  # of what has no media nothing is known yet
+        return
+    settings, items = config.regularizers, [item for item in plan.items if not item.validation]
+    regularizer_texts(settings, [one.caption for item in items for one in item.source.each], triggers)
+    pictures = [item for item in items if item.kind != "audio"]
+    _check_pictured(settings, bool(pictures))
+    if settings.crepa.weight and settings.crepa.mode == "dino" and config.cache.dino.model is None:
+        lacking = [item.key for item in pictures if not dino_path(item.latent_path).is_file()]
+        if lacking:
+            raise ConfigError(
+                f"regularizers.crepa.mode is dino, and {len(lacking)} of {len(pictures)} clips have no DINOv2 features "
+                f"({', '.join(lacking[:_NAMED])}), nor would they get any, since cache.dino.model is not set. Set "
+                "cache.dino.model to the folder of a DINOv2 model, or regularizers.crepa.mode to backbone."
+            )
+
+
+def _check_pictured(settings: RegularizerSettings, pictured: bool) -> None:
+    """Raise ConfigError for regularizers of pictures where no clip has one."""
+    for name in [name for name in ("crepa", "self_flow", "tread") if getattr(settings, name).weight and not pictured]:
+        raise ConfigError(f"regularizers.{name} is about pictures, and no clip has one. Set its weight to 0.")
 
 
 def regularizer_texts(settings: RegularizerSettings, captions: Iterable[str], triggers: Sequence[str]) -> list[str]:
