@@ -6,7 +6,7 @@ from .needs import tell_needs
 
 tell_needs()  # before anything is imported that may be missing
 
-from . import host
+from . import host, sent
 from .audio import LoadTrainingAudio
 from .branches import KeepBranch
 from .check import CheckDataset
@@ -73,6 +73,8 @@ NODES = [
     SamplesRecipe,
     QuantizeCheckpoint,
 ]
+
+sent.look_at(NODES)
 
 
 class Extension(host.ComfyExtension):

@@ -6,7 +6,7 @@ import contextlib
 import contextvars
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 _PAIRS, _MORE = "Load Training Pairs", "Add Reference"
 _FOLDERS = {
@@ -50,6 +50,7 @@ _PHRASES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
 )
 _shown: dict[str, dict[str, str]] = {}  # dotted path of a setting -> node that shows it -> name of the widget
 _node: contextvars.ContextVar[str] = contextvars.ContextVar("node", default="")
+_graph: contextvars.ContextVar[Collection[str]] = contextvars.ContextVar("graph", default=())
 
 
 def note_widget(node: str, path: str, widget: str) -> None:
@@ -68,6 +69,16 @@ def speaking_as(node: str) -> Iterator[None]:
         _node.reset(token)
 
 
+@contextlib.contextmanager
+def in_graph(titles: Collection[str]) -> Iterator[None]:
+    """Inside, a setting that several nodes show is that of those with these titles, where one has it."""
+    token = _graph.set(titles)
+    try:
+        yield
+    finally:
+        _graph.reset(token)
+
+
 def in_widget_words(text: str) -> str:
     """`text` with each setting called as its widget; of another node, with the name of the node."""
     for phrase, said in _PHRASES:
@@ -82,8 +93,8 @@ def _widget(found: re.Match[str]) -> str:
         return nodes[node]
     if any(shown.get(node) == found[0] for shown in _shown.values()):  # its own widget
         return found[0]
-    other, widget = next(iter(nodes.items()))
-    return f"{widget} of {other}"
+    there = [title for title in nodes if title in _graph.get()] or list(nodes)[:1]
+    return " or ".join(f"{nodes[title]} of {title}" for title in there)
 
 
 @functools.cache

@@ -59,7 +59,8 @@ class _Input:
     io_type = ""
 
     def __init__(self, id: str, display_name: str | None = None, optional: bool = False, **options: Any) -> None:
-        self.id, self.display_name, self.optional, self.options = id, display_name, optional, options
+        self.id, self.display_name, self.optional = id, display_name, optional
+        self.options = _Choices(options) if self.io_type == "COMFY_DYNAMICCOMBO_V3" else options
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -73,6 +74,13 @@ class _Option:
 
     def __init__(self, key: str, inputs: list[_Input]) -> None:
         self.key, self.inputs = key, inputs
+
+
+class _Choices(dict):
+    """The options of a dynamic combo, which goes over its choices as ComfyUI's list of them does."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self["options"])
 
 
 class _Output:

@@ -9,7 +9,8 @@ from typing import Any
 
 from ...ltx2_train.errors import Stopped, TrainerError
 from ..needs import require_needs
-from ..words import in_widget_words, speaking_as
+from ..sent import titles, unknown
+from ..words import in_graph, in_widget_words, speaking_as
 
 TRAINS = "LTX2T_Train"  # how the ids of nodes that train begin
 logger = logging.getLogger("ltx2_trainer")
@@ -19,14 +20,18 @@ logger = logging.getLogger("ltx2_trainer")
 def training_job(node: str = "") -> Iterator[None]:
     """Run the core as ComfyUI needs it: with gradients, and with errors that say what to do instead of where.
 
-    Errors speak of the widgets of `node`, the title of the one that runs.
+    Errors speak of the widgets of `node`, the title of the one that runs, and of the other nodes of its prompt.
+    Whichever of them runs first refuses what was sent to any under a name that it does not know.
 
     ComfyUI runs nodes in inference mode, whose tensors cannot be trained on, so that is left before anything is made.
     A requested stop ends the prompt as an interrupt, after the core has saved.
     """
     import torch
 
-    with torch.inference_mode(False), torch.enable_grad(), speaking_as(node):
+    prompt = _running_prompt()
+    if text := unknown(prompt):
+        raise RuntimeError(text)
+    with torch.inference_mode(False), torch.enable_grad(), in_graph(titles(prompt)), speaking_as(node):
         try:
             require_needs()
             yield
@@ -35,6 +40,19 @@ def training_job(node: str = "") -> Iterator[None]:
             raise _interrupted() from None
         except TrainerError as error:
             raise RuntimeError(in_widget_words(str(error))) from None
+
+
+def _queue() -> Any:
+    """ComfyUI's queue of prompts; None where there is no server."""
+    from server import PromptServer
+
+    return getattr(getattr(PromptServer, "instance", None), "prompt_queue", None)
+
+
+def _running_prompt() -> dict[str, Any]:
+    """The prompt that is run, as it was sent; empty where there is none."""
+    running = getattr(_queue(), "currently_running", None) or {}
+    return next((item[2] for item in running.values()), {})  # one at a time
 
 
 def _interrupted() -> BaseException:
@@ -53,9 +71,7 @@ def drop_presses(run_name: str) -> int:
 
     So one X ends a run, however often Run was pressed for it.
     """
-    from server import PromptServer
-
-    queue = getattr(getattr(PromptServer, "instance", None), "prompt_queue", None)
+    queue = _queue()
     if queue is None:
         return 0
 

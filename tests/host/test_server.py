@@ -255,3 +255,18 @@ def test_a_mistake_is_told_in_one_plain_sentence(server, prompt):
     assert entry["status"]["status_str"] == "error"
     assert error_of(entry).startswith("The folder ")
     assert "does not exist" in error_of(entry)
+
+
+def test_what_no_node_knows_is_refused_by_name_before_anything_is_encoded(server, prompt):
+    wrong = prompt("misspelt", LTX2T_TrainLoRA={"sample_prompt": "a fox", "options": ["20", 0]})
+    wrong["20"] = {
+        "class_type": "LTX2T_OptimizerOptions",
+        "inputs": {"optimizer": "adafactor", "optimizer.weight_decay": 0.1, "optimizer.betas": "0.5, 0.9"}
+        | {"args": "", "ema_decay": 0, "ema_sample": False},
+    }
+    told = error_of(server.history(server.queue(wrong)))
+    assert "it has no input sample_prompt. Did you mean sample_prompts?" in told
+    assert "Optimizer Options (node 20): optimizer.betas goes with optimizer = " in told
+    assert not (server.base / "output/ltx2_runs/misspelt").exists()
+    notes = {"speak_and_recognation": {"__value__": [False, True]}}  # another pack's, in the nodes of all
+    server.run(prompt("noted", LTX2T_TrainLoRA={"steps": 1, "sample_every": 0, **notes}))

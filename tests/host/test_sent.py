@@ -1,0 +1,58 @@
+"""What a prompt gives our nodes: each name is one of an input, and errors name the nodes that there are."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from comfy_server import ROOT
+
+
+def sent(kind, **inputs):
+    return {"5": {"class_type": f"LTX2T_{kind}", "inputs": inputs}, "6": {"class_type": "KSampler", "inputs": {"x": 1}}}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        (
+            sent("LoadTrainingClips", triger_word="ohwx"),
+            r"Clips \(node 5\): .*Did you mean trigger_word\?",
+        ),
+        (sent("LoadTrainingClips", zzz=["4", 0]), r"it has no input zzz\. Leave it out"),
+        (
+            sent("TrainingRecipe", recipe="nothing of the kind", **{"recipe.rank": 4}),
+            "",  # the node says so itself
+        ),
+        (
+            sent("ValidationOptions", when="every n steps", **{"when.every": 2, "when.every_epochs": 3}),
+            r"when\.every_epochs goes with when = every n epochs or when = steps and epochs, and when is every n steps",
+        ),
+        (sent("PickCheckpoints", pick="spread over the run", **{"pick.count": 2}), ""),
+    ],
+)
+def test_what_no_input_takes_is_named(nodes, prompt, words):
+    told = nodes.sent.unknown(prompt)
+    assert re.search(words, told) if words else not told
+
+
+def test_a_setting_of_several_nodes_is_that_of_those_in_the_graph(nodes):
+    words = nodes.words
+    for kinds, said in (
+        (["LoadTrainingClips"], "trigger_word of Load Training Clips"),
+        (["LoadTrainingPairs", "TrainLoRA"], "trigger_word of Load Training Pairs"),
+        (["LoadTrainingAudio"], "speaker_word of Load Training Audio"),
+        (
+            ["LoadTrainingClips", "LoadTrainingAudio"],
+            "speaker_word of Load Training Audio or trigger_word of Load Training Clips",
+        ),
+    ):
+        prompt = {str(number): {"class_type": f"LTX2T_{kind}"} for number, kind in enumerate(kinds)}
+        with words.in_graph(nodes.sent.titles(prompt)), words.speaking_as("Prepare Dataset"):
+            assert words.in_widget_words("Set trigger_word in it.") == f"Set {said} in it."
+
+
+def test_the_prompts_that_we_ship_are_known(nodes):
+    for file in (ROOT / "example_workflows" / "api").glob("*.json"):
+        assert nodes.sent.unknown(json.loads(file.read_text(encoding="utf-8"))) == "", file.name
