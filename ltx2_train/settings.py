@@ -3,7 +3,7 @@
 A setting is a pydantic field with default, bounds and help; the TOML files, the command line and the node widgets
 are derived from it. `json_schema_extra={"community": "network_dim"}` names the flag of the community trainer that means
 the same, `{"unit": "pixels"}` the unit, `{"since": "0.2"}` the version that brought it, `{"advanced": True}` hides it
-from a first look.
+from a first look, `{"may_be_blank": True}` takes empty texts in a list.
 """
 
 from __future__ import annotations
@@ -76,6 +76,10 @@ class Settings(BaseModel):
         if isinstance(value, str) and Path in _parts(annotation):
             if fault := path_fault(value):
                 raise ValueError(fault)
+        marks = cls.model_fields[info.field_name or ""].json_schema_extra
+        blank = isinstance(value, (list, tuple)) and any(isinstance(one, str) and not one.strip() for one in value)
+        if blank and not (isinstance(marks, dict) and marks.get("may_be_blank")):
+            raise ValueError("holds an empty text. Take it out")
         # True is a whole number to Python and to pydantic, so that `rank = true` would be a rank of 1.
         return value if {bool, Any} & set(_kinds(annotation)) else _NoNumber.instead(value)
 

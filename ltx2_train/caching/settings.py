@@ -93,6 +93,7 @@ class CacheSettings(Settings):
         json_schema_extra={
             "harmless": True,
             "counts_with": "regularizers.reads_prompts -- in training with regularizers.blank or regularizers.dop",
+            "may_be_blank": True,
             "advanced": True,
         },
     )

@@ -122,12 +122,24 @@ class _Given(argparse.Action):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Looks at every option of every command for what is given twice."""
+    """Looks at every option of every command for what is given twice, or is empty."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         self.register("action", None, _Given)
         self.register("action", "store", _Given)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """As usual. An empty text, such as a variable of the shell that is not set, is refused by its option: a path
+        would be the folder at hand, and other options would be as if left out."""
+        option = "An argument"
+        for text in sys.argv[1:] if args is None else args:
+            if text.startswith("--"):
+                option, sign, value = text.partition("=")
+                text = value if sign else text
+            if option != "--prefix" and not text.strip():
+                self.error(f"{option} is empty. Give it a value, or leave it out.")
+        return super().parse_args(args, namespace)
 
 
 def _parser() -> argparse.ArgumentParser:

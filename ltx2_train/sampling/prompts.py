@@ -160,7 +160,7 @@ def read_prompts(settings: DrawSettings, fallback: Sequence[str] = ()) -> list[P
     if source.suffix.lower() in (".json", ".toml"):
         entries = read_library(source.name, text, source.suffix.lower())
     else:
-        entries = text.splitlines()
+        return _parsed(source.name, text.splitlines(), settings, source.parent, of_list=False)
     return _parsed(source.name, entries, settings, source.parent)
 
 
@@ -208,10 +208,15 @@ def validation_prompts(samples: Sequence[Sample], run: RunConfig, settings: Draw
     ]
 
 
-def _parsed(name: str, entries: Sequence[str | dict[str, Any]], settings: DrawSettings, base: Path) -> list[Prompt]:
+def _parsed(
+    name: str, entries: Sequence[str | dict[str, Any]], settings: DrawSettings, base: Path, of_list: bool = True
+) -> list[Prompt]:
+    """The prompts of `entries`; of a text that is no list, blank lines are none."""
     prompts = []
     for number, entry in enumerate(entries, 1):
         try:
+            if of_list and isinstance(entry, str) and not entry.strip():
+                raise ConfigError("the prompt is empty. Take it out, or write what is to be seen.")
             if isinstance(entry, dict):
                 prompts.append(parse_prompt(_line_of(entry), settings, base, tables=entry.get("conditions", ())))
             elif entry.strip() and not entry.lstrip().startswith("#"):

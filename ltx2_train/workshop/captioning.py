@@ -89,6 +89,9 @@ def caption_media(
         raise ConfigError("Name a model: --model for what is seen, --whisper for what is said, or both.")
     if frames < 1:
         raise ConfigError(f"--frames: {frames} is too few; use 1 or more, for example {CAPTION_FRAMES}.")
+    for option, text in (("--speaker", speaker), ("--prompt", prompt)):
+        if text is not None and not text.strip():
+            raise ConfigError(f"{option} is empty. Give it a text, or leave it out.")
     models = {"model": model, "whisper": whisper}
     chosen = {**models, "prompt": prompt, "prefix": prefix, "speaker": speaker, "frames": frames}
     notes = _Notes(folder / NOTES, {key: str(value) for key, value in chosen.items()})
@@ -127,7 +130,7 @@ def caption_media(
 def joined_caption(prefix: str, seen: str, said: str, speaker: str = SPEAKER) -> str:
     """The caption from its parts; speech stands in quotes, as the text encoder of LTX-2 knows it."""
     spoken = said.replace('"', "'")
-    quote = f'{speaker.strip() or SPEAKER} says: "{spoken}"' if spoken else ""
+    quote = f'{speaker.strip()} says: "{spoken}"' if spoken else ""
     return " ".join(part for part in (prefix.strip(), seen, quote) if part)
 
 

@@ -36,3 +36,31 @@ def test_two_values_of_an_option_that_takes_one_are_refused(words, capsys):
 
 def test_the_same_value_twice_is_no_other_one():
     assert _parser().parse_args("sample run.toml --out o --lora a --lora a".split()).lora == Path("a")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sample", "run.toml", "--out", "o", "--prompt", ""],
+        ["sample", "run.toml", "--out", "o", "--lora="],
+        ["data", "caption", "clips", "--model", "m", "--speaker", " "],
+        ["compare", "run.toml", "--out", ""],
+        ["lora", "merge", "a", "--out", "o", "--multiplier", "1", ""],
+    ],
+)
+def test_an_empty_option_is_refused_by_its_name(words, capsys):
+    option = next(word for word in reversed(words) if word.startswith("--")).strip("=")
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2
+    assert f"{option} is empty. Give it a value, or leave it out." in capsys.readouterr().err
+
+
+def test_a_file_that_is_empty_text_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["probe", ""])
+    assert "An argument is empty." in capsys.readouterr().err
+
+
+def test_nothing_may_stand_before_each_caption():
+    assert _parser().parse_args(["data", "caption", "clips", "--prefix", ""]).prefix == ""

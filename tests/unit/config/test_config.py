@@ -183,3 +183,14 @@ def test_the_names_in_lora_metadata_are_settings():
     from ltx2_train.lora.metadata import SS_NAMES
 
     assert set(SS_NAMES.values()) <= {dotted for dotted, _ in walk_settings()}
+
+
+@pytest.mark.parametrize(
+    "name", ["lora.target_modules", "lora.include_patterns", "full.exclude_patterns", "wandb.tags"]
+)
+def test_an_empty_text_in_a_list_is_refused(name):
+    """As a pattern it would be found in the name of every layer."""
+    group, key = name.split(".")
+    with pytest.raises(ConfigError, match=f"{name}: holds an empty text. Take it out"):
+        make_run({group: {key: ["attn", ""]}})
+    assert make_run({"cache": {"preservation_prompts": ["", "woman"]}}).cache.preservation_prompts == ("", "woman")

@@ -154,3 +154,14 @@ def test_a_strength_is_told_where_no_lora_is_given_and_nowhere_else(what):
     assert [text for text in heard if "strength" in text] == [
         "sample.strength = 0.5 has no effect: no LoRA is given (--lora)."
     ]
+
+
+def test_an_empty_prompt_of_a_list_is_refused_and_a_blank_line_is_none(tmp_path):
+    with pytest.raises(ConfigError, match=r"prompts: holds an empty text"):
+        make_run({"sample": {"prompts": ["a fox", ""]}})
+    settings = DrawSettings.of(make_run({}).sample.model_copy(update={"prompts": ["a fox", " "]}), "2.3")
+    with pytest.raises(ConfigError, match=r"sample\.prompts, line 2: the prompt is empty"):
+        read_prompts(settings)
+    (tmp_path / "p.txt").write_text("a fox\n\na dog\n")
+    lines = DrawSettings.of(make_run({}).sample.model_copy(update={"prompts": tmp_path / "p.txt"}), "2.3")
+    assert [prompt.text for prompt in read_prompts(lines)] == ["a fox", "a dog"]

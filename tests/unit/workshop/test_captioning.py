@@ -304,3 +304,9 @@ def test_what_no_model_would_use_is_refused(folder, given, model, needed, capsys
     assert main(["data", "caption", str(folder), f"--{model}", "none", *given]) == 2
     assert f"{given[0]} counts with {needed} alone" in capsys.readouterr().err
     assert texts(folder) == before
+
+
+@pytest.mark.parametrize("option", ["speaker", "prompt"])
+def test_an_empty_speaker_or_prompt_is_refused(tmp_path, option):
+    with pytest.raises(ConfigError, match=f"--{option} is empty"):
+        caption_media(tmp_path, tmp_path, **{option: " "})
