@@ -17,6 +17,7 @@ from ..dataset.plan import DatasetPlan
 from ..errors import RunError
 from ..events import Events
 from .due import Due
+from .kind import IN_ITS_PLACE
 from .kinds import caches_due
 from .recipe import CacheRecipe
 
@@ -42,6 +43,12 @@ class CacheNeed:
             {job.path: job.kind.size(job) for job in jobs if not job.kind.exact},
         )
 
+    def require_place(self) -> None:
+        """Raise RunError where a folder lies in the place of a cache that is to be made."""
+        for path in (*self.sizes, *self.upper_sizes):
+            if path.is_dir():
+                raise RunError(f"The cache {path} cannot be written: {IN_ITS_PLACE}.")
+
     def require_room(self, events: Events) -> None:
         """Say how much is to be made, and of what size. Raises RunError where a disk has not enough room for it."""
         count = len(self.sizes) + len(self.upper_sizes)
@@ -56,7 +63,7 @@ class CacheNeed:
                     f"The disk of {folder} has {_said(free)} free, and the {number} caches to be made there need about "
                     f"{_said(surely)}. Free some space, set cache_directory to another disk, or choose a smaller "
                     "resolution, fewer target_frames or fewer clips"
-                    f"{self._advice()}. Nothing was written."
+                    f"{self._advice()}. Nothing was encoded."
                 )
             if at_most > free:
                 events.message(

@@ -33,6 +33,7 @@ from .recipe import CacheRecipe
 
 HEADER = 480  # bytes of a cache that are neither tensor nor settings: source, checkpoint, names
 LEFT_OUT = "is left out"
+IN_ITS_PLACE = "a folder lies in its place; move it away"
 R = TypeVar("R")
 ModelName = Literal["video_vae", "audio_vae", "dino", "text_encoder"]
 
@@ -55,7 +56,8 @@ class Job:
 class CacheState:
     """A cache as it is. `stale` says why it must be made again; None: it fits, or is missing.
 
-    `file` is open where it can be read. `error` tells damage in full, where `stale` only says "damaged".
+    `file` is open where it can be read. `error` tells damage in full, where `stale` only says "damaged", or what lies
+    in the place of one that is missing.
     """
 
     missing: bool
@@ -70,7 +72,7 @@ class CacheState:
     @property
     def problem(self) -> str | None:
         """Why it cannot be trained on; None where it can."""
-        return "missing" if self.missing else self.error or self.stale
+        return self.error or ("missing" if self.missing else self.stale)
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class CacheKind(Generic[R]):
     def check(self, job: Job) -> CacheState:
         """The file of `job` against what it should be made from; reads its header alone."""
         if not job.path.is_file():
-            return CacheState(missing=True)
+            return CacheState(missing=True, error=IN_ITS_PLACE if job.path.is_dir() else "")
         try:
             file = CacheFile(job.path)
             return CacheState(False, self.stale(file, job), file)

@@ -16,13 +16,13 @@ from typing import Any
 from ..dataset.cache_names import TEXT_SUFFIX
 from ..dataset.plan import DatasetPlan
 from ..dataset.scan import SHOWN_AT_MOST
-from ..errors import CacheError
+from ..errors import CacheError, RunError
 from ..events import Events
 from ..weights.reader import ENDING
 from .cache_file import MEND, CacheFile
 from .encode import Latents
 from .encode_text import Text
-from .kind import CacheKind
+from .kind import IN_ITS_PLACE, CacheKind
 from .kinds import CACHE_KINDS, needed_kinds
 from .recipe import CacheRecipe
 from .writable import written_folders
@@ -130,9 +130,16 @@ def _rows(kind: CacheKind[Any]) -> Iterator[CacheRow]:
             yield _row(beside, Latents.name, not beside.is_file(), None, failure)
 
 
+def missing_row(path: Path, name: str, failure: str | None = None) -> CacheRow:
+    """Of a cache that is not there: why it could not be made the last time, or what lies in its place."""
+    if path.is_dir():
+        return CacheRow(path, name, "missing", IN_ITS_PLACE)
+    return CacheRow(path, name, "failed" if failure else "missing", failure or "")
+
+
 def _row(path: Path, name: str, missing: bool, stale: str | None, failure: str | None) -> CacheRow:
     if missing:
-        return CacheRow(path, name, "failed" if failure else "missing", failure or "")
+        return missing_row(path, name, failure)
     return CacheRow(path, name, "stale" if stale else "present", stale or "", path.stat().st_size)
 
 
@@ -149,11 +156,21 @@ def _name(path: Path) -> str:
 
 
 def remove_caches(rows: list[CacheRow]) -> int:
-    """Delete the files of `rows`; returns the bytes that became free. A file that is gone already is passed over."""
+    """Delete the files of `rows`; returns the bytes that became free. A file that is gone already is passed over.
+
+    Raises RunError where one cannot be deleted.
+    """
     freed = 0
-    for row in rows:
+    for done, row in enumerate(rows):
         assert row.path.name.endswith(ENDING), row.path
-        with contextlib.suppress(FileNotFoundError):
+        try:
             row.path.unlink()
             freed += row.bytes
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise RunError(
+                f"{row.path} could not be deleted: {error.strerror or error}. {done} of {len(rows)} files were deleted "
+                "before it."
+            ) from error
     return freed

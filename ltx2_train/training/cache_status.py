@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..caching.cache_file import CacheFile
-from ..caching.status import CacheRow, CacheStatus, cache_status, verify_caches
+from ..caching.status import CacheRow, CacheStatus, cache_status, missing_row, verify_caches
 from ..config import DrawSettings, RunConfig
 from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
@@ -51,7 +51,7 @@ def _rows(paths: Iterable[Path], verify: bool, events: Events) -> Iterator[Cache
     for path in paths:
         events.check_stop()
         if not path.is_file():
-            yield CacheRow(path, "prompts", "missing")
+            yield missing_row(path, "prompts")
             continue
         why = ""
         try:

@@ -98,6 +98,7 @@ def build_caches(
     device = pick_device(run.model.device)
     dataset, plan = _planned(run, config, asked, trained_by, events)
     need = CacheNeed.of(plan, recipe)
+    need.require_place()
     need.require_room(events)
     if need.sizes or need.upper_sizes:
         require_writable(dataset)

@@ -145,6 +145,7 @@ def test_a_disk_too_small_is_an_error_before_anything_is_loaded_or_written(run_f
     text = str(failure.value)
     assert f"The disk of {cache} has 0.0 MB free, and the 4 caches to be made there need about 0." in text
     assert "set cache_directory to another disk" in text
+    assert text.endswith("Nothing was encoded."), "what is known of the media has been written"
     assert not list(cache.glob("*.safetensors"))
 
 

@@ -109,6 +109,32 @@ def test_the_commands_list_first_and_delete_only_when_told(run_file, capsys):
     assert main(["cache", "status", str(run_file)]) == 1
 
 
+def test_a_folder_in_the_place_of_a_cache_is_named_before_anything_is_encoded(run_file, capsys, monkeypatch):
+    (cached := next((run_file.parent / "cache").glob("*_ltx2.safetensors"))).unlink()
+    cached.mkdir()
+    words = "a folder lies in its place; move it away"
+    assert main(["cache", "status", str(run_file)]) == 1
+    assert f"{cached.name}: {words}" in capsys.readouterr().out
+    monkeypatch.setattr("ltx2_train.sampling.render.load_video_vae", lambda *_, **__: pytest.fail("loaded"))
+    assert main(["cache", "build", str(run_file)]) == 1
+    assert f"The cache {cached} cannot be written: {words}." in capsys.readouterr().err
+    assert main(["train", str(run_file)]) == 1
+    assert f"{cached.name}: {words}" in capsys.readouterr().err
+
+
+def test_a_cache_that_cannot_be_deleted_is_named(run_file, capsys, monkeypatch):
+    extra = run_file.parent / "cache" / "gone_00000-009_0064x0064_ltx2.safetensors"
+    extra.write_bytes(b"x" * 2000)
+
+    def refuse(path, missing_ok=False):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(extra), "unlink", refuse)
+    assert main(["cache", "clean", str(run_file), "--yes"]) == 1
+    told = capsys.readouterr().err
+    assert f"error: {extra} could not be deleted: Permission denied. 0 of 1 files were deleted before it." in told
+
+
 # --- the index of media ----------------------------------------------------------------------------------------------
 
 
