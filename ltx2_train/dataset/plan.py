@@ -35,8 +35,10 @@ from .windows import Cutter
 __all__ = ["Item", "DatasetPlan", "plan_dataset"]
 
 
-def plan_dataset(config: DatasetConfig, events: Events | None = None, brief: bool = False) -> DatasetPlan:
-    """Find, check and cut all media of `config`.
+def plan_dataset(
+    config: DatasetConfig, events: Events | None = None, brief: bool = False, only: DatasetRef | None = None
+) -> DatasetPlan:
+    """Find, check and cut all media of `config`, or of its dataset `only`.
 
     Messages go to `events`, those about frame rates in the words of the community trainer. `brief`: what is left out is
     named and no more, where another command has said why. Raises ConfigError where a file lies in place of a folder of
@@ -44,12 +46,13 @@ def plan_dataset(config: DatasetConfig, events: Events | None = None, brief: boo
     missing or empty, no captions, all clips too short or unreadable.
     """
     events = events or Events()
-    require_cache_folders(config)
+    if only is None:
+        require_cache_folders(config)
     items: list[Item] = []
     left_out: dict[DatasetRef, list[Skipped]] = {}
     warnings: list[str] = list(config.notes)
     pairs: list[str] = []
-    for ref in config.refs:
+    for ref in config.refs if only is None else [only]:
         if not ref.entry.from_caches:
             found, left_out[ref] = _plan_one(ref, events, warnings, pairs)
             items += found

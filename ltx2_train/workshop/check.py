@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..dataset.dataset_file import DatasetConfig, DatasetSettings
+from ..dataset.dataset_file import DatasetConfig, DatasetRef, DatasetSettings
 from ..dataset.outputs import cache_folder_faults
 from ..dataset.plan import Item, plan_dataset
 from ..dataset.scan import MEDIA_SUFFIXES, MediaFile, Skipped, find_media
@@ -23,7 +23,7 @@ from ..shapes import VideoShape
 from ..threads import Threads
 from .check_files import FileFacts, examine, file_findings, left_out_finding, lost_clip, lost_frame, unusable_finding
 from .check_folder import companion_folders, folder_findings, pair_findings
-from .check_report import LEVELS, CheckReport, FileCheck, Finding, worst
+from .check_report import LEVELS, WHOLE, CheckReport, FileCheck, Finding, worst
 from .check_rules import dataset_findings, duplicate_findings, size_finding
 from .choices import GOALS
 
@@ -36,11 +36,18 @@ OWN_WORDS = ("is a copy of", "have no reference", NO_SOUND)  # warnings of the p
 class _Part:
     """One dataset on its way through the check."""
 
-    name: str
-    entry: DatasetSettings
+    ref: DatasetRef
     found: list[MediaFile] = field(default_factory=list)
     facts: list[FileFacts] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.ref.name
+
+    @property
+    def entry(self) -> DatasetSettings:
+        return self.ref.entry
 
 
 def check_dataset(
@@ -60,20 +67,22 @@ def check_dataset(
     events, started = shielded(events), time.monotonic()
     config = source if isinstance(source, DatasetConfig) else DatasetConfig.read(source)
     entries = [ref.entry for ref in config.refs]
-    parts = [_Part(ref.name, ref.entry) for ref in config.refs]
+    for note in config.notes:
+        events.message(note)
+    parts = [_Part(ref) for ref in config.refs]
     for part in parts:
         _check_part(part, config, entries, goal, events)
         if problems is not None:
             part.findings += _unfit(part, problems)
     _pair_up(parts)
-    training = [part for part in parts if part.name.startswith("datasets")]
+    training = [part for part in parts if not part.ref.validation]
     everything = [(part.name, fact) for part in training for fact in part.facts]
     findings = [finding for part in parts for finding in part.findings]
     findings += duplicate_findings(everything, events)
     voices = bool(training) and all(part.entry.kind == "audio" for part in training)
     counted = [fact for _, fact in everything]
     count = sum(len(fact.items) if fact.items[0].kind == "audio" else 1 for fact in counted)
-    findings += size_finding("datasets", count, goal, voices)
+    findings += size_finding(WHOLE, count, goal, voices)
     findings.sort(key=lambda finding: -LEVELS.index(finding.level))
     files = [file for part in parts for file in _files(part, findings)]
     name = "settings" if isinstance(source, DatasetConfig) else str(source)
@@ -97,16 +106,15 @@ def _check_part(
     strange: list[Skipped] = []
     try:
         part.found, strange = find_media(name, entry)
-        alone = config.model_copy(update={"datasets": (entry,), "validation_datasets": ()})
-        plan = plan_dataset(alone, Passing(events, ("stage", "progress")))  # the rest is in the report
+        plan = plan_dataset(config, Passing(events, ("stage", "progress")), only=part.ref)  # the rest is in the report
     except DataError as error:
         part.findings += [left_out_finding(name, skip.path, skip.reason) for skip in strange if skip.path not in links]
-        part.findings += _all_unusable(part, str(error).replace("datasets[0]", name))  # it was looked at alone
+        part.findings += _all_unusable(part, str(error))
         return
     part.findings += [left_out_finding(name, skip.path, skip.reason) for skip in plan.skipped if skip.path not in links]
     for warning in plan.warnings:
-        if warning.startswith("datasets[0]: ") and not any(words in warning for words in OWN_WORDS):
-            text = warning.removeprefix("datasets[0]: ").rstrip(".")
+        if warning.startswith(f"{name}: ") and not any(words in warning for words in OWN_WORDS):
+            text = warning.removeprefix(f"{name}: ").rstrip(".")
             part.findings.append(Finding("amber", "settings", name, text))
     part.facts = _examined(plan.items, part.found, f"look into {name}", events)
     for fact in part.facts:

@@ -16,6 +16,7 @@ from ..shapes import VideoShape
 FindingLevel = Literal["green", "amber", "red"]
 LEVELS: tuple[FindingLevel, ...] = ("green", "amber", "red")
 SHOWN_OF_A_RULE = 5
+WHOLE = "datasets"  # stands for all of them
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,12 @@ class Finding:
     remedy: str = ""
     path: Path | None = None
 
-    def text(self) -> str:
+    def text(self, several: bool = True) -> str:
+        """A line; of `several` datasets one that is about a whole one begins with its name."""
         remedy = f" {self.remedy}" if self.remedy else ""
         end = "" if self.reason.endswith((".", "?")) else "."
-        return f"{self.path.name if self.path else self.dataset}: {self.reason}{end}{remedy}"
+        about = f"{self.path.name}: " if self.path else f"{self.dataset}: " if several else ""
+        return f"{about}{self.reason}{end}{remedy}"
 
     def to_json(self) -> dict[str, Any]:
         return {**self.__dict__, "path": None if self.path is None else str(self.path)}
@@ -92,6 +95,7 @@ class CheckReport:
     def text(self) -> str:
         """For a terminal or a node: the counts, what is lost, every finding; of one rule and remedy at most five."""
         counts = self.counts()
+        several = len({one.dataset for one in (*self.files, *self.findings)} - {WHOLE}) > 1
         whole = sum(finding.path is None for finding in self.findings)  # that colour the dataset, and no file
         lines = [
             f"{self.level.upper()}: {len(self.files)} files, {counts['green']} green, {counts['amber']} amber, "
@@ -106,7 +110,9 @@ class CheckReport:
                 if finding.level == level:
                     rules.setdefault((finding.rule, finding.remedy, finding.path is None), []).append(finding)
             for (rule, *_), group in rules.items():
-                lines += [f"{level.upper():5}  {rule:16} {finding.text()}" for finding in group[:SHOWN_OF_A_RULE]]
+                lines += [
+                    f"{level.upper():5}  {rule:16} {finding.text(several)}" for finding in group[:SHOWN_OF_A_RULE]
+                ]
                 if len(group) > SHOWN_OF_A_RULE:
                     names = ", ".join(
                         finding.path.name if finding.path else finding.dataset for finding in group[SHOWN_OF_A_RULE:]

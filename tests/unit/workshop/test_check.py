@@ -203,6 +203,22 @@ def test_recordings_and_pictures(tmp_path):
     assert check(tmp_path / "pics", source='image_directory = "pics"').files[0].lost_clip is None
 
 
+def test_what_is_said_of_a_dataset_names_it_where_there_are_several(tmp_path):
+    clip(tmp_path / "clips" / "a.mp4")
+    unset, words = "[general]\nresolution = [96, 64]\n", "target_frames is not set, so one frame of each video is used"
+    assert f"AMBER  settings         {words}" in check(tmp_path / "clips", general=unset).text()
+    key = "no_resize_control"
+    held = f'[[validation_datasets]]\nvideo_directory = "clips"\ncache_directory = "held"\n{key} = true'
+    told = []
+    events = Events()
+    events.message = lambda text, level="info": told.append(text)
+    check(tmp_path / "clips", general=unset, more=held)
+    report = check_dataset(tmp_path / "ds.toml", events=events)
+    assert f"AMBER  settings         validation_datasets[0]: {words}" in report.text()
+    assert f"AMBER  settings         datasets[0]: {words}" in report.text()
+    assert told == [f"validation_datasets[0].{key} has no effect: references always take the size of their clip."]
+
+
 def test_where_nothing_is_left_each_file_has_its_reason(tmp_path):
     clip(tmp_path / "clips" / "short.mp4", frames=3)
     clip(tmp_path / "clips" / "mute.mp4", None)
