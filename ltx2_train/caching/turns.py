@@ -98,6 +98,8 @@ class Turns(Generic[R]):
             return self._read(job)
         except DataError as error:
             return error.with_traceback(None)
+        except OSError as error:  # of the disk, or of a library: one file costs itself alone
+            return DataError(f"{job.source} cannot be read: {error.strerror or error}.", job.source)
 
     def _wait(self) -> tuple[Job, Future[R | DataError] | None] | None:
         """As `_next`, but waits for what others are making; None when all is made."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..errors import DataError
 from .buckets import MIDDLE, cover
 from .info import MediaInfo
 
@@ -19,7 +23,7 @@ ACCURATE_ROUNDING = 1 << 18  # FFmpeg's SWS_ACCURATE_RND, which older PyAV has n
 class Converter:
     """Turns the frames of a file upright and scales them, with one swscale context for the whole clip.
 
-    Raises ValueError where a frame is of another size than those before.
+    Raises ValueError where a frame is of another size than those before, DataError where its colours are unknown.
     """
 
     def __init__(self, info: MediaInfo, size: tuple[int, int], centre: tuple[float, float] = MIDDLE) -> None:
@@ -29,7 +33,7 @@ class Converter:
         self.size = size
         self.turns, self.mirrored = info.rotation // 90 % 4, info.mirrored
         self.width, self.height = (scaled_h, scaled_w) if self.turns % 2 else (scaled_w, scaled_h)
-        self.alpha = info.has_alpha
+        self.alpha, self.path = info.has_alpha, info.path
         self.stored: tuple[int, int] | None = None
         self.reformatter = VideoReformatter()
         # A frame that keeps its size takes a short cut that darkens it by a level; this flag forbids that. Frames that
@@ -42,16 +46,17 @@ class Converter:
         if self.stored != (frame.width, frame.height):
             raise ValueError(f"changes from {self.stored[0]}x{self.stored[1]} to {frame.width}x{frame.height}")
         if self.alpha:
-            frame = over_black(frame)
-        frame = self.reformatter.reformat(
-            frame,
-            width=self.width,
-            height=self.height,
-            # Planes of green, blue and red: faster than packed RGB, and exact, where that is a level or two darker.
-            format="gbrp",
-            interpolation=self._method(frame.width, frame.height),
-            **_colours(frame),
-        )
+            frame = over_black(frame, self.path)
+        with convertible(self.path):
+            frame = self.reformatter.reformat(
+                frame,
+                width=self.width,
+                height=self.height,
+                # Planes of green, blue and red: faster than packed RGB, and exact, where that is a level or two darker.
+                format="gbrp",
+                interpolation=self._method(frame.width, frame.height),
+                **_colours(frame),
+            )
         width, height = self.size
         for plane, channel in zip(frame.planes, (1, 2, 0), strict=True):
             picture = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: self.height, : self.width]
@@ -72,11 +77,25 @@ def _colours(frame: Any) -> dict[str, Any]:
     return {"dst_colorspace": RGB_MATRIX, "src_color_range": "JPEG" if full else "MPEG"}
 
 
-def over_black(frame: Any) -> Any:
-    """A frame without its transparency, laid over black."""
+@contextlib.contextmanager
+def convertible(path: Path) -> Iterator[None]:
+    """Raises DataError where swscale cannot convert a frame of `path`, inside: it knows few colour matrices."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{path}: its colours cannot be converted ({error.strerror or error}); they may have a matrix that FFmpeg "
+            "does not know, such as YCgCo. Convert it to BT.709.",
+            path,
+        ) from error
+
+
+def over_black(frame: Any, path: Path) -> Any:
+    """A frame of `path` without its transparency, laid over black. Raises DataError where its colours are unknown."""
     import av
 
-    rgba = frame.reformat(format="rgba", **_colours(frame)).to_ndarray()
+    with convertible(path):
+        rgba = frame.reformat(format="rgba", **_colours(frame)).to_ndarray()
     colour = rgba[..., :3].astype(np.uint16) * rgba[..., 3:].astype(np.uint16)
     return av.VideoFrame.from_ndarray(np.ascontiguousarray((colour + 127) // 255, dtype=np.uint8), format="rgb24")
 

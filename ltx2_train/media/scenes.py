@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..events import Events
 from ..optional import why_missing
+from .convert import convertible
 from .info import MediaInfo
 from .video import source_frames
 
@@ -31,9 +32,10 @@ def scene_starts(info: MediaInfo, events: Events | None = None) -> list[int]:
     starts = {0}
     share = min(1.0, LOOKED_AT / max(info.width, info.height))
     for number, frame in source_frames(info, 0, info.frames, lenient=True):
-        small = frame.reformat(
-            width=max(8, round(frame.width * share)), height=max(8, round(frame.height * share)), format="bgr24"
-        )
+        with convertible(info.path):
+            small = frame.reformat(
+                width=max(8, round(frame.width * share)), height=max(8, round(frame.height * share)), format="bgr24"
+            )
         starts.update(look(number, small.to_ndarray()))
         events.check_stop()
         events.progress(number + 1, info.frames, info.path.name)

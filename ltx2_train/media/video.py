@@ -118,7 +118,7 @@ def source_frames(info: MediaInfo, first: int, stop: int, lenient: bool = False)
     """
     for number, frame in _frames_at(info, range(first, stop), lenient):
         if info.has_alpha:
-            shown = over_black(frame)
+            shown = over_black(frame, info.path)
             shown.pts, shown.time_base = frame.pts, frame.time_base
             frame = shown
         yield number, frame

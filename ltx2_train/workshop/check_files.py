@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from ..media.frames import BY_TIME
 from ..media.images import read_image
 from ..media.info import MediaInfo
 from ..media.names import why_no_file
-from ..media.sound import CLIPPED_SHARE, PADDED_SECONDS, SILENCE_DB, clipped_share, rms_db
+from ..media.sound import CLIPPED_SHARE, PADDED_SECONDS, SILENCE_DB, clipped_share, rms_db, to_stereo
 from ..media.sound_media import AUDIO_SUFFIXES, NOT_NUMBERS, Sound, check_numbers, probe_sound, read_sound
 from ..media.video import check_frames, probe_media, read_frames
 from .check_report import Finding, FindingLevel
@@ -29,6 +30,7 @@ from .check_report import Finding, FindingLevel
 LONGEST_CAPTION = 200  # words; what the guides call the limit
 CROP_SHARE = 0.2  # more than this of a picture cut away deserves a look
 UPSCALE = 1.25
+LOST_IN_MIX = 15.0  # dB; the dialogue of 5.1 loses 11
 SHORT_VOICE = 0.5  # seconds of a reference sound
 MEANT_SILENT = (FILE_SILENT, SILENCED)
 HEARD_SECONDS = 60.0  # of each sound; the rest is not decoded
@@ -73,6 +75,7 @@ class FileFacts:
     sound_short: float = 0.0  # seconds that its sound lacks
     sound_damaged: int = 0  # parts of it that cannot be decoded
     loud_track: int = 0  # where the sound is silence, a track of the file that is not
+    lost_in_mix: float = 0.0  # dB by which its loudest channel is quieter in the mix to stereo, where that is much
     beside: tuple[tuple[FindingLevel, str], ...] = ()  # what is wrong with its references and its mask
 
     @property
@@ -88,7 +91,7 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> FileFacts:
     """Decode the first frame, at most a minute of sound, and the bytes of the caption. Safe in a thread."""
     item = items[0]
     first_frame = picture_error = sound_error = caption_warning = None
-    level, clipped, short, damaged, loud = None, 0.0, 0.0, 0, 0
+    level, clipped, lost, short, damaged, loud = None, 0.0, 0.0, 0.0, 0, 0
     if item.kind != "audio":
         try:
             first_frame = _first_frame(item).astype(np.float32)
@@ -100,7 +103,9 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> FileFacts:
     if item.sound is not None:
         try:
             sound = _heard(items)
-            level, clipped = rms_db(sound.samples), clipped_share(sound.samples)
+            mixed = to_stereo(sound)
+            level, clipped = rms_db(mixed), clipped_share(sound.samples)
+            lost = max(rms_db(channel[None]) for channel in sound.samples) - level
             short, damaged = sound.missing / sound.rate, sound.damaged
             loud = _loud_track(item) if level < SILENCE_DB else 0
         except DataError as error:
@@ -121,6 +126,7 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> FileFacts:
         short,
         damaged,
         loud,
+        lost if lost > LOST_IN_MIX else 0.0,
         tuple(_of_companions(items)),
     )
 
@@ -160,7 +166,7 @@ def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
                 continue
             seconds = _check_whole(path)
             heard = read_sound(path, 0.0, HEARD_SECONDS if seconds > HEARD_SECONDS else None)
-            if rms_db(heard.samples) < SILENCE_DB:
+            if rms_db(to_stereo(heard)) < SILENCE_DB:
                 yield "amber", f"its {role} {path.name} is silence"
             elif seconds < SHORT_VOICE:
                 yield "amber", f"its {role} {path.name} lasts {seconds:.2f} s, in which little can be heard"
@@ -192,7 +198,7 @@ def _loud_track(item: Item) -> int:
             heard = read_sound(sound.path, sound.start, min(HEARD_SECONDS, sound.seconds), sound.of_clip, (number,))
         except DataError:
             continue
-        if rms_db(heard.samples) >= SILENCE_DB:
+        if rms_db(to_stereo(heard)) >= SILENCE_DB:
             return number
     return 0
 
@@ -248,6 +254,11 @@ def file_findings(dataset: str, facts: FileFacts, entry: DatasetSettings) -> lis
         if facts.loud_track:
             remedy = f"Its track {facts.loud_track} is not: set audio_track = {facts.loud_track}."
         say("amber", "silent", "its sound is silence", remedy)
+    if facts.lost_in_mix:
+        reason = "lies in a channel that the mix to stereo leaves out"
+        if not math.isinf(facts.lost_in_mix):
+            reason = f"is {facts.lost_in_mix:.0f} dB quieter in the mix to stereo than in its loudest channel"
+        say("amber", "mix", f"its sound {reason}", "Mix it to stereo yourself.")
     if facts.sound_short > PADDED_SECONDS:
         say("amber", "short-sound", f"its sound lacks {facts.sound_short:.2f} s of what is used; silence is added")
     if facts.sound_damaged:

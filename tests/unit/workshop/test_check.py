@@ -219,6 +219,26 @@ def test_what_is_said_of_a_dataset_names_it_where_there_are_several(tmp_path):
     assert told == [f"validation_datasets[0].{key} has no effect: references always take the size of their clip."]
 
 
+def test_a_clip_of_unknown_colours_costs_itself_alone(tmp_path):
+    clip(tmp_path / "clips" / "good.mp4")
+    clip(tmp_path / "clips" / "odd.mp4", options={"x264-params": "colormatrix=YCgCo"})
+    report = check(tmp_path / "clips")
+    (finding,) = report.of(tmp_path / "clips" / "odd.mp4")
+    assert (finding.level, finding.rule) == ("red", "unreadable")
+    assert "its colours cannot be converted" in finding.reason
+    assert report.counts()["red"] == 1
+
+
+def test_sound_that_the_mix_to_stereo_loses_is_told(tmp_path):
+    tone, quiet = media.tone(1)[0], np.zeros(48000, np.float32)
+    folder = tmp_path / "voice"
+    media.write_sound(folder / "lfe.wav", np.stack([quiet, quiet, quiet, tone, quiet, quiet]), caption="a voice")
+    media.write_sound(folder / "film.wav", np.stack([quiet, quiet, tone, quiet, quiet, quiet]), caption="a voice")
+    report = check(folder, source='audio_directory = "voice"')
+    assert {("amber", "silent"), ("amber", "mix")} <= rules(report, folder / "lfe.wav")
+    assert ("amber", "mix") not in rules(report, folder / "film.wav")
+
+
 def test_where_nothing_is_left_each_file_has_its_reason(tmp_path):
     clip(tmp_path / "clips" / "short.mp4", frames=3)
     clip(tmp_path / "clips" / "mute.mp4", None)
