@@ -200,7 +200,7 @@ class PrepareDataset(io.ComfyNode):
             runs = check_ahead(cls.hidden.prompt, cls.hidden.unique_id, tables)
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
-                report = core.build_caches(core.make_run(tables, config.parent), events, runs)
+                report = core.build_caches(core.make_run(tables, config.parent, TITLE), events, runs)
             finally:
                 events.close()
             summary = report.summary()

@@ -74,7 +74,7 @@ class DatasetFromFile(io.ComfyNode):
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
                 taken = core.import_missing(core.DatasetConfig.read(config), events)
-                report = core.build_caches(core.make_run(tables, config.parent), events, runs)
+                report = core.build_caches(core.make_run(tables, config.parent, DATASET_TITLE), events, runs)
             finally:
                 events.close()
             summary = "\n".join(one.summary() for one in (*taken, report))

@@ -162,7 +162,7 @@ class LoadBaseModel(io.ComfyNode):
                 chosen["gemma"] = {"tokenizer": str(tokenizer)}  # ComfyUI's files of T5 have none
             groups = merged(FORM.tables(settings), TEXT.tables(settings), chosen, further_settings(options, TITLE))
             # whether samples have sound is not decided here
-            base, stored = core.check_base(core.make_run({**groups, "sample": {"audio": "off"}}), events)
+            base, stored = core.check_base(core.make_run({**groups, "sample": {"audio": "off"}}, source=TITLE), events)
             info = base.info
             label = f"{info.model}, stored in {info.precision}, for {MODES[mode]}"
             if stored not in ("none", info.precision):

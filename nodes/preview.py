@@ -77,7 +77,7 @@ class PreviewItem(io.ComfyNode):
             run = None
             if prepared is not None:
                 config, folder = core.DatasetConfig.read(prepared.config), prepared.config.parent
-                run = core.make_run(dict(prepared.tables), folder) if decode else None
+                run = core.make_run(dict(prepared.tables), folder, TITLE) if decode else None
             elif dataset is not None:
                 folder = entries.dataset_folder(dataset)
                 config = entries.dataset_config([dataset], size_settings(settings), folder, "Preview Item")

@@ -95,7 +95,7 @@ class QuantizeCheckpoint(io.ComfyNode):
             quant: dict[str, Any] = {"format": format, "device": device}
             if format == _NF4:
                 quant |= {"block_size": int(block_size), "loftq": loftq_rank > 0}
-            settings = core.make_run({"quant": quant}).quant
+            settings = core.make_run({"quant": quant}, source=TITLE).quant
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
                 source = host.checkpoint_path(checkpoint)

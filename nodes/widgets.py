@@ -256,7 +256,7 @@ def value_of(field: FieldInfo, setting: Setting, shown: Any) -> Any:
         return SWITCH.get(shown, shown) if optional else shown
     text = str(shown).strip()
     if _is_table(inner):
-        return _table(setting, text) or None
+        return _table(setting, text, below=get_args(inner)[1] not in (float, Any)) or None
     if _is_list(inner):
         if str in _item_types(inner):
             parts = text.split(",") if setting.one_line else text.splitlines()
@@ -343,16 +343,23 @@ def is_path(field: FieldInfo) -> bool:
     return _unwrap(field.annotation)[0] is Path
 
 
-def _table(setting: Setting, text: str) -> dict[str, Any]:
-    """A table from one `name = value` a line. Raises ConfigError where a line is none."""
+def _table(setting: Setting, text: str, below: bool = False) -> dict[str, Any]:
+    """A table from one `name = value` a line; with tables `below`, the value is such as "rank 8, alpha 4". Raises
+    ConfigError where a line is none."""
     table: dict[str, Any] = {}
+    form = "pattern = rank 8, alpha 4" if below else "name = value"
     for line in filter(None, map(str.strip, text.splitlines())):
         name, sign, value = (part.strip() for part in line.partition("="))
-        if not sign or not name:
-            raise ConfigError(f"{setting.path}: {line!r} is not `name = value`. Write one of them a line.")
-        words = {"true": True, "false": False}
-        table[name] = words.get(value.lower(), _number(value))
+        pairs = [part.replace("=", " ").split() for part in value.split(",")] if below else []
+        if not sign or not name or any(len(pair) != 2 for pair in pairs):
+            raise ConfigError(f"{setting.path}: {line!r} is not `{form}`. Write one of them a line.")
+        table[name] = {key: _value(one) for key, one in pairs} if below else _value(value)
     return table
+
+
+def _value(text: str) -> Any:
+    words = {"true": True, "false": False}
+    return words.get(text.lower(), _number(text))
 
 
 def _unwrap(annotation: Any) -> tuple[Any, bool]:

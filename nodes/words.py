@@ -47,6 +47,13 @@ _PHRASES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"\[\[validation_datasets\]\](?! of a dataset)"), lambda found: _HELD_OUT),
     (re.compile(r"\bUse num_repeats to\b"), lambda _: "Set repeats of the node that loads it to"),
     (re.compile(r"\b(none of the|or of) \[\[datasets\]\]"), lambda found: f"{found[1]} datasets that are trained on"),
+    (re.compile(r"\bset validation\.every(?:_epochs)? to 0"), lambda _: "bypass Validation Options"),
+    (
+        re.compile(r"\boptimizer\.name = (\w+(?:\.\w+)+)"),
+        lambda found: f"class_name of Optimizer Options = {found[1]}",
+    ),
+    (re.compile(r"\blora\.modules\.(?=\S)"), lambda _: "modules of LoRA Options, "),
+    (re.compile(r"\b(?:validation_)?datasets\[\d+\]\.(?=[a-z])"), lambda _: ""),
 )
 _shown: dict[str, dict[str, str]] = {}  # dotted path of a setting -> node that shows it -> name of the widget
 _node: contextvars.ContextVar[str] = contextvars.ContextVar("node", default="")
@@ -87,19 +94,24 @@ def in_widget_words(text: str) -> str:
 
 
 def _widget(found: re.Match[str]) -> str:
-    nodes = _shown[found[0]]
-    node = _node.get()
+    path, place, in_file = found["path"], found["place"], found["file"] or ""
+    nodes, node = _shown[path], _node.get()
+    number = f" (number {int(place) + 1})" if place else ""
     if node in nodes:
-        return nodes[node]
-    if any(shown.get(node) == found[0] for shown in _shown.values()):  # its own widget
-        return found[0]
+        return nodes[node] + number + in_file
+    if any(shown.get(node) == path for shown in _shown.values()):  # its own widget
+        return path + number + in_file
     there = [title for title in nodes if title in _graph.get()] or list(nodes)[:1]
-    return " or ".join(f"{nodes[title]} of {title}" for title in there)
+    return " or ".join(f"{nodes[title]} of {title}" for title in there) + number  # no file holds what a node says
 
 
 @functools.cache
 def _pattern() -> re.Pattern[str]:
+    """A setting, which number of its values where one is told, and whether it is said to be in a dataset file."""
     # longer paths first; a path that goes on is another setting, and one with its node behind it is a widget already
     paths = "|".join(re.escape(path) for path in sorted(_shown, key=len, reverse=True))
     titles = "|".join(re.escape(node) for node in {node for nodes in _shown.values() for node in nodes})
-    return re.compile(rf"(?<![\w.])(?:{paths})(?!\w|\.\w| of (?:{titles}))" if paths else r"(?!)")
+    there = rf"(?<![\w.])(?P<path>{paths})(?!\w|\.\w| of (?:{titles}))"
+    return re.compile(
+        there + r"(?:\[(?P<place>\d+)\])?(?P<file> (?:in|of) the dataset(?: file)?\b)?" if paths else r"(?!)"
+    )

@@ -154,7 +154,9 @@ def node_words(nodes: Any, words: Words) -> dict[str, Any]:
             str(number): _entry(name=words.name(one.display_name or one.id), tooltip=words.text(one.tooltip))
             for number, one in enumerate(schema.outputs)
         }
-        title = _entry(display_name=words.text(schema.display_name), description=words.text(schema.description))
+        # where the page tells which node is at work, it knows names from here alone
+        name = schema.display_name if words.language == "en" else words.text(schema.display_name)
+        title = _entry(display_name=name, description=words.text(schema.description))
         pages[schema.node_id] = {**title, "inputs": inputs, "outputs": outputs}
     return pages
 

@@ -44,8 +44,9 @@ class TrainSettings(Settings):
     )
     lr_args: dict[str, float] = Field(
         default_factory=dict,
-        description='Learning rates by pattern, as a table or a list of "pattern=rate": a regular expression that is '
-        "searched in the name of the layer; the first that is found counts, before audio_learning_rate.",
+        description='Learning rates by pattern, one "pattern = rate" a line; in a run file a table, or a list of '
+        '"pattern=rate". A pattern is a regular expression that is searched in the name of the layer; the first that '
+        "is found counts, before audio_learning_rate.",
         json_schema_extra={"community": "lr_args", "advanced": True},
     )
     loraplus_ratio: float | None = Field(

@@ -146,8 +146,8 @@ class LoraSettings(Settings):
     )
     modules: dict[str, LoraModule] = Field(
         default_factory=dict,
-        description="Layers with another algo, rank, alpha or factor, by patterns of their names with * for any part; "
-        "the last pattern that fits counts.",
+        description='Layers with another algo, rank, alpha or factor, one "pattern = rank 8, alpha 4" a line; in a run '
+        "file a table of tables. In a pattern * stands for any part of a name; the last that fits counts.",
         json_schema_extra={**OF_LORA, "since": "0.2", "advanced": True},
     )
 

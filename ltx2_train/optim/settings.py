@@ -49,7 +49,8 @@ class OptimizerSettings(Settings):
     )
     args: dict[str, Any] = Field(
         default_factory=dict,
-        description='Further arguments of the optimizer, as a table or as a list of "name=value".',
+        description='Further arguments of the optimizer, one "name = value" a line; in a run file a table, or a list '
+        'of "name=value".',
         json_schema_extra={"community": "optimizer_args", "advanced": True},
     )
 

@@ -423,6 +423,17 @@ def test_settings_are_called_as_their_widgets(nodes):
         said = words.in_widget_words("Use num_repeats to repeat a clip.")
         assert said == "Set repeats of the node that loads it to repeat a clip.", "one of several nodes, none named"
         assert words.in_widget_words("train.steps_done of rank, run.name.x") == "train.steps_done of rank, run.name.x"
+        for text, said in (
+            ("optimizer.betas[1]: needs a value", "betas of Optimizer Options (number 2): needs a value"),
+            ("train.steps[0] is", "steps (number 1) is"),
+            ("set validation.every_epochs to 0.", "bypass Validation Options."),
+            ("optimizer.name = foo.Bar needs", "class_name of Optimizer Options = foo.Bar needs"),
+            ("optimizer.name = muon needs", "optimizer = muon needs"),
+            ("lora.modules.*.attn1.rank: needs", "modules of LoRA Options, *.attn1.rank: needs"),
+            ("datasets[0].caption_replace: 'a' is", "caption_replace of Dataset Options: 'a' is"),
+            ("Set caption_prefix in the dataset file, or", "Set caption_prefix of Dataset Options, or"),
+        ):
+            assert words.in_widget_words(text) == said
     with words.speaking_as("Check Dataset"):
         assert words.in_widget_words("Set enable_bucket = true") == "Set buckets = true"
         assert words.in_widget_words("the shortest of target_frames is 49") == "the shortest of frames is 49"

@@ -101,6 +101,24 @@ def test_an_empty_text_leaves_a_path_and_a_list_unset(widgets):
     assert form.tables({"place": "/x", "lines": "one\n\n two "}) == {"inner": {"place": "/x", "lines": ["one", "two"]}}
 
 
+@pytest.mark.parametrize(
+    ("path", "text", "value"),
+    [
+        ("optimizer.args", "d_coef = 0.5\nuse = true", {"d_coef": 0.5, "use": True}),
+        ("train.lr_args", "attn1 = 1e-5", {"attn1": 1e-5}),
+        ("lora.modules", "*.attn1.* = rank 8, algo lokr\n*.ff.* = alpha=4", {"*.attn1.*": {"rank": 8, "algo": "lokr"}}),
+    ],
+)
+def test_a_table_is_written_a_line_an_entry(nodes, widgets, path, text, value):
+    form = widgets.Form(nodes.options.RunConfig, [widgets.Setting(path, "it")])
+    group, name = path.split(".")
+    made = form.tables({"it": text})[group][name]
+    assert made.items() >= value.items()
+    nodes.train.core.make_run({group: {name: made}})
+    with pytest.raises(nodes.widgets.ConfigError, match="Write one of them a line"):
+        form.tables({"it": "nothing"})
+
+
 def test_items_of_a_row_of_numbers_are_widgets_of_their_own(widgets):
     form = widgets.Form(
         Tree,

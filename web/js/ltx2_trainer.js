@@ -175,7 +175,7 @@ function onRemoved(node, forget) {
 
 function fit(node) {
   const [width, height] = node.computeSize()
-  const least = views.has(node) ? 380 : isRecipe(node) ? 360 : 300 // recipes: long names beside long numbers
+  const least = views.has(node) ? 380 : governs(node) ? 360 : 300 // their numbers: long names beside long numbers
   node.setSize([Math.max(width, least, node.size[0]), height + (views.has(node) ? 8 : 0)])
   node.setDirtyCanvas(true, true)
 }
@@ -289,14 +289,14 @@ function showChoices(node) {
 }
 
 // Recipes and Optimizer Options: their numbers are shown in the nodes they go into. Wires, choices, undo and bypassing change them in ways
-// that no one event tells of, so it is looked at in short intervals while there is a recipe, and before a prompt is sent.
-const RECIPES = ["LTX2T_TrainingRecipe", "LTX2T_SamplesRecipe", "LTX2T_OptimizerOptions"]
+// that no one event tells of, so it is looked at in short intervals while there is one, and before a prompt is sent.
+const GOVERNING = ["LTX2T_TrainingRecipe", "LTX2T_SamplesRecipe", "LTX2T_OptimizerOptions"]
 const LOOK_MS = 300
 const taking = new Set() // the nodes with a socket `options`
 const labels = new WeakMap() // widget -> its own label
 
-function isRecipe(node) {
-  return RECIPES.includes(node.comfyClass)
+function governs(node) {
+  return GOVERNING.includes(node.comfyClass)
 }
 
 function labelled(widget, value, by) {
@@ -309,19 +309,19 @@ function labelled(widget, value, by) {
   if (widget.label !== label) widget.label = label
 }
 
-function showRecipes() {
-  const said = governed(taking, isRecipe)
+function showGoverned() {
+  const said = governed(taking, governs)
   for (const node of taking)
-    if (!isRecipe(node) && showNumbers(node, said.get(node), labelled)) node.setDirtyCanvas(true, true)
+    if (!governs(node) && showNumbers(node, said.get(node), labelled)) node.setDirtyCanvas(true, true)
 }
 
-function followRecipes(node) {
+function followGoverned(node) {
   taking.add(node)
   onRemoved(node, () => {
     taking.delete(node)
-    if (isRecipe(node)) setTimeout(showRecipes)
+    if (governs(node)) setTimeout(showGoverned)
   })
-  if (isRecipe(node)) node.widgets[0].beforeQueued = showRecipes
+  if (governs(node)) node.widgets[0].beforeQueued = showGoverned
 }
 
 // ComfyUI lists example workflows in the order of the disk; ours have numbers, which say what comes first.
@@ -344,7 +344,7 @@ app.registerExtension({
 
   setup() {
     addTab()
-    setInterval(() => [...taking].some(isRecipe) && showRecipes(), LOOK_MS)
+    setInterval(() => [...taking].some(governs) && showGoverned(), LOOK_MS)
     api.addEventListener("ltx2_train.step", (event) => feed(event.detail))
     api.addEventListener("ltx2_train.sample", (event) => {
       for (const view of viewsOf(event.detail)) view.showSample(event.detail.sample)
@@ -382,7 +382,7 @@ app.registerExtension({
     if ([...TRAINING, MONITOR].includes(node.comfyClass)) addView(node)
     if (node.comfyClass === MONITOR) watch(node, views.get(node))
     afterExecuted(node)
-    if (node.inputs?.some((input) => input.name === "options")) followRecipes(node)
+    if (node.inputs?.some((input) => input.name === "options")) followGoverned(node)
     if (foldable) applyFold(node)
     else fit(node)
   },
@@ -392,7 +392,7 @@ app.registerExtension({
   },
 
   afterConfigureGraph() {
-    showRecipes()
+    showGoverned()
     feedAll()
   },
 })

@@ -53,7 +53,7 @@ def check_regularized(config: RunConfig) -> None:
     if "dop" in on and settings.dop.captions == "class" and settings.dop.trigger:
         raise ConfigError(
             "regularizers.dop.trigger is for captions = replace; with captions = class nothing looks for it. Set "
-            "captions to replace, or leave the trigger out."
+            "regularizers.dop.captions to replace, or leave the trigger out."
         )
     if "rollout" in on and "self_flow" in on and settings.self_flow.dual_timestep:
         raise ConfigError(

@@ -152,7 +152,7 @@ def dop_texts(settings: DopSettings, captions: Iterable[str], of_dataset: Sequen
     if not triggers:
         raise ConfigError(
             "regularizers.dop.captions is replace, and there is no trigger to replace. Set trigger_word in the dataset "
-            "file, or regularizers.dop.trigger; or set captions to class."
+            "file, or regularizers.dop.trigger; or set regularizers.dop.captions to class."
         )
     texts = {without_trigger(caption, triggers, settings.class_prompt) for caption in captions}
     found = sorted(text for text in texts if text is not None)
