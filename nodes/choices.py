@@ -105,7 +105,13 @@ class ChoiceNode(io.ComfyNode):
                 ),
                 *cls.REST.advanced_inputs(),
             ],
-            outputs=[handles.Options.Output("options", display_name="options")],
+            outputs=[
+                handles.Options.Output(
+                    "options",
+                    display_name="options",
+                    tooltip="For `options` of the node that the settings are for, or of another Options node.",
+                )
+            ],
             hidden=[io.Hidden.unique_id],
         )
 

@@ -166,8 +166,12 @@ class PrepareDataset(io.ComfyNode):
                 ),
             ],
             outputs=[
-                handles.Prepared.Output("prepared", display_name="prepared"),
-                io.String.Output("summary", display_name="summary"),
+                handles.Prepared.Output(
+                    "prepared", display_name="prepared", tooltip="The encoded dataset, for Train LoRA."
+                ),
+                io.String.Output(
+                    "summary", display_name="summary", tooltip="What was made, kept and left out, in words."
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],  # what follows is checked before hours of encoding
         )

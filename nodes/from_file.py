@@ -47,8 +47,12 @@ class DatasetFromFile(io.ComfyNode):
                 options.socket(),
             ],
             outputs=[
-                handles.Prepared.Output("prepared", display_name="prepared"),
-                io.String.Output("summary", display_name="summary"),
+                handles.Prepared.Output(
+                    "prepared", display_name="prepared", tooltip="The encoded dataset, for Train LoRA."
+                ),
+                io.String.Output(
+                    "summary", display_name="summary", tooltip="What was made, kept and left out, in words."
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
@@ -112,7 +116,7 @@ class RunFromFile(io.ComfyNode):
             ],
             outputs=[
                 io.LoraModel.Output("lora", display_name="lora", tooltip="The trained LoRA, for Load LoRA Model."),
-                handles.Run.Output("run", display_name="run"),
+                handles.Run.Output("run", display_name="run", tooltip="The run, for Sample LoRA and Pick Checkpoints."),
                 io.String.Output("path", display_name="path", tooltip="Path of the LoRA file."),
             ],
             hidden=[io.Hidden.unique_id],

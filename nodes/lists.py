@@ -72,7 +72,11 @@ class DatasetFromLists(io.ComfyNode):
                 *FORM.advanced_inputs(),
             ],
             outputs=[
-                handles.Dataset.Output("dataset", display_name="dataset"),
+                handles.Dataset.Output(
+                    "dataset",
+                    display_name="dataset",
+                    tooltip="For Prepare Dataset, Check Dataset, Preview Item or Combine Datasets.",
+                ),
                 io.Int.Output("count", display_name="count", tooltip="Number of files written."),
             ],
             hidden=[io.Hidden.unique_id],

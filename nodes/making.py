@@ -77,7 +77,9 @@ class CutLongVideos(io.ComfyNode):
             outputs=[
                 io.String.Output("folder", display_name="folder", tooltip="For `path` of the loader nodes."),
                 io.Int.Output("count", display_name="count", tooltip="Number of clips."),
-                io.String.Output("summary", display_name="summary"),
+                io.String.Output(
+                    "summary", display_name="summary", tooltip="What was made, kept and left out, in words."
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -185,7 +187,9 @@ class CaptionClips(io.ComfyNode):
             ],
             outputs=[
                 io.String.Output("folder", display_name="folder", tooltip="For `path` of the loader nodes."),
-                io.String.Output("summary", display_name="summary"),
+                io.String.Output(
+                    "summary", display_name="summary", tooltip="What was made, kept and left out, in words."
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )

@@ -116,7 +116,13 @@ class LoadBaseModel(io.ComfyNode):
                 _vae("audio_vae", "with its vocoder, from models/vae or models/checkpoints, for the modes with sound."),
                 options.socket(),
             ],
-            outputs=[handles.Model.Output("model", display_name="model")],
+            outputs=[
+                handles.Model.Output(
+                    "model",
+                    display_name="model",
+                    tooltip="The base, for Prepare Dataset, Train Slider and Sample LoRA.",
+                )
+            ],
             hidden=[io.Hidden.unique_id],
         )
 

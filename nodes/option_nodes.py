@@ -100,7 +100,13 @@ def _node(group: options.OptionGroup) -> type[io.ComfyNode]:
                     ),
                     *form.advanced_inputs(),
                 ],
-                outputs=[handles.Options.Output("options", display_name="options")],
+                outputs=[
+                    handles.Options.Output(
+                        "options",
+                        display_name="options",
+                        tooltip="For `options` of the node that the settings are for, or of another Options node.",
+                    )
+                ],
             )
 
         @classmethod

@@ -67,7 +67,9 @@ class PickCheckpoints(io.ComfyNode):
                 ),
             ],
             outputs=[
-                handles.Checkpoints.Output("checkpoints", display_name="checkpoints"),
+                handles.Checkpoints.Output(
+                    "checkpoints", display_name="checkpoints", tooltip="All that were picked, for Compare Checkpoints."
+                ),
                 io.LoraModel.Output(
                     "lora",
                     display_name="lora",
@@ -123,7 +125,7 @@ def _run_of(run: handles.FinishedRun | None, run_name: str) -> tuple[Path, Mappi
             )
         return run.folder, run.tables
     if run_name == CONNECTED:
-        raise ConfigError("No run is given: connect `run`, or choose one in run_name.")
+        raise ConfigError("No run is given: connect `run`, or choose one in `run_name`.")
     folder = host.runs_folder() / run_name
     if not host.stays_inside(run_name) or not (folder / "run.toml").is_file():
         raise ConfigError(f"run_name: there is no run {run_name} in {host.runs_folder()}. Press R and choose another.")

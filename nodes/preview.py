@@ -50,10 +50,10 @@ class PreviewItem(io.ComfyNode):
                 *SIZE_SETTINGS.advanced_inputs(),
             ],
             outputs=[
-                io.Video.Output("video", display_name="video"),
-                io.Audio.Output("audio", display_name="audio"),
+                io.Video.Output("video", display_name="video", tooltip="The video, as ComfyUI's nodes take it."),
+                io.Audio.Output("audio", display_name="audio", tooltip="The sound, as ComfyUI's nodes take it."),
                 io.String.Output("caption", display_name="caption", tooltip="As it is trained on."),
-                io.String.Output("path", display_name="path"),
+                io.String.Output("path", display_name="path", tooltip="Path of the file that was written."),
             ],
             hidden=[io.Hidden.unique_id],
         )

@@ -83,7 +83,7 @@ class SampleLoRA(io.ComfyNode):
                 options.samples_socket(),
             ],
             outputs=[
-                io.Video.Output("video", display_name="video"),
+                io.Video.Output("video", display_name="video", tooltip="The video, as ComfyUI's nodes take it."),
                 io.String.Output("path", display_name="path", tooltip="Path of the file that was written."),
                 io.Audio.Output("audio", display_name="audio", tooltip="The sound, in the modes av and audio."),
             ],

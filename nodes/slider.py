@@ -120,7 +120,7 @@ class TrainSlider(io.ComfyNode):
             ],
             outputs=[
                 io.LoraModel.Output("lora", display_name="lora", tooltip="The slider, for Load LoRA Model."),
-                handles.Run.Output("run", display_name="run"),
+                handles.Run.Output("run", display_name="run", tooltip="The run, for Sample LoRA and Pick Checkpoints."),
                 io.String.Output("path", display_name="path", tooltip="Path of the LoRA file."),
             ],
             hidden=[io.Hidden.unique_id],

@@ -31,7 +31,11 @@ class FolderNode(io.ComfyNode):
 def outputs(counted: str) -> list[Any]:
     """The sockets of a loader node; `counted` says of what there are so many."""
     return [
-        handles.Dataset.Output("dataset", display_name="dataset"),
+        handles.Dataset.Output(
+            "dataset",
+            display_name="dataset",
+            tooltip="For Prepare Dataset, Check Dataset, Preview Item or Combine Datasets.",
+        ),
         io.Int.Output("count", display_name="count", tooltip=counted),
     ]
 

@@ -128,7 +128,7 @@ class TrainLoRA(io.ComfyNode):
             ],
             outputs=[
                 io.LoraModel.Output("lora", display_name="lora", tooltip="The trained LoRA, for Load LoRA Model."),
-                handles.Run.Output("run", display_name="run"),
+                handles.Run.Output("run", display_name="run", tooltip="The run, for Sample LoRA and Pick Checkpoints."),
                 io.String.Output("path", display_name="path", tooltip="Path of the LoRA file."),
             ],
             hidden=[io.Hidden.unique_id],

@@ -233,9 +233,12 @@ def test_sockets_have_their_types(schemas, node_id):
 
 
 @pytest.mark.parametrize("node_id", IDS)
-def test_every_input_explains_itself(schemas, node_id):
-    for shown in schemas[node_id][1].inputs:
+def test_every_widget_and_socket_explains_itself(schemas, node_id):
+    schema = schemas[node_id][1]
+    for shown in schema.inputs:
         assert shown.options.get("tooltip", "").strip(), f"{node_id}.{shown.id} has no tooltip"
+    for shown in schema.outputs:
+        assert (shown.tooltip or "").strip(), f"output {shown.id} of {node_id} has no tooltip"
 
 
 @pytest.mark.parametrize("node_id", IDS)
