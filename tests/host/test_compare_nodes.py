@@ -73,7 +73,7 @@ def test_two_picks_are_joined_and_a_connected_run_is_taken(nodes, run_folder):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"run_name": "(the connected run)"}, "No run is given: connect `run`, or choose one in run_name"),
+        ({"run_name": "(the connected run)"}, "No run is given: connect `run`, or choose one in `run_name`"),
         ({"run_name": "wolf"}, "run_name: there is no run wolf"),
         ({"run_name": "../fox"}, "run_name: there is no run"),
         ({"pick": {"pick": "by step", "steps": ""}}, "steps is empty"),
