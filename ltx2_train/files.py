@@ -17,6 +17,7 @@ import re
 import shutil
 import tempfile
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from .errors import RunError
 TEMPORARY_SUFFIX = ".part"
 ABANDONED = 3600.0  # seconds since its last change after which a temporary file belongs to nobody
 WAITS = (0.05, 0.1, 0.2, 0.4, 0.8)  # seconds between tries to replace a file that another program holds open
+
+CHECK_SUMS = "crc32"  # entry of the metadata of a safetensors file, see `write_checked`
 
 _TEMPORARY = re.compile(r"\..*[a-z0-9_]{8}\.part")  # as mkstemp makes them below
 _LONGEST_PREFIX = 80  # bytes of the name that the temporary one repeats; a file system takes 255 in all
@@ -114,6 +117,20 @@ def write_text(path: Path | str, text: str) -> None:
 def write_json(path: Path | str, value: Any) -> None:
     """Write `value` as JSON atomically; NaN and infinities are refused, since other readers choke on them."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_checked(path: Path | str, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+    """As `write_tensors`, with the check sum of each tensor in the metadata, by its name, as JSON."""
+    kept = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    sums = {name: check_sum(tensor) for name, tensor in kept.items()}
+    write_tensors(path, kept, {**metadata, CHECK_SUMS: json.dumps(sums)})
+
+
+def check_sum(tensor: Any) -> str:
+    """CRC-32 of the bytes of a tensor on the CPU, as hexadecimal."""
+    import torch
+
+    return f"{zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data):08x}"
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:

@@ -35,7 +35,6 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +45,7 @@ import torch
 from ..dataset.sources import source_change
 from ..device import DTYPE_NAMES, DTYPES
 from ..errors import CacheError, CheckpointError, DataError
-from ..files import digest, write_tensors
+from ..files import CHECK_SUMS, check_sum, digest, write_checked
 from ..shapes import AudioLatentShape, LatentShape
 from ..weights.reader import TensorFile
 from .notes import damage, note_damage
@@ -55,7 +54,6 @@ CACHE_FORMAT = "1"
 ARCHITECTURE = "ltx2_v1"  # as the community trainer calls it
 MASK_KEY = "mask"
 AUDIO_LENGTH_KEY = "audio_lengths_int32"
-CHECK_SUMS = "crc32"  # entry of the metadata: key -> CRC-32 of its bytes, as JSON
 ENCODER_WEIGHTS = "vae_encoder"  # entry of the metadata of latents: what its video VAE is in any file and version
 KEPT_AS = "kept_as"  # entry of the metadata of what is known by its name alone: that name
 SILENCE = "silence"  # entry of the metadata of sound, "yes" or "no"
@@ -113,14 +111,7 @@ class Fingerprints:
 
 def write_cache(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
     """Write a cache with the check sums of its tensors. Raises RunError."""
-    kept = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
-    sums = {key: _check_sum(tensor) for key, tensor in kept.items()}
-    write_tensors(path, kept, {**metadata, CHECK_SUMS: json.dumps(sums)})
-
-
-def _check_sum(tensor: torch.Tensor) -> str:
-    """Of the bytes of a contiguous tensor on the CPU."""
-    return f"{zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data):08x}"
+    write_checked(path, tensors, metadata)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -214,7 +205,7 @@ class CacheFile:
             raise self._damaged(error.reason or str(error)) from error
         finally:
             self._file.close()
-        if (written := self.record(CHECK_SUMS).get(key)) is not None and written != _check_sum(tensor):
+        if (written := self.record(CHECK_SUMS).get(key)) is not None and written != check_sum(tensor):
             note_damage(self.path, "its bytes are not those that were written")
             raise self._damaged(f"the bytes of {key} are not those that were written")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

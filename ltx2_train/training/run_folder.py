@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -45,6 +46,11 @@ class RunFolder:
     def name(self) -> str:
         """What the run is called, and its LoRA files: run.name, with a number where run.if_exists made it a new one."""
         return self.path.name
+
+    @property
+    def id(self) -> str | None:
+        """What tells the run, and the states that are its own, from any other; None where an older version began it."""
+        return self.manifest.get("id")
 
     @property
     def finished(self) -> list[int]:
@@ -214,7 +220,8 @@ def open_run(
     try:
         if manifest is None or damage:
             reached = folder.manifest.get("step", 0)
-            folder.write_manifest("running", reached, created=time.strftime("%Y-%m-%dT%H:%M:%S%z"), state=reached)
+            begun = {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "id": folder.id or secrets.token_hex(8)}
+            folder.write_manifest("running", reached, state=reached, **begun)
     except BaseException:
         folder.close()
         raise
@@ -240,7 +247,8 @@ def _manifest_or_states(path: Path) -> tuple[dict[str, Any] | None, str]:
             tree = read_tree(state)
             missing = damage or f"{path / 'manifest.json'} is missing."
             return (
-                {"status": "running", "step": step, "state": step, "identity": tree.get("identity")},
+                {name: tree.get(name) for name in ("identity", "id")}
+                | {"status": "running", "step": step, "state": step},
                 f"{missing} What the run is, and how far it got, is taken from {state.name}.",
             )
     if damage and any((path / "lora").glob("*.safetensors")):

@@ -230,6 +230,7 @@ def _write_state(run: Run) -> Path:
         run.folder.states / state_name(run.step),
         {
             "step": run.step,
+            "id": run.folder.id,
             "place": list(run.place),
             "identity": dict(run.folder.identity),
             "lora": run.loras.state(),

@@ -396,6 +396,8 @@ def _resume(run: Run, events: Events) -> bool:
     for step, path in reversed(list_states(run.folder.states)):
         try:
             state = load_state(path)
+            if None not in (whose := (state.get("id"), run.folder.id)) and whose[0] != whose[1]:
+                raise RunError(f"The state {path} is of another run. Take it out of {path.parent}.")
         except RunError as error:
             problems.append(str(error))
             events.message(f"{error} An older state is taken.", "warning")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ..caching.cache_file import CHECK_SUMS, VIRTUAL_KEYS, CacheFile, stale_weights
+from ..caching.cache_file import VIRTUAL_KEYS, CacheFile, stale_weights
 from ..caching.encode_text import stale_text_weights, useless_text
 from ..caching.recipe import CacheRecipe
 from ..caching.settings import CacheSettings
@@ -23,7 +23,7 @@ from ..errors import CacheError, ConfigError
 from ..events import Events
 from ..feed.cached import CachedName, frame_rate
 from ..feed.loader import Sample
-from ..files import digest
+from ..files import CHECK_SUMS, digest
 from ..sampling.prompt_text import prompt_path
 from ..shapes import SPATIAL_FACTOR, LatentShape
 from ..weights.text_encoder import text_fingerprint

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,21 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, RunError
-from ..files import write_tensors
+from ..files import CHECK_SUMS, check_sum, write_checked
 from ..full.parts import Gathered
 from ..weights.reader import TensorFile
 
 FORMAT = "ltx2_train_state_1"
 _TENSOR, _PAIRS, _TUPLE = "__tensor__", "__pairs__", "__tuple__"
+_TREE_SUM = "tree_crc32"
+_NAME = r"state_(\d+)\.safetensors"
 
 
 def save_state(path: Path, content: Mapping[str, Any]) -> Path:
     """Write nested dictionaries of tensors, numbers, strings, lists and None. Raises RunError on a full disk."""
     tensors: dict[str, Tensor | Gathered] = {}
-    tree = _pack(content, "", tensors, {})
-    write_tensors(path, tensors, {"format": FORMAT, "tree": json.dumps(tree)})
+    tree = json.dumps(_pack(content, "", tensors, {}))
+    write_checked(path, tensors, {"format": FORMAT, "tree": tree, _TREE_SUM: _crc(tree)})
     return path
 
 
@@ -38,6 +41,9 @@ def load_state(path: Path) -> dict[str, Any]:
     """What `save_state` wrote; tensors on the CPU. Raises RunError where the file is damaged or not a state."""
     with _state_file(path) as file:
         tensors = {name: file.read(name) for name in file.tensors}
+        for name, written in json.loads(file.metadata.get(CHECK_SUMS, "{}")).items():
+            if check_sum(tensors[name]) != written:
+                raise ValueError(f"{name} has other bytes than were written")
         return _unpack(json.loads(file.metadata["tree"]), tensors)
 
 
@@ -53,10 +59,22 @@ def _state_file(path: Path) -> Iterator[TensorFile]:
         with TensorFile(path) as file:
             if file.metadata.get("format") != FORMAT:
                 raise RunError(f"{path} is not a training state of this program ({FORMAT}).")
+            tree = file.metadata["tree"]
+            if file.metadata.get(_TREE_SUM, _crc(tree)) != _crc(tree):
+                raise ValueError("what it says of the run has other bytes than were written")
+            step, named = json.loads(tree).get("step"), re.fullmatch(_NAME, path.name)
+            if step is not None and named and int(named[1]) != step:
+                raise RunError(
+                    f"The state {path} was saved after step {step}, not {int(named[1])}. Name it {state_name(step)}."
+                )
             yield file
     except (CheckpointError, OSError, KeyError, ValueError, RecursionError) as error:
         reason = getattr(error, "reason", "") or f"{type(error).__name__}: {error}"
         raise RunError(f"The state {path} is damaged and cannot be gone on from: {reason}.") from error
+
+
+def _crc(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def state_name(step: int) -> str:
@@ -68,7 +86,7 @@ def list_states(folder: Path) -> list[tuple[int, Path]]:
     """(step, path) of the states in `folder`, oldest first."""
     found = []
     for path in folder.glob("state_*.safetensors"):
-        if match := re.fullmatch(r"state_(\d+)\.safetensors", path.name):
+        if match := re.fullmatch(_NAME, path.name):
             found.append((int(match[1]), path))
     return sorted(found)
 

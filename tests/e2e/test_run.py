@@ -462,15 +462,19 @@ def test_a_full_disk_ends_the_run_plainly_and_keeps_the_last_state(run_file, mon
     assert train(load_run(run_file, ["train.save_every=2"])).step == 6
 
 
-def test_a_damaged_state_is_passed_over(run_file):
-    with pytest.raises(Stopped):
-        train(load_run(run_file, ["train.save_every=1"]), StopAt(3))
-    newest = list_states(run_file.parent / "runs" / "r" / "states")[-1][1]
+def test_a_damaged_state_and_one_of_another_run_are_passed_over(run_file):
+    for name in "rq":
+        with pytest.raises(Stopped):
+            train(load_run(run_file, ["train.save_every=1", f"run.name={name}"]), StopAt(3))
+    (_, older), (_, newest) = list_states(run_file.parent / "runs" / "r" / "states")[-2:]
     newest.write_bytes(newest.read_bytes()[:200])
+    shutil.copy2(run_file.parent / "runs" / "q" / "states" / older.name, older)
     events = StopAt(99)
     result = train(load_run(run_file, ["train.save_every=1"]), events)
     assert result.step == 6
-    assert any(level == "warning" and "is damaged" in text for level, text in events.messages)
+    warned = [text for level, text in events.messages if level == "warning" and "An older state is taken" in text]
+    assert ["is damaged" in text for text in warned] == [True, False]
+    assert f"{older} is of another run" in warned[1]
 
 
 def test_training_can_start_from_a_lora_file(run_file):

@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import save_file
 
 from ltx2_train.caching import notes, writable
-from ltx2_train.caching.cache_file import CHECK_SUMS, CacheFile, write_cache
+from ltx2_train.caching.cache_file import CacheFile, write_cache
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.errors import CacheError, RunError
+from ltx2_train.files import CHECK_SUMS
 
 
 def latents(path, value):

@@ -9,7 +9,7 @@ import torch
 from fill_caches import encode_latents, encode_text
 from media import moving_square, write_captioned, write_image
 
-from ltx2_train.caching.cache_file import CHECK_SUMS, CacheFile, Fingerprints
+from ltx2_train.caching.cache_file import CacheFile, Fingerprints
 from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.dataset.dataset_file import DatasetConfig
@@ -18,7 +18,7 @@ from ltx2_train.errors import CacheError, DataError
 from ltx2_train.events import Events
 from ltx2_train.feed.batches import Batches, BatchOrder, load_batch
 from ltx2_train.feed.loader import FullText, Sample, TrainingSet, load_text
-from ltx2_train.files import write_tensors
+from ltx2_train.files import CHECK_SUMS, write_tensors
 from ltx2_train.models.text import TextFeatures
 from ltx2_train.shapes import LatentShape
 

@@ -14,6 +14,7 @@ from ltx2_train.training.state import (
     save_state,
     state_name,
 )
+from ltx2_train.weights.reader import TensorFile
 
 
 def test_nested_content_comes_back_equal(tmp_path):
@@ -71,3 +72,31 @@ def test_the_generator_goes_on_where_it_was(tmp_path):
     first = torch.rand(3)
     restore_random_state(load_state(saved)["random"])
     assert torch.equal(torch.rand(3), first)
+
+
+@pytest.mark.parametrize("place", ["tensor", "tree"])
+def test_a_byte_that_changed_is_seen(tmp_path, place):
+    path = save_state(
+        tmp_path / state_name(1), {"a": torch.arange(1000), "word": "needle", "b": torch.ones(3).bfloat16()}
+    )
+    assert load_state(path)["b"].dtype == torch.bfloat16
+    data = bytearray(path.read_bytes())
+    data[-2000 if place == "tensor" else data.index(b"needle")] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(RunError, match="damaged.* other bytes than were written"):
+        load_state(path)
+
+
+def test_states_of_older_versions_have_no_check_sums(tmp_path):
+    path = save_state(tmp_path / state_name(1), {"step": 1, "a": torch.arange(5)})
+    with TensorFile(path) as file:
+        said = {name: file.metadata[name] for name in ("format", "tree")}
+        write_tensors(path, {"a": file.read("a")}, said)
+    assert torch.equal(load_state(path)["a"], torch.arange(5))
+
+
+def test_a_state_under_the_name_of_another_step_is_called_so(tmp_path):
+    path = save_state(tmp_path / state_name(12), {"step": 12}).rename(tmp_path / state_name(16))
+    for read in (load_state, read_tree):
+        with pytest.raises(RunError, match=r"saved after step 12, not 16. Name it state_00000012.safetensors"):
+            read(path)
