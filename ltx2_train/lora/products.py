@@ -133,6 +133,8 @@ class _LowRank(torch.autograd.Function):
             whole = _written_in(_kept_in(job.parts[job.low[0]]), g_small.t(), inner)  # [R, I]
             for i, rows in zip(job.low, whole.split(job.ranks), strict=True):
                 gradients[_PER_PART * i + 3] = rows
+            del inner
+        shape, x, x2 = x.shape, None, None  # made again for this pass alone, as a rule: as large as its gradient
         grad_x = None
         if ctx.needs_input_grad[1]:
             grad_x = g_small @ _below_each_other(factors_a, dtype)
@@ -140,7 +142,7 @@ class _LowRank(torch.autograd.Function):
             for part, weight, g in zip(job.parts, weights, flat, strict=True):
                 if g is not None and part.y is None:  # a base with a value of its own has a gradient of its own
                     grad_x = _add_back(grad_x, part.base, weight, g)
-            grad_x = grad_x.view(x.shape)
+            grad_x = grad_x.view(shape)
         if job.used is not None:
             job.used()
         return None, grad_x, None, *gradients

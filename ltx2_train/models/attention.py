@@ -87,6 +87,7 @@ class Attention(nn.Module):
             q = note(rotated_norm, q, self.q_norm.weight, rope, *how)
             k = note(rotated_norm, k, self.k_norm.weight, its_rope, *how)
             out = attend(q, k, self._split(v), mask, self.way)
+            del q, k, v  # what backward needs of them, autograd keeps
         for one in logits:
             out = note(gated_heads, self._split(out) if skip else out, one, self.fused)
         return self.to_out[0](out if out.dim() == 3 else out.flatten(2))

@@ -3,10 +3,11 @@
 `recomputed` runs a piece of the network without keeping anything and runs it again in backward. `Remade` is the small
 change: a tensor that is cheap to make from one that is kept anyway is kept as that recipe.
 
-Own code rather than torch.utils.checkpoint, for three savings that the library cannot know of:
+Own code rather than torch.utils.checkpoint, for four savings that the library cannot know of:
  - the second run is told so (`replay=True`) and leaves out products whose value nobody reads;
  - inside a replay a sublayer may be deferred altogether: its value is not needed, only its gradient, which is then
    computed slice by slice over the tokens, so that its wide intermediates never exist at full length;
+ - the gradient that comes in is let go of when its first reader is done, not when the whole piece is;
  - gradients of trainable parameters are returned like those of any autograd function, so `torch.autograd.grad`,
    gradient hooks and data-parallel wrappers see them as usual.
 
@@ -15,6 +16,7 @@ Chen et al. 2016, arXiv:1604.06174.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
@@ -66,7 +68,9 @@ def recomputed(
     """
     places = frozenset(stored) if store is not None else frozenset()
     plan = _Plan(run, scope or _anywhere, store, places, Kept() if kept is None else kept, shares)
-    return _Recomputed.apply(plan, len(tensors), *tensors, *(parameters if shares is None else shares.own))
+    box: list[Tensor | None] = []
+    outputs = _Recomputed.apply(plan, box, len(tensors), *tensors, *(parameters if shares is None else shares.own))
+    return _Boxing.apply(box, *outputs)
 
 
 def deferred(
@@ -128,7 +132,8 @@ class Remade:
     """While entered, tensors that were noted are kept for backward as a recipe instead of as values.
 
     Autograd asks before it keeps a tensor; one that was noted is answered with how to make it again. Which operation
-    keeps it, a library's or our own, makes no difference, and neither does a view of it in another shape.
+    keeps it, a library's or our own, makes no difference, and neither does a view of it in another shape. The value
+    itself lives as long as those who work with it hold it.
 
     With `on` false it keeps values, as if it were not there.
     """
@@ -153,14 +158,12 @@ class Remade:
     def __exit__(self, *error: Any) -> None:
         if self.on:
             self._hooks.__exit__(*error)
-        for recipe in self._recipes:
-            recipe.value = None  # held so far: its memory must not go to another tensor before
         self._recipes.clear()
 
     def _pack(self, tensor: Tensor) -> Any:
-        storage = _storage(tensor)
+        storage = tensor.untyped_storage()
         for recipe in self._recipes:
-            if recipe.storage == storage:
+            if recipe.storage() is storage:
                 recipe.keepers += 1
                 return recipe, tensor.shape, tensor.stride(), tensor.storage_offset()
         return tensor
@@ -177,8 +180,9 @@ class _Recipe:
     """How to make one tensor. Made once in a backward pass, whoever asks first, and let go after the last asked."""
 
     def __init__(self, value: Tensor, make: Callable[..., Tensor], arguments: tuple[Any, ...]) -> None:
-        self.value: Tensor | None = value
-        self.storage = _storage(value)
+        self.value: Tensor | None = None
+        # tells memory apart, and knows when it is freed: it may go to another tensor then
+        self.storage = weakref.ref(value.untyped_storage())
         self.make = make
         self.arguments = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments)
         self.keepers = 0
@@ -208,10 +212,10 @@ class _Plan(NamedTuple):
 
 class _Recomputed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: _Plan, count: int, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, plan: _Plan, box: list[Tensor], count: int, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         inputs = tensors[:count]
         ctx.set_materialize_grads(False)
-        ctx.plan, ctx.count, ctx.parameters = plan, count, tensors[count:]
+        ctx.plan, ctx.box, ctx.count, ctx.parameters = plan, box, count, tensors[count:]
         # before the run, so that a copy goes on beside it
         ctx.handles = {}
         if plan.store is not None:
@@ -224,22 +228,63 @@ class _Recomputed(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+    def backward(ctx: Any, *stand_ins: Tensor | None) -> tuple[Any, ...]:
         plan, saved = ctx.plan, ctx.saved_tensors  # asked for once: what is a recipe would be made twice
         tensors, values = list(saved[: ctx.count]), saved[ctx.count :]
         for place, handle in ctx.handles.items():
             tensors[place] = plan.store.get(handle)
-        inputs = _leaves(tensors, ctx.needs_input_grad[2:])
+        inputs = _leaves(tensors, ctx.needs_input_grad[3:])
         with plan.scope(True):
             plan.kept.give(values)
             with torch.enable_grad():
                 outputs = plan.run(*inputs, replay=True)
+                end = _unboxed(ctx.box, outputs)
             wanted = ctx.parameters if plan.shares is None else plan.shares.wholes()
-            found = _gradients(outputs, grads, [*inputs, *wanted])
+            found = _gradients((end,), (end.new_empty(()),), [*inputs, *wanted])
             if plan.shares is not None:
-                del outputs
+                del outputs, end
                 found[len(inputs) :] = plan.shares.parted(found[len(inputs) :])
-            return None, None, *found
+            return None, None, None, *found
+
+
+class _Boxing(torch.autograd.Function):
+    """Passes the outputs of a piece on. Their gradients go into `box`, for the piece to take.
+
+    Autograd holds what it gives to a node until the node is done, here that of a whole block. What it takes out of the
+    box is its own, and can be freed halfway.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, box: list[Tensor | None], *outputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.box = box
+        return tuple(output.view_as(output) for output in outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        ctx.box[:] = grads
+        return None, *(None if grad is None else grad.new_empty(()).expand(grad.shape) for grad in grads)
+
+
+def _unboxed(box: list[Tensor | None], outputs: Sequence[Tensor]) -> Tensor:
+    """A number whose backward pass gives what is in `box` to `outputs`, and keeps none of it."""
+    pairs = [(output, grad) for output, grad in zip(outputs, box, strict=True) if grad is not None]
+    box.clear()
+    number = outputs[0].new_empty(())
+    return _Unboxing.apply([grad for _, grad in pairs], number, *(output for output, _ in pairs))
+
+
+class _Unboxing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, box: list[Tensor], number: Tensor, *outputs: Tensor) -> Tensor:
+        ctx.box = box
+        return number.view_as(number)
+
+    @staticmethod
+    def backward(ctx: Any, number: Tensor) -> tuple[Any, ...]:
+        grads = tuple(ctx.box)
+        ctx.box.clear()
+        return None, None, *grads
 
 
 def _anywhere(backward: bool) -> AbstractContextManager[Any]:
@@ -326,11 +371,6 @@ class _UnreadGelu(torch.autograd.Function):
         inner = (grad.reshape(-1, grad.shape[-1]).to(weight.dtype) @ weight).view(hidden.shape)
         # into the memory of what it is made from: these are the widest tensors of a step
         return torch.ops.aten.gelu_backward.grad_input(inner, hidden, approximate="tanh", grad_input=inner), None
-
-
-def _storage(tensor: Tensor) -> int:
-    """What tells memory apart while it is held. Not the address, which is 0 for everything on the meta device."""
-    return tensor.untyped_storage()._cdata
 
 
 def _parts(x: Tensor, step: int) -> list[slice]:

@@ -12,7 +12,9 @@ from ltx2_train.lora.inject import inject
 from ltx2_train.lora.layer import LoRALinear
 from ltx2_train.lora.settings import LoraSettings
 from ltx2_train.models.attention import together
+from ltx2_train.models.recompute import Remade
 from ltx2_train.quant import QuantSettings, quantize_linear
+from ltx2_train.training.fit.tracker import LiveBytes
 
 aten = torch.ops.aten
 PRODUCTS = (aten.mm.default, aten.addmm.default, aten.addmm_.default, aten.mm.out)
@@ -94,6 +96,16 @@ def test_an_output_that_nobody_uses_has_no_share():
     torch.testing.assert_close(grads[0], own[0])
     torch.testing.assert_close(grads[1], own[1])
     assert grads[2] is None or not grads[2].any()
+
+
+def test_an_input_that_is_made_again_is_let_go_before_its_gradient_is_there():
+    layer, x = LoRALinear(nn.Linear(32, 32).requires_grad_(False), 2, 2), torch.randn(1000, 32, requires_grad=True)
+    with Remade() as remade:
+        out = layer(remade.note(torch.clone, x))
+    grad = torch.ones_like(out)
+    with LiveBytes("cpu") as tracker:
+        torch.autograd.backward(out, grad)
+    assert tracker.peak < 1.5 * x.nbytes
 
 
 def test_dropout_strength_and_foreign_bases_go_their_own_way():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -26,6 +28,45 @@ def test_recomputed_has_the_gradients_of_the_plain_run_for_inputs_and_parameters
     assert calls == [False, True]
     for a, b in zip(ours, plain, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_gradient_that_came_in_is_let_go_halfway():
+    """Autograd holds it until the block is done, which is longest where memory is shortest."""
+    x, seen = numbers(3, 4), []
+
+    def run(x, replay):
+        first = x.sin()
+        if replay:
+            first.register_hook(lambda _: seen.append(came_in() is None))
+        return (first.cos(),)
+
+    (out,) = recomputed(run, [x], [])
+    came_in = None
+
+    def watch(grad):
+        nonlocal came_in
+        came_in = weakref.ref(grad.untyped_storage())
+
+    out.register_hook(watch)
+    (found,) = torch.autograd.grad((out * 2).sum(), [x])
+    assert seen == [True]
+    torch.testing.assert_close(found, -2 * x.sin().sin() * x.cos())
+
+
+def test_an_output_without_a_gradient_is_not_run_backward():
+    x, y, asked = numbers(3), numbers(3, seed=1), []
+
+    def run(x, y, replay):
+        second = y.sin()
+        if replay:
+            second.register_hook(asked.append)
+        return x.sin(), second
+
+    first, _ = recomputed(run, [x, y], [])
+    found = torch.autograd.grad(first.sum(), [x, y], allow_unused=True)
+    torch.testing.assert_close(found[0], x.cos())
+    assert found[1] is None
+    assert asked == []
 
 
 @pytest.mark.parametrize("value", [True, False])
@@ -104,6 +145,20 @@ def test_what_only_an_adapter_keeps_is_a_recipe_too():
     (found,) = torch.autograd.grad(value, [w])
     torch.testing.assert_close(found, torch.autograd.grad((x.sin() @ w).sum(), [w])[0])
     assert len(made) == 2, "made again, not kept"
+
+
+def test_the_memory_of_a_noted_tensor_goes_with_those_who_work_with_it():
+    x, w = numbers(5, 4), numbers(4, 4, seed=1)
+    plain = torch.autograd.grad((x.sin() @ w).sum() + (x.cos() @ w).sum(), [x, w])
+    with Remade() as remade:
+        y = remade.note(torch.sin, x)
+        first, memory = y @ w, weakref.ref(y.untyped_storage())
+        del y
+        assert memory() is None
+        y = x.cos()  # may lie where the other did, and is no recipe
+        value = first.sum() + (y @ w).sum()
+    for found, expected in zip(torch.autograd.grad(value, [x, w]), plain, strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 class Adapted(nn.Module):
