@@ -147,6 +147,10 @@ class QuantLinear(nn.Module):
         """The inverse (which is the transpose) of `turn`."""
         return x
 
+    def add_turned_back(self, x: Tensor, out: Tensor) -> Tensor:
+        """`out` + `turn_back(x)`, both [N, I] in one dtype; `out` may be overwritten."""
+        return out.add_(self.turn_back(x))
+
     def can_multiply(self, tokens: int) -> bool:
         """Whether `multiply` and `multiply_back` work for `tokens` rows on the device of the buffers."""
         return False
@@ -177,10 +181,10 @@ class QuantLinear(nn.Module):
     def add_product_back(self, grad: Tensor, out: Tensor) -> Tensor:
         """`out` [N, I] + g W for g [N, O], in the basis of the inputs; otherwise as `add_product`."""
         if self.matmul and self.can_multiply(grad.shape[0]):
-            return out.add_(self.turn_back(self.multiply_back(grad)))
+            return self.add_turned_back(self.multiply_back(grad), out)
         if type(self).turn_back is QuantLinear.turn_back:
             return out.addmm_(grad, self.stored_weight(grad.dtype))
-        return out.add_(self.turn_back(grad @ self.stored_weight(grad.dtype)))
+        return self.add_turned_back(grad @ self.stored_weight(grad.dtype), out)
 
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
         """The weight [O, I] in the basis of the inputs, as a fresh tensor in `dtype` (or `compute_dtype`)."""

@@ -110,6 +110,11 @@ class Int8Rotated(Int8):
     def turn_back(self, x: Tensor) -> Tensor:
         return hadamard_rotate(x)  # a symmetric orthogonal matrix is its own inverse
 
+    def add_turned_back(self, x: Tensor, out: Tensor) -> Tensor:
+        matrix, factor = _rotation(x)
+        out.view(-1, matrix.shape[0]).addmm_(x.reshape(-1, matrix.shape[0]), matrix, alpha=factor)
+        return out
+
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
         dtype = self.compute_dtype if dtype is None else dtype
         return hadamard_rotate(self.stored_weight(torch.float32)).to(dtype)  # rounded to `dtype` once
@@ -141,11 +146,19 @@ class KeptConvrot(Int8):
         raise NotImplementedError("a format of files; nothing is quantized into it")
 
     def turn(self, x: Tensor) -> Tensor:
-        build = _regular_hadamard if torch.compiler.is_compiling() else _kept_regular_hadamard
-        return (x.reshape(-1, self.group) @ build(self.group, x.device, x.dtype)).view(x.shape)
+        return (x.reshape(-1, self.group) @ self._rotation(x)).view(x.shape)
 
     def turn_back(self, x: Tensor) -> Tensor:
         return self.turn(x)  # a symmetric orthogonal matrix is its own inverse
+
+    def add_turned_back(self, x: Tensor, out: Tensor) -> Tensor:
+        out.view(-1, self.group).addmm_(x.reshape(-1, self.group), self._rotation(x))
+        return out
+
+    def _rotation(self, x: Tensor) -> Tensor:
+        """The matrix [group, group] that inputs like `x` meet."""
+        build = _regular_hadamard if torch.compiler.is_compiling() else _kept_regular_hadamard
+        return build(self.group, x.device, x.dtype)
 
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
         dtype = self.compute_dtype if dtype is None else dtype
@@ -164,12 +177,17 @@ def rotation_size(width: int) -> int:
 
 def hadamard_rotate(x: Tensor) -> Tensor:
     """x [.., I] times the block-diagonal Hadamard rotation of I; in the dtype of x."""
+    matrix, factor = _rotation(x)
+    turned = x.reshape(-1, matrix.shape[0]) @ matrix
+    return (turned if factor == 1.0 else turned.mul_(factor)).view(x.shape)
+
+
+def _rotation(x: Tensor) -> tuple[Tensor, float]:
+    """The matrix that blocks of the last dimension of `x` are multiplied by, and a factor of the product."""
     size = rotation_size(x.shape[-1])
     build = _hadamard if torch.compiler.is_compiling() else _kept_hadamard
-    turned = x.reshape(-1, size) @ build(size, x.device, x.dtype)
-    if size.bit_length() % 2 == 0:  # no square: what is left of the root is not a number of every dtype
-        turned = turned.mul_(0.5**0.5)
-    return turned.view(x.shape)
+    # where size is no square, what is left of the root is not a number of every dtype
+    return build(size, x.device, x.dtype), 0.5**0.5 if size.bit_length() % 2 == 0 else 1.0
 
 
 def _hadamard(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltx2_train.quant import QuantSettings
-from ltx2_train.quant.int8 import Int8, Int8Rotated, hadamard_rotate, rotation_size
+from ltx2_train.quant.int8 import Int8, Int8Rotated, KeptConvrot, hadamard_rotate, rotation_size
 
 SETTINGS = QuantSettings()
 
@@ -71,6 +71,27 @@ def test_the_rotation_is_orthogonal_and_its_own_inverse(width, size):
         torch.testing.assert_close(
             hadamard_rotate(spike)[0, :size].abs(), torch.full((size,), size**-0.5, dtype=torch.float64)
         )
+
+
+@pytest.mark.parametrize("kind", ["size a square", "size no square", "convrot"])
+def test_turning_back_adds_to_what_is_there_in_one_product(kind):
+    if kind == "convrot":
+        layer = KeptConvrot(torch.zeros(8, 128, dtype=torch.int8), torch.ones(8), group=16)
+    else:
+        layer = Int8Rotated.quantize(draw(8, 64 if kind == "size a square" else 96), None, SETTINGS, torch.float32)
+    x, out = draw(5, layer.in_features), draw(5, layer.in_features, seed=1)
+    expected, calls = out + layer.turn_back(x), []
+
+    class Calls(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if not func.is_view:
+                calls.append(func)
+            return func(*args, **(kwargs or {}))
+
+    with Calls():
+        found = layer.add_turned_back(x, out)
+    torch.testing.assert_close(found, expected)
+    assert calls == [torch.ops.aten.addmm_.default]
 
 
 def test_the_dequantized_weight_is_in_the_basis_of_the_inputs():
