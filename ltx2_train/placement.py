@@ -7,7 +7,7 @@ ever holds more than is meant to stay there and one block on its way.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -151,27 +151,28 @@ class Placed:
             self.streamer.unpark()
 
     @contextlib.contextmanager
-    def aside(self, needed: int) -> Iterator[None]:
+    def aside(self, needed: int, poll: Callable[[], None]) -> Iterator[None]:
         """A context in which `needed` bytes are free on the device, as far as leaving it can make them so.
 
         First the slots of swapped blocks are given back, which costs nothing, then resident blocks go to RAM, no more
-        of them than must, then what is left.
+        of them than must, then what is left. `poll` is called before each block; what it raises ends it.
         """
         left, moved = False, []
-        if self.device.type == "cuda" and not _free(self.device, needed):
-            left = True
-            if self.streamer is not None:
-                self.streamer.park()
-            enough = _free(self.device, needed)
-            for number, block in enumerate(self.model.transformer_blocks):
-                if not enough and (self.streamer is None or self.streamer.resident(number)):
-                    _move(block, torch.device("cpu"))
-                    moved.append(block)
-                    enough = _free(self.device, needed)
-            if not enough:
-                self.to("cpu")
-                torch.cuda.empty_cache()
         try:
+            if self.device.type == "cuda" and not _free(self.device, needed):
+                left = True
+                if self.streamer is not None:
+                    self.streamer.park()
+                enough = _free(self.device, needed)
+                for number, block in enumerate(self.model.transformer_blocks):
+                    if not enough and (self.streamer is None or self.streamer.resident(number)):
+                        poll()
+                        moved.append(block)
+                        _move(block, torch.device("cpu"))
+                        enough = _free(self.device, needed)
+                if not enough:
+                    self.to("cpu")
+                    torch.cuda.empty_cache()
             yield
         finally:
             for block in moved:

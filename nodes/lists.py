@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -154,12 +155,30 @@ def _media(
             for frame in frames:
                 yield "image", lambda path, frame=frame: core.write_image(path, frame)
     for video in videos:
-        yield "video", lambda path, video=video: video.save_to(str(path), format="mp4")
+        yield "video", lambda path, video=video: _save(video, path, events)
     for audio in audios:
         for wave in audio["waveform"].detach().float().cpu():  # [C, N]
             stereo = wave if len(wave) == 2 else wave.mean(0, keepdim=True).expand(2, -1)
             rate = int(audio["sample_rate"])
             yield "audio", lambda path, stereo=stereo, rate=rate: core.write_sound(path, stereo, rate)
+
+
+class _Polled(BytesIO):
+    """A file in memory. Writing into it raises Stopped once the user stops: what fills it is ComfyUI's own."""
+
+    def __init__(self, events: host.ComfyEvents) -> None:
+        super().__init__()
+        self._events = events
+
+    def write(self, data: Any) -> int:
+        self._events.check_stop()
+        return super().write(data)
+
+
+def _save(video: Any, path: Path, events: host.ComfyEvents) -> None:
+    made = _Polled(events)
+    video.save_to(made, format="mp4")
+    path.write_bytes(made.getbuffer())
 
 
 def _write(

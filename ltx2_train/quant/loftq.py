@@ -28,19 +28,23 @@ _POWER_ITERATIONS = 4
 
 
 def loftq(
-    weight: Tensor, quantize: Callable[[Tensor], QuantLinear], rank: int, iterations: int
+    weight: Tensor,
+    quantize: Callable[[Tensor], QuantLinear],
+    rank: int,
+    iterations: int,
+    poll: Callable[[], None] | None = None,
 ) -> tuple[QuantLinear, Tensor, Tensor]:
     """(quantized module, A [r, I], B [O, r]) with `weight` [O, I] ~ module.dequantize() + B A; A and B in float32.
 
     `quantize` gets a weight in the dtype of `weight`. A LoRA that multiplies B A by alpha / rank must begin with B
-    divided by that factor. `iterations` counts the fits.
+    divided by that factor. `iterations` counts the fits. `poll` as in `low_rank`.
     """
     assert rank > 0, rank
     assert iterations > 0, iterations
     whole = weight.detach().float()
     module = quantize(weight.detach())
     for _ in range(iterations):
-        b, a = low_rank(whole - module.dequantize(torch.float32), rank)
+        b, a = low_rank(whole - module.dequantize(torch.float32), rank, poll)
         module = quantize(torch.addmm(whole, b, a, alpha=-1).to(weight.dtype))
     return module, a, b
 

@@ -94,10 +94,10 @@ class Renderer:
     """Everything that stays the same from sample to sample.
 
     `open_vae(encoder, decoder)` loads the video VAE when it is needed, `sound` the models of the sound; it may be left
-    out for a model without the audio side. `weights` has `aside(bytes)`, a context in which the model leaves the device
-    that much room; where it is not given, the model stays. `contexts(text)` gives the text contexts [S, D] of a prompt
-    or negative prompt, for video and for audio; None for a side the model lacks. `media` keeps what the encoders made
-    of what prompts are given. `slots` is how many keyframe slots a clip is drawn with.
+    out for a model without the audio side. `weights` has `aside(bytes, poll)`, a context in which the model leaves the
+    device that much room; where it is not given, the model stays. `contexts(text)` gives the text contexts [S, D] of
+    a prompt or negative prompt, for video and for audio; None for a side the model lacks. `media` keeps what the
+    encoders made of what prompts are given. `slots` is how many keyframe slots a clip is drawn with.
     """
 
     model: LTXTransformer
@@ -225,6 +225,10 @@ class Renderer:
         drawn = denoise(self.model, start, sigmas, context, fps=fps, given=given, on_step=steps.on_step)
         return drawn.of_one()._replace(audio=first.audio)
 
+    def _room(self, needed: int) -> contextlib.AbstractContextManager[None]:
+        """A context in which `needed` bytes are free beside the model. A stop ends the making of it."""
+        return contextlib.nullcontext() if self.weights is None else self.weights.aside(needed, self.events.check_stop)
+
     def _enlarged(self, latents: Mapping[int, Tensor | None], prompts: Sequence[Prompt]) -> dict[int, Tensor]:
         """Latents between the two stages; the upsampler comes once for all."""
         found = {index: one for index, one in latents.items() if one is not None}
@@ -233,7 +237,7 @@ class Renderer:
             return {}
         needed = max(upsampling_bytes(path, prompts[index].shape.latent()) for index in found)
         dtype = DTYPES[self.media.settings.vae_dtype]
-        with self.weights.aside(needed) if self.weights is not None else contextlib.nullcontext():
+        with self._room(needed):
             return enlarged(path, found, self.open_vae(False, False), dtype, self.device, self.events)
 
     def _given_pair(self, stage: Prompt, media: Mapping[tuple[Prompt, Shown], Tensor]) -> GivenPair:
@@ -314,7 +318,7 @@ class Renderer:
         files: list[SampleFile] = []
         seen = [one.prompt.shape for one in drawn if one.latents.video is not None]
         needed = int(max((decode_bytes(self.settings.tiles, shape) for shape in seen), default=KERNEL_BYTES))
-        with self.weights.aside(needed) if self.weights is not None else contextlib.nullcontext():
+        with self._room(needed):
             sounds: dict[int, Waveform] = {}
             with self._failures("sound of the samples", tolerant):
                 sounds = self._sounds(drawn, tolerant)

@@ -42,6 +42,7 @@ from ..sampling.prompts import Prompt
 from ..sampling.render import Renderer, open_vae
 from ..sampling.sample import given_media, prompt_folder
 from ..sampling.sound import SoundParts
+from ..threads import heeding
 from ..weights.loftq import Loftq
 from ..weights.reader import TensorFile
 from ..weights.stored import weight_shapes
@@ -168,7 +169,13 @@ class Run:
 
 
 def load(checked: Checked, events: Events) -> Run:
-    """Load the model, put the LoRA round it, and lay the newest state over both where the run has one."""
+    """Load the model, put the LoRA round it, and lay the newest state over both where the run has one. Raises Stopped
+    within whatever is read for it."""
+    with heeding(events):
+        return _load(checked, events)
+
+
+def _load(checked: Checked, events: Events) -> Run:
     config, device, peers = checked.config, checked.device, checked.peers
     with peers.turn():  # what is encoded is kept in files, where the others find it
         contexts = prepare_texts(checked, events)

@@ -13,6 +13,7 @@ from ..errors import CacheError
 from ..events import Events
 from ..feed.loader import FullText
 from ..models.plain_text import PlainText
+from ..models.polled import polled
 from ..models.text import TextConnectors, TextFeatures
 from ..sampling.prompt_text import prompt_features
 from ..sampling.sample import prompt_folder
@@ -46,7 +47,7 @@ def prepare_texts(checked: Checked, events: Events) -> ContextStore:
         if isinstance(text, FullText):
             of_stream = {"video": text.video_context, "audio": text.audio_context}
         else:
-            with torch.no_grad():
+            with torch.no_grad(), polled(connectors, events.check_stop):
                 pair = connectors([text.to(device, dtype)])
             of_stream = {
                 stream: None if one is None else one[0] for stream, one in zip(("video", "audio"), pair, strict=True)

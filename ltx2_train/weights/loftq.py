@@ -27,6 +27,7 @@ from ..quant.base import QuantLinear
 from ..quant.formats import quantize_linear
 from ..quant.loftq import loftq, low_rank
 from ..quant.settings import QuantSettings
+from ..threads import heed
 from .fingerprint import part_fingerprint
 from .reader import TensorFile
 
@@ -58,7 +59,7 @@ class Loftq:
 
         weight = linear.weight.detach()
         if path not in self.initial:
-            _, a, b = loftq(weight, quantized, self.rank, settings.loftq_iters)
+            _, a, b = loftq(weight, quantized, self.rank, settings.loftq_iters, heed)
             self.initial[path] = _rounded(a, b)
         a, b = (part.to(weight.device, torch.float32) for part in self.initial[path])
         return quantized(torch.addmm(weight.float(), b, a, alpha=-1).to(weight.dtype))

@@ -24,6 +24,7 @@ import torch
 
 from ..errors import CheckpointError
 from ..files import parse_json
+from ..threads import heed
 
 # bits of one element
 BITS = {
@@ -41,8 +42,7 @@ ENDING = ".safetensors"
 
 _LONGEST_HEADER = 100_000_000  # the format's own limit
 _LARGE = 1 << 14  # bytes of a header that is remembered; a cache has a smaller one
-_CHUNK = 1 << 30  # one system call returns at most about 2 GiB
-_PIECE = 1 << 26  # bytes of a copy at once
+_PIECE = 1 << 26  # bytes that are read at once: a slow disk takes a second for them
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,8 @@ class TensorFile:
                 self._handle.seek(offset)
                 done = 0
                 while done < len(target):
-                    count = self._handle.readinto(target[done : done + _CHUNK])
+                    heed()
+                    count = self._handle.readinto(target[done : done + _PIECE])
                     if not count:
                         raise CheckpointError(
                             f"{self.path} ended while {name} was read: it changed since it was opened. "

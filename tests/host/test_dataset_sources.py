@@ -8,6 +8,7 @@ import shutil
 import types
 from pathlib import Path
 
+import av
 import fake_comfy
 import media
 import numpy as np
@@ -196,9 +197,22 @@ def test_pairs_that_cannot_be_are_refused_in_plain_words(nodes, graph, comfy):
 class Video:
     """What a VIDEO wire carries, as far as a node may ask."""
 
+    def __init__(self, frames=30):
+        self.frames = frames
+
     def save_to(self, path, format="auto", codec="auto", metadata=None):
         assert str(format) == "mp4"
-        media.write_video(Path(path), media.moving_square(30, 64, 64), sound=media.tone(1.2))
+        with av.open(path, "w", format="mp4") as file:  # a path or, as ComfyUI takes it, a BytesIO
+            stream = file.add_stream("h264", rate=25, width=64, height=64, pix_fmt="yuv420p", bit_rate=20_000_000)
+            heard = file.add_stream("aac", rate=48000, layout="stereo")
+            noise = np.random.default_rng(0)
+            for _ in range(self.frames):
+                picture = av.VideoFrame.from_ndarray(noise.integers(0, 255, (64, 64, 3), dtype=np.uint8))
+                file.mux(stream.encode(picture))
+            file.mux(stream.encode(None))
+            tone = av.AudioFrame.from_ndarray(media.tone(1.2, channels=2), "fltp", "stereo")
+            tone.sample_rate = 48000
+            file.mux([*heard.encode(tone), *heard.encode(None)])
 
 
 def test_lists_become_files_with_captions_and_are_prepared(graph, comfy):
@@ -250,6 +264,17 @@ def test_writing_is_counted_and_can_be_stopped(nodes, graph, comfy):
             super().save_to(path, **more)
             comfy.interrupted = True
 
+    class StopsWithin(Video):
+        def save_to(self, path, **more):
+            comfy.interrupted = True
+            super().save_to(path, **more)
+            pytest.fail("it was written to its end")
+
+    with pytest.raises(fake_comfy.InterruptProcessingException):
+        graph.lists(["all"], videos=[StopsWithin(200)])
+    assert not list(folder.glob("*.mp4"))
+    shutil.rmtree(folder.parent)
+    comfy.polls_that_consume = 0
     with pytest.raises(fake_comfy.InterruptProcessingException):
         graph.lists(["all"], images=[pictures], videos=[Stops(), Video()])
     assert (comfy.interrupted, comfy.polls_that_consume) == (False, 1)

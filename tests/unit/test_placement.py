@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from ltx2_train import ConfigError, Events, make_run
+from ltx2_train.errors import Stopped
 from ltx2_train.lora.inject import inject
 from ltx2_train.lora.settings import LoraSettings
 from ltx2_train.placement import fit_for_sampling, load_placed, multiply_low
 
 CPU = torch.device("cpu")
+NEVER = lambda: None  # noqa: E731
 
 
 @pytest.fixture
@@ -54,12 +56,21 @@ def test_no_more_blocks_leave_the_card_than_samples_need(placed, monkeypatch):
     monkeypatch.setattr("ltx2_train.placement._move", move)
     monkeypatch.setattr("ltx2_train.placement._free", lambda device, needed: free[0] >= needed)
     monkeypatch.setattr(one, "to", lambda device: moves.append(("all", torch.device(device).type)))
-    with one.aside(22):
+    with one.aside(22, NEVER):
         assert moves == [(0, "cpu"), (1, "cpu")]
     assert moves[2:] == [(0, "cuda"), (1, "cuda"), ("all", "cuda")]
     moves.clear()
-    with one.aside(5):
+    with one.aside(5, NEVER):
         assert moves == []
+    free[0], asked = 0, [Stopped(), None]
+
+    def poll():
+        if (told := asked.pop()) is not None:
+            raise told
+
+    with pytest.raises(Stopped), one.aside(22, poll):
+        pytest.fail("a stop ends it")
+    assert moves == [(0, "cpu"), (0, "cuda"), ("all", "cuda")], "what has left by then comes back"
     one.device = CPU
 
 
@@ -177,7 +188,7 @@ def test_no_more_leaves_the_device_than_must(placed, monkeypatch, free, does):
     moved = {"cpu": "block out", "cuda": "block in"}
     monkeypatch.setattr("ltx2_train.placement._move", lambda block, device: done.append(moved[device.type]))
     monkeypatch.setattr(one, "to", lambda device: done.append("back" if device == one.device else f"to {device}"))
-    with pytest.raises(KeyError), one.aside(5):
+    with pytest.raises(KeyError), one.aside(5, NEVER):
         raise KeyError
     assert done == does
     one.device = CPU

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import partial
 
 import pytest
 import torch
 from lora_files import pair, write_lora
+from torch import nn
 
 from ltx2_train import load_run
 from ltx2_train.config.base_files import BaseFiles
@@ -20,9 +22,12 @@ from ltx2_train.lora.merge import merge_loras
 from ltx2_train.lora.resize import resize_lora
 from ltx2_train.quant.settings import QuantSettings
 from ltx2_train.sampling.sound import SoundParts
+from ltx2_train.threads import heed, heeding
+from ltx2_train.training import setup
 from ltx2_train.training.caches import openers_of
 from ltx2_train.weights import reader, writer
 from ltx2_train.weights.gemma_settings import GemmaSettings
+from ltx2_train.weights.loftq import Loftq
 from ltx2_train.weights.quantized_file import quantize_checkpoint
 from ltx2_train.weights.reader import TensorFile
 from ltx2_train.weights.text_encoder import TextEncoder
@@ -155,6 +160,25 @@ def test_every_model_that_is_loaded_can_be_stopped(tiny, run_file):
     ):
         with pytest.raises(Stopped):
             load()
+
+
+def test_what_a_run_reads_is_stopped_on_the_way(tiny, monkeypatch):
+    monkeypatch.setattr(reader, "_PIECE", PIECE)
+    with TensorFile(tiny.checkpoint) as file:
+        name, info = max(file.tensors.items(), key=lambda item: item[1].nbytes)
+        events = Stopping()
+        with heeding(events):
+            file.read(name)
+        assert events.asked == math.ceil(info.nbytes / PIECE)
+        with pytest.raises(Stopped), heeding(Stopping(2)):
+            file.read(name)
+    events = Stopping()
+    with heeding(events):
+        Loftq(4, ["x"]).quantize("x", nn.Linear(64, 64), QuantSettings(format="nf4", loftq=True, loftq_iters=2))
+    assert events.asked > 2, "within each fit"
+    monkeypatch.setattr(setup, "_load", lambda *_: heed())
+    with pytest.raises(Stopped):
+        setup.load(None, Stopping(1))
 
 
 @pytest.mark.parametrize("placement", ["device", "stream", "layers"])
