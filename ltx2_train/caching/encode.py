@@ -129,10 +129,20 @@ def require_numbers(latents: torch.Tensor, source: Path, settings: CacheSettings
     """Raise DataError where `latents`, encoded from `source`, are not finite."""
     if not bool(torch.isfinite(latents).all()):
         raise DataError(
-            f"{source}: the VAE gave numbers that are not finite in {settings.vae_dtype}. "
-            'Set cache.vae_dtype = "fp32".',
-            source,
+            f"{source}: {no_numbers('video VAE', settings.vae_dtype, settings.latents_dtype, 'vae_dtype')}", source
         )
+
+
+def no_numbers(model: str, dtype: str, stored: str, setting: str) -> str:
+    """What is said where `model` gave no numbers, in `dtype`, of the setting of that name, and `stored` as that."""
+    advice = {f"cache.{setting}": "fp32"} if dtype != "fp32" else {}
+    if stored == "fp16":
+        advice[f"cache.{setting.replace('vae_dtype', 'latents_dtype')}"] = "bf16"
+    wanted = ", ".join(f'{name} = "{value}"' for name, value in advice.items())
+    return (
+        f"the {model} gave numbers that are not finite in {dtype}, stored as {stored}. "
+        f"{f'Set {wanted}.' if wanted else f'Is it the {model} of this model?'}"
+    )
 
 
 def encode_clip(clip: np.ndarray, vae: VideoVAE, settings: CacheSettings, device: torch.device | str) -> torch.Tensor:

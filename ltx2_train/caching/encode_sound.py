@@ -28,6 +28,7 @@ from ..media.sound_media import channels_of
 from ..models.audio_vae import TIME_FACTOR, past_rows
 from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, AudioLatentShape, LatentShape, encoded_audio_steps
 from .cache_file import AUDIO_LENGTH_KEY, SILENCE, VIRTUAL_KEYS, CacheFile, audio_key, latent_key, write_cache
+from .encode import no_numbers
 from .kind import Bench, CacheKind, CacheMade, Job, header_bytes
 from .recipe import CacheRecipe
 
@@ -120,12 +121,8 @@ class SoundLatents(CacheKind[Prepared]):
         settings, rate = self.recipe.settings, bench.model.config.sample_rate
         latents = encode(was_read, bench.model, bench.device).to(DTYPES[settings.audio_latents_dtype]).cpu()
         if not bool(torch.isfinite(latents).all()):
-            raise DataError(
-                f"{job.source}: the audio VAE gave numbers that are not finite in {settings.audio_vae_dtype}, stored "
-                f'as {settings.audio_latents_dtype}. Set cache.audio_vae_dtype = "fp32", cache.audio_latents_dtype = '
-                '"bf16".',
-                job.source,
-            )
+            dtypes = settings.audio_vae_dtype, settings.audio_latents_dtype
+            raise DataError(f"{job.source}: {no_numbers('audio VAE', *dtypes, 'audio_vae_dtype')}", job.source)
         channels, steps, bins = latents.shape
         tensors = {
             audio_key(AudioLatentShape(steps, channels, bins), latents.dtype): latents,

@@ -79,8 +79,6 @@ def _check(args: argparse.Namespace, events: ConsoleEvents) -> int:
 def _preview(args: argparse.Namespace, events: ConsoleEvents) -> None:
     from .. import load_run, preview_dataset
 
-    if args.item is not None and not args.item.strip():
-        raise ConfigError("--item is empty. Name a file of the dataset, or one of its caches.")
     run = load_run(args.run) if args.run else None
     made = preview_dataset(args.file, args.out, args.item, run, events)
     events.finish()

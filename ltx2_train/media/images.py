@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import DataError
 from .buckets import MIDDLE, cover
+from .coded_colours import picture_remark
 from .still import why_damaged
 
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp", ".avif", ".jxl"))
@@ -63,6 +64,8 @@ def image_header(path: Path) -> ImageHeader:
         profile = _profile(image)
         if profile is None:
             remarks.append(NO_PROFILE)
+        if profile == PLAIN and (remark := picture_remark(path)):
+            remarks.append(remark)
         gamma = image.info.get("gamma")
         if gamma and profile == PLAIN and "srgb" not in image.info and abs(gamma * 2.2 - 1) > 0.1:
             remarks.append(f"says a gamma of {gamma:g} (gAMA), which is not applied; save it as sRGB")

@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import DataError
 from ..threads import heed
 from .clock import Clock, Packets, counted_clock, stamped_clock, why_clock_unusable
+from .coded_colours import colour_remark
 from .convert import orientation
 from .decoding import COVER, alpha_decoder, decode_packet, is_packet_damaged, opened
 from .images import OVER_BLACK
@@ -29,8 +30,6 @@ WHOLE_PIXELS = 300_000_000
 BACK_SECONDS = 0.5
 # Streams without a container: nothing in them says when a frame is shown.
 RAW_FORMATS = frozenset(("h264", "hevc", "vvc", "obu", "mjpeg", "m4v", "cavsvideo", "dirac", "vc1"))
-HDR_TRANSFERS = (16, 18)  # PQ and HLG, by their numbers in H.273
-WIDE_PRIMARIES = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
 MEND = "Copy or export it again, or remove it."
 
 
@@ -186,10 +185,9 @@ def _where(clock: Clock, number: int) -> str:
 
 def _remarks(frame: Any, has_alpha: bool) -> tuple[str, ...]:
     found = [OVER_BLACK] if has_alpha else []
-    if int(getattr(frame, "color_trc", None) or 0) in HDR_TRANSFERS:
-        found.append("is HDR, and its colours will look flat; convert it to SDR (BT.709) first")
-    elif wide := WIDE_PRIMARIES.get(int(getattr(frame, "color_primaries", None) or 0)):
-        found.append(f"has the colours of {wide}, which will look pale; convert it to BT.709 first")
+    primaries, transfer = (int(getattr(frame, name, None) or 0) for name in ("color_primaries", "color_trc"))
+    if remark := colour_remark(primaries, transfer):
+        found.append(remark)
     if frame.interlaced_frame:
         found.append("is interlaced, and motion will show combs; deinterlace it first")
     return tuple(found)

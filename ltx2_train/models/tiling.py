@@ -212,10 +212,19 @@ def decode_frames(
     on_progress: TileProgress | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
-    """Yield the frames of one clip, [n,H,W,3] uint8 on the CPU, in order and each once. `latents` is [1,C,f,h,w]."""
+    """Yield the frames of one clip, [n,H,W,3] uint8 on the CPU, in order and each once. `latents` is [1,C,f,h,w].
+
+    Raises DataError where they come out as no numbers.
+    """
     if latents.shape[0] != 1:
         raise DataError(f"Frames are decoded one clip at a time; {latents.shape[0]} were given.")
     for pixels in decode_pieces(vae, latents, tiles, on_progress, generator):
+        if not bool(torch.isfinite(pixels).all()):
+            dtype = str(latents.dtype).removeprefix("torch.")
+            raise DataError(
+                f"The decoded pictures are not finite (latents in {dtype}). Set cache.vae_dtype to bf16 or fp32, or "
+                "lower the strength of the LoRA."
+            )
         yield to_bytes(pixels)[0]
 
 

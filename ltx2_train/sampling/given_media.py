@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..caching.build import with_model
 from ..caching.cache_file import ARCHITECTURE, CACHE_FORMAT, KEPT_AS, CacheFile, audio_key, latent_key, write_cache
-from ..caching.encode import encode_clip
+from ..caching.encode import encode_clip, no_numbers
 from ..caching.encode_sound import encode
 from ..caching.settings import CacheSettings
 from ..conditions.settings import FirstFrame, Prefix, Suffix
@@ -104,12 +104,9 @@ class GivenMedia:
         seen = shown.stream == OF_VIDEO
         latents = self._seen(prompt, shown, vae) if seen else self._heard(prompt, shown, vae)
         if not bool(torch.isfinite(latents).all()):
-            name = "vae_dtype" if seen else "audio_vae_dtype"
-            raise DataError(
-                f"{shown.path}: the VAE gave numbers that are not finite in {getattr(self.settings, name)}. "
-                f'Set cache.{name} = "fp32".',
-                shown.path,
-            )
+            name, model = ("vae_dtype", "video VAE") if seen else ("audio_vae_dtype", "audio VAE")
+            why = no_numbers(model, getattr(self.settings, name), "fp32", name)
+            raise DataError(f"{shown.path}: {why}", shown.path)
         path = self.path(prompt, shown)
         if path is not None:
             if seen:

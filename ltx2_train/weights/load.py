@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..errors import CheckpointError
 from ..models.audio_vae import AudioVAE, AudioVAEConfig
@@ -125,15 +126,7 @@ def load_connectors(
     with TensorFile(path) as file:
         if not model_family(file).connectors:
             return PlainText(transformer_config(file).caption_channels)
-        with _described(file, "transformer"), torch.device("meta"):
-            names = [name for name in file.tensors if name.startswith(keys.CONNECTORS)]
-            model = TextConnectors(section(file, "transformer"), mode, names=names)
-        wanted = tuple(
-            name[len(keys.TRANSFORMER) :]
-            for name, stream in zip(keys.CONNECTORS, ("video", "audio"), strict=True)
-            if mode in (stream, "av")
-        )
-        origin = Origin(file, keys.TRANSFORMER, "text connectors", lambda name: name.startswith(wanted))
+        model, origin = _connectors(file, mode)
         materialise(model, origin, Arrival(dtype, device, on_progress))
     return model
 
@@ -148,17 +141,9 @@ def load_video_vae(
 ) -> VideoVAE:
     """The frozen video VAE; a half that is not asked for is not read."""
     with TensorFile(path) as file:
-        prefix = keys.video_vae_prefix(file.tensors)
-        if prefix is None:
-            raise CheckpointError(f"{file.path.name} holds no video VAE. Name a file that does as model.video_vae.")
-        if decoder and prefix + keys.DIFFUSION_DECODER in file:
-            raise CheckpointError(f"{file.path.name} {DIFFUSION_VAE}")
-        names = [name for name in file.tensors if name.startswith(prefix)]
-        with _described(file, "vae"), torch.device("meta"):
-            config = VideoVAEConfig.from_checkpoint(section(file, "vae"), names, model_family(file).decoder_padding)
-            model = VideoVAE(config, encoder=encoder, decoder=decoder)
-        origin = Origin(file, prefix, "video VAE", _halves(encoder, decoder))
+        model, origin = _video_vae(file, encoder, decoder)
         materialise(model, origin, Arrival(dtype, device, on_progress))
+    _require_spread(model, path, "video VAE")
     return model
 
 
@@ -172,11 +157,9 @@ def load_audio_vae(
 ) -> AudioVAE:
     """The frozen audio VAE, in float32 unless told otherwise; a half that is not asked for is not read."""
     with TensorFile(path) as file:
-        with _described(file, "audio_vae"), torch.device("meta"):
-            config = AudioVAEConfig.from_checkpoint(section(file, "audio_vae"))
-            model = AudioVAE(config, encoder=encoder, decoder=decoder)
-        origin = Origin(file, keys.AUDIO_VAE, "audio VAE", _halves(encoder, decoder))
+        model, origin = _audio_vae(file, encoder, decoder)
         materialise(model, origin, Arrival(dtype, device, on_progress))
+    _require_spread(model, path, "audio VAE")
     return model
 
 
@@ -188,11 +171,68 @@ def load_vocoder(
 ) -> Vocoder | ExtendedVocoder:
     """The frozen vocoder, in float32 unless told otherwise."""
     with TensorFile(path) as file:
-        with _described(file, "vocoder"), torch.device("meta"):
-            config = VocoderConfig.from_checkpoint(section(file, "vocoder"))
-            model = build_vocoder(config)
-        materialise(model, Origin(file, keys.VOCODER, "vocoder"), Arrival(dtype, device, on_progress))
+        model, origin = _vocoder(file)
+        materialise(model, origin, Arrival(dtype, device, on_progress))
     return model
+
+
+def complaints_of_parts(file: TensorFile, parts: Collection[str], mode: str) -> dict[str, str]:
+    """What is amiss with the tensors of `parts`, as a probe names them, by the header of `file`; the transformer is not
+    among them."""
+    build: dict[str, Callable[[], tuple[nn.Module, Origin]]] = {
+        "connectors": lambda: _connectors(file, mode),
+        "video_vae_encoder": lambda: _video_vae(file, True, False),
+        "video_vae_decoder": lambda: _video_vae(file, False, True),
+        "audio_vae": lambda: _audio_vae(file, True, True),
+        "vocoder": lambda: _vocoder(file),
+    }
+    found: dict[str, str] = {}
+    for part in [part for part in build if part in parts]:
+        try:
+            model, origin = build[part]()
+            check_names(file, origin.prefix, origin.what, model.state_dict(), origin.owned, stored_in(file))
+        except CheckpointError as error:
+            found[part] = str(error)
+    return found
+
+
+def _connectors(file: TensorFile, mode: str) -> tuple[TextConnectors, Origin]:
+    """The connectors of `file`, without memory, and where their tensors are; the next ones likewise."""
+    with _described(file, "transformer"), torch.device("meta"):
+        names = [name for name in file.tensors if name.startswith(keys.CONNECTORS)]
+        model = TextConnectors(section(file, "transformer"), mode, names=names)
+    wanted = tuple(
+        name[len(keys.TRANSFORMER) :]
+        for name, stream in zip(keys.CONNECTORS, ("video", "audio"), strict=True)
+        if mode in (stream, "av")
+    )
+    return model, Origin(file, keys.TRANSFORMER, "text connectors", lambda name: name.startswith(wanted))
+
+
+def _video_vae(file: TensorFile, encoder: bool, decoder: bool) -> tuple[VideoVAE, Origin]:
+    prefix = keys.video_vae_prefix(file.tensors)
+    if prefix is None:
+        raise CheckpointError(f"{file.path.name} holds no video VAE. Name a file that does as model.video_vae.")
+    if decoder and prefix + keys.DIFFUSION_DECODER in file:
+        raise CheckpointError(f"{file.path.name} {DIFFUSION_VAE}")
+    names = [name for name in file.tensors if name.startswith(prefix)]
+    with _described(file, "vae"), torch.device("meta"):
+        config = VideoVAEConfig.from_checkpoint(section(file, "vae"), names, model_family(file).decoder_padding)
+        model = VideoVAE(config, encoder=encoder, decoder=decoder)
+    return model, Origin(file, prefix, "video VAE", _halves(encoder, decoder))
+
+
+def _audio_vae(file: TensorFile, encoder: bool, decoder: bool) -> tuple[AudioVAE, Origin]:
+    with _described(file, "audio_vae"), torch.device("meta"):
+        config = AudioVAEConfig.from_checkpoint(section(file, "audio_vae"))
+        model = AudioVAE(config, encoder=encoder, decoder=decoder)
+    return model, Origin(file, keys.AUDIO_VAE, "audio VAE", _halves(encoder, decoder))
+
+
+def _vocoder(file: TensorFile) -> tuple[Vocoder | ExtendedVocoder, Origin]:
+    with _described(file, "vocoder"), torch.device("meta"):
+        model = build_vocoder(VocoderConfig.from_checkpoint(section(file, "vocoder")))
+    return model, Origin(file, keys.VOCODER, "vocoder")
 
 
 @contextmanager
@@ -227,6 +267,15 @@ def section(file: TensorFile, name: str) -> Mapping[str, Any]:
         f"{file.path.name} has no section {name} in its header configuration (metadata `config`), so this part cannot "
         "be built. Use an original LTX-2 or LTX-2.3 checkpoint, or a repack that kept its header."
     )
+
+
+def _require_spread(model: VideoVAE | AudioVAE, path: Path | str, what: str) -> None:
+    """Raise CheckpointError where a deviation that latents are divided by is not above zero."""
+    if not bool((model.per_channel_statistics.get_buffer("std-of-means") > 0).all()):
+        raise CheckpointError(
+            f"The {what} cannot be loaded from {Path(path).name}: its per_channel_statistics.std-of-means holds zeros "
+            "or less. The file is damaged. Download it again."
+        )
 
 
 def _halves(encoder: bool, decoder: bool) -> Callable[[str], bool]:

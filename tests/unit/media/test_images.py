@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from media import DISPLAY_P3, SRGB, colour_profile, moving_square, write_image
@@ -13,6 +16,7 @@ from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import DataError
+from ltx2_train.media.coded_colours import picture_remark
 from ltx2_train.media.frame_folder import frame_files, probe_frame_folder
 from ltx2_train.media.images import image_header, read_image
 from ltx2_train.media.video import probe_media, read_frames
@@ -252,3 +256,28 @@ def test_levels_that_nobody_can_tell_are_refused(tmp_path, level, words):
     Image.fromarray(levels).save(tmp_path / "a.png", format="TIFF")
     with pytest.raises(DataError, match=words):
         read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("chunk", "said"),
+    [
+        (b"cICP" + bytes((9, 16, 0, 1)), "is HDR"),
+        (b"cICP" + bytes((12, 13, 0, 1)), "has the colours of Display P3"),
+        (b"cICP" + bytes((1, 13, 0, 1)), ""),
+        (b"cHRM" + struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000), "primaries of its own"),
+        (b"cHRM" + struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000), ""),
+    ],
+)
+def test_colours_that_a_png_names_and_nobody_converts_are_told(tmp_path, chunk, said):
+    write_image(tmp_path / "a.png", 64, 32)
+    data = (tmp_path / "a.png").read_bytes()
+    told = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "a.png").write_bytes(data[:33] + told + data[33:])
+    remarks = image_header(tmp_path / "a.png").remarks
+    assert [said in one for one in remarks] == ([True] if said else [])
+
+
+def test_colours_that_an_avif_names_are_told(tmp_path):
+    head = b"\0\0\0\x1cftypavif" + bytes(20) + b"\0\0\0\x13colrnclx" + struct.pack(">HHHB", 12, 1, 1, 128)
+    (tmp_path / "a.avif").write_bytes(head)
+    assert "Display P3" in picture_remark(tmp_path / "a.avif")

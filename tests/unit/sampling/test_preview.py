@@ -159,7 +159,8 @@ def test_the_command_prints_what_it_wrote(folder, capsys):
     assert capsys.readouterr().out.strip().endswith("sheet_01.png")
     assert main(["data", "preview", str(folder / "ds.toml"), "--out", str(folder / "out"), "--item", "wide"]) == 0
     assert capsys.readouterr().out.strip().splitlines()[0].endswith(".mp4")
-    assert main(["data", "preview", str(folder / "ds.toml"), "--out", str(folder / "out"), "--item", " "]) == 2
+    with pytest.raises(SystemExit):
+        main(["data", "preview", str(folder / "ds.toml"), "--out", str(folder / "out"), "--item", " "])
     assert "--item is empty" in capsys.readouterr().err
     assert main(["data", "preview", str(folder / "ds.toml"), "--out", str(folder / "ds.toml")]) == 2
     shown = capsys.readouterr().err

@@ -160,6 +160,34 @@ def test_whole_numbers_in_place_of_weights_are_named(toy, tmp_path):
     assert "1 of another type: table is I16, expected a float" in str(caught.value)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_weight_that_is_no_number_is_named(toy, tmp_path, number):
+    """A kernel may pass it over, and half of the model would be silent."""
+    path, tensors = toy
+    tensors["p.table"][1] = number
+    save_file(tensors, tmp_path / "bad.safetensors")
+    with TensorFile(tmp_path / "bad.safetensors") as file:
+        with pytest.raises(
+            CheckpointError, match=r"toy cannot be loaded from bad\.safetensors: p\.table holds numbers"
+        ):
+            materialise(meta(), Origin(file, "p.", "toy"), Arrival(torch.float32))
+    tensors["p.table"][:2] = torch.finfo(torch.float32).max
+    save_file(tensors, tmp_path / "large.safetensors")
+    with TensorFile(tmp_path / "large.safetensors") as file:
+        materialise(meta(), Origin(file, "p.", "toy"), Arrival(torch.float32))
+
+
+@pytest.mark.parametrize(("load", "prefix"), [(load_video_vae, keys.VIDEO_VAE), (load_audio_vae, keys.AUDIO_VAE)])
+def test_a_deviation_of_zero_is_refused(contents, tmp_path, load, prefix):
+    tensors = dict(contents[0])
+    name = f"{prefix}per_channel_statistics.std-of-means"
+    tensors[name] = tensors[name].clone()
+    tensors[name][3] = 0
+    save_file(tensors, tmp_path / "x.safetensors", metadata=contents[1])
+    with pytest.raises(CheckpointError, match="std-of-means holds zeros or less"):
+        load(tmp_path / "x.safetensors", encoder=True, decoder=False)
+
+
 @pytest.mark.parametrize("mode", ["video", "audio", "av"])
 def test_a_mode_reads_its_own_tensors_and_no_others(tiny, monkeypatch, mode):
     read = []

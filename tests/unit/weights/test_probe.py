@@ -256,3 +256,22 @@ def test_a_weight_that_a_block_lacks_or_has_too_much_is_named(tiny, contents, tm
     assert "Only model.mode = video" in silent.warnings[-1]
     assert sound.removeprefix(keys.TRANSFORMER) in silent.warnings[-1]
     assert main(["probe", str(less)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("gone", "where", "words"),
+    [
+        ("vae.encoder.conv_in.conv.weight", "training", "The video VAE cannot be loaded"),
+        (f"{keys.TRANSFORMER}video_embeddings_connector.learnable_registers", "training", "The text connectors cannot"),
+        ("vae.decoder.conv_in.conv.weight", "note", "No pictures can be drawn with it. The video VAE cannot be loaded"),
+        ("audio_vae.encoder.conv_in.conv.weight", "note", "Only model.mode = video can be trained or drawn."),
+        ("vocoder.vocoder.conv_pre.weight", "note", "No sound can be drawn with it. The vocoder cannot be loaded"),
+    ],
+)
+def test_what_another_part_lacks_is_named(contents, tmp_path, gone, where, words):
+    tensors, metadata = contents
+    assert gone in tensors
+    less = save(tmp_path / "less.safetensors", {k: v for k, v in tensors.items() if k != gone}, metadata)
+    found = probe_whole(less)
+    assert words in found.fit[where]
+    assert found.trainable == (where == "note")

@@ -1,0 +1,54 @@
+"""Colours that a file names by the numbers of ITU-T H.273 or by its primaries, and that nobody converts here."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+HDR_TRANSFERS = (16, 18)  # PQ and HLG
+WIDE_PRIMARIES = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
+HEAD = 1 << 16  # bytes in which a picture says it
+_PNG = b"\x89PNG\r\n\x1a\n"
+_NCLX = b"colrnclx"  # of AVIF: the box and the kind of its contents
+# red, green and blue of sRGB in x and y, and how far others may be from them
+_SRGB = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
+_NEAR = 0.02
+
+
+def colour_remark(primaries: int, transfer: int) -> str:
+    """What is to be said of colours by their numbers; "" of those that look right as they are."""
+    if transfer in HDR_TRANSFERS:
+        return "is HDR, and its colours will look flat; convert it to SDR (BT.709) first"
+    if wide := WIDE_PRIMARIES.get(primaries):
+        return f"has the colours of {wide}, which will look pale; convert it to BT.709 first"
+    return ""
+
+
+def picture_remark(path: Path) -> str:
+    """The same of a PNG (cICP, cHRM) or an AVIF (nclx), whose pixels are taken for sRGB. Raises OSError."""
+    with open(path, "rb") as file:
+        head = file.read(HEAD)
+    if not head.startswith(_PNG):
+        at = head.find(_NCLX)
+        numbers = head[at + len(_NCLX) :][:4] if at >= 0 else b""
+        return colour_remark(*struct.unpack(">HH", numbers)) if len(numbers) == 4 else ""
+    chunks = dict(_chunks(head))
+    if len(coded := chunks.get(b"cICP", b"")) == 4:
+        return colour_remark(coded[0], coded[1])
+    if len(measured := chunks.get(b"cHRM", b"")) == 32 and b"sRGB" not in chunks:
+        ends = [value / 100_000 for value in struct.unpack(">8I", measured)[2:]]  # behind the white point
+        if any(abs(end - usual) > _NEAR for end, usual in zip(ends, _SRGB, strict=True)):
+            return "has primaries of its own (cHRM), which are not applied; save it as sRGB"
+    return ""
+
+
+def _chunks(head: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The chunks of a PNG before its pixels."""
+    at = len(_PNG)
+    while at + 8 <= len(head):
+        size, kind = struct.unpack(">I4s", head[at : at + 8])
+        if kind == b"IDAT":
+            return
+        yield kind, head[at + 8 : at + 8 + size]
+        at += 12 + size
