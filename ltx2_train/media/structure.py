@@ -29,6 +29,8 @@ GIF_HEAD, GIF_EXTENSION, GIF_PICTURE, GIF_END = 13, 0x21, 0x2C, 0x3B
 # A segment's own tables decide how all of it is read; a wrong check sum of the others (tags, index) does no harm to it.
 HEADERS = {b"\x15\x49\xa9\x66": "Info", b"\x16\x54\xae\x6b": "Tracks"}
 OGG_PAGE, OGG_HEAD = b"OggS", 27
+SOUNDS = (b"fLaC", OGG_PAGE, b"FORM")
+FLAC_BEGIN = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # its first block is always of 34 bytes
 OGG_BEGINS, OGG_ENDS = 2, 4  # flags of the first and the last page of a stream
 STREAMED = frozenset((0, 0x7FFFFFFF, 0xFFFFFFFF))  # sizes written by programs that could not go back
 BEHIND_BYTES = 512  # beyond what programs append
@@ -118,8 +120,8 @@ def behind_end(path: Path) -> str:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
                 return _behind_wav(data)
-            second = _second_film(data)
-    return f"holds a second film from byte {second:,} on; only the first is read" if second else ""
+            what, second = ("recording", _second_sound(data)) if data[:4] in SOUNDS else ("film", _second_film(data))
+    return f"holds a second {what} from byte {second:,} on; only the first is read" if second else ""
 
 
 def _behind_wav(data: mmap.mmap) -> str:
@@ -141,6 +143,25 @@ def _behind_wav(data: mmap.mmap) -> str:
     if end and size - at >= BEHIND_BYTES and data[at:].strip(b"\0"):
         return f"says that its sound ends at byte {end:,} of {size:,}; what is behind it is not read"
     return ""
+
+
+def _second_sound(data: mmap.mmap) -> int:
+    """Where a FLAC, Ogg or AIFF begins behind the first one; else 0."""
+    if data[:4] == b"fLaC":
+        found = FLAC_BEGIN.search(data, 4)
+        return found.start() if found else 0
+    if data[:4] == b"FORM":
+        at = int.from_bytes(data[4:8], "big") + 8
+        at += at % 2
+        return at if data[at : at + 4] == b"FORM" else 0
+    at, ended = 0, False
+    while data[at : at + 4] == OGG_PAGE:
+        flags = data[at + 5] if at + 5 < len(data) else 0
+        if ended and flags & OGG_BEGINS:
+            return at
+        ended = ended or bool(flags & OGG_ENDS)
+        at = _ogg_page(data, at)[0]
+    return 0
 
 
 def _second_film(data: mmap.mmap) -> int:

@@ -468,6 +468,27 @@ def test_what_stands_behind_the_end_that_a_wav_names_is_told(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("ending", "codec"),
+    [("flac", "flac"), ("opus", "libopus"), ("aiff", "pcm_s16be"), ("m4a", "aac")],
+)
+def test_a_recording_behind_the_first_is_told(tmp_path, ending, codec):
+    path = write_sound(tmp_path / f"a.{ending}", noise(1.0, 48000, 1), codec=codec)
+    whole = path.read_bytes()
+    assert probe_recording(path).remarks == ()
+    path.write_bytes(whole + whole)
+    (remark,) = probe_recording(path).remarks
+    what = "film" if ending == "m4a" else "recording"
+    assert remark == f"holds a second {what} from byte {len(whole):,} on; only the first is read"
+
+
+def test_joined_mp3s_are_read_to_their_end(tmp_path):
+    path = write_sound(tmp_path / "a.mp3", noise(1.0, 48000, 1), codec="libmp3lame")
+    alone = len(read_sound(path).samples[0])
+    path.write_bytes(path.read_bytes() * 2)
+    assert len(read_sound(path).samples[0]) > 1.9 * alone or probe_recording(path).remarks
+
+
 def test_samples_that_float32_cannot_hold_are_infinite_without_a_warning(recwarn):
     frame = av.AudioFrame.from_ndarray(np.full((1, 16), 1e300), format="dbl", layout="mono")
     assert np.isinf(as_floats(frame)).all()
