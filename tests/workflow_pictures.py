@@ -25,7 +25,7 @@ ALONE = """([width, height]) => {
   const hide = (one) => {
     if (one.matches(seen)) return
     if (one.querySelector(seen)) [...one.children].forEach(hide)
-    else one.style.visibility = "hidden"
+    else one.style.opacity = 0 // what is made visible inside of it too
   }
   hide(document.body)
   const boxes = app.graph.nodes.map((node) => node.getBounding())
