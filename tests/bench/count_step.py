@@ -268,6 +268,7 @@ OF_FILES = {"nvfp4": _Nvfp4, "mxfp8": _Mxfp8}  # formats that quant.format does 
 def count(case: Case, compiled: bool, by_place: bool = False) -> Tally:
     """What one step of `case` launches, all blocks together."""
     few, many = 2, 4
+    _counted(case, 1, compiled, by_place)  # what a process makes once, as tables are, is there from here on
     return _counted(case, few, compiled, by_place).whole(_counted(case, many, compiled, by_place), few, many)
 
 
