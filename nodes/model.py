@@ -173,5 +173,5 @@ class LoadBaseModel(io.ComfyNode):
             label = f"{info.model}, stored in {info.precision}, for {MODES[mode]}"
             if stored not in ("none", info.precision):
                 label += f", trained as {stored}"
-            events.finish("finished", "\n".join([label, *events.warnings]))
+            events.finish("finished", label)
             return io.NodeOutput(handles.BaseModel(groups, label))

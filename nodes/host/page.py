@@ -23,6 +23,7 @@ from .rest import add_run_routes
 logger = logging.getLogger("ltx2_trainer")
 
 EVENT_SECONDS = 0.5
+WARNED = 3  # warnings that stand below the last word
 PICTURE_SECONDS = 4.0
 
 _views: dict[str, LiveView] = {}
@@ -89,8 +90,13 @@ class ComfyEvents(Events):
         self._show(now=level == "warning")
 
     def finish(self, state: str, text: str) -> None:
-        """The last word: `state` is finished, stopped or failed."""
+        """The last word: `state` is finished, stopped or failed. What was warned of stands below it, where the page
+        has no live view that does so."""
         text = in_widget_words(text)
+        if state == "finished" and not self._widget:
+            told = list(dict.fromkeys(self.warnings))
+            more = [f"... and {len(told) - WARNED} more, in the log"] if len(told) > WARNED else []
+            text = "\n".join([text, *told[:WARNED], *more])
         self.view.state, self.view.message = state, text
         self.view.sample_file = None
         self._show(now=True, last=text)

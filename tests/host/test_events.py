@@ -94,6 +94,18 @@ def test_the_view_has_pace_time_left_and_curve(events, comfy, clock):
     assert events.shown()["done"] == 10, "it goes on where it was"
 
 
+def test_what_was_warned_of_stands_below_the_last_word(nodes, comfy):
+    events = nodes.host.ComfyEvents("7")
+    events.message("a note")
+    for text in ("one", "two", "two", "three", "four", "five"):
+        events.message(text, "warning")
+    events.finish("finished", "4 made")
+    lines = [line.strip() for line in comfy.texts[-1][1].splitlines()]
+    assert lines == ["4 made", "one", "two", "three", "... and 2 more, in the log"]
+    events.finish("failed", "no clips")
+    assert comfy.texts[-1][1].strip() == "no clips"
+
+
 def test_what_ends_without_a_word_is_not_taken_for_running(nodes, events, comfy, clock):
     events.stage("encode", 3)
     other = nodes.host.ComfyEvents("8", clock=clock)
