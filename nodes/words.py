@@ -47,6 +47,19 @@ _PHRASES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"\[\[validation_datasets\]\](?! of a dataset)"), lambda found: _HELD_OUT),
     (re.compile(r"\bUse num_repeats to\b"), lambda _: "Set repeats of the node that loads it to"),
     (re.compile(r"\b(none of the|or of) \[\[datasets\]\]"), lambda found: f"{found[1]} datasets that are trained on"),
+    (
+        re.compile(r"\bvideo\.generated and audio\.generated are both false(.*)\. Set one of them to true"),
+        lambda found: f"All of the picture and all of the sound are given{found[1]}. Give one of them in part or not",
+    ),
+    (
+        re.compile(r"\bset (video|audio)\.generated to true|(?<=\bor )set it to true"),
+        lambda found: f"do not give all of {'the ' + found[1] if found[1] else 'it'}",
+    ),
+    (
+        re.compile(r"\b(video|audio)\.generated (?:is false|= false|is off)"),
+        lambda found: f"all of the {found[1]} is given",
+    ),
+    (re.compile(r"\bmemory\.pinned to false"), lambda _: "memory.pinned to off"),
     (re.compile(r"\bset validation\.every(?:_epochs)? to 0"), lambda _: "bypass Validation Options"),
     (
         re.compile(r"\boptimizer\.name = (\w+(?:\.\w+)+)"),

@@ -428,6 +428,12 @@ def test_settings_are_called_as_their_widgets(nodes):
             ("train.steps[0] is", "steps (number 1) is"),
             ("set validation.every_epochs to 0.", "bypass Validation Options."),
             ("optimizer.name = foo.Bar needs", "class_name of Optimizer Options = foo.Bar needs"),
+            (
+                "video.generated is false, so x. Take it out, or set video.generated to true.",
+                "all of the video is given, so x. Take it out, or do not give all of the video.",
+            ),
+            ("Add clips with sound, or set it to true.", "Add clips with sound, or do not give all of it."),
+            ("Set memory.pinned to false,", "Set pinned to off,"),
             ("optimizer.name = muon needs", "optimizer = muon needs"),
             ("lora.modules.*.attn1.rank: needs", "modules of LoRA Options, *.attn1.rank: needs"),
             ("datasets[0].caption_replace: 'a' is", "caption_replace of Dataset Options: 'a' is"),

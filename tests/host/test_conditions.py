@@ -337,14 +337,14 @@ CROP = {"condition": "reference", "condition.probability": 1.0}
                 "8": node("VideoConditions", **CROP, conditions=["9", 0]),
                 "9": node("VideoConditions", condition="whole"),
             },
-            "video.generated is false, but mode of Load LTX-2 Base Model is video",
+            "all of the video is given, but mode of Load LTX-2 Base Model is video",
         ),
         (
             True,
             {"8": node("VideoConditions", condition="first_frame", **{"condition.probability": 2})},
             "^Video Conditions: .*\n  probability: must be at most 1",
         ),
-        (False, {"8": node("ConditionsRecipe", recipe="foley")}, "video.generated is false, but mode of"),
+        (False, {"8": node("ConditionsRecipe", recipe="foley")}, "all of the video is given, but mode of"),
     ],
 )
 def test_what_does_not_go_together_is_refused_before_anything_is_encoded(graph, pair, pressed, paired, more, said):
