@@ -66,7 +66,7 @@ _PHRASES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
         lambda found: f"class_name of Optimizer Options = {found[1]}",
     ),
     (re.compile(r"\blora\.modules\.(?=\S)"), lambda _: "modules of LoRA Options, "),
-    (re.compile(r"\b(?:validation_)?datasets\[\d+\]\.(?=[a-z])"), lambda _: ""),
+    (re.compile(r"\b(?:validation_)?datasets\[\d+\](?:\.(?=[a-z])|: )"), lambda _: ""),
 )
 _shown: dict[str, dict[str, str]] = {}  # dotted path of a setting -> node that shows it -> name of the widget
 _node: contextvars.ContextVar[str] = contextvars.ContextVar("node", default="")

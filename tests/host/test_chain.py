@@ -437,6 +437,7 @@ def test_settings_are_called_as_their_widgets(nodes):
             ("optimizer.name = muon needs", "optimizer = muon needs"),
             ("lora.modules.*.attn1.rank: needs", "modules of LoRA Options, *.attn1.rank: needs"),
             ("datasets[0].caption_replace: 'a' is", "caption_replace of Dataset Options: 'a' is"),
+            ("datasets[0]: m2.mp4 is a copy", "m2.mp4 is a copy"),
             ("Set caption_prefix in the dataset file, or", "Set caption_prefix of Dataset Options, or"),
         ):
             assert words.in_widget_words(text) == said
