@@ -47,6 +47,7 @@ from ..device import DTYPE_NAMES, DTYPES
 from ..errors import CacheError, CheckpointError, DataError
 from ..files import CHECK_SUMS, check_sum, digest, write_checked
 from ..shapes import AudioLatentShape, LatentShape
+from ..weights.fingerprint import same_weights
 from ..weights.reader import TensorFile
 from .notes import damage, note_damage
 
@@ -261,8 +262,10 @@ def stale_weights(file: CacheFile, part: str = "", weights: str = "", encoder: s
     if version != CACHE_FORMAT:
         return f"it is of cache format {version}, this program writes {CACHE_FORMAT}"
     stored = file.metadata.get("checkpoint")
-    if weights and stored != weights and (not encoder or encoder not in (stored, file.metadata.get(ENCODER_WEIGHTS))):
-        return f"it was made with another {part}"
+    if weights and not same_weights(stored, weights):
+        encoders = (stored, file.metadata.get(ENCODER_WEIGHTS))
+        if not any(same_weights(encoder, one) for one in encoders):
+            return f"it was made with another {part}"
     return None
 
 

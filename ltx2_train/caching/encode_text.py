@@ -17,6 +17,7 @@ from ..device import DTYPES
 from ..errors import CacheError, DataError
 from ..events import Events
 from ..shapes import Mode
+from ..weights.fingerprint import same_weights
 from ..weights.gemma import TOKEN_LIMIT
 from .build import CacheReport, Encoder, Openers, begin_report, note_failure, with_model
 from .cache_file import (
@@ -144,9 +145,9 @@ def stale_text_weights(file: CacheFile, weights: Fingerprints) -> str | None:
     """Why a text cache of ours is of another format or other weights, or None; those not known are not compared."""
     if reason := stale_weights(file):
         return reason
-    if weights.checkpoint and file.metadata.get("checkpoint") != weights.checkpoint:
+    if weights.checkpoint and not same_weights(file.metadata.get("checkpoint"), weights.checkpoint):
         return "it was made with the text weights of another checkpoint"
-    if weights.encoder and file.metadata.get("encoder") != weights.encoder:
+    if weights.encoder and not same_weights(file.metadata.get("encoder"), weights.encoder):
         return "it was made with another text encoder"
     return None
 

@@ -24,6 +24,7 @@ from ..errors import RunError
 from ..feed.loader import TrainingSet
 from ..files import digest
 from ..objective.regularizers import RegularizerSettings
+from ..weights.fingerprint import same_weights
 from .state import list_states, read_tree
 
 VERSION = 6
@@ -94,7 +95,7 @@ class Identity:
         assert config.optimizer.name != "auto"
         quant, train, heard = config.quant, config.train, config.model.mode != "video"
         return cls(
-            checkpoint=f"{base['file']} ({base['fingerprint'][:8]})",
+            checkpoint=f"{base['file']} ({base['fingerprint'][:8]}{base['fingerprint'][16:24]})",
             mode=config.model.mode,
             precision=config.model.precision,
             dataset="" if data is None else _dataset(data, heard),
@@ -199,7 +200,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [
         f"{name}: was {_words(before, name)}, now {_words(now, name)}"
         for name in names
-        if name not in before or name not in now or _essence(name, before[name]) != _essence(name, now[name])
+        if name not in before or name not in now or not _equal(name, before[name], now[name])
     ]
 
 
@@ -209,9 +210,11 @@ def _spread(record: Mapping[str, Any], slider: Mapping[str, Any]) -> dict[str, A
     return {name: value for name, value in record.items() if name != "slider"} | fields_of_it
 
 
-def _essence(name: str, value: Any) -> Any:
-    """What of a field counts: of the checkpoint the fingerprint, so that its file may be renamed."""
-    return value.rpartition("(")[2] if name == _CHECKPOINT and isinstance(value, str) else value
+def _equal(name: str, one: Any, other: Any) -> bool:
+    """Whether a field of two records is the same: of the checkpoint its fingerprint, since it may be renamed."""
+    if name == _CHECKPOINT and isinstance(one, str) and isinstance(other, str):
+        return same_weights(*(value.rpartition("(")[2].rstrip(")") for value in (one, other)))
+    return one == other
 
 
 def _words(record: Mapping[str, Any], name: str) -> str:

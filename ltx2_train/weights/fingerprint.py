@@ -1,8 +1,12 @@
 """A short text that says which weights a part of a checkpoint has, without reading them all.
 
-Names, shapes and types of the part's tensors, every byte of its small statistics, and the first bytes of a few tensors
-spread evenly over the part. Independent of where the file lies, when it was written, the order of its tensors and of
-all other parts: a copy, or a file with a quantized transformer, has the same VAE and text fingerprints.
+Names, shapes and types of the part's tensors, every byte of its small statistics, the first bytes of a few tensors
+spread evenly over the part, and bytes from the middle of each: a fine-tune may leave all but some layers as they were.
+Independent of where the file lies, when it was written, the order of its tensors and of all other parts: a copy, or a
+file with a quantized transformer, has the same VAE and text fingerprints.
+
+The first 16 characters are all that older versions wrote, without the middles; `same_weights` compares by what both
+have.
 
 LTX-2.5 has its video VAE in a file of its own or in the checkpoint, and with one of two decoders; LTX-Video 2B and 13B
 have the same one. What is cached depends on none of that, so there the encoder and the statistics count, by their names
@@ -12,6 +16,7 @@ either serves the other.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import CheckpointError
@@ -22,6 +27,7 @@ from .reader import TensorFile
 
 _SAMPLED = 4
 _BYTES = 4096
+_MIDDLE = 1024
 # metadata of a checkpoint with LoRAs in its weights: those that they change may lie between those that are looked at
 BAKED = "baked_loras"
 
@@ -44,7 +50,21 @@ def part_fingerprint(path: Path | str, part: str) -> str:
         pieces = _pieces(file, names, part)
         if part == "transformer" and BAKED in file.metadata:
             pieces.append(file.metadata[BAKED])
-    return digest("1", *pieces)
+        return digest("1", *pieces) + digest(*middles(file, names, ""))
+
+
+def same_weights(one: str | None, other: str | None) -> bool:
+    """Whether two fingerprints, of this version or an older one, stand for the same weights. None and "" never do."""
+    return bool(one and other) and (one.startswith(other) or other.startswith(one))
+
+
+def middles(file: TensorFile, names: Iterable[str], prefix: str) -> Iterator[str | bytes]:
+    """Of the tensors `names`, in their order: the name without `prefix`, and bytes from the middle."""
+    found = {}
+    for name in sorted(names, key=lambda name: file.tensors[name].offset):  # as they lie, for disks that turn
+        found[name] = file.read_bytes(name, file.tensors[name].nbytes // 2, _MIDDLE)
+    for name in sorted(found):
+        yield from (name[len(prefix) :], found[name])
 
 
 def video_encoder_fingerprint(path: Path | str) -> str:
@@ -61,7 +81,7 @@ def _of_encoder(file: TensorFile, prefix: str) -> str:
     bare = [name[len(prefix) :] for name in file.tensors if name.startswith(prefix)]
     starts = ("encoder.", "per_channel_statistics.")
     names = sorted(prefix + n for n in bare if n.startswith(starts) and keys.VIDEO_VAE + n not in keys.UNUSED)
-    return digest("2", *_pieces(file, names, "video_vae", prefix))
+    return digest("2", *_pieces(file, names, "video_vae", prefix)) + digest(*middles(file, names, prefix))
 
 
 def _pieces(file: TensorFile, names: list[str], part: str, prefix: str = "") -> list[str | bytes]:

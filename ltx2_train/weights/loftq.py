@@ -28,7 +28,7 @@ from ..quant.formats import quantize_linear
 from ..quant.loftq import loftq, low_rank
 from ..quant.settings import QuantSettings
 from ..threads import heed
-from .fingerprint import part_fingerprint
+from .fingerprint import part_fingerprint, same_weights
 from .reader import TensorFile
 
 RANK, ITERS, MODULES, BASE = "loftq_rank", "loftq_iters", "num_modules", "base_fingerprint"
@@ -126,7 +126,7 @@ def read_companion(checkpoint: Path | str, loftq: Loftq) -> None:
     path = find_companion(checkpoint, loftq.rank)
     with TensorFile(path) as file:
         made_for = file.metadata.get(BASE)
-    if made_for != part_fingerprint(checkpoint, "transformer"):
+    if not same_weights(made_for, part_fingerprint(checkpoint, "transformer")):
         raise CheckpointError(
             f"{path.name} was made for another file than {checkpoint.name}. Make both again with: "
             f"{_command(checkpoint, loftq.rank)}"

@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from ltx2_train.errors import CheckpointError
 from ltx2_train.weights import keys
-from ltx2_train.weights.fingerprint import part_fingerprint
+from ltx2_train.weights.fingerprint import part_fingerprint, same_weights, video_encoder_fingerprint
 from ltx2_train.weights.reader import TensorFile
 
 PARTS = ("transformer", "video_vae", "audio_vae", "text")
@@ -80,7 +80,9 @@ def test_little_is_read(tiny, monkeypatch):
 
     monkeypatch.setattr(TensorFile, "read_bytes", spy)
     part_fingerprint(tiny.checkpoint, "transformer")
-    assert 0 < sum(sizes) <= 4 * 4096
+    with TensorFile(tiny.checkpoint) as file:
+        count = sum(keys.part_of(name) in keys.FINGERPRINTS["transformer"] for name in file.tensors)
+    assert 0 < sum(sizes) <= 4 * 4096 + 1024 * count
 
 
 def test_a_missing_part_is_named(contents, tmp_path):
@@ -88,3 +90,24 @@ def test_a_missing_part_is_named(contents, tmp_path):
     save_file(tensors, tmp_path / "x.safetensors", metadata=contents[1])
     with pytest.raises(CheckpointError, match="holds no audio vae"):
         part_fingerprint(tmp_path / "x.safetensors", "audio_vae")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_each_tensor_of_a_part_counts(tiny, contents, tmp_path, part):
+    """As in fine-tunes that leave most layers alone."""
+    before = prints(tiny.checkpoint)
+    owned = [n for n in contents[0] if keys.part_of(n) in keys.FINGERPRINTS[part] and n not in keys.UNUSED]
+    for number, name in enumerate(owned[:: max(1, len(owned) // 6)]):
+        path = tmp_path / f"{number}.safetensors"
+        after = changed(path, contents, lambda tensors, name=name: tensors.update({name: tensors[name] + 1}))
+        assert [one for one in PARTS if before[one] != after[one]] == [part], name
+        assert not same_weights(before[part], after[part])
+
+
+def test_what_older_versions_wrote_is_compared_as_far_as_it_goes(tiny, contents, tmp_path):
+    now = part_fingerprint(tiny.checkpoint, "video_vae")
+    assert same_weights(now[:16], now)
+    assert same_weights(now, now)
+    assert not same_weights(now[:16], video_encoder_fingerprint(tiny.checkpoint))
+    assert not same_weights("", now)
+    assert not same_weights(now, None)

@@ -245,7 +245,15 @@ def test_the_fingerprint_ignores_the_transformer(tiny, checkpoint):
 
 
 @pytest.mark.parametrize(
-    "name", ["model.norm.weight", "model.embed_tokens.weight", "model.layers.5.self_attn.q_proj.weight", "spiece_model"]
+    "name",
+    [
+        "model.norm.weight",
+        "model.embed_tokens.weight",
+        "model.layers.5.self_attn.q_proj.weight",
+        "model.layers.1.self_attn.o_proj.weight",
+        "model.layers.2.mlp.down_proj.weight",
+        "spiece_model",
+    ],
 )
 def test_the_fingerprint_sees_another_text_encoder(tiny, checkpoint, tmp_path, name):
     path = shutil.copy(tiny[0], tmp_path / "gemma.safetensors")
