@@ -16,7 +16,7 @@ either serves the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import CheckpointError
@@ -50,7 +50,7 @@ def part_fingerprint(path: Path | str, part: str) -> str:
         pieces = _pieces(file, names, part)
         if part == "transformer" and BAKED in file.metadata:
             pieces.append(file.metadata[BAKED])
-        return digest("1", *pieces) + digest(*middles(file, names, ""))
+        return digest("1", *pieces) + middles({name: (file, name) for name in names})
 
 
 def same_weights(one: str | None, other: str | None) -> bool:
@@ -58,13 +58,18 @@ def same_weights(one: str | None, other: str | None) -> bool:
     return bool(one and other) and (one.startswith(other) or other.startswith(one))
 
 
-def middles(file: TensorFile, names: Iterable[str], prefix: str) -> Iterator[str | bytes]:
-    """Of the tensors `names`, in their order: the name without `prefix`, and bytes from the middle."""
+def middles(places: Mapping[str, tuple[TensorFile, str]]) -> str:
+    """The digest of bytes from the middle of each tensor: its name -> its file, and what it is called there."""
     found = {}
-    for name in sorted(names, key=lambda name: file.tensors[name].offset):  # as they lie, for disks that turn
-        found[name] = file.read_bytes(name, file.tensors[name].nbytes // 2, _MIDDLE)
-    for name in sorted(found):
-        yield from (name[len(prefix) :], found[name])
+    # as they lie, for disks that turn
+    for name in sorted(places, key=lambda name: _lies(*places[name])):
+        file, stored = places[name]
+        found[name] = file.read_bytes(stored, file.tensors[stored].nbytes // 2, _MIDDLE)
+    return digest(*(piece for name in sorted(found) for piece in (name, found[name])))
+
+
+def _lies(file: TensorFile, name: str) -> tuple[str, int]:
+    return str(file.path), file.tensors[name].offset
 
 
 def video_encoder_fingerprint(path: Path | str) -> str:
@@ -81,7 +86,9 @@ def _of_encoder(file: TensorFile, prefix: str) -> str:
     bare = [name[len(prefix) :] for name in file.tensors if name.startswith(prefix)]
     starts = ("encoder.", "per_channel_statistics.")
     names = sorted(prefix + n for n in bare if n.startswith(starts) and keys.VIDEO_VAE + n not in keys.UNUSED)
-    return digest("2", *_pieces(file, names, "video_vae", prefix)) + digest(*middles(file, names, prefix))
+    return digest("2", *_pieces(file, names, "video_vae", prefix)) + middles(
+        {name[len(prefix) :]: (file, name) for name in names}
+    )
 
 
 def _pieces(file: TensorFile, names: list[str], part: str, prefix: str = "") -> list[str | bytes]:

@@ -35,7 +35,6 @@ TOKEN_LIMIT = 1024  # the models were trained with captions cut here
 
 _PATTERN = 6  # every sixth layer attends globally
 _SCALAR = "layer_scalar"
-_MIDDLE = 1024  # bytes
 
 
 def gemma_config(files: GemmaFiles) -> Any:
@@ -383,18 +382,6 @@ def _fp8(files: EncoderFiles, name: str, device: torch.device | str) -> tuple[to
         refuse_unscaled(weight, name.removesuffix(".weight"), files.name)
         return weight, None
     return weight, scale.reshape(()) if scale.numel() == 1 else scale.reshape(-1)
-
-
-def middles_of(files: GemmaFiles) -> Iterator[str | bytes]:
-    """Of each tensor of a text tower its name and bytes from its middle."""
-    places = {id(file): number for number, (file, _) in enumerate(files.tensors.values())}
-    found = {}
-    # as they lie, for disks that turn
-    for name in sorted(files.tensors, key=lambda name: (places[id(files.tensors[name][0])], files.info(name).offset)):
-        file, stored = files.tensors[name]
-        found[name] = file.read_bytes(stored, files.info(name).nbytes // 2, _MIDDLE)
-    for name in sorted(found):
-        yield from (name, found[name])
 
 
 def fingerprint_parts(files: GemmaFiles) -> Iterator[str | bytes]:

@@ -27,7 +27,8 @@ from ..files import digest
 from ..models.polled import polled
 from ..models.text import FeatureExtractor, TextFeatures
 from . import gemma4, t5
-from .gemma import Tokenizer, fingerprint_parts, load_gemma, load_tokenizer, middles_of
+from .fingerprint import middles
+from .gemma import Tokenizer, fingerprint_parts, load_gemma, load_tokenizer
 from .gemma_bnb import bitsandbytes_linear, quantized_bytes
 from .gemma_files import USABLE_GEMMA3, GemmaFiles, open_gemma
 from .gemma_settings import GemmaSettings, told_precision
@@ -355,7 +356,7 @@ def _fingerprint(gemma: GemmaFiles, source: TensorFile, precision: str = "stored
     for name in sorted(name for name, _ in extractor.named_parameters()):
         info = source.tensors[prefix + name]
         parts += [f"{name} {info.dtype} {list(info.shape)}", source.read_bytes(prefix + name, info.nbytes // 2, 4096)]
-    return digest(*parts) + digest(*middles_of(gemma))
+    return digest(*parts) + middles(gemma.tensors)
 
 
 # --- device ----------------------------------------------------------------------------------------------------------
