@@ -3,13 +3,14 @@
     python tests/parity/official_conditions.py CHECKOUT    # of github.com/Lightricks/LTX-2
 
 runs its strategy and its model, as the checkout has them, on the inputs below and a tiny checkpoint of ours, and writes
-official_conditions.json. test_official_conditions.py makes the same inputs our way. Everything is a sine wave, so that
-no generator of random numbers is shared.
+official_conditions.json. test_official_conditions.py makes the same inputs our way. Inputs are sine waves and weights
+whole numbers over a power of two, so that no generator of random numbers and no processor has a say.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 NUMBERS = Path(__file__).with_suffix(".json")
@@ -94,6 +97,25 @@ def wave(*shape: int, phase: float) -> Tensor:
     """Numbers of about the spread of latents, float32."""
     count = torch.Size(shape).numel()
     return (1.4 * torch.sin(0.37 * torch.arange(count, dtype=torch.float64) + phase)).float().reshape(shape)
+
+
+def exact_weights(checkpoint: Path) -> None:
+    """Replace the weights of the transformer in a checkpoint by numbers that bf16 holds exactly."""
+    with safe_open(checkpoint, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(checkpoint)
+    for number, name in enumerate(sorted(name for name in tensors if name.startswith("model.diffusion_model."))):
+        old = tensors[name]
+        place = torch.arange(old.numel(), dtype=torch.int64) + 7919 * number
+        whole = ((place * place % 65_521 * 31 + place * 17) % 127 - 63).reshape(old.shape)
+        if old.ndim < 2:
+            one = 1.0 if name.endswith("_norm.weight") else 0.0
+            new = one + whole.double() / 1024 * (8 if one else 1)
+        else:
+            new = whole.double() / 32 / 2 ** round(math.log2(old[0].numel()) / 2)
+        tensors[name] = new.to(old.dtype)
+        assert torch.equal(tensors[name].double(), new), name
+    save_file(tensors, checkpoint, metadata)
 
 
 def inputs(case: Case) -> dict[str, Tensor]:
@@ -192,6 +214,7 @@ def freeze(checkout: Path) -> dict[str, Any]:
     from ltx2_train.weights.tiny import make_tiny
 
     checkpoint = make_tiny(Path(tempfile.mkdtemp()), version="2.3").checkpoint
+    exact_weights(checkpoint)
     config = load_transformer(checkpoint, "av", torch.float32).config
     assert isinstance(config, TransformerConfig)
     widths = {"video": config.video.width, "audio": config.audio.width}
