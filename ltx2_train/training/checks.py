@@ -38,6 +38,7 @@ from ..sampling.guidance import require_stg_block
 from ..sampling.prompts import Prompt, prompt_texts, read_prompts, require_drawable, unused_options
 from ..sampling.sample import trained_of
 from ..sampling.two_stages import require_upsampler
+from ..threads import heeding
 from ..weights.fingerprint import part_fingerprint
 from ..weights.load import blueprint, published_blueprint
 from ..weights.probe import model_family
@@ -426,7 +427,8 @@ def _plan_optimizer(
         note = f"Optimizer {name} (auto: bitsandbytes {fails})."
     else:
         events.make_room(EVERYTHING, device, EVERYTHING)  # what is free decides
-        plan = make_plan(config, facts, this_machine(device, folder, events).shared(config.train.processes))
+        with heeding(events):
+            plan = make_plan(config, facts, this_machine(device, folder, events).shared(config.train.processes))
         if plan.optimizer != name:
             name, note = plan.optimizer, plan.reasons[-1]
     events.message(note)

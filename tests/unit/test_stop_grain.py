@@ -25,6 +25,9 @@ from ltx2_train.sampling.sound import SoundParts
 from ltx2_train.threads import heed, heeding
 from ltx2_train.training import setup
 from ltx2_train.training.caches import openers_of
+from ltx2_train.training.fit import Facts
+from ltx2_train.training.fit.simulate import simulate
+from ltx2_train.training.fit.work import parse_workload
 from ltx2_train.weights import reader, writer
 from ltx2_train.weights.gemma_settings import GemmaSettings
 from ltx2_train.weights.loftq import Loftq
@@ -179,6 +182,18 @@ def test_what_a_run_reads_is_stopped_on_the_way(tiny, monkeypatch):
     monkeypatch.setattr(setup, "_load", lambda *_: heed())
     with pytest.raises(Stopped):
         setup.load(None, Stopping(1))
+
+
+def test_a_plan_of_memory_is_stopped_between_two_blocks(run_file):
+    def plan(events):
+        run, work = load_run(run_file), parse_workload("64x64x9", "video")
+        with heeding(events):
+            simulate(Facts.read(run, work, "cuda").config, run, work)
+
+    plan(events := Stopping())
+    assert events.asked >= 6, "once a block of both steps"
+    with pytest.raises(Stopped):
+        plan(Stopping(events.asked // 2))
 
 
 @pytest.mark.parametrize("placement", ["device", "stream", "layers"])

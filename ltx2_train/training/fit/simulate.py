@@ -28,6 +28,7 @@ from ...models.norms import meta_is
 from ...models.transformer import LTXTransformer, Modality, Output, TransformerConfig
 from ...shapes import AUDIO_BINS, AUDIO_CHANNELS, LatentShape
 from ...sizes import meta_model
+from ...threads import heed
 from ..contexts import streams_of
 from ..step import training_step
 from .tracker import LiveBytes, Segment
@@ -179,7 +180,7 @@ def _pieces(
     model.set_recompute(None if recompute else 0)
     batch, contexts = meta_batch(config, run, work)
     tracker = LiveBytes("meta", accelerator=device_type != "cpu")
-    with meta_is(device_type), tracker:
+    with model.polled(heed), meta_is(device_type), tracker:  # a plan asks for many of them
         take_step(model, batch, contexts, run, tracker, work.sound)
     pieces: dict[str, Any] = {segment.name: segment for segment in tracker.segments}
     return {**pieces, "lora": sum(one.nbytes for one in trained) // BLOCKS}
