@@ -105,7 +105,7 @@ def test_neither_batch_nor_placement_nor_layout_changes_a_feature(tiny, tmp_path
         found = TextEncoder.load(path, source, torch.float32, **options).encode(TEXTS, batch)
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one.video, other.video, rtol=1e-5, atol=5e-5)
-            torch.testing.assert_close(one.audio, other.audio, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(one.audio, other.audio, rtol=1e-5, atol=5e-5)
 
 
 def test_ids_begin_with_the_begin_token_that_the_tokenizer_itself_does_not_add(tiny, tmp_path):
