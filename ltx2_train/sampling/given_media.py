@@ -42,6 +42,7 @@ from ..media.video import read_frames
 from ..models.audio_vae import AudioVAE
 from ..models.video_vae import VideoVAE
 from ..shapes import TEMPORAL_FACTOR, AudioLatentShape, LatentShape, VideoShape
+from ..weights.fingerprint import plain_print, same_weights
 from .prompts import Prompt
 from .recompress import recompressed
 from .shown import Shown, picks, probed_picture, sound_seconds
@@ -95,6 +96,9 @@ class GivenMedia:
         try:
             file = CacheFile(path)
             file.require_name()
+            weights = self.video_vae if shown.stream == OF_VIDEO else self.audio_vae
+            if weights and not same_weights(file.metadata.get("checkpoint", plain_print(weights)), weights):
+                return None  # of another VAE: made again
             return file.latents() if shown.stream == OF_VIDEO else file.audio_latents()
         except CacheError:
             return None  # damaged: made again
@@ -196,15 +200,17 @@ class GivenMedia:
             ) from error
         if shown.stream != OF_VIDEO:
             span = self._span(prompt, shown)
-            mark = digest(content, str(span.start), str(span.seconds), self.audio_vae, self.settings.audio_vae_dtype)
+            mark = digest(
+                content, str(span.start), str(span.seconds), plain_print(self.audio_vae), self.settings.audio_vae_dtype
+            )
             return self.folder / f"sound_{mark}.safetensors"
         piece, dtype = self._piece(prompt, shown), self.settings.vae_dtype
         size = f"{piece.size[0]}x{piece.size[1]}"
         if len(piece.picks) == 1 and piece.picks[0] == 0:
             how = (f"crf {piece.crf}",) if piece.crf else ()
-            return self.folder / f"image_{digest(content, size, self.video_vae, dtype, *how)}.safetensors"
+            return self.folder / f"image_{digest(content, size, plain_print(self.video_vae), dtype, *how)}.safetensors"
         frames = digest(*map(str, piece.picks))
-        mark = digest(content, size, frames, str(piece.drop), self.video_vae, dtype)
+        mark = digest(content, size, frames, str(piece.drop), plain_print(self.video_vae), dtype)
         return self.folder / f"video_{mark}.safetensors"
 
     def _piece(self, prompt: Prompt, shown: Shown) -> _Piece:

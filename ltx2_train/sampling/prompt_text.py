@@ -22,8 +22,11 @@ from ..errors import CacheError, DataError, RunError
 from ..events import Events
 from ..files import digest
 from ..models.text import TextFeatures
+from ..weights.fingerprint import plain_print, same_weights
 from ..weights.gemma_settings import GemmaSettings
 from ..weights.text_encoder import TextEncoder, device_bytes, text_fingerprint
+
+ENCODER = "encoder"  # entry of the metadata: the fingerprint of what encoded it; older files do not say
 
 
 def prompt_features(
@@ -42,8 +45,9 @@ def prompt_features(
     Raises DataError for a text whose features are not finite, when all others have been kept.
     """
     settings = settings or GemmaSettings()
-    paths = _paths(texts, folder, text_fingerprint(encoder, projection, settings))
-    features_of = {text: features for text, path in paths.items() if (features := _kept(path)) is not None}
+    fingerprint = text_fingerprint(encoder, projection, settings)
+    paths = _paths(texts, folder, fingerprint)
+    features_of = {text: features for text, path in paths.items() if (features := _kept(path, fingerprint)) is not None}
     missing = [text for text in paths if text not in features_of]
     if missing:
         events.stage("load the text encoder")
@@ -61,7 +65,7 @@ def prompt_features(
                         continue
                     features_of[text] = features
                     try:
-                        _keep(paths[text], text, device, features)
+                        _keep(paths[text], text, fingerprint, device, features)
                     except RunError as error:  # a prompt is worth more than its cache
                         events.message(f"The features of a prompt are not kept. {error}", "warning")
                     events.progress(sum(one in features_of for one in missing), len(missing), text[:60])
@@ -76,29 +80,32 @@ def prompt_features(
 def prompts_beside(texts: Sequence[str], folder: Path, fingerprint: str, device: torch.device) -> Beside:
     """Those of `texts` that `folder` lacks, for a text encoder that is open anyway; see encode_text."""
     paths = _paths(texts, folder, fingerprint)
-    return {text: functools.partial(_keep, path, text, device) for text, path in paths.items() if _kept(path) is None}
+    missing = [text for text in paths if _kept(paths[text], fingerprint) is None]
+    return {text: functools.partial(_keep, paths[text], text, fingerprint, device) for text in missing}
 
 
 def prompt_path(text: str, folder: Path, fingerprint: str) -> Path:
     """Where the features of `text` are kept in `folder`, made by the text encoder of that fingerprint."""
-    return folder / f"prompt_{digest(text.strip(), fingerprint)}{COMPACT_SUFFIX}"
+    return folder / f"prompt_{digest(text.strip(), plain_print(fingerprint))}{COMPACT_SUFFIX}"
 
 
 def _paths(texts: Sequence[str], folder: Path, fingerprint: str) -> dict[str, Path]:
     return {text: prompt_path(text, folder, fingerprint) for text in texts}
 
 
-def _kept(path: Path) -> TextFeatures | None:
-    """What is in the file; None where it is missing, damaged, or another one of this name."""
+def _kept(path: Path, fingerprint: str) -> TextFeatures | None:
+    """What is in the file; None where it is missing, damaged, another one of this name, or of another encoder."""
     with contextlib.suppress(CacheError):
         file = CacheFile(path)
         file.require_name()
-        return read_compact(file)
+        if same_weights(file.metadata.get(ENCODER, plain_print(fingerprint)), fingerprint):
+            return read_compact(file)
     return None
 
 
-def _keep(path: Path, text: str, device: torch.device, features: TextFeatures) -> None:
+def _keep(path: Path, text: str, fingerprint: str, device: torch.device, features: TextFeatures) -> None:
     metadata = {"format_version": CACHE_FORMAT, "architecture": ARCHITECTURE, "caption": text, KEPT_AS: path.name}
+    metadata[ENCODER] = fingerprint
     write_cache(path, compact_tensors(features, encoder_dtype(device)), metadata)
 
 

@@ -28,6 +28,7 @@ from .reader import TensorFile
 _SAMPLED = 4
 _BYTES = 4096
 _MIDDLE = 1024
+_PLAIN = 16  # characters of a fingerprint without the middles
 # metadata of a checkpoint with LoRAs in its weights: those that they change may lie between those that are looked at
 BAKED = "baked_loras"
 
@@ -55,7 +56,14 @@ def part_fingerprint(path: Path | str, part: str) -> str:
 
 def same_weights(one: str | None, other: str | None) -> bool:
     """Whether two fingerprints, of this version or an older one, stand for the same weights. None and "" never do."""
-    return bool(one and other) and (one.startswith(other) or other.startswith(one))
+    if not one or not other:
+        return False
+    return one.startswith(other) or other.startswith(one)
+
+
+def plain_print(fingerprint: str) -> str:
+    """What older versions wrote as this fingerprint; what they kept under a name of it is called so still."""
+    return fingerprint[:_PLAIN]
 
 
 def middles(places: Mapping[str, tuple[TensorFile, str]]) -> str:

@@ -58,3 +58,19 @@ def test_a_folder_that_cannot_be_written_costs_only_the_cache(features, tmp_path
     (tmp_path / "prompts").write_text("a file where the folder would be")
     found = features("one", "three")
     assert {text: one.tokens for text, one in found.items()} == {"one": 3, "three": 5}
+
+
+def test_a_prompt_of_another_encoder_is_made_again_and_one_of_an_older_version_is_kept(features, tmp_path, monkeypatch):
+    """Older versions told encoders apart by sixteen characters, and files are called by these."""
+    plain, one, other = "0" * 16, "0" * 16 + "a", "0" * 16 + "b"
+    for fingerprint, opened in ((plain, 1), (one, 1), (other, 1)):
+        monkeypatch.setattr(prompt_text, "text_fingerprint", lambda *_, fingerprint=fingerprint: fingerprint)
+        features("a fox")
+        assert Encoder.opened == opened
+    (path,) = (tmp_path / "prompts").iterdir()
+    path.unlink()
+    for fingerprint, opened in ((one, 2), (one, 2), (other, 3), (other, 3)):
+        monkeypatch.setattr(prompt_text, "text_fingerprint", lambda *_, fingerprint=fingerprint: fingerprint)
+        features("a fox")
+        assert Encoder.opened == opened
+    assert [found.name for found in (tmp_path / "prompts").iterdir()] == [path.name]
