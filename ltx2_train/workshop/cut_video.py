@@ -8,6 +8,7 @@ and so a varying frame rate, stay as they are; a turned picture is stored uprigh
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -88,9 +89,8 @@ def write_piece(
     copy = can_copy(info, index, first, stop)
     try:
         with atomic(path) as temporary:
-            if copy:
-                _copy(info, first, stop, temporary, events)
-            else:
+            copy = copy and _copy(info, first, stop, temporary, events)
+            if not copy:
                 _encode(info, first, stop, temporary, events)
     except av.error.FFmpegError as error:
         reason = error.strerror or str(error)
@@ -98,7 +98,8 @@ def write_piece(
     return copy
 
 
-def _copy(info: MediaInfo, first: int, stop: int, out: Path, events: Events) -> None:
+def _copy(info: MediaInfo, first: int, stop: int, out: Path, events: Events) -> bool:
+    """Copy the packets; whether those of all frames were there to be copied."""
     import av
 
     begin, end = piece_seconds(info, first, stop)
@@ -120,7 +121,8 @@ def _copy(info: MediaInfo, first: int, stop: int, out: Path, events: Events) -> 
         low = info.stamps[first]
         high = info.stamps[stop] if stop < len(info.stamps) else math.inf
         over = {part: False for part in pairs}
-        for packet in source.demux(*pairs):
+        missing = set(info.stamps[first:stop])
+        for packet in _with_dts(source.demux(*pairs), video):
             if packet.dts is None or packet.pts is None or over[packet.stream]:
                 if all(over.values()):
                     break
@@ -137,11 +139,29 @@ def _copy(info: MediaInfo, first: int, stop: int, out: Path, events: Events) -> 
                 shift = round(begin / part.time_base)
             over[part] |= after
             if inside:
+                if part is video:
+                    missing.discard(packet.pts)
                 packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
                 packet.stream = pairs[part]
                 target.mux(packet)
         if heard is not None:
             heard.finish()
+    return not missing
+
+
+def _with_dts(packets: Iterable[Any], video: Any) -> Iterator[Any]:
+    """`packets` with the times of decoding that Matroska leaves out of the first ones of a video with B-frames."""
+    waiting: list[Any] = []
+    for packet in packets:
+        if packet.stream is video and packet.pts is not None and packet.dts is None:
+            waiting.append(packet)
+            continue
+        if waiting and packet.stream is video and packet.dts is not None:
+            for back, one in enumerate(reversed(waiting), 1):
+                one.dts = packet.dts - back * (one.duration or 1)
+            yield from waiting
+            waiting.clear()
+        yield packet
 
 
 def _encode(info: MediaInfo, first: int, stop: int, out: Path, events: Events) -> None:

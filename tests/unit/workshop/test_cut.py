@@ -94,6 +94,29 @@ def test_a_copy_holds_the_very_packets(tmp_path):
     assert times == pytest.approx(np.arange(10) / 25, abs=1e-3)
 
 
+@pytest.mark.parametrize("frames", [25, 50])
+def test_a_copy_of_a_matroska_has_the_first_key_frame(tmp_path, frames):
+    """Its first packets have no time of decoding where frames reach forward."""
+    levels = media.grey_levels(50, step=5)
+    film = media.write_video(tmp_path / "in" / "film.mkv", levels, options={**KEYS, "g": "25", "keyint_min": "25"})
+    with av.open(str(film)) as container:
+        assert next(container.demux(video=0)).dts is None
+    report = cut_videos(film, tmp_path / "out", seconds=frames / 25)
+    assert [clip.copied for clip in report.clips] == [True] * (50 // frames)
+    for number, clip in enumerate(report.clips):
+        got = read_frames(clip.path)
+        assert media.numbers(got, 5) == list(range(number * frames, (number + 1) * frames))
+        assert probe_media(clip.path).times[0] == 0
+
+
+def test_a_copy_that_would_lack_frames_is_encoded(tmp_path, monkeypatch):
+    film = media.write_video(tmp_path / "in" / "film.mkv", media.grey_levels(20, step=5), options=KEYS)
+    monkeypatch.setattr("ltx2_train.workshop.cut_video._with_dts", lambda packets, video: packets)
+    (clip,) = cut_videos(film, tmp_path / "out", seconds=0.8).clips
+    assert not clip.copied
+    assert len(read_frames(clip.path)) == 20
+
+
 def test_only_key_frames_that_nothing_reaches_across_are_cut_at(tmp_path):
     closed = media.write_video(tmp_path / "closed.mp4", media.moving_square(30, 64, 48), options=KEYS)
     opened = media.write_video(
