@@ -18,6 +18,7 @@ import itertools
 import math
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -270,7 +271,10 @@ class _Loop:
         if finite and run.mean is not None:
             run.mean.update()
         run.scaler.update()
-        run.schedule.step()
+        with warnings.catch_warnings():
+            if not finite:  # torch minds that the optimizer has taken no step yet
+                warnings.simplefilter("ignore", UserWarning)
+            run.schedule.step()
         run.optimizer.zero_grad(set_to_none=True)
         epochs = run.place[0], place[0]
         run.step, run.place = run.step + 1, place
@@ -377,7 +381,8 @@ class _Loop:
         self.bad = 0 if done.finite else self.bad + 1
         if not done.finite:
             moved = self.released and math.isfinite(done.row[LOSS])
-            _report_bad(run, done.names, self.bad, self.events, moved)
+            none = run.step == run.total == self.bad
+            _report_bad(run, done.names, self.bad, self.events, moved, none)
         run.watch.step(heard=done.row[loss_column("audio")] is not None)
 
     def _save(self, done: _Done) -> None:
@@ -583,8 +588,9 @@ def _due(step: int, every: int, epochs: tuple[int, int], every_epochs: int) -> b
     return by_step or bool(every_epochs) and epochs[0] // every_epochs < epochs[1] // every_epochs
 
 
-def _report_bad(run: Run, names: list[str], bad: int, events: Events, moved: bool) -> None:
-    """Say that a step was not finite. `moved`: weights had moved by then, each as soon as its gradient was there."""
+def _report_bad(run: Run, names: list[str], bad: int, events: Events, moved: bool, none: bool = False) -> None:
+    """Say that a step was not finite. `moved`: weights had moved by then, each as soon as its gradient was there;
+    `none`: it was the last, and no step of the run was finite."""
     listed = ", ".join(names[:4])
     text = f"Step {run.step}: the loss or its gradient is not finite; the batch was left out ({listed})."
     if moved:
@@ -592,8 +598,10 @@ def _report_bad(run: Run, names: list[str], bad: int, events: Events, moved: boo
             f"Step {run.step}: a gradient is not finite ({listed}). The weights that it was of stayed as they were; "
             "the others have moved (full.release_gradients)."
         )
-    if run.config.train.on_nan == "stop" or bad >= MAX_BAD_STEPS:
-        why = "train.on_nan is 'stop'" if bad < MAX_BAD_STEPS else f"{bad} steps in a row were not finite"
+    if run.config.train.on_nan == "stop" or bad >= MAX_BAD_STEPS or none:
+        why = f"{bad} steps in a row were not finite" if bad >= MAX_BAD_STEPS else "train.on_nan is 'stop'"
+        if none and run.config.train.on_nan != "stop":
+            why = "not one of its steps was finite"
         raise TrainerError(
             f"{text} The run ends because {why}. Lower train.learning_rate, or look at these clips and their caches."
         )

@@ -432,6 +432,8 @@ def test_five_bad_steps_in_a_row_end_the_run_with_its_state_saved(run_file, monk
 
     train(load_run(run_file, ["train.steps=2"]))
     monkeypatch.setattr(loop, "ready_step", step)
+    with pytest.raises(TrainerError, match="not one of its steps was finite"):
+        train(load_run(run_file, ["train.steps=2", "run.name=short"]))
     with pytest.raises(TrainerError, match="learning_rate"):
         train(load_run(run_file, ["train.steps=20"]))
     folder = run_file.parent / "runs" / "r"
