@@ -18,6 +18,7 @@ from ..weights.info import CheckpointInfo
 from ..weights.probe import DIFFUSION_VAE, probe, require_trainable, version_of
 from ..weights.reader import TensorFile
 from ..weights.text_encoder import check_family, check_text_encoder, projection_file, text_fingerprint
+from ..weights.unfinished import unfinished
 from .groups import RunConfig
 
 # the part of a file without which a model.video_vae or model.audio_vae is none
@@ -66,6 +67,9 @@ class BaseFiles:
         for _, found in others.values():
             parts |= found.parts
         version = info.version if run.model.version == "auto" else run.model.version
+        for path in dict.fromkeys((checkpoint, encoder, projection, *(path for path, _ in others.values()))):
+            if remark := unfinished(path):
+                events.message(remark, "warning")
         return cls(
             checkpoint,
             encoder,

@@ -4,6 +4,7 @@
 import { api } from "../../../scripts/api.js"
 import { app } from "../../../scripts/app.js"
 import { HEIGHT, LiveView } from "./live_view.mjs"
+import { showIdle } from "./modes.mjs"
 import { governed, showNumbers } from "./recipes.mjs"
 import { RunServer } from "./run_server.mjs"
 import { RunsTab } from "./runs_tab.mjs"
@@ -315,6 +316,12 @@ function showGoverned() {
     if (!governs(node) && showNumbers(node, said.get(node), labelled)) node.setDirtyCanvas(true, true)
 }
 
+const idle = new WeakMap() // widget that the mode has no use for -> its own label
+
+function showModes() {
+  for (const node of taking) if (showIdle(node, idle)) node.setDirtyCanvas(true, true)
+}
+
 function followGoverned(node) {
   taking.add(node)
   onRemoved(node, () => {
@@ -344,7 +351,10 @@ app.registerExtension({
 
   setup() {
     addTab()
-    setInterval(() => [...taking].some(governs) && showGoverned(), LOOK_MS)
+    setInterval(() => {
+      if ([...taking].some(governs)) showGoverned()
+      showModes()
+    }, LOOK_MS)
     api.addEventListener("ltx2_train.step", (event) => feed(event.detail))
     api.addEventListener("ltx2_train.sample", (event) => {
       for (const view of viewsOf(event.detail)) view.showSample(event.detail.sample)
