@@ -19,7 +19,7 @@ def unfinished(path: Path) -> str:
     zero, count = [], 0
     for one in sorted(path.glob("*.safetensors")) if path.is_dir() else (path,):
         with contextlib.suppress(CheckpointError), TensorFile(one) as file:  # what cannot be read is told elsewhere
-            large = [name for name, info in file.tensors.items() if len(info.shape) > 1 and info.nbytes >= _LARGE]
+            large = [n for n, info in file.tensors.items() if n.endswith(".weight") and info.nbytes >= _LARGE]
             large.sort(key=lambda name, file=file: file.tensors[name].offset)
             looked = large[:: max(1, len(large) // _LOOKS)] + large[-1:]
             count += len(looked)

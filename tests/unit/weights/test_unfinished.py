@@ -21,8 +21,8 @@ class Said(Events):
 
 
 def write(path, count=100, zero=()):
-    tensors = {f"w{number:03d}": torch.ones(200, 200) for number in range(count)}
-    tensors["bias"] = torch.zeros(100_000)
+    tensors = {f"{number:03d}.weight": torch.ones(200, 200) for number in range(count)}
+    tensors |= {"bias": torch.zeros(100_000), "small.weight": torch.zeros(100)}
     save_file(tensors, path)
     with TensorFile(path) as file:
         places = {name: (info.offset, info.nbytes) for name, info in file.tensors.items()}
@@ -36,10 +36,10 @@ def write(path, count=100, zero=()):
 
 def test_weights_that_are_zero_are_told_and_small_ones_may_be(tmp_path):
     assert unfinished(write(tmp_path / "whole.safetensors")) == ""
-    cut = write(tmp_path / "cut.safetensors", zero=[f"w{number:03d}" for number in range(90, 100)])
+    cut = write(tmp_path / "cut.safetensors", zero=[f"{number:03d}.weight" for number in range(90, 100)])
     assert unfinished(cut).startswith("cut.safetensors: 10 of ")
-    assert "cut.safetensors, w090" in unfinished(cut)
-    assert "cut.safetensors, w099" in unfinished(write(tmp_path / "cut.safetensors", zero=["w099"]))
+    assert "cut.safetensors, 090.weight" in unfinished(cut)
+    assert "cut.safetensors, 099.weight" in unfinished(write(tmp_path / "cut.safetensors", zero=["099.weight"]))
     assert unfinished(tmp_path).startswith(f"{tmp_path.name}: 1 of ")
 
 
@@ -55,3 +55,7 @@ def test_every_run_looks_at_its_base(tiny, monkeypatch):
     paths = {"checkpoint": tiny.checkpoint, "text_encoder": tiny.text_encoder}
     BaseFiles.find(make_run({"model": {name: str(path) for name, path in paths.items()}}), events)
     assert events.texts == [("warning", f"{path.name} is looked at.") for path in paths.values()]
+
+
+def test_tiny_files_are_whole(tiny):
+    assert unfinished(tiny.checkpoint) == unfinished(tiny.text_encoder) == ""
