@@ -209,6 +209,7 @@ def open_checked(
         record = {"run.toml": config.to_toml(), **(written or {})}
         if checked.finished_lora() is None:
             folder.require_state()
+            _tell_changed(folder, config, written or {}, events)
         else:
             record, checked.unused = finished_record(folder.path, config, written or {})
         for name, text in record.items():
@@ -217,6 +218,13 @@ def open_checked(
         folder.close("failed")
         raise
     return checked
+
+
+def _tell_changed(folder: RunFolder, config: RunConfig, written: Mapping[str, str], events: Events) -> None:
+    """Name the settings of a run that goes on which are others than when it was last started."""
+    changed = finished_record(folder.path, config, written)[1] if folder.manifest.get("step") else []
+    if changed:
+        events.message(f"Changed since the run was last started, and used from its next step on: {', '.join(changed)}.")
 
 
 def _total_steps(config: RunConfig, order: BatchOrder, events: Events) -> int:

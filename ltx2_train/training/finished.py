@@ -1,6 +1,7 @@
-"""A run that has taken all its steps and is asked for again: what was changed since then has no effect.
+"""A run that has been there before: what was changed since then is told by name.
 
-That is told by name. The run's record of itself keeps what its steps used; only where its files lie is written anew.
+Where it has taken all its steps nothing of that has an effect: the run's record of itself keeps what its steps used,
+and only where its files lie is written anew.
 """
 
 from __future__ import annotations

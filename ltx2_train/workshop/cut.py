@@ -96,11 +96,7 @@ def cut_videos(
             try:
                 events.check_stop()
                 info = probe_media(video)
-                if len(info.tracks) > 1 and not info.pair:
-                    tracks = "; ".join(info.tracks)
-                    events.message(
-                        f"{video.name} has {len(info.tracks)} sound tracks ({tracks}); clips get the preferred one."
-                    )
+                _tell(info, events)
                 pieces, left_out = _pieces(info, settings, notes, out, events)
                 short += left_out
                 index = None
@@ -128,6 +124,15 @@ def cut_videos(
                 failed.append((video, str(error)))
                 events.message(str(error), "warning")
     return CutReport(tuple(clips), kept, short, tuple(failed))
+
+
+def _tell(info: MediaInfo, events: Events) -> None:
+    """Say what of a video its clips will not have, and what is wrong with it."""
+    if len(info.tracks) > 1 and not info.pair:
+        tracks = "; ".join(info.tracks)
+        events.message(f"{info.path.name} has {len(info.tracks)} sound tracks ({tracks}); clips get the preferred one.")
+    for remark in info.remarks:
+        events.message(f"{info.path.name} {remark.rstrip('.')}.", "warning")
 
 
 def spoilt(path: Path, reason: str) -> str:

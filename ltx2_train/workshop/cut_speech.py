@@ -17,6 +17,7 @@ from ..events import Events, shielded
 from ..files import atomic, write_text
 from ..media.sound_media import AUDIO_SUFFIXES, probe_sound, read_sound, sound_levels
 from ..media.speech import STEPS_PER_SECOND, spoken_segments
+from ..media.structure import behind_end
 from ..media.video import VIDEO_SUFFIXES
 from ..threads import heeding
 from .cut import CutClip, CutReport, read_notes, refuse_output, spoilt
@@ -59,6 +60,8 @@ def cut_recordings(
         for path in files:
             try:
                 events.check_stop()
+                if remark := behind_end(path):
+                    events.message(f"{path.name} {remark}.", "warning")
                 segments = _segments(path, settings, notes, out, events)
                 events.stage(f"cut {path.name}", len(segments))
                 for number, (start, seconds) in enumerate(segments, 1):

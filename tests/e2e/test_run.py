@@ -472,8 +472,10 @@ def test_a_damaged_state_and_one_of_another_run_are_passed_over(run_file):
     newest.write_bytes(newest.read_bytes()[:200])
     shutil.copy2(run_file.parent / "runs" / "q" / "states" / older.name, older)
     events = StopAt(99)
-    result = train(load_run(run_file, ["train.save_every=1"]), events)
+    result = train(load_run(run_file, ["train.save_every=1", "loss.type=mae"]), events)
     assert result.step == 6
+    changed = "Changed since the run was last started, and used from its next step on: loss.type."
+    assert changed in [text for _, text in events.messages]
     warned = [text for level, text in events.messages if level == "warning" and "An older state is taken" in text]
     assert ["is damaged" in text for text in warned] == [True, False]
     assert f"{older} is of another run" in warned[1]

@@ -19,10 +19,19 @@ from ltx2_train.media.scenes import scene_starts
 from ltx2_train.media.sound_media import probe_sound, read_sound
 from ltx2_train.media.video import probe_media, read_frames
 from ltx2_train.workshop.cut import _every, cut_videos, divide
+from ltx2_train.workshop.cut_speech import cut_recordings
 from ltx2_train.workshop.cut_video import can_copy, read_index
 
 KEYS = {"g": "10", "keyint_min": "10", "sc_threshold": "0", "bf": "2"}
 PLAIN = {"g": "250"}
+
+
+class Said(Events):
+    def __init__(self):
+        self.texts = []
+
+    def message(self, text, level="info"):
+        self.texts.append(text)
 
 
 def two_scenes(first=30, second=40, width=64, height=48):
@@ -107,6 +116,18 @@ def test_a_copy_of_a_matroska_has_the_first_key_frame(tmp_path, frames):
         got = read_frames(clip.path)
         assert media.numbers(got, 5) == list(range(number * frames, (number + 1) * frames))
         assert probe_media(clip.path).times[0] == 0
+
+
+def test_what_is_not_read_of_a_film_is_told(tmp_path):
+    film = media.write_video(tmp_path / "in" / "film.mp4", media.grey_levels(20), options=KEYS)
+    film.write_bytes(film.read_bytes() * 2)
+    events = Said()
+    cut_videos(film, tmp_path / "out", seconds=0.4, events=events)
+    assert any(text.startswith("film.mp4 holds a second film from byte") for text in events.texts)
+    voice = media.write_sound(tmp_path / "voice" / "a.flac", sweep(2.0), codec="flac")
+    voice.write_bytes(voice.read_bytes() * 2)
+    cut_recordings(voice, tmp_path / "spoken", events=events)
+    assert any(text.startswith("a.flac holds a second recording from byte") for text in events.texts)
 
 
 def test_a_copy_that_would_lack_frames_is_encoded(tmp_path, monkeypatch):
