@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,7 @@ def sample(
         run = run.model_copy(update={"sample": run.sample.model_copy(update=slots)})
     require_drawable(wanted, run.model.mode, trained)
     _tell_idle(run, settings, wanted, lora, events)
+    _tell_replaced([_named(out, lora, strength, *one) for strength in strengths for one in enumerate(wanted)], events)
     folder = prompt_folder(run) if has_dataset(run) else out / "prompts"
     media = given_media(run, base, folder, trained)
     with (
@@ -74,10 +77,9 @@ def sample(
         for strength in strengths:
             if loras is not None:
                 loras.set_strength(strength)
-            label = "base" if lora is None else f"{lora.stem}_x{strength:g}"
             files += studio.renderer.draw(
                 wanted,
-                lambda index, prompt, label=label: out / f"{label}_p{index + 1:02d}_s{prompt.seed}",
+                partial(_named, out, lora, strength),
                 {
                     "lora": None if lora is None else lora.name,
                     "strength": strength,
@@ -85,6 +87,24 @@ def sample(
                 },
             )
         return files
+
+
+def _named(out: Path, lora: Path | None, strength: float, index: int, prompt: Prompt) -> Path:
+    """What the sample of a prompt is called, without its ending."""
+    label = "base" if lora is None else f"{lora.stem}_x{strength:g}"
+    return out / f"{label}_p{index + 1:02d}_s{prompt.seed}"
+
+
+def _tell_replaced(stems: Sequence[Path], events: Events) -> None:
+    """Say before anything is drawn which samples of an earlier press will be lost."""
+    there = [path for stem in stems for path in sorted(stem.parent.glob(f"{escape(stem.name)}.*"))]
+    if there:
+        more = f" and {len(there) - 1} more are" if len(there) > 1 else " is"
+        events.message(
+            f"{there[0].name}{more} in {there[0].parent} already, and will be replaced. Choose another folder (--out) "
+            "to keep what is there.",
+            "warning",
+        )
 
 
 def _asked_strengths(run: RunConfig, lora: Path | None, strengths: Sequence[float]) -> tuple[float, ...]:

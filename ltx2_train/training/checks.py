@@ -18,7 +18,7 @@ from ..config import DrawSettings, RunConfig, TrainSettings
 from ..config.base_files import BaseFiles, require_mode
 from ..dataset.dataset_file import DatasetConfig
 from ..device import pick_device
-from ..errors import ConfigError, RunError
+from ..errors import CheckpointError, ConfigError, RunError
 from ..events import Events, Passing
 from ..families import FAMILIES, VERSIONS
 from ..feed.batches import BatchOrder
@@ -98,13 +98,28 @@ class Checked:
         return self.files.version
 
     def finished_lora(self) -> Path | None:
-        """The LoRA of a run that has taken all its steps already, so that nothing need be loaded."""
+        """The LoRA of a run that has taken all its steps already, so that nothing need be loaded.
+
+        None where the newest one is damaged and a state is there to write it from.
+        """
         folder, manifest = self.folder, self.folder.manifest
         if manifest.get("status") != "finished" or manifest.get("step", 0) < self.total:
             return None
         saved = [path for _, path in reversed(list_loras(folder.loras, folder.name))]
         candidates = [folder.loras / str(manifest.get("lora") or "-"), *saved]
-        return next((path for path in candidates if path.is_file()), None)
+        there = [path for path in candidates if path.is_file()]
+        whole = [path for path in there if _is_whole(path)]
+        if there[:1] != whole[:1] and list_states(folder.states):
+            return None
+        return whole[0] if whole else None
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with TensorFile(path):
+            return True
+    except CheckpointError:
+        return False
 
 
 def check(config: RunConfig, events: Events, peers: Peers = ALONE) -> Checked:
@@ -222,8 +237,8 @@ def open_checked(
 
 def _tell_changed(folder: RunFolder, config: RunConfig, written: Mapping[str, str], events: Events) -> None:
     """Name the settings of a run that goes on which are others than when it was last started."""
-    changed = finished_record(folder.path, config, written)[1] if folder.manifest.get("step") else []
-    if changed:
+    names = finished_record(folder.path, config, written)[1] if folder.manifest.get("step") else []
+    if changed := [name for name in names if name != "lora.weights"]:  # which counts where a run begins, as is told
         events.message(f"Changed since the run was last started, and used from its next step on: {', '.join(changed)}.")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -85,7 +85,7 @@ def _require_directions(targets: Sequence[SliderTarget]) -> None:
                 "to learn. Name in negative what strength -1 shows."
             )
     for some in (some for tied in _tied(targets) for some in (*combinations(tied, 2), tied)):
-        sums: Counter[str] = Counter()
+        sums: dict[str, float] = defaultdict(float)
         for number in some:
             target = targets[number - 1]
             sums[target.positive.strip()] += target.weight

@@ -162,6 +162,11 @@ def test_a_finished_run_is_not_trained_again_but_can_be_extended(run_file, monke
         again = train(load_run(run_file))
     assert again.lora == first.lora
     assert "Raise train.steps" in again.summary
+    whole = tensors(first.lora)
+    for path in first.lora.parent.glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:5000])  # a copy that broke off
+    mended = tensors(train(load_run(run_file)).lora)
+    assert all(torch.equal(mended[name], whole[name]) for name in whole)
     longer = train(load_run(run_file, ["train.steps=8"]))
     assert longer.step == 8
     assert [row["step"] for row in read_rows(longer.folder / "metrics.jsonl")] == list(range(1, 9))
@@ -573,7 +578,10 @@ def test_the_lora_changes_the_sample_and_strength_zero_does_not(run_file):
     assert files[1].path.exists()
 
     # another LoRA beside: at strength 0 nothing, alone as the one LoRA, together as both in one file
-    (over,) = sample(run, None, out, beside=[(lora, 1.0)])
+    events = StopAt(99)
+    (over,) = sample(run, None, out, events, beside=[(lora, 1.0)])
+    lost = [text for _, text in events.messages if "will be replaced" in text]
+    assert [text.split(" already")[0] for text in lost] == [f"{base[0].path.name} is in {out}"]
     assert torch.allclose(over.latents, files[1].latents, atol=1e-5)
     (off,) = sample(run, None, out, beside=[(lora, 0.0)])
     assert torch.equal(off.latents, base[0].latents)
