@@ -1,7 +1,8 @@
 """What was sent to ComfyUI for the nodes of this pack: which of them there are, and names that none of them knows.
 
 ComfyUI drops an input that a node does not have without a word, and so a number below another choice than the one that
-is made. The page sends none; a prompt that was written by hand may.
+is made. A prompt that was written by hand may have one. The page sends more than a node takes, too: the player below a
+node that has shown a video, and what other packs put on the nodes of all. Nobody wrote these, so they are passed over.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from typing import Any
 
 CHOICE = "COMFY_DYNAMICCOMBO_V3"
 _SOME = 3  # choices that a message names
+_MISSPELT = 0.8  # likeness of names from which on one is meant for the other
+# what the page, older ones and other packs put on a node beside its inputs, under names that an input could have
+_OF_THE_PAGE = {"audioUI", "control_after_generate", "refresh", "speak_and_recognation", "upload", "videopreview"}
 _nodes: list[Any] = []
 
 
@@ -26,12 +30,15 @@ def titles(prompt: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(schema.display_name for schema, _ in _ours(prompt).values())
 
 
-def unknown(prompt: Mapping[str, Any]) -> str:
-    """What of `prompt` our nodes have no input for, by name; "" where there is nothing."""
+def unknown(prompt: Mapping[str, Any], by_page: bool = False) -> str:
+    """What of `prompt` our nodes have no input for, by name; "" where there is nothing.
+
+    `by_page`: the page sent it, where every name is that of a widget.
+    """
     wrong = [
         f"{schema.display_name} (node {number}): {text}"
         for number, (schema, values) in _ours(prompt).items()
-        for text in _unknown(schema, values)
+        for text in _unknown(schema, values, by_page)
     ]
     return "The prompt gives what would not be used:\n  " + "\n  ".join(wrong) if wrong else ""
 
@@ -52,7 +59,7 @@ def _ours(prompt: Mapping[str, Any]) -> dict[str, tuple[Any, Mapping[str, Any]]]
     return found
 
 
-def _unknown(schema: Any, values: Mapping[str, Any]) -> Iterator[str]:
+def _unknown(schema: Any, values: Mapping[str, Any], by_page: bool) -> Iterator[str]:
     known = {one.id for one in schema.inputs}
     others: dict[str, list[str]] = {}  # input below a choice that is not made -> what goes with it
     for choice in (one for one in schema.inputs if one.io_type == CHOICE):
@@ -69,6 +76,14 @@ def _unknown(schema: Any, values: Mapping[str, Any]) -> Iterator[str]:
             choice = name.partition(".")[0]
             goes = " or ".join(others[name][:_SOME]) + (" or others" if len(others[name]) > _SOME else "")
             yield f"{name} goes with {goes}, and {choice} is {values.get(choice)}. Leave it out, or change {choice}."
-        else:
+        elif not _added(name, known, by_page):
             near = difflib.get_close_matches(name, known, 1, 0.5)
             yield f"it has no input {name}. {f'Did you mean {near[0]}?' if near else 'Leave it out.'}"
+
+
+def _added(name: str, known: set[str], by_page: bool) -> bool:
+    """Whether `name` is a widget that the page or another pack put beside the inputs `known`."""
+    if name in _OF_THE_PAGE:
+        return True
+    of_an_input = all(part.isidentifier() for part in name.split("."))  # unlike video-preview or $$node-text-preview
+    return (by_page or not of_an_input) and not difflib.get_close_matches(name, known, 1, _MISSPELT)

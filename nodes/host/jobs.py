@@ -28,8 +28,8 @@ def training_job(node: str = "") -> Iterator[None]:
     """
     import torch
 
-    prompt = _running_prompt()
-    if text := unknown(prompt):
+    prompt, by_page = _running_prompt()
+    if text := unknown(prompt, by_page):
         raise RuntimeError(text)
     with torch.inference_mode(False), torch.enable_grad(), in_graph(titles(prompt)), speaking_as(node):
         try:
@@ -49,10 +49,12 @@ def _queue() -> Any:
     return getattr(getattr(PromptServer, "instance", None), "prompt_queue", None)
 
 
-def _running_prompt() -> dict[str, Any]:
-    """The prompt that is run, as it was sent; empty where there is none."""
+def _running_prompt() -> tuple[dict[str, Any], bool]:
+    """The prompt that is run, as it was sent, and whether the page sent it; empty where there is none."""
     running = getattr(_queue(), "currently_running", None) or {}
-    return next((item[2] for item in running.values()), {})  # one at a time
+    for _, _, prompt, extra, *_ in running.values():  # one at a time
+        return prompt, "workflow" in (extra.get("extra_pnginfo") or {})  # which the page sends along
+    return {}, False
 
 
 def _interrupted() -> BaseException:

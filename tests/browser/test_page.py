@@ -135,6 +135,25 @@ def test_a_run_is_shown_as_it_goes_and_after_a_reload(opened, tmp_path):
     assert "step 6" in opened.locator(".ltx2-live").inner_text()
 
 
+def test_run_is_pressed_again_below_the_video_of_the_first(opened):
+    """The page sends the player that it puts on a node, as it does a widget."""
+    ended = """() => {
+      window.__ended = ""
+      for (const name of ["execution_success", "execution_error"])
+        app.api.addEventListener(name, (event) => (window.__ended = `${name} ${event.detail.exception_message ?? ""}`))
+    }"""
+    opened.evaluate(ended)
+    for steps in (1, 2):
+        opened.evaluate("() => (window.__ended = '')")
+        run(opened, run_name=f"again_{opened.renderer[:1]}", steps=steps, sample_every=0)
+        opened.wait_for_function("() => window.__ended", timeout=240_000)
+        assert opened.evaluate("() => window.__ended").strip() == "execution_success"
+        player = ".comfy-img-preview video" if opened.renderer == "classic" else ".video-preview video"
+        opened.locator(player).first.wait_for(timeout=20_000)
+    sent = opened.evaluate("async () => Object.values((await app.graphToPrompt()).output).map((node) => node.inputs)")
+    assert any("video-preview" in inputs for inputs in sent) == (opened.renderer == "classic")
+
+
 def test_a_run_that_this_server_never_saw_is_shown_with_its_samples(opened, server, drawn_clip):
     name = f"before_{opened.renderer.replace(' ', '_').replace('.', '')}"
     folder = server.base / "output/ltx2_runs" / name

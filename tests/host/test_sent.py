@@ -37,6 +37,25 @@ def test_what_no_input_takes_is_named(nodes, prompt, words):
     assert re.search(words, told) if words else not told
 
 
+@pytest.mark.parametrize(
+    "name", ["video-preview", "$$comfy_animation_preview", "$$node-text-preview", "audioUI", "upload", "choose file"]
+)
+@pytest.mark.parametrize("by_page", [True, False])
+def test_what_the_page_adds_to_any_node_is_passed_over(nodes, name, by_page):
+    """As sent by the page, and as exported from it for the API."""
+    assert nodes.sent.unknown(sent("SampleLoRA", width=64, **{name: ""}), by_page) == ""
+
+
+def test_a_widget_of_another_pack_is_passed_over_where_the_page_sent_it(nodes):
+    prompt = sent("SampleLoRA", width=64, speak=True)
+    assert "no input speak" in nodes.sent.unknown(prompt)
+    assert nodes.sent.unknown(prompt, by_page=True) == ""
+    for name in ("widht", "trigger-word"):
+        prompt = sent("LoadTrainingClips" if "-" in name else "SampleLoRA", **{name: 64})
+        for by_page in (False, True):
+            assert f"no input {name}. Did you mean" in nodes.sent.unknown(prompt, by_page)
+
+
 def test_a_setting_of_several_nodes_is_that_of_those_in_the_graph(nodes):
     words = nodes.words
     for kinds, said in (
