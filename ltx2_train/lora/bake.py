@@ -24,11 +24,12 @@ from ..weights.reader import TensorFile
 from ..weights.stored import PLAIN_TYPES
 from ..weights.writer import TensorEntry, TensorWriter, require_space
 from .fit import tell_version
-from .new_file import HIGHEST_STRENGTH, LoraMade, Losses, check_target, require_each_once, square_sum
-from .source import LoraSource, tell_idle
+from .new_file import HIGHEST_STRENGTH, LoraMade, Losses, check_target, require_each_once, require_no_zero, square_sum
+from .source import LoraSource, tell_doubts
 from .targets import branch_of, count_branches
 
 TOOL = "Baking"
+_MOST_LOST = 0.5  # share of the change that rounding may take without a word of advice
 
 
 def bake_loras(
@@ -56,61 +57,87 @@ def bake_loras(
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(TensorFile(checkpoint))
         sources = [stack.enter_context(LoraSource(path, TOOL, events)) for path in loras]
-        idle = _told_of(sources, probe(checkpoint).version, events)
+        doubts = _told_of(sources, probe(checkpoint).version, events)
+        require_no_zero(loras, each, "strength")
         weights = _weights(file, sources)
         entries = {name: TensorEntry(info.dtype, info.shape) for name, info in file.tensors.items()}
         require_space(out, sum(entry.nbytes for entry in entries.values()))
         metadata = file.metadata | {BAKED: _told(file.metadata, sources, each)}
         events.stage("bake LoRAs into the checkpoint", total := sum(info.nbytes for info in file.tensors.values()))
-        done = 0
+        done, changed = 0, False
         with atomic(out) as temporary, TensorWriter(temporary, entries, metadata, events.check_stop) as writer:
             for name in sorted(file.tensors, key=lambda name: file.tensors[name].offset):
                 events.check_stop()
                 if name in weights:
                     layer, owners = weights[name]
-                    changes = [(sources[number].factors(layer, place), each[number]) for number in owners]
-                    new = _changed(file.read(name, place), changes, branch_of(layer), losses)
-                    if not bool(torch.isfinite(new).all()):
-                        whose = " and ".join(sources[number].path.name for number in owners)
-                        raise ConfigError(
-                            f"{name} would hold numbers that are not finite, with {whose} in it. Look at the LoRA with "
-                            "`ltx2-train lora inspect`; take another of its saves, or a lower strength."
-                        )
+                    old = file.read(name, place)
+                    new = _changed(old, layer, [(sources[number], each[number]) for number in owners], losses)
+                    changed = changed or not torch.equal(old, new)
                     writer.write(name, new)
                 else:
                     writer.write_bytes(name, file.pieces(name))
                 done += file.tensors[name].nbytes
                 events.progress(done, total, f"{done / 2**30:.1f} of {total / 2**30:.1f} GB")
+            if not changed:
+                raise _all_lost(file, sources)
     layers = [layer for layer, _ in weights.values()]
     ranks = sorted({rank for source in sources for rank in source.about.ranks})
     notes = [f"{source.path.name} at strength {strength:g}" for source, strength in zip(sources, each, strict=True)]
-    return LoraMade(out, count_branches(layers), ranks, [*idle, *notes], losses.shares())
+    notes += _tell_lost(losses, out, events)
+    return LoraMade(out, count_branches(layers), ranks, [*doubts, *notes], losses.shares())
+
+
+def _tell_lost(losses: Losses, out: Path, events: Events) -> list[str]:
+    """A sentence with advice where rounding took most of the change."""
+    share = losses.shares().get("all", 0.0)
+    if share <= _MOST_LOST:
+        return []
+    told = (
+        f"Rounding took {share:.0%} of the change, so little of it is in {out.name}. Bake it at a higher strength, or "
+        "load the LoRA beside the checkpoint instead."
+    )
+    events.message(told, "warning")
+    return [told]
+
+
+def _all_lost(file: TensorFile, sources: Sequence[LoraSource]) -> ConfigError:
+    whose = " and ".join(source.path.name for source in sources)
+    return ConfigError(
+        f"{file.name} would stay as it is: every change of {whose} is too small for its numbers. Give a higher "
+        "strength, or load the LoRA beside the checkpoint."
+    )
 
 
 def _told_of(sources: Sequence[LoraSource], version: str | None, events: Events) -> list[str]:
-    """What was said of `sources`: those that do nothing, and those of another version of the model. Raises ConfigError
-    where none does anything."""
+    """What was said of `sources`: those that do nothing or fit no model. Raises ConfigError where none does
+    anything."""
     if not any(source.works for source in sources):
         raise ConfigError(
             f"{sources[0].path.name} does nothing: {sources[0].idle}. The checkpoint would stay as it is. Choose "
             "another."
         )
-    idle = tell_idle(sources, events)
+    doubts = tell_doubts(sources, events)
     for source in sources:
         if version is not None:
             tell_version(source.about, version, events)
-    return idle
+    return doubts
 
 
-def _changed(
-    weight: Tensor, changes: Sequence[tuple[tuple[Tensor, Tensor], float]], branch: str, losses: Losses
-) -> Tensor:
+def _changed(weight: Tensor, layer: str, changes: Sequence[tuple[LoraSource, float]], losses: Losses) -> Tensor:
+    """The weight of `layer` with `changes`, each a LoRA and its strength. Raises ConfigError where it is not finite."""
     whole = weight.float()
     change = torch.zeros_like(whole)
-    for (a, b), strength in changes:
+    for source, strength in changes:
+        a, b = source.factors(layer, weight.device)
         change.addmm_(b, a, alpha=strength)
     new = (whole + change).to(weight.dtype)
-    losses.add(branch, square_sum(new.float() - whole - change), square_sum(change))
+    if not bool(torch.isfinite(new).all()):
+        whose = " and ".join(source.path.name for source, _ in changes)
+        raise ConfigError(
+            f"{layer}.weight would hold numbers that are not finite, with {whose} in it. Look at the LoRA with "
+            "`ltx2-train lora inspect`; take another of its saves, or a lower strength."
+        )
+    losses.add(branch_of(layer), square_sum(new.float() - whole - change), square_sum(change))
     return new
 
 

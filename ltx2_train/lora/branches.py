@@ -25,6 +25,7 @@ from .foreign import kind_and_layer
 from .metadata import HASHES
 from .names import checkpoint_name, split_key, without_prefixes
 from .new_file import check_target, occupied
+from .places import misplaced
 from .targets import BRANCHES, branch_of, count_branches, dotted
 
 CROSS = "cross"
@@ -40,22 +41,21 @@ class BranchReport:
     kept: dict[str, int]
     removed: dict[str, int]
     other_keys: tuple[str, ...] = ()  # left out with them, and of no layer that is known
-    idle: str = ""  # that what it was made from does nothing
+    doubts: tuple[str, ...] = ()  # sentences on what it was made from
 
     def text(self) -> str:
         """A line or two for a terminal."""
         others = f"; left out, of no known layer: {', '.join(self.other_keys)}" if self.other_keys else ""
-        return f"{self.path.name}: kept {_counts(self.kept)}; removed {_counts(self.removed)}{others}" + (
-            f"\n{self.idle}" if self.idle else ""
-        )
+        line = f"{self.path.name}: kept {_counts(self.kept)}; removed {_counts(self.removed)}{others}"
+        return "\n".join([line, *self.doubts])
 
 
 def keep_branches(path: Path | str, branches: Collection[str], out: Path | str) -> BranchReport:
     """Write to `out` the layers of the LoRA at `path` that lie in `branches`: video, audio, a2v, v2a; cross is the
     last two.
 
-    Raises ConfigError where nothing would be left, or `out` is `path` or another file; CheckpointError where `path` is
-    no LoRA.
+    Raises ConfigError where nothing would be left, its scale is not known, or `out` is `path` or another file;
+    CheckpointError where `path` is no LoRA.
     """
     wanted = _resolve(branches)
     return _rewrite(Path(path), wanted, Path(out), f"no layer of {_listed(wanted)}")
@@ -75,7 +75,9 @@ def _rewrite(path: Path, wanted: Collection[str], out: Path, why_empty: str) -> 
             f"{path.name} is no whole LoRA: {file.unpaired[0]} lacks its other half. Save it again with the program "
             "that made it, or fetch it again."
         )
-    idle = f"{path.name} does nothing: {why}." if (why := why_idle(path)) else ""
+    file.require_scale()
+    doubts = [f"{path.name} does nothing: {why}."] if (why := why_idle(path)) else []
+    doubts += [f"{path.name}: {text}" for text in misplaced(file)]
     entries = file.layers
     named = [dotted(name) for name in entries]
     kept = count_branches(name for name in named if branch_of(name) in wanted)
@@ -92,7 +94,7 @@ def _rewrite(path: Path, wanted: Collection[str], out: Path, why_empty: str) -> 
     if out.exists() and not _holds(out, tensors, metadata):
         raise occupied(out)
     write_tensors(out, tensors, metadata)
-    return BranchReport(out, kept, removed, unknown, idle)
+    return BranchReport(out, kept, removed, unknown, tuple(doubts))
 
 
 def _holds(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool:

@@ -31,7 +31,7 @@ from .metadata import HASHES, METADATA_FORMAT, REFERENCE
 from .names import FLAT_PREFIX, PREFIX, in_diffusers
 from .new_file import LoraMade, Losses, check_target, pick_dtype, rounded, write_lora
 from .scales import ENTRY
-from .source import LoraSource, tell_idle
+from .source import LoraSource, tell_doubts
 from .targets import branch_of, count_branches, layers_text
 
 TOOL = "Converting"
@@ -88,7 +88,7 @@ def convert_lora(
         found = key_format(source)
         metadata = _metadata(source, to, found, work)
         write_lora(out, work.entries, metadata, work.tensors(), replace, events.check_stop)
-        notes = [*tell_idle([source], events), f"from the keys of {found} to those of {to}"]
+        notes = [*tell_doubts([source], events), f"from the keys of {found} to those of {to}"]
         if work.folded:
             notes.append(f"alpha / rank multiplied into B of {layers_text(work.folded)}")
         if to == "diffusers" and any("embeddings_connector" in layer for layer in source.layers):

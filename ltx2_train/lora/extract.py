@@ -52,7 +52,7 @@ def extract_lora(
 ) -> LoraMade:
     """Write what the checkpoint `tuned` changed in the transformer of `base` to `out` as a LoRA of `rank`.
 
-    What differs and is no weight of a linear (biases, norms, tables) is counted in the notes: a LoRA cannot hold it.
+    What differs besides (biases, norms and tables, other parts) is counted in the notes: a LoRA cannot hold it.
     Raises ConfigError where the two are not of one model or do not differ, CheckpointError where one is quantized or
     damaged, Stopped when the user stopped.
     """
@@ -67,14 +67,7 @@ def extract_lora(
         events.stage("extract LoRA", len(pair.linears))
         for done, layer in enumerate(pair.linears, 1):
             events.check_stop()
-            weights = [
-                file.read(f"{prefix}{layer}.weight", place).float()
-                for file, prefix in zip((first, second), pair.prefixes, strict=True)
-            ]
-            for file, weight in zip((first, second), weights, strict=True):
-                if not bool(torch.isfinite(weight).all()):
-                    raise CheckpointError(f"{layer} of {file.name} {NOT_FINITE}. The file is damaged; fetch it again.")
-            change = weights[0] - weights[1]
+            change = _change(pair, layer, place)
             if bool(change.any()):
                 layers[layer] = kept = min(rank, *change.shape)
                 b, a = low_rank(change, kept, events.check_stop)
@@ -83,9 +76,10 @@ def extract_lora(
                 for key, tensor in zip(lora_keys(layer), (small_a, small_b), strict=True):
                     tensors[key] = tensor
             events.progress(done, len(pair.linears), layer)
+        left_out = _left_out(pair, events)
         if not layers:
-            raise ConfigError(f"{first.name} and {second.name} have the same weights; there is nothing to extract.")
-        notes = _notes(pair, events)
+            same = f"{first.name} and {second.name} have the same weights in every linear of the transformer"
+            raise ConfigError(" ".join([f"{same}; there is nothing to extract.", *left_out]))
     about = {
         "base": {
             "file": str(base),
@@ -98,7 +92,18 @@ def extract_lora(
     }
     most = max(layers.values())
     write_tensors_of(out, tensors, describe_run(about, most, most, count_branches(layers)), replace, events.check_stop)
-    return LoraMade(out, count_branches(layers), sorted(set(layers.values())), notes, losses.shares())
+    return LoraMade(out, count_branches(layers), sorted(set(layers.values())), left_out, losses.shares())
+
+
+def _change(pair: _Pair, layer: str, device: torch.device) -> Tensor:
+    """What differs in the weight [out, in] of `layer`, in float32."""
+    weights: list[Tensor] = []
+    for file, prefix in zip((pair.tuned, pair.base), pair.prefixes, strict=True):
+        weight = file.read(f"{prefix}{layer}.weight", device).float()
+        if not bool(torch.isfinite(weight).all()):
+            raise CheckpointError(f"{layer} of {file.name} {NOT_FINITE}. The file is damaged; fetch it again.")
+        weights.append(weight)
+    return weights[0] - weights[1]
 
 
 def _check(tuned: Path, base: Path, out: Path, rank: int, replace: bool) -> None:
@@ -156,17 +161,30 @@ def quantized_in(file: TensorFile, prefix: str) -> str | None:
     return next((name for name in names if file.tensors[name].dtype not in PLAIN_TYPES), None)
 
 
-def _notes(pair: _Pair, events: Events) -> list[str]:
-    """What differs and is no weight of a linear."""
+def _left_out(pair: _Pair, events: Events) -> list[str]:
+    """What differs and is no weight of a linear of the transformer, in a sentence, if there is any."""
+    said: list[str] = []
     first, second = pair.prefixes
-    differing: list[str] = []
-    for name in pair.others:
-        events.check_stop()
-        if bool((pair.tuned.read(first + name).float() != pair.base.read(second + name).float()).any()):
-            differing.append(name)
-    if not differing:
-        return []
-    return [
-        f"left out: {len(differing)} biases, norms and tables that differ too, {differing[0]} first; a LoRA cannot "
-        "hold them"
-    ]
+    inside = {(first + name, second + name) for name in pair.others}
+    own = {
+        prefix + name for prefix in pair.prefixes for name in (*pair.others, *(f"{one}.weight" for one in pair.linears))
+    }
+    outside = {(name, name) for name in pair.tuned.tensors if name in pair.base.tensors and name not in own}
+    for what, names in (
+        ("biases, norms and tables of the transformer", inside),
+        ("tensors of other parts (VAE, vocoder, text projection)", outside),
+    ):
+        differing = [names_of for names_of in sorted(names) if _differs(pair, *names_of, events)]
+        if differing:
+            said.append(f"{len(differing)} {what}, {differing[0][0]} first")
+    return [f"A LoRA cannot hold what differs besides: {'; '.join(said)}."] if said else []
+
+
+def _differs(pair: _Pair, tuned: str, base: str, events: Events) -> bool:
+    events.check_stop()
+    one, other = pair.tuned.tensors[tuned], pair.base.tensors[base]
+    if one.shape != other.shape:
+        return True
+    if one.dtype == other.dtype:
+        return pair.tuned.read_bytes(tuned) != pair.base.read_bytes(base)
+    return bool((pair.tuned.read(tuned).float() != pair.base.read(base).float()).any())

@@ -179,14 +179,18 @@ class LoraFile:
             return f"{layers_text(len(layers))} of {family}"
         return f"{layers_text(len(layers))} ({counts})" if counts else layers_text(len(layers))
 
+    def require_scale(self) -> None:
+        """Raise ConfigError where its scale is not known."""
+        if self.problems:
+            raise ConfigError(f"{self.path.name} cannot be used: {self.problems[0]}")
+
     def match(self, modules: Iterable[str]) -> tuple[dict[str, LoraEntry | OtherEntry], list[str]]:
         """The layers by the names of `modules`, and the names in the file that are none of them.
 
         Raises ConfigError where the file is more than can be drawn with: half of it would change the model otherwise;
         and where its scale is not known.
         """
-        if self.problems:
-            raise ConfigError(f"{self.path.name} cannot be used: {self.problems[0]}")
+        self.require_scale()
         for fault, names in (("cannot be used", self.strange_keys), ("lacks its other half", self.unpaired)):
             if names:
                 raise ConfigError(

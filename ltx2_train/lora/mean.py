@@ -134,7 +134,8 @@ def _step_of(file: LoraFile) -> int:
 def _require_alike(files: Sequence[LoraFile]) -> None:
     first = files[0]
     for file in files:
-        if file.problems or file.unpaired or file.strange_keys:
+        file.require_scale()
+        if file.unpaired or file.strange_keys:
             raise ConfigError(f"{file.path.name} holds what is not known here, so a mean cannot be made of it.")
         if _sizes(file) != _sizes(first):
             raise ConfigError(

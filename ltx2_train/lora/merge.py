@@ -37,11 +37,12 @@ from .new_file import (
     lora_keys,
     pick_dtype,
     require_each_once,
+    require_no_zero,
     rounded,
     square_sum,
     write_lora,
 )
-from .source import LoraSource, joint_dtype, tell_idle
+from .source import LoraSource, joint_dtype, tell_doubts
 from .targets import branch_of, count_branches
 
 TOOL = "Merging"
@@ -75,7 +76,9 @@ def merge_loras(
         if not any(one.works and factor for one, factor in zip(sources, recipe.multipliers, strict=True)):
             idle = ", ".join(f"{one.path.name} ({one.idle or 'its multiplier is 0'})" for one in sources)
             raise ConfigError(f"The merged LoRA would do nothing, as each of these does: {idle}. Choose others.")
-        notes = tell_idle(sources, events)
+        if recipe.method == "concat":  # orthogonal takes the directions of one out of the other, whatever it counts
+            require_no_zero(paths, recipe.multipliers, "multiplier")
+        notes = tell_doubts(sources, events)
         if clash := _of_versions(sources):
             notes.append(clash)
             events.message(clash, "warning")

@@ -150,6 +150,16 @@ def require_each_once(paths: Sequence[Path | str]) -> None:
         seen.add(path.resolve())
 
 
+def require_no_zero(paths: Sequence[Path | str], numbers: Sequence[float], word: str) -> None:
+    """Raise ConfigError where a LoRA is given the number 0, a `word`, so that nothing of it would count."""
+    for path, number in zip(map(Path, paths), numbers, strict=True):
+        if not number:
+            raise ConfigError(
+                f"The {word} of {path.name} is 0, so nothing of it would count. Leave it out, or give a number that is "
+                "not 0."
+            )
+
+
 def write_lora(
     out: Path,
     entries: Mapping[str, TensorEntry],

@@ -21,7 +21,7 @@ from .low_rank import halved, singular
 from .metadata import HASHES, METADATA_FORMAT
 from .new_file import LoraMade, Losses, check_target, lora_keys, pick_dtype, rounded, square_sum, write_tensors_of
 from .scales import ENTRY
-from .source import LoraSource, tell_idle
+from .source import LoraSource, tell_doubts
 from .targets import branch_of, count_branches
 
 TOOL = "Resizing"
@@ -53,7 +53,7 @@ def resize_lora(
                 f"{source.path.name} has rank {before[-1]} already, so rank {rank} would change nothing. Name a lower "
                 "one."
             )
-        notes = [*tell_idle([source], events), f"from rank {_span(before)}"]
+        notes = [*tell_doubts([source], events), f"from rank {_span(before)}"]
         number, losses = pick_dtype(dtype, source.dtype()), Losses()
         place = pick_device(device)
         tensors: dict[str, Tensor] = {}

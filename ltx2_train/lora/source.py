@@ -16,6 +16,7 @@ from .effect import why_idle
 from .file import LoraEntry, LoraFile, load_lora_header
 from .foreign import family_of
 from .known import known_layer
+from .places import misplaced
 from .targets import layers_text
 
 
@@ -76,9 +77,10 @@ class LoraSource:
         self._file.close()
 
 
-def tell_idle(sources: Sequence[LoraSource], events: Events) -> list[str]:
-    """A sentence on each of `sources` that does nothing, which `events` are told."""
+def tell_doubts(sources: Sequence[LoraSource], events: Events) -> list[str]:
+    """A sentence on each of `sources` that does nothing or has layers that no model has, which `events` are told."""
     told = [f"{one.path.name} does nothing: {one.idle}." for one in sources if one.idle]
+    told += [f"{one.path.name}: {text}" for one in sources for text in misplaced(one.about)]
     for text in told:
         events.message(text, "warning")
     return told
@@ -95,8 +97,7 @@ def joint_dtype(dtypes: Sequence[torch.dtype]) -> torch.dtype:
 
 
 def _require_plain(file: LoraFile, tool: str) -> None:
-    if file.problems:
-        raise ConfigError(f"{file.path.name} cannot be used: {file.problems[0]}")
+    file.require_scale()
     if file.kinds:
         listed = ", ".join(f"{kind} ({layers_text(count)})" for kind, count in file.kinds.items())
         raise ConfigError(

@@ -91,6 +91,7 @@ def test_only_the_transformer_of_a_baked_checkpoint_counts_as_another(tiny, lora
         ({Q: (160, 160)}, [1, 2], "2 strengths were given for 1"),
         ({Q: (160, 160)}, [float("inf")], "no number from -100 to 100"),
         ({Q: (160, 160)}, [0.0], "would stay as it is"),
+        ({Q: (160, 160)}, [1e-30], r"would stay as it is: every change of x\.safetensors is too small"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(tiny, tmp_path, layers, strengths, message):
@@ -119,6 +120,21 @@ def test_what_would_change_nothing_or_is_no_number_is_neither_baked_nor_extracte
         with pytest.raises(CheckpointError, match=rf"{Q} of bad.safetensors holds numbers that are not finite"):
             extract_lora(*pair_, out)
     assert not out.exists()
+
+
+def test_a_change_of_which_rounding_takes_most_is_told_with_advice(tiny, tmp_path):
+    down, up = pair(2, (160, 160))
+    path = write_lora(tmp_path / "small.safetensors", {Q: (down, up * 1e-5)})
+    said = []
+    events = Events()
+    events.message = lambda text, level="info": said.append((level, text))
+    made = bake_loras(tiny.checkpoint, [path], tmp_path / "out.safetensors", events=events)
+    assert made.error["all"] > 0.5
+    assert said[-1][0] == "warning"
+    assert "Bake it at a higher strength, or load the LoRA beside" in said[-1][1]
+    two = [path, write_lora(tmp_path / "other.safetensors", {Q: (down, up)})]
+    with pytest.raises(ConfigError, match=r"The strength of other\.safetensors is 0"):
+        bake_loras(tiny.checkpoint, two, tmp_path / "none.safetensors", [1.0, 0.0])
 
 
 def test_numbers_that_are_not_finite_are_never_baked(tiny, loras, tmp_path):
@@ -179,14 +195,22 @@ def test_what_a_lora_cannot_hold_is_counted(tiny, tmp_path):
     with TensorFile(tiny.checkpoint) as file:
         tensors = {name: file.read(name) for name in file.tensors}
         about = file.metadata
-    tensors[f"{AT}{Q}.weight"] = tensors[f"{AT}{Q}.weight"] + 1
+    before = tensors[f"{AT}{Q}.weight"]
+    tensors[f"{AT}{Q}.weight"] = before + 1
     tensors[f"{AT}{Q}.bias"] = tensors[f"{AT}{Q}.bias"] + 1
     write_tensors(tmp_path / "tuned.safetensors", tensors, about)
     made = extract_lora(tmp_path / "tuned.safetensors", tiny.checkpoint, tmp_path / "out.safetensors")
     assert made.layers == {"video": 1}
-    assert made.notes[0].startswith(f"left out: 1 biases, norms and tables that differ too, {Q}.bias first")
+    said = f"A LoRA cannot hold what differs besides: 1 biases, norms and tables of the transformer, {AT}{Q}.bias first"
+    assert made.notes == [f"{said}."]
+    statistics = "vae.per_channel_statistics.mean-of-means"
+    tensors[f"{AT}{Q}.weight"] = before
+    write_tensors(tmp_path / "beside.safetensors", tensors | {statistics: tensors[statistics] + 1}, about)
+    more = rf"nothing to extract\. {said}; 1 tensors of other parts .*, {statistics} first\."
+    with pytest.raises(ConfigError, match=more):
+        extract_lora(tmp_path / "beside.safetensors", tiny.checkpoint, tmp_path / "none.safetensors")
     (tmp_path / "copy.safetensors").write_bytes(tiny.checkpoint.read_bytes())
-    with pytest.raises(ConfigError, match="have the same weights"):
+    with pytest.raises(ConfigError, match=r"have the same weights .* nothing to extract\.$"):
         extract_lora(tmp_path / "copy.safetensors", tiny.checkpoint, tmp_path / "none.safetensors")
 
 

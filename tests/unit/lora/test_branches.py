@@ -164,6 +164,16 @@ def test_a_lora_that_does_nothing_is_named(lora, tmp_path):
     assert report.text().splitlines()[1] == "zero.safetensors does nothing: every B is zero."
 
 
+def test_a_lora_whose_scale_is_not_known_is_refused_by_name(lora, tmp_path):
+    tensors, metadata = stored(lora)
+    first = next(name for name in tensors if ".attn1." in name).partition(".lora_")[0]
+    save_file({**tensors, f"{first}.alpha": torch.tensor(1.0)}, tmp_path / "doubt.safetensors", metadata)
+    for rewrite in (keep_branches, drop_branches):
+        with pytest.raises(ConfigError, match=r"doubt\.safetensors cannot be used: .* have no \.alpha"):
+            rewrite(tmp_path / "doubt.safetensors", ["audio"], tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 def test_a_layer_that_lacks_its_other_half_is_refused_by_name(lora, tmp_path):
     tensors = load_file(lora)
     gone = next(name for name in tensors if name.endswith("lora_A.weight"))

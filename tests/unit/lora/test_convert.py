@@ -16,6 +16,7 @@ from ltx2_train.lora.file import load_lora_state
 from ltx2_train.lora.known import known_layer
 from ltx2_train.lora.merge import merge_loras
 from ltx2_train.lora.names import in_diffusers, split_key
+from ltx2_train.lora.report import inspect_lora
 from ltx2_train.lora.resize import resize_lora
 
 LAYERS = {
@@ -192,6 +193,23 @@ def test_what_rounding_takes_is_counted_and_a_layer_that_it_takes_whole_is_refus
         with pytest.raises(ConfigError, match=told):
             tool(tmp_path / f"none{number}.safetensors")
         assert not (tmp_path / f"none{number}.safetensors").exists()
+
+
+def test_layers_that_no_model_has_are_told(tmp_path):
+    q = f"{BLOCK}.attn1.to_q"
+    far = {q: pair(2), "transformer_blocks.99.attn1.to_q": pair(2)}
+    odd = {q: pair(2), q.replace(".0.", ".1."): pair(2), f"{BLOCK}.attn1.to_k": pair(2, (12, 3))}
+    wide = {q.replace(".0.", f".{block}."): pair(2, (12, 10 if block else 11)) for block in range(3)}
+    blocks = "1 of 2 layers lie in blocks beyond the last, transformer_blocks.99.attn1.to_q first"
+    for layers, said in (
+        (far, f"{blocks}: every LTX has at most 48."),
+        (odd, f"{BLOCK}.attn1.to_k is 12x3, where others have attn1 with inputs of 10: no model has both."),
+        (wide, f"{q} is 12x11, where others have attn1.to_q of 12x10: no model has both."),
+    ):
+        path = write_lora(tmp_path / "x.safetensors", layers)
+        assert said in inspect_lora(path).problems
+        report = convert_lora(path, "official", tmp_path / "out.safetensors", replace=True)
+        assert report.notes[0] == f"x.safetensors: {said}"
 
 
 @pytest.mark.parametrize("idle", ["alpha", "B"])

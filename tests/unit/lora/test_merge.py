@@ -176,6 +176,7 @@ def test_orthogonal_copies_layers_of_one_file_and_never_exceeds_a_layer(tmp_path
         (["a", "b"], {"multipliers": [1, 2, 3]}, "3 multipliers were given for 2"),
         (["a", "b"], {"multipliers": [float("nan")]}, "no number from -100 to 100"),
         (["a", "b"], {"multipliers": [0.0]}, "would do nothing"),
+        (["a", "b"], {"multipliers": [1.0, 0.0]}, r"The multiplier of b\.safetensors is 0.* Leave it out"),
         (["a", "b", "a"], {}, "a.safetensors is named twice. Name it once, with a number that is twice as high"),
         (["a", "b"], {"method": "add"}, "method is 'add'. Choose concat or orthogonal"),
         (["a", "b"], {"rank_mode": "mean"}, "rank_mode is 'mean'"),

@@ -1,0 +1,52 @@
+"""Layers of a LoRA that no LTX has: in a block beyond the last one, or of another size than in the other blocks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from ..families import FAMILIES, name_of
+from .file import LoraFile
+from .known import known_layer
+from .targets import block_of, layers_text
+
+_SELF_ATTENTION = ("attn1.to_q", "attn1.to_k", "attn1.to_v")  # all read the width of their stream, the sound's as well
+
+
+def misplaced(file: LoraFile) -> list[str]:
+    """Sentences on layers of `file` that no checkpoint of its version has; those of names that are not known aside."""
+    sizes = {layer: entry.size for name, entry in file.layers.items() if (layer := known_layer(name)) is not None}
+    return [*_beyond(file.version, sizes), *_of_other_sizes(sizes)]
+
+
+def _beyond(version: str, sizes: Mapping[str, tuple[int, int]]) -> Iterator[str]:
+    blocks = FAMILIES[version].blocks if version in FAMILIES else max(family.blocks for family in FAMILIES.values())
+    far = [layer for layer in sizes if block_of(layer) and int(block_of(layer)) >= blocks]
+    if far:
+        whose = f"{name_of(version)} has" if version in FAMILIES else "every LTX has at most"
+        count = f"{len(far)} of {layers_text(len(sizes))}"
+        yield f"{count} lie in blocks beyond the last, {far[0]} first: {whose} {blocks}."
+
+
+def _of_other_sizes(sizes: Mapping[str, tuple[int, int]]) -> Iterator[str]:
+    """Blocks are alike, so that a layer has one size in all of them."""
+    counts: dict[str, Counter[tuple[int, ...]]] = {}
+    for layer, size in sizes.items():
+        for what, value in _alike(layer, size).items():
+            counts.setdefault(what, Counter())[value] += 1
+    for layer, size in sizes.items():
+        for what, value in _alike(layer, size).items():
+            usual = counts[what].most_common(1)[0][0]
+            if value != usual:
+                sizes_there = "x".join(map(str, usual))
+                yield f"{layer} is {size[0]}x{size[1]}, where others have {what} {sizes_there}: no model has both."
+                return
+
+
+def _alike(layer: str, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """What of a layer's size is the same in the layers like it: what that is -> its value."""
+    kind = layer.split(".", 2)[-1] if block_of(layer) else layer
+    alike: dict[str, tuple[int, ...]] = {f"{kind} of": size}
+    if kind.endswith(_SELF_ATTENTION):
+        alike[f"{kind.rpartition('.')[0]} with inputs of"] = size[1:]
+    return alike
