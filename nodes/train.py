@@ -289,8 +289,8 @@ def tell_end(events: host.ComfyEvents, error: BaseException) -> None:
     if not isinstance(error, Stopped):
         events.finish("failed", str(error))
         return
-    more = host.drop_presses(events.view.title)
-    events.finish("stopped", f"{error}{f' It was queued {more} times more; that was taken back.' if more else ''}")
+    more = host.take_back_presses(events.view.title)
+    events.finish("stopped", f"{error}{f' It was queued {more} times more; that is taken back.' if more else ''}")
 
 
 def seen(events: host.ComfyEvents, run: handles.FinishedRun) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from .folders import (
     vae_names,
     vae_path,
 )
-from .jobs import drop_presses, nothing, training_job
+from .jobs import nothing, take_back_presses, training_job
 from .page import ComfyEvents, add_routes, preview, preview_all
 
 if TYPE_CHECKING:  # Any to a type checker, so that it says the same with ComfyUI on the path and without
@@ -45,7 +45,7 @@ __all__ = [
     "InputImpl",
     "add_routes",
     "checkpoint_names",
-    "drop_presses",
+    "take_back_presses",
     "checkpoint_path",
     "checkpoints_folder",
     "input_folder",

@@ -15,6 +15,8 @@ from ..words import in_graph, in_widget_words, speaking_as
 TRAINS = "LTX2T_Train"  # how the ids of nodes that train begin
 logger = logging.getLogger("ltx2_trainer")
 
+_taken_back: set[str] = set()  # ids of prompts that a stop of another one has ended before they began
+
 
 @contextlib.contextmanager
 def training_job(node: str = "") -> Iterator[None]:
@@ -28,7 +30,10 @@ def training_job(node: str = "") -> Iterator[None]:
     """
     import torch
 
-    prompt, by_page = _running_prompt()
+    number, prompt, by_page = _running_prompt()
+    if number in _taken_back:
+        _taken_back.discard(number)
+        raise _interrupted()
     if text := unknown(prompt, by_page):
         raise RuntimeError(text)
     with torch.inference_mode(False), torch.enable_grad(), in_graph(titles(prompt)), speaking_as(node):
@@ -49,12 +54,12 @@ def _queue() -> Any:
     return getattr(getattr(PromptServer, "instance", None), "prompt_queue", None)
 
 
-def _running_prompt() -> tuple[dict[str, Any], bool]:
-    """The prompt that is run, as it was sent, and whether the page sent it; empty where there is none."""
+def _running_prompt() -> tuple[str, dict[str, Any], bool]:
+    """Id of the prompt that is run, what was sent, and whether the page sent it; empty where there is none."""
     running = getattr(_queue(), "currently_running", None) or {}
-    for _, _, prompt, extra, *_ in running.values():  # one at a time
-        return prompt, "workflow" in (extra.get("extra_pnginfo") or {})  # which the page sends along
-    return {}, False
+    for _, number, prompt, extra, *_ in running.values():  # one at a time
+        return number, prompt, "workflow" in (extra.get("extra_pnginfo") or {})  # which the page sends along
+    return "", {}, False
 
 
 def _interrupted() -> BaseException:
@@ -68,23 +73,19 @@ def _interrupted() -> BaseException:
     return management.InterruptProcessingException()
 
 
-def drop_presses(run_name: str) -> int:
-    """Take out of ComfyUI's queue what would train the run `run_name` again; how many prompts that were.
+def take_back_presses(run_name: str) -> int:
+    """Have what waits in ComfyUI's queue to train the run `run_name` again end as it begins; how many prompts that are.
 
-    So one X ends a run, however often Run was pressed for it.
+    So one X ends a run, however often Run was pressed for it, and who waits for a prompt is told of its end.
     """
-    queue = _queue()
-    if queue is None:
-        return 0
 
-    def trains(waiting: Any) -> bool:
-        nodes = [node for node in waiting[2].values() if str(node.get("class_type", "")).startswith(TRAINS)]
+    def trains(prompt: dict[str, Any]) -> bool:
+        nodes = [node for node in prompt.values() if str(node.get("class_type", "")).startswith(TRAINS)]
         return any(node.get("inputs", {}).get("run_name") == run_name for node in nodes)
 
-    dropped = 0
-    while queue.delete_queue_item(trains):
-        dropped += 1
-    return dropped
+    waiting = {item[1] for item in list(getattr(_queue(), "queue", ())) if trains(item[2])}
+    _taken_back.update(waiting)
+    return len(waiting)
 
 
 def nothing(why: str) -> Any:

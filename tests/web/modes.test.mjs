@@ -20,7 +20,7 @@ test("sizes of pictures are greyed where sound alone is trained, and come back w
   const base = made("LTX2T_LoadBaseModel", { mode: "audio" })
   const data = made("LTX2T_PrepareDataset", { width: 512, height: 512, frames: 49 }, { model: base })
   const train = made("LTX2T_TrainLoRA", { steps: 5, sample_width: 768, sample_audio: true }, { prepared: data })
-  const sample = made("LTX2T_SampleLoRA", { width: 768 }, { run: train })
+  const sample = made("LTX2T_SampleLoRA", { width: 768, audio_file: "merge" }, { run: train })
   const idle = new WeakMap()
   const nodes = [data, train, sample]
   assert.deepEqual(nodes.map((node) => showIdle(node, idle)), [true, true, true])
@@ -32,7 +32,7 @@ test("sizes of pictures are greyed where sound alone is trained, and come back w
   assert.equal(data.widgets[0].label, undefined)
   base.widgets[0].value = "video"
   for (const node of nodes) showIdle(node, idle)
-  assert.deepEqual(nodes.flatMap(greyed), ["sample audio (no sound)"])
+  assert.deepEqual(nodes.flatMap(greyed), ["sample audio (no sound)", "audio file (no sound)"])
 })
 
 test("what a recipe says is the recipe's, and a mode that cannot be told greys nothing", () => {
@@ -43,4 +43,16 @@ test("what a recipe says is the recipe's, and a mode that cannot be told greys n
   assert.equal(modeOf(made("LTX2T_SampleLoRA", {}, { run: null })), null)
   base.inputs = [{ name: "mode", widget: { name: "mode" }, link: 7 }]
   assert.equal(modeOf(train), null)
+})
+
+test("a base inside of subgraphs is found", () => {
+  const base = made("LTX2T_LoadBaseModel", { mode: "audio" })
+  const around = (node) => ({ isSubgraphNode: () => true, resolveSubgraphOutputLink: (slot) => (slot === 2 ? { outputNode: node, link: { origin_slot: 2 } } : undefined) })
+  const data = made("LTX2T_PrepareDataset", { width: 512 }, { model: around(around(base)) })
+  data.getInputLink = () => ({ origin_slot: 2 })
+  assert.equal(modeOf(data), "audio")
+  data.getInputLink = () => ({ origin_slot: 0 })
+  assert.equal(modeOf(data), null, "nothing is connected in there")
+  const compare = made("LTX2T_CompareCheckpoints", { width: 512 }, { checkpoints: made("LTX2T_PickCheckpoints", {}, { run: made("LTX2T_TrainLoRA", {}, { model: base }) }) })
+  assert.equal(modeOf(compare), "audio")
 })

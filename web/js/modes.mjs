@@ -1,16 +1,17 @@
 // Widgets that the mode of the base has no use for are greyed, so that what can be changed counts. Knows nodes, not the page.
 
-import { OWN } from "./recipes.mjs"
+import { behind, OWN } from "./recipes.mjs"
 
 const BASE = "LTX2T_LoadBaseModel"
-const SOCKETS = ["run", "prepared", "model"] // by which the base comes to a node, the one that counts first
+const SOCKETS = ["checkpoints", "run", "prepared", "model"] // by which the base comes to a node, the one that counts first
 const IDLE = {
   audio: {
     LTX2T_PrepareDataset: ["width", "height"],
     LTX2T_TrainLoRA: ["sample_width", "sample_height"],
     LTX2T_SampleLoRA: ["width", "height"],
+    LTX2T_CompareCheckpoints: ["width", "height"],
   },
-  video: { LTX2T_TrainLoRA: ["sample_audio"], LTX2T_SampleLoRA: ["audio_format"] },
+  video: { LTX2T_TrainLoRA: ["sample_audio"], LTX2T_SampleLoRA: ["audio_file", "audio_format"] },
 }
 const WHY = { audio: "no picture", video: "no sound" }
 
@@ -24,11 +25,6 @@ export function modeOf(node) {
     at = SOCKETS.map((name) => behind(at, name)).find(Boolean)
   }
   return null
-}
-
-function behind(node, name) {
-  const slot = node.inputs?.findIndex((input) => input.name === name) ?? -1
-  return slot < 0 ? null : node.getInputNode(slot)
 }
 
 // Grey what `node` has no use for, as told in `idle` (widget -> its label before), and give back what it has. Whether anything was changed.

@@ -27,13 +27,25 @@ function settingOf(told, name, node) {
   return { ...inputs?.required, ...inputs?.optional }[inner]?.[1]?.setting
 }
 
+// The node behind the socket `name` of `node`, in a subgraph too; null where there is none.
+export function behind(node, name) {
+  const slot = node.inputs?.findIndex((input) => input.name === name) ?? -1
+  let at = slot < 0 ? null : node.getInputNode(slot)
+  let link = at?.isSubgraphNode?.() ? node.getInputLink(slot) : null
+  while (at?.isSubgraphNode?.()) {
+    const inside = at.resolveSubgraphOutputLink(link.origin_slot)
+    at = inside?.outputNode
+    link = inside?.link
+  }
+  return at ?? null
+}
+
 // The nodes behind the socket `options` of `node`, the nearest first; those that are bypassed give nothing of their own.
 export function chain(node) {
   const found = []
   let at = node
   for (let far = 0; far < 100; far++) {
-    const slot = at.inputs?.findIndex((input) => input.name === SOCKET) ?? -1
-    at = slot < 0 ? null : at.getInputNode(slot)
+    at = behind(at, SOCKET)
     if (!at || at.mode === MUTED) break
     if (at.mode !== BYPASSED) found.push(at)
   }
