@@ -47,7 +47,7 @@ from ..device import DTYPE_NAMES, DTYPES
 from ..errors import CacheError, CheckpointError, DataError
 from ..files import CHECK_SUMS, check_sum, digest, write_checked
 from ..shapes import AudioLatentShape, LatentShape
-from ..weights.fingerprint import same_weights
+from ..weights.fingerprint import plain_print, same_weights
 from ..weights.reader import TensorFile
 from .notes import damage, note_damage
 
@@ -240,6 +240,11 @@ class CacheFile:
         which a card may round otherwise. "" for files of others, which say none of it."""
         said = [self.metadata.get(key, "") for key in ("source", "settings", "checkpoint")]
         return digest(*said) if self.fingerprinted else ""
+
+    def made_by(self, key: str, weights: str) -> bool:
+        """Whether `weights`, a fingerprint, made a file whose name has it; an older one does not say so under `key`.
+        A fingerprint "" is not compared."""
+        return not weights or same_weights(self.metadata.get(key, plain_print(weights)), weights)
 
     def record(self, key: str) -> dict[str, Any]:
         """A table stored as JSON in the metadata; empty where absent or unreadable."""

@@ -42,7 +42,7 @@ def plan_dataset(
 
     Messages go to `events`, those about frame rates in the words of the community trainer. `brief`: what is left out is
     named and no more, where another command has said why. Raises ConfigError where a file lies in place of a folder of
-    caches, and DataError where a dataset has nothing to offer: folder
+    caches (not looked at with `only`), and DataError where a dataset has nothing to offer: folder
     missing or empty, no captions, all clips too short or unreadable.
     """
     events = events or Events()

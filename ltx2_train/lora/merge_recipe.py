@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import ConfigError
+from ..weights.fingerprint import same_weights
 from .choices import MERGE_METHODS, MERGED_RANKS
 from .metadata import REFERENCE, describe_run, file_name
 from .new_file import HIGHEST_STRENGTH, pick_dtype
@@ -85,7 +86,7 @@ def merged_metadata(
     rank = max(ranks.values())
     base = {
         "file": _agreed([file_name(one.about.base) for one in sources]),
-        "fingerprint": _agreed([one.metadata.get("base_fingerprint", "") for one in sources]),
+        "fingerprint": _agreed_weights([one.metadata.get("base_fingerprint", "") for one in sources]),
         "version": _agreed([one.version for one in sources]),
     }
     triggers = dict.fromkeys(one.about.trigger for one in sources)
@@ -125,6 +126,12 @@ def _agreed(values: Sequence[str]) -> str:
     """What all say that say anything; "" where they differ."""
     said = set(values) - {""}
     return said.pop() if len(said) == 1 else ""
+
+
+def _agreed_weights(fingerprints: Sequence[str]) -> str:
+    """As `_agreed`, of fingerprints of which those of older versions are shorter."""
+    longest = max(fingerprints, key=len)
+    return longest if all(same_weights(one, longest) for one in fingerprints if one) else ""
 
 
 def _reference(sources: Sequence[LoraSource], key: str) -> str | None:

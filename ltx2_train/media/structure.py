@@ -29,7 +29,7 @@ GIF_HEAD, GIF_EXTENSION, GIF_PICTURE, GIF_END = 13, 0x21, 0x2C, 0x3B
 # A segment's own tables decide how all of it is read; a wrong check sum of the others (tags, index) does no harm to it.
 HEADERS = {b"\x15\x49\xa9\x66": "Info", b"\x16\x54\xae\x6b": "Tracks"}
 OGG_PAGE, OGG_HEAD = b"OggS", 27
-SOUNDS = (b"fLaC", OGG_PAGE, b"FORM")
+SOUND_HEADS = (b"fLaC", OGG_PAGE, b"FORM")
 FLAC_BEGIN = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # its first block is always of 34 bytes
 OGG_BEGINS, OGG_ENDS = 2, 4  # flags of the first and the last page of a stream
 STREAMED = frozenset((0, 0x7FFFFFFF, 0xFFFFFFFF))  # sizes written by programs that could not go back
@@ -120,7 +120,9 @@ def behind_end(path: Path) -> str:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
                 return _behind_wav(data)
-            what, second = ("recording", _second_sound(data)) if data[:4] in SOUNDS else ("film", _second_film(data))
+            what, second = (
+                ("recording", _second_sound(data)) if data[:4] in SOUND_HEADS else ("film", _second_film(data))
+            )
     return f"holds a second {what} from byte {second:,} on; only the first is read" if second else ""
 
 

@@ -42,7 +42,7 @@ from ..media.video import read_frames
 from ..models.audio_vae import AudioVAE
 from ..models.video_vae import VideoVAE
 from ..shapes import TEMPORAL_FACTOR, AudioLatentShape, LatentShape, VideoShape
-from ..weights.fingerprint import plain_print, same_weights
+from ..weights.fingerprint import plain_print
 from .prompts import Prompt
 from .recompress import recompressed
 from .shown import Shown, picks, probed_picture, sound_seconds
@@ -96,12 +96,15 @@ class GivenMedia:
         try:
             file = CacheFile(path)
             file.require_name()
-            weights = self.video_vae if shown.stream == OF_VIDEO else self.audio_vae
-            if weights and not same_weights(file.metadata.get("checkpoint", plain_print(weights)), weights):
+            if not file.made_by("checkpoint", self.weights(shown)):
                 return None  # of another VAE: made again
             return file.latents() if shown.stream == OF_VIDEO else file.audio_latents()
         except CacheError:
             return None  # damaged: made again
+
+    def weights(self, shown: Shown) -> str:
+        """The fingerprint of what encodes `shown`."""
+        return self.video_vae if shown.stream == OF_VIDEO else self.audio_vae
 
     def make(self, prompt: Prompt, shown: Shown, vae: Any, events: Events) -> Tensor:
         """The same, encoded by `vae` on the device it is on, and kept. Raises DataError."""

@@ -22,7 +22,7 @@ from ..errors import CacheError, DataError, RunError
 from ..events import Events
 from ..files import digest
 from ..models.text import TextFeatures
-from ..weights.fingerprint import plain_print, same_weights
+from ..weights.fingerprint import plain_print
 from ..weights.gemma_settings import GemmaSettings
 from ..weights.text_encoder import TextEncoder, device_bytes, text_fingerprint
 
@@ -98,7 +98,7 @@ def _kept(path: Path, fingerprint: str) -> TextFeatures | None:
     with contextlib.suppress(CacheError):
         file = CacheFile(path)
         file.require_name()
-        if same_weights(file.metadata.get(ENCODER, plain_print(fingerprint)), fingerprint):
+        if file.made_by(ENCODER, fingerprint):
             return read_compact(file)
     return None
 

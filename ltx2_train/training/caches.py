@@ -174,7 +174,7 @@ def _planned(
     plan = plan_dataset(dataset, events)
     for one in trained_by:
         require_items_used(one, plan.items)
-        require_media_apart(one, plan.items)
+        require_media_apart(one, plan)
         check_items(one, plan)
         check_items_of(one, plan, dataset_triggers(dataset))
     silent = bool(plan.items) and all(item.sound is None for item in plan.items)

@@ -67,6 +67,16 @@ from .trackers import check_trackers
 from .unused import require_samples_used, require_used
 from .watch import describe_mix, require_heard, warn_of_captions
 
+# what is told where it is looked at: the one counts where a run begins, of the others a setting decides
+TOLD = (
+    "lora.weights",
+    "train.learning_rate",
+    "train.audio_learning_rate",
+    "train.lr_args",
+    "train.loraplus_ratio",
+    "train.changed_rate",
+)
+
 
 @dataclass
 class Checked:
@@ -97,21 +107,26 @@ class Checked:
     def version(self) -> str:
         return self.files.version
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run has taken all its steps already."""
+        manifest = self.folder.manifest
+        return manifest.get("status") == "finished" and manifest.get("step", 0) >= self.total
+
     def finished_lora(self) -> Path | None:
-        """The LoRA of a run that has taken all its steps already, so that nothing need be loaded.
+        """The LoRA of a run that is finished, so that nothing need be loaded.
 
         None where the newest one is damaged and a state is there to write it from.
         """
         folder, manifest = self.folder, self.folder.manifest
-        if manifest.get("status") != "finished" or manifest.get("step", 0) < self.total:
+        if not self.finished:
             return None
         saved = [path for _, path in reversed(list_loras(folder.loras, folder.name))]
         candidates = [folder.loras / str(manifest.get("lora") or "-"), *saved]
         there = [path for path in candidates if path.is_file()]
-        whole = [path for path in there if _is_whole(path)]
-        if there[:1] != whole[:1] and list_states(folder.states):
+        if there and not _is_whole(there[0]) and list_states(folder.states):
             return None
-        return whole[0] if whole else None
+        return next(filter(_is_whole, there), None)
 
 
 def _is_whole(path: Path) -> bool:
@@ -127,7 +142,8 @@ def check(config: RunConfig, events: Events, peers: Peers = ALONE) -> Checked:
 
     Of several processes the first opens it before the others look into it.
     """
-    checked = peers.lead(lambda: _check(config, events, peers))
+    with heeding(events):
+        checked = peers.lead(lambda: _check(config, events, peers))
     opened = peers.told(checked and checked.folder.path)
     if checked is None:
         assert opened is not None
@@ -224,9 +240,10 @@ def open_checked(
         record = {"run.toml": config.to_toml(), **(written or {})}
         if checked.finished_lora() is None:
             folder.require_state()
-            _tell_changed(folder, config, written or {}, events)
-        else:
+        if checked.finished:
             record, checked.unused = finished_record(folder.path, config, written or {})
+        else:
+            _tell_changed(folder, config, written or {}, events)
         for name, text in record.items():
             save_text(folder, name, text)
     except BaseException:
@@ -238,7 +255,7 @@ def open_checked(
 def _tell_changed(folder: RunFolder, config: RunConfig, written: Mapping[str, str], events: Events) -> None:
     """Name the settings of a run that goes on which are others than when it was last started."""
     names = finished_record(folder.path, config, written)[1] if folder.manifest.get("step") else []
-    if changed := [name for name in names if name != "lora.weights"]:  # which counts where a run begins, as is told
+    if changed := [name for name in names if not name.startswith(TOLD)]:
         events.message(f"Changed since the run was last started, and used from its next step on: {', '.join(changed)}.")
 
 

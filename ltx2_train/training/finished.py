@@ -1,7 +1,7 @@
 """A run that has been there before: what was changed since then is told by name.
 
 Where it has taken all its steps nothing of that has an effect: the run's record of itself keeps what its steps used,
-and only where its files lie is written anew.
+and only where the base and the dataset file lie is written anew.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def finished_record(folder: Path, config: RunConfig, written: Mapping[str, str])
         texts["run.toml"] = _with_places(then, config).to_toml()
     with suppress(TrainerError):
         recorded = read_toml(folder / DATASET)
-        changed = _differences(_dataset(recorded), _dataset(parse_toml(texts.pop(DATASET), DATASET)))
+        given = texts.pop(DATASET)  # what is recorded stays
+        changed = _differences(_dataset(recorded), _dataset(parse_toml(given, DATASET)))
         names += [name for name in changed if name.rpartition(".")[2].partition("[")[0] not in _MEDIA]
     return texts, names
 

@@ -6,12 +6,13 @@ Needed before anything is loaded; what is measured on them is in validation.py.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from ..caching.cache_file import CacheFile
 from ..config import RunConfig
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.items import Item
+from ..dataset.plan import DatasetPlan
 from ..dataset.sources import copies
 from ..errors import ConfigError
 from ..feed.loader import Sample, TrainingSet
@@ -74,13 +75,13 @@ def require_apart(config: RunConfig, data: TrainingSet) -> None:
         )
 
 
-def require_media_apart(config: RunConfig, items: Sequence[Item]) -> None:
+def require_media_apart(config: RunConfig, plan: DatasetPlan) -> None:
     """Raise ConfigError that names media which would be both trained on and measured, or says that none of those to be
-    measured has what the mode trains, before they are encoded. `items` may lack those of datasets of caches alone."""
+    measured has what the mode trains, before they are encoded. What datasets of caches alone hold is not known yet."""
     if not config.validation.wanted:
         return
-    trained, held = ([item for item in items if item.dataset.validation == one] for one in (False, True))
-    if held and not any(_is_of(config.model.mode, item) for item in held):
+    trained, held = ([item for item in plan.items if item.dataset.validation == one] for one in (False, True))
+    if held and not plan.from_caches and not any(_is_of(config.model.mode, item) for item in held):
         raise _no_use(config)
     measured = dict.fromkeys(item.source.media.path for item in held[: config.validation.clips or None])
     known = dict.fromkeys(item.source.media.path for item in trained)

@@ -19,7 +19,7 @@ import math
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -105,13 +105,13 @@ def train_checked(checked: Checked, events: Events) -> RunResult:
     """As `train`, of a run whose inputs have been found good; its folder is closed afterwards."""
     first = checked.peers.first
     try:
+        if unused := _unused_words(checked.unused):
+            events.message(f"{checked.folder.name} is finished, so nothing is trained. {unused}", "warning")
         if (lora := checked.finished_lora()) is not None:
             product = "Checkpoint" if checked.config.train.what == "full" else "LoRA"
             step = int(checked.folder.manifest.get("step", checked.total))
             above = f" above {step}" if step > checked.total else ""
             text = f"Finished before: {step} steps. Raise train.steps{above} to go on. {product}: {lora}"
-            if unused := _unused_words(checked.unused):
-                events.message(f"{checked.folder.name} is finished, so nothing was trained. {unused}", "warning")
             return RunResult(checked.folder.path, lora, step, checked.total, text, unused)
         with tracked(checked.config, checked.folder.path, events) if first else contextlib.nullcontext(events) as told:
             asked = Asked(told, checked.folder.path if first else None)
@@ -271,9 +271,7 @@ class _Loop:
         if finite and run.mean is not None:
             run.mean.update()
         run.scaler.update()
-        with warnings.catch_warnings():
-            if not finite:  # torch minds that the optimizer has taken no step yet
-                warnings.simplefilter("ignore", UserWarning)
+        with contextlib.nullcontext() if finite else _unwarned():
             run.schedule.step()
         run.optimizer.zero_grad(set_to_none=True)
         epochs = run.place[0], place[0]
@@ -524,6 +522,14 @@ def _merged(numbers: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[
         for name, values in columns.items():
             merged.setdefault(name, []).extend(values)
     return merged
+
+
+@contextlib.contextmanager
+def _unwarned() -> Iterator[None]:
+    """torch minds that the optimizer has taken no step yet where all before were left out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _parts(run: Run, ready: Ready) -> Iterable[StepTerms]:

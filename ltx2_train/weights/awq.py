@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..files import write_tensors
+from .fingerprint import same_weights
 from .reader import TensorFile
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,8 @@ def collect_activations(model: nn.Module, run_batches: Callable[[], object], pat
 
 
 def save_activations(path: Path | str, activations: Mapping[str, Tensor], made_from: Mapping[str, str]) -> None:
-    """Write what was measured, atomically; `made_from` says on what (fingerprints, numbers of batches, mode)."""
+    """Write what was measured, atomically; `made_from` says on what: the fingerprint of the `checkpoint`, numbers of
+    batches, mode."""
     write_tensors(path, activations, {"format_version": _VERSION, **made_from})
 
 
@@ -81,6 +83,9 @@ def load_activations(path: Path | str, made_from: Mapping[str, str]) -> dict[str
         return None
     with TensorFile(path) as file:
         expected = {"format_version": _VERSION, **made_from}
+        base = expected.pop("checkpoint")
         if any(file.metadata.get(key) != value for key, value in expected.items()):
+            return None
+        if not same_weights(file.metadata.get("checkpoint"), base):
             return None
         return {name: file.read(name) for name in file.tensors}

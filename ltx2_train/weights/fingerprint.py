@@ -21,6 +21,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..files import digest
+from ..threads import heed
 from . import keys
 from .probe import model_family
 from .reader import TensorFile
@@ -71,6 +72,7 @@ def middles(places: Mapping[str, tuple[TensorFile, str]]) -> str:
     found = {}
     # as they lie, for disks that turn
     for name in sorted(places, key=lambda name: _lies(*places[name])):
+        heed()
         file, stored = places[name]
         found[name] = file.read_bytes(stored, file.tensors[stored].nbytes // 2, _MIDDLE)
     return digest(*(piece for name in sorted(found) for piece in (name, found[name])))

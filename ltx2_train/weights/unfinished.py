@@ -17,7 +17,8 @@ _BYTES = 1024
 def unfinished(path: Path) -> str:
     """A sentence about the safetensors file at `path`, or those of a folder, where large weights are zero; else ""."""
     zero, count = [], 0
-    for one in sorted(path.glob("*.safetensors")) if path.is_dir() else (path,):
+    folder = path / "text_encoder" if (path / "text_encoder").is_dir() else path  # of a whole pipeline
+    for one in sorted(folder.glob("*.safetensors")) if folder.is_dir() else (path,):
         with contextlib.suppress(CheckpointError), TensorFile(one) as file:  # what cannot be read is told elsewhere
             large = [n for n, info in file.tensors.items() if n.endswith(".weight") and info.nbytes >= _LARGE]
             large.sort(key=lambda name, file=file: file.tensors[name].offset)

@@ -1,6 +1,6 @@
 // Widgets that the mode of the base has no use for are greyed, so that what can be changed counts. Knows nodes, not the page.
 
-import { behind, OWN } from "./recipes.mjs"
+import { behind } from "./recipes.mjs"
 
 const BASE = "LTX2T_LoadBaseModel"
 const SOCKETS = ["checkpoints", "run", "prepared", "model"] // by which the base comes to a node, the one that counts first
@@ -33,7 +33,7 @@ export function showIdle(node, idle) {
   const names = IDLE[mode]?.[node.comfyClass] ?? []
   let changed = false
   for (const widget of node.widgets ?? []) {
-    const unused = names.includes(widget.name) && !(widget.name in (node.properties?.[OWN] ?? {}))
+    const unused = names.includes(widget.name)
     if (unused === idle.has(widget)) continue
     if (unused) {
       idle.set(widget, widget.label)

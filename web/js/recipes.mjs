@@ -1,7 +1,7 @@
 // Numbers of a recipe, or of Optimizer Options, in the nodes that it goes into. There they stand in place of the node's own and cannot be changed,
 // so that what is in view is what is used; when the recipe goes, the node's own come back. Knows nodes, not the page.
 
-export const OWN = "ltx2t_own" // property of a node: what its widgets held before a recipe came, by name
+const OWN = "ltx2t_own" // property of a node: what its widgets held before a recipe came, by name
 const SOCKET = "options"
 const MUTED = 2
 const BYPASSED = 4

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pytest
+
 from ltx2_train.config import make_run
+from ltx2_train.errors import ConfigError
 from ltx2_train.training import metrics
 from ltx2_train.training.chart import chart_image
+from ltx2_train.training.held_out import require_media_apart
 from ltx2_train.training.metrics import KEPT_ROWS, MetricsLog
 from ltx2_train.training.validation import rising, sigmas_of
 
@@ -71,3 +77,16 @@ def test_the_chart_has_a_line_of_it():
     assert chart_image(training).tobytes() != chart_image(measured).tobytes()
     colours = [colour for _, colour in chart_image(measured).getcolors(1 << 20)]
     assert any(red > 190 and blue < 60 for red, _, blue in colours), "the line of the validation is orange"
+
+
+def test_clips_of_caches_alone_may_be_what_the_mode_measures(tmp_path):
+    """Of them nothing is known before the caches are read."""
+    run = make_run({"model": {"mode": "audio"}, "validation": {"every": 1}})
+    (tmp_path / "a.mp4").write_bytes(b"film")
+    media = SimpleNamespace(path=tmp_path / "a.mp4")
+    silent = SimpleNamespace(
+        dataset=SimpleNamespace(validation=True), kind="video", sound=None, source=SimpleNamespace(media=media)
+    )
+    with pytest.raises(ConfigError, match=r"model\.mode = audio"):
+        require_media_apart(run, SimpleNamespace(items=[silent], from_caches=()))
+    require_media_apart(run, SimpleNamespace(items=[silent], from_caches=("caches",)))

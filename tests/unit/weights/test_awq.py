@@ -134,7 +134,7 @@ def test_layers_that_saw_nothing_are_not_scaled_and_nonsense_is_named(caplog):
 
 
 def test_what_was_measured_is_kept_for_the_same_inputs_only(tmp_path):
-    path, about = tmp_path / "awq_scales.safetensors", {"transformer": "abc", "data": "def", "batches": "8"}
+    path, about = tmp_path / "awq_scales.safetensors", {"checkpoint": "abc", "mode": "av", "batches": "8"}
     assert load_activations(path, about) is None
     save_activations(path, {"a.b": torch.rand(5)}, about)
     assert load_activations(path, about).keys() == {"a.b"}

@@ -5,7 +5,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ltx2_train.errors import CheckpointError
+from ltx2_train.lora.merge_recipe import _agreed_weights
 from ltx2_train.weights import keys
+from ltx2_train.weights.awq import load_activations, save_activations
 from ltx2_train.weights.fingerprint import part_fingerprint, same_weights, video_encoder_fingerprint
 from ltx2_train.weights.reader import TensorFile
 
@@ -109,5 +111,11 @@ def test_what_older_versions_wrote_is_compared_as_far_as_it_goes(tiny, contents,
     assert same_weights(now[:16], now)
     assert same_weights(now, now)
     assert not same_weights(now[:16], video_encoder_fingerprint(tiny.checkpoint))
+    save_activations(tmp_path / "awq.safetensors", {"a": torch.ones(2)}, {"checkpoint": now[:16], "mode": "av"})
+    for checkpoint, mode, found in ((now, "av", True), (now, "video", False), (now[::-1], "av", False)):
+        made_from = {"checkpoint": checkpoint, "mode": mode}
+        assert (load_activations(tmp_path / "awq.safetensors", made_from) is not None) == found
+    assert _agreed_weights([now[:16], "", now]) == now
+    assert _agreed_weights([now, now[::-1]]) == ""
     assert not same_weights("", now)
     assert not same_weights(now, None)
