@@ -15,9 +15,28 @@ from ..media.names import readable
 REPLACEMENT = "=>"
 JSON_KEYS = ("caption", "text", "prompt", "description")  # of a caption file in JSON, in the order they are looked for
 LARGEST = 1_000_000  # bytes
+EMPTY_IN_LIST = "an empty one in its list of captions is left out"
 # Control characters, but for white space and the line ends of old and new machines; also what UTF-16 without its mark
 # looks like.
 NOT_TEXT = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
+_LFS_POINTER = "version https://git-lfs."
+# What a caption is that nobody wrote as one, told by how it begins or by a mark in it, and what to do.
+_FORMS = (
+    (re.compile(r"^\{\\rtf\d"), "rich text (RTF)", "save it as plain text"),
+    (re.compile(r"\d\d:\d\d[.,]\d{3} --> "), "subtitles", "leave the numbers and times out"),
+    (re.compile(r'^[{\[]\s*[{"].*[}\]]$'), "JSON", "write the text alone"),
+    (re.compile(r"^<(!doctype|html|\?xml)\b", re.IGNORECASE), "a web page", "save its text alone"),
+    (re.compile(r"</?think>|<\|\w+\|>"), "the inner words of a captioner", "leave them out"),
+    (
+        re.compile(
+            r"^(I['\u2019]m|I am) (really |very )?sorry,? (but )?I|^I (cannot|can['\u2019]t|am unable to) (assist|help|"
+            r"describe|provide|view|see)\b|^As an AI\b",
+            re.IGNORECASE,
+        ),
+        "the refusal of a captioner",
+        "write the caption",
+    ),
+)
 
 
 def read_caption(path: Path) -> tuple[str, str | None]:
@@ -26,14 +45,19 @@ def read_caption(path: Path) -> tuple[str, str | None]:
     return captions[0], warning
 
 
-def read_captions(path: Path, by_line: bool = False) -> tuple[list[str], str | None]:
+def odd_form(caption: str) -> str:
+    """What a caption looks like that was hardly meant to be one, and what to do; or ""."""
+    return next((f"looks like {what}; {mend}" for form, what, mend in _FORMS if form.search(caption)), "")
+
+
+def read_captions(path: Path, by_line: bool = False, unused: set[str] | None = None) -> tuple[list[str], str | None]:
     """The stripped captions in `path`, one at least, and a warning for the user, or None. Raises DataError where it is
     no text.
 
     UTF-8 with or without a byte order mark, and UTF-16 and UTF-32 with one are certain. Anything else is taken as
     Windows-1252, the Latin-1 of Windows, which may be wrong, hence the warning. Line breaks become spaces, since one
     file is one caption, or part captions where `by_line`. A file that ends in .json is an object with the caption or a
-    list of captions, or these alone.
+    list of captions, or these alone; what is not used of it is added to `unused`.
     """
     try:
         size = path.stat().st_size
@@ -45,10 +69,15 @@ def read_captions(path: Path, by_line: bool = False) -> tuple[list[str], str | N
     text, warning = decode_text(data)
     if NOT_TEXT.search(text):
         raise DataError(f"The caption {path.name} is not text. Write it anew, and save it as UTF-8.", path)
+    if text.startswith(_LFS_POINTER):
+        raise DataError(
+            f"The caption {path.name} is a Git LFS pointer, not the text. Fetch the files themselves (git lfs pull).",
+            path,
+        )
     if path.suffix.lower() == ".json":
-        found = _in_json(path, text)
+        found = _in_json(path, text, set() if unused is None else unused)
     else:
-        found = text.splitlines() if by_line else [text]
+        found = text_lines(text) if by_line else [text]
     if warning:
         warning = f"{path.name}: {warning}"
     return distinct_captions(found) or [""], warning
@@ -59,7 +88,12 @@ def distinct_captions(captions: Sequence[str]) -> list[str]:
     return [one for one in dict.fromkeys(" ".join(caption.split()) for caption in captions) if one]
 
 
-def _in_json(path: Path, text: str) -> list[str]:
+def text_lines(text: str) -> list[str]:
+    """The lines of a file; other separators that Unicode has are part of them, as JSON wants it."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _in_json(path: Path, text: str, unused: set[str]) -> list[str]:
     """The captions in the text of a JSON file."""
     try:
         value = parse_json(text)
@@ -75,8 +109,11 @@ def _in_json(path: Path, text: str) -> list[str]:
                 f"{', '.join(map(str, value)) or 'nothing'}. Rename the one with the caption.",
                 path,
             )
+        unused |= {f"{other!r} is not read beside {key!r}" for other in JSON_KEYS if value.get(other) and other != key}
         value = value[key]
     values = [one for one in value if one] if isinstance(value, list) else [value]
+    if isinstance(value, list) and len(values) < len(value):
+        unused.add(EMPTY_IN_LIST)
     for one in values:
         if not isinstance(one, str):
             raise DataError(f"The caption {path.name} holds {one!r} where the caption should be. Write text.", path)

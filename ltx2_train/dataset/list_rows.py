@@ -18,6 +18,7 @@ from ..files import parse_json
 from ..media.images import IMAGE_SUFFIXES
 from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import VIDEO_SUFFIXES
+from .captions import text_lines
 
 _SHOWN = 80  # letters of a row in a message
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs"}
@@ -44,11 +45,6 @@ def read_text(name: str, key: str, path: Path) -> str:
         raise DataError(f"{name}.{key}: {path} {reason}. Check the path.", path) from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8: {error}. Save it as UTF-8.", path) from error
-
-
-def text_lines(text: str) -> list[str]:
-    """The lines of a file; other separators that Unicode has are part of them, as JSON wants it."""
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def csv_rows(path: Path, text: str) -> Iterator[ListRow]:

@@ -26,14 +26,15 @@ from ..errors import DataError
 from ..media.names import cache_stem, is_dir, readable
 from ..paths import from_folder
 from ..registry import nearest
-from .captions import distinct_captions
+from .captions import EMPTY_IN_LIST, distinct_captions, text_lines
 from .dataset_file import DatasetSettings
-from .list_rows import ListRow, csv_rows, json_line_rows, json_rows, read_text, text_lines
+from .list_rows import ListRow, csv_rows, json_line_rows, json_rows, read_text
 
 VIDEOS_FILE, CAPTIONS_FILE = "videos.txt", "prompts.txt"
 # Columns in the order in which they are looked for.
 _MEDIA = ("video", "media_path", "video_path", "image", "image_path", "audio", "audio_path")
 _SOUND = ("audio", "audio_path")
+_CAPTION = "caption"
 _CONTROL = "control_path"
 _REFERENCE = ("reference_video", "ref_media_path", "reference_path", _CONTROL, f"{_CONTROL}_0")
 _REFERENCE_AUDIO = ("reference_audio", "reference_audio_path")
@@ -61,6 +62,7 @@ class MediaFile:
     stem: str
     caption: str | None = None
     more_captions: tuple[str, ...] = ()  # others of the same medium
+    unused: frozenset[str] = frozenset()  # what is not used of its captions, to stand behind its name
     caption_path: Path | None = None
     # named by the list that names the medium
     sound: Path | None = None
@@ -90,7 +92,7 @@ class _Reader:
         self.entry, self.source = entry, entry.source
         whole = entry.source_key == "dataset_file"
         self.media = (entry.video_column,) if entry.video_column else _MEDIA if whole else (f"{entry.kind}_path",)
-        self.caption = entry.caption_column or "caption"
+        self.caption = entry.caption_column or _CAPTION
         self.unused: dict[str, str] = {}  # column -> where it first stands
 
     def candidate(self, row: ListRow) -> MediaFile | Skipped:
@@ -117,6 +119,7 @@ class _Reader:
             cache_stem(media.name if is_dir(media) else media.stem),
             caption=captions[0] if captions else None,
             more_captions=tuple(captions[1:]),
+            unused=frozenset([EMPTY_IN_LIST] if captions and _some_empty(cells[self.caption]) else []),
             sound=None if silent else self._path(cells, _SOUND, used)[0],
             references=self._paths(cells, _REFERENCE, used),
             reference_audios=self._paths(cells, _REFERENCE_AUDIO, used),
@@ -167,9 +170,15 @@ class _Reader:
         for column, where in self.unused.items():
             near = [] if column in _COLUMNS else nearest(column, known, 1)
             hint = f" Did you mean {near[0]}?" if near else ""
+            if column == _CAPTION:
+                hint = f" caption_column names {self.caption!r}."
             if column in DatasetSettings.model_fields:
                 hint = " It is a setting of the dataset."
             yield f"{self.source.name}: the column {column!r} (first in {where}) is not used.{hint}"
+
+
+def _some_empty(caption: Any) -> bool:
+    return isinstance(caption, (list, tuple)) and not all(one.strip() for one in caption)
 
 
 def _numbered(columns: Sequence[str], number: int) -> list[str]:

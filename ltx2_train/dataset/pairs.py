@@ -7,20 +7,25 @@ another clip, and an error.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import DataError
 from ..media.buckets import cover
 from ..media.frames import PAD_LIMIT
+from ..media.images import OVER_BLACK
 from ..media.info import MediaInfo
 from .augment import same_shape
 from .items import Item, ReferenceMedia
 from .reference import line_beside, reference_frames
 from .scan import SHOWN_AT_MOST
+from .sources import copies
 
 SHORT_REFERENCE = "references are shorter than their clips; where they end, their last frame is held"
 LONG_REFERENCE = "references are longer than their clips, and only their beginning is used"
 OTHER_LENGTH = "references have another length than their clips, so that every window is shown their beginning"
+ONE_FRAME = "references are videos of which one frame is shown, since reference_frames is not set; 0 shows all of them"
+ITSELF = "references are copies of their clips, so that there is nothing to learn but to repeat them"
 OTHER_SHAPE = "references have another shape than their clips, and their middle is used"
 SHORT_MASK = "masks are shorter than their clips; where they end, their last frame is held"
 LONG_MASK = "masks are longer than their clips; what is behind the end is not used"
@@ -28,6 +33,7 @@ OTHER_SIZE = "masks have another size than their clips and are resized"
 SHORT_SOUND_MASK = "masks for sound are shorter than their clips, and what is behind their end is generated"
 NOTICED = 2  # frames; less comes of rounding
 GROSS = 2.0
+_FRAMES = {"reference_frames", "more_reference_frames"}
 
 
 class Fit:
@@ -35,6 +41,7 @@ class Fit:
 
     def __init__(self) -> None:
         self._seen: dict[str, dict[Path, str]] = {}
+        self._remarks: dict[str, None] = {}
 
     def sentences(self) -> list[str]:
         """What a user should know: how many files, and the first of them by name."""
@@ -42,8 +49,8 @@ class Fit:
         for topic, files in self._seen.items():
             shown = [f"{path.name} {detail}" for path, detail in list(files.items())[:SHOWN_AT_MOST]]
             more = ["..."] if len(files) > SHOWN_AT_MOST else []
-            found.append(f"{len(files)} {topic}: {', '.join([*shown, *more])}")
-        return found
+            found.append(f"{len(files)} {topic}: {', '.join([*shown, *more]).replace(' ,', ',').rstrip()}")
+        return [*found, *self._remarks]
 
     def references(self, item: Item) -> None:
         """Look at the references of `item`."""
@@ -53,6 +60,11 @@ class Fit:
 
     def _reference(self, item: Item, wanted: ReferenceMedia, media: MediaInfo, frames: int) -> None:
         own = item.source.media
+        self._remarked("reference", media, media.remarks)
+        if _same(media.path, own.path):
+            self._note(ITSELF, media, "")
+        if media.kind == "video" and not item.dataset.entry.model_fields_set & _FRAMES:
+            self._note(ONE_FRAME, media, f"({media.frames} frames)")
         self._length(item, media, reference_frames(wanted.frames, wanted.temporal_scale), SHORT_REFERENCE)
         if not frames and media.kind == "video":
             self._longer(item, media, LONG_REFERENCE)
@@ -68,6 +80,7 @@ class Fit:
         media, own = item.mask_media, item.source.media
         if media is None:
             return
+        self._remarked("mask", media, [remark for remark in media.remarks if remark != OVER_BLACK])
         if media.kind == "video" and own.kind == "video" and _gross(media, own):
             raise DataError(
                 f"no mask: {media.path} lasts {media.duration:.2f} s, and the clip {own.duration:.2f} s. A mask is a "
@@ -107,8 +120,16 @@ class Fit:
         if more > PAD_LIMIT:
             self._note(topic, media, f"({more / item.fps:.2f} s)")
 
+    def _remarked(self, role: str, media: MediaInfo, remarks: Iterable[str]) -> None:
+        self._remarks.update({f"the {role} {media.path.name} {remark}": None for remark in remarks})
+
     def _note(self, topic: str, media: MediaInfo, detail: str) -> None:
         self._seen.setdefault(topic, {}).setdefault(media.path, detail)
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether both are one file, or copies."""
+    return one == other or (one.is_file() and other.is_file() and one in copies([other, one]))
 
 
 def _gross(media: MediaInfo, own: MediaInfo) -> bool:

@@ -12,7 +12,7 @@ from ..media.images import IMAGE_SUFFIXES, UNREAD_PICTURES
 from ..media.names import cache_stem, is_file, name_key, readable, shown_path, why_no_file
 from ..media.sound_media import AUDIO_SUFFIXES, UNREAD_SOUNDS
 from ..media.video import UNREAD_VIDEOS, VIDEO_SUFFIXES
-from .captions import distinct_captions, read_captions, rewrite, says_something
+from .captions import distinct_captions, odd_form, parse_replacement, read_captions, rewrite, says_something
 from .dataset_file import DatasetSettings
 from .entry import LIST_KEYS
 from .layouts import explain_layout
@@ -151,6 +151,7 @@ def with_captions(
 ) -> list[MediaFile]:
     ready = []
     used: set[str] = set()
+    odd: dict[str, list[str]] = {}  # what is to be said of captions -> whose
     for candidate in candidates:
         beside = candidate.caption_path
         if beside is not None:
@@ -158,7 +159,9 @@ def with_captions(
                 skipped.append(Skipped(candidate.path, f"no caption: {beside.name} {reason}"))
                 continue
             try:
-                captions, warning = read_captions(beside, entry.caption_lines)
+                unused: set[str] = set()
+                captions, warning = read_captions(beside, entry.caption_lines, unused)
+                candidate.unused = frozenset(unused)
                 candidate.caption, *more = captions
                 candidate.more_captions = tuple(more)
             except DataError as error:
@@ -172,6 +175,11 @@ def with_captions(
             )
             skipped.append(Skipped(candidate.path, f"empty caption: write what is to be seen or heard into {where}"))
             continue
+        forms = {
+            f"the caption {form}" for one in (candidate.caption, *candidate.more_captions) if (form := odd_form(one))
+        }
+        for text in sorted(candidate.unused | forms):
+            odd.setdefault(text, []).append(candidate.path.name if beside is None else beside.name)
         captions = [
             rewrite(caption, entry.caption_replace, entry.caption_prefix, entry.trigger_word, used)
             for caption in (candidate.caption, *candidate.more_captions)
@@ -189,7 +197,26 @@ def with_captions(
             for rule in entry.caption_replace
             if rule not in used
         ]
+        warnings += [f"{name}: {text}" for text in _met_again(entry.caption_replace)]
+    warnings += [f"{name}: {_all_of(whose)}: {text}." for text, whose in odd.items()]
     return ready
+
+
+def _all_of(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN_AT_MOST} more" if len(names) > SHOWN_AT_MOST else ""
+    return ", ".join(names[:SHOWN_AT_MOST]) + more
+
+
+def _met_again(rules: Sequence[str]) -> Iterator[str]:
+    """Rules that change what an earlier one has put in."""
+    for number, rule in enumerate(rules):
+        for earlier in rules[:number]:
+            put = parse_replacement(earlier)[1]
+            if put and rewrite(put, [rule]) != put:
+                yield (
+                    f"caption_replace: {rule!r} changes what {earlier!r} has put in, since each rule goes over "
+                    "what the ones before have left. Give them in another order if that is not meant."
+                )
 
 
 def nothing_left(name: str, entry: DatasetSettings, count: int, skipped: list[Skipped]) -> str:

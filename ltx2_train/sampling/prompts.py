@@ -25,6 +25,7 @@ from ..conditions.settings import AudioReference, FirstFrame
 from ..conditions.trained import OF_AUDIO, OF_VIDEO, Trained
 from ..config import DrawSettings, RunConfig, SampleSettings
 from ..config.read import tomllib
+from ..dataset.captions import text_lines
 from ..errors import ConfigError
 from ..feed.loader import Sample
 from ..files import parse_json
@@ -160,7 +161,7 @@ def read_prompts(settings: DrawSettings, fallback: Sequence[str] = ()) -> list[P
     if source.suffix.lower() in (".json", ".toml"):
         entries = read_library(source.name, text, source.suffix.lower())
     else:
-        return _parsed(source.name, text.splitlines(), settings, source.parent, of_list=False)
+        return _parsed(source.name, text_lines(text), settings, source.parent, of_list=False)
     return _parsed(source.name, entries, settings, source.parent)
 
 

@@ -116,6 +116,8 @@ def test_several_captions_in_json_and_by_line(tmp_path):
     (tmp_path / "a.txt").write_text("a fox\r\n\n  a red fox \n")
     assert read_captions(tmp_path / "a.txt", by_line=True) == (["a fox", "a red fox"], None)
     assert read_captions(tmp_path / "a.txt") == (["a fox a red fox"], None)
+    (tmp_path / "a.txt").write_bytes("a fox,\u2028red\x0b, \x85old\x0c\ra wolf\rtwo".encode())
+    assert read_captions(tmp_path / "a.txt", by_line=True)[0] == ["a fox, red , old", "a wolf", "two"]
 
 
 def test_each_caption_of_a_medium_is_changed_and_has_a_cache_of_its_own(tmp_path):
@@ -141,6 +143,58 @@ def test_json_without_a_caption_is_named(tmp_path, text, words):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(DataError, match=words):
         read_caption(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("caption", "said"),
+    [
+        ("{\\rtf1\\ansi a fox}", "rich text (RTF); save it as plain text"),
+        ("1\n00:00:01,000 --> 00:00:02,500\na fox\n", "subtitles; leave the numbers and times out"),
+        ('{"caption": "a fox"}', "JSON; write the text alone"),
+        ("<html><p>a fox", "a web page; save its text alone"),
+        ("<think>a fox?</think> a fox", "the inner words of a captioner; leave them out"),
+        ("a fox<|im_end|>", "the inner words of a captioner; leave them out"),
+        ("I\u2019m sorry, but I can\u2019t help with that.", "the refusal of a captioner; write the caption"),
+        ("I cannot assist with this image.", "the refusal of a captioner; write the caption"),
+        ("A woman says: \"I'm sorry, I can't stay.\"", ""),
+        ("{a fox} runs [slowly] 10:00 --> 11:00, <b>fast</b>", ""),
+        ("I see a fox; version 2 of it", ""),
+    ],
+)
+def test_what_is_hardly_a_caption_is_named(tmp_path, caption, said):
+    media.write_image(tmp_path / "a.png", 64, 64, caption)
+    media.write_image(tmp_path / "b.png", 64, 64, "a wolf")
+    plan = plan_dataset(DatasetConfig.from_table({"datasets": [{"image_directory": "."}]}, tmp_path))
+    told = [warning for warning in plan.warnings if "looks like" in warning]
+    assert told == ([f"datasets[0]: a.txt: the caption looks like {said}."] if said else [])
+
+
+def test_a_caption_that_is_a_pointer_of_git_leaves_its_medium_out(tmp_path):
+    media.write_image(tmp_path / "a.png", 64, 64, "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+    media.write_image(tmp_path / "b.png", 64, 64, "a wolf")
+    config = DatasetConfig.from_table({"datasets": [{"image_directory": ".", "max_left_out": 1}]}, tmp_path)
+    (skip,) = plan_dataset(config).skipped
+    assert "The caption a.txt is a Git LFS pointer, not the text" in skip.reason
+
+
+def test_what_is_not_used_of_captions_is_told(tmp_path):
+    for name in "ab":
+        media.write_image(tmp_path / f"{name}.png", 64, 64)
+        (tmp_path / f"{name}.json").write_text('{"caption": ["a fox", ""], "text": "a wolf", "prompt": ""}')
+    entry = {"image_directory": ".", "caption_extension": ".json"}
+    plan = plan_dataset(DatasetConfig.from_table({"datasets": [entry]}, tmp_path))
+    assert [warning for warning in plan.warnings if "a.json" in warning] == [
+        "datasets[0]: a.json, b.json: 'text' is not read beside 'caption'.",
+        "datasets[0]: a.json, b.json: an empty one in its list of captions is left out.",
+    ]
+
+
+def test_rules_that_change_what_an_earlier_one_put_in_are_told(tmp_path):
+    media.write_image(tmp_path / "a.png", 64, 64, "a fox and a cat, automobile")
+    entry = {"image_directory": ".", "caption_replace": ["fox => cat", "cat => dog", "automobile => car"]}
+    plan = plan_dataset(DatasetConfig.from_table({"datasets": [entry]}, tmp_path))
+    (told,) = [warning for warning in plan.warnings if "caption_replace" in warning]
+    assert told.startswith("datasets[0]: caption_replace: 'cat => dog' changes what 'fox => cat' has put in")
 
 
 def test_captions_that_are_emptied_or_invisible_are_left_out_and_idle_replacements_told(tmp_path):

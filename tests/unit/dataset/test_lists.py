@@ -91,6 +91,7 @@ def test_of_several_captions_each_is_one_of_the_medium(folder):
     plan = planned(folder, rows)
     assert told(plan) == [("a.png", "a fox"), ("b.png", "a bear")]
     assert [item.source.others for item in plan.items] == [(), ("a brown bear",)]
+    assert "datasets[0]: b.png: an empty one in its list of captions is left out." in plan.warnings
 
 
 # --- CSV -------------------------------------------------------------------------------------------------------------
@@ -222,3 +223,9 @@ def test_a_column_of_another_kind_of_list_or_a_setting_gets_no_wrong_hint(folder
     row = {**GOOD, "num_repeats": 3, "video_path": "m/b.png", "captoin": "x"}
     hints = [warning.partition("is not used.")[2].strip() for warning in planned(folder, [row]).warnings]
     assert hints == ["It is a setting of the dataset.", "", "Did you mean caption?"]
+    rows = json.dumps([{"video": "m/a.png", "text": "x", "caption": "y"}])
+    hints = [
+        one.partition("is not used.")[2].strip()
+        for one in planned(folder, rows, "d.json", caption_column="text").warnings
+    ]
+    assert hints[-1] == "caption_column names 'text'."

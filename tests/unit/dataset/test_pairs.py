@@ -133,6 +133,20 @@ def test_later_windows_that_are_shown_a_beginning_are_counted(clips):
     ), "a.mp4 has one window, which begins where its clip does"
 
 
+def test_a_reference_that_is_its_clip_or_transparent_or_shown_for_a_frame_is_told(clips):
+    (clips / "refs").mkdir()
+    (clips / "refs" / "a.mp4").write_bytes((clips / "clips" / "a.mp4").read_bytes())
+    Image.new("RGBA", (64, 64), (200, 0, 0, 100)).save(clips / "refs" / "b.png")
+    texts = said(clips, reference_directory="refs")
+    assert texts == [
+        "1 references are copies of their clips, so that there is nothing to learn but to repeat them: a.mp4",
+        "1 references are videos of which one frame is shown, since reference_frames is not set; 0 shows all of them: "
+        "a.mp4 (25 frames)",
+        "the reference b.png has transparency; it is laid over black",
+    ]
+    assert len(said(clips, reference_directory="refs", reference_frames=0)) == 2
+
+
 def test_references_that_fit_are_not_mentioned(clips):
     write_video(clips / "refs" / "a.mp4", moving_square(25, 128, 128))
     write_image(clips / "refs" / "b.png", 64, 64, caption=None)
