@@ -14,6 +14,8 @@ from .widgets import Form, Setting, merged
 from .wire import read_audio
 
 TITLE = "Compare Checkpoints"
+FOLDER = "ltx2_compare"  # in ComfyUI's output folder
+NO_PROMPTS = "prompts: none is written. Write what is drawn, a prompt in each line."
 
 FORM = Form(
     RunConfig,
@@ -99,6 +101,13 @@ class CompareCheckpoints(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, prompts: str | None) -> bool | str:
+        """Refuse what cannot be drawn as soon as the prompt is sent, and not when a LoRA has been trained."""
+        if prompts is not None and not prompts.strip():  # None comes over a wire
+            return NO_PROMPTS
+        return host.no_output(FOLDER) or True
+
+    @classmethod
     @FORM.fill
     @LATER.fill
     def execute(
@@ -116,7 +125,7 @@ class CompareCheckpoints(io.ComfyNode):
         with host.training_job(TITLE):
             lines = [line.strip() for line in prompts.splitlines() if line.strip()]
             if not lines:
-                raise ConfigError("prompts: none is written. Write what is drawn, a prompt in each line.")
+                raise ConfigError(NO_PROMPTS)
             multipliers = numbers_of(strengths, "strengths", float)
             if not multipliers:
                 raise ConfigError("strengths is empty. Write how strongly the LoRAs count, such as 1.")
@@ -124,7 +133,7 @@ class CompareCheckpoints(io.ComfyNode):
             said = merged(FORM.said(settings), LATER.said(settings))
             brought = further_settings(options, TITLE, said)
             config = core.make_run(merged(shown, brought), host.runs_folder(), TITLE)
-            out = host.output_folder() / "ltx2_compare" / checkpoints.folder.name
+            out = host.output_folder() / FOLDER / checkpoints.folder.name
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
                 comparison = core.compare(

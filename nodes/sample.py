@@ -16,6 +16,8 @@ from .widgets import Form, Setting, merged
 from .wire import read_audio
 
 TITLE = "Sample LoRA"
+FOLDER = "ltx2_samples"  # in ComfyUI's output folder
+NO_PROMPT = "The prompt is empty. Write what the video shows."
 
 FORM = Form(
     RunConfig,
@@ -91,6 +93,13 @@ class SampleLoRA(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, prompt: str | None) -> bool | str:
+        """Refuse what cannot be drawn as soon as the prompt is sent, and not when the LoRA has been trained."""
+        if prompt is not None and not prompt.strip():  # None comes over a wire
+            return NO_PROMPT
+        return host.no_output(FOLDER) or True
+
+    @classmethod
     @FORM.fill
     @LATER.fill
     def execute(
@@ -119,11 +128,11 @@ class SampleLoRA(io.ComfyNode):
                 raise ConfigError("Nothing to sample with: connect `run`, or `model` and write a `lora_path`.")
             text = " ".join(prompt.split())
             if not text:
-                raise ConfigError("The prompt is empty. Write what the video shows.")
+                raise ConfigError(NO_PROMPT)
             lora = _lora(run, lora_path)
             config = _config(base, settings, options)
             beside = lora_names.listed_loras(more_loras, "more_loras")
-            out = host.output_folder() / "ltx2_samples" / (run.folder.name if run is not None else "base")
+            out = host.output_folder() / FOLDER / (run.folder.name if run is not None else "base")
             conditions = given.conditions(
                 {"first_frame": first_frame, "reference": reference, "reference_audio": reference_audio,
                  "given_frames": given_frames, "given_mask": given_mask, "given_audio": given_audio,

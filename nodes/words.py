@@ -60,6 +60,13 @@ _PHRASES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
         lambda found: f"all of the {found[1]} is given",
     ),
     (re.compile(r"\bmemory\.pinned to false"), lambda _: "memory.pinned to off"),
+    # where a node writes is its own choice
+    (
+        re.compile(r"--out: (.+?) (is a file, not a folder|cannot be made, since .+? is a file)\. Name [\w ]+\."),
+        lambda found: f"The folder {found[1]} {found[2]}. Move that file away.",
+    ),
+    (re.compile(r" Choose another folder \(--out\) to keep what is there\."), lambda _: ""),
+    (re.compile(r"\bno LoRA is given \(--lora\)"), lambda _: "no LoRA is connected or named in lora_path"),
     (re.compile(r"\bset validation\.every(?:_epochs)? to 0"), lambda _: "bypass Validation Options"),
     (
         re.compile(r"\boptimizer\.name = (\w+(?:\.\w+)+)"),

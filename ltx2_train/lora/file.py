@@ -240,7 +240,7 @@ def read_lora(path: Path | str, weights: bool = True) -> LoraFile:
     parts: dict[str, dict[str, str]] = {}
     keys: dict[str, Key] = {}
     other: list[str] = []
-    with TensorFile(path) as file:
+    with TensorFile(path, "LoRA") as file:
         scales = adapter_scales(path, file.metadata)
         for name in file.tensors:
             key = split_key(name)

@@ -74,15 +74,16 @@ class TensorFile:
     """A safetensors file. `metadata` holds its strings, `config` the parsed JSON of metadata["config"] or None.
 
     Raises CheckpointError where the file is missing, damaged, still downloading, or something else than safetensors.
-    Use it in a `with` block or call `close()`; the handle opens with the first read. Threads may share a reader.
+    `wanted` is what the error asks for in place of something else. Use it in a `with` block or call `close()`; the
+    handle opens with the first read. Threads may share a reader.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, wanted: str = "checkpoint of LTX-2 or LTX-2.3") -> None:
         self.path = Path(path)
         self.bytes_read = 0  # of tensor data so far
         self._handle: Any = None
         self._lock = threading.Lock()
-        header, self.size = _read_header(self.path)
+        header, self.size = _read_header(self.path, wanted)
         try:
             metadata, tensors = (_known if len(header) >= _LARGE else _parse)(header, self.size)
         except _Unreadable as error:
@@ -176,7 +177,7 @@ class _UnknownType(Exception):
     """Which tensor is stored as what."""
 
 
-def _read_header(path: Path) -> tuple[bytes, int]:
+def _read_header(path: Path, wanted: str) -> tuple[bytes, int]:
     """The header, not parsed yet, and the size of the file."""
     try:
         with open(path, "rb") as file:
@@ -190,8 +191,7 @@ def _read_header(path: Path) -> tuple[bytes, int]:
                 # only now: the first bytes of a sound file are a number and may look like anything
                 _refuse_other_formats(path, start, size)
                 raise CheckpointError(
-                    f"{path} is not a safetensors file: its first bytes are {start!r}. "
-                    "Choose a .safetensors checkpoint of LTX-2 or LTX-2.3.",
+                    f"{path} is not a safetensors file: its first bytes are {start!r}. Choose a .safetensors {wanted}.",
                     f"it does not begin as a safetensors file, but with {start!r}",
                 )
             if 8 + length > size:

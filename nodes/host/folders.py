@@ -129,6 +129,12 @@ def output_folder() -> Path:
     return Path(folder_paths.get_output_directory())
 
 
+def no_output(name: str) -> str:
+    """Why nothing can be written into the folder `name` of the output folder; "" where it can be."""
+    place = output_folder() / name
+    return f"{place} is a file, and a folder of that name is needed. Move it away." if place.is_file() else ""
+
+
 def loras_folder() -> Path:
     """A folder whose LoRA files ComfyUI lists."""
     return _written("loras")

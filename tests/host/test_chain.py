@@ -339,6 +339,19 @@ def test_sampling_without_anything_to_sample_with_says_so(nodes):
         nodes.SampleLoRA.execute(prompt="a ball", **DRAW)
 
 
+def test_what_cannot_be_drawn_is_refused_when_the_prompt_is_sent(nodes, comfy, monkeypatch):
+    for node, module, widget in (
+        (nodes.SampleLoRA, nodes.sample, "prompt"),
+        (nodes.CompareCheckpoints, nodes.compare, "prompts"),
+    ):
+        assert "Write what" in node.validate_inputs(**{widget: " \n"})
+        for known in ("a ball", None):  # None comes over a wire
+            assert node.validate_inputs(**{widget: known}) is True
+        (comfy.folder("output") / "in_the_way").write_text("a file")
+        monkeypatch.setattr(module, "FOLDER", "in_the_way")
+        assert "in_the_way is a file" in node.validate_inputs(**{widget: "a ball"})
+
+
 @pytest.fixture
 def pressed(nodes, chain, monkeypatch):
     """Runs Prepare Dataset as a press on Run does: with the Train LoRA that follows it in the prompt."""
@@ -435,6 +448,10 @@ def test_settings_are_called_as_their_widgets(nodes):
             ("Add clips with sound, or set it to true.", "Add clips with sound, or do not give all of it."),
             ("Set memory.pinned to false,", "Set pinned to off,"),
             ("optimizer.name = muon needs", "optimizer = muon needs"),
+            (
+                "--out: /a/b cannot be made, since /a is a file. Name a folder for the clips.",
+                "The folder /a/b cannot be made, since /a is a file. Move that file away.",
+            ),
             ("lora.modules.*.attn1.rank: needs", "modules of LoRA Options, *.attn1.rank: needs"),
             ("datasets[0].caption_replace: 'a' is", "caption_replace of Dataset Options: 'a' is"),
             ("datasets[0]: m2.mp4 is a copy", "m2.mp4 is a copy"),

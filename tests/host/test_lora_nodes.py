@@ -55,6 +55,16 @@ def test_loras_of_sockets_and_of_files_become_one(nodes, comfy, listed):
     assert metadata(path)["trigger"] == "fox"
 
 
+def test_a_file_that_is_none_of_safetensors_is_asked_to_be_a_lora(nodes, listed):
+    (listed / "words.safetensors").write_text("not a LoRA, but words")
+    for node, given in (
+        (nodes.MergeLoRA, {**MERGE, "lora_paths": "fox\nwords"}),
+        (nodes.ConvertLoRA, {**CONVERT, "lora_path": "words"}),
+    ):
+        with pytest.raises(RuntimeError, match=r"words.safetensors is not .* Choose a \.safetensors LoRA\.$"):
+            node.execute(**given)
+
+
 def test_without_a_name_it_lies_among_the_runs_and_every_recipe_has_a_file(nodes, comfy, listed):
     given = {**MERGE, "lora_paths": "fox\nmy style"}
     paths = [
