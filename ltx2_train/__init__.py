@@ -102,7 +102,7 @@ _HOME = {
     "preview_dataset": "sampling.preview",
     "probe": "weights.probe",
     "probe_whole": "weights.whole",
-    "problems_for": "training.check_given",
+    "RunProblems": "training.check_plan",
     "prompt_of": "training.runs",
     "quantize_checkpoint": "weights.quantized_file",
     "read_manifest": "training.run_folder",

@@ -67,9 +67,9 @@ def add_data_commands(commands: Any, add: Callable[..., argparse.ArgumentParser]
 
 
 def _check(args: argparse.Namespace, events: ConsoleEvents) -> int:
-    from .. import check_dataset, load_run, problems_for
+    from .. import RunProblems, check_dataset, load_run
 
-    problems = None if args.run is None else problems_for(load_run(args.run), args.file)
+    problems = None if args.run is None else RunProblems(load_run(args.run), args.file)
     report = check_dataset(args.file, args.goal, events, problems)
     events.finish()
     show_report(report, args.json)

@@ -52,15 +52,13 @@ from ..shapes import Mode
 from ..weights.gemma_bnb import require_bitsandbytes
 from ..weights.load import load_connectors
 from ..weights.text_encoder import TextEncoder
-from .check_given import check_items, check_made, check_streams, check_supplied
+from .check_given import check_made
+from .check_plan import require_dataset, require_plan, require_plan_heard
 from .checks import dataset_triggers, needed_texts
-from .effect import require_learning
-from .held_out import require_media_apart, require_validation
-from .regularizers.checks import check_items_of, regularizer_texts
+from .regularizers.checks import regularizer_texts
 from .run_data import open_data
 from .sound import require_sound
-from .unused import require_items_used, require_used
-from .watch import all_silent, nothing_heard
+from .watch import all_silent
 
 # what costs little comes first, and shows early what cannot be trained on
 _FIRST = {Masks.name: -2, SoundLatents.name: -1}
@@ -163,23 +161,14 @@ def _planned(
     """The dataset file `config` and what it comes to. Raises TrainerError where `trained_by` could not train on it."""
     dataset = DatasetConfig.read(config, run.foreign)
     for one in trained_by:
-        check_streams(one)
-        require_used(one, dataset)
-        check_supplied(one, dataset)
-        require_learning(one, dataset)
-        require_validation(one, dataset)
+        require_dataset(one, dataset)
     require_drawable(asked, run.model.mode, trained_of(run, dataset))
     require_cache_folders(dataset)
     make_folders(dataset)
     plan = plan_dataset(dataset, events)
     for one in trained_by:
-        require_items_used(one, plan.items)
-        require_media_apart(one, plan)
-        check_items(one, plan)
-        check_items_of(one, plan, dataset_triggers(dataset))
-    silent = bool(plan.items) and all(item.sound is None for item in plan.items)
-    if run.model.mode != "video" and silent and not _sound_from_caches(dataset):
-        raise nothing_heard(len(plan.items), run.model.mode)
+        require_plan(one, plan)
+    require_plan_heard(run, plan)
     plan.require_enough()
     return dataset, plan
 

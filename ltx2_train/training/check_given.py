@@ -5,9 +5,8 @@ The file is long because settings, samples, caches and prompts are looked at for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from ..conditions.settings import (
     Condition,
     FirstFrame,
     Mask,
+    Prefix,
     Reference,
     SpatialCrop,
 )
@@ -37,8 +37,7 @@ from ..errors import ConfigError
 from ..events import Events
 from ..feed.loader import Sample
 from ..sampling.prompts import Prompt
-from ..shapes import SPATIAL_FACTOR, LatentShape
-from .unused import require_used
+from ..shapes import AUDIO_LATENTS_PER_SECOND, SPATIAL_FACTOR, TEMPORAL_FACTOR, LatentShape
 
 _NAMED = 5  # samples that a message names
 
@@ -64,10 +63,12 @@ def check_streams(config: RunConfig) -> None:
         )
     for stream, settings in (("video", config.video), ("audio", config.audio)):
         for one in settings.conditions:
-            if isinstance(one, (Reference, AudioReference, Mask)) and one.probability == 0:
+            if one.probability == 0:
+                needs = isinstance(one, (Reference, AudioReference, Mask))
+                idle = "what it needs would be cached and never used" if needs else "it would never be given"
                 raise ConfigError(
-                    f"{stream}.conditions: the condition of type {one.type} has probability 0, so what it needs would "
-                    "be cached and never used. Raise its probability, or take it out."
+                    f"{stream}.conditions: the condition of type {one.type} has probability 0, so {idle}. Raise its "
+                    "probability, or take it out."
                 )
         parts = [one.type for one in settings.conditions if is_given(one)]
         if parts and not settings.generated:
@@ -115,7 +116,7 @@ def check_samples(config: RunConfig, samples: Sequence[Sample], events: Events, 
         frames = [sample.shape.frames for sample in samples if sample.kind != "audio"]
         _require_moving(config, frames)
         _tell_idle_first_frame(config, samples, frames, events)
-        _tell_rounded(config, events)
+        _tell_rounded(config, max(sample.fps for sample in samples), events)
     _tell_black(config, samples, events)
     for stream, settings in (("video", config.video), ("audio", config.audio)):
         for data in _data_of(stream, settings.conditions):
@@ -188,8 +189,20 @@ def _require_both(config: RunConfig, some: bool) -> None:
             )
 
 
-def _tell_rounded(config: RunConfig, events: Events) -> None:
-    """Say what is left of a crop whose edges lie within latents."""
+def _tell_rounded(config: RunConfig, fps: float, events: Events) -> None:
+    """Say what becomes of a crop whose edges lie within latents, and of a beginning or an end shorter than one."""
+    for stream, settings in (("video", config.video), ("audio", config.audio)):
+        for one in settings.conditions:
+            if isinstance(one, Boundary) and one.seconds is not None:
+                # of a picture the first latent is one frame, and each other eight
+                frames = 1 if isinstance(one, Prefix) else TEMPORAL_FACTOR
+                unit = 1 / AUDIO_LATENTS_PER_SECOND if stream == "audio" else frames / fps
+                if one.seconds[0] < unit / 2:
+                    events.message(
+                        f"{stream}.conditions: the {one.type} of {one.seconds[0]:g} s is shorter than one latent, and "
+                        f"one is given ({unit:.2f} s).",
+                        "warning",
+                    )
     for one in config.video.conditions:
         if isinstance(one, SpatialCrop) and any(edge % SPATIAL_FACTOR for edge in one.spatial_region):
             whole = [edge // SPATIAL_FACTOR * SPATIAL_FACTOR for edge in one.spatial_region]
@@ -321,16 +334,6 @@ def _problems(config: RunConfig, sample: Sample) -> Iterator[str]:
                 yield reason
     sizes = [None if path is None else CacheFile(path).latent_shape() for path in sample.reference_paths]
     yield from _of_references(config, sizes, sample.reference_temporal_scale, sample.shape)
-
-
-def problems_for(config: RunConfig, dataset: Path) -> Callable[[Item], Iterator[str]]:
-    """What says why `config` could not train on an item of the file `dataset`. Raises ConfigError where it could on
-    none."""
-    read = DatasetConfig.read(dataset, config.foreign)
-    check_streams(config)
-    require_used(config, read)
-    check_supplied(config, read)
-    return partial(problems_of_item, config)
 
 
 def problems_of_item(config: RunConfig, item: Item) -> Iterator[str]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 from ..dataset.dataset_file import DatasetConfig, DatasetRef, DatasetSettings
 from ..dataset.outputs import cache_folder_faults
-from ..dataset.plan import Item, plan_dataset
+from ..dataset.plan import DatasetPlan, Item, plan_dataset
 from ..dataset.scan import MEDIA_SUFFIXES, MediaFile, Skipped, find_media
 from ..dataset.windows import NO_SOUND
 from ..errors import ConfigError, DataError
@@ -29,7 +30,20 @@ from .choices import GOALS
 
 __all__ = ["CheckReport", "FileCheck", "Finding", "check_dataset"]
 
+_CONDITION = "condition"
 OWN_WORDS = ("is a copy of", "have no reference", NO_SOUND)  # warnings of the plan that have a finding of their own
+
+
+class Problems(Protocol):
+    """Why a run could not train on what is looked through."""
+
+    def of_item(self, item: Item) -> Iterable[str]:
+        """Sentences that follow the name of the item."""
+        ...
+
+    def of_plan(self, plan: DatasetPlan) -> Iterable[str]:
+        """Sentences on all of it, of which each item could be trained on."""
+        ...
 
 
 @dataclass
@@ -39,6 +53,7 @@ class _Part:
     ref: DatasetRef
     found: list[MediaFile] = field(default_factory=list)
     facts: list[FileFacts] = field(default_factory=list)
+    plan: DatasetPlan | None = None
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -54,12 +69,12 @@ def check_dataset(
     source: Path | str | DatasetConfig,
     goal: str | None = None,
     events: Events | None = None,
-    problems: Callable[[Item], Iterable[str]] | None = None,
+    problems: Problems | None = None,
 ) -> CheckReport:
     """Check a dataset file, or settings that were read already.
 
     `goal` (character, style, motion, voice, edit) decides how many files are enough; `problems` says why a run could
-    not train on an item, in words that follow its name. Raises ConfigError or DataError only where the file itself
+    not train on it. Raises ConfigError or DataError only where the file itself
     cannot be read; everything else is a finding.
     """
     if goal is not None and goal not in GOALS:
@@ -75,9 +90,10 @@ def check_dataset(
         if problems is not None:
             part.findings += _unfit(part, problems)
     _pair_up(parts)
+    of_all = [] if problems is None else _unfit_together(parts, problems)
     training = [part for part in parts if not part.ref.validation]
     everything = [(part.name, fact) for part in training for fact in part.facts]
-    findings = [finding for part in parts for finding in part.findings]
+    findings = [*of_all, *(finding for part in parts for finding in part.findings)]
     findings += duplicate_findings(everything, events)
     voices = bool(training) and all(part.entry.kind == "audio" for part in training)
     counted = [fact for _, fact in everything]
@@ -111,6 +127,7 @@ def _check_part(
         part.findings += [left_out_finding(name, skip.path, skip.reason) for skip in strange if skip.path not in links]
         part.findings += _all_unusable(part, str(error))
         return
+    part.plan = plan
     part.findings += [left_out_finding(name, skip.path, skip.reason) for skip in plan.skipped if skip.path not in links]
     for warning in plan.warnings:
         if warning.startswith(f"{name}: ") and not any(words in warning for words in OWN_WORDS):
@@ -122,12 +139,22 @@ def _check_part(
     part.findings += dataset_findings(name, entry, part.facts, goal)
 
 
-def _unfit(part: _Part, problems: Callable[[Item], Iterable[str]]) -> list[Finding]:
+def _unfit_together(parts: Sequence[_Part], problems: Problems) -> list[Finding]:
+    """Why the run that is asked about could not train on all of it, where that lies in no single file."""
+    plans = [part.plan for part in parts if part.plan is not None]
+    lost = any(part.plan is None and not part.entry.from_caches for part in parts)
+    if not plans or lost or any(finding.rule == _CONDITION for part in parts for finding in part.findings):
+        return []  # what is wrong is said already
+    plan = replace(plans[0], items=tuple(item for one in plans for item in one.items))
+    return [Finding("red", _CONDITION, WHOLE, reason) for reason in problems.of_plan(plan)]
+
+
+def _unfit(part: _Part, problems: Problems) -> list[Finding]:
     """Why the run that is asked about could not train on files of a dataset, once a file and reason."""
     found = []
     for fact in part.facts:
-        for reason in dict.fromkeys(reason for item in fact.items for reason in problems(item)):
-            found.append(Finding("red", "condition", part.name, reason, path=fact.path))
+        for reason in dict.fromkeys(reason for item in fact.items for reason in problems.of_item(item)):
+            found.append(Finding("red", _CONDITION, part.name, reason, path=fact.path))
     return found
 
 

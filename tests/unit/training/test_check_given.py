@@ -202,6 +202,15 @@ def test_what_no_sample_has_is_an_error_and_what_some_lack_a_warning(tmp_path):
     assert told.texts == [("warning", "1 of 2 samples have no mask and train without: hen.")]
 
 
+def test_a_beginning_that_is_shorter_than_a_latent_is_told():
+    told = Told()
+    for part in ({"type": "prefix", "seconds": 0.01}, {"type": "suffix", "seconds": 0.2}):
+        check_samples(run("video", video=given(part)), [make_sample("fox")], told)
+    assert told.texts == [
+        ("warning", "video.conditions: the prefix of 0.01 s is shorter than one latent, and one is given (0.04 s).")
+    ]
+
+
 def test_where_there_are_no_samples_none_is_missed():
     check_samples(run("video", video=given({"type": "reference"})), [], Events())
 
@@ -257,7 +266,7 @@ def test_a_reference_must_be_smaller_by_a_whole_number(tmp_path, side, fits):
             check_samples(config, [sample], Events())
 
 
-@pytest.mark.parametrize("kind", ["reference", "mask"])
+@pytest.mark.parametrize("kind", ["reference", "mask", "first_frame"])
 def test_what_is_never_given_is_refused(kind):
     with pytest.raises(ConfigError, match=f"the condition of type {kind} has probability 0"):
         check_streams(run("video", video=given({"type": kind, "probability": 0})))

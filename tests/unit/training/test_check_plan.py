@@ -1,0 +1,57 @@
+"""`data check --run` is red for what caching and training would refuse of a dataset as a whole."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from media import write_image
+
+from ltx2_train.config import make_run
+from ltx2_train.dataset.dataset_file import DatasetConfig
+from ltx2_train.dataset.plan import plan_dataset
+from ltx2_train.errors import ConfigError
+from ltx2_train.training.check_plan import RunProblems, require_plan
+from ltx2_train.workshop.check import check_dataset
+
+REFERENCE = {"type": "reference"}
+
+
+@pytest.mark.parametrize(
+    ("row", "conditions", "said"),
+    [
+        ({"reference_path": ""}, [REFERENCE], "asks for a reference"),
+        (
+            {"reference_path": "b.png", "reference_path_2": "b.png"},
+            [REFERENCE],
+            "2 references, of which 1 would not be",
+        ),
+        ({"reference_path": "b.png"}, [], "No condition uses references"),
+        ({"reference_path": "b.png"}, [REFERENCE], ""),
+    ],
+)
+def test_what_a_run_cannot_serve_in_a_list_is_red(tmp_path, row, conditions, said):
+    for name in "ab":
+        write_image(tmp_path / f"{name}.png", 64, 64, caption=None)
+    (tmp_path / "list.jsonl").write_text(json.dumps({"image_path": "a.png", "caption": "a fox", **row}))
+    file = tmp_path / "dataset.toml"
+    file.write_text('[[datasets]]\nimage_jsonl_file = "list.jsonl"\ncache_directory = "c"\nresolution = [64, 64]\n')
+    run = make_run({"model": {"mode": "video"}, "video": {"conditions": conditions}})
+    report = check_dataset(file, problems=RunProblems(run, file))
+    red = [finding.reason for finding in report.findings if finding.level == "red"]
+    plan = plan_dataset(DatasetConfig.read(file))
+    if not said:
+        assert red == []
+        require_plan(run, plan)
+        return
+    assert any(said in reason for reason in red)
+    with pytest.raises(ConfigError, match=said):
+        require_plan(run, plan)
+
+
+def test_a_run_with_sound_and_a_dataset_without_are_red(tmp_path):
+    write_image(tmp_path / "a.png", 64, 64, caption="a fox")
+    file = tmp_path / "dataset.toml"
+    file.write_text('[[datasets]]\nimage_directory = "."\nresolution = [64, 64]\n')
+    report = check_dataset(file, problems=RunProblems(make_run({"model": {"mode": "av"}}), file))
+    assert any("not one of the 1 samples has sound" in one.reason for one in report.findings if one.level == "red")
