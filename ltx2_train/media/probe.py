@@ -46,7 +46,7 @@ def probe_video(path: Path) -> MediaInfo:
         ratio = stream.sample_aspect_ratio or Fraction(1)
         has_alpha = alpha_decoder(stream) is not None or any(part.is_alpha for part in first.format.components)
         tracks, pair = sound_tracks(container)
-        moving = sum(not int(getattr(one, "disposition", 0)) & COVER for one in container.streams.video)
+        moving = [one.index for one in container.streams.video if not int(getattr(one, "disposition", 0)) & COVER]
     rotation, mirrored = orientation(first)
     width, height = max(1, round(first.width * (ratio if 0.1 < ratio < 10 else 1))), first.height
     if rotation % 180:
@@ -79,7 +79,7 @@ def probe_video(path: Path) -> MediaInfo:
         pair=pair,
         remarks=(
             *_remarks(first, has_alpha),
-            *_of_tracks(moving),
+            *_of_tracks(moving, stream.index),
             *_of_stamps(packets, formats),
             *_of_rate(formats, clock),
             *_doubts(look, clock, damage),
@@ -227,9 +227,11 @@ def _refuse_disorder(path: Path, packets: Packets, look: Look, base: Any) -> Non
             )
 
 
-def _of_tracks(count: int) -> tuple[str, ...]:
-    """What a user should know of several video tracks."""
-    return (f"has {count} video tracks; the one that it prefers is used",) if count > 1 else ()
+def _of_tracks(tracks: list[int], used: int) -> tuple[str, ...]:
+    """What a user should know of several video tracks; `tracks` and `used` are numbers of streams."""
+    if len(tracks) < 2 or used not in tracks:
+        return ()
+    return (f"has {len(tracks)} video tracks, of which number {tracks.index(used) + 1} is used, as the file prefers it",)
 
 
 def _of_stamps(packets: Packets, formats: frozenset[str]) -> tuple[str, ...]:

@@ -100,14 +100,15 @@ def find_item(items: Sequence[Item], name: str) -> Item:
         raise DataError("The dataset has no samples: every file is left out. `data check` (Check Dataset) says why.")
     if not name.strip():
         return items[0]
-    wanted = Path(name.strip()).name.casefold()
-    for names in (
-        lambda item: (item.latent_path.name, item.latent_path.stem, item.key),
-        lambda item: (item.source.path.name, item.source.path.stem, item.source.stem),
-    ):
-        for item in items:
-            if wanted in {known.casefold() for known in names(item)} or name == item.key:
-                return item
+    for as_written in (lambda text: text, str.casefold, lambda text: text.strip().casefold()):
+        wanted = as_written(Path(name).name)
+        for names in (
+            lambda item: (item.latent_path.name, item.latent_path.stem, item.key),
+            lambda item: (item.source.path.name, item.source.path.stem, item.source.stem),
+        ):
+            for item in items:
+                if wanted in map(as_written, names(item)) or name == item.key:
+                    return item
     known = list(dict.fromkeys(item.source.path.name for item in items))
     shown = ", ".join(known[:SHOWN_NAMES]) + (" ..." if len(known) > SHOWN_NAMES else "")
     raise DataError(f"No sample is called {name}. There are: {shown}")

@@ -145,7 +145,7 @@ def test_a_second_video_track_is_named(tmp_path):
                 again.is_keyframe, again.stream = packet.is_keyframe, copy
                 new.mux(again)
     assert probe_media(source).remarks == ()
-    assert probe_media(path).remarks == ("has 2 video tracks; the one that it prefers is used",)
+    assert probe_media(path).remarks == ("has 2 video tracks, of which number 1 is used, as the file prefers it",)
 
 
 @pytest.mark.parametrize(("element", "name"), [(b"\x73\xc5", "Tracks"), (b"\x4d\x80", "Info")])

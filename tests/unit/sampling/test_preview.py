@@ -173,6 +173,16 @@ def test_a_dataset_without_samples_is_said_to_be_one():
         find_item([], "")
 
 
+def test_a_name_is_found_as_it_is_written_and_tidied(tmp_path):
+    for name in ("wolf.png", " fox.png"):
+        media.write_image(tmp_path / "clips" / name, 64, 64)
+    table = {"datasets": [{"image_directory": "clips", "resolution": 64}]}
+    items = plan_dataset(DatasetConfig.from_table(table, tmp_path)).items
+    for name in (" fox.png", " fox", "fox.png", "FOX"):
+        assert find_item(items, name).source.path.name == " fox.png"
+    assert find_item(items, " Wolf.png").source.path.name == "wolf.png"
+
+
 @pytest.mark.parametrize("out", ["clips", "voice", "clips/."])
 def test_nothing_is_written_into_a_folder_of_media(folder, out):
     before = sorted(folder.rglob("*"))
