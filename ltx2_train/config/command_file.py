@@ -52,13 +52,16 @@ class Command:
     cut_short: bool = False
 
 
-def read_commands(text: str) -> tuple[list[Command], dict[str, str], list[str]]:
-    """The commands of a script, the variables it sets, and the names of variables that it uses and does not set."""
+def read_commands(text: str, ended: list[str] | None = None) -> tuple[list[Command], dict[str, str], list[str]]:
+    """The commands of a script, the variables it sets, and the names of variables that it uses and does not set.
+
+    Flags that follow where a shell ends the command are taken all the same; a sentence on each place goes to `ended`.
+    """
     variables: dict[str, str] = {}
     arrays: dict[str, str] = {}
     commands: list[Command] = []
     missing: list[str] = []
-    for line in _whole_lines(text):
+    for line in _whole_lines(text, [] if ended is None else ended):
         if (array := _ARRAY.match(line)) is not None:
             inner = re.sub(r"\)\s*$", "", _with_arrays(array["inner"], arrays))
             inner = re.sub(r""",(?=\s*["'])""", " ", inner)  # PowerShell has commas between them
@@ -104,25 +107,35 @@ def _split(words: Iterable[str]) -> Iterator[list[str]]:
         yield command
 
 
-def _whole_lines(text: str) -> Iterator[str]:
-    """Lines with what continues them; a line that begins with a flag belongs to the one before."""
+def _whole_lines(text: str, ended: list[str]) -> Iterator[str]:
+    """Lines with what continues them; a line that begins with a flag belongs to the one before, and where a shell
+    sees that otherwise, it is told in `ended`."""
     whole = ""
     open_line = False
-    for raw in text.replace("\r\n", "\n").split("\n"):
+    why_ended = ""
+    for number, raw in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         line = raw.rstrip()
+        in_array = open_line and _ARRAY.match(whole) is not None
         if not line.strip():
-            open_line = open_line and _ARRAY.match(whole) is not None
+            why_ended = why_ended or ("" if in_array else f"line {number} is empty")
+            open_line = in_array
             continue
         if _REMARK.match(line) and not open_line:
             continue
         if line.lstrip().startswith("#"):
+            why_ended = why_ended or ("" if in_array else f"line {number} is a remark")
             continue
+        if why_ended and _FLAG.match(line.strip()) and whole and not _FLAG.match(whole.strip()):
+            flag = line.split()[0]
+            ended.append(f"{why_ended}: a shell ends the command there, so {flag} (line {number}) was not given to it")
+        why_ended = _why_ended(raw, number)
         joined = open_line or bool(_FLAG.match(line.strip()))
         open_line = line.endswith(("\\", "^", "`")) and not line.endswith(('"\\', "\\\\"))
         line = line[:-1].rstrip() if open_line else line
         line = re.sub(r"\s+#\s.*$", "", line)
         if (array := _ARRAY.match(f"{whole} {line}" if joined and whole else line)) is not None:
             open_line = not array["inner"].rstrip().endswith(")")  # up to the line that closes it
+            why_ended = "" if open_line else why_ended
         if joined and whole:
             whole += " " + line.strip()
         else:
@@ -131,6 +144,15 @@ def _whole_lines(text: str) -> Iterator[str]:
             whole = line
     if whole:
         yield whole
+
+
+def _why_ended(line: str, number: int) -> str:
+    """Why a shell ends a command with a line, which is the `number`th; "" where it goes on."""
+    if re.search(r"\s#\s", line):
+        return f"a remark stands in line {number}"
+    if not line.rstrip().endswith(("\\", "^", "`")):
+        return f"line {number} has no sign at its end that continues it"
+    return "" if line == line.rstrip() else f"a blank stands behind the last sign of line {number}"
 
 
 def _insert(text: str, variables: dict[str, str], missing: list[str]) -> str:

@@ -195,7 +195,8 @@ def _json(path: Path) -> SettingsFile:
 
 
 def _script(path: Path) -> SettingsFile:
-    commands, variables, missing = read_commands(_text(path))
+    ended: list[str] = []
+    commands, variables, missing = read_commands(_text(path), ended)
     if not commands:
         raise ConfigError(f"{path} holds no command with flags.")
     problems = [
@@ -203,6 +204,7 @@ def _script(path: Path) -> SettingsFile:
         for name in missing
     ]
     notes = ["... stands for flags that are not in the file"] if any(one.cut_short for one in commands) else []
+    notes += [f"{text}; here it counts" for text in ended]
     if configs := [one for one in commands if _is_official(one)]:
         _require_one(path, configs)
         found = _yaml(path.absolute().parent / configs[0].plain[0])

@@ -231,7 +231,9 @@ def _of_tracks(tracks: list[int], used: int) -> tuple[str, ...]:
     """What a user should know of several video tracks; `tracks` and `used` are numbers of streams."""
     if len(tracks) < 2 or used not in tracks:
         return ()
-    return (f"has {len(tracks)} video tracks, of which number {tracks.index(used) + 1} is used, as the file prefers it",)
+    return (
+        f"has {len(tracks)} video tracks, of which number {tracks.index(used) + 1} is used, as the file prefers it",
+    )
 
 
 def _of_stamps(packets: Packets, formats: frozenset[str]) -> tuple[str, ...]:

@@ -61,6 +61,30 @@ def test_commands_are_read_as_their_shells_do(line, flags):
     assert (command.program, command.flags, missing) == ("x", flags, [])
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("python x.py --a 1\n  --b 2", "line 1 has no sign at its end that continues it"),
+        ("python x.py --a 1 \\ \n  --b 2", "a blank stands behind the last sign of line 1"),
+        ("python x.py --a 1 \\\n  # --c 3 \\\n  --b 2", "line 2 is a remark"),
+        ("python x.py --a 1 \\\n\n  --b 2", "line 2 is empty"),
+        ("python x.py --a 1  # one \\\n  --b 2", "a remark stands in line 1"),
+        ("python x.py --a 1 \\\n  --b 2", ""),
+        ("python x.py --a 1 `\n  --b 2", ""),
+        ("python x.py --a 1 \\\r\n  --b 2\r\n", ""),
+        ("ARGS=(\n  --a 1  # one\n\n  # two\n  --b 2\n)\npython x.py ${ARGS[@]}", ""),
+        ("--a 1\n--b 2", ""),
+    ],
+)
+def test_flags_that_a_shell_would_not_have_given_are_told(text, why):
+    ended = []
+    commands, _, _ = read_commands(text, ended)
+    assert [name for one in commands for name, _ in one.flags] == ["a", "b"]
+    last = len(text.splitlines())
+    said = f"{why}: a shell ends the command there, so --b (line {last}) was not given to it"
+    assert ended == ([said] if why else [])
+
+
 def test_two_training_commands_are_two_runs(tmp_path):
     path = written(tmp_path, "two.sh", f"{TRAIN} --output_name one\n\n{TRAIN} --output_name two\n")
     for read in (import_settings, load_run):
