@@ -28,7 +28,7 @@ What a file was made from is written as text into its metadata: `source` (size, 
 `settings` (all that changes the content), `checkpoint` and `encoder` (fingerprints of weights), of latents also
 `vae_encoder` (that of the encoder alone, by which versions with one encoder share them). A stale file is found by
 comparing them, and the reason names what differs. `crc32` has a check sum of each tensor, which is compared whenever
-the tensor is read; older files and those of others have none.
+the tensor is read; older files and those of others have none. `kept_as` is the name that a file was written under.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from typing import Any
 
 import torch
 
+from ..dataset.cache_names import medium_of
 from ..dataset.sources import source_change
 from ..device import DTYPE_NAMES, DTYPES
 from ..errors import CacheError, CheckpointError, DataError
@@ -56,7 +57,8 @@ ARCHITECTURE = "ltx2_v1"  # as the community trainer calls it
 MASK_KEY = "mask"
 AUDIO_LENGTH_KEY = "audio_lengths_int32"
 ENCODER_WEIGHTS = "vae_encoder"  # entry of the metadata of latents: what its video VAE is in any file and version
-KEPT_AS = "kept_as"  # entry of the metadata of what is known by its name alone: that name
+KEPT_AS = "kept_as"  # entry of the metadata: the name that the file was written under
+_WITH_SUMS = frozenset((KEPT_AS, ENCODER_WEIGHTS))  # whatever has one of these was written with check sums
 SILENCE = "silence"  # entry of the metadata of sound, "yes" or "no"
 VIRTUAL_KEYS = ("ltx2_virtual_num_frames_int32", "ltx2_virtual_height_int32", "ltx2_virtual_width_int32")
 MEND = "Run `ltx2-train cache build RUN.toml` (in ComfyUI: the Prepare Dataset node) to make it again."
@@ -206,7 +208,11 @@ class CacheFile:
             raise self._damaged(error.reason or str(error)) from error
         finally:
             self._file.close()
-        if (written := self.record(CHECK_SUMS).get(key)) is not None and written != check_sum(tensor):
+        sums = self.record(CHECK_SUMS)
+        if key not in sums and (sums or not _WITH_SUMS.isdisjoint(self.metadata)):
+            note_damage(self.path, "another program has rewritten it")
+            raise self._damaged(f"another program has rewritten it: {key} has lost its check sum")
+        if key in sums and sums[key] != check_sum(tensor):
             note_damage(self.path, "its bytes are not those that were written")
             raise self._damaged(f"the bytes of {key} are not those that were written")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -218,6 +224,11 @@ class CacheFile:
         """Raise CacheError where the file was written under another name. Older ones do not say."""
         if (name := self.metadata.get(KEPT_AS, self.path.name)) != self.path.name:
             raise self._damaged(f"it was written as {name}")
+
+    @property
+    def medium(self) -> str:
+        """The stem of the medium that it was made for, by the name it was written under. Older ones do not say."""
+        return medium_of(self.metadata.get(KEPT_AS, ""))
 
     def verify(self) -> None:
         """Read every tensor. Raises CacheError where one is damaged, which is noted beside the file."""

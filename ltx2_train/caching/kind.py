@@ -23,6 +23,7 @@ from .cache_file import (
     ARCHITECTURE,
     CACHE_FORMAT,
     ENCODER_WEIGHTS,
+    KEPT_AS,
     CacheFile,
     stale_made,
     without_mend,
@@ -248,7 +249,7 @@ class CacheKind(Generic[R]):
 
     def write(self, job: Job, tensors: Mapping[str, torch.Tensor], **more: str) -> int:
         """Write the file; returns its bytes."""
-        write_cache(job.path, tensors, self.metadata(job, **more))
+        write_cache(job.path, tensors, self.metadata(job, **more) | {KEPT_AS: job.path.name})
         return job.path.stat().st_size
 
 

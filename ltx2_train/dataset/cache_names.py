@@ -5,6 +5,7 @@ What is in them, and which keys they have, is told in caching/cache_file.py.
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 LATENT_SUFFIX = "_ltx2.safetensors"
@@ -14,6 +15,16 @@ AUDIO_MASK_SUFFIX = "_ltx2_audio_mask.safetensors"
 TEXT_SUFFIX = "_ltx2_te.safetensors"
 COMPACT_SUFFIX = "_ltx2_te_compact.safetensors"
 TextForm = Literal["compact", "full"]
+# what stands behind the stem of a medium: a mirrored copy, a window, a size; the number of a caption
+_BEHIND = re.compile(
+    r"(?:~flip)?(?:_\d{5,}-\d{3,})?(?:_\d{4,}x\d{4,})_ltx2(?!_te)\w*\.safetensors$|(?:~caption\d+)?_ltx2_te\w*\.safetensors$"
+)
+
+
+def medium_of(name: str) -> str:
+    """The stem of the medium that the cache called `name` is of; "" where it is no such name."""
+    found = _BEHIND.search(name)
+    return name[: found.start()] if found else ""
 
 
 def video_cache_name(stem: str, start: int, count: int, width: int, height: int) -> str:

@@ -173,6 +173,7 @@ class CachedSamples:
         companions = self._companions(entry, name, kind, heard is not None)
         if caption_file is None or companions is None:
             return None
+        _require_one_medium([one for one in (file, heard, caption_file) if one is not None])
         rate = IMAGE_FPS if kind == "image" else entry.target_fps
         return Sample(
             key=key,
@@ -306,6 +307,18 @@ class CachedSamples:
         if reason := damage(file.path) or stale_weights(file, part, fingerprint, encoder):
             raise CacheError(reason, file.path)
         self.checker.marks[file.path] = file.mark
+
+
+def _require_one_medium(files: Sequence[CacheFile]) -> None:
+    """Raise CacheError where the caches of a sample were written for several media. Older ones do not say."""
+    said = {file.medium: file for file in files if file.medium}
+    if len(said) > 1:
+        (one, first), (other, second) = list(said.items())[:2]
+        raise CacheError(
+            f"it was written for {one}, and {second.path.name} beside it for {other}: the caches of two media stand "
+            "under one name. Give them their own names again, or cache anew",
+            first.path,
+        )
 
 
 def frame_rate(file: CacheFile | None) -> float | None:

@@ -28,11 +28,11 @@ class Heard(Events):
 
 
 def _take_the_last_latent(path):
-    """Sound had a latent less then, and caches no check sums."""
+    """Sound had a latent less then, and caches neither check sums nor their names."""
     with safe_open(str(path), "pt") as file:
         (key,) = (name for name in file.keys() if name.startswith("audio_latents"))
         latents, metadata = file.get_tensor(key)[:, :-1].contiguous(), file.metadata()
-    metadata.pop("crc32")
+    del metadata["crc32"], metadata["kept_as"]
     steps = latents.shape[1]
     tensors = {f"audio_latents_{steps}x16x8_fp16": latents, "audio_lengths_int32": torch.tensor(steps).int()}
     save_file(tensors, str(path), metadata)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from ltx2_train.caching import notes, writable
-from ltx2_train.caching.cache_file import CacheFile, write_cache
+from ltx2_train.caching.cache_file import KEPT_AS, CacheFile, write_cache
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.errors import CacheError, RunError
 from ltx2_train.files import CHECK_SUMS
@@ -51,6 +53,16 @@ def test_a_bit_that_changed_on_the_disk_is_seen_when_it_is_read(tmp_path, dtype)
     with pytest.raises(CacheError, match="bytes of mask are not those that were written"):
         CacheFile(path).tensor("mask", torch.float32)
     assert notes.damage(path) == "its bytes are not those that were written"
+
+
+def test_a_cache_that_another_program_has_rewritten_is_damaged(tmp_path):
+    path = tmp_path / "a_0064x0064_ltx2.safetensors"
+    write_cache(path, {"mask": torch.ones(3)}, {"settings": "{}", KEPT_AS: path.name})
+    metadata = CacheFile(path).metadata
+    for left in ({}, {"other": "00"}):
+        save_file({"mask": torch.zeros(3)}, path, metadata | {CHECK_SUMS: json.dumps(left)})
+        with pytest.raises(CacheError, match="another program has rewritten it: mask has lost its check sum"):
+            CacheFile(path).tensor("mask")
 
 
 def test_caches_from_before_check_sums_are_read_as_they_are(tmp_path):

@@ -1,4 +1,7 @@
-"""Datasets that are caches alone: cache_only, manifests, and what other trainers wrote, made by hand here."""
+"""Datasets that are caches alone: cache_only, manifests, and what other trainers wrote, made by hand here.
+
+The file is long because all of it looks at one folder of caches.
+"""
 
 from __future__ import annotations
 
@@ -74,6 +77,22 @@ def alike(one, two):
     return sorted(str([getattr(s, k) for k in keys]) + s.latent_path.name for s in one) == sorted(
         str([getattr(s, k) for k in keys]) + s.latent_path.name for s in two
     )
+
+
+def test_caches_of_two_clips_under_one_name_are_refused(made):
+    folder = made.config.datasets[0].caches
+    table = {"datasets": [{"video_directory": ".", "cache_directory": str(folder), "cache_only": True}]}
+    config = DatasetConfig.from_table(table, folder)
+    one, other = (folder / f"{stem}_ltx2_te_compact.safetensors" for stem in ("a", "my_b"))
+    keys = [sample.key for sample in TrainingSet.open(config, RECIPE).samples]
+    kept = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    with pytest.raises(CacheError, match=r"it was written for a, and a_ltx2_te_compact\S+ beside it for my_b"):
+        TrainingSet.open(config, RECIPE)
+    one.write_bytes(kept)
+    for path in sorted(folder.glob("a[_~]*")):  # all of a clip that is renamed goes together
+        path.rename(folder / f"fox{path.name[1:]}")
+    assert len(TrainingSet.open(config, RECIPE).samples) == len(keys)
 
 
 def test_a_manifest_trains_elsewhere_without_the_media(made, tmp_path):
