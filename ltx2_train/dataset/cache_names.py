@@ -15,9 +15,12 @@ AUDIO_MASK_SUFFIX = "_ltx2_audio_mask.safetensors"
 TEXT_SUFFIX = "_ltx2_te.safetensors"
 COMPACT_SUFFIX = "_ltx2_te_compact.safetensors"
 TextForm = Literal["compact", "full"]
+FLIPPED = "~flip"  # behind the stem in the names of mirrored copies
+CAPTION = "~caption"  # with a number, in those of the captions behind the first
 # what stands behind the stem of a medium: a mirrored copy, a window, a size; the number of a caption
 _BEHIND = re.compile(
-    r"(?:~flip)?(?:_\d{5,}-\d{3,})?(?:_\d{4,}x\d{4,})_ltx2(?!_te)\w*\.safetensors$|(?:~caption\d+)?_ltx2_te\w*\.safetensors$"
+    rf"(?:_\d{{5,}}-\d{{3,}})?(?:{FLIPPED})?(?:_\d{{5,}}-\d{{3,}})?"  # some name pictures after their time
+    rf"(?:_\d{{4,}}x\d{{4,}}_ltx2(?!_te)|(?:{CAPTION}\d+)?_ltx2_te)\w*\.safetensors$"
 )
 
 
@@ -54,4 +57,4 @@ def audio_mask_cache_name(latent_name: str) -> str:
 
 def text_cache_name(stem: str, form: TextForm, number: int = 0) -> str:
     """The file of a caption in the given form; `number` counts the captions of one medium."""
-    return stem + (f"~caption{number + 1}" if number else "") + (COMPACT_SUFFIX if form == "compact" else TEXT_SUFFIX)
+    return stem + (f"{CAPTION}{number + 1}" if number else "") + (COMPACT_SUFFIX if form == "compact" else TEXT_SUFFIX)

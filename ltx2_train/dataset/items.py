@@ -13,6 +13,7 @@ from ..media import frames as timing
 from ..media.info import MediaInfo, MediaKind
 from ..shapes import SPATIAL_FACTOR, LatentShape, VideoShape, floor_side
 from .cache_names import (
+    FLIPPED,
     LATENT_SUFFIX,
     TextForm,
     audio_cache_name,
@@ -26,7 +27,6 @@ from .dataset_file import DatasetConfig, DatasetRef, DatasetSettings
 from .scan import SHOWN_AT_MOST, Skipped
 from .sound_plan import SoundWindow
 
-FLIPPED = "~flip"  # behind the stem in the names of mirrored copies
 HELD = "frames held until the next"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from ..media.images import IMAGE_SUFFIXES, UNREAD_PICTURES
 from ..media.names import cache_stem, is_file, name_key, readable, shown_path, why_no_file
 from ..media.sound_media import AUDIO_SUFFIXES, UNREAD_SOUNDS
 from ..media.video import UNREAD_VIDEOS, VIDEO_SUFFIXES
+from .cache_names import CAPTION, FLIPPED
 from .captions import distinct_captions, odd_form, parse_replacement, read_captions, rewrite, says_something
 from .dataset_file import DatasetSettings
 from .entry import LIST_KEYS
@@ -21,6 +23,7 @@ from .lists import MediaFile, Skipped, read_list
 __all__ = ["MEDIA_SUFFIXES", "MediaFile", "Skipped", "find_media", "nothing_left", "unread_kind", "with_captions"]
 
 SHOWN_AT_MOST = 5
+_MARKED = re.compile(rf"(?:{FLIPPED}|{CAPTION}\d+)$")  # names that belong to caches of other media
 MEDIA_SUFFIXES = {"image": IMAGE_SUFFIXES, "video": VIDEO_SUFFIXES, "audio": AUDIO_SUFFIXES}
 # By kind of dataset: endings that are named and not read, what such a file is, and what to do with it.
 _UNREAD = {
@@ -45,6 +48,10 @@ def find_media(
     for candidate in listing:
         if isinstance(candidate, Skipped):
             skipped.append(candidate)
+            continue
+        if mark := _MARKED.search(candidate.stem):
+            what = "mirrored copy" if mark[0] == FLIPPED else "further caption"
+            skipped.append(Skipped(candidate.path, f"its name ends in {mark[0]}, as the caches of a {what}; rename it"))
             continue
         if listed and owners.get(name_key(candidate.stem), candidate.path) != candidate.path:
             candidate.stem = _told_apart(candidate, owners)

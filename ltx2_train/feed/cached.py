@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..caching.encode_text import stale_text_weights, useless_text
 from ..caching.notes import damage
 from ..dataset.cache_names import (
     AUDIO_SUFFIX,
+    FLIPPED,
     LATENT_SUFFIX,
     TextForm,
     audio_cache_name,
@@ -28,7 +29,7 @@ from ..dataset.cache_names import (
 )
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.entry import DatasetRef, DatasetSettings, numbered_caches
-from ..dataset.items import FLIPPED, require_share
+from ..dataset.items import require_share
 from ..dataset.plan import DatasetPlan, plan_dataset
 from ..dataset.scan import Skipped
 from ..dataset.windows import IMAGE_FPS
@@ -66,10 +67,24 @@ class CachedName:
         count = int(found["count"] or 0)
         return cls(name, stem, stem != found["stem"], count, int(found["width"]), int(found["height"]))
 
+    @classmethod
+    def beside(cls, texts: Path, name: str) -> CachedName | None:
+        """As `parse`, with the caches of captions in `texts` to tell a window from a picture that was named after its
+        time, such as fox_20260131-174502."""
+        found = cls.parse(name)
+        if found is None or not found.count or _has_text(texts, found.stem):
+            return found
+        named = name.rpartition("_ltx2")[0].rpartition("_")[0]
+        return replace(found, stem=named, count=0) if _has_text(texts, named) else found
+
     @property
     def plain(self) -> str:
         """The name of the latents that a mirrored copy was made beside."""
         return self.name.replace(f"{self.stem}{FLIPPED}", self.stem, 1) if self.mirrored else self.name
+
+
+def _has_text(folder: Path, stem: str) -> bool:
+    return any((folder / text_cache_name(stem, form)).is_file() for form in ("compact", "full"))
 
 
 def cached_names(entry: DatasetSettings) -> list[str]:
@@ -87,7 +102,7 @@ def cached_names(entry: DatasetSettings) -> list[str]:
 def cached_captions(entry: DatasetSettings) -> Iterator[str]:
     """The captions in the text caches of a dataset, in the order of its samples."""
     for name in cached_names(entry):
-        parsed = CachedName.parse(name)
+        parsed = CachedName.beside(entry.caches, name)
         if parsed is None:
             continue
         for form in ("compact", "full"):
@@ -127,7 +142,7 @@ class CachedSamples:
             raise CacheError(f"{ref.name}: there are no caches in {entry.caches}. {hint}", entry.caches)
         samples = []
         for one in names:
-            parsed = CachedName.parse(one)
+            parsed = CachedName.beside(entry.caches, one)
             if parsed is None:
                 self.checker.left_out[entry.caches / one] = (
                     "its name is not that of latents (docs/dataset_file.md lists the names)"

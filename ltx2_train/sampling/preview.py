@@ -95,23 +95,49 @@ def preview_dataset(
 
 
 def find_item(items: Sequence[Item], name: str) -> Item:
-    """The sample called `name`; of a file with several windows the first. Raises DataError that lists near ones."""
+    """The sample called `name`; of a file with several windows the first.
+
+    With a folder before it, it is the file in that folder. Raises DataError that lists what there is, or what `name`
+    could mean.
+    """
     if not items:
         raise DataError("The dataset has no samples: every file is left out. `data check` (Check Dataset) says why.")
     if not name.strip():
         return items[0]
     for as_written in (lambda text: text, str.casefold, lambda text: text.strip().casefold()):
-        wanted = as_written(Path(name).name)
-        for names in (
-            lambda item: (item.latent_path.name, item.latent_path.stem, item.key),
-            lambda item: (item.source.path.name, item.source.path.stem, item.source.stem),
-        ):
+        wanted = tuple(map(as_written, Path(name).parts))
+        for names in (_cache_names, _file_names):
+            found = {}
             for item in items:
-                if wanted in map(as_written, names(item)) or name == item.key:
-                    return item
-    known = list(dict.fromkeys(item.source.path.name for item in items))
-    shown = ", ".join(known[:SHOWN_NAMES]) + (" ..." if len(known) > SHOWN_NAMES else "")
-    raise DataError(f"No sample is called {name}. There are: {shown}")
+                if any(tuple(map(as_written, one.parts[-len(wanted) :])) == wanted for one in names(item)):
+                    found.setdefault(item.source.path, item)
+            if len(found) > 1:
+                raise DataError(
+                    f"{name} could be any of {_listed(found)}. Name one with its folder, as it stands here."
+                )
+            if found:
+                return next(iter(found.values()))
+    raise DataError(f"No sample is called {name}. There are: {_listed(item.source.path for item in items)}")
+
+
+def _cache_names(item: Item) -> tuple[Path, ...]:
+    return item.latent_path, item.latent_path.with_suffix(""), Path(item.key)
+
+
+def _file_names(item: Item) -> tuple[Path, ...]:
+    path = item.source.path
+    return path, path.with_suffix(""), Path(item.source.stem)
+
+
+def _listed(paths: Iterable[Path]) -> str:
+    """The names of files; those that have one name have as many folders before it as tell them apart."""
+    ends = list(dict.fromkeys(path.parts for path in paths))
+    shown = []
+    for parts in ends[:SHOWN_NAMES]:
+        alike = [other for other in ends if other != parts]
+        depth = next((n for n in range(1, len(parts)) if all(one[-n:] != parts[-n:] for one in alike)), len(parts))
+        shown.append("/".join(parts[-depth:]))
+    return ", ".join(shown) + (" ..." if len(ends) > SHOWN_NAMES else "")
 
 
 def _usable(config: DatasetConfig) -> list[Item]:

@@ -245,7 +245,7 @@ def _pair(positive: CacheFile, negative: CacheFile, texts: Path, recipe: CacheRe
             "size and frames.",
             positive.path,
         )
-    parsed = CachedName.parse(name)
+    parsed = CachedName.beside(texts, name)
     if parsed is None:
         raise CacheError(f"{positive.path}: its name is not that of latents (docs/dataset_file.md lists the names).")
     text = _text(texts, parsed.stem, recipe)

@@ -45,6 +45,7 @@ BY_PREFIX = (
     ("its name without", "same-stem", ""),
     ("is listed twice", "same-stem", ""),
     ("its name is", "name", ""),
+    ("its name ends", "name", ""),
     ("is a link", "link", "Remove the link, or let it point at a file."),
     ("is a folder", "not-a-file", "Rename it, or move its media up."),
     ("is not a file", "not-a-file", "Move it elsewhere."),

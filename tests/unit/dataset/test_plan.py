@@ -155,6 +155,18 @@ def test_sub_folders_do_not_collide(tmp_path):
     assert plan.items[0].source.stem == "one__a"
 
 
+def test_names_of_caches_of_other_media_are_left_out(tmp_path):
+    for name in ("a", "a~flip", "a~caption2", "a~captioned", "b~flipped"):
+        write_image(tmp_path / "clips" / f"{name}.png", 64, 64, name)
+    table = {"datasets": [{"image_directory": "clips", "resolution": 64, "flip": True}]}
+    plan = plan_dataset(DatasetConfig.from_table(table, tmp_path))
+    assert [item.source.stem for item in plan.items if not item.flipped] == ["a", "a~captioned", "b~flipped"]
+    assert refused(plan) == {
+        "a~flip.png": "its name ends in ~flip, as the caches of a mirrored copy; rename it",
+        "a~caption2.png": "its name ends in ~caption2, as the caches of a further caption; rename it",
+    }
+
+
 def test_what_a_mac_leaves_in_a_zip_is_no_medium(tmp_path):
     write_captioned(tmp_path / "clips" / "one" / "a.mp4", moving_square(9, 64, 64))
     for place in ("clips/__MACOSX/one", "clips/one", "references/__MACOSX", "references"):

@@ -79,6 +79,18 @@ def alike(one, two):
     )
 
 
+def test_a_picture_that_is_named_after_its_time_is_no_window(tmp_path):
+    write_image(tmp_path / "pics" / "fox_20260131-174502.png", caption="a fox")
+    table = {"datasets": [{"image_directory": "pics", "cache_directory": "cache", "resolution": 64, "flip": True}]}
+    made = build(DatasetConfig.from_table(table, tmp_path))
+    table["datasets"][0]["cache_only"] = True
+    config = DatasetConfig.from_table(table, tmp_path)
+    assert dataset_captions(config) == ["a fox"]
+    read = TrainingSet.open(config, RECIPE).samples
+    assert sorted(one.latent_path for one in read) == sorted(item.latent_path for item in made.items)
+    assert {(one.kind, one.caption) for one in read} == {("image", "a fox")}
+
+
 def test_caches_of_two_clips_under_one_name_are_refused(made):
     folder = made.config.datasets[0].caches
     table = {"datasets": [{"video_directory": ".", "cache_directory": str(folder), "cache_only": True}]}

@@ -183,6 +183,21 @@ def test_a_name_is_found_as_it_is_written_and_tidied(tmp_path):
     assert find_item(items, " Wolf.png").source.path.name == "wolf.png"
 
 
+def test_a_name_that_several_files_have_is_told_apart_by_their_folders(tmp_path):
+    for name in ("x/a.png", "y/a.png", "y/b.png"):
+        media.write_image(tmp_path / "clips" / name, 64, 64)
+    table = {"datasets": [{"image_directory": "clips", "recursive": True, "resolution": 64}]}
+    items = plan_dataset(DatasetConfig.from_table(table, tmp_path)).items
+    for name, found in (("x/a.png", "x"), ("clips/y/a", "y"), ("y__a", "y"), ("Y/A.PNG", "y"), ("b.png", "y")):
+        assert find_item(items, name).source.path.parent.name == found
+    assert find_item(items, str(tmp_path / "clips/y/a.png")).source.path.parent.name == "y"
+    for name in ("a.png", "a"):
+        with pytest.raises(DataError, match=rf"^{name} could be any of x/a.png, y/a.png. Name one with its folder"):
+            find_item(items, name)
+    with pytest.raises(DataError, match=r"No sample is called zz/a.png. There are: x/a.png, y/a.png, b.png$"):
+        find_item(items, "zz/a.png")
+
+
 @pytest.mark.parametrize("out", ["clips", "voice", "clips/."])
 def test_nothing_is_written_into_a_folder_of_media(folder, out):
     before = sorted(folder.rglob("*"))
