@@ -203,6 +203,8 @@ class PrepareDataset(io.ComfyNode):
             tables = {**model.tables, "data": {"config": str(config)}, **chosen}
             runs = check_ahead(cls.hidden.prompt, cls.hidden.unique_id, tables)
             events = host.ComfyEvents(cls.hidden.unique_id)
+            if idle := _idle_sizes(model, settings):
+                events.message(idle, "warning")
             try:
                 report = core.build_caches(core.make_run(tables, config.parent, TITLE), events, runs)
             finally:
@@ -231,6 +233,19 @@ def _need_mode(mode: str, parts: Sequence[handles.ClipFolder]) -> None:
                 f"{entries.media_folder(entry).name} holds recordings, but the base is set to train video alone. Set "
                 "`mode` of Load LTX-2 Base Model to av (video with sound) or audio (sound alone)."
             )
+
+
+def _idle_sizes(model: handles.BaseModel, settings: Mapping[str, Any]) -> str:
+    """A sentence on the sizes of pictures that were set for a base that is set to sound alone; "" where none were."""
+    defaults = SHAPE.defaults(visible=True)
+    changed = [f"{name} = {settings[name]}" for name in ("width", "height") if settings.get(name) != defaults[name]]
+    if model.tables["model"].get("mode") != "audio" or not changed:
+        return ""
+    has = "has" if len(changed) == 1 else "have"
+    return (
+        f"{' and '.join(changed)} {has} no effect: the base is set to sound alone, which has no picture. Set `mode` of "
+        "Load LTX-2 Base Model to video or av, or put it back."
+    )
 
 
 def _write_dataset(

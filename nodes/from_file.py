@@ -11,13 +11,14 @@ from ..ltx2_train.files import digest, write_text
 from . import handles, host, options
 from .host import io
 from .made import NewestFiles
-from .train import check_ahead, run_outputs, seen
+from .train import check_ahead, generation, note_finished, run_outputs, seen
 from .widgets import merged
 
 DATASET_TITLE, RUN_TITLE = "Dataset from File", "Run from File"
 further_settings = options.given  # `options` is the name of a socket where the nodes run
 
 _made = NewestFiles()
+_runs: dict[str, Path] = {}  # number of a node -> the folder of the run that it has trained
 
 
 class DatasetFromFile(io.ComfyNode):
@@ -124,7 +125,8 @@ class RunFromFile(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, path: str | None, changes: str | None) -> Any:
-        return _stamp(path)
+        folder = _runs.get(str(cls.hidden.unique_id))
+        return (_stamp(path), 0 if folder is None else generation(folder))
 
     @classmethod
     def execute(cls, path: str, changes: str) -> io.NodeOutput:
@@ -146,8 +148,9 @@ class RunFromFile(io.ComfyNode):
                 raise
             finally:
                 events.close()
-            text = f"{result.lora.name} is in {result.lora.parent}."
-            events.finish("finished", f"{text}\n{result.unused}".strip())
+            events.finish("finished", f"{result.lora.name} is in {result.lora.parent}.")
+            _runs[str(cls.hidden.unique_id)] = result.folder
+            note_finished(result)
             tables = run.model_dump(mode="json", exclude_defaults=True)
             found = run_outputs(run, result, result.lora, tables)
             return io.NodeOutput(*found, ui=seen(events, found[1]))

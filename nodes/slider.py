@@ -8,13 +8,14 @@ from typing import Any
 from .. import ltx2_train as core
 from ..ltx2_train import RunConfig
 from ..ltx2_train.errors import ConfigError
-from . import handles, host, options, train
+from . import handles, host, options, train, words
 from .host import io
 from .train import TrainLoRA
 from .widgets import Form, Setting, merged, widget
 from .wire import read_wire_lora
 
 TITLE = "Train Slider"
+words.note_widget(TITLE, "run.export_folder", "ComfyUI's folder")
 
 # what Train LoRA shows and a slider has no use for
 _UNUSED = {
@@ -176,9 +177,9 @@ class TrainSlider(io.ComfyNode):
             finally:
                 events.close()
             lora = train.with_its_step(result)
-            text = f"{lora.name} is in ComfyUI's loras folder. Use it at strengths from -2 to 2."
-            events.finish("finished", f"{text}\n{result.unused}".strip())
-            train.note_finished(result.folder)
+            text = train.where_it_is(result, f"{lora.name} is in ComfyUI's loras folder.")
+            events.finish("finished", f"{text} Use it at strengths from -2 to 2.")
+            train.note_finished(result)
             strips = sorted((result.folder / "samples").glob("*_strip.png"))
             finished = handles.FinishedRun(result.folder, lora, result.step, tables)
             shown_strip = host.preview(strips[-1]) if strips else {}

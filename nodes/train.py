@@ -87,12 +87,13 @@ LATER = Form(
     nodes=(TITLE,),
 )
 MEMORY.shown_by(TITLE)
+words.note_widget(TITLE, "run.export_folder", "ComfyUI's folder")  # which is not theirs to choose
 
 further_settings, require_recipe_mode = (
     options.given,
     options.require_recipe_mode,
 )  # `options` is a socket where the node runs
-_finished: set[Path] = set()
+_finished: dict[Path, dict[Path, tuple[int, int] | None]] = {}  # folder of a run -> its files, as they were left
 _generation: dict[Path, int] = {}
 
 
@@ -136,17 +137,11 @@ class TrainLoRA(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, run_name: str | None, **settings: Any) -> Any:
-        # A run that this process finished and whose folder is not finished any more (deleted, or lengthened from a
-        # terminal) has to be looked at again; an interrupted node runs again in any case.
         if run_name is None:  # it comes over a wire and is not known yet
             return None
         if not host.stays_inside(run_name):  # the run refuses it
             return None
-        folder = host.runs_folder() / run_name
-        if folder in _finished and not _is_finished(folder):
-            _finished.discard(folder)
-            _generation[folder] = _generation.get(folder, 0) + 1
-        return _generation.get(folder, 0)
+        return generation(host.runs_folder() / run_name)
 
     @classmethod
     def validate_inputs(cls, run_name: str | None, compile: str | bool | None = "auto") -> bool | str:
@@ -197,11 +192,13 @@ class TrainLoRA(io.ComfyNode):
                 events.close()
             made = with_its_step(result)
             if run.train.what == "full":
-                text = f"{result.lora.name} is in ComfyUI's checkpoints folder, for Load Checkpoint; {made} stays."
+                there = f"{result.lora.name} is in ComfyUI's checkpoints folder, for Load Checkpoint; {made} stays."
+                text = where_it_is(result, there)
             else:
-                text = f"{made.name} is in ComfyUI's loras folder. Raise steps to extend; this LoRA stays as it is."
-            events.finish("finished", f"{text}\n{result.unused}".strip())
-            note_finished(result.folder)
+                there = f"{made.name} is in ComfyUI's loras folder."
+                text = f"{where_it_is(result, there)} Raise steps to extend; this LoRA stays as it is."
+            events.finish("finished", text)
+            note_finished(result)
             found = run_outputs(run, result, made, tables)
             return io.NodeOutput(*found, ui=seen(events, found[1]))
 
@@ -284,6 +281,11 @@ def with_its_step(result: core.RunResult) -> Path:
     return saved[-1] if saved else result.lora
 
 
+def where_it_is(result: core.RunResult, there: str) -> str:
+    """`there` where what the run made lies in ComfyUI's folder too, else where alone it does."""
+    return there if result.exported is not None else f"{result.lora} is not in ComfyUI's folders, see below."
+
+
 def tell_end(events: host.ComfyEvents, error: BaseException) -> None:
     """Show on the node that its run was ended by `error`. A stop is one of all presses of Run for it."""
     if not isinstance(error, Stopped):
@@ -299,14 +301,37 @@ def seen(events: host.ComfyEvents, run: handles.FinishedRun) -> dict[str, Any]:
     return {"ltx2_train": [{**events.shown(), "step": run.step, "run": run.folder.name, "lora": made.name}]}
 
 
-def note_finished(folder: Path) -> None:
-    """Remember that this process has finished the run in `folder`, so that it is seen if it changes."""
-    _finished.add(folder)
+def generation(folder: Path) -> int:
+    """A number that changes when the run in `folder`, which this process has finished, is not finished any more
+    (deleted, or lengthened from a terminal), or has other files than it was left with; part of what ComfyUI compares.
+    """
+    if folder in _finished and not _is_finished(folder):
+        del _finished[folder]
+        _generation[folder] = _generation.get(folder, 0) + 1
+    return _generation.get(folder, 0)
+
+
+def note_finished(result: core.RunResult) -> None:
+    """Remember what this process has finished the run with, so that it is seen if that changes."""
+    saved = [path for step, path in core.list_loras(result.lora.parent, result.folder.name) if step == result.step]
+    files = {result.lora, *saved, *([] if result.exported is None else [result.exported])}
+    _finished[result.folder] = {path: _mark(path) for path in files}
 
 
 def _is_finished(folder: Path) -> bool:
+    """Whether the run is finished still, with the files that it was."""
     try:
         manifest = core.read_manifest(folder)
     except TrainerError:
         return False
-    return manifest is not None and manifest.get("status") == "finished"
+    ended = manifest is not None and manifest.get("status") == "finished"
+    return ended and all(_mark(path) == mark for path, mark in _finished[folder].items())
+
+
+def _mark(path: Path) -> tuple[int, int] | None:
+    """What changes when the file does; None where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns

@@ -75,6 +75,7 @@ _PHRASES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"\blora\.modules\.(?=\S)"), lambda _: "modules of LoRA Options, "),
     (re.compile(r"\b(?:validation_)?datasets\[\d+\](?:\.(?=[a-z])|: )"), lambda _: ""),
 )
+_OF_FILES = {"Run from File"}  # nodes whose settings stand in a file, under their own names
 _shown: dict[str, dict[str, str]] = {}  # dotted path of a setting -> node that shows it -> name of the widget
 _node: contextvars.ContextVar[str] = contextvars.ContextVar("node", default="")
 _graph: contextvars.ContextVar[Collection[str]] = contextvars.ContextVar("graph", default=())
@@ -108,6 +109,8 @@ def in_graph(titles: Collection[str]) -> Iterator[None]:
 
 def in_widget_words(text: str) -> str:
     """`text` with each setting called as its widget; of another node, with the name of the node."""
+    if _node.get() in _OF_FILES:
+        return text
     for phrase, said in _PHRASES:
         text = phrase.sub(said, text)
     return _pattern().sub(_widget, text)

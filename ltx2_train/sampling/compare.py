@@ -31,7 +31,7 @@ from ..weights.text_encoder import text_fingerprint
 from .grid import GridCell, write_grid
 from .guidance import require_stg_block
 from .prompts import Prompt, require_drawable
-from .sample import given_media, has_dataset, prompt_folder, shown_to, wanted_prompts
+from .sample import given_media, has_dataset, prompt_folder, shown_to, tell_idle, wanted_prompts
 from .studio import Studio, checked_lora, open_studio, outer_lora, require_possible
 from .two_stages import require_upsampler
 
@@ -123,7 +123,7 @@ def compare(
     _tell_twins(list(metadata), events)
     trained = _one_form(run, metadata, any(prompt.given for prompt in wanted))
     require_drawable(wanted, run.model.mode, trained)
-
+    tell_idle(run, settings, wanted, next(iter(metadata), None), events)
     names = _names(run, files, settings, columns, wanted, beside)
     folder = out / "cells"
     missing = {at: name for at, name in names.items() if _files_of(folder, name) is None}

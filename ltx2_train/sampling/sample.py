@@ -65,7 +65,7 @@ def sample(
         slots = {"keyframe_slots": slots_of(state.metadata) or run.cache.keyframe_slots}
         run = run.model_copy(update={"sample": run.sample.model_copy(update=slots)})
     require_drawable(wanted, run.model.mode, trained)
-    _tell_idle(run, settings, wanted, lora, events)
+    tell_idle(run, settings, wanted, lora, events)
     _tell_replaced([_named(out, lora, strength, *one) for strength in strengths for one in enumerate(wanted)], events)
     folder = prompt_folder(run) if has_dataset(run) else out / "prompts"
     media = given_media(run, base, folder, trained)
@@ -117,7 +117,7 @@ def _asked_strengths(run: RunConfig, lora: Path | None, strengths: Sequence[floa
     return tuple(dict.fromkeys(map(float, strengths))) or (1.0 if lora is None else run.sample.strength,)
 
 
-def _tell_idle(
+def tell_idle(
     run: RunConfig, settings: DrawSettings, prompts: Sequence[Prompt], lora: Path | None, events: Events
 ) -> None:
     """Name what is set for samples and changes nothing of those of `prompts`."""

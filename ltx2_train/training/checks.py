@@ -48,7 +48,7 @@ from .check_full import check_full, require_plain
 from .check_given import as_cached, check_samples, check_streams, check_supplied, tell_ungiven
 from .contexts import EMPTY_PROMPT
 from .effect import require_learning, require_taught, tell_batches, tell_lengths
-from .finished import finished_record
+from .finished import finished_record, used_settings
 from .fit import Facts, this_machine
 from .fit.choose import LEANER, fixed_settings, make_plan
 from .fit.machine import EVERYTHING
@@ -116,17 +116,21 @@ class Checked:
     def finished_lora(self) -> Path | None:
         """The LoRA of a run that is finished, so that nothing need be loaded.
 
-        None where the newest one is damaged and a state is there to write it from.
+        None where it is damaged or gone and a state is there to write it from.
         """
         folder, manifest = self.folder, self.folder.manifest
         if not self.finished:
             return None
-        saved = [path for _, path in reversed(list_loras(folder.loras, folder.name))]
-        candidates = [folder.loras / str(manifest.get("lora") or "-"), *saved]
-        there = [path for path in candidates if path.is_file()]
-        if there and not _is_whole(there[0]) and list_states(folder.states):
+        saved = list_loras(folder.loras, folder.name)
+        newest = [
+            folder.loras / str(manifest.get("lora") or "-"),
+            *(path for step, path in saved if step == manifest.get("step")),
+        ]
+        there = [path for path in newest if path.is_file()]
+        whole = [path for path in there if _is_whole(path)]
+        if (not there or whole != there) and list_states(folder.states):
             return None
-        return next(filter(_is_whole, there), None)
+        return next(iter(whole), None) or next(filter(_is_whole, (path for _, path in reversed(saved))), None)
 
 
 def _is_whole(path: Path) -> bool:
@@ -155,8 +159,11 @@ def check(config: RunConfig, events: Events, peers: Peers = ALONE) -> Checked:
 
 def _check(config: RunConfig, events: Events, peers: Peers) -> Checked:
     events.stage("check")
-    for note in (*config.notes, *(str(one) for one in config.without_effect if one.harmless)):
+    for note in config.notes:
         events.message(note)
+    for one in (one for one in config.without_effect if one.harmless):
+        drawn = config.sample.wanted or not one.setting.startswith("sample.")
+        events.message(str(one), "warning" if drawn else "info")
     config, files, layers, device = check_model(config, events, peers)
     _require_same_run(config, files, layers)
     dataset = DatasetConfig.read(config.dataset_file(), config.foreign)
@@ -242,6 +249,7 @@ def open_checked(
             folder.require_state()
         if checked.finished:
             record, checked.unused = finished_record(folder.path, config, written or {})
+            checked.config = used_settings(folder.path, config)
         else:
             _tell_changed(folder, config, written or {}, events)
         for name, text in record.items():
@@ -256,7 +264,8 @@ def _tell_changed(folder: RunFolder, config: RunConfig, written: Mapping[str, st
     """Name the settings of a run that goes on which are others than when it was last started."""
     names = finished_record(folder.path, config, written)[1] if folder.manifest.get("step") else []
     if changed := [name for name in names if not name.startswith(TOLD)]:
-        events.message(f"Changed since the run was last started, and used from its next step on: {', '.join(changed)}.")
+        text = f"Changed since the run was last started, and used from its next step on: {', '.join(changed)}."
+        events.message(text, "warning")
 
 
 def _total_steps(config: RunConfig, order: BatchOrder, events: Events) -> int:

@@ -51,6 +51,16 @@ def finished_record(folder: Path, config: RunConfig, written: Mapping[str, str])
     return texts, names
 
 
+def used_settings(folder: Path, config: RunConfig) -> RunConfig:
+    """What the steps of the finished run in `folder` used, with the places and the memory of `config`: a LoRA that is
+    written anew says what it was trained with. `config` itself where that cannot be read."""
+    with suppress(TrainerError):
+        then = _with_places(load_run(folder / "run.toml"), config)
+        model = then.model.model_copy(update={"device": config.model.device})
+        return then.model_copy(update={"run": config.run, "memory": config.memory, "model": model})
+    return config
+
+
 def _with_places(then: RunConfig, now: RunConfig) -> RunConfig:
     """`then` with the places of files as `now` has them."""
     for dotted in PLACES:

@@ -38,6 +38,7 @@ from ..lora.inject import LoraSet
 from ..optim import averaged, can_be_guarded, guarded_step, state_aside
 from .checks import Checked, check, check_settings
 from .contexts import streams_of
+from .exports import exported, renew_exports
 from .fit.pace import Pace
 from .fit.trial import OomGuard, Rewound, moved_parameters, take_guarded, try_largest
 from .metrics import LOSS, STREAMS, clean_row, loss_column, validated
@@ -50,6 +51,7 @@ from .requests import Asked
 from .saving import complete, save, save_after_error
 from .sending import Ahead, pinned
 from .setup import Run, load
+from .state import list_states
 from .step import StepTerms, ready_step
 from .strip import draw_strengths, sample_name
 from .trackers import tracked
@@ -66,15 +68,15 @@ DROPOUT_COINS, REGULARIZERS, CAPTIONS = 1, 2, 3
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a finished run leaves: its folder, its last LoRA and how far it got. `unused` says which settings no step
-    has used, where it was finished before and some have changed since."""
+    """What a finished run leaves: its folder, its last LoRA and how far it got. `exported` is the copy of that in
+    run.export_folder, None where there is none."""
 
     folder: Path
     lora: Path
     step: int
     total: int
     summary: str
-    unused: str = ""
+    exported: Path | None = None
 
 
 def train(config: RunConfig, events: Events | None = None) -> RunResult:
@@ -112,7 +114,12 @@ def train_checked(checked: Checked, events: Events) -> RunResult:
             step = int(checked.folder.manifest.get("step", checked.total))
             above = f" above {step}" if step > checked.total else ""
             text = f"Finished before: {step} steps. Raise train.steps{above} to go on. {product}: {lora}"
-            return RunResult(checked.folder.path, lora, step, checked.total, text, unused)
+            if first:
+                renew_exports(checked.config, checked.folder, lora, events)
+            copy = exported(checked.config, checked.folder, lora)
+            return RunResult(checked.folder.path, lora, step, checked.total, text, copy)
+        if checked.finished:
+            events.message(_renewed_words(checked), "warning")
         with tracked(checked.config, checked.folder.path, events) if first else contextlib.nullcontext(events) as told:
             asked = Asked(told, checked.folder.path if first else None)
             try:
@@ -161,6 +168,17 @@ def _unused_words(names: Sequence[str]) -> str:
         f"{listed} {was} changed since its last step and {was} not used. Raise train.steps to go on with {them}, "
         f"choose another run.name to train anew with {them}, or put {them} back."
     )
+
+
+def _renewed_words(checked: Checked) -> str:
+    """That the LoRA of a finished run is made again, and what from."""
+    product = "checkpoint" if checked.config.train.what == "full" else "LoRA"
+    reached = int(checked.folder.manifest.get("step", checked.total))
+    step = max((step for step, _ in list_states(checked.folder.states)), default=0)
+    how = f"written anew from the state of step {step}"
+    if step < reached:
+        how = f"trained again from the state of step {step} on" if step else "trained again"
+    return f"The {product} of {checked.folder.name} is damaged or missing, and is {how}."
 
 
 class _Loop:
@@ -424,9 +442,12 @@ class _Loop:
             lora = run.peers.lead(lambda: save(run, self.events, "finished", final=True))
         lora = run.peers.told(lora)
         assert lora is not None, "the first process has saved it"
+        copy = exported(self.settings, run.folder, lora)
+        if run.peers.first and copy is not None:  # one that could not be written has been told of
+            renew_exports(self.settings, run.folder, lora, self.events)
         done, seconds = run.step - self.first, time.monotonic() - self.started
         summary = f"{run.step} of {run.total} steps done ({done} in {_clock(seconds)}). {_titled(run.product)}: {lora}"
-        return RunResult(run.folder.path, lora, run.step, run.total, summary)
+        return RunResult(run.folder.path, lora, run.step, run.total, summary, copy)
 
     def _after(self, error: BaseException) -> BaseException:
         """Save what there is, and return what is raised to tell of it: `error` itself, or one in better words."""

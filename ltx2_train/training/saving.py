@@ -22,15 +22,16 @@ from typing import Any, TypeVar
 from ..device import DTYPES
 from ..errors import RunError, TrainerError
 from ..events import Events
-from ..files import copy_file, write_json
+from ..files import write_json
 from ..full.file import save_checkpoint, verify_checkpoint
 from ..full.weights import TrainedWeights
 from ..lora.file import verify_saved
 from ..lora.save import save_lora
 from ..optim import WeightMean, averaged
 from .chart import draw_chart
+from .exports import export, export_one
 from .lora_about import lora_metadata
-from .lora_files import list_loras, lora_name, place_lora, place_newest, prune, write_lora_beside
+from .lora_files import list_loras, lora_name, place_newest, prune, write_lora_beside
 from .metrics import LOSS, STREAMS, VALIDATION, loss_column, terms_of
 from .report import versions
 from .run_folder import delete_old_states
@@ -98,17 +99,6 @@ def complete(run: Run, events: Events) -> None:
         _write_loras(run, events, saved)
         for step in saved.failed.keys() & {LORA, CHECK}:
             events.message(f"The {run.product} of step {run.step} is missing. {saved.failed[step]}", "warning")
-
-
-def export(lora: Path, folder: Path, name: str) -> Path:
-    """Place the LoRA in `folder` too, under its own name and the plain one; returns the plain path."""
-    return place_newest(place_lora(lora, folder / lora.name), folder, name)
-
-
-def export_one(checkpoint: Path, folder: Path, name: str) -> Path:
-    """Place the checkpoint in `folder` under the plain name alone, in place of the one before; returns its path."""
-    copy_file(checkpoint, folder / lora_name(name))
-    return folder / lora_name(name)
 
 
 def _write(run: Run, events: Events, status: str, with_state: bool, final: bool, lora: Path | None = None) -> Saved:

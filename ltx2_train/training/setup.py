@@ -418,7 +418,7 @@ def _resume(run: Run, events: Events) -> bool:
             events.message("The state holds no optimizer (train.state is minimal): it starts afresh.", "warning")
         keep = run.config.train.changed_rate == "keep"
         for text in resume(run.optimizer, run.schedule, state.get("optimizer"), state["schedule"], keep):
-            events.message(text)
+            events.message(text, "warning")
         _resume_mean(run, state.get("mean"), events)
         if run.regularizers is not None:
             run.regularizers.load_state_dict(state.get("regularizers"), events)

@@ -90,10 +90,9 @@ class ComfyEvents(Events):
         self._show(now=level == "warning")
 
     def finish(self, state: str, text: str) -> None:
-        """The last word: `state` is finished, stopped or failed. What was warned of stands below it, where the page
-        has no live view that does so."""
+        """The last word: `state` is finished, stopped or failed. What was warned of stands below it."""
         text = in_widget_words(text)
-        if state == "finished" and not self._widget:
+        if state == "finished":
             told = list(dict.fromkeys(self.warnings))
             more = [f"... and {len(told) - WARNED} more, in the log"] if len(told) > WARNED else []
             text = "\n".join([text, *told[:WARNED], *more])

@@ -182,14 +182,24 @@ def test_a_finished_run_tells_what_was_changed_since_and_keeps_the_record_of_its
     (dataset := run_file.parent / "dataset.toml").write_text(f"{dataset.read_text()}\nvideo_loss_weight = 0.5\n")
     events = StopAt(99)
     changes = ["loss.video_weight=0.5", "optimizer.weight_decay=0.3", "sample.strength=0.5"]
-    again = train(load_run(run_file, ["train.steps=1", f"model.checkpoint={moved}", *changes]), events)
+    train(load_run(run_file, ["train.steps=1", f"model.checkpoint={moved}", *changes]), events)
     names = "loss.video_weight, optimizer.weight_decay, sample.strength, datasets[0].video_loss_weight"
-    assert again.unused.startswith(f"{names} were changed since its last step and were not used.")
-    assert [text for level, text in events.messages if level == "warning" and names in text]
+    told = f"{names} were changed since its last step and were not used."
+    assert [text for level, text in events.messages if level == "warning" and told in text]
     assert (first.folder / "run.toml").read_text() == recorded.replace(str(base), str(moved))
-    longer = train(load_run(run_file, ["train.steps=3", *changes]))
-    assert (longer.unused, load_run(first.folder / "run.toml").loss.video_weight) == ("", 0.5)
-    assert not train(load_run(run_file, ["train.steps=3", *changes])).unused
+    for path in first.lora.parent.glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:5000])
+    mended = train(load_run(run_file, ["train.steps=1", *changes, "train.comment=another"]), events)
+    assert "another" not in json.dumps(inspect_lora(mended.lora).metadata), "it is of the steps that were taken"
+    assert [text for level, text in events.messages if level == "warning" and "from the state of step 2" in text]
+    events = StopAt(99)
+    train(load_run(run_file, ["train.steps=3", *changes, "train.comment=another"]), events)
+    assert load_run(first.folder / "run.toml").loss.video_weight == 0.5
+    warned = [text for level, text in events.messages if level == "warning"]
+    assert any("used from its next step on" in text and "train.comment" in text for text in warned)
+    events = StopAt(99)
+    train(load_run(run_file, ["train.steps=3", *changes, "train.comment=another"]), events)
+    assert not [text for _, text in events.messages if "changed" in text]
 
 
 def test_other_settings_under_the_same_name_are_refused_before_anything_is_loaded(run_file, monkeypatch):

@@ -239,6 +239,45 @@ def test_a_finished_run_is_left_alone_until_its_folder_changes(nodes, chain):
     assert mark() != before
 
 
+def test_a_lora_that_was_damaged_is_written_anew_by_the_next_press(nodes, comfy, chain):
+    def mark():
+        return nodes.TrainLoRA.fingerprint_inputs(run_name="hurt")
+
+    run = chain.trained("hurt", steps=1).args[1]
+    before = mark()
+    whole = run.lora.read_bytes()
+    run.lora.write_bytes(whole[:999])
+    with pytest.raises(
+        RuntimeError, match=r"hurt_000001\.safetensors is damaged\. Press Run again: the node that trains"
+    ):
+        nodes.SampleLoRA.execute(prompt="a ball", run=run, **DRAW)
+    assert mark() != before, "ComfyUI's cache is not asked"
+    told = chain.trained("hurt", steps=1, comment="fine").ui["ltx2_train"][0]["message"]
+    assert run.lora.stat().st_size == len(whole)
+    assert "The LoRA of hurt is damaged or missing, and is written anew from the state of step 1." in told
+    assert "comment was changed since its last step and was not used" in told
+    before = mark()
+    (comfy.folder("models", "loras") / "hurt" / "hurt.safetensors").unlink()
+    assert mark() != before
+
+
+def test_a_copy_that_cannot_be_written_is_told_in_the_last_word(comfy, chain):
+    (comfy.folder("models", "loras") / "blocked").write_text("a file in place of the folder")
+    lora, run, path = (result := chain.trained("blocked", steps=1)).args
+    told = result.ui["ltx2_train"][0]["message"]
+    assert told.startswith(f"{run.folder / 'lora' / 'blocked.safetensors'} is not in ComfyUI's folders, see below.")
+    assert "The copy in ComfyUI's folder was left out" in told
+    assert Path(path).is_file()
+    assert lora
+
+
+def test_what_was_changed_of_a_run_that_goes_on_stands_in_its_node(chain):
+    chain.trained("changed", steps=1)
+    told = chain.trained("changed", steps=2, learning_rate=5e-4, caption_dropout=0.5).ui["ltx2_train"][0]["message"]
+    assert "used from its next step on: caption_dropout." in told
+    assert "Learning rates from here on: main 0.0005 (until now 0.001)." in told
+
+
 def test_a_longer_run_leaves_the_finished_lora_as_it_is(comfy, chain):
     first = chain.trained("kept", steps=2).args[1]
     assert first.lora.name == "kept_000002.safetensors"

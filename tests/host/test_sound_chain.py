@@ -176,7 +176,12 @@ def test_a_voice_is_trained_drawn_and_played(nodes, chain, comfy):
     sample = comfy.events("ltx2_train.sample")[-1]["sample"]
     assert sample["file"]["filename"].endswith(".wav")
     assert comfy.events("ltx2_train.step")[-1]["curve_audio"] == []
+    told = result.ui["ltx2_train"][0]["message"]
     drawn = nodes.SampleLoRA.execute(prompt="a tune", run=result.args[1], **DRAW)
+    prepared, *_, last = (text for _, text in comfy.texts if "no effect" in text)
+    assert "width = 64 and height = 64 have no effect: the base is set to sound alone" in prepared
+    assert "sample_width = 64 has no effect: it counts only with mode of Load LTX-2 Base Model = video or av" in told
+    assert "\nwidth = 64 has no effect: it counts only with mode" in last
     video, path, audio = drawn.args
     assert "no video" in video.message
     assert Path(path).suffix == ".wav"

@@ -9,7 +9,7 @@ from ltx2_train.config import DrawSettings, SampleSettings, make_run
 from ltx2_train.errors import ConfigError
 from ltx2_train.events import Events
 from ltx2_train.sampling.prompts import parse_prompt, read_prompts, unused_options
-from ltx2_train.sampling.sample import _tell_idle
+from ltx2_train.sampling.sample import tell_idle
 
 SETTINGS = DrawSettings(width=768, height=512, frames=49, negative_prompt="ugly")
 
@@ -148,9 +148,9 @@ def test_a_strength_is_told_where_no_lora_is_given_and_nowhere_else(what):
     run, heard = make_run({"train": {"what": what}, "sample": {"strength": 0.5}}), []
     events = Events()
     events.message = lambda text, level="info": heard.append(text)
-    _tell_idle(run, run.sample, [], Path("x.safetensors"), events)
+    tell_idle(run, run.sample, [], Path("x.safetensors"), events)
     assert not [text for text in heard if "strength" in text]
-    _tell_idle(run, run.sample, [], None, events)
+    tell_idle(run, run.sample, [], None, events)
     assert [text for text in heard if "strength" in text] == [
         "sample.strength = 0.5 has no effect: no LoRA is given (--lora)."
     ]

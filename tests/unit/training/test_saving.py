@@ -176,9 +176,47 @@ def test_an_export_folder_out_of_reach_costs_nothing_but_the_copy(runs, tmp_path
         runs.train(events, steps=5, export=tmp_path / "loras")
     assert states(runs) == [2, 3]
     events.stop = None
-    assert runs.train(events, steps=5, export=tmp_path / "loras").step == 5
+    result = runs.train(events, steps=5, export=tmp_path / "loras")
+    assert (result.step, result.exported) == (5, None)
     assert runs.taken == list(range(5))
     assert sum("run.export_folder" in text for text in events.warnings) == 4
+
+
+def test_a_copy_that_broke_off_is_written_anew_and_a_missing_one_of_the_newest(runs, tmp_path):
+    exports, events = tmp_path / "loras" / "fox", Heard()
+    result = runs.train(events, export=tmp_path / "loras")
+    assert (result.exported, events.warnings) == (exports / "fox.safetensors", [])
+    cut = exports / "fox_000002.safetensors"
+    whole = cut.read_bytes()
+    cut.unlink()  # of its own, where the disk has links
+    cut.write_bytes(whole[:500])
+    (exports / "fox_000004.safetensors").unlink()
+    (exports / "fox.safetensors").unlink()
+    again = runs.train(events, export=tmp_path / "loras")
+    assert again.exported == exports / "fox.safetensors"
+    assert cut.read_bytes() == whole
+    assert loras(exports) == ["fox.safetensors", "fox_000002.safetensors", "fox_000004.safetensors"]
+    (told,) = events.warnings
+    assert told.startswith(f"fox_000002.safetensors, fox.safetensors in {exports} were damaged or missing, and were")
+    cut.unlink()  # an older one that somebody has deleted stays away
+    assert runs.train(events, export=tmp_path / "loras").exported
+    assert (len(events.warnings), cut.exists()) == (1, False)
+
+
+@pytest.mark.parametrize("how", ["damaged", "missing"])
+def test_a_lora_that_is_written_anew_is_told_of(runs, how):
+    whole = runs.train().lora.read_bytes()
+    for path in (runs.path / "lora").glob("*4.safetensors" if how == "missing" else "fox.safetensors"):
+        path.unlink()
+    if how == "missing":
+        (runs.path / "lora" / "fox.safetensors").unlink()  # an older one is there
+    else:
+        (runs.path / "lora" / "fox.safetensors").write_bytes(whole[:500])
+    events = Heard()
+    assert runs.train(events).lora.name == "fox.safetensors"
+    assert events.warnings == ["The LoRA of fox is damaged or missing, and is written anew from the state of step 4."]
+    assert runs.taken == list(range(4))
+    assert inspect_lora(runs.path / "lora" / "fox_000004.safetensors").step == 4
 
 
 @pytest.mark.parametrize("name", ["loss.png", "fox_000002.json", "manifest.json"])

@@ -1,0 +1,68 @@
+"""The copies of what a run saves in run.export_folder, where another program finds it.
+
+Of LoRAs each one, under its own name, and the newest under the plain one too. A checkpoint is too large for that: there
+is the newest alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..config import RunConfig
+from ..errors import TrainerError
+from ..events import Events
+from ..files import copy_file
+from .lora_files import list_loras, lora_name, place_lora, place_newest
+from .run_folder import RunFolder
+
+
+def export(lora: Path, folder: Path, name: str) -> Path:
+    """Place the LoRA in `folder` too, under its own name and the plain one; returns the plain path."""
+    return place_newest(place_lora(lora, folder / lora.name), folder, name)
+
+
+def export_one(checkpoint: Path, folder: Path, name: str) -> Path:
+    """Place the checkpoint in `folder` under the plain name alone, in place of the one before; returns its path."""
+    copy_file(checkpoint, folder / lora_name(name))
+    return folder / lora_name(name)
+
+
+def exported(config: RunConfig, folder: RunFolder, newest: Path) -> Path | None:
+    """The copy of the LoRA or checkpoint `newest`; None where there is none, or none of its size."""
+    if config.run.export_folder is None:
+        return None
+    name = lora_name(folder.name) if config.train.what == "full" else newest.name
+    copy = config.run.export_folder / folder.name / name
+    return copy if _size(copy) == _size(newest) else None
+
+
+def renew_exports(config: RunConfig, folder: RunFolder, newest: Path, events: Events) -> None:
+    """Write the copies anew that are no longer as large as what the run has, and that of `newest` where it is missing.
+
+    What cannot be written is a warning.
+    """
+    if config.run.export_folder is None:
+        return
+    place, saved = config.run.export_folder / folder.name, [path for _, path in list_loras(folder.loras, folder.name)]
+    whole = config.train.what == "full"
+    sizes = {path: _size(place / path.name) for path in saved}
+    broken = [] if whole else [path for path, size in sizes.items() if size not in (None, _size(path))]
+    try:
+        told = [path.name for path in broken if place_lora(path, place / path.name) == place / path.name]
+        if exported(config, folder, newest) is None:
+            place_one = export_one if whole else export
+            told.append(place_one(saved[-1] if saved else newest, place, folder.name).name)
+    except TrainerError as error:
+        events.message(f"The copy in run.export_folder was left out. {error}", "warning")
+        return
+    if told:
+        was = "was" if len(told) == 1 else "were"
+        events.message(f"{', '.join(told)} in {place} {was} damaged or missing, and {was} written anew.", "warning")
+
+
+def _size(path: Path) -> int | None:
+    """None where there is no such file."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
