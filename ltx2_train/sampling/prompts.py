@@ -137,7 +137,9 @@ OPTIONS = (
 BY_LETTER = {option.letter: option for option in OPTIONS}
 BY_NAME = {name: option for option in OPTIONS for name in option.names}
 TABLES = frozenset((".csv", ".tsv", ".jsonl", ".yaml", ".yml"))
-_OPTION = re.compile(r"(?:^|\s)--(?=[A-Za-z]+(?:\s|$))")
+_OPTION = re.compile(r"(?:^|\s)--(?=[A-Za-z](?:[\w-]*\w)?(?:[\s=]|$))")
+# one hyphen, or the dash that phones and office programs write for two, before what is an option
+_DASHED = re.compile(rf"(?:^|\s)([-–—])({'|'.join(BY_LETTER)})[\s=]+\d")
 
 
 def read_prompts(settings: DrawSettings, fallback: Sequence[str] = ()) -> list[Prompt]:
@@ -253,8 +255,11 @@ def parse_prompt(
     pieces = [line] if plain else _OPTION.split(line.strip())
     prompt = pieces[0].strip()
     values: dict[str, Any] = {}
+    if not plain and (dashed := _DASHED.search(line)):
+        raise ConfigError(f"{dashed[1]}{dashed[2]}: an option begins with two hyphens. Write --{dashed[2]}.")
     for piece in pieces[1:]:
-        letter, _, rest = piece.strip().partition(" ")
+        letter, *behind = re.split(r"[\s=]", piece.strip(), maxsplit=1)
+        rest = "".join(behind)
         if letter not in BY_LETTER:
             raise ConfigError(f"--{letter} is not known. Known: {' '.join(BY_LETTER)}.")
         option = BY_LETTER[letter]

@@ -34,13 +34,28 @@ def test_options_may_stand_before_the_prompt():
     assert (prompt.text, prompt.shape.width, prompt.seed) == ("A cat sleeps", 256, 3)
 
 
+def test_an_option_may_have_an_equals_sign_as_in_a_shell():
+    prompt = parse_prompt("A well-lit cat - 3 of them -- sleeps --w=256 --n=blur --d\t3", SETTINGS)
+    assert (prompt.text, prompt.shape.width, prompt.seed) == ("A well-lit cat - 3 of them -- sleeps", 256, 3)
+    assert prompt.negative == "blur"
+
+
 def test_a_caption_is_all_prompt():
     assert parse_prompt("odd --w 5 caption", SETTINGS, plain=True).text == "odd --w 5 caption"
 
 
 @pytest.mark.parametrize(
     ("line", "says"),
-    [("A --w x", "number"), ("A --w 8", "32"), ("A --zz 1", "not known"), ("A --i no.png", "no such image")],
+    [
+        ("A --w x", "number"),
+        ("A --w 8", "32"),
+        ("A --zz 1", "not known"),
+        ("A --zz=1", "--zz is not known"),
+        ("A --cfg-scale 3", "--cfg-scale is not known"),
+        ("A --i no.png", "no such image"),
+        ("A -w 96", r"^-w: an option begins with two hyphens. Write --w.$"),
+        ("A —f=9", "—f: an option begins with two hyphens"),
+    ],
 )
 def test_wrong_options_are_named(line, says):
     with pytest.raises(ConfigError, match=says):
