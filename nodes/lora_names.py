@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from .. import ltx2_train as core
-from ..ltx2_train.errors import ConfigError
+from ..ltx2_train.errors import CheckpointError, ConfigError
 from ..ltx2_train.files import digest
 from . import host
 from .host import io
@@ -50,6 +50,19 @@ def chosen_lora(lora: Mapping[str, Any] | None, lora_path: str, to_do: str) -> P
     if lora_path.strip():
         raise ConfigError(f"There are two LoRAs to {to_do}: take the wire off `lora`, or empty `lora_path`.")
     return lora_file(lora)
+
+
+def whole_lora(lora: Path, run_name: str) -> Path:
+    """`lora`, which the run has saved. Raises CheckpointError where it has been damaged or deleted since."""
+    try:
+        core.probe(lora)
+    except CheckpointError:
+        is_so = "is damaged" if lora.is_file() else "is missing"
+        raise CheckpointError(
+            f"{lora} {is_so}. Press Run again in the workflow that trains {run_name}: its newest LoRA is written anew "
+            "from its last state. In place of an earlier one choose another step."
+        ) from None
+    return lora
 
 
 def more_loras_input() -> Any:

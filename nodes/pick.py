@@ -10,6 +10,7 @@ from .. import ltx2_train as core
 from ..ltx2_train.errors import ConfigError
 from . import handles, host
 from .host import io
+from .lora_names import whole_lora
 from .numbers import numbers_of
 from .wire import FileLora
 
@@ -105,6 +106,8 @@ class PickCheckpoints(io.ComfyNode):
         with host.training_job(TITLE):
             folder, tables = _run_of(run, run_name)
             loras = core.pick_loras(folder, **_chosen(pick))
+            for path in loras.values():
+                whole_lora(path, folder.name)
             if more is not None:
                 folder, tables, loras = more.folder, more.tables, {**more.loras, **loras}
             events = host.ComfyEvents(cls.hidden.unique_id)

@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import ltx2_train as core
 from ..ltx2_train import RunConfig
-from ..ltx2_train.errors import CheckpointError, ConfigError
+from ..ltx2_train.errors import ConfigError
 from ..ltx2_train.files import digest
 from . import given, handles, host, lora_names, options
 from .host import io
@@ -185,23 +185,11 @@ def _marked(path: Path, mark: str) -> Path:
     return path.with_name(f"{stem}_{mark}{dot}{ending}")
 
 
-def whole_lora(lora: Path, run_name: str) -> Path:
-    """`lora`, which a run has saved. Raises CheckpointError where it has been damaged or deleted since."""
-    try:
-        core.probe(lora)
-    except CheckpointError:
-        is_so = "is damaged" if lora.is_file() else "is missing"
-        raise CheckpointError(
-            f"{lora} {is_so}. Press Run again: the node that trains {run_name} writes it anew from its last state."
-        ) from None
-    return lora
-
-
 def _lora(run: handles.FinishedRun | None, text: str) -> Path | None:
     """The LoRA to draw with; None is the base alone. Raises ConfigError where the file is missing."""
     text = text.strip().strip('"')
     if not text:
-        return None if run is None or run.lora is None else whole_lora(run.lora, run.folder.name)
+        return None if run is None or run.lora is None else lora_names.whole_lora(run.lora, run.folder.name)
     places = [Path(text).expanduser()]
     if not places[0].is_absolute() and not host.stays_inside(text):
         raise ConfigError(f"lora_path: {text} leads out of the loras folders. Write a name in one, or a full path.")
