@@ -93,9 +93,9 @@ class ComfyEvents(Events):
         """The last word: `state` is finished, stopped or failed. What was warned of stands below it."""
         text = in_widget_words(text)
         if state == "finished":
-            told = list(dict.fromkeys(self.warnings))
-            more = [f"... and {len(told) - WARNED} more, in the log"] if len(told) > WARNED else []
-            text = "\n".join([text, *told[:WARNED], *more])
+            told = list(dict.fromkeys(reversed(self.warnings)))  # the newest say how it ended
+            more = [f"... and {len(told) - WARNED} before, in the log"] if len(told) > WARNED else []
+            text = "\n".join([text, *told[:WARNED][::-1], *more])
         self.view.state, self.view.message = state, text
         self.view.sample_file = None
         self._show(now=True, last=text)
