@@ -24,12 +24,20 @@ from ..weights.reader import TensorFile
 from ..weights.stored import PLAIN_TYPES
 from ..weights.writer import TensorEntry, TensorWriter, require_space
 from .fit import tell_version
-from .new_file import HIGHEST_STRENGTH, LoraMade, Losses, check_target, require_each_once, require_no_zero, square_sum
+from .new_file import (
+    HIGHEST_STRENGTH,
+    LoraMade,
+    Losses,
+    check_target,
+    require_each_once,
+    require_no_zero,
+    square_sum,
+    tell_lost,
+)
 from .source import LoraSource, tell_doubts
 from .targets import branch_of, count_branches
 
 TOOL = "Baking"
-_MOST_LOST = 0.5  # share of the change that rounding may take without a word of advice
 
 
 def bake_loras(
@@ -83,21 +91,8 @@ def bake_loras(
     layers = [layer for layer, _ in weights.values()]
     ranks = sorted({rank for source in sources for rank in source.about.ranks})
     notes = [f"{source.path.name} at strength {strength:g}" for source, strength in zip(sources, each, strict=True)]
-    notes += _tell_lost(losses, out, events)
+    notes += tell_lost(losses, "Bake it at a higher strength, or load the LoRA beside the checkpoint instead.", events)
     return LoraMade(out, count_branches(layers), ranks, [*doubts, *notes], losses.shares())
-
-
-def _tell_lost(losses: Losses, out: Path, events: Events) -> list[str]:
-    """A sentence with advice where rounding took most of the change."""
-    share = losses.shares().get("all", 0.0)
-    if share <= _MOST_LOST:
-        return []
-    told = (
-        f"Rounding took {share:.0%} of the change, so little of it is in {out.name}. Bake it at a higher strength, or "
-        "load the LoRA beside the checkpoint instead."
-    )
-    events.message(told, "warning")
-    return [told]
 
 
 def _all_lost(file: TensorFile, sources: Sequence[LoraSource]) -> ConfigError:

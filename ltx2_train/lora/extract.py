@@ -25,7 +25,17 @@ from ..weights.reader import TensorFile
 from ..weights.stored import PLAIN_TYPES
 from .file import NOT_FINITE
 from .metadata import describe_run
-from .new_file import LoraMade, Losses, check_target, lora_keys, pick_dtype, rounded, square_sum, write_tensors_of
+from .new_file import (
+    LoraMade,
+    Losses,
+    check_target,
+    lora_keys,
+    pick_dtype,
+    rounded,
+    square_sum,
+    tell_lost,
+    write_tensors_of,
+)
 from .targets import branch_of, count_branches
 
 
@@ -91,8 +101,9 @@ def extract_lora(
         "extract_error": f"{losses.shares().get('all', 0.0):.6f}",
     }
     most = max(layers.values())
+    lost = tell_lost(losses, "Give a higher rank.", events)
     write_tensors_of(out, tensors, describe_run(about, most, most, count_branches(layers)), replace, events.check_stop)
-    return LoraMade(out, count_branches(layers), sorted(set(layers.values())), left_out, losses.shares())
+    return LoraMade(out, count_branches(layers), sorted(set(layers.values())), [*lost, *left_out], losses.shares())
 
 
 def _change(pair: _Pair, layer: str, device: torch.device) -> Tensor:

@@ -40,6 +40,7 @@ from .new_file import (
     require_no_zero,
     rounded,
     square_sum,
+    tell_lost,
     write_lora,
 )
 from .source import LoraSource, joint_dtype, tell_doubts
@@ -85,6 +86,7 @@ def merge_loras(
         work = _Merge(sources, recipe, pick_device(device), events)
         metadata = merged_metadata(sources, recipe, out.stem, work.ranks)
         write_lora(out, work.entries, metadata, work.tensors(), replace, events.check_stop)
+        notes += tell_lost(work.losses, "Choose rank_mode sum, or dtype fp32.", events)
     return LoraMade(out, count_branches(work.ranks), sorted(set(work.ranks.values())), notes, work.losses.shares())
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..device import DTYPE_NAMES
 from ..errors import CheckpointError, ConfigError
+from ..events import Events
 from ..files import atomic
 from ..paths import name_fault
 from ..weights.reader import ENDING, TensorFile
@@ -23,6 +24,7 @@ from .names import PREFIX
 from .targets import layers_text
 
 HIGHEST_STRENGTH = 100
+_MOST_LOST = 0.5  # share of the change that may be lost without a word of advice
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,16 @@ def require_no_zero(paths: Sequence[Path | str], numbers: Sequence[float], word:
                 f"The {word} of {path.name} is 0, so nothing of it would count. Leave it out, or give a number that is "
                 "not 0."
             )
+
+
+def tell_lost(losses: Losses, advice: str, events: Events) -> list[str]:
+    """A sentence with `advice`, which `events` are told, where most of the change was lost; or none."""
+    share = losses.shares().get("all", 0.0)
+    if share <= _MOST_LOST:
+        return []
+    told = f"{share:.0%} of the change were lost, so the new file does little of it. {advice}"
+    events.message(told, "warning")
+    return [told]
 
 
 def write_lora(

@@ -19,7 +19,17 @@ from ..errors import ConfigError
 from ..events import Events, shielded
 from .low_rank import halved, singular
 from .metadata import HASHES, METADATA_FORMAT
-from .new_file import LoraMade, Losses, check_target, lora_keys, pick_dtype, rounded, square_sum, write_tensors_of
+from .new_file import (
+    LoraMade,
+    Losses,
+    check_target,
+    lora_keys,
+    pick_dtype,
+    rounded,
+    square_sum,
+    tell_lost,
+    write_tensors_of,
+)
 from .scales import ENTRY
 from .source import LoraSource, tell_doubts
 from .targets import branch_of, count_branches
@@ -68,6 +78,7 @@ def resize_lora(
             tensors.update(zip(lora_keys(layer), halves, strict=True))
             events.progress(done, len(source.layers), layer)
         metadata = _metadata(source, ranks, losses)
+    notes += tell_lost(losses, "Give a higher rank.", events)
     write_tensors_of(out, tensors, metadata, replace, events.check_stop)
     return LoraMade(out, count_branches(ranks), sorted(set(ranks.values())), notes, losses.shares())
 

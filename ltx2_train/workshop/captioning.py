@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..dataset.scan import MEDIA_SUFFIXES
 from ..device import pick_device
 from ..errors import ConfigError, DataError
 from ..events import Events, shielded
@@ -29,6 +30,7 @@ from ..media.video import VIDEO_SUFFIXES, probe_media, read_frames
 from ..threads import heeding
 from .caption_models import Describer, Listener
 from .choices import CAPTION_FRAMES, SPEAKER
+from .passed_over import tell_passed_over
 
 if TYPE_CHECKING:
     import torch
@@ -92,11 +94,11 @@ def caption_media(
     for option, text in (("--speaker", speaker), ("--prompt", prompt)):
         if text is not None and not text.strip():
             raise ConfigError(f"{option} is empty. Give it a text, or leave it out.")
-    models = {"model": model, "whisper": whisper}
-    chosen = {**models, "prompt": prompt, "prefix": prefix, "speaker": speaker, "frames": frames}
+    chosen = dict(model=model, whisper=whisper, prompt=prompt, prefix=prefix, speaker=speaker, frames=frames)
     notes = _Notes(folder / NOTES, {key: str(value) for key, value in chosen.items()})
     failed: list[tuple[Path, str]] = []
     jobs, kept = _jobs(folder, overwrite, notes, failed)
+    tell_passed_over(folder, None, tuple(MEDIA_SUFFIXES), events)
     jobs = _each("look into files", jobs, failed, events, _probe)
     where = pick_device(device)
     if whisper is not None:

@@ -24,6 +24,7 @@ from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import VIDEO_SUFFIXES, probe_media
 from ..threads import heeding
 from .cut_video import piece_seconds, read_index, write_piece
+from .passed_over import tell_passed_over
 
 NOTES = "cut.json"
 SHORTEST_SECONDS = 1.0
@@ -87,6 +88,7 @@ def cut_videos(
     settings = {"seconds": seconds, "shortest": _lengths(seconds, shortest, longest), "longest": longest}
     videos = _videos(source)
     refuse_output(source, out, videos)
+    tell_passed_over(source, videos, ("video", "audio"), events, out)
     notes = read_notes(out / NOTES)
     clips: list[CutClip] = []
     failed: list[tuple[Path, str]] = []

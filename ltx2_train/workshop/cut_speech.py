@@ -21,6 +21,7 @@ from ..media.structure import behind_end
 from ..media.video import VIDEO_SUFFIXES
 from ..threads import heeding
 from .cut import CutClip, CutReport, read_notes, refuse_output, spoilt
+from .passed_over import tell_passed_over
 
 NOTES = "speech.json"
 SHORTEST, LONGEST, PAUSE = 2.0, 12.0, 0.3  # seconds, as in the dataset file
@@ -51,6 +52,7 @@ def cut_recordings(
         )
     files = _recordings(source)
     refuse_output(source, out, files)
+    tell_passed_over(source, files, ("video", "audio"), events, out)
     settings = {"shortest": shortest, "longest": longest, "pause": pause}
     notes = read_notes(out / NOTES)
     clips: list[CutClip] = []

@@ -130,6 +130,19 @@ def test_what_is_not_read_of_a_film_is_told(tmp_path):
     assert any(text.startswith("a.flac holds a second recording from byte") for text in events.texts)
 
 
+def test_what_of_a_folder_is_not_cut_is_told(tmp_path):
+    folder, said = tmp_path / "in", Said()
+    media.write_video(folder / "film.mp4", two_scenes(30, 5))
+    for name in ("talk.wav", "old.rm", "notes.txt", "clips/out.mp4", "more/x.mp4", "texts/x.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    cut_videos(folder, folder / "clips", seconds=1, events=said)
+    assert said.texts == [
+        f"{folder} holds what is not used here: old.rm, talk.wav.",
+        f"Sub-folders of {folder} are not looked into: more. Name each of them.",
+    ]
+
+
 def test_a_copy_that_would_lack_frames_is_encoded(tmp_path, monkeypatch):
     film = media.write_video(tmp_path / "in" / "film.mkv", media.grey_levels(20, step=5), options=KEYS)
     monkeypatch.setattr("ltx2_train.workshop.cut_video._with_dts", lambda packets, video: packets)
