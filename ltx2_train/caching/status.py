@@ -99,7 +99,7 @@ def cache_status(plan: DatasetPlan, recipe: CacheRecipe) -> CacheStatus:
     text = Text(plan, recipe)
     other_form = {text.other.of(item).path for item in plan.items}
     orphans = [path for path in _files(plan) if path not in rows and path not in other_form]
-    unused = [CacheRow(path, _name(path), "orphaned", "no sample uses it", path.stat().st_size) for path in orphans]
+    unused = [CacheRow(path, kind_name(path), "orphaned", "no sample uses it", path.stat().st_size) for path in orphans]
     return CacheStatus((*rows.values(), *unused))
 
 
@@ -149,10 +149,10 @@ def _files(plan: DatasetPlan) -> list[Path]:
     return [path for path in files if path.name.endswith(SUFFIXES) and path.is_file()]
 
 
-def _name(path: Path) -> str:
-    """The name of the kind that a file in a cache folder is of, by its ending."""
-    longest = max((suffix for suffix in _NAMES if path.name.endswith(suffix)), key=len)
-    return _NAMES[longest]
+def kind_name(path: Path) -> str:
+    """The name of the kind that a file in a cache folder is of, by its ending; that of latents where it has none."""
+    longest = max((suffix for suffix in _NAMES if path.name.endswith(suffix)), key=len, default="")
+    return _NAMES.get(longest, Latents.name)
 
 
 def remove_caches(rows: list[CacheRow]) -> int:

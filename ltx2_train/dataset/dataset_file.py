@@ -7,7 +7,8 @@ the default. Paths are relative to the file.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from .entry import (
 )
 from .entry_types import wrong_types
 from .foreign_keys import translate
-from .idle_entries import idle_entries, idle_of
+from .idle_entries import idle_entries, idle_of, settled
 from .manifest import dataset_table, is_manifest
 from .simpletuner import is_backends, read_backends
 
@@ -69,7 +70,6 @@ class DatasetConfig(Settings):
     def _together(self) -> DatasetConfig:
         if not self.datasets:
             raise ValueError("no [[datasets]]: name at least one folder or list of media to train on")
-        owners: dict[Path, str] = {}
         for ref in self.refs:
             name, dataset = ref.name, ref.entry
             if not dataset.from_caches:
@@ -79,14 +79,8 @@ class DatasetConfig(Settings):
                 raise ValueError(f"{name}.cache_directory: needs a folder, since {why}")
             if dataset.cache_files is not None and not dataset.from_caches:
                 raise ValueError(f"{name}.cache_files: counts only with cache_only = true; set that, or leave it out")
-            for key, path in dataset.cache_folders():
-                folder = path.expanduser().absolute()
-                if folder in owners:
-                    raise ValueError(
-                        f"{name} and {owners[folder]} share the cache folder {path}. "
-                        f"Give each dataset a {key} of its own"
-                    )
-                owners[folder] = name
+        if shared := _shared_folder(self.refs):
+            raise ValueError(shared)
         return self
 
     @property
@@ -135,6 +129,7 @@ class DatasetConfig(Settings):
         `alike` and `quiet`: see idle_entries; `foreign`: see read.
         """
         notes: list[str] = []
+        given = table
         if is_manifest(table):
             table, notes = dataset_table(table, source)
         table, more, problems = translate(table)
@@ -146,12 +141,17 @@ class DatasetConfig(Settings):
         unused, said = idle_entries(config.refs, shared, alike, quiet)
         if unused:
             raise ConfigError(refusal_text(source, unused))
+        if not (foreign or is_manifest(given)):
+            said += settled(config.refs)
         config._notes = (*notes, *more, *said)
         parts = {
             key: tuple(_absolute(entry, folder) for entry in getattr(config, key))
             for key in ("datasets", "validation_datasets")
         }
-        return config.model_copy(update={"general": _absolute(config.general, folder), **parts})
+        found = config.model_copy(update={"general": _absolute(config.general, folder), **parts})
+        if shared_folder := _shared_folder(found.refs):
+            raise ConfigError(refusal_text(source, [f"{shared_folder}."]))
+        return found
 
     def to_toml(self) -> str:
         """The file's text with every value that counts spelt out in each dataset, and absolute paths."""
@@ -192,6 +192,19 @@ def _unspoken(entry: DatasetSettings) -> set[str]:
     """The settings that a written dataset leaves out: those without effect, and one that means more when it is said."""
     left_open = {"audio_extension"} - entry.model_fields_set  # any ending does
     return {one.setting for one in idle_of(entry)} | left_open
+
+
+def _shared_folder(refs: Sequence[DatasetRef]) -> str:
+    """A sentence about two datasets whose caches lie in one folder, also by another spelling or a link; else ""."""
+    owners: dict[str, str] = {}
+    for ref in refs:
+        for key, path in ref.entry.cache_folders():
+            folder = os.path.realpath(path.expanduser())
+            if folder in owners:
+                owner = owners[folder]
+                return f"{ref.name} and {owner} share the cache folder {path}. Give each dataset a {key} of its own"
+            owners[folder] = ref.name
+    return ""
 
 
 def _check_size(name: str, dataset: DatasetSettings) -> None:

@@ -15,6 +15,15 @@ from .entry import FOLDER_KEYS, FOLDER_LIST_KEYS, LIST_KEYS, SOURCE_KEYS, Datase
 
 _DATA = {*FOLDER_KEYS, *FOLDER_LIST_KEYS, *LIST_KEYS, *SOURCE_KEYS}
 
+# what counts where caches alone are read: where they lie, how they are fed, and what is compared with them
+_WITH_CACHES = _DATA | {
+    "cache_only", "cache_files", "cache_directory", "reference_cache_directory", "reference_audio_cache_directory",
+    "batch_size", "num_repeats", "max_left_out", "separate_audio_buckets", "audio_bucket_strategy",
+    "audio_bucket_interval", "audio_only_sequence_resolution", "target_fps", "first_frame_probability",
+    "video_loss_weight", "audio_loss_weight", "reference_temporal_scale", "reference_audio_max_seconds",
+    "trigger_word",
+}  # fmt: skip
+
 
 def idle_entries(
     refs: Sequence[DatasetRef], shared: Mapping[str, Any], alike: bool = False, quiet: Collection[str] = ()
@@ -41,6 +50,20 @@ def idle_entries(
             where = name if alike else f"general.{name}"
             (problems if alike or name in _DATA else notes).append(where + str(ones[0]).removeprefix(name))
     return problems, notes
+
+
+def settled(refs: Sequence[DatasetRef]) -> list[str]:
+    """A sentence for each dataset that is read from its caches alone and has settings by which these were made."""
+    notes = []
+    for ref in refs if any(ref.entry.from_caches for ref in refs) else ():
+        names = [name for name in ref.entry.model_fields_set if name not in _WITH_CACHES]
+        if ref.entry.from_caches and names:
+            names.sort(key=list(DatasetSettings.model_fields).index)
+            counts = "counts" if len(names) == 1 else "count"
+            notes.append(
+                f"{ref.name} is read from its caches alone: {', '.join(names)} {counts} where they are made, not here."
+            )
+    return notes
 
 
 def idle_of(entry: DatasetSettings) -> list[Idle]:

@@ -27,6 +27,7 @@ from ..dataset.cache_names import (
     mask_cache_name,
     text_cache_name,
 )
+from ..dataset.captions import with_trigger
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.entry import DatasetRef, DatasetSettings, numbered_caches
 from ..dataset.items import require_share
@@ -96,7 +97,8 @@ def cached_names(entry: DatasetSettings) -> list[str]:
         return []
     names = {path.name for path in folder.glob(f"*{LATENT_SUFFIX}")}
     sounds = folder.glob(f"*{AUDIO_SUFFIX}")
-    return sorted(names | {path.name.removesuffix(AUDIO_SUFFIX) + LATENT_SUFFIX for path in sounds})
+    names |= {path.name.removesuffix(AUDIO_SUFFIX) + LATENT_SUFFIX for path in sounds}
+    return sorted(name for name in names if not name.startswith("."))  # such as what a Mac leaves on foreign disks
 
 
 def cached_captions(entry: DatasetSettings) -> Iterator[str]:
@@ -188,6 +190,7 @@ class CachedSamples:
         companions = self._companions(entry, name, kind, heard is not None)
         if caption_file is None or companions is None:
             return None
+        _require_trigger(entry, caption_file)
         _require_one_medium([one for one in (file, heard, caption_file) if one is not None])
         rate = IMAGE_FPS if kind == "image" else entry.target_fps
         return Sample(
@@ -322,6 +325,17 @@ class CachedSamples:
         if reason := damage(file.path) or stale_weights(file, part, fingerprint, encoder):
             raise CacheError(reason, file.path)
         self.checker.marks[file.path] = file.mark
+
+
+def _require_trigger(entry: DatasetSettings, text: CacheFile) -> None:
+    """Raise CacheError where a caption was encoded without the trigger word that its dataset names."""
+    said = text.metadata.get("caption", text.metadata.get("caption1", ""))
+    if said and with_trigger(said, entry.trigger_word) != said:
+        raise CacheError(
+            f'its caption is without trigger_word = "{entry.trigger_word}", and captions are those of the caches: '
+            f"{said[:60]}. Leave trigger_word out, or make the caches anew with it",
+            text.path,
+        )
 
 
 def _require_one_medium(files: Sequence[CacheFile]) -> None:

@@ -84,6 +84,13 @@ class Sample:
         """The caches of all its captions."""
         return (self.text_path, *(path for _, path in self.others))
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All its caches that are there."""
+        single = (self.latent_path, self.audio_path, self.mask_path, self.audio_mask_path, self.keyframes_path)
+        every = (*single, *self.text_paths, *self.reference_paths, *self.reference_audio_paths)
+        return tuple(path for path in every if path is not None and path.is_file())
+
     def told(self, number: int) -> Sample:
         """The sample with its caption of that number alone, from 0."""
         return replace(self, caption=self.captions[number], text_path=self.text_paths[number], others=())

@@ -6,13 +6,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..caching.cache_file import CacheFile
-from ..caching.status import CacheRow, CacheStatus, cache_status, missing_row, verify_caches
+from ..caching.recipe import CacheRecipe
+from ..caching.status import CacheRow, CacheStatus, cache_status, kind_name, missing_row, verify_caches
 from ..config import DrawSettings, RunConfig
 from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.plan import DatasetPlan, plan_dataset
 from ..errors import CacheError
 from ..events import Events, shielded
+from ..feed.cached import CachedSamples
+from ..feed.sample_check import SampleChecker
 from ..sampling.given_media import media_of
 from ..sampling.prompt_text import ENCODER, prompt_path
 from ..sampling.sample import given_media, prompts_of, trained_of
@@ -30,8 +33,28 @@ def status_of_caches(run: RunConfig, events: Events | None = None, verify: bool 
     if verify:
         verify_caches(plan, recipe, events)
     of_data = cache_status(plan, recipe)
+    alone = _of_caches_alone(run, recipe, plan, verify)
     of_prompts = _rows(dict.fromkeys(_kept_for_prompts(run, base, dataset, plan)), verify, events)
-    return CacheStatus((*of_data.rows, *of_prompts))
+    return CacheStatus((*of_data.rows, *alone, *of_prompts))
+
+
+def _of_caches_alone(run: RunConfig, recipe: CacheRecipe, plan: DatasetPlan, verify: bool) -> Iterator[CacheRow]:
+    """What training reads of datasets that are caches alone, and why it cannot read the rest of what lies there.
+
+    Raises CacheError where the folder of one holds none, DataError where too few of them are of use.
+    """
+    checker = SampleChecker(plan, recipe, Events(), run.audio)
+    cached = CachedSamples(checker)
+    samples = [sample for ref in plan.config.refs if ref.entry.from_caches for sample in cached.of(ref)]
+    wrong = {**checker.left_out, **checker.problems}
+    for path in dict.fromkeys(path for sample in samples for path in sample.paths):
+        if path not in wrong and (why := _damage(path, verify)):
+            wrong[path] = why
+        elif path not in wrong:
+            yield CacheRow(path, kind_name(path), "present", "", path.stat().st_size)
+    for path, why in wrong.items():
+        there = path.is_file()
+        yield CacheRow(path, kind_name(path), "stale" if there else "missing", why, path.stat().st_size if there else 0)
 
 
 def _kept_for_prompts(run: RunConfig, base: BaseFiles, dataset: DatasetConfig, plan: DatasetPlan) -> Iterator[_Kept]:
@@ -55,14 +78,19 @@ def _rows(kept: Iterable[_Kept], verify: bool, events: Events) -> Iterator[Cache
         if not path.is_file():
             yield missing_row(path, "prompts")
             continue
-        why = ""
-        try:
-            file = CacheFile(path)
-            file.require_name()
-            if verify:
-                file.verify()
-            if not file.made_by(key, weights):
-                why = f"it was made with another {'text encoder' if key == ENCODER else 'VAE'}"
-        except CacheError as error:
-            why = str(error).split(". ")[0]
+        if not (why := _damage(path, verify, by_name=True)) and not CacheFile(path).made_by(key, weights):
+            why = f"it was made with another {'text encoder' if key == ENCODER else 'VAE'}"
         yield CacheRow(path, "prompts", "stale" if why else "present", why, path.stat().st_size)
+
+
+def _damage(path: Path, verify: bool, by_name: bool = False) -> str:
+    """What is wrong with the file at `path`; "" for nothing. `by_name`: what it holds is known by its name alone."""
+    try:
+        file = CacheFile(path)
+        if by_name:
+            file.require_name()
+        if verify:
+            file.verify()
+    except CacheError as error:
+        return str(error).split(". ")[0]
+    return ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import time
 
 import numpy as np
@@ -88,6 +90,27 @@ def test_verifying_finds_what_headers_do_not_show_and_a_build_mends_it(run_file,
     assert main(["cache", "build", str(run_file)]) == 0
     assert "1 made (1 were stale)" in capsys.readouterr().out
     assert main(["cache", "status", str(run_file), "--verify"]) == 0
+
+
+def test_of_caches_alone_what_training_reads_is_looked_at(run_file, capsys):
+    folder, dataset = run_file.parent / "cache", run_file.parent / "dataset.toml"
+    shutil.rmtree(run_file.parent / "clips")
+    dataset.write_text(f"[[datasets]]\ncache_directory = {str(folder)!r}\ncache_only = true\n")
+    path, text = next(folder.glob("*_ltx2.safetensors")), next(folder.glob("*_te_compact.safetensors"))
+    status = ["cache", "status", str(run_file)]
+    assert main(status) == 0
+    assert re.search(r"present .*\b\d+ latents, .*1 text", capsys.readouterr().out)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert main(status) == 0, "headers alone are read"
+    assert main([*status, "--verify"]) == 1
+    assert f"{path.name}: The cache {path} is damaged: the bytes of" in capsys.readouterr().out
+    path.write_bytes(b"x")
+    assert main(status) == 1
+    path.write_bytes(whole)
+    text.unlink()
+    assert main(status) != 0
+    assert "no text cache for clip" in capsys.readouterr().err
 
 
 def test_the_commands_list_first_and_delete_only_when_told(run_file, capsys):

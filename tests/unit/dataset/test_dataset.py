@@ -108,6 +108,17 @@ def test_wrong_files_are_refused_in_words_that_help(tmp_path, text, words):
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize("other", ["./a/../cache", "link"])
+def test_one_folder_of_caches_is_known_by_its_other_names(tmp_path, other):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to("cache")
+    folders = zip(("a", "b"), ("cache", other), strict=True)
+    entries = [f'[[datasets]]\nvideo_directory = "{media}"\ncache_directory = "{cache}"' for media, cache in folders]
+    with pytest.raises(ConfigError, match=r"datasets\[1\] and datasets\[0\] share the cache folder"):
+        DatasetConfig.read(write(tmp_path, "\n".join(entries)))
+
+
 @pytest.mark.parametrize("data", [b"\xff\x00\xfe", b"[" * 100_000, b'{"version": Infinity}'])
 def test_a_manifest_of_other_bytes_is_refused(tmp_path, data):
     (tmp_path / "dataset_manifest.json").write_bytes(data)

@@ -91,6 +91,23 @@ def test_a_picture_that_is_named_after_its_time_is_no_window(tmp_path):
     assert {(one.kind, one.caption) for one in read} == {("image", "a fox")}
 
 
+def test_a_trigger_word_that_the_cached_captions_lack_is_refused(made):
+    folder = made.config.datasets[0].caches
+    (folder / "._a_00000-009_0064x0064_ltx2.safetensors").write_bytes(b"\0")  # of a Mac
+    for trigger, told in (("clip", False), ("ohwx", True)):
+        entry = {"cache_directory": str(folder), "cache_only": True, "trigger_word": trigger, "resolution": 96}
+        entry["cache_files"] = [path.name for path in folder.glob("a_*_ltx2.safetensors")]
+        config = DatasetConfig.from_table({"datasets": [entry]}, folder)
+        assert config.notes == (
+            "datasets[0] is read from its caches alone: resolution counts where they are made, not here.",
+        )
+        if not told:
+            assert TrainingSet.open(config, RECIPE).samples
+            continue
+        with pytest.raises(CacheError, match='its caption is without trigger_word = "ohwx".*: a clip. Leave'):
+            TrainingSet.open(config, RECIPE)
+
+
 def test_caches_of_two_clips_under_one_name_are_refused(made):
     folder = made.config.datasets[0].caches
     table = {"datasets": [{"video_directory": ".", "cache_directory": str(folder), "cache_only": True}]}
