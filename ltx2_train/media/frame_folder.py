@@ -48,7 +48,7 @@ def probe_frame_folder(folder: Path) -> MediaInfo:
     files = frame_files(folder)
     if not files:
         raise DataError(f"{folder} is a folder without a single picture. Name a video, or a folder of frames.", folder)
-    lacks = _check_numbers(folder, files)
+    lacks = (*_check_numbers(folder, files), *_beside(folder))
     heads = [image_header(path) for path in files]
     head = heads[0]
     usual = Counter((one.width, one.height) for one in heads).most_common(1)[0][0]
@@ -95,8 +95,12 @@ def _check_numbers(folder: Path, files: Sequence[Path]) -> tuple[str, ...]:
         )
     columns = [set(column) for column in zip(*(parts[1::2] for parts in names), strict=False)]
     counting = [number for number, column in enumerate(columns) if len(column) > 1]
-    if count == 1 or len(counting) != 1:
-        return ()  # names without numbers, or of several that count, as hours and minutes do
+    if count == 1 and len(files) > 1:
+        return (
+            f"has pictures without numbers, shown in the order of the alphabet: {files[0].name}, {files[1].name} ...",
+        )
+    if len(counting) != 1:
+        return ()  # of several that count, as hours and minutes do
     numbers = [int(parts[2 * counting[0] + 1]) for parts in names]
     steps = [after - before for before, after in pairwise(numbers)]
     usual_step = sorted(steps)[len(steps) // 2]
@@ -106,6 +110,12 @@ def _check_numbers(folder: Path, files: Sequence[Path]) -> tuple[str, ...]:
     lost = sum(steps[place] // usual_step - 1 for place in gaps)
     what = "a frame" if lost == 1 else f"{lost} frames"
     return (f"lacks {what} by its numbers, first behind {files[gaps[0]].name}; the next is shown there",)
+
+
+def _beside(folder: Path) -> tuple[str, ...]:
+    """What is said of folders with pictures that lie in one of frames."""
+    more = [f"{path.name}/" for path in sorted(folder.iterdir()) if path.is_dir() and _pictures(path)]
+    return (f"holds {' and '.join(more[:3])} with pictures beside its frames, which are not used",) if more else ()
 
 
 def at_rate(media: MediaInfo, rate: float) -> MediaInfo:

@@ -216,6 +216,17 @@ def test_numbers_that_are_missing_between_frames_are_told(tmp_path, numbers, tol
     assert probe_frame_folder(frames_named(tmp_path / "f", [f"f{number}.png" for number in numbers])).remarks == told
 
 
+def test_frames_without_numbers_and_folders_among_frames_are_told(tmp_path):
+    folder = frames_named(tmp_path / "f", ["one.png", "two.png", "three.png"])
+    frames_named(folder / "more", ["a.png"])
+    (folder / "empty").mkdir()
+    assert probe_frame_folder(folder).remarks == (
+        "has pictures without numbers, shown in the order of the alphabet: one.png, three.png ...",
+        "holds more/ with pictures beside its frames, which are not used",
+    )
+    assert probe_frame_folder(frames_named(tmp_path / "g", ["one.png"])).remarks == ()
+
+
 def test_a_frame_that_is_given_another_name_is_looked_at_again(tmp_path):
     folder = frames_named(tmp_path / "f", ["f1.png", "f2.png", "f3.png"])
     (tmp_path / "list.jsonl").write_text('{"video_path": "f", "caption": "x"}\n')
