@@ -22,10 +22,11 @@ KEPT_ROWS = 4096
 MEDIAN_OF = 50
 TRAIN = "train"  # the stage of the steps, which others interrupt
 MARKS = ("save", "sample", "resume")
+PAUSED = "Paused"  # how the sentence begins by which the page knows that a run waits
 MOST_MARKS = 200  # of a kind, the newest
 # how the page shows what a folder says of its run, where that is not the same word
 TOLD_STATES = {
-    "paused": ("running", "Paused."),
+    "paused": ("running", f"{PAUSED}."),
     "interrupted": ("stopped", "Its process ended without a word. Run again to go on from the last saved state."),
     "unreadable": ("failed", "Its manifest.json is damaged. Run again: its states say how far it got."),
     "stopped": ("stopped", "Stopped. Run again to go on."),
@@ -46,6 +47,7 @@ class LiveView:
         self.total: int | None = None
         self.message = ""
         self.warned = False
+        self.waits = ""  # the sentence that says so while the run is paused
         self.metrics: dict[str, Any] = {}
         self.memory: dict[str, Any] = {}
         self.sample: dict[str, Any] | None = None
@@ -110,8 +112,11 @@ class LiveView:
             self.message = ""
 
     def say(self, text: str, warning: bool = False) -> None:
-        """Show a sentence: a warning in place of anything, anything else unless there is a warning."""
-        if warning or not self.warned:
+        """Show a sentence: a warning in place of anything, anything else unless there is a warning; that the run waits
+        is shown until the next step."""
+        if text.startswith(PAUSED):
+            self.waits = text
+        elif warning or not self.warned:
             self.message, self.warned = text, warning
 
     def progress(self, done: int, total: int, text: str = "") -> None:
@@ -121,7 +126,7 @@ class LiveView:
 
     def step(self, metrics: Mapping[str, Any]) -> None:
         """Take in the row of one training step."""
-        self.metrics = dict(metrics)
+        self.metrics, self.waits = dict(metrics), ""
         step = metrics.get("step")
         if isinstance(step, int):
             self.done, self.total = step, metrics.get("total", self.total)
@@ -206,7 +211,7 @@ class LiveView:
             "seconds_left": left,
             "elapsed": self._clock() - self._began,
             "memory": self.memory,
-            "message": self.message,
+            "message": self.waits or self.message,
             "sample": self.sample,
             "loss_video": self.metrics.get("loss_video"),
             "loss_audio": self.metrics.get("loss_audio"),

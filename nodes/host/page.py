@@ -87,7 +87,7 @@ class ComfyEvents(Events):
             self.warnings.append(text)
         logger.log(logging.WARNING if level == "warning" else logging.INFO, "%s", text)
         self.view.say(text, level == "warning")
-        self._show(now=level == "warning")
+        self._show(now=level == "warning" or bool(self.view.waits))  # nothing else comes while a run waits
 
     def finish(self, state: str, text: str) -> None:
         """The last word: `state` is finished, stopped or failed. What was warned of stands below it."""
@@ -96,7 +96,7 @@ class ComfyEvents(Events):
             told = list(dict.fromkeys(reversed(self.warnings)))  # the newest say how it ended
             more = [f"... and {len(told) - WARNED} before, in the log"] if len(told) > WARNED else []
             text = "\n".join([text, *told[:WARNED][::-1], *more])
-        self.view.state, self.view.message = state, text
+        self.view.state, self.view.message, self.view.waits = state, text, ""
         self.view.sample_file = None
         self._show(now=True, last=text)
 

@@ -105,6 +105,19 @@ def test_what_was_warned_of_stands_below_the_last_word(nodes, comfy):
     assert comfy.texts[-1][1].strip() == "no clips"
 
 
+def test_that_a_run_waits_is_shown_over_a_warning_until_its_next_step(events, comfy):
+    events.stage("train", 10)
+    events.message("Learning rates from here on: main 0.1.", "warning")
+    events.message("Paused after step 3 of 10.")
+    shown = comfy.events("ltx2_train.step")[-1]["message"]
+    assert shown == "Paused after step 3 of 10.", "at once: the page offers to go on"
+    events.step(row(4))
+    assert events.shown()["message"] == "Learning rates from here on: main 0.1."
+    events.message("Paused after step 4 of 10.")
+    events.finish("stopped", "Stopped after step 4.")
+    assert events.shown()["message"] == "Stopped after step 4."
+
+
 def test_what_ends_without_a_word_is_not_taken_for_running(nodes, events, comfy, clock):
     events.stage("encode", 3)
     other = nodes.host.ComfyEvents("8", clock=clock)
