@@ -314,7 +314,8 @@ def generation(folder: Path) -> int:
 def note_finished(result: core.RunResult) -> None:
     """Remember what this process has finished the run with, so that it is seen if that changes."""
     saved = [path for step, path in core.list_loras(result.lora.parent, result.folder.name) if step == result.step]
-    files = {result.lora, *saved, *([] if result.exported is None else [result.exported])}
+    copies = [] if result.exported is None else [result.exported.with_name(path.name) for path in saved]
+    files = {result.lora, *saved, *copies, *([] if result.exported is None else [result.exported])}
     _finished[result.folder] = {path: _mark(path) for path in files}
 
 

@@ -45,8 +45,9 @@ def renew_exports(config: RunConfig, folder: RunFolder, newest: Path, events: Ev
         return
     place, saved = config.run.export_folder / folder.name, [path for _, path in list_loras(folder.loras, folder.name)]
     whole = config.train.what == "full"
-    sizes = {path: _size(place / path.name) for path in saved}
-    broken = [] if whole else [path for path, size in sizes.items() if size not in (None, _size(path))]
+    sizes = {} if whole else {path: _size(place / path.name) for path in saved}
+    # an older one that is not there was deleted by somebody
+    broken = [path for path, size in sizes.items() if size != _size(path) and (size is not None or path == saved[-1])]
     try:
         told = [path.name for path in broken if place_lora(path, place / path.name) == place / path.name]
         if exported(config, folder, newest) is None:

@@ -258,9 +258,13 @@ def test_a_lora_that_was_damaged_is_written_anew_by_the_next_press(nodes, comfy,
     assert run.lora.stat().st_size == len(whole)
     assert "The LoRA of hurt is damaged or missing, and is written anew from the state of step 1." in told
     assert "comment was changed since its last step and was not used" in told
-    before = mark()
-    (comfy.folder("models", "loras") / "hurt" / "hurt.safetensors").unlink()
-    assert mark() != before
+    for name in ("hurt", "hurt_000001"):
+        chain.trained("hurt", steps=1)
+        before = mark()
+        (copy := comfy.folder("models", "loras") / "hurt" / f"{name}.safetensors").unlink()
+        assert mark() != before
+        chain.trained("hurt", steps=1)
+        assert copy.is_file()
 
 
 def test_a_copy_that_cannot_be_written_is_told_in_the_last_word(comfy, chain):

@@ -197,10 +197,14 @@ def test_a_copy_that_broke_off_is_written_anew_and_a_missing_one_of_the_newest(r
     assert cut.read_bytes() == whole
     assert loras(exports) == ["fox.safetensors", "fox_000002.safetensors", "fox_000004.safetensors"]
     (told,) = events.warnings
-    assert told.startswith(f"fox_000002.safetensors, fox.safetensors in {exports} were damaged or missing, and were")
+    names = "fox_000002.safetensors, fox_000004.safetensors, fox.safetensors"
+    assert told == f"{names} in {exports} were damaged or missing, and were written anew."
     cut.unlink()  # an older one that somebody has deleted stays away
     assert runs.train(events, export=tmp_path / "loras").exported
     assert (len(events.warnings), cut.exists()) == (1, False)
+    (exports / "fox_000004.safetensors").unlink()
+    assert runs.train(events, export=tmp_path / "loras").exported
+    assert events.warnings[1].startswith("fox_000004.safetensors in")
 
 
 @pytest.mark.parametrize("how", ["damaged", "missing"])
