@@ -167,7 +167,7 @@ def tell_lost(losses: Losses, advice: str, events: Events) -> list[str]:
     share = losses.shares().get("all", 0.0)
     if share <= _MOST_LOST:
         return []
-    told = f"{share:.0%} of the change were lost, so the new file does little of it. {advice}"
+    told = f"{share:.0%} of the change was lost, so the new file does little of it. {advice}"
     events.message(told, "warning")
     return [told]
 

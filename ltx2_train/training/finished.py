@@ -21,6 +21,7 @@ from ..toml import parse_toml, read_toml
 PLACES = (
     "run.folder",
     "run.if_exists",
+    "run.export_folder",  # the finished LoRA is put there as well
     "model.checkpoint",
     "model.text_encoder",
     "model.text_projection",
