@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from .fused import Fused
 from .kernels import Way, attend
 from .norms import gated_heads, rotated_norm
-from .recompute import Kept, Remade
+from .recompute import Kept, Remade, trainable
+from .results import attend_again, with_result_kept
 from .rope import Rope
 
 
@@ -71,26 +72,71 @@ class Attention(nn.Module):
         """
         note = _plainly if remade is None else remade.note
         product = _plainly if kept is None else kept.value
-        gate = (self.to_gate_logits,) if self.gated else ()
         if skip:
-            out, *logits = product(self.to_v, x if context is None else context), *(one(x) for one in gate)
+            out, *logits = product(self.to_v, x if context is None else context), *(one(x) for one in self._gate())
+            out = self._split(out)
         else:
-            if context is None:
-                q, k, v, *logits = together((self.to_q, self.to_k, self.to_v, *gate), x)
-            else:
-                q, *logits = together((self.to_q, *gate), x)
-                pair = (self.to_k, self.to_v)
-                k, v = together(pair, context) if kept is None else (kept.value(one, context) for one in pair)
-            its_rope = rope if context is None else context_rope
-            # a gate reads heads however they lie; without one they would have to be put back in order by a copy
-            how = self.heads, self.eps, self.fused, self.gated
-            q = note(rotated_norm, q, self.q_norm.weight, rope, *how)
-            k = note(rotated_norm, k, self.k_norm.weight, its_rope, *how)
-            out = attend(q, k, self._split(v), mask, self.way)
+            q, k, v, *logits = self._asked(x, context, rope, context_rope, note, kept)
+            out = attend(q, k, v, mask, self.way)
             del q, k, v  # what backward needs of them, autograd keeps
+        return self._told(out, logits, note)
+
+    def with_result_kept(
+        self,
+        read: Callable[..., Sequence[Tensor]],
+        tensors: Sequence[Tensor],
+        rope: Rope | None,
+        context_rope: Rope | None,
+        remade: Remade,
+        kept: Kept | None,
+    ) -> Tensor:
+        """`self(*read(note, *tensors), rope, context_rope)`, of which `tensors` and the result of attending are kept.
+
+        `read` gives the input, and the context if there is one. `kept` is that of a block that is run a second time.
+        """
+
+        def run(*tensors: Tensor, known: Sequence[Tensor] | None = None) -> Sequence[Tensor]:
+            with Remade() as inputs:
+                x, *context = read(inputs.note, *tensors)
+                q, k, v, *logits = self._asked(x, context[0] if context else None, rope, context_rope, _plainly, None)
+                del x, context
+            return *attend_again(q, k, v, known), *logits
+
+        asked = (self.to_q, self.to_k, self.to_v, self.q_norm, self.k_norm, *self._gate())
+        parameters = [parameter for module in asked for parameter in trainable(module)]
+        out, *logits = with_result_kept(run, tensors, parameters, kept, 3 if self.gated else 2)
+        return self._told(out, logits, remade.note)
+
+    def _asked(
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        rope: Rope | None,
+        context_rope: Rope | None,
+        note: Callable[..., Tensor],
+        kept: Kept | None,
+    ) -> list[Tensor]:
+        """Heads of queries [B, T, H, K], keys and values [B, S, H, K], and the logits [B, T, H] of the gate, if any."""
+        if context is None:
+            q, k, v, *logits = together((self.to_q, self.to_k, self.to_v, *self._gate()), x)
+        else:
+            q, *logits = together((self.to_q, *self._gate()), x)
+            pair = (self.to_k, self.to_v)
+            k, v = together(pair, context) if kept is None else (kept.value(one, context) for one in pair)
+        # a gate reads heads however they lie; without one they would have to be put back in order by a copy
+        how = self.heads, self.eps, self.fused, self.gated
+        q = note(rotated_norm, q, self.q_norm.weight, rope, *how)
+        k = note(rotated_norm, k, self.k_norm.weight, rope if context is None else context_rope, *how)
+        return [q, k, self._split(v), *logits]
+
+    def _told(self, out: Tensor, logits: Sequence[Tensor], note: Callable[..., Tensor]) -> Tensor:
+        """[B, T, D] of the heads [B, T, H, K] that were attended."""
         for one in logits:
-            out = note(gated_heads, self._split(out) if skip else out, one, self.fused)
+            out = note(gated_heads, out, one, self.fused)
         return self.to_out[0](out if out.dim() == 3 else out.flatten(2))
+
+    def _gate(self) -> Sequence[nn.Module]:
+        return (self.to_gate_logits,) if self.gated else ()
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.heads, -1))

@@ -16,9 +16,9 @@ Shape letters: B batch, T tokens, S context tokens, D width, R distinct timestep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from torch.nn.functional import gelu
 from .adaln import Rows
 from .attention import Attention
 from .fused import Fused
+from .kernels import Way
 from .norms import RowIndex, device_type, gated_sum, modulated, modulated_norm, plain_norm
 from .recompute import Kept, Remade, deferred, trainable, unread_gelu
 from .rope import Rope
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 FEED_FORWARD_TOKENS = {"cpu": 256}
 FEED_FORWARD_TOKENS_ELSEWHERE = 4096
 BASE_ROWS, TEXT_ROWS = 6, 3
+
+Note = Callable[..., Tensor]  # makes a tensor, as `Remade.note`
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,24 @@ class SkipLayers:
     def at(self, block: int) -> frozenset[str]:
         """Names of the attentions that block number `block` skips."""
         return frozenset(field.name for field in fields(self) if _chosen(getattr(self, field.name), block))
+
+
+class Keeping(NamedTuple):
+    """What one run of a block keeps for backward: `recipes` of norms instead of norms, keys and values of the text and
+    results of attentions for a second run, and, where `slim`, as little as it can."""
+
+    recipes: bool
+    text_kv: Kept | None
+    results: Kept | None
+    slim: bool
+
+    def result_of(self, attention: Attention, x: Tensor, context: Tensor) -> bool:
+        """Whether the result of `x` attending to `context` is kept, and worked out from only for its gradient.
+
+        On a processor, in blocks that are recomputed, where that result is not larger than keys and values are.
+        """
+        again = self.results is not None or (self.slim and torch.is_grad_enabled())
+        return again and device_type(x) == "cpu" and attention.way == Way() and x.shape[1] <= context.shape[1]
 
 
 class Projection(nn.Module):
@@ -159,30 +180,31 @@ class Block(nn.Module):
         replay: bool = False,
         slim: bool = False,
         text_kv: Kept | None = None,
+        results: Kept | None = None,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Update the streams [B, T, D] that are there and enabled.
 
         In a `replay` the values returned are stand-ins. `slim` keeps nothing of the feed-forward for backward.
-        `text_kv` keeps keys and values of the text from one run to the next.
+        `text_kv` keeps keys and values of the text from one run to the next, `results` what attentions came to.
         """
-        recipes = self.lean or not replay
+        keeping = Keeping(self.lean or not replay, text_kv, results, slim)
         v_rows = None if video is None or not video.enabled else video.ada.plus(self._table(""))
         a_rows = None if audio is None or not audio.enabled else audio.ada.plus(self._table("audio_"))
         if video is not None and v_rows is not None:
             assert vx is not None
-            vx = self._attend(vx, video, v_rows, "", "video_self" in skip, text_kv, recipes)
+            vx = self._attend(vx, video, v_rows, "", "video_self" in skip, keeping)
         if audio is not None and a_rows is not None:
             assert ax is not None
-            ax = self._attend(ax, audio, a_rows, "audio_", "audio_self" in skip, text_kv, recipes)
+            ax = self._attend(ax, audio, a_rows, "audio_", "audio_self" in skip, keeping)
         if video is not None and audio is not None:
             assert vx is not None
             assert ax is not None
             before, reads = (vx, ax), (video.enabled and "a2v" not in skip, audio.enabled and "v2a" not in skip)
             rows = self._cross_rows(video, audio) if any(reads) else {}
             if reads[0]:
-                vx = self._cross(vx, before[1], video, audio, rows, "video", 0, recipes)
+                vx = self._cross(vx, before[1], video, audio, rows, "video", 0, keeping)
             if reads[1]:
-                ax = self._cross(ax, before[0], audio, video, rows, "audio", 2, recipes)
+                ax = self._cross(ax, before[0], audio, video, rows, "audio", 2, keeping)
         if v_rows is not None:
             assert vx is not None
             vx = self._feed_forward(vx, v_rows, "", replay, slim)
@@ -194,24 +216,30 @@ class Block(nn.Module):
     def _table(self, prefix: str) -> Tensor:
         return getattr(self, f"{prefix}scale_shift_table")
 
-    def _attend(
-        self, x: Tensor, stream: Stream, ada: Rows, prefix: str, skip: bool, text_kv: Kept | None, recipes: bool
-    ) -> Tensor:
+    def _attend(self, x: Tensor, stream: Stream, ada: Rows, prefix: str, skip: bool, keeping: Keeping) -> Tensor:
         """Self-attention, then attention to the text; `ada` are the rows of `stream` in this block."""
         rows, index = ada
         shift, scale, gate = rows[:, 0], rows[:, 1], rows[:, 2]
         attention = getattr(self, f"{prefix}attn1")
-        with Remade(recipes) as remade:
-            normal = remade.note(modulated_norm, x, scale, shift, index, self.eps, self.fused)
-            out = attention(normal, rope=stream.rope, mask=stream.attention_mask, skip=skip, remade=remade)
+
+        def read(note: Note, x: Tensor, scale: Tensor, shift: Tensor) -> Sequence[Tensor]:
+            return (note(modulated_norm, x, scale, shift, index, self.eps, self.fused),)
+
+        with Remade(keeping.recipes) as remade:
+            if not skip and stream.attention_mask is None and keeping.result_of(attention, x, x):
+                out = attention.with_result_kept(read, (x, scale, shift), stream.rope, None, remade, keeping.results)
+            else:
+                normal = read(remade.note, x, scale, shift)
+                out = attention(*normal, rope=stream.rope, mask=stream.attention_mask, skip=skip, remade=remade)
+                del normal
         x = gated_sum(x, out, gate, index, fused=self.fused)
-        del normal, out
+        del out
 
         if not stream.textless:
-            return self._read(x, stream, prefix, rows, index, text_kv, recipes)
+            return self._read(x, stream, prefix, rows, index, keeping)
         textless, x = x[:, : stream.textless], x[:, stream.textless :]
-        index = None if index is None else index.part(slice(stream.textless, None))
-        return torch.cat((textless, self._read(x, stream, prefix, rows, index, text_kv, recipes)), dim=1)
+        behind = None if index is None else index.part(slice(stream.textless, None))
+        return torch.cat((textless, self._read(x, stream, prefix, rows, behind, keeping)), dim=1)
 
     def _read(
         self,
@@ -220,12 +248,11 @@ class Block(nn.Module):
         prefix: str,
         rows: Tensor,
         index: RowIndex | None,
-        text_kv: Kept | None,
-        recipes: bool,
+        keeping: Keeping,
     ) -> Tensor:
         """`x` attends to the text; `rows` [R, n, D] and `index` are its modulation."""
-        attention, context = getattr(self, f"{prefix}attn2"), stream.context
-        with Remade(recipes) as remade:
+        attention, context, text_kv = getattr(self, f"{prefix}attn2"), stream.context, keeping.text_kv
+        with Remade(keeping.recipes) as remade:
             if stream.prompt is None:
                 query = remade.note(plain_norm, x, self.eps, self.fused) if self.norm_before_text else x
                 return x + attention(query, context, mask=stream.context_mask, remade=remade, kept=text_kv)
@@ -253,7 +280,7 @@ class Block(nn.Module):
         cross: Mapping[str, Rows],
         side: str,
         first: int,
-        recipes: bool,
+        keeping: Keeping,
     ) -> Tensor:
         """`x` attends to the other modality; `first` is the first of the direction's two rows (scale, then shift)."""
         table = getattr(self, f"scale_shift_table_a2v_ca_{side}")
@@ -266,10 +293,19 @@ class Block(nn.Module):
             assert its_rope is not None
             other, its_rope = other[:, its.unseen :], its_rope.part(slice(its.unseen, None))
             its_index = None if its_index is None else its_index.part(slice(its.unseen, None))
-        with Remade(recipes) as remade:
-            query = remade.note(modulated_norm, x, scale, shift, index, self.eps, self.fused)
-            source = remade.note(modulated_norm, other, its_scale, its_shift, its_index, self.eps, self.fused)
-            out = attention(query, source, rope=own.cross_rope, context_rope=its_rope, remade=remade)
+        tensors = x, scale, shift, other, its_scale, its_shift
+
+        def read(note: Note, x: Tensor, scale: Tensor, shift: Tensor, *its: Tensor) -> Sequence[Tensor]:
+            query = note(modulated_norm, x, scale, shift, index, self.eps, self.fused)
+            return query, note(modulated_norm, *its, its_index, self.eps, self.fused)
+
+        with Remade(keeping.recipes) as remade:
+            if keeping.result_of(attention, x, other):
+                out = attention.with_result_kept(read, tensors, own.cross_rope, its_rope, remade, keeping.results)
+            else:
+                normal = read(remade.note, *tensors)
+                out = attention(*normal, rope=own.cross_rope, context_rope=its_rope, remade=remade)
+                del normal
         gate, gate_index = own.cross_gate.plus(table[4:])
         return gated_sum(x, out, gate[:, 0], gate_index, fused=self.fused)
 

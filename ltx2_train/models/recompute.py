@@ -11,6 +11,8 @@ Own code rather than torch.utils.checkpoint, for four savings that the library c
  - gradients of trainable parameters are returned like those of any autograd function, so `torch.autograd.grad`,
    gradient hooks and data-parallel wrappers see them as usual.
 
+The file is long because pieces, slices and recipes stand beside the stand-ins that they leave products out by.
+
 Chen et al. 2016, arXiv:1604.06174.
 """
 
@@ -90,7 +92,7 @@ def deferred(
 
 
 class Kept:
-    """Values of linears in the first run of a piece, which the second one takes over instead of multiplying again."""
+    """Values of the first run of a piece, which the second one takes over instead of working them out again."""
 
     def __init__(self) -> None:
         self._values: list[Tensor] = []
@@ -102,6 +104,14 @@ class Kept:
             return _Known.apply(_unread(linear, x), self._values.pop(0))
         self._values.append(linear(x))
         return self._values[-1]
+
+    def values(self, make: Callable[[], Sequence[Tensor]], count: int) -> Sequence[Tensor]:
+        """The `count` tensors that `make` gives in the first run; the second does not call it, and adds no gradient."""
+        if not self._given:
+            self._values += (made := make())
+            return made
+        found, self._values = self._values[:count], self._values[count:]
+        return found
 
     def take(self) -> list[Tensor]:
         """The values of the first run; they are held no longer here."""
@@ -233,14 +243,14 @@ class _Recomputed(torch.autograd.Function):
         tensors, values = list(saved[: ctx.count]), saved[ctx.count :]
         for place, handle in ctx.handles.items():
             tensors[place] = plan.store.get(handle)
-        inputs = _leaves(tensors, ctx.needs_input_grad[3:])
+        inputs = leaves_of(tensors, ctx.needs_input_grad[3:])
         with plan.scope(True):
             plan.kept.give(values)
             with torch.enable_grad():
                 outputs = plan.run(*inputs, replay=True)
                 end = _unboxed(ctx.box, outputs)
             wanted = ctx.parameters if plan.shares is None else plan.shares.wholes()
-            found = _gradients((end,), (end.new_empty(()),), [*inputs, *wanted])
+            found = gradients_of((end,), (end.new_empty(()),), [*inputs, *wanted])
             if plan.shares is not None:
                 del outputs, end
                 found[len(inputs) :] = plan.shares.parted(found[len(inputs) :])
@@ -308,7 +318,7 @@ class _Deferred(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        x, *others = _leaves(ctx.saved_tensors, ctx.needs_input_grad[4:])
+        x, *others = leaves_of(ctx.saved_tensors, ctx.needs_input_grad[4:])
         assert x is not None
         wanted = [*others, *ctx.parameters]
         parts = _parts(x, ctx.step)
@@ -318,7 +328,7 @@ class _Deferred(torch.autograd.Function):
             piece = x.detach()[:, part].requires_grad_(x.requires_grad)
             with torch.enable_grad():
                 out = ctx.run(piece, *others, part=part, unread=True)
-            first, *rest = _gradients((out,), (grad[:, part],), [piece, *wanted])
+            first, *rest = gradients_of((out,), (grad[:, part],), [piece, *wanted])
             del piece, out
             if grad_x is not None and first is not None:
                 grad_x[:, part] = first
@@ -377,19 +387,20 @@ def _parts(x: Tensor, step: int) -> list[slice]:
     return [slice(start, min(start + step, x.shape[1])) for start in range(0, x.shape[1], step)]
 
 
-def _leaves(tensors: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Tensor | None]:
+def leaves_of(tensors: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Any]:
+    """The same values as inputs of a graph of their own, those that are `wanted` with a gradient."""
     pairs = zip(tensors, wanted, strict=False)
     return [None if tensor is None else tensor.detach().requires_grad_(want) for tensor, want in pairs]
 
 
-def _gradients(outputs: Sequence[Tensor], grads: Sequence[Tensor | None], inputs: Sequence[Tensor | None]) -> list[Any]:
-    """d outputs / d inputs, None where an input needs none."""
-    ends = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad]
+def gradients_of(ends: Sequence[Tensor], grads: Sequence[Tensor | None], inputs: Sequence[Tensor | None]) -> list[Any]:
+    """d ends / d inputs, None where an input needs none."""
+    pairs = [(o, g) for o, g in zip(ends, grads, strict=True) if g is not None and o.requires_grad]
     places = [(i, x) for i, x in enumerate(inputs) if x is not None and x.requires_grad]
     result: list[Any] = [None] * len(inputs)
-    if ends and places:
+    if pairs and places:
         found = torch.autograd.grad(
-            [o for o, _ in ends], [x for _, x in places], [g for _, g in ends], allow_unused=True
+            [o for o, _ in pairs], [x for _, x in places], [g for _, g in pairs], allow_unused=True
         )
         for (i, _), gradient in zip(places, found, strict=True):
             result[i] = gradient

@@ -476,12 +476,13 @@ class LTXTransformer(nn.Module):
         changed = [stream is not None and stream.enabled for stream in streams]
         inputs = [vx, ax, *(t for stream in streams if stream is not None for t in stream.tensors())]
 
-        kept = Kept() if self.keep_text_kv else None
+        kept = Kept()
+        text_kv = kept if self.keep_text_kv else None
 
         def run(vx: Tensor | None, ax: Tensor | None, *rest: Tensor | None, replay: bool) -> tuple[Tensor, ...]:
             tensors = iter(rest)
             v, a = (None if stream is None else stream.with_tensors(tensors) for stream in streams)
-            out = block(vx, ax, v, a, skip, replay, text_kv=kept)
+            out = block(vx, ax, v, a, skip, replay, text_kv=text_kv, results=kept)
             return tuple(x for x, new in zip(out, changed, strict=True) if new)
 
         # a stream that is not changed is the same tensor before every block
