@@ -120,7 +120,7 @@ def check_samples(config: RunConfig, samples: Sequence[Sample], events: Events, 
     _tell_black(config, samples, events)
     for stream, settings in (("video", config.video), ("audio", config.audio)):
         for data in _data_of(stream, settings.conditions):
-            _require_some(stream, data, samples, events)
+            _require_some(stream, data, samples, events, held_out)
 
 
 def check_items(config: RunConfig, plan: DatasetPlan) -> None:
@@ -136,10 +136,11 @@ def check_items(config: RunConfig, plan: DatasetPlan) -> None:
     _require_moving(config, [item.window.count for item in training if item.kind != "audio"])
     for stream, settings in (("video", config.video), ("audio", config.audio)):
         heard = stream == "audio"
-        concerned = [item for item in training if (item.sound is not None if heard else item.kind != "audio")]
-        for data in _data_of(stream, settings.conditions) if concerned else ():
-            if not any(data.of_item(item) for item in concerned):
-                raise _none_has(stream, data)
+        for held_out, items in ((False, training), (True, measured)):
+            concerned = [item for item in items if (item.sound is not None if heard else item.kind != "audio")]
+            for data in _data_of(stream, settings.conditions) if concerned else ():
+                if not any(data.of_item(item) for item in concerned):
+                    raise _none_has(stream, data, held_out)
 
 
 def check_made(config: RunConfig, jobs: Sequence[Job], failed: Collection[Path] = ()) -> None:
@@ -474,22 +475,25 @@ def _data_of(stream: str, conditions: Sequence[Condition]) -> list[_Data]:
     return found
 
 
-def _none_has(stream: str, data: _Data) -> ConfigError:
+def _none_has(stream: str, data: _Data, held_out: bool = False) -> ConfigError:
+    whose = "sample of validation_datasets" if held_out else "sample"
+    where = "for those as well" if held_out else "in the dataset file"
     return ConfigError(
-        f"{stream}.conditions asks for a {data.name}, and not one sample has any. Set {data.setting} in the dataset "
-        "file, or take the condition out."
+        f"{stream}.conditions asks for a {data.name}, and not one {whose} has any. Set {data.setting} {where}, or take "
+        "the condition out."
     )
 
 
-def _require_some(stream: str, data: _Data, samples: Sequence[Sample], events: Events) -> None:
+def _require_some(stream: str, data: _Data, samples: Sequence[Sample], events: Events, held_out: bool = False) -> None:
     concerned = [one for one in samples if (one.audio_steps if stream == "audio" else one.kind != "audio")]
     lacking = [one.key for one in concerned if data.of(one) is None]
     if samples and len(lacking) == len(concerned):
-        raise _none_has(stream, data)
+        raise _none_has(stream, data, held_out)
     if lacking:
+        how = "are measured" if held_out else "train"
         named = ", ".join(lacking[:_NAMED]) + (" ..." if len(lacking) > _NAMED else "")
         events.message(
-            f"{len(lacking)} of {len(concerned)} samples have no {data.name} and train without: {named}.", "warning"
+            f"{len(lacking)} of {len(concerned)} samples have no {data.name} and {how} without: {named}.", "warning"
         )
 
 

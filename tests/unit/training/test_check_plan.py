@@ -55,3 +55,19 @@ def test_a_run_with_sound_and_a_dataset_without_are_red(tmp_path):
     file.write_text('[[datasets]]\nimage_directory = "."\nresolution = [64, 64]\n')
     report = check_dataset(file, problems=RunProblems(make_run({"model": {"mode": "av"}}), file))
     assert any("not one of the 1 samples has sound" in one.reason for one in report.findings if one.level == "red")
+
+
+def test_clips_to_measure_that_lack_what_conditions_give_are_refused_before_they_are_encoded(tmp_path):
+    for name, width in (("a/a", 64), ("refs/a", 64), ("held/b", 96)):
+        write_image(tmp_path / f"{name}.png", width, 64, "a fox")
+    table = {
+        "general": {"resolution": 64},
+        "datasets": [{"image_directory": "a", "reference_directory": "refs"}],
+        "validation_datasets": [{"image_directory": "held"}],
+    }
+    plan = plan_dataset(DatasetConfig.from_table(table, tmp_path))
+    given = {"model": {"mode": "video"}, "video": {"conditions": [REFERENCE]}}
+    require_plan(make_run(given), plan)
+    said = "asks for a reference, and not one sample of validation_datasets has any. Set reference_directory for those"
+    with pytest.raises(ConfigError, match=said):
+        require_plan(make_run({**given, "validation": {"every": 1}}), plan)
