@@ -43,6 +43,7 @@ from ..dataset.scan import SHOWN_AT_MOST, Skipped
 from ..device import DTYPES
 from ..errors import DataError
 from ..events import Events, shielded
+from ..media.names import name_key
 from ..shapes import AudioLatentShape, LatentShape
 from . import cache_file as caches
 from .cache_file import ARCHITECTURE, AUDIO_LENGTH_KEY, MASK_KEY, write_cache
@@ -51,6 +52,7 @@ MAIN = ("latents", "audio_latents")  # each sample has one of them
 REFERENCES, REFERENCE_SOUNDS = "reference_latents", "reference_audio_latents"
 BESIDE = ("conditions", "video_masks", "audio_masks")
 TEXT_DTYPE = torch.bfloat16
+_NOT_AS_EXPECTED = (KeyError, ValueError, IndexError, TypeError, AttributeError, RuntimeError)  # as torch says it
 
 
 @dataclass
@@ -83,17 +85,21 @@ def import_official(root: Path, out: Path | None = None, events: Events | None =
     main = sorted(set().union(*(names[folder] for folder in MAIN)))
     if not main:
         raise DataError(f"{root} holds no latents/*.pt of the official trainer. Name its preprocessed_data_root.", root)
+    _tell_unread(root, names, events)
     report = ImportReport(out)
+    owners: dict[str, Path] = {}
     events.stage("import", len(main))
     for done, name in enumerate(main, 1):
         events.check_stop()
         path = next(root / folder / name for folder in MAIN if name in names[folder])
         try:
+            if (owner := owners.setdefault(name_key(_stem(name)), name)) is not name:
+                raise DataError(f"its caches would have the names of those of {owner.as_posix()}; rename one")
             _import_one(root, name, out)
             report.samples += 1
         except DataError as error:
             report.skipped.append(Skipped(path, str(error)))
-        except (KeyError, ValueError) as error:
+        except _NOT_AS_EXPECTED as error:
             report.skipped.append(Skipped(path, f"it is not laid out as expected: {error}"))
         events.progress(done, len(main), path.name)
     used = {*main, *(_condition_name(name) for name in main)}
@@ -105,6 +111,18 @@ def import_official(root: Path, out: Path | None = None, events: Events | None =
     if not report.samples:
         raise DataError("Not one sample could be imported.\n" + report.text(), root)
     return report
+
+
+def _tell_unread(root: Path, read: Mapping[str, set[Path]], events: Events) -> None:
+    """Warn of folders with encoded files that nothing is taken from."""
+    others = [path.name for path in sorted(root.iterdir()) if path.is_dir() and path.name not in read and _names(path)]
+    if others:
+        events.message(f"Of {root} the folders {', '.join(others)} are not read.", "warning")
+
+
+def _stem(name: Path) -> str:
+    """What the caches of a sample are called."""
+    return "__".join(name.with_suffix("").parts)
 
 
 def import_missing(config: DatasetConfig, events: Events | None = None) -> list[ImportReport]:
@@ -131,7 +149,7 @@ def _import_one(root: Path, name: Path, out: Path) -> None:
     if conditions is None:
         raise DataError(f"there is no conditions/{condition.as_posix()}")
     picture, heard = _load(root / "latents" / name), _load(root / "audio_latents" / name)
-    stem, frames = "__".join(name.with_suffix("").parts), 1
+    stem, frames = _stem(name), 1
     if picture is not None:
         latents = _unpatchified(picture)
         fps = float(picture.get("fps") or 25.0)
@@ -208,6 +226,8 @@ def _text(table: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         raise DataError(f"its conditions hold no text: {', '.join(table)}")
     mask = table.get("prompt_attention_mask")
     valid = torch.ones(video.shape[0], dtype=torch.bool) if mask is None else mask.reshape(-1).bool()
+    if not bool(valid.any()):
+        raise DataError("its conditions hold no text: every token is masked")
     tensors = {f"video_features_{token}": video[valid].to(TEXT_DTYPE)}
     if audio is not None:
         tensors[f"audio_features_{token}"] = audio[valid].to(TEXT_DTYPE)

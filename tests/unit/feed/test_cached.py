@@ -369,6 +369,26 @@ def official(root):
     return video, audio, grid
 
 
+def test_what_of_an_official_folder_cannot_be_taken_is_named(tmp_path):
+    official(tmp_path / "root")
+    at, said, events = tmp_path / "root" / ".precomputed", [], Events()
+    events.message = lambda text, level="info": said.append((level, text))
+    for name in ("depth_latents/x.pt", "latents/sub__clip.pt", "conditions/sub__clip.pt"):
+        (at / name).parent.mkdir(exist_ok=True)
+        (at / name).write_bytes((at / "latents" / "sub" / "clip.pt").read_bytes())
+    short = {"prompt_embeds": torch.randn(16, 3840), "prompt_attention_mask": torch.ones(9)}
+    none = {"prompt_embeds": torch.randn(16, 3840), "prompt_attention_mask": torch.zeros(16)}
+    for name, text in (("short", short), ("none", none)):
+        (at / "latents" / f"{name}.pt").write_bytes((at / "latents" / "sub" / "clip.pt").read_bytes())
+        torch.save(text, at / "conditions" / f"{name}.pt")
+    report = import_official(tmp_path / "root", events=events)
+    reasons = {skip.path.name: skip.reason for skip in report.skipped}
+    assert "would have the names of those of sub/clip.pt" in reasons["sub__clip.pt"]
+    assert "not laid out as expected" in reasons["short.pt"]
+    assert "every token is masked" in reasons["none.pt"]
+    assert [text for level, text in said if level == "warning"] == [f"Of {at} the folders depth_latents are not read."]
+
+
 def test_the_official_trainers_folder_is_imported_and_trained_on(tmp_path):
     video, audio, grid = official(tmp_path / "root")
     entry = {"preprocessed_data_root": "root"}
