@@ -45,6 +45,11 @@ PREROLL_SECONDS = 1.0
 UNREADABLE = "The file is damaged, cut short or not sound; export it again or remove it."
 NOT_NUMBERS = "holds samples that are not numbers"
 FLOAT_CODECS = ("pcm_f", "wavpack")
+WILD_LEVEL, WILD_TIMES, WILD_NEAR = (
+    8.0,
+    32.0,
+    4,
+)  # full scale is 1; some write floats as large as integers, but all of them
 JITTER_SECONDS = 0.02
 RATES = (1000, 1_536_000)  # Hz; a header that says less or more is damaged, and would fill the memory
 # A codec's own check sums are looked at, and what fails them is an error. Others would complain of what does no harm.
@@ -209,11 +214,34 @@ def _block(parts: Sequence[np.ndarray], rate: int, layout: str, missing: int, da
 
 
 def _floats(path: Path, frame: Any) -> np.ndarray:
-    """As `as_floats`. Raises DataError where a sample is NaN or infinite, as files of floats may hold them."""
+    """As `as_floats`. Raises DataError where a sample is NaN, infinite or wild, as files of floats may hold them."""
     samples = as_floats(frame)
     if not np.isfinite(samples).all():
         raise DataError(f"The sound of {path} {NOT_NUMBERS} (NaN or infinite). Export it again, or remove it.", path)
+    if wild := _wild(samples):
+        raise DataError(
+            f"The sound of {path} {NOT_NUMBERS} of a sound: {wild[0]:.3g} stands beside {wild[1]:.3g}, as where a bit "
+            "is wrong. Export it again, or remove it.",
+            path,
+        )
     return samples
+
+
+def _wild(samples: np.ndarray) -> tuple[float, float] | None:
+    """A sample of [C, N] far above full scale and above all that are near it, and the loudest of these; None for none.
+
+    The whole recording would be made as quiet as that one needs it to be.
+    """
+    if samples.shape[1] < 3 or max(samples.max(), -samples.min()) <= WILD_LEVEL:
+        return None
+    levels = np.abs(samples)
+    padded = np.pad(levels, ((0, 0), (WILD_NEAR, WILD_NEAR)))
+    shifts = [shift for shift in range(2 * WILD_NEAR + 1) if shift != WILD_NEAR]
+    near = np.max([padded[:, shift : shift + levels.shape[1]] for shift in shifts], axis=0)
+    wild = (levels > WILD_LEVEL) & (levels / WILD_TIMES > near)
+    wild[:, [0, -1]] = False  # of which the other side is not known: a sound may begin there
+    places = np.argwhere(wild)
+    return (float(levels[tuple(places[0])]), float(near[tuple(places[0])])) if len(places) else None
 
 
 def check_numbers(path: Path, tracks: Sequence[int] = ()) -> None:

@@ -176,7 +176,7 @@ def test_sound_that_ends_early_is_padded_and_counted(tmp_path):
     assert "1.50 s shorter" in made.remarks["padded"]
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.6e38, -100.0])
 def test_samples_that_are_not_numbers_are_refused_however_they_are_read(tmp_path, value):
     wave = noise(6.0, 16000, 2)
     wave[1, 90_000] = value
@@ -190,6 +190,13 @@ def test_samples_that_are_not_numbers_are_refused_however_they_are_read(tmp_path
         with pytest.raises(DataError, match=r"a\.wav holds samples that are not numbers"):
             read(path)
     assert np.isfinite(read_sound(path, 0.0, 5.0).samples).all(), "what is before it may be used"
+
+
+def test_floats_as_large_as_integers_are_a_recording_as_any_other(tmp_path):
+    wave = noise(2.0, 16000, 2)
+    wave[:, :7000] = 0
+    path = write_sound(tmp_path / "a.wav", wave * 32768, 16000)
+    assert np.allclose(prepare_file(path, None, 16000).samples, wave / np.abs(wave).max(), atol=1e-6)
 
 
 @pytest.mark.parametrize(("level", "said"), [(0.0, "is silence"), (1e-4, "is silent (-8")])
