@@ -63,12 +63,10 @@ def check_streams(config: RunConfig) -> None:
         )
     for stream, settings in (("video", config.video), ("audio", config.audio)):
         for one in settings.conditions:
-            if one.probability == 0:
-                needs = isinstance(one, (Reference, AudioReference, Mask))
-                idle = "what it needs would be cached and never used" if needs else "it would never be given"
+            if isinstance(one, (Reference, AudioReference, Mask)) and one.probability == 0:
                 raise ConfigError(
-                    f"{stream}.conditions: the condition of type {one.type} has probability 0, so {idle}. Raise its "
-                    "probability, or take it out."
+                    f"{stream}.conditions: the condition of type {one.type} has probability 0, so what it needs would "
+                    "be cached and never used. Raise its probability, or take it out."
                 )
         parts = [one.type for one in settings.conditions if is_given(one)]
         if parts and not settings.generated:
@@ -191,9 +189,12 @@ def _require_both(config: RunConfig, some: bool) -> None:
 
 
 def _tell_rounded(config: RunConfig, fps: float, events: Events) -> None:
-    """Say what becomes of a crop whose edges lie within latents, and of a beginning or an end shorter than one."""
+    """Say what becomes of a crop whose edges lie within latents, of a beginning or an end shorter than one, and of what
+    is never given."""
     for stream, settings in (("video", config.video), ("audio", config.audio)):
         for one in settings.conditions:
+            if one.probability == 0:
+                events.message(f"{stream}.conditions: the {one.type} has probability 0 and is never given.")
             if isinstance(one, Boundary) and one.seconds is not None:
                 # of a picture the first latent is one frame, and each other eight
                 frames = 1 if isinstance(one, Prefix) else TEMPORAL_FACTOR

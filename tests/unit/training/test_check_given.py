@@ -266,10 +266,16 @@ def test_a_reference_must_be_smaller_by_a_whole_number(tmp_path, side, fits):
             check_samples(config, [sample], Events())
 
 
-@pytest.mark.parametrize("kind", ["reference", "mask", "first_frame"])
+@pytest.mark.parametrize("kind", ["reference", "mask"])
 def test_what_is_never_given_is_refused(kind):
     with pytest.raises(ConfigError, match=f"the condition of type {kind} has probability 0"):
         check_streams(run("video", video=given({"type": kind, "probability": 0})))
+
+
+def test_what_needs_no_data_and_is_never_given_is_told():
+    told = Told()
+    check_samples(run("video", video=given({"type": "first_frame", "probability": 0})), [make_sample("fox")], told)
+    assert told.texts == [("info", "video.conditions: the first_frame has probability 0 and is never given.")]
 
 
 def test_layers_of_an_in_context_lora_without_a_reference_are_told():
