@@ -47,6 +47,7 @@ def probe_video(path: Path) -> MediaInfo:
         has_alpha = alpha_decoder(stream) is not None or any(part.is_alpha for part in first.format.components)
         tracks, pair = sound_tracks(container)
         moving = [one.index for one in container.streams.video if not int(getattr(one, "disposition", 0)) & COVER]
+        of_tracks = _of_tracks(moving, stream.index)
     rotation, mirrored = orientation(first)
     width, height = max(1, round(first.width * (ratio if 0.1 < ratio < 10 else 1))), first.height
     if rotation % 180:
@@ -79,7 +80,7 @@ def probe_video(path: Path) -> MediaInfo:
         pair=pair,
         remarks=(
             *_remarks(first, has_alpha),
-            *_of_tracks(moving, stream.index),
+            *of_tracks,
             *_of_stamps(packets, formats),
             *_of_rate(formats, clock),
             *_doubts(look, clock, damage),
