@@ -76,7 +76,8 @@ class Attention(nn.Module):
             out, *logits = product(self.to_v, x if context is None else context), *(one(x) for one in self._gate())
             out = self._split(out)
         else:
-            q, k, v, *logits = self._asked(x, context, rope, context_rope, note, kept)
+            q, k, v, *logits = self._asked(x, context, kept)
+            q, k, v = self._turned(q, k, v, rope, rope if context is None else context_rope, note)
             out = attend(q, k, v, mask, self.way)
             del q, k, v  # what backward needs of them, autograd keeps
         return self._told(out, logits, note)
@@ -98,8 +99,10 @@ class Attention(nn.Module):
         def run(*tensors: Tensor, known: Sequence[Tensor] | None = None) -> Sequence[Tensor]:
             with Remade() as inputs:
                 x, *context = read(inputs.note, *tensors)
-                q, k, v, *logits = self._asked(x, context[0] if context else None, rope, context_rope, _plainly, None)
-                del x, context
+                q, k, v, *logits = self._asked(x, context[0] if context else None, None)
+            key_rope = context_rope if context else rope
+            del x, context  # backward makes them again
+            q, k, v = self._turned(q, k, v, rope, key_rope, _plainly)
             return *attend_again(q, k, v, known), *logits
 
         asked = (self.to_q, self.to_k, self.to_v, self.q_norm, self.k_norm, *self._gate())
@@ -107,27 +110,23 @@ class Attention(nn.Module):
         out, *logits = with_result_kept(run, tensors, parameters, kept, 3 if self.gated else 2)
         return self._told(out, logits, remade.note)
 
-    def _asked(
-        self,
-        x: Tensor,
-        context: Tensor | None,
-        rope: Rope | None,
-        context_rope: Rope | None,
-        note: Callable[..., Tensor],
-        kept: Kept | None,
-    ) -> list[Tensor]:
-        """Heads of queries [B, T, H, K], keys and values [B, S, H, K], and the logits [B, T, H] of the gate, if any."""
+    def _asked(self, x: Tensor, context: Tensor | None, kept: Kept | None) -> list[Tensor]:
+        """Queries [B, T, D], keys and values [B, S, D], and the logits [B, T, H] of the gate, if any."""
         if context is None:
-            q, k, v, *logits = together((self.to_q, self.to_k, self.to_v, *self._gate()), x)
-        else:
-            q, *logits = together((self.to_q, *self._gate()), x)
-            pair = (self.to_k, self.to_v)
-            k, v = together(pair, context) if kept is None else (kept.value(one, context) for one in pair)
+            return together((self.to_q, self.to_k, self.to_v, *self._gate()), x)
+        q, *logits = together((self.to_q, *self._gate()), x)
+        pair = (self.to_k, self.to_v)
+        k, v = together(pair, context) if kept is None else (kept.value(one, context) for one in pair)
+        return [q, k, v, *logits]
+
+    def _turned(
+        self, q: Tensor, k: Tensor, v: Tensor, rope: Rope | None, key_rope: Rope | None, note: Callable[..., Tensor]
+    ) -> list[Tensor]:
+        """The three as heads [B, T, H, K], the first two normalized and rotated."""
         # a gate reads heads however they lie; without one they would have to be put back in order by a copy
         how = self.heads, self.eps, self.fused, self.gated
         q = note(rotated_norm, q, self.q_norm.weight, rope, *how)
-        k = note(rotated_norm, k, self.k_norm.weight, rope if context is None else context_rope, *how)
-        return [q, k, self._split(v), *logits]
+        return [q, note(rotated_norm, k, self.k_norm.weight, key_rope, *how), self._split(v)]
 
     def _told(self, out: Tensor, logits: Sequence[Tensor], note: Callable[..., Tensor]) -> Tensor:
         """[B, T, D] of the heads [B, T, H, K] that were attended."""

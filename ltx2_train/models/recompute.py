@@ -72,7 +72,7 @@ def recomputed(
     plan = _Plan(run, scope or _anywhere, store, places, Kept() if kept is None else kept, shares)
     box: list[Tensor | None] = []
     outputs = _Recomputed.apply(plan, box, len(tensors), *tensors, *(parameters if shares is None else shares.own))
-    return _Boxing.apply(box, *outputs)
+    return Boxing.apply(box, *outputs)
 
 
 def deferred(
@@ -248,7 +248,7 @@ class _Recomputed(torch.autograd.Function):
             plan.kept.give(values)
             with torch.enable_grad():
                 outputs = plan.run(*inputs, replay=True)
-                end = _unboxed(ctx.box, outputs)
+                end = unboxed(ctx.box, outputs)
             wanted = ctx.parameters if plan.shares is None else plan.shares.wholes()
             found = gradients_of((end,), (end.new_empty(()),), [*inputs, *wanted])
             if plan.shares is not None:
@@ -257,7 +257,7 @@ class _Recomputed(torch.autograd.Function):
             return None, None, None, *found
 
 
-class _Boxing(torch.autograd.Function):
+class Boxing(torch.autograd.Function):
     """Passes the outputs of a piece on. Their gradients go into `box`, for the piece to take.
 
     Autograd holds what it gives to a node until the node is done, here that of a whole block. What it takes out of the
@@ -276,7 +276,7 @@ class _Boxing(torch.autograd.Function):
         return None, *(None if grad is None else grad.new_empty(()).expand(grad.shape) for grad in grads)
 
 
-def _unboxed(box: list[Tensor | None], outputs: Sequence[Tensor]) -> Tensor:
+def unboxed(box: list[Tensor | None], outputs: Sequence[Tensor]) -> Tensor:
     """A number whose backward pass gives what is in `box` to `outputs`, and keeps none of it."""
     pairs = [(output, grad) for output, grad in zip(outputs, box, strict=True) if grad is not None]
     box.clear()

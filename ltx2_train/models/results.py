@@ -16,9 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .recompute import Kept, gradients_of, leaves_of
-
-PARTS = 4  # of the heads, which have their gradient one after the other
+from .recompute import Boxing, Kept, gradients_of, leaves_of, unboxed
 
 Run = Callable[..., Sequence[Tensor]]
 
@@ -35,7 +33,8 @@ def with_result_kept(
     where that is run a second time.
     """
     values = None if kept is None else kept.values(lambda: run(*tensors), count)
-    return _Again.apply(run, values, len(tensors), *tensors, *parameters)
+    box: list[Tensor | None] = []
+    return Boxing.apply(box, *_Again.apply(run, values, box, len(tensors), *tensors, *parameters))
 
 
 def attend_again(q: Tensor, k: Tensor, v: Tensor, known: Sequence[Tensor] | None) -> tuple[Tensor, Tensor]:
@@ -53,22 +52,27 @@ def attend_again(q: Tensor, k: Tensor, v: Tensor, known: Sequence[Tensor] | None
 
 class _Again(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, run: Run, values: Sequence[Tensor] | None, count: int, *flat: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, run: Run, values: Sequence[Tensor] | None, box: list[Tensor | None], count: int, *flat: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
         tensors, ctx.parameters = flat[:count], flat[count:]
         out, sums, *others = run(*tensors) if values is None else values
-        ctx.run, ctx.count = run, count
+        ctx.run, ctx.box = run, box
         out = out.detach()
         ctx.save_for_backward(*tensors, out, sums)
         return out, *(other.detach() for other in others)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+    def backward(ctx: Any, *stand_ins: Tensor | None) -> tuple[Any, ...]:
         *tensors, out, sums = ctx.saved_tensors
-        leaves = leaves_of(tensors, ctx.needs_input_grad[3:])
+        leaves = leaves_of(tensors, ctx.needs_input_grad[4:])
         known = out.detach(), sums  # not the output of this node, whose gradient this is
         with torch.enable_grad():
             again, _, *others = ctx.run(*leaves, known=known)
-        return None, None, None, *gradients_of((again, *others), grads, [*leaves, *ctx.parameters])
+            end = unboxed(ctx.box, (again, *others))
+        found = gradients_of((end,), (end.new_empty(()),), [*leaves, *ctx.parameters])
+        return None, None, None, None, *found
 
 
 class _Attended(torch.autograd.Function):
@@ -93,6 +97,6 @@ class _Attended(torch.autograd.Function):
 
 
 def _parts(heads: int) -> Iterator[slice]:
-    """Slices of the heads: few at a time, but enough for each thread to have one."""
-    step = max(1, heads // PARTS, min(heads, torch.get_num_threads()))
+    """Slices of the heads: as few at a time as there are threads, each of which takes one."""
+    step = torch.get_num_threads()
     return (slice(start, min(start + step, heads)) for start in range(0, heads, step))
