@@ -26,6 +26,7 @@ LONG_REFERENCE = "references are longer than their clips, and only their beginni
 OTHER_LENGTH = "references have another length than their clips, so that every window is shown their beginning"
 ONE_FRAME = "references are videos of which one frame is shown, since reference_frames is not set; 0 shows all of them"
 ITSELF = "references are copies of their clips, so that there is nothing to learn but to repeat them"
+SOUND_ITSELF = "reference sounds are copies of what is trained, so that there is nothing to learn but to repeat it"
 OTHER_SHAPE = "references have another shape than their clips, and their middle is used"
 SHORT_MASK = "masks are shorter than their clips; where they end, their last frame is held"
 LONG_MASK = "masks are longer than their clips; what is behind the end is not used"
@@ -93,6 +94,12 @@ class Fit:
         if (media.width, media.height) != (own.width, own.height):
             detail = f"is {media.width}x{media.height}, not {own.width}x{own.height}"
             self._note(OTHER_SIZE, media, detail)
+
+    def reference_sounds(self, item: Item) -> None:
+        """Look at the reference sounds of `item`."""
+        for path in item.reference_audios if item.sound is not None else ():
+            if path is not None and item.sound is not None and _same(path, item.sound.path):
+                self._seen.setdefault(SOUND_ITSELF, {}).setdefault(path, "")
 
     def sound_mask(self, item: Item, mask: MediaInfo) -> None:
         """Look at the sound file `mask`, which masks the sound of `item`."""

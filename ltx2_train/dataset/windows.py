@@ -184,9 +184,9 @@ class Cutter:
         for start, seconds in parts:
             window = timing.Window(int(start * fps), max(1, round(seconds * fps)))
             sound = SoundWindow(media.path, start, seconds, seconds, tracks=tracks)
-            items.append(
-                self._item(source, window, entry.resolution, beside, sound, virtual=named_shape(entry, seconds))
-            )
+            item = self._item(source, window, entry.resolution, beside, sound, virtual=named_shape(entry, seconds))
+            self._check_fit(item)
+            items.append(item)
         return items, None
 
     def _companions_of(self, candidate: MediaFile, kind: MediaKind) -> _Beside:
@@ -211,6 +211,7 @@ class Cutter:
     def _check_fit(self, item: Item) -> None:
         """Take down how the files beside an item fit it. Raises DataError where one belongs to another medium."""
         self.fit.references(item)
+        self.fit.reference_sounds(item)
         self.fit.mask(item)
         if item.audio_mask is not None and item.audio_mask.suffix.lower() in AUDIO_SUFFIXES:
             self.fit.sound_mask(item, self._look(item.audio_mask, "mask for sound"))

@@ -29,7 +29,8 @@ GIF_HEAD, GIF_EXTENSION, GIF_PICTURE, GIF_END = 13, 0x21, 0x2C, 0x3B
 # A segment's own tables decide how all of it is read; a wrong check sum of the others (tags, index) does no harm to it.
 HEADERS = {b"\x15\x49\xa9\x66": "Info", b"\x16\x54\xae\x6b": "Tracks"}
 OGG_PAGE, OGG_HEAD = b"OggS", 27
-SOUND_HEADS = (b"fLaC", OGG_PAGE, b"FORM")
+SOUND_HEADS = (b"fLaC", OGG_PAGE, b"FORM", b"caff", b"TTA1", b"riff")
+TTA_BEGIN = re.compile(rb"TTA1[\x01\x02]\0[\x01-\x10]\0[\x08\x10\x18\x20]\0")
 FLAC_BEGIN = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # its first block is always of 34 bytes
 OGG_BEGINS, OGG_ENDS = 2, 4  # flags of the first and the last page of a stream
 STREAMED = frozenset((0, 0x7FFFFFFF, 0xFFFFFFFF))  # sizes written by programs that could not go back
@@ -148,10 +149,16 @@ def _behind_wav(data: mmap.mmap) -> str:
 
 
 def _second_sound(data: mmap.mmap) -> int:
-    """Where a FLAC, Ogg or AIFF begins behind the first one; else 0."""
-    if data[:4] == b"fLaC":
-        found = FLAC_BEGIN.search(data, 4)
+    """Where a FLAC, Ogg, AIFF, CAF, TTA or Wave64 begins behind the first one; else 0."""
+    if data[:4] in (b"fLaC", b"TTA1"):
+        found = (FLAC_BEGIN if data[:4] == b"fLaC" else TTA_BEGIN).search(data, 4)
         return found.start() if found else 0
+    if data[:4] == b"riff":
+        at = int.from_bytes(data[16:24], "little")
+        at += -at % 8
+        return at if 0 < at < len(data) and data[at : at + 16] == data[:16] else 0
+    if data[:4] == b"caff":
+        return _second_caf(data)
     if data[:4] == b"FORM":
         at = int.from_bytes(data[4:8], "big") + 8
         at += at % 2
@@ -163,6 +170,18 @@ def _second_sound(data: mmap.mmap) -> int:
             return at
         ended = ended or bool(flags & OGG_ENDS)
         at = _ogg_page(data, at)[0]
+    return 0
+
+
+def _second_caf(data: mmap.mmap) -> int:
+    at = 8
+    while at + 12 <= len(data):
+        if data[at : at + 4] == b"caff":
+            return at
+        size = int.from_bytes(data[at + 4 : at + 12], "big", signed=True)
+        if size < 0:
+            return 0  # sound up to the end of the file
+        at += 12 + size
     return 0
 
 

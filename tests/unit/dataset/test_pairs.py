@@ -250,6 +250,24 @@ def test_reference_sounds_are_listened_to(clips):
     assert "not numbers" in found["b.mp4"][1]
 
 
+def test_reference_sounds_and_masks_of_recordings_are_compared_with_them(clips):
+    for name in ("a.wav", "b.wav"):
+        write_sound(clips / "voices" / name, tone(1))
+    (clips / "refs").mkdir()
+    (clips / "refs" / "a.wav").write_bytes((clips / "voices" / "a.wav").read_bytes())
+    write_sound(clips / "refs" / "b.wav", tone(1, level=0.25))
+    write_sound(clips / "masks" / "a.wav", tone(0.5))
+    (clips / "masks" / "b.json").write_text("[[0, 0.5]]")
+    entry = {"audio_directory": "voices", "reference_audio_directory": "refs", "audio_mask_directory": "masks"}
+    for name in ("a", "b"):
+        (clips / "voices" / f"{name}.txt").write_text(f"voice {name}")
+    texts = plan_dataset(DatasetConfig.from_table({"datasets": [entry]}, clips)).warnings
+    assert [text.partition(": ")[2] for text in texts if "copy" not in text] == [
+        "1 reference sounds are copies of what is trained, so that there is nothing to learn but to repeat it: a.wav",
+        "1 masks for sound are shorter than their clips, and what is behind their end is generated: a.wav (0.50 s)",
+    ]
+
+
 def test_targets_and_references_alone_are_named(clips):
     write_image(clips / "refs" / "a.png", 64, 64, caption=None)
     write_image(clips / "refs" / "z.png", 64, 64, caption=None)

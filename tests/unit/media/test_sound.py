@@ -477,7 +477,15 @@ def test_what_stands_behind_the_end_that_a_wav_names_is_told(tmp_path):
 
 @pytest.mark.parametrize(
     ("ending", "codec"),
-    [("flac", "flac"), ("opus", "libopus"), ("aiff", "pcm_s16be"), ("m4a", "aac")],
+    [
+        ("flac", "flac"),
+        ("opus", "libopus"),
+        ("aiff", "pcm_s16be"),
+        ("m4a", "aac"),
+        ("caf", "pcm_s16le"),
+        ("tta", "tta"),
+        ("w64", "pcm_s16le"),
+    ],
 )
 def test_a_recording_behind_the_first_is_told(tmp_path, ending, codec):
     path = write_sound(tmp_path / f"a.{ending}", noise(1.0, 48000, 1), codec=codec)
