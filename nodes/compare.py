@@ -123,7 +123,7 @@ class CompareCheckpoints(io.ComfyNode):
         **settings: Any,
     ) -> io.NodeOutput:
         with host.training_job(TITLE):
-            lines = [line.strip() for line in prompts.splitlines() if line.strip()]
+            lines = [line.strip() for line in prompts.split("\n") if line.strip()]
             if not lines:
                 raise ConfigError(NO_PROMPTS)
             multipliers = numbers_of(strengths, "strengths", float)

@@ -131,7 +131,7 @@ def _captions(given: Sequence[str], count: int) -> list[str]:
     """One caption for each of `count` media. Raises DataError where their numbers differ, or one is empty."""
     captions = [text.strip() for text in given]
     if len(captions) == 1 and count > 1:
-        lines = [line.strip() for line in captions[0].splitlines() if line.strip()]
+        lines = [line.strip() for line in captions[0].split("\n") if line.strip()]
         captions = lines * count if len(lines) == 1 else lines
     if len(captions) != count:
         raise DataError(

@@ -191,7 +191,7 @@ class TrainSlider(io.ComfyNode):
 def _targets(positive: str, negative: str, target_class: str, more: str) -> list[dict[str, Any]]:
     """The directions of the widgets. Raises ConfigError where there is none, or a line is not one."""
     lines = [(positive, negative, target_class, "1")] if positive.strip() else []
-    for line in filter(str.strip, more.splitlines()):
+    for line in filter(str.strip, more.split("\n")):
         parts = [part.strip() for part in line.split("|")]
         if len(parts) > 4 or not parts[0]:
             raise ConfigError(f"more_targets: {line!r} is not: positive | negative | target class | weight.")
