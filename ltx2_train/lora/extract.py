@@ -192,10 +192,14 @@ def _left_out(pair: _Pair, events: Events) -> list[str]:
 
 
 def _differs(pair: _Pair, tuned: str, base: str, events: Events) -> bool:
-    events.check_stop()
     one, other = pair.tuned.tensors[tuned], pair.base.tensors[base]
     if one.shape != other.shape:
         return True
     if one.dtype == other.dtype:
-        return pair.tuned.read_bytes(tuned) != pair.base.read_bytes(base)
+        for piece, of_base in zip(pair.tuned.pieces(tuned), pair.base.pieces(base), strict=True):
+            events.check_stop()
+            if piece != of_base:
+                return True
+        return False
+    events.check_stop()
     return bool((pair.tuned.read(tuned).float() != pair.base.read(base).float()).any())
