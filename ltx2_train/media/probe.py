@@ -18,7 +18,7 @@ from .images import OVER_BLACK
 from .info import MediaInfo
 from .intact import Look, damaged_spans, look_through
 from .sound_media import MISSING_END_SECONDS, sound_tracks
-from .structure import behind_end, breaks, header_fault, missing_end
+from .structure import behind_end, breaks, crop_told, header_fault, missing_end
 
 # Containers whose timestamps do not follow the order of presentation; their frames are counted instead.
 COUNTED_FORMATS = frozenset(("avi",))
@@ -84,7 +84,7 @@ def probe_video(path: Path) -> MediaInfo:
             *_of_stamps(packets, formats),
             *_of_rate(formats, clock),
             *_doubts(look, clock, damage),
-            *filter(None, [behind_end(path)]),
+            *filter(None, [behind_end(path), crop_told(path, formats, (first.width, first.height))]),
         ),
         reading=("mirrored",) if mirrored else (),
         times=clock.times,

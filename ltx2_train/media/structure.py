@@ -1,6 +1,7 @@
 """Whether a container holds together: where the chain of its parts breaks, and where it ends too soon.
 
 Demuxers find their way around such places and say nothing, and what was lost there is missing from what they hand out.
+The file is long because each container is walked in its own way.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ FLAC_BEGIN = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # its first block is al
 OGG_BEGINS, OGG_ENDS = 2, 4  # flags of the first and the last page of a stream
 STREAMED = frozenset((0, 0x7FFFFFFF, 0xFFFFFFFF))  # sizes written by programs that could not go back
 BEHIND_BYTES = 512  # beyond what programs append
+TRACKS, TRACK_ENTRY, VIDEO = b"\x16\x54\xae\x6b", b"\xae", b"\xe0"
+PIXEL_CROP = (b"\x54\xcc", b"\x54\xdd", b"\x54\xbb", b"\x54\xaa")  # left, right, top, bottom
+CLEAN_APERTURE = re.compile(rb"\0\0\0\x28clap(.{32})", re.DOTALL)
 SLACK = 4  # bytes that a file may lack for rounding
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
@@ -125,6 +129,70 @@ def behind_end(path: Path) -> str:
                 ("recording", _second_sound(data)) if data[:4] in SOUND_HEADS else ("film", _second_film(data))
             )
     return f"holds a second {what} from byte {second:,} on; only the first is read" if second else ""
+
+
+def crop_told(path: Path, formats: frozenset[str], coded: tuple[int, int]) -> str:
+    """What is said of a container that asks players to cut off edges of its picture, which is not done here; or "".
+
+    `coded` is the size that it is decoded to.
+    """
+    with open(path, "rb") as file:
+        if file.seek(0, 2) == 0:
+            return ""
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            if formats & {"matroska", "webm"}:
+                crop = _crop_of_matroska(data)
+            else:
+                crop = _crop_of_mp4(data, coded) if formats & {"mov", "mp4"} else ""
+    return f"asks players to {crop}, which is not done here; crop it where it is exported" if crop else ""
+
+
+def _crop_of_matroska(data: mmap.mmap) -> str:
+    at = data.find(SEGMENT)
+    at, end = _element(data, at)[1:] if at >= 0 else (0, 0)
+    while at < end:
+        name, body, stop = _element(data, at)
+        if name == CLUSTER or name not in IN_SEGMENT:
+            break
+        if name == TRACKS:
+            sides = [_in_video(data, body, stop, id) for id in PIXEL_CROP]
+            named = zip(("left", "right", "top", "bottom"), sides, strict=True)
+            told = " and ".join(f"{pixels} pixels at the {side}" for side, pixels in named if pixels)
+            return f"cut off {told} (PixelCrop)" if told else ""
+        at = stop
+    return ""
+
+
+def _in_video(data: mmap.mmap, at: int, end: int, wanted: bytes) -> int:
+    """The first number above 0 that stands under the id `wanted` in the elements from `at` to `end`."""
+    while at < end:
+        name, body, stop = _element(data, at)
+        if not name or stop > end:
+            return 0
+        if name == wanted and (value := int.from_bytes(data[body:stop], "big")):
+            return value
+        if name in (TRACK_ENTRY, VIDEO) and (value := _in_video(data, body, stop, wanted)):
+            return value
+        at = stop
+    return 0
+
+
+def _crop_of_mp4(data: mmap.mmap, coded: tuple[int, int]) -> str:
+    at = 0
+    while at + 16 <= len(data):
+        size, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        size = int.from_bytes(data[at + 8 : at + 16], "big") if size == 1 else size
+        if size < 8:
+            return ""
+        if name == b"moov":
+            found = CLEAN_APERTURE.search(data, at, min(len(data), at + size))
+            if found is None:
+                return ""
+            wide, by_wide, high, by_high = (int.from_bytes(found[1][k : k + 4], "big") for k in range(0, 16, 4))
+            shown = (round(wide / by_wide), round(high / by_high)) if by_wide and by_high else coded
+            return "" if shown == coded else f"show {shown[0]}x{shown[1]} of its picture (clap)"
+        at += size
+    return ""
 
 
 def _behind_wav(data: mmap.mmap) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -86,6 +88,41 @@ def test_what_is_odd_beside_the_picture_is_no_damage(tmp_path):
         path.write_bytes(odd)
         assert why_damaged(path) == ""
         assert not is_broken(odd, alone=True)
+
+
+def png(path, header, rows):
+    """A PNG of the bytes `rows`, all check sums right."""
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    sums = ((kind + body, struct.pack(">I", zlib.crc32(kind + body))) for kind, body in chunks)
+    parts = (struct.pack(">I", len(body) - 4) + body + crc for body, crc in sums)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    return path
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
+def test_a_png_of_fewer_rows_than_its_picture_is_red(tmp_path, mode):
+    picture = Image.fromarray(TEXTURE).resize((83, 61))
+    if mode == "I;16":
+        picture = Image.fromarray(np.asarray(picture.convert("L"), np.uint16) * 256)
+    else:
+        picture = picture.convert(mode)
+    picture.save(tmp_path / "a.png")
+    assert why_damaged(tmp_path / "a.png") == ""
+    data = (tmp_path / "a.png").read_bytes()
+    at = data.index(b"IDAT")
+    rows = zlib.decompress(data[at + 4 : at + 4 + int.from_bytes(data[at - 4 : at], "big")])
+    path = png(tmp_path / "b.png", data[16:29], rows[: len(rows) // 2])
+    with pytest.raises(DataError, match=r"b\.png is damaged: it holds \S+ of the \S+ bytes of its picture"):
+        read_image(path)
+
+
+def test_an_interlaced_png_is_whole_with_all_its_passes(tmp_path):
+    levels = TEXTURE[:29, :43]
+    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    rows = b"".join(b"\0" + row.tobytes() for x, y, dx, dy in passes for row in levels[y::dy, x::dx])
+    header = struct.pack(">IIBBBBB", 43, 29, 8, 2, 0, 0, 1)
+    assert np.array_equal(read_image(png(tmp_path / "a.png", header, rows)), levels)
+    assert why_damaged(png(tmp_path / "a.png", header, rows[:-1])) == "it holds 3,796 of the 3,797 bytes of its picture"
 
 
 def test_a_webp_that_is_cut_short_is_red(tmp_path):
