@@ -36,6 +36,7 @@ FLAC_BEGIN = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # its first block is al
 OGG_BEGINS, OGG_ENDS = 2, 4  # flags of the first and the last page of a stream
 STREAMED = frozenset((0, 0x7FFFFFFF, 0xFFFFFFFF))  # sizes written by programs that could not go back
 BEHIND_BYTES = 512  # beyond what programs append
+PLAIN_WAVES = (1, 3, 0xFFFE)  # kinds of WAV whose samples have one size
 TRACKS, TRACK_ENTRY, VIDEO = b"\x16\x54\xae\x6b", b"\xae", b"\xe0"
 PIXEL_CROP = (b"\x54\xcc", b"\x54\xdd", b"\x54\xbb", b"\x54\xaa")  # left, right, top, bottom
 CLEAN_APERTURE = re.compile(rb"\0\0\0\x28clap(.{32})", re.DOTALL)
@@ -199,12 +200,16 @@ def _behind_wav(data: mmap.mmap) -> str:
     size, said = len(data), int.from_bytes(data[4:8], "little") + 8
     if said - 8 in STREAMED:
         return ""
-    at, end = 12, 0
+    at, end, sample = 12, 0, 0
     while at + 8 <= size and CHUNK_NAME.fullmatch(data[at : at + 4]):
         length = int.from_bytes(data[at + 4 : at + 8], "little")
+        if data[at : at + 4] == b"fmt " and int.from_bytes(data[at + 8 : at + 10], "little") in PLAIN_WAVES:
+            sample = int.from_bytes(data[at + 20 : at + 22], "little")
         if data[at : at + 4] == b"data":
             if length in STREAMED:
                 return ""  # samples up to the end of the file
+            if sample and (rest := min(length, size - at - 8) % sample):
+                return f"ends {rest} bytes into a sample of {sample}; if one is missing inside, what follows is noise"
             end = at + 8 + length
         at += 8 + length
         if length % 2 and not CHUNK_NAME.fullmatch(data[at : at + 4]):

@@ -497,6 +497,15 @@ def test_a_recording_behind_the_first_is_told(tmp_path, ending, codec):
     assert remark == f"holds a second {what} from byte {len(whole):,} on; only the first is read"
 
 
+def test_a_wav_that_ends_within_a_sample_is_told(tmp_path):
+    path = write_sound(tmp_path / "a.wav", noise(1.0, 16000, 2), 16000, codec="pcm_s16le")
+    data = path.read_bytes()
+    at = data.index(b"data") + 8
+    path.write_bytes(data[: at + 5000] + data[at + 5001 :])
+    (remark,) = probe_recording(path).remarks
+    assert remark == "ends 3 bytes into a sample of 4; if one is missing inside, what follows is noise"
+
+
 def test_joined_mp3s_are_read_to_their_end(tmp_path):
     path = write_sound(tmp_path / "a.mp3", noise(1.0, 48000, 1), codec="libmp3lame")
     alone = len(read_sound(path).samples[0])
