@@ -25,7 +25,7 @@ from .foreign import kind_and_layer
 from .metadata import HASHES
 from .names import checkpoint_name, split_key, without_prefixes
 from .new_file import check_target, occupied
-from .places import misplaced
+from .places import doubts_of
 from .targets import BRANCHES, branch_of, count_branches, dotted
 
 CROSS = "cross"
@@ -77,7 +77,7 @@ def _rewrite(path: Path, wanted: Collection[str], out: Path, why_empty: str) -> 
         )
     file.require_scale()
     doubts = [f"{path.name} does nothing: {why}."] if (why := why_idle(path)) else []
-    doubts += [f"{path.name}: {text}" for text in misplaced(file)]
+    doubts += [f"{path.name}: {text}" for text in doubts_of(file)]
     entries = file.layers
     named = [dotted(name) for name in entries]
     kept = count_branches(name for name in named if branch_of(name) in wanted)

@@ -14,6 +14,7 @@ from .file import LoraEntry, LoraFile
 from .foreign import family_of, unknown_version, version_named
 from .kinds import KIND_NAMES, LORA_KINDS, factor_shapes
 from .others import OtherEntry
+from .places import CHANGED, is_changed
 from .settings import LoraSettings
 from .targets import linear_size
 
@@ -107,6 +108,12 @@ def _factored(entry: LoraEntry | OtherEntry) -> bool:
 
 def _shapes(shapes: Mapping[str, tuple[int, int]]) -> str:
     return ", ".join(f"{name} {rows}x{columns}" for name, (rows, columns) in shapes.items())
+
+
+def tell_changed(file: LoraFile, events: Events) -> None:
+    """Warn where the bytes of `file` are not those that were written."""
+    if is_changed(file):
+        events.message(f"{file.path.name}: {CHANGED}", "warning")
 
 
 def tell_version(file: LoraFile, version: str, events: Events) -> None:

@@ -1,16 +1,38 @@
-"""Layers of a LoRA that no LTX has: in a block beyond the last one, or of another size than in the other blocks."""
+"""What a LoRA file says against itself: layers that no LTX has (in a block beyond the last one, or of another size than
+in the other blocks), and bytes that are not those that were written."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from ..families import FAMILIES, name_of
+from ..weights.reader import TensorFile
 from .file import LoraFile
 from .known import known_layer
 from .targets import block_of, layers_text
 
+CHANGED = "Its bytes are not those that were written (its hash says): it is damaged, or was changed. Copy it again."
 _SELF_ATTENTION = ("attn1.to_q", "attn1.to_k", "attn1.to_v")  # all read the width of their stream, the sound's as well
+
+
+def doubts_of(file: LoraFile) -> list[str]:
+    """Sentences on bytes of `file` that were changed and on its `misplaced` layers."""
+    return [*([CHANGED] if is_changed(file) else []), *misplaced(file)]
+
+
+def is_changed(file: LoraFile) -> bool:
+    """Whether its tensors are others than this program wrote, by the hash in its metadata; those of others have other
+    rules for theirs."""
+    said = file.metadata.get("sshs_model_hash")
+    if not said or file.metadata.get("ss_network_module") != "ltx2_train.lora":
+        return False
+    sha = hashlib.sha256()
+    with TensorFile(file.path) as tensors:
+        for name in sorted(tensors.tensors):
+            sha.update(tensors.read_bytes(name))
+    return sha.hexdigest() != said
 
 
 def misplaced(file: LoraFile) -> list[str]:

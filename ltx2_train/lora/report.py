@@ -17,7 +17,7 @@ from .file import LoraFile, load_lora_state, read_lora
 from .foreign import family_of, kind_and_layer, kinds_of, unknown_version
 from .metadata import REFERENCE
 from .names import checkpoint_name, without_prefixes
-from .places import misplaced
+from .places import doubts_of
 from .targets import BRANCHES, block_of, branch_of, count_branches, dotted, layers_text
 
 _IN_A_LINE = 8
@@ -185,7 +185,7 @@ def _problems(file: LoraFile, modules: list[str], norms: Mapping[str, float]) ->
     if why := does_nothing(file):
         what = "its layers do nothing beside these keys" if strange else "it does nothing"
         problems.append(f"{why[:1].upper()}{why[1:]}: {what}.")
-    problems += misplaced(file)
+    problems += doubts_of(file)
     if len(file.ranks) > 1:
         shown = ", ".join(map(str, file.ranks[:8])) + (" ..." if len(file.ranks) > 8 else "")
         problems.append(f"Its layers have different ranks: {shown}.")

@@ -16,7 +16,7 @@ from .effect import why_idle
 from .file import LoraEntry, LoraFile, load_lora_header
 from .foreign import family_of
 from .known import known_layer
-from .places import misplaced
+from .places import doubts_of
 from .targets import layers_text
 
 
@@ -80,7 +80,7 @@ class LoraSource:
 def tell_doubts(sources: Sequence[LoraSource], events: Events) -> list[str]:
     """A sentence on each of `sources` that does nothing or has layers that no model has, which `events` are told."""
     told = [f"{one.path.name} does nothing: {one.idle}." for one in sources if one.idle]
-    told += [f"{one.path.name}: {text}" for one in sources for text in misplaced(one.about)]
+    told += [f"{one.path.name}: {text}" for one in sources for text in doubts_of(one.about)]
     for text in told:
         events.message(text, "warning")
     return told

@@ -19,7 +19,7 @@ from ..events import Events
 from ..lora.apply import AppliedLora, apply_file
 from ..lora.effect import why_idle
 from ..lora.file import LoraFile, load_lora_header, load_lora_state
-from ..lora.fit import fitting, linear_sizes, tell_left_out, tell_version
+from ..lora.fit import fitting, linear_sizes, tell_changed, tell_left_out, tell_version
 from ..lora.new_file import HIGHEST_STRENGTH, require_each_once
 from ..lora.others import OtherEntry
 from ..placement import Placed, fit_for_sampling, load_placed
@@ -87,6 +87,7 @@ def checked_lora(lora: Path, base: BaseFiles, mode: str, events: Events, weights
         _, left_out = fitting(file, linear_sizes(blueprint(checkpoint, mode)))
     if idle := why_idle(lora, events):
         events.message(f"{lora.name} does nothing: {idle}, so what is drawn is the base.", "warning")
+    tell_changed(file, events)
     tell_version(file, base.version, events)
     tell_left_out(file, left_out, mode, events)
     return file

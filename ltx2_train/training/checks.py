@@ -26,7 +26,7 @@ from ..feed.loader import TrainingSet
 from ..full.choose import chosen_weights
 from ..lora.effect import why_idle
 from ..lora.file import load_lora_header
-from ..lora.fit import Sizes, fitting_start, linear_sizes, tell_start, tell_version
+from ..lora.fit import Sizes, fitting_start, linear_sizes, tell_changed, tell_start, tell_version
 from ..lora.inject import chosen_layers
 from ..lora.kinds import check_kinds, idle_alphas
 from ..lora.loftq import loftq_for
@@ -429,6 +429,7 @@ def _check_start(config: RunConfig, files: BaseFiles, sizes: Sizes, events: Even
             "file was to bring.",
             "warning",
         )
+    tell_changed(start, events)
     tell_version(start, files.version, events)
     tell_start(start, list(sizes), events)
 

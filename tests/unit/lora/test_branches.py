@@ -9,8 +9,11 @@ from safetensors.torch import load_file, save_file
 
 from ltx2_train.cli import main
 from ltx2_train.errors import CheckpointError, ConfigError
+from ltx2_train.events import Events
 from ltx2_train.lora.branches import drop_branches, keep_branches
 from ltx2_train.lora.file import load_lora_state
+from ltx2_train.lora.fit import tell_changed
+from ltx2_train.lora.merge import merge_loras
 from ltx2_train.lora.report import inspect_lora
 from ltx2_train.lora.save import save_lora
 
@@ -28,6 +31,24 @@ def lora(make_set, tmp_path):
 def stored(path):
     with safe_open(path, "pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
+
+
+def test_a_lora_whose_bytes_were_changed_is_told_by_its_hash(lora, tmp_path):
+    told = "Its bytes are not those that were written"
+    assert not any(told in text for text in inspect_lora(lora).problems)
+    data = bytearray(lora.read_bytes())
+    data[-200:-100] = bytes(100)
+    lora.write_bytes(data)
+    assert any(text.startswith(told) for text in inspect_lora(lora).problems)
+    heard = []
+    events = Events()
+    events.message = lambda text, level="info": heard.append((level, text))
+    merge_loras([lora, lora], tmp_path / "two.safetensors", events=events)
+    tell_changed(load_lora_state(lora), events)
+    assert [level for level, text in heard if told in text] == ["warning"] * 3
+    tensors, metadata = stored(lora)
+    save_file(tensors, lora, metadata | {"ss_network_module": "networks.lora"})  # whose hash has another rule
+    assert not any(told in text for text in inspect_lora(lora).problems)
 
 
 @pytest.mark.parametrize(
