@@ -34,6 +34,7 @@ _ENDS = ("&&", "||", ";", "|", "&", "|&")
 _REDIRECTED = re.compile(r"^\d*(?:>>?|<)(?P<to>.*)$|^&>")
 _WORD = re.compile(r"""(?:"(?:\\"|[^"])*"|'[^']*'|\\[ "']|[^\s"'])+""")
 _FLAG = re.compile(r"^--?[A-Za-z]")
+_BEHIND_REMARK = re.compile(r"""("[^"]*"|'[^']*')|\s+#\s.*$""")
 _NUMBER = re.compile(r"^-[\d.]")
 # "..." and "(other training args)": a guide's words for flags that it leaves out
 _LEFT_OUT = re.compile(r"(?<!\S)(?:\.\.\.|\([\w ]+\))(?!\S)")
@@ -132,7 +133,7 @@ def _whole_lines(text: str, ended: list[str]) -> Iterator[str]:
         joined = open_line or bool(_FLAG.match(line.strip()))
         open_line = line.endswith(("\\", "^", "`")) and not line.endswith(('"\\', "\\\\"))
         line = line[:-1].rstrip() if open_line else line
-        line = re.sub(r"\s+#\s.*$", "", line)
+        line = _without_remark(line)
         if (array := _ARRAY.match(f"{whole} {line}" if joined and whole else line)) is not None:
             open_line = not array["inner"].rstrip().endswith(")")  # up to the line that closes it
             why_ended = "" if open_line else why_ended
@@ -146,9 +147,14 @@ def _whole_lines(text: str, ended: list[str]) -> Iterator[str]:
         yield whole
 
 
+def _without_remark(line: str) -> str:
+    """`line` without what stands behind a # that is not in quotes."""
+    return _BEHIND_REMARK.sub(lambda found: found[1] or "", line)
+
+
 def _why_ended(line: str, number: int) -> str:
     """Why a shell ends a command with a line, which is the `number`th; "" where it goes on."""
-    if re.search(r"\s#\s", line):
+    if _without_remark(line) != line:
         return f"a remark stands in line {number}"
     if not line.rstrip().endswith(("\\", "^", "`")):
         return f"line {number} has no sign at its end that continues it"

@@ -142,7 +142,7 @@ class DatasetConfig(Settings):
         if unused:
             raise ConfigError(refusal_text(source, unused))
         if not (foreign or is_manifest(given)):
-            said += settled(config.refs)
+            said += settled(config.refs, shared)
         config._notes = (*notes, *more, *said)
         parts = {
             key: tuple(_absolute(entry, folder) for entry in getattr(config, key))

@@ -52,11 +52,19 @@ def idle_entries(
     return problems, notes
 
 
-def settled(refs: Sequence[DatasetRef]) -> list[str]:
-    """A sentence for each dataset that is read from its caches alone and has settings by which these were made."""
+def settled(refs: Sequence[DatasetRef], shared: Mapping[str, Any]) -> list[str]:
+    """A sentence for each dataset that is read from its caches alone and has settings by which these were made.
+
+    `shared` is what [general] says, which may be meant for others.
+    """
+    others = any(not ref.entry.from_caches for ref in refs)
     notes = []
-    for ref in refs if any(ref.entry.from_caches for ref in refs) else ():
-        names = [name for name in ref.entry.model_fields_set if name not in _WITH_CACHES]
+    for ref in refs:
+        names = [
+            name
+            for name in ref.entry.model_fields_set - _WITH_CACHES
+            if not (others and name in shared and shared[name] == getattr(ref.entry, name))
+        ]
         if ref.entry.from_caches and names:
             names.sort(key=list(DatasetSettings.model_fields).index)
             counts = "counts" if len(names) == 1 else "count"

@@ -48,9 +48,10 @@ class Fit:
         """What a user should know: how many files, and the first of them by name."""
         found = []
         for topic, files in self._seen.items():
-            shown = [f"{path.name} {detail}" for path, detail in list(files.items())[:SHOWN_AT_MOST]]
+            first = list(files.items())[:SHOWN_AT_MOST]
+            shown = [" ".join(filter(None, (path.name, detail))) for path, detail in first]
             more = ["..."] if len(files) > SHOWN_AT_MOST else []
-            found.append(f"{len(files)} {topic}: {', '.join([*shown, *more]).replace(' ,', ',').rstrip()}")
+            found.append(f"{len(files)} {topic}: {', '.join([*shown, *more])}")
         return [*found, *self._remarks]
 
     def references(self, item: Item) -> None:
@@ -62,7 +63,8 @@ class Fit:
     def _reference(self, item: Item, wanted: ReferenceMedia, media: MediaInfo, frames: int) -> None:
         own = item.source.media
         self._remarked("reference", media, media.remarks)
-        if _same(media.path, own.path):
+        alike = (wanted.frames, wanted.width, wanted.height) == (item.window.count, item.width, item.height)
+        if alike and _same(media.path, own.path):
             self._note(ITSELF, media, "")
         if media.kind == "video" and not item.dataset.entry.model_fields_set & _FRAMES:
             self._note(ONE_FRAME, media, f"({media.frames} frames)")
@@ -97,8 +99,11 @@ class Fit:
 
     def reference_sounds(self, item: Item) -> None:
         """Look at the reference sounds of `item`."""
-        for path in item.reference_audios if item.sound is not None else ():
-            if path is not None and item.sound is not None and _same(path, item.sound.path):
+        sound, most = item.sound, item.dataset.entry.reference_audio_max_seconds
+        if sound is None or (most is not None and sound.start >= most):
+            return  # a later part of a recording may well be shown how it begins
+        for path in filter(None, item.reference_audios):
+            if _same(path, sound.path):
                 self._seen.setdefault(SOUND_ITSELF, {}).setdefault(path, "")
 
     def sound_mask(self, item: Item, mask: MediaInfo) -> None:

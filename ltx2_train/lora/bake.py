@@ -61,12 +61,12 @@ def bake_loras(
     if out.exists() and not replace:
         raise ConfigError(f"{out} is there already. Choose another name, or delete it first.")
     each = _strengths(len(loras), strengths)
+    require_no_zero(loras, each, "strength")
     place, losses = pick_device(device), Losses()
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(TensorFile(checkpoint))
         sources = [stack.enter_context(LoraSource(path, TOOL, events)) for path in loras]
         doubts = _told_of(sources, probe(checkpoint).version, events)
-        require_no_zero(loras, each, "strength")
         weights = _weights(file, sources)
         entries = {name: TensorEntry(info.dtype, info.shape) for name, info in file.tensors.items()}
         require_space(out, sum(entry.nbytes for entry in entries.values()))

@@ -112,7 +112,7 @@ def _shapes(shapes: Mapping[str, tuple[int, int]]) -> str:
 
 def tell_changed(file: LoraFile, events: Events) -> None:
     """Warn where the bytes of `file` are not those that were written."""
-    if is_changed(file):
+    if is_changed(file.path, file.metadata):
         events.message(f"{file.path.name}: {CHANGED}", "warning")
 
 

@@ -6,8 +6,10 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from ..families import FAMILIES, name_of
+from ..threads import heed
 from ..weights.reader import TensorFile
 from .file import LoraFile
 from .known import known_layer
@@ -19,18 +21,19 @@ _SELF_ATTENTION = ("attn1.to_q", "attn1.to_k", "attn1.to_v")  # all read the wid
 
 def doubts_of(file: LoraFile) -> list[str]:
     """Sentences on bytes of `file` that were changed and on its `misplaced` layers."""
-    return [*([CHANGED] if is_changed(file) else []), *misplaced(file)]
+    return [*([CHANGED] if is_changed(file.path, file.metadata) else []), *misplaced(file)]
 
 
-def is_changed(file: LoraFile) -> bool:
-    """Whether its tensors are others than this program wrote, by the hash in its metadata; those of others have other
-    rules for theirs."""
-    said = file.metadata.get("sshs_model_hash")
-    if not said or file.metadata.get("ss_network_module") != "ltx2_train.lora":
+def is_changed(path: Path, metadata: Mapping[str, str]) -> bool:
+    """Whether the tensors of the LoRA at `path` are others than this program wrote, by the hash in its metadata; those
+    of others have other rules for theirs."""
+    said = metadata.get("sshs_model_hash")
+    if not said or metadata.get("ss_network_module") != "ltx2_train.lora":
         return False
     sha = hashlib.sha256()
-    with TensorFile(file.path) as tensors:
+    with TensorFile(path) as tensors:
         for name in sorted(tensors.tensors):
+            heed()
             sha.update(tensors.read_bytes(name))
     return sha.hexdigest() != said
 

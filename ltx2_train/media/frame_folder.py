@@ -5,6 +5,7 @@ Such a folder has no frame rate: its frames are taken to be at the target rate, 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections import Counter
@@ -114,7 +115,10 @@ def _check_numbers(folder: Path, files: Sequence[Path]) -> tuple[str, ...]:
 
 def _beside(folder: Path) -> tuple[str, ...]:
     """What is said of folders with pictures that lie in one of frames."""
-    more = [f"{path.name}/" for path in sorted(folder.iterdir()) if path.is_dir() and _pictures(path)]
+    more = []
+    for path in sorted(folder.iterdir()):
+        with contextlib.suppress(OSError):  # such as lost+found, which is not for everybody to look into
+            more += [f"{path.name}/"] if path.is_dir() and _pictures(path) else []
     return (f"holds {' and '.join(more[:3])} with pictures beside its frames, which are not used",) if more else ()
 
 

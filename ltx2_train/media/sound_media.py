@@ -45,6 +45,7 @@ PREROLL_SECONDS = 1.0
 UNREADABLE = "The file is damaged, cut short or not sound; export it again or remove it."
 NOT_NUMBERS = "holds samples that are not numbers"
 FLOAT_CODECS = ("pcm_f", "wavpack")
+LARGEST_SAMPLE = 2.0**24  # of recordings with 24 bits
 WILD_LEVEL, WILD_TIMES, WILD_NEAR = (
     8.0,
     32.0,
@@ -240,6 +241,8 @@ def _wild(samples: np.ndarray) -> tuple[float, float] | None:
     near = np.max([padded[:, shift : shift + levels.shape[1]] for shift in shifts], axis=0)
     wild = (levels > WILD_LEVEL) & (levels / WILD_TIMES > near)
     wild[:, [0, -1]] = False  # of which the other side is not known: a sound may begin there
+    rest = float(levels[~wild].max(initial=0))  # at the end of a fade single samples stand in silence
+    wild &= levels > (WILD_TIMES * rest if rest else LARGEST_SAMPLE)
     places = np.argwhere(wild)
     return (float(levels[tuple(places[0])]), float(near[tuple(places[0])])) if len(places) else None
 

@@ -7,6 +7,7 @@ zeros inside, but a part that was never written has. Other bytes in the place of
 
 from __future__ import annotations
 
+import functools
 import struct
 import zlib
 from collections.abc import Iterator
@@ -27,6 +28,13 @@ PIECE = 1 << 20
 
 def why_damaged(path: Path) -> str:
     """What is wrong with the picture `path`, or "". Raises OSError."""
+    stat = path.stat()
+    return _why_damaged(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _why_damaged(path: Path, size: int, mtime_ns: int) -> str:
+    # A picture is read when it is looked at, when it is encoded and when it is shown; its bytes are gone through once.
     data = path.read_bytes()
     if data.startswith(b"\xff\xd8"):
         return _of_jpeg(data)

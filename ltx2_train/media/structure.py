@@ -68,16 +68,22 @@ def header_fault(path: Path, formats: frozenset[str]) -> str:
     if not formats & {"matroska", "webm"}:
         return ""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        at = data.find(SEGMENT)
-        at, end = _element(data, at)[1:] if at >= 0 else (0, 0)
-        while at < end:
-            name, body, stop = _element(data, at)
-            if name == CLUSTER or name not in IN_SEGMENT:
-                break
+        for name, body, stop in _tables(data):
             if name in HEADERS and _has_wrong_sum(data, body, stop):
                 return f"the check sum of its header ({HEADERS[name]}) is wrong"
-            at = stop
     return ""
+
+
+def _tables(data: mmap.mmap) -> Iterator[tuple[bytes, int, int]]:
+    """What stands in the segment of a Matroska before its first cluster, as `_element` tells it."""
+    at = data.find(SEGMENT)
+    at, end = _element(data, at)[1:] if at >= 0 else (0, 0)
+    while at < end:
+        name, body, stop = _element(data, at)
+        if name == CLUSTER or name not in IN_SEGMENT:
+            return
+        yield name, body, stop
+        at = stop
 
 
 def sound_fault(path: Path, formats: frozenset[str], clip: bool) -> str:
@@ -149,18 +155,12 @@ def crop_told(path: Path, formats: frozenset[str], coded: tuple[int, int]) -> st
 
 
 def _crop_of_matroska(data: mmap.mmap) -> str:
-    at = data.find(SEGMENT)
-    at, end = _element(data, at)[1:] if at >= 0 else (0, 0)
-    while at < end:
-        name, body, stop = _element(data, at)
-        if name == CLUSTER or name not in IN_SEGMENT:
-            break
+    for name, body, stop in _tables(data):
         if name == TRACKS:
-            sides = [_in_video(data, body, stop, id) for id in PIXEL_CROP]
+            sides = [_in_video(data, body, stop, wanted) for wanted in PIXEL_CROP]
             named = zip(("left", "right", "top", "bottom"), sides, strict=True)
             told = " and ".join(f"{pixels} pixels at the {side}" for side, pixels in named if pixels)
             return f"cut off {told} (PixelCrop)" if told else ""
-        at = stop
     return ""
 
 
@@ -200,7 +200,7 @@ def _behind_wav(data: mmap.mmap) -> str:
     size, said = len(data), int.from_bytes(data[4:8], "little") + 8
     if said - 8 in STREAMED:
         return ""
-    at, end, sample = 12, 0, 0
+    at, end, sample, odd = 12, 0, 0, ""
     while at + 8 <= size and CHUNK_NAME.fullmatch(data[at : at + 4]):
         length = int.from_bytes(data[at + 4 : at + 8], "little")
         if data[at : at + 4] == b"fmt " and int.from_bytes(data[at + 8 : at + 10], "little") in PLAIN_WAVES:
@@ -209,7 +209,7 @@ def _behind_wav(data: mmap.mmap) -> str:
             if length in STREAMED:
                 return ""  # samples up to the end of the file
             if sample and (rest := min(length, size - at - 8) % sample):
-                return f"ends {rest} bytes into a sample of {sample}; if one is missing inside, what follows is noise"
+                odd = f"ends {rest} bytes into a sample of {sample}; if one is missing inside, what follows is noise"
             end = at + 8 + length
         at += 8 + length
         if length % 2 and not CHUNK_NAME.fullmatch(data[at : at + 4]):
@@ -218,7 +218,7 @@ def _behind_wav(data: mmap.mmap) -> str:
         return f"says that it has {said:,} bytes and has {size:,}; what is behind them is not read"
     if end and size - at >= BEHIND_BYTES and data[at:].strip(b"\0"):
         return f"says that its sound ends at byte {end:,} of {size:,}; what is behind it is not read"
-    return ""
+    return odd
 
 
 def _second_sound(data: mmap.mmap) -> int:

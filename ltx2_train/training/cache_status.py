@@ -6,16 +6,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..caching.cache_file import CacheFile
+from ..caching.encode import Latents
 from ..caching.recipe import CacheRecipe
 from ..caching.status import CacheRow, CacheStatus, cache_status, kind_name, missing_row, verify_caches
 from ..config import DrawSettings, RunConfig
 from ..config.base_files import BaseFiles
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.plan import DatasetPlan, plan_dataset
-from ..errors import CacheError
+from ..errors import CacheError, DataError
 from ..events import Events, shielded
 from ..feed.cached import CachedSamples
 from ..feed.sample_check import SampleChecker
+from ..feed.samples import Sample
 from ..sampling.given_media import media_of
 from ..sampling.prompt_text import ENCODER, prompt_path
 from ..sampling.sample import given_media, prompts_of, trained_of
@@ -39,13 +41,14 @@ def status_of_caches(run: RunConfig, events: Events | None = None, verify: bool 
 
 
 def _of_caches_alone(run: RunConfig, recipe: CacheRecipe, plan: DatasetPlan, verify: bool) -> Iterator[CacheRow]:
-    """What training reads of datasets that are caches alone, and why it cannot read the rest of what lies there.
-
-    Raises CacheError where the folder of one holds none, DataError where too few of them are of use.
-    """
+    """What training reads of datasets that are caches alone, and why it cannot read the rest of what lies there."""
     checker = SampleChecker(plan, recipe, Events(), run.audio)
-    cached = CachedSamples(checker)
-    samples = [sample for ref in plan.config.refs if ref.entry.from_caches for sample in cached.of(ref)]
+    cached, samples = CachedSamples(checker), list[Sample]()
+    for ref in plan.config.refs:
+        try:
+            samples += cached.of(ref) if ref.entry.from_caches else ()
+        except DataError as error:  # the folder holds none, or too few that are of use
+            yield CacheRow(ref.entry.caches, Latents.name, "missing", str(error))
     wrong = {**checker.left_out, **checker.problems}
     for path in dict.fromkeys(path for sample in samples for path in sample.paths):
         if path not in wrong and (why := _damage(path, verify)):
@@ -78,19 +81,24 @@ def _rows(kept: Iterable[_Kept], verify: bool, events: Events) -> Iterator[Cache
         if not path.is_file():
             yield missing_row(path, "prompts")
             continue
-        if not (why := _damage(path, verify, by_name=True)) and not CacheFile(path).made_by(key, weights):
-            why = f"it was made with another {'text encoder' if key == ENCODER else 'VAE'}"
+        why = _damage(path, verify, (key, weights))
         yield CacheRow(path, "prompts", "stale" if why else "present", why, path.stat().st_size)
 
 
-def _damage(path: Path, verify: bool, by_name: bool = False) -> str:
-    """What is wrong with the file at `path`; "" for nothing. `by_name`: what it holds is known by its name alone."""
+def _damage(path: Path, verify: bool, by_name: tuple[str, str] | None = None) -> str:
+    """What is wrong with the file at `path`; "" for nothing.
+
+    `by_name`: what it holds is known by its name alone; the entry of its metadata that says what made it, and what
+    should have.
+    """
     try:
         file = CacheFile(path)
-        if by_name:
+        if by_name is not None:
             file.require_name()
         if verify:
             file.verify()
+        if by_name is not None and not file.made_by(*by_name):
+            return f"it was made with another {'text encoder' if by_name[0] == ENCODER else 'VAE'}"
     except CacheError as error:
         return str(error).split(". ")[0]
     return ""

@@ -112,7 +112,7 @@ def build_caches(
             reports[name] = make_due(due, openers, events, device)
         if name == Latents.name:
             plan.require_enough({failure.path: failure.reason for failure in reports[name].failed})
-        if name == SoundLatents.name and not _sound_from_caches(dataset):
+        if name == SoundLatents.name and not plan.from_caches:
             _require_no_mute(due, run.model.mode)
         failed = {failure.path for failure in reports[name].failed}
         for one in trained_by:
@@ -171,11 +171,6 @@ def _planned(
     require_plan_heard(run, plan)
     plan.require_enough()
     return dataset, plan
-
-
-def _sound_from_caches(dataset: DatasetConfig) -> bool:
-    """Whether there are caches without media, of whose sound the plan says nothing."""
-    return any(ref.entry.from_caches for ref in dataset.refs)
 
 
 def _encode_media(

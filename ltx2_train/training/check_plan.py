@@ -35,8 +35,9 @@ def require_plan(run: RunConfig, plan: DatasetPlan) -> None:
 
 def require_plan_heard(run: RunConfig, plan: DatasetPlan) -> None:
     """Raise DataError where `run` trains sound and nothing of `plan` has any."""
-    from_caches = any(ref.entry.from_caches for ref in plan.config.refs)  # of whose sound the plan says nothing
-    if run.model.mode != "video" and plan.items and not from_caches and all(item.sound is None for item in plan.items):
+    if run.model.mode == "video" or plan.from_caches:  # of the sound of caches alone the plan says nothing
+        return
+    if plan.items and all(item.sound is None for item in plan.items):
         raise nothing_heard(len(plan.items), run.model.mode)
 
 

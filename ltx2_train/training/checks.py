@@ -30,6 +30,7 @@ from ..lora.fit import Sizes, fitting_start, linear_sizes, tell_changed, tell_st
 from ..lora.inject import chosen_layers
 from ..lora.kinds import check_kinds, idle_alphas
 from ..lora.loftq import loftq_for
+from ..lora.places import is_changed
 from ..models.transformer import LTXTransformer
 from ..offload.blocks import spread
 from ..optim import choose_optimizer, find_optimizer, why_not
@@ -67,7 +68,7 @@ from .trackers import check_trackers
 from .unused import require_samples_used, require_used
 from .watch import describe_mix, require_heard, warn_of_captions
 
-# what is told where it is looked at: the one counts where a run begins, of the others a setting decides
+# what is told where it is looked at: the LoRA that a run begins with in _check_start, the rates where they are resumed
 TOLD = (
     "lora.weights",
     "train.learning_rate",
@@ -135,8 +136,8 @@ class Checked:
 
 def _is_whole(path: Path) -> bool:
     try:
-        with TensorFile(path):
-            return True
+        with TensorFile(path) as file:
+            return not is_changed(path, file.metadata)
     except CheckpointError:
         return False
 

@@ -18,14 +18,22 @@ def tell_passed_over(
     if not folder.is_dir():
         return
     listed = [path for path in sorted(folder.iterdir()) if not is_hidden(path, folder)]
+    used = None if taken is None else set(taken)
     others = [path for path in listed if path.is_file() and _is_of(path, kinds)]
-    left = [path.name for path in others if (unread_kind(path) if taken is None else path not in taken)]
+    left = [path.name for path in others if (unread_kind(path) if used is None else path not in used)]
     if left:
         events.message(f"{folder} holds what is not used here: {_some(left)}.", "warning")
     folders = [path for path in listed if path.is_dir() and (out is None or path.resolve() != out.resolve())]
-    inside = [path.name for path in folders if any(_is_of(one, kinds) for one in path.iterdir())]
+    inside = [path.name for path in folders if any(_is_of(one, kinds) for one in _listed(path))]
     if inside:
         events.message(f"Sub-folders of {folder} are not looked into: {_some(inside)}. Name each of them.", "warning")
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []  # such as lost+found, which is not for everybody to look into
 
 
 def _is_of(path: Path, kinds: Collection[str]) -> bool:

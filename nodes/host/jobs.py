@@ -30,9 +30,9 @@ def training_job(node: str = "") -> Iterator[None]:
     """
     import torch
 
-    number, prompt, by_page = _running_prompt()
-    if number in _taken_back:
-        _taken_back.discard(number)
+    prompt_id, prompt, by_page = _running_prompt()
+    if prompt_id in _taken_back:
+        _taken_back.discard(prompt_id)
         raise _interrupted()
     if text := unknown(prompt, by_page):
         raise RuntimeError(text)
@@ -57,8 +57,8 @@ def _queue() -> Any:
 def _running_prompt() -> tuple[str, dict[str, Any], bool]:
     """Id of the prompt that is run, what was sent, and whether the page sent it; empty where there is none."""
     running = getattr(_queue(), "currently_running", None) or {}
-    for _, number, prompt, extra, *_ in running.values():  # one at a time
-        return number, prompt, "workflow" in (extra.get("extra_pnginfo") or {})  # which the page sends along
+    for _, prompt_id, prompt, extra, *_ in running.values():  # one at a time
+        return prompt_id, prompt, "workflow" in (extra.get("extra_pnginfo") or {})  # which the page sends along
     return "", {}, False
 
 

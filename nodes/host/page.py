@@ -95,7 +95,7 @@ class ComfyEvents(Events):
         if state == "finished":
             told = list(dict.fromkeys(reversed(self.warnings)))  # the newest say how it ended
             more = [f"... and {len(told) - WARNED} before, in the log"] if len(told) > WARNED else []
-            text = "\n".join([text, *told[:WARNED][::-1], *more])
+            text = "\n".join([text, *more, *told[:WARNED][::-1]])
         self.view.state, self.view.message, self.view.waits = state, text, ""
         self.view.sample_file = None
         self._show(now=True, last=text)

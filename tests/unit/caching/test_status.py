@@ -109,8 +109,8 @@ def test_of_caches_alone_what_training_reads_is_looked_at(run_file, capsys):
     assert main(status) == 1
     path.write_bytes(whole)
     text.unlink()
-    assert main(status) != 0
-    assert "no text cache for clip" in capsys.readouterr().err
+    assert main(status) == 1
+    assert "no text cache for clip" in capsys.readouterr().out
 
 
 def test_the_commands_list_first_and_delete_only_when_told(run_file, capsys):

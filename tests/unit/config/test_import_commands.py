@@ -71,6 +71,7 @@ def test_commands_are_read_as_their_shells_do(line, flags):
         ("python x.py --a 1  # one \\\n  --b 2", "a remark stands in line 1"),
         ("python x.py --a 1 \\\n  --b 2", ""),
         ("python x.py --a 1 `\n  --b 2", ""),
+        ('python x.py --a "the # 1 fox" \\\n  --b 2', ""),
         ("python x.py --a 1 \\\r\n  --b 2\r\n", ""),
         ("ARGS=(\n  --a 1  # one\n\n  # two\n  --b 2\n)\npython x.py ${ARGS[@]}", ""),
         ("--a 1\n--b 2", ""),

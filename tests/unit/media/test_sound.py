@@ -197,6 +197,10 @@ def test_floats_as_large_as_integers_are_a_recording_as_any_other(tmp_path):
     wave[:, :7000] = 0
     path = write_sound(tmp_path / "a.wav", wave * 32768, 16000)
     assert np.allclose(prepare_file(path, None, 16000).samples, wave / np.abs(wave).max(), atol=1e-6)
+    fade = np.zeros_like(wave)
+    fade[:, 5000:5003] = fade[:, 5100] = 1 / 128  # the smallest steps of 16 bits in 24, stored as floats
+    fade[:, :2000] = wave[:, 7000:9000]
+    assert read_sound(write_sound(tmp_path / "b.wav", fade * 32768, 16000), 0.2).samples.any()
 
 
 @pytest.mark.parametrize(("level", "said"), [(0.0, "is silence"), (1e-4, "is silent (-8")])
