@@ -100,7 +100,7 @@ def test_what_was_warned_of_stands_below_the_last_word(nodes, comfy):
         events.message(text, "warning")
     events.finish("finished", "4 made")
     lines = [line.strip() for line in comfy.texts[-1][1].splitlines()]
-    assert lines == ["4 made", "three", "four", "five", "... and 2 before, in the log"]
+    assert lines == ["4 made", "... and 2 before, in the log", "three", "four", "five"]
     events.finish("failed", "no clips")
     assert comfy.texts[-1][1].strip() == "no clips"
 
