@@ -25,6 +25,7 @@ from typing import Any
 from .errors import RunError
 
 TEMPORARY_SUFFIX = ".part"
+CLOSED = "cannot be opened"  # begins what `below` says of a folder
 ABANDONED = 3600.0  # seconds since its last change after which a temporary file belongs to nobody
 WAITS = (0.05, 0.1, 0.2, 0.4, 0.8)  # seconds between tries to replace a file that another program holds open
 
@@ -71,6 +72,35 @@ def is_hidden(path: Path, folder: Path) -> bool:
     """Whether something below `folder` is nothing of the user's: a name that begins with a dot, such as the
     "._clip.mp4" of a Mac, which has the ending of a medium; and the `__MACOSX` that lies in its zip files."""
     return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
+
+
+def below(folder: Path, recursive: bool) -> Iterator[tuple[Path, str]]:
+    """Everything below `folder` that is not hidden, in a fixed order, with what is wrong with it in words that follow
+    its name, or "". Links to folders are not followed; a folder that cannot be opened comes a second time."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        yield folder, f"{CLOSED}: {error.strerror or error}"
+        return
+    for entry in entries:
+        path = Path(entry.path)
+        if is_hidden(path, folder):
+            continue
+        if entry.is_symlink():
+            yield path, _bad_link(path)
+            continue
+        yield path, ""
+        if recursive and entry.is_dir(follow_symlinks=False):
+            yield from below(path, True)
+
+
+def _bad_link(path: Path) -> str:
+    try:
+        os.stat(path)
+    except OSError as error:
+        return "is a link that leads to itself" if error.errno == errno.ELOOP else "is a link to a file that is gone"
+    target = path.resolve()
+    return "is a link to a folder that it lies in" if target.is_dir() and target in path.absolute().parents else ""
 
 
 def sweep(folder: Path, older: float = ABANDONED) -> None:

@@ -43,7 +43,8 @@ from ..dataset.scan import SHOWN_AT_MOST, Skipped
 from ..device import DTYPES
 from ..errors import DataError
 from ..events import Events, shielded
-from ..media.names import name_key
+from ..files import CLOSED, below
+from ..media.names import is_dir, name_key
 from ..shapes import AudioLatentShape, LatentShape
 from . import cache_file as caches
 from .cache_file import ARCHITECTURE, AUDIO_LENGTH_KEY, MASK_KEY, write_cache
@@ -114,10 +115,17 @@ def import_official(root: Path, out: Path | None = None, events: Events | None =
 
 
 def _tell_unread(root: Path, read: Mapping[str, set[Path]], events: Events) -> None:
-    """Warn of folders with encoded files that nothing is taken from."""
-    others = [path.name for path in sorted(root.iterdir()) if path.is_dir() and path.name not in read and _names(path)]
+    """Warn of folders with encoded files that nothing is taken from, and of those that cannot be looked into."""
+    found = dict(below(root, True))
+    folders = (path for path in found if path.parent == root and is_dir(path) and path.name not in read)
+    others = [path.name for path in folders if _names(path)]
     if others:
         events.message(f"Of {root} the folders {', '.join(others)} are not read.", "warning")
+    for path, problem in found.items():
+        if linked := path.is_symlink() and is_dir(path) and path.parent != root:
+            problem = "is a link to a folder, which is not followed"
+        if linked or problem.startswith(CLOSED):
+            events.message(f"{path} {problem}.", "warning")
 
 
 def _stem(name: Path) -> str:
@@ -138,7 +146,7 @@ def _is_imported(root: Path, out: Path) -> bool:
         return False
     root = root / PRECOMPUTED if (root / PRECOMPUTED).is_dir() else root
     names = set().union(*(_names(root / folder) for folder in MAIN))
-    sources = [path.stat().st_mtime_ns for folder in root.iterdir() for path in folder.rglob("*.pt")]
+    sources = [path.stat().st_mtime_ns for path, problem in below(root, True) if path.suffix == ".pt" and not problem]
     caches = [path.stat().st_mtime_ns for path in out.glob(f"*{LATENT_SUFFIX}")]
     return len(caches) >= len(names) and max(sources, default=0) <= min(caches, default=0)
 
@@ -190,7 +198,7 @@ def _import_one(root: Path, name: Path, out: Path) -> None:
 
 def _names(folder: Path) -> set[Path]:
     """The files of a folder, seen from it."""
-    return {path.relative_to(folder) for path in folder.rglob("*.pt")} if folder.is_dir() else set()
+    return {path.relative_to(folder) for path, _ in below(folder, True) if path.suffix == ".pt"}
 
 
 def _condition_name(name: Path) -> Path:

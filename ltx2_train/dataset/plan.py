@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..events import Events
-from ..files import is_hidden
+from ..files import below
 from ..media import frames as timing
 from ..media.frame_folder import probe_frame_folder
 from ..media.info import MediaInfo
@@ -165,8 +165,7 @@ def _references_alone(entry: DatasetSettings, candidates: Sequence[MediaFile]) -
     for folder in entry.reference_directories:
         if not folder.is_dir() or folder == entry.source:
             continue
-        listed = (path for path in sorted(folder.rglob("*")) if not is_hidden(path, folder))
-        files = (path for path in listed if path.suffix.lower() in PICTURE_SUFFIXES)
+        files = (path for path, _ in below(folder, True) if path.suffix.lower() in PICTURE_SUFFIXES)
         if alone := [path.name for path in files if name_key(path.stem) not in media]:
             more = " ..." if len(alone) > SHOWN_AT_MOST else ""
             shown = ", ".join(alone[:SHOWN_AT_MOST])

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DataError
-from ..files import is_hidden
+from ..files import CLOSED, below
 from ..media.images import IMAGE_SUFFIXES, UNREAD_PICTURES
-from ..media.names import cache_stem, is_file, name_key, readable, shown_path, why_no_file
+from ..media.names import cache_stem, is_dir, is_file, name_key, readable, shown_path, why_no_file
 from ..media.sound_media import AUDIO_SUFFIXES, UNREAD_SOUNDS
 from ..media.video import UNREAD_VIDEOS, VIDEO_SUFFIXES
 from .cache_names import CAPTION, FLIPPED
@@ -23,6 +23,7 @@ from .lists import MediaFile, Skipped, read_list
 __all__ = ["MEDIA_SUFFIXES", "MediaFile", "Skipped", "find_media", "nothing_left", "unread_kind", "with_captions"]
 
 SHOWN_AT_MOST = 5
+NOT_FOLLOWED = "is a link to a folder, which is not followed; name its folder in a [[datasets]] of its own"
 _MARKED = re.compile(rf"(?:{FLIPPED}|{CAPTION}\d+)$")  # names that belong to caches of other media
 MEDIA_SUFFIXES = {"image": IMAGE_SUFFIXES, "video": VIDEO_SUFFIXES, "audio": AUDIO_SUFFIXES}
 # By kind of dataset: endings that are named and not read, what such a file is, and what to do with it.
@@ -36,7 +37,7 @@ _UNREAD = {
 def find_media(
     name: str, entry: DatasetSettings, notes: list[str] | None = None
 ) -> tuple[list[MediaFile], list[Skipped]]:
-    """All media of a dataset in a fixed order; what is not used of a list goes to `notes`.
+    """All media of a dataset in a fixed order; what is not used of a list or folder goes to `notes`.
 
     Of two in a folder that would share their cache files the first is kept. Lists gather media from many folders, which
     may well all be called alike there; those behind the first have their folder in the names of their caches.
@@ -44,7 +45,8 @@ def find_media(
     listed = entry.source_key in LIST_KEYS or entry.source_key == "data_root"
     owners: dict[str, Path] = {}
     candidates, skipped = [], []
-    listing = read_list(name, entry, [] if notes is None else notes) if listed else _in_folder(name, entry)
+    notes = [] if notes is None else notes
+    listing = read_list(name, entry, notes) if listed else _in_folder(name, entry, notes)
     for candidate in listing:
         if isinstance(candidate, Skipped):
             skipped.append(candidate)
@@ -77,19 +79,19 @@ def _told_apart(candidate: MediaFile, owners: Mapping[str, Path]) -> str:
     return cache_stem("__".join([*folders, path.name]))
 
 
-def _in_folder(name: str, entry: DatasetSettings) -> Iterator[MediaFile | Skipped]:
+def _in_folder(name: str, entry: DatasetSettings, notes: list[str]) -> Iterator[MediaFile | Skipped]:
     folder = entry.source
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise DataError(f"{name}.{entry.source_key}: {folder} {what}. Check the path.", folder)
-    try:
-        listed = sorted(folder.rglob("*") if entry.recursive else folder.iterdir())
-    except OSError as error:
-        reason = error.strerror or error
-        raise DataError(f"{name}.{entry.source_key}: {folder} cannot be opened: {reason}.", folder) from error
-    listed = [path for path in listed if not is_hidden(path, folder)]
+    found = dict(below(folder, entry.recursive))
+    if reason := found.get(folder):
+        raise DataError(f"{name}.{entry.source_key}: {folder} {reason}.", folder)
+    listed = sorted(found)
+    closed = [Skipped(path, reason) for path, reason in found.items() if reason.startswith(CLOSED)]
+    notes += [f"{path} {NOT_FOLLOWED}" for path in listed if entry.recursive and path.is_symlink() and is_dir(path)]
     media = [path for path in listed if path.suffix.lower() in MEDIA_SUFFIXES[entry.kind]]
-    unread = _unread(listed, entry.kind)
+    unread = [*closed, *_unread(listed, entry.kind)]
     if not unread and not any(path.is_file() for path in media):
         raise DataError(_empty_folder(name, entry, listed), folder)
     yield from unread
@@ -146,7 +148,7 @@ def _empty_folder(name: str, entry: DatasetSettings, listed: Sequence[Path]) -> 
     if not entry.recursive:
         suffixes = MEDIA_SUFFIXES[entry.kind]
         for sub in sorted(path for path in listed if path.is_dir()):
-            if any(path.suffix.lower() in suffixes and not is_hidden(path, sub) for path in sub.iterdir()):
+            if any(path.suffix.lower() in suffixes for path, _ in below(sub, False)):
                 return (
                     f"{empty} There are {entry.noun} in its sub-folder {sub.name}; name that, or set recursive = true."
                 )

@@ -16,7 +16,7 @@ from typing import Protocol
 from ..dataset.dataset_file import DatasetConfig, DatasetRef, DatasetSettings
 from ..dataset.outputs import cache_folder_faults
 from ..dataset.plan import DatasetPlan, Item, plan_dataset
-from ..dataset.scan import MEDIA_SUFFIXES, MediaFile, Skipped, find_media
+from ..dataset.scan import MEDIA_SUFFIXES, NOT_FOLLOWED, MediaFile, Skipped, find_media
 from ..dataset.windows import NO_SOUND
 from ..errors import ConfigError, DataError
 from ..events import Events, Passing, shielded
@@ -31,7 +31,8 @@ from .choices import GOALS
 __all__ = ["CheckReport", "FileCheck", "Finding", "check_dataset"]
 
 _CONDITION = "condition"
-OWN_WORDS = ("is a copy of", "have no reference", NO_SOUND)  # warnings of the plan that have a finding of their own
+# of warnings of the plan that have a finding of their own
+OWN_WORDS = ("is a copy of", "have no reference", NO_SOUND, NOT_FOLLOWED)
 
 
 class Problems(Protocol):
@@ -129,6 +130,12 @@ def _check_part(
         return
     part.plan = plan
     part.findings += [left_out_finding(name, skip.path, skip.reason) for skip in plan.skipped if skip.path not in links]
+    try:
+        plan.require_enough()
+    except DataError as error:
+        reason = str(error).splitlines()[0].removeprefix(f"{name}: ").rstrip(".")
+        remedy = "Mend them, take them away, or raise max_left_out to train on the rest."
+        part.findings.append(Finding("red", "left-out", name, reason, remedy))
     for warning in plan.warnings:
         if warning.startswith(f"{name}: ") and not any(words in warning for words in OWN_WORDS):
             text = warning.removeprefix(f"{name}: ").rstrip(".")

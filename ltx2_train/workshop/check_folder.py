@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..dataset.dataset_file import DatasetSettings
 from ..dataset.scan import MEDIA_SUFFIXES, unread_kind
-from ..files import is_hidden
+from ..files import CLOSED, below, is_hidden
 from ..media.names import name_key, readable, shown_path
 from .check_report import Finding
 
@@ -38,11 +36,13 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
     media: set[str] = set()
     captions: list[Path] = []
     strays: list[tuple[Path, str, str]] = []
-    for path, problem in walk_folder(folder, entry.recursive):
+    for path, problem in below(folder, entry.recursive):
         ending = path.suffix.lower()
         if not readable(path.name):
             if ending not in MEDIA_SUFFIXES[entry.kind]:  # of media the plan says it
                 strays.append((shown_path(path), "its name is in another encoding than UTF-8", "Rename it."))
+        elif problem.startswith(CLOSED):
+            continue  # the plan says it
         elif problem:
             remedy = "Remove the link, or let it point at a file."
             findings.append(Finding("red" if ending in used else "amber", "link", dataset, problem, remedy, path))
@@ -108,7 +108,7 @@ def pair_findings(
             findings.append(Finding("red", role, dataset, f"{key} {folder} is not a folder", "Correct the path."))
             continue
         endings = set().union(*(MEDIA_SUFFIXES[kind] for kind in kinds))
-        files = [path for path, problem in walk_folder(folder, True) if not problem and path.suffix.lower() in endings]
+        files = [path for path, problem in below(folder, True) if not problem and path.suffix.lower() in endings]
         there = {name_key(path.stem) for path in files}
         wanted = {name_key(path.stem) for path in all_targets.get(str(folder), ())}
         for path in targets:
@@ -120,35 +120,6 @@ def pair_findings(
                 reason = f"is a {role} without a target"
                 findings.append(Finding("amber", role, dataset, reason, "Add the target of its name.", path))
     return findings
-
-
-def walk_folder(folder: Path, recursive: bool) -> Iterator[tuple[Path, str]]:
-    """Every visible entry with what is wrong with it as a link; links to folders are not followed."""
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        yield folder, f"cannot be opened: {error.strerror or error}"
-        return
-    for entry in entries:
-        path = Path(entry.path)
-        if is_hidden(path, folder):
-            continue
-        if entry.is_symlink():
-            problem = _bad_link(path)
-            yield path, problem
-            continue
-        yield path, ""
-        if recursive and entry.is_dir(follow_symlinks=False):
-            yield from walk_folder(path, True)
-
-
-def _bad_link(path: Path) -> str:
-    try:
-        os.stat(path)
-    except OSError as error:
-        return "is a link that leads to itself" if error.errno == errno.ELOOP else "is a link to a file that is gone"
-    target = path.resolve()
-    return "is a link to a folder that it lies in" if target.is_dir() and target in path.absolute().parents else ""
 
 
 def _media_in(folder: Path, endings: frozenset[str]) -> int:

@@ -381,12 +381,16 @@ def test_what_of_an_official_folder_cannot_be_taken_is_named(tmp_path):
     for name, text in (("short", short), ("none", none)):
         (at / "latents" / f"{name}.pt").write_bytes((at / "latents" / "sub" / "clip.pt").read_bytes())
         torch.save(text, at / "conditions" / f"{name}.pt")
+    (at / "latents" / "far").symlink_to(tmp_path)
     report = import_official(tmp_path / "root", events=events)
     reasons = {skip.path.name: skip.reason for skip in report.skipped}
     assert "would have the names of those of sub/clip.pt" in reasons["sub__clip.pt"]
     assert "not laid out as expected" in reasons["short.pt"]
     assert "every token is masked" in reasons["none.pt"]
-    assert [text for level, text in said if level == "warning"] == [f"Of {at} the folders depth_latents are not read."]
+    assert [text for level, text in said if level == "warning"] == [
+        f"Of {at} the folders depth_latents are not read.",
+        f"{at / 'latents' / 'far'} is a link to a folder, which is not followed.",
+    ]
 
 
 def test_the_official_trainers_folder_is_imported_and_trained_on(tmp_path):

@@ -5,10 +5,12 @@ It is long: the check has many rules.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import types
+from pathlib import Path
 
 import media
 import numpy as np
@@ -135,6 +137,28 @@ def test_a_file_in_place_of_a_folder_of_caches_is_named_before_a_medium_is_read(
     assert finding.reason.startswith("cache_directory: ")
 
 
+def test_a_folder_that_cannot_be_opened_is_red_and_a_link_to_one_told(good, monkeypatch):
+    closed, far = good / "closed", good.parent / "far"
+    clip(closed / "one.mp4")
+    clip(far / "two.mp4")
+    os.symlink(far, good / "far")
+    opened = os.scandir
+
+    def scandir(path):  # who runs tests may be allowed everything
+        if Path(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    report = check(good, "recursive = true")
+    assert rules(report, closed) == {("red", "unreadable")}
+    assert rules(report, good / "far") == {("amber", "sub-folder")}
+    assert not [f for f in report.findings if f.path is None and "link" in f.reason]
+    plan = plan_dataset(DatasetConfig.read(good.parent / "ds.toml"))
+    assert [skip.path for skip in plan.skipped] == [closed]
+    assert any("far is a link to a folder, which is not followed" in note for note in plan.warnings)
+
+
 def test_links_that_lead_nowhere_do_not_hang(good):
     os.symlink(good / "loop.mp4", good / "loop.mp4")
     os.symlink(good / "gone.mp4", good / "link.mp4")
@@ -257,6 +281,16 @@ def test_where_nothing_is_left_each_file_has_its_reason(tmp_path):
     assert not any("datasets[0]" in reason for reason in second)
     empty = check(tmp_path / "nowhere")
     assert [(f.level, f.rule, f.path) for f in empty.findings] == [("red", "nothing-left", None)]
+
+
+def test_more_left_out_than_the_dataset_allows_is_red_of_the_whole(tmp_path):
+    clip(tmp_path / "clips" / "good.mp4")
+    for name in ("one", "two"):
+        clip(tmp_path / "clips" / f"{name}.mp4", None)
+    whole = [f for f in check(tmp_path / "clips").findings if f.path is None and f.level == "red"]
+    assert [(f.rule, f.reason) for f in whole] == [("left-out", "2 of 3 files cannot be used, and max_left_out is 0.5")]
+    allowed = check(tmp_path / "clips", source='video_directory = "clips"\nmax_left_out = 0.7')
+    assert "left-out" not in {f.rule for f in allowed.findings}
 
 
 def test_the_command_says_it_and_its_code(good, capsys):
