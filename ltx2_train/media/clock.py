@@ -27,7 +27,8 @@ class Packets:
     """What the packets of a video say, in the order of the file.
 
     `hidden` ones are trimmed away by an edit list: decoded for the sake of others, but never shown. `places` are bytes
-    from the beginning of the file, -1 where nobody knows.
+    from the beginning of the file, -1 where nobody knows. `lost` are the numbers of those before which one is missing
+    that they lean on, `gradual` those of key frames that lean on others all the same, and are whole some frames later.
     """
 
     shown: list[int | None] = field(default_factory=list)  # timestamps
@@ -36,6 +37,8 @@ class Packets:
     hidden: list[bool] = field(default_factory=list)
     broken: list[bool] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)
+    gradual: list[int] = field(default_factory=list)
 
     def add(self, packet: Any, broken: bool) -> None:
         self.shown.append(packet.pts)

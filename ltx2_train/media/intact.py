@@ -90,11 +90,21 @@ class _Places:
 def damaged_spans(
     packets: Packets, wrong: Iterable[int], stamps: Sequence[int] | None, count: int
 ) -> tuple[tuple[int, int], ...]:
-    """Frames [first, last) that damage at the places `wrong` reaches, of those at `stamps`, or of `count` counted."""
+    """Frames [first, last) that damage at the places `wrong` reaches, of those at `stamps`, or of `count` counted.
+
+    Behind a lost packet, which is not there, those before it are whole.
+    """
     keys = [number for number, key in enumerate(packets.keys) if key] or [0]
+    starts = {group: keys[group] for group in _groups(packets, keys, wrong, stamps is not None)}
+    for number in packets.lost:
+        if (group := bisect_right(keys, number) - 1) >= 0:
+            starts.setdefault(group, keys[group] if stamps is None else number)
+    for group in sorted(starts):
+        if group + 1 < len(keys) and keys[group + 1] in packets.gradual:
+            starts[group + 1] = keys[group + 1]
     spans: list[tuple[int, int]] = []
-    for group in sorted(_groups(packets, keys, wrong, stamps is not None)):
-        first, last = keys[group], keys[group + 1] if group + 1 < len(keys) else len(packets)
+    for group, first in sorted(starts.items()):
+        last = keys[group + 1] if group + 1 < len(keys) else len(packets)
         if stamps is None:
             span = first - keys[0], min(count, last - keys[0])
         else:

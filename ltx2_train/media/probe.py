@@ -14,6 +14,7 @@ from .clock import Clock, Packets, counted_clock, stamped_clock, why_clock_unusa
 from .coded_colours import colour_remark
 from .convert import orientation
 from .decoding import COVER, alpha_decoder, decode_packet, is_packet_damaged, opened
+from .h264 import LostReferences
 from .images import OVER_BLACK
 from .info import MediaInfo
 from .intact import Look, damaged_spans, look_through
@@ -99,6 +100,7 @@ def _read_packets(path: Path, container: Any, stream: Any) -> tuple[Packets, Any
     """The packets of the video, its first frame, and the second at which the last packet of all ends."""
     packets, first, end = Packets(), None, 0.0
     codec = stream.codec_context.name
+    references = LostReferences(stream.codec_context.extradata) if codec == "h264" else None
     for packet in container.demux():
         heed()
         if packet.stream is stream and first is None:
@@ -108,9 +110,13 @@ def _read_packets(path: Path, container: Any, stream: Any) -> tuple[Packets, Any
         if packet.pts is not None:
             end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         if packet.stream is stream:
+            if references is not None:
+                references.show(len(packets), packet)
             packets.add(packet, packet.is_corrupt or is_packet_damaged(packet, codec))
     if first is None:
         raise DataError(f"{path}: not one frame can be decoded. Export it again or remove it.", path)
+    if references is not None:
+        packets.lost, packets.gradual = references.lost, references.gradual
     return packets, first, end
 
 
@@ -129,7 +135,7 @@ def _there(packets: Packets, look: Look, stamps: list[int] | None, count: int) -
 
     Those that are missing for damage stay, for they were recorded.
     """
-    if look.wrong or any(packets.broken):
+    if look.wrong or packets.lost or any(packets.broken):
         return stamps, count
     if stamps is None:
         return None, min(count, len(look.shown))

@@ -1,0 +1,145 @@
+"""Frames of H.264 that are not in the file: told by the numbers in its slices, and never where nothing is missing."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from media import grey_levels, write_video
+
+from ltx2_train.media.h264 import Bits, LostReferences, PictureSet, SequenceSet, Slice
+from ltx2_train.media.video import probe_media
+
+TICKS = 512  # of a frame, in the files that are written here
+
+
+def h264_clip(path, params="", frames=40, **options):
+    return write_video(path, grey_levels(frames, step=5), options={"x264-params": params, **options})
+
+
+def without(source, target, lost, closed=False):
+    """A copy of the packets of a video but for the numbers `lost`; `closed`: the hole in its time stamps is closed."""
+    import av
+
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        packets = [packet for packet in old.demux(video=0) if packet.size]
+        for place, packet in enumerate(one for number, one in enumerate(packets) if number not in lost):
+            packet.stream = stream
+            if closed:
+                packet.pts = packet.dts = place * TICKS
+                packet.time_base = Fraction(1, 25 * TICKS)
+            new.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv", ".ts"])
+@pytest.mark.parametrize("closed", [True, False])
+def test_what_leans_on_a_lost_frame_is_never_used(tmp_path, ending, closed):
+    source = h264_clip(tmp_path / "a.mp4", "keyint=20:scenecut=0:bframes=0")
+    info = probe_media(without(source, tmp_path / f"b{ending}", [8], closed))
+    assert info.damage == ((8, 19),), "up to the next key frame"
+    assert info.remarks[0].startswith("is damaged from 0.")
+
+
+@pytest.mark.parametrize("params", ["", "interlaced=1"])
+def test_a_lost_key_frame_is_told(tmp_path, params):
+    source = h264_clip(tmp_path / "a.mp4", f"keyint=20:scenecut=0:bframes=0:{params}")
+    info = probe_media(without(source, tmp_path / "b.mp4", [20], closed=True))
+    assert info.damage == ((20, 39),)
+
+
+def test_damage_goes_on_until_a_gradual_refresh_has_come_round(tmp_path):
+    source = h264_clip(tmp_path / "a.mp4", "keyint=10:intra-refresh=1:bframes=0:scenecut=0")
+    assert probe_media(source).damage == ()
+    info = probe_media(without(source, tmp_path / "b.mp4", [13]))
+    assert len(info.damage) == 1
+    first, last = info.damage[0]
+    assert first == 13
+    assert 25 < last < 39
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        "bframes=5:b-pyramid=normal:open-gop=1:keyint=12:scenecut=0",
+        "bframes=3:b-pyramid=strict:weightp=2:weightb=1:keyint=15:ref=5",
+        "slices=4:aud=1:keyint=10:repeat-headers=1",
+        "tff=1:bframes=3:b-pyramid=normal:keyint=12",
+        "intra-refresh=1:keyint=12",
+        "keyint=infinite:ref=16:bframes=8",
+    ],
+)
+def test_nothing_is_told_of_whole_files(tmp_path, params):
+    source = h264_clip(tmp_path / "a.mp4", params)
+    assert probe_media(source).damage == ()
+    for ending in (".mkv", ".ts"):
+        copy = without(source, tmp_path / f"b{ending}", [])
+        assert probe_media(copy).damage == ()
+
+
+def test_a_lost_frame_on_which_none_leans_does_no_harm(tmp_path):
+    source = h264_clip(tmp_path / "a.mp4", "bframes=2:b-pyramid=none:b-adapt=0:scenecut=0")
+    assert probe_media(without(source, tmp_path / "b.mp4", [2])).damage == ()  # decoded third: a B frame
+
+
+def test_frames_cut_off_before_a_key_frame_are_not_missed(tmp_path):
+    params = "bframes=5:b-pyramid=normal:b-adapt=0:open-gop=1:keyint=12:scenecut=0"
+    source = h264_clip(tmp_path / "a.mp4", params)
+    keys, shown = [], []
+    import av
+
+    with av.open(str(source)) as container:
+        for packet in container.demux(video=0):
+            if packet.size:
+                keys.append(packet.is_keyframe)
+                shown.append(packet.pts)
+    key = keys.index(True, 1)
+    leading = [number for number in range(key + 1, len(keys)) if shown[number] < shown[key]]
+    assert leading
+    assert probe_media(without(source, tmp_path / "b.mp4", [*range(key), *leading])).damage == ()
+
+
+def test_a_program_that_numbers_as_it_likes_is_not_believed(tmp_path):
+    source = h264_clip(tmp_path / "a.mp4", "bframes=0")
+    assert probe_media(without(source, tmp_path / "b.mp4", range(5, 39, 2))).damage == ()
+
+
+def bits(*numbers):
+    """Bytes of (value, bits) and of values in Exp-Golomb."""
+    text = ""
+    for number in numbers:
+        if isinstance(number, tuple):
+            text += f"{number[0]:0{number[1]}b}"
+        else:
+            text += "0" * ((number + 1).bit_length() - 1) + f"{number + 1:b}"
+    text += "0" * (-len(text) % 8) + "0" * 64
+    return int(text, 2).to_bytes(len(text) // 8, "big").replace(b"\0\0\0", b"\0\0\3\0")
+
+
+def unit(kind, number, operations):
+    """A slice of a P picture that is kept, with `operations` on the references."""
+    said = [value for operation in operations for value in operation]
+    return bytes([0x60 | kind]) + bits(0, 0, 0, (number, 4), (0, 4), (0, 1), (0, 1), (1, 1), *said, 0)
+
+
+def test_numbers_may_begin_anew():
+    sequence = SequenceSet(b"\x67" + bits((66, 8), (0, 16), 0, 0, 0, 0, 1, (0, 1), 3, 3, (1, 1)))
+    picture = PictureSet(b"\x68" + bits(0, 0, (0, 2), 0, 0, 0, (0, 1), (0, 2), 0, 0, 0, (0, 3)))
+    assert (sequence.number_bits, sequence.gaps, sequence.fields) == (4, False, False)
+    for operations, anew in (([[1, 0]], False), ([[3, 4, 0], [5]], True), ([[5]], True), ([[2, 6]], False)):
+        one = Slice(unit(1, 9, operations), {0: sequence}, {0: picture})
+        assert (one.number, one.restarts()) == (9, anew), operations
+
+
+def test_a_stream_that_cannot_be_read_is_let_be():
+    class Packet(bytes):
+        is_keyframe = False
+        size = property(len)
+
+    references = LostReferences(b"\1nonsense")
+    for number in range(4):
+        references.show(number, Packet(np.random.default_rng(number).bytes(400)))
+    assert references.lost == []
+    assert Bits(b"\x28").plain() == 4
