@@ -21,6 +21,7 @@ NEAR = 2  # packets
 # Whose usual decoder hands out what it could not decode; what is harmless to it is so in every frame of a file.
 FORGIVING = frozenset(("mjpeg",))
 USUAL_SHARE = 0.5
+SILENT = "hevc"  # whose usual decoder leaves out what leans on a frame that is missing
 
 
 @dataclass
@@ -28,12 +29,13 @@ class Look:
     """What came out of decoding a file once. Places are timestamps or, where frames are counted, numbers.
 
     `wrong` are the places of what could not be decoded, or was and is damaged; `doubtful` those of what a strict
-    decoder complains of and a usual one does not. `sizes` has where each size of the picture begins.
+    decoder complains of and a usual one does not; `leaning` of what was left out for what is not there. `sizes` has where each size of the picture begins.
     """
 
     shown: list[int] = field(default_factory=list)
     wrong: list[int] = field(default_factory=list)
     doubtful: list[int] = field(default_factory=list)
+    leaning: set[int] = field(default_factory=set)
     sizes: dict[tuple[int, int], int] = field(default_factory=dict)
     codec: str = ""
 
@@ -44,7 +46,9 @@ def look_through(path: Path, alpha: bool, stamped: bool) -> Look:
     look = strict
     if strict.wrong:  # some decoders are strict about what does no harm
         look = _decoded(path, alpha, stamped, None)
-        look.doubtful = [] if look.wrong else strict.wrong
+        if strict.codec == SILENT and stamped:
+            look.leaning = set(strict.wrong) - {*look.wrong, *look.shown}
+        look.doubtful = [] if look.wrong or look.leaning else strict.wrong
         if strict.codec in FORGIVING and len(strict.wrong) < USUAL_SHARE * len(look.shown):
             look.wrong, look.doubtful = sorted({*look.wrong, *strict.wrong}), []
     if not look.shown:

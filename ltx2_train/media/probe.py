@@ -58,6 +58,7 @@ def probe_video(path: Path) -> MediaInfo:
     look = None
     if count * first.width * first.height <= WHOLE_PIXELS:
         look = look_through(path, has_alpha, stamps is not None)
+        packets.lost += [number for number, stamp in enumerate(packets.shown) if stamp in look.leaning]
         _refuse_disorder(path, packets, look, base if stamps is not None else None)
         stamps, count = _there(packets, look, stamps, count)
     clock = counted_clock(packets, count, base, rates) if stamps is None else stamped_clock(stamps, base, rates)

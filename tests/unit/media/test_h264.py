@@ -43,6 +43,13 @@ def test_what_leans_on_a_lost_frame_is_never_used(tmp_path, ending, closed):
     assert info.remarks[0].startswith("is damaged from 0.")
 
 
+def test_what_leans_on_a_lost_frame_of_hevc_is_never_used(tmp_path):
+    options = {"x265-params": "keyint=20:scenecut=0:bframes=0:open-gop=0:log-level=none", "preset": "ultrafast"}
+    source = write_video(tmp_path / "a.mp4", grey_levels(40, step=5), codec="libx265", options=options)
+    assert probe_media(source).damage == ()
+    assert probe_media(without(source, tmp_path / "b.mp4", [8])).damage == ((8, 19),)
+
+
 @pytest.mark.parametrize("params", ["", "interlaced=1"])
 def test_a_lost_key_frame_is_told(tmp_path, params):
     source = h264_clip(tmp_path / "a.mp4", f"keyint=20:scenecut=0:bframes=0:{params}")
