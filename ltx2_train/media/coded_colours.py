@@ -7,6 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HDR_TRANSFERS = (16, 18)  # PQ and HLG
+LINEAR = 8
+# Others that do not look right on a screen, and how they look. Those of 2.2 and 2.8 (4, 5) are as good as BT.709.
+OTHER_TRANSFERS = {
+    LINEAR: ("linear light", "dark"),
+    9: ("a logarithmic scale", "pale"),
+    10: ("a logarithmic scale", "pale"),
+    17: ("digital cinema (SMPTE 428)", "dark"),
+}
 WIDE_PRIMARIES = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
 HEAD = 1 << 16  # bytes in which a picture says it
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -20,6 +28,8 @@ def colour_remark(primaries: int, transfer: int) -> str:
     """What is to be said of colours by their numbers; "" of those that look right as they are."""
     if transfer in HDR_TRANSFERS:
         return "is HDR, and its colours will look flat; convert it to SDR (BT.709) first"
+    if other := OTHER_TRANSFERS.get(transfer):
+        return f"has the levels of {other[0]}, and will look {other[1]}; convert it to BT.709 first"
     if wide := WIDE_PRIMARIES.get(primaries):
         return f"has the colours of {wide}, which will look pale; convert it to BT.709 first"
     return ""

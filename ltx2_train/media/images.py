@@ -16,7 +16,8 @@ import numpy as np
 from ..errors import DataError
 from .buckets import MIDDLE, cover
 from .coded_colours import picture_remark
-from .still import why_damaged
+from .jpeg import SECOND
+from .still import what_is_odd, why_damaged
 
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp", ".avif", ".jxl"))
 # Endings of pictures that are named where they lie among others, and not read.
@@ -95,6 +96,17 @@ def read_image(
             _refuse_levels(path, np.asarray(image))
         picture = _to_rgb(ImageOps.exif_transpose(image), _profile(image))
         return np.array(picture if size is None else _covering(picture, size, centre, 2.0 if rough else None))
+
+
+def picture_doubts(path: Path) -> list[str]:
+    """What a user should know of a picture beyond its header, all bytes of which are read. Raises DataError."""
+    with _opened(path) as image:
+        doubts, size = [what_is_odd(path)], image.size
+        for number in range(1, getattr(image, "n_frames", 1) if image.format == "MPO" else 1):
+            image.seek(number)
+            if image.size == size:  # others are previews, depth and brightness
+                doubts.append(SECOND)
+    return [*dict.fromkeys(words for words in doubts if words)]
 
 
 def _refuse_levels(path: Path, levels: np.ndarray) -> None:

@@ -29,7 +29,8 @@ class Look:
     """What came out of decoding a file once. Places are timestamps or, where frames are counted, numbers.
 
     `wrong` are the places of what could not be decoded, or was and is damaged; `doubtful` those of what a strict
-    decoder complains of and a usual one does not; `leaning` of what was left out for what is not there. `sizes` has where each size of the picture begins.
+    decoder complains of and a usual one does not; `leaning` those of what was left out, for it leans on what is not
+    there. `sizes` has where each size of the picture begins.
     """
 
     shown: list[int] = field(default_factory=list)

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterator
 
-SOF2, DHT, SOS, EOI = 0xC2, 0xC4, 0xDA, 0xD9
+SOF2, DHT, SOI, SOS, EOI = 0xC2, 0xC4, 0xD8, 0xDA, 0xD9
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of the segment with the size of a picture
+COEFFICIENTS = 64  # of a block
 BARE = frozenset((0x01, *range(0xD0, 0xDA)))  # markers without a segment behind them
 MARKER = re.compile(rb"\xff([^\x00\xff])")  # inside a scan a byte of 255 has a zero behind it
 EXTRAS = frozenset((*range(0xE0, 0xF0), 0xFE))  # segments that no decoder needs: Exif, profiles, comments
+SECOND = "holds a second picture of its size behind the first; only the first is used"
 RESTARTS = range(0xD0, 0xD8)
 ZEROS = re.compile(rb"\0{64,}")
 END_OF_BLOCK = 0
@@ -63,6 +67,46 @@ def is_broken(data: bytes, alone: bool = False) -> bool:
                     return True
                 at = behind
     return False
+
+
+def what_is_odd(data: bytes) -> str:
+    """What a user should know of a JPEG that is whole by its markers: scans that are missing, a second picture."""
+    size, segments = b"", [*_segments(data)]
+    levels: dict[tuple[int, int], int | None] = {}  # of each coefficient the bits that are not there yet; None: all
+    for marker, body, _ in segments:
+        if marker in FRAMES:
+            size, names = body[1:5], body[6::3] if marker == SOF2 else b""
+            levels = {(name, place): None for name in names for place in range(COEFFICIENTS)}
+        elif marker == SOS and levels and len(body) > 3:
+            first, last, precision = body[-3:]
+            for name in body[1 : 1 + 2 * body[0] : 2]:
+                levels.update({(name, place): precision & 15 for place in range(first, last + 1)})
+    if any(levels.values()) or None in levels.values():
+        return "lacks scans that would make its picture sharp; save it again from its source"
+    behind = segments[-1][2] if segments else len(data)
+    if data[behind : behind + 3] == bytes((0xFF, SOI, 0xFF)):
+        sizes = (body[1:5] for marker, body, _ in _segments(data[behind:]) if marker in FRAMES)
+        if next(sizes, b"") == size:
+            return SECOND
+    return ""
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Each marker of the first JPEG in `data` with its segment, and the byte behind it, or behind its scan."""
+    at = 2
+    while at + 1 < len(data):
+        found = MARKER.search(data, at)
+        if found is None:
+            return
+        marker, at = found[1][0], found.end()
+        if marker in BARE:
+            yield marker, b"", at
+            if marker == EOI:
+                return
+            continue
+        behind = at + int.from_bytes(data[at : at + 2], "big")
+        yield marker, data[at + 2 : behind], behind
+        at = behind
 
 
 def without_extras(data: bytes) -> bytes:

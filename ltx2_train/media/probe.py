@@ -10,8 +10,9 @@ from typing import Any
 
 from ..errors import DataError
 from ..threads import heed
+from .asked import asked
 from .clock import Clock, Packets, counted_clock, stamped_clock, why_clock_unusable
-from .coded_colours import colour_remark
+from .coded_colours import LINEAR, colour_remark
 from .convert import orientation
 from .decoding import COVER, alpha_decoder, decode_packet, is_packet_damaged, opened
 from .h264 import LostReferences
@@ -19,7 +20,7 @@ from .images import OVER_BLACK
 from .info import MediaInfo
 from .intact import Look, damaged_spans, look_through
 from .sound_media import MISSING_END_SECONDS, sound_tracks
-from .structure import behind_end, breaks, crop_told, header_fault, missing_end
+from .structure import behind_end, breaks, header_fault, missing_end
 
 # Containers whose timestamps do not follow the order of presentation; their frames are counted instead.
 COUNTED_FORMATS = frozenset(("avi",))
@@ -31,6 +32,7 @@ WHOLE_PIXELS = 300_000_000
 BACK_SECONDS = 0.5
 # Streams without a container: nothing in them says when a frame is shown.
 RAW_FORMATS = frozenset(("h264", "hevc", "vvc", "obu", "mjpeg", "m4v", "cavsvideo", "dirac", "vc1"))
+FLOATS = ("gbrpf", "gbrapf", "grayf", "rgbf", "rgbaf")  # formats of pictures that hold light, such as EXR
 MEND = "Copy or export it again, or remove it."
 
 
@@ -49,6 +51,7 @@ def probe_video(path: Path) -> MediaInfo:
         tracks, pair = sound_tracks(container)
         moving = [one.index for one in container.streams.video if not int(getattr(one, "disposition", 0)) & COVER]
         of_tracks = _of_tracks(moving, stream.index)
+        requests = asked(path, formats, first)
     rotation, mirrored = orientation(first)
     width, height = max(1, round(first.width * (ratio if 0.1 < ratio < 10 else 1))), first.height
     if rotation % 180:
@@ -86,7 +89,8 @@ def probe_video(path: Path) -> MediaInfo:
             *_of_stamps(packets, formats),
             *_of_rate(formats, clock),
             *_doubts(look, clock, damage),
-            *filter(None, [behind_end(path), crop_told(path, formats, (first.width, first.height))]),
+            *filter(None, [behind_end(path)]),
+            *requests,
         ),
         reading=("mirrored",) if mirrored else (),
         times=clock.times,
@@ -194,6 +198,8 @@ def _where(clock: Clock, number: int) -> str:
 def _remarks(frame: Any, has_alpha: bool) -> tuple[str, ...]:
     found = [OVER_BLACK] if has_alpha else []
     primaries, transfer = (int(getattr(frame, name, None) or 0) for name in ("color_primaries", "color_trc"))
+    if frame.format.name.startswith(FLOATS):
+        transfer = LINEAR
     if remark := colour_remark(primaries, transfer):
         found.append(remark)
     if frame.interlaced_frame:

@@ -37,9 +37,6 @@ OGG_BEGINS, OGG_ENDS = 2, 4  # flags of the first and the last page of a stream
 STREAMED = frozenset((0, 0x7FFFFFFF, 0xFFFFFFFF))  # sizes written by programs that could not go back
 BEHIND_BYTES = 512  # beyond what programs append
 PLAIN_WAVES = (1, 3, 0xFFFE)  # kinds of WAV whose samples have one size
-TRACKS, TRACK_ENTRY, VIDEO = b"\x16\x54\xae\x6b", b"\xae", b"\xe0"
-PIXEL_CROP = (b"\x54\xcc", b"\x54\xdd", b"\x54\xbb", b"\x54\xaa")  # left, right, top, bottom
-CLEAN_APERTURE = re.compile(rb"\0\0\0\x28clap(.{32})", re.DOTALL)
 SLACK = 4  # bytes that a file may lack for rounding
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
@@ -68,18 +65,18 @@ def header_fault(path: Path, formats: frozenset[str]) -> str:
     if not formats & {"matroska", "webm"}:
         return ""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for name, body, stop in _tables(data):
+        for name, body, stop in tables(data):
             if name in HEADERS and _has_wrong_sum(data, body, stop):
                 return f"the check sum of its header ({HEADERS[name]}) is wrong"
     return ""
 
 
-def _tables(data: mmap.mmap) -> Iterator[tuple[bytes, int, int]]:
-    """What stands in the segment of a Matroska before its first cluster, as `_element` tells it."""
+def tables(data: mmap.mmap) -> Iterator[tuple[bytes, int, int]]:
+    """What stands in the segment of a Matroska before its first cluster, as `element` tells it."""
     at = data.find(SEGMENT)
-    at, end = _element(data, at)[1:] if at >= 0 else (0, 0)
+    at, end = element(data, at)[1:] if at >= 0 else (0, 0)
     while at < end:
-        name, body, stop = _element(data, at)
+        name, body, stop = element(data, at)
         if name == CLUSTER or name not in IN_SEGMENT:
             return
         yield name, body, stop
@@ -136,64 +133,6 @@ def behind_end(path: Path) -> str:
                 ("recording", _second_sound(data)) if data[:4] in SOUND_HEADS else ("film", _second_film(data))
             )
     return f"holds a second {what} from byte {second:,} on; only the first is read" if second else ""
-
-
-def crop_told(path: Path, formats: frozenset[str], coded: tuple[int, int]) -> str:
-    """What is said of a container that asks players to cut off edges of its picture, which is not done here; or "".
-
-    `coded` is the size that it is decoded to.
-    """
-    with open(path, "rb") as file:
-        if file.seek(0, 2) == 0:
-            return ""
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            if formats & {"matroska", "webm"}:
-                crop = _crop_of_matroska(data)
-            else:
-                crop = _crop_of_mp4(data, coded) if formats & {"mov", "mp4"} else ""
-    return f"asks players to {crop}, which is not done here; crop it where it is exported" if crop else ""
-
-
-def _crop_of_matroska(data: mmap.mmap) -> str:
-    for name, body, stop in _tables(data):
-        if name == TRACKS:
-            sides = [_in_video(data, body, stop, wanted) for wanted in PIXEL_CROP]
-            named = zip(("left", "right", "top", "bottom"), sides, strict=True)
-            told = " and ".join(f"{pixels} pixels at the {side}" for side, pixels in named if pixels)
-            return f"cut off {told} (PixelCrop)" if told else ""
-    return ""
-
-
-def _in_video(data: mmap.mmap, at: int, end: int, wanted: bytes) -> int:
-    """The first number above 0 that stands under the id `wanted` in the elements from `at` to `end`."""
-    while at < end:
-        name, body, stop = _element(data, at)
-        if not name or stop > end:
-            return 0
-        if name == wanted and (value := int.from_bytes(data[body:stop], "big")):
-            return value
-        if name in (TRACK_ENTRY, VIDEO) and (value := _in_video(data, body, stop, wanted)):
-            return value
-        at = stop
-    return 0
-
-
-def _crop_of_mp4(data: mmap.mmap, coded: tuple[int, int]) -> str:
-    at = 0
-    while at + 16 <= len(data):
-        size, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        size = int.from_bytes(data[at + 8 : at + 16], "big") if size == 1 else size
-        if size < 8:
-            return ""
-        if name == b"moov":
-            found = CLEAN_APERTURE.search(data, at, min(len(data), at + size))
-            if found is None:
-                return ""
-            wide, by_wide, high, by_high = (int.from_bytes(found[1][k : k + 4], "big") for k in range(0, 16, 4))
-            shown = (round(wide / by_wide), round(high / by_high)) if by_wide and by_high else coded
-            return "" if shown == coded else f"show {shown[0]}x{shown[1]} of its picture (clap)"
-        at += size
-    return ""
 
 
 def _behind_wav(data: mmap.mmap) -> str:
@@ -275,7 +214,7 @@ def _second_film(data: mmap.mmap) -> int:
             return 0
         return [place for name, place in names if name == b"ftyp"][-1]
     if data[:4] == EBML and (segment := data.find(SEGMENT)) >= 0:
-        at = _element(data, segment)[2]
+        at = element(data, segment)[2]
         return at if data[at : at + 4] == EBML else 0
     if data[:4] == b"RIFF" and data[8:12] == b"AVI ":
         at = int.from_bytes(data[4:8], "little") + 8
@@ -287,9 +226,9 @@ def _matroska(data: mmap.mmap) -> Iterator[int]:
     at = data.find(SEGMENT)
     if at < 0:
         return
-    at, end = _element(data, at)[1:]
+    at, end = element(data, at)[1:]
     while at < end:
-        name, body, stop = _element(data, at)
+        name, body, stop = element(data, at)
         if name not in IN_SEGMENT:
             yield at
             at = data.find(CLUSTER, at + 1)
@@ -302,7 +241,7 @@ def _matroska(data: mmap.mmap) -> Iterator[int]:
         yield from _blocks_of_a_wrong_sum(data, body, stop)
         at = body
         while at < stop:
-            name, _, behind = _element(data, at)
+            name, _, behind = element(data, at)
             if name in IN_SEGMENT and name not in IN_CLUSTER:
                 break  # of a cluster whose size is not known, or too large
             if name not in IN_CLUSTER or behind > stop:
@@ -320,9 +259,9 @@ def _blocks_of_a_wrong_sum(data: mmap.mmap, body: int, stop: int) -> Iterator[in
     """The ends of all blocks of a cluster that has a check sum which is not that of the rest of it."""
     if not _has_wrong_sum(data, body, stop):
         return
-    at = _element(data, body)[2]
+    at = element(data, body)[2]
     while at < stop:
-        name, _, behind = _element(data, at)
+        name, _, behind = element(data, at)
         if name not in IN_CLUSTER:
             return
         at = behind
@@ -332,13 +271,13 @@ def _blocks_of_a_wrong_sum(data: mmap.mmap, body: int, stop: int) -> Iterator[in
 
 def _has_wrong_sum(data: mmap.mmap, body: int, stop: int) -> bool:
     """Whether an element whose content is from `body` to `stop` has a check sum, and it is not that of the rest."""
-    name, begin, behind = _element(data, body)
+    name, begin, behind = element(data, body)
     if name != CRC or behind - begin != 4 or stop > len(data):
         return False
     return zlib.crc32(data[behind:stop]) != int.from_bytes(data[begin:behind], "little")
 
 
-def _element(data: mmap.mmap, at: int) -> tuple[bytes, int, int]:
+def element(data: mmap.mmap, at: int) -> tuple[bytes, int, int]:
     """Id of the element at a byte, where its content begins and where it ends."""
     first = data[at] if at < len(data) else 0
     length = 9 - first.bit_length()

@@ -17,9 +17,10 @@ from ..dataset.dataset_file import DatasetSettings
 from ..dataset.plan import Item
 from ..dataset.windows import FILE_SILENT, NO_SOUND, SILENCED
 from ..errors import DataError
+from ..media.asked import OF_SOUND
 from ..media.buckets import cover
 from ..media.frames import BY_TIME
-from ..media.images import read_image
+from ..media.images import picture_doubts, read_image
 from ..media.info import MediaInfo
 from ..media.names import why_no_file
 from ..media.sound import CLIPPED_SHARE, PADDED_SECONDS, SILENCE_DB, clipped_share, rms_db, to_stereo
@@ -32,6 +33,7 @@ CROP_SHARE = 0.2  # more than this of a picture cut away deserves a look
 UPSCALE = 1.25
 LOST_IN_MIX = 15.0  # dB; the dialogue of 5.1 loses 11
 SHORT_VOICE = 0.5  # seconds of a reference sound
+BLACK_LEVEL = 6  # of 255; no place of a picture is brighter
 MEANT_SILENT = (FILE_SILENT, SILENCED)
 HEARD_SECONDS = 60.0  # of each sound; the rest is not decoded
 THUMB = (16, 16)
@@ -78,6 +80,7 @@ class FileFacts:
     loud_track: int = 0  # where the sound is silence, a track of the file that is not
     lost_in_mix: float = 0.0  # dB by which its loudest channel is quieter in the mix to stereo, where that is much
     beside: tuple[tuple[FindingLevel, str], ...] = ()  # what is wrong with its references and its mask
+    doubts: tuple[str, ...] = ()  # what all bytes of a picture tell, beyond its header
 
     @property
     def path(self) -> Path:
@@ -92,10 +95,11 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> FileFacts:
     """Decode the first frame, at most a minute of sound, and the bytes of the caption. Safe in a thread."""
     item = items[0]
     first_frame = picture_error = sound_error = caption_warning = None
-    level, clipped, lost, short, damaged, loud = None, 0.0, 0.0, 0.0, 0, 0
+    level, clipped, lost, short, damaged, loud, doubts = None, 0.0, 0.0, 0.0, 0, 0, []
     if item.kind != "audio":
         try:
             first_frame = _first_frame(item).astype(np.float32)
+            doubts = picture_doubts(item.source.path) if item.kind == "image" else []
             if item.kind == "video" and not item.source.media.whole:
                 for picks in _ranges(items):
                     check_frames(item.source.media, picks)
@@ -129,6 +133,7 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> FileFacts:
         loud,
         lost if lost > LOST_IN_MIX else 0.0,
         tuple(_of_companions(items)),
+        tuple(doubts),
     )
 
 
@@ -140,6 +145,8 @@ def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
         try:
             if media is not None and (media.kind == "image" or not media.whole):
                 check_frames(media, range(media.frames))
+                for doubt in picture_doubts(media.path) if media.path.is_file() and media.kind == "image" else []:
+                    yield "amber", f"its {role} {media.path.name} {doubt}"
         except DataError as error:
             yield "red", f"its {role}: {error}".rstrip(".")
     with contextlib.suppress(DataError):  # said above
@@ -236,18 +243,20 @@ def _ranges(items: Sequence[Item]) -> list[range]:
 def file_findings(dataset: str, facts: FileFacts, entry: DatasetSettings) -> list[Finding]:
     """What is to be said about one file that is trained on."""
     findings: list[Finding] = []
+    first = facts.items[0]
 
     def say(level, rule: str, reason: str, remedy: str = "") -> None:
         findings.append(Finding(level, rule, dataset, reason, remedy, facts.path))
 
     if facts.picture_error:
         say("red", "unreadable", facts.picture_error.removeprefix(f"{facts.path}: ").rstrip("."))
+    if first.kind == "image" and facts.first_frame is not None and facts.first_frame.max() < BLACK_LEVEL:
+        say("amber", "picture", "its picture is black, as where 10 bits lie in 16", "Look at it, and save it again.")
     if facts.sound_error:
         # a clip trains without its sound; a recording is nothing without it
         level = "red" if facts.items[0].kind == "audio" or NOT_NUMBERS in facts.sound_error else "amber"
         reason = facts.sound_error.removeprefix(f"{facts.path}: ").removeprefix(f"{facts.path} ")
         say(level, "unreadable", f"its sound: {reason}".rstrip("."))
-    first = facts.items[0]
     if first.kind == "video" and first.sound is None and first.silence not in MEANT_SILENT:
         say("amber", "sound-gone", f"{NO_SOUND}: {first.silence}")
     if facts.level is not None and facts.level < SILENCE_DB:
@@ -274,9 +283,14 @@ def file_findings(dataset: str, facts: FileFacts, entry: DatasetSettings) -> lis
     words = len(facts.items[0].caption.split())
     if words > LONGEST_CAPTION:
         say("amber", "long-caption", f"its caption has {words} words", f"Keep it under {LONGEST_CAPTION}.")
+    for doubt in facts.doubts:
+        say("amber", "picture", doubt)
     for remark in facts.media.remarks:
         if remark.startswith("is damaged"):
             say("red", "damaged", remark.rstrip("."))
+        elif remark.startswith(OF_SOUND):
+            if first.sound is not None and first.sound.path == facts.path:
+                say("amber", "sound", remark)
         else:
             of_sound = "too-long" if remark.startswith("lasts") else "damaged"
             say("amber", "picture" if facts.items[0].kind != "audio" else of_sound, remark)

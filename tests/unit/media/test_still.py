@@ -14,7 +14,7 @@ from PIL import Image
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.errors import DataError
 from ltx2_train.media.frame_folder import probe_frame_folder
-from ltx2_train.media.images import read_image
+from ltx2_train.media.images import picture_doubts, read_image
 from ltx2_train.media.jpeg import is_broken, without_extras
 from ltx2_train.media.still import why_damaged
 from ltx2_train.media.video import read_frames
@@ -114,6 +114,92 @@ def test_a_png_of_fewer_rows_than_its_picture_is_red(tmp_path, mode):
     path = png(tmp_path / "b.png", data[16:29], rows[: len(rows) // 2])
     with pytest.raises(DataError, match=r"b\.png is damaged: it holds \S+ of the \S+ bytes of its picture"):
         read_image(path)
+
+
+@pytest.mark.parametrize("kind", [b"IDAT", b"PLTE"])
+def test_a_png_whose_check_sum_is_wrong_is_red(tmp_path, kind):
+    path = tmp_path / "a.png"
+    Image.fromarray(TEXTURE).convert("P").save(path)
+    data = bytearray(path.read_bytes())
+    at = data.index(kind)
+    data[at + 4 + int.from_bytes(data[at - 4 : at], "big")] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="a.png is damaged: the check sum of its|cannot be read"):
+        read_image(path)
+
+
+def joined(path, *pictures):
+    path.write_bytes(b"".join(picture.read_bytes() for picture in pictures))
+    return path
+
+
+def without_scans(path):
+    """A progressive JPEG without its last scan."""
+    data = written(path, progressive=True).read_bytes()
+    path.write_bytes(data[: data.rindex(b"\xff\xda")] + b"\xff\xd9")
+    return path
+
+
+def more_rows(path):
+    header = struct.pack(">IIBBBBB", 4, 2, 8, 0, 0, 0, 0)
+    return png(path, header, (b"\0" + bytes(range(4))) * 3)
+
+
+def endless(path):
+    path.write_bytes(written(path).read_bytes()[:-12])
+    return path
+
+
+def two_views(path):
+    Image.fromarray(TEXTURE).save(path, "MPO", save_all=True, append_images=[Image.fromarray(TEXTURE[::-1].copy())])
+    return path
+
+
+def bitmap(path):
+    pixels = np.dstack([TEXTURE, TEXTURE[..., :1]]).tobytes()
+    head = struct.pack("<2sIHHI", b"BM", 54 + len(pixels), 0, 0, 54)
+    path.write_bytes(head + struct.pack("<IiiHHIIiiII", 40, 128, 96, 1, 32, 0, len(pixels), 0, 0, 0, 0) + pixels)
+    return path
+
+
+ODD = {
+    "scans": (lambda f: without_scans(f / "a.jpg"), "lacks scans that would make its picture sharp"),
+    "joined": (lambda f: joined(f / "a.jpg", written(f / "b.jpg"), written(f / "c.jpg")), "holds a second picture of"),
+    "views": (lambda f: two_views(f / "a.jpg"), "holds a second picture of its size behind the first"),
+    "rows": (lambda f: more_rows(f / "a.png"), "holds 15 bytes of a picture that has 10 by its header; the rest is"),
+    "end": (lambda f: endless(f / "a.png"), r"lacks its end (IEND)"),
+    "alpha": (lambda f: bitmap(f / "a.bmp"), "has a fourth channel, which is not used"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_what_is_odd_about_a_picture_is_told(tmp_path, case):
+    make, words = ODD[case]
+    path = make(tmp_path)
+    read_image(path)
+    assert [doubt[: len(words)] for doubt in picture_doubts(path)] == [words]
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "a.bmp"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_nothing_is_told_of_whole_pictures(tmp_path, name, mode):
+    Image.fromarray(TEXTURE).convert(mode).save(tmp_path / name, **FORMATS.get(name, {}))
+    assert picture_doubts(tmp_path / name) == []
+
+
+def test_a_picture_that_is_black_is_told_and_so_is_what_is_odd_about_it(tmp_path):
+    folder = tmp_path / "m"
+    folder.mkdir()
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) // 4).save(folder / "ten.png")
+    without_scans(folder / "b.jpg")
+    written(folder / "good.png")
+    for path in [*folder.iterdir()]:
+        path.with_suffix(".txt").write_text(f"picture {path.stem}")
+    table = {"general": {"resolution": 64}, "datasets": [{"image_directory": "m", "cache_directory": "k"}]}
+    report = check_dataset(DatasetConfig.from_table(table, tmp_path))
+    told = {found.path.name: found.reason for found in report.findings if found.rule == "picture"}
+    assert told == {"ten.png": "its picture is black, as where 10 bits lie in 16", "b.jpg": told["b.jpg"]}
+    assert told["b.jpg"].startswith("lacks scans")
 
 
 def test_an_interlaced_png_is_whole_with_all_its_passes(tmp_path):

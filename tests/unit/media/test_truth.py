@@ -5,7 +5,6 @@ It is long: each way in which a container can say one thing and hold another.
 
 from __future__ import annotations
 
-import struct
 from fractions import Fraction
 
 import av
@@ -18,7 +17,6 @@ from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import DataError
 from ltx2_train.media import probe
-from ltx2_train.media.structure import crop_told
 from ltx2_train.media.video import probe_media, read_frames, source_frames
 from ltx2_train.workshop.check import check_dataset
 from ltx2_train.workshop.cut import cut_videos
@@ -151,36 +149,6 @@ def test_a_second_video_track_is_named(tmp_path):
                 new.mux(again)
     assert probe_media(source).remarks == ()
     assert probe_media(path).remarks == ("has 2 video tracks, of which number 1 is used, as the file prefers it",)
-
-
-def test_a_crop_that_a_container_asks_for_is_told(tmp_path):
-    path = write_video(tmp_path / "x.mp4", grey_levels(9))
-    plain, media = path.read_bytes(), probe_media(path)
-    width, height = media.width, media.height
-    for wide, told in ((width, ()), (width // 2, (f"show {width // 2}x{height} of its picture (clap)",))):
-        data = bytearray(plain)
-        box = struct.pack(">I4s8I", 40, b"clap", wide, 1, height, 1, 0, 1, 0, 1)
-        at = data.index(b"avcC") - 4
-        behind = at + int.from_bytes(data[at : at + 4], "big")
-        for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
-            size = data.index(name, data.index(b"moov")) - 4
-            data[size : size + 4] = (int.from_bytes(data[size : size + 4], "big") + len(box)).to_bytes(4, "big")
-        first = data.index(b"stco") + 12  # where its one piece of frames lies, which is behind
-        data[first : first + 4] = (int.from_bytes(data[first : first + 4], "big") + len(box)).to_bytes(4, "big")
-        path.write_bytes(data[:behind] + box + data[behind:])
-        tail = ", which is not done here; crop it where it is exported"
-        assert probe_media(path).remarks == tuple(f"asks players to {text}{tail}" for text in told)
-
-    def element(name, content):
-        return bytes.fromhex(name) + bytes([0x80 + len(content)]) + content
-
-    crop = element("54cc", b"\x08") + element("54bb", b"\x00") + element("54aa", b"\x10")
-    tracks = element("1654ae6b", element("ae", element("86", b"V") + element("e0", element("b0", b"\x40") + crop)))
-    path.write_bytes(element("1a45dfa3", b"") + bytes.fromhex("18538067 01ffffffffffffff") + tracks)
-    told = crop_told(path, frozenset(("matroska",)), (64, 64))
-    assert told.startswith(
-        "asks players to cut off 8 pixels at the left and 16 pixels at the bottom (PixelCrop), which"
-    )
 
 
 @pytest.mark.parametrize(("element", "name"), [(b"\x73\xc5", "Tracks"), (b"\x4d\x80", "Info")])
