@@ -153,7 +153,7 @@ def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
         given = [] if item.mask is None else [picture_mask(item.mask, one, one.dataset.entry) for one in items]
         if full := sum(bool(one.all()) for one in given):
             where = _of(full, given)
-            yield "amber", f"its mask is white all over{where}: everything is given, and nothing is left to make"
+            yield "red", f"its mask is white all over{where}: everything is given, and nothing is left to make"
         elif given and not any(bool(one.any()) for one in given):
             yield "amber", "its mask is black all over: nothing is given"
     if item.audio_mask is not None and item.sound is not None:
@@ -162,7 +162,7 @@ def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
                 _check_whole(item.audio_mask)
             heard = [sound_mask(item.audio_mask, one) for one in items if one.sound is not None]
             if full := sum(bool(one.all()) for one in heard):
-                yield "amber", f"the mask of its sound gives all of it{_of(full, heard)}, and nothing is left to make"
+                yield "red", f"the mask of its sound gives all of it{_of(full, heard)}, and nothing is left to make"
             elif not any(bool(one.any()) for one in heard):
                 yield "amber", "the mask of its sound gives nothing: level 1 is given, or a span in seconds"
         except DataError as error:
@@ -175,7 +175,8 @@ def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
             seconds = _check_whole(path)
             heard = read_sound(path, 0.0, HEARD_SECONDS if seconds > HEARD_SECONDS else None)
             if rms_db(to_stereo(heard)) < SILENCE_DB:
-                yield "amber", f"its {role} {path.name} is silence"
+                # a run that shows it refuses it; of a longer one the rest is not heard here
+                yield "amber" if seconds > HEARD_SECONDS else "red", f"its {role} {path.name} is silence"
             elif seconds < SHORT_VOICE:
                 yield "amber", f"its {role} {path.name} lasts {seconds:.2f} s, in which little can be heard"
         except DataError as error:

@@ -297,16 +297,16 @@ def test_what_masks_and_voices_show_ends_caching_before_pictures_are_encoded(sou
     shutil.rmtree(work / "cache")
     (work / "masks").mkdir()
     dataset, plain = work / "dataset.toml", (work / "dataset.toml").read_text()
-    for level, colour in ((0, "black"), (255, "white")):
+    for level, colour, code in ((0, "black", 0), (255, "white", 1)):
         Image.new("L", (64, 64), level).save(work / "masks" / "clip.png")
         dataset.write_text(plain + "mask_directory = 'masks'\n")
-        assert main(["data", "check", str(dataset)]) == 0
+        assert main(["data", "check", str(dataset)]) == code
         assert f"its mask is {colour} all over" in capsys.readouterr().out
     (work / "spans").mkdir()
     for spans, word in (("[[50, 60]]", "gives nothing"), ("[[0, 60]]", "gives all of it"), ("[[2, 1]]", "must end")):
         (work / "spans" / "clip.json").write_text(spans)
         dataset.write_text(plain + "audio_mask_directory = 'spans'\n")
-        assert main(["data", "check", str(dataset)]) == (1 if word == "must end" else 0)
+        assert main(["data", "check", str(dataset)]) == (0 if word == "gives nothing" else 1)
         assert f"the mask of its sound{':' if word == 'must end' else ''}" in (out := capsys.readouterr().out)
         assert word in out
     media.write_sound(work / "voices" / "clip.wav", media.tone(0.4, level=0.0))

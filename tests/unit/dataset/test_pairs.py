@@ -247,7 +247,7 @@ def test_reference_sounds_are_listened_to(clips):
     found = {
         finding.path.name: (finding.level, finding.reason) for finding in report.findings if finding.rule == "reference"
     }
-    assert found["a.mp4"] == ("amber", "its reference sound a.wav is silence")
+    assert found["a.mp4"] == ("red", "its reference sound a.wav is silence")
     assert found["b.mp4"][0] == "red"
     assert "not numbers" in found["b.mp4"][1]
 

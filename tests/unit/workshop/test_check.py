@@ -557,3 +557,4 @@ def test_masks_are_judged_by_all_windows(tmp_path):
         ),
         ("all", "the mask of its sound gives all of it in 1 of its 2 windows, and nothing is left to make"),
     }
+    assert {finding.path.stem for finding in report.findings if finding.level == "red"} == {"all"}
