@@ -69,7 +69,7 @@ def is_broken(data: bytes, alone: bool = False) -> bool:
     return False
 
 
-def what_is_odd(data: bytes) -> str:
+def odd_markers(data: bytes) -> str:
     """What a user should know of a JPEG that is whole by its markers: scans that are missing, a second picture."""
     size, segments = b"", [*_segments(data)]
     levels: dict[tuple[int, int], int | None] = {}  # of each coefficient the bits that are not there yet; None: all

@@ -51,7 +51,7 @@ def probe_video(path: Path) -> MediaInfo:
         tracks, pair = sound_tracks(container)
         moving = [one.index for one in container.streams.video if not int(getattr(one, "disposition", 0)) & COVER]
         of_tracks = _of_tracks(moving, stream.index)
-        requests = asked(path, formats, first)
+        told = [*filter(None, [behind_end(path)]), *asked(path, formats, first)]
     rotation, mirrored = orientation(first)
     width, height = max(1, round(first.width * (ratio if 0.1 < ratio < 10 else 1))), first.height
     if rotation % 180:
@@ -60,9 +60,7 @@ def probe_video(path: Path) -> MediaInfo:
     count = packets.count() if stamps is None else len(stamps)
     look = None
     if count * first.width * first.height <= WHOLE_PIXELS:
-        look = look_through(path, has_alpha, stamps is not None)
-        packets.lost += [number for number, stamp in enumerate(packets.shown) if stamp in look.leaning]
-        _refuse_disorder(path, packets, look, base if stamps is not None else None)
+        look = _looked_through(path, packets, has_alpha, base if stamps is not None else None)
         stamps, count = _there(packets, look, stamps, count)
     clock = counted_clock(packets, count, base, rates) if stamps is None else stamped_clock(stamps, base, rates)
     if wrong := why_clock_unusable(clock):
@@ -89,8 +87,7 @@ def probe_video(path: Path) -> MediaInfo:
             *_of_stamps(packets, formats),
             *_of_rate(formats, clock),
             *_doubts(look, clock, damage),
-            *filter(None, [behind_end(path)]),
-            *requests,
+            *told,
         ),
         reading=("mirrored",) if mirrored else (),
         times=clock.times,
@@ -133,6 +130,14 @@ def _check_structure(path: Path, formats: frozenset[str], packets: Packets) -> N
         packets.note_break(place)
     if missing := missing_end(path, formats):
         raise DataError(f"{path} is cut short: {missing}. {MEND}", path)
+
+
+def _looked_through(path: Path, packets: Packets, has_alpha: bool, base: Any) -> Look:
+    """What comes out of decoding all of it, with what it lacks taken down in `packets`; `base` as in `_refuse_disorder`."""
+    look = look_through(path, has_alpha, base is not None)
+    packets.lost += [number for number, stamp in enumerate(packets.shown) if stamp in look.leaning]
+    _refuse_disorder(path, packets, look, base)
+    return look
 
 
 def _there(packets: Packets, look: Look, stamps: list[int] | None, count: int) -> tuple[list[int] | None, int]:

@@ -63,7 +63,7 @@ def _of_jpeg(data: bytes) -> tuple[str, str]:
     # also be one that does not know this kind of JPEG; then nothing is known.
     plain = jpeg.without_extras(data)
     if strictly_decoded("mjpeg", plain) or not strictly_decoded("mjpeg", plain, strict=False):
-        return "", jpeg.what_is_odd(data)
+        return "", jpeg.odd_markers(data)
     return "its coding does not come out as a whole picture", ""
 
 
