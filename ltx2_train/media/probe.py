@@ -133,7 +133,7 @@ def _check_structure(path: Path, formats: frozenset[str], packets: Packets) -> N
 
 
 def _looked_through(path: Path, packets: Packets, has_alpha: bool, base: Any) -> Look:
-    """What comes out of decoding all of it; what it lacks is taken down in `packets`. Raises as `_refuse_disorder` does."""
+    """What comes out of decoding all of it; what it lacks is taken down in `packets`. Raises DataError."""
     look = look_through(path, has_alpha, base is not None)
     packets.lost += [number for number, stamp in enumerate(packets.shown) if stamp in look.leaning]
     _refuse_disorder(path, packets, look, base)
