@@ -252,6 +252,11 @@ class CacheFile:
         said = [self.metadata.get(key, "") for key in ("source", "settings", "checkpoint")]
         return digest(*said) if self.fingerprinted else ""
 
+    @property
+    def origin(self) -> str:
+        """The check sum of the medium that it was made from; "" for files that do not say."""
+        return str(self.record("source").get("sha256", ""))
+
     def made_by(self, key: str, weights: str) -> bool:
         """Whether `weights`, a fingerprint, made a file whose name has it; an older one does not say so under `key`.
         A fingerprint "" is not compared."""

@@ -324,7 +324,7 @@ class CachedSamples:
         encoder = self.checker.recipe.video_encoder if part == "VAE" else ""
         if reason := damage(file.path) or stale_weights(file, part, fingerprint, encoder):
             raise CacheError(reason, file.path)
-        self.checker.marks[file.path] = file.mark
+        self.checker.note(file)
 
 
 def _require_trigger(entry: DatasetSettings, text: CacheFile) -> None:

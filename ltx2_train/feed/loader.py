@@ -35,7 +35,8 @@ __all__ = ["FullText", "Mode", "Sample", "SoundBuckets", "TrainingSet", "load_te
 class TrainingSet:
     """Samples whose caches are all there and fresh. Open it with `TrainingSet.open`.
 
-    `marks` tell each file that was looked at from another that takes its place later.
+    `marks` tell each file that was looked at from another that takes its place later, `origins` the media that they
+    were made from.
     """
 
     samples: tuple[Sample, ...]
@@ -44,6 +45,7 @@ class TrainingSet:
     buckets: tuple[SoundBuckets, ...] = ()
     mode: Mode = "video"
     marks: dict[Path, str] = field(default_factory=dict, repr=False)
+    origins: dict[Path, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(
@@ -78,7 +80,7 @@ class TrainingSet:
             raise checker.nothing_left()
         sizes = tuple(entry.batch_size for entry in plan.config.datasets)
         buckets = tuple(SoundBuckets.of(entry, audio) for entry in plan.config.datasets)
-        return cls(tuple(samples[0]), tuple(samples[1]), sizes, buckets, recipe.mode, checker.marks)
+        return cls(tuple(samples[0]), tuple(samples[1]), sizes, buckets, recipe.mode, checker.marks, checker.origins)
 
     def watch(self, file: CacheFile) -> None:
         """From here on `opened` notices where another file takes the place of this one, which was found good."""

@@ -40,6 +40,7 @@ class SampleChecker:
         self.mute: dict[Path, str] = {}
         self.unheard: dict[Path, str] = {}
         self.marks: dict[Path, str] = {}  # of the files that were found good, see CacheFile.mark
+        self.origins: dict[Path, str] = {}  # and of the media that they were made from
         self.unfit = 0
         self.foreign = 0
         self._latents, self._references = Latents(plan, recipe), References.each(plan, recipe)
@@ -107,9 +108,13 @@ class SampleChecker:
             self.problems[job.path] = problem
             return None
         assert state.file is not None, job.path
-        self.marks[job.path] = state.file.mark
+        self.note(state.file)
         self.foreign += not state.file.fingerprinted
         return state.file
+
+    def note(self, file: CacheFile) -> None:
+        """Take down what tells a file that was found good, and its medium, from others."""
+        self.marks[file.path], self.origins[file.path] = file.mark, file.origin
 
     def _heard(self, item: Item) -> tuple[int | None, bool]:
         """Latent steps of the sound of `item`, 0 where it has none, None with the reason noted; and whether it is

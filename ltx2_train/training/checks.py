@@ -5,6 +5,7 @@ The file is long because the checks stand in the order in which a run makes them
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ from ..weights.reader import TensorFile
 from .check_full import check_full, require_plain
 from .check_given import as_cached, check_samples, check_streams, check_supplied, tell_ungiven
 from .contexts import EMPTY_PROMPT
+from .data_record import DATA_RECORD, changed_data, data_record
 from .effect import require_learning, require_taught, tell_batches, tell_lengths
 from .finished import finished_record, used_settings
 from .fit import Facts, this_machine
@@ -252,7 +254,8 @@ def open_checked(
             record, checked.unused = finished_record(folder.path, config, written or {})
             checked.config = used_settings(folder.path, config)
         else:
-            _tell_changed(folder, config, written or {}, events)
+            record[DATA_RECORD] = json.dumps(data_record(data), indent=1, sort_keys=True)
+            _tell_changed(folder, config, written or {}, data, events)
         for name, text in record.items():
             save_text(folder, name, text)
     except BaseException:
@@ -261,10 +264,14 @@ def open_checked(
     return checked
 
 
-def _tell_changed(folder: RunFolder, config: RunConfig, written: Mapping[str, str], events: Events) -> None:
-    """Name the settings of a run that goes on which are others than when it was last started."""
-    names = finished_record(folder.path, config, written)[1] if folder.manifest.get("step") else []
-    if changed := [name for name in names if not name.startswith(TOLD)]:
+def _tell_changed(
+    folder: RunFolder, config: RunConfig, written: Mapping[str, str], data: TrainingSet, events: Events
+) -> None:
+    """Name the settings, and the data, of a run that goes on which are others than when it was last started."""
+    if not folder.manifest.get("step"):
+        return
+    names = finished_record(folder.path, config, written)[1]
+    if changed := [*(name for name in names if not name.startswith(TOLD)), *changed_data(folder.path, data)]:
         text = f"Changed since the run was last started, and used from its next step on: {', '.join(changed)}."
         events.message(text, "warning")
 

@@ -496,6 +496,22 @@ def test_a_damaged_state_and_one_of_another_run_are_passed_over(run_file):
     assert f"{older} is of another run" in warned[1]
 
 
+def test_data_that_were_changed_between_two_starts_are_told(run_file):
+    with pytest.raises(Stopped):
+        train(load_run(run_file, ["train.save_every=1"]), StopAt(2))
+    folder = run_file.parent / "runs" / "r"
+    record = json.loads((folder / "data.json").read_text())
+    written = (folder / "data.json").read_bytes()
+    first = next(iter(record["captions"]))
+    (folder / "data.json").write_text(json.dumps({**record, "captions": {**record["captions"], first: "another"}}))
+    events = StopAt(99)
+    train(load_run(run_file, ["train.save_every=1"]), events)
+    assert [text for _, text in events.messages if text.startswith("Changed since")] == [
+        f"Changed since the run was last started, and used from its next step on: the captions of {first}."
+    ]
+    assert (folder / "data.json").read_bytes() == written
+
+
 def test_training_can_start_from_a_lora_file(run_file):
     first = train(load_run(run_file, ["train.save_precision=fp32", "lora.alpha=2"]))
     second = train(

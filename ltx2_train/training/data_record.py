@@ -1,0 +1,46 @@
+"""What a run was trained on: a short mark of each sample's media and captions, kept in its folder.
+
+Which samples there are is part of what the run is (`identity`). What they hold may be changed under the same names
+between two starts: the run goes on with it, and it is told.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import TrainerError
+from ..feed.loader import TrainingSet
+from ..files import digest, parse_json
+
+DATA_RECORD = "data.json"  # {"media": {sample: mark}, "captions": {sample: mark}}
+SHOWN = 3  # names
+
+
+def data_record(data: TrainingSet) -> dict[str, dict[str, str]]:
+    """The marks of the samples of `data`, also of those for validation; none of what caches of others do not say."""
+    media, captions = {}, {}
+    for sample in (*data.samples, *data.validation):
+        origins = [data.origins.get(path, "") for path in sample.paths]
+        if any(origins):
+            media[sample.key] = digest(*origins)
+        captions[sample.key] = digest(*sample.captions)
+    return {"media": media, "captions": captions}
+
+
+def changed_data(folder: Path, data: TrainingSet) -> list[str]:
+    """What of `data` is not as the run in `folder` has recorded it: "the media of a, b and 2 more". Nothing where no
+    record can be read."""
+    try:
+        then = parse_json((folder / DATA_RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TrainerError):
+        return []
+    return [words for what, marks in data_record(data).items() if (words := _changed(what, then, marks))]
+
+
+def _changed(what: str, then: object, marks: dict[str, str]) -> str:
+    before = then.get(what) if isinstance(then, dict) else None
+    if not isinstance(before, dict):
+        return ""
+    names = [key for key, mark in marks.items() if before.get(key, mark) != mark]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"the {what} of {', '.join(names[:SHOWN])}{more}" if names else ""

@@ -1,0 +1,39 @@
+"""Media and captions that were changed under the same names between two starts of a run are told by name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from ltx2_train.feed.loader import TrainingSet
+from ltx2_train.feed.samples import Sample
+from ltx2_train.shapes import LatentShape
+from ltx2_train.training.data_record import DATA_RECORD, changed_data, data_record
+
+
+def data_of(folder, origins, captions):
+    samples = []
+    for name in origins:
+        (path := folder / f"{name}.safetensors").write_bytes(b"")
+        samples.append(Sample(name, LatentShape(1, 2, 2), 25.0, captions[name], path, Path("no"), others=()))
+    return TrainingSet(
+        tuple(samples), (), (1,), origins={folder / f"{name}.safetensors": origins[name] for name in origins}
+    )
+
+
+def test_what_changed_is_told_and_nothing_else(tmp_path):
+    origins, captions = dict.fromkeys("abcdef", "x"), {name: f"a {name}" for name in "abcdef"}
+    data = data_of(tmp_path, origins, captions)
+    assert changed_data(tmp_path, data) == [], "runs of older versions have no record"
+    (tmp_path / DATA_RECORD).write_text(json.dumps(data_record(data)))
+    assert changed_data(tmp_path, data) == []
+    swapped = data_of(tmp_path, {**origins, "b": "y"}, {**captions, "a": "a b", "b": "a a"})
+    assert changed_data(tmp_path, swapped) == ["the media of b", "the captions of a, b"]
+    others = data_of(tmp_path, dict.fromkeys("abcdef", "z"), captions)
+    assert changed_data(tmp_path, others) == ["the media of a, b, c and 3 more"]
+    assert changed_data(tmp_path, replace(data, origins={})) == [], "caches of others say nothing"
+    held_out = TrainingSet((), swapped.samples, (1,), origins=swapped.origins)
+    assert changed_data(tmp_path, held_out) == ["the media of b", "the captions of a, b"]
+    (tmp_path / DATA_RECORD).write_text("[]")
+    assert changed_data(tmp_path, swapped) == []
