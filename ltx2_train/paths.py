@@ -12,6 +12,7 @@ _DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u0
 _FORBIDDEN = '/\\:*?"<>|'
 _ESCAPED = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\b": "\\b", "\f": "\\f", "\x07": "\\a", "\v": "\\v"}
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\[^\\]")
+_VARIABLE = re.compile(r"(\$[A-Z_][A-Z0-9_]*|\$\{[A-Za-z_]\w*\}|%[A-Za-z_]\w*%)(?=[\\/]|$)")
 MAX_NAME_BYTES = 200  # what is put round a name takes up to 50 more, and file systems end at 255
 
 
@@ -25,6 +26,8 @@ def path_fault(text: str) -> str:
             'holds a tab or a line break: in "double quotes" a backslash begins an escape. Put the path into '
             f"'single quotes': '{meant}'"
         )
+    if found := _VARIABLE.match(text):
+        return f"begins with {found[0]}, and variables of a shell are not filled in. Write the folder itself; ~ is home"
     if os.name != "nt" and _WINDOWS.match(text):
         return "is a path of Windows, which this system does not have. Write where the file lies here"
     return ""

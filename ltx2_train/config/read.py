@@ -7,7 +7,7 @@ for `lora.rank`; a whole TOML, YAML, JSON or saved command of theirs). All that 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..settings import parse
 from ..toml import read_toml, tomllib
 from .describe import aliases, groups
 from .groups import RunConfig
+from .sample import SIZES
 from .sources import DATASET_TABLES, SettingsFile, read_source
 from .translate import REFUSED, Translation, find_row, from_text, lines_in_words, run_fields
 
@@ -92,8 +93,16 @@ def _made(
 ) -> RunConfig:
     plain, more, said = _with_own_names(tables)
     run = _resolve(parse(RunConfig, plain, source, [*problems, *more]), base)
-    run._notes = (*notes, *said)
+    run._notes = (*notes, *said, *_rounded(plain.get("sample"), run))
     return run
+
+
+def _rounded(given: Any, run: RunConfig) -> Iterator[str]:
+    """Sentences on sizes of samples that none can have."""
+    for name in SIZES if isinstance(given, Mapping) else ():
+        asked, drawn = given.get(name), getattr(run.sample, name)
+        if isinstance(asked, int) and asked != drawn and (name == "frames" or run.model.mode != "audio"):
+            yield f"sample.{name} {asked} is not {SIZES[name]}; {drawn} is used instead."
 
 
 def _with_own_names(tables: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], list[str]]:

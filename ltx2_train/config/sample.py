@@ -12,6 +12,9 @@ from ..models.tiling import TileSettings
 from ..settings import Settings
 from ..shapes import floor_frames, floor_side
 
+# What the sizes of a sample must be, by their settings; others are rounded down.
+SIZES = {"width": "a multiple of 32", "height": "a multiple of 32", "frames": "8n+1"}
+
 
 class SampleSettings(Settings):
     """Samples drawn while training and by the sample command.

@@ -281,7 +281,9 @@ def _once(where: str, flags: Iterable[tuple[str, Any]], problems: list[str]) -> 
     found: dict[str, Any] = {}
     for name, value in flags:
         if found.get(name, value) != value:
-            problems.append(f"{name}: {where} gives it twice, as {found[name]} and as {value}; keep one of them")
+            problems.append(
+                f"{name}: {where} gives it twice, as {found[name]} and as {value}; keep the last, which counts there"
+            )
         found[name] = value
     return found
 

@@ -14,7 +14,7 @@ from ..media.names import cache_stem, is_dir, is_file, name_key, readable, shown
 from ..media.sound_media import AUDIO_SUFFIXES, UNREAD_SOUNDS
 from ..media.video import UNREAD_VIDEOS, VIDEO_SUFFIXES
 from .cache_names import CAPTION, FLIPPED
-from .captions import distinct_captions, odd_form, parse_replacement, read_captions, rewrite, says_something
+from .captions import NOT_TEXT, distinct_captions, odd_form, parse_replacement, read_captions, rewrite, says_something
 from .dataset_file import DatasetSettings
 from .entry import LIST_KEYS
 from .layouts import explain_layout
@@ -183,6 +183,11 @@ def with_captions(
                 beside.name if beside is not None else f'the column "{entry.caption_column or "caption"}" of the list'
             )
             skipped.append(Skipped(candidate.path, f"empty caption: write what is to be seen or heard into {where}"))
+            continue
+        if found := NOT_TEXT.search(" ".join((candidate.caption, *candidate.more_captions))):
+            skipped.append(
+                Skipped(candidate.path, f"its caption holds a control character ({found[0]!r}); take it out")
+            )
             continue
         forms = {
             f"the caption {form}" for one in (candidate.caption, *candidate.more_captions) if (form := odd_form(one))

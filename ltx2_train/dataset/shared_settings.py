@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from ..media.buckets import parse_bucket
 from ..shapes import SPATIAL_FACTOR
-from .captions import REPLACEMENT, parse_replacement
+from .captions import NOT_TEXT, REPLACEMENT, parse_replacement
 from .condition_settings import ConditionSettings
 
 OF_FOLDERS = ".source_key = image_directory | video_directory | audio_directory -- with a folder of media"
@@ -225,6 +225,15 @@ class SharedSettings(ConditionSettings):
         if any(sign in value for sign in "/\\:\0") or not value.strip("."):
             raise ValueError("must be an ending such as '.txt' or '.wav', and no path")
         return value if value.startswith(".") else "." + value
+
+    @field_validator("trigger_word", "caption_prefix", "caption_replace", mode="before")
+    @classmethod
+    def _no_controls(cls, value: Any) -> Any:
+        given = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
+        for found in (NOT_TEXT.search(text) for text in given if isinstance(text, str)):
+            if found:
+                raise ValueError(f"holds a control character ({found[0]!r}), which no caption has. Take it out")
+        return value
 
     @field_validator("caption_replace", mode="before")
     @classmethod

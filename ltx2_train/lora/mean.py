@@ -9,7 +9,7 @@ A LoKr, a LoHa or a DoRA has no such approximation: there the factors are averag
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from .save import tensors_hash
 @dataclass(frozen=True)
 class MeanReport:
     """The file that was written, the share of each step in it, and the share of the mean that its rank holds; `idle`
-    has a sentence on each file that does nothing."""
+    has a sentence on each file that does nothing, and on files of several runs."""
 
     path: Path
     shares: dict[int, float]
@@ -66,6 +66,7 @@ def mean_of_loras(
             "A mean needs LoRAs of at least two steps of a run. Name more files, or the folder of the run."
         )
     files = dict(sorted(files.items()))
+    idle += tuple(_of_several_runs(list(files.values())))
     _require_alike(list(files.values()))
     shares = _shares(list(files), decay)
     last = next(reversed(files.values()))
@@ -100,6 +101,14 @@ def mean_of_loras(
         tensors[f"{PREFIX}{module}.lora_B.weight"] = b[:, :rank].to(dtype).contiguous()
     write_tensors(out, tensors, _metadata(last, tensors, rank, decay, list(files)))
     return MeanReport(out, dict(zip(files, shares, strict=True)), held / whole if whole else 1.0, idle)
+
+
+def _of_several_runs(files: Sequence[LoraFile]) -> Iterator[str]:
+    """What is to be said where files name other runs, whose mean is of no one way that was gone."""
+    named = {file.metadata.get("name", ""): file.path.name for file in files if file.metadata.get("name")}
+    if len(named) > 1:
+        runs = ", ".join(f"{path} of {name}" for name, path in named.items())
+        yield f"These are LoRAs of {len(named)} runs ({runs}); a mean is meant for those that one run saved."
 
 
 def _highest_rank(files: Sequence[LoraFile], last: LoraFile) -> int:

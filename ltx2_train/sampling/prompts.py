@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from ..conditions.settings import AudioReference, FirstFrame
 from ..conditions.trained import OF_AUDIO, OF_VIDEO, Trained
 from ..config import DrawSettings, RunConfig, SampleSettings
 from ..config.read import tomllib
+from ..config.sample import SIZES
 from ..dataset.captions import text_lines
 from ..errors import ConfigError
 from ..feed.loader import Sample
@@ -51,6 +52,7 @@ class Prompt:
     guidance_of_sound: float | None = None  # None: as guidance
     identity_guidance: float = 0.0  # of the sound where a reference sound is given; 0: as without one
     upsampled: bool = False  # drawn in two stages
+    asked: tuple[int, int, int] | None = field(default=None, compare=False)  # width, height and frames, as given
 
     @property
     def stages(self) -> tuple[Prompt, ...]:
@@ -280,7 +282,8 @@ def parse_prompt(
         return values.get(setting, getattr(settings, setting))
 
     require_steps(settings.sigmas, of("steps"))
-    shape = VideoShape(floor_frames(of("frames")), floor_side(of("height")), floor_side(of("width")), of("fps"))
+    asked = of("width"), of("height"), of("frames")
+    shape = VideoShape(floor_frames(asked[2]), floor_side(asked[1]), floor_side(asked[0]), of("fps"))
     by_option = [
         shown_by_option(setting, path, shape)
         for setting in OPTIONS_OF_MEDIA
@@ -296,6 +299,7 @@ def parse_prompt(
         guidance_of_sound=None if "guidance" in values and settings.sound_of_model else settings.audio_guidance,
         identity_guidance=settings.identity_guidance,
         upsampled=settings.upsampler is not None,
+        asked=asked,
         given=_counted((*by_option, *shown_tables(tables, shape, base))),
     )
 
@@ -362,6 +366,19 @@ def unused_options(given: SampleSettings, settings: DrawSettings, prompts: Seque
         *(f"sample.{name} has no effect: {why}." for name, why in idle),
         *(f"--n of {text[:60]!r} has no effect: it is drawn with a guidance of 1. Raise it (--g)." for text in own),
     ]
+
+
+def rounded_sizes(prompts: Sequence[Prompt], mode: Mode) -> list[str]:
+    """A sentence for each size or length that no sample can have, and is drawn rounded down."""
+    told: dict[str, None] = {}
+    for prompt in prompts:
+        shape = prompt.shape
+        for name, asked, drawn in zip(
+            SIZES, prompt.asked or (), (shape.width, shape.height, shape.frames), strict=False
+        ):
+            if asked != drawn and (name == "frames" or mode != "audio"):
+                told[f"{name} {asked} of a sample is not {SIZES[name]}; {drawn} is drawn instead."] = None
+    return list(told)
 
 
 def prompt_texts(prompts: Sequence[Prompt]) -> list[str]:

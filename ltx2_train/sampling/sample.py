@@ -21,7 +21,7 @@ from ..families import FAMILIES
 from ..weights.fingerprint import part_fingerprint
 from .given_media import GivenMedia
 from .guidance import require_stg_block
-from .prompts import Prompt, read_prompts, require_drawable, unused_options
+from .prompts import Prompt, read_prompts, require_drawable, rounded_sizes, unused_options
 from .render import SampleFile
 from .studio import checked_lora, open_studio, outer_lora, require_possible
 from .two_stages import require_upsampler
@@ -128,7 +128,8 @@ def tell_idle(
     ]
     if lora is None and run.sample.strength != 1:
         idle.append(f"sample.strength = {run.sample.strength:g} has no effect: no LoRA is given (--lora).")
-    for text in (*idle, *unused_options(run.sample, settings, prompts)):
+    rounded = rounded_sizes(prompts, run.model.mode)
+    for text in (*idle, *rounded, *unused_options(run.sample, settings, prompts)):
         events.message(text, "warning")
 
 

@@ -28,7 +28,7 @@ from ..conditions.settings import (
     SpatialCrop,
 )
 from ..conditions.trained import Trained, reference_sounds_of, references_of
-from ..config import RunConfig
+from ..config import RunConfig, TrainSettings
 from ..dataset.companions import named_reference
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.entry import DatasetSettings
@@ -232,8 +232,16 @@ def _require_moving(config: RunConfig, frames: Collection[int]) -> None:
 def _tell_idle_first_frame(
     config: RunConfig, samples: Sequence[Sample], frames: Collection[int], events: Events
 ) -> None:
-    """Warn where single pictures alone are trained on, and the short form of a first frame, which recipes set, counts
-    for none of them."""
+    """Warn where the short form of a first frame does not count: a condition says its own probability, or, as recipes
+    set it, single pictures alone are trained on."""
+    own = [one.probability for one in config.video.conditions if isinstance(one, FirstFrame)]
+    said, usual = config.train.first_frame_probability, TrainSettings().first_frame_probability
+    if own and said not in (own[0], usual):
+        events.message(
+            f"train.first_frame_probability = {said:g} has no effect: the first_frame of video.conditions has a "
+            f"probability of its own, {own[0]:g}.",
+            "warning",
+        )
     asked = config.train.first_frame_probability or any(sample.first_frame_probability for sample in samples)
     if asked and config.model.mode != "audio" and frames and max(frames) == 1:
         events.message(

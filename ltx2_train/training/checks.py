@@ -37,7 +37,7 @@ from ..offload.blocks import spread
 from ..optim import choose_optimizer, find_optimizer, why_not
 from ..sampling.ahead import training_prompts
 from ..sampling.guidance import require_stg_block
-from ..sampling.prompts import Prompt, prompt_texts, read_prompts, require_drawable, unused_options
+from ..sampling.prompts import Prompt, prompt_texts, read_prompts, require_drawable, rounded_sizes, unused_options
 from ..sampling.sample import trained_of
 from ..sampling.two_stages import require_upsampler
 from ..threads import heeding
@@ -194,9 +194,11 @@ def _check(config: RunConfig, events: Events, peers: Peers) -> Checked:
 
 
 def tell_unused_options(config: RunConfig, drawn: DrawSettings, prompts: Sequence[Prompt], events: Events) -> None:
-    """Say which settings of samples none of `prompts` makes use of; where none is drawn nothing is the matter with
-    them."""
+    """Say which settings of samples none of `prompts` makes use of, and what is rounded; where none is drawn nothing is
+    the matter with them."""
     told = tuple(f"{one.setting} " for one in config.without_effect)
+    for text in rounded_sizes(prompts, config.model.mode):
+        events.message(text, "warning")
     for text in unused_options(config.sample, drawn, prompts):
         if not text.startswith(told):
             events.message(text, "warning" if drawn.wanted else "info")

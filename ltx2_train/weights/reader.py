@@ -179,6 +179,8 @@ class _UnknownType(Exception):
 
 def _read_header(path: Path, wanted: str) -> tuple[bytes, int]:
     """The header, not parsed yet, and the size of the file."""
+    if path.is_fifo() or path.is_socket():  # which would be waited for
+        raise CheckpointError(f"{path} is not a file. Choose a .safetensors {wanted}.", "it is not a file")
     try:
         with open(path, "rb") as file:
             size = file.seek(0, 2)

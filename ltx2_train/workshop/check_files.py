@@ -32,7 +32,7 @@ LONGEST_CAPTION = 200  # words; what the guides call the limit
 CROP_SHARE = 0.2  # more than this of a picture cut away deserves a look
 UPSCALE = 1.25
 LOST_IN_MIX = 15.0  # dB; the dialogue of 5.1 loses 11
-SHORT_VOICE = 0.5  # seconds of a reference sound
+SHORT_VOICE = 0.5  # seconds of a recording or a reference sound
 BLACK_LEVEL = 6  # of 255; no place of a picture is brighter
 MEANT_SILENT = (FILE_SILENT, SILENCED)
 HEARD_SECONDS = 60.0  # of each sound; the rest is not decoded
@@ -251,8 +251,6 @@ def file_findings(dataset: str, facts: FileFacts, entry: DatasetSettings) -> lis
 
     if facts.picture_error:
         say("red", "unreadable", facts.picture_error.removeprefix(f"{facts.path}: ").rstrip("."))
-    if first.kind == "image" and facts.first_frame is not None and facts.first_frame.max() < BLACK_LEVEL:
-        say("amber", "picture", "its picture is black, as where 10 bits lie in 16", "Look at it, and save it again.")
     if facts.sound_error:
         # a clip trains without its sound; a recording is nothing without it
         level = "red" if facts.items[0].kind == "audio" or NOT_NUMBERS in facts.sound_error else "amber"
@@ -264,7 +262,15 @@ def file_findings(dataset: str, facts: FileFacts, entry: DatasetSettings) -> lis
         remedy = 'Use another take, or audio_source = "none" for silent clips.'
         if facts.loud_track:
             remedy = f"Its track {facts.loud_track} is not: set audio_track = {facts.loud_track}."
-        say("amber", "silent", "its sound is silence", remedy)
+        loud = ", and audio_normalize leaves it as it is" if entry.audio_normalize else ""
+        say("amber", "silent", f"its sound is silence{loud}", remedy)
+    if first.kind == "audio" and (seconds := facts.media.duration) < SHORT_VOICE:
+        say(
+            "amber",
+            "too-short",
+            f"lasts {seconds:.2f} s, in which little can be heard",
+            "Take it out, or set min_seconds.",
+        )
     if facts.lost_in_mix:
         reason = "lies in a channel that the mix to stereo leaves out"
         if not math.isinf(facts.lost_in_mix):
@@ -284,22 +290,33 @@ def file_findings(dataset: str, facts: FileFacts, entry: DatasetSettings) -> lis
     words = len(facts.items[0].caption.split())
     if words > LONGEST_CAPTION:
         say("amber", "long-caption", f"its caption has {words} words", f"Keep it under {LONGEST_CAPTION}.")
-    for doubt in facts.doubts:
-        say("amber", "picture", doubt)
-    for remark in facts.media.remarks:
-        if remark.startswith("is damaged"):
-            say("red", "damaged", remark.rstrip("."))
-        elif remark.startswith(OF_SOUND):
-            if first.sound is not None and first.sound.path == facts.path:
-                say("amber", "sound", remark)
-        else:
-            of_sound = "too-long" if remark.startswith("lasts") else "damaged"
-            say("amber", "picture" if facts.items[0].kind != "audio" else of_sound, remark)
     for note in facts.items[0].source.timeline.notes:
         if note.endswith(BY_TIME):
             reason = note.removeprefix(f"{facts.path.name} ")
             say("amber", "fps-mix", reason, "Export it at one rate, or look at the preview.")
-    return findings + _size_findings(dataset, facts, entry)
+    return [*findings, *_remark_findings(dataset, facts), *_size_findings(dataset, facts, entry)]
+
+
+def _remark_findings(dataset: str, facts: FileFacts) -> Iterator[Finding]:
+    """What reading a file has told of it."""
+    first = facts.items[0]
+
+    def told(level, rule: str, reason: str, remedy: str = "") -> Finding:
+        return Finding(level, rule, dataset, reason, remedy, facts.path)
+
+    if first.kind == "image" and facts.first_frame is not None and facts.first_frame.max() < BLACK_LEVEL:
+        yield told("amber", "picture", "its picture is black, as where 10 bits lie in 16", "Look at it.")
+    for doubt in facts.doubts:
+        yield told("amber", "picture", doubt)
+    for remark in facts.media.remarks:
+        if remark.startswith("is damaged"):
+            yield told("red", "damaged", remark.rstrip("."))
+        elif remark.startswith(OF_SOUND):
+            if first.sound is not None and first.sound.path == facts.path:
+                yield told("amber", "sound", remark)
+        else:
+            of_sound = "too-long" if remark.startswith("lasts") else "damaged"
+            yield told("amber", "picture" if first.kind != "audio" else of_sound, remark)
 
 
 def _size_findings(dataset: str, facts: FileFacts, entry: DatasetSettings) -> list[Finding]:

@@ -127,7 +127,9 @@ def test_what_a_shell_works_out_is_named(tmp_path, value):
 
 def test_a_flag_that_is_given_twice_is_named_with_both_values(tmp_path):
     made = import_settings(written(tmp_path, "run.sh", f"{TRAIN} --network_dim 4 --network_dim 8\n"))
-    assert made.problems[0] == ("network_dim: ltx2_train_network gives it twice, as 4 and as 8; keep one of them")
+    assert made.problems[0] == (
+        "network_dim: ltx2_train_network gives it twice, as 4 and as 8; keep the last, which counts there"
+    )
     with pytest.raises(ConfigError, match="gives it twice, as 4 and as 8"):
         load_run(tmp_path / "run.sh")
     same = written(tmp_path, "same.sh", f"{TRAIN} --network_dim 4 --network_dim 4\n")

@@ -47,9 +47,21 @@ def test_every_path_of_windows_in_double_quotes_is_told_at_once():
     assert "text_encoder = 'D:\\models\\g'" in str(caught.value)
 
 
+def test_sizes_of_samples_that_are_rounded_are_told(tmp_path):
+    (tmp_path / "run.toml").write_text("[sample]\nwidth = 65\nheight = 64\nframes = 12\n")
+    run = load_run(tmp_path / "run.toml", ["model.mode=av"])
+    assert [note for note in run.notes if "sample." in note] == [
+        "sample.width 65 is not a multiple of 32; 64 is used instead.",
+        "sample.frames 12 is not 8n+1; 9 is used instead.",
+    ]
+
+
 @pytest.mark.parametrize(
     ("table", "says"),
     [
+        ({"run": {"folder": "$HOME/x"}}, "run.folder: begins with $HOME, and variables of a shell are not filled in"),
+        ({"run": {"folder": "${HOME}/x"}}, "begins with ${HOME}, and"),
+        ({"run": {"folder": "%USERPROFILE%\\x"}}, "begins with %USERPROFILE%, and"),
         ({"run": {"name": "a/b"}}, "run.name: must not hold /; it becomes the name of a folder and of files"),
         ({"run": {"name": ""}}, "run.name: must not be empty"),
         ({"run": {"name": " fox"}}, "must not begin or end with a space or a dot"),

@@ -267,6 +267,23 @@ def test_two_text_files_line_by_line(clips):
         planned(clips, data_root=".")
 
 
+@pytest.mark.parametrize(
+    "line", ['trigger_word = "a\\u0000b"', 'caption_prefix = "\\u001b[1m"', 'caption_replace = ["a\\u0007 => b"]']
+)
+def test_control_characters_of_captions_are_refused(tmp_path, line):
+    (tmp_path / "dataset.toml").write_text(f"[[datasets]]\nvideo_directory = 'clips'\n{line}\n")
+    with pytest.raises(ConfigError, match=rf"{line.split()[0]}: holds a control character"):
+        DatasetConfig.read(tmp_path / "dataset.toml")
+
+
+def test_a_caption_of_a_list_with_a_control_character_is_left_out(clips):
+    lines = [{"video_path": "clips/a.mp4", "caption": "a\x1bb"}, {"video_path": "clips/b.mp4", "caption": "a hen"}]
+    (clips / "list.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    table = {"datasets": [{"video_jsonl_file": "list.jsonl", "cache_directory": "k", "resolution": 64}]}
+    plan = plan_dataset(DatasetConfig.from_table(table, clips))
+    assert [skip.reason for skip in plan.skipped] == ["its caption holds a control character ('\\x1b'); take it out"]
+
+
 def test_jsonl_names_control_images_and_folders_of_frames(clips):
     for index, picture in enumerate(moving_square(12, 80, 64)):
         from PIL import Image

@@ -8,7 +8,7 @@ from PIL import Image
 from ltx2_train.config import DrawSettings, SampleSettings, make_run
 from ltx2_train.errors import ConfigError
 from ltx2_train.events import Events
-from ltx2_train.sampling.prompts import parse_prompt, read_prompts, unused_options
+from ltx2_train.sampling.prompts import parse_prompt, read_prompts, rounded_sizes, unused_options
 from ltx2_train.sampling.sample import tell_idle
 
 SETTINGS = DrawSettings(width=768, height=512, frames=49, negative_prompt="ugly")
@@ -126,6 +126,17 @@ def test_an_option_that_is_given_twice_is_refused(line):
     with pytest.raises(ConfigError, match="given twice"):
         parse_prompt(line, SETTINGS)
     assert parse_prompt("A fox --w 512 --w 512", SETTINGS).shape.width == 512
+
+
+def test_sizes_that_no_sample_can_have_are_named():
+    lines = ["a fox --w 65 --h 64 --f 12", "a hen --w 65", "a cow --w 64 --h 96 --f 9"]
+    prompts = [parse_prompt(line, DrawSettings(width=64, height=64, frames=9)) for line in lines]
+    assert rounded_sizes(prompts, "av") == [
+        "width 65 of a sample is not a multiple of 32; 64 is drawn instead.",
+        "frames 12 of a sample is not 8n+1; 9 is drawn instead.",
+    ]
+    assert len(rounded_sizes(prompts, "audio")) == 1, "a sound has a length alone"
+    assert rounded_sizes(prompts[2:], "av") == []
 
 
 def test_settings_that_no_prompt_uses_are_named(tmp_path):

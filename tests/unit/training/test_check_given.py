@@ -125,7 +125,17 @@ def test_clips_of_one_frame_have_no_beginning_either():
     told = Told()
     check_samples(run("video", train={"first_frame_probability": 0.5}), [still], told)
     assert told.texts[0][1].startswith("first_frame_probability has no effect: all samples are single pictures")
+    first = run("video", video=given({"type": "first_frame"}), train={"first_frame_probability": 0.0})
+    told = Told()
+    check_samples(first, [make_sample("fox")], told)
+    assert told.texts[0][1] == (
+        "train.first_frame_probability = 0 has no effect: the first_frame of video.conditions has a probability of its "
+        "own, 1."
+    )
     first = run("video", video=given({"type": "first_frame"}))
+    told = Told()
+    check_samples(first, [make_sample("fox")], told)
+    assert told.texts == []
     with pytest.raises(ConfigError, match=r"asks for first_frame, and all samples are single pictures"):
         check_samples(first, [still], Events())
     check_samples(first, [still, make_sample("hen")], Events())

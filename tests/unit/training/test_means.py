@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,6 +14,7 @@ from ltx2_train import Events, Stopped, make_run, mean_of_loras
 from ltx2_train.cli import main
 from ltx2_train.errors import ConfigError
 from ltx2_train.lora.file import load_lora_state
+from ltx2_train.lora.mean import _of_several_runs
 from ltx2_train.training.optimizing import check_optimizer
 from ltx2_train.training.state import list_states, load_state
 
@@ -88,6 +92,15 @@ def test_a_mean_of_a_mean_is_refused_before_training():
         check_optimizer(config, ["transformer_blocks.0.attn1.to_q"])
 
 
+def test_loras_of_several_runs_are_told():
+    files = [SimpleNamespace(metadata={"name": name}, path=Path(f"{name}.safetensors")) for name in ("fox", "hen", "")]
+    assert list(_of_several_runs(files)) == [
+        "These are LoRAs of 2 runs (fox.safetensors of fox, hen.safetensors of hen); a mean is meant for those that "
+        "one run saved."
+    ]
+    assert not list(_of_several_runs(files[:1] * 2))
+
+
 def test_the_mean_of_saved_loras_is_that_of_their_changes(monkeypatch, tmp_path, capsys):
     runs = SmallRuns(monkeypatch, tmp_path)
     runs.train(steps=4, save_every=1)
@@ -107,6 +120,7 @@ def test_the_mean_of_saved_loras_is_that_of_their_changes(monkeypatch, tmp_path,
     tensors, metadata = load_file(files[0]), load_lora_state(files[0]).metadata
     zero = tmp_path / "zero.safetensors"
     save_file({name: tensor * ("lora_A" in name) for name, tensor in tensors.items()}, zero, dict(metadata))
+    assert not report.idle
     half = mean_of_loras([zero, files[1]], tmp_path / "half.safetensors", rank=4)
     assert half.text().splitlines()[1:] == ["zero.safetensors does nothing: every B is zero."]
 

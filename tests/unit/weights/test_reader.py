@@ -1,4 +1,5 @@
 import json
+import os
 import threading
 
 import pytest
@@ -190,6 +191,13 @@ def test_a_header_length_that_looks_like_another_format_is_still_a_length(tmp_pa
     path.write_bytes(length.to_bytes(8, "little") + text.ljust(length).encode() + b"\x07")
     with TensorFile(path) as file:
         assert file.read("a").item() == 7
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="is not a file"):
+        TensorFile(tmp_path / "x.safetensors")
 
 
 def test_a_folder_and_a_missing_file_are_told_apart(tmp_path):

@@ -223,6 +223,11 @@ def test_recordings_and_pictures(tmp_path):
     report = check(tmp_path / "voice", source='audio_directory = "voice"', goal="voice")
     assert ("amber", "silent") in rules(report, tmp_path / "voice" / "b.wav")
     assert "20 to 30 clips" in report.text()
+    media.write_sound(tmp_path / "voice" / "c.wav", media.tone(0.05), caption="a click")
+    loud = check(tmp_path / "voice", "audio_normalize = true", source='audio_directory = "voice"', goal="voice")
+    assert ("amber", "too-short") in rules(loud, tmp_path / "voice" / "c.wav")
+    assert rules(loud, tmp_path / "voice" / "a.wav") == rules(report, tmp_path / "voice" / "a.wav")
+    assert "its sound is silence, and audio_normalize leaves it as it is" in loud.text()
     media.write_image(tmp_path / "pics" / "a.png", 96, 64)
     assert check(tmp_path / "pics", source='image_directory = "pics"').files[0].lost_clip is None
 
