@@ -294,7 +294,7 @@ class _RotatedNorm(torch.autograd.Function):
             done = (
                 fused(bodies.weighted_norm, x, weight, eps)
                 if rope is None
-                else fused(bodies.rotated_norm, x, weight, *rope, eps)
+                else fused(bodies.rotated_norm, x, weight, *rope.spread()[:3], eps)
             )
             if done is not None:
                 ctx.save_for_backward(x, done[1], weight)
@@ -326,7 +326,7 @@ class _RotatedNorm(torch.autograd.Function):
             done = (
                 fused(bodies.weighted_norm_gradient, grad.flatten(2), x, size, weight)
                 if rope is None
-                else fused(bodies.rotated_norm_gradient, grad.flatten(2), x, size, weight, *rope)
+                else fused(bodies.rotated_norm_gradient, grad.flatten(2), x, size, weight, *rope.spread()[:3])
             )
             if done is not None:
                 return done, None, None, None, None, None, None

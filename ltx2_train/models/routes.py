@@ -19,7 +19,6 @@ from torch import Tensor
 from .adaln import Rows
 from .blocks import Stream
 from .norms import RowIndex
-from .rope import Rope
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,10 @@ def stream_of(stream: Stream, kept: Tensor) -> Stream:
         stream,
         ada=_rows(stream.ada, kept),
         attention_mask=_mask(stream.attention_mask, kept),
-        rope=_rope(stream.rope, kept),
+        rope=stream.rope.at(kept),
         cross=None if stream.cross is None else _rows(stream.cross, kept),
         cross_gate=None if stream.cross_gate is None else _rows(stream.cross_gate, kept),
-        cross_rope=None if stream.cross_rope is None else _rope(stream.cross_rope, kept),
+        cross_rope=None if stream.cross_rope is None else stream.cross_rope.at(kept),
     )
 
 
@@ -65,14 +64,6 @@ def _rows(rows: Rows, kept: Tensor) -> Rows:
     if rows.index is None:
         return rows
     return Rows(rows.values, RowIndex(rows.index.rows.expand(kept.shape[0], -1).gather(1, kept)))
-
-
-def _rope(rope: Rope, kept: Tensor) -> Rope:
-    def chosen(values: Tensor) -> Tensor:
-        places = kept[:, :, None, None].expand(-1, -1, *values.shape[2:])
-        return values.expand(kept.shape[0], -1, -1, -1).gather(1, places)
-
-    return Rope(chosen(rope.cos), chosen(rope.sin), rope.interleaved)
 
 
 def _mask(mask: Tensor | None, kept: Tensor) -> Tensor | None:

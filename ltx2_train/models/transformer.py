@@ -39,10 +39,10 @@ from .blocks import BASE_ROWS, TEXT_ROWS, Block, SkipLayers, Stream
 from .config import Side, TransformerConfig
 from .fused import Fused
 from .kernels import QUERIES, SPLITS, find_kernel
-from .norms import RowIndex, rows_of_tokens, slices, wide
+from .norms import RowIndex, device_type, rows_of_tokens, slices, wide
 from .plain_text import split_marked
 from .recompute import Kept, Remade, Shares, Store, recomputed, trainable
-from .rope import rope_table
+from .rope import Rope, rope_table
 from .routes import TokenRoute, check_routes, kept_of, put_back, stream_of
 from .trial import why_not_compiled
 
@@ -386,14 +386,16 @@ class LTXTransformer(nn.Module):
             cross_gate, _ = self._rows(f"av_ca_{direction}_gate_adaln_single", gated * factor, gate_index)
             # the attention between modalities rotates by time alone, in the audio width
             longest = max(config.video.max_pos[0], config.audio.max_pos[0])
-            cross_rope = self._rope(own.positions[:, :1], config.audio_cross_attention_dim, side.heads, (longest,))
+            cross_rope = self._rope(
+                prefix, own.positions[:, :1], config.audio_cross_attention_dim, side.heads, (longest,)
+            )
         return Stream(
             ada=ada,
             embedded=embedded,
             context=context,
             context_mask=text_mask(context_mask, self.dtype),
             attention_mask=token_mask(own.attention_mask, self.dtype),
-            rope=self._rope(own.positions, side.width, side.heads, side.max_pos),
+            rope=self._rope(prefix, own.positions, side.width, side.heads, side.max_pos),
             enabled=own.enabled,
             prompt=prompt,
             cross=cross,
@@ -424,7 +426,7 @@ class LTXTransformer(nn.Module):
         rows, embedded = getattr(self, name)(values.float() * self.config.timestep_scale_multiplier, self.dtype)
         return Rows(rows, index), Rows(embedded, index)
 
-    def _rope(self, positions: Tensor, width: int, heads: int, max_pos: tuple[float, ...]):
+    def _rope(self, prefix: str, positions: Tensor, width: int, heads: int, max_pos: tuple[float, ...]) -> Rope:
         config = self.config
         if not config.use_middle_indices_grid:
             positions = positions[..., :1]  # where a cell begins
@@ -436,6 +438,8 @@ class LTXTransformer(nn.Module):
             config.positional_embedding_theta,
             interleaved=config.rope_type == "interleaved",
             double=config.frequencies_precision == "float64",
+            # tokens of a picture share their places, those of sound do not; an accelerator has room and no time
+            by_place=not prefix and device_type(positions) == "cpu",
         )
 
     @contextmanager

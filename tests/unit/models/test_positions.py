@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from ltx2_train.models.patchify import audio_grid, audio_tokens, video_grid, video_tokens
@@ -47,3 +48,21 @@ def test_rotation_keeps_lengths_is_undone_backward_and_pads_the_first_head():
 def test_equal_positions_of_a_batch_share_one_table():
     positions = video_positions(LatentShape(2, 1, 1), 24.0).expand(5, -1, -1, -1)
     assert rope_table(positions, 16, 2, (20, 2048, 2048)).cos.shape[0] == 1
+
+
+@pytest.mark.parametrize("clips", [1, 2])
+def test_a_table_by_place_is_that_of_the_tokens_to_the_bit(clips):
+    shape = LatentShape(3, 4, 5)
+    positions = torch.cat([video_positions(shape, 24.0 + clip) for clip in range(clips)])
+    sizes = 44, 2, (20, 2048, 2048)  # 3 axes of 7 frequencies, and one feature that is not rotated
+    plain, by_place = (rope_table(positions, *sizes, by_place=on) for on in (False, True))
+    assert by_place.places is not None
+    assert len(by_place.cos) == 3 * clips + 4 + 5
+    for ours, theirs in zip(by_place.spread()[:2], plain[:2], strict=True):
+        assert torch.equal(ours, theirs)
+    some = slice(7, 21)
+    assert torch.equal(by_place.part(some).spread().sin, plain.part(some).sin)
+    named = torch.tensor([[0, 4, 11], [2, 3, 17]])[:clips]
+    assert torch.equal(by_place.at(named).spread().cos, plain.at(named).cos)
+    x = torch.randn(clips, shape.tokens, 2, 22)
+    assert torch.equal(rotate_heads(x, by_place, backward=True), rotate_heads(x, plain, backward=True))
