@@ -80,6 +80,9 @@ def parse_args(peer, extra=None, argv=None):
     p.add_argument(
         "--no-memprof", action="store_true", help="skip the extra profiled step that measures live tensor bytes"
     )
+    p.add_argument(
+        "--in-turns", action="store_true", help="wait for a line of input before each step; says so by a line `waiting`"
+    )
     if extra:
         extra(p)
     a = p.parse_args(argv)
@@ -258,7 +261,14 @@ class Bench:
             opt.zero_grad(set_to_none=True)
             return loss.item()
 
+        def wait():
+            if a.in_turns:
+                print("waiting", flush=True)
+                if not sys.stdin.readline():
+                    sys.exit("there is nobody to say when to go on")
+
         for step in range(a.steps):
+            wait()
             t0, c0 = time.perf_counter(), time.process_time()
             losses.append(one(step))
             times.append(time.perf_counter() - t0)
@@ -269,6 +279,7 @@ class Bench:
         b2 = sum(float(p.detach().double().pow(2).sum()) for n, p in lora_named if (lora_canon(n) or "  ")[1] == "B")
         timed = times[2:] if len(times) > 2 else times
         rss_final_peak = max(peak_build, peak_steps)
+        wait()
         live = (
             None if a.no_memprof else self._profiled(one, a.steps)[1]
         )  # after everything else: the profiler itself costs RSS
