@@ -32,10 +32,11 @@ from ..dataset.dataset_file import DatasetConfig
 from ..dataset.entry import DatasetRef, DatasetSettings, numbered_caches
 from ..dataset.items import require_share
 from ..dataset.plan import DatasetPlan, plan_dataset
-from ..dataset.scan import Skipped
+from ..dataset.scan import SHOWN_AT_MOST, Skipped
 from ..dataset.windows import IMAGE_FPS
 from ..errors import CacheError
 from ..events import Events
+from ..files import below
 from ..models.positions import slot_places
 from ..objective.audio import virtual_shape
 from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, LatentShape, VideoShape
@@ -101,6 +102,24 @@ def cached_names(entry: DatasetSettings) -> list[str]:
     return sorted(name for name in names if not name.startswith("."))  # such as what a Mac leaves on foreign disks
 
 
+def passed_over(ref: DatasetRef, config: DatasetConfig) -> list[Path]:
+    """What looks like latents below the folder of a dataset, and is none of it nor of another dataset of `config`: in a
+    sub-folder, or with an ending in other letters."""
+    own = ref.entry.caches
+    if ref.entry.cache_files is not None:
+        return []
+    known = {one.caches for one in (other.entry for other in config.refs)}
+    for one in (other.entry for other in config.refs):
+        known |= {*numbered_caches(one.reference_caches()), *numbered_caches(one.reference_audio_caches())}
+    return [
+        path
+        for path, _ in below(own, True)
+        if path.name.lower().endswith(LATENT_SUFFIX)
+        and (not path.name.endswith(LATENT_SUFFIX) or path.parent not in known)
+        and (path.parent == own or not any(folder in path.parents for folder in known - {own}))
+    ]
+
+
 def cached_captions(entry: DatasetSettings) -> Iterator[str]:
     """The captions in the text caches of a dataset, in the order of its samples."""
     for name in cached_names(entry):
@@ -137,6 +156,7 @@ class CachedSamples:
         entry = ref.entry
         names = cached_names(entry)
         self.seen += len(names)
+        self._tell_passed_over(ref)
         if not names:
             hint = "Correct the path."
             if entry.preprocessed_data_root is not None:
@@ -161,6 +181,18 @@ class CachedSamples:
         out = [Skipped(path, self.checker.left_out[path]) for path in paths if path in self.checker.left_out]
         require_share(ref, out, len(names))
         return samples
+
+    def _tell_passed_over(self, ref: DatasetRef) -> None:
+        folder, lost = ref.entry.caches, passed_over(ref, self.checker.plan.config)
+        if not lost:
+            return
+        shown = ", ".join(str(path.relative_to(folder)) for path in lost[:SHOWN_AT_MOST])
+        more = f" and {len(lost) - SHOWN_AT_MOST} more" if len(lost) > SHOWN_AT_MOST else ""
+        self.checker.events.message(
+            f"{ref.name}: {shown}{more} below {folder} {'is' if len(lost) == 1 else 'are'} not used: caches lie in the "
+            f"folder itself, and their names end in {LATENT_SUFFIX}.",
+            "warning",
+        )
 
     def _sample(self, entry: DatasetSettings, name: CachedName, index: int, key: str) -> Sample | None:
         checker, mode = self.checker, self.checker.mode

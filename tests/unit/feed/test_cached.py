@@ -28,7 +28,7 @@ from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import CacheError, ConfigError, DataError
 from ltx2_train.events import Events
-from ltx2_train.feed.cached import CachedName, dataset_captions
+from ltx2_train.feed.cached import CachedName, dataset_captions, passed_over
 from ltx2_train.feed.loader import FullText, TrainingSet, load_text
 from ltx2_train.models.text import TextFeatures
 from ltx2_train.sampling.ahead import training_prompts
@@ -166,6 +166,27 @@ def test_cache_only_takes_what_has_text_and_names_the_rest(made, capsys):
     empty = DatasetConfig.from_table({"datasets": [{"cache_only": True, "cache_directory": "none"}]}, folder)
     with pytest.raises(CacheError, match="no caches"):
         TrainingSet.open(empty)
+
+
+def test_caches_in_sub_folders_and_with_other_endings_are_told(made):
+    folder, said, events = made.config.datasets[0].caches, [], Events()
+    events.message = lambda text, level="info": said.append(text)
+    table = {"datasets": [{"cache_only": True, "cache_directory": str(folder)}]}
+    assert len(TrainingSet.open(DatasetConfig.from_table(table, folder), RECIPE, events).samples) == 6
+    assert not any("not used" in text for text in said), "references and what belongs to them lie below, too"
+    (folder / "more").mkdir()
+    first, second = sorted(folder.glob("a_*_ltx2.safetensors"))
+    first.rename(folder / "more" / first.name)
+    second.rename(folder / second.name.replace(".safetensors", ".SAFETENSORS"))
+    (folder / "._a_ltx2.safetensors").write_bytes(b"a")
+    TrainingSet.open(DatasetConfig.from_table(table, folder), RECIPE, events)
+    (told,) = [text for text in said if "not used" in text]
+    assert told.startswith(
+        f"datasets[0]: {second.name.replace('.safetensors', '.SAFETENSORS')}, more/{first.name} below"
+    )
+    table["datasets"].append({"cache_only": True, "cache_directory": str(folder / "more")})
+    config = DatasetConfig.from_table(table, folder)
+    assert [path.parent for path in passed_over(config.refs[0], config)] == [folder]
 
 
 def test_a_file_that_is_not_named_as_latents_is_left_out_and_the_page_of_names_is_said(made):
