@@ -66,7 +66,7 @@ latents_dtype = "fp32"
 
 [lora]
 rank = 16
-target = "v2v"
+target = "full"
 
 [train]
 steps = {steps}
