@@ -123,6 +123,7 @@ _HOME = {
     "thinned_metrics": "training.runs",
     "train": "training.loop",
     "train_slider": "training.slider_run",
+    "with_its_step": "training.lora_files",
     "write_image": "sampling.video_file",
     "write_report": "training.report",
     "write_sound": "sampling.sound_file",

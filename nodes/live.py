@@ -64,7 +64,10 @@ class LiveView:
     def load(self, folder: Path) -> None:
         """Take up the curve and the marks of an earlier part of the run, so that it goes on where it ended."""
         metrics = folder / "metrics.jsonl"
-        lines = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+        try:
+            lines = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+        except OSError:  # the run says what is wrong with it
+            return
         self._rows, self._every, self._validation = [], 1, []
         while lines > KEPT_ROWS * self._every:  # what would be thinned out later is not read
             self._every *= 2

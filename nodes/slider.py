@@ -176,7 +176,7 @@ class TrainSlider(io.ComfyNode):
                 raise
             finally:
                 events.close()
-            lora = train.with_its_step(result)
+            lora = core.with_its_step(result.lora, result.folder.name, result.step)
             text = train.where_it_is(result, f"{lora.name} is in ComfyUI's loras folder.")
             events.finish("finished", f"{text} Use it at strengths from -2 to 2.")
             train.note_finished(result)

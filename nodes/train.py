@@ -87,7 +87,9 @@ LATER = Form(
     nodes=(TITLE,),
 )
 MEMORY.shown_by(TITLE)
-words.note_widget(TITLE, "run.export_folder", "ComfyUI's folder")  # which is not theirs to choose
+# which are not theirs to choose
+words.note_widget(TITLE, "run.export_folder", "ComfyUI's folder")
+words.note_widget(TITLE, "run.folder", "ComfyUI's output folder")
 
 further_settings, require_recipe_mode = (
     options.given,
@@ -95,6 +97,7 @@ further_settings, require_recipe_mode = (
 )  # `options` is a socket where the node runs
 _finished: dict[Path, dict[Path, tuple[int, int] | None]] = {}  # folder of a run -> its files, as they were left
 _generation: dict[Path, int] = {}
+NEVER = (-1, -1)  # the mark of no file
 
 
 class TrainLoRA(io.ComfyNode):
@@ -190,7 +193,7 @@ class TrainLoRA(io.ComfyNode):
                 raise
             finally:
                 events.close()
-            made = with_its_step(result)
+            made = core.with_its_step(result.lora, result.folder.name, result.step)
             if run.train.what == "full":
                 there = f"{result.lora.name} is in ComfyUI's checkpoints folder, for Load Checkpoint; {made} stays."
                 text = where_it_is(result, there)
@@ -275,12 +278,6 @@ def check_ahead(
     return runs
 
 
-def with_its_step(result: core.RunResult) -> Path:
-    """The LoRA of a run under the name with its step: the plain name is that of a longer run, once there is one."""
-    saved = [path for step, path in core.list_loras(result.lora.parent, result.folder.name) if step == result.step]
-    return saved[-1] if saved else result.lora
-
-
 def where_it_is(result: core.RunResult, there: str) -> str:
     """`there` where what the run made lies in ComfyUI's folder too, else where alone it does."""
     return there if result.exported is not None else f"{result.lora} is not in ComfyUI's folders, see below."
@@ -312,11 +309,14 @@ def generation(folder: Path) -> int:
 
 
 def note_finished(result: core.RunResult) -> None:
-    """Remember what this process has finished the run with, so that it is seen if that changes."""
+    """Remember what this process has finished the run with, so that it is seen if that changes; a copy that could not
+    be written is always a change."""
     saved = [path for step, path in core.list_loras(result.lora.parent, result.folder.name) if step == result.step]
     copies = [] if result.exported is None else [result.exported.with_name(path.name) for path in saved]
     files = {result.lora, *saved, *copies, *([] if result.exported is None else [result.exported])}
     _finished[result.folder] = {path: _mark(path) for path in files}
+    if result.exported is None:
+        _finished[result.folder][result.folder] = NEVER
 
 
 def _is_finished(folder: Path) -> bool:

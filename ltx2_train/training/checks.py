@@ -19,7 +19,7 @@ from ..config import DrawSettings, RunConfig, TrainSettings
 from ..config.base_files import BaseFiles, require_mode
 from ..dataset.dataset_file import DatasetConfig
 from ..device import pick_device
-from ..errors import CheckpointError, ConfigError, RunError
+from ..errors import ConfigError, RunError
 from ..events import Events, Passing
 from ..families import FAMILIES, VERSIONS
 from ..feed.batches import BatchOrder
@@ -31,7 +31,6 @@ from ..lora.fit import Sizes, fitting_start, linear_sizes, tell_changed, tell_st
 from ..lora.inject import chosen_layers
 from ..lora.kinds import check_kinds, idle_alphas
 from ..lora.loftq import loftq_for
-from ..lora.places import is_changed
 from ..models.transformer import LTXTransformer
 from ..offload.blocks import spread
 from ..optim import choose_optimizer, find_optimizer, why_not
@@ -52,13 +51,13 @@ from .contexts import EMPTY_PROMPT
 from .data_record import DATA_RECORD, changed_data, data_record
 from .effect import require_learning, require_taught, tell_batches, tell_lengths
 from .finished import finished_record, used_settings
-from .fit import Facts, this_machine
-from .fit.choose import LEANER, fixed_settings, make_plan
+from .fit import Facts, MemoryPlan, this_machine
+from .fit.choose import LEANER, fixed_settings, make_plan, require_format
 from .fit.machine import EVERYTHING
 from .fit.work import largest_batch, of_batch
 from .held_out import require_apart, require_validation, validation_clips
 from .identity import Identity, recorded_optimizer, require_same
-from .lora_files import list_loras
+from .lora_files import is_whole, list_loras
 from .optimizing import check_optimizer
 from .peers import ALONE, Peers, check_sharded_batches, require_processes
 from .regularizers.checks import check_blocks, check_regularized, check_samples_of, regularizer_texts
@@ -129,19 +128,10 @@ class Checked:
             folder.loras / str(manifest.get("lora") or "-"),
             *(path for step, path in saved if step == manifest.get("step")),
         ]
-        there = [path for path in newest if path.is_file()]
-        whole = [path for path in there if _is_whole(path)]
-        if (not there or whole != there) and list_states(folder.states):
-            return None
-        return next(iter(whole), None) or next(filter(_is_whole, (path for _, path in reversed(saved))), None)
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        with TensorFile(path) as file:
-            return not is_changed(path, file.metadata)
-    except CheckpointError:
-        return False
+        whole = next(filter(is_whole, newest), None)
+        if whole is None and not list_states(folder.states):
+            whole = next(filter(is_whole, (path for _, path in reversed(saved))), None)
+        return whole
 
 
 def check(config: RunConfig, events: Events, peers: Peers = ALONE) -> Checked:
@@ -230,6 +220,7 @@ def open_checked(
     identity = Identity.of(config, base, data, layers)
     if before is not None:
         require_same(path, before, identity, config, data)
+        require_format(config, MemoryPlan.load(path))
     checked = Checked(
         config=config,
         folder=open_run(config.run, identity.record(), events, peers.first),

@@ -12,7 +12,7 @@ from ..config import RunConfig
 from ..errors import TrainerError
 from ..events import Events
 from ..files import copy_file
-from .lora_files import list_loras, lora_name, place_lora, place_newest
+from .lora_files import is_copy, list_loras, lora_name, place_lora, place_newest, worth_keeping
 from .run_folder import RunFolder
 
 
@@ -28,16 +28,16 @@ def export_one(checkpoint: Path, folder: Path, name: str) -> Path:
 
 
 def exported(config: RunConfig, folder: RunFolder, newest: Path) -> Path | None:
-    """The copy of the LoRA or checkpoint `newest`; None where there is none, or none of its size."""
+    """The copy of the LoRA or checkpoint `newest`; None where there is none, or another file stands there."""
     if config.run.export_folder is None:
         return None
     name = lora_name(folder.name) if config.train.what == "full" else newest.name
     copy = config.run.export_folder / folder.name / name
-    return copy if _size(copy) == _size(newest) else None
+    return copy if is_copy(copy, newest) else None
 
 
 def renew_exports(config: RunConfig, folder: RunFolder, newest: Path, events: Events) -> None:
-    """Write the copies anew that are no longer as large as what the run has, and that of `newest` where it is missing.
+    """Write the copies anew that are no longer as large as what the run has, and that of `newest` where there is none.
 
     What cannot be written is a warning.
     """
@@ -45,14 +45,17 @@ def renew_exports(config: RunConfig, folder: RunFolder, newest: Path, events: Ev
         return
     place, saved = config.run.export_folder / folder.name, [path for _, path in list_loras(folder.loras, folder.name)]
     whole = config.train.what == "full"
-    sizes = {} if whole else {path: _size(place / path.name) for path in saved}
+    made = next((path for path in reversed(saved) if is_copy(path, newest)), newest)
+    sizes = {} if whole else {path: _size(place / path.name) for path in saved if worth_keeping(path)}
     # an older one that is not there was deleted by somebody
-    broken = [path for path, size in sizes.items() if size != _size(path) and (size is not None or path == saved[-1])]
+    broken = [path for path, size in sizes.items() if size is not None and size != _size(path)]
+    if made in sizes and not any(is_copy(path, made) for _, path in list_loras(place, folder.name)):
+        broken = [path for path in sizes if path in (*broken, made)]
     try:
         told = [path.name for path in broken if place_lora(path, place / path.name) == place / path.name]
         if exported(config, folder, newest) is None:
             place_one = export_one if whole else export
-            told.append(place_one(saved[-1] if saved else newest, place, folder.name).name)
+            told.append(place_one(made, place, folder.name).name)
     except TrainerError as error:
         events.message(f"The copy in run.export_folder was left out. {error}", "warning")
         return

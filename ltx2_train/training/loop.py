@@ -41,6 +41,7 @@ from .contexts import streams_of
 from .exports import exported, renew_exports
 from .fit.pace import Pace
 from .fit.trial import OomGuard, Rewound, moved_parameters, take_guarded, try_largest
+from .lora_files import lora_name, renew_names
 from .metrics import LOSS, STREAMS, clean_row, loss_column, validated
 from .peers import join_peers
 from .proof import Proof, is_wanted
@@ -48,6 +49,7 @@ from .reading import Columns, not_finite, read
 from .ready import Ready, make_ready
 from .report import leave_report
 from .requests import Asked
+from .run_folder import RunFolder
 from .saving import complete, save, save_after_error
 from .sending import Ahead, pinned
 from .setup import Run, load
@@ -113,9 +115,10 @@ def train_checked(checked: Checked, events: Events) -> RunResult:
             product = "Checkpoint" if checked.config.train.what == "full" else "LoRA"
             step = int(checked.folder.manifest.get("step", checked.total))
             above = f" above {step}" if step > checked.total else ""
-            text = f"Finished before: {step} steps. Raise train.steps{above} to go on. {product}: {lora}"
             if first:
+                lora = _renew_names(checked.folder, step, lora, events)
                 renew_exports(checked.config, checked.folder, lora, events)
+            text = f"Finished before: {step} steps. Raise train.steps{above} to go on. {product}: {lora}"
             copy = exported(checked.config, checked.folder, lora)
             return RunResult(checked.folder.path, lora, step, checked.total, text, copy)
         if checked.finished:
@@ -168,6 +171,21 @@ def _unused_words(names: Sequence[str]) -> str:
         f"{listed} {was} changed since its last step and {was} not used. Raise train.steps to go on with {them}, "
         f"choose another run.name to train anew with {them}, or put {them} back."
     )
+
+
+def _renew_names(folder: RunFolder, step: int, lora: Path, events: Events) -> Path:
+    """Have the LoRA or checkpoint of the last step whole under both of its names, and return the one to name; what
+    cannot be written is a warning."""
+    try:
+        written = renew_names(folder.loras, folder.name, step, lora)
+    except TrainerError as error:
+        events.message(f"A damaged copy of {lora.name} stays as it is. {error}", "warning")
+        return lora
+    if not written:
+        return lora
+    names, was = " and ".join(path.name for path in written), "was" if len(written) == 1 else "were"
+    events.message(f"{names} {was} damaged or missing, and {was} copied from {lora.name}.", "warning")
+    return written[-1] if written[-1].name == lora_name(folder.name) else lora
 
 
 def _renewed_words(checked: Checked) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..files import copy_file, remove
+from ..lora.places import is_changed
 from ..weights.reader import ENDING, TensorFile
 
 
@@ -38,7 +39,7 @@ def write_lora_beside(wanted: Path, write: Callable[[Path], None]) -> Path:
     """
     names = _names(wanted)
     path, taken = next(names), []
-    while _taken(path):
+    while worth_keeping(path):
         taken.append(path)
         path = next(names)
     write(path)
@@ -52,7 +53,7 @@ def write_lora_beside(wanted: Path, write: Callable[[Path], None]) -> Path:
 def place_lora(source: Path, wanted: Path) -> Path:
     """Put the LoRA `source` at `wanted` too, or beside it where another one stands there; returns the path."""
     for path in _names(wanted):
-        if not _taken(path):
+        if not worth_keeping(path):
             copy_file(source, path)
         elif not _same(source, path):
             continue
@@ -66,7 +67,7 @@ def place_newest(lora: Path, folder: Path, name: str) -> Path:
     What stands there first gets a name with its step, unless it has one: a run that is made longer replaces nothing.
     """
     plain = folder / lora_name(name)
-    if _taken(plain) and not _same_file(plain, lora):
+    if worth_keeping(plain) and not _same_file(plain, lora):
         with TensorFile(plain) as file:
             step = file.metadata.get("step", "")
         known = {str(number) for number, _ in list_loras(folder, name)}
@@ -74,6 +75,51 @@ def place_newest(lora: Path, folder: Path, name: str) -> Path:
             place_lora(plain, folder / (lora_name(name, int(step)) if step.isdecimal() else f"{name}_before{ENDING}"))
     copy_file(lora, plain)
     return plain
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a LoRA or checkpoint can be read; of a LoRA of this program, whether its bytes are those written."""
+    try:
+        with TensorFile(path) as file:
+            return not is_changed(path, file.metadata)
+    except CheckpointError:
+        return False
+
+
+def is_copy(path: Path, saved: Path) -> bool:
+    """Whether `path` is the file `saved`, or a whole copy of it. What a file says of itself is of one save alone."""
+    if _same_file(path, saved):
+        return True
+    try:
+        if path.stat().st_size != saved.stat().st_size:
+            return False
+        with TensorFile(path) as one, TensorFile(saved) as other:
+            alike = one.metadata == other.metadata and one.tensors.keys() == other.tensors.keys()
+    except (OSError, CheckpointError):
+        return False
+    return alike and is_whole(path)
+
+
+def with_its_step(lora: Path, name: str, step: int) -> Path:
+    """The LoRA `lora` of run `name` under the name with its step, for the plain one is that of a longer run, once there
+    is one; `lora` where there is none."""
+    saved = [path for made, path in list_loras(lora.parent, name) if made == step]
+    return next((path for path in reversed(saved) if is_copy(path, lora)), lora)
+
+
+def renew_names(folder: Path, name: str, step: int, whole: Path) -> list[Path]:
+    """Place `whole` under the plain name and the one with its step, where no whole file stands there; returns what was
+    written. Nothing, where `whole` is of an earlier step."""
+    plain = folder / lora_name(name)
+    saved = [path for made, path in list_loras(folder, name) if made == step]
+    written: list[Path] = []
+    if whole != plain and whole not in saved:
+        return written
+    if not any(is_whole(path) for path in saved):
+        written.append(place_lora(whole, folder / lora_name(name, step)))
+    if not is_whole(plain):
+        written.append(place_newest(written[0] if written else whole, folder, name))
+    return written
 
 
 def prune(folder: Path, name: str, keep: int, finished: Collection[int]) -> str:
@@ -88,7 +134,7 @@ def _names(wanted: Path) -> Iterator[Path]:
         yield wanted.with_name(f"{wanted.stem}_{number}{wanted.suffix}")
 
 
-def _taken(path: Path) -> bool:
+def worth_keeping(path: Path) -> bool:
     """Whether something worth keeping stands at `path`; a file that a power cut left damaged is not."""
     if not os.path.lexists(path):
         return False

@@ -104,8 +104,10 @@ def test_a_quantized_run_goes_on_to_the_bit(run_file, format, more):
 def test_another_format_is_another_run(run_file):
     with pytest.raises(Exception, match="Stopped"):
         train(load_run(run_file, ["quant.format=fp8"]), Listener(last=2))
+    written = (began := load_run(run_file).run.folder / load_run(run_file).run.name / "run.toml").read_text()
     with pytest.raises(ConfigError, match=r"quant\.format is nf4, but the run began with fp8"):
         train(load_run(run_file, ["quant.format=nf4"]), Listener())
+    assert began.read_text() == written, "a start that is refused changes nothing"
     train(load_run(run_file), Listener())  # auto: what it began with
 
 

@@ -90,8 +90,8 @@ def test_the_base_is_described_and_nothing_is_loaded(chain):
     assert set(model.tables["model"]) >= {"checkpoint", "text_encoder", "precision"}
 
 
-def test_ltx_video_reads_with_comfyuis_t5_tokenizer(nodes, comfy, monkeypatch, tmp_path):
-    tiny = make_tiny(tmp_path / "ltxv", "ltxv-2b")
+def test_ltx_video_reads_with_comfyuis_t5_tokenizer(nodes, comfy, monkeypatch, tmp_path, tmp_path_factory):
+    tiny = make_tiny(tmp_path_factory.mktemp("ltxv"), "ltxv-2b")  # its files stay in the folder of all these tests
     models, tree = comfy.folder("models"), tmp_path / "ComfyUI" / "comfy" / "text_encoders" / "t5_tokenizer"
     (tree.parent).mkdir(parents=True)
     shutil.copytree(tiny.text_encoder.parent / "t5_tokenizer", tree)
@@ -267,14 +267,20 @@ def test_a_lora_that_was_damaged_is_written_anew_by_the_next_press(nodes, comfy,
         assert copy.is_file()
 
 
-def test_a_copy_that_cannot_be_written_is_told_in_the_last_word(comfy, chain):
-    (comfy.folder("models", "loras") / "blocked").write_text("a file in place of the folder")
+def test_a_copy_that_cannot_be_written_is_told_in_the_last_word(nodes, comfy, chain):
+    (place := comfy.folder("models", "loras") / "blocked").write_text("a file in place of the folder")
+    before = nodes.TrainLoRA.fingerprint_inputs(run_name="blocked")
     lora, run, path = (result := chain.trained("blocked", steps=1)).args
     told = result.ui["ltx2_train"][0]["message"]
     assert told.startswith(f"{run.folder / 'lora' / 'blocked.safetensors'} is not in ComfyUI's folders, see below.")
     assert "The copy in ComfyUI's folder was left out" in told
     assert Path(path).is_file()
     assert lora
+    place.unlink()
+    assert nodes.TrainLoRA.fingerprint_inputs(run_name="blocked") != before, "the next press tries again"
+    told = chain.trained("blocked", steps=1).ui["ltx2_train"][0]["message"]
+    assert told.startswith("blocked_000001.safetensors is in ComfyUI's loras folder.")
+    assert (place / "blocked_000001.safetensors").is_file()
 
 
 def test_what_was_changed_of_a_run_that_goes_on_stands_in_its_node(chain):

@@ -127,6 +127,7 @@ def test_the_public_names_are_these():
         "thinned_metrics",
         "train",
         "train_slider",
+        "with_its_step",
         "write_image",
         "write_report",
         "write_sound",

@@ -256,6 +256,16 @@ def fixed_settings(config: RunConfig, total: int) -> tuple[str, ...]:
     return tuple(name for name, there in given.items() if there)
 
 
+def require_format(config: RunConfig, stored: MemoryPlan | None) -> None:
+    """Raise ConfigError where quant.format is not that of the plan `stored`, which the run began with."""
+    if stored is None or config.train.what == "full" or config.quant.format in ("auto", stored.format):
+        return
+    raise ConfigError(
+        f"quant.format is {config.quant.format}, but the run began with {stored.format}, and its LoRA was trained on "
+        "that base. Put the setting back (or to auto), choose another run.name, or set run.if_exists to 'new'."
+    )
+
+
 def _formats(config: RunConfig, facts: Facts, stored: MemoryPlan | None) -> tuple[str, ...]:
     if config.train.what == "full":
         return ("none",)
@@ -271,12 +281,8 @@ def _formats(config: RunConfig, facts: Facts, stored: MemoryPlan | None) -> tupl
 
 
 def _known_formats(config: RunConfig, facts: Facts, stored: MemoryPlan | None) -> tuple[str, ...]:
+    require_format(config, stored)
     given = config.quant.format
-    if stored is not None and given not in ("auto", stored.format):
-        raise ConfigError(
-            f"quant.format is {given}, but the run began with {stored.format}, and its LoRA was trained on that base. "
-            "Put the setting back (or to auto), choose another run.name, or set run.if_exists to 'new'."
-        )
     if given != "auto":
         return (given,)
     if stored is not None:

@@ -170,7 +170,7 @@ def test_a_run_that_is_further_than_it_is_asked_to_be_says_its_own_step(tmp_path
         config=make_run({"train": {"steps": 1}}),
         total=1,
         finished_lora=lambda: lora,
-        folder=SimpleNamespace(path=tmp_path, manifest={"step": 24}, close=lambda *_: None),
+        folder=SimpleNamespace(path=tmp_path, loras=tmp_path, name="fox", manifest={"step": 24}, close=lambda *_: None),
         unused=(),
     )
     result = train_checked(checked, Events())

@@ -1,10 +1,14 @@
-"""What a save writes and in which order, what may fail without ending a run, and how its LoRAs are called."""
+"""What a save writes and in which order, what may fail without ending a run, and how its LoRAs are called.
+
+It is long: each file of a save may fail in its own way.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +17,7 @@ from small_run import SmallRuns
 
 from ltx2_train import Events, RunError, Stopped, TrainerError, files, inspect_lora
 from ltx2_train.training import saving
+from ltx2_train.training.lora_files import with_its_step
 from ltx2_train.training.metrics import read_rows
 from ltx2_train.training.run_folder import read_manifest
 from ltx2_train.training.state import list_states
@@ -210,17 +215,57 @@ def test_a_copy_that_broke_off_is_written_anew_and_a_missing_one_of_the_newest(r
 @pytest.mark.parametrize("how", ["damaged", "missing"])
 def test_a_lora_that_is_written_anew_is_told_of(runs, how):
     whole = runs.train().lora.read_bytes()
-    for path in (runs.path / "lora").glob("*4.safetensors" if how == "missing" else "fox.safetensors"):
-        path.unlink()
-    if how == "missing":
-        (runs.path / "lora" / "fox.safetensors").unlink()  # an older one is there
-    else:
-        (runs.path / "lora" / "fox.safetensors").write_bytes(whole[:500])
+    for name in ("fox.safetensors", "fox_000004.safetensors"):  # an older one is there
+        (path := runs.path / "lora" / name).unlink()
+        if how == "damaged":
+            path.write_bytes(whole[:500])
     events = Heard()
     assert runs.train(events).lora.name == "fox.safetensors"
     assert events.warnings == ["The LoRA of fox is damaged or missing, and is written anew from the state of step 4."]
     assert runs.taken == list(range(4))
     assert inspect_lora(runs.path / "lora" / "fox_000004.safetensors").step == 4
+
+
+def test_a_whole_lora_of_the_last_step_takes_the_place_of_damaged_ones(runs, tmp_path):
+    exports, folder = tmp_path / "loras" / "fox", runs.path / "lora"
+    whole = runs.train(export=exports.parent).lora.read_bytes()
+    cut, changed = folder / "fox.safetensors", folder / "fox_000004.safetensors"
+    for path, data in ((cut, whole[:500]), (changed, whole[:-1] + bytes([whole[-1] ^ 1]))):
+        path.unlink()  # of its own, where the disk has links
+        path.write_bytes(data)
+    (folder / "fox_000004_2.safetensors").write_bytes(whole)
+    (folder / "fox_000004_3.safetensors").write_bytes(b"")
+    events = Heard()
+    result = runs.train(events, export=exports.parent)
+    assert result.lora.read_bytes() == cut.read_bytes() == whole
+    assert result.exported is not None
+    assert with_its_step(result.lora, "fox", 4).name == "fox_000004_2.safetensors"
+    assert events.warnings[0].startswith("fox.safetensors was damaged or missing, and was copied from fox_000004_2")
+    assert loras(exports) == ["fox.safetensors", "fox_000002.safetensors", "fox_000004.safetensors"]
+    assert runs.train(quiet := Heard(), export=exports.parent).lora == cut
+    assert quiet.warnings == []
+    assert runs.taken == list(range(4)), "nothing is loaded for it"
+
+
+def test_a_copy_of_an_earlier_step_is_no_copy(runs, tmp_path, monkeypatch):
+    exports = tmp_path / "loras" / "fox"
+    with monkeypatch.context() as full:
+        taken = os.replace
+
+        def replace(source, target):
+            if Path(target).parent == exports and (exports / "fox.safetensors").exists():
+                raise OSError(errno.ENOSPC, "No space left on device")
+            taken(source, target)
+
+        full.setattr(files.os, "replace", replace)
+        result = runs.train(events := Heard(), export=exports.parent)
+    assert loras(exports) == ["fox.safetensors", "fox_000002.safetensors"]
+    assert result.exported is None, "fox.safetensors is that of step 2, of the same size"
+    assert "No space left" in " ".join(events.warnings)
+    again = runs.train(export=exports.parent)
+    assert again.exported == exports / "fox.safetensors"
+    assert inspect_lora(again.exported).step == 4
+    assert (exports / "fox_000004.safetensors").is_file()
 
 
 @pytest.mark.parametrize("name", ["loss.png", "fox_000002.json", "manifest.json"])
