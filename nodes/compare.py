@@ -7,7 +7,7 @@ from typing import Any
 from .. import ltx2_train as core
 from ..ltx2_train import RunConfig
 from ..ltx2_train.errors import ConfigError
-from . import handles, host, lora_names, options
+from . import handles, host, lora_names, options, words
 from .host import io
 from .numbers import numbers_of
 from .widgets import Form, Setting, merged
@@ -34,6 +34,7 @@ FORM = Form(
     ],
     nodes=(TITLE,),
 )
+words.note_widget(TITLE, "sample.prompts", "prompts")
 # shown by Samples Options too, so errors speak of the setting
 LATER = Form(RunConfig, visible=[], advanced=[Setting("sample.sigmas")])
 further_settings = options.given  # `options` is the name of a socket where the node runs

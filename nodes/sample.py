@@ -10,7 +10,7 @@ from .. import ltx2_train as core
 from ..ltx2_train import RunConfig
 from ..ltx2_train.errors import ConfigError
 from ..ltx2_train.files import digest
-from . import given, handles, host, lora_names, options
+from . import given, handles, host, lora_names, options, words
 from .host import io
 from .widgets import Form, Setting, merged
 from .wire import read_audio
@@ -42,6 +42,7 @@ FORM = Form(
     ],
     nodes=(TITLE,),
 )
+words.note_widget(TITLE, "sample.prompts", "prompt")
 # shown by Samples Options too, so errors speak of the setting
 LATER = Form(RunConfig, visible=[], advanced=[Setting("sample.sigmas")])
 

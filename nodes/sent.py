@@ -1,7 +1,8 @@
-"""What was sent to ComfyUI for the nodes of this pack: which of them there are, and names that none of them knows.
+"""What was sent to ComfyUI for the nodes of this pack: which of them there are, and what none of them could use.
 
 ComfyUI drops an input that a node does not have without a word, and so a number below another choice than the one that
-is made. A prompt that was written by hand may have one. The page sends more than a node takes, too: the player below a
+is made; and it makes a value fit: a text of null is "None", a switch of "false" is on, 2.7 steps are 2. A prompt that
+was written by hand may have any of them. The page sends more than a node takes, too: the player below a
 node that has shown a video, and what other packs put on the nodes of all. Nobody wrote these, so they are passed over.
 """
 
@@ -9,11 +10,13 @@ from __future__ import annotations
 
 import difflib
 import functools
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 CHOICE = "COMFY_DYNAMICCOMBO_V3"
 _SOME = 3  # choices that a message names
+_WIDGETS = ("STRING", "INT", "FLOAT", "BOOLEAN", "COMBO")
 _MISSPELT = 0.8  # likeness of names from which on one is meant for the other
 # what the page, older ones and other packs put on a node beside its inputs, under names that an input could have
 _OF_THE_PAGE = {"audioUI", "control_after_generate", "refresh", "speak_and_recognation", "upload", "videopreview"}
@@ -31,7 +34,7 @@ def titles(prompt: Mapping[str, Any]) -> frozenset[str]:
 
 
 def unknown(prompt: Mapping[str, Any], by_page: bool = False) -> str:
-    """What of `prompt` our nodes have no input for, by name; "" where there is nothing.
+    """What of `prompt` our nodes have no input or no use for, by name; "" where there is nothing.
 
     `by_page`: the page sent it, where every name is that of a widget.
     """
@@ -61,6 +64,16 @@ def _ours(prompt: Mapping[str, Any]) -> dict[str, tuple[Any, Mapping[str, Any]]]
 
 def _unknown(schema: Any, values: Mapping[str, Any], by_page: bool) -> Iterator[str]:
     known = {one.id for one in schema.inputs}
+    below_choices = {
+        f"{choice.id}.{below.id}": below
+        for choice in schema.inputs
+        if choice.io_type == CHOICE
+        for option in choice.options
+        for below in option.inputs
+    }
+    for name, one in ({one.id: one for one in schema.inputs} | below_choices).items():
+        if name in values and (fault := _fault(one.io_type, values[name])):
+            yield f"{name} {fault}"
     others: dict[str, list[str]] = {}  # input below a choice that is not made -> what goes with it
     for choice in (one for one in schema.inputs if one.io_type == CHOICE):
         for option in choice.options:
@@ -79,6 +92,25 @@ def _unknown(schema: Any, values: Mapping[str, Any], by_page: bool) -> Iterator[
         elif not _added(name, known, by_page):
             near = difflib.get_close_matches(name, known, 1, 0.5)
             yield f"it has no input {name}. {f'Did you mean {near[0]}?' if near else 'Leave it out.'}"
+
+
+def _fault(kind: str, value: Any) -> str:
+    """What is wrong with the value of an input of the type `kind`, which ComfyUI would make fit or hand on as it is;
+    "" where nothing is. A list is a wire, and the end of it is looked at by ComfyUI."""
+    shown, no_number = json.dumps(value, ensure_ascii=False)[:60], isinstance(value, bool)
+    if isinstance(value, list):
+        return ""
+    if value is None:
+        return "is null. Leave it out, or give it a value."
+    if kind not in _WIDGETS:
+        return "" if kind.startswith("COMFY_") else f"is {shown}, and takes a wire alone."
+    if kind == "STRING" and isinstance(value, (bool, Mapping)):
+        return f"is {shown}. Expected a text."
+    if kind == "BOOLEAN" and value not in (True, False):
+        return f"is {shown}. Expected true or false."
+    if (kind == "INT" and (no_number or (isinstance(value, float) and value % 1))) or (kind == "FLOAT" and no_number):
+        return f"is {shown}. Expected {'a whole number' if kind == 'INT' else 'a number'}."
+    return ""
 
 
 def _added(name: str, known: set[str], by_page: bool) -> bool:

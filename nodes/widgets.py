@@ -380,4 +380,6 @@ def _is_list(kind: Any) -> bool:
 
 
 def _item_types(kind: Any) -> tuple[Any, ...]:
-    return get_args(kind) if _is_list(kind) else ()
+    """What the items of a list are; of a union, each of its kinds."""
+    kinds = get_args(kind) if _is_list(kind) else ()
+    return tuple(one for part in kinds for one in (get_args(part) if isinstance(part, UnionType) else (part,)))

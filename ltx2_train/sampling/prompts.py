@@ -8,7 +8,7 @@ or a library of them in JSON or TOML, see read_library.
 
 Options: w width, h height, f frames, r frames a second, d seed, s steps, g (or l) guidance, n negative prompt, i image
 of the first frame, v reference picture or video, ra reference sound; v and ra once for each reference. Where sound
-alone is drawn, f and r say how long it lasts. Lines that begin with # are left out. A prompt may begin with any word:
+alone is drawn, f and r say how long it lasts. Lines of a file that begin with # are left out. A prompt may begin with any word:
 only what follows two dashes is an option. A table of a library may have `conditions`, see shown.py.
 """
 
@@ -216,7 +216,7 @@ def validation_prompts(samples: Sequence[Sample], run: RunConfig, settings: Draw
 def _parsed(
     name: str, entries: Sequence[str | dict[str, Any]], settings: DrawSettings, base: Path, of_list: bool = True
 ) -> list[Prompt]:
-    """The prompts of `entries`; of a text that is no list, blank lines are none."""
+    """The prompts of `entries`; of a text that is no list, blank lines and those that begin with # are none."""
     prompts = []
     for number, entry in enumerate(entries, 1):
         try:
@@ -224,7 +224,7 @@ def _parsed(
                 raise ConfigError("the prompt is empty. Take it out, or write what is to be seen.")
             if isinstance(entry, dict):
                 prompts.append(parse_prompt(_line_of(entry), settings, base, tables=entry.get("conditions", ())))
-            elif entry.strip() and not entry.lstrip().startswith("#"):
+            elif of_list or (entry.strip() and not entry.lstrip().startswith("#")):
                 prompts.append(parse_prompt(entry, settings, base))
         except ConfigError as error:
             raise ConfigError(f"{name}, line {number}: {error}") from None

@@ -38,6 +38,24 @@ def test_what_no_input_takes_is_named(nodes, prompt, words):
 
 
 @pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"run_name": None}, "run_name is null"),
+        ({"run_name": {}}, r"run_name is \{\}\. Expected a text"),
+        ({"sample_at_start": "false"}, 'sample_at_start is "false". Expected true or false'),
+        ({"steps": 2.7}, "steps is 2.7. Expected a whole number"),
+        ({"steps": True}, "steps is true. Expected a whole number"),
+        ({"learning_rate": False}, "learning_rate is false. Expected a number"),
+        ({"prepared": "x"}, 'prepared is "x", and takes a wire alone'),
+        ({"prepared": ["3", 0], "steps": 5.0, "run_name": 7, "sample_at_start": 1, "learning_rate": 1}, ""),
+    ],
+)
+def test_a_value_that_comfyui_would_make_fit_is_named(nodes, inputs, words):
+    told = nodes.sent.unknown(sent("TrainLoRA", **inputs))
+    assert re.search(words, told) if words else not told
+
+
+@pytest.mark.parametrize(
     "name", ["video-preview", "$$comfy_animation_preview", "$$node-text-preview", "audioUI", "upload", "choose file"]
 )
 @pytest.mark.parametrize("by_page", [True, False])

@@ -52,6 +52,12 @@ def test_a_small_float_gets_a_step_that_shows_it(widgets):
     assert f"{shown.default:.{6}f}" == "0.000100"
 
 
+def test_prompts_are_a_line_each_with_their_commas(nodes):
+    tables = nodes.train.FORM.tables({"run_name": "fox", "sample_prompts": "a fox, red; in snow\n#1 hen --w 64\n"})
+    assert tables["sample"]["prompts"] == ["a fox, red; in snow", "#1 hen --w 64"]
+    assert nodes.train.widget(nodes.train.RunConfig, nodes.train.FORM.visible[6]).multiline
+
+
 @pytest.mark.parametrize(("name", "unset"), [("alpha", 0), ("block", -1)])
 def test_an_optional_number_shows_unset_below_its_smallest_legal_value(widgets, name, unset):
     setting = widgets.Setting(f"inner.{name}")

@@ -70,6 +70,11 @@ def test_a_file_gives_one_prompt_a_line_and_resolves_images(tmp_path):
     assert [(one.stream, one.path) for one in prompts[0].given] == [("video", tmp_path / "a.png")]
 
 
+def test_what_begins_with_a_hash_is_a_prompt_where_it_is_no_line_of_a_file():
+    prompts = read_prompts(DrawSettings(prompts=["#1 fan of a fox", "A hen"]))
+    assert [prompt.text for prompt in prompts] == ["#1 fan of a fox", "A hen"]
+
+
 def test_an_error_in_a_file_names_the_line(tmp_path):
     (tmp_path / "p.txt").write_text("A fox\nA hen --f 9x\n")
     with pytest.raises(ConfigError, match=r"p\.txt, line 2"):
