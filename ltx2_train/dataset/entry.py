@@ -288,6 +288,12 @@ class DatasetRef:
         """As it is written: "datasets[0]"."""
         return f"{'validation_datasets' if self.validation else 'datasets'}[{self.index}]"
 
+    def shares_folder(self, other: DatasetRef) -> bool:
+        """Whether `other` takes media of another kind from the same folder: to people that is one dataset."""
+        one, two = self.entry, other.entry
+        folders = one.source_key.endswith("_directory") and two.source_key.endswith("_directory")
+        return folders and self.validation == other.validation and one.kind != two.kind and one.source == two.source
+
     @property
     def prefix(self) -> str:
         """What the keys of its samples begin with: "train/0"."""

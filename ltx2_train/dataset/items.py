@@ -216,15 +216,19 @@ class DatasetPlan:
         return item.dataset.entry
 
     def require_enough(self, lost: Mapping[Path, str] | None = None) -> None:
-        """Raise DataError where more files of a dataset than its max_left_out allows are left out; `lost` are media
-        that turned out to be of no use after all, and why."""
+        """Raise DataError where more files of a dataset than its max_left_out allows are left out, counted together
+        with those of other kinds in its folder; `lost` are media that turned out to be of no use after all, and why."""
         used: dict[DatasetRef, set[Path]] = {}
         for item in self.items:
             used.setdefault(item.dataset, set()).add(item.source.path)
         for ref in used:
-            out = [skip for skip in self.left_out.get(ref, ()) if skip.path not in used[ref]]
-            total = len(used[ref]) + len(out)
-            out += [Skipped(path, reason) for path, reason in (lost or {}).items() if path in used[ref]]
+            beside = [other for other in {**used, **self.left_out} if other.shares_folder(ref)]
+            media = set().union(used[ref], *(used.get(other, ()) for other in beside))
+            out = [skip for skip in self.left_out.get(ref, ()) if skip.path not in media]
+            known = media | {skip.path for skip in out}
+            out += [skip for other in beside for skip in self.left_out.get(other, ()) if skip.path not in known]
+            total = len(media) + len(out)
+            out += [Skipped(path, reason) for path, reason in (lost or {}).items() if path in media]
             require_share(ref, out, total)
 
     def summary(self) -> str:

@@ -27,7 +27,7 @@ from .dataset_file import DatasetConfig, DatasetRef, DatasetSettings
 from .items import DatasetPlan, Item
 from .media_index import MediaIndex
 from .outputs import require_cache_folders
-from .scan import SHOWN_AT_MOST, MediaFile, Skipped, find_media, nothing_left, with_captions
+from .scan import SHOWN_AT_MOST, MediaFile, NothingLeft, Skipped, find_media, with_captions
 from .sound_plan import probe_recording
 from .sources import copies, source_stat
 from .windows import Cutter
@@ -52,10 +52,17 @@ def plan_dataset(
     left_out: dict[DatasetRef, list[Skipped]] = {}
     warnings: list[str] = list(config.notes)
     pairs: list[str] = []
+    empty: dict[DatasetRef, NothingLeft] = {}
     for ref in config.refs if only is None else [only]:
         if not ref.entry.from_caches:
-            found, left_out[ref] = _plan_one(ref, events, warnings, pairs)
-            items += found
+            try:
+                found, left_out[ref] = _plan_one(ref, events, warnings, pairs)
+                items += found
+            except NothingLeft as error:
+                empty[ref], left_out[ref] = error, error.skipped
+    for ref, error in empty.items():
+        if not any(item.dataset.shares_folder(ref) for item in items):  # its other kinds of media
+            raise error
     skipped = [skip for of_one in left_out.values() for skip in of_one]
     for warning in warnings:
         events.message(warning, "warning")
@@ -93,7 +100,7 @@ def _plan_one(
     warnings += [f"{name}: {note}" for note in (*unused, *_references_alone(entry, candidates))]
     ready = with_captions(name, entry, candidates, skipped, warnings)
     if not ready:
-        raise DataError(nothing_left(name, entry, len(candidates), skipped), entry.source)
+        raise NothingLeft(name, entry, len(candidates), skipped)
 
     promised = max(len(candidate.references) for candidate in ready)
     known = MediaIndex(entry.caches)
@@ -119,7 +126,7 @@ def _plan_one(
         finally:
             known.save()
     if not items:
-        raise DataError(nothing_left(name, entry, len(candidates), skipped), entry.source)
+        raise NothingLeft(name, entry, len(candidates), skipped)
     told = [f"{name}: {note}" for note in cutter.fit.sentences()]
     pairs += told
     warnings += [*(f"{name}: {note}" for note in cutter.notes), *told]

@@ -20,7 +20,7 @@ from .entry import LIST_KEYS
 from .layouts import explain_layout
 from .lists import MediaFile, Skipped, read_list
 
-__all__ = ["MEDIA_SUFFIXES", "MediaFile", "Skipped", "find_media", "nothing_left", "unread_kind", "with_captions"]
+__all__ = ["MEDIA_SUFFIXES", "MediaFile", "Skipped", "NothingLeft", "find_media", "unread_kind", "with_captions"]
 
 SHOWN_AT_MOST = 5
 NOT_FOLLOWED = "is a link to a folder, which is not followed; name its folder in a [[datasets]] of its own"
@@ -233,7 +233,15 @@ def _met_again(rules: Sequence[str]) -> Iterator[str]:
                 )
 
 
-def nothing_left(name: str, entry: DatasetSettings, count: int, skipped: list[Skipped]) -> str:
+class NothingLeft(DataError):
+    """Of the `count` media of a dataset, all of which are `skipped`, none can be used."""
+
+    def __init__(self, name: str, entry: DatasetSettings, count: int, skipped: list[Skipped]) -> None:
+        super().__init__(_nothing_left(name, entry, count, skipped), entry.source)
+        self.skipped = skipped
+
+
+def _nothing_left(name: str, entry: DatasetSettings, count: int, skipped: list[Skipped]) -> str:
     reasons = Counter(skip.reason.split(":")[0] for skip in skipped)
     if count and set(reasons) == {"no caption"} and entry.source_key.endswith("_directory"):
         if layout := explain_layout(entry.source):

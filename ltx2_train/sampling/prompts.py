@@ -8,8 +8,8 @@ or a library of them in JSON or TOML, see read_library.
 
 Options: w width, h height, f frames, r frames a second, d seed, s steps, g (or l) guidance, n negative prompt, i image
 of the first frame, v reference picture or video, ra reference sound; v and ra once for each reference. Where sound
-alone is drawn, f and r say how long it lasts. Lines of a file that begin with # are left out. A prompt may begin with any word:
-only what follows two dashes is an option. A table of a library may have `conditions`, see shown.py.
+alone is drawn, f and r say how long it lasts. Lines of a file that begin with # are left out. A prompt may begin with
+any word: only what follows two dashes is an option. A table of a library may have `conditions`, see shown.py.
 """
 
 from __future__ import annotations

@@ -218,9 +218,7 @@ def open_checked(
         config, facts = _plan_optimizer(config, data, order, device, path, events)
     base = _base_record(files)
     identity = Identity.of(config, base, data, layers)
-    if before is not None:
-        require_same(path, before, identity, config, data)
-        require_format(config, MemoryPlan.load(path))
+    _require_continued(path, before, identity, config, data)
     checked = Checked(
         config=config,
         folder=open_run(config.run, identity.record(), events, peers.first),
@@ -255,6 +253,15 @@ def open_checked(
         folder.close("failed")
         raise
     return checked
+
+
+def _require_continued(
+    path: Path, before: Mapping[str, Any] | None, now: Identity, config: RunConfig, data: TrainingSet
+) -> None:
+    """Raise TrainerError where the run in the folder `path` cannot be gone on with as it is `now`."""
+    if before is not None:
+        require_same(path, before, now, config, data)
+        require_format(config, MemoryPlan.load(path))
 
 
 def _tell_changed(

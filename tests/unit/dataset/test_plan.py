@@ -291,6 +291,23 @@ def test_too_many_files_of_no_use_are_an_error_that_names_them(tmp_path):
         plan_dataset(config(tmp_path, two, max_left_out=0)).require_enough()
 
 
+def test_the_kinds_of_media_of_one_folder_are_counted_together(tmp_path):
+    for index in range(3):
+        write_captioned(tmp_path / "all" / f"{index}.mp4", moving_square(9, 64, 64))
+    write_image(tmp_path / "all" / "broken.png", caption="x").write_bytes(b"")
+    images = {"image_directory": "all", "cache_directory": "k1"}
+    clips = {"video_directory": "all", "cache_directory": "k2", "target_frames": [9]}
+    plan = plan_dataset(config(tmp_path, images, clips))
+    plan.require_enough()
+    assert [skip.path.name for skip in plan.skipped] == ["broken.png"]
+    for index in range(3):
+        write_image(tmp_path / "all" / f"broken{index}.png", caption="x").write_bytes(b"")
+    with pytest.raises(DataError, match="4 of 7 files cannot be used"):
+        plan_dataset(config(tmp_path, images, clips)).require_enough()
+    with pytest.raises(DataError, match="None of the 4 images"):
+        plan_dataset(config(tmp_path, images))
+
+
 def test_rows_of_a_list_that_cannot_be_used_count_one_by_one(tmp_path):
     write_image(tmp_path / "a.png", caption=None)
     rows = ['{"image_path": "a.png", "caption": "x"}', *['{"image_path": 5}'] * 3]
@@ -328,7 +345,10 @@ def test_stop_is_heard(tmp_path):
 def test_interlaced_and_hdr_videos_are_mentioned(tmp_path, monkeypatch):
     from ltx2_train.media import probe as media
 
-    remarks = media._remarks(types.SimpleNamespace(color_trc=16, interlaced_frame=True), has_alpha=False)
+    remarks = media._remarks(
+        types.SimpleNamespace(format=types.SimpleNamespace(name="yuv420p"), color_trc=16, interlaced_frame=True),
+        has_alpha=False,
+    )
     assert len(remarks) == 2
     monkeypatch.setattr(media, "_remarks", lambda frame, alpha: remarks)
     write_captioned(tmp_path / "clips" / "tv.mp4", moving_square(9, 64, 64))
