@@ -38,7 +38,7 @@ class Packets:
     broken: list[bool] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     lost: list[int] = field(default_factory=list)
-    gradual: list[int] = field(default_factory=list)
+    gradual: Sequence[int] = ()
 
     def add(self, packet: Any, broken: bool) -> None:
         self.shown.append(packet.pts)

@@ -19,6 +19,7 @@ from .h264 import LostReferences
 from .images import OVER_BLACK
 from .info import MediaInfo
 from .intact import Look, damaged_spans, look_through
+from .mpeg2 import LostPictures
 from .sound_media import MISSING_END_SECONDS, sound_tracks
 from .structure import behind_end, breaks, header_fault, missing_end
 
@@ -102,7 +103,11 @@ def _read_packets(path: Path, container: Any, stream: Any) -> tuple[Packets, Any
     """The packets of the video, its first frame, and the second at which the last packet of all ends."""
     packets, first, end = Packets(), None, 0.0
     codec = stream.codec_context.name
-    references = LostReferences(stream.codec_context.extradata) if codec == "h264" else None
+    numbers = None
+    if codec == "h264":
+        numbers = LostReferences(stream.codec_context.extradata)
+    elif codec in ("mpeg1video", "mpeg2video"):
+        numbers = LostPictures()
     for packet in container.demux():
         heed()
         if packet.stream is stream and first is None:
@@ -112,13 +117,13 @@ def _read_packets(path: Path, container: Any, stream: Any) -> tuple[Packets, Any
         if packet.pts is not None:
             end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         if packet.stream is stream:
-            if references is not None:
-                references.show(len(packets), packet)
+            if numbers is not None:
+                numbers.show(len(packets), packet)
             packets.add(packet, packet.is_corrupt or is_packet_damaged(packet, codec))
     if first is None:
         raise DataError(f"{path}: not one frame can be decoded. Export it again or remove it.", path)
-    if references is not None:
-        packets.lost, packets.gradual = references.lost, references.gradual
+    if numbers is not None:
+        packets.lost, packets.gradual = numbers.lost, numbers.gradual
     return packets, first, end
 
 
@@ -235,7 +240,7 @@ def _refuse_disorder(path: Path, packets: Packets, look: Look, base: Any) -> Non
 
     A decoder hands frames out as they are to be shown. `base` is None where frames are counted.
     """
-    if base is None or look.wrong or any(packets.broken):
+    if base is None or look.wrong or packets.lost or any(packets.broken):
         return
     for before, after in pairwise(look.shown):
         if after < before:

@@ -1,4 +1,4 @@
-"""Frames of H.264 that are not in the file: told by the numbers in its slices, and never where nothing is missing."""
+"""Frames that are not in the file: told by the numbers of the others, and never where nothing is missing."""
 
 from __future__ import annotations
 
@@ -111,6 +111,28 @@ def test_frames_cut_off_before_a_key_frame_are_not_missed(tmp_path):
 def test_a_program_that_numbers_as_it_likes_is_not_believed(tmp_path):
     source = h264_clip(tmp_path / "a.mp4", "bframes=0")
     assert probe_media(without(source, tmp_path / "b.mp4", range(5, 39, 2))).damage == ()
+
+
+@pytest.mark.parametrize("bf", ["0", "2"])
+@pytest.mark.parametrize("ending", [".mkv", ".ts"])
+def test_what_leans_on_a_lost_frame_of_mpeg2_is_never_used(tmp_path, bf, ending):
+    import av
+
+    options = {"g": "12", "bf": bf, "q": "2", "sc_threshold": "1000000000"}
+    source = write_video(tmp_path / "a.mkv", grey_levels(40, step=5), codec="mpeg2video", options=options)
+    assert probe_media(without(source, tmp_path / f"whole{ending}", [])).damage == ()
+    with av.open(str(source)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    keys = [number for number, packet in enumerate(packets) if packet.is_keyframe]
+    info = probe_media(without(source, tmp_path / f"b{ending}", [keys[1] + 3]))  # a P frame behind the second
+    ((first, last),) = info.damage
+    assert 10 < first < last < 30
+    lost_key = probe_media(without(source, tmp_path / f"key{ending}", [keys[1]]))
+    assert lost_key.damage, "what leans on the key frame before"
+    if bf == "2":  # between two others, and none leans on it
+        assert probe_media(without(source, tmp_path / f"c{ending}", [keys[1] + 4])).damage == ()
+    cut = without(source, tmp_path / f"cut{ending}", range(keys[1]))
+    assert probe_media(cut).damage == ()
 
 
 def bits(*numbers):
