@@ -16,7 +16,9 @@ from .info import MediaInfo
 # RGB has no matrix, but older PyAV looks at the file's one (BT.709, ...) only if another is named for the result, and
 # then takes the range for the narrow one unless told.
 RGB_MATRIX = "itu601"
-FULL_RANGE = 2
+NARROW_RANGE, FULL_RANGE = 1, 2
+# swscale takes grey alone for the full range, whatever the frame says: 8 bits of the narrow range -> of the full
+WIDENED = ((np.arange(256) - 16.0) * (255 / 219)).round().clip(0, 255).astype(np.uint8)
 ACCURATE_ROUNDING = 1 << 18  # FFmpeg's SWS_ACCURATE_RND, which older PyAV has no name for
 
 
@@ -45,6 +47,7 @@ class Converter:
         self.stored = self.stored or (frame.width, frame.height)
         if self.stored != (frame.width, frame.height):
             raise ValueError(f"changes from {self.stored[0]}x{self.stored[1]} to {frame.width}x{frame.height}")
+        narrow = frame.color_range == NARROW_RANGE and frame.format.name.startswith("gray")
         if self.alpha:
             frame = over_black(frame, self.path)
         with convertible(self.path):
@@ -64,7 +67,8 @@ class Converter:
                 picture = np.rot90(picture, self.turns)
             if self.mirrored:
                 picture = picture[:, ::-1]
-            out[..., channel] = picture[self.top : self.top + height, self.left : self.left + width]
+            picture = picture[self.top : self.top + height, self.left : self.left + width]
+            out[..., channel] = WIDENED[picture] if narrow else picture
 
     def _method(self, width: int, height: int) -> int:
         if (width, height) == (self.width, self.height):

@@ -1,3 +1,8 @@
+"""Frames, sizes, rates and colours of videos.
+
+It is long: each kind of colour, size and end has its file.
+"""
+
 from __future__ import annotations
 
 from fractions import Fraction
@@ -200,6 +205,27 @@ def test_colours_follow_the_matrix_of_the_file(tmp_path, matrix):
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     np.testing.assert_allclose(read_frames(path).astype(int), clip, atol=4)
+
+
+@pytest.mark.parametrize(
+    ("pixel_format", "tagged", "stored", "shown"),
+    [("gray", 1, 33, 20), ("gray", 2, 33, 33), ("gray", 0, 33, 33), ("gray10le", 1, 132, 20), ("gray", 1, 250, 255)],
+)
+def test_grey_without_colour_has_the_range_of_its_tag(tmp_path, pixel_format, tagged, stored, shown):
+    import av
+
+    path, kind = tmp_path / "grey.mkv", np.uint8 if pixel_format == "gray" else np.uint16
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, pixel_format
+        stream.codec_context.color_range = tagged
+        for index in range(3):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64), stored, kind), format=pixel_format)
+            frame.pts, frame.color_range = index, tagged
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    for size in ((64, 64), (32, 32)):
+        assert set(read_frames(path, size=size).ravel().tolist()) == {shown}
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 32), (128, 128)])
