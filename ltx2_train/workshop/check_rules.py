@@ -72,11 +72,18 @@ def duplicate_findings(facts: Sequence[tuple[str, FileFacts]], events: Events) -
     """Files that are copies of others, or begin with the same picture."""
     findings: list[Finding] = []
     of = copies(fact.path for _, fact in facts if not fact.path.is_dir())  # a folder of frames is no file
-    for dataset, fact in facts:
-        if (original := of.get(fact.path)) is not None:
+    first: dict[Path, str] = {}
+    again: set[int] = set()  # files that another dataset has as well
+    for number, (dataset, fact) in enumerate(facts):
+        if (other := first.setdefault(fact.path, dataset)) != dataset:
+            again.add(number)
+            reason = f"is in {other}, too, and counts in both"
+            remedy = "Leave it where it is meant to be seen at several sizes or lengths."
+            findings.append(Finding("amber", "duplicate", dataset, reason, remedy, fact.path))
+        elif (original := of.get(fact.path)) is not None:
             remedy = "Remove one; num_repeats repeats a dataset."
             findings.append(Finding("amber", "duplicate", dataset, f"is a copy of {original.name}", remedy, fact.path))
-    rest = [(dataset, fact) for dataset, fact in facts if fact.path not in of]
+    rest = [pair for number, pair in enumerate(facts) if number not in again and pair[1].path not in of]
     for dataset, fact, other in _look_alikes(rest, events):
         reason = f"begins with the same picture as {other.name}"
         findings.append(Finding("amber", "duplicate", dataset, reason, "Keep the better one.", fact.path))

@@ -217,6 +217,15 @@ def test_a_target_without_its_reference_is_left_out(tmp_path):
     assert not rules(report, tmp_path / "clips" / "a.mp4")
 
 
+def test_a_file_of_two_datasets_is_told_as_that(tmp_path):
+    clip(tmp_path / "clips" / "a.mp4")
+    again = '[[datasets]]\nvideo_directory = "clips"\ncache_directory = "other"\nresolution = [64, 64]'
+    report = check(tmp_path / "clips", again)
+    assert [(f.dataset, f.reason) for f in report.findings if f.rule == "duplicate"] == [
+        ("datasets[1]", "is in datasets[0], too, and counts in both")
+    ]
+
+
 def test_recordings_and_pictures(tmp_path):
     media.write_sound(tmp_path / "voice" / "a.wav", media.tone(3), caption='anna says: "one"')
     media.write_sound(tmp_path / "voice" / "b.wav", np.zeros((1, 48000), np.float32), caption="silence")
