@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..media.info import MediaKind
 from .shared_settings import SharedSettings
@@ -126,6 +127,13 @@ class DatasetSettings(SharedSettings):
             "advanced": True,
         },
     )
+
+    @field_validator("cache_files")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if twice := [name for name, number in Counter(value or ()).items() if number > 1]:
+            raise ValueError(f"names {twice[0]} twice; num_repeats repeats a dataset")
+        return value
 
     @model_validator(mode="after")
     def _one_source(self) -> DatasetSettings:

@@ -203,7 +203,8 @@ class CachedSamples:
             checker.unfit += 1
             return None
         if file is None and mode != "audio":
-            checker.left_out[path] = "there is its sound, but no latents"
+            sound = (entry.caches / audio_cache_name(name.plain)).is_file()
+            checker.left_out[path] = "there is its sound, but no latents" if sound else "it is missing"
             return None
         heard = None if mode == "video" else self._sound(entry, name)
         if heard is None and (recording or mode == "audio"):

@@ -21,6 +21,7 @@ from ..events import Events
 from ..media.sound import read_sound
 from ..objective.audio import AudioSettings, virtual_shape
 from ..shapes import Mode
+from ..weights.reader import ENDING
 from .samples import Sample, SoundBuckets
 
 NO_SOURCES = (
@@ -187,7 +188,8 @@ class SampleChecker:
             )
         self.plan.require_enough(self.left_out)
         for path, reason in self.left_out.items():
-            self.events.message(f"{path.name} is left out, as when it was cached: {reason}", "warning")
+            then = "" if path.suffix == ENDING else ", as when it was cached"  # caches are looked at now
+            self.events.message(f"{path.name} is left out{then}: {reason}", "warning")
         for path, reason in self.mute.items():
             self.events.message(f"{path.name} is trained without its sound, as when it was cached: {reason}", "warning")
         for path, reason in self.unheard.items():

@@ -82,6 +82,7 @@ def _of_mp4(path: Path, data: mmap.mmap, frame: Any) -> Iterator[str]:
         if shown is not None and shown != (frame.width, frame.height):
             yield f"asks players to show {shown[0]}x{shown[1]} of its picture (clap), {CROP_IT}"
         yield _silenced(data, begin, stop)
+        yield _paced(data, begin, stop)
 
 
 def _numbers(data: bytes, count: int) -> list[int]:
@@ -103,6 +104,19 @@ def _silenced(data: mmap.mmap, begin: int, stop: int) -> str:
         return f"{OF_SOUND} is switched off for players; it is used"
     if sounds[0][volume : volume + 2] == b"\0\0":
         return f"{OF_SOUND} has volume 0 for players; it is used as it was recorded"
+    return ""
+
+
+def _paced(data: mmap.mmap, begin: int, stop: int) -> str:
+    """What is said where an edit list in `data` from `begin` to `stop` asks for another speed."""
+    for track in _boxes(data, begin, stop, b"trak"):
+        for edits in _boxes(data, *track, b"edts"):
+            for at, end in _boxes(data, *edits, b"elst"):
+                size = 20 if data[at] else 12  # of an entry, by the version of the list
+                for last in range(at + 8 + size, end + 1, size):
+                    rate = int.from_bytes(data[last - 4 : last], "big", signed=True) / 65536
+                    if rate != 1:
+                        return f"asks players to show a part at {rate:g} times its speed, which is not done"
     return ""
 
 

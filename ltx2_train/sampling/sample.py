@@ -114,7 +114,10 @@ def _asked_strengths(run: RunConfig, lora: Path | None, strengths: Sequence[floa
         raise ConfigError(
             f"--strength is {numbers}, and no LoRA is given to draw at it. Add --lora FILE, or leave it out."
         )
-    return tuple(dict.fromkeys(map(float, strengths))) or (1.0 if lora is None else run.sample.strength,)
+    by_name: dict[str, float] = {}  # of the files that are drawn; what has one name looks alike
+    for strength in map(float, strengths):
+        by_name.setdefault(f"{strength:g}", strength)
+    return tuple(dict.fromkeys(by_name.values())) or (1.0 if lora is None else run.sample.strength,)
 
 
 def tell_idle(

@@ -155,7 +155,9 @@ def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
             where = _of(full, given)
             yield "red", f"its mask is white all over{where}: everything is given, and nothing is left to make"
         elif given and not any(bool(one.any()) for one in given):
-            yield "amber", "its mask is black all over: nothing is given"
+            levels = read_frames(item.mask_media, [0]) if item.mask_media is not None else np.zeros(1)
+            lit = f", and its levels reach {levels.max()} of 255" if levels.max() else ""
+            yield "amber", f"its mask is black all over{lit}: nothing is given"
     if item.audio_mask is not None and item.sound is not None:
         try:
             if item.audio_mask.suffix.lower() in AUDIO_SUFFIXES:

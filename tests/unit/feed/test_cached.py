@@ -189,6 +189,19 @@ def test_caches_in_sub_folders_and_with_other_endings_are_told(made):
     assert [path.parent for path in passed_over(config.refs[0], config)] == [folder]
 
 
+def test_a_file_that_is_named_twice_is_refused_and_one_that_is_gone_is_said_to_be(made):
+    folder, said, events = made.config.datasets[0].caches, [], Events()
+    events.message = lambda text, level="info": said.append(text)
+    first, *more = sorted(path.name for path in folder.glob("*_ltx2.safetensors"))
+    table = {"cache_only": True, "cache_directory": str(folder), "cache_files": [first, *more]}
+    (folder / first).unlink()
+    TrainingSet.open(DatasetConfig.from_table({"datasets": [table]}, folder), RECIPE, events)
+    assert f"{first} is left out: it is missing" in said
+    table["cache_files"] = [first, first]
+    with pytest.raises(ConfigError, match=f"cache_files: names {first} twice; num_repeats"):
+        DatasetConfig.from_table({"datasets": [table]}, folder)
+
+
 def test_a_file_that_is_not_named_as_latents_is_left_out_and_the_page_of_names_is_said(made):
     folder, said, events = made.config.datasets[0].caches, [], Events()
     (folder / "holiday_ltx2.safetensors").write_bytes(b"")

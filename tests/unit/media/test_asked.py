@@ -89,6 +89,20 @@ def test_a_sound_track_that_players_do_not_play_is_told(tmp_path, offset, words)
     assert words in probe_media(path).remarks[0]
 
 
+@pytest.mark.parametrize("rate", [0.5, 1, 2])
+def test_another_speed_that_an_edit_list_asks_for_is_told(tmp_path, rate):
+    path = write_video(tmp_path / "x.mp4", grey_levels(9), options={"bf": "2"})
+    data = bytearray(path.read_bytes())
+    at = data.index(b"elst") + 4
+    size, count = (20 if data[at] else 12), int.from_bytes(data[at + 4 : at + 8], "big")
+    end = at + 8 + size * count
+    assert data[end - 4 : end] == b"\0\1\0\0"
+    data[end - 4 : end] = round(rate * 65536).to_bytes(4, "big")
+    path.write_bytes(data)
+    told = (f"asks players to show a part at {rate:g} times its speed, which is not done",) if rate != 1 else ()
+    assert probe_media(path).remarks == told
+
+
 def test_pictures_of_two_eyes_are_told(tmp_path):
     path = write_video(tmp_path / "x.mp4", grey_levels(5), options={"x264-params": "frame-packing=3"})
     assert probe_media(path).remarks == ("shows the pictures of two eyes side by side (3D); cut out one of them",)

@@ -9,7 +9,7 @@ from ltx2_train.config import DrawSettings, SampleSettings, make_run
 from ltx2_train.errors import ConfigError
 from ltx2_train.events import Events
 from ltx2_train.sampling.prompts import parse_prompt, read_prompts, rounded_sizes, unused_options
-from ltx2_train.sampling.sample import tell_idle
+from ltx2_train.sampling.sample import _asked_strengths, tell_idle
 
 SETTINGS = DrawSettings(width=768, height=512, frames=49, negative_prompt="ugly")
 
@@ -196,3 +196,8 @@ def test_an_empty_prompt_of_a_list_is_refused_and_a_blank_line_is_none(tmp_path)
     (tmp_path / "p.txt").write_text("a fox\n\na dog\n")
     lines = DrawSettings.of(make_run({}).sample.model_copy(update={"prompts": tmp_path / "p.txt"}), "2.3")
     assert [prompt.text for prompt in read_prompts(lines)] == ["a fox", "a dog"]
+
+
+def test_strengths_of_one_name_are_drawn_once():
+    asked = _asked_strengths(make_run({}), Path("fox.safetensors"), [1, 1.0000001, 0.5, -1, -1.0])
+    assert asked == (1.0, 0.5, -1.0)

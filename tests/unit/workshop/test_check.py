@@ -572,3 +572,7 @@ def test_masks_are_judged_by_all_windows(tmp_path):
         ("all", "the mask of its sound gives all of it in 1 of its 2 windows, and nothing is left to make"),
     }
     assert {finding.path.stem for finding in report.findings if finding.level == "red"} == {"all"}
+    media.write_video(masks / "none.mp4", np.full_like(later, 1))
+    report = check(folder, 'mask_directory = "masks"', general)
+    told = [found.reason for found in report.findings if found.rule == "reference" and found.path.stem == "none"]
+    assert told == ["its mask is black all over, and its levels reach 1 of 255: nothing is given"]
