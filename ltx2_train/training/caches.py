@@ -72,6 +72,7 @@ class CachesReport:
     left_out: list[str]
     manifest: Path
     pairs: tuple[str, ...] = ()  # what does not fit of references and masks
+    files: tuple[Path, ...] = ()  # the caches that are there now, and the manifest
 
     def summary(self) -> str:
         """Some lines for people."""
@@ -131,7 +132,8 @@ def build_caches(
         write_manifest(plan, manifest, config.name)
     tidy([*written_folders(dataset), folder])
     left_out = [f"{skipped.path.name}: {skipped.reason}" for skipped in plan.skipped]
-    return CachesReport(reports, left_out, manifest, plan.pairs)
+    caches = {job.path for due in need.dues.values() for job in (*due.kept, *due.jobs) if job.path.is_file()}
+    return CachesReport(reports, left_out, manifest, plan.pairs, (*sorted(caches), manifest))
 
 
 def _checked(run: RunConfig, events: Events) -> tuple[BaseFiles, DrawSettings, list[Prompt]]:

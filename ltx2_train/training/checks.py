@@ -128,7 +128,7 @@ class Checked:
             folder.loras / str(manifest.get("lora") or "-"),
             *(path for step, path in saved if step == manifest.get("step")),
         ]
-        whole = next(filter(is_whole, newest), None)
+        whole = next((path for path in newest if is_whole(path, manifest.get("step"))), None)
         if whole is None and not list_states(folder.states):
             whole = next(filter(is_whole, (path for _, path in reversed(saved))), None)
         return whole

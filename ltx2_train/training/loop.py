@@ -41,7 +41,7 @@ from .contexts import streams_of
 from .exports import exported, renew_exports
 from .fit.pace import Pace
 from .fit.trial import OomGuard, Rewound, moved_parameters, take_guarded, try_largest
-from .lora_files import lora_name, renew_names
+from .lora_files import lora_name, renew_names, step_of
 from .metrics import LOSS, STREAMS, clean_row, loss_column, validated
 from .peers import join_peers
 from .proof import Proof, is_wanted
@@ -182,6 +182,9 @@ def _renew_names(folder: RunFolder, step: int, lora: Path, events: Events) -> Pa
         events.message(f"A damaged copy of {lora.name} stays as it is. {error}", "warning")
         return lora
     if not written:
+        if (made := step_of(lora)) not in (None, step):
+            text = f"What step {step} made is gone, and so are the states: {lora.name} is of step {made}."
+            events.message(text, "warning")
         return lora
     names, was = " and ".join(path.name for path in written), "was" if len(written) == 1 else "were"
     events.message(f"{names} {was} damaged or missing, and {was} copied from {lora.name}.", "warning")

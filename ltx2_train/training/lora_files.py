@@ -77,13 +77,25 @@ def place_newest(lora: Path, folder: Path, name: str) -> Path:
     return plain
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a LoRA or checkpoint can be read; of a LoRA of this program, whether its bytes are those written."""
+def is_whole(path: Path, step: int | None = None) -> bool:
+    """Whether a LoRA or checkpoint can be read; of a LoRA of this program, whether its bytes are those written. With a
+    `step`, whether it is of that one, as far as it says."""
     try:
         with TensorFile(path) as file:
-            return not is_changed(path, file.metadata)
+            of_step = step is None or file.metadata.get("step", str(step)) == str(step)
+            return of_step and not is_changed(path, file.metadata)
     except CheckpointError:
         return False
+
+
+def step_of(path: Path) -> int | None:
+    """The step that a LoRA or checkpoint says it is of; None where it does not, or cannot be read."""
+    try:
+        with TensorFile(path) as file:
+            said = file.metadata.get("step", "")
+    except CheckpointError:
+        return None
+    return int(said) if said.isdecimal() else None
 
 
 def is_copy(path: Path, saved: Path) -> bool:
@@ -115,9 +127,9 @@ def renew_names(folder: Path, name: str, step: int, whole: Path) -> list[Path]:
     written: list[Path] = []
     if whole != plain and whole not in saved:
         return written
-    if not any(is_whole(path) for path in saved):
+    if not any(is_whole(path, step) for path in saved):
         written.append(place_lora(whole, folder / lora_name(name, step)))
-    if not is_whole(plain):
+    if not is_whole(plain, step):
         written.append(place_newest(written[0] if written else whole, folder, name))
     return written
 

@@ -16,7 +16,7 @@ from typing import Protocol
 from ..dataset.dataset_file import DatasetConfig, DatasetRef, DatasetSettings
 from ..dataset.outputs import cache_folder_faults
 from ..dataset.plan import DatasetPlan, Item, plan_dataset
-from ..dataset.scan import MEDIA_SUFFIXES, NOT_FOLLOWED, MediaFile, Skipped, find_media
+from ..dataset.scan import MEDIA_SUFFIXES, NOT_FOLLOWED, MediaFile, Skipped, find_media, unread_kind
 from ..dataset.windows import NO_SOUND
 from ..errors import ConfigError, DataError
 from ..events import Events, Passing, shielded
@@ -210,7 +210,8 @@ def _files(part: _Part, findings: Sequence[Finding]) -> list[FileCheck]:
         if finding.path is not None and finding.dataset == part.name:
             about.setdefault(finding.path, []).append(finding)
     facts = {fact.path: fact for fact in part.facts}
-    paths = dict.fromkeys([candidate.path for candidate in part.found] + [path for path in about if _is_medium(path)])
+    beside = [path for path, these in about.items() if _counts(path, these)]
+    paths = dict.fromkeys([candidate.path for candidate in part.found] + beside)
     files = []
     for path in paths:
         level = worst(about.get(path, ()))
@@ -236,5 +237,9 @@ def _files(part: _Part, findings: Sequence[Finding]) -> list[FileCheck]:
     return files
 
 
-def _is_medium(path: Path) -> bool:
-    return any(path.suffix.lower() in endings for endings in MEDIA_SUFFIXES.values())
+def _counts(path: Path, findings: Sequence[Finding]) -> bool:
+    """Whether a file that is not used is one of the dataset's media: one of a kind that is not read is, where it is
+    looked for."""
+    if any(path.suffix.lower() in endings for endings in MEDIA_SUFFIXES.values()):
+        return True
+    return unread_kind(path) is not None and worst(findings) == "red"

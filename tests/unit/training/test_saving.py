@@ -247,6 +247,27 @@ def test_a_whole_lora_of_the_last_step_takes_the_place_of_damaged_ones(runs, tmp
     assert runs.taken == list(range(4)), "nothing is loaded for it"
 
 
+def test_a_manifest_of_a_later_step_than_all_else_is_not_believed(runs):
+    """As where a folder was put together from two copies of a run."""
+    with pytest.raises(Stopped):
+        runs.train(Heard(stop=2))
+    files.write_json(
+        runs.path / "manifest.json",
+        {**read_manifest(runs.path), "status": "finished", "step": 4, "total": 4, "finished": [4]},
+    )
+    result = runs.train(events := Heard())
+    assert inspect_lora(result.lora).step == 4
+    assert runs.taken == list(range(4))
+    assert events.warnings == [
+        "The LoRA of fox is damaged or missing, and is trained again from the state of step 2 on."
+    ]
+    shutil.rmtree(runs.path / "states")
+    for name in ("fox.safetensors", "fox_000004.safetensors"):
+        (runs.path / "lora" / name).unlink()
+    assert runs.train(late := Heard()).lora.name == "fox_000002.safetensors"
+    assert late.warnings == ["What step 4 made is gone, and so are the states: fox_000002.safetensors is of step 2."]
+
+
 def test_a_copy_of_an_earlier_step_is_no_copy(runs, tmp_path, monkeypatch):
     exports = tmp_path / "loras" / "fox"
     with monkeypatch.context() as full:

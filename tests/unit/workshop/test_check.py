@@ -277,6 +277,15 @@ def test_sound_that_the_mix_to_stereo_loses_is_told(tmp_path):
     assert ("amber", "mix") not in rules(report, folder / "film.wav")
 
 
+def test_a_medium_of_a_kind_that_is_not_read_counts_as_red(good):
+    (good / "old.wmv").write_bytes(b"x")
+    (good / "stray.tiff").write_bytes(b"x")
+    report = check(good)
+    assert {file.path.name: file.level for file in report.files if "." in file.path.name}["old.wmv"] == "red"
+    assert "1 red" in report.text().splitlines()[0]
+    assert "stray.tiff" not in {file.path.name for file in report.files}
+
+
 def test_where_nothing_is_left_each_file_has_its_reason(tmp_path):
     clip(tmp_path / "clips" / "short.mp4", frames=3)
     clip(tmp_path / "clips" / "mute.mp4", None)
