@@ -91,14 +91,15 @@ class Attention(nn.Module):
         remade: Remade,
         kept: Kept | None,
     ) -> Tensor:
-        """`self(*read(note, *tensors), rope, context_rope)`, of which `tensors` and the result of attending are kept.
+        """`self(*read(note, *tensors)[1:], rope, context_rope)`, keeping `tensors` and the result of attending.
 
-        `read` gives the input, and the context if there is one. `kept` is that of a block that is run a second time.
+        `read` gives what is for others, the input, and the context if there is one. `kept` is that of a block that is
+        run a second time.
         """
 
         def run(*tensors: Tensor, known: Sequence[Tensor] | None = None) -> Sequence[Tensor]:
             with Remade() as inputs:
-                x, *context = read(inputs.note, *tensors)
+                _, x, *context = read(inputs.note, *tensors)
                 q, k, v, *logits = self._asked(x, context[0] if context else None, None)
             key_rope = context_rope if context else rope
             del x, context  # backward makes them again

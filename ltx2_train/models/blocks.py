@@ -28,7 +28,7 @@ from .adaln import Rows
 from .attention import Attention
 from .fused import Fused
 from .kernels import Way
-from .norms import RowIndex, device_type, gated_sum, modulated, modulated_norm, plain_norm
+from .norms import RowIndex, branched_norm, device_type, gated_sum, modulated, modulated_norm, plain_norm
 from .recompute import Kept, Remade, deferred, trainable, unread_gelu
 from .rope import Rope
 
@@ -223,13 +223,14 @@ class Block(nn.Module):
         attention = getattr(self, f"{prefix}attn1")
 
         def read(note: Note, x: Tensor, scale: Tensor, shift: Tensor) -> Sequence[Tensor]:
-            return (note(modulated_norm, x, scale, shift, index, self.eps, self.fused),)
+            normal, x = note(branched_norm, x, scale, shift, index, self.eps, self.fused)
+            return x, normal
 
         with Remade(keeping.recipes) as remade:
             if not skip and stream.attention_mask is None and keeping.result_of(attention, x, x):
                 out = attention.with_result_kept(read, (x, scale, shift), stream.rope, None, remade, keeping.results)
             else:
-                normal = read(remade.note, x, scale, shift)
+                x, *normal = read(remade.note, x, scale, shift)
                 out = attention(*normal, rope=stream.rope, mask=stream.attention_mask, skip=skip, remade=remade)
                 del normal
         x = gated_sum(x, out, gate, index, fused=self.fused)
@@ -258,7 +259,7 @@ class Block(nn.Module):
                 return x + attention(query, context, mask=stream.context_mask, remade=remade, kept=text_kv)
             prompt = stream.prompt.plus(getattr(self, f"{prefix}prompt_scale_shift_table")).values
             context = remade.note(modulated, context, prompt[:, 1], prompt[:, 0], self.fused)
-            normal = remade.note(modulated_norm, x, rows[:, 7], rows[:, 6], index, self.eps, self.fused)
+            normal, x = remade.note(branched_norm, x, rows[:, 7], rows[:, 6], index, self.eps, self.fused)
             out = attention(normal, context, mask=stream.context_mask, remade=remade, kept=text_kv)
         return gated_sum(x, out, rows[:, 8], index, fused=self.fused)
 
@@ -296,14 +297,14 @@ class Block(nn.Module):
         tensors = x, scale, shift, other, its_scale, its_shift
 
         def read(note: Note, x: Tensor, scale: Tensor, shift: Tensor, *its: Tensor) -> Sequence[Tensor]:
-            query = note(modulated_norm, x, scale, shift, index, self.eps, self.fused)
-            return query, note(modulated_norm, *its, its_index, self.eps, self.fused)
+            query, x = note(branched_norm, x, scale, shift, index, self.eps, self.fused)
+            return x, query, note(modulated_norm, *its, its_index, self.eps, self.fused)
 
         with Remade(keeping.recipes) as remade:
             if keeping.result_of(attention, x, other):
                 out = attention.with_result_kept(read, tensors, own.cross_rope, its_rope, remade, keeping.results)
             else:
-                normal = read(remade.note, *tensors)
+                x, *normal = read(remade.note, *tensors)
                 out = attention(*normal, rope=own.cross_rope, context_rope=its_rope, remade=remade)
                 del normal
         gate, gate_index = own.cross_gate.plus(table[4:])
@@ -317,7 +318,9 @@ class Block(nn.Module):
         def run(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, part: slice, unread: bool) -> Tensor:
             own = None if index is None else index.part(part)
             unread = unread and not gate.requires_grad  # a gate that is trained needs the value it multiplies
-            y = ff(modulated_norm(x, scale, shift, own, self.eps, self.fused), unread)
+            normal, x = branched_norm(x, scale, shift, own, self.eps, self.fused)
+            y = ff(normal, unread)
+            del normal
             return gated_sum(x, y, gate, own, unread, self.fused)
 
         if torch.is_grad_enabled() and not (replay or slim):

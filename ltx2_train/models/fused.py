@@ -71,9 +71,12 @@ def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, index: Tensor | None
     return (wide * r * (_rows(scale, index) + 1) + _rows(shift, index)).to(x.dtype), r
 
 
-def modulated_norm_gradient(grad: Tensor, x: Tensor, r: Tensor, scale: Tensor, index: Tensor | None) -> Tensor:
-    """The gradient to x of `modulated_norm`."""
-    return _norm_gradient(_wide(grad) * (_rows(scale, index) + 1), x, r)
+def modulated_norm_gradient(
+    grad: Tensor, x: Tensor, r: Tensor, scale: Tensor, index: Tensor | None, past: Tensor | None
+) -> Tensor:
+    """The gradient to x of `modulated_norm`, and `past` [B, T, D], which it has from elsewhere, rounded once."""
+    own = _norm_gradient(_wide(grad) * (_rows(scale, index) + 1), x, r)
+    return (own if past is None else own + _wide(past)).to(x.dtype)
 
 
 def gated_sum(x: Tensor, y: Tensor, gate: Tensor, index: Tensor | None) -> Tensor:
@@ -97,7 +100,7 @@ def rotated_norm_gradient(
     grad: Tensor, x: Tensor, r: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, interleaved: bool
 ) -> Tensor:
     """The gradient to x of `rotated_norm`."""
-    return _norm_gradient(_rotate(_wide(grad), cos, -sin, interleaved) * _wide(weight), x, r)
+    return _norm_gradient(_rotate(_wide(grad), cos, -sin, interleaved) * _wide(weight), x, r).to(x.dtype)
 
 
 def weighted_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -109,7 +112,7 @@ def weighted_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor
 
 def weighted_norm_gradient(grad: Tensor, x: Tensor, r: Tensor, weight: Tensor) -> Tensor:
     """The gradient to x of `weighted_norm`."""
-    return _norm_gradient(_wide(grad) * _wide(weight), x, r)
+    return _norm_gradient(_wide(grad) * _wide(weight), x, r).to(x.dtype)
 
 
 def gated_heads(x: Tensor, logits: Tensor) -> Tensor:
@@ -132,7 +135,7 @@ def modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def _norm_gradient(g: Tensor, x: Tensor, r: Tensor) -> Tensor:
     wide = _wide(x)
     share = (g * wide).mean(-1, keepdim=True) * r * r * r
-    return (g * r - wide * share).to(x.dtype)
+    return g * r - wide * share
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:

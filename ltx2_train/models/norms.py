@@ -62,13 +62,20 @@ def modulated_norm(
 
     `scale` and `shift` are [R, D]: one row a sample where `index` is None (R = B), else the one it names for token t.
     """
+    return _ModulatedNorm.apply(x, scale, shift, index, eps, fused)[0]
+
+
+def branched_norm(
+    x: Tensor, scale: Tensor, shift: Tensor, index: RowIndex | None, eps: float, fused: Fused | None = None
+) -> tuple[Tensor, Tensor]:
+    """`modulated_norm`, and `x` for those who read it besides: one pass makes the gradient of both."""
     return _ModulatedNorm.apply(x, scale, shift, index, eps, fused)
 
 
 def plain_norm(x: Tensor, eps: float, fused: Fused | None = None) -> Tensor:
     """n(x) in the dtype of `x` [B, T, D]."""
     none = x.new_zeros(1, x.shape[2], dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
-    return _ModulatedNorm.apply(x, none, none, None, eps, fused)
+    return _ModulatedNorm.apply(x, none, none, None, eps, fused)[0]
 
 
 def gated_sum(
@@ -189,13 +196,14 @@ def _native_works(device: torch.device, dtype: torch.dtype) -> bool:
 class _ModulatedNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, scale, shift, index, eps, fused):
+        ctx.set_materialize_grads(False)
         ctx.fused, ctx.index = fused, index
         rows = None if index is None else index.rows
         done = None if fused is None else fused(bodies.modulated_norm, x, scale, shift, rows, eps)
         ctx.compiled = done is not None
         if done is not None:
             ctx.save_for_backward(x, done[1], scale)
-            return done[0]
+            return done[0], x.view_as(x)
         factor = scale + 1
         out = torch.empty_like(x)
         whole, size = None, None
@@ -211,22 +219,25 @@ class _ModulatedNorm(torch.autograd.Function):
             else:
                 moved.copy_(torch.addcmul(own, normal, row, out=normal))
         ctx.save_for_backward(x, size, factor)
-        return out
+        return out, x.view_as(x)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, grad, past):
+        if grad is None:
+            return past, None, None, None, None, None
         (x, size, kept), index = ctx.saved_tensors, ctx.index  # kept: the scale where compiled, else 1 more
         want_x, want_scale, want_shift = ctx.needs_input_grad[:3]
         grad_x = None
         if ctx.compiled and want_x:
             rows = None if index is None else index.rows
-            grad_x = ctx.fused(bodies.modulated_norm_gradient, grad, x, size, kept, rows)
+            grad_x = ctx.fused(bodies.modulated_norm_gradient, grad, x, size, kept, rows, past)
         factor = kept + 1 if ctx.compiled and want_x and grad_x is None else kept
         if grad_x is None and want_x and native(x):
             inner = torch.empty_like(x)
             for part in slices(x, index):
                 torch.mul(grad[:, part], rows_of_tokens(factor, index, part), out=inner[:, part])
             grad_x = _aten._fused_rms_norm_backward(inner, x, [x.shape[-1]], size, None, [True, False])[0]
+            grad_x = grad_x if past is None else grad_x.add_(past)
         if grad_x is not None:
             if not (want_scale or want_shift):
                 return grad_x, None, None, None, None, None
@@ -243,9 +254,10 @@ class _ModulatedNorm(torch.autograd.Function):
                 _add_rows(grad_shift, wide(grad[:, part]), index, part)
             if want_x:
                 assert grad_x is not None
-                _norm_gradient(
-                    _product(grad[:, part], rows_of_tokens(factor, index, part)), own, r, out=grad_x[:, part]
-                )
+                inner, target = _product(grad[:, part], rows_of_tokens(factor, index, part)), grad_x[:, part]
+                _norm_gradient(inner, own, r, out=target)
+                if past is not None:
+                    target.add_(past[:, part])
         return grad_x, grad_scale, grad_shift, None, None, None
 
 

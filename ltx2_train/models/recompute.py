@@ -153,11 +153,12 @@ class Remade:
         self._recipes: list[_Recipe] = []
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
 
-    def note(self, make: Callable[..., Tensor], *arguments: Any) -> Tensor:
-        """`make(*arguments)`, a fresh tensor that fills its memory, noted; `arguments` live until backward."""
+    def note(self, make: Callable[..., Any], *arguments: Any) -> Any:
+        """`make(*arguments)`: a fresh tensor that fills its memory, noted, or several of which that is the first.
+        `arguments` live until backward."""
         value = make(*arguments)
         if self.on and torch.is_grad_enabled():  # an adapter also keeps what needs no gradient itself
-            self._recipes.append(_Recipe(value, make, arguments))
+            self._recipes.append(_Recipe(_first(value), make, arguments))
         return value
 
     def __enter__(self) -> Remade:
@@ -202,7 +203,7 @@ class _Recipe:
         value = self.value
         if value is None:
             with torch.no_grad():
-                value = self.make(*self.arguments)
+                value = _first(self.make(*self.arguments))
         self.asked += 1
         last = self.asked % self.keepers == 0
         self.value = None if last else value
@@ -381,6 +382,10 @@ class _UnreadGelu(torch.autograd.Function):
         inner = (grad.reshape(-1, grad.shape[-1]).to(weight.dtype) @ weight).view(hidden.shape)
         # into the memory of what it is made from: these are the widest tensors of a step
         return torch.ops.aten.gelu_backward.grad_input(inner, hidden, approximate="tanh", grad_input=inner), None
+
+
+def _first(value: Any) -> Tensor:
+    return value if isinstance(value, Tensor) else value[0]
 
 
 def _parts(x: Tensor, step: int) -> list[slice]:

@@ -14,6 +14,7 @@ from ltx2_train.models import fused as bodies
 from ltx2_train.models.fused import Fused
 from ltx2_train.models.norms import (
     RowIndex,
+    branched_norm,
     gated_heads,
     gated_sum,
     modulated,
@@ -59,6 +60,7 @@ def calls(tokens=6, dtype=torch.float32, batch=2):
     return {
         "modulated_norm": (lambda f: modulated_norm(x, a, b, None, EPS, f), [x]),
         "modulated_norm by index": (lambda f: modulated_norm(x, c, d, index, EPS, f), [x]),
+        "branched_norm": (lambda f: torch.cat(branched_norm(x, a, b, None, EPS, f)), [x]),
         "plain_norm": (lambda f: plain_norm(x, EPS, f), [x]),
         "gated_sum": (lambda f: gated_sum(x, y, a, None, False, f), [x, y]),
         "gated_sum by index": (lambda f: gated_sum(x, y, c, index, False, f), [x, y]),

@@ -5,7 +5,15 @@ import torch
 from torch.autograd import gradcheck
 
 from ltx2_train.models import norms
-from ltx2_train.models.norms import RowIndex, gated_heads, gated_sum, modulated_norm, plain_norm, rotated_norm
+from ltx2_train.models.norms import (
+    RowIndex,
+    branched_norm,
+    gated_heads,
+    gated_sum,
+    modulated_norm,
+    plain_norm,
+    rotated_norm,
+)
 from ltx2_train.models.rope import rope_table
 
 EPS = 1e-6
@@ -35,6 +43,24 @@ def test_modulated_norm_has_the_gradient_of_its_value(index):
     rows = 2 if index is None else 3
     x, scale, shift = double(2, 5, 6), double(rows, 6, seed=1), double(rows, 6, seed=2)
     assert gradcheck(lambda a, b, c: modulated_norm(a, b, c, index, EPS), (x, scale, shift))
+    assert gradcheck(lambda a, b, c: branched_norm(a, b, c, index, EPS), (x, scale, shift))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gradient_past_a_norm_is_added_as_autograd_would(dtype):
+    x, scale, shift = (double(*shape, seed=3) for shape in ((2, 5, 6), (2, 6), (2, 6)))
+    x, scale, shift = (t.detach().to(dtype).requires_grad_() for t in (x, scale, shift))
+    normal, past = branched_norm(x, scale, shift, None, EPS)
+    plain = modulated_norm(x, scale, shift, None, EPS)
+    assert torch.equal(past, x)
+    for ours, theirs in zip(
+        torch.autograd.grad((normal.cos() + past.sin()).sum(), (x, scale, shift)),
+        torch.autograd.grad((plain.cos() + x.sin()).sum(), (x, scale, shift)),
+        strict=True,
+    ):
+        assert torch.equal(ours, theirs)
+    past = branched_norm(x, scale, shift, None, EPS)[1]
+    assert torch.equal(torch.autograd.grad(past.sum(), x)[0], torch.ones_like(x))
 
 
 @pytest.mark.usefixtures("_slices")
