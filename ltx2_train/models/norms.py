@@ -183,11 +183,12 @@ def _native_works(device: torch.device, dtype: torch.dtype) -> bool:
         x = torch.linspace(-2, 3, 128, device=device).reshape(2, 1, 64).to(dtype)
         grad = x.flip(2).contiguous()
         normal, r = _aten._fused_rms_norm(x, [64], None, 1e-6)
-        own = _inverse_size(x, 1e-6)
+        own = _room_for_sizes(x)
+        formula = _normalized(x, 1e-6, own)
         back = _aten._fused_rms_norm_backward(grad, x, [64], r, None, [True, False])[0]
         expected = torch.empty_like(back)
         _norm_gradient(wide(grad).clone(), wide(x), own, out=expected)
-        pairs = ((r, own), (normal, wide(x) * own), (back, expected))
+        pairs = ((r, own), (normal, formula), (back, expected))
         return all(torch.allclose(a.float(), b.float(), rtol=2e-2, atol=2e-2) for a, b in pairs)
     except Exception:  # the kernel is missing for this device or dtype
         return False
@@ -210,9 +211,9 @@ class _ModulatedNorm(torch.autograd.Function):
         if native(x):
             whole, size = _native_norm(x, None, eps)
         else:
-            size = _inverse_size(x, eps)
+            size = _room_for_sizes(x)
         for part in slices(x, index):
-            normal = _product(x[:, part], size[:, part]) if whole is None else whole[:, part]
+            normal = _normalized(x[:, part], eps, size[:, part]) if whole is None else whole[:, part]
             moved, own, row = out[:, part], rows_of_tokens(shift, index, part), rows_of_tokens(factor, index, part)
             if _casts_in_place(moved, normal):
                 torch.addcmul(own, normal, row, out=moved)
@@ -317,9 +318,9 @@ class _RotatedNorm(torch.autograd.Function):
             return _heads(normal, heads) if rope is None else rotate_heads(_heads(normal, heads), rope)
         out = _room_for_heads(x, heads, by_head)
         factor = wide(weight)
-        size = _inverse_size(x, eps)
+        size = _room_for_sizes(x)
         for part in slices(x):
-            normal = _heads(_product(x[:, part], size[:, part]).mul_(factor), heads)
+            normal = _heads(_normalized(x[:, part], eps, size[:, part]).mul_(factor), heads)
             if rope is None:
                 out[:, part] = normal
             elif out.dtype == normal.dtype:
@@ -389,11 +390,17 @@ class _GatedHeads(torch.autograd.Function):
         return g * gates.unsqueeze(-1) if want_x else None, grad_logits, None
 
 
-def _inverse_size(x: Tensor, eps: float) -> Tensor:
-    """r [B, T, 1] in at least float32."""
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
-    return size.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+def _room_for_sizes(x: Tensor) -> Tensor:
+    """For r [B, T, 1], in at least float32."""
+    return x.new_empty(*x.shape[:-1], 1, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def _normalized(x: Tensor, eps: float, size: Tensor) -> Tensor:
+    """n(x) in at least float32, in memory of its own; r is written to `size`."""
+    own = wide(x) if device_type(x) == "cpu" else x  # an accelerator casts as it reads
+    torch.linalg.vector_norm(own, dim=-1, keepdim=True, dtype=size.dtype, out=size)
+    size.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return own * size if own.dtype == x.dtype else own.mul_(size)
 
 
 def _norm_gradient(g: Tensor, x: Tensor, r: Tensor, out: Tensor) -> None:

@@ -60,6 +60,7 @@ class Runner:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ours", type=Path)
+    parser.add_argument("--also", action="append", default=[], help='ours once more with these options: --also="--act"')
     parser.add_argument("--size", default="tiny")
     parser.add_argument("--mode", default="av")
     parser.add_argument("--dtype", default="bf16")
@@ -70,6 +71,8 @@ def main() -> None:
         scripts["ours"] = args.ours.resolve()
     common = ["--size", args.size, "--mode", args.mode, "--dtype", args.dtype, "--steps", str(args.steps)]
     runners = {name: Runner(script, common) for name, script in scripts.items()}
+    if args.ours:
+        runners |= {also: Runner(args.ours.resolve(), [*common, *also.split()]) for also in args.also}
     while any(runner.row is None for runner in runners.values()):
         for runner in runners.values():
             if runner.row is None:
