@@ -41,7 +41,8 @@ def write_video(
                 stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
                 stream.height, stream.width = frame.shape[:2]
                 stream.pix_fmt = "yuv420p"
-                stream.options = {"crf": "16", "preset": "veryfast"}
+                # without mbtree, by which x264 writes small pictures in one way now and in another then
+                stream.options = {"crf": "16", "preset": "veryfast", "x264-params": "mbtree=0"}
                 if sound is not None:  # every stream is made before the first packet
                     track = container.add_stream("aac", rate=rate)
                     track.codec_context.layout = "stereo"

@@ -21,6 +21,7 @@ from ltx2_train.sampling.prompts import parse_prompt
 from ltx2_train.sampling.render import Renderer
 from ltx2_train.sampling.shown import Shown
 from ltx2_train.sampling.sound import decode_wave, fit, sound_shape
+from ltx2_train.sampling.video_file import write_video
 from ltx2_train.shapes import VideoShape
 
 RATE = 16000
@@ -331,3 +332,9 @@ def test_a_waveform_is_cut_or_filled_with_silence():
     wave = torch.ones(2, 5)
     assert torch.equal(fit(wave, 3), wave[:, :3])
     assert fit(wave, 7)[0].tolist() == [1, 1, 1, 1, 1, 0, 0]
+
+
+def test_a_small_video_is_written_to_the_same_bytes_each_time(tmp_path):
+    """x264 is not as sure of itself as a seed is."""
+    pictures = (np.kron(np.random.default_rng(0).random((9, 8, 8, 3)), np.ones((1, 8, 8, 1))) * 255).astype(np.uint8)
+    assert len({write_video(tmp_path / "a.mp4", pictures, 25.0).read_bytes() for _ in range(12)}) == 1
