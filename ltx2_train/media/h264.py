@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 START = b"\0\0\1"  # before each unit, where no lengths are
+ANEW = "new_extradata"  # FFmpeg's word for what comes with a packet in place of that of the file
 HEAD = 4096  # bytes of a packet in which its first slice begins, as a rule
 SHORT, LONG = 48, 1024  # bytes of a slice for its number, and for all of its header
 RICH_PROFILES = frozenset((100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135))
@@ -202,15 +203,9 @@ class LostReferences:
         self._lengths = 0  # bytes of the length before each unit; 0: start codes are between them
         self._last: Slice | None = None  # the reference before
         self._number = 0  # and its number
+        self._cut = False  # whether frames behind it may have been cut off, for it is alone and does not say so
         self._seen, self._found, self._understood = 0, [], True
-        data = bytes(extradata or b"")
-        try:
-            if data[:1] == b"\1":
-                self._configure(data)
-            else:
-                self._first_slice(data)
-        except BAD:
-            return
+        self._set_up(bytes(extradata or b""))
 
     @property
     def lost(self) -> list[int]:
@@ -220,6 +215,8 @@ class LostReferences:
 
     def show(self, number: int, packet: Any) -> None:
         """Look at packet `number`."""
+        if hasattr(packet, "has_sidedata") and packet.has_sidedata(ANEW):  # older PyAV does not tell
+            self._set_up(bytes(packet.get_sidedata(ANEW)))
         try:
             now = self._first_slice(bytes(memoryview(packet)[:HEAD]))
             if now is None and packet.size > HEAD:
@@ -240,13 +237,23 @@ class LostReferences:
         if now.is_whole:
             self._understood &= now.number == 0
         elif last is not None and now.number not in (self._number, (self._number + 1) % top):
-            cut_off = last.is_alone and not last.is_whole
-            lost = not (now.is_alone or cut_off or now.sequence.gaps or (now.number < 2 and _may_restart(last)))
+            lost = not (now.is_alone or self._cut or now.sequence.gaps or (now.number < 2 and _may_restart(last)))
         if now.is_reference:
+            again = last is not None and now.number == self._number  # the second field of a frame
+            self._cut = (now.is_alone and not now.is_whole) or (again and self._cut)
             self._last, self._number = now, now.number
         elif lost:
             self._number = (now.number - 1) % top
         return lost
+
+    def _set_up(self, data: bytes) -> None:
+        try:
+            if data[:1] == b"\1":
+                self._configure(data)
+            else:
+                self._first_slice(data)
+        except BAD:
+            return
 
     def _configure(self, data: bytes) -> None:
         self._lengths = (data[4] & 3) + 1

@@ -162,11 +162,57 @@ def test_numbers_may_begin_anew():
         assert (one.number, one.restarts()) == (9, anew), operations
 
 
-def test_a_stream_that_cannot_be_read_is_let_be():
-    class Packet(bytes):
-        is_keyframe = False
-        size = property(len)
+class Packet(bytes):
+    is_keyframe = False
+    size = property(len)
+    anew = b""
 
+    def has_sidedata(self, name):
+        return bool(self.anew)
+
+    def get_sidedata(self, name):
+        return self.anew
+
+
+START = b"\0\0\1"
+
+
+def sets(number_bits, fields):
+    """Both parameter sets, where numbers have so many bits."""
+    sequence = b"\x67" + bits((66, 8), (0, 16), 0, number_bits - 4, 0, 0, 1, (0, 1), 3, 3, (0 if fields else 1, 1))
+    picture = b"\x68" + bits(0, 0, (0, 2), 0, 0, 0, (0, 1), (0, 2), 0, 0, 0, (0, 3))
+    return START + sequence + START + picture
+
+
+def lost_of(packets, extradata):
+    references = LostReferences(extradata)
+    for number, packet in enumerate(packets):
+        references.show(number, packet)
+    return references.lost
+
+
+def test_fields_of_a_film_whose_first_frames_were_cut_off_are_whole():
+    def field(kind, number, bottom):
+        return Packet(START + b"\x61" + bits(0, kind, 0, (number, 4), (1, 1), (bottom, 1), (0, 4)))
+
+    first = [field(7, 5, 0), field(5, 5, 1)]  # one that is alone, and its second half
+    more = [field(5, number, bottom) for number in (8, 9, 10, 11) for bottom in (0, 1)]
+    assert lost_of(first + more, sets(4, fields=True)) == []
+    assert lost_of(first + more[:4] + more[6:], sets(4, fields=True)) == [6]
+
+
+def test_what_is_set_anew_on_the_way_counts():
+    def slices(number_bits, numbers):
+        return [Packet(START + b"\x61" + bits(0, 5, 0, (number, number_bits), (3, 4))) for number in numbers]
+
+    before, behind = slices(8, range(40)), slices(4, range(1, 4))
+    behind[0].anew = sets(4, fields=False)
+    whole = Packet(START + b"\x65" + bits(0, 7, 0, (0, 4), 20, (0, 4)))
+    whole.anew = sets(4, fields=False)
+    assert lost_of([*before, whole, *behind], sets(8, fields=False)) == []
+
+
+def test_a_stream_that_cannot_be_read_is_let_be():
     references = LostReferences(b"\1nonsense")
     for number in range(4):
         references.show(number, Packet(np.random.default_rng(number).bytes(400)))
