@@ -18,6 +18,7 @@ from .lora_names import (
     worked,
     written_lora,
 )
+from .made import compared
 
 TITLE = "Keep or Drop LoRA Branches"
 
@@ -60,8 +61,8 @@ class KeepBranch(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, lora_path: str | None, **settings: Any) -> Any:
-        return stamp(lora_path)
+    def fingerprint_inputs(cls, lora_path: str | None, **given: Any) -> Any:
+        return compared(cls.hidden.unique_id, {**given, "lora_path": lora_path}, stamp(lora_path))
 
     @classmethod
     def execute(
@@ -77,4 +78,4 @@ class KeepBranch(io.ComfyNode):
             out = new_lora(save_name, f"branches/{source.stem}_{file_mark(source, action, branches)}")
             rewrite = core.keep_branches if action == KEEP else core.drop_branches
             names = [name.strip() for name in branches.split(",")]
-            return written_lora(worked(cls.hidden.unique_id, lambda events: rewrite(source, names, out)))
+            return written_lora(worked(cls.hidden.unique_id, out, lambda events: rewrite(source, names, out)))

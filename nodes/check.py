@@ -10,11 +10,9 @@ from ..ltx2_train.files import digest
 from . import entries, handles, host, words
 from .data import SHAPE, SIZE_SETTINGS, size_settings
 from .host import io
-from .made import NewestFiles
+from .made import compared, keep_made
 
 TITLE = "Check Dataset"
-
-_made = NewestFiles()
 
 
 class CheckDataset(io.ComfyNode):
@@ -53,8 +51,8 @@ class CheckDataset(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **settings: Any) -> Any:
-        return _made.generation(cls.hidden.unique_id)
+    def fingerprint_inputs(cls, **given: Any) -> Any:
+        return compared(cls.hidden.unique_id, given)
 
     @classmethod
     @SHAPE.fill
@@ -78,5 +76,5 @@ class CheckDataset(io.ComfyNode):
                     "the files, or switch stop_on_red off to go on with the others."
                 )
             events.finish("finished", text)
-            _made.keep(cls.hidden.unique_id, preview.sheets[0])
+            keep_made(cls.hidden.unique_id, preview.sheets)
             return io.NodeOutput(dataset, text, ui={**host.preview_all(preview.sheets), "text": [text]})

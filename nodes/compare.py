@@ -9,6 +9,7 @@ from ..ltx2_train import RunConfig
 from ..ltx2_train.errors import ConfigError
 from . import handles, host, lora_names, options, words
 from .host import io
+from .made import compared, keep_made
 from .numbers import numbers_of
 from .widgets import Form, Setting, merged
 from .wire import read_audio
@@ -109,6 +110,10 @@ class CompareCheckpoints(io.ComfyNode):
         return host.no_output(FOLDER) or True
 
     @classmethod
+    def fingerprint_inputs(cls, **given: Any) -> Any:
+        return compared(cls.hidden.unique_id, given, lora_names.stamps(given.get("more_loras")))
+
+    @classmethod
     @FORM.fill
     @LATER.fill
     def execute(
@@ -152,6 +157,7 @@ class CompareCheckpoints(io.ComfyNode):
             finally:
                 events.close()
             report = comparison.text()
+            keep_made(cls.hidden.unique_id, [comparison.grid])
             events.finish("finished", report.splitlines()[0])
             moves = comparison.grid.suffix == ".mp4"
             audio = None if comparison.sound is None else read_audio(comparison.sound)

@@ -20,6 +20,7 @@ from .lora_names import (
     worked,
     written_lora,
 )
+from .made import compared
 
 TITLE = "Convert LoRA"
 
@@ -58,8 +59,8 @@ class ConvertLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, lora_path: str | None, **settings: Any) -> Any:
-        return stamp(lora_path)
+    def fingerprint_inputs(cls, lora_path: str | None, **given: Any) -> Any:
+        return compared(cls.hidden.unique_id, {**given, "lora_path": lora_path}, stamp(lora_path))
 
     @classmethod
     def execute(
@@ -74,7 +75,7 @@ class ConvertLoRA(io.ComfyNode):
             source = chosen_lora(lora, lora_path, "convert")
             out = new_lora(save_name, f"converted/{source.stem}_{to}_{file_mark(source, to, dtype)}")
             report = worked(
-                cls.hidden.unique_id, lambda events: core.convert_lora(source, to, out, dtype, events=events)
+                cls.hidden.unique_id, out, lambda events: core.convert_lora(source, to, out, dtype, events=events)
             )
             if to in _FOR_COMFYUI:
                 return written_lora(report)

@@ -12,7 +12,7 @@ from ..ltx2_train.errors import DataError
 from ..ltx2_train.files import digest, write_text
 from . import entries, handles, host, options, source_folder
 from .host import io
-from .made import NewestFiles
+from .made import compared, keep_made
 from .train import check_ahead
 from .widgets import Form, Setting, merged
 
@@ -122,9 +122,6 @@ class LoadTrainingClips(source_folder.FolderNode):
             return io.NodeOutput(clips, clips.count)
 
 
-_made = NewestFiles()
-
-
 class PrepareDataset(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -177,8 +174,8 @@ class PrepareDataset(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **settings: Any) -> Any:
-        return _made.generation(cls.hidden.unique_id)
+    def fingerprint_inputs(cls, **given: Any) -> Any:
+        return compared(cls.hidden.unique_id, given)
 
     @classmethod
     @SHAPE.fill
@@ -216,7 +213,7 @@ class PrepareDataset(io.ComfyNode):
             events.finish(
                 "finished", " | ".join([*told, *([f"{failed} not usable, see the summary"] if failed else [])])
             )
-            _made.keep(cls.hidden.unique_id, config)
+            keep_made(cls.hidden.unique_id, [config])
             return io.NodeOutput(handles.PreparedDataset(config, tables, summary), summary)
 
 

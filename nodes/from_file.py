@@ -10,14 +10,13 @@ from ..ltx2_train.errors import ConfigError, Stopped
 from ..ltx2_train.files import digest, write_text
 from . import handles, host, options
 from .host import io
-from .made import NewestFiles
+from .made import compared, keep_made
 from .train import check_ahead, generation, note_finished, run_outputs, seen
 from .widgets import merged
 
 DATASET_TITLE, RUN_TITLE = "Dataset from File", "Run from File"
 further_settings = options.given  # `options` is the name of a socket where the nodes run
 
-_made = NewestFiles()
 _runs: dict[str, Path] = {}  # number of a node -> the folder of the run that it has trained
 
 
@@ -59,8 +58,8 @@ class DatasetFromFile(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, path: str | None, **settings: Any) -> Any:
-        return (_made.generation(cls.hidden.unique_id), _stamp(path))
+    def fingerprint_inputs(cls, path: str | None, **given: Any) -> Any:
+        return compared(cls.hidden.unique_id, {**given, "path": path}, _stamp(path))
 
     @classmethod
     def execute(
@@ -84,7 +83,7 @@ class DatasetFromFile(io.ComfyNode):
                 events.close()
             summary = "\n".join(one.summary() for one in (*taken, report))
             events.finish("finished", f"{config.name}: {'only its caches are used' if cache_only else 'ready'}")
-            _made.keep(cls.hidden.unique_id, config)
+            keep_made(cls.hidden.unique_id, [config])
             return io.NodeOutput(handles.PreparedDataset(config, tables, summary), summary)
 
 

@@ -16,7 +16,7 @@ from ..ltx2_train.files import write_json, write_text
 from . import handles, host, source_folder
 from .entries import plain
 from .host import io
-from .made import NewestFiles
+from .made import compared, keep_made
 from .widgets import Form, Setting
 
 TITLE = "Dataset from Lists"
@@ -31,8 +31,6 @@ PICTURES, CLIPS = "pictures", "clips"
 ENDINGS = {"image": ".png", "video": ".mp4", "audio": ".wav"}
 
 Writable = tuple[str, Callable[[Path], Any]]  # its kind, and what writes it to a path
-
-_made = NewestFiles()
 
 
 class DatasetFromLists(io.ComfyNode):
@@ -84,8 +82,8 @@ class DatasetFromLists(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **settings: Any) -> Any:
-        return _made.generation(cls.hidden.unique_id)
+    def fingerprint_inputs(cls, **given: Any) -> Any:
+        return compared(cls.hidden.unique_id, given)
 
     @classmethod
     @FORM.fill
@@ -110,12 +108,12 @@ class DatasetFromLists(io.ComfyNode):
             if not media:
                 raise DataError("There is nothing to write: connect `images`, `videos` or `audios`.")
             folder = host.place_inside(host.runs_folder() / "datasets", called)
-            _write(folder, called, media, _captions(captions, len(media)), events)
+            written = _write(folder, called, media, _captions(captions, len(media)), events)
             kinds = {kind: count for kind in ENDINGS if (count := sum(made == kind for made, _ in media))}
             made = tuple({f"{kind}_directory": str(folder / "media"), **shared} for kind in kinds)
             noun = "recordings" if set(kinds) == {"audio"} else "clips"
             events.finish("finished", f"{source_folder.counts_in_words(kinds)} in {folder / 'media'}")
-            _made.keep(cls.hidden.unique_id, folder / "files.json")
+            keep_made(cls.hidden.unique_id, [folder / "files.json", *written])
             return io.NodeOutput(handles.ClipFolder(folder / "media", made, len(media), noun, called), len(media))
 
 
@@ -183,10 +181,10 @@ def _save(video: Any, path: Path, events: host.ComfyEvents) -> None:
 
 def _write(
     folder: Path, name: str, media: Sequence[Writable], captions: Sequence[str], events: host.ComfyEvents
-) -> None:
-    """Write media and captions into `folder`/media. Files that did not change keep their time, and so their caches;
-    files of an earlier call that are not made again are removed, others are left alone. Raises Stopped; the next call
-    knows what this one has written by then."""
+) -> list[Path]:
+    """Write media and captions into `folder`/media; returns the media. Files that did not change keep their time, and
+    so their caches; files of an earlier call that are not made again are removed, others are left alone. Raises
+    Stopped; the next call knows what this one has written by then."""
     target, index = folder / "media", folder / "files.json"
     target.mkdir(parents=True, exist_ok=True)
     before = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else []
@@ -212,3 +210,4 @@ def _write(
     for old in set(before) - set(written):
         (target / Path(str(old)).name).unlink(missing_ok=True)
     write_json(index, written)
+    return [target / name for name in written if not name.endswith(".txt")]

@@ -12,7 +12,7 @@ from ..ltx2_train.errors import CheckpointError, ConfigError
 from ..ltx2_train.files import digest
 from . import host
 from .host import io
-from .made import always
+from .made import always, keep_made, make_way
 from .wire import lora_file, read_wire_lora
 
 
@@ -157,13 +157,15 @@ def file_mark(source: Path, *recipe: str) -> str:
     return digest(str(source.resolve()), str(source.stat().st_mtime_ns), *recipe, length=8)
 
 
-def worked(node: str | None, work: Callable[[host.ComfyEvents], W]) -> W:
-    """What `work` makes, its progress shown at `node`, and its report when it is done."""
+def worked(node: str | None, out: Path, work: Callable[[host.ComfyEvents], W]) -> W:
+    """What `work` makes and writes to `out`, its progress shown at `node`, and its report when it is done."""
     events = host.ComfyEvents(node)
+    make_way(out)
     try:
         report = work(events)
     finally:
         events.close()
+    keep_made(node, [report.path])
     events.finish("finished", report.text())
     return report
 
@@ -194,7 +196,9 @@ def new_checkpoint(save_name: str) -> Path:
 
 def plain_name(save_name: str) -> str:
     """`save_name` without its ending, or "". Raises ConfigError where it can be none of a file."""
-    name = save_name.strip().removesuffix(".safetensors").strip(" .")
-    if any(sign in name for sign in '\\:*?"<>|') or ".." in name.split("/") or name.startswith("/"):
-        raise ConfigError(f"save_name: {name!r} cannot be a file name. Use letters, digits, spaces, - and _.")
+    given = save_name.strip()
+    name = given.removesuffix(".safetensors").strip(" .")
+    leads_out = ".." in given.split("/") or name.startswith("/")
+    if leads_out or any(sign in name for sign in '\\:*?"<>|') or (given and not name):
+        raise ConfigError(f"save_name: {given!r} cannot be a file name. Use letters, digits, spaces, - and _.")
     return name

@@ -26,6 +26,7 @@ from .lora_names import (
     worked,
     written_lora,
 )
+from .made import compared
 from .wire import lora_file
 
 RESIZE_TITLE, EXTRACT_TITLE, BAKE_TITLE = "Resize LoRA", "Extract LoRA", "Bake LoRAs into Checkpoint"
@@ -66,8 +67,8 @@ class ResizeLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, lora_path: str | None, **settings: Any) -> Any:
-        return stamp(lora_path)
+    def fingerprint_inputs(cls, lora_path: str | None, **given: Any) -> Any:
+        return compared(cls.hidden.unique_id, {**given, "lora_path": lora_path}, stamp(lora_path))
 
     @classmethod
     def execute(
@@ -83,11 +84,12 @@ class ResizeLoRA(io.ComfyNode):
             source = chosen_lora(lora, lora_path, "resize")
             mark = file_mark(source, f"{rank}", f"{max_error:g}", dtype)
             out = new_lora(save_name, f"resized/{source.stem}_{mark}")
-            made = worked(
+            report = worked(
                 cls.hidden.unique_id,
+                out,
                 lambda events: core.resize_lora(source, out, rank or None, max_error or None, dtype, events=events),
             )
-            return written_lora(made)
+            return written_lora(report)
 
 
 class ExtractLoRA(io.ComfyNode):
@@ -113,6 +115,10 @@ class ExtractLoRA(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **given: Any) -> Any:
+        return compared(cls.hidden.unique_id, given)
+
+    @classmethod
     def execute(cls, finetune: str, base: str, rank: int, save_name: str, dtype: str = "bf16") -> io.NodeOutput:
         with host.training_job(EXTRACT_TITLE):
             paths = [host.checkpoint_path(name) for name in (finetune, base)]
@@ -120,11 +126,12 @@ class ExtractLoRA(io.ComfyNode):
             mark = digest(*facts, str(rank), dtype, length=8)
             out = new_lora(save_name, f"extracted/{paths[0].stem}_{mark}")
             again = not save_name.strip()  # a file among the runs is named by its recipe, so it is the same one
-            made = worked(
+            report = worked(
                 cls.hidden.unique_id,
+                out,
                 lambda events: core.extract_lora(*paths, out, rank, dtype, replace=again, events=events),
             )
-            return written_lora(made)
+            return written_lora(report)
 
 
 class BakeLoRA(io.ComfyNode):
@@ -167,8 +174,8 @@ class BakeLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, lora_paths: str | None, **settings: Any) -> Any:
-        return stamps(lora_paths)
+    def fingerprint_inputs(cls, lora_paths: str | None, **given: Any) -> Any:
+        return compared(cls.hidden.unique_id, {**given, "lora_paths": lora_paths}, stamps(lora_paths))
 
     @classmethod
     def execute(
@@ -191,7 +198,7 @@ class BakeLoRA(io.ComfyNode):
                 raise ConfigError("There is no LoRA to bake: connect `lora`, or write its file into `lora_paths`.")
             out = new_checkpoint(save_name)
             base, paths, strengths = host.checkpoint_path(checkpoint), *map(list, zip(*parts, strict=True))
-            made = worked(
-                cls.hidden.unique_id, lambda events: core.bake_loras(base, paths, out, strengths, events=events)
+            report = worked(
+                cls.hidden.unique_id, out, lambda events: core.bake_loras(base, paths, out, strengths, events=events)
             )
-            return io.NodeOutput(made.text(), str(made.path))
+            return io.NodeOutput(report.text(), str(report.path))

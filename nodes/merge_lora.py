@@ -11,6 +11,7 @@ from ..ltx2_train.files import digest
 from . import host
 from .host import io
 from .lora_names import dtype_input, listed_loras, lora_outputs, new_lora, stamps, worked, written_lora
+from .made import compared
 from .wire import lora_file
 
 TITLE = "Merge LoRAs"
@@ -102,8 +103,8 @@ class MergeLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, lora_paths: str | None, **settings: Any) -> Any:
-        return stamps(lora_paths)
+    def fingerprint_inputs(cls, lora_paths: str | None, **given: Any) -> Any:
+        return compared(cls.hidden.unique_id, {**given, "lora_paths": lora_paths}, stamps(lora_paths))
 
     @classmethod
     def execute(
@@ -148,10 +149,11 @@ class MergeLoRA(io.ComfyNode):
             recipe = [method, f"{k_fraction:g}", rank_mode, dtype, str(emit_alpha)]
             facts = [f"{path.resolve()} {path.stat().st_mtime_ns} {multiplier:g}" for path, multiplier in parts]
             out = new_lora(save_name, f"merged/{paths[0].stem}_{digest(*facts, *recipe, length=8)}")
-            made = worked(
+            report = worked(
                 cls.hidden.unique_id,
+                out,
                 lambda events: core.merge_loras(
                     paths, out, multipliers, method, k_fraction, rank_mode, dtype, emit_alpha, events=events
                 ),
             )
-            return written_lora(made)
+            return written_lora(report)

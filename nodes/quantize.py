@@ -11,6 +11,7 @@ from . import host, words
 from .fields import field_at
 from .host import io
 from .lora_names import new_checkpoint, new_checkpoint_input
+from .made import compared, keep_made, make_way
 
 TITLE = "Quantize Checkpoint"
 _NF4 = "nf4"  # what its own settings are for
@@ -76,6 +77,10 @@ class QuantizeCheckpoint(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **given: Any) -> Any:
+        return compared(cls.hidden.unique_id, given)
+
+    @classmethod
     def execute(
         cls,
         checkpoint: str,
@@ -90,6 +95,7 @@ class QuantizeCheckpoint(io.ComfyNode):
             for widget in (name for name, used in given.items() if used and format != _NF4):
                 raise ConfigError(f"{widget} counts with nf4 alone, and format is {format}. Put it back, or take nf4.")
             out = new_checkpoint(save_name)
+            make_way(out)
             if out.exists():
                 raise ConfigError(f"{out} is there already. Choose another save_name, or delete it first.")
             quant: dict[str, Any] = {"format": format, "device": device}
@@ -99,8 +105,9 @@ class QuantizeCheckpoint(io.ComfyNode):
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
                 source = host.checkpoint_path(checkpoint)
-                made = core.quantize_checkpoint(source, out, settings, loftq_rank or None, events)
+                written = core.quantize_checkpoint(source, out, settings, loftq_rank or None, events)
             finally:
                 events.close()
-            events.finish("finished", made.summary())
-            return io.NodeOutput(made.summary(), str(made.path))
+            keep_made(cls.hidden.unique_id, [written.path, written.companion])
+            events.finish("finished", written.summary())
+            return io.NodeOutput(written.summary(), str(written.path))

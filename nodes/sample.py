@@ -12,6 +12,7 @@ from ..ltx2_train.errors import ConfigError
 from ..ltx2_train.files import digest
 from . import given, handles, host, lora_names, options, words
 from .host import io
+from .made import compared, keep_made
 from .widgets import Form, Setting, merged
 from .wire import read_audio
 
@@ -101,6 +102,13 @@ class SampleLoRA(io.ComfyNode):
         return host.no_output(FOLDER) or True
 
     @classmethod
+    def fingerprint_inputs(cls, **given: Any) -> Any:
+        named = lora_names.stamp(given.get("lora_path"))
+        if isinstance(named, float):  # it may lie beside the LoRA of the run
+            named = None
+        return compared(cls.hidden.unique_id, given, named, lora_names.stamps(given.get("more_loras")))
+
+    @classmethod
     @FORM.fill
     @LATER.fill
     def execute(
@@ -150,6 +158,7 @@ class SampleLoRA(io.ComfyNode):
             mark = digest(text, *said, str(lora), *map(str, beside), length=8)
             moved = {file: file.replace(_marked(file, mark)) for file in _files(drawn)}
             path = moved[drawn.path]
+            keep_made(cls.hidden.unique_id, moved.values())
             events.finish("finished", path.name)
             video = None if drawn.latents is None else host.InputImpl.VideoFromFile(str(path))
             audio = None if drawn.audio_path is None else read_audio(moved[drawn.audio_path])

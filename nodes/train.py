@@ -12,6 +12,7 @@ from ..ltx2_train.errors import ConfigError, Stopped, TrainerError
 from . import handles, host, options, words
 from .conditions import foretold
 from .host import io
+from .made import keep_files, times_changed
 from .widgets import SWITCH, Form, Setting, merged, widget
 from .wire import lora_file, read_wire_lora
 
@@ -95,9 +96,6 @@ further_settings, require_recipe_mode = (
     options.given,
     options.require_recipe_mode,
 )  # `options` is a socket where the node runs
-_finished: dict[Path, dict[Path, tuple[int, int] | None]] = {}  # folder of a run -> its files, as they were left
-_generation: dict[Path, int] = {}
-NEVER = (-1, -1)  # the mark of no file
 
 
 class TrainLoRA(io.ComfyNode):
@@ -302,10 +300,7 @@ def generation(folder: Path) -> int:
     """A number that changes when the run in `folder`, which this process has finished, is not finished any more
     (deleted, or lengthened from a terminal), or has other files than it was left with; part of what ComfyUI compares.
     """
-    if folder in _finished and not _is_finished(folder):
-        del _finished[folder]
-        _generation[folder] = _generation.get(folder, 0) + 1
-    return _generation.get(folder, 0)
+    return times_changed(folder, lambda: _is_finished(folder))
 
 
 def note_finished(result: core.RunResult) -> None:
@@ -314,25 +309,12 @@ def note_finished(result: core.RunResult) -> None:
     saved = [path for step, path in core.list_loras(result.lora.parent, result.folder.name) if step == result.step]
     copies = [] if result.exported is None else [result.exported.with_name(path.name) for path in saved]
     files = {result.lora, *saved, *copies, *([] if result.exported is None else [result.exported])}
-    _finished[result.folder] = {path: _mark(path) for path in files}
-    if result.exported is None:
-        _finished[result.folder][result.folder] = NEVER
+    keep_files(result.folder, files, complete=result.exported is not None)
 
 
 def _is_finished(folder: Path) -> bool:
-    """Whether the run is finished still, with the files that it was."""
     try:
         manifest = core.read_manifest(folder)
     except TrainerError:
         return False
-    ended = manifest is not None and manifest.get("status") == "finished"
-    return ended and all(_mark(path) == mark for path, mark in _finished[folder].items())
-
-
-def _mark(path: Path) -> tuple[int, int] | None:
-    """What changes when the file does; None where there is none."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_size, stat.st_mtime_ns
+    return manifest is not None and manifest.get("status") == "finished"

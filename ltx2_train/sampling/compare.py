@@ -28,7 +28,7 @@ from ..lora.file import LoraFile
 from ..settings import limits
 from ..weights.fingerprint import part_fingerprint
 from ..weights.text_encoder import text_fingerprint
-from .grid import GridCell, write_grid
+from .grid import GridCell, can_be_shown, write_grid
 from .guidance import require_stg_block
 from .prompts import Prompt, require_drawable
 from .sample import given_media, has_dataset, prompt_folder, shown_to, tell_idle, wanted_prompts
@@ -277,9 +277,10 @@ def _content(path: Path) -> str:
 
 
 def _files_of(folder: Path, name: str) -> tuple[Path, Path | None] | None:
-    """The file of a cell, and the one with its sound where that is another or the same; None where it was not drawn."""
+    """The file of a cell, and the one with its sound where that is another or the same; None where it was not drawn,
+    or a file of it has been damaged since."""
     there = [folder / f"{name}{ending}" for ending in (*PICTURE, *SOUND) if (folder / f"{name}{ending}").is_file()]
-    if not there:
+    if not there or not all(map(can_be_shown, there)):
         return None
     sounds = [path for path in there if path.suffix in SOUND]
     merged = there[0] if there[0].suffix == ".mp4" else None

@@ -75,6 +75,20 @@ def write_grid(
             player.close()
 
 
+def can_be_shown(path: Path) -> bool:
+    """Whether the sample at `path` can be read, and is not one whose file was damaged."""
+    from av.error import FFmpegError
+
+    try:
+        if path.suffix in (".wav", ".flac"):
+            read_sound(path)
+        else:
+            _Player.open(path).close()
+    except (FFmpegError, OSError, ValueError, LookupError, StopIteration, TrainerError):
+        return False
+    return True
+
+
 class _Player:
     """The pictures of one sample by their time, read forwards."""
 

@@ -93,7 +93,8 @@ class ComfyEvents(Events):
         """The last word: `state` is finished, stopped or failed. What was warned of stands below it."""
         text = in_widget_words(text)
         if state == "finished":
-            told = list(dict.fromkeys(reversed(self.warnings)))  # the newest say how it ended
+            # the newest say how it ended; what the text tells already is not said twice
+            told = [said for said in dict.fromkeys(reversed(self.warnings)) if said not in text]
             more = [f"... and {len(told) - WARNED} before, in the log"] if len(told) > WARNED else []
             text = "\n".join([text, *more, *told[:WARNED][::-1]])
         self.view.state, self.view.message, self.view.waits = state, text, ""

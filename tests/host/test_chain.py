@@ -352,14 +352,18 @@ def test_the_lora_draws_a_video_and_strength_zero_is_the_base(nodes, chain, monk
         return files
 
     monkeypatch.setattr(nodes.sample.core, "sample", kept)
+    before = nodes.SampleLoRA.fingerprint_inputs(prompt="a ball", run=None, **DRAW)
     result = nodes.SampleLoRA.execute(prompt="a ball", run=run, **DRAW)
     video, path, audio = result.args
+    assert nodes.SampleLoRA.fingerprint_inputs(prompt="a ball", run=None, **DRAW) == before
     assert "no sound" in audio.message
     assert video.file == path
     assert result.ui["images"][0] == {"filename": Path(path).name, "subfolder": "ltx2_samples/drawn", "type": "output"}
     other = nodes.SampleLoRA.execute(prompt="a ball", run=run, **{**DRAW, "strength": 0.0}).args[1]
     assert other != path
     assert Path(path).is_file(), "a later sample leaves the file of an earlier one alone"
+    Path(other).write_bytes(b"damaged")
+    assert nodes.SampleLoRA.fingerprint_inputs(prompt="a ball", run=None, **DRAW) != before, "it is drawn anew"
     nodes.SampleLoRA.execute(prompt="a ball", model=chain.base()[0], **DRAW)
     # a busy CPU sums in another order now and then, hence not bit by bit
     torch.testing.assert_close(latents[2], latents[1], rtol=0, atol=1e-4)

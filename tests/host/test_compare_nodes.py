@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -93,13 +94,19 @@ def test_a_run_that_is_wired_and_chosen_is_one_too_many(nodes, run_folder):
 
 
 def test_a_press_draws_a_grid_and_the_next_one_what_is_missing(nodes, run_folder):
-    checkpoints = picked(nodes)[0]
+    checkpoints, before = picked(nodes)[0], nodes.CompareCheckpoints.fingerprint_inputs()
     out = compared(nodes, checkpoints, prompts="a fox\n\n")
     video, path, audio, report = out.args
     assert report.startswith("5 columns, 10 samples: 10 drawn")
     assert "single pictures" in video.message
     assert "no sound" in audio.message
     assert out.ui["images"][0]["subfolder"] == "ltx2_compare/fox"
+    assert nodes.CompareCheckpoints.fingerprint_inputs() == before
+    Path(path).write_bytes(b"damaged")
+    assert nodes.CompareCheckpoints.fingerprint_inputs() != before
+    next((Path(path).parent / "cells").glob("base_*.png")).write_bytes(b"damaged")
+    again = compared(nodes, checkpoints).args
+    assert (again[1], again[3].splitlines()[0]) == (path, "5 columns, 10 samples: 1 drawn, 9 there before")
     checkpoints = picked(nodes, pick={**NEWEST, "count": 3})[0]
     again = compared(nodes, checkpoints)
     assert again.args[3].startswith("7 columns, 14 samples: 4 drawn, 10 there before")

@@ -241,6 +241,7 @@ def test_lists_become_files_with_captions_and_are_prepared(graph, comfy):
 
 def test_writing_again_keeps_what_is_the_same_and_removes_what_is_gone(nodes, graph, comfy):
     pictures = torch.rand(3, 32, 32, 3)
+    nodes.DatasetFromLists.fingerprint_inputs()
     graph.lists(["a\nb\nc"], images=[pictures])
     folder = comfy.folder("output", "ltx2_runs", "datasets", "made", "media")
     (folder / "own.txt").write_text("of another hand")
@@ -250,6 +251,10 @@ def test_writing_again_keeps_what_is_the_same_and_removes_what_is_gone(nodes, gr
     assert (folder / "made_0002.txt").read_text() == "for both"
     assert not list(folder.glob("made_0003*"))
     assert (folder / "own.txt").is_file()
+    mark = nodes.DatasetFromLists.fingerprint_inputs()
+    (folder / "made_0001.png").unlink()
+    assert nodes.DatasetFromLists.fingerprint_inputs() != mark, "a picture alone"
+    graph.lists(["for both"], images=[pictures[:2]])
     mark = nodes.DatasetFromLists.fingerprint_inputs()
     shutil.rmtree(folder.parent)
     assert nodes.DatasetFromLists.fingerprint_inputs() != mark

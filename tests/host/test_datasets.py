@@ -86,6 +86,7 @@ def test_red_stops_only_where_it_is_asked_to(nodes, comfy, load):
 
 def test_a_deleted_sheet_is_drawn_again(nodes, comfy, load):
     clip(comfy.folder("input", "again") / "clip.mp4")
+    nodes.CheckDataset.fingerprint_inputs()
     result = checked(nodes, load("again"))
     mark = nodes.CheckDataset.fingerprint_inputs()
     assert nodes.CheckDataset.fingerprint_inputs() == mark

@@ -12,6 +12,7 @@ from lora_files import changes, metadata, pair, write_lora
 from safetensors.torch import save_file
 
 Q, K = (f"transformer_blocks.0.attn1.to_{name}" for name in "qk")
+AUDIO = "transformer_blocks.0.audio_attn1"
 MERGE = {
     **{f"multiplier_{number}": 1.0 for number in range(1, 5)},
     "lora_paths": "",
@@ -87,7 +88,8 @@ def test_without_a_name_it_lies_among_the_runs_and_every_recipe_has_a_file(nodes
         ({"lora_paths": "fox\nwolf"}, "lora_paths: there is no file wolf"),
         ({"lora_paths": "fox\n../../secret"}, "lora_paths: ../../secret leads out"),
         ({"lora_paths": "fox\nfox\nfox", "method": "orthogonal"}, "orthogonal merge takes two LoRAs, and 3"),
-        ({"lora_paths": "fox\nmy style", "save_name": "../x"}, "save_name: '/x' cannot be a file name"),
+        ({"lora_paths": "fox\nmy style", "save_name": "../x"}, r"save_name: '\.\./x' cannot be a file name"),
+        ({"lora_paths": "fox\nmy style", "save_name": "..."}, r"save_name: '\.\.\.' cannot be a file name"),
         ({"lora_paths": "fox\nmy style", "save_name": "fox"}, "written over itself"),
         ({"lora_paths": "fox\nmy style", "save_name": "there"}, "is there already and holds something else"),
     ],
@@ -104,6 +106,8 @@ def test_a_file_that_changed_is_merged_and_converted_anew(nodes, listed):
     for node, given in (
         (nodes.MergeLoRA, {"lora_paths": "fox\nmy style | 2"}),
         (nodes.ConvertLoRA, {"lora_path": "fox"}),
+        (nodes.SampleLoRA, {"more_loras": "fox | 0.5"}),
+        (nodes.CompareCheckpoints, {"more_loras": "fox"}),
     ):
         before = node.fingerprint_inputs(**given)
         assert node.fingerprint_inputs(**given) == before
@@ -111,7 +115,52 @@ def test_a_file_that_changed_is_merged_and_converted_anew(nodes, listed):
         assert node.fingerprint_inputs(**given) != before
         assert math.isnan(node.fingerprint_inputs(**{key: "gone" for key in given}))
         write_lora(listed / "fox.safetensors", {Q: pair(2)})
-    assert nodes.ConvertLoRA.fingerprint_inputs(lora_path="") is None
+    before = nodes.SampleLoRA.fingerprint_inputs(lora_path="fox")
+    write_lora(listed / "fox.safetensors", {Q: pair(5)})
+    assert nodes.SampleLoRA.fingerprint_inputs(lora_path="fox") != before
+    beside_the_run = [nodes.SampleLoRA.fingerprint_inputs(lora_path="fox_000010") for _ in range(2)]
+    assert beside_the_run[0] == beside_the_run[1], "it is not looked for at each press"
+    assert nodes.ConvertLoRA.fingerprint_inputs(lora_path="") == nodes.ConvertLoRA.fingerprint_inputs(lora_path="")
+
+
+def test_a_file_that_a_tool_wrote_and_that_is_gone_or_damaged_is_written_anew(nodes, comfy, listed):
+    write_lora(listed / "fox.safetensors", {Q: pair(2, seed=1), f"{AUDIO}.to_q": pair(2, seed=2)})
+    for node, given in (
+        (nodes.MergeLoRA, {**MERGE, "lora_paths": "fox\nmy style"}),
+        (nodes.ConvertLoRA, {**CONVERT, "lora_path": "fox", "to": "diffusers"}),
+        (nodes.ResizeLoRA, {"rank": 1, "max_error": 0.0, "lora_path": "fox"}),
+        (nodes.KeepBranch, {"action": "keep", "branches": "video", "lora_path": "fox"}),
+    ):
+        for name in ("made", ""):
+            given = {**given, "save_name": name}
+            before = node.fingerprint_inputs(**given)
+            path = Path(node.execute(**given).args[2])
+            whole = path.read_bytes()
+            node.execute(**given)
+            assert node.fingerprint_inputs(**given) == before, "a second press is answered from ComfyUI's cache"
+            for harm in (path.unlink, lambda path=path: path.write_bytes(b"x" * 100)):
+                harm()
+                assert (after := node.fingerprint_inputs(**given)) != before
+                assert node.fingerprint_inputs(**given) == after
+                node.execute(**given)
+                assert path.stat().st_size == len(whole)
+                assert (before := node.fingerprint_inputs(**given)) == after
+            shutil.copy2(listed / "my style.safetensors", path)
+            assert node.fingerprint_inputs(**given) != before
+            with pytest.raises(RuntimeError, match="is there already and holds something else"):
+                node.execute(**given)
+            path.unlink()
+
+
+def test_what_was_asked_for_before_is_looked_at_too(nodes, listed):
+    first, second = ({**CONVERT, "lora_path": "fox", "to": "diffusers", "save_name": name} for name in "ab")
+    marks = []
+    for given in (first, second):
+        marks.append(nodes.ConvertLoRA.fingerprint_inputs(**given))
+        nodes.ConvertLoRA.execute(**given)
+    (listed / "a.safetensors").unlink()
+    assert nodes.ConvertLoRA.fingerprint_inputs(**second) == marks[1]
+    assert nodes.ConvertLoRA.fingerprint_inputs(**first) != marks[0]
 
 
 def test_a_lora_of_another_trainer_is_converted_for_comfyui_and_back(nodes, listed):
@@ -156,12 +205,15 @@ def test_a_run_and_a_base_are_one_base_too_many(nodes):
         )
 
 
-def test_a_lora_is_made_smaller_and_says_what_that_lost(nodes, listed):
+def test_a_lora_is_made_smaller_and_says_what_that_lost(nodes, comfy, listed):
+    write_lora(listed / "faint.safetensors", {Q: (torch.eye(32, 48), torch.eye(48, 32))})
     given = {"rank": 1, "max_error": 0.0, "lora_path": "fox", "save_name": "small fox"}
     lora, report, path = nodes.ResizeLoRA.execute(**given).args
     assert path == str(listed / "small fox.safetensors")
     assert all(min(tensor.shape) == 1 for tensor in lora.values())
     assert "lost" in report
+    nodes.ResizeLoRA.execute(**{**given, "lora_path": "faint", "save_name": ""})
+    assert comfy.texts[-1][1].count("Give a higher rank") == 1, "it stands in the report already"
     by_error = nodes.ResizeLoRA.execute(**{**given, "rank": 0, "max_error": 0.9, "save_name": ""}).args
     assert "ltx2_runs" in by_error[2]
     for more, message in (
@@ -180,8 +232,12 @@ def test_loras_are_baked_into_a_checkpoint_and_taken_out_again(nodes, comfy, tin
     write_lora(comfy.folder("models", "loras") / "fox.safetensors", wired)
     lora = nodes.wire.read_wire_lora(comfy.folder("models", "loras") / "fox.safetensors")
     bake = {"checkpoint": "base.safetensors", "strength": 0.5, "lora_paths": "", "save_name": "with fox"}
+    before = nodes.BakeLoRA.fingerprint_inputs(**bake)
     report, path = nodes.BakeLoRA.execute(**bake, lora=lora).args
     assert path == str(folder / "with fox.safetensors")
+    Path(path).write_bytes(Path(path).read_bytes()[:-9])
+    assert nodes.BakeLoRA.fingerprint_inputs(**bake) != before
+    nodes.BakeLoRA.execute(**bake, lora=lora)
     assert "fox" in report or "strength 0.5" in report
     taken, _, other = nodes.ExtractLoRA.execute(
         finetune="with fox.safetensors", base="base.safetensors", rank=2, save_name="", dtype="fp32"
@@ -207,6 +263,11 @@ def test_a_checkpoint_is_quantized_once_and_known_for_what_it_is(nodes, comfy, t
     folder = comfy.folder("models", "checkpoints")
     (folder / "base.safetensors").symlink_to(tiny.checkpoint)
     given = {"checkpoint": "base.safetensors", "format": "nf4", "save_name": "small"}
+    before = nodes.QuantizeCheckpoint.fingerprint_inputs(**given)
+    path = nodes.QuantizeCheckpoint.execute(**given).args[1]
+    assert nodes.QuantizeCheckpoint.fingerprint_inputs(**given) == before
+    Path(path).write_bytes(b"damaged")
+    assert nodes.QuantizeCheckpoint.fingerprint_inputs(**given) != before
     report, path = nodes.QuantizeCheckpoint.execute(**given, loftq_rank=loftq_rank).args
     assert path == str(folder / "small.safetensors")
     assert "linears in nf4" in report
