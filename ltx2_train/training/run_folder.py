@@ -271,7 +271,7 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
         raise RunError(f"Cannot read {file}: {error.strerror or error}.") from None
     except ValueError:
         manifest = None
-    if not isinstance(manifest, dict):
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("step", 0), int):
         raise RunError(f"{file} is damaged.")
     return manifest
 

@@ -86,6 +86,14 @@ def test_a_column_is_named_where_another_is_used_in_its_place(folder):
     assert any("'image' (first in entry 1) is not used" in text for text in plan.warnings)
 
 
+def test_cells_of_a_column_without_a_name_are_told(folder):
+    plan = planned(folder, "video,caption,\nm/a.png,a fox,mine\n", "d.csv")
+    assert told(plan) == [("a.png", "a fox")]
+    assert any("the column 'number 3' (first in line 2) is not used." in text for text in plan.warnings)
+    quiet = planned(folder, "video,caption,\nm/a.png,a fox,\n", "d.csv").warnings
+    assert not any("is not used" in text for text in quiet)
+
+
 def test_of_several_captions_each_is_one_of_the_medium(folder):
     rows = [GOOD, {"image_path": "m/b.png", "caption": ["", "a bear", "a brown bear"]}]
     plan = planned(folder, rows)

@@ -90,7 +90,7 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
     assert not leftover.exists()
 
 
-DAMAGED = [b"{", b"\xff\x00\xfe", b"[" * 100_000, b'{"step": Infinity}', b"[]"]
+DAMAGED = [b'{"step": "2"}', b"{", b"\xff\x00\xfe", b"[" * 100_000, b'{"step": Infinity}', b"[]"]
 
 
 @pytest.mark.parametrize("data", DAMAGED)
