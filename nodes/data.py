@@ -213,7 +213,7 @@ class PrepareDataset(io.ComfyNode):
             events.finish(
                 "finished", " | ".join([*told, *([f"{failed} not usable, see the summary"] if failed else [])])
             )
-            keep_made(cls.hidden.unique_id, [config])
+            keep_made(cls.hidden.unique_id, [config, *report.files])
             return io.NodeOutput(handles.PreparedDataset(config, tables, summary), summary)
 
 

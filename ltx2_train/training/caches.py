@@ -72,7 +72,7 @@ class CachesReport:
     left_out: list[str]
     manifest: Path
     pairs: tuple[str, ...] = ()  # what does not fit of references and masks
-    files: tuple[Path, ...] = ()  # the caches that are there now, and the manifest
+    files: tuple[Path, ...] = ()  # the caches that are there now
 
     def summary(self) -> str:
         """Some lines for people."""
@@ -133,7 +133,7 @@ def build_caches(
     tidy([*written_folders(dataset), folder])
     left_out = [f"{skipped.path.name}: {skipped.reason}" for skipped in plan.skipped]
     caches = {job.path for due in need.dues.values() for job in (*due.kept, *due.jobs) if job.path.is_file()}
-    return CachesReport(reports, left_out, manifest, plan.pairs, (*sorted(caches), manifest))
+    return CachesReport(reports, left_out, manifest, plan.pairs, tuple(sorted(caches)))
 
 
 def _checked(run: RunConfig, events: Events) -> tuple[BaseFiles, DrawSettings, list[Prompt]]:

@@ -19,6 +19,7 @@ import torch
 from fake_comfy import InterruptProcessingException
 from safetensors.torch import save_file
 
+from ltx2_train import DatasetConfig
 from ltx2_train.weights.tiny import make_tiny
 
 SIZE = {"width": 64, "height": 64, "frames": 9, "frame_extraction": "head", "buckets": False}
@@ -222,6 +223,24 @@ def test_a_stop_saves_and_the_next_press_goes_on(nodes, comfy, chain, monkeypatc
     (told,) = result.ui["ltx2_train"]
     assert [point[0] for point in told["curve"]] == [1, 2, 3, 4]
     assert (told["run"], told["step"], told["lora"]) == ("stopped", 4, result.args[1].lora.name)
+
+
+def test_a_cache_that_was_cut_or_deleted_is_made_by_the_next_press(nodes, chain):
+    def mark():
+        return nodes.PrepareDataset.fingerprint_inputs(name="cut")
+
+    before = mark()
+    prepared = chain.prepared(name="cut")[0]
+    assert mark() == before, "a second press is answered from ComfyUI's cache"
+    caches = sorted(DatasetConfig.read(prepared.config).datasets[0].caches.glob("*.safetensors"))
+    assert len(caches) > 1
+    for path, spoil in ((caches[0], lambda p: p.write_bytes(p.read_bytes()[:500])), (caches[-1], Path.unlink)):
+        whole = path.stat().st_size
+        spoil(path)
+        assert mark() != before
+        chain.prepared(name="cut")
+        assert path.stat().st_size == whole
+        before = mark()
 
 
 def test_a_finished_run_is_left_alone_until_its_folder_changes(nodes, chain):
