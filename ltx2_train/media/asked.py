@@ -16,9 +16,10 @@ MATROSKA, MP4 = frozenset(("matroska", "webm")), frozenset(("mov", "mp4"))
 TRACKS, TRACK_ENTRY, VIDEO = b"\x16\x54\xae\x6b", b"\xae", b"\xe0"
 PIXEL_CROP = (b"\x54\xcc", b"\x54\xdd", b"\x54\xbb", b"\x54\xaa")
 CLEAN_APERTURE = re.compile(rb"\0\0\0\x28clap(.{32})", re.DOTALL)
-# Of MP4 and of Matroska: two bytes of version, then seven bits of the profile.
-DOLBY_VISION = re.compile(rb"dv[cv]C(?:\x41\xed.)?[\1\2]\0(.)", re.DOTALL)
-OWN_COLOURS = 5  # the profile whose picture is in no YUV
+# Of MP4 and of Matroska: two bytes of version, then seven bits of the profile, and behind two bytes four of what others
+# may take the picture for.
+DOLBY_VISION = re.compile(rb"dv[cvw]C(?:\x41\xed.)?[\1-\3]\0(.).(.)", re.DOTALL)
+OWN_COLOURS = (5, 10)  # profiles whose picture is in no YUV where others may take it for nothing
 ENABLED = 1  # flag of a track
 # How two eyes share a picture, by FFmpeg's numbers. Of those that take turns (3) one alone may come out of the decoder.
 EYES = {
@@ -136,9 +137,9 @@ def _boxes(data: mmap.mmap, at: int, end: int, wanted: bytes) -> Iterator[tuple[
 
 def _refuse_colours(path: Path, data: mmap.mmap, begin: int, stop: int) -> None:
     found = DOLBY_VISION.search(data, begin, stop)
-    if found is not None and found[1][0] >> 1 == OWN_COLOURS:
+    if found is not None and (profile := found[1][0] >> 1) in OWN_COLOURS and not found[2][0] >> 4:
         raise DataError(
-            f"{path} is Dolby Vision of profile {OWN_COLOURS}, whose colours would come out green and purple. Convert "
+            f"{path} is Dolby Vision of profile {profile}, whose colours would come out green and purple. Convert "
             "it to SDR (BT.709) with a program that knows them.",
             path,
         )

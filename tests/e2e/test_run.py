@@ -503,6 +503,7 @@ def test_data_that_were_changed_between_two_starts_are_told(run_file):
     record = json.loads((folder / "data.json").read_text())
     written = (folder / "data.json").read_bytes()
     first = next(iter(record["captions"]))
+    assert set(record["media"]) == set(record["captions"])
     (folder / "data.json").write_text(json.dumps({**record, "captions": {**record["captions"], first: "another"}}))
     events = StopAt(99)
     train(load_run(run_file, ["train.save_every=1"]), events)

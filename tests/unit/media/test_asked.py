@@ -55,20 +55,22 @@ def test_a_crop_that_a_container_asks_for_is_told(tmp_path):
     )
 
 
-@pytest.mark.parametrize("profile", [5, 8])
-def test_colours_of_dolby_vision_alone_are_refused(tmp_path, profile):
-    said = bytes([1, 0, profile << 1, 0x35]) + bytes(20)
+@pytest.mark.parametrize(("profile", "others", "alone"), [(5, 0, True), (10, 0, True), (10, 1, False), (8, 4, False)])
+def test_colours_of_dolby_vision_alone_are_refused(tmp_path, profile, others, alone):
+    said = bytes([1, 0, profile << 1, 0x35, others << 4]) + bytes(19)
     path = with_box(write_video(tmp_path / "x.mp4", grey_levels(5)), PICTURES, struct.pack(">I4s", 32, b"dvcC") + said)
-    if profile == 5:
-        with pytest.raises(DataError, match="is Dolby Vision of profile 5, whose colours would come out green"):
+    if alone:
+        with pytest.raises(
+            DataError, match=f"is Dolby Vision of profile {profile}, whose colours would come out green"
+        ):
             probe_media(path)
     else:
         assert probe_media(path).remarks == ()
     head = bytes.fromhex("41e4a7 41e784") + b"dvcC" + bytes.fromhex("41ed98") + said
     tracks = bytes.fromhex("1654ae6b") + bytes([0x80 + len(head)]) + head
     path.write_bytes(bytes.fromhex("1a45dfa380 18538067 01ffffffffffffff") + tracks)
-    if profile == 5:
-        with pytest.raises(DataError, match="profile 5"):
+    if alone:
+        with pytest.raises(DataError, match=f"profile {profile}"):
             asked(path, frozenset(("matroska",)), SimpleNamespace(side_data={}))
 
 
