@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..ltx2_train.errors import ConfigError
 from . import handles, host
 from .host import io
 
@@ -63,7 +64,14 @@ class CombineDatasets(io.ComfyNode):
         dataset_4: handles.ClipFolder | None = None,
     ) -> io.NodeOutput:
         with host.training_job(TITLE):
-            given = zip((dataset_1, dataset_2, dataset_3, dataset_4), (share_1, share_2, share_3, share_4), strict=True)
+            datasets, shares = (dataset_1, dataset_2, dataset_3, dataset_4), (share_1, share_2, share_3, share_4)
+            given = list(zip(datasets, shares, strict=True))
+            for number, (part, share) in enumerate(given, 1):
+                if part is None and share != 1:
+                    raise ConfigError(
+                        f"share_{number} is {share}, and nothing is connected to `dataset_{number}`. Connect a "
+                        "dataset, or put it back to 1."
+                    )
             parts = [(part, share) for part, share in given if part is not None]
             nouns = {part.noun for part, _ in parts}
             combined = handles.ClipFolder(

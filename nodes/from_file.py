@@ -11,7 +11,7 @@ from ..ltx2_train.files import digest, write_text
 from . import handles, host, options
 from .host import io
 from .made import compared, keep_made
-from .train import check_ahead, generation, note_finished, run_outputs, seen
+from .train import check_ahead, generation, note_finished, run_outputs, seen, steps_beyond
 from .widgets import merged
 
 DATASET_TITLE, RUN_TITLE = "Dataset from File", "Run from File"
@@ -147,7 +147,7 @@ class RunFromFile(io.ComfyNode):
                 raise
             finally:
                 events.close()
-            events.finish("finished", f"{result.lora.name} is in {result.lora.parent}.")
+            events.finish("finished", f"{result.lora.name} is in {result.lora.parent}.{steps_beyond(result)}")
             _runs[str(cls.hidden.unique_id)] = result.folder
             note_finished(result)
             tables = run.model_dump(mode="json", exclude_defaults=True)

@@ -18,6 +18,7 @@ from .made import always
 CUT_TITLE, CAPTION_TITLE = "Cut Long Videos", "Caption Clips"
 
 SCENES, SECONDS, SPEECH = "scenes", "seconds", "pauses of speech"
+LENGTH = 5.0  # of pieces, in seconds, where nobody touches the widget
 # how the core calls what a node calls otherwise
 WORDS = {"out": "name", "min": "min_seconds", "max": "max_seconds"}
 NAMED = 3  # files that a sentence names
@@ -51,7 +52,7 @@ class CutLongVideos(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "seconds",
-                    default=5.0,
+                    default=LENGTH,
                     tooltip="Length of the pieces, where seconds count.",
                     **{**lengths, "min": 0.1},
                 ),
@@ -101,9 +102,16 @@ class CutLongVideos(io.ComfyNode):
     ) -> io.NodeOutput:
         with host.training_job(CUT_TITLE):
             root = source_folder.chosen_folder(folder, path)
+            if cut_at == SECONDS and 0 < max_seconds < seconds:
+                raise ConfigError(
+                    f"seconds is {seconds:g}, and max_seconds is {max_seconds:g}: each piece would be longer than the "
+                    "longest that is wanted. Lower `seconds`, or set max_seconds to 0."
+                )
             lengths = (seconds, min_seconds) if cut_at == SECONDS else (min_seconds, max_seconds)
             out = own_folder("clips", name, root, cut_at, *map(str, lengths))
             events = host.ComfyEvents(cls.hidden.unique_id)
+            if cut_at != SECONDS and seconds != LENGTH:
+                events.message(f"seconds = {seconds:g} has no effect: cut_at is {cut_at}.", "warning")
             least, most = min_seconds or None, max_seconds or None
             with node_words():
                 if cut_at == SPEECH:

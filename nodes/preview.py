@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,12 @@ class PreviewItem(io.ComfyNode):
         **settings: Any,
     ) -> io.NodeOutput:
         with host.training_job(TITLE):
-            run = None
+            if dataset is not None and prepared is not None:
+                raise ConfigError("`dataset` and `prepared` are both connected. Take one of the wires off.")
+            run, idle = None, ""
             if prepared is not None:
                 config, folder = core.DatasetConfig.read(prepared.config), prepared.config.parent
+                idle = _idle_sizes(settings, config)
                 run = core.make_run(dict(prepared.tables), folder, TITLE) if decode else None
             elif dataset is not None:
                 folder = entries.dataset_folder(dataset)
@@ -86,6 +90,8 @@ class PreviewItem(io.ComfyNode):
             else:
                 raise ConfigError("Nothing to show: connect `dataset` or `prepared`.")
             events = host.ComfyEvents(cls.hidden.unique_id)
+            if idle:
+                events.message(idle, "warning")
             try:
                 # a folder of its own for every way to show it: the page keeps what it once showed under a name
                 mark = digest(config.to_toml(), str(decode), length=8)
@@ -103,6 +109,21 @@ class PreviewItem(io.ComfyNode):
                 name = path.with_name(f"{path.stem}.sound.png")
                 seen = core.draw_spectrogram(name, sound["waveform"][0], sound["sample_rate"], path.stem)
             return io.NodeOutput(*_outputs(path, sound), caption, str(path), ui=host.preview(path, seen))
+
+
+def _idle_sizes(settings: Mapping[str, Any], config: core.DatasetConfig) -> str:
+    """A sentence on the widgets of sizes that say otherwise than the prepared dataset `config`, which has its own; ""
+    where none does."""
+    untouched, changed = {**SHAPE.defaults(visible=True), **SIZE_SETTINGS.defaults()}, []
+    for widget in (*SHAPE.settings, *SIZE_SETTINGS.settings):
+        value = settings.get(widget.id, untouched[widget.id])
+        there = [getattr(entry, widget.path) for entry in config.datasets]
+        if value not in (untouched[widget.id], *(one if widget.item is None else one[widget.item] for one in there)):
+            changed.append(f"{widget.id} = {value}")
+    if not changed:
+        return ""
+    has = "has" if len(changed) == 1 else "have"
+    return f"{', '.join(changed)} {has} no effect: `prepared` is shown as Prepare Dataset made it."
 
 
 def _outputs(path: Path, audio: dict[str, Any] | None) -> tuple[Any, Any]:

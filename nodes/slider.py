@@ -178,7 +178,7 @@ class TrainSlider(io.ComfyNode):
                 events.close()
             lora = core.with_its_step(result.lora, result.folder.name, result.step)
             text = train.where_it_is(result, f"{lora.name} is in ComfyUI's loras folder.")
-            events.finish("finished", f"{text} Use it at strengths from -2 to 2.")
+            events.finish("finished", f"{text} Use it at strengths from -2 to 2.{train.steps_beyond(result)}")
             train.note_finished(result)
             strips = sorted((result.folder / "samples").glob("*_strip.png"))
             finished = handles.FinishedRun(result.folder, lora, result.step, tables)

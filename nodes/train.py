@@ -198,7 +198,7 @@ class TrainLoRA(io.ComfyNode):
             else:
                 there = f"{made.name} is in ComfyUI's loras folder."
                 text = f"{where_it_is(result, there)} Raise steps to extend; this LoRA stays as it is."
-            events.finish("finished", text)
+            events.finish("finished", text + steps_beyond(result))
             note_finished(result)
             found = run_outputs(run, result, made, tables)
             return io.NodeOutput(*found, ui=seen(events, found[1]))
@@ -279,6 +279,13 @@ def check_ahead(
 def where_it_is(result: core.RunResult, there: str) -> str:
     """`there` where what the run made lies in ComfyUI's folder too, else where alone it does."""
     return there if result.exported is not None else f"{result.lora} is not in ComfyUI's folders, see below."
+
+
+def steps_beyond(result: core.RunResult) -> str:
+    """A sentence on a run that is further than it was asked to be; "" where it is not."""
+    if result.step <= result.total:
+        return ""
+    return f" It has {result.step} steps: {result.total} were asked for, and the others are not taken back."
 
 
 def tell_end(events: host.ComfyEvents, error: BaseException) -> None:

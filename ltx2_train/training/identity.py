@@ -36,6 +36,7 @@ FORMER: dict[int, dict[str, Any]] = {
 }
 # version -> fields that it brought, of which records of the version before tell nothing: they are not compared
 UNTOLD: dict[int, tuple[str, ...]] = {4: ("lora.lokr_norm",), 6: ("slider",)}
+_TELLS_SLIDER = 6  # from this version on a record tells whether the run is a slider
 _CHECKPOINT = "model.checkpoint"
 _OF_DATA = ("dataset", "batches of sound")  # fields that are known once the dataset has been read
 
@@ -163,6 +164,12 @@ def require_same(
         raise RunError(
             f"The run folder {path} was made by a newer version of this program. Update it to continue the run, or "
             "choose another run.name."
+        )
+    if version >= _TELLS_SLIDER and (before.get("slider") is None) != (now.slider is None):
+        kinds = {True: "a LoRA's", False: "a slider's"}
+        was, is_now = (kinds[one is None] for one in (before.get("slider"), now.slider))
+        raise RunError(
+            f"The run in {path} is {was}, not {is_now}. Choose another run.name, or set run.if_exists to 'new'."
         )
     if version == 1:
         began_with = recorded_optimizer(before, path / "states") or now.optimizer

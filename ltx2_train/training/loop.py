@@ -467,7 +467,8 @@ class _Loop:
         if run.peers.first and copy is not None:  # one that could not be written has been told of
             renew_exports(self.settings, run.folder, lora, self.events)
         done, seconds = run.step - self.first, time.monotonic() - self.started
-        summary = f"{run.step} of {run.total} steps done ({done} in {_clock(seconds)}). {_titled(run.product)}: {lora}"
+        of = f" of {run.total}" if run.step <= run.total else ""
+        summary = f"{run.step}{of} steps done ({done} in {_clock(seconds)}). {_titled(run.product)}: {lora}"
         return RunResult(run.folder.path, lora, run.step, run.total, summary, copy)
 
     def _after(self, error: BaseException) -> BaseException:

@@ -427,7 +427,10 @@ def _resume(run: Run, events: Events) -> bool:
             run.sound.load_state_dict(state["sound"])
             run.watch.load_state_dict(state["sound"]["watch"])
         run.step, run.place = step, (state["place"][0], state["place"][1])
-        events.message(f"Continuing {run.folder.name} after step {step} of {run.total}.")
+        if step > run.total:
+            events.message(f"{run.folder.name} is at step {step}, and was to end with {run.total}: no step is taken.")
+        else:
+            events.message(f"Continuing {run.folder.name} after step {step} of {run.total}.")
         return True
     if problems:
         raise RunError(

@@ -254,6 +254,9 @@ def test_a_finished_run_is_left_alone_until_its_folder_changes(nodes, chain):
     again = chain.trained("done")
     assert again.args[1].step == again.ui["ltx2_train"][0]["step"] == 3
     assert sorted((path.name, path.stat().st_mtime_ns) for path in first[1].folder.rglob("*.safetensors")) == state
+    assert "were asked for" not in again.ui["ltx2_train"][0]["message"]
+    told = chain.trained("done", steps=2).ui["ltx2_train"][0]["message"]
+    assert "It has 3 steps: 2 were asked for, and the others are not taken back." in told
     shutil.rmtree(first[1].folder)
     assert mark() != before
 

@@ -72,6 +72,11 @@ def test_preview_of_a_prepared_dataset_decodes_its_caches(nodes, comfy, tiny, cl
     plain, decoded = shown(nodes, prepared=prepared), shown(nodes, prepared=prepared, decode=True)
     assert decoded.args[3].endswith("_decoded.mp4")
     assert plain.args[2] == decoded.args[2]
+    assert "no effect" not in comfy.texts[-1][1]
+    shown(nodes, prepared=prepared, width=128, batch_size=2)
+    assert "width = 128, batch_size = 2 have no effect: `prepared` is shown as" in comfy.texts[-1][1]
+    with pytest.raises(RuntimeError, match="`dataset` and `prepared` are both connected"):
+        shown(nodes, prepared=prepared, dataset=load(nodes))
 
 
 def cut(nodes, **more):
@@ -172,7 +177,7 @@ def test_captions_are_written_anew_once_and_not_at_each_press(nodes, clips, list
     assert "3 captions written" in caption(nodes, **given, prefix="film.").args[1]
 
 
-def test_what_goes_wrong_is_said_in_the_words_of_the_node(nodes, comfy):
+def test_what_goes_wrong_is_said_in_the_words_of_the_node(nodes, comfy, caplog):
     media.write_video(comfy.folder("input", "long") / "film.mp4", media.moving_square(60, 96, 64))
     cut(nodes)
     with pytest.raises(RuntimeError, match=r"Choose another name, or delete"):
@@ -181,6 +186,14 @@ def test_what_goes_wrong_is_said_in_the_words_of_the_node(nodes, comfy):
         cut(nodes, name="other", min_seconds=3.0)
     with pytest.raises(RuntimeError, match=r"(?s)Nothing was cut.*shortest clip wanted \(min_seconds\)"):
         cut(nodes, name="short", seconds=9.0, min_seconds=8.0)
+    with pytest.raises(RuntimeError, match=r"seconds is 1, and max_seconds is 0\.3: each piece would be longer"):
+        cut(nodes, name="long", max_seconds=0.3)
+    assert cut(nodes, name="even", max_seconds=1.0).args[1] == 2
+    for seconds in (3.0, 5.0):
+        speech = {"name": f"speech {seconds:g}", "cut_at": "pauses of speech", "seconds": seconds, "min_seconds": 0.5}
+        with pytest.raises(RuntimeError):  # it has no sound
+            cut(nodes, **speech)
+        assert caplog.text.count("seconds = 3 has no effect: cut_at is pauses of speech.") == 1
     ways = {cut(nodes, name="", seconds=length).args[0] for length in (0.6, 0.7)}
     assert len(ways) == 2, "each way to cut has a folder"
     assert not any("--" in text for _, text in comfy.texts)

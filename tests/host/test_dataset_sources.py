@@ -102,6 +102,8 @@ def test_datasets_are_combined_again_and_gaps_are_left_out(nodes, graph, comfy):
         dataset_1=inner, dataset_4=graph.voice("voice"), **{**SHARES, "share_1": 3, "share_4": 7}
     ).args[0]
     assert repr(outer) == "<2 files in anna + voice>"
+    with pytest.raises(RuntimeError, match="share_3 is 5, and nothing is connected to `dataset_3`"):
+        graph.combined(inner, share_3=5)
     assert [entry["num_repeats"] for entry in outer.entries] == [6, 7]
     assert comfy.texts[-1][1] == "1 clips in anna x 3: 46% | 1 recordings in voice x 7: 54%"
     with pytest.raises(RuntimeError, match="voice holds recordings, but the base is set to train video alone"):

@@ -241,3 +241,12 @@ def test_what_was_changed_of_a_slider_is_refused_by_its_setting(changed, named, 
     with pytest.raises(RunError, match=r"slider\.targets, guidance, frames, width or height, or .*: was 1 clips"):
         require_same(tmp_path, {**record, "version": 5}, identity_now, now, other_data)
     require_same(tmp_path, {**record, "version": 5}, of(begun), begun, DATA)
+
+
+def test_a_slider_and_a_lora_do_not_go_on_with_each_other(tmp_path):
+    for before, now, text in (
+        (config(), config(slider=SLIDER), "a LoRA's, not a slider's"),
+        (config(slider=SLIDER), config(), "a slider's, not a LoRA's"),
+    ):
+        with pytest.raises(RunError, match=rf"^The run in .* is {text}\. Choose another run\.name, or set [^{{]*$"):
+            require_same(tmp_path, stored(of(before)), of(now), now, DATA)

@@ -48,6 +48,19 @@ def runs(monkeypatch, tmp_path):
     return SmallRuns(monkeypatch, tmp_path)
 
 
+def test_a_run_that_is_further_than_it_is_to_end_takes_no_step_and_says_so(runs):
+    heard = Heard(stop=3)
+    with pytest.raises(Stopped):
+        runs.train(heard, steps=9)
+    told = []
+    heard.message = lambda text, level="info": told.append(text)
+    heard.stop = None
+    result = runs.train(heard, steps=2)
+    assert (result.step, result.total, runs.taken) == (3, 2, [0, 1, 2])
+    assert "fox is at step 3, and was to end with 2: no step is taken." in told
+    assert result.summary.startswith("3 steps done (0 in ")
+
+
 def loras(folder):
     return sorted(path.name for path in folder.glob("*.safetensors"))
 
