@@ -27,6 +27,7 @@ from .errors import RunError
 TEMPORARY_SUFFIX = ".part"
 CLOSED = "cannot be opened"  # begins what `below` says of a folder
 ABANDONED = 3600.0  # seconds since its last change after which a temporary file belongs to nobody
+QUIET = 60.0  # the same for one of the file that is to be written: nobody else writes it
 WAITS = (0.05, 0.1, 0.2, 0.4, 0.8)  # seconds between tries to replace a file that another program holds open
 
 CHECK_SUMS = "crc32"  # entry of the metadata of a safetensors file, see `write_checked`
@@ -50,7 +51,7 @@ def atomic(path: Path | str) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.parent not in _swept:
             _swept.add(path.parent)
-            sweep(path.parent)
+            sweep(path.parent, of=path.name)
         handle, name = tempfile.mkstemp(prefix=_temporary_prefix(path.name), suffix=TEMPORARY_SUFFIX, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
@@ -103,12 +104,15 @@ def _bad_link(path: Path) -> str:
     return "is a link to a folder that it lies in" if target.is_dir() and target in path.absolute().parents else ""
 
 
-def sweep(folder: Path, older: float = ABANDONED) -> None:
-    """Delete what killed processes left half written in `folder`: temporary files unchanged for `older` seconds."""
+def sweep(folder: Path, older: float = ABANDONED, of: str = "") -> None:
+    """Delete what killed processes left half written in `folder`: temporary files unchanged for `older` seconds, and
+    those `of` a file that is about to be written unchanged for a minute."""
+    own = re.compile(rf"{re.escape(_temporary_prefix(of))}[a-z0-9_]{{8}}\.part") if of else None
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             with contextlib.suppress(OSError):
-                if _TEMPORARY.fullmatch(entry.name) and time.time() - entry.stat().st_mtime >= older:
+                least = QUIET if own is not None and own.fullmatch(entry.name) else older
+                if _TEMPORARY.fullmatch(entry.name) and time.time() - entry.stat().st_mtime >= least:
                     os.unlink(entry.path)
 
 

@@ -57,7 +57,7 @@ from .fit.machine import EVERYTHING
 from .fit.work import largest_batch, of_batch
 from .held_out import require_apart, require_validation, validation_clips
 from .identity import Identity, recorded_optimizer, require_same
-from .lora_files import is_whole, list_loras
+from .lora_files import is_whole, list_loras, lora_name
 from .optimizing import check_optimizer
 from .peers import ALONE, Peers, check_sharded_batches, require_processes
 from .regularizers.checks import check_blocks, check_regularized, check_samples_of, regularizer_texts
@@ -129,9 +129,21 @@ class Checked:
             *(path for step, path in saved if step == manifest.get("step")),
         ]
         whole = next((path for path in newest if is_whole(path, manifest.get("step"))), None)
+        if not self._mean_is_whole() and any(step == manifest.get("step") for step, _ in list_states(folder.states)):
+            return None
         if whole is None and not list_states(folder.states):
             whole = next(filter(is_whole, (path for _, path in reversed(saved))), None)
         return whole
+
+    def _mean_is_whole(self) -> bool:
+        """Whether the LoRA of the running mean is there as well, where the run has kept one."""
+        folder, step = self.folder, self.folder.manifest.get("step")
+        used = used_settings(folder.path, self.config)
+        if not used.ema.decay or used.train.what == "full":
+            return True
+        name = f"{folder.name}_ema"
+        saved = [path for made, path in list_loras(folder.loras, name) if made == step]
+        return is_whole(folder.loras / lora_name(name), step) and any(is_whole(path, step) for path in saved)
 
 
 def check(config: RunConfig, events: Events, peers: Peers = ALONE) -> Checked:

@@ -135,10 +135,24 @@ class MetricsLog:
         plain = [row for row in self._kept if not validated(row) and row["step"] % self._every == 0]
         self._kept = sorted([*held, *plain], key=lambda row: row["step"])
 
+    def _follow(self) -> None:
+        """Open the file again where another one has taken its place, or it was deleted."""
+        try:
+            if os.path.samestat(os.stat(self.path), os.fstat(self._file.fileno())):
+                return
+        except FileNotFoundError:
+            pass
+        file: BinaryIO = open(self.path, "ab", buffering=0)
+        self._file.close()
+        self._file, self._end = file, file.tell()
+        what = "was replaced or deleted while the run went on; rows that it does not hold are lost"
+        self._events.message(f"{self.path} {what}.", "warning")
+
     def _write(self) -> None:
         """Write what waits, wholly or not at all."""
         if not self._waiting:
             return
+        self._follow()
         try:
             written = self._file.write(self._waiting)
             if written != len(self._waiting):  # the disk is full

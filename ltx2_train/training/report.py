@@ -47,6 +47,7 @@ small { color: #666; }
 """
 
 Points = list[tuple[float, float]]
+_BEGINS = b"<!doctype html>"
 
 
 def write_report(folder: Path | str, out: Path | str | None = None) -> Path:
@@ -59,6 +60,8 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Path:
     if manifest is None:
         raise RunError(f"{folder} is no folder of a run: it has no manifest.json.")
     target = folder / PAGE if out is None else Path(out)
+    if out is not None:
+        _require_page(target)
     rows = read_rows(folder / "metrics.jsonl")
     parts = [
         f"<h1>{escape(folder.absolute().name)}</h1>",
@@ -70,9 +73,22 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Path:
         f"<p><small>Written by ltx2_train {escape(VERSION)}.</small></p>",
     ]
     title = escape(folder.absolute().name)
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+    head = f'{_BEGINS.decode()}<html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
     write_text(target, f"{head}<body>{''.join(parts)}</body></html>\n")
     return target
+
+
+def _require_page(target: Path) -> None:
+    """Raise RunError where another kind of file stands at `target`."""
+    try:
+        with open(target, "rb") as file:
+            begins = file.read(len(_BEGINS))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunError(f"--out: {target} cannot be written: {error.strerror or error}.") from None
+    if begins and begins != _BEGINS:
+        raise RunError(f"--out: {target} is there already and is no page. Name another file, or move it away.")
 
 
 def leave_report(folder: Path, events: Events) -> None:

@@ -13,6 +13,25 @@ from ltx2_train.training.chart import draw_chart
 from ltx2_train.training.metrics import MetricsLog, read_rows, smooth, terms_of, terms_text
 
 
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+def test_a_file_that_was_taken_away_is_written_on_and_told(tmp_path, how):
+    told, events, path = [], Events(), tmp_path / "m.jsonl"
+    events.message = lambda text, level="info": told.append((level, text))
+    log = MetricsLog(path, 0, events)
+    log.append({"step": 1})
+    if how == "replaced":
+        (tmp_path / "copy").write_bytes(path.read_bytes())
+        (tmp_path / "copy").replace(path)
+    else:
+        path.unlink()
+    for step in (2, 3):
+        log.append({"step": step})
+    log.close()
+    assert [row["step"] for row in read_rows(path)] == ([1, 2, 3] if how == "replaced" else [2, 3])
+    assert [level for level, _ in told] == ["warning"]
+    assert "was replaced or deleted while the run went on" in told[0][1]
+
+
 def test_rows_after_the_saved_step_go_on_resume(tmp_path):
     log = MetricsLog(tmp_path / "m.jsonl", 0)
     for step in range(1, 6):

@@ -108,6 +108,16 @@ def test_nothing_comes_from_elsewhere_and_large_samples_are_linked(run_folder, t
     assert all(address.startswith("data:") for address in addresses)
 
 
+def test_a_page_takes_the_place_of_a_page_alone(run_folder, tmp_path):
+    (lora := tmp_path / "a.safetensors").write_bytes(b"weights")
+    with pytest.raises(RunError, match=r"a\.safetensors is there already and is no page"):
+        write_report(run_folder, lora)
+    assert lora.read_bytes() == b"weights"
+    (tmp_path / "empty.html").touch()
+    for name in ("empty.html", "new.html", "new.html"):
+        assert write_report(run_folder, tmp_path / name).read_text().startswith("<!doctype html>")
+
+
 def test_a_run_without_a_step_and_a_folder_that_is_none(tmp_path):
     with pytest.raises(RunError, match="no folder of a run"):
         write_report(tmp_path)

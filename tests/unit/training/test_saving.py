@@ -281,6 +281,27 @@ def test_a_manifest_of_a_later_step_than_all_else_is_not_believed(runs):
     assert late.warnings == ["What step 4 made is gone, and so are the states: fox_000002.safetensors is of step 2."]
 
 
+@pytest.mark.parametrize("how", ["missing", "cut", "older"])
+def test_the_mean_of_a_finished_run_is_written_anew_where_it_is_not_whole(runs, how):
+    runs.train(ema={"decay": 0.5})
+    mean = runs.path / "lora" / "fox_ema.safetensors"
+    whole = load_file(mean)
+    for path in (mean, mean.with_name("fox_ema_000004.safetensors")):
+        data = path.read_bytes()
+        path.unlink()
+        if how == "cut":
+            path.write_bytes(data[:500])
+    if how == "older":
+        shutil.copy(mean.with_name("fox_ema_000002.safetensors"), mean)
+    runs.train(events := Heard(), ema={"decay": 0.5})
+    assert any("is damaged or missing, and is written anew" in text for text in events.warnings)
+    assert all(torch.equal(whole[key], value) for key, value in load_file(mean).items())
+    assert inspect_lora(mean).step == 4
+    assert inspect_lora(mean.with_name("fox_ema_000004.safetensors")).step == 4
+    runs.train(again := Heard(), ema={"decay": 0.5})
+    assert again.warnings == []
+
+
 def test_a_copy_of_an_earlier_step_is_no_copy(runs, tmp_path, monkeypatch):
     exports = tmp_path / "loras" / "fox"
     with monkeypatch.context() as full:
