@@ -41,7 +41,7 @@ from .contexts import streams_of
 from .exports import exported, renew_exports
 from .fit.pace import Pace
 from .fit.trial import OomGuard, Rewound, moved_parameters, take_guarded, try_largest
-from .lora_files import lora_name, renew_names, step_of
+from .lora_files import lora_name, renew_names, step_of, with_its_step
 from .metrics import LOSS, STREAMS, clean_row, loss_column, validated
 from .peers import join_peers
 from .proof import Proof, is_wanted
@@ -185,6 +185,10 @@ def _renew_names(folder: RunFolder, step: int, lora: Path, events: Events) -> Pa
         if (made := step_of(lora)) not in (None, step):
             text = f"What step {step} made is gone, and so are the states: {lora.name} is of step {made}."
             events.message(text, "warning")
+        elif with_its_step(lora, folder.name, step) == lora and lora.name == lora_name(folder.name):
+            named = lora_name(folder.name, step)
+            both = f"{lora.name} and {named} are two LoRAs of step {step}, and one is of another run"
+            events.message(f"{both}: see `ltx2-train lora inspect`.", "warning")
         return lora
     names, was = " and ".join(path.name for path in written), "was" if len(written) == 1 else "were"
     events.message(f"{names} {was} damaged or missing, and {was} copied from {lora.name}.", "warning")

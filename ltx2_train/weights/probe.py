@@ -156,7 +156,8 @@ def require_trainable(
         )
         if check == "error" or apart:
             raise CheckpointError(text)
-        events.message(text + f" Going on as {name_of(info.version or '')}.", "warning")
+        its = f"{name_of(info.version or '')} with the defaults (noise levels, guidance) of {name_of(expected_version)}"
+        events.message(f"{text} Going on as {its}.", "warning")
     for text in info.warnings:
         events.message(text, "warning")
     return info

@@ -21,6 +21,7 @@ from ltx2_train.training.lora_files import with_its_step
 from ltx2_train.training.metrics import read_rows
 from ltx2_train.training.run_folder import read_manifest
 from ltx2_train.training.state import list_states
+from ltx2_train.weights.reader import TensorFile
 
 
 class Heard(Events):
@@ -300,6 +301,17 @@ def test_the_mean_of_a_finished_run_is_written_anew_where_it_is_not_whole(runs, 
     assert inspect_lora(mean.with_name("fox_ema_000004.safetensors")).step == 4
     runs.train(again := Heard(), ema={"decay": 0.5})
     assert again.warnings == []
+
+
+def test_a_lora_of_another_run_under_a_name_of_this_one_is_told(runs):
+    runs.train()
+    other = runs.path / "lora" / "fox.safetensors"
+    data = load_file(other)
+    other.unlink()
+    with TensorFile(runs.path / "lora" / "fox_000004.safetensors") as file:
+        save_file(data, other, {**file.metadata, "ss_seed": "7"})
+    runs.train(told := Heard())
+    assert [text for text in told.warnings if "are two LoRAs of step 4, and one is of another run" in text]
 
 
 def test_a_copy_of_an_earlier_step_is_no_copy(runs, tmp_path, monkeypatch):
