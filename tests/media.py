@@ -170,7 +170,8 @@ def truncate(path: Path, share: float = 0.5) -> Path:
 
 
 def colour_profile(primaries: Sequence[tuple[float, float, float]], name: str, gamma: float = 2.2) -> bytes:
-    """An ICC profile (version 2) of RGB with the given XYZ (D50) of red, green and blue; see DISPLAY_P3."""
+    """An ICC profile (version 2) of RGB with the given XYZ (D50) of red, green and blue, see DISPLAY_P3; of grey
+    without any."""
 
     def fixed(value: float) -> bytes:
         return round(value * 65536).to_bytes(4, "big", signed=True)
@@ -184,8 +185,8 @@ def colour_profile(primaries: Sequence[tuple[float, float, float]], name: str, g
         b"desc": b"desc\0\0\0\0" + len(text).to_bytes(4, "big") + text + bytes(78),
         b"cprt": b"text\0\0\0\0none\0",
         b"wtpt": xyz((0.9642, 1.0, 0.8249)),
-        **{letter + b"XYZ": xyz(values) for letter, values in zip((b"r", b"g", b"b"), primaries, strict=True)},
-        **{letter + b"TRC": curve for letter in (b"r", b"g", b"b")},
+        **{letter + b"XYZ": xyz(values) for letter, values in zip((b"r", b"g", b"b"), primaries, strict=False)},
+        **{letter + b"TRC": curve for letter in ((b"r", b"g", b"b") if primaries else (b"k",))},
     }
     table, body = len(tags).to_bytes(4, "big"), b""
     start = 128 + 4 + 12 * len(tags)
@@ -194,7 +195,13 @@ def colour_profile(primaries: Sequence[tuple[float, float, float]], name: str, g
         table += tag + (start + len(body)).to_bytes(4, "big") + len(data).to_bytes(4, "big")
         body += data
     head = (
-        (start + len(body)).to_bytes(4, "big") + b"\0\0\0\0\x02\x40\0\0mntrRGB XYZ " + bytes(12) + b"acsp" + bytes(28)
+        (start + len(body)).to_bytes(4, "big")
+        + b"\0\0\0\0\x02\x40\0\0mntr"
+        + (b"RGB " if primaries else b"GRAY")
+        + b"XYZ "
+        + bytes(12)
+        + b"acsp"
+        + bytes(28)
     )
     head += b"".join(fixed(value) for value in (0.9642, 1.0, 0.8249))
     return head + bytes(128 - len(head)) + table + body

@@ -131,7 +131,13 @@ def _plan_one(
     pairs += told
     warnings += [*(f"{name}: {note}" for note in cutter.notes), *told]
     warnings += [
-        f"{name}: {note}" for note in (*_copies(items), *_without_reference(entry, items), *_without_mask(entry, items))
+        f"{name}: {note}"
+        for note in (
+            *_copies(items),
+            *_without_reference(entry, items),
+            *_without_mask(entry, items),
+            *_shared_by_name(entry, items),
+        )
     ]
     return items, skipped
 
@@ -142,6 +148,29 @@ def _copies(items: list[Item]) -> list[str]:
         f"{path.name} is a copy of {original.name}; both are used. Use num_repeats to repeat a clip."
         for path, original in copies(item.source.path for item in items).items()
     ]
+
+
+def _shared_by_name(entry: DatasetSettings, items: list[Item]) -> list[str]:
+    """A sentence for each file beside media of two sub-folders that was found by the name that they share."""
+    if not entry.source_key.endswith("_directory"):
+        return []
+    owners: dict[Path, dict[Path, None]] = {}
+    for item in items:
+        sound = None if item.sound is None or item.sound.path == item.source.path else item.sound.path
+        references = (*(one.path for one in item.references), *item.reference_audios)
+        for path in filter(None, (sound, item.mask, item.audio_mask, *references)):
+            owners.setdefault(path, {})[item.source.path] = None
+    return [
+        f"{path} goes with {len(media)} media of its name: {', '.join(_below(one, entry) for one in shown)}{more}. To "
+        "give each its own, make the same sub-folders there."
+        for path, media in owners.items()
+        if len(media) > 1
+        for shown, more in [(list(media)[:SHOWN_AT_MOST], " ..." if len(media) > SHOWN_AT_MOST else "")]
+    ]
+
+
+def _below(path: Path, entry: DatasetSettings) -> str:
+    return path.relative_to(entry.source).as_posix() if path.is_relative_to(entry.source) else path.name
 
 
 def _without_reference(entry: DatasetSettings, items: list[Item]) -> list[str]:

@@ -186,6 +186,8 @@ def _transform(data: bytes, mode: str) -> tuple[str, str, Any] | None:
         source = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(space)
         if source is None or (source == "CMYK") != (mode == "CMYK"):
             return None
+        if source == "L" and not mode.startswith(("1", "L", "I", "F")):  # it would take the colours away
+            return None
         name = ImageCms.getProfileDescription(profile).strip() or space
         srgb = ImageCms.createProfile("sRGB")
         build: Any = ImageCms.buildTransform  # annotated with the names that older Pillow lacks

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import types
 
 import numpy as np
@@ -165,6 +166,11 @@ def test_sub_folders_of_sound_mirror_those_of_the_clips(tmp_path):
     entry = {"video_directory": "clips", "recursive": True, "target_frames": [9], "audio_source": "audio_files"}
     items = plan_dataset(config(tmp_path, {**entry, "audio_files_directory": "voices"})).items
     assert [item.sound.path.parent.name for item in items] == ["one", "two"]
+    shutil.rmtree(tmp_path / "voices")
+    write_sound(tmp_path / "voices" / "a.wav", tone(1.0))
+    plan = plan_dataset(config(tmp_path, {**entry, "audio_files_directory": "voices"}))
+    (note,) = [text for text in plan.warnings if "goes with" in text]
+    assert f"{tmp_path / 'voices' / 'a.wav'} goes with 2 media of its name: one/a.mp4, two/a.mp4. To" in note
 
 
 def test_a_missing_sound_file_is_named(tmp_path):

@@ -65,6 +65,16 @@ def test_what_is_srgb_by_any_name_stays_as_it_is(tmp_path, mode):
     assert probe_media(tmp_path / "a.png").reading == ()
 
 
+def test_a_grey_profile_is_of_grey_pictures_alone(tmp_path):
+    grey = colour_profile((), "grey", gamma=1.0)
+    patch(P3_RED).save(tmp_path / "red.png", icc_profile=grey)
+    patch(P3_RED).convert("L").save(tmp_path / "grey.png", icc_profile=grey)
+    assert "colour profile that cannot be read" in probe_media(tmp_path / "red.png").remarks[0]
+    assert tuple(read_image(tmp_path / "red.png")[0, 0]) == P3_RED
+    plain = np.asarray(Image.open(tmp_path / "grey.png"))[0, 0]
+    assert read_image(tmp_path / "grey.png")[0, 0, 0] > plain + 20, "linear light"
+
+
 def test_a_profile_that_cannot_be_read_is_mentioned(tmp_path):
     patch(P3_RED).save(tmp_path / "a.png", icc_profile=b"rubbish" * 50)
     assert "colour profile that cannot be read" in probe_media(tmp_path / "a.png").remarks[0]
