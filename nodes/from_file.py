@@ -83,7 +83,7 @@ class DatasetFromFile(io.ComfyNode):
                 events.close()
             summary = "\n".join(one.summary() for one in (*taken, report))
             events.finish("finished", f"{config.name}: {'only its caches are used' if cache_only else 'ready'}")
-            keep_made(cls.hidden.unique_id, [config])
+            keep_made(cls.hidden.unique_id, [config, *report.files])
             return io.NodeOutput(handles.PreparedDataset(config, tables, summary), summary)
 
 

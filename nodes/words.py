@@ -33,7 +33,7 @@ _PHRASES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     ),
     (
         re.compile(r"\b(video|audio)\.conditions\b"),
-        lambda found: f"{found[1].capitalize()} Conditions",
+        lambda found: _giver(found[1]),
     ),
     (re.compile(rf"(?:\w*datasets\[\d+\]\.)({_DATA})\b"), lambda found: _FOLDERS[found[1]]),
     (
@@ -59,6 +59,11 @@ _PHRASES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
         re.compile(r"\b(video|audio)\.generated (?:is false|= false|is off)"),
         lambda found: f"all of the {found[1]} is given",
     ),
+    (
+        re.compile(r"\b(video|audio)\.generated is set\b"),
+        lambda found: f"{_giver(found[1])} gives all of the {found[1]}",
+    ),
+    (re.compile(r"\btake (video|audio)\.generated out"), lambda found: f"take {_giver(found[1])} out"),
     (re.compile(r"\bmemory\.pinned to false"), lambda _: "memory.pinned to off"),
     # where a node writes is its own choice
     (
@@ -114,6 +119,12 @@ def in_widget_words(text: str) -> str:
     for phrase, said in _PHRASES:
         text = phrase.sub(said, text)
     return _pattern().sub(_widget, text)
+
+
+def _giver(stream: str) -> str:
+    """The node that says what `stream` is given: its own, or the recipe where that alone is in the graph."""
+    title, graph = f"{stream.capitalize()} Conditions", _graph.get()
+    return "Conditions Recipe" if title not in graph and "Conditions Recipe" in graph else title
 
 
 def _widget(found: re.Match[str]) -> str:

@@ -279,7 +279,7 @@ def test_pairs_are_trained_on(graph, pair):
 @pytest.fixture
 def unencoded(nodes, monkeypatch):
     """Prepare Dataset writes its dataset file and encodes nothing."""
-    report = SimpleNamespace(summary=str, kinds={}, left_out=[])
+    report = SimpleNamespace(summary=str, kinds={}, left_out=[], files=())
     monkeypatch.setattr(nodes.data.core, "build_caches", lambda *_, **__: report)
 
 

@@ -115,7 +115,7 @@ def test_datasets_are_combined_again_and_gaps_are_left_out(nodes, graph, comfy):
 def test_clips_that_are_held_out_stand_apart_in_the_dataset_file(nodes, graph, comfy, monkeypatch):
     clip(comfy.folder("input", "anna") / "clip.mp4", "a yellow square")
     clip(comfy.folder("input", "held") / "other.mp4", "another square", frames=20)
-    report = types.SimpleNamespace(summary=lambda: "", kinds={}, left_out=[])
+    report = types.SimpleNamespace(summary=lambda: "", kinds={}, left_out=[], files=())
     monkeypatch.setattr(nodes.data.core, "build_caches", lambda run, events, trains: report)
     prepared, _ = graph.prepared(graph.clips("anna"), validation=graph.clips("held"))
     config = DatasetConfig.read(prepared.config)

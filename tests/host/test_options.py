@@ -151,7 +151,7 @@ def test_a_dataset_file_is_used_as_it_is(nodes, comfy, monkeypatch, tmp_path):
         '[general]\nresolution = [64, 64]\n[[datasets]]\nvideo_directory = "clips"\ncache_directory = "c"\n'
     )
     seen = []
-    report = SimpleNamespace(summary=lambda: "all kept")
+    report = SimpleNamespace(summary=lambda: "all kept", files=())
     monkeypatch.setattr(nodes.from_file.core, "build_caches", lambda run, events, trains: seen.append(run) or report)
     model = nodes.handles.BaseModel({"model": {"mode": "video"}}, "LTX 2.3")
     node = nodes.DatasetFromFile
@@ -170,7 +170,7 @@ def test_a_dataset_file_is_used_as_it_is(nodes, comfy, monkeypatch, tmp_path):
 
 
 def test_a_folder_of_the_official_trainer_is_taken_over_once_and_where_it_changed(nodes, comfy, monkeypatch, tmp_path):
-    report = SimpleNamespace(summary=lambda: "all kept")
+    report = SimpleNamespace(summary=lambda: "all kept", files=())
     monkeypatch.setattr(nodes.from_file.core, "build_caches", lambda run, events, trains: report)
     at = tmp_path / "root" / ".precomputed"
     for name in ("latents", "conditions"):

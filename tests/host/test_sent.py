@@ -90,6 +90,19 @@ def test_a_setting_of_several_nodes_is_that_of_those_in_the_graph(nodes):
             assert words.in_widget_words("Set trigger_word in it.") == f"Set {said} in it."
 
 
+def test_conditions_are_those_of_the_node_that_gives_them(nodes):
+    words = nodes.words
+    for titles, giver in (
+        ({"Conditions Recipe"}, "Conditions Recipe"),
+        ({"Conditions Recipe", "Audio Conditions"}, "Audio Conditions"),
+        (set(), "Audio Conditions"),
+    ):
+        with words.in_graph(titles):
+            said = words.in_widget_words("audio.generated is set, but. Or take audio.generated out.")
+            assert said == f"{giver} gives all of the audio, but. Or take {giver} out."
+            assert words.in_widget_words("audio.conditions asks for").startswith(f"{giver} asks")
+
+
 def test_the_prompts_that_we_ship_are_known(nodes):
     for file in (ROOT / "example_workflows" / "api").glob("*.json"):
         assert nodes.sent.unknown(json.loads(file.read_text(encoding="utf-8"))) == "", file.name
