@@ -280,7 +280,7 @@ def _tell_changed(
     folder: RunFolder, config: RunConfig, written: Mapping[str, str], data: TrainingSet, events: Events
 ) -> None:
     """Name the settings, and the data, of a run that goes on which are others than when it was last started."""
-    if not folder.manifest.get("step"):
+    if not (folder.manifest.get("step") or list_states(folder.states)):  # a killed one may know of its states alone
         return
     names = finished_record(folder.path, config, written)[1]
     if changed := [*(name for name in names if not name.startswith(TOLD)), *changed_data(folder.path, data)]:

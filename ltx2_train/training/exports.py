@@ -16,12 +16,15 @@ from .lora_files import is_copy, list_loras, lora_name, place_lora, place_newest
 from .run_folder import RunFolder
 
 
-def export(lora: Path, folder: Path, name: str) -> Path:
+def export(lora: Path, folder: Path, name: str, events: Events) -> Path:
     """Place the LoRA in `folder` too, under its own name and the plain one; returns the plain path."""
-    return place_newest(place_lora(lora, folder / lora.name), folder, name)
+    placed = place_lora(lora, folder / lora.name)
+    if placed.name != lora.name:
+        events.message(f"In {folder} another LoRA is called {lora.name} and is kept; this one is {placed.name} there.")
+    return place_newest(placed, folder, name)
 
 
-def export_one(checkpoint: Path, folder: Path, name: str) -> Path:
+def export_one(checkpoint: Path, folder: Path, name: str, _events: Events) -> Path:
     """Place the checkpoint in `folder` under the plain name alone, in place of the one before; returns its path."""
     copy_file(checkpoint, folder / lora_name(name))
     return folder / lora_name(name)
@@ -55,7 +58,7 @@ def renew_exports(config: RunConfig, folder: RunFolder, newest: Path, events: Ev
         told = [path.name for path in broken if place_lora(path, place / path.name) == place / path.name]
         if exported(config, folder, newest) is None:
             place_one = export_one if whole else export
-            told.append(place_one(made, place, folder.name).name)
+            told.append(place_one(made, place, folder.name, events).name)
     except TrainerError as error:
         events.message(f"The copy in run.export_folder was left out. {error}", "warning")
         return

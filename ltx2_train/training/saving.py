@@ -161,7 +161,7 @@ def _write_loras(run: Run, events: Events, saved: Saved) -> None:
         with _tolerant(saved, "copy in run.export_folder", events):
             # a checkpoint is too large for one of each step to stay there
             place_one = export_one if run.whole else export
-            events.saved("export", place_one(written, run.config.run.export_folder / name, name))
+            events.saved("export", place_one(written, run.config.run.export_folder / name, name, events))
     if keep := run.config.full.keep if run.whole else run.config.train.keep_loras:
         _removed(prune(folder.loras, name, keep, folder.finished), events)
     if run.mean is not None:
@@ -181,7 +181,7 @@ def _write_mean(run: Run, mean: WeightMean, events: Events) -> None:
     _write_sidecars(run, dict.fromkeys((written, plain)))
     events.saved("lora", written)
     if run.config.run.export_folder is not None:
-        events.saved("export", export(written, run.config.run.export_folder / folder.name, name))
+        events.saved("export", export(written, run.config.run.export_folder / folder.name, name, events))
     if train.keep_loras:
         _removed(prune(folder.loras, name, train.keep_loras, folder.finished), events)
 

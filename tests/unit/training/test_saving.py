@@ -145,13 +145,16 @@ def test_another_lora_of_that_step_is_never_written_over(runs, tmp_path):
     runs.train(steps=2, export=exported.parent)
     old = load_file(exported / "fox_000002.safetensors")
     shutil.rmtree(runs.path)
+    told = Heard()
+    told.message = lambda text, level="info": told.warnings.append(text)
     for _ in range(2):  # pressing again changes nothing
-        runs.train(steps=2, export=exported.parent, learning_rate=1e-3)
+        runs.train(told, steps=2, export=exported.parent, learning_rate=1e-3)
         assert loras(exported) == ["fox.safetensors", "fox_000002.safetensors", "fox_000002_2.safetensors"]
         assert all(
             torch.equal(old[key], value) for key, value in load_file(exported / "fox_000002.safetensors").items()
         )
         assert same(exported / "fox.safetensors", exported / "fox_000002_2.safetensors")
+    assert sum("another LoRA is called fox_000002.safetensors and is kept" in text for text in told.warnings) == 1
 
 
 def test_what_stands_under_the_plain_name_without_a_step_is_kept(runs, tmp_path):
