@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -301,10 +302,20 @@ def _reusable(compact: Job) -> bool:
     return compact.kind.recipe.settings.skip_existing and compact.kind.check(compact).fresh
 
 
+def _tell_unread(tokenizer: Any, texts: Sequence[str], events: Events) -> None:
+    """Warn of texts that are longer than what a tokenizer keeps of them."""
+    for text in texts:
+        if unread := len(tokenizer.ids(text, limit=sys.maxsize)) - len(tokenizer.ids(text)):
+            begins = f"The text {text.strip()[:40]!r}..."
+            events.message(f"{begins} is too long: its last {unread} tokens are not read. Shorten it.", "warning")
+
+
 def each_features(
     encoder: Encoder, group: Sequence[str], events: Events
 ) -> Iterator[tuple[str, TextFeatures | DataError]]:
-    """The features of each caption of `group`, or why it has none."""
+    """The features of each caption of `group`, or why it has none; those that are too long to be read are told."""
+    if (tokenizer := getattr(encoder, "tokenizer", None)) is not None:
+        _tell_unread(tokenizer, group, events)
     each = getattr(encoder, "encode_each", None)
     if each is not None:
         yield from each(group, events)

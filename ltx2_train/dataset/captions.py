@@ -146,7 +146,7 @@ def decode_text(data: bytes) -> tuple[str, str | None]:
 def parse_replacement(text: str) -> tuple[str, str]:
     """What "find => replace" finds and puts in its place, which may be nothing. Raises ValueError."""
     find, arrow, put = text.partition(REPLACEMENT)
-    if not arrow or not find.strip():
+    if not arrow or not find.strip() or REPLACEMENT in put:
         raise ValueError(f"{text!r} is not of the form 'find {REPLACEMENT} replace'")
     return find.strip(), put.strip()
 

@@ -90,8 +90,9 @@ def test_the_dataset_file_changes_captions(tmp_path):
         assert config.datasets[0].caption_replace == ("automobile => car",)
         assert plan_dataset(config).items[0].caption == "ohwx, anime style. an car"
     assert (tmp_path / "a.txt").read_text() == "an automobile"
-    with pytest.raises(ConfigError, match="find => replace"):
-        DatasetConfig.from_table({"datasets": [{**table, "caption_replace": ["automobile"]}]}, tmp_path)
+    for wrong in ("automobile", "automobile => car => truck"):
+        with pytest.raises(ConfigError, match="find => replace"):
+            DatasetConfig.from_table({"datasets": [{**table, "caption_replace": [wrong]}]}, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
 from ltx2_train import Events
+from ltx2_train.caching.encode_text import each_features
 from ltx2_train.errors import DataError
 from ltx2_train.models.text import TextFeatures
 from ltx2_train.sampling import prompt_text
 from ltx2_train.sampling.prompt_text import prompt_features
+from ltx2_train.weights.gemma import load_tokenizer
+from ltx2_train.weights.gemma_files import open_gemma
 
 
 class Encoder:
@@ -74,3 +79,16 @@ def test_a_prompt_of_another_encoder_is_made_again_and_one_of_an_older_version_i
         features("a fox")
         assert Encoder.opened == opened
     assert [found.name for found in (tmp_path / "prompts").iterdir()] == [path.name]
+
+
+def test_a_text_that_is_cut_is_told(tiny):
+    encoder, told, events = Encoder(), [], Events()
+    with open_gemma(tiny.text_encoder) as found:
+        encoder.tokenizer = load_tokenizer(found)
+    events.message = lambda text, level="info": told.append((level, text))
+    list(each_features(encoder, ["a fox", "rain " * 1100], events))
+    ((level, text),) = told
+    assert level == "warning"
+    assert re.fullmatch(
+        r"The text 'rain rain .*'\.\.\. is too long: its last \d+ tokens are not read\. Shorten it\.", text
+    )

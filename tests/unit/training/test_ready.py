@@ -9,6 +9,7 @@ from unit.training.step_parts import make_batch, widths_of
 
 from ltx2_train.config import make_run
 from ltx2_train.feed.batches import Batches
+from ltx2_train.models import transformer
 from ltx2_train.training.ready import make_ready
 from ltx2_train.training.sound import RunSound
 from ltx2_train.training.step import ready_step, training_step
@@ -37,7 +38,9 @@ def model(tiny):
 
 @pytest.mark.parametrize("lengths", [[6, 6], [6, 0, 4]])
 @pytest.mark.parametrize("mode", ["none", "inv_freq"])
-def test_a_step_on_what_is_ready_looks_at_no_value(model, lengths, mode):
+def test_a_step_on_what_is_ready_looks_at_no_value(model, lengths, mode, monkeypatch):
+    # a processor waits for nobody, and looks which tokens share their places
+    monkeypatch.setattr(transformer, "device_type", lambda _: "cuda")
     run = make_run(
         {"model": {"mode": "av"}, "train": {"first_frame_probability": 1.0}, "loss": {"balance": {"mode": mode}}}
     )
