@@ -166,6 +166,10 @@ def _override(tables: dict[str, Any], override: str) -> None:
     if not sign or not path:
         raise ConfigError(f"--set {override!r}: expected section.key=value, for example --set train.steps=500.")
     path = aliases().get(path, path)
+    if path not in run_fields() and any(name.startswith(f"{path}.") for name in run_fields()):
+        raise ConfigError(
+            f"--set {override!r}: {path} is a section. Give each of its settings: --set {path}.key=value."
+        )
     target = tables
     *sections, key = path.split(".")
     for part in sections:

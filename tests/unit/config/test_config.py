@@ -23,6 +23,12 @@ def test_set_overrides_win_and_keep_their_type(tmp_path):
     assert (run.train.steps, run.run.name, run.train.learning_rate) == (7, "a b", 2e-4)
 
 
+@pytest.mark.parametrize("text", ["train={steps=3}", "loss.balance={}"])
+def test_a_section_is_not_set_as_a_whole(text):
+    with pytest.raises(ConfigError, match=r"is a section\. Give each of its settings: --set"):
+        make_run({"train": {"save_every": 2}}, overrides=[text])
+
+
 def test_a_setting_that_is_set_twice_is_named_with_both_values():
     check_overrides(["train.steps=7", "train.steps= 7", "lora.rank=8"])
     with pytest.raises(ConfigError, match=r"train\.steps is given twice, as 7 and as 8"):
