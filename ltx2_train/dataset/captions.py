@@ -183,7 +183,7 @@ def rewrite(
 
 def with_trigger(caption: str, trigger: str) -> str:
     """`caption` with the trigger word in front, unless it already occurs in it as a whole word."""
-    trigger = trigger.strip()
+    trigger = trigger.strip().rstrip(", ")  # the comma comes of itself
     if not trigger:
         return caption
     folded, wanted = f" {_words(caption)} ", f" {_words(trigger)} "

@@ -18,6 +18,7 @@ from ..dataset.outputs import refuse_among_media
 from ..errors import ConfigError, DataError
 from ..events import Events, shielded
 from ..families import FAMILIES
+from ..media.names import is_file
 from ..weights.fingerprint import part_fingerprint
 from .given_media import GivenMedia
 from .guidance import require_stg_block
@@ -149,6 +150,9 @@ def wanted_prompts(
 
     Without either, the first captions of the dataset are taken.
     """
+    for text in prompts or ():
+        if isinstance(text, str) and is_file(Path(text.strip())):
+            raise ConfigError(f"--prompt: {text} is a file. To draw the prompts in it, set sample.prompts to it.")
     given = run.sample if prompts is None else run.sample.model_copy(update={"prompts": list(prompts)})
     settings = DrawSettings.of(given, version)
     wanted = read_prompts(settings, [] if settings.prompts is not None else _first_captions(run))

@@ -65,6 +65,11 @@ def test_no_trigger_leaves_the_caption():
     assert with_trigger("a dog", "") == "a dog"
 
 
+def test_a_comma_behind_the_trigger_is_one():
+    assert with_trigger("a dog", "sks man, ") == "sks man, a dog"
+    assert with_trigger("", "sks, ") == "sks"
+
+
 @pytest.mark.parametrize(
     ("caption", "replace", "prefix", "trigger", "wanted"),
     [

@@ -9,7 +9,7 @@ from ltx2_train.config import DrawSettings, SampleSettings, make_run
 from ltx2_train.errors import ConfigError
 from ltx2_train.events import Events
 from ltx2_train.sampling.prompts import parse_prompt, read_prompts, rounded_sizes, unused_options
-from ltx2_train.sampling.sample import _asked_strengths, tell_idle
+from ltx2_train.sampling.sample import _asked_strengths, tell_idle, wanted_prompts
 
 SETTINGS = DrawSettings(width=768, height=512, frames=49, negative_prompt="ugly")
 
@@ -201,3 +201,10 @@ def test_an_empty_prompt_of_a_list_is_refused_and_a_blank_line_is_none(tmp_path)
 def test_strengths_of_one_name_are_drawn_once():
     asked = _asked_strengths(make_run({}), Path("fox.safetensors"), [1, 1.0000001, 0.5, -1, -1.0])
     assert asked == (1.0, 0.5, -1.0)
+
+
+def test_a_file_in_place_of_a_prompt_is_no_prompt(tmp_path):
+    (path := tmp_path / "p.txt").write_text("A fox")
+    with pytest.raises(ConfigError, match=r"p\.txt is a file\. To draw the prompts in it, set sample\.prompts"):
+        wanted_prompts(make_run({}), [str(path)], "2.3")
+    assert wanted_prompts(make_run({}), ["A fox"], "2.3")[1][0].text == "A fox"
