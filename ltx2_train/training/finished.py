@@ -1,12 +1,12 @@
 """A run that has been there before: what was changed since then is told by name.
 
 Where it has taken all its steps nothing of that has an effect: the run's record of itself keeps what its steps used,
-and only where the base and the dataset file lie is written anew.
+and only where the base and the dataset file lie is written anew. What it made is looked at, and made whole again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,11 @@ from ..config import RunConfig, load_run
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.entry import FOLDER_KEYS, FOLDER_LIST_KEYS, SOURCE_KEYS
 from ..errors import TrainerError
+from ..events import Events
 from ..toml import parse_toml, read_toml
+from .lora_files import lora_name, renew_names, step_of, with_its_step
+from .run_folder import RunFolder
+from .state import list_states
 
 # where files lie: none of it changes what a step does, and other commands read it from the run folder
 PLACES = (
@@ -60,6 +64,51 @@ def used_settings(folder: Path, config: RunConfig) -> RunConfig:
         model = then.model.model_copy(update={"device": config.model.device})
         return then.model_copy(update={"run": config.run, "memory": config.memory, "model": model})
     return config
+
+
+def unused_words(names: Sequence[str]) -> str:
+    """A sentence on the changed settings `names` of a finished run; empty where there are none."""
+    if not names:
+        return ""
+    listed = f"{', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
+    was, them = ("was", "it") if len(names) == 1 else ("were", "them")
+    return (
+        f"{listed} {was} changed since its last step and {was} not used. Raise train.steps to go on with {them}, "
+        f"choose another run.name to train anew with {them}, or put {them} back."
+    )
+
+
+def whole_under_its_names(folder: RunFolder, step: int, lora: Path, events: Events) -> Path:
+    """Have the LoRA or checkpoint of the last step whole under both of its names, and return the one to name; what
+    cannot be written is a warning."""
+    try:
+        written = renew_names(folder.loras, folder.name, step, lora)
+    except TrainerError as error:
+        events.message(f"A damaged copy of {lora.name} stays as it is. {error}", "warning")
+        return lora
+    if not written:
+        if (made := step_of(lora)) not in (None, step):
+            text = f"What step {step} made is gone, and so are the states: {lora.name} is of step {made}."
+            events.message(text, "warning")
+        elif with_its_step(lora, folder.name, step) == lora and lora.name == lora_name(folder.name):
+            named = lora_name(folder.name, step)
+            both = f"{lora.name} and {named} are two LoRAs of step {step}, and one is of another run"
+            events.message(f"{both}: see `ltx2-train lora inspect`.", "warning")
+        return lora
+    names, was = " and ".join(path.name for path in written), "was" if len(written) == 1 else "were"
+    events.message(f"{names} {was} damaged or missing, and {was} copied from {lora.name}.", "warning")
+    return written[-1] if written[-1].name == lora_name(folder.name) else lora
+
+
+def renewed_words(folder: RunFolder, config: RunConfig, total: int) -> str:
+    """That the LoRA of a run that is finished with `total` steps is made again, and what from."""
+    product = "checkpoint" if config.train.what == "full" else "LoRA"
+    reached = int(folder.manifest.get("step", total))
+    step = max((step for step, _ in list_states(folder.states)), default=0)
+    how = f"written anew from the state of step {step}"
+    if step < reached:
+        how = f"trained again from the state of step {step} on" if step else "trained again"
+    return f"The {product} of {folder.name} is damaged or missing, and is {how}."
 
 
 def _with_places(then: RunConfig, now: RunConfig) -> RunConfig:

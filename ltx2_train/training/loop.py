@@ -39,9 +39,9 @@ from ..optim import averaged, can_be_guarded, guarded_step, state_aside
 from .checks import Checked, check, check_settings
 from .contexts import streams_of
 from .exports import exported, renew_exports
+from .finished import renewed_words, unused_words, whole_under_its_names
 from .fit.pace import Pace
 from .fit.trial import OomGuard, Rewound, moved_parameters, take_guarded, try_largest
-from .lora_files import lora_name, renew_names, step_of, with_its_step
 from .metrics import LOSS, STREAMS, clean_row, loss_column, validated
 from .peers import join_peers
 from .proof import Proof, is_wanted
@@ -49,11 +49,9 @@ from .reading import Columns, not_finite, read
 from .ready import Ready, make_ready
 from .report import leave_report
 from .requests import Asked
-from .run_folder import RunFolder
 from .saving import complete, save, save_after_error
 from .sending import Ahead, pinned
 from .setup import Run, load
-from .state import list_states
 from .step import StepTerms, ready_step
 from .strip import draw_strengths, sample_name
 from .trackers import tracked
@@ -109,20 +107,20 @@ def train_checked(checked: Checked, events: Events) -> RunResult:
     """As `train`, of a run whose inputs have been found good; its folder is closed afterwards."""
     first = checked.peers.first
     try:
-        if unused := _unused_words(checked.unused):
+        if unused := unused_words(checked.unused):
             events.message(f"{checked.folder.name} is finished, so nothing is trained. {unused}", "warning")
         if (lora := checked.finished_lora()) is not None:
             product = "Checkpoint" if checked.config.train.what == "full" else "LoRA"
             step = int(checked.folder.manifest.get("step", checked.total))
             above = f" above {step}" if step > checked.total else ""
             if first:
-                lora = _renew_names(checked.folder, step, lora, events)
+                lora = whole_under_its_names(checked.folder, step, lora, events)
                 renew_exports(checked.config, checked.folder, lora, events)
             text = f"Finished before: {step} steps. Raise train.steps{above} to go on. {product}: {lora}"
             copy = exported(checked.config, checked.folder, lora)
             return RunResult(checked.folder.path, lora, step, checked.total, text, copy)
         if checked.finished:
-            events.message(_renewed_words(checked), "warning")
+            events.message(renewed_words(checked.folder, checked.config, checked.total), "warning")
         with tracked(checked.config, checked.folder.path, events) if first else contextlib.nullcontext(events) as told:
             asked = Asked(told, checked.folder.path if first else None)
             try:
@@ -159,51 +157,6 @@ class _Taken:
 
     names: list[str]
     heard: bool
-
-
-def _unused_words(names: Sequence[str]) -> str:
-    """A sentence on the changed settings `names` of a finished run; empty where there are none."""
-    if not names:
-        return ""
-    listed = f"{', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
-    was, them = ("was", "it") if len(names) == 1 else ("were", "them")
-    return (
-        f"{listed} {was} changed since its last step and {was} not used. Raise train.steps to go on with {them}, "
-        f"choose another run.name to train anew with {them}, or put {them} back."
-    )
-
-
-def _renew_names(folder: RunFolder, step: int, lora: Path, events: Events) -> Path:
-    """Have the LoRA or checkpoint of the last step whole under both of its names, and return the one to name; what
-    cannot be written is a warning."""
-    try:
-        written = renew_names(folder.loras, folder.name, step, lora)
-    except TrainerError as error:
-        events.message(f"A damaged copy of {lora.name} stays as it is. {error}", "warning")
-        return lora
-    if not written:
-        if (made := step_of(lora)) not in (None, step):
-            text = f"What step {step} made is gone, and so are the states: {lora.name} is of step {made}."
-            events.message(text, "warning")
-        elif with_its_step(lora, folder.name, step) == lora and lora.name == lora_name(folder.name):
-            named = lora_name(folder.name, step)
-            both = f"{lora.name} and {named} are two LoRAs of step {step}, and one is of another run"
-            events.message(f"{both}: see `ltx2-train lora inspect`.", "warning")
-        return lora
-    names, was = " and ".join(path.name for path in written), "was" if len(written) == 1 else "were"
-    events.message(f"{names} {was} damaged or missing, and {was} copied from {lora.name}.", "warning")
-    return written[-1] if written[-1].name == lora_name(folder.name) else lora
-
-
-def _renewed_words(checked: Checked) -> str:
-    """That the LoRA of a finished run is made again, and what from."""
-    product = "checkpoint" if checked.config.train.what == "full" else "LoRA"
-    reached = int(checked.folder.manifest.get("step", checked.total))
-    step = max((step for step, _ in list_states(checked.folder.states)), default=0)
-    how = f"written anew from the state of step {step}"
-    if step < reached:
-        how = f"trained again from the state of step {step} on" if step else "trained again"
-    return f"The {product} of {checked.folder.name} is damaged or missing, and is {how}."
 
 
 class _Loop:
