@@ -146,7 +146,9 @@ def _is_imported(root: Path, out: Path) -> bool:
         return False
     root = root / PRECOMPUTED if (root / PRECOMPUTED).is_dir() else root
     names = set().union(*(_names(root / folder) for folder in MAIN))
-    sources = [path.stat().st_mtime_ns for path, problem in below(root, True) if path.suffix == ".pt" and not problem]
+    folders = [folder for folder, _ in below(root, False) if is_dir(folder)]  # which may be links
+    found = (path for folder in folders for path, problem in below(folder, True) if not problem)
+    sources = [path.stat().st_mtime_ns for path in found if path.suffix == ".pt"]
     caches = [path.stat().st_mtime_ns for path in out.glob(f"*{LATENT_SUFFIX}")]
     return len(caches) >= len(names) and max(sources, default=0) <= min(caches, default=0)
 

@@ -29,9 +29,10 @@ _FORMS = (
     (re.compile(r"</?think>|<\|\w+\|>"), "the inner words of a captioner", "leave them out"),
     (
         re.compile(
-            r"^((I['\u2019]m|I am) (really |very )?sorry,? (but )?)?I (cannot|can['\u2019]t|am (unable|not able) to) "
-            r"((assist|help)( you)? with (that|this)\b|(describe|view|see|provide|analyze|process)\b.*\b(image|video|"
-            r"picture|photo|content|clip|description|caption)\b)|^As an AI\b",
+            r"^((I['\u2019]m|I am) (really |very )?sorry,? (but )?)?"
+            r"(I (cannot|can['\u2019]t)|I(['\u2019]m| am) (unable|not able) to) "
+            r"((assist|help)( you)? with (that|this|identifying)\b|(describe|view|see|provide|analyze|process)\b.*"
+            r"\b(image|video|picture|photo|content|clip|description|caption|request)s?\b)|^As an AI\b",
             re.IGNORECASE,
         ),
         "the refusal of a captioner",

@@ -297,8 +297,11 @@ class DatasetRef:
         return f"{'validation_datasets' if self.validation else 'datasets'}[{self.index}]"
 
     def shares_folder(self, other: DatasetRef) -> bool:
-        """Whether `other` takes media of another kind from the same folder: to people that is one dataset."""
+        """Whether `other` takes media of another kind from the same folder, and as many of them may be left out: to
+        people that is one dataset."""
         one, two = self.entry, other.entry
+        if one.max_left_out != two.max_left_out:
+            return False
         folders = one.source_key.endswith("_directory") and two.source_key.endswith("_directory")
         return folders and self.validation == other.validation and one.kind != two.kind and one.source == two.source
 

@@ -87,7 +87,10 @@ def _csv_row(path: Path, header: list[str], cells: list[str], line: int) -> List
     if any(cell.strip() for cell in more) or len(cells) < len(header):
         problem = f"it has {len(cells)} cells and the header {len(header)}; put a text with commas in quotes"
         return ListRow(where, problem=f"{problem} ({','.join(cells)[:_SHOWN]})")
-    named = {name or f"number {place}": cell for place, (name, cell) in enumerate(zip(header, cells, strict=False), 1)}
+    named = {
+        name or f"(number {place}, without a name)": cell
+        for place, (name, cell) in enumerate(zip(header, cells, strict=False), 1)
+    }
     return ListRow(where, {name: cell for name, cell in named.items() if name in header or cell.strip()})
 
 

@@ -88,7 +88,11 @@ def _in_folder(name: str, entry: DatasetSettings, notes: list[str]) -> Iterator[
     if reason := found.get(folder):
         raise DataError(f"{name}.{entry.source_key}: {folder} {reason}.", folder)
     listed = sorted(found)
-    closed = [Skipped(path, reason) for path, reason in found.items() if reason.startswith(CLOSED)]
+    closed = [
+        Skipped(path, reason)
+        for path, reason in found.items()
+        if reason.startswith(CLOSED) and path.name != "lost+found"  # of a disk's root, which is of the system
+    ]
     notes += [f"{path} {NOT_FOLLOWED}" for path in listed if entry.recursive and path.is_symlink() and is_dir(path)]
     media = [path for path in listed if path.suffix.lower() in MEDIA_SUFFIXES[entry.kind]]
     unread = [*closed, *_unread(listed, entry.kind)]

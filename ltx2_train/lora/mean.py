@@ -9,7 +9,7 @@ A LoKr, a LoHa or a DoRA has no such approximation: there the factors are averag
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from .effect import why_idle
 from .file import PREFIX, LoraFile, load_lora_state
 from .low_rank import factored
 from .new_file import check_target
+from .places import doubts_of
 from .save import tensors_hash
 
 
@@ -59,14 +60,14 @@ def mean_of_loras(
     check_target(out, [])
     if out.exists():
         raise ConfigError(f"{out} is there already. Choose another name, or delete it first.")
-    files = {_step_of(file): file for file in (load_lora_state(path) for path in paths)}
-    idle = tuple(f"{file.path.name} does nothing: {why}." for file in files.values() if (why := why_idle(file.path)))
+    given = [load_lora_state(path) for path in paths]
+    files = {_step_of(file): file for file in given}
     if len(files) < 2:
         raise ConfigError(
             "A mean needs LoRAs of at least two steps of a run. Name more files, or the folder of the run."
         )
     files = dict(sorted(files.items()))
-    idle += tuple(_of_several_runs(list(files.values())))
+    idle = tuple(_doubts(given, files))
     _require_alike(list(files.values()))
     shares = _shares(list(files), decay)
     last = next(reversed(files.values()))
@@ -101,6 +102,18 @@ def mean_of_loras(
         tensors[f"{PREFIX}{module}.lora_B.weight"] = b[:, :rank].to(dtype).contiguous()
     write_tensors(out, tensors, _metadata(last, tensors, rank, decay, list(files)))
     return MeanReport(out, dict(zip(files, shares, strict=True)), held / whole if whole else 1.0, idle)
+
+
+def _doubts(given: Sequence[LoraFile], files: Mapping[int, LoraFile]) -> Iterator[str]:
+    """What is to be said of the LoRAs that were `given`, and of those that are taken, by step."""
+    for file in files.values():
+        if why := why_idle(file.path):
+            yield f"{file.path.name} does nothing: {why}."
+        yield from (f"{file.path.name}: {text}" for text in doubts_of(file))
+    yield from _of_several_runs(given)
+    for file in given:
+        if file.metadata != (taken := files[_step_of(file)]).metadata:
+            yield f"{file.path.name} is left out: {taken.path.name} is of its step, too."
 
 
 def _of_several_runs(files: Sequence[LoraFile]) -> Iterator[str]:

@@ -3,6 +3,7 @@ in the other blocks), and bytes that are not those that were written."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -30,12 +31,19 @@ def is_changed(path: Path, metadata: Mapping[str, str]) -> bool:
     said = metadata.get("sshs_model_hash")
     if not said or metadata.get("ss_network_module") != "ltx2_train.lora":
         return False
+    stat = path.stat()
+    return _hash_of(path, (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)) != said
+
+
+@functools.lru_cache(maxsize=64)
+def _hash_of(path: Path, _mark: tuple[int, ...]) -> str:
+    # A press of Run looks at a LoRA and its copies from several sides; the bytes of each are gone through once.
     sha = hashlib.sha256()
     with TensorFile(path) as tensors:
         for name in sorted(tensors.tensors):
             heed()
             sha.update(tensors.read_bytes(name))
-    return sha.hexdigest() != said
+    return sha.hexdigest()
 
 
 def misplaced(file: LoraFile) -> list[str]:

@@ -98,7 +98,7 @@ def _silenced(data: mmap.mmap, begin: int, stop: int) -> str:
             kinds = [data[at + 8 : at + 12] for at, _ in _boxes(data, *media, b"hdlr")]
             heads.setdefault(b"".join(kinds), []).extend(data[at:end] for at, end in _boxes(data, *track, b"tkhd"))
     sounds = heads.get(b"soun", [])
-    if len(sounds) != 1 or not sounds[0]:
+    if len(sounds) != 1 or len(sounds[0]) < 4:
         return ""
     volume = 48 if sounds[0][0] else 36  # where it stands, by the version of the header
     if not sounds[0][3] & ENABLED and any(len(head) > 3 and head[3] & ENABLED for head in heads.get(b"vide", [])):
@@ -113,8 +113,12 @@ def _paced(data: mmap.mmap, begin: int, stop: int) -> str:
     for track in _boxes(data, begin, stop, b"trak"):
         for edits in _boxes(data, *track, b"edts"):
             for at, end in _boxes(data, *edits, b"elst"):
+                if at + 8 > end:
+                    continue
                 size = 20 if data[at] else 12  # of an entry, by the version of the list
                 for last in range(at + 8 + size, end + 1, size):
+                    if data[last - size // 2 - 2 : last - 4] == b"\xff" * (size // 2 - 2):  # it shows nothing
+                        continue
                     rate = int.from_bytes(data[last - 4 : last], "big", signed=True) / 65536
                     if rate != 1:
                         return f"asks players to show a part at {rate:g} times its speed, which is not done"

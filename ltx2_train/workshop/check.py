@@ -16,7 +16,7 @@ from typing import Protocol
 from ..dataset.dataset_file import DatasetConfig, DatasetRef, DatasetSettings
 from ..dataset.outputs import cache_folder_faults
 from ..dataset.plan import DatasetPlan, Item, plan_dataset
-from ..dataset.scan import MEDIA_SUFFIXES, NOT_FOLLOWED, MediaFile, Skipped, find_media, unread_kind
+from ..dataset.scan import MEDIA_SUFFIXES, NOT_FOLLOWED, MediaFile, NothingLeft, Skipped, find_media, unread_kind
 from ..dataset.windows import NO_SOUND
 from ..errors import ConfigError, DataError
 from ..events import Events, Passing, shielded
@@ -30,7 +30,7 @@ from .choices import GOALS
 
 __all__ = ["CheckReport", "FileCheck", "Finding", "check_dataset"]
 
-_CONDITION = "condition"
+_CONDITION, NOTHING_LEFT = "condition", "nothing-left"
 # of warnings of the plan that have a finding of their own
 OWN_WORDS = ("is a copy of", "have no reference", NO_SOUND, NOT_FOLLOWED)
 
@@ -55,6 +55,7 @@ class _Part:
     found: list[MediaFile] = field(default_factory=list)
     facts: list[FileFacts] = field(default_factory=list)
     plan: DatasetPlan | None = None
+    skipped: Sequence[Skipped] = ()  # of which nothing can be used, and so no plan
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -91,6 +92,7 @@ def check_dataset(
         if problems is not None:
             part.findings += _unfit(part, problems)
     _pair_up(parts)
+    _count_left_out(parts)
     of_all = [] if problems is None else _unfit_together(parts, problems)
     training = [part for part in parts if not part.ref.validation]
     everything = [(part.name, fact) for part in training for fact in part.facts]
@@ -125,17 +127,12 @@ def _check_part(
         part.found, strange = find_media(name, entry)
         plan = plan_dataset(config, Passing(events, ("stage", "progress")), only=part.ref)  # the rest is in the report
     except DataError as error:
+        part.skipped = error.skipped if isinstance(error, NothingLeft) else ()
         part.findings += [left_out_finding(name, skip.path, skip.reason) for skip in strange if skip.path not in links]
         part.findings += _all_unusable(part, str(error))
         return
     part.plan = plan
     part.findings += [left_out_finding(name, skip.path, skip.reason) for skip in plan.skipped if skip.path not in links]
-    try:
-        plan.require_enough()
-    except DataError as error:
-        reason = str(error).splitlines()[0].removeprefix(f"{name}: ").rstrip(".")
-        remedy = "Mend them, take them away, or raise max_left_out to train on the rest."
-        part.findings.append(Finding("red", "left-out", name, reason, remedy))
     for warning in plan.warnings:
         if warning.startswith(f"{name}: ") and not any(words in warning for words in OWN_WORDS):
             text = warning.removeprefix(f"{name}: ").rstrip(".")
@@ -144,6 +141,29 @@ def _check_part(
     for fact in part.facts:
         part.findings += file_findings(name, fact, entry)
     part.findings += dataset_findings(name, entry, part.facts, goal)
+
+
+def _count_left_out(parts: Sequence[_Part]) -> None:
+    """Say where more is left out than may be, and take back that nothing of a kind can be used where its folder has
+    other kinds: as a run does, which has all of them before it."""
+    planned = [part for part in parts if part.plan is not None]
+    for part in parts:
+        if part.skipped and any(other.ref.shares_folder(part.ref) for other in planned):
+            part.findings = [finding for finding in part.findings if finding.rule != NOTHING_LEFT]
+    if not planned:
+        return
+    plans = [part.plan for part in planned if part.plan is not None]
+    left_out = {part.ref: part.skipped for part in parts if part.skipped}
+    left_out |= {ref: skipped for plan in plans for ref, skipped in plan.left_out.items()}
+    together = replace(plans[0], items=tuple(item for plan in plans for item in plan.items), left_out=left_out)
+    try:
+        together.require_enough()
+    except DataError as error:
+        name, _, reason = str(error).splitlines()[0].rstrip(".").partition(": ")
+        remedy = "Mend them, take them away, or raise max_left_out to train on the rest."
+        next(part for part in parts if part.name == name).findings.append(
+            Finding("red", "left-out", name, reason, remedy)
+        )
 
 
 def _unfit_together(parts: Sequence[_Part], problems: Problems) -> list[Finding]:
@@ -201,7 +221,7 @@ def _all_unusable(part: _Part, reason: str) -> list[Finding]:
         for candidate in part.found
     ]
     general = reason.splitlines()[0].removeprefix(f"{part.name}: ").removeprefix(f"{part.name}.").rstrip(".")
-    return [Finding("red", "nothing-left", part.name, general), *found]
+    return [Finding("red", NOTHING_LEFT, part.name, general), *found]
 
 
 def _files(part: _Part, findings: Sequence[Finding]) -> list[FileCheck]:

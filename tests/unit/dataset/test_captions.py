@@ -166,6 +166,15 @@ def test_json_without_a_caption_is_named(tmp_path, text, words):
         ("I'm sorry, but I have to leave you now.", ""),
         ("I can't help falling in love with you", ""),
         ("I can't see you anymore", ""),
+        *(
+            (text, "the refusal of a captioner; write the caption")
+            for text in (
+                "I'm sorry, but I can't view images or videos.",
+                "I'm sorry, I am unable to process the request",
+                "I\u2019m not able to provide descriptions of people.",
+                "I can't help with identifying people in images.",
+            )
+        ),
         ("I cannot describe this image.", "the refusal of a captioner; write the caption"),
         ("{a fox} runs [slowly] 10:00 --> 11:00, <b>fast</b>", ""),
         ("I see a fox; version 2 of it", ""),

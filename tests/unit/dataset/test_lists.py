@@ -89,7 +89,9 @@ def test_a_column_is_named_where_another_is_used_in_its_place(folder):
 def test_cells_of_a_column_without_a_name_are_told(folder):
     plan = planned(folder, "video,caption,\nm/a.png,a fox,mine\n", "d.csv")
     assert told(plan) == [("a.png", "a fox")]
-    assert any("the column 'number 3' (first in line 2) is not used." in text for text in plan.warnings)
+    assert any(
+        "the column '(number 3, without a name)' (first in line 2) is not used." in text for text in plan.warnings
+    )
     quiet = planned(folder, "video,caption,\nm/a.png,a fox,\n", "d.csv").warnings
     assert not any("is not used" in text for text in quiet)
 

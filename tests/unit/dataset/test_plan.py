@@ -304,6 +304,8 @@ def test_the_kinds_of_media_of_one_folder_are_counted_together(tmp_path):
         write_image(tmp_path / "all" / f"broken{index}.png", caption="x").write_bytes(b"")
     with pytest.raises(DataError, match="4 of 7 files cannot be used"):
         plan_dataset(config(tmp_path, images, clips)).require_enough()
+    with pytest.raises(DataError, match="None of the 4 images"):  # each with a share of its own
+        plan_dataset(config(tmp_path, {**images, "max_left_out": 1.0}, clips))
     with pytest.raises(DataError, match="None of the 4 images"):
         plan_dataset(config(tmp_path, images))
 

@@ -6,8 +6,10 @@ The file is long because all of it looks at one folder of caches.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from ltx2_train.caching.cache_file import CacheFile, Fingerprints
 from ltx2_train.caching.manifest import write_manifest
-from ltx2_train.caching.official import import_official
+from ltx2_train.caching.official import import_missing, import_official
 from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.config import make_run
@@ -448,6 +450,19 @@ def test_the_official_trainers_folder_is_imported_and_trained_on(tmp_path):
     assert [one.shape for one in data.load_references(new)] == [(128, 2, 3, 4)] * 2
     assert torch.equal(data.load_latents(old), grid)
     assert data.load_text(old).video.shape == (5, 3840)
+
+
+def test_encoded_folders_that_are_links_are_looked_at_for_what_is_newer(tmp_path):
+    official(tmp_path / "root")
+    at = tmp_path / "root" / ".precomputed"
+    (at / "latents" / "lonely.pt").unlink()  # it has no text, and would be asked for again
+    (at / "latents").rename(tmp_path / "far")
+    (at / "latents").symlink_to(tmp_path / "far")
+    config = DatasetConfig.from_table({"datasets": [{"preprocessed_data_root": "root"}]}, tmp_path)
+    assert [report.samples for report in import_missing(config)] == [2]
+    assert import_missing(config) == []
+    os.utime(tmp_path / "far" / "latent_0.pt", (time.time() + 60, time.time() + 60))
+    assert [report.samples for report in import_missing(config)] == [2]
 
 
 def test_what_has_no_latents_is_named_and_sound_alone_is_imported(tmp_path, monkeypatch):

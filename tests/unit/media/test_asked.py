@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import pytest
 from media import grey_levels, tone, write_video
 
 from ltx2_train.errors import DataError
-from ltx2_train.media.asked import asked
+from ltx2_train.media.asked import _paced, _silenced, asked
 from ltx2_train.media.probe import _remarks
 from ltx2_train.media.video import probe_media
 
@@ -89,6 +90,22 @@ def test_a_sound_track_that_players_do_not_play_is_told(tmp_path, offset, words)
     path.write_bytes(data)
     assert len(probe_media(path).remarks) == 1
     assert words in probe_media(path).remarks[0]
+
+
+def test_heads_of_tracks_that_are_cut_are_no_reason_to_break_off(tmp_path):
+    path = tmp_path / "x.mp4"
+
+    def box(name: bytes, *content: bytes) -> bytes:
+        data = b"".join(content)
+        return (8 + len(data)).to_bytes(4, "big") + name + data
+
+    track = box(
+        b"trak", box(b"tkhd", b"\0\0"), box(b"edts", box(b"elst")), box(b"mdia", box(b"hdlr", bytes(8), b"soun"))
+    )
+    path.write_bytes(track)
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        assert _silenced(data, 0, len(track)) == _paced(data, 0, len(track)) == ""
+        assert _paced(data, 0, len(track) - 1) == ""
 
 
 @pytest.mark.parametrize("rate", [0.5, 1, 2])

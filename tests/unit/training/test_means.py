@@ -15,6 +15,7 @@ from ltx2_train.cli import main
 from ltx2_train.errors import ConfigError
 from ltx2_train.lora.file import load_lora_state
 from ltx2_train.lora.mean import _of_several_runs
+from ltx2_train.lora.places import CHANGED
 from ltx2_train.training.optimizing import check_optimizer
 from ltx2_train.training.state import list_states, load_state
 
@@ -122,7 +123,14 @@ def test_the_mean_of_saved_loras_is_that_of_their_changes(monkeypatch, tmp_path,
     save_file({name: tensor * ("lora_A" in name) for name, tensor in tensors.items()}, zero, dict(metadata))
     assert not report.idle
     half = mean_of_loras([zero, files[1]], tmp_path / "half.safetensors", rank=4)
-    assert half.text().splitlines()[1:] == ["zero.safetensors does nothing: every B is zero."]
+    assert half.text().splitlines()[1:] == [
+        "zero.safetensors does nothing: every B is zero.",
+        f"zero.safetensors: {CHANGED}",
+    ]
+    save_file(tensors, other := tmp_path / "other.safetensors", {**metadata, "name": "hen"})
+    both = mean_of_loras([other, *files], tmp_path / "both.safetensors")
+    assert "other.safetensors is left out: fox_000001.safetensors is of its step, too." in both.idle
+    assert any("hen" in text and "fox" in text for text in both.idle)
 
     assert main(["lora", "ema", str(runs.path), "--out", str(tmp_path / "all.safetensors")]) == 0
     assert "the mean of 4 LoRAs (step 1 " in capsys.readouterr().out

@@ -316,6 +316,23 @@ def test_more_left_out_than_the_dataset_allows_is_red_of_the_whole(tmp_path):
     assert "left-out" not in {f.rule for f in allowed.findings}
 
 
+def test_kinds_of_one_folder_are_counted_as_a_run_does(tmp_path):
+    for index in range(4):
+        media.write_image(tmp_path / "all" / f"{index}.png", caption=f"picture {index}")
+    broken = clip(tmp_path / "all" / "broken.mp4")
+    broken.write_bytes(b"")
+    source = 'image_directory = "all"\ncache_directory = "k"\n[[datasets]]\nvideo_directory = "all"'
+    found = {(f.level, f.rule) for f in check(tmp_path / "all", source=source).findings if f.level == "red"}
+    assert found == {("red", "unreadable")}, "one of five"
+    for index in range(4):
+        shutil.copy(broken, tmp_path / "all" / f"more{index}.mp4")
+        (tmp_path / "all" / f"more{index}.txt").write_text("a clip")
+    report = check(tmp_path / "all", source=source)
+    assert [f.reason for f in report.findings if f.rule == "left-out"] == [
+        "5 of 9 files cannot be used, and max_left_out is 0.5"
+    ]
+
+
 def test_the_command_says_it_and_its_code(good, capsys):
     check(good)
     file = str(good.parent / "ds.toml")
