@@ -17,6 +17,7 @@ from typing import Any
 CHOICE = "COMFY_DYNAMICCOMBO_V3"
 _SOME = 3  # choices that a message names
 _WIDGETS = ("STRING", "INT", "FLOAT", "BOOLEAN", "COMBO")
+_NOTE = "ltx2_train"  # beside the title of a node in a prompt
 _MISSPELT = 0.8  # likeness of names from which on one is meant for the other
 # what the page, older ones and other packs put on a node beside its inputs, under names that an input could have
 _OF_THE_PAGE = {"audioUI", "control_after_generate", "refresh", "speak_and_recognation", "upload", "videopreview"}
@@ -33,6 +34,20 @@ def titles(prompt: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(schema.display_name for schema, _ in _ours(prompt).values())
 
 
+def note_values(request: dict[str, Any]) -> dict[str, Any]:
+    """Leave in the prompt of a `request`, as it was sent, what is wrong with the values of our nodes: ComfyUI makes
+    them fit before anybody else sees them."""
+    prompt = request.get("prompt")
+    if not isinstance(prompt, dict):  # ComfyUI says so
+        return request
+    for number, (schema, values) in _ours(prompt).items():
+        about = prompt[number].setdefault("_meta", {})
+        about.pop(_NOTE, None)
+        if faults := list(_misfits(schema, values)):
+            about[_NOTE] = faults
+    return request
+
+
 def unknown(prompt: Mapping[str, Any], by_page: bool = False) -> str:
     """What of `prompt` our nodes have no input or no use for, by name; "" where there is nothing.
 
@@ -41,7 +56,9 @@ def unknown(prompt: Mapping[str, Any], by_page: bool = False) -> str:
     wrong = [
         f"{schema.display_name} (node {number}): {text}"
         for number, (schema, values) in _ours(prompt).items()
-        for text in _unknown(schema, values, by_page)
+        for text in dict.fromkeys(
+            (*_noted(prompt[number]), *_misfits(schema, values), *_unknown(schema, values, by_page))
+        )
     ]
     return "The prompt gives what would not be used:\n  " + "\n  ".join(wrong) if wrong else ""
 
@@ -56,14 +73,20 @@ def _ours(prompt: Mapping[str, Any]) -> dict[str, tuple[Any, Mapping[str, Any]]]
     """Number of each of our nodes in `prompt` -> its schema and what it is given."""
     found = {}
     for number, node in prompt.items():
+        if not isinstance(node, Mapping):  # ComfyUI says so
+            continue
         schema = _schemas().get(str(node.get("class_type", "")))
         if schema is not None:
             found[number] = schema, node.get("inputs") or {}
     return found
 
 
-def _unknown(schema: Any, values: Mapping[str, Any], by_page: bool) -> Iterator[str]:
-    known = {one.id for one in schema.inputs}
+def _noted(node: Mapping[str, Any]) -> list[str]:
+    about = node.get("_meta")
+    return about.get(_NOTE, []) if isinstance(about, Mapping) else []
+
+
+def _misfits(schema: Any, values: Mapping[str, Any]) -> Iterator[str]:
     below_choices = {
         f"{choice.id}.{below.id}": below
         for choice in schema.inputs
@@ -74,6 +97,10 @@ def _unknown(schema: Any, values: Mapping[str, Any], by_page: bool) -> Iterator[
     for name, one in ({one.id: one for one in schema.inputs} | below_choices).items():
         if name in values and (fault := _fault(one.io_type, values[name])):
             yield f"{name} {fault}"
+
+
+def _unknown(schema: Any, values: Mapping[str, Any], by_page: bool) -> Iterator[str]:
+    known = {one.id for one in schema.inputs}
     others: dict[str, list[str]] = {}  # input below a choice that is not made -> what goes with it
     for choice in (one for one in schema.inputs if one.io_type == CHOICE):
         for option in choice.options:

@@ -247,6 +247,7 @@ class _Server:
     def __init__(self, fake: FakeComfy) -> None:
         self._fake = fake
         self.routes = types.SimpleNamespace(get=self._route, post=self._route)
+        self.add_on_prompt_handler = lambda handler: None
 
     @property
     def client_id(self) -> str | None:

@@ -23,6 +23,7 @@ from ..caching.encode_sound import ReferenceSound, SoundLatents
 from ..caching.encode_text import Text, encode_text
 from ..caching.locks import Claims, tidy
 from ..caching.manifest import write_manifest
+from ..caching.notes import DAMAGED
 from ..caching.recipe import CacheRecipe
 from ..caching.writable import require_writable, written_folders
 from ..config import DrawSettings, RunConfig
@@ -72,7 +73,7 @@ class CachesReport:
     left_out: list[str]
     manifest: Path
     pairs: tuple[str, ...] = ()  # what does not fit of references and masks
-    files: tuple[Path, ...] = ()  # the caches that are there now
+    files: tuple[Path, ...] = ()  # the caches that are there now, and the notes on damage that a run may leave
 
     def summary(self) -> str:
         """Some lines for people."""
@@ -133,7 +134,8 @@ def build_caches(
     tidy([*written_folders(dataset), folder])
     left_out = [f"{skipped.path.name}: {skipped.reason}" for skipped in plan.skipped]
     caches = {job.path for due in need.dues.values() for job in (*due.kept, *due.jobs) if job.path.is_file()}
-    return CachesReport(reports, left_out, manifest, plan.pairs, tuple(sorted(caches)))
+    notes = {path.parent / DAMAGED.file for path in caches}
+    return CachesReport(reports, left_out, manifest, plan.pairs, tuple(sorted(caches | notes)))
 
 
 def _checked(run: RunConfig, events: Events) -> tuple[BaseFiles, DrawSettings, list[Prompt]]:

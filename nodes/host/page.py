@@ -15,6 +15,7 @@ from typing import Any
 
 from ...ltx2_train.events import Events
 from ..live import LiveView, json_safe
+from ..sent import note_values
 from ..words import in_widget_words
 from .folders import view_address
 from .memory import DeviceShare, device_memory
@@ -177,6 +178,7 @@ def add_routes() -> None:
         return web.json_response({view.node: json_safe(view.payload()) for view in views})
 
     add_run_routes(server.routes)
+    server.add_on_prompt_handler(note_values)
 
 
 def _server() -> Any:

@@ -55,6 +55,18 @@ def test_a_value_that_comfyui_would_make_fit_is_named(nodes, inputs, words):
     assert re.search(words, told) if words else not told
 
 
+def test_what_was_sent_is_looked_at_before_comfyui_makes_it_fit(nodes):
+    prompt = sent("TrainLoRA", run_name=None, steps=2.7)
+    assert nodes.sent.note_values({"prompt": prompt})["prompt"] is prompt
+    prompt["5"]["inputs"].update(run_name="None", steps=2)  # as ComfyUI does
+    told = nodes.sent.unknown(prompt)
+    assert "run_name is null" in told
+    assert "steps is 2.7. Expected a whole number" in told
+    nodes.sent.note_values({"prompt": prompt})
+    assert nodes.sent.unknown(prompt) == "", "sent again, mended"
+    assert nodes.sent.note_values({"x": 1}) == {"x": 1}
+
+
 @pytest.mark.parametrize(
     "name", ["video-preview", "$$comfy_animation_preview", "$$node-text-preview", "audioUI", "upload", "choose file"]
 )

@@ -114,6 +114,19 @@ def test_what_train_lora_would_refuse_stops_the_prompt_before_anything_is_encode
     assert not list((server.base / "output").rglob("*_0096x0064_*"))
 
 
+def test_a_cache_with_a_changed_byte_is_made_anew_once_training_has_met_it(server, prompt):
+    server.run(prompt("whole", LTX2T_TrainLoRA={"steps": 1, "sample_every": 0}))
+    spoilt = next(path for path in server.base.rglob("*_ltx2.safetensors") if "prompts" not in path.parts)
+    data = bytearray(spoilt.read_bytes())
+    data[-9] ^= 64
+    spoilt.write_bytes(data)
+    again = prompt("spoilt", LTX2T_TrainLoRA={"steps": 2, "sample_every": 0})
+    entry = server.history(server.queue(again))
+    if entry["status"]["status_str"] == "error":
+        assert "Prepare Dataset" in error_of(entry)
+        server.run(again)
+
+
 def test_an_interrupt_saves_and_the_next_press_goes_on(server, prompt):
     long = prompt("stopped", LTX2T_TrainLoRA={"steps": 2000, "sample_every": 0})
     metrics = server.base / "output/ltx2_runs/stopped/metrics.jsonl"
@@ -268,5 +281,9 @@ def test_what_no_node_knows_is_refused_by_name_before_anything_is_encoded(server
     assert "it has no input sample_prompt. Did you mean sample_prompts?" in told
     assert "Optimizer Options (node 20): optimizer.betas goes with optimizer = " in told
     assert not (server.base / "output/ltx2_runs/misspelt").exists()
+    null = prompt("null", LTX2T_LoadTrainingClips={"trigger_word": None}, LTX2T_TrainLoRA={"steps": 2.7})
+    told = error_of(server.history(server.queue(null)))
+    assert "trigger_word is null. Leave it out" in told
+    assert "steps is 2.7. Expected a whole number" in told
     notes = {"speak_and_recognation": {"__value__": [False, True]}}  # another pack's, in the nodes of all
     server.run(prompt("noted", LTX2T_TrainLoRA={"steps": 1, "sample_every": 0, **notes}))
