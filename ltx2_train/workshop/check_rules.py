@@ -165,7 +165,7 @@ def _lengths(facts: Sequence[FileFacts], say: Say) -> None:
             f"every sample has {lengths.copy().pop()} frames; what is drawn longer tends to slow motion",
             "Add lengths to target_frames, for example the half and the double.",
         )
-    seconds = [item.window.count / item.fps for item in items]
+    seconds = [round(item.window.count / item.fps, 1) for item in items]  # 49 frames at 25 a second are two
     short = sum(second < SHORT_SECONDS for second in seconds)
     long = sum(second > LONG_SECONDS for second in seconds)
     if short or long:

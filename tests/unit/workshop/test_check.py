@@ -372,6 +372,9 @@ def test_samples_under_2_and_over_8_seconds_are_told(tmp_path):
     report = check(tmp_path / "clips", general="[general]\nresolution = [96, 64]\ntarget_frames = [17, 57, 209]\n")
     (finding,) = [finding for finding in report.findings if finding.rule == "clip-length"]
     assert "2 shorter than 2 s and 1 longer than 8 s" in finding.reason
+    clip(tmp_path / "two" / "a.mp4", frames=50)
+    report = check(tmp_path / "two", general="[general]\nresolution = [96, 64]\ntarget_frames = [49]\n")
+    assert "clip-length" not in {finding.rule for finding in report.findings}
 
 
 def test_a_recording_that_is_damaged_is_red(tmp_path):
