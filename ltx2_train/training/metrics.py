@@ -21,6 +21,7 @@ KEPT_ROWS = 4096  # in memory, for the chart; a longer run keeps its whole curve
 LOSS = "loss"  # what is minimised; each of its terms has a column loss_<name>
 VALIDATION = "val_"  # in front of a column of the loss: on clips that are not trained on, in rows where it was measured
 _BEGINS = re.compile(r'\{"step": (\d+),')  # a row as it is written
+_TAIL = 1 << 16  # bytes: more than a row
 STREAMS = ("video", "audio")  # terms whose column every row has, null where the step lacks the stream
 
 
@@ -184,6 +185,18 @@ def read_rows(path: Path, every: int = 1) -> list[dict[str, Any]]:
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)
     return rows
+
+
+def newest_step(path: Path) -> int:
+    """The step of the last whole row of a metrics file; 0 where there is none. Reads the end of the file alone."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL))
+            rows = file.read().splitlines(keepends=True)
+    except OSError:
+        return 0
+    begins = (_BEGINS.match(row.decode(errors="replace")) for row in reversed(rows) if row.endswith(b"\n"))
+    return next((int(found[1]) for found in begins if found), 0)
 
 
 def smooth(values: Sequence[float | None], factor: float = SMOOTHING) -> list[float | None]:

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import RunError
 from ..files import parse_json
 from .lora_files import list_loras
-from .metrics import clean_row, read_rows, validated
+from .metrics import clean_row, newest_step, read_rows, validated
 from .requests import is_paused
 from .run_folder import is_trained, read_manifest
 
@@ -75,10 +75,13 @@ def run_facts(folder: Path) -> RunFacts | None:
         return RunFacts(folder.name, "unreadable", 0, None, "", "", _loras(folder))
     if manifest is None:
         return None
+    status, step = _status(folder, manifest), int(manifest.get("step", 0))
+    if status in ("running", "paused"):  # the manifest is written at saves alone
+        step = max(step, newest_step(folder / "metrics.jsonl"))
     return RunFacts(
         folder.name,
-        _status(folder, manifest),
-        int(manifest.get("step", 0)),
+        status,
+        step,
         manifest.get("total"),
         str(manifest.get("created", "")),
         str(manifest.get("updated", "")),

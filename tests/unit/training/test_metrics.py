@@ -10,7 +10,7 @@ from PIL import Image
 from ltx2_train import Events, RunError
 from ltx2_train.training import metrics
 from ltx2_train.training.chart import draw_chart
-from ltx2_train.training.metrics import MetricsLog, read_rows, smooth, terms_of, terms_text
+from ltx2_train.training.metrics import MetricsLog, newest_step, read_rows, smooth, terms_of, terms_text
 
 
 @pytest.mark.parametrize("how", ["deleted", "replaced"])
@@ -30,6 +30,18 @@ def test_a_file_that_was_taken_away_is_written_on_and_told(tmp_path, how):
     assert [row["step"] for row in read_rows(path)] == ([1, 2, 3] if how == "replaced" else [2, 3])
     assert [level for level, _ in told] == ["warning"]
     assert "was replaced or deleted while the run went on" in told[0][1]
+
+
+def test_the_newest_step_is_that_of_the_last_whole_row(tmp_path):
+    path = tmp_path / "m.jsonl"
+    assert newest_step(path) == 0
+    log = MetricsLog(path, 0)
+    for step in range(1, 4000):
+        log.append({"step": step, "loss": float(step)})
+    log.close()
+    assert newest_step(path) == 3999
+    path.write_bytes(path.read_bytes()[:-5])  # cut by a kill
+    assert newest_step(path) == 3998
 
 
 def test_rows_after_the_saved_step_go_on_resume(tmp_path):

@@ -65,8 +65,10 @@ def test_a_pause_lasts_until_it_is_taken_back(run_file):
             time.sleep(0.01)
         else:
             failed.append("it never paused")
-        if run_facts(folder).status != "paused":
+        if (facts := run_facts(folder)).status != "paused":
             failed.append("it does not say that it is paused")
+        if facts.step != 2:  # its last save was at the start
+            failed.append(f"it says step {facts.step}")
         ask_run(folder, "go")
 
     other = threading.Thread(target=follow)
