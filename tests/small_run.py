@@ -59,8 +59,8 @@ class SmallRuns:
 
     def _check(self, config, events, peers):
         folder = open_run(config.run, {"lora.rank": str(config.lora.rank)}, events)
-        unused = (None,) * 7
-        checked = Checked(config, folder, *unused, config.train.steps)
+        prompts = ["a ball"] if config.sample.wanted else []
+        checked = Checked(config, folder, None, None, None, None, prompts, None, "", config.train.steps)
         try:
             if checked.finished_lora() is None:
                 folder.require_state()
@@ -88,8 +88,9 @@ class SmallRuns:
             sound=None, slider=None, whole=False, product="LoRA", plan=None, regularizers=None,
             mean=WeightMean(loras.parameters(), config.ema.decay) if config.ema.decay else None,
             watch=SimpleNamespace(step=lambda heard: None), total=checked.total, step=0, place=(0, 0), log=None,
-            prompts=["a ball"], checkpoint_shapes=shapes, base={}, trigger="", version="2.3", apply=None,
-            saved=None, saved_step=0, peers=ALONE, parts={}, rates=lambda: {"lr": optimizer.param_groups[0]["lr"]},
+            prompts=checked.prompts, undrawn=False, checkpoint_shapes=shapes, base={}, trigger="",
+            version="2.3", apply=None, saved=None, saved_step=0, peers=ALONE, parts={},
+            rates=lambda: {"lr": optimizer.param_groups[0]["lr"]},
         )  # fmt: skip
         run.renderer = SimpleNamespace(draw=self._draw, events=events)
         run.close = lambda: run.log.close()

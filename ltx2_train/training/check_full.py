@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from ..config import RunConfig
 from ..errors import ConfigError
-from ..events import Events
 from ..optim import OPTIMIZERS, find_optimizer
-from .fit import MemoryPlan
-from .fit.machine import Machine
 from .regularizers.table import REGULARIZERS
 
 
@@ -75,14 +72,4 @@ def require_plain(config: RunConfig, name: str, stored: str) -> None:
         raise ConfigError(
             f"train.what is full, and {name} is {stored}: weights in few bits cannot be trained. Use the bf16 "
             "checkpoint, or train a LoRA."
-        )
-
-
-def tell_disk(config: RunConfig, plan: MemoryPlan, machine: Machine, events: Events) -> None:
-    """Warn where states and checkpoints will not find room."""
-    if config.train.what == "full" and plan.prediction.disk > machine.disk:
-        events.message(
-            f"The run leaves about {plan.prediction.disk / 1e9:.0f} GB of states and checkpoints, and "
-            f"{machine.disk / 1e9:.0f} GB are free there. Lower full.keep or train.keep_states, or set train.state.",
-            "warning",
         )

@@ -5,6 +5,7 @@ The file is long because the checks stand in the order in which a run makes them
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -62,9 +63,9 @@ from .optimizing import check_optimizer
 from .peers import ALONE, Peers, check_sharded_batches, require_processes
 from .regularizers.checks import check_blocks, check_regularized, check_samples_of, regularizer_texts
 from .run_data import open_data
-from .run_folder import RunFolder, open_run, recorded_run, require_usable, save_text
+from .run_folder import RunFolder, is_undrawn, open_run, recorded_run, require_usable, save_text
 from .sound import require_sound
-from .state import list_states
+from .state import list_states, read_tree, state_name
 from .trackers import check_trackers
 from .unused import require_samples_used, require_used
 from .watch import describe_mix, require_heard, warn_of_captions
@@ -134,6 +135,16 @@ class Checked:
         if whole is None and not list_states(folder.states):
             whole = next(filter(is_whole, (path for _, path in reversed(saved))), None)
         return whole
+
+    @property
+    def undrawn(self) -> bool:
+        """Whether the run was ended before the samples of its last step, which are still wanted."""
+        if not self.prompts:
+            return False
+        last = self.folder.states / state_name(int(self.folder.manifest.get("step", 0)))
+        with contextlib.suppress(RunError):
+            return is_undrawn(read_tree(last), self.folder.manifest)
+        return False
 
     def _mean_is_whole(self) -> bool:
         """Whether the LoRA of the running mean is there as well, where the run has kept one."""

@@ -17,7 +17,7 @@ from ..dataset.entry import FOLDER_KEYS, FOLDER_LIST_KEYS, SOURCE_KEYS
 from ..errors import TrainerError
 from ..events import Events
 from ..toml import parse_toml, read_toml
-from .lora_files import lora_name, renew_names, step_of, with_its_step
+from .lora_files import list_loras, lora_name, renew_names, step_of, with_its_step
 from .run_folder import RunFolder
 from .state import list_states
 
@@ -98,6 +98,21 @@ def whole_under_its_names(folder: RunFolder, step: int, lora: Path, events: Even
     names, was = " and ".join(path.name for path in written), "was" if len(written) == 1 else "were"
     events.message(f"{names} {was} damaged or missing, and {was} copied from {lora.name}.", "warning")
     return written[-1] if written[-1].name == lora_name(folder.name) else lora
+
+
+def missing_words(folder: RunFolder, keep: int) -> str:
+    """A sentence on what could not be written while the run went on, and is not there now; empty where nothing is.
+
+    `keep`: how many of the newest are to stay, 0 for all.
+    """
+    saved = [step for step, _ in list_loras(folder.loras, folder.name)]
+    since = saved[-keep] if 0 < keep <= len(saved) else 0
+    steps = [str(step) for step in folder.manifest.get("missing", ()) if step not in saved and step >= since]
+    if not steps:
+        return ""
+    was = "was" if len(steps) == 1 else "were"
+    of = f"step {steps[0]}" if len(steps) == 1 else f"steps {', '.join(steps[:-1])} and {steps[-1]}"
+    return f"What was to be saved of {of} {was} refused by the disk, and is not in {folder.loras}."
 
 
 def renewed_words(folder: RunFolder, config: RunConfig, total: int) -> str:

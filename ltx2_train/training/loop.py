@@ -39,7 +39,7 @@ from ..optim import averaged, can_be_guarded, guarded_step, state_aside
 from .checks import Checked, check, check_settings
 from .contexts import streams_of
 from .exports import exported, renew_exports
-from .finished import renewed_words, unused_words, whole_under_its_names
+from .finished import missing_words, renewed_words, unused_words, whole_under_its_names
 from .fit.pace import Pace
 from .fit.trial import OomGuard, Rewound, moved_parameters, take_guarded, try_largest
 from .metrics import LOSS, STREAMS, clean_row, loss_column, validated
@@ -52,6 +52,7 @@ from .requests import Asked
 from .saving import complete, save, save_after_error
 from .sending import Ahead, pinned
 from .setup import Run, load
+from .state import state_name
 from .step import StepTerms, ready_step
 from .strip import draw_strengths, sample_name
 from .trackers import tracked
@@ -109,17 +110,19 @@ def train_checked(checked: Checked, events: Events) -> RunResult:
     try:
         if unused := unused_words(checked.unused):
             events.message(f"{checked.folder.name} is finished, so nothing is trained. {unused}", "warning")
-        if (lora := checked.finished_lora()) is not None:
+        if (lora := checked.finished_lora()) is not None and not checked.undrawn:
             product = "Checkpoint" if checked.config.train.what == "full" else "LoRA"
             step = int(checked.folder.manifest.get("step", checked.total))
             above = f" above {step}" if step > checked.total else ""
             if first:
                 lora = whole_under_its_names(checked.folder, step, lora, events)
                 renew_exports(checked.config, checked.folder, lora, events)
+                if missing := missing_words(checked.folder, checked.config.train.keep_loras):
+                    events.message(missing, "warning")
             text = f"Finished before: {step} steps. Raise train.steps{above} to go on. {product}: {lora}"
             copy = exported(checked.config, checked.folder, lora)
             return RunResult(checked.folder.path, lora, step, checked.total, text, copy)
-        if checked.finished:
+        if checked.finished and lora is None:
             events.message(renewed_words(checked.folder, checked.config, checked.total), "warning")
         with tracked(checked.config, checked.folder.path, events) if first else contextlib.nullcontext(events) as told:
             asked = Asked(told, checked.folder.path if first else None)
@@ -185,7 +188,7 @@ class _Loop:
                 done = self._validate(self._step(guard))
                 self._tell(done)
                 self._save(done)
-                self._sample(done)
+                self._sample()
                 self._answer()
             return self._result()
         except BaseException as error:
@@ -220,6 +223,9 @@ class _Loop:
             events.message(str(error), "warning")
         if run.step < run.total:
             run.peers.lead(lambda: complete(run, events))
+        if run.undrawn:
+            events.message(f"The run was ended before the samples of step {run.step} were there. They are drawn now.")
+            self._sample()
         return guard
 
     def _all_or_first(self, work: Callable[[], T]) -> T | None:
@@ -245,7 +251,7 @@ class _Loop:
 
     def _step(self, guard: OomGuard) -> _Done:
         """Gradients, clipping, optimizer. A step that is not finite changes nothing but the numbers of its place."""
-        run, begun = self.run, time.monotonic()
+        run, sample, begun = self.run, self.settings.sample, time.monotonic()
         columns, taken, place = self._gradients(guard)
         names = [name for batch in taken for name in batch.names]
         for batch in taken:
@@ -272,6 +278,8 @@ class _Loop:
         run.optimizer.zero_grad(set_to_none=True)
         epochs = run.place[0], place[0]
         run.step, run.place = run.step + 1, place
+        due = _due(run.step, sample.every, epochs, sample.every_epochs)
+        run.undrawn = due or (run.step == run.total and sample.wanted)
         if run.regularizers is not None:
             run.regularizers.stepped(run.step)
         self.clean = True
@@ -388,12 +396,19 @@ class _Loop:
             self.lora = run.peers.lead(lambda: save(run, self.events, status, final=last))
             self.finished = last
 
-    def _sample(self, done: _Done) -> None:
-        run, sample = self.run, self.settings.sample
-        due = _due(run.step, sample.every, done.epochs, sample.every_epochs)
-        if due or (run.step == run.total and sample.wanted):
-            self._all_or_first(lambda: _draw(run, self.events))
-            self.events.stage("train", run.total)
+    def _sample(self) -> None:
+        """Draw what is due of this step, and record it where a state speaks of it."""
+        run = self.run
+        if not run.undrawn:
+            return
+        self._all_or_first(lambda: _draw(run, self.events))
+        run.undrawn = False
+        if (run.folder.states / state_name(run.step)).is_file():
+            try:
+                run.folder.record(drawn=run.step)
+            except RunError as error:
+                self.events.message(f"{error} The next start draws the samples of step {run.step} again.", "warning")
+        self.events.stage("train", run.total)
 
     def _answer(self) -> None:
         """Do what was asked in the folder of the run meanwhile. Raises Stopped where a pause ends in a stop."""
@@ -423,6 +438,8 @@ class _Loop:
         copy = exported(self.settings, run.folder, lora)
         if run.peers.first and copy is not None:  # one that could not be written has been told of
             renew_exports(self.settings, run.folder, lora, self.events)
+        if run.peers.first and (missing := missing_words(run.folder, self.settings.train.keep_loras)):
+            self.events.message(missing, "warning")
         done, seconds = run.step - self.first, time.monotonic() - self.started
         of = f" of {run.total}" if run.step <= run.total else ""
         summary = f"{run.step}{of} steps done ({done} in {_clock(seconds)}). {_titled(run.product)}: {lora}"
@@ -439,7 +456,10 @@ class _Loop:
         else:
             saved = "The last saved state is kept."
         if isinstance(error, Stopped):
-            return Stopped(f"Stopped after step {run.step} of {run.total}. {saved} Run again to go on.")
+            left = f"draw the samples of step {run.step}" if run.undrawn else ""
+            if run.step < run.total:
+                left = f"{left} and go on" if left else "go on"
+            return Stopped(f"Stopped after step {run.step} of {run.total}. {saved} Run again to {left or 'go on'}.")
         if full is not None:
             return type(full)(f"{full} {saved}")
         if isinstance(error, TrainerError):

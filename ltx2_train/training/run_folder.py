@@ -105,6 +105,10 @@ class RunFolder:
         if self.writes:
             write_json(self.path / "manifest.json", self.manifest)
 
+    def record(self, **more: Any) -> None:
+        """Write `more` into the manifest, and leave how far the run got as it is. Raises RunError."""
+        self.write_manifest(self.manifest.get("status", "running"), self.manifest.get("step", 0), **more)
+
     def require_state(self) -> None:
         """Raise RunError where the run has taken steps, and no state is left to go on from."""
         problems = []
@@ -274,6 +278,11 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     if not isinstance(manifest, dict) or not isinstance(manifest.get("step", 0), int):
         raise RunError(f"{file} is damaged.")
     return manifest
+
+
+def is_undrawn(state: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
+    """Whether the samples that were due at the step of `state` are still to be drawn, as the manifest has it."""
+    return bool(state.get("undrawn")) and manifest.get("drawn") != state.get("step")
 
 
 def delete_old_states(folder: Path, keep: int, step: int) -> str:

@@ -121,6 +121,8 @@ def _write(run: Run, events: Events, status: str, with_state: bool, final: bool,
         folder.ended("failed" if status == "finished" else status)
         return saved
     about: dict[str, Any] = {"total": run.total, "loss": _last_row(run).get(LOSS), "versions": versions()}
+    if LORA in saved.failed:
+        about["missing"] = sorted({*folder.manifest.get("missing", ()), run.step})
     if saved.state is not None:
         about["state"] = run.step
     if good is not None:
@@ -222,6 +224,7 @@ def _write_state(run: Run) -> Path:
             "step": run.step,
             "id": run.folder.id,
             "place": list(run.place),
+            "undrawn": run.undrawn,
             "identity": dict(run.folder.identity),
             "lora": run.loras.state(),
             "optimizer": run.optimizer.state_dict() if full else None,

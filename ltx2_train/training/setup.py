@@ -47,7 +47,6 @@ from ..weights.loftq import Loftq
 from ..weights.reader import TensorFile
 from ..weights.stored import weight_shapes
 from .awq import measured_activations
-from .check_full import tell_disk
 from .checks import Checked
 from .contexts import ContextStore
 from .fit import Facts, MemoryPlan, make_plan, this_machine
@@ -59,7 +58,7 @@ from .optimizing import make_optimizer
 from .peers import ALONE, Peers
 from .regularizers import Kit, Regularizers
 from .regularizers.checks import check_streamed
-from .run_folder import RunFolder
+from .run_folder import RunFolder, is_undrawn
 from .slider import Slider, SliderSet
 from .sound import RunSound, open_sound
 from .state import list_states, load_state, restore_random_state
@@ -102,6 +101,7 @@ class Run:
     slider: Slider | None = None
     regularizers: Regularizers | None = None
     step: int = 0
+    undrawn: bool = False  # the samples of this step are due, and not there yet
     saved_step: int = 0  # of the last save by this process that was whole: state, LoRA and their check
     place: tuple[int, int] = (0, 0)
     log: MetricsLog | None = None
@@ -374,6 +374,19 @@ def _regularize(
     return Regularizers(kit)
 
 
+def _tell_disk(folder: RunFolder, plan: MemoryPlan, free: float, events: Events) -> None:
+    """Warn before work begins where what the run leaves will not find room in the `free` bytes of its disk."""
+    there = sum(file.stat().st_size for place in (folder.states, folder.loras) for file in place.glob("*"))
+    if plan.prediction.disk - there > free:
+        keep = "full.keep" if folder.loras.name == "checkpoints" else "train.keep_loras"
+        events.message(
+            f"The run leaves about {plan.prediction.disk / 1e9:.3g} GB of states, samples and "
+            f"{folder.loras.name}, and {free / 1e9:.3g} GB are free in {folder.path}. Free some space, or lower "
+            f"train.keep_states or set {keep}, else a save may find no room.",
+            "warning",
+        )
+
+
 def plan_run(checked: Checked, events: Events) -> MemoryPlan:
     """How the run uses memory; a run that goes on keeps the format of its base. Raises ConfigError if nothing fits."""
     config, folder, device = checked.config, checked.folder, checked.device
@@ -389,7 +402,7 @@ def plan_run(checked: Checked, events: Events) -> MemoryPlan:
     plan = make_plan(config, facts, machine, MemoryPlan.load(folder.path))
     events.message(f"{plan.describe()}{' This is of each process.' if checked.peers.several else ''}")
     if checked.peers.first:
-        tell_disk(config, plan, machine, events)
+        _tell_disk(folder, plan, machine.disk, events)
         plan.save(folder.path)
     return plan
 
@@ -427,6 +440,7 @@ def _resume(run: Run, events: Events) -> bool:
             run.sound.load_state_dict(state["sound"])
             run.watch.load_state_dict(state["sound"]["watch"])
         run.step, run.place = step, (state["place"][0], state["place"][1])
+        run.undrawn = bool(run.prompts) and is_undrawn(state, run.folder.manifest)
         if step > run.total:
             events.message(f"{run.folder.name} is at step {step}, and was to end with {run.total}: no step is taken.")
         else:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 
+import pytest
 import torch
+from small_run import SmallRuns
 from torch import nn
 
 from ltx2_train.config import make_run
+from ltx2_train.errors import Stopped
 from ltx2_train.events import Events
 from ltx2_train.lora.inject import inject
 from ltx2_train.lora.settings import LoraSettings
@@ -33,3 +37,69 @@ def test_samples_of_a_run_are_drawn_at_the_strength_of_its_settings(tmp_path):
     loop._draw_as_they_are(run, Events())
     assert drawn == [([0.5], 0.5)]
     assert [layer.strength for layer in loras.layers.values()] == [1.0]
+
+
+class Ends(Events):
+    """Keeps a copy of the run as it is when a LoRA has just been saved; samples of step `stop` are stopped."""
+
+    def __init__(self, runs, aside=None, stop=None):
+        self.runs, self.aside, self.told = runs, aside, []
+        runs.stop = stop
+
+    def saved(self, kind, path):
+        if kind == "lora" and self.aside is not None and not self.aside.exists():
+            shutil.copytree(self.runs.path, self.aside, ignore=shutil.ignore_patterns(".lock"))
+
+    def message(self, text, level="info"):
+        self.told.append(text)
+
+
+def drawn(runs):
+    return sorted({path.name[:11] for path in (runs.path / "samples").iterdir()})
+
+
+@pytest.fixture
+def runs(monkeypatch, tmp_path):
+    runs = SmallRuns(monkeypatch, tmp_path)
+    plain = runs._draw
+
+    def draw(prompts, name, info, tolerant):
+        if runs.run.step == runs.stop:
+            raise Stopped
+        return plain(prompts, name, info, tolerant)
+
+    runs._draw = draw
+    return runs
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_samples_of_a_save_that_a_kill_cut_off_are_drawn_by_the_next_start(runs, tmp_path, steps):
+    runs.train(Ends(runs, tmp_path / "aside"), steps=steps, sample={"every": 2})  # the copy is of step 2
+    shutil.rmtree(runs.path)
+    shutil.move(tmp_path / "aside", runs.path)
+    assert drawn(runs) == []
+    told = Ends(runs)
+    runs.train(told, steps=steps, sample={"every": 2})
+    assert drawn(runs) == [f"step_{step:06d}" for step in range(2, steps + 1, 2)]
+    assert "The run was ended before the samples of step 2 were there. They are drawn now." in told.told
+
+
+@pytest.mark.parametrize(("step", "every", "rest"), [(4, 2, ""), (2, 2, " and go on"), (3, 3, " and go on")])
+def test_samples_that_a_stop_cut_off_are_drawn_once_by_the_next_start(runs, step, every, rest):
+    with pytest.raises(Stopped, match=rf"Run again to draw the samples of step {step}{rest}\."):
+        runs.train(Ends(runs, stop=step), sample={"every": every})
+    assert f"step_{step:06d}" not in drawn(runs)
+    runs.train(Ends(runs), sample={"every": every})
+    assert f"step_{step:06d}" in drawn(runs)
+    assert f"step_{4:06d}" in drawn(runs)
+    shutil.rmtree(runs.path / "samples")  # what a person takes away is not missed
+    told = Ends(runs)
+    assert runs.train(told, sample={"every": every}).summary.startswith("Finished before")
+    assert not [text for text in told.told if "samples" in text]
+
+
+def test_samples_that_are_not_wanted_any_more_are_not_drawn(runs):
+    with pytest.raises(Stopped):
+        runs.train(Ends(runs, stop=4), sample={"every": 2})
+    assert runs.train(Ends(runs), sample={"every": 0}).summary.startswith("Finished before")
+    assert drawn(runs) == ["step_000002"]

@@ -9,6 +9,7 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from small_run import SmallRuns
 
 from ltx2_train import Events, RunError, Stopped, TrainerError, files, inspect_lora
-from ltx2_train.training import saving
+from ltx2_train.training import saving, setup
 from ltx2_train.training.lora_files import with_its_step
 from ltx2_train.training.metrics import read_rows
 from ltx2_train.training.run_folder import read_manifest
@@ -372,6 +373,24 @@ def test_a_lora_that_cannot_be_written_on_the_way_is_made_up_for(runs, monkeypat
         runs.train(events, steps=4)
     assert any("LoRA of step 2 is missing, its state is saved" in text for text in events.warnings)
     assert loras(runs.path / "lora") == ["fox.safetensors", "fox_000004.safetensors"]
+    left = f"What was to be saved of step 2 was refused by the disk, and is not in {runs.path / 'lora'}."
+    assert events.warnings[-1] == left
+    for keep, told in ((0, True), (1, False), (2, True)):
+        again = Heard()
+        assert runs.train(again, steps=4, keep_loras=keep).summary.startswith("Finished before")
+        assert (left in again.warnings) is told, keep
+
+
+def test_a_disk_without_room_for_what_a_run_leaves_is_told_before_it(runs):
+    runs.train(steps=2)
+    heard, folder = Heard(), runs.run.folder
+    there = sum(path.stat().st_size for place in (folder.states, folder.loras) for path in place.iterdir())
+    plan = SimpleNamespace(prediction=SimpleNamespace(disk=3e9))
+    setup._tell_disk(folder, plan, 3e9 - there, heard)
+    assert heard.warnings == []
+    setup._tell_disk(folder, plan, 3e9 - there - 1, heard)
+    assert len(heard.warnings) == 1
+    assert "about 3 GB of states, samples and lora, and 3 GB are free" in heard.warnings[0]
 
 
 def test_a_last_lora_that_cannot_be_written_is_an_error_and_comes_with_the_next_start(runs, monkeypatch):
