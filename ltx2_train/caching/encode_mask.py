@@ -7,7 +7,7 @@ file by its mean level, from JSON ([[from, to], ...] in seconds of the medium) b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ..dataset.cache_names import AUDIO_MASK_SUFFIX, MASK_SUFFIX
 from ..dataset.dataset_file import DatasetSettings
 from ..dataset.plan import Item
 from ..dataset.reference import frames_beside, line_beside, probe_companion
+from ..dataset.scan import SHOWN_AT_MOST
 from ..errors import DataError
 from ..files import parse_json
 from ..media.buckets import MIDDLE, cover
@@ -32,6 +33,7 @@ from .encode import companion_settings
 from .kind import Bench, CacheKind, CacheMade, Job, header_bytes
 
 THRESHOLD = 0.5
+_GIVES = ""  # a part
 HEADER = 330  # bytes of a mask besides tensor and settings; no weights are named
 
 
@@ -42,6 +44,8 @@ class Masks(CacheKind[torch.Tensor]):
     stage = "encode masks"
     suffix = MASK_SUFFIX
     modes = frozenset(("video", "av"))
+    nothing = "masks are black all over in the windows that were made now, and give nothing; white is given"
+    everything = "masks are white all over in windows that were made now, so that nothing is left to make there"
 
     def of(self, item: Item) -> Job | None:
         mask, path, shape = item.mask, item.mask_path, item.shape
@@ -77,7 +81,20 @@ class Masks(CacheKind[torch.Tensor]):
         return picture_mask(job.source, job.item, self.plan.settings_of(job.item))
 
     def make(self, job: Job, was_read: torch.Tensor, bench: Bench) -> CacheMade:
-        return CacheMade(self.write(job, {MASK_KEY: was_read}))
+        topic = self.everything if bool(was_read.all()) else _GIVES if bool(was_read.any()) else self.nothing
+        return CacheMade(self.write(job, {MASK_KEY: was_read}), {topic: ""})
+
+    def notes(self, seen: Mapping[str, Mapping[Path, str]]) -> list[str]:
+        notes = []
+        for kind in (Masks, SoundMasks):
+            full, some = seen.get(kind.everything, {}), seen.get(_GIVES, {})
+            empty = [path for path in seen.get(kind.nothing, {}) if path not in full and path not in some]
+            for topic, paths in ((kind.everything, list(full)), (kind.nothing, empty)):
+                if paths:
+                    more = " ..." if len(paths) > SHOWN_AT_MOST else ""
+                    shown = ", ".join(path.name for path in paths[:SHOWN_AT_MOST])
+                    notes.append(f"{len(paths)} {topic}: {shown}{more}")
+        return notes
 
 
 class SoundMasks(Masks):
@@ -85,6 +102,8 @@ class SoundMasks(Masks):
 
     suffix = AUDIO_MASK_SUFFIX
     modes = frozenset(("av", "audio"))
+    nothing = "masks for sound give nothing in the windows that were made now; level 1, or a span, is given"
+    everything = "masks for sound give all in windows that were made now, so that nothing is left to make there"
 
     def of(self, item: Item) -> Job | None:
         mask, path, sound = item.audio_mask, item.audio_mask_path, item.sound

@@ -59,7 +59,7 @@ def read_captions(path: Path, by_line: bool = False, unused: set[str] | None = N
     UTF-8 with or without a byte order mark, and UTF-16 and UTF-32 with one are certain. Anything else is taken as
     Windows-1252, the Latin-1 of Windows, which may be wrong, hence the warning. Line breaks become spaces, since one
     file is one caption, or part captions where `by_line`. A file that ends in .json is an object with the caption or a
-    list of captions, or these alone; what is not used of it is added to `unused`.
+    list of captions, or these alone, and `by_line` parts each; what is not used of it is added to `unused`.
     """
     try:
         size = path.stat().st_size
@@ -79,7 +79,9 @@ def read_captions(path: Path, by_line: bool = False, unused: set[str] | None = N
     if path.suffix.lower() == ".json":
         found = _in_json(path, text, set() if unused is None else unused)
     else:
-        found = text_lines(text) if by_line else [text]
+        found = [text]
+    if by_line:
+        found = [line for one in found for line in text_lines(one)]
     if warning:
         warning = f"{path.name}: {warning}"
     return distinct_captions(found) or [""], warning

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import DataError
@@ -126,6 +126,28 @@ class Companions:
         return candidate.audio_mask or _read(self._stems.find(folder, candidate, AUDIO_MASK_SUFFIXES, role), role)
 
 
+def folders_beside(entry: DatasetSettings) -> Iterator[tuple[str, str, Path, Collection[str]]]:
+    """(setting, what each file there is, folder, endings) of the folders whose files go with media by their names."""
+    for number, folder in enumerate(entry.reference_directories):
+        key = "more_reference_directories" if number else "reference_directory"
+        yield key, "reference", folder, PICTURE_SUFFIXES
+    for number, folder in enumerate(entry.reference_audio_directories):
+        key = "more_reference_audio_directories" if number else "reference_audio_directory"
+        yield key, "reference sound", folder, AUDIO_SUFFIXES
+    if entry.mask_directory is not None:
+        yield "mask_directory", "mask", entry.mask_directory, PICTURE_SUFFIXES
+    if entry.audio_mask_directory is not None:
+        yield "audio_mask_directory", "mask for sound", entry.audio_mask_directory, AUDIO_MASK_SUFFIXES
+    if entry.audio_source == "audio_files" and entry.audio_files_directory is not None:
+        yield "audio_files_directory", "sound", entry.audio_files_directory, sound_endings(entry)
+
+
+def sound_endings(entry: DatasetSettings) -> set[str]:
+    """The endings of files with the sound of videos."""
+    explicit = "audio_extension" in entry.model_fields_set
+    return {entry.audio_extension.lower()} | (set() if explicit else AUDIO_SUFFIXES)
+
+
 class SoundFinder:
     """Finds the sound file that belongs to a medium, by name."""
 
@@ -140,9 +162,7 @@ class SoundFinder:
             return (None, f"{candidate.sound} {reason}; correct its audio_path") if reason else (candidate.sound, "")
         entry = self.entry
         folder = entry.audio_files_directory or candidate.path.parent
-        explicit = "audio_extension" in entry.model_fields_set
-        endings = {entry.audio_extension.lower()} | (set() if explicit else AUDIO_SUFFIXES)
-        if (found := self._stems.find(folder, candidate, endings, "sound")) is not None:
+        if (found := self._stems.find(folder, candidate, sound_endings(entry), "sound")) is not None:
             reason = why_no_file(found)
             return (None, f"{found} {reason}") if reason else (found, "")
         key = "audio_source" if entry.audio_files_directory is None else "audio_files_directory"

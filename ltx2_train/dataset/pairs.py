@@ -31,6 +31,10 @@ OTHER_SHAPE = "references have another shape than their clips, and their middle 
 SHORT_MASK = "masks are shorter than their clips; where they end, their last frame is held"
 LONG_MASK = "masks are longer than their clips; what is behind the end is not used"
 OTHER_SIZE = "masks have another size than their clips and are resized"
+MUTE_MASK = "masks for sound belong to media without sound, and have no use"
+MUTE_REFERENCE = "reference sounds belong to media without sound, and have no use"
+UNSEEN_MASK = "masks belong to recordings, which have no picture, and have no use"
+UNSEEN_REFERENCE = "references belong to recordings, which have no picture, and have no use"
 SHORT_SOUND_MASK = "masks for sound are shorter than their clips, and what is behind their end is generated"
 NOTICED = 2  # frames; less comes of rounding
 GROSS = 2.0
@@ -104,7 +108,7 @@ class Fit:
             return  # a later part of a recording may well be shown how it begins
         for path in filter(None, item.reference_audios):
             if _same(path, sound.path):
-                self._seen.setdefault(SOUND_ITSELF, {}).setdefault(path, "")
+                self.useless(SOUND_ITSELF, [path])
 
     def sound_mask(self, item: Item, mask: MediaInfo) -> None:
         """Look at the sound file `mask`, which masks the sound of `item`."""
@@ -114,6 +118,11 @@ class Fit:
         short = start + sound.seconds - mask.duration
         if short >= NOTICED / item.fps:
             self._note(SHORT_SOUND_MASK, mask, f"({short:.2f} s)")
+
+    def useless(self, topic: str, paths: Iterable[Path | None]) -> None:
+        """Take down that files which go with a medium have no use beside it, as `topic` says."""
+        for path in filter(None, paths):
+            self._seen.setdefault(topic, {}).setdefault(path, "")
 
     def _length(self, item: Item, media: MediaInfo, shown: list[int], topic: str, by_clock: bool = False) -> None:
         """Note it where `media` ends before what the clip itself has in its window; `shown` are frames of that."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DataError
@@ -22,7 +22,7 @@ from ..media.names import name_key
 from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import probe_media
 from ..threads import Threads
-from .companions import PICTURE_SUFFIXES, Companions
+from .companions import Companions, folders_beside
 from .dataset_file import DatasetConfig, DatasetRef, DatasetSettings
 from .items import DatasetPlan, Item
 from .media_index import MediaIndex
@@ -53,10 +53,11 @@ def plan_dataset(
     warnings: list[str] = list(config.notes)
     pairs: list[str] = []
     empty: dict[DatasetRef, NothingLeft] = {}
+    names: dict[DatasetRef, set[str]] = {}
     for ref in config.refs if only is None else [only]:
         if not ref.entry.from_caches:
             try:
-                found, left_out[ref] = _plan_one(ref, events, warnings, pairs)
+                found, left_out[ref] = _plan_one(ref, events, warnings, pairs, names)
                 items += found
             except NothingLeft as error:
                 empty[ref], left_out[ref] = error, error.skipped
@@ -64,6 +65,8 @@ def plan_dataset(
         if not any(item.dataset.shares_folder(ref) for item in items):  # its other kinds of media
             raise error
     skipped = [skip for of_one in left_out.values() for skip in of_one]
+    if only is None:  # a folder may be that of several datasets
+        warnings += _alone(names)
     for warning in warnings:
         events.message(warning, "warning")
     if skipped:
@@ -83,7 +86,7 @@ def _left_out(skipped: Sequence[Skipped], brief: bool) -> str:
 
 
 def _plan_one(
-    ref: DatasetRef, events: Events, warnings: list[str], pairs: list[str]
+    ref: DatasetRef, events: Events, warnings: list[str], pairs: list[str], names: dict[DatasetRef, set[str]]
 ) -> tuple[list[Item], list[Skipped]]:
     name, entry = ref.name, ref.entry
     targets, notes = timing.floor_targets(entry.target_frames)
@@ -97,12 +100,14 @@ def _plan_one(
             )
     unused: list[str] = []
     candidates, skipped = find_media(name, entry, unused)
-    warnings += [f"{name}: {note}" for note in (*unused, *_references_alone(entry, candidates))]
+    names[ref] = {name_key(candidate.path.stem) for candidate in candidates}
+    warnings += [f"{name}: {note}" for note in unused]
     ready = with_captions(name, entry, candidates, skipped, warnings)
     if not ready:
         raise NothingLeft(name, entry, len(candidates), skipped)
 
-    promised = max(len(candidate.references) for candidate in ready)
+    pictured = (candidate for candidate in ready if candidate.path.suffix.lower() not in AUDIO_SUFFIXES)
+    promised = max((len(candidate.references) for candidate in pictured), default=0)
     known = MediaIndex(entry.caches)
     cutter = Cutter(ref, targets, promised, functools.partial(_look_at, index=known))
     items: list[Item] = []
@@ -174,10 +179,11 @@ def _below(path: Path, entry: DatasetSettings) -> str:
 
 
 def _without_reference(entry: DatasetSettings, items: list[Item]) -> list[str]:
-    """A sentence where media lack a reference sound that their dataset promises."""
+    """A sentence where media with sound lack a reference sound that their dataset promises."""
     notes: list[str] = []
+    heard = [item for item in items if item.sound is not None]
     for number, folder in enumerate(entry.reference_audio_directories):
-        lacking = [item for item in items if number >= len(item.reference_audios) or not item.reference_audios[number]]
+        lacking = [item for item in heard if number >= len(item.reference_audios) or not item.reference_audios[number]]
         notes += _lacking(lacking, f"no reference sound of their name in {folder}")
     return notes
 
@@ -194,19 +200,24 @@ def _without_mask(entry: DatasetSettings, items: list[Item]) -> list[str]:
     return notes
 
 
-def _references_alone(entry: DatasetSettings, candidates: Sequence[MediaFile]) -> list[str]:
-    """A sentence for each folder of references with files that belong to no medium."""
-    media = {name_key(candidate.path.stem) for candidate in candidates}
-    notes = []
-    for folder in entry.reference_directories:
-        if not folder.is_dir() or folder == entry.source:
-            continue
-        files = (path for path, _ in below(folder, True) if path.suffix.lower() in PICTURE_SUFFIXES)
-        if alone := [path.name for path in files if name_key(path.stem) not in media]:
+def _alone(names: Mapping[DatasetRef, Collection[str]]) -> Iterator[str]:
+    """A sentence for each folder with files beside media that go with none; `names` are those of the media."""
+    wanted: dict[tuple[Path, str], set[str]] = {}
+    found: dict[tuple[Path, str], tuple[DatasetRef, Collection[str]]] = {}
+    sources = {ref.entry.source for ref in names}
+    for ref, own in names.items():
+        for _, what, folder, endings in folders_beside(ref.entry):
+            if folder.is_dir() and folder not in sources:
+                wanted.setdefault((folder, what), set()).update(own)
+                found.setdefault((folder, what), (ref, endings))
+    for (folder, what), (ref, endings) in found.items():
+        files = (path for path, _ in below(folder, True) if path.suffix.lower() in endings)
+        alone = sorted(path.name for path in files if name_key(path.stem) not in wanted[folder, what])
+        if alone:
             more = " ..." if len(alone) > SHOWN_AT_MOST else ""
+            many = {"mask for sound": "masks for sound"}.get(what, f"{what}s")
             shown = ", ".join(alone[:SHOWN_AT_MOST])
-            notes.append(f"{len(alone)} references in {folder} have no medium of their name: {shown}{more}")
-    return notes
+            yield f"{ref.name}: {len(alone)} {many} in {folder} have no medium of their name: {shown}{more}"
 
 
 def _lacking(items: list[Item], what: str) -> list[str]:

@@ -17,7 +17,7 @@ from ..media.sound_media import AUDIO_SUFFIXES
 from .companions import Companions, SoundFinder
 from .dataset_file import DatasetRef, DatasetSettings
 from .items import Item, Medium, ReferenceMedia, reference_size
-from .pairs import Fit
+from .pairs import MUTE_MASK, MUTE_REFERENCE, UNSEEN_MASK, UNSEEN_REFERENCE, Fit
 from .reference import frames_within
 from .scan import MediaFile
 from .sound_plan import SoundWindow, chosen_tracks, clip_sound, named_shape, of_tracks, recording_parts
@@ -105,6 +105,9 @@ class Cutter:
             self._tell(of_tracks(media, entry.audio_track))
         overridden = entry.source_fps is not None
         beside = self._companions_of(candidate, media.kind)
+        if silence:
+            self.fit.useless(MUTE_MASK, [beside.audio_mask])
+            self.fit.useless(MUTE_REFERENCE, beside.reference_audios)
         items = []
         for window in cut:
             sound = None if silence else clip_sound(media, line, window, overridden, apart, tracks)
@@ -133,7 +136,7 @@ class Cutter:
             *size,
             self.dataset,
             sound,
-            reference_audios=beside.reference_audios,
+            reference_audios=() if sound is None else beside.reference_audios,
             mask=beside.mask,
             mask_media=beside.mask_media,
             audio_mask=None if sound is None else beside.audio_mask,
@@ -180,6 +183,8 @@ class Cutter:
         line = timing.Timeline((0,), fps, fps, False)
         source = Medium(media, candidate.caption or "", candidate.stem, entry.caches, line, candidate.more_captions)
         beside = self._companions_of(candidate, media.kind)
+        self.fit.useless(UNSEEN_MASK, [candidate.mask])
+        self.fit.useless(UNSEEN_REFERENCE, candidate.references)
         items = []
         for start, seconds in parts:
             window = timing.Window(int(start * fps), max(1, round(seconds * fps)))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from ..dataset.companions import folders_beside
 from ..dataset.dataset_file import DatasetConfig, DatasetRef, DatasetSettings
 from ..dataset.outputs import cache_folder_faults
 from ..dataset.plan import DatasetPlan, Item, plan_dataset
@@ -23,7 +24,7 @@ from ..events import Events, Passing, shielded
 from ..shapes import VideoShape
 from ..threads import Threads
 from .check_files import FileFacts, examine, file_findings, left_out_finding, lost_clip, lost_frame, unusable_finding
-from .check_folder import companion_folders, folder_findings, pair_findings
+from .check_folder import folder_findings, pair_findings
 from .check_report import LEVELS, WHOLE, CheckReport, FileCheck, Finding, worst
 from .check_rules import dataset_findings, duplicate_findings, size_finding
 from .choices import GOALS
@@ -187,13 +188,14 @@ def _unfit(part: _Part, problems: Problems) -> list[Finding]:
 
 def _pair_up(parts: Sequence[_Part]) -> None:
     """Add what is to be said of targets and their references, once all targets are known."""
-    targets: dict[str, list[Path]] = {}
+    targets: dict[Path, list[Path]] = {}
     for part in parts:
-        for folder in companion_folders(part.entry):
+        for _, _, folder, _ in folders_beside(part.entry):
             targets.setdefault(folder, []).extend(candidate.path for candidate in part.found)
     told: set[tuple[str, Path | None]] = set()
     for part in parts:
-        for finding in pair_findings(part.name, part.entry, [fact.path for fact in part.facts], targets):
+        items = () if part.plan is None else part.plan.items
+        for finding in pair_findings(part.ref, items, targets):
             if (finding.rule, finding.path) not in told:  # datasets that share a folder of references
                 told.add((finding.rule, finding.path))
                 part.findings.append(finding)

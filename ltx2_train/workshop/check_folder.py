@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..dataset.dataset_file import DatasetSettings
+from ..dataset.companions import folders_beside
+from ..dataset.dataset_file import DatasetRef, DatasetSettings
+from ..dataset.items import Item
 from ..dataset.scan import MEDIA_SUFFIXES, unread_kind
 from ..files import CLOSED, below, is_hidden
 from ..media.names import name_key, readable, shown_path
@@ -14,13 +16,6 @@ from .check_report import Finding
 
 OURS = frozenset((".safetensors", ".toml", ".json", ".jsonl", ".csv", ".npz"))  # caches, lists and settings
 SYSTEM = frozenset(("thumbs.db", "desktop.ini"))
-COMPANIONS = (
-    ("reference_directory", "reference", ("image", "video")),
-    ("more_reference_directories", "reference", ("image", "video")),
-    ("reference_audio_directory", "reference", ("audio",)),
-    ("more_reference_audio_directories", "reference", ("audio",)),
-    ("mask_directory", "mask", ("image", "video")),
-)
 
 
 def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[DatasetSettings]) -> list[Finding]:
@@ -82,43 +77,30 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
     return findings
 
 
-def _companions(entry: DatasetSettings) -> Iterator[tuple[str, Path, str, tuple[str, ...]]]:
-    """(setting, folder, what it holds, kinds of media) of each folder of references and masks of a dataset."""
-    for key, what, kinds in COMPANIONS:
-        value = getattr(entry, key)
-        for folder in value if isinstance(value, tuple) else filter(None, [value]):
-            yield key, folder, what, kinds
-
-
-def companion_folders(entry: DatasetSettings) -> list[str]:
-    """The folders of references and masks of a dataset."""
-    return [str(folder) for _, folder, _, _ in _companions(entry)]
-
-
-def pair_findings(
-    dataset: str, entry: DatasetSettings, targets: Sequence[Path], all_targets: Mapping[str, Sequence[Path]]
-) -> list[Finding]:
+def pair_findings(part: DatasetRef, items: Sequence[Item], all_targets: Mapping[Path, Sequence[Path]]) -> list[Finding]:
     """Targets without a reference or mask, and references without a target.
 
-    `all_targets` are those of every dataset, by the folder of references: several datasets may share one.
+    `items` are those of the dataset; `all_targets` are those of every dataset, by the folder of references: several
+    datasets may share one.
     """
     findings: list[Finding] = []
-    for key, folder, role, kinds in _companions(entry):
+    for key, role, folder, endings in folders_beside(part.entry):
+        rule = role.split()[0]
         if not folder.is_dir():
-            findings.append(Finding("red", role, dataset, f"{key} {folder} is not a folder", "Correct the path."))
+            findings.append(Finding("red", rule, part.name, f"{key} {folder} is not a folder", "Correct the path."))
             continue
-        endings = set().union(*(MEDIA_SUFFIXES[kind] for kind in kinds))
         files = [path for path, problem in below(folder, True) if not problem and path.suffix.lower() in endings]
         there = {name_key(path.stem) for path in files}
-        wanted = {name_key(path.stem) for path in all_targets.get(str(folder), ())}
-        for path in targets:
-            if name_key(path.stem) not in there:
+        wanted = {name_key(path.stem) for path in all_targets.get(folder, ())}
+        heard = "sound" in role
+        for path in dict.fromkeys(item.source.path for item in items if item.sound is not None or not heard):
+            if key != "audio_files_directory" and name_key(path.stem) not in there:
                 reason = f"no file of its name in {key} ({folder.name})"
-                findings.append(Finding("amber", role, dataset, reason, f"Add its {role}, or remove it.", path))
+                findings.append(Finding("amber", rule, part.name, reason, f"Add its {role}, or remove it.", path))
         for path in sorted(files):
-            if name_key(path.stem) not in wanted:
+            if folder != part.entry.source and name_key(path.stem) not in wanted:
                 reason = f"is a {role} without a target"
-                findings.append(Finding("amber", role, dataset, reason, "Add the target of its name.", path))
+                findings.append(Finding("amber", rule, part.name, reason, "Add the target of its name.", path))
     return findings
 
 

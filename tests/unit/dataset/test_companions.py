@@ -170,6 +170,22 @@ def test_a_mask_of_another_shape_is_stretched_with_a_note(tmp_path):
     assert data.load_mask(data.samples[0])[0].tolist() == [[True, True, False, False]] * 2
 
 
+def test_masks_that_give_nothing_or_all_are_told_where_they_are_encoded(tmp_path):
+    for name, level in {"a": 0, "b": 255, "c": 0}.items():
+        write_video(tmp_path / "clips" / f"{name}.mp4", moving_square(9, 64, 64), sound=tone(1))
+        (tmp_path / "clips" / f"{name}.txt").write_text("a square")
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.new("L", (64, 64), level).save(tmp_path / "masks" / f"{name}.png")
+        (tmp_path / "masks" / f"{name}.json").write_text("[]" if name == "c" else "[[0, 0.1]]")
+    half_white(tmp_path / "masks" / "c.png", 64, 64)
+    _, _, masks = build(config(tmp_path, mask_directory="masks", audio_mask_directory="masks"))
+    assert masks.notes == [
+        "1 masks are white all over in windows that were made now, so that nothing is left to make there: b.png",
+        "1 masks are black all over in the windows that were made now, and give nothing; white is given: a.png",
+        "1 masks for sound give nothing in the windows that were made now; level 1, or a span, is given: c.json",
+    ]
+
+
 def test_sound_masks_from_seconds_and_from_levels(tmp_path):
     write_captioned(tmp_path / "clips" / "a.mp4", moving_square(25, 64, 64))
     write_sound(tmp_path / "clips" / "a.wav", tone(1))

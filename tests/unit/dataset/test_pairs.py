@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from media import moving_square, tone, write_captioned, write_image, write_sound, write_video
@@ -243,7 +245,9 @@ def test_reference_sounds_are_listened_to(clips):
     bad = tone(1)
     bad[0, 100] = np.nan
     write_sound(clips / "voices" / "b.wav", bad)
-    report = check_dataset(config(clips, reference_audio_directory="voices"))
+    for name in ("a.wav", "b.wav"):
+        write_sound(clips / "clips" / name, tone(1))
+    report = check_dataset(config(clips, reference_audio_directory="voices", audio_source="audio_files"))
     found = {
         finding.path.name: (finding.level, finding.reason) for finding in report.findings if finding.rule == "reference"
     }
@@ -268,6 +272,60 @@ def test_reference_sounds_and_masks_of_recordings_are_compared_with_them(clips):
         "1 reference sounds are copies of what is trained, so that there is nothing to learn but to repeat it: a.wav",
         "1 masks for sound are shorter than their clips, and what is behind their end is generated: a.wav (0.50 s)",
     ]
+
+
+def test_what_goes_with_a_sound_or_a_picture_that_is_not_there_is_said(clips):
+    write_sound(clips / "voices" / "a.wav", tone(1))
+    (clips / "sounds").mkdir()
+    (clips / "sounds" / "a.json").write_text("[[0, 0.5]]")
+    assert said(clips, audio_mask_directory="sounds", reference_audio_directory="voices") == [
+        "1 masks for sound belong to media without sound, and have no use: a.json",
+        "1 reference sounds belong to media without sound, and have no use: a.wav",
+    ]
+    write_image(clips / "a.png", 64, 64, caption=None)
+    rows = [
+        {"media_path": "a.png", "caption": "x", "audio_mask": "sounds/a.json"},
+        {"media_path": "v.wav", "caption": "x", "video_mask": "a.png", "reference_video": "a.png"},
+    ]
+    write_sound(clips / "v.wav", tone(1))
+    (clips / "list.json").write_text(json.dumps(rows))
+    entry = {"dataset_file": "list.json", "cache_directory": "cache"}
+    plan = plan_dataset(DatasetConfig.from_table({"general": {"resolution": 64}, "datasets": [entry]}, clips))
+    assert [text.partition(": ")[2] for text in plan.pairs] == [
+        "1 masks for sound belong to media without sound, and have no use: a.json",
+        "1 masks belong to recordings, which have no picture, and have no use: a.png",
+        "1 references belong to recordings, which have no picture, and have no use: a.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ("mask_directory", "masks"),
+        ("audio_mask_directory", "masks for sound"),
+        ("reference_audio_directory", "reference sounds"),
+        ("audio_files_directory", "sounds"),
+    ],
+)
+def test_what_lies_beside_no_medium_is_named_whichever_dataset_asks(clips, key, what):
+    for name in "abz":
+        write_captioned(clips / "more" / f"{name}.mp4", moving_square(25, 64, 64), caption=name)
+        write_image(clips / "beside" / f"{name}.png", 64, 64, caption=None)
+        write_sound(clips / "beside" / f"{name}.wav", tone(1))
+    more = {"audio_source": "audio_files"} if key != "mask_directory" else {}
+    if key != "audio_files_directory":
+        more |= {"audio_files_directory": "beside"} if more else {}
+    first = config(clips, **{key: "beside"}, **more)
+    ending = ".png" if key == "mask_directory" else ".wav"
+    (text,) = [text for text in plan_dataset(first).warnings if "no medium" in text and f" {what} in" in text]
+    assert text == f"datasets[0]: 1 {what} in {clips / 'beside'} have no medium of their name: z{ending}"
+    named = [found for found in check_dataset(first).findings if found.reason.endswith("without a target")]
+    assert ("z" + ending) in {found.path.name for found in named}
+    entry = {key: "beside", "target_frames": [17], **more}
+    entries = [entry | {"video_directory": folder, "cache_directory": f"{folder}_c"} for folder in ("clips", "more")]
+    both = DatasetConfig.from_table({"general": {"resolution": 64}, "datasets": entries}, clips)
+    assert not [text for text in plan_dataset(both).warnings if "no medium" in text]
+    assert not [found for found in check_dataset(both).findings if found.reason.endswith("without a target")]
 
 
 def test_targets_and_references_alone_are_named(clips):
