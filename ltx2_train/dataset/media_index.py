@@ -22,7 +22,7 @@ from ..locks import alone
 from ..media.info import MediaInfo
 
 INDEX_NAME = "ltx2_media.json"
-VERSION = 6
+VERSION = 7
 _LARGEST_DENOMINATOR = 10_000_000
 _LISTS = ("remarks", "reading", "damage", "tracks")
 _PLAIN = tuple(

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import DataError
 from ..media.buckets import cover
 from ..media.frames import PAD_LIMIT
-from ..media.images import OVER_BLACK
+from ..media.images import MAYBE_OVER_BLACK, OVER_BLACK
 from ..media.info import MediaInfo
 from .augment import same_shape
 from .items import Item, ReferenceMedia
@@ -87,7 +87,8 @@ class Fit:
         media, own = item.mask_media, item.source.media
         if media is None:
             return
-        self._remarked("mask", media, [remark for remark in media.remarks if remark != OVER_BLACK])
+        of_alpha = (OVER_BLACK, MAYBE_OVER_BLACK)
+        self._remarked("mask", media, [remark for remark in media.remarks if remark not in of_alpha])
         if media.kind == "video" and own.kind == "video" and _gross(media, own):
             raise DataError(
                 f"no mask: {media.path} lasts {media.duration:.2f} s, and the clip {own.duration:.2f} s. A mask is a "

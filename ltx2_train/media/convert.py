@@ -104,6 +104,14 @@ def over_black(frame: Any, path: Path) -> Any:
     return av.VideoFrame.from_ndarray(np.ascontiguousarray((colour + 127) // 255, dtype=np.uint8), format="rgb24")
 
 
+def is_clear(frame: Any, path: Path) -> bool:
+    """Whether a part of a frame of `path` is transparent. Raises DataError where its colours are unknown."""
+    with convertible(path):
+        rgba = frame.reformat(format="rgba", **_colours(frame))
+        stored = np.frombuffer(rgba.planes[0], np.uint8).reshape(-1, rgba.planes[0].line_size)
+    return bool(stored[:, 3 : 4 * frame.width : 4].min() < 255)
+
+
 def orientation(frame: Any) -> tuple[int, bool]:
     """How players show a frame: quarter turns against the clock in degrees, and whether it is mirrored behind them.
 

@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import DataError
 from ..threads import heed
 from .buckets import MIDDLE
-from .images import IMAGE_SUFFIXES, colours, image_header, read_image
+from .images import IMAGE_SUFFIXES, OVER_BLACK, colours, image_header, is_transparent, read_image
 from .info import MediaInfo
 
 NATURAL_ORDER = "frames in the order of their numbers"
@@ -60,6 +60,8 @@ def probe_frame_folder(folder: Path) -> MediaInfo:
                 "Give all of them one size, or take it out.",
                 folder,
             )
+    clear = any(one.has_alpha and is_transparent(path) for path, one in zip(files, heads, strict=True))
+    remarks = [*([OVER_BLACK] if clear else []), *(remark for one in heads for remark in one.remarks)]
     reading = (NATURAL_ORDER,) if files != sorted(files) else ()
     return MediaInfo(
         folder,
@@ -69,7 +71,7 @@ def probe_frame_folder(folder: Path) -> MediaInfo:
         head.height,
         pixel_format=head.mode,
         has_alpha=any(one.has_alpha for one in heads),
-        remarks=(*dict.fromkeys(remark for one in heads for remark in one.remarks), *lacks),
+        remarks=(*dict.fromkeys(remarks), *lacks),
         reading=reading + colours(head),
         times=tuple(range(len(files))),
     )

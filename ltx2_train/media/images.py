@@ -28,6 +28,7 @@ UNREAD_PICTURES = {
     **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"), "raw"),
 }  # fmt: skip
 OVER_BLACK = "has transparency; it is laid over black"
+MAYBE_OVER_BLACK = "has a channel of transparency; what is transparent in it is laid over black"
 NO_PROFILE = "has a colour profile that cannot be read; its colours are taken for sRGB"
 PLAIN = "", "RGB", None  # a picture whose colours are sRGB
 ORIENTATION_TAG = 0x0112
@@ -60,8 +61,7 @@ def image_header(path: Path) -> ImageHeader:
         width, height = image.size
         if image.getexif().get(ORIENTATION_TAG, 1) in (5, 6, 7, 8):
             width, height = height, width
-        alpha = _has_alpha(image)
-        remarks = [OVER_BLACK] if alpha else []
+        remarks: list[str] = []
         profile = _profile(image)
         if profile is None:
             remarks.append(NO_PROFILE)
@@ -70,7 +70,14 @@ def image_header(path: Path) -> ImageHeader:
         gamma = image.info.get("gamma")
         if gamma and profile == PLAIN and "srgb" not in image.info and abs(gamma * 2.2 - 1) > 0.1:
             remarks.append(f"says a gamma of {gamma:g} (gAMA), which is not applied; save it as sRGB")
-        return ImageHeader(width, height, image.mode, alpha, profile[0] if profile else "", tuple(remarks))
+        return ImageHeader(width, height, image.mode, _has_alpha(image), profile[0] if profile else "", tuple(remarks))
+
+
+def is_transparent(path: Path) -> bool:
+    """Whether a part of the picture `path` is, which only its pixels tell; also where they cannot be read."""
+    with contextlib.suppress(DataError), _opened(path) as image:
+        return _has_alpha(image) and image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+    return True
 
 
 def colours(header: ImageHeader) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import DataError
 from ..threads import heed
 from .clock import Packets
+from .convert import is_clear
 from .decoding import STRICT, decode_packet, decoder_of, opened
 
 NEAR = 2  # packets
@@ -30,7 +31,7 @@ class Look:
 
     `wrong` are the places of what could not be decoded, or was and is damaged; `doubtful` those of what a strict
     decoder complains of and a usual one does not; `leaning` those of what was left out, for it leans on what is not
-    there. `sizes` has where each size of the picture begins.
+    there. `sizes` has where each size of the picture begins. `transparent`: a part of a frame is, if it was looked for.
     """
 
     shown: list[int] = field(default_factory=list)
@@ -38,6 +39,7 @@ class Look:
     doubtful: list[int] = field(default_factory=list)
     leaning: set[int] = field(default_factory=set)
     sizes: dict[tuple[int, int], int] = field(default_factory=dict)
+    transparent: bool = False
     codec: str = ""
 
 
@@ -68,6 +70,7 @@ def _decoded(path: Path, alpha: bool, stamped: bool, options: dict[str, str] | N
             watch.packets += packet.size > 0
             for frame in decode_packet(decoder, packet, watch):
                 watch.frame(frame)
+                look.transparent = look.transparent or (alpha and is_clear(frame, path))
     return look
 
 

@@ -16,7 +16,7 @@ from .coded_colours import LINEAR, colour_remark
 from .convert import orientation
 from .decoding import COVER, alpha_decoder, decode_packet, is_packet_damaged, opened
 from .h264 import LostReferences
-from .images import OVER_BLACK
+from .images import MAYBE_OVER_BLACK, OVER_BLACK
 from .info import MediaInfo
 from .intact import Look, damaged_spans, look_through
 from .mpeg2 import LostPictures
@@ -83,7 +83,7 @@ def probe_video(path: Path) -> MediaInfo:
         tracks=tracks,
         pair=pair,
         remarks=(
-            *_remarks(first, has_alpha),
+            *(*_of_alpha(has_alpha, look), *_remarks(first)),
             *of_tracks,
             *_of_stamps(packets, formats),
             *_of_rate(formats, clock),
@@ -205,8 +205,14 @@ def _where(clock: Clock, number: int) -> str:
     return f"from {clock.times[number] - clock.times[0]:.2f} s on"
 
 
-def _remarks(frame: Any, has_alpha: bool) -> tuple[str, ...]:
-    found = [OVER_BLACK] if has_alpha else []
+def _of_alpha(has_alpha: bool, look: Look | None) -> tuple[str, ...]:
+    if not has_alpha:
+        return ()
+    return (MAYBE_OVER_BLACK,) if look is None else (OVER_BLACK,) if look.transparent else ()
+
+
+def _remarks(frame: Any) -> tuple[str, ...]:
+    found: list[str] = []
     primaries, transfer = (int(getattr(frame, name, None) or 0) for name in ("color_primaries", "color_trc"))
     if frame.format.name.startswith(FLOATS):
         transfer = LINEAR

@@ -24,7 +24,7 @@ from .buckets import MIDDLE
 from .convert import Converter, over_black
 from .decoding import Watch, decoded, decoder_of, opened
 from .frame_folder import read_frame_folder
-from .images import IMAGE_SUFFIXES, colours, image_header, read_image
+from .images import IMAGE_SUFFIXES, OVER_BLACK, colours, image_header, is_transparent, read_image
 from .info import MediaInfo
 from .probe import probe_video
 
@@ -58,6 +58,7 @@ def probe_media(path: Path | str) -> MediaInfo:
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         return probe_video(path)
     head = image_header(path)
+    over = (OVER_BLACK,) if head.has_alpha and is_transparent(path) else ()
     return MediaInfo(
         path,
         "image",
@@ -66,7 +67,7 @@ def probe_media(path: Path | str) -> MediaInfo:
         head.height,
         pixel_format=head.mode,
         has_alpha=head.has_alpha,
-        remarks=head.remarks,
+        remarks=over + head.remarks,
         reading=colours(head),
     )
 

@@ -348,11 +348,10 @@ def test_interlaced_and_hdr_videos_are_mentioned(tmp_path, monkeypatch):
     from ltx2_train.media import probe as media
 
     remarks = media._remarks(
-        types.SimpleNamespace(format=types.SimpleNamespace(name="yuv420p"), color_trc=16, interlaced_frame=True),
-        has_alpha=False,
+        types.SimpleNamespace(format=types.SimpleNamespace(name="yuv420p"), color_trc=16, interlaced_frame=True)
     )
     assert len(remarks) == 2
-    monkeypatch.setattr(media, "_remarks", lambda frame, alpha: remarks)
+    monkeypatch.setattr(media, "_remarks", lambda frame: remarks)
     write_captioned(tmp_path / "clips" / "tv.mp4", moving_square(9, 64, 64))
     plan = plan_dataset(one_video(tmp_path, target_frames=[9]))
     assert any(text.startswith("tv.mp4 is HDR") for text in plan.warnings)
@@ -362,11 +361,14 @@ def test_interlaced_and_hdr_videos_are_mentioned(tmp_path, monkeypatch):
 def test_transparency_is_mentioned(tmp_path):
     from PIL import Image
 
-    write_image(tmp_path / "a" / "x.png")
-    Image.open(tmp_path / "a" / "x.png").convert("RGBA").save(tmp_path / "a" / "x.png")
+    for name, opacity in (("x", 254), ("opaque", 255)):
+        write_image(tmp_path / "a" / f"{name}.png", caption=name)
+        picture = Image.open(tmp_path / "a" / f"{name}.png").convert("RGBA")
+        picture.putpixel((3, 5), (0, 0, 0, opacity))
+        picture.save(tmp_path / "a" / f"{name}.png")
     heard = Heard()
     plan_dataset(config(tmp_path, {"image_directory": "a"}), heard)
-    assert any("over black" in text for _, text in heard.messages)
+    assert [text.split()[0] for _, text in heard.messages if "over black" in text] == ["x.png"]
 
 
 def test_shortest_and_longest_seconds(tmp_path):

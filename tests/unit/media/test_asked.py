@@ -145,4 +145,4 @@ def test_levels_that_suit_a_screen_are_not(tmp_path, transfer):
 
 def test_pictures_of_light_are_told():
     frame = SimpleNamespace(format=SimpleNamespace(name="gbrpf32le"), interlaced_frame=False)
-    assert _remarks(frame, False) == ("has the levels of linear light, and will look dark; convert it to BT.709 first",)
+    assert _remarks(frame) == ("has the levels of linear light, and will look dark; convert it to BT.709 first",)

@@ -13,6 +13,9 @@ from media import grey_levels, moving_square, numbers, real_clip, truncate, writ
 from PIL import Image
 
 from ltx2_train.errors import DataError
+from ltx2_train.media import probe
+from ltx2_train.media.frame_folder import probe_frame_folder
+from ltx2_train.media.images import MAYBE_OVER_BLACK
 from ltx2_train.media.video import probe_media, read_frames
 
 
@@ -316,6 +319,25 @@ def test_transparent_images_lie_over_black(tmp_path, mode):
     frame = read_frames(path)[0]
     assert frame[:, :32].max() == 0
     assert frame[:, 32:].min() == 255
+
+
+@pytest.mark.parametrize(("opacity", "told"), [(0, True), (255, False)])
+def test_a_channel_of_transparency_is_told_where_something_is_transparent(tmp_path, monkeypatch, opacity, told):
+    clip = np.full((9, 64, 64, 4), 255, np.uint8)
+    clip[..., :3] = moving_square(9, 64, 64)
+    clip[:, 3, 5, 3] = opacity
+    pictures = [Image.fromarray(picture) for picture in clip]
+    (tmp_path / "frames").mkdir()
+    for number, picture in enumerate(pictures):
+        picture.save(tmp_path / "frames" / f"{number}.png")
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=40)
+    write_video(tmp_path / "a.mkv", clip, codec="ffv1", pixel_format="bgra")
+    found = [probe_media(tmp_path / name) for name in ("a.gif", "a.mkv")] + [probe_frame_folder(tmp_path / "frames")]
+    assert [(one.has_alpha, "has transparency; it is laid over black" in one.remarks) for one in found] == [
+        (True, told)
+    ] * 3
+    monkeypatch.setattr(probe, "WHOLE_PIXELS", 0)  # of a long one nobody has looked at the pixels
+    assert probe_media(tmp_path / "a.mkv").remarks == (MAYBE_OVER_BLACK,)
 
 
 def test_sixteen_bit_images_are_scaled_not_clipped(tmp_path):
