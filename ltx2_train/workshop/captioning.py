@@ -91,7 +91,7 @@ def caption_media(
         raise ConfigError("Name a model: --model for what is seen, --whisper for what is said, or both.")
     if frames < 1:
         raise ConfigError(f"--frames: {frames} is too few; use 1 or more, for example {CAPTION_FRAMES}.")
-    for option, text in (("--speaker", speaker), ("--prompt", prompt)):
+    for option, text in (("--speaker", None if whisper is None else speaker), ("--prompt", prompt)):
         if text is not None and not text.strip():
             raise ConfigError(f"{option} is empty. Give it a text, or leave it out.")
     chosen = dict(model=model, whisper=whisper, prompt=prompt, prefix=prefix, speaker=speaker, frames=frames)

@@ -90,6 +90,7 @@ def test_an_ic_lora_trains_on_pairs_and_draws(server):
     del graph[recipe]
     train = next(node for node in graph.values() if node["class_type"] == "LTX2T_TrainLoRA")
     del train["inputs"]["conditions"]
+    train["inputs"]["run_name"] = "unused"
     said = error_of(server.history(server.queue(graph)))
     assert "connect Video Conditions, set to reference, to `conditions` of Train LoRA" in said
     assert entry["status"]["status_str"] == "success"

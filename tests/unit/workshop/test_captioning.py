@@ -309,4 +309,10 @@ def test_what_no_model_would_use_is_refused(folder, given, model, needed, capsys
 @pytest.mark.parametrize("option", ["speaker", "prompt"])
 def test_an_empty_speaker_or_prompt_is_refused(tmp_path, option):
     with pytest.raises(ConfigError, match=f"--{option} is empty"):
-        caption_media(tmp_path, tmp_path, **{option: " "})
+        caption_media(tmp_path, tmp_path, whisper=tmp_path, **{option: " "})
+
+
+def test_a_speaker_is_needed_where_something_is_heard_alone(tmp_path):
+    """A node always sends its widget, whether or not a Whisper is chosen."""
+    with pytest.raises(DataError):  # an empty folder, which is looked at after the words
+        caption_media(tmp_path, tmp_path, speaker="")
