@@ -15,7 +15,18 @@ Every message answers: what is wrong, what was given, what was expected, what to
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+
+
+def refused_words(error: OSError) -> str:
+    """What the system refused of a file that it names, for people: the file, why, and what to change."""
+    text = f"{error.filename}: {error.strerror or error}."
+    if isinstance(error, PermissionError):
+        return f"{text} See that this user may open it and the folders that it lies in, or name another."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{text} Free some space, or choose a folder on another disk."
+    return f"{text} See that it is there and can be used, or name another."
 
 
 class TrainerError(Exception):

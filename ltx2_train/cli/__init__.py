@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import MODES
-from ..errors import ConfigError, Stopped, TrainerError
+from ..errors import ConfigError, Stopped, TrainerError, refused_words
 from . import cache
 from .compare import add_beside, add_compare
 from .console import ConsoleEvents, duration
@@ -93,6 +93,9 @@ def _run(argv: Sequence[str] | None) -> int:
         events.finish()
         if args.debug:
             traceback.print_exc()
+        if isinstance(error, OSError) and error.filename:
+            print(f"{who}error: {refused_words(error)}", file=sys.stderr)
+            return 1
         print(f"{who}error: {type(error).__name__}: {error}\nRun again with --debug for the details.", file=sys.stderr)
         return 1
     finally:

@@ -19,4 +19,6 @@ def add_report(add: Callable[..., argparse.ArgumentParser]) -> None:
 def _report(args: argparse.Namespace, events: ConsoleEvents) -> None:
     from .. import write_report
 
-    print(write_report(args.folder, args.out))
+    page = write_report(args.folder, args.out, events)
+    events.finish()
+    print(page)

@@ -50,10 +50,11 @@ Points = list[tuple[float, float]]
 _BEGINS = b"<!doctype html>"
 
 
-def write_report(folder: Path | str, out: Path | str | None = None) -> Path:
+def write_report(folder: Path | str, out: Path | str | None = None, events: Events | None = None) -> Path:
     """Write the page of the run in `folder` to `out`, PAGE in the folder if not given; returns its path.
 
-    Raises RunError where there is no run, or the file cannot be written.
+    What the folder lacks of a run is said on the page, and `events` hear of it. Raises RunError where there is no run,
+    or the file cannot be written.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -63,9 +64,13 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Path:
     if out is not None:
         _require_page(target)
     rows = read_rows(folder / "metrics.jsonl")
+    lacking = _lacking(folder, int(manifest.get("step", 0)), rows)
+    for text in lacking:
+        (events or Events()).message(text, "warning")
     parts = [
         f"<h1>{escape(folder.absolute().name)}</h1>",
         f"<p>{escape(_standing(manifest, rows))}</p>",
+        *(f"<p>{escape(text)}</p>" for text in lacking),
         *_charts(rows),
         _samples(folder / "samples", target.absolute().parent),
         *(_text(folder / name) for name in ("run.toml", "dataset.toml")),
@@ -96,7 +101,7 @@ def leave_report(folder: Path, events: Events) -> None:
     if not (folder / "metrics.jsonl").is_file():
         return
     try:
-        write_report(folder)
+        write_report(folder, events=events)
     except Exception as error:
         events.message(f"The page of the run, {PAGE}, was left out: {error}", "warning")
 
@@ -130,6 +135,22 @@ def _standing(manifest: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) ->
     if seconds:
         text += f" A step took {sum(seconds) / len(seconds):.2f} s, all of them {sum(seconds) / 3600:.2f} h."
     return text
+
+
+def _lacking(folder: Path, reached: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sentences on what the page of a run of `reached` steps cannot show."""
+    lacking = []
+    gone = sorted(set(range(1, reached + 1)) - {row["step"] for row in rows})
+    metrics = folder / "metrics.jsonl"
+    if len(gone) == reached > 0:
+        why = "has no row that can be read" if metrics.is_file() else "is missing"
+        lacking.append(f"{metrics} {why}, so the page has no curves.")
+    elif gone:
+        which = f"step {gone[0]}" if len(gone) == 1 else f"{len(gone)} of {reached} steps, from step {gone[0]} on"
+        lacking.append(f"{metrics} has no row that can be read of {which}: the curves have a gap there.")
+    if not (folder / "run.toml").is_file():
+        lacking.append(f"{folder / 'run.toml'} is missing, so the page does not show the settings.")
+    return lacking
 
 
 def _charts(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from ...ltx2_train.errors import Stopped, TrainerError
+from ...ltx2_train.errors import Stopped, TrainerError, refused_words
 from ..needs import require_needs
 from ..sent import titles, unknown
 from ..words import in_graph, in_widget_words, speaking_as
@@ -45,6 +45,10 @@ def training_job(node: str = "") -> Iterator[None]:
             raise _interrupted() from None
         except TrainerError as error:
             raise RuntimeError(in_widget_words(str(error))) from None
+        except OSError as error:
+            if not error.filename:
+                raise
+            raise RuntimeError(refused_words(error)) from error
 
 
 def _queue() -> Any:

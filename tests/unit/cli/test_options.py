@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,18 @@ def test_two_values_of_an_option_that_takes_one_are_refused(words, capsys):
         main(words.split())
     assert left.value.code == 2
     assert "is given twice, as " in capsys.readouterr().err
+
+
+def test_what_the_system_refuses_is_told_with_its_file(tmp_path, monkeypatch, capsys):
+    def refuse(folder):
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert main(["runs", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path}: Permission denied. See that this user may open it and the folders that it lies in, or "
+        "name another.\n"
+    )
 
 
 def test_the_same_value_twice_is_no_other_one():

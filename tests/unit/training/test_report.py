@@ -118,8 +118,37 @@ def test_a_page_takes_the_place_of_a_page_alone(run_folder, tmp_path):
         assert write_report(run_folder, tmp_path / name).read_text().startswith("<!doctype html>")
 
 
+@pytest.mark.parametrize(
+    ("metrics", "told"),
+    [
+        (None, "metrics.jsonl is missing, so the page has no curves."),
+        (b"\xff\x00 not a row\n", "metrics.jsonl has no row that can be read, so the page has no curves."),
+        (7, "metrics.jsonl has no row that can be read of step 7: the curves have a gap there."),
+        ((7, 8), "metrics.jsonl has no row that can be read of 2 of 40 steps, from step 7 on: the curves"),
+    ],
+)
+def test_what_the_folder_lacks_is_told_on_the_page_and_beside_it(run_folder, capsys, metrics, told):
+    path = run_folder / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.unlink()
+    if isinstance(metrics, bytes):
+        path.write_bytes(metrics)
+    elif metrics is not None:
+        cut = metrics if isinstance(metrics, tuple) else (metrics,)
+        path.write_text("".join("half\n" if step in cut else line for step, line in enumerate(lines)))
+    (run_folder / "run.toml").unlink()
+    assert main(["report", str(run_folder)]) == 0
+    said = capsys.readouterr()
+    assert said.out.strip() == str(run_folder / "report.html")
+    page = Page((run_folder / "report.html").read_text()).text
+    for text in (told, "run.toml is missing, so the page does not show the settings."):
+        assert text in said.err
+        assert text in page
+
+
 def test_a_run_without_a_step_and_a_folder_that_is_none(tmp_path):
     with pytest.raises(RunError, match="no folder of a run"):
         write_report(tmp_path)
     (tmp_path / "manifest.json").write_text(json.dumps({"status": "running", "step": 0}))
+    (tmp_path / "run.toml").touch()
     assert "running, 0 of ? steps." in write_report(tmp_path).read_text(encoding="utf-8")
