@@ -116,6 +116,24 @@ def sweep(folder: Path, older: float = ABANDONED, of: str = "") -> None:
                     os.unlink(entry.path)
 
 
+def why_closed(folder: Path) -> str:
+    """Why nothing can be written into `folder`, or it cannot be made, in words that follow its name; empty where it can
+    as far as rights tell."""
+    place = next((one for one in (folder, *folder.absolute().parents) if os.path.lexists(one)), folder)
+    if os.access(place, os.W_OK | os.X_OK):
+        return ""
+    return "cannot be written" if place == folder else f"cannot be made, since {place} cannot be written"
+
+
+def entries(folder: Path) -> list[Path]:
+    """What lies in `folder`, in the order of the names; nothing where it is not there. Raises OSError where it is
+    closed to this user: to pattern matching such a folder is empty."""
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def copy_file(source: Path, target: Path) -> None:
     """Put the file `source` at `target` too, atomically: as a hard link where that works, else as a copy."""
     with atomic(target) as temporary:

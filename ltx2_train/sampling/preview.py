@@ -28,7 +28,7 @@ from ..dataset.plan import DatasetPlan, Item, plan_dataset
 from ..device import pick_device, release
 from ..errors import CacheError, ConfigError, DataError
 from ..events import Events, shielded
-from ..files import with_ending, write_text
+from ..files import why_closed, with_ending, write_text
 from ..media.sound import prepare
 from ..media.sound_media import read_sound
 from ..models.tiling import decode_frames
@@ -75,7 +75,7 @@ def preview_dataset(
     """
     events = shielded(events)
     config = source if isinstance(source, DatasetConfig) else DatasetConfig.read(source)
-    if why := no_folder(Path(out)):
+    if why := no_folder(Path(out)) or why_closed(Path(out)):
         raise ConfigError(f"--out: {out} {why}. Name a folder for the pictures.")
     refuse_among_media(Path(out), config)
     if item is None:

@@ -16,6 +16,7 @@ from ..dataset.outputs import no_folder
 from ..device import DTYPES, pick_device, release
 from ..errors import ConfigError
 from ..events import Events
+from ..files import why_closed
 from ..lora.apply import AppliedLora, apply_file
 from ..lora.effect import why_idle
 from ..lora.file import LoraFile, load_lora_header, load_lora_state
@@ -68,7 +69,7 @@ class Studio:
 def require_possible(out: Path, strengths: Sequence[float], worn: Sequence[Path] = ()) -> None:
     """Raise ConfigError where samples cannot lie in `out`, a LoRA cannot be worn at one of `strengths`, or one of those
     that are `worn` together is named twice."""
-    if why := no_folder(out):
+    if why := no_folder(out) or why_closed(out):
         raise ConfigError(f"--out: {out} {why}. Name another folder.")
     for strength in strengths:
         if not abs(strength) <= HIGHEST_STRENGTH:

@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..caching.cache_file import CacheFile
 from ..caching.encode_mask import Masks, SoundMasks
 from ..caching.encode_sound import ReferenceSound
 from ..caching.kind import Job
-from ..conditions.given import Target, is_given, why_not_given
+from ..conditions.given import Target, is_given, tokens_of, why_not_given
 from ..conditions.reference import downscale
 from ..conditions.settings import (
     SWITCHES,
@@ -154,7 +156,12 @@ def check_made(config: RunConfig, jobs: Sequence[Job], failed: Collection[Path] 
         if isinstance(kind, Masks):
             heard = isinstance(kind, SoundMasks)
             used = (config.audio if heard else config.video).generated
-            return _gives_all(config, "audio" if heard else "video", job.path) if used else ""
+            item = job.item
+            if not used:
+                return ""
+            if heard:
+                return _gives_all(config, "audio", job.path, Target(0 if item.sound is None else item.sound.steps))
+            return _gives_all(config, "video", job.path, Target.video(item.shape, item.fps))
         return ""
 
     _refuse((job.item.key, reason(job)) for job in usable)
@@ -334,10 +341,14 @@ def _problems(config: RunConfig, sample: Sample) -> Iterator[str]:
     yield from _of_nothing(config, sample.kind, sample.audio_steps > 0)
     yield from _of_parts(config, sample.kind, sample.shape, sample.fps, sample.audio_steps)
     if sample.kind != "audio" and config.video.generated and config.model.mode != "audio":
-        if sample.mask_path is not None and (reason := _gives_all(config, "video", sample.mask_path)):
+        if sample.mask_path is not None and (
+            reason := _gives_all(config, "video", sample.mask_path, Target.video(sample.shape, sample.fps))
+        ):
             yield reason
     if sample.audio_steps and config.audio.generated and config.model.mode != "video":
-        if sample.audio_mask_path is not None and (reason := _gives_all(config, "audio", sample.audio_mask_path)):
+        if sample.audio_mask_path is not None and (
+            reason := _gives_all(config, "audio", sample.audio_mask_path, Target(sample.audio_steps))
+        ):
             yield reason
         for number, voice in enumerate(sample.reference_audio_paths):
             if voice is not None and (reason := _tells_nothing(config, number, voice)):
@@ -403,10 +414,22 @@ def _of_references(
             )
 
 
-def _gives_all(config: RunConfig, stream: str, path: Path) -> str:
-    """Why the mask cached at `path` will not do for a condition of `stream`; "" where it will, or none asks for it."""
+def _gives_all(config: RunConfig, stream: str, path: Path, target: Target) -> str:
+    """Why the mask of `target` cached at `path` will not do for the conditions of `stream`; "" where it will, or none
+    asks for it."""
     settings = config.video if stream == "video" else config.audio
-    if not any(isinstance(one, Mask) for one in settings.conditions) or not bool(CacheFile(path).mask().all()):
+    if not any(isinstance(one, Mask) for one in settings.conditions):
+        return ""
+    mask = CacheFile(path).mask().flatten()
+    if not bool(mask.all()):
+        others = [one for one in settings.conditions if is_given(one) and not isinstance(one, Mask)]
+        given = [tokens_of(one, target) for one in others if target.tokens == mask.numel()]
+        if given and bool(torch.stack([mask, *given]).any(0).all()):
+            names = ", ".join(str(getattr(one, "type", "")) for one in others)
+            return (
+                f"its mask and what else {stream}.conditions gives ({names}) may give all of it together, so nothing "
+                "is left to make. Give less"
+            )
         return ""
     if stream == "video":
         return "its mask is white all over, so nothing is left to make. Paint black what the model should make"

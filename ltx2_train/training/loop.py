@@ -57,7 +57,7 @@ from .step import StepTerms, ready_step
 from .strip import draw_strengths, sample_name
 from .trackers import tracked
 from .validation import Validation
-from .watch import norm_row
+from .watch import LossWatch, norm_row
 
 T = TypeVar("T")
 
@@ -172,6 +172,7 @@ class _Loop:
         self.batches = Ahead(Batches(_reader(run), run.order, run.place, run.config.data.prefetch, share), run.device)
         self.lora: Path | None = None
         self.pace = Pace(run.device, None, events)
+        self.losses = LossWatch(run.config, events)
         self.bad = 0  # steps in a row that were not finite
         self.clean = True  # false while the weights are being changed: a state written then would mix two steps
         self.finished = False  # the last save is done; its samples may be missing
@@ -379,6 +380,7 @@ class _Loop:
         if self.validation is not None and run.log is not None and validated(row):
             self.validation.watch(run.log.rows)
         self.events.step({**row, "total": run.total, "eta": _eta(run, self.started, self.first)})
+        self.losses.step(row, done.names)
         self.pace.step(row["seconds"])
         self.bad = 0 if done.finite else self.bad + 1
         if not done.finite:

@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 
 from ..errors import CheckpointError
-from ..files import copy_file, remove
+from ..files import copy_file, entries, remove
 from ..lora.places import is_changed
 from ..weights.reader import ENDING, TensorFile
 
@@ -26,9 +26,12 @@ def lora_name(name: str, step: int | None = None) -> str:
 
 
 def list_loras(folder: Path, name: str) -> list[tuple[int, Path]]:
-    """(step, path) of the LoRAs of run `name` in `folder`, oldest first; the plain name is not among them."""
+    """(step, path) of the LoRAs of run `name` in `folder`, oldest first; the plain name is not among them.
+
+    Raises OSError where the folder is closed to this user.
+    """
     pattern = re.compile(rf"{re.escape(name)}(?:_(\d{{6,}})(?:_\d+)?|-step(\d{{8,}})){re.escape(ENDING)}")
-    matches = ((pattern.fullmatch(path.name), path) for path in folder.glob(f"*{ENDING}"))
+    matches = ((pattern.fullmatch(path.name), path) for path in entries(folder))
     return sorted((int(match[1] or match[2]), path) for match, path in matches if match)
 
 

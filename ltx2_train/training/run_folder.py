@@ -26,7 +26,7 @@ from ..config import RunSettings
 from ..dataset.outputs import no_folder
 from ..errors import RunError
 from ..events import Events
-from ..files import TEMPORARY_SUFFIX, parse_json, remove, sweep, write_json, write_text
+from ..files import TEMPORARY_SUFFIX, parse_json, remove, sweep, why_closed, write_json, write_text
 from .state import list_states, read_tree
 
 FORMAT = 1
@@ -174,6 +174,8 @@ def require_usable(settings: RunSettings) -> tuple[Path, dict[str, Any] | None]:
     if why := no_folder(path.parent):
         raise RunError(f"run.folder: {path.parent} {why}. Name a folder that can be written.")
     if settings.export_folder is not None and (why := no_folder(settings.export_folder)):
+        raise RunError(f"run.export_folder: {settings.export_folder} {why}. Name a folder that can be written.")
+    if settings.export_folder is not None and (why := why_closed(settings.export_folder)):
         raise RunError(f"run.export_folder: {settings.export_folder} {why}. Name a folder that can be written.")
     if settings.if_exists == "new":
         path = _free_name(path)
@@ -333,7 +335,7 @@ def is_trained(path: Path) -> bool:
     if not (path / ".lock").exists():
         return False
     try:
-        _lock_once(path).close()
+        _lock_once(path, looks=True).close()
     except RunError:
         return True
     except OSError:
@@ -350,8 +352,10 @@ def _take_lock(path: Path) -> IO[bytes]:
     return _lock_once(path)
 
 
-def _lock_once(path: Path) -> IO[bytes]:
-    handle = open(path / ".lock", "ab")
+def _lock_once(path: Path, looks: bool = False) -> IO[bytes]:
+    """`looks`: whether it is only looked at, which one who may not write can do as well."""
+    writes = not looks or os.access(path / ".lock", os.W_OK)
+    handle = open(path / ".lock", "ab" if writes else "rb")
     try:
         if os.name == "nt":
             import msvcrt

@@ -24,7 +24,7 @@ _SAMPLE = re.compile(r"step_(\d+)_p(\d+)_s(\d+)")
 @dataclass(frozen=True)
 class RunFacts:
     """How far a run got. `status` is running, paused, stopped, failed, finished, interrupted where its process ended
-    without a word, or unreadable where the manifest is damaged; `loras` are steps and file names, `resumes` the steps
+    without a word, or unreadable where its files cannot be read; `loras` are steps and file names, `resumes` the steps
     at which it went on after it had ended."""
 
     name: str
@@ -69,6 +69,14 @@ def list_runs(folder: Path) -> list[RunFacts]:
 
 def run_facts(folder: Path) -> RunFacts | None:
     """What the folder says of its run; None where it holds none."""
+    try:
+        return _facts(folder)
+    except OSError:
+        return RunFacts(folder.name, "unreadable", 0, None, "", "", ())
+
+
+def _facts(folder: Path) -> RunFacts | None:
+    """The same. Raises OSError where a folder of the run is closed to this user."""
     try:
         manifest = read_manifest(folder)
     except RunError:  # its states say how far it got, and Run reads them

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, RunError
-from ..files import CHECK_SUMS, check_sum, write_checked
+from ..files import CHECK_SUMS, check_sum, entries, write_checked
 from ..full.parts import Gathered
 from ..weights.reader import TensorFile
 
@@ -83,9 +83,9 @@ def state_name(step: int) -> str:
 
 
 def list_states(folder: Path) -> list[tuple[int, Path]]:
-    """(step, path) of the states in `folder`, oldest first."""
+    """(step, path) of the states in `folder`, oldest first. Raises OSError where it is closed to this user."""
     found = []
-    for path in folder.glob("state_*.safetensors"):
+    for path in entries(folder):
         if match := re.fullmatch(_NAME, path.name):
             found.append((int(match[1]), path))
     return sorted(found)

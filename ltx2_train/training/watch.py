@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..config import RunConfig
 from ..dataset.scan import SHOWN_AT_MOST
 from ..errors import DataError
 from ..events import Events
@@ -17,6 +18,7 @@ from ..feed.batches import BatchOrder
 from ..feed.loader import Sample
 from ..full.weights import TrainedSet, TrainedWeights
 from ..shapes import AUDIO_LATENTS_PER_SECOND
+from .metrics import loss_column
 
 CHECK_AFTER = 100  # steps
 STARVING = 0.05  # share of the batches below which sound is hardly learned
@@ -106,6 +108,26 @@ def warn_of_captions(samples: Sequence[Sample], events: Events) -> None:
             "any prompt with a mean of them; describe each file in its own words.",
             "warning",
         )
+
+
+class LossWatch:
+    """Says once of each stream that a step had nothing of it to learn: all its tokens were given, and its loss is 0."""
+
+    def __init__(self, config: RunConfig, events: Events) -> None:
+        streams = {"video": ("the picture", config.video), "audio": ("the sound", config.audio)}
+        self._left = {name: what for name, (what, settings) in streams.items() if settings.generated}
+        self._events = events
+
+    def step(self, row: Mapping[str, Any], names: Sequence[str]) -> None:
+        """After each step: its `row` of the metrics, and the samples `names` that it was of."""
+        for stream in [one for one in self._left if row.get(loss_column(one)) == 0]:
+            what, those = self._left.pop(stream), dict.fromkeys(names)
+            self._events.message(
+                f"Step {row['step']}: nothing of {what} of {_some([*those])} was left to learn, and its loss is 0: all "
+                f"of it was given, by its mask, its first frame and {stream}.conditions together. Steps that come out "
+                "so are lost, and are not told again. Give less of it.",
+                "warning",
+            )
 
 
 class SoundWatch:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from unit.training.step_parts import make_sample
 
-from ltx2_train.caching.cache_file import SILENCE
+from ltx2_train.caching.cache_file import MASK_KEY, SILENCE
 from ltx2_train.conditions.trained import Trained
 from ltx2_train.config import make_run
 from ltx2_train.dataset.dataset_file import DatasetConfig
@@ -15,6 +15,7 @@ from ltx2_train.events import Events
 from ltx2_train.files import write_tensors
 from ltx2_train.shapes import LatentShape
 from ltx2_train.training.check_given import as_cached, check_samples, check_streams, check_supplied, tell_ungiven
+from ltx2_train.training.watch import LossWatch
 
 
 class Told(Events):
@@ -362,3 +363,28 @@ def test_each_condition_asks_for_a_reference_of_its_own(tmp_path):
         check_supplied(config, DatasetConfig.from_table({"datasets": [dataset]}, tmp_path))
     more = {**dataset, "more_reference_directories": ["faces"]}
     check_supplied(config, DatasetConfig.from_table({"datasets": [more]}, tmp_path))
+
+
+def test_a_mask_that_gives_all_together_with_other_conditions_is_refused(tmp_path):
+    shape = LatentShape(2, 2, 2)
+    (mask := torch.ones(2, 2, 2))[0] = 0  # black is the first frame alone
+    write_tensors(tmp_path / "mask.safetensors", {MASK_KEY: mask})
+    sample = replace(make_sample("fox"), shape=shape, mask_path=tmp_path / "mask.safetensors")
+    check_samples(run("video", video=given({"type": "mask"})), [sample], Events())
+    both = run("video", video=given({"type": "mask"}, {"type": "first_frame"}))
+    with pytest.raises(
+        ConfigError, match=r"^fox: its mask and what else video\.conditions gives \(first_frame\) may give"
+    ):
+        check_samples(both, [sample], Events())
+
+
+@pytest.mark.parametrize("generated", [True, False])
+def test_a_step_with_nothing_to_learn_is_told_once_with_its_file(generated):
+    told = Told()
+    watch = LossWatch(run(video={"generated": generated}), told)
+    for step, loss in enumerate((0.5, 0.0, 0.0), start=1):
+        watch.step({"step": step, "loss_video": loss, "loss_audio": None}, ["fox.mp4"])
+    assert len(told.texts) == generated
+    assert not generated or told.texts[0][1].startswith(
+        "Step 2: nothing of the picture of fox.mp4 was left to learn, and its loss is 0: all of it was given"
+    )

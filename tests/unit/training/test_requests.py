@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -113,7 +115,11 @@ def test_rows_are_thinned_and_what_is_rare_is_kept(tmp_path):
     assert 50 <= len(steps) <= 54
 
 
-def test_the_terminal_lists_the_runs(tmp_path, capsys):
+def refused(path):
+    raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+
+def test_the_terminal_lists_the_runs(tmp_path, capsys, monkeypatch):
     for name, updated in (("old", "2025"), ("new", "2026")):
         (tmp_path / name / "lora").mkdir(parents=True)
         manifest = {"format": 1, "name": name, "status": "finished", "step": 3, "total": 3, "updated": updated}
@@ -132,5 +138,8 @@ def test_the_terminal_lists_the_runs(tmp_path, capsys):
     assert main(["runs", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["loras"] == [[3, "new_000003.safetensors"]]
     assert [facts.name for facts in list_runs(tmp_path)] == ["new", "old", "torn"]
+    plain = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: refused(path) if path.name == "lora" else plain(path))
+    assert {facts.status for facts in list_runs(tmp_path)} == {"unreadable"}
     assert main(["ask", str(tmp_path / "new"), "save"]) == 1
     assert "Nobody trains new" in capsys.readouterr().err

@@ -1,18 +1,21 @@
 """A run folder is recognised, locked, and never shared by two different runs."""
 
 import json
+import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ltx2_train.config import RunSettings, make_run
-from ltx2_train.errors import CheckpointError, RunError
+from ltx2_train.errors import CheckpointError, ConfigError, RunError
 from ltx2_train.events import Events
+from ltx2_train.sampling.studio import require_possible
 from ltx2_train.training import loop as loop_of_training
 from ltx2_train.training.loop import train_checked
 from ltx2_train.training.peers import ALONE
-from ltx2_train.training.run_folder import delete_old_states, open_run, read_manifest, recorded_run
+from ltx2_train.training.run_folder import delete_old_states, open_run, read_manifest, recorded_run, require_usable
 from ltx2_train.training.state import list_states, save_state, state_name
 
 
@@ -80,6 +83,18 @@ def test_a_folder_that_is_a_file_is_a_clear_error(tmp_path):
     (tmp_path / "b" / "lora").write_text("x")
     with pytest.raises(RunError, match=r"lora is a file, not a folder, and the run writes into it"):
         open_run(RunSettings(name="b", folder=tmp_path, if_exists="continue"), {})
+
+
+@pytest.mark.parametrize("folder", ["out", "out/deeper/still"])
+def test_a_folder_that_is_closed_is_told_before_work_begins(tmp_path, monkeypatch, folder):
+    (closed := tmp_path / "out").mkdir()
+    rights = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != closed and rights(path, mode))
+    made = "cannot be written" if folder == "out" else f"cannot be made, since {closed} cannot be written"
+    with pytest.raises(RunError, match=f"run.export_folder: {tmp_path / folder} {made}"):
+        require_usable(RunSettings(name="fox", folder=tmp_path / "runs", export_folder=tmp_path / folder))
+    with pytest.raises(ConfigError, match=f"--out: {tmp_path / folder} {made}"):
+        require_possible(tmp_path / folder, [1.0])
 
 
 def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
@@ -170,6 +185,7 @@ def test_a_run_that_is_further_than_it_is_asked_to_be_says_its_own_step(tmp_path
         config=make_run({"train": {"steps": 1}}),
         total=1,
         finished_lora=lambda: lora,
+        undrawn=False,
         folder=SimpleNamespace(path=tmp_path, loras=tmp_path, name="fox", manifest={"step": 24}, close=lambda *_: None),
         unused=(),
     )
