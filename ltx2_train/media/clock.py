@@ -20,6 +20,8 @@ LONGEST_SECONDS = 7 * 24 * 3600.0
 HIGHEST_RATE = 1000.0
 USUAL_RATE = 25.0
 AGREEING_SHARE = 0.01
+REORDERED = 16  # frames, the most that are stored before one that is shown earlier
+HOLE = 1.5  # usual steps
 
 
 @dataclass
@@ -71,7 +73,25 @@ class Packets:
         if len(all_stamps) < len(self) or len(set(visible)) < len(visible):
             return None
         first = all_stamps[self.first_key] if all_stamps else 0
-        return sorted(stamp for stamp in visible if stamp is not None and stamp >= first)
+        return self._before_cut(sorted(stamp for stamp in visible if stamp is not None and stamp >= first))
+
+    def _before_cut(self, stamps: list[int]) -> list[int]:
+        """`stamps` without those behind a hole that is there because the file was cut off without encoding.
+
+        What is shown late is stored early. So where packets end, frames are missing between the last ones, while not
+        one is missing in the order of decoding, as one would be that was lost.
+        """
+        steps = np.diff(stamps)
+        if len(steps) < REORDERED:
+            return stamps
+        hole = HOLE * float(np.median(steps))
+        decoded = [stamp for stamp in self.decoded[-2 * REORDERED :] if stamp is not None]
+        if len(decoded) < REORDERED or np.diff(decoded).max() > hole:
+            return stamps
+        behind = np.flatnonzero(steps[-REORDERED:] > hole)
+        if not len(behind) or steps[-REORDERED:].max() > REORDERED * float(np.median(steps)):
+            return stamps
+        return stamps[: len(steps) - REORDERED + int(behind[0]) + 1]
 
     def count(self) -> int:
         """How many frames are shown, where they are found by counting."""

@@ -9,7 +9,7 @@ import pytest
 from media import grey_levels, write_video
 
 from ltx2_train.media.h264 import Bits, LostReferences, PictureSet, SequenceSet, Slice
-from ltx2_train.media.video import probe_media
+from ltx2_train.media.video import probe_media, read_frames
 
 TICKS = 512  # of a frame, in the files that are written here
 
@@ -84,6 +84,25 @@ def test_nothing_is_told_of_whole_files(tmp_path, params):
     for ending in (".mkv", ".ts"):
         copy = without(source, tmp_path / f"b{ending}", [])
         assert probe_media(copy).damage == ()
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv", ".ts"])
+def test_the_holes_that_a_cut_without_encoding_leaves_at_the_end_are_not_shown(tmp_path, ending):
+    params = "bframes=3:b-pyramid=normal:b-adapt=0:scenecut=0"
+    source = h264_clip(tmp_path / "a.mp4", params, preset="medium")
+    whole = probe_media(source).times
+    holes = 0
+    for stop in range(30, 34):
+        cut = without(source, tmp_path / f"b{ending}", range(stop, 40))
+        info = probe_media(cut)
+        assert stop - 3 <= info.frames <= stop
+        assert [round(25 * (time - info.times[0])) for time in info.times] == list(range(info.frames))
+        assert read_frames(info).shape[0] == info.frames
+        holes += info.frames < stop
+    assert holes >= 2
+    lost = probe_media(without(source, tmp_path / f"c{ending}", [34])).times
+    assert round(25 * (lost[-1] - lost[0])) == round(25 * whole[-1]), "what was lost on the way leaves its hole"
+    assert len(lost) == 39
 
 
 def test_a_lost_frame_on_which_none_leans_does_no_harm(tmp_path):
