@@ -13,6 +13,7 @@ from .lora_names import (
     lora_input,
     lora_outputs,
     lora_path_input,
+    named_here,
     new_lora,
     stamp,
     worked,
@@ -78,4 +79,6 @@ class KeepBranch(io.ComfyNode):
             out = new_lora(save_name, f"branches/{source.stem}_{file_mark(source, action, branches)}")
             rewrite = core.keep_branches if action == KEEP else core.drop_branches
             names = [name.strip() for name in branches.split(",")]
-            return written_lora(worked(cls.hidden.unique_id, out, lambda events: rewrite(source, names, out)))
+            return written_lora(
+                worked(cls.hidden.unique_id, out, lambda events: rewrite(source, names, out, named_here(save_name)))
+            )

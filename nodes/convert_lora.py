@@ -15,6 +15,7 @@ from .lora_names import (
     lora_input,
     lora_outputs,
     lora_path_input,
+    named_here,
     new_lora,
     stamp,
     worked,
@@ -75,7 +76,9 @@ class ConvertLoRA(io.ComfyNode):
             source = chosen_lora(lora, lora_path, "convert")
             out = new_lora(save_name, f"converted/{source.stem}_{to}_{file_mark(source, to, dtype)}")
             report = worked(
-                cls.hidden.unique_id, out, lambda events: core.convert_lora(source, to, out, dtype, events=events)
+                cls.hidden.unique_id,
+                out,
+                lambda events: core.convert_lora(source, to, out, dtype, replace=named_here(save_name), events=events),
             )
             if to in _FOR_COMFYUI:
                 return written_lora(report)

@@ -179,6 +179,11 @@ def new_lora(save_name: str, otherwise: str) -> Path:
     return host.loras_folder() / f"{name}.safetensors" if name else host.runs_folder() / f"{otherwise}.safetensors"
 
 
+def named_here(save_name: str) -> bool:
+    """Whether `new_lora` names the file by its recipe, so that what is there may be written over: it was made alike."""
+    return not plain_name(save_name)
+
+
 def new_checkpoint_input() -> Any:
     """The widget `save_name` of a node that writes a checkpoint."""
     return io.String.Input(

@@ -18,6 +18,7 @@ from .lora_names import (
     listed_loras,
     lora_outputs,
     lora_path_input,
+    named_here,
     new_checkpoint,
     new_checkpoint_input,
     new_lora,
@@ -87,7 +88,9 @@ class ResizeLoRA(io.ComfyNode):
             report = worked(
                 cls.hidden.unique_id,
                 out,
-                lambda events: core.resize_lora(source, out, rank or None, max_error or None, dtype, events=events),
+                lambda events: core.resize_lora(
+                    source, out, rank or None, max_error or None, dtype, replace=named_here(save_name), events=events
+                ),
             )
             return written_lora(report)
 
@@ -125,7 +128,7 @@ class ExtractLoRA(io.ComfyNode):
             facts = [f"{path.resolve()} {path.stat().st_mtime_ns}" for path in paths]
             mark = digest(*facts, str(rank), dtype, length=8)
             out = new_lora(save_name, f"extracted/{paths[0].stem}_{mark}")
-            again = not save_name.strip()  # a file among the runs is named by its recipe, so it is the same one
+            again = named_here(save_name)
             report = worked(
                 cls.hidden.unique_id,
                 out,

@@ -10,7 +10,7 @@ from ..ltx2_train.errors import ConfigError
 from ..ltx2_train.files import digest
 from . import host
 from .host import io
-from .lora_names import dtype_input, listed_loras, lora_outputs, new_lora, stamps, worked, written_lora
+from .lora_names import dtype_input, listed_loras, lora_outputs, named_here, new_lora, stamps, worked, written_lora
 from .made import compared
 from .wire import lora_file
 
@@ -149,11 +149,12 @@ class MergeLoRA(io.ComfyNode):
             recipe = [method, f"{k_fraction:g}", rank_mode, dtype, str(emit_alpha)]
             facts = [f"{path.resolve()} {path.stat().st_mtime_ns} {multiplier:g}" for path, multiplier in parts]
             out = new_lora(save_name, f"merged/{paths[0].stem}_{digest(*facts, *recipe, length=8)}")
+            again = named_here(save_name)
             report = worked(
                 cls.hidden.unique_id,
                 out,
                 lambda events: core.merge_loras(
-                    paths, out, multipliers, method, k_fraction, rank_mode, dtype, emit_alpha, events=events
+                    paths, out, multipliers, method, k_fraction, rank_mode, dtype, emit_alpha, again, events=events
                 ),
             )
             return written_lora(report)

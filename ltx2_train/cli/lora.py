@@ -58,6 +58,7 @@ def _add_branches(add: Callable[..., argparse.ArgumentParser], tools: Any) -> No
             help="video, audio, a2v (video that listens), v2a (sound that looks), cross (both); may be repeated",
         )
         part.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
+        part.add_argument("--replace", action="store_true", help="write over a file that is there")
 
 
 def _add_merge(add: Callable[..., argparse.ArgumentParser], tools: Any) -> None:
@@ -147,7 +148,7 @@ def _branches(args: argparse.Namespace, events: ConsoleEvents) -> None:
     from .. import drop_branches, keep_branches
 
     rewrite = {"keep": keep_branches, "drop": drop_branches}[args.action]
-    print(rewrite(args.file, args.branch, args.out).text())
+    print(rewrite(args.file, args.branch, args.out, args.replace).text())
 
 
 def _merge(args: argparse.Namespace, events: ConsoleEvents) -> None:

@@ -24,7 +24,7 @@ from .file import load_lora_state
 from .foreign import kind_and_layer
 from .metadata import HASHES
 from .names import checkpoint_name, split_key, without_prefixes
-from .new_file import check_target, occupied
+from .new_file import check_target, occupied, without_dates
 from .places import doubts_of
 from .targets import BRANCHES, branch_of, count_branches, dotted
 
@@ -50,24 +50,24 @@ class BranchReport:
         return "\n".join([line, *self.doubts])
 
 
-def keep_branches(path: Path | str, branches: Collection[str], out: Path | str) -> BranchReport:
+def keep_branches(path: Path | str, branches: Collection[str], out: Path | str, replace: bool = False) -> BranchReport:
     """Write to `out` the layers of the LoRA at `path` that lie in `branches`: video, audio, a2v, v2a; cross is the
-    last two.
+    last two. With `replace` any file at `out` is written over but `path`.
 
     Raises ConfigError where nothing would be left, its scale is not known, or `out` is `path` or another file;
     CheckpointError where `path` is no LoRA.
     """
     wanted = _resolve(branches)
-    return _rewrite(Path(path), wanted, Path(out), f"no layer of {_listed(wanted)}")
+    return _rewrite(Path(path), wanted, Path(out), f"no layer of {_listed(wanted)}", replace)
 
 
-def drop_branches(path: Path | str, branches: Collection[str], out: Path | str) -> BranchReport:
+def drop_branches(path: Path | str, branches: Collection[str], out: Path | str, replace: bool = False) -> BranchReport:
     """Write to `out` the LoRA at `path` without `branches`, as keep_branches does."""
     unwanted = _resolve(branches)
-    return _rewrite(Path(path), set(BRANCHES) - unwanted, Path(out), f"nothing but {_listed(unwanted)}")
+    return _rewrite(Path(path), set(BRANCHES) - unwanted, Path(out), f"nothing but {_listed(unwanted)}", replace)
 
 
-def _rewrite(path: Path, wanted: Collection[str], out: Path, why_empty: str) -> BranchReport:
+def _rewrite(path: Path, wanted: Collection[str], out: Path, why_empty: str, replace: bool) -> BranchReport:
     check_target(out, [path])
     file = load_lora_state(path)  # refuses what is no LoRA
     if file.unpaired:
@@ -91,7 +91,7 @@ def _rewrite(path: Path, wanted: Collection[str], out: Path, why_empty: str) -> 
         others = [key for key in stored.tensors if key not in tensors and branch_of(_path_of(key)) == "other"]
         unknown = tuple(key for key in others if dotted(split_key(key).module) not in named)
         metadata = _metadata(stored.metadata, kept, removed)
-    if out.exists() and not _holds(out, tensors, metadata):
+    if out.exists() and not replace and not _holds(out, tensors, metadata):
         raise occupied(out)
     write_tensors(out, tensors, metadata)
     return BranchReport(out, kept, removed, unknown, tuple(doubts))
@@ -101,7 +101,7 @@ def _holds(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
     """Whether the file at `path` is what is about to be written, as after a second call."""
     try:
         with TensorFile(path) as file:
-            if file.metadata != metadata or set(file.tensors) != set(tensors):
+            if without_dates(file.metadata) != without_dates(metadata) or set(file.tensors) != set(tensors):
                 return False
             return all(torch.equal(file.read(name), tensor) for name, tensor in tensors.items())
     except CheckpointError:

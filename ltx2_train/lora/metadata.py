@@ -45,6 +45,7 @@ SS_NAMES = {
     "ss_loss_type": "loss.type",
 }
 
+DATES = ("modelspec.date", "ss_training_started_at", "ss_training_finished_at")
 # of the whole file, so that they hold no longer once a tensor of it is another
 HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 # how large or how fast a reference is beside the picture; who is told the wrong number puts it in the wrong place

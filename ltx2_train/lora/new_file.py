@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from ..paths import name_fault
 from ..weights.reader import ENDING, TensorFile
 from ..weights.writer import TensorEntry, TensorWriter, require_space
 from .low_rank import squared_norm
+from .metadata import DATES
 from .names import PREFIX
 from .targets import layers_text
 
@@ -183,7 +183,7 @@ def write_lora(
     """Write `tensors` to `out` as they come; `entries` announces all of them. What `poll` raises ends it.
 
     A file that is there is replaced with `replace` alone; without, it must be what is about to be written, as after a
-    second call. Raises ConfigError where it is not, RunError where the disk refuses.
+    second call, but for dates. Raises ConfigError where it is not, RunError where the disk refuses.
     """
     same_expected = out.exists() and not replace
     if same_expected and not _looks_like(out, entries, metadata):
@@ -193,8 +193,8 @@ def write_lora(
         with TensorWriter(temporary, entries, metadata, poll) as writer:
             for name, tensor in tensors:
                 writer.write(name, tensor)
-        if same_expected and not filecmp.cmp(temporary, out, shallow=False):
-            raise occupied(out)
+        if same_expected and not _same_tensors(temporary, out):
+            raise occupied(out, by_the_same=True)
 
 
 def write_tensors_of(
@@ -209,14 +209,30 @@ def _looks_like(path: Path, entries: Mapping[str, TensorEntry], metadata: Mappin
     try:
         with TensorFile(path) as file:
             found = {name: TensorEntry(info.dtype, info.shape) for name, info in file.tensors.items()}
-            return file.metadata == dict(metadata) and found == dict(entries)
+            return without_dates(file.metadata) == without_dates(metadata) and found == dict(entries)
     except CheckpointError:
         return False
 
 
-def occupied(out: Path) -> ConfigError:
-    """That another file stands at `out`."""
+def _same_tensors(one: Path, other: Path) -> bool:
+    with TensorFile(one) as first, TensorFile(other) as second:
+        return all(first.read_bytes(name) == second.read_bytes(name) for name in first.tensors)
+
+
+def without_dates(metadata: Mapping[str, str]) -> dict[str, str]:
+    """`metadata` of a LoRA without when it was made: a run that is made again gives the same one on another day."""
+    return {key: value for key, value in metadata.items() if key not in DATES}
+
+
+def occupied(out: Path, by_the_same: bool = False) -> ConfigError:
+    """That another file stands at `out`; `by_the_same`: it says the same of itself, and has other numbers."""
+    what = "holds something else, which would be lost"
+    if by_the_same:
+        what = (
+            "was made in the same way of LoRAs of these names, and its numbers are others: they were trained anew, or "
+            "it is damaged"
+        )
     return ConfigError(
-        f"{out} is there already and holds something else, which would be lost. Choose another name, or delete it "
-        "first."
+        f"{out} is there already and {what}. Choose another name, or delete it first (--replace does on the command "
+        "line)."
     )

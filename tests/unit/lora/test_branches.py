@@ -153,6 +153,22 @@ def test_another_file_is_never_replaced(lora, tmp_path):
     with pytest.raises(ConfigError, match="is there already"):
         drop_branches(lora, ["video"], out)
     assert out.read_text() == "notes of mine"
+    assert main(["lora", "keep", str(lora), "--branch", "audio", "--out", str(out), "--replace"]) == 0
+    assert inspect_lora(out).branches == {"audio": 20}
+
+
+def test_the_same_run_written_on_another_day_gives_the_same_file(lora, tmp_path):
+    tensors, about = stored(lora)
+    for day, tool in ((1, keep_branches), (2, keep_branches), (1, resize_lora), (2, resize_lora)):
+        save_file(tensors, lora, {**about, "modelspec.date": f"2026-01-0{day}", "ss_training_finished_at": str(day)})
+        what = (
+            (["audio"], tmp_path / "voice.safetensors")
+            if tool is keep_branches
+            else (tmp_path / "small.safetensors", 1)
+        )
+        tool(lora, *what)
+    for name in ("voice", "small"):
+        assert stored(tmp_path / f"{name}.safetensors")[1]["modelspec.date"] == "2026-01-02"
 
 
 def test_the_command_line_keeps_and_drops(lora, tmp_path, capsys):

@@ -235,6 +235,14 @@ def test_nothing_is_written_over_unless_told(three, tmp_path):
     before = out.read_bytes()
     with pytest.raises(ConfigError, match="is there already and holds something else"):
         merge_loras(three, out, [0.5])
+    flipped = bytearray(before)
+    flipped[-1] ^= 1
+    out.write_bytes(flipped)
+    told = "made in the same way of LoRAs of these names, and its numbers are others.*damaged.*delete it first"
+    with pytest.raises(ConfigError, match=told):
+        merge_loras(three, out)
+    merge_loras(three, out, replace=True)
+    assert out.read_bytes() == before
     with pytest.raises(ConfigError, match="written over itself"):
         merge_loras(three, three[0], replace=True)
     with pytest.raises(ConfigError, match=r"must end in .safetensors"):
