@@ -55,6 +55,12 @@ class Imported:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     whole_run: bool = True
+    datasets: list[Path] = field(default_factory=list)  # dataset files that the source names
+
+    @property
+    def read(self) -> list[Path]:
+        """The files that were taken over."""
+        return [self.source, *self.datasets]
 
     @property
     def lines(self) -> list[Line]:
@@ -91,12 +97,16 @@ class Imported:
     def write(self, out: Path | str | None = None, replace: bool = False) -> list[Path]:
         """Write both files into `out` (a folder beside the source, named after it) and return their paths.
 
-        Raises ConfigError where one of them is there already and `replace` is not set.
+        Raises ConfigError where one of them is there already and `replace` is not set, or is what was read.
         """
         out = self._into(out)
         texts = {DATASET_NAME: self.dataset_toml(out), **self.lists, RUN_NAME: self.run_toml(out)}
         paths = {out / name: text for name, text in texts.items() if text}
         there = [path for path in paths if path.exists()]
+        if own := [path for path in there if any(path.samefile(one) for one in self.read if one.exists())]:
+            raise ConfigError(
+                f"{own[0]} is a file that is taken over, and stays as it is. Name another folder with --out."
+            )
         if there and not replace:
             raise ConfigError(f"{there[0]} is there already. Name another folder with --out, or add --replace.")
         for path, text in paths.items():
@@ -298,6 +308,7 @@ def _find_dataset(imported: Imported, source: SettingsFile) -> None:
         imported.data_notes.append(f"Once, before the first run: ltx2-train cache import {given}")
     elif given is not None:
         path = from_folder(source.folder, str(given))
+        imported.datasets.append(path)
         if path_fault(str(given)) or not is_file(path):
             imported.problems.append(
                 f"{given}: the dataset file is not there. Put it right in {RUN_NAME} (data.config)."

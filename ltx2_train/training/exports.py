@@ -12,15 +12,15 @@ from ..config import RunConfig
 from ..errors import TrainerError
 from ..events import Events
 from ..files import copy_file
-from .lora_files import is_copy, list_loras, lora_name, place_lora, place_newest, worth_keeping
+from .lora_files import is_copy, is_whole, list_loras, lora_name, place_lora, place_newest, taken_words, worth_keeping
 from .run_folder import RunFolder
 
 
 def export(lora: Path, folder: Path, name: str, events: Events) -> Path:
     """Place the LoRA in `folder` too, under its own name and the plain one; returns the plain path."""
     placed = place_lora(lora, folder / lora.name)
-    if placed.name != lora.name:
-        events.message(f"In {folder} another LoRA is called {lora.name} and is kept; this one is {placed.name} there.")
+    if told := taken_words(placed, folder / lora.name):
+        events.message(told, "warning")
     return place_newest(placed, folder, name)
 
 
@@ -55,7 +55,13 @@ def renew_exports(config: RunConfig, folder: RunFolder, newest: Path, events: Ev
     if made in sizes and not any(is_copy(path, made) for _, path in list_loras(place, folder.name)):
         broken = [path for path in sizes if path in (*broken, made)]
     try:
-        told = [path.name for path in broken if place_lora(path, place / path.name) == place / path.name]
+        told = []
+        for path in broken:
+            placed = place_lora(path, wanted := place / path.name)
+            if placed == wanted:
+                told.append(placed.name)
+            elif not is_whole(wanted):  # a whole one of another run was told of as this one was saved
+                events.message(taken_words(placed, wanted), "warning")
         if exported(config, folder, newest) is None:
             place_one = export_one if whole else export
             told.append(place_one(made, place, folder.name, events).name)

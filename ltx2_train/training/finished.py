@@ -17,7 +17,7 @@ from ..dataset.entry import FOLDER_KEYS, FOLDER_LIST_KEYS, SOURCE_KEYS
 from ..errors import TrainerError
 from ..events import Events
 from ..toml import parse_toml, read_toml
-from .lora_files import list_loras, lora_name, renew_names, step_of, with_its_step
+from .lora_files import is_whole, list_loras, lora_name, renew_names, step_of, taken_words, with_its_step
 from .run_folder import RunFolder
 from .state import list_states
 
@@ -86,6 +86,10 @@ def whole_under_its_names(folder: RunFolder, step: int, lora: Path, events: Even
     except TrainerError as error:
         events.message(f"A damaged copy of {lora.name} stays as it is. {error}", "warning")
         return lora
+    wanted = folder.loras / lora_name(folder.name, step)
+    beside = [path for made, path in list_loras(folder.loras, folder.name) if made == step and path.name != wanted.name]
+    if beside and wanted.is_file() and not is_whole(wanted, step):
+        events.message(taken_words(beside[-1], wanted), "warning")
     if not written:
         if (made := step_of(lora)) not in (None, step):
             text = f"What step {step} made is gone, and so are the states: {lora.name} is of step {made}."
@@ -95,8 +99,10 @@ def whole_under_its_names(folder: RunFolder, step: int, lora: Path, events: Even
             both = f"{lora.name} and {named} are two LoRAs of step {step}, and one is of another run"
             events.message(f"{both}: see `ltx2-train lora inspect`.", "warning")
         return lora
-    names, was = " and ".join(path.name for path in written), "was" if len(written) == 1 else "were"
-    events.message(f"{names} {was} damaged or missing, and {was} copied from {lora.name}.", "warning")
+    own = [path.name for path in written if path.name in (lora_name(folder.name), lora_name(folder.name, step))]
+    if own:
+        names, was = " and ".join(own), "was" if len(own) == 1 else "were"
+        events.message(f"{names} {was} damaged or missing, and {was} copied from {lora.name}.", "warning")
     return written[-1] if written[-1].name == lora_name(folder.name) else lora
 
 

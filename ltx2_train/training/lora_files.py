@@ -80,6 +80,18 @@ def place_newest(lora: Path, folder: Path, name: str) -> Path:
     return plain
 
 
+def taken_words(placed: Path, wanted: Path) -> str:
+    """A sentence where `placed` stands beside its name `wanted`, as another file has that; else an empty one."""
+    if placed.name == wanted.name:
+        return ""
+    if is_whole(wanted):
+        return f"Another LoRA is called {wanted.name} in {wanted.parent} and is kept; this one is {placed.name}."
+    return (
+        f"{wanted} is damaged, or was changed since it was written (its hash says so), and stays; the whole one is "
+        f"{placed.name}. Delete {wanted.name} if you have no use for it."
+    )
+
+
 def is_whole(path: Path, step: int | None = None) -> bool:
     """Whether a LoRA or checkpoint can be read; of a LoRA of this program, whether its bytes are those written. With a
     `step`, whether it is of that one, as far as it says."""

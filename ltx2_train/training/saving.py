@@ -31,7 +31,7 @@ from ..optim import WeightMean, averaged
 from .chart import draw_chart
 from .exports import export, export_one
 from .lora_about import lora_metadata
-from .lora_files import list_loras, lora_name, place_newest, prune, write_lora_beside
+from .lora_files import list_loras, lora_name, place_newest, prune, taken_words, write_lora_beside
 from .metrics import LOSS, STREAMS, VALIDATION, loss_column, terms_of
 from .report import versions
 from .run_folder import delete_old_states
@@ -152,9 +152,8 @@ def _write_loras(run: Run, events: Events, saved: Saved) -> None:
             verify_saved(written, run.checkpoint_shapes, trained=run.step > 0)
     if CHECK in saved.failed:
         return
-    if written.name != lora_name(name, run.step):
-        other = f"Another {run.product} of step {run.step} is there already and is kept"
-        events.message(f"{other}; this one is {written.name}.")
+    if told := taken_words(written, folder.loras / lora_name(name, run.step)):
+        events.message(told, "warning")
     with _tolerant(saved, f"copy of {written.name} as {lora_name(name)}", events):
         saved.lora = place_newest(written, folder.loras, name)
     with _tolerant(saved, f"file that says how the {run.product} came about", events):

@@ -66,6 +66,12 @@ def test_files_that_are_there_are_not_written_over(command, tmp_path):
     with pytest.raises(ConfigError, match="is there already"):
         made.write(tmp_path / "out")
     assert len(made.write(tmp_path / "out", replace=True)) == 2
+    before = (tmp_path / "dataset.toml").read_bytes()
+    for one in (made, import_settings(tmp_path / "dataset.toml")):
+        with pytest.raises(ConfigError, match=r"dataset\.toml is a file that is taken over, and stays as it is"):
+            one.write(tmp_path, replace=True)
+    assert (tmp_path / "dataset.toml").read_bytes() == before
+    assert not (tmp_path / "run.toml").exists()
 
 
 def test_all_that_is_not_there_yet_is_told_at_once(tmp_path):

@@ -155,7 +155,21 @@ def test_another_lora_of_that_step_is_never_written_over(runs, tmp_path):
             torch.equal(old[key], value) for key, value in load_file(exported / "fox_000002.safetensors").items()
         )
         assert same(exported / "fox.safetensors", exported / "fox_000002_2.safetensors")
-    assert sum("another LoRA is called fox_000002.safetensors and is kept" in text for text in told.warnings) == 1
+    assert sum("Another LoRA is called fox_000002.safetensors in" in text for text in told.warnings) == 1
+
+
+def test_a_copy_with_changed_bytes_is_named_with_the_one_that_takes_its_place(runs, tmp_path):
+    exports = tmp_path / "loras" / "fox"
+    runs.train(steps=2, export=exports.parent)
+    changed = exports / "fox_000002.safetensors"
+    whole = changed.read_bytes()
+    changed.unlink()
+    changed.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    (exports / "fox.safetensors").unlink()
+    runs.train(events := Heard(), steps=2, export=exports.parent)
+    assert loras(exports) == ["fox.safetensors", "fox_000002.safetensors", "fox_000002_2.safetensors"]
+    assert events.warnings[0].startswith(f"{changed} is damaged, or was changed since it was written")
+    assert "the whole one is fox_000002_2.safetensors. Delete fox_000002.safetensors" in events.warnings[0]
 
 
 def test_what_stands_under_the_plain_name_without_a_step_is_kept(runs, tmp_path):
@@ -258,8 +272,13 @@ def test_a_whole_lora_of_the_last_step_takes_the_place_of_damaged_ones(runs, tmp
     assert result.lora.read_bytes() == cut.read_bytes() == whole
     assert result.exported is not None
     assert with_its_step(result.lora, "fox", 4).name == "fox_000004_2.safetensors"
-    assert events.warnings[0].startswith("fox.safetensors was damaged or missing, and was copied from fox_000004_2")
+    left = f"{changed} is damaged, or was changed since it was written (its hash says so), and stays; the whole one is "
+    assert events.warnings[0].startswith(left)
+    assert events.warnings[1] == "fox.safetensors was damaged or missing, and was copied from fox_000004_2.safetensors."
     assert loras(exports) == ["fox.safetensors", "fox_000002.safetensors", "fox_000004.safetensors"]
+    assert runs.train(quiet := Heard(), export=exports.parent).lora == cut
+    assert [text.startswith(left) for text in quiet.warnings] == [True]
+    changed.unlink()
     assert runs.train(quiet := Heard(), export=exports.parent).lora == cut
     assert quiet.warnings == []
     assert runs.taken == list(range(4)), "nothing is loaded for it"
