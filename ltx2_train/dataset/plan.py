@@ -18,7 +18,7 @@ from ..files import below
 from ..media import frames as timing
 from ..media.frame_folder import probe_frame_folder
 from ..media.info import MediaInfo
-from ..media.names import name_key
+from ..media.names import name_key, why_not_found
 from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import probe_media
 from ..threads import Threads
@@ -249,7 +249,7 @@ def _look_at(path: Path, index: MediaIndex) -> MediaInfo:
             index.put(known, size, mtime_ns)
         return known
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} does not exist or cannot be opened.", path) from error
+        raise DataError(f"{path} {why_not_found(path) or 'cannot be opened'}.", path) from error
 
 
 @functools.lru_cache(maxsize=512)

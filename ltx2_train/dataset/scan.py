@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import DataError
 from ..files import CLOSED, below
 from ..media.images import IMAGE_SUFFIXES, UNREAD_PICTURES
-from ..media.names import cache_stem, is_dir, is_file, name_key, readable, shown_path, why_no_file
+from ..media.names import cache_stem, is_dir, is_file, name_key, readable, shown_path, why_no_file, why_unreadable
 from ..media.sound_media import AUDIO_SUFFIXES, UNREAD_SOUNDS
 from ..media.video import UNREAD_VIDEOS, VIDEO_SUFFIXES
 from .cache_names import CAPTION, FLIPPED
@@ -105,7 +105,7 @@ def _in_folder(name: str, entry: DatasetSettings, notes: list[str]) -> Iterator[
             captions.setdefault((path.parent, name_key(path.name)), []).append(path)
     for path in media:
         if not readable(path.name):
-            yield Skipped(shown_path(path), "its name is in another encoding than UTF-8; rename it")
+            yield Skipped(shown_path(path), "; ".join(why_unreadable(path.name)))
         elif reason := why_no_file(path):
             yield Skipped(path, reason)
         else:

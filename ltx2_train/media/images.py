@@ -29,6 +29,9 @@ UNREAD_PICTURES = {
 }  # fmt: skip
 OVER_BLACK = "has transparency; it is laid over black"
 MAYBE_OVER_BLACK = "has a channel of transparency; what is transparent in it is laid over black"
+TURNED_BY_XMP = (
+    "is turned as its XMP says (tiff:Orientation) and its EXIF does not, which not every viewer does; save it upright"
+)
 NO_PROFILE = "has a colour profile that cannot be read; its colours are taken for sRGB"
 PLAIN = "", "RGB", None  # a picture whose colours are sRGB
 ORIENTATION_TAG = 0x0112
@@ -61,7 +64,7 @@ def image_header(path: Path) -> ImageHeader:
         width, height = image.size
         if image.getexif().get(ORIENTATION_TAG, 1) in (5, 6, 7, 8):
             width, height = height, width
-        remarks: list[str] = []
+        remarks = [TURNED_BY_XMP] if _is_turned_by_xmp(image) else []
         profile = _profile(image)
         if profile is None:
             remarks.append(NO_PROFILE)
@@ -71,6 +74,15 @@ def image_header(path: Path) -> ImageHeader:
         if gamma and profile == PLAIN and "srgb" not in image.info and abs(gamma * 2.2 - 1) > 0.1:
             remarks.append(f"says a gamma of {gamma:g} (gAMA), which is not applied; save it as sRGB")
         return ImageHeader(width, height, image.mode, _has_alpha(image), profile[0] if profile else "", tuple(remarks))
+
+
+def _is_turned_by_xmp(image: Any) -> bool:
+    from PIL import Image
+
+    turned = image.getexif().get(ORIENTATION_TAG, 1) != 1  # Pillow looks into both
+    own = Image.Exif()
+    own.load(image.info.get("exif") or b"")
+    return turned and ORIENTATION_TAG not in own
 
 
 def is_transparent(path: Path) -> bool:

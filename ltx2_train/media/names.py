@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import sys
 import unicodedata
 from pathlib import Path
 
 # 255 bytes is what file systems take; `~flip_00000-0121_8192x8192_ltx2_audio_mask.safetensors` and its like need 59.
 LONGEST_STEM = 190
+GONE = "does not exist"
+UTF8_MODE = "set PYTHONUTF8=1 before it starts, or a locale of UTF-8"
 
 
 def name_key(name: str) -> str:
@@ -35,6 +38,15 @@ def readable(text: str) -> bool:
     return "\0" not in text
 
 
+def why_unreadable(name: str) -> tuple[str, str]:
+    """What is wrong with the name of a file that is not readable, and what to do."""
+    try:
+        os.fsencode(name).decode("utf-8")
+    except UnicodeError:
+        return "its name is in another encoding than UTF-8", "rename it"
+    return f"its name is UTF-8, and this Python takes names for {sys.getfilesystemencoding()}", UTF8_MODE
+
+
 def shown_path(path: Path) -> Path:
     """`path` with what cannot be printed replaced."""
     return Path(str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
@@ -58,12 +70,20 @@ def is_dir(path: Path) -> bool:
 
 def why_no_file(path: Path) -> str:
     """Why there is no file at `path` that can be read, in words that follow its name, or ""."""
+    reason = why_not_found(path)
+    return "is not there" if reason == GONE else reason
+
+
+def why_not_found(path: Path) -> str:
+    """The same of a path that somebody wrote."""
     try:
         path.stat()
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) == errno.ELOOP:
             return "is a link that leads to itself"
-        return "is a link to a file that is gone" if os.path.islink(path) else "is not there"
+        if isinstance(error, UnicodeEncodeError) and readable(str(path)):
+            return f"has a name that this Python cannot ask for, as it takes names for {error.encoding}; {UTF8_MODE}"
+        return "is a link to a file that is gone" if os.path.islink(path) else GONE
     if is_dir(path):
         return "is a folder, not a file"
     return "" if is_file(path) else "is not a file that can be read, but a pipe, a socket or a device"

@@ -20,6 +20,7 @@ import numpy as np
 from ..errors import DataError
 from ..threads import heed
 from .decoding import COVER
+from .names import why_not_found
 from .samples import as_floats, channel_count
 from .structure import missing_end, sound_fault
 
@@ -91,8 +92,8 @@ class Sound:
 def probe_sound(path: Path | str) -> SoundInfo:
     """Read what `path` holds without decoding more than its first frame. Raises DataError."""
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path} does not exist or is not a file.", path)
+    if reason := why_not_found(path):
+        raise DataError(f"{path} {reason}.", path)
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty (0 bytes).", path)
     with _opened(path) as (container, stream):

@@ -26,6 +26,7 @@ from .decoding import Watch, decoded, decoder_of, opened
 from .frame_folder import read_frame_folder
 from .images import IMAGE_SUFFIXES, OVER_BLACK, colours, image_header, is_transparent, read_image
 from .info import MediaInfo
+from .names import why_not_found
 from .probe import probe_video
 
 VIDEO_SUFFIXES = frozenset(
@@ -51,8 +52,8 @@ SEEK_FROM_SECONDS = 1.0
 def probe_media(path: Path | str) -> MediaInfo:
     """Read what `path` holds. Raises DataError that names the file and the reason where it is of no use."""
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path} does not exist or is not a file.", path)
+    if reason := why_not_found(path):
+        raise DataError(f"{path} {reason}.", path)
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty (0 bytes).", path)
     if path.suffix.lower() not in IMAGE_SUFFIXES:

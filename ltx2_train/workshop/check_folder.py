@@ -11,7 +11,7 @@ from ..dataset.dataset_file import DatasetRef, DatasetSettings
 from ..dataset.items import Item
 from ..dataset.scan import MEDIA_SUFFIXES, unread_kind
 from ..files import CLOSED, below, is_hidden
-from ..media.names import name_key, readable, shown_path
+from ..media.names import name_key, readable, shown_path, why_unreadable
 from .check_report import Finding
 
 OURS = frozenset((".safetensors", ".toml", ".json", ".jsonl", ".csv", ".npz"))  # caches, lists and settings
@@ -35,7 +35,8 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
         ending = path.suffix.lower()
         if not readable(path.name):
             if ending not in MEDIA_SUFFIXES[entry.kind]:  # of media the plan says it
-                strays.append((shown_path(path), "its name is in another encoding than UTF-8", "Rename it."))
+                reason, remedy = why_unreadable(path.name)
+                strays.append((shown_path(path), reason, f"{remedy[0].upper()}{remedy[1:]}."))
         elif problem.startswith(CLOSED):
             continue  # the plan says it
         elif problem:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from media import grey_levels, moving_square, numbers, real_clip, truncate, write_image, write_video
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ltx2_train.errors import DataError
 from ltx2_train.media import probe
 from ltx2_train.media.frame_folder import probe_frame_folder
-from ltx2_train.media.images import MAYBE_OVER_BLACK
+from ltx2_train.media.images import MAYBE_OVER_BLACK, TURNED_BY_XMP
 from ltx2_train.media.video import probe_media, read_frames
 
 
@@ -358,6 +359,27 @@ def test_exif_orientation_is_applied(tmp_path):
     frame = read_frames(info)[0]
     assert frame[:15].min() > 200, "the left edge is now the top"
     assert frame[25:].max() < 60
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
+def test_orientation_that_stands_in_xmp_alone_is_applied_and_told(tmp_path, ending):
+    words = '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    picture = np.zeros((40, 80, 3), np.uint8)
+    picture[:, :20] = 255
+    text, exif = PngInfo(), Image.Exif()
+    text.add_itxt("XML:com.adobe.xmp", words)
+    options = {"pnginfo": text} if ending == "png" else {"xmp": words.encode()}
+    path = tmp_path / f"a.{ending}"
+    Image.fromarray(picture).save(path, quality=95, **options)
+    info = probe_media(path)
+    with Image.open(path) as image:
+        if image.getexif().get(0x0112) is None:
+            pytest.skip("this Pillow does not look into the XMP of such a file")
+    assert (info.width, info.height, info.remarks) == (40, 80, (TURNED_BY_XMP,))
+    assert read_frames(info)[0][:15].min() > 200
+    exif[0x0112] = 6
+    Image.fromarray(picture).save(path, quality=95, exif=exif, **options)
+    assert probe_media(path).remarks == ()
 
 
 def test_image_is_scaled_to_its_bucket(tmp_path):
