@@ -21,6 +21,7 @@ from .encoder_files import EncoderFiles, folder_config, folder_tensors, stored_l
 from .gemma4 import Gemma4Shape
 from .reader import TensorFile, TensorInfo
 from .stored import StoredLinears, numbers_shape
+from .twice import unlike
 
 USABLE_GEMMA3 = (
     "Choose gemma_3_12B_it.safetensors or an fp8 or fp4 version of it from ComfyUI's text_encoders folder, "
@@ -121,11 +122,12 @@ def _opened(
 
 def _prefix(path: Path, names: Mapping[str, TensorFile]) -> str:
     """What stands before the text tower's own names."""
-    for name in names:
-        if name.endswith("embed_tokens.weight"):
-            prefix = name.removesuffix("embed_tokens.weight")
-            if f"{prefix}layers.0.self_attn.q_norm.weight" in names:
-                return prefix
+    found = [name.removesuffix("embed_tokens.weight") for name in names if name.endswith("embed_tokens.weight")]
+    found = [prefix for prefix in found if f"{prefix}layers.0.self_attn.q_norm.weight" in names]
+    if len(found) > 1 and (text := unlike({name: (file, name) for name, file in names.items()}, found)):
+        raise CheckpointError(f"The text encoder {path.name} {text}")
+    if found:
+        return found[0]
     if any("layers." in name and name.endswith(".self_attn.q_proj.weight") for name in names):
         reason = (
             "is one part of a model that was published in several files; choose its folder"

@@ -26,6 +26,7 @@ from . import keys
 from .info import PART_NAMES, CheckpointInfo, PartSize
 from .reader import TensorFile, TensorInfo
 from .stored import KEPT_CONVROT, StoredLinears, stored_in
+from .twice import told_twice
 
 WANTED = (
     "Use a full checkpoint of LTX-2 or LTX-2.3 (for example ltx-2.3-22b-dev.safetensors), the transformer of "
@@ -193,6 +194,8 @@ def _judge(
         )
     if text := stored.complaint():
         problems.append(f"{name} is stored as {text}")
+    if text := told_twice(file):
+        problems.append(f"{name} {text}")
     if family.vae == "ltxv" and (text := _too_old(file)):
         problems.append(f"{name} {text} Use {family.checkpoint}.")
     if distilled and not family.trains_distilled:

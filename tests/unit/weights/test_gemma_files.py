@@ -85,6 +85,22 @@ def test_any_prefix_before_the_text_tower_is_understood(single, prefix):
         assert load_gemma(found, torch.float32).norm.weight.shape == (32,)
 
 
+@pytest.mark.parametrize("change", [0, 1])
+def test_a_tower_under_two_prefixes_is_refused_unless_both_are_equal(single, change):
+    def again(tensors):
+        return tensors | {f"other.{name}": tensor + change for name, tensor in tensors.items()}
+
+    _change(single, again)
+    if change:
+        with pytest.raises(
+            CheckpointError, match="text encoder gemma.safetensors has one weight twice, with other num"
+        ):
+            open_gemma(single)
+    else:
+        with open_gemma(single) as found:
+            assert found.shape.layers == 6
+
+
 def test_loading_leaves_the_random_numbers_alone(tiny):
     torch.manual_seed(3)
     expected = torch.randn(4)

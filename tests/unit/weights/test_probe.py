@@ -200,6 +200,22 @@ def test_the_transformer_alone_is_a_part(contents, tmp_path, prefix):
     assert "video VAE encoder" in info.problems[0]
 
 
+@pytest.mark.parametrize("second", ["diffusion_model.", ""])
+def test_a_weight_under_two_names_is_refused_unless_both_are_equal(contents, tmp_path, second):
+    tensors, metadata = contents
+    name = "transformer_blocks.0.attn1.to_q.weight"
+    for change in (0, 1):
+        path = save(
+            tmp_path / f"twice_{change}.safetensors",
+            {**tensors, second + name: tensors[keys.TRANSFORMER + name].clone() + change},
+            metadata,
+        )
+        told = "".join(probe(path).problems)
+        assert (
+            f"has one weight twice, with other numbers: {keys.TRANSFORMER}{name} and {second}{name}." in told
+        ) is bool(change)
+
+
 def test_tensors_of_2_5_under_the_header_of_2_3_are_a_contradiction(contents, tmp_path):
     tensors = {name: t for name, t in contents[0].items() if not (".ff.net." in name and name.endswith("bias"))}
     info = probe(save(tmp_path / "x.safetensors", tensors, contents[1]))
