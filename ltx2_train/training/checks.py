@@ -265,7 +265,8 @@ def open_checked(
         if checked.finished_lora() is None:
             folder.require_state()
         if checked.finished:
-            record, checked.unused = finished_record(folder.path, config, written or {})
+            record, unused = finished_record(folder.path, config, written or {})
+            checked.unused = [*unused, *changed_data(folder.path, data)]
             checked.config = used_settings(folder.path, config)
         else:
             record[DATA_RECORD] = json.dumps(data_record(data), indent=1, sort_keys=True)

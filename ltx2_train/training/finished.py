@@ -67,11 +67,12 @@ def used_settings(folder: Path, config: RunConfig) -> RunConfig:
 
 
 def unused_words(names: Sequence[str]) -> str:
-    """A sentence on the changed settings `names` of a finished run; empty where there are none."""
+    """A sentence on the changed settings `names` of a finished run, and on "the captions of a, b"; empty without any."""
     if not names:
         return ""
     listed = f"{', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
-    was, them = ("was", "it") if len(names) == 1 else ("were", "them")
+    one = len(names) == 1 and not names[0].startswith("the ")
+    was, them = ("was", "it") if one else ("were", "them")
     return (
         f"{listed} {was} changed since its last step and {was} not used. Raise train.steps to go on with {them}, "
         f"choose another run.name to train anew with {them}, or put {them} back."

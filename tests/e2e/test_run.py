@@ -511,6 +511,10 @@ def test_data_that_were_changed_between_two_starts_are_told(run_file):
         f"Changed since the run was last started, and used from its next step on: the captions of {first}."
     ]
     assert (folder / "data.json").read_bytes() == written
+    (folder / "data.json").write_text(json.dumps({**record, "captions": {**record["captions"], first: "another"}}))
+    train(load_run(run_file, ["train.save_every=1"]), events := StopAt(99))
+    told = f"the captions of {first} were changed since its last step and were not used. Raise train.steps to go on"
+    assert [told in text for _, text in events.messages if "nothing is trained" in text] == [True]
 
 
 def test_training_can_start_from_a_lora_file(run_file):
