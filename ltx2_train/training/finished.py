@@ -67,7 +67,7 @@ def used_settings(folder: Path, config: RunConfig) -> RunConfig:
 
 
 def unused_words(names: Sequence[str]) -> str:
-    """A sentence on the changed settings `names` of a finished run, and on "the captions of a, b"; empty without any."""
+    """A sentence on the settings and data `names` that are not as a finished run used them; empty without any."""
     if not names:
         return ""
     listed = f"{', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
