@@ -36,7 +36,7 @@ class TrainingSet:
     """Samples whose caches are all there and fresh. Open it with `TrainingSet.open`.
 
     `marks` tell each file that was looked at from another that takes its place later, `origins` the media that they
-    were made from.
+    were made from, `recipe` what they were made with.
     """
 
     samples: tuple[Sample, ...]
@@ -46,6 +46,7 @@ class TrainingSet:
     mode: Mode = "video"
     marks: dict[Path, str] = field(default_factory=dict, repr=False)
     origins: dict[Path, str] = field(default_factory=dict, repr=False)
+    recipe: CacheRecipe = field(default_factory=CacheRecipe, repr=False)
 
     @classmethod
     def open(
@@ -80,7 +81,8 @@ class TrainingSet:
             raise checker.nothing_left()
         sizes = tuple(entry.batch_size for entry in plan.config.datasets)
         buckets = tuple(SoundBuckets.of(entry, audio) for entry in plan.config.datasets)
-        return cls(tuple(samples[0]), tuple(samples[1]), sizes, buckets, recipe.mode, checker.marks, checker.origins)
+        both = tuple(samples[0]), tuple(samples[1])
+        return cls(*both, sizes, buckets, recipe.mode, checker.marks, checker.origins, recipe)
 
     def watch(self, file: CacheFile) -> None:
         """From here on `opened` notices where another file takes the place of this one, which was found good."""

@@ -1,7 +1,7 @@
 """What a run was trained on: a short mark of each sample's media and captions, kept in its folder.
 
 Which samples there are is part of what the run is (`identity`). What they hold may be changed under the same names
-between two starts: the run goes on with it, and it is told.
+between two starts, or the caches made anew by another text encoder or VAE: the run goes on with it, and it is told.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from pathlib import Path
 from ..errors import TrainerError
 from ..feed.loader import TrainingSet
 from ..files import digest, parse_json
+from ..weights.fingerprint import same_weights
 
-DATA_RECORD = "data.json"  # {"media": {sample: mark}, "captions": {sample: mark}}
+DATA_RECORD = "data.json"  # {"media": {sample: mark}, "captions": {sample: mark}, "encoders": {name: fingerprint}}
 SHOWN = 3  # names
 
 
@@ -24,12 +25,19 @@ def data_record(data: TrainingSet) -> dict[str, dict[str, str]]:
         if any(origins):
             media[sample.key] = digest(*origins)
         captions[sample.key] = digest(*sample.captions)
-    return {"media": media, "captions": captions}
+    recipe = data.recipe
+    encoders = {
+        "the text encoder": recipe.text.encoder,
+        "the text projection": recipe.text.checkpoint,
+        "the video VAE": recipe.video_encoder,
+        "the audio VAE": recipe.audio_vae,
+    }
+    return {"media": media, "captions": captions, "encoders": {name: one for name, one in encoders.items() if one}}
 
 
 def changed_data(folder: Path, data: TrainingSet) -> list[str]:
-    """What of `data` is not as the run in `folder` has recorded it: "the media of a, b and 2 more". Nothing where no
-    record can be read."""
+    """What of `data` is not as the run in `folder` has recorded it: "the media of a, b and 2 more", "the text encoder".
+    Nothing where no record can be read."""
     try:
         then = parse_json((folder / DATA_RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError, TrainerError):
@@ -41,6 +49,8 @@ def _changed(what: str, then: object, marks: dict[str, str]) -> str:
     before = then.get(what) if isinstance(then, dict) else None
     if not isinstance(before, dict):
         return ""
+    if what == "encoders":
+        return ", ".join(key for key, mark in marks.items() if key in before and not same_weights(before[key], mark))
     names = [key for key, mark in marks.items() if before.get(key, mark) != mark]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"the {what} of {', '.join(names[:SHOWN])}{more}" if names else ""

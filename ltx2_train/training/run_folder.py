@@ -5,7 +5,7 @@
     samples/          what was drawn on the way        states/        what a resume needs
     lora/             the LoRA files, or checkpoints/  manifest.json  what the run is and how far it got, written last
     report.html       all of it as one page, once the run has ended
-    data.json         marks of the media and the captions, by which it is told that they were changed
+    data.json         marks of the media, captions and encoders, by which it is told that they were changed
 
 A run is recognised by its identity (identity.py): named values (base, rank, data ...) that must agree for its state to
 make sense.

@@ -6,6 +6,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from ltx2_train.caching.cache_file import Fingerprints
+from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.feed.loader import TrainingSet
 from ltx2_train.feed.samples import Sample
 from ltx2_train.shapes import LatentShape
@@ -35,5 +37,12 @@ def test_what_changed_is_told_and_nothing_else(tmp_path):
     assert changed_data(tmp_path, replace(data, origins={})) == [], "caches of others say nothing"
     held_out = TrainingSet((), swapped.samples, (1,), origins=swapped.origins)
     assert changed_data(tmp_path, held_out) == ["the media of b", "the captions of a, b"]
+    known = replace(data, recipe=CacheRecipe(video_encoder="c" * 32, text=Fingerprints("a" * 32, "b" * 32)))
+    assert changed_data(tmp_path, known) == [], "records of older versions do not say"
+    (tmp_path / DATA_RECORD).write_text(json.dumps(data_record(known)))
+    other = replace(known.recipe, text=Fingerprints("a" * 32, "d" * 32), video_encoder="c" * 16)
+    assert changed_data(tmp_path, replace(known, recipe=other)) == ["the text encoder"], (
+        "older fingerprints are shorter"
+    )
     (tmp_path / DATA_RECORD).write_text("[]")
     assert changed_data(tmp_path, swapped) == []
