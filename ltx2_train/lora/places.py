@@ -1,5 +1,5 @@
-"""What a LoRA file says against itself: layers that no LTX has (in a block beyond the last one, or of another size than
-in the other blocks), and bytes that are not those that were written."""
+"""What a LoRA file says against itself: layers that no LTX has (in a block beyond the last one, of another size than in
+the other blocks, or of another model), and bytes that are not those that were written."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from ..families import FAMILIES, name_of
 from ..threads import heed
 from ..weights.reader import TensorFile
 from .file import LoraFile
+from .foreign import family_of
 from .known import known_layer
 from .targets import block_of, layers_text
 
 CHANGED = "Its bytes are not those that were written (its hash says): it is damaged, or was changed. Copy it again."
+_BESIDE = ("a text encoder", "a language model or text encoder", "a vision model", "a VAE")  # as `family_of` has them
 _SELF_ATTENTION = ("attn1.to_q", "attn1.to_k", "attn1.to_v")  # all read the width of their stream, the sound's as well
 
 
 def doubts_of(file: LoraFile) -> list[str]:
-    """Sentences on bytes of `file` that were changed and on its `misplaced` layers."""
-    return [*([CHANGED] if is_changed(file.path, file.metadata) else []), *misplaced(file)]
+    """Sentences on bytes of `file` that were changed, and on its layers that are `misplaced` or of another model."""
+    return [*([CHANGED] if is_changed(file.path, file.metadata) else []), *misplaced(file), *_of_others(file)]
 
 
 def is_changed(path: Path, metadata: Mapping[str, str]) -> bool:
@@ -50,6 +52,22 @@ def misplaced(file: LoraFile) -> list[str]:
     """Sentences on layers of `file` that no checkpoint of its version has; those of names that are not known aside."""
     sizes = {layer: entry.size for name, entry in file.layers.items() if (layer := known_layer(name)) is not None}
     return [*_beyond(file.version, sizes), *_of_other_sizes(sizes)]
+
+
+def _of_others(file: LoraFile) -> Iterator[str]:
+    """On layers beside those of LTX, as LoRAs have them that were trained with a text encoder."""
+    if others := layers_of_others(file):
+        are = "is" if len(others) == 1 else "are"
+        yield (
+            f"{len(others)} of {layers_text(len(file.layers))} {are} of {family_of(others)}, {others[0]} first: "
+            "nothing here draws with that or trains it."
+        )
+
+
+def layers_of_others(file: LoraFile) -> list[str]:
+    """The layers of a text encoder or the like that stand in `file` beside those of LTX; none where it has no other."""
+    others = [name for name in file.layers if known_layer(name) is None and family_of([name]) in _BESIDE]
+    return others if len(others) < len(file.layers) else []
 
 
 def _beyond(version: str, sizes: Mapping[str, tuple[int, int]]) -> Iterator[str]:

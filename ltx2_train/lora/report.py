@@ -189,7 +189,7 @@ def _problems(file: LoraFile, modules: list[str], norms: Mapping[str, float]) ->
     if len(file.ranks) > 1:
         shown = ", ".join(map(str, file.ranks[:8])) + (" ..." if len(file.ranks) > 8 else "")
         problems.append(f"Its layers have different ranks: {shown}.")
-    if not family and any(branch_of(module) == "other" for module in modules):
-        count = sum(branch_of(module) == "other" for module in modules)
-        problems.append(f"{count} layers lie outside the known parts of the transformer blocks.")
+    if not family and (others := [module for module in modules if branch_of(module) == "other"]):
+        lie = "layer lies" if len(others) == 1 else "layers lie"
+        problems.append(f"{len(others)} {lie} outside the known parts of the transformer blocks, {others[0]} first.")
     return problems

@@ -16,12 +16,13 @@ from .effect import why_idle
 from .file import LoraEntry, LoraFile, load_lora_header
 from .foreign import family_of
 from .known import known_layer
-from .places import doubts_of
+from .places import doubts_of, layers_of_others
 from .targets import layers_text
 
 
 class LoraSource:
-    """A plain LoRA of an LTX-2 transformer. `layers`: dotted name -> its Entry, whose matrices have shapes alone.
+    """A plain LoRA of an LTX-2 transformer. `layers`: dotted name -> its Entry, whose matrices have shapes alone; those
+    of a text encoder beside it are left out.
 
     `idle` says why it changes nothing, "" where it does. `tool` is what the user called, for messages. Raises
     CheckpointError where the file is damaged, no LoRA at all, or holds numbers that are not finite; ConfigError where
@@ -81,6 +82,12 @@ def tell_doubts(sources: Sequence[LoraSource], events: Events) -> list[str]:
     """A sentence on each of `sources` that does nothing or has layers that no model has, which `events` are told."""
     told = [f"{one.path.name} does nothing: {one.idle}." for one in sources if one.idle]
     told += [f"{one.path.name}: {text}" for one in sources for text in doubts_of(one.about)]
+    for one in sources:
+        if left := layers_of_others(one.about):
+            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+            told.append(
+                f"{one.path.name}: left out is {left[0]}{more}. `lora keep` and `drop` write names as they are."
+            )
     for text in told:
         events.message(text, "warning")
     return told
@@ -113,7 +120,10 @@ def _dotted_names(file: LoraFile) -> dict[str, str]:
     """Dotted name of each layer -> its name in `file.entries`."""
     names: dict[str, str] = {}
     strange: list[str] = []
+    others = layers_of_others(file)
     for name in file.entries:
+        if name in others:  # under the names of a transformer nobody would find them
+            continue
         layer = known_layer(name)
         if layer is None:
             strange.append(name)

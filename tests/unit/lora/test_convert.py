@@ -225,3 +225,24 @@ def test_a_lora_that_does_nothing_is_named(tmp_path, idle):
     assert merge_loras([path, other], tmp_path / "both.safetensors").notes == [said]
     with pytest.raises(ConfigError, match=r"The merged LoRA would do nothing.*a\.safetensors.*its multiplier is 0"):
         merge_loras([path, other], tmp_path / "none.safetensors", [1.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    "spell", ["text_encoders.gemma.model.layers.0.self_attn.q_proj", "lora_te_layers_0_mlp_up_proj"]
+)
+def test_layers_of_a_text_encoder_are_left_out_by_name(tmp_path, spell):
+    layer, path = "transformer_blocks.0.attn1.to_q", tmp_path / "both.safetensors"
+    a, b = torch.ones(2, 8), torch.ones(8, 2)
+    halves = {
+        f"{name}.lora_{half}.weight": part
+        for name in (f"diffusion_model.{layer}", spell)
+        for half, part in (("A", a), ("B", b.clone()))
+    }
+    save_file({key: value.clone() for key, value in halves.items()}, path)
+    made = convert_lora(path, "diffusers", tmp_path / "out.safetensors")
+    assert made.layers == {"video": 1}
+    assert {key.rsplit(".lora", 1)[0] for key in load_file(made.path)} == {f"transformer.{layer}"}
+    assert any("1 of 2 layers is of a" in note and spell in note for note in made.notes)
+    assert any(f"left out is {spell}" in note for note in made.notes)
+    told = inspect_lora(path).problems
+    assert any(f"{spell} first: nothing here draws with that or trains it" in text for text in told)
