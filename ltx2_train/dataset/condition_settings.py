@@ -19,7 +19,10 @@ class ConditionSettings(SoundSettings):
     reference_cache_directory: Path | None = Field(
         default=None,
         description="Folder for cached references. Default: `reference` in the cache folder.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={
+            "counts_with": ".may_have_references -- with reference_directory, or references of a list",
+            "advanced": True,
+        },
     )
     reference_frames: int = Field(
         default=1,

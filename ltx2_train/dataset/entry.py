@@ -189,13 +189,13 @@ class DatasetSettings(SharedSettings):
 
     @property
     def listed_sizes(self) -> bool:
-        """Whether the videos have one of the listed sizes; a picture for which none is listed has its own."""
-        return bool(self.resolution_buckets) and self.kind == "video"
+        """Whether all media have one of the listed sizes."""
+        return bool(self.resolution_buckets) and self.kind != "audio"
 
     @property
     def may_have_recordings(self) -> bool:
         """Whether there may be sounds without a picture."""
-        return self.kind == "audio" or self.from_a_list
+        return self.kind == "audio" or self.source_key == "dataset_file"
 
     @property
     def sound_inside(self) -> bool:
@@ -210,12 +210,12 @@ class DatasetSettings(SharedSettings):
     @property
     def may_have_references(self) -> bool:
         """Whether media may have references."""
-        return self.from_a_list or self.reference_directory is not None or self.reference_cache_directory is not None
+        return self.kind != "audio" and (self.from_a_list or self.reference_directory is not None)
 
     @property
     def may_have_more_references(self) -> bool:
         """Whether media may have several references."""
-        return self.from_a_list or bool(self.more_reference_directories)
+        return self.kind != "audio" and (self.from_a_list or bool(self.more_reference_directories))
 
     @property
     def reference_directories(self) -> tuple[Path, ...]:
@@ -232,8 +232,7 @@ class DatasetSettings(SharedSettings):
     @property
     def may_have_voices(self) -> bool:
         """Whether media may have reference sounds."""
-        folders = (self.reference_audio_directory, self.reference_audio_cache_directory)
-        return self.from_a_list or any(folder is not None for folder in folders)
+        return self.may_have_sound and (self.from_a_list or self.reference_audio_directory is not None)
 
     @property
     def noun(self) -> str:

@@ -7,7 +7,7 @@ data is never passed over.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..idle import Idle, idle
@@ -23,6 +23,9 @@ _WITH_CACHES = _DATA | {
     "video_loss_weight", "audio_loss_weight", "reference_temporal_scale", "reference_audio_max_seconds",
     "trigger_word",
 }  # fmt: skip
+
+# what says how batches are made; clips that are measured come one by one, each once
+_OF_BATCHES = ("batch_size", "num_repeats", "separate_audio_buckets")
 
 
 def idle_entries(
@@ -49,7 +52,18 @@ def idle_entries(
         if len(ones) == len(idle):
             where = name if alike else f"general.{name}"
             (problems if alike or name in _DATA else notes).append(where + str(ones[0]).removeprefix(name))
-    return problems, notes
+    return problems, notes if alike else [*notes, *_of_measured(refs, shared)]
+
+
+def _of_measured(refs: Sequence[DatasetRef], shared: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for each validation dataset that says how its batches are made; many of these files are copies."""
+    fields = DatasetSettings.model_fields
+    for ref in (ref for ref in refs if ref.validation):
+        own = {name: getattr(ref.entry, name) for name in _OF_BATCHES if name in ref.entry.model_fields_set}
+        names = [name for name, value in own.items() if value != fields[name].default and shared.get(name) != value]
+        if names:
+            have = "has" if len(names) == 1 else "have"
+            yield f"{ref.name}: {', '.join(names)} {have} no effect, since clips are measured one by one, each once."
 
 
 def settled(refs: Sequence[DatasetRef], shared: Mapping[str, Any]) -> list[str]:

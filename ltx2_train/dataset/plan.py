@@ -24,6 +24,7 @@ from ..media.video import probe_media
 from ..threads import Threads
 from .companions import Companions, folders_beside
 from .dataset_file import DatasetConfig, DatasetRef, DatasetSettings
+from .idle_found import idle_found
 from .items import DatasetPlan, Item
 from .media_index import MediaIndex
 from .outputs import require_cache_folders
@@ -54,17 +55,20 @@ def plan_dataset(
     pairs: list[str] = []
     empty: dict[DatasetRef, NothingLeft] = {}
     names: dict[DatasetRef, set[str]] = {}
+    of_each: dict[DatasetRef, list[Item]] = {}
     for ref in config.refs if only is None else [only]:
         if not ref.entry.from_caches:
             try:
                 found, left_out[ref] = _plan_one(ref, events, warnings, pairs, names)
                 items += found
+                of_each[ref] = found
             except NothingLeft as error:
                 empty[ref], left_out[ref] = error, error.skipped
     for ref, error in empty.items():
         if not any(item.dataset.shares_folder(ref) for item in items):  # its other kinds of media
             raise error
     skipped = [skip for of_one in left_out.values() for skip in of_one]
+    warnings += idle_found(config.refs, of_each)
     if only is None:  # a folder may be that of several datasets
         warnings += _alone(names)
     for warning in warnings:
@@ -141,7 +145,7 @@ def _plan_one(
             *_copies(items),
             *_without_reference(entry, items),
             *_without_mask(entry, items),
-            *_shared_by_name(entry, items),
+            *_of_folders(entry, items),
         )
     ]
     return items, skipped
@@ -153,6 +157,11 @@ def _copies(items: list[Item]) -> list[str]:
         f"{path.name} is a copy of {original.name}; both are used. Use num_repeats to repeat a clip."
         for path, original in copies(item.source.path for item in items).items()
     ]
+
+
+def _of_folders(entry: DatasetSettings, items: list[Item]) -> list[str]:
+    """What is to be said of files beside media that one name, or none, leads to."""
+    return [*_named_elsewhere(entry, items), *_shared_by_name(entry, items)]
 
 
 def _shared_by_name(entry: DatasetSettings, items: list[Item]) -> list[str]:
@@ -198,6 +207,18 @@ def _without_mask(entry: DatasetSettings, items: list[Item]) -> list[str]:
         lacking = [item for item in items if item.sound is not None and item.audio_mask is None]
         notes += _lacking(lacking, f"no mask for sound of their name in {entry.audio_mask_directory}")
     return notes
+
+
+def _named_elsewhere(entry: DatasetSettings, items: list[Item]) -> Iterator[str]:
+    """A sentence for each folder beside a list of which no file is used, since the list names others."""
+    used = {one.path for item in items for one in item.references}
+    used |= {
+        path for item in items for path in (item.mask, item.audio_mask, *item.reference_audios) if path is not None
+    }
+    used |= {item.sound.path for item in items if item.sound is not None}
+    for key, _, folder, _ in folders_beside(entry) if entry.from_a_list else ():
+        if folder.is_dir() and not any(path.is_relative_to(folder) for path in used):
+            yield f"{key}: no file of {folder} is used; {entry.source.name} names others, or has no use for them."
 
 
 def _alone(names: Mapping[DatasetRef, Collection[str]]) -> Iterator[str]:

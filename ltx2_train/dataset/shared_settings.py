@@ -13,6 +13,7 @@ from .captions import NOT_TEXT, REPLACEMENT, parse_replacement
 from .condition_settings import ConditionSettings
 
 OF_FOLDERS = ".source_key = image_directory | video_directory | audio_directory -- with a folder of media"
+_OWN_LENGTHS = "not .listed_sizes -- without resolution_buckets, which say sizes and lengths"
 
 
 class SharedSettings(ConditionSettings):
@@ -51,7 +52,7 @@ class SharedSettings(ConditionSettings):
         default=(960, 544),
         description="Width and height, or one number for a square. With buckets it is the area that counts.",
         json_schema_extra={
-            "counts_with": "not .listed_sizes -- without resolution_buckets, which say sizes and lengths",
+            "counts_with": _OWN_LENGTHS,
             "unit": "pixels",
         },
     )
@@ -61,7 +62,7 @@ class SharedSettings(ConditionSettings):
         json_schema_extra={
             "counts_with": [
                 ".kind = image | video -- for images and videos",
-                "not .listed_sizes -- without resolution_buckets, which say sizes and lengths",
+                _OWN_LENGTHS,
             ]
         },
     )
@@ -71,7 +72,7 @@ class SharedSettings(ConditionSettings):
         json_schema_extra={
             "counts_with": [
                 ".enable_bucket",
-                "not .listed_sizes -- without resolution_buckets, which say sizes and lengths",
+                _OWN_LENGTHS,
             ]
         },
     )
@@ -108,7 +109,7 @@ class SharedSettings(ConditionSettings):
         json_schema_extra={
             "counts_with": [
                 ".kind = video -- for videos",
-                "not .listed_sizes -- without resolution_buckets, which say sizes and lengths",
+                _OWN_LENGTHS,
                 ".frame_extraction != full",
             ],
             "unit": "frames",
@@ -118,7 +119,12 @@ class SharedSettings(ConditionSettings):
         default="head",
         description="Which windows are cut: the start, all in a row, every frame_stride frames, frame_sample evenly "
         "spread ones, or the whole clip up to max_frames.",
-        json_schema_extra={"counts_with": ".kind = video -- for videos"},
+        json_schema_extra={
+            "counts_with": [
+                ".kind = video -- for videos",
+                ".frame_extraction != full or not .listed_sizes -- without resolution_buckets where it is full",
+            ]
+        },
     )
     frame_stride: int = Field(
         default=1,
@@ -144,7 +150,7 @@ class SharedSettings(ConditionSettings):
         ge=1,
         description="Longest window of `full`.",
         json_schema_extra={
-            "counts_with": [".kind = video -- for videos", ".frame_extraction = full"],
+            "counts_with": [".kind = video -- for videos", ".frame_extraction = full", _OWN_LENGTHS],
             "unit": "frames",
         },
     )
@@ -153,7 +159,7 @@ class SharedSettings(ConditionSettings):
         ge=1,
         description="`full`: lengths are rounded down to a multiple of this (plus one), so that clips share lengths.",
         json_schema_extra={
-            "counts_with": [".kind = video -- for videos", ".frame_extraction = full"],
+            "counts_with": [".kind = video -- for videos", ".frame_extraction = full", _OWN_LENGTHS],
             "unit": "frames",
             "advanced": True,
         },
@@ -188,7 +194,7 @@ class SharedSettings(ConditionSettings):
         default="skip",
         description="A clip at most 8 frames too short for every target: left out, or its last frame repeated.",
         json_schema_extra={
-            "counts_with": [".kind = video -- for videos", ".frame_extraction != full"],
+            "counts_with": [".kind = video -- for videos", ".frame_extraction != full", _OWN_LENGTHS],
             "advanced": True,
         },
     )
@@ -200,7 +206,11 @@ class SharedSettings(ConditionSettings):
         json_schema_extra={"counts_with": ".kind = video -- for videos", "unit": "fps", "advanced": True},
     )
     target_fps: float = Field(
-        default=25.0, gt=0, le=240, description="Frame rate of training.", json_schema_extra={"unit": "fps"}
+        default=25.0,
+        gt=0,
+        le=240,
+        description="Frame rate of training.",
+        json_schema_extra={"counts_with": ".kind = image | video -- for images and videos", "unit": "fps"},
     )
     first_frame_probability: float | None = Field(
         default=None,

@@ -112,7 +112,12 @@ class SoundSettings(Settings):
         ge=0,
         le=8192,
         description="Width and height of that imagined video; 0 takes audio_only_target_resolution.",
-        json_schema_extra={"community": "audio_only_sequence_resolution", "unit": "pixels", "advanced": True},
+        json_schema_extra={
+            "counts_with": ".may_have_sound -- for recordings, and for videos whose audio_source is not none",
+            "community": "audio_only_sequence_resolution",
+            "unit": "pixels",
+            "advanced": True,
+        },
     )
     audio_only_target_resolution: int | None = Field(
         default=None,
@@ -187,7 +192,10 @@ class SoundSettings(Settings):
     reference_audio_cache_directory: Path | None = Field(
         default=None,
         description="Folder for cached reference sounds. Default: reference_audio in the cache folder.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra={
+            "counts_with": ".may_have_voices -- with reference_audio_directory, or reference sounds of a list",
+            "advanced": True,
+        },
     )
     reference_audio_max_seconds: float | None = Field(
         default=None,

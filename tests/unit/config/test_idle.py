@@ -50,9 +50,9 @@ ELSEWHERE = {
     "sample.negative_prompt", "sample.rescale", "sample.include_reference",  # the prompts
 }  # fmt: skip
 ALWAYS_OF_A_DATASET = {
-    "audio_only_sequence_resolution", "reference_audio_cache_directory", "reference_cache_directory", "trigger_word",
+    "trigger_word",
     "caption_prefix", "caption_replace", "batch_size", "num_repeats", "cache_directory", "cache_only", "max_left_out",
-    "target_fps", "image_directory", "image_jsonl_file", "video_directory", "video_jsonl_file", "audio_directory",
+    "image_directory", "image_jsonl_file", "video_directory", "video_jsonl_file", "audio_directory",
     "audio_jsonl_file", "dataset_file", "data_root", "preprocessed_data_root", "cache_files",
 }  # fmt: skip
 
@@ -316,6 +316,21 @@ ENTRIES = [
     ({**SOUNDS, "speech_max_seconds": 20}, ["speech_max_seconds"], {"speech_segments": True}),
     ({**SOUNDS, "speech_segments": True, "max_seconds": 20}, ["max_seconds"], {"speech_segments": False}),
     ({"video_jsonl_file": "l.jsonl", "cache_directory": "c", "recursive": True}, ["recursive"], None),
+    ({"video_jsonl_file": "l.jsonl", "cache_directory": "c", "speech_segments": True}, ["speech_segments"], None),
+    ({"image_jsonl_file": "l.jsonl", "cache_directory": "c", "audio_normalize": True, "audio_track": 2}, [
+        "audio_normalize", "audio_track"], None),
+    ({"audio_jsonl_file": "l.jsonl", "cache_directory": "c", "reference_frames": 9}, ["reference_frames"], None),
+    ({**VIDEOS, "audio_source": "none", "audio_only_sequence_resolution": 96}, [
+        "audio_only_sequence_resolution"], {"audio_source": "video"}),
+    ({**VIDEOS, "reference_cache_directory": "c"}, ["reference_cache_directory"], {"reference_directory": "r"}),
+    ({**SOUNDS, "reference_audio_cache_directory": "c"}, ["reference_audio_cache_directory"], {
+        "reference_audio_directory": "r"}),
+    ({**SOUNDS, "target_fps": 30}, ["target_fps"], None),
+    ({**VIDEOS, "resolution_buckets": ["64x64x9"], "pad_short": "pad"}, ["pad_short"], {"resolution_buckets": []}),
+    ({**VIDEOS, "resolution_buckets": ["64x64x9"], "frame_extraction": "full", "max_frames": 97}, [
+        "frame_extraction", "max_frames"], {"resolution_buckets": []}),
+    ({**IMAGES, "resolution_buckets": ["64x64x9"], "resolution": [64, 64], "enable_bucket": True}, [
+        "resolution", "enable_bucket"], {"resolution_buckets": []}),
 ]  # fmt: skip
 
 
@@ -327,6 +342,15 @@ def test_a_setting_of_a_dataset_without_effect_is_refused_by_name(tmp_path, entr
     assert sorted(found) == sorted(f"datasets[0].{name}" for name in names)
     if mend is not None:
         assert DatasetConfig.from_table({"datasets": [{**entry, **mend}]}, tmp_path).datasets
+
+
+def test_what_says_how_batches_are_made_has_no_use_where_clips_are_measured(tmp_path):
+    table = {"general": {"batch_size": 2}, "datasets": [VIDEOS | {"cache_directory": "c"}]}
+    table["validation_datasets"] = [IMAGES | {"cache_directory": "d", "num_repeats": 5, "batch_size": 4}]
+    assert DatasetConfig.from_table(table, tmp_path).notes == (
+        "validation_datasets[0]: batch_size, num_repeats have no effect, since clips are measured one by one, each "
+        "once.",
+    )
 
 
 def test_general_is_for_all_datasets(tmp_path):

@@ -354,3 +354,43 @@ def test_sound_of_a_recording_that_is_not_numbers_is_red_wherever_it_is(tmp_path
     ]
     assert len(red) == 1
     assert "not numbers" in red[0].reason
+
+
+def test_a_folder_of_which_a_list_uses_nothing_is_told(clips):
+    for folder in ("masks", "others"):
+        write_image(clips / folder / "a.png", 64, 64, caption=None)
+    row = {"video_path": "clips/a.mp4", "caption": "x", "mask_path": "masks/a.png"}
+    (clips / "list.jsonl").write_text(json.dumps(row))
+    entry = {"video_jsonl_file": "list.jsonl", "cache_directory": "cache", "mask_directory": "others"}
+    table = {"general": {"resolution": 64, "target_frames": [17]}, "datasets": [entry]}
+    told = plan_dataset(DatasetConfig.from_table(table, clips)).warnings
+    folder = clips / "others"
+    assert told == (
+        f"datasets[0]: mask_directory: no file of {folder} is used; list.jsonl names others, or has no use for them.",
+    )
+
+
+def test_a_setting_of_no_use_to_what_was_found_is_told(clips):
+    """Silent clips, and a list whose rows have no references: the settings alone do not tell."""
+    (clips / "list.jsonl").write_text(json.dumps({"video_path": "clips/a.mp4", "caption": "x"}))
+    lists = {"video_jsonl_file": "list.jsonl", "cache_directory": "cache"}
+
+    def told(*entries, **general):
+        general = {"resolution": 64, "target_frames": [17], **general}
+        table = {"general": general, "datasets": list(entries)}
+        return [text for text in plan_dataset(DatasetConfig.from_table(table, clips)).warnings if "effect" in text]
+
+    assert told(lists | {"reference_frames": 9, "audio_normalize": True}) == [
+        "datasets[0]: audio_normalize has no effect with what was found: it counts only with media that have sound.",
+        "datasets[0]: reference_frames has no effect with what was found: it counts only with reference_directory, or "
+        "references of a list.",
+    ]
+    folder = {"video_directory": "clips", "cache_directory": "other"}
+    heard = {"audio_directory": "voices", "cache_directory": "third"}
+    write_sound(clips / "voices" / "a.wav", tone(1), caption="a voice")
+    assert len(told(lists, folder, audio_normalize=True)) == 2
+    assert told(lists, folder, heard, audio_normalize=True) == [], "it is of use to one of them"
+    entry = config(clips, audio_normalize=True)
+    assert [found.reason for found in check_dataset(entry).findings if "effect" in found.reason] == [
+        "audio_normalize has no effect with what was found: it counts only with media that have sound"
+    ]
