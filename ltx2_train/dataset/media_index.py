@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import accumulate, chain, groupby, pairwise, repeat
 from pathlib import Path
@@ -20,6 +20,7 @@ from ..errors import RunError
 from ..files import parse_json, write_text
 from ..locks import alone
 from ..media.info import MediaInfo
+from .sources import source_change
 
 INDEX_NAME = "ltx2_media.json"
 VERSION = 7
@@ -54,6 +55,13 @@ class MediaIndex:
         with contextlib.suppress(KeyError, TypeError, ValueError):
             return _unpack(path, row["holds"])
         return None
+
+    def change(self, stem: str, record: Mapping[str, Any]) -> str | None:
+        """Why none of the media called `stem` that were read is what `record` says of a cache, or None; see
+        `source_change`. Those that are gone have not changed."""
+        media = [Path(known) for known in self._known if Path(known).stem == stem]
+        found = [source_change(record, path) for path in media if path.is_file()]
+        return found[0] if found and all(found) else None
 
     def put(self, info: MediaInfo, size: int, mtime_ns: int) -> None:
         """Remember what a medium holds; `save` writes it."""

@@ -38,10 +38,39 @@ from ..dataset.plan import DatasetPlan, Item
 from ..errors import ConfigError
 from ..events import Events
 from ..feed.loader import Sample
+from ..lora.file import load_lora_header
 from ..sampling.prompts import Prompt
 from ..shapes import AUDIO_LATENTS_PER_SECOND, SPATIAL_FACTOR, TEMPORAL_FACTOR, LatentShape
 
 _NAMED = 5  # samples that a message names
+
+
+def tell_start_references(config: RunConfig, trained: Trained, events: Events) -> None:
+    """Warn where the LoRA that the run begins with learned from references which the run does not give, or which it
+    gives otherwise; `trained` is how it gives them."""
+    if config.lora.weights is None:
+        return
+    file = load_lora_header(config.lora.weights)
+    before = Trained.read(file.metadata)
+    if before is None:
+        return
+    given = [*references_of(config.video.conditions), *reference_sounds_of(config.audio.conditions)]
+    if not given:
+        events.message(
+            f"{file.path.name}, of lora.weights, was trained with references, and this run gives none: it will learn "
+            'to do without. To go on as before, give video.conditions a "reference" and the dataset its references.',
+            "warning",
+        )
+        return
+    names = {"reference_downscale": "downscale", "reference_temporal_scale": "temporal_scale"}
+    shown = names if references_of(config.video.conditions) else {}
+    for name, field in shown.items():
+        if (then := getattr(before, field)) != (now := getattr(trained, field)):
+            events.message(
+                f"{file.path.name}, of lora.weights, was trained with {name} = {then}, and the dataset has {now}. Set "
+                f"it to {then} to go on as before.",
+                "warning",
+            )
 
 
 def check_streams(config: RunConfig) -> None:

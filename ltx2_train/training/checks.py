@@ -47,7 +47,7 @@ from ..weights.probe import model_family
 from ..weights.quantize import check_quant
 from ..weights.reader import TensorFile
 from .check_full import check_full, require_plain
-from .check_given import as_cached, check_samples, check_streams, check_supplied, tell_ungiven
+from .check_given import as_cached, check_samples, check_streams, check_supplied, tell_start_references, tell_ungiven
 from .contexts import EMPTY_PROMPT
 from .data_record import DATA_RECORD, changed_data, data_record
 from .effect import require_learning, require_taught, tell_batches, tell_lengths
@@ -192,6 +192,8 @@ def _check(config: RunConfig, events: Events, peers: Peers) -> Checked:
     trained = as_cached(config, data.samples, trained_of(config, dataset))
     require_drawable(prompts, config.model.mode, trained)
     tell_ungiven(config, prompts, events)
+    if not list_states(recorded_run(config.run)[0] / "states"):
+        tell_start_references(config, trained, events)
     drawn = DrawSettings.of(config.sample, files.version)
     tell_unused_options(config, drawn, prompts, events)
     require_taught(config, data.samples, events)

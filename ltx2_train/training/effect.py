@@ -27,6 +27,17 @@ def require_learning(config: RunConfig, dataset: DatasetConfig) -> None:
         for one in entries
     ):
         _refuse(config, any(one.video_loss_weight == 0 or one.audio_loss_weight == 0 for one in entries))
+    held = dataset.validation_datasets if config.validation.wanted else ()
+    plain = config.model_copy(update={"regularizers": type(config.regularizers)()})  # they are not measured
+    if held and not any(
+        _learns(plain, one.video_loss_weight, one.audio_loss_weight, one.kind != "audio", one.may_have_sound)
+        for one in held
+    ):
+        raise ConfigError(
+            f"The validation loss would always be 0: {' and '.join(_weights(config, own=True))} are 0 for every clip "
+            "of the [[validation_datasets]]. Raise one of them (1 is usual), or set validation.every and "
+            "validation.every_epochs to 0."
+        )
 
 
 def require_taught(config: RunConfig, samples: Sequence[Sample], events: Events) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from ..config.base_files import BaseFiles
 from ..config.slider import SliderSettings, SliderTarget
 from ..dataset.cache_names import LATENT_SUFFIX, mask_cache_name, text_cache_name
 from ..dataset.entry import REFERENCE_FOLDER
+from ..dataset.media_index import MediaIndex
 from ..dataset.windows import IMAGE_FPS
 from ..errors import CacheError, ConfigError
 from ..events import Events
@@ -197,6 +198,13 @@ def _pairs(slider: SliderSettings, recipe: CacheRecipe, events: Events) -> Slide
         )
     if alike:
         events.message(f"Pairs of which both sides are the same, and teach nothing: {_listed(alike)}.", "warning")
+    if changed := [one for folder in (positive, negative) for one in _changed(folder, pairs.values())]:
+        more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
+        events.message(
+            f"Media were changed since they were encoded, and the slider is trained on what they were: "
+            f"{', '.join(changed[:_NAMED])}{more}. Encode them again with `ltx2-train cache build`.",
+            "warning",
+        )
     for what, beside in _beside(positive, negative, both):
         events.message(
             f"{what} lie beside the latents, and a slider has no use for them: {_listed(beside)}.", "warning"
@@ -216,6 +224,15 @@ def _alike(one: CacheFile, other: CacheFile) -> bool:
     """Whether two files hold the same latents."""
     sums = one.record(CHECK_SUMS), other.record(CHECK_SUMS)
     return sums[0] == sums[1] if all(sums) else torch.equal(one.latents(), other.latents())
+
+
+def _changed(folder: Path, pairs: Iterable[tuple[CacheFile, ...]]) -> Iterator[str]:
+    """Which media are not what their latents in `folder` were made from, as far as it is known where they lie."""
+    index = MediaIndex(folder)
+    for file in (file for pair in pairs for file in pair if file.path.parent == folder):
+        parsed = CachedName.parse(file.path.name)
+        if parsed is not None and file.fingerprinted and (reason := index.change(parsed.stem, file.record("source"))):
+            yield f"{folder.name}: {reason}"
 
 
 def _beside(positive: Path, negative: Path, names: Sequence[str]) -> list[tuple[str, list[str]]]:

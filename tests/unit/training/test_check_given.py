@@ -1,9 +1,15 @@
+"""What conditions give is found before anything is loaded.
+
+The file is long as its code looks at settings, samples and prompts.
+"""
+
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
 import torch
+from lora_files import BLOCK, pair, write_lora
 from unit.training.step_parts import make_sample
 
 from ltx2_train.caching.cache_file import MASK_KEY, SILENCE
@@ -14,7 +20,14 @@ from ltx2_train.errors import ConfigError
 from ltx2_train.events import Events
 from ltx2_train.files import write_tensors
 from ltx2_train.shapes import LatentShape
-from ltx2_train.training.check_given import as_cached, check_samples, check_streams, check_supplied, tell_ungiven
+from ltx2_train.training.check_given import (
+    as_cached,
+    check_samples,
+    check_streams,
+    check_supplied,
+    tell_start_references,
+    tell_ungiven,
+)
 from ltx2_train.training.watch import LossWatch
 
 
@@ -388,3 +401,22 @@ def test_a_step_with_nothing_to_learn_is_told_once_with_its_file(generated):
     assert not generated or told.texts[0][1].startswith(
         "Step 2: nothing of the picture of fox.mp4 was left to learn, and its loss is 0: all of it was given"
     )
+
+
+@pytest.mark.parametrize(
+    ("conditions", "factor", "said"),
+    [
+        ([], 2, "was trained with references, and this run gives none"),
+        ([{"type": "reference"}], 1, "was trained with reference_downscale = 2, and the dataset has 1. Set it to 2"),
+        ([{"type": "reference"}], 2, ""),
+    ],
+)
+def test_a_start_that_learned_from_references_is_gone_on_with_by_them(tmp_path, conditions, factor, said):
+    start = write_lora(
+        tmp_path / "a.safetensors", {f"{BLOCK}.attn1.to_q": pair(2)}, {"reference_downscale_factor": "2"}
+    )
+    config = run("video", lora={"weights": start}, video=given(*conditions))
+    told = Told()
+    tell_start_references(config, Trained(downscale=factor), told)
+    assert [text for _, text in told.texts if said and said in text] == [text for _, text in told.texts]
+    assert len(told.texts) == bool(said)

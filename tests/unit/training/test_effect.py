@@ -59,6 +59,15 @@ def test_weights_that_keep_every_clip_out_of_the_loss_are_refused(run, entry, na
         require_learning(make_run(run), dataset)
 
 
+def test_a_validation_that_would_measure_nothing_is_refused(tmp_path):
+    held = {"video_directory": "b", "video_loss_weight": 0}
+    table = {"datasets": [{"video_directory": "a"}], "validation_datasets": [held]}
+    dataset = DatasetConfig.from_table(table, tmp_path)
+    require_learning(make_run({}), dataset)
+    with pytest.raises(ConfigError, match=r"would always be 0: .*video_loss_weight of the datasets are 0"):
+        require_learning(make_run({"validation": {"every": 1}}), dataset)
+
+
 @pytest.mark.parametrize(
     ("run", "entry"),
     [
