@@ -339,7 +339,9 @@ def _require_two_stages(prompt: Prompt, mode: Mode) -> None:
             )
 
 
-def unused_options(given: SampleSettings, settings: DrawSettings, prompts: Sequence[Prompt]) -> list[str]:
+def unused_options(
+    given: SampleSettings, settings: DrawSettings, prompts: Sequence[Prompt], mode: Mode = "av"
+) -> list[str]:
     """A sentence for each of the `given` settings that none of `prompts` makes use of; `settings` are all of them.
 
     Where a run draws nothing there are no prompts.
@@ -362,7 +364,9 @@ def unused_options(given: SampleSettings, settings: DrawSettings, prompts: Seque
             f"sample.{name} has no effect in training: no samples are drawn (sample.every is 0)." for name, _ in idle
         ]
     own = [one.text for one in prompts if one.negative not in ("", settings.negative_prompt) and not one.needs_negative]
+    mute = ["sample.audio = off has no effect: model.mode is audio, and samples are sound alone."]
     return [
+        *(mute if mode == "audio" and given.audio == "off" else ()),
         *(f"sample.{name} has no effect: {why}." for name, why in idle),
         *(f"--n of {text[:60]!r} has no effect: it is drawn with a guidance of 1. Raise it (--g)." for text in own),
     ]

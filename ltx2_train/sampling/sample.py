@@ -133,7 +133,7 @@ def tell_idle(
     if lora is None and run.sample.strength != 1:
         idle.append(f"sample.strength = {run.sample.strength:g} has no effect: no LoRA is given (--lora).")
     rounded = rounded_sizes(prompts, run.model.mode)
-    for text in (*idle, *rounded, *unused_options(run.sample, settings, prompts)):
+    for text in (*idle, *rounded, *unused_options(run.sample, settings, prompts, run.model.mode)):
         events.message(text, "warning")
 
 

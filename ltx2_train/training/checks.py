@@ -214,7 +214,7 @@ def tell_unused_options(config: RunConfig, drawn: DrawSettings, prompts: Sequenc
     told = tuple(f"{one.setting} " for one in config.without_effect)
     for text in rounded_sizes(prompts, config.model.mode):
         events.message(text, "warning")
-    for text in unused_options(config.sample, drawn, prompts):
+    for text in unused_options(config.sample, drawn, prompts, config.model.mode):
         if not text.startswith(told):
             events.message(text, "warning" if drawn.wanted else "info")
 
@@ -574,9 +574,4 @@ def check_groups(config: RunConfig) -> None:
         raise ConfigError(
             f"{name} is {share:g} and quant.loftq is on: the LoRA then holds a part of the base, which must not be "
             f"dropped. Set {name} to 0, or switch quant.loftq off."
-        )
-    if not config.sample.every_epochs and config.sample.every > config.train.steps and not config.sample.at_start:
-        raise ConfigError(
-            f"sample.every is {config.sample.every} but the run has {config.train.steps} steps and sample.at_start is "
-            "off, so no sample would be drawn. Lower sample.every or set it to 0."
         )

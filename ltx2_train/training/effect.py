@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..config import RunConfig
+from ..config import RunConfig, SampleSettings, TrainSettings
 from ..dataset.dataset_file import DatasetConfig
 from ..errors import ConfigError
 from ..events import Events
@@ -117,7 +117,7 @@ def tell_lengths(config: RunConfig, total: int, events: Events) -> None:
 
 
 def _too_long(config: RunConfig, total: int) -> Iterable[str]:
-    schedule, validation = config.schedule, config.validation
+    schedule, validation, sample = config.schedule, config.validation, config.sample
     if schedule.name != "constant" and schedule.warmup >= max(2, total):
         yield (
             f"schedule.warmup is {schedule.warmup:g} steps, so the learning rate rises until the end and never stays "
@@ -132,6 +132,11 @@ def _too_long(config: RunConfig, total: int) -> Iterable[str]:
         settings = getattr(config.regularizers, name)
         if settings.weight and settings.warmup_steps >= total:
             yield f"regularizers.{name}.warmup_steps is {settings.warmup_steps}, so it never counts in full"
+    if sample.every > total and sample.every != SampleSettings().every and not sample.every_epochs:
+        when = "before the first step and " if sample.at_start else ""
+        yield f"sample.every is {sample.every}, so samples are drawn {when}at the end alone"
+    if config.train.norms_every > total and config.train.norms_every != TrainSettings().norms_every:
+        yield f"train.norms_every is {config.train.norms_every}, so norms are never measured"
     if validation.every > total and not validation.every_epochs:
         when = "before the first step and " if validation.at_start else ""
         yield f"validation.every is {validation.every}, so the loss is measured {when}at the end alone"

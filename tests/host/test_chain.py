@@ -460,10 +460,6 @@ def pressed(nodes, chain, monkeypatch):
             r"(?s)train_seed: was 7, now 8\n.*scheduler: was linear, now cosine",
         ),
         ({"if_exists": "error"}, r"exists in .* and if_exists is 'error'"),
-        (
-            {"sample_every": 9, "sample_at_start": False},
-            "sample_every is 9 but the run has 3 steps and sample_at_start is off",
-        ),
     ],
 )
 def test_what_train_lora_would_refuse_is_refused_before_anything_is_encoded(chain, pressed, widgets, message):

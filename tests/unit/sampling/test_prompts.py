@@ -151,6 +151,11 @@ def test_settings_that_no_prompt_uses_are_named(tmp_path):
     assert named == ["sample.negative_prompt", "sample.rescale", "sample.include_reference"]
     prompts.append(parse_prompt("A hen --g 3", plain))
     assert [line.split()[0] for line in unused_options(plain, plain, prompts)] == ["sample.include_reference"]
+    mute = DrawSettings(audio="off", guidance=1, stg=0, image_crf=0)
+    assert unused_options(mute, mute, [parse_prompt("A fox", mute)]) == []
+    assert unused_options(mute, mute, [parse_prompt("A fox", mute)], "audio") == [
+        "sample.audio = off has no effect: model.mode is audio, and samples are sound alone."
+    ]
     crf = DrawSettings(image_crf=10)
     assert unused_options(crf, crf, [parse_prompt("A fox", crf)]) == [
         "sample.image_crf has no effect: no sample begins with a picture (--i)."

@@ -131,6 +131,10 @@ def test_a_batch_that_is_never_full_is_named(samples, size, said):
         ({"regularizers": {"rollout": {"weight": 0.1, "warmup_steps": 30}}}, "rollout.warmup_steps is 30"),
         ({"validation": {"every": 20}}, "validation.every is 20"),
         ({"validation": {"every": 10}}, ""),
+        ({"sample": {"every": 20}}, "sample.every is 20, so samples are drawn before the first step and at the end"),
+        ({"sample": {"every": 20, "at_start": False}}, "sample.every is 20, so samples are drawn at the end alone"),
+        ({"sample": {"every": 10, "at_start": False}}, ""),
+        ({"train": {"norms_every": 11}}, "train.norms_every is 11, so norms are never measured"),
     ],
 )
 def test_what_takes_longer_than_the_run_is_named(run, named):
