@@ -41,7 +41,8 @@ def run_import(args: argparse.Namespace, events: ConsoleEvents) -> int:
         print(f"Put that right in {run}{data}, then: {imported.commands(run)}")
         return 1
     if not imported.complete:
-        print(f"That is left out of {run}. Where the run can do without it: {imported.commands(run)}")
+        data = run.with_name("dataset.toml") if imported.left_out else run
+        print(f"That is left out of {data}. Where the run can do without it: {imported.commands(run)}")
         return 1
     print(f"Next: {imported.commands(run)}")
     return 0

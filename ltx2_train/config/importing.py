@@ -42,7 +42,8 @@ class Imported:
     """What came of a file: settings of a run, the table of a dataset file, and a line for each name that it gave.
 
     `data` is the table of the dataset file, or None where the source names none that can be read; `lists` are texts of
-    files that go beside it; `problems` are sentences on what has to be put right by hand.
+    files that go beside it; `problems` are sentences on what has to be put right by hand, `left_out` those on media
+    of a folder that no dataset takes.
     """
 
     source: Path
@@ -53,6 +54,7 @@ class Imported:
     data_notes: list[str] = field(default_factory=list)
     lists: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     whole_run: bool = True
     datasets: list[Path] = field(default_factory=list)  # dataset files that the source names
@@ -70,7 +72,7 @@ class Imported:
     @property
     def complete(self) -> bool:
         """Whether nothing has to be put right by hand but for paths that are not there."""
-        return not self.problems and not self.translation.of("not usable", "unknown")
+        return not self.problems and not self.left_out and not self.translation.of("not usable", "unknown")
 
     def run_toml(self, out: Path) -> str:
         """The text of the run file, for the folder `out`."""
@@ -86,6 +88,7 @@ class Imported:
             return ""
         head = [f"# By `ltx2-train import` from {self.source.name}."]
         head += [f"# {note}" for note in self.data_notes]
+        head += [f"# Not taken over: {line}." for line in self.left_out]
         head += [
             f"# {line.settings[0]} is {line.name} of {self.source.name}." for line in self.translation.of("dataset")
         ]
@@ -184,6 +187,7 @@ class Imported:
         left_out = self.translation.of("not usable", "unknown", "not yet", "replaced", "other command")
         text += [f"  {line}" for line in lines_in_words(left_out)]
         text += [f"  {problem}" for problem in self.problems]
+        text += [f"  not taken over: {line}" for line in self.left_out]
         return "\n".join([*text, *self.translation.assumptions()])
 
 
@@ -225,11 +229,21 @@ def _of_folder(path: Path) -> Imported:
         )
     imported = Imported(path, "community", Translation("community"), path.absolute().parent, whole_run=False)
     imported.data, imported.data_notes = layout.table, [f"{layout.words}."]
+    imported.left_out = layout.left
     _size_for_a_start(layout, imported)
     if layout.rows:
         imported.lists[LIST_NAME] = layout.list_text()
+        _use_pairs(layout, imported)
     imported.translation.put("data.config", DATASET_NAME, path.name)
     return imported
+
+
+def _use_pairs(layout: FolderLayout, imported: Imported) -> None:
+    """What a run needs to train on all that the pairs give."""
+    if any("control_path" in row for row in layout.rows):
+        imported.translation.put("video.conditions", [{"type": "reference"}], "NAME_start")
+    if any("audio_path" in row for row in layout.rows):
+        imported.translation.put("model.mode", "av", "NAME_audio")
 
 
 def _size_for_a_start(layout: FolderLayout, imported: Imported) -> None:

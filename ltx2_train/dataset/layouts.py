@@ -8,28 +8,44 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..errors import DataError
+from ..files import below, is_hidden
 from ..media.images import IMAGE_SUFFIXES
+from ..media.names import is_dir, is_file
 from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import VIDEO_SUFFIXES
+from .captions import read_captions
 
 _REPEATS = re.compile(r"(\d+)_(.+)")
 _PART = re.compile(r"(?P<root>.+)_(?P<part>start|end|audio)", re.IGNORECASE)
 _KINDS = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES, "audio": AUDIO_SUFFIXES}
+_PICTURES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
+_MEDIA = _PICTURES | AUDIO_SUFFIXES
+_COLUMNS = {"start": "control_path", "audio": "audio_path"}  # of a pair, and what a list calls them
+_CAPTION = ".txt"
+_SHOWN_AT_MOST = 5
 LIST_NAME = "pairs.jsonl"
+# what lies beside media and is none: caches, lists and settings, and what the system writes
+BESIDE_MEDIA = frozenset((".safetensors", ".toml", ".json", ".jsonl", ".csv", ".npz"))
+OF_THE_SYSTEM = frozenset(("thumbs.db", "desktop.ini"))
 
 
 @dataclass
 class FolderLayout:
-    """A dataset file for a folder: its table, and the text of a list that goes beside it, if any."""
+    """A dataset file for a folder: its table, and the text of a list that goes beside it, if any.
+
+    `left` are sentences on what of the folder it does not take.
+    """
 
     words: str
     table: dict[str, Any]
     rows: list[dict[str, str]] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
 
     def list_text(self) -> str:
         """The list, one object a line."""
@@ -37,74 +53,133 @@ class FolderLayout:
 
 
 def folder_layout(folder: Path) -> FolderLayout | None:
-    """What the layout of `folder` comes to, or None where it holds no media. Paths in it are absolute."""
-    files = _files(folder)
-    repeated = {
-        sub: (int(found[1]), found[2], kind)
-        for sub in sorted(path for path in folder.iterdir() if path.is_dir())
-        if (found := _REPEATS.fullmatch(sub.name)) and (kind := _kind(_files(sub)))
-    }
-    if repeated:
-        entries = [
-            {f"{kind}_directory": str(sub.absolute()), "num_repeats": max(1, repeats)}
-            for sub, (repeats, _, kind) in repeated.items()
-        ]
-        words = f"{len(repeated)} sub-folders as kohya's scripts want them, with their repeats in the name"
-        return FolderLayout(words, {"datasets": entries})
-    if rows := _pairs(files):
+    """What the layout of `folder` comes to, or None where it holds no media. Paths in it are absolute.
+
+    Raises OSError where it cannot be opened, DataError where a caption of a pair is no text.
+    """
+    repeated = {sub: int(found[1]) for sub in _folders(folder) if (found := _REPEATS.fullmatch(sub.name))}
+    taken = {sub: entries for sub, repeats in repeated.items() if repeats and (entries := _entries(sub))}
+    if taken:
+        entries = [{**entry, "num_repeats": repeated[sub]} for sub, of_sub in taken.items() for entry in of_sub]
+        words = f"{len(taken)} sub-folders as kohya's scripts want them, with their repeats in the name"
+        return FolderLayout(words, {"datasets": entries}, left=list(_left_of_repeated(folder, repeated)))
+    rows, left = _pairs(_files(folder))
+    if rows:
         words = f"{len(rows)} pairs as fal's trainer wants them: NAME_start is what is given, NAME_end what comes of it"
-        return FolderLayout(words, {"datasets": [{"video_jsonl_file": LIST_NAME, "cache_directory": "cache"}]}, rows)
-    kind = _kind(files)
-    return (
-        FolderLayout(f"a folder of {kind}s", {"datasets": [{f"{kind}_directory": str(folder.absolute())}]})
-        if kind
-        else None
-    )
+        table = {"datasets": [{"video_jsonl_file": LIST_NAME, "cache_directory": "cache"}]}
+        return FolderLayout(words, table, rows, [*left, *_left_folders(_folders(folder), "is not looked into")])
+    if entries := _entries(folder):
+        kinds = " and ".join(f"{kind}s" for kind in _KINDS if any(f"{kind}_directory" in one for one in entries))
+        left = [*_left_files(folder), *_left_folders(_folders(folder), "is not looked into; recursive = true takes it")]
+        return FolderLayout(f"a folder of {kinds}", {"datasets": entries}, left=left)
+    return None
 
 
 def explain_layout(folder: Path) -> str:
     """A sentence on a layout that is another program's; empty where it is none."""
     try:
         layout = folder_layout(folder)
-    except OSError:  # no folder, or one that cannot be opened
+    except (OSError, DataError):  # no folder, or one that cannot be opened
         return ""
     if layout is None or ("num_repeats" not in layout.table["datasets"][0] and not layout.rows):
         return ""
     return f"It holds {layout.words}. `ltx2-train import {folder}` writes a dataset file for them."
 
 
-def _pairs(files: list[Path]) -> list[dict[str, str]]:
+def _entries(folder: Path) -> list[dict[str, Any]]:
+    """A dataset for the videos of a folder and one for its images, or one for its sounds where it has nothing else."""
+    held = _held(folder)
+    entries: list[dict[str, Any]] = [{f"{kind}_directory": str(folder.absolute())} for kind in held]
+    for entry in entries[1:]:  # the first has its caches beside the media
+        entry["cache_directory"] = str((folder / "image_caches").absolute())
+    return entries
+
+
+def _held(folder: Path) -> list[str]:
+    endings = {path.suffix.lower() for path in _files(folder)}
+    there = [kind for kind, suffixes in _KINDS.items() if endings & suffixes]
+    return [kind for kind in there if kind != "audio"] or there
+
+
+def _left_of_repeated(folder: Path, repeated: Mapping[Path, int]) -> Iterator[str]:
+    """What kohya's scripts do not take either, and what of their sub-folders is no medium of a dataset."""
+    none = [sub for sub, repeats in repeated.items() if not repeats]
+    yield from _left_folders(none, "has 0 repeats in its name")
+    others = [sub for sub in _folders(folder) if sub not in repeated]
+    yield from _left_folders(others, "has no number of repeats in front of its name, as 10_name has")
+    loose = [path for path in _files(folder) if not _is_beside(path)]
+    yield from _named(loose, "lies beside the sub-folders, not in one")
+    for sub in (sub for sub, repeats in repeated.items() if repeats):
+        yield from _left_files(sub, f"{sub.name}/")
+        yield from _left_folders(_folders(sub), "is not looked into; recursive = true takes it", f"{sub.name}/")
+
+
+def _left_files(folder: Path, where: str = "") -> Iterator[str]:
+    """The files of `folder` that no dataset of `_entries` takes and that are no captions."""
+    taken = frozenset(ending for kind in _held(folder) for ending in _KINDS[kind])
+    others = [path for path in _files(folder) if path.suffix.lower() not in taken and not _is_beside(path)]
+    sounds = [path for path in others if path.suffix.lower() in AUDIO_SUFFIXES]
+    yield from _named(
+        sounds,
+        'is a sound beside pictures. audio_source = "audio_files" takes it as the sound of the clip of its name, '
+        "audio_directory as a recording of its own",
+        where,
+    )
+    yield from _named([path for path in others if path not in sounds], "is of a kind that is not read", where)
+
+
+def _left_folders(folders: Sequence[Path], why: str, where: str = "") -> Iterator[str]:
+    holding = [folder for folder in folders if any(path.suffix.lower() in _MEDIA for path, _ in below(folder, True))]
+    yield from _named(holding, why, where)
+
+
+def _named(paths: Collection[Path], why: str, where: str = "") -> Iterator[str]:
+    """A sentence that names `paths`, each of which `why` tells of; none where there are none."""
+    if paths:
+        names = [f"{where}{path.name}" for path in paths][:_SHOWN_AT_MOST]
+        more = f" and {len(paths) - len(names)} more" if len(paths) > len(names) else ""
+        yield f"{', '.join(names)}{more}: {why}"
+
+
+def _is_beside(path: Path) -> bool:
+    """Whether a file is one that goes with media: a caption, which is looked for by name, a cache or a list."""
+    return path.suffix.lower() in {_CAPTION, *BESIDE_MEDIA} or path.name.lower() in OF_THE_SYSTEM
+
+
+def _pairs(files: Sequence[Path]) -> tuple[list[dict[str, str]], list[str]]:
+    """The rows of a list, and sentences on the files that belong to none."""
     groups: dict[str, dict[str, Path]] = {}
     for path in files:
-        if found := _PART.fullmatch(path.stem):
-            groups.setdefault(found["root"], {})[found["part"].lower()] = path
-    captions = {path.stem: path for path in files if path.suffix.lower() == ".txt"}
-    rows = []
-    for root, parts in sorted(groups.items()):
-        if "end" not in parts or not ("start" in parts or "audio" in parts):
-            continue
-        row = {"video_path": str(parts["end"].absolute()), "caption": _caption(root, parts, captions)}
-        if "start" in parts:
-            row["control_path"] = str(parts["start"].absolute())
-        if "audio" in parts:
-            row["audio_path"] = str(parts["audio"].absolute())
+        found = _PART.fullmatch(path.stem)
+        if found and path.suffix.lower() in (AUDIO_SUFFIXES if found["part"].lower() == "audio" else _PICTURES):
+            groups.setdefault(found["root"], {}).setdefault(found["part"].lower(), path)
+    pairs = {root: parts for root, parts in sorted(groups.items()) if "end" in parts and len(parts) > 1}
+    captions = {path.stem: path for path in files if path.suffix.lower() == _CAPTION}
+    rows: list[dict[str, str]] = []
+    warnings: list[str] = []
+    used: set[Path] = set()
+    for root, parts in pairs.items():
+        beside = captions.get(root) or captions.get(parts["end"].stem)
+        used |= {*parts.values(), *([beside] if beside else [])}
+        (caption, *_), warning = read_captions(beside) if beside else ([""], None)
+        warnings += [warning] if warning else []
+        row = {"video_path": str(parts["end"].absolute()), "caption": caption}
+        row |= {key: str(parts[part].absolute()) for part, key in _COLUMNS.items() if part in parts}
         rows.append(row)
-    return rows
-
-
-def _caption(root: str, parts: Mapping[str, Path], captions: Mapping[str, Path]) -> str:
-    for stem in (root, parts["end"].stem):
-        if stem in captions:
-            return captions[stem].read_text(encoding="utf-8-sig", errors="replace").strip()
-    return ""
-
-
-def _kind(files: list[Path]) -> str:
-    """What most of the media among `files` are; empty where there are none."""
-    counts = {kind: sum(path.suffix.lower() in endings for path in files) for kind, endings in _KINDS.items()}
-    best = max(counts, key=lambda kind: counts[kind])
-    return best if counts[best] else ""
+    rest = [path for path in files if path not in used and (path.suffix.lower() == _CAPTION or not _is_beside(path))]
+    alone = [path for path in rest if path.suffix.lower() in _MEDIA]
+    left = [
+        *warnings,
+        *_named([path for path in alone if _PART.fullmatch(path.stem)], "has no partner of its name, or a double"),
+        *_named([path for path in alone if not _PART.fullmatch(path.stem)], "is no part of a pair"),
+        *_named([path for path in rest if path not in alone], "belongs to no pair"),
+    ]
+    return rows, left
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if is_file(path) and not is_hidden(path, folder))
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if is_dir(path) and not is_hidden(path, folder))

@@ -9,13 +9,11 @@ from pathlib import Path
 from ..dataset.companions import folders_beside
 from ..dataset.dataset_file import DatasetRef, DatasetSettings
 from ..dataset.items import Item
+from ..dataset.layouts import BESIDE_MEDIA, OF_THE_SYSTEM
 from ..dataset.scan import MEDIA_SUFFIXES, unread_kind
 from ..files import CLOSED, below, is_hidden
 from ..media.names import name_key, readable, shown_path, why_unreadable
 from .check_report import Finding
-
-OURS = frozenset((".safetensors", ".toml", ".json", ".jsonl", ".csv", ".npz"))  # caches, lists and settings
-SYSTEM = frozenset(("thumbs.db", "desktop.ini"))
 
 
 def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[DatasetSettings]) -> list[Finding]:
@@ -61,7 +59,7 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
             media.add(name_key(str(path.with_suffix(""))))
             if entry.kind != kind:  # of those the plan says it
                 strays.append((path, f"is {what}", f"{mend[0].upper()}{mend[1:]}, for {kind}_directory."))
-        elif ending not in OURS and path.name.lower() not in SYSTEM:
+        elif ending not in BESIDE_MEDIA and path.name.lower() not in OF_THE_SYSTEM:
             kind = next((kind for kind, endings in MEDIA_SUFFIXES.items() if ending in endings), None)
             if kind:
                 media.add(name_key(str(path.with_suffix(""))))  # whose caption is no stray

@@ -1,7 +1,6 @@
 """Files of the official trainer, of SimpleTuner and of LyCORIS as run files: what becomes of their settings."""
 
 import json
-from pathlib import Path
 
 import pytest
 from unit.config.community_files import written
@@ -237,23 +236,6 @@ def test_an_audio_backend_makes_an_audio_run(tmp_path):
         3.0,
         30,
     )
-
-
-def test_folders_of_other_programs_become_datasets(tmp_path):
-    for name in ("10_fox/a.png", "3_hare/b.mp4"):
-        written(tmp_path, f"train/{name}", "")
-    made = import_settings(tmp_path / "train")
-    first, second = made.data["datasets"]
-    assert (Path(first["image_directory"]).name, first["num_repeats"]) == ("10_fox", 10)
-    assert (Path(second["video_directory"]).name, second["num_repeats"]) == ("3_hare", 3)
-    for name in ("a_start.mp4", "a_end.mp4", "a_audio.wav", "b.mp4"):
-        written(tmp_path, f"pairs/{name}", "")
-    written(tmp_path, "pairs/a.txt", "it turns")
-    made = import_settings(tmp_path / "pairs")
-    (row,) = [json.loads(line) for line in made.lists["pairs.jsonl"].splitlines()]
-    assert Path(row["video_path"]).name == "a_end.mp4"
-    assert Path(row["control_path"]).name == "a_start.mp4"
-    assert (Path(row["audio_path"]).name, row["caption"]) == ("a_audio.wav", "it turns")
 
 
 def test_networks_of_lycoris_are_taken_over(tmp_path):
