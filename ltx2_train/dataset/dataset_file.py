@@ -33,7 +33,7 @@ from .entry import (
 )
 from .entry_types import wrong_types
 from .foreign_keys import translate
-from .idle_entries import idle_entries, idle_of, measured, settled
+from .idle_entries import idle_entries, idle_of, settled
 from .manifest import dataset_table, is_manifest
 from .simpletuner import is_backends, read_backends
 
@@ -142,7 +142,7 @@ class DatasetConfig(Settings):
         if unused:
             raise ConfigError(refusal_text(source, unused))
         if not (foreign or is_manifest(given)):
-            said += settled(config.refs, shared) + measured(config.refs, shared)
+            said += settled(config.refs, shared)
         config._notes = (*notes, *more, *said)
         parts = {
             key: tuple(_absolute(entry, folder) for entry in getattr(config, key))

@@ -88,26 +88,6 @@ def settled(refs: Sequence[DatasetRef], shared: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def measured(refs: Sequence[DatasetRef], shared: Mapping[str, Any]) -> list[str]:
-    """A sentence for each dataset for validation that says how its clips are fed: each is measured once and alone.
-
-    `shared` is what [general] says, which is meant for those to train on.
-    """
-    notes = []
-    for ref in refs:
-        names = [
-            f"{name} = {value}"
-            for name in ("batch_size", "num_repeats")
-            if ref.validation and (value := getattr(ref.entry, name)) not in (1, shared.get(name))
-        ]
-        if names:
-            have = "has" if len(names) == 1 else "have"
-            notes.append(
-                f"{ref.name}: {' and '.join(names)} {have} no effect, since each clip is measured once, alone."
-            )
-    return notes
-
-
 def idle_of(entry: DatasetSettings) -> list[Idle]:
     """The settings of a dataset without effect; of one that is read from caches none, since they made it."""
     return [] if entry.from_caches else idle(entry)

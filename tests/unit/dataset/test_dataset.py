@@ -108,17 +108,6 @@ def test_wrong_files_are_refused_in_words_that_help(tmp_path, text, words):
         assert word in str(caught.value)
 
 
-def test_how_clips_are_fed_has_no_effect_where_they_are_measured(tmp_path):
-    text = '[general]\nbatch_size = 4\n[[datasets]]\nvideo_directory = "a"\n[[validation_datasets]]\n'
-    held = 'video_directory = "b"\n'
-    assert DatasetConfig.read(write(tmp_path, text + held)).notes == ()
-    notes = DatasetConfig.read(write(tmp_path, f"{text}{held}num_repeats = 5\nbatch_size = 3")).notes
-    assert notes == (
-        "validation_datasets[0]: batch_size = 3 and num_repeats = 5 have no effect, since each clip is measured once, "
-        "alone.",
-    )
-
-
 @pytest.mark.parametrize("other", ["./a/../cache", "link"])
 def test_one_folder_of_caches_is_known_by_its_other_names(tmp_path, other):
     (tmp_path / "cache").mkdir()
