@@ -107,7 +107,7 @@ def _left_of_repeated(folder: Path, repeated: Mapping[Path, int]) -> Iterator[st
     yield from _left_folders(none, "has 0 repeats in its name")
     others = [sub for sub in _folders(folder) if sub not in repeated]
     yield from _left_folders(others, "has no number of repeats in front of its name, as 10_name has")
-    loose = [path for path in _files(folder) if not _is_beside(path)]
+    loose = [path for path in _files(folder) if not is_beside_media(path)]
     yield from _named(loose, "lies beside the sub-folders, not in one")
     for sub in (sub for sub, repeats in repeated.items() if repeats):
         yield from _left_files(sub, f"{sub.name}/")
@@ -117,7 +117,7 @@ def _left_of_repeated(folder: Path, repeated: Mapping[Path, int]) -> Iterator[st
 def _left_files(folder: Path, where: str = "") -> Iterator[str]:
     """The files of `folder` that no dataset of `_entries` takes and that are no captions."""
     taken = frozenset(ending for kind in _held(folder) for ending in _KINDS[kind])
-    others = [path for path in _files(folder) if path.suffix.lower() not in taken and not _is_beside(path)]
+    others = [path for path in _files(folder) if path.suffix.lower() not in taken and not is_beside_media(path)]
     sounds = [path for path in others if path.suffix.lower() in AUDIO_SUFFIXES]
     yield from _named(
         sounds,
@@ -141,7 +141,7 @@ def _named(paths: Collection[Path], why: str, where: str = "") -> Iterator[str]:
         yield f"{', '.join(names)}{more}: {why}"
 
 
-def _is_beside(path: Path) -> bool:
+def is_beside_media(path: Path) -> bool:
     """Whether a file is one that goes with media: a caption, which is looked for by name, a cache or a list."""
     return path.suffix.lower() in {_CAPTION, *BESIDE_MEDIA} or path.name.lower() in OF_THE_SYSTEM
 
@@ -166,7 +166,9 @@ def _pairs(files: Sequence[Path]) -> tuple[list[dict[str, str]], list[str]]:
         row = {"video_path": str(parts["end"].absolute()), "caption": caption}
         row |= {key: str(parts[part].absolute()) for part, key in _COLUMNS.items() if part in parts}
         rows.append(row)
-    rest = [path for path in files if path not in used and (path.suffix.lower() == _CAPTION or not _is_beside(path))]
+    rest = [
+        path for path in files if path not in used and (path.suffix.lower() == _CAPTION or not is_beside_media(path))
+    ]
     alone = [path for path in rest if path.suffix.lower() in _MEDIA]
     left = [
         *warnings,

@@ -16,8 +16,9 @@ import torch
 
 from ..dataset.captions import NOT_TEXT
 from ..device import card_is_full, release
-from ..errors import ConfigError, OutOfMemory
+from ..errors import CheckpointError, ConfigError, OutOfMemory
 from ..events import Events
+from ..weights.reader import TensorFile
 
 THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -91,6 +92,7 @@ def clean(text: str) -> str:
 
 
 def _load(key: str, folder: Path, kind: Any, device: torch.device, events: Events) -> tuple[Any, Any]:
+    from safetensors import SafetensorError
     from transformers import AutoProcessor
 
     if not (folder / "config.json").is_file():
@@ -103,9 +105,15 @@ def _load(key: str, folder: Path, kind: Any, device: torch.device, events: Event
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     try:
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-        model = kind.from_pretrained(folder, local_files_only=True, dtype=dtype)
+        model, report = kind.from_pretrained(folder, local_files_only=True, dtype=dtype, output_loading_info=True)
+        if lacking := sorted(report["missing_keys"]):
+            raise ConfigError(
+                f"{key}: {folder} lacks {len(lacking)} weights of its model, the first is {lacking[0]}; it would write "
+                "by random numbers in their place. Download the model again."
+            )
         return processor, model.to(device).eval()
-    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
+        _refuse_damaged(key, folder)
         if card_is_full(error):
             raise OutOfMemory(
                 f"{key}: {folder} does not fit on {device}. Use a smaller model, or --device cpu."
@@ -115,6 +123,15 @@ def _load(key: str, folder: Path, kind: Any, device: torch.device, events: Event
             f"{key}: {folder} cannot be loaded with {kind.__name__}: {reason}. Is it the right kind of model, whole, "
             "and known to the installed transformers?"
         ) from error
+
+
+def _refuse_damaged(key: str, folder: Path) -> None:
+    """Raise ConfigError where a file of weights is cut short, or none."""
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            TensorFile(file, "model")
+        except CheckpointError as error:
+            raise ConfigError(f"{key}: {error}") from None
 
 
 def _generate(model: Any, inputs: Any, device: torch.device, events: Events, **more: Any) -> torch.Tensor:

@@ -97,7 +97,7 @@ def caption_media(
     chosen = dict(model=model, whisper=whisper, prompt=prompt, prefix=prefix, speaker=speaker, frames=frames)
     notes = _Notes(folder / NOTES, {key: str(value) for key, value in chosen.items()})
     failed: list[tuple[Path, str]] = []
-    jobs, kept = _jobs(folder, overwrite, notes, failed)
+    jobs, kept = _jobs(folder, overwrite, notes, failed, events)
     tell_passed_over(folder, None, tuple(MEDIA_SUFFIXES), events)
     jobs = _each("look into files", jobs, failed, events, _probe)
     where = pick_device(device)
@@ -166,10 +166,13 @@ class _Notes:
         write_text(self.path, json.dumps(kept, ensure_ascii=False))
 
 
-def _jobs(folder: Path, overwrite: bool, notes: _Notes, failed: list[tuple[Path, str]]) -> tuple[list[_Job], int]:
+def _jobs(
+    folder: Path, overwrite: bool, notes: _Notes, failed: list[tuple[Path, str]], events: Events
+) -> tuple[list[_Job], int]:
     """The media that need a caption, and how many have one. Of two that share a caption the one to be seen counts.
 
-    Where something else than a file lies in the place of a caption, that is added to `failed`.
+    The other is added to `failed`, or told of if it is the sound of a clip; added is also what has something else than
+    a file in the place of its caption.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder. Name the folder with the media.", folder)
@@ -186,7 +189,14 @@ def _jobs(folder: Path, overwrite: bool, notes: _Notes, failed: list[tuple[Path,
     for path in media:
         plain = path.with_suffix(".txt")
         near = there.get(path.stem) or there.get(name_key(path.stem)) or plain
-        owners.setdefault(plain if plain.exists() else near, path)
+        owner = owners.setdefault(plain if plain.exists() else near, path)
+        if owner is path:
+            continue
+        if path.suffix.lower() in AUDIO_SUFFIXES and owner.suffix.lower() in VIDEO_SUFFIXES:
+            events.message(f"{path.name} is taken for the sound of {owner.name}, and is not listened to.", "warning")
+        else:
+            why = f"its name without the ending is that of {owner.name}, so both would share one; rename one"
+            failed.append((path, f"{path} gets no caption: {why}."))
     jobs, kept = [], 0
     for caption, path in owners.items():
         if caption.exists() and (why := why_no_file(caption)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from ..dataset.layouts import is_beside_media
 from ..dataset.scan import MEDIA_SUFFIXES, SHOWN_AT_MOST, unread_kind
 from ..events import Events
 from ..files import is_hidden
@@ -14,13 +15,14 @@ def tell_passed_over(
     folder: Path, taken: Collection[Path] | None, kinds: Collection[str], events: Events, out: Path | None = None
 ) -> None:
     """Warn of the media of `folder` that are not `taken` (None: all that can be read are), of the `kinds` "image",
-    "video" and "audio" alone, and of its sub-folders with such media but for `out`."""
+    "video" and "audio" and of no known kind, and of its sub-folders with such `kinds` but for `out`."""
     if not folder.is_dir():
         return
     listed = [path for path in sorted(folder.iterdir()) if not is_hidden(path, folder)]
     used = None if taken is None else set(taken)
     others = [path for path in listed if path.is_file() and _is_of(path, kinds)]
     left = [path.name for path in others if (unread_kind(path) if used is None else path not in used)]
+    left = sorted([*left, *(path.name for path in listed if path.is_file() and _is_strange(path))])
     if left:
         events.message(f"{folder} holds what is not used here: {_some(left)}.", "warning")
     folders = [path for path in listed if path.is_dir() and (out is None or path.resolve() != out.resolve())]
@@ -39,6 +41,11 @@ def _listed(folder: Path) -> list[Path]:
 def _is_of(path: Path, kinds: Collection[str]) -> bool:
     unread = unread_kind(path)
     return any(path.suffix.lower() in MEDIA_SUFFIXES[kind] for kind in kinds) or bool(unread and unread[0] in kinds)
+
+
+def _is_strange(path: Path) -> bool:
+    """Whether a file is neither a medium nor what lies beside media: captions, caches, lists."""
+    return not is_beside_media(path) and not _is_of(path, tuple(MEDIA_SUFFIXES))
 
 
 def _some(names: Iterable[str]) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import media
 import numpy as np
 import pytest
 import tiny_listeners
 import torch
+from safetensors.torch import load_file, save_file
 
 from ltx2_train.cli import main
 from ltx2_train.errors import ConfigError, DataError, Stopped
@@ -51,6 +53,14 @@ class Made:
 
     def close(self):
         Made.open -= 1
+
+
+class Said(Events):
+    def __init__(self):
+        self.texts = []
+
+    def message(self, text, level="info"):
+        self.texts.append(text)
 
 
 @pytest.fixture
@@ -191,15 +201,33 @@ def test_one_bad_clip_is_named_and_the_others_go_on(folder, made):
     report = caption_media(folder, "see", whisper="hear", events=Told())
     assert sorted(path.name for path, _ in report.failed) == ["a.mp4", "bad.mp4", "quiet.wav"]
     assert sorted(texts(folder)) == ["b", "c", "d"]
-    assert [level for level, _ in told] == ["warning"] * 3
+    assert [level for level, _ in told] == ["warning"] * 4
+    assert told.pop(0)[1].endswith("not used here: notes.md.")
     assert "no speech was heard" in report.text()
 
 
 def test_of_two_media_with_one_caption_the_clip_counts(folder, made):
     media.write_sound(folder / "a.flac", media.tone(3.0), codec="flac")
-    report = caption_media(folder, "see", whisper="hear", overwrite=True)
+    media.write_image(folder / "b.png", 80, 60, caption=None)
+    media.write_sound(folder / "c.wav", media.tone(1.0))
+    said = Said()
+    report = caption_media(folder, "see", whisper="hear", overwrite=True, events=said)
     assert len(report.written) == 4
     assert texts(folder)["a"].startswith("8 frames")
+    assert "a.flac is taken for the sound of a.mp4, and is not listened to." in said.texts
+    why = "its name without the ending is that of {}, so both would share one; rename one."
+    assert [text.split("clips/")[1] for _, text in report.failed] == [
+        f"b.png gets no caption: {why.format('b.mp4')}",
+        f"c.wav gets no caption: {why.format('c.png')}",
+    ]
+
+
+def test_files_of_kinds_that_are_not_known_are_told(folder, made):
+    for name in ("old.tiff", "a.mpo", "film.h264", "list.json", "Thumbs.db"):
+        (folder / name).touch()
+    said = Said()
+    caption_media(folder, "see", whisper="hear", events=said)
+    assert said.texts[0] == f"{folder} holds what is not used here: a.mpo, film.h264, notes.md, old.tiff."
 
 
 def test_what_cannot_be_done_is_refused(folder, tmp_path, made):
@@ -272,6 +300,14 @@ def test_a_folder_that_is_no_such_model_is_named(folder, describer, whisper, tmp
     assert "--whisper" in refused(whisper=describer)
     bare = tiny_listeners.make_describer(tmp_path / "bare", template=None)
     assert "no chat template" in refused(model=bare)
+    weights = load_file(bare / "model.safetensors")
+    lost = [weights.pop(name) for name in list(weights) if "up_proj" in name]
+    save_file(weights, bare / "model.safetensors", metadata={"format": "pt"})
+    assert f"lacks {len(lost)} weights of its model, the first is model." in refused(model=bare)
+    whole = (whisper / "model.safetensors").read_bytes()
+    shutil.copytree(whisper, tmp_path / "cut")
+    (tmp_path / "cut" / "model.safetensors").write_bytes(whole[:-100])
+    assert "cut/model.safetensors is damaged or still downloading" in refused(whisper=tmp_path / "cut")
     (bare / "model.safetensors").unlink()
     assert "cannot be loaded" in refused(model=bare)
     assert not texts(folder)
