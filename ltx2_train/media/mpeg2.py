@@ -25,12 +25,13 @@ class LostPictures:
         self._last: int | None = None  # the number of the last picture that others lean on
         self._place = -1  # its packet
         self._between = 0  # how many should lie between it and the one before, where none of them came yet
-        self._seen, self._found = 0, []
+        self._seen, self._found, self._both = 0, [], False
 
     @property
     def lost(self) -> list[int]:
         """The packets before which a picture is missing, by their numbers."""
-        self._settle()
+        if not self._both:  # else those between may be what was cut off behind the end
+            self._settle()
         found = sorted(set(self._found))
         return found if len(found) <= max(1.0, SLOPPY_SHARE * self._seen) else []
 
@@ -43,10 +44,15 @@ class LostPictures:
             at = data.find(PICTURE)
         if at < 0 or at + 6 > len(data):
             return
-        self._seen += 1
         shown, kind = data[at + 4] << 2 | data[at + 5] >> 6, data[at + 5] >> 3 & 7
+        self.take(number, kind, shown, data.find(GROUP, 0, at) >= 0)
+
+    def take(self, number: int, kind: int, shown: int, anew: bool = False) -> None:
+        """Packet `number` has a picture of this kind, which is number `shown` in the order of showing, modulo NUMBERS;
+        `anew`: a group begins with it."""
+        self._seen += 1
         ahead = None if self._last is None else (shown - self._last + NUMBERS // 2) % NUMBERS - NUMBERS // 2
-        if kind == ALONE or data.find(GROUP, 0, at) >= 0:
+        if kind == ALONE or anew:
             self._settle()
             self._last, self._place = shown, number
         elif kind == FORWARD and ahead != 0:  # else it is the second field of a frame
@@ -56,12 +62,17 @@ class LostPictures:
             self._between = ahead - 1 if ahead is not None and ahead > 0 else 0
             self._last, self._place = shown, number
         elif kind == BOTH and ahead is not None:
+            self._both = True
             if ahead > 0:
                 self._found.append(number)
             self._between = 0
 
     def _settle(self) -> None:
         """What comes now lies behind the last that others lean on; was anything missing before that?"""
-        if self._between > 0:
+        if self._between > 0 and not self.is_held(self._place):
             self._found.append(self._place)
         self._between = 0
+
+    def is_held(self, number: int) -> bool:
+        """Whether numbers may be left out before packet `number`, since the picture before is shown longer."""
+        return False

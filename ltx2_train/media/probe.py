@@ -20,6 +20,7 @@ from .images import MAYBE_OVER_BLACK, OVER_BLACK
 from .info import MediaInfo
 from .intact import Look, damaged_spans, look_through
 from .mpeg2 import LostPictures
+from .mpeg4 import LostVops
 from .sound_media import MISSING_END_SECONDS, sound_tracks
 from .structure import behind_end, breaks, header_fault, missing_end
 
@@ -108,6 +109,8 @@ def _read_packets(path: Path, container: Any, stream: Any) -> tuple[Packets, Any
         numbers = LostReferences(stream.codec_context.extradata)
     elif codec in ("mpeg1video", "mpeg2video"):
         numbers = LostPictures()
+    elif codec == "mpeg4":
+        numbers = LostVops(stream.codec_context.extradata)
     for packet in container.demux():
         heed()
         if packet.stream is stream and first is None:

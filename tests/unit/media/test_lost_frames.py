@@ -50,6 +50,26 @@ def test_what_leans_on_a_lost_frame_of_hevc_is_never_used(tmp_path):
     assert probe_media(without(source, tmp_path / "b.mp4", [8])).damage == ((8, 19),)
 
 
+@pytest.mark.parametrize(
+    ("ending", "rate", "frames", "lost", "closed", "damage"),
+    [
+        (".mp4", 25, 0, 28, True, ((28, 39),)),
+        (".avi", 25, 0, 28, True, ((20, 59),)),  # what is counted is off behind it
+        (".mp4", Fraction(30000, 1001), 0, 28, True, ((28, 39),)),
+        (".mp4", 25, 2, 25, False, ((25, 38),)),  # between its neighbours lie frames that are behind both
+        (".mp4", 25, 0, 28, False, ()),  # it may have been held; the hole is told
+        (".mp4", 25, 2, 26, False, ()),  # none leans on it
+    ],
+)
+def test_what_leans_on_a_lost_frame_of_mpeg4_is_never_used(tmp_path, ending, rate, frames, lost, closed, damage):
+    options = {"g": "20", "bf": str(frames), "sc_threshold": "1000000000"}
+    clip = grey_levels(60, step=4)
+    source = write_video(tmp_path / f"a{ending}", clip, rate, codec="mpeg4", options=options)
+    assert probe_media(source).damage == ()
+    assert probe_media(without(source, tmp_path / f"b{ending}", [lost], closed)).damage == damage
+    assert probe_media(without(source, tmp_path / "c.mkv", range(lost, 60))).damage == (), "cut off, not lost"
+
+
 @pytest.mark.parametrize("params", ["", "interlaced=1"])
 def test_a_lost_key_frame_is_told(tmp_path, params):
     source = h264_clip(tmp_path / "a.mp4", f"keyint=20:scenecut=0:bframes=0:{params}")
