@@ -40,7 +40,10 @@ def add_data_commands(commands: Any, add: Callable[..., argparse.ArgumentParser]
     how.add_argument("--seconds", type=float, metavar="S", help="cut into pieces of S seconds")
     how.add_argument("--speech", action="store_true", help="cut recordings at pauses of speech, into wav files")
     cut.add_argument(
-        "--min", type=float, metavar="S", help="leave out what is shorter (default: 1 second; with --speech: 2)"
+        "--min",
+        type=float,
+        metavar="S",
+        help="leave out what is shorter (default: 1 second, or that of --seconds or --max if less; with --speech: 2)",
     )
     cut.add_argument(
         "--max", type=float, metavar="S", help="with --scenes: cut longer scenes into equal parts; with --speech: 12"

@@ -199,9 +199,12 @@ def _read_with_prompts(value: Any, name: str, whole: Mapping[str, Any]) -> Found
 
 
 def _older_sample(prompt: str, number: int, whole: Mapping[str, Any]) -> dict[str, Any]:
-    """A prompt of `validation.prompts` with the image and the reference video of its number."""
+    """A prompt of `validation.prompts` with the image and the reference video of its number; none of a list that is
+    longer than the prompts, of which nobody knows what belongs to which."""
     conditions: list[dict[str, Any]] = []
-    images, videos = (list(whole.get(f"validation.{key}") or []) for key in ("images", "reference_videos"))
+    many = len(whole.get("validation.prompts") or [])
+    media = (list(whole.get(f"validation.{key}") or []) for key in ("images", "reference_videos"))
+    images, videos = (of_prompts if len(of_prompts) <= many else [] for of_prompts in media)
     if number < len(images) and images[number] is not None:
         conditions.append({"type": "first_frame", "image_or_video": images[number]})
     if number < len(videos) and videos[number] is not None:

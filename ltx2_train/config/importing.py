@@ -28,7 +28,7 @@ from .describe import compact, group_line
 from .groups import RunConfig
 from .import_paths import DATASET_NAME, moved_paths, rebased
 from .import_text import NEEDED, TITLES, run_lines
-from .read import load_run, taken_over
+from .read import load_run, not_as_asked, taken_over
 from .sources import MEDIA_KEYS, SettingsFile, is_dataset_table, read_source
 from .translate import ASSUMED, Line, Translation, accepts, lines_in_words
 
@@ -186,6 +186,7 @@ class Imported:
         text = [head + "".join(f", {number} {title}" for number, title in counts if number) + "."]
         left_out = self.translation.of("not usable", "unknown", "not yet", "replaced", "other command")
         text += [f"  {line}" for line in lines_in_words(left_out)]
+        text += [f"  {note}." for note in self.notes]
         text += [f"  {problem}" for problem in self.problems]
         text += [f"  not taken over: {line}" for line in self.left_out]
         return "\n".join([*text, *self.translation.assumptions()])
@@ -302,6 +303,7 @@ def _drop_idle(imported: Imported) -> None:
         run = RunConfig.model_validate(translation.tables)
     except ValidationError:  # told already
         return
+    imported.notes += [text.rstrip(".") for text in not_as_asked(translation.tables.get("sample"), run)]
     for one in run.without_effect:
         *groups, key = one.setting.split(".")
         table = reduce(dict.__getitem__, groups, translation.tables)

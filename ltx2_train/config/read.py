@@ -93,12 +93,12 @@ def _made(
 ) -> RunConfig:
     plain, more, said = _with_own_names(tables)
     run = _resolve(parse(RunConfig, plain, source, [*problems, *more]), base)
-    run._notes = (*notes, *said, *_rounded(plain.get("sample"), run))
+    run._notes = (*notes, *said, *not_as_asked(plain.get("sample"), run))
     return run
 
 
-def _rounded(given: Any, run: RunConfig) -> Iterator[str]:
-    """Sentences on sizes of samples that none can have."""
+def not_as_asked(given: Any, run: RunConfig) -> Iterator[str]:
+    """Sentences on sizes of samples that none can have, of those that the table `given` of a run file asks for."""
     for name in SIZES if isinstance(given, Mapping) else ():
         asked, drawn = given.get(name), getattr(run.sample, name)
         if isinstance(asked, int) and asked != drawn and (name == "frames" or run.model.mode != "audio"):

@@ -148,7 +148,7 @@ def _weights(file: TensorFile, sources: Sequence[LoraSource]) -> dict[str, tuple
             if name is None:
                 raise ConfigError(
                     f"{source.path.name} changes {layer}, which {file.name} lacks. Choose the checkpoint it was "
-                    "trained on, or take the layers that are too many out of it (lora drop)."
+                    "trained on."
                 )
             info = file.tensors[name]
             if info.dtype not in PLAIN_TYPES:

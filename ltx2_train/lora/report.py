@@ -179,7 +179,7 @@ def _problems(file: LoraFile, modules: list[str], norms: Mapping[str, float]) ->
     elif not all(math.isfinite(norm) for norm in norms.values()) and not file.problems:
         problems.append("Its norm is too large for a number of 32 bits: it would change the model beyond all use.")
     said, of_keys = file.stated_alpha, {entry.alpha for entry in file.entries.values() if entry.alpha is not None}
-    if said is not None and of_keys and of_keys != {said}:
+    if said is not None and of_keys and said not in of_keys:  # layers of several ranks have several
         found = ", ".join(f"{alpha:g}" for alpha in sorted(of_keys)[:8])
         problems.append(f"Its metadata say alpha {said:g}, its .alpha keys {found}; the keys count.")
     if why := does_nothing(file):

@@ -117,15 +117,26 @@ def orientation(frame: Any) -> tuple[int, bool]:
 
     The display matrix maps (x, y) to (a x + c y, b x + d y), stored as a b u c d v ... in fixed point.
     """
+    angle, mirrored = _turn(frame)
+    return round(angle / 90) * 90 % 360, mirrored
+
+
+def slant(frame: Any) -> float:
+    """By how many degrees players turn a frame beyond the quarter turns of `orientation`, at most 45."""
+    angle, _ = _turn(frame)
+    return abs(angle - round(angle / 90) * 90)
+
+
+def _turn(frame: Any) -> tuple[float, bool]:
+    """The turn against the clock in degrees, and whether the frame is mirrored behind it."""
     matrix = _display_matrix(frame)
     if matrix is None:
-        return round(getattr(frame, "rotation", 0) / 90) * 90 % 360, False
+        return float(getattr(frame, "rotation", 0)), False
     a, b, c, d = (float(matrix[place]) for place in (0, 1, 3, 4))
     mirrored = a * d - b * c < 0
     if mirrored:
         a, c = -a, -c
-    angle = -np.degrees(np.arctan2(b / max(np.hypot(b, d), 1e-9), a / max(np.hypot(a, c), 1e-9)))
-    return round(float(angle) / 90) * 90 % 360, mirrored
+    return -float(np.degrees(np.arctan2(b / max(np.hypot(b, d), 1e-9), a / max(np.hypot(a, c), 1e-9)))), mirrored
 
 
 def _display_matrix(frame: Any) -> np.ndarray | None:

@@ -13,7 +13,7 @@ from ..threads import heed
 from .asked import asked
 from .clock import Clock, Packets, counted_clock, stamped_clock, why_clock_unusable
 from .coded_colours import LINEAR, colour_remark
-from .convert import orientation
+from .convert import orientation, slant
 from .decoding import COVER, alpha_decoder, decode_packet, is_packet_damaged, opened
 from .h264 import LostReferences
 from .images import MAYBE_OVER_BLACK, OVER_BLACK
@@ -32,6 +32,7 @@ ABSOLUTE_FORMATS = frozenset(("matroska", "webm", "flv", "asf"))  # whose durati
 # What is decoded whole when it is first looked at; longer clips are where they are used.
 WHOLE_PIXELS = 300_000_000
 BACK_SECONDS = 0.5
+NOTICED_DEGREES = 1  # less is rounding of the matrix
 # Streams without a container: nothing in them says when a frame is shown.
 RAW_FORMATS = frozenset(("h264", "hevc", "vvc", "obu", "mjpeg", "m4v", "cavsvideo", "dirac", "vc1"))
 FLOATS = ("gbrpf", "gbrapf", "grayf", "rgbf", "rgbaf")  # formats of pictures that hold light, such as EXR
@@ -221,6 +222,11 @@ def _remarks(frame: Any) -> tuple[str, ...]:
         transfer = LINEAR
     if remark := colour_remark(primaries, transfer):
         found.append(remark)
+    if (degrees := slant(frame)) > NOTICED_DEGREES:
+        found.append(
+            f"is shown turned by {degrees:.0f} degrees more than it is used here, where quarter turns alone are made; "
+            "encode it as it is to look"
+        )
     if frame.interlaced_frame:
         found.append("is interlaced, and motion will show combs; deinterlace it first")
     return tuple(found)

@@ -118,7 +118,7 @@ def _finished(samples: np.ndarray, sound: Sound, clipped: float, normalise: bool
     if sound.damaged:
         remarks["damaged"] = f"{sound.damaged} damaged parts were silenced"
     if sound.missing > PADDED_SECONDS * sound.rate:
-        remarks["padded"] = f"the sound is {sound.missing / sound.rate:.2f} s shorter than the clip; silence was added"
+        remarks["padded"] = f"the sound lacks {sound.missing / sound.rate:.2f} s of the clip; silence was added"
     if clipped > CLIPPED_SHARE:
         remarks["clipped"] = f"clips: {clipped:.1%} of the samples are at full scale; use a cleaner recording"
     level = rms_db(samples)

@@ -239,10 +239,16 @@ def _pieces(
 
 
 def _every(info: MediaInfo, seconds: float) -> list[int]:
-    """The frames with which pieces of `seconds` begin: the first one shown at or after each multiple."""
+    """The frames with which pieces of `seconds` begin: the first one shown at or after each multiple. Raises DataError
+    where a single frame lasts longer."""
     begin, end = piece_seconds(info, 0, info.frames)
+    if seconds < (frame := (end - begin) / info.frames) * (1 - ROUNDING):
+        raise DataError(
+            f"{info.path.name}: its frames last {frame:.3g} s, so no piece of it can last {seconds:g} s (--seconds).",
+            info.path,
+        )
     starts, number = [], 0
-    for count in range(ceil((end - begin) / seconds - ROUNDING)):
+    for count in range(max(1, ceil((end - begin) / seconds - ROUNDING))):
         while number < info.frames and info.times[number] < begin + count * seconds - ROUNDING:
             number += 1
         if number < info.frames and (not starts or number > starts[-1]):

@@ -348,6 +348,20 @@ def test_paths_of_the_official_yaml_that_are_not_there_are_named_and_its_folder_
     assert "That is left out of" in out
 
 
+def test_sizes_that_no_sample_can_have_and_images_of_no_prompt_are_told(tmp_path):
+    text = (
+        "model: {model_path: base.safetensors}\ndata: {preprocessed_data_root: encoded}\n"
+        'validation: {prompts: ["a fox"], images: [a.png, b.png], video_dims: [130, 128, 10]}\n'
+    )
+    made = import_settings(written(tmp_path, "fox.yaml", text))
+    out = made.write(tmp_path / "out")[-1].read_text()
+    for note in ("sample.width 130 is not a multiple of 32; 128 is", "sample.frames 10 is not 8n+1; 9 is"):
+        assert f"# {note} used instead.\n" in out
+        assert note in made.summary()
+    assert "validation.images: has 2 entries, and there are 1 validation.prompts" in made.summary()
+    assert "a.png" not in out.split("# ---")[0]
+
+
 def test_values_that_another_name_reads_share_what_becomes_of_it(tmp_path):
     def fates(text):
         return {

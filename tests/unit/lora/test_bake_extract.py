@@ -85,7 +85,7 @@ def test_only_the_transformer_of_a_baked_checkpoint_counts_as_another(tiny, lora
         (
             {"transformer_blocks.9.attn1.to_q": (160, 160)},
             [1],
-            "changes .*9.attn1.to_q, which .* lacks",
+            r"changes .*9.attn1.to_q, which .* lacks\. Choose the checkpoint it was trained on\.$",
         ),
         ({Q: (10, 12)}, [1], "is for another model: .* is 10x12 there and 160x160"),
         ({Q: (160, 160)}, [1, 2], "2 strengths were given for 1"),

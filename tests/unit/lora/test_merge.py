@@ -13,6 +13,7 @@ from ltx2_train.errors import CheckpointError, ConfigError, Stopped
 from ltx2_train.events import Events
 from ltx2_train.lora.file import load_lora_state
 from ltx2_train.lora.merge import merge_loras
+from ltx2_train.lora.report import inspect_lora
 
 Q, K, V = (f"{BLOCK}.attn1.to_{name}" for name in "qkv")
 SOUND = f"{BLOCK}.audio_ff.net.2"
@@ -106,6 +107,7 @@ def test_emitted_alphas_are_the_ranks_and_change_nothing(three, tmp_path):
     merge_loras(three, tmp_path / "alpha.safetensors", emit_alpha=True)
     entries = load_lora_state(tmp_path / "alpha.safetensors").entries
     assert {entry.alpha for entry in entries.values()} == {6.0, 2.0, 3.0}
+    assert not [text for text in inspect_lora(tmp_path / "alpha.safetensors").problems if "alpha" in text]
     plain, alpha = (changes(tmp_path / f"{name}.safetensors") for name in ("plain", "alpha"))
     assert all(torch.equal(plain[layer], alpha[layer]) for layer in plain)
 

@@ -124,6 +124,14 @@ def test_rotation_in_the_metadata_is_applied(tmp_path, rotation):
     assert np.abs(frames.astype(int) - upright).mean() < 4
 
 
+@pytest.mark.parametrize(("degrees", "used", "beyond"), [(30, 0, 30), (100, 90, 10), (90, 90, 0)])
+def test_a_turn_that_is_no_quarter_is_told(tmp_path, degrees, used, beyond):
+    info = probe_media(write_video(tmp_path / "slanted.mp4", np.zeros((2, 48, 96, 3), np.uint8), rotation=degrees))
+    assert info.rotation == used
+    told = [remark for remark in info.remarks if f"turned by {beyond} degrees more than it is used here" in remark]
+    assert len(told) == (beyond > 0)
+
+
 def test_rotation_turns_the_way_players_do(tmp_path):
     # The display matrix of a phone held upright: players turn the stored picture by 90 degrees clockwise.
     clip = np.zeros((2, 48, 96, 3), np.uint8)

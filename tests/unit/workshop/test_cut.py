@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import hashlib
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import av
@@ -289,6 +290,14 @@ def test_a_piece_that_lacks_a_part_of_a_frame_is_a_whole_one(rate, frames, secon
     assert short == (frames == 60)
     scene, short = divide(info, [0], seconds, seconds)
     assert ([stop - first for first, stop in scene], short) == (wanted, frames == 60)
+
+
+def test_a_length_beyond_the_film_gives_one_piece_and_one_below_a_frame_is_refused():
+    info = SimpleNamespace(times=np.arange(500) / 25, frames=500, fps=25, path=Path("film.mp4"))
+    assert [_every(info, seconds) for seconds in (100.0, 1e5, 1e9)] == [[0]] * 3
+    with pytest.raises(DataError, match=r"film\.mp4: its frames last 0\.04 s, so no piece of it can last 0\.01 s"):
+        _every(info, 0.01)
+    assert len(_every(info, 0.04)) == 500
 
 
 def test_what_is_no_video_and_no_folder_is_called_so(tmp_path):
