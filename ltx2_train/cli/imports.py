@@ -24,6 +24,20 @@ def add_import(add: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument("--replace", action="store_true", help="write over files that are there")
 
 
+def _refused(run: Path) -> list[str]:
+    """What of the written files a run would refuse, as the settings of both show."""
+    from .. import RunProblems, TrainerError, load_run
+
+    config = load_run(run)
+    if config.slider.wanted:  # which asks for other data
+        return []
+    try:
+        RunProblems(config, run.with_name("dataset.toml"))
+    except TrainerError as error:
+        return [line.strip() for line in str(error).split("\n")]
+    return []
+
+
 def run_import(args: argparse.Namespace, events: ConsoleEvents) -> int:
     """Write the files and say what became of each setting; 1 where something has to be put right by hand."""
     from .. import import_settings
@@ -34,6 +48,8 @@ def run_import(args: argparse.Namespace, events: ConsoleEvents) -> int:
     print("Written: " + ", ".join(str(path) for path in paths))
     run = imported.run_path(args.out)
     missing = imported.missing(run)
+    if imported.data is not None and not imported.problems:
+        missing += _refused(run)
     for line in missing:
         print(f"  {line}")
     if missing or imported.problems:

@@ -26,6 +26,7 @@ from ..paths import from_folder, path_fault
 from ..settings import explain_refusals
 from .describe import compact, group_line
 from .groups import RunConfig
+from .import_needs import needed_settings
 from .import_paths import DATASET_NAME, moved_paths, rebased
 from .import_text import NEEDED, TITLES, run_lines
 from .read import load_run, not_as_asked, taken_over
@@ -207,6 +208,8 @@ def import_settings(file: Path | str) -> Imported:
         program = "simpletuner" if isinstance(table, list) else "community"
         imported = Imported(path, program, Translation(program), path.absolute().parent, whole_run=False)
         _take_dataset(imported, table, path.absolute().parent)
+        for setting, value in needed_settings(imported.data or {}).items():
+            imported.translation.put(setting, value, path.name)
         imported.translation.put("data.config", DATASET_NAME, path.name)
         return imported
     source = read_source(path)

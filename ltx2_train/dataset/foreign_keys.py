@@ -54,7 +54,7 @@ def translate(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], list
 def _without_subsets(entry: Any, notes: list[str]) -> list[Any]:
     """kohya's datasets hold subsets, each a folder with settings of its own."""
     subsets = entry.get("subsets") if isinstance(entry, Mapping) else None
-    if not isinstance(subsets, (list, tuple)) or not all(isinstance(one, Mapping) for one in subsets):
+    if not isinstance(subsets, (list, tuple)) or not subsets or not all(isinstance(one, Mapping) for one in subsets):
         return [entry]
     shared = {key: value for key, value in entry.items() if key != "subsets"}
     notes.append(f"{len(subsets)} [[datasets.subsets]] are read as datasets.")

@@ -2,7 +2,7 @@
 
 Its rows are in foreign/simpletuner_data.toml. Sizes are sides of a square of the same area, as `resolution` with
 buckets; `repeats` counts what comes on top of the first pass; videos of a dataset bring their sound unless
-`audio.auto_split` is false.
+`audio.auto_split` is false. Sub-folders of a dataset belong to it.
 """
 
 from __future__ import annotations
@@ -75,13 +75,15 @@ def read_backends(rows: Sequence[Any], shared: Mapping[str, Any] | None = None, 
             except (ValueError, TypeError, AttributeError) as error:
                 backends.problems.append(f"{name}: a value is of a wrong type: {error}.")
                 continue
-            for other in _names(row.get("s2v_datasets")):
-                if other in sounds:
-                    entry |= {
-                        "audio_source": "audio_files",
-                        "audio_files_directory": sounds[other]["instance_data_dir"],
-                    }
+            named = _names(row.get("s2v_datasets"))
+            if len(named) > 1:
+                backends.problems.append(f"{name}: s2v_datasets names {len(named)} datasets; videos have one sound.")
+            for other in named[:1]:
+                if sound := sounds.get(other, {}).get("instance_data_dir"):
+                    entry |= {"audio_source": "audio_files", "audio_files_directory": sound}
                     linked.add(other)
+                else:
+                    backends.problems.append(f"{name}: s2v_datasets names {other}, which is no dataset of sounds here.")
             entries.append({"__id": name, "__kind": kind, **entry})
     entries = [entry for entry in entries if entry["__id"] not in linked]  # the sound of another dataset
     kinds = {entry["__kind"] for entry in entries}
@@ -109,7 +111,7 @@ def _top(folder: Path | None, entries: Sequence[Mapping[str, Any]]) -> Path | No
 
 
 def _entry(name: str, kind: str, row: Mapping[str, Any], found: Backends) -> dict[str, Any]:
-    entry: dict[str, Any] = {KINDS[kind]: row["instance_data_dir"]}
+    entry: dict[str, Any] = {KINDS[kind]: row["instance_data_dir"], "recursive": True}
     _say_rest(name, row, found)
     if row.get("cache_dir_vae"):
         entry["cache_directory"] = row["cache_dir_vae"]

@@ -1,10 +1,11 @@
-"""Folders of media laid out for other programs as dataset files: what is taken over, and that the rest is named."""
+"""Folders of media and dataset files of other programs: what is taken over, and that the rest is named."""
 
 import json
 from pathlib import Path
 
 from unit.config.community_files import written
 
+from ltx2_train.cli import main
 from ltx2_train.config import load_run
 from ltx2_train.config.importing import import_settings
 from ltx2_train.dataset.dataset_file import DatasetConfig
@@ -25,6 +26,26 @@ def test_folders_of_other_programs_become_datasets(tmp_path):
     assert Path(row["video_path"]).name == "a_end.mp4"
     assert Path(row["control_path"]).name == "a_start.mp4"
     assert (Path(row["audio_path"]).name, row["caption"]) == ("a_audio.wav", "it turns")
+
+
+def test_what_a_dataset_file_gives_is_used_by_its_run(tmp_path, capsys):
+    lines = 'video_directory = "v"\ncontrol_directory = "r"\nreference_audio_directory = "s"\n'
+    written(tmp_path, "data.toml", f"[[datasets]]\n{lines}")
+    made = import_settings(tmp_path / "data.toml")
+    run = load_run(made.write(tmp_path / "out")[-1])
+    kinds = [[one.type for one in stream.conditions] for stream in (run.video, run.audio)]
+    assert (kinds, run.model.mode) == ([["reference"], ["reference"]], "av")
+    written(tmp_path, "sounds.toml", '[[datasets]]\naudio_directory = "s"\n')
+    assert load_run(import_settings(tmp_path / "sounds.toml").write(tmp_path / "heard")[-1]).model.mode == "audio"
+    for name in ("v", "r", "s", "gemma"):
+        (tmp_path / name).mkdir()
+    written(tmp_path, "base.safetensors", "")
+    command = "ltx2_train_network.py --dataset_config data.toml --ltx2_checkpoint base.safetensors --gemma_root gemma"
+    written(tmp_path, "train.sh", f"accelerate launch {command}\n")
+    assert main(["import", str(tmp_path / "train.sh"), "--out", str(tmp_path / "run")]) == 1
+    said = capsys.readouterr().out
+    assert "datasets[0].reference_directory: No condition uses references: add [[video.conditions]]" in said
+    assert "Put that right" in said
 
 
 def laid(folder, *names):
@@ -75,3 +96,22 @@ def test_kinds_of_media_that_lie_together_are_a_dataset_each_or_named(tmp_path):
     assert image.cache_directory.resolve() == tmp_path / "mix" / "image_caches"  # two datasets share none
     made, left = laid(tmp_path / "sounds", "a.wav", "a.txt", ".hidden.png")
     assert (left, list(made.data["datasets"][0])) == ([], ["audio_directory"])
+
+
+def test_sounds_that_a_backend_names_are_used_or_refused_by_name(tmp_path):
+    def made(of, *others):
+        clips = {"id": "v", "dataset_type": "video", "instance_data_dir": "v", "s2v_datasets": of}
+        return import_settings(written(tmp_path, "data.json", [clips, *others]))
+
+    sounds = {"id": "s", "dataset_type": "audio", "instance_data_dir": "sounds"}
+    (entry,) = made(["s"], sounds).data["datasets"]
+    assert (entry["audio_source"], Path(entry["audio_files_directory"]).name) == ("audio_files", "sounds")
+    lost = "v: s2v_datasets names s, which is no dataset of sounds here."
+    assert lost in made("s").problems
+    assert lost in made("s", {"id": "s", "dataset_type": "audio"}).problems
+    assert "v: s2v_datasets names 2 datasets; videos have one sound." in made(["s", "t"], sounds).problems
+
+
+def test_a_dataset_without_subsets_is_not_lost(tmp_path):
+    written(tmp_path, "data.toml", '[[datasets]]\nimage_directory = "i"\nsubsets = []\n')
+    assert any("subsets" in text for text in import_settings(tmp_path / "data.toml").problems)

@@ -221,6 +221,7 @@ def test_simpletuners_files_are_taken_as_they_are(tmp_path):
     (entry,) = DatasetConfig.read(dataset_file).datasets
     assert entry.video_directory.resolve() == tmp_path / "data" / "videos"  # seen from the top of its tree
     assert (entry.batch_size, entry.num_repeats, entry.target_frames) == (2, 10, (49,))
+    assert entry.recursive  # as there
 
 
 def test_an_audio_backend_makes_an_audio_run(tmp_path):
