@@ -90,9 +90,17 @@ def _entries(folder: Path) -> list[dict[str, Any]]:
     """A dataset for the videos of a folder and one for its images, or one for its sounds where it has nothing else."""
     held = _held(folder)
     entries: list[dict[str, Any]] = [{f"{kind}_directory": str(folder.absolute())} for kind in held]
+    if (ending := _caption_ending(folder)) != _CAPTION:
+        entries = [{**entry, "caption_extension": ending} for entry in entries]
     for entry in entries[1:]:  # the first has its caches beside the media
         entry["cache_directory"] = str((folder / "image_caches").absolute())
     return entries
+
+
+def _caption_ending(folder: Path) -> str:
+    """That of the captions in `folder`: kohya's scripts look for .caption where they are told nothing."""
+    endings = {path.suffix.lower() for path in _files(folder)}
+    return ".caption" if ".caption" in endings and _CAPTION not in endings else _CAPTION
 
 
 def _held(folder: Path) -> list[str]:
@@ -110,13 +118,15 @@ def _left_of_repeated(folder: Path, repeated: Mapping[Path, int]) -> Iterator[st
     loose = [path for path in _files(folder) if not is_beside_media(path)]
     yield from _named(loose, "lies beside the sub-folders, not in one")
     for sub in (sub for sub, repeats in repeated.items() if repeats):
+        if _held(sub) and not any(path.suffix.lower() == _caption_ending(sub) for path in _files(sub)):
+            yield f"{sub.name}: it holds no captions, and those scripts take its name for one; write them"
         yield from _left_files(sub, f"{sub.name}/")
         yield from _left_folders(_folders(sub), "is not looked into; recursive = true takes it", f"{sub.name}/")
 
 
 def _left_files(folder: Path, where: str = "") -> Iterator[str]:
     """The files of `folder` that no dataset of `_entries` takes and that are no captions."""
-    taken = frozenset(ending for kind in _held(folder) for ending in _KINDS[kind])
+    taken = {_caption_ending(folder), *(ending for kind in _held(folder) for ending in _KINDS[kind])}
     others = [path for path in _files(folder) if path.suffix.lower() not in taken and not is_beside_media(path)]
     sounds = [path for path in others if path.suffix.lower() in AUDIO_SUFFIXES]
     yield from _named(

@@ -69,6 +69,11 @@ def test_what_no_numbered_folder_holds_is_named(tmp_path):
     assert [one["num_repeats"] for one in made.data["datasets"]] == [3, 3]
     assert len(DatasetConfig.read(tmp_path / "train_out" / "dataset.toml").datasets) == 2
     assert made.data_notes[0].startswith("1 sub-folders")
+    names = ["1_a/a.png", "1_a/a.caption", "2_b/b.png", "3_c/c.png", "3_c/c.txt", "3_c/c.caption"]
+    made, left = laid(tmp_path / "kohya", *names)
+    endings = [one.caption_extension for one in DatasetConfig.read(tmp_path / "kohya_out" / "dataset.toml").datasets]
+    assert endings == [".caption", ".txt", ".txt"]
+    assert left == ["2_b", "3_c/c.caption"]
 
 
 def test_what_belongs_to_no_pair_is_named_and_the_pairs_are_shown(tmp_path):
