@@ -113,6 +113,10 @@ def _top(folder: Path | None, entries: Sequence[Mapping[str, Any]]) -> Path | No
 def _entry(name: str, kind: str, row: Mapping[str, Any], found: Backends) -> dict[str, Any]:
     entry: dict[str, Any] = {KINDS[kind]: row["instance_data_dir"], "recursive": True}
     _say_rest(name, row, found)
+    of_kind = {"image": (), "video": ("video", "audio"), "audio": ("audio",)}[kind]
+    idle = [group for group in ("video", "audio") if row.get(group) and group not in of_kind]
+    idle += ["instance_prompt"] if row.get("instance_prompt") and not row.get("prepend_instance_prompt") else []
+    found.notes += [f"{name}: {key} has no effect there either, in a dataset like this." for key in idle]
     if row.get("cache_dir_vae"):
         entry["cache_directory"] = row["cache_dir_vae"]
     if row.get("train_batch_size") not in (None, 1):
