@@ -75,6 +75,11 @@ class Packets:
         first = all_stamps[self.first_key] if all_stamps else 0
         return self._before_cut(sorted(stamp for stamp in visible if stamp is not None and stamp >= first))
 
+    @property
+    def unbegun(self) -> int:
+        """How many frames before the first key frame nobody can see, though no edit list hides them."""
+        return sum(not hidden for hidden in self.hidden[: self.first_key])
+
     def _before_cut(self, stamps: list[int]) -> list[int]:
         """`stamps` without those behind a hole that is there because the file was cut off without encoding.
 

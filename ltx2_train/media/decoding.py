@@ -138,15 +138,27 @@ class Watch:
             self.at = place
 
 
-def decoded(container: Any, stream: Any, decoder: Any, watch: Watch) -> Iterator[Any]:
-    """Frames in the order of presentation. What cannot be decoded is passed over, and `watch` told."""
-    for packet in container.demux(stream):
-        heed()
+def decoded(container: Any, stream: Any, decoder: Any, watch: Watch, before_key: int = 0) -> Iterator[Any]:
+    """Frames in the order of presentation. What cannot be decoded is passed over, and `watch` told.
+
+    The first packets, `before_key` of them, are not decoded.
+    """
+    for packet in packets_of(container, stream, before_key):
         if packet.size:
             watch.packet(packet)
         for frame in decode_packet(decoder, packet, watch):
             watch.frame(frame)
             yield frame
+
+
+def packets_of(container: Any, stream: Any, before_key: int = 0) -> Iterator[Any]:
+    """The packets of `stream` but its first `before_key`: some decoders make pictures of what lacks its key frame."""
+    for packet in container.demux(stream):
+        heed()
+        if before_key and packet.size:
+            before_key -= 1
+        else:
+            yield packet
 
 
 def decode_packet(decoder: Any, packet: Any, watch: Alarm | None = None) -> list[Any]:

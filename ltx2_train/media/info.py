@@ -31,6 +31,7 @@ class MediaInfo:
     reading: tuple[str, ...] = ()  # what reading does beyond the plain: "colours of Display P3"; caches know it
     times: tuple[float, ...] = field(default=(0.0,), repr=False)
     stamps: tuple[int, ...] | None = field(default=None, repr=False)  # None: frames are found by counting
+    before_key: int = 0  # where frames are counted: packets before the first key frame, which are never decoded
     seekable: bool = False
     damage: tuple[tuple[int, int], ...] = ()  # frames [first, last) that are not what was recorded
     whole: bool = False  # its frames were counted by decoding all of them

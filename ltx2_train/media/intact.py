@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..threads import heed
 from .clock import Packets
 from .convert import is_clear
-from .decoding import STRICT, decode_packet, decoder_of, opened
+from .decoding import STRICT, decode_packet, decoder_of, opened, packets_of
 
 NEAR = 2  # packets
 # Whose usual decoder hands out what it could not decode; what is harmless to it is so in every frame of a file.
@@ -43,12 +42,12 @@ class Look:
     codec: str = ""
 
 
-def look_through(path: Path, alpha: bool, stamped: bool) -> Look:
-    """Decode all of a video. Raises DataError where not one frame comes out."""
-    strict = _decoded(path, alpha, stamped, STRICT)
+def look_through(path: Path, alpha: bool, stamped: bool, before_key: int = 0) -> Look:
+    """Decode all of a video but its first `before_key` packets. Raises DataError where not one frame comes out."""
+    strict = _decoded(path, alpha, stamped, STRICT, before_key)
     look = strict
     if strict.wrong:  # some decoders are strict about what does no harm
-        look = _decoded(path, alpha, stamped, None)
+        look = _decoded(path, alpha, stamped, None, before_key)
         if strict.codec == SILENT and stamped:
             look.leaning = set(strict.wrong) - {*look.wrong, *look.shown}
         look.doubtful = [] if look.wrong or look.leaning else strict.wrong
@@ -59,14 +58,13 @@ def look_through(path: Path, alpha: bool, stamped: bool) -> Look:
     return look
 
 
-def _decoded(path: Path, alpha: bool, stamped: bool, options: dict[str, str] | None) -> Look:
+def _decoded(path: Path, alpha: bool, stamped: bool, options: dict[str, str] | None, before_key: int) -> Look:
     look = Look()
     with opened(path, threads=False) as (container, stream):
         look.codec = stream.codec_context.name
         decoder = decoder_of(stream, alpha, options)
         watch = _Places(look, stamped)
-        for packet in container.demux(stream):
-            heed()
+        for packet in packets_of(container, stream, before_key):
             watch.packets += packet.size > 0
             for frame in decode_packet(decoder, packet, watch):
                 watch.frame(frame)

@@ -54,16 +54,16 @@ def probe_video(path: Path) -> MediaInfo:
         tracks, pair = sound_tracks(container)
         moving = [one.index for one in container.streams.video if not int(getattr(one, "disposition", 0)) & COVER]
         of_tracks = _of_tracks(moving, stream.index)
-        told = [*filter(None, [behind_end(path)]), *asked(path, formats, first)]
+        told = [*_of_beginning(packets), *filter(None, [behind_end(path)]), *asked(path, formats, first)]
     rotation, mirrored = orientation(first)
     width, height = max(1, round(first.width * (ratio if 0.1 < ratio < 10 else 1))), first.height
     if rotation % 180:
         width, height = height, width
     stamps = None if formats & COUNTED_FORMATS else packets.stamps()
     count = packets.count() if stamps is None else len(stamps)
-    look = None
+    look, before_key = None, 0 if stamps is not None else packets.first_key
     if count * first.width * first.height <= WHOLE_PIXELS:
-        look = _looked_through(path, packets, has_alpha, base if stamps is not None else None)
+        look = _looked_through(path, packets, has_alpha, base if stamps is not None else None, before_key)
         stamps, count = _there(packets, look, stamps, count)
     clock = counted_clock(packets, count, base, rates) if stamps is None else stamped_clock(stamps, base, rates)
     if wrong := why_clock_unusable(clock):
@@ -85,16 +85,16 @@ def probe_video(path: Path) -> MediaInfo:
         tracks=tracks,
         pair=pair,
         remarks=(
-            *(*_of_alpha(has_alpha, look), *_remarks(first)),
-            *of_tracks,
+            *(*_of_alpha(has_alpha, look), *_remarks(first), *of_tracks),
             *_of_stamps(packets, formats),
             *_of_rate(formats, clock),
             *_doubts(look, clock, damage),
             *told,
         ),
-        reading=("mirrored",) if mirrored else (),
+        reading=(*(("mirrored",) if mirrored else ()), *(("from its first key frame on",) if before_key else ())),
         times=clock.times,
         stamps=clock.stamps,
+        before_key=before_key,
         seekable=stamps is not None and bool(formats & TIMED_FORMATS),
         damage=damage,
         whole=look is not None,
@@ -141,9 +141,9 @@ def _check_structure(path: Path, formats: frozenset[str], packets: Packets) -> N
         raise DataError(f"{path} is cut short: {missing}. {MEND}", path)
 
 
-def _looked_through(path: Path, packets: Packets, has_alpha: bool, base: Any) -> Look:
+def _looked_through(path: Path, packets: Packets, has_alpha: bool, base: Any, before_key: int) -> Look:
     """What comes out of decoding all of it; what it lacks is taken down in `packets`. Raises DataError."""
-    look = look_through(path, has_alpha, base is not None)
+    look = look_through(path, has_alpha, base is not None, before_key)
     packets.lost += [number for number, stamp in enumerate(packets.shown) if stamp in look.leaning]
     _refuse_disorder(path, packets, look, base)
     return look
@@ -172,7 +172,8 @@ def _damage(path: Path, packets: Packets, look: Look | None, clock: Clock) -> tu
         if broken and (clock.stamps is None or stamp is not None)
     ]
     if look is not None:
-        wrong += look.wrong
+        first = packets.first_key if clock.stamps is None else 0
+        wrong += [place + first for place in look.wrong]
         if len(look.sizes) > 1 and not look.wrong:  # joined files have broken packets where they meet
             (old, _), (new, place) = list(look.sizes.items())[:2]
             raise DataError(
@@ -273,6 +274,14 @@ def _of_tracks(tracks: list[int], used: int) -> tuple[str, ...]:
     return (
         f"has {len(tracks)} video tracks, of which number {tracks.index(used) + 1} is used, as the file prefers it",
     )
+
+
+def _of_beginning(packets: Packets) -> tuple[str, ...]:
+    """What a user should know of a file that was recorded, or cut without encoding, from between two key frames on."""
+    if not packets.unbegun:
+        return ()
+    whole = f"{packets.unbegun} frames before its first key frame"
+    return (f"begins with {whole}, which lean on what is not there and are not used",)
 
 
 def _of_stamps(packets: Packets, formats: frozenset[str]) -> tuple[str, ...]:

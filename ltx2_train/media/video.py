@@ -182,7 +182,8 @@ def _read(
             # Files are searched by the time of decoding, which runs ahead of the time shown by as much as reordering.
             before = stamps[max(0, wanted[0] - REORDERED)]
             container.seek(before, stream=stream, backward=True, any_frame=False)
-        for index, frame in enumerate(decoded(container, stream, decoder_of(stream, info.has_alpha), watch)):
+        frames = decoded(container, stream, decoder_of(stream, info.has_alpha), watch, info.before_key)
+        for index, frame in enumerate(frames):
             place = index if stamps is None else frame.pts
             number = None if place is None else _number_at(info, place)
             if number is None or number >= info.frames or (stamps is not None and stamps[number] != place):

@@ -144,5 +144,5 @@ def test_levels_that_suit_a_screen_are_not(tmp_path, transfer):
 
 
 def test_pictures_of_light_are_told():
-    frame = SimpleNamespace(format=SimpleNamespace(name="gbrpf32le"), interlaced_frame=False)
+    frame = SimpleNamespace(format=SimpleNamespace(name="gbrpf32le"), interlaced_frame=False, side_data={})
     assert _remarks(frame) == ("has the levels of linear light, and will look dark; convert it to BT.709 first",)

@@ -173,7 +173,7 @@ def test_sound_that_ends_early_is_padded_and_counted(tmp_path):
     assert (sound.samples.shape, sound.missing) == ((1, 32000), 24000)
     made = prepare(sound, 2.0, 16000)
     assert not made.samples[:, 8000:].any()
-    assert "1.50 s shorter" in made.remarks["padded"]
+    assert "lacks 1.50 s of the clip" in made.remarks["padded"]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.6e38, -100.0])

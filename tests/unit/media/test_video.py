@@ -408,6 +408,9 @@ def test_pixel_aspect_of_written_clip(tmp_path):
     assert (probe_media(path).width, probe_media(path).height) == (85, 48)
 
 
+UNBEGUN = "begins with {} frames before its first key frame, which lean on what is not there and are not used"
+
+
 def _copied(source, target, first=0, earlier=0.0):
     """Copy the packets of `source` from number `first` on, with times `earlier` by that many seconds."""
     import av
@@ -429,15 +432,25 @@ def test_what_a_phone_trimmed_away_is_not_shown(tmp_path):
     # Times below zero are stored with an edit list that hides them.
     path = _copied(whole, tmp_path / "trimmed.mp4", earlier=5 / 25)
     info = probe_media(path)
-    assert info.frames == 19
+    assert (info.frames, info.remarks) == (19, ())
     assert numbers(read_frames(info)) == list(range(5, 24))
 
 
-def test_a_clip_cut_without_reencoding_begins_at_its_first_key_frame(tmp_path):
+@pytest.mark.parametrize("ending", [".mp4", ".mkv", ".ts"])
+def test_a_clip_cut_without_reencoding_begins_at_its_first_key_frame(tmp_path, ending):
     whole = write_video(tmp_path / "whole.mp4", grey_levels(24), options={"g": "8", "preset": "medium", "bf": "2"})
-    path = _copied(whole, tmp_path / "cut.mp4", first=3)
-    info = probe_media(path)
+    info = probe_media(_copied(whole, tmp_path / f"cut{ending}", first=3))
     assert info.frames == 16
+    assert numbers(read_frames(info)) == list(range(8, 24))
+    assert info.remarks == (UNBEGUN.format(5),)
+
+
+@pytest.mark.parametrize("ending", [".avi", ".mkv"])
+def test_what_a_decoder_makes_of_frames_without_their_key_frame_is_not_shown(tmp_path, ending):
+    options = {"g": "8", "bf": "0", "sc_threshold": "1000000000"}
+    whole = write_video(tmp_path / "whole.mp4", grey_levels(24), codec="mpeg4", options=options)
+    info = probe_media(_copied(whole, tmp_path / f"cut{ending}", first=3))
+    assert info.remarks == (UNBEGUN.format(5),)
     assert numbers(read_frames(info)) == list(range(8, 24))
 
 
