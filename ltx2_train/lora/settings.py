@@ -97,8 +97,13 @@ class LoraSettings(Settings):
     )
     exclude_patterns: list[str] = Field(
         default_factory=list,
-        description="Regular expressions of layers to leave out; what include_patterns name stays.",
-        json_schema_extra={**OF_LORA, "community": "exclude_patterns", "advanced": True},
+        description="Regular expressions of layers to leave out of the preset or of target_modules; what "
+        "include_patterns name stays.",
+        json_schema_extra={
+            "counts_with": ["train.what = lora", "not .include_patterns or .target_modules"],
+            "community": "exclude_patterns",
+            "advanced": True,
+        },
     )
     target_modules: list[str] = Field(
         default_factory=list,

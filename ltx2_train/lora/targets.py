@@ -11,7 +11,7 @@ input and output layers are never among them. A preset is a list of endings of t
                         upsets the model; include_patterns can still name them
 
 Patterns are regular expressions that must match the whole dotted path. include_patterns replace the preset;
-exclude_patterns take away from it, but never what an include pattern names.
+exclude_patterns take away from it and from target_modules, but never what an include pattern names.
 """
 
 from __future__ import annotations
@@ -121,12 +121,14 @@ def select(
 ) -> list[str]:
     """Those of `paths` that get a LoRA, in order.
 
-    `modules` are endings such as "attn1.to_q", which replace the preset like `include` does. Raises ConfigError where
-    an entry is no regular expression or matches nothing, and where nothing is left.
+    `modules` are endings such as "attn1.to_q", which replace the preset like `include` does. `exclude` takes away from
+    either, and not from what `include` names. Raises ConfigError where an entry is no regular expression or matches
+    nothing, and where nothing is left.
     """
     wanted: set[str] = set()
     for pattern in include:
         wanted.update(_matches("include_patterns", pattern, paths))
+    named = set(wanted)
     for ending in modules:
         found = [path for path in paths if _ends(path, ending)]
         if not found:
@@ -134,7 +136,6 @@ def select(
                 _nothing(f"lora.target_modules: {ending!r} is the end of no layer's name.", ending, paths)
             )
         wanted.update(found)
-    named = set(wanted)
     if not include and not modules:
         endings = PRESETS[resolve(target, paths)]
         wanted = {

@@ -70,7 +70,7 @@ class SigmaSettings(Settings):
         description="Shift of the logit-normal. Not set: computed from the number of latent tokens. Lower trains more "
         "on fine detail, higher more on composition and motion.",
         json_schema_extra={
-            "counts_with": ".sampling = shifted_logit_normal",
+            "counts_with": [".sampling = shifted_logit_normal", ".uniform_prob != 1 or .mode = legacy"],
             "community": "shifted_logit_shift",
             "advanced": True,
         },
@@ -81,7 +81,7 @@ class SigmaSettings(Settings):
         le=10,
         description="Spread of the logit-normal.",
         json_schema_extra={
-            "counts_with": ".sampling = shifted_logit_normal",
+            "counts_with": [".sampling = shifted_logit_normal", ".uniform_prob != 1 or .mode = legacy"],
             "community": "logit_std",
             "advanced": True,
         },

@@ -140,8 +140,8 @@ BY_LETTER = {option.letter: option for option in OPTIONS}
 BY_NAME = {name: option for option in OPTIONS for name in option.names}
 TABLES = frozenset((".csv", ".tsv", ".jsonl", ".yaml", ".yml"))
 _OPTION = re.compile(r"(?:^|\s)--(?=[A-Za-z](?:[\w-]*\w)?(?:[\s=]|$))")
-# one hyphen, or the dash that phones and office programs write for two, before what is an option
-_DASHED = re.compile(rf"(?:^|\s)([-–—])({'|'.join(BY_LETTER)})[\s=]+\d")
+# before what is an option: one hyphen, the dash that phones and office programs write for two, or two and a blank
+_DASHED = re.compile(rf"(?:^|\s)([-–—]|--\s+)({'|'.join(BY_LETTER)})[\s=]+(?:\d|\S+\.\w{{3,4}}(?:\s|$))")
 
 
 def read_prompts(settings: DrawSettings, fallback: Sequence[str] = ()) -> list[Prompt]:
@@ -258,7 +258,8 @@ def parse_prompt(
     prompt = pieces[0].strip()
     values: dict[str, Any] = {}
     if not plain and (dashed := _DASHED.search(line)):
-        raise ConfigError(f"{dashed[1]}{dashed[2]}: an option begins with two hyphens. Write --{dashed[2]}.")
+        blank = " and no blank behind them" if dashed[1].startswith("--") else ""
+        raise ConfigError(f"{dashed[1]}{dashed[2]}: an option begins with two hyphens{blank}. Write --{dashed[2]}.")
     for piece in pieces[1:]:
         letter, *behind = re.split(r"[\s=]", piece.strip(), maxsplit=1)
         rest = "".join(behind)

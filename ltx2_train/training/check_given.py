@@ -331,8 +331,17 @@ def _tell_black(config: RunConfig, samples: Sequence[Sample], events: Events) ->
 
 
 def tell_ungiven(config: RunConfig, prompts: Sequence[Prompt], events: Events) -> None:
-    """Warn where samples are not given what the LoRA is trained with, since they then show little of it, and where
-    the layers are those of an in-context LoRA and nothing is shown in training."""
+    """Warn where samples are not given what the LoRA is trained with, since they then show little of it, where the
+    layers are those of an in-context LoRA and nothing is shown in training, and where a reference sound is to be hidden
+    from a picture that is not there."""
+    if config.model.mode == "audio" and any(
+        one.hide_from_video for one in reference_sounds_of(config.audio.conditions)
+    ):
+        events.message(
+            "audio.conditions: hide_from_video has no effect on what is learned: model.mode is audio, where there is "
+            "no picture. Leave it out, or set model.mode to av.",
+            "warning",
+        )
     shows = [*references_of(config.video.conditions), *reference_sounds_of(config.audio.conditions)]
     if config.lora.target in ("v2v", "audio_ref_only_ic") and not shows:
         events.message(

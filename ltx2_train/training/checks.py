@@ -50,7 +50,7 @@ from .check_full import check_full, require_plain
 from .check_given import as_cached, check_samples, check_streams, check_supplied, tell_start_references, tell_ungiven
 from .contexts import EMPTY_PROMPT
 from .data_record import DATA_RECORD, changed_data, data_record
-from .effect import require_learning, require_taught, tell_batches, tell_lengths
+from .effect import require_learning, require_taught, tell_batches, tell_lengths, tell_levels, tell_sounds
 from .finished import finished_record, used_settings
 from .fit import Facts, MemoryPlan, this_machine
 from .fit.choose import LEANER, fixed_settings, make_plan, require_format
@@ -356,6 +356,7 @@ def check_model(
     check_streams(config)
     files, stored = check_base(config, events, config.lora.rank)
     require_plain(config, files.checkpoint.name, stored)
+    tell_levels(config, files.version, events)
     device = peers.place(pick_device(config.model.device))
     sizes = _check_layers(config, files.checkpoint)
     layers = list(sizes)
@@ -536,6 +537,7 @@ def _order_batches(config: RunConfig, data: TrainingSet, events: Events) -> Batc
     """The batches of every epoch; tells how many of them carry sound."""
     order = BatchOrder(data.samples, data.batch_sizes, config.train.seed, config.audio, config.train.batches_a_step)
     describe_mix(order, config.model.mode, config.audio.silence_regularizer, events)
+    tell_sounds(config, order, events)
     return order
 
 

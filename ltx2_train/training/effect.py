@@ -12,8 +12,10 @@ from ..config import RunConfig, SampleSettings, TrainSettings
 from ..dataset.dataset_file import DatasetConfig
 from ..errors import ConfigError
 from ..events import Events
+from ..families import FAMILIES
 from ..feed.batches import BatchOrder
 from ..feed.loader import Sample
+from ..objective.sigmas import SigmaSettings, resolve_mode
 from .regularizers.table import REGULARIZERS
 
 _NAMED = 3
@@ -110,6 +112,46 @@ def tell_batches(order: BatchOrder, names: Sequence[str], events: Events) -> Non
             )
 
 
+def tell_sounds(config: RunConfig, order: BatchOrder, events: Events) -> None:
+    """Warn of what is asked for where sound is missing, or of its order, and finds nothing to do in these batches."""
+    if config.model.mode != "av":
+        return
+    sound, share = config.audio, order.share_of_sound()
+    if sound.silence_regularizer and all(sample.audio_steps for sample in order.samples):
+        events.message("audio.silence_regularizer has nothing to do: every clip has sound.", "warning")
+    if sound.batch_probability is not None and share in (0, 1):
+        carry = "every batch carries" if share else "no batch carries"
+        events.message(
+            f"audio.batch_probability = {sound.batch_probability:g} has no effect: {carry} sound, so there is nothing "
+            "to choose between.",
+            "warning",
+        )
+
+
+def tell_levels(config: RunConfig, version: str, events: Events) -> None:
+    """Warn of settings of the noise levels that draw none in a run on a model of `version`."""
+    settings, plain = config.objective, SigmaSettings()
+    form = resolve_mode(settings.mode, version)
+
+    def changed(*names: str) -> str:
+        return ", ".join(f"objective.{name}" for name in names if getattr(settings, name) != getattr(plain, name))
+
+    if settings.min_timestep == settings.max_timestep:
+        if names := changed("sampling", "mode", "shift", "std", "eps", "uniform_prob", "buckets"):
+            events.message(
+                f"{names}: no effect, since objective.min_timestep and max_timestep are both "
+                f"{settings.min_timestep:g}, so that every sample gets this one level.",
+                "warning",
+            )
+    elif settings.sampling != "uniform" and settings.mode == "auto" and form == "legacy":
+        if names := changed("eps", "uniform_prob"):
+            events.message(
+                f"{names}: no effect, since they are of the stretched form, and objective.mode = auto is legacy for "
+                f"{FAMILIES[version].name}. Leave them out, or set objective.mode to stretched.",
+                "warning",
+            )
+
+
 def tell_lengths(config: RunConfig, total: int, events: Events) -> None:
     """Warn of what is counted in steps and does not come to its end, or to pass, in a run of `total` steps."""
     for text in _too_long(config, total):
@@ -125,6 +167,13 @@ def _too_long(config: RunConfig, total: int) -> Iterable[str]:
         )
     if schedule.name == "step" and schedule.step_size >= max(1, total):
         yield f"schedule.step_size is {schedule.step_size:g} steps, so the learning rate never falls"
+    sound = config.audio
+    first = sound.supervision_interval * max(1, -(-sound.supervision_warmup // sound.supervision_interval))
+    if config.model.mode == "av" and sound.supervision != "off" and first > total * config.train.batches_a_step:
+        yield (
+            f"audio.supervision first looks after {first} batches (audio.supervision_warmup, supervision_interval), "
+            "so it never does"
+        )
     own = config.optimizer.args.get("warmup_steps")
     if isinstance(own, int) and own >= total:
         yield f"optimizer.args: warmup_steps is {own}, so the optimizer warms up until the end"

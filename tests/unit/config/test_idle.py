@@ -93,6 +93,8 @@ CASES = [
         "audio": {"silence_regularizer": True}}),
     ({"objective": {"sampling": "uniform", "shift": 2.0, "std": 2}}, ["objective.shift", "objective.std"], {
         "objective": {"sampling": "shifted_logit_normal"}}),
+    ({"objective": {"uniform_prob": 1, "shift": 2.0, "std": 2}}, ["objective.shift", "objective.std"], {
+        "objective": {"uniform_prob": 0.9}}),
     ({"objective": {"mode": "legacy", "uniform_prob": 0.3}}, ["objective.uniform_prob"], {
         "objective": {"mode": "stretched"}}),
     ({"schedule": {"name": "constant", "warmup": 10, "power": 2}}, ["schedule.warmup", "schedule.power"], {
@@ -122,6 +124,8 @@ CASES = [
     ({"cache": {"dino": {"size": 224}}}, ["cache.dino.size"], {"cache": {"dino": {"model": "dino"}}}),
     ({"lora": {"target": "v2v", "include_patterns": [".*to_q"]}}, ["lora.target"], {
         "lora": {"include_patterns": []}}),
+    ({"lora": {"exclude_patterns": [".*to_q"], "include_patterns": [".*to_k"]}}, ["lora.exclude_patterns"], {
+        "lora": {"target_modules": ["to_v"]}}),
     ({"quant": {"format": "int8", "block_size": 64}}, ["quant.block_size"], {"quant": {"format": "nf4"}}),
     ({"quant": {"awq_alpha": 0.5, "loftq_iters": 4}}, ["quant.loftq_iters", "quant.awq_alpha"], None),
     ({"train": {"caption_dropout": 0, "caption_dropout_with": "zeros"}}, ["train.caption_dropout_with"], {

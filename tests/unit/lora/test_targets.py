@@ -76,6 +76,12 @@ def test_exclude_takes_away_but_not_what_include_names(make_model):
     assert count_branches(less) == {"video": 8 * BLOCKS}
     named = r"transformer_blocks\.0\.attn1\.to_q"
     assert select(everything, "t2v", include=[named], exclude=[r".*attn1.*"]) == ["transformer_blocks.0.attn1.to_q"]
+    modules = {"modules": ["attn1.to_q", "attn2.to_q"], "exclude": [r".*\.attn1\..*"]}
+    assert select(everything, "t2v", **modules) == [f"transformer_blocks.{block}.attn2.to_q" for block in range(BLOCKS)]
+    both = select(everything, "t2v", include=[named], **modules)
+    assert both == ["transformer_blocks.0.attn1.to_q", *select(everything, "t2v", **modules)]
+    with pytest.raises(ConfigError, match="takes every layer away"):
+        select(everything, "t2v", modules=["attn1.to_q"], exclude=[r".*attn1.*"])
 
 
 def test_module_endings_are_those_of_the_official_trainer(make_model):

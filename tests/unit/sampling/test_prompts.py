@@ -45,6 +45,13 @@ def test_a_caption_is_all_prompt():
 
 
 @pytest.mark.parametrize(
+    "text", ["A fox -- i am here", "A -- as ever - a fox", "rock -n roll. A", "A - 3 foxes -- 2 hens"]
+)
+def test_hyphens_of_a_sentence_are_no_options(text):
+    assert parse_prompt(text, SETTINGS).text == text
+
+
+@pytest.mark.parametrize(
     ("line", "says"),
     [
         ("A --w x", "number"),
@@ -55,6 +62,8 @@ def test_a_caption_is_all_prompt():
         ("A --i no.png", "no such image"),
         ("A -w 96", r"^-w: an option begins with two hyphens. Write --w.$"),
         ("A —f=9", "—f: an option begins with two hyphens"),
+        ("A -- w 96", r"^-- w: an option begins with two hyphens and no blank behind them. Write --w.$"),
+        ("-i fox.png A", "-i: an option begins with two hyphens"),
     ],
 )
 def test_wrong_options_are_named(line, says):

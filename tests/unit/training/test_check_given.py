@@ -311,6 +311,15 @@ def test_layers_of_an_in_context_lora_without_a_reference_are_told():
     assert len(told.texts) == 1
 
 
+def test_a_sound_that_is_to_be_hidden_from_no_picture_is_told():
+    told, hidden = Told(), given({"type": "reference", "hide_from_video": True})
+    tell_ungiven(run("audio", audio=hidden), [], told)
+    assert [text[: text.index(" on")] for _, text in told.texts] == ["audio.conditions: hide_from_video has no effect"]
+    tell_ungiven(run("av", audio=hidden), [], told)
+    tell_ungiven(run("audio", audio=given({"type": "reference", "hide_text": True})), [], told)
+    assert len(told.texts) == 1
+
+
 def test_a_black_mask_is_named_and_trains(tmp_path):
     mask, told = tmp_path / "mask.safetensors", Told()
     write_tensors(mask, {"mask": torch.zeros(2, 2, 2, dtype=torch.uint8)})

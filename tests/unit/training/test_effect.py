@@ -14,7 +14,14 @@ from ltx2_train.errors import ConfigError
 from ltx2_train.feed.batches import BatchOrder
 from ltx2_train.feed.loader import Sample
 from ltx2_train.shapes import LatentShape
-from ltx2_train.training.effect import require_learning, require_taught, tell_batches, tell_lengths
+from ltx2_train.training.effect import (
+    require_learning,
+    require_taught,
+    tell_batches,
+    tell_lengths,
+    tell_levels,
+    tell_sounds,
+)
 from ltx2_train.training.regularizers.table import REGULARIZERS
 
 AV = {"model": {"mode": "av"}}
@@ -135,6 +142,9 @@ def test_a_batch_that_is_never_full_is_named(samples, size, said):
         ({"sample": {"every": 20, "at_start": False}}, "sample.every is 20, so samples are drawn at the end alone"),
         ({"sample": {"every": 10, "at_start": False}}, ""),
         ({"train": {"norms_every": 11}}, "train.norms_every is 11, so norms are never measured"),
+        (AV | {"audio": {"supervision": "error"}}, "audio.supervision first looks after 50 batches"),
+        (AV | {"audio": {"supervision": "warn", "supervision_warmup": 6, "supervision_interval": 5}}, ""),
+        (AV | {"audio": {"supervision": "warn"}, "train": {"accumulation": 5}}, ""),
     ],
 )
 def test_what_takes_longer_than_the_run_is_named(run, named):
@@ -143,3 +153,34 @@ def test_what_takes_longer_than_the_run_is_named(run, named):
     assert len(told.texts) == bool(named)
     assert all(named in text for text in told.texts)
     assert all(text.endswith("the run has 10 steps.") for text in told.texts)
+
+
+def test_what_is_for_clips_without_sound_or_for_their_order_and_finds_none_is_named():
+    heard, mute = sample("heard", audio_steps=9), sample("mute")
+    run = make_run(AV | {"audio": {"silence_regularizer": True, "batch_probability": 0.5}})
+
+    def told(*samples, config=run):
+        events = Told()
+        tell_sounds(config, BatchOrder(samples, 1, 0), events)
+        return [text.split(" has ")[0] for text in events.texts]
+
+    assert told(heard, mute) == told(heard, config=make_run(AV)) == []
+    assert told(heard) == ["audio.silence_regularizer", "audio.batch_probability = 0.5"]
+    assert told(mute) == ["audio.batch_probability = 0.5"]
+
+
+@pytest.mark.parametrize(
+    ("version", "objective", "named"),
+    [
+        ("2.3", {"eps": 0.1, "uniform_prob": 0.5}, ""),
+        ("2.0", {"eps": 0.1, "uniform_prob": 0.5}, "objective.eps, objective.uniform_prob: no effect, since they are"),
+        ("2.0", {"eps": 0.1, "mode": "stretched"}, ""),
+        ("2.3", {"min_timestep": 500, "max_timestep": 500}, ""),
+        ("2.3", {"min_timestep": 500, "max_timestep": 500, "shift": 1}, "objective.shift: no effect"),
+    ],
+)
+def test_settings_of_noise_levels_that_draw_none_are_named(version, objective, named):
+    told = Told()
+    tell_levels(make_run({"objective": objective}), version, told)
+    assert len(told.texts) == bool(named)
+    assert all(named in text for text in told.texts)
