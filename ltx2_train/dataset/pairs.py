@@ -7,7 +7,7 @@ another clip, and an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import DataError
@@ -27,6 +27,9 @@ OTHER_LENGTH = "references have another length than their clips, so that every w
 ONE_FRAME = "references are videos of which one frame is shown, since reference_frames is not set; 0 shows all of them"
 ITSELF = "references are copies of their clips, so that there is nothing to learn but to repeat them"
 SOUND_ITSELF = "reference sounds are copies of what is trained, so that there is nothing to learn but to repeat it"
+TWICE = "references are the same as another of their clips"
+SOUND_TWICE = "reference sounds are the same as another of their clips"
+LONG_VOICE = "reference sounds are longer than reference_audio_max_seconds ({:g}), and only their beginning is used"
 OTHER_SHAPE = "references have another shape than their clips, and their middle is used"
 SHORT_MASK = "masks are shorter than their clips; where they end, their last frame is held"
 LONG_MASK = "masks are longer than their clips; what is behind the end is not used"
@@ -38,6 +41,7 @@ UNSEEN_REFERENCE = "references belong to recordings, which have no picture, and 
 SHORT_SOUND_MASK = "masks for sound are shorter than their clips, and what is behind their end is generated"
 NOTICED = 2  # frames; less comes of rounding
 GROSS = 2.0
+ROUNDING_SECONDS = 0.01
 _FRAMES = {"reference_frames", "more_reference_frames"}
 
 
@@ -60,6 +64,7 @@ class Fit:
 
     def references(self, item: Item) -> None:
         """Look at the references of `item`."""
+        self._given_twice(TWICE, [one.path for one in item.references])
         for number, wanted in enumerate(item.references):
             if wanted.media is not None:
                 self._reference(item, wanted, wanted.media, item.dataset.entry.frames_of(number))
@@ -67,8 +72,8 @@ class Fit:
     def _reference(self, item: Item, wanted: ReferenceMedia, media: MediaInfo, frames: int) -> None:
         own = item.source.media
         self._remarked("reference", media, media.remarks)
-        alike = (wanted.frames, wanted.width, wanted.height) == (item.window.count, item.width, item.height)
-        if alike and _same(media.path, own.path):
+        alike = (wanted.temporal_scale, wanted.width, wanted.height) == (1, item.width, item.height)
+        if alike and (wanted.frames > 1 or item.window.count == 1) and same_file(media.path, own.path):
             self._note(ITSELF, media, "")
         if media.kind == "video" and not item.dataset.entry.model_fields_set & _FRAMES:
             self._note(ONE_FRAME, media, f"({media.frames} frames)")
@@ -104,12 +109,24 @@ class Fit:
 
     def reference_sounds(self, item: Item) -> None:
         """Look at the reference sounds of `item`."""
+        self._given_twice(SOUND_TWICE, item.reference_audios)
         sound, most = item.sound, item.dataset.entry.reference_audio_max_seconds
         if sound is None or (most is not None and sound.start >= most):
             return  # a later part of a recording may well be shown how it begins
         for path in filter(None, item.reference_audios):
-            if _same(path, sound.path):
+            if same_file(path, sound.path):
                 self.useless(SOUND_ITSELF, [path])
+
+    def _given_twice(self, topic: str, paths: Sequence[Path | None]) -> None:
+        given = [path for path in paths if path is not None]
+        self.useless(
+            topic, [path for number, path in enumerate(given) if any(same_file(path, o) for o in given[:number])]
+        )
+
+    def long_voice(self, voice: MediaInfo, most: float) -> None:
+        """Look at the reference sound `voice`, of which at most `most` seconds are used."""
+        if voice.duration > most + ROUNDING_SECONDS:
+            self._note(LONG_VOICE.format(most), voice, f"({voice.duration:.2f} s)")
 
     def sound_mask(self, item: Item, mask: MediaInfo) -> None:
         """Look at the sound file `mask`, which masks the sound of `item`."""
@@ -149,7 +166,7 @@ class Fit:
         self._seen.setdefault(topic, {}).setdefault(media.path, detail)
 
 
-def _same(one: Path, other: Path) -> bool:
+def same_file(one: Path, other: Path) -> bool:
     """Whether both are one file, or copies."""
     return one == other or (one.is_file() and other.is_file() and one in copies([other, one]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -197,8 +198,12 @@ class Cutter:
     def _companions_of(self, candidate: MediaFile, kind: MediaKind) -> _Beside:
         """What lies beside a medium; looked for once, however many windows it has."""
         mask = self.companions.mask(candidate) if kind != "audio" else None
+        voices, most = self.sounds.references(candidate), self.settings.reference_audio_max_seconds
+        for path in filter(None, voices if most is not None else ()):
+            with contextlib.suppress(DataError):  # whoever encodes it says so
+                self.fit.long_voice(self.look(path), most or 0.0)
         return _Beside(
-            self.sounds.references(candidate),
+            voices,
             mask,
             None if mask is None else self._look(mask, "mask"),
             self.companions.audio_mask(candidate),

@@ -136,12 +136,8 @@ def require_samples_used(run: RunConfig, data: TrainingSet) -> None:
 
 def require_items_used(run: RunConfig, items: Sequence[Item]) -> None:
     """The same for what the rows of lists give, before it is encoded."""
-    for_sound, unused = (REFERENCE_SOUNDS, SOUND_MASKS), _unused(run)
-    lines = [
-        _of_some(one, [item.key for item in items if getattr(item, one.item)])
-        for one in unused
-        if one.item and run.model.mode != ("video" if one in for_sound else "audio")
-    ]
+    unused = _unused(run)
+    lines = [_of_some(one, [item.key for item in items if getattr(item, one.item)]) for one in unused if one.item]
     counts = {one: {item.key: len(getattr(item, one.item)) for item in items} for one, _, _ in SEVERAL}
     _refuse([*lines, *_too_many(run, unused, counts)])
     _require_clips(run, items)

@@ -24,18 +24,17 @@ from ..media.images import picture_doubts, read_image
 from ..media.info import MediaInfo
 from ..media.names import why_no_file
 from ..media.sound import CLIPPED_SHARE, PADDED_SECONDS, SILENCE_DB, clipped_share, rms_db, to_stereo
-from ..media.sound_media import AUDIO_SUFFIXES, NOT_NUMBERS, Sound, check_numbers, probe_sound, read_sound
+from ..media.sound_media import AUDIO_SUFFIXES, NOT_NUMBERS, read_sound
 from ..media.video import check_frames, probe_media, read_frames
 from .check_report import Finding, FindingLevel
+from .check_sounds import HEARD_SECONDS, SHORT_VOICE, check_whole, heard_of, of_reference_sounds
 
 LONGEST_CAPTION = 200  # words; what the guides call the limit
 CROP_SHARE = 0.2  # more than this of a picture cut away deserves a look
 UPSCALE = 1.25
 LOST_IN_MIX = 15.0  # dB; the dialogue of 5.1 loses 11
-SHORT_VOICE = 0.5  # seconds of a recording or a reference sound
 BLACK_LEVEL = 6  # of 255; no place of a picture is brighter
 MEANT_SILENT = (FILE_SILENT, SILENCED)
-HEARD_SECONDS = 60.0  # of each sound; the rest is not decoded
 THUMB = (16, 16)
 BY_PREFIX = (
     ("no caption", "no-caption", "Write one, or let `ltx2-train data caption` do it."),
@@ -107,7 +106,7 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> FileFacts:
             picture_error = str(error)
     if item.sound is not None:
         try:
-            sound = _heard(items)
+            sound = heard_of(items)
             mixed = to_stereo(sound)
             level, clipped = rms_db(mixed), clipped_share(sound.samples)
             lost = max(rms_db(channel[None]) for channel in sound.samples) - level
@@ -161,7 +160,7 @@ def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
     if item.audio_mask is not None and item.sound is not None:
         try:
             if item.audio_mask.suffix.lower() in AUDIO_SUFFIXES:
-                _check_whole(item.audio_mask)
+                check_whole(item.audio_mask)
             heard = [sound_mask(item.audio_mask, one) for one in items if one.sound is not None]
             if full := sum(bool(one.all()) for one in heard):
                 yield "red", f"the mask of its sound gives all of it{_of(full, heard)}, and nothing is left to make"
@@ -169,34 +168,12 @@ def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
                 yield "amber", "the mask of its sound gives nothing: level 1 is given, or a span in seconds"
         except DataError as error:
             yield "red", f"the mask of its sound: {error}".rstrip(".")
-    for number, path in enumerate(item.reference_audios):
-        role = named_reference(number, "reference sound")
-        try:
-            if path is None:
-                continue
-            seconds = _check_whole(path)
-            heard = read_sound(path, 0.0, HEARD_SECONDS if seconds > HEARD_SECONDS else None)
-            if rms_db(to_stereo(heard)) < SILENCE_DB:
-                # a run that shows it refuses it; of a longer one the rest is not heard here
-                yield "amber" if seconds > HEARD_SECONDS else "red", f"its {role} {path.name} is silence"
-            elif seconds < SHORT_VOICE:
-                yield "amber", f"its {role} {path.name} lasts {seconds:.2f} s, in which little can be heard"
-        except DataError as error:
-            yield "red", f"its {role}: {error}".rstrip(".")
+    yield from of_reference_sounds(items)
 
 
 def _of(count: int, windows: Sequence[object]) -> str:
     """ " in 2 of its 5 windows"; "" where it is so in all of them."""
     return "" if count == len(windows) else f" in {count} of its {len(windows)} windows"
-
-
-def _check_whole(path: Path) -> float:
-    """Seconds of a sound beside a medium. Raises DataError where its end is missing, or a sample is no number."""
-    info = probe_sound(path)
-    if info.cut_short:
-        raise DataError(f"{path} is cut short: {info.cut_short}", path)
-    check_numbers(path)
-    return info.duration
 
 
 def _loud_track(item: Item) -> int:
@@ -212,17 +189,6 @@ def _loud_track(item: Item) -> int:
         if rms_db(to_stereo(heard)) >= SILENCE_DB:
             return number
     return 0
-
-
-def _heard(items: Sequence[Item]) -> Sound:
-    """The sound that the windows of a medium use, at most a minute of it."""
-    used = [item.sound for item in items if item.sound is not None]
-    start = min(part.start for part in used)
-    whole = max(part.start + part.seconds for part in used) - start
-    seconds = min(HEARD_SECONDS, whole)
-    if seconds < whole:
-        check_numbers(used[0].path, used[0].tracks)
-    return read_sound(used[0].path, start, seconds, used[0].of_clip, used[0].tracks)
 
 
 def _first_frame(item: Item) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""References and masks that do not fit their clips: named and counted, or refused by name."""
+"""References and masks that do not fit their clips: named and counted, or refused by name.
+
+It is long: every way of not fitting has its sentence.
+"""
 
 from __future__ import annotations
 
@@ -147,8 +150,41 @@ def test_a_reference_that_is_its_clip_or_transparent_or_shown_for_a_frame_is_tol
     ]
     copied = "1 references are copies of their clips, so that there is nothing to learn but to repeat them: a.mp4"
     assert copied in said(clips, reference_directory="refs", reference_frames=0)
+    assert copied in said(clips, reference_directory="refs", reference_frames=9), "half of what is to be made"
+    assert copied not in said(clips, reference_directory="refs", reference_frames=1), "how it goes on is to be learned"
+    slower = said(clips, reference_directory="refs", reference_frames=9, reference_temporal_scale=2)
+    assert copied not in slower, "what is between the frames is something to learn"
     smaller = said(clips, reference_directory="refs", reference_frames=0, reference_downscale=2)
     assert copied not in smaller, "a picture from a smaller one is something to learn"
+
+
+def test_a_reference_that_is_given_twice_is_told(clips):
+    for name in "ab":
+        write_image(clips / "refs" / f"{name}.png", 64, 64, caption=None)
+        write_sound(clips / "clips" / f"{name}.wav", tone(1))
+        write_sound(clips / "voices" / f"{name}.wav", tone(1, 600))
+    twice = {"reference_directory": "refs", "more_reference_directories": ["refs"], "audio_source": "audio_files"}
+    voices = {"reference_audio_directory": "voices", "more_reference_audio_directories": ["voices"]}
+    assert said(clips, **twice, **voices) == [
+        "2 references are the same as another of their clips: a.png, b.png",
+        "2 reference sounds are the same as another of their clips: a.wav, b.wav",
+    ]
+    write_image(clips / "other" / "a.png", 32, 64, caption=None)
+    write_image(clips / "other" / "b.png", 32, 64, caption=None)
+    assert not any("the same as" in one for one in said(clips, **twice | {"more_reference_directories": ["other"]}))
+
+
+def test_reference_sounds_that_are_cut_are_counted(clips):
+    for name, seconds in (("a", 2), ("b", 0.7)):
+        write_sound(clips / "clips" / f"{name}.wav", tone(1))
+        write_sound(clips / "voices" / f"{name}.wav", tone(seconds, 600))
+    voices = {"audio_source": "audio_files", "reference_audio_directory": "voices"}
+    assert said(clips, **voices) == []
+    assert said(clips, **voices, reference_audio_max_seconds=2) == []
+    assert said(clips, **voices, reference_audio_max_seconds=1) == [
+        "1 reference sounds are longer than reference_audio_max_seconds (1), and only their beginning is used: "
+        "a.wav (2.00 s)"
+    ]
 
 
 def test_references_that_fit_are_not_mentioned(clips):

@@ -347,9 +347,8 @@ def test_stop_is_heard(tmp_path):
 def test_interlaced_and_hdr_videos_are_mentioned(tmp_path, monkeypatch):
     from ltx2_train.media import probe as media
 
-    remarks = media._remarks(
-        types.SimpleNamespace(format=types.SimpleNamespace(name="yuv420p"), color_trc=16, interlaced_frame=True)
-    )
+    hdr = {"format": types.SimpleNamespace(name="yuv420p"), "color_trc": 16}
+    remarks = media._remarks(types.SimpleNamespace(**hdr, interlaced_frame=True, side_data={}))
     assert len(remarks) == 2
     monkeypatch.setattr(media, "_remarks", lambda frame: remarks)
     write_captioned(tmp_path / "clips" / "tv.mp4", moving_square(9, 64, 64))

@@ -80,8 +80,9 @@ def test_what_rows_of_lists_give_is_named_before_it_is_encoded(kind):
     nothing = {"references": (), "reference_audios": (), "mask": None, "audio_mask": None}
     items = [SimpleNamespace(key="x", **{**nothing, kind.item: ("m.png",) if kind.item.endswith("s") else "m.png"})]
     require_items_used(RUN, [SimpleNamespace(key="x", **nothing)])
-    with pytest.raises(ConfigError, match=rf"{kind.item.removesuffix('s')} of x: "):
-        require_items_used(make_run({"model": {"mode": "av"}}), items)
+    for mode in ("av", "video", "audio"):
+        with pytest.raises(ConfigError, match=rf"{kind.item.removesuffix('s')} of x: "):
+            require_items_used(make_run({"model": {"mode": mode}}), items)
     stream = "audio" if "audio" in kind.sample else "video"
     condition = {"conditions": [{"type": "mask" if "mask" in kind.sample else "reference"}]}
     require_items_used(make_run({"model": {"mode": "av"}, stream: condition}), items)

@@ -196,7 +196,7 @@ def test_references_without_targets_and_the_reverse(tmp_path):
     for name in ("a", "b"):
         clip(tmp_path / "clips" / f"{name}.mp4", f"clip {name}", sound=media.tone(0.8), shift=ord(name) % 7)
     for name in ("b", "c"):
-        media.write_sound(tmp_path / "refs" / f"{name}.wav", media.tone(1))
+        media.write_sound(tmp_path / "refs" / f"{name}.wav", media.tone(1, 600))
     report = check(tmp_path / "clips", 'reference_audio_directory = "refs"')
     assert [finding.path.name for finding in report.findings if finding.rule == "reference"] == ["a.mp4", "c.wav"]
     missing = check(tmp_path / "clips", 'reference_audio_directory = "nowhere"')
@@ -206,6 +206,31 @@ def test_references_without_targets_and_the_reverse(tmp_path):
     assert "its reference sound a.wav lasts 0.02 s, in which little can be heard" in [
         one.reason for one in short.findings
     ]
+
+
+def test_what_is_used_of_a_reference_sound_is_judged(tmp_path):
+    rng = np.random.default_rng(0)
+    own, other = (np.convolve(rng.normal(0, 0.5, 48000), np.ones(40) / 40, "same")[None] for _ in range(2))
+    own, other = own.astype(np.float32), other.astype(np.float32)
+    clip(tmp_path / "clips" / "a.mp4", "clip a", sound=own)
+
+    def told(voice, more=""):
+        media.write_sound(tmp_path / "refs" / "a.wav", voice)
+        report = check(tmp_path / "clips", f'reference_audio_directory = "refs"\n{more}')
+        return [one.reason for one in report.findings if one.rule == "reference"]
+
+    assert told(other) == []
+    same = ["its reference sound a.wav is its own sound, so that there is nothing to learn but to repeat it"]
+    assert told(own) == same, "though it lies in the clip coded"
+    assert told(np.roll(own, 1000)) == same
+    assert told(own[:, 24000:]) == [], "of another part of it"
+    cut = "reference_audio_max_seconds = 0.1"
+    assert told(other, cut) == [
+        "its reference sound a.wav lasts 1.00 s, of which 0.10 s are used, in which little can be heard"
+    ]
+    late = np.concatenate([np.zeros((1, 24000), np.float32), other], axis=1)
+    assert told(late) == []
+    assert told(late, "reference_audio_max_seconds = 0.5") == ["its reference sound a.wav is silence"]
 
 
 def test_a_target_without_its_reference_is_left_out(tmp_path):
