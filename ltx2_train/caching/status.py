@@ -16,6 +16,7 @@ from typing import Any
 from ..dataset.cache_names import TEXT_SUFFIX
 from ..dataset.plan import DatasetPlan
 from ..dataset.scan import SHOWN_AT_MOST
+from ..dataset.sources import content_change, content_hash
 from ..errors import CacheError, RunError
 from ..events import Events
 from ..weights.reader import ENDING
@@ -24,6 +25,7 @@ from .encode import Latents
 from .encode_text import Text
 from .kind import IN_ITS_PLACE, CacheKind
 from .kinds import CACHE_KINDS, needed_kinds
+from .notes import note_damage
 from .recipe import CacheRecipe
 from .writable import written_folders
 
@@ -104,15 +106,21 @@ def cache_status(plan: DatasetPlan, recipe: CacheRecipe) -> CacheStatus:
 
 
 def verify_caches(plan: DatasetPlan, recipe: CacheRecipe, events: Events) -> None:
-    """Read all of every cache that `plan` needs. What is damaged is noted beside it, and stale from then on."""
-    jobs = [job for kind in needed_kinds(plan, recipe) for job in kind.jobs()]
-    paths = [path for path in dict.fromkeys(job.path for job in jobs) if path.is_file()]
-    events.stage("verify caches", len(paths))
-    for done, path in enumerate(paths, 1):
+    """Read all of every cache that `plan` needs, and of the media that they were made from.
+
+    What is damaged, or was made from other bytes, is noted beside it, and stale from then on.
+    """
+    content_hash.cache_clear()  # it trusts in size and time
+    jobs = {job.path: job for kind in needed_kinds(plan, recipe) for job in kind.jobs() if job.path.is_file()}
+    events.stage("verify caches", len(jobs))
+    for done, job in enumerate(sorted(jobs.values(), key=lambda job: job.source), 1):  # each medium is read once
         events.check_stop()
         with contextlib.suppress(CacheError):  # it is in the notes, or its header says it each time
-            CacheFile(path).verify()
-        events.progress(done, len(paths), path.name)
+            file = CacheFile(job.path)
+            file.verify()
+            if file.fingerprinted and (changed := content_change(file.record("source"), job.source)):
+                note_damage(job.path, changed)
+        events.progress(done, len(jobs), job.path.name)
 
 
 def _rows(kind: CacheKind[Any]) -> Iterator[CacheRow]:

@@ -20,7 +20,9 @@ def add_commands(commands, add: Callable[..., argparse.ArgumentParser], add_run_
     status = add("status", _status, "Say what is cached, missing, stale and why, or of no use any more.", actions)
     add_run_file(status)
     status.add_argument("--json", action="store_true", help="print JSON")
-    status.add_argument("--verify", action="store_true", help="read all of each file, not its header alone")
+    status.add_argument(
+        "--verify", action="store_true", help="read all of each file and of its medium, not headers alone"
+    )
     clean = add("clean", _clean, "List the caches that nothing uses any more; --yes deletes them.", actions)
     add_run_file(clean)
     clean.add_argument("--stale", action="store_true", help="those that no longer fit as well")

@@ -41,6 +41,17 @@ def source_change(record: Mapping[str, Any], path: Path) -> str | None:
     return None
 
 
+def content_change(record: Mapping[str, Any], path: Path) -> str | None:
+    """As `source_change`, where size and time are those of `record`: whether the content is too. Reads all of it."""
+    try:
+        size, mtime_ns = source_stat(path)
+        same = (size, mtime_ns) != (record.get("size"), record.get("mtime_ns"))
+        same = same or content_hash(path, size, mtime_ns) == record.get("sha256")
+    except OSError:
+        return None
+    return None if same else f"{path.name} changed (same size and time, other content)"
+
+
 def copies(paths: Iterable[Path]) -> dict[Path, Path]:
     """Of files that are copies of an earlier one: the file -> the first of its content. Few have to be read."""
     by_size: dict[int, dict[Path, int]] = {}

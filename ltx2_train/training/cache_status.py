@@ -27,7 +27,10 @@ _Kept = tuple[Path, str, str]  # a file, the entry of its metadata that says wha
 
 
 def status_of_caches(run: RunConfig, events: Events | None = None, verify: bool = False) -> CacheStatus:
-    """Compare every cache that `run` needs; reads headers only, with `verify` all of each file. Raises TrainerError."""
+    """Compare every cache that `run` needs. Raises TrainerError.
+
+    Headers alone are read; with `verify` all of each file, and of the media that they were made from.
+    """
     events = shielded(events)
     base = BaseFiles.find(run, events)
     recipe, dataset = base.recipe(run), DatasetConfig.read(run.need("data.config"), run.foreign)

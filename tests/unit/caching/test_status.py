@@ -92,6 +92,20 @@ def test_verifying_finds_what_headers_do_not_show_and_a_build_mends_it(run_file,
     assert main(["cache", "status", str(run_file), "--verify"]) == 0
 
 
+def test_verifying_reads_the_media_and_finds_other_bytes_of_the_same_size_and_time(run_file, capsys):
+    clip = next((run_file.parent / "clips").glob("*.png"), None) or next((run_file.parent / "clips").glob("*.mp4"))
+    stat, data = clip.stat(), bytearray(clip.read_bytes())
+    data[-1] ^= 1
+    clip.write_bytes(bytes(data))
+    os.utime(clip, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert main(["cache", "status", str(run_file)]) == 0, "size and time are those of before"
+    assert main(["cache", "status", str(run_file), "--verify"]) == 1
+    assert f"{clip.name} changed (same size and time, other content)" in capsys.readouterr().out
+    assert main(["cache", "status", str(run_file)]) == 1, "it is known from then on"
+    assert main(["cache", "build", str(run_file)]) == 0
+    assert main(["cache", "status", str(run_file), "--verify"]) == 0
+
+
 def test_of_caches_alone_what_training_reads_is_looked_at(run_file, capsys):
     folder, dataset = run_file.parent / "cache", run_file.parent / "dataset.toml"
     shutil.rmtree(run_file.parent / "clips")
