@@ -29,6 +29,7 @@ ITSELF = "references are copies of their clips, so that there is nothing to lear
 SOUND_ITSELF = "reference sounds are copies of what is trained, so that there is nothing to learn but to repeat it"
 TWICE = "references are the same as another of their clips"
 SOUND_TWICE = "reference sounds are the same as another of their clips"
+LONG_CLIP = "clips are longer than max_frames ({}), and only their beginning is used"
 LONG_VOICE = "reference sounds are longer than reference_audio_max_seconds ({:g}), and only their beginning is used"
 OTHER_SHAPE = "references have another shape than their clips, and their middle is used"
 SHORT_MASK = "masks are shorter than their clips; where they end, their last frame is held"
@@ -122,6 +123,10 @@ class Fit:
         self.useless(
             topic, [path for number, path in enumerate(given) if any(same_file(path, o) for o in given[:number])]
         )
+
+    def long_clip(self, clip: MediaInfo, most: int, seconds: float) -> None:
+        """Take down that the last `seconds` of `clip` are behind the `most` frames that are used of it."""
+        self._note(LONG_CLIP.format(most), clip, f"({seconds:.2f} s)")
 
     def long_voice(self, voice: MediaInfo, most: float) -> None:
         """Look at the reference sound `voice`, of which at most `most` seconds are used."""

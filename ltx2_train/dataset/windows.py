@@ -272,6 +272,8 @@ class Cutter:
             pad=entry.pad_short == "pad",
             interval=entry.frame_interval,
         )
+        if extraction == "full" and (more := line.frames - entry.max_frames) > timing.PAD_LIMIT:
+            self.fit.long_clip(media, entry.max_frames, more / line.fps)
         kept = [window for window in cut if not timing.is_window_damaged(line, window, media.damage)]
         if kept:
             return kept, None

@@ -187,6 +187,15 @@ def test_reference_sounds_that_are_cut_are_counted(clips):
     ]
 
 
+def test_clips_that_are_cut_at_max_frames_are_counted(clips):
+    write_captioned(clips / "clips" / "b.mp4", moving_square(50, 64, 64))
+    full = {"frame_extraction": "full", "target_frames": [1]}
+    assert said(clips, **full, max_frames=25) == [
+        "1 clips are longer than max_frames (25), and only their beginning is used: b.mp4 (1.00 s)"
+    ]
+    assert said(clips, **full, max_frames=49) == [], "whole latents leave out as much"
+
+
 def test_references_that_fit_are_not_mentioned(clips):
     write_video(clips / "refs" / "a.mp4", moving_square(25, 128, 128))
     write_image(clips / "refs" / "b.png", 64, 64, caption=None)
