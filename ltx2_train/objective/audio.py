@@ -143,7 +143,11 @@ class AudioSettings(Settings):
         description="Side of the picture that stands in for the missing one when the noise levels of mode audio are "
         "drawn; 0 takes the size of the dataset. Not set: as each dataset says.",
         json_schema_extra={
-            "counts_with": "model.mode = audio",
+            "counts_with": [
+                "model.mode = audio",
+                "objective.by_length -- where levels follow the length, with objective.shift not set and "
+                "objective.sampling = shifted_logit_normal",
+            ],
             "community": "audio_only_sequence_resolution",
             "unit": "pixels",
             "advanced": True,

@@ -132,6 +132,11 @@ class SigmaSettings(Settings):
         json_schema_extra={"community": "num_timestep_buckets", "advanced": True},
     )
 
+    @property
+    def by_length(self) -> bool:
+        """Whether the levels follow the length of a clip."""
+        return self.sampling != "uniform" and self.shift is None
+
     @field_validator("sampling", mode="before")
     @classmethod
     def _sigma_means_shifted(cls, value: object) -> object:

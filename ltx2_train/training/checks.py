@@ -50,7 +50,15 @@ from .check_full import check_full, require_plain
 from .check_given import as_cached, check_samples, check_streams, check_supplied, tell_start_references, tell_ungiven
 from .contexts import EMPTY_PROMPT
 from .data_record import DATA_RECORD, changed_data, data_record
-from .effect import require_learning, require_taught, tell_batches, tell_lengths, tell_levels, tell_sounds
+from .effect import (
+    require_learning,
+    require_taught,
+    tell_batches,
+    tell_lengths,
+    tell_levels,
+    tell_overridden,
+    tell_sounds,
+)
 from .finished import finished_record, used_settings
 from .fit import Facts, MemoryPlan, this_machine
 from .fit.choose import LEANER, fixed_settings, make_plan, require_format
@@ -199,6 +207,7 @@ def _check(config: RunConfig, events: Events, peers: Peers) -> Checked:
     require_taught(config, data.samples, events)
     check_sharded_batches(config, data.batch_sizes)
     order = _order_batches(config, data, events)
+    tell_overridden(config, dataset, data.samples, events)
     tell_batches(order, [f"datasets[{number}]" for number in range(len(dataset.datasets))], events)
     triggers = dataset_triggers(dataset)
     check_samples_of(config, data, events)

@@ -7,6 +7,7 @@ than the dataset, is another run than the one that was described.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ..config import RunConfig, SampleSettings, TrainSettings
 from ..dataset.dataset_file import DatasetConfig
@@ -15,6 +16,8 @@ from ..events import Events
 from ..families import FAMILIES
 from ..feed.batches import BatchOrder
 from ..feed.loader import Sample
+from ..idle import shown_value
+from ..objective.audio_balance import sample_weights
 from ..objective.sigmas import SigmaSettings, resolve_mode
 from .regularizers.table import REGULARIZERS
 
@@ -116,7 +119,11 @@ def tell_sounds(config: RunConfig, order: BatchOrder, events: Events) -> None:
     """Warn of what is asked for where sound is missing, or of its order, and finds nothing to do in these batches."""
     if config.model.mode != "av":
         return
-    sound, share = config.audio, order.share_of_sound()
+    sound, share, balance = config.audio, order.share_of_sound(), config.loss.balance
+    if balance.mode == "inv_freq" and share == 1 == balance.start:
+        weights = sample_weights(config.loss.audio_weight, [sample.audio_loss_weight for sample in order.samples])
+        if all(not weight or balance.min <= weight <= balance.max for weight in weights):
+            events.message("loss.balance.mode = inv_freq has nothing to do: every batch carries sound.", "warning")
     if sound.silence_regularizer and all(sample.audio_steps for sample in order.samples):
         events.message("audio.silence_regularizer has nothing to do: every clip has sound.", "warning")
     if sound.batch_probability is not None and share in (0, 1):
@@ -126,6 +133,42 @@ def tell_sounds(config: RunConfig, order: BatchOrder, events: Events) -> None:
             "to choose between.",
             "warning",
         )
+
+
+def tell_overridden(config: RunConfig, dataset: DatasetConfig, samples: Sequence[Sample], events: Events) -> None:
+    """Warn of settings of the run in whose place every sample has a value of its dataset, and the other way round."""
+    train, loss, audio, mode = config.train, config.loss, config.audio, config.model.mode
+    pictured = [sample for sample in samples if sample.kind != "audio"]
+    heard = [sample for sample in samples if sample.audio_steps]
+    plain = RunConfig()
+    rows: list[tuple[str, Any, Any, str, list[Any]]] = [
+        ("loss.video_weight", loss.video_weight, plain.loss.video_weight, "video_loss_weight",
+            [one.video_loss_weight for one in pictured]),
+        ("loss.audio_weight", loss.audio_weight, plain.loss.audio_weight, "audio_loss_weight",
+            [one.audio_loss_weight for one in heard]),
+        ("train.first_frame_probability", train.first_frame_probability, plain.train.first_frame_probability,
+            "first_frame_probability", [one.first_frame_probability for one in pictured]),
+        ("audio.bucket_strategy", audio.bucket_strategy, None, "audio_bucket_strategy",
+            [one.buckets.strategy for one in heard]),
+        ("audio.bucket_interval", audio.bucket_interval, None, "audio_bucket_interval",
+            [one.buckets.interval for one in heard]),
+        ("audio.separate_buckets", audio.separate_buckets, None, "separate_audio_buckets",
+            [one.buckets.separate for one in samples]),
+    ]  # fmt: skip
+    for name, value, usual, own, values in rows:
+        if value != usual and values and all(one not in (None, value) for one in values):
+            events.message(
+                f"{name} = {shown_value(value)} has no effect: every dataset says its own {own}, which counts.",
+                "warning",
+            )
+    key, wide = "audio_only_sequence_resolution", audio.sequence_resolution
+    for number, entry in enumerate(dataset.datasets if mode == "audio" and wide is not None else ()):
+        if key in entry.model_fields_set and getattr(entry, key) != wide:
+            events.message(
+                f"datasets[{number}].{key} = {getattr(entry, key)} has no effect: audio.sequence_resolution = {wide} "
+                "counts for all datasets.",
+                "warning",
+            )
 
 
 def tell_levels(config: RunConfig, version: str, events: Events) -> None:

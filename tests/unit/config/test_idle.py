@@ -95,6 +95,8 @@ CASES = [
         "objective": {"sampling": "shifted_logit_normal"}}),
     ({"objective": {"uniform_prob": 1, "shift": 2.0, "std": 2}}, ["objective.shift", "objective.std"], {
         "objective": {"uniform_prob": 0.9}}),
+    ({"model": {"mode": "audio"}, "audio": {"sequence_resolution": 96}, "objective": {"shift": 0}}, [
+        "audio.sequence_resolution"], {"objective": {"shift": None}}),
     ({"objective": {"mode": "legacy", "uniform_prob": 0.3}}, ["objective.uniform_prob"], {
         "objective": {"mode": "stretched"}}),
     ({"schedule": {"name": "constant", "warmup": 10, "power": 2}}, ["schedule.warmup", "schedule.power"], {

@@ -13,6 +13,7 @@ from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.errors import ConfigError
 from ltx2_train.feed.batches import BatchOrder
 from ltx2_train.feed.loader import Sample
+from ltx2_train.feed.samples import SoundBuckets
 from ltx2_train.shapes import LatentShape
 from ltx2_train.training.effect import (
     require_learning,
@@ -20,6 +21,7 @@ from ltx2_train.training.effect import (
     tell_batches,
     tell_lengths,
     tell_levels,
+    tell_overridden,
     tell_sounds,
 )
 from ltx2_train.training.regularizers.table import REGULARIZERS
@@ -167,6 +169,10 @@ def test_what_is_for_clips_without_sound_or_for_their_order_and_finds_none_is_na
     assert told(heard, mute) == told(heard, config=make_run(AV)) == []
     assert told(heard) == ["audio.silence_regularizer", "audio.batch_probability = 0.5"]
     assert told(mute) == ["audio.batch_probability = 0.5"]
+    balanced = make_run(AV | {"loss": {"balance": {"mode": "inv_freq"}}})
+    assert told(heard, config=balanced) == ["loss.balance.mode = inv_freq"]
+    rising = make_run(AV | {"loss": {"balance": {"mode": "inv_freq", "start": 0.5}}})
+    assert told(heard, mute, config=balanced) == told(heard, config=rising) == []
 
 
 @pytest.mark.parametrize(
@@ -184,3 +190,31 @@ def test_settings_of_noise_levels_that_draw_none_are_named(version, objective, n
     tell_levels(make_run({"objective": objective}), version, told)
     assert len(told.texts) == bool(named)
     assert all(named in text for text in told.texts)
+
+
+def test_what_every_dataset_says_itself_is_named(tmp_path):
+    run = make_run({
+        **AV, "loss": {"video_weight": 2, "audio_weight": 3}, "train": {"first_frame_probability": 0.1},
+        "audio": {"bucket_strategy": "truncate", "bucket_interval": 2, "separate_buckets": True},
+    })  # fmt: skip
+    dataset = DatasetConfig.from_table({"datasets": [{"video_directory": "a"}]}, tmp_path)
+    own = {"video_loss_weight": 1, "audio_loss_weight": 1, "first_frame_probability": 0.3, "audio_steps": 9}
+    spoken = sample("spoken", **own)
+    followed = sample("followed", audio_steps=9, buckets=SoundBuckets("truncate", 2.0, True))
+
+    def told(*samples, config=run, dataset=dataset):
+        events = Told()
+        tell_overridden(config, dataset, samples, events)
+        return [text.split(" = ")[0] for text in events.texts]
+
+    assert told(spoken) == [
+        "loss.video_weight", "loss.audio_weight", "train.first_frame_probability", "audio.bucket_strategy",
+        "audio.separate_buckets",
+    ]  # fmt: skip
+    assert told(followed) == told(spoken, followed) == told(spoken, config=make_run(AV)) == []
+    wide = {"audio_directory": "a", "audio_only_sequence_resolution": 128}
+    dataset = DatasetConfig.from_table({"datasets": [wide]}, tmp_path)
+    for side, named in ((96, ["datasets[0].audio_only_sequence_resolution"]), (128, [])):
+        assert told(followed, config=make_run(AUDIO | {"audio": {"sequence_resolution": side}}), dataset=dataset) == (
+            named
+        )
