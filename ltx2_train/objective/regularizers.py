@@ -117,7 +117,7 @@ class CrepaSettings(Settings):
         gt=0,
         le=1000,
         description="How far neighbours count: a frame d frames away counts exp(-d / tau).",
-        json_schema_extra={"counts_with": ".weight", "unit": "latent frames", "advanced": True},
+        json_schema_extra={"counts_with": [".weight", ".neighbors"], "unit": "latent frames", "advanced": True},
     )
     neighbors: int = Field(
         default=2,

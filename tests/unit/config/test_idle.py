@@ -152,6 +152,8 @@ CASES = [
     (self_flow(motion_weighting="teacher_delta"), named("motion_weighting"), None),
     (self_flow(momentum=0.5, update_every=2, offload_teacher=True), named("momentum update_every offload_teacher"),
         self_flow(teacher="ema")),
+    ({"regularizers": {"crepa": {"weight": 1, "neighbors": 0, "tau": 2}}}, ["regularizers.crepa.tau"], {
+        "regularizers": {"crepa": {"neighbors": 1}}}),
     ({"slider": {"guidance": 3}}, ["slider.guidance"], {"slider": {"targets": [{"positive": "a"}]}}),
 ]  # fmt: skip
 
