@@ -89,7 +89,7 @@ def counts_with(field: FieldInfo, prefix: str = "") -> str:
 
     `prefix` is the name of its group with a point behind.
     """
-    return ", and ".join(_words(condition, prefix) for condition in _conditions(field))
+    return ", and ".join(dict.fromkeys(_words(condition, prefix) for condition in _conditions(field)))
 
 
 def shown_value(value: Any) -> str:

@@ -78,7 +78,16 @@ class MemorySettings(Settings):
         ge=0,
         le=1 << 20,
         description="Tokens that go through a feed-forward at a time when it is recomputed; 0 chooses by device.",
-        json_schema_extra={"unit": "tokens", "community": "ffn_chunk_size", "advanced": True},
+        json_schema_extra={
+            "harmless": True,
+            "counts_with": [
+                ".ff_chunk_target != audio or model.mode != video -- where model.mode has what ff_chunk_target names",
+                ".ff_chunk_target != video or model.mode != audio -- where model.mode has what ff_chunk_target names",
+            ],
+            "unit": "tokens",
+            "community": "ffn_chunk_size",
+            "advanced": True,
+        },
     )
     ff_chunk_target: Literal["all", "video", "audio"] = Field(
         default="all",
@@ -93,7 +102,17 @@ class MemorySettings(Settings):
     split_attention: Literal["off", "batch", "query"] = Field(
         default="off",
         description="Attention in pieces: batch = sample by sample; query = some queries at a time.",
-        json_schema_extra={"community": "split_attn_mode", "advanced": True},
+        json_schema_extra={
+            "harmless": True,
+            "counts_with": [
+                ".split_attention_target != audio | av_cross or model.mode != video -- where model.mode has what "
+                "split_attention_target names",
+                ".split_attention_target != video | av_cross or model.mode != audio -- where model.mode has what "
+                "split_attention_target names",
+            ],
+            "community": "split_attn_mode",
+            "advanced": True,
+        },
     )
     split_attention_size: int = Field(
         default=0,
