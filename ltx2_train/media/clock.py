@@ -76,6 +76,12 @@ class Packets:
         return self._before_cut(sorted(stamp for stamp in visible if stamp is not None and stamp >= first))
 
     @property
+    def begin(self) -> int | None:
+        """The timestamp of the frame that is shown first, which is a key frame; None where none is known."""
+        key = self.shown[self.first_key] if self.shown else None
+        return key if key is not None else min((one for one in self.shown if one is not None), default=None)
+
+    @property
     def unbegun(self) -> int:
         """How many frames before the first key frame nobody can see, though no edit list hides them."""
         return sum(not hidden for hidden in self.hidden[: self.first_key])
@@ -123,14 +129,17 @@ def stamped_clock(stamps: Sequence[int], base: Fraction, rates: Collection[Fract
     return Clock(times, _rate(times, rates), tuple(stamps))
 
 
-def counted_clock(packets: Packets, count: int, base: Fraction, rates: Collection[Fraction | None]) -> Clock:
-    """The clock of `count` frames that are found by counting."""
+def counted_clock(
+    packets: Packets, count: int, base: Fraction, rates: Collection[Fraction | None], begin: int | None = None
+) -> Clock:
+    """The clock of `count` frames that are found by counting; `begin` is the timestamp of the first, if it is known."""
     decoded = sorted(stamp for stamp in packets.decoded[packets.first_key :] if stamp is not None)[:count]
     if len(set(decoded)) == count:
-        times = tuple(float(stamp * base) for stamp in decoded)
+        late = 0 if begin is None else begin - decoded[0]  # a frame is decoded before it is shown
+        times = tuple(float((stamp + late) * base) for stamp in decoded)
         return Clock(times, _rate(times, rates))
-    rate = _rate((), rates)
-    return Clock(tuple(index / rate for index in range(count)), rate)
+    rate, first = _rate((), rates), float((begin or 0) * base)
+    return Clock(tuple(first + index / rate for index in range(count)), rate)
 
 
 def _rate(times: Sequence[float], rates: Collection[Fraction | None]) -> float:

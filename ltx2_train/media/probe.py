@@ -57,15 +57,15 @@ def probe_video(path: Path) -> MediaInfo:
         told = [*_of_beginning(packets), *filter(None, [behind_end(path)]), *asked(path, formats, first)]
     rotation, mirrored = orientation(first)
     width, height = max(1, round(first.width * (ratio if 0.1 < ratio < 10 else 1))), first.height
-    if rotation % 180:
-        width, height = height, width
+    width, height = (height, width) if rotation % 180 else (width, height)
     stamps = None if formats & COUNTED_FORMATS else packets.stamps()
     count = packets.count() if stamps is None else len(stamps)
     look, before_key = None, 0 if stamps is not None else packets.first_key
     if count * first.width * first.height <= WHOLE_PIXELS:
         look = _looked_through(path, packets, has_alpha, base if stamps is not None else None, before_key)
         stamps, count = _there(packets, look, stamps, count)
-    clock = counted_clock(packets, count, base, rates) if stamps is None else stamped_clock(stamps, base, rates)
+    begin = packets.begin if stamps is None and not formats & COUNTED_FORMATS else None
+    clock = counted_clock(packets, count, base, rates, begin) if stamps is None else stamped_clock(stamps, base, rates)
     if wrong := why_clock_unusable(clock):
         raise DataError(f"{path} {wrong}; its timestamps are damaged. Export it again.", path)
     damage = _damage(path, packets, look, clock)
@@ -91,7 +91,7 @@ def probe_video(path: Path) -> MediaInfo:
             *_doubts(look, clock, damage),
             *told,
         ),
-        reading=(*(("mirrored",) if mirrored else ()), *(("from its first key frame on",) if before_key else ())),
+        reading=_reading(mirrored, before_key, begin),
         times=clock.times,
         stamps=clock.stamps,
         before_key=before_key,
@@ -99,6 +99,16 @@ def probe_video(path: Path) -> MediaInfo:
         damage=damage,
         whole=look is not None,
     )
+
+
+def _reading(mirrored: bool, before_key: int, begin: int | None) -> tuple[str, ...]:
+    """In what way frames are read that another version of this program may have read otherwise."""
+    ways = {
+        "mirrored": mirrored,
+        "from its first key frame on": before_key,
+        "counted from its first time stamp": begin,
+    }
+    return tuple(way for way, so in ways.items() if so)
 
 
 def _read_packets(path: Path, container: Any, stream: Any) -> tuple[Packets, Any, float]:

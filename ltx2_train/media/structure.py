@@ -13,6 +13,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ..errors import DataError
+
 CHUNK_NAME = re.compile(rb"[ -~]{4}")
 EBML = b"\x1a\x45\xdf\xa3"
 # Matroska: ids of what a segment, and a cluster in it, consist of. Sizes of all ones are not known.
@@ -122,7 +124,10 @@ def missing_end(path: Path, formats: frozenset[str]) -> str:
 
 
 def behind_end(path: Path) -> str:
-    """What a file holds behind the end that its own header states, where readers stop, or ""."""
+    """What a file holds behind the end that its own header states, where most readers stop, or "".
+
+    Raises DataError where they go on, and the times begin anew.
+    """
     with open(path, "rb") as file:
         if file.seek(0, 2) == 0:
             return ""
@@ -132,7 +137,15 @@ def behind_end(path: Path) -> str:
             what, second = (
                 ("recording", _second_sound(data)) if data[:4] in SOUND_HEADS else ("film", _second_film(data))
             )
-    return f"holds a second {what} from byte {second:,} on; only the first is read" if second else ""
+            head = data[:4]
+    if not second:
+        return ""
+    behind = f"holds a second {what} from byte {second:,} on"
+    if head == EBML:
+        raise DataError(f"{path} {behind}, whose times begin anew. Export it again, or cut it there.", path)
+    if head == b"RIFF":
+        return f"{behind}; both are read, one after the other"
+    return f"{behind}; only the first is read"
 
 
 def _behind_wav(data: mmap.mmap) -> str:

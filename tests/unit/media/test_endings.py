@@ -12,6 +12,7 @@ from media import grey_levels, numbers, tone, write_image, write_sound, write_vi
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.dataset.scan import MEDIA_SUFFIXES, unread_kind
+from ltx2_train.errors import DataError
 from ltx2_train.media.sound_media import read_sound
 from ltx2_train.media.video import probe_media, read_frames
 from ltx2_train.workshop.check import check_dataset
@@ -76,11 +77,17 @@ def test_a_stream_without_time_stamps_says_what_rate_is_assumed(tmp_path):
     assert any(f"so {media.fps:g} frames a second are assumed" in remark for remark in media.remarks)
 
 
-@pytest.mark.parametrize("ending", ["mp4", "mkv", "avi"])
-def test_a_film_behind_the_first_is_told(tmp_path, ending):
+@pytest.mark.parametrize(("ending", "read"), [("mp4", "only the first is read"), ("avi", "both are read"), ("mkv", "")])
+def test_a_film_behind_the_first_is_told_or_refused(tmp_path, ending, read):
     path = write_video(tmp_path / f"a.{ending}", grey_levels(12, step=20))
     whole = path.read_bytes()
     assert not any("second film" in remark for remark in probe_media(path).remarks)
     path.write_bytes(whole + whole)
-    told = f"holds a second film from byte {len(whole):,} on; only the first is read"
-    assert told in probe_media(path).remarks
+    told = f"holds a second film from byte {len(whole):,} on"
+    if not read:
+        with pytest.raises(DataError, match=f"{told}, whose times begin anew"):
+            probe_media(path)
+        return
+    found = probe_media(path)
+    assert [remark for remark in found.remarks if told in remark and read in remark]
+    assert found.frames == (24 if ending == "avi" else 12)

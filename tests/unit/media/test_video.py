@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
-from media import grey_levels, moving_square, numbers, real_clip, truncate, write_image, write_video
+from media import grey_levels, moving_square, numbers, real_clip, tone, truncate, write_image, write_video
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -148,6 +149,25 @@ def test_varying_frame_rate_keeps_its_timestamps(tmp_path):
     path = write_video(tmp_path / "vfr.mkv", grey_levels(6), times=times)
     info = probe_media(path)
     assert info.times == pytest.approx(times, abs=0.002)
+
+
+def test_frames_that_are_counted_begin_with_the_first_time_stamp(tmp_path):
+    """FFmpeg's program streams of H.264 have few stamps, and their picture begins as late as their sound."""
+    path = write_video(
+        tmp_path / "a.mpg",
+        grey_levels(30, step=8),
+        options={"bf": "2", "preset": "veryfast"},
+        sound=tone(1.2),
+        sound_codec="mp2",
+    )
+    media = probe_media(path)
+    assert media.stamps is None
+    assert numbers(read_frames(media, [0, 29]), step=8) == [0, 29]
+    with av.open(str(path)) as container:
+        sound = float(container.streams.audio[0].start_time * container.streams.audio[0].time_base)
+    assert sound == pytest.approx(media.times[0], abs=0.05)
+    assert media.times[0] > 0.4
+    assert media.duration == pytest.approx(1.2, abs=0.01)
 
 
 @pytest.mark.parametrize(("width", "height"), [(63, 47), (65, 49), (33, 31)])
