@@ -32,6 +32,8 @@ _SHOWN_AT_MOST = 5
 LIST_NAME = "pairs.jsonl"
 # what lies beside media and is none: caches, lists and settings, and what the system writes
 BESIDE_MEDIA = frozenset((".safetensors", ".toml", ".json", ".jsonl", ".csv", ".npz"))
+LISTS = frozenset((".jsonl", ".csv"))
+LIST_NAMES = frozenset(f"{name}.json" for name in ("dataset", "metadata", "captions", "labels", "train", "val"))
 OF_THE_SYSTEM = frozenset(("thumbs.db", "desktop.ini"))
 
 
@@ -86,6 +88,11 @@ def explain_layout(folder: Path) -> str:
     return f"It holds {layout.words}. `ltx2-train import {folder}` writes a dataset file for them."
 
 
+def is_list(path: Path) -> bool:
+    """Whether a file beside media is a list of media by its name, which a folder of media does not read."""
+    return path.suffix.lower() in LISTS or path.name.lower() in LIST_NAMES
+
+
 def _entries(folder: Path) -> list[dict[str, Any]]:
     """A dataset for the videos of a folder and one for its images, or one for its sounds where it has nothing else."""
     held = _held(folder)
@@ -135,7 +142,12 @@ def _left_files(folder: Path, where: str = "") -> Iterator[str]:
         "audio_directory as a recording of its own",
         where,
     )
-    yield from _named([path for path in others if path not in sounds], "is of a kind that is not read", where)
+    lists = [path for path in others if is_list(path)]
+    yield from _named(
+        lists, "is a list of media by its name, which no folder reads; name it in a dataset instead", where
+    )
+    unread = [path for path in others if path not in sounds and path not in lists]
+    yield from _named(unread, "is of a kind that is not read", where)
 
 
 def _left_folders(folders: Sequence[Path], why: str, where: str = "") -> Iterator[str]:
@@ -152,7 +164,9 @@ def _named(paths: Collection[Path], why: str, where: str = "") -> Iterator[str]:
 
 
 def is_beside_media(path: Path) -> bool:
-    """Whether a file is one that goes with media: a caption, which is looked for by name, a cache or a list."""
+    """Whether a file is one that goes with media: a caption, which is looked for by name, a cache or settings."""
+    if is_list(path):
+        return False
     return path.suffix.lower() in {_CAPTION, *BESIDE_MEDIA} or path.name.lower() in OF_THE_SYSTEM
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..dataset.companions import folders_beside
 from ..dataset.dataset_file import DatasetRef, DatasetSettings
 from ..dataset.items import Item
-from ..dataset.layouts import BESIDE_MEDIA, OF_THE_SYSTEM
+from ..dataset.layouts import BESIDE_MEDIA, OF_THE_SYSTEM, is_list
 from ..dataset.scan import MEDIA_SUFFIXES, unread_kind
-from ..files import CLOSED, below, is_hidden
+from ..files import CLOSED, below
 from ..media.names import name_key, readable, shown_path, why_unreadable
 from .check_report import Finding
 
@@ -26,6 +26,7 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
         kinds.add("audio")
     used = set().union(*(MEDIA_SUFFIXES[kind] for kind in kinds))
     findings: list[Finding] = []
+    named = _named(others)
     media: set[str] = set()
     captions: list[Path] = []
     strays: list[tuple[Path, str, str]] = []
@@ -45,11 +46,8 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
                 remedy = "Name its folder in a [[datasets]] of its own."
                 reason = "is a link to a folder, which is not followed"
                 findings.append(Finding("amber", "sub-folder", dataset, reason, remedy, path))
-            if not entry.recursive and (count := _media_in(path, MEDIA_SUFFIXES[entry.kind])):
-                reason = f"its {count} {entry.noun} are not used"
-                findings.append(
-                    Finding("amber", "sub-folder", dataset, reason, "Set recursive = true to use them.", path)
-                )
+            if not entry.recursive:
+                findings += _sub_folder(dataset, entry, path, named)
         elif ending in used:
             media.add(name_key(str(path.with_suffix(""))))
         elif path.name.lower().endswith(entry.caption_extension.lower()):
@@ -59,6 +57,9 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
             media.add(name_key(str(path.with_suffix(""))))
             if entry.kind != kind:  # of those the plan says it
                 strays.append((path, f"is {what}", f"{mend[0].upper()}{mend[1:]}, for {kind}_directory."))
+        elif is_list(path) and path.absolute() not in named:
+            remedy = "Name it in a [[datasets]] of its own to use it (docs/dataset_file.md), or move it elsewhere."
+            strays.append((path, "is a list of media by its name, and a folder does not read it", remedy))
         elif ending not in BESIDE_MEDIA and path.name.lower() not in OF_THE_SYSTEM:
             kind = next((kind for kind, endings in MEDIA_SUFFIXES.items() if ending in endings), None)
             if kind:
@@ -103,12 +104,28 @@ def pair_findings(part: DatasetRef, items: Sequence[Item], all_targets: Mapping[
     return findings
 
 
-def _media_in(folder: Path, endings: frozenset[str]) -> int:
-    try:
-        files = (path for path in folder.iterdir() if not is_hidden(path, folder))
-        return Counter(path.suffix.lower() in endings for path in files)[True]
-    except OSError:
-        return 0
+def _sub_folder(dataset: str, entry: DatasetSettings, folder: Path, named: Collection[Path]) -> Iterator[Finding]:
+    """What a sub-folder holds, at any depth, that is not used; `named` are what the datasets name."""
+    counts: Counter[str] = Counter()
+    inside = {place for place in named if folder.absolute() in (place, *place.parents)}
+    for path, problem in below(folder, True):
+        if not problem and path.is_file() and inside.isdisjoint(path.absolute().parents):
+            counts.update(kind for kind, endings in MEDIA_SUFFIXES.items() if path.suffix.lower() in endings)
+    if count := counts[entry.kind]:
+        reason = f"its {count} {entry.noun} are not used"
+        yield Finding("amber", "sub-folder", dataset, reason, "Set recursive = true to use them.", folder)
+    elif counts:
+        held = " and ".join(f"{count} of {kind}" for kind, count in counts.items())
+        remedy = (
+            "Name it in a [[datasets]] of its own, or as what it is for (mask_directory ...), or move it elsewhere."
+        )
+        yield Finding("amber", "sub-folder", dataset, f"its media ({held}) are not used", remedy, folder)
+
+
+def _named(entries: Sequence[DatasetSettings]) -> set[Path]:
+    """The folders and lists that datasets name."""
+    found = {entry.source.absolute() for entry in entries}
+    return found | {folder.absolute() for entry in entries for _, _, folder, _ in folders_beside(entry)}
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -126,3 +126,10 @@ def test_what_a_backend_says_in_vain_is_told(tmp_path):
 def test_a_dataset_without_subsets_is_not_lost(tmp_path):
     written(tmp_path, "data.toml", '[[datasets]]\nimage_directory = "i"\nsubsets = []\n')
     assert any("subsets" in text for text in import_settings(tmp_path / "data.toml").problems)
+
+
+def test_a_list_of_media_in_a_folder_is_named(tmp_path):
+    for name in ("a.mp4", "a.txt", "dataset.json", "train.jsonl"):
+        written(tmp_path, f"clips/{name}", "")
+    (left,) = import_settings(tmp_path / "clips").left_out
+    assert left.startswith("dataset.json, train.jsonl: is a list of media by its name")

@@ -123,6 +123,20 @@ def test_what_is_beside_the_media(good):
     assert not report.of(good / "pic.txt")
 
 
+def test_lists_and_sub_folders_at_any_depth_are_told(good):
+    clip(good / "day" / "cam" / "more.mp4")
+    for name in ("stills/a.png", "masks/red.png"):
+        media.write_image(good / name)
+    (good / "dataset.json").write_text("[]")
+    (good / "metadata.csv").write_text("file_name,text\n")
+    report = check(good, 'mask_directory = "clips/masks"')
+    for name in ("day", "stills"):
+        assert rules(report, good / name) == {("amber", "sub-folder")}
+    for name in ("dataset.json", "metadata.csv"):
+        assert rules(report, good / name) == {("amber", "other-file")}
+    assert not report.of(good / "masks")
+
+
 @pytest.mark.parametrize(
     ("place", "why"), [("taken", "is a file, not a folder"), ("taken/k", "cannot be made, since .* is a file")]
 )
