@@ -89,7 +89,10 @@ def write_piece(
     copy = can_copy(info, index, first, stop)
     try:
         with atomic(path) as temporary:
-            copy = copy and _copy(info, first, stop, temporary, events)
+            try:
+                copy = copy and _copy(info, first, stop, temporary, events)
+            except (av.error.FFmpegError, DataError):  # packets that no MP4 takes; encoding says what is wrong
+                copy = False
             if not copy:
                 _encode(info, first, stop, temporary, events)
     except av.error.FFmpegError as error:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import hashlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import av
+import av.error
 import media
 import numpy as np
 import pytest
@@ -147,6 +149,19 @@ def test_what_of_a_folder_is_not_cut_is_told(tmp_path):
 def test_a_copy_that_would_lack_frames_is_encoded(tmp_path, monkeypatch):
     film = media.write_video(tmp_path / "in" / "film.mkv", media.grey_levels(20, step=5), options=KEYS)
     monkeypatch.setattr("ltx2_train.workshop.cut_video._with_dts", lambda packets, video: packets)
+    (clip,) = cut_videos(film, tmp_path / "out", seconds=0.8).clips
+    assert not clip.copied
+    assert len(read_frames(clip.path)) == 20
+
+
+def test_packets_that_cannot_be_copied_are_encoded(tmp_path, monkeypatch):
+    """As the last of some MP4 files with a fragment for each frame: the film was called damaged."""
+
+    def refused(packets, video):
+        raise av.error.ArgumentError(errno.EINVAL, "Invalid argument")
+
+    film = media.write_video(tmp_path / "in" / "film.mkv", media.grey_levels(20, step=5), options=KEYS)
+    monkeypatch.setattr("ltx2_train.workshop.cut_video._with_dts", refused)
     (clip,) = cut_videos(film, tmp_path / "out", seconds=0.8).clips
     assert not clip.copied
     assert len(read_frames(clip.path)) == 20
