@@ -26,6 +26,13 @@ _FORMS = (
     (re.compile(r"\d\d:\d\d[.,]\d{3} --> "), "subtitles", "leave the numbers and times out"),
     (re.compile(r'^[{\[]\s*[{"].*[}\]]$'), "JSON", "write the text alone"),
     (re.compile(r"^<(!doctype|html|\?xml)\b", re.IGNORECASE), "a web page", "save its text alone"),
+    (re.compile(r"^%PDF-\d"), "a PDF", "save its text alone"),
+    (re.compile("\ufffd"), "text that lost letters when it was saved", "write them again"),
+    (
+        re.compile("[\xc2\xc3][\x80-\xbf]|\xe2\u20ac"),
+        "UTF-8 that was taken for another encoding and saved",
+        "write it anew",
+    ),
     (re.compile(r"</?think>|<\|\w+\|>"), "the inner words of a captioner", "leave them out"),
     (
         re.compile(
@@ -69,6 +76,7 @@ def read_captions(path: Path, by_line: bool = False, unused: set[str] | None = N
     except OSError as error:
         raise DataError(f"The caption {path} cannot be read: {error.strerror or error}.", path) from error
     text, warning = decode_text(data)
+    text = text.lstrip("\ufeff")  # a second mark, as two programs in a row leave it
     if NOT_TEXT.search(text):
         raise DataError(f"The caption {path.name} is not text. Write it anew, and save it as UTF-8.", path)
     if text.startswith(_LFS_POINTER):

@@ -158,6 +158,9 @@ def test_json_without_a_caption_is_named(tmp_path, text, words):
     ("caption", "said"),
     [
         ("{\\rtf1\\ansi a fox}", "rich text (RTF); save it as plain text"),
+        ("%PDF-1.4 1 0 obj", "a PDF; save its text alone"),
+        ("a f\ufffdx", "text that lost letters when it was saved; write them again"),
+        ("a fox \xc3\xbcber", "UTF-8 that was taken for another encoding and saved; write it anew"),
         ("1\n00:00:01,000 --> 00:00:02,500\na fox\n", "subtitles; leave the numbers and times out"),
         ('{"caption": "a fox"}', "JSON; write the text alone"),
         ("<html><p>a fox", "a web page; save its text alone"),
@@ -241,3 +244,8 @@ def test_captions_that_are_emptied_or_invisible_are_left_out_and_idle_replacemen
 def test_a_json_caption_that_stands_there_empty_is_an_empty_caption(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     assert read_captions(tmp_path / "a.json") == ([""], None)
+
+
+def test_a_second_mark_of_an_encoding_is_no_part_of_a_caption(tmp_path):
+    (tmp_path / "a.txt").write_bytes(codecs.BOM_UTF8 * 2 + b"a fox")
+    assert read_caption(tmp_path / "a.txt") == ("a fox", None)
