@@ -27,6 +27,7 @@ from .dataset_file import DatasetConfig, DatasetRef, DatasetSettings
 from .idle_found import idle_found
 from .items import DatasetPlan, Item
 from .media_index import MediaIndex
+from .not_taken import not_taken
 from .outputs import require_cache_folders
 from .scan import SHOWN_AT_MOST, MediaFile, NothingLeft, Skipped, find_media, with_captions
 from .sound_plan import probe_recording
@@ -71,7 +72,7 @@ def plan_dataset(
     warnings += idle_found(config.refs, of_each)
     if only is None:  # a folder may be that of several datasets
         warnings += _alone(names)
-    for warning in warnings:
+    for warning in (*warnings, *(not_taken(config.refs) if only is None else ())):
         events.message(warning, "warning")
     if skipped:
         events.message(_left_out(skipped, brief), "warning")

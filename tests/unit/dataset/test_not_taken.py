@@ -1,0 +1,44 @@
+"""Media in the folder of a dataset that no dataset takes are named before anything is encoded."""
+
+from __future__ import annotations
+
+import media
+import pytest
+
+from ltx2_train.dataset.dataset_file import DatasetConfig
+from ltx2_train.dataset.plan import plan_dataset
+from ltx2_train.events import Events
+
+
+class Told(Events):
+    def __init__(self):
+        self.texts = []
+
+    def message(self, text, level="info"):
+        self.texts.append(text)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (
+            {},
+            [
+                "clips: s.wav is not used. Name",
+                "clips: day/cam/b.png, masks/a.png are in sub-folders and not used. Set",
+            ],
+        ),
+        ({"mask_directory": "clips/masks"}, ["clips: s.wav is not", "clips: day/cam/b.png is in sub-folders"]),
+        ({"recursive": True, "mask_directory": "clips/masks"}, ["clips: s.wav is not used. Name the folder as audio_"]),
+    ],
+)
+def test_what_no_dataset_takes_is_named(tmp_path, more, told):
+    for name in ("a.png", "day/cam/b.png", "masks/a.png"):
+        media.write_image(tmp_path / "clips" / name)
+        (tmp_path / "clips" / name).with_suffix(".txt").write_text(name)
+    (tmp_path / "clips" / "s.wav").write_bytes(b"RIFF")
+    table = {"datasets": [{"image_directory": "clips", "resolution": [64, 64], **more}]}
+    events = Told()
+    plan_dataset(DatasetConfig.from_table(table, tmp_path), events)
+    said = [text for text in events.texts if "not used" in text]
+    assert [text.startswith(begin) for text, begin in zip(said, told, strict=True)] == [True] * len(told)
