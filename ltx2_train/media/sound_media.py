@@ -135,7 +135,17 @@ def sound_tracks(container: Any) -> tuple[tuple[str, ...], bool]:
             kinds.append((context.layout.nb_channels, context.sample_rate))
             names += [context.name, context.layout.name, f"{context.sample_rate} Hz"]
         tracks.append(f"{number}: {', '.join(name for name in names if name)}")
-    return tuple(tracks), len(tracks) == 2 and len(kinds) == 2 and kinds[0] == kinds[1] and kinds[0][0] == 1
+    found = (container.streams.best("audio", related=video) for video in container.streams.video)
+    beside = {sound.index for sound in found if sound is not None}
+    of_two = len(beside) > 1  # programmes of a broadcast, each with a picture of its own
+    return tuple(tracks), len(tracks) == 2 and len(kinds) == 2 and kinds[0] == kinds[1] and kinds[0][
+        0
+    ] == 1 and not of_two
+
+
+def sound_of(container: Any) -> Any:
+    """The sound track that a file prefers, or None; of several programmes of a broadcast that of the picture."""
+    return container.streams.best("audio", related=container.streams.best("video"))
 
 
 def read_sound(
@@ -298,7 +308,7 @@ def _opened(path: Path, track: int | None = None) -> Iterator[tuple[Any, Any]]:
     try:
         with av.open(str(path), metadata_errors="replace") as container:
             _refuse_broken(path, container)
-            stream = container.streams.best("audio")
+            stream = sound_of(container)
             if stream is None:
                 raise DataError(f"{path} has no sound.", path)
             if track is not None:

@@ -141,7 +141,7 @@ def behind_end(path: Path) -> str:
     if not second:
         return ""
     behind = f"holds a second {what} from byte {second:,} on"
-    if head == EBML:
+    if head in (EBML, OGG_PAGE):
         raise DataError(f"{path} {behind}, whose times begin anew. Export it again, or cut it there.", path)
     if head == b"RIFF":
         return f"{behind}; both are read, one after the other"
@@ -158,6 +158,8 @@ def _behind_wav(data: mmap.mmap) -> str:
         if data[at : at + 4] == b"fmt " and int.from_bytes(data[at + 8 : at + 10], "little") in PLAIN_WAVES:
             sample = int.from_bytes(data[at + 20 : at + 22], "little")
         if data[at : at + 4] == b"data":
+            if end:
+                return f"has a second chunk of sound at byte {at:,}, and one alone is read; export it again"
             if length in STREAMED:
                 return ""  # samples up to the end of the file
             if sample and (rest := min(length, size - at - 8) % sample):

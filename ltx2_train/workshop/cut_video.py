@@ -21,6 +21,7 @@ from ..events import Events, shielded
 from ..files import atomic
 from ..media.decoding import opened
 from ..media.info import MediaInfo
+from ..media.sound_media import sound_of
 from ..media.video import source_frames
 from .cut_sound import SoundTrack
 
@@ -111,13 +112,13 @@ def _copy(info: MediaInfo, first: int, stop: int, out: Path, events: Events) -> 
         opened(info.path) as (source, video),
         av.open(str(out), "w", format="mp4", options={"movflags": "faststart"}) as target,
     ):
-        sound = source.streams.best("audio")
+        best = sound = sound_of(source)
         copied = sound is not None and sound.codec_context is not None and sound.codec_context.name in COPIED_SOUND
         if not copied or info.pair:
             sound = None
         pairs = {part: target.add_stream_from_template(part) for part in (video, sound) if part is not None}
         heard = None
-        if sound is None and source.streams.best("audio") is not None:
+        if sound is None and best is not None:
             heard = SoundTrack.of(info, begin, end - begin, target)
         if first:
             source.seek(info.stamps[max(0, first - BEFORE)], stream=video, backward=True, any_frame=False)

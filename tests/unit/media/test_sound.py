@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import wave as wave_file
 from dataclasses import replace
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -30,7 +31,7 @@ from ltx2_train.media.sound import (
     stretch,
     to_stereo,
 )
-from ltx2_train.media.sound_media import check_numbers, sound_levels
+from ltx2_train.media.sound_media import check_numbers, sound_levels, sound_of, sound_tracks
 
 HOP_SECONDS = 0.01  # one row of the mel spectrogram: 160 samples at 16 kHz
 
@@ -483,7 +484,6 @@ def test_what_stands_behind_the_end_that_a_wav_names_is_told(tmp_path):
     ("ending", "codec"),
     [
         ("flac", "flac"),
-        ("opus", "libopus"),
         ("aiff", "pcm_s16be"),
         ("m4a", "aac"),
         ("caf", "pcm_s16le"),
@@ -499,6 +499,43 @@ def test_a_recording_behind_the_first_is_told(tmp_path, ending, codec):
     (remark,) = probe_recording(path).remarks
     what = "film" if ending == "m4a" else "recording"
     assert remark == f"holds a second {what} from byte {len(whole):,} on; only the first is read"
+
+
+def test_of_two_programmes_the_sound_is_that_of_the_picture():
+    """As DVB records them; each picture has its own mono track, which are not left and right."""
+    context = SimpleNamespace(layout=SimpleNamespace(nb_channels=1, name="mono"), sample_rate=48000, name="mp2")
+    heard = [SimpleNamespace(codec_context=context, metadata={}, index=index) for index in (1, 2)]
+    programmes = {"first": heard[0], "second": heard[1]}
+
+    class Streams:
+        audio, video = heard, list(programmes)
+
+        def best(self, kind, related=None):
+            return "first" if kind == "video" else programmes.get(related, heard[1])
+
+    container = SimpleNamespace(streams=Streams())
+    assert sound_of(container) is heard[0]
+    assert sound_tracks(container) == (("1: mp2, mono, 48000 Hz", "2: mp2, mono, 48000 Hz"), False)
+    Streams.video = ["first"]
+    assert sound_tracks(container)[1]
+
+
+def test_joined_opus_is_refused(tmp_path):
+    """FFmpeg reads the second one of two."""
+    path = write_sound(tmp_path / "a.opus", noise(1.0, 48000, 1), codec="libopus")
+    path.write_bytes(path.read_bytes() * 2)
+    with pytest.raises(DataError, match="holds a second recording from byte"):
+        probe_recording(path)
+
+
+def test_a_second_chunk_of_sound_is_told(tmp_path):
+    path = write_sound(tmp_path / "a.wav", noise(1.0, 16000, 1), 16000, codec="pcm_s16le")
+    data = path.read_bytes()
+    at = data.index(b"data")
+    whole = data + data[at:]
+    path.write_bytes(whole[:4] + (len(whole) - 8).to_bytes(4, "little") + whole[8:])
+    (remark,) = probe_recording(path).remarks
+    assert remark == f"has a second chunk of sound at byte {len(data):,}, and one alone is read; export it again"
 
 
 def test_a_wav_that_ends_within_a_sample_is_told(tmp_path):
