@@ -16,6 +16,7 @@ from pathlib import Path
 from ..errors import DataError
 
 CHUNK_NAME = re.compile(rb"[ -~]{4}")
+ASF_HEAD = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 EBML = b"\x1a\x45\xdf\xa3"
 # Matroska: ids of what a segment, and a cluster in it, consist of. Sizes of all ones are not known.
 SEGMENT, CLUSTER = b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
@@ -231,6 +232,10 @@ def _second_film(data: mmap.mmap) -> int:
     if data[:4] == EBML and (segment := data.find(SEGMENT)) >= 0:
         at = element(data, segment)[2]
         return at if data[at : at + 4] == EBML else 0
+    if data[:16] == ASF_HEAD:
+        while at + 24 <= len(data) and (at == 0 or data[at : at + 16] != ASF_HEAD):
+            at += max(24, int.from_bytes(data[at + 16 : at + 24], "little"))
+        return at if data[at : at + 16] == ASF_HEAD else 0
     if data[:4] == b"RIFF" and data[8:12] == b"AVI ":
         at = int.from_bytes(data[4:8], "little") + 8
         return at if data[at : at + 4] == b"RIFF" and data[at + 8 : at + 12] == b"AVI " else 0

@@ -184,6 +184,11 @@ def read_library(name: str, text: str, suffix: str) -> list[str | dict[str, Any]
         shared = library.get("prompt", library)
         if not isinstance(shared, dict):
             raise ConfigError(f"{name}: expected a table [prompt].")
+        if shared is not library and (others := [key for key in library if key != "prompt"]):
+            raise ConfigError(
+                f"{name}: {', '.join(others)} at the top has no use beside [prompt]. Write it into that table or a "
+                "[[prompt.subset]], or take it out."
+            )
         common = {key: value for key, value in shared.items() if key != "subset"}
         entries = [{**common, **entry} for entry in shared.get("subset", [{}])]
     elif isinstance(library, dict):

@@ -49,7 +49,7 @@ from ..weights.reader import TensorFile
 from .check_full import check_full, require_plain
 from .check_given import as_cached, check_samples, check_streams, check_supplied, tell_start_references, tell_ungiven
 from .contexts import EMPTY_PROMPT
-from .data_record import DATA_RECORD, changed_data, data_record
+from .data_record import DATA_RECORD, changed_data, data_record, lost_words
 from .effect import (
     require_learning,
     require_taught,
@@ -305,6 +305,8 @@ def _tell_changed(
     """Name the settings, and the data, of a run that goes on which are others than when it was last started."""
     if not (folder.manifest.get("step") or list_states(folder.states)):  # a killed one may know of its states alone
         return
+    if lost := lost_words(folder.path):
+        events.message(lost, "warning")
     names = finished_record(folder.path, config, written)[1]
     if changed := [*(name for name in names if not name.startswith(TOLD)), *changed_data(folder.path, data)]:
         text = f"Changed since the run was last started, and used from its next step on: {', '.join(changed)}."

@@ -38,11 +38,25 @@ def data_record(data: TrainingSet) -> dict[str, dict[str, str]]:
 def changed_data(folder: Path, data: TrainingSet) -> list[str]:
     """What of `data` is not as the run in `folder` has recorded it: "the media of a, b and 2 more", "the text encoder".
     Nothing where no record can be read."""
-    try:
-        then = parse_json((folder / DATA_RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TrainerError):
-        return []
+    then = _recorded(folder)
     return [words for what, marks in data_record(data).items() if (words := _changed(what, then, marks))]
+
+
+def lost_words(folder: Path) -> str:
+    """A sentence where the run in `folder` has no record that can be read; empty where it has."""
+    if isinstance(_recorded(folder), dict):
+        return ""
+    return (
+        f"{DATA_RECORD} of {folder.name} is gone or damaged, so whether media and captions were changed since the run "
+        "was last started cannot be told."
+    )
+
+
+def _recorded(folder: Path) -> object:
+    try:
+        return parse_json((folder / DATA_RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TrainerError):
+        return None
 
 
 def _changed(what: str, then: object, marks: dict[str, str]) -> str:

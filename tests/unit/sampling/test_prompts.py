@@ -8,7 +8,7 @@ from PIL import Image
 from ltx2_train.config import DrawSettings, SampleSettings, make_run
 from ltx2_train.errors import ConfigError
 from ltx2_train.events import Events
-from ltx2_train.sampling.prompts import parse_prompt, read_prompts, rounded_sizes, unused_options
+from ltx2_train.sampling.prompts import parse_prompt, read_library, read_prompts, rounded_sizes, unused_options
 from ltx2_train.sampling.sample import _asked_strengths, tell_idle, wanted_prompts
 
 SETTINGS = DrawSettings(width=768, height=512, frames=49, negative_prompt="ugly")
@@ -222,3 +222,9 @@ def test_a_file_in_place_of_a_prompt_is_no_prompt(tmp_path):
     with pytest.raises(ConfigError, match=r"p\.txt is a file\. To draw the prompts in it, set sample\.prompts"):
         wanted_prompts(make_run({}), [str(path)], "2.3")
     assert wanted_prompts(make_run({}), ["A fox"], "2.3")[1][0].text == "A fox"
+
+
+def test_what_stands_beside_the_table_of_prompts_is_refused():
+    text = 'width = 96\n[prompt]\nheight = 64\n[[prompt.subset]]\nprompt = "one"\n[[prompts]]\nprompt = "two"\n'
+    with pytest.raises(ConfigError, match=r"p.toml: width, prompts at the top has no use beside \[prompt\]"):
+        read_library("p.toml", text, ".toml")

@@ -11,7 +11,7 @@ from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.feed.loader import TrainingSet
 from ltx2_train.feed.samples import Sample
 from ltx2_train.shapes import LatentShape
-from ltx2_train.training.data_record import DATA_RECORD, changed_data, data_record
+from ltx2_train.training.data_record import DATA_RECORD, changed_data, data_record, lost_words
 
 
 def data_of(folder, origins, captions):
@@ -46,3 +46,11 @@ def test_what_changed_is_told_and_nothing_else(tmp_path):
     )
     (tmp_path / DATA_RECORD).write_text("[]")
     assert changed_data(tmp_path, swapped) == []
+
+
+def test_a_record_that_is_gone_or_damaged_is_told(tmp_path):
+    assert lost_words(tmp_path).startswith(f"{DATA_RECORD} of {tmp_path.name} is gone or damaged")
+    (tmp_path / DATA_RECORD).write_text('{"a')
+    assert lost_words(tmp_path)
+    (tmp_path / DATA_RECORD).write_text("{}")
+    assert not lost_words(tmp_path)
