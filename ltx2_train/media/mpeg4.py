@@ -43,8 +43,11 @@ class LostVops(LostPictures):
         usual = steps.most_common(1)[0][0]
         stored = Counter(self._steps(0, len(self._decoded)))
         self._step = stored.most_common(1)[0][0] if stored else 0
+        numbers = {times[0]: 0}
+        for before, after in pairwise(times):  # from one to the next, as rounding adds up where a step is no whole one
+            numbers[after] = numbers[before] + max(1, round((after - before) / usual))
         for number, kind, time in self._shown:
-            self.take(number, kind, round(time / usual))
+            self.take(number, kind, numbers[time])
         return super().lost
 
     def show(self, number: int, packet: Any) -> None:

@@ -70,6 +70,14 @@ def test_what_leans_on_a_lost_frame_of_mpeg4_is_never_used(tmp_path, ending, rat
     assert probe_media(without(source, tmp_path / "c.mkv", range(lost, 60))).damage == (), "cut off, not lost"
 
 
+@pytest.mark.parametrize("rate", [24, 30000 / 1001, 30, 12])
+def test_nothing_is_told_of_whole_mpeg4_whose_steps_are_rounded(tmp_path, rate):
+    """A clock of milliseconds has steps of 41 and 42 for 24 frames a second."""
+    clip, times = grey_levels(120, step=2), [number / rate for number in range(120)]
+    path = write_video(tmp_path / "a.mp4", clip, rate, codec="mpeg4", times=times, options={"g": "250", "bf": "0"})
+    assert probe_media(path).damage == ()
+
+
 @pytest.mark.parametrize("params", ["", "interlaced=1"])
 def test_a_lost_key_frame_is_told(tmp_path, params):
     source = h264_clip(tmp_path / "a.mp4", f"keyint=20:scenecut=0:bframes=0:{params}")
