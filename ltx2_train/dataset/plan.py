@@ -70,9 +70,13 @@ def plan_dataset(
             raise error
     skipped = [skip for of_one in left_out.values() for skip in of_one]
     warnings += idle_found(config.refs, of_each)
+    told: list[str] = []
     if only is None:  # a folder may be that of several datasets
-        warnings += _alone(names)
-    for warning in (*warnings, *(not_taken(config.refs) if only is None else ())):
+        used = _used(items)
+        warnings += _alone(names, used)
+        media = {*(item.source.path for item in items), *(skip.path for skip in skipped)}
+        told += not_taken(config.refs, used | media)
+    for warning in (*warnings, *told):
         events.message(warning, "warning")
     if skipped:
         events.message(_left_out(skipped, brief), "warning")
@@ -210,20 +214,26 @@ def _without_mask(entry: DatasetSettings, items: list[Item]) -> list[str]:
     return notes
 
 
-def _named_elsewhere(entry: DatasetSettings, items: list[Item]) -> Iterator[str]:
-    """A sentence for each folder beside a list of which no file is used, since the list names others."""
-    used = {one.path for item in items for one in item.references}
-    used |= {
+def _used(items: Sequence[Item]) -> set[Path]:
+    """The files that go with media; their sound may be in them."""
+    found = {one.path for item in items for one in item.references}
+    found |= {
         path for item in items for path in (item.mask, item.audio_mask, *item.reference_audios) if path is not None
     }
-    used |= {item.sound.path for item in items if item.sound is not None}
+    return found | {item.sound.path for item in items if item.sound is not None}
+
+
+def _named_elsewhere(entry: DatasetSettings, items: list[Item]) -> Iterator[str]:
+    """A sentence for each folder beside a list of which no file is used, since the list names others."""
+    used = _used(items)
     for key, _, folder, _ in folders_beside(entry) if entry.from_a_list else ():
         if folder.is_dir() and not any(path.is_relative_to(folder) for path in used):
             yield f"{key}: no file of {folder} is used; {entry.source.name} names others, or has no use for them."
 
 
-def _alone(names: Mapping[DatasetRef, Collection[str]]) -> Iterator[str]:
-    """A sentence for each folder with files beside media that go with none; `names` are those of the media."""
+def _alone(names: Mapping[DatasetRef, Collection[str]], used: Collection[Path]) -> Iterator[str]:
+    """A sentence for each folder with files beside media that go with none; `names` are those of the media, `used` the
+    files that lists name."""
     wanted: dict[tuple[Path, str], set[str]] = {}
     found: dict[tuple[Path, str], tuple[DatasetRef, Collection[str]]] = {}
     sources = {ref.entry.source for ref in names}
@@ -233,8 +243,10 @@ def _alone(names: Mapping[DatasetRef, Collection[str]]) -> Iterator[str]:
                 wanted.setdefault((folder, what), set()).update(own)
                 found.setdefault((folder, what), (ref, endings))
     for (folder, what), (ref, endings) in found.items():
-        files = (path for path, _ in below(folder, True) if path.suffix.lower() in endings)
-        alone = sorted(path.name for path in files if name_key(path.stem) not in wanted[folder, what])
+        files = [path for path, _ in below(folder, True) if path.suffix.lower() in endings and path not in used]
+        alone = sorted(
+            path.name for path in files if name_key(path.stem) not in wanted[folder, what] and path not in used
+        )
         if alone:
             more = " ..." if len(alone) > SHOWN_AT_MOST else ""
             many = {"mask for sound": "masks for sound"}.get(what, f"{what}s")

@@ -10,6 +10,7 @@ from ..dataset.companions import folders_beside
 from ..dataset.dataset_file import DatasetRef, DatasetSettings
 from ..dataset.items import Item
 from ..dataset.layouts import BESIDE_MEDIA, OF_THE_SYSTEM, is_list
+from ..dataset.not_taken import named_places, unreached
 from ..dataset.scan import MEDIA_SUFFIXES, unread_kind
 from ..files import CLOSED, below
 from ..media.names import name_key, readable, shown_path, why_unreadable
@@ -26,7 +27,7 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
         kinds.add("audio")
     used = set().union(*(MEDIA_SUFFIXES[kind] for kind in kinds))
     findings: list[Finding] = []
-    named = _named(others)
+    named = named_places(others)
     media: set[str] = set()
     captions: list[Path] = []
     strays: list[tuple[Path, str, str]] = []
@@ -106,11 +107,9 @@ def pair_findings(part: DatasetRef, items: Sequence[Item], all_targets: Mapping[
 
 def _sub_folder(dataset: str, entry: DatasetSettings, folder: Path, named: Collection[Path]) -> Iterator[Finding]:
     """What a sub-folder holds, at any depth, that is not used; `named` are what the datasets name."""
-    counts: Counter[str] = Counter()
-    inside = {place for place in named if folder.absolute() in (place, *place.parents)}
-    for path, problem in below(folder, True):
-        if not problem and path.is_file() and inside.isdisjoint(path.absolute().parents):
-            counts.update(kind for kind, endings in MEDIA_SUFFIXES.items() if path.suffix.lower() in endings)
+    if folder.absolute() in named:
+        return
+    counts = Counter(kind for _, kind, reached in unreached(entry.source, [entry], named, folder) if not reached)
     if count := counts[entry.kind]:
         reason = f"its {count} {entry.noun} are not used"
         yield Finding("amber", "sub-folder", dataset, reason, "Set recursive = true to use them.", folder)
@@ -120,12 +119,6 @@ def _sub_folder(dataset: str, entry: DatasetSettings, folder: Path, named: Colle
             "Name it in a [[datasets]] of its own, or as what it is for (mask_directory ...), or move it elsewhere."
         )
         yield Finding("amber", "sub-folder", dataset, f"its media ({held}) are not used", remedy, folder)
-
-
-def _named(entries: Sequence[DatasetSettings]) -> set[Path]:
-    """The folders and lists that datasets name."""
-    found = {entry.source.absolute() for entry in entries}
-    return found | {folder.absolute() for entry in entries for _, _, folder, _ in folders_beside(entry)}
 
 
 def _same(one: Path, other: Path) -> bool:

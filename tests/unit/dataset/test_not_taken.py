@@ -42,3 +42,16 @@ def test_what_no_dataset_takes_is_named(tmp_path, more, told):
     plan_dataset(DatasetConfig.from_table(table, tmp_path), events)
     said = [text for text in events.texts if "not used" in text]
     assert [text.startswith(begin) for text, begin in zip(said, told, strict=True)] == [True] * len(told)
+
+
+def test_what_a_list_or_a_run_has_there_is_not_named(tmp_path):
+    for name in ("a.png", "day/b.png", "runs/r/samples/c.png"):
+        media.write_image(tmp_path / "clips" / name)
+        (tmp_path / "clips" / name).with_suffix(".txt").write_text(name)
+    (tmp_path / "clips/runs/r/manifest.json").write_text("{}")
+    (tmp_path / "list.jsonl").write_text('{"image_path": "clips/day/b.png", "caption": "b"}\n')
+    listed = {"image_jsonl_file": "list.jsonl", "cache_directory": "cache"}
+    table = {"general": {"resolution": [64, 64]}, "datasets": [{"image_directory": "clips"}, listed]}
+    events = Told()
+    plan_dataset(DatasetConfig.from_table(table, tmp_path), events)
+    assert not [text for text in events.texts if "not used" in text]
