@@ -18,8 +18,9 @@ import numpy as np
 from ..errors import DataError
 from ..threads import heed
 from .buckets import MIDDLE
-from .images import IMAGE_SUFFIXES, OVER_BLACK, colours, image_header, is_transparent, read_image
+from .images import IMAGE_SUFFIXES, MAYBE_OVER_BLACK, OVER_BLACK, colours, image_header, is_transparent, read_image
 from .info import MediaInfo
+from .probe import WHOLE_PIXELS
 
 NATURAL_ORDER = "frames in the order of their numbers"
 
@@ -60,8 +61,10 @@ def probe_frame_folder(folder: Path) -> MediaInfo:
                 "Give all of them one size, or take it out.",
                 folder,
             )
-    clear = any(one.has_alpha and is_transparent(path) for path, one in zip(files, heads, strict=True))
-    remarks = [*([OVER_BLACK] if clear else []), *(remark for one in heads for remark in one.remarks)]
+    alpha = [path for path, one in zip(files, heads, strict=True) if one.has_alpha]
+    many = len(alpha) * head.width * head.height > WHOLE_PIXELS  # they are not all decoded to be looked at
+    over = MAYBE_OVER_BLACK if many else OVER_BLACK if any(map(is_transparent, alpha)) else ""
+    remarks = [*([over] if over else []), *(remark for one in heads for remark in one.remarks)]
     reading = (NATURAL_ORDER,) if files != sorted(files) else ()
     return MediaInfo(
         folder,

@@ -79,6 +79,9 @@ def image_header(path: Path) -> ImageHeader:
 def _is_turned_by_xmp(image: Any) -> bool:
     from PIL import Image
 
+    xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or ""
+    if "Orientation" not in (xmp.decode(errors="replace") if isinstance(xmp, bytes) else str(xmp)):
+        return False
     turned = image.getexif().get(ORIENTATION_TAG, 1) != 1  # Pillow looks into both
     own = Image.Exif()
     own.load(image.info.get("exif") or b"")

@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ltx2_train.errors import DataError
-from ltx2_train.media import probe
+from ltx2_train.media import frame_folder, probe
 from ltx2_train.media.frame_folder import probe_frame_folder
 from ltx2_train.media.images import MAYBE_OVER_BLACK, TURNED_BY_XMP
 from ltx2_train.media.video import probe_media, read_frames
@@ -367,6 +367,18 @@ def test_a_channel_of_transparency_is_told_where_something_is_transparent(tmp_pa
     ] * 3
     monkeypatch.setattr(probe, "WHOLE_PIXELS", 0)  # of a long one nobody has looked at the pixels
     assert probe_media(tmp_path / "a.mkv").remarks == (MAYBE_OVER_BLACK,)
+    monkeypatch.setattr(frame_folder, "WHOLE_PIXELS", 0)
+    assert probe_frame_folder(tmp_path / "frames").remarks == (MAYBE_OVER_BLACK,)
+
+
+def test_a_turn_that_imagemagick_wrote_is_not_laid_to_xmp(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data, notes = exif.tobytes(), PngInfo()
+    notes.add_text("Raw profile type exif", f"\nexif\n{len(data):8}\n{data.hex()}\n")
+    Image.new("RGB", (80, 40), "red").save(tmp_path / "a.png", pnginfo=notes)
+    info = probe_media(tmp_path / "a.png")
+    assert (info.width, info.height, info.remarks) == (40, 80, ())
 
 
 def test_sixteen_bit_images_are_scaled_not_clipped(tmp_path):
