@@ -29,7 +29,8 @@ _FORMS = (
     (re.compile(r"^%PDF-\d"), "a PDF", "save its text alone"),
     (re.compile("\ufffd"), "text that lost letters when it was saved", "write them again"),
     (
-        re.compile("[\xc2\xc3][\x80-\xbf]|\xe2\u20ac"),
+        # within a word, since a capital may well stand before a quotation mark or a sign
+        re.compile("(?<=[a-z])[\xc2\xc3][\x80-\xbf]|[\xc2\xc3][\x80-\xbf](?=[a-z])|\xe2\u20ac"),
         "UTF-8 that was taken for another encoding and saved",
         "write it anew",
     ),

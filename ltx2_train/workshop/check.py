@@ -93,6 +93,7 @@ def check_dataset(
         if problems is not None:
             part.findings += _unfit(part, problems)
     _pair_up(parts)
+    _tell_once(parts)
     _count_left_out(parts)
     of_all = [] if problems is None else _unfit_together(parts, problems)
     training = [part for part in parts if not part.ref.validation]
@@ -142,6 +143,23 @@ def _check_part(
     for fact in part.facts:
         part.findings += file_findings(name, fact, entry)
     part.findings += dataset_findings(name, entry, part.facts, goal)
+
+
+def _tell_once(parts: Sequence[_Part]) -> None:
+    """Take back what is said of a file or folder that another dataset uses, or that was said for another dataset."""
+    used = {candidate.path.absolute() for part in parts for candidate in part.found}
+    used |= {folder for path in used for folder in path.parents}
+    told: set[tuple[str, str, Path]] = set()
+    for part in parts:
+        kept: list[Finding] = []
+        for finding in part.findings:
+            if finding.rule in ("other-file", "sub-folder") and finding.path is not None:
+                key = finding.rule, finding.reason, finding.path
+                if key in told or finding.path.absolute() in used:
+                    continue
+                told.add(key)
+            kept.append(finding)
+        part.findings = kept
 
 
 def _count_left_out(parts: Sequence[_Part]) -> None:

@@ -5,7 +5,7 @@ import codecs
 import media
 import pytest
 
-from ltx2_train.dataset.captions import read_caption, read_captions, rewrite, with_trigger
+from ltx2_train.dataset.captions import odd_form, read_caption, read_captions, rewrite, with_trigger
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import ConfigError, DataError
@@ -249,3 +249,11 @@ def test_a_json_caption_that_stands_there_empty_is_an_empty_caption(tmp_path, te
 def test_a_second_mark_of_an_encoding_is_no_part_of_a_caption(tmp_path):
     (tmp_path / "a.txt").write_bytes(codecs.BOM_UTF8 * 2 + b"a fox")
     assert read_caption(tmp_path / "a.txt") == ("a fox", None)
+
+
+@pytest.mark.parametrize(
+    "text", ["A placa diz «MAÇÃ» em letras", "IRMÃ® e AMANHÃ™", "«Â» est une lettre", "chữ «Â» và “Ô”"]
+)
+def test_capitals_before_signs_are_no_wrong_encoding(text):
+    assert odd_form(text) == ""
+    assert odd_form(text.encode().decode("cp1252", errors="replace"))

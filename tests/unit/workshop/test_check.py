@@ -123,6 +123,22 @@ def test_what_is_beside_the_media(good):
     assert not report.of(good / "pic.txt")
 
 
+def test_what_a_list_uses_is_not_called_unused_and_nothing_is_told_twice(tmp_path):
+    folder = tmp_path / "d"
+    clip(folder / "a.mp4", None)
+    for name in ("still.png", "more/b.png"):
+        media.write_image(folder / name)
+        (folder / name).with_suffix(".txt").write_text("a still")
+    (folder / "clips.jsonl").write_text('{"video_path": "a.mp4", "caption": "a square"}\n')
+    (folder / "notes.docx").write_text("x")
+    listed = '[[datasets]]\nvideo_jsonl_file = "d/clips.jsonl"\ncache_directory = "c1"\n'
+    images = '[[datasets]]\nimage_directory = "d"\ncache_directory = "c{}"\n'
+    (tmp_path / "ds.toml").write_text(GENERAL + listed + images.format(2) + images.format(3))
+    report = check_dataset(tmp_path / "ds.toml")
+    told = [(one.rule, one.path.name) for one in report.findings if one.rule in ("other-file", "sub-folder")]
+    assert sorted(told) == [("other-file", "notes.docx"), ("sub-folder", "more")]
+
+
 def test_lists_and_sub_folders_at_any_depth_are_told(good):
     clip(good / "day" / "cam" / "more.mp4")
     for name in ("stills/a.png", "masks/red.png"):
