@@ -99,10 +99,12 @@ class SmallRuns:
         self.run = run
         return run
 
-    def _draw(self, prompts, name, info, tolerant):
+    def _draw(self, prompts, name, info, failed):
         for index, _ in enumerate(prompts):
-            with contextlib.suppress(RunError):  # as Renderer does, which says so
+            try:  # as Renderer does, which says so
                 files.write_bytes(name(index, SimpleNamespace(seed=1)).with_suffix(".png"), b"a picture")
+            except RunError as error:
+                failed.append(type(error))
 
     def _micro_steps(self, run, batches, events):
         if events.should_stop():

@@ -315,7 +315,7 @@ def _draw(
                         [cells[name] for name in names],
                         lambda index, prompt, names=names: folder / names[index],
                         {"label": column.label, "lora": lora and lora.name, "strength": column.strength},
-                        tolerant=True,
+                        failed=[],
                     )
 
 

@@ -122,34 +122,35 @@ class Renderer:
         prompts: Sequence[Prompt],
         name: Callable[[int, Prompt], Path],
         info: Mapping[str, Any] | None = None,
-        tolerant: bool = False,
+        failed: list[type[Exception]] | None = None,
     ) -> list[SampleFile]:
         """Draw every prompt; `name(index, prompt)` is the path without its ending.
 
-        `tolerant`: a prompt that fails is reported and left out instead of ending the call; a stop always ends it.
+        With `failed`, a prompt that fails is reported and left out, and the class of its error put there (the error
+        itself would hold its tensors), instead of ending the call; a stop always ends it.
         """
         with self.model.polled(self.events.check_stop):  # a stop ends a step between two blocks
-            drawn = self._drawn(prompts, tolerant)
-        return self._decode(drawn, name, dict(info or {}), tolerant) if drawn else []
+            drawn = self._drawn(prompts, failed)
+        return self._decode(drawn, name, dict(info or {}), failed) if drawn else []
 
-    def _drawn(self, prompts: Sequence[Prompt], tolerant: bool) -> list[Drawn]:
+    def _drawn(self, prompts: Sequence[Prompt], failed: list[type[Exception]] | None) -> list[Drawn]:
         """The latents of all that can be drawn: first stages, then what lies between, then second stages."""
         self._tell_slots(prompts)
         stages = [self._stages(prompt) for prompt in prompts]
-        media = self._given([stage for of_one in stages for stage in of_one], tolerant)
+        media = self._given([stage for of_one in stages for stage in of_one], failed)
         steps = StepCount(self.events, sum(self._steps(prompt) for prompt in prompts))
         self.events.stage("sample", steps.total)
         first: dict[int, Pair] = {}
         for index, (prompt, (stage, *_)) in enumerate(zip(prompts, stages, strict=True)):
             if all((one, shown) in media for one in stages[index] for shown in self._usable(one)):
-                with self._failures(_named(prompt), tolerant):  # else something of it has failed already
+                with self._failures(_named(prompt), failed):  # else something of it has failed already
                     first[index] = self._first(stage, media, steps)
             steps.done += stage.steps
         larger = self._enlarged({index: first[index].video for index in first if len(stages[index]) > 1}, prompts)
         drawn: list[Drawn] = []
         for index, latents in first.items():
             prompt = prompts[index]
-            with self._failures(_named(prompt), tolerant):
+            with self._failures(_named(prompt), failed):
                 if index in larger:
                     latents = self._second(prompt, latents, larger[index], media, steps)
                 drawn.append(Drawn(index, prompt, latents, self._beside(prompt, media)))
@@ -277,7 +278,9 @@ class Renderer:
         has = {OF_VIDEO: self.draws_video, OF_AUDIO: self.model.has_audio}
         return [one for one in prompt.given if has[one.stream]]
 
-    def _given(self, prompts: Sequence[Prompt], tolerant: bool) -> dict[tuple[Prompt, Shown], Tensor]:
+    def _given(
+        self, prompts: Sequence[Prompt], failed: list[type[Exception]] | None
+    ) -> dict[tuple[Prompt, Shown], Tensor]:
         """Latents, [128, F, H, W] or [8, T, 16], of everything that `prompts` are given; what failed is not there.
 
         An encoder is opened only where something was not encoded before.
@@ -291,7 +294,7 @@ class Renderer:
         missing: dict[str, list[tuple[Prompt, Shown]]] = {OF_VIDEO: [], OF_AUDIO: []}
         for prompt in prompts:
             for shown in self._usable(prompt):
-                with self._failures(_named(prompt), tolerant):
+                with self._failures(_named(prompt), failed):
                     encoded = self.media.read(prompt, shown)
                     if encoded is None:
                         missing[shown.stream].append((prompt, shown))
@@ -300,7 +303,7 @@ class Renderer:
         for stream, todo in missing.items():
             vae: Any = None
             for prompt, shown in todo:
-                with self._failures(_named(prompt), tolerant):
+                with self._failures(_named(prompt), failed):
                     vae = self._open_encoder(stream) if vae is None else vae
                     latents[prompt, shown] = self.media.make(prompt, shown, vae, self.events)
             del vae
@@ -313,21 +316,25 @@ class Renderer:
         return self.sound.open_encoder(DTYPES[self.media.settings.audio_vae_dtype])
 
     def _decode(
-        self, drawn: list[Drawn], name: Callable[[int, Prompt], Path], info: dict[str, Any], tolerant: bool
+        self,
+        drawn: list[Drawn],
+        name: Callable[[int, Prompt], Path],
+        info: dict[str, Any],
+        failed: list[type[Exception]] | None,
     ) -> list[SampleFile]:
         files: list[SampleFile] = []
         seen = [one.prompt.shape for one in drawn if one.latents.video is not None]
         needed = int(max((decode_bytes(self.settings.tiles, shape) for shape in seen), default=KERNEL_BYTES))
         with self._room(needed):
             sounds: dict[int, Waveform] = {}
-            with self._failures("sound of the samples", tolerant):
-                sounds = self._sounds(drawn, tolerant)
+            with self._failures("sound of the samples", failed):
+                sounds = self._sounds(drawn, failed)
             vae = self.open_vae(False, True) if any(one.latents.video is not None for one in drawn) else None
             for count, one in enumerate(drawn):
                 self.events.progress(count, len(drawn), "decoding")
                 self.events.check_stop()
                 stoppable = polled(vae, self.events.check_stop)
-                with self._failures(_named(one.prompt), tolerant), torch.no_grad(), stoppable:
+                with self._failures(_named(one.prompt), failed), torch.no_grad(), stoppable:
                     sound = sounds.get(one.index)
                     if vae is None and sound is None:
                         continue  # said already: its sound could not be decoded
@@ -337,7 +344,7 @@ class Renderer:
             del vae
         return files
 
-    def _sounds(self, drawn: Sequence[Drawn], tolerant: bool) -> dict[int, Waveform]:
+    def _sounds(self, drawn: Sequence[Drawn], failed: list[type[Exception]] | None) -> dict[int, Waveform]:
         """The sounds of `drawn` by index: all through the audio VAE, then all through the vocoder."""
         wanted = [(one, one.latents.audio) for one in drawn if one.latents.audio is not None]
         if not wanted or self.sound is None or (self.settings.audio == "off" and self.draws_video):
@@ -347,7 +354,7 @@ class Renderer:
         vae = self.sound.open_decoder()
         for one, latents in wanted:
             self.events.check_stop()
-            with self._failures(_named(one.prompt, "sound"), tolerant), polled(vae, self.events.check_stop):
+            with self._failures(_named(one.prompt, "sound"), failed), polled(vae, self.events.check_stop):
                 mels[one.index] = decode_mel(vae, latents)
         del vae
         vocoder = self.sound.open_vocoder()
@@ -355,7 +362,7 @@ class Renderer:
             self.events.progress(len(sounds), len(wanted), "decoding the sound")
             self.events.check_stop()
             if one.index in mels:
-                with self._failures(_named(one.prompt, "sound"), tolerant), polled(vocoder, self.events.check_stop):
+                with self._failures(_named(one.prompt, "sound"), failed), polled(vocoder, self.events.check_stop):
                     wave = decode_wave(vocoder, mels[one.index], one.prompt.shape.seconds)
                     sounds[one.index] = Waveform(wave, vocoder.sample_rate)
         return sounds
@@ -395,14 +402,15 @@ class Renderer:
         return SampleFile(path, one.prompt, video, about, one.latents.audio, audio_path)
 
     @contextlib.contextmanager
-    def _failures(self, job: str, tolerant: bool) -> Iterator[None]:
+    def _failures(self, job: str, failed: list[type[Exception]] | None) -> Iterator[None]:
         try:
             yield
         except Stopped:
             raise
         except Exception as error:
-            if not tolerant:
+            if failed is None:
                 raise
+            failed.append(type(error))
             logger.debug("sample failed", exc_info=True)
             self.events.message(f"The {job} failed and is left out: {error}", "warning")
 

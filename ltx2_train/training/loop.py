@@ -225,7 +225,8 @@ class _Loop:
         if run.step < run.total:
             run.peers.lead(lambda: complete(run, events))
         if run.undrawn:
-            events.message(f"The run was ended before the samples of step {run.step} were there. They are drawn now.")
+            why = "the run was ended before they were there, or the disk refused them"
+            events.message(f"The samples of step {run.step} are drawn now: {why}.")
             self._sample()
         return guard
 
@@ -403,9 +404,14 @@ class _Loop:
         run = self.run
         if not run.undrawn:
             return
-        self._all_or_first(lambda: _draw(run, self.events))
-        run.undrawn = False
-        if (run.folder.states / state_name(run.step)).is_file():
+        run.undrawn = bool(self._all_or_first(lambda: _draw(run, self.events)))
+        if run.undrawn:
+            if run.step == run.total:
+                text = (
+                    f"Samples of step {run.step} are missing, since the disk refused them. The next start draws them."
+                )
+                self.events.message(text, "warning")
+        elif (run.folder.states / state_name(run.step)).is_file():
             try:
                 run.folder.record(drawn=run.step)
             except RunError as error:
@@ -636,29 +642,35 @@ def _report_bad(run: Run, names: list[str], bad: int, events: Events, moved: boo
     events.message(text, "warning")
 
 
-def _draw(run: Run, events: Events) -> None:
-    """Draw the samples of this step; what fails is reported and left out."""
+def _draw(run: Run, events: Events) -> bool:
+    """Draw the samples of this step; what fails is reported and left out. Returns whether the disk refused any."""
     run.model.eval()
+    failed: list[type[Exception]] = []
+    reason = ""
     away = run.config.memory.optimizer_offload
     with averaged(run.optimizer), state_aside(run.optimizer, run.device) if away else contextlib.nullcontext():
         try:
-            _draw_as_they_are(run, events)
+            _draw_as_they_are(run, events, failed)
             if run.mean is not None and run.config.ema.sample:
                 with run.mean.shown():
-                    _draw_as_they_are(run, events, "_ema")
-            return
+                    _draw_as_they_are(run, events, failed, "_ema")
         except Stopped:
             raise
         except Exception as error:
+            failed.append(type(error))
             reason = why_it_failed(error, "drawing samples")
-        release(run.device)  # not before the error has let go of its tensors
-    events.message(f"The samples of step {run.step} are left out, and the run goes on. {reason}", "warning")
+        if reason:
+            release(run.device)  # not before the error has let go of its tensors
+            text = f"The samples of step {run.step} are left out, and the run goes on. {reason}"
+            events.message(text, "warning")
+    return any(issubclass(one, RunError) for one in failed)
 
 
-def _draw_as_they_are(run: Run, events: Events, mark: str = "") -> None:
-    """Draw with the weights that the LoRA has now; `mark` stands at the end of the files' names."""
+def _draw_as_they_are(run: Run, events: Events, failed: list[type[Exception]], mark: str = "") -> None:
+    """Draw with the weights that the LoRA has now; `mark` stands at the end of the files' names. The class of the
+    error of each sample that is left out is put into `failed`."""
     if run.slider is not None:
-        draw_strengths(run, events, mark)
+        draw_strengths(run, events, failed, mark)
         return
     strength = run.config.sample.strength if isinstance(run.loras, LoraSet) else 1.0
     place = contextlib.nullcontext(run.folder.samples) if run.peers.first else tempfile.TemporaryDirectory()
@@ -668,7 +680,7 @@ def _draw_as_they_are(run: Run, events: Events, mark: str = "") -> None:
             run.prompts,
             lambda index, prompt: Path(folder) / f"{sample_name(run, index, prompt)}{mark}",
             {"step": run.step, "run": run.folder.name, "strength": strength, **({"weights": "ema"} if mark else {})},
-            tolerant=True,
+            failed=failed,
         )
 
 

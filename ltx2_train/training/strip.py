@@ -22,11 +22,11 @@ def sample_name(run: Run, index: int, prompt: Prompt) -> str:
     return f"step_{run.step:06d}_p{index + 1:02d}_s{prompt.seed}"
 
 
-def draw_strengths(run: Run, events: Events, mark: str = "") -> None:
+def draw_strengths(run: Run, events: Events, failed: list[type[Exception]], mark: str = "") -> None:
     """Draw the prompts at each strength of the slider, with the same seeds, and a strip of each prompt.
 
     `mark` stands behind the seed in the files' names. The LoRA is at strength 1 afterwards. What fails is reported and
-    left out.
+    left out, and the class of its error put into `failed`.
     """
     assert run.slider is not None
     assert isinstance(run.loras, LoraSet)
@@ -39,7 +39,7 @@ def draw_strengths(run: Run, events: Events, mark: str = "") -> None:
                 run.prompts,
                 lambda index, prompt, told=told: run.folder.samples / f"{sample_name(run, index, prompt)}{told}",
                 {"step": run.step, "run": run.folder.name, "strength": strength},
-                tolerant=True,
+                failed=failed,
             )
             for file in files:
                 drawn.setdefault(run.prompts.index(file.prompt), []).append((strength, file))

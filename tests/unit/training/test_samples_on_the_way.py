@@ -9,7 +9,7 @@ from small_run import SmallRuns
 from torch import nn
 
 from ltx2_train.config import make_run
-from ltx2_train.errors import Stopped
+from ltx2_train.errors import RunError, Stopped
 from ltx2_train.events import Events
 from ltx2_train.lora.inject import inject
 from ltx2_train.lora.settings import LoraSettings
@@ -26,7 +26,7 @@ def test_samples_of_a_run_are_drawn_at_the_strength_of_its_settings(tmp_path):
     loras = inject(Tiny(), LoraSettings(rank=2), torch.Generator())
     drawn = []
 
-    def draw(prompts, name, info, tolerant):
+    def draw(prompts, name, info, failed):
         drawn.append(([layer.strength for layer in loras.layers.values()], info["strength"]))
 
     run = SimpleNamespace(
@@ -34,7 +34,7 @@ def test_samples_of_a_run_are_drawn_at_the_strength_of_its_settings(tmp_path):
         peers=SimpleNamespace(first=True), renderer=SimpleNamespace(draw=draw),
         folder=SimpleNamespace(samples=tmp_path, name="fox"),
     )  # fmt: skip
-    loop._draw_as_they_are(run, Events())
+    loop._draw_as_they_are(run, Events(), [])
     assert drawn == [([0.5], 0.5)]
     assert [layer.strength for layer in loras.layers.values()] == [1.0]
 
@@ -61,12 +61,16 @@ def drawn(runs):
 @pytest.fixture
 def runs(monkeypatch, tmp_path):
     runs = SmallRuns(monkeypatch, tmp_path)
+    runs.full = None
     plain = runs._draw
 
-    def draw(prompts, name, info, tolerant):
+    def draw(prompts, name, info, failed):
         if runs.run.step == runs.stop:
             raise Stopped
-        return plain(prompts, name, info, tolerant)
+        if runs.run.step == runs.full:
+            failed.append(RunError)
+            return None
+        return plain(prompts, name, info, failed)
 
     runs._draw = draw
     return runs
@@ -81,7 +85,7 @@ def test_samples_of_a_save_that_a_kill_cut_off_are_drawn_by_the_next_start(runs,
     told = Ends(runs)
     runs.train(told, steps=steps, sample={"every": 2})
     assert drawn(runs) == [f"step_{step:06d}" for step in range(2, steps + 1, 2)]
-    assert "The run was ended before the samples of step 2 were there. They are drawn now." in told.told
+    assert any(text.startswith("The samples of step 2 are drawn now: the run was ended") for text in told.told)
 
 
 @pytest.mark.parametrize(("step", "every", "rest"), [(4, 2, ""), (2, 2, " and go on"), (3, 3, " and go on")])
@@ -103,3 +107,22 @@ def test_samples_that_are_not_wanted_any_more_are_not_drawn(runs):
         runs.train(Ends(runs, stop=4), sample={"every": 2})
     assert runs.train(Ends(runs), sample={"every": 0}).summary.startswith("Finished before")
     assert drawn(runs) == ["step_000002"]
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_samples_that_the_disk_refused_are_drawn_by_the_next_start_where_they_are_of_the_last_step(runs, step):
+    runs.full = step
+    told = Ends(runs)
+    runs.train(told, steps=step, sample={"every": 2})
+    missing = f"Samples of step {step} are missing, since the disk refused them. The next start draws them."
+    assert missing in told.told
+    assert f"step_{step:06d}" not in drawn(runs)
+    again = Ends(runs)
+    runs.train(again, steps=step, sample={"every": 2})
+    assert missing in again.told, "the disk is full still"
+    runs.full = None
+    runs.train(told, steps=step, sample={"every": 2})
+    assert f"step_{step:06d}" in drawn(runs)
+    last = Ends(runs)
+    assert runs.train(last, steps=step, sample={"every": 2}).summary.startswith("Finished before")
+    assert not [text for text in last.told if "samples" in text.lower()]
