@@ -5,7 +5,6 @@ Steps take their gradients from their own number, so that a run that was stopped
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from types import SimpleNamespace

@@ -46,6 +46,8 @@ from .video_file import write_image, write_video
 
 logger = logging.getLogger(__name__)
 
+Failed = list[type[Exception]]  # the classes of the errors of what was left out
+
 
 @dataclass(frozen=True)
 class SampleFile:
@@ -122,7 +124,7 @@ class Renderer:
         prompts: Sequence[Prompt],
         name: Callable[[int, Prompt], Path],
         info: Mapping[str, Any] | None = None,
-        failed: list[type[Exception]] | None = None,
+        failed: Failed | None = None,
     ) -> list[SampleFile]:
         """Draw every prompt; `name(index, prompt)` is the path without its ending.
 
@@ -133,7 +135,7 @@ class Renderer:
             drawn = self._drawn(prompts, failed)
         return self._decode(drawn, name, dict(info or {}), failed) if drawn else []
 
-    def _drawn(self, prompts: Sequence[Prompt], failed: list[type[Exception]] | None) -> list[Drawn]:
+    def _drawn(self, prompts: Sequence[Prompt], failed: Failed | None) -> list[Drawn]:
         """The latents of all that can be drawn: first stages, then what lies between, then second stages."""
         self._tell_slots(prompts)
         stages = [self._stages(prompt) for prompt in prompts]
@@ -278,9 +280,7 @@ class Renderer:
         has = {OF_VIDEO: self.draws_video, OF_AUDIO: self.model.has_audio}
         return [one for one in prompt.given if has[one.stream]]
 
-    def _given(
-        self, prompts: Sequence[Prompt], failed: list[type[Exception]] | None
-    ) -> dict[tuple[Prompt, Shown], Tensor]:
+    def _given(self, prompts: Sequence[Prompt], failed: Failed | None) -> dict[tuple[Prompt, Shown], Tensor]:
         """Latents, [128, F, H, W] or [8, T, 16], of everything that `prompts` are given; what failed is not there.
 
         An encoder is opened only where something was not encoded before.
@@ -320,7 +320,7 @@ class Renderer:
         drawn: list[Drawn],
         name: Callable[[int, Prompt], Path],
         info: dict[str, Any],
-        failed: list[type[Exception]] | None,
+        failed: Failed | None,
     ) -> list[SampleFile]:
         files: list[SampleFile] = []
         seen = [one.prompt.shape for one in drawn if one.latents.video is not None]
@@ -344,7 +344,7 @@ class Renderer:
             del vae
         return files
 
-    def _sounds(self, drawn: Sequence[Drawn], failed: list[type[Exception]] | None) -> dict[int, Waveform]:
+    def _sounds(self, drawn: Sequence[Drawn], failed: Failed | None) -> dict[int, Waveform]:
         """The sounds of `drawn` by index: all through the audio VAE, then all through the vocoder."""
         wanted = [(one, one.latents.audio) for one in drawn if one.latents.audio is not None]
         if not wanted or self.sound is None or (self.settings.audio == "off" and self.draws_video):
@@ -402,7 +402,7 @@ class Renderer:
         return SampleFile(path, one.prompt, video, about, one.latents.audio, audio_path)
 
     @contextlib.contextmanager
-    def _failures(self, job: str, failed: list[type[Exception]] | None) -> Iterator[None]:
+    def _failures(self, job: str, failed: Failed | None) -> Iterator[None]:
         try:
             yield
         except Stopped:

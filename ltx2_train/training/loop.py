@@ -36,6 +36,7 @@ from ..full.optimizer import WeightOptimizer
 from ..full.parts import clip_gradients
 from ..lora.inject import LoraSet
 from ..optim import averaged, can_be_guarded, guarded_step, state_aside
+from ..sampling.render import Failed
 from .checks import Checked, check, check_settings
 from .contexts import streams_of
 from .exports import exported, renew_exports
@@ -645,7 +646,7 @@ def _report_bad(run: Run, names: list[str], bad: int, events: Events, moved: boo
 def _draw(run: Run, events: Events) -> bool:
     """Draw the samples of this step; what fails is reported and left out. Returns whether the disk refused any."""
     run.model.eval()
-    failed: list[type[Exception]] = []
+    failed: Failed = []
     reason = ""
     away = run.config.memory.optimizer_offload
     with averaged(run.optimizer), state_aside(run.optimizer, run.device) if away else contextlib.nullcontext():
@@ -666,7 +667,7 @@ def _draw(run: Run, events: Events) -> bool:
     return any(issubclass(one, RunError) for one in failed)
 
 
-def _draw_as_they_are(run: Run, events: Events, failed: list[type[Exception]], mark: str = "") -> None:
+def _draw_as_they_are(run: Run, events: Events, failed: Failed, mark: str = "") -> None:
     """Draw with the weights that the LoRA has now; `mark` stands at the end of the files' names. The class of the
     error of each sample that is left out is put into `failed`."""
     if run.slider is not None:

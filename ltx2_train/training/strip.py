@@ -11,7 +11,7 @@ from ..files import atomic
 from ..lora.inject import LoraSet
 from ..media.font import load_font
 from ..sampling.prompts import Prompt
-from ..sampling.render import SampleFile
+from ..sampling.render import Failed, SampleFile
 from .setup import Run
 
 _HEIGHT, _BAND = 256, 28  # pixels of a picture of the strip, and of the line above it
@@ -22,7 +22,7 @@ def sample_name(run: Run, index: int, prompt: Prompt) -> str:
     return f"step_{run.step:06d}_p{index + 1:02d}_s{prompt.seed}"
 
 
-def draw_strengths(run: Run, events: Events, failed: list[type[Exception]], mark: str = "") -> None:
+def draw_strengths(run: Run, events: Events, failed: Failed, mark: str = "") -> None:
     """Draw the prompts at each strength of the slider, with the same seeds, and a strip of each prompt.
 
     `mark` stands behind the seed in the files' names. The LoRA is at strength 1 afterwards. What fails is reported and
