@@ -13,9 +13,10 @@ on or not empty. Behind " -- " a condition may have words for people instead of 
 `"harmless": True` beside it: a setting that says how a thing is done, and says it for runs that have no such thing too.
 It is told, and not refused.
 
-Only a value that differs from the default and asks for something is looked at: a switch that is off, 0, "off", an empty
-text and the value under "off" beside the condition ask for nothing. A switch that is on by itself and was switched off
-is told, and not refused; so is one that was switched on where it is on by itself, if its name is in `asked`.
+Only a value that differs from the default and asks for something is looked at: a switch that is off, "off", an empty
+text and the value under "off" beside the condition ask for nothing. A 0 is a number like any other, unless it stands
+there. A switch that is on by itself and was switched off is told, and not refused; so is one that was switched on where
+it is on by itself, if its name is in `asked`.
 """
 
 from __future__ import annotations
@@ -128,7 +129,8 @@ def _asks(value: Any, plain: Any, asked: bool) -> bool:
     itself (`plain`) asks for something where it is off, and where somebody has `asked` for it."""
     if plain is True:
         return value is False or asked
-    return value != plain and (isinstance(value, Path) or bool(value and value != "off"))
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value != plain and (number or isinstance(value, Path) or bool(value and value != "off"))
 
 
 def extra_of(field: FieldInfo) -> dict[str, Any]:

@@ -189,7 +189,7 @@ class SampleSettings(Settings):
         le=51,
         description="How strongly pictures that samples begin with are compressed by H.264 first, as the model's own "
         "pipelines do: its CRF. 0: not at all. Not set: 33, 18 with LTX-2.5, 29 with LTX-Video.",
-        json_schema_extra={"harmless": True, "counts_with": "model.mode = video | av", "advanced": True},
+        json_schema_extra={"off": 0, "harmless": True, "counts_with": "model.mode = video | av", "advanced": True},
     )
     spectrogram: bool = Field(
         default=True,
@@ -227,6 +227,7 @@ class SampleSettings(Settings):
         le=20,
         description="Spatio-temporal guidance of the sound; not set: as stg.",
         json_schema_extra={
+            "off": 0,
             "harmless": True,
             "counts_with": "model.mode = av | audio",
             "advanced": True,
@@ -278,6 +279,7 @@ class SampleSettings(Settings):
         description="LTX-2.5: single frames that a sample is made together with; its file has the clip alone. Not set: "
         "as many as in training.",
         json_schema_extra={
+            "off": 0,
             "counts_with": ["model.mode = video | av", ".streams = all"],
             "advanced": True,
             "since": "0.2",

@@ -89,6 +89,7 @@ class TrainSettings(Settings):
         description="Share of clips whose first frame is given instead of learned, so that the LoRA also works "
         "for image-to-video.",
         json_schema_extra={
+            "off": 0,
             "counts_with": ["model.mode = video | av", "video.generated"],
             "community": "ltx2_first_frame_conditioning_p",
         },
@@ -114,7 +115,7 @@ class TrainSettings(Settings):
         default=50,
         ge=0,
         description="Steps between measurements of how far each part of the LoRA has moved; 0 measures never.",
-        json_schema_extra={**OF_LORA, "advanced": True},
+        json_schema_extra={"off": 0, **OF_LORA, "advanced": True},
     )
     save_every: int = Field(
         default=250,

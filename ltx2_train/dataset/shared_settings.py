@@ -175,6 +175,7 @@ class SharedSettings(ConditionSettings):
         ge=0,
         description="Shorter videos and recordings are left out. Default: no limit.",
         json_schema_extra={
+            "off": 0,
             "counts_with": [".kind = video | audio -- for videos and recordings", "not .speech_segments"],
             "unit": "s",
             "advanced": True,
@@ -217,13 +218,13 @@ class SharedSettings(ConditionSettings):
         ge=0,
         le=1,
         description="How often the first frame is given clean; default: the run's setting.",
-        json_schema_extra={"counts_with": ".kind = video -- for videos"},
+        json_schema_extra={"off": 0, "counts_with": ".kind = video -- for videos"},
     )
     video_loss_weight: float | None = Field(
         default=None,
         ge=0,
         description="Weight of the video loss for this dataset; default: the run's setting.",
-        json_schema_extra={"counts_with": ".kind = image | video -- for images and videos"},
+        json_schema_extra={"off": 0, "counts_with": ".kind = image | video -- for images and videos"},
     )
 
     @field_validator("caption_extension", "audio_extension")

@@ -64,7 +64,8 @@ class SoundSettings(Settings):
         ge=0,
         description="Weight of the audio loss for this dataset; default: the run's setting.",
         json_schema_extra={
-            "counts_with": ".may_have_sound -- for recordings, and for videos whose audio_source is not none"
+            "off": 0,
+            "counts_with": ".may_have_sound -- for recordings, and for videos whose audio_source is not none",
         },
     )
     separate_audio_buckets: bool = Field(

@@ -51,7 +51,7 @@ class LoraSettings(Settings):
         ge=0,
         le=65536,
         description="Scale of the LoRA: it works at alpha / rank. Not set, or 0: the rank, so a scale of 1.",
-        json_schema_extra={**OF_LORA, "community": "network_alpha", "advanced": True},
+        json_schema_extra={"off": 0, **OF_LORA, "community": "network_alpha", "advanced": True},
     )
     dropout: float = Field(
         default=0.0,

@@ -47,6 +47,7 @@ class AudioSettings(Settings):
         le=1000,
         description="Factor on the audio loss of such batches.",
         json_schema_extra={
+            "off": 0,
             "counts_with": ".silence_regularizer",
             "community": "audio_silence_regularizer_weight",
             "advanced": True,

@@ -47,6 +47,7 @@ class LossSettings(Settings):
         le=1000,
         description="Weight of the video loss.",
         json_schema_extra={
+            "off": 0,
             "counts_with": ["model.mode = video | av", "video.generated"],
             "community": "video_loss_weight",
             "advanced": True,
@@ -58,6 +59,7 @@ class LossSettings(Settings):
         le=1000,
         description="Weight of the audio loss; lower it where sound is learned at the cost of the picture.",
         json_schema_extra={
+            "off": 0,
             "counts_with": ["model.mode = av | audio", "audio.generated"],
             "community": "audio_loss_weight",
             "advanced": True,

@@ -29,7 +29,7 @@ class MemorySettings(Settings):
         ge=0,
         le=512,
         description="How many of the blocks are recomputed; not set: as many as must be (custom: all).",
-        json_schema_extra={"counts_with": ".gradient_checkpointing", "advanced": True},
+        json_schema_extra={"off": 0, "counts_with": ".gradient_checkpointing", "advanced": True},
     )
     blocks_to_swap: int | None = Field(
         default=None,
@@ -164,6 +164,7 @@ class MemorySettings(Settings):
         description="How much of the RAM of swapped blocks is locked, at most; the others come more slowly. Not set: "
         "as much as RAM, the system and ComfyUI leave (custom: all). Inputs of blocks are locked besides.",
         json_schema_extra={
+            "off": 0,
             "counts_with": [".may_swap -- with memory.blocks_to_swap above 0", ".pinned != false"],
             "unit": "GB",
             "advanced": True,

@@ -53,6 +53,7 @@ class ScheduleSettings(Settings):
         ge=0,
         description="Warm-up: a number of steps, or below 1 a share of all steps. `constant` has none.",
         json_schema_extra={
+            "off": 0,
             "counts_with": ".name != constant",
             "community": "lr_warmup_steps",
             "unit": "steps or share",

@@ -66,7 +66,7 @@ class QuantSettings(Settings):
         ge=0,
         le=1,
         description="Strength of the AWQ scaling; 0 is none.",
-        json_schema_extra={"counts_with": ".awq", "community": "awq_alpha", "advanced": True},
+        json_schema_extra={"off": 0, "counts_with": ".awq", "community": "awq_alpha", "advanced": True},
     )
     awq_batches: int = Field(
         default=8,

@@ -54,6 +54,7 @@ from .effect import (
     require_learning,
     require_taught,
     tell_batches,
+    tell_grouping,
     tell_lengths,
     tell_levels,
     tell_overridden,
@@ -208,6 +209,7 @@ def _check(config: RunConfig, events: Events, peers: Peers) -> Checked:
     check_sharded_batches(config, data.batch_sizes)
     order = _order_batches(config, data, events)
     tell_overridden(config, dataset, data.samples, events)
+    tell_grouping(config, dataset, data.samples, events)
     tell_batches(order, [f"datasets[{number}]" for number in range(len(dataset.datasets))], events)
     triggers = dataset_triggers(dataset)
     check_samples_of(config, data, events)

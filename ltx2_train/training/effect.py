@@ -126,13 +126,44 @@ def tell_sounds(config: RunConfig, order: BatchOrder, events: Events) -> None:
             events.message("loss.balance.mode = inv_freq has nothing to do: every batch carries sound.", "warning")
     if sound.silence_regularizer and all(sample.audio_steps for sample in order.samples):
         events.message("audio.silence_regularizer has nothing to do: every clip has sound.", "warning")
-    if sound.batch_probability is not None and share in (0, 1):
-        carry = "every batch carries" if share else "no batch carries"
-        events.message(
-            f"audio.batch_probability = {sound.batch_probability:g} has no effect: {carry} sound, so there is nothing "
-            "to choose between.",
-            "warning",
-        )
+    orders = {"batch_probability": sound.batch_probability, "min_batches": sound.min_batches or None}
+    for name, value in orders.items():
+        if value is not None and share in (0, 1):
+            carry = "every batch carries" if share else "no batch carries"
+            events.message(
+                f"audio.{name} = {value:g} has no effect: {carry} sound, so there is nothing to choose between.",
+                "warning",
+            )
+
+
+def tell_grouping(config: RunConfig, dataset: DatasetConfig, samples: Sequence[Sample], events: Events) -> None:
+    """Warn of settings of how sounds are grouped into batches, of the run and of datasets, that sort no sample here."""
+    if config.model.mode == "video":
+        return
+    alone = {sample.dataset for sample in samples if sample.kind == "audio"}
+    heard = {(sample.dataset, sample.audio_steps > 0) for sample in samples if sample.kind != "audio"}
+    mixed = {number for number, has in heard if (number, not has) in heard}
+    of_alone = "it counts for sounds without a picture, and there is none", alone
+    rows = [
+        ("bucket_strategy", "audio_bucket_strategy", *of_alone),
+        ("bucket_interval", "audio_bucket_interval", *of_alone),
+        ("separate_buckets", "separate_audio_buckets", "it parts clips with sound from those without, and no dataset "
+            "has both", mixed),
+    ]  # fmt: skip
+    for name, own, why, used in rows:
+        value = getattr(config.audio, name)
+        given: dict[Any, list[int]] = {}  # by value, the datasets that say it themselves
+        for number, entry in enumerate(dataset.datasets):
+            if own in entry.model_fields_set and getattr(entry, own) != type(entry).model_fields[own].default:
+                given.setdefault(getattr(entry, own), []).append(number)
+        asked = [(f"audio.{name}", value, used)] if value else []
+        asked += [
+            (f"{', '.join(f'datasets[{one}]' for one in numbers)}: {own}", said, used.intersection(numbers))
+            for said, numbers in given.items()
+        ]
+        for setting, said, by in asked:
+            if not by:
+                events.message(f"{setting} = {shown_value(said)} has no effect: {why}.", "warning")
 
 
 def tell_overridden(config: RunConfig, dataset: DatasetConfig, samples: Sequence[Sample], events: Events) -> None:
@@ -140,6 +171,7 @@ def tell_overridden(config: RunConfig, dataset: DatasetConfig, samples: Sequence
     train, loss, audio, mode = config.train, config.loss, config.audio, config.model.mode
     pictured = [sample for sample in samples if sample.kind != "audio"]
     heard = [sample for sample in samples if sample.audio_steps]
+    alone = [sample for sample in samples if sample.kind == "audio"]
     plain = RunConfig()
     rows: list[tuple[str, Any, Any, str, list[Any]]] = [
         ("loss.video_weight", loss.video_weight, plain.loss.video_weight, "video_loss_weight",
@@ -149,9 +181,9 @@ def tell_overridden(config: RunConfig, dataset: DatasetConfig, samples: Sequence
         ("train.first_frame_probability", train.first_frame_probability, plain.train.first_frame_probability,
             "first_frame_probability", [one.first_frame_probability for one in pictured]),
         ("audio.bucket_strategy", audio.bucket_strategy, None, "audio_bucket_strategy",
-            [one.buckets.strategy for one in heard]),
+            [one.buckets.strategy for one in alone]),
         ("audio.bucket_interval", audio.bucket_interval, None, "audio_bucket_interval",
-            [one.buckets.interval for one in heard]),
+            [one.buckets.interval for one in alone]),
         ("audio.separate_buckets", audio.separate_buckets, None, "separate_audio_buckets",
             [one.buckets.separate for one in samples]),
     ]  # fmt: skip

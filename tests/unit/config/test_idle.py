@@ -154,6 +154,16 @@ CASES = [
         self_flow(teacher="ema")),
     ({"regularizers": {"crepa": {"weight": 1, "neighbors": 0, "tau": 2}}}, ["regularizers.crepa.tau"], {
         "regularizers": {"crepa": {"neighbors": 1}}}),
+    ({"objective": {"sampling": "uniform", "shift": 0, "eps": 0, "uniform_prob": 0}}, [
+        "objective.shift", "objective.eps", "objective.uniform_prob"], {
+            "objective": {"sampling": "shifted_logit_normal"}}),
+    ({"model": {"mode": "audio"}, "objective": {"shift": 1}, "audio": {"sequence_resolution": 0}}, [
+        "audio.sequence_resolution"], {"objective": {"shift": None}}),
+    ({**AV, "audio": {"supervision_warmup": 0, "supervision_min_ratio": 0}}, [
+        "audio.supervision_warmup", "audio.supervision_min_ratio"], {"audio": {"supervision": "warn"}}),
+    ({"cache": {"tiles": {"spatial_overlap": 0}}}, ["cache.tiles.spatial_overlap"], {
+        "cache": {"tiles": {"spatial_tile": 512}}}),
+    ({"optimizer": {"weight_decay": 0, "args": {"weight_decay": 0.5}}}, ["optimizer.weight_decay"], None),
     ({"slider": {"guidance": 3}}, ["slider.guidance"], {"slider": {"targets": [{"positive": "a"}]}}),
 ]  # fmt: skip
 
@@ -192,6 +202,11 @@ def test_what_is_no_number_is_said_to_be_none():
 def test_what_asks_for_nothing_is_let_alone():
     tables = {"sample": {"audio": "off", "every": 0}, "train": {"prove_references": False}}
     check_settings(make_run(merged(tables, {"model": {"mode": "audio"}, "memory": {"fit": "custom", "pinned": False}})))
+    nothing = {
+        "lora": {"alpha": 0}, "loss": {"video_weight": 0}, "train": {"what": "full", "norms_every": 0},
+        "schedule": {"name": "constant", "warmup": 0}, "sample": {"image_crf": 0}, "quant": {"awq_alpha": 0},
+    }  # fmt: skip
+    assert make_run(merged(nothing, {"model": {"mode": "audio"}, "cache": {"keyframe_slots": 0}})).without_effect == []
 
 
 @pytest.mark.parametrize(

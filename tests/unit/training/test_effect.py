@@ -19,6 +19,7 @@ from ltx2_train.training.effect import (
     require_learning,
     require_taught,
     tell_batches,
+    tell_grouping,
     tell_lengths,
     tell_levels,
     tell_overridden,
@@ -160,6 +161,7 @@ def test_what_takes_longer_than_the_run_is_named(run, named):
 def test_what_is_for_clips_without_sound_or_for_their_order_and_finds_none_is_named():
     heard, mute = sample("heard", audio_steps=9), sample("mute")
     run = make_run(AV | {"audio": {"silence_regularizer": True, "batch_probability": 0.5}})
+    windowed = make_run(AV | {"audio": {"min_batches": 1}})
 
     def told(*samples, config=run):
         events = Told()
@@ -169,6 +171,8 @@ def test_what_is_for_clips_without_sound_or_for_their_order_and_finds_none_is_na
     assert told(heard, mute) == told(heard, config=make_run(AV)) == []
     assert told(heard) == ["audio.silence_regularizer", "audio.batch_probability = 0.5"]
     assert told(mute) == ["audio.batch_probability = 0.5"]
+    assert told(heard, config=windowed) == ["audio.min_batches = 1"]
+    assert told(heard, mute, config=windowed) == []
     balanced = make_run(AV | {"loss": {"balance": {"mode": "inv_freq"}}})
     assert told(heard, config=balanced) == ["loss.balance.mode = inv_freq"]
     rising = make_run(AV | {"loss": {"balance": {"mode": "inv_freq", "start": 0.5}}})
@@ -199,7 +203,7 @@ def test_what_every_dataset_says_itself_is_named(tmp_path):
     })  # fmt: skip
     dataset = DatasetConfig.from_table({"datasets": [{"video_directory": "a"}]}, tmp_path)
     own = {"video_loss_weight": 1, "audio_loss_weight": 1, "first_frame_probability": 0.3, "audio_steps": 9}
-    spoken = sample("spoken", **own)
+    spoken, alone = sample("spoken", **own), sample("alone", kind="audio", **own)
     followed = sample("followed", audio_steps=9, buckets=SoundBuckets("truncate", 2.0, True))
 
     def told(*samples, config=run, dataset=dataset):
@@ -207,14 +211,34 @@ def test_what_every_dataset_says_itself_is_named(tmp_path):
         tell_overridden(config, dataset, samples, events)
         return [text.split(" = ")[0] for text in events.texts]
 
-    assert told(spoken) == [
+    assert told(spoken, alone) == [
         "loss.video_weight", "loss.audio_weight", "train.first_frame_probability", "audio.bucket_strategy",
         "audio.separate_buckets",
     ]  # fmt: skip
-    assert told(followed) == told(spoken, followed) == told(spoken, config=make_run(AV)) == []
+    assert told(followed) == told(spoken, followed) == told(spoken, alone, config=make_run(AV)) == []
     wide = {"audio_directory": "a", "audio_only_sequence_resolution": 128}
     dataset = DatasetConfig.from_table({"datasets": [wide]}, tmp_path)
     for side, named in ((96, ["datasets[0].audio_only_sequence_resolution"]), (128, [])):
         assert told(followed, config=make_run(AUDIO | {"audio": {"sequence_resolution": side}}), dataset=dataset) == (
             named
         )
+
+
+def test_how_sounds_are_grouped_is_named_where_it_sorts_none(tmp_path):
+    clip, mute = sample("clip", audio_steps=9), sample("mute")
+    sound, other = sample("sound", audio_steps=9, kind="audio"), sample("other", audio_steps=9, dataset=1)
+    asked = {"bucket_strategy": "truncate", "bucket_interval": 3, "separate_buckets": True}
+
+    def told(*samples, audio=(), entry=(), mode="av"):
+        events, run = Told(), make_run({"model": {"mode": mode}, "audio": dict(audio)})
+        folders = [{"video_directory": name, **dict(entry)} for name in "ab"]
+        tell_grouping(run, DatasetConfig.from_table({"datasets": folders}, tmp_path), samples, events)
+        return [text.split(" = ")[0] for text in events.texts]
+
+    assert told(clip, other, audio=asked) == [f"audio.{name}" for name in asked]
+    assert told(clip, mute, sound, audio=asked) == told(clip, mute) == []
+    assert told(mute, other, audio={"separate_buckets": True}) == ["audio.separate_buckets"]
+    own = {"audio_bucket_strategy": "truncate", "audio_bucket_interval": 2.0, "separate_audio_buckets": True}
+    names = ["datasets[0], datasets[1]: audio_bucket_strategy", "datasets[0], datasets[1]: separate_audio_buckets"]
+    assert told(clip, other, entry=own) == names
+    assert told(clip, mute, sound, entry=own) == told(clip, entry=own, mode="video") == []
