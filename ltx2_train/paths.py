@@ -55,6 +55,11 @@ def is_record(path: Path) -> bool:
     )
 
 
+def is_run_folder(folder: Path) -> bool:
+    """Whether `folder` is that of a run, with what the run drew and recorded."""
+    return all(_there(folder / name) for name in ("run.toml", "manifest.json"))
+
+
 def _there(path: Path) -> bool:
     try:
         return path.exists()

@@ -41,6 +41,15 @@ class Stems:
         near = [path for path in self._listed[folder].get(name_key(stem), []) if path.suffix.lower() in suffixes]
         return [path for path in near if path.stem == stem] or near
 
+    def reached(self, folder: Path, candidate: MediaFile, suffixes: Collection[str]) -> list[Path]:
+        """The files of `folder` of which one is taken for the medium, or that are two and refused."""
+        return next(
+            (named for at in self.places(folder, candidate) if (named := self._others(at, candidate, suffixes))), []
+        )
+
+    def _others(self, place: Path, candidate: MediaFile, suffixes: Collection[str]) -> list[Path]:
+        return [path for path in self.named(place, candidate.path.stem, suffixes) if path != candidate.path]
+
     def find(self, folder: Path | None, candidate: MediaFile, suffixes: Collection[str], role: str) -> Path | None:
         """The file of one of `suffixes` that is called as the medium is, or None.
 

@@ -19,6 +19,7 @@ from ..media.images import IMAGE_SUFFIXES
 from ..media.names import is_dir, is_file
 from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import VIDEO_SUFFIXES
+from .cache_names import medium_of
 from .captions import read_captions
 
 _REPEATS = re.compile(r"(\d+)_(.+)")
@@ -35,6 +36,7 @@ BESIDE_MEDIA = frozenset((".safetensors", ".toml", ".json", ".jsonl", ".csv", ".
 LISTS = frozenset((".jsonl", ".csv"))
 LIST_NAMES = frozenset(f"{name}.json" for name in ("dataset", "metadata", "captions", "labels", "train", "val"))
 OF_THE_SYSTEM = frozenset(("thumbs.db", "desktop.ini"))
+_OURS = re.compile(r"ltx2_\w+\.json|dataset_manifest\.json")
 
 
 @dataclass
@@ -91,6 +93,12 @@ def explain_layout(folder: Path) -> str:
 def is_list(path: Path) -> bool:
     """Whether a file beside media is a list of media by its name, which a folder of media does not read."""
     return path.suffix.lower() in LISTS or path.name.lower() in LIST_NAMES
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is none that a person laid beside media: a cache, a record of this program, or the system's."""
+    name = path.name.lower()
+    return name in OF_THE_SYSTEM or bool(_OURS.fullmatch(name) or medium_of(path.name))
 
 
 def _entries(folder: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,5 @@
-"""Media that lie in the folders of datasets and that none of them takes: of other kinds, or in sub-folders."""
+"""What lies in the folders of datasets and that none of them takes: media of other kinds or in sub-folders, and what is
+no medium."""
 
 from __future__ import annotations
 
@@ -6,17 +7,22 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from ..files import below
-from ..media.names import is_file
+from ..media.names import is_dir, is_file, name_key, readable, shown_path, why_unreadable
+from ..paths import is_run_folder
 from .companions import folders_beside
 from .entry import DatasetRef, DatasetSettings
-from .scan import MEDIA_SUFFIXES, SHOWN_AT_MOST
+from .layouts import is_list, is_ours
+from .scan import MEDIA_SUFFIXES, SHOWN_AT_MOST, unread_kind
 
-RUN_RECORD = "manifest.json"  # of the folder of a run, whose samples are no media
+LONE_CAPTION = "caption"
+A_LIST = "is a list of media by its name, and a folder does not read it"
+NO_MEDIUM, ALONE = "is not a medium", "is a caption without its medium"
+SETTINGS = frozenset((".toml",))  # which may well lie beside the media they are about
 
 
 def not_taken(refs: Sequence[DatasetRef], used: Collection[Path]) -> Iterator[str]:
-    """A sentence for each folder of media with such media; `refs` are all datasets of the file, `used` the files that
-    they use or leave out by name."""
+    """Sentences on each folder of media with what is not used; `refs` are all datasets of the file, `used` the files
+    that they use or leave out by name."""
     of_folder: dict[Path, list[DatasetSettings]] = {}
     for ref in refs:
         if ref.entry.source_key.endswith("_directory") and not ref.entry.from_caches and ref.entry.source.is_dir():
@@ -41,6 +47,13 @@ def not_taken(refs: Sequence[DatasetRef], used: Collection[Path]) -> Iterator[st
                 f"{_listed(folder, deeper)} {_are(deeper)} in sub-folders and not used. Set recursive = true to use "
                 "what is of the kind of the folder, or move them elsewhere."
             )
+        why: dict[str, list[Path]] = {}
+        for path, reason in strays(folder, entries, named):
+            if path not in used:
+                why.setdefault(reason, []).append(path)
+        for reason, paths in why.items():
+            each = "each " if len(paths) > 1 else "it "
+            yield f"{_listed(folder, paths)} {_are(paths)} not used: {each}{reason}."
 
 
 def named_places(entries: Sequence[DatasetSettings]) -> set[Path]:
@@ -49,11 +62,41 @@ def named_places(entries: Sequence[DatasetSettings]) -> set[Path]:
     return found | {folder.absolute() for entry in entries for _, _, folder, _ in folders_beside(entry)}
 
 
+def strays(folder: Path, entries: Sequence[DatasetSettings], named: Collection[Path]) -> Iterator[tuple[Path, str]]:
+    """(file, why it is not used) of what lies where the datasets `entries` of `folder` look, and is no medium."""
+    endings, kinds = _caption_endings(entries), {entry.kind for entry in entries}
+    media: dict[str, set[str]] = {}  # names of media, however they are written
+    captions: dict[str, dict[Path, str]] = {}
+    for path in _within(folder, folder, any(entry.recursive for entry in entries), named):
+        if not readable(path.name):
+            if _kind(path) not in kinds:  # of those there is more to be said
+                yield path, why_unreadable(path.name)[0]
+        elif path.name.lower().endswith(endings):
+            stem = _without(path, endings)
+            captions.setdefault(name_key(stem), {})[path] = stem
+        elif (unread := unread_kind(path)) or _kind(path):
+            stem = str(path.with_suffix(""))
+            media.setdefault(name_key(stem), set()).add(stem)
+            if unread and unread[0] not in kinds:
+                yield path, f"is {unread[1]}"
+        elif is_list(path):
+            yield path, A_LIST
+        elif not is_ours(path) and path.suffix.lower() not in SETTINGS:
+            yield path, NO_MEDIUM
+    for key, paths in captions.items():
+        exact = [path for path, stem in paths.items() if stem in media.get(key, ())]
+        for path in paths:
+            if key not in media:
+                yield path, ALONE
+            elif exact and path not in exact:
+                yield path, f"is a caption beside {exact[0].name}, which has the very name of the medium"
+
+
 def unreached(
     folder: Path, entries: Sequence[DatasetSettings], named: Collection[Path], part: Path | None = None
 ) -> Iterator[tuple[Path, str, bool]]:
     """(file, kind, whether it lies where they look) of the media below `folder`, or a `part` of it, that its datasets
-    `entries` do not take.
+    `entries` do not take; of captions in sub-folders without media of their names the kind is LONE_CAPTION.
 
     What lies in another one of the `named` folders, or was drawn by a run, is not of this folder.
     """
@@ -61,24 +104,51 @@ def unreached(
     beside = {
         ending for entry in entries for _, _, at, those in folders_beside(entry) if at == folder for ending in those
     }
-    recursive = any(entry.recursive for entry in entries)
+    recursive, endings = any(entry.recursive for entry in entries), _caption_endings(entries)
+    captions: dict[Path, str] = {}
+    media: set[str] = set()
+    for path in _within(folder, part or folder, True, named):
+        reached = path.parent == folder or recursive
+        if (kind := _kind(path)) is None:
+            if not reached and path.name.lower().endswith(endings):
+                captions[path] = name_key(_without(path, endings))
+            continue
+        media.add(name_key(str(path.with_suffix(""))))
+        if is_file(path) and not (reached and (kind in kinds or path.suffix.lower() in beside)):
+            yield path, kind, reached
+    yield from ((path, LONE_CAPTION, False) for path, key in captions.items() if key not in media)
+
+
+def _within(folder: Path, part: Path, recursive: bool, named: Collection[Path]) -> Iterator[Path]:
+    """The files in `part` of `folder`, but for those of runs and of places below it that are `named` by themselves."""
     inside = {place for place in named if folder.absolute() in place.parents}
     runs: dict[Path, bool] = {}
-    for path, problem in below(part or folder, True):
-        ending = path.suffix.lower()
-        kind = next((kind for kind, endings in MEDIA_SUFFIXES.items() if ending in endings), None)
-        if kind is None or problem or not inside.isdisjoint(path.absolute().parents) or not is_file(path):
+    for path, problem in below(part, recursive):
+        own = path.absolute()
+        if problem or is_dir(path) or own in inside or not inside.isdisjoint(own.parents):
             continue
-        reached = path.parent == folder or recursive
-        if reached and (kind in kinds or ending in beside):
-            continue
-        above = path.relative_to(folder).parents
-        if not any(runs.setdefault(at, (folder / at / RUN_RECORD).is_file()) for at in above[:-1]):
-            yield path, kind, reached
+        for at in path.relative_to(folder).parents[:-1]:
+            if at not in runs:
+                runs[at] = is_run_folder(folder / at)
+        if not any(runs[at] for at in path.relative_to(folder).parents[:-1]):
+            yield path
+
+
+def _kind(path: Path) -> str | None:
+    return next((kind for kind, endings in MEDIA_SUFFIXES.items() if path.suffix.lower() in endings), None)
+
+
+def _caption_endings(entries: Sequence[DatasetSettings]) -> tuple[str, ...]:
+    return tuple({entry.caption_extension.lower() for entry in entries})
+
+
+def _without(path: Path, endings: Sequence[str]) -> str:
+    """A path without the longest of `endings` that it has."""
+    return str(path)[: -max(len(ending) for ending in endings if path.name.lower().endswith(ending))]
 
 
 def _listed(folder: Path, paths: Sequence[Path]) -> str:
-    names = ", ".join(path.relative_to(folder).as_posix() for path in paths[:SHOWN_AT_MOST])
+    names = ", ".join(shown_path(path.relative_to(folder)).as_posix() for path in paths[:SHOWN_AT_MOST])
     more = len(paths) - SHOWN_AT_MOST
     return f"{folder.name}: {names}{f' and {more} more' if more > 0 else ''}"
 

@@ -9,25 +9,25 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import DataError
 from ..events import Events
-from ..files import below
 from ..media import frames as timing
 from ..media.frame_folder import probe_frame_folder
 from ..media.info import MediaInfo
-from ..media.names import name_key, why_not_found
+from ..media.names import why_not_found
 from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import probe_media
 from ..threads import Threads
 from .companions import Companions, folders_beside
 from .dataset_file import DatasetConfig, DatasetRef, DatasetSettings
+from .idle_beside import idle_beside, idle_sentences
 from .idle_found import idle_found
 from .items import DatasetPlan, Item
 from .media_index import MediaIndex
-from .not_taken import not_taken
+from .not_taken import named_places, not_taken
 from .outputs import require_cache_folders
 from .scan import SHOWN_AT_MOST, MediaFile, NothingLeft, Skipped, find_media, with_captions
 from .sound_plan import probe_recording
@@ -55,14 +55,13 @@ def plan_dataset(
     warnings: list[str] = list(config.notes)
     pairs: list[str] = []
     empty: dict[DatasetRef, NothingLeft] = {}
-    names: dict[DatasetRef, set[str]] = {}
+    found: dict[DatasetRef, list[MediaFile]] = {}
     of_each: dict[DatasetRef, list[Item]] = {}
     for ref in config.refs if only is None else [only]:
         if not ref.entry.from_caches:
             try:
-                found, left_out[ref] = _plan_one(ref, events, warnings, pairs, names)
-                items += found
-                of_each[ref] = found
+                of_each[ref], left_out[ref] = _plan_one(ref, events, warnings, pairs, found)
+                items += of_each[ref]
             except NothingLeft as error:
                 empty[ref], left_out[ref] = error, error.skipped
     for ref, error in empty.items():
@@ -72,8 +71,8 @@ def plan_dataset(
     warnings += idle_found(config.refs, of_each)
     told: list[str] = []
     if only is None:  # a folder may be that of several datasets
-        used = _used(items)
-        warnings += _alone(names, used)
+        used = used_beside(items)
+        warnings += idle_sentences(idle_beside(found, used, named_places([ref.entry for ref in config.refs])))
         media = {*(item.source.path for item in items), *(skip.path for skip in skipped)}
         told += not_taken(config.refs, used | media)
     for warning in (*warnings, *told):
@@ -95,7 +94,7 @@ def _left_out(skipped: Sequence[Skipped], brief: bool) -> str:
 
 
 def _plan_one(
-    ref: DatasetRef, events: Events, warnings: list[str], pairs: list[str], names: dict[DatasetRef, set[str]]
+    ref: DatasetRef, events: Events, warnings: list[str], pairs: list[str], found_of: dict[DatasetRef, list[MediaFile]]
 ) -> tuple[list[Item], list[Skipped]]:
     name, entry = ref.name, ref.entry
     targets, notes = timing.floor_targets(entry.target_frames)
@@ -109,7 +108,7 @@ def _plan_one(
             )
     unused: list[str] = []
     candidates, skipped = find_media(name, entry, unused)
-    names[ref] = {name_key(candidate.path.stem) for candidate in candidates}
+    found_of[ref] = candidates
     warnings += [f"{name}: {note}" for note in unused]
     ready = with_captions(name, entry, candidates, skipped, warnings)
     if not ready:
@@ -214,7 +213,7 @@ def _without_mask(entry: DatasetSettings, items: list[Item]) -> list[str]:
     return notes
 
 
-def _used(items: Sequence[Item]) -> set[Path]:
+def used_beside(items: Sequence[Item]) -> set[Path]:
     """The files that go with media; their sound may be in them."""
     found = {one.path for item in items for one in item.references}
     found |= {
@@ -225,33 +224,10 @@ def _used(items: Sequence[Item]) -> set[Path]:
 
 def _named_elsewhere(entry: DatasetSettings, items: list[Item]) -> Iterator[str]:
     """A sentence for each folder beside a list of which no file is used, since the list names others."""
-    used = _used(items)
+    used = used_beside(items)
     for key, _, folder, _ in folders_beside(entry) if entry.from_a_list else ():
         if folder.is_dir() and not any(path.is_relative_to(folder) for path in used):
             yield f"{key}: no file of {folder} is used; {entry.source.name} names others, or has no use for them."
-
-
-def _alone(names: Mapping[DatasetRef, Collection[str]], used: Collection[Path]) -> Iterator[str]:
-    """A sentence for each folder with files beside media that go with none; `names` are those of the media, `used` the
-    files that lists name."""
-    wanted: dict[tuple[Path, str], set[str]] = {}
-    found: dict[tuple[Path, str], tuple[DatasetRef, Collection[str]]] = {}
-    sources = {ref.entry.source for ref in names}
-    for ref, own in names.items():
-        for _, what, folder, endings in folders_beside(ref.entry):
-            if folder.is_dir() and folder not in sources:
-                wanted.setdefault((folder, what), set()).update(own)
-                found.setdefault((folder, what), (ref, endings))
-    for (folder, what), (ref, endings) in found.items():
-        files = [path for path, _ in below(folder, True) if path.suffix.lower() in endings and path not in used]
-        alone = sorted(
-            path.name for path in files if name_key(path.stem) not in wanted[folder, what] and path not in used
-        )
-        if alone:
-            more = " ..." if len(alone) > SHOWN_AT_MOST else ""
-            many = {"mask for sound": "masks for sound"}.get(what, f"{what}s")
-            shown = ", ".join(alone[:SHOWN_AT_MOST])
-            yield f"{ref.name}: {len(alone)} {many} in {folder} have no medium of their name: {shown}{more}"
 
 
 def _lacking(items: list[Item], what: str) -> list[str]:

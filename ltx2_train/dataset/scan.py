@@ -13,8 +13,10 @@ from ..media.images import IMAGE_SUFFIXES, UNREAD_PICTURES
 from ..media.names import cache_stem, is_dir, is_file, name_key, readable, shown_path, why_no_file, why_unreadable
 from ..media.sound_media import AUDIO_SUFFIXES, UNREAD_SOUNDS
 from ..media.video import UNREAD_VIDEOS, VIDEO_SUFFIXES
+from ..paths import is_run_folder
 from .cache_names import CAPTION, FLIPPED
 from .captions import NOT_TEXT, distinct_captions, odd_form, parse_replacement, read_captions, rewrite, says_something
+from .companions import folders_beside
 from .dataset_file import DatasetSettings
 from .entry import LIST_KEYS
 from .layouts import explain_layout
@@ -24,6 +26,7 @@ __all__ = ["MEDIA_SUFFIXES", "MediaFile", "Skipped", "NothingLeft", "find_media"
 
 SHOWN_AT_MOST = 5
 NOT_FOLLOWED = "is a link to a folder, which is not followed; name its folder in a [[datasets]] of its own"
+OF_A_RUN = "is the folder of a run, and what it drew is not trained on"
 _MARKED = re.compile(rf"(?:{FLIPPED}|{CAPTION}\d+)$")  # names that belong to caches of other media
 MEDIA_SUFFIXES = {"image": IMAGE_SUFFIXES, "video": VIDEO_SUFFIXES, "audio": AUDIO_SUFFIXES}
 # By kind of dataset: endings that are named and not read, what such a file is, and what to do with it.
@@ -85,6 +88,10 @@ def _in_folder(name: str, entry: DatasetSettings, notes: list[str]) -> Iterator[
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise DataError(f"{name}.{entry.source_key}: {folder} {what}. Check the path.", folder)
     found = dict(below(folder, entry.recursive))
+    runs = [path for path in found if entry.recursive and is_dir(path) and is_run_folder(path)]
+    notes += [f"{path} {OF_A_RUN}" for path in runs]
+    apart = {*runs, *(beside for _, _, beside, _ in folders_beside(entry) if folder in beside.parents)}
+    found = {path: problem for path, problem in found.items() if apart.isdisjoint(path.parents)}
     if reason := found.get(folder):
         raise DataError(f"{name}.{entry.source_key}: {folder} {reason}.", folder)
     listed = sorted(found)

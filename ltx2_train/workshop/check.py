@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from ..dataset.companions import folders_beside
 from ..dataset.dataset_file import DatasetConfig, DatasetRef, DatasetSettings
+from ..dataset.idle_beside import idle_beside
+from ..dataset.not_taken import named_places
 from ..dataset.outputs import cache_folder_faults
-from ..dataset.plan import DatasetPlan, Item, plan_dataset
+from ..dataset.plan import DatasetPlan, Item, plan_dataset, used_beside
 from ..dataset.scan import MEDIA_SUFFIXES, NOT_FOLLOWED, MediaFile, NothingLeft, Skipped, find_media, unread_kind
 from ..dataset.windows import NO_SOUND
 from ..errors import ConfigError, DataError
@@ -24,7 +25,7 @@ from ..events import Events, Passing, shielded
 from ..shapes import VideoShape
 from ..threads import Threads
 from .check_files import FileFacts, examine, file_findings, left_out_finding, lost_clip, lost_frame, unusable_finding
-from .check_folder import folder_findings, pair_findings
+from .check_folder import folder_findings, idle_finding, pair_findings
 from .check_report import LEVELS, WHOLE, CheckReport, FileCheck, Finding, worst
 from .check_rules import dataset_findings, duplicate_findings, size_finding
 from .choices import GOALS
@@ -205,18 +206,17 @@ def _unfit(part: _Part, problems: Problems) -> list[Finding]:
 
 
 def _pair_up(parts: Sequence[_Part]) -> None:
-    """Add what is to be said of targets and their references, once all targets are known."""
-    targets: dict[Path, list[Path]] = {}
+    """Add what is to be said of targets and the files beside them, once all targets are known."""
     for part in parts:
-        for _, _, folder, _ in folders_beside(part.entry):
-            targets.setdefault(folder, []).extend(candidate.path for candidate in part.found)
-    told: set[tuple[str, Path | None]] = set()
-    for part in parts:
-        items = () if part.plan is None else part.plan.items
-        for finding in pair_findings(part.ref, items, targets):
-            if (finding.rule, finding.path) not in told:  # datasets that share a folder of references
-                told.add((finding.rule, finding.path))
-                part.findings.append(finding)
+        part.findings += pair_findings(part.ref, () if part.plan is None else part.plan.items)
+    found = {part.ref: part.found for part in parts if not part.entry.from_caches}
+    used = used_beside([item for part in parts if part.plan is not None for item in part.plan.items])
+    told: set[tuple[str, Path]] = set()  # a file may be unused as several things
+    for file in idle_beside(found, used, named_places([ref.entry for ref in found])):
+        finding = idle_finding(file)
+        if (finding.rule, file.path) not in told:
+            told.add((finding.rule, file.path))
+            next(part for part in parts if part.ref == file.ref).findings.append(finding)
 
 
 def _examined(items: Sequence[Item], found: Sequence[MediaFile], stage: str, events: Events) -> list[FileFacts]:

@@ -8,6 +8,7 @@ import pytest
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.events import Events
+from ltx2_train.workshop.check import check_dataset
 
 
 class Told(Events):
@@ -34,8 +35,7 @@ class Told(Events):
 )
 def test_what_no_dataset_takes_is_named(tmp_path, more, told):
     for name in ("a.png", "day/cam/b.png", "masks/a.png"):
-        media.write_image(tmp_path / "clips" / name)
-        (tmp_path / "clips" / name).with_suffix(".txt").write_text(name)
+        media.write_image(tmp_path / "clips" / name, caption=None if name.startswith("masks") else name)
     (tmp_path / "clips" / "s.wav").write_bytes(b"RIFF")
     table = {"datasets": [{"image_directory": "clips", "resolution": [64, 64], **more}]}
     events = Told()
@@ -48,10 +48,67 @@ def test_what_a_list_or_a_run_has_there_is_not_named(tmp_path):
     for name in ("a.png", "day/b.png", "runs/r/samples/c.png"):
         media.write_image(tmp_path / "clips" / name)
         (tmp_path / "clips" / name).with_suffix(".txt").write_text(name)
-    (tmp_path / "clips/runs/r/manifest.json").write_text("{}")
+    for name in ("manifest.json", "run.toml"):
+        (tmp_path / "clips/runs/r" / name).write_text("{}")
     (tmp_path / "list.jsonl").write_text('{"image_path": "clips/day/b.png", "caption": "b"}\n')
     listed = {"image_jsonl_file": "list.jsonl", "cache_directory": "cache"}
     table = {"general": {"resolution": [64, 64]}, "datasets": [{"image_directory": "clips"}, listed]}
     events = Told()
     plan_dataset(DatasetConfig.from_table(table, tmp_path), events)
     assert not [text for text in events.texts if "not used" in text]
+
+
+def folder_of(tmp_path, *files):
+    media.write_image(tmp_path / "clips" / "a.png")
+    media.write_image(tmp_path / "clips" / "b.png", 90)
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        if name.endswith(".png"):
+            media.write_image(tmp_path / name, caption=None)
+        else:
+            (tmp_path / name).write_text("[[0, 1]]")
+    entry = {"image_directory": "clips", "cache_directory": "cache", "resolution": [64, 64], "mask_directory": "masks"}
+    return DatasetConfig.from_table({"datasets": [entry]}, tmp_path)
+
+
+def test_files_beside_media_that_go_with_none_are_named_by_plan_and_check(tmp_path):
+    files = ["masks/a.png", "masks/A.png", "masks/sub/b.png", "masks/z.png", "masks/a.json", "masks/c.npy"]
+    config = folder_of(tmp_path, *files, "masks/ltx2_failed.json")
+    warnings = plan_dataset(config).warnings
+    for told in (
+        "not used, since another file has the very name of the medium: A.png",
+        "are of a kind that is not read there, and not used: a.json, c.npy",
+        "lie in sub-folders that are not those of the media of their names, and are not used: sub/b.png",
+        "have no medium of their name: z.png",
+    ):
+        assert any(text.endswith(told) for text in warnings), told
+    found = {one.path.relative_to(tmp_path).as_posix() for one in check_dataset(config).findings if one.path}
+    assert {*files[1:]} <= found
+    assert not {"masks/a.png", "masks/ltx2_failed.json"} & found
+
+
+def test_files_in_a_media_folder_that_nobody_reads_are_named_by_plan_and_check(tmp_path):
+    files = ["clips/a.json", "clips/c.npy", "clips/A.txt", "clips/alone.txt", "clips/notes/x.txt"]
+    config = folder_of(tmp_path, *files, "clips/ltx2_media.json", "clips/dataset.toml", "masks/a.png")
+    events = Told()
+    plan_dataset(config, events)
+    assert [text for text in events.texts if text.startswith("clips: ")] == [
+        "clips: notes/x.txt is in sub-folders and not used. Set recursive = true to use what is of the kind of the "
+        "folder, or move them elsewhere.",
+        "clips: a.json, c.npy are not used: each is not a medium.",
+        "clips: A.txt is not used: it is a caption beside a.txt, which has the very name of the medium.",
+        "clips: alone.txt is not used: it is a caption without its medium.",
+    ]
+    found = {one.path.relative_to(tmp_path).as_posix() for one in check_dataset(config).findings if one.path}
+    assert found >= {*files[:4], "clips/notes"}
+
+
+def test_what_a_run_drew_and_masks_below_the_media_are_not_media(tmp_path):
+    for name in ("a.png", "day/b.png", "runs/r/samples/c.png", "masks/a.png"):
+        media.write_image(tmp_path / "clips" / name)
+    for name in ("manifest.json", "run.toml"):
+        (tmp_path / "clips/runs/r" / name).write_text("{}")
+    entry = {"image_directory": "clips", "recursive": True, "resolution": [64, 64], "mask_directory": "clips/masks"}
+    plan = plan_dataset(DatasetConfig.from_table({"datasets": [entry]}, tmp_path))
+    assert [item.source.path.name for item in plan.items] == ["a.png", "b.png"]
+    assert any("runs/r is the folder of a run, and what it drew is not trained on" in text for text in plan.warnings)
