@@ -161,6 +161,29 @@ def write_bytes(path: Path | str, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Write all of `texts`, by path, or where one is refused none: what is there stays as it is. Raises RunError."""
+    folders = list(dict.fromkeys(one for path in texts for one in path.absolute().parents if not one.exists()))
+    before = {path: path.read_bytes() if path.is_file() else None for path in texts}
+    try:
+        with contextlib.ExitStack() as stack:
+            for path, text in texts.items():
+                temporary = stack.enter_context(atomic(path))
+                temporary.write_bytes(text.encode("utf-8"))
+                _flush(temporary)  # what the disk has no room for is known before the first takes its name
+    except BaseException:
+        for path, data in before.items():
+            with contextlib.suppress(OSError, RunError):
+                if data is None:
+                    path.unlink()
+                elif path.read_bytes() != data:
+                    write_bytes(path, data)
+        for folder in folders:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write `text` as UTF-8 to `path` atomically."""
     write_bytes(path, text.encode("utf-8"))

@@ -33,6 +33,7 @@ class SmallRuns:
         self.folder, self.name = folder, name
         self.taken: list[int] = []
         self.run: Any = None
+        self.unused: tuple[str, ...] = ()  # settings that a finished run is to find changed
         self.path = folder / "runs" / name
         monkeypatch.setattr(loop, "check", self._check)
         monkeypatch.setattr(loop, "load", self._load)
@@ -60,6 +61,7 @@ class SmallRuns:
         folder = open_run(config.run, {"lora.rank": str(config.lora.rank)}, events)
         prompts = ["a ball"] if config.sample.wanted else []
         checked = Checked(config, folder, None, None, None, None, prompts, None, "", config.train.steps)
+        checked.unused = self.unused
         try:
             if checked.finished_lora() is None:
                 folder.require_state()

@@ -19,7 +19,7 @@ from ..dataset.foreign_keys import LISTS, translate
 from ..dataset.layouts import LIST_NAME, FolderLayout, folder_layout
 from ..dataset.simpletuner import read_backends
 from ..errors import ConfigError, TrainerError
-from ..files import write_text
+from ..files import write_texts
 from ..foreign import PROGRAMS
 from ..media.names import is_file
 from ..paths import from_folder, path_fault
@@ -113,8 +113,7 @@ class Imported:
             )
         if there and not replace:
             raise ConfigError(f"{there[0]} is there already. Name another folder with --out, or add --replace.")
-        for path, text in paths.items():
-            write_text(path, text)
+        write_texts(paths)
         return list(paths)
 
     def run_path(self, out: Path | str | None = None) -> Path:

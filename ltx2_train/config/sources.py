@@ -31,6 +31,11 @@ _NAMES_DATA = ("dataset_config", "dataset_manifest", "data_backend_config")
 # scripts of the community trainer that make a run together; the others are commands of their own
 _TRAINS = ("ltx2_train_network", "ltx2_train_slider", "")
 _OF_A_RUN = (*_TRAINS, "ltx2_cache_latents", "ltx2_cache_text_encoder_outputs", "ltx2_cache_dino_features")
+# they do nothing of a run, however often they stand in a script
+_OF_SHELLS = (
+    "if", "then", "else", "elif", "fi", "for", "do", "done", "while", "case", "esac", "[", "[[", "{", "}", "(", ")",
+    "true", "echo", "printf", "cd", "export", "source", ".", "set", "exit", "sleep", "mkdir", "read", "pause", "wait",
+)  # fmt: skip
 
 
 @dataclass
@@ -209,12 +214,11 @@ def _script(path: Path) -> SettingsFile:
         _require_one(path, configs)
         found = _yaml(path.absolute().parent / configs[0].plain[0])
         rest = [f"--{name} of {configs[0].program} is not taken over" for name, _ in configs[0].flags]
-        rest += [
-            f"{one.program} is a command of its own and is not taken over" for one in commands if one not in configs
-        ]
+        rest += _passed_over([one for one in commands if one not in configs])
         return replace(found, problems=problems, notes=[*notes, *rest])
     if own := [one for one in commands if one.program == "simpletuner"]:
         _require_one(path, own)
+        notes += _passed_over([one for one in commands if one not in own])
         flags, twice, more_notes = _collected(path, own, own)
         return SettingsFile("simpletuner", path, flags, True, [], [*problems, *twice], [*notes, *more_notes])
     of_run = [one for one in commands if one.program in _OF_A_RUN]
@@ -223,12 +227,19 @@ def _script(path: Path) -> SettingsFile:
         raise ConfigError(
             f"{path} runs no script of the community trainer ({', '.join(filter(None, _OF_A_RUN))}) or another one."
         )
+    notes += _passed_over([one for one in commands if one not in of_run and one not in others])
     training = [one for one in of_run if one.program in _TRAINS]
     _require_one(path, training)
     flags, twice, more_notes = _collected(path, of_run, training)
     names = dict(flags) | {name: value for name, value in variables.items() if name in program_rows("community")}
     problems, notes = [*problems, *twice], [*notes, *more_notes]
     return SettingsFile("community", path, list(names.items()), bool(training), others, problems, notes)
+
+
+def _passed_over(commands: Iterable[Command]) -> list[str]:
+    """A note on each program that a script runs besides, once; words of the shell itself are none."""
+    names = dict.fromkeys(one.program for one in commands if one.program and one.program not in _OF_SHELLS)
+    return [f"{name} is a command of its own and is not taken over" for name in names]
 
 
 def _is_official(command: Command) -> bool:

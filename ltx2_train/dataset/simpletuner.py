@@ -180,7 +180,8 @@ def _say_rest(name: str, row: Mapping[str, Any], backends: Backends) -> None:
         if known is None:
             backends.problems.append(f"{name}: {key} is not known.")
         elif known.dataset or known.by or key in _READ or known.unused(value):
-            continue
+            if key == "video.frame_interval" and flat.get("video.bucket_strategy") != "resolution_frames":
+                backends.notes.append(f"{name}: {key} has no effect: it counts with bucket_strategy resolution_frames.")
         elif known.later or (known.values and value not in known.values and str(value) not in known.values):
             backends.problems.append(f"{name}: {key} is not there yet: {later_words(known.later or known.otherwise)}.")
         elif key not in ("id", "type"):

@@ -26,7 +26,7 @@ from .foreign import family_of, kinds_of, version_named
 from .low_rank import squared_norm
 from .names import PREFIX, Key, flat_names, split_key
 from .others import OtherEntry, read_others
-from .scales import AdapterScales, adapter_scales
+from .scales import AdapterScales, adapter_scales, denied_by
 from .targets import count_branches, layers_text
 
 CHECKPOINT_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
@@ -79,7 +79,7 @@ class LoraFile:
 
     `others` are the layers of another kind that can be trained and drawn with; a DoRA stands in both. `kinds` counts
     the layers of what is no plain LoRA, and `other_keys` are theirs. `problems` are sentences on what makes its scale
-    uncertain.
+    uncertain, `denied` one on metadata that deny the scale of its keys.
     `dtypes` are those of its matrices. `keys` are those of each entry in the file: down, up, and alpha if there is one.
     """
 
@@ -94,6 +94,7 @@ class LoraFile:
     dtypes: frozenset[str] = frozenset()
     keys: dict[str, dict[str, str]] = field(default_factory=dict)
     others: dict[str, OtherEntry] = field(default_factory=dict)
+    denied: str = ""
 
     @property
     def layers(self) -> dict[str, LoraEntry | OtherEntry]:
@@ -257,6 +258,8 @@ def read_lora(path: Path | str, weights: bool = True) -> LoraFile:
             if "down" in names and "up" in names:
                 spelled = (module, keys[names["down"]].spelled)
                 entries[module] = _entry(file, module, names, scales, spelled, problems, weights)
+        named = ((module, keys[parts[module]["down"]].spelled) for module in entries if "alpha" in parts[module])
+        denied = denied_by(scales, ((entries[names[0]].scale, entries[names[0]].rank, names) for names in named))
         others = read_others(file, other, parts, weights)
         if not problems:
             problems += _without_alpha(parts, {**entries, **others})
@@ -275,6 +278,7 @@ def read_lora(path: Path | str, weights: bool = True) -> LoraFile:
         dtypes,
         {module: names for module, names in parts.items() if module in entries},
         others,
+        denied,
     )
 
 
@@ -383,13 +387,8 @@ def verify_saved(path: Path | str, checkpoint_tensors: Mapping[str, Any], traine
             "": "The checkpoint is not the one that was trained on.",
         }
         found = {next((one for one in (NOT_FINITE, NOT_LEARNED) if one in text), "") for text in problems}
-        raise CheckpointError(
-            f"{Path(path).name} was written, but would not work:\n  "
-            + "\n  ".join(problems[:5])
-            + more
-            + "\n"
-            + " ".join(text for kind, text in advice.items() if kind in found)
-        )
+        listed, mend = "\n  ".join(problems[:5]), " ".join(text for kind, text in advice.items() if kind in found)
+        raise CheckpointError(f"{Path(path).name} was written, but would not work:\n  {listed}{more}\n{mend}")
 
 
 def _weight_of(module: str, tensors: Mapping[str, Any]) -> tuple[int, ...] | None:

@@ -111,9 +111,9 @@ def _shapes(shapes: Mapping[str, tuple[int, int]]) -> str:
 
 
 def tell_changed(file: LoraFile, events: Events) -> None:
-    """Warn where the bytes of `file` are not those that were written."""
-    if is_changed(file.path, file.metadata):
-        events.message(f"{file.path.name}: {CHANGED}", "warning")
+    """Warn where the bytes of `file` are not those that were written, or its metadata deny its scale."""
+    for text in filter(None, (CHANGED if is_changed(file.path, file.metadata) else "", file.denied)):
+        events.message(f"{file.path.name}: {text}", "warning")
 
 
 def tell_version(file: LoraFile, version: str, events: Events) -> None:

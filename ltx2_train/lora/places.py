@@ -23,8 +23,10 @@ _SELF_ATTENTION = ("attn1.to_q", "attn1.to_k", "attn1.to_v")  # all read the wid
 
 
 def doubts_of(file: LoraFile) -> list[str]:
-    """Sentences on bytes of `file` that were changed, and on its layers that are `misplaced` or of another model."""
-    return [*([CHANGED] if is_changed(file.path, file.metadata) else []), *misplaced(file), *_of_others(file)]
+    """Sentences on bytes of `file` that were changed, on metadata that deny its scale, and on its layers that are
+    `misplaced` or of another model."""
+    changed = CHANGED if is_changed(file.path, file.metadata) else ""
+    return [*filter(None, (changed, file.denied)), *misplaced(file), *_of_others(file)]
 
 
 def is_changed(path: Path, metadata: Mapping[str, str]) -> bool:

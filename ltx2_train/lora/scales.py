@@ -8,8 +8,9 @@ layers whose rank or alpha is another: the end of a name at a dot, as a regular 
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,27 @@ def adapter_scales(path: Path, metadata: Mapping[str, str]) -> AdapterScales | N
             f"{where} cannot be read, so the scale of the LoRA (alpha / rank) is not known. Save the LoRA again with "
             "the program that made it, or with the scale multiplied into its weights and without that entry."
         ) from None
+
+
+def denied_by(scales: AdapterScales | None, layers: Iterable[tuple[float, int, tuple[str, ...]]]) -> str:
+    """That the metadata give `layers`, each with its scale by its .alpha key, its rank and its names, another scale; or
+    ""."""
+    others: list[tuple[str, float, float]] = []
+    if scales is None:
+        return ""
+    for scale, rank, names in layers:
+        if (alpha := scales.alpha_of(*names)) is not None:
+            stated = alpha / (math.sqrt(rank) if scales.rslora else rank)
+            if not math.isclose(stated, scale, rel_tol=1e-3):
+                others.append((names[0], scale, stated))
+    if not others:
+        return ""
+    name, scale, stated = others[0]
+    more = f", as {len(others) - 1} more" if len(others) > 1 else ""
+    return (
+        f"Its .alpha keys and the alpha of its metadata ({ENTRY}) differ: {name} has a scale of {scale:g} by its key, "
+        f"and {stated:g} by the metadata{more}. The keys count, as in ComfyUI."
+    )
 
 
 def _own(table: Mapping[str, Any]) -> Mapping[str, Any]:

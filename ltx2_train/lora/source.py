@@ -88,6 +88,10 @@ def tell_doubts(sources: Sequence[LoraSource], events: Events) -> list[str]:
             told.append(
                 f"{one.path.name}: left out is {left[0]}{more}. `lora keep` and `drop` write names as they are."
             )
+        strange = [layer for layer in one.layers if known_layer(layer) is None]
+        if strange:
+            more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+            told.append(f"{one.path.name}: {strange[0]}{more} is no layer of an LTX that is known here; it is kept.")
     for text in told:
         events.message(text, "warning")
     return told

@@ -25,8 +25,7 @@ from ..conditions.settings import AudioReference, FirstFrame
 from ..conditions.trained import OF_AUDIO, OF_VIDEO, Trained
 from ..config import DrawSettings, RunConfig, SampleSettings
 from ..config.read import tomllib
-from ..config.sample import SIZES
-from ..dataset.captions import text_lines
+from ..dataset.captions import NOT_TEXT, text_lines
 from ..errors import ConfigError
 from ..feed.loader import Sample
 from ..files import parse_json
@@ -261,28 +260,12 @@ def parse_prompt(
     """
     pieces = [line] if plain else _OPTION.split(line.strip())
     prompt = pieces[0].strip()
-    values: dict[str, Any] = {}
+    if NOT_TEXT.search(line):
+        raise ConfigError(f"{line[:60]!r} holds characters that are no text. Write the prompt anew, as UTF-8.")
     if not plain and (dashed := _DASHED.search(line)):
         blank = " and no blank behind them" if dashed[1].startswith("--") else ""
         raise ConfigError(f"{dashed[1]}{dashed[2]}: an option begins with two hyphens{blank}. Write --{dashed[2]}.")
-    for piece in pieces[1:]:
-        letter, *behind = re.split(r"[\s=]", piece.strip(), maxsplit=1)
-        rest = "".join(behind)
-        if letter not in BY_LETTER:
-            raise ConfigError(f"--{letter} is not known. Known: {' '.join(BY_LETTER)}.")
-        option = BY_LETTER[letter]
-        value, more = option.read(rest.strip(), base)
-        if option.setting in REPEATED:
-            value = (*values.pop(option.setting, ()), value)
-        if values.setdefault(option.setting, value) != value:
-            raise ConfigError(
-                f"{option.setting} is given twice: {values[option.setting]} and {value}. Keep one of them."
-            )
-        # options may stand before the prompt, so what follows a number is the prompt, once
-        if more and prompt:
-            expected = "a path" if option.kind is Path else "one number"
-            raise ConfigError(f"--{letter} {rest.strip()}: expected {expected}, then the next option.")
-        prompt = prompt or more
+    prompt, values = _options(prompt, pieces[1:], base)
 
     def of(setting: str) -> Any:
         return values.get(setting, getattr(settings, setting))
@@ -308,6 +291,34 @@ def parse_prompt(
         asked=asked,
         given=_counted((*by_option, *shown_tables(tables, shape, base))),
     )
+
+
+def _options(prompt: str, pieces: Sequence[str], base: Path) -> tuple[str, dict[str, Any]]:
+    """The prompt, which may stand behind its options, and the value of each setting in `pieces`, one an option."""
+    values: dict[str, Any] = {}
+    letters: set[str] = set()
+    for piece in pieces:
+        letter, *behind = re.split(r"[\s=]", piece.strip(), maxsplit=1)
+        rest = "".join(behind)
+        if letter not in BY_LETTER:
+            raise ConfigError(f"--{letter} is not known. Known: {' '.join(BY_LETTER)}.")
+        option = BY_LETTER[letter]
+        if letter in letters and option.setting not in REPEATED:
+            raise ConfigError(f"--{letter} stands there twice. Keep one of them.")
+        letters.add(letter)
+        value, more = option.read(rest.strip(), base)
+        if option.setting in REPEATED:
+            value = (*values.pop(option.setting, ()), value)
+        if values.setdefault(option.setting, value) != value:
+            raise ConfigError(
+                f"{option.setting} is given twice: {values[option.setting]} and {value}. Keep one of them."
+            )
+        # options may stand before the prompt, so what follows a number is the prompt, once
+        if more and prompt:
+            expected = "a path" if option.kind is Path else "one number"
+            raise ConfigError(f"--{letter} {rest.strip()}: expected {expected}, then the next option.")
+        prompt = prompt or more
+    return prompt, values
 
 
 def _counted(shown: Sequence[Shown]) -> tuple[Shown, ...]:
@@ -343,52 +354,6 @@ def _require_two_stages(prompt: Prompt, mode: Mode) -> None:
                 f"{one.name}: two stages (sample.upsampler) are given first frames and sounds, and no other part of a "
                 "picture. Take it out of the sample, or leave sample.upsampler out."
             )
-
-
-def unused_options(
-    given: SampleSettings, settings: DrawSettings, prompts: Sequence[Prompt], mode: Mode = "av"
-) -> list[str]:
-    """A sentence for each of the `given` settings that none of `prompts` makes use of; `settings` are all of them.
-
-    Where a run draws nothing there are no prompts.
-    """
-    media = [one for prompt in prompts for one in prompt.given]
-    guided = any(prompt.needs_negative for prompt in prompts)
-    voices = any(isinstance(one.condition, AudioReference) for one in media)
-    shown = any(one.is_reference and one.stream == "video" for one in media)
-    begun = any(isinstance(one.condition, FirstFrame) and not one.cached for one in media)
-    used = (
-        ("negative_prompt", guided, "no sample is drawn with a guidance other than 1"),
-        ("rescale", guided or settings.guided_without_text, "no sample is guided"),
-        ("identity_guidance", voices, "no sample is given a reference sound (--ra)"),
-        ("include_reference", shown, "no sample is given a reference (--v)"),
-        ("image_crf", begun, "no sample begins with a picture (--i)"),
-    )
-    idle = [(name, why) for name, there, why in used if getattr(given, name) and not there]
-    if not prompts:
-        return [
-            f"sample.{name} has no effect in training: no samples are drawn (sample.every is 0)." for name, _ in idle
-        ]
-    own = [one.text for one in prompts if one.negative not in ("", settings.negative_prompt) and not one.needs_negative]
-    mute = ["sample.audio = off has no effect: model.mode is audio, and samples are sound alone."]
-    return [
-        *(mute if mode == "audio" and given.audio == "off" else ()),
-        *(f"sample.{name} has no effect: {why}." for name, why in idle),
-        *(f"--n of {text[:60]!r} has no effect: it is drawn with a guidance of 1. Raise it (--g)." for text in own),
-    ]
-
-
-def rounded_sizes(prompts: Sequence[Prompt], mode: Mode) -> list[str]:
-    """A sentence for each size or length that no sample can have, and is drawn rounded down."""
-    told: dict[str, None] = {}
-    for prompt in prompts:
-        shape = prompt.shape
-        for name, asked, drawn in zip(
-            SIZES, prompt.asked or (), (shape.width, shape.height, shape.frames), strict=False
-        ):
-            if asked != drawn and (name == "frames" or mode != "audio"):
-                told[f"{name} {asked} of a sample is not {SIZES[name]}; {drawn} is drawn instead."] = None
-    return list(told)
 
 
 def prompt_texts(prompts: Sequence[Prompt]) -> list[str]:

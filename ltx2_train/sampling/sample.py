@@ -22,7 +22,8 @@ from ..media.names import is_file
 from ..weights.fingerprint import part_fingerprint
 from .given_media import GivenMedia
 from .guidance import require_stg_block
-from .prompts import Prompt, read_prompts, require_drawable, rounded_sizes, unused_options
+from .idle_options import rounded_sizes, unused_options
+from .prompts import Prompt, read_prompts, require_drawable
 from .render import SampleFile
 from .studio import checked_lora, open_studio, outer_lora, require_possible
 from .two_stages import require_upsampler

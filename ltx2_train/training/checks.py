@@ -37,7 +37,8 @@ from ..offload.blocks import spread
 from ..optim import choose_optimizer, find_optimizer, why_not
 from ..sampling.ahead import training_prompts
 from ..sampling.guidance import require_stg_block
-from ..sampling.prompts import Prompt, prompt_texts, read_prompts, require_drawable, rounded_sizes, unused_options
+from ..sampling.idle_options import rounded_sizes, unused_options
+from ..sampling.prompts import Prompt, prompt_texts, read_prompts, require_drawable
 from ..sampling.sample import trained_of
 from ..sampling.two_stages import require_upsampler
 from ..threads import heeding

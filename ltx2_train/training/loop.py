@@ -109,9 +109,11 @@ def train_checked(checked: Checked, events: Events) -> RunResult:
     """As `train`, of a run whose inputs have been found good; its folder is closed afterwards."""
     first = checked.peers.first
     try:
+        lora = checked.finished_lora()
         if unused := unused_words(checked.unused):
-            events.message(f"{checked.folder.name} is finished, so nothing is trained. {unused}", "warning")
-        if (lora := checked.finished_lora()) is not None and not checked.undrawn:
+            whole = f"{checked.folder.name} is finished, so nothing is trained. " if lora is not None else ""
+            events.message(f"{whole}{unused}", "warning")
+        if lora is not None and not checked.undrawn:
             product = "Checkpoint" if checked.config.train.what == "full" else "LoRA"
             step = int(checked.folder.manifest.get("step", checked.total))
             above = f" above {step}" if step > checked.total else ""

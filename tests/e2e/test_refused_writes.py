@@ -108,6 +108,7 @@ def refuse(folder, unbroken, decide, stop, kinds, nothing_lost):
         assert steps == sorted(set(steps)), where
         assert steps[saved:] == list(range(saved + 1, 4)), where
         assert not list(runs.path.rglob("*.part")), where
+        assert list((runs.path / "samples").glob("step_000003*")), where
 
 
 @pytest.fixture(scope="module")

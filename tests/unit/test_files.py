@@ -3,10 +3,12 @@
 import errno
 import json
 import os
+import shutil
 import time
 
 import pytest
 import torch
+from refusing import Refusing, for_good, once
 from safetensors.torch import load_file
 
 from ltx2_train import files
@@ -154,6 +156,33 @@ def test_json_refuses_what_other_readers_choke_on(tmp_path):
         files.write_json(tmp_path / "a.json", {"x": float("nan")})
     files.write_json(tmp_path / "a.json", {"x": "\u00e4"})
     assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"x": "\u00e4"}
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("how", [once, for_good])
+def test_of_texts_that_are_written_together_all_are_there_or_none(tmp_path, monkeypatch, how, there):
+    monkeypatch.setattr(files, "WAITS", ())
+    kinds = ("folder", "make", "open", "flush", "rename")
+    texts = {tmp_path / "out" / name: f"new {name}" for name in ("a.toml", "b.toml")}
+    old = {path: f"old {path.name}" for path in texts} if there else {}
+    for at in range(99):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        files.write_texts(old)
+        refused = None
+        with pytest.MonkeyPatch.context() as patch:
+            system = Refusing(patch, tmp_path, how(at), kinds)
+            try:
+                files.write_texts(texts)
+            except RunError as error:
+                refused = error
+        assert refused is None or str(tmp_path / "out") in str(refused)
+        if how is once or not there:  # a disk that takes nothing any more cannot be given back what it had
+            found = {path: path.read_text() for path in tmp_path.rglob("*.toml")}
+            assert found == (old if refused else {path: f"new {path.name}" for path in texts}), system.failed
+        assert (tmp_path / "out").exists() == (there or not refused)
+        if not system.failed:
+            break
+    assert at > 6
 
 
 def test_digests_tell_lists_apart():

@@ -35,6 +35,14 @@ def test_flags_of_the_cache_commands_go_into_the_dataset_file(tmp_path):
         load_run(path)
 
 
+@pytest.mark.parametrize("end", [" && echo done; python other.py --seed 9", "\nmkdir -p x\npython other.py --seed 9\n"])
+def test_programs_of_others_in_a_script_are_told(tmp_path, end):
+    written(tmp_path, "d.toml", DATASET)
+    made = import_settings(written(tmp_path, "run.sh", f"{TRAIN} --max_train_steps 5{end}"))
+    assert made.notes == ["other is a command of its own and is not taken over"]
+    assert "seed" not in made.translation.tables["train"]
+
+
 def test_other_commands_of_a_script_are_answered_with_ours(tmp_path):
     path = written(
         tmp_path,

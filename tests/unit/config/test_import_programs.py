@@ -239,6 +239,15 @@ def test_an_audio_backend_makes_an_audio_run(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("strategy", "told"), [("aspect_ratio", True), ("resolution_frames", False)])
+def test_an_interval_of_frames_counts_with_its_strategy_alone(tmp_path, strategy, told):
+    video = {"num_frames": 49, "frame_interval": 8, "bucket_strategy": strategy}
+    backend = {"id": "v", "type": "local", "dataset_type": "video", "instance_data_dir": "v", "video": video}
+    made = import_settings(written(tmp_path, "data.json", [backend]))
+    notes = [note for note in made.data_notes if "frame_interval" in note]
+    assert ("frame_interval" in made.data["datasets"][0], bool(notes)) == (not told, told)
+
+
 def test_networks_of_lycoris_are_taken_over(tmp_path):
     file = written(tmp_path, "my_lycoris.toml", LYCORIS)
     module = {"network_module": "lycoris.kohya"}

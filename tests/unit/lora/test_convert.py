@@ -227,6 +227,15 @@ def test_a_lora_that_does_nothing_is_named(tmp_path, idle):
         merge_loras([path, other], tmp_path / "none.safetensors", [1.0, 0.0])
 
 
+def test_a_layer_that_no_ltx_has_is_told(tmp_path):
+    path = tmp_path / "odd.safetensors"
+    names = ("transformer_blocks.0.attn1.to_q", "transformer_blocks.1.attn1.to_q", "conditioner.embedders.0.proj")
+    ends = ((".lora_A.weight", (2, 8)), (".lora_B.weight", (8, 2)))
+    save_file({f"diffusion_model.{name}{end}": torch.ones(shape) for name in names for end, shape in ends}, path)
+    made = convert_lora(path, "diffusers", tmp_path / "out.safetensors")
+    assert f"{path.name}: {names[2]} is no layer of an LTX that is known here; it is kept." in made.notes
+
+
 @pytest.mark.parametrize(
     "spell", ["text_encoders.gemma.model.layers.0.self_attn.q_proj", "lora_te_layers_0_mlp_up_proj"]
 )

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from ltx2_train.errors import CheckpointError, ConfigError
 from ltx2_train.lora.file import load_lora_header, load_lora_state, verify_saved
+from ltx2_train.lora.places import doubts_of
 from ltx2_train.lora.save import save_lora
 from ltx2_train.lora.settings import LoraSettings
 from ltx2_train.settings import Settings
@@ -192,15 +193,19 @@ def test_the_alpha_of_peft_scales(make_set, tmp_path, place, rslora):
     assert close(expected, deltas(again), 1e-5)
 
 
-def test_an_alpha_key_counts_before_the_metadata(tmp_path):
+@pytest.mark.parametrize(("rslora", "alpha", "told"), [(False, 8, "4"), (False, 1, ""), (True, 1, "0.707107")])
+def test_an_alpha_key_counts_before_the_metadata_and_another_scale_there_is_told(tmp_path, rslora, alpha, told):
     tensors = {
         "transformer.x.lora_A.weight": torch.ones(2, 3),
         "transformer.x.lora_B.weight": torch.ones(4, 2),
         "transformer.x.alpha": torch.tensor(1.0),
     }
-    table = {"transformer.r": 2, "transformer.lora_alpha": 8}
+    table = {"transformer.r": 2, "transformer.lora_alpha": alpha, "transformer.use_rslora": rslora}
     save_file(tensors, tmp_path / "x.safetensors", {"lora_adapter_metadata": json.dumps(table)})
-    assert load_lora_state(tmp_path / "x.safetensors").entries["x"].scale == 0.5
+    file = load_lora_state(tmp_path / "x.safetensors")
+    assert file.entries["x"].scale == 0.5
+    words = f"x has a scale of 0.5 by its key, and {told} by the metadata. The keys count"
+    assert [words in text for text in doubts_of(file)] == ([True] if told else [])
 
 
 def test_a_scale_that_is_not_certain_is_refused(make_set, tmp_path):

@@ -8,7 +8,8 @@ from PIL import Image
 from ltx2_train.config import DrawSettings, SampleSettings, make_run
 from ltx2_train.errors import ConfigError
 from ltx2_train.events import Events
-from ltx2_train.sampling.prompts import parse_prompt, read_library, read_prompts, rounded_sizes, unused_options
+from ltx2_train.sampling.idle_options import rounded_sizes, unused_options
+from ltx2_train.sampling.prompts import parse_prompt, read_library, read_prompts
 from ltx2_train.sampling.sample import _asked_strengths, tell_idle, wanted_prompts
 
 SETTINGS = DrawSettings(width=768, height=512, frames=49, negative_prompt="ugly")
@@ -135,11 +136,17 @@ def test_a_wrong_library_says_what_is_wrong(tmp_path, name, text, says):
         read_prompts(DrawSettings(prompts=tmp_path / name))
 
 
-@pytest.mark.parametrize("line", ["A fox --w 512 --w 768", "A fox --g 3 --l 4"])
+@pytest.mark.parametrize("line", ["A fox --w 512 --w 768", "A fox --g 3 --l 4", "A fox --n red --d 1 --n red"])
 def test_an_option_that_is_given_twice_is_refused(line):
-    with pytest.raises(ConfigError, match="given twice"):
+    with pytest.raises(ConfigError, match="twice"):
         parse_prompt(line, SETTINGS)
-    assert parse_prompt("A fox --w 512 --w 512", SETTINGS).shape.width == 512
+    assert parse_prompt("A fox --g 4 --l 4", SETTINGS).guidance == 4, "two names of one number, as other programs have"
+
+
+def test_a_prompt_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "p.txt").write_bytes(b"A fox\nA\0 hen\n")
+    with pytest.raises(ConfigError, match=r"p\.txt, line 2: .* no text"):
+        read_prompts(DrawSettings(prompts=tmp_path / "p.txt"))
 
 
 def test_sizes_that_no_sample_can_have_are_named():

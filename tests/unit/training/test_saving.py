@@ -292,9 +292,12 @@ def test_a_manifest_of_a_later_step_than_all_else_is_not_believed(runs):
         runs.path / "manifest.json",
         {**read_manifest(runs.path), "status": "finished", "step": 4, "total": 4, "finished": [4]},
     )
+    runs.unused = ("sample.every",)
     result = runs.train(events := Heard())
+    runs.unused = ()
     assert inspect_lora(result.lora).step == 4
     assert runs.taken == list(range(4))
+    assert events.warnings.pop(0).startswith("sample.every was changed since its last step and was not used.")
     assert events.warnings == [
         "The LoRA of fox is damaged or missing, and is trained again from the state of step 2 on."
     ]

@@ -1,0 +1,57 @@
+"""Settings of samples that no prompt makes use of, and sizes that are rounded: told by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..conditions.settings import AudioReference, FirstFrame
+from ..config import DrawSettings, SampleSettings
+from ..config.sample import SIZES
+from ..shapes import Mode
+from .prompts import Prompt
+
+
+def unused_options(
+    given: SampleSettings, settings: DrawSettings, prompts: Sequence[Prompt], mode: Mode = "av"
+) -> list[str]:
+    """A sentence for each of the `given` settings that none of `prompts` makes use of; `settings` are all of them.
+
+    Where a run draws nothing there are no prompts.
+    """
+    media = [one for prompt in prompts for one in prompt.given]
+    guided = any(prompt.needs_negative for prompt in prompts)
+    voices = any(isinstance(one.condition, AudioReference) for one in media)
+    shown = any(one.is_reference and one.stream == "video" for one in media)
+    begun = any(isinstance(one.condition, FirstFrame) and not one.cached for one in media)
+    used = (
+        ("negative_prompt", guided, "no sample is drawn with a guidance other than 1"),
+        ("rescale", guided or settings.guided_without_text, "no sample is guided"),
+        ("identity_guidance", voices, "no sample is given a reference sound (--ra)"),
+        ("include_reference", shown, "no sample is given a reference (--v)"),
+        ("image_crf", begun, "no sample begins with a picture (--i)"),
+    )
+    idle = [(name, why) for name, there, why in used if getattr(given, name) and not there]
+    if not prompts:
+        return [
+            f"sample.{name} has no effect in training: no samples are drawn (sample.every is 0)." for name, _ in idle
+        ]
+    own = [one.text for one in prompts if one.negative not in ("", settings.negative_prompt) and not one.needs_negative]
+    mute = ["sample.audio = off has no effect: model.mode is audio, and samples are sound alone."]
+    return [
+        *(mute if mode == "audio" and given.audio == "off" else ()),
+        *(f"sample.{name} has no effect: {why}." for name, why in idle),
+        *(f"--n of {text[:60]!r} has no effect: it is drawn with a guidance of 1. Raise it (--g)." for text in own),
+    ]
+
+
+def rounded_sizes(prompts: Sequence[Prompt], mode: Mode) -> list[str]:
+    """A sentence for each size or length that no sample can have, and is drawn rounded down."""
+    told: dict[str, None] = {}
+    for prompt in prompts:
+        shape = prompt.shape
+        for name, asked, drawn in zip(
+            SIZES, prompt.asked or (), (shape.width, shape.height, shape.frames), strict=False
+        ):
+            if asked != drawn and (name == "frames" or mode != "audio"):
+                told[f"{name} {asked} of a sample is not {SIZES[name]}; {drawn} is drawn instead."] = None
+    return list(told)
