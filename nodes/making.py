@@ -22,6 +22,7 @@ LENGTH = 5.0  # of pieces, in seconds, where nobody touches the widget
 # how the core calls what a node calls otherwise
 WORDS = {"out": "name", "min": "min_seconds", "max": "max_seconds"}
 NAMED = 3  # files that a sentence names
+WIDGETS = ("model", "whisper")  # where a model is chosen
 
 for _widget in ("min_seconds", "max_seconds"):  # settings of recordings have these names too, other nodes show those
     words.note_widget(CUT_TITLE, _widget, _widget)
@@ -112,6 +113,9 @@ class CutLongVideos(io.ComfyNode):
             events = host.ComfyEvents(cls.hidden.unique_id)
             if cut_at != SECONDS and seconds != LENGTH:
                 events.message(f"seconds = {seconds:g} has no effect: cut_at is {cut_at}.", "warning")
+            if cut_at == SECONDS and max_seconds:
+                told = f"max_seconds = {max_seconds:g} has no effect: no piece of {seconds:g} seconds is longer."
+                events.message(told, "warning")
             least, most = min_seconds or None, max_seconds or None
             with node_words():
                 if cut_at == SPEECH:
@@ -190,7 +194,7 @@ class CaptionClips(io.ComfyNode):
                         advanced=True,
                         tooltip=f"Folder elsewhere on this machine, used instead of the one chosen in {widget}.",
                     )
-                    for widget in ("model", "whisper")
+                    for widget in WIDGETS
                 ),
             ],
             outputs=[
@@ -226,6 +230,11 @@ class CaptionClips(io.ComfyNode):
             eye = local_models.chosen_model("model", model, model_path)
             ear = local_models.chosen_model("whisper", whisper, whisper_path)
             events = host.ComfyEvents(cls.hidden.unique_id)
+            asked = {"prompt": prompt.strip(), "frames": frames != core.CAPTION_FRAMES and frames,
+                     "speaker": speaker != core.SPEAKER and speaker.strip(), "prefix": prefix.strip(),
+                     "overwrite": overwrite}  # fmt: skip
+            for told in _idle_words(asked, eye is not None, ear is not None):
+                events.message(told, "warning")
             if eye is None and ear is None:
                 summary = _as_they_are(root)
             else:
@@ -252,6 +261,15 @@ class CaptionClips(io.ComfyNode):
                 summary = in_node_words(report.text())
             events.finish("finished", summary)
             return io.NodeOutput(str(root), summary)
+
+
+def _idle_words(asked: dict[str, Any], sees: bool, hears: bool) -> Iterator[str]:
+    """A sentence for each widget that is set to something and belongs to a model that is not chosen."""
+    for widget, value in asked.items():
+        needs = ("model",) if widget in ("prompt", "frames") else ("whisper",) if widget == "speaker" else WIDGETS
+        if value and not any({"model": sees, "whisper": hears}[name] for name in needs):
+            said = "" if value is True else f" = {value}"
+            yield f"{widget}{said} has no effect: nothing is chosen in {' or '.join(needs)}."
 
 
 def _as_they_are(root: Path) -> str:

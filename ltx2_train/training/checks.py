@@ -326,7 +326,7 @@ def _total_steps(config: RunConfig, order: BatchOrder, events: Events) -> int:
                 f"train.epochs = {config.train.epochs} counts, which is {total} steps; train.steps = "
                 f"{config.train.steps} does not."
             )
-    tell_lengths(config, total, events)
+    tell_lengths(config, total, events, len(order))
     return total
 
 

@@ -227,9 +227,10 @@ def tell_levels(config: RunConfig, version: str, events: Events) -> None:
             )
 
 
-def tell_lengths(config: RunConfig, total: int, events: Events) -> None:
-    """Warn of what is counted in steps and does not come to its end, or to pass, in a run of `total` steps."""
-    for text in _too_long(config, total):
+def tell_lengths(config: RunConfig, total: int, events: Events, batches: int = 1) -> None:
+    """Warn of what is counted in steps, or in passes over the data of so many `batches`, and does not come to its end,
+    or to pass, in a run of `total` steps."""
+    for text in (*_too_long(config, total), *_passes_too_many(config, total * config.train.batches_a_step / batches)):
         events.message(f"{text}, and the run has {total} step{'s' if total > 1 else ''}.", "warning")
 
 
@@ -264,3 +265,17 @@ def _too_long(config: RunConfig, total: int) -> Iterable[str]:
     if validation.every > total and not validation.every_epochs:
         when = "before the first step and " if validation.at_start else ""
         yield f"validation.every is {validation.every}, so the loss is measured {when}at the end alone"
+    train = config.train
+    if train.save_every > total and train.save_every != TrainSettings().save_every and not train.save_every_epochs:
+        yield f"train.save_every is {train.save_every}, so nothing is saved before the end"
+
+
+def _passes_too_many(config: RunConfig, passes: float) -> Iterable[str]:
+    """What waits for more passes over the data than the run has."""
+    for name, count in (
+        ("train.save_every_epochs", config.train.save_every_epochs),
+        ("sample.every_epochs", config.sample.every_epochs),
+        ("validation.every_epochs", config.validation.every_epochs),
+    ):
+        if count > passes:
+            yield f"{name} is {count}, which it does not come to in {passes:.3g} passes over the data"

@@ -161,8 +161,17 @@ def test_captions_by_models_below_the_models_folder(nodes, comfy, clips, listene
         caption(nodes, model_path=str(comfy.base))
 
 
-def test_captions_by_hand_are_taken_as_they_are(nodes, comfy, clips):
+def test_captions_by_hand_are_taken_as_they_are(nodes, comfy, clips, caplog):
     assert "3 files have their captions" in caption(nodes).args[1]
+    given = {"prompt": "Who?", "frames": 2, "prefix": "film.", "overwrite": True}
+    caption(nodes, **given)
+    assert "prompt = Who? has no effect: nothing is chosen in model." in caplog.text
+    assert "prefix = film. has no effect: nothing is chosen in model or whisper." in caplog.text
+    for told in ("frames = 2 has no effect", "speaker = ohwx has no effect", "overwrite has no effect"):
+        assert told in caplog.text
+    caplog.clear()
+    caption(nodes, speaker="A voice")  # as it is
+    assert "has no effect" not in caplog.text
     (clips / "b.txt").unlink()
     with pytest.raises(RuntimeError, match=r"1 of 3 files in .* no caption \(b\.mp4\), and no model is chosen"):
         caption(nodes)
@@ -189,6 +198,7 @@ def test_what_goes_wrong_is_said_in_the_words_of_the_node(nodes, comfy, caplog):
     with pytest.raises(RuntimeError, match=r"seconds is 1, and max_seconds is 0\.3: each piece would be longer"):
         cut(nodes, name="long", max_seconds=0.3)
     assert cut(nodes, name="even", max_seconds=1.0).args[1] == 2
+    assert "max_seconds = 1 has no effect: no piece of 1 seconds is longer." in caplog.text
     for seconds in (3.0, 5.0):
         speech = {"name": f"speech {seconds:g}", "cut_at": "pauses of speech", "seconds": seconds, "min_seconds": 0.5}
         with pytest.raises(RuntimeError):  # it has no sound

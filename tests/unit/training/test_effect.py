@@ -144,6 +144,12 @@ def test_a_batch_that_is_never_full_is_named(samples, size, said):
         ({"sample": {"every": 20}}, "sample.every is 20, so samples are drawn before the first step and at the end"),
         ({"sample": {"every": 20, "at_start": False}}, "sample.every is 20, so samples are drawn at the end alone"),
         ({"sample": {"every": 10, "at_start": False}}, ""),
+        ({"train": {"save_every": 20}}, "train.save_every is 20, so nothing is saved before the end"),
+        ({"train": {"save_every": 10}}, ""),
+        ({"train": {"save_every": 20, "save_every_epochs": 2}}, ""),
+        ({"train": {"save_every_epochs": 3}}, "train.save_every_epochs is 3, which it does not come to in 2.5 passes"),
+        ({"validation": {"every_epochs": 3}}, "validation.every_epochs is 3, which"),
+        ({"sample": {"every_epochs": 3}}, "sample.every_epochs is 3, which it does not come to"),
         ({"train": {"norms_every": 11}}, "train.norms_every is 11, so norms are never measured"),
         (AV | {"audio": {"supervision": "error"}}, "audio.supervision first looks after 50 batches"),
         (AV | {"audio": {"supervision": "warn", "supervision_warmup": 6, "supervision_interval": 5}}, ""),
@@ -152,7 +158,7 @@ def test_a_batch_that_is_never_full_is_named(samples, size, said):
 )
 def test_what_takes_longer_than_the_run_is_named(run, named):
     told = Told()
-    tell_lengths(make_run(run), 10, told)
+    tell_lengths(make_run(run), 10, told, batches=4)
     assert len(told.texts) == bool(named)
     assert all(named in text for text in told.texts)
     assert all(text.endswith("the run has 10 steps.") for text in told.texts)
