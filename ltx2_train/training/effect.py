@@ -19,6 +19,7 @@ from ..feed.loader import Sample
 from ..idle import shown_value
 from ..objective.audio_balance import sample_weights
 from ..objective.sigmas import SigmaSettings, resolve_mode
+from .fit import MemoryPlan
 from .regularizers.table import REGULARIZERS
 
 _NAMED = 3
@@ -225,6 +226,24 @@ def tell_levels(config: RunConfig, version: str, events: Events) -> None:
                 f"{FAMILIES[version].name}. Leave them out, or set objective.mode to stretched.",
                 "warning",
             )
+
+
+def tell_unplanned(config: RunConfig, plan: MemoryPlan, events: Events) -> None:
+    """Say which settings of quantization and of memory were set for what `plan` does not do."""
+    quant = plan.quant_settings(config.quant)
+    if plan.format == "kept":  # nothing is quantized anew
+        quant = quant.model_copy(update={"format": "none"})
+    planned = config.model_copy(update={"quant": quant, "memory": plan.memory_settings(config.memory)})
+    told = {one.setting for one in config.without_effect}
+    for one in planned.without_effect:
+        group, key = one.setting.split(".")[:2]
+        if (
+            group in ("quant", "memory")
+            and one.setting not in told
+            and getattr(getattr(config, group), key) == one.value
+        ):
+            value = shown_value(one.value)
+            events.message(f"{one.setting} = {value} has no effect in this plan: it counts only {one.words}.")
 
 
 def tell_lengths(config: RunConfig, total: int, events: Events, batches: int = 1) -> None:

@@ -49,6 +49,7 @@ from ..weights.stored import weight_shapes
 from .awq import measured_activations
 from .checks import Checked
 from .contexts import ContextStore
+from .effect import tell_unplanned
 from .fit import Facts, MemoryPlan, make_plan, this_machine
 from .fit.machine import EVERYTHING, hold_to, lift_limit
 from .fit.work import largest_batch, of_batch
@@ -401,6 +402,7 @@ def plan_run(checked: Checked, events: Events) -> MemoryPlan:
     facts = Facts.read(config, work, device.type) if known is None else replace(known, run=config)
     plan = make_plan(config, facts, machine, MemoryPlan.load(folder.path))
     events.message(f"{plan.describe()}{' This is of each process.' if checked.peers.several else ''}")
+    tell_unplanned(config, plan, events)
     if checked.peers.first:
         _tell_disk(folder, plan, machine.disk, events)
         plan.save(folder.path)

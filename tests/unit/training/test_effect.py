@@ -24,7 +24,10 @@ from ltx2_train.training.effect import (
     tell_levels,
     tell_overridden,
     tell_sounds,
+    tell_unplanned,
 )
+from ltx2_train.training.fit import MemoryPlan
+from ltx2_train.training.fit.memory_plan import Choice
 from ltx2_train.training.regularizers.table import REGULARIZERS
 
 AV = {"model": {"mode": "av"}}
@@ -248,3 +251,22 @@ def test_how_sounds_are_grouped_is_named_where_it_sorts_none(tmp_path):
     names = ["datasets[0], datasets[1]: audio_bucket_strategy", "datasets[0], datasets[1]: separate_audio_buckets"]
     assert told(clip, other, entry=own) == names
     assert told(clip, mute, sound, entry=own) == told(clip, entry=own, mode="video") == []
+
+
+def test_what_is_set_for_what_the_plan_does_not_do_is_named():
+    asked = {"quant": {"block_size": 64, "device": "cpu"}, "memory": {"swap_ahead": 3}}
+
+    def told(choice, **more):
+        texts: list[str] = []
+        foretold: Any = None
+        events = Events()
+        events.message = lambda text, level="info": texts.append(text)
+        tell_unplanned(make_run({**asked, **more}), MemoryPlan(choice, 2, foretold), events)
+        return [text.split(" = ")[0] for text in texts if "has no effect in this plan: it counts only" in text]
+
+    swapped = Choice("nf4", blocks_to_swap=1, recompute_blocks=2, swap_ahead=3)
+    assert told(swapped) == told(Choice("none", recompute_blocks=2), quant={}, memory={}) == []
+    names = ["quant.block_size", "quant.device", "memory.swap_ahead"]
+    for format in ("none", "kept"):
+        assert told(Choice(format, swap_ahead=3)) == names
+    assert told(Choice("int8", 1, 2, swap_ahead=3)) == ["quant.block_size"]
