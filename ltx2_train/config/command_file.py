@@ -12,8 +12,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# a line that only says something to the shell
-_REMARK = re.compile(r"^\s*(#|::|@?rem\b|@?echo\b|set -|setlocal|endlocal|pause\b|cd\b|source\b|call\b|exit\b)", re.I)
+_REMARK = re.compile(r"^\s*(#|::|@?rem\b)", re.IGNORECASE)
+# a statement that only says something to the shell
+_TO_SHELL = re.compile(
+    r"^\s*(@?echo\b|set -|setlocal|endlocal|pause\b|cd\b|pushd\b|popd\b|source\b|\.\s|call\b(?!.*\.py\b)|exit\b)",
+    re.IGNORECASE,
+)
+# what parts the statements of a line; quotes are matched first and so passed over
+_PARTS = re.compile(r"""(?P<quoted>"(?:\\"|[^"])*"|'[^']*')|&&|\|\||(?<!\S)(?:\|&?|&)(?!\S)|;(?!\S)""")
+# a command in quotes that is given to another shell
+_INNER = re.compile(
+    r"""^\s*(?:\S*/)?(?:(?:ba|z)?sh\s+-\w*c|cmd(?:\.exe)?\s+/[ck])\s+(?P<quote>["'])(?P<inner>.*)(?P=quote)\s*$""", re.I
+)
 _ASSIGNMENT = re.compile(
     r"""^\s*(?:export\s+|set\s+"?|\$env:|\$)?(?P<name>[A-Za-z_]\w*)\s*=\s*(?P<value>[^\s].*?)"?\s*$""", re.IGNORECASE
 )
@@ -30,7 +40,6 @@ _VARIABLE = re.compile(
 # what a shell works out: a command's output, a part of a variable, what the script was called with
 _WORKED_OUT = re.compile(r"\$\([^)]*\)|\$\{[^}]*\}|`[^`\n]+`|\$\d|%\d(?!\w)")
 _ALL_ARGUMENTS = re.compile(r'(?<!\S)"?(?:\$[@*]|%\*)"?(?!\S)')
-_ENDS = ("&&", "||", ";", "|", "&", "|&")
 _REDIRECTED = re.compile(r"^\d*(?:>>?|<)(?P<to>.*)$|^&>")
 _WORD = re.compile(r"""(?:"(?:\\"|[^"])*"|'[^']*'|\\[ "']|[^\s"'])+""")
 _FLAG = re.compile(r"^--?[A-Za-z]")
@@ -69,18 +78,45 @@ def read_commands(text: str, ended: list[str] | None = None) -> tuple[list[Comma
             before = f"{arrays.get(array['name'], '')} " if array["more"] else ""
             arrays[array["name"]] = before + _insert(inner, variables, missing)
             continue
-        while (one := _FOR_ONE.match(line)) is not None:
-            variables[one["name"]] = _insert(one["value"].strip("\"'"), variables, missing)
-            line = line[one.end() :]
-        assignment = _ASSIGNMENT.match(line)
-        if assignment is not None and not line.lstrip().startswith("-"):
-            variables[assignment["name"]] = _insert(assignment["value"].strip("\"'"), variables, missing)
-            continue
-        whole = _ALL_ARGUMENTS.sub(" ", _LEFT_OUT.sub(" ", line))
-        for words in _split(_WORD.findall(_insert(_with_arrays(whole, arrays), variables, missing))):
-            commands.append(_command([_plain(word) for word in words]))
-            commands[-1].cut_short = whole != line
+        for statement in _statements(line):
+            command = _read_statement(statement, arrays, variables, missing)
+            commands += [command] if command is not None else []
     return [one for one in commands if one.flags or one.plain], variables, list(dict.fromkeys(missing))
+
+
+def _read_statement(
+    statement: str, arrays: Mapping[str, str], variables: dict[str, str], missing: list[str]
+) -> Command | None:
+    """The command of a statement, or None where it sets variables (which are added to `variables`) or has no word."""
+    while (one := _FOR_ONE.match(statement)) is not None:
+        variables[one["name"]] = _insert(one["value"].strip("\"'"), variables, missing)
+        statement = statement[one.end() :]
+    assignment = _ASSIGNMENT.match(statement)
+    if assignment is not None and not statement.lstrip().startswith("-"):
+        variables[assignment["name"]] = _insert(assignment["value"].strip("\"'"), variables, missing)
+        return None
+    whole = _ALL_ARGUMENTS.sub(" ", _LEFT_OUT.sub(" ", statement))
+    words = _unredirected(_WORD.findall(_insert(_with_arrays(whole, arrays), variables, missing)))
+    if not words:
+        return None
+    command = _command([_plain(word) for word in words])
+    command.cut_short = whole != statement
+    return command
+
+
+def _statements(line: str) -> Iterator[str]:
+    """The statements of a line but those that only say something to the shell; brackets around all of it are undone."""
+    bare = line.strip()
+    if bare.startswith("(") and bare.endswith(")"):
+        line = bare[1:-1]
+    start = 0
+    for end in [*(found.span() for found in _PARTS.finditer(line) if not found["quoted"]), (len(line), len(line))]:
+        statement = line[start : end[0]]
+        start = end[1]
+        if (given := _INNER.match(statement)) is not None:
+            yield from _statements(given["inner"])
+        elif statement.strip() and not _TO_SHELL.match(statement):
+            yield statement
 
 
 def _with_arrays(text: str, arrays: Mapping[str, str]) -> str:
@@ -88,24 +124,17 @@ def _with_arrays(text: str, arrays: Mapping[str, str]) -> str:
     return _USED_ARRAY.sub(lambda found: arrays.get(found["a"] or found["b"], found[0]), text)
 
 
-def _split(words: Iterable[str]) -> Iterator[list[str]]:
-    """The words of each command of a line, without what is redirected."""
-    command: list[str] = []
+def _unredirected(words: Iterable[str]) -> list[str]:
+    """`words` without where a shell puts out what the command prints."""
+    kept: list[str] = []
     skip = False
     for word in words:
-        bare, semicolon = (word[:-1], True) if word.endswith(";") and word != ";" else (word, False)
-        redirected = _REDIRECTED.match(bare)
+        redirected = _REDIRECTED.match(word)
         if skip or redirected is not None:
             skip = redirected is not None and not skip and not redirected["to"]
-        elif bare in _ENDS:
-            semicolon = True
         else:
-            command.append(bare)
-        if semicolon and command:
-            yield command
-            command = []
-    if command:
-        yield command
+            kept.append(word)
+    return kept
 
 
 def _whole_lines(text: str, ended: list[str]) -> Iterator[str]:
@@ -121,9 +150,9 @@ def _whole_lines(text: str, ended: list[str]) -> Iterator[str]:
             why_ended = why_ended or ("" if in_array else f"line {number} is empty")
             open_line = in_array
             continue
-        if _REMARK.match(line) and not open_line:
+        if not open_line and (_REMARK.match(line) or not any(True for _ in _statements(line))):
             continue
-        if line.lstrip().startswith("#"):
+        if _REMARK.match(line):
             why_ended = why_ended or ("" if in_array else f"line {number} is a remark")
             continue
         if why_ended and _FLAG.match(line.strip()) and whole and not _FLAG.match(whole.strip()):

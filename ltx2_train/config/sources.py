@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ..errors import ConfigError
@@ -35,6 +35,7 @@ _OF_A_RUN = (*_TRAINS, "ltx2_cache_latents", "ltx2_cache_text_encoder_outputs", 
 _OF_SHELLS = (
     "if", "then", "else", "elif", "fi", "for", "do", "done", "while", "case", "esac", "[", "[[", "{", "}", "(", ")",
     "true", "echo", "printf", "cd", "export", "source", ".", "set", "exit", "sleep", "mkdir", "read", "pause", "wait",
+    "tee", "activate", "conda", "start", "call",
 )  # fmt: skip
 
 
@@ -238,7 +239,7 @@ def _script(path: Path) -> SettingsFile:
 
 def _passed_over(commands: Iterable[Command]) -> list[str]:
     """A note on each program that a script runs besides, once; words of the shell itself are none."""
-    names = dict.fromkeys(one.program for one in commands if one.program and one.program not in _OF_SHELLS)
+    names = dict.fromkeys(one.program for one in commands if PureWindowsPath(one.program).stem not in ("", *_OF_SHELLS))
     return [f"{name} is a command of its own and is not taken over" for name in names]
 
 

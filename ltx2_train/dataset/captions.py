@@ -34,7 +34,35 @@ _FORMS = (
         "UTF-8 that was taken for another encoding and saved",
         "write it anew",
     ),
-    (re.compile(r"</?think>|<\|\w+\|>"), "the inner words of a captioner", "leave them out"),
+    (
+        re.compile(
+            r"</?think>|<\|\w+\|>|<(start|end)_of_(turn|image)>|<(bos|eos|pad|unk|image_soft_token)>|</?s>|\[/?INST\]|```"
+        ),
+        "the inner words of a captioner",
+        "leave them out",
+    ),
+    (
+        re.compile(
+            r"^(assistant|caption|output|response):\s"
+            r"|^(sure|certainly|of course|absolutely)\b[!,.].*\b(caption|description)\b"
+            r"|^here(['\u2019]s| is) (a|an|the|your)\b[^.:]*\b(caption|description)\b[^.:]*:",
+            re.IGNORECASE,
+        ),
+        "the talk of a captioner around its caption",
+        "leave the caption alone",
+    ),
+    (
+        re.compile(r"^(?:nan|none|null|undefined|n/a|todo|no caption)\.?$", re.IGNORECASE),
+        "what a program writes for nothing",
+        "write the caption",
+    ),
+    (re.compile(r"^(\w*Error: |Traceback )"), "an error of a program", "write the caption"),
+    (
+        re.compile(r"&(amp|nbsp|lt|gt|quot|apos|#\d+);|</?(p|br|div|span|strong|em)\b[^<>]*>", re.I),
+        "HTML",
+        "save its text alone",
+    ),
+    (re.compile(r"<{7} |>{7} |(?:^| )={7} "), "two versions of a text that git could not join", "keep one"),
     (
         re.compile(
             r"^((I['\u2019]m|I am) (really |very )?sorry,? (but )?)?"

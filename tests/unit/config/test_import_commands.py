@@ -35,6 +35,40 @@ def test_flags_of_the_cache_commands_go_into_the_dataset_file(tmp_path):
         load_run(path)
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("cd /x && ", ""),
+        ("set -e; ", ""),
+        ("source venv/bin/activate && ", " && echo done"),
+        (". venv/bin/activate\n", ""),
+        ("cd /d D:\\x && call venv\\Scripts\\activate.bat & ", ""),
+        ("call venv\\Scripts\\activate.bat\nrem seed && x\ncall ", ""),
+        ("export CUDA_VISIBLE_DEVICES=0 && ", " 2>&1 | tee log.txt"),
+        ("(cd x; ", ")"),
+        ("cd x&&", ""),
+        ("cd /x && \\\n", ""),
+        ("# cd x && python ltx2_train_network.py --seed 9\n", ""),
+    ],
+)
+def test_what_a_shell_is_told_before_a_command_does_not_hide_it(tmp_path, before, after):
+    written(tmp_path, "d.toml", DATASET)
+    cache = "python ltx2_cache_latents.py --dataset_config d.toml --vae_dtype float32"
+    script = f"{before}{cache}{after}\n{before}{TRAIN} --network_dim 16{after}\n"
+    made = import_settings(written(tmp_path, "run.sh", script))
+    assert made.translation.tables["lora"]["rank"] == 16
+    assert made.translation.tables["cache"]["vae_dtype"] == "float32"
+    assert made.notes == []
+    assert "seed" not in made.translation.tables["train"]
+
+
+@pytest.mark.parametrize("shell", ["bash -c", "/bin/sh -lc", "cmd /c"])
+def test_a_command_given_to_another_shell_is_read(tmp_path, shell):
+    written(tmp_path, "d.toml", DATASET)
+    made = import_settings(written(tmp_path, "run.sh", f'{shell} "cd x && {TRAIN} --network_dim 16"\n'))
+    assert made.translation.tables["lora"]["rank"] == 16
+
+
 @pytest.mark.parametrize("end", [" && echo done; python other.py --seed 9", "\nmkdir -p x\npython other.py --seed 9\n"])
 def test_programs_of_others_in_a_script_are_told(tmp_path, end):
     written(tmp_path, "d.toml", DATASET)

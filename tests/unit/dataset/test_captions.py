@@ -165,7 +165,28 @@ def test_json_without_a_caption_is_named(tmp_path, text, words):
         ('{"caption": "a fox"}', "JSON; write the text alone"),
         ("<html><p>a fox", "a web page; save its text alone"),
         ("<think>a fox?</think> a fox", "the inner words of a captioner; leave them out"),
-        ("a fox<|im_end|>", "the inner words of a captioner; leave them out"),
+        *(
+            (text, "the inner words of a captioner; leave them out")
+            for text in (
+                "a fox<|im_end|>",
+                "a fox<end_of_turn>",
+                "<bos>a fox",
+                "[INST] describe [/INST] a fox",
+                "a fox</s>",
+            )
+        ),
+        *(
+            (text, "what a program writes for nothing; write the caption")
+            for text in ("nan", "None", "null", "No caption.")
+        ),
+        *(
+            (text, "the talk of a captioner around its caption; leave the caption alone")
+            for text in ("ASSISTANT: a fox", "Sure! Here is a caption: a fox", "Here's a caption for the video: a fox")
+        ),
+        ("Error: CUDA out of memory", "an error of a program; write the caption"),
+        ("a fox &amp; a wolf", "HTML; save its text alone"),
+        ("<<<<<<< HEAD a fox", "two versions of a text that git could not join; keep one"),
+        ("Here is a fox. Of course, it runs & jumps; none sees a banana", ""),
         ("I\u2019m sorry, but I can\u2019t help with that.", "the refusal of a captioner; write the caption"),
         ("I cannot assist with this image.", "the refusal of a captioner; write the caption"),
         ("A woman says: \"I'm sorry, I can't stay.\"", ""),
