@@ -139,8 +139,10 @@ BY_LETTER = {option.letter: option for option in OPTIONS}
 BY_NAME = {name: option for option in OPTIONS for name in option.names}
 TABLES = frozenset((".csv", ".tsv", ".jsonl", ".yaml", ".yml"))
 _OPTION = re.compile(r"(?:^|\s)--(?=[A-Za-z](?:[\w-]*\w)?(?:[\s=]|$))")
-# before what is an option: one hyphen, the dash that phones and office programs write for two, or two and a blank
-_DASHED = re.compile(rf"(?:^|\s)([-–—]|--\s+)({'|'.join(BY_LETTER)})[\s=]+(?:\d|\S+\.\w{{3,4}}(?:\s|$))")
+# before what is an option: one hyphen, dashes that phones and office programs write for two, or two and a blank
+_DASHED = re.compile(
+    rf"(?:^|\s)(-|[-\u2010-\u2015\u2212\uff0d]*[\u2010-\u2015\u2212\uff0d]+-?|--\s+)({'|'.join(BY_LETTER)})[\s=]+(?:\d|\S+\.\w{{3,4}}(?:\s|$))"
+)
 
 
 def read_prompts(settings: DrawSettings, fallback: Sequence[str] = ()) -> list[Prompt]:
@@ -263,7 +265,7 @@ def parse_prompt(
     if NOT_TEXT.search(line):
         raise ConfigError(f"{line[:60]!r} holds characters that are no text. Write the prompt anew, as UTF-8.")
     if not plain and (dashed := _DASHED.search(line)):
-        blank = " and no blank behind them" if dashed[1].startswith("--") else ""
+        blank = " and no blank behind them" if dashed[1].endswith((" ", "\t")) else ""
         raise ConfigError(f"{dashed[1]}{dashed[2]}: an option begins with two hyphens{blank}. Write --{dashed[2]}.")
     prompt, values = _options(prompt, pieces[1:], base)
 

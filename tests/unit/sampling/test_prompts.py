@@ -63,6 +63,8 @@ def test_hyphens_of_a_sentence_are_no_options(text):
         ("A --i no.png", "no such image"),
         ("A -w 96", r"^-w: an option begins with two hyphens. Write --w.$"),
         ("A —f=9", "—f: an option begins with two hyphens"),
+        ("A ——w 96", "——w: an option begins with two hyphens"),
+        ("A \u2212\u2212w 96", "w: an option begins with two hyphens. Write --w.$"),
         ("A -- w 96", r"^-- w: an option begins with two hyphens and no blank behind them. Write --w.$"),
         ("-i fox.png A", "-i: an option begins with two hyphens"),
     ],
