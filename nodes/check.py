@@ -8,7 +8,7 @@ from .. import ltx2_train as core
 from ..ltx2_train.errors import DataError
 from ..ltx2_train.files import digest
 from . import entries, handles, host, words
-from .data import SHAPE, SIZE_SETTINGS, size_settings
+from .data import SHAPE, SIZE_SETTINGS, idle_sizes, size_settings
 from .host import io
 from .made import compared, keep_made
 
@@ -62,6 +62,8 @@ class CheckDataset(io.ComfyNode):
             folder = entries.dataset_folder(dataset)
             config = entries.dataset_config([dataset], size_settings(settings), folder, "Check Dataset")
             events = host.ComfyEvents(cls.hidden.unique_id)
+            if idle := idle_sizes([dataset], settings):
+                events.message(idle, "warning")
             try:
                 out = folder / "check" / digest(config.to_toml(), length=8)
                 preview = core.preview_dataset(config, out, events=events, goal=goal)

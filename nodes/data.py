@@ -200,7 +200,7 @@ class PrepareDataset(io.ComfyNode):
             tables = {**model.tables, "data": {"config": str(config)}, **chosen}
             runs = check_ahead(cls.hidden.prompt, cls.hidden.unique_id, tables)
             events = host.ComfyEvents(cls.hidden.unique_id)
-            if idle := _idle_sizes(model, settings):
+            if idle := idle_sizes(parts, settings, model.tables["model"].get("mode", "video")):
                 events.message(idle, "warning")
             try:
                 report = core.build_caches(core.make_run(tables, config.parent, TITLE), events, runs)
@@ -232,17 +232,22 @@ def _need_mode(mode: str, parts: Sequence[handles.ClipFolder]) -> None:
             )
 
 
-def _idle_sizes(model: handles.BaseModel, settings: Mapping[str, Any]) -> str:
-    """A sentence on the sizes of pictures that were set for a base that is set to sound alone; "" where none were."""
-    defaults = SHAPE.defaults(visible=True)
-    changed = [f"{name} = {settings[name]}" for name in ("width", "height") if settings.get(name) != defaults[name]]
-    if model.tables["model"].get("mode") != "audio" or not changed:
+def idle_sizes(parts: Sequence[handles.ClipFolder], settings: Mapping[str, Any], mode: str = "av") -> str:
+    """A sentence on the sizes that were set and that none of `parts` has, or a base that is set to `mode`; "" where
+    none were."""
+    recorded = all("audio_directory" in entry for part in parts for entry in part.entries)
+    if not recorded and mode != "audio":
+        return ""
+    defaults = {**SHAPE.defaults(visible=True), **SIZE_SETTINGS.defaults()}
+    named = [one for one in defaults if one not in entries.SIZELESS] if recorded else ["width", "height"]
+    changed = [f"{name} = {settings[name]}" for name in named if settings.get(name, defaults[name]) != defaults[name]]
+    if not changed:
         return ""
     has = "has" if len(changed) == 1 else "have"
-    return (
-        f"{' and '.join(changed)} {has} no effect: the base is set to sound alone, which has no picture. Set `mode` of "
-        "Load LTX-2 Base Model to video or av, or put it back."
-    )
+    why = "the base is set to sound alone, which has no picture. Set `mode` of Load LTX-2 Base Model to video or av, or"
+    if recorded:
+        why = "recordings have neither pictures nor frames. Connect clips, or"
+    return f"{', '.join(changed)} {has} no effect: {why} put it back."
 
 
 def _write_dataset(

@@ -10,7 +10,7 @@ from .. import ltx2_train as core
 from ..ltx2_train.errors import ConfigError, DataError
 from ..ltx2_train.files import digest
 from . import entries, handles, host
-from .data import SHAPE, SIZE_SETTINGS, size_settings
+from .data import SHAPE, SIZE_SETTINGS, idle_sizes, size_settings
 from .host import io
 from .made import always
 from .wire import read_audio
@@ -80,11 +80,12 @@ class PreviewItem(io.ComfyNode):
             run, idle = None, ""
             if prepared is not None:
                 config, folder = core.DatasetConfig.read(prepared.config), prepared.config.parent
-                idle = _idle_sizes(settings, config)
+                idle = _other_sizes(settings, config)
                 run = core.make_run(dict(prepared.tables), folder, TITLE) if decode else None
             elif dataset is not None:
                 folder = entries.dataset_folder(dataset)
                 config = entries.dataset_config([dataset], size_settings(settings), folder, "Preview Item")
+                idle = idle_sizes([dataset], settings)
                 if decode:
                     raise ConfigError("decode needs the caches: connect `prepared`, from Prepare Dataset.")
             else:
@@ -111,13 +112,13 @@ class PreviewItem(io.ComfyNode):
             return io.NodeOutput(*_outputs(path, sound), caption, str(path), ui=host.preview(path, seen))
 
 
-def _idle_sizes(settings: Mapping[str, Any], config: core.DatasetConfig) -> str:
+def _other_sizes(settings: Mapping[str, Any], config: core.DatasetConfig) -> str:
     """A sentence on the widgets of sizes that say otherwise than the prepared dataset `config`, which has its own; ""
     where none does."""
     untouched, changed = {**SHAPE.defaults(visible=True), **SIZE_SETTINGS.defaults()}, []
     for widget in (*SHAPE.settings, *SIZE_SETTINGS.settings):
         value = settings.get(widget.id, untouched[widget.id])
-        there = [getattr(entry, widget.path) for entry in config.datasets]
+        there = [getattr(entry, widget.path) for entry in config.datasets if entry.kind != "audio"]
         if value not in (untouched[widget.id], *(one if widget.item is None else one[widget.item] for one in there)):
             changed.append(f"{widget.id} = {value}")
     if not changed:

@@ -97,6 +97,13 @@ def test_recordings_are_counted_and_keep_their_settings(chain):
     assert (entry["speech_segments"], entry["speech_max_seconds"]) == (True, 12.0)
 
 
+def test_sizes_that_recordings_or_sound_alone_do_not_have_are_named(nodes, chain):
+    told, clips, voice = nodes.data.idle_sizes, chain.clips(), chain.voice()[0]
+    assert told([clips], SIZE, "audio").startswith("width = 64, height = 64 have no effect: the base is set to sound")
+    assert told([voice], {"max_frames": 33, "batch_size": 2}).startswith("max_frames = 33 has no effect: recordings")
+    assert told([clips, voice], SIZE) == told([voice], {"width": 512, "batch_size": 2}, "audio") == ""
+
+
 def test_the_wrong_loader_for_a_folder_names_the_right_one(chain):
     with pytest.raises(RuntimeError, match=r"holds no recordings. It holds 1 video; use Load Training Clips"):
         chain.voice(folder="ball")
@@ -179,7 +186,7 @@ def test_a_voice_is_trained_drawn_and_played(nodes, chain, comfy):
     told = result.ui["ltx2_train"][0]["message"]
     drawn = nodes.SampleLoRA.execute(prompt="a tune", run=result.args[1], **DRAW)
     prepared, *_, last = (text for _, text in comfy.texts if "no effect" in text)
-    assert "width = 64 and height = 64 have no effect: the base is set to sound alone" in prepared
+    assert "width = 64, height = 64, frames = 9, buckets = False have no effect: recordings have neither" in prepared
     assert "sample_width = 64 has no effect: it counts only with mode of Load LTX-2 Base Model = video or av" in told
     assert "\nwidth = 64 has no effect: it counts only with mode" in last
     video, path, audio = drawn.args
