@@ -36,6 +36,8 @@ def asked(path: Path, formats: frozenset[str], frame: Any) -> list[str]:
     Raises DataError where its colours are such that nothing here can show them.
     """
     told = [_eyes(frame)]
+    if formats & MP4:
+        refuse_pauses(path)
     if formats & (MATROSKA | MP4):
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             told += [*_of_matroska(path, data)] if formats & MATROSKA else [*_of_mp4(path, data, frame)]
@@ -110,19 +112,44 @@ def _silenced(data: mmap.mmap, begin: int, stop: int) -> str:
 
 def _paced(data: mmap.mmap, begin: int, stop: int) -> str:
     """What is said where an edit list in `data` from `begin` to `stop` asks for another speed."""
+    for edits in _edit_lists(data, begin, stop):
+        for _, empty, rate in edits:
+            if rate != 1 and not empty:
+                return f"asks players to show a part at {rate:g} times its speed, which is not done"
+    return ""
+
+
+def refuse_pauses(path: Path) -> None:
+    """Raise DataError where an edit list of an MP4 shows nothing for a while behind what it shows: FFmpeg shows the
+    beginning there once more."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for film in _boxes(data, 0, len(data), b"moov"):
+            for edits in _edit_lists(data, *film):
+                begun = False
+                for length, empty, _ in edits:
+                    if empty and begun and length:
+                        raise DataError(
+                            f"{path}: its edit list has a pause behind its beginning, in which the beginning would be "
+                            "read once more. Export it again, with the pause in the picture and the sound themselves.",
+                            path,
+                        )
+                    begun = begun or not empty
+
+
+def _edit_lists(data: mmap.mmap, begin: int, stop: int) -> Iterator[list[tuple[int, bool, float]]]:
+    """(length, whether it shows nothing, speed) of each part of the edit list of each track from `begin` to `stop`."""
     for track in _boxes(data, begin, stop, b"trak"):
         for edits in _boxes(data, *track, b"edts"):
             for at, end in _boxes(data, *edits, b"elst"):
                 if at + 8 > end:
                     continue
-                size = 20 if data[at] else 12  # of an entry, by the version of the list
-                for last in range(at + 8 + size, end + 1, size):
-                    if data[last - size // 2 - 2 : last - 4] == b"\xff" * (size // 2 - 2):  # it shows nothing
-                        continue
-                    rate = int.from_bytes(data[last - 4 : last], "big", signed=True) / 65536
-                    if rate != 1:
-                        return f"asks players to show a part at {rate:g} times its speed, which is not done"
-    return ""
+                half = 8 if data[at] else 4  # bytes of a time, by the version of the list
+                found = []
+                for place in range(at + 8, end - 2 * half - 3, 2 * half + 4):
+                    length, start = (int.from_bytes(data[k : k + half], "big") for k in (place, place + half))
+                    speed = data[place + 2 * half : place + 2 * half + 4]
+                    found.append((length, start == 256**half - 1, int.from_bytes(speed, "big", signed=True) / 65536))
+                yield found
 
 
 def _boxes(data: mmap.mmap, at: int, end: int, wanted: bytes) -> Iterator[tuple[int, int]]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..threads import heed
+from .asked import MP4, refuse_pauses
 from .decoding import COVER
 from .names import why_not_found
 from .samples import as_floats, channel_count
@@ -332,6 +333,8 @@ def _refuse_broken(path: Path, container: Any) -> None:
     pictures = any(not int(getattr(stream, "disposition", 0)) & COVER for stream in container.streams.video)
     if fault := sound_fault(path, formats, pictures):
         raise DataError(f"{path} is damaged: {fault}. Copy or export it again, or remove it.", path)
+    if formats & MP4 and not pictures:
+        refuse_pauses(path)
 
 
 def _cut_short(path: Path, container: Any, end: float) -> str:

@@ -7,11 +7,12 @@ import struct
 from types import SimpleNamespace
 
 import pytest
-from media import grey_levels, tone, write_video
+from media import grey_levels, tone, write_sound, write_video
 
 from ltx2_train.errors import DataError
 from ltx2_train.media.asked import _paced, _silenced, asked
 from ltx2_train.media.probe import _remarks
+from ltx2_train.media.sound_media import read_sound
 from ltx2_train.media.video import probe_media
 
 PICTURES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1")
@@ -120,6 +121,31 @@ def test_another_speed_that_an_edit_list_asks_for_is_told(tmp_path, rate):
     path.write_bytes(data)
     told = (f"asks players to show a part at {rate:g} times its speed, which is not done",) if rate != 1 else ()
     assert probe_media(path).remarks == told
+
+
+def with_edits(path, edits):
+    """The MP4 `path`, of one track, with parts of 0.2 s in its edit list that show it from `edits` seconds on, or, of
+    -1, nothing."""
+    data = path.read_bytes().replace(b"edts", b"free")
+    scale = int.from_bytes(data[data.index(b"mdhd") + 16 : data.index(b"mdhd") + 20], "big")
+    rows = b"".join(struct.pack(">IiI", 200, -1 if at < 0 else round(scale * at), 1 << 16) for at in edits)
+    head = struct.pack(">I4sI4sII", 24 + len(rows), b"edts", 16 + len(rows), b"elst", 0, len(edits))
+    path.write_bytes(data)
+    return with_box(path, (b"moov", b"trak"), head + rows)
+
+
+@pytest.mark.parametrize("edits", [[0, -1, 0.2], [0, -1]])
+def test_a_pause_behind_the_beginning_is_refused(tmp_path, edits):
+    film = write_video(tmp_path / "x.mp4", grey_levels(10))
+    voice = write_sound(tmp_path / "x.m4a", tone(0.4), codec="aac")
+    for path, read in ((film, probe_media), (voice, read_sound)):
+        with pytest.raises(DataError, match="has a pause behind its beginning"):
+            read(with_edits(path, edits))
+
+
+def test_pauses_before_the_beginning_delay_it(tmp_path):
+    media = probe_media(with_edits(write_video(tmp_path / "x.mp4", grey_levels(10)), [-1, -1, 0, 0.2]))
+    assert (media.frames, media.times[0]) == (10, 0.4)
 
 
 def test_pictures_of_two_eyes_are_told(tmp_path):
