@@ -125,6 +125,15 @@ def why_closed(folder: Path) -> str:
     return "cannot be written" if place == folder else f"cannot be made, since {place} cannot be written"
 
 
+def why_not_read(path: Path) -> str:
+    """What the system says where the file `path` may not be read; empty where it may."""
+    try:
+        with open(path, "rb"):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
+
+
 def entries(folder: Path) -> list[Path]:
     """What lies in `folder`, in the order of the names; nothing where it is not there. Raises OSError where it is
     closed to this user: to pattern matching such a folder is empty."""

@@ -46,7 +46,7 @@ from ..dataset.cache_names import medium_of
 from ..dataset.sources import source_change
 from ..device import DTYPE_NAMES, DTYPES
 from ..errors import CacheError, CheckpointError, DataError
-from ..files import CHECK_SUMS, check_sum, digest, write_checked
+from ..files import CHECK_SUMS, CLOSED, check_sum, digest, why_not_read, write_checked
 from ..shapes import AudioLatentShape, LatentShape
 from ..weights.fingerprint import plain_print, same_weights
 from ..weights.reader import TensorFile
@@ -130,6 +130,9 @@ class CacheFile:
         try:
             self._file = TensorFile(path)
         except CheckpointError as error:
+            if reason := why_not_read(path):
+                text = f"The cache {path} {CLOSED}: {reason}. Allow this user to read it, or delete it."
+                raise CacheError(f"{text} {MEND}", path) from error
             raise self._damaged(error.reason or str(error)) from error
         self.metadata = self._file.metadata
         self.keys = list(self._file.tensors)
@@ -204,7 +207,8 @@ class CacheFile:
         try:
             tensor = self._file.read(key)
         except CheckpointError as error:
-            note_damage(self.path, "it cannot be read as a whole")
+            if not why_not_read(self.path):
+                note_damage(self.path, "it cannot be read as a whole")
             raise self._damaged(error.reason or str(error)) from error
         finally:
             self._file.close()

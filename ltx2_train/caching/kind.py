@@ -18,6 +18,7 @@ from ..dataset.plan import DatasetPlan, Item
 from ..dataset.sources import source_record
 from ..errors import CacheError, OutOfMemory
 from ..events import Events
+from ..files import CLOSED, why_not_read
 from ..shapes import MODES, Mode
 from .cache_file import (
     ARCHITECTURE,
@@ -57,7 +58,7 @@ class Job:
 class CacheState:
     """A cache as it is. `stale` says why it must be made again; None: it fits, or is missing.
 
-    `file` is open where it can be read. `error` tells damage in full, where `stale` only says "damaged", or what lies
+    `file` is open where it can be read. `error` tells damage in full, where `stale` only says "damaged" or CLOSED, or what lies
     in the place of one that is missing.
     """
 
@@ -157,7 +158,7 @@ class CacheKind(Generic[R]):
             file = CacheFile(job.path)
             return CacheState(False, self.stale(file, job), file)
         except CacheError as error:
-            return CacheState(False, "damaged", error=without_mend(error))
+            return CacheState(False, CLOSED if why_not_read(job.path) else "damaged", error=without_mend(error))
 
     def state(self, job: Job) -> CacheState:
         """As `check`, with the file beside it."""

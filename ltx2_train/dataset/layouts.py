@@ -144,8 +144,16 @@ def _left_files(folder: Path, where: str = "") -> Iterator[str]:
     taken = {_caption_ending(folder), *(ending for kind in _held(folder) for ending in _KINDS[kind])}
     others = [path for path in _files(folder) if path.suffix.lower() not in taken and not is_beside_media(path)]
     sounds = [path for path in others if path.suffix.lower() in AUDIO_SUFFIXES]
+    pictures = {path.stem for path in _files(folder) if path.suffix.lower() in _PICTURES}
+    strange = [path for path in sounds if path.stem not in pictures]
     yield from _named(
-        sounds,
+        strange,
+        "is a sound that no picture has the name of. Give it the name of its clip (of NAME_audio the pair lacks its "
+        'NAME_end) and set audio_source = "audio_files", or name its folder as audio_directory of a dataset',
+        where,
+    )
+    yield from _named(
+        [path for path in sounds if path not in strange],
         'is a sound beside pictures. audio_source = "audio_files" takes it as the sound of the clip of its name, '
         "audio_directory as a recording of its own",
         where,

@@ -40,6 +40,9 @@ _REFERENCE = ("reference_video", "ref_media_path", "reference_path", _CONTROL, f
 _REFERENCE_AUDIO = ("reference_audio", "reference_audio_path")
 _MASK = ("video_mask", "mask_path")
 _AUDIO_MASK = ("audio_mask", "audio_mask_path")
+# what each kind of list calls them by its own habit; both are read in both
+_OFFICIAL = ("audio", "reference_video", "reference_audio", "video_mask", "audio_mask")
+_OURS = ("audio_path", "reference_path", _CONTROL, "reference_audio_path", "mask_path", "audio_mask_path")
 _COLUMNS = frozenset((*_MEDIA, *_SOUND, *_REFERENCE, *_REFERENCE_AUDIO, *_MASK, *_AUDIO_MASK))
 _FORM = "one JSON object a line"
 _FORMS = {".csv": "the names of its columns, and one medium a line", ".json": "a list of JSON objects"}
@@ -94,6 +97,7 @@ class _Reader:
         self.media = (entry.video_column,) if entry.video_column else _MEDIA if whole else (f"{entry.kind}_path",)
         self.caption = entry.caption_column or _CAPTION
         self.unused: dict[str, str] = {}  # column -> where it first stands
+        self.used: set[str] = set()  # columns that some row is read from
 
     def candidate(self, row: ListRow) -> MediaFile | Skipped:
         try:
@@ -126,6 +130,7 @@ class _Reader:
             mask=self._path(cells, _MASK, used)[0],
             audio_mask=self._path(cells, _AUDIO_MASK, used)[0],
         )
+        self.used.update(used)
         for key in cells:
             if key not in used:
                 self.unused.setdefault(key, row.where)
@@ -166,8 +171,15 @@ class _Reader:
         return tuple(paths)
 
     def notes(self) -> Iterator[str]:
-        known = {*self.media, self.caption, *_SOUND, *_REFERENCE, *_REFERENCE_AUDIO, *_MASK, *_AUDIO_MASK}
+        theirs = _OFFICIAL if self.entry.source_key == "dataset_file" else _OURS
+        known = {*self.media, self.caption, *theirs}
         for column, where in self.unused.items():
+            if column in self.used:
+                yield (
+                    f"{self.source.name}: the column {column!r} is not used where another of its meaning is filled in "
+                    f"as well (first in {where})."
+                )
+                continue
             near = [] if column in _COLUMNS else nearest(column, known, 1)
             hint = f" Did you mean {near[0]}?" if near else ""
             if column == _CAPTION:

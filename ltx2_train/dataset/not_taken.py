@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..files import below
 from ..media.names import is_dir, is_file, name_key, readable, shown_path, why_unreadable
+from ..media.sound_media import is_sound_alone
 from ..paths import is_run_folder
 from .companions import folders_beside
 from .entry import DatasetRef, DatasetSettings
@@ -15,6 +16,8 @@ from .layouts import is_list, is_ours
 from .scan import MEDIA_SUFFIXES, SHOWN_AT_MOST, unread_kind
 
 LONE_CAPTION = "caption"
+SOUND_ALONE = "sound alone"
+RENAME = "holds sound alone and has the ending of a video; give it the ending .m4a"
 A_LIST = "is a list of media by its name, and a folder does not read it"
 NO_MEDIUM, ALONE = "is not a medium", "is a caption without its medium"
 SETTINGS = frozenset((".toml",))  # which may well lie beside the media they are about
@@ -31,8 +34,11 @@ def not_taken(refs: Sequence[DatasetRef], used: Collection[Path]) -> Iterator[st
     for folder, entries in of_folder.items():
         others: dict[Path, str] = {}
         deeper: list[Path] = []
+        why: dict[str, list[Path]] = {}
         for path, kind, reached in unreached(folder, entries, named):
-            if path not in used and reached:
+            if path not in used and kind == SOUND_ALONE:
+                why.setdefault(RENAME, []).append(path)
+            elif path not in used and reached:
                 others[path] = kind
             elif path not in used:
                 deeper.append(path)
@@ -47,7 +53,6 @@ def not_taken(refs: Sequence[DatasetRef], used: Collection[Path]) -> Iterator[st
                 f"{_listed(folder, deeper)} {_are(deeper)} in sub-folders and not used. Set recursive = true to use "
                 "what is of the kind of the folder, or move them elsewhere."
             )
-        why: dict[str, list[Path]] = {}
         for path, reason in strays(folder, entries, named):
             if path not in used:
                 why.setdefault(reason, []).append(path)
@@ -96,7 +101,8 @@ def unreached(
     folder: Path, entries: Sequence[DatasetSettings], named: Collection[Path], part: Path | None = None
 ) -> Iterator[tuple[Path, str, bool]]:
     """(file, kind, whether it lies where they look) of the media below `folder`, or a `part` of it, that its datasets
-    `entries` do not take; of captions in sub-folders without media of their names the kind is LONE_CAPTION.
+    `entries` do not take; of captions in sub-folders without media of their names the kind is LONE_CAPTION,
+    and of files among recordings that are videos by their ending alone SOUND_ALONE.
 
     What lies in another one of the `named` folders, or was drawn by a run, is not of this folder.
     """
@@ -115,7 +121,8 @@ def unreached(
             continue
         media.add(name_key(str(path.with_suffix(""))))
         if is_file(path) and not (reached and (kind in kinds or path.suffix.lower() in beside)):
-            yield path, kind, reached
+            unlike = reached and kind == "video" and kinds == {"audio"}  # as an MP4 with a voice is
+            yield path, SOUND_ALONE if unlike and is_sound_alone(path) else kind, reached
     yield from ((path, LONE_CAPTION, False) for path, key in captions.items() if key not in media)
 
 

@@ -24,6 +24,7 @@ from .sources import copies
 SHORT_REFERENCE = "references are shorter than their clips; where they end, their last frame is held"
 LONG_REFERENCE = "references are longer than their clips, and only their beginning is used"
 OTHER_LENGTH = "references have another length than their clips, so that every window is shown their beginning"
+OTHER_RATE = "references have another frame rate than their clips and as many frames, and go with them frame by frame"
 ONE_FRAME = "references are videos of which one frame is shown, since reference_frames is not set; 0 shows all of them"
 ITSELF = "references are copies of their clips, so that there is nothing to learn but to repeat them"
 SOUND_ITSELF = "reference sounds are copies of what is trained, so that there is nothing to learn but to repeat it"
@@ -33,6 +34,7 @@ LONG_CLIP = "clips are longer than max_frames ({}), and only their beginning is 
 LONG_VOICE = "reference sounds are longer than reference_audio_max_seconds ({:g}), and only their beginning is used"
 OTHER_SHAPE = "references have another shape than their clips, and their middle is used"
 SHORT_MASK = "masks are shorter than their clips; where they end, their last frame is held"
+OTHER_MASK_RATE = "masks have another frame rate than their clips and as many frames, and go with them frame by frame"
 LONG_MASK = "masks are longer than their clips; what is behind the end is not used"
 OTHER_SIZE = "masks have another size than their clips and are resized"
 MUTE_MASK = "masks for sound belong to media without sound, and have no use"
@@ -79,6 +81,8 @@ class Fit:
         if media.kind == "video" and not item.dataset.entry.model_fields_set & _FRAMES:
             self._note(ONE_FRAME, media, f"({media.frames} frames)")
         self._length(item, media, reference_frames(wanted.frames, wanted.temporal_scale), SHORT_REFERENCE)
+        if wanted.frames > 1:
+            self._paced(own, media, OTHER_RATE)
         if not frames and media.kind == "video":
             self._longer(item, media, LONG_REFERENCE)
         if media.kind == "video" and item.window.start and not line_beside(item, media, item.dataset.entry)[1]:
@@ -102,6 +106,7 @@ class Fit:
                 media.path,
             )
         self._length(item, media, list(range(item.window.count)), SHORT_MASK, by_clock=True)
+        self._paced(own, media, OTHER_MASK_RATE)
         if media.kind == "video":
             self._longer(item, media, LONG_MASK)
         if (media.width, media.height) != (own.width, own.height):
@@ -157,6 +162,12 @@ class Fit:
         short = start + last - (len(picks) - 1)
         if short >= NOTICED:
             self._note(topic, media, f"({short / item.fps:.2f} s)")
+
+    def _paced(self, own: MediaInfo, media: MediaInfo, topic: str) -> None:
+        """Note it where `media` has the frames of the clip `own` at other times."""
+        if own.kind == media.kind == "video" and own.frames == media.frames and own.fps and media.fps:
+            if abs(media.duration - own.duration) * own.fps >= NOTICED:
+                self._note(topic, media, f"({media.fps:.2f} fps, not {own.fps:.2f})")
 
     def _longer(self, item: Item, media: MediaInfo, topic: str) -> None:
         picks, _ = line_beside(item, media, item.dataset.entry)

@@ -330,11 +330,27 @@ def _opened(path: Path, track: int | None = None) -> Iterator[tuple[Any, Any]]:
 def _refuse_broken(path: Path, container: Any) -> None:
     """Raise DataError where the structure of a file breaks; that of a clip is looked at with its picture."""
     formats = frozenset(container.format.name.split(","))
-    pictures = any(not int(getattr(stream, "disposition", 0)) & COVER for stream in container.streams.video)
+    pictures = _has_pictures(container)
     if fault := sound_fault(path, formats, pictures):
         raise DataError(f"{path} is damaged: {fault}. Copy or export it again, or remove it.", path)
     if formats & MP4 and not pictures:
         refuse_pauses(path)
+
+
+def _has_pictures(container: Any) -> bool:
+    """Whether there is a video track beside the cover of an album."""
+    return any(not int(getattr(stream, "disposition", 0)) & COVER for stream in container.streams.video)
+
+
+def is_sound_alone(path: Path) -> bool:
+    """Whether the file `path` holds sound and no video, whatever its ending says."""
+    import av.error
+
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            return bool(container.streams.audio) and not _has_pictures(container)
+    except (av.error.FFmpegError, OSError, ValueError):
+        return False
 
 
 def _cut_short(path: Path, container: Any, end: float) -> str:

@@ -33,7 +33,8 @@ GIF_HEAD, GIF_EXTENSION, GIF_PICTURE, GIF_END = 13, 0x21, 0x2C, 0x3B
 # A segment's own tables decide how all of it is read; a wrong check sum of the others (tags, index) does no harm to it.
 HEADERS = {b"\x15\x49\xa9\x66": "Info", b"\x16\x54\xae\x6b": "Tracks"}
 OGG_PAGE, OGG_HEAD = b"OggS", 27
-SOUND_HEADS = (b"fLaC", OGG_PAGE, b"FORM", b"caff", b"TTA1", b"riff")
+SOUND_HEADS = (b"fLaC", OGG_PAGE, b"FORM", b"caff", b"TTA1", b"riff", b".snd", b"Crea")
+READ_ON = (b"RIFF", b"GIF8", b".snd")  # where readers go on behind the end
 TTA_BEGIN = re.compile(rb"TTA1[\x01\x02]\0[\x01-\x10]\0[\x08\x10\x18\x20]\0")
 FLAC_BEGIN = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # its first block is always of 34 bytes
 OGG_BEGINS, OGG_ENDS = 2, 4  # flags of the first and the last page of a stream
@@ -133,7 +134,7 @@ def behind_end(path: Path) -> str:
         if file.seek(0, 2) == 0:
             return ""
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
+            if data[:4] in (b"RIFF", b"RF64") and data[8:12] == b"WAVE":
                 return _behind_wav(data)
             what, second = (
                 ("recording", _second_sound(data)) if data[:4] in SOUND_HEADS else ("film", _second_film(data))
@@ -144,13 +145,16 @@ def behind_end(path: Path) -> str:
     behind = f"holds a second {what} from byte {second:,} on"
     if head in (EBML, OGG_PAGE):
         raise DataError(f"{path} {behind}, whose times begin anew. Export it again, or cut it there.", path)
-    if head == b"RIFF":
+    if head in READ_ON:
         return f"{behind}; both are read, one after the other"
     return f"{behind}; only the first is read"
 
 
 def _behind_wav(data: mmap.mmap) -> str:
     size, said = len(data), int.from_bytes(data[4:8], "little") + 8
+    if data[:4] == b"RF64":
+        said = int.from_bytes(data[20:28], "little") + 8
+        return _longer_than(said, size)
     if said - 8 in STREAMED:
         return ""
     at, end, sample, odd = 12, 0, 0, ""
@@ -169,15 +173,29 @@ def _behind_wav(data: mmap.mmap) -> str:
         at += 8 + length
         if length % 2 and not CHUNK_NAME.fullmatch(data[at : at + 4]):
             at += 1  # which some programs leave out
-    if size - said >= BEHIND_BYTES:
-        return f"says that it has {said:,} bytes and has {size:,}; what is behind them is not read"
+    if longer := _longer_than(said, size):
+        return longer
     if end and size - at >= BEHIND_BYTES and data[at:].strip(b"\0"):
         return f"says that its sound ends at byte {end:,} of {size:,}; what is behind it is not read"
     return odd
 
 
+def _longer_than(said: int, size: int) -> str:
+    if size - said < BEHIND_BYTES:
+        return ""
+    return f"says that it has {said:,} bytes and has {size:,}; what is behind them is not read"
+
+
 def _second_sound(data: mmap.mmap) -> int:
-    """Where a FLAC, Ogg, AIFF, CAF, TTA or Wave64 begins behind the first one; else 0."""
+    """Where a FLAC, Ogg, AIFF, CAF, TTA, Wave64, AU or VOC begins behind the first one; else 0."""
+    if data[:4] == b".snd":
+        at = sum(int.from_bytes(data[k : k + 4], "big") for k in (4, 8))
+        return at if data[at : at + 4] == b".snd" else 0
+    if data[:4] == b"Crea":
+        at = int.from_bytes(data[20:22], "little")
+        while at + 4 <= len(data) and data[at]:  # blocks, of which one of kind 0 ends them
+            at += 4 + int.from_bytes(data[at + 1 : at + 4], "little")
+        return at + 1 if data[at + 1 : at + 5] == b"Crea" else 0
     if data[:4] in (b"fLaC", b"TTA1"):
         found = (FLAC_BEGIN if data[:4] == b"fLaC" else TTA_BEGIN).search(data, 4)
         return found.start() if found else 0
@@ -236,6 +254,9 @@ def _second_film(data: mmap.mmap) -> int:
         while at + 24 <= len(data) and (at == 0 or data[at : at + 16] != ASF_HEAD):
             at += max(24, int.from_bytes(data[at + 16 : at + 24], "little"))
         return at if data[at : at + 16] == ASF_HEAD else 0
+    if data[:4] == b"GIF8":
+        at, broken = _gif_end(data)
+        return at if not broken and data[at : at + 4] == b"GIF8" else 0
     if data[:4] == b"RIFF" and data[8:12] == b"AVI ":
         at = int.from_bytes(data[4:8], "little") + 8
         return at if data[at : at + 4] == b"RIFF" and data[at + 8 : at + 12] == b"AVI " else 0
@@ -350,6 +371,13 @@ def _flv(data: mmap.mmap) -> Iterator[int]:
 
 
 def _gif(data: mmap.mmap) -> Iterator[int]:
+    at, broken = _gif_end(data)
+    if broken:
+        yield at
+
+
+def _gif_end(data: mmap.mmap) -> tuple[int, bool]:
+    """The byte at which a GIF breaks, and that it does; else the one behind its end."""
     at = GIF_HEAD + _gif_colours(data[10])
     while at < len(data) and data[at] != GIF_END:
         if data[at] == GIF_EXTENSION:
@@ -357,13 +385,13 @@ def _gif(data: mmap.mmap) -> Iterator[int]:
         elif data[at] == GIF_PICTURE and at + 10 < len(data):
             at += 11 + _gif_colours(data[at + 9])
         else:
-            yield at
-            return
+            return at, True
         while at < len(data) and data[at]:  # blocks, each with its length in front; one of no length ends them
             at += 1 + data[at]
         if at >= len(data):
-            yield len(data) - 1  # cut short
+            return len(data) - 1, True  # cut short
         at += 1
+    return at + 1, False
 
 
 def _gif_colours(flags: int) -> int:

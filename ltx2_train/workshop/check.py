@@ -24,7 +24,7 @@ from ..errors import ConfigError, DataError
 from ..events import Events, Passing, shielded
 from ..shapes import VideoShape
 from ..threads import Threads
-from .check_files import FileFacts, examine, file_findings, left_out_finding, lost_clip, lost_frame, unusable_finding
+from .check_files import FileFacts, examine, file_findings, left_out_finding, lost_clip, lost_frame
 from .check_folder import folder_findings, idle_finding, pair_findings
 from .check_report import LEVELS, WHOLE, CheckReport, FileCheck, Finding, worst
 from .check_rules import dataset_findings, duplicate_findings, size_finding
@@ -131,8 +131,10 @@ def _check_part(
         plan = plan_dataset(config, Passing(events, ("stage", "progress")), only=part.ref)  # the rest is in the report
     except DataError as error:
         part.skipped = error.skipped if isinstance(error, NothingLeft) else ()
-        part.findings += [left_out_finding(name, skip.path, skip.reason) for skip in strange if skip.path not in links]
-        part.findings += _all_unusable(part, str(error))
+        general = str(error).splitlines()[0].removeprefix(f"{name}: ").removeprefix(f"{name}.").rstrip(".")
+        part.findings.append(Finding("red", NOTHING_LEFT, name, general))
+        left_out = part.skipped or strange
+        part.findings += [left_out_finding(name, skip.path, skip.reason) for skip in left_out if skip.path not in links]
         return
     part.plan = plan
     part.findings += [left_out_finding(name, skip.path, skip.reason) for skip in plan.skipped if skip.path not in links]
@@ -149,6 +151,7 @@ def _check_part(
 def _tell_once(parts: Sequence[_Part]) -> None:
     """Take back what is said of a file or folder that another dataset uses, or that was said for another dataset."""
     used = {candidate.path.absolute() for part in parts for candidate in part.found}
+    used |= {path.absolute() for path in used_beside(_items(parts))}
     used |= {folder for path in used for folder in path.parents}
     told: set[tuple[str, str, Path]] = set()
     for part in parts:
@@ -161,6 +164,10 @@ def _tell_once(parts: Sequence[_Part]) -> None:
                 told.add(key)
             kept.append(finding)
         part.findings = kept
+
+
+def _items(parts: Sequence[_Part]) -> list[Item]:
+    return [item for part in parts if part.plan is not None for item in part.plan.items]
 
 
 def _count_left_out(parts: Sequence[_Part]) -> None:
@@ -210,7 +217,7 @@ def _pair_up(parts: Sequence[_Part]) -> None:
     for part in parts:
         part.findings += pair_findings(part.ref, () if part.plan is None else part.plan.items)
     found = {part.ref: part.found for part in parts if not part.entry.from_caches}
-    used = used_beside([item for part in parts if part.plan is not None for item in part.plan.items])
+    used = used_beside(_items(parts))
     told: set[tuple[str, Path]] = set()  # a file may be unused as several things
     for file in idle_beside(found, used, named_places([ref.entry for ref in found])):
         finding = idle_finding(file)
@@ -232,16 +239,6 @@ def _examined(items: Sequence[Item], found: Sequence[MediaFile], stage: str, eve
             facts.append(fact)
             events.progress(done, len(groups), fact.path.name)
     return facts
-
-
-def _all_unusable(part: _Part, reason: str) -> list[Finding]:
-    """Each file's own reason, where nothing of a dataset can be used."""
-    found = [
-        unusable_finding(part.name, candidate.path, candidate.caption_path, candidate.caption, reason)
-        for candidate in part.found
-    ]
-    general = reason.splitlines()[0].removeprefix(f"{part.name}: ").removeprefix(f"{part.name}.").rstrip(".")
-    return [Finding("red", NOTHING_LEFT, part.name, general), *found]
 
 
 def _files(part: _Part, findings: Sequence[Finding]) -> list[FileCheck]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..caching.encode_mask import picture_mask, sound_mask
-from ..dataset.captions import read_caption, says_something
+from ..dataset.captions import read_caption
 from ..dataset.companions import named_reference
 from ..dataset.dataset_file import DatasetSettings
 from ..dataset.plan import Item
@@ -22,10 +22,9 @@ from ..media.buckets import cover
 from ..media.frames import BY_TIME
 from ..media.images import picture_doubts, read_image
 from ..media.info import MediaInfo
-from ..media.names import why_no_file
 from ..media.sound import CLIPPED_SHARE, PADDED_SECONDS, SILENCE_DB, clipped_share, rms_db, to_stereo
 from ..media.sound_media import AUDIO_SUFFIXES, NOT_NUMBERS, read_sound
-from ..media.video import check_frames, probe_media, read_frames
+from ..media.video import check_frames, read_frames
 from .check_report import Finding, FindingLevel
 from .check_sounds import HEARD_SECONDS, SHORT_VOICE, check_whole, heard_of, of_reference_sounds
 
@@ -339,23 +338,3 @@ def left_out_finding(dataset: str, path: Path, reason: str) -> Finding:
         if reason.startswith(prefix):
             return Finding("red", rule, dataset, reason.rstrip("."), remedy, path)
     return Finding("red", "unreadable", dataset, reason.rstrip("."), "", path)
-
-
-def unusable_finding(dataset: str, path: Path, caption_path: Path | None, caption: str | None, general: str) -> Finding:
-    """Why one file of a dataset of which nothing is left cannot be used."""
-    if caption_path is not None and (reason := why_no_file(caption_path)):
-        return left_out_finding(dataset, path, f"no caption: {caption_path.name} {reason}")
-    if caption_path is not None:
-        try:
-            caption = read_caption(caption_path)[0]
-        except DataError as error:
-            return left_out_finding(dataset, path, str(error))
-    if not says_something(caption or ""):
-        return left_out_finding(dataset, path, "empty caption: write what is to be seen or heard")
-    try:
-        read_sound(path, 0.0, 0.1) if path.suffix.lower() in AUDIO_SUFFIXES else probe_media(path)
-    except DataError as error:
-        return left_out_finding(dataset, path, str(error))
-    lines = [line.strip() for line in general.splitlines() if path.name in line]
-    reason = lines[0].split(": ", 1)[-1] if lines else general.splitlines()[0]
-    return left_out_finding(dataset, path, reason)

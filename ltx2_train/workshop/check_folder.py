@@ -10,7 +10,7 @@ from ..dataset.companions import folders_beside
 from ..dataset.dataset_file import DatasetRef, DatasetSettings
 from ..dataset.idle_beside import IN_SUB_FOLDER, OTHER_CASE, OTHER_KIND, IdleFile
 from ..dataset.items import Item
-from ..dataset.not_taken import A_LIST, ALONE, LONE_CAPTION, named_places, strays, unreached
+from ..dataset.not_taken import A_LIST, ALONE, LONE_CAPTION, RENAME, SOUND_ALONE, named_places, strays, unreached
 from ..dataset.scan import MEDIA_SUFFIXES, unread_kind
 from ..files import CLOSED, below
 from ..media.names import name_key, readable, shown_path, why_unreadable
@@ -47,7 +47,10 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
             findings += _sub_folder(dataset, entry, path, named)
     told = [(path, reason, _remedy(path, reason)) for path, reason in strays(folder, alike, named)]
     for path, kind, reached in unreached(folder, alike, named):
-        if reached:
+        if kind == SOUND_ALONE:
+            reason, _, remedy = RENAME.partition("; ")
+            told.append((path, reason, f"{remedy[0].upper()}{remedy[1:]}."))
+        elif reached:
             article = "an" if kind != "video" else "a"
             told.append((path, f"{article} {kind} is not used here", f"Name the folder as {kind}_directory too."))
     findings += [

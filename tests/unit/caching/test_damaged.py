@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,6 +32,20 @@ def test_damage_is_remembered_for_that_very_file(tmp_path):
     other = latents(tmp_path / "b_0064x0064_ltx2.safetensors", 1.0)
     notes.note_damage(other, "reason")
     assert "a_0064" not in (tmp_path / notes.DAMAGED.file).read_text()  # what was mended is forgotten
+
+
+def test_a_cache_that_may_not_be_read_is_no_damaged_one(tmp_path, monkeypatch):
+    path = latents(tmp_path / "a_0064x0064_ltx2.safetensors", 1.0)
+    really = open
+
+    def refuse(name, *more, **given):  # who runs tests may be allowed everything
+        if Path(name) == path:
+            raise PermissionError(13, "Permission denied")
+        return really(name, *more, **given)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(CacheError, match="ltx2.safetensors cannot be opened: Permission denied. Allow this user"):
+        CacheFile(path)
 
 
 def flip(path, share=0.9):

@@ -93,6 +93,15 @@ def test_what_belongs_to_no_pair_is_named_and_the_pairs_are_shown(tmp_path):
     assert (left, run.model.mode, run.video.conditions) == ([], "av", [])
 
 
+def test_a_sound_that_no_clip_has_the_name_of_is_told_so(tmp_path):
+    made, _ = laid(tmp_path / "half", "x_start.mp4", "x_audio.wav", "y.mp4", "y.wav")
+    said = [line.partition(": ")[::2] for line in made.left_out]
+    assert [(name, why[:30]) for name, why in said] == [
+        ("x_audio.wav", "is a sound that no picture has"),
+        ("y.wav", "is a sound beside pictures. au"),
+    ]
+
+
 def test_kinds_of_media_that_lie_together_are_a_dataset_each_or_named(tmp_path):
     made, left = laid(tmp_path / "mix", "a.mp4", "p.png", "s.wav", "h.heic", "m.mpo", "sub/q.png", "a.txt", "Thumbs.db")
     assert left == ["s.wav", "h.heic, m.mpo", "sub"]

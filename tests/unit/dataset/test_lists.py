@@ -239,3 +239,12 @@ def test_a_column_of_another_kind_of_list_or_a_setting_gets_no_wrong_hint(folder
         for one in planned(folder, rows, "d.json", caption_column="text").warnings
     ]
     assert hints[-1] == "caption_column names 'text'."
+
+
+def test_columns_that_mean_the_same_and_those_of_each_kind_of_list_are_told_by_their_names(folder):
+    text = "video,media_path,caption,mask\nm/a.png,m/b.png,a fox,x\n,m/c.png,a bear,x\n"
+    plan = planned(folder, text, "d.csv")
+    assert [item.source.path.name for item in plan.items] == ["a.png", "c.png"]
+    said = [warning.partition(" column ")[2] for warning in plan.warnings]
+    assert "'mask' (first in line 2) is not used. Did you mean video_mask?" in said
+    assert "'media_path' is not used where another of its meaning is filled in as well (first in line 2)." in said

@@ -112,3 +112,16 @@ def test_what_a_run_drew_and_masks_below_the_media_are_not_media(tmp_path):
     plan = plan_dataset(DatasetConfig.from_table({"datasets": [entry]}, tmp_path))
     assert [item.source.path.name for item in plan.items] == ["a.png", "b.png"]
     assert any("runs/r is the folder of a run, and what it drew is not trained on" in text for text in plan.warnings)
+
+
+def test_a_voice_with_the_ending_of_a_video_is_told_as_what_it_is(tmp_path):
+    media.write_sound(tmp_path / "clips" / "a.wav", media.tone(1), caption="a voice")
+    media.write_sound(tmp_path / "clips" / "b.mp4", media.tone(1), codec="aac", caption="another")
+    table = {"datasets": [{"audio_directory": "clips", "cache_directory": "cache"}]}
+    events = Told()
+    config = DatasetConfig.from_table(table, tmp_path)
+    plan_dataset(config, events)
+    (said,) = [text for text in events.texts if "b.mp4" in text]
+    why = "holds sound alone and has the ending of a video"
+    assert said == f"clips: b.mp4 is not used: it {why}; give it the ending .m4a."
+    assert [one.reason for one in check_dataset(config).findings if one.path and one.path.name == "b.mp4"] == [why]

@@ -52,6 +52,15 @@ def clips(tmp_path):
     return tmp_path
 
 
+def test_as_many_frames_at_another_rate_are_told(clips):
+    write_video(clips / "refs" / "a.mp4", moving_square(25, 64, 64), fps=50)
+    write_video(clips / "refs" / "b.mp4", moving_square(25, 64, 64))
+    texts = said(clips, reference_directory="refs", reference_frames=17)
+    rate = "another frame rate than their clips and as many frames, and go with them frame by frame"
+    assert f"1 references have {rate}: a.mp4 (50.00 fps, not 25.00)" in texts
+    assert f"1 masks have {rate}: a.mp4 (50.00 fps, not 25.00)" in said(clips, mask_directory="refs")
+
+
 # --- two of one name -------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ It is long: each container and codec by the same made tones.
 from __future__ import annotations
 
 import math
+import struct
 import wave as wave_file
 from dataclasses import replace
 from types import SimpleNamespace
@@ -32,6 +33,7 @@ from ltx2_train.media.sound import (
     to_stereo,
 )
 from ltx2_train.media.sound_media import check_numbers, sound_levels, sound_of, sound_tracks
+from ltx2_train.media.structure import behind_end
 
 HOP_SECONDS = 0.01  # one row of the mel spectrogram: 160 samples at 16 kHz
 
@@ -489,6 +491,7 @@ def test_what_stands_behind_the_end_that_a_wav_names_is_told(tmp_path):
         ("caf", "pcm_s16le"),
         ("tta", "tta"),
         ("w64", "pcm_s16le"),
+        ("voc", "pcm_s16le"),
     ],
 )
 def test_a_recording_behind_the_first_is_told(tmp_path, ending, codec):
@@ -499,6 +502,17 @@ def test_a_recording_behind_the_first_is_told(tmp_path, ending, codec):
     (remark,) = probe_recording(path).remarks
     what = "film" if ending == "m4a" else "recording"
     assert remark == f"holds a second {what} from byte {len(whole):,} on; only the first is read"
+
+
+def test_recordings_of_which_both_are_read_and_long_waves_are_told(tmp_path):
+    path = write_sound(tmp_path / "a.au", noise(1.0, 48000, 1), codec="pcm_s16be")
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes() * 2)
+    (remark,) = probe_recording(path).remarks
+    assert remark == f"holds a second recording from byte {size:,} on; both are read, one after the other"
+    data = b"RF64" + bytes([255] * 4) + b"WAVEds64" + struct.pack("<IQQQI", 28, 100, 64, 16, 0)
+    path.write_bytes(data + bytes(1000))
+    assert behind_end(path) == "says that it has 108 bytes and has 1,048; what is behind them is not read"
 
 
 def test_of_two_programmes_the_sound_is_that_of_the_picture():

@@ -368,6 +368,15 @@ def test_damage_is_not_cut_into_clips(tmp_path):
     assert len(list(source_frames(probe_media(path), 0, 60, lenient=True))) > 40
 
 
+def test_a_gif_behind_a_gif_is_read_and_told(tmp_path):
+    path = write_video(tmp_path / "x.gif", textured(3), codec="gif", pixel_format="rgb8")
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes() * 2)
+    media = probe_media(path)
+    told = f"holds a second film from byte {size:,} on; both are read, one after the other"
+    assert (media.frames, media.remarks) == (6, (told,))
+
+
 def test_a_gif_that_breaks_off_or_has_a_hole_is_named(tmp_path):
     path = write_video(tmp_path / "x.gif", textured(12), codec="gif", pixel_format="rgb8")
     assert (probe_media(path).frames, probe_media(path).damage) == (12, ())

@@ -361,6 +361,13 @@ def test_where_nothing_is_left_each_file_has_its_reason(tmp_path):
     assert [(f.level, f.rule, f.path) for f in empty.findings] == [("red", "nothing-left", None)]
 
 
+def test_each_of_many_files_keeps_its_own_reason_where_none_is_left(tmp_path):
+    for number in range(6):
+        clip(tmp_path / "clips" / f"{number}.mp4", frames=9)
+    report = check(tmp_path / "clips", source='video_directory = "clips"\nmin_seconds = 100')
+    assert [f.rule for f in report.findings if f.path] == ["too-short"] * 6
+
+
 def test_more_left_out_than_the_dataset_allows_is_red_of_the_whole(tmp_path):
     clip(tmp_path / "clips" / "good.mp4")
     for name in ("one", "two"):
