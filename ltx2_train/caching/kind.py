@@ -58,8 +58,8 @@ class Job:
 class CacheState:
     """A cache as it is. `stale` says why it must be made again; None: it fits, or is missing.
 
-    `file` is open where it can be read. `error` tells damage in full, where `stale` only says "damaged" or CLOSED, or what lies
-    in the place of one that is missing.
+    `file` is open where it can be read. `error` tells damage in full, where `stale` only says "damaged" or CLOSED, or
+    what lies in the place of one that is missing.
     """
 
     missing: bool

@@ -229,7 +229,12 @@ class DatasetPlan:
             out += [skip for other in beside for skip in self.left_out.get(other, ()) if skip.path not in known]
             total = len(media) + len(out)
             out += [Skipped(path, reason) for path, reason in (lost or {}).items() if path in media]
-            require_share(ref, out, total)
+            lacking = [
+                other.name
+                for other in (ref, *beside)
+                if self.left_out.get(other) or not used.get(other, set()).isdisjoint(lost or ())
+            ]
+            require_share(ref, out, total, " and ".join(sorted(lacking)))
 
     def summary(self) -> str:
         """A few lines for people: how many samples of which size, and what is left out."""
@@ -252,15 +257,16 @@ class DatasetPlan:
         return "\n".join(lines)
 
 
-def require_share(ref: DatasetRef, out: Sequence[Skipped], total: int) -> None:
-    """Raise DataError where of `total` files of a dataset more are left `out` than its max_left_out allows."""
+def require_share(ref: DatasetRef, out: Sequence[Skipped], total: int, name: str = "") -> None:
+    """Raise DataError where of `total` files of a dataset more are left `out` than its max_left_out allows; `name` is
+    what it and those counted with it are called."""
     most = ref.entry.max_left_out
     if len(out) <= most * total:
         return
     lines = [f"  {skip.path.name}: {skip.reason}" for skip in out[:SHOWN_AT_MOST]]
     lines += [f"  and {len(out) - SHOWN_AT_MOST} more"] if len(out) > SHOWN_AT_MOST else []
     raise DataError(
-        f"{ref.name}: {len(out)} of {total} files cannot be used, and max_left_out is {most:g}.\n"
+        f"{name or ref.name}: {len(out)} of {total} files cannot be used, and max_left_out is {most:g}.\n"
         + "\n".join(lines)
         + "\nMend them, take them away, or raise max_left_out to train on the rest.",
         ref.entry.source,

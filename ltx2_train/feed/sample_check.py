@@ -28,6 +28,7 @@ NO_SOURCES = (
     "These datasets are read from their caches alone, so they cannot be made again here. Build them where the media "
     "are, with this checkpoint, or choose the checkpoint they were made with."
 )
+NOTHING_TO_SEE = "The datasets hold sound alone, which model.mode = video does not train. Set it to audio."
 
 
 class SampleChecker:
@@ -207,9 +208,7 @@ class SampleChecker:
     def nothing_left(self) -> CacheError:
         """The error where no sample for training remains."""
         if self.unfit == len(self.plan.items) and self.mode == "video":
-            return CacheError(
-                "The datasets hold sound alone, which model.mode = video does not train. Set it to audio."
-            )
+            return CacheError(NOTHING_TO_SEE)
         if self.unfit:
             return CacheError(
                 "Not one sample with sound is left. Add clips or recordings that have sound, or set model.mode = video."

@@ -54,7 +54,7 @@ from ..weights.gemma_bnb import require_bitsandbytes
 from ..weights.load import load_connectors
 from ..weights.text_encoder import TextEncoder
 from .check_given import check_made
-from .check_plan import require_dataset, require_plan, require_plan_heard
+from .check_plan import idle_in_mode, require_dataset, require_media_of_mode, require_plan
 from .checks import dataset_triggers, needed_texts
 from .regularizers.checks import regularizer_texts
 from .run_data import open_data
@@ -172,8 +172,10 @@ def _planned(
     plan = plan_dataset(dataset, events)
     for one in trained_by:
         require_plan(one, plan)
-    require_plan_heard(run, plan)
+    require_media_of_mode(run, plan)
     plan.require_enough()
+    if idle := idle_in_mode(run, plan):
+        events.message(idle, "warning")
     return dataset, plan
 
 

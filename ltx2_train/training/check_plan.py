@@ -8,7 +8,9 @@ from pathlib import Path
 from ..config import RunConfig
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.plan import DatasetPlan, Item
-from ..errors import TrainerError
+from ..dataset.scan import SHOWN_AT_MOST
+from ..errors import DataError, TrainerError
+from ..feed.sample_check import NOTHING_TO_SEE
 from .check_given import check_items, check_streams, check_supplied, problems_of_item
 from .checks import dataset_triggers
 from .effect import require_learning
@@ -33,12 +35,31 @@ def require_plan(run: RunConfig, plan: DatasetPlan) -> None:
         check()
 
 
-def require_plan_heard(run: RunConfig, plan: DatasetPlan) -> None:
-    """Raise DataError where `run` trains sound and nothing of `plan` has any."""
-    if run.model.mode == "video" or plan.from_caches:  # of the sound of caches alone the plan says nothing
+def require_media_of_mode(run: RunConfig, plan: DatasetPlan) -> None:
+    """Raise DataError where `run` trains sound and nothing of `plan` has any, or pictures and all of it is sound."""
+    if plan.from_caches:  # of what is in caches alone the plan says nothing
         return
-    if plan.items and all(item.sound is None for item in plan.items):
+    if run.model.mode == "video":
+        if plan.items and all(item.kind == "audio" for item in plan.items):
+            raise DataError(NOTHING_TO_SEE)
+    elif plan.items and all(item.sound is None for item in plan.items):
         raise nothing_heard(len(plan.items), run.model.mode)
+
+
+def idle_in_mode(run: RunConfig, plan: DatasetPlan) -> str:
+    """What is to be said of media in `plan` that the mode of `run` does not train on; "" where there are none."""
+    mode = run.model.mode
+    idle = [
+        item
+        for item in plan.items
+        if mode != "av" and (item.kind == "audio" if mode == "video" else item.sound is None)
+    ]
+    names = list(dict.fromkeys(item.source.path.name for item in idle))
+    if not idle or len(idle) == len(plan.items):
+        return ""
+    shown = ", ".join(names[:SHOWN_AT_MOST]) + (" ..." if len(names) > SHOWN_AT_MOST else "")
+    lacking = "picture" if mode == "video" else "sound"
+    return f"{len(names)} files have no {lacking} and are not used in mode {mode}: {shown}"
 
 
 def _checks(run: RunConfig, plan: DatasetPlan) -> tuple[Callable[[], None], ...]:
@@ -62,9 +83,18 @@ class RunProblems:
         """What keeps it from training on `item`, in words that follow its name."""
         yield from problems_of_item(self.run, item)
 
+    @property
+    def hears(self) -> bool:
+        """Whether it trains on sound."""
+        return self.run.model.mode != "video"
+
+    def idle(self, plan: DatasetPlan) -> str:
+        """What of `plan` it does not train on, and says so."""
+        return idle_in_mode(self.run, plan)
+
     def of_plan(self, plan: DatasetPlan) -> Iterator[str]:
         """What keeps it from training on all of `plan`, of which each item could be trained on."""
-        for check in (*_checks(self.run, plan), lambda: require_plan_heard(self.run, plan)):
+        for check in (*_checks(self.run, plan), lambda: require_media_of_mode(self.run, plan)):
             try:
                 check()
             except TrainerError as error:

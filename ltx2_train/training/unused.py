@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ..config import RunConfig
 from ..dataset.dataset_file import DatasetConfig
@@ -15,6 +16,7 @@ from ..dataset.entry import DatasetSettings
 from ..dataset.items import Item
 from ..errors import ConfigError
 from ..feed.loader import Sample, TrainingSet
+from ..shapes import Mode
 
 Uses = Callable[[RunConfig], bool]
 
@@ -28,6 +30,14 @@ class SideData:
     sample: str
     item: str
     mend: str
+    stream: Literal["", "video", "audio"] = ""  # that uses it
+
+    def mend_in(self, mode: Mode) -> str:
+        """What to do about it in `mode`, which may not have its stream at all."""
+        if self.stream in ("", mode) or mode == "av":
+            return self.mend
+        lacking = "picture" if self.stream == "video" else "sound"
+        return f"Mode {mode} makes no {lacking}, so nothing uses it. Leave it out, or set another model.mode."
 
 
 REFERENCES = SideData(
@@ -36,6 +46,7 @@ REFERENCES = SideData(
     "references",
     'No condition uses references: add [[video.conditions]] with type = "reference" to the run (IC-LoRA). '
     "Leave it out to train a plain LoRA.",
+    "video",
 )
 REFERENCE_SOUNDS = SideData(
     ("reference_audio_directory", "reference_audio_cache_directory"),
@@ -43,6 +54,7 @@ REFERENCE_SOUNDS = SideData(
     "reference_audios",
     'No condition uses reference sounds: add [[audio.conditions]] with type = "reference" to the run. '
     "Leave it out to train a plain LoRA.",
+    "audio",
 )
 MASKS = SideData(
     ("mask_directory",),
@@ -50,6 +62,7 @@ MASKS = SideData(
     "mask",
     'No condition uses masks: add [[video.conditions]] with type = "mask" to the run (inpainting). '
     "Leave it out to train a plain LoRA.",
+    "video",
 )
 SOUND_MASKS = SideData(
     ("audio_mask_directory",),
@@ -57,6 +70,7 @@ SOUND_MASKS = SideData(
     "audio_mask",
     'No condition uses masks of sound: add [[audio.conditions]] with type = "mask" to the run. '
     "Leave it out to train a plain LoRA.",
+    "audio",
 )
 # what a sample may have several of, each with a condition of its own: the stream, and the setting for all but the first
 SEVERAL = (
@@ -103,7 +117,7 @@ def require_used(run: RunConfig, dataset: DatasetConfig) -> None:
     """Raise ConfigError that names each setting of `dataset` that gives what `run` does not use."""
     unused = _unused(run)
     lines = [
-        f"{ref.name}.{setting}: {one.mend}"
+        f"{ref.name}.{setting}: {one.mend_in(run.model.mode)}"
         for ref in dataset.refs
         for one in unused
         for setting in one.settings
@@ -125,7 +139,7 @@ def require_samples_used(run: RunConfig, data: TrainingSet) -> None:
     """The same for what comes with the samples: from a column of a list, or from caches that lie there."""
     unused = _unused(run)
     lines = [
-        _of_some(one, [sample.key for sample in data.samples if getattr(sample, one.sample)])
+        _of_some(run, one, [sample.key for sample in data.samples if getattr(sample, one.sample)])
         for one in unused
         if one.sample
     ]
@@ -137,7 +151,7 @@ def require_samples_used(run: RunConfig, data: TrainingSet) -> None:
 def require_items_used(run: RunConfig, items: Sequence[Item]) -> None:
     """The same for what the rows of lists give, before it is encoded."""
     unused = _unused(run)
-    lines = [_of_some(one, [item.key for item in items if getattr(item, one.item)]) for one in unused if one.item]
+    lines = [_of_some(run, one, [item.key for item in items if getattr(item, one.item)]) for one in unused if one.item]
     counts = {one: {item.key: len(getattr(item, one.item)) for item in items} for one, _, _ in SEVERAL}
     _refuse([*lines, *_too_many(run, unused, counts)])
     _require_clips(run, items)
@@ -179,9 +193,9 @@ def _one_more(stream: str, asked: int) -> str:
     )
 
 
-def _of_some(one: SideData, keys: Sequence[str]) -> str:
+def _of_some(run: RunConfig, one: SideData, keys: Sequence[str]) -> str:
     """The line that names the samples `keys`, which have it; "" where none has."""
-    return f"{one.item.removesuffix('s')} of {keys[0]}{_more(keys)}: {one.mend}" if keys else ""
+    return f"{one.item.removesuffix('s')} of {keys[0]}{_more(keys)}: {one.mend_in(run.model.mode)}" if keys else ""
 
 
 def _more(keys: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ file. No model is loaded.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,13 +33,27 @@ from .choices import GOALS
 
 __all__ = ["CheckReport", "FileCheck", "Finding", "check_dataset"]
 
+MORE = re.compile(r",? \.\.\.$")
 _CONDITION, NOTHING_LEFT = "condition", "nothing-left"
 # of warnings of the plan that have a finding of their own
 OWN_WORDS = ("is a copy of", "have no reference", NO_SOUND, NOT_FOLLOWED)
 
 
+# rules about what is heard of clips, which a run of pictures alone does not train on
+OF_CLIP_SOUND = ("sound-gone", "silent", "mix", "short-sound", "clipped", "no-sound", "speaker")
+
+
 class Problems(Protocol):
     """Why a run could not train on what is looked through."""
+
+    @property
+    def hears(self) -> bool:
+        """Whether the run trains on sound."""
+        ...
+
+    def idle(self, plan: DatasetPlan) -> str:
+        """A sentence on what it does not train on, though it could be given; or ""."""
+        ...
 
     def of_item(self, item: Item) -> Iterable[str]:
         """Sentences that follow the name of the item."""
@@ -93,6 +108,8 @@ def check_dataset(
         _check_part(part, config, entries, goal, events)
         if problems is not None:
             part.findings += _unfit(part, problems)
+            if not problems.hears:
+                part.findings = [one for one in part.findings if one.rule not in OF_CLIP_SOUND]
     _pair_up(parts)
     _tell_once(parts)
     _count_left_out(parts)
@@ -140,7 +157,7 @@ def _check_part(
     part.findings += [left_out_finding(name, skip.path, skip.reason) for skip in plan.skipped if skip.path not in links]
     for warning in plan.warnings:
         if warning.startswith(f"{name}: ") and not any(words in warning for words in OWN_WORDS):
-            text = warning.removeprefix(f"{name}: ").rstrip(".")
+            text = MORE.sub(" and more", warning.removeprefix(f"{name}: ")).rstrip(".")
             part.findings.append(Finding("amber", "settings", name, text))
     part.facts = _examined(plan.items, part.found, f"look into {name}", events)
     for fact in part.facts:
@@ -188,9 +205,8 @@ def _count_left_out(parts: Sequence[_Part]) -> None:
     except DataError as error:
         name, _, reason = str(error).splitlines()[0].rstrip(".").partition(": ")
         remedy = "Mend them, take them away, or raise max_left_out to train on the rest."
-        next(part for part in parts if part.name == name).findings.append(
-            Finding("red", "left-out", name, reason, remedy)
-        )
+        of_these = [part for part in parts if part.name in name.split(" and ")]
+        of_these[0].findings.append(Finding("red", "left-out", name, reason, remedy))
 
 
 def _unfit_together(parts: Sequence[_Part], problems: Problems) -> list[Finding]:
@@ -199,8 +215,10 @@ def _unfit_together(parts: Sequence[_Part], problems: Problems) -> list[Finding]
     lost = any(part.plan is None and not part.entry.from_caches for part in parts)
     if not plans or lost or any(finding.rule == _CONDITION for part in parts for finding in part.findings):
         return []  # what is wrong is said already
-    plan = replace(plans[0], items=tuple(item for one in plans for item in one.items))
-    return [Finding("red", _CONDITION, WHOLE, reason) for reason in problems.of_plan(plan)]
+    plan = replace(plans[0], items=tuple(_items(parts)))
+    found = [Finding("red", _CONDITION, WHOLE, reason) for reason in problems.of_plan(plan)]
+    idle = problems.idle(plan)
+    return [*found, Finding("amber", "mode", WHOLE, MORE.sub(" and more", idle))] if idle else found
 
 
 def _unfit(part: _Part, problems: Problems) -> list[Finding]:

@@ -302,8 +302,11 @@ def test_the_kinds_of_media_of_one_folder_are_counted_together(tmp_path):
     assert [skip.path.name for skip in plan.skipped] == ["broken.png"]
     for index in range(3):
         write_image(tmp_path / "all" / f"broken{index}.png", caption="x").write_bytes(b"")
-    with pytest.raises(DataError, match="4 of 7 files cannot be used"):
-        plan_dataset(config(tmp_path, images, clips)).require_enough()
+    with pytest.raises(DataError, match=r"^datasets\[1\]: 4 of 7 files cannot be used"):
+        plan_dataset(config(tmp_path, clips, images)).require_enough()
+    (tmp_path / "all" / "0.txt").unlink()
+    with pytest.raises(DataError, match=r"^datasets\[0\] and datasets\[1\]: 5 of 7 files cannot be used"):
+        plan_dataset(config(tmp_path, clips, images)).require_enough()
     with pytest.raises(DataError, match="None of the 4 images"):  # each with a share of its own
         plan_dataset(config(tmp_path, {**images, "max_left_out": 1.0}, clips))
     with pytest.raises(DataError, match="None of the 4 images"):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 import pytest
-from media import write_image
+from media import tone, write_image, write_sound
 
 from ltx2_train.config import make_run
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
-from ltx2_train.errors import ConfigError
-from ltx2_train.training.check_plan import RunProblems, require_plan
+from ltx2_train.errors import ConfigError, DataError
+from ltx2_train.training.check_plan import RunProblems, idle_in_mode, require_media_of_mode, require_plan
+from ltx2_train.training.unused import require_used
 from ltx2_train.workshop.check import check_dataset
 
 REFERENCE = {"type": "reference"}
@@ -57,6 +59,28 @@ def test_a_run_with_sound_and_a_dataset_without_are_red(tmp_path):
     assert any("not one of the 1 samples has sound" in one.reason for one in report.findings if one.level == "red")
 
 
+@pytest.mark.parametrize(("mode", "idle"), [("video", "v.wav"), ("audio", "a.png"), ("av", "")])
+def test_media_that_a_mode_does_not_train_on_are_told(tmp_path, mode, idle):
+    write_image(tmp_path / "a.png", 64, 64, caption="a fox")
+    write_sound(tmp_path / "v.wav", tone(2), caption='she says: "hello"')
+    file = tmp_path / "dataset.toml"
+    entries = "".join(
+        f'[[datasets]]\n{kind}_directory = "."\nresolution = [64, 64]\ncache_directory = "{kind}"\n'
+        for kind in ("image", "audio")
+    )
+    file.write_text(entries)
+    run = make_run({"model": {"mode": mode}})
+    told = idle_in_mode(run, plan_dataset(DatasetConfig.read(file)))
+    lacking = "picture" if mode == "video" else "sound"
+    assert told == (f"1 files have no {lacking} and are not used in mode {mode}: {idle}" if idle else "")
+    found = check_dataset(file, problems=RunProblems(run, file)).findings
+    assert [one.reason for one in found if one.rule == "mode"] == [told] * bool(idle)
+    assert ("speaker" in {one.rule for one in found}) == (mode != "video")
+    file.write_text(entries[entries.rindex("[[") :])
+    with pytest.raises(DataError, match="hold sound alone") if mode == "video" else nullcontext():
+        require_media_of_mode(run, plan_dataset(DatasetConfig.read(file)))
+
+
 def test_clips_to_measure_that_lack_what_conditions_give_are_refused_before_they_are_encoded(tmp_path):
     for name, width in (("a/a", 64), ("refs/a", 64), ("held/b", 96)):
         write_image(tmp_path / f"{name}.png", width, 64, "a fox")
@@ -71,3 +95,12 @@ def test_clips_to_measure_that_lack_what_conditions_give_are_refused_before_they
     said = "asks for a reference, and not one sample of validation_datasets has any. Set reference_directory for those"
     with pytest.raises(ConfigError, match=said):
         require_plan(make_run({**given, "validation": {"every": 1}}), plan)
+
+
+def test_what_a_mode_has_no_stream_for_gets_no_advice_on_conditions(tmp_path):
+    for folder in ("clips", "refs"):
+        (tmp_path / folder).mkdir()
+    entry = {"audio_directory": "clips", "mask_directory": "refs"}
+    run = make_run({"model": {"mode": "audio"}})
+    with pytest.raises(ConfigError, match="mask_directory: Mode audio makes no picture, so nothing uses it"):
+        require_used(run, DatasetConfig.from_table({"datasets": [entry]}, tmp_path))
