@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 from media import tone, write_image, write_sound
@@ -13,7 +14,7 @@ from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import ConfigError, DataError
 from ltx2_train.training.check_plan import RunProblems, idle_in_mode, require_media_of_mode, require_plan
-from ltx2_train.training.unused import require_used
+from ltx2_train.training.unused import require_items_used
 from ltx2_train.workshop.check import check_dataset
 
 REFERENCE = {"type": "reference"}
@@ -97,10 +98,7 @@ def test_clips_to_measure_that_lack_what_conditions_give_are_refused_before_they
         require_plan(make_run({**given, "validation": {"every": 1}}), plan)
 
 
-def test_what_a_mode_has_no_stream_for_gets_no_advice_on_conditions(tmp_path):
-    for folder in ("clips", "refs"):
-        (tmp_path / folder).mkdir()
-    entry = {"audio_directory": "clips", "mask_directory": "refs"}
-    run = make_run({"model": {"mode": "audio"}})
-    with pytest.raises(ConfigError, match="mask_directory: Mode audio makes no picture, so nothing uses it"):
-        require_used(run, DatasetConfig.from_table({"datasets": [entry]}, tmp_path))
+def test_what_a_mode_has_no_stream_for_gets_no_advice_on_conditions():
+    row = SimpleNamespace(key="a", kind="video", references=("b.png",), reference_audios=(), mask=None, audio_mask=None)
+    with pytest.raises(ConfigError, match="reference of a: Mode audio makes no picture, so nothing uses it. Leave it"):
+        require_items_used(make_run({"model": {"mode": "audio"}}), [row])
