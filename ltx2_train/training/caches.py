@@ -56,6 +56,7 @@ from ..weights.text_encoder import TextEncoder
 from .check_given import check_made
 from .check_plan import idle_in_mode, require_dataset, require_media_of_mode, require_plan
 from .checks import dataset_triggers, needed_texts
+from .effect import tell_other_stream
 from .regularizers.checks import regularizer_texts
 from .run_data import open_data
 from .sound import require_sound
@@ -168,6 +169,7 @@ def _planned(
         require_dataset(one, dataset)
     require_drawable(asked, run.model.mode, trained_of(run, dataset))
     require_cache_folders(dataset)
+    tell_other_stream(run, dataset, events)
     make_folders(dataset)
     plan = plan_dataset(dataset, events)
     for one in trained_by:

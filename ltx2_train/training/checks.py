@@ -58,6 +58,7 @@ from .effect import (
     tell_grouping,
     tell_lengths,
     tell_levels,
+    tell_other_stream,
     tell_overridden,
     tell_sounds,
 )
@@ -211,6 +212,7 @@ def _check(config: RunConfig, events: Events, peers: Peers) -> Checked:
     order = _order_batches(config, data, events)
     tell_overridden(config, dataset, data.samples, events)
     tell_grouping(config, dataset, data.samples, events)
+    tell_other_stream(config, dataset, events)
     tell_batches(order, [f"datasets[{number}]" for number in range(len(dataset.datasets))], events)
     triggers = dataset_triggers(dataset)
     check_samples_of(config, data, events)

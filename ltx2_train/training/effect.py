@@ -11,6 +11,7 @@ from typing import Any
 
 from ..config import RunConfig, SampleSettings, TrainSettings
 from ..dataset.dataset_file import DatasetConfig
+from ..dataset.sound_settings import SoundSettings
 from ..errors import ConfigError
 from ..events import Events
 from ..families import FAMILIES
@@ -23,6 +24,12 @@ from .fit import MemoryPlan
 from .regularizers.table import REGULARIZERS
 
 _NAMED = 3
+_PICTURED = (
+    "crop",
+    "color_jitter",
+    "video_loss_weight",
+    "first_frame_probability",
+)  # what of a dataset is of its pictures alone
 
 
 def require_learning(config: RunConfig, dataset: DatasetConfig) -> None:
@@ -202,6 +209,23 @@ def tell_overridden(config: RunConfig, dataset: DatasetConfig, samples: Sequence
                 "counts for all datasets.",
                 "warning",
             )
+
+
+def tell_other_stream(config: RunConfig, dataset: DatasetConfig, events: Events) -> None:
+    """Say which settings of datasets are of the stream that the run does not train; a file may be for several runs."""
+    mode, named = config.model.mode, dict[tuple[str, ...], list[str]]()
+    fields = SoundSettings.model_fields if mode == "video" else _PICTURED if mode == "audio" else ()
+    for ref in dataset.refs:
+        given = [name for name in fields if name in ref.entry.model_fields_set]
+        defaults = type(ref.entry).model_fields
+        if names := tuple(name for name in given if getattr(ref.entry, name) != defaults[name].default):
+            named.setdefault(names, []).append(ref.name)
+    for names, refs in named.items():
+        has = "has" if len(names) == 1 else "have"
+        stream = "sound" if mode == "video" else "picture"
+        events.message(
+            f"{', '.join(refs)}: {', '.join(names)} {has} no effect: model.mode = {mode} trains no {stream}."
+        )
 
 
 def tell_levels(config: RunConfig, version: str, events: Events) -> None:

@@ -22,6 +22,7 @@ from ltx2_train.training.effect import (
     tell_grouping,
     tell_lengths,
     tell_levels,
+    tell_other_stream,
     tell_overridden,
     tell_sounds,
     tell_unplanned,
@@ -251,6 +252,32 @@ def test_how_sounds_are_grouped_is_named_where_it_sorts_none(tmp_path):
     names = ["datasets[0], datasets[1]: audio_bucket_strategy", "datasets[0], datasets[1]: separate_audio_buckets"]
     assert told(clip, other, entry=own) == names
     assert told(clip, mute, sound, entry=own) == told(clip, entry=own, mode="video") == []
+
+
+def test_settings_of_datasets_for_the_stream_that_is_not_trained_are_named(tmp_path):
+    clip = {"video_directory": "a", "color_jitter": 0.2}
+    heard, mute = {"audio_normalize": True, "separate_audio_buckets": True}, {"audio_source": "none"}
+    table = {
+        "datasets": [clip | heard, {"image_directory": "b"}],
+        "validation_datasets": [clip | mute | {"cache_directory": "c"}],
+    }
+    dataset = DatasetConfig.from_table(table, tmp_path)
+
+    def told(mode):
+        texts: list[str] = []
+        events = Events()
+        events.message = lambda text, level="info": texts.append(text)
+        tell_other_stream(make_run({"model": {"mode": mode}}), dataset, events)
+        return texts
+
+    assert told("video") == [
+        "datasets[0]: audio_normalize, separate_audio_buckets have no effect: model.mode = video trains no sound.",
+        "validation_datasets[0]: audio_source has no effect: model.mode = video trains no sound.",
+    ]
+    assert told("audio") == [
+        "datasets[0], validation_datasets[0]: color_jitter has no effect: model.mode = audio trains no picture."
+    ]
+    assert told("av") == []
 
 
 def test_what_is_set_for_what_the_plan_does_not_do_is_named():
